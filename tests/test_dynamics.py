@@ -1,0 +1,305 @@
+"""Every statistic equals a slow definition in plain Python, for any history."""
+
+import io
+import math
+from collections import Counter
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dynalens.dynamics import IGNORED, NOT_A_CLASS, SampleStatistics, TrainingDynamics, presentation_rows
+
+K = 3
+# Few values, so that ties (wrong by definition) and large probabilities both occur often.
+LOGIT = st.sampled_from([-2.0, 0.0, 0.5, 1.0, 1.0, 3.0, 30.0])
+PRESENTATION = st.tuples(st.integers(0, 4), st.lists(LOGIT, min_size=K, max_size=K))
+EPOCHS = st.lists(st.lists(PRESENTATION, max_size=9), min_size=1, max_size=5)
+LABELS = [0, 1, 2, 1, 0]
+
+
+def brute_force(epochs: list[list[tuple[int, list[float]]]]) -> list[dict[str, Any]]:
+    """The definitions of the README, one sample at a time, in Python floats."""
+    table = []
+    for i, y in enumerate(LABELS):
+        seen = [(epoch, z) for epoch, batch in enumerate(epochs) for j, z in batch if j == i]
+        margins = [z[y] - max(z[k] for k in range(K) if k != y) for _, z in seen]
+        correct = [m > 0 for m in margins]
+        probabilities = [[math.exp(a - max(z)) / sum(math.exp(b - max(z)) for b in z) for a in z] for _, z in seen]
+        predicted = [z.index(max(z)) for _, z in seen]
+        forgot = [e for (e, _), was, now in zip(seen[1:], correct, correct[1:], strict=False) if was and not now]
+        n, p_y = len(seen), [p[y] for p in probabilities]
+        mean = sum(p_y) / n if n else math.nan
+        table.append(
+            {
+                "label": y if n else -1,
+                "presentations": n,
+                "forgetting_events": len(forgot),
+                "learned": any(correct),
+                "first_learned": next((e for (e, _), c in zip(seen, correct, strict=True) if c), math.nan),
+                "last_forgotten": forgot[-1] if forgot else math.nan,
+                "margin": sum(margins) / n if n else math.nan,
+                "confidence": mean,
+                "variability": math.sqrt(sum((p - mean) ** 2 for p in p_y) / n) if n else math.nan,
+                "correctness": sum(correct) / n if n else math.nan,
+                "loss": -sum(math.log(p) for p in p_y) / n if n else math.nan,
+                "el2n": sum(
+                    math.sqrt(sum((p[k] - (k == y)) ** 2 for k in range(K))) for p in probabilities
+                ) / n if n else math.nan,
+                "probability_gap": max(probabilities[-1]) - p_y[-1] if n else math.nan,
+                "predicted": predicted[-1] if n else -1,
+                "votes": Counter(p for p in predicted if p != y),
+            }
+        )  # fmt: skip
+    return table
+
+
+def feed(dynamics: TrainingDynamics, epoch: int, batch: list[tuple[int, list[float]]], size: int) -> None:
+    for start in range(0, len(batch), size):
+        part = batch[start : start + size]
+        index = [i for i, _ in part]
+        dynamics.update(index, torch.tensor([z for _, z in part]), torch.tensor([LABELS[i] for i in index]))
+    dynamics.end_epoch(epoch)
+
+
+def recorded(epochs: list[list[tuple[int, list[float]]]], size: int = 4) -> TrainingDynamics:
+    dynamics = TrainingDynamics(len(LABELS))
+    for epoch, batch in enumerate(epochs):
+        feed(dynamics, epoch, batch, size)
+    return dynamics
+
+
+@settings(deadline=None, max_examples=150)
+@given(epochs=EPOCHS, size=st.integers(1, 9))
+def test_statistics_equal_their_definitions_for_any_split_into_batches(
+    epochs: list[list[tuple[int, list[float]]]], size: int
+) -> None:
+    statistics, expected = recorded(epochs, size).compute(), brute_force(epochs)
+    for i, row in enumerate(expected):
+        for name, value in row.items():
+            if name != "votes":
+                np.testing.assert_allclose(
+                    getattr(statistics, name)[i], value, rtol=2e-6, atol=2e-6, err_msg=f"{name} of {i}"
+                )
+        majority = [k for k, count in row["votes"].items() if 2 * count > sum(row["votes"].values())]
+        if majority:
+            assert statistics.candidate[i] == majority[0]
+
+
+@settings(deadline=None, max_examples=50)
+@given(epochs=EPOCHS, cut=st.integers(0, 9))
+def test_a_saved_record_continues_as_if_never_interrupted(
+    epochs: list[list[tuple[int, list[float]]]], cut: int
+) -> None:
+    first = recorded(epochs[:-1])
+    index = [i for i, _ in epochs[-1][:cut]]
+    if index:
+        first.update(index, torch.tensor([z for _, z in epochs[-1][:cut]]), torch.tensor([LABELS[i] for i in index]))
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second = TrainingDynamics(len(LABELS))
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    feed(second, len(epochs) - 1, epochs[-1][cut:], 4)
+    assert_same(second.compute(), recorded(epochs).compute())
+
+
+def assert_same(a: SampleStatistics, b: SampleStatistics) -> None:
+    for field in fields(SampleStatistics):
+        np.testing.assert_array_equal(getattr(a, field.name), getattr(b, field.name), err_msg=field.name)
+
+
+def test_rows_by_hand() -> None:
+    row = presentation_rows(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([1]))[:, 0]
+    # p = 1/3 each: margin 0, log p = -log 3, EL2N = sqrt(4/9 + 1/9 + 1/9).
+    torch.testing.assert_close(row, torch.tensor([0.0, -math.log(3), math.sqrt(6) / 3, 0.0, 1.0]))
+
+
+def test_a_tie_is_wrong_and_never_learned_is_not_unforgettable() -> None:
+    statistics = recorded([[(0, [1.0, 1.0, 0.0]), (1, [0.0, 5.0, 0.0])]]).compute()
+    assert statistics.learned[:3].tolist() == [False, True, False]
+    assert statistics.forgetting_events[:3].tolist() == [0, 0, 0]
+    assert np.isnan(statistics.first_learned[0])
+    assert statistics.correctness[0] == 0
+    assert np.isnan(statistics.correctness[2])  # never seen: unknown, not zero
+
+
+def test_a_sample_seen_twice_in_one_batch_counts_twice_in_order() -> None:
+    right, wrong = [9.0, 0.0, 0.0], [0.0, 9.0, 0.0]
+    statistics = recorded([[(0, right), (0, wrong), (0, right), (0, wrong)]]).compute()
+    assert statistics.presentations[0] == 4
+    assert statistics.forgetting_events[0] == 2
+    assert statistics.correctness[0] == 0.5
+
+
+def test_el2n_keeps_its_digits_when_the_label_is_nearly_certain() -> None:
+    row = presentation_rows(torch.tensor([[20.0, 0.0]]), torch.tensor([0]))[:, 0]
+    expected = math.sqrt(2) * math.exp(-20) / (1 + math.exp(-20))
+    assert row[2].item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_means_keep_their_digits_over_a_thousand_epochs_of_bfloat16_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    dynamics, y = TrainingDynamics(8), torch.arange(8) % K
+    rows = []
+    for epoch in range(1000):
+        z = (5 * torch.randn(8, K, generator=generator)).bfloat16()
+        dynamics.update(range(8), z, y)
+        rows.append(presentation_rows(z, y).double())
+        dynamics.end_epoch(epoch)
+    sums, statistics = torch.stack(rows), dynamics.compute()
+    p = sums[:, 1].float().exp().double()
+    for name, expected in {
+        "margin": sums[:, 0].mean(0),
+        "confidence": p.mean(0),
+        "variability": p.std(0, correction=0),
+        "loss": -sums[:, 1].mean(0),
+        "el2n": sums[:, 2].mean(0),
+    }.items():
+        np.testing.assert_allclose(getattr(statistics, name), expected.numpy(), rtol=1e-5)
+
+
+def test_non_finite_presentations_are_counted_and_left_out() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update([0, 1], torch.tensor([[1.0, 0.0], [math.nan, 0.0]]), torch.tensor([0, 0]))
+    epoch = dynamics.end_epoch(0)
+    assert (epoch.non_finite, epoch.index.tolist()) == (1, [0])
+    assert dynamics.compute().presentations.tolist() == [1, 0]
+
+
+def test_ignored_targets_are_not_presentations() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update([0, 1], torch.eye(2), torch.tensor([0, IGNORED]))
+    assert dynamics.end_epoch(0).non_finite == 0
+    assert dynamics.compute().presentations.tolist() == [1, 0]
+
+
+def test_the_epoch_reports_what_changed_in_it() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update([0, 1], torch.tensor([[2.0, 0.0], [-2.0, 0.0]]), torch.tensor([0, 0]))
+    dynamics.end_epoch(0)
+    dynamics.update([0, 1], torch.tensor([[-2.0, 0.0], [2.0, 0.0]]), torch.tensor([0, 0]))
+    ended = dynamics.end_epoch(1)
+    assert (ended.forgotten, ended.learned, ended.accuracy) == (1, 1, 0.5)
+    assert ended.margin.tolist() == [-2.0, 2.0]
+    assert ended.predicted.tolist() == [1, 0]
+    assert math.isnan(dynamics.end_epoch(2).accuracy)
+
+
+def test_integers_widen_beyond_sixteen_bits() -> None:
+    dynamics = TrainingDynamics(1)
+    z = torch.zeros(1, 40_000)
+    z[0, 39_999] = 5.0
+    dynamics.update([0], z, torch.tensor([39_998]))
+    dynamics.end_epoch(70_000)
+    dynamics.update([0], -z, torch.tensor([39_998]))
+    dynamics.end_epoch(70_001)
+    statistics = dynamics.compute()
+    assert (statistics.label[0], statistics.candidate[0]) == (39_998, 39_999)
+    assert statistics.presentations[0] == 2
+
+
+def test_presentations_widen_beyond_sixteen_bits() -> None:
+    dynamics = TrainingDynamics(2)
+    for epoch in range(2):
+        dynamics.update([1] * 20_000, torch.tensor([[1.0, 0.0]]).expand(20_000, 2), torch.zeros(20_000).long())
+        dynamics.end_epoch(epoch)
+    assert dynamics.compute().presentations.tolist() == [0, 40_000]
+
+
+def test_the_record_takes_at_most_64_bytes_a_sample() -> None:
+    state = TrainingDynamics(1000).state_dict()["state"]
+    assert sum(values.nbytes for values in state.values()) <= 64 * 1000
+
+
+class _NoCopyBetweenDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        devices = {a.device for a in [*args, out] if isinstance(a, Tensor)}
+        assert len(devices) <= 1, f"{func} moves data between {devices}"
+        return out
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_the_step_cannot_wait_for_the_device(classes: int) -> None:
+    with FakeTensorMode():
+        logits = torch.empty(8, classes, device="cuda")
+        targets = torch.empty(8, dtype=torch.int64, device="cuda")
+        dynamics = TrainingDynamics(8)
+        with _NoCopyBetweenDevices():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            dynamics.update([*range(8)], logits, targets)
+            with pytest.raises(AssertionError, match="moves data between"):
+                logits.cpu()
+
+
+def test_the_record_keeps_no_graph_and_changes_no_logits() -> None:
+    logits = torch.eye(2, requires_grad=True)
+    before = logits.detach().clone()
+    rows = presentation_rows(logits, torch.tensor([0, 1]))
+    assert not rows.requires_grad
+    assert torch.equal(logits.detach(), before)
+
+
+@pytest.mark.parametrize(
+    ("index", "logits", "targets"),
+    [
+        ([0, 1], torch.zeros(1, 2), torch.zeros(1).long()),
+        ([0], torch.zeros(1, 2), torch.zeros(1, 2).long()),
+        ([0], torch.zeros(1, 2, 4), torch.zeros(1).long()),
+    ],
+)
+def test_shapes_that_do_not_agree_are_refused(index: list[int], logits: Tensor, targets: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"Expected `logits` of shape \(N, K\)"):
+        TrainingDynamics(4).update(index, logits, targets)
+
+
+def refused(index: list[int], targets: list[int]) -> TrainingDynamics:
+    dynamics = TrainingDynamics(2)
+    dynamics.update([0, 1], torch.eye(2), torch.tensor([0, 1]))
+    dynamics.end_epoch(0)
+    dynamics.update(index, torch.eye(2)[: len(index)], torch.tensor(targets))
+    return dynamics
+
+
+@pytest.mark.parametrize(
+    ("index", "targets", "message"),
+    [
+        ([2], [0], r"`indices` to be in \[0, 2\), got 1 outside it, the largest 2"),
+        ([-1], [0], r"`indices` to be in \[0, 2\), got 1 outside it"),
+        ([0, 1], [1, 1], "got 1 samples whose label changed between presentations"),
+        ([0], [NOT_A_CLASS], "binary targets to be 0 or 1, got 1 other values"),
+    ],
+)
+def test_a_wrong_epoch_is_refused_and_leaves_the_record_as_it_was(
+    index: list[int], targets: list[int], message: str
+) -> None:
+    dynamics = refused(index, targets)
+    before = dynamics.compute()
+    with pytest.raises(ValueError, match=message):
+        dynamics.end_epoch(1)
+    assert_same(dynamics.compute(), before)
+
+
+def test_a_record_of_another_dataset_is_refused() -> None:
+    with pytest.raises(ValueError, match="with 3 samples, got version 1 with 2"):
+        TrainingDynamics(3).load_state_dict(TrainingDynamics(2).state_dict())
+
+
+def test_zero_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="`num_samples` to be at least 1, got 0"):
+        TrainingDynamics(0)
+
+
+def test_pending_presentations_can_be_dropped() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update([0, 1], torch.eye(2), torch.tensor([0, 1]))
+    assert dynamics.discard_pending() == 2
+    dynamics.end_epoch(0)
+    assert dynamics.compute().presentations.tolist() == [0, 0]
