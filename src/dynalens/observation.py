@@ -1,0 +1,214 @@
+"""Look at a model and leave no trace: the only module that changes modes, hooks a layer or switches gradients on."""
+
+import difflib
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Capturing:
+    """Holds the latest output of a layer while it is being captured."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+
+    @property
+    def value(self) -> Tensor:
+        """The output, with its graph; raises RuntimeError if the layer did not run or gave no tensor."""
+        if not self._values or not isinstance(self._values[-1], Tensor):
+            seen = f"a {type(self._values[-1]).__name__}" if self._values else "no call of it"
+            raise RuntimeError(
+                f"Expected the layer to run and give a tensor, got {seen}. Name a layer that this forward pass uses."
+            )
+        return self._values[-1]
+
+
+@contextmanager
+def captured_output(layer: nn.Module) -> Iterator[Capturing]:
+    """Yield an object whose ``value`` is the layer's latest output.
+
+    The tensor keeps its graph. Where the next operation works in place (a ReLU, say), its result is what is seen;
+    value and gradient then still belong together.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Flatten()
+        >>> with captured_output(layer) as captured:
+        ...     _ = layer(torch.zeros(1, 2, 2))
+        >>> captured.value.shape
+        torch.Size([1, 4])
+    """
+    captured = Capturing()
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        captured._values = [output]
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def output_shapes(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, torch.Size]]]:
+    """Yield a list that fills with name, module and output shape of every submodule, in the order they finish."""
+    seen: list[tuple[str, nn.Module, torch.Size]] = []
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+
+            def note(module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor):
+                    seen.append((name, module, output.shape))
+
+            hooks.callback(module.register_forward_hook(note).remove)
+        yield seen
+
+
+def module_named(model: nn.Module, name: str, *, argument: str = "target_layer") -> nn.Module:
+    """Return the submodule of this dotted name.
+
+    Raises:
+        ValueError: If there is none; it lists the nearest names.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if name not in modules or not name:
+        nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
+        raise ValueError(
+            f"Expected `{argument}` to name a layer of {type(model).__name__}, got {name!r}. "
+            f"The nearest names are: {', '.join(found for found in nearest if found)}."
+        )
+    return modules[name]
+
+
+def floating_dtype(model: nn.Module, images: Tensor) -> torch.dtype:
+    """Return the dtype in which the model computes: that of its first floating parameter, else of the images."""
+    floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return next(floating, images.dtype)
+
+
+def two_class_logits(logits: Tensor) -> Tensor:
+    """Return logits (N, K) with K >= 2; a binary logit z, of shape (N,) or (N, 1), becomes (0, z).
+
+    Then softmax gives class 1 the probability sigmoid(z).
+
+    Example:
+        >>> two_class_logits(torch.tensor([3.0]))
+        tensor([[0., 3.]])
+    """
+    if logits.ndim == 2 and logits.shape[1] > 1:
+        return logits
+    z = logits.reshape(len(logits), 1)
+    return torch.cat([torch.zeros_like(z), z], dim=1)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run the body on a model in evaluation mode with gradients on, and put back everything it could change.
+
+    Saved and restored, also when the body raises: the training flag of every submodule, each parameter's
+    ``requires_grad`` and ``.grad`` (None inside), buffers, and the random generators of torch on every device, of numpy
+    and of Python. Inference mode and autocast are off inside; compiled modules run eagerly, since hooks added
+    after a compilation would be ignored.
+
+    Example:
+        >>> model = torch.nn.Dropout()
+        >>> with undisturbed(model):
+        ...     model.training, torch.rand(1).shape
+        (False, torch.Size([1]))
+        >>> model.training
+        True
+    """
+    with (
+        _same_random_numbers(),
+        _same_flags(model),
+        _same_gradients(model),
+        _same_buffers(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _no_autocast(model),
+        _eager(),
+    ):
+        yield
+
+
+@contextmanager
+def _same_flags(model: nn.Module) -> Iterator[None]:
+    # Set directly: `train()` and `eval()` are overridden by models that freeze parts of themselves.
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@contextmanager
+def _same_gradients(model: nn.Module) -> Iterator[None]:
+    kept = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _, _ in kept:
+            parameter.grad = None
+        yield
+    finally:
+        for parameter, requires_grad, grad in kept:
+            parameter.requires_grad_(requires_grad)
+            parameter.grad = grad
+
+
+@contextmanager
+def _same_buffers(model: nn.Module) -> Iterator[None]:
+    kept = [
+        (module, name, buffer, None if buffer is None else buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in kept:
+                module._buffers[name] = buffer
+                if buffer is not None and value is not None:
+                    buffer.copy_(value)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    cuda = torch.cuda.get_rng_state_all() if started else []
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    cpu, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+@contextmanager
+def _no_autocast(model: nn.Module) -> Iterator[None]:
+    devices = {parameter.device.type for parameter in model.parameters()} | {"cpu"}
+    with ExitStack() as stack:
+        for device in sorted(devices):
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -1,0 +1,316 @@
+"""The logits and targets that a step trained on are known, or one error says why not."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
+
+from dynalens.capture import Capture, CaptureError, Presentation, StepCapture, images_and_labels
+from training import Classifier, K, N, fit, loader
+
+
+class Watch(pl.Callback):
+    """Captures each step, as a monitor does."""
+
+    def __init__(self, capture: Capture = "auto") -> None:
+        self.capture = StepCapture(capture)
+        self.found: list[Presentation | None] = []
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.capture.install(pl_module)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.capture.start(pl_module)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
+        self.capture.before_backward()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.found.append(self.capture.finish(outputs, batch))
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.capture.close()
+
+    def on_exception(self, *args: Any) -> None:
+        self.capture.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_patched() -> Iterator[None]:
+    before = {name: getattr(F, name) for name in ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")}
+    yield
+    assert {name: getattr(F, name) for name in before} == before
+    assert not torch._C._len_torch_function_stack()
+
+
+class WithLoss(Classifier):
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self.function(logits, y)
+
+
+class Manual(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        x, y = batch
+        F.cross_entropy(self(x), y)  # after the step's backward pass: not what was trained on
+        optimizer.step()
+
+
+class Teacher(Classifier):
+    """Logs a second loss without gradients, and the first one twice."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            F.cross_entropy(logits * 2, y)
+        F.cross_entropy(logits, y)
+        return F.cross_entropy(logits, y)
+
+
+class ReturnsOutputs(Classifier):
+    """Has two losses, and says which logits count."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits = self(x / N)
+        self.remember(x, logits, y)
+        loss = F.cross_entropy(logits, y) + F.cross_entropy(logits.flip(0), y)
+        return {"loss": loss, "logits": logits, "targets": y}
+
+
+class Compiled(Classifier):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.compile(backend="eager")
+
+
+class Checkpointed(Classifier):
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=False)
+        assert isinstance(out, Tensor)
+        return out
+
+
+def own_loss(logits: Tensor, y: Tensor) -> Tensor:
+    return -logits.log_softmax(1)[torch.arange(len(y)), y].mean()
+
+
+STEPS: dict[str, tuple[Callable[[], Classifier], Capture]] = {
+    "F.cross_entropy": (Classifier, "auto"),
+    "nn.CrossEntropyLoss": (lambda: WithLoss(nn.CrossEntropyLoss(weight=torch.ones(K), label_smoothing=0.1)), "auto"),
+    "keywords": (lambda: WithLoss(lambda z, y: F.cross_entropy(target=y, input=z)), "loss"),
+    "imported by name": (lambda: WithLoss(lambda z, y: cross_entropy(z, y)), "auto"),
+    "manual optimisation": (Manual, "auto"),
+    "teacher without gradients": (Teacher, "auto"),
+    "returned": (ReturnsOutputs, "auto"),
+    "returned, asked for": (ReturnsOutputs, "outputs"),
+    "own loss and a layer": (lambda: WithLoss(own_loss), "module:net"),
+    "compiled": (Compiled, "auto"),
+    "activation checkpointing": (Checkpointed, "auto"),
+}
+
+
+@pytest.mark.parametrize(("model", "capture"), STEPS.values(), ids=STEPS.keys())
+def test_logits_and_targets_are_those_of_the_step_and_weights_stay_bit_identical(
+    tmp_path: Path, model: Callable[[], Classifier], capture: Capture
+) -> None:
+    pl.seed_everything(5, verbose=False)
+    state = model().state_dict()
+    runs, watch = [], Watch(capture)
+    for callbacks in ([watch], []):
+        module = model()
+        module.load_state_dict(state)
+        runs.append(fit(tmp_path, *callbacks, model=module))
+    assert len(watch.found) == len(runs[0].seen)
+    for found, (_, _, logits, y) in zip(watch.found, runs[0].seen, strict=True):
+        assert found is not None
+        torch.testing.assert_close(found.logits, logits, rtol=0, atol=0)
+        assert torch.equal(found.targets, y)
+    for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_nll_loss_sees_log_probabilities(tmp_path: Path) -> None:
+    watch = Watch()
+    model = fit(tmp_path, watch, model=WithLoss(lambda z, y: F.nll_loss(z.log_softmax(1), y)))
+    assert watch.found[0] is not None
+    torch.testing.assert_close(watch.found[0].logits, model.seen[0][2].log_softmax(1))
+
+
+def test_a_callable_decides(tmp_path: Path) -> None:
+    watch = Watch(lambda outputs, batch: (torch.eye(K)[batch[1]], batch[1]))
+    fit(tmp_path, watch, model=WithLoss(own_loss))
+    assert watch.found[0] is not None
+    assert torch.equal(watch.found[0].logits.argmax(1), watch.found[0].targets)
+
+
+def captured(run: Callable[[Tensor], Any], rows: Tensor) -> Presentation | None:
+    """One step without a Trainer."""
+    capture, model = StepCapture(), nn.Identity()
+    capture.install(model)
+    try:
+        capture.start(model)
+        run(rows.requires_grad_())
+        return capture.finish(torch.tensor(0.0), None)
+    finally:
+        capture.close()
+
+
+def test_ignored_targets_are_marked() -> None:
+    y = torch.tensor([2, 1, -100])
+    found = captured(lambda z: F.cross_entropy(z, y), torch.eye(3))
+    assert found is not None
+    assert found.targets.tolist() == [2, 1, -1]
+    found = captured(lambda z: F.cross_entropy(z, torch.tensor([2, 1, 0]), None, None, 2), torch.eye(3))
+    assert found is not None
+    assert found.targets.tolist() == [-1, 1, 0]
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_binary_logits_become_two_classes(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    y = torch.tensor([0, 1, 1], dtype=dtype).view(shape)
+    found = captured(
+        lambda z: F.binary_cross_entropy_with_logits(z, y), torch.tensor([-3.0, 2.0, -1.0], dtype=dtype).view(shape)
+    )
+    assert found is not None
+    assert found.logits.tolist() == [[0, -3], [0, 2], [0, -1]]
+    assert found.targets.tolist() == [0, 1, 1]
+
+
+def test_other_binary_targets_are_marked_without_waiting() -> None:
+    found = captured(lambda z: F.binary_cross_entropy_with_logits(z, torch.tensor([0.0, 0.5])), torch.zeros(2))
+    assert found is not None
+    assert found.targets.tolist() == [0, -2]
+
+
+def soft(z: Tensor) -> Tensor:
+    return F.cross_entropy(z, torch.full((4, 3), 1 / 3))
+
+
+def twice(z: Tensor) -> Tensor:
+    y = torch.tensor([0, 1, 2, 0])
+    return 0.3 * F.cross_entropy(z, y) + 0.7 * F.cross_entropy(z, y.flip(0))
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor], Any], Tensor, str]] = {
+    "soft": (soft, torch.zeros(4, 3), r"one class index for each of 4 rows of logits, got .*\(4, 3\), torch.float32"),
+    "mixup": (twice, torch.zeros(4, 3), r"one classification loss .* got 2: cross_entropy of \[4, 3\]"),
+    "none": (lambda z: z.sum(), torch.zeros(4, 3), r"one classification loss .* got none.*`training_step`"),
+    "dense": (
+        lambda z: F.cross_entropy(z, torch.zeros(4, 2, 2).long()),
+        torch.zeros(4, 3, 2, 2),
+        r"shape \(N, K\) with K >= 2 classes, got \(4, 3, 2, 2\)",
+    ),
+    "one class": (
+        lambda z: F.cross_entropy(z, torch.zeros(4).long()),
+        torch.zeros(4, 1),
+        r"K >= 2 classes, got \(4, 1\)",
+    ),
+    "multi-label": (
+        lambda z: F.binary_cross_entropy_with_logits(z, torch.ones(4, 3)),
+        torch.zeros(4, 3),
+        r"multi-label targets .*`capture=` with a callable",
+    ),
+}
+
+
+@pytest.mark.parametrize(("run", "rows", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_is_ambiguous_raises(run: Callable[[Tensor], Any], rows: Tensor, message: str) -> None:
+    with pytest.raises(CaptureError, match=message):
+        captured(run, rows)
+
+
+def test_the_loss_of_a_step_that_raised_is_not_kept() -> None:
+    capture, model = StepCapture(), nn.Identity()
+    capture.install(model)
+    capture.start(model)
+    F.cross_entropy(torch.eye(2, requires_grad=True), torch.tensor([0, 1]))
+    capture.close()
+    capture.close()
+    capture.install(model)
+    capture.start(model)
+    with pytest.raises(CaptureError, match="got none"):
+        capture.finish(None, None)
+    capture.close()
+
+
+def test_a_later_step_without_loss_or_result_is_no_presentation() -> None:
+    capture, model = StepCapture(), nn.Identity()
+    capture.install(model)
+    capture.start(model)
+    F.cross_entropy(torch.eye(2, requires_grad=True), torch.tensor([0, 1]))
+    assert capture.finish(torch.tensor(1.0), None) is not None
+    capture.start(model)
+    assert capture.finish(None, None) is None
+    capture.close()
+
+
+@pytest.mark.parametrize("capture", ["logits", "module", ""])
+def test_an_unknown_way_is_refused(capture: str) -> None:
+    with pytest.raises(ValueError, match=f"Expected `capture` to be 'auto', .* got '{capture}'"):
+        StepCapture(capture)
+
+
+def test_an_unknown_layer_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(ValueError, match=r"`capture`.*'nett'.*net"):
+        StepCapture("module:nett").install(Classifier())
+
+
+def test_missing_outputs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="a dict with `logits` and `targets`, got a dict with the keys"):
+        fit(tmp_path, Watch("outputs"))
+
+
+def test_a_layer_needs_a_label_in_the_batch(tmp_path: Path) -> None:
+    class Images(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self(batch[0]).sum()
+
+    with pytest.raises(CaptureError, match=r"one label in the batch .* got 0 in a list"):
+        fit(
+            tmp_path,
+            Watch("module:net"),
+            model=Images(),
+            data=lambda: loader(torch.utils.data.TensorDataset(torch.randn(N, 1, 6, 6))),
+        )
+
+
+X, Y = torch.zeros(2, 1, 4, 4), torch.tensor([1, 0])
+
+
+@pytest.mark.parametrize(
+    ("batch", "inputs"),
+    [
+        ((X, Y), "auto"),
+        ([X, Y], "auto"),
+        ({"image": X, "label": Y}, "auto"),
+        ({"a": X, "b": Y}, ("a", "b")),
+        ({"deep": (X, Y)}, lambda batch: batch["deep"]),
+    ],
+)
+def test_images_and_labels_are_found(batch: Any, inputs: Any) -> None:
+    images, labels = images_and_labels(batch, inputs)
+    assert images is X
+    assert torch.equal(labels, Y)
+
+
+@pytest.mark.parametrize("batch", [(X.long(), Y), (Y, X), {"label": Y}, (X, Y[:1])])
+def test_a_batch_without_images_is_refused(batch: Any) -> None:
+    with pytest.raises(CaptureError, match=r"Expected .* Pass `inputs=` with \(key, key\) or a callable"):
+        images_and_labels(batch)
