@@ -1,0 +1,6 @@
+"""The callbacks: when something happens, never how."""
+
+from dynalens.callbacks.attribution import AttributionMonitor
+from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
+
+__all__ = ["AttributionMonitor", "TrainingDynamicsMonitor"]
