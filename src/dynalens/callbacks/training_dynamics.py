@@ -78,6 +78,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         self._capture = StepCapture(capture)
         self._recorder: IndexRecorder | None = None
         self._active = False
+        self._begun = False
         self._announced = False
         self.reset()
 
@@ -101,7 +102,7 @@ class TrainingDynamicsMonitor(CallbackBase):
             return
         refuse_processes(trainer, type(self).__name__)
         self._folder = RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name))
-        self._active, self._announced = True, False
+        self._active, self._begun, self._announced = True, False, False
         self._capture.install(pl_module)
         if self.index == "auto":
             self._recorder = IndexRecorder.attach(trainer)
@@ -126,7 +127,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         self.class_names = self.class_names or dataset_class_names(dataset)
         assert self._folder is not None
         self._folder.begin(self._epochs, self._source)
-        self._source = self._folder.path
+        self._source, self._begun = self._folder.path, True
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
@@ -242,7 +243,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         if self._recorder:
             self._recorder.detach()
             self._recorder = None
-        if self._epochs:
+        if self._epochs and self._begun:
             self.save()
 
     def _meta(self) -> RecordMeta:

@@ -1,0 +1,86 @@
+"""Imports go in one direction; only `observation` changes a model's mode, hooks or gradients."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dynalens
+
+ROOT = Path(dynalens.__file__).parent
+COMPUTING = {"torch", "numpy", "observation"}
+LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
+ALLOWED = {
+    "observation": {"torch", "numpy"},
+    "dynamics": {"torch", "numpy"},
+    "attribution": COMPUTING,
+    "faithfulness": COMPUTING,
+    "suspicion": {"numpy", "pandas", "dynamics"},
+    "records": {"numpy", "pandas", "dynamics", "suspicion"},
+    "pictures": {"torch", "numpy", "PIL", "dynamics"},
+    "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "records"},
+    "capture": {"torch", "observation", "dynamics"} | LIGHTNING,
+    "identity": {"torch", "observation"} | LIGHTNING,
+    "host": {"torch", "observation"} | LIGHTNING,
+}
+STANDARD = {
+    "collections", "contextlib", "dataclasses", "difflib", "functools", "io", "json", "math", "os", "pathlib", "random",
+    "re", "shutil", "typing",
+}  # fmt: skip
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        for name in names:
+            parts = name.split(".")
+            yield parts[1] if parts[0] == "dynalens" and len(parts) > 1 else parts[0]
+
+
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_modules_import_only_what_they_may(path: Path) -> None:
+    module = module_of(path)
+    if module in ALLOWED:
+        assert set(imports(ast.parse(path.read_text()))) - STANDARD - {module} <= ALLOWED[module]
+    else:
+        assert module in {"__init__", "callbacks"}
+
+
+def test_only_observation_touches_modes_hooks_and_gradient_modes() -> None:
+    forbidden = {
+        "eval", "train", "training", "register_forward_hook", "register_forward_pre_hook", "requires_grad_",
+        "register_full_backward_hook", "enable_grad", "set_grad_enabled", "inference_mode", "backward",
+    }  # fmt: skip
+    found = {
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.attr}"
+        for path in SOURCES
+        if module_of(path) != "observation"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in forbidden
+    }
+    # An input of one's own may require gradients, and the Trainer's stage is no mode of a model.
+    assert {entry.split()[1] for entry in found if not entry.startswith(("attribution", "identity.py"))} == set()
+    assert {entry.split()[1] for entry in found if entry.startswith("identity.py")} <= {"training"}
+    assert {entry.split()[1] for entry in found if entry.startswith("attribution")} <= {"requires_grad_"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_within_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_public_names_are_sorted_and_exist() -> None:
+    assert dynalens.__all__ == sorted(dynalens.__all__, key=lambda name: (name[0].islower(), name))
+    assert all(hasattr(dynalens, name) for name in dynalens.__all__)

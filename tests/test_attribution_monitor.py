@@ -1,0 +1,235 @@
+"""What the attribution monitor writes is what its parts compute on the images that it should have kept."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens.attribution import explain, pixel_relevance
+from dynalens.capture import CaptureError
+from dynalens.faithfulness import area_under_curve, faithfulness_curves, replaced_fractions
+from training import Classifier, N, dataset, fit, images, labels, loader, trainer
+
+
+def in_order() -> DataLoader[Any]:
+    return loader(shuffle=False)
+
+
+def logged(tmp_path: Path, *callbacks: Any, **options: Any) -> tuple[Any, EventAccumulator]:
+    """Fit with TensorBoard and read the event file."""
+    options = {"val": in_order} | options
+    model = fit(tmp_path, *callbacks, logger=TensorBoardLogger(tmp_path, name="run"), **options)
+    events = EventAccumulator(str(tmp_path / "run" / "version_0"), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return model, events
+
+
+def explanation(tmp_path: Path, epoch: int) -> dict[str, np.ndarray]:
+    with np.load(tmp_path / "dynalens" / "explanations" / f"epoch_{epoch:06d}.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_the_first_real_validation_batch_is_explained_with_the_model_of_the_epoch(tmp_path: Path) -> None:
+    weights: list[dict[str, Tensor]] = []
+
+    class Remembers(Classifier):
+        def on_train_epoch_end(self) -> None:
+            weights.append({name: value.clone() for name, value in self.state_dict().items()})
+
+    # The sanity check's batches would be the same images; only their labels tell them apart.
+    class Relabels(Remembers):
+        def on_validation_batch_start(self, batch: Any, *args: Any) -> None:
+            batch[1].add_(1).remainder_(3) if self.trainer.sanity_checking else None
+
+    monitor = AttributionMonitor(num_samples=3, steps=5)
+    fit(tmp_path, monitor, model=Relabels(), val=in_order)
+    x, y = images()[:3], labels()[:3]
+    for epoch, state in enumerate(weights):
+        model = Classifier()
+        model.load_state_dict(state)
+        expected, written = explain(model, x, y), explanation(tmp_path, epoch)
+        np.testing.assert_allclose(written["logits"], expected.logits, rtol=1e-5)
+        assert written["targets"].tolist() == y.tolist()
+        fractions = replaced_fractions(36, 5)
+        assert written["fractions"].tolist() == fractions.tolist()
+        for method, maps in expected.maps.items():
+            curves = faithfulness_curves(model, x, y, pixel_relevance(method, maps, (6, 6)), steps=5)
+            for metric, values in curves.items():
+                np.testing.assert_allclose(written[f"{method}.{metric}.curves"], values, rtol=1e-5)
+                areas = area_under_curve(values, fractions)
+                np.testing.assert_allclose(written[f"{method}.{metric}.areas"], areas, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_without_validation_the_first_training_batch_is_kept(tmp_path: Path) -> None:
+    fit(tmp_path, AttributionMonitor(num_samples=2), data=in_order, max_epochs=2)
+    assert [explanation(tmp_path, epoch)["targets"].tolist() for epoch in range(2)] == [labels()[:2].tolist()] * 2
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_images_that_a_step_changes_in_place_are_kept_as_they_came(tmp_path: Path) -> None:
+    class InPlace(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            batch[0].zero_()
+            return loss
+
+    monitor = AttributionMonitor(num_samples=2)
+    fit(tmp_path, monitor, model=InPlace(), data=in_order, max_epochs=1)
+    assert monitor._kept is not None
+    assert torch.equal(monitor._kept[0], images()[:2])
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_given_samples_are_explained(tmp_path: Path) -> None:
+    monitor = AttributionMonitor(samples=(images()[5:7], labels()[5:7]), every_n_epochs=2)
+    fit(tmp_path, monitor, val=in_order)
+    assert sorted(path.name for path in (tmp_path / "dynalens/explanations").iterdir()) == [
+        "epoch_000000.npz", "epoch_000002.npz",
+    ]  # fmt: skip
+    assert explanation(tmp_path, 2)["targets"].tolist() == labels()[5:7].tolist()
+
+
+def test_tags_steps_and_sizes_are_as_documented(tmp_path: Path) -> None:
+    _, events = logged(tmp_path, AttributionMonitor(num_samples=3), max_epochs=11)
+    assert events.Tags()["images"] == ["dynalens/explanations/epochs 000-009", "dynalens/explanations/epochs 010-019"]
+    pictures = events.Images("dynalens/explanations/epochs 000-009")
+    assert [picture.step for picture in pictures] == list(range(5, 60, 6))  # as Lightning logs its epochs
+    assert all(picture.width > 600 and picture.height > 3 * 128 for picture in pictures)
+    means = events.Scalars("dynalens/faithfulness/grad_cam/insertion")
+    areas = explanation(tmp_path / "run" / "version_0", 10)["grad_cam.insertion.areas"]
+    assert means[10].value == pytest.approx(areas.mean(), rel=1e-5)
+
+
+def test_the_axis_can_be_the_epoch_and_monitors_can_be_named(tmp_path: Path) -> None:
+    first = AttributionMonitor(x_axis="epoch", name="a", methods=["saliency"], metrics=[])
+    second = AttributionMonitor(x_axis="epoch", name="b", methods=["grad_cam"], metrics=["deletion"])
+    _, events = logged(tmp_path, first, second, TrainingDynamicsMonitor(x_axis="epoch"))
+    assert [picture.step for picture in events.Images("dynalens/a/explanations/epochs 000-009")] == [0, 1, 2]
+    assert [value.step for value in events.Scalars("dynalens/b/faithfulness/grad_cam/deletion")] == [0, 1, 2]
+    assert [value.step for value in events.Scalars("dynalens/dynamics/learned")] == [0, 1, 2]
+    assert (tmp_path / "run/version_0/dynalens/b/explanations/epoch_000000.npz").exists()
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("dynalens/a")]
+
+
+def test_without_tensorboard_there_is_one_warning_and_files(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="a TensorBoardLogger, got none.*pictures") as warned:
+        fit(tmp_path, AttributionMonitor(), val=in_order, logger=CSVLogger(tmp_path))
+    assert len([w for w in warned if "TensorBoardLogger" in str(w.message)]) == 1
+    folder = tmp_path / "lightning_logs/version_0/dynalens/pictures/dynalens/explanations/epochs_000-009"
+    assert [path.name for path in sorted(folder.iterdir())] == ["000005.jpg", "000011.jpg", "000017.jpg"]
+    with Image.open(folder / "000005.jpg") as picture:
+        assert picture.size[0] > 600
+
+
+def test_a_failing_explanation_is_switched_off_with_one_warning(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def forward(module: Any, x: Tensor) -> Tensor:
+        calls.append(1)
+        raise MemoryError("none left")
+
+    with pytest.warns(UserWarning, match="switched off, training goes on: MemoryError: none left") as warned:
+        _, events = logged(tmp_path, AttributionMonitor(forward=forward))
+    assert len([w for w in warned if "switched off" in str(w.message)]) == 1
+    assert len(calls) == 1
+    assert events.Tags()["images"] == []
+    with pytest.raises(MemoryError, match="none left"):
+        logged(tmp_path / "raise", AttributionMonitor(forward=forward, on_error="raise"))
+
+
+def test_logits_come_from_the_part_that_gives_them_or_from_forward(tmp_path: Path) -> None:
+    class NoForward(Classifier):
+        forward = nn.Module.forward
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return self.loss(self.net(batch[0] / N), batch[1])
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            return
+
+    model = NoForward()
+    same = copy.deepcopy(model)
+    _, found = logged(tmp_path / "a", AttributionMonitor(), model=model)
+    _, given = logged(tmp_path / "b", AttributionMonitor(forward=lambda module, x: module.net(x)), model=same)
+    tag = "dynalens/faithfulness/saliency/deletion"
+    assert [value.value for value in found.Scalars(tag)] == [value.value for value in given.Scalars(tag)]
+    assert len(found.Scalars(tag)) == 3
+
+
+def test_fast_dev_run_and_validate_leave_no_trace(tmp_path: Path) -> None:
+    monitor = AttributionMonitor()
+    fit(tmp_path, monitor, val=in_order, fast_dev_run=True)
+    trainer(tmp_path, monitor).validate(Classifier(), in_order(), verbose=False)
+    assert list(tmp_path.iterdir()) == []
+    assert monitor._kept is None
+
+
+def test_a_wrong_layer_is_refused_before_training_and_lists_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`target_layer` .*'net.9'.* nearest names are: net"):
+        fit(tmp_path, AttributionMonitor(target_layer="net.9"))
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_a_batch_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=r"Expected floating images .* Pass `inputs="):
+        fit(tmp_path, AttributionMonitor(inputs=lambda batch: (batch[1], batch[0])))
+
+
+def test_several_processes_are_refused() -> None:
+    class TwoProcesses:
+        world_size, fast_dev_run = 2, False
+
+    with pytest.raises(MisconfigurationException, match="AttributionMonitor to run in one process, got 2"):
+        AttributionMonitor().setup(TwoProcesses(), nn.Identity(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": ["gradcam"]}, "`methods` to be among saliency"),
+        ({"metrics": ["road"]}, "`metrics` to be among deletion"),
+        ({"baseline": "black"}, "`baseline` to be one of blur"),
+        ({"steps": 0}, "`steps` to be at least 1, got 0"),
+        ({"num_samples": 0}, "`num_samples` to be at least 1"),
+        ({"every_n_epochs": 0}, "`every_n_epochs` to be at least 1"),
+        ({"x_axis": "time"}, "`x_axis` to be 'step' or 'epoch'"),
+        ({"on_error": "ignore"}, "`on_error` to be 'warn' or 'raise', got 'ignore'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AttributionMonitor(**arguments)
+
+
+def test_no_loader_is_opened_and_no_dataset_indexed(tmp_path: Path) -> None:
+    drawn: list[int] = []
+
+    class Noting(type(dataset())):  # type: ignore[misc]  # TensorDataset
+        def __getitem__(self, i: Any) -> Any:
+            drawn.append(i)
+            return super().__getitem__(i)
+
+    def run(*callbacks: Any) -> list[int]:
+        drawn.clear()
+        data = Noting(images(), labels())
+        logged(
+            tmp_path / str(len(callbacks)),
+            *callbacks,
+            data=lambda: loader(data),
+            val=lambda: loader(data, shuffle=False),
+        )
+        return list(drawn)
+
+    assert run(AttributionMonitor(), TrainingDynamicsMonitor()) == run()

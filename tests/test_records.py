@@ -1,0 +1,158 @@
+"""What is written is what is read, and a kill never leaves half a file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dynalens.dynamics import EpochRecord, SampleStatistics, TrainingDynamics
+from dynalens.records import RecordFolder, RecordMeta, load_record, read_history, replaced
+from dynalens.suspicion import clean_indices, epoch_summary, samples_table, suggested_labels, suspects
+
+# Sample 0 is right, 1 is wrong and predicted 2 twice and 0 once, 2 was never seen, 3 is forgotten in epoch 1.
+HISTORY = [{0: (0, 5.0), 1: (2, 4.0), 3: (1, 2.0)}, {0: (0, 6.0), 1: (0, 1.0), 3: (0, 3.0)}, {1: (2, 2.0)}]
+LABELS = [0, 1, 2, 1]
+
+
+def record(epochs: list[dict[int, tuple[int, float]]] = HISTORY) -> tuple[SampleStatistics, list[EpochRecord]]:
+    dynamics, ended = TrainingDynamics(4), []
+    for number, epoch in enumerate(epochs):
+        logits = torch.zeros(len(epoch), 3)
+        for row, (winner, size) in enumerate(epoch.values()):
+            logits[row, winner] = size
+        dynamics.update(list(epoch), logits, torch.tensor([LABELS[i] for i in epoch]))
+        ended.append(dynamics.end_epoch(number))
+    return dynamics.compute(), ended
+
+
+def arrays(epochs: list[EpochRecord]) -> list[dict[str, np.ndarray]]:
+    return [{"index": epoch.index, "predicted": epoch.predicted} for epoch in epochs]
+
+
+def table() -> pd.DataFrame:
+    statistics, epochs = record()
+    return samples_table(
+        statistics, suggested=suggested_labels(statistics, arrays(epochs)), class_names=["a", "b", "c"]
+    )
+
+
+def test_the_suggestion_is_the_plurality_of_disagreeing_predictions() -> None:
+    statistics, epochs = record()
+    assert suggested_labels(statistics, arrays(epochs)).tolist() == [-1, 2, -1, 0]
+    assert suggested_labels(statistics, []).tolist() == statistics.candidate.tolist()
+
+
+def test_among_equally_frequent_suggestions_the_most_recent_wins() -> None:
+    statistics, epochs = record([{1: (2, 1.0)}, {1: (0, 1.0)}])
+    assert suggested_labels(statistics, arrays(epochs))[1] == 0
+    assert suggested_labels(statistics, arrays(epochs)[::-1])[1] == 2
+
+
+def test_the_table_by_hand() -> None:
+    rows = table()
+    assert rows.index.name == "sample_id"
+    assert rows["rank"].tolist() == [3, 1, pd.NA, 2]
+    assert rows["flagged"].tolist() == [False, True, False, True]
+    # Sample 1: margins -4, -1, -2. Sample 3: 2, then -3.
+    assert rows["score"].round(4).tolist()[:2] == [-5.5, 2.3333]
+    assert rows["score"][3] == 0.5
+    assert np.isnan(rows["score"][2])
+    assert rows["label_name"].dropna().to_dict() == {0: "a", 1: "b", 3: "b"}
+    assert rows["suggested_name"].dropna().to_dict() == {1: "c", 3: "a"}
+    assert rows["first_learned"].tolist() == [0, pd.NA, pd.NA, 0]
+    assert rows["last_forgotten"].tolist() == [pd.NA, pd.NA, pd.NA, 1]
+    assert rows["presentations"].tolist() == [2, 3, 0, 2]
+    assert rows["forgetting_events"].tolist() == [0, 0, 0, 1]
+    assert {str(rows[name].dtype) for name in ("label", "rank", "suggested", "first_learned", "predicted")} == {"Int64"}
+
+
+def test_suspects_are_ranked_and_samples_never_seen_are_clean() -> None:
+    assert suspects(table()).index.tolist() == [1, 3, 0]
+    assert suspects(table(), 1).index.tolist() == [1]
+    assert clean_indices(table()) == [0, 2]
+
+
+def test_the_summary_of_an_epoch_by_hand() -> None:
+    statistics, epochs = record(HISTORY[:2])
+    assert epoch_summary(statistics, epochs[1]) == {
+        "forgotten": 1,
+        "learned": 0,
+        "never_learned": 1,
+        "suspects": 2,
+        "train_accuracy": pytest.approx(1 / 3),
+        "mean_margin": pytest.approx((6 - 1 - 3) / 3),
+        "non_finite": 0,
+    }
+
+
+def written(path: Path) -> RecordFolder:
+    statistics, epochs = record()
+    folder = RecordFolder(path)
+    for number, epoch in enumerate(epochs):
+        folder.write_history(number, epoch)
+    folder.write(statistics, np.arange(4) * 10, RecordMeta(4, [0, 1, 2], [], ["a", "b", "c"]))
+    return folder
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    written(tmp_path / "run" / "dynalens")
+    expected = table()
+    expected["root_index"] = [0, 10, 20, 30]
+    for given in (tmp_path / "run", tmp_path / "run" / "dynalens", str(tmp_path / "run")):
+        loaded = load_record(given)
+        pd.testing.assert_frame_equal(loaded.table(), expected)
+        assert loaded.meta.class_names == ["a", "b", "c"]
+    np.load(tmp_path / "run" / "dynalens" / "record.npz", allow_pickle=False)["margin"]
+
+
+def test_tables_are_written_for_people(tmp_path: Path) -> None:
+    written(tmp_path).write_tables(table())
+    everything = pd.read_csv(tmp_path / "samples.csv", index_col="sample_id")
+    worst = pd.read_csv(tmp_path / "suspects.csv", index_col="sample_id")
+    assert everything["label"].tolist()[:2] == [0, 1]
+    assert worst.index.tolist() == [1, 3]  # flagged ones only, the worst first
+
+
+def test_no_record_and_a_newer_record_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"`folder` to hold record.npz or dynalens/record.npz"):
+        load_record(tmp_path)
+    folder = written(tmp_path / "version_0" / "dynalens")
+    with pytest.raises(FileNotFoundError, match=r"Did you mean .*version_0"):
+        load_record(tmp_path)
+    meta = json.loads((folder.path / "meta.json").read_text())
+    (folder.path / "meta.json").write_text(json.dumps(meta | {"version": 99}))
+    with pytest.raises(ValueError, match="a record of version 1, got 99"):
+        load_record(folder.path)
+
+
+def test_a_failed_write_leaves_the_file_before_whole(tmp_path: Path) -> None:
+    path = tmp_path / "record.npz"
+    path.write_text("before")
+
+    def fail() -> None:
+        with replaced(path) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_record_does_not_inherit_another_runs_history(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    folder.begin([], None)
+    assert list(read_history(tmp_path, range(9))) == []
+
+
+def test_a_continued_record_copies_its_history_and_keeps_it(tmp_path: Path) -> None:
+    written(tmp_path / "first")
+    second = RecordFolder(tmp_path / "second")
+    for source in (tmp_path / "first", tmp_path / "second"):
+        second.begin([0, 1], source)
+        assert [epoch for epoch, _ in read_history(tmp_path / "second", range(9))] == [0, 1]
+    assert len(list((tmp_path / "first" / "history").iterdir())) == 3

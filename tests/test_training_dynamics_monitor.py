@@ -1,0 +1,380 @@
+"""The record that a fit leaves equals what the model itself saw, and every misuse has its one error."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as other_package
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
+
+from dynalens import CaptureError, SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
+from test_dynamics import assert_same
+from training import Classifier, K, N, dataset, fit, images, labels, loader, trainer
+
+
+def by_the_model(*models: Classifier, n: int = N) -> TrainingDynamics:
+    """The record of what the models' own steps saw."""
+    expected, number = TrainingDynamics(n), 0
+    for model in models:
+        for epoch in sorted({epoch for epoch, *_ in model.seen}):
+            for seen, index, logits, y in model.seen:
+                if seen == epoch:
+                    expected.update(index, logits, y)
+            expected.end_epoch(number)
+            number += 1
+    return expected
+
+
+def test_the_record_equals_what_the_model_saw(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    model = fit(tmp_path, monitor)
+    assert_same(monitor.statistics(), by_the_model(model).compute())
+    assert monitor.statistics().presentations.tolist() == [3] * N
+
+
+def test_the_table_covers_the_dataset_and_suspects_are_sorted(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(class_names=["x", "y", "z"])
+    fit(tmp_path, monitor, data=lambda: loader(Subset(dataset(60), range(30, 30 + N))))
+    table, suspects = monitor.table(), monitor.suspects()
+    assert table.index.tolist() == list(range(N))
+    assert table["root_index"].tolist() == list(range(30, 30 + N))
+    assert suspects["rank"].tolist() == list(range(1, N + 1))
+    assert suspects["score"].is_monotonic_decreasing
+    np.testing.assert_array_equal(table["score"], -monitor.statistics().margin)
+    assert monitor.suspects(3).index.tolist() == suspects.index[:3].tolist()
+    assert monitor.clean_indices() == [i for i in range(N) if not table["flagged"][i]]
+    assert set(table["label_name"]) == {"x", "y", "z"}
+
+
+def test_class_names_come_from_the_dataset(tmp_path: Path) -> None:
+    monitor, data = TrainingDynamicsMonitor(), dataset()
+    data.classes = ["x", "y", "z"]  # type: ignore[attr-defined]  # as torchvision's datasets have it
+    fit(tmp_path, monitor, data=lambda: loader(data))
+    assert monitor.table()["label_name"][1] == ["x", "y", "z"][int(labels()[1])]
+
+
+def test_files_hold_the_record(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    model = fit(tmp_path, monitor, logger=CSVLogger(tmp_path))
+    run = tmp_path / "lightning_logs" / "version_0"
+    record = load_record(run)
+    assert_same(record.statistics, monitor.statistics())
+    assert record.table().equals(monitor.table())
+    for (epoch, history), ended in zip(record.history(), range(3), strict=True):
+        assert epoch == ended
+        assert history["index"].tolist() == [i for e, index, _, _ in model.seen if e == epoch for i in index]
+    assert sorted(path.name for path in (run / "dynalens").iterdir()) == [
+        "history", "meta.json", "record.npz", "samples.csv", "suspects.csv",
+    ]  # fmt: skip
+
+
+def test_without_history_the_suggestion_comes_from_the_record(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False, save_dir=tmp_path / "here", name="a")
+    fit(tmp_path, monitor)
+    assert not (tmp_path / "here" / "history").exists()
+    candidate = monitor.statistics().candidate
+    assert monitor.table()["suggested"].fillna(-1).tolist() == candidate.tolist()
+    assert monitor.save(tmp_path / "elsewhere") == tmp_path / "elsewhere"
+    assert_same(load_record(tmp_path / "elsewhere").statistics, monitor.statistics())
+
+
+class StopsAt(Classifier):
+    def __init__(self, epoch: int, error: type[BaseException]) -> None:
+        super().__init__()
+        self.stop, self.error = epoch, error
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.current_epoch == self.stop and batch_idx == 2:
+            raise self.error("stop here")
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_fit_leaves_its_complete_epochs_on_disk(tmp_path: Path, error: type[BaseException]) -> None:
+    monitor, model = TrainingDynamicsMonitor(), StopsAt(1, error)
+    # Lightning itself turns Ctrl-C into SystemExit.
+    with pytest.raises((error, SystemExit)):
+        fit(tmp_path, monitor, model=model)
+    model.seen = [seen for seen in model.seen if seen[0] == 0]
+    assert_same(monitor.statistics(), by_the_model(model).compute())
+    record = load_record(tmp_path)
+    assert_same(record.statistics, monitor.statistics())
+    assert (record.meta.epochs, record.meta.incomplete_epochs) == ([0], [1])
+    assert (tmp_path / "dynalens" / "suspects.csv").exists()
+
+
+def test_before_an_epoch_has_ended_there_is_no_result(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    for ask in (monitor.statistics, monitor.table, monitor.suspects, monitor.clean_indices, monitor.save):
+        with pytest.raises(RuntimeError, match="at least one complete epoch of training, got none"):
+            ask()
+
+
+def test_a_second_fit_continues_and_reset_starts_anew(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    first = fit(tmp_path / "a", monitor)
+    second = fit(tmp_path / "b", monitor)
+    assert_same(monitor.statistics(), by_the_model(first, second).compute())
+    assert load_record(tmp_path / "b").meta.epochs == [0, 1, 2, 3, 4, 5]
+    assert len(list(load_record(tmp_path / "b").history())) == 6
+    monitor.reset()
+    third = fit(tmp_path / "b", monitor)
+    assert_same(monitor.statistics(), by_the_model(third).compute())
+    assert len(list((tmp_path / "b" / "dynalens" / "history").iterdir())) == 3
+
+
+def checkpointed(tmp_path: Path, monitor: Any, **options: Any) -> Any:
+    saver = ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1, filename="{epoch}-{step}", **options)
+    return fit(tmp_path / "first", monitor, saver, enable_checkpointing=True, max_epochs=2)
+
+
+def test_a_checkpoint_loads_with_weights_only_and_a_resumed_fit_continues(tmp_path: Path) -> None:
+    first = checkpointed(tmp_path, TrainingDynamicsMonitor())
+    path = tmp_path / "checkpoints" / "epoch=0-step=6.ckpt"
+    state = torch.load(path, weights_only=True)["callbacks"]
+    assert any("TrainingDynamicsMonitor" in key for key in state)
+    resumed, second = TrainingDynamicsMonitor(), Classifier()
+    fit(tmp_path / "second", resumed, model=second, ckpt_path=str(path))
+    first.seen = [seen for seen in first.seen if seen[0] == 0]
+    assert_same(resumed.statistics(), by_the_model(first, second).compute())
+    record = load_record(tmp_path / "second")
+    assert [epoch for epoch, _ in record.history()] == [0, 1, 2]
+    assert record.table().equals(resumed.table())
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_checkpoint_from_the_middle_of_an_epoch_keeps_its_presentations(tmp_path: Path) -> None:
+    first = checkpointed(tmp_path, TrainingDynamicsMonitor(), every_n_train_steps=4)
+    path = tmp_path / "checkpoints" / "epoch=0-step=4.ckpt"
+    resumed, second = TrainingDynamicsMonitor(), Classifier()
+    fit(tmp_path / "second", resumed, model=second, ckpt_path=str(path), max_epochs=1)
+    expected = TrainingDynamics(N)
+    for _, index, logits, y in [*first.seen[:4], *second.seen]:
+        expected.update(index, logits, y)
+    expected.end_epoch(0)
+    assert_same(resumed.statistics(), expected.compute())
+
+
+def test_a_checkpoint_of_another_dataset_is_refused(tmp_path: Path) -> None:
+    checkpointed(tmp_path, TrainingDynamicsMonitor())
+    path = tmp_path / "checkpoints" / "epoch=0-step=6.ckpt"
+    with pytest.raises(SampleIdentityError, match=f"{N} samples, got one of 30. Resume with the dataset"):
+        fit(tmp_path, TrainingDynamicsMonitor(), ckpt_path=str(path), data=lambda: loader(dataset(30)))
+
+
+def test_validate_test_predict_sanity_check_and_fast_dev_run_leave_no_trace(tmp_path: Path) -> None:
+    class Whole(Classifier):
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            F.cross_entropy(self(batch[0]), batch[1])
+
+        def predict_step(self, batch: Any, batch_idx: int) -> Any:
+            return self(batch[0])
+
+    def in_order() -> DataLoader[Any]:
+        return loader(shuffle=False)
+
+    monitor, model = TrainingDynamicsMonitor(), Whole()
+    fit(tmp_path, monitor, model=model, val=in_order, fast_dev_run=True)
+    runner = trainer(tmp_path, monitor)
+    runner.validate(model, in_order(), verbose=False)
+    runner.test(model, in_order(), verbose=False)
+    runner.predict(model, in_order())
+    with pytest.raises(RuntimeError, match="got none"):
+        monitor.statistics()
+    assert monitor.state_dict() == {}
+    assert list(tmp_path.iterdir()) == []
+    model.seen = []
+    fit(tmp_path, monitor, model=model, val=in_order)
+    runner.validate(model, in_order(), verbose=False)
+    assert_same(monitor.statistics(), by_the_model(model).compute())
+
+
+def test_non_finite_logits_are_counted_and_shown(tmp_path: Path) -> None:
+    class Overflows(Classifier):
+        def forward(self, x: Tensor) -> Tensor:
+            first = x[:, 0, 0, 0] == 0  # sample 0
+            return torch.where(first.unsqueeze(1), torch.nan, super().forward(x))
+
+        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+            return super().loss(logits, y).nan_to_num() * 0
+
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor, model=Overflows(), logger=CSVLogger(tmp_path))
+    assert monitor.statistics().presentations.tolist() == [0] + [3] * (N - 1)
+    log = np.genfromtxt(
+        tmp_path / "lightning_logs/version_0/metrics.csv", delimiter=",", names=True, deletechars="", dtype=float
+    )
+    assert log["dynalens/dynamics/non_finite"].tolist() == [1, 1, 1]
+
+
+def test_views_count_each_row_for_its_sample(tmp_path: Path) -> None:
+    class TwoViews(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            logits, both = self(torch.cat([x, x.flip(3)]) / N), torch.cat([y, y])
+            self.remember(torch.cat([x, x]), logits, both)
+            return self.loss(logits, both)
+
+    monitor = TrainingDynamicsMonitor(views=2)
+    model = fit(tmp_path, monitor, model=TwoViews())
+    assert_same(monitor.statistics(), by_the_model(model).compute())
+    with pytest.raises(
+        SampleIdentityError, match=r"4 rows of logits for 4 samples in the batch, got 8. Pass `views=2`"
+    ):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=TwoViews())
+
+
+def drops_samples(batch: Any) -> Any:
+    x, y = torch.utils.data.default_collate(batch)
+    return x[1:], y[1:]
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(dataset())
+
+
+class TwoLosses(Classifier):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, y) + F.cross_entropy(logits * 2, y)
+
+
+class Soft(Classifier):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits, F.one_hot(y, K).float())
+
+
+class NoLoss(Classifier):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return (logits - F.one_hot(y, K)).square().mean()
+
+
+MISUSE: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = {
+    "iterable": (
+        {},
+        {"data": lambda: DataLoader(Stream(), batch_size=4)},
+        SampleIdentityError,
+        "has no index.*`index=",
+    ),
+    "collate": (
+        {},
+        {"data": lambda: loader(collate_fn=drops_samples)},
+        SampleIdentityError,
+        "4 rows of logits for 4 samples in the batch, got 3. A collate function that drops",
+    ),
+    "two losses": ({}, {"model": TwoLosses}, CaptureError, "one classification loss .* got 2: .*`capture="),
+    "soft": ({}, {"model": Soft}, CaptureError, r"one class index .* got targets of shape \(4, 3\).*`capture="),
+    "no loss": ({}, {"model": NoLoss}, CaptureError, "one classification loss .* got none"),
+    "empty": (
+        {},
+        {"data": lambda: loader(TensorDataset(images(0), labels(0)), shuffle=False)},
+        SampleIdentityError,
+        "a training dataset with samples, got 0",
+    ),
+    "wrong layer": ({"capture": "module:nett"}, {}, ValueError, "`capture` .*'nett'.* nearest names are: net"),
+    "wrong key": ({"index": "position"}, {}, SampleIdentityError, "the key 'position', got a list"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "options", "error", "message"), MISUSE.values(), ids=MISUSE.keys())
+def test_misuse_raises_one_clear_error_and_leaves_nothing_patched(
+    tmp_path: Path, arguments: dict[str, Any], options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    functions = F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits
+    given = {name: value() if name == "model" else value for name, value in options.items()}
+    with pytest.raises(error, match=message):
+        fit(tmp_path, TrainingDynamicsMonitor(**arguments), **given)
+    assert (F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits) == functions
+
+
+def test_labels_that_change_stop_the_training_within_the_epoch(tmp_path: Path) -> None:
+    class Redrawn(TensorDataset):
+        def __getitem__(self, i: Any) -> Any:
+            x = self.tensors[0][i]
+            self.calls = getattr(self, "calls", 0) + 1
+            return x, torch.tensor(self.calls % K)
+
+    monitor = TrainingDynamicsMonitor()
+    with pytest.raises(ValueError, match=r"label of a sample to stay the same, got \d+ samples whose label changed"):
+        fit(tmp_path, monitor, data=lambda: loader(Redrawn(images(), labels())))
+
+
+def test_an_index_in_the_batch_is_the_same_record(tmp_path: Path) -> None:
+    data = TensorDataset(images(), labels(), torch.arange(N))
+
+    class Three(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch[:2], batch_idx)
+
+    automatic, explicit = TrainingDynamicsMonitor(name="a"), TrainingDynamicsMonitor(index=lambda b: b[2], name="b")
+    fit(tmp_path, automatic, explicit, model=Three(), data=lambda: loader(data))
+    assert_same(automatic.statistics(), explicit.statistics())
+    assert_same(load_record(tmp_path / "dynalens" / "a").statistics, explicit.statistics())
+
+
+def test_several_processes_are_refused() -> None:
+    class TwoProcesses:
+        world_size, fast_dev_run = 2, False
+
+    with pytest.raises(MisconfigurationException, match="TrainingDynamicsMonitor to run in one process, got 2"):
+        TrainingDynamicsMonitor().setup(TwoProcesses(), nn.Identity(), "fit")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"views": 0}, "`views` to be at least 1, got 0"),
+        ({"log_every_n_epochs": 0}, "`log_every_n_epochs` to be at least 1"),
+        ({"x_axis": "time"}, "`x_axis` to be 'step' or 'epoch', got 'time'"),
+        ({"capture": "logits"}, "`capture` to be 'auto'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingDynamicsMonitor(**arguments)
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_both_packages_accept_the_callback(tmp_path: Path, bare: bool) -> None:
+    class Other(other_package.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, K))
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    for package, model in ((pl, Classifier()), (other_package, Other())):
+        monitor = TrainingDynamicsMonitor()
+        callbacks: Any = monitor if bare else [monitor]
+        runner = package.Trainer(
+            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=callbacks,
+            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+        )  # fmt: skip
+        runner.fit(model, loader())
+        assert monitor.statistics().presentations.tolist() == [1] * N
+
+
+def test_the_plan_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
+    fit(tmp_path, TrainingDynamicsMonitor())
+    assert said == ["dynalens: logits: input of cross_entropy [4, 3]; targets: its argument; identity: sampler"]
+
+
+def test_meta_names_version_epochs_and_length(tmp_path: Path) -> None:
+    fit(tmp_path, TrainingDynamicsMonitor(), max_epochs=1)
+    meta = json.loads((tmp_path / "dynalens" / "meta.json").read_text())
+    assert meta == {"version": 1, "num_samples": N, "epochs": [0], "incomplete_epochs": [], "class_names": None}

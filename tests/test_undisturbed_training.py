@@ -1,0 +1,206 @@
+"""The contract: a run with the callbacks ends bit-identical to a run without them."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from training import Classifier, K, N, images, labels, trainer
+
+
+class Augmented(Dataset[tuple[Tensor, Tensor]]):
+    """Draws from all three generators."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        x = images()[i] + 0.1 * torch.randn(1, 6, 6) + float(np.random.normal()) / 10
+        return x.flip(2) if random.random() < 0.5 else x, labels()[i]
+
+
+class Delicate(Classifier):
+    """Dropout, batch norm, a frozen batch norm in evaluation mode, momentum, and a buffer that a forward changes."""
+
+    calls: Tensor
+
+    def __init__(self, *, manual: bool = False) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.3),
+            nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, K),
+        )  # fmt: skip
+        self.unused = nn.Linear(2, 2)
+        self.net[5].requires_grad_(False)
+        self.register_buffer("calls", torch.zeros(1))
+        self.automatic_optimization = not manual
+
+    def on_train_start(self) -> None:
+        self.net[5].eval()  # once: a call of `train()` on the whole would thaw it
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        loss = F.cross_entropy(self(x / N), y)
+        if self.automatic_optimization:
+            return loss
+        optimizer: Any = self.optimizers()
+        self.manual_backward(loss / 2)
+        if batch_idx % 3 == 1:  # half-accumulated gradients are waiting at an epoch's end
+            optimizer.step()
+            optimizer.zero_grad()
+        return None
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+
+
+def final_state(runner: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
+    """Everything that training leaves behind."""
+    state: dict[str, Any] = {f"weights and buffers: {name}": value for name, value in model.state_dict().items()}
+    for number, optimizer in enumerate(runner.optimizers):
+        for parameter, values in optimizer.state_dict()["state"].items():
+            state |= {f"optimizer {number}: {parameter}.{name}": value for name, value in values.items()}
+    state |= {f"gradient: {name}": parameter.grad for name, parameter in model.named_parameters()}
+    state |= {f"training flag: {name}": module.training for name, module in model.named_modules()}
+    state["torch generator"] = torch.get_rng_state()
+    state["numpy generator"] = torch.from_numpy(np.random.get_state()[1].astype(np.int64))  # type: ignore[index]  # the legacy form
+    state["Python generator"] = random.getstate()
+    return state
+
+
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    def same(a: Any, b: Any) -> bool:
+        return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b or bool(a == b)
+
+    return [name for name in one | other if not (name in one and name in other and same(one[name], other[name]))]
+
+
+def run(folder: Path, callbacks: list[Any], *, manual: bool, error: type[Exception] | None, **options: Any) -> Any:
+    pl.seed_everything(11, verbose=False)
+    model = Delicate(manual=manual)
+    runner = trainer(folder, *callbacks, logger=TensorBoardLogger(folder), **options)
+    train = DataLoader(Augmented(), batch_size=4, shuffle=True)
+    val = DataLoader(Augmented(), batch_size=4)
+    if error is None:
+        runner.fit(model, train, val)
+    else:
+        with pytest.raises(error, match="on purpose"):
+            runner.fit(model, train, val)
+    return runner, model
+
+
+def monitors() -> list[Any]:
+    return [
+        TrainingDynamicsMonitor(),
+        AttributionMonitor(methods=("saliency", "input_x_gradient", "grad_cam"), steps=4),
+    ]
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "accumulation": {"accumulate_grad_batches": 4},
+    "manual optimisation": {"manual": True},
+    # Validation would drop the gradients that wait.
+    "gradients that wait": {"manual": True, "limit_val_batches": 0},
+    "validation in the epoch": {"val_check_interval": 2},
+    "no validation": {"limit_val_batches": 0},
+    "bf16-mixed": {"precision": "bf16-mixed"},
+    "clipping": {"gradient_clip_val": 0.1},
+}
+
+
+@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS.keys())
+def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: dict[str, Any]) -> None:
+    options = {"manual": False} | options
+    watched = final_state(*run(tmp_path / "with", monitors(), error=None, **options))
+    plain = final_state(*run(tmp_path / "without", [], error=None, **options))
+    assert differences(watched, plain) == []
+    assert watched["weights and buffers: calls"] > 3
+    written = list((tmp_path / "with").glob("lightning_logs/version_0/dynalens/explanations/*.npz"))
+    assert len(written) == 3  # the callbacks did work
+
+
+class Raises(pl.Callback):
+    """Another callback that fails in the middle of fit."""
+
+    def __init__(self, hook: str) -> None:
+        def fail(trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+            if trainer.current_epoch == 1:
+                raise RuntimeError("on purpose")
+
+        setattr(self, hook, fail)
+
+
+HOOKS = [
+    "on_train_batch_start",
+    "on_before_backward",
+    "on_train_batch_end",
+    "on_validation_epoch_end",
+    "on_train_epoch_end",
+]
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_when_a_callback_raises_training_was_identical_and_nothing_is_left_patched(
+    tmp_path: Path, hook: str, place: str
+) -> None:
+    functions = F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits
+    runs: list[dict[str, Any]] = []
+    for folder, watching in (("with", monitors()), ("without", [])):
+        failing = Raises(hook)
+        callbacks = [failing, *watching] if place == "first" else [*watching, failing]
+        runner, model = run(tmp_path / folder, callbacks, manual=False, error=RuntimeError)
+        runs.append(final_state(runner, model))
+        assert "process_dataloader" not in vars(runner.strategy)
+        assert runner.train_dataloader is None or type(runner.train_dataloader) is DataLoader
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert (F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits) == functions
+    assert not torch._C._len_torch_function_stack()
+    assert differences(*runs) == []
+
+
+def test_when_our_own_callback_raises_nothing_is_left_patched(tmp_path: Path) -> None:
+    function, strategy_attributes = F.cross_entropy, "process_dataloader"
+
+    def forward(module: Any, x: Tensor) -> Tensor:
+        raise RuntimeError("on purpose")
+
+    callbacks = [TrainingDynamicsMonitor(), AttributionMonitor(forward=forward, on_error="raise")]
+    runner, model = run(tmp_path, callbacks, manual=False, error=RuntimeError)
+    assert F.cross_entropy is function
+    assert strategy_attributes not in vars(runner.strategy)
+    assert not any(m._forward_hooks for m in model.modules())
+    assert model.training
+    assert not model.net[5].training
+
+
+def test_the_comparison_would_notice_a_callback_that_disturbs(tmp_path: Path) -> None:
+    def disturbing(action: Callable[[Any], Any]) -> pl.Callback:
+        class Disturbs(pl.Callback):
+            def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+                action(pl_module)
+
+        return Disturbs()
+
+    options: dict[str, Any] = {"manual": True, "limit_val_batches": 0, "error": None}
+    plain = final_state(*run(tmp_path / "0", [], **options))
+    for number, action in enumerate(
+        [lambda m: torch.rand(1), lambda m: m.train(), lambda m: m(images()[:2] / N), lambda m: m.zero_grad()], start=1
+    ):
+        disturbed = final_state(*run(tmp_path / str(number), [disturbing(action)], **options))
+        assert differences(disturbed, plain), number
