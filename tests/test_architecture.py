@@ -25,8 +25,8 @@ ALLOWED = {
     "host": {"torch", "observation"} | LIGHTNING,
 }
 STANDARD = {
-    "collections", "contextlib", "dataclasses", "difflib", "functools", "io", "json", "math", "os", "pathlib", "random",
-    "re", "shutil", "typing",
+    "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "io", "json", "math", "os", "pathlib",
+    "random", "re", "shutil", "typing",
 }  # fmt: skip
 
 

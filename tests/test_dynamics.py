@@ -2,6 +2,7 @@
 
 import io
 import math
+import weakref
 from collections import Counter
 from dataclasses import fields
 from typing import Any
@@ -13,9 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynalens.dynamics import IGNORED, NOT_A_CLASS, SampleStatistics, TrainingDynamics, presentation_rows
+from dynalens.dynamics.rows import PendingRows
 
 K = 3
 # Few values, so that ties (wrong by definition) and large probabilities both occur often.
@@ -122,6 +125,44 @@ def test_rows_by_hand() -> None:
     torch.testing.assert_close(row, torch.tensor([0.0, -math.log(3), math.sqrt(6) / 3, 0.0, 1.0]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_rows_equal_their_definitions(classes: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(classes)
+    # Rounded, so that ties for the first place occur at every number of classes.
+    logits = (8 * torch.randn(300, classes, generator=generator)).round().to(dtype)
+    targets = torch.randint(0, classes, (300,), generator=generator)
+    targets[:150] = logits[:150].float().argmax(dim=1)
+    z = logits.double()
+    z_label = z.gather(1, targets[:, None])
+    others = z.masked_fill(F.one_hot(targets, classes).bool(), -torch.inf).amax(1)
+    wrongness = (z.softmax(1) - F.one_hot(targets, classes)).norm(dim=1)
+    margin, log_p, el2n, predicted, target = presentation_rows(logits, targets)
+    assert torch.equal(margin.double(), z_label[:, 0] - others)
+    expected_log_p = z.log_softmax(1).gather(1, targets[:, None])[:, 0]
+    torch.testing.assert_close(log_p.double(), expected_log_p, rtol=1e-5, atol=1e-15)
+    torch.testing.assert_close(el2n.double(), wrongness, rtol=1e-5, atol=1e-12)
+    assert predicted.tolist() == [row.index(max(row)) for row in z.tolist()]  # the lowest class of a tie
+    assert target.tolist() == targets.tolist()
+    assert 0 < (margin > 0).sum() < 300
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8), classes=st.sampled_from([2, 3, 10, 33, 1000]))
+def test_a_row_does_not_depend_on_the_rows_computed_with_it(sizes: list[int], classes: int) -> None:
+    logits = torch.randn(sum(sizes), classes, generator=torch.Generator().manual_seed(len(sizes)))
+    targets = torch.arange(sum(sizes)) % classes
+    parts = zip(torch.split(logits, sizes), torch.split(targets, sizes), strict=True)
+    together = presentation_rows(logits, targets)
+    assert torch.equal(together, torch.cat([presentation_rows(z, y) for z, y in parts], dim=1))
+
+
+def test_classes_hidden_by_minus_infinity_are_no_obstacle() -> None:
+    row = presentation_rows(torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]]), torch.tensor([1]))[:, 0]
+    p = 1 / (1 + math.exp(-1))
+    torch.testing.assert_close(row, torch.tensor([1.0, math.log(p), math.sqrt(2) * (1 - p), 1.0, 1.0]))
+
+
 def test_a_tie_is_wrong_and_never_learned_is_not_unforgettable() -> None:
     statistics = recorded([[(0, [1.0, 1.0, 0.0]), (1, [0.0, 5.0, 0.0])]]).compute()
     assert statistics.learned[:3].tolist() == [False, True, False]
@@ -147,23 +188,50 @@ def test_el2n_keeps_its_digits_when_the_label_is_nearly_certain() -> None:
 
 def test_means_keep_their_digits_over_a_thousand_epochs_of_bfloat16_logits() -> None:
     generator = torch.Generator().manual_seed(0)
-    dynamics, y = TrainingDynamics(8), torch.arange(8) % K
+    n, classes = 64, 10
+    dynamics, y = TrainingDynamics(n), torch.arange(n) % classes
+    certain = F.one_hot(y, classes) * torch.arange(n)[:, None] / 4  # from chance to nearly certain
     rows = []
     for epoch in range(1000):
-        z = (5 * torch.randn(8, K, generator=generator)).bfloat16()
-        dynamics.update(range(8), z, y)
-        rows.append(presentation_rows(z, y).double())
+        z = (2 * torch.randn(n, classes, generator=generator) + certain).bfloat16()
+        dynamics.update(range(n), z, y)
+        rows.append(presentation_rows(z, y))
         dynamics.end_epoch(epoch)
-    sums, statistics = torch.stack(rows), dynamics.compute()
-    p = sums[:, 1].float().exp().double()
+    margin, log_p, el2n = torch.stack(rows)[:, :3].unbind(1)
+    p, statistics = torch.from_numpy(np.exp(log_p.numpy())).double(), dynamics.compute()
     for name, expected in {
-        "margin": sums[:, 0].mean(0),
+        "margin": margin.double().mean(0),
         "confidence": p.mean(0),
         "variability": p.std(0, correction=0),
-        "loss": -sums[:, 1].mean(0),
-        "el2n": sums[:, 2].mean(0),
+        "loss": -log_p.double().mean(0),
+        "el2n": el2n.double().mean(0),
     }.items():
-        np.testing.assert_allclose(getattr(statistics, name), expected.numpy(), rtol=1e-5)
+        np.testing.assert_allclose(getattr(statistics, name), expected.numpy(), rtol=1e-6, err_msg=name)
+
+
+def test_a_thousand_equal_additions_lose_nothing() -> None:
+    # In float32 the sum of a thousand times 0.1 is off by 1e-6, always in the same direction.
+    dynamics = TrainingDynamics(1)
+    for epoch in range(1000):
+        dynamics.update([0], torch.tensor([[0.1, 0.0]]), torch.tensor([0]))
+        dynamics.end_epoch(epoch)
+    assert dynamics.compute().margin[0] == pytest.approx(float(np.float32(0.1)), rel=1e-8)
+    assert dynamics.compute().variability[0] < 1e-10
+
+
+@pytest.mark.parametrize("block", [2, 5, 100])
+@pytest.mark.parametrize("samples", [5, 3], ids=["all", "some"])
+def test_a_permutation_of_the_samples_equals_the_definitions(
+    monkeypatch: pytest.MonkeyPatch, block: int, samples: int
+) -> None:
+    monkeypatch.setattr("dynalens.dynamics.fold._BLOCK", block)
+    rng = np.random.default_rng(block)
+    epochs = [[(int(i), rng.normal(size=K).tolist()) for i in rng.permutation(5)[:samples]] for _ in range(6)]
+    statistics = recorded(epochs).compute()
+    for i, row in enumerate(brute_force(epochs)):
+        for name, value in row.items():
+            if name != "votes":
+                np.testing.assert_allclose(getattr(statistics, name)[i], value, rtol=2e-6, atol=2e-6, err_msg=name)
 
 
 def test_non_finite_presentations_are_counted_and_left_out() -> None:
@@ -214,9 +282,15 @@ def test_presentations_widen_beyond_sixteen_bits() -> None:
     assert dynamics.compute().presentations.tolist() == [0, 40_000]
 
 
-def test_the_record_takes_at_most_64_bytes_a_sample() -> None:
-    state = TrainingDynamics(1000).state_dict()["state"]
-    assert sum(values.nbytes for values in state.values()) <= 64 * 1000
+def test_the_record_takes_52_bytes_a_sample_in_memory_and_in_the_checkpoint() -> None:
+    n = 20_000
+    dynamics = TrainingDynamics(n)
+    dynamics.update(range(n), torch.zeros(n, 2), torch.zeros(n, dtype=torch.int64))
+    dynamics.end_epoch(0)
+    state, file = dynamics.state_dict(), io.BytesIO()
+    torch.save(state, file)
+    assert sum(values.nbytes for values in state["state"].values()) == 52 * n
+    assert len(file.getvalue()) < 52.5 * n
 
 
 class _NoCopyBetweenDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -227,16 +301,91 @@ class _NoCopyBetweenDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-@pytest.mark.parametrize("classes", [2, 10, 1000])
-def test_the_step_cannot_wait_for_the_device(classes: int) -> None:
+class _NoDouble(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """A device such as Apple's has no float64."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        assert not (isinstance(out, Tensor) and out.dtype is torch.float64), f"{func} makes float64"
+        return out
+
+
+# Small batches wait (8 x 2), are computed together (512 x 10: 13 of them), or are large enough (512 x 1000).
+@pytest.mark.parametrize(("size", "classes"), [(8, 2), (512, 10), (512, 1000)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("index_on_device", [False, True])
+def test_the_step_cannot_wait_for_the_device(
+    size: int, classes: int, dtype: torch.dtype, index_on_device: bool
+) -> None:
+    computed: list[int] = []
     with FakeTensorMode():
-        logits = torch.empty(8, classes, device="cuda")
-        targets = torch.empty(8, dtype=torch.int64, device="cuda")
-        dynamics = TrainingDynamics(8)
-        with _NoCopyBetweenDevices():  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            dynamics.update([*range(8)], logits, targets)
+        logits = torch.empty(size, classes, device="cuda", dtype=dtype)
+        targets = torch.empty(size, dtype=torch.int64, device="cuda")
+        index = torch.empty(size, dtype=torch.int64, device="cuda") if index_on_device else [*range(size)]
+        pending = PendingRows()
+        with _NoCopyBetweenDevices(), _NoDouble():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            for _ in range(14):
+                pending.add(index, logits, targets)
+                computed.append(sum(rows.shape[1] for rows in pending._rows))
             with pytest.raises(AssertionError, match="moves data between"):
                 logits.cpu()
+    assert computed[-1] == {2: 0, 10: 13 * 512, 1000: 14 * 512}[classes]
+
+
+def test_small_batches_are_computed_together_in_their_order() -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Other numbers of classes or another precision cannot share a computation.
+    batches = [(4, 3, "float32"), (5, 3, "float32"), (2, 7, "float32"), (3, 7, "bfloat16"), (2000, 40, "bfloat16"),
+               (1, 3, "float32")]  # fmt: skip
+    pending, expected = PendingRows(), []
+    for number, (size, classes, dtype) in enumerate(batches):
+        logits = torch.randn(size, classes, generator=generator).to(getattr(torch, dtype))
+        targets = torch.arange(size) % classes
+        index = torch.arange(size) + 10 * number
+        pending.add(index.tolist() if number % 2 else index, logits, targets)
+        expected.append(presentation_rows(logits, targets))
+    indices, rows, step = pending.on_host()
+    np.testing.assert_array_equal(rows, torch.cat(expected, dim=1).numpy())
+    assert indices.tolist() == [i + 10 * number for number, (size, *_) in enumerate(batches) for i in range(size)]
+    assert step.tolist() == [number for number, (size, *_) in enumerate(batches) for _ in range(size)]
+    assert len(pending) == 2015
+
+
+def test_steps_count_on_after_a_checkpoint() -> None:
+    first, second = PendingRows(), PendingRows()
+    for pending in (first, second):
+        pending.add([1, 2], torch.eye(2), torch.tensor([0, 1]))
+        if pending is first:
+            second.continue_from(*first.on_host())
+    index, rows, step = second.on_host()
+    assert (index.tolist(), step.tolist(), rows.shape) == ([1, 2, 1, 2], [0, 0, 1, 1], (5, 4))
+
+
+@pytest.mark.parametrize("size", [4, 20_000], ids=["waiting", "at once"])
+def test_what_is_done_to_a_batch_afterwards_does_not_reach_the_record(size: int) -> None:
+    dynamics = TrainingDynamics(size)
+    index, logits, targets = (
+        torch.arange(size),
+        torch.ones(size, 2) * torch.tensor([3.0, 1.0]),
+        torch.zeros(size).long(),
+    )
+    dynamics.update(index, logits, targets)
+    index.zero_(), logits.zero_(), targets.fill_(1)
+    assert dynamics.end_epoch(0).margin.tolist() == [2.0] * size
+    assert dynamics.compute().label.tolist() == [0] * size
+
+
+def test_waiting_logits_keep_no_graph_and_are_bounded() -> None:
+    pending = PendingRows()
+    weight = torch.ones(2, 10, requires_grad=True)
+    for _ in range(1000):
+        logits = torch.ones(100, 2) @ weight
+        alive = weakref.ref(logits)
+        pending.add(range(100), logits, torch.zeros(100).long())
+        del logits
+        assert alive() is None
+        assert not any(z.requires_grad for z, _ in pending._waiting)
+        assert sum(z.numel() for z, _ in pending._waiting) < 2**16
 
 
 def test_the_record_keeps_no_graph_and_changes_no_logits() -> None:
@@ -253,9 +402,11 @@ def test_the_record_keeps_no_graph_and_changes_no_logits() -> None:
         ([0, 1], torch.zeros(1, 2), torch.zeros(1).long()),
         ([0], torch.zeros(1, 2), torch.zeros(1, 2).long()),
         ([0], torch.zeros(1, 2, 4), torch.zeros(1).long()),
+        (torch.zeros(1), torch.zeros(1, 2), torch.zeros(1).long()),
+        (torch.zeros(1, 1).long(), torch.zeros(1, 2), torch.zeros(1).long()),
     ],
 )
-def test_shapes_that_do_not_agree_are_refused(index: list[int], logits: Tensor, targets: Tensor) -> None:
+def test_shapes_that_do_not_agree_are_refused(index: list[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
     with pytest.raises(ValueError, match=r"Expected `logits` of shape \(N, K\)"):
         TrainingDynamics(4).update(index, logits, targets)
 
@@ -288,7 +439,7 @@ def test_a_wrong_epoch_is_refused_and_leaves_the_record_as_it_was(
 
 
 def test_a_record_of_another_dataset_is_refused() -> None:
-    with pytest.raises(ValueError, match="with 3 samples, got version 1 with 2"):
+    with pytest.raises(ValueError, match="with 3 samples, got version 2 with 2"):
         TrainingDynamics(3).load_state_dict(TrainingDynamics(2).state_dict())
 
 

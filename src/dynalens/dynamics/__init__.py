@@ -1,0 +1,21 @@
+"""The per-sample record of a training run: what is counted and summed, and nothing of loaders or files.
+
+The step writes one small row for each presentation and never waits for the device (`rows`); all else happens once,
+at the epoch's end, on the CPU: `tracker` checks the rows, `fold` adds them to the record, `statistics` is what is
+read from it.
+"""
+
+from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, presentation_rows
+from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.tracker import VERSION, TrainingDynamics
+
+__all__ = [
+    "IGNORED",
+    "NOT_A_CLASS",
+    "VERSION",
+    "Array",
+    "EpochRecord",
+    "SampleStatistics",
+    "TrainingDynamics",
+    "presentation_rows",
+]

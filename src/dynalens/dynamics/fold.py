@@ -1,0 +1,170 @@
+"""The dense record of N samples, and how an epoch's presentations are added to it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, PREDICTED, TARGET
+from dynalens.dynamics.statistics import Array, SampleStatistics
+
+State = dict[str, Array]
+
+# Each group starts as int16 and widens to int32 when one of its values needs it: 52 bytes for each sample.
+_CLASSES = {"label": -1, "predicted": -1, "candidate": -1}
+_COUNTS = {
+    "presentations": 0,
+    "correct": 0,
+    "forgetting_events": 0,
+    "first_learned": -1,
+    "last_forgotten": -1,
+    "candidate_count": 0,
+}
+_SUMS = ("margin_sum", "p_mean", "p_m2", "loss_sum", "el2n_sum")
+_LEAD = "probability_lead"
+"""p_y - max_{k != y} p_k at the last presentation; positive exactly where the margin was."""
+
+_BLOCK = 2**16  # samples folded at a time, so that what they need stays in the processor's cache
+
+
+def empty_state(num_samples: int) -> State:
+    """Return the record of samples that were never seen."""
+    state = {name: np.full(num_samples, start, np.int16) for name, start in (_CLASSES | _COUNTS).items()}
+    for name in _SUMS:
+        state[f"{name}.high"] = np.zeros(num_samples, np.int32)
+        state[f"{name}.low"] = np.zeros(num_samples, np.int16)
+    state[_LEAD] = np.zeros(num_samples, np.float32)
+    return state
+
+
+def fold(state: State, index: Array, rows: Array, epoch: int) -> tuple[int, int]:
+    """Add the presentations of an epoch, in the order they were made.
+
+    Args:
+        state: The record; changed in place.
+        index: Shape ``(M,)``, the sample of each presentation.
+        rows: Shape ``(5, M)``, as of :func:`presentation_rows`.
+        epoch: Number of the epoch.
+
+    Returns:
+        Numbers of forgetting events and of samples that were correct for the first time.
+    """
+    rounds = _rounds(index, len(state["label"]))
+    _widen(state, rows, epoch, len(rounds))
+    forgotten = learned = 0
+    for order in rounds:
+        every = len(order) == len(state["label"])  # sorted and all of them: a slice says the same and is faster
+        for start in range(0, len(order), _BLOCK):
+            block = order[start : start + _BLOCK]
+            at = slice(start, start + len(block)) if every else index[block]
+            changes = _present_once(state, at, rows.take(block, axis=1), epoch)
+            forgotten, learned = forgotten + changes[0], learned + changes[1]
+    return forgotten, learned
+
+
+def read_sum(state: Mapping[str, Array], name: str, at: "slice | Array" = np.s_[:]) -> Array:
+    """Return a sum as float64."""
+    bits = state[f"{name}.high"][at].astype(np.int64) << 32
+    bits |= state[f"{name}.low"][at].view(np.uint16).astype(np.int64) << 16
+    return bits.view(np.float64)
+
+
+def _write_sum(state: State, name: str, at: "slice | Array", values: Array) -> None:
+    """Keep the upper 48 bits of a float64, rounded: 37 binary digits, 7e-9 after a thousand additions."""
+    bits = values.view(np.int64) + 0x8000
+    state[f"{name}.high"][at] = (bits >> 32).astype(np.int32)
+    state[f"{name}.low"][at] = (bits >> 16).astype(np.int16)
+
+
+def _rounds(index: Array, num_samples: int) -> Sequence[Array]:
+    """Return positions in ``index``, sorted by sample: first presentations, second ones, and so on."""
+    if not len(index):
+        return []
+    position = np.full(num_samples, -1)
+    position[index] = np.arange(len(index))
+    once = position if len(index) == num_samples else position[position >= 0]
+    if len(once) == len(index) and (len(index) < num_samples or once.min() >= 0):
+        return [once]
+    order = np.argsort(index, kind="stable")
+    ordered = index[order]
+    first = np.append(True, ordered[1:] != ordered[:-1])
+    place = np.arange(len(index))
+    repeat = place - np.maximum.accumulate(np.where(first, place, 0))
+    return np.split(order[np.argsort(repeat, kind="stable")], np.bincount(repeat).cumsum()[:-1])
+
+
+def _widen(state: State, rows: Array, epoch: int, repeats: int) -> None:
+    largest_class = int(rows[[PREDICTED, TARGET]].max(initial=0))
+    largest_count = max(epoch, int(state["presentations"].max()) + repeats)
+    for names, largest in ((_CLASSES, largest_class), (_COUNTS, largest_count)):
+        if any(largest > np.iinfo(state[name].dtype).max for name in names):
+            state.update({name: state[name].astype(np.int32) for name in names})
+
+
+def _present_once(state: State, at: "slice | Array", rows: Array, epoch: int) -> tuple[int, int]:
+    """Add one presentation of each of some different samples: every statistic's own recursion stands here."""
+    margin, log_p, p = rows[MARGIN], rows[LOG_P], np.exp(rows[LOG_P])
+    correct = margin > 0
+    forgot = ~correct & (state[_LEAD][at] > 0)
+    learned = correct & (state["first_learned"][at] < 0)
+    state["presentations"][at] += 1
+    state["correct"][at] += correct
+    state["forgetting_events"][at] += forgot
+    state["first_learned"][at] = np.where(learned, epoch, state["first_learned"][at])
+    state["last_forgotten"][at] = np.where(forgot, epoch, state["last_forgotten"][at])
+    state["label"][at] = rows[TARGET]
+    state["predicted"][at] = rows[PREDICTED]
+    # The largest of the others is exp(log_p - margin); rounding may not make a lead of a tie, nor the reverse.
+    lead = p - np.exp(log_p - margin)
+    state[_LEAD][at] = np.where(correct, np.maximum(lead, np.finfo(np.float32).tiny), np.minimum(lead, 0))
+    _add_to_sums(state, at, rows, p.astype(np.float64))
+    _vote(state, at, rows)
+    return int(np.count_nonzero(forgot)), int(np.count_nonzero(learned))
+
+
+def _add_to_sums(state: State, at: "slice | Array", rows: Array, p: Array) -> None:
+    for name, values in (("margin_sum", rows[MARGIN]), ("loss_sum", -rows[LOG_P]), ("el2n_sum", rows[EL2N])):
+        _write_sum(state, name, at, read_sum(state, name, at) + values)
+    # Welford's recursion: a variance as difference of two sums would lose its digits.
+    mean = read_sum(state, "p_mean", at)
+    delta = p - mean
+    mean += delta / state["presentations"][at]
+    _write_sum(state, "p_mean", at, mean)
+    _write_sum(state, "p_m2", at, read_sum(state, "p_m2", at) + delta * (p - mean))
+
+
+def _vote(state: State, at: "slice | Array", rows: Array) -> None:
+    """Boyer and Moore's majority vote among the predictions that disagree with the label."""
+    candidate, count = state["candidate"][at], state["candidate_count"][at]
+    disagrees = rows[PREDICTED] != rows[TARGET]
+    candidate = np.where(disagrees & (count == 0), rows[PREDICTED].astype(candidate.dtype), candidate)
+    vote = np.where(candidate == rows[PREDICTED], 1, -1)
+    state["candidate"][at] = candidate
+    state["candidate_count"][at] = count + disagrees * vote.astype(count.dtype)
+
+
+def read_statistics(state: State) -> SampleStatistics:
+    """Return the statistics of the record; arrays of length N, copies."""
+    times = np.where(state["presentations"] > 0, state["presentations"], np.nan)
+    seen = ~np.isnan(times)
+    first_learned = state["first_learned"]
+    return SampleStatistics(
+        label=state["label"].astype(np.int32),
+        presentations=state["presentations"].astype(np.int32),
+        forgetting_events=state["forgetting_events"].astype(np.int32),
+        learned=first_learned >= 0,
+        first_learned=_or_nan(first_learned),
+        last_forgotten=_or_nan(state["last_forgotten"]),
+        margin=read_sum(state, "margin_sum") / times,
+        confidence=np.where(seen, read_sum(state, "p_mean"), np.nan),
+        variability=np.sqrt(read_sum(state, "p_m2") / times),
+        correctness=state["correct"] / times,
+        loss=read_sum(state, "loss_sum") / times,
+        el2n=read_sum(state, "el2n_sum") / times,
+        probability_gap=np.where(seen, np.maximum(-state[_LEAD], 0), np.nan),
+        predicted=state["predicted"].astype(np.int32),
+        candidate=state["candidate"].astype(np.int32),
+    )
+
+
+def _or_nan(epochs: Array) -> Array:
+    return np.where(epochs >= 0, epochs, np.nan)

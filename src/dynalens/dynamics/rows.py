@@ -1,0 +1,161 @@
+"""One small row for each presentation, made in the training step, on its device, without waiting for it."""
+
+from array import array
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalens.dynamics.statistics import Array
+
+IGNORED = -1
+"""Target of a presentation that the loss ignored (``ignore_index``): it is not counted."""
+NOT_A_CLASS = -2
+"""Target that is no class, met on the device; it is raised at the epoch's end."""
+
+MARGIN, LOG_P, EL2N, PREDICTED, TARGET = range(5)
+
+_AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
+_TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
+_FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
+
+
+def presentation_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    r"""Return margin, log-probability of the label, EL2N, prediction and target of each presentation.
+
+    With logits :math:`z`, label :math:`y` and :math:`p = \mathrm{softmax}(z)`:
+    :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
+    :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`.
+    No operation waits for the device, and a row does not depend on the others.
+
+    Args:
+        logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.
+        targets: Shape ``(N,)``, integers in [0, K). A negative value marks a presentation that is not counted.
+
+    Returns:
+        Shape ``(5, N)``, float32, on the device of ``logits``.
+
+    Example:
+        >>> import torch
+        >>> presentation_rows(torch.tensor([[2.0, 0.5]]), torch.tensor([1]))[[0, 3, 4], 0]
+        tensor([-1.5000,  0.0000,  1.0000])
+    """
+    z, targets = logits.detach().float(), targets.detach()
+    label = targets.clamp(min=0).unsqueeze(1)
+    z_label = z.gather(1, label)
+    others = z.scatter(1, label, -torch.inf)
+    z_other = others.amax(dim=1, keepdim=True)
+    top = torch.maximum(z_label, z_other)
+    label_below, below = (z_label - top).squeeze(1), others.sub_(top)
+    predicted = largest_class(below, label_below, targets)
+    # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
+    e = below.exp_()
+    e_others = e.sum(dim=1)
+    rest = e_others + label_below.expm1()
+    log_p = label_below - rest.log1p()
+    el2n = torch.hypot(torch.linalg.vector_norm(e, dim=1), e_others) / (1 + rest)
+    return torch.stack([(z_label - z_other).squeeze(1), log_p, el2n, predicted, targets.float()])
+
+
+def largest_class(below: Tensor, label_below: Tensor, targets: Tensor) -> Tensor:
+    """Return the class of the largest logit, the lowest one of a tie, without the slow ``argmax``.
+
+    Args:
+        below: Shape ``(N, K)``, each logit minus the largest of its row; -inf at the label.
+        label_below: Shape ``(N,)``, the same for the label.
+        targets: Shape ``(N,)``, the labels.
+
+    Returns:
+        Shape ``(N,)``, of the dtype of ``below``.
+
+    Example:
+        >>> import torch
+        >>> below = torch.tensor([[-torch.inf, 0.0, 0.0], [-1.0, -torch.inf, -3.0]])
+        >>> largest_class(below, torch.tensor([-2.0, 0.0]), torch.tensor([0, 1]))
+        tensor([1., 1.])
+    """
+    classes = below.shape[1]
+    # The largest logit is 0 below itself and leaves the rank of its class; every other one falls far below all ranks.
+    ranks = torch.arange(classes, 0, -1, dtype=below.dtype, device=below.device)
+    other = torch.add(ranks, below, alpha=_FAR).amax(dim=1)
+    label = torch.add(classes - targets.to(below.dtype), label_below, alpha=_FAR)
+    return classes - torch.maximum(other, label)
+
+
+class PendingRows:
+    """The rows of the epoch under way.
+
+    On a small batch the operations cost more than their numbers, so that the logits of small batches are copied and
+    wait until there are enough for one computation.
+    """
+
+    def __init__(self) -> None:
+        self._index: list[array[int] | Tensor] = []
+        self._rows: list[Tensor] = []
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._waiting_numbers = 0
+        self._continued: tuple[Array, Array, Array] | None = None
+
+    def __len__(self) -> int:
+        continued = len(self._continued[0]) if self._continued else 0
+        return continued + sum(len(index) for index in self._index)
+
+    def add(self, index: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add one step: N indices, logits (N, K) and targets (N,). All are copied or used up before it returns."""
+        self._index.append(index.detach().clone() if isinstance(index, Tensor) else array("q", index))
+        logits, targets = logits.detach(), targets.detach()
+        if logits.numel() >= _AT_ONCE:
+            self._compute()
+            self._rows.append(presentation_rows(logits, targets))
+            return
+        if self._waiting and not _alike(self._waiting[0], (logits, targets)):
+            self._compute()
+        self._waiting.append((logits.clone(), targets.clone()))
+        self._waiting_numbers += logits.numel()
+        if self._waiting_numbers >= _TOGETHER:
+            self._compute()
+
+    def on_host(self) -> tuple[Array, Array, Array]:
+        """Return index (M,), rows (5, M) and step (M,) of the M presentations in their order; the one copy to the host.
+
+        Index and step are int64; steps count the calls of ``add`` from 0 in each epoch.
+        """
+        self._compute()
+        index = _indices_on_host(self._index)
+        rows = torch.cat(self._rows, dim=1).cpu().numpy() if self._rows else np.empty((5, 0), np.float32)
+        step = np.repeat(np.arange(len(self._index)), [len(each) for each in self._index])
+        if self._continued is None:
+            return index, rows, step
+        before, rows_before, step_before = self._continued
+        return (
+            np.concatenate([before, index]),
+            np.concatenate([rows_before, rows], axis=1),
+            np.concatenate([step_before, step + step_before[-1] + 1]),
+        )
+
+    def continue_from(self, index: Array, rows: Array, step: Array) -> None:
+        """Put back what ``on_host`` returned, before anything is added."""
+        self._continued = (index, rows, step) if len(index) else None
+
+    def _compute(self) -> None:
+        if self._waiting:
+            logits, targets = zip(*self._waiting, strict=True)
+            self._rows.append(presentation_rows(torch.cat(logits), torch.cat(targets)))
+            self._waiting, self._waiting_numbers = [], 0
+
+
+def _alike(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
+    return all(
+        a.shape[1:] == b.shape[1:] and a.dtype == b.dtype and a.device == b.device
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _indices_on_host(index: Sequence["array[int] | Tensor"]) -> Array:
+    if not index:
+        return np.empty(0, np.int64)
+    tensors = [each for each in index if isinstance(each, Tensor)]
+    if len(tensors) == len(index):
+        return torch.cat(tensors).cpu().numpy().astype(np.int64)
+    return np.concatenate([each.cpu() if isinstance(each, Tensor) else each for each in index], dtype=np.int64)

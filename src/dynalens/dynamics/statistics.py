@@ -1,0 +1,79 @@
+"""What is read from the record."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class SampleStatistics:
+    """Statistics of each of the N samples over its T presentations; a sample never seen has NaN.
+
+    Attributes:
+        label: Class that was trained on, int; -1 where never seen.
+        presentations: Number T of times seen (Toneva et al. 2019), int.
+        forgetting_events: Transitions correct -> wrong between consecutive presentations (Toneva et al. 2019), int.
+        learned: Whether it was ever correct, bool.
+        first_learned: Epoch of the first correct presentation; NaN where never learned.
+        last_forgotten: Epoch of the last forgetting event; NaN where there was none.
+        margin: Mean of z_y - max_{k != y} z_k over presentations, the AUM (Pleiss et al. 2020).
+        confidence: Mean of p_y, in [0, 1] (Swayamdipta et al. 2020).
+        variability: Population standard deviation of p_y, in [0, 0.5] (Swayamdipta et al. 2020).
+        correctness: Correct presentations / T, in [0, 1]. Correct is margin > 0, so that a tie is wrong.
+        loss: Mean of -log p_y, in nats.
+        el2n: Mean of ||p - onehot(y)||_2, in [0, sqrt(2)] (Paul et al. 2021, who average over seeds).
+        probability_gap: max_k p_k - p_y at the last presentation, in [0, 1].
+        predicted: Class of the largest logit at the last presentation, int; -1 where never seen.
+        candidate: Majority among the predictions that disagree with the label (Boyer and Moore's sketch, so
+            exact where one class has more than half of them), int; -1 where none disagreed.
+    """
+
+    label: Array
+    presentations: Array
+    forgetting_events: Array
+    learned: Array
+    first_learned: Array
+    last_forgotten: Array
+    margin: Array
+    confidence: Array
+    variability: Array
+    correctness: Array
+    loss: Array
+    el2n: Array
+    probability_gap: Array
+    predicted: Array
+    candidate: Array
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """The presentations of one epoch in the order they were made, and what changed in it.
+
+    Attributes:
+        index: Dataset index of each presentation, int64.
+        p_label: Probability of the label, float32.
+        margin: Logit margin, float32.
+        predicted: Class of the largest logit, int32.
+        forgotten: Number of forgetting events in this epoch.
+        learned: Number of samples that were correct for the first time.
+        non_finite: Number of presentations left out because a logit was NaN or infinite.
+    """
+
+    index: Array
+    p_label: Array
+    margin: Array
+    predicted: Array
+    forgotten: int
+    learned: int
+    non_finite: int
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of presentations with a positive margin; NaN for an epoch without any."""
+        return float((self.margin > 0).mean()) if len(self.margin) else float("nan")

@@ -1,0 +1,171 @@
+"""The record with its checks: ``update`` for each batch, ``end_epoch`` once an epoch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalens.dynamics.fold import empty_state, fold, read_statistics
+from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, NOT_A_CLASS, PREDICTED, TARGET, PendingRows
+from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
+
+VERSION = 2
+
+
+class TrainingDynamics:
+    """Count and sum what training shows of each sample, exactly and without waiting for the device.
+
+    ``update`` is called for each batch, ``end_epoch`` once an epoch, ``compute`` whenever the statistics are
+    wanted. Works without Lightning. Takes 52 bytes for each sample, and 28 for each presentation of the epoch under
+    way, 20 of them on the device of the logits.
+
+    Args:
+        num_samples: Number N of samples in the dataset.
+
+    Raises:
+        ValueError: If ``num_samples`` is not positive.
+
+    Example:
+        >>> import torch
+        >>> dynamics = TrainingDynamics(2)
+        >>> for epoch, logits in enumerate([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [1.0, 0.0]]]):
+        ...     dynamics.update([0, 1], torch.tensor(logits), torch.tensor([0, 1]))
+        ...     _ = dynamics.end_epoch(epoch)
+        >>> dynamics.compute().forgetting_events, dynamics.compute().margin
+        (array([1, 0], dtype=int32), array([-1., -1.]))
+    """
+
+    def __init__(self, num_samples: int) -> None:
+        if num_samples < 1:
+            raise ValueError(
+                f"Expected `num_samples` to be at least 1, got {num_samples}. Pass the length of the dataset."
+            )
+        self.num_samples = num_samples
+        self._state = empty_state(num_samples)
+        self._pending = PendingRows()
+
+    def update(self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Record one batch; a sample may occur in it more than once.
+
+        Args:
+            indices: Dataset index of each row, N integers in [0, num_samples).
+            logits: Shape ``(N, K)``, K >= 2. Neither modified nor kept.
+            targets: Shape ``(N,)``, int64, the classes trained on.
+
+        Raises:
+            ValueError: If the shapes do not agree.
+        """
+        one_each = not isinstance(indices, Tensor) or (indices.ndim == 1 and not indices.is_floating_point())
+        if logits.ndim != 2 or targets.shape != logits.shape[:1] or not one_each or len(indices) != len(targets):
+            raise ValueError(
+                f"Expected `logits` of shape (N, K) with N `targets` and N integer `indices`, got "
+                f"{tuple(logits.shape)}, {tuple(targets.shape)} and {_described(indices)}. "
+                "Pass one row of logits, one class and one dataset index for each sample."
+            )
+        self._pending.add(indices, logits, targets)
+
+    def end_epoch(self, epoch: int) -> EpochRecord:
+        """Move the epoch's rows to the host, once, and fold them into the record.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+
+        Returns:
+            The presentations of this epoch.
+
+        Raises:
+            ValueError: If a target is no class, an index is out of range, or the label of a sample changed
+                since its last presentation. The record is then as before.
+        """
+        pending, self._pending = self._pending, PendingRows()
+        index, rows, _ = pending.on_host()
+        self._check(index, rows)
+        counted = rows[TARGET] >= 0
+        finite = np.isfinite(rows[: EL2N + 1]).all(axis=0)
+        kept = counted & finite
+        if not kept.all():
+            index, rows = index[kept], rows[:, kept]
+        forgotten, learned = fold(self._state, index, rows, epoch)
+        return EpochRecord(
+            index=index,
+            p_label=np.exp(rows[LOG_P]),
+            margin=rows[MARGIN],
+            predicted=rows[PREDICTED].astype(np.int32),
+            forgotten=forgotten,
+            learned=learned,
+            non_finite=int((counted & ~finite).sum()),
+        )
+
+    def discard_pending(self) -> int:
+        """Drop the presentations since the last ``end_epoch`` and return how many there were."""
+        dropped, self._pending = len(self._pending), PendingRows()
+        return dropped
+
+    def compute(self) -> SampleStatistics:
+        """Return the statistics of the epochs that have ended; arrays of length N, copies."""
+        return read_statistics(self._state)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return version, N, the record and the presentations of the epoch under way: tensors and plain Python."""
+        pending = zip(("index", "rows", "step"), self._pending.on_host(), strict=True)
+        return {
+            "version": VERSION,
+            "num_samples": self.num_samples,
+            "state": {name: torch.from_numpy(values.copy()) for name, values in self._state.items()},
+            "pending": {name: torch.from_numpy(values.copy()) for name, values in pending},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Continue from ``state_dict``.
+
+        Raises:
+            ValueError: If it has another version or another number of samples.
+        """
+        found = (state_dict.get("version"), state_dict.get("num_samples"))
+        if found != (VERSION, self.num_samples):
+            raise ValueError(
+                f"Expected a record of version {VERSION} with {self.num_samples} samples, got version {found[0]} "
+                f"with {found[1]}. Resume with the dataset the checkpoint was made with, or call `reset()`."
+            )
+        self._state = {name: state_dict["state"][name].cpu().numpy().copy() for name in self._state}
+        index, rows, step = (state_dict["pending"][name].cpu().numpy().copy() for name in ("index", "rows", "step"))
+        self._pending = PendingRows()
+        self._pending.continue_from(index, rows, step)
+
+    def _check(self, index: Array, rows: Array) -> None:
+        if len(index) and (index.min() < 0 or index.max() >= self.num_samples):
+            outside = int(((index < 0) | (index >= self.num_samples)).sum())
+            raise ValueError(
+                f"Expected `indices` to be in [0, {self.num_samples}), got {outside} outside it, "
+                f"the largest {index.max()}. Did the dataset grow? Start a new record."
+            )
+        wrong = int((rows[TARGET] == NOT_A_CLASS).sum())
+        if wrong:
+            raise ValueError(
+                f"Expected binary targets to be 0 or 1, got {wrong} other values in this epoch. "
+                "Pass `capture=` with a callable that returns logits and class indices."
+            )
+        changed = self._changed_labels(index, rows[TARGET])
+        if changed:
+            raise ValueError(
+                f"Expected the label of a sample to stay the same, got {changed} samples whose label changed between "
+                "presentations. Indices and rows of the batch do not belong together, or labels are drawn anew: "
+                "let the dataset return its index and pass `index=`."
+            )
+
+    def _changed_labels(self, index: Array, target: Array) -> int:
+        if target.min(initial=0) < 0:
+            index, target = index[target >= 0], target[target >= 0]
+        known = self._state["label"].astype(np.float32)
+        before = known[index]
+        unknown = before < 0
+        if unknown.any():
+            known[index[unknown]] = target[unknown]
+            before = known[index]
+        return len(np.unique(index[before != target]))
+
+
+def _described(indices: Sequence[int] | Tensor) -> str:
+    return f"{tuple(indices.shape)} of {indices.dtype}" if isinstance(indices, Tensor) else f"{len(indices)} of them"
