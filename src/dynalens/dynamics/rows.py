@@ -50,7 +50,7 @@ def presentation_rows(logits: Tensor, targets: Tensor) -> Tensor:
     label_below, below = (z_label - top).squeeze(1), others.sub_(top)
     predicted = largest_class(below, label_below, targets)
     # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
-    e = below.exp_()
+    e = below.scatter_(1, label, 0.0).exp_().scatter_(1, label, 0.0)  # of -inf, a CPU's exp is ten times slower
     e_others = e.sum(dim=1)
     rest = e_others + label_below.expm1()
     log_p = label_below - rest.log1p()
@@ -95,6 +95,7 @@ class PendingRows:
         self._rows: list[Tensor] = []
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._waiting_numbers = 0
+        self._kind: tuple[int, torch.dtype, torch.dtype, torch.device] | None = None
         self._continued: tuple[Array, Array, Array] | None = None
 
     def __len__(self) -> int:
@@ -109,8 +110,10 @@ class PendingRows:
             self._compute()
             self._rows.append(presentation_rows(logits, targets))
             return
-        if self._waiting and not _alike(self._waiting[0], (logits, targets)):
+        kind = (logits.shape[1], logits.dtype, targets.dtype, logits.device)
+        if kind != self._kind:
             self._compute()
+            self._kind = kind
         self._waiting.append((logits.clone(), targets.clone()))
         self._waiting_numbers += logits.numel()
         if self._waiting_numbers >= _TOGETHER:
@@ -143,13 +146,6 @@ class PendingRows:
             logits, targets = zip(*self._waiting, strict=True)
             self._rows.append(presentation_rows(torch.cat(logits), torch.cat(targets)))
             self._waiting, self._waiting_numbers = [], 0
-
-
-def _alike(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> bool:
-    return all(
-        a.shape[1:] == b.shape[1:] and a.dtype == b.dtype and a.device == b.device
-        for a, b in zip(one, other, strict=True)
-    )
 
 
 def _indices_on_host(index: Sequence["array[int] | Tensor"]) -> Array:
