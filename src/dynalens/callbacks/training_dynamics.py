@@ -42,7 +42,9 @@ class TrainingDynamicsMonitor(CallbackBase):
         capture: "auto" takes ``logits`` and ``targets`` from the dict that ``training_step`` returns, else from the
             call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``; "loss" and "outputs"
             allow one of the two; "module:<dotted name>" takes the output of a layer and the batch's label; a
-            callable(outputs, batch) returns both.
+            callable(outputs, batch), or the dotted path of one, returns both. A binary logit, (N,) or (N, 1), counts
+            as the two classes 0 and z. The inputs of ``nll_loss`` are log-probabilities; their margins and
+            probabilities are those of the logits.
         views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
         class_names: Name of each class; default: the dataset's ``classes``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
@@ -164,6 +166,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         assert self._dynamics is not None
         assert self._folder is not None
         epoch = max(trainer.current_epoch, self._epochs[-1] + 1 if self._epochs else 0)
+        self._capture.end_epoch()
         record = self._dynamics.end_epoch(epoch)
         if self._recorder:
             self._recorder.end_epoch()
