@@ -1,10 +1,15 @@
 """Settings of the whole suite."""
 
 import logging
+import os
 
 import torch
 
 # Two threads are slower than one on a shared machine, and sums differ between thread counts.
 torch.set_num_threads(1)
+# Fits are compared bit for bit, on a card too (``DYNALENS_TEST_ACCELERATOR=gpu``).
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 for name in ("pytorch_lightning", "lightning.pytorch"):
     logging.getLogger(name).setLevel(logging.ERROR)

@@ -105,8 +105,8 @@ def test_logits_and_targets_are_those_of_the_step_and_weights_stay_bit_identical
     assert len(watch.found) == len(runs[0].seen)
     for found, (_, _, logits, y) in zip(watch.found, runs[0].seen, strict=True):
         assert found is not None
-        torch.testing.assert_close(found.logits, logits, rtol=0, atol=0)
-        assert torch.equal(found.targets, y)
+        torch.testing.assert_close(found.logits.cpu(), logits, rtol=0, atol=0)
+        assert torch.equal(found.targets.cpu(), y)
     for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
         assert torch.equal(a, b)
 

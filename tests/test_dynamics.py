@@ -332,6 +332,33 @@ def test_the_step_cannot_wait_for_the_device(
     assert computed[-1] == {2: 0, 10: 13 * 512, 1000: 14 * 512}[classes]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("size", "classes"), [(8, 2), (512, 10), (512, 1000)])
+@pytest.mark.parametrize("index_on_device", [False, True])
+def test_on_a_card_no_step_waits_and_the_record_is_that_of_the_cpu(
+    size: int, classes: int, index_on_device: bool
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    dynamics = {device: TrainingDynamics(size) for device in ("cpu", "cuda")}
+    for epoch in range(2):
+        batches = [(torch.randn(size, classes, generator=generator), torch.arange(size) % classes) for _ in range(14)]
+        for device, tracked in dynamics.items():
+            index = torch.arange(size, device=device) if index_on_device else [*range(size)]
+            moved = [(logits.to(device), targets.to(device)) for logits, targets in batches]
+            torch.cuda.set_sync_debug_mode("error" if device == "cuda" else "default")
+            try:
+                for logits, targets in moved:
+                    tracked.update(index, logits, targets)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            tracked.end_epoch(epoch)
+    ours, expected = dynamics["cuda"].compute(), dynamics["cpu"].compute()
+    for field in fields(SampleStatistics):
+        np.testing.assert_allclose(
+            getattr(ours, field.name), getattr(expected, field.name), rtol=1e-5, atol=1e-6, err_msg=field.name
+        )
+
+
 def test_small_batches_are_computed_together_in_their_order() -> None:
     generator = torch.Generator().manual_seed(0)
     # Other numbers of classes or another precision cannot share a computation.

@@ -21,6 +21,10 @@ from training import Classifier, N, fit, images, labels, loader
 WEIGHT = torch.tensor([1.0, 2.0, 0.5])
 
 
+def weight(z: Tensor) -> Tensor:
+    return WEIGHT.to(z.device)
+
+
 class WithLoss(Classifier):
     def __init__(self, function: Callable[[Tensor, Tensor], Tensor], ignored: int = -100) -> None:
         super().__init__()
@@ -104,7 +108,8 @@ class Binary(Classifier):
         x, y = batch
         z = self(x / N)[:, 0].reshape(self.shape)
         is_one = (y == 1).to(z.dtype).reshape(self.shape) * self.value
-        rows = torch.stack([torch.zeros(len(x)), z.detach().flatten()], dim=1)
+        flat = z.detach().flatten()
+        rows = torch.stack([torch.zeros_like(flat), flat], dim=1)
         self.remember(x, rows, is_one.flatten().long())
         if self.returns is None:
             return F.binary_cross_entropy_with_logits(z, is_one)
@@ -134,7 +139,7 @@ def relabelled(z: Tensor, y: Tensor) -> Tensor:
 
 LOSSES: dict[str, Callable[[], Classifier]] = {
     "F.cross_entropy": loss(F.cross_entropy),
-    "all by position": loss(lambda z, y: F.cross_entropy(z, y, WEIGHT, None, -100, None, "mean", 0.1)),
+    "all by position": loss(lambda z, y: F.cross_entropy(z, y, weight(z), None, -100, None, "mean", 0.1)),
     "all by keyword": loss(lambda z, y: F.cross_entropy(reduction="sum", ignore_index=1, target=y, input=z), 1),
     "no reduction": loss(lambda z, y: F.cross_entropy(z, y, reduction="none").mean()),
     "nn.CrossEntropyLoss": loss(nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=0.1, ignore_index=2), 2),
@@ -142,8 +147,8 @@ LOSSES: dict[str, Callable[[], Classifier]] = {
     "ignore_index that is our own mark": loss(relabelled, 2),
     "cross_entropy imported by name": loss(lambda z, y: cross_entropy(z, y, ignore_index=1), 1),
     "nll_loss": loss(lambda z, y: F.nll_loss(z.log_softmax(1), y)),
-    "nll_loss by position": loss(lambda z, y: F.nll_loss(z.log_softmax(1), y, WEIGHT, None, 1), 1),
-    "nn.NLLLoss": loss(lambda z, y: nn.NLLLoss(weight=WEIGHT, ignore_index=0)(F.log_softmax(z, dim=1), y), 0),
+    "nll_loss by position": loss(lambda z, y: F.nll_loss(z.log_softmax(1), y, weight(z), None, 1), 1),
+    "nn.NLLLoss": loss(lambda z, y: nn.NLLLoss(weight=weight(z), ignore_index=0)(F.log_softmax(z, dim=1), y), 0),
     "nll_loss imported by name": loss(lambda z, y: nll_loss(target=y, input=z.log_softmax(1))),
 }
 OWN = {"capture": "module:net"}
@@ -236,7 +241,7 @@ class Contrastive(Classifier):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         views = self(torch.cat([batch[0], batch[0].flip(3)]) / N)
-        return F.cross_entropy(views, torch.zeros(len(views), dtype=torch.int64))
+        return F.cross_entropy(views, torch.zeros_like(views[:, 0], dtype=torch.int64))
 
 
 def test_a_contrastive_loss_is_refused(tmp_path: Path) -> None:

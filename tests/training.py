@@ -1,5 +1,6 @@
 """A classifier, data that carry their own index, and fits of both, for tests that need a Trainer."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 N, K = 22, 3
+ACCELERATOR = os.environ.get("DYNALENS_TEST_ACCELERATOR", "cpu")
+"""Where the fits of the suite run: "cpu", or "gpu" on a machine with a card."""
 
 
 def images(n: int = N) -> Tensor:
@@ -49,7 +52,7 @@ class Classifier(pl.LightningModule):
         return F.cross_entropy(logits, y)
 
     def remember(self, x: Tensor, logits: Tensor, y: Tensor) -> None:
-        self.seen.append((self.current_epoch, indices_of(x), logits.detach().clone(), y.clone()))
+        self.seen.append((self.current_epoch, indices_of(x), logits.detach().cpu().clone(), y.cpu().clone()))
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
@@ -73,7 +76,8 @@ def loader(data: Dataset[Any] | None = None, **options: Any) -> DataLoader[Any]:
 def trainer(tmp_path: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
     defaults: dict[str, Any] = {
         "max_epochs": 3,
-        "accelerator": "cpu",
+        "accelerator": ACCELERATOR,
+        "devices": 1,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "enable_checkpointing": False,
