@@ -475,6 +475,24 @@ def test_zero_samples_are_refused() -> None:
         TrainingDynamics(0)
 
 
+def test_a_record_that_grows_equals_one_that_had_the_room_from_the_start() -> None:
+    epochs = [[(0, [5.0, 0.0, 0.0])], [(1, [0.0, 5.0, 0.0]), (0, [0.0, 1.0, 0.0])], [(4, [0.0, 2.0, 1.0])]]
+    grown = TrainingDynamics(1)
+    for epoch, batch in enumerate(epochs):
+        index = [i for i, _ in batch]
+        grown.update(index, torch.tensor([z for _, z in batch]), torch.tensor([LABELS[i] for i in index]))
+        grown.grow(max(index) + 1)
+        # Wide integers stay wide.
+        grown.end_epoch(40_000 + epoch)
+    assert grown.num_samples == len(LABELS) == len(grown.compute())
+    expected = TrainingDynamics(len(LABELS))
+    for epoch, batch in enumerate(epochs):
+        feed(expected, 40_000 + epoch, batch, 4)
+    assert_same(grown.compute(), expected.compute())
+    grown.grow(2)
+    assert grown.num_samples == len(LABELS)
+
+
 def test_pending_presentations_can_be_dropped() -> None:
     dynamics = TrainingDynamics(2)
     dynamics.update([0, 1], torch.eye(2), torch.tensor([0, 1]))

@@ -1,134 +1,294 @@
-"""Whatever the loader, the recorder names the samples that are really in the batch, and changes nothing."""
+"""Whatever way tells which samples are in a batch, the record is the same, and a wrong pairing is noticed."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, WeightedRandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from dynalens.identity import (
-    IndexRecorder,
-    SampleIdentityError,
-    dataset_class_names,
-    indices_in_batch,
-    root_indices,
-)
-from training import Classifier, N, dataset, fit, labels, loader, trainer
+from dynalens import IndexedDataset, SampleIdentityError, TrainingDynamicsMonitor, load_record
+from dynalens.identity import SampleIdentity, SampleIds, indices_in_batch
+from dynalens.identity.loaders import Iteration
+from test_dynamics import assert_same
+from training import Classifier, K, N, dataset, fit, images, labels, loader, trainer
 
 
-class Follow(pl.Callback):
-    """Asks for the indices of each batch, as a monitor does."""
-
-    def __init__(self) -> None:
-        self.recorder: IndexRecorder | None = None
-        self.batches: list[list[int]] = []
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self.recorder = IndexRecorder.attach(trainer)
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        assert self.recorder
-        self.batches.append(list(self.recorder.indices(trainer, args[3])))
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert self.recorder
-        self.recorder.end_epoch()
-
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        assert self.recorder
-        self.recorder.detach()
-
-    def on_exception(self, *args: Any) -> None:
-        assert self.recorder
-        self.recorder.detach()
+def name(i: int) -> str:
+    return f"folder/übung {i:03d}.png"
 
 
-class RandomBatches:
-    """No BatchSampler, and its draws come from the global generator."""
+class Carries(Dataset[Any]):
+    """Its samples are dicts that hold an index or id, made by ``form``."""
 
-    def __iter__(self) -> Iterator[list[int]]:
-        for _ in range(5):
-            yield torch.randint(N, (3,)).tolist()
+    def __init__(self, form: Callable[[int], Any] = int) -> None:
+        self.form = form
 
     def __len__(self) -> int:
-        return 5
+        return N
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return {"x": images()[i], "y": labels()[i], "id": self.form(i)}
 
 
-def in_order() -> DataLoader[Any]:
-    return loader(shuffle=False)
+class Stream(IterableDataset[Any]):
+    """The samples of `Carries` in another order for each epoch, without a length."""
+
+    def __init__(self, form: Callable[[int], Any] = int) -> None:
+        self.samples, self.generator = Carries(form), torch.Generator().manual_seed(5)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self.samples[i] for i in torch.randperm(N, generator=self.generator).tolist())
 
 
-def weighted() -> DataLoader[Any]:
-    return loader(shuffle=False, sampler=WeightedRandomSampler([i + 1.0 for i in range(N)], N))
+class OfDicts(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
 
 
-def dataset_of_batches() -> DataLoader[Any]:
-    sampler = BatchSampler(torch.utils.data.RandomSampler(range(N)), 4, drop_last=False)
-    return DataLoader(dataset(), batch_size=None, sampler=sampler)
+class OfTriples(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[:2], batch_idx)
 
 
-def with_workers(**options: Any) -> Callable[[], DataLoader[Any]]:
-    return lambda: loader(num_workers=2, **options)
+def without_first(samples: list[Any]) -> Any:
+    return torch.utils.data.default_collate(samples[1:] if len(samples) > 1 else samples)
 
 
-LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
-    "shuffle": loader,
-    "in order": in_order,
-    "drop_last": lambda: loader(drop_last=True),
-    "workers": with_workers(prefetch_factor=4),
-    "persistent workers": with_workers(persistent_workers=True),
-    "weighted, with repeats": weighted,
-    "own batch sampler": lambda: DataLoader(dataset(), batch_sampler=RandomBatches()),
-    "batches as a list": lambda: DataLoader(dataset(), batch_sampler=[[3, 1], [2], [3, 0, 5]]),
-    "no automatic batches": dataset_of_batches,
-    "subset": lambda: loader(Subset(dataset(), range(N))),
-}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "limit_train_batches": {"limit_train_batches": 2},
-    "reload": {"reload_dataloaders_every_n_epochs": 1},
-    "accumulate": {"accumulate_grad_batches": 3},
-    "overfit_batches": {"overfit_batches": 2, "data": in_order},
-    "validation in the epoch": {"val": in_order, "val_check_interval": 2},
-    "max_steps": {"max_steps": 8, "max_epochs": -1},
-}
+def without_none(samples: list[Any]) -> Any:
+    return torch.utils.data.default_collate([sample for sample in samples if sample is not None])
 
 
-def compare(tmp_path: Path, **options: Any) -> None:
-    follow = Follow()
-    watched, plain = fit(tmp_path, follow, **options), fit(tmp_path, **options)
-    assert follow.batches == [indices for _, indices, _, _ in watched.seen]
-    assert follow.batches
-    for name, value in plain.state_dict().items():
-        assert torch.equal(value, watched.state_dict()[name]), name
+class Holes(Carries):
+    def __getitem__(self, i: int) -> Any:
+        return None if i % 5 == 0 else super().__getitem__(i)
 
 
-@pytest.mark.parametrize("data", LOADERS.values(), ids=LOADERS.keys())
-def test_the_samples_of_every_loader_are_known_and_weights_stay_bit_identical(
-    tmp_path: Path, data: Callable[[], DataLoader[Any]]
+def tripled(index: int) -> int:
+    return 3 * index + 100
+
+
+# name: (index argument, data, module, id of the sample that the module sees as i)
+WAYS: dict[str, tuple[Any, Callable[[], Any], type[Classifier], Callable[[int], Any]]] = {
+    "automatic": ("auto", lambda: loader(Carries()), OfDicts, int),
+    "key": ("id", lambda: loader(Carries()), OfDicts, int),
+    "callable": (lambda batch: batch["id"].tolist(), lambda: loader(Carries()), OfDicts, int),
+    "strings": ("id", lambda: loader(Carries(name)), OfDicts, name),
+    "array of strings": (lambda b: np.array(b["id"]), lambda: loader(Carries(name), num_workers=1), OfDicts, name),
+    "iterable": ("id", lambda: DataLoader(Stream(), batch_size=4), OfDicts, int),
+    "iterable, other integers": ("id", lambda: DataLoader(Stream(tripled), batch_size=4), OfDicts, tripled),
+    "iterable, strings": ("id", lambda: DataLoader(Stream(name), batch_size=4), OfDicts, name),
+    "IndexedDataset": ("auto", lambda: loader(IndexedDataset(dataset())), OfTriples, int),
+    "IndexedDataset of dicts": ("auto", lambda: loader(IndexedDataset(Carries())), OfDicts, int),
+    "IndexedDataset, samples left out": (
+        "auto", lambda: loader(IndexedDataset(dataset()), collate_fn=without_first), OfTriples, int,
+    ),
+    "IndexedDataset, None": (
+        "auto", lambda: loader(IndexedDataset(Holes()), collate_fn=without_none), OfDicts, int,
+    ),
+    "IndexedDataset in a subset": (
+        IndexedDataset.indices, lambda: loader(Subset(IndexedDataset(dataset()), range(3, N, 2))), OfTriples, int,
+    ),
+}  # fmt: skip
+
+
+def ids_by_the_module(model: Classifier, form: Callable[[int], Any]) -> dict[Any, list[tuple[float, int]]]:
+    """Margin and label of every presentation of each sample."""
+    found: dict[Any, list[tuple[float, int]]] = {}
+    for _, index, logits, y in model.seen:
+        for i, z, label in zip(index, logits.double(), y.tolist(), strict=True):
+            others = torch.cat([z[:label], z[label + 1 :]])
+            found.setdefault(form(i), []).append((float(z[label] - others.max()), label))
+    return found
+
+
+@pytest.mark.parametrize(("index", "data", "model", "form"), WAYS.values(), ids=WAYS.keys())
+def test_every_way_gives_the_same_table(
+    tmp_path: Path, index: Any, data: Any, model: type[Classifier], form: Callable[[int], Any]
 ) -> None:
-    compare(tmp_path, data=data)
+    monitor, module = TrainingDynamicsMonitor(index=index), model()
+    fit(tmp_path, monitor, data=data, model=module)
+    expected, table = ids_by_the_module(module, form), monitor.table()
+    assert set(expected) <= set(table.index)
+    assert len(table) in (len(expected), N)
+    assert table.index.name == "sample_id"
+    assert table["presentations"].to_dict() == {i: len(expected.get(i, [])) for i in table.index}
+    for i, presentations in expected.items():
+        assert table["label"][i] == presentations[0][1]
+        assert -table["score"][i] == pytest.approx(np.mean([margin for margin, _ in presentations]), rel=1e-5, abs=1e-6)
+    clean = monitor.clean_indices()
+    assert clean == [i for i in table.index if not table["flagged"][i]]
+    assert {type(i) for i in clean} == {type(form(0))}
+    assert monitor.suspects()["rank"].is_monotonic_increasing
+    record = load_record(tmp_path)
+    assert record.table().equals(table)
+    stored = pd.read_csv(tmp_path / "dynalens" / "samples.csv", index_col="sample_id")
+    assert stored.index.tolist() == table.index.tolist()
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
-def test_the_samples_under_every_trainer_option_are_known(tmp_path: Path, options: dict[str, Any]) -> None:
-    compare(tmp_path, **options)
+@pytest.mark.parametrize(("index", "data", "model", "form"), WAYS.values(), ids=WAYS.keys())
+def test_weights_are_bit_identical_in_every_way(
+    tmp_path: Path, index: Any, data: Any, model: type[Classifier], form: Any
+) -> None:
+    def weights(*callbacks: Any) -> dict[str, Tensor]:
+        pl.seed_everything(7, verbose=False)
+        return dict(fit(tmp_path, *callbacks, data=data, model=model(), max_epochs=2).state_dict())
+
+    watched, plain = weights(TrainingDynamicsMonitor(index=index)), weights()
+    assert all(torch.equal(watched[key], plain[key]) for key in plain)
 
 
-def test_nothing_is_left_behind_and_the_same_loader_fits_again(tmp_path: Path) -> None:
-    data, follow = loader(), Follow()
-    runner = trainer(tmp_path, follow)
-    model = Classifier()
-    runner.fit(model, data)
-    assert type(data) is DataLoader
-    assert "process_dataloader" not in vars(runner.strategy)
-    assert not [name for name in vars(data) if "dynalens" in name]
-    runner.fit_loop.max_epochs = 5
-    runner.fit(model, data)
-    assert follow.batches == [indices for _, indices, _, _ in model.seen]
+def test_the_root_index_is_missing_where_ids_do_not_tell_it(tmp_path: Path) -> None:
+    roots = {}
+    for way in ("strings", "iterable", "IndexedDataset in a subset"):
+        index, data, model, _ = WAYS[way]
+        monitor = TrainingDynamicsMonitor(index=index, name=way[:4])
+        fit(tmp_path, monitor, data=data, model=model(), max_epochs=1)
+        roots[way] = monitor.table()["root_index"]
+    assert roots["strings"].isna().all()
+    assert roots["iterable"].isna().all()
+    assert sorted(roots["IndexedDataset in a subset"]) == list(range(3, N, 2))
+    assert roots["IndexedDataset in a subset"].tolist() == roots["IndexedDataset in a subset"].index.tolist()
+
+
+def test_a_resumed_fit_keeps_the_rows_of_the_ids(tmp_path: Path) -> None:
+    def data() -> Any:
+        return DataLoader(Stream(name), batch_size=4)
+
+    saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    first = fit(
+        tmp_path / "a",
+        TrainingDynamicsMonitor(index="id"),
+        saver,
+        model=OfDicts(),
+        data=data,
+        enable_checkpointing=True,
+    )
+    state = torch.load(tmp_path / "step=8.ckpt", weights_only=True)["callbacks"]
+    kept = next(value["sample_ids"] for key, value in state.items() if "TrainingDynamics" in key)
+    assert kept == [name(i) for _, index, _, _ in first.seen[:6] for i in index]
+    monitor, second = TrainingDynamicsMonitor(index="id"), OfDicts()
+    fit(tmp_path / "b", monitor, model=second, data=data, ckpt_path=str(tmp_path / "step=8.ckpt"))
+    second.seen = [*first.seen[:8], *second.seen]
+    expected = ids_by_the_module(second, name)
+    assert monitor.table().index.tolist() == kept
+    assert monitor.table()["presentations"].to_dict() == {i: len(seen) for i, seen in expected.items()}
+    record = load_record(tmp_path / "b")
+    assert record.sample_ids is not None
+    assert record.sample_ids.tolist() == kept
+    history = [record.sample_ids[epoch["index"]].tolist() for _, epoch in record.history()]
+    seen = [[name(i) for e, index, _, _ in second.seen if e == epoch for i in index] for epoch in range(3)]
+    assert history == seen
+
+
+def test_ids_that_come_late_get_rows_of_their_own(tmp_path: Path) -> None:
+    class Grows(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            self.epoch = getattr(self, "epoch", 0) + 1
+            return (Carries(name)[i] for i in range(6 * self.epoch))
+
+    monitor = TrainingDynamicsMonitor(index="id")
+    fit(tmp_path, monitor, model=OfDicts(), data=lambda: DataLoader(Grows(), batch_size=4))
+    table = monitor.table()
+    assert table.index.tolist() == [name(i) for i in range(18)]
+    assert table["presentations"].tolist() == [3] * 6 + [2] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (("id", Carries(name)), ("auto", Carries(name)), "gives ids as those of the record, 'folder/.*got 'auto'"),
+        (("id", Carries()), ("id", Carries(name)), "positions in the dataset, as in the record so far, got 'folder"),
+        (("id", Carries(name)), ("id", Carries()), r"ids like those of the record, as 'folder.*, got \d+"),
+        (("id", Carries()), ("id", Stream()), "dataset of the record, 22 samples, got one of unknown length"),
+    ],
+)
+def test_a_record_keeps_its_kind_of_ids(tmp_path: Path, first: Any, second: Any, message: str) -> None:
+    monitor = TrainingDynamicsMonitor(index=first[0])
+    fit(tmp_path / "a", monitor, model=OfDicts(), data=lambda: DataLoader(first[1], 4), max_epochs=1)
+    state = monitor.state_dict()
+    other = TrainingDynamicsMonitor(index=second[0])
+    other.load_state_dict(state)
+    with pytest.raises(SampleIdentityError, match=message):
+        fit(tmp_path / "b", other, model=OfDicts(), data=lambda: DataLoader(second[1], 4), max_epochs=1)
+    other.reset()
+    fit(tmp_path / "c", other, model=OfDicts(), data=lambda: DataLoader(second[1], 4), max_epochs=1)
+    assert other.table()["presentations"].tolist() == [1] * N
+
+
+def test_ids_are_refused_where_several_processes_train() -> None:
+    identity = SampleIdentity("id")
+    identity._by_position = False
+    identity._find = lambda trainer, batch: ["a"]  # type: ignore[method-assign]  # no Trainer with two processes here
+    with pytest.raises(SampleIdentityError, match="where several processes train, got ids"):
+        identity.rows(SimpleNamespace(world_size=2), None)
+
+
+class Redrawn(Carries):
+    """Its labels are drawn anew for each request."""
+
+    calls = 0
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        self.calls += 1
+        return super().__getitem__(i) | {"y": torch.tensor(self.calls // 2 % K)}
+
+
+class RedrawnStream(Stream):
+    def __init__(self, form: Callable[[int], Any] = int) -> None:
+        super().__init__(form)
+        self.samples = Redrawn(form)
+
+
+@pytest.mark.parametrize(
+    ("index", "data"),
+    [
+        ("auto", lambda: loader(Redrawn())),
+        ("auto", lambda: loader(Redrawn(), num_workers=1, in_order=False, persistent_workers=True)),
+        ("auto", lambda: loader(IndexedDataset(Redrawn()))),
+        ("id", lambda: loader(Redrawn())),
+        ("id", lambda: loader(Redrawn(name))),
+        ("id", lambda: DataLoader(RedrawnStream(name), batch_size=4)),
+    ],
+    ids=["sampler", "tagged", "IndexedDataset", "key", "strings", "iterable"],
+)
+def test_labels_that_change_stop_training_in_every_way(tmp_path: Path, index: Any, data: Any) -> None:
+    model = OfDicts()
+    with pytest.raises(ValueError, match=r"label of a sample to stay the same, got \d+ samples whose label changed"):
+        fit(tmp_path, TrainingDynamicsMonitor(index=index), model=model, data=data)
+    assert model.seen[-1][0] == 1  # the epoch in which the second label was seen
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        loader,
+        lambda: loader(num_workers=1, in_order=False),
+        lambda: loader(sampler=torch.utils.data.WeightedRandomSampler([1.0] * N, N), shuffle=False),
+        lambda: DataLoader(dataset(), batch_sampler=[[0, 1], [2, 3], [4, 5]]),
+    ],
+    ids=["sampler", "tagged", "repeats", "list"],
+)
+def test_a_recorder_that_is_out_of_step_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: Any) -> None:
+    """Each batch gets the indices of the one before it; the first those of the last one that was drawn."""
+    take, late = Iteration.take, [torch.tensor([1, 3])]
+
+    def misaligned(self: Iteration, step: int, ahead: int) -> Any:
+        late.append(take(self, step, ahead))  # type: ignore[arg-type]  # a batch each time
+        return late[-2][torch.arange(len(late[-1])) % len(late[-2])]
+
+    monkeypatch.setattr(Iteration, "take", misaligned)
+    with pytest.raises(ValueError, match=r"got \d+ samples whose label changed"):
+        fit(tmp_path, TrainingDynamicsMonitor(), data=data)
 
 
 def test_nothing_is_left_behind_after_an_exception(tmp_path: Path) -> None:
@@ -138,62 +298,54 @@ def test_nothing_is_left_behind_after_an_exception(tmp_path: Path) -> None:
                 raise RuntimeError("stop here")
             return super().training_step(batch, batch_idx)
 
-    data = loader()
-    with pytest.raises(RuntimeError, match="stop here"):
-        fit(tmp_path, Follow(), model=Failing(), data=lambda: data)
-    assert type(data) is DataLoader
-    assert not [name for name in vars(data) if "dynalens" in name]
+    for data in (loader(), loader(num_workers=1, in_order=False)):
+        before = dict(vars(data))
+        runner = trainer(tmp_path, TrainingDynamicsMonitor(), TrainingDynamicsMonitor(name="b"))
+        with pytest.raises(RuntimeError, match="stop here"):
+            runner.fit(Failing(), data)
+        assert type(data) is DataLoader
+        assert vars(data) == before
+        assert "process_dataloader" not in vars(runner.strategy)
 
 
-def test_several_callbacks_share_one_recorder(tmp_path: Path) -> None:
-    first, second = Follow(), Follow()
-    model = fit(tmp_path, first, second)
-    assert first.recorder is second.recorder
-    assert first.batches == second.batches == [indices for _, indices, _, _ in model.seen]
+def test_a_loader_that_was_replaced_is_let_go(tmp_path: Path) -> None:
+    known: list[weakref.ref[Any]] = []
+
+    class Data(pl.LightningDataModule):
+        def train_dataloader(self) -> Any:
+            gc.collect()
+            assert [reference() for reference in known[:-1]] == [None] * (len(known) - 1)
+            known.append(weakref.ref(made := loader()))
+            return made
+
+    module = Classifier()
+    module.validation_step = None  # type: ignore[method-assign, assignment]  # it has no validation data
+    trainer(tmp_path, TrainingDynamicsMonitor(), reload_dataloaders_every_n_epochs=1, max_epochs=4).fit(module, Data())
+    assert len(known) == 4
 
 
-class Stream(IterableDataset[Any]):
-    def __iter__(self) -> Iterator[Any]:
-        return iter(dataset())
-
-
-class Batches:
-    def __iter__(self) -> Iterator[Any]:
-        return iter([(torch.randn(4, 1, 6, 6), labels(4))])
-
-
-class Stateful(DataLoader[Any]):
-    def load_state_dict(self, state: Any) -> None:
-        """As torchdata's loader, which restores its sampler without drawing from it."""
-
-
-class Empty(torch.utils.data.Dataset[Any]):
-    def __len__(self) -> int:
-        return 0
+def test_ids_have_the_rows_in_which_they_came() -> None:
+    ids = SampleIds([7])
+    assert ids.rows(torch.tensor([3, 7, 3])).tolist() == [1, 0, 1]
+    assert ids.rows([3, 9]).tolist() == [1, 2]
+    assert ids.array(2).tolist() == [7, 3]
+    with pytest.raises(SampleIdentityError, match=r"like those of the record, as 7, got 'a'\. Use one kind of id"):
+        ids.rows(["a"])
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("batch", "index", "expected"),
     [
-        (lambda: DataLoader(Stream(), batch_size=4), "got the iterable dataset Stream, which has no index"),
-        (Batches, "got a Batches"),
-        (lambda: Stateful(dataset(), batch_size=4), "got the stateful loader Stateful"),
-        (lambda: loader(num_workers=1, in_order=False), "got `in_order=False` with workers"),
-        (lambda: DataLoader(Empty()), "a training dataset with samples, got 0"),
-        (lambda: {"a": loader(), "b": loader()}, "got a second dataset"),
+        ({"x": torch.zeros(2, 1), "position": torch.tensor([4, 2], dtype=torch.int32)}, "position", [4, 2]),
+        ((1, [7, 8]), lambda batch: batch[1], [7, 8]),
+        ((1, np.array([7, 8], dtype=np.uint8)), lambda batch: batch[1], [7, 8]),
+        ({"position": ("a", "b")}, "position", ["a", "b"]),
     ],
 )
-def test_loaders_that_cannot_be_followed_raise_before_training(
-    tmp_path: Path, data: Callable[[], Any], message: str
-) -> None:
-    with pytest.raises(SampleIdentityError, match=message):
-        fit(tmp_path, Follow(), data=data)
-
-
-def test_a_batch_can_carry_its_indices() -> None:
-    batch = {"x": torch.zeros(2, 1), "position": torch.tensor([4, 2])}
-    assert torch.equal(torch.as_tensor(indices_in_batch(batch, "position")), torch.tensor([4, 2]))
-    assert torch.equal(torch.as_tensor(indices_in_batch((1, [7, 8]), lambda b: b[1])), torch.tensor([7, 8]))
+def test_a_batch_can_carry_its_indices(batch: Any, index: Any, expected: list[Any]) -> None:
+    found = indices_in_batch(batch, index)
+    assert list(found) == expected
+    assert not isinstance(found, Tensor) or found.dtype == torch.int64
 
 
 @pytest.mark.parametrize(
@@ -201,8 +353,12 @@ def test_a_batch_can_carry_its_indices() -> None:
     [
         ({"x": 1}, "position", r"the key 'position', got the keys \['x'\]"),
         ([1, 2], "position", "the key 'position', got a list"),
-        ({"position": torch.zeros(2)}, "position", "one integer for each sample"),
-        ({"position": torch.zeros(2, 2).long()}, "position", "one integer for each sample"),
+        ({"position": torch.zeros(2)}, "position", "one integer or string for each sample"),
+        ({"position": torch.zeros(2, 2).long()}, "position", "one integer or string for each sample"),
+        ({"position": [1.5, 2]}, "position", r"for each sample, got \(2,\) of float64"),
+        ({"position": torch.tensor([True])}, "position", "one integer or string for each sample, .*torch.bool"),
+        ({"position": "abc"}, "position", "one integer or string for each sample"),
+        ({"position": [b"abc"]}, "position", "one integer or string for each sample"),
     ],
 )
 def test_a_batch_without_indices_raises(batch: Any, index: str, message: str) -> None:
@@ -210,15 +366,18 @@ def test_a_batch_without_indices_raises(batch: Any, index: str, message: str) ->
         indices_in_batch(batch, index)
 
 
-def test_subsets_of_subsets_lead_to_the_root_index() -> None:
-    inner = Subset(dataset(), [5, 7, 9, 11])
-    assert root_indices(Subset(inner, [3, 1]), 2) == [11, 7]
+def test_the_way_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
+    for index, data, model, _ in WAYS.values():
+        fit(tmp_path, TrainingDynamicsMonitor(index=index), data=data, model=model(), max_epochs=1)
+    fit(tmp_path, TrainingDynamicsMonitor(), data=lambda: loader(num_workers=1, in_order=False), max_epochs=1)
+    ways = [text.split("identity: ")[1] for text in said]
+    assert ways == ["sampler", *["`index`"] * 7, *["IndexedDataset"] * 4, "`index`", "carried with the samples"]
 
 
-def test_class_names_are_those_of_the_root_dataset() -> None:
-    data = dataset()
-    assert dataset_class_names(data) is None
-    data.classes = ["a", "b", "c"]  # type: ignore[attr-defined]  # as torchvision's datasets have it
-    assert dataset_class_names(Subset(Subset(data, [1, 2]), [0])) == ["a", "b", "c"]
-    data.classes = Tensor([1])  # type: ignore[attr-defined]  # no names
-    assert dataset_class_names(data) is None
+def test_two_ways_in_one_trainer_make_the_same_record(tmp_path: Path) -> None:
+    automatic, explicit = TrainingDynamicsMonitor(name="a"), TrainingDynamicsMonitor(index="id", name="b")
+    fit(tmp_path, automatic, explicit, model=OfDicts(), data=lambda: loader(Carries()))
+    assert_same(automatic.statistics(), explicit.statistics())
+    assert_same(load_record(tmp_path / "dynalens" / "a").statistics, explicit.statistics())

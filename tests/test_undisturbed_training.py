@@ -1,5 +1,6 @@
 """The contract: a run with the callbacks ends bit-identical to a run without them."""
 
+import functools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +55,7 @@ class Delicate(Classifier):
         return super().forward(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        x, y = batch
+        x, y = batch["a"] if isinstance(batch, dict) else batch
         loss = F.cross_entropy(self(x / N), y)
         if self.automatic_optimization:
             return loss
@@ -89,11 +91,23 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return [name for name in one | other if not (name in one and name in other and same(one[name], other[name]))]
 
 
-def run(folder: Path, callbacks: list[Any], *, manual: bool, error: type[Exception] | None, **options: Any) -> Any:
+def shuffled(**options: Any) -> DataLoader[Any]:
+    return DataLoader(Augmented(), batch_size=4, shuffle=True, **options)
+
+
+def run(
+    folder: Path,
+    callbacks: list[Any],
+    *,
+    manual: bool,
+    error: type[Exception] | None,
+    data: Callable[[], Any] = shuffled,
+    **options: Any,
+) -> Any:
     pl.seed_everything(11, verbose=False)
     model = Delicate(manual=manual)
     runner = trainer(folder, *callbacks, logger=TensorBoardLogger(folder), **options)
-    train = DataLoader(Augmented(), batch_size=4, shuffle=True)
+    train = data()
     val = DataLoader(Augmented(), batch_size=4)
     if error is None:
         runner.fit(model, train, val)
@@ -103,9 +117,9 @@ def run(folder: Path, callbacks: list[Any], *, manual: bool, error: type[Excepti
     return runner, model
 
 
-def monitors() -> list[Any]:
+def monitors(loader: str | None = None) -> list[Any]:
     return [
-        TrainingDynamicsMonitor(),
+        TrainingDynamicsMonitor(loader=loader),
         AttributionMonitor(methods=("saliency", "input_x_gradient", "grad_cam"), steps=4),
     ]
 
@@ -120,14 +134,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no validation": {"limit_val_batches": 0},
     "bf16-mixed": {"precision": "bf16-mixed"},
     "clipping": {"gradient_clip_val": 0.1},
+    "indices with the samples": {"data": lambda: shuffled(num_workers=1, in_order=False)},
+    "several loaders": {"data": lambda: CombinedLoader({"b": shuffled(), "a": shuffled()}, "max_size_cycle")},
 }
 
 
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS.keys())
 def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: dict[str, Any]) -> None:
-    options = {"manual": False} | options
-    watched = final_state(*run(tmp_path / "with", monitors(), error=None, **options))
-    plain = final_state(*run(tmp_path / "without", [], error=None, **options))
+    given: dict[str, Any] = {"manual": False, "data": shuffled} | options
+    combined = isinstance(given["data"](), CombinedLoader)
+    watched = final_state(*run(tmp_path / "with", monitors("a" if combined else None), error=None, **given))
+    plain = final_state(*run(tmp_path / "without", [], error=None, **given))
     assert differences(watched, plain) == []
     assert watched["weights and buffers: calls"] > 3
     written = list((tmp_path / "with").glob("lightning_logs/version_0/dynalens/explanations/*.npz"))
@@ -154,20 +171,38 @@ HOOKS = [
 ]
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("place", ["first", "last"])
+DATA: dict[str, Callable[[], Any]] = {
+    "one loader": shuffled,
+    "indices with the samples": lambda: shuffled(num_workers=1, in_order=False),
+    "several loaders": lambda: CombinedLoader({"b": shuffled(), "a": shuffled()}, "max_size"),
+}
+
+
+@pytest.mark.parametrize(
+    ("hook", "place", "kind"),
+    [
+        *((hook, place, "one loader") for hook in HOOKS for place in ("first", "last")),
+        ("on_train_batch_end", "first", "indices with the samples"),
+        ("on_train_epoch_end", "last", "several loaders"),
+    ],
+)
 def test_when_a_callback_raises_training_was_identical_and_nothing_is_left_patched(
-    tmp_path: Path, hook: str, place: str
+    tmp_path: Path, hook: str, place: str, kind: str
 ) -> None:
     functions = F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits
     runs: list[dict[str, Any]] = []
-    for folder, watching in (("with", monitors()), ("without", [])):
-        failing = Raises(hook)
+    for folder, watching in (("with", monitors("a" if kind == "several loaders" else None)), ("without", [])):
+        failing, data = Raises(hook), DATA[kind]()
+        loaders = data.flattened if isinstance(data, CombinedLoader) else [data]
+        before = [dict(vars(loader)) for loader in loaders]
         callbacks = [failing, *watching] if place == "first" else [*watching, failing]
-        runner, model = run(tmp_path / folder, callbacks, manual=False, error=RuntimeError)
+        runner, model = run(
+            tmp_path / folder, callbacks, manual=False, error=RuntimeError, data=functools.partial(next, iter([data]))
+        )
         runs.append(final_state(runner, model))
         assert "process_dataloader" not in vars(runner.strategy)
-        assert runner.train_dataloader is None or type(runner.train_dataloader) is DataLoader
+        assert [type(loader) for loader in loaders] == [DataLoader] * len(loaders)
+        assert [dict(vars(loader)) for loader in loaders] == before
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert (F.cross_entropy, F.nll_loss, F.binary_cross_entropy_with_logits) == functions
     assert not torch._C._len_torch_function_stack()

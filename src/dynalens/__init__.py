@@ -12,6 +12,7 @@ from dynalens.attribution import (
 )
 from dynalens.callbacks import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.capture import CaptureError
+from dynalens.datasets import IndexedDataset
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
 from dynalens.faithfulness import (
     area_under_curve,
@@ -28,6 +29,7 @@ __all__ = [
     "AttributionMonitor",
     "CaptureError",
     "Explanation",
+    "IndexedDataset",
     "Record",
     "SampleIdentityError",
     "SampleStatistics",

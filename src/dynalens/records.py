@@ -86,10 +86,13 @@ class RecordFolder:
         arrays["index"] = arrays["index"].astype(np.int32)
         write_arrays(self.path / "history" / _epoch_file(epoch), arrays)
 
-    def write(self, statistics: SampleStatistics, root_index: Array, meta: RecordMeta) -> None:
+    def write(
+        self, statistics: SampleStatistics, root_index: Array, meta: RecordMeta, sample_ids: Array | None = None
+    ) -> None:
         """Write ``record.npz`` and ``meta.json``."""
         arrays = {field.name: getattr(statistics, field.name) for field in fields(SampleStatistics)}
-        write_arrays(self.path / "record.npz", {**arrays, "root_index": root_index})
+        ids = {} if sample_ids is None else {"sample_id": sample_ids}
+        write_arrays(self.path / "record.npz", {**arrays, "root_index": root_index, **ids})
         with replaced(self.path / "meta.json") as temporary:
             temporary.write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
 
@@ -108,24 +111,30 @@ class Record:
     Attributes:
         folder: Where it was read from.
         statistics: Statistics of each sample.
-        root_index: Index of each sample in the dataset below all subsets.
+        root_index: Index of each sample in the dataset below all subsets; -1 where not known.
         meta: Epochs, class names and version.
+        sample_ids: Id of each sample, strings or integers; None where a sample's id is its position.
     """
 
     folder: Path
     statistics: SampleStatistics
     root_index: Array
     meta: RecordMeta
+    sample_ids: Array | None = None
 
     def history(self) -> Iterator[tuple[int, dict[str, Array]]]:
-        """Yield each complete epoch's number and its presentations: index, p_label, margin, predicted."""
+        """Yield each complete epoch's number and its presentations: index (row), p_label, margin, predicted."""
         yield from read_history(self.folder, self.meta.epochs)
 
     def table(self) -> pd.DataFrame:
         """Return one row for each sample; the columns are those of ``TrainingDynamicsMonitor.table``."""
         suggested = suggested_labels(self.statistics, (epoch for _, epoch in self.history()))
         return samples_table(
-            self.statistics, suggested=suggested, class_names=self.meta.class_names, root_index=self.root_index
+            self.statistics,
+            suggested=suggested,
+            class_names=self.meta.class_names,
+            root_index=self.root_index,
+            sample_ids=self.sample_ids,
         )
 
 
@@ -161,8 +170,8 @@ def load_record(folder: str | Path) -> Record:
         )
     with np.load(found[0] / "record.npz") as stored:
         arrays = dict(stored)
-    root_index = arrays.pop("root_index")
-    return Record(found[0], SampleStatistics(**arrays), root_index, RecordMeta(**raw))
+    root_index, sample_ids = arrays.pop("root_index"), arrays.pop("sample_id", None)
+    return Record(found[0], SampleStatistics(**arrays), root_index, RecordMeta(**raw), sample_ids)
 
 
 def _epoch_file(epoch: int) -> str:

@@ -1,6 +1,7 @@
 """From the record to suspects: which labels are probably wrong."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +57,7 @@ def samples_table(
     suggested: Array,
     class_names: Sequence[str] | None = None,
     root_index: Array | None = None,
+    sample_ids: Array | None = None,
 ) -> pd.DataFrame:
     """Return one row for each of the N samples, index ``sample_id``.
 
@@ -68,6 +70,8 @@ def samples_table(
         suggested: Shape ``(N,)``, class suggested instead of the label; -1 for none.
         class_names: Name of each class; without it the name columns are left out.
         root_index: Shape ``(N,)``, index in the dataset below all subsets.
+        sample_ids: Shape ``(N,)``, id of each sample, strings or integers; default: its position. With ids, the root
+            index is missing where it is -1.
     """
     n = len(statistics)
     score = -statistics.margin
@@ -89,6 +93,10 @@ def samples_table(
     for name in _MEANS:
         table[name] = getattr(statistics, name)
     table["predicted"] = _nullable(statistics.predicted, statistics.predicted >= 0)
+    if sample_ids is not None:
+        roots = table["root_index"].to_numpy()
+        table["root_index"] = _nullable(roots, roots >= 0)
+        table.index = pd.Index(sample_ids.tolist(), name="sample_id")
     return table
 
 
@@ -97,9 +105,9 @@ def suspects(table: pd.DataFrame, n: int | None = None) -> pd.DataFrame:
     return table[table["rank"].notna()].sort_values("rank").head(len(table) if n is None else n)
 
 
-def clean_indices(table: pd.DataFrame) -> list[int]:
-    """Return the ids of the samples that are not flagged; those never seen count as clean."""
-    return [int(i) for i in table.index[~table["flagged"]]]
+def clean_indices(table: pd.DataFrame) -> list[Any]:
+    """Return the ids of the samples that are not flagged, int or str; those never seen count as clean."""
+    return table.index[~table["flagged"]].tolist()
 
 
 def epoch_summary(statistics: SampleStatistics, epoch: EpochRecord) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The callback that keeps the per-sample record: Lightning hooks become calls."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,8 +9,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from dynalens.capture import Capture, StepCapture
-from dynalens.dynamics import EpochRecord, SampleStatistics, TrainingDynamics
+from dynalens.capture import Capture, CaptureError, StepCapture
+from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.host import (
     CallbackBase,
     announce,
@@ -21,7 +22,7 @@ from dynalens.host import (
     tag_prefix,
     tensorboard_writer,
 )
-from dynalens.identity import IndexRecorder, SampleIdentityError, dataset_class_names, indices_in_batch, root_indices
+from dynalens.identity import SampleIdentity, SampleIdentityError
 from dynalens.records import RecordFolder, RecordMeta, read_history
 from dynalens.suspicion import clean_indices, epoch_summary, samples_table, suggested_labels, suspects
 from dynalens.tensorboard import EventSink
@@ -37,14 +38,18 @@ class TrainingDynamicsMonitor(CallbackBase):
     they would be without the callback. Files go to ``<log_dir>/dynalens/``; the README lists the TensorBoard tags.
 
     Args:
-        index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index, or a
-            callable(batch) -> N indices.
+        index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index of each
+            sample, or its id, or a callable(batch) -> N of them. Strings, and the integers of an iterable dataset or
+            from within a Subset, are ids: the record has a row for each id seen. (Integer ids on an accelerator make
+            each step wait for the device; strings and positions do not.)
         capture: "auto" takes ``logits`` and ``targets`` from the dict that ``training_step`` returns, else from the
             call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``; "loss" and "outputs"
             allow one of the two; "module:<dotted name>" takes the output of a layer and the batch's label; a
             callable(outputs, batch), or the dotted path of one, returns both. A binary logit, (N,) or (N, 1), counts
             as the two classes 0 and z. The inputs of ``nll_loss`` are log-probabilities; their margins and
             probabilities are those of the logits.
+        loader: Which one to record, if training has several: the key of a dict or the place in a list. ``index`` is
+            then looked for in its part of the batch.
         views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
         class_names: Name of each class; default: the dataset's ``classes``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
@@ -60,8 +65,9 @@ class TrainingDynamicsMonitor(CallbackBase):
     def __init__(
         self,
         *,
-        index: str | Callable[[Any], Sequence[int] | Tensor] = "auto",
+        index: str | Callable[[Any], Sequence[int] | Sequence[str] | Tensor] = "auto",
         capture: Capture = "auto",
+        loader: str | int | None = None,
         views: int = 1,
         class_names: Sequence[str] | None = None,
         save_dir: str | Path | None = None,
@@ -74,11 +80,11 @@ class TrainingDynamicsMonitor(CallbackBase):
         for argument, value in (("views", views), ("log_every_n_epochs", log_every_n_epochs)):
             if value < 1:
                 raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
-        self.index, self.views, self.history, self.name = index, views, history, name
+        self.views, self.history, self.name = views, history, name
         self.class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
         self.x_axis = check_x_axis(x_axis)
         self._capture = StepCapture(capture)
-        self._recorder: IndexRecorder | None = None
+        self._identity = SampleIdentity(index, loader)
         self._active = False
         self._begun = False
         self._announced = False
@@ -87,6 +93,7 @@ class TrainingDynamicsMonitor(CallbackBase):
     def reset(self) -> None:
         """Forget the record; the next fit starts a new one."""
         self._dynamics: TrainingDynamics | None = None
+        self._identity.load_state(None)
         self._epochs: list[int] = []
         self._incomplete: list[int] = []
         self._folder: RecordFolder | None = None
@@ -106,30 +113,23 @@ class TrainingDynamicsMonitor(CallbackBase):
         self._folder = RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name))
         self._active, self._begun, self._announced = True, False, False
         self._capture.install(pl_module)
-        if self.index == "auto":
-            self._recorder = IndexRecorder.attach(trainer)
+        self._identity.install(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin or continue the record of this dataset."""
         if not self._active:
             return
-        dataset: Any = self._recorder.dataset if self._recorder else getattr(trainer.train_dataloader, "dataset", None)
-        if not hasattr(dataset, "__len__"):
-            raise SampleIdentityError(
-                "Expected a training dataset with a length, got "
-                f"{type(dataset).__name__}. Its indices have no upper bound that the record could be made for."
-            )
-        self._dynamics = self._dynamics or TrainingDynamics(len(dataset))
-        if self._dynamics.num_samples != len(dataset):
-            raise SampleIdentityError(
-                f"Expected the dataset of the record, {self._dynamics.num_samples} samples, got one of "
-                f"{len(dataset)}. Resume with the dataset of the checkpoint, or call `reset()` first."
-            )
-        self._root_index = np.asarray(root_indices(dataset, len(dataset)), dtype=np.int64)
-        self.class_names = self.class_names or dataset_class_names(dataset)
+        self._find_samples(trainer)
+        self._root_index = self._identity.root_index(self._dynamics.num_samples if self._dynamics else 0)
+        self.class_names = self.class_names or self._identity.class_names()
         assert self._folder is not None
         self._folder.begin(self._epochs, self._source)
         self._source, self._begun = self._folder.path, True
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the loader again, which Lightning may have made anew."""
+        if self._active:
+            self._find_samples(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
@@ -145,36 +145,37 @@ class TrainingDynamicsMonitor(CallbackBase):
         """Record the batch."""
         if not self._active:
             return
-        assert self._dynamics is not None
+        rows = self._identity.rows(trainer, batch) if batch is not None else None
+        if rows is None:  # this step trained on no sample of the loader
+            with suppress(CaptureError):
+                self._capture.finish(outputs, batch)
+            return
         found = self._capture.finish(outputs, batch)
-        if self._recorder:
-            indices: Sequence[int] | Tensor = self._recorder.indices(trainer, batch_idx)
-        else:
-            indices = indices_in_batch(batch, self.index)
         if found is None:
             return
-        _check_rows(len(found.logits), len(indices), self.views)
-        self._dynamics.update(_repeated(indices, self.views), found.logits, found.targets)
+        _check_rows(len(found.logits), len(rows), self.views)
+        self._dynamics = self._dynamics or TrainingDynamics(self._identity.num_samples or 1)
+        self._dynamics.update(rows.repeat(self.views) if self.views > 1 else rows, found.logits, found.targets)
         if not self._announced:
-            announce(f"dynalens: {found.source}; identity: {'sampler' if self._recorder else '`index`'}")
+            announce(f"dynalens: {found.source}; identity: {self._identity.way}")
             self._announced = True
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Fold the epoch into the record, write it and log it."""
-        if not self._active:
+        if not self._active or self._dynamics is None:
             return
-        assert self._dynamics is not None
         assert self._folder is not None
+        if self._identity.ids is not None:
+            self._dynamics.grow(len(self._identity.ids))
+            self._root_index = self._identity.root_index(self._dynamics.num_samples)
         epoch = max(trainer.current_epoch, self._epochs[-1] + 1 if self._epochs else 0)
         self._capture.end_epoch()
         record = self._dynamics.end_epoch(epoch)
-        if self._recorder:
-            self._recorder.end_epoch()
         self._epochs.append(epoch)
         if self.history:
             self._folder.write_history(epoch, record)
         statistics = self.statistics()
-        self._folder.write(statistics, self._root_index, self._meta())
+        self._folder.write(statistics, self._root_index, self._meta(), self._sample_ids())
         if trainer.current_epoch % self.log_every_n_epochs == 0:
             self._write_logs(trainer, statistics, record)
 
@@ -194,6 +195,7 @@ class TrainingDynamicsMonitor(CallbackBase):
             return {}
         return {
             "dynamics": self._dynamics.state_dict(),
+            "sample_ids": self._identity.state(),
             "epochs": list(self._epochs),
             "incomplete_epochs": list(self._incomplete),
             "folder": str(self._folder.path) if self._folder else "",
@@ -205,6 +207,7 @@ class TrainingDynamicsMonitor(CallbackBase):
             return
         self._dynamics = TrainingDynamics(state_dict["dynamics"]["num_samples"])
         self._dynamics.load_state_dict(state_dict["dynamics"])
+        self._identity.load_state(state_dict["sample_ids"])
         self._epochs, self._incomplete = list(state_dict["epochs"]), list(state_dict["incomplete_epochs"])
         self._source = Path(state_dict["folder"]) if state_dict["folder"] else None
 
@@ -219,14 +222,20 @@ class TrainingDynamicsMonitor(CallbackBase):
         statistics = self.statistics()
         kept = read_history(self._folder.path, self._epochs) if self.history and self._folder else iter(())
         suggested = suggested_labels(statistics, (epoch for _, epoch in kept))
-        return samples_table(statistics, suggested=suggested, class_names=self.class_names, root_index=self._root_index)
+        return samples_table(
+            statistics,
+            suggested=suggested,
+            class_names=self.class_names,
+            root_index=self._root_index,
+            sample_ids=self._sample_ids(),
+        )
 
     def suspects(self, n: int | None = None) -> pd.DataFrame:
         """Return the samples that were seen, the most suspicious first; the first ``n`` of them."""
         return suspects(self.table(), n)
 
-    def clean_indices(self) -> list[int]:
-        """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset``."""
+    def clean_indices(self) -> list[Any]:
+        """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions."""
         return clean_indices(self.table())
 
     def save(self, path: str | Path | None = None) -> Path:
@@ -234,7 +243,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         folder = RecordFolder(Path(path)) if path is not None else self._folder
         if folder is None:
             raise RuntimeError(_NO_EPOCH)
-        folder.write(self.statistics(), self._root_index, self._meta())
+        folder.write(self.statistics(), self._root_index, self._meta(), self._sample_ids())
         folder.write_tables(self.table())
         return folder.path
 
@@ -243,11 +252,18 @@ class TrainingDynamicsMonitor(CallbackBase):
             return
         self._active = False
         self._capture.close()
-        if self._recorder:
-            self._recorder.detach()
-            self._recorder = None
+        self._identity.close()
         if self._epochs and self._begun:
             self.save()
+
+    def _find_samples(self, trainer: Any) -> None:
+        self._identity.start(trainer, self._dynamics.num_samples if self._dynamics else None)
+        if self._dynamics is None and self._identity.num_samples is not None:
+            self._dynamics = TrainingDynamics(self._identity.num_samples)
+
+    def _sample_ids(self) -> Array | None:
+        ids = self._identity.ids
+        return None if ids is None or self._dynamics is None else ids.array(self._dynamics.num_samples)
 
     def _meta(self) -> RecordMeta:
         assert self._dynamics is not None
@@ -263,12 +279,6 @@ class TrainingDynamicsMonitor(CallbackBase):
         seen = statistics.presentations > 0
         for quantity in ("margin", "confidence", "forgetting_events"):
             EventSink(writer).histogram(f"{prefix}/{quantity}", getattr(statistics, quantity)[seen], step)
-
-
-def _repeated(indices: Sequence[int] | Tensor, views: int) -> Sequence[int] | Tensor:
-    if views == 1:
-        return indices
-    return indices.repeat(views) if isinstance(indices, Tensor) else list(indices) * views
 
 
 def _check_rows(rows: int, samples: int, views: int) -> None:

@@ -66,6 +66,12 @@ class TrainingDynamics:
             )
         self._pending.add(indices, logits, targets)
 
+    def grow(self, num_samples: int) -> None:
+        """Make room for more samples, with the indices after those known; never takes any away."""
+        added = empty_state(max(num_samples - self.num_samples, 0))
+        self._state = {k: np.append(values, added[k].astype(values.dtype)) for k, values in self._state.items()}
+        self.num_samples += len(added["label"])
+
     def end_epoch(self, epoch: int) -> EpochRecord:
         """Move the epoch's rows to the host, once, and fold them into the record.
 

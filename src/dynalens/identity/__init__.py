@@ -1,0 +1,14 @@
+"""Which rows of the record the samples of a training step belong to."""
+
+from dynalens.identity.carried import SampleIds, indices_in_batch
+from dynalens.identity.errors import SampleIdentityError
+from dynalens.identity.recorder import IndexRecorder
+from dynalens.identity.samples import SampleIdentity
+
+__all__ = [
+    "IndexRecorder",
+    "SampleIdentity",
+    "SampleIdentityError",
+    "SampleIds",
+    "indices_in_batch",
+]

@@ -1,0 +1,262 @@
+"""Loaders that remember which indices they deliver: the user's own, with another class while they are followed.
+
+A loader hands its batches on in the order in which its sampler drew them, so it is enough to queue the draws
+("sampler"). Where that does not hold, the indices travel with the samples ("tagged").
+"""
+
+import functools
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from dynalens.identity.errors import REMEDY, SampleIdentityError
+
+# Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
+_KEPT = 8
+
+
+class Iteration:
+    """What one pass over a loader has delivered and nobody has asked for yet."""
+
+    def __init__(self) -> None:
+        self.delivered: deque[Tensor | None] = deque(maxlen=_KEPT)
+        self.exhausted = False
+        self._taken: tuple[int, Tensor | None] = (-1, None)
+
+    def take(self, step: int, ahead: int) -> Tensor | None:
+        """Return the indices of the batch of this step, or None if this loader gave it no samples.
+
+        Args:
+            step: Number of the step; asking for the same step again gives the same answer.
+            ahead: Number of batches that were delivered for later steps.
+
+        Raises:
+            LookupError: If nothing is known of this batch.
+        """
+        if step != self._taken[0]:
+            while len(self.delivered) > ahead + 1:
+                self.delivered.popleft()
+            if len(self.delivered) <= ahead and not self.exhausted:
+                raise LookupError
+            self._taken = step, self.delivered.popleft() if self.delivered else None
+        return self._taken[1]
+
+    def continues(self, earlier: "Iteration") -> None:
+        """Begin anew, in the same epoch if the earlier pass was in use and came to its end."""
+        if earlier is not self and earlier.exhausted and earlier._taken[0] >= 0:
+            self.delivered.extendleft(reversed(earlier.delivered))
+        self.exhausted = False
+
+
+def iteration_of(batches: Any) -> Iteration | None:
+    """Return what the iterator of a followed loader remembers, or None for another iterator."""
+    found = getattr(batches, "_dynalens", None)
+    return found if isinstance(found, Iteration) else None
+
+
+def not_followable(loader: Any) -> str | None:
+    """Return what about a loader makes its indices unknowable, or None."""
+    if not isinstance(loader, DataLoader):
+        return f"a {type(loader).__name__}"
+    if isinstance(loader.dataset, IterableDataset):
+        return f"the iterable dataset {type(loader.dataset).__name__}, which has no index"
+    iterates: Any = original_class(loader).__iter__
+    if iterates.__module__.split(".")[0] not in ("torch", "torchdata"):
+        return f"{type(loader).__name__} with an `__iter__` of its own, which may skip or reorder batches"
+    return None
+
+
+def is_tagged(loader: Any) -> bool:
+    """Return whether the order of the sampler's draws does not tell which batch is which."""
+    out_of_order = loader.num_workers > 0 and not getattr(loader, "in_order", True)
+    # A stateful loader restores its sampler without drawing from it.
+    return out_of_order or (hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"))
+
+
+def original_class(loader: Any) -> Any:
+    """Return the class of the loader when nobody follows it."""
+    cls = type(loader)
+    return getattr(cls, "_dynalens_original", cls)
+
+
+def follow(loader: Any) -> None:
+    """Let a loader's iterators remember what they deliver."""
+    loader.__class__ = _recording_loader(original_class(loader), is_tagged(loader))
+
+
+def unfollow(loader: Any) -> None:
+    """Undo ``follow``."""
+    loader.__class__ = original_class(loader)
+    vars(loader).pop("_dynalens_iteration", None)
+
+
+class _RecordingSampler:
+    """Stands before a loader's index sampler and queues what each iteration draws."""
+
+    def __init__(self, sampler: Any) -> None:
+        self._sampler = sampler
+
+    def __iter__(self) -> Iterator[Any]:
+        # Eager: a lazy iterator would move the sampler's random draws behind those of the loader.
+        return _Draws(iter(self._sampler))
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+
+class _Draws:
+    def __init__(self, entries: Iterator[Any]) -> None:
+        self._entries = entries
+        self.queue: deque[np.ndarray] = deque()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        entry = next(self._entries)
+        self.queue.append(_positions(entry))
+        return entry
+
+
+def _positions(entry: Any) -> np.ndarray:
+    """What a sampler drew, as an array of its own: some samplers change a list that they have handed out."""
+    found = np.array(entry).reshape(-1)
+    if found.dtype.kind not in "iu":
+        raise SampleIdentityError(
+            f"Expected the sampler to draw integers, the positions in the dataset, got {str(entry)[:60]}. {REMEDY}"
+        )
+    return found.astype(np.int64, copy=False)
+
+
+@functools.cache
+def _recording_loader(base: Any, tagged: bool) -> type:
+    def index_sampler(self: Any) -> Any:
+        sampler = base._index_sampler.fget(self)
+        return sampler if tagged else _RecordingSampler(sampler)
+
+    def get_iterator(self: Any) -> Any:
+        if not tagged:
+            return _recorded(base._get_iterator(self), tagged)
+        with _indices_with_samples(self):
+            return _recorded(base._get_iterator(self), tagged)
+
+    def iterate(self: Any) -> Any:
+        if not tagged and self.persistent_workers and self._iterator is not None:
+            # Its workers run since before it was followed; only the draws of the next iteration are new.
+            self._iterator._index_sampler = self._index_sampler
+            _recorded(self._iterator, tagged)
+        batches = base.__iter__(self)
+        iteration = iteration_of(batches)
+        if iteration is not None:
+            iteration.continues(vars(self).get("_dynalens_iteration", iteration))
+            self._dynalens_iteration = iteration
+        return batches
+
+    members = {
+        "_index_sampler": property(index_sampler),
+        "_get_iterator": get_iterator,
+        "__iter__": iterate,
+        "_dynalens_original": base,
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+    }
+    return type(base.__name__, (base,), members)
+
+
+def _recorded(batches: Any, tagged: bool) -> Any:
+    if iteration_of(batches) is None:
+        base: Any = type(batches)
+        batches.__class__ = _recording_iterator(base, tagged)
+        batches._dynalens = Iteration()
+    return batches
+
+
+@functools.cache
+def _recording_iterator(base: Any, tagged: bool) -> type:
+    def advance(self: Any) -> Any:
+        iteration = self._dynalens
+        try:
+            batch = base.__next__(self)
+        except StopIteration:
+            iteration.exhausted = True
+            raise
+        if tagged:
+            indices, batch = batch
+        else:
+            indices = self._sampler_iter.queue.popleft()
+        iteration.delivered.append(None if batch is None else torch.from_numpy(indices))
+        return batch
+
+    return type(base.__name__, (base,), {"__next__": advance, "__module__": base.__module__})
+
+
+class _Tagged(NamedTuple):
+    """Samples, or what the collate function made of them, with their indices."""
+
+    indices: np.ndarray
+    data: Any
+
+
+class _TaggedDataset:
+    """Stands before a dataset in the loader's iterator and its workers."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dynalens_dataset = dataset
+
+    def __getitem__(self, index: Any) -> _Tagged:
+        return _Tagged(_positions(index), self.dynalens_dataset[index])
+
+    def __getitems__(self, indices: Any) -> _Tagged:
+        dataset = self.dynalens_dataset
+        if getattr(dataset, "__getitems__", None):
+            return _Tagged(_positions(indices), dataset.__getitems__(indices))
+        return _Tagged(_positions(indices), [dataset[i] for i in indices])
+
+
+class _TaggedStatefulDataset(_TaggedDataset):
+    def state_dict(self) -> Any:
+        return self.dynalens_dataset.state_dict()
+
+    def load_state_dict(self, state: Any) -> None:
+        self.dynalens_dataset.load_state_dict(state)
+
+
+class _TaggedCollate:
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self._collate = collate
+
+    def __call__(self, samples: _Tagged) -> _Tagged:
+        return _Tagged(samples.indices, self._collate(samples.data))
+
+
+class _WorkerInit:
+    """Shows a worker the user's own dataset, which its initialisation may look at and change."""
+
+    def __init__(self, init: Callable[[int], None] | None) -> None:
+        self._init = init
+
+    def __call__(self, worker_id: int) -> None:
+        info: Any = get_worker_info()
+        object.__setattr__(info, "dataset", info.dataset.dynalens_dataset)  # it refuses to be changed
+        if self._init is not None:
+            self._init(worker_id)
+
+
+@contextmanager
+def _indices_with_samples(loader: Any) -> Iterator[None]:
+    own = vars(loader)
+    original = {name: own[name] for name in ("dataset", "collate_fn", "worker_init_fn")}
+    stateful = hasattr(loader.dataset, "state_dict") and hasattr(loader.dataset, "load_state_dict")
+    own["dataset"] = (_TaggedStatefulDataset if stateful else _TaggedDataset)(loader.dataset)
+    own["collate_fn"] = _TaggedCollate(loader.collate_fn)
+    own["worker_init_fn"] = _WorkerInit(loader.worker_init_fn)
+    try:
+        yield
+    finally:
+        own.update(original)

@@ -1,0 +1,186 @@
+"""Following a Trainer's training loaders, from before they are made until fit ends."""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dynalens.datasets import has_positions
+from dynalens.identity.errors import REMEDY, SampleIdentityError
+from dynalens.identity.loaders import Iteration, follow, iteration_of, not_followable, unfollow
+
+
+class IndexRecorder:
+    """Follow each training loader of a Trainer.
+
+    Several callbacks share one recorder; ``attach`` and ``detach`` count them.
+    """
+
+    def __init__(self, strategy: Any) -> None:
+        self._strategy = strategy
+        self._users = 0
+        self._process = strategy.process_dataloader
+        self._loaders: list[weakref.ref[Any]] = []
+
+    @classmethod
+    def attach(cls, trainer: Any) -> "IndexRecorder":
+        """Return the Trainer's recorder, made and installed at the first call."""
+        wrapped = vars(trainer.strategy).get("process_dataloader")
+        recorder = getattr(wrapped, "dynalens_recorder", None)
+        if recorder is None:
+            recorder = cls(trainer.strategy)
+
+            def process_dataloader(loader: Any) -> Any:
+                loader = recorder._process(loader)
+                if trainer.training and not_followable(loader) is None:
+                    recorder.watch(loader)
+                return loader
+
+            process_dataloader.dynalens_recorder = recorder  # type: ignore[attr-defined]  # how others find it
+            trainer.strategy.process_dataloader = process_dataloader
+        recorder._users += 1
+        assert isinstance(recorder, cls)
+        return recorder
+
+    def detach(self) -> None:
+        """Undo everything once the last user has called this."""
+        self._users -= 1
+        if self._users:
+            return
+        vars(self._strategy).pop("process_dataloader", None)
+        for reference in self._loaders:
+            if (loader := reference()) is not None:
+                unfollow(loader)
+        self._loaders = []
+
+    def watch(self, loader: Any) -> None:
+        """Follow this loader from now on; only weakly, as a reload replaces it.
+
+        Raises:
+            SampleIdentityError: If its dataset is empty: Lightning would not train, and no record be made.
+        """
+        if has_positions(loader.dataset) and not len(loader.dataset):
+            raise SampleIdentityError(
+                "Expected a training dataset with samples, got 0 of them. Check its filter or path."
+            )
+        follow(loader)
+        self._loaders = [known for known in self._loaders if known() not in (None, loader)]
+        self._loaders.append(weakref.ref(loader))
+
+
+def followed(trainer: Any, position: int) -> Iteration | None:
+    """Return what is known of the pass that Lightning makes over its training loader at that place."""
+    return iteration_of(trainer.fit_loop._data_fetcher.combined_loader._iterator.iterators[position])
+
+
+def step_indices(trainer: Any, position: int) -> Tensor | None:
+    """Return the dataset indices of the batch whose step has just run, or None where there was no batch.
+
+    Args:
+        trainer: The Trainer.
+        position: Which of its loaders, see :class:`TrainingLoader`.
+
+    Raises:
+        SampleIdentityError: If they are not known.
+    """
+    iteration = followed(trainer, position)
+    try:
+        if iteration is None:
+            raise LookupError
+        return iteration.take(trainer.fit_loop.total_batch_idx, batches_ahead(trainer))
+    except LookupError:
+        raise SampleIdentityError(
+            f"Expected the indices of batch {trainer.fit_loop.batch_idx} to be recorded, got none. {REMEDY}"
+        ) from None
+
+
+def batches_ahead(trainer: Any) -> int:
+    """Return how many batches Lightning has fetched for later steps: one where a loader's length is unknown.
+
+    Raises:
+        SampleIdentityError: If a step with ``dataloader_iter`` took another number of batches than one.
+    """
+    fetcher = trainer.fit_loop._data_fetcher
+    ahead = getattr(fetcher, "batches", None)
+    if ahead is not None:
+        return len(ahead)
+    steps = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    if fetcher.fetched != steps:
+        raise SampleIdentityError(
+            f"Expected each training step to take one batch of its `dataloader_iter`, got {fetcher.fetched} batches "
+            f"in {steps} steps. Let the step take the batch that it trains on."
+        )
+    return 0
+
+
+@dataclass(frozen=True)
+class TrainingLoader:
+    """One of the loaders of training.
+
+    Attributes:
+        loader: The loader.
+        position: Its place among all of them.
+        path: The keys that lead to it in the structure of loaders, and to its part of a batch.
+    """
+
+    loader: Any
+    position: int
+    path: tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        """What the argument ``loader`` calls it."""
+        return ".".join(str(key) for key in self.path)
+
+    def part_of(self, batch: Any) -> Any:
+        """Return what this loader gave to a batch; None if nothing.
+
+        Raises:
+            SampleIdentityError: If the batch has another structure than the loaders.
+        """
+        try:
+            for key in self.path:
+                batch = batch[key] if batch is not None else None
+        except (KeyError, IndexError, TypeError):
+            raise SampleIdentityError(
+                f"Expected the batch to hold the part of the loader {self.name!r}, got a {type(batch).__name__}. "
+                "Let the batch keep the structure of the loaders, or use `index='auto'`."
+            ) from None
+        return batch
+
+
+def training_loader(trainer: Any, name: str | int | None) -> TrainingLoader:
+    """Return the loader of that name, or the only one.
+
+    Raises:
+        SampleIdentityError: If there is none of that name, or no name and several loaders.
+    """
+    combined = trainer.fit_loop._data_fetcher.combined_loader
+    found = [
+        TrainingLoader(loader, position, path)
+        for position, (path, loader) in enumerate(_leaves(combined.iterables, combined.flattened, ()))
+    ]
+    names = [known.name for known in found]
+    if name is None and len(found) == 1:
+        return found[0]
+    if name is not None and str(name) in names:
+        return found[names.index(str(name))]
+    if names == [""]:
+        raise SampleIdentityError(
+            f"Expected `loader` to be None, as training has one loader without a name, got {name!r}. Leave it out."
+        )
+    raise SampleIdentityError(
+        f"Expected `loader` to name one of the training loaders {', '.join(map(repr, names))}, got {name!r}. "
+        f"Pass `loader={names[0]!r}` to record that one."
+    )
+
+
+def _leaves(loaders: Any, known: list[Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """The loaders of a structure and the path to each, in Lightning's order."""
+    if any(loaders is loader for loader in known):
+        yield path, loaders
+        return
+    for key, value in loaders.items() if isinstance(loaders, Mapping) else enumerate(loaders):
+        yield from _leaves(value, known, (*path, key))

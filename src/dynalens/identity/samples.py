@@ -1,0 +1,192 @@
+"""The rows of the record that a step's samples belong to, whatever way tells them."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Subset
+
+from dynalens.datasets import IndexedDataset, class_names, has_positions, root_indices
+from dynalens.identity.carried import SampleIds, indices_in_batch
+from dynalens.identity.errors import REMEDY, SampleIdentityError
+from dynalens.identity.loaders import is_tagged, not_followable
+from dynalens.identity.recorder import (
+    IndexRecorder,
+    TrainingLoader,
+    batches_ahead,
+    followed,
+    step_indices,
+    training_loader,
+)
+
+Index = str | Callable[[Any], Any]
+
+
+class SampleIdentity:
+    """Know the samples of each training step.
+
+    A sample is known by its position in the loader's dataset, which is then its row in the record. Where the batch
+    carries something else (strings; integers that are no positions in the loader's dataset, as those of an iterable
+    dataset), it is known by that id, and the record has a row for each id seen.
+
+    Args:
+        index: "auto" follows the loader; otherwise the key of the batch that holds the index or id of each sample,
+            or a callable(batch).
+        loader: Which one, if training has several: the key of a dict, or the place in a list.
+    """
+
+    def __init__(self, index: Index = "auto", loader: str | int | None = None) -> None:
+        self.index, self.loader = index, loader
+        self.ids: SampleIds | None = None
+        self.way = ""
+        self._recorder: IndexRecorder | None = None
+        self._source: TrainingLoader | None = None
+        self._extract: Index | None = None
+        self._by_position: bool | None = None
+
+    def install(self, trainer: Any) -> None:
+        """Follow what must be followed from before the first loader is made."""
+        if self.index == "auto":
+            self._recorder = IndexRecorder.attach(trainer)
+
+    def close(self) -> None:
+        """Undo ``install``."""
+        if self._recorder is not None:
+            self._recorder.detach()
+        self._recorder, self._source = None, None
+
+    def start(self, trainer: Any, recorded: int | None) -> None:
+        """Find the loader, when training begins and again after each reload.
+
+        Args:
+            trainer: The Trainer.
+            recorded: Number of samples in the record that is continued; None if it is a new one.
+
+        Raises:
+            SampleIdentityError: If it is not clear which loader, if it has no indices, or if its dataset is not that
+                of the record.
+        """
+        self._source = training_loader(trainer, self.loader)
+        self._extract = None if self.index == "auto" else self.index
+        if self._extract is None and isinstance(self.dataset, IndexedDataset):
+            self._extract, self.way = IndexedDataset.indices, "IndexedDataset"
+        elif self._extract is not None:
+            self.way = "`index`"
+        else:
+            _check_followed(trainer, self._source)
+            self.way = "carried with the samples" if is_tagged(self._source.loader) else "sampler"
+        self._by_position = _by_position(self.dataset, explicit=self.way == "`index`")
+        self._check_continues(recorded)
+
+    @property
+    def dataset(self) -> Any:
+        """The dataset of the loader; None if it has none."""
+        return getattr(self._source.loader, "dataset", None) if self._source else None
+
+    @property
+    def num_samples(self) -> int | None:
+        """Length of the dataset, where samples are known by their position in it."""
+        return len(self.dataset) if self._by_position else None
+
+    def rows(self, trainer: Any, batch: Any) -> Tensor | None:
+        """Return the row of each sample of the batch whose step has just run; None where there was no batch.
+
+        Raises:
+            SampleIdentityError: If they cannot be known.
+        """
+        found = self._find(trainer, batch)
+        if found is None:
+            return None
+        if self._by_position is None:
+            self._by_position = isinstance(found, Tensor)
+        if not self._by_position:
+            if self.ids is None:
+                self.ids = _new_ids(trainer)
+            return self.ids.rows(found)
+        if not isinstance(found, Tensor):
+            raise SampleIdentityError(
+                f"Expected `index` to give positions in the dataset, as in the record so far, got {found[0]!r}. "
+                "Use one kind of index, or call `reset()` to begin a new record."
+            )
+        return found
+
+    def root_index(self, length: int) -> Any:
+        """Return, for each of the first rows, the position in the dataset below all subsets; -1 where not known."""
+        dataset = self.dataset
+        if self._by_position is not False:
+            return root_indices(dataset)
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        ids = np.arange(0) if self.ids is None else self.ids.array(length)
+        if ids.dtype.kind != "i" or not has_positions(dataset):
+            return np.full(length, -1)
+        roots, inside = root_indices(dataset), (ids >= 0) & (ids < len(dataset))
+        return np.where(inside, roots[np.where(inside, ids, 0)], -1)
+
+    def class_names(self) -> list[str] | None:
+        """Return the names that the dataset has for its classes."""
+        return class_names(self.dataset)
+
+    def state(self) -> list[int | str] | None:
+        """Return the ids in the order of their rows, or None if samples are known by their position."""
+        return None if self.ids is None else list(self.ids)
+
+    def _find(self, trainer: Any, batch: Any) -> Tensor | list[str] | None:
+        assert self._source is not None
+        if self._extract is None:
+            return step_indices(trainer, self._source.position)
+        batches_ahead(trainer)
+        part = self._source.part_of(batch)
+        return None if part is None else indices_in_batch(part, self._extract)
+
+    def _check_continues(self, recorded: int | None) -> None:
+        if self.ids is not None and self._by_position:
+            raise SampleIdentityError(
+                f"Expected an `index` that gives ids as those of the record, {next(iter(self.ids), '')!r}, got "
+                f"{self.index!r}. Resume with the `index` of the checkpoint, or call `reset()` first."
+            )
+        if self.ids is not None:
+            self._by_position = False
+        elif recorded is not None:
+            length = len(self.dataset) if self._by_position is not False else "unknown length"
+            if length != recorded:
+                raise SampleIdentityError(
+                    f"Expected the dataset of the record, {recorded} samples, got one of {length}. "
+                    "Resume with the dataset of the checkpoint, or call `reset()` first."
+                )
+            self._by_position = True
+
+    def load_state(self, state: Iterable[int | str] | None) -> None:
+        """Continue with the rows of ``state``."""
+        self.ids = None if state is None else SampleIds(state)
+
+
+def _new_ids(trainer: Any) -> SampleIds:
+    if trainer.world_size > 1:
+        raise SampleIdentityError(
+            "Expected samples to be known by their position in the dataset where several processes train, got ids, "
+            "whose rows differ between processes. Wrap the dataset in `IndexedDataset`, or train with `devices=1`."
+        )
+    return SampleIds()
+
+
+def _by_position(dataset: Any, *, explicit: bool) -> bool | None:
+    """Whether an index is a position in the dataset; None if the first batch will tell."""
+    # What a batch brings from within a subset is an index into what is below it.
+    if not has_positions(dataset) or (explicit and isinstance(dataset, Subset)):
+        return False
+    return None if explicit else True
+
+
+def _check_followed(trainer: Any, source: TrainingLoader) -> None:
+    seen = not_followable(source.loader)
+    if seen is not None:
+        raise SampleIdentityError(
+            f"Expected the training loader to be a DataLoader over a map-style dataset, got {seen}. {REMEDY}"
+        )
+    if followed(trainer, source.position) is None:
+        raise SampleIdentityError(
+            f"Expected the iterator of the {type(source.loader).__name__} to be made in `fit`, got one that was there "
+            "before, as that of persistent workers. Make a new loader for `fit`."
+        )

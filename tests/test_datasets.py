@@ -1,0 +1,90 @@
+"""A dataset whose samples carry their own index, and what is below all subsets."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+
+from dynalens import IndexedDataset
+from dynalens.datasets import class_names, has_positions, root_indices
+from training import dataset
+
+
+class Pair(NamedTuple):
+    x: float
+    y: int
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        ({"x": 1.5, "y": 2}, {"x": 1.5, "y": 2, "index": 1}),
+        ((1.5, 2), (1.5, 2, 1)),
+        ([1.5, 2], [1.5, 2, 1]),
+        (Pair(1.5, 2), (1.5, 2, 1)),
+        (1.5, (1.5, 1)),
+        (None, None),
+    ],
+)
+def test_each_form_of_sample_carries_its_index(sample: Any, expected: Any) -> None:
+    data = IndexedDataset([None, sample])
+    assert data[1] == expected
+    assert type(data[1]) is type(expected)
+    assert data.__getitems__([1, 1]) == [expected, expected]
+    assert len(data) == 2
+
+
+@pytest.mark.parametrize("samples", [[{"x": 5.0}, {"x": 6.0}], [(5.0, 0), (6.0, 1)], [5.0, 6.0]])
+def test_the_indices_of_a_collated_batch_are_found(samples: list[Any]) -> None:
+    data = IndexedDataset(samples)
+    indices = IndexedDataset.indices(default_collate(data.__getitems__([1, 0])))
+    assert torch.equal(indices, torch.tensor([1, 0]))
+
+
+def test_the_wrapped_dataset_may_return_several_samples_at_once() -> None:
+    class AtOnce(Dataset[Any]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, i: int) -> Any:
+            raise AssertionError
+
+        def __getitems__(self, indices: list[int]) -> list[Any]:
+            return [(f"sample {i}",) for i in indices]
+
+    assert IndexedDataset(AtOnce()).__getitems__([2, 0]) == [("sample 2", 2), ("sample 0", 0)]
+
+
+def test_what_cannot_be_indexed_is_refused() -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(range(3))
+
+        def __len__(self) -> int:
+            return 3
+
+    for data in (Stream(), iter([1]), {1, 2}):
+        assert not has_positions(data)
+        with pytest.raises(TypeError, match=f"`dataset` to be map-style.*got {type(data).__name__}. Let an iterable"):
+            IndexedDataset(data)
+    with pytest.raises(ValueError, match=r"without the key 'index', got one with the keys \['index'\]"):
+        IndexedDataset([{"index": 3}])[0]
+
+
+def test_subsets_of_subsets_lead_to_the_root_index() -> None:
+    inner = Subset(dataset(), [5, 7, 9, 11])
+    assert root_indices(Subset(inner, [3, 1])).tolist() == [11, 7]
+    assert root_indices(IndexedDataset(Subset(inner, [3, 1]))).tolist() == [11, 7]
+    assert root_indices(Subset(IndexedDataset(inner), torch.tensor([2, 0]).tolist())).tolist() == [9, 5]
+    assert root_indices(dataset(3)).tolist() == [0, 1, 2]
+
+
+def test_class_names_are_those_of_the_root_dataset() -> None:
+    data = dataset()
+    assert class_names(data) is None
+    data.classes = ["a", "b", "c"]  # type: ignore[attr-defined]  # as torchvision's datasets have it
+    assert class_names(IndexedDataset(Subset(Subset(data, [1, 2]), [0]))) == ["a", "b", "c"]
+    data.classes = Tensor([1])  # type: ignore[attr-defined]  # no names
+    assert class_names(data) is None
