@@ -25,6 +25,7 @@ from torch.utils.data import (
 )
 
 from dynalens import SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
+from dynalens.identity.loaders import Iteration
 from test_dynamics import assert_same
 from training import Classifier, K, N, fit, images, labels, trainer
 
@@ -72,9 +73,9 @@ class Remembers(Augmented):
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
         self.calls += 1
-        x, y = super().__getitem__(i)
-        x[:, 0, 1] = self.calls / 100
-        return x, y
+        x = self.images[i].clone()
+        x[:, 0, 1] = self.calls
+        return x, self.labels[i]
 
     def state_dict(self) -> dict[str, int]:
         return {"calls": self.calls}
@@ -114,6 +115,16 @@ class SameList(RandomBatches):
         for drawn in super().__iter__():
             batch[:] = drawn
             yield batch
+
+
+class DrawsAtOnce:
+    """Draws from the global generator when its iteration begins, before the loader draws its seed."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(torch.randperm(N).view(-1, 2).tolist())
+
+    def __len__(self) -> int:
+        return N // 2
 
 
 def loader(data: Dataset[Any] | None = None, **options: Any) -> DataLoader[Any]:
@@ -206,6 +217,7 @@ CASES: dict[str, dict[str, Any]] = {
     "persistent workers": {"data": lambda: loader(num_workers=2, persistent_workers=True), "limit_train_batches": 4},
     "workers that run already": {"data": running_workers},
     "weighted, with repeats": {"data": weighted},
+    "draws when it begins": {"data": lambda: DataLoader(Augmented(), batch_sampler=DrawsAtOnce())},
     "own batch sampler": {"data": lambda: DataLoader(Augmented(), batch_sampler=CountedBatches())},
     "of unknown length": {"data": lambda: DataLoader(Augmented(), batch_sampler=RandomBatches())},
     "that reuses its list": {"data": lambda: DataLoader(Augmented(), batch_sampler=SameList())},
@@ -283,7 +295,11 @@ CASES |= {
         "max_size": {"data": several("max_size")},
         "max_size_cycle": {"data": several("max_size_cycle")},
         "max_size, unknown length": {"data": several("max_size", endless)},
-        "max_size_cycle, unknown length": {"data": several("max_size_cycle", endless), "limit_train_batches": 8},
+        "max_size_cycle, unknown length": {"data": several("max_size_cycle", endless)},
+        "max_size_cycle, with a limit": {"data": several("max_size_cycle", endless), "limit_train_batches": 8},
+        "a collate returns None": {
+            "data": several("min_size", lambda: loader(collate_fn=without_label_two, batch_size=2)),
+        },
         "max_size_cycle, workers": {"data": several("max_size_cycle", lambda: loader(num_workers=1))},
         "max_size_cycle, stateful": {"data": several("max_size_cycle", stateful)},
         "another without an index": {"data": several("min_size", second=lambda: Endless())},
@@ -353,7 +369,7 @@ def test_batches_that_overtake_each_other_are_told_apart(tmp_path: Path) -> None
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_stateful_loader_resumes_in_the_middle_of_an_epoch(tmp_path: Path, workers: int) -> None:
     def data() -> Any:
-        return stateful(num_workers=workers)
+        return stateful(Remembers(), num_workers=workers)
 
     def saver() -> ModelCheckpoint:
         return ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
@@ -362,8 +378,32 @@ def test_a_stateful_loader_resumes_in_the_middle_of_an_epoch(tmp_path: Path, wor
     monitor, rest = TrainingDynamicsMonitor(), Classifier()
     fit(tmp_path / "b", monitor, model=rest, data=data, ckpt_path=str(tmp_path / "step=8.ckpt"))
     assert [seen[:2] for seen in rest.seen] == [seen[:2] for seen in whole.seen[8:]]
+    assert all(torch.equal(one[2], other[2]) for one, other in zip(rest.seen, whole.seen[8:], strict=True))
     rest.seen = [*whole.seen[:8], *rest.seen]
     assert_recorded(monitor, rest, tmp_path / "b")
+
+
+def test_a_pass_gives_each_step_its_own_entry() -> None:
+    first, second = Iteration(), Iteration()
+    entries = [torch.tensor([i]) for i in range(6)]
+    with pytest.raises(LookupError):
+        first.take(0, ahead=0)
+    first.delivered.extend(entries[:3])  # the first is of a step that never ended
+    assert first.take(1, ahead=1) is first.take(1, ahead=1) is entries[1]
+    with pytest.raises(LookupError):
+        first.take(2, ahead=1)
+    first.exhausted = True
+    second.continues(first)
+    second.delivered.append(entries[3])
+    assert [second.take(step, ahead=3 - step) for step in (2, 3)] == entries[2:4]
+    second.exhausted = True
+    assert second.take(4, ahead=0) is None
+    unused = Iteration()
+    unused.delivered.append(entries[4])
+    unused.exhausted = True
+    second.continues(unused)
+    assert not second.delivered
+    assert not second.exhausted
 
 
 def test_a_second_fit_and_a_loop_of_ones_own_over_the_loader_disturb_nothing(tmp_path: Path) -> None:

@@ -29,9 +29,11 @@ def indices_in_batch(batch: Any, index: Any) -> Tensor | list[str]:
         raise SampleIdentityError(
             f"Expected the batch to hold the key {index!r}, got {seen}. Pass a key of the batch or a callable."
         )
+    if isinstance(values, list | tuple) and set(map(type, values)) == {str}:
+        return list(values)
     found = values if isinstance(values, Tensor) else np.asarray(values)
     if not isinstance(found, Tensor) and found.dtype.kind == "U" and found.ndim == 1:
-        return [str(value) for value in values]
+        return [str(value) for value in found]
     if isinstance(found, Tensor):
         integers = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
     else:
@@ -81,7 +83,11 @@ class SampleIds:
                 "Use one kind of id, or call `reset()` to begin a new record."
             )
         rows = self._rows
-        return torch.tensor([rows.setdefault(known, len(rows)) for known in given], dtype=torch.int64)
+        try:
+            found = [rows[known] for known in given]
+        except KeyError:
+            found = [rows.setdefault(known, len(rows)) for known in given]
+        return torch.from_numpy(np.array(found, dtype=np.int64))
 
     def array(self, length: int) -> np.ndarray:
         """Return the ids of the first ``length`` rows; loads without pickle."""
