@@ -23,7 +23,7 @@ ALLOWED = {
     "capture": {"torch", "observation", "dynamics"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "datasets"} | LIGHTNING,
     "datasets": COMPUTING,
-    "host": {"torch", "observation"} | LIGHTNING,
+    "host": {"torch", "numpy", "observation"} | LIGHTNING,
 }
 STANDARD = {
     "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "importlib", "io", "json", "math",

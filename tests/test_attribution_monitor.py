@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -185,14 +184,6 @@ def test_a_wrong_layer_is_refused_before_training_and_lists_the_nearest(tmp_path
 def test_a_batch_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CaptureError, match=r"Expected floating images .* Pass `inputs="):
         fit(tmp_path, AttributionMonitor(inputs=lambda batch: (batch[1], batch[0])))
-
-
-def test_several_processes_are_refused() -> None:
-    class TwoProcesses:
-        world_size, fast_dev_run = 2, False
-
-    with pytest.raises(MisconfigurationException, match="AttributionMonitor to run in one process, got 2"):
-        AttributionMonitor().setup(TwoProcesses(), nn.Identity(), "fit")
 
 
 @pytest.mark.parametrize(

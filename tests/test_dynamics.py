@@ -378,14 +378,14 @@ def test_small_batches_are_computed_together_in_their_order() -> None:
     assert len(pending) == 2015
 
 
-def test_steps_count_on_after_a_checkpoint() -> None:
+def test_steps_before_a_checkpoint_come_before_those_after_it() -> None:
     first, second = PendingRows(), PendingRows()
     for pending in (first, second):
         pending.add([1, 2], torch.eye(2), torch.tensor([0, 1]))
         if pending is first:
             second.continue_from(*first.on_host())
     index, rows, step = second.on_host()
-    assert (index.tolist(), step.tolist(), rows.shape) == ([1, 2, 1, 2], [0, 0, 1, 1], (5, 4))
+    assert (index.tolist(), step.tolist(), rows.shape) == ([1, 2, 1, 2], [-1, -1, 0, 0], (5, 4))
 
 
 @pytest.mark.parametrize("size", [4, 20_000], ids=["waiting", "at once"])

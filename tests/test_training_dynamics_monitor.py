@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -130,45 +128,6 @@ def test_a_second_fit_continues_and_reset_starts_anew(tmp_path: Path) -> None:
     third = fit(tmp_path / "b", monitor)
     assert_same(monitor.statistics(), by_the_model(third).compute())
     assert len(list((tmp_path / "b" / "dynalens" / "history").iterdir())) == 3
-
-
-def checkpointed(tmp_path: Path, monitor: Any, **options: Any) -> Any:
-    saver = ModelCheckpoint(tmp_path / "checkpoints", save_top_k=-1, filename="{epoch}-{step}", **options)
-    return fit(tmp_path / "first", monitor, saver, enable_checkpointing=True, max_epochs=2)
-
-
-def test_a_checkpoint_loads_with_weights_only_and_a_resumed_fit_continues(tmp_path: Path) -> None:
-    first = checkpointed(tmp_path, TrainingDynamicsMonitor())
-    path = tmp_path / "checkpoints" / "epoch=0-step=6.ckpt"
-    state = torch.load(path, weights_only=True)["callbacks"]
-    assert any("TrainingDynamicsMonitor" in key for key in state)
-    resumed, second = TrainingDynamicsMonitor(), Classifier()
-    fit(tmp_path / "second", resumed, model=second, ckpt_path=str(path))
-    first.seen = [seen for seen in first.seen if seen[0] == 0]
-    assert_same(resumed.statistics(), by_the_model(first, second).compute())
-    record = load_record(tmp_path / "second")
-    assert [epoch for epoch, _ in record.history()] == [0, 1, 2]
-    assert record.table().equals(resumed.table())
-
-
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
-def test_a_checkpoint_from_the_middle_of_an_epoch_keeps_its_presentations(tmp_path: Path) -> None:
-    first = checkpointed(tmp_path, TrainingDynamicsMonitor(), every_n_train_steps=4)
-    path = tmp_path / "checkpoints" / "epoch=0-step=4.ckpt"
-    resumed, second = TrainingDynamicsMonitor(), Classifier()
-    fit(tmp_path / "second", resumed, model=second, ckpt_path=str(path), max_epochs=1)
-    expected = TrainingDynamics(N)
-    for _, index, logits, y in [*first.seen[:4], *second.seen]:
-        expected.update(index, logits, y)
-    expected.end_epoch(0)
-    assert_same(resumed.statistics(), expected.compute())
-
-
-def test_a_checkpoint_of_another_dataset_is_refused(tmp_path: Path) -> None:
-    checkpointed(tmp_path, TrainingDynamicsMonitor())
-    path = tmp_path / "checkpoints" / "epoch=0-step=6.ckpt"
-    with pytest.raises(SampleIdentityError, match=f"{N} samples, got one of 30. Resume with the dataset"):
-        fit(tmp_path, TrainingDynamicsMonitor(), ckpt_path=str(path), data=lambda: loader(dataset(30)))
 
 
 def test_validate_test_predict_sanity_check_and_fast_dev_run_leave_no_trace(tmp_path: Path) -> None:
@@ -319,14 +278,6 @@ def test_an_index_in_the_batch_is_the_same_record(tmp_path: Path) -> None:
     fit(tmp_path, automatic, explicit, model=Three(), data=lambda: loader(data))
     assert_same(automatic.statistics(), explicit.statistics())
     assert_same(load_record(tmp_path / "dynalens" / "a").statistics, explicit.statistics())
-
-
-def test_several_processes_are_refused() -> None:
-    class TwoProcesses:
-        world_size, fast_dev_run = 2, False
-
-    with pytest.raises(MisconfigurationException, match="TrainingDynamicsMonitor to run in one process, got 2"):
-        TrainingDynamicsMonitor().setup(TwoProcesses(), nn.Identity(), "fit")
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,17 @@
 """What touches Lightning beyond its documented callback hooks: one place, for both of its packages."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import pytorch_lightning as pl
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info
+from torch import Tensor
 
 if TYPE_CHECKING:
     CallbackBase = pl.Callback
@@ -20,6 +24,9 @@ else:
     CallbackBase = type("CallbackBase", tuple(dict.fromkeys((pl.Callback, _OtherCallback))), {})
 
 X_AXES = ("step", "epoch")
+_SHARDED = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
+
+Array = npt.NDArray[Any]
 
 
 def check_x_axis(x_axis: str) -> str:
@@ -29,13 +36,123 @@ def check_x_axis(x_axis: str) -> str:
     return x_axis
 
 
-def refuse_processes(trainer: Any, who: str) -> None:
-    """Raise where several processes train: their records are not merged."""
-    if trainer.world_size > 1:
+def check_data_parallel(trainer: Any, who: str) -> None:
+    """Raise where processes share their batches: each presentation would be counted more than once."""
+    sampling: Mapping[str, int] = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
+    replicas = sampling.get("num_replicas", trainer.world_size)
+    if replicas != trainer.world_size:
         raise MisconfigurationException(
-            f"Expected {who} to run in one process, got {trainer.world_size} of them. Train with `devices=1`: "
-            "a record of one process's share would be wrong without a sign of it."
+            f"Expected `strategy` to give each process batches of its own, as {who} counts what every process sees, "
+            f"got {type(trainer.strategy).__name__} with {trainer.world_size} processes for {replicas} shares of the "
+            "data. Train without tensor parallelism."
         )
+
+
+def check_whole_model(trainer: Any, who: str) -> None:
+    """Raise where a process does not hold the whole model, so that it cannot run it on its own."""
+    # By name: the two packages' strategies are different classes.
+    sharded = {cls.__name__ for cls in type(trainer.strategy).__mro__} & _SHARDED
+    if sharded:
+        raise MisconfigurationException(
+            f"Expected `strategy` to keep the whole model in each process, as {who} runs it in one of them, got "
+            f"{type(trainer.strategy).__name__}. Train with DDP, or explain the trained model with `dynalens.explain`."
+        )
+
+
+class Processes:
+    """The processes that train together: in which order their presentations are, and what they agree on.
+
+    Every method is a collective: all processes have to call it. With one process none of them waits.
+
+    Args:
+        trainer: The Trainer, after Lightning set its processes up.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self.number: int = trainer.world_size
+        self.is_first: bool = trainer.is_global_zero
+        self._strategy = trainer.strategy
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes on the CPU, by rank; their first dimensions may differ."""
+        if self.number == 1:
+            return [tensor.cpu()]
+        local = tensor.to(self._device())
+        sizes = [int(size) for size in self._all_gather(torch.tensor([len(local)], device=local.device))]
+        if not max(sizes):
+            return [tensor.cpu() for _ in sizes]
+        padded = local.new_zeros(max(sizes), *local.shape[1:])
+        padded[: len(local)] = local
+        return [part[:size].cpu() for part, size in zip(self._all_gather(padded), sizes, strict=True)]
+
+    def agree(self, error: Exception | None) -> None:
+        """Raise in every process if one of them has an error, so that none waits for another that has gone.
+
+        Raises:
+            RuntimeError: With the message of the first process that failed; that process raises its own error.
+        """
+        text = "" if error is None else f"{type(error).__name__}: {error}"
+        messages = self.gather(torch.tensor(list(text.encode()), dtype=torch.uint8))
+        if error is not None:
+            raise error
+        for rank, message in enumerate(messages):
+            if len(message):
+                failed = bytes(message.tolist()).decode()
+                raise RuntimeError(f"Expected all {self.number} processes to go on, got an error in {rank}: {failed}")
+
+    def together(self, action: Callable[[], None]) -> None:
+        """Do something in each process, and raise in all of them if it fails in one."""
+        error: Exception | None = None
+        try:
+            action()
+        except Exception as raised:
+            if self.number == 1:
+                raise
+            error = raised
+        self.agree(error)
+
+    def in_first(self, action: Callable[[], None]) -> None:
+        """Do something in the first process, and raise in all of them if it fails."""
+        self.together(action if self.is_first else lambda: None)
+
+    def merge(self, index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
+        """Return the presentations of all processes, ordered by step, then rank, then position in the batch.
+
+        Args:
+            index: Shape ``(n,)``, dataset index of this process's presentations.
+            rows: Shape ``(R, n)``, what was recorded of them.
+            step: Shape ``(n,)``, at which step they were made.
+        """
+        if self.number == 1:
+            return index, rows
+        every_step, every_index = (np.concatenate(self._gather_array(each)) for each in (step, index))
+        every_row = np.concatenate(self._gather_array(np.ascontiguousarray(rows.T)))
+        order = np.argsort(every_step, kind="stable")  # gathered by rank, and a batch is in its order
+        return every_index[order], np.ascontiguousarray(every_row[order].T)
+
+    def wait(self) -> None:
+        """Return when every process is here."""
+        if self.number > 1:
+            self._strategy.barrier()
+
+    def _gather_array(self, array: Array) -> list[Array]:
+        return [part.numpy() for part in self.gather(torch.from_numpy(array))]
+
+    def _all_gather(self, tensor: Tensor) -> list[Tensor]:
+        if not _has_process_group():
+            return list(self._strategy.all_gather(tensor))
+        parts = [torch.empty_like(tensor) for _ in range(self.number)]
+        torch.distributed.all_gather(parts, tensor)
+        return parts
+
+    def _device(self) -> torch.device:
+        if _has_process_group() and torch.distributed.get_backend() == "gloo":
+            return torch.device("cpu")  # gloo gathers host memory only
+        return torch.device(self._strategy.root_device)
+
+
+def _has_process_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def log_step(trainer: Any, x_axis: str) -> int:

@@ -23,7 +23,7 @@ _HISTORY = ("index", "p_label", "margin", "predicted")
 def replaced(path: Path) -> Iterator[Path]:
     """Yield a temporary path that takes the place of ``path`` at the end, so that a kill leaves the old file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may save at once
     try:
         yield temporary
         os.replace(temporary, path)
@@ -44,7 +44,8 @@ class RecordMeta:
     Attributes:
         num_samples: Length N of the dataset.
         epochs: Epochs that ended and are in the record.
-        incomplete_epochs: Epochs that were cut off; their presentations are not in the record.
+        incomplete_epochs: Epochs that presentations are missing of: cut off by an exception, or resumed from a
+            checkpoint of several processes from the middle of the epoch.
         class_names: Names of the classes, or None.
         version: Version of the files.
     """
@@ -54,6 +55,10 @@ class RecordMeta:
     incomplete_epochs: Sequence[int] = ()
     class_names: Sequence[str] | None = None
     version: int = VERSION
+
+    def attributes(self) -> dict[str, list[int]]:
+        """Return what a table carries in ``attrs``: the epochs it is made of, and those that it has not in full."""
+        return {"epochs": list(self.epochs), "incomplete_epochs": list(self.incomplete_epochs)}
 
 
 class RecordFolder:
@@ -66,8 +71,12 @@ class RecordFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, epochs: Sequence[int], source: Path | None) -> None:
-        """Let the history hold exactly these epochs, copied from ``source`` where this folder continues another run."""
+    def begin(self, epochs: Sequence[int], source: Path | None) -> list[int]:
+        """Let the history hold exactly these epochs, copied from ``source`` where this folder continues another run.
+
+        Returns:
+            Those of the epochs whose history could not be found.
+        """
         keep = {_epoch_file(epoch) for epoch in epochs}
         history = self.path / "history"
         same = source is not None and source.resolve() == self.path.resolve()
@@ -79,6 +88,7 @@ class RecordFolder:
             for name in sorted(keep):
                 if (source / "history" / name).exists():
                     shutil.copy2(source / "history" / name, history / name)
+        return [epoch for epoch in epochs if not (history / _epoch_file(epoch)).exists()]
 
     def write_history(self, epoch: int, record: EpochRecord) -> None:
         """Write every presentation of one epoch, in the order they were made."""
@@ -128,14 +138,17 @@ class Record:
 
     def table(self) -> pd.DataFrame:
         """Return one row for each sample; the columns are those of ``TrainingDynamicsMonitor.table``."""
-        suggested = suggested_labels(self.statistics, (epoch for _, epoch in self.history()))
-        return samples_table(
+        kept = whole_history(self.folder, self.meta.epochs)
+        suggested = suggested_labels(self.statistics, (epoch for _, epoch in kept))
+        table = samples_table(
             self.statistics,
             suggested=suggested,
             class_names=self.meta.class_names,
             root_index=self.root_index,
             sample_ids=self.sample_ids,
         )
+        table.attrs.update(self.meta.attributes())
+        return table
 
 
 def read_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, dict[str, Array]]]:
@@ -145,6 +158,12 @@ def read_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, dic
         if path.exists():
             with np.load(path) as arrays:
                 yield epoch, dict(arrays)
+
+
+def whole_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, dict[str, Array]]]:
+    """Yield the presentations of all those epochs, or none if those of one are missing: no half counts."""
+    whole = all((folder / "history" / _epoch_file(epoch)).exists() for epoch in epochs)
+    return read_history(folder, epochs if whole else [])
 
 
 def load_record(folder: str | Path) -> Record:

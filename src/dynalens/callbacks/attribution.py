@@ -20,10 +20,11 @@ from dynalens.faithfulness import (
 )
 from dynalens.host import (
     CallbackBase,
+    Processes,
+    check_whole_model,
     check_x_axis,
     log_scalars,
     log_step,
-    refuse_processes,
     run_folder,
     tag_prefix,
     tensorboard_writer,
@@ -97,6 +98,7 @@ class AttributionMonitor(CallbackBase):
         self.name, self.on_error = name, on_error
         self._kept: tuple[Tensor, Tensor] | None = None
         self._sink: Sink | None = None
+        self._processes: Processes | None = None
         self._folder = Path()
 
     @property
@@ -108,13 +110,14 @@ class AttributionMonitor(CallbackBase):
         """Check the layer's name and find out where pictures go."""
         if stage != "fit" or trainer.fast_dev_run:
             return
-        refuse_processes(trainer, type(self).__name__)
+        check_whole_model(trainer, type(self).__name__)
+        self._processes = Processes(trainer)
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
         self._folder = run_folder(trainer, self.name)
         writer = tensorboard_writer(trainer)
         self._sink = FileSink(self._folder / "pictures") if writer is None else EventSink(writer)
-        if writer is None:
+        if writer is None and self._processes.is_first:
             warnings.warn(
                 "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` to "
                 f"see explanations there; their pictures are written to {self._folder / 'pictures'} meanwhile.",
@@ -134,9 +137,28 @@ class AttributionMonitor(CallbackBase):
             self._keep(batch)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Explain the images that are kept."""
-        if self._sink is None or trainer.current_epoch % self.every_n_epochs:
+        """Explain the images that are kept, in the first process; the others wait for it."""
+        if self._processes is not None and trainer.current_epoch % self.every_n_epochs == 0:
+            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module))
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let go of the writer."""
+        self._sink = self._processes = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Let go of the writer; Lightning leaves ``teardown`` out after an exception."""
+        self._sink = self._processes = None
+
+    def _keep(self, batch: Any) -> None:
+        if self._sink is None or self._kept is not None or self.samples is not None:
             return
+        images, labels = images_and_labels(batch, self.inputs)
+        # Cloned: the step may work in place.
+        self._kept = images[: self.num_samples].detach().clone(), labels[: self.num_samples].detach().clone()
+
+    def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
+        if self._sink is None:
+            return  # an explanation has failed before
         if self.samples is not None:
             self._kept = self.samples[0].to(pl_module.device), self.samples[1].to(pl_module.device)
         if self._kept is None:
@@ -150,21 +172,6 @@ class AttributionMonitor(CallbackBase):
             warnings.warn(
                 f"Explanations are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=2
             )
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go of the writer."""
-        self._sink = None
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Let go of the writer; Lightning leaves ``teardown`` out after an exception."""
-        self._sink = None
-
-    def _keep(self, batch: Any) -> None:
-        if self._sink is None or self._kept is not None or self.samples is not None:
-            return
-        images, labels = images_and_labels(batch, self.inputs)
-        # Cloned: the step may work in place.
-        self._kept = images[: self.num_samples].detach().clone(), labels[: self.num_samples].detach().clone()
 
     def _explain(self, trainer: Any, pl_module: nn.Module, images: Tensor, targets: Tensor) -> None:
         forward = functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)

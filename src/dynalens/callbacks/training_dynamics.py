@@ -1,5 +1,6 @@
 """The callback that keeps the per-sample record: Lightning hooks become calls."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -7,27 +8,32 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from torch import Tensor
 
 from dynalens.capture import Capture, CaptureError, StepCapture
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.host import (
     CallbackBase,
+    Processes,
     announce,
+    check_data_parallel,
     check_x_axis,
     log_scalars,
     log_step,
-    refuse_processes,
     run_folder,
     tag_prefix,
     tensorboard_writer,
 )
 from dynalens.identity import SampleIdentity, SampleIdentityError
-from dynalens.records import RecordFolder, RecordMeta, read_history
+from dynalens.records import RecordFolder, RecordMeta, whole_history
 from dynalens.suspicion import clean_indices, epoch_summary, samples_table, suggested_labels, suspects
 from dynalens.tensorboard import EventSink
 
-_NO_EPOCH = "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`."
+_NO_EPOCH = (
+    "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
+    "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
+)
 
 
 class TrainingDynamicsMonitor(CallbackBase):
@@ -85,9 +91,12 @@ class TrainingDynamicsMonitor(CallbackBase):
         self.x_axis = check_x_axis(x_axis)
         self._capture = StepCapture(capture)
         self._identity = SampleIdentity(index, loader)
+        self._processes: Processes | None = None
+        self._failure: Exception | None = None
         self._active = False
         self._begun = False
         self._announced = False
+        self._agreed = False
         self.reset()
 
     def reset(self) -> None:
@@ -96,6 +105,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         self._identity.load_state(None)
         self._epochs: list[int] = []
         self._incomplete: list[int] = []
+        self._open: int | None = None  # the epoch with presentations that are not in the record yet
         self._folder: RecordFolder | None = None
         self._source: Path | None = None
         self._root_index = np.arange(0)
@@ -109,22 +119,17 @@ class TrainingDynamicsMonitor(CallbackBase):
         """Install what must stand before the first loader is made."""
         if stage != "fit" or trainer.fast_dev_run:
             return
-        refuse_processes(trainer, type(self).__name__)
+        check_data_parallel(trainer, type(self).__name__)
+        self._processes, self._failure = Processes(trainer), None
         self._folder = RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name))
-        self._active, self._begun, self._announced = True, False, False
+        self._active, self._begun, self._announced, self._agreed = True, False, False, False
         self._capture.install(pl_module)
         self._identity.install(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin or continue the record of this dataset."""
-        if not self._active:
-            return
-        self._find_samples(trainer)
-        self._root_index = self._identity.root_index(self._dynamics.num_samples if self._dynamics else 0)
-        self.class_names = self.class_names or self._identity.class_names()
-        assert self._folder is not None
-        self._folder.begin(self._epochs, self._source)
-        self._source, self._begun = self._folder.path, True
+        if self._active:
+            self._begin(trainer)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the loader again, which Lightning may have made anew."""
@@ -133,8 +138,11 @@ class TrainingDynamicsMonitor(CallbackBase):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
-        if self._active:
-            self._capture.start(pl_module)
+        if not self._active:
+            return
+        if self._open is not None and self._open != self._epoch(trainer):
+            self._end_epoch(self._open)  # the checkpoint was saved after the epoch's last step: Lightning goes on
+        self._capture.start(pl_module)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """The step's own loss is known."""
@@ -143,8 +151,87 @@ class TrainingDynamicsMonitor(CallbackBase):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
+        if not self._active or self._failure:
+            return
+        assert self._processes is not None
+        try:
+            self._record(trainer, outputs, batch)
+        except Exception as error:
+            if self._processes.number == 1:
+                raise
+            self._failure = error  # the others would wait for this process: it raises where all can
+        if not self._agreed:  # what is wrong from the start shows in the first batch
+            self._processes.agree(self._failure)
+            self._agreed = True
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Fold the epoch into the record, write it and log it."""
         if not self._active:
             return
+        assert self._processes is not None
+        self._processes.together(self._end_steps)
+        logs = trainer.current_epoch % self.log_every_n_epochs == 0
+        self._end_epoch(self._epoch(trainer), log_to=trainer if logs else None)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Write the tables and undo what ``setup`` installed."""
+        if not self._active:
+            return
+        try:
+            if not self._begun and self._dynamics is not None:
+                self._begin(trainer, training=False)  # nothing was left to train
+            if self._open is not None:
+                self._end_epoch(self._open)
+        finally:
+            self._end_fit()
+        assert self._processes is not None
+        self._processes.wait()  # for the files, which every process may read now
+        self._processes = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """As ``teardown``, which Lightning leaves out after an exception; the epoch that was cut off is dropped."""
+        if self._active and self._dynamics is not None:
+            self._dynamics.discard_pending()
+            self._incomplete, self._open = self._missing(), None
+        self._end_fit()
+        self._processes = None
+
+    def _begin(self, trainer: Any, *, training: bool = True) -> None:
+        assert self._processes is not None
+        self._find_samples(trainer, training=training)
+        if self._processes.number > 1 and self._identity.ids is not None:
+            raise SampleIdentityError(
+                "Expected a record of positions in the dataset where several processes train, got one of ids, whose "
+                "rows differ between processes. Resume with `devices=1`."
+            )
+        self._check_same_length()
+        self._root_index = self._identity.root_index(self._dynamics.num_samples if self._dynamics else 0)
+        self.class_names = self.class_names or self._identity.class_names()
+        self._processes.in_first(self._begin_files)
+        self._begun = True
+
+    def _check_same_length(self) -> None:
+        assert self._processes is not None
+        length = -1 if self._dynamics is None else self._dynamics.num_samples
+        lengths = {int(n) for n in torch.cat(self._processes.gather(torch.tensor([length])))}
+        if len(lengths) > 1:
+            raise SampleIdentityError(
+                f"Expected the same training dataset in each process, got lengths {sorted(lengths)}. Give each "
+                "of them the whole dataset and let the sampler share it out."
+            )
+
+    def _begin_files(self) -> None:
+        assert self._folder is not None
+        missing = self._folder.begin(self._epochs, self._source)
+        if missing and self.history:
+            warnings.warn(
+                f"Expected the history of the epochs before this fit in {self._source}, got none of epochs {missing}. "
+                "Labels are suggested by the record's majority sketch instead. Keep the folder of the run to resume.",
+                stacklevel=2,
+            )
+        self._source = self._folder.path
+
+    def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
         rows = self._identity.rows(trainer, batch) if batch is not None else None
         if rows is None:  # this step trained on no sample of the loader
             with suppress(CaptureError):
@@ -155,49 +242,45 @@ class TrainingDynamicsMonitor(CallbackBase):
             return
         _check_rows(len(found.logits), len(rows), self.views)
         self._dynamics = self._dynamics or TrainingDynamics(self._identity.num_samples or 1)
+        self._open = self._epoch(trainer)
         self._dynamics.update(rows.repeat(self.views) if self.views > 1 else rows, found.logits, found.targets)
         if not self._announced:
             announce(f"dynalens: {found.source}; identity: {self._identity.way}")
             self._announced = True
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Fold the epoch into the record, write it and log it."""
-        if not self._active or self._dynamics is None:
+    def _end_steps(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._capture.end_epoch()
+
+    def _epoch(self, trainer: Any) -> int:
+        """The number of the epoch under way; a second fit counts on."""
+        return max(int(trainer.current_epoch), self._epochs[-1] + 1 if self._epochs else 0)
+
+    def _end_epoch(self, epoch: int, log_to: Any = None) -> None:
+        assert self._processes is not None
+        if self._dynamics is None:  # samples are known by their ids, and none was seen
             return
-        assert self._folder is not None
         if self._identity.ids is not None:
             self._dynamics.grow(len(self._identity.ids))
             self._root_index = self._identity.root_index(self._dynamics.num_samples)
-        epoch = max(trainer.current_epoch, self._epochs[-1] + 1 if self._epochs else 0)
-        self._capture.end_epoch()
-        record = self._dynamics.end_epoch(epoch)
+        record = self._dynamics.end_epoch(epoch, self._processes.merge)
         self._epochs.append(epoch)
-        if self.history:
-            self._folder.write_history(epoch, record)
-        statistics = self.statistics()
-        self._folder.write(statistics, self._root_index, self._meta(), self._sample_ids())
-        if trainer.current_epoch % self.log_every_n_epochs == 0:
-            self._write_logs(trainer, statistics, record)
-
-    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Write the tables and undo what ``setup`` installed."""
-        self._end_fit()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """As ``teardown``, which Lightning leaves out after an exception; the epoch that was cut off is dropped."""
-        if self._active and self._dynamics is not None and self._dynamics.discard_pending():
-            self._incomplete.append(trainer.current_epoch)
-        self._end_fit()
+        self._open = None
+        self._processes.in_first(lambda: self._write_epoch(record, log_to))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record as tensors and plain Python."""
         if self._dynamics is None:
             return {}
+        # A collective would dead-lock where one process alone writes a checkpoint, as on an exception.
+        alone = self._processes is None or self._processes.number == 1
         return {
-            "dynamics": self._dynamics.state_dict(),
+            "dynamics": self._dynamics.state_dict(pending=alone),
             "sample_ids": self._identity.state(),
             "epochs": list(self._epochs),
-            "incomplete_epochs": list(self._incomplete),
+            "incomplete_epochs": list(self._incomplete) if alone else self._missing(),
+            "open_epoch": self._open if alone else None,
             "folder": str(self._folder.path) if self._folder else "",
         }
 
@@ -209,7 +292,10 @@ class TrainingDynamicsMonitor(CallbackBase):
         self._dynamics.load_state_dict(state_dict["dynamics"])
         self._identity.load_state(state_dict["sample_ids"])
         self._epochs, self._incomplete = list(state_dict["epochs"]), list(state_dict["incomplete_epochs"])
+        self._open = state_dict["open_epoch"]
         self._source = Path(state_dict["folder"]) if state_dict["folder"] else None
+        if self._processes and not self._processes.is_first:
+            self._dynamics.discard_pending()  # the first process brings them to the merge
 
     def statistics(self) -> SampleStatistics:
         """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
@@ -220,15 +306,17 @@ class TrainingDynamicsMonitor(CallbackBase):
     def table(self) -> pd.DataFrame:
         """Return one row for each sample of the dataset, index ``sample_id``; the README lists the columns."""
         statistics = self.statistics()
-        kept = read_history(self._folder.path, self._epochs) if self.history and self._folder else iter(())
+        kept = whole_history(self._folder.path, self._epochs) if self.history and self._folder else iter(())
         suggested = suggested_labels(statistics, (epoch for _, epoch in kept))
-        return samples_table(
+        table = samples_table(
             statistics,
             suggested=suggested,
             class_names=self.class_names,
             root_index=self._root_index,
             sample_ids=self._sample_ids(),
         )
+        table.attrs.update(self._meta().attributes())
+        return table
 
     def suspects(self, n: int | None = None) -> pd.DataFrame:
         """Return the samples that were seen, the most suspicious first; the first ``n`` of them."""
@@ -253,11 +341,11 @@ class TrainingDynamicsMonitor(CallbackBase):
         self._active = False
         self._capture.close()
         self._identity.close()
-        if self._epochs and self._begun:
+        if self._epochs and self._begun and self._processes and self._processes.is_first:
             self.save()
 
-    def _find_samples(self, trainer: Any) -> None:
-        self._identity.start(trainer, self._dynamics.num_samples if self._dynamics else None)
+    def _find_samples(self, trainer: Any, *, training: bool = True) -> None:
+        self._identity.start(trainer, self._dynamics.num_samples if self._dynamics else None, training=training)
         if self._dynamics is None and self._identity.num_samples is not None:
             self._dynamics = TrainingDynamics(self._identity.num_samples)
 
@@ -268,6 +356,19 @@ class TrainingDynamicsMonitor(CallbackBase):
     def _meta(self) -> RecordMeta:
         assert self._dynamics is not None
         return RecordMeta(self._dynamics.num_samples, self._epochs, self._incomplete, self.class_names)
+
+    def _missing(self) -> list[int]:
+        """The epochs that presentations were lost of, if those not yet folded are lost too."""
+        return sorted({*self._incomplete, *(() if self._open is None else (self._open,))})
+
+    def _write_epoch(self, record: EpochRecord, log_to: Any) -> None:
+        assert self._folder is not None
+        statistics = self.statistics()
+        if self.history:
+            self._folder.write_history(self._epochs[-1], record)
+        self._folder.write(statistics, self._root_index, self._meta(), self._sample_ids())
+        if log_to is not None:
+            self._write_logs(log_to, statistics, record)
 
     def _write_logs(self, trainer: Any, statistics: SampleStatistics, record: EpochRecord) -> None:
         prefix, step = tag_prefix(self.name) + "/dynamics", log_step(trainer, self.x_axis)

@@ -122,7 +122,8 @@ class PendingRows:
     def on_host(self) -> tuple[Array, Array, Array]:
         """Return index (M,), rows (5, M) and step (M,) of the M presentations in their order; the one copy to the host.
 
-        Index and step are int64; steps count the calls of ``add`` from 0 in each epoch.
+        Index and step are int64; steps count the calls of ``add`` from 0 in each epoch, those before a checkpoint
+        from -1 down.
         """
         self._compute()
         index = _indices_on_host(self._index)
@@ -134,12 +135,13 @@ class PendingRows:
         return (
             np.concatenate([before, index]),
             np.concatenate([rows_before, rows], axis=1),
-            np.concatenate([step_before, step + step_before[-1] + 1]),
+            np.concatenate([step_before, step]),
         )
 
     def continue_from(self, index: Array, rows: Array, step: Array) -> None:
         """Put back what ``on_host`` returned, before anything is added."""
-        self._continued = (index, rows, step) if len(index) else None
+        # Every process counts its own steps from 0, and only one continues a checkpoint: its earlier ones come before.
+        self._continued = (index, rows, step - step[-1] - 1) if len(index) else None
 
     def _compute(self) -> None:
         if self._waiting:

@@ -1,6 +1,6 @@
 """The record with its checks: ``update`` for each batch, ``end_epoch`` once an epoch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, NOT_A_CLASS, PREDICTED, 
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 
 VERSION = 2
+Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 class TrainingDynamics:
@@ -72,11 +73,13 @@ class TrainingDynamics:
         self._state = {k: np.append(values, added[k].astype(values.dtype)) for k, values in self._state.items()}
         self.num_samples += len(added["label"])
 
-    def end_epoch(self, epoch: int) -> EpochRecord:
+    def end_epoch(self, epoch: int, exchange: Exchange | None = None) -> EpochRecord:
         """Move the epoch's rows to the host, once, and fold them into the record.
 
         Args:
             epoch: Number of the epoch, from 0.
+            exchange: Where several processes train: takes index ``(n,)``, rows ``(5, n)`` and step ``(n,)`` of this
+                process's presentations, and returns index and rows of those of all, in the order in which they count.
 
         Returns:
             The presentations of this epoch.
@@ -86,7 +89,9 @@ class TrainingDynamics:
                 since its last presentation. The record is then as before.
         """
         pending, self._pending = self._pending, PendingRows()
-        index, rows, _ = pending.on_host()
+        index, rows, step = pending.on_host()
+        if exchange is not None:
+            index, rows = exchange(index, rows, step)
         self._check(index, rows)
         counted = rows[TARGET] >= 0
         finite = np.isfinite(rows[: EL2N + 1]).all(axis=0)
@@ -113,14 +118,15 @@ class TrainingDynamics:
         """Return the statistics of the epochs that have ended; arrays of length N, copies."""
         return read_statistics(self._state)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return version, N, the record and the presentations of the epoch under way: tensors and plain Python."""
-        pending = zip(("index", "rows", "step"), self._pending.on_host(), strict=True)
+    def state_dict(self, *, pending: bool = True) -> dict[str, Any]:
+        """Return version, N, the record and, if wanted, the epoch under way: tensors and plain Python."""
+        under_way = self._pending if pending else PendingRows()
+        presentations = zip(("index", "rows", "step"), under_way.on_host(), strict=True)
         return {
             "version": VERSION,
             "num_samples": self.num_samples,
             "state": {name: torch.from_numpy(values.copy()) for name, values in self._state.items()},
-            "pending": {name: torch.from_numpy(values.copy()) for name, values in pending},
+            "pending": {name: torch.from_numpy(values.copy()) for name, values in presentations},
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:

@@ -157,7 +157,7 @@ def training_loader(trainer: Any, name: str | int | None) -> TrainingLoader:
     Raises:
         SampleIdentityError: If there is none of that name, or no name and several loaders.
     """
-    combined = trainer.fit_loop._data_fetcher.combined_loader
+    combined = trainer.fit_loop._combined_loader
     found = [
         TrainingLoader(loader, position, path)
         for position, (path, loader) in enumerate(_leaves(combined.iterables, combined.flattened, ()))

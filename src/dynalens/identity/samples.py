@@ -56,12 +56,13 @@ class SampleIdentity:
             self._recorder.detach()
         self._recorder, self._source = None, None
 
-    def start(self, trainer: Any, recorded: int | None) -> None:
+    def start(self, trainer: Any, recorded: int | None, *, training: bool = True) -> None:
         """Find the loader, when training begins and again after each reload.
 
         Args:
             trainer: The Trainer.
             recorded: Number of samples in the record that is continued; None if it is a new one.
+            training: Whether steps follow; False where a resumed fit has none left, and no iterator was made.
 
         Raises:
             SampleIdentityError: If it is not clear which loader, if it has no indices, or if its dataset is not that
@@ -74,7 +75,8 @@ class SampleIdentity:
         elif self._extract is not None:
             self.way = "`index`"
         else:
-            _check_followed(trainer, self._source)
+            if training:
+                _check_followed(trainer, self._source)
             self.way = "carried with the samples" if is_tagged(self._source.loader) else "sampler"
         self._by_position = _by_position(self.dataset, explicit=self.way == "`index`")
         self._check_continues(recorded)

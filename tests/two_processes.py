@@ -1,0 +1,182 @@
+"""One of two processes that train together; `test_processes` starts both and reads what they leave.
+
+Started as ``python two_processes.py <folder>`` with LOCAL_RANK and the rest of torch's environment set.
+"""
+
+import faulthandler
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
+from torch.utils.data.distributed import DistributedSampler
+
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from training import Classifier, dataset, fit, images, labels, loader
+
+N = 25
+"""Odd, so that one sample is padding: 26 presentations in each epoch, 13 in each process, 4 steps."""
+RANK = int(os.environ.get("LOCAL_RANK", 0))
+FOLDER = Path(sys.argv[1]) if __name__ == "__main__" else Path()
+
+
+class PairsTogether(BatchSampler):
+    """A batch sampler that Lightning makes anew with its own sampler in it."""
+
+    def __iter__(self) -> Any:
+        for batch in super().__iter__():
+            yield batch[::-1]
+
+
+def own_sampler() -> DataLoader[Any]:
+    return loader(dataset(N), shuffle=False, sampler=DistributedSampler(range(N), 2, RANK, shuffle=True))  # type: ignore[arg-type]  # it needs a length only
+
+
+def weighted() -> DataLoader[Any]:
+    return loader(dataset(N), shuffle=False, sampler=WeightedRandomSampler([i + 1.0 for i in range(N)], N))
+
+
+def batch_sampler() -> DataLoader[Any]:
+    data = dataset(N)
+    return DataLoader(data, batch_sampler=PairsTogether(RandomSampler(data), 4, False))
+
+
+def relabelled_in_the_second() -> DataLoader[Any]:
+    data = dataset(N)
+    data.tensors = data.tensors[0], (labels(N) + RANK) % 3
+    return loader(data)
+
+
+def shorter_in_the_second() -> DataLoader[Any]:
+    return loader(dataset(N - RANK))
+
+
+class DropsOneOf:
+    """Drops a sample of this process's batch, as a collate function that filters does."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self.calls = batch, 0
+
+    def __call__(self, samples: Any) -> Any:
+        x, y = torch.utils.data.default_collate(samples)
+        drop = int(RANK == 1 and self.calls == self.batch)
+        self.calls += 1
+        return x[drop:], y[drop:]
+
+
+LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
+    "shuffle": lambda: loader(dataset(N)),
+    "in order": lambda: loader(dataset(N), shuffle=False),
+    "workers": lambda: loader(dataset(N), num_workers=1, persistent_workers=True),
+    "weighted": weighted,
+    "own sampler": own_sampler,
+    "batch sampler": batch_sampler,
+}
+FAILURES: dict[str, Callable[[], DataLoader[Any]]] = {
+    "label": relabelled_in_the_second,
+    "length": shorter_in_the_second,
+    "first batch": lambda: loader(dataset(N), collate_fn=DropsOneOf(0)),
+    "later batch": lambda: loader(dataset(N), collate_fn=DropsOneOf(2)),
+}
+
+
+def run(name: str, *callbacks: Any, **options: Any) -> Classifier:
+    """Fit in both processes."""
+    defaults: dict[str, Any] = {"devices": 2, "strategy": "ddp", "max_epochs": 2}
+    model: Classifier = fit(FOLDER / name, *callbacks, **(defaults | options))
+    return model
+
+
+def leave(name: str, monitor: TrainingDynamicsMonitor, model: Classifier, **more: Any) -> None:
+    """Write what this process has at the end of a fit."""
+    table = monitor.table()
+    left = {
+        "seen": model.seen,
+        "statistics": {key: torch.from_numpy(value) for key, value in asdict(monitor.statistics()).items()},
+        "weights": model.state_dict(),
+        "attrs": dict(table.attrs),
+        "suggested": table["suggested"].fillna(-1).tolist(),
+    }
+    torch.save(left | more, FOLDER / f"{name}.{RANK}.pt")
+
+
+def record_of_each_loader() -> None:
+    for name, data in LOADERS.items():
+        monitor = TrainingDynamicsMonitor()
+        model = run(name, monitor, data=data)
+        leave(name, monitor, model, plain=run(f"{name}, plain", data=data).state_dict())
+
+
+def with_explanations() -> None:
+    dynamics = TrainingDynamicsMonitor()
+    explaining = AttributionMonitor(samples=(images(4), labels(4)), steps=3)
+    logger = TensorBoardLogger(FOLDER, "explained", version=0)
+    model = run("explained", dynamics, explaining, data=LOADERS["shuffle"], logger=logger)
+    leave("explained", dynamics, model, plain=run("plain", data=LOADERS["shuffle"]).state_dict())
+
+
+def failing_explanations() -> None:
+    def forward(module: Any, x: Any) -> Any:
+        raise RuntimeError("on purpose")
+
+    given: dict[str, Any] = {"samples": (images(4), labels(4)), "forward": forward}
+    run("switched off", AttributionMonitor(**given), data=LOADERS["shuffle"])
+    failure("explanation", AttributionMonitor(on_error="raise", **given), data=LOADERS["shuffle"])
+
+
+def checkpoints() -> None:
+    saver = ModelCheckpoint(FOLDER / "checkpoints", save_top_k=-1, filename="{step}", every_n_train_steps=2)
+    ends = ModelCheckpoint(FOLDER / "checkpoints", save_top_k=-1, filename="end-{epoch}")
+    first = TrainingDynamicsMonitor()
+    model = run("first", first, saver, ends, data=LOADERS["shuffle"], enable_checkpointing=True)
+    leave("first", first, model)
+    for name in ("step=2", "step=4", "end-epoch=0"):
+        resume(f"resumed {name}", FOLDER / "checkpoints" / f"{name}.ckpt")
+    resume("resumed alone", FOLDER / "alone" / "step=4.ckpt")
+
+
+def resume(name: str, checkpoint: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    model = run(name, monitor, data=LOADERS["shuffle"], ckpt_path=str(checkpoint))
+    leave(name, monitor, model)
+
+
+def failure(name: str, callback: Any, **options: Any) -> None:
+    """Write the error that this process ends with, and how many steps it made before."""
+    model = Classifier()
+    try:
+        run(name, callback, model=model, **options)
+    except (RuntimeError, ValueError) as error:
+        torch.save((f"{type(error).__name__}: {error}", len(model.seen)), FOLDER / f"{name}.{RANK}.pt")
+    else:
+        raise AssertionError(f"{name} did not fail")
+
+
+def main() -> None:
+    record_of_each_loader()
+    with_explanations()
+    checkpoints()
+    for name, data in FAILURES.items():
+        failure(name, TrainingDynamicsMonitor(), data=data)
+    failing_explanations()
+
+
+def spawn() -> None:
+    """Started alone: Lightning starts the two processes itself and nothing but files comes back."""
+    monitor = TrainingDynamicsMonitor()
+    fit(FOLDER / "spawned", monitor, data=LOADERS["shuffle"], devices=2, strategy="ddp_spawn", max_epochs=2)
+    try:
+        monitor.statistics()
+    except RuntimeError as error:
+        torch.save(str(error), FOLDER / "spawned.pt")
+
+
+if __name__ == "__main__":
+    faulthandler.dump_traceback_later(100, exit=True)  # says where a process waits in vain
+    spawn() if sys.argv[2:] == ["spawn"] else main()
