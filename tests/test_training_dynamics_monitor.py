@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as other_package
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
@@ -292,30 +290,6 @@ def test_an_index_in_the_batch_is_the_same_record(tmp_path: Path) -> None:
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainingDynamicsMonitor(**arguments)
-
-
-@pytest.mark.parametrize("bare", [True, False])
-def test_both_packages_accept_the_callback(tmp_path: Path, bare: bool) -> None:
-    class Other(other_package.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, K))
-
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return F.cross_entropy(self.net(batch[0]), batch[1])
-
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    for package, model in ((pl, Classifier()), (other_package, Other())):
-        monitor = TrainingDynamicsMonitor()
-        callbacks: Any = monitor if bare else [monitor]
-        runner = package.Trainer(
-            max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=callbacks,
-            enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
-        )  # fmt: skip
-        runner.fit(model, loader())
-        assert monitor.statistics().presentations.tolist() == [1] * N
 
 
 def test_the_plan_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

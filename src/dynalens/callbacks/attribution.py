@@ -76,7 +76,7 @@ class AttributionMonitor(CallbackBase):
         seed: int = 0,
         num_samples: int = 8,
         samples: tuple[Tensor, Tensor] | None = None,
-        inputs: str | tuple[str, str] | Callable[[Any], tuple[Tensor, Tensor]] = "auto",
+        inputs: Callable[[Any], tuple[Tensor, Tensor]] | tuple[str, str] | str = "auto",
         forward: Forward | None = None,
         target_layer: str | None = None,
         every_n_epochs: int = 1,

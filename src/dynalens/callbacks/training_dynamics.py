@@ -71,7 +71,7 @@ class TrainingDynamicsMonitor(CallbackBase):
     def __init__(
         self,
         *,
-        index: str | Callable[[Any], Sequence[int] | Sequence[str] | Tensor] = "auto",
+        index: Callable[[Any], Sequence[int] | Sequence[str] | Tensor] | str = "auto",
         capture: Capture = "auto",
         loader: str | int | None = None,
         views: int = 1,

@@ -1,0 +1,247 @@
+"""Both callbacks work alike in both of Lightning's packages: given, configured, resumed, or asked for."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as other_package
+import pytest
+import pytorch_lightning as pl
+import torch
+from lightning.pytorch.cli import LightningCLI as OtherCLI
+from pytorch_lightning.cli import LightningCLI
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor, load_record
+from dynalens.callbacks.environment import callbacks_from_environment
+from training import K, N, loader
+
+PACKAGES: dict[str, Any] = {"pytorch_lightning": pl, "lightning.pytorch": other_package}
+CLIS: dict[str, Any] = {"pytorch_lightning": LightningCLI, "lightning.pytorch": OtherCLI}
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger"),
+    # Lightning calls what newer releases of jsonargparse deprecate.
+    pytest.mark.filterwarnings("ignore:[\\s\\S]*(Jsonargparse|was deprecated in v4)"),
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended"),
+]
+both = pytest.mark.parametrize("name", PACKAGES)
+
+
+class _Steps:
+    """A model of either package, with its own data."""
+
+    net: nn.Module
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def train_dataloader(self) -> Any:
+        return loader()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.net.parameters(), lr=0.1)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, K))
+
+
+class Model(_Steps, pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+
+class OtherModel(_Steps, other_package.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+
+MODELS: dict[str, Callable[[], Any]] = {"pytorch_lightning": Model, "lightning.pytorch": OtherModel}
+
+
+def trainer(name: str, folder: Path, callbacks: Any, **options: Any) -> Any:
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    defaults = {"max_epochs": 1, "accelerator": "cpu", "default_root_dir": folder, "enable_checkpointing": False}
+    return PACKAGES[name].Trainer(callbacks=callbacks, **(quiet | defaults | options))
+
+
+@both
+@pytest.mark.parametrize("bare", [True, False], ids=["bare", "list"])
+@pytest.mark.parametrize("monitor", [TrainingDynamicsMonitor, AttributionMonitor])
+def test_a_callback_is_taken_bare_and_in_a_list(tmp_path: Path, name: str, bare: bool, monitor: Any) -> None:
+    callback = monitor()
+    trainer(name, tmp_path, callback if bare else [callback]).fit(MODELS[name]())
+    if monitor is TrainingDynamicsMonitor:
+        assert callback.statistics().presentations.tolist() == [1] * N
+    else:
+        assert len(list((tmp_path / "dynalens" / "explanations").iterdir())) == 1
+
+
+@both
+def test_a_checkpoint_of_one_package_continues_in_either(tmp_path: Path, name: str) -> None:
+    first = trainer(name, tmp_path / "first", [TrainingDynamicsMonitor(), AttributionMonitor()])
+    first.fit(MODELS[name]())
+    first.save_checkpoint(tmp_path / "saved.ckpt")
+    for other in PACKAGES:
+        resumed = TrainingDynamicsMonitor()
+        second = trainer(other, tmp_path / other, [resumed, AttributionMonitor()], max_epochs=3)
+        second.fit(MODELS[other](), ckpt_path=tmp_path / "saved.ckpt")
+        assert resumed.statistics().presentations.tolist() == [3] * N
+        assert len(list(load_record(tmp_path / other).history())) == 3
+
+
+CONFIGURATION = """
+seed_everything: 3
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  logger: false
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: dynalens.TrainingDynamicsMonitor
+      init_args:
+        index: auto
+        capture: "module:net"
+        class_names: [x, y, z]
+        history: false
+        x_axis: epoch
+    - class_path: dynalens.AttributionMonitor
+      init_args:
+        methods: [saliency]
+        metrics: [deletion]
+        steps: 4
+        inputs: test_packages.images_first
+        forward: test_packages.logits_of
+        every_n_epochs: 1
+"""
+
+
+def images_first(batch: Any) -> tuple[Tensor, Tensor]:
+    return batch[0], batch[1]
+
+
+def logits_of(module: Any, images: Tensor) -> Tensor:
+    logits: Tensor = module.net(images)
+    return logits
+
+
+def cli(name: str, folder: Path, *arguments: str) -> Any:
+    path = folder / "config.yaml"
+    path.write_text(CONFIGURATION)
+    given = [f"--config={path}", f"--trainer.default_root_dir={folder}", *arguments]
+    return CLIS[name](MODELS[name], args=["fit", *given], save_config_callback=None)
+
+
+@both
+def test_the_command_line_configures_both_callbacks_from_yaml(tmp_path: Path, name: str) -> None:
+    run = cli(name, tmp_path, "--trainer.callbacks.init_args.steps=5", "--trainer.callbacks.init_args.num_samples=3")
+    dynamics, explaining = run.trainer.callbacks[:2]
+    assert dynamics.table()["label_name"].isin(["x", "y", "z"]).all()
+    assert (dynamics.history, dynamics.x_axis) == (False, "epoch")
+    assert dynamics.statistics().presentations.tolist() == [2] * N
+    assert (explaining.methods, explaining.steps, explaining.num_samples) == (("saliency",), 5, 3)
+    named = explaining.inputs.__name__, explaining.forward.__name__
+    assert named == ("images_first", "logits_of")  # of this file, imported once more by its dotted name
+    assert len(list((tmp_path / "dynalens" / "explanations").iterdir())) == 2
+
+
+BAD = {
+    "a wrong literal": ("--trainer.callbacks.init_args.x_axis=time", "x_axis"),
+    "a wrong type": ("--trainer.callbacks.init_args.num_samples=few", "num_samples"),
+    "a wrong name": ("--trainer.callbacks.init_args.no_such_argument=1", "no_such_argument"),
+    "a wrong literal of the last": ("--trainer.callbacks.init_args.on_error=ignore", "on_error"),
+}
+
+
+@both
+@pytest.mark.parametrize(("argument", "said"), BAD.values(), ids=BAD.keys())
+def test_the_command_line_refuses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, argument: str, said: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli(name, tmp_path, argument)
+    assert said in capsys.readouterr().err
+
+
+@both
+def test_the_command_line_passes_the_callbacks_own_errors_on(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match="`methods` to be among"):
+        cli(name, tmp_path, '--trainer.callbacks.init_args.methods=["gradcam"]')
+
+
+def test_the_environment_asks_for_monitors_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(value: str) -> list[str]:
+        monkeypatch.setenv("DYNALENS", value)
+        return [type(callback).__name__ for callback in callbacks_from_environment()]
+
+    assert asked("") == []
+    assert asked("dynamics") == ["TrainingDynamicsMonitor"]
+    assert asked("attribution, dynamics") == ["TrainingDynamicsMonitor", "AttributionMonitor"]
+    with pytest.raises(ValueError, match=r"variable DYNALENS to name among dynamics, attribution, got \['gradcam'\]"):
+        asked("gradcam")
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder with the distribution's entry points as pyproject.toml has them, whatever is installed."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    info = tmp_path / "installed" / f"{project['name']}-{project['version']}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = [
+        f"[{group}]\n" + "".join(f"{key} = {value}\n" for key, value in points.items())
+        for group, points in project["entry-points"].items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    return info.parent
+
+
+@both
+def test_the_entry_point_is_the_one_that_the_package_asks(installed: Path, name: str) -> None:
+    (distribution,) = metadata.distributions(path=[str(installed)])
+    (point,) = distribution.entry_points.select(group=f"{name}.callbacks_factory")
+    assert point.load() is callbacks_from_environment
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from dynalens import TrainingDynamicsMonitor
+from test_packages import MODELS, trainer
+
+name, folder = sys.argv[1], Path(sys.argv[2])
+own = TrainingDynamicsMonitor()
+runner = trainer(name, folder, [own])
+runner.fit(MODELS[name]())
+print([(type(callback).__name__, callback.name) for callback in runner.callbacks if hasattr(callback, "x_axis")])
+"""
+
+
+@both
+@pytest.mark.parametrize("value", ["", "dynamics"], ids=["not asked", "asked"])
+def test_a_trainer_finds_the_entry_point_and_an_own_instance_stands_beside(
+    tmp_path: Path, installed: Path, name: str, value: str
+) -> None:
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(installed), str(tests.parent / "src"), str(tests)])
+    environment = os.environ | {"PYTHONPATH": path, "DYNALENS": value, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, name, str(tmp_path / "run")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    asked = ", ('TrainingDynamicsMonitor', 'environment')" if value else ""
+    assert done.stdout.splitlines()[-1] == f"[('TrainingDynamicsMonitor', None){asked}]"
+    assert (tmp_path / "run" / "dynalens" / "record.npz").exists()
+    assert (tmp_path / "run" / "dynalens" / "environment" / "record.npz").exists() == bool(value)
