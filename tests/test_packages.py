@@ -25,8 +25,6 @@ PACKAGES: dict[str, Any] = {"pytorch_lightning": pl, "lightning.pytorch": other_
 CLIS: dict[str, Any] = {"pytorch_lightning": LightningCLI, "lightning.pytorch": OtherCLI}
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger"),
-    # Lightning calls what newer releases of jsonargparse deprecate.
-    pytest.mark.filterwarnings("ignore:[\\s\\S]*(Jsonargparse|was deprecated in v4)"),
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended"),
 ]
 both = pytest.mark.parametrize("name", PACKAGES)
