@@ -13,8 +13,9 @@ COMPUTING = {"torch", "numpy", "observation"}
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
 ALLOWED = {
     "observation": {"torch", "numpy"},
+    "overrides": {"torch"},
     "dynamics": {"torch", "numpy"},
-    "attribution": COMPUTING,
+    "attribution": COMPUTING | {"overrides", "captum"},
     "faithfulness": COMPUTING,
     "suspicion": {"numpy", "pandas", "dynamics"},
     "records": {"numpy", "pandas", "dynamics", "suspicion"},
@@ -26,8 +27,8 @@ ALLOWED = {
     "host": {"torch", "numpy", "observation"} | LIGHTNING,
 }
 STANDARD = {
-    "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "importlib", "io", "json", "math",
-    "os", "pathlib", "random", "re", "shutil", "typing", "weakref",
+    "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "importlib", "inspect", "io", "json",
+    "math", "os", "pathlib", "random", "re", "shutil", "typing", "warnings", "weakref",
 }  # fmt: skip
 
 
@@ -57,6 +58,23 @@ def test_modules_import_only_what_they_may(path: Path) -> None:
         assert set(imports(ast.parse(path.read_text()))) - STANDARD - {module} <= ALLOWED[module]
     else:
         assert module in {"__init__", "callbacks"}
+
+
+def test_captum_is_imported_only_where_it_is_asked_for() -> None:
+    top_level = {name for path in SOURCES for node in ast.parse(path.read_text()).body for name in _imports_of(node)}
+    assert "captum" not in top_level
+    anywhere = [str(path.relative_to(ROOT)) for path in SOURCES if "captum" in _imports_anywhere(path)]
+    assert anywhere == ["attribution/captum.py"]
+
+
+def _imports_of(node: ast.AST) -> set[str]:
+    return set(imports(node)) if isinstance(node, (ast.Import, ast.ImportFrom)) else set()
+
+
+def _imports_anywhere(path: Path) -> set[str]:
+    found = {node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))}
+    names = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
+    return {name.split(".")[0] for name in names | {str(n.module) for n in found if isinstance(n, ast.ImportFrom)}}
 
 
 def test_only_observation_touches_modes_hooks_and_gradient_modes() -> None:

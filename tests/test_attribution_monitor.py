@@ -224,3 +224,30 @@ def test_no_loader_is_opened_and_no_dataset_indexed(tmp_path: Path) -> None:
         return list(drawn)
 
     assert run(AttributionMonitor(), TrainingDynamicsMonitor()) == run()
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_methods_of_all_kinds_are_explained_with_their_arguments(tmp_path: Path) -> None:
+    def mine(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        return images.abs()
+
+    methods: Any = ("smooth_grad", "captum:Occlusion", mine, "grad_cam")
+    arguments: dict[str, dict[str, Any]] = {
+        "smooth_grad": {"samples": 2},
+        "captum:Occlusion": {"sliding_window_shapes": [1, 3, 3]},
+    }
+    monitor = AttributionMonitor(methods=methods, method_args=arguments, num_samples=2, steps=3)
+    model = fit(tmp_path, monitor, val=in_order)
+    x, y = images()[:2], labels()[:2]
+    maps = explain(model, x, y, methods=methods, method_args=arguments).maps
+    seen = explanation(tmp_path, 2)
+    for name, values in maps.items():
+        curves = faithfulness_curves(model, x, y, pixel_relevance(name, values, (6, 6)), steps=3)
+        np.testing.assert_allclose(seen[f"{name}.deletion.curves"], curves["deletion"], rtol=1e-5)
+
+
+def test_methods_and_their_arguments_are_checked_in_the_constructor() -> None:
+    with pytest.raises(ValueError, match=r"`method_args` of smooth_grad to be among samples, .*, got sample"):
+        AttributionMonitor(methods="smooth_grad", method_args={"smooth_grad": {"sample": 2}})
+    with pytest.raises(ValueError, match="got 'Nothing': it is no attribution class"):
+        AttributionMonitor(methods="captum:Nothing")

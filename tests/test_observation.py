@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from dynalens.observation import (
     captured_output,
+    captured_outputs,
     floating_dtype,
     module_named,
-    output_shapes,
     two_class_logits,
     undisturbed,
 )
 from toys import SmallCNN
+from traces import traces
 
 
 class Mutating(SmallCNN):
@@ -38,25 +39,6 @@ class Mutating(SmallCNN):
 
     def train(self, mode: bool = True) -> "Mutating":
         raise AssertionError("`train` was called")
-
-
-def traces(model: nn.Module) -> dict[str, Any]:
-    """Everything a look could change."""
-    return {
-        "modes": [module.training for module in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "grad identities": [id(p.grad) for p in model.parameters()],
-        "grads": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
-        "buffers": {name: (id(b), b.tolist()) for name, b in model.named_buffers()},
-        "absent buffers": [name for m in model.modules() for name, b in m._buffers.items() if b is None],
-        "torch": torch.get_rng_state().tolist(),
-        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]  # numpy's stub allows two forms
-        "python": random.getstate(),
-        "hooks": [len(module._forward_hooks) for module in model.modules()],
-        "gradients on": torch.is_grad_enabled(),
-        "inference": torch.is_inference_mode_enabled(),
-        "autocast": torch.is_autocast_enabled("cpu"),
-    }
 
 
 def prepared() -> Mutating:
@@ -152,12 +134,12 @@ def test_an_output_that_was_not_seen_raises(layer: nn.Module, seen: str) -> None
         _ = captured.value
 
 
-def test_shapes_are_noted_in_the_order_modules_finish() -> None:
+def test_outputs_are_captured_in_the_order_modules_finish() -> None:
     model = SmallCNN()
-    with output_shapes(model) as seen:
+    with captured_outputs(model) as seen:
         model(torch.rand(2, 1, 6, 6))
-    assert [name for name, _, _ in seen] == ["conv", "norm", "act", "drop", "pool", "head", ""]
-    assert seen[0][2] == (2, 4, 6, 6)
+    assert [name for name, _, _ in seen] == ["conv", "norm", "act", "drop", "pool", "head"]
+    assert seen[0][2].shape == (2, 4, 6, 6)
     assert not any(module._forward_hooks for module in model.modules())
 
 

@@ -41,3 +41,51 @@ class SmallCNN(nn.Module):
         out = self.head(self.pool(self.drop(self.act(self.norm(self.conv(x))))).flatten(1))
         assert isinstance(out, Tensor)
         return out
+
+
+class ToyTransformer(nn.Module):
+    """Patches of 2 x 2, a class token, attention with a residual in each block, and a head that reads one token.
+
+    Args:
+        kind: How attention is computed: "module" (nn.MultiheadAttention), "function" (scaled_dot_product_attention) or
+            "softmax" (written out).
+        depth: Blocks.
+    """
+
+    def __init__(self, kind: str = "function", depth: int = 2) -> None:
+        super().__init__()
+        self.kind, self.heads = kind, 2
+        self.patches = nn.Conv2d(1, 8, 2, stride=2)
+        self.class_token = nn.Parameter(torch.randn(1, 1, 8))
+        self.norms = nn.ModuleList(nn.LayerNorm(8) for _ in range(depth))
+        self.attention = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(depth))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1)
+        for norm, attention in zip(self.norms, self.attention, strict=True):
+            tokens = tokens + self.mixed(norm(tokens), attention)
+        out = self.head(tokens[:, 0])
+        assert isinstance(out, Tensor)
+        return out
+
+    def mixed(self, tokens: Tensor, attention: nn.Module) -> Tensor:
+        assert isinstance(attention, nn.MultiheadAttention)
+        if self.kind == "module":
+            out, _ = attention(tokens, tokens, tokens, need_weights=False)
+            assert isinstance(out, Tensor)
+            return out
+        q, k, v = self.heads_of(tokens, attention)
+        if self.kind == "function":
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v)
+        else:
+            mixed = (q @ k.transpose(-2, -1) / 2).softmax(dim=-1) @ v  # 2 is the root of four channels in a head
+        out = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        assert isinstance(out, Tensor)
+        return out
+
+    def heads_of(self, tokens: Tensor, attention: nn.MultiheadAttention) -> tuple[Tensor, ...]:
+        """Return queries, keys and values, (N, heads, T, 4)."""
+        mixed = nn.functional.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
+        return tuple(part.reshape(*part.shape[:2], 2, 4).transpose(1, 2) for part in mixed.chunk(3, dim=2))

@@ -56,34 +56,99 @@ def captured_output(layer: nn.Module) -> Iterator[Capturing]:
 
 
 @contextmanager
-def output_shapes(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, torch.Size]]]:
-    """Yield a list that fills with name, module and output shape of every submodule, in the order they finish."""
-    seen: list[tuple[str, nn.Module, torch.Size]] = []
+def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
+    """Let the layer's output be ``value``, whatever it computed.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Flatten()
+        >>> with replaced_output(layer, torch.ones(1)):
+        ...     layer(torch.zeros(1, 2, 2))
+        tensor([1.])
+    """
+    handle = layer.register_forward_hook(lambda _module, _args, _output: value)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Tensor]]]:
+    """Yield a list that fills with name, module and output of every submodule, in the order they finish.
+
+    Names are those of :func:`layers_by_name`; outputs that are no tensors are left out.
+    """
+    seen: list[tuple[str, nn.Module, Tensor]] = []
     with ExitStack() as hooks:
-        for name, module in model.named_modules():
+        for name, module in layers_by_name(model).items():
 
             def note(module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
                 if isinstance(output, Tensor):
-                    seen.append((name, module, output.shape))
+                    seen.append((name, module, output))
 
             hooks.callback(module.register_forward_hook(note).remove)
         yield seen
 
 
+@contextmanager
+def out_of_place(model: nn.Module) -> Iterator[None]:
+    """Switch off the ``inplace`` flag of every submodule: Captum's backward hooks cannot follow such layers."""
+    flagged = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    try:
+        for module in flagged:
+            module.__dict__["inplace"] = False
+        yield
+    finally:
+        for module in flagged:
+            module.__dict__["inplace"] = True
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside what ``torch.compile``, DistributedDataParallel and DataParallel put around it.
+
+    Example:
+        >>> inner = nn.Linear(1, 1)
+        >>> unwrapped(torch.compile(inner, backend="eager")) is inner
+        True
+    """
+    while True:
+        inner = model._modules.get("_orig_mod")  # of torch._dynamo's OptimizedModule
+        if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def layers_by_name(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every submodule by its dotted name in the model as written, whatever :func:`unwrapped` leaves away."""
+    found: dict[str, nn.Module] = {}
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        for name, child in module.named_children():
+            inner = unwrapped(child)
+            found[prefix + name] = inner
+            visit(inner, f"{prefix}{name}.")
+
+    visit(unwrapped(model), "")
+    return found
+
+
 def module_named(model: nn.Module, name: str, *, argument: str = "target_layer") -> nn.Module:
-    """Return the submodule of this dotted name.
+    """Return the submodule of this dotted name, with or without the parts that wrappers add.
 
     Raises:
         ValueError: If there is none; it lists the nearest names.
     """
-    modules: dict[str, nn.Module] = dict(model.named_modules())
+    modules = {**dict(model.named_modules()), **layers_by_name(model)}
     if name not in modules or not name:
         nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
         raise ValueError(
             f"Expected `{argument}` to name a layer of {type(model).__name__}, got {name!r}. "
             f"The nearest names are: {', '.join(found for found in nearest if found)}."
         )
-    return modules[name]
+    return unwrapped(modules[name])
 
 
 def floating_dtype(model: nn.Module, images: Tensor) -> torch.dtype:
@@ -111,7 +176,7 @@ def two_class_logits(logits: Tensor) -> Tensor:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Run the body on a model in evaluation mode with gradients on, and put back everything it could change.
 
-    Saved and restored, also when the body raises: the training flag of every submodule, each parameter's
+    Saved and restored, also when the body raises: the training flag and the hooks of every submodule, each parameter's
     ``requires_grad`` and ``.grad`` (None inside), buffers, and the random generators of torch on every device, of numpy
     and of Python. Inference mode and autocast are off inside; compiled modules run eagerly, since hooks added
     after a compilation would be ignored.
@@ -127,6 +192,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     with (
         _same_random_numbers(),
         _same_flags(model),
+        _same_hooks(model),
         _same_gradients(model),
         _same_buffers(model),
         torch.inference_mode(False),
@@ -134,6 +200,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         _no_autocast(model),
         _eager(),
     ):
+        yield
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Draw the same random numbers in each look, for code that knows only the global generators; they are put back."""
+    with _same_random_numbers():
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            torch.cuda.manual_seed_all(seed)
+        np.random.seed(seed)
+        random.seed(seed)
         yield
 
 
@@ -148,6 +226,23 @@ def _same_flags(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+@contextmanager
+def _same_hooks(model: nn.Module) -> Iterator[None]:
+    kept = [
+        (hooks, dict(hooks))
+        for module in model.modules()
+        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        for hooks in [module.__dict__[name]]
+    ]
+    try:
+        yield
+    finally:
+        for hooks, before in kept:
+            if hooks != before:
+                hooks.clear()
+                hooks.update(before)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dynalens.attribution import Explanation, check_methods, explain, find_forward, pixel_relevance
+from dynalens.attribution import Explanation, Method, check_methods, explain, find_forward, pixel_relevance
 from dynalens.capture import images_and_labels
 from dynalens.faithfulness import (
     area_under_curve,
@@ -47,7 +47,10 @@ class AttributionMonitor(CallbackBase):
     they would be without the callback.
 
     Args:
-        methods: Names of maps: "saliency", "input_x_gradient", "grad_cam".
+        methods: Names of maps: those of the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad",
+            "grad_cam"; "captum:<Class>", such as "captum:Occlusion"; or callables (model, images, targets) -> maps.
+        method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. See
+            :func:`dynalens.explain`.
         metrics: Names of metrics of each map: "deletion", "insertion".
         baseline: What replaced pixels show: "blur", "zero" or "mean".
         steps: Steps of a curve.
@@ -56,7 +59,8 @@ class AttributionMonitor(CallbackBase):
         samples: Images (N, C, H, W) and labels (N,) to explain instead of a batch's.
         inputs: Where images and labels stand in the batch: "auto", (key, key) or callable(batch) -> (images, labels).
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        target_layer: Dotted name of Grad-CAM's layer; default: the last one with a feature map.
+        target_layer: Dotted name of the layer for class activation maps; default: the last one with feature maps, of
+            convolutional networks and of transformers, found at the first explanation.
         every_n_epochs: Epochs between two explanations.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
@@ -69,7 +73,8 @@ class AttributionMonitor(CallbackBase):
     def __init__(
         self,
         *,
-        methods: Sequence[str] = ("saliency", "grad_cam"),
+        methods: Sequence[Method] | Method = ("saliency", "grad_cam"),
+        method_args: dict[str, dict[str, Any]] | None = None,
         metrics: Sequence[str] = ("deletion", "insertion"),
         baseline: str = "blur",
         steps: int = 20,
@@ -91,12 +96,15 @@ class AttributionMonitor(CallbackBase):
         if on_error not in ("warn", "raise"):
             raise ValueError(f"Expected `on_error` to be 'warn' or 'raise', got {on_error!r}. Choose one of them.")
         baseline_images(torch.zeros(1, 1, 1, 1), baseline)  # raises if it is unknown
-        self.methods, self.metrics = check_methods(methods), check_metrics(metrics)
+        check_methods(methods, method_args)
+        self.methods = (methods,) if isinstance(methods, str) or callable(methods) else tuple(methods)
+        self.method_args, self.metrics = method_args, check_metrics(metrics)
         self.baseline, self.steps, self.seed = baseline, steps, seed
         self.num_samples, self.samples, self.inputs, self.forward = num_samples, samples, inputs, forward
         self.target_layer, self.every_n_epochs, self.x_axis = target_layer, every_n_epochs, check_x_axis(x_axis)
         self.name, self.on_error = name, on_error
         self._kept: tuple[Tensor, Tensor] | None = None
+        self._layer: str | None = None
         self._sink: Sink | None = None
         self._processes: Processes | None = None
         self._folder = Path()
@@ -112,6 +120,7 @@ class AttributionMonitor(CallbackBase):
             return
         check_whole_model(trainer, type(self).__name__)
         self._processes = Processes(trainer)
+        self._layer = self.target_layer
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
         self._folder = run_folder(trainer, self.name)
@@ -176,8 +185,10 @@ class AttributionMonitor(CallbackBase):
     def _explain(self, trainer: Any, pl_module: nn.Module, images: Tensor, targets: Tensor) -> None:
         forward = functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)
         explanation = explain(
-            pl_module, images, targets, methods=self.methods, target_layer=self.target_layer, forward=forward
-        )
+            pl_module, images, targets, methods=self.methods, method_args=self.method_args, target_layer=self._layer,
+            forward=forward,
+        )  # fmt: skip
+        self._layer = explanation.target_layer  # looked for once in a run
         relevance = {m: pixel_relevance(m, maps, images.shape[2:]) for m, maps in explanation.maps.items()}
         curves = {
             m: faithfulness_curves(

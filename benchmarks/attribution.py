@@ -1,0 +1,202 @@
+"""How close maps come to the cost of the passes that their definitions need, and to Captum's.
+
+CPU seconds of one thread, candidates interleaved in one process; ratios of medians. The bound of a map is the number of
+its points times one forward and one backward pass to the input, at the best batch size and memory layout.
+
+    python benchmarks/attribution.py --data FOLDER_WITH_NPZ
+    python benchmarks/attribution.py --sizes 32 --rounds 3
+
+Processors without bfloat16 instructions are slower in bfloat16 than in float32: there its rows are left out.
+"""
+
+import argparse
+import multiprocessing
+import resource
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from networks import ResNet18, accuracy, images_of, random_images, resnet18, trained_resnet18
+from torch import Tensor
+
+from dynalens import completeness_gap, explain, grad_cam, integrated_gradients, saliency, smooth_grad
+
+Candidate = Callable[[], object]
+# By the side of the images: how many, batch sizes of the bound, and the layer for class activation maps.
+SETTINGS: dict[int, tuple[int, tuple[int, ...], str]] = {32: (16, (8, 16), "layer3"), 224: (4, (4, 8), "layer4")}
+LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+CAPTUM_BATCH = 16
+
+
+def medians(candidates: dict[str, Candidate], rounds: int) -> dict[str, float]:
+    """Return the median CPU seconds of each candidate, over rounds that start with another one each time."""
+    names = list(candidates)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.process_time()
+            candidates[name]()
+            seconds[name].append(time.process_time() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def passes(network: ResNet18, images: Tensor, *, backward: bool = True) -> Candidate:
+    """Return one forward and one backward pass to the input, or a forward pass alone."""
+
+    def run() -> None:
+        if not backward:
+            with torch.no_grad():
+                network(images)
+            return
+        x = images.clone().requires_grad_()
+        torch.autograd.grad(network(x)[:, 0].sum(), [x])
+
+    return run
+
+
+def bounds(network: ResNet18, size: int, batches: tuple[int, ...]) -> dict[str, tuple[Candidate, int]]:
+    """Return by name the passes whose best gives the bound, and their numbers of images."""
+    found = {}
+    for batch in batches:
+        for layout, memory_format in LAYOUTS.items():
+            images = random_images(batch, size)[0].contiguous(memory_format=memory_format)
+            found[f"passes of {batch}, {layout}"] = passes(network, images), batch
+    return found
+
+
+def maps(
+    network: ResNet18, x: Tensor, y: Tensor, layer: str, samples: int, steps: int
+) -> dict[str, tuple[Candidate, int]]:
+    """Return by name what is measured, and the number of points that its definition needs."""
+    fast = x.contiguous(memory_format=torch.channels_last) if x.shape[-1] > 64 else x
+    n = len(x)
+
+    def captum_both() -> None:
+        Saliency(network).attribute(x.clone().requires_grad_(), target=y, abs=False)
+        LayerGradCam(network, network.get_submodule(layer)).attribute(x, target=y, relu_attributions=True)
+
+    tunnel, integrated = NoiseTunnel(Saliency(network)), IntegratedGradients(network)
+    found: dict[str, tuple[Candidate, int]] = {
+        "saliency and grad_cam": (lambda: explain(network, fast, y, target_layer=layer), n),
+        "  Captum": (captum_both, n),
+        f"smooth_grad({samples})": (lambda: smooth_grad(network, fast, y, samples=samples), n * samples),
+        f"  Captum, about {CAPTUM_BATCH} at once": (
+            lambda: tunnel.attribute(
+                x, nt_samples=samples, nt_samples_batch_size=max(CAPTUM_BATCH // n, 1), target=y, abs=False
+            ),
+            n * samples,
+        ),
+        f"integrated_gradients({steps})": (lambda: integrated_gradients(network, fast, y, steps=steps), n * steps),
+        f"  Captum, batches of {CAPTUM_BATCH}": (
+            lambda: integrated.attribute(x, target=y, n_steps=steps, internal_batch_size=CAPTUM_BATCH),
+            n * steps,
+        ),
+    }
+    if torch.cpu._is_avx512_bf16_supported():
+        found |= {
+            "smooth_grad, bfloat16": (
+                lambda: smooth_grad(network, fast, y, samples=samples, autocast=True), n * samples,
+            ),
+            "integrated_gradients, bfloat16": (
+                lambda: integrated_gradients(network, fast, y, steps=steps, autocast=True), n * steps,
+            ),
+        }  # fmt: skip
+    return found
+
+
+def report_times(size: int, samples: int, steps: int, rounds: int) -> None:
+    """Print each map's CPU time over its bound."""
+    images, batches, layer = SETTINGS[size]
+    network, (x, y) = resnet18(size), random_images(images, size)
+    asked, limits = maps(network, x, y, layer, samples, steps), bounds(network, size, batches)
+    cam, forward = "grad_cam alone, over one forward pass", "forward"
+    candidates = {name: run for name, (run, _) in (limits | asked).items()}
+    candidates[cam] = lambda: grad_cam(network, x, y, target_layer=layer)
+    candidates[forward] = passes(network, x, backward=False)
+    took = medians(candidates, rounds)
+    each = {name: took[name] / number for name, (_, number) in limits.items()}
+    best = min(each, key=lambda name: each[name])
+    print(f"\n{size} x {size}, {images} images; bound: {best}, {1000 * each[best]:.1f} ms an image")
+    for name, (_, points) in asked.items():
+        print(f"  {name:<40} {took[name] / (points * each[best]):5.2f} times the bound")
+    print(f"  {cam:<40} {took[cam] / took[forward]:5.2f}")
+
+
+def peak(name: str, size: int, number: int) -> float:
+    """Return by how many MiB this map raises the memory peak of a fresh process."""
+    torch.set_num_threads(1)
+    network, (x, y) = resnet18(size), random_images(SETTINGS[size][0], size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run: dict[str, Candidate] = {
+        "saliency of one image": lambda: saliency(network, x[:1], y[:1]),
+        "smooth_grad": lambda: smooth_grad(network, x, y, samples=number),
+        "integrated_gradients": lambda: integrated_gradients(network, x, y, steps=number),
+        "Captum, integrated gradients": lambda: IntegratedGradients(network).attribute(x, target=y, n_steps=number),
+    }
+    run[name]()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def report_memory(size: int, numbers: tuple[int, ...]) -> None:
+    """Print the memory peaks for growing numbers of points."""
+    print(f"\n{size} x {size}: memory above that of network and images, MiB")
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        print(f"  saliency of one image: {pool.apply(peak, ('saliency of one image', size, 1)):.0f}")
+        for name in ("smooth_grad", "integrated_gradients"):
+            found = [f"{pool.apply(peak, (name, size, number)):.0f} (n = {number})" for number in numbers]
+            print(f"  {name}: {', '.join(found)}")
+        if size == min(SETTINGS):
+            name, number = "Captum, integrated gradients", numbers[0]
+            print(f"  {name}, all at once: {pool.apply(peak, (name, size, number)):.0f} (n = {number})")
+
+
+def report_quality(data: str, size: int, train: int, steps: int, explained: int) -> None:
+    """Print the error of the steps of integrated gradients, and what bfloat16 changes, on a trained network."""
+    images, labels = images_of(data, size)
+    network = trained_resnet18(images[:train], labels[:train])
+    x, y = images[train : train + explained], labels[train : train + explained]
+    held_out = accuracy(network, images[train : train + 300], labels[train : train + 300])
+    print(f"\n{size} x {size}, trained on {train} images, accuracy {held_out:.2f}")
+    for rule in ("midpoint", "gauss_legendre"):
+        found = integrated_gradients(network, x, y, steps=steps, rule=rule)
+        gap = completeness_gap(network, x, y, found).abs().mean()
+        print(f"  completeness gap of {steps} steps, {rule}: {float(gap):.4f}")
+    for function, arguments in ((smooth_grad, {"samples": steps}), (integrated_gradients, {"steps": steps})):
+        call: Any = function
+        exact, fast = call(network, x, y, **arguments), call(network, x, y, autocast=True, **arguments)
+        change = float((fast - exact).norm() / exact.norm())
+        print(f"  {call.__name__}: bfloat16 changes it by {change:.3f} (relative norm)")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", help="an .npz file, or a folder with one: images uint8, labels; without it, only times"
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--train", type=int, default=2000, help="images that the network is trained on")
+    parser.add_argument("--quick", action="store_true", help="few images and steps: whether it runs, not how fast")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", module=r"captum\.")
+    samples, steps, numbers = (2, 2, (2,)) if options.quick else (25, 50, (25, 100, 400))
+    if options.quick:
+        SETTINGS[32] = (2, (2,), "layer3")
+    for size in options.sizes:
+        report_times(size, samples, steps, options.rounds)
+        if not options.quick:
+            report_memory(size, numbers)
+    if options.data:
+        report_quality(options.data, min(options.sizes), options.train, steps, 2 if options.quick else 16)
+
+
+if __name__ == "__main__":
+    main()

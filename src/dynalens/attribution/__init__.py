@@ -1,0 +1,54 @@
+"""Where a model looks: maps of relevance.
+
+``gradients``, ``cam``, ``modified`` and ``rollout`` hold the methods, ``passes`` the score and its gradient that they
+are made of, ``layers`` the search for the target layer, ``captum`` the adapter, and ``explaining`` asks for several at
+once.
+"""
+
+from dynalens.attribution.cam import grad_cam, grad_cam_plus_plus, layer_cam, score_cam
+from dynalens.attribution.contrast import contrast
+from dynalens.attribution.explaining import Explanation, explain, find_forward
+from dynalens.attribution.gradients import (
+    completeness_gap,
+    input_x_gradient,
+    integrated_gradients,
+    interior_gradient,
+    saliency,
+    smooth_grad,
+)
+from dynalens.attribution.layers import find_target_layer
+from dynalens.attribution.maps import pixel_relevance, reduce_channels, resize
+from dynalens.attribution.methods import BUILT_IN, Method, MethodArgs, check_methods
+from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
+from dynalens.attribution.rollout import attention_rollout, gradient_rollout
+
+__all__ = [
+    "BUILT_IN",
+    "Explanation",
+    "Method",
+    "MethodArgs",
+    "attention_rollout",
+    "check_methods",
+    "completeness_gap",
+    "contrast",
+    "deconvolution",
+    "explain",
+    "find_forward",
+    "find_target_layer",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "gradient_rollout",
+    "guided_backprop",
+    "guided_grad_cam",
+    "input_x_gradient",
+    "integrated_gradients",
+    "interior_gradient",
+    "layer_cam",
+    "pixel_relevance",
+    "rect_grad",
+    "reduce_channels",
+    "resize",
+    "saliency",
+    "score_cam",
+    "smooth_grad",
+]

@@ -1,0 +1,284 @@
+"""Class activation maps: feature maps of a layer, weighted by what they do for the class."""
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.attribution.layers import arrangement, find_target_layer
+from dynalens.attribution.maps import resize
+from dynalens.attribution.passes import (
+    PASS_SIZE,
+    Formula,
+    Forward,
+    Pass,
+    as_logits,
+    check_at_least_one,
+    check_finite,
+    check_images,
+    model_input,
+    one_pass,
+    scores_of,
+)
+from dynalens.observation import captured_output, module_named, undisturbed, unwrapped
+
+
+def grad_cam_formula(seen: Pass) -> Tensor:
+    """Return :func:`grad_cam` from one pass."""
+    weights = seen.activation_gradient.flatten(2).mean(dim=2)
+    return _weighted(weights, seen.activation)
+
+
+def grad_cam_plus_plus_formula(seen: Pass) -> Tensor:
+    """Return :func:`grad_cam_plus_plus` from one pass."""
+    g = seen.activation_gradient
+    total = seen.activation.flatten(2).sum(dim=2).view(*g.shape[:2], *[1] * (g.ndim - 2))
+    # alpha of the source with g squared taken out of the fraction: it cannot underflow.
+    alpha = 1 / (2 + total * g)
+    weights = torch.where(g > 0, alpha * g, 0).flatten(2).sum(dim=2)
+    return _weighted(weights, seen.activation)
+
+
+def layer_cam_formula(seen: Pass) -> Tensor:
+    """Return :func:`layer_cam` from one pass."""
+    return (seen.activation_gradient.relu() * seen.activation).sum(dim=1).relu()
+
+
+def _weighted(weights: Tensor, activation: Tensor) -> Tensor:
+    return torch.einsum("nc,nc...->n...", weights, activation).relu()
+
+
+CAM_FORMULAS: dict[str, Formula] = {
+    "grad_cam": grad_cam_formula,
+    "grad_cam_plus_plus": grad_cam_plus_plus_formula,
+    "layer_cam": layer_cam_formula,
+}
+
+
+def grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    target_layer: str | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return the Grad-CAM map at the resolution of the layer.
+
+    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)`, with the layer's feature maps :math:`A_c` and :math:`w_c` the
+    spatial mean of :math:`\partial z_y / \partial A_c`.
+
+    Source: Selvaraju et al., "Grad-CAM", ICCV 2017, equations 1 and 2. Captum leaves the ReLU out by default.
+
+    Args:
+        model: See :func:`saliency`, also for ``targets``, ``forward`` and ``chunk_size``.
+        images: Shape ``(N, C, *spatial)``, floating. Not modified.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        target_layer: Dotted name; default: :func:`find_target_layer`. Its output is (N, C, *spatial), or (N, *spatial,
+            C), or the tokens (N, T, C) of a transformer, laid out on the grid of the patches without the class and
+            register tokens before them.
+        forward: Callable(images) -> logits.
+        chunk_size: Images in one pass.
+
+    Returns:
+        Shape ``(N, *layer_spatial)``, float32, >= 0. ``resize`` brings it to the size of the images.
+
+    Raises:
+        ValueError: As :func:`saliency`, and if the layer is unknown or its output has no positions.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+        >>> for layer, weight in ((model[0], [[[[2.0]]]]), (model[2], [[1.0, 3.0], [0.0, 0.0]])):
+        ...     _ = layer.weight.data.copy_(torch.tensor(weight)), layer.bias.data.zero_()
+        >>> grad_cam(model, torch.tensor([[[[1.0, -1.0]]]]), torch.tensor([0]))
+        tensor([[[4., 0.]]])
+    """
+    return _cam("grad_cam", model, images, targets, target_layer, forward, chunk_size)
+
+
+def grad_cam_plus_plus(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    target_layer: str | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return the Grad-CAM++ map, which weights positions where the class appears several times more evenly.
+
+    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w_c = \sum_p \alpha_{cp}\,\mathrm{ReLU}(g_{cp})`,
+    :math:`g = \partial z_y / \partial A` and :math:`\alpha_{cp} = g_{cp}^2 / (2 g_{cp}^2 + g_{cp}^3 \sum_q A_{cq})`,
+    zero where :math:`g_{cp}` is.
+
+    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, equations 10, 17 and 19.
+    Differs from the source: the factor exp(z_y), common to a map, is left out. pytorch-grad-cam adds 1e-6 to the
+    denominator, which changes the maps where gradients are about 1e-3 and smaller.
+
+    Args:
+        model: See :func:`saliency`.
+        images: Shape ``(N, C, *spatial)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        target_layer: See :func:`grad_cam`. The definition is meant for feature maps that are not negative.
+        forward: Callable(images) -> logits.
+        chunk_size: Images in one pass.
+
+    Returns:
+        As :func:`grad_cam`.
+    """
+    return _cam("grad_cam_plus_plus", model, images, targets, target_layer, forward, chunk_size)
+
+
+def layer_cam(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    target_layer: str | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return the LayerCAM map, whose weights differ from position to position: useful in shallow, finer layers.
+
+    :math:`\mathrm{ReLU}\bigl(\sum_c \mathrm{ReLU}(\partial z_y / \partial A_c) \odot A_c\bigr)`.
+
+    Source: Jiang et al., "LayerCAM", IEEE TIP 2021, equations 6 and 7.
+
+    Args:
+        model: See :func:`saliency`.
+        images: Shape ``(N, C, *spatial)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        target_layer: See :func:`grad_cam`.
+        forward: Callable(images) -> logits.
+        chunk_size: Images in one pass.
+
+    Returns:
+        As :func:`grad_cam`.
+    """
+    return _cam("layer_cam", model, images, targets, target_layer, forward, chunk_size)
+
+
+def score_cam(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    target_layer: str | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return the Score-CAM map: feature maps weighted by the class's score when only what they cover is shown.
+
+    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w = \mathrm{softmax}_c\, z_y(x \odot M_c)` and
+    :math:`M_c` the feature map :math:`A_c` at the size of the image, scaled to [0, 1].
+
+    It needs no gradient, and a forward pass for each channel of the layer.
+
+    Source: Wang et al., "Score-CAM", CVPR Workshops 2020, algorithm 1. A feature map that is the same everywhere covers
+    nothing.
+
+    Args:
+        model: See :func:`saliency`.
+        images: Shape ``(N, C, *spatial)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        target_layer: See :func:`grad_cam`.
+        forward: Callable(images) -> logits.
+        chunk_size: Masked images in one pass; default: 32.
+
+    Returns:
+        As :func:`grad_cam`.
+    """
+    check_images(images, targets)
+    check_at_least_one("chunk_size", chunk_size)
+    run = forward if forward is not None else unwrapped(model)
+    with undisturbed(model), torch.no_grad():
+        x = model_input(model, images)
+        feature_maps = _feature_maps(model, run, x, targets, target_layer, forward, chunk_size or PASS_SIZE)
+        n, channels = feature_maps.shape[:2]
+        scores = []
+        for jobs in torch.split(torch.arange(n * channels, device=x.device), chunk_size or 4 * PASS_SIZE):
+            sample = jobs // channels
+            masks = _scaled(resize(feature_maps[sample, jobs % channels], x.shape[2:]))
+            masked = x[sample] * masks.unsqueeze(1).to(x.dtype)
+            scores.append(scores_of(as_logits(run(masked), targets[sample]).float(), targets[sample]))
+        weights = torch.cat(scores).view(n, channels).softmax(dim=1)
+        return check_finite("score_cam", _weighted(weights, feature_maps))
+
+
+def _scaled(masks: Tensor) -> Tensor:
+    """Return each mask with its values brought to [0, 1]; a constant one becomes zero."""
+    flat = masks.flatten(1)
+    low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
+    return ((flat - low) / torch.where(high > low, high - low, 1)).view(masks.shape)
+
+
+def _feature_maps(
+    model: nn.Module, run: Forward, x: Tensor, targets: Tensor, name: str | None, forward: Forward | None, size: int
+) -> Tensor:
+    name = name or find_target_layer(model, x, forward=forward)
+    layer, arrange = module_named(model, name), arrangement(model, x, name, forward=forward)
+    parts = []
+    for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
+        with captured_output(layer) as captured:
+            as_logits(run(x_part), y_part)
+        parts.append(arrange(captured.value).float())
+    return torch.cat(parts)
+
+
+def _cam(
+    name: str,
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    target_layer: str | None,
+    forward: Forward | None,
+    chunk_size: int | None,
+) -> Tensor:
+    formulas = {name: CAM_FORMULAS[name]}
+    maps, _, _ = shared_passes(
+        model, images, targets, formulas, target_layer=target_layer, forward=forward, chunk_size=chunk_size
+    )
+    return maps[name]
+
+
+def shared_passes(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    formulas: dict[str, Formula],
+    *,
+    target_layer: str | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> tuple[dict[str, Tensor], Tensor, str | None]:
+    """Return the maps of several formulas from one forward and one backward pass of each chunk, logits and layer name.
+
+    Args:
+        model: See :func:`saliency`, also for the arguments that are not named here.
+        images: Shape ``(N, C, *spatial)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        formulas: By the names of their methods.
+        target_layer: See :func:`grad_cam`; it is looked for only where a formula needs one.
+        forward: Callable(images) -> logits.
+        chunk_size: Images in one pass.
+    """
+    check_images(images, targets)
+    check_at_least_one("chunk_size", chunk_size)
+    run = forward if forward is not None else unwrapped(model)
+    size = chunk_size or PASS_SIZE
+    with undisturbed(model):
+        x = model_input(model, images)
+        name = target_layer if formulas.keys() & CAM_FORMULAS.keys() else None
+        if name is None and formulas.keys() & CAM_FORMULAS.keys():
+            name = find_target_layer(model, x, forward=forward)
+        layer = None if name is None else module_named(model, name)
+        arrange = torch.detach if name is None else arrangement(model, x, name, forward=forward)
+        to_images = not formulas.keys() <= CAM_FORMULAS.keys()
+        maps: dict[str, list[Tensor]] = {method: [] for method in formulas}
+        all_logits = []
+        for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
+            seen, logits = one_pass(run, x_part, y_part, layer=layer, arrange=arrange, to_images=to_images)
+            all_logits.append(logits)
+            for method, formula in formulas.items():
+                maps[method].append(formula(seen))
+        found = {method: check_finite(method, torch.cat(parts)) for method, parts in maps.items()}
+        return found, torch.cat(all_logits), name

@@ -1,0 +1,182 @@
+"""Any attribution class of Captum as a method: ``captum:Occlusion`` and the like."""
+
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.attribution.layers import arrangement, find_target_layer
+from dynalens.attribution.passes import PASS_SIZE, Forward, check_finite, check_targets, model_input
+from dynalens.observation import module_named, out_of_place, seeded, two_class_logits, undisturbed, unwrapped
+
+PREFIX = "captum:"
+# Their baselines are a sample of a distribution, not one for each image.
+_DISTRIBUTION = ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap")
+# It exchanges features between the images of a batch.
+_WHOLE_BATCH = ("FeaturePermutation",)
+_UNUSABLE = {
+    "LimeBase": "its constructor needs functions",
+    "LayerFeaturePermutation": "it selects its target twice",  # seen in 0.9: "Output must be 2D"
+}
+_OURS = (
+    "self", "model", "forward_func", "inputs", "target", "additional_forward_args", "return_convergence_delta", "args",
+    "kwargs",
+)  # fmt: skip
+
+
+def captum_method(name: str) -> Callable[..., Tensor]:
+    """Return the function of ``captum:<Class>``: (model, images, targets, *, forward, ...) -> maps.
+
+    Its further arguments are those of the class's constructor and of its ``attribute``; ``layer`` is a dotted name,
+    by default the layer that :func:`find_target_layer` finds. "captum:NoiseTunnel" takes ``attribution_method``, the
+    name of the class that it smooths. Maps are what Captum returns, in float32; those of a layer with positions are
+    brought to (N, C, *spatial).
+
+    Random numbers are drawn from the same seed in each call, and layers work out of place meanwhile. Gradients of a
+    float16 model are not scaled.
+
+    Raises:
+        ValueError: If Captum is not installed, has no such class, or its ``attribute`` explains no class of a model.
+    """
+    cls = _captum_class(name.removeprefix(PREFIX))
+
+    def run(
+        model: nn.Module,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        forward: Forward | None = None,
+        chunk_size: int | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        check_targets(images, targets)
+        if targets.ndim > 1:
+            raise ValueError(f"Expected one class for each image, got pairs. {name} explains no difference of classes.")
+        with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
+            return check_finite(name, _attributed(cls, model, images, targets, forward, chunk_size, arguments))
+
+    run.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what `inspect.signature` reads
+    return run
+
+
+def _captum_class(name: str) -> Any:
+    try:
+        from captum import attr
+    except ImportError as error:
+        raise ValueError(
+            f"Expected Captum to be installed for {PREFIX}{name}, got none. Install it: `pip install dynalens[captum]`."
+        ) from error
+    cls = getattr(attr, name, None)
+    reason = _why_not(cls, attr.Attribution)
+    if reason is not None:
+        raise ValueError(
+            f"Expected `{PREFIX}<Class>` to name a class of captum.attr with attribute(inputs, target=...), got "
+            f"{name!r}: {reason}. Choose another, such as Occlusion or DeepLift."
+        )
+    return cls
+
+
+def _why_not(cls: Any, base: type) -> str | None:
+    """Return why a name in captum.attr is no method for classes of images, or None if it is one."""
+    if not inspect.isclass(cls) or not issubclass(cls, base):
+        return "it is no attribution class"
+    parameters = inspect.signature(cls.attribute).parameters if hasattr(cls, "attribute") else {}
+    if "inputs" not in parameters:
+        return "its `attribute` takes no inputs"
+    if "neuron_selector" in parameters:
+        return "it explains a neuron, not a class"
+    if cls.__name__ in _UNUSABLE:
+        return _UNUSABLE[cls.__name__]
+    if cls.__name__ != "NoiseTunnel" and "target" not in parameters:
+        return "its `attribute` takes no target"
+    return None
+
+
+def _signature(cls: Any) -> inspect.Signature:
+    """Return the arguments that ``method_args`` may have."""
+    names = [*inspect.signature(cls).parameters, *inspect.signature(cls.attribute).parameters]
+    own = [name for name in dict.fromkeys(names) if name not in _OURS]
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+        for name in ("model", "images", "targets", "forward", "chunk_size", *own)
+    ]
+    if cls.__name__ == "NoiseTunnel":  # it hands on what it does not know to the method that it smooths
+        parameters.append(inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD))
+    return inspect.Signature(parameters)
+
+
+class _Logits(nn.Module):
+    """The model as Captum wants it: a module with one output, (N, K)."""
+
+    def __init__(self, model: nn.Module, run: Forward) -> None:
+        super().__init__()
+        self.inner, self.run = model, run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return two_class_logits(self.run(x))
+
+
+def _attributed(
+    cls: Any,
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    forward: Forward | None,
+    chunk_size: int | None,
+    arguments: dict[str, Any],
+) -> Tensor:
+    x, inner = model_input(model, images), unwrapped(model)
+    settings = {key: _settled(value, x) for key, value in arguments.items() if value is not None}
+    constructor = inspect.signature(cls).parameters
+    if "layer" in constructor and "layer" not in settings:
+        settings["layer"] = find_target_layer(model, x, forward=forward)
+    attribution = _built(cls, _Logits(inner, forward or inner), model, settings)
+    given = {key: value for key, value in settings.items() if key not in constructor}
+    size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or PASS_SIZE
+    parts = []
+    for rows in torch.split(torch.arange(len(x), device=x.device), size):
+        cut = {key: value[rows] if _one_for_each(cls, key, value, len(x)) else value for key, value in given.items()}
+        part = x[rows].requires_grad_(x.is_floating_point())
+        parts.append(_maps_of(cls, attribution.attribute(part, target=targets[rows], **cut), len(rows)))
+    maps = torch.cat(parts)
+    of_layer = any(base.__name__ == "LayerAttribution" for base in cls.__mro__)
+    return arrangement(model, x, settings["layer"], forward=forward)(maps) if of_layer and x.ndim > 2 else maps
+
+
+def _settled(value: Any, x: Tensor) -> Any:
+    """Return an argument as Captum wants it: a tensor on the device of the images, a tuple for YAML's list."""
+    if isinstance(value, Tensor):
+        return value.to(x.device)
+    return tuple(_settled(part, x) for part in value) if isinstance(value, (list, tuple)) else value
+
+
+def _built(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, Any]) -> Any:
+    own = {key: value for key, value in settings.items() if key in inspect.signature(cls).parameters}
+    if "layer" in own:
+        own["layer"] = module_named(model, own["layer"], argument="layer")
+    if cls.__name__ != "NoiseTunnel":
+        return cls(logits, **own)
+    smoothed = own.get("attribution_method", "Saliency")
+    return cls(_captum_class(smoothed)(logits)) if isinstance(smoothed, str) else cls(smoothed)
+
+
+def _one_for_each(cls: Any, key: str, value: Any, images: int) -> bool:
+    if key == "baselines" and cls.__name__ in _DISTRIBUTION:
+        return False
+    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == images > 1
+
+
+def _maps_of(cls: Any, result: Any, images: int) -> Tensor:
+    if isinstance(result, tuple) and len(result) == 1:
+        result = result[0]
+    if not isinstance(result, Tensor) or len(result) != images:
+        seen = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
+        raise ValueError(
+            f"Expected captum's {cls.__name__} to give one map for each of {images} images, got {seen}. "
+            "See its documentation for arguments that change what it returns."
+        )
+    return result.detach()

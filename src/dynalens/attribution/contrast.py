@@ -1,0 +1,48 @@
+"""Why this class and not that one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.attribution.methods import BUILT_IN, CLASSLESS
+
+
+def contrast(
+    model: nn.Module,
+    images: Tensor,
+    class_a: Tensor | int,
+    class_b: Tensor | int,
+    *,
+    method: str = "saliency",
+    **arguments: Any,
+) -> Tensor:
+    r"""Return a map of :math:`z_a - z_b`: what speaks for class a and against class b.
+
+    With a the predicted and b the given label, it shows why a sample is taken for another class than it is labelled.
+
+    Args:
+        model: See :func:`saliency`.
+        images: Shape ``(N, C, *spatial)``.
+        class_a: Shape ``(N,)``, int64, or one class for all.
+        class_b: The same.
+        method: Name of any built-in method but "attention_rollout", which knows no class.
+        arguments: Of the method: ``samples=``, ``target_layer=``, ``forward=``, ...
+
+    Returns:
+        What the method returns.
+
+    Raises:
+        ValueError: If the method is unknown, and as it does.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
+        >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 3.0]]))
+        >>> contrast(model, torch.zeros(1, 1, 1, 2), 0, 1)
+        tensor([[[[ 1., -5.]]]])
+    """
+    known = [name for name in BUILT_IN if name not in CLASSLESS]
+    if method not in known:
+        raise ValueError(f"Expected `method` to be one of {', '.join(known)}, got {method!r}. Choose one of them.")
+    classes = [torch.as_tensor(chosen, device=images.device).expand(len(images)) for chosen in (class_a, class_b)]
+    return BUILT_IN[method](model, images, torch.stack(classes, dim=1), **arguments)

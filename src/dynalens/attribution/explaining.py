@@ -1,0 +1,166 @@
+"""Several methods at once, sharing what they can."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.attribution.cam import shared_passes
+from dynalens.attribution.layers import find_target_layer
+from dynalens.attribution.methods import BUILT_IN, ONE_PASS, Function, Method, MethodArgs, check_methods, takes
+from dynalens.attribution.passes import (
+    PASS_SIZE,
+    Forward,
+    as_logits,
+    check_at_least_one,
+    check_images,
+    check_targets,
+    model_input,
+)
+from dynalens.observation import undisturbed, unwrapped
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Maps of one batch.
+
+    Attributes:
+        maps: For each method, float32: ``(N, C, *spatial)`` for input methods, ``(N, *layer_spatial)`` for class
+            activation maps and rollouts.
+        logits: Shape ``(N, K)``, float32.
+        target_layer: Dotted name of the layer that class activation maps used; None where no method needs one.
+    """
+
+    maps: dict[str, Tensor]
+    logits: Tensor
+    target_layer: str | None
+
+
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    methods: Sequence[Method] | Method = ("saliency", "grad_cam"),
+    method_args: MethodArgs | None = None,
+    target_layer: str | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Explanation:
+    """Return the maps of several methods.
+
+    Saliency, input x gradient, Grad-CAM, Grad-CAM++ and LayerCAM share one forward and one backward pass for each chunk
+    of images where ``method_args`` has no entry for them. The model is in evaluation mode meanwhile and afterwards as
+    it was: modes, hooks, gradients, buffers, random numbers.
+
+    Args:
+        model: The model whose layers are looked at.
+        images: Shape ``(N, C, *spatial)``, floating, as the model expects them; integers, such as tokens, where every
+            method is given ``at`` or takes them itself. Not modified.
+        targets: Shape ``(N,)``, int64, in [0, K): class to explain for each image; ``(N, 2)`` as :func:`contrast`.
+        methods: Names of built-in methods; "captum:<Class>" for any class of ``captum.attr`` with attribute(inputs,
+            target=...); callables (model, images, targets) -> maps, which go by their ``__name__``.
+        method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. For
+            Captum's classes, arguments of the constructor and of ``attribute``, ``layer`` as a dotted name.
+        target_layer: Dotted name of the layer for class activation maps; default: :func:`find_target_layer`, which
+            costs one more pass of one image.
+        forward: Callable(images) -> logits, (N, K), or (N,) or (N, 1) for two classes; default: ``model``.
+        chunk_size: Images in one pass; bounds the memory. Default: what each method documents.
+
+    Raises:
+        ValueError: If a method, an argument or the layer is unknown, shapes do not agree, the output is no logits, or a
+            map is not finite.
+    """
+    functions, arguments = check_methods(methods, method_args), method_args or {}
+    shared = {name: ONE_PASS[name] for name in functions if name in ONE_PASS and not arguments.get(name)}
+    check_images(images, targets) if shared else check_targets(images, targets)
+    check_at_least_one("chunk_size", chunk_size)
+    layer = target_layer if any(_looks_at_a_layer(f) for f in functions.values()) else None
+    with undisturbed(model):
+        if layer is None and any(_searches(name, f, arguments) for name, f in functions.items()):
+            layer = find_target_layer(model, images, forward=forward)
+        common: dict[str, Any] = {"forward": forward, "chunk_size": chunk_size}
+        if shared:
+            maps, logits, _ = shared_passes(model, images, targets, shared, target_layer=layer, **common)
+        else:
+            maps, logits = {}, _logits(model, images, targets, **common)
+        for name in functions.keys() - maps.keys():
+            maps[name] = _run(
+                name, functions[name], model, images, targets, layer, common, dict(arguments.get(name, {}))
+            )
+    return Explanation({name: maps[name] for name in functions}, logits, layer)
+
+
+def _looks_at_a_layer(function: Function) -> bool:
+    return takes(function, "target_layer") or takes(function, "layer")
+
+
+def _searches(name: str, function: Function, arguments: MethodArgs) -> bool:
+    own = arguments.get(name, {})
+    return _looks_at_a_layer(function) and not (own.get("target_layer") or own.get("layer"))
+
+
+def _run(
+    name: str,
+    function: Function,
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    layer: str | None,
+    common: dict[str, Any],
+    own: dict[str, Any],
+) -> Tensor:
+    if name in BUILT_IN or name.startswith("captum:"):
+        own = {**common, **own}
+        for argument in ("target_layer", "layer"):
+            if takes(function, argument):
+                own.setdefault(argument, layer)
+    maps = function(model, images, targets, **own)
+    if not isinstance(maps, Tensor) or len(maps) != len(images) or not bool(maps.isfinite().all()):
+        seen = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
+        raise ValueError(
+            f"Expected {name} to return a finite map for each of {len(images)} images, got {seen}. "
+            "Return a tensor (N, C, *spatial) or (N, *spatial)."
+        )
+    return maps.detach().float()
+
+
+def _logits(
+    model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None, chunk_size: int | None
+) -> Tensor:
+    run, x, size = forward or unwrapped(model), model_input(model, images), chunk_size or PASS_SIZE
+    with torch.no_grad():
+        parts = zip(torch.split(x, size), torch.split(targets, size), strict=True)
+        return torch.cat([as_logits(run(x_part), y_part).float() for x_part, y_part in parts])
+
+
+def find_forward(model: nn.Module, images: Tensor) -> Forward:
+    """Return what gives logits: the model, or its only child that does where it has no ``forward`` of its own.
+
+    Raises:
+        ValueError: If no child or several of them give logits.
+    """
+    with undisturbed(model), torch.no_grad():
+        x = model_input(model, images[:1])
+        try:
+            model(x)
+        except NotImplementedError:
+            children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x)]
+        else:
+            return model
+    if len(children) != 1:
+        raise ValueError(
+            f"Expected {type(model).__name__} to have a `forward` or one child that gives logits for images, got "
+            f"{[name for name, _ in children]}. Pass `forward=` with a callable(pl_module, images) -> logits."
+        )
+    return children[0][1]
+
+
+def _gives_logits(module: nn.Module, x: Tensor) -> bool:
+    try:
+        output = module(x)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, IndexError):
+        return False  # a loss, a metric or a part of the network
+    return isinstance(output, Tensor) and output.ndim in (1, 2) and output.is_floating_point() and len(output) == len(x)

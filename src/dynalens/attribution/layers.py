@@ -1,0 +1,220 @@
+"""Where class activation maps look: the last layer with feature maps, of convolutions and of transformers."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.attribution.passes import Arrange, Forward, as_logits, model_input
+from dynalens.observation import captured_outputs, module_named, undisturbed, unwrapped
+from dynalens.overrides import captured_attention
+
+# What keeps or shrinks a feature map without computing one.
+_PASSIVE = ("Pool", "Dropout", "Identity", "Flatten", "Upsample", "Pad", "Permute", "Softmax")
+_CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
+_MOST_PREFIX_TOKENS = 16
+_LISTED = 8
+
+
+def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | None = None) -> str:
+    """Return the dotted name of the last layer with feature maps: the usual choice for class activation maps.
+
+    It is the submodule that finishes last among those whose output has positions, at more than one of which the
+    logits depend on it. Pooling, dropout and the like are passed over, and so is the inside of attention. A block
+    counts as its last layer: in a ResNet of torchvision it is ``layer4``. In a transformer whose class token alone
+    reaches the head it is the norm before the last attention, after which the other tokens have no effect.
+
+    Whether logits depend on a position is seen from where NaN comes to in a backward pass, not from the size of a
+    gradient: a head with zero weights, as of a new ViT, does not matter.
+
+    Args:
+        model: The model; run forward and backward once, on the first image. Wrappers of ``torch.compile`` and
+            DistributedDataParallel are looked through and do not appear in the name.
+        images: Shape ``(N, C, *spatial)``, floating.
+        forward: Callable(images) -> logits; default: ``model``.
+
+    Raises:
+        ValueError: If there is no such layer; it lists the last layers with the shapes of their outputs.
+    """
+    with undisturbed(model):
+        seen = _look(model, images, forward)
+        found = [layer for layer in seen.layers if layer.arrange is not None and not _is_passive(layer.module)]
+        reached = _reached(seen.logits, [layer.output for layer in found])
+        for layer, mask in zip(reversed(found), reversed(reached), strict=True):
+            if mask is not None and layer.arrange is not None and _positions(layer.arrange(mask)) > 1:
+                return layer.name
+    raise ValueError(
+        f"Expected a model with a layer whose output is (N, C, *spatial) and larger than one position, got none in "
+        f"{type(unwrapped(model)).__name__}: {_listed(seen.layers)}. Pass `target_layer=`, or leave out the methods "
+        "that need one."
+    )
+
+
+def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward | None = None) -> Arrange:
+    """Return what brings the named layer's output to (N, C, *spatial).
+
+    Channels that come last are moved. Tokens (N, T, C) are laid out on the grid of the patches, without the class
+    and register tokens before them; to see this grid, the model runs once more, on the first image.
+
+    What is returned raises a ValueError where the output has no positions; it lists the layers that have.
+    """
+    module = module_named(model, name)
+    known: list[Arrange] = []
+
+    def arrange(output: Tensor) -> Tensor:
+        if not known:
+            found = _arrange(module, output.shape, images.shape, []) if output.ndim == images.ndim else None
+            known.append(found or _searched(model, images, name, forward))
+        return known[0](output)
+
+    return arrange
+
+
+def _searched(model: nn.Module, images: Tensor, name: str, forward: Forward | None) -> Arrange:
+    module = module_named(model, name)
+    with undisturbed(model):
+        seen = _look(model, images, forward)
+    found = [layer for layer in seen.layers if layer.module is module]
+    if found and found[-1].arrange is not None:
+        return found[-1].arrange
+    shape = tuple(found[-1].output.shape) if found else "no tensor"
+    candidates = [layer for layer in seen.layers if layer.arrange is not None]
+    raise ValueError(
+        f"Expected `target_layer` to name a layer with an output of shape (N, C, *spatial) or (N, tokens, C), got "
+        f"{name!r} with {shape}. Layers that have one: {_listed(candidates)}."
+    )
+
+
+def token_layout(
+    model: nn.Module, images: Tensor, number: int, *, forward: Forward | None = None
+) -> tuple[Arrange, Tensor]:
+    """Return what lays (N, T, C) tokens out on the grid, and which of the T tokens the head reads, (T,) bool.
+
+    A token is read if the logits depend on its row of the last attention.
+
+    Raises:
+        ValueError: If the tokens fit no grid.
+    """
+    with undisturbed(model), captured_attention() as attention:
+        seen = _look(model, images, forward)
+        last = [weights for weights in attention if weights.shape[-2:] == (number, number)][-1]
+        (mask,) = _reached(seen.logits, [last])
+    arrange = _tokens(number, images.shape, seen.patches)
+    if arrange is None or mask is None:
+        raise ValueError(
+            f"Expected a transformer whose tokens stand for patches of the image, got {number} tokens for images of "
+            f"{tuple(images.shape[2:])}. Explain it with a gradient method."
+        )
+    return arrange, mask.isnan().reshape(-1, number, number).any(dim=2).any(dim=0)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that ran: its output for one image, and what makes feature maps of it, if anything does."""
+
+    name: str
+    module: nn.Module
+    output: Tensor
+    arrange: Arrange | None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One forward pass of one image: the layers in the order they finish, sizes of feature maps, and the logits."""
+
+    layers: list[_Layer]
+    patches: list[tuple[int, ...]]
+    logits: Tensor
+
+
+def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
+    run = forward if forward is not None else unwrapped(model)
+    x = model_input(model, images[:1]).clone().requires_grad_()
+    with captured_outputs(model) as seen:
+        logits = as_logits(run(x), torch.zeros(1, dtype=torch.int64, device=x.device))
+    inside = {id(part) for m in model.modules() if _is_attention(m) for part in m.modules() if part is not m}
+    look = _Look([], [], logits)
+    for name, module, output in seen:
+        arrange = None if id(module) in inside else _arrange(module, output.shape, x.shape, look.patches)
+        if arrange is not None and output.ndim == x.ndim:
+            look.patches.append(tuple(arrange(output).shape[2:]))
+        look.layers.append(_Layer(name, module, output, arrange))
+    return look
+
+
+def _is_passive(module: nn.Module) -> bool:
+    return any(word in type(module).__name__ for word in _PASSIVE)
+
+
+def _is_attention(module: nn.Module) -> bool:
+    return "attention" in type(module).__name__.lower()
+
+
+def _arrange(module: nn.Module, shape: torch.Size, image: torch.Size, patches: list[tuple[int, ...]]) -> Arrange | None:
+    if len(shape) == len(image):
+        last = _channels_last(module, shape, image)
+        size = shape[1:-1] if last else shape[2:]
+        return None if size.numel() < 2 else (_to_channels_first if last else _as_it_is)
+    if len(shape) == 3 and len(image) == 4:
+        return _tokens(shape[1], image, patches)
+    return None
+
+
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+def _to_channels_first(output: Tensor) -> Tensor:
+    return output.movedim(-1, 1)
+
+
+def _channels_last(module: nn.Module, shape: torch.Size, image: torch.Size) -> bool:
+    """Return whether the last dimension holds the channels: by the layer's type, else by the image's proportions."""
+    if isinstance(module, _CHANNELS_FIRST):
+        return False
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[-1] == shape[-1]  # else a subclass for channels that come first
+    if len(image) == 3:  # a series: a block of a transformer has norms over the last dimension
+        return any(isinstance(part, nn.LayerNorm) for part in module.modules())
+    return len(image) == 4 and _distortion(shape[1:3], image) < _distortion(shape[2:], image)
+
+
+def _distortion(size: torch.Size, image: torch.Size) -> float:
+    return abs(math.log(size[0] / size[1] * image[3] / image[2]))
+
+
+def _tokens(number: int, image: torch.Size, patches: list[tuple[int, ...]]) -> Arrange | None:
+    """Return the layout of tokens: on the grid of the patches seen last, else on one of the image's proportions."""
+    fitting = [size for size in patches if 0 <= number - math.prod(size) <= _MOST_PREFIX_TOKENS]
+    if fitting:
+        height, width = fitting[-1]
+    else:
+        height = math.isqrt(number * image[2] // image[3])
+        width = height * image[3] // image[2]
+    prefix = number - height * width
+    if not 0 <= prefix <= _MOST_PREFIX_TOKENS or height * width < 2:
+        return None
+
+    def on_the_grid(output: Tensor) -> Tensor:
+        return output[:, prefix:].transpose(1, 2).reshape(len(output), -1, height, width)
+
+    return on_the_grid
+
+
+def _reached(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
+    """Return for each output where the logits depend on it: NaN there, after a backward pass that starts with NaN."""
+    if not logits.requires_grad or not outputs:
+        return [None] * len(outputs)
+    connected = [output for output in outputs if output.requires_grad]
+    with torch.autograd.set_detect_anomaly(False):  # it would stop at NaN
+        found = iter(torch.autograd.grad(logits, connected, torch.full_like(logits, torch.nan), allow_unused=True))
+    return [next(found) if output.requires_grad else None for output in outputs]
+
+
+def _positions(gradient: Tensor) -> int:
+    return int(gradient.isnan().flatten(2).any(dim=1).sum())
+
+
+def _listed(layers: list[_Layer]) -> str:
+    return ", ".join(f"{layer.name} {tuple(layer.output.shape)}" for layer in layers[-_LISTED:] if layer.name) or "none"

@@ -1,0 +1,79 @@
+"""From maps to one relevance for each pixel: reductions and resizing, which no method does silently."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+from torch.nn import functional as F
+
+# The largest absolute gradient over channels is how Simonyan et al. 2014, section 3.1, show saliency. All other maps
+# hold contributions, which add up.
+_GRADIENTS = ("saliency", "smooth_grad", "interior_gradient", "guided_backprop", "deconvolution", "rect_grad")
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def reduce_channels(maps: Tensor, how: str = "abs_max", *, dim: int = 1) -> Tensor:
+    """Return maps without their channels.
+
+    Args:
+        maps: Shape ``(N, C, *spatial)``.
+        how: "abs_max" (largest absolute value, as Simonyan et al. show saliency), "abs_sum" or "sum" (signed).
+        dim: Where the channels are: -1 for maps of tokens, ``(N, T, C)``.
+
+    Returns:
+        Shape ``(N, *spatial)``.
+
+    Raises:
+        ValueError: If ``how`` is unknown.
+
+    Example:
+        >>> import torch
+        >>> reduce_channels(torch.tensor([[[1.0], [-3.0]]]), "sum")
+        tensor([[-2.]])
+    """
+    reductions: dict[str, Callable[[Tensor], Tensor]] = {
+        "abs_max": lambda m: m.abs().amax(dim=dim),
+        "abs_sum": lambda m: m.abs().sum(dim=dim),
+        "sum": lambda m: m.sum(dim=dim),
+    }
+    if how not in reductions:
+        raise ValueError(f"Expected `how` to be one of {', '.join(reductions)}, got {how!r}. Choose one of them.")
+    return reductions[how](maps)
+
+
+def pixel_relevance(method: str, maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Return one relevance for each pixel: what a picture shows and what deletion orders by.
+
+    Gradients become their largest absolute value over channels (Simonyan et al. 2014, section 3.1); all other maps,
+    Captum's and callables' included, their sum, as contributions add up. Maps of another size than the images are
+    brought to it by :func:`resize`.
+
+    Args:
+        method: Name of the method.
+        maps: What :func:`explain` gave for it: ``(N, C, *spatial)`` or ``(N, *spatial)``.
+        size: Height and width of the images; the length of series.
+
+    Returns:
+        Shape ``(N, *size)``.
+
+    Raises:
+        ValueError: If the maps have another number of dimensions.
+    """
+    size = tuple(size)
+    if maps.ndim not in (len(size) + 1, len(size) + 2):
+        raise ValueError(
+            f"Expected the maps of {method} to be (N, *spatial) or (N, C, *spatial) for images of size {size}, got "
+            f"{tuple(maps.shape)}. Let the method return them so."
+        )
+    if maps.ndim == len(size) + 2:
+        maps = reduce_channels(maps, "abs_max" if method in _GRADIENTS else "sum")
+    return maps if tuple(maps.shape[1:]) == size else resize(maps, size)
+
+
+def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Return maps (N, *spatial) at another size, linear between centres with aligned outer edges of the pixels.
+
+    This is ``torch.nn.functional.interpolate`` with ``align_corners=False``, as OpenCV and pytorch-grad-cam do it;
+    Captum's default is nearest.
+    """
+    mode = _INTERPOLATION[maps.ndim - 1]
+    return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=mode, align_corners=False).squeeze(1)

@@ -1,0 +1,102 @@
+"""The methods by name, and what each of them takes."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynalens.attribution.cam import CAM_FORMULAS, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
+from dynalens.attribution.captum import PREFIX, captum_method
+from dynalens.attribution.gradients import (
+    input_x_gradient,
+    integrated_gradients,
+    interior_gradient,
+    saliency,
+    smooth_grad,
+)
+from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
+from dynalens.attribution.passes import Formula
+from dynalens.attribution.rollout import attention_rollout, gradient_rollout
+
+Function = Callable[..., Tensor]
+Method = str | Callable[[nn.Module, Tensor, Tensor], Tensor]
+MethodArgs = Mapping[str, Mapping[str, Any]]
+
+BUILT_IN: dict[str, Function] = {
+    function.__name__: function
+    for function in (
+        saliency, input_x_gradient, smooth_grad, integrated_gradients, interior_gradient, grad_cam, grad_cam_plus_plus,
+        layer_cam, score_cam, guided_backprop, deconvolution, rect_grad, guided_grad_cam, attention_rollout,
+        gradient_rollout,
+    )
+}  # fmt: skip
+CLASSLESS = ("attention_rollout",)
+ONE_PASS: dict[str, Formula] = {
+    "saliency": lambda seen: seen.x_gradient,
+    "input_x_gradient": lambda seen: seen.x * seen.x_gradient,
+    **CAM_FORMULAS,
+}
+"""What is computed from one shared pass when it is asked for without arguments of its own."""
+
+_PASSED = ("model", "images", "targets", "forward", "chunk_size")
+
+
+def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | None = None) -> dict[str, Function]:
+    """Return each method's function by its name, in the order given.
+
+    Args:
+        methods: Names of built-in methods, "captum:<Class>", or callables (model, images, targets) -> maps, which go
+            by their ``__name__``.
+        method_args: For the name of a method, arguments of its function.
+
+    Raises:
+        ValueError: If a name is unknown or comes twice, or a method does not take an argument; it lists what is known.
+    """
+    listed = [methods] if isinstance(methods, str) or callable(methods) else list(methods)
+    names = [method if isinstance(method, str) else _name_of(method) for method in listed]
+    unknown = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not m.startswith(PREFIX)]
+    if unknown or not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"Expected `methods` to be among {', '.join(BUILT_IN)}, {PREFIX}<Class> and callables, each once, got "
+            f"{unknown or names or 'none'}. Name one or more of them."
+        )
+    found = {name: _function(method) for name, method in zip(names, listed, strict=True)}
+    _check_arguments(found, method_args or {})
+    return found
+
+
+def takes(function: Function, argument: str) -> bool:
+    """Return whether a method's function has this argument."""
+    return argument in inspect.signature(function).parameters
+
+
+def _name_of(method: Any) -> str:
+    return str(
+        getattr(method, "__name__", None) or getattr(getattr(method, "func", method), "__name__", type(method).__name__)
+    )
+
+
+def _function(method: Method) -> Function:
+    if not isinstance(method, str):
+        return method
+    return BUILT_IN[method] if method in BUILT_IN else captum_method(method)
+
+
+def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> None:
+    foreign = [name for name in method_args if name not in methods]
+    if foreign:
+        raise ValueError(
+            f"Expected `method_args` to have entries for {', '.join(methods)} only, got {', '.join(foreign)}. "
+            "Its keys are names of methods that are used."
+        )
+    for name, arguments in method_args.items():
+        parameters = inspect.signature(methods[name]).parameters
+        known = [key for key in parameters if key not in _PASSED[:4]]
+        free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        unknown = [key for key in arguments if key not in known]
+        if unknown and not free:
+            raise ValueError(
+                f"Expected `method_args` of {name} to be among {', '.join(known) or 'none'}, got "
+                f"{', '.join(unknown)}. See the documentation of the method."
+            )

@@ -1,0 +1,172 @@
+"""Gradients with another backward pass through each ReLU, whether it is a module or a function, in place or not."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.attribution.cam import grad_cam
+from dynalens.attribution.maps import resize
+from dynalens.attribution.passes import PASS_SIZE, Forward, check_finite, score
+from dynalens.overrides import ReluRule, modified_relu
+
+
+def guided_backprop(
+    model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None = None, chunk_size: int | None = None
+) -> Tensor:
+    r"""Return the gradient that only positive parts pass backwards through active ReLUs.
+
+    A gradient :math:`g` at the output of a ReLU becomes :math:`g \cdot [g > 0] \cdot [x > 0]` at its input x.
+
+    It shows edges more than the model's reasons: for many models it hardly changes with the class or with random
+    weights (Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018).
+
+    Source: Springenberg et al., "Striving for Simplicity", 2015, section 3.4.
+
+    Args:
+        model: See :func:`saliency`, also for all other arguments. It must use ReLU or ReLU6, as modules or functions.
+        images: Shape ``(N, C, *spatial)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        forward: Callable(images) -> logits.
+        chunk_size: Images in one pass.
+
+    Returns:
+        As :func:`saliency`.
+
+    Raises:
+        ValueError: Also if the model calls no ReLU.
+
+    Example:
+        Logit 0 is ReLU(x) - ReLU(-x): the gradient through the second is negative, and does not pass.
+
+        >>> class Two(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         first, second = torch.relu(x), torch.relu(-x)
+        ...         return torch.cat([(first - second).flatten(1), 0 * x.flatten(1)], dim=1)
+        >>> image, target = torch.tensor([[[-3.0]]]), torch.tensor([0])
+        >>> float(guided_backprop(Two(), image, target))
+        0.0
+    """
+    return _modified("guided_backprop", _guided, model, images, targets, forward, chunk_size)
+
+
+def deconvolution(
+    model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None = None, chunk_size: int | None = None
+) -> Tensor:
+    r"""Return the gradient that only positive parts pass backwards through all ReLUs, active or not.
+
+    A gradient :math:`g` at the output of a ReLU becomes :math:`g \cdot [g > 0]` at its input.
+
+    Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 2.1, as read
+    by Simonyan et al. 2014, section 4.
+
+    Args:
+        model: See :func:`guided_backprop`.
+        images: Shape ``(N, C, *spatial)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        forward: Callable(images) -> logits.
+        chunk_size: Images in one pass.
+
+    Returns:
+        As :func:`saliency`.
+    """
+    return _modified("deconvolution", _deconvolved, model, images, targets, forward, chunk_size)
+
+
+def rect_grad(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    percentile: float = 98.0,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return the gradient that only the most important units of each layer pass backwards.
+
+    A gradient :math:`g` at the output :math:`a` of a ReLU becomes :math:`g \cdot [a g > \tau]` at its input, where
+    :math:`\tau` is the percentile of :math:`a g` over the layer's units, for each image.
+
+    Source: Kim et al., "Why are Saliency Maps Noisy? Cause of and Solution to Noisy Saliency Maps", 2019, section 3.
+    Differs from the source: tau is never below 0, so that a percentile of 0 is guided backpropagation; the map is not
+    multiplied by the image. The percentile is the smallest value that so many do not exceed.
+
+    Args:
+        model: See :func:`guided_backprop`.
+        images: Shape ``(N, C, *spatial)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        percentile: In [0, 100).
+        forward: Callable(images) -> logits.
+        chunk_size: Images in one pass.
+
+    Returns:
+        As :func:`saliency`.
+    """
+    if not 0 <= percentile < 100:
+        raise ValueError(f"Expected `percentile` to be in [0, 100), got {percentile}. At 100 no unit would be left.")
+
+    def rule(gradient: Tensor, _active: Tensor, output: Tensor) -> Tensor:
+        importance = (output * gradient).flatten(1)
+        rank = max(math.ceil(percentile / 100 * importance.shape[1]), 1)
+        tau = importance.kthvalue(rank, dim=1, keepdim=True).values.clamp(min=0)
+        return torch.where((importance > tau).view(gradient.shape), gradient, 0)
+
+    return _modified("rect_grad", rule, model, images, targets, forward, chunk_size)
+
+
+def guided_grad_cam(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    target_layer: str | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return guided backpropagation times Grad-CAM at the size of the image.
+
+    Source: Selvaraju et al., "Grad-CAM", ICCV 2017, section 3.2. Captum's default enlarges by nearest neighbours, the
+    source and this function linearly.
+
+    Args:
+        model: See :func:`guided_backprop`.
+        images: Shape ``(N, C, *spatial)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        target_layer: See :func:`grad_cam`.
+        forward: Callable(images) -> logits.
+        chunk_size: Images in one pass.
+
+    Returns:
+        As :func:`saliency`.
+    """
+    cam = grad_cam(model, images, targets, target_layer=target_layer, forward=forward, chunk_size=chunk_size)
+    guided = guided_backprop(model, images, targets, forward=forward, chunk_size=chunk_size)
+    return guided * resize(cam, images.shape[2:]).unsqueeze(1)
+
+
+def _guided(gradient: Tensor, active: Tensor, _output: Tensor) -> Tensor:
+    return torch.where(active, gradient.clamp(min=0), 0)
+
+
+def _deconvolved(gradient: Tensor, _active: Tensor, _output: Tensor) -> Tensor:
+    return gradient.clamp(min=0)
+
+
+def _modified(
+    name: str,
+    rule: ReluRule,
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    forward: Forward | None,
+    chunk_size: int | None,
+) -> Tensor:
+    with score(model, images, targets, forward=forward, chunk_size=chunk_size) as of, modified_relu(rule) as calls:
+        rows = torch.arange(len(of.points), device=of.points.device)
+        parts = [of.gradient(of.points[part], part) for part in torch.split(rows, chunk_size or PASS_SIZE)]
+    if not calls:
+        raise ValueError(
+            f"Expected a model with ReLUs for {name}, got no call of one in {type(model).__name__}: the map would be "
+            "the saliency. Use `saliency`, or a method that fits the model."
+        )
+    return check_finite(name, torch.cat(parts))

@@ -1,0 +1,295 @@
+"""The score of a class and its gradient: what all methods are made of.
+
+Terms of the package. *Target*: the class whose logit z_y is explained, or a pair (a, b) that stands for z_a - z_b.
+*Points*: where the score is differentiated: images, or the output of a layer for them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.observation import (
+    captured_output,
+    floating_dtype,
+    module_named,
+    replaced_output,
+    two_class_logits,
+    undisturbed,
+    unwrapped,
+)
+
+Forward = Callable[[Tensor], Tensor]
+
+PASS_SIZE = 8
+"""Images in one pass where nothing else is said: larger batches gain nothing on a processor, and cost memory."""
+_MOST_POINTS = 32
+_NOTHING = torch.empty(0)
+_KEPT_BYTES = {"cpu": 88 * 2**20}
+_KEPT_BYTES_ACCELERATOR = 2**30
+# Half precision underflows below 6e-8 and overflows above 65504: the largest scale that stays finite is taken.
+_SCALES = (2.0**14, 2.0**10, 2.0**6, 2.0**2, 1.0)
+
+
+def model_input(model: nn.Module, images: Tensor) -> Tensor:
+    """Return detached images in the model's dtype; integers, such as tokens, stay as they are."""
+    return images.detach().to(floating_dtype(model, images)) if images.is_floating_point() else images
+
+
+def check_targets(images: Tensor, targets: Tensor) -> None:
+    """Raise a ValueError unless there is a class, or a pair of classes, for each image."""
+    if targets.shape not in (images.shape[:1], (*images.shape[:1], 2)) or targets.dtype != torch.int64:
+        raise ValueError(
+            f"Expected `targets` of shape ({len(images)},), int64, one class for each image, got "
+            f"{tuple(targets.shape)}, {targets.dtype}. Pass class indices, not one-hot rows."
+        )
+
+
+def check_images(images: Tensor, targets: Tensor) -> None:
+    """Raise a ValueError unless images are floating and have positions, and targets go with them."""
+    if images.ndim < 3 or not images.is_floating_point():
+        raise ValueError(
+            f"Expected `images` to be floating and of shape (N, C, *spatial), got {tuple(images.shape)}, "
+            f"{images.dtype}. Pass them as the model expects them, or explain the output of an embedding with `at=`."
+        )
+    check_targets(images, targets)
+
+
+def check_finite(name: str, maps: Tensor) -> Tensor:
+    """Return the maps in float32, or raise a ValueError if one has NaN or infinity."""
+    if not bool(maps.isfinite().all()):
+        raise ValueError(f"Expected finite maps, got NaN or infinity in {name}. Are the weights or the images finite?")
+    return maps.detach().float()
+
+
+def as_logits(output: object, targets: Tensor) -> Tensor:
+    """Return the model's output as logits (N, K), K >= 2, or raise a ValueError if it is none for these targets."""
+    if not isinstance(output, Tensor) or output.ndim not in (1, 2) or len(output) != len(targets):
+        seen = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ValueError(
+            f"Expected the model to return logits of shape ({len(targets)}, K), got {seen}. "
+            "Pass `forward=` with a callable that returns them."
+        )
+    logits = two_class_logits(output)
+    if bool(((targets < 0) | (targets >= logits.shape[1])).any()):
+        raise ValueError(
+            f"Expected `targets` to be in [0, {logits.shape[1]}), got {int(targets.min())} to {int(targets.max())}. "
+            "Pass the class to explain for each image."
+        )
+    return logits
+
+
+def scores_of(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return z_y, or z_a - z_b for pairs: shape ``(N,)``."""
+    if targets.ndim == 1:
+        return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    chosen = logits.gather(1, targets)
+    return chosen[:, 0] - chosen[:, 1]
+
+
+def gradients(scores: Tensor, of: dict[str, Tensor]) -> list[Tensor]:
+    """Return the gradient of each sample's score with respect to each named tensor.
+
+    Scores in float16 are multiplied by a power of two before, and gradients divided by it in float32 after, so that
+    small ones do not underflow; those of other dtypes are the plain gradients, in their own dtype.
+
+    Raises:
+        ValueError: If the scores do not depend on one of the tensors.
+    """
+    if all(tensor.dtype is not torch.float16 for tensor in of.values()):
+        return _connected(scores, of, retain=False)
+    found: list[Tensor] = []
+    for scale in _SCALES:
+        found = [gradient.float() / scale for gradient in _connected(scores * scale, of, retain=True)]
+        if all(bool(gradient.isfinite().all()) for gradient in found):
+            break
+    return found
+
+
+def _connected(scores: Tensor, of: dict[str, Tensor], *, retain: bool) -> list[Tensor]:
+    found: tuple[Tensor | None, ...] = (None,) * len(of)
+    if scores.requires_grad:
+        found = torch.autograd.grad(scores.sum(), list(of.values()), allow_unused=True, retain_graph=retain)
+    missing = [name for name, gradient in zip(of, found, strict=True) if gradient is None]
+    if missing:
+        raise ValueError(
+            f"Expected the logits to depend on {' and '.join(of)}, got no gradient for {', '.join(missing)}. "
+            "Is the forward pass under `no_grad`, or the layer not on the way to the logits?"
+        )
+    return [gradient for gradient in found if gradient is not None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of each sample's target as a function of points.
+
+    Attributes:
+        run: Gives logits for what the model takes.
+        inputs: What the model takes, shape ``(N, ...)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``.
+        points: Where the samples are: the inputs, or the output of ``layer`` for them. Shape ``(N, ...)``, floating.
+        layer: Whose output is varied; None for the inputs.
+        chunk_size: Points in one pass.
+    """
+
+    run: Forward
+    inputs: Tensor
+    targets: Tensor
+    points: Tensor
+    layer: nn.Module | None
+    chunk_size: int | None
+
+    def of(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Return the scores (P,) at points (P, ...), of which point p stands for sample ``rows[p]``."""
+        targets = self.targets[rows]
+        if self.layer is None:
+            return scores_of(as_logits(self.run(points), targets).float(), targets)
+        with replaced_output(self.layer, points):
+            return scores_of(as_logits(self.run(self.inputs[rows]), targets).float(), targets)
+
+    def gradient(self, points: Tensor, rows: Tensor) -> Tensor:
+        """Return the gradients of :meth:`of` in float32, shape ``(P, ...)``."""
+        leaf = points.detach().clone().requires_grad_()
+        return gradients(self.of(leaf, rows), {"images" if self.layer is None else "the layer": leaf})[0].float()
+
+    def values(self, points: Tensor) -> Tensor:
+        """Return the scores (N,) at one point for each sample, without gradients."""
+        rows = torch.arange(len(points), device=points.device)
+        size = self.chunk_size or PASS_SIZE
+        with torch.no_grad():
+            parts = [self.of(points[part], part) for part in torch.split(rows, size)]
+        return torch.cat(parts)
+
+    def mean_gradient(self, number: int, place: Callable[[int, Tensor], Tensor], weights: Tensor) -> Tensor:
+        """Return for each sample sum_k w_k times the gradient at its k-th point: float32, the shape of ``points``.
+
+        Args:
+            number: Points for each sample.
+            place: Called with k = 0, 1, ... in order and the indices of some samples: their k-th points.
+            weights: The w_k, shape ``(number,)``.
+        """
+        size = self.chunk_size or self._memory_safe(number * len(self.points))
+        total = torch.zeros_like(self.points, dtype=torch.float32)
+        for rows in torch.split(torch.arange(len(self.points), device=self.points.device), size):
+            for ks in torch.split(torch.arange(number), max(size // len(rows), 1)):
+                # `cat` keeps the memory layout of images, `stack` would not.
+                points = torch.cat([place(int(k), rows) for k in ks])
+                found = self.gradient(points, rows.repeat(len(ks)))
+                for weight, part in zip(weights[ks].tolist(), torch.split(found, len(rows)), strict=True):
+                    total[rows] += weight * part
+        return total
+
+    def outputs(self, inputs: Tensor) -> Tensor:
+        """Return the layer's outputs for inputs of the model."""
+        assert self.layer is not None
+        return _outputs(self.run, self.layer, inputs, self.chunk_size or PASS_SIZE)
+
+    def _memory_safe(self, number: int) -> int:
+        """Return how many points keep activations within a budget: 88 MiB on a processor, 1 GiB on an accelerator."""
+        if number <= PASS_SIZE:
+            return PASS_SIZE
+        each = max(self._kept_bytes(2) - self._kept_bytes(1), 1)
+        budget = _KEPT_BYTES.get(self.points.device.type, _KEPT_BYTES_ACCELERATOR)
+        return min(max(budget // each, 1), _MOST_POINTS)
+
+    def _kept_bytes(self, number: int) -> int:
+        """Return the bytes that a forward pass of the first sample, so many times, keeps for its backward pass."""
+        kept: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            return _NOTHING  # there is no backward pass
+
+        rows = torch.zeros(number, dtype=torch.int64, device=self.points.device)
+        points = self.points[rows].requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            self.of(points, rows)
+        return sum(storage.nbytes() for storage in kept.values())
+
+
+@contextmanager
+def score(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    forward: Forward | None = None,
+    at: str | None = None,
+    chunk_size: int | None = None,
+    autocast: bool = False,
+) -> Iterator[Score]:
+    """Yield the :class:`Score` of an undisturbed model; the arguments are those of ``smooth_grad``."""
+    check_targets(images, targets) if at is not None else check_images(images, targets)
+    check_at_least_one("chunk_size", chunk_size)
+    run = forward if forward is not None else unwrapped(model)
+    with undisturbed(model), ExitStack() as stack:
+        if autocast:
+            stack.enter_context(torch.autocast(images.device.type, dtype=torch.bfloat16))
+        inputs = model_input(model, images)
+        layer = None if at is None else module_named(model, at, argument="at")
+        points = inputs if layer is None else _outputs(run, layer, inputs, chunk_size or PASS_SIZE)
+        yield Score(run, inputs, targets, points, layer, chunk_size)
+
+
+def check_at_least_one(argument: str, value: int | None) -> None:
+    """Raise a ValueError if a number is given and smaller than one."""
+    if value is not None and value < 1:
+        raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
+
+
+def _outputs(run: Forward, layer: nn.Module, inputs: Tensor, chunk_size: int) -> Tensor:
+    parts = []
+    with torch.no_grad():
+        for part in torch.split(inputs, chunk_size):
+            with captured_output(layer) as captured:
+                run(part)
+            parts.append(captured.value)
+    return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward and backward pass: images x, feature maps A (N, C, *spatial) of a layer, gradients of the score.
+
+    What no method asked for is empty.
+    """
+
+    x: Tensor
+    x_gradient: Tensor
+    activation: Tensor
+    activation_gradient: Tensor
+
+
+Formula = Callable[[Pass], Tensor]
+Arrange = Callable[[Tensor], Tensor]
+
+
+def one_pass(
+    run: Forward, x: Tensor, targets: Tensor, *, layer: nn.Module | None, arrange: Arrange, to_images: bool
+) -> tuple[Pass, Tensor]:
+    """Return what one forward and one backward pass give, and the logits (N, K) in float32.
+
+    Args:
+        run: Gives logits.
+        x: Images.
+        targets: As everywhere.
+        layer: Whose output is the activation; None where no method needs one.
+        arrange: Brings the layer's output to (N, C, *spatial).
+        to_images: Whether the backward pass goes on to the images.
+    """
+    leaf = x.clone().requires_grad_()
+    with captured_output(layer) if layer is not None else nullcontext() as captured:
+        logits = as_logits(run(leaf), targets).float()
+        of = {} if captured is None else {"the target layer": captured.value}
+    if to_images:
+        of["images"] = leaf
+    found = dict(zip(of, gradients(scores_of(logits, targets), of), strict=True))
+    none = torch.empty(0)
+    return Pass(
+        x=leaf.detach(),
+        x_gradient=found["images"].float() if to_images else none,
+        activation=none if captured is None else arrange(captured.value.detach()).float(),
+        activation_gradient=none if captured is None else arrange(found["the target layer"]).float(),
+    ), logits.detach()

@@ -1,0 +1,150 @@
+"""Functions of torch replaced for a while: the ReLU with another backward pass, and attention that shows its weights.
+
+A mode sees the call itself, so that it does not matter whether a model uses a module or a function, in place or not.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+ReluRule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From the gradient at a ReLU's output, where the unit is active (bool) and the output: the gradient at its input."""
+
+_RELUS = (F.relu, torch.relu, Tensor.relu)
+_RELUS_IN_PLACE = (torch.relu_, Tensor.relu_)
+_SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
+
+
+@contextmanager
+def modified_relu(rule: ReluRule) -> Iterator[list[int]]:
+    """Give every ReLU and ReLU6 called meanwhile this backward pass; yield a list that grows by one for each call.
+
+    Example:
+        >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
+        >>> with modified_relu(lambda gradient, active, output: -gradient) as calls:
+        ...     y = torch.relu(x)
+        >>> torch.autograd.grad(y.sum(), [x])[0], len(calls)
+        (tensor([-1., -1.]), 1)
+    """
+    calls: list[int] = []
+    with _ReluMode(rule, calls):
+        yield calls
+
+
+@contextmanager
+def captured_attention() -> Iterator[list[Tensor]]:
+    """Yield a list that fills with the weights of each attention called meanwhile, (..., T, S), with their graph.
+
+    Seen are ``scaled_dot_product_attention``, computed by its formula so that weights exist, and any softmax over the
+    last dimension of three or four: the modules of torch, timm and transformers use one or the other.
+    """
+    seen: list[Tensor] = []
+    with _AttentionMode(seen):
+        yield seen
+
+
+class _Rectified(torch.autograd.Function):
+    """clamp(x, 0, top) with a given backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, top: float, in_place: bool, rule: ReluRule) -> Tensor:
+        ctx.rule = rule
+        active = (x > 0) & (x < top)
+        output = x.clamp_(0, top) if in_place else x.clamp(0, top)
+        if in_place:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(active, output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        active, output = ctx.saved_tensors
+        return ctx.rule(gradients[0], active, output), None, None, None
+
+
+class _ReluMode(TorchFunctionMode):
+    def __init__(self, rule: ReluRule, calls: list[int]) -> None:
+        super().__init__()
+        self.rule, self.calls = rule, calls
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = _relu_call(func, args, kwargs or {})
+        if found is None:
+            return func(*args, **(kwargs or {}))
+        self.calls.append(1)
+        return _Rectified.apply(*found, self.rule)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, float, bool] | None:
+    """Return the input, the largest output and whether it works in place, if this is the call of a ReLU."""
+    x: Tensor = args[0] if args else kwargs["input"]
+    if func in _RELUS or func in _RELUS_IN_PLACE or func is F.relu6:
+        in_place = func in _RELUS_IN_PLACE or bool(kwargs.get("inplace", args[1] if len(args) > 1 else False))
+        return x, 6.0 if func is F.relu6 else math.inf, in_place
+    if func in (F.hardtanh, F.hardtanh_):  # what the module ReLU6 calls
+        low, high, in_place = (
+            kwargs.get(name, args[place] if len(args) > place else default)
+            for place, name, default in ((1, "min_val", -1.0), (2, "max_val", 1.0), (3, "inplace", False))
+        )
+        return (x, float(high), bool(in_place) or func is F.hardtanh_) if low == 0 else None
+    return None
+
+
+class _AttentionMode(TorchFunctionMode):
+    def __init__(self, seen: list[Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            weights, value = _attention(*args, **(kwargs or {}))
+            self.seen.append(weights)
+            return weights @ value
+        if func is F.multi_head_attention_forward:
+            return self._of_module(args, kwargs)
+        result = func(*args, **(kwargs or {}))
+        if func in _SOFTMAX and result.ndim in (3, 4):
+            dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else None)
+            if dim in (-1, result.ndim - 1):
+                self.seen.append(result)
+        return result
+
+    def _of_module(self, args: Any, kwargs: Any) -> Any:
+        """Run what ``nn.MultiheadAttention`` calls, whose inside no mode sees, so that it returns its weights."""
+        asked = {"need_weights": True, "average_attn_weights": False}
+        output, by_head = F.multi_head_attention_forward(*args, **{**kwargs, **asked})
+        assert by_head is not None
+        self.seen.append(by_head if by_head._base is None else by_head._base)  # the view has no part in the output
+        if not kwargs.get("need_weights", True):
+            return output, None
+        return output, by_head.mean(dim=-3) if kwargs.get("average_attn_weights", True) else by_head
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return softmax(q k' / sqrt(d) + mask) and the values: the arguments are those of torch's function."""
+    if enable_gqa:  # several heads of queries share one of keys and values
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = key.repeat_interleave(groups, dim=-3), value.repeat_interleave(groups, dim=-3)
+    similarity = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(similarity.shape[-2:], dtype=torch.bool, device=query.device).tril()
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        similarity = similarity.masked_fill(~attn_mask, -math.inf)
+    elif attn_mask is not None:
+        similarity = similarity + attn_mask
+    return F.dropout(similarity.softmax(dim=-1), dropout_p), value

@@ -1,0 +1,206 @@
+"""Every class that captum.attr exports works as a method, or says why not."""
+
+import builtins
+import sys
+from typing import Any
+
+import captum.attr
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dynalens.attribution import check_methods, explain, saliency
+from toys import ToyTransformer
+from traces import traces
+
+Y = torch.tensor([0, 2])
+
+
+def images() -> Tensor:
+    return torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(2))
+
+
+class Net(nn.Module):
+    """Layers that are used once each, as DeepLift and LRP want them; one works in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(4)
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Linear(36, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.head(self.pool(self.act(self.conv(x))).flatten(1))  # LRP has no rule for the module Flatten
+        assert isinstance(out, Tensor)
+        return out
+
+
+SQUARES = (torch.arange(6).view(6, 1) // 3 * 2 + torch.arange(6) // 3).view(1, 1, 6, 6)
+ZEROS = torch.zeros(3, 1, 6, 6)
+IMAGE, LAYER = (2, 1, 6, 6), (2, 4, 6, 6)
+# The classes that work: what they must be given, and the shape of their maps.
+WORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "IntegratedGradients": ({"n_steps": 4}, IMAGE),
+    "DeepLift": ({}, IMAGE),
+    "DeepLiftShap": ({"baselines": ZEROS}, IMAGE),
+    "InputXGradient": ({}, IMAGE),
+    "Saliency": ({"abs": False}, IMAGE),
+    "GuidedBackprop": ({}, IMAGE),
+    "Deconvolution": ({}, IMAGE),
+    "GuidedGradCam": ({"layer": "conv", "interpolate_mode": "bilinear"}, IMAGE),
+    "FeatureAblation": ({"feature_mask": SQUARES}, IMAGE),
+    "FeaturePermutation": ({"feature_mask": SQUARES}, IMAGE),
+    "Occlusion": ({"sliding_window_shapes": [1, 3, 3], "strides": [1, 3, 3]}, IMAGE),
+    "ShapleyValueSampling": ({"feature_mask": SQUARES, "n_samples": 2}, IMAGE),
+    "ShapleyValues": ({"feature_mask": SQUARES}, IMAGE),
+    "Lime": ({"feature_mask": SQUARES, "n_samples": 8}, IMAGE),
+    "LRP": ({}, IMAGE),
+    "KernelShap": ({"feature_mask": SQUARES, "n_samples": 8}, IMAGE),
+    "LayerConductance": ({"layer": "conv", "n_steps": 4}, LAYER),
+    "LayerGradientXActivation": ({"layer": "conv"}, LAYER),
+    "LayerFeatureAblation": ({"layer": "pool"}, (2, 4, 3, 3)),
+    "InternalInfluence": ({"layer": "conv", "n_steps": 4}, LAYER),
+    "LayerGradCam": ({}, (2, 1, 6, 6)),
+    "LayerDeepLift": ({"layer": "conv"}, LAYER),
+    "LayerDeepLiftShap": ({"layer": "conv", "baselines": ZEROS}, LAYER),
+    "LayerGradientShap": ({"layer": "conv", "baselines": ZEROS, "n_samples": 2}, LAYER),
+    "LayerIntegratedGradients": ({"layer": "conv", "n_steps": 4}, LAYER),
+    "LayerLRP": ({"layer": "conv"}, LAYER),
+    "NoiseTunnel": ({"attribution_method": "Saliency", "nt_samples": 2}, IMAGE),
+    "GradientShap": ({"baselines": ZEROS, "n_samples": 2}, IMAGE),
+}
+REASONS = {
+    "it is no attribution class": {
+        "LLMAttributionResult", "RemoteLLMProvider", "VLLMProvider", "InterpretableInput", "ProductBaselines",
+        "ImageMaskInput", "InterpretableEmbeddingBase", "TextTemplateInput", "TextTokenInput", "TokenReferenceBase",
+        "visualization", "configure_interpretable_embedding_layer", "remove_interpretable_embedding_layer",
+        "Summarizer", "CommonStats", "ClassSummarizer", "Mean", "StdDev", "MSE", "Var", "Min", "Max", "Sum", "Count",
+        "StatValue", "SummarizerSingleTensor",
+    },
+    "its `attribute` takes no inputs": {
+        "Attribution", "GradientAttribution", "PerturbationAttribution", "NeuronAttribution", "LayerAttribution",
+        "DataLoaderAttribution", "LLMAttribution", "LLMGradientAttribution", "RemoteLLMAttribution",
+    },
+    "it explains a neuron, not a class": {
+        "NeuronConductance", "NeuronFeatureAblation", "NeuronGradient", "NeuronIntegratedGradients", "NeuronDeepLift",
+        "NeuronDeepLiftShap", "NeuronGradientShap", "NeuronDeconvolution", "NeuronGuidedBackprop",
+    },
+    "its `attribute` takes no target": {"LayerActivation"},
+    "its constructor needs functions": {"LimeBase"},
+    "it selects its target twice": {"LayerFeaturePermutation"},
+}  # fmt: skip
+
+
+def test_each_exported_class_works_or_has_a_reason() -> None:
+    stated = set(WORKS).union(*REASONS.values())
+    assert set(captum.attr.__all__) <= stated
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_a_class_works_and_leaves_no_trace(name: str) -> None:
+    arguments, shape = WORKS[name]
+    model, method = Net().train(), f"captum:{name}"
+    before = traces(model)
+    maps = explain(model, images(), Y, methods=(method,), method_args={method: arguments}).maps[method]
+    assert tuple(maps.shape) == shape
+    assert maps.dtype is torch.float32
+    assert (maps != 0).any()
+    assert traces(model) == before
+    again = explain(model, images(), Y, methods=(method,), method_args={method: arguments}).maps[method]
+    assert torch.equal(maps, again)  # random ones too
+
+
+@pytest.mark.parametrize(("reason", "name"), [(r, n) for r, names in REASONS.items() for n in sorted(names)])
+def test_the_others_say_why_they_do_not(reason: str, name: str) -> None:
+    if not hasattr(captum.attr, name):
+        pytest.skip("this release of Captum has no such name")
+    with pytest.raises(ValueError, match=f"got '{name}': {reason}"):
+        check_methods(f"captum:{name}")
+
+
+def test_maps_are_those_of_captum() -> None:
+    model, x = Net().eval(), images()
+    method = "captum:Occlusion"
+    options: dict[str, Any] = {"sliding_window_shapes": (1, 2, 3), "baselines": 0.5}
+    theirs = captum.attr.Occlusion(model).attribute(x, target=Y, **options)
+    for chunk_size in (1, 2):
+        ours = explain(model, x, Y, methods=method, method_args={method: options}, chunk_size=chunk_size).maps[method]
+        torch.testing.assert_close(ours, theirs.detach().float())
+    method = "captum:Saliency"
+    ours = explain(model, x, Y, methods=method, method_args={method: {"abs": False}}).maps[method]
+    torch.testing.assert_close(ours, saliency(model, x, Y))
+
+
+def test_baselines_of_each_image_are_cut_with_the_images() -> None:
+    model, x, method = Net().eval(), images(), "captum:IntegratedGradients"
+    baselines = x.flip(0)
+    theirs = captum.attr.IntegratedGradients(model).attribute(x, baselines=baselines, target=Y)
+    arguments = {method: {"baselines": baselines}}
+    ours = explain(model, x, Y, methods=method, method_args=arguments, chunk_size=1).maps[method]
+    torch.testing.assert_close(ours, theirs.detach().float())
+
+
+def test_a_layer_of_tokens_lies_on_the_grid() -> None:
+    torch.manual_seed(8)
+    method = "captum:LayerGradientXActivation"
+    maps = explain(ToyTransformer().eval(), images(), Y, methods=method).maps[method]
+    assert maps.shape == (2, 8, 3, 3)
+
+
+def test_token_models_are_explained_at_their_embedding() -> None:
+    embedding = nn.Embedding(10, 4)
+    model = nn.Sequential(embedding, nn.Flatten(), nn.Linear(12, 3))
+    tokens, method = torch.tensor([[1, 2, 3], [4, 5, 6]]), "captum:LayerIntegratedGradients"
+    maps = explain(model, tokens, Y, methods=method, method_args={method: {"layer": "0"}}).maps[method]
+    weight = next(iter(model[2].parameters()))[Y].view(2, 3, 4)
+    torch.testing.assert_close(maps, ((embedding(tokens) - embedding(torch.zeros_like(tokens))) * weight).detach())
+
+
+def test_two_classes_of_one_logit_and_a_forward_of_ones_own_are_explained() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 1))
+    weight = next(iter(model[1].parameters())).detach().view(1, 1, 6, 6)
+    maps = explain(
+        model, images(), torch.tensor([1, 1]), methods="captum:InputXGradient", forward=lambda x: model(2 * x)
+    ).maps["captum:InputXGradient"]
+    torch.testing.assert_close(maps, 2 * weight * images())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"captum:Occlusion": {"window": 1}},
+            r"of captum:Occlusion to be among chunk_size, sliding_window_shapes, .*, got window",
+        ),
+        ({"captum:Lime": {}}, r"`method_args` to have entries for captum:Occlusion only, got captum:Lime"),
+    ],
+)
+def test_arguments_that_the_class_does_not_take_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_methods("captum:Occlusion", arguments)
+
+
+def test_pairs_of_classes_and_unknown_layers_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"one class for each image, got pairs\. captum:Saliency explains no difference"
+    ):
+        explain(Net(), images(), torch.tensor([[0, 1], [1, 2]]), methods="captum:Saliency")
+    method = "captum:LayerConductance"
+    with pytest.raises(ValueError, match="`layer` to name a layer of Net, got 'convv'"):
+        explain(Net(), images(), Y, methods=method, method_args={method: {"layer": "convv"}})
+
+
+def test_without_captum_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("captum"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.delitem(sys.modules, "captum", raising=False)
+    with pytest.raises(ValueError, match=r"Captum to be installed for captum:Occlusion, got none.*dynalens\[captum\]"):
+        check_methods("captum:Occlusion")

@@ -1,0 +1,32 @@
+"""What a look at a model may not change."""
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def traces(model: nn.Module) -> dict[str, Any]:
+    """Everything a look could change."""
+    return {
+        "modes": [module.training for module in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "grad identities": [id(p.grad) for p in model.parameters()],
+        "grads": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
+        "buffers": {name: (id(b), b.tolist()) for name, b in model.named_buffers()},
+        "absent buffers": [name for m in model.modules() for name, b in m._buffers.items() if b is None],
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]  # numpy's stub allows two forms
+        "python": random.getstate(),
+        "parameters": [p.tolist() for p in model.parameters()],
+        "hooks": [
+            [len(getattr(module, f"_{kind}_hooks")) for kind in ("forward", "forward_pre", "backward", "backward_pre")]
+            for module in model.modules()
+        ],
+        "in place": [getattr(module, "inplace", None) for module in model.modules()],
+        "gradients on": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+    }
