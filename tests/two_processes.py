@@ -38,6 +38,11 @@ def own_sampler() -> DataLoader[Any]:
     return loader(dataset(N), shuffle=False, sampler=DistributedSampler(range(N), 2, RANK, shuffle=True))  # type: ignore[arg-type]  # it needs a length only
 
 
+def workers() -> DataLoader[Any]:
+    # A fork beside gloo's threads can leave the worker waiting for a lock, with and without a callback.
+    return loader(dataset(N), num_workers=1, persistent_workers=True, multiprocessing_context="forkserver")
+
+
 def weighted() -> DataLoader[Any]:
     return loader(dataset(N), shuffle=False, sampler=WeightedRandomSampler([i + 1.0 for i in range(N)], N))
 
@@ -73,7 +78,7 @@ class DropsOneOf:
 LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
     "shuffle": lambda: loader(dataset(N)),
     "in order": lambda: loader(dataset(N), shuffle=False),
-    "workers": lambda: loader(dataset(N), num_workers=1, persistent_workers=True),
+    "workers": workers,
     "weighted": weighted,
     "own sampler": own_sampler,
     "batch sampler": batch_sampler,
