@@ -147,10 +147,7 @@ class TrainingDynamicsMonitor(CallbackBase):
             return
         assert self._dynamics is not None
         found = self._capture.finish(outputs, batch)
-        if self._recorder:
-            indices: Sequence[int] | Tensor = self._recorder.indices(trainer, batch_idx)
-        else:
-            indices = indices_in_batch(batch, self.index)
+        indices = self.sample_ids(trainer, batch, batch_idx)
         if found is None:
             return
         _check_rows(len(found.logits), len(indices), self.views)
@@ -224,6 +221,20 @@ class TrainingDynamicsMonitor(CallbackBase):
     def suspects(self, n: int | None = None) -> pd.DataFrame:
         """Return the samples that were seen, the most suspicious first; the first ``n`` of them."""
         return suspects(self.table(), n)
+
+    def suspect_ids(self, n: int) -> list[int]:
+        """Return the ids of the ``n`` most suspicious samples, none before an epoch is complete; no file is read."""
+        if not self._epochs:
+            return []
+        statistics = self.statistics()
+        worst = suspects(samples_table(statistics, suggested=statistics.candidate), n)
+        return [int(i) for i in worst.index]
+
+    def sample_ids(self, trainer: Any, batch: Any, batch_idx: int) -> Sequence[int] | Tensor:
+        """Return the ids of the samples in the training batch that ``on_train_batch_start`` or ``_end`` tells of."""
+        if self._recorder:
+            return self._recorder.indices(trainer, batch_idx)
+        return indices_in_batch(batch, self.index)
 
     def clean_indices(self) -> list[int]:
         """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset``."""
