@@ -73,17 +73,12 @@ def bisected(
     }
     asked = {key: points.start() for key, points in curves.items()}
     while any(asked.values()):
-        scores = iter(scorer.perturbed(views, _jobs(asked, targets.device), targets).cpu().tolist())
+        rows = [(i, count, name == "insertion") for (name, i), counts in asked.items() for count in counts]
+        scores = iter(scorer.perturbed(views, Jobs.of(rows, targets.device), targets).cpu().tolist())
         for key, counts in asked.items():
             curves[key].add(counts, [next(scores) for _ in counts])
         asked = {key: curves[key].wanted(tolerance) if counts else [] for key, counts in asked.items()}
     return {name: _tensors([points for (of, _), points in curves.items() if of == name], targets) for name in names}
-
-
-def _jobs(asked: dict[tuple[str, int], list[int]], device: torch.device) -> Jobs:
-    rows = [(i, count, name == "insertion") for (name, i), counts in asked.items() for count in counts]
-    sample, count, insert = (torch.tensor(column).to(device, non_blocking=True) for column in zip(*rows, strict=True))
-    return Jobs(sample, count, insert)
 
 
 def _tensors(curves: Sequence[_Points], targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

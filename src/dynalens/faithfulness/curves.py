@@ -342,26 +342,20 @@ def _fixed(
 ) -> dict[str, Curve]:
     counts, n, device = replaced_pixels(units, steps), len(targets), targets.device
     inner = sorted(set(counts) - {0, units})
+    scores = torch.empty(n, len(names), 0, device=device)
+    if inner and n:
+        rows = [(i, count, name == "insertion") for i in range(n) for name in names for count in inner]
+        scores = scorer.perturbed(views, Jobs.of(rows, device), targets).view(n, len(names), len(inner))
     place = {0: 0, units: len(inner) + 1} | {count: i for i, count in enumerate(inner, start=1)}
-    points = torch.tensor([place[count] for count in counts]).to(device, non_blocking=True)
-    grid = torch.tensor(inner, dtype=torch.int64).to(device, non_blocking=True)
-    insert = torch.tensor([name == "insertion" for name in names]).to(device, non_blocking=True)
-    jobs = Jobs(
-        torch.arange(n, device=device).repeat_interleave(len(names) * len(inner)),
-        grid.repeat(n * len(names)),
-        insert.repeat_interleave(len(inner)).repeat(n),
-    )
-    if inner:
-        scores = scorer.perturbed(views, jobs, targets).view(n, len(names), len(inner))
-    else:
-        scores = torch.empty(n, len(names), 0, device=device)
-    fractions = replaced_fractions(units, steps)
-    evaluations = torch.full((n,), len(inner))
+    points = [place[count] for count in counts]
+    fractions, evaluations = replaced_fractions(units, steps), torch.full((n,), len(inner))
     curves = {}
     for number, name in enumerate(names):
         first, last = ends if name == "deletion" else ends[::-1]
         values = torch.cat([first.unsqueeze(1), scores[:, number], last.unsqueeze(1)], dim=1)
-        curves[name] = Curve(values.index_select(1, points), fractions, evaluations)
+        if len(points) > values.shape[1]:  # more steps than pixels: some repeat
+            values = values.index_select(1, torch.tensor(points).to(device, non_blocking=True))
+        curves[name] = Curve(values, fractions, evaluations)
     return curves
 
 

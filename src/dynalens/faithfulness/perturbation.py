@@ -1,5 +1,6 @@
 """What replaced pixels show, in which order they are replaced, and how many at each step."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -187,10 +188,10 @@ def _blurred(images: Tensor) -> Tensor:
     sigma = max(sides) / _BLUR_FRACTION
     for dim, side in enumerate(sides, start=2):
         radius = min(round(3 * sigma), side - 1)  # mirroring cannot reach further
-        offsets = torch.arange(-radius, radius + 1, device=images.device, dtype=torch.float32)
-        kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-        weight = (kernel / kernel.sum()).to(images.dtype).view(1, 1, -1)
+        kernel = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
+        weight = torch.tensor([[[value / sum(kernel) for value in kernel]]], dtype=images.dtype)
         lines = images.movedim(dim, -1)
         padded = F.pad(lines.reshape(-1, 1, side), (radius, radius), mode="reflect")
-        images = F.conv1d(padded, weight).view(lines.shape).movedim(-1, dim)
+        blurred = F.conv1d(padded, weight.to(images.device, non_blocking=True))
+        images = blurred.view(lines.shape).movedim(-1, dim)
     return images

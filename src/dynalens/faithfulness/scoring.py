@@ -1,6 +1,6 @@
 """The probability of the target for many perturbed images: the only place that runs the model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -86,6 +86,11 @@ class Jobs:
     sample: Tensor
     count: Tensor
     insert: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, int, bool]], device: torch.device) -> "Jobs":
+        """Return jobs of (sample, count, insert), in one copy that nobody waits for."""
+        return cls(*torch.tensor(rows, dtype=torch.int64).to(device, non_blocking=True).unbind(dim=1))
 
     def split(self, size: int) -> "Iterator[Jobs]":
         """Yield chunks of at most ``size`` jobs."""
