@@ -357,6 +357,24 @@ def test_a_resumed_run_goes_on_with_its_samples_and_maps(tmp_path: Path) -> None
     assert torch.equal(resumed[1]._chosen.result()[1], images()[[4, 2]])
 
 
+def test_a_second_fit_explains_its_epochs_too(tmp_path: Path) -> None:
+    monitor = AttributionMonitor(steps=2, num_samples=2)
+    fit(tmp_path / "first", monitor, val=in_order)
+    fit(tmp_path / "second", monitor, val=in_order, max_epochs=2)
+    assert len(list((tmp_path / "second/dynalens/explanations").iterdir())) == 2
+
+
+def test_images_of_a_validation_batch_survive_a_checkpoint(tmp_path: Path) -> None:
+    checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}")
+    fit(tmp_path, AttributionMonitor(steps=2), checkpoint, val=in_order, max_epochs=1, enable_checkpointing=True)
+    stored = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["callbacks"]
+    state = next(values for key, values in stored.items() if key.startswith("AttributionMonitor"))
+    other = AttributionMonitor(steps=2)
+    other.load_state_dict(state)
+    fit(tmp_path / "again", other, val=in_order, max_epochs=1)
+    assert explanation(tmp_path / "again", 0)["labels"].tolist() == labels()[:4].tolist()
+
+
 def batches(ids: list[list[int]], *, tensors: bool) -> list[tuple[Any, Tensor, Tensor]]:
     return [(torch.tensor(i) if tensors else i, images()[i].clone(), labels()[i]) for i in ids]
 

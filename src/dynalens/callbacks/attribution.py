@@ -154,6 +154,7 @@ class AttributionMonitor(CallbackBase):
         if self.precision == "auto":
             settings = replace(self._explainer.settings, precision=scoring_precision(trainer))
             self._explainer.settings = settings
+        self._budget = Budget(self.every_n_epochs, self.max_overhead)
         self._folder = run_folder(trainer, self.name)
         writer = tensorboard_writer(trainer)
         self._sink = FileSink(self._folder / "pictures") if writer is None else EventSink(writer)
