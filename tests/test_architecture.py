@@ -27,8 +27,8 @@ ALLOWED = {
     "host": {"torch", "numpy", "observation"} | LIGHTNING,
 }
 STANDARD = {
-    "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "importlib", "inspect", "io", "json",
-    "math", "os", "pathlib", "random", "re", "shutil", "typing", "warnings", "weakref",
+    "array", "collections", "contextlib", "copy", "dataclasses", "difflib", "functools", "importlib", "inspect", "io",
+    "json", "math", "os", "pathlib", "random", "re", "shutil", "typing", "warnings", "weakref",
 }  # fmt: skip
 
 

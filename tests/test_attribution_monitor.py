@@ -16,7 +16,13 @@ from torch.utils.data import DataLoader
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
 from dynalens.capture import CaptureError
-from dynalens.faithfulness import area_under_curve, faithfulness_curves, replaced_fractions
+from dynalens.faithfulness import (
+    CurveSettings,
+    area_under_curve,
+    faithfulness_curves,
+    random_ranking,
+    replaced_fractions,
+)
 from training import Classifier, N, dataset, fit, images, labels, loader, trainer
 
 
@@ -60,14 +66,16 @@ def test_the_first_real_validation_batch_is_explained_with_the_model_of_the_epoc
         expected, written = explain(model, x, y), explanation(tmp_path, epoch)
         np.testing.assert_allclose(written["logits"], expected.logits, rtol=1e-5)
         assert written["targets"].tolist() == y.tolist()
-        fractions = replaced_fractions(36, 5)
-        assert written["fractions"].tolist() == fractions.tolist()
-        for method, maps in expected.maps.items():
-            curves = faithfulness_curves(model, x, y, pixel_relevance(method, maps, (6, 6)), steps=5)
-            for metric, values in curves.items():
-                np.testing.assert_allclose(written[f"{method}.{metric}.curves"], values, rtol=1e-5)
-                areas = area_under_curve(values, fractions)
-                np.testing.assert_allclose(written[f"{method}.{metric}.areas"], areas, rtol=1e-5)
+        relevance = {m: pixel_relevance(m, maps, (6, 6)) for m, maps in expected.maps.items()}
+        for method, maps in (relevance | {"random": random_ranking(x)}).items():
+            areas = {}
+            for metric, curve in faithfulness_curves(model, x, y, maps, CurveSettings(steps=5)).items():
+                np.testing.assert_allclose(written[f"{method}.{metric}.curves"], curve.values, rtol=1e-5)
+                assert written[f"{method}.{metric}.fractions"].tolist() == replaced_fractions(36, 5).tolist()
+                areas[metric] = area_under_curve(curve.values, replaced_fractions(36, 5))
+                np.testing.assert_allclose(written[f"{method}.{metric}.values"], areas[metric], rtol=1e-5)
+            gain = areas["insertion"] - areas["deletion"]
+            np.testing.assert_allclose(written[f"{method}.symmetric_relevance_gain.values"], gain, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
@@ -107,7 +115,7 @@ def test_tags_steps_and_sizes_are_as_documented(tmp_path: Path) -> None:
     assert [picture.step for picture in pictures] == list(range(5, 60, 6))  # as Lightning logs its epochs
     assert all(picture.width > 600 and picture.height > 3 * 128 for picture in pictures)
     means = events.Scalars("dynalens/faithfulness/grad_cam/insertion")
-    areas = explanation(tmp_path / "run" / "version_0", 10)["grad_cam.insertion.areas"]
+    areas = explanation(tmp_path / "run" / "version_0", 10)["grad_cam.insertion.values"]
     assert means[10].value == pytest.approx(areas.mean(), rel=1e-5)
 
 
@@ -119,7 +127,7 @@ def test_the_axis_can_be_the_epoch_and_monitors_can_be_named(tmp_path: Path) -> 
     assert [value.step for value in events.Scalars("dynalens/b/faithfulness/grad_cam/deletion")] == [0, 1, 2]
     assert [value.step for value in events.Scalars("dynalens/dynamics/learned")] == [0, 1, 2]
     assert (tmp_path / "run/version_0/dynalens/b/explanations/epoch_000000.npz").exists()
-    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("dynalens/a")]
+    assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("dynalens/a/faithfulness")]
 
 
 def test_without_tensorboard_there_is_one_warning_and_files(tmp_path: Path) -> None:
@@ -242,8 +250,8 @@ def test_methods_of_all_kinds_are_explained_with_their_arguments(tmp_path: Path)
     maps = explain(model, x, y, methods=methods, method_args=arguments).maps
     seen = explanation(tmp_path, 2)
     for name, values in maps.items():
-        curves = faithfulness_curves(model, x, y, pixel_relevance(name, values, (6, 6)), steps=3)
-        np.testing.assert_allclose(seen[f"{name}.deletion.curves"], curves["deletion"], rtol=1e-5)
+        curves = faithfulness_curves(model, x, y, pixel_relevance(name, values, (6, 6)), CurveSettings(steps=3))
+        np.testing.assert_allclose(seen[f"{name}.deletion.curves"], curves["deletion"].values, rtol=1e-5)
 
 
 def test_methods_and_their_arguments_are_checked_in_the_constructor() -> None:

@@ -7,17 +7,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynalens.faithfulness import (
+    CurveSettings,
     area_under_curve,
     baseline_images,
     check_metrics,
     deletion_curve,
     faithfulness_curves,
     insertion_curve,
+    patch_relevance,
     replaced_fractions,
     replaced_pixels,
+    tie_fraction,
 )
 from toys import SmallCNN, SumOfPixels
 
@@ -78,7 +82,9 @@ def test_each_step_replaces_exactly_its_number_of_pixels_whatever_the_ties(
         counting, torch.zeros(2, 1, side, side), torch.zeros(2).long(), relevance,
         baseline=torch.ones(1), steps=steps, seed=seed, chunk_size=chunk_size,
     )  # fmt: skip
-    assert counting.ones == [round(k * pixels / steps) for k in range(steps + 1)] * 2
+    inner = sorted({round(k * pixels / steps) for k in range(steps + 1)} - {0, pixels})
+    # All pixels once for both images, which share the baseline; none once for each; the rest, each number once.
+    assert counting.ones == [pixels, 0, 0, *inner, *inner]
 
 
 def test_sixty_percent_zeros_are_replaced_last_and_in_exact_numbers() -> None:
@@ -91,9 +97,9 @@ def test_sixty_percent_zeros_are_replaced_last_and_in_exact_numbers() -> None:
         return torch.zeros(len(x), 2)
 
     deletion_curve(model, torch.ones(1, 1, 5, 5), FIRST, relevance, baseline="zero", steps=5)
-    assert [int(25 - image.sum()) for image in kept] == [0, 5, 10, 15, 20, 25]
+    assert [int(25 - image.sum()) for image in kept] == [25, 0, 5, 10, 15, 20]
     # After two of five steps, all ten relevant pixels are gone and all zeros are still there.
-    assert torch.equal(kept[2], (relevance[0] == 0).float())
+    assert torch.equal(kept[3], (relevance[0] == 0).float())
 
 
 def test_ties_are_broken_by_the_seed_alone() -> None:
@@ -125,7 +131,8 @@ def test_chunks_and_shared_metrics_change_nothing_and_images_stay(baseline: str)
     torch.manual_seed(0)
     model, x, y = SmallCNN(), torch.randn(3, 1, 8, 6), torch.tensor([0, 1, 2])
     before, maps = x.clone(), torch.rand(3, 8, 6)
-    both = faithfulness_curves(model, x, y, maps, baseline=baseline, steps=7)
+    curves = faithfulness_curves(model, x, y, maps, CurveSettings(baseline, steps=7))
+    both = {name: curve.values for name, curve in curves.items()}
     for name, function in (("deletion", deletion_curve), ("insertion", insertion_curve)):
         torch.testing.assert_close(function(model, x, y, maps, baseline=baseline, steps=7, chunk_size=5), both[name])
     assert torch.equal(x, before)
@@ -138,7 +145,7 @@ def test_chunks_and_shared_metrics_change_nothing_and_images_stay(baseline: str)
 
 def test_a_half_precision_model_is_scored() -> None:
     curves = faithfulness_curves(SmallCNN().bfloat16(), torch.randn(2, 1, 4, 4), FIRST.expand(2), torch.rand(2, 4, 4))
-    assert {curve.dtype for curve in curves.values()} == {torch.float32}
+    assert {curve.values.dtype for curve in curves.values()} == {torch.float32}
 
 
 def test_counts_are_pythons_round() -> None:
@@ -152,7 +159,7 @@ def test_baselines_by_hand() -> None:
     assert torch.equal(baseline_images(IMAGE, "zero"), torch.zeros(1, 1, 2, 2))
     assert torch.equal(baseline_images(IMAGE, "mean"), torch.full((1, 1, 2, 2), 2.5))
     assert torch.equal(baseline_images(IMAGE, torch.tensor(7)), torch.full((1, 1, 2, 2), 7.0))
-    with pytest.raises(ValueError, match="`baseline` to be one of blur, zero, mean or a tensor, got 'black'"):
+    with pytest.raises(ValueError, match=r"`baseline` to be one of .*mean, a tensor or a callable, got 'black'"):
         baseline_images(IMAGE, "black")
 
 
@@ -170,10 +177,10 @@ def test_the_blur_is_a_gaussian_that_keeps_the_mean_of_mirrored_edges() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"maps": torch.zeros(1, 1, 2, 2)}, r"`maps` \(N, H, W\), got .*\(1, 1, 2, 2\).*`reduce_channels`"),
+        ({"maps": torch.zeros(1, 1, 2, 2)}, r"`maps` \(N, \*spatial\), got .*\(1, 1, 2, 2\).*`reduce_channels`"),
         ({"maps": torch.zeros(1, 1, 2)}, r"got .*\(1, 1, 2\)"),
         ({"targets": torch.zeros(2).long()}, r"got .*\(2,\)"),
-        ({"images": IMAGE[0]}, r"`images` \(N, C, H, W\)"),
+        ({"images": IMAGE[0, 0]}, r"`images` \(N, C, \*spatial\)"),
         ({"maps": torch.full((1, 2, 2), torch.nan)}, "`maps` to be finite"),
         ({"metrics": ("road",)}, r"among deletion, insertion, got \['road'\]"),
     ],
@@ -188,17 +195,171 @@ def test_one_name_is_a_list_of_one() -> None:
     assert check_metrics("deletion") == ("deletion",)
 
 
-def test_curves_are_scored_without_waiting_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    def waited(*args: object) -> None:
-        raise AssertionError("a value was read on the host")
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    """Notes every operation that brings a value to the host, and every pass of the model."""
 
-    class Model(SumOfPixels):
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.events: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero):
+            self.events.append("wait")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("baseline", ["blur", "zero", "mean"])
+@pytest.mark.parametrize("patch_size", [1, 2])
+def test_curves_are_scored_without_waiting_for_the_device(baseline: str, patch_size: int) -> None:
+    waits = Waits()
+
+    def model(x: Tensor) -> Tensor:
+        waits.events.append("forward")
+        return SumOfPixels().forward(x)
+
+    settings = CurveSettings(baseline, 4, patch_size, chunk_size=1)
+    with waits:
+        faithfulness_curves(model, torch.rand(2, 1, 4, 4), torch.zeros(2).long(), torch.rand(2, 4, 4), settings)
+    first_wait = waits.events.index("wait")  # the check of the maps, at the end
+    assert set(waits.events[first_wait:]) == {"wait"}
+    assert len(waits.events[:first_wait]) == 2 * (2 * 3) + 2 + (1 if baseline == "zero" else 2)
+
+
+def test_at_most_twice_the_steps_are_scored_of_an_image_and_known_logits_are_not_scored_again() -> None:
+    x, y, maps = torch.rand(3, 1, 8, 8), torch.zeros(3).long(), torch.rand(3, 8, 8)
+    seen: list[int] = []
+
+    def model(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return SumOfPixels().forward(images)
+
+    whole = faithfulness_curves(model, x, y, maps, CurveSettings("blur", 10))
+    assert sum(seen) == 3 * 20
+    seen.clear()
+    known = faithfulness_curves(model, x, y, maps, CurveSettings("zero", 10), logits=SumOfPixels()(x))
+    assert sum(seen) == 3 * 18 + 1
+    torch.testing.assert_close(known["deletion"].values[:, 0], whole["deletion"].values[:, 0])
+    assert whole["deletion"].evaluations.tolist() == [9] * 3
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    shape=st.sampled_from([(1, 4, 4), (3, 5, 3), (2, 7)]),
+    chunk_size=st.integers(1, 40),
+    steps=st.integers(1, 20),
+    baseline=st.sampled_from(["blur", "zero", "mean"]),
+    seed=st.integers(0, 9),
+)
+def test_curves_know_nothing_of_chunks_scales_and_leave_inputs_alone(
+    shape: tuple[int, ...], chunk_size: int, steps: int, baseline: str, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(3, *shape, generator=generator)
+    maps = torch.randint(-4, 5, (3, *shape[1:]), generator=generator).float()  # with ties
+    y, before = torch.tensor([0, 1, 0]), (x.clone(), maps.clone())
+    whole = faithfulness_curves(SumOfPixels(), x, y, maps, CurveSettings(baseline, steps, seed=seed))
+    chunked = CurveSettings(baseline, steps, seed=seed, chunk_size=chunk_size)
+    other = faithfulness_curves(SumOfPixels(), x, y, maps.exp() * 3 - 1, chunked)
+    p_image = SumOfPixels()(x).softmax(1)[range(3), y]
+    p_baseline = SumOfPixels()(baseline_images(x, baseline)).softmax(1)[range(3), y]
+    for name, ends in (("deletion", (p_image, p_baseline)), ("insertion", (p_baseline, p_image))):
+        torch.testing.assert_close(other[name].values, whole[name].values)
+        torch.testing.assert_close(whole[name].values[:, 0], ends[0])
+        torch.testing.assert_close(whole[name].values[:, -1], ends[1])
+    assert torch.equal(x, before[0])
+    assert torch.equal(maps, before[1])
+
+
+def test_patches_are_replaced_whole_in_the_order_of_their_mean() -> None:
+    # Means of the four 2 x 2 patches: 1, 4, 3, 2; the single largest pixel, 5, lies in the last.
+    maps = torch.tensor([[[1.0, 1, 4, 4], [1, 1, 4, 4], [3, 3, 1, 1], [3, 3, 1, 5]]])
+    seen: list[Tensor] = []
+
+    def model(x: Tensor) -> Tensor:
+        seen.extend(x[:, 0])
+        return torch.zeros(len(x), 2)
+
+    deletion_curve(model, torch.ones(1, 1, 4, 4), FIRST, maps, baseline="zero", steps=4, patch_size=2, chunk_size=1)
+    gone = [[(r, c) for r in (0, 1) for c in (0, 1) if float(x[2 * r : 2 * r + 2, 2 * c : 2 * c + 2].sum()) == 0]
+            for x in seen[2:]]  # fmt: skip
+    assert gone == [[(0, 1)], [(0, 1), (1, 0)], [(0, 1), (1, 0), (1, 1)]]
+    with pytest.raises(ValueError, match=r"`patch_size` to divide the sides \(4, 4\), got 3"):
+        deletion_curve(model, torch.ones(1, 1, 4, 4), FIRST, maps, patch_size=3)
+    assert patch_relevance(maps, 2).tolist() == [[[1, 4], [3, 2]]]
+
+
+def test_signals_have_curves_too() -> None:
+    signal = torch.tensor([[[4.0, 3.0, 2.0, 1.0]]])
+    curve = deletion_curve(SumOfPixels(), signal, FIRST, signal[:, 0], steps=4, baseline="zero")
+    torch.testing.assert_close(curve, torch.tensor([[sigmoid(z) for z in (10, 6, 3, 1, 0)]]))
+    halves = deletion_curve(SumOfPixels(), signal, FIRST, signal[:, 0], steps=2, baseline="zero", patch_size=2)
+    torch.testing.assert_close(halves, torch.tensor([[sigmoid(z) for z in (10, 3, 0)]]))
+    assert baseline_images(torch.full((2, 3, 9), 2.0), "blur").shape == (2, 3, 9)
+    torch.testing.assert_close(baseline_images(torch.full((2, 3, 9), 2.0), "blur"), torch.full((2, 3, 9), 2.0))
+
+
+def test_least_relevant_first_is_the_exact_reverse() -> None:
+    deletion = deletion_curve(SumOfPixels(), IMAGE, FIRST, IMAGE[:, 0], steps=4, baseline="zero", least_first=True)
+    insertion = insertion_curve(SumOfPixels(), IMAGE, FIRST, IMAGE[:, 0], steps=4, baseline="zero", least_first=True)
+    torch.testing.assert_close(deletion, torch.tensor([[sigmoid(z) for z in (10, 9, 7, 4, 0)]]))
+    torch.testing.assert_close(insertion, torch.tensor([[sigmoid(z) for z in (0, 1, 3, 6, 10)]]))
+    ties = torch.zeros(1, 2, 2)
+    most = insertion_curve(SumOfPixels(), IMAGE, FIRST, ties, steps=4, baseline="zero")
+    least = deletion_curve(SumOfPixels(), IMAGE, FIRST, ties, steps=4, baseline="zero", least_first=True)
+    torch.testing.assert_close(most, least.flip(1))
+
+
+def test_ties_are_counted() -> None:
+    assert tie_fraction(torch.tensor([[[0.0, 0.0], [0.0, 1.0]], [[1.0, 2.0], [3.0, 4.0]]])).tolist() == [0.75, 0]
+
+
+def test_a_baseline_may_be_computed_or_given_for_each_image() -> None:
+    x = torch.rand(2, 1, 2, 2)
+    assert torch.equal(baseline_images(x, lambda images: images.flip(3)), x.flip(3))
+    assert torch.equal(baseline_images(x, torch.ones(2, 1, 1, 1)), torch.ones(2, 1, 2, 2))
+    with pytest.raises(ValueError, match=r"`baseline` to broadcast to images \(2, 1, 2, 2\), got \(3, 1, 2, 2\)"):
+        baseline_images(x, torch.ones(3, 1, 2, 2))
+
+
+def test_a_model_that_cannot_read_channels_last_gets_what_it_can() -> None:
+    class Views(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            for name in ("item", "tolist", "cpu", "__bool__", "__int__", "__float__"):
-                monkeypatch.setattr(Tensor, name, waited)
-            return super().forward(x)
+            return SumOfPixels().forward(x.view(len(x), -1))
 
-    try:
-        deletion_curve(Model(), IMAGE, FIRST, IMAGE[:, 0], steps=4, chunk_size=1)
-    finally:
-        monkeypatch.undo()
+    x, maps = torch.rand(2, 3, 4, 4) / 10, torch.rand(2, 4, 4)
+    y = torch.zeros(2).long()
+    low = faithfulness_curves(Views(), x, y, maps, CurveSettings("zero", 4, precision="bfloat16"))
+    exact = faithfulness_curves(Views(), x, y, maps, CurveSettings("zero", 4))
+    torch.testing.assert_close(low["deletion"].values, exact["deletion"].values, atol=0.01, rtol=0)
+
+
+def test_low_precision_scores_nearly_the_same_and_leaves_no_copies_of_the_weights() -> None:
+    torch.manual_seed(0)
+    model, x, y, maps = SmallCNN(3), torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), torch.rand(4, 8, 8)
+    exact = faithfulness_curves(model, x, y, maps, CurveSettings(steps=8))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as inside a training step
+        low = faithfulness_curves(model, x, y, maps, CurveSettings(steps=8, precision="bfloat16"))
+        same = faithfulness_curves(model, x, y, maps, CurveSettings(steps=8))
+        assert model.train()(x).sum().requires_grad
+        model(x).sum().backward()
+    assert model.conv.weight.grad is not None
+    assert torch.equal(same["deletion"].values, exact["deletion"].values)
+    assert not torch.equal(low["deletion"].values, exact["deletion"].values)
+    torch.testing.assert_close(low["deletion"].areas, exact["deletion"].areas, atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"precision": "double"}, "`precision` to be one of float32, bfloat16, float16, got 'double'"),
+        ({"steps": "fine"}, "`steps` to be a number or 'auto', got 'fine'"),
+        ({"steps": 0}, "`steps` to be at least 1, got 0"),
+        ({"patch_size": 0}, "`patch_size` to be at least 1, got 0"),
+        ({"chunk_size": 0}, "`chunk_size` to be at least 1, got 0"),
+        ({"tolerance": 0.0}, r"`tolerance` to be above 0, got 0\.0"),
+        ({"baseline": "black"}, "`baseline` to be one of blur"),
+    ],
+)
+def test_bad_settings_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CurveSettings(**arguments)

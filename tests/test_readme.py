@@ -47,7 +47,7 @@ def test_the_lines_of_use_run_as_they_stand(
 
 
 def test_the_table_of_tags_is_what_an_event_file_holds(tmp_path: Path) -> None:
-    methods, metrics = ("saliency", "grad_cam"), ("deletion", "insertion")
+    methods, metrics = ("saliency", "grad_cam"), ("deletion", "insertion", "symmetric_relevance_gain")
     data = loader(shuffle=False)
     fit(
         tmp_path, TrainingDynamicsMonitor(), AttributionMonitor(), val=lambda: data, max_epochs=11,

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens.faithfulness import METRICS
 from training import Classifier, K, N, images, labels, trainer
 
 
@@ -120,7 +121,10 @@ def run(
 def monitors(loader: str | None = None) -> list[Any]:
     return [
         TrainingDynamicsMonitor(loader=loader),
-        AttributionMonitor(methods=("saliency", "input_x_gradient", "grad_cam"), steps=4),
+        AttributionMonitor(
+            methods=("saliency", "input_x_gradient", "grad_cam"), metrics=METRICS, steps=4, max_overhead=100.0
+        ),
+        AttributionMonitor(samples=[5, 2], steps="auto", target="prediction", precision="bfloat16", name="ids"),
     ]
 
 
@@ -149,6 +153,8 @@ def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: d
     assert watched["weights and buffers: calls"] > 3
     written = list((tmp_path / "with").glob("lightning_logs/version_0/dynalens/explanations/*.npz"))
     assert len(written) == 3  # the callbacks did work
+    assert "suspects_prediction.saliency.deletion.values" in np.load(sorted(written)[-1])
+    assert len(list((tmp_path / "with").glob("lightning_logs/version_0/dynalens/ids/explanations/*.npz"))) == 3
 
 
 class Raises(pl.Callback):

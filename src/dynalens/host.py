@@ -171,6 +171,11 @@ def log_scalars(trainer: Any, values: Mapping[str, float], step: int) -> None:
         logger.log_metrics(finite, step=step)
 
 
+def scoring_precision(trainer: Any) -> str:
+    """Return the precision in which the Trainer lets operations run: "float32", "bfloat16" or "float16"."""
+    return {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(trainer.precision), "float32")
+
+
 def tensorboard_writer(trainer: Any) -> Any:
     """Return the SummaryWriter of the Trainer's first TensorBoardLogger, or None."""
     for logger in trainer.loggers:

@@ -260,19 +260,28 @@ def _same_gradients(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _same_buffers(model: nn.Module) -> Iterator[None]:
-    kept = [
-        (module, name, buffer, None if buffer is None else buffer.detach().clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-    ]
+    kept = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
+    buffers = [buffer.detach() for _, _, buffer in kept if buffer is not None]
+    values = [torch.empty_like(buffer) for buffer in buffers]
+    _copy(values, buffers)
     try:
         yield
     finally:
-        with torch.no_grad():
-            for module, name, buffer, value in kept:
-                module._buffers[name] = buffer
-                if buffer is not None and value is not None:
-                    buffer.copy_(value)
+        for module, name, buffer in kept:
+            module._buffers[name] = buffer
+        _copy(buffers, values)
+
+
+def _copy(to: list[Tensor], of: list[Tensor]) -> None:
+    # A launch for each kind, not for each of a network's many small buffers.
+    kinds: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(to, of, strict=True):
+        targets, sources = kinds.setdefault((source.device, source.dtype), ([], []))
+        targets.append(target)
+        sources.append(source)
+    with torch.no_grad():
+        for targets, sources in kinds.values():
+            torch._foreach_copy_(targets, sources)
 
 
 @contextmanager

@@ -33,6 +33,7 @@ class ExplanationRow:
         maps: For each method, relevance ``(H, W)``.
         curves: For each method and metric, a curve ``(steps + 1,)`` in [0, 1].
         areas: For each method and metric, the curve's area.
+        controls: For each metric, the curve of a random ranking.
     """
 
     image: Array
@@ -40,6 +41,7 @@ class ExplanationRow:
     maps: Mapping[str, Array]
     curves: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     areas: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    controls: Mapping[str, Array] = field(default_factory=dict)
 
 
 def to_rgb(images: Tensor) -> Array:

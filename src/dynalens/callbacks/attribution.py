@@ -1,23 +1,23 @@
 """The callback that explains some samples in every epoch: Lightning hooks become calls."""
 
 import functools
+import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from dynalens.attribution import Explanation, Method, check_methods, explain, find_forward, pixel_relevance
-from dynalens.capture import images_and_labels
-from dynalens.faithfulness import (
-    area_under_curve,
-    baseline_images,
-    check_metrics,
-    faithfulness_curves,
-    replaced_fractions,
-)
+from dynalens.attribution import Method, check_methods, find_forward
+from dynalens.callbacks.budget import Budget
+from dynalens.callbacks.explained import Explained
+from dynalens.callbacks.explaining import EarlierMaps, Explainer
+from dynalens.callbacks.passing import PassingSamples
+from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
+from dynalens.capture import CaptureError, images_and_labels
+from dynalens.faithfulness import CurveSettings, check_metrics
 from dynalens.host import (
     CallbackBase,
     Processes,
@@ -26,45 +26,64 @@ from dynalens.host import (
     log_scalars,
     log_step,
     run_folder,
+    scoring_precision,
     tag_prefix,
     tensorboard_writer,
 )
+from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
-from dynalens.pictures import ExplanationRow, explanation_sheet, to_rgb
+from dynalens.pictures import explanation_sheet
 from dynalens.records import write_arrays
 from dynalens.tensorboard import EventSink, FileSink, Sink, epochs_tag
 
 Forward = Callable[[Any, Tensor], Tensor]
+
+_METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_drift")
 
 
 class AttributionMonitor(CallbackBase):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
     The first images of the first real validation batch are kept for the whole run (without validation, of the first
-    training batch) and explained in every epoch, with the label as target, on the module's device in float32. The
-    picture goes to TensorBoard, or to files where there is no such logger; curves and areas of each sample go to
-    ``<log_dir>/dynalens/explanations/``. Training is not disturbed: weights, random streams and gradients stay as
-    they would be without the callback.
+    training batch) and explained in every epoch on the module's device in float32, with the label as target. With a
+    TrainingDynamicsMonitor beside it, so are the worst suspects of the epoch before, for the given and for the
+    predicted label; their pictures are copied from the training batches as they pass. The picture goes to TensorBoard,
+    or to files where there is no such logger; curves and metrics of each sample go to
+    ``<log_dir>/dynalens/explanations/``. Beside each metric that replaces pixels stands that of a random ranking. With
+    several processes the first one explains what it sees. Training is not disturbed: weights, random streams and
+    gradients stay as they would be without the callback.
 
     Args:
         methods: Names of maps: those of the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad",
             "grad_cam"; "captum:<Class>", such as "captum:Occlusion"; or callables (model, images, targets) -> maps.
         method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. See
             :func:`dynalens.explain`.
-        metrics: Names of metrics of each map: "deletion", "insertion".
-        baseline: What replaced pixels show: "blur", "zero" or "mean".
-        steps: Steps of a curve.
-        seed: Of the order of pixels with equal relevance.
+        metrics: Names of metrics of each map: "deletion", "insertion" (areas under the curves),
+            "symmetric_relevance_gain", "deletion_rescaled", "insertion_rescaled", "average_drop", "average_increase",
+            "class_sensitivity" (against the map of the most probable other class), "attribution_drift" (rank
+            correlation with the last explanation) and "randomisation_check" (with the first one).
+        baseline: What replaced pixels show: "blur", "zero", "mean" or a callable(images) -> images.
+        steps: Steps of a curve, or "auto" to set points where it bends.
+        patch_size: Side of the patches that are replaced together.
+        precision: Of the passes that score perturbed images: "auto" is the Trainer's, or "float32", "bfloat16",
+            "float16".
+        seed: Of the order of pixels with equal relevance and of the random ranking.
         num_samples: How many images are kept.
-        samples: Images (N, C, H, W) and labels (N,) to explain instead of a batch's.
+        samples: What to explain instead of a batch's first images: images (N, C, H, W) and labels (N,), or ids of
+            training samples, which are kept when they first pass.
+        suspects: How many of the worst suspects are explained beside them.
+        target: "label" or "prediction": the class that the kept samples are explained for.
         inputs: Where images and labels stand in the batch: "auto", (key, key) or callable(batch) -> (images, labels).
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
         target_layer: Dotted name of the layer for class activation maps; default: the last one with feature maps, of
             convolutional networks and of transformers, found at the first explanation.
         every_n_epochs: Epochs between two explanations.
+        max_overhead: Explaining may take this fraction of the time of training: where it takes more, it happens less
+            often. None: in each of the ``every_n_epochs``, whatever it takes.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
-        on_error: "warn" switches explanations off with one warning if one fails while training; "raise" raises.
+        on_error: "warn" switches explanations off with one warning if one fails while training; "raise" raises. Where
+            memory runs out, smaller and smaller chunks are tried first.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -75,39 +94,57 @@ class AttributionMonitor(CallbackBase):
         *,
         methods: Sequence[Method] | Method = ("saliency", "grad_cam"),
         method_args: dict[str, dict[str, Any]] | None = None,
-        metrics: Sequence[str] = ("deletion", "insertion"),
-        baseline: str = "blur",
-        steps: int = 20,
+        metrics: Sequence[str] = _METRICS,
+        baseline: Callable[[Tensor], Tensor] | str = "blur",
+        steps: int | Literal["auto"] = 20,
+        patch_size: int = 1,
+        precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
         seed: int = 0,
         num_samples: int = 8,
-        samples: tuple[Tensor, Tensor] | None = None,
+        samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None = None,
+        suspects: int = 4,
+        target: Literal["label", "prediction"] = "label",
         inputs: Callable[[Any], tuple[Tensor, Tensor]] | tuple[str, str] | str = "auto",
         forward: Forward | None = None,
         target_layer: str | None = None,
         every_n_epochs: int = 1,
+        max_overhead: float | None = None,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
-        for argument, value in (("steps", steps), ("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
+        for argument, value in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
             if value < 1:
                 raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
-        if on_error not in ("warn", "raise"):
-            raise ValueError(f"Expected `on_error` to be 'warn' or 'raise', got {on_error!r}. Choose one of them.")
-        baseline_images(torch.zeros(1, 1, 1, 1), baseline)  # raises if it is unknown
+        if suspects < 0:
+            raise ValueError(f"Expected `suspects` to be at least 0, got {suspects}. Pass 0 for none.")
+        if max_overhead is not None and not max_overhead > 0:
+            raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {max_overhead}. Pass 0.1, say.")
+        _check_choice("on_error", on_error, ("warn", "raise"))
+        _check_choice("target", target, ("label", "prediction"))
         check_methods(methods, method_args)
         self.methods = (methods,) if isinstance(methods, str) or callable(methods) else tuple(methods)
         self.method_args, self.metrics = method_args, check_metrics(metrics)
-        self.baseline, self.steps, self.seed = baseline, steps, seed
-        self.num_samples, self.samples, self.inputs, self.forward = num_samples, samples, inputs, forward
-        self.target_layer, self.every_n_epochs, self.x_axis = target_layer, every_n_epochs, check_x_axis(x_axis)
+        settings = CurveSettings(baseline, steps, patch_size, seed, "float32" if precision == "auto" else precision)
+        self.baseline, self.steps, self.patch_size, self.seed = baseline, steps, patch_size, seed
+        self.precision, self.suspects, self.target = precision, suspects, target
+        self.num_samples, self.inputs, self.forward = num_samples, inputs, forward
+        self.samples, self.target_layer, self.every_n_epochs = samples, target_layer, every_n_epochs
+        self.max_overhead, self.x_axis = max_overhead, check_x_axis(x_axis)
         self.name, self.on_error = name, on_error
+        self._explainer = Explainer(self.methods, self.metrics, settings, method_args)
+        self._budget = Budget(every_n_epochs, max_overhead)
+        self._given, self._chosen = _given(samples)
         self._kept: tuple[Tensor, Tensor] | None = None
-        self._layer: str | None = None
-        self._sink: Sink | None = None
+        self._earlier = EarlierMaps()
+        self._dynamics: TrainingDynamicsMonitor | None = None
+        self._identity: SampleIdentity | None = None
         self._processes: Processes | None = None
-        self._folder = Path()
+        self._passing: PassingSamples | None = None
+        self._suspects_readable = True
+        self._sink: Sink | None = None
+        self._folder, self._epoch_began = Path(), 0.0
 
     @property
     def state_key(self) -> str:
@@ -120,18 +157,38 @@ class AttributionMonitor(CallbackBase):
             return
         check_whole_model(trainer, type(self).__name__)
         self._processes = Processes(trainer)
-        self._layer = self.target_layer
+        self._explainer.target_layer = self.target_layer
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
+        monitors = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
+        self._dynamics = monitors[0] if monitors else None
+        if self._chosen is not None and self._dynamics is None:
+            self._identity = SampleIdentity()
+            self._identity.install(trainer)
+        if self.precision == "auto":
+            settings = replace(self._explainer.settings, precision=scoring_precision(trainer))
+            self._explainer.settings = settings
+        self._budget = Budget(self.every_n_epochs, self.max_overhead)
         self._folder = run_folder(trainer, self.name)
         writer = tensorboard_writer(trainer)
+        if not self._processes.is_first:
+            return
         self._sink = FileSink(self._folder / "pictures") if writer is None else EventSink(writer)
-        if writer is None and self._processes.is_first:
+        if writer is None:
             warnings.warn(
                 "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` to "
                 f"see explanations there; their pictures are written to {self._folder / 'pictures'} meanwhile.",
                 stacklevel=2,
             )
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Look out for the suspects of the epochs before."""
+        if self._identity is not None:
+            self._identity.start(trainer, None)
+        self._epoch_began, self._passing = time.perf_counter(), None
+        looks = self._sink is not None and self._suspects_readable and self._budget.due(trainer.current_epoch)
+        if looks and self.suspects and self._dynamics is not None:
+            self._passing = PassingSamples(self._dynamics.suspect_ids(self.suspects))
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -141,22 +198,54 @@ class AttributionMonitor(CallbackBase):
             self._keep(batch)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Keep the first training images where nothing is validated."""
+        """Keep what is to be explained of the training images."""
+        part = self._dynamics.part_of(batch) if self._dynamics is not None else batch
+        if self._sink is None or part is None:
+            return
         if not trainer.enable_validation:
-            self._keep(batch)
+            self._keep(part)
+        if self._chosen is not None and not self._chosen.complete:
+            self._chosen.offer(self._ids(trainer, batch), *images_and_labels(part, self.inputs))
+        if self._passing is not None and not self._passing.complete:
+            self._offer_suspects(trainer, batch, part)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the images that are kept, in the first process; the others wait for it."""
-        if self._processes is not None and trainer.current_epoch % self.every_n_epochs == 0:
+        self._budget.trained(time.perf_counter() - self._epoch_began)
+        if self._processes is not None:
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go of the writer."""
-        self._sink = self._processes = None
+        """Let go of the writer and of the loader."""
+        self._end_fit()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Let go of the writer; Lightning leaves ``teardown`` out after an exception."""
-        self._sink = self._processes = None
+        """As ``teardown``, which Lightning leaves out after an exception."""
+        self._end_fit()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the images that are kept and the maps that later ones are compared with."""
+        return {
+            "kept": self._kept,
+            "chosen": self._chosen.result() if self._chosen else None,
+            "first": dict(self._earlier.first),
+            "last": dict(self._earlier.last),
+            "next_epoch": self._budget.next_epoch,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the images of a checkpoint."""
+        self._kept = state_dict["kept"]
+        if self._chosen is not None and state_dict["chosen"] is not None:
+            self._chosen.offer(*state_dict["chosen"])
+        self._earlier = EarlierMaps(state_dict["first"], state_dict["last"])
+        self._budget.next_epoch = state_dict["next_epoch"]
+
+    def _end_fit(self) -> None:
+        self._sink, self._passing, self._processes = None, None, None
+        if self._identity is not None:
+            self._identity.close()
+            self._identity = None
 
     def _keep(self, batch: Any) -> None:
         if self._sink is None or self._kept is not None or self.samples is not None:
@@ -165,15 +254,46 @@ class AttributionMonitor(CallbackBase):
         # Cloned: the step may work in place.
         self._kept = images[: self.num_samples].detach().clone(), labels[: self.num_samples].detach().clone()
 
-    def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
-        if self._sink is None:
-            return  # an explanation has failed before
-        if self.samples is not None:
-            self._kept = self.samples[0].to(pl_module.device), self.samples[1].to(pl_module.device)
-        if self._kept is None:
-            return  # validation runs less often than every epoch, and has not run yet
+    def _samples(self) -> tuple[Sequence[int | str] | None, Tensor, Tensor] | None:
+        """Return ids, where they are known, images and labels of what is explained in every epoch."""
+        if self._chosen is not None:
+            passed = self._chosen.result()
+            missing = [known for known in self._chosen.wanted if passed is None or known not in passed[0]]
+            if missing:
+                warnings.warn(
+                    f"Expected `samples` to name samples that are trained on, got {missing}, which have not passed in "
+                    "this epoch. Pass ids of the training set, or images and labels.",
+                    stacklevel=3,
+                )
+            return passed
+        kept = self._given or self._kept
+        return None if kept is None else (None, *kept)
+
+    def _ids(self, trainer: Any, batch: Any) -> Sequence[int | str] | Tensor:
+        if self._dynamics is not None:
+            return self._dynamics.sample_ids(trainer, batch)
+        assert self._identity is not None
+        return self._identity.sample_ids(trainer, batch)
+
+    def _offer_suspects(self, trainer: Any, batch: Any, part: Any) -> None:
+        assert self._passing is not None
         try:
-            self._explain(trainer, pl_module, *self._kept)
+            images, labels = images_and_labels(part, self.inputs)
+        except CaptureError as error:
+            self._passing, self._suspects_readable = None, False
+            warnings.warn(f"Suspects are not explained, training goes on: {error}", stacklevel=2)
+            return
+        self._passing.offer(self._ids(trainer, batch), images, labels)
+
+    def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
+        if self._sink is None or not self._budget.due(trainer.current_epoch):
+            return
+        samples = self._samples()
+        if samples is None:
+            return  # validation runs less often than every epoch, and has not run yet
+        began = time.perf_counter()
+        try:
+            self._explain(trainer, pl_module, *samples)
         except Exception as error:
             self._sink = None
             if self.on_error == "raise":
@@ -181,77 +301,73 @@ class AttributionMonitor(CallbackBase):
             warnings.warn(
                 f"Explanations are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=2
             )
+        else:
+            self._account(trainer, time.perf_counter() - began)
 
-    def _explain(self, trainer: Any, pl_module: nn.Module, images: Tensor, targets: Tensor) -> None:
-        forward = functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)
-        explanation = explain(
-            pl_module, images, targets, methods=self.methods, method_args=self.method_args, target_layer=self._layer,
-            forward=forward,
-        )  # fmt: skip
-        self._layer = explanation.target_layer  # looked for once in a run
-        relevance = {m: pixel_relevance(m, maps, images.shape[2:]) for m, maps in explanation.maps.items()}
-        curves = {
-            m: faithfulness_curves(
-                pl_module, images, targets, maps, metrics=self.metrics, baseline=self.baseline, steps=self.steps,
-                seed=self.seed, forward=forward,
-            )
-            for m, maps in relevance.items()
-        }  # fmt: skip
-        self._write(trainer, images, targets, explanation, relevance, curves)
-
-    def _write(
-        self,
-        trainer: Any,
-        images: Tensor,
-        targets: Tensor,
-        explanation: Explanation,
-        relevance: dict[str, Tensor],
-        curves: dict[str, dict[str, Tensor]],
+    def _explain(
+        self, trainer: Any, pl_module: Any, ids: Sequence[int | str] | None, images: Tensor, labels: Tensor
     ) -> None:
+        images, labels = images.to(pl_module.device), labels.to(pl_module.device)
+        forward = functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)
+        explained = functools.partial(self._explainer.explained, pl_module, forward)
+        targets = labels if self.target == "label" else self._explainer.predicted(pl_module, forward, images)
+        kept = explained(images, labels, targets=targets, ids=ids)
+        self._earlier.compare(kept, self.metrics)
+        suspects = {}
+        passed = self._passing.result() if self._passing is not None else None
+        if passed is not None:
+            suspects["label"] = explained(passed[1], passed[2], ids=passed[0])
+            predicted = suspects["label"].explanation.logits.argmax(dim=1)
+            suspects["prediction"] = explained(passed[1], passed[2], targets=predicted, ids=passed[0])
+        self._write(trainer, kept, suspects)
+
+    def _write(self, trainer: Any, kept: Explained, suspects: dict[str, Explained]) -> None:
         assert self._sink is not None
         epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
-        fractions = replaced_fractions(images.shape[2:].numel(), self.steps)
-        areas = {
-            m: {metric: area_under_curve(c, fractions.to(c.device)) for metric, c in of.items()}
-            for m, of in curves.items()
-        }
-        log_scalars(
-            trainer,
-            {f"{prefix}/faithfulness/{m}/{k}": float(a.mean()) for m, of in areas.items() for k, a in of.items()},
-            step,
-        )
-        rows = _rows(images, targets, explanation, relevance, curves, areas)
-        layer = f"; Grad-CAM of {explanation.target_layer}" if explanation.target_layer else ""
+        scalars, arrays, fractions = kept.means(), kept.arrays(), kept.fractions()
+        rows = kept.rows(fractions)
+        for which, explained in suspects.items():
+            scalars |= {f"suspects_{which}/{key}": mean for key, mean in explained.means().items()}
+            arrays |= explained.arrays(f"suspects_{which}.")
+            rows += explained.rows(fractions, f"; suspect, explained for its {which}")
+        log_scalars(trainer, {f"{prefix}/faithfulness/{key}": mean for key, mean in scalars.items()}, step)
+        layer = f"; Grad-CAM of {kept.explanation.target_layer}" if kept.explanation.target_layer else ""
         sheet = explanation_sheet(rows, fractions=fractions.numpy(), title=f"epoch {epoch}{layer}")
         self._sink.image(epochs_tag(f"{prefix}/explanations", epoch), sheet, step)
-        arrays = {"fractions": fractions, "targets": targets, "logits": explanation.logits}
-        for m, of in curves.items():
-            for metric, values in of.items():
-                arrays |= {f"{m}/{metric}/curves": values, f"{m}/{metric}/areas": areas[m][metric]}
         write_arrays(
             self._folder / "explanations" / f"epoch_{epoch:06d}.npz",
-            {key.replace("/", "."): values.cpu().numpy() for key, values in arrays.items()},
+            arrays,
         )
 
+    def _account(self, trainer: Any, seconds: float) -> None:
+        wait = self._budget.wait(seconds)
+        prefix, overhead = f"{tag_prefix(self.name)}/explanations", self._budget.overhead(seconds)
+        scalars = {f"{prefix}/overhead": overhead, f"{prefix}/every_n_epochs": wait}
+        log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
+        self._budget.explained(trainer.current_epoch, wait)
 
-def _rows(
-    images: Tensor,
-    targets: Tensor,
-    explanation: Explanation,
-    relevance: dict[str, Tensor],
-    curves: dict[str, dict[str, Tensor]],
-    areas: dict[str, dict[str, Tensor]],
-) -> list[ExplanationRow]:
-    p = explanation.logits.softmax(dim=1)
-    pictures, predicted = to_rgb(images), p.argmax(dim=1).tolist()
-    p_target = p.gather(1, targets.unsqueeze(1)).squeeze(1).tolist()
-    return [
-        ExplanationRow(
-            image=pictures[i],
-            heading=f"label {target}, predicted {predicted[i]}, p(label) {p_target[i]:.2f}",
-            maps={m: maps[i].cpu().numpy() for m, maps in relevance.items()},
-            curves={m: {metric: c[i].cpu().numpy() for metric, c in of.items()} for m, of in curves.items()},
-            areas={m: {metric: float(a[i]) for metric, a in of.items()} for m, of in areas.items()},
+
+def _given(
+    samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None,
+) -> tuple[tuple[Tensor, Tensor] | None, PassingSamples | None]:
+    """Return images and labels, or what looks out for ids."""
+    if samples is None:
+        return None, None
+    tensors = [part for part in samples if isinstance(part, Tensor)]
+    ids = [part for part in samples if isinstance(part, str) or (isinstance(part, int) and part >= 0)]
+    if len(samples) == len(tensors) == 2 and len(tensors[0]) == len(tensors[1]) > 0:
+        return (tensors[0], tensors[1]), None
+    if not samples or len(ids) < len(samples):
+        raise ValueError(
+            "Expected `samples` to be images (N, C, H, W) with a label each, or ids of training samples, got "
+            f"{len(tensors)} tensors and {len(samples) - len(tensors)} other entries. Ids are positions in the "
+            "training set, or what `index` calls them."
         )
-        for i, target in enumerate(targets.tolist())
-    ]
+    return None, PassingSamples(ids)
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, str]) -> None:
+    if value not in choices:
+        raise ValueError(
+            f"Expected `{argument}` to be '{choices[0]}' or '{choices[1]}', got {value!r}. Choose one of them."
+        )

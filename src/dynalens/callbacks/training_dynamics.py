@@ -322,6 +322,22 @@ class TrainingDynamicsMonitor(CallbackBase):
         """Return the samples that were seen, the most suspicious first; the first ``n`` of them."""
         return suspects(self.table(), n)
 
+    def suspect_ids(self, n: int) -> list[Any]:
+        """Return the ids of the ``n`` most suspicious samples, none before an epoch is complete; no file is read."""
+        if not self._epochs:
+            return []
+        statistics = self.statistics()
+        table = samples_table(statistics, suggested=statistics.candidate, sample_ids=self._sample_ids())
+        return list(suspects(table, n).index)
+
+    def sample_ids(self, trainer: Any, batch: Any) -> Sequence[int | str] | Tensor:
+        """Return the ids of the samples in the training batch that ``on_train_batch_start`` or ``_end`` tells of."""
+        return self._identity.sample_ids(trainer, batch)
+
+    def part_of(self, batch: Any) -> Any:
+        """Return what the recorded loader gave to a training batch; None if nothing."""
+        return self._identity.part_of(batch)
+
     def clean_indices(self) -> list[Any]:
         """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions."""
         return clean_indices(self.table())

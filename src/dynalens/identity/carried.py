@@ -61,13 +61,14 @@ class SampleIds:
     """
 
     def __init__(self, ids: Iterable[int | str] = ()) -> None:
-        self._rows: dict[int | str, int] = {known: row for row, known in enumerate(ids)}
+        self._ids = list(ids)
+        self._rows: dict[int | str, int] = {known: row for row, known in enumerate(self._ids)}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._ids)
 
     def __iter__(self) -> Any:
-        return iter(self._rows)
+        return iter(self._ids)
 
     def rows(self, ids: Sequence[int | str] | Tensor) -> Tensor:
         """Return the row of each id, new ones at the end.
@@ -76,7 +77,7 @@ class SampleIds:
             SampleIdentityError: If strings follow integers or the other way round.
         """
         given = ids.tolist() if isinstance(ids, Tensor) else ids
-        first = next(iter(self._rows), None)
+        first = self._ids[0] if self._ids else None
         if given and first is not None and type(given[0]) is not type(first):
             raise SampleIdentityError(
                 f"Expected sample ids like those of the record, as {first!r}, got {given[0]!r}. "
@@ -86,9 +87,16 @@ class SampleIds:
         try:
             found = [rows[known] for known in given]
         except KeyError:
-            found = [rows.setdefault(known, len(rows)) for known in given]
+            new = [known for known in dict.fromkeys(given) if known not in rows]
+            rows.update(zip(new, range(len(rows), len(rows) + len(new)), strict=True))
+            self._ids += new
+            found = [rows[known] for known in given]
         return torch.from_numpy(np.array(found, dtype=np.int64))
+
+    def of(self, rows: Tensor) -> list[int | str]:
+        """Return the id of each row."""
+        return [self._ids[row] for row in rows.tolist()]
 
     def array(self, length: int) -> np.ndarray:
         """Return the ids of the first ``length`` rows; loads without pickle."""
-        return np.array(list(self._rows)[:length])
+        return np.array(self._ids[:length])

@@ -1,6 +1,6 @@
 """The rows of the record that a step's samples belong to, whatever way tells them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -112,6 +112,17 @@ class SampleIdentity:
                 "Use one kind of index, or call `reset()` to begin a new record."
             )
         return found
+
+    def sample_ids(self, trainer: Any, batch: Any) -> Sequence[int | str] | Tensor:
+        """Return the ids of the samples of the batch whose step runs or has just run: positions, or what they carry."""
+        rows = self.rows(trainer, batch)
+        if rows is None:
+            return []
+        return rows if self.ids is None else self.ids.of(rows)
+
+    def part_of(self, batch: Any) -> Any:
+        """Return what the loader gave to a batch, where training has several; None if nothing."""
+        return batch if self._source is None else self._source.part_of(batch)
 
     def root_index(self, length: int) -> Any:
         """Return, for each of the first rows, the position in the dataset below all subsets; -1 where not known."""

@@ -1,0 +1,41 @@
+"""When to explain: every n epochs, or less often where explanations would take too much of the time."""
+
+import math
+
+
+class Budget:
+    """Decides in which epochs explanations run, from the seconds that they and the training took.
+
+    Args:
+        every_n_epochs: Epochs between two explanations, at least.
+        max_overhead: Explaining may take this fraction of the time of training; None: whatever it takes.
+    """
+
+    def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
+        self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
+        self.next_epoch = 0
+        self._seconds, self._epochs = 0.0, 0
+
+    def trained(self, seconds: float) -> None:
+        """An epoch has ended that took so long without explanations."""
+        self._seconds += seconds
+        self._epochs += 1
+
+    def due(self, epoch: int) -> bool:
+        """Return whether explanations run at the end of this epoch."""
+        return epoch % self.every_n_epochs == 0 and epoch >= self.next_epoch
+
+    def overhead(self, seconds: float) -> float:
+        """Return what explaining took, as a fraction of the training since the explanation before."""
+        return seconds / self._seconds if self._seconds else math.inf
+
+    def wait(self, seconds: float) -> int:
+        """Return after how many epochs another explanation that takes so long fits the budget."""
+        if self.max_overhead is None or not self._seconds:
+            return self.every_n_epochs
+        epochs = seconds / (self.max_overhead * self._seconds / self._epochs)
+        return self.every_n_epochs * max(1, math.ceil(epochs / self.every_n_epochs))
+
+    def explained(self, epoch: int, wait: int) -> None:
+        """Explanations have run at the end of this epoch; the next come after ``wait`` epochs."""
+        self.next_epoch, self._seconds, self._epochs = epoch + wait, 0.0, 0

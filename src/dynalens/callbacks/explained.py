@@ -1,0 +1,94 @@
+"""What was found of some samples in one epoch, as scalars, arrays and rows of a picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalens.attribution import Explanation
+from dynalens.dynamics import Array
+from dynalens.faithfulness import Curve, Faithfulness, tie_fraction
+from dynalens.pictures import ExplanationRow, to_rgb
+
+RANDOM = "random"
+_DRAWN_POINTS = 33
+
+
+@dataclass(frozen=True)
+class Explained:
+    """Maps of some samples and what was measured of them.
+
+    Attributes:
+        images: Shape ``(N, C, *spatial)``.
+        labels: Shape ``(N,)``, as the data say.
+        targets: Shape ``(N,)``, as explained.
+        explanation: The maps as the methods give them, and the logits.
+        relevance: For each method, one relevance for each pixel, ``(N, *spatial)``.
+        measured: For each method, and for ``random`` where there is a control, its curves and metrics.
+        ids: Ids of the samples in the training set, where they are known.
+    """
+
+    images: Tensor
+    labels: Tensor
+    targets: Tensor
+    explanation: Explanation
+    relevance: dict[str, Tensor]
+    measured: dict[str, Faithfulness]
+    ids: Sequence[int | str] | None = None
+
+    def means(self) -> dict[str, float]:
+        """Return the mean over samples of each ``<method>/<metric>``, without those that are not defined."""
+        return {
+            f"{method}/{metric}": float(values.nanmean())
+            for method, of in self.measured.items()
+            for metric, values in of.values.items()
+        }
+
+    def arrays(self, prefix: str = "") -> dict[str, Array]:
+        """Return everything that is kept on disk, by name."""
+        arrays = {"labels": self.labels, "targets": self.targets, "logits": self.explanation.logits}
+        arrays |= {f"{method}.tie_fraction": tie_fraction(maps) for method, maps in self.relevance.items()}
+        for method, of in self.measured.items():
+            arrays |= {f"{method}.{metric}.values": values for metric, values in of.values.items()}
+            for name, curve in of.curves.items():
+                arrays[f"{method}.{name}.curves"] = curve.values
+                arrays[f"{method}.{name}.fractions"] = curve.fractions
+                arrays[f"{method}.{name}.errors"] = curve.errors
+        ids = {} if self.ids is None else {f"{prefix}ids": np.array(self.ids)}
+        return ids | {prefix + name: values.cpu().numpy() for name, values in arrays.items()}
+
+    def fractions(self) -> Tensor:
+        """Return the abscissa on which all curves are drawn: their own, or an even one where each has its own."""
+        curves = [curve for of in self.measured.values() for curve in of.curves.values()]
+        if curves and curves[0].fractions.ndim == 1:
+            return curves[0].fractions
+        return torch.linspace(0, 1, _DRAWN_POINTS, dtype=torch.float64)
+
+    def rows(self, fractions: Tensor, note: str = "") -> list[ExplanationRow]:
+        """Return a row of the picture for each sample, its curves drawn at these fractions."""
+        p = self.explanation.logits.softmax(dim=1)
+        pictures, predicted = to_rgb(self.images), p.argmax(dim=1).tolist()
+        p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
+        drawn = {method: _drawn(of.curves, fractions) for method, of in self.measured.items()}
+        controls = drawn.pop(RANDOM, {})
+        areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in drawn}
+        rows = []
+        for i, label in enumerate(self.labels.tolist()):
+            heading = f"label {label}, predicted {predicted[i]}, p(label) {p_label[i]:.2f}{note}"
+            rows.append(
+                ExplanationRow(
+                    image=pictures[i],
+                    heading=heading if self.ids is None else f"sample {self.ids[i]}: {heading}",
+                    maps={m: maps[i].cpu().numpy() for m, maps in self.relevance.items()},
+                    curves={m: {name: values[i].numpy() for name, values in of.items()} for m, of in drawn.items()},
+                    areas={m: {name: values[i] for name, values in of.items()} for m, of in areas.items()},
+                    controls={name: values[i].numpy() for name, values in controls.items()},
+                )
+            )
+        return rows
+
+
+def _drawn(curves: dict[str, Curve], fractions: Tensor) -> dict[str, Tensor]:
+    return {name: curve.resampled(fractions).cpu() for name, curve in curves.items()}

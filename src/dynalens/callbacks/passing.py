@@ -1,0 +1,78 @@
+"""Copies of some training samples, taken from the batches as they pass: no dataset is indexed, no loader opened."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class PassingSamples:
+    """Keep the images and labels of some samples at their first presentation.
+
+    The host never waits for the device while batches pass. Images of another size than the first ones are left out.
+
+    Args:
+        wanted: Ids of the samples, in the order in which they are returned.
+    """
+
+    def __init__(self, wanted: Sequence[int | str]) -> None:
+        self.wanted = list(dict.fromkeys(wanted))
+        self._found: dict[int | str, tuple[Tensor, Tensor]] = {}
+        self._slots: tuple[Tensor, Tensor, Tensor] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether no further batch is needed, as far as the host knows."""
+        return len(self._found) == len(self.wanted)
+
+    def offer(self, ids: Sequence[int | str] | Tensor, images: Tensor, labels: Tensor) -> None:
+        """Copy what is wanted and new from a batch."""
+        if isinstance(ids, Tensor):
+            if ids.device.type != "cpu":
+                self._offer_tensor(ids, images, labels)
+                return
+            ids = ids.tolist()
+        wanted = set(self.wanted) - set(self._found)
+        if not wanted.isdisjoint(ids):
+            for row, sample in enumerate(ids):
+                if sample in wanted:
+                    # Cloned: the step may work in place.
+                    self._found.setdefault(sample, (images[row].detach().clone(), labels[row].detach().clone()))
+
+    def result(self) -> tuple[list[int | str], Tensor, Tensor] | None:
+        """Return ids, images and labels of what has passed, or None if nothing has; may wait for the device."""
+        if self._slots is not None:
+            filled, images, labels = self._slots
+            rows = filled.nonzero().squeeze(1)
+            ids = [self.wanted[row] for row in rows.tolist()]
+            return (ids, images[rows], labels[rows]) if ids else None
+        found = [(i, *self._found[i]) for i in self.wanted if i in self._found]
+        same = [sample for sample in found if sample[1].shape == found[0][1].shape]
+        if not same:
+            return None
+        images, labels = torch.stack([x for _, x, _ in same]), torch.stack([y for _, _, y in same])
+        return [i for i, _, _ in same], images, labels
+
+    def _offer_tensor(self, ids: Tensor, images: Tensor, labels: Tensor) -> None:
+        if not self.wanted:
+            return
+        if self._slots is None:
+            n, device = len(self.wanted), images.device
+            self._slots = (
+                torch.zeros(n, dtype=torch.bool, device=device),
+                images.new_zeros((n, *images.shape[1:])),
+                labels.new_zeros(n),
+            )
+        filled, kept_images, kept_labels = self._slots
+        if kept_images.shape[1:] != images.shape[1:]:
+            return
+        ids = ids.to(images.device, non_blocking=True)
+        wanted = torch.tensor(self.wanted).to(images.device, non_blocking=True)
+        match = wanted.unsqueeze(1) == ids
+        row, new = match.int().argmax(dim=1), match.any(dim=1) & ~filled
+        column = (-1,) + (1,) * (images.ndim - 1)
+        self._slots = (
+            filled | new,
+            torch.where(new.view(column), images.detach()[row], kept_images),
+            torch.where(new, labels[row], kept_labels),
+        )

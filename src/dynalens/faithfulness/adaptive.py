@@ -1,0 +1,90 @@
+"""Points of a curve where it bends: fewer evaluations for the same area, with an estimate of its error."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dynalens.faithfulness.scoring import Jobs, Perturbed, Scorer
+
+_FIRST_INTERVALS = 4
+_MOST_INTERVALS = 128
+"""Where a curve that never gets smooth is left as it is; its error estimate says so."""
+
+
+class _Points:
+    """The points of one curve, ascending; intervals are halved until the estimate is small enough."""
+
+    def __init__(self, first: float, last: float, units: int) -> None:
+        self.counts, self.values, self.units = [0, units], [first, last], units
+
+    def add(self, counts: Sequence[int], values: Sequence[float]) -> None:
+        merged = sorted([*zip(self.counts, self.values, strict=True), *zip(counts, values, strict=True)])
+        self.counts, self.values = [count for count, _ in merged], [value for _, value in merged]
+
+    def start(self) -> list[int]:
+        grid = {round(k * self.units / _FIRST_INTERVALS) for k in range(_FIRST_INTERVALS + 1)}
+        return sorted(grid - set(self.counts))
+
+    def wanted(self, tolerance: float) -> list[int]:
+        """Return the middles of the fewest, worst intervals whose halving should bring the estimate to the tolerance.
+
+        The estimate is half the sum of all weights |rise| x width; halving a monotone interval halves its weight.
+        """
+        pairs = range(len(self.counts) - 1)
+        weights = [self._weight(i) for i in pairs]
+        excess = sum(weights) / 2 - tolerance
+        found: list[int] = []
+        for i in sorted(pairs, key=lambda i: -weights[i]):
+            if excess <= 0 or len(self.counts) + len(found) > _MOST_INTERVALS or not weights[i]:
+                break
+            middle = (self.counts[i] + self.counts[i + 1]) // 2
+            if middle > self.counts[i]:
+                found.append(middle)
+                excess -= weights[i] / 4
+        return found
+
+    def _weight(self, i: int) -> float:
+        width = (self.counts[i + 1] - self.counts[i]) / self.units
+        return abs(self.values[i + 1] - self.values[i]) * width
+
+
+def bisected(
+    scorer: Scorer,
+    views: Perturbed,
+    targets: Tensor,
+    ends: tuple[Tensor, Tensor],
+    *,
+    units: int,
+    names: Sequence[str],
+    tolerance: float,
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """Return for each curve its values (N, M), fractions (N, M) and evaluations (N,).
+
+    Each curve starts with four equal intervals. While half the sum of |rise| x width, the largest error that the
+    area of a monotone curve through these points can have, is above the tolerance, the worst intervals are halved.
+    The host waits once for each round, of which there are about five.
+    """
+    both = torch.stack(ends).cpu().tolist()
+    curves = {
+        (name, i): _Points(*((x, b) if name == "deletion" else (b, x)), units)
+        for name in names
+        for i, (x, b) in enumerate(zip(*both, strict=True))
+    }
+    asked = {key: points.start() for key, points in curves.items()}
+    while any(asked.values()):
+        rows = [(i, count, name == "insertion") for (name, i), counts in asked.items() for count in counts]
+        scores = iter(scorer.perturbed(views, Jobs.of(rows, targets.device), targets).cpu().tolist())
+        for key, counts in asked.items():
+            curves[key].add(counts, [next(scores) for _ in counts])
+        asked = {key: curves[key].wanted(tolerance) if counts else [] for key, counts in asked.items()}
+    return {name: _tensors([points for (of, _), points in curves.items() if of == name], targets) for name in names}
+
+
+def _tensors(curves: Sequence[_Points], targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    length = max(len(points.counts) for points in curves)
+    values = [points.values + points.values[-1:] * (length - len(points.values)) for points in curves]
+    counts = [points.counts + points.counts[-1:] * (length - len(points.counts)) for points in curves]
+    fractions = torch.tensor(counts, dtype=torch.float64) / curves[0].units
+    evaluations = torch.tensor([len(points.counts) - 2 for points in curves])
+    return torch.tensor(values, device=targets.device), fractions, evaluations

@@ -1,0 +1,97 @@
+"""Maps against where the object is: the pointing game and the share of relevance inside."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Regions = Tensor | Sequence[Tensor]
+
+
+def box_masks(boxes: Regions, size: Sequence[int]) -> Tensor:
+    """Return masks of the pixels inside any of an image's boxes.
+
+    Args:
+        boxes: For each image (x0, y0, x1, y1) in pixels, the far edges excluded: ``(N, 4)``, or N tensors ``(M, 4)``.
+        size: Height and width of the images.
+
+    Returns:
+        Shape ``(N, H, W)``, bool.
+
+    Example:
+        >>> box_masks(torch.tensor([[1, 0, 3, 1]]), (2, 3)).int()
+        tensor([[[0, 1, 1],
+                 [0, 0, 0]]], dtype=torch.int32)
+    """
+    height, width = size
+    masks = []
+    for of_image in boxes:
+        x0, y0, x1, y1 = of_image.reshape(-1, 4).unbind(dim=1)
+        x, y = torch.arange(width, device=of_image.device), torch.arange(height, device=of_image.device)
+        columns = (x >= x0.unsqueeze(1)) & (x < x1.unsqueeze(1))
+        rows = (y >= y0.unsqueeze(1)) & (y < y1.unsqueeze(1))
+        masks.append((rows.unsqueeze(2) & columns.unsqueeze(1)).any(dim=0))
+    return torch.stack(masks)
+
+
+def pointing_game(maps: Tensor, regions: Regions, *, tolerance: int = 0) -> Tensor:
+    """Return 1 where the most relevant pixel lies in the region, else 0; higher is better.
+
+    Where several pixels are the most relevant, the share of them that does: the hit to be expected of one drawn at
+    random.
+
+    Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2, with a tolerance
+    of 15 pixels.
+
+    Args:
+        maps: Shape ``(N, H, W)``, finite.
+        regions: Masks ``(N, H, W)``, or boxes as :func:`box_masks` takes them.
+        tolerance: Pixels by which a region grows on each side (a square, where the source has a circle).
+
+    Returns:
+        Shape ``(N,)``, float32, in [0, 1].
+
+    Example:
+        >>> pointing_game(torch.tensor([[[0.0, 9.0], [1.0, 2.0]]]), torch.tensor([[1, 0, 2, 1]]))
+        tensor([1.])
+    """
+    inside = _masks(maps, regions)
+    if tolerance:
+        grown = F.max_pool2d(inside.float().unsqueeze(1), 2 * tolerance + 1, stride=1, padding=tolerance)
+        inside = grown.squeeze(1) > 0
+    largest = maps.flatten(1) == maps.flatten(1).amax(dim=1, keepdim=True)
+    return (largest & inside.flatten(1)).sum(dim=1) / largest.sum(dim=1)
+
+
+def relevance_mass(maps: Tensor, regions: Regions) -> Tensor:
+    """Return the share of the positive relevance that lies in the region; higher is better.
+
+    Source: Arras et al., "CLEVR-XAI", Information Fusion 2022, "relevance mass accuracy".
+
+    Args:
+        maps: Shape ``(N, H, W)``, finite.
+        regions: Masks ``(N, H, W)``, or boxes as :func:`box_masks` takes them.
+
+    Returns:
+        Shape ``(N,)``, float32, in [0, 1]; NaN where nothing is relevant.
+
+    Example:
+        >>> relevance_mass(torch.tensor([[[1.0, 3.0], [-5.0, 0.0]]]), torch.tensor([[1, 0, 2, 2]]))
+        tensor([0.7500])
+    """
+    positive = maps.float().clamp(min=0).flatten(1)
+    total = positive.sum(dim=1)
+    return (positive * _masks(maps, regions).flatten(1)).sum(dim=1) / torch.where(total > 0, total, torch.nan)
+
+
+def _masks(maps: Tensor, regions: Regions) -> Tensor:
+    boxes = not isinstance(regions, Tensor) or (regions.ndim == 2 and regions.shape[1] == 4)
+    masks = box_masks(regions, maps.shape[1:]) if boxes and maps.ndim == 3 else regions
+    if not isinstance(masks, Tensor) or masks.shape != maps.shape:
+        seen = tuple(masks.shape) if isinstance(masks, Tensor) else f"{len(masks)} of them"
+        raise ValueError(
+            f"Expected `regions` to be masks of the shape of `maps`, {tuple(maps.shape)}, or boxes (N, 4), got {seen}. "
+            "Pass one region for each image."
+        )
+    return masks.to(maps.device).bool()

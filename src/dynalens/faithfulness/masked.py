@@ -1,0 +1,120 @@
+"""How the class fares when the map is laid over the image: average drop and increase of confidence."""
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.faithfulness.curves import check_finite, check_shapes
+from dynalens.faithfulness.scoring import Forward, scoring
+
+
+def average_drop(
+    model: nn.Module | Forward,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    forward: Forward | None = None,
+    logits: Tensor | None = None,
+    precision: str = "float32",
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return which part of the target's probability is lost when the image is multiplied by its map; lower is better.
+
+    :math:`\max(0, p(x) - p(x \cdot m)) / p(x)` with m the map scaled to [0, 1]; a constant map is all 1. The mean over
+    images, times 100, is the source's percentage.
+
+    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1.1.
+
+    Args:
+        model: See :func:`faithfulness_curves`, also for the other arguments.
+        images: Shape ``(N, C, *spatial)``, floating.
+        targets: Shape ``(N,)``, int64.
+        maps: Shape ``(N, *spatial)``.
+        forward: Callable(images) -> logits, where it is not the model.
+        logits: Shape ``(N, K)``; logits of the images, where they are known already.
+        precision: See :class:`CurveSettings`.
+        chunk_size: Images in one forward pass.
+
+    Returns:
+        Shape ``(N,)``, float32, in [0, 1].
+
+    Example:
+        >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
+        >>> image, target = torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([0])
+        >>> average_drop(score, image, target, torch.tensor([[[3.0, 4.0]]]))  # sigmoid(6) to sigmoid(5)
+        tensor([0.0042])
+    """
+    before, after = masked_probabilities(
+        model, images, targets, maps, forward=forward, logits=logits, precision=precision, chunk_size=chunk_size
+    )
+    return drop_of(before, after)
+
+
+def average_increase(
+    model: nn.Module | Forward,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    forward: Forward | None = None,
+    logits: Tensor | None = None,
+    precision: str = "float32",
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Return 1 where the image times its map has a higher probability of the target, else 0; higher is better.
+
+    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1.2: the mean over images is the increase in
+    confidence.
+
+    Args:
+        model: See :func:`average_drop`, also for the other arguments.
+        images: Shape ``(N, C, *spatial)``, floating.
+        targets: Shape ``(N,)``, int64.
+        maps: Shape ``(N, *spatial)``.
+        forward: Callable(images) -> logits, where it is not the model.
+        logits: Shape ``(N, K)``; logits of the images, where they are known already.
+        precision: See :class:`CurveSettings`.
+        chunk_size: Images in one forward pass.
+
+    Returns:
+        Shape ``(N,)``, float32, 0 or 1.
+    """
+    before, after = masked_probabilities(
+        model, images, targets, maps, forward=forward, logits=logits, precision=precision, chunk_size=chunk_size
+    )
+    return increase_of(before, after)
+
+
+def drop_of(before: Tensor, after: Tensor) -> Tensor:
+    """Return :func:`average_drop` of probabilities that are known."""
+    return (before - after).relu() / before.clamp(min=torch.finfo(before.dtype).tiny)
+
+
+def increase_of(before: Tensor, after: Tensor) -> Tensor:
+    """Return :func:`average_increase` of probabilities that are known."""
+    return (after > before).float()
+
+
+def masked_probabilities(
+    model: nn.Module | Forward,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    forward: Forward | None = None,
+    logits: Tensor | None = None,
+    precision: str = "float32",
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the target's probability (N,) for the images, and for the images times their maps scaled to [0, 1]."""
+    check_shapes(images, targets, maps)
+    check_finite(maps)
+    low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
+    column = (-1,) + (1,) * (maps.ndim - 1)
+    spread = (high - low).view(column)
+    scaled = torch.where(spread > 0, (maps - low.view(column)) / spread, 1.0)
+    with scoring(model, images, forward=forward, precision=precision, chunk_size=chunk_size) as (scorer, x):
+        after = scorer.of_targets(x * scaled.unsqueeze(1).to(x), targets)
+        if logits is None:
+            return scorer.of_targets(x, targets), after
+    return logits.float().softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1), after

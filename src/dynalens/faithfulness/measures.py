@@ -1,0 +1,96 @@
+"""Metrics by name: everything that is asked for of one set of maps, from as few passes as it needs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dynalens.faithfulness.curves import DEFAULT_SETTINGS, Curve, CurveSettings, faithfulness_curves
+from dynalens.faithfulness.gains import gain_of, rescaled
+from dynalens.faithfulness.masked import drop_of, increase_of, masked_probabilities
+from dynalens.faithfulness.scoring import Forward
+
+_NEEDS = {
+    "deletion": ("deletion",),
+    "insertion": ("insertion",),
+    "symmetric_relevance_gain": ("deletion", "insertion"),
+    "deletion_rescaled": ("deletion",),
+    "insertion_rescaled": ("insertion",),
+}
+_MASKED = ("average_drop", "average_increase")
+_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_check")
+METRICS = (*_NEEDS, *_MASKED, *_OF_MAPS)
+"""All names: of the first a random ranking is the control; the last three compare maps with each other."""
+
+
+@dataclass(frozen=True)
+class Faithfulness:
+    """What was measured of one map of each sample.
+
+    Attributes:
+        curves: For each of deletion and insertion that a metric needs, the curve.
+        values: For each metric, shape ``(N,)``.
+    """
+
+    curves: dict[str, Curve]
+    values: dict[str, Tensor]
+
+
+def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
+    """Return the names as a tuple, or raise a ValueError that lists the known ones."""
+    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ValueError(
+            f"Expected `metrics` to be among {', '.join(METRICS)}, got {unknown}. Name some of them or none."
+        )
+    return names
+
+
+def measure(
+    model: nn.Module | Forward,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    metrics: Sequence[str],
+    settings: CurveSettings = DEFAULT_SETTINGS,
+    *,
+    forward: Forward | None = None,
+    logits: Tensor | None = None,
+) -> Faithfulness:
+    """Return the metrics of these names that perturb images; those that compare maps are passed over.
+
+    Args:
+        model: See :func:`faithfulness_curves`, also for the other arguments.
+        images: Shape ``(N, C, *spatial)``, floating.
+        targets: Shape ``(N,)``, int64.
+        maps: Shape ``(N, *spatial)``; a :func:`random_ranking` gives the control.
+        metrics: Names from ``METRICS``.
+        settings: Baseline, steps and the like.
+        forward: Callable(images) -> logits, where it is not the model.
+        logits: Shape ``(N, K)``; logits of the images, where they are known already.
+    """
+    names = check_metrics(metrics)
+    wanted = sorted({curve for name in names for curve in _NEEDS.get(name, ())})
+    curves = {}
+    if wanted:
+        curves = faithfulness_curves(
+            model, images, targets, maps, settings, metrics=wanted, forward=forward, logits=logits
+        )
+    values = {name: _of_curves(name, curves) for name in names if name in _NEEDS}
+    if any(name in _MASKED for name in names):
+        before, after = masked_probabilities(
+            model, images, targets, maps, forward=forward, logits=logits, precision=settings.precision,
+            chunk_size=settings.chunk_size,
+        )  # fmt: skip
+        of = {"average_drop": drop_of, "average_increase": increase_of}
+        values |= {name: of[name](before, after) for name in names if name in of}
+    return Faithfulness(curves, values)
+
+
+def _of_curves(name: str, curves: dict[str, Curve]) -> Tensor:
+    if name == "symmetric_relevance_gain":
+        return gain_of(curves)
+    if name in curves:
+        return curves[name].areas
+    return rescaled(curves)[name.removesuffix("_rescaled")].areas

@@ -1,0 +1,138 @@
+"""What small perturbations say of a map: infidelity of its sum, sensitivity of the map itself."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.faithfulness.curves import check_finite
+from dynalens.faithfulness.scoring import Forward, scoring
+
+Perturbation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def gaussian_noise(standard_deviation: float = 0.1) -> Perturbation:
+    """Return a perturbation that draws each value from a normal distribution around 0."""
+
+    def draw(images: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(images.shape, generator=generator).to(images) * standard_deviation
+
+    return draw
+
+
+def uniform_noise(radius: float = 0.02) -> Perturbation:
+    """Return a perturbation that draws each value uniformly from [-radius, radius]."""
+
+    def draw(images: Tensor, generator: torch.Generator) -> Tensor:
+        return (2 * torch.rand(images.shape, generator=generator) - 1).to(images) * radius
+
+    return draw
+
+
+def infidelity(
+    model: nn.Module | Forward,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    perturb: Perturbation | None = None,
+    samples: int = 10,
+    normalize: bool = False,
+    seed: int = 0,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return how badly a map predicts what a perturbation does to the target's logit; lower is better.
+
+    :math:`\mathrm{E}_I\bigl[(I^\top \Phi - (z_y(x) - z_y(x - I)))^2\bigr]` with the map :math:`\Phi`, perturbations
+    :math:`I` and the target's logit :math:`z_y`.
+
+    Source: Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019, definition 2.1.
+
+    Args:
+        model: See :func:`faithfulness_curves`.
+        images: Shape ``(N, C, *spatial)``, floating.
+        targets: Shape ``(N,)``, int64.
+        maps: Shape of ``images``: contributions, as input x gradient or integrated gradients give them for I around a
+            baseline, or a gradient for small I.
+        perturb: Callable(images, generator) -> I of the images' shape; default: normal with standard deviation 0.1.
+        samples: Perturbations of each image.
+        normalize: Scale each map by the factor that makes its infidelity least, as the source does.
+        seed: Of the generator that ``perturb`` gets.
+        forward: Callable(images) -> logits, where it is not the model.
+        chunk_size: Images in one forward pass.
+
+    Returns:
+        Shape ``(N,)``, float32, >= 0, in squared logits.
+
+    Raises:
+        ValueError: If maps and images have different shapes or a map is not finite.
+
+    Example:
+        >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
+        >>> image, target = torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([0])
+        >>> one = lambda images, generator: torch.ones_like(images)  # the logit falls by 2, the map says 0 + 3
+        >>> infidelity(score, image, target, torch.tensor([[[[0.0, 3.0]]]]), perturb=one)
+        tensor([1.])
+    """
+    if maps.shape != images.shape:
+        raise ValueError(
+            f"Expected `maps` of the shape of `images`, {tuple(images.shape)}, got {tuple(maps.shape)}. "
+            "Infidelity needs the map of every channel, before `reduce_channels`."
+        )
+    check_finite(maps)
+    draw, generator = perturb or gaussian_noise(), torch.Generator().manual_seed(seed)
+    predicted, real = [], []
+    with scoring(model, images, forward=forward, chunk_size=chunk_size) as (scorer, x):
+        column = targets.unsqueeze(1)
+        original = scorer.logits(x).gather(1, column).squeeze(1)
+        for _ in range(samples):
+            noise = draw(x, generator)
+            predicted.append((noise * maps.to(x)).flatten(1).sum(dim=1))
+            real.append(original - scorer.logits(x - noise).gather(1, column).squeeze(1))
+    a, b = torch.stack(predicted).float(), torch.stack(real)
+    if normalize:
+        squares = (a * a).sum(dim=0)
+        a = a * torch.where(squares > 0, (a * b).sum(dim=0) / squares, 0.0)
+    return (a - b).square().mean(dim=0)
+
+
+def sensitivity_max(
+    explain: Callable[[Tensor], Tensor],
+    images: Tensor,
+    *,
+    perturb: Perturbation | None = None,
+    samples: int = 10,
+    seed: int = 0,
+) -> Tensor:
+    r"""Return the largest relative change of a map among small perturbations of the image; lower is better.
+
+    :math:`\max_\delta \lVert \Phi(x + \delta) - \Phi(x) \rVert_2 / \lVert \Phi(x) \rVert_2`, the Monte Carlo estimate
+    of it; a map of zeros is compared with 1.
+
+    Source: Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019, section 4.
+
+    Args:
+        explain: Callable(images) -> maps (N, ...), for fixed targets.
+        images: Shape ``(N, C, *spatial)``, floating.
+        perturb: Callable(images, generator) -> delta; default: uniform in [-0.02, 0.02].
+        samples: Perturbations of each image.
+        seed: Of the generator that ``perturb`` gets; torch's own is not touched.
+
+    Returns:
+        Shape ``(N,)``, float32, >= 0.
+
+    Example:
+        >>> twice = lambda images, generator: images  # delta = x, and this map is linear
+        >>> sensitivity_max(lambda x: 3 * x, torch.ones(1, 1, 2, 2), perturb=twice)
+        tensor([1.])
+    """
+    draw, generator = perturb or uniform_noise(), torch.Generator().manual_seed(seed)
+    original = explain(images).flatten(1)
+    norm = original.norm(dim=1)
+    scale = torch.where(norm == 0, 1.0, norm)
+    largest = torch.zeros_like(norm)
+    for _ in range(samples):
+        changed = explain(images + draw(images, generator)).flatten(1)
+        largest = torch.maximum(largest, (changed - original).norm(dim=1) / scale)
+    return largest

@@ -1,0 +1,197 @@
+"""What replaced pixels show, in which order they are replaced, and how many at each step."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Baseline = str | Tensor | Callable[[Tensor], Tensor]
+
+BASELINES = ("blur", "zero", "mean")
+_BLUR_FRACTION = 8
+"""The blur's standard deviation is the longest side over this; half a side is lost in it."""
+
+
+def replaced_pixels(pixels: int, steps: int) -> list[int]:
+    """Return how many of P pixels are replaced at step k = 0, ..., steps: Python's ``round(k * P / steps)``.
+
+    Raises:
+        ValueError: If ``steps`` is smaller than 1.
+
+    Example:
+        >>> replaced_pixels(6, 4)
+        [0, 2, 3, 4, 6]
+    """
+    if steps < 1:
+        raise ValueError(f"Expected `steps` to be at least 1, got {steps}. Pass a positive number.")
+    return [round(k * pixels / steps) for k in range(steps + 1)]
+
+
+def replaced_fractions(pixels: int, steps: int) -> Tensor:
+    """Return :func:`replaced_pixels` over P, the abscissa of a curve: shape ``(steps + 1,)``, float64, in [0, 1]."""
+    return torch.tensor(replaced_pixels(pixels, steps), dtype=torch.float64) / pixels
+
+
+def check_baseline(baseline: Baseline) -> Baseline:
+    """Return ``baseline``, or raise a ValueError if it is none."""
+    if isinstance(baseline, Tensor) or callable(baseline) or baseline in BASELINES:
+        return baseline
+    raise ValueError(
+        f"Expected `baseline` to be one of {', '.join(BASELINES)}, a tensor or a callable, got {baseline!r}. "
+        "Choose one of them."
+    )
+
+
+def baseline_images(images: Tensor, baseline: Baseline) -> Tensor:
+    """Return what replaced pixels show.
+
+    Args:
+        images: Shape ``(N, C, *spatial)``.
+        baseline: "blur" (Gaussian, standard deviation an eighth of the longest side, edges mirrored), "zero" (in the
+            model's input space), "mean" (of each image and channel), a tensor that broadcasts to the images, or a
+            callable(images) -> such a tensor.
+
+    Returns:
+        Shape of ``images``.
+
+    Raises:
+        ValueError: If ``baseline`` is unknown or does not broadcast.
+
+    Example:
+        >>> baseline_images(torch.tensor([[[[1.0, 3.0]]]]), "mean")
+        tensor([[[[2., 2.]]]])
+    """
+    return replacement(images, baseline).expand_as(images)
+
+
+def replacement(images: Tensor, baseline: Baseline) -> Tensor:
+    """Return :func:`baseline_images` of shape ``(1, C, *spatial)`` where all images share one."""
+    check_baseline(baseline)
+    if isinstance(baseline, str):
+        if baseline == "zero":
+            return torch.zeros_like(images[:1])
+        if baseline == "mean":
+            return images.flatten(2).mean(dim=2).view(images.shape[:2] + (1,) * (images.ndim - 2)).expand_as(images)
+        return _blurred(images)
+    values = (baseline if isinstance(baseline, Tensor) else baseline(images)).to(images)
+    own = values.ndim == images.ndim and len(values) == len(images)
+    try:
+        return values.expand(len(images) if own else 1, *images.shape[1:])
+    except RuntimeError:
+        raise ValueError(
+            f"Expected `baseline` to broadcast to images {tuple(images.shape)}, got {tuple(values.shape)}. "
+            "Pass one value, one image or an image for each."
+        ) from None
+
+
+def random_ranking(images: Tensor, seed: int = 0) -> Tensor:
+    """Return maps that rank the pixels of each image at random: what any faithful map must beat.
+
+    Args:
+        images: Shape ``(N, C, *spatial)``; only its shape and device matter.
+        seed: Of the rankings. That of the i-th image does not depend on how many there are.
+
+    Returns:
+        Shape ``(N, *spatial)``, float32, without ties.
+
+    Example:
+        >>> random_ranking(torch.zeros(1, 3, 1, 4)).sort().values
+        tensor([[[0., 1., 2., 3.]]])
+    """
+    generator, pixels = torch.Generator().manual_seed(seed), images.shape[2:].numel()
+    ranks = [torch.randperm(pixels, generator=generator) for _ in range(len(images))]
+    maps = torch.stack(ranks).view(len(images), *images.shape[2:]).float()
+    return maps.to(images.device, non_blocking=True)
+
+
+def tie_fraction(maps: Tensor) -> Tensor:
+    """Return how many of a map's pixels share their value with another one: what the seed, not the map, orders.
+
+    Args:
+        maps: Shape ``(N, *spatial)``.
+
+    Returns:
+        Shape ``(N,)``, float32, in [0, 1].
+
+    Example:
+        >>> tie_fraction(torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
+        tensor([0.5000])
+    """
+    ordered = maps.flatten(1).sort(dim=1).values
+    equal = ordered[:, 1:] == ordered[:, :-1]
+    return (F.pad(equal, (1, 0)) | F.pad(equal, (0, 1))).float().mean(dim=1)
+
+
+def patch_relevance(maps: Tensor, patch_size: int) -> Tensor:
+    """Return the mean relevance of each square patch, so that coarse and fine maps are compared at one resolution.
+
+    Args:
+        maps: Shape ``(N, *spatial)``.
+        patch_size: Side of a patch in pixels; must divide every side.
+
+    Returns:
+        Shape ``(N, *(side / patch_size))``.
+
+    Raises:
+        ValueError: If ``patch_size`` does not divide a side.
+
+    Example:
+        >>> patch_relevance(torch.tensor([[1.0, 3.0, 5.0, 5.0]]), 2)
+        tensor([[2., 5.]])
+    """
+    if patch_size < 1 or any(side % patch_size for side in maps.shape[1:]):
+        raise ValueError(
+            f"Expected `patch_size` to divide the sides {tuple(maps.shape[1:])}, got {patch_size}. "
+            "Pass a common divisor, or 1 for single pixels."
+        )
+    for dim in range(1, maps.ndim):
+        maps = maps.reshape(*maps.shape[:dim], -1, patch_size, *maps.shape[dim + 1 :]).mean(dim=dim + 1)
+    return maps
+
+
+def replacement_ranks(maps: Tensor, *, patch_size: int = 1, seed: int = 0) -> Tensor:
+    """Return each pixel's place in the order of falling relevance; equal ones in a seeded order.
+
+    Args:
+        maps: Shape ``(N, *spatial)``.
+        patch_size: Side of the patches that are replaced together; 1 replaces single pixels.
+        seed: Of the order of equal relevance.
+
+    Returns:
+        Shape ``(N, *spatial)``, int64, in [0, P / patch_size**d): the pixels of a patch share a place.
+
+    Example:
+        >>> replacement_ranks(torch.tensor([[5.0, 9.0, 1.0]]))
+        tensor([[1, 0, 2]])
+    """
+    relevance = maps if patch_size == 1 else patch_relevance(maps, patch_size)
+    ranks = _places(relevance.flatten(1), seed).view(relevance.shape)
+    if patch_size > 1:
+        for dim in range(1, maps.ndim):
+            ranks = ranks.repeat_interleave(patch_size, dim=dim, output_size=maps.shape[dim])
+    return ranks
+
+
+def _places(relevance: Tensor, seed: int) -> Tensor:
+    units = relevance.shape[1]
+    # On the CPU, so that every device breaks ties alike; the same order for each sample, whatever its batch.
+    shuffled = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
+    shuffled = shuffled.to(relevance.device, non_blocking=True)
+    order = shuffled[relevance[:, shuffled].argsort(dim=1, descending=True, stable=True)]
+    return torch.empty_like(order).scatter_(1, order, torch.arange(units, device=order.device).expand_as(order))
+
+
+def _blurred(images: Tensor) -> Tensor:
+    sides: Sequence[int] = images.shape[2:]
+    sigma = max(sides) / _BLUR_FRACTION
+    for dim, side in enumerate(sides, start=2):
+        radius = min(round(3 * sigma), side - 1)  # mirroring cannot reach further
+        kernel = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
+        weight = torch.tensor([[[value / sum(kernel) for value in kernel]]], dtype=images.dtype)
+        lines = images.movedim(dim, -1)
+        padded = F.pad(lines.reshape(-1, 1, side), (radius, radius), mode="reflect")
+        blurred = F.conv1d(padded, weight.to(images.device, non_blocking=True))
+        images = blurred.view(lines.shape).movedim(-1, dim)
+    return images

@@ -1,0 +1,174 @@
+"""Remove and retrain: training sets without the pixels that a map names, or with them alone."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dynalens.faithfulness.curves import check_finite, check_shapes
+from dynalens.faithfulness.perturbation import Baseline, replacement, replacement_ranks
+
+Explain = Callable[[Tensor, Tensor], Tensor]
+
+FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
+    """Images of which a fraction is replaced, read from the folder that :func:`roar_datasets` wrote.
+
+    Args:
+        folder: Where ``images.npy``, ``labels.npy``, ``ranks.npy`` and ``mean.npy`` are.
+        fraction: Part of the positions that is replaced, in [0, 1].
+        keep: Replace the least relevant (keep and retrain) instead of the most relevant.
+        baseline: What replaced pixels show; None: the mean of each channel over the dataset.
+    """
+
+    def __init__(self, folder: Path, fraction: float, *, keep: bool = False, baseline: Baseline | None = None) -> None:
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"Expected `fraction` to be in [0, 1], got {fraction}. Pass the part to replace.")
+        self.fraction, self.keep, self.baseline = fraction, keep, baseline
+        # Mapped, not read: several of these sets share one file, also between the workers of a loader.
+        self._images, self._ranks = (np.load(folder / name, mmap_mode="r") for name in ("images.npy", "ranks.npy"))
+        self._labels, self._mean = np.load(folder / "labels.npy"), torch.from_numpy(np.load(folder / "mean.npy"))
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        image = torch.from_numpy(np.array(self._images[i]))
+        ranks = torch.from_numpy(np.array(self._ranks[i]))
+        count = round(self.fraction * ranks.numel())
+        gone = ranks >= ranks.numel() - count if self.keep else ranks < count
+        values = self._mean if self.baseline is None else self.baseline
+        other = replacement(image.unsqueeze(0), values).squeeze(0)
+        return torch.where(gone.unsqueeze(0), other, image), torch.tensor(int(self._labels[i]))
+
+
+def roar_datasets(
+    dataset: Dataset[Any],
+    explain: Explain,
+    folder: str | Path,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    baseline: Baseline | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> dict[float, MaskedImages]:
+    """Write what remove-and-retrain needs, and return for each fraction the dataset without its most relevant pixels.
+
+    A network is trained anew on each of them; the more accuracy is lost, the better the map named what is needed.
+    Blurry maps do well in it whatever they know of the model (Song et al. 2023), so never show it alone, and beside it
+    a random ranking: ``explain=lambda images, targets: random_ranking(images)``.
+
+    Source: Hooker et al., "A Benchmark for Interpretability Methods in Deep Neural Networks", NeurIPS 2019.
+
+    Args:
+        dataset: Map-style, of (image, label); read once, in order. Without random augmentation, which the written
+            images would freeze.
+        explain: Callable(images, targets) -> maps (N, *spatial), of a batch.
+        folder: Gets ``images.npy``, ``labels.npy``, ``ranks.npy`` and ``mean.npy``: the size of the images, and half of
+            it again (four bytes a position for the ranks).
+        fractions: Parts of the positions that are replaced.
+        baseline: What replaced pixels show; None: the mean of each channel over the dataset, as in the source.
+        seed: Of the order of pixels with equal relevance.
+        batch_size: Images that are explained together.
+
+    Returns:
+        For each fraction a dataset of (image, label).
+
+    Raises:
+        ValueError: If the dataset is empty, a fraction is outside [0, 1], or a map is not finite or of another size.
+    """
+    _write(dataset, explain, Path(folder), seed=seed, batch_size=batch_size)
+    return {fraction: MaskedImages(Path(folder), fraction, baseline=baseline) for fraction in fractions}
+
+
+def kar_datasets(
+    dataset: Dataset[Any],
+    explain: Explain,
+    folder: str | Path,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    baseline: Baseline | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> dict[float, MaskedImages]:
+    """Return for each fraction the dataset without its least relevant pixels: keep and retrain.
+
+    The less accuracy is lost, the better the map named what is enough. See :func:`roar_datasets` for the arguments
+    and the source.
+    """
+    _write(dataset, explain, Path(folder), seed=seed, batch_size=batch_size)
+    return {fraction: MaskedImages(Path(folder), fraction, keep=True, baseline=baseline) for fraction in fractions}
+
+
+def retrain(
+    train_sets: Mapping[float, Dataset[Any]],
+    test_sets: Mapping[float, Dataset[Any]],
+    train: Callable[[Dataset[Any], Dataset[Any], int], float],
+    *,
+    seeds: Sequence[int] = (0,),
+) -> dict[float, list[float]]:
+    """Train a new network for each fraction and seed, and return what it reaches.
+
+    Args:
+        train_sets: What :func:`roar_datasets` or :func:`kar_datasets` gave for the training set.
+        test_sets: The same for the test set, with the same fractions.
+        train: Callable(train_set, test_set, seed) -> accuracy; makes a new network each time and trains it.
+        seeds: Of the repetitions; the source has five.
+
+    Returns:
+        For each fraction, an accuracy for each seed.
+
+    Raises:
+        ValueError: If the fractions differ.
+
+    Example:
+        >>> sets = {0.5: [1, 2]}
+        >>> retrain(sets, sets, lambda train_set, test_set, seed: len(train_set) + seed, seeds=(0, 1))
+        {0.5: [2, 3]}
+    """
+    if set(train_sets) != set(test_sets):
+        raise ValueError(
+            f"Expected `test_sets` with the fractions {sorted(train_sets)}, got {sorted(test_sets)}. "
+            "Mask both sets with the same ones."
+        )
+    return {fraction: [train(train_sets[fraction], test_sets[fraction], s) for s in seeds] for fraction in train_sets}
+
+
+def _write(dataset: Any, explain: Explain, folder: Path, *, seed: int, batch_size: int) -> None:
+    if not len(dataset):
+        raise ValueError("Expected `dataset` to have samples, got 0 of them. Check its filter or path.")
+    folder.mkdir(parents=True, exist_ok=True)
+    first = torch.as_tensor(dataset[0][0])
+    images = _new(folder / "images.npy", (len(dataset), *first.shape), first.numpy().dtype)
+    ranks = _new(folder / "ranks.npy", (len(dataset), *first.shape[1:]), np.dtype(np.int32))
+    labels, total = np.empty(len(dataset), dtype=np.int64), torch.zeros(len(first), dtype=torch.float64)
+    for start, x, y in _batches(dataset, batch_size):
+        maps = explain(x, y).detach().cpu()
+        check_shapes(x, y, maps)
+        check_finite(maps)
+        rows = slice(start, start + len(x))
+        images[rows], labels[rows] = x.numpy(), y.numpy()
+        ranks[rows] = replacement_ranks(maps, seed=seed).numpy()
+        total += x.double().flatten(2).mean(dim=2).sum(dim=0)
+    for array in (images, ranks):
+        array.flush()
+    np.save(folder / "labels.npy", labels)
+    mean = (total / len(dataset)).to(first.dtype).view(-1, *(1,) * (first.ndim - 1))
+    np.save(folder / "mean.npy", mean.numpy())
+
+
+def _new(path: Path, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "np.memmap[Any, np.dtype[Any]]":
+    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+
+
+def _batches(dataset: Any, batch_size: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    for start in range(0, len(dataset), batch_size):
+        samples = [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        images = torch.stack([torch.as_tensor(sample[0]) for sample in samples])
+        yield start, images, torch.tensor([int(sample[1]) for sample in samples])
