@@ -64,6 +64,18 @@ def brute_force(epochs: list[list[tuple[int, list[float]]]]) -> list[dict[str, A
     return table
 
 
+def weighted_margins(epochs: list[list[tuple[int, list[float]]]]) -> list[float]:
+    """The mean margin of each sample, for epochs in which each sample occurs once."""
+    total, sums = 0.0, [0.0] * len(LABELS)
+    for number, epoch in enumerate(epochs):
+        margins = {i: z[LABELS[i]] - max(z[k] for k in range(K) if k != LABELS[i]) for i, z in epoch}
+        weight = ((number + 1) * sum(m <= 0 for m in margins.values()) / len(margins)) ** 2
+        total += weight
+        for i, margin in margins.items():
+            sums[i] += weight * margin
+    return [value / total if total else math.nan for value in sums]
+
+
 def feed(dynamics: TrainingDynamics, epoch: int, batch: list[tuple[int, list[float]]], size: int) -> None:
     for start in range(0, len(batch), size):
         part = batch[start : start + size]
@@ -94,6 +106,35 @@ def test_statistics_equal_their_definitions_for_any_split_into_batches(
         majority = [k for k, count in row["votes"].items() if 2 * count > sum(row["votes"].values())]
         if majority:
             assert statistics.candidate[i] == majority[0]
+
+
+ROW = st.lists(LOGIT, min_size=K, max_size=K)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.lists(ROW, min_size=len(LABELS), max_size=len(LABELS)), min_size=1, max_size=5))
+def test_weighted_means_equal_their_definition_where_each_sample_is_seen_once_an_epoch(
+    epochs: list[list[list[float]]],
+) -> None:
+    presented = [list(enumerate(rows)) for rows in epochs]
+    expected = np.array(weighted_margins(presented))
+    if not np.isnan(expected).any():
+        np.testing.assert_allclose(recorded(presented).compute().weighted_margin, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_weighted_means_of_a_sample_that_is_seen_now_and_then_are_within_what_it_showed() -> None:
+    dynamics = TrainingDynamics(2)
+    # Half of the first batch is wrong, weight 1 * 1/4, and all of the second, weight 4 * 1.
+    dynamics.update([0, 1], torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 1]))
+    dynamics.end_epoch(0)
+    dynamics.update([0], torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
+    dynamics.end_epoch(1)
+    found = dynamics.compute()
+    # Weights 1/4 and 4: the mean of -1 and -4 is -1 + (-3) * 4 / 4.25; sample 1 keeps its only margin.
+    np.testing.assert_allclose(found.weighted_margin, [-1 - 3 * 4 / 4.25, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(found.weighted_confidence[1], 1 / (1 + math.exp(-2)), rtol=1e-6)
+    np.testing.assert_allclose(found.weighted_rival[1], 1 / (1 + math.exp(2)), rtol=1e-6)
+    np.testing.assert_allclose(found.candidate_share, [1.0, np.nan])
 
 
 @settings(deadline=None, max_examples=50)
@@ -282,15 +323,15 @@ def test_presentations_widen_beyond_sixteen_bits() -> None:
     assert dynamics.compute().presentations.tolist() == [0, 40_000]
 
 
-def test_the_record_takes_52_bytes_a_sample_in_memory_and_in_the_checkpoint() -> None:
+def test_the_record_takes_64_bytes_a_sample_in_memory_and_in_the_checkpoint() -> None:
     n = 20_000
     dynamics = TrainingDynamics(n)
     dynamics.update(range(n), torch.zeros(n, 2), torch.zeros(n, dtype=torch.int64))
     dynamics.end_epoch(0)
     state, file = dynamics.state_dict(), io.BytesIO()
     torch.save(state, file)
-    assert sum(values.nbytes for values in state["state"].values()) == 52 * n
-    assert len(file.getvalue()) < 52.5 * n
+    assert sum(values.nbytes for values in state["state"].values()) == 64 * n
+    assert len(file.getvalue()) < 64.5 * n
 
 
 class _NoCopyBetweenDevices(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped

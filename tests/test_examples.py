@@ -37,3 +37,16 @@ def test_find_mislabeled_digits_takes_other_arrays(
     arguments = ["--data", str(tmp_path / "a.npz"), "--epochs", "1", "--noise", "0.2", "--out", str(tmp_path)]
     run("find_mislabeled_digits.py", *arguments)
     assert "of 8 flipped labels are among the 2 most suspicious of 42" in capsys.readouterr().out
+
+
+def test_clean_and_retrain_compares_all_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("clean_and_retrain.py", "--epochs", "2", "--seeds", "2", "--samples", "200", "--out", str(tmp_path))
+    out = capsys.readouterr().out
+    gains = re.findall(r"^(\D+?) +0\.\d{3}   ([+-]0\.\d{3}) \+- (\d+\.\d{3})$", out, flags=re.MULTILINE)
+    assert [name for name, *_ in gains] == [
+        "as given", "flagged left out", "weighted", "flagged relabelled", "as many left out at random",
+        "exactly the wrong left out",
+    ]  # fmt: skip
+    assert gains[0][1:] == ("+0.000", "0.000")
+    assert len(re.findall(r"^seed \d: \d+ of 140 flagged, noise rate 0\.\d{3}", out, flags=re.MULTILINE)) == 2
+    assert (tmp_path / "seed_1" / "record.npz").exists()

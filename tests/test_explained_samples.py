@@ -59,7 +59,8 @@ class SuspectsOfEachEpoch(pl.Callback):
         self.dynamics, self.n, self.seen = dynamics, n, []  # type: ignore[var-annotated]  # lists of ids
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seen.append([int(i) for i in self.dynamics.suspects(self.n).index])
+        margin = self.dynamics.statistics().margin
+        self.seen.append(np.argsort(margin, kind="stable")[: self.n].tolist())
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["explained first", "tracked first"])

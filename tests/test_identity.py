@@ -124,7 +124,7 @@ def test_every_way_gives_the_same_table(
     assert table["presentations"].to_dict() == {i: len(expected.get(i, [])) for i in table.index}
     for i, presentations in expected.items():
         assert table["label"][i] == presentations[0][1]
-        assert -table["score"][i] == pytest.approx(np.mean([margin for margin, _ in presentations]), rel=1e-5, abs=1e-6)
+        assert table["margin"][i] == pytest.approx(np.mean([margin for margin, _ in presentations]), rel=1e-5, abs=1e-6)
     clean = monitor.clean_indices()
     assert clean == [i for i in table.index if not table["flagged"][i]]
     assert {type(i) for i in clean} == {type(form(0))}

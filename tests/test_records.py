@@ -10,7 +10,7 @@ import torch
 
 from dynalens.dynamics import EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.records import RecordFolder, RecordMeta, load_record, read_history, replaced
-from dynalens.suspicion import clean_indices, epoch_summary, samples_table, suggested_labels, suspects
+from dynalens.suspicion import assess, epoch_summary, samples_table
 
 # Sample 0 is right, 1 is wrong and predicted 2 twice and 0 once, 2 was never seen, 3 is forgotten in epoch 1.
 HISTORY = [{0: (0, 5.0), 1: (2, 4.0), 3: (1, 2.0)}, {0: (0, 6.0), 1: (0, 1.0), 3: (0, 3.0)}, {1: (2, 2.0)}]
@@ -29,37 +29,24 @@ def record(epochs: list[dict[int, tuple[int, float]]] = HISTORY) -> tuple[Sample
 
 
 def arrays(epochs: list[EpochRecord]) -> list[dict[str, np.ndarray]]:
-    return [{"index": epoch.index, "predicted": epoch.predicted} for epoch in epochs]
+    names = ("index", "p_label", "margin", "predicted")
+    return [{name: getattr(epoch, name) for name in names} for epoch in epochs]
 
 
 def table() -> pd.DataFrame:
     statistics, epochs = record()
-    return samples_table(
-        statistics, suggested=suggested_labels(statistics, arrays(epochs)), class_names=["a", "b", "c"]
-    )
-
-
-def test_the_suggestion_is_the_plurality_of_disagreeing_predictions() -> None:
-    statistics, epochs = record()
-    assert suggested_labels(statistics, arrays(epochs)).tolist() == [-1, 2, -1, 0]
-    assert suggested_labels(statistics, []).tolist() == statistics.candidate.tolist()
-
-
-def test_among_equally_frequent_suggestions_the_most_recent_wins() -> None:
-    statistics, epochs = record([{1: (2, 1.0)}, {1: (0, 1.0)}])
-    assert suggested_labels(statistics, arrays(epochs))[1] == 0
-    assert suggested_labels(statistics, arrays(epochs)[::-1])[1] == 2
+    return samples_table(statistics, assess(statistics, arrays(epochs)), class_names=["a", "b", "c"])
 
 
 def test_the_table_by_hand() -> None:
     rows = table()
     assert rows.index.name == "sample_id"
-    assert rows["rank"].tolist() == [3, 1, pd.NA, 2]
-    assert rows["flagged"].tolist() == [False, True, False, True]
+    # Epochs weigh 1/9, 16/9 and 9, so the last margins decide: 6, -2 and, of sample 3, -3.
+    assert rows["rank"].tolist() == [3, 2, pd.NA, 1]
     # Sample 1: margins -4, -1, -2. Sample 3: 2, then -3.
-    assert rows["score"].round(4).tolist()[:2] == [-5.5, 2.3333]
-    assert rows["score"][3] == 0.5
-    assert np.isnan(rows["score"][2])
+    assert rows["score_aum"].round(4).tolist()[:2] == [-5.5, 2.3333]
+    assert rows["score_aum"][3] == 0.5
+    assert rows[["score", "score_aum", "score_forgetting", "wrong_probability"]].loc[2].isna().all()
     assert rows["label_name"].dropna().to_dict() == {0: "a", 1: "b", 3: "b"}
     assert rows["suggested_name"].dropna().to_dict() == {1: "c", 3: "a"}
     assert rows["first_learned"].tolist() == [0, pd.NA, pd.NA, 0]
@@ -67,12 +54,6 @@ def test_the_table_by_hand() -> None:
     assert rows["presentations"].tolist() == [2, 3, 0, 2]
     assert rows["forgetting_events"].tolist() == [0, 0, 0, 1]
     assert {str(rows[name].dtype) for name in ("label", "rank", "suggested", "first_learned", "predicted")} == {"Int64"}
-
-
-def test_suspects_are_ranked_and_samples_never_seen_are_clean() -> None:
-    assert suspects(table()).index.tolist() == [1, 3, 0]
-    assert suspects(table(), 1).index.tolist() == [1]
-    assert clean_indices(table()) == [0, 2]
 
 
 def test_the_summary_of_an_epoch_by_hand() -> None:
@@ -108,12 +89,23 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     np.load(tmp_path / "run" / "dynalens" / "record.npz", allow_pickle=False)["margin"]
 
 
+def test_names_are_read_as_they_were_written(tmp_path: Path) -> None:
+    folder = written(tmp_path)
+    assert load_record(tmp_path).names() is None
+    folder.write_names(["a.png", "b.png", "c.png", "d\u00e4.png"])
+    assert load_record(tmp_path).table()["name"].tolist() == ["a.png", "b.png", "c.png", "d\u00e4.png"]
+    folder.write_names(None)
+    assert "name" not in load_record(tmp_path).table()
+
+
 def test_tables_are_written_for_people(tmp_path: Path) -> None:
-    written(tmp_path).write_tables(table())
+    rows = table()
+    rows["flagged"] = rows["rank"] == 1
+    written(tmp_path).write_tables(rows.fillna({"flagged": False}))
     everything = pd.read_csv(tmp_path / "samples.csv", index_col="sample_id")
     worst = pd.read_csv(tmp_path / "suspects.csv", index_col="sample_id")
     assert everything["label"].tolist()[:2] == [0, 1]
-    assert worst.index.tolist() == [1, 3]  # flagged ones only, the worst first
+    assert worst.index.tolist() == [3]  # flagged ones only
 
 
 def test_no_record_and_a_newer_record_are_refused(tmp_path: Path) -> None:

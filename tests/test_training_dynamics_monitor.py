@@ -45,10 +45,39 @@ def test_the_table_covers_the_dataset_and_suspects_are_sorted(tmp_path: Path) ->
     assert table["root_index"].tolist() == list(range(30, 30 + N))
     assert suspects["rank"].tolist() == list(range(1, N + 1))
     assert suspects["score"].is_monotonic_decreasing
-    np.testing.assert_array_equal(table["score"], -monitor.statistics().margin)
+    np.testing.assert_array_equal(table["score_aum"], -monitor.statistics().margin)
     assert monitor.suspects(3).index.tolist() == suspects.index[:3].tolist()
     assert monitor.clean_indices() == [i for i in range(N) if not table["flagged"][i]]
     assert set(table["label_name"]) == {"x", "y", "z"}
+
+
+def test_what_to_do_about_suspects_follows_the_table(tmp_path: Path) -> None:
+    monitor, data = TrainingDynamicsMonitor(), dataset()
+    fit(tmp_path, monitor)
+    table = monitor.table()
+    assert monitor.suspects(precision=0.9).index.tolist() == [i for i in monitor.suspects().index if i not in
+                                                              monitor.clean_indices(precision=0.9)]  # fmt: skip
+    rate = monitor.noise_rate()
+    assert rate.low <= rate.value <= rate.high
+    np.testing.assert_allclose(monitor.weights(), 1 - table["wrong_probability"])
+    changed = monitor.relabelled(data)
+    flagged = table["flagged"] & table["suggested"].notna()
+    for i in range(N):
+        assert int(changed[i][1]) == (table["suggested"][i] if flagged[i] else int(labels()[i]))
+        assert changed[i][0] is not None
+    with pytest.raises(ValueError, match="the one that was trained on, with 22 samples, got 60"):
+        monitor.relabelled(dataset(60))
+
+
+def test_names_of_samples_come_from_the_dataset_or_a_callable(tmp_path: Path) -> None:
+    folder, data = TrainingDynamicsMonitor(), dataset(60)
+    data.samples = [(f"{i}.png", 0) for i in range(60)]  # type: ignore[attr-defined]  # as torchvision's image folders
+    fit(tmp_path / "a", folder, data=lambda: loader(Subset(data, range(30, 30 + N))))
+    assert folder.table()["name"].tolist() == [f"{i}.png" for i in range(30, 30 + N)]
+    assert load_record(tmp_path / "a").table()["name"].tolist() == folder.table()["name"].tolist()
+    named = TrainingDynamicsMonitor(name_of=lambda i: f"sample {i}")
+    fit(tmp_path / "b", named)
+    assert named.table()["name"].tolist() == [f"sample {i}" for i in range(N)]
 
 
 def test_class_names_come_from_the_dataset(tmp_path: Path) -> None:

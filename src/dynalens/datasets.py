@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
 INDEX_KEY = "index"
+_LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
 class IndexedDataset(Dataset[Any]):
@@ -102,3 +105,102 @@ def class_names(dataset: Any) -> list[str] | None:
     classes = getattr(dataset, "classes", None)
     named = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
     return [str(name) for name in classes] if named and classes else None
+
+
+def sample_names(dataset: Any, roots: Sequence[int] | Any) -> list[str] | None:
+    """Return the path of each sample by the attribute ``samples`` that image folders have, (path, class) pairs.
+
+    Args:
+        dataset: Its items are not read.
+        roots: Position of each sample in the dataset below all subsets; where one is not known there are no names.
+    """
+    while isinstance(dataset, Subset | IndexedDataset):
+        dataset = dataset.dataset
+    samples = getattr(dataset, "samples", None)
+    if not isinstance(samples, Sequence) or not len(samples) or len(samples) != len(dataset):
+        return None
+    if not all(isinstance(pair, tuple) and pair and isinstance(pair[0], str) for pair in samples):
+        return None
+    return None if min(roots, default=-1) < 0 else [str(samples[i][0]) for i in roots]
+
+
+class RelabelledDataset(Dataset[Any]):
+    """A dataset in which some samples have another label; all else is the wrapped dataset's.
+
+    Args:
+        dataset: Map-style; its samples are tuples, lists or dicts. Not modified.
+        changes: For a sample's index, the label that it has and the one it gets.
+        label: Position of the label in a tuple or list, or its key in a dict; default: 1, and the first of ``label``,
+            ``labels``, ``target``, ``targets`` and ``y`` that is there.
+        length: Expected length of the dataset.
+
+    Raises:
+        ValueError: If the dataset has another length; when a sample is read, if it has no such label, or another
+            label than the one that is to be replaced.
+
+    Example:
+        >>> data = RelabelledDataset([("cat.png", 0), ("dog.png", 0)], {1: (0, 1)})
+        >>> data[0], data[1]
+        (('cat.png', 0), ('dog.png', 1))
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        changes: Mapping[int, tuple[int, int]],
+        *,
+        label: str | int | None = None,
+        length: int | None = None,
+    ) -> None:
+        if length is not None and len(dataset) != length:
+            raise ValueError(
+                f"Expected `dataset` to be the one that was trained on, with {length} samples, got {len(dataset)}. "
+                "Pass the dataset of the training loader."
+            )
+        self.dataset, self.changes, self.label = dataset, dict(changes), label
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.dataset[index]
+        index = int(index) + (len(self) if index < 0 else 0)
+        if index not in self.changes:
+            return sample
+        place = self._place(sample)
+        before, after = self.changes[index]
+        if int(sample[place]) != before:
+            raise ValueError(
+                f"Expected sample {index} of `dataset` to have the label {before} that was trained on, got "
+                f"{sample[place]}. Pass the dataset of the training loader, and `label=` if the label stands elsewhere."
+            )
+        return _replaced(sample, place, _like(sample[place], after))
+
+    def _place(self, sample: Any) -> Any:
+        if isinstance(sample, Mapping):
+            found = [key for key in ([self.label] if self.label is not None else _LABEL_KEYS) if key in sample]
+            names: Any = list(sample)
+        else:
+            at = 1 if self.label is None else self.label
+            items = isinstance(sample, tuple | list) and isinstance(at, int) and -len(sample) <= at < len(sample)
+            found, names = ([at], None) if items else ([], type(sample).__name__)
+        if not found:
+            raise ValueError(
+                f"Expected `label` to be where the label stands in a sample, got {self.label!r} for {names}. "
+                "Pass the position in a tuple or the key of a dict."
+            )
+        return found[0]
+
+
+def _like(value: Any, label: int) -> Any:
+    return torch.full_like(value, label) if isinstance(value, Tensor) else type(value)(label)
+
+
+def _replaced(sample: Any, place: Any, value: Any) -> Any:
+    if isinstance(sample, Mapping):
+        return {**sample, place: value}
+    items = list(sample)
+    items[place] = value
+    if isinstance(sample, list):
+        return items
+    return type(sample)(*items) if hasattr(sample, "_fields") else tuple(items)

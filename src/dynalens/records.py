@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
-from dynalens.suspicion import samples_table, suggested_labels
+from dynalens.suspicion import Assessment, assess, samples_table
 
 VERSION = 1
 _HISTORY = ("index", "p_label", "margin", "predicted")
@@ -106,6 +106,15 @@ class RecordFolder:
         with replaced(self.path / "meta.json") as temporary:
             temporary.write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
 
+    def write_names(self, names: Sequence[str] | None) -> None:
+        """Write ``names.json``, the name of each sample, or see that there is none."""
+        path = self.path / "names.json"
+        if names is None:
+            path.unlink(missing_ok=True)
+            return
+        with replaced(path) as temporary:
+            temporary.write_text(json.dumps(list(names)) + "\n", encoding="utf-8")
+
     def write_tables(self, table: pd.DataFrame) -> None:
         """Write ``samples.csv`` and, flagged ones only and worst first, ``suspects.csv``."""
         with replaced(self.path / "samples.csv") as temporary:
@@ -136,16 +145,27 @@ class Record:
         """Yield each complete epoch's number and its presentations: index (row), p_label, margin, predicted."""
         yield from read_history(self.folder, self.meta.epochs)
 
+    def names(self) -> list[str] | None:
+        """Return the name of each sample, or None where the dataset has none."""
+        path = self.folder / "names.json"
+        if not path.is_file():
+            return None
+        names: list[str] = json.loads(path.read_text(encoding="utf-8"))
+        return names
+
+    def assess(self) -> Assessment:
+        """Return how suspicious each label is."""
+        return assess(self.statistics, (epoch for _, epoch in whole_history(self.folder, self.meta.epochs)))
+
     def table(self) -> pd.DataFrame:
         """Return one row for each sample; the columns are those of ``TrainingDynamicsMonitor.table``."""
-        kept = whole_history(self.folder, self.meta.epochs)
-        suggested = suggested_labels(self.statistics, (epoch for _, epoch in kept))
         table = samples_table(
             self.statistics,
-            suggested=suggested,
+            self.assess(),
             class_names=self.meta.class_names,
             root_index=self.root_index,
             sample_ids=self.sample_ids,
+            names=self.names(),
         )
         table.attrs.update(self.meta.attributes())
         return table

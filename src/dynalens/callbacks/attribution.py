@@ -71,7 +71,8 @@ class AttributionMonitor(CallbackBase):
         num_samples: How many images are kept.
         samples: What to explain instead of a batch's first images: images (N, C, H, W) and labels (N,), or ids of
             training samples, which are kept when they first pass.
-        suspects: How many of the worst suspects are explained beside them.
+        suspects: How many suspects are explained beside them: those with the lowest mean margin so far. (The ranking of
+            ``TrainingDynamicsMonitor.suspects`` reads the whole history, too much for every epoch.)
         target: "label" or "prediction": the class that the kept samples are explained for.
         inputs: Where images and labels stand in the batch: "auto", (key, key) or callable(batch) -> (images, labels).
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
@@ -162,7 +163,9 @@ class AttributionMonitor(CallbackBase):
             module_named(pl_module, self.target_layer)
         monitors = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
         self._dynamics = monitors[0] if monitors else None
-        if self._chosen is not None and self._dynamics is None:
+        if self._dynamics is not None:
+            self._identity = self._dynamics.identity
+        elif self._chosen is not None:
             self._identity = SampleIdentity()
             self._identity.install(trainer)
         if self.precision == "auto":
@@ -183,7 +186,7 @@ class AttributionMonitor(CallbackBase):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look out for the suspects of the epochs before."""
-        if self._identity is not None:
+        if self._identity is not None and self._dynamics is None:
             self._identity.start(trainer, None)
         self._epoch_began, self._passing = time.perf_counter(), None
         looks = self._sink is not None and self._suspects_readable and self._budget.due(trainer.current_epoch)
@@ -199,13 +202,13 @@ class AttributionMonitor(CallbackBase):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep what is to be explained of the training images."""
-        part = self._dynamics.part_of(batch) if self._dynamics is not None else batch
+        part = self._identity.part_of(batch) if self._identity is not None else batch
         if self._sink is None or part is None:
             return
         if not trainer.enable_validation:
             self._keep(part)
         if self._chosen is not None and not self._chosen.complete:
-            self._chosen.offer(self._ids(trainer, batch), *images_and_labels(part, self.inputs))
+            self._offer(self._chosen, trainer, batch, *images_and_labels(part, self.inputs))
         if self._passing is not None and not self._passing.complete:
             self._offer_suspects(trainer, batch, part)
 
@@ -243,9 +246,9 @@ class AttributionMonitor(CallbackBase):
 
     def _end_fit(self) -> None:
         self._sink, self._passing, self._processes = None, None, None
-        if self._identity is not None:
+        if self._identity is not None and self._dynamics is None:
             self._identity.close()
-            self._identity = None
+        self._identity = None
 
     def _keep(self, batch: Any) -> None:
         if self._sink is None or self._kept is not None or self.samples is not None:
@@ -269,11 +272,9 @@ class AttributionMonitor(CallbackBase):
         kept = self._given or self._kept
         return None if kept is None else (None, *kept)
 
-    def _ids(self, trainer: Any, batch: Any) -> Sequence[int | str] | Tensor:
-        if self._dynamics is not None:
-            return self._dynamics.sample_ids(trainer, batch)
+    def _offer(self, to: PassingSamples, trainer: Any, batch: Any, images: Tensor, labels: Tensor) -> None:
         assert self._identity is not None
-        return self._identity.sample_ids(trainer, batch)
+        to.offer(self._identity.sample_ids(trainer, batch), images, labels)
 
     def _offer_suspects(self, trainer: Any, batch: Any, part: Any) -> None:
         assert self._passing is not None
@@ -283,7 +284,7 @@ class AttributionMonitor(CallbackBase):
             self._passing, self._suspects_readable = None, False
             warnings.warn(f"Suspects are not explained, training goes on: {error}", stacklevel=2)
             return
-        self._passing.offer(self._ids(trainer, batch), images, labels)
+        self._offer(self._passing, trainer, batch, images, labels)
 
     def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
         if self._sink is None or not self._budget.due(trainer.current_epoch):

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
+from dynalens.callbacks.suspects import LabelSuspects
 from dynalens.capture import Capture, CaptureError, StepCapture
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.host import (
@@ -26,8 +26,8 @@ from dynalens.host import (
     tensorboard_writer,
 )
 from dynalens.identity import SampleIdentity, SampleIdentityError
-from dynalens.records import RecordFolder, RecordMeta, whole_history
-from dynalens.suspicion import clean_indices, epoch_summary, samples_table, suggested_labels, suspects
+from dynalens.records import RecordFolder, RecordMeta
+from dynalens.suspicion import Assessment, epoch_summary
 from dynalens.tensorboard import EventSink
 
 _NO_EPOCH = (
@@ -36,7 +36,7 @@ _NO_EPOCH = (
 )
 
 
-class TrainingDynamicsMonitor(CallbackBase):
+class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
     """Record, for each training sample, what the training steps show of it.
 
     Margin, confidence, forgetting events and the rest come from the step's own forward pass, before the update; no
@@ -58,6 +58,7 @@ class TrainingDynamicsMonitor(CallbackBase):
             then looked for in its part of the batch.
         views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
         class_names: Name of each class; default: the dataset's ``classes``.
+        name_of: Callable(sample id) -> name of a sample, for tables; default: the paths in the dataset's ``samples``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
         history: Keep index, p(label), margin and prediction of every presentation on disk.
         log_every_n_epochs: Epochs between two entries in the logger.
@@ -76,6 +77,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         loader: str | int | None = None,
         views: int = 1,
         class_names: Sequence[str] | None = None,
+        name_of: Callable[[Any], str] | None = None,
         save_dir: str | Path | None = None,
         history: bool = True,
         log_every_n_epochs: int = 1,
@@ -87,6 +89,7 @@ class TrainingDynamicsMonitor(CallbackBase):
             if value < 1:
                 raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
         self.views, self.history, self.name = views, history, name
+        self.name_of = name_of
         self.class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
         self.x_axis = check_x_axis(x_axis)
         self._capture = StepCapture(capture)
@@ -109,6 +112,8 @@ class TrainingDynamicsMonitor(CallbackBase):
         self._folder: RecordFolder | None = None
         self._source: Path | None = None
         self._root_index = np.arange(0)
+        self._names: list[str] | None = None
+        self._assessed: tuple[int, Assessment] | None = None
 
     @property
     def state_key(self) -> str:
@@ -207,6 +212,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         self._check_same_length()
         self._root_index = self._identity.root_index(self._dynamics.num_samples if self._dynamics else 0)
         self.class_names = self.class_names or self._identity.class_names()
+        self._names = self._sample_names()
         self._processes.in_first(self._begin_files)
         self._begun = True
 
@@ -229,6 +235,7 @@ class TrainingDynamicsMonitor(CallbackBase):
                 "Labels are suggested by the record's majority sketch instead. Keep the folder of the run to resume.",
                 stacklevel=2,
             )
+        self._folder.write_names(self._names)
         self._source = self._folder.path
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
@@ -264,6 +271,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         if self._identity.ids is not None:
             self._dynamics.grow(len(self._identity.ids))
             self._root_index = self._identity.root_index(self._dynamics.num_samples)
+            self._names = self._sample_names()
         record = self._dynamics.end_epoch(epoch, self._processes.merge)
         self._epochs.append(epoch)
         self._open = None
@@ -288,6 +296,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         """Continue the record of a checkpoint."""
         if not state_dict:
             return
+        self._assessed = None
         self._dynamics = TrainingDynamics(state_dict["dynamics"]["num_samples"])
         self._dynamics.load_state_dict(state_dict["dynamics"])
         self._identity.load_state(state_dict["sample_ids"])
@@ -303,44 +312,10 @@ class TrainingDynamicsMonitor(CallbackBase):
             raise RuntimeError(_NO_EPOCH)
         return self._dynamics.compute()
 
-    def table(self) -> pd.DataFrame:
-        """Return one row for each sample of the dataset, index ``sample_id``; the README lists the columns."""
-        statistics = self.statistics()
-        kept = whole_history(self._folder.path, self._epochs) if self.history and self._folder else iter(())
-        suggested = suggested_labels(statistics, (epoch for _, epoch in kept))
-        table = samples_table(
-            statistics,
-            suggested=suggested,
-            class_names=self.class_names,
-            root_index=self._root_index,
-            sample_ids=self._sample_ids(),
-        )
-        table.attrs.update(self._meta().attributes())
-        return table
-
-    def suspects(self, n: int | None = None) -> pd.DataFrame:
-        """Return the samples that were seen, the most suspicious first; the first ``n`` of them."""
-        return suspects(self.table(), n)
-
-    def suspect_ids(self, n: int) -> list[Any]:
-        """Return the ids of the ``n`` most suspicious samples, none before an epoch is complete; no file is read."""
-        if not self._epochs:
-            return []
-        statistics = self.statistics()
-        table = samples_table(statistics, suggested=statistics.candidate, sample_ids=self._sample_ids())
-        return list(suspects(table, n).index)
-
-    def sample_ids(self, trainer: Any, batch: Any) -> Sequence[int | str] | Tensor:
-        """Return the ids of the samples in the training batch that ``on_train_batch_start`` or ``_end`` tells of."""
-        return self._identity.sample_ids(trainer, batch)
-
-    def part_of(self, batch: Any) -> Any:
-        """Return what the recorded loader gave to a training batch; None if nothing."""
-        return self._identity.part_of(batch)
-
-    def clean_indices(self) -> list[Any]:
-        """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions."""
-        return clean_indices(self.table())
+    @property
+    def identity(self) -> SampleIdentity:
+        """Who is in a training batch, for callbacks that ask in the same step."""
+        return self._identity
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write the record and the tables to a folder, by default the run's, and return it."""
@@ -348,6 +323,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         if folder is None:
             raise RuntimeError(_NO_EPOCH)
         folder.write(self.statistics(), self._root_index, self._meta(), self._sample_ids())
+        folder.write_names(self._names)
         folder.write_tables(self.table())
         return folder.path
 
@@ -382,6 +358,8 @@ class TrainingDynamicsMonitor(CallbackBase):
         statistics = self.statistics()
         if self.history:
             self._folder.write_history(self._epochs[-1], record)
+        if self._identity.ids is not None:
+            self._folder.write_names(self._names)
         self._folder.write(statistics, self._root_index, self._meta(), self._sample_ids())
         if log_to is not None:
             self._write_logs(log_to, statistics, record)

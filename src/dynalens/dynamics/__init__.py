@@ -5,6 +5,7 @@ at the epoch's end, on the CPU: `tracker` checks the rows, `fold` adds them to t
 read from it.
 """
 
+from dynalens.dynamics.fold import epoch_weight
 from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, presentation_rows
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.tracker import VERSION, TrainingDynamics
@@ -17,5 +18,6 @@ __all__ = [
     "EpochRecord",
     "SampleStatistics",
     "TrainingDynamics",
+    "epoch_weight",
     "presentation_rows",
 ]

@@ -9,7 +9,7 @@ from dynalens.dynamics.statistics import Array, SampleStatistics
 
 State = dict[str, Array]
 
-# Each group starts as int16 and widens to int32 when one of its values needs it: 52 bytes for each sample.
+# Each group starts as int16 and widens to int32 when one of its values needs it: 64 bytes for each sample.
 _CLASSES = {"label": -1, "predicted": -1, "candidate": -1}
 _COUNTS = {
     "presentations": 0,
@@ -20,6 +20,8 @@ _COUNTS = {
     "candidate_count": 0,
 }
 _SUMS = ("margin_sum", "p_mean", "p_m2", "loss_sum", "el2n_sum")
+_WEIGHTED = ("weighted_margin", "weighted_p_label", "weighted_p_rival")
+"""Means in which an epoch counts with :func:`epoch_weight`, float32."""
 _LEAD = "probability_lead"
 """p_y - max_{k != y} p_k at the last presentation; positive exactly where the margin was."""
 
@@ -32,11 +34,24 @@ def empty_state(num_samples: int) -> State:
     for name in _SUMS:
         state[f"{name}.high"] = np.zeros(num_samples, np.int32)
         state[f"{name}.low"] = np.zeros(num_samples, np.int16)
-    state[_LEAD] = np.zeros(num_samples, np.float32)
+    state.update({name: np.zeros(num_samples, np.float32) for name in (_LEAD, *_WEIGHTED)})
     return state
 
 
-def fold(state: State, index: Array, rows: Array, epoch: int) -> tuple[int, int]:
+def epoch_weight(epoch: int, error: float) -> float:
+    """Return how much the presentations of an epoch tell of labels while nothing else is known of the run.
+
+    (t + 1)^2 * e^2 with t the epoch from 0 and e the training error on the given labels in it: early epochs count
+    little because the network knows nothing yet, late ones because it has memorised when e goes to 0.
+
+    Example:
+        >>> epoch_weight(0, 0.5), epoch_weight(3, 0.25), epoch_weight(9, 0.0)
+        (0.25, 1.0, 0.0)
+    """
+    return float((epoch + 1) ** 2 * error**2)
+
+
+def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tuple[int, int]:
     """Add the presentations of an epoch, in the order they were made.
 
     Args:
@@ -44,6 +59,7 @@ def fold(state: State, index: Array, rows: Array, epoch: int) -> tuple[int, int]
         index: Shape ``(M,)``, the sample of each presentation.
         rows: Shape ``(5, M)``, as of :func:`presentation_rows`.
         epoch: Number of the epoch.
+        step: The epoch's weight as a part of the weights of all epochs so far: the step of the weighted means.
 
     Returns:
         Numbers of forgetting events and of samples that were correct for the first time.
@@ -56,7 +72,7 @@ def fold(state: State, index: Array, rows: Array, epoch: int) -> tuple[int, int]
         for start in range(0, len(order), _BLOCK):
             block = order[start : start + _BLOCK]
             at = slice(start, start + len(block)) if every else index[block]
-            changes = _present_once(state, at, rows.take(block, axis=1), epoch)
+            changes = _present_once(state, at, rows.take(block, axis=1), epoch, step)
             forgotten, learned = forgotten + changes[0], learned + changes[1]
     return forgotten, learned
 
@@ -100,7 +116,7 @@ def _widen(state: State, rows: Array, epoch: int, repeats: int) -> None:
             state.update({name: state[name].astype(np.int32) for name in names})
 
 
-def _present_once(state: State, at: "slice | Array", rows: Array, epoch: int) -> tuple[int, int]:
+def _present_once(state: State, at: "slice | Array", rows: Array, epoch: int, step: float) -> tuple[int, int]:
     """Add one presentation of each of some different samples: every statistic's own recursion stands here."""
     margin, log_p, p = rows[MARGIN], rows[LOG_P], np.exp(rows[LOG_P])
     correct = margin > 0
@@ -114,9 +130,11 @@ def _present_once(state: State, at: "slice | Array", rows: Array, epoch: int) ->
     state["label"][at] = rows[TARGET]
     state["predicted"][at] = rows[PREDICTED]
     # The largest of the others is exp(log_p - margin); rounding may not make a lead of a tie, nor the reverse.
-    lead = p - np.exp(log_p - margin)
+    rival = np.exp(log_p - margin)
+    lead = p - rival
     state[_LEAD][at] = np.where(correct, np.maximum(lead, np.finfo(np.float32).tiny), np.minimum(lead, 0))
     _add_to_sums(state, at, rows, p.astype(np.float64))
+    _move_means(state, at, (margin, p, rival), step)
     _vote(state, at, rows)
     return int(np.count_nonzero(forgot)), int(np.count_nonzero(learned))
 
@@ -130,6 +148,17 @@ def _add_to_sums(state: State, at: "slice | Array", rows: Array, p: Array) -> No
     mean += delta / state["presentations"][at]
     _write_sum(state, "p_mean", at, mean)
     _write_sum(state, "p_m2", at, read_sum(state, "p_m2", at) + delta * (p - mean))
+
+
+def _move_means(state: State, at: "slice | Array", values: Sequence[Array], step: float) -> None:
+    """Move each mean towards its value by the epoch's part of all weights; a sample's first presentation is its mean.
+
+    Where a sample is seen once in each epoch, this is the weighted mean; where it is not, the weights still sum to 1.
+    """
+    part = np.where(state["presentations"][at] == 1, np.float32(1), np.float32(step))
+    for name, value in zip(_WEIGHTED, values, strict=True):
+        mean = state[name][at]
+        state[name][at] = mean + part * (value - mean)
 
 
 def _vote(state: State, at: "slice | Array", rows: Array) -> None:
@@ -163,6 +192,10 @@ def read_statistics(state: State) -> SampleStatistics:
         probability_gap=np.where(seen, np.maximum(-state[_LEAD], 0), np.nan),
         predicted=state["predicted"].astype(np.int32),
         candidate=state["candidate"].astype(np.int32),
+        candidate_share=np.where(state["candidate"] >= 0, state["candidate_count"] / times, np.nan),
+        weighted_margin=np.where(seen, state["weighted_margin"], np.nan),
+        weighted_confidence=np.where(seen, state["weighted_p_label"], np.nan),
+        weighted_rival=np.where(seen, state["weighted_p_rival"], np.nan),
     )
 
 

@@ -29,6 +29,11 @@ class SampleStatistics:
         predicted: Class of the largest logit at the last presentation, int; -1 where never seen.
         candidate: Majority among the predictions that disagree with the label (Boyer and Moore's sketch, so
             exact where one class has more than half of them), int; -1 where none disagreed.
+        candidate_share: At least this fraction of the presentations predicted the candidate, and exactly this where
+            no other class but the label was predicted; NaN where none disagreed.
+        weighted_margin: Mean of the margin in which an epoch counts with :func:`~dynalens.dynamics.epoch_weight`.
+        weighted_confidence: The same mean of p_y.
+        weighted_rival: The same mean of max_{k != y} p_k.
     """
 
     label: Array
@@ -46,6 +51,10 @@ class SampleStatistics:
     probability_gap: Array
     predicted: Array
     candidate: Array
+    candidate_share: Array
+    weighted_margin: Array
+    weighted_confidence: Array
+    weighted_rival: Array
 
     def __len__(self) -> int:
         return len(self.label)

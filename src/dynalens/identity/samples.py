@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Subset
 
-from dynalens.datasets import IndexedDataset, class_names, has_positions, root_indices
+from dynalens.datasets import IndexedDataset, class_names, has_positions, root_indices, sample_names
 from dynalens.identity.carried import SampleIds, indices_in_batch
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.loaders import is_tagged, not_followable
@@ -140,6 +140,10 @@ class SampleIdentity:
     def class_names(self) -> list[str] | None:
         """Return the names that the dataset has for its classes."""
         return class_names(self.dataset)
+
+    def sample_names(self, roots: Any) -> list[str] | None:
+        """Return the names that the dataset has for its samples, at these positions below all subsets."""
+        return sample_names(self.dataset, roots)
 
     def state(self) -> list[int | str] | None:
         """Return the ids in the order of their rows, or None if samples are known by their position."""

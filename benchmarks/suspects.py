@@ -1,0 +1,243 @@
+"""Compare scores for wrong labels on stored trainings, with peers, and the estimated with the true noise rate.
+
+Run ``noisy_runs.py`` first. Two tables: runs that the default was tuned on, and runs that it is only judged on (CIFAR,
+class-dependent flips, other seeds). A row is the mean over seeds; ``sd`` is the spread of the default over seeds.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from noisy_runs import JUDGED, TUNED, Run, grid, load, out_of_fold
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from dynalens.dynamics import SampleStatistics, TrainingDynamics
+from dynalens.suspicion import assess, flagged
+from dynalens.suspicion.scores import named_scores
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run showed: for each score ROC-AUC, average precision, precision at the number of flips; the rates."""
+
+    scores: dict[str, tuple[float, float, float]]
+    true_rate: float
+    rate: float
+    flagged: float
+    precision: float
+    interpretdl_f1: float
+    best_f1: float
+
+
+def recorded(logits: Array, given: Array) -> tuple[SampleStatistics, list[dict[str, Array]]]:
+    """Return record and history of a stored run."""
+    n = len(given)
+    dynamics, history = TrainingDynamics(n), []
+    for epoch in range(logits.shape[1]):
+        dynamics.update(torch.arange(n), torch.from_numpy(logits[:, epoch].astype(np.float32)), torch.from_numpy(given))
+        ended = dynamics.end_epoch(epoch)
+        history.append({name: getattr(ended, name) for name in ("index", "p_label", "margin", "predicted")})
+    return dynamics.compute(), history
+
+
+def _softmax(logits: Array) -> Array:
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    result: Array = e / e.sum(-1, keepdims=True)
+    return result
+
+
+def _ranks(score: Array) -> Array:
+    return np.argsort(np.argsort(score, kind="stable"), kind="stable").astype(float)
+
+
+def three_ranks(logits: Array, given: Array) -> tuple[Array, Array]:
+    """Return W, the weighted margin, and W3, its rank with those of probability margin and noise-matrix posterior."""
+    n, epochs, classes = logits.shape
+    row, p = np.arange(n), _softmax(logits)
+    others = np.where(np.arange(classes) == given[:, None, None], -np.inf, logits)
+    margin = logits[row, :, given] - others.max(-1)
+    p_others = np.where(np.arange(classes) == given[:, None, None], 0, p).max(-1)
+    weight = (np.arange(epochs) + 1) ** 2 * (margin <= 0).mean(0) ** 2
+    weight = weight / max(weight.sum(), 1e-12)
+    mean = np.einsum("nek,e->nk", p, weight)
+    w, gap = -(margin @ weight), -((p[row, :, given] - p_others) @ weight)
+    count = np.bincount(given, minlength=classes)
+    threshold = np.where(count > 0, np.bincount(given, mean[row, given], classes) / np.maximum(count, 1), np.inf)
+    reached = np.where(mean >= threshold, mean, -1)
+    counted = reached.max(1) >= 0
+    joint = np.full((classes, classes), 1e-9)
+    np.add.at(joint, (reached.argmax(1)[counted], given[counted]), 1)
+    joint = joint / joint.sum(0) * count
+    posterior = mean * (joint / np.maximum(joint.sum(1, keepdims=True), 1e-9))[:, given].T
+    right = posterior[row, given] / np.maximum(posterior.sum(1), 1e-12)
+    return w, _ranks(w) + _ranks(gap) + _ranks(-right)
+
+
+def peers(logits: Array, given: Array) -> dict[str, Array]:
+    """Return the scores of PyPI's ``aum`` and of cleanlab on the run's averaged probabilities."""
+    from aum import AUMCalculator
+    from cleanlab.rank import get_label_quality_scores
+
+    calculator = AUMCalculator(".", compressed=True)
+    aum: Any = {}
+    for epoch in range(logits.shape[1]):
+        z = torch.from_numpy(logits[:, epoch].astype(np.float32))
+        aum = calculator.update(z, torch.from_numpy(given), list(range(len(given))))
+    mean = _softmax(logits).mean(1)
+    found = {"aum (PyPI)": -np.array([aum[i].aum for i in range(len(given))])}
+    for method in ("self_confidence", "normalized_margin"):
+        found[f"cleanlab {method}"] = -get_label_quality_scores(given, mean, method=method)
+    return found
+
+
+def interpretdl(logits: Array, given: Array) -> tuple[Array, Array]:
+    """Return score and flags of InterpretDL's rule: the mean epoch in which a sample was right, above 5 deviations.
+
+    Samples never right are skipped, so they have the lowest score.
+    """
+    right = logits.argmax(-1) == given[:, None]
+    learned = right.any(1)
+    mean = (right * np.arange(right.shape[1])).sum(1) / np.maximum(right.sum(1), 1)
+    flags = learned & (mean > mean[learned].mean() + 5 * mean[learned].std()) if learned.any() else learned
+    return np.where(learned, mean, -1.0), flags
+
+
+def f1(flags: Array, wrong: Array) -> float:
+    """Return the harmonic mean of precision and recall; 0 where nothing is found."""
+    return float(2 * (flags & wrong).sum() / max(flags.sum() + wrong.sum(), 1))
+
+
+def measured(logits: Array, given: Array, true: Array, with_peers: bool) -> Measured:
+    """Score one run."""
+    wrong = given != true
+    statistics, history = recorded(logits, given)
+    found = assess(statistics, history)
+    wide = logits.astype(np.float32)
+    w, w3 = three_ranks(wide, given)
+    rule, flags = interpretdl(wide, given)
+    scores = {"default": found.score, "default O(1)": assess(statistics).score, "W3": w3, "W": w}
+    named = named_scores(statistics, found.probability_margin)
+    scores |= {name.removeprefix("score_"): values for name, values in named.items()}
+    scores["interpretdl"] = rule
+    if with_peers:
+        scores |= peers(wide, given)
+    chosen = flagged(found.probability, 0.8)
+    return Measured(
+        {name: _measures(wrong, values) for name, values in scores.items()} if wrong.any() else {},
+        float(wrong.mean()), found.noise_rate.value, float(chosen.mean()),
+        float(wrong[chosen].mean()) if chosen.any() else float("nan"), f1(flags, wrong), f1(chosen, wrong),
+    )  # fmt: skip
+
+
+def _measures(wrong: Array, score: Array) -> tuple[float, float, float]:
+    top = np.argsort(-score, kind="stable")[: int(wrong.sum())]
+    return roc_auc_score(wrong, score), average_precision_score(wrong, score), float(wrong[top].mean())
+
+
+def stored(folder: Path, split: str, seeds: int) -> Iterator[tuple[Run, Array, Array, Array]]:
+    """Yield the runs of a split that are there."""
+    for run in grid(seeds, split):
+        path = folder / f"{run.name}.npz"
+        if path.exists():
+            with np.load(path) as arrays:
+                yield run, arrays["logits"], arrays["given"], arrays["true"]
+
+
+def row_name(run: Run, epochs: int) -> str:
+    """Return what the runs of several seeds have in common."""
+    return f"{run.data}, {run.flips} {run.percent} %, {'aug' if run.augmented else 'plain'}, {epochs} epochs"
+
+
+def split_rows(folder: Path, split: str, seeds: int, with_peers: bool) -> dict[str, list[Measured]]:
+    """Return the measurements of each row, one for each seed; 12-epoch runs are also read at 5 and 3 epochs."""
+    rows: dict[str, list[Measured]] = defaultdict(list)
+    for run, logits, given, true in stored(folder, split, seeds):
+        for epochs in (run.epochs, *((5, 3) if run.epochs == 12 and run.percent == 20 else ())):
+            rows[row_name(run, epochs)].append(measured(logits[:, :epochs], given, true, with_peers))
+    return rows
+
+
+def show(rows: dict[str, list[Measured]], names: Sequence[str]) -> None:
+    """Print the table of average precision, means of all measures, and the table of rates, as Markdown."""
+    scored = {row: runs for row, runs in rows.items() if runs[0].scores}
+    print("| run | seeds | " + " | ".join(names) + " | sd |")
+    print("|---" * (len(names) + 3) + "|")
+    for row, runs in scored.items():
+        values = [100 * np.mean([run.scores[name][1] for run in runs]) for name in names]
+        spread = 100 * np.std([run.scores["default"][1] for run in runs])
+        print(f"| {row} | {len(runs)} | " + " | ".join(f"{value:.1f}" for value in values) + f" | {spread:.1f} |")
+    print("\n| mean over rows | ROC-AUC | average precision | precision at the number of flips |\n|---|---|---|---|")
+    for name in next(iter(scored.values()))[0].scores:
+        means = [
+            np.mean([np.mean([run.scores[name][k] for run in runs]) for runs in scored.values()]) for k in range(3)
+        ]
+        print(f"| {name} | " + " | ".join(f"{100 * value:.2f}" for value in means) + " |")
+    print("\n| run | true rate | estimated | flagged | precision of the flagged | F1 | F1 of InterpretDL's rule |")
+    print("|---|---|---|---|---|---|---|")
+    for row, runs in rows.items():
+        means = [np.mean([getattr(run, name) for run in runs]) for name in ("true_rate", "rate", "flagged")]
+        precise = [run.precision for run in runs if not np.isnan(run.precision)]
+        f1s = [np.mean([getattr(run, name) for run in runs]) for name in ("best_f1", "interpretdl_f1")]
+        shown = " | ".join(f"{value:.3f}" for value in means)
+        print(
+            f"| {row} | {shown} | {np.mean(precise) if precise else float('nan'):.2f} | {f1s[0]:.3f} | {f1s[1]:.3f} |"
+        )
+    _rate_summary(rows)
+
+
+def _rate_summary(rows: dict[str, list[Measured]]) -> None:
+    full = {row: runs for row, runs in rows.items() if "12 epochs" in row or "40 epochs" in row}
+    flips = [run for runs in full.values() for run in runs if run.true_rate > 0.04]
+    none = [run for runs in full.values() for run in runs if run.true_rate == 0]
+    near = sum(abs(run.rate - run.true_rate) <= run.true_rate / 3 for run in flips)
+    print(f"\nNoise rate within a third of the truth from 5 % up: {near} of {len(flips)} runs (12 and 40 epochs); "
+          f"below 1 % without flips: {sum(run.rate < 0.01 for run in none)} of {len(none)}.")  # fmt: skip
+
+
+def cross_validated(folder: Path, data: Path, limit: int) -> None:
+    """Print cleanlab with 3-fold cross-validation, three more trainings on two thirds of the data, on a few runs."""
+    from cleanlab.rank import get_label_quality_scores
+
+    print("\n| run | cleanlab self-confidence, 3 folds | normalised margin, 3 folds | default |\n|---|---|---|---|")
+    wanted = [each for each in stored(folder, JUDGED, 1) if each[0].percent == 20 and each[0].epochs == 12][:limit]
+    for run, logits, given, true in wanted:
+        images, _ = load(data, run.data, run.seed)
+        p = out_of_fold(images, given, run, int(true.max()) + 1, 3)
+        wrong = given != true
+        values = [
+            average_precision_score(wrong, -get_label_quality_scores(given, p, method=method))
+            for method in ("self_confidence", "normalized_margin")
+        ]
+        values.append(average_precision_score(wrong, assess(*recorded(logits, given)).score))
+        print(f"| {row_name(run, 12)} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", required=True, type=Path, help="folder of the trajectories")
+    parser.add_argument("--split", choices=(TUNED, JUDGED), action="append", help="default: both")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--no-peers", action="store_true", help="leave aum and cleanlab out")
+    parser.add_argument("--data", type=Path, help="with it, cleanlab by cross-validation is trained as well")
+    parser.add_argument("--folds-on", type=int, default=4, help="number of runs for it (%(default)s)")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    names = ["default", "default O(1)", "W3", "W", "aum", "probability_margin", "loss", "el2n", "forgetting"]
+    for split in args.split or (TUNED, JUDGED):
+        print(f"\n## Average precision, {split} runs\n")
+        show(split_rows(args.runs, split, args.seeds, not args.no_peers), names)
+    if args.data:
+        cross_validated(args.runs, args.data, args.folds_on)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""What the record of a monitor says of the labels: tables, suspects, and what to do about them."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dynalens.datasets import RelabelledDataset
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.identity import SampleIdentity
+from dynalens.records import RecordFolder, RecordMeta, whole_history
+from dynalens.suspicion import (
+    PRECISION,
+    Assessment,
+    NoiseRate,
+    assess,
+    clean_indices,
+    flagged,
+    samples_table,
+    suspects,
+    weights,
+    worst_samples,
+)
+
+
+class LabelSuspects:
+    """The part of a monitor that is asked after training; what it reads is the monitor's."""
+
+    history: bool
+    class_names: Sequence[str] | None
+    name_of: Callable[[Any], str] | None
+    _epochs: list[int]
+    _folder: RecordFolder | None
+    _identity: SampleIdentity
+    _root_index: Array
+    _names: list[str] | None
+    _assessed: tuple[int, Assessment] | None
+
+    @abstractmethod
+    def statistics(self) -> SampleStatistics:
+        """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
+
+    @abstractmethod
+    def _sample_ids(self) -> Array | None:
+        """Return the id of each sample, or None where they are known by their position."""
+
+    @abstractmethod
+    def _meta(self) -> RecordMeta:
+        """Return what goes with the record."""
+
+    def table(self) -> pd.DataFrame:
+        """Return one row for each sample of the dataset, index ``sample_id``; the README lists the columns."""
+        table = samples_table(
+            self.statistics(),
+            self._assess(),
+            class_names=self.class_names,
+            root_index=self._root_index,
+            sample_ids=self._sample_ids(),
+            names=self._names,
+        )
+        table.attrs.update(self._meta().attributes())
+        return table
+
+    def suspects(self, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
+        """Return the samples that were seen, the most suspicious first.
+
+        Args:
+            n: Return the first ``n`` of them.
+            precision: Return those of which this fraction is expected to be wrong; ``flagged`` is then at this
+                precision, without it at 0.8.
+        """
+        return suspects(self.table(), n, precision)
+
+    def suspect_ids(self, n: int) -> list[Any]:
+        """Return the ids of the ``n`` samples with the lowest mean margin, none before an epoch is complete.
+
+        The ranking while training goes on: no file is read and nothing is estimated.
+        """
+        if not self._epochs:
+            return []
+        worst, ids = worst_samples(self.statistics(), n), self._sample_ids()
+        return worst if ids is None else ids[worst].tolist()
+
+    def noise_rate(self) -> NoiseRate:
+        """Return the estimated fraction of wrong labels with its lower and upper end."""
+        return self._assess().noise_rate
+
+    def clean_indices(self, precision: float | None = None) -> list[Any]:
+        """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions."""
+        return clean_indices(self.table(), precision)
+
+    def weights(self) -> Array:
+        """Return the probability that each label is right, shape (N,), to weigh the samples of a second training."""
+        return weights(self.table())
+
+    def relabelled(self, dataset: Any, precision: float = PRECISION, label: str | int | None = None) -> Any:
+        """Return the dataset with the suggested label in place of each flagged one.
+
+        Args:
+            dataset: The one that was trained on. Not modified.
+            precision: Expected fraction of wrong labels among the replaced ones.
+            label: Where the label stands in a sample, as for :class:`~dynalens.datasets.RelabelledDataset`.
+
+        Raises:
+            ValueError: If the samples are known by ids, or the dataset has another length.
+        """
+        if self._sample_ids() is not None:
+            raise ValueError(
+                "Expected samples that are known by their position in the dataset, got ids. "
+                "Replace the labels of `suspects()` where the dataset reads them."
+            )
+        given, assessment = self.statistics().label, self._assess()
+        chosen = np.flatnonzero(flagged(assessment.probability, precision) & (assessment.suggested >= 0))
+        changes = {int(i): (int(given[i]), int(assessment.suggested[i])) for i in chosen}
+        return RelabelledDataset(dataset, changes, label=label, length=len(given))
+
+    def _assess(self) -> Assessment:
+        statistics = self.statistics()
+        if self._assessed is None or self._assessed[0] != len(self._epochs):
+            kept = whole_history(self._folder.path, self._epochs) if self.history and self._folder else iter(())
+            self._assessed = len(self._epochs), assess(statistics, (epoch for _, epoch in kept))
+        return self._assessed[1]
+
+    def _sample_names(self) -> list[str] | None:
+        if self.name_of is None:
+            return self._identity.sample_names(self._root_index)
+        ids = self._sample_ids()
+        return [str(self.name_of(each)) for each in (range(len(self._root_index)) if ids is None else ids.tolist())]

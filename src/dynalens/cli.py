@@ -1,0 +1,122 @@
+"""The command line: ``dynalens suspects RUN`` and ``dynalens compare RUN RUN ...``."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from dynalens.records import load_record
+from dynalens.suspicion import PRECISION, compared, suspects
+
+_SHOWN = ("name", "root_index", "label", "suggested", "suggested_probability", "wrong_probability", "agreement")
+
+
+def suspects_command(args: argparse.Namespace) -> None:
+    """Show the samples of a run whose labels are probably wrong."""
+    record = load_record(args.run)
+    everything = record.table()
+    found = suspects(everything, precision=args.precision)
+    if args.class_pair:
+        found = of_class_pair(found, args.class_pair, record.meta.class_names)
+    rate = record.assess().noise_rate
+    seen = int((everything["presentations"] > 0).sum())
+    print(
+        f"{len(found)} suspects among {seen} samples at an expected precision of {args.precision:g}"
+        f"{' for this class pair' if args.class_pair else ''}; "
+        f"estimated noise rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+    )
+    _show(found, args, [*_SHOWN, "score"])
+
+
+def compare_command(args: argparse.Namespace) -> None:
+    """Show the suspects on which several runs agree, by their mean rank."""
+    records = [load_record(run) for run in args.runs]
+    together = compared([record.table() for record in records])
+    agreed = int((together["flagged_in"] == len(records)).sum())
+    print(f"{agreed} samples are flagged in all {len(records)} runs; of {len(together)} seen in all of them")
+    names = records[0].meta.class_names
+    if names:
+        together["suggested_name"] = [None if pd.isna(k) else names[k] for k in together["suggested"]]
+    ranks = [f"rank_{number + 1}" for number in range(len(records))]
+    _show(together, args, [*_SHOWN[:4], "suggested_in", "flagged_in", "mean_rank", *ranks])
+
+
+def of_class_pair(table: pd.DataFrame, pair: Sequence[str], names: Sequence[str] | None) -> pd.DataFrame:
+    """Return the rows with this label and this suggestion, each a class's name or number."""
+    given, proposed = (_class_number(each, names) for each in pair)
+    return table[(table["label"] == given).fillna(False) & (table["suggested"] == proposed).fillna(False)]
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; a further command is one more function with its arguments here."""
+    main_parser = argparse.ArgumentParser(prog="dynalens", description="Read what dynalens recorded of training runs.")
+    commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
+
+    one = _command(commands, "suspects", suspects_command)
+    one.add_argument("run", type=Path, metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
+    precision = "expected fraction of wrong labels (%(default)s)"
+    one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
+    one.add_argument("--class-pair", nargs=2, metavar=("LABEL", "SUGGESTED"), help="only these, by name or number")
+
+    several = _command(commands, "compare", compare_command)
+    several.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs on the same data")
+    return main_parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a mistake of the user is one line on stderr and the exit status 2."""
+    args = parser().parse_args(argv)
+    try:
+        args.command(args)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"dynalens: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    command: Callable[[argparse.Namespace], None],
+) -> argparse.ArgumentParser:
+    summary = (command.__doc__ or "").splitlines()[0]
+    added = commands.add_parser(name, help=summary, description=summary)
+    added.add_argument("--top", type=_at_least_one, default=20, metavar="N", help="rows to show (%(default)s)")
+    added.add_argument("--csv", type=Path, metavar="FILE", help="write all rows and columns to a file as well")
+    added.set_defaults(command=command)
+    return added
+
+
+def _show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) -> None:
+    shown = table.head(args.top)
+    view = pd.DataFrame(index=shown.index)
+    for column in columns:
+        named = f"{column}_name"
+        if named in shown:
+            view[column] = shown[named]
+        elif column in shown and not (column == "root_index" and "name" in shown):
+            view[column] = shown[column]
+    if len(view):
+        print(view.round(3).to_string(max_colwidth=60))
+    if len(table) > len(view):
+        print(f"... and {len(table) - len(view)} more: --top {len(table)}, or --csv FILE")
+    if args.csv:
+        table.to_csv(args.csv)
+        print(f"{len(table)} rows written to {args.csv}")
+
+
+def _class_number(given: str, names: Sequence[str] | None) -> int:
+    if names and given in names:
+        return list(names).index(given)
+    if given.isdecimal():
+        return int(given)
+    known = f"one of {', '.join(names)}, or its number" if names else "a number: the record has no class names"
+    raise ValueError(f"Expected a class of `--class-pair` to be {known}, got {given!r}. See the column `label`.")
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"Expected a number of at least 1, got {text!r}.")
+    return int(text)

@@ -1,0 +1,36 @@
+"""From the record to suspects: which labels are probably wrong.
+
+`course` divides the history of a run into a few periods, `evidence` is what they say of each sample when they are
+weighted, `noise` knows which class is given for which, `rate` how many labels are wrong, `ranking` makes one order and
+a probability of it, `scores` are those that others rank by, `table` is what a user sees of one run and `comparison` of
+several.
+"""
+
+from dynalens.suspicion.comparison import compared
+from dynalens.suspicion.ranking import Assessment, assess
+from dynalens.suspicion.rate import NoiseRate
+from dynalens.suspicion.table import (
+    PRECISION,
+    clean_indices,
+    epoch_summary,
+    flagged,
+    samples_table,
+    suspects,
+    weights,
+    worst_samples,
+)
+
+__all__ = [
+    "PRECISION",
+    "Assessment",
+    "NoiseRate",
+    "assess",
+    "clean_indices",
+    "compared",
+    "epoch_summary",
+    "flagged",
+    "samples_table",
+    "suspects",
+    "weights",
+    "worst_samples",
+]

@@ -1,0 +1,52 @@
+"""What several runs on the same data say together."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+_KEPT = ("root_index", "name", "label", "label_name")
+
+
+def compared(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the samples that all runs have seen, by their mean rank; the first is the most suspicious to all.
+
+    Columns: those that name the sample and its label; ``suggested``, the class that most runs suggest, among equally
+    frequent ones the smallest; ``suggested_in`` and ``flagged_in``, in how many runs it is suggested and the sample is
+    flagged; ``mean_rank``; and ``rank_1``, ``rank_2``, ... of each run.
+
+    Args:
+        tables: Two or more, as of :func:`~dynalens.suspicion.samples_table`, of the same dataset and labels.
+
+    Raises:
+        ValueError: If there are fewer than two, or if their ids or labels differ.
+    """
+    if len(tables) < 2:
+        raise ValueError(
+            f"Expected two or more runs to compare, got {len(tables)}. Pass the folders of runs on the same data."
+        )
+    for number, table in enumerate(tables[1:], start=2):
+        _check_alike(tables[0], table, number)
+    result = tables[0][[name for name in _KEPT if name in tables[0]]].copy()
+    suggested = pd.concat([table["suggested"] for table in tables], axis=1)
+    result["suggested"] = suggested.mode(axis=1)[0].astype("Int64")
+    result["suggested_in"] = suggested.eq(result["suggested"], axis=0).sum(axis=1).astype("int64")
+    result["flagged_in"] = pd.concat([table["flagged"] for table in tables], axis=1).sum(axis=1)
+    ranks = pd.concat([table["rank"] for table in tables], axis=1, keys=[f"rank_{i + 1}" for i in range(len(tables))])
+    result["mean_rank"] = ranks.astype("Float64").mean(axis=1, skipna=False)
+    result = result.join(ranks)
+    return result[result["mean_rank"].notna()].sort_values("mean_rank", kind="stable")
+
+
+def _check_alike(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:
+    if not first.index.equals(other.index) or not first["root_index"].equals(other["root_index"]):
+        raise ValueError(
+            f"Expected runs on the same samples, got {len(first)} in the first and {len(other)} in run {number}, or "
+            "other ids. Compare runs whose training dataset is the same, in the same order."
+        )
+    both = first["label"].notna() & other["label"].notna()
+    differ = int((first["label"][both] != other["label"][both]).sum())
+    if differ:
+        raise ValueError(
+            f"Expected runs on the same labels, got {differ} samples with another label in run {number}. "
+            "Compare runs that were trained on the same labels."
+        )

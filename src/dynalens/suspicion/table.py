@@ -1,0 +1,174 @@
+"""What a user sees and acts on: the table of samples, the suspects, the clean ones, weights."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dynalens.dynamics import Array, EpochRecord, SampleStatistics
+from dynalens.suspicion.ranking import Assessment, ranks
+from dynalens.suspicion.scores import named_scores
+
+PRECISION = 0.8
+"""Expected fraction of wrong labels among the flagged samples, unless the user asks for another."""
+
+_COUNTS = ("presentations", "forgetting_events")
+_MEANS = ("margin", "confidence", "variability", "correctness", "loss", "el2n", "probability_gap")
+
+
+def samples_table(
+    statistics: SampleStatistics,
+    assessment: Assessment,
+    *,
+    class_names: Sequence[str] | None = None,
+    root_index: Array | None = None,
+    sample_ids: Array | None = None,
+    names: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Return one row for each of the N samples, index ``sample_id``.
+
+    ``score`` is the log odds that the label is wrong and ``wrong_probability`` the same as probability; ``rank`` 1 is
+    the most suspicious; ``flagged`` are the suspects of which 80 % are expected to be wrong; ``agreement`` is the
+    fraction of presentations that predicted ``suggested``, and ``suggested_probability`` the probability that it is
+    the true class. A sample never seen has no score and no rank and is not flagged.
+
+    Args:
+        statistics: The record.
+        assessment: Of this record.
+        class_names: Name of each class; without it the name columns are left out.
+        root_index: Shape ``(N,)``, index in the dataset below all subsets.
+        sample_ids: Shape ``(N,)``, id of each sample, strings or integers; default: its position. With ids, the root
+            index is missing where it is -1.
+        names: Name of each sample, a path for instance; without it the column ``name`` is left out.
+    """
+    n = len(statistics)
+    table = pd.DataFrame(index=pd.RangeIndex(n, name="sample_id"))
+    table["root_index"] = np.arange(n) if root_index is None else root_index
+    if names is not None:
+        table["name"] = list(names)
+    for name, classes in (("label", statistics.label), ("suggested", assessment.suggested)):
+        table[name] = _nullable(classes, classes >= 0)
+        if class_names is not None:
+            table[f"{name}_name"] = _names(classes, class_names)
+    table["suggested_probability"] = assessment.suggested_probability
+    table["agreement"] = assessment.agreement
+    table["rank"] = _nullable(ranks(assessment.score), ~np.isnan(assessment.score))
+    table["flagged"] = flagged(assessment.probability, PRECISION)
+    table["wrong_probability"] = assessment.probability
+    table["score"] = assessment.score
+    for name, values in named_scores(statistics, assessment.probability_margin).items():
+        table[name] = values
+    table = _with_statistics(table, statistics)
+    if sample_ids is not None:
+        roots = table["root_index"].to_numpy()
+        table["root_index"] = _nullable(roots, roots >= 0)
+        table.index = pd.Index(sample_ids.tolist(), name="sample_id")
+    return table
+
+
+def flagged(probability: Array, precision: float) -> Array:
+    """Return the largest set of the most probable ones whose mean probability is at least ``precision``.
+
+    Args:
+        probability: Shape ``(N,)``, that the label is wrong; NaN is never flagged.
+        precision: In (0, 1].
+
+    Raises:
+        ValueError: If ``precision`` is out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> flagged(np.array([0.2, 0.9, np.nan, 0.8]), 0.8)
+        array([False,  True, False,  True])
+    """
+    if not 0 < precision <= 1:
+        raise ValueError(
+            f"Expected `precision` to be in (0, 1], got {precision}. Pass the fraction of wrong labels that you expect "
+            "among the flagged ones, for instance 0.8."
+        )
+    order = np.argsort(-probability, kind="stable")  # NaN sorts last
+    order = order[~np.isnan(probability[order])]
+    mean = np.cumsum(probability[order]) / np.arange(1, len(order) + 1)
+    # A mean of equal probabilities may round to just below them.
+    count = np.flatnonzero((mean >= precision - 1e-12) & (probability[order] > 0))
+    chosen = np.zeros(len(probability), dtype=np.bool_)
+    chosen[order[: count[-1] + 1 if len(count) else 0]] = True
+    return chosen
+
+
+def suspects(table: pd.DataFrame, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
+    """Return the rows of the samples that were seen, the most suspicious first.
+
+    Args:
+        table: As of :func:`samples_table`.
+        n: Return the first ``n`` of them.
+        precision: Return those of which this fraction is expected to be wrong; ``flagged`` is then at this precision.
+
+    Raises:
+        ValueError: If ``precision`` is out of its range.
+    """
+    worst = table[table["rank"].notna()].sort_values("rank")
+    if precision is not None:
+        worst = worst.assign(flagged=flagged(worst["wrong_probability"].to_numpy(), precision))
+        worst = worst[worst["flagged"]]
+    return worst.head(len(worst) if n is None else n)
+
+
+def worst_samples(statistics: SampleStatistics, n: int) -> list[int]:
+    """Return the rows of the ``n`` samples with the lowest mean margin, lowest first, without making the table."""
+    margin = np.where(statistics.presentations > 0, statistics.margin, np.inf)
+    n = min(n, int(np.isfinite(margin).sum()))
+    worst = np.argpartition(margin, n - 1)[:n] if n else np.arange(0)
+    return [int(i) for i in worst[np.lexsort((worst, margin[worst]))]]
+
+
+def clean_indices(table: pd.DataFrame, precision: float | None = None) -> list[Any]:
+    """Return the ids of the samples that are not flagged, int or str; those never seen count as clean."""
+    wrong = table["flagged"] if precision is None else flagged(table["wrong_probability"].to_numpy(), precision)
+    return table.index[~wrong].tolist()
+
+
+def weights(table: pd.DataFrame) -> Array:
+    """Return the probability that each label is right, shape ``(N,)``, float64; 1 for a sample never seen.
+
+    A soft alternative to leaving samples out: the weight of each sample's loss.
+    """
+    right: Array = 1 - table["wrong_probability"].fillna(0).to_numpy()
+    return right
+
+
+def epoch_summary(statistics: SampleStatistics, epoch: EpochRecord) -> dict[str, float]:
+    """Return the numbers of an epoch that are worth a curve; the README's table of tags says what each is."""
+    seen = statistics.presentations > 0
+    return {
+        "forgotten": epoch.forgotten,
+        "learned": epoch.learned,
+        "never_learned": int((seen & ~statistics.learned).sum()),
+        "suspects": int((statistics.margin < 0).sum()),
+        "train_accuracy": epoch.accuracy,
+        "mean_margin": float(epoch.margin.mean()) if len(epoch.margin) else float("nan"),
+        "non_finite": epoch.non_finite,
+    }
+
+
+def _with_statistics(table: pd.DataFrame, statistics: SampleStatistics) -> pd.DataFrame:
+    for name in _COUNTS:
+        table[name] = getattr(statistics, name).astype(np.int64)
+    table["learned"] = statistics.learned
+    for name in ("first_learned", "last_forgotten"):
+        values = getattr(statistics, name)
+        table[name] = _nullable(np.nan_to_num(values, nan=-1), ~np.isnan(values))
+    for name in _MEANS:
+        table[name] = getattr(statistics, name)
+    table["predicted"] = _nullable(statistics.predicted, statistics.predicted >= 0)
+    return table
+
+
+def _nullable(values: Array, present: Array) -> "pd.Series[int]":
+    series = pd.Series(values.astype(np.int64), dtype="Int64", index=pd.RangeIndex(len(values), name="sample_id"))
+    return series.where(present)
+
+
+def _names(classes: Array, class_names: Sequence[str]) -> list[str | None]:
+    return [class_names[c] if 0 <= c < len(class_names) else None for c in classes.tolist()]

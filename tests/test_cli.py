@@ -1,0 +1,75 @@
+"""The command line shows what the tables hold; mistakes are one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dynalens.cli import main
+from dynalens.dynamics import TrainingDynamics
+from dynalens.records import RecordFolder, RecordMeta, load_record
+
+
+def run(path: Path, seed: int = 0, n: int = 120, wrong: int = 20) -> Path:
+    """A record of cats and dogs of which the first are labelled the other way round."""
+    rng = np.random.default_rng(seed)
+    true = np.arange(n) % 3
+    given = np.where(np.arange(n) < wrong, (true + 1) % 3, true)
+    dynamics, folder = TrainingDynamics(n), RecordFolder(path / "dynalens")
+    for epoch in range(6):
+        logits = rng.normal(size=(n, 3))
+        logits[np.arange(n), true] += 6
+        dynamics.update(range(n), torch.from_numpy(logits), torch.from_numpy(given))
+        folder.write_history(epoch, dynamics.end_epoch(epoch))
+    folder.write(dynamics.compute(), np.arange(n), RecordMeta(n, list(range(6)), [], ["cat", "dog", "eel"]))
+    folder.write_names([f"{i}.png" for i in range(n)])
+    return path
+
+
+def test_suspects_are_shown_with_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path)
+    assert main(["suspects", str(folder), "--top", "3", "--csv", str(tmp_path / "out.csv")]) == 0
+    shown = capsys.readouterr().out
+    expected = load_record(folder).table()
+    flagged = expected[expected["flagged"]].sort_values("rank")
+    assert f"{len(flagged)} suspects among 120 samples at an expected precision of 0.8" in shown
+    assert [f"{i}.png" in shown for i in flagged.index[:4]] == [True, True, True, False]
+    assert "cat" in shown
+    assert f"... and {len(flagged) - 3} more" in shown
+    assert pd.read_csv(tmp_path / "out.csv", index_col="sample_id").index.tolist() == flagged.index.tolist()
+
+
+def test_a_class_pair_by_name_or_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path)
+    for pair in (["dog", "cat"], ["1", "0"]):
+        assert main(["suspects", str(folder), "--class-pair", *pair, "--csv", str(tmp_path / "pair.csv")]) == 0
+        found = pd.read_csv(tmp_path / "pair.csv")
+        assert len(found) == 7  # of the 20, true class 0
+        assert set(found["label"]) == {1}
+        assert set(found["suggested"]) == {0}
+    capsys.readouterr()
+    assert main(["suspects", str(folder), "--class-pair", "dog", "fox"]) == 2
+    assert "`--class-pair` to be one of cat, dog, eel, or its number, got 'fox'" in capsys.readouterr().err
+
+
+def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(run(tmp_path / str(seed), seed)) for seed in range(3)]
+    assert main(["compare", *folders, "--top", "20", "--csv", str(tmp_path / "agreed.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert "are flagged in all 3 runs; of 120 seen in all of them" in shown
+    agreed = pd.read_csv(tmp_path / "agreed.csv", index_col="sample_id")
+    assert set(agreed.index[:20]) == set(range(20))
+    assert main(["compare", folders[0], str(run(tmp_path / "other", n=90))]) == 2
+    assert "runs on the same samples, got 120 in the first and 90 in run 2" in capsys.readouterr().err
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suspects", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("dynalens: Expected `folder` to hold record.npz")
+    assert main(["suspects", str(run(tmp_path)), "--precision", "2"]) == 2
+    assert "`precision` to be in (0, 1], got 2.0" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["suspects", str(tmp_path), "--top", "0"])
+    assert "Expected a number of at least 1, got '0'" in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""A relabelled dataset changes the labels it was asked to, and nothing else."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+from dynalens.datasets import RelabelledDataset
+
+
+class Pair(NamedTuple):
+    image: str
+    label: int
+
+
+@pytest.mark.parametrize(
+    ("sample", "place", "expected"),
+    [
+        (("x", 0), None, ("x", 2)),
+        (["x", 0], None, ["x", 2]),
+        (Pair("x", 0), None, Pair("x", 2)),
+        ((0, "x"), 0, (2, "x")),
+        ({"image": "x", "target": 0}, None, {"image": "x", "target": 2}),
+        ({"image": "x", "kind": 0}, "kind", {"image": "x", "kind": 2}),
+    ],
+)
+def test_the_label_is_replaced_where_it_stands(sample: Any, place: Any, expected: Any) -> None:
+    data = RelabelledDataset([sample, sample], {1: (0, 2)}, label=place)
+    assert data[0] is sample
+    assert data[1] == data[-1] == expected
+    assert type(data[1]) is type(sample)
+    assert len(data) == 2
+
+
+def test_a_tensor_stays_a_tensor() -> None:
+    label = torch.tensor(0, dtype=torch.int32)
+    changed = RelabelledDataset([("x", label)], {0: (0, 2)})[0][1]
+    assert (changed.dtype, int(changed), int(label)) == (torch.int32, 2, 0)
+
+
+def test_other_data_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`dataset` to be the one that was trained on, with 3 samples, got 1"):
+        RelabelledDataset([("x", 0)], {}, length=3)
+    with pytest.raises(ValueError, match=r"sample 0 of `dataset` to have the label 1 that was trained on, got 0"):
+        RelabelledDataset([("x", 0)], {0: (1, 2)})[0]
+    with pytest.raises(ValueError, match=r"`label` to be where the label stands in a sample, got None for \['z'\]"):
+        RelabelledDataset([{"z": 0}], {0: (0, 2)})[0]
+    with pytest.raises(ValueError, match=r"`label` to be where the label stands in a sample, got None for str"):
+        RelabelledDataset(["x"], {0: (0, 2)})[0]

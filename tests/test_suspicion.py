@@ -1,0 +1,409 @@
+"""Scores equal their definitions, flips are found in each regime, and the estimates are near what is true."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
+from dynalens.suspicion import (
+    Assessment,
+    assess,
+    clean_indices,
+    compared,
+    flagged,
+    ranking,
+    samples_table,
+    suspects,
+    weights,
+)
+from dynalens.suspicion.course import PERIODS, Votes, read_course
+from dynalens.suspicion.evidence import Evidence, weighted
+from dynalens.suspicion.noise import Confusions, deconvolved, noise_matrix, wrong_log_odds
+from dynalens.suspicion.ranking import discriminant, log_odds_offset, probability
+from dynalens.suspicion.scores import named_scores
+
+HISTORY = list[dict[str, Array]]
+NAMES = ("index", "p_label", "margin", "predicted")
+
+
+def simulated(
+    given: Array, true: Array, *, epochs: int = 8, clarity: float = 4.0, memorised_after: int = 99, seed: int = 0
+) -> tuple[SampleStatistics, HISTORY]:
+    """A network that sees the true class better and better and, after some epochs, repeats the given label."""
+    rng = np.random.default_rng(seed)
+    n, classes = len(true), int(true.max()) + 1
+    dynamics, history = TrainingDynamics(n), []
+    for epoch in range(epochs):
+        logits = rng.normal(size=(n, classes))
+        logits[np.arange(n), true] += clarity * min(1.0, (epoch + 1) / 3)
+        if epoch >= memorised_after:
+            logits[np.arange(n), given] = clarity * 2 + rng.normal(size=n)
+        order = rng.permutation(n)
+        dynamics.update(torch.from_numpy(order), torch.from_numpy(logits[order]), torch.from_numpy(given[order]))
+        record = dynamics.end_epoch(epoch)
+        history.append({name: getattr(record, name) for name in NAMES})
+    return dynamics.compute(), history
+
+
+def flips(n: int, classes: int, rate: float, *, pair: bool, seed: int = 0) -> tuple[Array, Array]:
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, classes, n)
+    given = true.copy()
+    chosen = rng.permutation(n)[: round(rate * n)]
+    given[chosen] = (true[chosen] + (1 if pair else rng.integers(1, classes, len(chosen)))) % classes
+    return given, true
+
+
+def average_precision(wrong: Array, score: Array) -> float:
+    found = wrong[np.argsort(-score)]
+    return float((np.cumsum(found) / np.arange(1, len(found) + 1))[found].mean())
+
+
+# --- the course of a run ---
+
+PRESENTATION = st.tuples(st.integers(0, 3), st.floats(0.01, 0.98), st.floats(-3, 3), st.integers(0, 2))
+LABELS = np.array([0, 1, 2, 0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(PRESENTATION, min_size=1, max_size=6), min_size=1, max_size=3 * PERIODS))
+def test_the_course_equals_means_over_its_presentations(run: list[list[tuple[int, float, float, int]]]) -> None:
+    history = [
+        {name: np.array(values) for name, values in zip(NAMES, zip(*epoch, strict=True), strict=True)} for epoch in run
+    ]
+    course = read_course(LABELS, history)
+    assert course is not None
+    width = 1
+    while width * PERIODS < len(run):
+        width *= 2
+    periods = [[row for epoch in run[at : at + width] for row in epoch] for at in range(0, len(run), width)]
+    assert len(course.margin) == len(periods)
+    for number, period in enumerate(periods):
+        for i in range(4):
+            rows = [row for row in period if row[0] == i]
+            expected = np.mean([m for _, _, m, _ in rows]) if rows else np.nan
+            np.testing.assert_allclose(course.margin[number, i], expected)
+            rivals = [min(p * np.exp(-m), 1 - p) for _, p, m, _ in rows]
+            np.testing.assert_allclose(course.p_rival[number, i], np.mean(rivals) if rows else np.nan)
+            votes = course.votes[number]
+            shares = dict(zip(votes.predicted[votes.sample == i], votes.share[votes.sample == i], strict=True))
+            counted = Counter(k for _, _, _, k in rows if k != LABELS[i])
+            assert shares == pytest.approx({k: count / len(rows) for k, count in counted.items()})
+    for i in range(4):
+        rows = [row for epoch in run for row in epoch if row[0] == i]
+        wrong = [k for _, _, _, k in rows if k != LABELS[i]]
+        best = max(wrong, key=lambda k: (wrong.count(k), len(wrong) - wrong[::-1].index(k)), default=-1)
+        assert course.suggested[i] == best
+        if wrong:
+            assert course.agreement[i] == pytest.approx(wrong.count(best) / len(rows))
+
+
+def test_among_equally_frequent_suggestions_the_most_recent_wins() -> None:
+    one = {"index": np.array([0]), "p_label": np.array([0.2]), "margin": np.array([-1.0])}
+    for order in ([1, 2], [2, 1]):
+        course = read_course(np.array([0]), [{**one, "predicted": np.array([k])} for k in order])
+        assert course is not None
+        assert course.suggested.tolist() == [order[-1]]
+
+
+def test_a_period_without_the_sample_does_not_count_for_it() -> None:
+    epochs = [([0, 1], [2.0, -4.0]), ([0], [6.0])]
+    history = [
+        {
+            "index": np.array(i),
+            "p_label": np.full(len(i), 0.5),
+            "margin": np.array(m),
+            "predicted": np.zeros(len(i), int),
+        }
+        for i, m in epochs
+    ]
+    course = read_course(np.array([0, 1]), history)
+    assert course is not None
+    assert weighted(course, np.array([1.0, 3.0])).margin.tolist() == [5.0, -4.0]
+    # Sample 1 was 3 below the first period's mean of -1, so 3 below the second's, 6.
+    np.testing.assert_allclose(course.filled_margin(), [[2, -4], [6, 3]])
+
+
+# --- class pairs ---
+
+
+def evidence(label: list[int], p: list[list[float]]) -> Evidence:
+    """Votes carry all that is not on the label."""
+    y, table = np.array(label), np.array(p)
+    sample, predicted = np.nonzero((np.arange(table.shape[1]) != y[:, None]) & (table > 0))
+    votes = Votes(sample, predicted, table[sample, predicted], table[sample, predicted])
+    p_label = table[np.arange(len(y)), y]
+    zero = np.zeros(len(y))
+    return Evidence(y, table.shape[1], zero, p_label, zero, p_label, votes)
+
+
+def test_blocks_give_the_probabilities_back() -> None:
+    p = [[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]]
+    ((at, found),) = evidence([0, 2], p).blocks()
+    assert (at.start, at.stop) == (0, 2)
+    np.testing.assert_allclose(found, p)
+
+
+def test_the_noise_matrix_by_hand() -> None:
+    # Thresholds: class 0: (0.9 + 0.7) / 2 = 0.8, class 1: (0.8 + 0.2) / 2 = 0.5. Counted as true 0: samples 0 and 3
+    # (0.8 of class 0, labelled 1), as true 1: sample 2; sample 1 reaches neither.
+    found = noise_matrix(evidence([0, 0, 1, 1], [[0.9, 0.1], [0.7, 0.3], [0.2, 0.8], [0.8, 0.2]]))
+    # Columns scaled to the two labels of each class: [[2, 1], [0, 1]], rows normalised, a floor of 0.001 spread.
+    np.testing.assert_allclose(found, [[0.999 * 2 / 3 + 0.0005, 0.999 / 3 + 0.0005], [0.0005, 0.9995]], atol=1e-6)
+
+
+def test_deconvolution_inverts_a_noise_matrix() -> None:
+    matrix = np.array([[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]])
+    true = np.array([[0.98, 0.01, 0.01], [0.1, 0.8, 0.1]])
+    np.testing.assert_allclose(deconvolved(true @ matrix, matrix), true, atol=0.06)
+
+
+def test_a_rule_of_flips_that_was_learned_is_seen_through() -> None:
+    # 4 in 10 of each class carry the next class's label, and the network has learned exactly that.
+    n, true = 10, np.repeat([0, 1, 2], 10)
+    given = np.where(np.tile(np.arange(n) < 4, 3), (true + 1) % 3, true)
+    learned = np.array([[0.6, 0.4, 0.0], [0.0, 0.6, 0.4], [0.4, 0.0, 0.6]])[true]
+    odds = wrong_log_odds(evidence(given.tolist(), learned.tolist()))
+    assert odds[given != true].min() > 2
+    assert odds[given == true].max() < -2
+    # The margin cannot: 0.4 - 0.6 and 0.6 - 0.4 where three equally certain classes would give the same.
+    assert (learned[np.arange(30), given] > 0.3).all()
+
+
+def test_structure_is_none_for_uniform_flips_and_all_for_pairs() -> None:
+    rng = np.random.default_rng(0)
+    leader = rng.integers(0, 10, 5000)
+    uniform = (leader + rng.integers(1, 10, 5000)) % 10
+    assert Confusions.of(leader, uniform, 10).explained() == pytest.approx(0, abs=0.01)
+    assert Confusions.of(leader, (leader + 1) % 10, 10).explained() == pytest.approx(1, abs=0.01)
+    assert Confusions.of(leader, leader, 10).explained() == 0.0
+    # Each label seen once tells nothing of the others.
+    assert Confusions.of(np.arange(10), (np.arange(10) + 1) % 10, 10).explained() == pytest.approx(0, abs=1e-9)
+
+
+# --- the order ---
+
+
+def test_a_round_of_the_discriminant_is_fishers_with_a_ridge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "_ROUNDS", 1)
+    rng = np.random.default_rng(1)
+    n, order = 500, rng.permutation(500).astype(float)
+    margin = rng.normal(size=(3, n)) * np.array([[1.0], [2.0], [1.0]]) - order / n
+    margin[2] += margin[0]
+    place = np.array([sorted(order, reverse=True).index(value) + 0.5 for value in order]) / n
+    wrong = 1 / (1 + np.exp((place - 0.1) / (0.3 * 0.1)))
+    covariance = sum(np.cov(margin, aweights=each, ddof=0) * each.mean() for each in (wrong, 1 - wrong))
+    ridged = covariance + 0.1 * np.diag(np.diag(covariance))
+    difference = np.average(margin, axis=1, weights=1 - wrong) - np.average(margin, axis=1, weights=wrong)
+    found, weight = discriminant(margin, order, 0.1)
+    np.testing.assert_allclose(weight, np.linalg.solve(ridged, difference), rtol=1e-6)
+    np.testing.assert_allclose(found, -(weight @ margin))
+
+
+@pytest.mark.parametrize("mean", [0.001, 0.2, 0.9])
+def test_the_offset_gives_probabilities_their_mean(mean: float) -> None:
+    values = np.random.default_rng(0).normal(0, 20, 999)
+    assert probability(values + log_odds_offset(values, mean)).mean() == pytest.approx(mean, rel=1e-6)
+
+
+RUNS: dict[str, Any] = {
+    "uniform": {"pair": False},
+    "pair": {"pair": True, "clarity": 3.0},
+    "memorised": {"pair": False, "memorised_after": 5},
+    "few epochs": {"pair": False, "epochs": 3},
+    "long": {"pair": False, "epochs": 21},
+}
+
+
+@pytest.mark.parametrize("kind", RUNS)
+@pytest.mark.parametrize("rate", [0.05, 0.2, 0.4])
+def test_flips_are_found_counted_and_named(kind: str, rate: float) -> None:
+    options = dict(RUNS[kind])
+    given, true = flips(3000, 6, rate, pair=options.pop("pair"))
+    statistics, history = simulated(given, true, **options)
+    found, wrong = assess(statistics, history), given != true
+    assert average_precision(wrong, found.score) > 0.95
+    assert average_precision(wrong, found.score) >= average_precision(wrong, -statistics.margin) - 0.003
+    assert found.noise_rate.value == pytest.approx(rate, rel=1 / 3)
+    assert found.noise_rate.low <= rate <= found.noise_rate.high
+    chosen = flagged(found.probability, 0.8)
+    assert wrong[chosen].mean() > 0.7
+    assert chosen[wrong].mean() > 0.6
+    right_name = found.suggested[wrong & chosen] == true[wrong & chosen]
+    assert right_name.mean() > 0.9
+    assert found.suggested_probability[wrong & chosen].mean() > 0.5
+    assert found.agreement[wrong & chosen].mean() > 0.3
+
+
+@pytest.mark.parametrize("memorised_after", [3, 99])
+def test_without_wrong_labels_next_to_nothing_is_flagged(memorised_after: int) -> None:
+    true = np.random.default_rng(0).integers(0, 6, 3000)
+    statistics, history = simulated(true, true, memorised_after=memorised_after)
+    for found in (assess(statistics, history), assess(statistics)):
+        assert found.noise_rate.value < 0.01
+        assert flagged(found.probability, 0.8).mean() < 0.005
+        assert np.isfinite(found.score).all()
+
+
+@pytest.mark.parametrize("kind", ["uniform", "pair"])
+def test_the_record_alone_is_nearly_as_good(kind: str) -> None:
+    options = dict(RUNS[kind])
+    given, true = flips(3000, 6, 0.2, pair=options.pop("pair"))
+    statistics, history = simulated(given, true, **options)
+    with_history, alone = assess(statistics, history), assess(statistics)
+    difference = average_precision(given != true, with_history.score) - average_precision(given != true, alone.score)
+    assert difference < 0.02
+    assert alone.suggested.tolist() == statistics.candidate.tolist()
+    assert np.isnan(alone.probability_margin).all()
+
+
+def test_a_history_that_leaves_samples_out_is_not_used() -> None:
+    given, true = flips(200, 4, 0.2, pair=False)
+    statistics, history = simulated(given, true)
+    cut = [{name: values[epoch["index"] < 150] for name, values in epoch.items()} for epoch in history]
+    np.testing.assert_array_equal(assess(statistics, cut).score, assess(statistics).score)
+
+
+def test_samples_never_seen_have_no_score_and_change_nothing() -> None:
+    given, true = flips(200, 4, 0.2, pair=False)
+    statistics, history = simulated(given, true)
+    more = TrainingDynamics(300)
+    for number in range(8):
+        rng = np.random.default_rng(number)
+        index = torch.from_numpy(rng.permutation(300)[:200] if number == 0 else np.arange(0, 300, 3))
+        more.update(index, torch.from_numpy(rng.normal(size=(len(index), 4))), index % 4)
+        more.end_epoch(number)
+    unseen = more.compute().presentations == 0
+    assert unseen.any()
+    found = assess(more.compute())
+    for values in (found.score, found.probability, found.suggested_probability):
+        assert np.isnan(values[unseen]).all()
+    assert np.isfinite(found.score[~unseen]).all()
+    del statistics, history
+
+
+def test_nothing_seen_says_nothing() -> None:
+    found = assess(TrainingDynamics(3).compute())
+    assert np.isnan(found.score).all()
+    assert np.isnan(found.noise_rate.value)
+    assert not flagged(found.probability, 0.8).any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_handful_of_samples_has_finite_scores(n: int, classes: int) -> None:
+    true = np.append(np.arange(n - 1) % classes, classes - 1)
+    statistics, history = simulated(true, true, epochs=2)
+    assert np.isfinite(assess(statistics, history).score).all()
+    assert np.isfinite(assess(statistics).score).all()
+
+
+# --- what a user sees ---
+
+
+def table(statistics: SampleStatistics, history: HISTORY) -> pd.DataFrame:
+    return samples_table(statistics, assess(statistics, history))
+
+
+def test_named_scores_by_hand() -> None:
+    dynamics = TrainingDynamics(3)
+    # Sample 0 is learned and forgotten, 1 is never learned, 2 is never seen.
+    for number, logits in enumerate([[[3.0, 0.0], [2.0, 0.0]], [[0.0, 1.0], [1.0, 0.0]], [[2.0, 0.0], [1.0, 0.0]]]):
+        dynamics.update([0, 1], torch.tensor(logits), torch.tensor([0, 1]))
+        dynamics.end_epoch(number)
+    found = named_scores(dynamics.compute(), np.array([0.25, -0.5, np.nan]))
+    p = 1 / (1 + np.exp(-np.array([[3.0, -1.0, 2.0], [-2.0, -1.0, -1.0]])))
+    expected: Mapping[str, Array] = {
+        "score_aum": np.array([-4 / 3, 4 / 3]),
+        "score_probability_margin": np.array([-0.25, 0.5]),
+        "score_confidence": -p.mean(axis=1),
+        "score_loss": -np.log(p).mean(axis=1),
+        "score_el2n": np.sqrt(2) * (1 - p).mean(axis=1),
+        "score_forgetting": np.array([1, 3]),
+        "score_correctness": np.array([-2 / 3, 0]),
+        "score_first_learned": np.array([0, 1]),
+    }
+    assert list(found) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name][:2], values, rtol=1e-6, err_msg=name)
+        assert np.isnan(found[name][2])
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.05, 1))
+def test_the_flagged_are_the_largest_set_of_that_precision(values: list[float], precision: float) -> None:
+    p = np.sort(values)[::-1]
+    chosen = flagged(p, precision)
+    sizes = [k for k in range(1, len(p) + 1) if p[:k].mean() >= precision - 1e-12 and p[k - 1] > 0]
+    assert chosen.sum() == (sizes[-1] if sizes else 0)
+    assert p[chosen].min(initial=1) >= p[~chosen].max(initial=0)
+
+
+@pytest.mark.parametrize("precision", [0, -0.1, 1.5, float("nan")])
+def test_a_precision_out_of_range_is_refused(precision: float) -> None:
+    with pytest.raises(ValueError, match=r"`precision` to be in \(0, 1\], got"):
+        flagged(np.array([0.5]), precision)
+
+
+def test_suspects_clean_ones_and_weights_agree() -> None:
+    given, true = flips(600, 4, 0.2, pair=False)
+    rows = table(*simulated(given, true))
+    worst = suspects(rows)
+    assert worst["rank"].tolist() == list(range(1, 601))
+    assert worst["score"].is_monotonic_decreasing
+    assert suspects(rows, 3).index.tolist() == worst.index[:3].tolist()
+    strict, loose = suspects(rows, precision=0.95), suspects(rows, precision=0.6)
+    assert 0 < len(strict) < rows["flagged"].sum() < len(loose)
+    assert strict["flagged"].all()
+    assert suspects(rows, 5, precision=0.95).index.tolist() == worst.index[:5].tolist()
+    assert set(clean_indices(rows, 0.6)) == set(rows.index) - set(loose.index)
+    assert set(clean_indices(rows)) == set(rows.index[~rows["flagged"]])
+    np.testing.assert_allclose(weights(rows), 1 - rows["wrong_probability"])
+    assert weights(rows).mean() == pytest.approx(1 - assess(*simulated(given, true)).noise_rate.value, abs=1e-6)
+
+
+def test_names_stand_beside_the_labels() -> None:
+    statistics, history = simulated(np.array([0, 1, 1]), np.array([0, 1, 1]), epochs=1)
+    rows = samples_table(statistics, assess(statistics, history), names=["a", "b", "c"], class_names=["cat", "dog"])
+    assert rows.columns.tolist()[:4] == ["root_index", "name", "label", "label_name"]
+    assert rows["name"].tolist() == ["a", "b", "c"]
+
+
+# --- several runs ---
+
+
+def test_runs_are_compared_by_their_mean_rank() -> None:
+    given, true = flips(400, 4, 0.2, pair=False)
+    tables = [table(*simulated(given, true, seed=seed)) for seed in range(3)]
+    together = compared(tables)
+    ranks = pd.concat([one["rank"] for one in tables], axis=1).astype(float).mean(axis=1)
+    assert together["mean_rank"].tolist() == sorted(ranks)
+    pd.testing.assert_series_equal(together["mean_rank"].astype(float).sort_index(), ranks, check_names=False)
+    assert together["flagged_in"].sort_index().tolist() == np.sum([one["flagged"] for one in tables], axis=0).tolist()
+    assert together["suggested_in"].max() == 3
+    assert (given != true)[together.index[:60]].mean() > 0.95
+
+
+def test_runs_on_other_data_are_refused() -> None:
+    given, true = flips(60, 4, 0.2, pair=False)
+    one, other = table(*simulated(given, true)), table(*simulated(true, true))
+    with pytest.raises(ValueError, match="two or more runs to compare, got 1"):
+        compared([one])
+    with pytest.raises(ValueError, match="on the same labels, got 12 samples with another label in run 2"):
+        compared([one, other])
+    with pytest.raises(ValueError, match="on the same samples, got 60 in the first and 59 in run 3"):
+        compared([one, one, one.iloc[:59]])
+
+
+def test_an_assessment_names_all_that_a_table_needs() -> None:
+    given, true = flips(100, 3, 0.2, pair=False)
+    found = assess(*simulated(given, true))
+    assert isinstance(found, Assessment)
+    assert all(len(getattr(found, name)) == 100 for name in ("score", "probability", "suggested", "agreement"))
