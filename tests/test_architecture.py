@@ -25,8 +25,8 @@ ALLOWED = {
     "host": {"torch", "observation"} | LIGHTNING,
 }
 STANDARD = {
-    "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "importlib", "io", "json", "math",
-    "os", "pathlib", "random", "re", "shutil", "typing",
+    "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "importlib", "io", "itertools",
+    "json", "math", "os", "pathlib", "random", "re", "shutil", "typing", "unicodedata",
 }  # fmt: skip
 
 

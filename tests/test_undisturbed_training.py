@@ -92,7 +92,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 def run(folder: Path, callbacks: list[Any], *, manual: bool, error: type[Exception] | None, **options: Any) -> Any:
     pl.seed_everything(11, verbose=False)
     model = Delicate(manual=manual)
-    runner = trainer(folder, *callbacks, logger=TensorBoardLogger(folder), **options)
+    runner = trainer(folder, *callbacks, **({"logger": TensorBoardLogger(folder)} | options))
     train = DataLoader(Augmented(), batch_size=4, shuffle=True)
     val = DataLoader(Augmented(), batch_size=4)
     if error is None:
@@ -105,7 +105,7 @@ def run(folder: Path, callbacks: list[Any], *, manual: bool, error: type[Excepti
 
 def monitors() -> list[Any]:
     return [
-        TrainingDynamicsMonitor(),
+        TrainingDynamicsMonitor(top_k=5),
         AttributionMonitor(methods=("saliency", "input_x_gradient", "grad_cam"), steps=4),
     ]
 
@@ -120,9 +120,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no validation": {"limit_val_batches": 0},
     "bf16-mixed": {"precision": "bf16-mixed"},
     "clipping": {"gradient_clip_val": 0.1},
+    "pictures as files": {"logger": False},
 }
 
 
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS.keys())
 def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: dict[str, Any]) -> None:
     options = {"manual": False} | options
@@ -130,8 +132,9 @@ def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: d
     plain = final_state(*run(tmp_path / "without", [], error=None, **options))
     assert differences(watched, plain) == []
     assert watched["weights and buffers: calls"] > 3
-    written = list((tmp_path / "with").glob("lightning_logs/version_0/dynalens/explanations/*.npz"))
+    written = [path.name for path in (tmp_path / "with").rglob("dynalens/explanations/*.npz")]
     assert len(written) == 3  # the callbacks did work
+    assert list((tmp_path / "with").rglob("dynalens/pictures.npz"))  # pictures of suspects came from the batches
 
 
 class Raises(pl.Callback):

@@ -97,6 +97,25 @@ def suspects(table: pd.DataFrame, n: int | None = None) -> pd.DataFrame:
     return table[table["rank"].notna()].sort_values("rank").head(len(table) if n is None else n)
 
 
+def worst_samples(statistics: SampleStatistics, n: int) -> list[int]:
+    """Return the ids of the ``n`` most suspicious samples that were seen, worst first, without making the table."""
+    score = np.where(statistics.presentations > 0, statistics.margin, np.inf)
+    n = min(n, int(np.isfinite(score).sum()))
+    worst = np.argpartition(score, n - 1)[:n] if n else np.arange(0)
+    return [int(i) for i in worst[np.lexsort((worst, score[worst]))]]
+
+
+def flagged_overlap(now: Array, before: Array) -> float:
+    """Return how many samples are flagged in both of two masks, of those flagged in either; NaN if none is.
+
+    Example:
+        >>> flagged_overlap(np.array([True, True, False]), np.array([True, False, True]))
+        0.3333333333333333
+    """
+    either = int((now | before).sum())
+    return int((now & before).sum()) / either if either else float("nan")
+
+
 def clean_indices(table: pd.DataFrame) -> list[int]:
     """Return the ids of the samples that are not flagged; those never seen count as clean."""
     return [int(i) for i in table.index[~table["flagged"]]]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.attribution import Explanation, check_methods, explain, find_forward, pixel_relevance
+from dynalens.callbacks.explanation_pictures import ExplanationPictures
 from dynalens.capture import images_and_labels
 from dynalens.faithfulness import (
     area_under_curve,
@@ -20,18 +21,21 @@ from dynalens.faithfulness import (
 )
 from dynalens.host import (
     CallbackBase,
+    chart_layouts,
     check_x_axis,
     log_scalars,
     log_step,
+    picture_loggers,
     refuse_processes,
     run_folder,
     tag_prefix,
     tensorboard_writer,
 )
+from dynalens.identity import dataset_class_names
 from dynalens.observation import module_named
-from dynalens.pictures import ExplanationRow, explanation_sheet, to_rgb
+from dynalens.pictures import ExplanationRow, Normalisation, class_name, find_normalisation, shown_inputs
 from dynalens.records import write_arrays
-from dynalens.tensorboard import EventSink, FileSink, Sink, epochs_tag
+from dynalens.tensorboard import Layout, Sink, faithfulness_layout, make_sink, write_layout
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -97,6 +101,9 @@ class AttributionMonitor(CallbackBase):
         self.name, self.on_error = name, on_error
         self._kept: tuple[Tensor, Tensor] | None = None
         self._sink: Sink | None = None
+        self._pictures: ExplanationPictures | None = None
+        self._class_names: Sequence[str] | None = None
+        self._normalisation: Normalisation | None = None
         self._folder = Path()
 
     @property
@@ -113,13 +120,26 @@ class AttributionMonitor(CallbackBase):
             module_named(pl_module, self.target_layer)
         self._folder = run_folder(trainer, self.name)
         writer = tensorboard_writer(trainer)
-        self._sink = FileSink(self._folder / "pictures") if writer is None else EventSink(writer)
-        if writer is None:
+        others = picture_loggers(trainer)
+        self._sink = make_sink(writer, others, self._folder / "pictures")
+        if writer is None and not others:
             warnings.warn(
                 "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` to "
                 f"see explanations there; their pictures are written to {self._folder / 'pictures'} meanwhile.",
                 stacklevel=2,
             )
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Find out how inputs and classes are shown."""
+        if self._sink is None:
+            return
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        self._pictures = ExplanationPictures(self._sink, tag_prefix(self.name))
+        self._class_names = dataset_class_names(dataset)
+        self._normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+        writer = tensorboard_writer(trainer)
+        if writer is not None:
+            write_layout(writer, chart_layouts(trainer))
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -150,6 +170,15 @@ class AttributionMonitor(CallbackBase):
             warnings.warn(
                 f"Explanations are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=2
             )
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the film strips up to the last epoch."""
+        if self._sink is not None and self._pictures is not None:
+            self._pictures.write_films()
+
+    def tensorboard_layout(self) -> Layout:
+        """Return the custom charts that show this monitor's scalars together."""
+        return faithfulness_layout(tag_prefix(self.name), self.methods, self.metrics)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the writer."""
@@ -202,10 +231,14 @@ class AttributionMonitor(CallbackBase):
             {f"{prefix}/faithfulness/{m}/{k}": float(a.mean()) for m, of in areas.items() for k, a in of.items()},
             step,
         )
-        rows = _rows(images, targets, explanation, relevance, curves, areas)
         layer = f"; Grad-CAM of {explanation.target_layer}" if explanation.target_layer else ""
-        sheet = explanation_sheet(rows, fractions=fractions.numpy(), title=f"epoch {epoch}{layer}")
-        self._sink.image(epochs_tag(f"{prefix}/explanations", epoch), sheet, step)
+        assert self._pictures is not None
+        rows = _rows(
+            images, targets, explanation, relevance, curves, areas,
+            names=self._class_names, normalisation=self._normalisation,
+        )  # fmt: skip
+        title = f"epoch {epoch}{layer}"
+        self._pictures.write(rows, fractions.numpy(), epoch=epoch, step=step, title=title, fixed=len(rows))
         arrays = {"fractions": fractions, "targets": targets, "logits": explanation.logits}
         for m, of in curves.items():
             for metric, values in of.items():
@@ -223,14 +256,20 @@ def _rows(
     relevance: dict[str, Tensor],
     curves: dict[str, dict[str, Tensor]],
     areas: dict[str, dict[str, Tensor]],
+    *,
+    names: Sequence[str] | None,
+    normalisation: Normalisation | None,
 ) -> list[ExplanationRow]:
     p = explanation.logits.softmax(dim=1)
-    pictures, predicted = to_rgb(images), p.argmax(dim=1).tolist()
-    p_target = p.gather(1, targets.unsqueeze(1)).squeeze(1).tolist()
+    shown, predicted = shown_inputs(images, normalisation), p.argmax(dim=1).tolist()
+    p_label = p.gather(1, targets.unsqueeze(1)).squeeze(1).tolist()
     return [
         ExplanationRow(
-            image=pictures[i],
-            heading=f"label {target}, predicted {predicted[i]}, p(label) {p_target[i]:.2f}",
+            image=shown[i],
+            label=class_name(target, names),
+            predicted=class_name(predicted[i], names),
+            p_label=p_label[i],
+            right=target == predicted[i],
             maps={m: maps[i].cpu().numpy() for m, maps in relevance.items()},
             curves={m: {metric: c[i].cpu().numpy() for metric, c in of.items()} for m, of in curves.items()},
             areas={m: {metric: float(a[i]) for metric, a in of.items()} for m, of in areas.items()},

@@ -1,5 +1,6 @@
 """The callback that keeps the per-sample record: Lightning hooks become calls."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -8,23 +9,34 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from dynalens.capture import Capture, StepCapture
-from dynalens.dynamics import EpochRecord, SampleStatistics, TrainingDynamics
+from dynalens.callbacks.dynamics_pictures import DynamicsPictures
+from dynalens.capture import Capture, StepCapture, inputs_to_show
+from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.host import (
     CallbackBase,
     announce,
+    chart_layouts,
     check_x_axis,
     log_scalars,
     log_step,
+    picture_loggers,
     refuse_processes,
     run_folder,
     tag_prefix,
     tensorboard_writer,
 )
 from dynalens.identity import IndexRecorder, SampleIdentityError, dataset_class_names, indices_in_batch, root_indices
+from dynalens.pictures import find_normalisation
 from dynalens.records import RecordFolder, RecordMeta, read_history
-from dynalens.suspicion import clean_indices, epoch_summary, samples_table, suggested_labels, suspects
-from dynalens.tensorboard import EventSink
+from dynalens.suspicion import (
+    clean_indices,
+    epoch_summary,
+    flagged_overlap,
+    samples_table,
+    suggested_labels,
+    suspects,
+)
+from dynalens.tensorboard import Layout, dynamics_layout, make_sink, write_layout
 
 _NO_EPOCH = "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`."
 
@@ -35,6 +47,7 @@ class TrainingDynamicsMonitor(CallbackBase):
     Margin, confidence, forgetting events and the rest come from the step's own forward pass, before the update; no
     second pass is made, the step never waits for the device, and weights, random streams and gradients stay as
     they would be without the callback. Files go to ``<log_dir>/dynalens/``; the README lists the TensorBoard tags.
+    Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets them too.
 
     Args:
         index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index, or a
@@ -49,6 +62,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         class_names: Name of each class; default: the dataset's ``classes``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
         history: Keep index, p(label), margin and prediction of every presentation on disk.
+        top_k: Suspects in the gallery; their pictures are copied from the batches of the epoch after.
         log_every_n_epochs: Epochs between two entries in the logger.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
@@ -66,17 +80,19 @@ class TrainingDynamicsMonitor(CallbackBase):
         class_names: Sequence[str] | None = None,
         save_dir: str | Path | None = None,
         history: bool = True,
+        top_k: int = 20,
         log_every_n_epochs: int = 1,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
     ) -> None:
         super().__init__()
-        for argument, value in (("views", views), ("log_every_n_epochs", log_every_n_epochs)):
+        for argument, value in (("views", views), ("top_k", top_k), ("log_every_n_epochs", log_every_n_epochs)):
             if value < 1:
                 raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
         self.index, self.views, self.history, self.name = index, views, history, name
         self.class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
-        self.x_axis = check_x_axis(x_axis)
+        self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
+        self._pictures: DynamicsPictures | None = None
         self._capture = StepCapture(capture)
         self._recorder: IndexRecorder | None = None
         self._active = False
@@ -92,6 +108,7 @@ class TrainingDynamicsMonitor(CallbackBase):
         self._folder: RecordFolder | None = None
         self._source: Path | None = None
         self._root_index = np.arange(0)
+        self._flagged_before: Array | None = None
 
     @property
     def state_key(self) -> str:
@@ -130,11 +147,15 @@ class TrainingDynamicsMonitor(CallbackBase):
         assert self._folder is not None
         self._folder.begin(self._epochs, self._source)
         self._source, self._begun = self._folder.path, True
+        self._pictures = self._make_pictures(trainer, pl_module, dataset)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
-        if self._active:
-            self._capture.start(pl_module)
+        if not self._active:
+            return
+        self._capture.start(pl_module)
+        if self._pictures is not None:  # now, because the step may work in place
+            self._pictures.see(self._indices(trainer, batch, batch_idx), inputs_to_show(batch))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """The step's own loss is known."""
@@ -147,10 +168,7 @@ class TrainingDynamicsMonitor(CallbackBase):
             return
         assert self._dynamics is not None
         found = self._capture.finish(outputs, batch)
-        if self._recorder:
-            indices: Sequence[int] | Tensor = self._recorder.indices(trainer, batch_idx)
-        else:
-            indices = indices_in_batch(batch, self.index)
+        indices = self._indices(trainer, batch, batch_idx)
         if found is None:
             return
         _check_rows(len(found.logits), len(indices), self.views)
@@ -175,8 +193,14 @@ class TrainingDynamicsMonitor(CallbackBase):
             self._folder.write_history(epoch, record)
         statistics = self.statistics()
         self._folder.write(statistics, self._root_index, self._meta())
+        if self._pictures is not None:
+            self._pictures.end_epoch(epoch, statistics, record, pl_module.device)
         if trainer.current_epoch % self.log_every_n_epochs == 0:
             self._write_logs(trainer, statistics, record)
+
+    def tensorboard_layout(self) -> Layout:
+        """Return the custom charts that show this monitor's scalars together."""
+        return dynamics_layout(tag_prefix(self.name))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Write the tables and undo what ``setup`` installed."""
@@ -248,21 +272,55 @@ class TrainingDynamicsMonitor(CallbackBase):
             self._recorder = None
         if self._epochs and self._begun:
             self.save()
+            if self._pictures is not None and self._folder is not None:
+                self._folder.write_pictures(self._pictures.pictures)
+        self._pictures = None
 
     def _meta(self) -> RecordMeta:
         assert self._dynamics is not None
         return RecordMeta(self._dynamics.num_samples, self._epochs, self._incomplete, self.class_names)
 
-    def _write_logs(self, trainer: Any, statistics: SampleStatistics, record: EpochRecord) -> None:
-        prefix, step = tag_prefix(self.name) + "/dynamics", log_step(trainer, self.x_axis)
-        summary = epoch_summary(statistics, record)
-        log_scalars(trainer, {f"{prefix}/{key}": value for key, value in summary.items()}, step)
+    def _indices(self, trainer: Any, batch: Any, batch_idx: int) -> Sequence[int] | Tensor:
+        return self._recorder.indices(trainer, batch_idx) if self._recorder else indices_in_batch(batch, self.index)
+
+    def _make_pictures(self, trainer: Any, pl_module: Any, dataset: Any) -> DynamicsPictures:
+        assert self._folder is not None
         writer = tensorboard_writer(trainer)
-        if writer is None:
+        if writer is not None:
+            write_layout(writer, chart_layouts(trainer))
+        pictures = DynamicsPictures(
+            make_sink(writer, picture_loggers(trainer), self._folder.path / "pictures"),
+            tag_prefix(self.name),
+            top_k=self.top_k,
+            class_names=self.class_names,
+            normalisation=find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset),
+        )
+        if self._epochs:
+            pictures.restore(self.statistics(), read_history(self._folder.path, self._epochs))
+        return pictures
+
+    def _write_logs(self, trainer: Any, statistics: SampleStatistics, record: EpochRecord) -> None:
+        prefix, step = tag_prefix(self.name), log_step(trainer, self.x_axis)
+        summary = epoch_summary(statistics, record)
+        flagged = statistics.margin < 0
+        if self._flagged_before is not None:
+            summary["suspects_overlap"] = flagged_overlap(flagged, self._flagged_before)
+        self._flagged_before = flagged
+        log_scalars(trainer, {f"{prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
+        self._draw(statistics, step)
+
+    def _draw(self, statistics: SampleStatistics, step: int) -> None:
+        """Write the pictures; a failure is no reason to end a training run, because the record does not need them."""
+        if self._pictures is None:
             return
-        seen = statistics.presentations > 0
-        for quantity in ("margin", "confidence", "forgetting_events"):
-            EventSink(writer).histogram(f"{prefix}/{quantity}", getattr(statistics, quantity)[seen], step)
+        try:
+            self._pictures.write(statistics, self._epochs[-1], step)
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is said and training goes on
+            self._pictures = None
+            warnings.warn(
+                f"Pictures of the record are switched off, training goes on: {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
 
 
 def _repeated(indices: Sequence[int] | Tensor, views: int) -> Sequence[int] | Tensor:
