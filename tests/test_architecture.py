@@ -19,14 +19,17 @@ ALLOWED = {
     "suspicion": {"numpy", "pandas", "dynamics"},
     "records": {"numpy", "pandas", "dynamics", "suspicion"},
     "pictures": {"torch", "numpy", "PIL", "dynamics"},
+    "decisions": {"torch", "numpy"},
+    "report": {"torch", "numpy", "pandas", "PIL", "dynamics", "pictures", "records", "suspicion"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "records"},
     "capture": {"torch", "observation", "dynamics"} | LIGHTNING,
     "identity": {"torch", "observation"} | LIGHTNING,
     "host": {"torch", "observation"} | LIGHTNING,
 }
 STANDARD = {
-    "array", "collections", "contextlib", "dataclasses", "difflib", "functools", "importlib", "io", "itertools",
-    "json", "math", "os", "pathlib", "random", "re", "shutil", "typing", "unicodedata",
+    "argparse", "array", "base64", "collections", "contextlib", "csv", "dataclasses", "difflib", "functools",
+    "hashlib", "html", "importlib", "io", "itertools", "json", "math", "os", "pathlib", "random", "re", "shutil",
+    "sys", "typing", "unicodedata",
 }  # fmt: skip
 
 

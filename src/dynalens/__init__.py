@@ -12,6 +12,7 @@ from dynalens.attribution import (
 )
 from dynalens.callbacks import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.capture import CaptureError
+from dynalens.decisions import apply_decisions
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
 from dynalens.faithfulness import (
     area_under_curve,
@@ -33,6 +34,7 @@ __all__ = [
     "SampleStatistics",
     "TrainingDynamics",
     "TrainingDynamicsMonitor",
+    "apply_decisions",
     "area_under_curve",
     "baseline_images",
     "deletion_curve",

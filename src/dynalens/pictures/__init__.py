@@ -1,6 +1,13 @@
 """Tensors to pixels: charts of a record, maps over their inputs, film strips, galleries; JPEG and PNG bytes."""
 
-from dynalens.pictures.charts import data_map, first_learned, forgetting_events, margins, training_data_analysis
+from dynalens.pictures.charts import (
+    accuracy_curve,
+    data_map,
+    first_learned,
+    forgetting_events,
+    margins,
+    training_data_analysis,
+)
 from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
@@ -15,6 +22,7 @@ __all__ = [
     "Normalisation",
     "Suspect",
     "SuspectWatch",
+    "accuracy_curve",
     "class_name",
     "curve_chart",
     "data_map",

@@ -169,7 +169,7 @@ class Axes:
     def name(self, x: float, y: float, text: str, anchor: str) -> None:
         """Name a region, at a place between (0, 0), the lower left corner of the plot, and (1, 1)."""
         at = self.left + x * PLOT[0], self.bottom - y * PLOT[1]
-        write(self._draw, at, text, _TICK, fill=FAINT, anchor=anchor)
+        write(self._draw, at, text, _TICK, fill=FAINT, anchor=anchor, halo=2)
 
     def note(self, text: str) -> None:
         """Write into the middle of the plotting area."""

@@ -140,6 +140,20 @@ def first_learned(statistics: SampleStatistics, subtitle: str = "") -> Image.Ima
     return axes.image
 
 
+def accuracy_curve(epochs: Array, accuracy: Array, subtitle: str = "") -> Image.Image:
+    """Return a line of the training accuracy over the epochs.
+
+    Args:
+        epochs: Shape ``(E,)``, ascending.
+        accuracy: Shape ``(E,)``, in [0, 1].
+        subtitle: Second line.
+    """
+    x = Axis("epoch", float(epochs[0]), float(max(epochs[-1], epochs[0] + 1)), whole=True)
+    axes = Axes("Training accuracy", subtitle, x=x, y=Axis("right presentations", 0.0, 1.0))
+    axes.line(epochs, accuracy, BLUE, width=3)
+    return axes.image
+
+
 def counted(x: Array, y: Array, value: Array | None = None, *, across: int | None = None) -> Counts:
     """Count the points of the unit square in cells whose size fits their number.
 

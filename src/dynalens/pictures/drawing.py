@@ -58,11 +58,15 @@ def write(
     fill: Colour = INK,
     width: float | None = None,
     anchor: str = "la",
+    halo: int = 0,
 ) -> float:
-    """Write a line, cut with an ellipsis where it is wider than ``width``, and return its width in pixels."""
+    """Write a line, cut with an ellipsis where it is wider than ``width``, and return its width in pixels.
+
+    A halo of so many pixels in the colour of paper keeps it legible over a picture.
+    """
     font, shown = _legible(text, size)
     shown = shown if width is None else _cut(shown, font, width)
-    draw.text(at, shown, fill=fill, font=font, anchor=anchor)
+    draw.text(at, shown, fill=fill, font=font, anchor=anchor, stroke_width=halo, stroke_fill=PAPER)
     return float(font.getlength(shown))
 
 
