@@ -60,7 +60,7 @@ def test_the_page_holds_the_suspects_worst_first_and_the_summary(record: Record,
     assert summary["flagged"].startswith(f"{int(worst['flagged'].sum())} (")
     assert summary["training accuracy, last epoch"] == f"{100 * (history[2]['margin'] > 0).mean():.1f} %"
     assert [name for name, _ in content["charts"]][:2] == ["data map", "margins"]
-    assert all(image_of(uri).width > 400 for _, uri in content["charts"])
+    assert all(image_of(uri).width == 350 for _, uri in content["charts"])
 
 
 def test_names_are_text_and_nothing_is_fetched(record: Record, tmp_path: Path) -> None:

@@ -11,11 +11,12 @@ from PIL import Image, ImageDraw
 from dynalens.dynamics import Array
 from dynalens.pictures.drawing import FAINT, GRID, INK, PAPER, Colour, Scale, coloured, write
 
-PLOT = (360, 300)
-"""Width and height of the plotting area; whole cells of 2, 3, 5 and 6 pixels fit."""
-_LEFT, _TOP, _RIGHT, _BOTTOM = 66, 68, 24, 56
-_BAR = 76
-_TITLE, _TEXT, _TICK = 19, 16, 15
+PLOT = (252, 216)
+"""Width and height of the plotting area beside a colour bar; whole cells of 2, 3, 4 and 6 pixels fit."""
+# TensorBoard's cards are 350 pixels wide: a chart as wide is shown as it was drawn.
+WIDTH = 350
+_LEFT, _TOP, _RIGHT, _BOTTOM = 50, 54, 14, 40
+_TITLE, _TEXT, _TICK = 14, 12, 12
 _TARGET_TICKS = 5
 
 
@@ -107,18 +108,18 @@ class Axes:
 
     def __init__(self, title: str, subtitle: str, *, x: Axis, y: Axis, colour_bar: bool = False) -> None:
         self.x, self.y = x, y
-        self.left, self.top, self.right, self.bottom = _LEFT, _TOP, _LEFT + PLOT[0], _TOP + PLOT[1]
-        width, height = self.right + (_BAR if colour_bar else _RIGHT), self.bottom + _BOTTOM
-        self.image = Image.new("RGB", (width, height), PAPER)
+        self.left, self.top, self.bottom = _LEFT, _TOP, _TOP + PLOT[1]
+        self.right = _LEFT + PLOT[0] if colour_bar else WIDTH - _RIGHT
+        self.image = Image.new("RGB", (WIDTH, self.bottom + _BOTTOM), PAPER)
         self._draw = ImageDraw.Draw(self.image)
-        room = width - 16
-        write(self._draw, (8, 5), title, _TITLE, width=room)
-        write(self._draw, (8, 29), subtitle, _TICK, fill=FAINT, width=room)
+        write(self._draw, (6, 3), title, _TITLE, width=WIDTH - 12)
+        write(self._draw, (6, 20), subtitle, _TICK, fill=FAINT, width=WIDTH - 12)
         self._scales()
 
     def raster(self, pixels: Array) -> None:
         """Fill the plotting area with cells ``(rows, columns, 3)``, uint8, the first row on top; each a whole block."""
-        self.image.paste(Image.fromarray(pixels).resize(PLOT, Image.Resampling.NEAREST), (self.left, self.top))
+        size = (self.right - self.left, self.bottom - self.top)
+        self.image.paste(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST), (self.left, self.top))
         self._frame()
 
     def bars(self, edges: Array, heights: Array, colours: Sequence[Colour]) -> None:
@@ -142,42 +143,42 @@ class Axes:
     def mark(self, x: float, text: str) -> None:
         """Draw a dashed vertical line at ``x`` with a text at its head."""
         at = float(self._across(np.array([x]))[0])
-        for y in range(self.top, self.bottom, 10):
-            self._draw.line((at, y, at, min(y + 5, self.bottom)), fill=INK, width=2)
+        for y in range(self.top, self.bottom, 8):
+            self._draw.line((at, y, at, min(y + 4, self.bottom)), fill=INK, width=2)
         side = "ra" if at > (self.left + self.right) / 2 else "la"
-        write(self._draw, (at + (-6 if side == "ra" else 6), self.top + 4), text, _TICK, anchor=side)
+        write(self._draw, (at + (-5 if side == "ra" else 5), self.top + 3), text, _TICK, anchor=side)
 
     def legend(self, entries: Sequence[tuple[str, Colour]]) -> None:
         """Name colours in one line between title and plot."""
         x = self.left + 0.0
         for text, colour in entries:
-            self._draw.rectangle((x, self.top - 16, x + 11, self.top - 5), fill=colour)
-            x += 16 + write(self._draw, (x + 16, self.top - 19), text, _TICK, width=self.right - x - 16) + 16
+            self._draw.rectangle((x, self.top - 13, x + 8, self.top - 5), fill=colour)
+            x += 12 + write(self._draw, (x + 12, self.top - 16), text, _TICK, width=max(WIDTH - x - 16, 1)) + 10
 
     def colour_bar(self, scale: Scale, label: str, *, low: str, high: str) -> None:
         """Draw a scale of colours with its ends' values."""
-        left, height = self.right + 16, PLOT[1] - 50
-        top = self.top + 25
+        left, height = self.right + 8, PLOT[1] - 40
+        top = self.top + 20
         strip = coloured(np.linspace(1, 0, height)[:, None], scale).round().astype(np.uint8)
-        self.image.paste(Image.fromarray(np.repeat(strip, 14, axis=1)), (left, top))
-        write(self._draw, (left + 7, top - 4), high, _TICK, anchor="md")
-        write(self._draw, (left + 7, top + height + 4), low, _TICK, anchor="ma")
-        sideways = Image.new("RGB", (height, 22), PAPER)
-        write(ImageDraw.Draw(sideways), (height / 2, 11), label, _TEXT, anchor="mm", width=height)
-        self.image.paste(sideways.rotate(90, expand=True), (left + 22, top))
+        self.image.paste(Image.fromarray(np.repeat(strip, 12, axis=1)), (left, top))
+        write(self._draw, (WIDTH - 3, top - 3), high, _TICK, anchor="rd")
+        write(self._draw, (left + 6, top + height + 3), low, _TICK, anchor="ma")
+        sideways = Image.new("RGB", (height, 16), PAPER)
+        write(ImageDraw.Draw(sideways), (height / 2, 8), label, _TEXT, anchor="mm", width=height)
+        self.image.paste(sideways.rotate(90, expand=True), (left + 15, top))
 
     def name(self, x: float, y: float, text: str, anchor: str) -> None:
         """Name a region, at a place between (0, 0), the lower left corner of the plot, and (1, 1)."""
-        at = self.left + x * PLOT[0], self.bottom - y * PLOT[1]
+        at = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
         write(self._draw, at, text, _TICK, fill=FAINT, anchor=anchor, halo=2)
 
     def note(self, text: str) -> None:
         """Write into the middle of the plotting area."""
         middle = ((self.left + self.right) / 2, (self.top + self.bottom) / 2)
-        write(self._draw, middle, text, _TEXT, fill=FAINT, anchor="mm", width=PLOT[0] - 20)
+        write(self._draw, middle, text, _TEXT, fill=FAINT, anchor="mm", width=self.right - self.left - 20)
 
     def _across(self, values: Array) -> Array:
-        return self.left + self.x.place(values) * PLOT[0]
+        return self.left + self.x.place(values) * (self.right - self.left)
 
     def _down(self, values: Array) -> Array:
         return self.bottom - self.y.place(values) * PLOT[1]
@@ -188,14 +189,14 @@ class Axes:
     def _scales(self) -> None:
         for value, text in self.x.ticks():
             at = float(self._across(np.array([value]))[0])
-            self._draw.line((at, self.top, at, self.bottom + 4), fill=GRID)
-            write(self._draw, (at, self.bottom + 7), text, _TICK, anchor="ma")
+            self._draw.line((at, self.top, at, self.bottom + 3), fill=GRID)
+            write(self._draw, (at, self.bottom + 5), text, _TICK, anchor="ma")
         for value, text in self.y.ticks():
             at = float(self._down(np.array([value]))[0])
-            self._draw.line((self.left - 4, at, self.right, at), fill=GRID)
-            write(self._draw, (self.left - 7, at), text, _TICK, anchor="rm")
-        write(self._draw, ((self.left + self.right) / 2, self.bottom + 30), self.x.label, _TEXT, anchor="ma")
-        sideways = Image.new("RGB", (PLOT[1], 20), PAPER)
-        write(ImageDraw.Draw(sideways), (PLOT[1] / 2, 10), self.y.label, _TEXT, anchor="mm", width=PLOT[1])
+            self._draw.line((self.left - 3, at, self.right, at), fill=GRID)
+            write(self._draw, (self.left - 5, at), text, _TICK, anchor="rm")
+        write(self._draw, ((self.left + self.right) / 2, self.bottom + 21), self.x.label, _TEXT, anchor="ma")
+        sideways = Image.new("RGB", (PLOT[1], 16), PAPER)
+        write(ImageDraw.Draw(sideways), (PLOT[1] / 2, 8), self.y.label, _TEXT, anchor="mm", width=PLOT[1])
         self.image.paste(sideways.rotate(90, expand=True), (2, self.top))
         self._frame()

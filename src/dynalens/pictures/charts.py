@@ -11,10 +11,10 @@ from dynalens.pictures.drawing import AGREEMENT, BLUE, DENSITY, FAINT, GREEN, OR
 
 _PALEST = 0.5
 """Opacity of a cell with one sample; the fullest cell is opaque."""
-_BARS = 60
+_BARS = 55
 _NO_DATA = "no sample was seen yet"
 # Few samples need large cells to be seen; many need small ones to show a shape.
-_CELL_SIZES = ((1_000, 6), (20_000, 5), (200_000, 3))
+_CELL_SIZES = ((2_000, 4), (50_000, 3))
 _SMALLEST_CELL = 2
 
 
@@ -69,7 +69,7 @@ def training_data_analysis(statistics: SampleStatistics, subtitle: str = "") -> 
     x = Axis("epoch of the last forgetting event", -1.5, epochs + 0.5, whole=True, names=((-1.0, "never"),))
     y = Axis("max p - p(label), last seen", 0.0, 1.0)
     axes = Axes("Training-data analysis", subtitle, x=x, y=y, colour_bar=True)
-    cells = counted(x.place(last), y.place(statistics.probability_gap), across=min(epochs + 2, 90))
+    cells = counted(x.place(last), y.place(statistics.probability_gap), across=min(epochs + 2, 84))
     most = int(cells.samples.max(initial=0))
     axes.colour_bar(DENSITY, "samples (log)", low="1", high=number(max(most, 1)))
     if not most:
@@ -165,7 +165,7 @@ def counted(x: Array, y: Array, value: Array | None = None, *, across: int | Non
 
     Example:
         >>> counted(np.array([0.0, 1.0]), np.array([0.0, 1.0])).samples.shape
-        (50, 60)
+        (54, 63)
     """
     size = next((side for most, side in _CELL_SIZES if len(x) <= most), _SMALLEST_CELL)
     columns, rows = across or PLOT[0] // size, PLOT[1] // size

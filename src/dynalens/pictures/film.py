@@ -3,24 +3,23 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from dynalens.dynamics import Array
-from dynalens.pictures.drawing import FAINT, PAPER, RIGHT, WRONG, write
+from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
+from dynalens.pictures.drawing import FAINT, RIGHT, WRONG, write
 from dynalens.pictures.overlays import Shown, input_cell, map_cell
 
-_CELL = 84
-_GAP = 4
-_TEXT = 20
-_LINE = 28
-_FRAME = 4
+_CELL = 96
+_LARGEST_CELL = 48
+_SCALE = 2
 
 
 class Frame(NamedTuple):
-    """A sample in one epoch: its picture and whether the prediction was its label."""
+    """A sample in one epoch: its picture and whether the prediction was its label, if there was one."""
 
     picture: Image.Image
-    right: bool
+    right: bool | None
 
 
 class FilmStrip:
@@ -74,29 +73,22 @@ class FilmStrip:
             title: First line.
             names: Name of each sample's class.
         """
-        pitch, top = _CELL + 2 * _FRAME + _GAP, 2 * _LINE + 4
-        row_pitch = pitch + _LINE
-        width = _GAP + (1 + len(self._frames)) * pitch
-        strip = Image.new("RGB", (max(width, 420), top + len(self._inputs) * row_pitch), PAPER)
-        draw = ImageDraw.Draw(strip)
-        write(draw, (_GAP, 4), title, _TEXT + 2, width=strip.width - 2 * _GAP)
-        heads = ["input", *(str(epoch) for epoch in self._frames)]
-        for column, head in enumerate(heads):
-            write(draw, (_GAP + column * pitch + _FRAME, _LINE + 4), head, _TEXT, fill=FAINT)
+        columns = 1 + len(self._frames)
+        side = min(_LARGEST_CELL, (WIDTH - GAP) // columns - GAP)
+        pitch, row_pitch, top = side + GAP, side + LINE + 2 * GAP, 2 * LINE + 4
+        card = Card(top + len(self._inputs) * row_pitch, _SCALE)
+        write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
+        for column, head in enumerate(["input", *(str(epoch) for epoch in self._frames)]):
+            write(card.draw, (GAP + column * pitch, LINE + 3), head, TEXT, fill=FAINT, width=side + GAP)
         for row, (picture, name) in enumerate(zip(self._inputs, names, strict=True)):
             y = top + row * row_pitch
-            write(draw, (_GAP + _FRAME, y), name, _TEXT, width=strip.width - 2 * _GAP)
-            strip.paste(picture, (_GAP + _FRAME, y + _LINE))
-            for column, frames in enumerate(self._frames.values(), start=1):
-                _paste(strip, draw, (_GAP + column * pitch, y + _LINE - _FRAME), frames[row])
-        return strip
+            write(card.draw, (GAP, y), name, TEXT, width=WIDTH - 2 * GAP)
+            frames = [Frame(picture, None), *(frames[row] for frames in self._frames.values())]
+            for column, frame in enumerate(frames):
+                colour = None if frame.right is None else RIGHT if frame.right else WRONG
+                shown = frame.picture.resize((side * _SCALE, side * _SCALE), Image.Resampling.LANCZOS)
+                card.paste(shown, (GAP + column * pitch, y + LINE + FRAME), colour)
+        return card.image()
 
     def _kept(self) -> set[int]:
         return {*self._added[:: self._every], self._added[-1]}
-
-
-def _paste(strip: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], frame: Frame) -> None:
-    x, y = at
-    strip.paste(frame.picture, (x + _FRAME, y + _FRAME))
-    box = (x, y, x + _CELL + 2 * _FRAME - 1, y + _CELL + 2 * _FRAME - 1)
-    draw.rectangle(box, outline=RIGHT if frame.right else WRONG, width=_FRAME)

@@ -8,15 +8,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
+from dynalens.pictures.card import LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, write
 from dynalens.pictures.overlays import Shown, input_cell, map_cell
 
 _COLUMNS = 4
-_PICTURE = 148
-_GAP = 14
-_TEXT = 20
-_LINE = 26
-_SPARK = 40
+_PICTURE = 77
+_GAP = 8
+_SPARK = 20
+_SCALE = 2
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,17 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
     """
     contrasts = any(suspect.contrast is not None for suspect in suspects)
     columns = _COLUMNS // 2 if contrasts else _COLUMNS
-    inner = _PICTURE * 2 + 6 if contrasts else _PICTURE
-    card = (inner + _GAP, _PICTURE + 3 * _LINE + _SPARK + 2 * _GAP)
-    rows = -(-len(suspects) // columns)
-    top = 2 * _LINE + 10
-    gallery = Image.new("RGB", (_GAP + columns * card[0], top + rows * card[1]), PAPER)
-    draw = ImageDraw.Draw(gallery)
-    room = gallery.width - 2 * _GAP
-    write(draw, (_GAP, 5), title, _TEXT + 2, width=room)
-    write(draw, (_GAP, 5 + _LINE), "orange: given, blue: suggested; line: p(given)", _TEXT - 1, fill=FAINT, width=room)
+    inner = _PICTURE * 2 + _GAP if contrasts else _PICTURE
+    pitch = _PICTURE + 3 * LINE + _SPARK + 2 * _GAP
+    top = 2 * LINE + 6
+    card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
+    room = WIDTH - 2 * _GAP
+    write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
+    write(card.draw, (_GAP, 2 + LINE), "orange: given, blue: suggested; line: p(given)", TEXT, fill=FAINT, width=room)
     for number, suspect in enumerate(suspects):
-        at = (_GAP + number % columns * card[0], top + number // columns * card[1])
-        _card(gallery, draw, at, suspect, inner)
-    return gallery
+        at = (_GAP + number % columns * (inner + _GAP), top + number // columns * pitch)
+        _suspect(card, at, suspect, inner)
+    return card.image()
 
 
 def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
@@ -71,17 +69,17 @@ def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
     width, height = size
     cell = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(cell)
-    for y in (0, height // 2, height - 1):
-        draw.line((0, y, width, y), fill=GRID)
-    xs = np.linspace(2, width - 3, len(trace)) if len(trace) > 1 else np.array([width / 2])
-    ys = height - 3 - np.clip(trace, 0, 1) * (height - 6)
+    for y in (0, height // 2, height - 2):
+        draw.line((0, y, width, y), fill=GRID, width=2)
+    xs = np.linspace(2, width - 6, len(trace)) if len(trace) > 1 else np.array([width / 2])
+    ys = height - 4 - np.clip(trace, 0, 1) * (height - 8)
     points = list(zip(xs.tolist(), ys.tolist(), strict=True)) if len(trace) else []
     for start, end in itertools.pairwise(points):
         if np.isfinite([start[1], end[1]]).all():
-            draw.line((*start, *end), fill=ORANGE, width=3)
+            draw.line((*start, *end), fill=ORANGE, width=4)
     for x, y in points[-1:]:
         if np.isfinite(y):
-            draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=ORANGE)
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=ORANGE)
     return cell
 
 
@@ -103,30 +101,29 @@ def suspects_table(suspects: Sequence[Suspect]) -> str:
     return "\n".join(lines)
 
 
-def _card(gallery: Image.Image, draw: ImageDraw.ImageDraw, at: tuple[int, int], suspect: Suspect, inner: int) -> None:
-    x, y = at
-    square = (_PICTURE, _PICTURE)
+def _suspect(card: Card, at: tuple[int, int], suspect: Suspect, inner: int) -> None:
+    (x, y), draw, square = at, card.draw, (_PICTURE * _SCALE, _PICTURE * _SCALE)
     if suspect.picture is None:
         draw.rectangle((x, y, x + _PICTURE - 1, y + _PICTURE - 1), outline=GRID)
-        write(draw, (x + _PICTURE / 2, y + _PICTURE / 2), "next epoch", _TEXT - 1, fill=FAINT, anchor="mm")
+        write(draw, (x + _PICTURE / 2, y + _PICTURE / 2), "next epoch", TEXT, fill=FAINT, anchor="mm")
     else:
-        gallery.paste(input_cell(suspect.picture, square), at)
+        card.paste(input_cell(suspect.picture, square), at)
         if suspect.contrast is not None:
             cell = map_cell(suspect.picture, suspect.contrast, square, signed=True)
-            gallery.paste(cell, (x + _PICTURE + 6, y))
-    y += _PICTURE + 4
-    write(draw, (x, y), suspect.label, _TEXT, fill=ORANGE, width=inner)
-    _arrow(draw, (x + 2, y + _LINE + 12))
-    write(draw, (x + 24, y + _LINE), suspect.suggested or "-", _TEXT, fill=BLUE, width=inner - 24)
-    id_width = write(draw, (x + inner, y + 2 * _LINE), f"{suspect.score:.2f}", _TEXT, fill=INK, anchor="ra")
-    write(draw, (x, y + 2 * _LINE), f"#{suspect.sample_id}", _TEXT, fill=FAINT, width=inner - id_width - 8)
-    gallery.paste(sparkline(suspect.trace, (inner, _SPARK)), (x, y + 3 * _LINE + 2))
+            card.paste(cell, (x + _PICTURE + _GAP, y))
+    y += _PICTURE + 1
+    write(draw, (x, y), suspect.label, TEXT, fill=ORANGE, width=inner)
+    _arrow(draw, (x, y + LINE + 7))
+    write(draw, (x + 13, y + LINE), suspect.suggested or "-", TEXT, fill=BLUE, width=inner - 13)
+    score = write(draw, (x + inner, y + 2 * LINE), f"{suspect.score:.2f}", TEXT, fill=INK, anchor="ra")
+    write(draw, (x, y + 2 * LINE), f"#{suspect.sample_id}", TEXT, fill=FAINT, width=inner - score - 4)
+    card.paste(sparkline(suspect.trace, (inner * _SCALE, _SPARK * _SCALE)), (x, y + 3 * LINE + 1))
 
 
 def _arrow(draw: ImageDraw.ImageDraw, at: tuple[int, int]) -> None:
     x, y = at
-    draw.line((x, y, x + 15, y), fill=INK, width=2)
-    draw.line((x + 9, y - 5, x + 15, y, x + 9, y + 5), fill=INK, width=2)
+    draw.line((x, y, x + 8, y), fill=INK)
+    draw.line((x + 5, y - 3, x + 8, y, x + 5, y + 3), fill=INK)
 
 
 def _plain(text: str) -> str:
