@@ -20,6 +20,8 @@ ALLOWED = {
     "suspicion": {"numpy", "pandas", "dynamics"},
     "records": {"numpy", "pandas", "dynamics", "suspicion"},
     "pictures": {"torch", "numpy", "PIL", "dynamics"},
+    "decisions": {"torch", "numpy"},
+    "report": {"torch", "numpy", "pandas", "PIL", "dynamics", "pictures", "records", "suspicion"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "records"},
     "capture": {"torch", "observation", "dynamics"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "datasets"} | LIGHTNING,
@@ -27,8 +29,9 @@ ALLOWED = {
     "host": {"torch", "numpy", "observation"} | LIGHTNING,
 }
 STANDARD = {
-    "array", "collections", "contextlib", "copy", "dataclasses", "difflib", "functools", "importlib", "inspect", "io",
-    "json", "math", "os", "pathlib", "random", "re", "shutil", "typing", "warnings", "weakref",
+    "argparse", "array", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib", "functools",
+    "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "os", "pathlib", "random", "re",
+    "shutil", "sys", "typing", "unicodedata", "warnings", "weakref",
 }  # fmt: skip
 
 

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens import TrainingDynamicsMonitor
 from training import Classifier, dataset, fit, loader
 
 README = Path(__file__).parents[1] / "README.md"
@@ -44,30 +42,6 @@ def test_the_lines_of_use_run_as_they_stand(
     assert "suggested" in capsys.readouterr().out
     assert len(names["clean"]) == len(names["dynamics"].clean_indices()) > 0
     assert (tmp_path / "lightning_logs" / "version_0" / "dynalens" / "suspects.csv").exists()
-
-
-def test_the_table_of_tags_is_what_an_event_file_holds(tmp_path: Path) -> None:
-    methods, metrics = ("saliency", "grad_cam"), ("deletion", "insertion", "symmetric_relevance_gain")
-    data = loader(shuffle=False)
-    fit(
-        tmp_path, TrainingDynamicsMonitor(), AttributionMonitor(), val=lambda: data, max_epochs=11,
-        logger=TensorBoardLogger(tmp_path, name="run"),
-    )  # fmt: skip
-    events = EventAccumulator(str(tmp_path / "run" / "version_0"), size_guidance={"images": 0})
-    events.Reload()
-    tags = events.Tags()
-    written = {tag for kind in ("images", "scalars", "histograms") for tag in tags[kind] if tag.startswith("dynalens/")}
-    expected = {
-        row.replace("<method>", method).replace("<metric>", metric).replace("<decade>", decade)
-        for row in first_column(section("What is in TensorBoard"))
-        for method in methods
-        for metric in metrics
-        for decade in ("000-009", "010-019")
-    }
-    assert written == expected
-    widths = [picture.width for tag in tags["images"] for picture in events.Images(tag)]
-    assert len(widths) == 11
-    assert min(widths) >= int(re.findall(r"at least (\d+) pixels wide", README.read_text())[0])
 
 
 def test_the_table_of_columns_is_that_of_the_table(tmp_path: Path) -> None:

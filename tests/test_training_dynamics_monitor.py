@@ -98,7 +98,7 @@ def test_files_hold_the_record(tmp_path: Path) -> None:
         assert epoch == ended
         assert history["index"].tolist() == [i for e, index, _, _ in model.seen if e == epoch for i in index]
     assert sorted(path.name for path in (run / "dynalens").iterdir()) == [
-        "history", "meta.json", "record.npz", "samples.csv", "suspects.csv",
+        "history", "meta.json", "pictures", "pictures.npz", "record.npz", "samples.csv", "suspects.csv",
     ]  # fmt: skip
 
 
@@ -311,6 +311,7 @@ def test_an_index_in_the_batch_is_the_same_record(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"views": 0}, "`views` to be at least 1, got 0"),
+        ({"top_k": 0}, "`top_k` to be at least 1, got 0"),
         ({"log_every_n_epochs": 0}, "`log_every_n_epochs` to be at least 1"),
         ({"x_axis": "time"}, "`x_axis` to be 'step' or 'epoch', got 'time'"),
         ({"capture": "logits"}, "`capture` to be 'auto'"),

@@ -107,7 +107,7 @@ def run(
 ) -> Any:
     pl.seed_everything(11, verbose=False)
     model = Delicate(manual=manual)
-    runner = trainer(folder, *callbacks, logger=TensorBoardLogger(folder), **options)
+    runner = trainer(folder, *callbacks, **({"logger": TensorBoardLogger(folder)} | options))
     train = data()
     val = DataLoader(Augmented(), batch_size=4)
     if error is None:
@@ -120,7 +120,7 @@ def run(
 
 def monitors(loader: str | None = None) -> list[Any]:
     return [
-        TrainingDynamicsMonitor(loader=loader),
+        TrainingDynamicsMonitor(loader=loader, top_k=5),
         AttributionMonitor(
             methods=("saliency", "input_x_gradient", "grad_cam"), metrics=METRICS, steps=4, max_overhead=100.0
         ),
@@ -140,9 +140,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "clipping": {"gradient_clip_val": 0.1},
     "indices with the samples": {"data": lambda: shuffled(num_workers=1, in_order=False)},
     "several loaders": {"data": lambda: CombinedLoader({"b": shuffled(), "a": shuffled()}, "max_size_cycle")},
+    "pictures as files": {"logger": False},
 }
 
 
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 @pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS.keys())
 def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: dict[str, Any]) -> None:
     given: dict[str, Any] = {"manual": False, "data": shuffled} | options
@@ -151,10 +153,12 @@ def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: d
     plain = final_state(*run(tmp_path / "without", [], error=None, **given))
     assert differences(watched, plain) == []
     assert watched["weights and buffers: calls"] > 3
-    written = list((tmp_path / "with").glob("lightning_logs/version_0/dynalens/explanations/*.npz"))
+    written = [path.name for path in (tmp_path / "with").rglob("dynalens/explanations/*.npz")]
     assert len(written) == 3  # the callbacks did work
-    assert "suspects_prediction.saliency.deletion.values" in np.load(sorted(written)[-1])
-    assert len(list((tmp_path / "with").glob("lightning_logs/version_0/dynalens/ids/explanations/*.npz"))) == 3
+    last = max(path for path in (tmp_path / "with").rglob("dynalens/explanations/*.npz"))
+    assert "suspects_prediction.saliency.deletion.values" in np.load(last)
+    assert len(list((tmp_path / "with").rglob("dynalens/ids/explanations/*.npz"))) == 3
+    assert list((tmp_path / "with").rglob("dynalens/pictures.npz"))  # pictures of suspects came from the batches
 
 
 class Raises(pl.Callback):

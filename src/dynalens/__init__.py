@@ -28,6 +28,7 @@ from dynalens.attribution import (
 from dynalens.callbacks import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.capture import CaptureError
 from dynalens.datasets import IndexedDataset
+from dynalens.decisions import apply_decisions
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
 from dynalens.faithfulness import (
     CurveSettings,
@@ -65,6 +66,7 @@ __all__ = [
     "SampleStatistics",
     "TrainingDynamics",
     "TrainingDynamicsMonitor",
+    "apply_decisions",
     "area_under_curve",
     "attention_rollout",
     "average_drop",

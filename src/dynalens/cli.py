@@ -1,4 +1,4 @@
-"""The command line: ``dynalens suspects RUN`` and ``dynalens compare RUN RUN ...``."""
+"""The command line: ``dynalens suspects RUN``, ``dynalens compare RUN RUN ...`` and ``dynalens report RUN``."""
 
 import argparse
 import sys
@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dynalens.records import load_record
+from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import PRECISION, compared, suspects
 
 _SHOWN = ("name", "root_index", "label", "suggested", "suggested_probability", "wrong_probability", "agreement")
@@ -28,6 +29,18 @@ def suspects_command(args: argparse.Namespace) -> None:
         f"estimated noise rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
     )
     _show(found, args, [*_SHOWN, "score"])
+    files = None if "name" not in found else {known: str(name) for known, name in found["name"].items()}
+    if args.json:
+        print(f"{len(found)} rows written to {to_json(found, args.json)}")
+    if args.label_studio:
+        print(f"{len(found)} tasks written to {to_label_studio(found, args.label_studio, files=files)}")
+    if args.fiftyone:
+        print(f"{len(found)} labels written to {to_fiftyone(found, args.fiftyone, files=files)}")
+
+
+def report_command(args: argparse.Namespace) -> None:
+    """Write a page on which to decide about suspects."""
+    print(f"{args.run(args)} written: open it in a browser, decide, and download decisions.csv")
 
 
 def compare_command(args: argparse.Namespace) -> None:
@@ -60,8 +73,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
     one.add_argument("--class-pair", nargs=2, metavar=("LABEL", "SUGGESTED"), help="only these, by name or number")
 
+    one.add_argument("--json", type=Path, metavar="FILE", help="write the suspects as a list of objects")
+    one.add_argument("--label-studio", type=Path, metavar="FILE", help="write them as tasks for Label Studio")
+    one.add_argument("--fiftyone", type=Path, metavar="FILE", help="write them as labels for FiftyOne")
+
     several = _command(commands, "compare", compare_command)
     several.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs on the same data")
+    add_report_command(commands).set_defaults(command=report_command)
     return main_parser
 
 

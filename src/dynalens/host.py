@@ -185,6 +185,17 @@ def tensorboard_writer(trainer: Any) -> Any:
     return None
 
 
+def picture_loggers(trainer: Any) -> list[Any]:
+    """Return the loggers that take pictures: those with a method ``log_image``, as Lightning's for W&B has it."""
+    return [logger for logger in trainer.loggers if callable(getattr(logger, "log_image", None))]
+
+
+def chart_layouts(trainer: Any) -> list[Any]:
+    """Return the custom charts of all monitors of the Trainer; each is asked, because a run has one layout."""
+    asked = (getattr(callback, "tensorboard_layout", None) for callback in trainer.callbacks)
+    return [layout() for layout in asked if callable(layout)]
+
+
 def run_folder(trainer: Any, name: str | None) -> Path:
     """Return ``<log_dir>/dynalens`` or ``<log_dir>/dynalens/<name>``; must be called in every process."""
     folder = Path(trainer.log_dir or trainer.default_root_dir) / "dynalens"

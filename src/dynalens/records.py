@@ -122,6 +122,11 @@ class RecordFolder:
         with replaced(self.path / "suspects.csv") as temporary:
             table[table["flagged"]].sort_values("rank").to_csv(temporary)
 
+    def write_pictures(self, pictures: Mapping[int, Array]) -> None:
+        """Write ``pictures.npz``: small pictures of suspects, by their rows; nothing if there are none."""
+        if pictures:
+            write_arrays(self.path / "pictures.npz", {str(sample): picture for sample, picture in pictures.items()})
+
 
 @dataclass(frozen=True)
 class Record:
@@ -156,6 +161,14 @@ class Record:
     def assess(self) -> Assessment:
         """Return how suspicious each label is."""
         return assess(self.statistics, (epoch for _, epoch in whole_history(self.folder, self.meta.epochs)))
+
+    def pictures(self) -> dict[int, Array]:
+        """Return the small pictures of suspects, by their rows: images ``(H, W, 3)``, uint8, or signals ``(C, L)``."""
+        path = self.folder / "pictures.npz"
+        if not path.is_file():
+            return {}
+        with np.load(path) as stored:
+            return {int(sample): stored[sample] for sample in stored.files}
 
     def table(self) -> pd.DataFrame:
         """Return one row for each sample; the columns are those of ``TrainingDynamicsMonitor.table``."""

@@ -1,20 +1,76 @@
-"""TensorBoard's tags, and what is written under them: to an event file, or to plain files without a logger."""
+"""TensorBoard's tags, and what is written under them: to an event file, to plain files, to a logger's own pictures."""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from dynalens.dynamics import Array
-from dynalens.pictures import jpeg_bytes
+from dynalens.pictures import jpeg_bytes, png_bytes
 from dynalens.records import replaced
 
 _BINS = 64
 _EPOCHS_IN_A_TAG = 10
 _RGB = 3
+
+Layout = Mapping[str, Mapping[str, Sequence[str]]]
+"""Custom charts: category -> title -> regular expressions of the scalars on it."""
+
+
+class Tag(NamedTuple):
+    """A tag's row in the README; ``<epochs>``, ``<method>`` and ``<metric>`` stand for names."""
+
+    tag: str
+    what: str
+    unit: str
+    when: str
+
+
+_EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the second", "each explained epoch"
+_AGAIN, _UNIT = "each explained epoch from the second", "[-1, 1]"
+_DYNAMICS, _CHARTS, _FAITHFULNESS = "dynalens/dynamics", "dynalens/charts", "dynalens/faithfulness"
+
+TAGS = (
+    Tag(f"{_DYNAMICS}/forgotten", "right before, wrong now", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/learned", "right for the first time", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/never_learned", "seen and never right so far", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/suspects", "with a mean margin below 0", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/suspects_overlap", "of these now and before, in both of those in either", "[0, 1]", _SECOND),
+    Tag(f"{_DYNAMICS}/train_accuracy", "presentations of the epoch that were right", "[0, 1]", _EACH),
+    Tag(f"{_DYNAMICS}/mean_margin", "mean margin of the epoch's presentations", "logits", _EACH),
+    Tag(f"{_DYNAMICS}/non_finite", "left out: a logit was NaN or infinite", "presentations", _EACH),
+    Tag(f"{_DYNAMICS}/margin", "histogram of each sample's mean margin (AUM)", "logits", _EACH),
+    Tag(f"{_DYNAMICS}/confidence", "histogram of each sample's mean p(label)", "[0, 1]", _EACH),
+    Tag(f"{_DYNAMICS}/forgetting_events", "histogram of each sample's forgetting events", "events", _EACH),
+    Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness", "picture", _EACH),
+    Tag(f"{_CHARTS}/training_data_analysis/<epochs>", "last forgotten, and p missing", "picture", _EACH),
+    Tag(f"{_CHARTS}/forgetting_events/<epochs>", "how many samples were forgotten how often", "picture", _EACH),
+    Tag(f"{_CHARTS}/margins/<epochs>", "mean margins and the threshold for suspects", "picture", _EACH),
+    Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _EACH),
+    Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND),
+    Tag("dynalens/suspects/table", "the same for other inputs", "text", _EACH),
+    Tag("dynalens/explanations/<epochs>", "a row a sample: input, maps, curves", "picture", _EXPLAINED),
+    Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),
+    Tag("dynalens/explanations/overhead", "its time over that of the training since the last", "fraction", _EXPLAINED),
+    Tag("dynalens/explanations/every_n_epochs", "until the next; more with `max_overhead`", "epochs", _EXPLAINED),
+    Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean over samples of areas, gain, other `metrics`", _UNIT, _EXPLAINED),
+    Tag(f"{_FAITHFULNESS}/random/<metric>", "the same for a random order: what a map must beat", _UNIT, _EXPLAINED),
+    Tag(f"{_FAITHFULNESS}/<method>/attribution_drift", "rank correlation with the map before", _UNIT, _AGAIN),
+    Tag(f"{_FAITHFULNESS}/suspects_label/<method>/<metric>", "suspects, for the given label", _UNIT, _AGAIN),
+    Tag(f"{_FAITHFULNESS}/suspects_label/random/<metric>", "their random order", _UNIT, _AGAIN),
+    Tag(f"{_FAITHFULNESS}/suspects_prediction/<method>/<metric>", "suspects, for the prediction", _UNIT, _AGAIN),
+    Tag(f"{_FAITHFULNESS}/suspects_prediction/random/<metric>", "their random order", _UNIT, _AGAIN),
+)
+
+
+def tags_table() -> str:
+    """Return the README's table of tags in Markdown."""
+    rows = [f"| `{tag.tag}` | {tag.what} | {tag.unit} | {tag.when} |" for tag in TAGS]
+    return "\n".join(["| tag | what | unit or range | when |", "| --- | --- | --- | --- |", *rows])
 
 
 def epochs_tag(prefix: str, epoch: int) -> str:
@@ -30,11 +86,35 @@ def epochs_tag(prefix: str, epoch: int) -> str:
     return f"{prefix}/epochs {first:03d}-{first + _EPOCHS_IN_A_TAG - 1:03d}"
 
 
+def dynamics_layout(prefix: str) -> Layout:
+    """Return the custom charts of a :class:`TrainingDynamicsMonitor`."""
+    of = f"{re.escape(prefix)}/dynamics"
+    counts = {"forgotten and learned in the epoch": ("forgotten", "learned")}
+    counts |= {"never learned and suspects": ("never_learned", "suspects")}
+    counts |= {"noise rate and stability of the suspects": ("noise_rate.*", "suspects_overlap")}
+    return {prefix: {title: [f"{of}/{name}$" for name in names] for title, names in counts.items()}}
+
+
+def faithfulness_layout(prefix: str, methods: Sequence[str], metrics: Sequence[str]) -> Layout:
+    """Return the custom charts of an :class:`AttributionMonitor`: methods compared, and each alone."""
+    of = f"{re.escape(prefix)}/faithfulness"
+    charts = {f"{metric}: all methods": [f"{of}/[^/]+/{re.escape(metric)}$"] for metric in metrics}
+    # A method's own chart also shows its random control and whatever else is measured of it.
+    charts |= {f"{method}: metrics and random order": [f"{of}/{re.escape(method)}/.*"] for method in methods}
+    return {f"{prefix} faithfulness": charts} if metrics else {}
+
+
 class Sink(Protocol):
-    """Takes pictures and distributions."""
+    """Takes pictures, texts and distributions."""
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a photograph-like picture."""
+
+    def chart(self, tag: str, image: Image.Image, step: int) -> None:
+        """Write a chart: lines and few colours."""
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Write a text in Markdown."""
 
     def histogram(self, tag: str, values: Array, step: int) -> None:
         """Write the distribution of the finite values; nothing if there are none."""
@@ -52,11 +132,15 @@ class EventSink:
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a picture as JPEG; ``add_image`` would encode a PNG, 24 times as long and 7 times as large."""
-        encoded = Summary.Image(
-            height=image.height, width=image.width, colorspace=_RGB, encoded_image_string=jpeg_bytes(image)
-        )
-        summary = Summary(value=[Summary.Value(tag=tag, image=encoded)])
-        self._writer._get_file_writer().add_summary(summary, step)
+        self._encoded(tag, image, jpeg_bytes(image), step)
+
+    def chart(self, tag: str, image: Image.Image, step: int) -> None:
+        """Write a picture as PNG with a palette."""
+        self._encoded(tag, image, png_bytes(image), step)
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Write a text."""
+        self._writer.add_text(tag, markdown, step)
 
     def histogram(self, tag: str, values: Array, step: int) -> None:
         """Write the distribution in 64 bins; eight times faster than ``add_histogram``."""
@@ -76,9 +160,13 @@ class EventSink:
             global_step=step,
         )
 
+    def _encoded(self, tag: str, image: Image.Image, data: bytes, step: int) -> None:
+        encoded = Summary.Image(height=image.height, width=image.width, colorspace=_RGB, encoded_image_string=data)
+        self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)
+
 
 class FileSink:
-    """Writes pictures as files: ``<folder>/<tag>/<step>.jpg``, with ``_`` for spaces.
+    """Writes pictures as files: ``<folder>/<tag>/<step>.jpg``, ``.png`` or ``.md``, with ``_`` for spaces.
 
     Args:
         folder: Made when something is written.
@@ -89,9 +177,92 @@ class FileSink:
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a picture as JPEG."""
-        path = self._folder / re.sub(r"[^\w/.-]", "_", tag) / f"{step:06d}.jpg"
-        with replaced(path) as temporary:
-            temporary.write_bytes(jpeg_bytes(image))
+        self._write(tag, step, "jpg", jpeg_bytes(image))
+
+    def chart(self, tag: str, image: Image.Image, step: int) -> None:
+        """Write a picture as PNG with a palette."""
+        self._write(tag, step, "png", png_bytes(image))
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Write a text."""
+        self._write(tag, step, "md", f"{markdown}\n".encode())
 
     def histogram(self, tag: str, values: Array, step: int) -> None:
         """Write nothing: the values themselves are in ``record.npz``."""
+
+    def _write(self, tag: str, step: int, ending: str, data: bytes) -> None:
+        path = self._folder / re.sub(r"[^\w/.-]", "_", tag) / f"{step:06d}.{ending}"
+        with replaced(path) as temporary:
+            temporary.write_bytes(data)
+
+
+class LoggerSink:
+    """Hands pictures to a logger with a method ``log_image(key, images, step)``, as Lightning's for W&B has it.
+
+    Args:
+        logger: The logger.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+
+    def image(self, tag: str, image: Image.Image, step: int) -> None:
+        """Log a picture."""
+        self._logger.log_image(key=tag, images=[image], step=step)
+
+    chart = image
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Log nothing: loggers agree on pictures only, and the tables are on disk."""
+
+    def histogram(self, tag: str, values: Array, step: int) -> None:
+        """Log nothing, as for texts."""
+
+
+class Sinks:
+    """Writes to each of several sinks.
+
+    Args:
+        sinks: In the order of writing.
+    """
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+
+    def image(self, tag: str, image: Image.Image, step: int) -> None:
+        """Write a picture."""
+        for sink in self._sinks:
+            sink.image(tag, image, step)
+
+    def chart(self, tag: str, image: Image.Image, step: int) -> None:
+        """Write a chart."""
+        for sink in self._sinks:
+            sink.chart(tag, image, step)
+
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Write a text."""
+        for sink in self._sinks:
+            sink.text(tag, markdown, step)
+
+    def histogram(self, tag: str, values: Array, step: int) -> None:
+        """Write a distribution."""
+        for sink in self._sinks:
+            sink.histogram(tag, values, step)
+
+
+def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink:
+    """Return where pictures go: the event file or, without one, files; and each logger that takes pictures."""
+    own: Sink = FileSink(folder) if writer is None else EventSink(writer)
+    return Sinks([own, *(LoggerSink(logger) for logger in picture_loggers)]) if picture_loggers else own
+
+
+def write_layout(writer: Any, layouts: Sequence[Layout]) -> None:
+    """Write the custom charts of all monitors; TensorBoard reads one layout of a run, so it is written once."""
+    merged: dict[str, dict[str, list[Any]]] = {}
+    for layout in layouts:
+        for category, charts in layout.items():
+            entries = {title: ["Multiline", list(tags)] for title, tags in charts.items()}
+            merged.setdefault(category, {}).update(entries)
+    if merged and not getattr(writer, "_dynalens_layout", False):
+        writer._dynalens_layout = True
+        writer.add_custom_scalars(merged)

@@ -14,17 +14,21 @@ from dynalens.attribution import Method, check_methods, find_forward
 from dynalens.callbacks.budget import Budget
 from dynalens.callbacks.explained import Explained
 from dynalens.callbacks.explaining import EarlierMaps, Explainer
-from dynalens.callbacks.passing import PassingSamples
+from dynalens.callbacks.explanation_pictures import ExplanationPictures
+from dynalens.callbacks.passing import PassingSamples, given_samples
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.capture import CaptureError, images_and_labels
+from dynalens.datasets import class_names
 from dynalens.faithfulness import CurveSettings, check_metrics
 from dynalens.host import (
     CallbackBase,
     Processes,
+    chart_layouts,
     check_whole_model,
     check_x_axis,
     log_scalars,
     log_step,
+    picture_loggers,
     run_folder,
     scoring_precision,
     tag_prefix,
@@ -32,9 +36,9 @@ from dynalens.host import (
 )
 from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
-from dynalens.pictures import explanation_sheet
+from dynalens.pictures import Normalisation, find_normalisation
 from dynalens.records import write_arrays
-from dynalens.tensorboard import EventSink, FileSink, Sink, epochs_tag
+from dynalens.tensorboard import Layout, faithfulness_layout, make_sink, write_layout
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -136,7 +140,7 @@ class AttributionMonitor(CallbackBase):
         self.name, self.on_error = name, on_error
         self._explainer = Explainer(self.methods, self.metrics, settings, method_args)
         self._budget = Budget(every_n_epochs, max_overhead)
-        self._given, self._chosen = _given(samples)
+        self._given, self._chosen = given_samples(samples)
         self._kept: tuple[Tensor, Tensor] | None = None
         self._earlier = EarlierMaps()
         self._dynamics: TrainingDynamicsMonitor | None = None
@@ -144,7 +148,9 @@ class AttributionMonitor(CallbackBase):
         self._processes: Processes | None = None
         self._passing: PassingSamples | None = None
         self._suspects_readable = True
-        self._sink: Sink | None = None
+        self._pictures: ExplanationPictures | None = None
+        self._class_names: Sequence[str] | None = None
+        self._normalisation: Normalisation | None = None
         self._folder, self._epoch_began = Path(), 0.0
 
     @property
@@ -176,20 +182,33 @@ class AttributionMonitor(CallbackBase):
         writer = tensorboard_writer(trainer)
         if not self._processes.is_first:
             return
-        self._sink = FileSink(self._folder / "pictures") if writer is None else EventSink(writer)
-        if writer is None:
+        others = picture_loggers(trainer)
+        sink = make_sink(writer, others, self._folder / "pictures")
+        self._pictures = ExplanationPictures(sink, tag_prefix(self.name))
+        if writer is None and not others:
             warnings.warn(
                 "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` to "
                 f"see explanations there; their pictures are written to {self._folder / 'pictures'} meanwhile.",
                 stacklevel=2,
             )
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Find out how inputs and classes are shown."""
+        if self._pictures is None:
+            return
+        dataset = getattr(trainer.train_dataloader, "dataset", None)
+        self._class_names = class_names(dataset)
+        self._normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+        writer = tensorboard_writer(trainer)
+        if writer is not None:
+            write_layout(writer, chart_layouts(trainer))
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look out for the suspects of the epochs before."""
         if self._identity is not None and self._dynamics is None:
             self._identity.start(trainer, None)
         self._epoch_began, self._passing = time.perf_counter(), None
-        looks = self._sink is not None and self._suspects_readable and self._budget.due(trainer.current_epoch)
+        looks = self._pictures is not None and self._suspects_readable and self._budget.due(trainer.current_epoch)
         if looks and self.suspects and self._dynamics is not None:
             self._passing = PassingSamples(self._dynamics.suspect_ids(self.suspects))
 
@@ -203,7 +222,7 @@ class AttributionMonitor(CallbackBase):
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep what is to be explained of the training images."""
         part = self._identity.part_of(batch) if self._identity is not None else batch
-        if self._sink is None or part is None:
+        if self._pictures is None or part is None:
             return
         if not trainer.enable_validation:
             self._keep(part)
@@ -217,6 +236,16 @@ class AttributionMonitor(CallbackBase):
         self._budget.trained(time.perf_counter() - self._epoch_began)
         if self._processes is not None:
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Write the film strips up to the last epoch."""
+        if self._pictures is not None:
+            self._pictures.write_films()
+
+    def tensorboard_layout(self) -> Layout:
+        """Return the custom charts that show this monitor's scalars together."""
+        names = [method if isinstance(method, str) else method.__name__ for method in self.methods]
+        return faithfulness_layout(tag_prefix(self.name), names, self.metrics)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the writer and of the loader."""
@@ -245,13 +274,13 @@ class AttributionMonitor(CallbackBase):
         self._budget.next_epoch = state_dict["next_epoch"]
 
     def _end_fit(self) -> None:
-        self._sink, self._passing, self._processes = None, None, None
+        self._pictures, self._passing, self._processes = None, None, None
         if self._identity is not None and self._dynamics is None:
             self._identity.close()
         self._identity = None
 
     def _keep(self, batch: Any) -> None:
-        if self._sink is None or self._kept is not None or self.samples is not None:
+        if self._pictures is None or self._kept is not None or self.samples is not None:
             return
         images, labels = images_and_labels(batch, self.inputs)
         # Cloned: the step may work in place.
@@ -287,7 +316,7 @@ class AttributionMonitor(CallbackBase):
         self._offer(self._passing, trainer, batch, images, labels)
 
     def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
-        if self._sink is None or not self._budget.due(trainer.current_epoch):
+        if self._pictures is None or not self._budget.due(trainer.current_epoch):
             return
         samples = self._samples()
         if samples is None:
@@ -296,7 +325,7 @@ class AttributionMonitor(CallbackBase):
         try:
             self._explain(trainer, pl_module, *samples)
         except Exception as error:
-            self._sink = None
+            self._pictures = None
             if self.on_error == "raise":
                 raise
             warnings.warn(
@@ -323,18 +352,20 @@ class AttributionMonitor(CallbackBase):
         self._write(trainer, kept, suspects)
 
     def _write(self, trainer: Any, kept: Explained, suspects: dict[str, Explained]) -> None:
-        assert self._sink is not None
+        assert self._pictures is not None
         epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
         scalars, arrays, fractions = kept.means(), kept.arrays(), kept.fractions()
-        rows = kept.rows(fractions)
+        shown = functools.partial(Explained.rows, names=self._class_names, normalisation=self._normalisation)
+        rows = shown(kept, fractions)
+        fixed = len(rows)
         for which, explained in suspects.items():
             scalars |= {f"suspects_{which}/{key}": mean for key, mean in explained.means().items()}
             arrays |= explained.arrays(f"suspects_{which}.")
-            rows += explained.rows(fractions, f"; suspect, explained for its {which}")
+            rows += shown(explained, fractions, f"suspect, explained for its {which}")
         log_scalars(trainer, {f"{prefix}/faithfulness/{key}": mean for key, mean in scalars.items()}, step)
         layer = f"; Grad-CAM of {kept.explanation.target_layer}" if kept.explanation.target_layer else ""
-        sheet = explanation_sheet(rows, fractions=fractions.numpy(), title=f"epoch {epoch}{layer}")
-        self._sink.image(epochs_tag(f"{prefix}/explanations", epoch), sheet, step)
+        title = f"epoch {epoch}{layer}"
+        self._pictures.write(rows, fractions.numpy(), epoch=epoch, step=step, title=title, fixed=fixed)
         write_arrays(
             self._folder / "explanations" / f"epoch_{epoch:06d}.npz",
             arrays,
@@ -346,25 +377,6 @@ class AttributionMonitor(CallbackBase):
         scalars = {f"{prefix}/overhead": overhead, f"{prefix}/every_n_epochs": wait}
         log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
         self._budget.explained(trainer.current_epoch, wait)
-
-
-def _given(
-    samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None,
-) -> tuple[tuple[Tensor, Tensor] | None, PassingSamples | None]:
-    """Return images and labels, or what looks out for ids."""
-    if samples is None:
-        return None, None
-    tensors = [part for part in samples if isinstance(part, Tensor)]
-    ids = [part for part in samples if isinstance(part, str) or (isinstance(part, int) and part >= 0)]
-    if len(samples) == len(tensors) == 2 and len(tensors[0]) == len(tensors[1]) > 0:
-        return (tensors[0], tensors[1]), None
-    if not samples or len(ids) < len(samples):
-        raise ValueError(
-            "Expected `samples` to be images (N, C, H, W) with a label each, or ids of training samples, got "
-            f"{len(tensors)} tensors and {len(samples) - len(tensors)} other entries. Ids are positions in the "
-            "training set, or what `index` calls them."
-        )
-    return None, PassingSamples(ids)
 
 
 def _check_choice(argument: str, value: str, choices: tuple[str, str]) -> None:

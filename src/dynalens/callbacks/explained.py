@@ -10,7 +10,7 @@ from torch import Tensor
 from dynalens.attribution import Explanation
 from dynalens.dynamics import Array
 from dynalens.faithfulness import Curve, Faithfulness, tie_fraction
-from dynalens.pictures import ExplanationRow, to_rgb
+from dynalens.pictures import ExplanationRow, Normalisation, class_name, shown_inputs
 
 RANDOM = "random"
 _DRAWN_POINTS = 33
@@ -66,21 +66,32 @@ class Explained:
             return curves[0].fractions
         return torch.linspace(0, 1, _DRAWN_POINTS, dtype=torch.float64)
 
-    def rows(self, fractions: Tensor, note: str = "") -> list[ExplanationRow]:
+    def rows(
+        self,
+        fractions: Tensor,
+        note: str = "",
+        *,
+        names: Sequence[str] | None = None,
+        normalisation: Normalisation | None = None,
+    ) -> list[ExplanationRow]:
         """Return a row of the picture for each sample, its curves drawn at these fractions."""
         p = self.explanation.logits.softmax(dim=1)
-        pictures, predicted = to_rgb(self.images), p.argmax(dim=1).tolist()
+        shown, predicted = shown_inputs(self.images, normalisation), p.argmax(dim=1).tolist()
         p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
         drawn = {method: _drawn(of.curves, fractions) for method, of in self.measured.items()}
         controls = drawn.pop(RANDOM, {})
         areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in drawn}
         rows = []
         for i, label in enumerate(self.labels.tolist()):
-            heading = f"label {label}, predicted {predicted[i]}, p(label) {p_label[i]:.2f}{note}"
+            parts = [] if self.ids is None else [f"sample {self.ids[i]}"]
             rows.append(
                 ExplanationRow(
-                    image=pictures[i],
-                    heading=heading if self.ids is None else f"sample {self.ids[i]}: {heading}",
+                    image=shown[i],
+                    label=class_name(label, names),
+                    predicted=class_name(predicted[i], names),
+                    p_label=p_label[i],
+                    right=label == predicted[i],
+                    note=", ".join([*parts, *filter(None, [note])]),
                     maps={m: maps[i].cpu().numpy() for m, maps in self.relevance.items()},
                     curves={m: {name: values[i].numpy() for name, values in of.items()} for m, of in drawn.items()},
                     areas={m: {name: values[i] for name, values in of.items()} for m, of in areas.items()},

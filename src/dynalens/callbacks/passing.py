@@ -76,3 +76,26 @@ class PassingSamples:
             torch.where(new.view(column), images.detach()[row], kept_images),
             torch.where(new, labels[row], kept_labels),
         )
+
+
+def given_samples(
+    samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None,
+) -> tuple[tuple[Tensor, Tensor] | None, PassingSamples | None]:
+    """Return images and labels, or what looks out for ids.
+
+    Raises:
+        ValueError: If they are neither.
+    """
+    if samples is None:
+        return None, None
+    tensors = [part for part in samples if isinstance(part, Tensor)]
+    ids = [part for part in samples if isinstance(part, str) or (isinstance(part, int) and part >= 0)]
+    if len(samples) == len(tensors) == 2 and len(tensors[0]) == len(tensors[1]) > 0:
+        return (tensors[0], tensors[1]), None
+    if not samples or len(ids) < len(samples):
+        raise ValueError(
+            "Expected `samples` to be images (N, C, H, W) with a label each, or ids of training samples, got "
+            f"{len(tensors)} tensors and {len(samples) - len(tensors)} other entries. Ids are positions in the "
+            "training set, or what `index` calls them."
+        )
+    return None, PassingSamples(ids)

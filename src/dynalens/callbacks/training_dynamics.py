@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.callbacks.dynamics_log import DynamicsLog
 from dynalens.callbacks.suspects import LabelSuspects
-from dynalens.capture import Capture, CaptureError, StepCapture
+from dynalens.capture import Capture, CaptureError, StepCapture, inputs_to_show
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.host import (
     CallbackBase,
@@ -19,16 +20,13 @@ from dynalens.host import (
     announce,
     check_data_parallel,
     check_x_axis,
-    log_scalars,
-    log_step,
     run_folder,
     tag_prefix,
-    tensorboard_writer,
 )
-from dynalens.identity import SampleIdentity, SampleIdentityError
-from dynalens.records import RecordFolder, RecordMeta
-from dynalens.suspicion import Assessment, epoch_summary
-from dynalens.tensorboard import EventSink
+from dynalens.identity import SampleIdentity, SampleIdentityError, check_rows
+from dynalens.records import RecordFolder, RecordMeta, read_history
+from dynalens.suspicion import Assessment
+from dynalens.tensorboard import Layout, dynamics_layout
 
 _NO_EPOCH = (
     "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
@@ -42,6 +40,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
     Margin, confidence, forgetting events and the rest come from the step's own forward pass, before the update; no
     second pass is made, the step never waits for the device, and weights, random streams and gradients stay as
     they would be without the callback. Files go to ``<log_dir>/dynalens/``; the README lists the TensorBoard tags.
+    Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets them too.
 
     Args:
         index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index of each
@@ -61,6 +60,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         name_of: Callable(sample id) -> name of a sample, for tables; default: the paths in the dataset's ``samples``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
         history: Keep index, p(label), margin and prediction of every presentation on disk.
+        top_k: Suspects in the gallery; their pictures are copied from the batches of the epoch after.
         log_every_n_epochs: Epochs between two entries in the logger.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
@@ -80,18 +80,20 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         name_of: Callable[[Any], str] | None = None,
         save_dir: str | Path | None = None,
         history: bool = True,
+        top_k: int = 20,
         log_every_n_epochs: int = 1,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
     ) -> None:
         super().__init__()
-        for argument, value in (("views", views), ("log_every_n_epochs", log_every_n_epochs)):
+        for argument, value in (("views", views), ("top_k", top_k), ("log_every_n_epochs", log_every_n_epochs)):
             if value < 1:
                 raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
         self.views, self.history, self.name = views, history, name
         self.name_of = name_of
         self.class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
-        self.x_axis = check_x_axis(x_axis)
+        self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
+        self._log: DynamicsLog | None = None
         self._capture = StepCapture(capture)
         self._identity = SampleIdentity(index, loader)
         self._processes: Processes | None = None
@@ -133,8 +135,15 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin or continue the record of this dataset."""
-        if self._active:
-            self._begin(trainer)
+        if not self._active:
+            return
+        self._begin(trainer)
+        assert self._processes is not None
+        assert self._folder is not None
+        if self._processes.is_first:
+            self._log = DynamicsLog(trainer, pl_module, self._folder.path, self, self._identity.dataset)
+            if self._epochs and self._log.pictures is not None:
+                self._log.pictures.restore(self.statistics(), read_history(self._folder.path, self._epochs))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the loader again, which Lightning may have made anew."""
@@ -148,6 +157,9 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if self._open is not None and self._open != self._epoch(trainer):
             self._end_epoch(self._open)  # the checkpoint was saved after the epoch's last step: Lightning goes on
         self._capture.start(pl_module)
+        if self._log is not None:  # now, because the step may work in place
+            rows = self._identity.rows_before_step(trainer, batch)
+            self._log.see(rows, None if rows is None else inputs_to_show(self._identity.part_of(batch)))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """The step's own loss is known."""
@@ -177,6 +189,10 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self._processes.together(self._end_steps)
         logs = trainer.current_epoch % self.log_every_n_epochs == 0
         self._end_epoch(self._epoch(trainer), log_to=trainer if logs else None)
+
+    def tensorboard_layout(self) -> Layout:
+        """Return the custom charts that show this monitor's scalars together."""
+        return dynamics_layout(tag_prefix(self.name))
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Write the tables and undo what ``setup`` installed."""
@@ -247,7 +263,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         found = self._capture.finish(outputs, batch)
         if found is None:
             return
-        _check_rows(len(found.logits), len(rows), self.views)
+        check_rows(len(found.logits), len(rows), self.views)
         self._dynamics = self._dynamics or TrainingDynamics(self._identity.num_samples or 1)
         self._open = self._epoch(trainer)
         self._dynamics.update(rows.repeat(self.views) if self.views > 1 else rows, found.logits, found.targets)
@@ -335,6 +351,9 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self._identity.close()
         if self._epochs and self._begun and self._processes and self._processes.is_first:
             self.save()
+            if self._log is not None and self._log.pictures is not None and self._folder is not None:
+                self._folder.write_pictures(self._log.pictures.pictures)
+        self._log = None
 
     def _find_samples(self, trainer: Any, *, training: bool = True) -> None:
         self._identity.start(trainer, self._dynamics.num_samples if self._dynamics else None, training=training)
@@ -361,31 +380,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if self._identity.ids is not None:
             self._folder.write_names(self._names)
         self._folder.write(statistics, self._root_index, self._meta(), self._sample_ids())
-        if log_to is not None:
-            self._write_logs(log_to, statistics, record)
-
-    def _write_logs(self, trainer: Any, statistics: SampleStatistics, record: EpochRecord) -> None:
-        prefix, step = tag_prefix(self.name) + "/dynamics", log_step(trainer, self.x_axis)
-        summary = epoch_summary(statistics, record)
-        log_scalars(trainer, {f"{prefix}/{key}": value for key, value in summary.items()}, step)
-        writer = tensorboard_writer(trainer)
-        if writer is None:
+        if self._log is None:
             return
-        seen = statistics.presentations > 0
-        for quantity in ("margin", "confidence", "forgetting_events"):
-            EventSink(writer).histogram(f"{prefix}/{quantity}", getattr(statistics, quantity)[seen], step)
-
-
-def _check_rows(rows: int, samples: int, views: int) -> None:
-    if rows == samples * views:
-        return
-    if samples and rows % samples == 0:
-        hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class."
-    else:
-        hint = (
-            "A collate function that drops or adds samples cannot be followed: let the dataset return its own "
-            "index and pass `index=`."
-        )
-    raise SampleIdentityError(
-        f"Expected {samples * views} rows of logits for {samples} samples in the batch, got {rows}. {hint}"
-    )
+        self._log.end_epoch(self._epochs[-1], statistics, record)
+        if log_to is not None:
+            self._log.write(log_to, self._epochs[-1], statistics, record, self._sample_ids())

@@ -62,6 +62,12 @@ def images_and_labels(batch: Any, inputs: Any = "auto") -> tuple[Tensor, Tensor]
     return images, labels.long()
 
 
+def inputs_to_show(batch: Any) -> Tensor | None:
+    """Return the images or signals (N, C, ...) of a batch, or None where its first entry is neither."""
+    found = _image_of(batch)
+    return found if isinstance(found, Tensor) and found.ndim >= 3 else None  # N, C and space or time
+
+
 def _image_of(batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return next((batch[key] for key in _IMAGE_KEYS if key in batch), None)

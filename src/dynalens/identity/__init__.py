@@ -1,7 +1,7 @@
 """Which rows of the record the samples of a training step belong to."""
 
 from dynalens.identity.carried import SampleIds, indices_in_batch
-from dynalens.identity.errors import SampleIdentityError
+from dynalens.identity.errors import SampleIdentityError, check_rows
 from dynalens.identity.recorder import IndexRecorder
 from dynalens.identity.samples import SampleIdentity
 
@@ -10,5 +10,6 @@ __all__ = [
     "SampleIdentity",
     "SampleIdentityError",
     "SampleIds",
+    "check_rows",
     "indices_in_batch",
 ]

@@ -8,3 +8,19 @@ REMEDY = (
 
 class SampleIdentityError(RuntimeError):
     """The dataset indices of a batch cannot be known, or do not fit its rows."""
+
+
+def check_rows(rows: int, samples: int, views: int) -> None:
+    """Raise a SampleIdentityError unless the batch has ``views`` rows of logits for each of its samples."""
+    if rows == samples * views:
+        return
+    if samples and rows % samples == 0:
+        hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class."
+    else:
+        hint = (
+            "A collate function that drops or adds samples cannot be followed: let the dataset return its own "
+            "index and pass `index=`."
+        )
+    raise SampleIdentityError(
+        f"Expected {samples * views} rows of logits for {samples} samples in the batch, got {rows}. {hint}"
+    )

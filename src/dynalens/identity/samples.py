@@ -114,11 +114,24 @@ class SampleIdentity:
         return found
 
     def sample_ids(self, trainer: Any, batch: Any) -> Sequence[int | str] | Tensor:
-        """Return the ids of the samples of the batch whose step runs or has just run: positions, or what they carry."""
-        rows = self.rows(trainer, batch)
+        """Return the ids of the samples of the batch whose step comes: positions, or what they carry."""
+        rows = self.rows_before_step(trainer, batch)
         if rows is None:
             return []
         return rows if self.ids is None else self.ids.of(rows)
+
+    def rows_before_step(self, trainer: Any, batch: Any) -> Tensor | None:
+        """Return the row of each sample of the batch whose step comes; None where it is not known yet.
+
+        What is wrong with it is said after the step, where every process can raise.
+        """
+        fetches_in_step = not hasattr(trainer.fit_loop._data_fetcher, "batches")
+        if batch is None or fetches_in_step or self.part_of(batch) is None:
+            return None
+        try:
+            return self.rows(trainer, batch)
+        except SampleIdentityError:
+            return None
 
     def part_of(self, batch: Any) -> Any:
         """Return what the loader gave to a batch, where training has several; None if nothing."""

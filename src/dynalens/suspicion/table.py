@@ -123,6 +123,17 @@ def worst_samples(statistics: SampleStatistics, n: int) -> list[int]:
     return [int(i) for i in worst[np.lexsort((worst, margin[worst]))]]
 
 
+def overlap(now: Array, before: Array) -> float:
+    """Return how many samples are in both of two masks, of those in either; NaN if none is.
+
+    Example:
+        >>> overlap(np.array([True, True, False]), np.array([True, False, True]))
+        0.3333333333333333
+    """
+    either = int((now | before).sum())
+    return int((now & before).sum()) / either if either else float("nan")
+
+
 def clean_indices(table: pd.DataFrame, precision: float | None = None) -> list[Any]:
     """Return the ids of the samples that are not flagged, int or str; those never seen count as clean."""
     wrong = table["flagged"] if precision is None else flagged(table["wrong_probability"].to_numpy(), precision)

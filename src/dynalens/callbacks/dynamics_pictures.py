@@ -1,0 +1,118 @@
+"""What the training dynamics monitor shows of its record: charts and the gallery of suspects."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dynalens.dynamics import Array, EpochRecord, SampleStatistics
+from dynalens.pictures import (
+    Normalisation,
+    Suspect,
+    SuspectWatch,
+    class_name,
+    data_map,
+    first_learned,
+    forgetting_events,
+    margins,
+    suspects_gallery,
+    suspects_table,
+    training_data_analysis,
+)
+from dynalens.suspicion import worst_samples
+from dynalens.tensorboard import Sink, epochs_tag
+
+CHARTS: dict[str, Callable[[SampleStatistics, str], Image.Image]] = {
+    "data_map": data_map,
+    "training_data_analysis": training_data_analysis,
+    "forgetting_events": forgetting_events,
+    "margins": margins,
+    "first_learned": first_learned,
+}
+_HISTOGRAMS = ("margin", "confidence", "forgetting_events")
+# The order changes from epoch to epoch; more than are shown are followed, so that most have a picture when they rise.
+_FOLLOWED = 3
+
+
+class DynamicsPictures:
+    """Draws a record and writes the pictures.
+
+    Args:
+        sink: Where they go.
+        prefix: What tags begin with.
+        top_k: Suspects in the gallery.
+        class_names: Name of each class, or None.
+        normalisation: Of the inputs, or None.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        prefix: str,
+        *,
+        top_k: int,
+        class_names: Sequence[str] | None,
+        normalisation: Normalisation | None,
+    ) -> None:
+        self._sink, self._prefix, self._top_k = sink, prefix, top_k
+        self._names = class_names
+        self._watch = SuspectWatch(normalisation)
+        self._inputs_seen = False
+
+    @property
+    def pictures(self) -> dict[int, Array]:
+        """Return a small picture of each sample that is followed and was seen since."""
+        return self._watch.pictures
+
+    def restore(self, statistics: SampleStatistics, history: Iterable[tuple[int, Mapping[str, Array]]]) -> None:
+        """Follow the worst samples of a record that is continued, with what its history says of them."""
+        self._follow(statistics, None)
+        for epoch, presentations in history:
+            self._watch.note(epoch, presentations)
+
+    def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
+        """Copy the inputs of suspects from a batch; None where the batch holds no images or signals."""
+        self._inputs_seen |= inputs is not None
+        self._watch.see(indices, inputs)
+
+    def end_epoch(
+        self, epoch: int, statistics: SampleStatistics, record: EpochRecord, device: torch.device | None = None
+    ) -> None:
+        """Keep what was copied in this epoch, and follow those that are worst now."""
+        self._watch.take()
+        self._follow(statistics, device)
+        self._watch.note(epoch, {"index": record.index, "p_label": record.p_label})
+
+    def write(self, statistics: SampleStatistics, epoch: int, step: int, ids: Array | None = None) -> None:
+        """Write charts, histograms and, from the second epoch on, the suspects."""
+        seen = statistics.presentations > 0
+        subtitle = f"epoch {epoch} · {int(seen.sum()):,} samples"
+        for name, chart in CHARTS.items():
+            tag = epochs_tag(f"{self._prefix}/charts/{name}", epoch)
+            self._sink.chart(tag, chart(statistics, subtitle), step)
+        for quantity in _HISTOGRAMS:
+            values = getattr(statistics, quantity)[seen]
+            self._sink.histogram(f"{self._prefix}/dynamics/{quantity}", values, step)
+        suspects = self._suspects(statistics, ids)
+        if self._watch.pictures:
+            gallery = suspects_gallery(suspects, f"epoch {epoch}: the {len(suspects)} worst suspects")
+            self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)
+        elif suspects and not self._inputs_seen:
+            self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects), step)
+
+    def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
+        self._watch.follow(worst_samples(statistics, _FOLLOWED * self._top_k), device)
+
+    def _suspects(self, statistics: SampleStatistics, ids: Array | None) -> list[Suspect]:
+        return [
+            Suspect(
+                sample_id=str(sample if ids is None else ids[sample]),
+                label=class_name(int(statistics.label[sample]), self._names),
+                suggested=class_name(int(statistics.candidate[sample]), self._names),
+                score=float(-statistics.margin[sample]),
+                trace=self._watch.trace(sample),
+                picture=self._watch.pictures.get(sample),
+            )
+            for sample in worst_samples(statistics, self._top_k)
+        ]

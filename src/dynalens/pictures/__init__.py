@@ -1,0 +1,46 @@
+"""Tensors to pixels: charts of a record, maps over their inputs, film strips, galleries; JPEG and PNG bytes."""
+
+from dynalens.pictures.charts import (
+    accuracy_curve,
+    data_map,
+    first_learned,
+    forgetting_events,
+    margins,
+    training_data_analysis,
+)
+from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
+from dynalens.pictures.film import FilmStrip
+from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
+from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, to_rgb
+from dynalens.pictures.overlays import input_cell, map_cell, overlay, signal_cell, words_cell
+from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
+from dynalens.pictures.watch import SuspectWatch
+
+__all__ = [
+    "ExplanationRow",
+    "FilmStrip",
+    "Normalisation",
+    "Suspect",
+    "SuspectWatch",
+    "accuracy_curve",
+    "class_name",
+    "curve_chart",
+    "data_map",
+    "explanation_sheet",
+    "find_normalisation",
+    "first_learned",
+    "forgetting_events",
+    "input_cell",
+    "jpeg_bytes",
+    "map_cell",
+    "margins",
+    "overlay",
+    "png_bytes",
+    "shown_inputs",
+    "signal_cell",
+    "suspects_gallery",
+    "suspects_table",
+    "to_rgb",
+    "training_data_analysis",
+    "words_cell",
+]

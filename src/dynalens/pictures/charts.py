@@ -1,0 +1,253 @@
+"""Charts of a record: counts in cells and bars, so that a million samples take as long as a thousand."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.pictures.axes import PLOT, Axes, Axis, number
+from dynalens.pictures.drawing import AGREEMENT, BLUE, DENSITY, FAINT, GREEN, ORANGE, PAPER, coloured
+
+_PALEST = 0.5
+"""Opacity of a cell with one sample; the fullest cell is opaque."""
+_BARS = 55
+_NO_DATA = "no sample was seen yet"
+# Few samples need large cells to be seen; many need small ones to show a shape.
+_CELL_SIZES = ((2_000, 4), (50_000, 3))
+_SMALLEST_CELL = 2
+
+
+class Counts(NamedTuple):
+    """Samples in each cell, rows from top to bottom, and the mean of a third quantity there (NaN in empty cells)."""
+
+    samples: Array
+    mean: Array | None
+
+
+def data_map(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
+    """Return the data map of Swayamdipta et al. 2020: variability across, confidence up, correctness as colour.
+
+    Easy samples are at the upper left, ambiguous ones at the right, hard and mislabeled ones at the lower left.
+
+    Source: Swayamdipta et al., "Dataset Cartography", EMNLP 2020, figure 1. https://arxiv.org/abs/2009.10795
+    Differs from the source: cells with the mean of their samples rather than 25,000 markers drawn at random.
+
+    Args:
+        statistics: The record; samples never seen are left out.
+        subtitle: Second line.
+    """
+    x, y = Axis("variability of p(label)", 0.0, 0.5), Axis("confidence: mean p(label)", 0.0, 1.0)
+    axes = Axes("Data map", subtitle, x=x, y=y, colour_bar=True)
+    cells = counted(x.place(statistics.variability), y.place(statistics.confidence), statistics.correctness)
+    axes.colour_bar(AGREEMENT, "correctness", low="0", high="1")
+    if not cells.samples.any():
+        axes.note(_NO_DATA)
+        return axes.image
+    assert cells.mean is not None
+    axes.raster(_mixed(coloured(np.nan_to_num(cells.mean), AGREEMENT), cells.samples))
+    axes.legend([("strong: many samples, pale: few", FAINT)])
+    axes.name(0.03, 0.04, "hard or mislabeled", "ld")
+    axes.name(0.98, 0.5, "ambiguous", "rm")
+    return axes.image
+
+
+def training_data_analysis(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
+    """Return the scatter of last forgetting epoch and probability gap, where mislabeled samples stand at the top.
+
+    Across: epoch of the last forgetting event, "never" at the left; up: max_k p_k - p(label) at the last presentation.
+    Easy samples are at the bottom left, difficult ones to the right, mislabeled ones at the top.
+
+    Source: the training-data analysis of Li et al., "InterpretDL", JMLR 2022.
+
+    Args:
+        statistics: The record; samples never seen are left out.
+        subtitle: Second line.
+    """
+    last = np.fmax(statistics.last_forgotten, -1.0)  # NaN, never forgotten, becomes -1
+    epochs = int(max(1, last.max(initial=0)))
+    x = Axis("epoch of the last forgetting event", -1.5, epochs + 0.5, whole=True, names=((-1.0, "never"),))
+    y = Axis("max p - p(label), last seen", 0.0, 1.0)
+    axes = Axes("Training-data analysis", subtitle, x=x, y=y, colour_bar=True)
+    cells = counted(x.place(last), y.place(statistics.probability_gap), across=min(epochs + 2, 84))
+    most = int(cells.samples.max(initial=0))
+    axes.colour_bar(DENSITY, "samples (log)", low="1", high=number(max(most, 1)))
+    if not most:
+        axes.note(_NO_DATA)
+        return axes.image
+    strength = np.log1p(cells.samples) / np.log1p(most)
+    axes.raster(np.where(cells.samples[..., None] > 0, coloured(strength, DENSITY), PAPER).round().astype(np.uint8))
+    axes.name(0.03, 0.97, "mislabeled?", "la")
+    axes.name(0.97, 0.97, "difficult", "ra")
+    return axes.image
+
+
+def forgetting_events(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
+    """Return how many learned samples were forgotten how often, on a logarithmic scale; never learned ones apart.
+
+    Args:
+        statistics: The record; samples never seen are left out.
+        subtitle: Second line.
+    """
+    learned, never, total = _learned(statistics)
+    counts = np.bincount(statistics.forgetting_events[learned], minlength=2)
+    axes = _whole_numbers("Forgetting", subtitle, counts, never, label="forgetting events", log=True)
+    if total:
+        unforgotten = f"never forgotten {_share(int(counts[0]), total)}"
+        axes.legend([(unforgotten, GREEN), (f"never learned {_share(never, total)}", ORANGE)])
+    return axes.image
+
+
+def margins(statistics: SampleStatistics, subtitle: str = "", *, threshold: float = 0.0) -> Image.Image:
+    """Return the distribution of the mean margin (AUM), with a threshold drawn in.
+
+    Args:
+        statistics: The record; samples never seen are left out.
+        subtitle: Second line.
+        threshold: Mean margin below which bars are marked: another class was ahead of the label.
+    """
+    margin = statistics.margin
+    finite = np.isfinite(margin)
+    low, high = _range(margin, finite, threshold)
+    scaled = np.where(finite, (margin - low) * (_BARS / (high - low)), _BARS)  # none reaches the last edge
+    heights = np.bincount(scaled.astype(np.int32), minlength=_BARS + 1)[:_BARS]
+    edges = np.linspace(low, high, _BARS + 1)
+    axes = Axes("Margins", subtitle, x=Axis("mean margin (logits)", low, high), y=_count_axis(heights))
+    if not finite.any():
+        axes.note(_NO_DATA)
+        return axes.image
+    middles = (edges[:-1] + edges[1:]) / 2
+    axes.bars(edges, heights, [ORANGE if middle < threshold else BLUE for middle in middles])
+    flagged, total = int((margin < threshold).sum()), int(finite.sum())
+    axes.legend([(f"below: {flagged:,} of {total:,} ({_share(flagged, total)})", ORANGE)])
+    axes.mark(threshold, "threshold")
+    return axes.image
+
+
+def first_learned(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
+    """Return in which epoch how many samples were first correct; those never learned apart.
+
+    Args:
+        statistics: The record; samples never seen are left out.
+        subtitle: Second line.
+    """
+    learned, never, total = _learned(statistics)
+    counts = np.bincount(statistics.first_learned[learned].astype(np.int32), minlength=2)
+    label = "epoch of the first correct prediction"
+    axes = _whole_numbers("First learned", subtitle, counts, never, label=label, log=False)
+    if total:
+        axes.legend([(f"never learned: {never:,} ({_share(never, total)})", ORANGE)])
+    return axes.image
+
+
+def accuracy_curve(epochs: Array, accuracy: Array, subtitle: str = "") -> Image.Image:
+    """Return a line of the training accuracy over the epochs.
+
+    Args:
+        epochs: Shape ``(E,)``, ascending.
+        accuracy: Shape ``(E,)``, in [0, 1].
+        subtitle: Second line.
+    """
+    x = Axis("epoch", float(epochs[0]), float(max(epochs[-1], epochs[0] + 1)), whole=True)
+    axes = Axes("Training accuracy", subtitle, x=x, y=Axis("right presentations", 0.0, 1.0))
+    axes.line(epochs, accuracy, BLUE, width=3)
+    return axes.image
+
+
+def counted(x: Array, y: Array, value: Array | None = None, *, across: int | None = None) -> Counts:
+    """Count the points of the unit square in cells whose size fits their number.
+
+    Args:
+        x: Shape ``(N,)``; points outside [0, 1] and NaN are left out.
+        y: Shape ``(N,)``, upwards.
+        value: Shape ``(N,)``, averaged in each cell.
+        across: Number of columns, where the data say it.
+
+    Example:
+        >>> counted(np.array([0.0, 1.0]), np.array([0.0, 1.0])).samples.shape
+        (54, 63)
+    """
+    size = next((side for most, side in _CELL_SIZES if len(x) <= most), _SMALLEST_CELL)
+    columns, rows = across or PLOT[0] // size, PLOT[1] // size
+    if not _all_inside(x, y):
+        inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)  # NaN is not
+        x, y, value = x[inside], y[inside], None if value is None else value[inside]
+    # One column and one row more than there are cells, for the points at 1; they are folded back below.
+    cell = (y * rows).astype(np.int32)
+    cell *= columns + 1
+    cell += (x * columns).astype(np.int32)
+    points, shape = (rows + 1) * (columns + 1), (rows + 1, columns + 1)
+    samples = _folded(np.bincount(cell, minlength=points).reshape(shape))
+    if value is None:
+        return Counts(samples, None)
+    sums = _folded(np.bincount(cell, value, points).reshape(shape))
+    return Counts(samples, np.divide(sums, samples, out=np.full(samples.shape, np.nan), where=samples > 0))
+
+
+def _all_inside(x: Array, y: Array) -> bool:
+    """Whether no point is to be left out: two passes instead of the eight of a mask."""
+    return bool(len(x)) and all(values.min() >= 0 and values.max() <= 1 for values in (x, y))
+
+
+def _folded(cells: Array) -> Array:
+    """Add the last row and column to those before them, and put the first row at the bottom."""
+    cells[-2] += cells[-1]
+    cells[:, -2] += cells[:, -1]
+    return cells[-2::-1, :-1]
+
+
+def _mixed(colours: Array, samples: Array) -> Array:
+    """Mix with paper: the more samples, the stronger."""
+    strength = np.log(np.maximum(samples, 1)) / max(np.log(samples.max()), 1.0)
+    opacity = np.where(samples > 0, _PALEST + (1 - _PALEST) * strength, 0.0)[..., None]
+    mixed: Array = opacity * colours + (1 - opacity) * np.array(PAPER)
+    return mixed.round().astype(np.uint8)
+
+
+def _regrouped(counts: Array, group: int) -> Array:
+    """Sum each ``group`` neighbouring counts."""
+    padded = np.pad(counts, (0, -len(counts) % group))
+    return np.asarray(padded.reshape(-1, group).sum(axis=1))
+
+
+def _count_axis(heights: Array, *, log: bool = False) -> Axis:
+    most = float(max(heights.max(initial=0), 1))
+    if log:
+        return Axis("samples (log)", 0.5, max(most * 1.5, 10.0), log=True)
+    return Axis("samples", 0.0, max(most * 1.08, 2.0), whole=True)
+
+
+def _learned(statistics: SampleStatistics) -> tuple[Array, int, int]:
+    """Return which samples were learned, how many that were seen were not, and how many were seen."""
+    seen = statistics.presentations > 0
+    learned = seen & statistics.learned
+    total = int(seen.sum())
+    return learned, total - int(learned.sum()), total
+
+
+def _whole_numbers(title: str, subtitle: str, counts: Array, never: int, *, label: str, log: bool) -> Axes:
+    """Return bars of the counts of 0, 1, ..., and a bar apart from them for the samples never learned."""
+    group = -(-len(counts) // _BARS)
+    heights = np.append(_regrouped(counts, group), [0, never])
+    edges = np.arange(len(heights) + 1) * group - 0.5
+    apart = float(edges[-2:].mean())
+    x = Axis(label, edges[0], edges[-1], whole=True, names=((apart, "never"),), last_tick=len(counts) - 1)
+    axes = Axes(title, subtitle, x=x, y=_count_axis(heights, log=log))
+    if not heights.any():
+        axes.note(_NO_DATA)
+        return axes
+    first = GREEN if log else BLUE
+    axes.bars(edges, heights, [first, *[BLUE] * (len(heights) - 2), ORANGE])
+    return axes
+
+
+def _range(values: Array, finite: Array, threshold: float) -> tuple[float, float]:
+    if not finite.any():
+        return threshold - 1, threshold + 1
+    low, high = min(float(np.nanmin(values)), threshold), max(float(np.nanmax(values)), threshold)
+    room = 0.05 * (high - low) or 1.0
+    return low - room, high + room
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"

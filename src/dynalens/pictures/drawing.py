@@ -1,0 +1,155 @@
+"""Colours, type and encoding that all pictures share."""
+
+import io
+import unicodedata
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dynalens.dynamics import Array
+
+Colour = tuple[int, int, int]
+
+INK: Colour = (20, 20, 20)
+FAINT: Colour = (120, 120, 120)
+GRID: Colour = (225, 225, 225)
+PAPER: Colour = (255, 255, 255)
+# Okabe and Ito's palette, which colour-blind people tell apart.
+ORANGE: Colour = (213, 94, 0)
+BLUE: Colour = (0, 114, 178)
+GREEN: Colour = (0, 158, 115)
+PINK: Colour = (204, 121, 167)
+LINES = (ORANGE, BLUE, GREEN, PINK)
+RIGHT, WRONG = BLUE, ORANGE
+"""Frames of samples whose prediction agrees and disagrees with the label."""
+
+Scale = tuple[Colour, ...]
+HEAT: Scale = ((30, 10, 60), (120, 28, 109), (205, 64, 70), (249, 142, 8), (252, 255, 164))
+AGREEMENT: Scale = (ORANGE, PINK, BLUE)
+DENSITY: Scale = ((190, 215, 235), (90, 150, 200), (20, 70, 140), (10, 20, 60))
+
+_ASCII = 127
+# Met on Linux, Windows and macOS in this order; only for text that the font inside Pillow has no letters for.
+_WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf", "Helvetica.ttc")
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def coloured(strength: Array, scale: Scale) -> Array:
+    """Return the colours ``(..., 3)``, float64, of values in [0, 1] on a scale of evenly spaced colours.
+
+    Example:
+        >>> coloured(np.array([0.5]), ((0, 0, 0), (200, 100, 0)))
+        array([[100.,  50.,   0.]])
+    """
+    position = np.asarray(strength, dtype=np.float64) * (len(scale) - 1)
+    places, colours = np.arange(len(scale)), np.array(scale, dtype=np.float64)
+    return np.stack([np.interp(position, places, colours[:, c]) for c in range(3)], axis=-1)
+
+
+def write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    size: int,
+    *,
+    fill: Colour = INK,
+    width: float | None = None,
+    anchor: str = "la",
+    halo: int = 0,
+) -> float:
+    """Write a line, cut with an ellipsis where it is wider than ``width``, and return its width in pixels.
+
+    A halo of so many pixels in the colour of paper keeps it legible over a picture.
+    """
+    font, shown = _legible(text, size)
+    shown = shown if width is None else _cut(shown, font, width)
+    draw.text(at, shown, fill=fill, font=font, anchor=anchor, stroke_width=halo, stroke_fill=PAPER)
+    return float(font.getlength(shown))
+
+
+def shortened(text: str, size: int, width: float) -> str:
+    """Return the text, cut with an ellipsis where it is wider than ``width`` pixels at this size of type."""
+    font, shown = _legible(text, size)
+    return _cut(shown, font, width)
+
+
+def text_width(text: str, size: int) -> float:
+    """Return the width in pixels of a line at this size of type."""
+    font, shown = _legible(text, size)
+    return float(font.getlength(shown))
+
+
+def class_name(number: int, names: Sequence[str] | None) -> str:
+    """Return a class's name, or its number where it has none; empty for a negative number, which is no class."""
+    if number < 0:
+        return ""
+    return names[number] if names is not None and number < len(names) else str(number)
+
+
+def jpeg_bytes(image: Image.Image, quality: int = 80) -> bytes:
+    """Return the picture as JPEG: for photographs, 24 times faster to encode than PNG and 7 times smaller."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """Return the picture as PNG with at most 256 colours: for charts, a quarter of the time and size of a full one."""
+    few = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    few.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fitted(pixels: Array, size: tuple[int, int]) -> Image.Image:
+    """Fit a picture ``(H, W, 3)`` into a cell of (width, height): small ones enlarged pixel by pixel, or averaged."""
+    picture = Image.fromarray(pixels)
+    scale = min(size[0] / picture.width, size[1] / picture.height)
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+    inner = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))), method)
+    cell = Image.new("RGB", size, PAPER)
+    cell.paste(inner, ((size[0] - inner.width) // 2, (size[1] - inner.height) // 2))
+    return cell
+
+
+def _cut(text: str, font: Font, width: float) -> str:
+    if font.getlength(text) <= width:
+        return text
+    low, high = 0, len(text)  # letters that fit with the ellipsis: found by halving
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if font.getlength(text[:middle] + "…") <= width else (low, middle - 1)
+    return text[:low].rstrip() + "…"
+
+
+def _legible(text: str, size: int) -> tuple[Font, str]:
+    """Return a font and the text in letters that it has."""
+    text = " ".join(text.split())
+    if all(ord(letter) <= _ASCII or letter in "…·" for letter in text):
+        return _own_font(size), text
+    wide = _wide_font(size)
+    if wide is not None:
+        return wide, text
+    plain = unicodedata.normalize("NFKD", text)
+    kept = [letter for letter in plain if not unicodedata.combining(letter)]
+    return _own_font(size), "".join(letter if ord(letter) <= _ASCII or letter in "…·" else "?" for letter in kept)
+
+
+@lru_cache
+def _own_font(size: int) -> Font:
+    return ImageFont.load_default(size)
+
+
+@lru_cache
+def _wide_font(size: int) -> Font | None:
+    return next((font for name in _WIDE_FONTS if (font := _installed(name, size)) is not None), None)
+
+
+def _installed(name: str, size: int) -> Font | None:
+    try:
+        return ImageFont.truetype(name, size)
+    except OSError:
+        return None

@@ -1,0 +1,94 @@
+"""The film strip: the same samples over the epochs, so that one sees attention move."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from PIL import Image
+
+from dynalens.dynamics import Array
+from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
+from dynalens.pictures.drawing import FAINT, RIGHT, WRONG, write
+from dynalens.pictures.overlays import Shown, input_cell, map_cell
+
+_CELL = 96
+_LARGEST_CELL = 48
+_SCALE = 2
+
+
+class Frame(NamedTuple):
+    """A sample in one epoch: its picture and whether the prediction was its label, if there was one."""
+
+    picture: Image.Image
+    right: bool | None
+
+
+class FilmStrip:
+    """Keeps small frames of some epochs, from the first to the latest, evenly spaced.
+
+    Args:
+        columns: At most so many epochs; beyond it every second one is dropped, so memory does not grow.
+
+    Example:
+        >>> import numpy as np
+        >>> strip = FilmStrip(columns=4)
+        >>> for epoch in range(6):
+        ...     strip.add(epoch, [np.zeros((2, 2, 3), np.uint8)], [np.eye(2)], [True], signed=False)
+        >>> strip.epochs
+        [0, 2, 4, 5]
+    """
+
+    def __init__(self, columns: int = 8) -> None:
+        self._columns = max(columns, 3)
+        self._every = 1
+        self._inputs: list[Image.Image] = []
+        self._frames: dict[int, list[Frame]] = {}
+        self._added: list[int] = []
+
+    @property
+    def epochs(self) -> list[int]:
+        """Return the epochs that are kept."""
+        return list(self._frames)
+
+    def add(
+        self, epoch: int, shown: Sequence[Shown], maps: Sequence[Array], right: Sequence[bool], *, signed: bool
+    ) -> None:
+        """Keep an epoch's frames: inputs as sheets show them, a map of each and whether it was predicted right."""
+        size = (_CELL, _CELL)
+        self._inputs = [input_cell(one, size) for one in shown]
+        self._frames[epoch] = [
+            Frame(map_cell(one, relevance, size, signed=signed), bool(was_right))
+            for one, relevance, was_right in zip(shown, maps, right, strict=True)
+        ]
+        self._added.append(epoch)
+        kept = self._kept()
+        while len(kept) > self._columns:
+            self._every *= 2
+            kept = self._kept()
+        self._frames = {past: frames for past, frames in self._frames.items() if past in kept}
+
+    def image(self, title: str, names: Sequence[str]) -> Image.Image:
+        """Return the strip: a row for each sample with its input at the left, a column for each epoch.
+
+        Args:
+            title: First line.
+            names: Name of each sample's class.
+        """
+        columns = 1 + len(self._frames)
+        side = min(_LARGEST_CELL, (WIDTH - GAP) // columns - GAP)
+        pitch, row_pitch, top = side + GAP, side + LINE + 2 * GAP, 2 * LINE + 4
+        card = Card(top + len(self._inputs) * row_pitch, _SCALE)
+        write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
+        for column, head in enumerate(["input", *(str(epoch) for epoch in self._frames)]):
+            write(card.draw, (GAP + column * pitch, LINE + 3), head, TEXT, fill=FAINT, width=side + GAP)
+        for row, (picture, name) in enumerate(zip(self._inputs, names, strict=True)):
+            y = top + row * row_pitch
+            write(card.draw, (GAP, y), name, TEXT, width=WIDTH - 2 * GAP)
+            frames = [Frame(picture, None), *(frames[row] for frames in self._frames.values())]
+            for column, frame in enumerate(frames):
+                colour = None if frame.right is None else RIGHT if frame.right else WRONG
+                shown = frame.picture.resize((side * _SCALE, side * _SCALE), Image.Resampling.LANCZOS)
+                card.paste(shown, (GAP + column * pitch, y + LINE + FRAME), colour)
+        return card.image()
+
+    def _kept(self) -> set[int]:
+        return {*self._added[:: self._every], self._added[-1]}

@@ -1,0 +1,141 @@
+"""The gallery of suspects: what was given, what the model says instead, and since when."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dynalens.dynamics import Array
+from dynalens.pictures.card import LINE, TEXT, WIDTH, Card
+from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, write
+from dynalens.pictures.overlays import Shown, input_cell, map_cell
+
+_COLUMNS = 4
+_PICTURE = 77
+_GAP = 8
+_SPARK = 20
+_SCALE = 2
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A sample whose label is probably wrong.
+
+    Attributes:
+        sample_id: Its id, as tables show it.
+        label: Name of the given class.
+        suggested: Name of the class suggested instead; empty for none.
+        score: Higher is more suspicious.
+        trace: p(label) of each epoch, ``(E,)``, in [0, 1]; NaN where it is not known.
+        picture: As sheets show it; None where there is none.
+        contrast: Relevance that speaks for the suggested rather than the given class, or None.
+    """
+
+    sample_id: str
+    label: str
+    suggested: str
+    score: float
+    trace: Array
+    picture: Shown | None = None
+    contrast: Array | None = None
+
+
+def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
+    """Return a grid of cards, worst first: picture, given and suggested label, score and p(label) over the epochs.
+
+    Args:
+        suspects: At least one.
+        title: First line.
+    """
+    contrasts = any(suspect.contrast is not None for suspect in suspects)
+    columns = _COLUMNS // 2 if contrasts else _COLUMNS
+    inner = _PICTURE * 2 + _GAP if contrasts else _PICTURE
+    pitch = _PICTURE + 3 * LINE + _SPARK + 2 * _GAP
+    top = 2 * LINE + 6
+    card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
+    room = WIDTH - 2 * _GAP
+    write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
+    write(card.draw, (_GAP, 2 + LINE), "orange: given, blue: suggested; line: p(given)", TEXT, fill=FAINT, width=room)
+    for number, suspect in enumerate(suspects):
+        at = (_GAP + number % columns * (inner + _GAP), top + number // columns * pitch)
+        _suspect(card, at, suspect, inner)
+    return card.image()
+
+
+def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
+    """Return p(label) over the epochs as a line between 0 and 1; gaps where it is not known."""
+    width, height = size
+    cell = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(cell)
+    for y in (0, height // 2, height - 2):
+        draw.line((0, y, width, y), fill=GRID, width=2)
+    xs = np.linspace(2, width - 6, len(trace)) if len(trace) > 1 else np.array([width / 2])
+    ys = height - 4 - np.clip(trace, 0, 1) * (height - 8)
+    points = list(zip(xs.tolist(), ys.tolist(), strict=True)) if len(trace) else []
+    for start, end in itertools.pairwise(points):
+        if np.isfinite([start[1], end[1]]).all():
+            draw.line((*start, *end), fill=ORANGE, width=4)
+    for x, y in points[-1:]:
+        if np.isfinite(y):
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), fill=ORANGE)
+    return cell
+
+
+def suspects_table(suspects: Sequence[Suspect]) -> str:
+    """Return the suspects as a Markdown table, worst first, for inputs that are no images.
+
+    Example:
+        >>> print(suspects_table([Suspect("7", "a|b", "<c>", 1.25, np.array([0.5, 0.25]))]))
+        | sample | given | suggested | score | p(given), last epochs |
+        | --- | --- | --- | --- | --- |
+        | 7 | a&#124;b | &lt;c&gt; | 1.25 | 0.50 0.25 |
+    """
+    lines = ["| sample | given | suggested | score | p(given), last epochs |", "| --- | --- | --- | --- | --- |"]
+    for suspect in suspects:
+        known = suspect.trace[np.isfinite(suspect.trace)][-5:]
+        cells = [suspect.sample_id, suspect.label, suspect.suggested, f"{suspect.score:.2f}"]
+        cells.append(" ".join(f"{p:.2f}" for p in known))
+        lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def _suspect(card: Card, at: tuple[int, int], suspect: Suspect, inner: int) -> None:
+    (x, y), draw, square = at, card.draw, (_PICTURE * _SCALE, _PICTURE * _SCALE)
+    if suspect.picture is None:
+        draw.rectangle((x, y, x + _PICTURE - 1, y + _PICTURE - 1), outline=GRID)
+        write(draw, (x + _PICTURE / 2, y + _PICTURE / 2), "next epoch", TEXT, fill=FAINT, anchor="mm")
+    else:
+        card.paste(input_cell(suspect.picture, square), at)
+        if suspect.contrast is not None:
+            cell = map_cell(suspect.picture, suspect.contrast, square, signed=True)
+            card.paste(cell, (x + _PICTURE + _GAP, y))
+    y += _PICTURE + 1
+    write(draw, (x, y), suspect.label, TEXT, fill=ORANGE, width=inner)
+    _arrow(draw, (x, y + LINE + 7))
+    write(draw, (x + 13, y + LINE), suspect.suggested or "-", TEXT, fill=BLUE, width=inner - 13)
+    score = write(draw, (x + inner, y + 2 * LINE), f"{suspect.score:.2f}", TEXT, fill=INK, anchor="ra")
+    write(draw, (x, y + 2 * LINE), f"#{suspect.sample_id}", TEXT, fill=FAINT, width=inner - score - 4)
+    card.paste(sparkline(suspect.trace, (inner * _SCALE, _SPARK * _SCALE)), (x, y + 3 * LINE + 1))
+
+
+def _arrow(draw: ImageDraw.ImageDraw, at: tuple[int, int]) -> None:
+    x, y = at
+    draw.line((x, y, x + 8, y), fill=INK)
+    draw.line((x + 5, y - 3, x + 8, y, x + 5, y + 3), fill=INK)
+
+
+def _plain(text: str) -> str:
+    """Escape what Markdown and HTML would take for their own."""
+    marks = {
+        "&": "&amp;",
+        "<": "&lt;",
+        ">": "&gt;",
+        "|": "&#124;",
+        "`": "&#96;",
+        "*": "&#42;",
+        "_": "&#95;",
+        "[": "&#91;",
+    }
+    return "".join(marks.get(letter, letter) for letter in " ".join(text.split()))

@@ -1,0 +1,129 @@
+"""Relevance over what it explains: images, signals and words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dynalens.dynamics import Array
+from dynalens.pictures.drawing import FAINT, HEAT, INK, LINES, PAPER, coloured, fitted, text_width, write
+
+_FOR, _AGAINST = np.array((200, 20, 30)), np.array((20, 60, 200))
+_SCALE_PERCENTILE = 99.5
+_MOST_LINES = 6
+
+Shown = Array | tuple[str, ...]
+"""An image ``(H, W, 3)``, uint8; a signal ``(C, L)``, floating; or words."""
+
+
+def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
+    """Return the image in grey with its relevance in colour, more opaque where there is more of it.
+
+    Scaled to the map's own 99.5th percentile, so colours compare places of one picture, not pictures.
+
+    Args:
+        image: Shape ``(H, W, 3)``, uint8.
+        relevance: Shape ``(H, W)``.
+        signed: Red speaks for the class and blue against it; otherwise dark to bright is little to much.
+
+    Returns:
+        Shape ``(H, W, 3)``, uint8.
+    """
+    grey: Array = image.astype(np.float64).mean(axis=2, keepdims=True)
+    strength = _strength(relevance, signed=signed)[..., None]
+    if signed:
+        # Paler than the image itself, so that both colours stand out of black and of white.
+        colour, opacity, ground = np.where(strength > 0, _FOR, _AGAINST), np.abs(strength), 90 + 0.5 * grey
+    else:
+        colour, opacity, ground = coloured(strength[..., 0], HEAT), 0.85 * np.sqrt(strength), grey
+    mixed: Array = (1 - opacity) * ground + opacity * colour
+    pixels: Array = mixed.round().astype(np.uint8)
+    return pixels
+
+
+def input_cell(shown: Shown, size: tuple[int, int]) -> Image.Image:
+    """Return an input in a cell of (width, height)."""
+    if isinstance(shown, tuple):
+        return words_cell(shown, np.zeros(len(shown)), size, signed=True)
+    return signal_cell(shown, None, size, signed=False) if shown.ndim == 2 else fitted(shown, size)
+
+
+def map_cell(shown: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
+    """Return an input with its relevance, ``(H, W)``, ``(L,)`` or one value for each word, in a cell."""
+    if isinstance(shown, tuple):
+        return words_cell(shown, relevance, size, signed=signed)
+    if shown.ndim == 2:  # channels and time
+        return signal_cell(shown, relevance, size, signed=signed)
+    return fitted(overlay(shown, relevance, signed=signed), size)
+
+
+def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *, signed: bool) -> Image.Image:
+    """Return each channel of a signal as a line, before its relevance as background.
+
+    Args:
+        signal: Shape ``(C, L)``; the first six channels are drawn, each on the scale of all of them.
+        relevance: Shape ``(L,)``, or None for a white background.
+        size: Width and height.
+        signed: As in :func:`overlay`.
+    """
+    width, height = size
+    ground = np.full((1, max(signal.shape[1], 1), 3), PAPER, dtype=np.uint8)
+    if relevance is not None:
+        ground = _tinted(relevance, signed=signed).round().astype(np.uint8)[None]
+    cell = Image.fromarray(ground).resize(size, Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(cell)
+    finite = signal[np.isfinite(signal)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+    columns = (np.arange(signal.shape[1]) + 0.5) * (width / max(signal.shape[1], 1))
+    for number, channel in enumerate(signal[:_MOST_LINES]):
+        rows = height - 5 - (np.nan_to_num(channel) - low) / ((high - low) or 1.0) * (height - 10)
+        points = list(zip(columns.tolist(), rows.tolist(), strict=True))
+        draw.line(points, fill=INK if len(signal) == 1 else LINES[number % len(LINES)], width=2)
+    draw.rectangle((0, 0, width - 1, height - 1), outline=FAINT)
+    return cell
+
+
+def words_cell(
+    words: Sequence[str], relevance: Array, size: tuple[int, int], *, signed: bool, type_size: int = 16
+) -> Image.Image:
+    """Return words, each before its relevance as background; those that find no room are left out with an ellipsis.
+
+    Args:
+        words: T of them.
+        relevance: Shape ``(T,)``.
+        size: Width and height.
+        signed: As in :func:`overlay`.
+        type_size: Size of the letters in pixels.
+    """
+    cell = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(cell)
+    tints = _tinted(relevance, signed=signed).round().astype(int).tolist()
+    line, x, y = type_size + 6, 2.0, 2.0
+    for word, tint in zip(words, tints, strict=True):
+        width = min(text_width(word, type_size) + 5, size[0] - 4)
+        if x + width > size[0]:
+            x, y = 2.0, y + line
+        if y + 2 * line > size[1] and word is not words[-1] and x + width + 20 > size[0]:
+            write(draw, (x, y), "…", type_size)
+            break
+        if y + line > size[1]:
+            break
+        draw.rectangle((x, y, x + width - 2, y + line - 3), fill=tuple(tint))
+        write(draw, (x + 2, y + 1), word, type_size, width=width)
+        x += width
+    return cell
+
+
+def _strength(relevance: Array, *, signed: bool) -> Array:
+    """Return relevance over its own 99.5th percentile, in [-1, 1] or [0, 1]."""
+    known = np.nan_to_num(relevance, nan=0.0, posinf=0.0, neginf=0.0)
+    scale = (np.percentile(np.abs(known), _SCALE_PERCENTILE) or np.abs(known).max()) if known.size else 1.0
+    return np.clip(known / (scale or 1.0), -1 if signed else 0, 1)
+
+
+def _tinted(relevance: Array, *, signed: bool) -> Array:
+    """Return pale colours that dark letters and lines stay legible on."""
+    strength = _strength(relevance, signed=signed)[..., None]
+    colour = np.where(strength > 0, _FOR, _AGAINST) if signed else np.array((249, 142, 8))
+    opacity = 0.6 * np.abs(strength)
+    return np.asarray((1 - opacity) * np.array(PAPER) + opacity * colour)

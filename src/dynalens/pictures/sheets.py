@@ -1,0 +1,159 @@
+"""The sheet of explanations: a row for each sample, with input, maps and curves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from dynalens.dynamics import Array
+from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
+from dynalens.pictures.drawing import FAINT, GRID, LINES, PAPER, RIGHT, WRONG, Colour, shortened, write
+from dynalens.pictures.overlays import Shown, input_cell, map_cell
+
+_LARGEST_CELL = 64
+_FEW_COLUMNS = 6
+_RANDOM: Colour = (175, 175, 175)
+
+
+@dataclass(frozen=True)
+class ExplanationRow:
+    """What the sheet shows of one sample.
+
+    Attributes:
+        image: An image ``(H, W, 3)``, uint8; a signal ``(C, L)``; or words.
+        label: Name of its class.
+        predicted: Name of the class with the largest logit.
+        p_label: Probability of the label.
+        maps: For each method, relevance ``(H, W)``, ``(L,)`` or of each word.
+        right: Whether the prediction is the label; None where there is no saying.
+        curves: For each method and metric, a curve ``(steps + 1,)`` in [0, 1].
+        areas: For each method and metric, the curve's area.
+        controls: For each metric, the curve of a random ranking.
+        note: Said at the end of the caption.
+    """
+
+    image: Shown
+    label: str
+    predicted: str
+    p_label: float
+    maps: Mapping[str, Array]
+    right: bool | None = None
+    curves: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
+    areas: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    controls: Mapping[str, Array] = field(default_factory=dict)
+    note: str = ""
+
+
+def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title: str) -> Image.Image:
+    """Return one picture: for each sample the input, each method's overlay, and each method's curves.
+
+    A blue frame is a right prediction, an orange one a wrong one.
+
+    Args:
+        rows: The samples; all with the same methods.
+        fractions: Abscissa of the curves, ``(steps + 1,)``.
+        title: First line of the picture.
+    """
+    methods = list(rows[0].maps)
+    charts = [method for method in methods if rows[0].curves.get(method)]
+    signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
+    heads = ["input", *methods, *charts]
+    side = min(_LARGEST_CELL, (WIDTH - GAP) // len(heads) - GAP)
+    keys = _keys(signed, rows[0])
+    top = 2 * LINE + 6 + LINE * (len(keys) > 0)
+    pitch = LINE + side + 2 * GAP
+    # Cells of many columns are narrow; at their actual size they should still show something.
+    card = Card(top + len(rows) * pitch, scale=2 if len(heads) <= _FEW_COLUMNS else 3)
+    write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
+    _legend(card.draw, keys)
+    for column, name in enumerate(heads):
+        x = GAP + column * (side + GAP)
+        write(card.draw, (x, top - LINE - 2), name.replace("_", "-"), TEXT, fill=FAINT, width=side)
+    size = (side * card.scale, side * card.scale)
+    for number, row in enumerate(rows):
+        y = top + number * pitch
+        _caption(card.draw, (GAP, y), row)
+        cells = [input_cell(row.image, size)]
+        cells += [map_cell(row.image, row.maps[m], size, signed=signed[m]) for m in methods]
+        for column, cell in enumerate(cells):
+            frame = None if column or row.right is None else RIGHT if row.right else WRONG
+            card.paste(cell, (GAP + column * (side + GAP), y + LINE + FRAME), frame)
+        for column, method in enumerate(charts, start=len(cells)):
+            at = (GAP + column * (side + GAP), y + LINE + FRAME)
+            _areas(card.draw, at, side, row, method)
+            size_of_chart = (size[0], size[1] - LINE * card.scale)
+            chart = curve_chart(row.curves[method], fractions, controls=row.controls, size=size_of_chart)
+            card.paste(chart, (at[0], at[1] + LINE))
+    return card.image()
+
+
+def curve_chart(
+    curves: Mapping[str, Array],
+    fractions: Array,
+    *,
+    controls: Mapping[str, Array] | None = None,
+    size: tuple[int, int],
+) -> Image.Image:
+    """Return a small chart of curves over [0, 1] x [0, 1], with those of a random ranking in grey behind them."""
+    chart = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(chart)
+    # Lines of two pixels and more, because TensorBoard leaves out every second one.
+    left, top, right, bottom = 0, 0, size[0] - 1, size[1] - 1
+    draw.line((left, (top + bottom) // 2, right, (top + bottom) // 2), fill=GRID, width=2)
+
+    def line(values: Array, colour: Colour) -> None:
+        points = [
+            (left + float(x) * (right - left), bottom - float(np.clip(np.nan_to_num(y), 0, 1)) * (bottom - top))
+            for x, y in zip(fractions, values, strict=True)
+        ]
+        draw.line(points, fill=colour, width=4)
+
+    for values in (controls or {}).values():
+        line(values, _RANDOM)
+    for number, values in enumerate(curves.values()):
+        line(values, LINES[number % len(LINES)])
+    draw.rectangle((left, top, right, bottom), outline=FAINT, width=2)
+    return chart
+
+
+def _areas(draw: ImageDraw.ImageDraw, at: tuple[int, int], side: int, row: ExplanationRow, method: str) -> None:
+    """Write the areas over a chart, each in the colour of its curve."""
+    curves, areas = list(row.curves[method]), row.areas.get(method, {})
+    share = side / max(len(curves), 2)
+    for number, name in enumerate(curves):
+        if name in areas:
+            text, colour = f"{areas[name]:.2f}".replace("0.", "."), LINES[number % len(LINES)]
+            write(draw, (at[0] + round(number * share) + 1, at[1]), text, TEXT, fill=colour)
+
+
+def _caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], row: ExplanationRow) -> None:
+    width = WIDTH - 2 * GAP
+    label, predicted = (shortened(name, TEXT, width * 0.33) for name in (row.label, row.predicted))
+    x, y = at
+    if row.right is not None:
+        word = "right" if row.right else "wrong"
+        x += round(write(draw, (x, y), word, TEXT, fill=RIGHT if row.right else WRONG)) + GAP
+    said = label if row.right else f"{label}, predicted {predicted}"
+    text = f"{said} · p(label) {row.p_label:.2f}" + (f" · {row.note}" if row.note else "")
+    write(draw, (x, y), text, TEXT, width=at[0] + width - x)
+
+
+def _keys(signed: Mapping[str, bool], row: ExplanationRow) -> list[tuple[str, Colour]]:
+    """Return what the colours of curves and maps mean."""
+    metrics = list(next((curves for curves in row.curves.values() if curves), {}))
+    keys = [(name, LINES[number % len(LINES)]) for number, name in enumerate(metrics)]
+    if row.controls:
+        keys.append(("random", _RANDOM))
+    if any(signed.values()):
+        keys += [("for", (200, 20, 30)), ("against", (20, 60, 200))]
+    if not all(signed.values()):
+        keys.append(("relevant", (249, 142, 8)))
+    return keys
+
+
+def _legend(draw: ImageDraw.ImageDraw, keys: Sequence[tuple[str, Colour]]) -> None:
+    x = GAP + 0.0
+    for name, colour in keys:
+        draw.rectangle((x, LINE + 6, x + 7, LINE + 13), fill=colour)
+        x += 11 + write(draw, (x + 11, LINE + 3), name, TEXT, width=max(WIDTH - x - 11, 1)) + 8

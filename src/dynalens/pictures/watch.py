@@ -1,0 +1,132 @@
+"""Pictures and p(label) of those that the last epoch suspected, taken from the batches as they pass."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens.dynamics import Array
+from dynalens.pictures.inputs import Normalisation, shown_inputs
+
+_LONGEST_SIDE = 112
+_LONGEST_SIGNAL = 448
+
+
+class SuspectWatch:
+    """Follows some samples: small copies of their inputs, and p(label) of each epoch.
+
+    In a step nothing waits for the device: copies stay there until :meth:`take` moves them to the host at once.
+    Only samples that are followed are kept, so memory does not grow with the dataset.
+
+    Args:
+        normalisation: Undone for the pictures; None for what :func:`to_rgb` does without.
+
+    Example:
+        >>> watch = SuspectWatch()
+        >>> watch.follow([5])
+        >>> watch.see([4, 5], torch.tensor([0.0, 1.0]).view(2, 1, 1, 1))
+        >>> watch.take()
+        >>> watch.note(0, {"index": np.array([5, 4]), "p_label": np.array([0.25, 0.75])})
+        >>> watch.pictures[5].tolist(), watch.trace(5).tolist()
+        ([[[255, 255, 255]]], [0.25])
+    """
+
+    def __init__(self, normalisation: Normalisation | None = None) -> None:
+        self.normalisation = normalisation
+        self.pictures: dict[int, Array] = {}
+        self._traces: dict[int, dict[int, float]] = {}
+        self._epochs: list[int] = []
+        self._wanted: Tensor | None = None
+        self._fresh: dict[int, Tensor] = {}
+        self._gathered: tuple[Tensor, Tensor] | None = None
+
+    def follow(self, samples: Sequence[int], device: torch.device | None = None) -> None:
+        """Follow these samples from now on, and forget the others.
+
+        Args:
+            samples: Dataset indices.
+            device: Where batches are that hold their own indices.
+        """
+        self._traces = {sample: self._traces.get(sample, {}) for sample in samples}
+        self.pictures = {sample: self.pictures[sample] for sample in samples if sample in self.pictures}
+        self._wanted = torch.tensor(list(samples), dtype=torch.int64, device=device)
+
+    def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
+        """Copy the inputs of samples that are followed; does not wait for the device.
+
+        Args:
+            indices: Dataset index of each row.
+            inputs: Shape ``(N, C, *spatial)``; None or another N: nothing is copied.
+        """
+        if inputs is None or not self._traces or len(inputs) != len(indices):
+            return
+        if isinstance(indices, Tensor) and indices.device.type != "cpu":
+            self._gather(indices, inputs.detach())
+            return
+        for row, sample in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
+            if sample in self._traces:
+                # Not by an index held on the host, which would wait for the device.
+                self._fresh[sample] = _small(inputs.detach().narrow(0, row, 1))
+
+    def take(self) -> None:
+        """Take the copies to the host."""
+        if self._gathered is not None and self._wanted is not None:
+            hit, copies = (part.cpu() for part in self._gathered)
+            for sample, seen, copy in zip(self._wanted.tolist(), hit.tolist(), copies, strict=True):
+                if seen:
+                    self._fresh[sample] = copy.unsqueeze(0)
+        shapes: dict[torch.Size, list[int]] = {}
+        for sample, copy in self._fresh.items():
+            shapes.setdefault(copy.shape, []).append(sample)
+        for samples in shapes.values():
+            stacked = torch.cat([self._fresh[sample] for sample in samples])  # one copy to the host
+            shown = shown_inputs(stacked, self.normalisation)
+            self.pictures |= dict(zip(samples, shown, strict=True))
+        self._fresh, self._gathered = {}, None
+
+    def note(self, epoch: int, presentations: Mapping[str, Array]) -> None:
+        """Note the last p(label) that an epoch has of each sample that is followed.
+
+        Args:
+            epoch: Its number.
+            presentations: Arrays ``index`` and ``p_label``.
+        """
+        self._epochs.append(epoch)
+        followed = np.isin(presentations["index"], list(self._traces))
+        index, p_label = (presentations[name][followed].tolist() for name in ("index", "p_label"))
+        for sample, p in zip(index, p_label, strict=True):
+            self._traces[sample][epoch] = p
+
+    def trace(self, sample: int) -> Array:
+        """Return p(label) of each epoch so far, NaN for those in which the sample was not followed."""
+        known = self._traces.get(sample, {})
+        return np.array([known.get(epoch, np.nan) for epoch in self._epochs])
+
+    def _gather(self, indices: Tensor, inputs: Tensor) -> None:
+        """As in ``see``, for indices on the device: every sample is looked up, whether it is in the batch or not."""
+        assert self._wanted is not None
+        wanted = self._wanted.to(indices.device, non_blocking=True)
+        at = wanted.unsqueeze(1) == indices.unsqueeze(0)
+        hit = at.any(dim=1)
+        copies = _small(inputs.index_select(0, at.byte().argmax(dim=1)))
+        if self._gathered is not None and self._gathered[1].shape == copies.shape:
+            before, kept = self._gathered
+            copies = torch.where(hit.view(-1, *[1] * (copies.ndim - 1)), copies, kept)
+            hit = hit | before
+        self._gathered = hit, copies
+
+
+def _small(inputs: Tensor) -> Tensor:
+    """Return copies, averaged down where they are larger than a card."""
+    x = inputs.float()
+    if x.ndim == 5:  # N, C and three axes of space, of which the middle slice is shown
+        x = x.select(2, x.shape[2] // 2)
+    if x.ndim == 3:  # N, C and time
+        return F.adaptive_avg_pool1d(x, _LONGEST_SIGNAL) if x.shape[2] > _LONGEST_SIGNAL else x.clone()
+    longest = max(x.shape[2:])
+    if longest <= _LONGEST_SIDE:
+        return x.clone()
+    height, width = (max(1, round(side * _LONGEST_SIDE / longest)) for side in x.shape[2:])
+    return F.adaptive_avg_pool2d(x, (height, width))

@@ -1,0 +1,56 @@
+"""``dynalens report``: arguments to calls."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from dynalens.records import load_record
+from dynalens.report.page import MOST_CARDS, write_report
+
+
+def add_report_command(subparsers: Any) -> argparse.ArgumentParser:
+    """Add ``report`` to the subparsers of a command line; its ``run`` default takes the parsed arguments."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "report",
+        help="write a page on which to decide about suspects",
+        description="Write one self-contained HTML page: a summary of the run, and its suspects to decide on.",
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder, such as lightning_logs/version_0")
+    parser.add_argument("--data", metavar="MODULE:CALLABLE", help="returns the training dataset; for its pictures")
+    parser.add_argument("--out", metavar="FILE", help="default: RUN_DIR's record folder, report.html")
+    parser.add_argument("--limit", type=int, default=MOST_CARDS, help="at most so many suspects (default: %(default)s)")
+    parser.set_defaults(run=run_report)
+    return parser
+
+
+def run_report(arguments: argparse.Namespace) -> Path:
+    """Write the page and return its path."""
+    record = load_record(arguments.run_dir)
+    dataset = named_dataset(arguments.data) if arguments.data else None
+    path = Path(arguments.out) if arguments.out else record.folder / "report.html"
+    return write_report(record, path, dataset=dataset, limit=arguments.limit)
+
+
+def named_dataset(name: str) -> Any:
+    """Return what the callable ``module:callable`` returns; modules are also looked for in the working directory.
+
+    Raises:
+        ValueError: If there is no such module or callable.
+    """
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module_name), attribute, None) if module_name and attribute else None
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"Expected `--data` to name a module, got {name!r}: {error}. Run in the folder that holds it."
+        ) from error
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise ValueError(
+            f"Expected `--data` to be module:callable, got {name!r}. Name a function that returns the training dataset."
+        )
+    return found()

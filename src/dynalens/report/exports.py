@@ -1,0 +1,105 @@
+"""Suspects for those who label elsewhere: JSON, Label Studio and FiftyOne."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dynalens.records import replaced
+
+_MODEL = "dynalens"
+
+
+def to_json(table: pd.DataFrame, path: str | Path) -> Path:
+    r"""Write the table as a list of objects, one for each sample in the table's order; what is missing is null.
+
+    Args:
+        table: As of ``suspects()``.
+        path: The file.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "suspects.json")
+        >>> table = pd.DataFrame({"label": [3]}, index=pd.Index([7], name="sample_id"))
+        >>> to_json(table, file).read_text()
+        '[\n {\n  "sample_id": 7,\n  "label": 3\n }\n]\n'
+    """
+    return _written(path, _records(table))
+
+
+def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, str] | None = None) -> Path:
+    """Write tasks with predictions for Label Studio: the suggested class is preselected, the given one beside it.
+
+    The labelling configuration needs ``<Image name="image" value="$image"/>`` and
+    ``<Choices name="choice" toName="image">`` with the classes. Import the file into a project with it.
+
+    Source: the basic JSON format of https://labelstud.io/guide/predictions
+
+    Args:
+        table: As of ``suspects()``.
+        path: The file.
+        files: Address or path of each sample's image by its id; without it the id stands for it.
+    """
+    tasks = []
+    for row in _records(table):
+        sample = row["sample_id"]
+        data = {"image": str((files or {}).get(sample, sample)), "sample_id": sample, "given": _named(row, "label")}
+        data["suspicion"] = row.get("score")
+        prediction: dict[str, Any] = {"model_version": _MODEL, "result": []}
+        if row.get("suggested_probability") is not None:
+            prediction["score"] = row["suggested_probability"]
+        if row.get("suggested") is not None:
+            choice = {"choices": [_named(row, "suggested")]}
+            prediction["result"] = [
+                {"from_name": "choice", "to_name": "image", "type": "choices", "value": choice}
+            ]  # fmt: skip
+        tasks.append({"data": data, "predictions": [prediction]})
+    return _written(path, tasks)
+
+
+def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, str] | None = None) -> Path:
+    """Write the labels of a ``FiftyOneImageClassificationDataset``: the given label, with the rest as attributes.
+
+    Load it with ``fo.Dataset.from_dir(dataset_type=fo.types.FiftyOneImageClassificationDataset, data_path=...,
+    labels_path=<this file>)``, the folder of the images as ``data_path``.
+
+    Args:
+        table: As of ``suspects()``.
+        path: The file.
+        files: Path of each sample's image relative to ``data_path`` by its id; without it the id stands for it.
+    """
+    rows = _records(table)
+    names = sorted({_named(row, kind) for row in rows for kind in ("label", "suggested") if row.get(kind) is not None})
+    labels = {}
+    for row in rows:
+        key = str((files or {}).get(row["sample_id"], row["sample_id"]))
+        key = key.removesuffix(Path(key).suffix)
+        attributes = {
+            "sample_id": row["sample_id"],
+            "suspicion": row.get("score"),
+            "suggested": _named(row, "suggested") if row.get("suggested") is not None else None,
+        }
+        labels[key] = {"label": names.index(_named(row, "label")), "attributes": attributes}
+    return _written(path, {"classes": names, "labels": labels})
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    # Through pandas' own JSON, which knows nullable integers and writes NaN as null.
+    text = table.reset_index().to_json(orient="records", double_precision=15)
+    records = json.loads(text)
+    assert isinstance(records, list)
+    return records
+
+
+def _named(row: Mapping[str, Any], kind: str) -> str:
+    name = row.get(f"{kind}_name")
+    return str(row[kind] if name is None else name)
+
+
+def _written(path: str | Path, content: Any) -> Path:
+    target = Path(path)
+    with replaced(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return target

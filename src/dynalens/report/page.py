@@ -1,0 +1,185 @@
+"""The page: what is on it, as JSON in a template."""
+
+import base64
+import hashlib
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from dynalens.dynamics import Array
+from dynalens.pictures import (
+    accuracy_curve,
+    class_name,
+    data_map,
+    forgetting_events,
+    margins,
+    png_bytes,
+    training_data_analysis,
+)
+from dynalens.records import Record, replaced
+from dynalens.report.samples import SamplePictures
+from dynalens.suspicion import suspects
+
+MOST_CARDS = 5000
+_FEWEST_CARDS = 100
+"""So many are shown even where fewer are flagged: what is next in the order is worth a look."""
+_TRACE_POINTS = 60
+_LARGE, _SMALL, _MANY = 128, 72, 1000
+_TEMPLATE = Path(__file__).with_name("page.html")
+
+
+def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit: int = MOST_CARDS) -> Path:
+    """Write one HTML file that needs no network: a summary of the run, and its suspects to decide on.
+
+    Decisions are kept by the browser and downloaded as ``decisions.csv``, which :func:`dynalens.apply_decisions`
+    takes. Every name and label is text there, whatever letters it has.
+
+    Args:
+        record: As of ``load_record``.
+        path: The file.
+        dataset: What was trained on; its pictures are shown. Without it, those that the callback kept while training.
+        limit: At most so many suspects, the worst.
+
+    Raises:
+        ValueError: If ``limit`` is not positive or the dataset has another length than the record.
+    """
+    if limit < 1:
+        raise ValueError(f"Expected `limit` to be at least 1, got {limit}. Pass a positive number.")
+    if dataset is not None and len(dataset) != record.meta.num_samples:
+        raise ValueError(
+            f"Expected the dataset of the record, {record.meta.num_samples} samples, got one of {len(dataset)}. "
+            "Return the training dataset as the loader had it."
+        )
+    table = record.table()
+    worst = suspects(table, min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)))
+    names = _class_names(record, table)
+    content = {
+        "run": _run_key(record),
+        "names": names,
+        "summary": _summary(record, table),
+        "charts": _charts(record),
+        "cards": _cards(record, worst, names, dataset),
+    }
+    # Inside a script element only "<" could end it; as an escape it is the same text to JSON.
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    title = html.escape(f"dynalens: {record.folder.resolve().parent.name}")
+    before, after = _TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", title).split("{{content}}", 1)
+    target = Path(path)
+    with replaced(target) as temporary:
+        temporary.write_text(before + text + after, encoding="utf-8")
+    return target
+
+
+def _summary(record: Record, table: pd.DataFrame) -> list[list[str]]:
+    seen = table["presentations"] > 0
+    accuracy = _accuracy(record)
+    rows = [
+        ["samples", f"{len(table):,}" + ("" if seen.all() else f" ({int(seen.sum()):,} seen)")],
+        ["epochs", f"{len(record.meta.epochs)}"],
+        ["flagged", f"{int(table['flagged'].sum()):,} ({_percent(float(table['flagged'].mean()))})"],
+        ["never learned", f"{int((seen & ~table['learned']).sum()):,}"],
+        ["forgotten at least once", f"{int((table['forgetting_events'] > 0).sum()):,}"],
+    ]
+    if accuracy:
+        rows.append(["training accuracy, last epoch", _percent(accuracy[-1][1])])
+    return [*rows, ["estimated noise rate", _noise_rate(record)]]
+
+
+def _noise_rate(record: Record) -> str:
+    """Return the estimate of wrong labels with its lower and upper end."""
+    rate = record.assess().noise_rate
+    return f"{_percent(rate.value)} (between {_percent(rate.low)} and {_percent(rate.high)})"
+
+
+def _charts(record: Record) -> list[list[str]]:
+    statistics = record.statistics
+    subtitle = f"{int((statistics.presentations > 0).sum()):,} samples"
+    pictures = {
+        "data map": data_map(statistics, subtitle),
+        "margins": margins(statistics, subtitle),
+        "forgetting events": forgetting_events(statistics, subtitle),
+        "training-data analysis": training_data_analysis(statistics, subtitle),
+    }
+    accuracy = _accuracy(record)
+    if len(accuracy) > 1:
+        epochs, values = np.array(accuracy).T
+        pictures["training accuracy"] = accuracy_curve(epochs, values, subtitle)
+    return [[name, _uri(picture)] for name, picture in pictures.items()]
+
+
+def _cards(record: Record, worst: pd.DataFrame, names: list[str], dataset: Any) -> list[dict[str, Any]]:
+    pictures = SamplePictures(record.pictures(), dataset)
+    rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
+    traces, named = _traces(record, rows), record.names()
+    side = _LARGE if len(worst) <= _MANY else _SMALL
+    cards = []
+    for sample, row in zip(rows.tolist(), worst.reset_index().to_dict("records"), strict=True):
+        suggested = -1 if pd.isna(row["suggested"]) else int(row["suggested"])
+        card: dict[str, Any] = {
+            "id": str(row["sample_id"]),
+            "label": int(row["label"]),
+            "suggested": suggested,
+            "score": round(float(row["score"]), 4),
+            "flagged": bool(row["flagged"]),
+            "trace": traces[sample],
+        }
+        found = {
+            "picture": pictures.thumbnail(sample, side),
+            "file": named[sample] if named else pictures.file_name(sample),
+        }
+        cards.append(card | {key: value for key, value in found.items() if value})
+    assert len(names) > max([card["label"] for card in cards], default=-1)
+    return cards
+
+
+def _traces(record: Record, rows: Any) -> dict[Any, list[int | None]]:
+    """Return p(label) in percent of each of some epochs, None where a sample was not seen."""
+    ids = np.asarray(rows)
+    epochs = list(record.meta.epochs)
+    chosen = {epochs[i] for i in np.unique(np.linspace(0, len(epochs) - 1, _TRACE_POINTS).round().astype(int))}
+    columns: list[Array] = []
+    for epoch, presentations in record.history():
+        if epoch in chosen:
+            last = np.full(record.meta.num_samples, np.nan)
+            last[presentations["index"]] = presentations["p_label"]
+            columns.append(last[ids])
+    if not columns:
+        return {sample: [] for sample in ids.tolist()}
+    percent = 100 * np.stack(columns, axis=1)
+    return {
+        sample: [None if np.isnan(p) else round(p) for p in row]
+        for sample, row in zip(ids.tolist(), percent.tolist(), strict=True)
+    }
+
+
+def _accuracy(record: Record) -> list[tuple[int, float]]:
+    """Return each epoch's fraction of right presentations."""
+    margins_of = ((epoch, presentations["margin"]) for epoch, presentations in record.history())
+    return [(epoch, float((margin > 0).mean())) for epoch, margin in margins_of if len(margin)]
+
+
+def _class_names(record: Record, table: pd.DataFrame) -> list[str]:
+    largest = [table[column].max() for column in ("label", "suggested", "predicted")]
+    classes = 1 + max(int(value) for value in [*largest, -1] if not pd.isna(value))
+    given = record.meta.class_names
+    return [class_name(number, given) for number in range(max(classes, len(given or ())))]
+
+
+def _run_key(record: Record) -> str:
+    """Return what the browser keeps decisions under: another record has another key."""
+    digest = hashlib.sha256(str(record.folder.resolve()).encode())
+    digest.update(np.ascontiguousarray(record.statistics.margin).tobytes())
+    return f"dynalens:{digest.hexdigest()[:16]}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _uri(picture: Image.Image) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png_bytes(picture)).decode('ascii')}"

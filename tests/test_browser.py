@@ -1,0 +1,244 @@
+"""In a real browser: TensorBoard shows a run, and what is decided on the page is what the dataset then has.
+
+Needs chromium, its driver and selenium; without them the group is skipped. Screenshots go to ``screenshots/``.
+"""
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.data import TensorDataset
+
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor, apply_decisions, load_record
+from dynalens.report import write_report
+from training import N, fit, images, labels, loader
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (BROWSER and DRIVER and importlib.util.find_spec("selenium")),
+        reason="needs chromium, chromedriver and the extra `browser`",
+    ),
+]
+SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1400,1300",
+)  # fmt: skip
+EVIL = "<script>document.title = 'owned'</script>"
+NAMES = [EVIL, '"><b>bold</b>', "plain"]
+# TensorBoard's pages are built of shadow trees.
+ALL = """
+const found = [];
+(function walk(root) {
+  for (const node of root.querySelectorAll("*")) {
+    if (node.matches(arguments_selector)) found.push(node);
+    if (node.shadowRoot) walk(node.shadowRoot);
+  }
+})(document);
+return found"""
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER or ""
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+def waited(condition: Callable[[], Any], seconds: float = 60) -> Any:
+    """The first true value of the condition."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.3)
+    raise AssertionError("Waited in vain.")
+
+
+def shot(browser: Any, name: str) -> None:
+    SCREENSHOTS.mkdir(exist_ok=True)
+    browser.save_screenshot(str(SCREENSHOTS / f"{name}.png"))
+
+
+def everywhere(browser: Any, selector: str, result: str) -> Any:
+    return browser.execute_script(ALL.replace("arguments_selector", repr(selector)) + result)
+
+
+class Named(TensorDataset):
+    classes = NAMES
+
+
+def train_set() -> Named:
+    return Named(images(), labels())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    fit(
+        folder, TrainingDynamicsMonitor(), AttributionMonitor(num_samples=3, steps=5),
+        val=lambda: loader(shuffle=False), data=lambda: loader(train_set()), max_epochs=12,
+        logger=TensorBoardLogger(folder, name="logs"),
+    )  # fmt: skip
+    return folder / "logs" / "version_0"
+
+
+@pytest.fixture(scope="module")
+def tensorboard(run: Path) -> Iterator[str]:
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run.parent), "--port", "0"]
+    with subprocess.Popen([*command, "--load_fast", "false"], stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        address = next(
+            (m.group() for line in server.stderr if (m := re.search(r"http://localhost:\d+", line))), None
+        )  # fmt: skip
+        assert address
+        yield address
+        server.terminate()
+
+
+def test_tensorboard_shows_the_pictures_of_a_run(browser: Any, tensorboard: str) -> None:
+    browser.get(f"{tensorboard}/#images")
+
+    def shown() -> list[list[int]]:
+        sizes = everywhere(browser, "img", ".map(image => [image.naturalWidth, image.clientWidth])")
+        return [size for size in sizes if size[0] >= 350]
+
+    waited(lambda: len(shown()) >= 8)
+    # A card is 350 wide, and pictures are made for that: a whole number of their pixels to each of the card.
+    assert {width for _, width in shown()} == {350}
+    assert all(natural % 350 == 0 for natural, _ in shown())
+    text = " ".join(everywhere(browser, "*", ".map(node => node.textContent || '')"))
+    for tag in ("charts/data_map/epochs 000-009", "charts/data_map/epochs 010-019"):
+        assert f"dynalens/{tag}" in text
+    shot(browser, "tensorboard_images")
+
+
+def test_tensorboard_draws_the_scalars_together(browser: Any, tensorboard: str) -> None:
+    browser.get(f"{tensorboard}/#custom_scalars")
+
+    def titles() -> str:
+        return " ".join(everywhere(browser, "*", ".map(node => node.textContent || '')"))
+
+    waited(lambda: "deletion: all methods" in titles() and "forgotten and learned in the epoch" in titles())
+    lines = waited(lambda: everywhere(browser, "vz-line-chart2, line-chart, .line-chart", ".length"))
+    assert lines >= 3
+    shot(browser, "tensorboard_custom_scalars")
+
+
+def keys(browser: Any, *pressed: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    for key in pressed:
+        ActionChains(browser).send_keys(key).perform()
+
+
+def chosen(browser: Any, identity: str, value: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(browser.find_element("id", identity)).select_by_value(value)
+
+
+def shown_ids(browser: Any) -> list[str]:
+    found = browser.execute_script("return [...document.querySelectorAll('.card')].map(card => card.dataset.id)")
+    assert isinstance(found, list)
+    return found
+
+
+def test_what_is_decided_on_the_page_is_what_the_dataset_has(browser: Any, run: Path, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    record, data = load_record(run), train_set()
+    worst = record.table().sort_values("rank")
+    page = write_report(record, tmp_path / "report.html", dataset=data)
+    browser.get(page.as_uri())
+    assert shown_ids(browser) == [str(i) for i in worst.index]
+    assert waited(lambda: browser.execute_script("return document.querySelector('.picture img')?.naturalWidth")) == 6
+
+    # Names are text: the script did not run and no element came of them.
+    assert browser.title.startswith("dynalens")
+    assert browser.execute_script("return document.querySelectorAll('.card b, .card script').length") == 0
+    assert EVIL in browser.execute_script("return document.body.innerText")
+
+    # Keep, relabel to suggested, drop, relabel to a class that is chosen by part of its name; then think again.
+    keys(browser, "k", "s", "d", "r")
+    waited(lambda: browser.find_element("id", "choose").is_displayed())
+    keys(browser, *"plain", Keys.ENTER)
+    keys(browser, "d", Keys.ARROW_LEFT, "u")
+    shot(browser, "report")
+    kept, suggested, dropped, other, undecided = (int(i) for i in worst.index[:5])
+
+    # The filter by pair and by score.
+    pair = worst[["label", "suggested"]].iloc[0]
+    chosen(browser, "pair", f"{pair['label']}>{pair['suggested']}")
+    same = worst[(worst["label"] == pair["label"]) & (worst["suggested"] == pair["suggested"])]
+    assert shown_ids(browser) == [str(i) for i in same.index]
+    chosen(browser, "pair", "")
+    keys_into = browser.find_element("id", "score")
+    keys_into.send_keys(f"{float(worst['score'].iloc[2]) - 1e-3:.4f}", Keys.TAB)
+    assert shown_ids(browser) == [str(i) for i in worst.index[: int((worst["score"] >= worst["score"].iloc[2]).sum())]]
+    keys_into.clear()
+    keys_into.send_keys(Keys.TAB)
+    chosen(browser, "state", "decided")
+    assert shown_ids(browser) == [str(i) for i in (kept, suggested, dropped, other)]
+
+    # The browser keeps decisions; the file has them.
+    browser.refresh()
+    assert "4 decided" in browser.find_element("id", "count").text
+    browser.find_element("id", "download").click()
+    file = tmp_path / "downloads" / "decisions.csv"
+    waited(file.exists)
+    decided = apply_decisions(data, file)
+    given = labels().tolist()
+    expected = {i: given[i] for i in range(N) if i != dropped}
+    expected |= {suggested: worst["suggested"].to_dict()[suggested], other: 2}
+    assert {i: int(decided[position][1]) for position, i in enumerate(decided.indices)} == expected
+    assert undecided in decided.indices
+    assert data.tensors[1].tolist() == given
+    assert browser.get_log("browser") == []
+
+
+def test_five_thousand_suspects_are_drawn_as_they_come_into_view(browser: Any, run: Path, tmp_path: Path) -> None:
+    page = write_report(load_record(run), tmp_path / "report.html")
+    text = page.read_text(encoding="utf-8")
+    # As many cards as a large record has, each with its own id.
+    loop = "const one = content.cards.slice(); content.cards = Array.from({ length: 5000 }, (_, i) => "
+    loop += "({ ...one[i % one.length], id: String(i) }));\nconst { names, cards } = content;"
+    page.write_text(text.replace("const { names, cards } = content;", loop), encoding="utf-8")
+    browser.get(page.as_uri())
+    assert len(shown_ids(browser)) == 5000
+    filled = "return document.querySelectorAll('.card .names').length"
+    assert 0 < waited(lambda: browser.execute_script(filled)) < 200
+    slowest = browser.execute_async_script(
+        """
+        const done = arguments[0], end = document.body.scrollHeight; let last = performance.now(), worst = 0, frame = 0;
+        requestAnimationFrame(function step(now) {
+          if (frame > 1) worst = Math.max(worst, now - last);
+          last = now;
+          window.scrollTo(0, end * (++frame) / 60);
+          frame < 60 ? requestAnimationFrame(step) : done(worst);
+        });
+        """
+    )
+    assert slowest < 500  # milliseconds; about 20 on an idle machine
+    assert browser.execute_script(filled) < 200
+    last = browser.execute_script("return document.querySelector('.card:last-child .names') !== null")
+    assert last or waited(lambda: browser.execute_script("return !!document.querySelector('.card:last-child .names')"))

@@ -1,0 +1,103 @@
+"""A dataset with decisions applied has exactly these, and its original is as before."""
+
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset, TensorDataset
+
+from dynalens import apply_decisions
+
+Item = namedtuple("Item", ["image", "label", "weight"])
+HEADER = "sample_id,label,label_name,decision,new_label,new_label_name\n"
+
+
+class Named(list[Any]):
+    classes = ("cat", "dog", '<b>,"x"')
+
+
+def written(tmp_path: Path, rows: str, header: str = HEADER) -> Path:
+    path = tmp_path / "decisions.csv"
+    path.write_text(header + rows, encoding="utf-8")
+    return path
+
+
+def test_dropped_samples_are_gone_corrected_ones_are_changed_and_all_others_stay(tmp_path: Path) -> None:
+    data = Named([("a", 0), ("b", 1), ("c", 2), ("d", 0), ("e", 1)])
+    path = written(tmp_path, '0,0,cat,keep,,\n1,1,dog,drop,,\n3,0,cat,relabel,2,"<b>,""x"""\n4,1,dog,relabel,0,cat\n')
+    decided = apply_decisions(data, path)
+    assert list(decided) == [("a", 0), ("c", 2), ("d", 2), ("e", 0)]
+    assert data == [("a", 0), ("b", 1), ("c", 2), ("d", 0), ("e", 1)]
+    assert decided.indices == [0, 2, 3, 4]
+    assert decided.relabelled == {3: 2, 4: 0}
+    assert decided.classes == list(Named.classes)
+
+
+def test_the_type_of_items_and_labels_is_kept(tmp_path: Path) -> None:
+    path = written(tmp_path, "0,,,relabel,1,\n")
+    tensors = apply_decisions(TensorDataset(torch.zeros(2, 3), torch.tensor([0, 0])), path)
+    batch = next(iter(DataLoader(tensors, batch_size=2)))
+    assert batch[1].tolist() == [1, 0]
+    assert batch[1].dtype == torch.int64
+    (number,) = (apply_decisions([("a", np.int32(0))], path)[0][1],)
+    assert (type(number), int(number)) == (np.int32, 1)
+    assert apply_decisions([Item("a", 0, 0.5)], path)[0] == Item("a", 1, 0.5)
+    assert apply_decisions([["a", 0]], path)[0] == ["a", 1]
+    original = {"image": "a", "label": 0}
+    assert apply_decisions([original], path)[0] == {"image": "a", "label": 1}
+    assert original["label"] == 0
+    assert apply_decisions([{"image": "a", "kind": 0}], path, label_key="kind")[0]["kind"] == 1
+
+
+def test_ids_may_be_names_and_subsets_have_the_classes_of_their_dataset(tmp_path: Path) -> None:
+    path = written(tmp_path, "x/b.png,0,cat,relabel,1,dog\n")
+    data = Named([("a", 0), ("b", 0)])
+    data_of: Any = data
+    decided = apply_decisions(Subset(data_of, [0, 1]), path, sample_ids=["x/a.png", "x/b.png"])
+    assert list(decided) == [("a", 0), ("b", 1)]
+    assert decided.classes == list(Named.classes)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("9,0,cat,drop,,\n", r"`sample_id` to be in \[0, 2\), got '9' in line 2"),
+        ("-1,0,cat,drop,,\n", "got '-1' in line 2"),
+        ("a,0,cat,drop,,\n", "got 'a' in line 2. Pass the dataset that was trained on"),
+        ("0,0,cat,drop,,\n0,0,cat,keep,,\n", "one row for each sample, got a second one for sample 0 in line 3"),
+        ("0,0,cat,delete,,\n", "`decision` to be one of keep, relabel, drop, got 'delete' in line 2"),
+        ("0,0,cat,relabel,3,bird\n", r"`new_label` to be a class in \[0, 3\), got '3' in line 2"),
+        ("0,0,cat,relabel,,dog\n", "`new_label` to be a class .* got ''"),
+        ("0,0,cat,relabel,1,cat\n", "`new_label_name` of class 1 to be 'dog', got 'cat' in line 2"),
+    ],
+)
+def test_a_decision_that_cannot_be_applied_is_refused(tmp_path: Path, rows: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        apply_decisions(Named([("a", 0), ("b", 0)]), written(tmp_path, rows))
+
+
+def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`sample_id` to be one of `sample_ids`, got 'c' in line 2"):
+        apply_decisions([("a", 0)], written(tmp_path, "c,0,,drop,,\n"), sample_ids=["a"])
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the columns sample_id, decision and new_label, got"):
+        apply_decisions([("a", 0)], written(tmp_path, "", header="id,label\n"))
+
+
+def test_a_label_that_is_not_the_one_decided_on_is_refused(tmp_path: Path) -> None:
+    decided = apply_decisions([("a", 2)], written(tmp_path, "0,0,,relabel,1,\n"))
+    with pytest.raises(ValueError, match="sample 0 to have the label 0 that was decided on, got 2"):
+        decided[0]
+
+
+def test_an_item_without_a_label_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "0,0,,relabel,1,\n")
+    with pytest.raises(ValueError, match=r"\(input, label, ...\) or a dict .* got a str. Pass `label_key=`"):
+        apply_decisions(["a"], path)[0]
+    with pytest.raises(ValueError, match="got a dict"):
+        apply_decisions([{"image": 0}], path)[0]

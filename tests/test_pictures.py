@@ -1,0 +1,298 @@
+"""Pictures show inputs as a person knows them, and put what matters where it can be seen."""
+
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dynalens.pictures import (
+    ExplanationRow,
+    FilmStrip,
+    Normalisation,
+    Suspect,
+    SuspectWatch,
+    drawing,
+    explanation_sheet,
+    find_normalisation,
+    jpeg_bytes,
+    map_cell,
+    overlay,
+    png_bytes,
+    shown_inputs,
+    signal_cell,
+    suspects_gallery,
+    suspects_table,
+    to_rgb,
+    words_cell,
+)
+from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, shortened, text_width
+from dynalens.pictures.gallery import sparkline
+from test_dynamics import _NoCopyBetweenDevices
+
+FRACTIONS = np.linspace(0, 1, 5)
+
+
+class Normalize:
+    def __init__(self, mean: Any, std: Any) -> None:
+        self.mean, self.std = mean, std
+
+
+def count_of(image: Image.Image, colour: tuple[int, int, int]) -> int:
+    return int((np.asarray(image) == np.array(colour)).all(axis=2).sum())
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [
+        SimpleNamespace(transform=Normalize([0.1, 0.2, 0.3], (1, 2, 4))),
+        SimpleNamespace(transform=SimpleNamespace(transforms=[str, Normalize((0.1, 0.2, 0.3), [1, 2, 4])])),
+        SimpleNamespace(dataset=SimpleNamespace(transform=Normalize([0.1, 0.2, 0.3], [1, 2, 4]))),
+        SimpleNamespace(normalize=Normalize(torch.tensor([0.1, 0.2, 0.3]).double(), torch.tensor([1, 2, 4]))),
+        SimpleNamespace(train_transform=[Normalize("no", [1]), Normalize([0.1, 0.2, 0.3], [1, 2, 4])]),
+    ],
+)  # fmt: skip
+def test_the_normalisation_is_found_where_libraries_keep_it(owner: Any) -> None:
+    found = find_normalisation(None, torch.nn.ReLU(), owner)
+    assert found is not None
+    np.testing.assert_allclose(found, ((0.1, 0.2, 0.3), (1, 2, 4)))
+
+
+def test_a_batch_norm_or_a_transform_without_numbers_is_no_normalisation() -> None:
+    nothing = SimpleNamespace(transform=Normalize(None, None), normalize=Normalize([0.5], [0.0]))
+    assert find_normalisation(nothing, torch.nn.Sequential(torch.nn.BatchNorm2d(3)), SimpleNamespace()) is None
+
+
+def test_a_normalised_image_looks_as_before() -> None:
+    raw = torch.randint(0, 256, (2, 3, 4, 6), generator=torch.Generator().manual_seed(0))
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    x = (raw / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    shown = to_rgb(x, Normalisation(mean, std))
+    assert np.array_equal(shown, raw.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+def test_images_on_a_known_scale_are_not_stretched(scale: int) -> None:
+    grey = torch.tensor([[51.0, 102.0]]).view(1, 1, 1, 2) / (255 / scale)
+    assert to_rgb(grey)[0, 0].tolist() == [[51] * 3, [102] * 3]
+
+
+def test_any_other_number_of_channels_is_shown_in_grey() -> None:
+    two = torch.tensor([[0.0, 5.0], [-100.0, 300.0]]).view(1, 2, 1, 2)  # each channel has its own scale
+    assert to_rgb(two)[0, 0].tolist() == [[0] * 3, [255] * 3]
+    assert to_rgb(torch.full((1, 12, 3, 5), torch.nan)).shape == (1, 3, 5, 3)
+    assert to_rgb(torch.rand(2, 1, 4, 3, 5)).shape == (2, 3, 5, 3)  # a volume's middle slice
+
+
+def test_signals_stay_signals() -> None:
+    signal = torch.arange(6.0).view(1, 2, 3)
+    assert np.array_equal(shown_inputs(signal)[0], signal[0].numpy())
+    relevance = np.array([0.0, 0.0, 1.0])
+    plain, explained = (signal_cell(signal[0].numpy(), r, (90, 60), signed=True) for r in (None, relevance))
+    reddish = np.asarray(explained).astype(int)[30, 5], np.asarray(explained).astype(int)[5, 62]
+    assert reddish[0].tolist() == [255, 255, 255]
+    assert reddish[1][0] > reddish[1][1] + 60
+    assert plain.size == (90, 60)
+    assert signal_cell(np.full((1, 4), np.nan), None, (20, 20), signed=False).size == (20, 20)
+
+
+def test_words_stand_before_their_relevance() -> None:
+    cell = words_cell(("not", "good"), np.array([-1.0, 1.0]), (128, 128), signed=True)
+    row = np.asarray(cell).astype(int)[4]
+    first, second = row[4], row[int(text_width("not", 16)) + 10]
+    assert first[2] > first[0] + 60  # blue speaks against
+    assert second[0] > second[2] + 60  # red speaks for
+    assert words_cell([f"word{i}" for i in range(500)], np.zeros(500), (128, 60), signed=True).size == (128, 60)
+
+
+def test_an_overlay_shows_the_sign_of_relevance() -> None:
+    image = np.full((1, 2, 3), 128, np.uint8)
+    signed = overlay(image, np.array([[1.0, -1.0]]), signed=True)[0].astype(int)
+    assert signed[0].tolist() == [200, 20, 30]
+    assert signed[1].tolist() == [20, 60, 200]
+    assert overlay(image, np.full((1, 2), np.nan), signed=False)[0, 0].tolist() == [128] * 3
+    assert map_cell(image, np.zeros((1, 2)), (64, 64), signed=True).size == (64, 64)
+
+
+def row(**changes: Any) -> ExplanationRow:
+    given: dict[str, Any] = {
+        "image": np.zeros((4, 8, 3), np.uint8), "label": "cat", "predicted": "dog", "p_label": 0.25, "right": False,
+        "maps": {"saliency": np.eye(4, 8)}, "curves": {"saliency": {"deletion": 1 - FRACTIONS}},
+        "areas": {"saliency": {"deletion": 0.5}},
+    }  # fmt: skip
+    return ExplanationRow(**(given | changes))
+
+
+def test_right_and_wrong_predictions_have_frames_of_two_colours() -> None:
+    sheet = explanation_sheet([row(), row(right=True)], fractions=FRACTIONS, title="epoch 0")
+    for colour in (RIGHT, WRONG):
+        assert count_of(sheet, colour) > 4 * 2 * 2 * 128
+    unframed = explanation_sheet([row(right=None, curves={})], fractions=FRACTIONS, title="epoch 0")
+    assert count_of(unframed, RIGHT) == count_of(unframed, WRONG) == 0
+
+
+def test_letters_are_whole_in_a_card_and_pictures_have_their_detail() -> None:
+    """A card of 350 pixels takes every second pixel of a sheet of five columns."""
+    maps, noise = (
+        {"a": np.eye(128), "b": np.eye(128)},
+        np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8),
+    )
+    curves = {name: {"deletion": FRACTIONS} for name in maps}
+    sheet = explanation_sheet([row(image=noise, maps=maps, curves=curves)], fractions=FRACTIONS, title="epoch 0")
+    pixels = np.asarray(sheet)
+    assert sheet.width == 2 * 350
+    letters = pixels[: 2 * 40]
+    assert np.array_equal(letters[::2, ::2], letters[1::2, 1::2])
+    assert any(np.array_equal(pixels[y : y + 128, 10:138], noise) for y in range(sheet.height - 127))
+    many = {f"method {i}": np.eye(4, 8) for i in range(7)}
+    assert explanation_sheet([row(maps=many, curves={})], fractions=FRACTIONS, title="").width == 3 * 350
+
+
+def test_a_random_control_is_drawn_behind_the_curve() -> None:
+    grey = (175, 175, 175)
+    controls = {"deletion": np.full(5, 0.9)}
+    with_control = explanation_sheet([row(controls=controls)], fractions=FRACTIONS, title="")
+    assert count_of(with_control, grey) > 300
+    assert count_of(explanation_sheet([row()], fractions=FRACTIONS, title=""), grey) < 60  # letters' edges
+
+
+def test_long_class_names_do_not_change_the_size_of_a_sheet() -> None:
+    long = "a class name that goes on and on " * 9
+    sizes = {
+        explanation_sheet([row(label=name, predicted=name)], fractions=FRACTIONS, title=name).size
+        for name in ("a", long)
+    }
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize("width", [10, 60, 200])
+def test_cut_text_fits_and_ends_in_an_ellipsis(width: int) -> None:
+    text = "golden retriever, standing"
+    cut = shortened(text, 20, width)
+    assert cut == text or cut.endswith("…")
+    assert text_width(cut, 20) <= max(width, text_width("…", 20))
+    assert text.startswith(cut.rstrip("…"))
+    assert shortened("cat", 20, 200) == "cat"
+
+
+def test_letters_beyond_ascii_are_written_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "_wide_font", lambda size: None)
+    assert shortened("crème brûlée 猫", 20, 900) == "creme brulee ?"
+
+
+def test_the_film_keeps_the_first_and_the_latest_epoch_and_frames_each() -> None:
+    strip = FilmStrip(columns=5)
+    for epoch in range(0, 60, 2):
+        strip.add(epoch, [np.zeros((3, 5, 3), np.uint8)], [np.ones((3, 5))], [epoch < 40], signed=False)
+        assert len(strip.epochs) <= 5
+        assert strip.epochs[0] == 0
+        assert strip.epochs[-1] == epoch
+    assert strip.epochs == [0, 16, 32, 48, 58]
+    image = strip.image("saliency", ["cat"])
+    assert count_of(image, RIGHT) > count_of(image, WRONG) > 300
+
+
+def suspect(**changes: Any) -> Suspect:
+    given: dict[str, Any] = {
+        "sample_id": "12", "label": "cat", "suggested": "dog", "score": 3.5, "trace": np.array([0.1, np.nan, 0.2, 0.3])
+    }  # fmt: skip
+    return Suspect(**(given | changes))
+
+
+def test_the_gallery_has_a_card_for_each_suspect_with_or_without_a_picture() -> None:
+    red = np.full((4, 4, 3), (255, 0, 0), np.uint8)
+    with_picture, without = (suspects_gallery([suspect(picture=p)] * 5, "title") for p in (red, None))
+    assert with_picture.size == without.size
+    assert count_of(with_picture, (255, 0, 0)) == 5 * 154 * 154
+    contrast = suspects_gallery([suspect(picture=red, contrast=np.ones((4, 4)))], "title")
+    assert count_of(contrast, (255, 0, 0)) == 154 * 154
+    assert count_of(contrast, (200, 20, 30)) >= 154 * 154  # everything speaks for the suggested class
+
+
+@pytest.mark.parametrize("trace", [[], [0.5], [np.nan, np.nan], [0.0, 1.0, 2.0]])
+def test_a_sparkline_takes_any_trace(trace: list[float]) -> None:
+    cell = sparkline(np.array(trace), (60, 30))
+    assert (count_of(cell, ORANGE) > 0) == bool(np.isfinite(trace).any())
+
+
+def test_the_table_of_suspects_escapes_what_markdown_would_read() -> None:
+    text = suspects_table([suspect(label="<script>alert(1)</script>", suggested="a|b *c* [d](e)")])
+    assert "<script" not in text
+    assert text.splitlines()[-1].count("|") == 6
+    assert not set("*[") & set(text.splitlines()[-1])
+
+
+@pytest.mark.parametrize(("encode", "kind"), [(jpeg_bytes, "JPEG"), (png_bytes, "PNG")])
+def test_pictures_are_encoded_as_said(encode: Any, kind: str) -> None:
+    with Image.open(io.BytesIO(encode(Image.new("RGB", (20, 10), (0, 114, 178))))) as picture:
+        assert (picture.format, picture.size) == (kind, (20, 10))
+        pixel = np.array(picture.convert("RGB").getpixel((5, 5)))
+    np.testing.assert_allclose(pixel, (0, 114, 178), atol=4)
+
+
+def watched(samples: list[int]) -> SuspectWatch:
+    watch = SuspectWatch()
+    watch.follow(samples)
+    return watch
+
+
+def inputs(n: int = 4, **shape: int) -> Tensor:
+    """Images whose every pixel is (row + 1) / 4."""
+    return ((torch.arange(n) + 1) / 4).view(n, 1, 1, 1).expand(n, 1, 3, 5)
+
+
+def test_pictures_are_copies_of_the_samples_that_are_followed() -> None:
+    watch, batch = watched([7, 9]), inputs().clone()
+    watch.see([5, 7, 6, 8], batch)
+    batch.zero_()  # the step works in place
+    watch.take()
+    assert list(watch.pictures) == [7]
+    assert np.array_equal(watch.pictures[7], np.full((3, 5, 3), round(255 * 0.5), np.uint8))
+    watch.follow([9])
+    assert watch.pictures == {}
+
+
+def test_indices_on_the_device_give_the_same_pictures_without_waiting_for_it() -> None:
+    by_host, by_device = watched([7, 5, 1]), watched([7, 5, 1])
+    for indices in ([5, 6, 8, 9], [2, 3, 7, 4]):
+        by_host.see(indices, inputs())
+        by_device._gather(torch.tensor(indices), inputs())
+    by_host.take()
+    by_device.take()
+    assert by_host.pictures.keys() == by_device.pictures.keys() == {5, 7}
+    assert all(np.array_equal(by_host.pictures[i], by_device.pictures[i]) for i in (5, 7))
+
+
+@pytest.mark.parametrize("shape", [(3, 224, 180), (2, 5000), (1, 8, 8), (1, 4, 20, 20)])
+@pytest.mark.parametrize("on_device", [True, False])
+def test_copying_pictures_cannot_wait_for_the_device(shape: tuple[int, ...], on_device: bool) -> None:
+    with FakeTensorMode():
+        watch = SuspectWatch()
+        watch.follow([1, 3], torch.device("cuda"))
+        batch = torch.empty(4, *shape, device="cuda", dtype=torch.bfloat16)
+        indices: Any = torch.empty(4, dtype=torch.int64, device="cuda") if on_device else [3, 2, 1, 0]
+        with _NoCopyBetweenDevices():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            watch.see(indices, batch)
+            watch.see(indices, batch)
+
+
+def test_large_inputs_are_kept_small() -> None:
+    watch = watched([0])
+    watch.see([0], torch.rand(1, 3, 300, 150))
+    watch.take()
+    assert watch.pictures[0].shape == (112, 56, 3)
+
+
+def test_a_trace_has_a_gap_where_the_sample_was_not_followed() -> None:
+    watch = watched([3])
+    watch.note(0, {"index": np.array([3, 4]), "p_label": np.array([0.5, 0.25])})
+    watch.follow([3, 4])
+    watch.note(1, {"index": np.array([4, 3, 4]), "p_label": np.array([0.1, 0.2, 0.3])})
+    np.testing.assert_array_equal(watch.trace(3), [0.5, 0.2])
+    np.testing.assert_array_equal(watch.trace(4), [np.nan, 0.3])  # the last presentation of the epoch
+    assert watch.trace(99).tolist() == pytest.approx([np.nan, np.nan], nan_ok=True)

@@ -1,0 +1,237 @@
+"""The page holds what the record says, whatever names hold; exports are what their readers expect."""
+
+import argparse
+import base64
+import io
+import json
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+
+from dynalens import Record, TrainingDynamicsMonitor, load_record
+from dynalens.dynamics import SampleStatistics
+from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio, write_report
+from dynalens.report.samples import SamplePictures, as_image
+from dynalens.suspicion import NoiseRate
+from training import K, N, dataset, fit, loader
+
+EVIL = ["</script><script>document.title='owned'</script>", '"><img src=x onerror=alert(1)>', 'a,b\n"c" {{content}}']
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
+    folder = tmp_path_factory.mktemp("run")
+    fit(folder, TrainingDynamicsMonitor(class_names=EVIL))
+    return load_record(folder)
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    text = path.read_text(encoding="utf-8")
+    (found,) = re.findall(r'<script type="application/json" id="content">(.*?)</script>', text, flags=re.DOTALL)
+    content = json.loads(found)
+    assert isinstance(content, dict)
+    return content
+
+
+def image_of(uri: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+
+
+def test_the_page_holds_the_suspects_worst_first_and_the_summary(record: Record, tmp_path: Path) -> None:
+    content = content_of(write_report(record, tmp_path / "report.html"))
+    worst = record.table().sort_values("rank")
+    assert [card["id"] for card in content["cards"]] == [str(i) for i in worst.index]
+    assert [card["label"] for card in content["cards"]] == worst["label"].tolist()
+    assert [card["score"] for card in content["cards"]] == pytest.approx(worst["score"].tolist(), abs=1e-4)
+    history = dict(record.history())
+    for card in content["cards"]:
+        expected = [100 * float(h["p_label"][h["index"] == int(card["id"])][-1]) for h in history.values()]
+        assert card["trace"] == pytest.approx(expected, abs=0.5)
+    summary = dict(content["summary"])
+    assert (summary["samples"], summary["epochs"]) == (f"{N}", "3")
+    assert summary["flagged"].startswith(f"{int(worst['flagged'].sum())} (")
+    assert summary["training accuracy, last epoch"] == f"{100 * (history[2]['margin'] > 0).mean():.1f} %"
+    assert [name for name, _ in content["charts"]][:2] == ["data map", "margins"]
+    assert all(image_of(uri).width == 350 for _, uri in content["charts"])
+
+
+def test_names_are_text_and_nothing_is_fetched(record: Record, tmp_path: Path) -> None:
+    path = write_report(record, tmp_path / "report.html")
+    text = path.read_text(encoding="utf-8")
+    assert content_of(path)["names"] == EVIL
+    assert text.count("</script>") == 2
+    assert "default-src 'none'" in text
+    # The name of SVG is no address.
+    assert set(re.findall(r"https?://[^\"' ]+", text)) == {"http://www.w3.org/2000/svg"}
+
+
+def test_pictures_are_those_kept_while_training_or_of_the_dataset(record: Record, tmp_path: Path) -> None:
+    kept = content_of(write_report(record, tmp_path / "kept.html"))["cards"]
+    for card in kept:
+        stored = record.pictures().get(int(card["id"]))
+        assert ("picture" in card) == (stored is not None)
+        if stored is not None:
+            assert np.array_equal(np.asarray(image_of(card["picture"])), stored)
+    data = [(torch.full((3, 40, 80), i / N), 0) for i in range(N)]
+    shown = content_of(write_report(record, tmp_path / "data.html", dataset=data))["cards"]
+    for card in shown:
+        with image_of(card["picture"]) as picture:
+            assert picture.size == (80, 40)
+            assert np.asarray(picture).mean() == pytest.approx(255 * int(card["id"]) / N, abs=1.5)
+
+
+def test_large_pictures_are_made_small_and_many_cards_are_limited(record: Record, tmp_path: Path) -> None:
+    data = [(Image.new("RGB", (600, 300), (i, 0, 0)), 0) for i in range(N)]
+    cards = content_of(write_report(record, tmp_path / "r.html", dataset=data, limit=3))["cards"]
+    assert len(cards) == 3
+    assert {image_of(card["picture"]).size for card in cards} == {(128, 64)}
+
+
+@pytest.mark.parametrize(
+    ("item", "size"),
+    [
+        (Image.new("L", (5, 3)), (5, 3)),
+        ((np.zeros((3, 5), np.uint8), 0), (5, 3)),
+        ([np.zeros((3, 5, 3), np.uint8)], (5, 3)),
+        ({"pixel_values": torch.zeros(1, 3, 5), "label": 0}, (5, 3)),
+        ((torch.zeros(2, 50), 0), (160, 120)),  # a signal
+        ((torch.zeros(1, 4, 3, 5), 0), (5, 3)),  # a volume
+    ],
+)
+def test_items_of_many_forms_are_pictures(item: Any, size: tuple[int, int]) -> None:
+    picture = as_image(item, None)
+    assert picture is not None
+    assert picture.size == size
+
+
+@pytest.mark.parametrize("item", ["text", (3, 0), (), {"words": [1]}, (torch.zeros(7), 0)])
+def test_items_that_are_none_have_none(item: Any) -> None:
+    assert as_image(item, None) is None
+    assert SamplePictures({}, [item]).thumbnail(0, 64) is None
+
+
+def test_file_names_come_from_the_dataset_below_its_subsets() -> None:
+    folder: Any = SimpleNamespace(samples=[("/data/cat/<1>.png", 0), ("/data/dog/2.png", 1)])
+    assert SamplePictures({}, Subset(folder, [1, 0])).file_name(1) == "<1>.png"
+    assert SamplePictures({}, folder).file_name(5) == ""
+    assert SamplePictures({}, dataset()).file_name(0) == ""
+
+
+def test_the_estimated_noise_rate_is_in_the_summary(record: Record, tmp_path: Path) -> None:
+    class Estimates(Record):
+        def assess(self) -> Any:
+            return replace(super().assess(), noise_rate=NoiseRate(low=0.01, value=0.05, high=0.1))
+
+    estimating = Estimates(**{name: getattr(record, name) for name in record.__dataclass_fields__})
+    summary = dict(content_of(write_report(estimating, tmp_path / "r.html"))["summary"])
+    assert summary["estimated noise rate"] == "5.0 % (between 1.0 % and 10.0 %)"
+
+
+def test_without_history_there_are_no_curves(tmp_path: Path) -> None:
+    fit(tmp_path, TrainingDynamicsMonitor(history=False), max_epochs=1)
+    content = content_of(write_report(load_record(tmp_path), tmp_path / "r.html"))
+    assert content["names"] == [str(k) for k in range(K)]
+    assert all(card["trace"] == [] for card in content["cards"])
+    assert len(content["charts"]) == 4
+
+
+def test_what_cannot_be_reported_is_refused(record: Record, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="`limit` to be at least 1, got 0"):
+        write_report(record, tmp_path / "r.html", limit=0)
+    with pytest.raises(ValueError, match=f"{N} samples, got one of 3"):
+        write_report(record, tmp_path / "r.html", dataset=[1, 2, 3])
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_report_command(parser.add_subparsers(required=True))
+    return parser.parse_args(["report", *arguments])
+
+
+def test_the_command_writes_into_the_run_and_takes_a_dataset(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mydata.py").write_text("from training import dataset\n\nnumber = 3\n")
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    plain, with_data = (
+        parsed(str(record.folder)),
+        parsed(str(record.folder), "--data", "mydata:dataset", "--out", "x.html"),
+    )
+    assert plain.run(plain) == record.folder / "report.html"
+    assert with_data.run(with_data) == Path("x.html")
+    assert all("picture" in card for card in content_of(tmp_path / "x.html")["cards"])
+    assert sys.path == path
+    for name, message in (
+        ("nowhere:dataset", "`--data` to name a module, got 'nowhere:dataset'"),
+        ("mydata", "module:callable, got 'mydata'"),
+        ("mydata:number", "Name a function"),
+    ):
+        arguments = parsed(str(record.folder), "--data", name)
+        with pytest.raises(ValueError, match=message):
+            arguments.run(arguments)
+
+
+TABLE = pd.DataFrame(
+    {
+        "label": pd.array([0, 1], dtype="Int64"), "label_name": ["cat", "dog"],
+        "suggested": pd.array([1, None], dtype="Int64"), "suggested_name": ["dog", None],
+        "suggested_probability": [0.75, np.nan], "score": [2.5, -1.0],
+    },
+    index=pd.Index([7, 3], name="sample_id"),
+)  # fmt: skip
+
+
+def test_json_has_the_columns_and_null_for_what_is_missing(tmp_path: Path) -> None:
+    rows = json.loads(to_json(TABLE, tmp_path / "s.json").read_text())
+    assert rows[0] == {
+        "sample_id": 7, "label": 0, "label_name": "cat", "suggested": 1, "suggested_name": "dog",
+        "suggested_probability": 0.75, "score": 2.5,
+    }  # fmt: skip
+    assert rows[1]["suggested"] is rows[1]["suggested_probability"] is None
+
+
+def test_label_studio_gets_tasks_with_the_suggestion_as_prediction(tmp_path: Path) -> None:
+    tasks = json.loads(to_label_studio(TABLE, tmp_path / "l.json", files={7: "s3://b/7.png"}).read_text())
+    assert tasks[0] == {
+        "data": {"image": "s3://b/7.png", "sample_id": 7, "given": "cat", "suspicion": 2.5},
+        "predictions": [
+            {
+                "model_version": "dynalens",
+                "result": [
+                    {"from_name": "choice", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}
+                ],
+                "score": 0.75,
+            }
+        ],
+    }
+    assert tasks[1]["data"]["image"] == "3"
+    assert tasks[1]["predictions"] == [{"model_version": "dynalens", "result": []}]
+
+
+def test_fiftyone_gets_labels_by_file_with_the_rest_as_attributes(tmp_path: Path) -> None:
+    labels = json.loads(to_fiftyone(TABLE, tmp_path / "f.json", files={7: "cats/a.b.png"}).read_text())
+    assert labels["classes"] == ["cat", "dog"]
+    assert labels["labels"] == {
+        "cats/a.b": {"label": 0, "attributes": {"sample_id": 7, "suspicion": 2.5, "suggested": "dog"}},
+        "3": {"label": 1, "attributes": {"sample_id": 3, "suspicion": -1.0, "suggested": None}},
+    }
+
+
+def test_exports_take_a_real_table_without_class_names(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor, data=loader)
+    table = monitor.suspects()
+    assert isinstance(monitor.statistics(), SampleStatistics)
+    for export in (to_json, to_label_studio, to_fiftyone):
+        assert json.loads(export(table, tmp_path / "out.json").read_text())

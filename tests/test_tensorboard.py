@@ -1,0 +1,211 @@
+"""What is written under which tag, and where it goes without TensorBoard."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers.logger import DummyLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from torch.utils.data import DataLoader, TensorDataset
+
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor, load_record
+from dynalens.tensorboard import TAGS, tags_table
+from training import Classifier, N, dataset, fit, images, labels, loader
+
+README = Path(__file__).parents[1] / "README.md"
+KEEP_ALL = {"images": 0, "scalars": 0, "tensors": 0, "histograms": 0}
+
+
+def in_order() -> DataLoader[Any]:
+    return loader(shuffle=False)
+
+
+def events(folder: Path, *callbacks: Any, **options: Any) -> EventAccumulator:
+    fit(folder, *callbacks, logger=TensorBoardLogger(folder, name="run"), **({"val": in_order} | options))
+    found = EventAccumulator(str(folder / "run" / "version_0"), size_guidance=KEEP_ALL)
+    found.Reload()
+    return found
+
+
+def tags_of(found: EventAccumulator) -> set[str]:
+    tags = found.Tags()
+    texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
+    every = {*tags["images"], *tags["scalars"], *tags["histograms"], *texts}
+    return {tag for tag in every if tag.startswith("dynalens/")}
+
+
+class Flat(Classifier):
+    """Trains on vectors, of which there is nothing to show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Sequential(torch.nn.Linear(36, 3))
+
+    def remember(self, *args: Any) -> None: ...
+
+
+def flat() -> DataLoader[Any]:
+    return loader(TensorDataset(images().flatten(1), labels()))
+
+
+def test_the_readme_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path: Path) -> None:
+    assert tags_table() in README.read_text(encoding="utf-8")
+    written = tags_of(events(tmp_path / "a", TrainingDynamicsMonitor(), AttributionMonitor()))
+    written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
+    named = {
+        "<epochs>": r"epochs \d{3}-\d{3}",
+        "<method>": "(saliency|grad_cam)",
+        "<metric>": "(deletion|insertion|symmetric_relevance_gain)",
+    }
+    patterns = []
+    for tag in TAGS:
+        pattern = tag.tag
+        for name, meaning in named.items():
+            pattern = pattern.replace(name, meaning)
+        patterns.append(pattern)
+    assert [tag for tag in written if not any(re.fullmatch(p, tag) for p in patterns)] == []
+    assert [p for p in patterns if not any(re.fullmatch(p, tag) for tag in written)] == []
+
+
+def test_one_layout_groups_the_scalars_of_all_monitors(tmp_path: Path) -> None:
+    found = events(tmp_path, TrainingDynamicsMonitor(), TrainingDynamicsMonitor(name="b"), AttributionMonitor())
+    (written,) = found.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
+    assert [category.title for category in layout.category] == [
+        "dynalens", "dynalens/b", "dynalens faithfulness",
+    ]  # fmt: skip
+    scalars = found.Tags()["scalars"]
+    charts = {chart.title: list(chart.multiline.tag) for c in layout.category for chart in c.chart}
+    assert charts["deletion: all methods"] == ["dynalens/faithfulness/[^/]+/deletion$"]
+    for title, patterns in charts.items():
+        matching = [tag for tag in scalars if any(re.match(p, tag) for p in patterns)]
+        assert matching, title
+
+
+def test_charts_and_the_gallery_have_a_picture_for_each_epoch(tmp_path: Path) -> None:
+    found = events(tmp_path, TrainingDynamicsMonitor(x_axis="epoch"), max_epochs=12, val=None)
+    for name in ("charts/data_map", "suspects"):
+        steps = [p.step for decade in ("000-009", "010-019") for p in found.Images(f"dynalens/{name}/epochs {decade}")]
+        assert steps == list(range(0 if name.startswith("charts") else 1, 12))
+    picture = found.Images("dynalens/suspects/epochs 010-019")[0].encoded_image_string
+    chart = found.Images("dynalens/charts/data_map/epochs 010-019")[0].encoded_image_string
+    assert picture[:2] == b"\xff\xd8"  # JPEG
+    assert chart[:4] == b"\x89PNG"
+
+
+def test_overlap_compares_the_samples_below_zero_of_two_epochs(tmp_path: Path) -> None:
+    flagged: list[set[int]] = []
+
+    class Notes(TrainingDynamicsMonitor):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            super().on_train_epoch_end(trainer, pl_module)
+            table = self.table()
+            flagged.append(set(table.index[table["margin"] < 0]))
+
+    found = events(tmp_path, Notes(), val=None)
+    overlap = [value.value for value in found.Scalars("dynalens/dynamics/suspects_overlap")]
+    expected = [len(a & b) / len(a | b) for a, b in itertools.pairwise(flagged)]
+    assert overlap == pytest.approx(expected)
+
+
+class TakesPictures(DummyLogger):
+    """As Lightning's logger for W&B: pictures through `log_image`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[tuple[str, tuple[int, int], int]] = []
+
+    def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
+        assert step is not None
+        self.taken += [(key, image.size, step) for image in images]
+
+
+def test_a_logger_with_log_image_gets_every_picture_and_files_are_written_too(tmp_path: Path) -> None:
+    taking = TakesPictures()
+    callbacks = TrainingDynamicsMonitor(x_axis="epoch"), AttributionMonitor(x_axis="epoch")
+    fit(tmp_path, *callbacks, val=in_order, logger=[CSVLogger(tmp_path), taking])
+    folder = tmp_path / "lightning_logs" / "version_0" / "dynalens" / "pictures"
+    files = {
+        (str(path.parent.relative_to(folder)), int(path.stem)): path
+        for path in folder.rglob("*")
+        if path.suffix in (".jpg", ".png")
+    }
+    assert {(key.replace(" ", "_"), step) for key, _, step in taking.taken} == set(files)
+    assert {Path(key).parts[1] for key, _ in files} == {"charts", "suspects", "explanations", "film"}
+    for key, size, step in taking.taken:
+        with Image.open(files[key.replace(" ", "_"), step]) as picture:
+            assert picture.size == size
+
+
+def test_inputs_that_are_no_images_have_their_suspects_in_a_table(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(top_k=4, class_names=["<b>", "y", "z"], x_axis="epoch")
+    found = events(tmp_path, monitor, model=Flat(), data=flat, val=None)
+    (text, *_) = [e.tensor_proto.string_val[0].decode() for e in found.Tensors("dynalens/suspects/table/text_summary")]
+    assert len(text.splitlines()) == 2 + 4
+    assert "<b>" not in text
+    last = found.Tensors("dynalens/suspects/table/text_summary")[-1].tensor_proto.string_val[0].decode()
+    assert [line.split(" | ")[0].strip("| ") for line in last.splitlines()[2:]] == [
+        str(i) for i in monitor.table()["margin"].sort_values().index[:4]
+    ]
+
+
+def test_the_gallery_shows_the_inputs_as_they_came_with_their_normalisation_undone(tmp_path: Path) -> None:
+    class Normalize:
+        mean, std = (0.5,), (0.25,)
+
+    class InPlace(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            batch[0].zero_()
+            return loss
+
+    data = dataset()
+    data.transform = Normalize()  # type: ignore[attr-defined]  # as torchvision's datasets have it
+    monitor = TrainingDynamicsMonitor(top_k=N)
+    fit(tmp_path, monitor, model=InPlace(), data=lambda: loader(data))
+    record_pictures = load_record(tmp_path).pictures()
+    assert set(record_pictures) == set(range(N))
+    for i, picture in record_pictures.items():
+        expected = (255 * (images()[i, 0] * 0.25 + 0.5).clamp(0, 1)).round()
+        assert picture[..., 0].tolist() == expected.tolist()
+
+
+def test_a_picture_that_fails_is_said_once_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any) -> Any:
+        raise ZeroDivisionError("no picture")
+
+    monkeypatch.setitem(
+        __import__("dynalens.callbacks.dynamics_pictures", fromlist=["CHARTS"]).CHARTS, "margins", fails
+    )
+    monitor = TrainingDynamicsMonitor()
+    with pytest.warns(UserWarning, match="switched off, training goes on: ZeroDivisionError: no picture") as warned:
+        fit(tmp_path, monitor)
+    assert len([w for w in warned if "switched off" in str(w.message)]) == 1
+    assert monitor.statistics().presentations.tolist() == [3] * N
+
+
+def test_a_resumed_run_continues_the_curves_of_its_suspects(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(top_k=N)
+    fit(tmp_path / "a", monitor, max_epochs=2)
+    traces: list[Any] = []
+
+    class Looks(TrainingDynamicsMonitor):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            assert self._log is not None
+            assert self._log.pictures is not None
+            traces.append([self._log.pictures._watch.trace(i) for i in range(N)])
+
+    second = Looks(top_k=N)
+    second.load_state_dict(monitor.state_dict())
+    fit(tmp_path / "b", second, max_epochs=1)
+    history = [p for _, p in load_record(tmp_path / "b").history()]
+    for i, trace in enumerate(traces[0]):
+        assert trace.tolist() == pytest.approx([float(e["p_label"][e["index"] == i][-1]) for e in history])
