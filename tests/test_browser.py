@@ -201,8 +201,11 @@ def test_what_is_decided_on_the_page_is_what_the_dataset_has(browser: Any, run: 
     assert shown_ids(browser) == [str(i) for i in (kept, suggested, dropped, other)]
 
     # The browser keeps decisions; the file has them.
-    browser.refresh()
-    assert "4 decided" in browser.find_element("id", "count").text
+    def refreshed() -> bool:
+        browser.refresh()  # the browser writes its storage a moment after the page did
+        return "4 decided" in browser.find_element("id", "count").text
+
+    assert waited(refreshed)
     browser.find_element("id", "download").click()
     file = tmp_path / "downloads" / "decisions.csv"
     waited(file.exists)
