@@ -73,6 +73,19 @@ def test_the_readme_lists_every_tag_of_a_written_event_file_and_no_other(tmp_pat
     assert [p for p in patterns if not any(re.fullmatch(p, tag) for tag in written)] == []
 
 
+def test_pictures_have_the_number_and_the_widths_that_the_readme_says(tmp_path: Path) -> None:
+    found = events(tmp_path, TrainingDynamicsMonitor(), AttributionMonitor(), max_epochs=3)
+    chart, sheets = re.findall(
+        r"Charts are (\d+) pixels wide, .* sheets (\d+ or \d+);", README.read_text(encoding="utf-8")
+    )[0]
+    for tag in found.Tags()["images"]:
+        pictures = found.Images(tag)
+        widths = {int(chart)} if "/charts/" in tag else {int(width) for width in sheets.split(" or ")}
+        assert {picture.width for picture in pictures} <= widths
+        if "/film/" not in tag:
+            assert len(pictures) == 3 - ("/suspects/" in tag), tag
+
+
 def test_one_layout_groups_the_scalars_of_all_monitors(tmp_path: Path) -> None:
     found = events(tmp_path, TrainingDynamicsMonitor(), TrainingDynamicsMonitor(name="b"), AttributionMonitor())
     (written,) = found.Tensors("custom_scalars__config__")
