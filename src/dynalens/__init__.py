@@ -27,7 +27,7 @@ from dynalens.attribution import (
 )
 from dynalens.callbacks import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.capture import CaptureError
-from dynalens.datasets import IndexedDataset
+from dynalens.datasets import IndexedDataset, RelabelledDataset
 from dynalens.decisions import apply_decisions
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
 from dynalens.faithfulness import (
@@ -54,6 +54,7 @@ from dynalens.faithfulness import (
 from dynalens.identity import SampleIdentityError
 from dynalens.observation import undisturbed
 from dynalens.records import Record, load_record
+from dynalens.suspicion import NoiseRate
 
 __all__ = [
     "AttributionMonitor",
@@ -61,7 +62,9 @@ __all__ = [
     "CurveSettings",
     "Explanation",
     "IndexedDataset",
+    "NoiseRate",
     "Record",
+    "RelabelledDataset",
     "SampleIdentityError",
     "SampleStatistics",
     "TrainingDynamics",
