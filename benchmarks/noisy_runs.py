@@ -187,7 +187,7 @@ def train(images: Tensor, given: Array, run: Run, classes: int) -> tuple[Array, 
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     model = network(images.shape[1], classes)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's overloads
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]  # in some torch releases
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs) if run.epochs == 40 else None
     labels = torch.from_numpy(given)

@@ -78,7 +78,7 @@ class _ReluMode(TorchFunctionMode):
         if found is None:
             return func(*args, **(kwargs or {}))
         self.calls.append(1)
-        return _Rectified.apply(*found, self.rule)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return _Rectified.apply(*found, self.rule)  # type: ignore[no-untyped-call, unused-ignore]  # in some torch releases
 
 
 def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, float, bool] | None:
