@@ -1,5 +1,6 @@
 """The command line shows what the tables hold; mistakes are one line."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,26 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["suspects", str(tmp_path), "--top", "0"])
     assert "Expected a number of at least 1, got '0'" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suspects", str(run(tmp_path)), "--csv", str(tmp_path)]) == 2
+    assert "Is a directory" in capsys.readouterr().err
+
+
+def test_a_report_is_written_and_suspects_are_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path)
+    files = {kind: tmp_path / f"{kind}.json" for kind in ("json", "label-studio", "fiftyone")}
+    assert (
+        main(["suspects", str(folder), *(part for kind, path in files.items() for part in (f"--{kind}", str(path)))])
+        == 0
+    )
+    table = load_record(folder).table()
+    worst = table[table["flagged"]].sort_values("rank")
+    assert [row["sample_id"] for row in json.loads(files["json"].read_text())] == worst.index.tolist()
+    assert len(json.loads(files["label-studio"].read_text())) == len(worst)
+    labels = json.loads(files["fiftyone"].read_text())["labels"]
+    assert set(labels) == {str(i) for i in worst.index}  # FiftyOne's keys are file names without their ending
+    assert main(["report", str(folder)]) == 0
+    assert (folder / "dynalens" / "report.html").stat().st_size > 10_000
+    assert "report.html written" in capsys.readouterr().out

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens import AttributionMonitor, IndexedDataset, TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
 from dynalens.callbacks.budget import Budget
 from dynalens.callbacks.passing import PassingSamples
@@ -22,7 +22,7 @@ from dynalens.faithfulness import (
     rank_correlation,
     runner_up,
 )
-from training import Classifier, N, fit, images, labels, loader, trainer
+from training import Classifier, N, dataset, fit, images, labels, loader, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -422,3 +422,27 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
 def test_without_a_tracker_there_are_no_suspects(tmp_path: Path) -> None:
     fit(tmp_path, AttributionMonitor(steps=2), val=in_order)
     assert not [key for key in explanation(tmp_path, 2) if key.startswith("suspects")]
+
+
+class OfPairs(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[:2], batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        super().validation_step(batch[:2], batch_idx)
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_an_indexed_dataset_is_read_as_the_one_in_it(tmp_path: Path, validates: bool) -> None:
+    def data() -> DataLoader[Any]:
+        return loader(IndexedDataset(dataset()), shuffle=False)
+
+    monitor = AttributionMonitor(methods=["saliency"], steps=3, num_samples=3, suspects=2)
+    by_id = AttributionMonitor(methods=["saliency"], steps=3, samples=np.array([4, 2]), name="ids")  # type: ignore[arg-type]  # as `suspects().index` holds them
+    fit(
+        tmp_path, monitor, by_id, TrainingDynamicsMonitor(), model=OfPairs(), data=data, val=data if validates else None
+    )
+    assert monitor._kept is not None
+    assert torch.equal(monitor._kept[0], images()[:3])
+    assert explanation(tmp_path, 2)["suspects_label.ids"].shape == (2,)
+    assert explanation(tmp_path, 2, "ids")["ids"].tolist() == [4, 2]

@@ -333,3 +333,34 @@ def test_meta_names_version_epochs_and_length(tmp_path: Path) -> None:
     fit(tmp_path, TrainingDynamicsMonitor(), max_epochs=1)
     meta = json.loads((tmp_path / "dynalens" / "meta.json").read_text())
     assert meta == {"version": 1, "num_samples": N, "epochs": [0], "incomplete_epochs": [], "class_names": None}
+
+
+def test_after_a_reset_classes_and_pictures_are_those_of_the_new_data(tmp_path: Path) -> None:
+    def named(names: list[str], n: int) -> Any:
+        data = dataset(n)
+        data.classes = names  # type: ignore[attr-defined]  # as torchvision's datasets have it
+        return lambda: loader(data)
+
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "record", top_k=N)
+    fit(tmp_path, monitor, data=named(["x", "y", "z"], N))
+    assert set(load_record(tmp_path / "record").pictures()) == set(range(N))
+    monitor.reset()
+    fit(tmp_path, monitor, data=named(["u", "v", "w"], 30), max_epochs=1)
+    assert set(monitor.table()["label_name"]) == {"u", "v", "w"}
+    assert load_record(tmp_path / "record").pictures() == {}  # suspects are known from the second epoch on
+
+
+def test_samples_are_named_by_their_ids(tmp_path: Path) -> None:
+    class Carries(TensorDataset):
+        def __getitem__(self, i: Any) -> Any:
+            return {"x": self.tensors[0][i], "y": self.tensors[1][i], "id": f"folder/{i}.png"}
+
+    class OfDicts(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+    monitor = TrainingDynamicsMonitor(index="id", name_of=lambda known: known.split("/")[-1])
+    fit(tmp_path, monitor, model=OfDicts(), data=lambda: loader(Carries(images(), labels())))
+    table = monitor.table()
+    assert table["name"].tolist() == [known.split("/")[-1] for known in table.index]
+    assert load_record(tmp_path).names() == table["name"].tolist()

@@ -83,6 +83,8 @@ class RecordFolder:
         for old in history.glob("epoch_*.npz"):
             if not (same and old.name in keep):
                 old.unlink()
+        if not same:
+            (self.path / "pictures.npz").unlink(missing_ok=True)  # of another record's samples
         if source is not None and not same:
             history.mkdir(parents=True, exist_ok=True)
             for name in sorted(keep):

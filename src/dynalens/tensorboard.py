@@ -89,9 +89,9 @@ def epochs_tag(prefix: str, epoch: int) -> str:
 def dynamics_layout(prefix: str) -> Layout:
     """Return the custom charts of a :class:`TrainingDynamicsMonitor`."""
     of = f"{re.escape(prefix)}/dynamics"
-    counts = {"forgotten and learned in the epoch": ("forgotten", "learned")}
+    counts: dict[str, tuple[str, ...]] = {"forgotten and learned in the epoch": ("forgotten", "learned")}
     counts |= {"never learned and suspects": ("never_learned", "suspects")}
-    counts |= {"noise rate and stability of the suspects": ("noise_rate.*", "suspects_overlap")}
+    counts |= {"stability of the suspects": ("suspects_overlap",)}
     return {prefix: {title: [f"{of}/{name}$" for name in names] for title, names in counts.items()}}
 
 

@@ -3,7 +3,7 @@
 import functools
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from dynalens.callbacks.explanation_pictures import ExplanationPictures
 from dynalens.callbacks.passing import PassingSamples, given_samples
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.capture import CaptureError, images_and_labels
-from dynalens.datasets import class_names
+from dynalens.datasets import IndexedDataset, class_names
 from dynalens.faithfulness import CurveSettings, check_metrics
 from dynalens.host import (
     CallbackBase,
@@ -217,13 +217,14 @@ class AttributionMonitor(CallbackBase):
     ) -> None:
         """Keep the first images of the first real validation batch."""
         if not trainer.sanity_checking:
-            self._keep(batch)
+            self._keep(self._readable(batch, _loader_at(trainer.val_dataloaders, dataloader_idx)))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep what is to be explained of the training images."""
         part = self._identity.part_of(batch) if self._identity is not None else batch
         if self._pictures is None or part is None:
             return
+        part = self._readable(part, trainer.train_dataloader if self._identity is None else self._identity)
         if not trainer.enable_validation:
             self._keep(part)
         if self._chosen is not None and not self._chosen.complete:
@@ -278,6 +279,11 @@ class AttributionMonitor(CallbackBase):
         if self._identity is not None and self._dynamics is None:
             self._identity.close()
         self._identity = None
+
+    def _readable(self, batch: Any, of: Any) -> Any:
+        """The batch without the index that ``IndexedDataset`` has put behind the label."""
+        indexed = isinstance(getattr(of, "dataset", None), IndexedDataset) and isinstance(batch, Sequence)
+        return batch[:-1] if indexed and self.inputs == "auto" else batch
 
     def _keep(self, batch: Any) -> None:
         if self._pictures is None or self._kept is not None or self.samples is not None:
@@ -377,6 +383,12 @@ class AttributionMonitor(CallbackBase):
         scalars = {f"{prefix}/overhead": overhead, f"{prefix}/every_n_epochs": wait}
         log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
         self._budget.explained(trainer.current_epoch, wait)
+
+
+def _loader_at(loaders: Any, place: int) -> Any:
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    return loaders[place] if isinstance(loaders, Sequence) else loaders
 
 
 def _check_choice(argument: str, value: str, choices: tuple[str, str]) -> None:

@@ -1,6 +1,8 @@
 """Copies of some training samples, taken from the batches as they pass: no dataset is indexed, no loader opened."""
 
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,6 +80,10 @@ class PassingSamples:
         )
 
 
+def _is_id(part: Any) -> bool:
+    return isinstance(part, str) or (isinstance(part, Integral) and int(part) >= 0)
+
+
 def given_samples(
     samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None,
 ) -> tuple[tuple[Tensor, Tensor] | None, PassingSamples | None]:
@@ -88,8 +94,10 @@ def given_samples(
     """
     if samples is None:
         return None, None
+    plain = getattr(samples, "tolist", None)  # of an array, or of the index of a table of suspects
+    samples = samples if plain is None else plain()
     tensors = [part for part in samples if isinstance(part, Tensor)]
-    ids = [part for part in samples if isinstance(part, str) or (isinstance(part, int) and part >= 0)]
+    ids = [part if isinstance(part, str) else int(part) for part in samples if _is_id(part)]
     if len(samples) == len(tensors) == 2 and len(tensors[0]) == len(tensors[1]) > 0:
         return (tensors[0], tensors[1]), None
     if not samples or len(ids) < len(samples):

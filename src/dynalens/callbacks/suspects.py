@@ -126,5 +126,7 @@ class LabelSuspects:
     def _sample_names(self) -> list[str] | None:
         if self.name_of is None:
             return self._identity.sample_names(self._root_index)
+        if self._identity.undecided:
+            return None
         ids = self._sample_ids()
         return [str(self.name_of(each)) for each in (range(len(self._root_index)) if ids is None else ids.tolist())]

@@ -91,7 +91,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
                 raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
         self.views, self.history, self.name = views, history, name
         self.name_of = name_of
-        self.class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
+        self._given_class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
         self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
         self._log: DynamicsLog | None = None
         self._capture = StepCapture(capture)
@@ -114,6 +114,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self._folder: RecordFolder | None = None
         self._source: Path | None = None
         self._root_index = np.arange(0)
+        self.class_names = self._given_class_names
         self._names: list[str] | None = None
         self._assessed: tuple[int, Assessment] | None = None
 
@@ -287,6 +288,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if self._identity.ids is not None:
             self._dynamics.grow(len(self._identity.ids))
             self._root_index = self._identity.root_index(self._dynamics.num_samples)
+        if self._identity.ids is not None or self._names is None:
             self._names = self._sample_names()
         record = self._dynamics.end_epoch(epoch, self._processes.merge)
         self._epochs.append(epoch)
@@ -377,7 +379,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         statistics = self.statistics()
         if self.history:
             self._folder.write_history(self._epochs[-1], record)
-        if self._identity.ids is not None:
+        if self._identity.ids is not None or len(self._epochs) == 1:
             self._folder.write_names(self._names)
         self._folder.write(statistics, self._root_index, self._meta(), self._sample_ids())
         if self._log is None:

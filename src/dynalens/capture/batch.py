@@ -65,7 +65,7 @@ def images_and_labels(batch: Any, inputs: Any = "auto") -> tuple[Tensor, Tensor]
 def inputs_to_show(batch: Any) -> Tensor | None:
     """Return the images or signals (N, C, ...) of a batch, or None where its first entry is neither."""
     found = _image_of(batch)
-    return found if isinstance(found, Tensor) and found.ndim >= 3 else None  # N, C and space or time
+    return found if isinstance(found, Tensor) and 3 <= found.ndim <= 5 else None  # N, C and space or time
 
 
 def _image_of(batch: Any) -> Any:

@@ -1,6 +1,7 @@
 """The rows of the record that a step's samples belong to, whatever way tells them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,11 @@ class SampleIdentity:
         """Length of the dataset, where samples are known by their position in it."""
         return len(self.dataset) if self._by_position else None
 
+    @property
+    def undecided(self) -> bool:
+        """Whether the first batch will tell if samples are known by their position."""
+        return self._by_position is None
+
     def rows(self, trainer: Any, batch: Any) -> Tensor | None:
         """Return the row of each sample of the batch whose step has just run; None where there was no batch.
 
@@ -134,8 +140,10 @@ class SampleIdentity:
             return None
 
     def part_of(self, batch: Any) -> Any:
-        """Return what the loader gave to a batch, where training has several; None if nothing."""
-        return batch if self._source is None else self._source.part_of(batch)
+        """Return what the loader gave to a batch, where training has several; None if nothing, or not known."""
+        with suppress(SampleIdentityError):
+            return batch if self._source is None else self._source.part_of(batch)
+        return None
 
     def root_index(self, length: int) -> Any:
         """Return, for each of the first rows, the position in the dataset below all subsets; -1 where not known."""

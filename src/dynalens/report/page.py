@@ -50,6 +50,11 @@ def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit
     """
     if limit < 1:
         raise ValueError(f"Expected `limit` to be at least 1, got {limit}. Pass a positive number.")
+    if dataset is not None and record.sample_ids is not None:
+        raise ValueError(
+            "Expected a record of positions in the dataset to take pictures from it, got one of ids. Leave the dataset "
+            "out: the pictures that were kept while training are shown."
+        )
     if dataset is not None and len(dataset) != record.meta.num_samples:
         raise ValueError(
             f"Expected the dataset of the record, {record.meta.num_samples} samples, got one of {len(dataset)}. "
