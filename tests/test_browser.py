@@ -151,6 +151,10 @@ def keys(browser: Any, *pressed: str) -> None:
         ActionChains(browser).send_keys(key).perform()
 
 
+def decided_are(browser: Any, number: int) -> None:
+    waited(lambda: f", {number} decided" in browser.find_element("id", "count").text)
+
+
 def chosen(browser: Any, identity: str, value: str) -> None:
     from selenium.webdriver.support.select import Select
 
@@ -179,10 +183,19 @@ def test_what_is_decided_on_the_page_is_what_the_dataset_has(browser: Any, run: 
     assert EVIL in browser.execute_script("return document.body.innerText")
 
     # Keep, relabel to suggested, drop, relabel to a class that is chosen by part of its name; then think again.
-    keys(browser, "k", "s", "d", "r")
+    for number, key in enumerate("ksd", start=1):
+        keys(browser, key)
+        decided_are(browser, number)
+    keys(browser, "r")
     waited(lambda: browser.find_element("id", "choose").is_displayed())
-    keys(browser, *"plain", Keys.ENTER)
-    keys(browser, "d", Keys.ARROW_LEFT, "u")
+    keys(browser, *"plain")
+    waited(lambda: browser.execute_script("return document.getElementById('class').value") == "2")
+    keys(browser, Keys.ENTER)
+    decided_are(browser, 4)
+    keys(browser, "d")
+    decided_are(browser, 5)
+    keys(browser, Keys.ARROW_LEFT, "u")
+    decided_are(browser, 4)
     shot(browser, "report")
     kept, suggested, dropped, other, undecided = (int(i) for i in worst.index[:5])
 
