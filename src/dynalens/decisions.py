@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 DECISIONS = ("keep", "relabel", "drop")
-COLUMNS = ("sample_id", "label", "label_name", "decision", "new_label", "new_label_name")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 

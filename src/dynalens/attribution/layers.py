@@ -36,6 +36,11 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
 
     Raises:
         ValueError: If there is no such layer; it lists the last layers with the shapes of their outputs.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
+        >>> find_target_layer(model, torch.rand(1, 1, 6, 6))
+        '1'
     """
     with undisturbed(model):
         seen = _look(model, images, forward)

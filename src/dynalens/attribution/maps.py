@@ -74,6 +74,17 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
     This is ``torch.nn.functional.interpolate`` with ``align_corners=False``, as OpenCV and pytorch-grad-cam do it;
     Captum's default is nearest.
+
+    Args:
+        maps: Shape ``(N, *spatial)``, floating; one to three axes of space.
+        size: The new length of each axis.
+
+    Returns:
+        Shape ``(N, *size)``.
+
+    Example:
+        >>> resize(Tensor([[0.0, 4.0]]), [4])  # a new centre lies a quarter between the old ones
+        tensor([[0., 1., 3., 4.]])
     """
     mode = _INTERPOLATION[maps.ndim - 1]
     return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=mode, align_corners=False).squeeze(1)

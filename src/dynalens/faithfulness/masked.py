@@ -78,6 +78,12 @@ def average_increase(
 
     Returns:
         Shape ``(N,)``, float32, 0 or 1.
+
+    Example:
+        >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
+        >>> image, target = torch.tensor([[[[-1.0, 5.0]]]]), torch.tensor([0])
+        >>> average_increase(score, image, target, torch.tensor([[[0.0, 4.0]]]))  # sigmoid(4) to sigmoid(5)
+        tensor([1.])
     """
     before, after = masked_probabilities(
         model, images, targets, maps, forward=forward, logits=logits, precision=precision, chunk_size=chunk_size

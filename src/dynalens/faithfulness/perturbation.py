@@ -30,7 +30,12 @@ def replaced_pixels(pixels: int, steps: int) -> list[int]:
 
 
 def replaced_fractions(pixels: int, steps: int) -> Tensor:
-    """Return :func:`replaced_pixels` over P, the abscissa of a curve: shape ``(steps + 1,)``, float64, in [0, 1]."""
+    """Return :func:`replaced_pixels` over P, the abscissa of a curve: shape ``(steps + 1,)``, float64, in [0, 1].
+
+    Example:
+        >>> replaced_fractions(4, 2).tolist()
+        [0.0, 0.5, 1.0]
+    """
     return torch.tensor(replaced_pixels(pixels, steps), dtype=torch.float64) / pixels
 
 
