@@ -1,6 +1,7 @@
 """Imports go in one direction; only `observation` changes a model's mode, hooks or gradients."""
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -106,3 +107,11 @@ def test_files_stay_within_400_lines(path: Path) -> None:
 def test_the_public_names_are_sorted_and_exist() -> None:
     assert dynalens.__all__ == sorted(dynalens.__all__, key=lambda name: (name[0].islower(), name))
     assert all(hasattr(dynalens, name) for name in dynalens.__all__)
+
+
+FUNCTIONS = [name for name in dynalens.__all__ if inspect.isfunction(getattr(dynalens, name))]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_public_function_shows_an_example_that_is_run(name: str) -> None:
+    assert ">>> " in inspect.getdoc(getattr(dynalens, name)).split("Example:")[1]  # type: ignore[union-attr]  # they have

@@ -210,6 +210,18 @@ def load_record(folder: str | Path) -> Record:
     Raises:
         FileNotFoundError: If there is no record.
         ValueError: If it was written in another version of the format.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from dynalens.dynamics import TrainingDynamics
+        >>> dynamics = TrainingDynamics(2)
+        >>> dynamics.update([0, 1], torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1]))
+        >>> _ = dynamics.end_epoch(0)
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     folder = RecordFolder(Path(run) / "dynalens")
+        ...     folder.write(dynamics.compute(), np.arange(2), RecordMeta(num_samples=2, epochs=[0]))
+        ...     load_record(run).statistics.margin
+        array([ 1., -4.])
     """
     given = Path(folder)
     found = [path for path in (given, given / "dynalens") if (path / "record.npz").is_file()]

@@ -124,6 +124,15 @@ def grad_cam_plus_plus(
 
     Returns:
         As :func:`grad_cam`.
+
+    Example:
+        With A = (2, 2) and g = (1, 3): alpha = (1/6, 1/14), w = 1/6 + 3/14 = 8/21.
+
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+        >>> for layer, weight in ((model[0], [[[[2.0]]]]), (model[2], [[1.0, 3.0], [0.0, 0.0]])):
+        ...     _ = layer.weight.data.copy_(torch.tensor(weight)), layer.bias.data.zero_()
+        >>> grad_cam_plus_plus(model, torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([0]))
+        tensor([[[0.7619, 0.7619]]])
     """
     return _cam("grad_cam_plus_plus", model, images, targets, target_layer, forward, chunk_size)
 
@@ -153,6 +162,15 @@ def layer_cam(
 
     Returns:
         As :func:`grad_cam`.
+
+    Example:
+        With A = (2, 2) and g = (1, 3).
+
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Flatten(), torch.nn.Linear(2, 2))
+        >>> for layer, weight in ((model[0], [[[[2.0]]]]), (model[2], [[1.0, 3.0], [0.0, 0.0]])):
+        ...     _ = layer.weight.data.copy_(torch.tensor(weight)), layer.bias.data.zero_()
+        >>> layer_cam(model, torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([0]))
+        tensor([[[2., 6.]]])
     """
     return _cam("layer_cam", model, images, targets, target_layer, forward, chunk_size)
 
@@ -186,6 +204,17 @@ def score_cam(
 
     Returns:
         As :func:`grad_cam`.
+
+    Example:
+        Channels x and -x cover the first and the second pixel; their scores, ln 3 and 0, give weights of 3/4 and 1/4.
+
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> import math
+        >>> head = [[math.log(3), 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+        >>> for layer, weight in ((model[0], [[[[1.0]]], [[[-1.0]]]]), (model[2], head)):
+        ...     _ = layer.weight.data.copy_(torch.tensor(weight)), layer.bias.data.zero_()
+        >>> score_cam(model, torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([0]))
+        tensor([[[0.5000, 0.0000]]])
     """
     check_images(images, targets)
     check_at_least_one("chunk_size", chunk_size)

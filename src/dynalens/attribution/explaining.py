@@ -72,6 +72,13 @@ def explain(
     Raises:
         ValueError: If a method, an argument or the layer is unknown, shapes do not agree, the output is no logits, or a
             map is not finite.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
+        >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 3.0]]))
+        >>> images, targets = torch.full((1, 1, 1, 2), 5.0), torch.tensor([0])
+        >>> explain(model, images, targets, methods=["saliency", "input_x_gradient"]).maps
+        {'saliency': tensor([[[[ 1., -2.]]]]), 'input_x_gradient': tensor([[[[  5., -10.]]]])}
     """
     functions, arguments = check_methods(methods, method_args), method_args or {}
     shared = {name: ONE_PASS[name] for name in functions if name in ONE_PASS and not arguments.get(name)}

@@ -57,6 +57,11 @@ def pixel_relevance(method: str, maps: Tensor, size: Sequence[int]) -> Tensor:
 
     Raises:
         ValueError: If the maps have another number of dimensions.
+
+    Example:
+        >>> maps = Tensor([[[[1.0, -4.0]], [[2.0, 3.0]]]])
+        >>> pixel_relevance("saliency", maps, (1, 2)), pixel_relevance("input_x_gradient", maps, (1, 2))
+        (tensor([[[2., 4.]]]), tensor([[[ 3., -1.]]]))
     """
     size = tuple(size)
     if maps.ndim not in (len(size) + 1, len(size) + 2):

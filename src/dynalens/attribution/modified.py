@@ -69,6 +69,14 @@ def deconvolution(
 
     Returns:
         As :func:`saliency`.
+
+    Example:
+        The unit is not active, so the gradient is zero; the deconvolution passes its 2 on.
+
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(1, 2))
+        >>> _ = model[2].weight.data.copy_(torch.tensor([[2.0], [0.0]]))
+        >>> deconvolution(model, torch.tensor([[[-3.0]]]), torch.tensor([0]))
+        tensor([[[2.]]])
     """
     return _modified("deconvolution", _deconvolved, model, images, targets, forward, chunk_size)
 
@@ -101,6 +109,14 @@ def rect_grad(
 
     Returns:
         As :func:`saliency`.
+
+    Example:
+        The products a g are 1 and 2; only what exceeds their median, 1, passes.
+
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.ReLU(), torch.nn.Linear(2, 2))
+        >>> _ = model[2].weight.data.copy_(torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+        >>> rect_grad(model, torch.tensor([[[1.0, 2.0]]]), torch.tensor([0]), percentile=50)
+        tensor([[[0., 1.]]])
     """
     if not 0 <= percentile < 100:
         raise ValueError(f"Expected `percentile` to be in [0, 100), got {percentile}. At 100 no unit would be left.")
@@ -138,6 +154,15 @@ def guided_grad_cam(
 
     Returns:
         As :func:`saliency`.
+
+    Example:
+        Guided backpropagation is (2, 6); Grad-CAM of A = (2, 2) with the weight (1 + 3) / 2 is (4, 4).
+
+        >>> model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2))
+        >>> for layer, weight in ((model[0], [[[[2.0]]]]), (model[3], [[1.0, 3.0], [0.0, 0.0]])):
+        ...     _ = layer.weight.data.copy_(torch.tensor(weight)), layer.bias.data.zero_()
+        >>> guided_grad_cam(model, torch.tensor([[[[1.0, 1.0]]]]), torch.tensor([0]), target_layer="0")
+        tensor([[[[ 8., 24.]]]])
     """
     cam = grad_cam(model, images, targets, target_layer=target_layer, forward=forward, chunk_size=chunk_size)
     guided = guided_backprop(model, images, targets, forward=forward, chunk_size=chunk_size)

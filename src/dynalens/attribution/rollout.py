@@ -50,6 +50,18 @@ def attention_rollout(
 
     Raises:
         ValueError: If the model has no attention over all of its tokens, or they fit no grid.
+
+    Example:
+        Half of the attention of one fifth comes from each patch, the other half is the shortcut's.
+
+        >>> class OneLayer(torch.nn.Module):  # the head reads the class token, which attends evenly to all five
+        ...     def forward(self, x):
+        ...         tokens = torch.cat([x.new_zeros(len(x), 1, 1), x.flatten(1).unsqueeze(2)], dim=1)
+        ...         mixed = torch.nn.functional.scaled_dot_product_attention(0 * tokens, tokens, tokens)
+        ...         return mixed[:, 0] * torch.tensor([1.0, 0.0])
+        >>> attention_rollout(OneLayer(), torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]))
+        tensor([[[0.1000, 0.1000],
+                 [0.1000, 0.1000]]])
     """
     chosen = torch.zeros(len(images), dtype=torch.int64, device=images.device) if targets is None else targets
 
@@ -79,6 +91,18 @@ def gradient_rollout(
 
     Returns:
         As :func:`attention_rollout`.
+
+    Example:
+        The gradient for a patch's attention is its value; the attention is one fifth.
+
+        >>> class OneLayer(torch.nn.Module):  # the head reads the class token, which attends evenly to all five
+        ...     def forward(self, x):
+        ...         tokens = torch.cat([x.new_zeros(len(x), 1, 1), x.flatten(1).unsqueeze(2)], dim=1)
+        ...         mixed = torch.nn.functional.scaled_dot_product_attention(0 * tokens, tokens, tokens)
+        ...         return mixed[:, 0] * torch.tensor([1.0, 0.0])
+        >>> gradient_rollout(OneLayer(), torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([0]))
+        tensor([[[0.2000, 0.4000],
+                 [0.6000, 0.8000]]])
     """
 
     def mix(attention: list[Tensor], scores: Tensor) -> list[Tensor]:

@@ -110,6 +110,13 @@ def randomisation_check(
 
     Returns:
         Shape ``(N,)``, float32, in [-1, 1]; NaN where a map is constant.
+
+    Example:
+        A map of the image alone survives.
+
+        >>> images, targets = torch.tensor([[[[1.0, 3.0, 2.0]]]]), torch.tensor([0])
+        >>> randomisation_check(nn.Linear(3, 2), lambda model, images, targets: images[:, 0], images, targets)
+        tensor([1.])
     """
     original = explain(model, images, targets)
     return rank_correlation(original, explain(randomised(model, seed), images, targets))

@@ -129,6 +129,16 @@ def faithfulness_curves(
 
     Raises:
         ValueError: If shapes do not agree, a map is not finite or an argument is unknown.
+
+    Example:
+        The logit is the sum of the pixels, and the map is the image.
+
+        >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
+        >>> image, target = torch.tensor([[[[0.0, 5.0]]]]), torch.tensor([0])
+        >>> settings = CurveSettings("zero", steps=2)
+        >>> curves = faithfulness_curves(score, image, target, image[:, 0], settings)
+        >>> curves["deletion"].values, curves["insertion"].values
+        (tensor([[0.9933, 0.5000, 0.5000]]), tensor([[0.5000, 0.9933, 0.9933]]))
     """
     names = _check_names(metrics)
     check_shapes(images, targets, maps)
@@ -261,6 +271,15 @@ def random_ranking_control(
         metrics: Names: ``deletion``, ``insertion``.
         forward: Callable(images) -> logits, where it is not the model.
         logits: Shape ``(N, K)``; logits of the images, where they are known already.
+
+    Example:
+        Both ends are those of every ranking: the image and the baseline.
+
+        >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
+        >>> image, target = torch.tensor([[[[0.0, 5.0]]]]), torch.tensor([0])
+        >>> control = random_ranking_control(score, image, target, CurveSettings("zero", steps=2))
+        >>> control["deletion"].values[:, [0, 2]]
+        tensor([[0.9933, 0.5000]])
     """
     maps = random_ranking(images, settings.seed)
     return faithfulness_curves(model, images, targets, maps, settings, metrics=metrics, forward=forward, logits=logits)

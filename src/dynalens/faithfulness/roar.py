@@ -82,6 +82,16 @@ def roar_datasets(
 
     Raises:
         ValueError: If the dataset is empty, a fraction is outside [0, 1], or a map is not finite or of another size.
+
+    Example:
+        Half of the pixels, the brightest here, are replaced by the mean.
+
+        >>> import tempfile
+        >>> image = torch.tensor([[[0.0, 1.0, 5.0, 10.0]]])  # its mean is 4
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     masked = roar_datasets([(image, 0)], lambda images, _: images[:, 0], folder, fractions=[0.5])
+        ...     print(masked[0.5][0][0])
+        tensor([[[0., 1., 4., 4.]]])
     """
     _write(dataset, explain, Path(folder), seed=seed, batch_size=batch_size)
     return {fraction: MaskedImages(Path(folder), fraction, baseline=baseline) for fraction in fractions}
@@ -101,6 +111,16 @@ def kar_datasets(
 
     The less accuracy is lost, the better the map named what is enough. See :func:`roar_datasets` for the arguments
     and the source.
+
+    Example:
+        Half of the pixels, the darkest here, are replaced by the mean.
+
+        >>> import tempfile
+        >>> image = torch.tensor([[[0.0, 1.0, 5.0, 10.0]]])  # its mean is 4
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     masked = kar_datasets([(image, 0)], lambda images, _: images[:, 0], folder, fractions=[0.5])
+        ...     print(masked[0.5][0][0])
+        tensor([[[ 4.,  4.,  5., 10.]]])
     """
     _write(dataset, explain, Path(folder), seed=seed, batch_size=batch_size)
     return {fraction: MaskedImages(Path(folder), fraction, keep=True, baseline=baseline) for fraction in fractions}
