@@ -135,6 +135,28 @@ def test_every_way_gives_the_same_table(
     assert stored.index.tolist() == table.index.tolist()
 
 
+@pytest.mark.parametrize("way", ["IndexedDataset", "IndexedDataset of dicts", "IndexedDataset in a subset"])
+def test_labels_of_the_batch_are_told_from_the_index_that_the_dataset_adds(tmp_path: Path, way: str) -> None:
+    index, data, model, form = WAYS[way]
+    monitor, module = TrainingDynamicsMonitor(index=index, capture="module:net"), model()
+    fit(tmp_path, monitor, data=data, model=module)
+    table = monitor.table()
+    for i, presentations in ids_by_the_module(module, form).items():
+        assert table["label"][i] == presentations[0][1]
+        assert table["margin"][i] == pytest.approx(np.mean([margin for margin, _ in presentations]), rel=1e-5, abs=1e-6)
+
+
+def test_labels_are_looked_for_in_the_batch_of_the_recorded_loader(tmp_path: Path) -> None:
+    class OfTwo(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch["a"], batch_idx)
+
+    monitor, module = TrainingDynamicsMonitor(loader="a", capture="module:net"), OfTwo()
+    fit(tmp_path, monitor, data=lambda: {"a": loader(dataset()), "b": loader(dataset())}, model=module)
+    assert monitor.table()["presentations"].min() > 0
+    assert monitor.table()["label"].tolist() == dataset().tensors[1].tolist()
+
+
 @pytest.mark.parametrize(("index", "data", "model", "form"), WAYS.values(), ids=WAYS.keys())
 def test_weights_are_bit_identical_in_every_way(
     tmp_path: Path, index: Any, data: Any, model: type[Classifier], form: Any

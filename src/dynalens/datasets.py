@@ -59,6 +59,13 @@ class IndexedDataset(Dataset[Any]):
         """Return the indices in a batch of such samples: under the key ``index``, or the last element."""
         return batch[INDEX_KEY] if isinstance(batch, Mapping) else batch[-1]
 
+    @staticmethod
+    def without_indices(batch: Any) -> Any:
+        """Return a batch of such samples as it would be without their indices."""
+        if isinstance(batch, Mapping):
+            return {key: part for key, part in batch.items() if key != INDEX_KEY}
+        return batch[:-1] if isinstance(batch, Sequence) else batch
+
 
 def _with_index(sample: Any, index: int) -> Any:
     if sample is None:

@@ -282,8 +282,8 @@ class AttributionMonitor(CallbackBase):
 
     def _readable(self, batch: Any, of: Any) -> Any:
         """The batch without the index that ``IndexedDataset`` has put behind the label."""
-        indexed = isinstance(getattr(of, "dataset", None), IndexedDataset) and isinstance(batch, Sequence)
-        return batch[:-1] if indexed and self.inputs == "auto" else batch
+        indexed = isinstance(getattr(of, "dataset", None), IndexedDataset)
+        return IndexedDataset.without_indices(batch) if indexed and self.inputs == "auto" else batch
 
     def _keep(self, batch: Any) -> None:
         if self._pictures is None or self._kept is not None or self.samples is not None:

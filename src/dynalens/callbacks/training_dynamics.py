@@ -261,7 +261,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
             with suppress(CaptureError):
                 self._capture.finish(outputs, batch)
             return
-        found = self._capture.finish(outputs, batch)
+        found = self._capture.finish(outputs, batch, self._identity.samples_of(batch))
         if found is None:
             return
         check_rows(len(found.logits), len(rows), self.views)

@@ -90,14 +90,19 @@ class StepCapture:
         """What is computed from here on (recomputed activations, a second optimizer's pass) is not the step's loss."""
         self._armed = False
 
-    def finish(self, outputs: Any, batch: Any) -> Presentation | None:
+    def finish(self, outputs: Any, batch: Any, samples: Any = None) -> Presentation | None:
         """The step has ended: return what it computed with, or None if it trained on nothing.
+
+        Args:
+            outputs: What ``training_step`` returned.
+            batch: The batch.
+            samples: The part of it where the labels are to be looked for; default: all of it.
 
         Raises:
             CaptureError: If that is ambiguous or was not seen.
         """
         try:
-            found = self._find(outputs, batch)
+            found = self._find(outputs, batch, batch if samples is None else samples)
         finally:
             self._armed = False
             self._step.close()
@@ -126,12 +131,12 @@ class StepCapture:
                 f"tensor that is not of the batch, as a contrastive loss has it. {_REMEDY}"
             )
 
-    def _find(self, outputs: Any, batch: Any) -> Presentation | None:
+    def _find(self, outputs: Any, batch: Any, samples: Any) -> Presentation | None:
         if self._function:
             return _checked(*self._function(outputs, batch), source="logits and targets: `capture`")
         if self._layer_name is not None:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
-            return _checked(self._layer.value, labels_of(batch), source=source)
+            return _checked(self._layer.value, labels_of(samples), source=source)
         keys = isinstance(outputs, Mapping) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture == "auto" and keys):
             if not keys:

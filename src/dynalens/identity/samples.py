@@ -145,6 +145,11 @@ class SampleIdentity:
             return batch if self._source is None else self._source.part_of(batch)
         return None
 
+    def samples_of(self, batch: Any) -> Any:
+        """Return what the loader gave to a batch, without indices that :class:`IndexedDataset` put there."""
+        part = self.part_of(batch)
+        return IndexedDataset.without_indices(part) if self._extract is IndexedDataset.indices else part
+
     def root_index(self, length: int) -> Any:
         """Return, for each of the first rows, the position in the dataset below all subsets; -1 where not known."""
         dataset = self.dataset
