@@ -18,6 +18,8 @@ MARGIN, LOG_P, EL2N, PREDICTED, TARGET = range(5)
 
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
+_BLOCK = 2**18  # numbers in the rows that are computed together on a CPU: they stay in its cache
+_MANY = 64  # classes from which on numpy finds the largest one faster
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
 
@@ -41,46 +43,59 @@ def presentation_rows(logits: Tensor, targets: Tensor) -> Tensor:
         >>> presentation_rows(torch.tensor([[2.0, 0.5]]), torch.tensor([1]))[[0, 3, 4], 0]
         tensor([-1.5000,  0.0000,  1.0000])
     """
-    z, targets = logits.detach().float(), targets.detach()
+    logits, targets = logits.detach().float(), targets.detach()
     label = targets.clamp(min=0).unsqueeze(1)
-    z_label = z.gather(1, label)
-    others = z.scatter(1, label, -torch.inf)
-    z_other = others.amax(dim=1, keepdim=True)
-    top = torch.maximum(z_label, z_other)
-    label_below, below = (z_label - top).squeeze(1), others.sub_(top)
-    predicted = largest_class(below, label_below, targets)
+    if logits.device.type == "cpu" and logits.numel() > _BLOCK:
+        size = max(_BLOCK // logits.shape[1], 1)
+        blocks = map(_over_classes, logits.split(size), label.split(size))
+        parts = tuple(torch.cat(part) for part in zip(*blocks, strict=True))
+    else:
+        parts = _over_classes(logits, label)
+    label_below, other_below, e_others, norm, predicted = parts
     # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
-    e = below.scatter_(1, label, 0.0).exp_().scatter_(1, label, 0.0)  # of -inf, a CPU's exp is ten times slower
-    e_others = e.sum(dim=1)
     rest = e_others + label_below.expm1()
     log_p = label_below - rest.log1p()
-    el2n = torch.hypot(torch.linalg.vector_norm(e, dim=1), e_others) / (1 + rest)
-    return torch.stack([(z_label - z_other).squeeze(1), log_p, el2n, predicted, targets.float()])
+    el2n = torch.hypot(norm, e_others) / (1 + rest)
+    return torch.stack([label_below - other_below, log_p, el2n, predicted.float(), targets.float()])
 
 
-def largest_class(below: Tensor, label_below: Tensor, targets: Tensor) -> Tensor:
-    """Return the class of the largest logit, the lowest one of a tie, without the slow ``argmax``.
+def _over_classes(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return all that needs a pass over the classes, (N,) each.
+
+    With e_k = exp(z_k - max(z)): the label's logit and the largest other one, both below the largest of all, the sum
+    of e over the other classes, its 2-norm, and the predicted class.
+    """
+    below, predicted = below_largest(z)
+    label_below = below.gather(1, label).squeeze(1)
+    other_below = below.scatter_(1, label, -torch.inf).amax(dim=1)
+    e = below.scatter_(1, label, 0.0).exp_().scatter_(1, label, 0.0)  # of -inf, a CPU's exp is ten times slower
+    return label_below, other_below, e.sum(dim=1), torch.linalg.vector_norm(e, dim=1), predicted
+
+
+def below_largest(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each logit minus the largest of its row, and the class of the largest, the lowest one of a tie.
+
+    torch's ``argmax`` takes ten times as long as ``amax`` on a CPU. numpy's does not, except for few classes.
 
     Args:
-        below: Shape ``(N, K)``, each logit minus the largest of its row; -inf at the label.
-        label_below: Shape ``(N,)``, the same for the label.
-        targets: Shape ``(N,)``, the labels.
+        z: Shape ``(N, K)``.
 
     Returns:
-        Shape ``(N,)``, of the dtype of ``below``.
+        Shapes ``(N, K)`` and ``(N,)``.
 
     Example:
         >>> import torch
-        >>> below = torch.tensor([[-torch.inf, 0.0, 0.0], [-1.0, -torch.inf, -3.0]])
-        >>> largest_class(below, torch.tensor([-2.0, 0.0]), torch.tensor([0, 1]))
-        tensor([1., 1.])
+        >>> below_largest(torch.tensor([[1.0, 3.0, 3.0]]))
+        (tensor([[-2.,  0.,  0.]]), tensor([1.]))
     """
-    classes = below.shape[1]
+    classes = z.shape[1]
+    if z.device.type == "cpu" and classes >= _MANY:
+        largest = torch.from_numpy(z.numpy().argmax(1))
+        return z - z.gather(1, largest.unsqueeze(1)), largest
+    below = z - z.amax(dim=1, keepdim=True)
     # The largest logit is 0 below itself and leaves the rank of its class; every other one falls far below all ranks.
-    ranks = torch.arange(classes, 0, -1, dtype=below.dtype, device=below.device)
-    other = torch.add(ranks, below, alpha=_FAR).amax(dim=1)
-    label = torch.add(classes - targets.to(below.dtype), label_below, alpha=_FAR)
-    return classes - torch.maximum(other, label)
+    ranks = torch.arange(classes, 0, -1, dtype=z.dtype, device=z.device)
+    return below, classes - torch.add(ranks, below, alpha=_FAR).amax(dim=1)
 
 
 class PendingRows:
