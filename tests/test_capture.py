@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from dynalens.capture import Capture, CaptureError, Presentation, StepCapture, images_and_labels
+from dynalens.dynamics import NOT_A_CLASS
 from training import Classifier, K, N, fit, loader
 
 
@@ -141,7 +142,7 @@ def test_ignored_targets_are_marked() -> None:
     y = torch.tensor([2, 1, -100])
     found = captured(lambda z: F.cross_entropy(z, y), torch.eye(3))
     assert found is not None
-    assert found.targets.tolist() == [2, 1, -1]
+    assert found.targets.tolist() == [2, 1, -100]
     found = captured(lambda z: F.cross_entropy(z, torch.tensor([2, 1, 0]), None, None, 2), torch.eye(3))
     assert found is not None
     assert found.targets.tolist() == [-1, 1, 0]
@@ -162,7 +163,7 @@ def test_binary_logits_become_two_classes(shape: tuple[int, ...], dtype: torch.d
 def test_other_binary_targets_are_marked_without_waiting() -> None:
     found = captured(lambda z: F.binary_cross_entropy_with_logits(z, torch.tensor([0.0, 0.5])), torch.zeros(2))
     assert found is not None
-    assert found.targets.tolist() == [0, -2]
+    assert found.targets.tolist() == [0, NOT_A_CLASS]
 
 
 def soft(z: Tensor) -> Tensor:

@@ -90,6 +90,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
             if value < 1:
                 raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
         self.views, self.history, self.name = views, history, name
+        self._state_key = self._generate_state_key(name=name)  # once: Lightning asks for it at every hook
         self.name_of = name_of
         self._given_class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
         self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
@@ -121,7 +122,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
     @property
     def state_key(self) -> str:
         """Key of the state in a checkpoint."""
-        return self._generate_state_key(name=self.name)
+        return self._state_key
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Install what must stand before the first loader is made."""
@@ -264,7 +265,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         found = self._capture.finish(outputs, batch, self._identity.samples_of(batch))
         if found is None:
             return
-        check_rows(len(found.logits), len(rows), self.views)
+        check_rows(found.logits.shape[0], rows.shape[0], self.views)
         self._dynamics = self._dynamics or TrainingDynamics(self._identity.num_samples or 1)
         self._open = self._epoch(trainer)
         self._dynamics.update(rows.repeat(self.views) if self.views > 1 else rows, found.logits, found.targets)

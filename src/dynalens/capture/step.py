@@ -245,8 +245,7 @@ def _classes(logits: Tensor, targets: Tensor, source: str) -> Presentation:
             f"{tuple(targets.shape)}, {targets.dtype}: soft, mixed or multi-label targets ({source}). "
             "Pass `capture=` with a callable(outputs, batch) -> (logits, targets) that picks one class for each sample."
         )
-    # Any negative target is one that is not counted; NOT_A_CLASS stays our own mark.
-    return Presentation(logits, targets.long().clamp(min=IGNORED), source)
+    return Presentation(logits, targets.long(), source)
 
 
 def _binary(targets: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ from dynalens.dynamics.statistics import Array
 
 IGNORED = -1
 """Target of a presentation that the loss ignored (``ignore_index``): it is not counted."""
-NOT_A_CLASS = -2
-"""Target that is no class, met on the device; it is raised at the epoch's end."""
+NOT_A_CLASS = -(2**31)
+"""Target that is no class, met on the device; it is raised at the epoch's end. No other negative target means it."""
 
 MARGIN, LOG_P, EL2N, PREDICTED, TARGET = range(5)
 
@@ -47,7 +47,7 @@ def presentation_rows(logits: Tensor, targets: Tensor) -> Tensor:
     label = targets.clamp(min=0).unsqueeze(1)
     if logits.device.type == "cpu" and logits.numel() > _BLOCK:
         size = max(_BLOCK // logits.shape[1], 1)
-        blocks = map(_over_classes, logits.split(size), label.split(size))
+        blocks = map(_over_classes, torch.split(logits, size), torch.split(label, size))
         parts = tuple(torch.cat(part) for part in zip(*blocks, strict=True))
     else:
         parts = _over_classes(logits, label)
