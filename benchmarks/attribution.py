@@ -29,6 +29,7 @@ Candidate = Callable[[], object]
 # By the side of the images: how many, batch sizes of the bound, and the layer for class activation maps.
 SETTINGS: dict[int, tuple[int, tuple[int, ...], str]] = {32: (16, (8, 16), "layer3"), 224: (4, (4, 8), "layer4")}
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+MOST_SECONDS = 600  # of one measurement of memory
 CAPTUM_BATCH = 16
 
 
@@ -145,15 +146,21 @@ def peak(name: str, size: int, number: int) -> float:
 def report_memory(size: int, numbers: tuple[int, ...]) -> None:
     """Print the memory peaks for growing numbers of points."""
     print(f"\n{size} x {size}: memory above that of network and images, MiB")
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        print(f"  saliency of one image: {pool.apply(peak, ('saliency of one image', size, 1)):.0f}")
-        for name in ("smooth_grad", "integrated_gradients"):
-            found = [f"{pool.apply(peak, (name, size, number)):.0f} (n = {number})" for number in numbers]
-            print(f"  {name}: {', '.join(found)}")
-        if size == min(SETTINGS):
-            name, number = "Captum, integrated gradients", numbers[0]
-            print(f"  {name}, all at once: {pool.apply(peak, (name, size, number)):.0f} (n = {number})")
+    asked = [("saliency of one image", 1)]
+    asked += [(name, number) for name in ("smooth_grad", "integrated_gradients") for number in numbers]
+    if size == min(SETTINGS):
+        asked.append(("Captum, integrated gradients", numbers[0]))
+    for name, number in asked:
+        print(f"  {name}, n = {number}: {peak_in_a_process(name, size, number)}", flush=True)
+
+
+def peak_in_a_process(name: str, size: int, number: int) -> str:
+    """Return :func:`peak` as text; a child that was killed for its memory would never answer."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        try:
+            return f"{pool.apply_async(peak, (name, size, number)).get(MOST_SECONDS):.0f}"
+        except multiprocessing.TimeoutError:
+            return f"no answer in {MOST_SECONDS} s"
 
 
 def report_quality(data: str, size: int, train: int, steps: int, explained: int) -> None:
