@@ -355,15 +355,16 @@ class _NoDouble(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
 @pytest.mark.parametrize(("size", "classes"), [(8, 2), (512, 10), (512, 1000)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("index_on_device", [False, True])
+@pytest.mark.parametrize("probabilities", [False, True])
 def test_the_step_cannot_wait_for_the_device(
-    size: int, classes: int, dtype: torch.dtype, index_on_device: bool
+    size: int, classes: int, dtype: torch.dtype, index_on_device: bool, probabilities: bool
 ) -> None:
     computed: list[int] = []
     with FakeTensorMode():
         logits = torch.empty(size, classes, device="cuda", dtype=dtype)
         targets = torch.empty(size, dtype=torch.int64, device="cuda")
         index = torch.empty(size, dtype=torch.int64, device="cuda") if index_on_device else [*range(size)]
-        pending = PendingRows()
+        pending = PendingRows(probabilities=probabilities)
         with _NoCopyBetweenDevices(), _NoDouble():  # type: ignore[no-untyped-call]  # torch leaves it untyped
             for _ in range(14):
                 pending.add(index, logits, targets)
@@ -380,7 +381,7 @@ def test_on_a_card_no_step_waits_and_the_record_is_that_of_the_cpu(
     size: int, classes: int, index_on_device: bool
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    dynamics = {device: TrainingDynamics(size) for device in ("cpu", "cuda")}
+    dynamics = {device: TrainingDynamics(size, mean_probabilities=True) for device in ("cpu", "cuda")}
     for epoch in range(2):
         batches = [(torch.randn(size, classes, generator=generator), torch.arange(size) % classes) for _ in range(14)]
         for device, tracked in dynamics.items():

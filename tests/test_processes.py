@@ -20,7 +20,7 @@ from dynalens import AttributionMonitor, SampleStatistics, TrainingDynamics, Tra
 from dynalens.host import Processes
 from test_dynamics import assert_same
 from training import Classifier, dataset, fit, loader
-from two_processes import FAILURES, LOADERS, N
+from two_processes import FAILURES, LOADERS, WITH_PROBABILITIES, N
 
 SECONDS = 120
 Seen = list[tuple[int, list[int], torch.Tensor, torch.Tensor]]
@@ -98,7 +98,8 @@ def statistics(one: dict[str, Any]) -> SampleStatistics:
 @pytest.mark.parametrize("name", [*LOADERS, "explained"])
 def test_each_process_has_the_record_of_all_and_weights_stay_bit_identical(folder: Path, name: str) -> None:
     ranks = left(folder, name)
-    expected = fed(TrainingDynamics(N), [rank["seen"] for rank in ranks]).compute()
+    dynamics = TrainingDynamics(N, mean_probabilities=name in WITH_PROBABILITIES)
+    expected = fed(dynamics, [rank["seen"] for rank in ranks]).compute()
     assert expected.presentations.sum() == 2 * (N + 1)  # two epochs, each with one sample as padding
     for rank in ranks:
         assert_same(statistics(rank), expected)
@@ -230,12 +231,29 @@ def test_presentations_are_ordered_by_step_rank_and_position() -> None:
         return torch.tensor([len(values)]), torch.tensor(values)
 
     # The other process made steps 0 and 2, of which the first had two rows; this one resumed with one row.
-    others = [*ragged(0, 0, 2), *ragged(5, 6, 7), *ragged([50.0], [60.0], [70.0])]
-    others[1::2] = [nn.functional.pad(other, [0, 0] * (other.ndim - 1) + [0, 1]) for other in others[1::2]]
+    others = [*ragged(0, 0, 2), *ragged(5, 6, 7), *ragged(50.0, 0.5, 60.0, 0.25, 70.0, 0.75)]
+    others[1::2] = [nn.functional.pad(other, [0, size]) for other, size in zip(others[1::2], [1, 1, 2], strict=True)]
     processes = Processes(StubTrainer(Strategy(*others)))
-    index, rows = processes.merge(np.array([9, 1, 2, 2]), np.array([[90.0, 10, 20, 21]]), np.array([-1, 0, 1, 1]))
+    index, rows = processes.merge(
+        np.array([9, 1, 2, 2]), np.array([[90.0, 10, 20, 21], [9, 1, 2, 3]]), np.array([-1, 0, 1, 1])
+    )
     assert index.tolist() == [9, 1, 5, 6, 2, 2, 7]
-    assert rows.tolist() == [[90, 10, 50, 60, 20, 21, 70]]
+    assert rows.tolist() == [[90, 10, 50, 60, 20, 21, 70], [9, 1, 0.5, 0.25, 2, 3, 0.75]]
+
+
+def test_a_process_without_presentations_gets_those_of_the_other() -> None:
+    one = torch.tensor([1])
+    processes = Processes(StubTrainer(Strategy(one, one - 1, one, one + 7, 3 * one, torch.tensor([5.0, 6.0, 7.0]))))
+    nothing = np.empty(0, np.int64)
+    index, rows = processes.merge(nothing, np.empty((2, 0)), nothing)
+    assert (index.tolist(), rows.tolist()) == ([8], [[5.0], [6.0], [7.0]])
+
+
+def test_where_no_process_has_presentations_there_are_none() -> None:
+    processes = Processes(StubTrainer(Strategy(*[torch.tensor([0])] * 3)))
+    nothing = np.empty(0, np.int64)
+    index, rows = processes.merge(nothing, np.empty((5, 0)), nothing)
+    assert (len(index), rows.shape) == (0, (5, 0))
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])

@@ -120,7 +120,7 @@ def run(
 
 def monitors(loader: str | None = None) -> list[Any]:
     return [
-        TrainingDynamicsMonitor(loader=loader, top_k=5),
+        TrainingDynamicsMonitor(loader=loader, top_k=5, mean_probabilities=True),
         AttributionMonitor(
             methods=("saliency", "input_x_gradient", "grad_cam"), metrics=METRICS, steps=4, max_overhead=100.0
         ),

@@ -7,7 +7,6 @@ import faulthandler
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +82,7 @@ LOADERS: dict[str, Callable[[], DataLoader[Any]]] = {
     "own sampler": own_sampler,
     "batch sampler": batch_sampler,
 }
+WITH_PROBABILITIES = ("shuffle", "own sampler")
 FAILURES: dict[str, Callable[[], DataLoader[Any]]] = {
     "label": relabelled_in_the_second,
     "length": shorter_in_the_second,
@@ -103,7 +103,7 @@ def leave(name: str, monitor: TrainingDynamicsMonitor, model: Classifier, **more
     table = monitor.table()
     left = {
         "seen": model.seen,
-        "statistics": {key: torch.from_numpy(value) for key, value in asdict(monitor.statistics()).items()},
+        "statistics": {key: torch.from_numpy(value) for key, value in monitor.statistics().arrays().items()},
         "weights": model.state_dict(),
         "attrs": dict(table.attrs),
         "suggested": table["suggested"].fillna(-1).tolist(),
@@ -113,7 +113,7 @@ def leave(name: str, monitor: TrainingDynamicsMonitor, model: Classifier, **more
 
 def record_of_each_loader() -> None:
     for name, data in LOADERS.items():
-        monitor = TrainingDynamicsMonitor()
+        monitor = TrainingDynamicsMonitor(mean_probabilities=name in WITH_PROBABILITIES)
         model = run(name, monitor, data=data)
         leave(name, monitor, model, plain=run(f"{name}, plain", data=data).state_dict())
 

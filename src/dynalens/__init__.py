@@ -54,7 +54,7 @@ from dynalens.faithfulness import (
 from dynalens.identity import SampleIdentityError
 from dynalens.observation import undisturbed
 from dynalens.records import Record, load_record
-from dynalens.suspicion import NoiseRate
+from dynalens.suspicion import NoiseRate, removable
 
 __all__ = [
     "AttributionMonitor",
@@ -103,6 +103,7 @@ __all__ = [
     "rect_grad",
     "reduce_channels",
     "relevance_mass",
+    "removable",
     "replaced_fractions",
     "resize",
     "roar_datasets",

@@ -125,8 +125,14 @@ class Processes:
         """
         if self.number == 1:
             return index, rows
-        every_step, every_index = (np.concatenate(self._gather_array(each)) for each in (step, index))
-        every_row = np.concatenate(self._gather_array(np.ascontiguousarray(rows.T)))
+        every_step = np.concatenate(self._gather_array(step))
+        indices = self._gather_array(index)
+        # Flat, because a process without presentations does not know how many numbers the others have of each.
+        flat = self._gather_array(rows.T.ravel())
+        if not len(every_step):
+            return index, rows
+        every_index = np.concatenate(indices)
+        every_row = np.concatenate([part for part in flat if len(part)]).reshape(len(every_index), -1)
         order = np.argsort(every_step, kind="stable")  # gathered by rank, and a batch is in its order
         return every_index[order], np.ascontiguousarray(every_row[order].T)
 

@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +102,8 @@ class RecordFolder:
         self, statistics: SampleStatistics, root_index: Array, meta: RecordMeta, sample_ids: Array | None = None
     ) -> None:
         """Write ``record.npz`` and ``meta.json``."""
-        arrays = {field.name: getattr(statistics, field.name) for field in fields(SampleStatistics)}
         ids = {} if sample_ids is None else {"sample_id": sample_ids}
-        write_arrays(self.path / "record.npz", {**arrays, "root_index": root_index, **ids})
+        write_arrays(self.path / "record.npz", {**statistics.arrays(), "root_index": root_index, **ids})
         with replaced(self.path / "meta.json") as temporary:
             temporary.write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
 

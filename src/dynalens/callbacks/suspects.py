@@ -1,14 +1,14 @@
 """What the record of a monitor says of the labels: tables, suspects, and what to do about them."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dynalens.datasets import RelabelledDataset
-from dynalens.dynamics import Array, SampleStatistics
+from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
 from dynalens.identity import SampleIdentity
 from dynalens.records import RecordFolder, RecordMeta, whole_history
 from dynalens.suspicion import (
@@ -18,10 +18,16 @@ from dynalens.suspicion import (
     assess,
     clean_indices,
     flagged,
+    removable,
     samples_table,
     suspects,
     weights,
     worst_samples,
+)
+
+_NO_EPOCH = (
+    "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
+    "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
 )
 
 
@@ -31,24 +37,20 @@ class LabelSuspects:
     history: bool
     class_names: Sequence[str] | None
     name_of: Callable[[Any], str] | None
+    _dynamics: TrainingDynamics | None
     _epochs: list[int]
+    _incomplete: list[int]
     _folder: RecordFolder | None
     _identity: SampleIdentity
     _root_index: Array
     _names: list[str] | None
     _assessed: tuple[int, Assessment] | None
 
-    @abstractmethod
     def statistics(self) -> SampleStatistics:
         """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
-
-    @abstractmethod
-    def _sample_ids(self) -> Array | None:
-        """Return the id of each sample, or None where they are known by their position."""
-
-    @abstractmethod
-    def _meta(self) -> RecordMeta:
-        """Return what goes with the record."""
+        if self._dynamics is None or not self._epochs:
+            raise RuntimeError(_NO_EPOCH)
+        return self._dynamics.compute()
 
     def table(self) -> pd.DataFrame:
         """Return one row for each sample of the dataset, index ``sample_id``; the README lists the columns."""
@@ -91,6 +93,15 @@ class LabelSuspects:
         """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions."""
         return clean_indices(self.table(), precision)
 
+    def removable(self, fraction: float) -> list[Any]:
+        """Return the ids of that fraction of the samples which training needs least, for training on less data.
+
+        :func:`dynalens.removable` says which: never forgotten, and learned first.
+        """
+        rows, ids = removable(self.statistics(), fraction), self._sample_ids()
+        removed: list[Any] = (rows if ids is None else ids[rows]).tolist()
+        return removed
+
     def weights(self) -> Array:
         """Return the probability that each label is right, shape (N,), to weigh the samples of a second training."""
         return weights(self.table())
@@ -116,12 +127,30 @@ class LabelSuspects:
         changes = {int(i): (int(given[i]), int(assessment.suggested[i])) for i in chosen}
         return RelabelledDataset(dataset, changes, label=label, length=len(given))
 
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the record and the tables to a folder, by default the run's, and return it."""
+        folder = RecordFolder(Path(path)) if path is not None else self._folder
+        if folder is None:
+            raise RuntimeError(_NO_EPOCH)
+        folder.write(self.statistics(), self._root_index, self._meta(), self._sample_ids())
+        folder.write_names(self._names)
+        folder.write_tables(self.table())
+        return folder.path
+
     def _assess(self) -> Assessment:
         statistics = self.statistics()
         if self._assessed is None or self._assessed[0] != len(self._epochs):
             kept = whole_history(self._folder.path, self._epochs) if self.history and self._folder else iter(())
             self._assessed = len(self._epochs), assess(statistics, (epoch for _, epoch in kept))
         return self._assessed[1]
+
+    def _sample_ids(self) -> Array | None:
+        ids = self._identity.ids
+        return None if ids is None or self._dynamics is None else ids.array(self._dynamics.num_samples)
+
+    def _meta(self) -> RecordMeta:
+        assert self._dynamics is not None
+        return RecordMeta(self._dynamics.num_samples, self._epochs, self._incomplete, self.class_names)
 
     def _sample_names(self) -> list[str] | None:
         if self.name_of is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from dynalens.callbacks.dynamics_log import DynamicsLog
 from dynalens.callbacks.suspects import LabelSuspects
 from dynalens.capture import Capture, CaptureError, StepCapture, inputs_to_show
-from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
+from dynalens.dynamics import EpochRecord, TrainingDynamics, probability_room
 from dynalens.host import (
     CallbackBase,
     Processes,
@@ -24,14 +24,9 @@ from dynalens.host import (
     tag_prefix,
 )
 from dynalens.identity import SampleIdentity, SampleIdentityError, check_rows
-from dynalens.records import RecordFolder, RecordMeta, read_history
+from dynalens.records import RecordFolder, read_history
 from dynalens.suspicion import Assessment
 from dynalens.tensorboard import Layout, dynamics_layout
-
-_NO_EPOCH = (
-    "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
-    "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
-)
 
 
 class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
@@ -60,6 +55,9 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         name_of: Callable(sample id) -> name of a sample, for tables; default: the paths in the dataset's ``samples``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
         history: Keep index, p(label), margin and prediction of every presentation on disk.
+        mean_probabilities: Keep the mean of all K probabilities of each of the N samples, for cleanlab and the like:
+            True within 1 GiB, a number within that many, counted as 4 N K bytes; :class:`~dynalens.TrainingDynamics`
+            says what of it is where. ``record.npz`` grows by as much.
         top_k: Suspects in the gallery; their pictures are copied from the batches of the epoch after.
         log_every_n_epochs: Epochs between two entries in the logger.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
@@ -80,6 +78,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         name_of: Callable[[Any], str] | None = None,
         save_dir: str | Path | None = None,
         history: bool = True,
+        mean_probabilities: bool | float = False,
         top_k: int = 20,
         log_every_n_epochs: int = 1,
         x_axis: Literal["step", "epoch"] = "step",
@@ -92,6 +91,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self.views, self.history, self.name = views, history, name
         self._state_key = self._generate_state_key(name=name)  # once: Lightning asks for it at every hook
         self.name_of = name_of
+        probability_room(mean_probabilities)  # raises now what it would raise in the first batch
+        self.mean_probabilities = mean_probabilities
         self._given_class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
         self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
         self._log: DynamicsLog | None = None
@@ -266,7 +267,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if found is None:
             return
         check_rows(found.logits.shape[0], rows.shape[0], self.views)
-        self._dynamics = self._dynamics or TrainingDynamics(self._identity.num_samples or 1)
+        self._dynamics = self._dynamics or self._new_record(self._identity.num_samples or 1)
         self._open = self._epoch(trainer)
         self._dynamics.update(rows.repeat(self.views) if self.views > 1 else rows, found.logits, found.targets)
         if not self._announced:
@@ -316,7 +317,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if not state_dict:
             return
         self._assessed = None
-        self._dynamics = TrainingDynamics(state_dict["dynamics"]["num_samples"])
+        self._dynamics = self._new_record(state_dict["dynamics"]["num_samples"])
         self._dynamics.load_state_dict(state_dict["dynamics"])
         self._identity.load_state(state_dict["sample_ids"])
         self._epochs, self._incomplete = list(state_dict["epochs"]), list(state_dict["incomplete_epochs"])
@@ -325,26 +326,10 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if self._processes and not self._processes.is_first:
             self._dynamics.discard_pending()  # the first process brings them to the merge
 
-    def statistics(self) -> SampleStatistics:
-        """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
-        if self._dynamics is None or not self._epochs:
-            raise RuntimeError(_NO_EPOCH)
-        return self._dynamics.compute()
-
     @property
     def identity(self) -> SampleIdentity:
         """Who is in a training batch, for callbacks that ask in the same step."""
         return self._identity
-
-    def save(self, path: str | Path | None = None) -> Path:
-        """Write the record and the tables to a folder, by default the run's, and return it."""
-        folder = RecordFolder(Path(path)) if path is not None else self._folder
-        if folder is None:
-            raise RuntimeError(_NO_EPOCH)
-        folder.write(self.statistics(), self._root_index, self._meta(), self._sample_ids())
-        folder.write_names(self._names)
-        folder.write_tables(self.table())
-        return folder.path
 
     def _end_fit(self) -> None:
         if not self._active:
@@ -361,15 +346,10 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
     def _find_samples(self, trainer: Any, *, training: bool = True) -> None:
         self._identity.start(trainer, self._dynamics.num_samples if self._dynamics else None, training=training)
         if self._dynamics is None and self._identity.num_samples is not None:
-            self._dynamics = TrainingDynamics(self._identity.num_samples)
+            self._dynamics = self._new_record(self._identity.num_samples)
 
-    def _sample_ids(self) -> Array | None:
-        ids = self._identity.ids
-        return None if ids is None or self._dynamics is None else ids.array(self._dynamics.num_samples)
-
-    def _meta(self) -> RecordMeta:
-        assert self._dynamics is not None
-        return RecordMeta(self._dynamics.num_samples, self._epochs, self._incomplete, self.class_names)
+    def _new_record(self, num_samples: int) -> TrainingDynamics:
+        return TrainingDynamics(num_samples, mean_probabilities=self.mean_probabilities)
 
     def _missing(self) -> list[int]:
         """The epochs that presentations were lost of, if those not yet folded are lost too."""

@@ -6,6 +6,7 @@ read from it.
 """
 
 from dynalens.dynamics.fold import epoch_weight
+from dynalens.dynamics.probabilities import probability_room
 from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, presentation_rows
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.tracker import VERSION, TrainingDynamics
@@ -20,4 +21,5 @@ __all__ = [
     "TrainingDynamics",
     "epoch_weight",
     "presentation_rows",
+    "probability_room",
 ]

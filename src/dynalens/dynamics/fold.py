@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, PREDICTED, TARGET
+from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.statistics import Array, SampleStatistics
 
 State = dict[str, Array]
@@ -25,17 +25,29 @@ _WEIGHTED = ("weighted_margin", "weighted_p_label", "weighted_p_rival")
 _LEAD = "probability_lead"
 """p_y - max_{k != y} p_k at the last presentation; positive exactly where the margin was."""
 
+_PROBABILITIES = "probability_sum"
+"""Sum of p over presentations, (N, K); there only where it was asked for."""
+
 _BLOCK = 2**16  # samples folded at a time, so that what they need stays in the processor's cache
 
 
-def empty_state(num_samples: int) -> State:
-    """Return the record of samples that were never seen."""
+def empty_state(num_samples: int, classes: int = 0) -> State:
+    """Return the record of samples that were never seen, with room for the probabilities of that many classes."""
     state = {name: np.full(num_samples, start, np.int16) for name, start in (_CLASSES | _COUNTS).items()}
-    for name in _SUMS:
-        state[f"{name}.high"] = np.zeros(num_samples, np.int32)
-        state[f"{name}.low"] = np.zeros(num_samples, np.int16)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_SUMS, (num_samples,))
+    if classes:
+        shapes[_PROBABILITIES] = (num_samples, classes)
+    for name, shape in shapes.items():
+        state[f"{name}.high"] = np.zeros(shape, np.int32)
+        state[f"{name}.low"] = np.zeros(shape, np.int16)
     state.update({name: np.zeros(num_samples, np.float32) for name in (_LEAD, *_WEIGHTED)})
     return state
+
+
+def classes_of(state: Mapping[str, Array]) -> int:
+    """Return the number of classes whose probabilities the record sums, 0 where it does not."""
+    high = state.get(f"{_PROBABILITIES}.high")
+    return 0 if high is None else high.shape[1]
 
 
 def epoch_weight(epoch: int, error: float) -> float:
@@ -57,7 +69,7 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
     Args:
         state: The record; changed in place.
         index: Shape ``(M,)``, the sample of each presentation.
-        rows: Shape ``(5, M)``, as of :func:`presentation_rows`.
+        rows: Shape ``(5, M)``, as of :func:`presentation_rows`, or ``(5 + K, M)`` with the probabilities.
         epoch: Number of the epoch.
         step: The epoch's weight as a part of the weights of all epochs so far: the step of the weighted means.
 
@@ -67,10 +79,11 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
     rounds = _rounds(index, len(state["label"]))
     _widen(state, rows, epoch, len(rounds))
     forgotten = learned = 0
+    size = max(1, _BLOCK * ROWS // len(rows))
     for order in rounds:
         every = len(order) == len(state["label"])  # sorted and all of them: a slice says the same and is faster
-        for start in range(0, len(order), _BLOCK):
-            block = order[start : start + _BLOCK]
+        for start in range(0, len(order), size):
+            block = order[start : start + size]
             at = slice(start, start + len(block)) if every else index[block]
             changes = _present_once(state, at, rows.take(block, axis=1), epoch, step)
             forgotten, learned = forgotten + changes[0], learned + changes[1]
@@ -142,6 +155,8 @@ def _present_once(state: State, at: "slice | Array", rows: Array, epoch: int, st
 def _add_to_sums(state: State, at: "slice | Array", rows: Array, p: Array) -> None:
     for name, values in (("margin_sum", rows[MARGIN]), ("loss_sum", -rows[LOG_P]), ("el2n_sum", rows[EL2N])):
         _write_sum(state, name, at, read_sum(state, name, at) + values)
+    if len(rows) > ROWS:
+        _write_sum(state, _PROBABILITIES, at, read_sum(state, _PROBABILITIES, at) + rows[ROWS:].T)
     # Welford's recursion: a variance as difference of two sums would lose its digits.
     mean = read_sum(state, "p_mean", at)
     delta = p - mean
@@ -196,7 +211,20 @@ def read_statistics(state: State) -> SampleStatistics:
         weighted_margin=np.where(seen, state["weighted_margin"], np.nan),
         weighted_confidence=np.where(seen, state["weighted_p_label"], np.nan),
         weighted_rival=np.where(seen, state["weighted_p_rival"], np.nan),
+        mean_probabilities=_mean_probabilities(state, times),
     )
+
+
+def _mean_probabilities(state: State, times: Array) -> Array | None:
+    classes = classes_of(state)
+    if not classes:
+        return None
+    means = np.empty((len(times), classes), np.float32)
+    size = max(1, _BLOCK // classes)
+    for start in range(0, len(means), size):  # a sum in float64 takes twice the room of the means
+        at = slice(start, start + size)
+        means[at] = read_sum(state, _PROBABILITIES, at) / times[at, np.newaxis]
+    return means
 
 
 def _or_nan(epochs: Array) -> Array:

@@ -15,6 +15,7 @@ NOT_A_CLASS = -(2**31)
 """Target that is no class, met on the device; it is raised at the epoch's end. No other negative target means it."""
 
 MARGIN, LOG_P, EL2N, PREDICTED, TARGET = range(5)
+ROWS = 5
 
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
@@ -103,9 +104,13 @@ class PendingRows:
 
     On a small batch the operations cost more than their numbers, so that the logits of small batches are copied and
     wait until there are enough for one computation.
+
+    Args:
+        probabilities: Keep the probabilities of all K classes too, 4 K bytes for each presentation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, probabilities: bool = False) -> None:
+        self._probabilities: list[Tensor] | None = [] if probabilities else None
         self._index: list[array[int] | Tensor] = []
         self._rows: list[Tensor] = []
         self._waiting: list[tuple[Tensor, Tensor]] = []
@@ -123,7 +128,7 @@ class PendingRows:
         logits, targets = logits.detach(), targets.detach()
         if logits.numel() >= _AT_ONCE:
             self._compute()
-            self._rows.append(presentation_rows(logits, targets))
+            self._keep(logits, targets)
             return
         kind = (logits.shape[1], logits.dtype, targets.dtype, logits.device)
         if kind != self._kind:
@@ -137,16 +142,22 @@ class PendingRows:
     def on_host(self) -> tuple[Array, Array, Array]:
         """Return index (M,), rows (5, M) and step (M,) of the M presentations in their order; the one copy to the host.
 
+        Where probabilities are kept, they follow in the rows, (5 + K, M).
         Index and step are int64; steps count the calls of ``add`` from 0 in each epoch, those before a checkpoint
         from -1 down.
         """
         self._compute()
         index = _indices_on_host(self._index)
-        rows = torch.cat(self._rows, dim=1).cpu().numpy() if self._rows else np.empty((5, 0), np.float32)
+        rows = torch.cat(self._rows, dim=1).cpu().numpy() if self._rows else np.empty((ROWS, 0), np.float32)
+        if self._probabilities:
+            # One by one: all of them together would need the room on the device twice.
+            rows = np.concatenate([rows, np.concatenate([each.cpu().numpy() for each in self._probabilities]).T])
         step = np.repeat(np.arange(len(self._index)), [len(each) for each in self._index])
         if self._continued is None:
             return index, rows, step
         before, rows_before, step_before = self._continued
+        if not len(index):
+            return self._continued
         return (
             np.concatenate([before, index]),
             np.concatenate([rows_before, rows], axis=1),
@@ -161,8 +172,13 @@ class PendingRows:
     def _compute(self) -> None:
         if self._waiting:
             logits, targets = zip(*self._waiting, strict=True)
-            self._rows.append(presentation_rows(torch.cat(logits), torch.cat(targets)))
+            self._keep(torch.cat(logits), torch.cat(targets))
             self._waiting, self._waiting_numbers = [], 0
+
+    def _keep(self, logits: Tensor, targets: Tensor) -> None:
+        self._rows.append(presentation_rows(logits, targets))
+        if self._probabilities is not None:
+            self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
 
 
 def _indices_on_host(index: Sequence["array[int] | Tensor"]) -> Array:

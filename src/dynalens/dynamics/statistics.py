@@ -1,6 +1,6 @@
 """What is read from the record."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy.typing as npt
@@ -34,6 +34,8 @@ class SampleStatistics:
         weighted_margin: Mean of the margin in which an epoch counts with :func:`~dynalens.dynamics.epoch_weight`.
         weighted_confidence: The same mean of p_y.
         weighted_rival: The same mean of max_{k != y} p_k.
+        mean_probabilities: Mean of p over presentations, shape ``(N, K)``, float32; None unless it was asked for, and
+            before the first epoch has ended.
     """
 
     label: Array
@@ -55,6 +57,12 @@ class SampleStatistics:
     weighted_margin: Array
     weighted_confidence: Array
     weighted_rival: Array
+    mean_probabilities: Array | None = None
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the statistics that there are, by name."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: values for name, values in every.items() if values is not None}
 
     def __len__(self) -> int:
         return len(self.label)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalens.dynamics.fold import empty_state, epoch_weight, fold, read_statistics
-from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, NOT_A_CLASS, PREDICTED, TARGET, PendingRows
+from dynalens.dynamics.fold import classes_of, empty_state, epoch_weight, fold, read_statistics
+from dynalens.dynamics.probabilities import check_probabilities, probability_room
+from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, NOT_A_CLASS, PREDICTED, ROWS, TARGET, PendingRows
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 
 VERSION = 2
@@ -24,9 +25,13 @@ class TrainingDynamics:
 
     Args:
         num_samples: Number N of samples in the dataset.
+        mean_probabilities: Keep the mean of all K probabilities of each sample: True within 1 GiB, a number within that
+            many, counted as 4 N K bytes. That much is on the device of the logits while an epoch lasts: 4 K bytes for
+            each of its presentations, and twice that while several processes merge them there. The host keeps half as
+            much again, and three times as much while an epoch ends.
 
     Raises:
-        ValueError: If ``num_samples`` is not positive.
+        ValueError: If ``num_samples`` is not positive, or ``mean_probabilities`` negative.
 
     Example:
         >>> import torch
@@ -38,15 +43,17 @@ class TrainingDynamics:
         (array([1, 0], dtype=int32), array([-1., -1.]))
     """
 
-    def __init__(self, num_samples: int) -> None:
+    def __init__(self, num_samples: int, *, mean_probabilities: bool | float = False) -> None:
         if num_samples < 1:
             raise ValueError(
                 f"Expected `num_samples` to be at least 1, got {num_samples}. Pass the length of the dataset."
             )
         self.num_samples = num_samples
+        self._room = probability_room(mean_probabilities)
         self._state = empty_state(num_samples)
         self._weight = 0.0
-        self._pending = PendingRows()
+        self._classes = 0
+        self._pending = self._nothing_pending()
 
     def update(self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
         """Record one batch; a sample may occur in it more than once.
@@ -57,7 +64,7 @@ class TrainingDynamics:
             targets: Shape ``(N,)``, int64, the classes trained on.
 
         Raises:
-            ValueError: If the shapes do not agree.
+            ValueError: If the shapes do not agree, or mean probabilities do not fit their room.
         """
         one_each = not isinstance(indices, Tensor) or (indices.ndim == 1 and not indices.is_floating_point())
         if logits.ndim != 2 or targets.shape != logits.shape[:1] or not one_each or len(indices) != len(targets):
@@ -66,12 +73,16 @@ class TrainingDynamics:
                 f"{tuple(logits.shape)}, {tuple(targets.shape)} and {_described(indices)}. "
                 "Pass one row of logits, one class and one dataset index for each sample."
             )
+        if self._room:
+            self._presented += logits.shape[0]
+            rows = max(self.num_samples, self._presented)
+            self._classes = check_probabilities(self._room, rows, logits.shape[1], self._classes)
         self._pending.add(indices, logits, targets)
 
     def grow(self, num_samples: int) -> None:
         """Make room for more samples, with the indices after those known; never takes any away."""
-        added = empty_state(max(num_samples - self.num_samples, 0))
-        self._state = {k: np.append(values, added[k].astype(values.dtype)) for k, values in self._state.items()}
+        added = empty_state(max(num_samples - self.num_samples, 0), classes_of(self._state))
+        self._state = {k: np.append(values, added[k].astype(values.dtype), 0) for k, values in self._state.items()}
         self.num_samples += len(added["label"])
 
     def end_epoch(self, epoch: int, exchange: Exchange | None = None) -> EpochRecord:
@@ -79,7 +90,7 @@ class TrainingDynamics:
 
         Args:
             epoch: Number of the epoch, from 0.
-            exchange: Where several processes train: takes index ``(n,)``, rows ``(5, n)`` and step ``(n,)`` of this
+            exchange: Where several processes train: takes index ``(n,)``, rows ``(R, n)`` and step ``(n,)`` of this
                 process's presentations, and returns index and rows of those of all, in the order in which they count.
 
         Returns:
@@ -89,7 +100,7 @@ class TrainingDynamics:
             ValueError: If a target is no class, an index is out of range, or the label of a sample changed
                 since its last presentation. The record is then as before.
         """
-        pending, self._pending = self._pending, PendingRows()
+        pending, self._pending = self._pending, self._nothing_pending()
         index, rows, step = pending.on_host()
         if exchange is not None:
             index, rows = exchange(index, rows, step)
@@ -99,6 +110,8 @@ class TrainingDynamics:
         kept = counted & finite
         if not kept.all():
             index, rows = index[kept], rows[:, kept]
+        if len(rows) > ROWS and not classes_of(self._state):
+            self._state = empty_state(self.num_samples, len(rows) - ROWS) | self._state
         forgotten, learned = fold(self._state, index, rows, epoch, self._step(rows[MARGIN], epoch))
         return EpochRecord(
             index=index,
@@ -112,7 +125,7 @@ class TrainingDynamics:
 
     def discard_pending(self) -> int:
         """Drop the presentations since the last ``end_epoch`` and return how many there were."""
-        dropped, self._pending = len(self._pending), PendingRows()
+        dropped, self._pending = len(self._pending), self._nothing_pending()
         return dropped
 
     def compute(self) -> SampleStatistics:
@@ -127,6 +140,7 @@ class TrainingDynamics:
             "version": VERSION,
             "num_samples": self.num_samples,
             "weight": self._weight,
+            "mean_probabilities": bool(self._room),
             "state": {name: torch.from_numpy(values.copy()) for name, values in self._state.items()},
             "pending": {name: torch.from_numpy(values.copy()) for name, values in presentations},
         }
@@ -135,7 +149,8 @@ class TrainingDynamics:
         """Continue from ``state_dict``.
 
         Raises:
-            ValueError: If it has another version or another number of samples.
+            ValueError: If it has another version or another number of samples, or no mean probabilities where they are
+                kept.
         """
         found = (state_dict.get("version"), state_dict.get("num_samples"))
         if found != (VERSION, self.num_samples):
@@ -143,11 +158,25 @@ class TrainingDynamics:
                 f"Expected a record of version {VERSION} with {self.num_samples} samples, got version {found[0]} "
                 f"with {found[1]}. Resume with the dataset the checkpoint was made with, or call `reset()`."
             )
-        self._state = {name: state_dict["state"][name].cpu().numpy().copy() for name in self._state}
-        self._weight = float(state_dict["weight"])
+        if self._room and not state_dict.get("mean_probabilities", False):
+            raise ValueError(
+                "Expected a record with mean probabilities, as `mean_probabilities` asks for them, got one without. "
+                "Resume with `mean_probabilities=False`, or call `reset()` to record anew."
+            )
         index, rows, step = (state_dict["pending"][name].cpu().numpy().copy() for name in ("index", "rows", "step"))
-        self._pending = PendingRows()
+        kept = {name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()}
+        self._classes = classes_of(kept) or len(rows) - ROWS
+        if not self._room:
+            self._classes, rows = 0, rows[:ROWS]
+            kept = {name: kept[name] for name in empty_state(0)}
+        self._state, self._weight = kept, float(state_dict["weight"])
+        self._pending = self._nothing_pending()
         self._pending.continue_from(index, rows, step)
+        self._presented = len(self._pending)
+
+    def _nothing_pending(self) -> PendingRows:
+        self._presented = 0  # in this epoch, counted where room has to be
+        return PendingRows(probabilities=self._room > 0)
 
     def _step(self, margin: Array, epoch: int) -> float:
         """Return this epoch's weight as a part of all weights with it."""

@@ -3,7 +3,7 @@
 `course` divides the history of a run into a few periods, `evidence` is what they say of each sample when they are
 weighted, `noise` knows which class is given for which, `rate` how many labels are wrong, `ranking` makes one order and
 a probability of it, `scores` are those that others rank by, `table` is what a user sees of one run and `comparison` of
-several.
+several, and `unforgettable` are the samples that training needs least.
 """
 
 from dynalens.suspicion.comparison import compared
@@ -20,6 +20,7 @@ from dynalens.suspicion.table import (
     weights,
     worst_samples,
 )
+from dynalens.suspicion.unforgettable import removable
 
 __all__ = [
     "PRECISION",
@@ -31,6 +32,7 @@ __all__ = [
     "epoch_summary",
     "flagged",
     "overlap",
+    "removable",
     "samples_table",
     "suspects",
     "weights",

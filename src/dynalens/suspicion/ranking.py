@@ -1,7 +1,7 @@
 """One order of suspicion, and the probability that each label is wrong, learned from the run itself."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -138,7 +138,8 @@ def ranks(values: Array) -> Array:
 
 
 def _part(statistics: SampleStatistics, chosen: Array) -> SampleStatistics:
-    return SampleStatistics(**{field.name: getattr(statistics, field.name)[chosen] for field in fields(statistics)})
+    one_each = {name: values for name, values in statistics.arrays().items() if values.ndim == 1}
+    return SampleStatistics(**{name: values[chosen] for name, values in one_each.items()})
 
 
 def _structure(evidence: Evidence, rate: NoiseRate | None = None) -> float:

@@ -1,0 +1,53 @@
+"""Which samples training needs least: those that were never forgotten."""
+
+import numpy as np
+
+from dynalens.dynamics import Array, SampleStatistics
+
+
+def removable(statistics: SampleStatistics, fraction: float) -> Array:
+    """Return the samples that can be left out with the least loss: never forgotten, and learned first.
+
+    Of the samples that were learned and never forgotten afterwards ("unforgettable"), the first in the order of their
+    first learned epoch, then of their mean margin, the largest first, then of their index.
+
+    Source: Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", ICLR 2019,
+    section 5. https://arxiv.org/abs/1812.05159
+    Differs from the source: unforgettable samples are ordered, where the source takes them all or draws among them;
+    samples that were forgotten are never returned, where the source goes on with the least forgotten ones.
+
+    Args:
+        statistics: Of a run whose epochs showed each sample at least a few times.
+        fraction: Of the samples that were seen, in [0, 1]; the number is rounded down.
+
+    Returns:
+        Shape ``(M,)``, int64, indices of rows of the record, the first to leave out first.
+
+    Raises:
+        ValueError: If ``fraction`` is out of its range, or fewer samples than that were never forgotten.
+
+    Example:
+        >>> import torch
+        >>> from dynalens import TrainingDynamics
+        >>> dynamics = TrainingDynamics(3)
+        >>> for epoch, right in enumerate([[-1.0, 2.0, 1.0], [3.0, 2.0, -1.0]]):
+        ...     margins = torch.tensor(right)
+        ...     dynamics.update([0, 1, 2], torch.stack([margins, torch.zeros(3)], dim=1), torch.tensor([0, 0, 0]))
+        ...     _ = dynamics.end_epoch(epoch)
+        >>> removable(dynamics.compute(), 0.34), removable(dynamics.compute(), 0.67)
+        (array([1]), array([1, 0]))
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(
+            f"Expected `fraction` to be in [0, 1], got {fraction}. Pass the share of the samples to leave out."
+        )
+    never_forgotten = np.flatnonzero(statistics.learned & (statistics.forgetting_events == 0))
+    seen = int((statistics.presentations > 0).sum())
+    count = int(fraction * seen + 1e-9)  # 0.29 of 100 is 28.999...
+    if count > len(never_forgotten):
+        raise ValueError(
+            f"Expected `fraction` to be at most {len(never_forgotten) / seen:.3g}, the share of the {seen} samples "
+            f"seen that were learned and never forgotten, got {fraction}. Leave out fewer, or train longer."
+        )
+    first, margin = statistics.first_learned[never_forgotten], statistics.margin[never_forgotten]
+    return never_forgotten[np.lexsort((never_forgotten, -margin, first))][:count]
