@@ -41,3 +41,10 @@ def test_the_benchmark_of_attribution_runs(tmp_path: Path) -> None:
     )
     for line in ("saliency and grad_cam", "integrated_gradients(2)", "times the bound", "completeness gap of 2 steps"):
         assert line in result.stdout
+
+
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0", "ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_the_pictures_of_the_guide_are_drawn(tmp_path: Path) -> None:
+    runpy.run_path(str(BENCHMARKS / "guide_pictures.py"))["main"](["--out", str(tmp_path), "--epochs", "2", "1"])
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (BENCHMARKS.parent / "docs" / "images").glob("guide_*")}

@@ -38,7 +38,8 @@ def test_the_lines_of_use_run_as_they_stand(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"model": Classifier(), "data": Data(), "train_set": dataset()}
-    exec(README.read_text().split("```python\n")[1].split("```")[0], names)
+    for block in README.read_text().split("```python\n")[1:]:
+        exec(block.split("```")[0], names)
     assert "suggested" in capsys.readouterr().out
     assert len(names["clean"]) == len(names["dynamics"].clean_indices()) > 0
     assert (tmp_path / "lightning_logs" / "version_0" / "dynalens" / "suspects.csv").exists()
