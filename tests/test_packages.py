@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as other_package
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -155,6 +156,37 @@ def test_the_command_line_configures_both_callbacks_from_yaml(tmp_path: Path, na
     assert len(list((tmp_path / "dynalens" / "explanations").iterdir())) == 2
 
 
+def first_word(token: int) -> str:
+    return f"word {token}"
+
+
+def all_ones(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return torch.ones_like(images)
+
+
+@both
+def test_the_command_line_takes_callables_by_their_dotted_paths(tmp_path: Path, name: str) -> None:
+    methods = '["saliency", "test_packages.all_ones"]'
+    prefix = "--trainer.callbacks.init_args."
+    given = f"{prefix}methods={methods}", f"{prefix}decode=test_packages.first_word", f"{prefix}baseline=1"
+    explaining = cli(name, tmp_path, *given).trainer.callbacks[1]
+    assert explaining.methods[0] == "saliency"
+    assert explaining.methods[1].__name__ == "all_ones"
+    assert (explaining.decode(7), explaining.baseline) == ("word 7", 1)
+    with np.load(tmp_path / "dynalens" / "explanations" / "epoch_000001.npz") as arrays:
+        assert set(arrays["all_ones.tie_fraction"]) == {1.0}
+        curves = arrays["saliency.deletion.curves"]
+    assert len(curves) == 4
+
+
+@both
+@pytest.mark.parametrize("path", ["test_packages.no_such_name", "no_such_module.name", "test_packages.VALUES"])
+def test_the_command_line_refuses_paths_that_cannot_be_imported(tmp_path: Path, name: str, path: str) -> None:
+    with pytest.raises(ValueError, match=rf"dotted paths of callables that can be imported, .*, got \['{path}'\]"):
+        cli(name, tmp_path, f"--trainer.callbacks.init_args.methods={path}")
+
+
+VALUES = (1, 2)
 BAD = {
     "a wrong literal": ("--trainer.callbacks.init_args.x_axis=time", "x_axis"),
     "a wrong type": ("--trainer.callbacks.init_args.num_samples=few", "num_samples"),
