@@ -19,3 +19,18 @@ def imported(path: str) -> Any:
     if not callable(found):
         raise ImportError(f"{path} is no callable")
     return found
+
+
+def resolved(value: Any) -> Any:
+    """Return the callable of a dotted path; anything else, names without a dot and unknown paths included, as it is.
+
+    Example:
+        >>> resolved("math.floor")(2.5), resolved("blur"), resolved(("a.b", "c"))
+        (2, 'blur', ('a.b', 'c'))
+    """
+    if not isinstance(value, str) or "." not in value:
+        return value
+    try:
+        return imported(value)
+    except ImportError:
+        return value

@@ -18,7 +18,7 @@ from dynalens.attribution.gradients import (
 from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.passes import Formula
 from dynalens.attribution.rollout import attention_rollout, gradient_rollout
-from dynalens.paths import imported
+from dynalens.paths import resolved
 
 Function = Callable[..., Tensor]
 Method = str | Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -73,7 +73,7 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
 def resolved_methods(methods: Sequence[Method] | Method) -> tuple[Method, ...]:
     """Return the methods as a tuple, the callables of dotted paths in place of these; other names as they are."""
     listed = (methods,) if isinstance(methods, str) or callable(methods) else methods
-    return tuple(_resolved(method) for method in listed)
+    return tuple(method if _is_captums(method) else resolved(method) for method in listed)
 
 
 def takes(function: Function, argument: str) -> bool:
@@ -92,15 +92,8 @@ def _name_of(method: Any) -> str:
     )
 
 
-def _resolved(method: Method) -> Method:
-    """Return the callable of a dotted path; other names as they are."""
-    if not isinstance(method, str) or method.startswith(PREFIX) or "." not in method:
-        return method
-    try:
-        found: Method = imported(method)
-    except ImportError:
-        return method  # an unknown name
-    return found
+def _is_captums(method: Method) -> bool:
+    return isinstance(method, str) and method.startswith(PREFIX)
 
 
 def _function(method: Method) -> Function:

@@ -36,6 +36,7 @@ from dynalens.host import (
 )
 from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
+from dynalens.paths import resolved
 from dynalens.pictures import Normalisation, find_normalisation
 from dynalens.records import write_arrays
 from dynalens.tensorboard import Layout, faithfulness_layout, make_sink, write_layout
@@ -68,8 +69,8 @@ class AttributionMonitor(CallbackBase):
             "symmetric_relevance_gain", "deletion_rescaled", "insertion_rescaled", "average_drop", "average_increase",
             "class_sensitivity" (against the map of the most probable other class), "attribution_drift" (rank
             correlation with the last explanation) and "randomisation_check" (with the first one).
-        baseline: What replaced pixels show: "blur", "zero", "mean" or a callable(images) -> images; for tokens the id
-            of one that says nothing: that of the mask or of unknown words.
+        baseline: What replaced pixels show: "blur", "zero", "mean" or a callable(images) -> images or its dotted path;
+            for tokens the id of one that says nothing: that of the mask or of unknown words.
         steps: Steps of a curve, or "auto" to set points where it bends.
         patch_size: Side of the patches that are replaced together.
         precision: Of the passes that score perturbed images: "auto" is the Trainer's, or "float32", "bfloat16",
@@ -81,7 +82,8 @@ class AttributionMonitor(CallbackBase):
         suspects: How many suspects are explained beside them: those with the lowest mean margin so far. (The ranking of
             ``TrainingDynamicsMonitor.suspects`` reads the whole history, too much for every epoch.)
         target: "label" or "prediction": the class that the kept samples are explained for.
-        inputs: Where images and labels stand in the batch: "auto", (key, key) or callable(batch) -> (images, labels).
+        inputs: Where images and labels stand in the batch: "auto", (key, key) or callable(batch) -> (images, labels)
+            or its dotted path.
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
         decode: Callable(token id) -> its word, as of a tokenizer, for pictures of tokens; an empty one is not drawn.
             Default: the id.
@@ -105,7 +107,7 @@ class AttributionMonitor(CallbackBase):
         methods: Sequence[Method] | Method = ("saliency", "grad_cam"),
         method_args: dict[str, dict[str, Any]] | None = None,
         metrics: Sequence[str] = _METRICS,
-        baseline: Callable[[Tensor], Tensor] | int | str = "blur",
+        baseline: int | str | Callable[[Tensor], Tensor] = "blur",
         steps: int | Literal["auto"] = 20,
         patch_size: int = 1,
         precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -114,7 +116,7 @@ class AttributionMonitor(CallbackBase):
         samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None = None,
         suspects: int = 4,
         target: Literal["label", "prediction"] = "label",
-        inputs: Callable[[Any], tuple[Tensor, Tensor]] | tuple[str, str] | str = "auto",
+        inputs: str | tuple[str, str] | Callable[[Any], tuple[Tensor, Tensor]] = "auto",
         forward: Forward | None = None,
         decode: Callable[[int], str] | None = None,
         target_layer: str | None = None,
@@ -137,6 +139,8 @@ class AttributionMonitor(CallbackBase):
         check_methods(methods, method_args)
         self.methods = resolved_methods(methods)
         self.method_args, self.metrics = method_args, check_metrics(metrics)
+        # Texts come first in the types above: jsonargparse cannot write them into a saved configuration otherwise.
+        baseline, inputs = resolved(baseline), resolved(inputs)
         settings = CurveSettings(baseline, steps, patch_size, seed, "float32" if precision == "auto" else precision)
         self.baseline, self.steps, self.patch_size, self.seed = baseline, steps, patch_size, seed
         self.precision, self.suspects, self.target = precision, suspects, target
