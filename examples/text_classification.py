@@ -101,9 +101,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     pl.seed_everything(0, verbose=False)
     train, val = Reviews(args.samples, 1, flipped=args.samples // 20), Reviews(256, 2)
     dynamics = TrainingDynamicsMonitor(name_of=lambda i: train.texts[i])
+    nothing = {"integrated_gradients": {"baseline": torch.full((1, LENGTH), UNKNOWN)}}
     words = AttributionMonitor(
-        methods=("integrated_gradients", "saliency"), baseline=UNKNOWN, decode=VOCABULARY.__getitem__, steps=LENGTH
-    )
+        methods=("integrated_gradients", "saliency"), method_args=nothing, baseline=UNKNOWN, steps=LENGTH,
+        decode=VOCABULARY.__getitem__, num_samples=4, suspects=3,
+    )  # fmt: skip
     trainer = pl.Trainer(
         max_epochs=args.epochs, accelerator="auto", callbacks=[dynamics, words], default_root_dir=args.out
     )

@@ -51,7 +51,7 @@ class Vit(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW."""
-        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+        return torch.optim.AdamW(self.parameters(), lr=2e-3)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="npz file with `images` and `labels`; default: scikit-learn's digits")
     parser.add_argument("--samples", type=int, help="use only the first ones")
-    parser.add_argument("--patch", type=int, default=1, help="side of a patch; 4 for images of 28 or 32 pixels")
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--patch", type=int, default=2, help="side of a patch; 4 for images of 28 or 32 pixels")
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--out", default=".", help="folder for lightning_logs")
     args = parser.parse_args(argv)
     pl.seed_everything(0, verbose=False)
@@ -74,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         default_root_dir=args.out,
     )  # fmt: skip
     model = Vit(images.shape[1], images.shape[2], args.patch, int(labels.max()) + 1)
-    trainer.fit(model, DataLoader(train, 64, shuffle=True), DataLoader(val, 256))
-    print("\nSymmetric relevance gain of the last epoch: 0 is chance, larger is better.")
+    trainer.fit(model, DataLoader(train, 32, shuffle=True), DataLoader(val, 256))
+    print("\nSymmetric relevance gain of the last epoch, 8 images; the random order says how much is chance:")
     last = max(Path(str(trainer.log_dir)).glob("dynalens/explanations/*.npz"))
     with np.load(last) as found:
         for name in (*METHODS, "random"):
