@@ -68,14 +68,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = TensorDataset(images[: args.samples], torch.from_numpy(labels[: args.samples]))
     cut = len(data) // 5
     val, train = (torch.utils.data.Subset(data, part) for part in (range(cut), range(cut, len(data))))
-    maps = AttributionMonitor(methods=METHODS, patch_size=args.patch, num_samples=8)
+    maps = AttributionMonitor(methods=METHODS, patch_size=args.patch, num_samples=16)
     trainer = pl.Trainer(
         max_epochs=args.epochs, accelerator="auto", devices=1, callbacks=[TrainingDynamicsMonitor(), maps],
         default_root_dir=args.out,
     )  # fmt: skip
     model = Vit(images.shape[1], images.shape[2], args.patch, int(labels.max()) + 1)
     trainer.fit(model, DataLoader(train, 32, shuffle=True), DataLoader(val, 256))
-    print("\nSymmetric relevance gain of the last epoch, 8 images; the random order says how much is chance:")
+    print("\nSymmetric relevance gain of the last epoch, 16 images; the random order says how much is chance:")
     last = max(Path(str(trainer.log_dir)).glob("dynalens/explanations/*.npz"))
     with np.load(last) as found:
         for name in (*METHODS, "random"):

@@ -130,3 +130,15 @@ def test_ddp_ends_with_one_record_in_both_processes(tmp_path: Path) -> None:
     assert said["0"] == said["1"]
     assert "the record has 404 presentations of 201 samples" in said["0"]  # one is repeated in each epoch
     assert list(tmp_path.rglob("record.npz"))
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_has_a_page_with_its_command(path: Path) -> None:
+    page = (EXAMPLES.parent / "docs" / "examples" / f"{path.stem}.md").read_text()
+    assert f"python examples/{path.name}" in page
+
+
+def test_the_page_shows_the_configuration_file_as_it_is() -> None:
+    page = (EXAMPLES.parent / "docs" / "examples" / "lightning_cli.md").read_text()
+    shown = re.findall(r"```yaml\ntrainer:\n(.*?)\n```", page, flags=re.DOTALL)[0]
+    assert shown in (EXAMPLES / "lightning_cli.yaml").read_text()
