@@ -182,7 +182,7 @@ def test_several_layers_are_added_up(name: str) -> None:
     for chunk_size in (None, 1):
         arguments = {method: {"layer": ["word", "place"]}}
         ours = explain(model, tokens, Y, methods=method, method_args=arguments, chunk_size=chunk_size).maps[method]
-        torch.testing.assert_close(ours, (theirs[0] + theirs[1]).detach())
+        torch.testing.assert_close(ours, (theirs[0] + theirs[1]).detach().float())
 
 
 def test_layers_of_images_are_added_up_too() -> None:
