@@ -1,6 +1,7 @@
 """Every class that captum.attr exports works as a method, or says why not."""
 
 import builtins
+import inspect
 import sys
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.attribution import check_methods, explain, saliency
+from dynalens.attribution.captum import _SEVERAL_LAYERS
 from toys import ToyTransformer
 from traces import traces
 
@@ -156,6 +158,59 @@ def test_token_models_are_explained_at_their_embedding() -> None:
     maps = explain(model, tokens, Y, methods=method, method_args={method: {"layer": "0"}}).maps[method]
     weight = next(iter(model[2].parameters()))[Y].view(2, 3, 4)
     torch.testing.assert_close(maps, ((embedding(tokens) - embedding(torch.zeros_like(tokens))) * weight).detach())
+
+
+class TwoEmbeddings(nn.Module):
+    """Embeddings of words and of places, added up, and a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.word, self.place, self.wide = nn.Embedding(10, 4), nn.Embedding(3, 4), nn.Embedding(10, 2)
+        self.act, self.head = nn.Tanh(), nn.Linear(18, 3)
+
+    def forward(self, ids: Tensor) -> Any:
+        embedded = self.word(ids) + self.place(torch.arange(3).expand_as(ids))
+        return self.head(torch.cat([self.act(embedded), self.wide(ids)], dim=2).flatten(1))
+
+
+@pytest.mark.filterwarnings("ignore:Multiple layers provided")
+@pytest.mark.parametrize("name", ["LayerIntegratedGradients", "LayerGradientXActivation"])
+def test_several_layers_are_added_up(name: str) -> None:
+    model, tokens, method = TwoEmbeddings().eval(), torch.tensor([[1, 2, 3], [4, 5, 6]]), f"captum:{name}"
+    theirs = getattr(captum.attr, name)(model, [model.word, model.place]).attribute(tokens, target=Y)
+    for chunk_size in (None, 1):
+        arguments = {method: {"layer": ["word", "place"]}}
+        ours = explain(model, tokens, Y, methods=method, method_args=arguments, chunk_size=chunk_size).maps[method]
+        torch.testing.assert_close(ours, (theirs[0] + theirs[1]).detach().float())
+
+
+def test_layers_of_images_are_added_up_too() -> None:
+    method = "captum:LayerGradientXActivation"
+
+    def maps(layer: Any) -> Tensor:
+        return explain(Net(), images(), Y, methods=method, method_args={method: {"layer": layer}}).maps[method]
+
+    torch.testing.assert_close(maps(["conv", "act"]), maps("conv") + maps(["act"]))
+    with pytest.raises(
+        ValueError, match=r"layers whose maps have one shape, got conv \(2, 4, 6, 6\), pool \(2, 4, 3, 3\)"
+    ):
+        maps(["conv", "pool"])
+
+
+def test_only_classes_that_take_several_layers_are_given_them() -> None:
+    taking = {
+        name
+        for name in WORKS
+        if "layer" in (parameters := inspect.signature(getattr(captum.attr, name)).parameters)
+        and "List" in str(parameters["layer"].annotation)
+    }
+    assert taking == set(_SEVERAL_LAYERS)
+    method = "captum:LayerConductance"
+    with pytest.raises(
+        ValueError, match=r"`layer` of LayerConductance to be .*LayerIntegratedGradients, LayerLRP take"
+    ):
+        explain(Net(), images(), Y, methods=method, method_args={method: {"layer": ["conv", "act"]}})
 
 
 def test_two_classes_of_one_logit_and_a_forward_of_ones_own_are_explained() -> None:

@@ -279,6 +279,7 @@ X, Y = torch.zeros(2, 1, 4, 4), torch.tensor([1, 0])
         ([X, Y], "auto"),
         ({"image": X, "label": Y}, "auto"),
         ({"a": X, "b": Y}, ("a", "b")),
+        ({"input_ids": X, "attention_mask": X, "labels": Y}, "auto"),
         ({"deep": (X, Y)}, lambda batch: batch["deep"]),
     ],
 )
@@ -288,7 +289,13 @@ def test_images_and_labels_are_found(batch: Any, inputs: Any) -> None:
     assert torch.equal(labels, Y)
 
 
-@pytest.mark.parametrize("batch", [(X.long(), Y), (Y, X), {"label": Y}, (X, Y[:1])])
+def test_tokens_are_inputs_too() -> None:
+    tokens = torch.tensor([[5, 6, 7], [8, 9, 0]])
+    assert images_and_labels((tokens, Y))[0] is tokens
+    assert images_and_labels({"input_ids": tokens, "labels": Y})[0] is tokens
+
+
+@pytest.mark.parametrize("batch", [(X.long(), Y), (torch.rand(2, 3), Y), (Y, X), {"label": Y}, (X, Y[:1])])
 def test_a_batch_without_images_is_refused(batch: Any) -> None:
     with pytest.raises(CaptureError, match=r"Expected .* Pass `inputs=` with \(key, key\) or a callable"):
         images_and_labels(batch)

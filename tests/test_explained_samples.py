@@ -349,12 +349,12 @@ def test_a_resumed_run_goes_on_with_its_samples_and_maps(tmp_path: Path) -> None
     resumed = monitors()
     torch.load(half / "epoch=1.ckpt", weights_only=True)
     trainer(half, *resumed).fit(model, DataLoader(Reversed(), batch_size=4), ckpt_path=str(half / "epoch=1.ckpt"))
-    assert torch.equal(resumed[0]._kept[0], images()[:3])
+    assert torch.equal(resumed[0]._chosen._first[0], images()[:3])
     for name in ("", "ids"):
         after, before = explanation(half, 2, name), explanation(whole, 2, name)
         assert after["labels"].tolist() == before["labels"].tolist()
         assert "saliency.attribution_drift.values" in after
-    assert torch.equal(resumed[1]._chosen.result()[1], images()[[4, 2]])
+    assert torch.equal(resumed[1]._chosen.every_epoch()[1], images()[[4, 2]])
 
 
 def test_a_second_fit_explains_its_epochs_too(tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_an_indexed_dataset_is_read_as_the_one_in_it(tmp_path: Path, validates: 
     fit(
         tmp_path, monitor, by_id, TrainingDynamicsMonitor(), model=OfPairs(), data=data, val=data if validates else None
     )
-    assert monitor._kept is not None
-    assert torch.equal(monitor._kept[0], images()[:3])
+    assert monitor._chosen._first is not None
+    assert torch.equal(monitor._chosen._first[0], images()[:3])
     assert explanation(tmp_path, 2)["suspects_label.ids"].shape == (2,)
     assert explanation(tmp_path, 2, "ids")["ids"].tolist() == [4, 2]

@@ -159,7 +159,9 @@ def test_baselines_by_hand() -> None:
     assert torch.equal(baseline_images(IMAGE, "zero"), torch.zeros(1, 1, 2, 2))
     assert torch.equal(baseline_images(IMAGE, "mean"), torch.full((1, 1, 2, 2), 2.5))
     assert torch.equal(baseline_images(IMAGE, torch.tensor(7)), torch.full((1, 1, 2, 2), 7.0))
-    with pytest.raises(ValueError, match=r"`baseline` to be one of .*mean, a tensor or a callable, got 'black'"):
+    with pytest.raises(
+        ValueError, match=r"`baseline` to be one of .*mean, an integer, a tensor or a callable, got 'black'"
+    ):
         baseline_images(IMAGE, "black")
 
 

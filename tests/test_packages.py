@@ -1,6 +1,7 @@
 """Both callbacks work alike in both of Lightning's packages: given, configured, resumed, or asked for."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as other_package
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -155,6 +157,58 @@ def test_the_command_line_configures_both_callbacks_from_yaml(tmp_path: Path, na
     assert len(list((tmp_path / "dynalens" / "explanations").iterdir())) == 2
 
 
+def first_word(token: int) -> str:
+    return f"word {token}"
+
+
+def dark(images: Tensor) -> Tensor:
+    return torch.zeros_like(images)
+
+
+def all_ones(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+    return torch.ones_like(images)
+
+
+@both
+def test_the_command_line_takes_callables_by_their_dotted_paths(tmp_path: Path, name: str) -> None:
+    methods = '["saliency", "test_packages.all_ones"]'
+    prefix = "--trainer.callbacks.init_args."
+    given = (
+        f"{prefix}methods={methods}",
+        f"{prefix}decode=test_packages.first_word",
+        f"{prefix}baseline=test_packages.dark",
+    )
+    explaining = cli(name, tmp_path, *given).trainer.callbacks[1]
+    assert explaining.methods[0] == "saliency"
+    assert explaining.methods[1].__name__ == "all_ones"
+    assert (explaining.decode(7), explaining.baseline.__name__) == ("word 7", "dark")
+    with np.load(tmp_path / "dynalens" / "explanations" / "epoch_000001.npz") as arrays:
+        assert set(arrays["all_ones.tie_fraction"]) == {1.0}
+        curves = arrays["saliency.deletion.curves"]
+    assert len(curves) == 4
+
+
+@both
+def test_a_saved_configuration_is_that_of_the_command_line(tmp_path: Path, name: str) -> None:
+    values = {"baseline": "3", "inputs": "test_packages.images_first", "decode": "test_packages.first_word"}
+    values |= {"methods": '["saliency","test_packages.all_ones"]', "forward": "test_packages.logits_of"}
+    given = [f"--trainer.callbacks.init_args.{key}={value}" for key, value in values.items()]
+    run = cli(name, tmp_path, *given)
+    dumped = run.parser.dump(run.config, skip_none=False)
+    (kept,) = re.findall(r"AttributionMonitor\n *init_args:\n(.*)\n +fast_dev_run", dumped, flags=re.DOTALL)
+    for line in ("baseline: 3", "- test_packages.all_ones", *(f"{key}: {values[key]}" for key in ("inputs", "decode"))):
+        assert line in kept
+    assert "Unable to serialize" not in kept
+
+
+@both
+@pytest.mark.parametrize("path", ["test_packages.no_such_name", "no_such_module.name", "test_packages.VALUES"])
+def test_the_command_line_refuses_paths_that_cannot_be_imported(tmp_path: Path, name: str, path: str) -> None:
+    with pytest.raises(ValueError, match=rf"dotted paths of callables that can be imported, .*, got \['{path}'\]"):
+        cli(name, tmp_path, f"--trainer.callbacks.init_args.methods={path}")
+
+
+VALUES = (1, 2)
 BAD = {
     "a wrong literal": ("--trainer.callbacks.init_args.x_axis=time", "x_axis"),
     "a wrong type": ("--trainer.callbacks.init_args.num_samples=few", "num_samples"),

@@ -33,6 +33,7 @@ from dynalens.pictures import (
 )
 from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, shortened, text_width
 from dynalens.pictures.gallery import sparkline
+from dynalens.pictures.overlays import word_lines
 from test_dynamics import _NoCopyBetweenDevices
 
 FRACTIONS = np.linspace(0, 1, 5)
@@ -108,6 +109,50 @@ def test_words_stand_before_their_relevance() -> None:
     assert first[2] > first[0] + 60  # blue speaks against
     assert second[0] > second[2] + 60  # red speaks for
     assert words_cell([f"word{i}" for i in range(500)], np.zeros(500), (128, 60), signed=True).size == (128, 60)
+
+
+def test_words_are_broken_into_lines_and_blank_ones_are_left_out() -> None:
+    words = ("a", "", "b", " ", "c")
+    width = int(2 * (text_width("a", 16) + 6)) + 2
+    assert word_lines(words, width, 16) == [[0, 2], [4]]
+    plain = words_cell(("a", "b"), np.zeros(2), (100, 24), signed=False)
+    padded = words_cell(("", "a", "b", ""), np.array([9.0, 0.0, 0.0, 9.0]), (100, 24), signed=False)
+    assert np.array_equal(np.asarray(plain), np.asarray(padded))
+
+
+def test_words_that_find_no_room_are_an_ellipsis_in_the_last_line() -> None:
+    words = [f"word{i}" for i in range(40)]
+    fitting = sum(len(line) for line in word_lines(words, 120, 16)[:2])
+    short, long = (np.asarray(words_cell(words[:n], np.ones(n), (120, 44), signed=True)) for n in (fitting, 40))
+    assert np.array_equal(short[:22], long[:22])
+    assert (long[24:40] == 255).all(axis=2).mean() > (short[24:40] == 255).all(axis=2).mean()
+
+
+def test_a_sheet_and_a_film_of_words_have_a_band_for_each_method_and_epoch() -> None:
+    words = ("the", "film", "was", "good")
+    maps = {"a": np.array([0.0, 0.0, 0.0, 1.0]), "b": np.array([0.0, -1.0, 0.0, 1.0])}
+    row = ExplanationRow(words, "good", "bad", 0.2, maps, right=False)
+    one, two = (explanation_sheet([row] * n, fractions=np.array([0.0, 1.0]), title="t") for n in (1, 2))
+    assert one.width == two.width == 700
+    band = 2 * (14 + 17 + 2 + 5)  # a line for the method, one of words, a gap
+    assert two.height - one.height == 2 * (14 + 5) + 2 * band
+    film = FilmStrip()
+    for epoch in range(2):
+        film.add(epoch, [words], [maps["b"]], [epoch == 1], signed=True)
+    pixels = np.asarray(film.image("t", ["good"])).reshape(-1, 3).tolist()
+    assert [213, 94, 0] in pixels  # wrong at first
+    assert [0, 114, 178] in pixels
+
+
+def test_a_sheet_of_many_methods_grows_wider() -> None:
+    methods = [f"m{i}" for i in range(30)]
+    curves = {method: {"deletion": np.array([1.0, 0.0])} for method in methods}
+    maps = {method: np.eye(4) for method in methods}
+    row = ExplanationRow(np.zeros((4, 4, 3), np.uint8), "a", "b", 0.5, maps, curves=curves)
+    sheet = explanation_sheet([row], fractions=np.array([0.0, 1.0]), title="t")
+    assert sheet.width == 3 * (
+        5 + 61 * (32 + 5)
+    )  # an input, maps and charts of 32 with gaps of 5, three times as large
 
 
 def test_an_overlay_shows_the_sign_of_relevance() -> None:

@@ -27,6 +27,7 @@ from dynalens.suspicion.course import PERIODS, Votes, read_course
 from dynalens.suspicion.evidence import Evidence, weighted
 from dynalens.suspicion.noise import Confusions, deconvolved, noise_matrix, wrong_log_odds
 from dynalens.suspicion.ranking import discriminant, log_odds_offset, probability
+from dynalens.suspicion.rate import estimate_noise_rate
 from dynalens.suspicion.scores import named_scores
 
 HISTORY = list[dict[str, Array]]
@@ -240,6 +241,26 @@ def test_flips_are_found_counted_and_named(kind: str, rate: float) -> None:
     assert right_name.mean() > 0.9
     assert found.suggested_probability[wrong & chosen].mean() > 0.5
     assert found.agreement[wrong & chosen].mean() > 0.3
+
+
+def test_of_two_classes_all_steady_disagreement_counts() -> None:
+    # All predictions are steady and three of ten disagree; of which the network is surest is not asked.
+    found = estimate_noise_rate(
+        evidence([0] * 7 + [1] * 3, [[0.9, 0.1]] * 7 + [[0.85, 0.15], [0.9, 0.1], [0.95, 0.05]])
+    )
+    assert found.value == pytest.approx(0.3)
+    assert found.low == 0.0
+    assert found.high == pytest.approx(0.3 + 2 * (0.3 * 0.7 / 10) ** 0.5)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_flips_of_two_classes_are_counted_and_flagged(rate: float) -> None:
+    given, true = flips(3000, 2, rate, pair=False)
+    found, wrong = assess(*simulated(given, true)), given != true
+    assert found.noise_rate.value == pytest.approx(rate, rel=1 / 3)
+    chosen = flagged(found.probability, 0.8)
+    assert wrong[chosen].mean() > 0.7
+    assert chosen[wrong].mean() > 0.6
 
 
 @pytest.mark.parametrize("memorised_after", [3, 99])

@@ -17,7 +17,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens.attribution import BUILT_IN, TOKEN_METHODS
 from dynalens.faithfulness import METRICS
+from test_attribution_captum import WORKS
+from toys import ToyTransformer
 from training import Classifier, K, N, images, labels, trainer
 
 
@@ -159,6 +162,103 @@ def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: d
     assert "suspects_prediction.saliency.deletion.values" in np.load(last)
     assert len(list((tmp_path / "with").rglob("dynalens/ids/explanations/*.npz"))) == 3
     assert list((tmp_path / "with").rglob("dynalens/pictures.npz"))  # pictures of suspects came from the batches
+
+
+CNN_METHODS = [name for name in BUILT_IN if name not in ("attention_rollout", "gradient_rollout")]
+FEW: dict[str, dict[str, Any]] = {
+    "smooth_grad": {"samples": 2}, "integrated_gradients": {"steps": 2}, "score_cam": {},
+}  # fmt: skip
+
+
+class Patches(Classifier):
+    """A transformer of patches: attention in two forms, and dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Dropout(0.1), ToyTransformer("module"))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+class Sentences(Dataset[tuple[Tensor, Tensor]]):
+    """Tokens (5,), one of which is replaced at random."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        tokens = torch.arange(i, i + 5) % 6
+        tokens[torch.randint(5, (1,))] = 1
+        return tokens, labels()[i]
+
+
+class Reader(Classifier):
+    """A transformer of tokens, with dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.2, batch_first=True)
+        encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.net = nn.Sequential(nn.Embedding(6, 4), encoder, nn.Flatten(), nn.Linear(20, K))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+def captum_arguments() -> dict[str, dict[str, Any]]:
+    """Every class of Captum that works, with the arguments that it needs, for images of `Augmented` and `Plain`."""
+    renamed = {"conv": "net.0", "pool": "net.2"}
+    return {
+        f"captum:{name}": {key: renamed.get(value, value) if key == "layer" else value for key, value in given.items()}
+        for name, (given, _) in WORKS.items()
+    }
+
+
+class Plain(Classifier):
+    """Layers that are used once each, as DeepLift wants them, one of them in place, and a random augmentation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Dropout(0.2), nn.Conv2d(4, K, 3)
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        return self.net(x).flatten(1)  # LRP has no rule for the module Flatten
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self(batch[0] / N + 0.1 * torch.rand(1)), batch[1])
+
+
+MAPS: dict[str, tuple[Callable[[], Any], dict[str, Any], Callable[[], Dataset[Any]]]] = {
+    "every map of a CNN": (Delicate, {"methods": CNN_METHODS, "method_args": FEW}, Augmented),
+    "rollouts": (Patches, {"methods": ["attention_rollout", "gradient_rollout", "grad_cam"]}, Augmented),
+    "every class of Captum": (Plain, {"methods": [*captum_arguments()], "method_args": captum_arguments()}, Augmented),
+    "tokens": (
+        Reader,
+        {"methods": [*TOKEN_METHODS, "captum:LayerIntegratedGradients"], "baseline": 1, "decode": str},
+        Sentences,
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+@pytest.mark.parametrize(("model", "options", "data"), MAPS.values(), ids=MAPS.keys())
+def test_training_is_bit_identical_whatever_map_is_computed(
+    tmp_path: Path, model: Callable[[], Any], options: dict[str, Any], data: Callable[[], Dataset[Any]]
+) -> None:
+    def ended(folder: str, *callbacks: Any) -> dict[str, Any]:
+        pl.seed_everything(11, verbose=False)
+        module, runner = model(), trainer(tmp_path / folder, *callbacks, max_epochs=2)
+        runner.fit(module, DataLoader(data(), batch_size=4, shuffle=True))
+        return final_state(runner, module)
+
+    monitor = AttributionMonitor(num_samples=2, steps=2, on_error="raise", **options)
+    watched = ended("with", TrainingDynamicsMonitor(), monitor)
+    assert differences(watched, ended("without")) == []
+    last = np.load(tmp_path / "with" / "dynalens" / "explanations" / "epoch_000001.npz")
+    assert {f"{method}.tie_fraction" for method in options["methods"]} <= set(last)
 
 
 class Raises(pl.Callback):

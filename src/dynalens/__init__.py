@@ -7,6 +7,7 @@ from dynalens.attribution import (
     contrast,
     deconvolution,
     explain,
+    find_embedding,
     find_target_layer,
     grad_cam,
     grad_cam_plus_plus,
@@ -24,6 +25,7 @@ from dynalens.attribution import (
     saliency,
     score_cam,
     smooth_grad,
+    token_relevance,
 )
 from dynalens.callbacks import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.capture import CaptureError
@@ -81,6 +83,7 @@ __all__ = [
     "deletion_curve",
     "explain",
     "faithfulness_curves",
+    "find_embedding",
     "find_target_layer",
     "grad_cam",
     "grad_cam_plus_plus",
@@ -112,5 +115,6 @@ __all__ = [
     "sensitivity_max",
     "smooth_grad",
     "symmetric_relevance_gain",
+    "token_relevance",
     "undisturbed",
 ]

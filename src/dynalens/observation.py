@@ -157,6 +157,11 @@ def floating_dtype(model: nn.Module, images: Tensor) -> torch.dtype:
     return next(floating, images.dtype)
 
 
+def is_tokens(inputs: Tensor) -> bool:
+    """Return whether these are ids of tokens, integers (N, T), rather than images or signals."""
+    return inputs.ndim == 2 and not inputs.is_floating_point() and inputs.dtype is not torch.bool
+
+
 def two_class_logits(logits: Tensor) -> Tensor:
     """Return logits (N, K) with K >= 2; a binary logit z, of shape (N,) or (N, 1), becomes (0, z).
 

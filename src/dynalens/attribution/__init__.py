@@ -16,23 +16,34 @@ from dynalens.attribution.gradients import (
     saliency,
     smooth_grad,
 )
-from dynalens.attribution.layers import find_target_layer
-from dynalens.attribution.maps import pixel_relevance, reduce_channels, resize
-from dynalens.attribution.methods import BUILT_IN, Method, MethodArgs, check_methods
+from dynalens.attribution.layers import find_embedding, find_target_layer
+from dynalens.attribution.maps import pixel_relevance, reduce_channels, resize, token_relevance
+from dynalens.attribution.methods import (
+    BUILT_IN,
+    TOKEN_METHODS,
+    Method,
+    MethodArgs,
+    blind_to_tokens,
+    check_methods,
+    resolved_methods,
+)
 from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.rollout import attention_rollout, gradient_rollout
 
 __all__ = [
     "BUILT_IN",
+    "TOKEN_METHODS",
     "Explanation",
     "Method",
     "MethodArgs",
     "attention_rollout",
+    "blind_to_tokens",
     "check_methods",
     "completeness_gap",
     "contrast",
     "deconvolution",
     "explain",
+    "find_embedding",
     "find_forward",
     "find_target_layer",
     "grad_cam",
@@ -48,7 +59,9 @@ __all__ = [
     "rect_grad",
     "reduce_channels",
     "resize",
+    "resolved_methods",
     "saliency",
     "score_cam",
     "smooth_grad",
+    "token_relevance",
 ]

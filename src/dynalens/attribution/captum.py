@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynalens.attribution.layers import arrangement, find_target_layer
+from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
 from dynalens.attribution.passes import PASS_SIZE, Forward, check_finite, check_targets, model_input
 from dynalens.observation import module_named, out_of_place, seeded, two_class_logits, undisturbed, unwrapped
 
 PREFIX = "captum:"
 # Their baselines are a sample of a distribution, not one for each image.
 _DISTRIBUTION = ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap")
+_SEVERAL_LAYERS = ("LayerGradientXActivation", "LayerIntegratedGradients", "LayerLRP")
 # It exchanges features between the images of a batch.
 _WHOLE_BATCH = ("FeaturePermutation",)
 _UNUSABLE = {
@@ -31,9 +32,11 @@ def captum_method(name: str) -> Callable[..., Tensor]:
     """Return the function of ``captum:<Class>``: (model, images, targets, *, forward, ...) -> maps.
 
     Its further arguments are those of the class's constructor and of its ``attribute``; ``layer`` is a dotted name,
-    by default the layer that :func:`find_target_layer` finds. "captum:NoiseTunnel" takes ``attribution_method``, the
-    name of the class that it smooths. Maps are what Captum returns, in float32; those of a layer with positions are
-    brought to (N, C, *spatial).
+    by default the layer that :func:`find_target_layer` finds, or for tokens :func:`find_embedding`.
+    LayerGradientXActivation, LayerIntegratedGradients and LayerLRP take a list of names, of layers that
+    do not depend on each other; their maps are added up.
+    "captum:NoiseTunnel" takes ``attribution_method``, the name of the class that it smooths. Maps are what Captum
+    returns, in float32; those of a layer with positions are brought to (N, C, *spatial).
 
     Random numbers are drawn from the same seed in each call, and layers work out of place meanwhile. Gradients of a
     float16 model are not scaled.
@@ -132,19 +135,47 @@ def _attributed(
     x, inner = model_input(model, images), unwrapped(model)
     settings = {key: _settled(value, x) for key, value in arguments.items() if value is not None}
     constructor = inspect.signature(cls).parameters
-    if "layer" in constructor and "layer" not in settings:
-        settings["layer"] = find_target_layer(model, x, forward=forward)
-    attribution = _built(cls, _Logits(inner, forward or inner), model, settings)
+    names: tuple[str, ...] = ()
+    if "layer" in constructor:
+        names = _layer_names(cls, settings.pop("layer", None)) or (_default_layer(model, x, forward),)
+    attribution = _built(cls, _Logits(inner, forward or inner), model, settings, names)
     given = {key: value for key, value in settings.items() if key not in constructor}
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or PASS_SIZE
     parts = []
     for rows in torch.split(torch.arange(len(x), device=x.device), size):
         cut = {key: value[rows] if _one_for_each(cls, key, value, len(x)) else value for key, value in given.items()}
         part = x[rows].requires_grad_(x.is_floating_point())
-        parts.append(_maps_of(cls, attribution.attribute(part, target=targets[rows], **cut), len(rows)))
-    maps = torch.cat(parts)
-    of_layer = any(base.__name__ == "LayerAttribution" for base in cls.__mro__)
-    return arrangement(model, x, settings["layer"], forward=forward)(maps) if of_layer and x.ndim > 2 else maps
+        found = attribution.attribute(part, target=targets[rows], **cut)
+        parts.append([_maps_of(cls, each, len(rows)) for each in (found if len(names) > 1 else [found])])
+    maps = [torch.cat(of_one) for of_one in zip(*parts, strict=True)]
+    if x.ndim > 2 and any(base.__name__ == "LayerAttribution" for base in cls.__mro__):
+        maps = [arrangement(model, x, name, forward=forward)(of_one) for name, of_one in zip(names, maps, strict=True)]
+    return _summed(names, maps)
+
+
+def _layer_names(cls: Any, given: Any) -> tuple[str, ...]:
+    """Return the layers by name: none, one, or where the class takes them several."""
+    names = (given,) if isinstance(given, str) else tuple(given or ())
+    if not all(isinstance(name, str) for name in names) or (len(names) > 1 and cls.__name__ not in _SEVERAL_LAYERS):
+        several = f"; {', '.join(_SEVERAL_LAYERS)} take several" if cls.__name__ not in _SEVERAL_LAYERS else ""
+        raise ValueError(
+            f"Expected `layer` of {cls.__name__} to be the dotted name of a layer, got {given!r}. "
+            f"Pass one name{several}."
+        )
+    return names
+
+
+def _default_layer(model: nn.Module, x: Tensor, forward: Forward | None) -> str:
+    find = find_target_layer if x.is_floating_point() else find_embedding
+    return find(model, x, forward=forward)
+
+
+def _summed(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:
+    """Return the sum over layers, as contributions add up."""
+    if len({of_one.shape for of_one in maps}) > 1:
+        shapes = ", ".join(f"{name} {tuple(of_one.shape)}" for name, of_one in zip(names, maps, strict=True))
+        raise ValueError(f"Expected layers whose maps have one shape, got {shapes}. Name layers that can be added up.")
+    return torch.stack(maps).sum(dim=0) if len(maps) > 1 else maps[0]
 
 
 def _settled(value: Any, x: Tensor) -> Any:
@@ -154,10 +185,11 @@ def _settled(value: Any, x: Tensor) -> Any:
     return tuple(_settled(part, x) for part in value) if isinstance(value, (list, tuple)) else value
 
 
-def _built(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, Any]) -> Any:
+def _built(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, Any], names: tuple[str, ...]) -> Any:
     own = {key: value for key, value in settings.items() if key in inspect.signature(cls).parameters}
-    if "layer" in own:
-        own["layer"] = module_named(model, own["layer"], argument="layer")
+    if names:
+        layers = [module_named(model, name, argument="layer") for name in names]
+        own["layer"] = layers if len(layers) > 1 else layers[0]
     if cls.__name__ != "NoiseTunnel":
         return cls(logits, **own)
     smoothed = own.get("attribution_method", "Saliency")

@@ -8,8 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.attribution.cam import shared_passes
-from dynalens.attribution.layers import find_target_layer
-from dynalens.attribution.methods import BUILT_IN, ONE_PASS, Function, Method, MethodArgs, check_methods, takes
+from dynalens.attribution.layers import find_embedding, find_target_layer
+from dynalens.attribution.methods import (
+    BUILT_IN,
+    ONE_PASS,
+    TOKEN_METHODS,
+    Function,
+    Method,
+    MethodArgs,
+    blind_to_tokens,
+    check_methods,
+    takes,
+)
 from dynalens.attribution.passes import (
     PASS_SIZE,
     Forward,
@@ -19,7 +29,7 @@ from dynalens.attribution.passes import (
     check_targets,
     model_input,
 )
-from dynalens.observation import undisturbed, unwrapped
+from dynalens.observation import is_tokens, undisturbed, unwrapped
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Explanation:
 
     Attributes:
         maps: For each method, float32: ``(N, C, *spatial)`` for input methods, ``(N, *layer_spatial)`` for class
-            activation maps and rollouts.
+            activation maps and rollouts; for tokens ``(N, T, C)`` at an embedding of C channels.
         logits: Shape ``(N, K)``, float32.
         target_layer: Dotted name of the layer that class activation maps used; None where no method needs one.
     """
@@ -57,13 +67,15 @@ def explain(
 
     Args:
         model: The model whose layers are looked at.
-        images: Shape ``(N, C, *spatial)``, floating, as the model expects them; integers, such as tokens, where every
-            method is given ``at`` or takes them itself. Not modified.
+        images: Shape ``(N, C, *spatial)``, floating, as the model expects them; or tokens ``(N, T)``, integers, which
+            the gradient methods explain at the embedding's output (``at``, by default :func:`find_embedding`), and
+            Captum's classes and callables as they do. Not modified.
         targets: Shape ``(N,)``, int64, in [0, K): class to explain for each image; ``(N, 2)`` as :func:`contrast`.
         methods: Names of built-in methods; "captum:<Class>" for any class of ``captum.attr`` with attribute(inputs,
-            target=...); callables (model, images, targets) -> maps, which go by their ``__name__``.
+            target=...); callables (model, images, targets) -> maps or dotted paths of such, which go by their
+            ``__name__``.
         method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. For
-            Captum's classes, arguments of the constructor and of ``attribute``, ``layer`` as a dotted name.
+            Captum's classes, arguments of the constructor and of ``attribute``, ``layer`` as a dotted name or names.
         target_layer: Dotted name of the layer for class activation maps; default: :func:`find_target_layer`, which
             costs one more pass of one image.
         forward: Callable(images) -> logits, (N, K), or (N,) or (N, 1) for two classes; default: ``model``.
@@ -81,12 +93,15 @@ def explain(
         {'saliency': tensor([[[[ 1., -2.]]]]), 'input_x_gradient': tensor([[[[  5., -10.]]]])}
     """
     functions, arguments = check_methods(methods, method_args), method_args or {}
+    if is_tokens(images):
+        arguments = _at_the_embedding(model, images, forward, functions, arguments)
     shared = {name: ONE_PASS[name] for name in functions if name in ONE_PASS and not arguments.get(name)}
     check_images(images, targets) if shared else check_targets(images, targets)
     check_at_least_one("chunk_size", chunk_size)
     layer = target_layer if any(_looks_at_a_layer(f) for f in functions.values()) else None
     with undisturbed(model):
-        if layer is None and any(_searches(name, f, arguments) for name, f in functions.items()):
+        searched = layer is None and any(_searches(name, f, arguments) for name, f in functions.items())
+        if searched and not is_tokens(images):
             layer = find_target_layer(model, images, forward=forward)
         common: dict[str, Any] = {"forward": forward, "chunk_size": chunk_size}
         if shared:
@@ -98,6 +113,24 @@ def explain(
                 name, functions[name], model, images, targets, layer, common, dict(arguments.get(name, {}))
             )
     return Explanation({name: maps[name] for name in functions}, logits, layer)
+
+
+def _at_the_embedding(
+    model: nn.Module, tokens: Tensor, forward: Forward | None, functions: dict[str, Function], arguments: MethodArgs
+) -> MethodArgs:
+    """Return the arguments with the embedding for each method that explains the output of a layer."""
+    blind = blind_to_tokens(functions)
+    if blind:
+        raise ValueError(
+            f"Expected `methods` for tokens {tuple(tokens.shape)}, {tokens.dtype}, to be among "
+            f"{', '.join(TOKEN_METHODS)}, captum:<Class> and callables, got {', '.join(blind)}. "
+            "Tokens have no feature maps: explain their embedding."
+        )
+    unplaced = [name for name in functions if name in TOKEN_METHODS and "at" not in arguments.get(name, {})]
+    if not unplaced:
+        return arguments
+    found = find_embedding(model, tokens, forward=forward)
+    return {**arguments, **{name: {**arguments.get(name, {}), "at": found} for name in unplaced}}
 
 
 def _looks_at_a_layer(function: Function) -> bool:

@@ -56,6 +56,38 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
     )
 
 
+def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None = None) -> str:
+    """Return the dotted name of the layer that embeds tokens: the place of gradient methods for integer inputs.
+
+    It is the one ``nn.Embedding`` that gives each token its own row of the weights. Those of positions and of segments
+    are told apart by what they give.
+
+    Args:
+        model: The model; run forward once, on the first sample.
+        tokens: Shape ``(N, T)``, integers.
+        forward: Callable(tokens) -> logits; default: ``model``.
+
+    Raises:
+        ValueError: If there is none or more than one.
+
+    Example:
+        >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))
+        >>> find_embedding(model, torch.tensor([[1, 2, 3]]))
+        '0'
+    """
+    run, first = forward if forward is not None else unwrapped(model), tokens[:1]
+    with undisturbed(model), torch.no_grad(), captured_outputs(model) as seen:
+        run(first)
+        found = {name for name, module, output in seen if _embeds(module, first, output)}
+    if len(found) != 1:
+        raise ValueError(
+            f"Expected {type(unwrapped(model)).__name__} to have one nn.Embedding of the tokens {tuple(tokens.shape)}, "
+            f"{tokens.dtype}, got {', '.join(sorted(found)) or 'none'}. Name the layer whose output is explained: `at` "
+            'for gradient methods, `layer` for Captum\'s, as in `method_args={"saliency": {"at": "embedding"}}`.'
+        )
+    return found.pop()
+
+
 def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward | None = None) -> Arrange:
     """Return what brings the named layer's output to (N, C, *spatial).
 
@@ -146,6 +178,12 @@ def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
             look.patches.append(tuple(arrange(output).shape[2:]))
         look.layers.append(_Layer(name, module, output, arrange))
     return look
+
+
+def _embeds(module: nn.Module, tokens: Tensor, output: Tensor) -> bool:
+    if not isinstance(module, nn.Embedding) or output.shape[:-1] != tokens.shape:
+        return False
+    return bool((tokens < module.num_embeddings).all()) and torch.equal(module.weight[tokens], output)
 
 
 def _is_passive(module: nn.Module) -> bool:

@@ -74,6 +74,34 @@ def pixel_relevance(method: str, maps: Tensor, size: Sequence[int]) -> Tensor:
     return maps if tuple(maps.shape[1:]) == size else resize(maps, size)
 
 
+def token_relevance(method: str, maps: Tensor) -> Tensor:
+    """Return one relevance for each token: what a picture of words shows and what deletion orders by.
+
+    Reduced over the channels of the embedding as :func:`pixel_relevance` does over those of an image.
+
+    Args:
+        method: Name of the method.
+        maps: What :func:`explain` gave for it: ``(N, T, C)`` or ``(N, T)``.
+
+    Returns:
+        Shape ``(N, T)``.
+
+    Raises:
+        ValueError: If the maps have another number of dimensions.
+
+    Example:
+        >>> import torch
+        >>> token_relevance("integrated_gradients", torch.tensor([[[1.0, -3.0]]]))
+        tensor([[-2.]])
+    """
+    if maps.ndim not in (2, 3):
+        raise ValueError(
+            f"Expected the maps of {method} to be (N, T) or (N, T, C) for tokens (N, T), got {tuple(maps.shape)}. "
+            "Let the method return them so."
+        )
+    return reduce_channels(maps, "abs_max" if method in _GRADIENTS else "sum", dim=-1) if maps.ndim == 3 else maps
+
+
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Return maps (N, *spatial) at another size, linear between centres with aligned outer edges of the pixels.
 

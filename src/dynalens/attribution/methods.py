@@ -1,7 +1,7 @@
 """The methods by name, and what each of them takes."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from dynalens.attribution.gradients import (
 from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.passes import Formula
 from dynalens.attribution.rollout import attention_rollout, gradient_rollout
+from dynalens.paths import resolved
 
 Function = Callable[..., Tensor]
 Method = str | Callable[[nn.Module, Tensor, Tensor], Tensor]
@@ -39,6 +40,9 @@ ONE_PASS: dict[str, Formula] = {
 }
 """What is computed from one shared pass when it is asked for without arguments of its own."""
 
+TOKEN_METHODS = tuple(name for name, function in BUILT_IN.items() if "at" in inspect.signature(function).parameters)
+"""Built-in methods that explain the output of a layer, such as the embedding of tokens, as well as the input."""
+
 _PASSED = ("model", "images", "targets", "forward", "chunk_size")
 
 
@@ -46,24 +50,30 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
     """Return each method's function by its name, in the order given.
 
     Args:
-        methods: Names of built-in methods, "captum:<Class>", or callables (model, images, targets) -> maps, which go
-            by their ``__name__``.
+        methods: Names of built-in methods, "captum:<Class>", or callables (model, images, targets) -> maps or the
+            dotted paths of such, which go by their ``__name__``.
         method_args: For the name of a method, arguments of its function.
 
     Raises:
         ValueError: If a name is unknown or comes twice, or a method does not take an argument; it lists what is known.
     """
-    listed = [methods] if isinstance(methods, str) or callable(methods) else list(methods)
+    listed = resolved_methods(methods)
     names = [method if isinstance(method, str) else _name_of(method) for method in listed]
     unknown = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not m.startswith(PREFIX)]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(
-            f"Expected `methods` to be among {', '.join(BUILT_IN)}, {PREFIX}<Class> and callables, each once, got "
-            f"{unknown or names or 'none'}. Name one or more of them."
+            f"Expected `methods` to be among {', '.join(BUILT_IN)}, {PREFIX}<Class>, callables and dotted paths of "
+            f"callables that can be imported, each once, got {unknown or names or 'none'}. Name one or more of them."
         )
     found = {name: _function(method) for name, method in zip(names, listed, strict=True)}
     _check_arguments(found, method_args or {})
     return found
+
+
+def resolved_methods(methods: Sequence[Method] | Method) -> tuple[Method, ...]:
+    """Return the methods as a tuple, the callables of dotted paths in place of these; other names as they are."""
+    listed = (methods,) if isinstance(methods, str) or callable(methods) else methods
+    return tuple(method if _is_captums(method) else resolved(method) for method in listed)
 
 
 def takes(function: Function, argument: str) -> bool:
@@ -71,10 +81,19 @@ def takes(function: Function, argument: str) -> bool:
     return argument in inspect.signature(function).parameters
 
 
+def blind_to_tokens(names: Iterable[str]) -> list[str]:
+    """Return those of the methods' names that are built in and cannot explain tokens."""
+    return [name for name in names if name in BUILT_IN and name not in TOKEN_METHODS]
+
+
 def _name_of(method: Any) -> str:
     return str(
         getattr(method, "__name__", None) or getattr(getattr(method, "func", method), "__name__", type(method).__name__)
     )
+
+
+def _is_captums(method: Method) -> bool:
+    return isinstance(method, str) and method.startswith(PREFIX)
 
 
 def _function(method: Method) -> Function:

@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.attribution import Method, check_methods, find_forward
+from dynalens.attribution import Method, check_methods, find_forward, resolved_methods
 from dynalens.callbacks.budget import Budget
+from dynalens.callbacks.chosen import ChosenSamples
 from dynalens.callbacks.explained import Explained
 from dynalens.callbacks.explaining import EarlierMaps, Explainer
 from dynalens.callbacks.explanation_pictures import ExplanationPictures
-from dynalens.callbacks.passing import PassingSamples, given_samples
+from dynalens.callbacks.tokens import check_inputs
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
-from dynalens.capture import CaptureError, images_and_labels
-from dynalens.datasets import IndexedDataset, class_names
+from dynalens.datasets import class_names
 from dynalens.faithfulness import CurveSettings, check_metrics
 from dynalens.host import (
     CallbackBase,
@@ -36,6 +36,7 @@ from dynalens.host import (
 )
 from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
+from dynalens.paths import resolved
 from dynalens.pictures import Normalisation, find_normalisation
 from dynalens.records import write_arrays
 from dynalens.tensorboard import Layout, faithfulness_layout, make_sink, write_layout
@@ -53,20 +54,23 @@ class AttributionMonitor(CallbackBase):
     TrainingDynamicsMonitor beside it, so are the worst suspects of the epoch before, for the given and for the
     predicted label; their pictures are copied from the training batches as they pass. The picture goes to TensorBoard,
     or to files where there is no such logger; curves and metrics of each sample go to
-    ``<log_dir>/dynalens/explanations/``. Beside each metric that replaces pixels stands that of a random ranking. With
-    several processes the first one explains what it sees. Training is not disturbed: weights, random streams and
-    gradients stay as they would be without the callback.
+    ``<log_dir>/dynalens/explanations/``. Tokens, integers (N, T), are explained at their embedding, by gradient methods
+    or "captum:LayerIntegratedGradients", and shown as coloured words. Beside each metric that replaces pixels stands
+    that of a random ranking. With several processes the first one explains what it sees. Training is not disturbed:
+    weights, random streams and gradients stay as they would be without the callback.
 
     Args:
         methods: Names of maps: those of the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad",
-            "grad_cam"; "captum:<Class>", such as "captum:Occlusion"; or callables (model, images, targets) -> maps.
+            "grad_cam"; "captum:<Class>", such as "captum:Occlusion"; or callables (model, images, targets) -> maps or
+            dotted paths of such, which go by their ``__name__``.
         method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. See
             :func:`dynalens.explain`.
         metrics: Names of metrics of each map: "deletion", "insertion" (areas under the curves),
             "symmetric_relevance_gain", "deletion_rescaled", "insertion_rescaled", "average_drop", "average_increase",
             "class_sensitivity" (against the map of the most probable other class), "attribution_drift" (rank
             correlation with the last explanation) and "randomisation_check" (with the first one).
-        baseline: What replaced pixels show: "blur", "zero", "mean" or a callable(images) -> images.
+        baseline: What replaced pixels show: "blur", "zero", "mean" or a callable(images) -> images or its dotted path;
+            for tokens the id of one that says nothing: that of the mask or of unknown words.
         steps: Steps of a curve, or "auto" to set points where it bends.
         patch_size: Side of the patches that are replaced together.
         precision: Of the passes that score perturbed images: "auto" is the Trainer's, or "float32", "bfloat16",
@@ -78,8 +82,11 @@ class AttributionMonitor(CallbackBase):
         suspects: How many suspects are explained beside them: those with the lowest mean margin so far. (The ranking of
             ``TrainingDynamicsMonitor.suspects`` reads the whole history, too much for every epoch.)
         target: "label" or "prediction": the class that the kept samples are explained for.
-        inputs: Where images and labels stand in the batch: "auto", (key, key) or callable(batch) -> (images, labels).
+        inputs: Where images and labels stand in the batch: "auto", (key, key) or callable(batch) -> (images, labels)
+            or its dotted path.
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
+        decode: Callable(token id) -> its word, as of a tokenizer, for pictures of tokens; an empty one is not drawn.
+            Default: the id.
         target_layer: Dotted name of the layer for class activation maps; default: the last one with feature maps, of
             convolutional networks and of transformers, found at the first explanation.
         every_n_epochs: Epochs between two explanations.
@@ -100,7 +107,7 @@ class AttributionMonitor(CallbackBase):
         methods: Sequence[Method] | Method = ("saliency", "grad_cam"),
         method_args: dict[str, dict[str, Any]] | None = None,
         metrics: Sequence[str] = _METRICS,
-        baseline: Callable[[Tensor], Tensor] | str = "blur",
+        baseline: int | str | Callable[[Tensor], Tensor] = "blur",
         steps: int | Literal["auto"] = 20,
         patch_size: int = 1,
         precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -109,8 +116,9 @@ class AttributionMonitor(CallbackBase):
         samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None = None,
         suspects: int = 4,
         target: Literal["label", "prediction"] = "label",
-        inputs: Callable[[Any], tuple[Tensor, Tensor]] | tuple[str, str] | str = "auto",
+        inputs: str | tuple[str, str] | Callable[[Any], tuple[Tensor, Tensor]] = "auto",
         forward: Forward | None = None,
+        decode: Callable[[int], str] | None = None,
         target_layer: str | None = None,
         every_n_epochs: int = 1,
         max_overhead: float | None = None,
@@ -129,25 +137,25 @@ class AttributionMonitor(CallbackBase):
         _check_choice("on_error", on_error, ("warn", "raise"))
         _check_choice("target", target, ("label", "prediction"))
         check_methods(methods, method_args)
-        self.methods = (methods,) if isinstance(methods, str) or callable(methods) else tuple(methods)
+        self.methods = resolved_methods(methods)
         self.method_args, self.metrics = method_args, check_metrics(metrics)
+        # Texts come first in the types above: jsonargparse cannot write them into a saved configuration otherwise.
+        baseline, inputs = resolved(baseline), resolved(inputs)
         settings = CurveSettings(baseline, steps, patch_size, seed, "float32" if precision == "auto" else precision)
         self.baseline, self.steps, self.patch_size, self.seed = baseline, steps, patch_size, seed
         self.precision, self.suspects, self.target = precision, suspects, target
-        self.num_samples, self.inputs, self.forward = num_samples, inputs, forward
+        self.num_samples, self.inputs, self.forward, self.decode = num_samples, inputs, forward, decode
         self.samples, self.target_layer, self.every_n_epochs = samples, target_layer, every_n_epochs
         self.max_overhead, self.x_axis = max_overhead, check_x_axis(x_axis)
         self.name, self.on_error = name, on_error
         self._explainer = Explainer(self.methods, self.metrics, settings, method_args)
         self._budget = Budget(every_n_epochs, max_overhead)
-        self._given, self._chosen = given_samples(samples)
-        self._kept: tuple[Tensor, Tensor] | None = None
+        check = functools.partial(check_inputs, methods=self.methods, metrics=self.metrics, baseline=baseline)
+        self._chosen = ChosenSamples(samples, number=num_samples, inputs=inputs, check=check)
         self._earlier = EarlierMaps()
         self._dynamics: TrainingDynamicsMonitor | None = None
         self._identity: SampleIdentity | None = None
         self._processes: Processes | None = None
-        self._passing: PassingSamples | None = None
-        self._suspects_readable = True
         self._pictures: ExplanationPictures | None = None
         self._class_names: Sequence[str] | None = None
         self._normalisation: Normalisation | None = None
@@ -171,7 +179,7 @@ class AttributionMonitor(CallbackBase):
         self._dynamics = monitors[0] if monitors else None
         if self._dynamics is not None:
             self._identity = self._dynamics.identity
-        elif self._chosen is not None:
+        elif self._chosen.by_id:
             self._identity = SampleIdentity()
             self._identity.install(trainer)
         if self.precision == "auto":
@@ -207,30 +215,31 @@ class AttributionMonitor(CallbackBase):
         """Look out for the suspects of the epochs before."""
         if self._identity is not None and self._dynamics is None:
             self._identity.start(trainer, None)
-        self._epoch_began, self._passing = time.perf_counter(), None
-        looks = self._pictures is not None and self._suspects_readable and self._budget.due(trainer.current_epoch)
-        if looks and self.suspects and self._dynamics is not None:
-            self._passing = PassingSamples(self._dynamics.suspect_ids(self.suspects))
+        self._epoch_began, ids = time.perf_counter(), None
+        looks = self._pictures is not None and self._budget.due(trainer.current_epoch)
+        if looks and self._chosen.suspects_readable and self.suspects and self._dynamics is not None:
+            ids = self._dynamics.suspect_ids(self.suspects)
+        self._chosen.look_for_suspects(ids)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the first images of the first real validation batch."""
-        if not trainer.sanity_checking:
-            self._keep(self._readable(batch, _loader_at(trainer.val_dataloaders, dataloader_idx)))
+        if self._pictures is not None and not trainer.sanity_checking:
+            loader = _loader_at(trainer.val_dataloaders, dataloader_idx)
+            self._chosen.keep_first(self._chosen.readable(batch, getattr(loader, "dataset", None)))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep what is to be explained of the training images."""
         part = self._identity.part_of(batch) if self._identity is not None else batch
         if self._pictures is None or part is None:
             return
-        part = self._readable(part, trainer.train_dataloader if self._identity is None else self._identity)
+        of = trainer.train_dataloader if self._identity is None else self._identity
+        part = self._chosen.readable(part, getattr(of, "dataset", None))
         if not trainer.enable_validation:
-            self._keep(part)
-        if self._chosen is not None and not self._chosen.complete:
-            self._offer(self._chosen, trainer, batch, *images_and_labels(part, self.inputs))
-        if self._passing is not None and not self._passing.complete:
-            self._offer_suspects(trainer, batch, part)
+            self._chosen.keep_first(part)
+        if self._identity is not None:
+            self._chosen.offer(part, functools.partial(self._identity.sample_ids, trainer, batch))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the images that are kept, in the first process; the others wait for it."""
@@ -258,9 +267,7 @@ class AttributionMonitor(CallbackBase):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images that are kept and the maps that later ones are compared with."""
-        return {
-            "kept": self._kept,
-            "chosen": self._chosen.result() if self._chosen else None,
+        return self._chosen.state_dict() | {
             "first": dict(self._earlier.first),
             "last": dict(self._earlier.last),
             "next_epoch": self._budget.next_epoch,
@@ -268,63 +275,21 @@ class AttributionMonitor(CallbackBase):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the images of a checkpoint."""
-        self._kept = state_dict["kept"]
-        if self._chosen is not None and state_dict["chosen"] is not None:
-            self._chosen.offer(*state_dict["chosen"])
+        self._chosen.load_state_dict(state_dict)
         self._earlier = EarlierMaps(state_dict["first"], state_dict["last"])
         self._budget.next_epoch = state_dict["next_epoch"]
 
     def _end_fit(self) -> None:
-        self._pictures, self._passing, self._processes = None, None, None
+        self._pictures, self._processes = None, None
+        self._chosen.look_for_suspects(None)
         if self._identity is not None and self._dynamics is None:
             self._identity.close()
         self._identity = None
 
-    def _readable(self, batch: Any, of: Any) -> Any:
-        """The batch without the index that ``IndexedDataset`` has put behind the label."""
-        indexed = isinstance(getattr(of, "dataset", None), IndexedDataset)
-        return IndexedDataset.without_indices(batch) if indexed and self.inputs == "auto" else batch
-
-    def _keep(self, batch: Any) -> None:
-        if self._pictures is None or self._kept is not None or self.samples is not None:
-            return
-        images, labels = images_and_labels(batch, self.inputs)
-        # Cloned: the step may work in place.
-        self._kept = images[: self.num_samples].detach().clone(), labels[: self.num_samples].detach().clone()
-
-    def _samples(self) -> tuple[Sequence[int | str] | None, Tensor, Tensor] | None:
-        """Return ids, where they are known, images and labels of what is explained in every epoch."""
-        if self._chosen is not None:
-            passed = self._chosen.result()
-            missing = [known for known in self._chosen.wanted if passed is None or known not in passed[0]]
-            if missing:
-                warnings.warn(
-                    f"Expected `samples` to name samples that are trained on, got {missing}, which have not passed in "
-                    "this epoch. Pass ids of the training set, or images and labels.",
-                    stacklevel=3,
-                )
-            return passed
-        kept = self._given or self._kept
-        return None if kept is None else (None, *kept)
-
-    def _offer(self, to: PassingSamples, trainer: Any, batch: Any, images: Tensor, labels: Tensor) -> None:
-        assert self._identity is not None
-        to.offer(self._identity.sample_ids(trainer, batch), images, labels)
-
-    def _offer_suspects(self, trainer: Any, batch: Any, part: Any) -> None:
-        assert self._passing is not None
-        try:
-            images, labels = images_and_labels(part, self.inputs)
-        except CaptureError as error:
-            self._passing, self._suspects_readable = None, False
-            warnings.warn(f"Suspects are not explained, training goes on: {error}", stacklevel=2)
-            return
-        self._offer(self._passing, trainer, batch, images, labels)
-
     def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
         if self._pictures is None or not self._budget.due(trainer.current_epoch):
             return
-        samples = self._samples()
+        samples = self._chosen.every_epoch()
         if samples is None:
             return  # validation runs less often than every epoch, and has not run yet
         began = time.perf_counter()
@@ -350,7 +315,7 @@ class AttributionMonitor(CallbackBase):
         kept = explained(images, labels, targets=targets, ids=ids)
         self._earlier.compare(kept, self.metrics)
         suspects = {}
-        passed = self._passing.result() if self._passing is not None else None
+        passed = self._chosen.suspects()
         if passed is not None:
             suspects["label"] = explained(passed[1], passed[2], ids=passed[0])
             predicted = suspects["label"].explanation.logits.argmax(dim=1)
@@ -361,7 +326,9 @@ class AttributionMonitor(CallbackBase):
         assert self._pictures is not None
         epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
         scalars, arrays, fractions = kept.means(), kept.arrays(), kept.fractions()
-        shown = functools.partial(Explained.rows, names=self._class_names, normalisation=self._normalisation)
+        shown = functools.partial(
+            Explained.rows, names=self._class_names, normalisation=self._normalisation, decode=self.decode
+        )
         rows = shown(kept, fractions)
         fixed = len(rows)
         for which, explained in suspects.items():

@@ -1,6 +1,6 @@
 """What was found of some samples in one epoch, as scalars, arrays and rows of a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ from torch import Tensor
 from dynalens.attribution import Explanation
 from dynalens.dynamics import Array
 from dynalens.faithfulness import Curve, Faithfulness, tie_fraction
-from dynalens.pictures import ExplanationRow, Normalisation, class_name, shown_inputs
+from dynalens.observation import is_tokens
+from dynalens.pictures import ExplanationRow, Normalisation, Shown, class_name, shown_inputs, shown_words
 
 RANDOM = "random"
 _DRAWN_POINTS = 33
@@ -21,11 +22,11 @@ class Explained:
     """Maps of some samples and what was measured of them.
 
     Attributes:
-        images: Shape ``(N, C, *spatial)``.
+        images: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``.
         labels: Shape ``(N,)``, as the data say.
         targets: Shape ``(N,)``, as explained.
         explanation: The maps as the methods give them, and the logits.
-        relevance: For each method, one relevance for each pixel, ``(N, *spatial)``.
+        relevance: For each method, one relevance for each pixel, ``(N, *spatial)``, or token.
         measured: For each method, and for ``random`` where there is a control, its curves and metrics.
         ids: Ids of the samples in the training set, where they are known.
     """
@@ -73,10 +74,13 @@ class Explained:
         *,
         names: Sequence[str] | None = None,
         normalisation: Normalisation | None = None,
+        decode: Callable[[int], str] | None = None,
     ) -> list[ExplanationRow]:
         """Return a row of the picture for each sample, its curves drawn at these fractions."""
         p = self.explanation.logits.softmax(dim=1)
-        shown, predicted = shown_inputs(self.images, normalisation), p.argmax(dim=1).tolist()
+        words = is_tokens(self.images)
+        shown: Sequence[Shown] = shown_words(self.images, decode) if words else shown_inputs(self.images, normalisation)
+        predicted = p.argmax(dim=1).tolist()
         p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
         drawn = {method: _drawn(of.curves, fractions) for method, of in self.measured.items()}
         controls = drawn.pop(RANDOM, {})

@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dynalens.attribution import Explanation, Method, explain, pixel_relevance
+from dynalens.attribution import Explanation, Method, explain, pixel_relevance, token_relevance
 from dynalens.callbacks.explained import RANDOM, Explained
+from dynalens.callbacks.tokens import check_in_vocabulary
 from dynalens.faithfulness import (
     CurveSettings,
     Faithfulness,
@@ -20,6 +21,7 @@ from dynalens.faithfulness import (
     rank_correlation,
     runner_up,
 )
+from dynalens.observation import is_tokens
 
 Forward = Callable[[Tensor], Tensor]
 T = TypeVar("T")
@@ -87,6 +89,8 @@ class Explainer:
         targets: Tensor,
         ids: Sequence[int | str] | None,
     ) -> Explained:
+        if is_tokens(images):
+            check_in_vocabulary(model, self.settings.baseline)
         explanation = self._maps(model, forward, images, targets)
         relevance = self._relevance(explanation, images)
         settings = replace(self.settings, chunk_size=self.chunk_size)
@@ -114,7 +118,10 @@ class Explainer:
         return explanation
 
     def _relevance(self, explanation: Explanation, images: Tensor) -> dict[str, Tensor]:
-        return {method: pixel_relevance(method, maps, images.shape[2:]) for method, maps in explanation.maps.items()}
+        maps = explanation.maps
+        if is_tokens(images):
+            return {method: token_relevance(method, of_one) for method, of_one in maps.items()}
+        return {method: pixel_relevance(method, of_one, images.shape[2:]) for method, of_one in maps.items()}
 
 
 @dataclass

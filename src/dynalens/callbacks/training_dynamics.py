@@ -24,6 +24,7 @@ from dynalens.host import (
     tag_prefix,
 )
 from dynalens.identity import SampleIdentity, SampleIdentityError, check_rows
+from dynalens.paths import resolved
 from dynalens.records import RecordFolder, read_history
 from dynalens.suspicion import Assessment
 from dynalens.tensorboard import Layout, dynamics_layout
@@ -39,9 +40,9 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
 
     Args:
         index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index of each
-            sample, or its id, or a callable(batch) -> N of them. Strings, and the integers of an iterable dataset or
-            from within a Subset, are ids: the record has a row for each id seen. (Integer ids on an accelerator make
-            each step wait for the device; strings and positions do not.)
+            sample, or its id, or a callable(batch) -> N of them, or its dotted path. Strings, and the integers of an
+            iterable dataset or from within a Subset, are ids: the record has a row for each id seen. (Integer ids on an
+            accelerator make each step wait for the device; strings and positions do not.)
         capture: "auto" takes ``logits`` and ``targets`` from the dict that ``training_step`` returns, else from the
             call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``; "loss" and "outputs"
             allow one of the two; "module:<dotted name>" takes the output of a layer and the batch's label; a
@@ -70,7 +71,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
     def __init__(
         self,
         *,
-        index: Callable[[Any], Sequence[int] | Sequence[str] | Tensor] | str = "auto",
+        index: str | Callable[[Any], Sequence[int] | Sequence[str] | Tensor] = "auto",
         capture: Capture = "auto",
         loader: str | int | None = None,
         views: int = 1,
@@ -97,7 +98,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
         self._log: DynamicsLog | None = None
         self._capture = StepCapture(capture)
-        self._identity = SampleIdentity(index, loader)
+        self._identity = SampleIdentity(resolved(index), loader)
         self._processes: Processes | None = None
         self._failure: Exception | None = None
         self._active = False

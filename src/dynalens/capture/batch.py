@@ -5,7 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
-_IMAGE_KEYS = ("image", "images", "img", "input", "inputs", "pixel_values", "x")
+from dynalens.observation import is_tokens
+
+_IMAGE_KEYS = ("image", "images", "img", "input", "inputs", "pixel_values", "x", "input_ids", "tokens")
 _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
@@ -38,7 +40,7 @@ def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, 
 
 
 def images_and_labels(batch: Any, inputs: Any = "auto") -> tuple[Tensor, Tensor]:
-    """Return the images, floating (N, C, *spatial), and the labels, int64 (N,), of a batch.
+    """Return the images, floating (N, C, *spatial), or tokens, integers (N, T), and the labels, int64 (N,), of a batch.
 
     Args:
         batch: What the loader delivered.
@@ -54,9 +56,9 @@ def images_and_labels(batch: Any, inputs: Any = "auto") -> tuple[Tensor, Tensor]
     else:
         images, labels = (batch[key] for key in inputs)
     tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)
-    if not tensors or not images.is_floating_point() or images.ndim < 3 or labels.shape != images.shape[:1]:
+    if not tensors or not (_are_images(images) or is_tokens(images)) or labels.shape != images.shape[:1]:
         raise CaptureError(
-            f"Expected floating images (N, C, ...) with a label each, got {described(images)} and "
+            f"Expected floating images (N, C, ...) or tokens (N, T) with a label each, got {described(images)} and "
             f"{described(labels)}. Pass `inputs=` with (key, key) or a callable(batch) -> (images, labels)."
         )
     return images, labels.long()
@@ -66,6 +68,10 @@ def inputs_to_show(batch: Any) -> Tensor | None:
     """Return the images or signals (N, C, ...) of a batch, or None where its first entry is neither."""
     found = _image_of(batch)
     return found if isinstance(found, Tensor) and 3 <= found.ndim <= 5 else None  # N, C and space or time
+
+
+def _are_images(inputs: Tensor) -> bool:
+    return inputs.is_floating_point() and inputs.ndim >= 3
 
 
 def _image_of(batch: Any) -> Any:

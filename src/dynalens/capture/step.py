@@ -1,7 +1,6 @@
 """From what a training step did to logits and class indices, or one error that says why not."""
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dynalens.capture.batch import CaptureError, described, holds, labels_of
 from dynalens.capture.loss_tap import IGNORE_INDEX, LOSSES, TAP, DirectImports, LossCall
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
 from dynalens.observation import captured_output, module_named, two_class_logits
+from dynalens.paths import imported
 
 Capture = str | Callable[[Any, Any], tuple[Tensor, Tensor]]
 _MODULE = "module:"
@@ -187,13 +187,10 @@ def _function_of(capture: Capture) -> Callable[[Any, Any], tuple[Tensor, Tensor]
         return capture
     if capture in ("auto", "loss", "outputs") or capture.startswith(_MODULE):
         return None
-    module, _, name = capture.rpartition(".")
     try:
-        function: Callable[[Any, Any], tuple[Tensor, Tensor]] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+        function: Callable[[Any, Any], tuple[Tensor, Tensor]] = imported(capture)
+    except ImportError as error:
         raise _unknown(capture) from error
-    if not callable(function):
-        raise _unknown(capture)
     return function
 
 

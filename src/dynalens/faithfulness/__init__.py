@@ -22,7 +22,7 @@ from dynalens.faithfulness.curves import (
 from dynalens.faithfulness.gains import rescaled, rescaled_curve, symmetric_relevance_gain
 from dynalens.faithfulness.localisation import box_masks, pointing_game, relevance_mass
 from dynalens.faithfulness.masked import average_drop, average_increase
-from dynalens.faithfulness.measures import METRICS, Faithfulness, check_metrics, measure
+from dynalens.faithfulness.measures import METRICS, METRICS_OF_MAPS, Faithfulness, check_metrics, measure
 from dynalens.faithfulness.noise import gaussian_noise, infidelity, sensitivity_max, uniform_noise
 from dynalens.faithfulness.perturbation import (
     Baseline,
@@ -41,6 +41,7 @@ from dynalens.faithfulness.scoring import PRECISIONS, chunk_size_for, class_logi
 __all__ = [
     "DEFAULT_SETTINGS",
     "METRICS",
+    "METRICS_OF_MAPS",
     "PRECISIONS",
     "Baseline",
     "Curve",

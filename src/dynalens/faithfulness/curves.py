@@ -1,6 +1,6 @@
 """Does a map name the pixels that the model uses? Deletion and insertion curves of Petsiuk et al. 2018."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +17,7 @@ from dynalens.faithfulness.perturbation import (
     replacement,
     replacement_ranks,
 )
-from dynalens.faithfulness.scoring import Forward, Jobs, Perturbed, Scorer, check_precision, scoring
+from dynalens.faithfulness.scoring import Forward, Jobs, Perturbed, Scorer, check_precision, scoring, with_channel
 
 CURVES = ("deletion", "insertion")
 
@@ -119,7 +119,8 @@ def faithfulness_curves(
 
     Args:
         model: Gives logits; in evaluation mode meanwhile, and afterwards as it was.
-        images: Shape ``(N, C, *spatial)``, floating: pictures (N, C, H, W) or signals (N, C, T). Not modified.
+        images: Shape ``(N, C, *spatial)``, floating: pictures (N, C, H, W) or signals (N, C, T); or tokens (N, T),
+            integers, which a ``baseline`` token replaces. Not modified.
         targets: Shape ``(N,)``, int64.
         maps: Shape ``(N, *spatial)``, finite; larger is more relevant. Only their order matters.
         settings: Baseline, steps and the like.
@@ -141,6 +142,7 @@ def faithfulness_curves(
         (tensor([[0.9933, 0.5000, 0.5000]]), tensor([[0.5000, 0.9933, 0.9933]]))
     """
     names = _check_names(metrics)
+    images, forward = with_channel(model, images, forward)
     check_shapes(images, targets, maps)
     guard = scoring(model, images, forward=forward, precision=settings.precision, chunk_size=settings.chunk_size)
     with guard as (scorer, x):
@@ -157,6 +159,8 @@ def faithfulness_curves(
         else:
             found = _fixed(scorer, views, targets, ends, units=units, names=names, steps=settings.steps)
     check_finite(maps)  # only now: it waits for the device
+    if not images.is_floating_point():
+        _check_scored(found.values())
     return found
 
 
@@ -336,6 +340,15 @@ def _one(
         # The exact reverse, ties included, which the order of -maps would not be.
         maps = replacement_ranks(maps, patch_size=settings.patch_size, seed=settings.seed).float()
     return faithfulness_curves(model, images, targets, maps, settings, metrics=(metric,))[metric].values
+
+
+def _check_scored(curves: Iterable[Curve]) -> None:
+    """Raise a ValueError if a model of tokens has nothing to look at where all of them are replaced."""
+    if not all(bool(curve.values.isfinite().all()) for curve in curves):
+        raise ValueError(
+            "Expected finite probabilities while tokens are replaced, got NaN. Pass a `baseline` token that the model "
+            "does not mask out, as it does padding: that of the mask or of unknown words."
+        )
 
 
 def _ends(scorer: Scorer, views: Perturbed, targets: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:

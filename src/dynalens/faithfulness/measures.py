@@ -18,8 +18,8 @@ _NEEDS = {
     "insertion_rescaled": ("insertion",),
 }
 _MASKED = ("average_drop", "average_increase")
-_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_check")
-METRICS = (*_NEEDS, *_MASKED, *_OF_MAPS)
+METRICS_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_check")
+METRICS = (*_NEEDS, *_MASKED, *METRICS_OF_MAPS)
 """All names: of the first a random ranking is the control; the last three compare maps with each other."""
 
 

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Baseline = str | Tensor | Callable[[Tensor], Tensor]
+from dynalens.observation import is_tokens
+
+Baseline = str | int | Tensor | Callable[[Tensor], Tensor]
 
 BASELINES = ("blur", "zero", "mean")
 _BLUR_FRACTION = 8
@@ -41,11 +43,12 @@ def replaced_fractions(pixels: int, steps: int) -> Tensor:
 
 def check_baseline(baseline: Baseline) -> Baseline:
     """Return ``baseline``, or raise a ValueError if it is none."""
-    if isinstance(baseline, Tensor) or callable(baseline) or baseline in BASELINES:
+    number = isinstance(baseline, int) and not isinstance(baseline, bool)
+    if number or isinstance(baseline, Tensor) or callable(baseline) or baseline in BASELINES:
         return baseline
     raise ValueError(
-        f"Expected `baseline` to be one of {', '.join(BASELINES)}, a tensor or a callable, got {baseline!r}. "
-        "Choose one of them."
+        f"Expected `baseline` to be one of {', '.join(BASELINES)}, an integer, a tensor or a callable, got "
+        f"{baseline!r}. Choose one of them."
     )
 
 
@@ -74,13 +77,20 @@ def baseline_images(images: Tensor, baseline: Baseline) -> Tensor:
 def replacement(images: Tensor, baseline: Baseline) -> Tensor:
     """Return :func:`baseline_images` of shape ``(1, C, *spatial)`` where all images share one."""
     check_baseline(baseline)
+    if isinstance(baseline, int):
+        return torch.full_like(images[:1], baseline)
     if isinstance(baseline, str):
+        if not images.is_floating_point():
+            raise _no_token(repr(baseline))
         if baseline == "zero":
             return torch.zeros_like(images[:1])
         if baseline == "mean":
             return images.flatten(2).mean(dim=2).view(images.shape[:2] + (1,) * (images.ndim - 2)).expand_as(images)
         return _blurred(images)
-    values = (baseline if isinstance(baseline, Tensor) else baseline(images)).to(images)
+    values = baseline if isinstance(baseline, Tensor) else baseline(images)
+    if values.is_floating_point() and not images.is_floating_point():
+        raise _no_token(f"values of {values.dtype}")
+    values = values.to(images)
     own = values.ndim == images.ndim and len(values) == len(images)
     try:
         return values.expand(len(images) if own else 1, *images.shape[1:])
@@ -91,11 +101,18 @@ def replacement(images: Tensor, baseline: Baseline) -> Tensor:
         ) from None
 
 
+def _no_token(got: str) -> ValueError:
+    return ValueError(
+        f"Expected `baseline` for tokens to be the id of a token that says nothing, got {got}. Pass that of the mask "
+        "or of unknown words, such as `baseline=1`, or measure nothing: `metrics=()`."
+    )
+
+
 def random_ranking(images: Tensor, seed: int = 0) -> Tensor:
     """Return maps that rank the pixels of each image at random: what any faithful map must beat.
 
     Args:
-        images: Shape ``(N, C, *spatial)``; only its shape and device matter.
+        images: Shape ``(N, C, *spatial)``, or tokens (N, T); only its shape and device matter.
         seed: Of the rankings. That of the i-th image does not depend on how many there are.
 
     Returns:
@@ -105,9 +122,10 @@ def random_ranking(images: Tensor, seed: int = 0) -> Tensor:
         >>> random_ranking(torch.zeros(1, 3, 1, 4)).sort().values
         tensor([[[0., 1., 2., 3.]]])
     """
-    generator, pixels = torch.Generator().manual_seed(seed), images.shape[2:].numel()
-    ranks = [torch.randperm(pixels, generator=generator) for _ in range(len(images))]
-    maps = torch.stack(ranks).view(len(images), *images.shape[2:]).float()
+    space = images.shape[1:] if is_tokens(images) else images.shape[2:]
+    generator = torch.Generator().manual_seed(seed)
+    ranks = [torch.randperm(space.numel(), generator=generator) for _ in range(len(images))]
+    maps = torch.stack(ranks).view(len(images), *space).float()
     return maps.to(images.device, non_blocking=True)
 
 

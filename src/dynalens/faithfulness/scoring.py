@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynalens.observation import floating_dtype, two_class_logits, undisturbed
+from dynalens.observation import floating_dtype, is_tokens, two_class_logits, undisturbed
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -123,6 +123,14 @@ class Perturbed:
         return torch.where(kept.unsqueeze(1), originals, others)
 
 
+def with_channel(model: nn.Module | Forward, images: Tensor, forward: Forward | None) -> tuple[Tensor, Forward | None]:
+    """Return tokens (N, T) as (N, 1, T), and what runs the model on these; images as they are."""
+    if not is_tokens(images):
+        return images, forward
+    run = forward or model
+    return images.unsqueeze(1), lambda x: run(x.squeeze(1))
+
+
 def class_logits(
     model: nn.Module | Forward, images: Tensor, *, forward: Forward | None = None, chunk_size: int | None = None
 ) -> Tensor:
@@ -143,7 +151,8 @@ def scoring(
     """Yield a scorer and the images in the model's dtype; the model is undisturbed and without gradients meanwhile."""
     guard: AbstractContextManager[None] = nullcontext()
     if isinstance(model, nn.Module):
-        guard, images = undisturbed(model), images.to(floating_dtype(model, images))
+        guard = undisturbed(model)
+        images = images.to(floating_dtype(model, images)) if images.is_floating_point() else images
     low = check_precision(precision) != "float32"
     large = images.device.type == "cpu" and images.shape[2:].numel() >= _CHANNELS_LAST_FROM
     size = chunk_size if chunk_size is not None else chunk_size_for(images)

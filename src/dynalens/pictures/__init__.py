@@ -11,8 +11,8 @@ from dynalens.pictures.charts import (
 from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
-from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, to_rgb
-from dynalens.pictures.overlays import input_cell, map_cell, overlay, signal_cell, words_cell
+from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, shown_words, to_rgb
+from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
 from dynalens.pictures.watch import SuspectWatch
 
@@ -20,6 +20,7 @@ __all__ = [
     "ExplanationRow",
     "FilmStrip",
     "Normalisation",
+    "Shown",
     "Suspect",
     "SuspectWatch",
     "accuracy_curve",
@@ -37,6 +38,7 @@ __all__ = [
     "overlay",
     "png_bytes",
     "shown_inputs",
+    "shown_words",
     "signal_cell",
     "suspects_gallery",
     "suspects_table",

@@ -18,11 +18,12 @@ class Card:
     Args:
         height: In pixels of the card.
         scale: Pixels of the picture to one of the card.
+        width: In pixels of the card; TensorBoard shows all of it at the actual size only, where it is wider.
     """
 
-    def __init__(self, height: int, scale: int = 2) -> None:
+    def __init__(self, height: int, scale: int = 2, width: int = WIDTH) -> None:
         self.scale = scale
-        self._ground = Image.new("RGB", (WIDTH, height), PAPER)
+        self._ground = Image.new("RGB", (width, height), PAPER)
         self.draw = ImageDraw.Draw(self._ground)
         self._pictures: list[tuple[Image.Image, tuple[int, int]]] = []
 

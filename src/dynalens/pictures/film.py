@@ -8,11 +8,14 @@ from PIL import Image
 from dynalens.dynamics import Array
 from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import FAINT, RIGHT, WRONG, write
-from dynalens.pictures.overlays import Shown, input_cell, map_cell
+from dynalens.pictures.overlays import Shown, input_cell, map_cell, words_cell, words_height
 
 _CELL = 96
 _LARGEST_CELL = 48
 _SCALE = 2
+_MARGIN = 32
+_WORDS, _MOST_LINES = WIDTH - 2 * GAP - _MARGIN, 3
+"""Width of words in pixels of the card, in which letters stay legible, and how many lines of them an epoch has."""
 
 
 class Frame(NamedTuple):
@@ -43,6 +46,7 @@ class FilmStrip:
         self._inputs: list[Image.Image] = []
         self._frames: dict[int, list[Frame]] = {}
         self._added: list[int] = []
+        self._height_of_words = 0
 
     @property
     def epochs(self) -> list[int]:
@@ -53,10 +57,12 @@ class FilmStrip:
         self, epoch: int, shown: Sequence[Shown], maps: Sequence[Array], right: Sequence[bool], *, signed: bool
     ) -> None:
         """Keep an epoch's frames: inputs as sheets show them, a map of each and whether it was predicted right."""
-        size = (_CELL, _CELL)
+        heights = [words_height(one, _WORDS, TEXT, _MOST_LINES) for one in shown if isinstance(one, tuple)]
+        self._height_of_words = max(heights, default=0)
+        size = (_WORDS, self._height_of_words) if heights else (_CELL, _CELL)
         self._inputs = [input_cell(one, size) for one in shown]
         self._frames[epoch] = [
-            Frame(map_cell(one, relevance, size, signed=signed), bool(was_right))
+            Frame(_framed(one, relevance, size, signed=signed), bool(was_right))
             for one, relevance, was_right in zip(shown, maps, right, strict=True)
         ]
         self._added.append(epoch)
@@ -69,10 +75,14 @@ class FilmStrip:
     def image(self, title: str, names: Sequence[str]) -> Image.Image:
         """Return the strip: a row for each sample with its input at the left, a column for each epoch.
 
+        Words have a line or a few for each epoch, below each other for each sample.
+
         Args:
             title: First line.
             names: Name of each sample's class.
         """
+        if self._height_of_words:
+            return self._lines_of_words(title, names)
         columns = 1 + len(self._frames)
         side = min(_LARGEST_CELL, (WIDTH - GAP) // columns - GAP)
         pitch, row_pitch, top = side + GAP, side + LINE + 2 * GAP, 2 * LINE + 4
@@ -90,5 +100,29 @@ class FilmStrip:
                 card.paste(shown, (GAP + column * pitch, y + LINE + FRAME), colour)
         return card.image()
 
+    def _lines_of_words(self, title: str, names: Sequence[str]) -> Image.Image:
+        size = (_WORDS, self._height_of_words)
+        pitch = size[1] + FRAME
+        height = LINE + GAP + len(self._frames) * pitch
+        card = Card(LINE + 4 + len(names) * height, _SCALE)
+        write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
+        for row, name in enumerate(names):
+            y = LINE + 4 + row * height
+            write(card.draw, (GAP, y), name, TEXT, width=WIDTH - 2 * GAP)
+            for line, (epoch, frames) in enumerate(self._frames.items()):
+                at = (GAP + _MARGIN, y + LINE + FRAME + line * pitch)
+                write(card.draw, (at[0] - 4 * FRAME, at[1] + FRAME), str(epoch), TEXT, fill=FAINT, anchor="ra")
+                shown = frames[row].picture.resize((size[0] * _SCALE, size[1] * _SCALE), Image.Resampling.NEAREST)
+                card.paste(shown, at)
+                edge = (at[0] - 2 * FRAME, at[1], at[0] - FRAME, at[1] + size[1] - 3)
+                card.draw.rectangle(edge, fill=RIGHT if frames[row].right else WRONG)
+        return card.image()
+
     def _kept(self) -> set[int]:
         return {*self._added[:: self._every], self._added[-1]}
+
+
+def _framed(shown: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
+    if isinstance(shown, tuple):
+        return words_cell(shown, relevance, size, signed=signed, type_size=TEXT)
+    return map_cell(shown, relevance, size, signed=signed)

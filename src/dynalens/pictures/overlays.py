@@ -11,6 +11,7 @@ from dynalens.pictures.drawing import FAINT, HEAT, INK, LINES, PAPER, coloured, 
 _FOR, _AGAINST = np.array((200, 20, 30)), np.array((20, 60, 200))
 _SCALE_PERCENTILE = 99.5
 _MOST_LINES = 6
+_LEADING = 6
 
 Shown = Array | tuple[str, ...]
 """An image ``(H, W, 3)``, uint8; a signal ``(C, L)``, floating; or words."""
@@ -89,7 +90,7 @@ def words_cell(
     """Return words, each before its relevance as background; those that find no room are left out with an ellipsis.
 
     Args:
-        words: T of them.
+        words: T of them; blank ones, as of padding, are not drawn.
         relevance: Shape ``(T,)``.
         size: Width and height.
         signed: As in :func:`overlay`.
@@ -98,20 +99,49 @@ def words_cell(
     cell = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(cell)
     tints = _tinted(relevance, signed=signed).round().astype(int).tolist()
-    line, x, y = type_size + 6, 2.0, 2.0
-    for word, tint in zip(words, tints, strict=True):
-        width = min(text_width(word, type_size) + 5, size[0] - 4)
-        if x + width > size[0]:
-            x, y = 2.0, y + line
-        if y + 2 * line > size[1] and word is not words[-1] and x + width + 20 > size[0]:
-            write(draw, (x, y), "…", type_size)
-            break
-        if y + line > size[1]:
-            break
-        draw.rectangle((x, y, x + width - 2, y + line - 3), fill=tuple(tint))
-        write(draw, (x + 2, y + 1), word, type_size, width=width)
-        x += width
+    lines, height = word_lines(words, size[0], type_size), type_size + _LEADING
+    room = max(1, size[1] // height)
+    for number, line in enumerate(lines[:room]):
+        x, y = 2.0, 2.0 + number * height
+        cut = number + 1 == room < len(lines)
+        for i in line[:-1] if cut else line:
+            width = _word_width(words[i], size[0], type_size)
+            draw.rectangle((x, y, x + width - 2, y + height - 3), fill=tuple(tints[i]))
+            write(draw, (x + 2, y + 1), words[i], type_size, width=width)
+            x += width
+        if cut:
+            write(draw, (x + 2, y + 1), "…", type_size)
     return cell
+
+
+def word_lines(words: Sequence[str], width: int, type_size: int) -> list[list[int]]:
+    """Return the lines that :func:`words_cell` breaks words into: the indices of the words in each.
+
+    Example:
+        >>> word_lines(("never", "", "again"), 50, 16)
+        [[0], [2]]
+    """
+    lines: list[list[int]] = []
+    x = float(width)
+    for i, word in enumerate(words):
+        if not word.strip():
+            continue
+        own = _word_width(word, width, type_size)
+        if x + own > width:
+            lines.append([])
+            x = 2.0
+        lines[-1].append(i)
+        x += own
+    return lines
+
+
+def words_height(words: Sequence[str], width: int, type_size: int, most_lines: int) -> int:
+    """Return how high a cell of this width is that shows all words, or as many lines of them."""
+    return min(max(len(word_lines(words, width, type_size)), 1), most_lines) * (type_size + _LEADING) + 2
+
+
+def _word_width(word: str, width: int, type_size: int) -> float:
+    return min(text_width(word, type_size) + 5, width - 4)
 
 
 def _strength(relevance: Array, *, signed: bool) -> Array:

@@ -9,10 +9,12 @@ from PIL import Image, ImageDraw
 from dynalens.dynamics import Array
 from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import FAINT, GRID, LINES, PAPER, RIGHT, WRONG, Colour, shortened, write
-from dynalens.pictures.overlays import Shown, input_cell, map_cell
+from dynalens.pictures.overlays import Shown, input_cell, map_cell, words_cell, words_height
 
 _LARGEST_CELL = 64
+_SMALLEST_CELL = 32
 _FEW_COLUMNS = 6
+_MOST_LINES = 8
 _RANDOM: Colour = (175, 175, 175)
 
 
@@ -54,17 +56,22 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
         rows: The samples; all with the same methods.
         fractions: Abscissa of the curves, ``(steps + 1,)``.
         title: First line of the picture.
+
+    Words are shown over the width of the picture, coloured by one method below the other.
     """
+    if isinstance(rows[0].image, tuple):
+        return _sheet_of_words(rows, fractions, title)
     methods = list(rows[0].maps)
     charts = [method for method in methods if rows[0].curves.get(method)]
     signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
     heads = ["input", *methods, *charts]
-    side = min(_LARGEST_CELL, (WIDTH - GAP) // len(heads) - GAP)
+    side = max(min(_LARGEST_CELL, (WIDTH - GAP) // len(heads) - GAP), _SMALLEST_CELL)
+    width = max(WIDTH, GAP + len(heads) * (side + GAP))
     keys = _keys(signed, rows[0])
     top = 2 * LINE + 6 + LINE * (len(keys) > 0)
     pitch = LINE + side + 2 * GAP
     # Cells of many columns are narrow; at their actual size they should still show something.
-    card = Card(top + len(rows) * pitch, scale=2 if len(heads) <= _FEW_COLUMNS else 3)
+    card = Card(top + len(rows) * pitch, scale=2 if len(heads) <= _FEW_COLUMNS else 3, width=width)
     write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
     _legend(card.draw, keys)
     for column, name in enumerate(heads):
@@ -80,12 +87,53 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
             frame = None if column or row.right is None else RIGHT if row.right else WRONG
             card.paste(cell, (GAP + column * (side + GAP), y + LINE + FRAME), frame)
         for column, method in enumerate(charts, start=len(cells)):
-            at = (GAP + column * (side + GAP), y + LINE + FRAME)
-            _areas(card.draw, at, side, row, method)
-            size_of_chart = (size[0], size[1] - LINE * card.scale)
-            chart = curve_chart(row.curves[method], fractions, controls=row.controls, size=size_of_chart)
-            card.paste(chart, (at[0], at[1] + LINE))
+            _chart(card, (GAP + column * (side + GAP), y + LINE + FRAME), side, row, method, fractions)
     return card.image()
+
+
+def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str) -> Image.Image:
+    """As ``explanation_sheet``: below each caption a band for each method, its words left and its curves right."""
+    methods = list(rows[0].maps)
+    charts = any(rows[0].curves.get(method) for method in methods)
+    signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
+    width = WIDTH - 2 * GAP - charts * (_LARGEST_CELL + GAP)
+    least = LINE + _LARGEST_CELL if charts else 0
+    heights = [max(LINE + words_height(_words(row), width, TEXT, _MOST_LINES), least) + GAP for row in rows]
+    keys = _keys(signed, rows[0])
+    top = LINE + 6 + LINE * (len(keys) > 0)
+    card = Card(top + sum(LINE + GAP + len(methods) * height for height in heights))
+    write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
+    _legend(card.draw, keys)
+    y = top
+    for row, height in zip(rows, heights, strict=True):
+        _caption(card.draw, (GAP, y), row)
+        y += LINE
+        for method in methods:
+            write(card.draw, (GAP, y), method.replace("_", "-"), TEXT, fill=FAINT, width=width)
+            size = (width, height - LINE - GAP)
+            # Drawn in pixels of the card, in which letters stay legible.
+            cell = words_cell(_words(row), row.maps[method], size, signed=signed[method], type_size=TEXT)
+            card.paste(
+                cell.resize((size[0] * card.scale, size[1] * card.scale), Image.Resampling.NEAREST), (GAP, y + LINE)
+            )
+            if row.curves.get(method):
+                _chart(card, (WIDTH - GAP - _LARGEST_CELL, y), _LARGEST_CELL, row, method, fractions)
+            y += height
+        y += GAP
+    return card.image()
+
+
+def _words(row: ExplanationRow) -> tuple[str, ...]:
+    assert isinstance(row.image, tuple)
+    return row.image
+
+
+def _chart(card: Card, at: tuple[int, int], side: int, row: ExplanationRow, method: str, fractions: Array) -> None:
+    """Paste a method's curves below their areas."""
+    _areas(card.draw, at, side, row, method)
+    size = (side * card.scale, (side - LINE) * card.scale)
+    chart = curve_chart(row.curves[method], fractions, controls=row.controls, size=size)
+    card.paste(chart, (at[0], at[1] + LINE))
 
 
 def curve_chart(

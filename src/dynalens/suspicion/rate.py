@@ -21,7 +21,8 @@ class NoiseRate:
     """Fraction of wrong labels.
 
     Attributes:
-        low: Lower end: what the samples that the network is surest of show, less two standard errors.
+        low: Lower end: what the samples that the network is surest of show, less two standard errors; of two
+            classes 0.
         value: The estimate.
         high: Upper end: all samples whose leading class is not their label, plus two standard errors.
     """
@@ -43,6 +44,9 @@ def estimate_noise_rate(evidence: Evidence) -> NoiseRate:
     Sure means a large probability of the leading class among the classes other than the label, since training pulls
     the label's up; for agreeing samples, other than the labels that stand for this class elsewhere.
 
+    Of two classes there is no other to be sure among: the estimate does not fade then and counts hard samples as wrong,
+    and the lower end is 0.
+
     Never more than a half: a network that disagrees with more labels has learned too little to say.
 
     The ends are not a confidence interval of the method: memorised labels are in neither.
@@ -53,8 +57,11 @@ def estimate_noise_rate(evidence: Evidence) -> NoiseRate:
         return NoiseRate(0.0, _MOST, 1.0)
     steady = share > _STEADY
     upper = min(1.0, float((differ & steady).mean() / max(steady[~differ].mean(), _LEAST_STEADY)))
-    lower = min(upper, _among_the_surest(evidence, leader, p, differ))
-    fading = (lower / upper - _NONE) / (_ALL - _NONE) if upper else 0.0
+    if evidence.classes < 3:  # no other class to be sure among
+        lower, fading = 0.0, 1.0
+    else:
+        lower = min(upper, _among_the_surest(evidence, leader, p, differ))
+        fading = (lower / upper - _NONE) / (_ALL - _NONE) if upper else 0.0
     value = min(_MOST, upper * float(np.clip(fading, 0, 1)))
     error = 2 * np.sqrt(max(value * (1 - value), 1 / len(evidence)) / len(evidence))
     high = max(upper, float(differ.mean()))

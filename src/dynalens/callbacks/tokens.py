@@ -1,0 +1,35 @@
+"""What the attribution monitor can say of tokens: ids of words, integers (N, T)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynalens.attribution import TOKEN_METHODS, Method, blind_to_tokens
+from dynalens.faithfulness import METRICS_OF_MAPS
+from dynalens.observation import is_tokens
+
+
+def check_inputs(inputs: Tensor, *, methods: Sequence[Method], metrics: Sequence[str], baseline: Any) -> None:
+    """Raise a ValueError if these are tokens and a method, a metric or the baseline is not defined for them."""
+    if not is_tokens(inputs):
+        return
+    blind = blind_to_tokens(method for method in methods if isinstance(method, str))
+    masked = [name for name in metrics if name.startswith("average_")]
+    unnamed = [repr(baseline)] if isinstance(baseline, str) and set(metrics) - set(METRICS_OF_MAPS) else []
+    if blind or masked or unnamed:
+        raise ValueError(
+            f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
+            f"{inputs.dtype}, got {', '.join([*blind, *masked, *unnamed])}. Pass methods among "
+            f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients, and as "
+            "`baseline` the id of a token that says nothing (mask or unknown word), or `metrics=()`."
+        )
+
+
+def check_in_vocabulary(model: nn.Module, baseline: Any) -> None:
+    """Raise a ValueError if the baseline token has no embedding: on a GPU looking it up would end the process."""
+    sizes = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    if isinstance(baseline, int) and sizes and not 0 <= baseline < max(sizes):
+        raise ValueError(
+            f"Expected `baseline` to be a token in [0, {max(sizes)}), got {baseline}. Pass an id of the vocabulary."
+        )

@@ -1,0 +1,36 @@
+"""Callables by their dotted paths, as configuration files name them."""
+
+import importlib
+from typing import Any
+
+
+def imported(path: str) -> Any:
+    """Return the callable of a dotted path, or raise an ImportError.
+
+    Example:
+        >>> imported("math.floor")(2.5)
+        2
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (AttributeError, ValueError) as error:  # ValueError: no module before the dot
+        raise ImportError(f"no {name!r} in {module!r}") from error
+    if not callable(found):
+        raise ImportError(f"{path} is no callable")
+    return found
+
+
+def resolved(value: Any) -> Any:
+    """Return the callable of a dotted path; anything else, names without a dot and unknown paths included, as it is.
+
+    Example:
+        >>> resolved("math.floor")(2.5), resolved("blur"), resolved(("a.b", "c"))
+        (2, 'blur', ('a.b', 'c'))
+    """
+    if not isinstance(value, str) or "." not in value:
+        return value
+    try:
+        return imported(value)
+    except ImportError:
+        return value
