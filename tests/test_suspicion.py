@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,16 +19,18 @@ from dynalens.suspicion import (
     clean_indices,
     compared,
     flagged,
+    noise,
     ranking,
     samples_table,
     suspects,
     weights,
 )
-from dynalens.suspicion.course import PERIODS, Votes, read_course
+from dynalens.suspicion.course import Votes, read_course
 from dynalens.suspicion.evidence import Evidence, weighted
 from dynalens.suspicion.noise import Confusions, deconvolved, noise_matrix, wrong_log_odds
-from dynalens.suspicion.ranking import discriminant, log_odds_offset, probability
+from dynalens.suspicion.ranking import discriminant, log_odds_offset, probability, shrunk
 from dynalens.suspicion.rate import estimate_noise_rate
+from dynalens.suspicion.reliability import asymptote, reliability
 from dynalens.suspicion.scores import named_scores
 
 HISTORY = list[dict[str, Array]]
@@ -74,17 +77,15 @@ LABELS = np.array([0, 1, 2, 0])
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(st.lists(PRESENTATION, min_size=1, max_size=6), min_size=1, max_size=3 * PERIODS))
+@given(st.lists(st.lists(PRESENTATION, min_size=1, max_size=6), min_size=1, max_size=24))
 def test_the_course_equals_means_over_its_presentations(run: list[list[tuple[int, float, float, int]]]) -> None:
     history = [
         {name: np.array(values) for name, values in zip(NAMES, zip(*epoch, strict=True), strict=True)} for epoch in run
     ]
     course = read_course(LABELS, history)
     assert course is not None
-    width = 1
-    while width * PERIODS < len(run):
-        width *= 2
-    periods = [[row for epoch in run[at : at + width] for row in epoch] for at in range(0, len(run), width)]
+    bounds = [at for at in [0, 1, 2, 3, 4, 6, 8, 12, 16] if at < len(run)] + [len(run)]
+    periods = [[row for epoch in run[a:b] for row in epoch] for a, b in pairwise(bounds)]
     assert len(course.margin) == len(periods)
     for number, period in enumerate(periods):
         for i in range(4):
@@ -166,6 +167,19 @@ def test_deconvolution_inverts_a_noise_matrix() -> None:
     np.testing.assert_allclose(deconvolved(true @ matrix, matrix), true, atol=0.06)
 
 
+def test_fewer_steps_of_deconvolution_where_it_is_dear_keep_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.full(4, 0.5), 400)
+    views = evidence(rng.integers(0, 4, 400).tolist(), p.tolist())
+    full = wrong_log_odds(views)
+    monkeypatch.setattr(noise, "_COST", 1)
+    fewer = wrong_log_odds(views)
+    assert (fewer != full).any()
+    assert (
+        np.corrcoef(full.argsort().argsort(), fewer.argsort().argsort())[0, 1] > 0.9
+    )  # one that differed in kind would be near 0
+
+
 def test_a_rule_of_flips_that_was_learned_is_seen_through() -> None:
     # 4 in 10 of each class carry the next class's label, and the network has learned exactly that.
     n, true = 10, np.repeat([0, 1, 2], 10)
@@ -189,6 +203,46 @@ def test_structure_is_none_for_uniform_flips_and_all_for_pairs() -> None:
     assert Confusions.of(np.arange(10), (np.arange(10) + 1) % 10, 10).explained() == pytest.approx(0, abs=1e-9)
 
 
+# --- what is left where the network is surest ---
+
+
+def test_sureness_leaves_the_label_out_where_it_differs() -> None:
+    # Agreeing: .7 of all but one of the two other classes, .7 / .85; differing: .5 of what is not the label's, .5 / .8.
+    # Two classes: the predicted class itself.
+    both = np.array([0.7, 0.2]), np.array([0.2, 0.5])
+    found = reliability(0, *both, 3)
+    np.testing.assert_allclose(found.sureness, [np.log(0.5 / 0.3), np.log(0.7 / 0.15)])
+    np.testing.assert_allclose(found.count, [1, 1])
+    found = reliability(3, np.array([0.7, 0.2]), np.array([0.3, 0.8]), 2)
+    assert found.epoch == 3
+    np.testing.assert_allclose(found.sureness, [np.log(0.7 / 0.3), np.log(0.8 / 0.2)])
+    np.testing.assert_allclose(found.differ, [0, 1])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.05, 0.2])
+def test_the_asymptote_of_a_calibrated_network_is_the_rate(rate: float) -> None:
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.5, 1, 20000)  # of the true class, one of two; right labels agree with it as often as it says
+    agree = (rng.random(len(p)) < p) & (rng.random(len(p)) >= rate)
+    epoch = reliability(2, np.where(agree, p, 1 - p), np.where(agree, 1 - p, p), 2)
+    low, best, high = asymptote([epoch])
+    assert low <= rate <= high
+    assert best == pytest.approx(rate, rel=0.25, abs=0.003)
+    assert high - low < 0.1
+
+
+def test_an_epoch_that_repeats_all_labels_does_not_refute_the_others() -> None:
+    rng = np.random.default_rng(1)
+    p = rng.uniform(0.5, 1, 5000)
+    agree = (rng.random(len(p)) < p) & (rng.random(len(p)) >= 0.2)
+    early = reliability(1, np.where(agree, p, 1 - p), np.where(agree, 1 - p, p), 2)
+    memorised = reliability(9, np.full(5000, 0.99), np.full(5000, 0.01), 2)
+    low, best, high = asymptote([early, memorised])
+    assert low <= 0.2 <= high
+    assert best == pytest.approx(0.2, rel=0.3)
+    assert asymptote([]) == (0.0, 0.0, 1.0)
+
+
 # --- the order ---
 
 
@@ -206,6 +260,13 @@ def test_a_round_of_the_discriminant_is_fishers_with_a_ridge(monkeypatch: pytest
     found, weight = discriminant(margin, order, 0.1)
     np.testing.assert_allclose(weight, np.linalg.solve(ridged, difference), rtol=1e-6)
     np.testing.assert_allclose(found, -(weight @ margin))
+
+
+def test_the_learned_weights_count_with_the_number_of_flips() -> None:
+    learned, first = np.array([-1.0, 3.0]), np.array([1.0, 0.0])
+    np.testing.assert_allclose(shrunk(learned, first, 0), [1, 0])
+    np.testing.assert_allclose(shrunk(learned, first, 100), [0.75 - 0.25 / 4, 0.25 * 3 / 4])  # a quarter: 100 of 400
+    np.testing.assert_allclose(shrunk(learned, 0 * first, 0), [0.5, 0.5])
 
 
 @pytest.mark.parametrize("mean", [0.001, 0.2, 0.9])
@@ -231,7 +292,9 @@ def test_flips_are_found_counted_and_named(kind: str, rate: float) -> None:
     statistics, history = simulated(given, true, **options)
     found, wrong = assess(statistics, history), given != true
     assert average_precision(wrong, found.score) > 0.95
-    assert average_precision(wrong, found.score) >= average_precision(wrong, -statistics.margin) - 0.003
+    # Few flips are ranked by the weights that the discriminant begins with, for safety on hard data.
+    given_away = 0.02 if rate == 0.05 else 0.003
+    assert average_precision(wrong, found.score) >= average_precision(wrong, -statistics.margin) - given_away
     assert found.noise_rate.value == pytest.approx(rate, rel=1 / 3)
     assert found.noise_rate.low <= rate <= found.noise_rate.high
     chosen = flagged(found.probability, 0.8)

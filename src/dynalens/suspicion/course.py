@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynalens.dynamics import Array, epoch_weight
+from dynalens.suspicion.reliability import Reliability, reliability
 
-PERIODS = 8
-"""Most periods a run is divided into; there are at least half as many once it has that many epochs."""
+FINE = 4
+"""Epochs that are periods of their own; after them, each period is as long as a half or a third of all before it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Course:
             often, among equally frequent ones the most recent; -1 where none disagreed.
         agreement: Shape ``(N,)``, fraction of the presentations that predicted it; NaN where none disagreed.
         probability_margin: Shape ``(N,)``, mean over all presentations of p_y - max_{k != y} p_k.
+        reliability: Of the first epoch of each period.
     """
 
     label: Array
@@ -55,6 +57,7 @@ class Course:
     suggested: Array
     agreement: Array
     probability_margin: Array
+    reliability: Sequence[Reliability]
 
     def at(self, chosen: Array) -> "Course | None":
         """Return the course of these samples, ascending, or None where one of them is not in it."""
@@ -67,7 +70,18 @@ class Course:
         suggested, agreement, gap = (
             values[chosen] for values in (self.suggested, self.agreement, self.probability_margin)
         )
-        return Course(self.label[chosen], margin, p_label, p_rival, votes, self.weight, suggested, agreement, gap)
+        return Course(
+            self.label[chosen],
+            margin,
+            p_label,
+            p_rival,
+            votes,
+            self.weight,
+            suggested,
+            agreement,
+            gap,
+            self.reliability,
+        )
 
     def filled_margin(self) -> Array:
         """Return the margins (P, N); where a sample was not seen, as far from the period's mean as it was elsewhere."""
@@ -85,14 +99,14 @@ def read_course(label: Array, history: Iterable[Mapping[str, Array]]) -> Course 
         history: For each epoch, in order, ``index``, ``p_label``, ``margin`` and ``predicted`` of its presentations.
     """
     periods: list[_Period] = []
-    width = 1
+    classes = int(label.max(initial=1)) + 1
+    sure: list[Reliability] = []
     for number, epoch in enumerate(history):
-        if number % width == 0 and len(periods) == PERIODS:
-            periods = [first.merged(second) for first, second in zip(periods[::2], periods[1::2], strict=True)]
-            width *= 2
         new = _Period.of_epoch(label, epoch, number)
-        if number % width == 0:
+        if begins_period(number):
             periods.append(new)
+            if len(epoch["index"]):
+                sure.append(reliability(number, *_probabilities(epoch), classes))
         else:
             periods[-1] = periods[-1].merged(new)
     if not any(period.count.any() for period in periods):
@@ -104,7 +118,23 @@ def read_course(label: Array, history: Iterable[Mapping[str, Array]]) -> Course 
     votes = [period.votes() for period in periods]
     whole = functools.reduce(_Period.merged, periods)
     _, p_all, rival_all = whole.means()
-    return Course(label, margin, p_label, p_rival, votes, weight, *whole.plurality(), p_all - rival_all)
+    return Course(label, margin, p_label, p_rival, votes, weight, *whole.plurality(), p_all - rival_all, sure)
+
+
+def begins_period(epoch: int) -> bool:
+    """Return whether a new period begins: memorisation follows the logarithm of time, so periods grow.
+
+    Example:
+        >>> [epoch for epoch in range(40) if begins_period(epoch)]
+        [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
+    """
+    return epoch < FINE or epoch % 2 ** (epoch.bit_length() - 2) == 0
+
+
+def _probabilities(epoch: Mapping[str, Array]) -> tuple[Array, Array]:
+    """Return those of the label and of its rival, from margin = log(p_y / p_rival)."""
+    margin, p_label = epoch["margin"].astype(np.float64), epoch["p_label"].astype(np.float64)
+    return p_label, np.minimum(p_label * np.exp(-np.clip(margin, -80, 80)), 1 - p_label)  # rounding stays below 1
 
 
 @dataclass(frozen=True)
@@ -122,9 +152,7 @@ class _Period:
     @classmethod
     def of_epoch(cls, label: Array, epoch: Mapping[str, Array], number: int) -> "_Period":
         index, n = epoch["index"].astype(np.int64), len(label)
-        margin, p_label = epoch["margin"].astype(np.float64), epoch["p_label"].astype(np.float64)
-        # margin = log(p_y / p_rival); rounding may not push the two above 1.
-        p_rival = np.minimum(p_label * np.exp(-np.clip(margin, -80, 80)), 1 - p_label)
+        margin, (p_label, p_rival) = epoch["margin"].astype(np.float64), _probabilities(epoch)
         sums = np.stack([np.bincount(index, values, n) for values in (margin, p_label, p_rival)])
         wrong = epoch["predicted"] != label[index]
         key = index[wrong] * cls._CLASSES + epoch["predicted"][wrong]

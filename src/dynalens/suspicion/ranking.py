@@ -13,13 +13,14 @@ from dynalens.suspicion.rate import NoiseRate, estimate_noise_rate
 
 _FEWEST, _MOST = 0.02, 0.5  # fraction of the samples that the discriminant takes for wrong ones
 _SOFT = 0.3  # width of the step between them and the rest, as a part of that fraction
-_POWER = 2  # of the part of the disagreement that is noise
 _ROUNDS = 3
 _ENOUGH = 50  # samples to learn weights from
 _LEAST_FRESH = 0.1  # of the suspicious not yet learned in a period
 _LARGEST = 0.5  # part of a period in all weights of predictions
 _KNOWN = 0.5  # of what the best period knows of the others: before, predictions are guesses
+_POWER = 2  # of the part of the disagreement that is noise
 _RIDGE = 0.1  # added to correlations: the periods of a run resemble each other
+_PRIOR = 300  # wrong labels needed until the learned weights count as much as the first ones
 _STRUCTURE = 8  # an eighth of the uncertainty explained by the class is structure; uniform flips explain nothing
 
 
@@ -50,13 +51,14 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     """Return how suspicious each label is.
 
     Presentations say little before the network knows anything and after it has memorised the labels, and when that is
-    depends on the run. So the run is divided into up to eight periods, and the weight of each in the mean margin is
+    depends on the run. So the run is divided into periods, and the weight of each in the mean margin is
     Fisher's linear discriminant between the most suspicious samples and the others, beginning with the weights
-    (t + 1)^2 * (training error in epoch t)^2 and repeated three times. Flips that follow the classes are found with
-    the same weights by :func:`~dynalens.suspicion.noise.wrong_log_odds`. The score is
+    (t + 1)^2 * (training error in epoch t)^2 and repeated three times. A few flips on hard data teach it to find hard
+    samples, so the weights are :func:`shrunk` towards those that it began with. Flips that follow the classes are found
+    with the same weights by :func:`~dynalens.suspicion.noise.wrong_log_odds`. The score is
     (1 - s) * (log odds by margin) + s * (log odds by class pairs) with s in [0, 1] the structure of the flips, eight
-    times :meth:`~dynalens.suspicion.noise.Confusions.explained` and the square of the part of all disagreement that
-    is noise: the network mistakes similar classes for each other where labels are right, too.
+    times :meth:`~dynalens.suspicion.noise.Confusions.explained` and the square of the part of all disagreement that is
+    noise: the network mistakes similar classes for each other where labels are right, too.
 
     Without a history that covers all samples, the record's own means with the first weights are used.
 
@@ -72,15 +74,18 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     first = streamed(_part(statistics, seen)) if kept is None else weighted(kept, kept.weight)
     order = _first_order(first)
     fraction = float(np.clip((first.leading()[0] != first.label).mean(), _FEWEST, _MOST))
-    evidence, lasting = first, first
-    by_margin = _log_odds(-first.margin, _suspicious(order, fraction))
+    evidence, by_margin, rate = first, _log_odds(-first.margin, _suspicious(order, fraction)), None
     if kept is not None and len(seen) >= _ENOUGH:
-        by_margin, weight = discriminant(kept.filled_margin(), order, fraction)
-        told = _unmemorised(kept, weight, _suspicious(by_margin, fraction))
-        evidence, lasting = weighted(kept, told), weighted(kept, _spread_out(told))
-    by_pairs = _log_odds(wrong_log_odds(evidence), _suspicious(order, fraction))
-    rate = estimate_noise_rate(lasting)
+        margin = kept.filled_margin()
+        learned, weight = discriminant(margin, order, fraction)
+        wrong = _suspicious(learned, fraction)
+        told = _unmemorised(kept, weight, wrong)
+        evidence = weighted(kept, told)
+        rate = estimate_noise_rate(weighted(kept, _spread_out(told)), kept.reliability)
+        by_margin = _log_odds(-(shrunk(weight, kept.weight, rate.value * len(seen)) @ margin), wrong)
+    rate = rate or estimate_noise_rate(first)
     structure = _structure(evidence, rate)
+    by_pairs = _log_odds(wrong_log_odds(evidence), _suspicious(order, fraction)) if structure else by_margin
     score = (1 - structure) * by_margin + structure * by_pairs
     return _assessment(seen, score, rate, evidence, _by_the_way(statistics, course))
 
@@ -107,6 +112,25 @@ def discriminant(margin: Array, order: Array, fraction: float) -> tuple[Array, A
         weight = np.linalg.solve(correlation, (mean_right - mean_wrong) / scale) / scale
         order = -(weight @ margin)
     return order, weight
+
+
+def shrunk(learned: Array, first: Array, flips: float) -> Array:
+    """Return weights between the learned and the first ones, each as parts of one; few flips teach little.
+
+    Args:
+        learned: Shape ``(P,)``, of the discriminant.
+        first: Shape ``(P,)``, not negative: as long as nothing is known of the run.
+        flips: Expected number of wrong labels; at 300 both count alike.
+
+    Example:
+        >>> import numpy as np
+        >>> shrunk(np.array([3.0, -1.0]), np.array([1.0, 1.0]), 300)
+        array([0.625, 0.125])
+    """
+    prior = first / first.sum() if first.sum() > 0 else np.full(len(first), 1 / len(first))
+    share = flips / (flips + _PRIOR)
+    result: Array = share * learned / max(float(np.abs(learned).sum()), 1e-12) + (1 - share) * prior
+    return result
 
 
 def log_odds_offset(log_odds: Array, mean: float) -> float:
@@ -155,7 +179,8 @@ def _first_order(evidence: Evidence) -> Array:
     """Ranks of margin, probability margin and class pairs; higher is more suspicious."""
     structure = _structure(evidence)
     margins = ranks(-evidence.margin) + ranks(evidence.p_rival - evidence.p_label)
-    return -((1 - structure) * margins / 2 + structure * ranks(wrong_log_odds(evidence)))
+    pairs = ranks(wrong_log_odds(evidence)) if structure else 0
+    return -((1 - structure) * margins / 2 + structure * pairs)
 
 
 def _suspicious(order: Array, fraction: float) -> Array:

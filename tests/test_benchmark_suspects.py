@@ -1,0 +1,131 @@
+"""The benchmark of suspects flips what it says, keeps its tables apart and has the peers' rules right."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+pytest.importorskip("sklearn")
+
+import noisy_runs
+import suspects
+
+Array = npt.NDArray[Any]
+LABELS = np.random.default_rng(0).integers(0, 10, 1000)
+
+
+@pytest.mark.parametrize("kind", ["uniform", "pair", "class", "instance"])
+@pytest.mark.parametrize("rate", [0.0, 0.01, 0.4])
+def test_flips_are_exactly_as_many_as_asked(kind: str, rate: float) -> None:
+    rng = np.random.default_rng(1)
+    doubt = rng.dirichlet(np.ones(10), 1000)
+    given = noisy_runs.flipped(LABELS, kind, rate, rng, doubt)
+    assert (given != LABELS).sum() == round(rate * 1000)
+    assert set(given.tolist()) <= set(range(10))
+
+
+def test_each_kind_of_flips_is_what_its_name_says() -> None:
+    rng = np.random.default_rng(2)
+    given = noisy_runs.flipped(LABELS, "pair", 0.4, rng)
+    wrong = given != LABELS
+    assert (given[wrong] == (LABELS[wrong] + 1) % 10).all()
+
+    given = noisy_runs.flipped(LABELS, "uniform", 0.4, rng)
+    wrong = given != LABELS
+    assert len(set(((given - LABELS)[wrong] % 10).tolist())) == 9
+
+    given = noisy_runs.flipped(LABELS, "class", 0.4, rng)
+    wrong = given != LABELS
+    for k in range(10):
+        assert len(set(given[wrong & (k == LABELS)].tolist())) <= 3
+    rates = [wrong[k == LABELS].mean() for k in range(10)]
+    assert max(rates) > 1.5 * min(rates)
+
+    certain = np.eye(10)[LABELS]
+    doubted = np.arange(1000) < 200
+    certain[doubted] = np.eye(10)[(LABELS[doubted] + 3) % 10]
+    given = noisy_runs.flipped(LABELS, "instance", 0.1, rng, certain)
+    wrong = given != LABELS
+    assert wrong[doubted].sum() >= 90  # 51 times as likely, 200 against 800
+    assert (given[wrong & doubted] == (LABELS[wrong & doubted] + 3) % 10).all()
+
+
+def test_the_tables_share_no_run_and_the_judged_one_has_its_own_data_and_seeds() -> None:
+    tuned, judged = noisy_runs.grid(3, "tuned"), noisy_runs.grid(3, "judged")
+    assert not {run.seed for run in tuned} & {run.seed for run in judged}
+    assert not any(run.data.startswith("cifar") or run.flips == "class" for run in tuned)
+    assert all(run.data.startswith("cifar") or run.flips == "class" for run in judged)
+    names = [run.name for run in tuned + judged]
+    assert len(set(names)) == len(names)
+    assert len(noisy_runs.grid(3)) == len(names)
+
+
+def one_hot_logits(predictions: list[list[int]]) -> Array:
+    logits: Array = np.eye(3, dtype=np.float32)[np.array(predictions)] * 2
+    return logits
+
+
+def test_interpretdls_rule_by_hand() -> None:
+    # 100 samples right from the first of three epochs on (mean epoch 1), one right in the last only (2), one never.
+    # Mean over the learned 102/101, deviation sqrt(1/101 * 100/101) = .0990: 1 + .0099 + 5 * .0990 = 1.505 < 2.
+    logits = one_hot_logits([[0, 0, 0]] * 100 + [[1, 1, 0], [1, 2, 1]])
+    score, flags = suspects.interpretdl(logits, np.zeros(102, int))
+    assert score.tolist() == [1.0] * 100 + [2.0, -1.0]
+    assert np.flatnonzero(flags).tolist() == [100]
+
+
+def test_w_and_w3_by_hand() -> None:
+    # Errors 1/2 and 1/4 in two epochs: weights 1 * 1/4 = .25 and 4 * 1/16 = .25, so half each.
+    logits = one_hot_logits([[0, 0], [1, 0], [1, 1], [0, 0]])
+    w, w3 = suspects.three_ranks(logits, np.zeros(4, int))
+    np.testing.assert_allclose(w, [-2, 0, 2, -2])
+    assert w3.argmax() == 2
+    assert w3.argsort()[2] == 1
+
+
+def test_f1_and_precision_at_the_number_of_flips_by_hand() -> None:
+    wrong, flags = np.array([True, True, False, False]), np.array([True, False, True, False])
+    assert suspects.f1(flags, wrong) == 0.5
+    assert suspects.f1(np.zeros(4, bool), wrong) == 0
+    # Order: wrong, right, wrong, right. AUC 3/4, average precision (1 + 2/3) / 2, one of the first two is wrong.
+    auc, average, top = suspects._measures(wrong, np.array([4.0, 2.0, 3.0, 1.0]))
+    assert (auc, top) == (0.75, 0.5)
+    assert average == pytest.approx(5 / 6)
+
+
+def test_peers_agree_with_their_definitions() -> None:
+    pytest.importorskip("aum")
+    pytest.importorskip("cleanlab")
+    rng = np.random.default_rng(3)
+    logits, given = rng.normal(size=(30, 4, 3)).astype(np.float32), rng.integers(0, 3, 30)
+    found = suspects.peers(logits, given)
+    row = np.arange(30)
+    others = np.stack([np.delete(logits[i], given[i], axis=1).max(axis=1) for i in row])
+    np.testing.assert_allclose(found["aum (PyPI)"], (others - logits[row, :, given]).mean(axis=1), rtol=1e-4)
+    p = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    np.testing.assert_allclose(found["cleanlab self_confidence"], -p.mean(axis=1)[row, given], rtol=1e-4)
+
+
+def test_a_small_run_is_trained_once_and_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(4)
+    images = rng.integers(0, 255, (120, 28, 28)).astype(np.uint8)
+    np.savez(tmp_path / "mnist10k.npz", images=images, labels=np.arange(120) % 10)
+    run = next(run for run in noisy_runs.tuned_runs(0) if run.name == "tuned_mnist_uniform_20_plain_e12_s0")
+    noisy_runs.make(run, tmp_path, tmp_path)
+    written = (tmp_path / f"{run.name}.npz").stat().st_mtime_ns
+    noisy_runs.make(run, tmp_path, tmp_path)
+    assert (tmp_path / f"{run.name}.npz").stat().st_mtime_ns == written
+    with np.load(tmp_path / f"{run.name}.npz") as arrays:
+        assert arrays["logits"].shape == (120, 12, 10)
+        assert (arrays["given"] != arrays["true"]).sum() == 24
+    capsys.readouterr()
+    suspects.main(["--runs", str(tmp_path), "--split", "tuned", "--no-peers", "--seeds", "1"])
+    out = capsys.readouterr().out
+    for epochs in (3, 5, 12):
+        assert f"| mnist, uniform 20 %, plain, {epochs} epochs | 1 | " in out
+    assert "of 1 runs (12 and 40 epochs)" in out
