@@ -40,6 +40,7 @@ TAGS = (
     Tag(f"{_DYNAMICS}/never_learned", "seen and never right so far", "samples", _EACH),
     Tag(f"{_DYNAMICS}/suspects", "with a mean margin below 0", "samples", _EACH),
     Tag(f"{_DYNAMICS}/suspects_overlap", "of these now and before, in both of those in either", "[0, 1]", _SECOND),
+    Tag(f"{_DYNAMICS}/noise_rate", "estimated fraction of wrong labels", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/train_accuracy", "presentations of the epoch that were right", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/mean_margin", "mean margin of the epoch's presentations", "logits", _EACH),
     Tag(f"{_DYNAMICS}/non_finite", "left out: a logit was NaN or infinite", "presentations", _EACH),
@@ -92,6 +93,7 @@ def dynamics_layout(prefix: str) -> Layout:
     counts: dict[str, tuple[str, ...]] = {"forgotten and learned in the epoch": ("forgotten", "learned")}
     counts |= {"never learned and suspects": ("never_learned", "suspects")}
     counts |= {"stability of the suspects": ("suspects_overlap",)}
+    counts |= {"estimated noise rate": ("noise_rate",)}
     return {prefix: {title: [f"{of}/{name}$" for name in names] for title, names in counts.items()}}
 
 

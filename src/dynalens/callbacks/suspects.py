@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dynalens.callbacks.dynamics_pictures import FOLLOWED
 from dynalens.datasets import RelabelledDataset
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.identity import SampleIdentity
@@ -29,6 +30,8 @@ class LabelSuspects:
     """The part of a monitor that is asked after training; what it reads is the monitor's."""
 
     history: bool
+    log_every_n_epochs: int
+    top_k: int
     class_names: Sequence[str] | None
     name_of: Callable[[Any], str] | None
     _epochs: list[int]
@@ -82,6 +85,10 @@ class LabelSuspects:
             return []
         worst, ids = worst_samples(self.statistics(), n), self._sample_ids()
         return worst if ids is None else ids[worst].tolist()
+
+    def followed_suspects(self, epoch: int) -> int:
+        """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""
+        return 0 if epoch % self.log_every_n_epochs else FOLLOWED * self.top_k
 
     def noise_rate(self) -> NoiseRate:
         """Return the estimated fraction of wrong labels with its lower and upper end."""

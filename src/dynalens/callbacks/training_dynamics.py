@@ -143,8 +143,9 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         assert self._folder is not None
         if self._processes.is_first:
             self._log = DynamicsLog(trainer, pl_module, self._folder.path, self, self._identity.dataset)
-            if self._epochs and self._log.pictures is not None:
-                self._log.pictures.restore(self.statistics(), read_history(self._folder.path, self._epochs))
+            if self._epochs:
+                history = read_history(self._folder.path, self._epochs)
+                self._log.restore(self.statistics(), self._epochs, history)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the loader again, which Lightning may have made anew."""
