@@ -33,6 +33,12 @@ def events(folder: Path, *callbacks: Any, **options: Any) -> EventAccumulator:
     return found
 
 
+def embeddings_of(folder: Path) -> set[str]:
+    """Names of what the projector shows, which stands beside the event file."""
+    config = (folder / "run" / "version_0" / "projector_config.pbtxt").read_text()
+    return set(re.findall(r'tensor_name: "(.*):\d+"', config))
+
+
 def tags_of(found: EventAccumulator) -> set[str]:
     tags = found.Tags()
     texts = {tag.removesuffix("/text_summary") for tag in tags["tensors"]}
@@ -56,7 +62,9 @@ def flat() -> DataLoader[Any]:
 
 def test_the_readme_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path: Path) -> None:
     assert tags_table() in README.read_text(encoding="utf-8")
-    written = tags_of(events(tmp_path / "a", TrainingDynamicsMonitor(), AttributionMonitor()))
+    dynamics = TrainingDynamicsMonitor(features="net.2", projector_every_n_epochs=1)
+    written = tags_of(events(tmp_path / "a", dynamics, AttributionMonitor()))
+    written |= embeddings_of(tmp_path / "a")
     written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
     named = {
         "<epochs>": r"epochs \d{3}-\d{3}",

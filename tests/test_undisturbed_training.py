@@ -118,9 +118,11 @@ def run(
     return runner, model
 
 
-def monitors(loader: str | None = None) -> list[Any]:
+def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
     return [
-        TrainingDynamicsMonitor(loader=loader, top_k=5),
+        TrainingDynamicsMonitor(
+            loader=loader, top_k=5, features="net.6", projector_every_n_epochs=None if plain else 1
+        ),
         AttributionMonitor(
             methods=("saliency", "input_x_gradient", "grad_cam"), metrics=METRICS, steps=4, max_overhead=100.0
         ),
@@ -149,7 +151,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: dict[str, Any]) -> None:
     given: dict[str, Any] = {"manual": False, "data": shuffled} | options
     combined = isinstance(given["data"](), CombinedLoader)
-    watched = final_state(*run(tmp_path / "with", monitors("a" if combined else None), error=None, **given))
+    watched = final_state(
+        *run(
+            tmp_path / "with",
+            monitors("a" if combined else None, plain=given.get("logger") is False),
+            error=None,
+            **given,
+        )
+    )
     plain = final_state(*run(tmp_path / "without", [], error=None, **given))
     assert differences(watched, plain) == []
     assert watched["weights and buffers: calls"] > 3

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -16,6 +17,7 @@ from dynalens.records import replaced
 _BINS = 64
 _EPOCHS_IN_A_TAG = 10
 _RGB = 3
+_BYTE = 255
 
 Layout = Mapping[str, Mapping[str, Sequence[str]]]
 """Custom charts: category -> title -> regular expressions of the scalars on it."""
@@ -54,6 +56,7 @@ TAGS = (
     Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _EACH),
     Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND),
     Tag("dynalens/suspects/table", "the same for other inputs", "text", _EACH),
+    Tag("dynalens/projector", "features of up to 2,000 samples", "embedding", "each `projector_every_n_epochs`"),
     Tag("dynalens/explanations/<epochs>", "a row a sample: input, maps, curves", "picture", _EXPLAINED),
     Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),
     Tag("dynalens/explanations/overhead", "its time over that of the training since the last", "fraction", _EXPLAINED),
@@ -256,6 +259,33 @@ def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink
     """Return where pictures go: the event file or, without one, files; and each logger that takes pictures."""
     own: Sink = FileSink(folder) if writer is None else EventSink(writer)
     return Sinks([own, *(LoggerSink(logger) for logger in picture_loggers)]) if picture_loggers else own
+
+
+def write_embedding(
+    writer: Any,
+    tag: str,
+    values: Array,
+    header: Sequence[str],
+    metadata: Sequence[Sequence[str]],
+    pictures: Array | None,
+    step: int,
+) -> None:
+    """Write vectors for the projector, beside the event file: one embedding ``<tag>:<step>`` for each step.
+
+    Args:
+        writer: A ``torch.utils.tensorboard.SummaryWriter``.
+        tag: Name of the embedding.
+        values: Shape ``(M, D)``.
+        header: Names of the columns of the metadata.
+        metadata: M rows of texts; line breaks and tabulators become spaces.
+        pictures: Shape ``(M, S, S, 3)``, uint8, or None.
+        step: Step of the logger.
+    """
+    rows = [[" ".join(text.split()) or "-" for text in row] for row in metadata]
+    images = None if pictures is None else torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / _BYTE
+    writer.add_embedding(
+        values, metadata=rows, metadata_header=list(header), label_img=images, global_step=step, tag=tag
+    )
 
 
 def write_layout(writer: Any, layouts: Sequence[Layout]) -> None:

@@ -1,7 +1,8 @@
 """What loggers show of a record: scalars of each epoch, and pictures as long as they can be drawn."""
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from dynalens.callbacks.dynamics_pictures import DynamicsPictures
 from dynalens.callbacks.noise_curve import NoiseCurve
+from dynalens.callbacks.projector import Projector
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
+from dynalens.features import FeatureRows
 from dynalens.host import chart_layouts, log_scalars, log_step, picture_loggers, tag_prefix, tensorboard_writer
 from dynalens.pictures import find_normalisation
 from dynalens.suspicion import epoch_summary, overlap, worst_samples
@@ -37,12 +40,22 @@ class DynamicsLog:
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))
+        normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+        self._projector: Projector | None = None
+        if monitor.projector_every_n_epochs is not None:
+            self._projector = Projector(
+                writer,
+                f"{self._prefix}/projector",
+                every_n_epochs=monitor.projector_every_n_epochs,
+                class_names=monitor.class_names,
+                normalisation=normalisation,
+            )
         self.pictures: DynamicsPictures | None = DynamicsPictures(
             make_sink(writer, picture_loggers(trainer), folder / "pictures"),
             self._prefix,
             top_k=monitor.top_k,
             class_names=monitor.class_names,
-            normalisation=find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset),
+            normalisation=normalisation,
         )
 
     def restore(
@@ -55,8 +68,15 @@ class DynamicsLog:
         for epoch in epochs:
             self._noise.note(found.get(epoch), len(statistics))
 
+    def begin_epoch(self, epoch: int, statistics: SampleStatistics) -> None:
+        """Choose what the projector shows of this epoch."""
+        if self._projector is not None:
+            self._projector.begin_epoch(epoch, statistics)
+
     def see(self, rows: Tensor | None, inputs: Tensor | None) -> None:
-        """Copy the inputs of suspects from a batch."""
+        """Copy the inputs of suspects, and of what the projector shows, from a batch."""
+        if self._projector is not None and rows is not None:
+            self._projector.see(rows, inputs)
         if self.pictures is not None and rows is not None:
             self.pictures.see(rows, inputs)
 
@@ -69,7 +89,13 @@ class DynamicsLog:
             self.pictures.end_epoch(epoch, statistics, record, self._device)
 
     def write(
-        self, trainer: Any, epoch: int, statistics: SampleStatistics, record: EpochRecord, ids: Array | None
+        self,
+        trainer: Any,
+        epoch: int,
+        statistics: SampleStatistics,
+        record: EpochRecord,
+        ids: Array | None,
+        features: FeatureRows | None = None,
     ) -> None:
         """Write scalars and pictures."""
         step, summary = log_step(trainer, self._x_axis), epoch_summary(statistics, record)
@@ -82,7 +108,12 @@ class DynamicsLog:
         if noise_rate is not None:
             summary["noise_rate"] = noise_rate
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
-        self._draw(epoch, statistics, ids, step, self._contrasts(trainer, statistics, ids))
+        contrasts = self._contrasts(trainer, statistics, ids)
+        with self._or_switched_off():
+            if self.pictures is not None:
+                self.pictures.write(statistics, epoch, step, ids, contrasts)
+            if self._projector is not None and features is not None and self._projector.due(epoch):
+                self._projector.write(features, statistics, step, ids)
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask the callbacks that explain why the gallery's suspects are taken for another class."""
@@ -98,17 +129,14 @@ class DynamicsLog:
                 found = {str(sample): relevance for sample, relevance in ask(trainer, self._monitor, wanted).items()}
         return found
 
-    def _draw(
-        self, epoch: int, statistics: SampleStatistics, ids: Array | None, step: int, contrasts: dict[str, Array]
-    ) -> None:
+    @contextmanager
+    def _or_switched_off(self) -> Iterator[None]:
         """A picture that fails is no reason to end a training run, because the record does not need it."""
-        if self.pictures is None:
-            return
         try:
-            self.pictures.write(statistics, epoch, step, ids, contrasts)
+            yield
         except Exception as error:  # noqa: BLE001  # whatever it is, it is said and training goes on
-            self.pictures = None
+            self.pictures = self._projector = None
             warnings.warn(
                 f"Pictures of the record are switched off, training goes on: {type(error).__name__}: {error}",
-                stacklevel=2,
+                stacklevel=4,
             )

@@ -2,14 +2,16 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dynalens.callbacks.dynamics_pictures import FOLLOWED
+from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.datasets import RelabelledDataset
-from dynalens.dynamics import Array, SampleStatistics
+from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
 from dynalens.identity import SampleIdentity
 from dynalens.records import RecordFolder, RecordMeta, whole_history
 from dynalens.suspicion import (
@@ -23,6 +25,11 @@ from dynalens.suspicion import (
     suspects,
     weights,
     worst_samples,
+)
+
+NO_EPOCH = (
+    "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
+    "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
 )
 
 
@@ -40,18 +47,14 @@ class LabelSuspects:
     _root_index: Array
     _names: list[str] | None
     _assessed: tuple[int, Assessment] | None
+    _dynamics: TrainingDynamics | None
+    _incomplete: list[int]
+    _features: LayerFeatures
+    _compared: tuple[int, Array | None] | None
 
     @abstractmethod
     def statistics(self) -> SampleStatistics:
         """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
-
-    @abstractmethod
-    def _sample_ids(self) -> Array | None:
-        """Return the id of each sample, or None where they are known by their position."""
-
-    @abstractmethod
-    def _meta(self) -> RecordMeta:
-        """Return what goes with the record."""
 
     def table(self) -> pd.DataFrame:
         """Return one row for each sample of the dataset, index ``sample_id``; the README lists the columns."""
@@ -62,9 +65,21 @@ class LabelSuspects:
             root_index=self._root_index,
             sample_ids=self._sample_ids(),
             names=self._names,
+            neighbours=self._neighbours(),
         )
         table.attrs.update(self._meta().attributes())
         return table
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the record and the tables to a folder, by default the run's, and return it."""
+        folder = RecordFolder(Path(path)) if path is not None else self._folder
+        if folder is None:
+            raise RuntimeError(NO_EPOCH)
+        folder.write(self.statistics(), self._root_index, self._meta(), self._sample_ids())
+        folder.write_names(self._names)
+        folder.write_neighbours(self._neighbours(), self._epochs)
+        folder.write_tables(self.table())
+        return folder.path
 
     def suspects(self, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
         """Return the samples that were seen, the most suspicious first.
@@ -129,6 +144,20 @@ class LabelSuspects:
             kept = whole_history(self._folder.path, self._epochs) if self.history and self._folder else iter(())
             self._assessed = len(self._epochs), assess(statistics, (epoch for _, epoch in kept))
         return self._assessed[1]
+
+    def _neighbours(self) -> Array | None:
+        labels = self.statistics().label
+        if self._compared is None or self._compared[0] != len(self._epochs):
+            self._compared = len(self._epochs), self._features.scores(labels)
+        return self._compared[1]
+
+    def _sample_ids(self) -> Array | None:
+        ids = self._identity.ids
+        return None if ids is None or self._dynamics is None else ids.array(self._dynamics.num_samples)
+
+    def _meta(self) -> RecordMeta:
+        assert self._dynamics is not None
+        return RecordMeta(self._dynamics.num_samples, self._epochs, self._incomplete, self.class_names)
 
     def _sample_names(self) -> list[str] | None:
         if self.name_of is None:

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.callbacks.checks import check_positive
 from dynalens.callbacks.dynamics_log import DynamicsLog
-from dynalens.callbacks.suspects import LabelSuspects
+from dynalens.callbacks.layer_features import LayerFeatures
+from dynalens.callbacks.suspects import NO_EPOCH, LabelSuspects
 from dynalens.capture import Capture, CaptureError, StepCapture, inputs_to_show
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.host import (
@@ -19,19 +21,15 @@ from dynalens.host import (
     Processes,
     announce,
     check_data_parallel,
+    check_tensorboard,
     check_x_axis,
     run_folder,
     tag_prefix,
 )
 from dynalens.identity import SampleIdentity, SampleIdentityError, check_rows
-from dynalens.records import RecordFolder, RecordMeta, read_history
+from dynalens.records import RecordFolder, read_history
 from dynalens.suspicion import Assessment
 from dynalens.tensorboard import Layout, dynamics_layout
-
-_NO_EPOCH = (
-    "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
-    "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
-)
 
 
 class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
@@ -56,6 +54,11 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         loader: Which one to record, if training has several: the key of a dict or the place in a list. ``index`` is
             then looked for in its part of the batch.
         views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
+        features: Dotted name of a layer, best the one before the last linear one. Its newest output for each sample,
+            averaged over space or tokens, stays on the device in bfloat16, 2 bytes for each of N x D values, at most
+            1 GiB, is in the checkpoint, and gives the table's column ``score_neighbours``.
+        projector_every_n_epochs: Epochs between two views of up to 2,000 samples' features in TensorBoard's projector;
+            None for none. Only epochs that are logged have one.
         class_names: Name of each class; default: the dataset's ``classes``.
         name_of: Callable(sample id) -> name of a sample, for tables; default: the paths in the dataset's ``samples``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
@@ -76,6 +79,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         capture: Capture = "auto",
         loader: str | int | None = None,
         views: int = 1,
+        features: str | None = None,
+        projector_every_n_epochs: int | None = None,
         class_names: Sequence[str] | None = None,
         name_of: Callable[[Any], str] | None = None,
         save_dir: str | Path | None = None,
@@ -86,9 +91,16 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        for argument, value in (("views", views), ("top_k", top_k), ("log_every_n_epochs", log_every_n_epochs)):
-            if value < 1:
-                raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
+        check_positive(views=views, top_k=top_k, log_every_n_epochs=log_every_n_epochs)
+        if projector_every_n_epochs is not None:
+            check_positive(projector_every_n_epochs=projector_every_n_epochs)
+        if projector_every_n_epochs is not None and features is None:
+            raise ValueError(
+                "Expected `features` to name a layer with `projector_every_n_epochs`, got None. Pass the dotted name "
+                "of the layer before the last linear one."
+            )
+        self.features, self.projector_every_n_epochs = features, projector_every_n_epochs
+        self._features = LayerFeatures(features)
         self.views, self.history, self.name = views, history, name
         self.name_of = name_of
         self._given_class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
@@ -117,6 +129,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self.class_names = self._given_class_names
         self._names: list[str] | None = None
         self._assessed: tuple[int, Assessment] | None = None
+        self._features.load_state(None)
+        self._compared: tuple[int, Array | None] | None = None
 
     @property
     def state_key(self) -> str:
@@ -128,6 +142,9 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if stage != "fit" or trainer.fast_dev_run:
             return
         check_data_parallel(trainer, type(self).__name__)
+        self._features.check(pl_module)
+        if self.projector_every_n_epochs is not None:
+            check_tensorboard(trainer, "projector_every_n_epochs")
         self._processes, self._failure = Processes(trainer), None
         self._folder = RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name))
         self._active, self._begun, self._announced, self._agreed = True, False, False, False
@@ -151,6 +168,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         """Look at the loader again, which Lightning may have made anew."""
         if self._active:
             self._find_samples(trainer)
+            if self._log is not None and self._dynamics is not None:
+                self._log.begin_epoch(self._epoch(trainer), self._dynamics.compute())
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
@@ -159,6 +178,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if self._open is not None and self._open != self._epoch(trainer):
             self._end_epoch(self._open)  # the checkpoint was saved after the epoch's last step: Lightning goes on
         self._capture.start(pl_module)
+        self._features.start(pl_module)
         if self._log is not None:  # now, because the step may work in place
             rows = self._identity.rows_before_step(trainer, batch)
             self._log.see(rows, None if rows is None else inputs_to_show(self._identity.part_of(batch)))
@@ -167,6 +187,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         """The step's own loss is known."""
         if self._active:
             self._capture.before_backward()
+            self._features.close()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
@@ -257,6 +278,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self._source = self._folder.path
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
+        self._features.close()
         rows = self._identity.rows(trainer, batch) if batch is not None else None
         if rows is None:  # this step trained on no sample of the loader
             with suppress(CaptureError):
@@ -268,6 +290,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         check_rows(len(found.logits), len(rows), self.views)
         self._dynamics = self._dynamics or TrainingDynamics(self._identity.num_samples or 1)
         self._open = self._epoch(trainer)
+        self._features.record(rows, len(self._identity.ids or range(self._dynamics.num_samples)), self.views)
         self._dynamics.update(rows.repeat(self.views) if self.views > 1 else rows, found.logits, found.targets)
         if not self._announced:
             announce(f"dynalens: {found.source}; identity: {self._identity.way}")
@@ -292,6 +315,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if self._identity.ids is not None or self._names is None:
             self._names = self._sample_names()
         record = self._dynamics.end_epoch(epoch, self._processes.merge)
+        self._features.end_epoch(self._processes)
         self._epochs.append(epoch)
         self._open = None
         self._processes.in_first(lambda: self._write_epoch(record, log_to))
@@ -308,6 +332,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
             "epochs": list(self._epochs),
             "incomplete_epochs": list(self._incomplete) if alone else self._missing(),
             "open_epoch": self._open if alone else None,
+            "features": self._features.state(),
             "folder": str(self._folder.path) if self._folder else "",
         }
 
@@ -315,7 +340,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         """Continue the record of a checkpoint."""
         if not state_dict:
             return
-        self._assessed = None
+        self._assessed = self._compared = None
+        self._features.load_state(state_dict.get("features"))
         self._dynamics = TrainingDynamics(state_dict["dynamics"]["num_samples"])
         self._dynamics.load_state_dict(state_dict["dynamics"])
         self._identity.load_state(state_dict["sample_ids"])
@@ -328,7 +354,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
     def statistics(self) -> SampleStatistics:
         """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
         if self._dynamics is None or not self._epochs:
-            raise RuntimeError(_NO_EPOCH)
+            raise RuntimeError(NO_EPOCH)
         return self._dynamics.compute()
 
     @property
@@ -336,21 +362,12 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         """Who is in a training batch, for callbacks that ask in the same step."""
         return self._identity
 
-    def save(self, path: str | Path | None = None) -> Path:
-        """Write the record and the tables to a folder, by default the run's, and return it."""
-        folder = RecordFolder(Path(path)) if path is not None else self._folder
-        if folder is None:
-            raise RuntimeError(_NO_EPOCH)
-        folder.write(self.statistics(), self._root_index, self._meta(), self._sample_ids())
-        folder.write_names(self._names)
-        folder.write_tables(self.table())
-        return folder.path
-
     def _end_fit(self) -> None:
         if not self._active:
             return
         self._active = False
         self._capture.close()
+        self._features.close()
         self._identity.close()
         if self._epochs and self._begun and self._processes and self._processes.is_first:
             self.save()
@@ -362,14 +379,6 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self._identity.start(trainer, self._dynamics.num_samples if self._dynamics else None, training=training)
         if self._dynamics is None and self._identity.num_samples is not None:
             self._dynamics = TrainingDynamics(self._identity.num_samples)
-
-    def _sample_ids(self) -> Array | None:
-        ids = self._identity.ids
-        return None if ids is None or self._dynamics is None else ids.array(self._dynamics.num_samples)
-
-    def _meta(self) -> RecordMeta:
-        assert self._dynamics is not None
-        return RecordMeta(self._dynamics.num_samples, self._epochs, self._incomplete, self.class_names)
 
     def _missing(self) -> list[int]:
         """The epochs that presentations were lost of, if those not yet folded are lost too."""
@@ -387,4 +396,4 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
             return
         self._log.end_epoch(self._epochs[-1], statistics, record)
         if log_to is not None:
-            self._log.write(log_to, self._epochs[-1], statistics, record, self._sample_ids())
+            self._log.write(log_to, self._epochs[-1], statistics, record, self._sample_ids(), self._features.rows)

@@ -14,6 +14,7 @@ from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
 from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, to_rgb
 from dynalens.pictures.overlays import input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
+from dynalens.pictures.thumbnails import Thumbnails
 from dynalens.pictures.watch import SuspectWatch
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Normalisation",
     "Suspect",
     "SuspectWatch",
+    "Thumbnails",
     "accuracy_curve",
     "class_name",
     "curve_chart",
