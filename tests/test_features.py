@@ -280,9 +280,7 @@ def test_the_projector_has_features_thumbnails_and_metadata_of_each_step(tmp_pat
     run = tmp_path / "run" / "version_0"
     config = (run / "projector_config.pbtxt").read_text()
     assert re.findall(r'tensor_name: "(.*)"', config) == ["dynalens/projector:00000", "dynalens/projector:00002"]
-    tensors, metadata, sprites = (
-        re.findall(rf'{kind}_path: "(.*)"', config)[-1] for kind in ("tensor", "metadata", "image")
-    )
+    paths = {kind: re.findall(rf'{kind}_path: "(.*)"', config)[-1] for kind in ("tensor", "metadata", "image")}
     vectors = np.loadtxt(run / paths["tensor"], delimiter="\t")
     assert vectors.shape == (N, 4)
     rows = [line.split("\t") for line in (run / paths["metadata"]).read_text().splitlines()]

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor, load_record
+from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.tensorboard import TAGS, tags_table
 from training import Classifier, N, dataset, fit, images, labels, loader
 
@@ -63,7 +63,10 @@ def flat() -> DataLoader[Any]:
 def test_the_readme_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path: Path) -> None:
     assert tags_table() in README.read_text(encoding="utf-8")
     dynamics = TrainingDynamicsMonitor(features="net.2", projector_every_n_epochs=1)
-    written = tags_of(events(tmp_path / "a", dynamics, AttributionMonitor()))
+    layers = LayerMonitor(
+        layer="net.0", weights=True, feature_maps=2, top_inputs=2, maximise="channels", maximise_steps=2
+    )
+    written = tags_of(events(tmp_path / "a", dynamics, AttributionMonitor(), layers))
     written |= embeddings_of(tmp_path / "a")
     written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
     named = {

@@ -25,7 +25,7 @@ from dynalens.attribution import (
     score_cam,
     smooth_grad,
 )
-from dynalens.callbacks import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens.callbacks import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
 from dynalens.capture import CaptureError
 from dynalens.datasets import IndexedDataset, RelabelledDataset
 from dynalens.decisions import apply_decisions
@@ -51,10 +51,11 @@ from dynalens.faithfulness import (
     sensitivity_max,
     symmetric_relevance_gain,
 )
+from dynalens.features import feature_maps, first_layer_weights, maximise_activation
 from dynalens.identity import SampleIdentityError
 from dynalens.observation import undisturbed
 from dynalens.records import Record, load_record
-from dynalens.suspicion import NoiseRate
+from dynalens.suspicion import NoiseRate, neighbour_scores
 
 __all__ = [
     "AttributionMonitor",
@@ -62,6 +63,7 @@ __all__ = [
     "CurveSettings",
     "Explanation",
     "IndexedDataset",
+    "LayerMonitor",
     "NoiseRate",
     "Record",
     "RelabelledDataset",
@@ -81,7 +83,9 @@ __all__ = [
     "deletion_curve",
     "explain",
     "faithfulness_curves",
+    "feature_maps",
     "find_target_layer",
+    "first_layer_weights",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient_rollout",
@@ -95,6 +99,8 @@ __all__ = [
     "kar_datasets",
     "layer_cam",
     "load_record",
+    "maximise_activation",
+    "neighbour_scores",
     "pixel_relevance",
     "pointing_game",
     "random_ranking_control",

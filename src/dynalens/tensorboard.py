@@ -34,6 +34,7 @@ class Tag(NamedTuple):
 
 _EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the second", "each explained epoch"
 _AGAIN, _UNIT = "each explained epoch from the second", "[-1, 1]"
+_LAYERS, _EACH_N = "dynalens/layers", "each `every_n_epochs` of `LayerMonitor`"
 _DYNAMICS, _CHARTS, _FAITHFULNESS = "dynalens/dynamics", "dynalens/charts", "dynalens/faithfulness"
 
 TAGS = (
@@ -61,6 +62,10 @@ TAGS = (
     Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),
     Tag("dynalens/explanations/overhead", "its time over that of the training since the last", "fraction", _EXPLAINED),
     Tag("dynalens/explanations/every_n_epochs", "until the next; more with `max_overhead`", "epochs", _EXPLAINED),
+    Tag(f"{_LAYERS}/weights/<epochs>", "filters of the first layer", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/feature_maps/<epochs>", "maps of a layer's channels for fixed inputs", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/top_inputs/<epochs>", "the inputs that excite a channel most", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/maximised", "images that maximise classes or channels", "picture", "end of training"),
     Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean over samples of areas, gain, other `metrics`", _UNIT, _EXPLAINED),
     Tag(f"{_FAITHFULNESS}/random/<metric>", "the same for a random order: what a map must beat", _UNIT, _EXPLAINED),
     Tag(f"{_FAITHFULNESS}/<method>/attribution_drift", "rank correlation with the map before", _UNIT, _AGAIN),

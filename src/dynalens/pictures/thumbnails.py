@@ -24,8 +24,8 @@ class Thumbnails:
         >>> thumbnails = Thumbnails([3, 1], num_rows=4)
         >>> thumbnails.see(torch.tensor([0, 1]), torch.tensor([0.0, 1.0]).view(2, 1, 1, 1))
         >>> pictures = thumbnails.pictures()
-        >>> pictures.shape, pictures[0].min(), pictures[1].min()  # that of sample 3 has not passed and is white
-        ((2, 32, 32, 3), 255, 255)
+        >>> pictures.shape, int(pictures[0].min())  # sample 3 has not passed
+        ((2, 32, 32, 3), 255)
     """
 
     def __init__(self, samples: Sequence[int], num_rows: int) -> None:
