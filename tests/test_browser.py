@@ -134,23 +134,39 @@ def test_tensorboard_shows_the_pictures_of_a_run(browser: Any, tensorboard: str)
     text = " ".join(everywhere(browser, "*", ".map(node => node.textContent || '')"))
     for tag in ("charts/data_map/epochs 000-009", "charts/data_map/epochs 010-019"):
         assert f"dynalens/{tag}" in text
-    for tag in ("weights/epochs 000-009", "feature_maps/epochs 000-009", "top_inputs/epochs 000-009", "maximised"):
-        assert f"dynalens/layers/{tag}" in text
     shot(browser, "tensorboard_images")
+
+
+def test_tensorboard_shows_what_a_layer_computes(browser: Any, tensorboard: str) -> None:
+    browser.get(f"{tensorboard}/#images&tagFilter=layers")
+    named = ("weights/epochs 000-009", "feature_maps/epochs 000-009", "top_inputs/epochs 000-009", "maximised")
+
+    def missing() -> list[str]:
+        text = " ".join(everywhere(browser, "*", ".map(node => node.textContent || '')"))
+        return [tag for tag in named if f"dynalens/layers/{tag}" not in text]
+
+    waited(lambda: not missing())
+    sizes = "img", ".map(image => [image.naturalWidth, image.clientWidth])"
+    assert waited(lambda: [size for size in everywhere(browser, *sizes) if size == [700, 350]])
+    shot(browser, "tensorboard_layers")
 
 
 def test_the_projector_shows_the_features_with_their_labels(browser: Any, tensorboard: str) -> None:
     browser.get(f"{tensorboard}/#projector")
+    browser.switch_to.frame(waited(lambda: browser.find_elements("css selector", "iframe"))[0])
 
     def shown() -> str:
-        return " ".join(everywhere(browser, "*", ".map(node => node.textContent || '')"))
+        return str(browser.execute_script("return document.body.innerText")) + " ".join(
+            everywhere(browser, "*", ".map(node => node.textContent || '')")
+        )
 
-    waited(lambda: re.search(rf"Points:\s*{N}", shown()))
+    waited(lambda: re.search(rf"Points:\s*{N}\b", shown()))
     text = shown()
-    assert re.search(r"Dimension:\s*64", text)
-    assert "dynalens/projector:00065" in text  # the last step of epoch 11
-    columns = waited(lambda: everywhere(browser, "paper-dropdown-menu, paper-item", ".map(node => node.textContent)"))
-    assert {"sample", "label", "suggested", "score"} <= {part.strip() for text in columns for part in text.split()}
+    assert re.search(r"Dimension:\s*64\b", text)
+    assert re.search(r"2\s*tensors\s*found", text)
+    assert "metadata.tsv" in text
+    for column in ("sample", "label", "suggested", "score", "forgetting_events"):
+        assert column in text
     time.sleep(2)  # the cloud turns into its place
     shot(browser, "tensorboard_projector")
 

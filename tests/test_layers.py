@@ -29,7 +29,7 @@ def test_the_first_convolution_is_found_and_others_by_name() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Conv2d(3, 4, 5), nn.Conv2d(4, 2, 1))
     name, weights = first_layer_weights(model)
     assert name == "1"
-    assert torch.equal(weights, model[1].weight)
+    assert torch.equal(weights, model.state_dict()["1.weight"])
     assert first_layer_weights(nn.Sequential(nn.ReLU(), model))[0] == "1.1"
     assert first_layer_weights(model, "2")[1].shape == (2, 4, 1, 1)
     with pytest.raises(ValueError, match=r"name a convolution of Sequential, got '0'. Its convolutions are: 1, 2"):

@@ -26,10 +26,9 @@ def filters_grid(weights: Tensor, title: str) -> Image.Image:
     """
     shown = weights[:_MOST_FILTERS].float()
     dims = tuple(range(1, shown.ndim))
-    cells = shown_inputs(0.5 + 0.5 * shown / shown.abs().amax(dim=dims, keepdim=True).clamp(min=1e-12))
-    rows: list[tuple[str, list[Shown]]] = [
-        ("", cells[start : start + _COLUMNS]) for start in range(0, len(cells), _COLUMNS)
-    ]
+    scaled = 0.5 + 0.5 * shown / shown.abs().amax(dim=dims, keepdim=True).clamp(min=1e-12)
+    cells: list[Shown] = [*shown_inputs(scaled)]
+    rows = [("", cells[start : start + _COLUMNS]) for start in range(0, len(cells), _COLUMNS)]
     return labelled_grid(rows, title, f"{len(cells)} of {len(weights)} filters; grey is 0")
 
 
