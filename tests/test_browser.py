@@ -153,7 +153,8 @@ def test_tensorboard_shows_what_a_layer_computes(browser: Any, tensorboard: str)
 
 def test_the_projector_shows_the_features_with_their_labels(browser: Any, tensorboard: str) -> None:
     browser.get(f"{tensorboard}/#projector")
-    browser.switch_to.frame(waited(lambda: browser.find_elements("css selector", "iframe"))[0])
+    for _ in range(2):  # a frame of TensorBoard, and the projector's own in it
+        browser.switch_to.frame(waited(lambda: browser.find_elements("css selector", "iframe"))[0])
 
     def shown() -> str:
         return str(browser.execute_script("return document.body.innerText")) + " ".join(
