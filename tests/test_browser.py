@@ -17,7 +17,7 @@ import pytest
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import TensorDataset
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor, apply_decisions, load_record
+from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, apply_decisions, load_record
 from dynalens.report import write_report
 from training import N, fit, images, labels, loader
 
@@ -95,7 +95,12 @@ def train_set() -> Named:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     fit(
-        folder, TrainingDynamicsMonitor(), AttributionMonitor(num_samples=3, steps=5),
+        folder, TrainingDynamicsMonitor(features="net.2", projector_every_n_epochs=11),
+        AttributionMonitor(num_samples=3, steps=5),
+        LayerMonitor(
+            layer="net.0", weights=True, feature_maps=2, top_inputs=3, maximise="classes", maximise_steps=20,
+            every_n_epochs=6,
+        ),
         val=lambda: loader(shuffle=False), data=lambda: loader(train_set()), max_epochs=12,
         logger=TensorBoardLogger(folder, name="logs"),
     )  # fmt: skip
@@ -130,6 +135,41 @@ def test_tensorboard_shows_the_pictures_of_a_run(browser: Any, tensorboard: str)
     for tag in ("charts/data_map/epochs 000-009", "charts/data_map/epochs 010-019"):
         assert f"dynalens/{tag}" in text
     shot(browser, "tensorboard_images")
+
+
+def test_tensorboard_shows_what_a_layer_computes(browser: Any, tensorboard: str) -> None:
+    browser.get(f"{tensorboard}/#images&tagFilter=layers")
+    named = ("weights/epochs 000-009", "feature_maps/epochs 000-009", "top_inputs/epochs 000-009", "maximised")
+
+    def missing() -> list[str]:
+        text = " ".join(everywhere(browser, "*", ".map(node => node.textContent || '')"))
+        return [tag for tag in named if f"dynalens/layers/{tag}" not in text]
+
+    waited(lambda: not missing())
+    sizes = "img", ".map(image => [image.naturalWidth, image.clientWidth])"
+    assert waited(lambda: [size for size in everywhere(browser, *sizes) if size == [700, 350]])
+    shot(browser, "tensorboard_layers")
+
+
+def test_the_projector_shows_the_features_with_their_labels(browser: Any, tensorboard: str) -> None:
+    browser.get(f"{tensorboard}/#projector")
+    for _ in range(2):  # a frame of TensorBoard, and the projector's own in it
+        browser.switch_to.frame(waited(lambda: browser.find_elements("css selector", "iframe"))[0])
+
+    def shown() -> str:
+        return str(browser.execute_script("return document.body.innerText")) + " ".join(
+            everywhere(browser, "*", ".map(node => node.textContent || '')")
+        )
+
+    waited(lambda: re.search(rf"Points:\s*{N}\b", shown()))
+    text = shown()
+    assert re.search(r"Dimension:\s*64\b", text)
+    assert re.search(r"2\s*tensors\s*found", text)
+    assert "metadata.tsv" in text
+    for column in ("sample", "label", "suggested", "score", "forgetting_events"):
+        assert column in text
+    time.sleep(2)  # the cloud turns into its place
+    shot(browser, "tensorboard_projector")
 
 
 def test_tensorboard_draws_the_scalars_together(browser: Any, tensorboard: str) -> None:

@@ -116,7 +116,16 @@ trainer:
         capture: "module:net"
         class_names: [x, y, z]
         history: false
+        features: net.1
+        mean_probabilities: true
         x_axis: epoch
+    - class_path: dynalens.LayerMonitor
+      init_args:
+        layer: net.0
+        channels: [0, 1]
+        weights: true
+        feature_maps: 2
+        top_inputs: 2
     - class_path: dynalens.AttributionMonitor
       init_args:
         methods: [saliency]
@@ -145,9 +154,12 @@ def cli(name: str, folder: Path, *arguments: str) -> Any:
 
 
 @both
-def test_the_command_line_configures_both_callbacks_from_yaml(tmp_path: Path, name: str) -> None:
+def test_the_command_line_configures_the_callbacks_from_yaml(tmp_path: Path, name: str) -> None:
     run = cli(name, tmp_path, "--trainer.callbacks.init_args.steps=5", "--trainer.callbacks.init_args.num_samples=3")
-    dynamics, explaining = run.trainer.callbacks[:2]
+    dynamics, layers, explaining = run.trainer.callbacks[:3]
+    assert (layers.layer, list(layers.channels), layers.feature_maps) == ("net.0", [0, 1], 2)
+    assert (dynamics.features, "score_neighbours" in dynamics.table()) == ("net.1", True)
+    assert dynamics.statistics().mean_probabilities.shape == (N, K)
     assert dynamics.table()["label_name"].isin(["x", "y", "z"]).all()
     assert (dynamics.history, dynamics.x_axis) == (False, "epoch")
     assert dynamics.statistics().presentations.tolist() == [2] * N
@@ -178,7 +190,7 @@ def test_the_command_line_takes_callables_by_their_dotted_paths(tmp_path: Path, 
         f"{prefix}decode=test_packages.first_word",
         f"{prefix}baseline=test_packages.dark",
     )
-    explaining = cli(name, tmp_path, *given).trainer.callbacks[1]
+    explaining = cli(name, tmp_path, *given).trainer.callbacks[2]
     assert explaining.methods[0] == "saliency"
     assert explaining.methods[1].__name__ == "all_ones"
     assert (explaining.decode(7), explaining.baseline.__name__) == ("word 7", "dark")

@@ -134,6 +134,19 @@ def test_one_process_explains_and_logs(folder: Path) -> None:
     assert [event.step for event in events.Scalars("dynalens/dynamics/learned")] == [3, 7]
 
 
+def test_every_process_has_the_newest_features_of_all(folder: Path) -> None:
+    both = [torch.load(folder / f"explained.{rank}.pt") for rank in range(2)]
+    newest: dict[int, torch.Tensor] = {}
+    for steps in zip(both[0]["seen"], both[1]["seen"], strict=True):  # step by step, the second process last
+        for _, indices, logits, _ in steps:
+            newest |= dict(zip(indices, logits, strict=True))
+    expected = torch.stack([newest[i] for i in range(N)]).bfloat16()
+    for left in both:
+        assert torch.equal(left["features"], expected)
+    config = folder / "explained" / "version_0" / "projector_config.pbtxt"
+    assert config.read_text().count("tensor_name") == 2  # epochs
+
+
 @pytest.mark.parametrize("resumed", ["resumed step=2", "resumed step=4", "resumed end-epoch=0", "resumed alone"])
 def test_two_processes_resume_what_two_or_one_saved(folder: Path, resumed: str) -> None:
     ranks, first = left(folder, resumed), left(folder, "first")

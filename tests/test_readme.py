@@ -46,7 +46,7 @@ def test_the_lines_of_use_run_as_they_stand(
 
 
 def test_the_table_of_columns_is_that_of_the_table(tmp_path: Path) -> None:
-    monitor = TrainingDynamicsMonitor(class_names=["x", "y", "z"])
+    monitor = TrainingDynamicsMonitor(class_names=["x", "y", "z"], features="net.2")
     fit(tmp_path, monitor)
     table = monitor.table()
     assert [table.index.name, *table.columns] == first_column(section("What is in the table"))

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor, load_record
+from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.tensorboard import TAGS, tags_table
 from training import Classifier, N, dataset, fit, images, labels, loader
 
@@ -31,6 +31,12 @@ def events(folder: Path, *callbacks: Any, **options: Any) -> EventAccumulator:
     found = EventAccumulator(str(folder / "run" / "version_0"), size_guidance=KEEP_ALL)
     found.Reload()
     return found
+
+
+def embeddings_of(folder: Path) -> set[str]:
+    """Names of what the projector shows, which stands beside the event file."""
+    config = (folder / "run" / "version_0" / "projector_config.pbtxt").read_text()
+    return set(re.findall(r'tensor_name: "(.*):\d+"', config))
 
 
 def tags_of(found: EventAccumulator) -> set[str]:
@@ -56,7 +62,12 @@ def flat() -> DataLoader[Any]:
 
 def test_the_readme_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path: Path) -> None:
     assert tags_table() in README.read_text(encoding="utf-8")
-    written = tags_of(events(tmp_path / "a", TrainingDynamicsMonitor(), AttributionMonitor()))
+    dynamics = TrainingDynamicsMonitor(features="net.2", projector_every_n_epochs=1)
+    layers = LayerMonitor(
+        layer="net.0", weights=True, feature_maps=2, top_inputs=2, maximise="channels", maximise_steps=2
+    )
+    written = tags_of(events(tmp_path / "a", dynamics, AttributionMonitor(), layers))
+    written |= embeddings_of(tmp_path / "a")
     written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
     named = {
         "<epochs>": r"epochs \d{3}-\d{3}",

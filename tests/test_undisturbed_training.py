@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
 from dynalens.attribution import BUILT_IN, TOKEN_METHODS
 from dynalens.faithfulness import METRICS
 from test_attribution_captum import WORKS
@@ -121,11 +121,26 @@ def run(
     return runner, model
 
 
-def monitors(loader: str | None = None) -> list[Any]:
+def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
     return [
-        TrainingDynamicsMonitor(loader=loader, top_k=5, mean_probabilities=True),
+        TrainingDynamicsMonitor(
+            loader=loader,
+            top_k=5,
+            mean_probabilities=True,
+            features="net.6",
+            projector_every_n_epochs=None if plain else 1,
+        ),
         AttributionMonitor(
             methods=("saliency", "input_x_gradient", "grad_cam"), metrics=METRICS, steps=4, max_overhead=100.0
+        ),
+        LayerMonitor(
+            layer="net.1",
+            weights=True,
+            feature_maps=2,
+            top_inputs=2,
+            maximise="classes",
+            maximise_steps=3,
+            on_error="raise",
         ),
         AttributionMonitor(samples=[5, 2], steps="auto", target="prediction", precision="bfloat16", name="ids"),
     ]
@@ -152,7 +167,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: dict[str, Any]) -> None:
     given: dict[str, Any] = {"manual": False, "data": shuffled} | options
     combined = isinstance(given["data"](), CombinedLoader)
-    watched = final_state(*run(tmp_path / "with", monitors("a" if combined else None), error=None, **given))
+    watching = monitors("a" if combined else None, plain=given.get("logger") is False)
+    watched = final_state(*run(tmp_path / "with", watching, error=None, **given))
     plain = final_state(*run(tmp_path / "without", [], error=None, **given))
     assert differences(watched, plain) == []
     assert watched["weights and buffers: calls"] > 3

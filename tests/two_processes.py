@@ -119,11 +119,13 @@ def record_of_each_loader() -> None:
 
 
 def with_explanations() -> None:
-    dynamics = TrainingDynamicsMonitor()
+    dynamics = TrainingDynamicsMonitor(features="net.3", projector_every_n_epochs=1)  # the logits
     explaining = AttributionMonitor(samples=(images(4), labels(4)), steps=3)
     logger = TensorBoardLogger(FOLDER, "explained", version=0)
     model = run("explained", dynamics, explaining, data=LOADERS["shuffle"], logger=logger)
-    leave("explained", dynamics, model, plain=run("plain", data=LOADERS["shuffle"]).state_dict())
+    plain = run("plain", data=LOADERS["shuffle"]).state_dict()
+    assert dynamics._features.rows is not None
+    leave("explained", dynamics, model, plain=plain, features=dynamics._features.rows.values)
 
 
 def failing_explanations() -> None:

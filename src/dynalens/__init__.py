@@ -27,7 +27,7 @@ from dynalens.attribution import (
     smooth_grad,
     token_relevance,
 )
-from dynalens.callbacks import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens.callbacks import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
 from dynalens.capture import CaptureError
 from dynalens.datasets import IndexedDataset, RelabelledDataset
 from dynalens.decisions import apply_decisions
@@ -53,10 +53,11 @@ from dynalens.faithfulness import (
     sensitivity_max,
     symmetric_relevance_gain,
 )
+from dynalens.features import feature_maps, first_layer_weights, maximise_activation
 from dynalens.identity import SampleIdentityError
 from dynalens.observation import undisturbed
 from dynalens.records import Record, load_record
-from dynalens.suspicion import NoiseRate, removable
+from dynalens.suspicion import NoiseRate, neighbour_scores, removable
 
 __all__ = [
     "AttributionMonitor",
@@ -64,6 +65,7 @@ __all__ = [
     "CurveSettings",
     "Explanation",
     "IndexedDataset",
+    "LayerMonitor",
     "NoiseRate",
     "Record",
     "RelabelledDataset",
@@ -83,8 +85,10 @@ __all__ = [
     "deletion_curve",
     "explain",
     "faithfulness_curves",
+    "feature_maps",
     "find_embedding",
     "find_target_layer",
+    "first_layer_weights",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient_rollout",
@@ -98,6 +102,8 @@ __all__ = [
     "kar_datasets",
     "layer_cam",
     "load_record",
+    "maximise_activation",
+    "neighbour_scores",
     "pixel_relevance",
     "pointing_game",
     "random_ranking_control",

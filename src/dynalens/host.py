@@ -191,6 +191,15 @@ def tensorboard_writer(trainer: Any) -> Any:
     return None
 
 
+def check_tensorboard(trainer: Any, argument: str) -> None:
+    """Raise where what an argument asks for needs a TensorBoardLogger and there is none."""
+    if tensorboard_writer(trainer) is None:
+        raise MisconfigurationException(
+            f"Expected the Trainer to have a TensorBoardLogger for `{argument}`, got none. Pass "
+            "`logger=TensorBoardLogger(...)`, or leave the argument out."
+        )
+
+
 def picture_loggers(trainer: Any) -> list[Any]:
     """Return the loggers that take pictures: those with a method ``log_image``, as Lightning's for W&B has it."""
     return [logger for logger in trainer.loggers if callable(getattr(logger, "log_image", None))]

@@ -2,7 +2,7 @@
 
 import difflib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -29,8 +29,8 @@ class Capturing:
 
 
 @contextmanager
-def captured_output(layer: nn.Module) -> Iterator[Capturing]:
-    """Yield an object whose ``value`` is the layer's latest output.
+def captured_output(layer: nn.Module, reduced: Callable[[Tensor], Tensor] | None = None) -> Iterator[Capturing]:
+    """Yield an object whose ``value`` is the layer's latest output, or what ``reduced`` makes of it at once.
 
     The tensor keeps its graph. Where the next operation works in place (a ReLU, say), its result is what is seen;
     value and gradient then still belong together.
@@ -46,7 +46,7 @@ def captured_output(layer: nn.Module) -> Iterator[Capturing]:
     captured = Capturing()
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        captured._values = [output]
+        captured._values = [output if reduced is None or not isinstance(output, Tensor) else reduced(output)]
 
     handle = layer.register_forward_hook(keep)
     try:

@@ -123,6 +123,14 @@ class RecordFolder:
         with replaced(self.path / "suspects.csv") as temporary:
             table[table["flagged"]].sort_values("rank").to_csv(temporary)
 
+    def write_neighbours(self, scores: Array | None, epochs: Sequence[int]) -> None:
+        """Write ``neighbours.npz``, the scores of neighbours after these epochs, or see that there is none."""
+        path = self.path / "neighbours.npz"
+        if scores is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_arrays(path, {"score": scores, "epochs": np.array(epochs)})
+
     def write_pictures(self, pictures: Mapping[int, Array]) -> None:
         """Write ``pictures.npz``: small pictures of suspects, by their rows; nothing if there are none."""
         if pictures:
@@ -171,6 +179,15 @@ class Record:
         with np.load(path) as stored:
             return {int(sample): stored[sample] for sample in stored.files}
 
+    def neighbours(self) -> Array | None:
+        """Return the scores of the samples' neighbours; None without features, or where epochs came after them."""
+        path = self.folder / "neighbours.npz"
+        if not path.is_file():
+            return None
+        with np.load(path) as stored:
+            same = stored["epochs"].tolist() == list(self.meta.epochs)
+            return np.asarray(stored["score"]) if same else None
+
     def table(self) -> pd.DataFrame:
         """Return one row for each sample; the columns are those of ``TrainingDynamicsMonitor.table``."""
         table = samples_table(
@@ -180,6 +197,7 @@ class Record:
             root_index=self.root_index,
             sample_ids=self.sample_ids,
             names=self.names(),
+            neighbours=self.neighbours(),
         )
         table.attrs.update(self.meta.attributes())
         return table

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -16,6 +17,7 @@ from dynalens.records import replaced
 _BINS = 64
 _EPOCHS_IN_A_TAG = 10
 _RGB = 3
+_BYTE = 255
 
 Layout = Mapping[str, Mapping[str, Sequence[str]]]
 """Custom charts: category -> title -> regular expressions of the scalars on it."""
@@ -32,6 +34,7 @@ class Tag(NamedTuple):
 
 _EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the second", "each explained epoch"
 _AGAIN, _UNIT = "each explained epoch from the second", "[-1, 1]"
+_LAYERS, _EACH_N = "dynalens/layers", "each `every_n_epochs` of `LayerMonitor`"
 _DYNAMICS, _CHARTS, _FAITHFULNESS = "dynalens/dynamics", "dynalens/charts", "dynalens/faithfulness"
 
 TAGS = (
@@ -40,6 +43,7 @@ TAGS = (
     Tag(f"{_DYNAMICS}/never_learned", "seen and never right so far", "samples", _EACH),
     Tag(f"{_DYNAMICS}/suspects", "with a mean margin below 0", "samples", _EACH),
     Tag(f"{_DYNAMICS}/suspects_overlap", "of these now and before, in both of those in either", "[0, 1]", _SECOND),
+    Tag(f"{_DYNAMICS}/noise_rate", "estimated fraction of wrong labels", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/train_accuracy", "presentations of the epoch that were right", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/mean_margin", "mean margin of the epoch's presentations", "logits", _EACH),
     Tag(f"{_DYNAMICS}/non_finite", "left out: a logit was NaN or infinite", "presentations", _EACH),
@@ -53,10 +57,15 @@ TAGS = (
     Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _EACH),
     Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND),
     Tag("dynalens/suspects/table", "the same for other inputs", "text", _EACH),
+    Tag("dynalens/projector", "features of up to 2,000 samples", "embedding", "each `projector_every_n_epochs`"),
     Tag("dynalens/explanations/<epochs>", "a row a sample: input, maps, curves", "picture", _EXPLAINED),
     Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),
     Tag("dynalens/explanations/overhead", "its time over that of the training since the last", "fraction", _EXPLAINED),
     Tag("dynalens/explanations/every_n_epochs", "until the next; more with `max_overhead`", "epochs", _EXPLAINED),
+    Tag(f"{_LAYERS}/weights/<epochs>", "filters of the first layer", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/feature_maps/<epochs>", "maps of a layer's channels for fixed inputs", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/top_inputs/<epochs>", "the inputs that excite a channel most", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/maximised", "images that maximise classes or channels", "picture", "end of training"),
     Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean over samples of areas, gain, other `metrics`", _UNIT, _EXPLAINED),
     Tag(f"{_FAITHFULNESS}/random/<metric>", "the same for a random order: what a map must beat", _UNIT, _EXPLAINED),
     Tag(f"{_FAITHFULNESS}/<method>/attribution_drift", "rank correlation with the map before", _UNIT, _AGAIN),
@@ -92,6 +101,7 @@ def dynamics_layout(prefix: str) -> Layout:
     counts: dict[str, tuple[str, ...]] = {"forgotten and learned in the epoch": ("forgotten", "learned")}
     counts |= {"never learned and suspects": ("never_learned", "suspects")}
     counts |= {"stability of the suspects": ("suspects_overlap",)}
+    counts |= {"estimated noise rate": ("noise_rate",)}
     return {prefix: {title: [f"{of}/{name}$" for name in names] for title, names in counts.items()}}
 
 
@@ -254,6 +264,33 @@ def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink
     """Return where pictures go: the event file or, without one, files; and each logger that takes pictures."""
     own: Sink = FileSink(folder) if writer is None else EventSink(writer)
     return Sinks([own, *(LoggerSink(logger) for logger in picture_loggers)]) if picture_loggers else own
+
+
+def write_embedding(
+    writer: Any,
+    tag: str,
+    values: Array,
+    header: Sequence[str],
+    metadata: Sequence[Sequence[str]],
+    pictures: Array | None,
+    step: int,
+) -> None:
+    """Write vectors for the projector, beside the event file: one embedding ``<tag>:<step>`` for each step.
+
+    Args:
+        writer: A ``torch.utils.tensorboard.SummaryWriter``.
+        tag: Name of the embedding.
+        values: Shape ``(M, D)``.
+        header: Names of the columns of the metadata.
+        metadata: M rows of texts; line breaks and tabulators become spaces.
+        pictures: Shape ``(M, S, S, 3)``, uint8, or None.
+        step: Step of the logger.
+    """
+    rows = [[" ".join(text.split()) or "-" for text in row] for row in metadata]
+    images = None if pictures is None else torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / _BYTE
+    writer.add_embedding(
+        values, metadata=rows, metadata_header=list(header), label_img=images, global_step=step, tag=tag
+    )
 
 
 def write_layout(writer: Any, layouts: Sequence[Layout]) -> None:

@@ -6,7 +6,7 @@ once.
 """
 
 from dynalens.attribution.cam import grad_cam, grad_cam_plus_plus, layer_cam, score_cam
-from dynalens.attribution.contrast import contrast
+from dynalens.attribution.contrast import check_contrast, contrast
 from dynalens.attribution.explaining import Explanation, explain, find_forward
 from dynalens.attribution.gradients import (
     completeness_gap,
@@ -38,6 +38,7 @@ __all__ = [
     "MethodArgs",
     "attention_rollout",
     "blind_to_tokens",
+    "check_contrast",
     "check_methods",
     "completeness_gap",
     "contrast",

@@ -8,6 +8,13 @@ from torch import Tensor, nn
 from dynalens.attribution.methods import BUILT_IN, CLASSLESS
 
 
+def check_contrast(method: str, *, argument: str = "contrast") -> None:
+    """Raise a ValueError unless this names a method that knows classes."""
+    known = [name for name in BUILT_IN if name not in CLASSLESS]
+    if method not in known:
+        raise ValueError(f"Expected `{argument}` to be one of {', '.join(known)}, got {method!r}. Choose one of them.")
+
+
 def contrast(
     model: nn.Module,
     images: Tensor,
@@ -41,8 +48,6 @@ def contrast(
         >>> contrast(model, torch.zeros(1, 1, 1, 2), 0, 1)
         tensor([[[[ 1., -5.]]]])
     """
-    known = [name for name in BUILT_IN if name not in CLASSLESS]
-    if method not in known:
-        raise ValueError(f"Expected `method` to be one of {', '.join(known)}, got {method!r}. Choose one of them.")
+    check_contrast(method, argument="method")
     classes = [torch.as_tensor(chosen, device=images.device).expand(len(images)) for chosen in (class_a, class_b)]
     return BUILT_IN[method](model, images, torch.stack(classes, dim=1), **arguments)

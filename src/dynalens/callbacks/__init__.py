@@ -1,6 +1,7 @@
 """The callbacks: when something happens, never how."""
 
 from dynalens.callbacks.attribution import AttributionMonitor
+from dynalens.callbacks.layers import LayerMonitor
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 
-__all__ = ["AttributionMonitor", "TrainingDynamicsMonitor"]
+__all__ = ["AttributionMonitor", "LayerMonitor", "TrainingDynamicsMonitor"]

@@ -3,19 +3,22 @@
 import functools
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.attribution import Method, check_methods, find_forward, resolved_methods
+from dynalens.attribution import Method, check_contrast, check_methods, resolved_methods
 from dynalens.callbacks.budget import Budget
+from dynalens.callbacks.checks import check_choice, check_positive
 from dynalens.callbacks.chosen import ChosenSamples
+from dynalens.callbacks.contrasts import SuspectContrasts
 from dynalens.callbacks.explained import Explained
 from dynalens.callbacks.explaining import EarlierMaps, Explainer
 from dynalens.callbacks.explanation_pictures import ExplanationPictures
+from dynalens.callbacks.passing import loader_at
 from dynalens.callbacks.tokens import check_inputs
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.datasets import class_names
@@ -46,7 +49,7 @@ Forward = Callable[[Any, Tensor], Tensor]
 _METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_drift")
 
 
-class AttributionMonitor(CallbackBase):
+class AttributionMonitor(SuspectContrasts, CallbackBase):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
     The first images of the first real validation batch are kept for the whole run (without validation, of the first
@@ -89,6 +92,8 @@ class AttributionMonitor(CallbackBase):
             Default: the id.
         target_layer: Dotted name of the layer for class activation maps; default: the last one with feature maps, of
             convolutional networks and of transformers, found at the first explanation.
+        contrast: Name of the method that shows, in the gallery of a TrainingDynamicsMonitor's suspects, what speaks for
+            the suggested rather than the given class (:func:`dynalens.contrast`); None for no such map.
         every_n_epochs: Epochs between two explanations.
         max_overhead: Explaining may take this fraction of the time of training: where it takes more, it happens less
             often. None: in each of the ``every_n_epochs``, whatever it takes.
@@ -120,6 +125,7 @@ class AttributionMonitor(CallbackBase):
         forward: Forward | None = None,
         decode: Callable[[int], str] | None = None,
         target_layer: str | None = None,
+        contrast: str | None = "input_x_gradient",
         every_n_epochs: int = 1,
         max_overhead: float | None = None,
         x_axis: Literal["step", "epoch"] = "step",
@@ -127,16 +133,16 @@ class AttributionMonitor(CallbackBase):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
-        for argument, value in (("num_samples", num_samples), ("every_n_epochs", every_n_epochs)):
-            if value < 1:
-                raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
+        check_positive(num_samples=num_samples, every_n_epochs=every_n_epochs)
         if suspects < 0:
             raise ValueError(f"Expected `suspects` to be at least 0, got {suspects}. Pass 0 for none.")
         if max_overhead is not None and not max_overhead > 0:
             raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {max_overhead}. Pass 0.1, say.")
-        _check_choice("on_error", on_error, ("warn", "raise"))
-        _check_choice("target", target, ("label", "prediction"))
+        check_choice("on_error", on_error, ("warn", "raise"))
+        check_choice("target", target, ("label", "prediction"))
         check_methods(methods, method_args)
+        if contrast is not None:
+            check_contrast(contrast)
         self.methods = resolved_methods(methods)
         self.method_args, self.metrics = method_args, check_metrics(metrics)
         # Texts come first in the types above: jsonargparse cannot write them into a saved configuration otherwise.
@@ -145,6 +151,7 @@ class AttributionMonitor(CallbackBase):
         self.baseline, self.steps, self.patch_size, self.seed = baseline, steps, patch_size, seed
         self.precision, self.suspects, self.target = precision, suspects, target
         self.num_samples, self.inputs, self.forward, self.decode = num_samples, inputs, forward, decode
+        self.contrast = contrast
         self.samples, self.target_layer, self.every_n_epochs = samples, target_layer, every_n_epochs
         self.max_overhead, self.x_axis = max_overhead, check_x_axis(x_axis)
         self.name, self.on_error = name, on_error
@@ -217,8 +224,10 @@ class AttributionMonitor(CallbackBase):
             self._identity.start(trainer, None)
         self._epoch_began, ids = time.perf_counter(), None
         looks = self._pictures is not None and self._budget.due(trainer.current_epoch)
-        if looks and self._chosen.suspects_readable and self.suspects and self._dynamics is not None:
-            ids = self._dynamics.suspect_ids(self.suspects)
+        if looks and self._chosen.suspects_readable and self._dynamics is not None:
+            shown = self._dynamics.followed_suspects(trainer.current_epoch) if self.contrast else 0
+            wanted = max(self.suspects, shown)
+            ids = self._dynamics.suspect_ids(wanted) if wanted else None
         self._chosen.look_for_suspects(ids)
 
     def on_validation_batch_start(
@@ -226,7 +235,7 @@ class AttributionMonitor(CallbackBase):
     ) -> None:
         """Keep the first images of the first real validation batch."""
         if self._pictures is not None and not trainer.sanity_checking:
-            loader = _loader_at(trainer.val_dataloaders, dataloader_idx)
+            loader = loader_at(trainer.val_dataloaders, dataloader_idx)
             self._chosen.keep_first(self._chosen.readable(batch, getattr(loader, "dataset", None)))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -293,29 +302,21 @@ class AttributionMonitor(CallbackBase):
         if samples is None:
             return  # validation runs less often than every epoch, and has not run yet
         began = time.perf_counter()
-        try:
+        with self._or_switched_off():
             self._explain(trainer, pl_module, *samples)
-        except Exception as error:
-            self._pictures = None
-            if self.on_error == "raise":
-                raise
-            warnings.warn(
-                f"Explanations are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=2
-            )
-        else:
             self._account(trainer, time.perf_counter() - began)
 
     def _explain(
         self, trainer: Any, pl_module: Any, ids: Sequence[int | str] | None, images: Tensor, labels: Tensor
     ) -> None:
         images, labels = images.to(pl_module.device), labels.to(pl_module.device)
-        forward = functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)
+        forward = self._forward(pl_module, images)
         explained = functools.partial(self._explainer.explained, pl_module, forward)
         targets = labels if self.target == "label" else self._explainer.predicted(pl_module, forward, images)
         kept = explained(images, labels, targets=targets, ids=ids)
         self._earlier.compare(kept, self.metrics)
         suspects = {}
-        passed = self._chosen.suspects()
+        passed = self._chosen.suspects(self.suspects)
         if passed is not None:
             suspects["label"] = explained(passed[1], passed[2], ids=passed[0])
             predicted = suspects["label"].explanation.logits.argmax(dim=1)
@@ -350,16 +351,3 @@ class AttributionMonitor(CallbackBase):
         scalars = {f"{prefix}/overhead": overhead, f"{prefix}/every_n_epochs": wait}
         log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
         self._budget.explained(trainer.current_epoch, wait)
-
-
-def _loader_at(loaders: Any, place: int) -> Any:
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    return loaders[place] if isinstance(loaders, Sequence) else loaders
-
-
-def _check_choice(argument: str, value: str, choices: tuple[str, str]) -> None:
-    if value not in choices:
-        raise ValueError(
-            f"Expected `{argument}` to be '{choices[0]}' or '{choices[1]}', got {value!r}. Choose one of them."
-        )

@@ -14,12 +14,16 @@ class Budget:
     def __init__(self, every_n_epochs: int, max_overhead: float | None) -> None:
         self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
         self.next_epoch = 0
-        self._seconds, self._epochs = 0.0, 0
+        self._seconds, self._epochs, self._aside = 0.0, 0, 0.0
 
     def trained(self, seconds: float) -> None:
         """An epoch has ended that took so long without explanations."""
         self._seconds += seconds
         self._epochs += 1
+
+    def aside(self, seconds: float) -> None:
+        """Something that goes with the next explanation took so long."""
+        self._aside += seconds
 
     def due(self, epoch: int) -> bool:
         """Return whether explanations run at the end of this epoch."""
@@ -27,15 +31,15 @@ class Budget:
 
     def overhead(self, seconds: float) -> float:
         """Return what explaining took, as a fraction of the training since the explanation before."""
-        return seconds / self._seconds if self._seconds else math.inf
+        return (seconds + self._aside) / self._seconds if self._seconds else math.inf
 
     def wait(self, seconds: float) -> int:
         """Return after how many epochs another explanation that takes so long fits the budget."""
         if self.max_overhead is None or not self._seconds:
             return self.every_n_epochs
-        epochs = seconds / (self.max_overhead * self._seconds / self._epochs)
+        epochs = (seconds + self._aside) / (self.max_overhead * self._seconds / self._epochs)
         return self.every_n_epochs * max(1, math.ceil(epochs / self.every_n_epochs))
 
     def explained(self, epoch: int, wait: int) -> None:
         """Explanations have run at the end of this epoch; the next come after ``wait`` epochs."""
-        self.next_epoch, self._seconds, self._epochs = epoch + wait, 0.0, 0
+        self.next_epoch, self._seconds, self._epochs, self._aside = epoch + wait, 0.0, 0, 0.0

@@ -13,6 +13,7 @@ from dynalens.datasets import IndexedDataset
 Ids = Callable[[], Sequence[int | str] | Tensor]
 Passed = tuple[Sequence[int | str] | None, Tensor, Tensor]
 """Ids where they are known, images and labels."""
+PassedSuspects = tuple[Sequence[int | str], Tensor, Tensor]
 
 
 class ChosenSamples:
@@ -85,9 +86,9 @@ class ChosenSamples:
         kept = self._given or self._first
         return None if kept is None else (None, *kept)
 
-    def suspects(self) -> Passed | None:
-        """Return the suspects that have passed in this epoch."""
-        return self._suspects.result() if self._suspects is not None else None
+    def suspects(self, most: int | None = None) -> PassedSuspects | None:
+        """Return the suspects that have passed in this epoch, at most so many of those asked for first."""
+        return self._suspects.result(most) if self._suspects is not None else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was kept."""

@@ -1,6 +1,8 @@
 """What loggers show of a record: scalars of each epoch, and pictures as long as they can be drawn."""
 
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,13 @@ import torch
 from torch import Tensor
 
 from dynalens.callbacks.dynamics_pictures import DynamicsPictures
+from dynalens.callbacks.noise_curve import NoiseCurve
+from dynalens.callbacks.projector import Projector
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
+from dynalens.features import FeatureRows
 from dynalens.host import chart_layouts, log_scalars, log_step, picture_loggers, tag_prefix, tensorboard_writer
 from dynalens.pictures import find_normalisation
-from dynalens.suspicion import epoch_summary, overlap
+from dynalens.suspicion import epoch_summary, overlap, worst_samples
 from dynalens.tensorboard import make_sink, write_layout
 
 
@@ -28,32 +33,69 @@ class DynamicsLog:
     """
 
     def __init__(self, trainer: Any, pl_module: Any, folder: Path, monitor: Any, dataset: Any) -> None:
-        self._prefix, self._x_axis = tag_prefix(monitor.name), monitor.x_axis
+        self._monitor, self._prefix, self._x_axis = monitor, tag_prefix(monitor.name), monitor.x_axis
         self._device: torch.device = pl_module.device
         self._below_zero: Array | None = None
+        self._noise = NoiseCurve(history=monitor.history)
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))
+        normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+        self._projector: Projector | None = None
+        if monitor.projector_every_n_epochs is not None:
+            self._projector = Projector(
+                writer,
+                f"{self._prefix}/projector",
+                every_n_epochs=monitor.projector_every_n_epochs,
+                class_names=monitor.class_names,
+                normalisation=normalisation,
+            )
         self.pictures: DynamicsPictures | None = DynamicsPictures(
             make_sink(writer, picture_loggers(trainer), folder / "pictures"),
             self._prefix,
             top_k=monitor.top_k,
             class_names=monitor.class_names,
-            normalisation=find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset),
+            normalisation=normalisation,
         )
 
+    def restore(
+        self, statistics: SampleStatistics, epochs: Sequence[int], history: Iterable[tuple[int, dict[str, Array]]]
+    ) -> None:
+        """Go on with a record: follow its worst samples, and keep what its history says of them and of the noise."""
+        found = dict(history)
+        if self.pictures is not None:
+            self.pictures.restore(statistics, found.items())
+        for epoch in epochs:
+            self._noise.note(found.get(epoch), len(statistics))
+
+    def begin_epoch(self, epoch: int, statistics: SampleStatistics) -> None:
+        """Choose what the projector shows of this epoch."""
+        if self._projector is not None:
+            self._projector.begin_epoch(epoch, statistics)
+
     def see(self, rows: Tensor | None, inputs: Tensor | None) -> None:
-        """Copy the inputs of suspects from a batch."""
+        """Copy the inputs of suspects, and of what the projector shows, from a batch."""
+        if self._projector is not None and rows is not None:
+            self._projector.see(rows, inputs)
         if self.pictures is not None and rows is not None:
             self.pictures.see(rows, inputs)
 
     def end_epoch(self, epoch: int, statistics: SampleStatistics, record: EpochRecord) -> None:
         """Follow those that are worst now."""
+        self._noise.note(
+            {name: getattr(record, name) for name in ("index", "p_label", "margin", "predicted")}, len(statistics)
+        )
         if self.pictures is not None:
             self.pictures.end_epoch(epoch, statistics, record, self._device)
 
     def write(
-        self, trainer: Any, epoch: int, statistics: SampleStatistics, record: EpochRecord, ids: Array | None
+        self,
+        trainer: Any,
+        epoch: int,
+        statistics: SampleStatistics,
+        record: EpochRecord,
+        ids: Array | None,
+        features: FeatureRows | None = None,
     ) -> None:
         """Write scalars and pictures."""
         step, summary = log_step(trainer, self._x_axis), epoch_summary(statistics, record)
@@ -62,18 +104,39 @@ class DynamicsLog:
             new = len(below_zero) - len(self._below_zero)  # ids that were not seen before
             summary["suspects_overlap"] = overlap(below_zero, np.append(self._below_zero, np.zeros(new, bool)))
         self._below_zero = below_zero
+        noise_rate = self._noise.value(statistics, epoch + 1)
+        if noise_rate is not None:
+            summary["noise_rate"] = noise_rate
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
-        self._draw(epoch, statistics, ids, step)
+        contrasts = self._contrasts(trainer, statistics, ids)
+        with self._or_switched_off():
+            if self.pictures is not None:
+                self.pictures.write(statistics, epoch, step, ids, contrasts)
+            if self._projector is not None and features is not None and self._projector.due(epoch):
+                self._projector.write(features, statistics, step, ids)
 
-    def _draw(self, epoch: int, statistics: SampleStatistics, ids: Array | None, step: int) -> None:
+    def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
+        """Ask the callbacks that explain why the gallery's suspects are taken for another class."""
+        wanted = {
+            int(i) if ids is None else ids[i].item(): (int(statistics.candidate[i]), int(statistics.label[i]))
+            for i in worst_samples(statistics, self._monitor.top_k)
+            if statistics.candidate[i] >= 0
+        }
+        found: dict[str, Array] = {}
+        for callback in trainer.callbacks:
+            ask = getattr(callback, "contrasts", None)
+            if callable(ask) and self.pictures is not None and not found:
+                found = {str(sample): relevance for sample, relevance in ask(trainer, self._monitor, wanted).items()}
+        return found
+
+    @contextmanager
+    def _or_switched_off(self) -> Iterator[None]:
         """A picture that fails is no reason to end a training run, because the record does not need it."""
-        if self.pictures is None:
-            return
         try:
-            self.pictures.write(statistics, epoch, step, ids)
+            yield
         except Exception as error:  # noqa: BLE001  # whatever it is, it is said and training goes on
-            self.pictures = None
+            self.pictures = self._projector = None
             warnings.warn(
                 f"Pictures of the record are switched off, training goes on: {type(error).__name__}: {error}",
-                stacklevel=2,
+                stacklevel=4,
             )

@@ -32,7 +32,7 @@ CHARTS: dict[str, Callable[[SampleStatistics, str], Image.Image]] = {
 }
 _HISTOGRAMS = ("margin", "confidence", "forgetting_events")
 # The order changes from epoch to epoch; more than are shown are followed, so that most have a picture when they rise.
-_FOLLOWED = 3
+FOLLOWED = 3
 
 
 class DynamicsPictures:
@@ -84,8 +84,23 @@ class DynamicsPictures:
         self._follow(statistics, device)
         self._watch.note(epoch, {"index": record.index, "p_label": record.p_label})
 
-    def write(self, statistics: SampleStatistics, epoch: int, step: int, ids: Array | None = None) -> None:
-        """Write charts, histograms and, from the second epoch on, the suspects."""
+    def write(
+        self,
+        statistics: SampleStatistics,
+        epoch: int,
+        step: int,
+        ids: Array | None = None,
+        contrasts: Mapping[str, Array] | None = None,
+    ) -> None:
+        """Write charts, histograms and, from the second epoch on, the suspects.
+
+        Args:
+            statistics: The record.
+            epoch: Its last epoch.
+            step: Step of the logger.
+            ids: Id of each sample; default: its position.
+            contrasts: Maps of what speaks for the suggested class, by the sample's id as text.
+        """
         seen = statistics.presentations > 0
         subtitle = f"epoch {epoch} · {int(seen.sum()):,} samples"
         for name, chart in CHARTS.items():
@@ -94,7 +109,7 @@ class DynamicsPictures:
         for quantity in _HISTOGRAMS:
             values = getattr(statistics, quantity)[seen]
             self._sink.histogram(f"{self._prefix}/dynamics/{quantity}", values, step)
-        suspects = self._suspects(statistics, ids)
+        suspects = self._suspects(statistics, ids, contrasts or {})
         if self._watch.pictures:
             gallery = suspects_gallery(suspects, f"epoch {epoch}: the {len(suspects)} worst suspects")
             self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)
@@ -102,9 +117,11 @@ class DynamicsPictures:
             self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects), step)
 
     def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
-        self._watch.follow(worst_samples(statistics, _FOLLOWED * self._top_k), device)
+        self._watch.follow(worst_samples(statistics, FOLLOWED * self._top_k), device)
 
-    def _suspects(self, statistics: SampleStatistics, ids: Array | None) -> list[Suspect]:
+    def _suspects(
+        self, statistics: SampleStatistics, ids: Array | None, contrasts: Mapping[str, Array]
+    ) -> list[Suspect]:
         return [
             Suspect(
                 sample_id=str(sample if ids is None else ids[sample]),
@@ -113,6 +130,7 @@ class DynamicsPictures:
                 score=float(-statistics.margin[sample]),
                 trace=self._watch.trace(sample),
                 picture=self._watch.pictures.get(sample),
+                contrast=contrasts.get(str(sample if ids is None else ids[sample])),
             )
             for sample in worst_samples(statistics, self._top_k)
         ]

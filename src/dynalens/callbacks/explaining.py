@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dynalens.attribution import Explanation, Method, explain, pixel_relevance, token_relevance
+from dynalens.attribution import Explanation, Method, contrast, explain, pixel_relevance, token_relevance
+from dynalens.attribution.methods import BUILT_IN, takes
 from dynalens.callbacks.explained import RANDOM, Explained
 from dynalens.callbacks.tokens import check_in_vocabulary
 from dynalens.faithfulness import (
@@ -69,6 +70,21 @@ class Explainer:
             images, lambda: class_logits(model, images, forward=forward, chunk_size=self.chunk_size)
         )
         return logits.argmax(dim=1)
+
+    def contrasted(
+        self, model: nn.Module, forward: Forward, images: Tensor, of: Tensor, against: Tensor, method: str
+    ) -> Tensor:
+        """Return, (N, *spatial), what speaks for the classes ``of`` (N,) and against those of ``against``."""
+        own = dict((self.method_args or {}).get(method, {}))
+        if takes(BUILT_IN[method], "target_layer"):
+            own.setdefault("target_layer", self.target_layer)
+
+        def maps() -> Tensor:
+            return contrast(
+                model, images, of, against, method=method, **{"forward": forward, "chunk_size": self.chunk_size, **own}
+            )
+
+        return pixel_relevance(method, self._in_memory(images, maps), images.shape[2:])
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:

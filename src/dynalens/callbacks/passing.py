@@ -1,6 +1,6 @@
 """Copies of some training samples, taken from the batches as they pass: no dataset is indexed, no loader opened."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -41,14 +41,18 @@ class PassingSamples:
                     # Cloned: the step may work in place.
                     self._found.setdefault(sample, (images[row].detach().clone(), labels[row].detach().clone()))
 
-    def result(self) -> tuple[list[int | str], Tensor, Tensor] | None:
-        """Return ids, images and labels of what has passed, or None if nothing has; may wait for the device."""
+    def result(self, first: int | None = None) -> tuple[list[int | str], Tensor, Tensor] | None:
+        """Return ids, images and labels of what has passed, or None if nothing has; may wait for the device.
+
+        Args:
+            first: Only of the first so many that were wanted.
+        """
         if self._slots is not None:
             filled, images, labels = self._slots
-            rows = filled.nonzero().squeeze(1)
+            rows = filled[:first].nonzero().squeeze(1)
             ids = [self.wanted[row] for row in rows.tolist()]
             return (ids, images[rows], labels[rows]) if ids else None
-        found = [(i, *self._found[i]) for i in self.wanted if i in self._found]
+        found = [(i, *self._found[i]) for i in self.wanted[:first] if i in self._found]
         same = [sample for sample in found if sample[1].shape == found[0][1].shape]
         if not same:
             return None
@@ -107,3 +111,10 @@ def given_samples(
             "training set, or what `index` calls them."
         )
     return None, PassingSamples(ids)
+
+
+def loader_at(loaders: Any, place: int) -> Any:
+    """Return the loader at this place of what the Trainer has: one of a dict, one of a list, or the only one."""
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    return loaders[place] if isinstance(loaders, Sequence) else loaders

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dynalens.callbacks.dynamics_pictures import FOLLOWED
+from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.datasets import RelabelledDataset
 from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
 from dynalens.identity import SampleIdentity
@@ -25,7 +27,7 @@ from dynalens.suspicion import (
     worst_samples,
 )
 
-_NO_EPOCH = (
+NO_EPOCH = (
     "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
     "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
 )
@@ -35,6 +37,8 @@ class LabelSuspects:
     """The part of a monitor that is asked after training; what it reads is the monitor's."""
 
     history: bool
+    log_every_n_epochs: int
+    top_k: int
     class_names: Sequence[str] | None
     name_of: Callable[[Any], str] | None
     _dynamics: TrainingDynamics | None
@@ -45,11 +49,13 @@ class LabelSuspects:
     _root_index: Array
     _names: list[str] | None
     _assessed: tuple[int, Assessment] | None
+    _features: LayerFeatures
+    _compared: tuple[int, Array | None] | None
 
     def statistics(self) -> SampleStatistics:
         """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
         if self._dynamics is None or not self._epochs:
-            raise RuntimeError(_NO_EPOCH)
+            raise RuntimeError(NO_EPOCH)
         return self._dynamics.compute()
 
     def table(self) -> pd.DataFrame:
@@ -61,9 +67,21 @@ class LabelSuspects:
             root_index=self._root_index,
             sample_ids=self._sample_ids(),
             names=self._names,
+            neighbours=self._neighbours(),
         )
         table.attrs.update(self._meta().attributes())
         return table
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the record and the tables to a folder, by default the run's, and return it."""
+        folder = RecordFolder(Path(path)) if path is not None else self._folder
+        if folder is None:
+            raise RuntimeError(NO_EPOCH)
+        folder.write(self.statistics(), self._root_index, self._meta(), self._sample_ids())
+        folder.write_names(self._names)
+        folder.write_neighbours(self._neighbours(), self._epochs)
+        folder.write_tables(self.table())
+        return folder.path
 
     def suspects(self, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
         """Return the samples that were seen, the most suspicious first.
@@ -84,6 +102,10 @@ class LabelSuspects:
             return []
         worst, ids = worst_samples(self.statistics(), n), self._sample_ids()
         return worst if ids is None else ids[worst].tolist()
+
+    def followed_suspects(self, epoch: int) -> int:
+        """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""
+        return 0 if epoch % self.log_every_n_epochs else FOLLOWED * self.top_k
 
     def noise_rate(self) -> NoiseRate:
         """Return the estimated fraction of wrong labels with its lower and upper end."""
@@ -127,22 +149,18 @@ class LabelSuspects:
         changes = {int(i): (int(given[i]), int(assessment.suggested[i])) for i in chosen}
         return RelabelledDataset(dataset, changes, label=label, length=len(given))
 
-    def save(self, path: str | Path | None = None) -> Path:
-        """Write the record and the tables to a folder, by default the run's, and return it."""
-        folder = RecordFolder(Path(path)) if path is not None else self._folder
-        if folder is None:
-            raise RuntimeError(_NO_EPOCH)
-        folder.write(self.statistics(), self._root_index, self._meta(), self._sample_ids())
-        folder.write_names(self._names)
-        folder.write_tables(self.table())
-        return folder.path
-
     def _assess(self) -> Assessment:
         statistics = self.statistics()
         if self._assessed is None or self._assessed[0] != len(self._epochs):
             kept = whole_history(self._folder.path, self._epochs) if self.history and self._folder else iter(())
             self._assessed = len(self._epochs), assess(statistics, (epoch for _, epoch in kept))
         return self._assessed[1]
+
+    def _neighbours(self) -> Array | None:
+        labels = self.statistics().label
+        if self._compared is None or self._compared[0] != len(self._epochs):
+            self._compared = len(self._epochs), self._features.scores(labels)
+        return self._compared[1]
 
     def _sample_ids(self) -> Array | None:
         ids = self._identity.ids

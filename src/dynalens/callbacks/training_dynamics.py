@@ -10,15 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.callbacks.checks import check_positive, check_projector
 from dynalens.callbacks.dynamics_log import DynamicsLog
+from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.suspects import LabelSuspects
 from dynalens.capture import Capture, CaptureError, StepCapture, inputs_to_show
-from dynalens.dynamics import EpochRecord, TrainingDynamics, probability_room
+from dynalens.dynamics import Array, EpochRecord, TrainingDynamics, probability_room
 from dynalens.host import (
     CallbackBase,
     Processes,
     announce,
     check_data_parallel,
+    check_tensorboard,
     check_x_axis,
     run_folder,
     tag_prefix,
@@ -52,6 +55,11 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         loader: Which one to record, if training has several: the key of a dict or the place in a list. ``index`` is
             then looked for in its part of the batch.
         views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
+        features: Dotted name of a layer, best the one before the last linear one. Its newest output for each sample,
+            averaged over space or tokens, stays on the device in bfloat16, 2 bytes for each of N x D values, at most
+            1 GiB, is in the checkpoint, and gives the table's column ``score_neighbours``.
+        projector_every_n_epochs: Epochs between two views of up to 2,000 samples' features in TensorBoard's projector;
+            None for none. Only epochs that are logged have one.
         class_names: Name of each class; default: the dataset's ``classes``.
         name_of: Callable(sample id) -> name of a sample, for tables; default: the paths in the dataset's ``samples``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
@@ -75,6 +83,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         capture: Capture = "auto",
         loader: str | int | None = None,
         views: int = 1,
+        features: str | None = None,
+        projector_every_n_epochs: int | None = None,
         class_names: Sequence[str] | None = None,
         name_of: Callable[[Any], str] | None = None,
         save_dir: str | Path | None = None,
@@ -86,9 +96,10 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         name: str | None = None,
     ) -> None:
         super().__init__()
-        for argument, value in (("views", views), ("top_k", top_k), ("log_every_n_epochs", log_every_n_epochs)):
-            if value < 1:
-                raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
+        check_positive(views=views, top_k=top_k, log_every_n_epochs=log_every_n_epochs)
+        check_projector(projector_every_n_epochs, features)
+        self.features, self.projector_every_n_epochs = features, projector_every_n_epochs
+        self._features = LayerFeatures(features)
         self.views, self.history, self.name = views, history, name
         self._state_key = self._generate_state_key(name=name)  # once: Lightning asks for it at every hook
         self.name_of = name_of
@@ -120,6 +131,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self.class_names = self._given_class_names
         self._names: list[str] | None = None
         self._assessed: tuple[int, Assessment] | None = None
+        self._features.load_state(None)
+        self._compared: tuple[int, Array | None] | None = None
 
     @property
     def state_key(self) -> str:
@@ -131,6 +144,9 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if stage != "fit" or trainer.fast_dev_run:
             return
         check_data_parallel(trainer, type(self).__name__)
+        self._features.check(pl_module)
+        if self.projector_every_n_epochs is not None:
+            check_tensorboard(trainer, "projector_every_n_epochs")
         self._processes, self._failure = Processes(trainer), None
         self._folder = RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name))
         self._active, self._begun, self._announced, self._agreed = True, False, False, False
@@ -146,13 +162,16 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         assert self._folder is not None
         if self._processes.is_first:
             self._log = DynamicsLog(trainer, pl_module, self._folder.path, self, self._identity.dataset)
-            if self._epochs and self._log.pictures is not None:
-                self._log.pictures.restore(self.statistics(), read_history(self._folder.path, self._epochs))
+            if self._epochs:
+                history = read_history(self._folder.path, self._epochs)
+                self._log.restore(self.statistics(), self._epochs, history)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the loader again, which Lightning may have made anew."""
         if self._active:
             self._find_samples(trainer)
+            if self._log is not None and self._dynamics is not None:
+                self._log.begin_epoch(self._epoch(trainer), self._dynamics.compute())
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
@@ -161,6 +180,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if self._open is not None and self._open != self._epoch(trainer):
             self._end_epoch(self._open)  # the checkpoint was saved after the epoch's last step: Lightning goes on
         self._capture.start(pl_module)
+        self._features.start(pl_module)
         if self._log is not None:  # now, because the step may work in place
             rows = self._identity.rows_before_step(trainer, batch)
             self._log.see(rows, None if rows is None else inputs_to_show(self._identity.part_of(batch)))
@@ -169,6 +189,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         """The step's own loss is known."""
         if self._active:
             self._capture.before_backward()
+            self._features.close()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
@@ -259,6 +280,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self._source = self._folder.path
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
+        self._features.close()
         rows = self._identity.rows(trainer, batch) if batch is not None else None
         if rows is None:  # this step trained on no sample of the loader
             with suppress(CaptureError):
@@ -270,6 +292,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         check_rows(found.logits.shape[0], rows.shape[0], self.views)
         self._dynamics = self._dynamics or self._new_record(self._identity.num_samples or 1)
         self._open = self._epoch(trainer)
+        self._features.record(rows, len(self._identity.ids or range(self._dynamics.num_samples)), self.views)
         self._dynamics.update(rows.repeat(self.views) if self.views > 1 else rows, found.logits, found.targets)
         if not self._announced:
             announce(f"dynalens: {found.source}; identity: {self._identity.way}")
@@ -294,6 +317,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         if self._identity.ids is not None or self._names is None:
             self._names = self._sample_names()
         record = self._dynamics.end_epoch(epoch, self._processes.merge)
+        self._features.end_epoch(self._processes)
         self._epochs.append(epoch)
         self._open = None
         self._processes.in_first(lambda: self._write_epoch(record, log_to))
@@ -310,6 +334,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
             "epochs": list(self._epochs),
             "incomplete_epochs": list(self._incomplete) if alone else self._missing(),
             "open_epoch": self._open if alone else None,
+            "features": self._features.state(),
             "folder": str(self._folder.path) if self._folder else "",
         }
 
@@ -317,7 +342,8 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         """Continue the record of a checkpoint."""
         if not state_dict:
             return
-        self._assessed = None
+        self._assessed = self._compared = None
+        self._features.load_state(state_dict.get("features"))
         self._dynamics = self._new_record(state_dict["dynamics"]["num_samples"])
         self._dynamics.load_state_dict(state_dict["dynamics"])
         self._identity.load_state(state_dict["sample_ids"])
@@ -337,6 +363,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
             return
         self._active = False
         self._capture.close()
+        self._features.close()
         self._identity.close()
         if self._epochs and self._begun and self._processes and self._processes.is_first:
             self.save()
@@ -368,4 +395,4 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
             return
         self._log.end_epoch(self._epochs[-1], statistics, record)
         if log_to is not None:
-            self._log.write(log_to, self._epochs[-1], statistics, record, self._sample_ids())
+            self._log.write(log_to, self._epochs[-1], statistics, record, self._sample_ids(), self._features.rows)

@@ -59,6 +59,11 @@ class SampleStatistics:
     weighted_rival: Array
     mean_probabilities: Array | None = None
 
+    def part(self, chosen: Array) -> "SampleStatistics":
+        """Return the statistics of some samples, without mean probabilities."""
+        one_each = {name: values for name, values in self.arrays().items() if values.ndim == 1}
+        return SampleStatistics(**{name: values[chosen] for name, values in one_each.items()})
+
     def arrays(self) -> dict[str, Array]:
         """Return the statistics that there are, by name."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -12,8 +12,10 @@ from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
 from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, shown_words, to_rgb
+from dynalens.pictures.layers import filters_grid, labelled_grid, maps_grid
 from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
+from dynalens.pictures.thumbnails import Thumbnails
 from dynalens.pictures.watch import SuspectWatch
 
 __all__ = [
@@ -23,17 +25,21 @@ __all__ = [
     "Shown",
     "Suspect",
     "SuspectWatch",
+    "Thumbnails",
     "accuracy_curve",
     "class_name",
     "curve_chart",
     "data_map",
     "explanation_sheet",
+    "filters_grid",
     "find_normalisation",
     "first_learned",
     "forgetting_events",
     "input_cell",
     "jpeg_bytes",
+    "labelled_grid",
     "map_cell",
+    "maps_grid",
     "margins",
     "overlay",
     "png_bytes",

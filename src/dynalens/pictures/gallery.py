@@ -53,11 +53,14 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
     columns = _COLUMNS // 2 if contrasts else _COLUMNS
     inner = _PICTURE * 2 + _GAP if contrasts else _PICTURE
     pitch = _PICTURE + 3 * LINE + _SPARK + 2 * _GAP
-    top = 2 * LINE + 6
+    top = (3 if contrasts else 2) * LINE + 6
     card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
     room = WIDTH - 2 * _GAP
     write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
-    write(card.draw, (_GAP, 2 + LINE), "orange: given, blue: suggested; line: p(given)", TEXT, fill=FAINT, width=room)
+    legend = ["orange: given, blue: suggested; line: p(given)"]
+    legend += ["maps: red speaks for the suggested, blue for the given"] if contrasts else []
+    for number, line in enumerate(legend, start=1):
+        write(card.draw, (_GAP, 2 + number * LINE), line, TEXT, fill=FAINT, width=room)
     for number, suspect in enumerate(suspects):
         at = (_GAP + number % columns * (inner + _GAP), top + number // columns * pitch)
         _suspect(card, at, suspect, inner)

@@ -2,11 +2,12 @@
 
 `course` divides the history of a run into a few periods, `evidence` is what they say of each sample when they are
 weighted, `noise` knows which class is given for which, `rate` how many labels are wrong, `ranking` makes one order and
-a probability of it, `scores` are those that others rank by, `table` is what a user sees of one run and `comparison` of
-several, and `unforgettable` are the samples that training needs least.
+a probability of it, `scores` are those that others rank by, `neighbours` one of the features, `table` is what a user
+sees of one run and `comparison` of several, and `unforgettable` are the samples that training needs least.
 """
 
 from dynalens.suspicion.comparison import compared
+from dynalens.suspicion.neighbours import neighbour_scores
 from dynalens.suspicion.ranking import Assessment, assess
 from dynalens.suspicion.rate import NoiseRate
 from dynalens.suspicion.table import (
@@ -31,6 +32,7 @@ __all__ = [
     "compared",
     "epoch_summary",
     "flagged",
+    "neighbour_scores",
     "overlap",
     "removable",
     "samples_table",

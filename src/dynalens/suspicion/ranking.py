@@ -71,7 +71,7 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
         return _nothing(len(statistics))
     course = read_course(statistics.label.astype(np.int64), history)
     kept = None if course is None else course.at(seen)
-    first = streamed(_part(statistics, seen)) if kept is None else weighted(kept, kept.weight)
+    first = streamed(statistics.part(seen)) if kept is None else weighted(kept, kept.weight)
     order = _first_order(first)
     fraction = float(np.clip((first.leading()[0] != first.label).mean(), _FEWEST, _MOST))
     evidence, by_margin, rate = first, _log_odds(-first.margin, _suspicious(order, fraction)), None
@@ -159,11 +159,6 @@ def ranks(values: Array) -> Array:
     places = np.empty(len(values), dtype=np.int64)
     places[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
     return places
-
-
-def _part(statistics: SampleStatistics, chosen: Array) -> SampleStatistics:
-    one_each = {name: values for name, values in statistics.arrays().items() if values.ndim == 1}
-    return SampleStatistics(**{name: values[chosen] for name, values in one_each.items()})
 
 
 def _structure(evidence: Evidence, rate: NoiseRate | None = None) -> float:

@@ -25,6 +25,7 @@ def samples_table(
     root_index: Array | None = None,
     sample_ids: Array | None = None,
     names: Sequence[str] | None = None,
+    neighbours: Array | None = None,
 ) -> pd.DataFrame:
     """Return one row for each of the N samples, index ``sample_id``.
 
@@ -41,6 +42,7 @@ def samples_table(
         sample_ids: Shape ``(N,)``, id of each sample, strings or integers; default: its position. With ids, the root
             index is missing where it is -1.
         names: Name of each sample, a path for instance; without it the column ``name`` is left out.
+        neighbours: Shape ``(N,)``, of :func:`neighbour_scores`; without it ``score_neighbours`` is left out.
     """
     n = len(statistics)
     table = pd.DataFrame(index=pd.RangeIndex(n, name="sample_id"))
@@ -59,6 +61,8 @@ def samples_table(
     table["score"] = assessment.score
     for name, values in named_scores(statistics, assessment.probability_margin).items():
         table[name] = values
+    if neighbours is not None:
+        table["score_neighbours"] = neighbours
     table = _with_statistics(table, statistics)
     if sample_ids is not None:
         roots = table["root_index"].to_numpy()

@@ -1,0 +1,81 @@
+"""Why suspects are taken for another class than they are labelled: maps for the gallery, and how a failure ends."""
+
+import functools
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynalens.attribution import find_forward
+from dynalens.callbacks.budget import Budget
+from dynalens.callbacks.chosen import ChosenSamples
+from dynalens.callbacks.explaining import Explainer
+from dynalens.callbacks.explanation_pictures import ExplanationPictures
+from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
+from dynalens.dynamics import Array
+
+
+class SuspectContrasts:
+    """The part of a monitor that a gallery of suspects asks for maps; what it reads is the monitor's."""
+
+    contrast: str | None
+    forward: Callable[[Any, Tensor], Tensor] | None
+    on_error: str
+    _budget: Budget
+    _chosen: ChosenSamples
+    _dynamics: TrainingDynamicsMonitor | None
+    _epoch_began: float
+    _explainer: Explainer
+    _pictures: ExplanationPictures | None
+
+    def contrasts(
+        self, trainer: Any, of: TrainingDynamicsMonitor, wanted: Mapping[Any, tuple[int, int]]
+    ) -> dict[Any, Array]:
+        """Return maps of what speaks for the suggested rather than the given class.
+
+        Args:
+            trainer: The Trainer.
+            of: The monitor whose suspects they are.
+            wanted: Suggested and given class by the sample's id.
+        """
+        passed = self._chosen.suspects() if of is self._dynamics else None
+        if self._pictures is None or self.contrast is None or passed is None or not passed[1].is_floating_point():
+            return {}
+        began, found = time.perf_counter(), dict[Any, Array]()
+        rows = [row for row, sample in enumerate(passed[0]) if sample in wanted]
+        with self._or_switched_off():
+            if rows:
+                ids = [passed[0][row] for row in rows]
+                maps = self._contrasted(trainer.lightning_module, passed[1][rows], [wanted[i] for i in ids])
+                found = dict(zip(ids, maps.float().cpu().numpy(), strict=True))
+        seconds = time.perf_counter() - began
+        self._budget.aside(seconds)
+        self._epoch_began += seconds  # a tracker that draws first must not make the training look longer
+        return found
+
+    @contextmanager
+    def _or_switched_off(self) -> Iterator[None]:
+        """An explanation that fails is said once; training goes on unless the user wants it to raise."""
+        try:
+            yield
+        except Exception as error:
+            self._pictures = None
+            if self.on_error == "raise":
+                raise
+            warnings.warn(
+                f"Explanations are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4
+            )
+
+    def _contrasted(self, pl_module: Any, images: Tensor, classes: list[tuple[int, int]]) -> Tensor:
+        assert self.contrast is not None
+        images = images.to(pl_module.device)
+        of, against = torch.tensor(classes, device=images.device).unbind(dim=1)
+        forward = self._forward(pl_module, images)
+        return self._explainer.contrasted(pl_module, forward, images, of, against, self.contrast)
+
+    def _forward(self, pl_module: Any, images: Tensor) -> Callable[[Tensor], Tensor]:
+        return functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)

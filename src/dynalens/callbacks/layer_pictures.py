@@ -1,0 +1,67 @@
+"""What the layer monitor shows: grids of filters, maps and inputs."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from dynalens.features import TopInputs, existing_channels
+from dynalens.pictures import Normalisation, class_name, filters_grid, labelled_grid, maps_grid, shown_inputs
+from dynalens.tensorboard import Sink, epochs_tag
+
+_COLUMNS = 8
+
+
+class LayerPictures:
+    """Draws what a layer computes and writes the pictures.
+
+    Args:
+        sink: Where they go.
+        prefix: What tags begin with.
+
+    Attributes:
+        names: Name of each class, or None.
+        normalisation: Of the inputs, or None.
+    """
+
+    def __init__(self, sink: Sink, prefix: str) -> None:
+        self._sink, self._prefix = sink, f"{prefix}/layers"
+        self.names: Sequence[str] | None = None
+        self.normalisation: Normalisation | None = None
+
+    def write_filters(self, layer: str, weights: Tensor, epoch: int, step: int) -> None:
+        """Write the filters of a convolution."""
+        grid = filters_grid(weights.cpu(), f"epoch {epoch}: filters of {layer}")
+        self._sink.chart(epochs_tag(f"{self._prefix}/weights", epoch), grid, step)
+
+    def write_maps(
+        self, images: Tensor, maps: Tensor, layer: str, channels: Sequence[int], epoch: int, step: int
+    ) -> None:
+        """Write the maps of some channels, those of them that the layer has, for each image."""
+        chosen = existing_channels(channels, maps.shape[1])
+        shown = shown_inputs(images, self.normalisation)
+        grid = maps_grid(shown, maps.cpu().numpy(), chosen, f"epoch {epoch}: feature maps of {layer}")
+        self._sink.image(epochs_tag(f"{self._prefix}/feature_maps", epoch), grid, step)
+
+    def write_top_inputs(self, top: TopInputs, layer: str, epoch: int, step: int) -> None:
+        """Write the strongest inputs of each channel."""
+        rows = []
+        for channel, values, images in zip(top.channels, top.activations.tolist(), top.images, strict=True):
+            known = [value for value in values if value > float("-inf")]
+            cells = shown_inputs(images[: len(known)], self.normalisation)
+            label = f"channel {channel}: {known[0]:.3g} to {known[-1]:.3g}" if known else f"channel {channel}: none"
+            rows.append((label, cells[:_COLUMNS]))
+            rows += [("", cells[i : i + _COLUMNS]) for i in range(_COLUMNS, len(cells), _COLUMNS)]
+        title = f"epoch {epoch}: inputs that excite {layer} most"
+        grid = labelled_grid(rows, title, "largest value of the channel's map, strongest first")
+        self._sink.image(epochs_tag(f"{self._prefix}/top_inputs", epoch), grid, step)
+
+    def write_maximised(self, images: Tensor, units: Sequence[int], layer: str | None, step: int) -> None:
+        """Write the images that maximise classes or channels."""
+        shown = shown_inputs(images, self.normalisation)
+        names = [class_name(unit, self.names) if layer is None else str(unit) for unit in units]
+        rows = [
+            (names[start : start + _COLUMNS], shown[start : start + _COLUMNS])
+            for start in range(0, len(shown), _COLUMNS)
+        ]
+        title = "images that maximise classes" if layer is None else f"images that maximise channels of {layer}"
+        self._sink.image(f"{self._prefix}/maximised", labelled_grid(rows, title, "by gradient ascent"), step)

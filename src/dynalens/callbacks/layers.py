@@ -1,0 +1,309 @@
+"""The callback that shows what a layer computes: Lightning hooks become calls."""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dynalens.attribution import find_forward
+from dynalens.callbacks.checks import check_choice, check_positive
+from dynalens.callbacks.layer_pictures import LayerPictures
+from dynalens.capture import CaptureError, inputs_to_show
+from dynalens.datasets import class_names
+from dynalens.faithfulness import class_logits
+from dynalens.features import (
+    TopInputs,
+    channel_activations,
+    existing_channels,
+    feature_maps,
+    first_layer_weights,
+    layer_output,
+    maximise_activation,
+    small_copies,
+)
+from dynalens.host import (
+    CallbackBase,
+    Processes,
+    check_whole_model,
+    check_x_axis,
+    log_step,
+    picture_loggers,
+    run_folder,
+    tag_prefix,
+    tensorboard_writer,
+)
+from dynalens.observation import Capturing, captured_output, module_named
+from dynalens.pictures import find_normalisation
+from dynalens.tensorboard import make_sink
+
+_KEPT = 32  # images that tell size and range of an input
+
+
+class LayerMonitor(CallbackBase):
+    """Show what a layer computes: first-layer filters, feature maps, the inputs that excite a channel, ideal inputs.
+
+    Nothing is shown that is not asked for. Pictures go to TensorBoard, or to files where there is no such logger. With
+    several processes the first one shows what it sees. Training is not disturbed: weights, random streams and
+    gradients stay as they would be without the callback.
+
+    Args:
+        layer: Dotted name of the layer whose channels are shown.
+        channels: Which of them, or how many of the first.
+        weights: Show the filters of the first convolution, or of the one of this name.
+        feature_maps: For how many inputs, the first of the first real validation batch (without validation, of the
+            first training batch), the maps of the channels are shown; 0 for none.
+        top_inputs: How many of the inputs that excite each channel most are shown; 0 for none. They are looked for
+            in the forward passes of each validation, in which the weights stay the same (in those of training where
+            there is no validation), by the largest value of the channel's map.
+        maximise: "classes" or "channels": at the end of training, an image that maximises each of them
+            (:func:`dynalens.maximise_activation`); None for none.
+        classes: Which classes are maximised, or how many of the first.
+        maximise_steps: Forward and backward passes for it.
+        inputs: Where images stand in the batch: "auto" (its first entry, or a usual key), a key or callable(batch).
+        forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
+        every_n_epochs: Epochs between two pictures.
+        x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
+        name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
+        on_error: "warn" switches the pictures off with one warning if one fails while training; "raise" raises.
+
+    Raises:
+        ValueError: If an argument is out of its range, or nothing is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        layer: str | None = None,
+        channels: Sequence[int] | int = 7,
+        weights: bool | str = False,
+        feature_maps: int = 0,
+        top_inputs: int = 0,
+        maximise: Literal["classes", "channels"] | None = None,
+        classes: Sequence[int] | int = 8,
+        maximise_steps: int = 256,
+        inputs: Callable[[Any], Tensor] | str = "auto",
+        forward: Callable[[Any, Tensor], Tensor] | None = None,
+        every_n_epochs: int = 1,
+        x_axis: Literal["step", "epoch"] = "step",
+        name: str | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        super().__init__()
+        check_positive(every_n_epochs=every_n_epochs, maximise_steps=maximise_steps)
+        check_choice("on_error", on_error, ("warn", "raise"))
+        if maximise is not None:
+            check_choice("maximise", maximise, ("classes", "channels"))
+        of_layer = feature_maps or top_inputs or maximise == "channels"
+        if not (of_layer or weights or maximise) or min(feature_maps, top_inputs) < 0:
+            raise ValueError(
+                "Expected `weights`, `feature_maps`, `top_inputs` or `maximise` to ask for something, got none or a "
+                "negative number. Pass `weights=True`, say."
+            )
+        if of_layer and layer is None:
+            raise ValueError(
+                "Expected `layer` to name a layer for `feature_maps`, `top_inputs` and channels to maximise, got None. "
+                "Pass its dotted name."
+            )
+        self.layer, self.channels = layer, _units("channels", channels)
+        self.weights, self.feature_maps, self.top_inputs = weights, feature_maps, top_inputs
+        self.maximise, self.classes, self.maximise_steps = maximise, _units("classes", classes), maximise_steps
+        self.inputs, self.forward, self.every_n_epochs = inputs, forward, every_n_epochs
+        self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
+        self._kept: Tensor | None = None
+        self._processes: Processes | None = None
+        self._pictures: LayerPictures | None = None
+        self._top: TopInputs | None = None
+        self._step = ExitStack()
+        self._watched: tuple[Tensor, Capturing] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint."""
+        return self._generate_state_key(name=self.name)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Check the layers' names and find out where pictures go."""
+        if stage != "fit" or trainer.fast_dev_run:
+            return
+        check_whole_model(trainer, type(self).__name__)
+        self._processes = Processes(trainer)
+        if self.layer is not None:
+            module_named(pl_module, self.layer, argument="layer")
+        if self.weights:
+            self._filters(pl_module)
+        writer, folder = tensorboard_writer(trainer), run_folder(trainer, self.name)
+        if self._processes.is_first:
+            sink = make_sink(writer, picture_loggers(trainer), folder / "pictures")
+            self._pictures = LayerPictures(sink, tag_prefix(self.name))
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Find out how inputs and classes are shown."""
+        if self._pictures is not None:
+            dataset = getattr(trainer.train_dataloader, "dataset", None)
+            self._pictures.names = class_names(dataset)
+            self._pictures.normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin the search for the strongest inputs anew."""
+        self._top = None
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """As for a training epoch: each validation is searched by itself."""
+        self._top = None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Keep and watch training batches where there is no validation."""
+        if not trainer.enable_validation:
+            self._begin(trainer, pl_module, batch)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """What runs from here on is not the step's forward pass."""
+        self._step.close()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Take what the layer computed."""
+        self._end()
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep and watch the batches of the first validation loader."""
+        if not trainer.sanity_checking and dataloader_idx == 0:
+            self._begin(trainer, pl_module, batch)
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Take what the layer computed."""
+        self._end()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Draw, in the first process; the others wait for it."""
+        if self._processes is not None and trainer.current_epoch % self.every_n_epochs == 0:
+            self._processes.in_first(lambda: self._draw(trainer, pl_module))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Maximise what is asked for, in the first process; the others wait for it."""
+        if self._processes is not None and self.maximise is not None:
+            self._processes.in_first(lambda: self._maximise(trainer, pl_module))
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let go of the writer and of the layer."""
+        self._step.close()
+        self._pictures, self._processes, self._top, self._watched = None, None, None, None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """As ``teardown``, which Lightning leaves out after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the images that are kept."""
+        return {"kept": self._kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the images of a checkpoint."""
+        self._kept = state_dict["kept"]
+
+    def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        if self._pictures is None:
+            return
+        with self._or_switched_off():
+            images = self._images(batch)
+            if self._kept is None:
+                # Cloned: the step may work in place.
+                self._kept = images[: max(_KEPT, self.feature_maps)].detach().clone()
+            if self.top_inputs and self.layer is not None and trainer.current_epoch % self.every_n_epochs == 0:
+                layer = module_named(pl_module, self.layer, argument="layer")
+                self._step.close()
+                captured = self._step.enter_context(captured_output(layer, channel_activations))
+                self._watched = small_copies(images), captured
+
+    def _end(self) -> None:
+        self._step.close()
+        watched, self._watched = self._watched, None
+        if watched is None or self._pictures is None:
+            return
+        with self._or_switched_off():
+            small, activations = watched[0], watched[1].value
+            if len(small) != len(activations):
+                raise CaptureError(
+                    f"Expected `layer` to give a row for each of {len(small)} inputs, got {len(activations)} rows of "
+                    f"{self.layer}. Name a layer that sees the inputs one by one."
+                )
+            channels = existing_channels(self.channels, activations.shape[1])
+            self._top = self._top or TopInputs(channels, self.top_inputs)
+            self._top.offer(small, activations)
+
+    def _images(self, batch: Any) -> Tensor:
+        if callable(self.inputs):
+            found: Any = self.inputs(batch)
+        else:
+            found = inputs_to_show(batch if self.inputs == "auto" else [batch[self.inputs]])
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            raise CaptureError(
+                f"Expected floating images or signals (N, C, ...) in the batch, got {type(found).__name__}. "
+                "Pass `inputs=` with their key or a callable(batch)."
+            )
+        return found
+
+    def _filters(self, pl_module: Any) -> tuple[str, Tensor]:
+        return first_layer_weights(pl_module, self.weights if isinstance(self.weights, str) else None)
+
+    def _draw(self, trainer: Any, pl_module: Any) -> None:
+        if self._pictures is None:
+            return
+        epoch, step = trainer.current_epoch, log_step(trainer, self.x_axis)
+        with self._or_switched_off():
+            if self.weights:
+                self._pictures.write_filters(*self._filters(pl_module), epoch, step)
+            if self.feature_maps and self._kept is not None and self.layer is not None:
+                images = self._kept[: self.feature_maps].to(pl_module.device)
+                maps = feature_maps(pl_module, images, self.layer, forward=self._forward(pl_module, images))
+                self._pictures.write_maps(images, maps, self.layer, self.channels, epoch, step)
+            if self._top is not None and self.layer is not None:
+                self._pictures.write_top_inputs(self._top, self.layer, epoch, step)
+
+    def _maximise(self, trainer: Any, pl_module: Any) -> None:
+        if self._pictures is None or self._kept is None:
+            return
+        with self._or_switched_off():
+            images = self._kept.to(pl_module.device)
+            dims = (0, *range(2, images.ndim))
+            forward = self._forward(pl_module, images)
+            if self.maximise == "channels" and self.layer is not None:
+                layer, output = self.layer, layer_output(pl_module, images[:1], self.layer, forward=forward)
+            else:
+                layer, output = None, class_logits(pl_module, images[:1], forward=forward)
+            units = existing_channels(self.classes if layer is None else self.channels, output.shape[1])
+            found = maximise_activation(
+                pl_module, list(units), images.shape[1:], layer=layer, low=images.amin(dim=dims),
+                high=images.amax(dim=dims), steps=self.maximise_steps, forward=forward,
+            )  # fmt: skip
+            self._pictures.write_maximised(found, units, layer, log_step(trainer, self.x_axis))
+
+    def _forward(self, pl_module: Any, images: Tensor) -> Callable[[Tensor], Tensor]:
+        return functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)
+
+    @contextmanager
+    def _or_switched_off(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self._pictures = None
+            if self.on_error == "raise":
+                raise
+            warnings.warn(
+                f"Pictures of layers are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4
+            )
+
+
+def _units(argument: str, given: Sequence[int] | int) -> Sequence[int]:
+    units: Sequence[int] = range(given) if isinstance(given, int) else list(given)
+    if not units or min(units) < 0:
+        raise ValueError(
+            f"Expected `{argument}` to be a positive number or numbers from 0, got {given}. Pass [0, 5], say."
+        )
+    return units

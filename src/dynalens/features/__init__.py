@@ -1,0 +1,21 @@
+"""What a layer computes: its features of each sample, its filters and maps, and what excites its channels."""
+
+from dynalens.features.maps import channel_activations, existing_channels, feature_maps, layer_output
+from dynalens.features.maximisation import maximise_activation
+from dynalens.features.pooling import pooled
+from dynalens.features.rows import FeatureRows
+from dynalens.features.top_inputs import TopInputs, small_copies
+from dynalens.features.weights import first_layer_weights
+
+__all__ = [
+    "FeatureRows",
+    "TopInputs",
+    "channel_activations",
+    "existing_channels",
+    "feature_maps",
+    "first_layer_weights",
+    "layer_output",
+    "maximise_activation",
+    "pooled",
+    "small_copies",
+]

@@ -1,0 +1,78 @@
+"""What the channels of a layer compute of some inputs."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.observation import captured_output, floating_dtype, module_named, undisturbed, unwrapped
+
+
+def feature_maps(
+    model: nn.Module, images: Tensor, layer: str, *, forward: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return the output of a layer in evaluation mode; the model is left as it was.
+
+    Args:
+        model: The model.
+        images: Shape ``(N, C, *spatial)``, as the model expects them. Not modified.
+        layer: Dotted name of a layer that gives a map for each channel, channels first; not one of a transformer.
+        forward: Callable(images) that runs the model; default: the model.
+
+    Returns:
+        Shape ``(N, F, *layer_spatial)``, float32.
+
+    Raises:
+        ValueError: If there is no such layer, with the nearest names, or it gives no maps.
+        RuntimeError: If the forward pass does not run it.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten())
+        >>> _ = model[0].weight.data.copy_(torch.tensor([1.0, -2.0]).view(2, 1, 1, 1))
+        >>> feature_maps(model, torch.full((1, 1, 1, 1), 3.0), "0").flatten()
+        tensor([ 3., -6.])
+    """
+    maps = layer_output(model, images, layer, forward=forward)
+    if maps.ndim not in (3, 4, 5) or maps.ndim != images.ndim:  # tokens (N, T, C) of images are no series of C channels
+        raise ValueError(
+            "Expected `layer` to name a layer that gives a map for each channel, as images "
+            f"{tuple(images.shape)} have, got {tuple(maps.shape)} of {layer}. Name a convolution or what follows it."
+        )
+    return maps
+
+
+def layer_output(
+    model: nn.Module, images: Tensor, layer: str, *, forward: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Return the output of a layer as :func:`feature_maps` does, whatever its shape."""
+    module = module_named(model, layer, argument="layer")
+    with undisturbed(model), captured_output(module) as captured, torch.no_grad():
+        (forward or unwrapped(model))(images.clone().to(floating_dtype(model, images)))
+        return captured.value.float()
+
+
+def existing_channels(channels: Sequence[int], number: int) -> Sequence[int]:
+    """Return those of a layer's ``number`` channels: of a range the first so many, of a list all.
+
+    Raises:
+        ValueError: If one of a list is beyond them.
+
+    Example:
+        >>> existing_channels(range(8), 3), existing_channels([2, 0], 3)
+        (range(0, 3), [2, 0])
+    """
+    if isinstance(channels, range):
+        return range(min(len(channels), number))
+    if max(channels) >= number:
+        raise ValueError(f"Expected `channels` below {number}, got {max(channels)}. The layer has {number} channels.")
+    return channels
+
+
+def channel_activations(maps: Tensor) -> Tensor:
+    """Return the largest activation of each channel, shape ``(N, F)``, of maps or of plain outputs ``(N, F)``.
+
+    Example:
+        >>> channel_activations(torch.tensor([[[1.0, 4.0], [-3.0, -2.0]]]))
+        tensor([[ 4., -2.]])
+    """
+    return maps.detach().float() if maps.ndim == 2 else maps.detach().float().flatten(2).amax(dim=2)

@@ -1,0 +1,54 @@
+"""One vector for each sample from whatever a layer gives."""
+
+from torch import Tensor, nn
+
+_CHANNELS_FIRST = (
+    nn.Conv1d, nn.ConvTranspose1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.MaxPool1d, nn.AvgPool1d, nn.LPPool1d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d, nn.GroupNorm,
+)  # fmt: skip
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
+
+
+def pooled(layer: nn.Module, output: Tensor) -> Tensor:
+    """Return the mean of a layer's output over all positions, a vector for each sample.
+
+    Space, (N, C, H, W) and (N, C, D, H, W), is averaged for each channel. Of (N, A, B) the last part of the layer that
+    tells decides: time, (N, C, L), after convolutions, pooling and batch norm; tokens, (N, T, C), after linear layers,
+    layer norm, embeddings and attention.
+
+    Args:
+        layer: What gave the output.
+        output: Shape ``(N, D)`` or one of these, floating.
+
+    Returns:
+        Shape ``(N, D)``, float32, a copy without graph.
+
+    Raises:
+        ValueError: If the output has another shape, or the layer does not tell where the channels are.
+
+    Example:
+        >>> import torch
+        >>> pooled(nn.Identity(), torch.tensor([[[[1.0, 3.0]], [[0.0, 8.0]]]]))
+        tensor([[2., 4.]])
+    """
+    x = output.detach()
+    if not x.is_floating_point() or not 2 <= x.ndim <= 5:  # N, C and up to three axes of space
+        raise ValueError(
+            f"Expected `features` to name a layer that gives floating (N, D), tokens or maps, got {tuple(x.shape)}, "
+            f"{x.dtype}. Name the layer before the last linear one."
+        )
+    if x.ndim == 2:
+        return x.float().clone() if x.dtype.itemsize == 4 else x.float()
+    if x.ndim == 3:
+        return x.float().mean(dim=2 if _channels_first(layer) else 1)
+    return x.float().flatten(2).mean(dim=2)
+
+
+def _channels_first(layer: nn.Module) -> bool:
+    telling = [m for m in layer.modules() if isinstance(m, (*_CHANNELS_FIRST, *_CHANNELS_LAST))]
+    if not telling:
+        raise ValueError(
+            f"Expected `features` to name a layer that tells tokens (N, T, C) from signals (N, C, L), got "
+            f"{type(layer).__name__}. Name the convolution, norm or linear layer before it."
+        )
+    return isinstance(telling[-1], _CHANNELS_FIRST)

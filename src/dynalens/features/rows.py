@@ -1,0 +1,135 @@
+"""The newest features of each sample, kept on the device of the training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BUDGET = 2**30
+"""Bytes that the features of all samples may take: 1 GiB."""
+
+_DTYPE = torch.bfloat16  # as wide as float32, so that nothing overflows; cosines are exact to about 0.001
+
+
+class FeatureRows:
+    """Keeps a vector for each of N samples, the newest one, in bfloat16; the host never waits for the device.
+
+    Args:
+        budget: Bytes that N x D values may take.
+
+    Example:
+        >>> rows = FeatureRows()
+        >>> rows.update(torch.tensor([2, 0]), torch.tensor([[1.0], [2.0]]), num_samples=3)
+        >>> rows.update(torch.tensor([2]), torch.tensor([[5.0]]), num_samples=3)
+        >>> rows.known.tolist(), rows.values[:, 0].tolist()
+        ([True, False, True], [2.0, 0.0, 5.0])
+    """
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self._budget = budget
+        # One row more than there are samples takes what a later row of the same batch replaces.
+        self._values = torch.empty(1, 0, dtype=_DTYPE)
+        self._known = torch.zeros(1, dtype=torch.bool)
+        self._stamp = torch.zeros(1, dtype=torch.int64)  # of the step in this epoch, from 1
+        self._step = 0
+
+    @property
+    def values(self) -> Tensor:
+        """Shape ``(N, D)``, bfloat16; zeros for a sample that is not known."""
+        return self._values[:-1]
+
+    @property
+    def known(self) -> Tensor:
+        """Shape ``(N,)``, bool."""
+        return self._known[:-1]
+
+    def update(self, rows: Tensor, features: Tensor, num_samples: int) -> None:
+        """Keep the features of a batch; of a sample that is in it twice, the later ones.
+
+        Args:
+            rows: Shape ``(B,)``, int64, below ``num_samples``.
+            features: Shape ``(B, D)``.
+            num_samples: How many samples there are; more than before makes room for them.
+
+        Raises:
+            ValueError: If they take more than the budget, or D changes.
+        """
+        self._make_room(num_samples, features)
+        later = (rows.unsqueeze(1) == rows).triu(1).any(dim=1)
+        at = torch.where(later, len(self._known) - 1, rows).to(features.device, non_blocking=True)
+        self._step += 1
+        self._values.index_copy_(0, at, features.to(_DTYPE))
+        self._known.index_fill_(0, at, True)
+        self._stamp.index_fill_(0, at, self._step)
+
+    def merge(self, gather: Callable[[Tensor], list[Tensor]]) -> None:
+        """Give every process the newest features of all; a later step counts, then a higher rank.
+
+        Args:
+            gather: Returns the tensors of all processes, whose first dimensions may differ.
+        """
+        shapes = torch.cat(gather(torch.tensor([[len(self._known) - 1, self._values.shape[1]]])))
+        length, width = shapes.amax(dim=0).tolist()
+        if not width:
+            return
+        self._make_room(length, torch.empty(0, width, device=self._values.device))
+        mine = self._stamp[:-1].nonzero().squeeze(1)
+        row, stamp = (np.concatenate([part.numpy() for part in gather(t)]) for t in (mine, self._stamp[mine]))
+        # As bytes, which every backend can gather.
+        values = torch.cat(gather(self._values[mine].view(torch.uint8))).view(_DTYPE)
+        newest_first = np.argsort(stamp, kind="stable")[::-1].copy()
+        _, first = np.unique(row[newest_first], return_index=True)
+        chosen = newest_first[first]
+        at = torch.from_numpy(row[chosen]).to(self._values.device)
+        self._values.index_copy_(0, at, values[torch.from_numpy(chosen)].to(self._values.device))
+        self._known.index_fill_(0, at, True)
+        self.end_epoch()
+
+    def end_epoch(self) -> None:
+        """Count steps from the beginning again."""
+        self._stamp.zero_()
+        self._step = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return copies on the host: 2 x N x D bytes."""
+        return {"values": self.values.cpu().clone(), "known": self.known.cpu().clone()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the features of a checkpoint; they move to the device with the next batch."""
+        n, width = state["values"].shape
+        self._values = torch.zeros(n + 1, width, dtype=_DTYPE)
+        self._known, self._stamp = torch.zeros(n + 1, dtype=torch.bool), torch.zeros(n + 1, dtype=torch.int64)
+        self._values[:-1], self._known[:-1], self._step = state["values"], state["known"], 0
+
+    def _make_room(self, num_samples: int, features: Tensor) -> None:
+        length, width, device = len(self._known) - 1, features.shape[1], features.device
+        if length and width != self._values.shape[1]:
+            raise ValueError(
+                f"Expected `features` to name a layer that always gives {self._values.shape[1]} values, got {width}. "
+                "Name a layer after the pooling, or call `reset()` where the layer was changed."
+            )
+        if self._values.device != device:
+            self._values, self._known, self._stamp = (t.to(device) for t in (self._values, self._known, self._stamp))
+        if num_samples <= length:
+            return
+        size = num_samples * width * _DTYPE.itemsize
+        if size > self._budget:
+            raise ValueError(
+                f"Expected `features` to name a layer whose outputs of all samples fit into {self._budget:,} bytes, "
+                f"got {num_samples:,} samples with {width:,} values of 2 bytes, {size:,} bytes. Name a narrower one."
+            )
+        most = self._budget // (width * _DTYPE.itemsize)
+        # Ids come one after another: room for as many again, where there is some left.
+        room = num_samples if not length else min(max(num_samples, 2 * length), most)
+        self._values, self._known, self._stamp = (
+            _longer(t, room - length, keep=length) for t in (self._values_of(width, device), self._known, self._stamp)
+        )
+
+    def _values_of(self, width: int, device: torch.device) -> Tensor:
+        return self._values if len(self._known) > 1 else torch.zeros(1, width, dtype=_DTYPE, device=device)
+
+
+def _longer(tensor: Tensor, by: int, *, keep: int) -> Tensor:
+    return torch.cat([tensor[:keep], tensor.new_zeros(by + 1, *tensor.shape[1:])])

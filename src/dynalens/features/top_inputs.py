@@ -1,0 +1,82 @@
+"""The inputs that excite a channel most."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_IMAGES = 4  # N, C, H, W
+
+
+class TopInputs:
+    """Keeps, for some channels, the k inputs with the largest activation; the host never waits for the device.
+
+    Source: Zeiler, Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, Section 4, who show the
+    nine strongest of a validation set. https://arxiv.org/abs/1311.2901
+
+    Args:
+        channels: C of them.
+        k: Inputs for each.
+
+    Example:
+        >>> top = TopInputs([1], k=2)
+        >>> images = torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1, 1)
+        >>> top.offer(images, torch.tensor([[0.0, 5.0], [0.0, 9.0], [0.0, 7.0]]))
+        >>> top.activations.tolist(), top.images.flatten().tolist()
+        ([[9.0, 7.0]], [2.0, 3.0])
+    """
+
+    def __init__(self, channels: Sequence[int], k: int) -> None:
+        self.channels, self._k = list(channels), k
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def activations(self) -> Tensor:
+        """Shape ``(C, k)``, the largest first; -inf where fewer inputs have passed."""
+        assert self._kept is not None
+        return self._kept[0]
+
+    @property
+    def images(self) -> Tensor:
+        """Shape ``(C, k, channels, H, W)``, or ``(C, k, channels, L)`` of signals."""
+        assert self._kept is not None
+        return self._kept[1]
+
+    def offer(self, small: Tensor, activations: Tensor) -> None:
+        """Keep what is stronger than before.
+
+        Args:
+            small: Shape ``(N, channels, *spatial)``, as of :func:`small_copies`; a batch of another size than the first
+                one is left out.
+            activations: Shape ``(N, F)``; NaN counts as -inf.
+        """
+        if self._kept is None:
+            empty = activations.new_full((len(self.channels), self._k), -torch.inf)
+            self._kept = empty, small.new_zeros(*empty.shape, *small.shape[1:])
+        kept, pictures = self._kept
+        if pictures.shape[2:] != small.shape[1:]:
+            return
+        new = torch.stack([activations.detach()[:, channel] for channel in self.channels])  # no index from the host
+        every = torch.cat([kept, new.nan_to_num(nan=-torch.inf)], dim=1)
+        strongest, place = every.topk(self._k, dim=1)
+        column = (-1, self._k, *[1] * (small.ndim - 1))
+        before = place.clamp(max=self._k - 1).view(column).expand(-1, -1, *small.shape[1:])
+        fresh = small[(place - self._k).clamp(min=0)]
+        pictures = torch.where((place < self._k).view(column), pictures.gather(1, before), fresh)
+        self._kept = strongest, pictures
+
+
+def small_copies(images: Tensor, side: int = 96) -> Tensor:
+    """Return copies of images (N, C, H, W), averaged down to ``side`` pixels where larger; of other inputs as they are.
+
+    Example:
+        >>> small_copies(torch.zeros(2, 3, 480, 320)).shape
+        torch.Size([2, 3, 96, 64])
+    """
+    x = images.detach().float()
+    longest = max(x.shape[2:])
+    if x.ndim != _IMAGES or longest <= side:
+        return x.clone()
+    size = max(1, round(x.shape[2] * side / longest)), max(1, round(x.shape[3] * side / longest))
+    return F.adaptive_avg_pool2d(x, size)

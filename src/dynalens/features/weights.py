@@ -1,0 +1,38 @@
+"""The filters of a model's first layer."""
+
+from torch import Tensor, nn
+
+from dynalens.observation import layers_by_name
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def first_layer_weights(model: nn.Module, layer: str | None = None) -> tuple[str, Tensor]:
+    """Return name and filters of the first convolution in the order of the model's modules.
+
+    Filters of other layers have as many channels as the layer before has; only those of the first layer are images.
+
+    Args:
+        model: The model.
+        layer: Dotted name of another convolution.
+
+    Returns:
+        The name, and the weights, shape ``(F, C, H, W)``; ``(F, C, L)`` of a one-dimensional convolution; of a
+        three-dimensional one ``(F, C, D, H, W)``. A copy.
+
+    Raises:
+        ValueError: If there is no convolution, or none of this name.
+
+    Example:
+        >>> name, weights = first_layer_weights(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 8, 5)))
+        >>> name, weights.shape
+        ('1', torch.Size([8, 3, 5, 5]))
+    """
+    convolutions = {name: m for name, m in layers_by_name(model).items() if isinstance(m, _CONVOLUTIONS)}
+    chosen = layer if layer is not None else next(iter(convolutions), None)
+    if chosen not in convolutions:
+        raise ValueError(
+            f"Expected `weights` to name a convolution of {type(model).__name__}, got {layer!r}. Its convolutions are: "
+            f"{', '.join(convolutions) or 'none'}."
+        )
+    return chosen, convolutions[chosen].weight.detach().clone()

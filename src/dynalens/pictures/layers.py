@@ -1,0 +1,93 @@
+"""What a layer computes, as grids: filters, maps of its channels, the inputs that excite them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dynalens.dynamics import Array
+from dynalens.pictures.card import GAP, LINE, TEXT, WIDTH, Card
+from dynalens.pictures.drawing import FAINT, GRID, HEAT, coloured, write
+from dynalens.pictures.inputs import shown_inputs
+from dynalens.pictures.overlays import Shown, input_cell
+
+_COLUMNS = 8
+_MOST_FILTERS = 64
+_SCALE = 2
+
+
+def filters_grid(weights: Tensor, title: str) -> Image.Image:
+    """Return the first 64 filters of a layer, grey where a weight is 0, each on its own scale.
+
+    Args:
+        weights: Shape ``(F, C, H, W)``, ``(F, C, D, H, W)`` or ``(F, C, L)``; three channels are colours.
+        title: First line.
+    """
+    shown = weights[:_MOST_FILTERS].float()
+    dims = tuple(range(1, shown.ndim))
+    scaled = 0.5 + 0.5 * shown / shown.abs().amax(dim=dims, keepdim=True).clamp(min=1e-12)
+    cells: list[Shown] = [*shown_inputs(scaled)]
+    rows = [("", cells[start : start + _COLUMNS]) for start in range(0, len(cells), _COLUMNS)]
+    return labelled_grid(rows, title, f"{len(cells)} of {len(weights)} filters; grey is 0")
+
+
+def maps_grid(inputs: Sequence[Shown], maps: Array, channels: Sequence[int], title: str) -> Image.Image:
+    """Return a row for each input: itself and the maps of some channels.
+
+    Args:
+        inputs: N inputs as sheets show them.
+        maps: Shape ``(N, F, H, W)`` or ``(N, F, L)``; each channel is on the scale of all inputs.
+        channels: Of which maps are shown.
+        title: First line.
+    """
+    chosen = np.nan_to_num(maps[:, list(channels)], posinf=0, neginf=0)
+    axes = (0, *range(2, chosen.ndim))
+    low, high = chosen.min(axis=axes, keepdims=True), chosen.max(axis=axes, keepdims=True)
+    strength = (chosen - low) / np.maximum(high - low, 1e-12)
+    rows: list[tuple[str, list[Shown]]] = []
+    for shown, of in zip(inputs, strength, strict=True):
+        cells = [_map(one) for one in of]
+        for start in range(0, len(cells), _COLUMNS - 1):
+            first = shown if start == 0 else np.full((1, 1, 3), 255, np.uint8)
+            rows.append(("", [first, *cells[start : start + _COLUMNS - 1]]))
+    names = ", ".join(str(channel) for channel in channels)
+    return labelled_grid(rows, title, f"input, then channels {names}; bright is much")
+
+
+def labelled_grid(
+    rows: Sequence[tuple[str | Sequence[str], Sequence[Shown]]], title: str, subtitle: str = ""
+) -> Image.Image:
+    """Return rows of up to eight cells, each row below its label; an empty label takes no room.
+
+    Args:
+        rows: Label of the row, or one for each cell, and cells, as sheets show inputs.
+        title: First line.
+        subtitle: Second line.
+    """
+    side = (WIDTH - GAP) // _COLUMNS - GAP
+    top = 2 * LINE + 6
+    heights = [side + GAP + (LINE if label else 0) for label, _ in rows]
+    card = Card(top + sum(heights), _SCALE)
+    write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
+    write(card.draw, (GAP, 2 + LINE), subtitle, TEXT, fill=FAINT, width=WIDTH - 2 * GAP)
+    y = top
+    for (label, cells), height in zip(rows, heights, strict=True):
+        if isinstance(label, str):
+            write(card.draw, (GAP, y), label, TEXT, width=WIDTH - 2 * GAP)
+        else:
+            for column, name in enumerate(label):
+                write(card.draw, (GAP + column * (side + GAP), y), name, TEXT, width=side + GAP - 2)
+        for column, cell in enumerate(cells):
+            picture = input_cell(cell, (side * _SCALE, side * _SCALE))
+            card.paste(picture, (GAP + column * (side + GAP), y + (LINE if label else 0)), GRID)
+        y += height
+    return card.image()
+
+
+def _map(strength: Array) -> Shown:
+    """A map (H, W) in colour, a volume's middle slice, or a series (L,) as a signal."""
+    if strength.ndim == 1:
+        return np.asarray(strength, dtype=np.float32)[None]
+    flat = strength if strength.ndim == 2 else strength[len(strength) // 2]
+    return coloured(flat, HEAT).round().astype(np.uint8)

@@ -1,0 +1,75 @@
+"""Thumbnails of some samples, all of one size, taken from the batches as they pass."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens.dynamics import Array
+from dynalens.pictures.inputs import Normalisation, to_rgb
+
+SIDE = 32
+_IMAGES = (4, 5)  # N, C and two or three axes of space
+
+
+class Thumbnails:
+    """Keeps small square copies of images; the host never waits for the device while batches pass.
+
+    Args:
+        samples: M rows of the record, each once.
+        num_rows: How many rows the record has; later ones are not looked for.
+
+    Example:
+        >>> thumbnails = Thumbnails([3, 1], num_rows=4)
+        >>> thumbnails.see(torch.tensor([0, 1]), torch.tensor([0.0, 1.0]).view(2, 1, 1, 1))
+        >>> pictures = thumbnails.pictures()
+        >>> pictures.shape, int(pictures[0].min())  # sample 3 has not passed
+        ((2, 32, 32, 3), 255)
+    """
+
+    def __init__(self, samples: Sequence[int], num_rows: int) -> None:
+        self._number = len(samples)
+        # Where a row of the record is kept; the last place takes those that nobody wants.
+        self._place = torch.full((num_rows + 1,), self._number)
+        self._place[torch.tensor(list(samples), dtype=torch.int64)] = torch.arange(self._number)
+        self._copies: Tensor | None = None
+        self._seen = torch.zeros(0)
+
+    def see(self, rows: Tensor, inputs: Tensor | None) -> None:
+        """Copy from a batch what is wanted of it.
+
+        Args:
+            rows: Shape ``(N,)``, int64.
+            inputs: Shape ``(N, C, H, W)``, or with a third axis of space; anything else is left out.
+        """
+        if inputs is None or inputs.ndim not in _IMAGES or len(inputs) != len(rows):
+            return
+        small = _square(inputs.detach())
+        if self._copies is None:
+            self._copies = small.new_zeros(self._number + 1, *small.shape[1:])
+            self._seen = torch.zeros(self._number + 1, dtype=torch.bool, device=small.device)
+        if self._copies.shape[1:] != small.shape[1:]:
+            return
+        self._place = self._place.to(rows.device, non_blocking=True)
+        at = self._place[rows.clamp(max=len(self._place) - 1)].to(small.device, non_blocking=True)
+        self._copies.index_copy_(0, at, small)
+        self._seen.index_fill_(0, at, True)
+
+    def pictures(self, normalisation: Normalisation | None = None) -> Array | None:
+        """Return (M, 32, 32, 3), uint8, white where a sample has not passed; None if no images have."""
+        if self._copies is None or not self._number:
+            return None
+        shown = to_rgb(self._copies[:-1], normalisation)
+        shown[~self._seen[:-1].cpu().numpy()] = 255
+        return shown
+
+
+def _square(images: Tensor) -> Tensor:
+    x = images.float()
+    x = x.select(2, x.shape[2] // 2) if x.ndim == 5 else x  # the middle slice
+    longest = max(x.shape[2:])
+    size = max(1, round(x.shape[2] * SIDE / longest)), max(1, round(x.shape[3] * SIDE / longest))
+    small = F.adaptive_avg_pool2d(x, size) if longest > SIDE else F.interpolate(x, size, mode="nearest")
+    across, down = SIDE - size[1], SIDE - size[0]
+    return F.pad(small, (across // 2, across - across // 2, down // 2, down - down // 2), mode="replicate")

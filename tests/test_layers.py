@@ -1,0 +1,280 @@
+"""What a layer computes: filters, maps, the strongest inputs and activation maximisation."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.data import DataLoader, TensorDataset
+
+from dynalens import IndexedDataset, LayerMonitor, feature_maps, first_layer_weights, maximise_activation
+from dynalens.callbacks import layer_pictures
+from dynalens.features import TopInputs, channel_activations, small_copies
+from dynalens.features.maximisation import transformed
+from dynalens.pictures import filters_grid, labelled_grid, maps_grid
+from toys import SmallCNN
+from training import Classifier, K, N, dataset, fit, images, labels, loader
+
+
+def in_order() -> DataLoader[Any]:
+    return loader(shuffle=False)
+
+
+def test_the_first_convolution_is_found_and_others_by_name() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.Conv2d(3, 4, 5), nn.Conv2d(4, 2, 1))
+    name, weights = first_layer_weights(model)
+    assert name == "1"
+    assert torch.equal(weights, model.state_dict()["1.weight"])
+    assert first_layer_weights(nn.Sequential(nn.ReLU(), model))[0] == "1.1"
+    assert first_layer_weights(model, "2")[1].shape == (2, 4, 1, 1)
+    with pytest.raises(ValueError, match=r"name a convolution of Sequential, got '0'. Its convolutions are: 1, 2"):
+        first_layer_weights(model, "0")
+    with pytest.raises(ValueError, match=r"got None. Its convolutions are: none"):
+        first_layer_weights(nn.Sequential(nn.Linear(1, 1)))
+
+
+def test_maps_are_those_of_evaluation_mode_and_the_model_is_as_before() -> None:
+    model = SmallCNN().train()
+    x = torch.randn(3, 1, 6, 6)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    maps = feature_maps(model, x, "norm")
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    expected = model.eval().norm(model.conv(x)).relu()  # the activation after it works in place
+    torch.testing.assert_close(maps, expected)
+    with pytest.raises(ValueError, match=r"map for each channel.*got \(3, 3\) of head"):
+        feature_maps(model, x, "head")
+    with pytest.raises(ValueError, match=r"as images \(2, 1, 4, 4\) have, got \(2, 1, 16\) of 0"):  # as of tokens
+        feature_maps(nn.Sequential(nn.Flatten(2), nn.Flatten()), torch.randn(2, 1, 4, 4), "0")
+    with pytest.raises(ValueError, match=r"Expected `layer` to name a layer of SmallCNN, got 'nrm'.*norm"):
+        feature_maps(model, x, "nrm")
+
+
+@pytest.mark.parametrize("split", [1, 3, 7, 20])
+def test_the_strongest_inputs_do_not_depend_on_the_batches(split: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, activations = torch.randn(20, 1, 2, 2, generator=rng), torch.randn(20, 4, generator=rng)
+    top = TopInputs([2, 0], k=3)
+    for at in range(0, 20, split):
+        top.offer(x[at : at + split], activations[at : at + split])
+    for row, channel in enumerate([2, 0]):
+        order = sorted(range(20), key=lambda i, c=channel: -float(activations[i, c]))[:3]  # type: ignore[misc]
+        assert torch.equal(top.activations[row], activations[order, channel])
+        assert torch.equal(top.images[row], x[order])
+
+
+def test_fewer_inputs_than_asked_for_nan_and_other_sizes() -> None:
+    top = TopInputs([0], k=3)
+    top.offer(torch.ones(2, 1, 1, 1), torch.tensor([[torch.nan], [1.0]]))
+    top.offer(torch.ones(1, 1, 2, 2), torch.tensor([[9.0]]))
+    assert top.activations.tolist() == [[1.0, -torch.inf, -torch.inf]]
+    with FakeTensorMode():  # reading a value raises here
+        top = TopInputs([0, 1], k=2)
+        for _ in range(2):
+            top.offer(small_copies(torch.randn(3, 1, 200, 100)), channel_activations(torch.randn(3, 2, 4, 4)))
+
+
+def test_a_bright_spot_that_a_channel_looks_for_appears() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(2 * 256, 2))
+    kernel = torch.tensor([[-1.0, 2, -1]] * 3)  # upright lines
+    model[0].weight.data.copy_(torch.stack([kernel, kernel.T])[:, None])  # type: ignore[operator]  # a tensor
+    generators = torch.get_rng_state()
+    relu = nn.Sequential(model[0], nn.ReLU())
+    upright, level = maximise_activation(relu, [0, 1], (1, 16, 16), layer="1")
+    assert torch.equal(torch.get_rng_state(), generators)
+    down, across = ((x.diff(dim=d).abs().mean()) for x in (upright,) for d in (1, 2))
+    assert across > 2 * down
+    down, across = ((x.diff(dim=d).abs().mean()) for x in (level,) for d in (1, 2))
+    assert down > 2 * across
+    again = maximise_activation(relu, [0, 1], (1, 16, 16), layer="1")
+    assert torch.equal(again, torch.stack([upright, level]))
+    assert not torch.equal(again, maximise_activation(relu, [0, 1], (1, 16, 16), layer="1", seed=1))
+
+
+def test_an_image_stays_in_its_range_and_raises_its_class() -> None:
+    torch.manual_seed(0)
+    model = SmallCNN(channels=3)
+    low, high = torch.tensor([-2.0, -1.0, 0.0]), torch.tensor([2.0, 1.0, 0.5])
+    found = maximise_activation(model, [0, 2], (3, 12, 10), low=low, high=high, steps=60)
+    assert found.shape == (2, 3, 12, 10)
+    assert (found.amin(dim=(0, 2, 3)) >= low).all()
+    assert (found.amax(dim=(0, 2, 3)) <= high).all()
+    start = maximise_activation(model, [0, 2], (3, 12, 10), low=low, high=high, steps=1)
+    model.eval()
+    with torch.no_grad():
+        rise = model(found)[[0, 1], [0, 2]] - model(start)[[0, 1], [0, 2]]
+    assert (rise > 0).all()
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(ValueError, match=r"Expected units in \[0, 3\) of the logits, got \[3\]"):
+        maximise_activation(model, [3], (3, 12, 10))
+    with pytest.raises(ValueError, match=r"channels, height and width.*got \(2, 12\).*is for images"):
+        maximise_activation(model, [0], (2, 12))
+
+
+def test_an_image_is_rotated_by_five_degrees_at_most_and_shifted_by_a_sixteenth() -> None:
+    x = torch.zeros(200, 1, 65, 33)
+    x[:, 0, 32, 16] = 1  # the centre moves with the shift alone
+    moved = transformed(x, torch.Generator().manual_seed(0))[:, 0]
+    weight = moved.sum(dim=(1, 2))
+    down = (moved.sum(2) * torch.arange(65)).sum(1) / weight - 32
+    across = (moved.sum(1) * torch.arange(33)).sum(1) / weight - 16
+    assert 3.5 < down.abs().max() <= 65 / 16 + 0.5
+    assert 1.5 < across.abs().max() <= 33 / 16 + 0.5
+    constant = torch.full((2, 1, 8, 8), 0.7)
+    torch.testing.assert_close(transformed(constant, torch.Generator().manual_seed(0)), constant)
+
+
+def test_pictures_have_the_width_of_a_card() -> None:
+    for weights in (torch.randn(70, 3, 5, 5), torch.randn(3, 1, 3, 3, 3), torch.zeros(2, 2, 7)):
+        assert filters_grid(weights, "title").width == 700
+    rgb = np.zeros((4, 6, 3), np.uint8)
+    for maps in (np.random.rand(2, 9, 4, 4), np.full((2, 9, 4), np.nan), np.random.rand(2, 9, 2, 4, 4)):
+        assert maps_grid([rgb, rgb], maps, range(9), "title").width == 700
+    pixels = np.asarray(labelled_grid([(["a", "b"], [rgb + 255, rgb])], "title"))
+    assert (pixels[110:150, 20:80] == 255).all()  # the first cell is white, the second black
+    assert (pixels[120:140, 110:160] == 0).all()
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Any]]:
+    """What each picture was drawn of."""
+    noted: dict[str, list[Any]] = {}
+    for name in ("write_filters", "write_maps", "write_top_inputs", "write_maximised"):
+        real = getattr(layer_pictures.LayerPictures, name)
+
+        def note(self: Any, *args: Any, name: str = name, real: Any = real) -> None:
+            noted.setdefault(name, []).append(args)
+            real(self, *args)
+
+        monkeypatch.setattr(layer_pictures.LayerPictures, name, note)
+    return noted
+
+
+def everything(**options: Any) -> LayerMonitor:
+    given: dict[str, Any] = {"layer": "net.0", "weights": True, "feature_maps": 2, "top_inputs": 3}
+    given |= {"maximise": "channels", "maximise_steps": 2, "on_error": "raise"}
+    return LayerMonitor(**(given | options))
+
+
+def strongest(model: Classifier, x: Tensor, channel: int) -> Tensor:
+    with torch.no_grad():
+        values: Tensor = model.net[0](x / N)[:, channel].amax(dim=(1, 2))
+    return values.sort(descending=True).values[:3]
+
+
+def test_the_strongest_inputs_are_those_of_the_validation(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    model = fit(tmp_path, everything(), val=in_order)
+    top = drawn["write_top_inputs"][-1][0]
+    assert top.channels == [0, 1, 2, 3]  # the first seven, if there were
+    for channel in range(4):
+        torch.testing.assert_close(top.activations[channel], strongest(model, images(), channel))
+    torch.testing.assert_close(
+        drawn["write_maps"][-1][1], model.net[0](images()[:2]).detach()
+    )  # of the first validation batch
+    assert torch.equal(drawn["write_filters"][-1][1], model.net[0].weight)
+    assert [len(drawn[name]) for name in ("write_filters", "write_maps", "write_top_inputs", "write_maximised")] == [
+        3, 3, 3, 1,
+    ]  # fmt: skip
+    files = sorted(
+        str(p.parent.relative_to(tmp_path / "dynalens/pictures/dynalens")) for p in tmp_path.rglob("000005.*")
+    )
+    del files
+    for path in (tmp_path / "dynalens" / "pictures").rglob("*.jpg"):
+        with Image.open(path) as picture:
+            assert picture.width == 700
+
+
+def test_without_validation_they_are_those_of_training_before_each_step(
+    tmp_path: Path, drawn: dict[str, list[Any]]
+) -> None:
+    class InPlace(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            loss = super().training_step(batch, batch_idx)
+            batch[0].zero_()
+            return loss
+
+    model = InPlace()
+    before = Classifier()
+    before.load_state_dict(model.state_dict())
+    # A single step in the epoch: what was seen is what the first weights gave.
+    fit(tmp_path, everything(), model=model, data=lambda: loader(batch_size=N, shuffle=False), max_epochs=1)
+    top = drawn["write_top_inputs"][0][0]
+    torch.testing.assert_close(top.activations[1], strongest(before, images(), 1))
+    assert top.images.abs().sum() > 0
+    assert torch.equal(drawn["write_maps"][0][0], images()[:2])
+
+
+def test_a_resumed_run_shows_the_same_inputs(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    saver = ModelCheckpoint(tmp_path / "c", save_last=True)
+    fit(tmp_path / "a", everything(), saver, enable_checkpointing=True, max_epochs=1, data=lambda: loader(shuffle=True))
+    fit(tmp_path / "b", everything(), ckpt_path=saver.last_model_path, max_epochs=2)
+    assert torch.equal(drawn["write_maps"][0][0], drawn["write_maps"][-1][0])
+
+
+def test_classes_are_maximised_with_their_names(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    data = IndexedDataset(dataset())
+    monitor = LayerMonitor(maximise="classes", maximise_steps=2, on_error="raise")
+
+    class Indexed(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch[:2], batch_idx)
+
+    fit(tmp_path, monitor, model=Indexed(), data=lambda: loader(data))
+    found, units, layer, _ = drawn["write_maximised"][0]
+    assert (list(units), layer, found.shape) == ([0, 1, 2], None, (K, 1, 6, 6))
+    assert set(drawn) == {"write_maximised"}
+
+
+def test_inputs_by_key_and_by_callable(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
+    class Keyed(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step((batch["scan"], batch["y"]), batch_idx)
+
+    def collate(samples: Any) -> dict[str, Tensor]:
+        x, y = torch.utils.data.default_collate(samples)
+        return {"scan": x, "y": y}
+
+    for place, inputs in enumerate(["scan", lambda batch: batch["scan"]]):
+        fit(tmp_path, everything(inputs=inputs), model=Keyed(), data=lambda: loader(collate_fn=collate))
+        assert len(drawn["write_maps"]) == 3 * (place + 1)
+
+
+def test_what_fails_is_said_once_and_training_goes_on(tmp_path: Path) -> None:
+    model = Classifier()
+    with pytest.warns(UserWarning, match=r"switched off, training goes on: ValueError: .*below 4, got 9") as warned:
+        fit(tmp_path, LayerMonitor(layer="net.0", channels=[9], feature_maps=1), model=model, val=in_order)
+    assert len([w for w in warned if "switched off" in str(w.message)]) == 1
+    assert len(model.seen) == 18
+    with pytest.raises(ValueError, match="below 4, got 9"):
+        fit(tmp_path, everything(channels=[9]), val=in_order)
+    flat = TensorDataset(images().flatten(1), labels())
+
+    class Flat(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(36, K))
+
+        def remember(self, *args: Any) -> None: ...
+
+    with pytest.warns(UserWarning, match=r"Expected floating images or signals .* got NoneType"):
+        fit(tmp_path, LayerMonitor(maximise="classes"), model=Flat(), data=lambda: loader(flat))
+
+
+def test_mistakes_are_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Expected `weights`, `feature_maps`.*to ask for something"):
+        LayerMonitor(layer="net.0")
+    with pytest.raises(ValueError, match=r"Expected `layer` to name a layer for `feature_maps`.*got None"):
+        LayerMonitor(feature_maps=2)
+    with pytest.raises(ValueError, match="Expected `maximise` to be 'classes' or 'channels', got 'all'"):
+        LayerMonitor(maximise="all")  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(ValueError, match="Expected `channels` to be a positive number or numbers from 0, got 0"):
+        LayerMonitor(weights=True, channels=0)
+    with pytest.raises(ValueError, match=r"Expected `layer` to name a layer of Classifier, got 'net.x'.*nearest"):
+        fit(tmp_path, everything(layer="net.x"))
+    with pytest.raises(ValueError, match=r"Expected `weights` to name a convolution of Classifier, got 'net.3'"):
+        fit(tmp_path, everything(weights="net.3"))
