@@ -1,4 +1,9 @@
-"""What the arguments of several callbacks must be."""
+"""What the arguments of several callbacks, and all processes of a training, must be."""
+
+import torch
+
+from dynalens.host import Processes
+from dynalens.identity import SampleIdentityError
 
 
 def check_positive(**arguments: int) -> None:
@@ -25,4 +30,14 @@ def check_projector(every_n_epochs: int | None, features: str | None) -> None:
         raise ValueError(
             "Expected `features` to name a layer with `projector_every_n_epochs`, got None. Pass the dotted name "
             "of the layer before the last linear one."
+        )
+
+
+def check_same_length(processes: Processes, length: int) -> None:
+    """Raise a SampleIdentityError, in every process, unless all have a dataset of this length."""
+    lengths = {int(n) for n in torch.cat(processes.gather(torch.tensor([length])))}
+    if len(lengths) > 1:
+        raise SampleIdentityError(
+            f"Expected the same training dataset in each process, got lengths {sorted(lengths)}. Give each "
+            "of them the whole dataset and let the sampler share it out."
         )

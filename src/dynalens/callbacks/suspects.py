@@ -1,5 +1,6 @@
 """What the record of a monitor says of the labels: tables, suspects, and what to do about them."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class LabelSuspects:
     _names: list[str] | None
     _assessed: tuple[int, Assessment] | None
     _features: LayerFeatures
+    _source: Path | None
     _compared: tuple[int, Array | None] | None
 
     def statistics(self) -> SampleStatistics:
@@ -148,6 +150,18 @@ class LabelSuspects:
         chosen = np.flatnonzero(flagged(assessment.probability, precision) & (assessment.suggested >= 0))
         changes = {int(i): (int(given[i]), int(assessment.suggested[i])) for i in chosen}
         return RelabelledDataset(dataset, changes, label=label, length=len(given))
+
+    def _begin_files(self) -> None:
+        assert self._folder is not None
+        missing = self._folder.begin(self._epochs, self._source)
+        if missing and self.history:
+            warnings.warn(
+                f"Expected the history of the epochs before this fit in {self._source}, got none of epochs {missing}. "
+                "Labels are suggested by the record's majority sketch instead. Keep the folder of the run to resume.",
+                stacklevel=2,
+            )
+        self._folder.write_names(self._names)
+        self._source = self._folder.path
 
     def _assess(self) -> Assessment:
         statistics = self.statistics()

@@ -1,16 +1,14 @@
 """The callback that keeps the per-sample record: Lightning hooks become calls."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from dynalens.callbacks.checks import check_positive, check_projector
+from dynalens.callbacks.checks import check_positive, check_projector, check_same_length
 from dynalens.callbacks.dynamics_log import DynamicsLog
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.suspects import LabelSuspects
@@ -74,6 +72,27 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
 
     Raises:
         ValueError: If an argument is out of its range.
+
+    Example:
+        A model whose logits are its inputs; the label of the third sample contradicts them.
+
+        >>> import tempfile, torch
+        >>> import pytorch_lightning as pl
+        >>> class Inputs(pl.LightningModule):
+        ...     automatic_optimization = False
+        ...     def training_step(self, batch, batch_idx):
+        ...         torch.nn.functional.cross_entropy(batch[0].requires_grad_(), batch[1])
+        ...     def configure_optimizers(self):
+        ...         return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+        >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1])
+        >>> loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(logits, labels), shuffle=True)
+        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar"], False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dynamics = TrainingDynamicsMonitor(save_dir=folder)
+        ...     trainer = pl.Trainer(max_epochs=2, accelerator="cpu", callbacks=dynamics, **quiet)
+        ...     trainer.fit(Inputs(), loader)
+        ...     dynamics.table()["margin"].tolist()
+        [2.0, 1.0, -3.0]
     """
 
     def __init__(
@@ -250,34 +269,12 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
                 "Expected a record of positions in the dataset where several processes train, got one of ids, whose "
                 "rows differ between processes. Resume with `devices=1`."
             )
-        self._check_same_length()
+        check_same_length(self._processes, self._dynamics.num_samples if self._dynamics else -1)
         self._root_index = self._identity.root_index(self._dynamics.num_samples if self._dynamics else 0)
         self.class_names = self.class_names or self._identity.class_names()
         self._names = self._sample_names()
         self._processes.in_first(self._begin_files)
         self._begun = True
-
-    def _check_same_length(self) -> None:
-        assert self._processes is not None
-        length = -1 if self._dynamics is None else self._dynamics.num_samples
-        lengths = {int(n) for n in torch.cat(self._processes.gather(torch.tensor([length])))}
-        if len(lengths) > 1:
-            raise SampleIdentityError(
-                f"Expected the same training dataset in each process, got lengths {sorted(lengths)}. Give each "
-                "of them the whole dataset and let the sampler share it out."
-            )
-
-    def _begin_files(self) -> None:
-        assert self._folder is not None
-        missing = self._folder.begin(self._epochs, self._source)
-        if missing and self.history:
-            warnings.warn(
-                f"Expected the history of the epochs before this fit in {self._source}, got none of epochs {missing}. "
-                "Labels are suggested by the record's majority sketch instead. Keep the folder of the run to resume.",
-                stacklevel=2,
-            )
-        self._folder.write_names(self._names)
-        self._source = self._folder.path
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
         self._features.close()
