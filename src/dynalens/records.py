@@ -147,6 +147,16 @@ class Record:
         root_index: Index of each sample in the dataset below all subsets; -1 where not known.
         meta: Epochs, class names and version.
         sample_ids: Id of each sample, strings or integers; None where a sample's id is its position.
+
+    Example:
+        >>> import torch
+        >>> from dynalens.dynamics import TrainingDynamics
+        >>> dynamics = TrainingDynamics(2)
+        >>> dynamics.update([0, 1], torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1]))
+        >>> _ = dynamics.end_epoch(0)
+        >>> record = Record(Path("run"), dynamics.compute(), np.arange(2), RecordMeta(num_samples=2, epochs=[0]))
+        >>> record.table()["margin"].tolist()
+        [1.0, -4.0]
     """
 
     folder: Path

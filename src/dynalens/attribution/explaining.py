@@ -41,6 +41,12 @@ class Explanation:
             activation maps and rollouts; for tokens ``(N, T, C)`` at an embedding of C channels.
         logits: Shape ``(N, K)``, float32.
         target_layer: Dotted name of the layer that class activation maps used; None where no method needs one.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2, bias=False))
+        >>> _ = model[1].weight.data.copy_(torch.tensor([[2.0], [-1.0]]))
+        >>> explain(model, torch.full((1, 1, 1, 1), 3.0), torch.tensor([0]), methods="saliency")
+        Explanation(maps={'saliency': tensor([[[[2.]]]])}, logits=tensor([[ 6., -3.]]), target_layer=None)
     """
 
     maps: dict[str, Tensor]

@@ -104,6 +104,15 @@ class AttributionMonitor(SuspectContrasts, CallbackBase):
 
     Raises:
         ValueError: If an argument is out of its range.
+
+    Example:
+        The maps' settings go by their names; a mistake is said before training.
+
+        >>> AttributionMonitor(methods="smooth_grad", method_args={"smooth_grad": {"samples": 10}}).methods
+        ('smooth_grad',)
+        >>> AttributionMonitor(metrics=["deletions"])  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: Expected `metrics` ...
     """
 
     def __init__(

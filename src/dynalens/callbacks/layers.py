@@ -71,6 +71,13 @@ class LayerMonitor(CallbackBase):
 
     Raises:
         ValueError: If an argument is out of its range, or nothing is asked for.
+
+    Example:
+        >>> LayerMonitor(layer="layer4", feature_maps=4, top_inputs=8).layer
+        'layer4'
+        >>> LayerMonitor(feature_maps=4)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: Expected `layer` to name a layer for `feature_maps`...
     """
 
     def __init__(

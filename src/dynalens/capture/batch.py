@@ -12,7 +12,13 @@ _LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
 class CaptureError(RuntimeError):
-    """The logits and targets of a training step cannot be known."""
+    """The logits and targets of a training step cannot be known.
+
+    Example:
+        >>> labels_of({"image": [0.5]})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        dynalens.capture.batch.CaptureError: Expected one label in the batch...
+    """
 
 
 def holds(batch: Any, tensor: Tensor) -> bool:

@@ -36,6 +36,17 @@ class SampleStatistics:
         weighted_rival: The same mean of max_{k != y} p_k.
         mean_probabilities: Mean of p over presentations, shape ``(N, K)``, float32; None unless it was asked for, and
             before the first epoch has ended.
+
+    Example:
+        >>> import torch
+        >>> from dynalens.dynamics import TrainingDynamics
+        >>> dynamics = TrainingDynamics(1)
+        >>> for epoch, logits in enumerate([[[2.0, 0.0]], [[0.0, 1.0]]]):  # right, then wrong
+        ...     dynamics.update([0], torch.tensor(logits), torch.tensor([0]))
+        ...     _ = dynamics.end_epoch(epoch)
+        >>> statistics = dynamics.compute()
+        >>> statistics.margin.item(), statistics.correctness.item(), statistics.forgetting_events.item()
+        (0.5, 0.5, 1)
     """
 
     label: Array

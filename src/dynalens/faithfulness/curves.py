@@ -35,6 +35,10 @@ class CurveSettings:
         precision: "float32", or "bfloat16" or "float16" to score under autocast (areas then differ by about .001).
         chunk_size: Images in one forward pass; bounds the memory. None: by device and size of the images.
         tolerance: With ``steps="auto"``, the area's estimated error at which a curve is fine enough.
+
+    Example:
+        >>> CurveSettings("zero", steps=10, patch_size=2).baseline
+        'zero'
     """
 
     baseline: Baseline = "blur"
@@ -136,8 +140,7 @@ def faithfulness_curves(
 
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
         >>> image, target = torch.tensor([[[[0.0, 5.0]]]]), torch.tensor([0])
-        >>> settings = CurveSettings("zero", steps=2)
-        >>> curves = faithfulness_curves(score, image, target, image[:, 0], settings)
+        >>> curves = faithfulness_curves(score, image, target, image[:, 0], CurveSettings("zero", steps=2))
         >>> curves["deletion"].values, curves["insertion"].values
         (tensor([[0.9933, 0.5000, 0.5000]]), tensor([[0.5000, 0.9933, 0.9933]]))
     """
@@ -277,12 +280,10 @@ def random_ranking_control(
         logits: Shape ``(N, K)``; logits of the images, where they are known already.
 
     Example:
-        Both ends are those of every ranking: the image and the baseline.
-
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
         >>> image, target = torch.tensor([[[[0.0, 5.0]]]]), torch.tensor([0])
         >>> control = random_ranking_control(score, image, target, CurveSettings("zero", steps=2))
-        >>> control["deletion"].values[:, [0, 2]]
+        >>> control["deletion"].values[:, [0, 2]]  # the ends are those of every ranking
         tensor([[0.9933, 0.5000]])
     """
     maps = random_ranking(images, settings.seed)

@@ -7,7 +7,13 @@ REMEDY = (
 
 
 class SampleIdentityError(RuntimeError):
-    """The dataset indices of a batch cannot be known, or do not fit its rows."""
+    """The dataset indices of a batch cannot be known, or do not fit its rows.
+
+    Example:
+        >>> check_rows(4, 2, 1)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        dynalens.identity.errors.SampleIdentityError: ...
+    """
 
 
 def check_rows(rows: int, samples: int, views: int) -> None:

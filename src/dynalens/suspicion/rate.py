@@ -32,6 +32,11 @@ class NoiseRate:
         value: The estimate.
         high: The most of what disagrees with the weighted predictions and of what is left for the surest predictions at
             its most likely (95 %), plus two standard errors; hard samples are in it, too.
+
+    Example:
+        >>> rate = NoiseRate(low=0.05, value=0.1, high=0.2)
+        >>> round(60_000 * rate.value)  # wrong labels to expect among 60,000
+        6000
     """
 
     low: float
