@@ -103,8 +103,12 @@ def interpretdl(logits: Array, given: Array) -> tuple[Array, Array]:
 
     Samples never right are skipped, so they have the lowest score.
     """
-    right = logits.argmax(-1) == given[:, None]
-    learned = right.any(1)
+    return late_learned(logits.argmax(-1) == given[:, None])
+
+
+def late_learned(right: Array) -> tuple[Array, Array]:
+    """Return the same of what was right: shape (N, epochs)."""
+    learned: Array = np.asarray(right.any(1))
     mean = (right * np.arange(right.shape[1])).sum(1) / np.maximum(right.sum(1), 1)
     flags = learned & (mean > mean[learned].mean() + 5 * mean[learned].std()) if learned.any() else learned
     return np.where(learned, mean, -1.0), flags

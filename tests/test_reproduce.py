@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from reproduce import data_maps, forgetting, mislabeled
 from reproduce.__main__ import main
 from reproduce.training import Recorded, spread
+from suspects import late_learned
 
 
 def recorded(right: list[list[bool]], margins: tuple[float, ...] = (1.0, 1.0, 1.0)) -> Recorded:
@@ -50,7 +51,7 @@ def test_the_late_rule_skips_what_was_never_right() -> None:
     # 99 samples right from epoch 0 on have a mean epoch of 1; one that is right in epoch 2 alone has 2.
     # Their mean is 1.01 and their deviation 0.0995: the bound is 1.51.
     right = np.array([ALWAYS] * 99 + [LATE] + [NEVER])
-    assert np.flatnonzero(mislabeled.late_learned(right)).tolist() == [99]
+    assert np.flatnonzero(late_learned(right)[1]).tolist() == [99]
 
 
 def test_recall_and_precision_are_fractions_of_the_wrong_and_of_the_flagged() -> None:

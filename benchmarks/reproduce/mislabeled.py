@@ -11,23 +11,12 @@ from pathlib import Path
 import numpy as np
 from noisy_runs import flipped
 from sklearn.metrics import roc_auc_score
+from suspects import late_learned
 
 from reproduce.training import Array, Recorded, recorded, split, spread
 
 RATES = (0.01, 0.05, 0.2)
 PUBLISHED = "| InterpretDL's, as published: 60,000 digits, 100 epochs | 88.7 | 80.1 |"
-
-
-def late_learned(right: Array) -> Array:
-    """Return which samples InterpretDL's rule flags.
-
-    A sample's score is the mean epoch in which it was right; flagged is what lies above mean + 5 standard deviations.
-    Samples that were never right are skipped.
-    """
-    learned = right.any(1)
-    score = (right * np.arange(right.shape[1])).sum(1) / np.maximum(right.sum(1), 1)
-    flags: Array = learned & (score > score[learned].mean() + 5 * score[learned].std())
-    return flags
 
 
 def recall_and_precision(flags: Array, wrong: Array) -> tuple[float, float]:
@@ -70,7 +59,7 @@ def least_confident(run: Recorded) -> Array:
 def rules(found: Sequence[tuple[Recorded, Array]]) -> list[str]:
     """Return the rows of recall and precision."""
     flags = {
-        "InterpretDL's, on this run": [late_learned(run.right) for run, _ in found],
+        "InterpretDL's, on this run": [late_learned(run.right)[1] for run, _ in found],
         "`flagged` at precision 0.8": [run.table["flagged"].to_numpy() for run, _ in found],
     }
     rows = [PUBLISHED]

@@ -192,7 +192,7 @@ def find_forward(model: nn.Module, images: Tensor) -> Forward:
         x = model_input(model, images[:1])
         try:
             model(x)
-        except NotImplementedError:
+        except NotImplementedError:  # no `forward` of its own
             children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x)]
         else:
             return model
@@ -207,6 +207,6 @@ def find_forward(model: nn.Module, images: Tensor) -> Forward:
 def _gives_logits(module: nn.Module, x: Tensor) -> bool:
     try:
         output = module(x)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError, AttributeError, IndexError):
-        return False  # a loss, a metric or a part of the network
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a loss, a metric, a part of the network
+        return False
     return isinstance(output, Tensor) and output.ndim in (1, 2) and output.is_floating_point() and len(output) == len(x)

@@ -1,30 +1,26 @@
-"""Why suspects are taken for another class than they are labelled: maps for the gallery, and how a failure ends."""
+"""Why suspects are taken for another class than they are labelled: maps for the gallery."""
 
-import functools
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dynalens.attribution import find_forward
 from dynalens.callbacks.budget import Budget
 from dynalens.callbacks.chosen import ChosenSamples
 from dynalens.callbacks.explaining import Explainer
 from dynalens.callbacks.explanation_pictures import ExplanationPictures
+from dynalens.callbacks.guarded import GuardedPictures
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.dynamics import Array
 
 
-class SuspectContrasts:
+class SuspectContrasts(GuardedPictures):
     """The part of a monitor that a gallery of suspects asks for maps; what it reads is the monitor's."""
 
+    guarded = "Explanations"
     contrast: str | None
-    forward: Callable[[Any, Tensor], Tensor] | None
-    on_error: str
     _budget: Budget
     _chosen: ChosenSamples
     _dynamics: TrainingDynamicsMonitor | None
@@ -57,25 +53,9 @@ class SuspectContrasts:
         self._epoch_began += seconds  # a tracker that draws first must not make the training look longer
         return found
 
-    @contextmanager
-    def _or_switched_off(self) -> Iterator[None]:
-        """An explanation that fails is said once; training goes on unless the user wants it to raise."""
-        try:
-            yield
-        except Exception as error:
-            self._pictures = None
-            if self.on_error == "raise":
-                raise
-            warnings.warn(
-                f"Explanations are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4
-            )
-
     def _contrasted(self, pl_module: Any, images: Tensor, classes: list[tuple[int, int]]) -> Tensor:
         assert self.contrast is not None
         images = images.to(pl_module.device)
         of, against = torch.tensor(classes, device=images.device).unbind(dim=1)
         forward = self._forward(pl_module, images)
         return self._explainer.contrasted(pl_module, forward, images, of, against, self.contrast)
-
-    def _forward(self, pl_module: Any, images: Tensor) -> Callable[[Tensor], Tensor]:
-        return functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)

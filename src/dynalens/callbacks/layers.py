@@ -1,15 +1,13 @@
 """The callback that shows what a layer computes: Lightning hooks become calls."""
 
-import functools
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.attribution import find_forward
 from dynalens.callbacks.checks import check_choice, check_positive
+from dynalens.callbacks.guarded import GuardedPictures
 from dynalens.callbacks.layer_pictures import LayerPictures
 from dynalens.capture import CaptureError, inputs_to_show
 from dynalens.datasets import class_names
@@ -42,7 +40,7 @@ from dynalens.tensorboard import make_sink
 _KEPT = 32  # images that tell size and range of an input
 
 
-class LayerMonitor(CallbackBase):
+class LayerMonitor(GuardedPictures, CallbackBase):
     """Show what a layer computes: first-layer filters, feature maps, the inputs that excite a channel, ideal inputs.
 
     Nothing is shown that is not asked for. Pictures go to TensorBoard, or to files where there is no such logger. With
@@ -79,6 +77,8 @@ class LayerMonitor(CallbackBase):
         Traceback (most recent call last):
         ValueError: Expected `layer` to name a layer for `feature_maps`...
     """
+
+    guarded = "Pictures of layers"
 
     def __init__(
         self,
@@ -290,21 +290,6 @@ class LayerMonitor(CallbackBase):
                 high=images.amax(dim=dims), steps=self.maximise_steps, forward=forward,
             )  # fmt: skip
             self._pictures.write_maximised(found, units, layer, log_step(trainer, self.x_axis))
-
-    def _forward(self, pl_module: Any, images: Tensor) -> Callable[[Tensor], Tensor]:
-        return functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)
-
-    @contextmanager
-    def _or_switched_off(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            self._pictures = None
-            if self.on_error == "raise":
-                raise
-            warnings.warn(
-                f"Pictures of layers are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4
-            )
 
 
 def _units(argument: str, given: Sequence[int] | int) -> Sequence[int]:
