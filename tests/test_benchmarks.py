@@ -28,7 +28,7 @@ def test_tracking_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
         assert rows
         assert all(len(re.findall(r"\S+(?: \S+)*", row)) == len(re.findall(r"\S+(?: \S+)*", names)) for row in rows)
     samples, record, _, epoch_under_way = tables[-1].splitlines()[-1].split()
-    assert (samples, record, epoch_under_way) == ("1,000", "64", "28")
+    assert (samples, record, epoch_under_way) == ("1,000", "64", "32")
 
 
 def test_the_benchmark_of_attribution_runs(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def assert_same(a: SampleStatistics, b: SampleStatistics) -> None:
 def test_rows_by_hand() -> None:
     row = presentation_rows(torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([1]))[:, 0]
     # p = 1/3 each: margin 0, log p = -log 3, EL2N = sqrt(4/9 + 1/9 + 1/9).
-    torch.testing.assert_close(row, torch.tensor([0.0, -math.log(3), math.sqrt(6) / 3, 0.0, 1.0]))
+    torch.testing.assert_close(row, torch.tensor([0.0, -math.log(3), math.sqrt(6) / 3, 0.0, 1.0, -math.log(3)]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -178,13 +178,17 @@ def test_rows_equal_their_definitions(classes: int, dtype: torch.dtype) -> None:
     z_label = z.gather(1, targets[:, None])
     others = z.masked_fill(F.one_hot(targets, classes).bool(), -torch.inf).amax(1)
     wrongness = (z.softmax(1) - F.one_hot(targets, classes)).norm(dim=1)
-    margin, log_p, el2n, predicted, target = presentation_rows(logits, targets)
+    margin, log_p, el2n, predicted, target, log_other = presentation_rows(logits, targets, 7)
     assert torch.equal(margin.double(), z_label[:, 0] - others)
     expected_log_p = z.log_softmax(1).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(log_p.double(), expected_log_p, rtol=1e-5, atol=1e-15)
     torch.testing.assert_close(el2n.double(), wrongness, rtol=1e-5, atol=1e-12)
     assert predicted.tolist() == [row.index(max(row)) for row in z.tolist()]  # the lowest class of a tie
     assert target.tolist() == targets.tolist()
+    # The class after the label in the first turn, the one after that in the next, and never the label itself.
+    others_in_turn = [(y + 1 + i % (classes - 1)) % classes for i, y in enumerate(targets.tolist(), 7)]
+    expected_other = z.log_softmax(1).gather(1, torch.tensor(others_in_turn)[:, None])[:, 0]
+    torch.testing.assert_close(log_other.double(), expected_other, rtol=1e-5, atol=1e-6)
     assert 0 < (margin > 0).sum() < 300
 
 
@@ -193,15 +197,16 @@ def test_rows_equal_their_definitions(classes: int, dtype: torch.dtype) -> None:
 def test_a_row_does_not_depend_on_the_rows_computed_with_it(sizes: list[int], classes: int) -> None:
     logits = torch.randn(sum(sizes), classes, generator=torch.Generator().manual_seed(len(sizes)))
     targets = torch.arange(sum(sizes)) % classes
-    parts = zip(torch.split(logits, sizes), torch.split(targets, sizes), strict=True)
+    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
+    parts = zip(torch.split(logits, sizes), torch.split(targets, sizes), firsts, strict=True)
     together = presentation_rows(logits, targets)
-    assert torch.equal(together, torch.cat([presentation_rows(z, y) for z, y in parts], dim=1))
+    assert torch.equal(together, torch.cat([presentation_rows(*part) for part in parts], dim=1))
 
 
 def test_classes_hidden_by_minus_infinity_are_no_obstacle() -> None:
     row = presentation_rows(torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]]), torch.tensor([1]))[:, 0]
     p = 1 / (1 + math.exp(-1))
-    torch.testing.assert_close(row, torch.tensor([1.0, math.log(p), math.sqrt(2) * (1 - p), 1.0, 1.0]))
+    torch.testing.assert_close(row, torch.tensor([1.0, math.log(p), math.sqrt(2) * (1 - p), 1.0, 1.0, math.log(1 - p)]))
 
 
 def test_a_tie_is_wrong_and_never_learned_is_not_unforgettable() -> None:
@@ -412,7 +417,7 @@ def test_small_batches_are_computed_together_in_their_order() -> None:
         targets = torch.arange(size) % classes
         index = torch.arange(size) + 10 * number
         pending.add(index.tolist() if number % 2 else index, logits, targets)
-        expected.append(presentation_rows(logits, targets))
+        expected.append(presentation_rows(logits, targets, sum(size for size, *_ in batches[:number])))
     indices, rows, step = pending.on_host()
     np.testing.assert_array_equal(rows, torch.cat(expected, dim=1).numpy())
     assert indices.tolist() == [i + 10 * number for number, (size, *_) in enumerate(batches) for i in range(size)]
@@ -427,7 +432,7 @@ def test_steps_before_a_checkpoint_come_before_those_after_it() -> None:
         if pending is first:
             second.continue_from(*first.on_host())
     index, rows, step = second.on_host()
-    assert (index.tolist(), step.tolist(), rows.shape) == ([1, 2, 1, 2], [-1, -1, 0, 0], (5, 4))
+    assert (index.tolist(), step.tolist(), rows.shape) == ([1, 2, 1, 2], [-1, -1, 0, 0], (6, 4))
 
 
 @pytest.mark.parametrize("size", [4, 20_000], ids=["waiting", "at once"])
@@ -508,7 +513,7 @@ def test_a_wrong_epoch_is_refused_and_leaves_the_record_as_it_was(
 
 
 def test_a_record_of_another_dataset_is_refused() -> None:
-    with pytest.raises(ValueError, match="with 3 samples, got version 2 with 2"):
+    with pytest.raises(ValueError, match="with 3 samples, got version 3 with 2"):
         TrainingDynamics(3).load_state_dict(TrainingDynamics(2).state_dict())
 
 

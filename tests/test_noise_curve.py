@@ -15,8 +15,6 @@ from dynalens.dynamics import TrainingDynamics
 from dynalens.suspicion import assess
 from training import fit
 
-NAMES = ("index", "p_label", "margin", "predicted")
-
 
 class Rates(TrainingDynamicsMonitor):
     """Asks for its own estimate at each epoch's end."""
@@ -64,7 +62,7 @@ def noisy(n: int, classes: int = 3, epochs: int = 4) -> tuple[Any, list[dict[str
         z[np.arange(n), true] += 4
         dynamics.update(range(n), torch.from_numpy(z), torch.from_numpy(given))
         record = dynamics.end_epoch(epoch)
-        history.append({name: getattr(record, name) for name in NAMES})
+        history.append(record.presentations())
     return dynamics.compute(), history
 
 

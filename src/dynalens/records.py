@@ -16,7 +16,6 @@ from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.suspicion import Assessment, assess, samples_table
 
 VERSION = 1
-_HISTORY = ("index", "p_label", "margin", "predicted")
 
 
 @contextmanager
@@ -94,7 +93,7 @@ class RecordFolder:
 
     def write_history(self, epoch: int, record: EpochRecord) -> None:
         """Write every presentation of one epoch, in the order they were made."""
-        arrays = {name: getattr(record, name) for name in _HISTORY}
+        arrays = record.presentations()
         arrays["index"] = arrays["index"].astype(np.int32)
         write_arrays(self.path / "history" / _epoch_file(epoch), arrays)
 
@@ -166,7 +165,7 @@ class Record:
     sample_ids: Array | None = None
 
     def history(self) -> Iterator[tuple[int, dict[str, Array]]]:
-        """Yield each complete epoch's number and its presentations: index (row), p_label, margin, predicted."""
+        """Yield each complete epoch's number and its presentations: index (row) and the rest of ``EpochRecord``."""
         yield from read_history(self.folder, self.meta.epochs)
 
     def names(self) -> list[str] | None:

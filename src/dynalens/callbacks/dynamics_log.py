@@ -82,9 +82,7 @@ class DynamicsLog:
 
     def end_epoch(self, epoch: int, statistics: SampleStatistics, record: EpochRecord) -> None:
         """Follow those that are worst now."""
-        self._noise.note(
-            {name: getattr(record, name) for name in ("index", "p_label", "margin", "predicted")}, len(statistics)
-        )
+        self._noise.note(record.presentations(), len(statistics))
         if self.pictures is not None:
             self.pictures.end_epoch(epoch, statistics, record, self._device)
 

@@ -11,14 +11,12 @@ MOST_SAMPLES = 20_000
 EVERY_EPOCH = 2_000_000
 """Samples times classes up to which the rate is estimated in every epoch: about a second."""
 
-_HISTORY = ("index", "p_label", "margin", "predicted")
-
 
 class NoiseCurve:
     """Estimates the fraction of wrong labels at epochs' ends from up to 20,000 samples.
 
     Of more samples, a fixed random choice (seed 0) stands for all; of ids that come in the course of training, the
-    first. Its history stays in memory, 16 bytes for each presentation, so that no file is read. Where samples times
+    first. Its history stays in memory, 20 bytes for each presentation, so that no file is read. Where samples times
     classes are above two million, the estimate is made after 1, 2, 4, 8, ... epochs only.
 
     Args:
@@ -35,7 +33,7 @@ class NoiseCurve:
         """Keep what an epoch has of the chosen samples.
 
         Args:
-            presentations: Arrays ``index``, ``p_label``, ``margin`` and ``predicted``; None if they are lost: the
+            presentations: Arrays of a history; None if they are lost: the
                 record's own means are read from then on, as no half of a history counts.
             num_samples: How many samples are known.
         """
@@ -47,7 +45,7 @@ class NoiseCurve:
         place[chosen] = np.arange(len(chosen))
         at = place[presentations["index"]]
         kept = at >= 0
-        epoch = {name: presentations[name][kept] for name in _HISTORY}
+        epoch = {name: values[kept] for name, values in presentations.items()}
         epoch["index"] = at[kept]
         self._history.append(epoch)
 

@@ -69,7 +69,7 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
     Args:
         state: The record; changed in place.
         index: Shape ``(M,)``, the sample of each presentation.
-        rows: Shape ``(5, M)``, as of :func:`presentation_rows`, or ``(5 + K, M)`` with the probabilities.
+        rows: Shape ``(6, M)``, as of :func:`presentation_rows`, or ``(6 + K, M)`` with the probabilities.
         epoch: Number of the epoch.
         step: The epoch's weight as a part of the weights of all epochs so far: the step of the weighted means.
 

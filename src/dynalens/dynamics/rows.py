@@ -14,8 +14,8 @@ IGNORED = -1
 NOT_A_CLASS = -(2**31)
 """Target that is no class, met on the device; it is raised at the epoch's end. No other negative target means it."""
 
-MARGIN, LOG_P, EL2N, PREDICTED, TARGET = range(5)
-ROWS = 5
+MARGIN, LOG_P, EL2N, PREDICTED, TARGET, LOG_OTHER = range(6)
+ROWS = 6
 
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
@@ -24,20 +24,23 @@ _MANY = 64  # classes from which on numpy finds the largest one faster
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
 
-def presentation_rows(logits: Tensor, targets: Tensor) -> Tensor:
-    r"""Return margin, log-probability of the label, EL2N, prediction and target of each presentation.
+def presentation_rows(logits: Tensor, targets: Tensor, first: int = 0) -> Tensor:
+    r"""Return margin, log-probability of the label, EL2N, prediction, target and log-probability of another class.
 
     With logits :math:`z`, label :math:`y` and :math:`p = \mathrm{softmax}(z)`:
     :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
-    :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`.
-    No operation waits for the device, and a row does not depend on the others.
+    :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`, and
+    :math:`\log p_k` of a class :math:`k \ne y` that was not given: presentation number i has the one i mod (K - 1) + 1
+    places after its label, so that all come in turn. No operation waits for the device, and a row does not depend on
+    the others.
 
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.
         targets: Shape ``(N,)``, integers in [0, K). A negative value marks a presentation that is not counted.
+        first: Number of the first presentation.
 
     Returns:
-        Shape ``(5, N)``, float32, on the device of ``logits``.
+        Shape ``(6, N)``, float32, on the device of ``logits``.
 
     Example:
         >>> import torch
@@ -46,31 +49,41 @@ def presentation_rows(logits: Tensor, targets: Tensor) -> Tensor:
     """
     logits, targets = logits.detach().float(), targets.detach()
     label = targets.clamp(min=0).unsqueeze(1)
+    both = torch.cat([label, _other(label, logits.shape[1], first)], dim=1)
     if logits.device.type == "cpu" and logits.numel() > _BLOCK:
         size = max(_BLOCK // logits.shape[1], 1)
-        blocks = map(_over_classes, torch.split(logits, size), torch.split(label, size))
+        blocks = map(_over_classes, torch.split(logits, size), torch.split(both, size))
         parts = tuple(torch.cat(part) for part in zip(*blocks, strict=True))
     else:
-        parts = _over_classes(logits, label)
-    label_below, other_below, e_others, norm, predicted = parts
+        parts = _over_classes(logits, both)
+    below, rival_below, e_others, norm, predicted = parts
+    label_below, other_below = below.unbind(1)
     # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
     rest = e_others + label_below.expm1()
-    log_p = label_below - rest.log1p()
+    log_sum = rest.log1p()
     el2n = torch.hypot(norm, e_others) / (1 + rest)
-    return torch.stack([label_below - other_below, log_p, el2n, predicted.float(), targets.float()])
+    rows = [label_below - rival_below, label_below - log_sum, el2n, predicted.float(), targets.float()]
+    return torch.stack([*rows, other_below - log_sum])
 
 
-def _over_classes(z: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return all that needs a pass over the classes, (N,) each.
+def _other(label: Tensor, classes: int, first: int) -> Tensor:
+    """Return a class that is not the label, (N, 1)."""
+    number = torch.arange(first, first + len(label), device=label.device).unsqueeze(1)
+    return (label + 1 + number.remainder_(classes - 1)).remainder_(classes)
 
-    With e_k = exp(z_k - max(z)): the label's logit and the largest other one, both below the largest of all, the sum
-    of e over the other classes, its 2-norm, and the predicted class.
+
+def _over_classes(z: Tensor, both: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return all that needs a pass over the classes, (N, 2) and four times (N,).
+
+    With e_k = exp(z_k - max(z)): the logits of the label and of the other class in ``both``, and the largest one beside
+    the label's, all below the largest of all, the sum of e over all classes but the label, its 2-norm, and the
+    predicted class.
     """
     below, predicted = below_largest(z)
-    label_below = below.gather(1, label).squeeze(1)
-    other_below = below.scatter_(1, label, -torch.inf).amax(dim=1)
+    both_below, label = below.gather(1, both), both.narrow(1, 0, 1)
+    rival_below = below.scatter_(1, label, -torch.inf).amax(dim=1)
     e = below.scatter_(1, label, 0.0).exp_().scatter_(1, label, 0.0)  # of -inf, a CPU's exp is ten times slower
-    return label_below, other_below, e.sum(dim=1), torch.linalg.vector_norm(e, dim=1), predicted
+    return both_below, rival_below, e.sum(dim=1), torch.linalg.vector_norm(e, dim=1), predicted
 
 
 def below_largest(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -117,6 +130,7 @@ class PendingRows:
         self._waiting_numbers = 0
         self._kind: tuple[int, torch.dtype, torch.dtype, torch.device] | None = None
         self._continued: tuple[Array, Array, Array] | None = None
+        self._computed = 0  # presentations whose rows are made
 
     def __len__(self) -> int:
         continued = len(self._continued[0]) if self._continued else 0
@@ -140,9 +154,9 @@ class PendingRows:
             self._compute()
 
     def on_host(self) -> tuple[Array, Array, Array]:
-        """Return index (M,), rows (5, M) and step (M,) of the M presentations in their order; the one copy to the host.
+        """Return index (M,), rows (6, M) and step (M,) of the M presentations in their order; the one copy to the host.
 
-        Where probabilities are kept, they follow in the rows, (5 + K, M).
+        Where probabilities are kept, they follow in the rows, (6 + K, M).
         Index and step are int64; steps count the calls of ``add`` from 0 in each epoch, those before a checkpoint
         from -1 down.
         """
@@ -168,6 +182,7 @@ class PendingRows:
         """Put back what ``on_host`` returned, before anything is added."""
         # Every process counts its own steps from 0, and only one continues a checkpoint: its earlier ones come before.
         self._continued = (index, rows, step - step[-1] - 1) if len(index) else None
+        self._computed = len(index)
 
     def _compute(self) -> None:
         if self._waiting:
@@ -176,7 +191,8 @@ class PendingRows:
             self._waiting, self._waiting_numbers = [], 0
 
     def _keep(self, logits: Tensor, targets: Tensor) -> None:
-        self._rows.append(presentation_rows(logits, targets))
+        self._rows.append(presentation_rows(logits, targets, self._computed))
+        self._computed += len(targets)
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
 

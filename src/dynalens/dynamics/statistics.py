@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+HISTORY = ("index", "p_label", "margin", "predicted", "p_other")
+"""What a history has of each presentation: the arrays of an :class:`EpochRecord`."""
+
 
 @dataclass(frozen=True)
 class SampleStatistics:
@@ -93,6 +96,8 @@ class EpochRecord:
         p_label: Probability of the label, float32.
         margin: Logit margin, float32.
         predicted: Class of the largest logit, int32.
+        p_other: Probability of one class that is not the label, all in turn, float32: what a wrong label drawn at
+            random would have had.
         forgotten: Number of forgetting events in this epoch.
         learned: Number of samples that were correct for the first time.
         non_finite: Number of presentations left out because a logit was NaN or infinite.
@@ -102,9 +107,14 @@ class EpochRecord:
     p_label: Array
     margin: Array
     predicted: Array
+    p_other: Array
     forgotten: int
     learned: int
     non_finite: int
+
+    def presentations(self) -> dict[str, Array]:
+        """Return what a history keeps of the epoch, by name."""
+        return {name: getattr(self, name) for name in HISTORY}
 
     @property
     def accuracy(self) -> float:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from dynalens.dynamics.fold import classes_of, empty_state, epoch_weight, fold, read_statistics
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
-from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, NOT_A_CLASS, PREDICTED, ROWS, TARGET, PendingRows
+from dynalens.dynamics.rows import EL2N, LOG_OTHER, LOG_P, MARGIN, NOT_A_CLASS, PREDICTED, ROWS, TARGET, PendingRows
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 
-VERSION = 2
+VERSION = 3
 Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
@@ -20,8 +20,8 @@ class TrainingDynamics:
     """Count and sum what training shows of each sample, exactly and without waiting for the device.
 
     ``update`` is called for each batch, ``end_epoch`` once an epoch, ``compute`` whenever the statistics are
-    wanted. Works without Lightning. Takes 64 bytes for each sample, and 28 for each presentation of the epoch under
-    way, 20 of them on the device of the logits.
+    wanted. Works without Lightning. Takes 64 bytes for each sample, and 32 for each presentation of the epoch under
+    way, 24 of them on the device of the logits.
 
     Args:
         num_samples: Number N of samples in the dataset.
@@ -118,6 +118,7 @@ class TrainingDynamics:
             p_label=np.exp(rows[LOG_P]),
             margin=rows[MARGIN],
             predicted=rows[PREDICTED].astype(np.int32),
+            p_other=np.exp(rows[LOG_OTHER]),
             forgotten=forgotten,
             learned=learned,
             non_finite=int((counted & ~finite).sum()),
