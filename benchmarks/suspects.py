@@ -31,6 +31,8 @@ class Measured:
     scores: dict[str, tuple[float, float, float]]
     true_rate: float
     rate: float
+    low: float
+    high: float
     flagged: float
     precision: float
     interpretdl_f1: float
@@ -43,8 +45,7 @@ def recorded(logits: Array, given: Array) -> tuple[SampleStatistics, list[dict[s
     dynamics, history = TrainingDynamics(n), []
     for epoch in range(logits.shape[1]):
         dynamics.update(torch.arange(n), torch.from_numpy(logits[:, epoch].astype(np.float32)), torch.from_numpy(given))
-        ended = dynamics.end_epoch(epoch)
-        history.append({name: getattr(ended, name) for name in ("index", "p_label", "margin", "predicted")})
+        history.append(dynamics.end_epoch(epoch).presentations())
     return dynamics.compute(), history
 
 
@@ -136,7 +137,7 @@ def measured(logits: Array, given: Array, true: Array, with_peers: bool) -> Meas
     chosen = flagged(found.probability, 0.8)
     return Measured(
         {name: _measures(wrong, values) for name, values in scores.items()} if wrong.any() else {},
-        float(wrong.mean()), found.noise_rate.value, float(chosen.mean()),
+        float(wrong.mean()), found.noise_rate.value, found.noise_rate.low, found.noise_rate.high, float(chosen.mean()),
         float(wrong[chosen].mean()) if chosen.any() else float("nan"), f1(flags, wrong), f1(chosen, wrong),
     )  # fmt: skip
 
@@ -184,10 +185,12 @@ def show(rows: dict[str, list[Measured]], names: Sequence[str]) -> None:
             np.mean([np.mean([run.scores[name][k] for run in runs]) for runs in scored.values()]) for k in range(3)
         ]
         print(f"| {name} | " + " | ".join(f"{100 * value:.2f}" for value in means) + " |")
-    print("\n| run | true rate | estimated | flagged | precision of the flagged | F1 | F1 of InterpretDL's rule |")
-    print("|---|---|---|---|---|---|---|")
+    print("\n| run | true rate | estimated | low | high | flagged | precision of the flagged | F1 | InterpretDL's F1 |")
+    print("|---" * 9 + "|")
     for row, runs in rows.items():
-        means = [np.mean([getattr(run, name) for run in runs]) for name in ("true_rate", "rate", "flagged")]
+        means = [
+            np.mean([getattr(run, name) for run in runs]) for name in ("true_rate", "rate", "low", "high", "flagged")
+        ]
         precise = [run.precision for run in runs if not np.isnan(run.precision)]
         f1s = [np.mean([getattr(run, name) for run in runs]) for name in ("best_f1", "interpretdl_f1")]
         shown = " | ".join(f"{value:.3f}" for value in means)
@@ -199,11 +202,14 @@ def show(rows: dict[str, list[Measured]], names: Sequence[str]) -> None:
 
 def _rate_summary(rows: dict[str, list[Measured]]) -> None:
     full = {row: runs for row, runs in rows.items() if "12 epochs" in row or "40 epochs" in row}
+    every = [run for runs in full.values() for run in runs]
     flips = [run for runs in full.values() for run in runs if run.true_rate > 0.04]
     none = [run for runs in full.values() for run in runs if run.true_rate == 0]
     near = sum(abs(run.rate - run.true_rate) <= run.true_rate / 3 for run in flips)
+    between = sum(run.low <= run.true_rate <= run.high for run in every)
     print(f"\nNoise rate within a third of the truth from 5 % up: {near} of {len(flips)} runs (12 and 40 epochs); "
-          f"below 1 % without flips: {sum(run.rate < 0.01 for run in none)} of {len(none)}.")  # fmt: skip
+          f"below 1 % without flips: {sum(run.rate < 0.01 for run in none)} of {len(none)}; "
+          f"the truth between the ends: {between} of {len(every)}.")  # fmt: skip
 
 
 def cross_validated(folder: Path, data: Path, limit: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynalens.dynamics import Array, epoch_weight
-from dynalens.suspicion.reliability import Reliability, reliability
+from dynalens.suspicion.floor import Candidates, candidates
 
 FINE = 4
 """Epochs that are periods of their own; after them, each period is as long as a half or a third of all before it."""
@@ -45,7 +45,7 @@ class Course:
             often, among equally frequent ones the most recent; -1 where none disagreed.
         agreement: Shape ``(N,)``, fraction of the presentations that predicted it; NaN where none disagreed.
         probability_margin: Shape ``(N,)``, mean over all presentations of p_y - max_{k != y} p_k.
-        reliability: Of the first epoch of each period.
+        candidates: Of the first epoch of each period; none of a history without ``p_other``.
     """
 
     label: Array
@@ -57,7 +57,7 @@ class Course:
     suggested: Array
     agreement: Array
     probability_margin: Array
-    reliability: Sequence[Reliability]
+    candidates: Sequence[Candidates]
 
     def at(self, chosen: Array) -> "Course | None":
         """Return the course of these samples, ascending, or None where one of them is not in it."""
@@ -80,7 +80,7 @@ class Course:
             suggested,
             agreement,
             gap,
-            self.reliability,
+            self.candidates,
         )
 
     def filled_margin(self) -> Array:
@@ -96,17 +96,19 @@ def read_course(label: Array, history: Iterable[Mapping[str, Array]]) -> Course 
 
     Args:
         label: Shape ``(N,)``, the class trained on.
-        history: For each epoch, in order, ``index``, ``p_label``, ``margin`` and ``predicted`` of its presentations.
+        history: For each epoch, in order, ``index``, ``p_label``, ``margin``, ``predicted`` and, for the noise
+            rate, ``p_other`` of its presentations.
     """
     periods: list[_Period] = []
     classes = int(label.max(initial=1)) + 1
-    sure: list[Reliability] = []
+    asked: list[Candidates] = []
     for number, epoch in enumerate(history):
         new = _Period.of_epoch(label, epoch, number)
         if begins_period(number):
             periods.append(new)
-            if len(epoch["index"]):
-                sure.append(reliability(number, *_probabilities(epoch), classes))
+            if len(epoch["index"]) and "p_other" in epoch:
+                given = label[epoch["index"]]
+                asked += candidates(number, given, epoch["p_label"], epoch["p_other"], classes)
         else:
             periods[-1] = periods[-1].merged(new)
     if not any(period.count.any() for period in periods):
@@ -118,7 +120,7 @@ def read_course(label: Array, history: Iterable[Mapping[str, Array]]) -> Course 
     votes = [period.votes() for period in periods]
     whole = functools.reduce(_Period.merged, periods)
     _, p_all, rival_all = whole.means()
-    return Course(label, margin, p_label, p_rival, votes, weight, *whole.plurality(), p_all - rival_all, sure)
+    return Course(label, margin, p_label, p_rival, votes, weight, *whole.plurality(), p_all - rival_all, asked)
 
 
 def begins_period(epoch: int) -> bool:

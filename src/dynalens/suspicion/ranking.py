@@ -18,9 +18,9 @@ _ENOUGH = 50  # samples to learn weights from
 _LEAST_FRESH = 0.1  # of the suspicious not yet learned in a period
 _LARGEST = 0.5  # part of a period in all weights of predictions
 _KNOWN = 0.5  # of what the best period knows of the others: before, predictions are guesses
-_POWER = 2  # of the part of the disagreement that is noise
+_DIRECTED = 4  # times the part of the disagreement that is one way: at a quarter, all of it is taken for flips
 _RIDGE = 0.1  # added to correlations: the periods of a run resemble each other
-_PRIOR = 300  # wrong labels needed until the learned weights count as much as the first ones
+_PRIOR = 1000  # wrong labels needed until the learned weights count as much as the first ones
 _STRUCTURE = 8  # an eighth of the uncertainty explained by the class is structure; uniform flips explain nothing
 
 
@@ -56,15 +56,17 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     (t + 1)^2 * (training error in epoch t)^2 and repeated three times. A few flips on hard data teach it to find hard
     samples, so the weights are :func:`shrunk` towards those that it began with. Flips that follow the classes are found
     with the same weights by :func:`~dynalens.suspicion.noise.wrong_log_odds`. The score is
-    (1 - s) * (log odds by margin) + s * (log odds by class pairs) with s in [0, 1] the structure of the flips, eight
-    times :meth:`~dynalens.suspicion.noise.Confusions.explained` and the square of the part of all disagreement that is
-    noise: the network mistakes similar classes for each other where labels are right, too.
+    (1 - s) * (log odds by margin) + s * (log odds by class pairs) with s in [0, 1] the structure of the flips: eight
+    times :meth:`~dynalens.suspicion.noise.Confusions.explained`, times four times the part of all disagreement that
+    :meth:`~dynalens.suspicion.noise.Confusions.directed` counts, at most 1, as similar classes are mistaken for each
+    other where labels are right, too.
 
     Without a history that covers all samples, the record's own means with the first weights are used.
 
     Args:
         statistics: The record.
-        history: For each epoch, in order, ``index``, ``p_label``, ``margin`` and ``predicted`` of its presentations.
+        history: For each epoch, in order, ``index``, ``p_label``, ``margin``, ``predicted`` and, for the noise
+            rate, ``p_other`` of its presentations.
     """
     seen = np.flatnonzero(statistics.presentations > 0)
     if not len(seen):
@@ -81,10 +83,10 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
         wrong = _suspicious(learned, fraction)
         told = _unmemorised(kept, weight, wrong)
         evidence = weighted(kept, told)
-        rate = estimate_noise_rate(weighted(kept, _spread_out(told)), kept.reliability)
+        rate = estimate_noise_rate(weighted(kept, _spread_out(told)), kept.candidates)
         by_margin = _log_odds(-(shrunk(weight, kept.weight, rate.value * len(seen)) @ margin), wrong)
     rate = rate or estimate_noise_rate(first)
-    structure = _structure(evidence, rate)
+    structure = _structure(evidence)
     by_pairs = _log_odds(wrong_log_odds(evidence), _suspicious(order, fraction)) if structure else by_margin
     score = (1 - structure) * by_margin + structure * by_pairs
     return _assessment(seen, score, rate, evidence, _by_the_way(statistics, course))
@@ -120,11 +122,11 @@ def shrunk(learned: Array, first: Array, flips: float) -> Array:
     Args:
         learned: Shape ``(P,)``, of the discriminant.
         first: Shape ``(P,)``, not negative: as long as nothing is known of the run.
-        flips: Expected number of wrong labels; at 300 both count alike.
+        flips: Expected number of wrong labels; at 1000 both count alike.
 
     Example:
         >>> import numpy as np
-        >>> shrunk(np.array([3.0, -1.0]), np.array([1.0, 1.0]), 300)
+        >>> shrunk(np.array([3.0, -1.0]), np.array([1.0, 1.0]), 1000)
         array([0.625, 0.125])
     """
     prior = first / first.sum() if first.sum() > 0 else np.full(len(first), 1 / len(first))
@@ -161,18 +163,18 @@ def ranks(values: Array) -> Array:
     return places
 
 
-def _structure(evidence: Evidence, rate: NoiseRate | None = None) -> float:
-    """How far flips follow class pairs; hard samples do too, so only as far as disagreement is noise."""
+def _structure(evidence: Evidence, *, first: bool = False) -> float:
+    """How far flips follow class pairs; resembling classes are confused both ways, so only as far as it is one way."""
     leader = evidence.leading()[0]
-    explained = _STRUCTURE * Confusions.of(leader, evidence.label, evidence.classes).explained()
-    differ = float((leader != evidence.label).mean())
-    noise = 1.0 if rate is None or not differ else min(1.0, rate.value / differ)
-    return min(1.0, explained * noise**_POWER)
+    confusions = Confusions.of(leader, evidence.label, evidence.classes)
+    differ = int((leader != evidence.label).sum())
+    one_way = 1.0 if first or not differ else min(1.0, _DIRECTED * confusions.directed() / differ)
+    return min(1.0, _STRUCTURE * confusions.explained() * one_way)
 
 
 def _first_order(evidence: Evidence) -> Array:
     """Ranks of margin, probability margin and class pairs; higher is more suspicious."""
-    structure = _structure(evidence)
+    structure = _structure(evidence, first=True)
     margins = ranks(-evidence.margin) + ranks(evidence.p_rival - evidence.p_label)
     pairs = ranks(wrong_log_odds(evidence)) if structure else 0
     return -((1 - structure) * margins / 2 + structure * pairs)

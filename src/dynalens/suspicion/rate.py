@@ -7,31 +7,32 @@ import numpy as np
 
 from dynalens.dynamics import Array
 from dynalens.suspicion.evidence import Evidence
+from dynalens.suspicion.floor import Candidates, floor
 from dynalens.suspicion.noise import Confusions
-from dynalens.suspicion.reliability import Reliability, asymptote
 
 _STEADY = 0.8  # of the weighted presentations predict the leading class
 _LEAST_STEADY = 0.05
 _SUREST = 0.1  # of the samples whose leading class is their label
 _MOST = 0.5  # labels are taken to be right more often than not; else the network has learned nothing yet
 _FEWEST = 50  # samples to tell anything from
-_MEMORISED = 2.5  # most that memorisation is taken to have hidden of wrong labels
 _NONE, _ALL = 0.1, 0.35  # disagreement among the surest, as a part of that of the steady: from hard samples, from flips
+_LEAST_RIGHT = 0.3
+_RISE, _HIGHEST = 3.0, 0.3  # how far the estimate lies above the floor, for each wrong label there, and at most
+_PLAUSIBLE, _RULE = 0.15, 0.3  # of the uncertainty that classes explain where classes resemble, where flips follow them
 
 
 @dataclass(frozen=True)
 class NoiseRate:
     """Fraction of wrong labels.
 
-    The ends are bounds of several views, not a confidence interval: a network that is sure and wrong on hard data
-    raises both, labels that were memorised from the first are in neither.
+    The ends are bounds of several views, not a confidence interval: on hard data the upper one counts hard samples,
+    too, and labels that were memorised from the first are in neither.
 
     Attributes:
-        low: The least of what the samples that the network is surest of show (of two classes, nothing) and of what is
-            left for the surest predictions at its least likely (95 %), less two standard errors.
+        low: What is seen at least, by the labels that the network rules out; without history, among its surest samples.
         value: The estimate.
-        high: The most of what disagrees with the weighted predictions and of what is left for the surest predictions at
-            its most likely (95 %), plus two standard errors; hard samples are in it, too.
+        high: The most of what disagrees with the weighted predictions and of what the labels that the network rules
+            out leave likely (95 %), plus two standard errors; hard samples are in it.
 
     Example:
         >>> rate = NoiseRate(low=0.05, value=0.1, high=0.2)
@@ -44,20 +45,25 @@ class NoiseRate:
     high: float
 
 
-def estimate_noise_rate(evidence: Evidence, epochs: Sequence[Reliability] = ()) -> NoiseRate:
+def estimate_noise_rate(evidence: Evidence, epochs: Sequence[Candidates] = ()) -> NoiseRate:
     """Return how many labels are wrong.
 
-    Labels that differ from a *steady* prediction (the same class in 80 % of the weighted presentations), divided by
-    how often the prediction is steady where it agrees with the label: the true class of a wrong label should be as
-    easy to see as that of a right one. On hard data, right labels of hard samples are among them. They vanish where
-    the network is surest, flips do not; so the estimate is never more than two and a half times the
-    :func:`~dynalens.suspicion.reliability.asymptote`, which memorisation makes smaller than the rate.
+    Wrong labels are seen for certain in two ways, each of which misses some: labels that the network rules out
+    (:func:`~dynalens.suspicion.floor.floor`), and confusions of one class with another that are more frequent than the
+    other way round (:meth:`~dynalens.suspicion.noise.Confusions.directed`), as a part of the samples whose class is
+    known. The larger of the two is the floor f. The ceiling c is the part of all labels that disagrees with a *steady*
+    prediction (the same class in 80 % of the weighted presentations), divided by how often the prediction is steady
+    where it agrees; it counts right labels of hard samples, too. The estimate is f^(1 - a) c^a with a = 3 f, at most
+    0.3: where there are wrong labels that cannot be overlooked, there are some that can. Where classes explain more of
+    the disagreement than resemblance does (15 to 30 % of its uncertainty), the flips follow a rule, and the estimate
+    rises to the ceiling.
 
-    Without epochs, the surest tenth of the samples stands for the asymptote: the estimate fades from full, where
-    disagreement among them is at least a third of that among all, to none where it is at most a tenth.
+    Flips of just those samples that look like another class, to this class, cannot be told from hard samples; the
+    estimate does not count them, the upper end does.
 
-    Of two classes there is no other to be sure among: without epochs the estimate does not fade then and counts hard
-    samples as wrong, and the lower end is 0.
+    Without epochs, the surest tenth of the samples tells hard samples from flips: the estimate fades from the ceiling,
+    where disagreement among them is at least a third of that among all, to none where it is at most a tenth. Of two
+    classes there is no other to be sure among: without epochs the estimate is the ceiling then and the lower end is 0.
 
     Never more than a half: a network that disagrees with more labels has learned too little to say.
     """
@@ -66,19 +72,30 @@ def estimate_noise_rate(evidence: Evidence, epochs: Sequence[Reliability] = ()) 
     if differ.all():
         return NoiseRate(0.0, _MOST, 1.0)
     steady = share > _STEADY
-    upper = min(1.0, float((differ & steady).mean() / max(steady[~differ].mean(), _LEAST_STEADY)))
-    # Of two classes there is no other one to be sure among.
-    surest = min(upper, _among_the_surest(evidence, leader, p, differ)) if evidence.classes > 2 else 0.0
+    ceiling = min(1.0, float((differ & steady).mean() / max(steady[~differ].mean(), _LEAST_STEADY)))
+    disagreeing = float(differ.mean())
     if epochs:
-        low, remaining, high = asymptote(epochs)
-        value = min(_MOST, upper, _MEMORISED * remaining)
+        least, best, most = floor(epochs)
+        confusions = Confusions.of(leader, evidence.label, evidence.classes)
+        known = (1 - disagreeing) / (1 - min(_MOST, max(best, confusions.directed() / len(evidence))))
+        seen = max(min(best, ceiling), confusions.directed() / len(evidence) / max(known, _LEAST_RIGHT))
+        value = _between(seen, ceiling, disagreeing, confusions.explained())
     else:
-        low, high = surest, upper
-        fading = (surest / upper - _NONE) / (_ALL - _NONE) if evidence.classes > 2 and upper else 1.0
-        value = min(_MOST, upper * float(np.clip(fading, 0, 1)))
+        least = min(ceiling, _among_the_surest(evidence, leader, p, differ)) if evidence.classes > 2 else 0.0
+        fading = (least / ceiling - _NONE) / (_ALL - _NONE) if evidence.classes > 2 and ceiling else 1.0
+        value, most = ceiling * float(np.clip(fading, 0, 1)), 0.0
+    value = min(_MOST, value)
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(evidence)) / len(evidence)))
-    high = max(upper, high, float(differ.mean())) + error
-    return NoiseRate(max(0.0, min(low, surest, value) - error), value, min(1.0, high))
+    return NoiseRate(
+        max(0.0, min(least, value) - error), value, min(1.0, max(ceiling, disagreeing, most, value) + error)
+    )
+
+
+def _between(floor: float, ceiling: float, disagreeing: float, explained: float) -> float:
+    rise = min(_HIGHEST, _RISE * floor)
+    value: float = floor ** (1 - rise) * max(floor, min(ceiling, disagreeing)) ** rise
+    rule = float(np.clip((explained - _PLAUSIBLE) / (_RULE - _PLAUSIBLE), 0, 1))
+    return value + rule * max(0.0, ceiling - value)
 
 
 def _among_the_surest(evidence: Evidence, leader: Array, p: Array, differ: Array) -> float:

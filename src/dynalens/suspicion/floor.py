@@ -1,0 +1,135 @@
+"""How often labels are given that the network rules out: hard samples do not explain it, wrong labels do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynalens.dynamics import Array
+
+_BINS = 200  # of equally many candidates; what tells is in the least probable ones
+_RATES = np.append(0.0, np.geomspace(0.0015, 0.62, 60))
+_HALF = 0.5  # of those above, wrong labels are missing
+_FLATTEST = 0.5  # slope; a calibrated network has 1, and without any slope a floor could not be told from the rest
+_ROUNDS = 40  # of the fit
+_RIDGE = 0.01  # on the fit, so that perfectly separated bins have one
+_UNLIKELY = 2.0  # log likelihood below the best one: a 95 % interval of one parameter is 1.92
+_REFUTED = 16.0  # most that one epoch may say against a rate: where all labels are repeated, it refutes any
+_FORGETTING = 0.75  # power of the epoch by which later ones count less: labels that were repeated are memorised
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Classes that a network was asked about in one epoch, in B bins, from the most to the least probable.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        against: Shape ``(B,)``, mean log odds against the class.
+        count: Shape ``(B,)``, candidates: for each presentation its label and one class that is not its label.
+        given: Shape ``(B,)``, how many of them are labels.
+        classes: Number K of classes.
+        of: The class asked about; -1 for any.
+    """
+
+    epoch: int
+    against: Array
+    count: Array
+    given: Array
+    classes: int
+    of: int = -1
+
+
+def candidates(epoch: int, label: Array, p_label: Array, p_other: Array, classes: int) -> list[Candidates]:
+    """Return how often classes are the label, by how improbable the network takes them for.
+
+    Of two classes, each is asked about by itself: where flips go one way, only one of them is given without reason.
+
+    Args:
+        epoch: Number of the epoch.
+        label: Shape ``(M,)``, the label at each presentation.
+        p_label: Shape ``(M,)``, its probability.
+        p_other: Shape ``(M,)``, probability of a class drawn from the others.
+        classes: Number of classes.
+    """
+    asked = p_label <= _HALF, p_other <= _HALF
+    if classes > 2:
+        return [_binned(epoch, p_label[asked[0]], p_other[asked[1]], classes)]
+    each = [(p_label[asked[0] & (label == k)], p_other[asked[1] & (label != k)]) for k in range(2)]
+    return [_binned(epoch, *p, classes, k) for k, p in enumerate(each) if sum(map(len, p))]
+
+
+def _binned(epoch: int, p_label: Array, p_other: Array, classes: int, of: int = -1) -> Candidates:
+    p = np.clip(np.concatenate([p_label, p_other]).astype(np.float64), 1e-7, _HALF)
+    order = np.argsort(-p, kind="stable")
+    starts = np.unique(np.linspace(0, len(p), _BINS + 1).astype(np.int64)[:-1])
+    against = np.log((1 - p) / p)[order]
+    count = np.diff(np.append(starts, len(p)))
+    given = np.add.reduceat((order < len(p_label)).astype(np.float64), starts)
+    return Candidates(epoch, np.add.reduceat(against, starts) / count, count, given, classes, of)
+
+
+def floor(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
+    r"""Return low, best and high fraction of wrong labels among those that the network rules out.
+
+    A calibrated network gives a class of probability p as label to a fraction p of the samples; as p vanishes, so do
+    hard samples, but not labels that were drawn without a look at the sample. P(given | log odds u against the class)
+    = r + (1 - r) / (1 + exp(-a + b u)) with b >= 1/2 has the floor r; candidates with p > 1/2 are left out, where wrong
+    labels are missing. At the floor, a fraction e of wrong labels makes as many candidates and leaves 1 - e / (K - 1)
+    of the others, so that e = r / (1 - r (K - 2) / (K - 1)).
+
+    a and b are fitted for each epoch and r for all epochs together, by maximum likelihood; the ends are the first
+    rates, each a tenth above the one before, whose profile likelihood is 2 below the best. An epoch t counts
+    (t + 1)^-0.75, and all weights sum to 1, since the epochs see the same labels and later ones have memorised them.
+    For the same reason no epoch's log likelihood counts further down than 16.
+
+    Flips that follow the classes are learned as a rule, then they are not ruled out and not counted here; nor are
+    those of samples that look like another class, to this class.
+
+    Source: the mixture proportion of Blanchard, Lee, Scott, "Semi-supervised novelty detection", JMLR 2010; the fit is
+    the three-parameter logistic of item response theory with its guessing parameter, Birnbaum 1968.
+    """
+    groups = {each.of for each in epochs}
+    found = [_pooled([each for each in epochs if each.of == of]) for of in sorted(groups)] or [(0.0, 0.0, 1.0)]
+    low, best, high = np.mean(found, axis=0).tolist()
+    return low, best, high
+
+
+def _pooled(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
+    epochs = [each for each in epochs if len(each.count) > 2]
+    if not epochs:
+        return 0.0, 0.0, 1.0
+    weight = np.array([(each.epoch + 1.0) ** -_FORGETTING for each in epochs])
+    fits = [_profile(each) for each in epochs]
+    against = [np.maximum(likelihood - likelihood.max(), -_REFUTED) for likelihood in fits]
+    pooled = sum(w * each for w, each in zip(weight / weight.sum(), against, strict=True))
+    likely = np.flatnonzero(pooled > pooled.max() - _UNLIKELY)
+    low, high = max(int(likely[0]) - 1, 0), min(int(likely[-1]) + 1, len(_RATES) - 1)
+    r, others = _RATES[[low, int(pooled.argmax()), high]], epochs[0].classes - 1
+    ends = r / (1 - r * (others - 1) / others)
+    return float(ends[0]), float(ends[1]), float(ends[2])
+
+
+def _profile(bins: Candidates) -> Array:
+    """Return the log likelihood of each rate, a and b at their best; Fisher scoring for all rates at once."""
+    mean = np.average(bins.against, weights=bins.count)
+    scale = np.sqrt(np.average((bins.against - mean) ** 2, weights=bins.count)) + 1e-9
+    u, rate = (bins.against - mean) / scale, _RATES[:, None]
+    overall = np.clip(bins.given.sum() / bins.count.sum(), 1e-3, 0.99)
+    a, b = np.full(rate.shape, np.log(overall / (1 - overall))), np.ones(rate.shape)
+    for _ in range(_ROUNDS):
+        rest = 1 / (1 + np.exp(-np.clip(a - b * u, -30, 30)))
+        p = np.clip(rate + (1 - rate) * rest, 1e-9, 1 - 1e-9)
+        change = (1 - rate) * rest * (1 - rest)
+        pull = (bins.given - bins.count * p) * change / (p * (1 - p))
+        weight = bins.count * change**2 / (p * (1 - p))
+        g_a, g_b = pull.sum(1, keepdims=True), -(pull * u).sum(1, keepdims=True) - _RIDGE * b
+        aa, bb = weight.sum(1, keepdims=True) + _RIDGE, (weight * u * u).sum(1, keepdims=True) + _RIDGE
+        ab = -(weight * u).sum(1, keepdims=True)
+        determinant = np.maximum(aa * bb - ab * ab, 1e-12)
+        steeper = b + np.clip((aa * g_b - ab * g_a) / determinant, -1, 1)
+        flat = steeper < _FLATTEST * scale
+        a = a + np.clip(np.where(flat, g_a / aa, (bb * g_a - ab * g_b) / determinant), -1, 1)
+        b = np.where(flat, _FLATTEST * scale, steeper)
+    p = np.clip(rate + (1 - rate) / (1 + np.exp(-np.clip(a - b * u, -30, 30))), 1e-9, 1 - 1e-9)
+    likelihood: Array = (bins.given * np.log(p) + (bins.count - bins.given) * np.log(1 - p)).sum(1)
+    return likelihood
