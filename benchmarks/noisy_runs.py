@@ -97,8 +97,8 @@ def grid(seeds: int, split: str | None = None) -> list[Run]:
     return [run for run in runs if split in (None, run.split)]
 
 
-def load(folder: Path, data: str, seed: int) -> tuple[Tensor, Array]:
-    """Return images (N, C, H, W), standardised, and true labels (N,).
+def load(folder: Path, data: str, seed: int, *, whole: bool = False) -> tuple[Tensor, Array]:
+    """Return images (N, C, H, W), standardised, and true labels (N,); with ``whole``, all and not only 5,000 of them.
 
     ``blend`` mixes each digit with a weaker one of another class, so that the network errs on clean labels, ``murky``
     more so, ``turned`` turns each as well, so that it is not half learned in 12 epochs;
@@ -125,8 +125,9 @@ def load(folder: Path, data: str, seed: int) -> tuple[Tensor, Array]:
     elif data == "tail":
         kept = np.concatenate([np.flatnonzero(labels == k)[: round(900 * 20 ** (-k / 9))] for k in range(10)])
         images, labels = images[kept], labels[kept]
-    count = 1000 if data.endswith("1000") else 3000 if data in ("blend", "murky") else 5000
-    images, labels = images[:count], labels[:count]
+    if not whole:
+        count = 1000 if data.endswith("1000") else 3000 if data in ("blend", "murky") else 5000
+        images, labels = images[:count], labels[:count]
     x = torch.from_numpy(np.ascontiguousarray(images))
     x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
     return (x - x.mean()) / x.std(), labels
@@ -198,8 +199,13 @@ def augment(images: Tensor, mirrored: bool, generator: torch.Generator) -> Tenso
     return padded[torch.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def train(images: Tensor, given: Array, run: Run, classes: int) -> tuple[Array, nn.Sequential]:
-    """Return the logits (N, E, K), float16, of the training steps, and the network."""
+def train(
+    images: Tensor, given: Array, run: Run, classes: int, weights: Array | None = None
+) -> tuple[Array, nn.Sequential]:
+    """Return the logits (N, E, K), float16, of the training steps, and the network.
+
+    With ``weights`` (N,), a step's loss is the weighted mean.
+    """
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     model = network(images.shape[1], classes)
@@ -214,12 +220,26 @@ def train(images: Tensor, given: Array, run: Run, classes: int) -> tuple[Array, 
             x = augment(x, run.data.startswith("cifar"), generator) if run.augmented else x
             logits = model(x.contiguous(memory_format=torch.channels_last))
             optimizer.zero_grad()
-            F.cross_entropy(logits, labels[index]).backward()  # type: ignore[no-untyped-call]  # torch has no type here
+            loss = _loss(logits, labels[index], None if weights is None else torch.from_numpy(weights)[index])
+            loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
             optimizer.step()
             kept[index.numpy(), epoch] = logits.detach().numpy()
         if decay:
             decay.step()
     return kept, model
+
+
+def _loss(logits: Tensor, labels: Tensor, weights: Tensor | None) -> Tensor:
+    if weights is None:
+        return F.cross_entropy(logits, labels)
+    return (F.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
+
+
+def save(path: Path, **arrays: Any) -> None:
+    """Write the file whole or not at all."""
+    temporary = path.with_suffix(".part.npz")
+    np.savez(temporary, **arrays)
+    temporary.rename(path)
 
 
 def out_of_fold(images: Tensor, given: Array, run: Run, classes: int, folds: int) -> Array:
@@ -253,9 +273,7 @@ def make(run: Run, data: Path, out: Path) -> None:
         doubt = np.load(stored)
     given = flipped(true, run.flips, run.percent / 100, np.random.default_rng(run.seed), doubt)
     logits, _ = train(images, given, run, classes)
-    temporary = path.with_suffix(".part.npz")
-    np.savez(temporary, given=given, true=true, logits=logits)
-    temporary.rename(path)
+    save(path, given=given, true=true, logits=logits)
     final = (logits[:, -1].argmax(1) == given).mean()
     seconds = time.process_time() - began
     print(f"{run.name}: train accuracy {final:.3f}, on true labels "
