@@ -22,7 +22,7 @@ Fit = Callable[[Array, Array, int], Iterator[Scorer]]
 
 PERIODS = 12
 LENGTHS = (3, 5, PERIODS)
-PASSES = 6  # at most; which is the best shows on data left out
+PASSES = 4  # at most; which is the best shows on data left out
 
 
 class Lstm(nn.Module):

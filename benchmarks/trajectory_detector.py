@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", required=True, type=Path, help="folder of the trajectories")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the runs (%(default)s)")
     parser.add_argument("--detectors", type=int, default=3, help="seeds of the detectors (%(default)s)")
-    parser.add_argument("--most", type=int, default=500, help="samples of each tuned run (%(default)s)")
+    parser.add_argument("--most", type=int, default=300, help="samples of each tuned run (%(default)s)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     tuned = list(readings(args.runs, TUNED, args.seeds, args.most))
