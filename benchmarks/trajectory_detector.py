@@ -175,16 +175,16 @@ def judged(folder: Path, seeds: int, tuned: Sequence[Reading], passes: dict[str,
 
 
 def table(found: Sequence[Record]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a line for each score, and the means over seeds of each row of runs."""
+    """Return a line for each score, ``sd`` over the detector's seeds, and the means over seeds of each row of runs."""
     frame = pd.DataFrame(found)
     rows = frame.groupby(["group", "row", "name"])["ap"].mean().unstack("name")
     lines = pd.DataFrame({"mean": rows.mean(), **{str(name): part.mean() for name, part in rows.groupby("group")}})
     by_seed = frame.groupby(["name", "seed", "row"])["ap"].mean().groupby(["name", "seed"]).mean()
-    lines["sd of detectors"] = by_seed.groupby("name").std(ddof=0)
+    lines["sd"] = by_seed.groupby("name").std()
     for other in ("default", "AUM"):
         lines[f"rows above {other}"] = rows.gt(rows[other], axis=0).sum()
     lines["rows 1 under AUM"] = rows.lt(rows["AUM"] - 1, axis=0).sum()
-    return lines.loc[frame["name"].unique()], rows.droplevel("group")
+    return lines.loc[frame["name"].unique()].dropna(axis=1, how="all"), rows.droplevel("group")
 
 
 def show(title: str, values: pd.DataFrame) -> None:
@@ -192,7 +192,7 @@ def show(title: str, values: pd.DataFrame) -> None:
     print(f"\n## {title}\n\n| | " + " | ".join(str(name) for name in values) + " |")
     print("|---" * (values.shape[1] + 1) + "|")
     for name, line in zip(values.index, values.itertuples(index=False), strict=True):
-        cells = [str(value) if isinstance(value, int) else f"{value:.1f}" for value in line]
+        cells = [str(value) if isinstance(value, int) else "" if value != value else f"{value:.1f}" for value in line]
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 

@@ -71,7 +71,8 @@ def test_table_by_hand() -> None:
     assert lines.index.tolist() == ["default", "AUM", "learned"]
     assert lines["mean"].tolist() == [70, 65.75, 76]
     assert lines["a"].tolist() == [60, 50, 71]
-    assert lines["sd of detectors"].tolist() == [0, 0, 1]
+    assert lines["sd"].isna().tolist() == [True, True, False]
+    assert lines.loc["learned", "sd"] == pytest.approx(2**0.5)
     assert lines["rows above default"].tolist() == [0, 1, 2]
     assert lines["rows above AUM"].tolist() == [1, 0, 1]
     assert lines["rows 1 under AUM"].tolist() == [1, 0, 0]
