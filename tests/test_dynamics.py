@@ -178,7 +178,8 @@ def test_rows_equal_their_definitions(classes: int, dtype: torch.dtype) -> None:
     z_label = z.gather(1, targets[:, None])
     others = z.masked_fill(F.one_hot(targets, classes).bool(), -torch.inf).amax(1)
     wrongness = (z.softmax(1) - F.one_hot(targets, classes)).norm(dim=1)
-    margin, log_p, el2n, predicted, target, log_other = presentation_rows(logits, targets, 7)
+    places = (torch.arange(300) + 7) % (classes - 1) + 1
+    margin, log_p, el2n, predicted, target, log_other = presentation_rows(logits, targets, places)
     assert torch.equal(margin.double(), z_label[:, 0] - others)
     expected_log_p = z.log_softmax(1).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(log_p.double(), expected_log_p, rtol=1e-5, atol=1e-15)
@@ -197,8 +198,8 @@ def test_rows_equal_their_definitions(classes: int, dtype: torch.dtype) -> None:
 def test_a_row_does_not_depend_on_the_rows_computed_with_it(sizes: list[int], classes: int) -> None:
     logits = torch.randn(sum(sizes), classes, generator=torch.Generator().manual_seed(len(sizes)))
     targets = torch.arange(sum(sizes)) % classes
-    firsts = [sum(sizes[:i]) for i in range(len(sizes))]
-    parts = zip(torch.split(logits, sizes), torch.split(targets, sizes), firsts, strict=True)
+    places = torch.arange(sum(sizes)) % (classes - 1) + 1
+    parts = zip(*(torch.split(each, sizes) for each in (logits, targets, places)), strict=True)
     together = presentation_rows(logits, targets)
     assert torch.equal(together, torch.cat([presentation_rows(*part) for part in parts], dim=1))
 
@@ -417,7 +418,8 @@ def test_small_batches_are_computed_together_in_their_order() -> None:
         targets = torch.arange(size) % classes
         index = torch.arange(size) + 10 * number
         pending.add(index.tolist() if number % 2 else index, logits, targets)
-        expected.append(presentation_rows(logits, targets, sum(size for size, *_ in batches[:number])))
+        before = sum(size for size, *_ in batches[:number])
+        expected.append(presentation_rows(logits, targets, (torch.arange(size) + before) % (classes - 1) + 1))
     indices, rows, step = pending.on_host()
     np.testing.assert_array_equal(rows, torch.cat(expected, dim=1).numpy())
     assert indices.tolist() == [i + 10 * number for number, (size, *_) in enumerate(batches) for i in range(size)]

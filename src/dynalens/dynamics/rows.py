@@ -24,20 +24,20 @@ _MANY = 64  # classes from which on numpy finds the largest one faster
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
 
-def presentation_rows(logits: Tensor, targets: Tensor, first: int = 0) -> Tensor:
+def presentation_rows(logits: Tensor, targets: Tensor, places: Tensor | None = None) -> Tensor:
     r"""Return margin, log-probability of the label, EL2N, prediction, target and log-probability of another class.
 
     With logits :math:`z`, label :math:`y` and :math:`p = \mathrm{softmax}(z)`:
     :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
     :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`, and
-    :math:`\log p_k` of a class :math:`k \ne y` that was not given: presentation number i has the one i mod (K - 1) + 1
-    places after its label, so that all come in turn. No operation waits for the device, and a row does not depend on
-    the others.
+    :math:`\log p_k` of one class :math:`k \ne y`. No operation waits for the device, and a row does not depend on the
+    others.
 
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.
         targets: Shape ``(N,)``, integers in [0, K). A negative value marks a presentation that is not counted.
-        first: Number of the first presentation.
+        places: Shape ``(N,)``, integers in [1, K): how many classes after the label the other class comes, round and
+            round; by default all in turn.
 
     Returns:
         Shape ``(6, N)``, float32, on the device of ``logits``.
@@ -49,15 +49,17 @@ def presentation_rows(logits: Tensor, targets: Tensor, first: int = 0) -> Tensor
     """
     logits, targets = logits.detach().float(), targets.detach()
     label = targets.clamp(min=0).unsqueeze(1)
-    both = torch.cat([label, _other(label, logits.shape[1], first)], dim=1)
+    classes = logits.shape[1]
+    places = in_turn(len(label), classes, label.device).narrow(0, 0, len(label)) if places is None else places
+    other = label + places.unsqueeze(1)
+    other = torch.where(other < classes, other, other - classes)  # an integer's remainder takes five times as long
     if logits.device.type == "cpu" and logits.numel() > _BLOCK:
-        size = max(_BLOCK // logits.shape[1], 1)
-        blocks = map(_over_classes, torch.split(logits, size), torch.split(both, size))
+        size = max(_BLOCK // classes, 1)
+        blocks = map(_over_classes, *(torch.split(each, size) for each in (logits, label, other)))
         parts = tuple(torch.cat(part) for part in zip(*blocks, strict=True))
     else:
-        parts = _over_classes(logits, both)
-    below, rival_below, e_others, norm, predicted = parts
-    label_below, other_below = below.unbind(1)
+        parts = _over_classes(logits, label, other)
+    label_below, other_below, rival_below, e_others, norm, predicted = parts
     # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
     rest = e_others + label_below.expm1()
     log_sum = rest.log1p()
@@ -66,24 +68,28 @@ def presentation_rows(logits: Tensor, targets: Tensor, first: int = 0) -> Tensor
     return torch.stack([*rows, other_below - log_sum])
 
 
-def _other(label: Tensor, classes: int, first: int) -> Tensor:
-    """Return a class that is not the label, (N, 1)."""
-    number = torch.arange(first, first + len(label), device=label.device).unsqueeze(1)
-    return (label + 1 + number.remainder_(classes - 1)).remainder_(classes)
+def in_turn(least: int, classes: int, device: torch.device) -> Tensor:
+    """Return 1, 2, ..., K - 1, again and again, at least so many.
+
+    Example:
+        >>> in_turn(4, 4, torch.device("cpu"))
+        tensor([1, 2, 3, 1, 2, 3])
+    """
+    return torch.arange(1, classes, device=device).repeat(-(-least // (classes - 1)))
 
 
-def _over_classes(z: Tensor, both: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return all that needs a pass over the classes, (N, 2) and four times (N,).
+def _over_classes(z: Tensor, label: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return all that needs a pass over the classes, (N,) each.
 
-    With e_k = exp(z_k - max(z)): the logits of the label and of the other class in ``both``, and the largest one beside
-    the label's, all below the largest of all, the sum of e over all classes but the label, its 2-norm, and the
-    predicted class.
+    With e_k = exp(z_k - max(z)): the logits of the label and of the other class, and the largest one beside the
+    label's, all below the largest of all, the sum of e over all classes but the label, its 2-norm, and the predicted
+    class.
     """
     below, predicted = below_largest(z)
-    both_below, label = below.gather(1, both), both.narrow(1, 0, 1)
+    label_below, other_below = below.gather(1, label).squeeze(1), below.gather(1, other).squeeze(1)
     rival_below = below.scatter_(1, label, -torch.inf).amax(dim=1)
     e = below.scatter_(1, label, 0.0).exp_().scatter_(1, label, 0.0)  # of -inf, a CPU's exp is ten times slower
-    return both_below, rival_below, e.sum(dim=1), torch.linalg.vector_norm(e, dim=1), predicted
+    return label_below, other_below, rival_below, e.sum(dim=1), torch.linalg.vector_norm(e, dim=1), predicted
 
 
 def below_largest(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,6 +137,7 @@ class PendingRows:
         self._kind: tuple[int, torch.dtype, torch.dtype, torch.device] | None = None
         self._continued: tuple[Array, Array, Array] | None = None
         self._computed = 0  # presentations whose rows are made
+        self._turns = 0, torch.empty(0, dtype=torch.int64)  # of how many classes, and these in turn
 
     def __len__(self) -> int:
         continued = len(self._continued[0]) if self._continued else 0
@@ -191,10 +198,18 @@ class PendingRows:
             self._waiting, self._waiting_numbers = [], 0
 
     def _keep(self, logits: Tensor, targets: Tensor) -> None:
-        self._rows.append(presentation_rows(logits, targets, self._computed))
+        self._rows.append(presentation_rows(logits, targets, self._places(len(logits), logits.shape[1], logits.device)))
         self._computed += len(targets)
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
+
+    def _places(self, n: int, classes: int, device: torch.device) -> Tensor:
+        """Return which other classes come next: all in turn, however the presentations are computed together."""
+        begin, (of, turns) = self._computed % (classes - 1), self._turns
+        if of != classes or turns.device != device or len(turns) < begin + n:
+            turns = in_turn(begin + n, classes, device)
+            self._turns = classes, turns
+        return turns.narrow(0, begin, n)
 
 
 def _indices_on_host(index: Sequence["array[int] | Tensor"]) -> Array:
