@@ -164,6 +164,7 @@ class AttributionMonitor(SuspectContrasts, CallbackBase):
         self.samples, self.target_layer, self.every_n_epochs = samples, target_layer, every_n_epochs
         self.max_overhead, self.x_axis = max_overhead, check_x_axis(x_axis)
         self.name, self.on_error = name, on_error
+        self._state_key = self._generate_state_key(name=name)  # once: Lightning asks for it at every hook
         self._explainer = Explainer(self.methods, self.metrics, settings, method_args)
         self._budget = Budget(every_n_epochs, max_overhead)
         check = functools.partial(check_inputs, methods=self.methods, metrics=self.metrics, baseline=baseline)
@@ -180,7 +181,7 @@ class AttributionMonitor(SuspectContrasts, CallbackBase):
     @property
     def state_key(self) -> str:
         """Key of the state in a checkpoint."""
-        return self._generate_state_key(name=self.name)
+        return self._state_key
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layer's name and find out where pictures go."""

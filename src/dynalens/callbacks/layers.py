@@ -119,6 +119,7 @@ class LayerMonitor(GuardedPictures, CallbackBase):
         self.maximise, self.classes, self.maximise_steps = maximise, _units("classes", classes), maximise_steps
         self.inputs, self.forward, self.every_n_epochs = inputs, forward, every_n_epochs
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
+        self._state_key = self._generate_state_key(name=name)  # once: Lightning asks for it at every hook
         self._kept: Tensor | None = None
         self._processes: Processes | None = None
         self._pictures: LayerPictures | None = None
@@ -129,7 +130,7 @@ class LayerMonitor(GuardedPictures, CallbackBase):
     @property
     def state_key(self) -> str:
         """Key of the state in a checkpoint."""
-        return self._generate_state_key(name=self.name)
+        return self._state_key
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layers' names and find out where pictures go."""
