@@ -200,18 +200,20 @@ def augment(images: Tensor, mirrored: bool, generator: torch.Generator) -> Tenso
 
 
 def train(
-    images: Tensor, given: Array, run: Run, classes: int, weights: Array | None = None
+    images: Tensor, given: Array, run: Run, classes: int, weights: Array | None = None, *, decayed: bool = False
 ) -> tuple[Array, nn.Sequential]:
     """Return the logits (N, E, K), float16, of the training steps, and the network.
 
-    With ``weights`` (N,), a step's loss is the weighted mean.
+    With ``weights`` (N,), a step's loss is the weighted mean. The learning rate follows a cosine where ``decayed`` and
+    in runs of 40 epochs.
     """
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     model = network(images.shape[1], classes)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]  # in some torch releases
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs) if run.epochs == 40 else None
+    decayed = decayed or run.epochs == 40
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs) if decayed else None
     labels = torch.from_numpy(given)
     kept = np.empty((len(given), run.epochs, classes), np.float16)
     for epoch in range(run.epochs):

@@ -3,7 +3,8 @@
 Ways to act: leave the flagged samples out, weigh each sample by the probability that its label is right, give the
 flagged ones their suggested labels. For comparison: leave as many out at random, leave out exactly the wrong ones, and
 the true labels. All trainings of one seed begin with the same weights, which are not those of the training that found
-the wrong labels. What was trained is kept and not trained again, so that a change of the ranking costs little.
+the wrong labels; their learning rate follows a cosine, since with a constant one the last epoch is a matter of luck.
+What was trained is kept and not trained again, so that a change of the ranking costs little.
 """
 
 import argparse
@@ -117,7 +118,7 @@ class Bench:
         run = dataclasses.replace(self.run, seed=1_000 + self.run.seed)
         path = self.out / f"retrained_{run.data}_e{run.epochs}_s{run.seed}_{part.key}.npz"
         if not path.exists():
-            _, model = train(self.images[part.rows], part.labels, run, self.classes, part.weights)
+            _, model = train(self.images[part.rows], part.labels, run, self.classes, part.weights, decayed=True)
             save(path, accuracy=np.array(accuracy(model, *self.test)))
         with np.load(path) as arrays:
             return float(arrays["accuracy"])

@@ -123,7 +123,7 @@ def test_nothing_is_trained_twice(
     for row in ("mnist, uniform 20 %", "mnist, uniform 0 %", "cifar, class 20 %", "cifar, mean of 20 %"):
         assert f"| {row} | 2 | " in first
 
-    def refuse(*args: Any) -> None:
+    def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("trained again")
 
     monkeypatch.setattr(retraining, "train", refuse)
