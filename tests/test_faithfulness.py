@@ -335,6 +335,24 @@ def test_a_model_that_cannot_read_channels_last_gets_what_it_can() -> None:
     torch.testing.assert_close(low["deletion"].values, exact["deletion"].values, atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_are_offered_with_strides_of_channels_last(channels: int) -> None:
+    seen, side = [], 128
+
+    class Strides(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.stride())
+            return SumOfPixels().forward(x)
+
+    x = torch.zeros(1, channels, side, side)
+    x[0, :, 0, 0] = 3 / channels  # deleted with the first half, inserted with it
+    maps = torch.arange(0, -(side**2), -1.0).view(1, side, side)
+    found = faithfulness_curves(Strides(), x, torch.tensor([0]), maps, CurveSettings("zero", 2))
+    assert set(seen) == {(channels * side * side, 1, side * channels, channels)}
+    torch.testing.assert_close(found["deletion"].values, torch.tensor([[sigmoid(3), 0.5, 0.5]]))
+    torch.testing.assert_close(found["insertion"].values, torch.tensor([[0.5, sigmoid(3), sigmoid(3)]]))
+
+
 def test_low_precision_scores_nearly_the_same_and_leaves_no_copies_of_the_weights() -> None:
     torch.manual_seed(0)
     model, x, y, maps = SmallCNN(3), torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), torch.rand(4, 8, 8)

@@ -33,6 +33,16 @@ def chunk_size_for(images: Tensor) -> int:
     return max(32, min(1024, 2**24 // max(1, elements)))
 
 
+def in_channels_last(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) in that memory format; their strides say so for a single channel too.
+
+    There both formats are the same bytes, and `contiguous` leaves strides that convolutions take for the other one.
+    """
+    n, channels, height, width = images.shape
+    images = images.contiguous(memory_format=torch.channels_last)
+    return images.as_strided((n, channels, height, width), (channels * height * width, 1, width * channels, channels))
+
+
 class Scorer:
     """Runs the model on images in chunks and gives probabilities in float32.
 
@@ -71,7 +81,7 @@ class Scorer:
         if not self._channels_last:
             return self._run(images)
         try:
-            return self._run(images.contiguous(memory_format=torch.channels_last))
+            return self._run(in_channels_last(images))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # a `view` that needs another layout, say; a real fault is raised again below
