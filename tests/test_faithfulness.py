@@ -335,6 +335,22 @@ def test_a_model_that_cannot_read_channels_last_gets_what_it_can() -> None:
     torch.testing.assert_close(low["deletion"].values, exact["deletion"].values, atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_perturbed_images_have_exactly_the_values_of_image_and_baseline(dtype: torch.dtype) -> None:
+    seen = []
+
+    def forward(x: Tensor) -> Tensor:
+        seen.append(x.clone())
+        return x.flatten(1).float()
+
+    x, baseline = torch.randn(2, 1, 3, 5, 5, dtype=dtype).mul(1e4)  # one image and its baseline, far apart
+    faithfulness_curves(forward, x, FIRST, torch.arange(25.0).view(1, 5, 5), CurveSettings(baseline, 25))
+    perturbed = torch.cat(seen)
+    assert len(perturbed) == 50  # the two ends, and 24 for each curve
+    assert ((perturbed == x) | (perturbed == baseline)).all()
+    assert (perturbed == x).all(dim=1).sum(dim=(1, 2)).sort().values.tolist() == [0, *sorted([*range(1, 25)] * 2), 25]
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_large_images_are_offered_with_strides_of_channels_last(channels: int) -> None:
     seen, side = [], 128

@@ -151,7 +151,7 @@ def faithfulness_curves(
     with guard as (scorer, x):
         views = Perturbed(
             x,
-            replacement(x, settings.baseline).contiguous(),
+            replacement(x, settings.baseline).to(x).contiguous(),  # autocast gives blurred ones its own dtype
             replacement_ranks(maps, patch_size=settings.patch_size, seed=settings.seed),
         )
         units = maps[:1].numel() // settings.patch_size ** (maps.ndim - 1)
