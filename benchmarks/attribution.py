@@ -11,7 +11,6 @@ Processors without bfloat16 instructions are slower in bfloat16 than in float32:
 
 import argparse
 import multiprocessing
-import resource
 import statistics
 import time
 import warnings
@@ -20,6 +19,7 @@ from typing import Any
 
 import torch
 from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from faithfulness import peak_mib
 from networks import ResNet18, accuracy, images_of, random_images, resnet18, trained_resnet18
 from torch import Tensor
 
@@ -134,15 +134,13 @@ def peak(name: str, size: int, number: int) -> float:
     """Return by how many MiB this map raises the memory peak of a fresh process."""
     torch.set_num_threads(1)
     network, (x, y) = resnet18(size), random_images(SETTINGS[size][0], size)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run: dict[str, Candidate] = {
         "saliency of one image": lambda: saliency(network, x[:1], y[:1]),
         "smooth_grad": lambda: smooth_grad(network, x, y, samples=number),
         "integrated_gradients": lambda: integrated_gradients(network, x, y, steps=number),
         "Captum, integrated gradients": lambda: IntegratedGradients(network).attribute(x, target=y, n_steps=number),
     }
-    run[name]()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_mib(run[name])
 
 
 def report_memory(size: int, numbers: list[int]) -> None:
