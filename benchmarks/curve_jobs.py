@@ -37,8 +37,11 @@ class Job:
     def bound(self, batch: int, *, low: bool, last: bool, scored: int | None = None) -> None:
         """Score that many images and do nothing else."""
         scored = self.scored if scored is None else scored
-        layout = torch.channels_last if last else torch.contiguous_format
-        images = self.images.repeat(-(-batch // len(self.images)), 1, 1, 1)[:batch].contiguous(memory_format=layout)
+        images = self.images.repeat(-(-batch // len(self.images)), 1, 1, 1)[:batch].contiguous()
+        if last:
+            # Strides of a single channel have to be written out: `contiguous` takes both formats for the same there.
+            _, c, h, w = images.shape
+            images = torch.empty_strided(images.shape, (c * h * w, 1, w * c, c)).copy_(images)
         with torch.no_grad(), autocast(low):
             for start in range(0, scored, batch):
                 self.model(images[: min(batch, scored - start)])

@@ -7,6 +7,7 @@ bfloat16 gains only on a processor with instructions for it.
 """
 
 import argparse
+import ctypes
 import functools
 import importlib.util
 import statistics
@@ -20,12 +21,16 @@ from typing import Any
 import torch
 from curve_jobs import Job
 from networks import accuracy, images_of, random_images, resnet18, trained_resnet18
+from noisy_runs import Run
+from noisy_runs import train as cnn
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynalens.attribution import explain, pixel_relevance
 from dynalens.faithfulness import CurveSettings, random_ranking
+
+TOLERANCES = (0.003, CurveSettings().tolerance, 0.012)
 
 
 class Launches(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -66,6 +71,8 @@ def peak_mib(function: Callable[[], object]) -> float:
         return int(line.split()[1]) / 1024
 
     try:
+        if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+            libc.malloc_trim(0)  # what was freed earlier would hide what is taken now
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
         function()
@@ -165,27 +172,24 @@ def report_agreement(job: Job) -> None:
 
 
 def report_adaptive(job: Job, reference: int) -> None:
-    """Print evaluations, error and coverage of the adaptive curves against many even steps, for three maps."""
-    maps = {"the map": job.maps, "random": random_ranking(job.images)}
-    if hasattr(job.model, "layer3"):
-        cam = explain(job.model, job.images, job.targets, methods=["grad_cam"], target_layer="layer3").maps["grad_cam"]
-        maps["Grad-CAM"] = pixel_relevance("grad_cam", cam, job.images.shape[2:])
-    rows: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {}
-    for of in maps.values():
-        one = replace(job, maps=of)
+    """Print evaluations, error and coverage of adaptive and even curves against many even steps, for three maps."""
+    layer = "layer3" if hasattr(job.model, "layer3") else None
+    cam = explain(job.model, job.images, job.targets, methods=["grad_cam"], target_layer=layer).maps["grad_cam"]
+    maps = [job.maps, random_ranking(job.images), pixel_relevance("grad_cam", cam, job.images.shape[2:])]
+    chosen = {f"adaptive, tolerance {t}": CurveSettings("zero", "auto", tolerance=t) for t in TOLERANCES}
+    chosen |= {f"{steps} even steps": CurveSettings("zero", steps) for steps in (job.steps // 2, job.steps)}
+    rows: dict[str, list[Tensor]] = {label: [] for label in chosen}
+    for one in (replace(job, maps=of) for of in maps):
         fine = one.own(CurveSettings("zero", reference))
-        for label, settings in (
-            ("adaptive", CurveSettings("zero", "auto")),
-            (f"{job.steps} even steps", CurveSettings("zero", job.steps)),
-        ):
+        for label, settings in chosen.items():
             for name, curve in one.own(settings).items():
                 error = (curve.areas - fine[name].areas).abs()
-                rows.setdefault(label, []).append((curve.evaluations.float(), error, curve.errors))
+                rows[label].append(torch.stack([curve.evaluations.float(), error, curve.errors]))
     for label, parts in rows.items():
-        evaluations, error, estimate = (torch.cat([part[i] for part in parts]) for i in range(3))
+        evaluations, error, estimate = torch.cat(parts, dim=1)
         covered = float((estimate >= error).float().mean())
         print(
-            f"  {label:14s} {float(evaluations.mean()):5.1f} evaluations a curve (at most {int(evaluations.max())}), "
+            f"  {label:25s} {float(evaluations.mean()):5.1f} evaluations a curve (at most {int(evaluations.max())}), "
             f"error mean {float(error.mean()):.4f}, largest {float(error.max()):.4f}; estimate covers "
             f"{100 * covered:.1f} % of {len(error)} curves"
         )
@@ -248,14 +252,21 @@ def saliency(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return pixel_relevance("saliency", maps, images.shape[2:])
 
 
-def trained(data: Path, size: int, number: int, train: int, epochs: int) -> tuple[nn.Module, Tensor, Tensor]:
+def trained(options: argparse.Namespace, size: int, number: int, train: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a briefly trained network and images that it has not seen."""
-    images, labels = (part[: number + train] for part in images_of(data))
+    images, labels = images_of(options.data)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(options.seed))[: number + train]
+    images, labels = images[chosen], labels[chosen]
     if size != images.shape[-1]:
         images = F.interpolate(images, size=(size, size), mode="bilinear")
-    model = trained_resnet18(images[number:], labels[number:], epochs=epochs)
+    model: nn.Module
+    if options.network == "cnn":
+        run = Run("judged", options.data.stem, "uniform", 0, False, options.epochs, options.seed)
+        model = cnn(images[number:], labels[number:].numpy(), run, classes=10)[1].eval()
+    else:
+        model = trained_resnet18(images[number:], labels[number:], epochs=options.epochs)
     right = accuracy(model, images[:number], labels[:number])
-    print(f"  trained on {train} images; {right:.0%} of the {number} others are right")
+    print(f"  trained on {train} images, {options.epochs} epochs; {right:.0%} of the {number} others are right")
     return model, images[:number].contiguous(), labels[:number]
 
 
@@ -265,13 +276,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, help="folder or file with images and labels to train on briefly")
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 224])
     parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="of timing; 0: only adaptive curves")
     parser.add_argument("--images", type=int, help="how many are explained; default: 16 small or 8 large ones")
     parser.add_argument(
         "--train", type=int, help="how many a network is trained on; default: 1500 small or 320 large ones"
     )
     parser.add_argument("--reference", type=int, default=256, help="even steps that adaptive curves are compared with")
     parser.add_argument("--compared", type=int, default=8, help="images whose adaptive curves are compared")
+    parser.add_argument("--network", choices=("resnet18", "cnn"), default="resnet18", help="cnn: that of noisy_runs.py")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0, help="which images a network is trained on and explained for")
     parser.add_argument("--quick", action="store_true", help="noise, few images and steps: only whether it runs")
     options = parser.parse_args(arguments)
     if options.data is None and not options.quick:
@@ -279,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     for size in [16] if options.quick else options.sizes:
-        print(f"ResNet-18 at {size} x {size}")
+        print(f"{options.network} at {size} x {size}")
         small = size <= 64
         if options.quick:
             number, steps = 2, 4
@@ -288,11 +302,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         else:
             number, steps = options.images or (16 if small else 8), options.steps
             train = options.train or (1500 if small else 320)
-            model, images, labels = trained(options.data, size, number, train, epochs=2)
+            model, images, labels = trained(options, size, number, train)
         job = Job(model, images, labels, saliency(model, images, labels), steps)
-        report_time(job, 1 if options.quick else options.rounds)
-        report_agreement(job.first(options.compared))
-        report_launches(job)
+        if options.rounds:
+            report_time(job, 1 if options.quick else options.rounds)
+            report_agreement(job.first(options.compared))
+            report_launches(job)
         if small:
             report_adaptive(job.first(options.compared), 8 if options.quick else options.reference)
 

@@ -335,6 +335,40 @@ def test_a_model_that_cannot_read_channels_last_gets_what_it_can() -> None:
     torch.testing.assert_close(low["deletion"].values, exact["deletion"].values, atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_perturbed_images_have_exactly_the_values_of_image_and_baseline(dtype: torch.dtype) -> None:
+    seen = []
+
+    def forward(x: Tensor) -> Tensor:
+        seen.append(x.clone())
+        return x.flatten(1).float()
+
+    x, baseline = torch.randn(2, 1, 3, 5, 5, dtype=dtype).mul(1e4)  # one image and its baseline, far apart
+    faithfulness_curves(forward, x, FIRST, torch.arange(25.0).view(1, 5, 5), CurveSettings(baseline, 25))
+    perturbed = torch.cat(seen)
+    assert len(perturbed) == 50  # the two ends, and 24 for each curve
+    assert ((perturbed == x) | (perturbed == baseline)).all()
+    assert (perturbed == x).all(dim=1).sum(dim=(1, 2)).sort().values.tolist() == [0, *sorted([*range(1, 25)] * 2), 25]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_are_offered_with_strides_of_channels_last(channels: int) -> None:
+    seen, side = [], 128
+
+    class Strides(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.stride())
+            return SumOfPixels().forward(x)
+
+    x = torch.zeros(1, channels, side, side)
+    x[0, :, 0, 0] = 3 / channels  # deleted with the first half, inserted with it
+    maps = torch.arange(0, -(side**2), -1.0).view(1, side, side)
+    found = faithfulness_curves(Strides(), x, torch.tensor([0]), maps, CurveSettings("zero", 2))
+    assert set(seen) == {(channels * side * side, 1, side * channels, channels)}
+    torch.testing.assert_close(found["deletion"].values, torch.tensor([[sigmoid(3), 0.5, 0.5]]))
+    torch.testing.assert_close(found["insertion"].values, torch.tensor([[0.5, sigmoid(3), sigmoid(3)]]))
+
+
 def test_low_precision_scores_nearly_the_same_and_leaves_no_copies_of_the_weights() -> None:
     torch.manual_seed(0)
     model, x, y, maps = SmallCNN(3), torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), torch.rand(4, 8, 8)

@@ -36,7 +36,7 @@ def saliency(
         at: Dotted name of a layer whose output takes the place of the image, such as the embedding of tokens. The
             map then has the shape of this output.
         chunk_size: Images in one pass; bounds the memory. Default: 8 where an image needs one pass; elsewhere what
-            keeps the activations below 40 MiB on a processor and 1 GiB on an accelerator, at most 32.
+            keeps the activations below 44 MiB on a processor and 1 GiB on an accelerator, at most 32.
 
     Returns:
         Shape ``(N, C, *spatial)``, float32, on the device of ``images``. Computed in the dtype of the model with

@@ -1,5 +1,6 @@
 """Points of a curve where it bends: fewer evaluations for the same area, with an estimate of its error."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -7,13 +8,13 @@ from torch import Tensor
 
 from dynalens.faithfulness.scoring import Jobs, Perturbed, Scorer
 
-_FIRST_INTERVALS = 4
+_FIRST_INTERVALS = 8
 _MOST_INTERVALS = 128
 """Where a curve that never gets smooth is left as it is; its error estimate says so."""
 
 
 class _Points:
-    """The points of one curve, ascending; intervals are halved until the estimate is small enough."""
+    """The points of one curve, ascending; intervals are halved until each is narrow or flat enough."""
 
     def __init__(self, first: float, last: float, units: int) -> None:
         self.counts, self.values, self.units = [0, units], [first, last], units
@@ -27,26 +28,24 @@ class _Points:
         return sorted(grid - set(self.counts))
 
     def wanted(self, tolerance: float) -> list[int]:
-        """Return the middles of the fewest, worst intervals whose halving should bring the estimate to the tolerance.
+        """Return the middles of the intervals that weigh more than the tolerance, the heaviest first."""
+        weights = self.weights()
+        heavy = [i for i in sorted(range(len(weights)), key=lambda i: -weights[i]) if weights[i] > tolerance]
+        middles = [(self.counts[i] + self.counts[i + 1]) // 2 for i in heavy if self._width(i) > 1]
+        return middles[: max(_MOST_INTERVALS - len(weights), 0)]
 
-        The estimate is half the sum of all weights |rise| x width; halving a monotone interval halves its weight.
+    def weights(self) -> list[float]:
+        """Return |rise| x width of each interval, where half of |rise| is the mean of its two neighbours'.
+
+        An interval whose ends agree is not flat if the curve beside it is not: a bump may hide in it.
         """
-        pairs = range(len(self.counts) - 1)
-        weights = [self._weight(i) for i in pairs]
-        excess = sum(weights) / 2 - tolerance
-        found: list[int] = []
-        for i in sorted(pairs, key=lambda i: -weights[i]):
-            if excess <= 0 or len(self.counts) + len(found) > _MOST_INTERVALS or not weights[i]:
-                break
-            middle = (self.counts[i] + self.counts[i + 1]) // 2
-            if middle > self.counts[i]:
-                found.append(middle)
-                excess -= weights[i] / 4
-        return found
+        rises = [abs(b - a) for a, b in itertools.pairwise(self.values)]
+        beside = [rises[0], *rises, rises[-1]]
+        mixed = [rise / 2 + (beside[i] + beside[i + 2]) / 4 for i, rise in enumerate(rises)]
+        return [rise * self._width(i) / self.units for i, rise in enumerate(mixed)]
 
-    def _weight(self, i: int) -> float:
-        width = (self.counts[i + 1] - self.counts[i]) / self.units
-        return abs(self.values[i + 1] - self.values[i]) * width
+    def _width(self, i: int) -> int:
+        return self.counts[i + 1] - self.counts[i]
 
 
 def bisected(
@@ -61,9 +60,9 @@ def bisected(
 ) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
     """Return for each curve its values (N, M), fractions (N, M) and evaluations (N,).
 
-    Each curve starts with four equal intervals. While half the sum of |rise| x width, the largest error that the
-    area of a monotone curve through these points can have, is above the tolerance, the worst intervals are halved.
-    The host waits once for each round, of which there are about five.
+    Each curve starts with eight equal intervals; then those whose |rise| x width, with some of their neighbours' rise,
+    is above the tolerance are halved. A tolerance for each interval instead of their sum spends less on the roughest
+    curves, where points help least. The host waits once for each round, of which there are about five.
     """
     both = torch.stack(ends).cpu().tolist()
     curves = {
