@@ -427,6 +427,25 @@ def test_small_batches_are_computed_together_in_their_order() -> None:
     assert len(pending) == 2015
 
 
+def test_an_epoch_that_was_resumed_asks_about_the_same_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [(torch.randn(3, 5, generator=generator), torch.tensor([0, 1, 4])) for _ in range(4)]
+    whole, before, after = (TrainingDynamics(12) for _ in range(3))
+    for number, (z, y) in enumerate(batches):
+        if number == 2:
+            after.load_state_dict(before.state_dict())
+        for dynamics in (whole, before if number < 2 else after):
+            dynamics.update(range(3 * number, 3 * number + 3), z, y)
+    expected, resumed = whole.end_epoch(0).p_other, after.end_epoch(0).p_other
+    np.testing.assert_array_equal(resumed, expected)
+    # Classes 2 and 3 are never labels: 0 1 4, then 2 3 1, ... places after the label.
+    p = torch.cat([z for z, _ in batches]).softmax(1).numpy()
+    labels = [0, 1, 4] * 4
+    others = [(label + 1 + i % 4) % 5 for i, label in enumerate(labels)]
+    by_hand = [p[i, k] if k in (0, 1, 4) else np.nan for i, k in enumerate(others)]
+    np.testing.assert_allclose(expected, by_hand, rtol=1e-5)
+
+
 def test_steps_before_a_checkpoint_come_before_those_after_it() -> None:
     first, second = PendingRows(), PendingRows()
     for pending in (first, second):

@@ -265,8 +265,8 @@ def test_a_process_without_presentations_gets_those_of_the_other() -> None:
 def test_where_no_process_has_presentations_there_are_none() -> None:
     processes = Processes(StubTrainer(Strategy(*[torch.tensor([0])] * 3)))
     nothing = np.empty(0, np.int64)
-    index, rows = processes.merge(nothing, np.empty((5, 0)), nothing)
-    assert (len(index), rows.shape) == (0, (5, 0))
+    index, rows = processes.merge(nothing, np.empty((6, 0)), nothing)
+    assert (len(index), rows.shape) == (0, (6, 0))
 
 
 @pytest.mark.parametrize("strategy", [FSDPStrategy, DeepSpeedStrategy, ModelParallelStrategy])

@@ -22,6 +22,7 @@ from dynalens.suspicion import (
     flagged,
     noise,
     ranking,
+    rate,
     samples_table,
     suspects,
     weights,
@@ -252,6 +253,58 @@ def calibrated(n: int, classes: int, rate: float, seed: int = 0) -> tuple[Array,
     return label, p[np.arange(n), label], p[np.arange(n), other]
 
 
+@pytest.mark.parametrize(
+    ("ones", "of_zeros", "of_ones"), [(0.2, 0.2, 0.0), (0.2, 0.0, 0.2), (0.2, 0.1, 0.3), (0.05, 0.2, 0.0)]
+)
+def test_the_floors_of_two_classes_count_as_often_as_each_can_be_given_wrongly(
+    ones: float, of_zeros: float, of_ones: float
+) -> None:
+    rng = np.random.default_rng(0)
+    p_true = np.where(rng.random(200_000) < ones, rng.beta(20, 1, 200_000), rng.beta(1, 20, 200_000))  # of class 1
+    true = (rng.random(len(p_true)) < p_true).astype(int)
+    label = np.where(rng.random(len(true)) < np.where(true == 1, of_ones, of_zeros), 1 - true, true)
+    p_label = np.where(label == 1, p_true, 1 - p_true)
+    _, best, _ = floor(candidates(0, label, p_label, 1 - p_label, 2))
+    assert best == pytest.approx((label != true).mean(), rel=0.25)
+
+
+@pytest.mark.parametrize(("labels", "classes"), [(2, 3), (2, 10), (10, 40)])
+def test_outputs_that_are_never_labels_hide_no_flips(labels: int, classes: int) -> None:
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, labels, 6000)
+    given = np.where(rng.random(len(true)) < 0.3, (true + rng.integers(1, labels, len(true))) % labels, true)
+    dynamics, history = TrainingDynamics(len(true)), []
+    for epoch in range(4):
+        logits = rng.normal(size=(len(true), classes))
+        logits[:, labels:] -= 8
+        logits[np.arange(len(true)), true] += 3
+        dynamics.update(range(len(true)), torch.from_numpy(logits), torch.from_numpy(given))
+        history.append(dynamics.end_epoch(epoch).presentations())
+    assert np.isnan(history[0]["p_other"]).mean() == pytest.approx(1 - (labels - 1) / (classes - 1), abs=0.02)
+    found = assess(dynamics.compute(), history)
+    assert found.noise_rate.value == pytest.approx((given != true).mean(), rel=1 / 3)
+
+
+@pytest.mark.parametrize("flips", [0.0, 0.02])
+@pytest.mark.parametrize("classes", [10, 20, 100])
+def test_classes_that_resemble_each_other_are_no_flips(classes: int, flips: float) -> None:
+    rng = np.random.default_rng(0)
+    n = 5000
+    true = rng.integers(0, classes, n)
+    given = np.where(rng.random(n) < flips, rng.integers(0, classes, n), true)
+    doubt = rng.normal(size=n) * 1.5  # whether it is the class or the one that resembles it: 0 and 1, 2 and 3, ...
+    dynamics, history = TrainingDynamics(n), []
+    for epoch in range(6):
+        logits = rng.normal(size=(n, classes)) * 0.5
+        logits[np.arange(n), true] += 6 + 1.5 + doubt
+        logits[np.arange(n), true ^ 1] += 6
+        dynamics.update(range(n), torch.from_numpy(logits), torch.from_numpy(given))
+        history.append(dynamics.end_epoch(epoch).presentations())
+    found = assess(dynamics.compute(), history)
+    assert found.noise_rate.value <= 0.01 + 1.5 * (given != true).mean()
+    assert found.noise_rate.low <= (given != true).mean() <= found.noise_rate.high
+
+
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.2, 0.4])
 def test_the_floor_of_a_calibrated_network_is_the_rate(rate: float, classes: int) -> None:
@@ -346,6 +399,54 @@ def test_flips_are_found_counted_and_named(kind: str, rate: float) -> None:
     assert right_name.mean() > 0.9
     assert found.suggested_probability[wrong & chosen].mean() > 0.45
     assert found.agreement[wrong & chosen].mean() > 0.3
+
+
+def seen(monkeypatch: pytest.MonkeyPatch, low: float, best: float, high: float) -> Any:
+    """Let the floor be what is said; the epochs are then not looked at."""
+    monkeypatch.setattr(rate, "floor", lambda epochs: (low, best, high))
+    return [None]
+
+
+def test_the_estimate_rises_from_the_floor_with_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ten of 40 samples disagree, each steadily, in all directions alike: c = d = .25.
+    pairs = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2)] * 2
+    label = [y for y, _ in pairs] + [0, 1, 2] * 10
+    leader = [k for _, k in pairs] + [0, 1, 2] * 10
+    found = evidence(label, np.eye(3)[leader].tolist())
+    rates = estimate_noise_rate(found, seen(monkeypatch, 0.04, 0.08, 0.3))
+    a = 3 * 0.08
+    assert rates.value == pytest.approx(0.08 ** (1 - a) * 0.25**a)
+    error = 2 * (rates.value * (1 - rates.value) / 40) ** 0.5
+    assert (rates.low, rates.high) == (0.0, pytest.approx(0.3 + error))  # .04 is less than the error
+    # At most .3; never above the ceiling where nothing is directed; nothing seen, nothing estimated.
+    assert estimate_noise_rate(found, seen(monkeypatch, 0, 0.2, 1)).value == pytest.approx(0.2**0.7 * 0.25**0.3)
+    assert estimate_noise_rate(found, seen(monkeypatch, 0, 0.4, 1)).value == pytest.approx(0.25)
+    assert estimate_noise_rate(found, seen(monkeypatch, 0, 0, 1)).value == 0
+
+
+def test_flips_that_follow_a_rule_raise_the_estimate_to_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    # 60 of 240 samples of four classes have the next class as label, and the predictions say so: c = .25.
+    true = np.arange(240) % 4
+    label = np.where(np.arange(240) < 60, (true + 1) % 4, true)
+    found = evidence(label.tolist(), np.eye(4)[true].tolist())
+    assert estimate_noise_rate(found, seen(monkeypatch, 0, 0, 1)).value == pytest.approx(0.25)
+    # Of the confusions both ways, nothing: classes explain as much, but 0 is taken for 1 as often as 1 for 0.
+    swapped = np.where(np.arange(240) < 60, true ^ 1, true)
+    found = evidence(swapped.tolist(), np.eye(4)[true].tolist())
+    assert estimate_noise_rate(found, seen(monkeypatch, 0, 0, 1)).value == 0
+
+
+def test_one_way_confusions_count_among_the_samples_whose_class_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of 900, 90 go round and round and 90 in all directions: directed 90, d = .2, known (1 - .2) / (1 - .1).
+    round_and_round = [(0, 1), (1, 2), (2, 0)] * 30
+    both_ways = [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)] * 15
+    pairs = round_and_round + both_ways + [(k, k) for k in range(3)] * 240
+    leader, label = np.array(pairs).T
+    share = np.eye(3)[leader] * 0.6 + 0.4 / 3  # not steady: the ceiling is 0
+    found = evidence(label.tolist(), share.tolist())
+    assert Confusions.of(leader, label, 3).directed() == pytest.approx(90)
+    value = estimate_noise_rate(found, seen(monkeypatch, 0, 0, 1)).value
+    assert value == pytest.approx(0.1 / (0.8 / 0.9))
 
 
 def test_of_two_classes_all_steady_disagreement_counts() -> None:

@@ -16,7 +16,7 @@ class NoiseCurve:
     """Estimates the fraction of wrong labels at epochs' ends from up to 20,000 samples.
 
     Of more samples, a fixed random choice (seed 0) stands for all; of ids that come in the course of training, the
-    first. Its history stays in memory, 20 bytes for each presentation, so that no file is read. Where samples times
+    first. Its history stays in memory, 24 bytes for each presentation, so that no file is read. Where samples times
     classes are above two million, the estimate is made after 1, 2, 4, 8, ... epochs only.
 
     Args:

@@ -61,7 +61,7 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         class_names: Name of each class; default: the dataset's ``classes``.
         name_of: Callable(sample id) -> name of a sample, for tables; default: the paths in the dataset's ``samples``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
-        history: Keep index, p(label), margin and prediction of every presentation on disk.
+        history: Keep index, p(label), margin, prediction and p(another class) of every presentation on disk.
         mean_probabilities: Keep the mean of all K probabilities of each of the N samples, for cleanlab and the like:
             True within 1 GiB, a number within that many, counted as 4 N K bytes; :class:`~dynalens.TrainingDynamics`
             says what of it is where. ``record.npz`` grows by as much.

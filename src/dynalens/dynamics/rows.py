@@ -31,7 +31,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, places: Tensor | None = N
     :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
     :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`, and
     :math:`\log p_k` of one class :math:`k \ne y`. No operation waits for the device, and a row does not depend on the
-    others.
+    others, except for the place of the other class where it is not given.
 
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.
@@ -138,6 +138,7 @@ class PendingRows:
         self._continued: tuple[Array, Array, Array] | None = None
         self._computed = 0  # presentations whose rows are made
         self._turns = 0, torch.empty(0, dtype=torch.int64)  # of how many classes, and these in turn
+        self._classes: set[int] = set()
 
     def __len__(self) -> int:
         continued = len(self._continued[0]) if self._continued else 0
@@ -198,10 +199,23 @@ class PendingRows:
             self._waiting, self._waiting_numbers = [], 0
 
     def _keep(self, logits: Tensor, targets: Tensor) -> None:
+        self._classes.add(logits.shape[1])
         self._rows.append(presentation_rows(logits, targets, self._places(len(logits), logits.shape[1], logits.device)))
         self._computed += len(targets)
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
+
+    def others(self, target: Array) -> Array:
+        """Return the class that each presentation's last row is about, (M,), int64; -1 where that is not known.
+
+        Args:
+            target: Shape ``(M,)``, of all presentations in their order.
+        """
+        if len(self._classes) != 1:  # nothing but a checkpoint's, or several heads
+            return np.full(len(target), -1)
+        (classes,) = self._classes
+        label = np.maximum(target, 0).astype(np.int64)
+        return (label + 1 + np.arange(len(label)) % (classes - 1)) % classes
 
     def _places(self, n: int, classes: int, device: torch.device) -> Tensor:
         """Return which other classes come next: all in turn, however the presentations are computed together."""

@@ -67,9 +67,10 @@ class TrainingDynamics:
             ValueError: If the shapes do not agree, or mean probabilities do not fit their room.
         """
         one_each = not isinstance(indices, Tensor) or (indices.ndim == 1 and not indices.is_floating_point())
-        if logits.ndim != 2 or targets.shape != logits.shape[:1] or not one_each or len(indices) != len(targets):
+        shaped = logits.ndim == 2 and logits.shape[1] > 1 and targets.shape == logits.shape[:1]
+        if not shaped or not one_each or len(indices) != len(targets):
             raise ValueError(
-                f"Expected `logits` of shape (N, K) with N `targets` and N integer `indices`, got "
+                f"Expected `logits` of shape (N, K), K >= 2, with N `targets` and N integer `indices`, got "
                 f"{tuple(logits.shape)}, {tuple(targets.shape)} and {_described(indices)}. "
                 "Pass one row of logits, one class and one dataset index for each sample."
             )
@@ -102,6 +103,7 @@ class TrainingDynamics:
         """
         pending, self._pending = self._pending, self._nothing_pending()
         index, rows, step = pending.on_host()
+        rows[LOG_OTHER, self._never_given(pending.others(rows[TARGET]), rows[TARGET])] = np.nan
         if exchange is not None:
             index, rows = exchange(index, rows, step)
         self._check(index, rows)
@@ -186,6 +188,15 @@ class TrainingDynamics:
         weight = epoch_weight(epoch, float((margin <= 0).mean()))
         self._weight += weight
         return weight / self._weight if self._weight else 0.0
+
+    def _never_given(self, other: Array, target: Array) -> Array:
+        """Return which of these classes are unknown or no label of any sample so far."""
+        labels = np.append(self._state["label"], target).astype(np.int64)
+        labels = labels[labels >= 0]
+        given = np.zeros(max(other.max(initial=0), labels.max(initial=0)) + 2, bool)
+        given[labels] = True
+        never: Array = ~given[other]  # -1 is the last entry, which no label has
+        return never
 
     def _check(self, index: Array, rows: Array) -> None:
         if len(index) and (index.min() < 0 or index.max() >= self.num_samples):

@@ -100,7 +100,7 @@ def read_course(label: Array, history: Iterable[Mapping[str, Array]]) -> Course 
             rate, ``p_other`` of its presentations.
     """
     periods: list[_Period] = []
-    classes = int(label.max(initial=1)) + 1
+    classes = max(len(np.unique(label[label >= 0])), 2)
     asked: list[Candidates] = []
     for number, epoch in enumerate(history):
         new = _Period.of_epoch(label, epoch, number)
@@ -136,7 +136,8 @@ def begins_period(epoch: int) -> bool:
 def _probabilities(epoch: Mapping[str, Array]) -> tuple[Array, Array]:
     """Return those of the label and of its rival, from margin = log(p_y / p_rival)."""
     margin, p_label = epoch["margin"].astype(np.float64), epoch["p_label"].astype(np.float64)
-    return p_label, np.minimum(p_label * np.exp(-np.clip(margin, -80, 80)), 1 - p_label)  # rounding stays below 1
+    p_rival = np.minimum(p_label * np.exp(-np.clip(margin, -80, 80)), 1 - p_label)  # rounding stays below 1
+    return p_label, np.where(margin < -80, 1 - p_label, p_rival)  # p_label has lost its digits there
 
 
 @dataclass(frozen=True)

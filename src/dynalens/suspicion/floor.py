@@ -8,7 +8,7 @@ import numpy as np
 from dynalens.dynamics import Array
 
 _BINS = 200  # of equally many candidates; what tells is in the least probable ones
-_RATES = np.append(0.0, np.geomspace(0.0015, 0.62, 60))
+_RATES = np.concatenate([[0.0], np.geomspace(0.0015, 0.62, 60), np.linspace(0.65, 0.98, 12)])
 _HALF = 0.5  # of those above, wrong labels are missing
 _FLATTEST = 0.5  # slope; a calibrated network has 1, and without any slope a floor could not be told from the rest
 _ROUNDS = 40  # of the fit
@@ -27,7 +27,9 @@ class Candidates:
         against: Shape ``(B,)``, mean log odds against the class.
         count: Shape ``(B,)``, candidates: for each presentation its label and one class that is not its label.
         given: Shape ``(B,)``, how many of them are labels.
-        classes: Number K of classes.
+        classes: Number L of classes that are given as label.
+        others: Candidates that are not labels, for each presentation: fewer than one where the network has outputs that
+            are never labels, as these are not asked about.
         of: The class asked about; -1 for any.
     """
 
@@ -36,7 +38,14 @@ class Candidates:
     count: Array
     given: Array
     classes: int
+    others: float
     of: int = -1
+
+    @property
+    def improbable(self) -> float:
+        """Presentations at which the class, probably, is not the right one."""
+        labels = float(self.given.sum())
+        return labels + (float(self.count.sum()) - labels) / self.others
 
 
 def candidates(epoch: int, label: Array, p_label: Array, p_other: Array, classes: int) -> list[Candidates]:
@@ -48,34 +57,40 @@ def candidates(epoch: int, label: Array, p_label: Array, p_other: Array, classes
         epoch: Number of the epoch.
         label: Shape ``(M,)``, the label at each presentation.
         p_label: Shape ``(M,)``, its probability.
-        p_other: Shape ``(M,)``, probability of a class drawn from the others.
-        classes: Number of classes.
+        p_other: Shape ``(M,)``, probability of another class, all in turn; NaN where that is never a label.
+        classes: How many classes are given as label, at least 2.
     """
-    asked = p_label <= _HALF, p_other <= _HALF
     if classes > 2:
-        return [_binned(epoch, p_label[asked[0]], p_other[asked[1]], classes)]
-    each = [(p_label[asked[0] & (label == k)], p_other[asked[1] & (label != k)]) for k in range(2)]
-    return [_binned(epoch, *p, classes, k) for k, p in enumerate(each) if sum(map(len, p))]
+        found = [_binned(epoch, p_label, p_other, classes)]
+    else:
+        found = [_binned(epoch, p_label[label == k], p_other[label != k], classes, int(k)) for k in np.unique(label)]
+    return [each for each in found if each.others > 0]
 
 
 def _binned(epoch: int, p_label: Array, p_other: Array, classes: int, of: int = -1) -> Candidates:
+    asked = ~np.isnan(p_other)
+    others = float(asked.mean()) if len(asked) else 0.0
+    p_label, p_other = p_label[p_label <= _HALF], p_other[asked & (p_other <= _HALF)]
     p = np.clip(np.concatenate([p_label, p_other]).astype(np.float64), 1e-7, _HALF)
+    if not len(p):
+        return Candidates(epoch, p, p, p, classes, others, of)
     order = np.argsort(-p, kind="stable")
     starts = np.unique(np.linspace(0, len(p), _BINS + 1).astype(np.int64)[:-1])
     against = np.log((1 - p) / p)[order]
     count = np.diff(np.append(starts, len(p)))
     given = np.add.reduceat((order < len(p_label)).astype(np.float64), starts)
-    return Candidates(epoch, np.add.reduceat(against, starts) / count, count, given, classes, of)
+    return Candidates(epoch, np.add.reduceat(against, starts) / count, count, given, classes, others, of)
 
 
 def floor(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     r"""Return low, best and high fraction of wrong labels among those that the network rules out.
 
-    A calibrated network gives a class of probability p as label to a fraction p of the samples; as p vanishes, so do
-    hard samples, but not labels that were drawn without a look at the sample. P(given | log odds u against the class)
-    = r + (1 - r) / (1 + exp(-a + b u)) with b >= 1/2 has the floor r; candidates with p > 1/2 are left out, where wrong
-    labels are missing. At the floor, a fraction e of wrong labels makes as many candidates and leaves 1 - e / (K - 1)
-    of the others, so that e = r / (1 - r (K - 2) / (K - 1)).
+    A class of probability p is the label of a fraction p of the samples, if the network is calibrated; as p vanishes,
+    so do hard samples, but not labels that were drawn without a look at the sample. P(given | log odds u against the
+    class) = r + (1 - r) / (1 + exp(-a + b u)) with b >= 1/2 has the floor r; candidates with p > 1/2 are left out,
+    where wrong labels are missing. At the floor, a fraction e of wrong labels makes as many candidates and leaves
+    m (1 - e / (L - 1)) others, with m of them asked about for each presentation and L classes that are given, so that
+    e = r m / (1 - r + r m / (L - 1)). Of two classes, e is the mean of both, weighted by how often each is improbable.
 
     a and b are fitted for each epoch and r for all epochs together, by maximum likelihood; the ends are the first
     rates, each a tenth above the one before, whose profile likelihood is 2 below the best. An epoch t counts
@@ -88,24 +103,25 @@ def floor(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     Source: the mixture proportion of Blanchard, Lee, Scott, "Semi-supervised novelty detection", JMLR 2010; the fit is
     the three-parameter logistic of item response theory with its guessing parameter, Birnbaum 1968.
     """
-    groups = {each.of for each in epochs}
-    found = [_pooled([each for each in epochs if each.of == of]) for of in sorted(groups)] or [(0.0, 0.0, 1.0)]
-    low, best, high = np.mean(found, axis=0).tolist()
+    groups = [[each for each in epochs if each.of == of] for of in sorted({each.of for each in epochs})]
+    groups = [group for group in groups if any(len(each.count) > 2 for each in group)]
+    if not groups:
+        return 0.0, 0.0, 1.0
+    share = [sum(each.improbable for each in group) for group in groups]
+    low, best, high = np.minimum(np.average([_pooled(group) for group in groups], axis=0, weights=share), 1.0).tolist()
     return low, best, high
 
 
 def _pooled(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     epochs = [each for each in epochs if len(each.count) > 2]
-    if not epochs:
-        return 0.0, 0.0, 1.0
     weight = np.array([(each.epoch + 1.0) ** -_FORGETTING for each in epochs])
     fits = [_profile(each) for each in epochs]
     against = [np.maximum(likelihood - likelihood.max(), -_REFUTED) for likelihood in fits]
     pooled = sum(w * each for w, each in zip(weight / weight.sum(), against, strict=True))
     likely = np.flatnonzero(pooled > pooled.max() - _UNLIKELY)
     low, high = max(int(likely[0]) - 1, 0), min(int(likely[-1]) + 1, len(_RATES) - 1)
-    r, others = _RATES[[low, int(pooled.argmax()), high]], epochs[0].classes - 1
-    ends = r / (1 - r * (others - 1) / others)
+    r, m = _RATES[[low, int(pooled.argmax()), high]], epochs[0].others
+    ends = r * m / (1 - r + r * m / (epochs[0].classes - 1))
     return float(ends[0]), float(ends[1]), float(ends[2])
 
 

@@ -11,6 +11,8 @@ _FLOOR = 1e-3  # probability that any class is given for any other, spread over 
 _STEPS, _FEWEST_STEPS = 10, 3  # of the deconvolution; three are within 0.1 points of average precision of thirty
 _COST = 2**32  # products in all steps of all samples, about a second; fewer steps where they would be more
 _FITTING = 200  # rounds of Bradley and Terry's iteration
+_DIRECTED = 4  # times the part of the disagreement that is one way
+_BIAS = 3  # most that a class is named too often, or too rarely
 _CHANCE = 2  # standard deviations
 _FAR = 7.0  # log odds beyond which the probabilities of a few presentations say no more
 
@@ -92,24 +94,27 @@ class Confusions:
         pair: Shape ``(M,)``, leading class * K + label, ascending.
         count: Shape ``(M,)``.
         classes: K.
+        labels: How many of the classes are given at all.
     """
 
     pair: Array
     count: Array
     classes: int
+    labels: int
 
     @classmethod
     def of(cls, leader: Array, label: Array, classes: int) -> "Confusions":
         """Count the samples that disagree."""
         differ = leader != label
         pair, count = np.unique(leader[differ].astype(np.int64) * classes + label[differ], return_counts=True)
-        return cls(pair, count, classes)
+        return cls(pair, count, classes, len(np.unique(label)))
 
     def explained(self) -> float:
         """Return the share, in [0, 1], of the uncertainty about the label that the leading class explains.
 
-        1 - H / log(K - 1) with H the mean of -log P(label | leading class), estimated for each sample from the others
-        of its class. 0 where flips go anywhere, near 1 where each class has its own wrong label.
+        1 - H / log(L - 1) with H the mean of -log P(label | leading class), estimated for each sample from the others
+        of its class, and L the number of classes that are given. 0 where flips go anywhere, near 1 where each class has
+        its own wrong label.
 
         Example:
             >>> import numpy as np
@@ -117,9 +122,9 @@ class Confusions:
             >>> round(Confusions.of(leader, to_next, 4).explained(), 2)
             1.0
         """
-        if self.classes < 3 or not len(self.pair):
+        if self.labels < 3 or not len(self.pair):
             return 0.0
-        others = self.classes - 1
+        others = self.labels - 1
         leader = self.pair // self.classes
         total = np.bincount(leader, self.count, self.classes)[leader]
         p = (self.count - 1 + 1 / others) / total
@@ -139,8 +144,9 @@ class Confusions:
 
         Two classes that look alike are taken for each other both ways, up to how often each is named at all:
         n(j for k) / n(k for j) = s_k / s_j, quasi-symmetry (Caussinus 1965). s is fitted by Bradley and Terry's (1952)
-        iteration, with half a win and half a loss for each class. Where one direction of a pair is more than two
-        standard deviations above that, the difference counts, twice, as the other direction lacks as many.
+        iteration, with half a win and half a loss for each class, within a factor of three of the mean: no network
+        names a class many times too often. Where one direction of a pair is more than two standard deviations above
+        that, the difference counts, twice, as the other direction lacks as many.
 
         Example:
             >>> import numpy as np
@@ -164,8 +170,15 @@ class Confusions:
             of_pair = total / (strength[first] + strength[second])
             meetings = np.bincount(first, of_pair, self.classes) + np.bincount(second, of_pair, self.classes)
             strength = named / (meetings + 1 / (strength + 1))
-            strength /= np.exp(np.log(strength).mean())
+            strength = np.clip(strength / np.exp(np.log(strength).mean()), 1 / _BIAS, _BIAS)
         expected = total * strength[first] / (strength[first] + strength[second])
         beyond = np.abs(forward - expected)
         spread = np.sqrt(np.maximum(expected * (total - expected) / np.maximum(total, 1), 0.25))
         return float(2 * beyond[beyond > _CHANCE * spread].sum())
+
+    def one_way(self) -> float:
+        """Return, in [0, 1], how far disagreement follows the flips of a rule: all of it where a quarter is one way.
+
+        Resembling classes are confused where labels are right, too, but both ways.
+        """
+        return min(1.0, _DIRECTED * self.directed() / max(float(self.count.sum()), 1.0))

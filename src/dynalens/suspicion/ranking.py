@@ -18,7 +18,6 @@ _ENOUGH = 50  # samples to learn weights from
 _LEAST_FRESH = 0.1  # of the suspicious not yet learned in a period
 _LARGEST = 0.5  # part of a period in all weights of predictions
 _KNOWN = 0.5  # of what the best period knows of the others: before, predictions are guesses
-_DIRECTED = 4  # times the part of the disagreement that is one way: at a quarter, all of it is taken for flips
 _RIDGE = 0.1  # added to correlations: the periods of a run resemble each other
 _PRIOR = 1000  # wrong labels needed until the learned weights count as much as the first ones
 _STRUCTURE = 8  # an eighth of the uncertainty explained by the class is structure; uniform flips explain nothing
@@ -57,9 +56,9 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     samples, so the weights are :func:`shrunk` towards those that it began with. Flips that follow the classes are found
     with the same weights by :func:`~dynalens.suspicion.noise.wrong_log_odds`. The score is
     (1 - s) * (log odds by margin) + s * (log odds by class pairs) with s in [0, 1] the structure of the flips: eight
-    times :meth:`~dynalens.suspicion.noise.Confusions.explained`, times four times the part of all disagreement that
-    :meth:`~dynalens.suspicion.noise.Confusions.directed` counts, at most 1, as similar classes are mistaken for each
-    other where labels are right, too.
+    times :meth:`~dynalens.suspicion.noise.Confusions.explained`, times
+    :meth:`~dynalens.suspicion.noise.Confusions.one_way`, as similar classes are mistaken for each other where labels
+    are right, too.
 
     Without a history that covers all samples, the record's own means with the first weights are used.
 
@@ -164,12 +163,9 @@ def ranks(values: Array) -> Array:
 
 
 def _structure(evidence: Evidence, *, first: bool = False) -> float:
-    """How far flips follow class pairs; resembling classes are confused both ways, so only as far as it is one way."""
-    leader = evidence.leading()[0]
-    confusions = Confusions.of(leader, evidence.label, evidence.classes)
-    differ = int((leader != evidence.label).sum())
-    one_way = 1.0 if first or not differ else min(1.0, _DIRECTED * confusions.directed() / differ)
-    return min(1.0, _STRUCTURE * confusions.explained() * one_way)
+    """Return how far flips follow class pairs; at first, whether the confusions go one way is not asked."""
+    confusions = Confusions.of(evidence.leading()[0], evidence.label, evidence.classes)
+    return min(1.0, _STRUCTURE * confusions.explained() * (1.0 if first else confusions.one_way()))
 
 
 def _first_order(evidence: Evidence) -> Array:

@@ -29,7 +29,8 @@ class NoiseRate:
     too, and labels that were memorised from the first are in neither.
 
     Attributes:
-        low: What is seen at least, by the labels that the network rules out; without history, among its surest samples.
+        low: The least that the labels which the network rules out leave likely (95 %), of a calibrated network; without
+            history, what is wrong among its surest samples; less two standard errors.
         value: The estimate.
         high: The most of what disagrees with the weighted predictions and of what the labels that the network rules
             out leave likely (95 %), plus two standard errors; hard samples are in it.
@@ -48,15 +49,16 @@ class NoiseRate:
 def estimate_noise_rate(evidence: Evidence, epochs: Sequence[Candidates] = ()) -> NoiseRate:
     """Return how many labels are wrong.
 
-    Wrong labels are seen for certain in two ways, each of which misses some: labels that the network rules out
-    (:func:`~dynalens.suspicion.floor.floor`), and confusions of one class with another that are more frequent than the
-    other way round (:meth:`~dynalens.suspicion.noise.Confusions.directed`), as a part of the samples whose class is
-    known. The larger of the two is the floor f. The ceiling c is the part of all labels that disagrees with a *steady*
-    prediction (the same class in 80 % of the weighted presentations), divided by how often the prediction is steady
-    where it agrees; it counts right labels of hard samples, too. The estimate is f^(1 - a) c^a with a = 3 f, at most
-    0.3: where there are wrong labels that cannot be overlooked, there are some that can. Where classes explain more of
-    the disagreement than resemblance does (15 to 30 % of its uncertainty), the flips follow a rule, and the estimate
-    rises to the ceiling.
+    Wrong labels are told from hard samples in two ways, each of which misses some: labels that the network rules out
+    (:func:`~dynalens.suspicion.floor.floor`, at most c), and confusions of one class with another that are far more
+    frequent than the other way round (:meth:`~dynalens.suspicion.noise.Confusions.directed`), as a part of the samples
+    whose class is known. The larger of the two is f. The ceiling c is the part of all labels that disagrees with a
+    *steady* prediction (the same class in 80 % of the weighted presentations), divided by how often the prediction is
+    steady where it agrees; it counts right labels of hard samples, too. With d the part of all labels that disagrees
+    with any prediction, the estimate is f^(1 - a) max(f, min(c, d))^a with a = 3 f, at most 0.3: where there are wrong
+    labels that cannot be overlooked, there are some that can. Where classes explain more of the disagreement than
+    resemblance does (15 to 30 % of its uncertainty) and confusions go
+    :meth:`~dynalens.suspicion.noise.Confusions.one_way`, the flips follow a rule, and the estimate rises to c.
 
     Flips of just those samples that look like another class, to this class, cannot be told from hard samples; the
     estimate does not count them, the upper end does.
@@ -77,9 +79,10 @@ def estimate_noise_rate(evidence: Evidence, epochs: Sequence[Candidates] = ()) -
     if epochs:
         least, best, most = floor(epochs)
         confusions = Confusions.of(leader, evidence.label, evidence.classes)
-        known = (1 - disagreeing) / (1 - min(_MOST, max(best, confusions.directed() / len(evidence))))
-        seen = max(min(best, ceiling), confusions.directed() / len(evidence) / max(known, _LEAST_RIGHT))
-        value = _between(seen, ceiling, disagreeing, confusions.explained())
+        directed = confusions.directed() / len(evidence)
+        known = (1 - disagreeing) / (1 - min(_MOST, max(best, directed)))
+        seen = max(min(best, ceiling), directed / max(known, _LEAST_RIGHT))
+        value = _between(seen, ceiling, disagreeing, confusions.explained() * confusions.one_way())
     else:
         least = min(ceiling, _among_the_surest(evidence, leader, p, differ)) if evidence.classes > 2 else 0.0
         fading = (least / ceiling - _NONE) / (_ALL - _NONE) if evidence.classes > 2 and ceiling else 1.0
@@ -91,9 +94,9 @@ def estimate_noise_rate(evidence: Evidence, epochs: Sequence[Candidates] = ()) -
     )
 
 
-def _between(floor: float, ceiling: float, disagreeing: float, explained: float) -> float:
-    rise = min(_HIGHEST, _RISE * floor)
-    value: float = floor ** (1 - rise) * max(floor, min(ceiling, disagreeing)) ** rise
+def _between(seen: float, ceiling: float, disagreeing: float, explained: float) -> float:
+    rise = min(_HIGHEST, _RISE * seen)
+    value: float = seen ** (1 - rise) * max(seen, min(ceiling, disagreeing)) ** rise
     rule = float(np.clip((explained - _PLAUSIBLE) / (_RULE - _PLAUSIBLE), 0, 1))
     return value + rule * max(0.0, ceiling - value)
 
