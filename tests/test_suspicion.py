@@ -211,6 +211,20 @@ def test_confusions_that_resemblance_explains_are_not_directed() -> None:
     assert Confusions.of(leader, label, 3).directed() == 0.0
 
 
+def test_a_class_is_named_too_often_by_a_bounded_factor() -> None:
+    # 100 of class 0 are labelled 1, none the other way: at most 3 / (3 + 1 / 3) of them are expected there.
+    assert Confusions.of(np.zeros(100, int), np.ones(100, int), 2).directed() == pytest.approx(2 * (100 - 90))
+
+
+def test_structure_is_what_goes_one_way() -> None:
+    true = np.arange(240) % 4
+    for label, structure in (((true + 1) % 4, 1.0), (true ^ 1, 0.0)):
+        given = np.where(np.arange(240) < 60, label, true)
+        found = evidence(given.tolist(), np.eye(4)[true].tolist())
+        assert ranking._structure(found) == structure
+        assert ranking._structure(found, first=True) == 1.0
+
+
 @pytest.mark.parametrize("classes", [4, 10, 100])
 def test_flips_to_the_next_class_are_directed_among_any_confusions(classes: int) -> None:
     rng = np.random.default_rng(0)
@@ -312,6 +326,13 @@ def test_the_floor_of_a_calibrated_network_is_the_rate(rate: float, classes: int
     assert low <= rate <= high
     assert best == pytest.approx(rate, rel=0.25, abs=0.003)
     assert high - low < max(0.15, 0.6 * rate)
+
+
+def test_the_floor_does_not_depend_on_how_many_other_classes_are_asked_about() -> None:
+    label, p_label, p_other = calibrated(60000, 10, 0.2)
+    p_other[np.arange(len(p_other)) % 5 > 0] = np.nan  # one in five is left
+    _, best, _ = floor(candidates(2, label, p_label, p_other, 10))
+    assert best == pytest.approx(0.2, rel=0.25)
 
 
 def test_an_epoch_that_repeats_all_labels_does_not_refute_the_others() -> None:
@@ -423,6 +444,11 @@ def test_the_estimate_rises_from_the_floor_with_what_is_seen(monkeypatch: pytest
     assert estimate_noise_rate(found, seen(monkeypatch, 0, 0.2, 1)).value == pytest.approx(0.2**0.7 * 0.25**0.3)
     assert estimate_noise_rate(found, seen(monkeypatch, 0, 0.4, 1)).value == pytest.approx(0.25)
     assert estimate_noise_rate(found, seen(monkeypatch, 0, 0, 1)).value == 0
+    # Two thirds of those that agree are not steady, so c = .75; no estimate rises above all disagreement for that.
+    p = np.eye(3)[leader]
+    p[20:] = 0.7 * p[20:] + 0.1
+    found = evidence(label, p.tolist())
+    assert estimate_noise_rate(found, seen(monkeypatch, 0, 0.08, 1)).value == pytest.approx(0.08 ** (1 - a) * 0.25**a)
 
 
 def test_flips_that_follow_a_rule_raise_the_estimate_to_the_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -431,6 +457,11 @@ def test_flips_that_follow_a_rule_raise_the_estimate_to_the_ceiling(monkeypatch:
     label = np.where(np.arange(240) < 60, (true + 1) % 4, true)
     found = evidence(label.tolist(), np.eye(4)[true].tolist())
     assert estimate_noise_rate(found, seen(monkeypatch, 0, 0, 1)).value == pytest.approx(0.25)
+    # Half of those that agree are not steady, so c = .5.
+    p = np.eye(4)[true]
+    p[60:150] = 0.7 * p[60:150] + 0.075
+    found = evidence(label.tolist(), p.tolist())
+    assert estimate_noise_rate(found, seen(monkeypatch, 0, 0, 1)).value == pytest.approx(0.5)
     # Of the confusions both ways, nothing: classes explain as much, but 0 is taken for 1 as often as 1 for 0.
     swapped = np.where(np.arange(240) < 60, true ^ 1, true)
     found = evidence(swapped.tolist(), np.eye(4)[true].tolist())
