@@ -208,12 +208,12 @@ def test_confusions_that_resemblance_explains_are_not_directed() -> None:
     # Class 0 is named twice as often as the others it resembles: 40 for 20 between it and each of them, 20 for 20 else.
     leader = np.repeat([0, 1, 0, 2, 1, 2], [40, 20, 40, 20, 20, 20])
     label = np.repeat([1, 0, 2, 0, 2, 1], [40, 20, 40, 20, 20, 20])
-    assert Confusions.of(leader, label, 3).directed() == 0.0
+    assert Confusions.of(leader, label, 3).directed == 0.0
 
 
 def test_a_class_is_named_too_often_by_a_bounded_factor() -> None:
     # 100 of class 0 are labelled 1, none the other way: at most 3 / (3 + 1 / 3) of them are expected there.
-    assert Confusions.of(np.zeros(100, int), np.ones(100, int), 2).directed() == pytest.approx(2 * (100 - 90))
+    assert Confusions.of(np.zeros(100, int), np.ones(100, int), 2).directed == pytest.approx(2 * (100 - 90))
 
 
 def test_structure_is_what_goes_one_way() -> None:
@@ -231,10 +231,10 @@ def test_flips_to_the_next_class_are_directed_among_any_confusions(classes: int)
     leader = rng.integers(0, classes, 20000)
     label = (leader + rng.integers(1, classes, len(leader))) % classes  # any other class
     flipped = rng.integers(0, classes, 4000)
-    assert Confusions.of(leader, label, classes).directed() < 0.1 * len(leader)
+    assert Confusions.of(leader, label, classes).directed < 0.1 * len(leader)
     both = np.append(leader, flipped), np.append(label, (flipped + 1) % classes)
-    chance = Confusions.of(leader, label, classes).directed()
-    assert Confusions.of(*both, classes).directed() - chance == pytest.approx(4000, rel=0.2)
+    chance = Confusions.of(leader, label, classes).directed
+    assert Confusions.of(*both, classes).directed - chance == pytest.approx(4000, rel=0.2)
 
 
 # --- labels that the network rules out ---
@@ -476,7 +476,7 @@ def test_one_way_confusions_count_among_the_samples_whose_class_is_known(monkeyp
     leader, label = np.array(pairs).T
     share = np.eye(3)[leader] * 0.6 + 0.4 / 3  # not steady: the ceiling is 0
     found = evidence(label.tolist(), share.tolist())
-    assert Confusions.of(leader, label, 3).directed() == pytest.approx(90)
+    assert Confusions.of(leader, label, 3).directed == pytest.approx(90)
     value = estimate_noise_rate(found, seen(monkeypatch, 0, 0, 1)).value
     assert value == pytest.approx(0.1 / (0.8 / 0.9))
 

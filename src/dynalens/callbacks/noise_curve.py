@@ -33,8 +33,8 @@ class NoiseCurve:
         """Keep what an epoch has of the chosen samples.
 
         Args:
-            presentations: Arrays of a history; None if they are lost: the
-                record's own means are read from then on, as no half of a history counts.
+            presentations: Arrays of a history; None if they are lost: the record's own means are read from then on, as
+                no half of a history counts.
             num_samples: How many samples are known.
         """
         if presentations is None or self._history is None:

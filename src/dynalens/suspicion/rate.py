@@ -51,7 +51,7 @@ def estimate_noise_rate(evidence: Evidence, epochs: Sequence[Candidates] = ()) -
 
     Wrong labels are told from hard samples in two ways, each of which misses some: labels that the network rules out
     (:func:`~dynalens.suspicion.floor.floor`, at most c), and confusions of one class with another that are far more
-    frequent than the other way round (:meth:`~dynalens.suspicion.noise.Confusions.directed`), as a part of the samples
+    frequent than the other way round (:attr:`~dynalens.suspicion.noise.Confusions.directed`), as a part of the samples
     whose class is known. The larger of the two is f. The ceiling c is the part of all labels that disagrees with a
     *steady* prediction (the same class in 80 % of the weighted presentations), divided by how often the prediction is
     steady where it agrees; it counts right labels of hard samples, too. With d the part of all labels that disagrees
@@ -79,7 +79,7 @@ def estimate_noise_rate(evidence: Evidence, epochs: Sequence[Candidates] = ()) -
     if epochs:
         least, best, most = floor(epochs)
         confusions = Confusions.of(leader, evidence.label, evidence.classes)
-        directed = confusions.directed() / len(evidence)
+        directed = confusions.directed / len(evidence)
         known = (1 - disagreeing) / (1 - min(_MOST, max(best, directed)))
         seen = max(min(best, ceiling), directed / max(known, _LEAST_RIGHT))
         value = _between(seen, ceiling, disagreeing, confusions.explained() * confusions.one_way())
