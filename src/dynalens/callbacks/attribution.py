@@ -18,13 +18,13 @@ from dynalens.callbacks.contrasts import SuspectContrasts
 from dynalens.callbacks.explained import Explained
 from dynalens.callbacks.explaining import EarlierMaps, Explainer
 from dynalens.callbacks.explanation_pictures import ExplanationPictures
+from dynalens.callbacks.named import NamedCallback
 from dynalens.callbacks.passing import loader_at
 from dynalens.callbacks.tokens import check_inputs
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.datasets import class_names
 from dynalens.faithfulness import CurveSettings, check_metrics
 from dynalens.host import (
-    CallbackBase,
     Processes,
     chart_layouts,
     check_whole_model,
@@ -49,7 +49,7 @@ Forward = Callable[[Any, Tensor], Tensor]
 _METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_drift")
 
 
-class AttributionMonitor(SuspectContrasts, CallbackBase):
+class AttributionMonitor(SuspectContrasts, NamedCallback):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
     The first images of the first real validation batch are kept for the whole run (without validation, of the first
@@ -164,7 +164,6 @@ class AttributionMonitor(SuspectContrasts, CallbackBase):
         self.samples, self.target_layer, self.every_n_epochs = samples, target_layer, every_n_epochs
         self.max_overhead, self.x_axis = max_overhead, check_x_axis(x_axis)
         self.name, self.on_error = name, on_error
-        self._state_key = self._generate_state_key(name=name)  # once: Lightning asks for it at every hook
         self._explainer = Explainer(self.methods, self.metrics, settings, method_args)
         self._budget = Budget(every_n_epochs, max_overhead)
         check = functools.partial(check_inputs, methods=self.methods, metrics=self.metrics, baseline=baseline)
@@ -177,11 +176,6 @@ class AttributionMonitor(SuspectContrasts, CallbackBase):
         self._class_names: Sequence[str] | None = None
         self._normalisation: Normalisation | None = None
         self._folder, self._epoch_began = Path(), 0.0
-
-    @property
-    def state_key(self) -> str:
-        """Key of the state in a checkpoint."""
-        return self._state_key
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layer's name and find out where pictures go."""

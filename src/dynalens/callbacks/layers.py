@@ -9,6 +9,7 @@ from torch import Tensor
 from dynalens.callbacks.checks import check_choice, check_positive
 from dynalens.callbacks.guarded import GuardedPictures
 from dynalens.callbacks.layer_pictures import LayerPictures
+from dynalens.callbacks.named import NamedCallback
 from dynalens.capture import CaptureError, inputs_to_show
 from dynalens.datasets import class_names
 from dynalens.faithfulness import class_logits
@@ -23,7 +24,6 @@ from dynalens.features import (
     small_copies,
 )
 from dynalens.host import (
-    CallbackBase,
     Processes,
     check_whole_model,
     check_x_axis,
@@ -40,7 +40,7 @@ from dynalens.tensorboard import make_sink
 _KEPT = 32  # images that tell size and range of an input
 
 
-class LayerMonitor(GuardedPictures, CallbackBase):
+class LayerMonitor(GuardedPictures, NamedCallback):
     """Show what a layer computes: first-layer filters, feature maps, the inputs that excite a channel, ideal inputs.
 
     Nothing is shown that is not asked for. Pictures go to TensorBoard, or to files where there is no such logger. With
@@ -119,18 +119,12 @@ class LayerMonitor(GuardedPictures, CallbackBase):
         self.maximise, self.classes, self.maximise_steps = maximise, _units("classes", classes), maximise_steps
         self.inputs, self.forward, self.every_n_epochs = inputs, forward, every_n_epochs
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
-        self._state_key = self._generate_state_key(name=name)  # once: Lightning asks for it at every hook
         self._kept: Tensor | None = None
         self._processes: Processes | None = None
         self._pictures: LayerPictures | None = None
         self._top: TopInputs | None = None
         self._step = ExitStack()
         self._watched: tuple[Tensor, Capturing] | None = None
-
-    @property
-    def state_key(self) -> str:
-        """Key of the state in a checkpoint."""
-        return self._state_key
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layers' names and find out where pictures go."""

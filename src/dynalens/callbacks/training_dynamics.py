@@ -11,11 +11,11 @@ from torch import Tensor
 from dynalens.callbacks.checks import check_positive, check_projector, check_same_length
 from dynalens.callbacks.dynamics_log import DynamicsLog
 from dynalens.callbacks.layer_features import LayerFeatures
+from dynalens.callbacks.named import NamedCallback
 from dynalens.callbacks.suspects import LabelSuspects
 from dynalens.capture import Capture, CaptureError, StepCapture, inputs_to_show
 from dynalens.dynamics import Array, EpochRecord, TrainingDynamics, probability_room
 from dynalens.host import (
-    CallbackBase,
     Processes,
     announce,
     check_data_parallel,
@@ -31,7 +31,7 @@ from dynalens.suspicion import Assessment
 from dynalens.tensorboard import Layout, dynamics_layout
 
 
-class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
+class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
     """Record, for each training sample, what the training steps show of it.
 
     Margin, confidence, forgetting events and the rest come from the step's own forward pass, before the update; no
@@ -120,7 +120,6 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self.features, self.projector_every_n_epochs = features, projector_every_n_epochs
         self._features = LayerFeatures(features)
         self.views, self.history, self.name = views, history, name
-        self._state_key = self._generate_state_key(name=name)  # once: Lightning asks for it at every hook
         self.name_of = name_of
         probability_room(mean_probabilities)  # raises now what it would raise in the first batch
         self.mean_probabilities = mean_probabilities
@@ -152,11 +151,6 @@ class TrainingDynamicsMonitor(LabelSuspects, CallbackBase):
         self._assessed: tuple[int, Assessment] | None = None
         self._features.load_state(None)
         self._compared: tuple[int, Array | None] | None = None
-
-    @property
-    def state_key(self) -> str:
-        """Key of the state in a checkpoint."""
-        return self._state_key
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Install what must stand before the first loader is made."""
