@@ -121,8 +121,8 @@ def statistics_row(batch: int, classes: int, rounds: int) -> dict[str, object]:
         for _ in range(steps):
             dynamics.update(ids, logits, targets)
 
-    def without_prediction(z: Tensor) -> tuple[Tensor, Tensor]:
-        return z - z.amax(dim=1, keepdim=True), z[:, 0]
+    def without_prediction(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        return z - z.amax(dim, keepdim=True), z.select(dim, 0)
 
     def ours_without_prediction() -> None:
         with patch("dynalens.dynamics.rows.below_largest", without_prediction):

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynalens.dynamics import IGNORED, NOT_A_CLASS, SampleStatistics, TrainingDynamics, presentation_rows
-from dynalens.dynamics.rows import PendingRows
+from dynalens.dynamics.rows import PendingRows, in_turn
 
 K = 3
 # Few values, so that ties (wrong by definition) and large probabilities both occur often.
@@ -178,18 +178,16 @@ def test_rows_equal_their_definitions(classes: int, dtype: torch.dtype) -> None:
     z_label = z.gather(1, targets[:, None])
     others = z.masked_fill(F.one_hot(targets, classes).bool(), -torch.inf).amax(1)
     wrongness = (z.softmax(1) - F.one_hot(targets, classes)).norm(dim=1)
-    places = (torch.arange(300) + 7) % (classes - 1) + 1
-    margin, log_p, el2n, predicted, target, log_other = presentation_rows(logits, targets, places)
+    turns = (3 * torch.arange(300) + 7) % classes
+    margin, log_p, el2n, predicted, target, log_turn = presentation_rows(logits, targets, turns)
     assert torch.equal(margin.double(), z_label[:, 0] - others)
     expected_log_p = z.log_softmax(1).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(log_p.double(), expected_log_p, rtol=1e-5, atol=1e-15)
     torch.testing.assert_close(el2n.double(), wrongness, rtol=1e-5, atol=1e-12)
     assert predicted.tolist() == [row.index(max(row)) for row in z.tolist()]  # the lowest class of a tie
     assert target.tolist() == targets.tolist()
-    # The class after the label in the first turn, the one after that in the next, and never the label itself.
-    others_in_turn = [(y + 1 + i % (classes - 1)) % classes for i, y in enumerate(targets.tolist(), 7)]
-    expected_other = z.log_softmax(1).gather(1, torch.tensor(others_in_turn)[:, None])[:, 0]
-    torch.testing.assert_close(log_other.double(), expected_other, rtol=1e-5, atol=1e-6)
+    expected_turn = z.log_softmax(1)[torch.arange(300), turns]
+    torch.testing.assert_close(log_turn.double(), expected_turn, rtol=1e-5, atol=1e-6)
     assert 0 < (margin > 0).sum() < 300
 
 
@@ -198,14 +196,15 @@ def test_rows_equal_their_definitions(classes: int, dtype: torch.dtype) -> None:
 def test_a_row_does_not_depend_on_the_rows_computed_with_it(sizes: list[int], classes: int) -> None:
     logits = torch.randn(sum(sizes), classes, generator=torch.Generator().manual_seed(len(sizes)))
     targets = torch.arange(sum(sizes)) % classes
-    places = torch.arange(sum(sizes)) % (classes - 1) + 1
-    parts = zip(*(torch.split(each, sizes) for each in (logits, targets, places)), strict=True)
+    turns = in_turn(sum(sizes), classes, torch.device("cpu"))
+    parts = zip(*(torch.split(each, sizes) for each in (logits, targets, turns)), strict=True)
     together = presentation_rows(logits, targets)
     assert torch.equal(together, torch.cat([presentation_rows(*part) for part in parts], dim=1))
 
 
 def test_classes_hidden_by_minus_infinity_are_no_obstacle() -> None:
-    row = presentation_rows(torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]]), torch.tensor([1]))[:, 0]
+    logits = torch.tensor([[-torch.inf, 1.0, 0.0, -torch.inf]])
+    row = presentation_rows(logits, torch.tensor([1]), torch.tensor([2]))[:, 0]
     p = 1 / (1 + math.exp(-1))
     torch.testing.assert_close(row, torch.tensor([1.0, math.log(p), math.sqrt(2) * (1 - p), 1.0, 1.0, math.log(1 - p)]))
 
@@ -419,7 +418,8 @@ def test_small_batches_are_computed_together_in_their_order() -> None:
         index = torch.arange(size) + 10 * number
         pending.add(index.tolist() if number % 2 else index, logits, targets)
         before = sum(size for size, *_ in batches[:number])
-        expected.append(presentation_rows(logits, targets, (torch.arange(size) + before) % (classes - 1) + 1))
+        turns = in_turn(before + size, classes, torch.device("cpu"))[before:]
+        expected.append(presentation_rows(logits, targets, turns))
     indices, rows, step = pending.on_host()
     np.testing.assert_array_equal(rows, torch.cat(expected, dim=1).numpy())
     assert indices.tolist() == [i + 10 * number for number, (size, *_) in enumerate(batches) for i in range(size)]
@@ -438,12 +438,31 @@ def test_an_epoch_that_was_resumed_asks_about_the_same_classes() -> None:
             dynamics.update(range(3 * number, 3 * number + 3), z, y)
     expected, resumed = whole.end_epoch(0).p_other, after.end_epoch(0).p_other
     np.testing.assert_array_equal(resumed, expected)
-    # Classes 2 and 3 are never labels: 0 1 4, then 2 3 1, ... places after the label.
+    # Classes 2 and 3 are never labels, and where it is the turn of the label there is nothing to ask.
     p = torch.cat([z for z, _ in batches]).softmax(1).numpy()
-    labels = [0, 1, 4] * 4
-    others = [(label + 1 + i % 4) % 5 for i, label in enumerate(labels)]
-    by_hand = [p[i, k] if k in (0, 1, 4) else np.nan for i, k in enumerate(others)]
+    turns = [0, 1, 2, 3, 4, 1, 2, 3, 4, 0, 2, 3]
+    by_hand = [p[i, k] if k in (0, 1, 4) and k != [0, 1, 4][i % 3] else np.nan for i, k in enumerate(turns)]
+    assert np.isfinite(by_hand).sum() == 2
     np.testing.assert_allclose(expected, by_hand, rtol=1e-5)
+
+
+def test_of_two_classes_the_other_one_is_known_at_each_presentation() -> None:
+    dynamics = TrainingDynamics(3)
+    dynamics.update(range(3), torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 40.0]]), torch.tensor([0, 1, 1]))
+    p = 1 / (1 + math.exp(-2))
+    np.testing.assert_allclose(dynamics.end_epoch(0).p_other, [1 - p, p, math.exp(-40)], rtol=1e-5)
+    only = TrainingDynamics(1)
+    only.update([0], torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+    assert np.isnan(only.end_epoch(0).p_other).all()  # no sample has the other label
+
+
+@pytest.mark.parametrize("classes", [3, 10, 300, 70_000])
+def test_each_class_has_its_turn_and_labels_in_turn_do_not_meet_it(classes: int) -> None:
+    turns = in_turn(4 * classes, classes, torch.device("cpu"))
+    assert torch.equal(turns.view(4, classes).sort(dim=1).values, torch.arange(classes).expand(4, classes))
+    labels = torch.arange(4 * classes) % classes
+    meetings = (turns == labels).view(4, classes).all(dim=1).tolist()
+    assert meetings == [number % (2 if classes > 2**12 else classes) == 0 for number in range(4)]
 
 
 def test_steps_before_a_checkpoint_come_before_those_after_it() -> None:

@@ -294,7 +294,7 @@ def test_outputs_that_are_never_labels_hide_no_flips(labels: int, classes: int) 
         logits[np.arange(len(true)), true] += 3
         dynamics.update(range(len(true)), torch.from_numpy(logits), torch.from_numpy(given))
         history.append(dynamics.end_epoch(epoch).presentations())
-    assert np.isnan(history[0]["p_other"]).mean() == pytest.approx(1 - (labels - 1) / (classes - 1), abs=0.02)
+    assert np.isnan(history[0]["p_other"]).mean() == pytest.approx(1 - (labels - 1) / classes, abs=0.02)
     found = assess(dynamics.compute(), history)
     assert found.noise_rate.value == pytest.approx((given != true).mean(), rel=1 / 3)
 

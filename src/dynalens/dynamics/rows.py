@@ -20,24 +20,24 @@ ROWS = 6
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
 _BLOCK = 2**18  # numbers in the rows that are computed together on a CPU: they stay in its cache
-_MANY = 64  # classes from which on numpy finds the largest one faster
+_MANY = 64  # classes from which on a sample's numbers are reduced in a row
+_TURNS = 2**13  # classes in turn, after which they begin again
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
 
-def presentation_rows(logits: Tensor, targets: Tensor, places: Tensor | None = None) -> Tensor:
-    r"""Return margin, log-probability of the label, EL2N, prediction, target and log-probability of another class.
+def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = None) -> Tensor:
+    r"""Return margin, log-probability of the label, EL2N, prediction, target and log-probability of a class in turn.
 
     With logits :math:`z`, label :math:`y` and :math:`p = \mathrm{softmax}(z)`:
     :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
     :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`, and
-    :math:`\log p_k` of one class :math:`k \ne y`. No operation waits for the device, and a row does not depend on the
-    others, except for the place of the other class where it is not given.
+    :math:`\log p_k` of one class :math:`k`. No operation waits for the device, and a row does not depend on the others,
+    except for the turn of its class where that is not given.
 
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.
         targets: Shape ``(N,)``, integers in [0, K). A negative value marks a presentation that is not counted.
-        places: Shape ``(N,)``, integers in [1, K): how many classes after the label the other class comes, round and
-            round; by default all in turn.
+        turns: Shape ``(N,)``, integers in [0, K): the class k of each; by default all in turn.
 
     Returns:
         Shape ``(6, N)``, float32, on the device of ``logits``.
@@ -48,74 +48,97 @@ def presentation_rows(logits: Tensor, targets: Tensor, places: Tensor | None = N
         tensor([-1.5000,  0.0000,  1.0000])
     """
     logits, targets = logits.detach().float(), targets.detach()
-    label = targets.clamp(min=0).unsqueeze(1)
-    classes = logits.shape[1]
-    places = in_turn(len(label), classes, label.device).narrow(0, 0, len(label)) if places is None else places
-    other = label + places.unsqueeze(1)
-    other = torch.where(other < classes, other, other - classes)  # an integer's remainder takes five times as long
+    label, classes = targets.clamp(min=0), logits.shape[1]
+    turns = in_turn(len(label), classes, label.device) if turns is None else turns
     if logits.device.type == "cpu" and logits.numel() > _BLOCK:
         size = max(_BLOCK // classes, 1)
-        blocks = map(_over_classes, *(torch.split(each, size) for each in (logits, label, other)))
+        blocks = map(_over_classes, *(torch.split(each, size) for each in (logits, label, turns)))
         parts = tuple(torch.cat(part) for part in zip(*blocks, strict=True))
     else:
-        parts = _over_classes(logits, label, other)
-    label_below, other_below, rival_below, e_others, norm, predicted = parts
+        parts = _over_classes(logits, label, turns)
+    label_below, turn_below, rival_below, e_others, norm, predicted = parts
     # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
     rest = e_others + label_below.expm1()
     log_sum = rest.log1p()
     el2n = torch.hypot(norm, e_others) / (1 + rest)
     rows = [label_below - rival_below, label_below - log_sum, el2n, predicted.float(), targets.float()]
-    return torch.stack([*rows, other_below - log_sum])
+    return torch.stack([*rows, turn_below - log_sum])
 
 
-def in_turn(least: int, classes: int, device: torch.device) -> Tensor:
-    """Return 1, 2, ..., K - 1, again and again, at least so many.
+def in_turn(many: int, classes: int, device: torch.device) -> Tensor:
+    """Return all K classes in turn, so many, each round one class further on: labels in turn shall not meet them.
 
     Example:
-        >>> in_turn(4, 4, torch.device("cpu"))
-        tensor([1, 2, 3, 1, 2, 3])
+        >>> in_turn(7, 3, torch.device("cpu"))
+        tensor([0, 1, 2, 1, 2, 0, 2])
     """
-    return torch.arange(1, classes, device=device).repeat(-(-least // (classes - 1)))
+    place = torch.arange(many, device=device) % _period(classes)
+    return (place + place // classes) % classes
 
 
-def _over_classes(z: Tensor, label: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _period(classes: int) -> int:
+    """Return after how many presentations the turns begin again: up to K rounds, so that it stays a small table."""
+    return classes * min(classes, max(2, _TURNS // classes))
+
+
+def _over_classes(z: Tensor, label: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return all that needs a pass over the classes, (N,) each.
 
-    With e_k = exp(z_k - max(z)): the logits of the label and of the other class, and the largest one beside the
+    With e_k = exp(z_k - max(z)): the logits of the label and of the class in turn, and the largest one beside the
     label's, all below the largest of all, the sum of e over all classes but the label, its 2-norm, and the predicted
     class.
     """
-    below, predicted = below_largest(z)
-    label_below, other_below = below.gather(1, label).squeeze(1), below.gather(1, other).squeeze(1)
-    rival_below = below.scatter_(1, label, -torch.inf).amax(dim=1)
-    e = below.scatter_(1, label, 0.0).exp_().scatter_(1, label, 0.0)  # of -inf, a CPU's exp is ten times slower
-    return label_below, other_below, rival_below, e.sum(dim=1), torch.linalg.vector_norm(e, dim=1), predicted
+    dim = 1
+    if z.device.type == "cpu" and z.shape[1] < _MANY:
+        # A CPU reduces over few classes, which are few numbers in a row, one by one; over the first axis, it takes many
+        # samples at once. numpy turns the axes in a third of torch's time.
+        z, dim = torch.from_numpy(np.ascontiguousarray(z.numpy().T)), 0
+    label, turn = label.unsqueeze(dim), turn.unsqueeze(dim)
+    below, predicted = below_largest(z, dim)
+    label_below, turn_below = below.gather(dim, label).squeeze(dim), below.gather(dim, turn).squeeze(dim)
+    rival_below = below.scatter_(dim, label, -torch.inf).amax(dim)
+    e = below.scatter_(dim, label, 0.0).exp_().scatter_(dim, label, 0.0)  # of -inf, a CPU's exp is ten times slower
+    e_others, norm = (_sum_and_norm if dim else _sum_and_norm_in_order)(e)
+    return label_below, turn_below, rival_below, e_others, norm, predicted
 
 
-def below_largest(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each logit minus the largest of its row, and the class of the largest, the lowest one of a tie.
+def _sum_and_norm(e: Tensor) -> tuple[Tensor, Tensor]:
+    return e.sum(dim=1), torch.linalg.vector_norm(e, dim=1)
+
+
+def _sum_and_norm_in_order(e: Tensor) -> tuple[Tensor, Tensor]:
+    """Add up over the first axis, in the order of the classes: torch's order depends on how many samples there are."""
+    pair = e.numpy() if e.shape[1] > 1 else np.repeat(e.numpy(), 2, axis=1)  # of one sample, numpy's order is another
+    total, norm = np.add.reduce(pair, axis=0), np.sqrt(np.add.reduce(np.square(pair), axis=0))
+    return torch.from_numpy(total)[: e.shape[1]], torch.from_numpy(norm)[: e.shape[1]]
+
+
+def below_largest(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return each logit minus the largest of its sample, and the class of the largest, the lowest one of a tie.
 
     torch's ``argmax`` takes ten times as long as ``amax`` on a CPU. numpy's does not, except for few classes.
 
     Args:
-        z: Shape ``(N, K)``.
+        z: Shape ``(N, K)``, or ``(K, N)``.
+        dim: The axis of the classes.
 
     Returns:
-        Shapes ``(N, K)`` and ``(N,)``.
+        That of ``z`` and ``(N,)``.
 
     Example:
         >>> import torch
-        >>> below_largest(torch.tensor([[1.0, 3.0, 3.0]]))
-        (tensor([[-2.,  0.,  0.]]), tensor([1.]))
+        >>> below_largest(torch.tensor([[1.0], [3.0], [3.0]]), 0)
+        (tensor([[-2.],
+                [ 0.],
+                [ 0.]]), tensor([1.]))
     """
-    classes = z.shape[1]
-    if z.device.type == "cpu" and classes >= _MANY:
+    if z.device.type == "cpu" and dim == 1:
         largest = torch.from_numpy(z.numpy().argmax(1))
         return z - z.gather(1, largest.unsqueeze(1)), largest
-    below = z - z.amax(dim=1, keepdim=True)
+    below, classes = z - z.amax(dim, keepdim=True), z.shape[dim]
     # The largest logit is 0 below itself and leaves the rank of its class; every other one falls far below all ranks.
     ranks = torch.arange(classes, 0, -1, dtype=z.dtype, device=z.device)
-    return below, classes - torch.add(ranks, below, alpha=_FAR).amax(dim=1)
+    return below, classes - torch.add(ranks.unsqueeze(1 - dim), below, alpha=_FAR).amax(dim)
 
 
 class PendingRows:
@@ -200,30 +223,29 @@ class PendingRows:
 
     def _keep(self, logits: Tensor, targets: Tensor) -> None:
         self._classes.add(logits.shape[1])
-        self._rows.append(presentation_rows(logits, targets, self._places(len(logits), logits.shape[1], logits.device)))
+        self._rows.append(presentation_rows(logits, targets, self._next(len(logits), logits.shape[1], logits.device)))
         self._computed += len(targets)
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
 
-    def others(self, target: Array) -> Array:
-        """Return the class that each presentation's last row is about, (M,), int64; -1 where that is not known.
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; None where that is not known: there is nothing but a checkpoint's, or several heads."""
+        return next(iter(self._classes)) if len(self._classes) == 1 else None
 
-        Args:
-            target: Shape ``(M,)``, of all presentations in their order.
-        """
-        if len(self._classes) != 1:  # nothing but a checkpoint's, or several heads
-            return np.full(len(target), -1)
-        (classes,) = self._classes
-        label = np.maximum(target, 0).astype(np.int64)
-        return (label + 1 + np.arange(len(label)) % (classes - 1)) % classes
+    def turns(self) -> Array:
+        """Return the class k of each presentation's last row, (M,), int64; -1 where that is not known."""
+        if self.classes is None:
+            return np.full(len(self), -1)
+        return in_turn(len(self), self.classes, torch.device("cpu")).numpy()
 
-    def _places(self, n: int, classes: int, device: torch.device) -> Tensor:
-        """Return which other classes come next: all in turn, however the presentations are computed together."""
-        begin, (of, turns) = self._computed % (classes - 1), self._turns
-        if of != classes or turns.device != device or len(turns) < begin + n:
-            turns = in_turn(begin + n, classes, device)
+    def _next(self, n: int, classes: int, device: torch.device) -> Tensor:
+        """Return which classes come next: all in turn, however the presentations are computed together."""
+        period, (of, turns) = _period(classes), self._turns
+        if of != classes or turns.device != device or len(turns) < period + n:
+            turns = in_turn(period + n, classes, device)
             self._turns = classes, turns
-        return turns.narrow(0, begin, n)
+        return turns.narrow(0, self._computed % period, n)
 
 
 def _indices_on_host(index: Sequence["array[int] | Tensor"]) -> Array:

@@ -97,7 +97,7 @@ class EpochRecord:
         margin: Logit margin, float32.
         predicted: Class of the largest logit, int32.
         p_other: Probability of one class that is not the label, all in turn, float32: what a wrong label drawn at
-            random would have had. NaN where the network has an output for a class that is never a label.
+            random would have had. NaN where it was the turn of the label, or of a class that is never a label.
         forgotten: Number of forgetting events in this epoch.
         learned: Number of samples that were correct for the first time.
         non_finite: Number of presentations left out because a logit was NaN or infinite.

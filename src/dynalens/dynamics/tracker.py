@@ -103,7 +103,7 @@ class TrainingDynamics:
         """
         pending, self._pending = self._pending, self._nothing_pending()
         index, rows, step = pending.on_host()
-        rows[LOG_OTHER, self._never_given(pending.others(rows[TARGET]), rows[TARGET])] = np.nan
+        self._settle_other(rows, pending)
         if exchange is not None:
             index, rows = exchange(index, rows, step)
         self._check(index, rows)
@@ -189,14 +189,16 @@ class TrainingDynamics:
         self._weight += weight
         return weight / self._weight if self._weight else 0.0
 
-    def _never_given(self, other: Array, target: Array) -> Array:
-        """Return which of these classes are unknown or no label of any sample so far."""
-        labels = np.append(self._state["label"], target).astype(np.int64)
+    def _settle_other(self, rows: Array, pending: PendingRows) -> None:
+        """Leave a probability of another class only where it is of a class that is not the label, but somewhere one."""
+        label, turn = np.maximum(rows[TARGET], 0).astype(np.int64), pending.turns()
+        if pending.classes == 2:  # the turn would be the label's every other time, and the other one is known
+            rows[LOG_OTHER], turn = rows[LOG_P] - rows[MARGIN], 1 - label
+        labels = np.append(self._state["label"], rows[TARGET]).astype(np.int64)
         labels = labels[labels >= 0]
-        given = np.zeros(max(other.max(initial=0), labels.max(initial=0)) + 2, bool)
+        given = np.zeros(max(turn.max(initial=0), labels.max(initial=0)) + 2, bool)
         given[labels] = True
-        never: Array = ~given[other]  # -1 is the last entry, which no label has
-        return never
+        rows[LOG_OTHER, ~given[turn] | (turn == label)] = np.nan  # -1 is the last entry, which no label has
 
     def _check(self, index: Array, rows: Array) -> None:
         if len(index) and (index.min() < 0 or index.max() >= self.num_samples):

@@ -28,8 +28,8 @@ class Candidates:
         count: Shape ``(B,)``, candidates: for each presentation its label and one class that is not its label.
         given: Shape ``(B,)``, how many of them are labels.
         classes: Number L of classes that are given as label.
-        others: Candidates that are not labels, for each presentation: fewer than one where the network has outputs that
-            are never labels, as these are not asked about.
+        others: Candidates that are not labels, for each presentation: fewer than one, as it is the label's turn now and
+            then, or that of an output that is never a label.
         of: The class asked about; -1 for any.
     """
 
@@ -57,7 +57,7 @@ def candidates(epoch: int, label: Array, p_label: Array, p_other: Array, classes
         epoch: Number of the epoch.
         label: Shape ``(M,)``, the label at each presentation.
         p_label: Shape ``(M,)``, its probability.
-        p_other: Shape ``(M,)``, probability of another class, all in turn; NaN where that is never a label.
+        p_other: Shape ``(M,)``, probability of another class, all in turn; NaN where none was asked about.
         classes: How many classes are given as label, at least 2.
     """
     if classes > 2:
