@@ -6,7 +6,6 @@ from torch import Tensor, nn
 from dynalens.attribution.layers import arrangement, find_target_layer
 from dynalens.attribution.maps import resize
 from dynalens.attribution.passes import (
-    PASS_SIZE,
     Formula,
     Forward,
     Pass,
@@ -16,9 +15,12 @@ from dynalens.attribution.passes import (
     check_images,
     model_input,
     one_pass,
+    pass_size,
     scores_of,
 )
 from dynalens.observation import captured_output, module_named, undisturbed, unwrapped
+
+_MASKED = 32  # images in one pass without gradients
 
 
 def grad_cam_formula(seen: Pass) -> Tensor:
@@ -221,10 +223,10 @@ def score_cam(
     run = forward if forward is not None else unwrapped(model)
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images)
-        feature_maps = _feature_maps(model, run, x, targets, target_layer, forward, chunk_size or PASS_SIZE)
+        feature_maps = _feature_maps(model, run, x, targets, target_layer, forward, pass_size(x, chunk_size))
         n, channels = feature_maps.shape[:2]
         scores = []
-        for jobs in torch.split(torch.arange(n * channels, device=x.device), chunk_size or 4 * PASS_SIZE):
+        for jobs in torch.split(torch.arange(n * channels, device=x.device), chunk_size or _MASKED):
             sample = jobs // channels
             masks = _scaled(resize(feature_maps[sample, jobs % channels], x.shape[2:]))
             masked = x[sample] * masks.unsqueeze(1).to(x.dtype)
@@ -293,7 +295,7 @@ def shared_passes(
     check_images(images, targets)
     check_at_least_one("chunk_size", chunk_size)
     run = forward if forward is not None else unwrapped(model)
-    size = chunk_size or PASS_SIZE
+    size = pass_size(images, chunk_size)
     with undisturbed(model):
         x = model_input(model, images)
         name = target_layer if formulas.keys() & CAM_FORMULAS.keys() else None

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
-from dynalens.attribution.passes import PASS_SIZE, Forward, check_finite, check_targets, model_input
+from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input
 from dynalens.observation import module_named, out_of_place, seeded, two_class_logits, undisturbed, unwrapped
 
 PREFIX = "captum:"
+_AT_ONCE = 8  # images: what a method makes of each, such as fifty steps, comes on top
 # Their baselines are a sample of a distribution, not one for each image.
 _DISTRIBUTION = ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap")
 _SEVERAL_LAYERS = ("LayerGradientXActivation", "LayerIntegratedGradients", "LayerLRP")
@@ -140,7 +141,7 @@ def _attributed(
         names = _layer_names(cls, settings.pop("layer", None)) or (_default_layer(model, x, forward),)
     attribution = _built(cls, _Logits(inner, forward or inner), model, settings, names)
     given = {key: value for key, value in settings.items() if key not in constructor}
-    size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or PASS_SIZE
+    size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []
     for rows in torch.split(torch.arange(len(x), device=x.device), size):
         cut = {key: value[rows] if _one_for_each(cls, key, value, len(x)) else value for key, value in given.items()}

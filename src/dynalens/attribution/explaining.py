@@ -21,13 +21,13 @@ from dynalens.attribution.methods import (
     takes,
 )
 from dynalens.attribution.passes import (
-    PASS_SIZE,
     Forward,
     as_logits,
     check_at_least_one,
     check_images,
     check_targets,
     model_input,
+    pass_size,
 )
 from dynalens.observation import is_tokens, undisturbed, unwrapped
 
@@ -176,7 +176,7 @@ def _run(
 def _logits(
     model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None, chunk_size: int | None
 ) -> Tensor:
-    run, x, size = forward or unwrapped(model), model_input(model, images), chunk_size or PASS_SIZE
+    run, x, size = forward or unwrapped(model), model_input(model, images), pass_size(images, chunk_size)
     with torch.no_grad():
         parts = zip(torch.split(x, size), torch.split(targets, size), strict=True)
         return torch.cat([as_logits(run(x_part), y_part).float() for x_part, y_part in parts])

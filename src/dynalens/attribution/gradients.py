@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynalens.attribution.passes import PASS_SIZE, Forward, Score, check_at_least_one, check_finite, score
+from dynalens.attribution.passes import Forward, Score, check_at_least_one, check_finite, pass_size, score
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor]
 
@@ -35,8 +35,9 @@ def saliency(
         forward: Callable(images) -> logits, (N, K), or (N,) or (N, 1) for two classes; default: ``model``.
         at: Dotted name of a layer whose output takes the place of the image, such as the embedding of tokens. The
             map then has the shape of this output.
-        chunk_size: Images in one pass; bounds the memory. Default: 8 where an image needs one pass; elsewhere what
-            keeps the activations below 44 MiB on a processor and 1 GiB on an accelerator, at most 32.
+        chunk_size: Images in one pass; bounds the memory. Default: 16, or 8 of more than 16,384 numbers each, where an
+            image needs one pass; elsewhere what keeps the activations below 44 MiB on a processor and 1 GiB on an
+            accelerator, at most 32.
 
     Returns:
         Shape ``(N, C, *spatial)``, float32, on the device of ``images``. Computed in the dtype of the model with
@@ -314,7 +315,7 @@ def completeness_gap(
 
 
 def _gradient(of: Score, points: Tensor) -> Tensor:
-    size = of.chunk_size or PASS_SIZE
+    size = pass_size(points, of.chunk_size)
     rows = torch.arange(len(points), device=points.device)
     return torch.cat([of.gradient(points[part], part) for part in torch.split(rows, size)])
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dynalens.attribution.cam import grad_cam
 from dynalens.attribution.maps import resize
-from dynalens.attribution.passes import PASS_SIZE, Forward, check_finite, score
+from dynalens.attribution.passes import Forward, check_finite, pass_size, score
 from dynalens.overrides import ReluRule, modified_relu
 
 
@@ -188,7 +188,7 @@ def _modified(
 ) -> Tensor:
     with score(model, images, targets, forward=forward, chunk_size=chunk_size) as of, modified_relu(rule) as calls:
         rows = torch.arange(len(of.points), device=of.points.device)
-        parts = [of.gradient(of.points[part], part) for part in torch.split(rows, chunk_size or PASS_SIZE)]
+        parts = [of.gradient(of.points[part], part) for part in torch.split(rows, pass_size(of.points, chunk_size))]
     if not calls:
         raise ValueError(
             f"Expected a model with ReLUs for {name}, got no call of one in {type(model).__name__}: the map would be "

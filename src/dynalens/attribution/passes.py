@@ -23,14 +23,19 @@ from dynalens.observation import (
 
 Forward = Callable[[Tensor], Tensor]
 
-PASS_SIZE = 8
-"""Images in one pass where nothing else is said: larger batches gain nothing on a processor, and cost memory."""
+_FEW, _MORE = 8, 16  # images in one pass: more gain nothing on a processor, and cost memory
+_SMALL = 2**14  # numbers in an image of which more share a pass
 _MOST_POINTS = 32
 _NOTHING = torch.empty(0)
 _KEPT_BYTES = {"cpu": 44 * 2**20}  # two images of 224 x 224 in a ResNet-18: one takes a third longer for each
 _KEPT_BYTES_ACCELERATOR = 2**30
 # Half precision underflows below 6e-8 and overflows above 65504: the largest scale that stays finite is taken.
 _SCALES = (2.0**14, 2.0**10, 2.0**6, 2.0**2, 1.0)
+
+
+def pass_size(points: Tensor, chunk_size: int | None) -> int:
+    """Return how many images, or outputs of a layer, share a pass: where nothing is said 16 small ones, else 8."""
+    return chunk_size or (_MORE if points.shape[1:].numel() <= _SMALL else _FEW)
 
 
 def model_input(model: nn.Module, images: Tensor) -> Tensor:
@@ -157,7 +162,7 @@ class Score:
     def values(self, points: Tensor) -> Tensor:
         """Return the scores (N,) at one point for each sample, without gradients."""
         rows = torch.arange(len(points), device=points.device)
-        size = self.chunk_size or PASS_SIZE
+        size = pass_size(points, self.chunk_size)
         with torch.no_grad():
             parts = [self.of(points[part], part) for part in torch.split(rows, size)]
         return torch.cat(parts)
@@ -184,12 +189,12 @@ class Score:
     def outputs(self, inputs: Tensor) -> Tensor:
         """Return the layer's outputs for inputs of the model."""
         assert self.layer is not None
-        return _outputs(self.run, self.layer, inputs, self.chunk_size or PASS_SIZE)
+        return _outputs(self.run, self.layer, inputs, pass_size(inputs, self.chunk_size))
 
     def _memory_safe(self, number: int) -> int:
         """Return how many points keep activations within a budget: 44 MiB on a processor, 1 GiB on an accelerator."""
-        if number <= PASS_SIZE:
-            return PASS_SIZE
+        if number <= _FEW:
+            return _FEW
         each = max(self._kept_bytes(2) - self._kept_bytes(1), 1)
         budget = _KEPT_BYTES.get(self.points.device.type, _KEPT_BYTES_ACCELERATOR)
         return min(max(budget // each, 1), _MOST_POINTS)
@@ -229,7 +234,7 @@ def score(
             stack.enter_context(torch.autocast(images.device.type, dtype=torch.bfloat16))
         inputs = model_input(model, images)
         layer = None if at is None else module_named(model, at, argument="at")
-        points = inputs if layer is None else _outputs(run, layer, inputs, chunk_size or PASS_SIZE)
+        points = inputs if layer is None else _outputs(run, layer, inputs, pass_size(inputs, chunk_size))
         yield Score(run, inputs, targets, points, layer, chunk_size)
 
 
