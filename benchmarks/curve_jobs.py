@@ -1,6 +1,7 @@
 """One job of deletion and insertion, done by this package, by its peers, and by nothing but the passes it needs."""
 
 import contextlib
+import copy
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,6 +29,11 @@ class Job:
     def first(self, number: int) -> "Job":
         """Return the job of the first images."""
         return replace(self, images=self.images[:number], targets=self.targets[:number], maps=self.maps[:number])
+
+    def double(self) -> "Job":
+        """Return the job in float64."""
+        moved = copy.deepcopy(self.model).double(), self.images.double(), self.targets, self.maps.double()
+        return Job(*moved, self.steps)
 
     @property
     def scored(self) -> int:

@@ -165,6 +165,14 @@ def report_agreement(job: Job) -> None:
     curve = max(float((exact[name].values - rise[name]).abs().max()) for name in exact)
     area = max(float((exact[name].areas - low[name].areas).abs().max()) for name in exact)
     print(f"  exact against RISE: curves within {curve:.1e}; fast against exact: areas within {area:.4f}")
+    single = [replace(job, images=x[None], targets=y[None], maps=m[None]).rise() for x, y, m in zip(
+        job.images, job.targets, job.maps, strict=True
+    )]  # fmt: skip
+    apart = max(float((torch.cat([one[name] for one in single]) - rise[name]).abs().max()) for name in rise)
+    double = job.double()
+    rise, exact = double.rise(), double.own(CurveSettings("zero", job.steps))
+    within = max(float((exact[name].values - rise[name]).abs().max()) for name in rise)
+    print(f"  in float64 within {within:.1e}; RISE, images one by one, against RISE in float32: {apart:.1e}")
     if importlib.util.find_spec("torchcam"):
         peer = job.torchcam()
         gap = max(abs(float(exact[name].areas.mean()) - peer[f"{name}_auc"]) for name in exact)
