@@ -1,5 +1,6 @@
 """Scores equal their definitions, flips are found in each regime, and the estimates are near what is true."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
@@ -214,6 +215,30 @@ def test_confusions_that_resemblance_explains_are_not_directed() -> None:
 def test_a_class_is_named_too_often_by_a_bounded_factor() -> None:
     # 100 of class 0 are labelled 1, none the other way: at most 3 / (3 + 1 / 3) of them are expected there.
     assert Confusions.of(np.zeros(100, int), np.ones(100, int), 2).directed == pytest.approx(2 * (100 - 90))
+
+
+def confusions(classes: int, forward: dict[tuple[int, int], int], each: int) -> Confusions:
+    """Return confusions of all pairs, ``each`` both ways together, half of them forward where nothing else is said."""
+    found = []
+    for i, j in itertools.combinations(range(classes), 2):
+        n = forward.get((i, j), each - forward[j, i] if (j, i) in forward else each // 2)
+        found += [(i, j)] * n + [(j, i)] * (each - n)
+    leader, label = np.array(found).T
+    return Confusions.of(leader, label, classes)
+
+
+def test_what_chance_leaves_of_confusions_is_not_directed() -> None:
+    # Three pairs of 36 go round and round: 20 of 100 beyond 50, four standard deviations, 60 in all. Of 36 pairs chance
+    # leaves 36 x 5 x .108 = 19.44 with a standard deviation of 6 x 5 x .5: 60 is 2.704 of them above, (2.704 - 2) / 2.
+    assert confusions(9, {(0, 1): 70, (1, 2): 70, (2, 0): 70}, 100).directed == pytest.approx(2 * 60 * 0.352, rel=1e-3)
+    assert confusions(9, {(0, 1): 62, (1, 2): 62, (2, 0): 62}, 100).directed == 0.0  # 36: 1.1 above
+    assert confusions(3, {(0, 1): 62, (1, 2): 62, (2, 0): 62}, 100).directed == pytest.approx(2 * 36)  # of 3 pairs: 7.9
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(50):
+        both_ways = {pair: int(rng.binomial(28, 0.5)) for pair in itertools.combinations(range(10), 2)}
+        found.append(confusions(10, both_ways, 28).directed)
+    assert np.mean(np.array(found) > 0) < 0.2
 
 
 def test_structure_is_what_goes_one_way() -> None:

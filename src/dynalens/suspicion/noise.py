@@ -15,6 +15,8 @@ _FITTING = 200  # rounds of Bradley and Terry's iteration
 _DIRECTED = 4  # times the part of the disagreement that is one way
 _BIAS = 3  # most that a class is named too often, or too rarely
 _CHANCE = 2  # standard deviations
+_BY_CHANCE, _ITS_SPREAD = 0.108, 0.5  # mean and standard deviation of |z| where that is above two, else 0; z is normal
+_DOUBTFUL, _CERTAIN = 2.0, 4.0  # standard deviations between which a sum counts more and more
 _FAR = 7.0  # log odds beyond which the probabilities of a few presentations say no more
 
 
@@ -148,7 +150,9 @@ class Confusions:
         n(j for k) / n(k for j) = s_k / s_j, quasi-symmetry (Caussinus 1965). s is fitted by Bradley and Terry's (1952)
         iteration, with half a win and half a loss for each class, within a factor of three of the mean: no network
         names a class many times too often. Where one direction of a pair is more than two standard deviations above
-        that, the difference counts, twice, as the other direction lacks as many.
+        that, the difference counts, twice, as the other direction lacks as many. Chance leaves some such differences of
+        pairs that go both ways; the sum fades where it is less than four standard deviations above these, to none at
+        two.
 
         Example:
             >>> import numpy as np
@@ -176,7 +180,11 @@ class Confusions:
         expected = total * strength[first] / (strength[first] + strength[second])
         beyond = np.abs(forward - expected)
         spread = np.sqrt(np.maximum(expected * (total - expected) / np.maximum(total, 1), 0.25))
-        return float(2 * beyond[beyond > _CHANCE * spread].sum())
+        found = float(beyond[beyond > _CHANCE * spread].sum())
+        # Of pairs that go both ways, so much is above two standard deviations, with its own standard deviation.
+        by_chance, spread_of_all = _BY_CHANCE * spread.sum(), _ITS_SPREAD * np.sqrt((spread**2).sum())
+        certain = (found - by_chance) / max(spread_of_all, 1e-9)
+        return 2 * found * float(np.clip((certain - _DOUBTFUL) / (_CERTAIN - _DOUBTFUL), 0, 1))
 
     def one_way(self) -> float:
         """Return, in [0, 1], how far disagreement follows the flips of a rule: all of it where a quarter is one way.
