@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
+from dynalens.keys import LABEL_KEYS
+
 INDEX_KEY = "index"
-_LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
 class IndexedDataset(Dataset[Any]):
@@ -185,7 +186,7 @@ class RelabelledDataset(Dataset[Any]):
 
     def _place(self, sample: Any) -> Any:
         if isinstance(sample, Mapping):
-            found = [key for key in ([self.label] if self.label is not None else _LABEL_KEYS) if key in sample]
+            found = [key for key in ([self.label] if self.label is not None else LABEL_KEYS) if key in sample]
             names: Any = list(sample)
         else:
             at = 1 if self.label is None else self.label

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dynalens.keys import LABEL_KEYS
+
 DECISIONS = ("keep", "relabel", "drop")
-_LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
 class Decision(NamedTuple):
@@ -172,12 +173,12 @@ def _relabelled(item: Any, index: int, decision: Decision, key: int | str | None
 
 def _label_key(item: Any, index: int) -> int | str:
     if isinstance(item, Mapping):
-        found: list[int | str] = [key for key in _LABEL_KEYS if key in item]
+        found: list[int | str] = [key for key in LABEL_KEYS if key in item]
     else:
         found = [1] if isinstance(item, tuple | list) and len(item) > 1 else []
     if not found:
         raise ValueError(
-            f"Expected sample {index} to be (input, label, ...) or a dict with one of {', '.join(_LABEL_KEYS)}, got "
+            f"Expected sample {index} to be (input, label, ...) or a dict with one of {', '.join(LABEL_KEYS)}, got "
             f"a {type(item).__name__}. Pass `label_key=`."
         )
     return found[0]

@@ -5,10 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 from dynalens.observation import is_tokens
-
-_IMAGE_KEYS = ("image", "images", "img", "input", "inputs", "pixel_values", "x", "input_ids", "tokens")
-_LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 
 
 class CaptureError(RuntimeError):
@@ -32,14 +30,14 @@ def holds(batch: Any, tensor: Tensor) -> bool:
 def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, batch)") -> Any:
     """Return the batch's one label: a vector after its first entry, or under a usual key."""
     if isinstance(batch, Mapping):
-        found = [batch[key] for key in _LABEL_KEYS if key in batch]
+        found = [batch[key] for key in LABEL_KEYS if key in batch]
     elif isinstance(batch, Sequence) and not isinstance(batch, str):
         found = [part for part in batch[1:] if isinstance(part, Tensor) and part.ndim == 1]
     else:
         found = []
     if len(found) != 1:
         raise CaptureError(
-            f"Expected one label in the batch (its second entry, or a key of {', '.join(_LABEL_KEYS)}), got "
+            f"Expected one label in the batch (its second entry, or a key of {', '.join(LABEL_KEYS)}), got "
             f"{len(found)} in {described(batch)}. Pass {remedy}."
         )
     return found[0]
@@ -82,7 +80,7 @@ def _are_images(inputs: Tensor) -> bool:
 
 def _image_of(batch: Any) -> Any:
     if isinstance(batch, Mapping):
-        return next((batch[key] for key in _IMAGE_KEYS if key in batch), None)
+        return next((batch[key] for key in INPUT_KEYS if key in batch), None)
     return batch[0] if isinstance(batch, Sequence) and len(batch) else None
 
 

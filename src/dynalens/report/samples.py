@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from dynalens.dynamics import Array
+from dynalens.keys import IMAGE_KEYS
 from dynalens.pictures import Normalisation, find_normalisation, input_cell, shown_inputs
 
-_IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x", "input", "inputs")
 _GREY_AND_COLOUR = (1, 3)
 _SIGNAL_CELL = (160, 120)
 
@@ -68,7 +68,7 @@ class SamplePictures:
 def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | None:
     """Return a dataset's item as a picture: of a PIL image, an array (H, W[, 3]) or a tensor (C, *spatial)."""
     if isinstance(item, Mapping):
-        item = next((item[key] for key in _IMAGE_KEYS if key in item), None)
+        item = next((item[key] for key in IMAGE_KEYS if key in item), None)
     elif isinstance(item, tuple | list):
         item = item[0] if item else None
     if isinstance(item, Image.Image):
