@@ -85,6 +85,21 @@ def test_without_validation_the_first_training_batch_is_kept(tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_a_fit_whose_validation_never_runs_says_that_nothing_was_explained(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="Expected a validation batch.*nothing was explained. Validate more often"):
+        fit(tmp_path, AttributionMonitor(), val=in_order, max_epochs=1, check_val_every_n_epoch=2)
+    assert not (tmp_path / "dynalens" / "explanations").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_explanations_of_an_earlier_run_in_the_same_folder_are_not_mixed_in(tmp_path: Path) -> None:
+    for epochs in (3, 2):
+        fit(tmp_path, AttributionMonitor(num_samples=2), data=in_order, max_epochs=epochs)
+        names = sorted(path.name for path in (tmp_path / "dynalens/explanations").iterdir())
+        assert names == [f"epoch_{epoch:06d}.npz" for epoch in range(epochs)]
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_images_that_a_step_changes_in_place_are_kept_as_they_came(tmp_path: Path) -> None:
     class InPlace(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

@@ -446,6 +446,11 @@ def test_an_epoch_that_was_resumed_asks_about_the_same_classes() -> None:
     np.testing.assert_allclose(expected, by_hand, rtol=1e-5)
 
 
+def test_a_single_logit_for_each_sample_is_no_answer_about_classes() -> None:
+    with pytest.raises(ValueError, match=r"Expected `logits` of shape \(N, K\), K >= 2.*got \(2, 1\)"):
+        TrainingDynamics(2).update([0, 1], torch.zeros(2, 1), torch.tensor([0, 0]))
+
+
 def test_of_two_classes_the_other_one_is_known_at_each_presentation() -> None:
     dynamics = TrainingDynamics(3)
     dynamics.update(range(3), torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 40.0]]), torch.tensor([0, 1, 1]))

@@ -36,6 +36,13 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub mixes the arrays up with its own keyword
 
 
+def forget_epochs(folder: Path, begin: int) -> None:
+    """Delete the files of this epoch and of later ones: an earlier run left them, and nothing would tell them apart."""
+    for old in folder.glob("epoch_*.npz"):
+        if old.name >= epoch_file(begin):
+            old.unlink()
+
+
 @dataclass(frozen=True)
 class RecordMeta:
     """What goes with the arrays of a record.
@@ -76,7 +83,7 @@ class RecordFolder:
         Returns:
             Those of the epochs whose history could not be found.
         """
-        keep = {_epoch_file(epoch) for epoch in epochs}
+        keep = {epoch_file(epoch) for epoch in epochs}
         history = self.path / "history"
         same = source is not None and source.resolve() == self.path.resolve()
         for old in history.glob("epoch_*.npz"):
@@ -89,13 +96,13 @@ class RecordFolder:
             for name in sorted(keep):
                 if (source / "history" / name).exists():
                     shutil.copy2(source / "history" / name, history / name)
-        return [epoch for epoch in epochs if not (history / _epoch_file(epoch)).exists()]
+        return [epoch for epoch in epochs if not (history / epoch_file(epoch)).exists()]
 
     def write_history(self, epoch: int, record: EpochRecord) -> None:
         """Write every presentation of one epoch, in the order they were made."""
         arrays = record.presentations()
         arrays["index"] = arrays["index"].astype(np.int32)
-        write_arrays(self.path / "history" / _epoch_file(epoch), arrays)
+        write_arrays(self.path / "history" / epoch_file(epoch), arrays)
 
     def write(
         self, statistics: SampleStatistics, root_index: Array, meta: RecordMeta, sample_ids: Array | None = None
@@ -215,7 +222,7 @@ class Record:
 def read_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, dict[str, Array]]]:
     """Yield the presentations of those epochs that were kept on disk."""
     for epoch in epochs:
-        path = folder / "history" / _epoch_file(epoch)
+        path = folder / "history" / epoch_file(epoch)
         if path.exists():
             with np.load(path) as arrays:
                 yield epoch, dict(arrays)
@@ -223,7 +230,7 @@ def read_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, dic
 
 def whole_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, dict[str, Array]]]:
     """Yield the presentations of all those epochs, or none if those of one are missing: no half counts."""
-    whole = all((folder / "history" / _epoch_file(epoch)).exists() for epoch in epochs)
+    whole = all((folder / "history" / epoch_file(epoch)).exists() for epoch in epochs)
     return read_history(folder, epochs if whole else [])
 
 
@@ -266,5 +273,6 @@ def load_record(folder: str | Path) -> Record:
     return Record(found[0], SampleStatistics(**arrays), root_index, RecordMeta(**raw), sample_ids)
 
 
-def _epoch_file(epoch: int) -> str:
+def epoch_file(epoch: int) -> str:
+    """Return the name of an epoch's file."""
     return f"epoch_{epoch:06d}.npz"

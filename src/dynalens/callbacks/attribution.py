@@ -41,7 +41,7 @@ from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
 from dynalens.paths import resolved
 from dynalens.pictures import Normalisation, find_normalisation
-from dynalens.records import write_arrays
+from dynalens.records import epoch_file, forget_epochs, write_arrays
 from dynalens.tensorboard import Layout, faithfulness_layout, make_sink, write_layout
 
 Forward = Callable[[Any, Tensor], Tensor]
@@ -215,6 +215,7 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         """Find out how inputs and classes are shown."""
         if self._pictures is None:
             return
+        forget_epochs(self._folder / "explanations", trainer.current_epoch)
         dataset = getattr(trainer.train_dataloader, "dataset", None)
         self._class_names = class_names(dataset)
         self._normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
@@ -261,9 +262,16 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Write the film strips up to the last epoch."""
-        if self._pictures is not None:
-            self._pictures.write_films()
+        """Write the film strips up to the last epoch; say so if there was nothing to explain in any of them."""
+        if self._pictures is None:
+            return
+        self._pictures.write_films()
+        if not self._chosen.by_id and self._chosen.every_epoch() is None:
+            warnings.warn(
+                "Expected a validation batch, whose first images are explained, got none in this fit: nothing was "
+                "explained. Validate more often, or pass `samples=` with images and labels or ids of training samples.",
+                stacklevel=2,
+            )
 
     def tensorboard_layout(self) -> Layout:
         """Return the custom charts that show this monitor's scalars together."""
@@ -344,10 +352,7 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         layer = f"; Grad-CAM of {kept.explanation.target_layer}" if kept.explanation.target_layer else ""
         title = f"epoch {epoch}{layer}"
         self._pictures.write(rows, fractions.numpy(), epoch=epoch, step=step, title=title, fixed=fixed)
-        write_arrays(
-            self._folder / "explanations" / f"epoch_{epoch:06d}.npz",
-            arrays,
-        )
+        write_arrays(self._folder / "explanations" / epoch_file(epoch), arrays)
 
     def _account(self, trainer: Any, seconds: float) -> None:
         wait = self._budget.wait(seconds)
