@@ -373,7 +373,7 @@ def test_the_step_cannot_wait_for_the_device(
         with _NoCopyBetweenDevices(), _NoDouble():  # type: ignore[no-untyped-call]  # torch leaves it untyped
             for _ in range(14):
                 pending.add(index, logits, targets)
-                computed.append(sum(rows.shape[1] for rows in pending._rows))
+                computed.append(pending._computed)
             with pytest.raises(AssertionError, match="moves data between"):
                 logits.cpu()
     assert computed[-1] == {2: 0, 10: 13 * 512, 1000: 14 * 512}[classes]

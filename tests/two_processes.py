@@ -172,6 +172,9 @@ def main() -> None:
     for name, data in FAILURES.items():
         failure(name, TrainingDynamicsMonitor(), data=data)
     failing_explanations()
+    # A fit that failed leaves it behind, and torch may abort at the exit because its threads still run.
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def spawn() -> None:

@@ -17,8 +17,11 @@ NOT_A_CLASS = -(2**31)
 MARGIN, LOG_P, EL2N, PREDICTED, TARGET, LOG_OTHER = range(6)
 ROWS = 6
 
+Piece = tuple[Tensor, ...]
+"""What has been computed over the classes for some presentations, (n,) each."""
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
+_FINISHED = 2**13  # presentations whose rows are finished together
 _BLOCK = 2**18  # numbers in the rows that are computed together on a CPU: they stay in its cache
 _MANY = 64  # classes from which on a sample's numbers are reduced in a row
 _TURNS = 2**13  # classes in turn, after which they begin again
@@ -47,22 +50,32 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
         >>> presentation_rows(torch.tensor([[2.0, 0.5]]), torch.tensor([1]))[[0, 3, 4], 0]
         tensor([-1.5000,  0.0000,  1.0000])
     """
+    turns = in_turn(len(targets), logits.shape[1], targets.device) if turns is None else turns
+    return _finished(_pieces(logits, targets, turns))
+
+
+def _pieces(logits: Tensor, targets: Tensor, turns: Tensor) -> list[Piece]:
+    """Return what :func:`_over_classes` returns, and the targets, of batches that fit a processor's cache."""
     logits, targets = logits.detach().float(), targets.detach()
-    label, classes = targets.clamp(min=0), logits.shape[1]
-    turns = in_turn(len(label), classes, label.device) if turns is None else turns
-    if logits.device.type == "cpu" and logits.numel() > _BLOCK:
-        size = max(_BLOCK // classes, 1)
-        blocks = map(_over_classes, *(torch.split(each, size) for each in (logits, label, turns)))
-        parts = tuple(torch.cat(part) for part in zip(*blocks, strict=True))
-    else:
-        parts = _over_classes(logits, label, turns)
-    label_below, turn_below, rival_below, e_others, norm, predicted = parts
+    large = logits.device.type == "cpu" and logits.numel() > _BLOCK
+    size = max(_BLOCK // logits.shape[1], 1) if large else max(len(logits), 1)
+    # A copy of the targets, as floats: the rows are finished later.
+    every = logits, targets.clamp(min=0), turns, targets.float()
+    parts = zip(*(torch.split(each, size) for each in every), strict=True) if large else [every]
+    return [(*_over_classes(z, label, turn), target) for z, label, turn, target in parts]
+
+
+def _finished(pieces: Sequence[Piece]) -> Tensor:
+    """Return the rows; twenty operations on one number for each presentation, which cost the same for many of them."""
+    every = (torch.cat(part) if len(part) > 1 else part[0] for part in zip(*pieces, strict=True))
+    label_below, turn_below, rival_below, e_others, norm, predicted, target = every
     # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
     rest = e_others + label_below.expm1()
     log_sum = rest.log1p()
     el2n = torch.hypot(norm, e_others) / (1 + rest)
-    rows = [label_below - rival_below, label_below - log_sum, el2n, predicted.float(), targets.float()]
-    return torch.stack([*rows, turn_below - log_sum])
+    return torch.stack(
+        [label_below - rival_below, label_below - log_sum, el2n, predicted.float(), target, turn_below - log_sum]
+    )
 
 
 def in_turn(many: int, classes: int, device: torch.device) -> Tensor:
@@ -155,6 +168,8 @@ class PendingRows:
         self._probabilities: list[Tensor] | None = [] if probabilities else None
         self._index: list[array[int] | Tensor] = []
         self._rows: list[Tensor] = []
+        self._pieces: list[Piece] = []
+        self._unfinished = 0  # presentations in them
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._waiting_numbers = 0
         self._kind: tuple[int, torch.dtype, torch.dtype, torch.device] | None = None
@@ -192,6 +207,7 @@ class PendingRows:
         from -1 down.
         """
         self._compute()
+        self._finish()
         index = _indices_on_host(self._index)
         rows = torch.cat(self._rows, dim=1).cpu().numpy() if self._rows else np.empty((ROWS, 0), np.float32)
         if self._probabilities:
@@ -221,10 +237,18 @@ class PendingRows:
             self._keep(torch.cat(logits), torch.cat(targets))
             self._waiting, self._waiting_numbers = [], 0
 
+    def _finish(self) -> None:
+        if self._pieces:
+            self._rows.append(_finished(self._pieces))
+            self._pieces, self._unfinished = [], 0
+
     def _keep(self, logits: Tensor, targets: Tensor) -> None:
         self._classes.add(logits.shape[1])
-        self._rows.append(presentation_rows(logits, targets, self._next(len(logits), logits.shape[1], logits.device)))
+        self._pieces += _pieces(logits, targets, self._next(len(logits), logits.shape[1], logits.device))
         self._computed += len(targets)
+        self._unfinished += len(targets)
+        if self._unfinished >= _FINISHED:
+            self._finish()
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
 
