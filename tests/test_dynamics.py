@@ -192,9 +192,17 @@ def test_rows_equal_their_definitions(classes: int, dtype: torch.dtype) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8), classes=st.sampled_from([2, 3, 10, 33, 1000]))
-def test_a_row_does_not_depend_on_the_rows_computed_with_it(sizes: list[int], classes: int) -> None:
-    logits = torch.randn(sum(sizes), classes, generator=torch.Generator().manual_seed(len(sizes)))
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=8).map(lambda sizes: [1, *sizes]),
+    classes=st.sampled_from([2, 3, 10, 37, 63, 100, 1000]),
+    scale=st.sampled_from([1.0, 20.0]),
+    turned=st.booleans(),
+)
+def test_a_row_does_not_depend_on_the_rows_computed_with_it(
+    sizes: list[int], classes: int, scale: float, turned: bool
+) -> None:
+    logits = scale * torch.randn(sum(sizes), classes, generator=torch.Generator().manual_seed(len(sizes)))
+    logits = logits.T.contiguous().T if turned else logits
     targets = torch.arange(sum(sizes)) % classes
     turns = in_turn(sum(sizes), classes, torch.device("cpu"))
     parts = zip(*(torch.split(each, sizes) for each in (logits, targets, turns)), strict=True)
@@ -371,12 +379,13 @@ def test_the_step_cannot_wait_for_the_device(
         index = torch.empty(size, dtype=torch.int64, device="cuda") if index_on_device else [*range(size)]
         pending = PendingRows(probabilities=probabilities)
         with _NoCopyBetweenDevices(), _NoDouble():  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            for _ in range(14):
+            for _ in range(28):
                 pending.add(index, logits, targets)
-                computed.append(pending._computed)
+                computed.append(sum(rows.shape[1] for rows in pending._rows))
             with pytest.raises(AssertionError, match="moves data between"):
                 logits.cpu()
-    assert computed[-1] == {2: 0, 10: 13 * 512, 1000: 14 * 512}[classes]
+    # At 10 classes 13 batches are computed at once, at 1,000 each is; 8,192 presentations or 16 pieces are finished.
+    assert computed[-1] == {2: 0, 10: 26 * 512, 1000: 16 * 512}[classes]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -388,7 +397,7 @@ def test_on_a_card_no_step_waits_and_the_record_is_that_of_the_cpu(
     generator = torch.Generator().manual_seed(0)
     dynamics = {device: TrainingDynamics(size, mean_probabilities=True) for device in ("cpu", "cuda")}
     for epoch in range(2):
-        batches = [(torch.randn(size, classes, generator=generator), torch.arange(size) % classes) for _ in range(14)]
+        batches = [(torch.randn(size, classes, generator=generator), torch.arange(size) % classes) for _ in range(28)]
         for device, tracked in dynamics.items():
             index = torch.arange(size, device=device) if index_on_device else [*range(size)]
             moved = [(logits.to(device), targets.to(device)) for logits, targets in batches]
@@ -429,7 +438,7 @@ def test_small_batches_are_computed_together_in_their_order() -> None:
 
 def test_an_epoch_that_was_resumed_asks_about_the_same_classes() -> None:
     generator = torch.Generator().manual_seed(0)
-    batches = [(torch.randn(3, 5, generator=generator), torch.tensor([0, 1, 4])) for _ in range(4)]
+    batches = [(torch.randn(3, 5, generator=generator), torch.tensor([1, 4, 0])) for _ in range(4)]
     whole, before, after = (TrainingDynamics(12) for _ in range(3))
     for number, (z, y) in enumerate(batches):
         if number == 2:
@@ -441,14 +450,30 @@ def test_an_epoch_that_was_resumed_asks_about_the_same_classes() -> None:
     # Classes 2 and 3 are never labels, and where it is the turn of the label there is nothing to ask.
     p = torch.cat([z for z, _ in batches]).softmax(1).numpy()
     turns = [0, 1, 2, 3, 4, 1, 2, 3, 4, 0, 2, 3]
-    by_hand = [p[i, k] if k in (0, 1, 4) and k != [0, 1, 4][i % 3] else np.nan for i, k in enumerate(turns)]
-    assert np.isfinite(by_hand).sum() == 2
+    by_hand = [p[i, k] if k in (0, 1, 4) and k != [1, 4, 0][i % 3] else np.nan for i, k in enumerate(turns)]
+    assert np.flatnonzero(np.isfinite(by_hand)).tolist() == [0, 1, 5, 8, 9]  # 5 is the last before the checkpoint
     np.testing.assert_allclose(expected, by_hand, rtol=1e-5)
 
 
 def test_a_single_logit_for_each_sample_is_no_answer_about_classes() -> None:
     with pytest.raises(ValueError, match=r"Expected `logits` of shape \(N, K\), K >= 2.*got \(2, 1\)"):
         TrainingDynamics(2).update([0, 1], torch.zeros(2, 1), torch.tensor([0, 0]))
+
+
+def test_heads_with_other_classes_in_one_epoch_leave_no_other_class_known() -> None:
+    tracked, resumed = TrainingDynamics(8), TrainingDynamics(8)
+    tracked.update(range(4), torch.eye(4, 3), torch.tensor([0, 1, 2, 0]))
+    resumed.load_state_dict(tracked.state_dict())
+    for dynamics in (tracked, resumed):
+        dynamics.update(range(4, 8), torch.eye(4, 2), torch.tensor([0, 1, 0, 1]))
+        assert np.isnan(dynamics.end_epoch(0).p_other).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_two_classes_without_a_finite_logit_are_not_counted_without_a_warning() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update([0, 1], torch.tensor([[-torch.inf, 1.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+    assert dynamics.end_epoch(0).non_finite == 1
 
 
 def test_of_two_classes_the_other_one_is_known_at_each_presentation() -> None:
@@ -475,19 +500,18 @@ def test_steps_before_a_checkpoint_come_before_those_after_it() -> None:
     for pending in (first, second):
         pending.add([1, 2], torch.eye(2), torch.tensor([0, 1]))
         if pending is first:
-            second.continue_from(*first.on_host())
+            second.continue_from(*first.on_host(), first.heads)
     index, rows, step = second.on_host()
     assert (index.tolist(), step.tolist(), rows.shape) == ([1, 2, 1, 2], [-1, -1, 0, 0], (6, 4))
 
 
-@pytest.mark.parametrize("size", [4, 20_000], ids=["waiting", "at once"])
-def test_what_is_done_to_a_batch_afterwards_does_not_reach_the_record(size: int) -> None:
+@pytest.mark.parametrize(
+    ("size", "classes"), [(4, 2), (20_000, 2), (7000, 5)], ids=["waiting", "at once", "at once, finished later"]
+)
+def test_what_is_done_to_a_batch_afterwards_does_not_reach_the_record(size: int, classes: int) -> None:
     dynamics = TrainingDynamics(size)
-    index, logits, targets = (
-        torch.arange(size),
-        torch.ones(size, 2) * torch.tensor([3.0, 1.0]),
-        torch.zeros(size).long(),
-    )
+    index, logits, targets = torch.arange(size), torch.zeros(size, classes), torch.zeros(size).long()
+    logits[:, 0] = 2
     dynamics.update(index, logits, targets)
     index.zero_(), logits.zero_(), targets.fill_(1)
     assert dynamics.end_epoch(0).margin.tolist() == [2.0] * size
@@ -558,7 +582,7 @@ def test_a_wrong_epoch_is_refused_and_leaves_the_record_as_it_was(
 
 
 def test_a_record_of_another_dataset_is_refused() -> None:
-    with pytest.raises(ValueError, match="with 3 samples, got version 3 with 2"):
+    with pytest.raises(ValueError, match="with 3 samples, got version 4 with 2"):
         TrainingDynamics(3).load_state_dict(TrainingDynamics(2).state_dict())
 
 

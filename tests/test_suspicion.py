@@ -233,6 +233,9 @@ def test_what_chance_leaves_of_confusions_is_not_directed() -> None:
     assert confusions(9, {(0, 1): 70, (1, 2): 70, (2, 0): 70}, 100).directed == pytest.approx(2 * 60 * 0.352, rel=1e-3)
     assert confusions(9, {(0, 1): 62, (1, 2): 62, (2, 0): 62}, 100).directed == 0.0  # 36: 1.1 above
     assert confusions(3, {(0, 1): 62, (1, 2): 62, (2, 0): 62}, 100).directed == pytest.approx(2 * 36)  # of 3 pairs: 7.9
+    # Fewer than five confusions of a pair are never two deviations off: here 4,950 pairs have two, both ways.
+    few = confusions(100, {(0, 1): 30, (1, 2): 30, (2, 0): 30}, 2)
+    assert few.directed == pytest.approx(2 * 3 * 15, rel=0.2)
     rng = np.random.default_rng(0)
     found = []
     for _ in range(50):

@@ -1,5 +1,5 @@
 """Under which keys a dict of a dataset or of a batch is looked through where nothing is said."""
 
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
-IMAGE_KEYS = ("image", "images", "img", "input", "inputs", "pixel_values", "x")
+IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x", "input", "inputs")
 INPUT_KEYS = (*IMAGE_KEYS, "input_ids", "tokens")

@@ -268,8 +268,8 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         self._pictures.write_films()
         if not self._chosen.by_id and self._chosen.every_epoch() is None:
             warnings.warn(
-                "Expected a validation batch, whose first images are explained, got none in this fit: nothing was "
-                "explained. Validate more often, or pass `samples=` with images and labels or ids of training samples.",
+                "Expected a batch whose first images are explained, of validation where there is any, got none in this "
+                "fit: nothing was explained. Validate more often, or pass `samples=`: images and labels, or sample ids.",
                 stacklevel=2,
             )
 

@@ -1,7 +1,7 @@
 """One small row for each presentation, made in the training step, on its device, without waiting for it."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ Piece = tuple[Tensor, ...]
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
 _FINISHED = 2**13  # presentations whose rows are finished together
+_PIECES = 16  # most batches of them: small tensors between large ones keep freed memory from being used again
 _BLOCK = 2**18  # numbers in the rows that are computed together on a CPU: they stay in its cache
 _MANY = 64  # classes from which on a sample's numbers are reduced in a row
 _TURNS = 2**13  # classes in turn, after which they begin again
@@ -35,7 +36,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
     :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`, and
     :math:`\log p_k` of one class :math:`k`. No operation waits for the device, and a row does not depend on the others,
-    except for the turn of its class where that is not given.
+    except for the turn of its class where that is not given. (With several threads, its last digits may.)
 
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.
@@ -56,7 +57,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
 
 def _pieces(logits: Tensor, targets: Tensor, turns: Tensor) -> list[Piece]:
     """Return what :func:`_over_classes` returns, and the targets, of batches that fit a processor's cache."""
-    logits, targets = logits.detach().float(), targets.detach()
+    logits, targets = logits.detach().float().contiguous(), targets.detach()  # other strides, other last digits
     large = logits.device.type == "cpu" and logits.numel() > _BLOCK
     size = max(_BLOCK // logits.shape[1], 1) if large else max(len(logits), 1)
     # A copy of the targets, as floats: the rows are finished later.
@@ -176,7 +177,7 @@ class PendingRows:
         self._continued: tuple[Array, Array, Array] | None = None
         self._computed = 0  # presentations whose rows are made
         self._turns = 0, torch.empty(0, dtype=torch.int64)  # of how many classes, and these in turn
-        self._classes: set[int] = set()
+        self.heads: set[int] = set()  # numbers of classes of the logits
 
     def __len__(self) -> int:
         continued = len(self._continued[0]) if self._continued else 0
@@ -225,11 +226,12 @@ class PendingRows:
             np.concatenate([step_before, step]),
         )
 
-    def continue_from(self, index: Array, rows: Array, step: Array) -> None:
-        """Put back what ``on_host`` returned, before anything is added."""
+    def continue_from(self, index: Array, rows: Array, step: Array, heads: Iterable[int]) -> None:
+        """Put back what ``on_host`` returned and ``heads``, before anything is added."""
         # Every process counts its own steps from 0, and only one continues a checkpoint: its earlier ones come before.
         self._continued = (index, rows, step - step[-1] - 1) if len(index) else None
         self._computed = len(index)
+        self.heads = set(heads)
 
     def _compute(self) -> None:
         if self._waiting:
@@ -243,19 +245,19 @@ class PendingRows:
             self._pieces, self._unfinished = [], 0
 
     def _keep(self, logits: Tensor, targets: Tensor) -> None:
-        self._classes.add(logits.shape[1])
+        self.heads.add(logits.shape[1])
         self._pieces += _pieces(logits, targets, self._next(len(logits), logits.shape[1], logits.device))
         self._computed += len(targets)
         self._unfinished += len(targets)
-        if self._unfinished >= _FINISHED:
+        if self._unfinished >= _FINISHED or len(self._pieces) >= _PIECES:
             self._finish()
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
 
     @property
     def classes(self) -> int | None:
-        """Number of classes; None where that is not known: there is nothing but a checkpoint's, or several heads."""
-        return next(iter(self._classes)) if len(self._classes) == 1 else None
+        """Number of classes; None where there is not one number of them: of nothing, and of several heads."""
+        return next(iter(self.heads)) if len(self.heads) == 1 else None
 
     def turns(self) -> Array:
         """Return the class k of each presentation's last row, (M,), int64; -1 where that is not known."""

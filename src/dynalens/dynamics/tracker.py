@@ -12,7 +12,7 @@ from dynalens.dynamics.probabilities import check_probabilities, probability_roo
 from dynalens.dynamics.rows import EL2N, LOG_OTHER, LOG_P, MARGIN, NOT_A_CLASS, PREDICTED, ROWS, TARGET, PendingRows
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 
-VERSION = 3
+VERSION = 4
 Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
@@ -146,6 +146,7 @@ class TrainingDynamics:
             "mean_probabilities": bool(self._room),
             "state": {name: torch.from_numpy(values.copy()) for name, values in self._state.items()},
             "pending": {name: torch.from_numpy(values.copy()) for name, values in presentations},
+            "heads": sorted(under_way.heads),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -174,7 +175,7 @@ class TrainingDynamics:
             kept = {name: kept[name] for name in empty_state(0)}
         self._state, self._weight = kept, float(state_dict["weight"])
         self._pending = self._nothing_pending()
-        self._pending.continue_from(index, rows, step)
+        self._pending.continue_from(index, rows, step, state_dict["heads"])
         self._presented = len(self._pending)
 
     def _nothing_pending(self) -> PendingRows:
@@ -193,7 +194,8 @@ class TrainingDynamics:
         """Leave a probability of another class only where it is of a class that is not the label, but somewhere one."""
         label, turn = np.maximum(rows[TARGET], 0).astype(np.int64), pending.turns()
         if pending.classes == 2:  # the turn would be the label's every other time, and the other one is known
-            rows[LOG_OTHER], turn = rows[LOG_P] - rows[MARGIN], 1 - label
+            with np.errstate(invalid="ignore"):  # what is not finite is not counted
+                rows[LOG_OTHER], turn = rows[LOG_P] - rows[MARGIN], 1 - label
         labels = np.append(self._state["label"], rows[TARGET]).astype(np.int64)
         labels = labels[labels >= 0]
         given = np.zeros(max(turn.max(initial=0), labels.max(initial=0)) + 2, bool)

@@ -181,7 +181,9 @@ class Confusions:
         beyond = np.abs(forward - expected)
         spread = np.sqrt(np.maximum(expected * (total - expected) / np.maximum(total, 1), 0.25))
         found = float(beyond[beyond > _CHANCE * spread].sum())
-        # Of pairs that go both ways, so much is above two standard deviations, with its own standard deviation.
+        # Of pairs that go both ways, so much is above two standard deviations, with its own standard deviation; not of
+        # those that have too few confusions for it.
+        spread = spread[np.maximum(expected, total - expected) > _CHANCE * spread]
         by_chance, spread_of_all = _BY_CHANCE * spread.sum(), _ITS_SPREAD * np.sqrt((spread**2).sum())
         certain = (found - by_chance) / max(spread_of_all, 1e-9)
         return 2 * found * float(np.clip((certain - _DOUBTFUL) / (_CERTAIN - _DOUBTFUL), 0, 1))
