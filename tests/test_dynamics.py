@@ -384,8 +384,8 @@ def test_the_step_cannot_wait_for_the_device(
                 computed.append(sum(rows.shape[1] for rows in pending._rows))
             with pytest.raises(AssertionError, match="moves data between"):
                 logits.cpu()
-    # At 10 classes 13 batches are computed at once, at 1,000 each is; 8,192 presentations or 16 pieces are finished.
-    assert computed[-1] == {2: 0, 10: 26 * 512, 1000: 16 * 512}[classes]
+    # At 10 classes 13 batches are computed at once, at 1,000 each is; rows are finished where 8,192 would be exceeded.
+    assert computed[-1] == {2: 0, 10: 13 * 512, 1000: 16 * 512}[classes]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

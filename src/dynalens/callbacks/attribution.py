@@ -269,7 +269,7 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         if not self._chosen.by_id and self._chosen.every_epoch() is None:
             warnings.warn(
                 "Expected a batch whose first images are explained, of validation where there is any, got none in this "
-                "fit: nothing was explained. Validate more often, or pass `samples=`: images and labels, or sample ids.",
+                "fit: nothing was explained. Validate more often, or pass `samples=`: images and labels, or ids.",
                 stacklevel=2,
             )
 

@@ -1,7 +1,7 @@
 """One small row for each presentation, made in the training step, on its device, without waiting for it."""
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,12 +17,10 @@ NOT_A_CLASS = -(2**31)
 MARGIN, LOG_P, EL2N, PREDICTED, TARGET, LOG_OTHER = range(6)
 ROWS = 6
 
-Piece = tuple[Tensor, ...]
-"""What has been computed over the classes for some presentations, (n,) each."""
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
+_PARTS = 7  # what the rows are made of
 _FINISHED = 2**13  # presentations whose rows are finished together
-_PIECES = 16  # most batches of them: small tensors between large ones keep freed memory from being used again
 _BLOCK = 2**18  # numbers in the rows that are computed together on a CPU: they stay in its cache
 _MANY = 64  # classes from which on a sample's numbers are reduced in a row
 _TURNS = 2**13  # classes in turn, after which they begin again
@@ -52,30 +50,29 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
         tensor([-1.5000,  0.0000,  1.0000])
     """
     turns = in_turn(len(targets), logits.shape[1], targets.device) if turns is None else turns
-    return _finished(_pieces(logits, targets, turns))
+    return _finished(torch.cat([torch.stack(piece) for piece in _pieces(logits, targets, turns)], dim=1))
 
 
-def _pieces(logits: Tensor, targets: Tensor, turns: Tensor) -> list[Piece]:
-    """Return what :func:`_over_classes` returns, and the targets, of batches that fit a processor's cache."""
+def _pieces(logits: Tensor, targets: Tensor, turns: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield what :func:`_over_classes` returns, and the targets, of parts of a batch that fit a processor's cache."""
     logits, targets = logits.detach().float().contiguous(), targets.detach()  # other strides, other last digits
     large = logits.device.type == "cpu" and logits.numel() > _BLOCK
-    size = max(_BLOCK // logits.shape[1], 1) if large else max(len(logits), 1)
-    # A copy of the targets, as floats: the rows are finished later.
+    size = max(_BLOCK // logits.shape[1], 1)
     every = logits, targets.clamp(min=0), turns, targets.float()
     parts = zip(*(torch.split(each, size) for each in every), strict=True) if large else [every]
-    return [(*_over_classes(z, label, turn), target) for z, label, turn, target in parts]
+    for z, label, turn, target in parts:
+        yield *_over_classes(z, label, turn), target
 
 
-def _finished(pieces: Sequence[Piece]) -> Tensor:
-    """Return the rows; twenty operations on one number for each presentation, which cost the same for many of them."""
-    every = (torch.cat(part) if len(part) > 1 else part[0] for part in zip(*pieces, strict=True))
-    label_below, turn_below, rival_below, e_others, norm, predicted, target = every
+def _finished(parts: Tensor) -> Tensor:
+    """Return the rows; a dozen operations on one number for each presentation, which cost the same for many of them."""
+    label_below, turn_below, rival_below, e_others, norm, predicted, target = parts.unbind()
     # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
     rest = e_others + label_below.expm1()
     log_sum = rest.log1p()
     el2n = torch.hypot(norm, e_others) / (1 + rest)
     return torch.stack(
-        [label_below - rival_below, label_below - log_sum, el2n, predicted.float(), target, turn_below - log_sum]
+        [label_below - rival_below, label_below - log_sum, el2n, predicted, target, turn_below - log_sum]
     )
 
 
@@ -148,7 +145,7 @@ def below_largest(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     if z.device.type == "cpu" and dim == 1:
         largest = torch.from_numpy(z.numpy().argmax(1))
-        return z - z.gather(1, largest.unsqueeze(1)), largest
+        return z - z.gather(1, largest.unsqueeze(1)), largest.float()
     below, classes = z - z.amax(dim, keepdim=True), z.shape[dim]
     # The largest logit is 0 below itself and leaves the rank of its class; every other one falls far below all ranks.
     ranks = torch.arange(classes, 0, -1, dtype=z.dtype, device=z.device)
@@ -169,8 +166,9 @@ class PendingRows:
         self._probabilities: list[Tensor] | None = [] if probabilities else None
         self._index: list[array[int] | Tensor] = []
         self._rows: list[Tensor] = []
-        self._pieces: list[Piece] = []
-        self._unfinished = 0  # presentations in them
+        # What is kept lies in one place: small tensors between large ones keep freed memory from being used again.
+        self._parts = torch.empty(_PARTS, 0)
+        self._unfinished = 0  # presentations in it
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._waiting_numbers = 0
         self._kind: tuple[int, torch.dtype, torch.dtype, torch.device] | None = None
@@ -239,18 +237,25 @@ class PendingRows:
             self._keep(torch.cat(logits), torch.cat(targets))
             self._waiting, self._waiting_numbers = [], 0
 
+    def _put(self, piece: Sequence[Tensor]) -> None:
+        begin, end = self._unfinished, self._unfinished + len(piece[0])
+        if end > self._parts.shape[1] or piece[0].device != self._parts.device:
+            self._finish()
+            begin, end = 0, len(piece[0])
+            self._parts = torch.empty(_PARTS, max(_FINISHED, end), device=piece[0].device)
+        torch.stack(tuple(piece), out=self._parts.narrow(1, begin, end - begin))
+        self._unfinished = end
+
     def _finish(self) -> None:
-        if self._pieces:
-            self._rows.append(_finished(self._pieces))
-            self._pieces, self._unfinished = [], 0
+        if self._unfinished:
+            self._rows.append(_finished(self._parts.narrow(1, 0, self._unfinished)))
+            self._unfinished = 0
 
     def _keep(self, logits: Tensor, targets: Tensor) -> None:
         self.heads.add(logits.shape[1])
-        self._pieces += _pieces(logits, targets, self._next(len(logits), logits.shape[1], logits.device))
+        for piece in _pieces(logits, targets, self._next(len(logits), logits.shape[1], logits.device)):
+            self._put(piece)
         self._computed += len(targets)
-        self._unfinished += len(targets)
-        if self._unfinished >= _FINISHED or len(self._pieces) >= _PIECES:
-            self._finish()
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
 
