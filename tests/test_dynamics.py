@@ -518,6 +518,17 @@ def test_what_is_done_to_a_batch_afterwards_does_not_reach_the_record(size: int,
     assert dynamics.compute().label.tolist() == [0] * size
 
 
+def test_steps_in_and_out_of_inference_mode_give_the_same_record() -> None:
+    plain, mixed = TrainingDynamics(10_000), TrainingDynamics(10_000)
+    logits, targets = torch.randn(10_000, 10, generator=torch.Generator().manual_seed(0)), torch.arange(10_000) % 10
+    for number, at in enumerate(torch.split(torch.arange(10_000), 4000)):  # each large enough to be computed at once
+        plain.update(at, logits[at], targets[at])
+        with torch.inference_mode(number == 0):
+            mixed.update(at, logits[at], targets[at])
+    np.testing.assert_array_equal(mixed.end_epoch(0).margin, plain.end_epoch(0).margin)
+    assert_same(mixed.compute(), plain.compute())
+
+
 def test_waiting_logits_keep_no_graph_and_are_bounded() -> None:
     pending = PendingRows()
     weight = torch.ones(2, 10, requires_grad=True)

@@ -239,7 +239,8 @@ class PendingRows:
 
     def _put(self, piece: Sequence[Tensor]) -> None:
         begin, end = self._unfinished, self._unfinished + len(piece[0])
-        if end > self._parts.shape[1] or piece[0].device != self._parts.device:
+        sealed = self._parts.is_inference() and not torch.is_inference_mode_enabled()  # made there, torch keeps it so
+        if sealed or end > self._parts.shape[1] or piece[0].device != self._parts.device:
             self._finish()
             begin, end = 0, len(piece[0])
             self._parts = torch.empty(_PARTS, max(_FINISHED, end), device=piece[0].device)
