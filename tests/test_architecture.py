@@ -24,7 +24,7 @@ ALLOWED = {
     "features": COMPUTING,
     "records": {"numpy", "pandas", "dynamics", "suspicion"},
     "pictures": {"torch", "numpy", "PIL", "dynamics"},
-    "decisions": {"torch", "numpy", "keys"},
+    "decisions": {"torch", "datasets", "keys"},
     "report": {"torch", "numpy", "pandas", "PIL", "dynamics", "keys", "pictures", "records", "suspicion"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "records"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths"} | LIGHTNING,

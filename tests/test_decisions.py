@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
-from dynalens import apply_decisions
+from dynalens import RelabelledDataset, apply_decisions
+from dynalens.datasets import root_indices, sample_names
 
 Item = namedtuple("Item", ["image", "label", "weight"])
 HEADER = "sample_id,label,label_name,decision,new_label,new_label_name\n"
@@ -89,10 +90,63 @@ def test_another_file_is_refused(tmp_path: Path) -> None:
         apply_decisions([("a", 0)], written(tmp_path, "", header="id,label\n"))
 
 
-def test_a_label_that_is_not_the_one_decided_on_is_refused(tmp_path: Path) -> None:
-    decided = apply_decisions([("a", 2)], written(tmp_path, "0,0,,relabel,1,\n"))
-    with pytest.raises(ValueError, match="sample 0 to have the label 0 that was decided on, got 2"):
-        decided[0]
+def test_a_file_with_labels_that_the_dataset_does_not_have_is_refused_whole_with_all_its_rows(tmp_path: Path) -> None:
+    rows = "0,0,,relabel,1,\n1,1,,drop,,\n2,0,,keep,,\n"
+    message = (
+        r"got 2 that do not. Nothing was applied. [\s\S]*line 2: sample 0 has the label 2, not 0\nline 4: sample 2 has "
+        "the label 1, not 0$"
+    )
+    with pytest.raises(ValueError, match=message):
+        apply_decisions([("a", 2), ("b", 1), ("c", 1)], written(tmp_path, rows))
+
+
+def test_the_error_of_a_file_that_does_not_fit_counts_rows_after_the_twentieth(tmp_path: Path) -> None:
+    rows = "".join(f"{i},1,,drop,,\n" for i in range(23))
+    with pytest.raises(ValueError, match=r"got 23 that do not[\s\S]*sample 19 has[^\n]*\n\.\.\. and 3 more$"):
+        apply_decisions([("a", 0)] * 23, written(tmp_path, rows))
+
+
+class Folder(list[Any]):
+    """As torchvision's ImageFolder: the samples are known by their paths."""
+
+    @property
+    def samples(self) -> list[Any]:
+        return list(self)
+
+
+WITH_NAMES = "sample_id,label,decision,new_label,name\n"
+
+
+def test_rows_with_names_follow_their_files_after_one_was_moved(tmp_path: Path) -> None:
+    path = written(tmp_path, "0,0,drop,,a.png\n1,0,relabel,1,b.png\n", header=WITH_NAMES)
+    moved = Folder([("b.png", 0), ("c.png", 0), ("a.png", 0)])
+    assert list(apply_decisions(moved, path)) == [("b.png", 1), ("c.png", 0)]
+
+
+def test_a_name_that_the_dataset_does_not_have_refuses_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "0,0,drop,,a.png\n1,0,drop,,gone.png\n", header=WITH_NAMES)
+    with pytest.raises(ValueError, match=r"got 1 that do not[\s\S]*line 3: no sample is named 'gone.png'"):
+        apply_decisions(Folder([("a.png", 0), ("b.png", 0)]), path)
+
+
+def test_a_name_that_two_samples_share_leaves_the_position_to_tell(tmp_path: Path) -> None:
+    path = written(tmp_path, "1,0,drop,,same.png\n", header=WITH_NAMES)
+    assert apply_decisions(Folder([("same.png", 0), ("same.png", 0)]), path).indices == [0]
+
+
+def test_a_name_is_read_without_the_apostrophe_that_hides_a_formula(tmp_path: Path) -> None:
+    path = written(tmp_path, "1,0,drop,,'=a.png\n", header=WITH_NAMES)
+    assert apply_decisions(Folder([("=a.png", 0), ("b.png", 0)]), path).indices == [1]
+
+
+def test_a_dataset_with_decisions_keeps_root_positions_and_names_for_the_next_record(tmp_path: Path) -> None:
+    decided = apply_decisions(Folder([("a.png", 0), ("b.png", 0), ("c.png", 1)]), written(tmp_path, "0,0,,drop,,\n"))
+    roots = root_indices(decided)
+    assert roots.tolist() == [1, 2]
+    assert sample_names(decided, roots) == ["b.png", "c.png"]
+    relabelled = RelabelledDataset(decided, {1: (1, 0)})
+    assert root_indices(relabelled).tolist() == [1, 2]
+    assert sample_names(relabelled, roots) == ["b.png", "c.png"]
 
 
 def test_an_item_without_a_label_is_refused(tmp_path: Path) -> None:

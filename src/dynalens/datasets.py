@@ -1,6 +1,6 @@
 """Datasets that wrap a dataset."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,7 +99,7 @@ def root_indices(dataset: Any) -> "np.ndarray[Any, np.dtype[np.int64]]":
         array([9, 5])
     """
     positions = np.arange(len(dataset), dtype=np.int64)
-    while isinstance(dataset, Subset | IndexedDataset):
+    while isinstance(dataset, Subset | IndexedDataset | RelabelledDataset):
         if isinstance(dataset, Subset):
             positions = np.asarray(dataset.indices, dtype=np.int64)[positions]
         dataset = dataset.dataset
@@ -108,7 +108,7 @@ def root_indices(dataset: Any) -> "np.ndarray[Any, np.dtype[np.int64]]":
 
 def class_names(dataset: Any) -> list[str] | None:
     """Return the attribute ``classes`` of the dataset below all subsets, if it is a sequence of strings."""
-    while isinstance(dataset, Subset | IndexedDataset):
+    while isinstance(dataset, Subset | IndexedDataset | RelabelledDataset):
         dataset = dataset.dataset
     classes = getattr(dataset, "classes", None)
     named = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
@@ -122,7 +122,7 @@ def sample_names(dataset: Any, roots: Sequence[int] | Any) -> list[str] | None:
         dataset: Its items are not read.
         roots: Position of each sample in the dataset below all subsets; where one is not known there are no names.
     """
-    while isinstance(dataset, Subset | IndexedDataset):
+    while isinstance(dataset, Subset | IndexedDataset | RelabelledDataset):
         dataset = dataset.dataset
     samples = getattr(dataset, "samples", None)
     if not isinstance(samples, Sequence) or not len(samples) or len(samples) != len(dataset):
@@ -175,40 +175,64 @@ class RelabelledDataset(Dataset[Any]):
         index = int(index) + (len(self) if index < 0 else 0)
         if index not in self.changes:
             return sample
-        place = self._place(sample)
+        place = label_place(sample, self.label)
         before, after = self.changes[index]
         if int(sample[place]) != before:
             raise ValueError(
                 f"Expected sample {index} of `dataset` to have the label {before} that was trained on, got "
                 f"{sample[place]}. Pass the dataset of the training loader, and `label=` if the label stands elsewhere."
             )
-        return _replaced(sample, place, _like(sample[place], after))
+        return with_label(sample, place, after)
 
-    def _place(self, sample: Any) -> Any:
-        if isinstance(sample, Mapping):
-            found = [key for key in ([self.label] if self.label is not None else LABEL_KEYS) if key in sample]
-            names: Any = list(sample)
-        else:
-            at = 1 if self.label is None else self.label
-            items = isinstance(sample, tuple | list) and isinstance(at, int) and -len(sample) <= at < len(sample)
-            found, names = ([at], None) if items else ([], type(sample).__name__)
-        if not found:
-            raise ValueError(
-                f"Expected `label` to be where the label stands in a sample, got {self.label!r} for {names}. "
-                "Pass the position in a tuple or the key of a dict."
-            )
-        return found[0]
+
+def label_place(sample: Any, label: str | int | None = None) -> Any:
+    """Return where the label stands in a sample: a position in a tuple or list, or a key of a dict.
+
+    Args:
+        sample: Of a dataset.
+        label: The place, where it is not the usual one: 1, or the first of ``label``, ``labels``, ``target``,
+            ``targets`` and ``y`` that is there.
+
+    Raises:
+        ValueError: If the sample has no such place.
+
+    Example:
+        >>> label_place(("cat.png", 0)), label_place({"image": "cat.png", "target": 0})
+        (1, 'target')
+    """
+    if isinstance(sample, Mapping):
+        places: list[Any] = [key for key in ([label] if label is not None else LABEL_KEYS) if key in sample]
+        parts: Any = list(sample)
+    else:
+        place = 1 if label is None else label
+        items = isinstance(sample, tuple | list) and isinstance(place, int) and -len(sample) <= place < len(sample)
+        places, parts = ([place], None) if items else ([], type(sample).__name__)
+    if not places:
+        raise ValueError(
+            f"Expected `label` to be where the label stands in a sample, got {label!r} for {parts}. "
+            "Pass the position in a tuple or the key of a dict."
+        )
+    return places[0]
+
+
+def with_label(sample: Any, place: Any, label: int) -> Any:
+    """Return a copy of the sample with this class as its label, in the type of the label that it replaces.
+
+    Example:
+        >>> with_label(("cat.png", 0), 1, 2)
+        ('cat.png', 2)
+    """
+    value = _like(sample[place], label)
+    if isinstance(sample, MutableMapping):
+        return type(sample)({**sample, place: value})  # type: ignore[call-arg]  # dict and its kin
+    if isinstance(sample, Mapping):
+        return {**sample, place: value}
+    items = [value if position == place % len(sample) else part for position, part in enumerate(sample)]
+    # A named tuple takes its fields one by one.
+    return type(sample)(*items) if hasattr(sample, "_fields") else type(sample)(items)
 
 
 def _like(value: Any, label: int) -> Any:
-    return torch.full_like(value, label) if isinstance(value, Tensor) else type(value)(label)
-
-
-def _replaced(sample: Any, place: Any, value: Any) -> Any:
-    if isinstance(sample, Mapping):
-        return {**sample, place: value}
-    items = list(sample)
-    items[place] = value
-    if isinstance(sample, list):
-        return items
-    return type(sample)(*items) if hasattr(sample, "_fields") else tuple(items)
+    if isinstance(value, Tensor):
+        return torch.full_like(value, label)
+    return value.dtype.type(label) if isinstance(value, np.generic) else type(value)(label)

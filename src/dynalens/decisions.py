@@ -1,40 +1,47 @@
 """What a person decided about labels, and a dataset in which it is so."""
 
 import csv
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Subset
 
+from dynalens.datasets import class_names, label_place, root_indices, sample_names, with_label
 from dynalens.keys import LABEL_KEYS
 
 DECISIONS = ("keep", "relabel", "drop")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of a cell that a spreadsheet would compute
 
 
 class Decision(NamedTuple):
     """What is to happen to a sample.
 
     Attributes:
+        line: Of the file.
+        sample: The sample's id, as the file has it.
+        name: The sample's name, as the file has it; empty if it has none.
         label: The label that was looked at; None if the file does not say.
         decision: "keep", "relabel" or "drop".
         new_label: Class to use instead of it, for "relabel".
         new_label_name: Its name, where it has one.
     """
 
+    line: int
+    sample: str
+    name: str
     label: int | None
     decision: str
     new_label: int | None = None
     new_label_name: str = ""
 
 
-class DecidedDataset(Dataset[Any]):
+class DecidedDataset(Subset[Any]):
     """A dataset without the samples that were dropped and with the labels that were corrected.
 
-    Samples are loaded from the original when they are asked for; the original is not changed.
+    Samples are loaded from the original when they are asked for. The original is not changed. As a ``Subset`` it keeps
+    the names of samples and their positions in the original when it is trained on.
 
     Attributes:
         dataset: The original.
@@ -44,25 +51,29 @@ class DecidedDataset(Dataset[Any]):
     """
 
     def __init__(self, dataset: Any, decisions: Mapping[int, Decision], label_key: int | str | None = None) -> None:
-        self.dataset = dataset
-        self.classes = _classes(dataset)
-        self._decisions = {i: d for i, d in decisions.items() if d.decision == "relabel"}
+        dropped = {i for i, decision in decisions.items() if decision.decision == "drop"}
+        super().__init__(dataset, [i for i in range(len(dataset)) if i not in dropped])
+        self.classes = class_names(dataset)
+        self.relabelled = {i: d.new_label for i, d in decisions.items() if d.new_label is not None and i not in dropped}
         self._label_key = label_key
-        dropped = {i for i, d in decisions.items() if d.decision == "drop"}
-        self.indices = [i for i in range(len(dataset)) if i not in dropped]
-        self.relabelled = {i: d.new_label for i, d in self._decisions.items()}
-
-    def __len__(self) -> int:
-        return len(self.indices)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[position] for position in range(len(self)))
 
-    def __getitem__(self, position: int) -> Any:
+    def __getitem__(self, position: Any) -> Any:
         index = self.indices[position]
-        item = self.dataset[index]
-        decision = self._decisions.get(index)
-        return item if decision is None else _relabelled(item, index, decision, self._label_key)
+        return self._corrected(index, self.dataset[index])
+
+    def __getitems__(self, positions: list[int]) -> list[Any]:
+        """Return several samples at once, as the original does if it can."""
+        indices = [self.indices[position] for position in positions]
+        at_once = getattr(self.dataset, "__getitems__", None)
+        samples = at_once(indices) if at_once else [self.dataset[index] for index in indices]
+        return [self._corrected(index, sample) for index, sample in zip(indices, samples, strict=True)]
+
+    def _corrected(self, index: int, sample: Any) -> Any:
+        label = self.relabelled.get(index)
+        return sample if label is None else with_label(sample, label_place(sample, self._label_key), label)
 
 
 def apply_decisions(
@@ -70,17 +81,23 @@ def apply_decisions(
 ) -> DecidedDataset:
     r"""Return the dataset with the decisions of a file applied: dropped samples gone, corrected labels in place.
 
-    The file is the ``decisions.csv`` that the page of ``dynalens report`` gives; samples that are kept or not named
-    in it stay as they are. A label is checked against the one that was decided on when its sample is loaded.
+    The file is the ``decisions.csv`` that the page of ``dynalens report`` gives. Samples that are kept or not named
+    in it stay as they are. A row with a name belongs to the sample of that name, wherever the dataset has it now, if
+    the dataset knows names (``samples`` of torchvision's image folders). The label of each row is compared with that
+    of its sample at once: if one row does not fit the dataset, the whole file is refused, since its rows may have
+    moved.
 
     Args:
         dataset: Map-style, as it was trained on; not modified. Items are tuples or lists (input, label, ...) or dicts.
-        path: The CSV file with the columns sample_id, decision, new_label and, optionally, label and names.
+            The items that the file names are read once, to see their labels.
+        path: The CSV file with the columns sample_id, decision, new_label and, optionally, label, name and the names of
+            classes.
         sample_ids: Id of each sample, where the record's ids are not the positions in the dataset.
         label_key: Where the label stands in an item; default: position 1, or one of the usual keys of a dict.
 
     Raises:
-        ValueError: If a row has an unknown sample, decision or class, or a sample has two rows.
+        ValueError: If a row has an unknown sample, decision or class, if a sample has two rows, or if rows do not fit
+            the names or labels of the dataset; the message lists them.
 
     Example:
         >>> import tempfile, pathlib
@@ -89,18 +106,10 @@ def apply_decisions(
         >>> list(apply_decisions([("a", 0), ("b", 0), ("c", 0)], file))
         [('b', 0), ('c', 1)]
     """
-    classes, positions = _classes(dataset), None
-    if sample_ids is not None:
-        positions = {str(sample): position for position, sample in enumerate(sample_ids)}
-    decisions: dict[int, Decision] = {}
-    for line, row in _rows(Path(path)):
-        index = _position(row["sample_id"], len(dataset), positions, line)
-        if index in decisions:
-            raise ValueError(
-                f"Expected one row for each sample, got a second one for sample {row['sample_id']} in line {line}. "
-                "Leave one of them."
-            )
-        decisions[index] = _decision(row, classes, line)
+    classes = class_names(dataset)
+    rows = [_decision(row, classes, line) for line, row in _rows(Path(path))]
+    decisions = _placed(rows, dataset, sample_ids)
+    _check_labels(decisions, dataset, label_key)
     return DecidedDataset(dataset, decisions, label_key)
 
 
@@ -117,20 +126,84 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             yield reader.line_num, {name: value or "" for name, value in row.items() if name is not None}
 
 
-def _position(sample: str, length: int, positions: Mapping[str, int] | None, line: int) -> int:
+def _placed(rows: Sequence[Decision], dataset: Any, sample_ids: Sequence[str] | None) -> dict[int, Decision]:
+    """Return each decision by the position of its sample."""
+    ids = None if sample_ids is None else {str(sample): position for position, sample in enumerate(sample_ids)}
+    names = sample_names(dataset, root_indices(dataset))
+    by_name = {} if names is None else {name: position for position, name in enumerate(names)}
+    repeated = {name for name, times in Counter(names).items() if times > 1}
+    decisions: dict[int, Decision] = {}
+    strangers = []
+    for row in rows:
+        if names is None or not row.name or row.name in repeated:
+            position = _position(row, len(dataset), ids)
+        elif row.name in by_name:
+            position = by_name[row.name]
+        else:
+            strangers.append(f"line {row.line}: no sample is named {row.name!r}")
+            continue
+        if position in decisions:
+            raise ValueError(
+                f"Expected one row for each sample, got a second one for sample {row.sample} in line {row.line}. "
+                "Leave one of them."
+            )
+        decisions[position] = row
+    _refuse(strangers)
+    return decisions
+
+
+def _check_labels(decisions: Mapping[int, Decision], dataset: Any, label_key: int | str | None) -> None:
+    """Compare the labels that were decided on with those that the dataset has now."""
+    others = []
+    for position, row in decisions.items():
+        if row.label is None and row.decision != "relabel":
+            continue
+        label = _label(dataset[position], position, label_key)
+        if row.label is not None and label != row.label:
+            others.append(f"line {row.line}: sample {row.sample} has the label {label}, not {row.label}")
+    _refuse(others)
+
+
+def _label(sample: Any, position: int, label_key: int | str | None) -> int:
+    try:
+        return int(sample[label_place(sample, label_key)])
+    except ValueError as error:
+        raise ValueError(
+            f"Expected sample {position} to be (input, label, ...) or a dict with one of {', '.join(LABEL_KEYS)}, got "
+            f"a {type(sample).__name__}. Pass `label_key=`."
+        ) from error
+
+
+_LISTED = 20  # lines of an error message; the rest is counted
+
+
+def _refuse(misfits: Sequence[str]) -> None:
+    if not misfits:
+        return
+    more = f"\n... and {len(misfits) - _LISTED} more" if len(misfits) > _LISTED else ""
+    lines = "\n".join(misfits[:_LISTED])
+    raise ValueError(
+        f"Expected each row to fit the dataset, got {len(misfits)} that do not. Nothing was applied. Pass the dataset "
+        f"that was trained on, before any correction.\n{lines}{more}"
+    )
+
+
+def _position(row: Decision, length: int, positions: Mapping[str, int] | None) -> int:
     if positions is not None:
-        index = positions.get(sample, -1)
+        index = positions.get(row.sample, -1)
     else:
-        index = int(sample) if sample.isascii() and sample.isdigit() else -1
+        index = int(row.sample) if row.sample.isascii() and row.sample.isdigit() else -1
     if not 0 <= index < length:
         known = "one of `sample_ids`" if positions is not None else f"in [0, {length})"
         raise ValueError(
-            f"Expected `sample_id` to be {known}, got {sample!r} in line {line}. Pass the dataset that was trained on."
+            f"Expected `sample_id` to be {known}, got {row.sample!r} in line {row.line}. "
+            "Pass the dataset that was trained on."
         )
     return index
 
 
 def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) -> Decision:
+    """Return what a line of the file says."""
     if row["decision"] not in DECISIONS:
         raise ValueError(
             f"Expected `decision` to be one of {', '.join(DECISIONS)}, got {row['decision']!r} in line {line}. "
@@ -138,62 +211,26 @@ def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) 
         )
     given = row.get("label", "")
     label = int(given) if given.isascii() and given.isdigit() else None
-    if row["decision"] != "relabel":
-        return Decision(label, row["decision"])
-    text, name = row["new_label"], row.get("new_label_name", "")
+    decision = Decision(line, row["sample_id"], _as_named(row.get("name", "")), label, row["decision"])
+    return decision if decision.decision != "relabel" else _with_new_label(decision, row, classes)
+
+
+def _with_new_label(decision: Decision, row: Mapping[str, str], classes: Sequence[str] | None) -> Decision:
+    text, name = row["new_label"], _as_named(row.get("new_label_name", ""))
     new = int(text) if text.isascii() and text.isdigit() else -1
     if new < 0 or (classes is not None and new >= len(classes)):
         known = f"a class in [0, {len(classes)})" if classes is not None else "the number of a class"
         raise ValueError(
-            f"Expected `new_label` to be {known}, got {text!r} in line {line}. Choose a class that exists."
+            f"Expected `new_label` to be {known}, got {text!r} in line {decision.line}. Choose a class that exists."
         )
     if name and classes is not None and name not in (classes[new], str(new)):
         raise ValueError(
-            f"Expected `new_label_name` of class {new} to be {classes[new]!r}, got {name!r} in line {line}. "
+            f"Expected `new_label_name` of class {new} to be {classes[new]!r}, got {name!r} in line {decision.line}. "
             "Pass the dataset whose classes were shown."
         )
-    return Decision(label, "relabel", new, name)
+    return decision._replace(new_label=new, new_label_name=name)
 
 
-def _relabelled(item: Any, index: int, decision: Decision, key: int | str | None) -> Any:
-    at = _label_key(item, index) if key is None else key
-    given = item[at]
-    if decision.label is not None and int(given) != decision.label:
-        raise ValueError(
-            f"Expected sample {index} to have the label {decision.label} that was decided on, got {int(given)}. "
-            "Pass the dataset that was trained on, before any correction."
-        )
-    new = _like(given, decision.new_label)
-    if isinstance(item, MutableMapping):
-        return type(item)({**item, at: new})  # type: ignore[call-arg]  # dict and its kin
-    parts = [new if position == at else part for position, part in enumerate(item)]
-    # A named tuple takes its fields one by one.
-    return type(item)(*parts) if hasattr(item, "_fields") else type(item)(parts)
-
-
-def _label_key(item: Any, index: int) -> int | str:
-    if isinstance(item, Mapping):
-        found: list[int | str] = [key for key in LABEL_KEYS if key in item]
-    else:
-        found = [1] if isinstance(item, tuple | list) and len(item) > 1 else []
-    if not found:
-        raise ValueError(
-            f"Expected sample {index} to be (input, label, ...) or a dict with one of {', '.join(LABEL_KEYS)}, got "
-            f"a {type(item).__name__}. Pass `label_key=`."
-        )
-    return found[0]
-
-
-def _like(given: Any, new: int | None) -> Any:
-    """Return the class in the type of the label it replaces."""
-    if isinstance(given, Tensor):
-        return torch.full_like(given, new or 0)
-    return given.dtype.type(new) if isinstance(given, np.generic) else new
-
-
-def _classes(dataset: Any) -> list[str] | None:
-    while not hasattr(dataset, "classes") and hasattr(dataset, "dataset"):
-        dataset = dataset.dataset
-    classes = getattr(dataset, "classes", None)
-    named = isinstance(classes, list | tuple) and classes and all(isinstance(name, str) for name in classes)
-    return list(classes) if named and classes else None
+def _as_named(cell: str) -> str:
+    """Return a name without the apostrophe that keeps a spreadsheet from reading it as a formula."""
+    return cell[1:] if cell[:1] == "'" and cell[1:2] in FORMULA_STARTS else cell
