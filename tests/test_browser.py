@@ -223,7 +223,7 @@ def test_what_is_decided_on_the_page_is_what_the_dataset_has(browser: Any, run: 
     assert EVIL in browser.execute_script("return document.body.innerText")
 
     # Keep, relabel to suggested, drop, relabel to a class that is chosen by part of its name; then think again.
-    for number, key in enumerate("ksd", start=1):
+    for number, key in enumerate("kSd", start=1):  # capital letters are the same keys
         keys(browser, key)
         decided_are(browser, number)
     keys(browser, "r")
@@ -234,24 +234,36 @@ def test_what_is_decided_on_the_page_is_what_the_dataset_has(browser: Any, run: 
     decided_are(browser, 4)
     keys(browser, "d")
     decided_are(browser, 5)
-    keys(browser, Keys.ARROW_LEFT, "u")
-    decided_are(browser, 4)
-    shot(browser, "report")
     kept, suggested, dropped, other, undecided = (int(i) for i in worst.index[:5])
+    assert current(browser) != str(undecided)
+    keys(browser, "u")
+    decided_are(browser, 4)
+    assert current(browser) == str(undecided)
+    shot(browser, "report")
 
-    # The filter by pair and by score.
+    # The filter by pair, in the list and in the matrix, and by probability.
     pair = worst[["label", "suggested"]].iloc[0]
-    chosen(browser, "pair", f"{pair['label']}>{pair['suggested']}")
-    same = worst[(worst["label"] == pair["label"]) & (worst["suggested"] == pair["suggested"])]
+    key, same = f"{pair['label']}>{pair['suggested']}", (worst["label"] == pair["label"])
+    same = worst[same & (worst["suggested"] == pair["suggested"])]
+    chosen(browser, "pair", key)
     assert shown_ids(browser) == [str(i) for i in same.index]
     chosen(browser, "pair", "")
-    keys_into = browser.find_element("id", "score")
-    keys_into.send_keys(f"{float(worst['score'].iloc[2]) - 1e-3:.4f}", Keys.TAB)
-    assert shown_ids(browser) == [str(i) for i in worst.index[: int((worst["score"] >= worst["score"].iloc[2]).sum())]]
-    keys_into.clear()
-    keys_into.send_keys(Keys.TAB)
+    browser.find_element("css selector", "#pairs summary").click()
+    cell = browser.find_element("css selector", f"#matrix button[data-pair='{key}']")
+    assert cell.text == str(len(same))
+    cell.click()
+    assert shown_ids(browser) == [str(i) for i in same.index]
+    cell.click()
+    least = round(float(worst["wrong_probability"].iloc[2]), 4)
+    into = browser.find_element("id", "probability")
+    into.send_keys(f"{100 * least:.2f}", Keys.TAB)
+    assert shown_ids(browser) == [str(i) for i in worst.index[worst["wrong_probability"].round(4) >= least]]
+    into.clear()
+    into.send_keys(Keys.TAB)
     chosen(browser, "state", "decided")
     assert shown_ids(browser) == [str(i) for i in (kept, suggested, dropped, other)]
+    chosen(browser, "state", "flagged")
+    assert shown_ids(browser) == [str(i) for i in worst.index[worst["flagged"]]]
 
     # The browser keeps decisions; the file has them.
     def refreshed() -> bool:
@@ -272,13 +284,72 @@ def test_what_is_decided_on_the_page_is_what_the_dataset_has(browser: Any, run: 
     assert browser.get_log("browser") == []
 
 
+def current(browser: Any) -> str:
+    return str(browser.execute_script("return document.querySelector('.card.current').dataset.id"))
+
+
+def test_a_key_acts_on_the_card_whose_button_has_the_focus_and_a_second_press_takes_back(
+    browser: Any, run: Path, tmp_path: Path
+) -> None:
+    browser.get(write_report(load_record(run), tmp_path / "report.html").as_uri())
+    third = shown_ids(browser)[2]
+    button = f".card[data-id='{third}'] button[data-key='k']"
+    waited(lambda: browser.execute_script(f'return !!document.querySelector("{button}")'))
+    browser.execute_script(f'document.querySelector("{button}").focus()')
+    keys(browser, "d")
+    decided_are(browser, 1)
+    classes = f"return document.querySelector(\".card[data-id='{third}']\").className"
+    assert "drop" in browser.execute_script(classes)
+    browser.find_element("css selector", f".card[data-id='{third}'] button[data-key='d']").click()
+    decided_are(browser, 0)
+    names = "return [...document.querySelectorAll('button, img, select, input')].filter(node => !(node.ariaLabel ||"
+    names += " node.alt || node.textContent.trim() || node.labels?.length)).length"
+    assert browser.execute_script(names) == 0
+
+
+def test_the_larger_view_shows_one_sample_and_takes_the_same_keys(browser: Any, run: Path, tmp_path: Path) -> None:
+    data = [(f"a review of film {i}", 0) for i in range(N)]
+    browser.get(write_report(load_record(run), tmp_path / "report.html", dataset=data).as_uri())
+    first, second = shown_ids(browser)[:2]
+    keys(browser, "v")
+    view = browser.find_element("id", "large")
+    assert f"a review of film {first}" in view.text
+    keys(browser, "k")
+    decided_are(browser, 1)
+    assert f"a review of film {second}" in view.text
+    shot(browser, "report_large")
+    keys(browser, "v")
+    assert not view.is_displayed()
+
+
+def test_decisions_are_read_back_and_two_tabs_lose_none_of_each_other(browser: Any, run: Path, tmp_path: Path) -> None:
+    page = write_report(load_record(run), tmp_path / "report.html").as_uri()
+    browser.get(page)
+    ids = shown_ids(browser)
+    label = browser.execute_script("return cards[0].label")
+    file = tmp_path / "earlier.csv"
+    other = f"{ids[2]},{browser.execute_script('return cards[2].label') + 1},drop,,"
+    file.write_text(f"sample_id,label,decision,new_label,name\n{ids[0]},{label},relabel,2,\n{other}\nx,0,keep,,\n")
+    browser.find_element("id", "read").send_keys(str(file))
+    decided_are(browser, 1)
+    assert "1 decision read, 2 rows did not fit this page" in browser.find_element("id", "count").text
+    tab = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    browser.get(page)
+    decided_are(browser, 1)
+    browser.execute_script("moveTo(boxes[1]); act('k')")
+    browser.switch_to.window(tab)
+    browser.execute_script("moveTo(boxes[3]); act('d')")
+    decided_are(browser, 3)
+
+
 def test_five_thousand_suspects_are_drawn_as_they_come_into_view(browser: Any, run: Path, tmp_path: Path) -> None:
     page = write_report(load_record(run), tmp_path / "report.html")
     text = page.read_text(encoding="utf-8")
     # As many cards as a large record has, each with its own id.
     loop = "const one = content.cards.slice(); content.cards = Array.from({ length: 5000 }, (_, i) => "
-    loop += "({ ...one[i % one.length], id: String(i) }));\nconst { names, cards } = content;"
-    page.write_text(text.replace("const { names, cards } = content;", loop), encoding="utf-8")
+    loop += "({ ...one[i % one.length], id: String(i) }));\nconst { cards } = content;"
+    page.write_text(text.replace("const { cards } = content;", loop), encoding="utf-8")
     browser.get(page.as_uri())
     assert len(shown_ids(browser)) == 5000
     filled = "return document.querySelectorAll('.card .names').length"

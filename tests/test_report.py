@@ -21,7 +21,7 @@ from torch.utils.data import Subset
 from dynalens import Record, TrainingDynamicsMonitor, load_record
 from dynalens.dynamics import SampleStatistics
 from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio, write_report
-from dynalens.report.samples import SamplePictures, as_image
+from dynalens.report.samples import SamplePictures, as_image, as_text
 from dynalens.suspicion import NoiseRate
 from training import K, N, dataset, fit, loader
 
@@ -52,7 +52,8 @@ def test_the_page_holds_the_suspects_worst_first_and_the_summary(record: Record,
     worst = record.table().sort_values("rank")
     assert [card["id"] for card in content["cards"]] == [str(i) for i in worst.index]
     assert [card["label"] for card in content["cards"]] == worst["label"].tolist()
-    assert [card["score"] for card in content["cards"]] == pytest.approx(worst["score"].tolist(), abs=1e-4)
+    assert [card["wrong"] for card in content["cards"]] == pytest.approx(worst["wrong_probability"].tolist(), abs=1e-4)
+    assert content["epochs"] == [0, 2]
     history = dict(record.history())
     for card in content["cards"]:
         expected = [100 * float(h["p_label"][h["index"] == int(card["id"])][-1]) for h in history.values()]
@@ -94,7 +95,7 @@ def test_large_pictures_are_made_small_and_many_cards_are_limited(record: Record
     data = [(Image.new("RGB", (600, 300), (i, 0, 0)), 0) for i in range(N)]
     cards = content_of(write_report(record, tmp_path / "r.html", dataset=data, limit=3))["cards"]
     assert len(cards) == 3
-    assert {image_of(card["picture"]).size for card in cards} == {(128, 64)}
+    assert {image_of(card["picture"]).size for card in cards} == {(256, 128)}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,24 @@ def test_items_of_many_forms_are_pictures(item: Any, size: tuple[int, int]) -> N
     picture = as_image(item, None)
     assert picture is not None
     assert picture.size == size
+
+
+def test_texts_and_rows_are_shown_in_words_where_there_is_no_picture(record: Record, tmp_path: Path) -> None:
+    texts = [(f"review {i}", 0) for i in range(N)]
+    cards = content_of(write_report(record, tmp_path / "texts.html", dataset=texts))["cards"]
+    assert [card["text"] for card in cards] == [f"review {card['id']}" for card in cards]
+    rows = [(torch.tensor([float(i), 0.25]), 0) for i in range(N)]
+    cards = content_of(write_report(record, tmp_path / "rows.html", dataset=rows))["cards"]
+    assert [card["text"] for card in cards] == [f"{card['id']}, 0.25" for card in cards]
+    assert as_text((torch.arange(61), 0)) == ", ".join(map(str, range(60))) + ", ..."
+    assert as_text({"image": torch.zeros(3, 4, 4)}) is as_text([]) is as_text((torch.zeros(2, 2), 0)) is None
+
+
+def test_a_folder_with_the_name_of_a_placeholder_is_a_title_like_any_other(record: Record, tmp_path: Path) -> None:
+    named = replace(record, folder=tmp_path / "{{content}} {{script}}" / "dynalens")
+    path = write_report(named, tmp_path / "r.html")
+    assert "<title>dynalens: {{content}} {{script}}</title>" in path.read_text(encoding="utf-8")
+    assert content_of(path)["names"] == EVIL
 
 
 @pytest.mark.parametrize("item", ["text", (3, 0), (), {"words": [1]}, (torch.zeros(7), 0)])

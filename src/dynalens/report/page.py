@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-import html
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,21 @@ from dynalens.pictures import (
     training_data_analysis,
 )
 from dynalens.records import Record, replaced
+from dynalens.report.assembly import assembled
 from dynalens.report.samples import SamplePictures
-from dynalens.suspicion import suspects
+from dynalens.suspicion import PRECISION, suspects
 
 MOST_CARDS = 5000
 _FEWEST_CARDS = 100
 """So many are shown even where fewer are flagged: what is next in the order is worth a look."""
 _TRACE_POINTS = 60
-_LARGE, _SMALL, _MANY = 128, 72, 1000
-_TEMPLATE = Path(__file__).with_name("page.html")
+_NOTE = (
+    "The cards show the samples whose labels are probably wrong, the worst first. The first {flagged} are flagged: "
+    "{precision} of them are expected to be wrong. The rate and the probabilities come from the run alone. They can be "
+    "far off on hard data. Audit 100 samples for an interval that holds."
+)
+_SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
+"""Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
 
 
 def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit: int = MOST_CARDS) -> Path:
@@ -64,19 +68,19 @@ def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit
     worst = suspects(table, min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)))
     names = _class_names(record, table)
     content = {
-        "run": _run_key(record),
+        "run": run_key(record),
         "names": names,
         "summary": _summary(record, table),
+        "note": _NOTE.format(flagged=f"{int(table['flagged'].sum()):,}", precision=f"{100 * PRECISION:.0f} %"),
         "charts": _charts(record),
+        "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
         "cards": _cards(record, worst, names, dataset),
     }
-    # Inside a script element only "<" could end it; as an escape it is the same text to JSON.
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    title = html.escape(f"dynalens: {record.folder.resolve().parent.name}")
-    before, after = _TEMPLATE.read_text(encoding="utf-8").replace("{{title}}", title).split("{{content}}", 1)
     target = Path(path)
     with replaced(target) as temporary:
-        temporary.write_text(before + text + after, encoding="utf-8")
+        page = assembled("report", f"dynalens: {record.folder.resolve().parent.name}", content)
+        # A file name need not be UTF-8: what is not gets an escape, which JSON reads.
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return target
 
 
@@ -121,7 +125,7 @@ def _cards(record: Record, worst: pd.DataFrame, names: list[str], dataset: Any) 
     pictures = SamplePictures(record.pictures(), dataset)
     rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
     traces, named = _traces(record, rows), record.names()
-    side = _LARGE if len(worst) <= _MANY else _SMALL
+    side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
     cards = []
     for sample, row in zip(rows.tolist(), worst.reset_index().to_dict("records"), strict=True):
         suggested = -1 if pd.isna(row["suggested"]) else int(row["suggested"])
@@ -129,15 +133,17 @@ def _cards(record: Record, worst: pd.DataFrame, names: list[str], dataset: Any) 
             "id": str(row["sample_id"]),
             "label": int(row["label"]),
             "suggested": suggested,
-            "score": round(float(row["score"]), 4),
+            "wrong": round(float(row["wrong_probability"]), 4),
             "flagged": bool(row["flagged"]),
             "trace": traces[sample],
         }
-        found = {
+        shown = {
             "picture": pictures.thumbnail(sample, side),
+            "text": pictures.text(sample),
+            "name": named[sample] if named else None,
             "file": named[sample] if named else pictures.file_name(sample),
         }
-        cards.append(card | {key: value for key, value in found.items() if value})
+        cards.append(card | {key: value for key, value in shown.items() if value})
     assert len(names) > max([card["label"] for card in cards], default=-1)
     return cards
 
@@ -175,7 +181,7 @@ def _class_names(record: Record, table: pd.DataFrame) -> list[str]:
     return [class_name(number, given) for number in range(max(classes, len(given or ())))]
 
 
-def _run_key(record: Record) -> str:
+def run_key(record: Record) -> str:
     """Return what the browser keeps decisions under: another record has another key."""
     digest = hashlib.sha256(str(record.folder.resolve()).encode())
     digest.update(np.ascontiguousarray(record.statistics.margin).tobytes())

@@ -17,6 +17,8 @@ from dynalens.pictures import Normalisation, find_normalisation, input_cell, sho
 
 _GREY_AND_COLOUR = (1, 3)
 _SIGNAL_CELL = (160, 120)
+TEXT_KEYS = ("text", "sentence", "content", "document", "review", "question")
+_LONGEST_TEXT, _LONGEST_ROW = 2000, 60  # letters and numbers of a sample that are shown
 
 
 class SamplePictures:
@@ -43,6 +45,10 @@ class SamplePictures:
         image.convert("RGB").save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 72}))
         kind = "png" if small else "jpeg"
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+    def text(self, sample: Any) -> str | None:
+        """Return the text of a sample that is a text, or the numbers of one that is a row; None if it is neither."""
+        return None if self._dataset is None else as_text(self._dataset[sample])
 
     def file_name(self, sample: Any) -> str:
         """Return the name of the sample's file, where the dataset keeps it as torchvision's do; else an empty text."""
@@ -78,6 +84,27 @@ def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | No
     if not isinstance(item, Tensor) or item.ndim not in (2, 3, 4):
         return None
     return _drawn(shown_inputs(item.unsqueeze(0), normalisation)[0])
+
+
+def as_text(item: Any) -> str | None:
+    """Return a dataset's item in words: a text as it is, a row of numbers (F,) as numbers, else None.
+
+    Example:
+        >>> as_text(("a fine film", 1)), as_text((torch.tensor([0.5, 2.0]), 0)), as_text({"text": "bad", "label": 0})
+        ('a fine film', '0.5, 2', 'bad')
+    """
+    if isinstance(item, Mapping):
+        item = next((item[key] for key in TEXT_KEYS if isinstance(item.get(key), str)), None)
+    elif isinstance(item, tuple | list):
+        item = item[0] if item else None
+    if isinstance(item, str):
+        return item[:_LONGEST_TEXT]
+    values = item.numpy(force=True) if isinstance(item, Tensor) else item
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iufb":
+        return None
+    return ", ".join(f"{value:.4g}" for value in values[:_LONGEST_ROW].tolist()) + (
+        ", ..." if len(values) > _LONGEST_ROW else ""
+    )
 
 
 def _tensor_of(array: Array) -> Tensor:

@@ -1,0 +1,134 @@
+"use strict";
+const content = JSON.parse(document.getElementById("content").textContent);
+const by = id => document.getElementById(id);
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);  // strings become text, never markup
+  return node;
+}
+
+function draw(tag, attributes = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+const nameOf = number => number < 0 ? "\u2013" : (content.names[number] ?? String(number));
+const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)} %`;
+const plural = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+
+// What a person entered, by sample id. The browser's storage keeps it where it may; each change reads what is stored
+// first, so that two tabs of the same page lose nothing of each other.
+class Kept {
+  constructor(key, changed) {
+    this.key = key;
+    this.map = new Map();
+    this.read();
+    addEventListener("storage", event => {
+      if (event.key === key) { this.read(); changed(); }
+    });
+  }
+  read() {
+    try { this.map = new Map(JSON.parse(localStorage.getItem(this.key) || "[]")); }
+    catch (error) { /* a page opened as a file may not be allowed: then it lives as long as the page */ }
+  }
+  write() {
+    try { localStorage.setItem(this.key, JSON.stringify([...this.map])); } catch (error) { /* as above */ }
+  }
+  set(id, value) {
+    this.read();
+    value ? this.map.set(id, value) : this.map.delete(id);
+    this.write();
+  }
+  clear() { this.map.clear(); this.write(); }
+  get(id) { return this.map.get(id); }
+  has(id) { return this.map.has(id); }
+  get size() { return this.map.size; }
+}
+
+// CSV as RFC 4180 has it. A text that a spreadsheet would take for a formula gets an apostrophe, which is taken off again.
+function csvOf(rows) {
+  const cell = value => {
+    let text = String(value);
+    if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = "'" + text;
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
+  return rows.map(row => row.map(cell).join(",")).join("\n") + "\n";
+}
+
+function csvRows(text) {
+  const lines = [];
+  let row = [], cell = "", quoted = false;
+  const endCell = () => { row.push(cell); cell = ""; };
+  const endRow = () => { endCell(); if (row.length > 1 || row[0] !== "") lines.push(row); row = []; };
+  for (let i = 0; i < text.length; i++) {
+    const letter = text[i];
+    if (quoted && letter === '"' && text[i + 1] === '"') { cell += '"'; i++; }
+    else if (letter === '"' && (quoted || cell === "")) quoted = !quoted;
+    else if (quoted) cell += letter;
+    else if (letter === ",") endCell();
+    else if (letter === "\n") endRow();
+    else if (letter !== "\r") cell += letter;
+  }
+  if (cell !== "" || row.length) endRow();
+  const header = (lines.shift() || []).map(name => name.replace(/^\ufeff/, ""));
+  const plain = value => (value ?? "").replace(/^'(?=[=+\-@\t\r])/, "");
+  return lines.map(line => Object.fromEntries(header.map((name, i) => [name, plain(line[i])])));
+}
+
+function download(name, text) {
+  const link = make("a", { download: name });
+  link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
+function onFile(input, take) {
+  input.addEventListener("change", async () => {
+    const [file] = input.files;
+    if (file) take(csvRows(await file.text()));
+    input.value = "";
+  });
+}
+
+// A sample as a person sees it: its picture, else its text or row.
+function seen(sample, alt) {
+  if (sample.picture) {
+    const image = make("img", { src: sample.picture, alt });
+    image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < 70));
+    return image;
+  }
+  return make("div", { class: "item" }, sample.text || "no picture or text was kept");
+}
+
+// The file's own name first: long paths often differ in their end only.
+function fileName(path) {
+  const cut = Math.max(path.lastIndexOf("/"), path.lastIndexOf("\\"));
+  return cut < 0 ? path : `${path.slice(cut + 1)} \u2013 ${path.slice(0, cut)}`;
+}
+
+// p(given label) over the epochs, with both axes said.
+function sparkline(trace, epochs) {
+  const svg = draw("svg", { viewBox: "0 0 200 48", role: "img" });
+  const x = i => trace.length > 1 ? 14 + 182 * i / (trace.length - 1) : 105;
+  const y = p => 36 - 0.31 * p;
+  for (const [p, text] of [[100, "1"], [0, "0"]])
+    svg.append(draw("line", { class: "frame", x1: 12, x2: 198, y1: y(p), y2: y(p) }), draw("text", { x: 3, y: y(p) + 3 }, text));
+  let points = [];
+  const flush = () => {
+    if (points.length === 1) points.push([points[0][0] + 2, points[0][1]]);
+    if (points.length) svg.append(draw("polyline", { class: "curve", points: points.map(each => each.join(",")).join(" ") }));
+    points = [];
+  };
+  trace.forEach((p, i) => p === null ? flush() : points.push([x(i), y(p)]));
+  flush();
+  svg.append(
+    draw("text", { x: 14, y: 46 }, `epoch ${epochs[0]}`),
+    draw("text", { x: 105, y: 46, "text-anchor": "middle" }, "p(given label)"),
+    draw("text", { x: 197, y: 46, "text-anchor": "end" }, `epoch ${epochs[1]}`),
+    draw("title", {}, "Probability of the given label, from 0 to 1, over the epochs of training"));
+  return svg;
+}

@@ -1,0 +1,266 @@
+const { cards } = content;
+const decisions = new Kept(content.run, () => { boxes.forEach(show); count(); });
+const made = [];  // ids with what was decided before, for undo
+
+for (const [term, value] of content.summary)
+  by("summary").append(make("div", {}, make("dt", {}, term), make("dd", {}, value)));
+by("note").textContent = content.note;
+for (const [alt, src] of content.charts) by("charts").append(make("img", { alt, src }));
+
+const pairOf = card => card.label + ">" + card.suggested;
+const pairs = new Map();
+for (const card of cards) pairs.set(pairOf(card), (pairs.get(pairOf(card)) || 0) + 1);
+by("pair").append(make("option", { value: "" }, `all (${cards.length})`));
+for (const [key, number] of [...pairs].sort((a, b) => b[1] - a[1])) {
+  const [label, suggested] = key.split(">").map(Number);
+  by("pair").append(make("option", { value: key }, `${nameOf(label)} \u2192 ${nameOf(suggested)} (${number})`));
+}
+content.names.forEach((name, number) => by("class").append(make("option", { value: number }, name)));
+
+// Counts of each pair of classes; a cell filters. More classes than fit a window are left to the list of pairs.
+const MOST_CLASSES = 30;
+function matrix() {
+  const classes = [...new Set(cards.flatMap(card => [card.label, card.suggested]))].filter(k => k >= 0).sort((a, b) => a - b);
+  if (classes.length > MOST_CLASSES) { by("pairs").hidden = true; return; }
+  const most = Math.max(...pairs.values());
+  const head = make("tr", {}, make("th", {}, "given \\ suggested"), ...classes.map(k => make("th", { scope: "col" }, nameOf(k))));
+  by("matrix").append(head, ...classes.map(label => make("tr", {}, make("th", { scope: "row" }, nameOf(label)),
+    ...classes.map(suggested => {
+      const key = label + ">" + suggested, number = pairs.get(key);
+      if (!number) return make("td");
+      const text = `${plural(number, "sample")} given ${nameOf(label)}, suggested ${nameOf(suggested)}`;
+      const button = make("button", { type: "button", "data-pair": key, title: text, "aria-label": text }, String(number));
+      button.style.background = `color-mix(in srgb, var(--main) ${Math.round(60 * number / most)}%, transparent)`;
+      button.addEventListener("click", () => { by("pair").value = by("pair").value === key ? "" : key; filter(); });
+      return make("td", {}, button);
+    }))));
+}
+
+// An empty box for each card; it is filled when it comes near the window, and emptied when it is far away.
+const described = card => `sample ${card.id}, given ${nameOf(card.label)}, suggested ${nameOf(card.suggested)}`;
+const boxes = cards.map((card, position) => {
+  const box = make("article", { class: "card", "data-id": card.id, tabindex: "-1", "aria-label": described(card) });
+  box.position = position;
+  return box;
+});
+const near = new IntersectionObserver(entries => {
+  for (const entry of entries) entry.isIntersecting ? fill(entry.target) : entry.target.replaceChildren();
+}, { rootMargin: "1200px 0px" });
+
+const BUTTONS = [["keep", "k"], ["suggested", "s"], ["other", "r"], ["drop", "d"]];
+function fill(box) {
+  const card = cards[box.position];
+  const picture = make("button", { type: "button", class: "picture", "aria-label": `larger view of ${described(card)}` },
+    seen(card, described(card)));
+  picture.addEventListener("click", () => { moveTo(box, false); enlarge(); });
+  const buttons = make("div", { class: "buttons" });
+  for (const [text, key] of BUTTONS) {
+    const button = make("button", { type: "button", "data-key": key, "aria-label": `${text}: ${described(card)}` }, text);
+    button.addEventListener("click", () => {
+      moveTo(box, false);
+      key === pressed(card) ? decide(null) : act(key);
+    });
+    buttons.append(button);
+  }
+  box.replaceChildren(picture, ...about(card), make("div", { class: "decided" }), buttons);
+  show(box);
+}
+
+function about(card) {
+  return [
+    make("div", { class: "names" },
+      make("div", { class: "given", title: nameOf(card.label) }, "given " + nameOf(card.label)),
+      make("div", { class: "suggested", title: nameOf(card.suggested) }, "suggested " + nameOf(card.suggested))),
+    make("div", { class: "meta" },
+      make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),
+      make("span", { title: "probability that the label is wrong" }, `wrong with ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
+    sparkline(card.trace, content.epochs)];
+}
+
+function pressed(card) {
+  const decision = decisions.get(card.id);
+  if (!decision) return "";
+  if (decision.decision !== "relabel") return decision.decision[0];
+  return decision.to === card.suggested ? "s" : "r";
+}
+
+function show(box) {
+  const card = cards[box.position], decision = decisions.get(card.id);
+  box.classList.remove("keep", "relabel", "drop");
+  if (decision) box.classList.add(decision.decision);
+  const text = box.querySelector(".decided");
+  if (!text) return;
+  text.textContent = said(decision);
+  for (const button of box.querySelectorAll(".buttons button"))
+    button.setAttribute("aria-pressed", button.dataset.key === pressed(card));
+}
+const said = decision => !decision ? "" :
+  decision.decision === "relabel" ? "relabel to " + nameOf(decision.to) : decision.decision;
+
+let shown = [], current = null;
+function count(message = "") {
+  const here = cards.filter(card => decisions.has(card.id)).length;
+  by("count").textContent = `${shown.length} of ${cards.length} shown, ${here} decided${message && ". " + message}`;
+}
+const STATES = {
+  all: () => true, flagged: card => card.flagged,
+  decided: card => decisions.has(card.id), undecided: card => !decisions.has(card.id) };
+function filter() {
+  const pair = by("pair").value, least = by("probability").value, state = STATES[by("state").value];
+  shown = boxes.filter(({ position }) =>
+    (!pair || pair === pairOf(cards[position])) && (least === "" || 100 * cards[position].wrong >= Number(least)) &&
+    state(cards[position]));
+  by("cards").replaceChildren(...shown);
+  by("nothing").hidden = shown.length > 0;
+  for (const button of by("matrix").querySelectorAll("button")) button.setAttribute("aria-pressed", button.dataset.pair === pair);
+  moveTo(shown.includes(current) ? current : shown[0], false);
+  count();
+}
+function moveTo(box, scroll = true) {
+  if (current) current.classList.remove("current");
+  current = box || null;
+  if (!current) return;
+  current.classList.add("current");
+  // A key after a button was used belongs to the card that is marked, not to the one whose button has the focus.
+  const focused = document.activeElement?.closest?.(".card");
+  if (focused && focused !== current) document.activeElement.blur();
+  if (scroll) current.scrollIntoView({ block: "nearest" });
+  if (by("large").open) enlarge();
+}
+function step(offset) {
+  if (!shown.length) return;
+  const position = shown.indexOf(current) + offset;
+  moveTo(shown[Math.max(0, Math.min(shown.length - 1, position))]);
+}
+function columns() {
+  const top = shown.length ? shown[0].offsetTop : 0;
+  const second = shown.findIndex(box => box.offsetTop !== top);
+  return second < 0 ? shown.length : second;
+}
+function decide(decision) {
+  const id = cards[current.position].id;
+  made.push([id, decisions.get(id)]);
+  decisions.set(id, decision);
+  show(current);
+  count();
+  if (decision) step(1);
+}
+function undo() {
+  const last = made.pop();
+  if (!last) return count("Nothing to undo.");
+  const [id, before] = last;
+  decisions.set(id, before);
+  const box = boxes.find(each => cards[each.position].id === id);
+  show(box);
+  count();
+  if (shown.includes(box)) moveTo(box);
+}
+function act(key) {
+  if (key === "u") return undo();
+  if (!current) return;
+  const card = cards[current.position];
+  if (key === "k") decide({ decision: "keep" });
+  else if (key === "d") decide({ decision: "drop" });
+  else if (key === "s" && card.suggested >= 0) decide({ decision: "relabel", to: card.suggested });
+  else if (key === "r") choose(card);
+  else if (key === "v") by("large").open ? by("large").close() : enlarge();
+}
+function enlarge() {
+  const card = cards[current.position], decision = said(decisions.get(card.id));
+  const close = make("button", { type: "button" }, "Close");
+  close.addEventListener("click", () => by("large").close());
+  by("large").replaceChildren(
+    make("figure", {}, seen(card, described(card))), ...about(card),
+    make("p", { class: "status" }, decision ? "decided: " + decision : "not decided"), close);
+  if (!by("large").open) by("large").showModal();
+}
+function choose(card) {
+  by("which").textContent = "#" + card.id;
+  by("search").value = "";
+  search();
+  by("class").value = String(card.suggested >= 0 ? card.suggested : card.label);
+  by("choose").showModal();
+  by("search").focus();
+}
+function search() {
+  const part = by("search").value.toLowerCase();
+  let first = null;
+  for (const option of by("class").options) {
+    option.hidden = !option.textContent.toLowerCase().includes(part);
+    if (!option.hidden && first === null) first = option;
+  }
+  if (first && (by("class").selectedIndex < 0 || by("class").selectedOptions[0].hidden)) first.selected = true;
+}
+by("search").addEventListener("input", search);
+// At once, not on the dialog's "close", which comes later: the next key would be taken for this card.
+function relabel() {
+  const option = by("class").selectedOptions[0];
+  by("choose").close();
+  if (option && !option.hidden) decide({ decision: "relabel", to: Number(option.value) });
+}
+by("class").addEventListener("dblclick", relabel);
+by("choose").addEventListener("submit", event => {
+  event.preventDefault();
+  event.submitter?.value === "cancel" ? by("choose").close() : relabel();
+});
+
+document.addEventListener("keydown", event => {
+  if (event.ctrlKey || event.metaKey || event.altKey || by("choose").open) return;
+  if (event.target.closest("input, select")) return;
+  const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
+  const key = event.key.toLowerCase();
+  if (event.key in moves) step(moves[event.key]);
+  else if (key.length === 1 && "ksrduv".includes(key)) act(key);
+  else return;
+  event.preventDefault();
+});
+// A key acts on the card whose button has the focus.
+by("cards").addEventListener("focusin", event => {
+  const box = event.target.closest(".card");
+  if (box && box !== current) moveTo(box, false);
+});
+by("cards").addEventListener("click", event => {
+  const box = event.target.closest(".card");
+  if (box && !event.target.closest("button")) moveTo(box, false);
+});
+by("filter").addEventListener("submit", event => event.preventDefault());
+for (const id of ["pair", "probability", "state"]) by(id).addEventListener("change", filter);
+by("clear").addEventListener("click", () => {
+  if (!decisions.size || !confirm(`Forget all ${decisions.size} decisions?`)) return;
+  decisions.clear();
+  made.length = 0;
+  boxes.forEach(show);
+  filter();
+});
+
+function csv() {
+  const rows = [["sample_id", "label", "label_name", "decision", "new_label", "new_label_name", "name"]];
+  for (const card of cards) {
+    const decision = decisions.get(card.id);
+    if (!decision) continue;
+    const to = decision.decision === "relabel" ? [decision.to, nameOf(decision.to)] : ["", ""];
+    rows.push([card.id, card.label, nameOf(card.label), decision.decision, ...to, card.name || ""]);
+  }
+  return csvOf(rows);
+}
+by("download").addEventListener("click", () => download("decisions.csv", csv()));
+onFile(by("read"), rows => {
+  const known = new Map(cards.map(card => [card.id, card]));
+  let taken = 0;
+  for (const row of rows) {
+    const card = known.get(row.sample_id), to = Number(row.new_label || NaN);
+    if (!card || (row.label && Number(row.label) !== card.label)) continue;
+    if (row.decision === "relabel" && to in content.names) decisions.set(card.id, { decision: "relabel", to });
+    else if (["keep", "drop"].includes(row.decision)) decisions.set(card.id, { decision: row.decision });
+    else continue;
+    taken++;
+  }
+  boxes.forEach(show);
+  filter();
+  const left = rows.length - taken;
+  count(`${plural(taken, "decision")} read${left ? `, ${plural(left, "row")} did not fit this page` : ""}.`);
+});
+
+boxes.forEach(box => { near.observe(box); show(box); });
+matrix();
+filter();
