@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from dynalens import TrainingDynamics, TrainingDynamicsMonitor
-from dynalens.records import RecordFolder, RecordMeta
+from dynalens.record import RecordFolder, RecordMeta
 
 Job = Callable[[], object]
 

@@ -10,7 +10,7 @@ import torch
 
 from dynalens.cli import main
 from dynalens.dynamics import TrainingDynamics
-from dynalens.records import RecordFolder, RecordMeta, load_record
+from dynalens.record import RecordFolder, RecordMeta, load_record
 
 
 def run(path: Path, seed: int = 0, n: int = 120, wrong: int = 20) -> Path:

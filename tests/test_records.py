@@ -1,16 +1,22 @@
 """What is written is what is read, and a kill never leaves half a file."""
 
 import json
+import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from dynalens import TrainingDynamicsMonitor
+from dynalens.callbacks.recording import RecordingCallback
+from dynalens.cli import main
 from dynalens.dynamics import EpochRecord, SampleStatistics, TrainingDynamics
-from dynalens.records import RecordFolder, RecordMeta, load_record, read_history, replaced
+from dynalens.record import RecordFolder, RecordMeta, load_record, read_history, replaced
 from dynalens.suspicion import assess, epoch_summary, samples_table
+from training import dataset, fit
 
 # Sample 0 is right, 1 is wrong and predicted 2 twice and 0 once, 2 was never seen, 3 is forgotten in epoch 1.
 HISTORY = [{0: (0, 5.0), 1: (2, 4.0), 3: (1, 2.0)}, {0: (0, 6.0), 1: (0, 1.0), 3: (0, 3.0)}, {1: (2, 2.0)}]
@@ -87,6 +93,56 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(loaded.table(), expected)
         assert loaded.meta.class_names == ["a", "b", "c"]
     np.load(tmp_path / "run" / "dynalens" / "record.npz", allow_pickle=False)["margin"]
+
+
+def test_a_record_from_disk_answers_as_the_callback_does(tmp_path: Path) -> None:
+    monitor, data = TrainingDynamicsMonitor(), dataset()
+    fit(tmp_path, monitor)
+    record = load_record(tmp_path)
+    for method in (monitor, record):
+        pd.testing.assert_frame_equal(method.table(), monitor.table())
+        pd.testing.assert_frame_equal(method.suspects(3), monitor.table().sort_values("rank").head(3))
+        assert method.clean_indices(precision=0.9) == monitor.clean_indices(precision=0.9)
+        assert method.suspect_ids(2) == monitor.statistics().margin.argsort()[:2].tolist()
+        assert method.noise_rate() == monitor.noise_rate()
+        assert method.removable(0) == []
+        np.testing.assert_array_equal(method.weights(), 1 - monitor.table()["wrong_probability"])
+        assert [int(y) for _, y in method.relabelled(data)] == [int(y) for _, y in monitor.relabelled(data)]
+    assert {name for name in vars(RecordingCallback) if name[0] != "_"} - set(dir(record)) == {
+        "record",
+        "class_names",
+        "save",
+    }
+
+
+def test_whatever_is_asked_of_a_record_its_history_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path / "dynalens")
+    opened: list[str] = []
+    load = np.load
+
+    def noted(path: Path, **options: Any) -> Any:
+        opened.append(path.name)
+        return load(path, **options)
+
+    monkeypatch.setattr(np, "load", noted)
+    epochs = ["epoch_000000.npz", "epoch_000001.npz", "epoch_000002.npz"]
+    loaded = load_record(tmp_path)
+    for ask in (loaded.table, loaded.suspects, loaded.clean_indices, loaded.weights, loaded.noise_rate):
+        ask()
+    assert [name for name in opened if name.startswith("epoch")] == epochs
+    for command in ("suspects", "report"):
+        opened.clear()
+        assert main([command, str(tmp_path)]) == 0
+        assert [name for name in opened if name.startswith("epoch")] == epochs
+
+
+def test_a_record_can_be_pickled(tmp_path: Path) -> None:
+    written(tmp_path)
+    pd.testing.assert_frame_equal(
+        pickle.loads(pickle.dumps(load_record(tmp_path))).table(), load_record(tmp_path).table()
+    )
 
 
 def test_names_are_read_as_they_were_written(tmp_path: Path) -> None:

@@ -187,7 +187,7 @@ def test_the_command_writes_into_the_run_and_takes_a_dataset(
         parsed(str(record.folder)),
         parsed(str(record.folder), "--data", "mydata:dataset", "--out", "x.html"),
     )
-    assert plain.run(plain) == record.folder / "report.html"
+    assert plain.run(plain) == Path(str(record.folder)) / "report.html"
     assert with_data.run(with_data) == Path("x.html")
     assert all("picture" in card for card in content_of(tmp_path / "x.html")["cards"])
     assert sys.path == path

@@ -56,7 +56,7 @@ from dynalens.faithfulness import (
 from dynalens.features import feature_maps, first_layer_weights, maximise_activation
 from dynalens.identity import SampleIdentityError
 from dynalens.observation import undisturbed
-from dynalens.records import Record, load_record
+from dynalens.record import Record, load_record
 from dynalens.suspicion import NoiseRate, neighbour_scores, removable
 
 __all__ = [

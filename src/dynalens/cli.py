@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dynalens.records import load_record
+from dynalens.record import load_record
 from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import PRECISION, compared, suspects
 
@@ -21,7 +21,7 @@ def suspects_command(args: argparse.Namespace) -> None:
     found = suspects(everything, precision=args.precision)
     if args.class_pair:
         found = of_class_pair(found, args.class_pair, record.meta.class_names)
-    rate = record.assess().noise_rate
+    rate = record.noise_rate()
     seen = int((everything["presentations"] > 0).sum())
     print(
         f"{len(found)} suspects among {seen} samples at an expected precision of {args.precision:g}"

@@ -41,7 +41,7 @@ from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
 from dynalens.paths import resolved
 from dynalens.pictures import Normalisation, find_normalisation
-from dynalens.records import epoch_file, forget_epochs, write_arrays
+from dynalens.record import epoch_file, forget_epochs, write_arrays
 from dynalens.tensorboard import Layout, faithfulness_layout, make_sink, write_layout
 
 Forward = Callable[[Any, Tensor], Tensor]

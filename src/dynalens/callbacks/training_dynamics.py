@@ -5,16 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from torch import Tensor
 
 from dynalens.callbacks.checks import check_positive, check_projector, check_same_length
 from dynalens.callbacks.dynamics_log import DynamicsLog
+from dynalens.callbacks.dynamics_pictures import FOLLOWED
 from dynalens.callbacks.layer_features import LayerFeatures
-from dynalens.callbacks.named import NamedCallback
-from dynalens.callbacks.suspects import LabelSuspects
+from dynalens.callbacks.recording import RecordingCallback
 from dynalens.capture import Capture, CaptureError, StepCapture, inputs_to_show
-from dynalens.dynamics import Array, EpochRecord, TrainingDynamics, probability_room
+from dynalens.dynamics import EpochRecord, probability_room
 from dynalens.host import (
     Processes,
     announce,
@@ -26,18 +25,17 @@ from dynalens.host import (
 )
 from dynalens.identity import SampleIdentity, SampleIdentityError, check_rows
 from dynalens.paths import resolved
-from dynalens.records import RecordFolder, read_history
-from dynalens.suspicion import Assessment
+from dynalens.record import LiveRecord, RecordFolder
 from dynalens.tensorboard import Layout, dynamics_layout
 
 
-class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
+class TrainingDynamicsMonitor(RecordingCallback):
     """Record, for each training sample, what the training steps show of it.
 
     Margin, confidence, forgetting events and the rest come from the step's own forward pass, before the update; no
     second pass is made, the step never waits for the device, and weights, random streams and gradients stay as
-    they would be without the callback. Files go to ``<log_dir>/dynalens/``; ``docs/tensorboard.md`` lists the
-    TensorBoard tags. Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets them too.
+    they would be without the callback. Files go to ``<log_dir>/dynalens/``; the README lists the TensorBoard tags.
+    Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets them too.
 
     Args:
         index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index of each
@@ -114,16 +112,23 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
     ) -> None:
-        super().__init__()
+        probability_room(mean_probabilities)  # raises now what it would raise in the first batch
+        self._features = LayerFeatures(features)
+        super().__init__(
+            LiveRecord(
+                history=history,
+                mean_probabilities=mean_probabilities,
+                class_names=class_names,
+                neighbours=self._features.scores,
+            )
+        )
         check_positive(views=views, top_k=top_k, log_every_n_epochs=log_every_n_epochs)
         check_projector(projector_every_n_epochs, features)
         self.features, self.projector_every_n_epochs = features, projector_every_n_epochs
-        self._features = LayerFeatures(features)
         self.views, self.history, self.name = views, history, name
         self.name_of = name_of
-        probability_room(mean_probabilities)  # raises now what it would raise in the first batch
         self.mean_probabilities = mean_probabilities
-        self._given_class_names, self.save_dir, self.log_every_n_epochs = class_names, save_dir, log_every_n_epochs
+        self.save_dir, self.log_every_n_epochs = save_dir, log_every_n_epochs
         self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
         self._log: DynamicsLog | None = None
         self._capture = StepCapture(capture)
@@ -134,23 +139,12 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
         self._begun = False
         self._announced = False
         self._agreed = False
-        self.reset()
 
     def reset(self) -> None:
         """Forget the record; the next fit starts a new one."""
-        self._dynamics: TrainingDynamics | None = None
         self._identity.load_state(None)
-        self._epochs: list[int] = []
-        self._incomplete: list[int] = []
-        self._open: int | None = None  # the epoch with presentations that are not in the record yet
-        self._folder: RecordFolder | None = None
-        self._source: Path | None = None
-        self._root_index = np.arange(0)
-        self.class_names = self._given_class_names
-        self._names: list[str] | None = None
-        self._assessed: tuple[int, Assessment] | None = None
         self._features.load_state(None)
-        self._compared: tuple[int, Array | None] | None = None
+        self._live = self._live.renewed()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Install what must stand before the first loader is made."""
@@ -161,7 +155,7 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
         if self.projector_every_n_epochs is not None:
             check_tensorboard(trainer, "projector_every_n_epochs")
         self._processes, self._failure = Processes(trainer), None
-        self._folder = RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name))
+        self._live.folder = RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name))
         self._active, self._begun, self._announced, self._agreed = True, False, False, False
         self._capture.install(pl_module)
         self._identity.install(trainer)
@@ -172,26 +166,26 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
             return
         self._begin(trainer)
         assert self._processes is not None
-        assert self._folder is not None
+        assert self._live.folder is not None
         if self._processes.is_first:
-            self._log = DynamicsLog(trainer, pl_module, self._folder.path, self, self._identity.dataset)
-            if self._epochs:
-                history = read_history(self._folder.path, self._epochs)
-                self._log.restore(self.statistics(), self._epochs, history)
+            self._log = DynamicsLog(trainer, pl_module, self._live.folder.path, self, self._identity.dataset)
+            if self._live.epochs:
+                self._log.restore(self.statistics(), self._live.epochs, self._live.kept_history())
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the loader again, which Lightning may have made anew."""
         if self._active:
             self._find_samples(trainer)
-            if self._log is not None and self._dynamics is not None:
-                self._log.begin_epoch(self._epoch(trainer), self._dynamics.compute())
+            if self._log is not None and self._live.dynamics is not None:
+                self._log.begin_epoch(self._epoch(trainer), self._live.dynamics.compute())
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
         if not self._active:
             return
-        if self._open is not None and self._open != self._epoch(trainer):
-            self._end_epoch(self._open)  # the checkpoint was saved after the epoch's last step: Lightning goes on
+        if self._live.open_epoch is not None and self._live.open_epoch != self._epoch(trainer):
+            # The checkpoint was saved after the epoch's last step: Lightning goes on.
+            self._end_epoch(self._live.open_epoch)
         self._capture.start(pl_module)
         self._features.start(pl_module)
         if self._log is not None:  # now, because the step may work in place
@@ -237,10 +231,10 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
         if not self._active:
             return
         try:
-            if not self._begun and self._dynamics is not None:
+            if not self._begun and self._live.dynamics is not None:
                 self._begin(trainer, training=False)  # nothing was left to train
-            if self._open is not None:
-                self._end_epoch(self._open)
+            if self._live.open_epoch is not None:
+                self._end_epoch(self._live.open_epoch)
         finally:
             self._end_fit()
         assert self._processes is not None
@@ -249,9 +243,8 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """As ``teardown``, which Lightning leaves out after an exception; the epoch that was cut off is dropped."""
-        if self._active and self._dynamics is not None:
-            self._dynamics.discard_pending()
-            self._incomplete, self._open = self._missing(), None
+        if self._active:
+            self._live.cut_off()
         self._end_fit()
         self._processes = None
 
@@ -263,11 +256,9 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
                 "Expected a record of positions in the dataset where several processes train, got one of ids, whose "
                 "rows differ between processes. Resume with `devices=1`."
             )
-        check_same_length(self._processes, self._dynamics.num_samples if self._dynamics else -1)
-        self._root_index = self._identity.root_index(self._dynamics.num_samples if self._dynamics else 0)
-        self.class_names = self.class_names or self._identity.class_names()
-        self._names = self._sample_names()
-        self._processes.in_first(self._begin_files)
+        check_same_length(self._processes, self._live.num_samples or -1)
+        self._describe_samples()
+        self._processes.in_first(self._live.begin_files)
         self._begun = True
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
@@ -281,10 +272,10 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
         if found is None:
             return
         check_rows(found.logits.shape[0], rows.shape[0], self.views)
-        self._dynamics = self._dynamics or self._new_record(self._identity.num_samples or 1)
-        self._open = self._epoch(trainer)
-        self._features.record(rows, len(self._identity.ids or range(self._dynamics.num_samples)), self.views)
-        self._dynamics.update(rows.repeat(self.views) if self.views > 1 else rows, found.logits, found.targets)
+        num_samples = self._live.make_room(self._identity.num_samples or 1).num_samples
+        self._features.record(rows, len(self._identity.ids or range(num_samples)), self.views)
+        rows = rows.repeat(self.views) if self.views > 1 else rows
+        self._live.update(self._epoch(trainer), rows, found.logits, found.targets)
         if not self._announced:
             announce(f"dynalens: {found.source}; identity: {self._identity.way}")
             self._announced = True
@@ -295,54 +286,37 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
         self._capture.end_epoch()
 
     def _epoch(self, trainer: Any) -> int:
-        """The number of the epoch under way; a second fit counts on."""
-        return max(int(trainer.current_epoch), self._epochs[-1] + 1 if self._epochs else 0)
+        return self._live.epoch(int(trainer.current_epoch))
 
     def _end_epoch(self, epoch: int, log_to: Any = None) -> None:
         assert self._processes is not None
-        if self._dynamics is None:  # samples are known by their ids, and none was seen
+        if self._live.dynamics is None:  # samples are known by their ids, and none was seen
             return
         if self._identity.ids is not None:
-            self._dynamics.grow(len(self._identity.ids))
-            self._root_index = self._identity.root_index(self._dynamics.num_samples)
-        if self._identity.ids is not None or self._names is None:
-            self._names = self._sample_names()
-        record = self._dynamics.end_epoch(epoch, self._processes.merge)
+            self._live.dynamics.grow(len(self._identity.ids))
+        if self._identity.ids is not None or self._live.names is None:
+            self._describe_samples()
+        presentations = self._live.end_epoch(epoch, self._processes.merge)
         self._features.end_epoch(self._processes)
-        self._epochs.append(epoch)
-        self._open = None
-        self._processes.in_first(lambda: self._write_epoch(record, log_to))
+        self._processes.in_first(lambda: self._write_epoch(presentations, log_to))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record as tensors and plain Python."""
-        if self._dynamics is None:
+        if self._live.dynamics is None:
             return {}
         # A collective would dead-lock where one process alone writes a checkpoint, as on an exception.
         alone = self._processes is None or self._processes.number == 1
-        return {
-            "dynamics": self._dynamics.state_dict(pending=alone),
-            "sample_ids": self._identity.state(),
-            "epochs": list(self._epochs),
-            "incomplete_epochs": list(self._incomplete) if alone else self._missing(),
-            "open_epoch": self._open if alone else None,
-            "features": self._features.state(),
-            "folder": str(self._folder.path) if self._folder else "",
-        }
+        own = {"sample_ids": self._identity.state(), "features": self._features.state()}
+        return self._live.state(alone=alone) | own
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the record of a checkpoint."""
         if not state_dict:
             return
-        self._assessed = self._compared = None
         self._features.load_state(state_dict.get("features"))
-        self._dynamics = self._new_record(state_dict["dynamics"]["num_samples"])
-        self._dynamics.load_state_dict(state_dict["dynamics"])
+        # With several processes, the first one brings the epoch under way to the merge.
+        self._live.load_state(state_dict, pending=self._processes is None or self._processes.is_first)
         self._identity.load_state(state_dict["sample_ids"])
-        self._epochs, self._incomplete = list(state_dict["epochs"]), list(state_dict["incomplete_epochs"])
-        self._open = state_dict["open_epoch"]
-        self._source = Path(state_dict["folder"]) if state_dict["folder"] else None
-        if self._processes and not self._processes.is_first:
-            self._dynamics.discard_pending()  # the first process brings them to the merge
 
     @property
     def identity(self) -> SampleIdentity:
@@ -356,34 +330,37 @@ class TrainingDynamicsMonitor(LabelSuspects, NamedCallback):
         self._capture.close()
         self._features.close()
         self._identity.close()
-        if self._epochs and self._begun and self._processes and self._processes.is_first:
+        if self._live.epochs and self._begun and self._processes and self._processes.is_first:
             self.save()
-            if self._log is not None and self._log.pictures is not None and self._folder is not None:
-                self._folder.write_pictures(self._log.pictures.pictures)
+            if self._log is not None and self._log.pictures is not None and self._live.folder is not None:
+                self._live.folder.write_pictures(self._log.pictures.pictures)
         self._log = None
 
     def _find_samples(self, trainer: Any, *, training: bool = True) -> None:
-        self._identity.start(trainer, self._dynamics.num_samples if self._dynamics else None, training=training)
-        if self._dynamics is None and self._identity.num_samples is not None:
-            self._dynamics = self._new_record(self._identity.num_samples)
+        self._identity.start(trainer, self._live.num_samples, training=training)
+        if self._identity.num_samples is not None:
+            self._live.make_room(self._identity.num_samples)
 
-    def _new_record(self, num_samples: int) -> TrainingDynamics:
-        return TrainingDynamics(num_samples, mean_probabilities=self.mean_probabilities)
+    def _describe_samples(self) -> None:
+        length, ids = self._live.num_samples or 0, self._identity.ids
+        roots, known = self._identity.root_index(length), None if ids is None else ids.array(length)
+        if self.name_of is None:
+            names = self._identity.sample_names(roots)
+        elif self._identity.undecided:
+            names = None
+        else:
+            names = [str(self.name_of(each)) for each in (range(len(roots)) if known is None else known.tolist())]
+        self._live.describe(roots, known, names, self._identity.class_names())
 
-    def _missing(self) -> list[int]:
-        """The epochs that presentations were lost of, if those not yet folded are lost too."""
-        return sorted({*self._incomplete, *(() if self._open is None else (self._open,))})
-
-    def _write_epoch(self, record: EpochRecord, log_to: Any) -> None:
-        assert self._folder is not None
-        statistics = self.statistics()
-        if self.history:
-            self._folder.write_history(self._epochs[-1], record)
-        if self._identity.ids is not None or len(self._epochs) == 1:
-            self._folder.write_names(self._names)
-        self._folder.write(statistics, self._root_index, self._meta(), self._sample_ids())
+    def _write_epoch(self, presentations: EpochRecord, log_to: Any) -> None:
+        self._live.write_epoch(presentations)
         if self._log is None:
             return
-        self._log.end_epoch(self._epochs[-1], statistics, record)
+        epoch, statistics = self._live.epochs[-1], self.statistics()
+        self._log.end_epoch(epoch, statistics, presentations)
         if log_to is not None:
-            self._log.write(log_to, self._epochs[-1], statistics, record, self._sample_ids(), self._features.rows)
+            self._log.write(log_to, epoch, statistics, presentations, self._live.sample_ids, self._features.rows)
+
+    def followed_suspects(self, epoch: int) -> int:
+        """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""
+        return 0 if epoch % self.log_every_n_epochs else FOLLOWED * self.top_k

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dynalens.records import load_record
+from dynalens.record import load_record
 from dynalens.report.page import MOST_CARDS, write_report
 
 
@@ -29,7 +29,7 @@ def run_report(arguments: argparse.Namespace) -> Path:
     """Write the page and return its path."""
     record = load_record(arguments.run_dir)
     dataset = named_dataset(arguments.data) if arguments.data else None
-    path = Path(arguments.out) if arguments.out else record.folder / "report.html"
+    path = Path(arguments.out) if arguments.out else (record.folder or Path()) / "report.html"
     return write_report(record, path, dataset=dataset, limit=arguments.limit)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from dynalens.records import replaced
+from dynalens.record import replaced
 
 _MODEL = "dynalens"
 

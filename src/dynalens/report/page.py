@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dynalens.dynamics import Array
 from dynalens.pictures import (
     accuracy_curve,
     class_name,
@@ -19,15 +18,15 @@ from dynalens.pictures import (
     png_bytes,
     training_data_analysis,
 )
-from dynalens.records import Record, replaced
+from dynalens.record import Record, replaced
 from dynalens.report.assembly import assembled
+from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.samples import SamplePictures
 from dynalens.suspicion import PRECISION, suspects
 
 MOST_CARDS = 5000
 _FEWEST_CARDS = 100
 """So many are shown even where fewer are flagged: what is next in the order is worth a look."""
-_TRACE_POINTS = 60
 _NOTE = (
     "The cards show the samples whose labels are probably wrong, the worst first. The first {flagged} are flagged: "
     "{precision} of them are expected to be wrong. The rate and the probabilities come from the run alone. They can be "
@@ -64,29 +63,31 @@ def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit
             f"Expected the dataset of the record, {record.meta.num_samples} samples, got one of {len(dataset)}. "
             "Return the training dataset as the loader had it."
         )
+    accuracy, traces = AccuracyCurve(), Traces(record.meta)
+    record.read_history(accuracy.see, traces.see)  # one pass through the history for all that is on the page
     table = record.table()
     worst = suspects(table, min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)))
     names = _class_names(record, table)
     content = {
         "run": run_key(record),
         "names": names,
-        "summary": _summary(record, table),
+        "summary": _summary(record, table, accuracy),
         "note": _NOTE.format(flagged=f"{int(table['flagged'].sum()):,}", precision=f"{100 * PRECISION:.0f} %"),
-        "charts": _charts(record),
+        "charts": _charts(record, accuracy),
         "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
-        "cards": _cards(record, worst, names, dataset),
+        "cards": _cards(record, worst, traces, dataset),
     }
     target = Path(path)
+    title = "dynalens" if record.folder is None else f"dynalens: {record.folder.resolve().parent.name}"
     with replaced(target) as temporary:
-        page = assembled("report", f"dynalens: {record.folder.resolve().parent.name}", content)
+        page = assembled("report", title, content)
         # A file name need not be UTF-8: what is not gets an escape, which JSON reads.
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return target
 
 
-def _summary(record: Record, table: pd.DataFrame) -> list[list[str]]:
+def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> list[list[str]]:
     seen = table["presentations"] > 0
-    accuracy = _accuracy(record)
     rows = [
         ["samples", f"{len(table):,}" + ("" if seen.all() else f" ({int(seen.sum()):,} seen)")],
         ["epochs", f"{len(record.meta.epochs)}"],
@@ -94,18 +95,18 @@ def _summary(record: Record, table: pd.DataFrame) -> list[list[str]]:
         ["never learned", f"{int((seen & ~table['learned']).sum()):,}"],
         ["forgotten at least once", f"{int((table['forgetting_events'] > 0).sum()):,}"],
     ]
-    if accuracy:
-        rows.append(["training accuracy, last epoch", _percent(accuracy[-1][1])])
+    if accuracy.values:
+        rows.append(["training accuracy, last epoch", _percent(accuracy.values[-1])])
     return [*rows, ["estimated noise rate", _noise_rate(record)]]
 
 
 def _noise_rate(record: Record) -> str:
     """Return the estimate of wrong labels with its lower and upper end."""
-    rate = record.assess().noise_rate
+    rate = record.noise_rate()
     return f"{_percent(rate.value)} (between {_percent(rate.low)} and {_percent(rate.high)})"
 
 
-def _charts(record: Record) -> list[list[str]]:
+def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
     statistics = record.statistics
     subtitle = f"{int((statistics.presentations > 0).sum()):,} samples"
     pictures = {
@@ -114,17 +115,16 @@ def _charts(record: Record) -> list[list[str]]:
         "forgetting events": forgetting_events(statistics, subtitle),
         "training-data analysis": training_data_analysis(statistics, subtitle),
     }
-    accuracy = _accuracy(record)
-    if len(accuracy) > 1:
-        epochs, values = np.array(accuracy).T
+    if len(accuracy.values) > 1:
+        epochs, values = np.array(accuracy.epochs), np.array(accuracy.values)
         pictures["training accuracy"] = accuracy_curve(epochs, values, subtitle)
     return [[name, _uri(picture)] for name, picture in pictures.items()]
 
 
-def _cards(record: Record, worst: pd.DataFrame, names: list[str], dataset: Any) -> list[dict[str, Any]]:
+def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) -> list[dict[str, Any]]:
     pictures = SamplePictures(record.pictures(), dataset)
     rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
-    traces, named = _traces(record, rows), record.names()
+    named = record.names()
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
     cards = []
     for sample, row in zip(rows.tolist(), worst.reset_index().to_dict("records"), strict=True):
@@ -135,7 +135,7 @@ def _cards(record: Record, worst: pd.DataFrame, names: list[str], dataset: Any) 
             "suggested": suggested,
             "wrong": round(float(row["wrong_probability"]), 4),
             "flagged": bool(row["flagged"]),
-            "trace": traces[sample],
+            "trace": traces.of(sample),
         }
         shown = {
             "picture": pictures.thumbnail(sample, side),
@@ -144,34 +144,7 @@ def _cards(record: Record, worst: pd.DataFrame, names: list[str], dataset: Any) 
             "file": named[sample] if named else pictures.file_name(sample),
         }
         cards.append(card | {key: value for key, value in shown.items() if value})
-    assert len(names) > max([card["label"] for card in cards], default=-1)
     return cards
-
-
-def _traces(record: Record, rows: Any) -> dict[Any, list[int | None]]:
-    """Return p(label) in percent of each of some epochs, None where a sample was not seen."""
-    ids = np.asarray(rows)
-    epochs = list(record.meta.epochs)
-    chosen = {epochs[i] for i in np.unique(np.linspace(0, len(epochs) - 1, _TRACE_POINTS).round().astype(int))}
-    columns: list[Array] = []
-    for epoch, presentations in record.history():
-        if epoch in chosen:
-            last = np.full(record.meta.num_samples, np.nan)
-            last[presentations["index"]] = presentations["p_label"]
-            columns.append(last[ids])
-    if not columns:
-        return {sample: [] for sample in ids.tolist()}
-    percent = 100 * np.stack(columns, axis=1)
-    return {
-        sample: [None if np.isnan(p) else round(p) for p in row]
-        for sample, row in zip(ids.tolist(), percent.tolist(), strict=True)
-    }
-
-
-def _accuracy(record: Record) -> list[tuple[int, float]]:
-    """Return each epoch's fraction of right presentations."""
-    margins_of = ((epoch, presentations["margin"]) for epoch, presentations in record.history())
-    return [(epoch, float((margin > 0).mean())) for epoch, margin in margins_of if len(margin)]
 
 
 def _class_names(record: Record, table: pd.DataFrame) -> list[str]:
@@ -183,7 +156,7 @@ def _class_names(record: Record, table: pd.DataFrame) -> list[str]:
 
 def run_key(record: Record) -> str:
     """Return what the browser keeps decisions under: another record has another key."""
-    digest = hashlib.sha256(str(record.folder.resolve()).encode())
+    digest = hashlib.sha256(str(record.folder and record.folder.resolve()).encode(errors="surrogateescape"))
     digest.update(np.ascontiguousarray(record.statistics.margin).tobytes())
     return f"dynalens:{digest.hexdigest()[:16]}"
 

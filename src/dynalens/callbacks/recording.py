@@ -1,0 +1,78 @@
+"""A callback that owns the record of a run and answers what the record answers."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dynalens.callbacks.named import NamedCallback
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.record import LiveRecord, Record
+from dynalens.suspicion import PRECISION, NoiseRate
+
+
+class RecordingCallback(NamedCallback):
+    """Owns a record; :class:`~dynalens.Record` says what each method returns.
+
+    Args:
+        live: The record, empty.
+    """
+
+    def __init__(self, live: LiveRecord) -> None:
+        super().__init__()
+        self._live = live
+
+    @property
+    def record(self) -> Record:
+        """The record as of the last complete epoch, as :func:`~dynalens.load_record` reads it from disk.
+
+        Raises:
+            RuntimeError: If no epoch is complete.
+        """
+        return self._live.record()
+
+    @property
+    def class_names(self) -> Sequence[str] | None:
+        """The name of each class: those that were given, else the dataset's."""
+        return self._live.class_names
+
+    def statistics(self) -> SampleStatistics:
+        """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
+        return self.record.statistics
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the record and the tables to a folder, by default the run's, and return it."""
+        return self._live.save(path)
+
+    def table(self) -> pd.DataFrame:
+        """Return :meth:`Record.table`: one row for each sample of the dataset, index ``sample_id``."""
+        return self.record.table()
+
+    def suspects(self, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
+        """Return :meth:`Record.suspects`: the samples that were seen, the most suspicious first."""
+        return self.record.suspects(n, precision)
+
+    def noise_rate(self) -> NoiseRate:
+        """Return :meth:`Record.noise_rate`: the estimated fraction of wrong labels."""
+        return self.record.noise_rate()
+
+    def clean_indices(self, precision: float | None = None) -> list[Any]:
+        """Return :meth:`Record.clean_indices`: the ids of the samples that are not flagged."""
+        return self.record.clean_indices(precision)
+
+    def weights(self) -> Array:
+        """Return :meth:`Record.weights`: the probability that each label is right, shape (N,)."""
+        return self.record.weights()
+
+    def relabelled(self, dataset: Any, precision: float = PRECISION, label: str | int | None = None) -> Any:
+        """Return :meth:`Record.relabelled`: the dataset with the suggested label in place of each flagged one."""
+        return self.record.relabelled(dataset, precision, label)
+
+    def removable(self, fraction: float) -> list[Any]:
+        """Return :meth:`Record.removable`: the ids of that fraction of the samples which training needs least."""
+        return self.record.removable(fraction)
+
+    def suspect_ids(self, n: int) -> list[Any]:
+        """Return :meth:`Record.suspect_ids`, the ``n`` lowest mean margins; none before an epoch is complete."""
+        return self.record.suspect_ids(n) if self._live.epochs else []

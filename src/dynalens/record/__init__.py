@@ -1,0 +1,25 @@
+"""The record of a run and its folder.
+
+`record` is what a user asks, live or on disk; `live` keeps it while training goes on; `history` reads every
+presentation, `folder` the rest of a run's folder; `files` writes whole files or none.
+"""
+
+from dynalens.record.files import epoch_file, forget_epochs, replaced, write_arrays
+from dynalens.record.folder import RecordFolder, load_record
+from dynalens.record.history import History, read_history
+from dynalens.record.live import LiveRecord
+from dynalens.record.record import Record, RecordMeta
+
+__all__ = [
+    "History",
+    "LiveRecord",
+    "Record",
+    "RecordFolder",
+    "RecordMeta",
+    "epoch_file",
+    "forget_epochs",
+    "load_record",
+    "read_history",
+    "replaced",
+    "write_arrays",
+]

@@ -1,0 +1,204 @@
+"""The record while training goes on: the epochs that ended, the one under way, and the folder they go to."""
+
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dynalens.dynamics import Array, EpochRecord, TrainingDynamics
+from dynalens.record.folder import RecordFolder
+from dynalens.record.history import History
+from dynalens.record.record import Record, RecordMeta
+
+NO_EPOCH = (
+    "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
+    "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
+)
+Merge = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+class LiveRecord:
+    """Keeps the record of a run; knows no Trainer.
+
+    Args:
+        history: Whether every presentation is kept on disk.
+        mean_probabilities: As of :class:`~dynalens.TrainingDynamics`.
+        class_names: Name of each class, or None.
+        neighbours: Takes the labels of the samples and returns the scores of their neighbours, or None.
+
+    Attributes:
+        dynamics: The statistics; None before the samples are known.
+        epochs: Epochs that ended.
+        open_epoch: Epoch with presentations that are not in the statistics yet.
+        folder: Where files go; None before a fit.
+        names: Name of each sample, or None.
+        sample_ids: Id of each sample, or None where it is its position.
+    """
+
+    def __init__(
+        self,
+        *,
+        history: bool,
+        mean_probabilities: bool | float,
+        class_names: Sequence[str] | None,
+        neighbours: Callable[[Array], Array | None],
+    ) -> None:
+        self.history, self.class_names = history, class_names
+        self.dynamics: TrainingDynamics | None = None
+        self.epochs: list[int] = []
+        self.open_epoch: int | None = None
+        self.folder: RecordFolder | None = None
+        self.names: list[str] | None = None
+        self.sample_ids: Array | None = None
+        self._mean_probabilities, self._neighbours = mean_probabilities, neighbours
+        self._given_class_names = class_names
+        self._root_index = np.arange(0)
+        self._incomplete: list[int] = []
+        self._source: Path | None = None
+        self._record: Record | None = None
+
+    def renewed(self) -> "LiveRecord":
+        """Return an empty record with the same settings."""
+        return LiveRecord(
+            history=self.history,
+            mean_probabilities=self._mean_probabilities,
+            class_names=self._given_class_names,
+            neighbours=self._neighbours,
+        )
+
+    @property
+    def num_samples(self) -> int | None:
+        """Number of samples; None before they are known."""
+        return None if self.dynamics is None else self.dynamics.num_samples
+
+    def make_room(self, num_samples: int) -> TrainingDynamics:
+        """Return the statistics, new ones if there are none; those of ids grow."""
+        if self.dynamics is None:
+            self.dynamics = TrainingDynamics(num_samples, mean_probabilities=self._mean_probabilities)
+        return self.dynamics
+
+    def describe(
+        self,
+        root_index: Array,
+        sample_ids: Array | None,
+        names: list[str] | None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        """Say which samples the rows are: index below all subsets, id where it is no position, and name.
+
+        Names of classes that were given before count more than these.
+        """
+        self.class_names = self.class_names or class_names
+        self._root_index, self.sample_ids, self.names = root_index, sample_ids, names
+        self._record = None
+
+    def epoch(self, current: int) -> int:
+        """Return the number of the epoch under way: the Trainer's, or the next one, as a second fit counts on."""
+        return max(current, self.epochs[-1] + 1 if self.epochs else 0)
+
+    def update(self, epoch: int, rows: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch of the epoch under way."""
+        assert self.dynamics is not None
+        self.open_epoch, self._record = epoch, None
+        self.dynamics.update(rows, logits, targets)
+
+    def end_epoch(self, epoch: int, merge: Merge) -> EpochRecord:
+        """Fold the epoch into the statistics and return its presentations."""
+        assert self.dynamics is not None
+        presentations = self.dynamics.end_epoch(epoch, merge)
+        self.epochs.append(epoch)
+        self.open_epoch, self._record = None, None
+        return presentations
+
+    def cut_off(self) -> None:
+        """Drop the epoch under way, which an exception ended."""
+        if self.dynamics is not None:
+            self.dynamics.discard_pending()
+            self._incomplete, self.open_epoch, self._record = self._missing(), None, None
+
+    def record(self) -> Record:
+        """Return the record as of the last complete epoch, the same one until it changes.
+
+        Raises:
+            RuntimeError: If no epoch is complete.
+        """
+        if self.dynamics is None or not self.epochs:
+            raise RuntimeError(NO_EPOCH)
+        if self._record is None:
+            statistics = self.dynamics.compute()
+            self._record = Record(
+                statistics=statistics,
+                meta=RecordMeta(self.dynamics.num_samples, list(self.epochs), list(self._incomplete), self.class_names),
+                root_index=self._root_index,
+                sample_ids=self.sample_ids,
+                sample_names=self.names,
+                folder=None if self.folder is None else self.folder.path,
+                keeps_history=self.history,
+                find_neighbours=functools.partial(self._neighbours, statistics.label),
+            )
+        return self._record
+
+    def kept_history(self) -> History:
+        """Return the presentations that are on disk."""
+        return History(None if self.folder is None else self.folder.path, self.epochs)
+
+    def begin_files(self) -> None:
+        """Make the folder that of this run: with the history of the epochs that it continues, and no other."""
+        assert self.folder is not None
+        missing = self.folder.begin(self.epochs, self._source)
+        if missing and self.history:
+            warnings.warn(
+                f"Expected the history of the epochs before this fit in {self._source}, got none of epochs {missing}. "
+                "Labels are suggested by the record's majority sketch instead. Keep the folder of the run to resume.",
+                stacklevel=2,
+            )
+        self.folder.write_names(self.names)
+        self._source = self.folder.path
+
+    def write_epoch(self, presentations: EpochRecord) -> None:
+        """Write the epoch that has just ended."""
+        assert self.folder is not None
+        record = self.record()
+        if self.history:
+            self.folder.write_history(self.epochs[-1], presentations)
+        if self.sample_ids is not None or len(self.epochs) == 1:
+            self.folder.write_names(self.names)
+        self.folder.write(record.statistics, record.root_index, record.meta, record.sample_ids)
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the record and the tables to a folder, by default the run's, and return it."""
+        folder = RecordFolder(Path(path)) if path is not None else self.folder
+        if folder is None:
+            raise RuntimeError(NO_EPOCH)
+        folder.save(self.record())
+        return folder.path
+
+    def state(self, *, alone: bool) -> dict[str, Any]:
+        """Return the record as tensors and plain Python; the epoch under way only if one process has all of it."""
+        assert self.dynamics is not None
+        return {
+            "dynamics": self.dynamics.state_dict(pending=alone),
+            "epochs": list(self.epochs),
+            "incomplete_epochs": list(self._incomplete) if alone else self._missing(),
+            "open_epoch": self.open_epoch if alone else None,
+            "folder": str(self.folder.path) if self.folder else "",
+        }
+
+    def load_state(self, state: dict[str, Any], *, pending: bool) -> None:
+        """Continue the record of a checkpoint, with its epoch under way if ``pending``."""
+        self.dynamics, self._record = None, None
+        dynamics = self.make_room(state["dynamics"]["num_samples"])
+        dynamics.load_state_dict(state["dynamics"])
+        self.epochs, self._incomplete = list(state["epochs"]), list(state["incomplete_epochs"])
+        self.open_epoch = state["open_epoch"]
+        self._source = Path(state["folder"]) if state["folder"] else None
+        if not pending:
+            dynamics.discard_pending()
+
+    def _missing(self) -> list[int]:
+        """The epochs that presentations were lost of, if those not yet folded are lost too."""
+        return sorted({*self._incomplete, *(() if self.open_epoch is None else (self.open_epoch,))})

@@ -1,0 +1,233 @@
+"""The record of a run: what it says of each sample, live or read from disk, and what to do about the suspects."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dynalens.datasets import RelabelledDataset
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.record.history import History
+from dynalens.suspicion import (
+    PRECISION,
+    Assessment,
+    NoiseRate,
+    assess,
+    clean_indices,
+    flagged,
+    removable,
+    samples_table,
+    suspects,
+    weights,
+    worst_samples,
+)
+
+VERSION = 1
+
+Watch = Callable[[int, Mapping[str, Array]], None]
+"""Is shown the number and the presentations of an epoch."""
+
+
+@dataclass(frozen=True)
+class RecordMeta:
+    """What goes with the arrays of a record.
+
+    Attributes:
+        num_samples: Length N of the dataset.
+        epochs: Epochs that ended and are in the record.
+        incomplete_epochs: Epochs that presentations are missing of: cut off by an exception, or resumed from a
+            checkpoint of several processes from the middle of the epoch.
+        class_names: Names of the classes, or None.
+        version: Version of the files.
+    """
+
+    num_samples: int
+    epochs: Sequence[int]
+    incomplete_epochs: Sequence[int] = ()
+    class_names: Sequence[str] | None = None
+    version: int = VERSION
+
+    def attributes(self) -> dict[str, list[int]]:
+        """Return what a table carries in ``attrs``: the epochs it is made of, and those that it has not in full."""
+        return {"epochs": list(self.epochs), "incomplete_epochs": list(self.incomplete_epochs)}
+
+
+def _nothing() -> None:
+    return None
+
+
+def _no_pictures() -> dict[int, Array]:
+    return {}
+
+
+@dataclass(eq=False, kw_only=True)
+class Record:
+    """What a run says of each of its N samples, as of the last epoch that ended.
+
+    :class:`~dynalens.TrainingDynamicsMonitor` makes one while training goes on, :func:`~dynalens.load_record` reads one
+    from disk; both answer alike. Labels are assessed once, when it is asked for, and the history is read once for it.
+
+    Attributes:
+        statistics: Statistics of each sample.
+        meta: Number of samples, epochs and class names.
+        root_index: Shape ``(N,)``, index of each sample in the dataset below all subsets; -1 where not known.
+        sample_ids: Shape ``(N,)``, id of each sample, strings or integers; None where a sample's id is its position.
+        sample_names: Name of each sample, or None where the dataset has none.
+        folder: Folder of the record, or None where it has none.
+        keeps_history: Whether ``folder`` keeps the presentations.
+        find_neighbours: Returns the scores of :func:`~dynalens.neighbour_scores`, shape ``(N,)``, or None.
+        find_pictures: Returns small pictures of suspects by their rows.
+
+    Example:
+        >>> import torch
+        >>> from dynalens import TrainingDynamics
+        >>> dynamics = TrainingDynamics(2)
+        >>> dynamics.update([0, 1], torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1]))
+        >>> _ = dynamics.end_epoch(0)
+        >>> meta = RecordMeta(num_samples=2, epochs=[0])
+        >>> record = Record(statistics=dynamics.compute(), meta=meta, root_index=np.arange(2))
+        >>> record.table()["margin"].tolist(), record.suspects(1).index.tolist()
+        ([1.0, -4.0], [1])
+    """
+
+    statistics: SampleStatistics
+    meta: RecordMeta
+    root_index: Array
+    sample_ids: Array | None = None
+    sample_names: Sequence[str] | None = None
+    folder: Path | None = None
+    keeps_history: bool = True
+    find_neighbours: Callable[[], Array | None] = _nothing
+    find_pictures: Callable[[], dict[int, Array]] = _no_pictures
+
+    def __post_init__(self) -> None:
+        self._assessment: Assessment | None = None
+
+    def history(self) -> Iterator[tuple[int, dict[str, Array]]]:
+        """Yield each complete epoch's number and its presentations: index (row) and the rest of ``EpochRecord``."""
+        yield from self._history
+
+    @property
+    def _history(self) -> History:
+        return History(self.folder if self.keeps_history else None, self.meta.epochs)
+
+    def names(self) -> list[str] | None:
+        """Return the name of each sample, or None where the dataset has none."""
+        return None if self.sample_names is None else list(self.sample_names)
+
+    @functools.cached_property
+    def _neighbours(self) -> Array | None:
+        return self.find_neighbours()
+
+    def neighbours(self) -> Array | None:
+        """Return the scores of the samples' neighbours; None without features, or where epochs came after them."""
+        return self._neighbours
+
+    def pictures(self) -> dict[int, Array]:
+        """Return the small pictures of suspects, by their rows: images ``(H, W, 3)``, uint8, or signals ``(C, L)``."""
+        return self.find_pictures()
+
+    def assess(self) -> Assessment:
+        """Return how suspicious each label is, worked out when it is first asked for."""
+        if self._assessment is None:
+            self.read_history()
+        assert self._assessment is not None
+        return self._assessment
+
+    def read_history(self, *watches: Watch) -> None:
+        """Go through the history once, and assess the labels in the same pass if that is still to be done.
+
+        Args:
+            *watches: Each is called with number and presentations of every epoch that was kept.
+        """
+        epochs = self._watched(watches)
+        if self._assessment is None:
+            # No half counts: of a history that is not whole, the record's own means are read.
+            whole = not self._history.missing()
+            self._assessment = assess(self.statistics, epochs if whole else ())
+        for _ in epochs if watches else ():  # those that the assessment had no need of
+            pass
+
+    def table(self) -> pd.DataFrame:
+        """Return one row for each sample of the dataset, index ``sample_id``; the README lists the columns."""
+        table = samples_table(
+            self.statistics,
+            self.assess(),
+            class_names=self.meta.class_names,
+            root_index=self.root_index,
+            sample_ids=self.sample_ids,
+            names=self.sample_names,
+            neighbours=self.neighbours(),
+        )
+        table.attrs.update(self.meta.attributes())
+        return table
+
+    def suspects(self, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
+        """Return the samples that were seen, the most suspicious first.
+
+        Args:
+            n: Return the first ``n`` of them.
+            precision: Return those of which this fraction is expected to be wrong; ``flagged`` is then at this
+                precision, without it at 0.8.
+        """
+        return suspects(self.table(), n, precision)
+
+    def suspect_ids(self, n: int) -> list[Any]:
+        """Return the ids of the ``n`` samples with the lowest mean margin.
+
+        The ranking while training goes on: no file is read and nothing is estimated.
+        """
+        return self._ids_of(worst_samples(self.statistics, n))
+
+    def noise_rate(self) -> NoiseRate:
+        """Return the estimated fraction of wrong labels with its lower and upper end."""
+        return self.assess().noise_rate
+
+    def clean_indices(self, precision: float | None = None) -> list[Any]:
+        """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions."""
+        return clean_indices(self.table(), precision)
+
+    def removable(self, fraction: float) -> list[Any]:
+        """Return the ids of that fraction of the samples which training needs least, for training on less data.
+
+        :func:`dynalens.removable` says which: never forgotten, and learned first.
+        """
+        return self._ids_of(removable(self.statistics, fraction).tolist())
+
+    def weights(self) -> Array:
+        """Return the probability that each label is right, shape (N,), to weigh the samples of a second training."""
+        return weights(self.table())
+
+    def relabelled(self, dataset: Any, precision: float = PRECISION, label: str | int | None = None) -> Any:
+        """Return the dataset with the suggested label in place of each flagged one.
+
+        Args:
+            dataset: The one that was trained on. Not modified.
+            precision: Expected fraction of wrong labels among the replaced ones.
+            label: Where the label stands in a sample, as for :class:`~dynalens.datasets.RelabelledDataset`.
+
+        Raises:
+            ValueError: If the samples are known by ids, or the dataset has another length.
+        """
+        if self.sample_ids is not None:
+            raise ValueError(
+                "Expected samples that are known by their position in the dataset, got ids. "
+                "Replace the labels of `suspects()` where the dataset reads them."
+            )
+        given, assessment = self.statistics.label, self.assess()
+        chosen = np.flatnonzero(flagged(assessment.probability, precision) & (assessment.suggested >= 0))
+        changes = {int(i): (int(given[i]), int(assessment.suggested[i])) for i in chosen}
+        return RelabelledDataset(dataset, changes, label=label, length=len(given))
+
+    def _ids_of(self, rows: list[int]) -> list[Any]:
+        return rows if self.sample_ids is None else self.sample_ids[rows].tolist()
+
+    def _watched(self, watches: Sequence[Watch]) -> Iterator[Mapping[str, Array]]:
+        for epoch, presentations in self._history:
+            for watch in watches:
+                watch(epoch, presentations)
+            yield presentations
