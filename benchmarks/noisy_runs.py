@@ -1,9 +1,9 @@
-"""Trainings on flipped labels whose logits are kept, so that scores can be redone without training.
+"""Trainings on wrong labels whose logits are kept, so that scores can be redone without training.
 
-One run is a small CNN on one data set with one kind and rate of flips. Each file holds the given and the true labels
-and the logits of every sample in every epoch, taken from the training step's own forward before its update. The
-learning rate is constant in runs of 12 epochs, so that their first 3 and 5 epochs are runs of 3 and 5 epochs; runs of
-40 epochs follow a cosine.
+One run is a small network on one data set with one kind and rate of wrong labels: labels that people gave (CIFAR-10N),
+or flips. Each file holds the given and the true labels and the logits of every sample in every epoch, taken from the
+training step's own forward before its update. The learning rate is constant in runs of 12 and 30 epochs, so that their
+first epochs are shorter runs. Runs of 40 epochs follow a cosine.
 """
 
 import argparse
@@ -22,11 +22,20 @@ from torch.nn import functional as F
 
 Array = npt.NDArray[Any]
 TUNED, JUDGED = "tuned", "judged"
+SMALL, RESNET9 = "small", "resnet9"
+HUMAN = "human"
+"""CIFAR-10N: Wei et al., "Learning with Noisy Labels Revisited", ICLR 2022. https://arxiv.org/abs/2110.12088"""
+
+HUMAN_FILE = "cifar10n_10k.npz"
+"""With ``images`` (N, 32, 32, 3), ``clean`` (N,) and one array (N,) for each of the label sets."""
+
+HUMAN_LABELS = {"random2": 18, "aggre": 9, "worse": 40}
+"""Label sets of CIFAR-10N, and the percentage of wrong labels in each."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training: data, kind and percentage of flips, augmentation, epochs, seed."""
+    """One training: data, kind and percentage of wrong labels, augmentation, epochs, seed, network."""
 
     split: str
     data: str
@@ -35,15 +44,24 @@ class Run:
     augmented: bool
     epochs: int
     seed: int
+    network: str = SMALL
 
     @property
     def name(self) -> str:
         """File name without its ending."""
         regime = "aug" if self.augmented else "plain"
-        return f"{self.split}_{self.data}_{self.flips}_{self.percent}_{regime}_e{self.epochs}_s{self.seed}"
+        network = "" if self.network == SMALL else f"_{self.network}"
+        return f"{self.split}_{self.data}_{self.flips}_{self.percent}_{regime}_e{self.epochs}_s{self.seed}{network}"
 
 
 _BOTH = (False, True)
+
+
+def human_runs(split: str, seed: int) -> Iterator[Run]:
+    """Yield trainings on labels that people gave: of 12 epochs, then with a residual network, then of 30 epochs."""
+    for epochs, network in ((12, SMALL), (12, RESNET9), (30, SMALL)):
+        for (labels, percent), augmented in itertools.product(HUMAN_LABELS.items(), _BOTH):
+            yield Run(split, HUMAN, labels, percent, augmented, epochs, seed, network)
 
 
 def tuned_runs(seed: int) -> Iterator[Run]:
@@ -93,20 +111,32 @@ def judged_runs(seed: int) -> Iterator[Run]:
 
 def grid(seeds: int, split: str | None = None) -> list[Run]:
     """Return all runs, the most informative first; tuned seeds count from 0, judged ones from 100."""
-    runs = [run for seed in range(seeds) for part in (tuned_runs(seed), judged_runs(100 + seed)) for run in part]
+    runs: list[Run] = []
+    for seed in range(seeds):
+        runs += [*human_runs(TUNED, seed), *tuned_runs(seed)]
+        runs += [*human_runs(JUDGED, 100 + seed), *judged_runs(100 + seed)]
     return [run for run in runs if split in (None, run.split)]
+
+
+def data_file(data: str) -> str:
+    """Return the name of the file with the images of this data set."""
+    return HUMAN_FILE if data == HUMAN else "cifar10_5k.npz" if data.startswith("cifar") else "mnist10k.npz"
 
 
 def load(folder: Path, data: str, seed: int, *, whole: bool = False) -> tuple[Tensor, Array]:
     """Return images (N, C, H, W), standardised, and true labels (N,); with ``whole``, all and not only 5,000 of them.
 
     ``blend`` mixes each digit with a weaker one of another class, so that the network errs on clean labels, ``murky``
-    more so, ``turned`` turns each as well, so that it is not half learned in 12 epochs;
+    more so, ``turned`` turns each as well, so that it is not half learned in 12 epochs; ``human`` is CIFAR-10N, always
+    whole and in its own order;
     ``hundred`` puts two digits side by side, one class for each pair; ``tail`` keeps 20 times fewer samples of the
     last class than of the first.
     """
+    if data == HUMAN:
+        with np.load(folder / HUMAN_FILE) as file:
+            return _standardised(file["images"].astype(np.float32)), file["clean"].astype(np.int64)
     rng = np.random.default_rng(1_000 + seed)
-    with np.load(folder / ("cifar10_5k.npz" if data.startswith("cifar") else "mnist10k.npz")) as file:
+    with np.load(folder / data_file(data)) as file:
         images, labels = file["images"].astype(np.float32), file["labels"].astype(np.int64)
     order = rng.permutation(len(labels))
     images, labels = images[order], labels[order]
@@ -128,9 +158,13 @@ def load(folder: Path, data: str, seed: int, *, whole: bool = False) -> tuple[Te
     if not whole:
         count = 1000 if data.endswith("1000") else 3000 if data in ("blend", "murky") else 5000
         images, labels = images[:count], labels[:count]
+    return _standardised(images), labels
+
+
+def _standardised(images: Array) -> Tensor:
     x = torch.from_numpy(np.ascontiguousarray(images))
     x = x.unsqueeze(1) if x.ndim == 3 else x.permute(0, 3, 1, 2)
-    return (x - x.mean()) / x.std(), labels
+    return (x - x.mean()) / x.std()
 
 
 def _blended(images: Array, labels: Array, most: float, grain: float, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -178,12 +212,33 @@ def flipped(labels: Array, kind: str, rate: float, rng: np.random.Generator, dou
 
 def network(channels: int, classes: int) -> nn.Sequential:
     """Return a CNN of three convolutions with batch norm."""
-
-    def block(i: int, o: int) -> list[nn.Module]:
-        return [nn.Conv2d(i, o, 3, padding=1, bias=False), nn.BatchNorm2d(o), nn.ReLU()]
-
-    layers = [*block(channels, 16), nn.MaxPool2d(2), *block(16, 32), nn.MaxPool2d(2), *block(32, 64)]
+    layers = [*_block(channels, 16), nn.MaxPool2d(2), *_block(16, 32), nn.MaxPool2d(2), *_block(32, 64)]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, classes))
+
+
+def resnet9(channels: int, classes: int) -> nn.Sequential:
+    """Return a slim ResNet-9: eight convolutions, four of them in two residual blocks, 16 to 128 channels."""
+    layers = [*_block(channels, 16), nn.MaxPool2d(2), *_block(16, 32), _Residual(32), nn.MaxPool2d(2)]
+    layers += [*_block(32, 64), nn.MaxPool2d(2), *_block(64, 128), _Residual(128)]
+    return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(128, classes))
+
+
+NETWORKS = {SMALL: network, RESNET9: resnet9}
+
+
+def _block(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(*_block(width, width), *_block(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x + self.inner(x)
+        assert isinstance(out, Tensor)
+        return out
 
 
 def augment(images: Tensor, mirrored: bool, generator: torch.Generator) -> Tensor:
@@ -209,7 +264,7 @@ def train(
     """
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
-    model = network(images.shape[1], classes)
+    model = NETWORKS[run.network](images.shape[1], classes)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]  # in some torch releases
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     decayed = decayed or run.epochs == 40
@@ -219,7 +274,7 @@ def train(
     for epoch in range(run.epochs):
         for index in torch.split(torch.randperm(len(given), generator=generator), 50):
             x = images[index]
-            x = augment(x, run.data.startswith("cifar"), generator) if run.augmented else x
+            x = augment(x, images.shape[1] == 3, generator) if run.augmented else x
             logits = model(x.contiguous(memory_format=torch.channels_last))
             optimizer.zero_grad()
             loss = _loss(logits, labels[index], None if weights is None else torch.from_numpy(weights)[index])
@@ -257,6 +312,22 @@ def out_of_fold(images: Tensor, given: Array, run: Run, classes: int, folds: int
     return result
 
 
+def given_labels(run: Run, data: Path, images: Tensor, true: Array, doubts: Path) -> Array:
+    """Return the labels (N,) that the run trains on; doubts for "instance" are trained once and kept in a folder."""
+    if run.data == HUMAN:
+        with np.load(data / HUMAN_FILE) as file:
+            return np.asarray(file[run.flips].astype(np.int64))
+    doubt = None
+    if run.flips == "instance":
+        short = Run(run.split, run.data, "uniform", 0, True, 4, run.seed)
+        path = doubts / f"{run.data}_{run.seed}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            np.save(path, out_of_fold(images, true, short, int(true.max()) + 1, 2))
+        doubt = np.load(path)
+    return flipped(true, run.flips, run.percent / 100, np.random.default_rng(run.seed), doubt)
+
+
 def make(run: Run, data: Path, out: Path) -> None:
     """Train one run and write its file, whole or not at all."""
     path = out / f"{run.name}.npz"
@@ -264,17 +335,8 @@ def make(run: Run, data: Path, out: Path) -> None:
         return
     began = time.process_time()
     images, true = load(data, run.data, run.seed)
-    classes = int(true.max()) + 1
-    doubt = None
-    if run.flips == "instance":
-        short = Run(run.split, run.data, "uniform", 0, True, 4, run.seed)
-        stored = out / "doubt" / f"{run.data}_{run.seed}.npy"
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        if not stored.exists():
-            np.save(stored, out_of_fold(images, true, short, classes, 2))
-        doubt = np.load(stored)
-    given = flipped(true, run.flips, run.percent / 100, np.random.default_rng(run.seed), doubt)
-    logits, _ = train(images, given, run, classes)
+    given = given_labels(run, data, images, true, out / "doubt")
+    logits, _ = train(images, given, run, int(true.max()) + 1)
     save(path, given=given, true=true, logits=logits)
     final = (logits[:, -1].argmax(1) == given).mean()
     seconds = time.process_time() - began
@@ -285,7 +347,8 @@ def make(run: Run, data: Path, out: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train whatever is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", required=True, type=Path, help="folder of mnist10k.npz and cifar10_5k.npz")
+    files = f"folder of mnist10k.npz, cifar10_5k.npz and {HUMAN_FILE}; runs without their file are left out"
+    parser.add_argument("--data", required=True, type=Path, help=files)
     parser.add_argument("--out", required=True, type=Path, help="folder for the trajectories")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each split (%(default)s)")
     parser.add_argument("--split", choices=(TUNED, JUDGED), help="only these runs")
@@ -293,7 +356,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     for run in grid(args.seeds, args.split):
-        make(run, args.data, args.out)
+        if (args.data / data_file(run.data)).is_file():
+            make(run, args.data, args.out)
 
 
 if __name__ == "__main__":

@@ -58,11 +58,44 @@ def test_each_kind_of_flips_is_what_its_name_says() -> None:
 def test_the_tables_share_no_run_and_the_judged_one_has_its_own_data_and_seeds() -> None:
     tuned, judged = noisy_runs.grid(3, "tuned"), noisy_runs.grid(3, "judged")
     assert not {run.seed for run in tuned} & {run.seed for run in judged}
-    assert not any(run.data.startswith("cifar") or run.flips == "class" for run in tuned)
-    assert all(run.data.startswith("cifar") or run.flips == "class" for run in judged)
+    flipped, judged_flips = ([run for run in part if run.data != "human"] for part in (tuned, judged))
+    assert not any(run.data.startswith("cifar") or run.flips == "class" for run in flipped)
+    assert all(run.data.startswith("cifar") or run.flips == "class" for run in judged_flips)
     names = [run.name for run in tuned + judged]
     assert len(set(names)) == len(names)
     assert len(noisy_runs.grid(3)) == len(names)
+
+
+def human_file(folder: Path, n: int = 40) -> Array:
+    rng = np.random.default_rng(5)
+    clean = np.arange(n, dtype=np.uint8) % 10
+    people = np.where(np.arange(n) % 4 == 0, (clean + 1) % 10, clean)
+    images = rng.integers(0, 255, (n, 32, 32, 3)).astype(np.uint8)
+    np.savez(folder / noisy_runs.HUMAN_FILE, images=images, clean=clean, aggre=clean, random2=people, worse=people)
+    return people
+
+
+@pytest.mark.parametrize("network", ["small", "resnet9"])
+def test_labels_that_people_gave_are_trained_on_as_they_are(tmp_path: Path, network: str) -> None:
+    people = human_file(tmp_path)
+    run = noisy_runs.Run("judged", "human", "random2", 18, augmented=True, epochs=1, seed=100, network=network)
+    noisy_runs.make(run, tmp_path, tmp_path)
+    with np.load(tmp_path / f"{run.name}.npz") as arrays:
+        assert arrays["given"].tolist() == people.tolist()
+        assert arrays["true"].tolist() == (np.arange(40) % 10).tolist()
+        assert arrays["logits"].shape == (40, 1, 10)
+
+
+def test_each_set_of_human_labels_has_each_regime_length_and_network() -> None:
+    runs = list(noisy_runs.human_runs("judged", 100))
+    assert {(run.flips, run.percent) for run in runs} == {("aggre", 9), ("random2", 18), ("worse", 40)}
+    assert {(run.augmented, run.epochs) for run in runs} == {(a, e) for a in (False, True) for e in (12, 30)}
+    assert {run.network for run in runs} == {"small", "resnet9"}
+
+
+def test_runs_whose_data_are_not_there_are_left_out(tmp_path: Path) -> None:
+    noisy_runs.main(["--data", str(tmp_path), "--out", str(tmp_path / "runs"), "--seeds", "1"])
+    assert not list((tmp_path / "runs").iterdir())
 
 
 def one_hot_logits(predictions: list[list[int]]) -> Array:

@@ -29,7 +29,7 @@ LABELS = [0, 1, 2, 1, 0]
 
 
 def brute_force(epochs: list[list[tuple[int, list[float]]]]) -> list[dict[str, Any]]:
-    """The definitions of the README, one sample at a time, in Python floats."""
+    """The definitions of the guide, one sample at a time, in Python floats."""
     table = []
     for i, y in enumerate(LABELS):
         seen = [(epoch, z) for epoch, batch in enumerate(epochs) for j, z in batch if j == i]

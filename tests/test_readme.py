@@ -1,4 +1,4 @@
-"""What the README says is what happens."""
+"""What the README and the guide's table of columns say is what happens."""
 
 import re
 from pathlib import Path
@@ -12,10 +12,6 @@ from dynalens import TrainingDynamicsMonitor
 from training import Classifier, dataset, fit, loader
 
 README = Path(__file__).parents[1] / "README.md"
-
-
-def section(title: str) -> str:
-    return README.read_text().split(f"## {title}\n")[1].split("\n## ")[0]
 
 
 def first_column(table: str) -> list[str]:
@@ -49,4 +45,8 @@ def test_the_table_of_columns_is_that_of_the_table(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor(class_names=["x", "y", "z"], features="net.2")
     fit(tmp_path, monitor)
     table = monitor.table()
-    assert [table.index.name, *table.columns] == first_column(section("What is in the table"))
+    assert [table.index.name, *table.columns] == first_column((README.parent / "docs" / "table.md").read_text())
+
+
+def test_the_readme_can_be_read_in_one_go() -> None:
+    assert len(README.read_text().splitlines()) <= 120

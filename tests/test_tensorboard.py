@@ -18,7 +18,7 @@ from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, 
 from dynalens.tensorboard import TAGS, tags_table
 from training import Classifier, N, dataset, fit, images, labels, loader
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "tensorboard.md"
 KEEP_ALL = {"images": 0, "scalars": 0, "tensors": 0, "histograms": 0}
 
 
@@ -60,8 +60,8 @@ def flat() -> DataLoader[Any]:
     return loader(TensorDataset(images().flatten(1), labels()))
 
 
-def test_the_readme_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path: Path) -> None:
-    assert tags_table() in README.read_text(encoding="utf-8")
+def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path: Path) -> None:
+    assert tags_table() in PAGE.read_text(encoding="utf-8")
     dynamics = TrainingDynamicsMonitor(features="net.2", projector_every_n_epochs=1)
     layers = LayerMonitor(
         layer="net.0", weights=True, feature_maps=2, top_inputs=2, maximise="channels", maximise_steps=2
@@ -84,10 +84,10 @@ def test_the_readme_lists_every_tag_of_a_written_event_file_and_no_other(tmp_pat
     assert [p for p in patterns if not any(re.fullmatch(p, tag) for tag in written)] == []
 
 
-def test_pictures_have_the_number_and_the_widths_that_the_readme_says(tmp_path: Path) -> None:
+def test_pictures_have_the_number_and_the_widths_that_the_guide_says(tmp_path: Path) -> None:
     found = events(tmp_path, TrainingDynamicsMonitor(), AttributionMonitor(), max_epochs=3)
     chart, sheets = re.findall(
-        r"Charts are (\d+) pixels wide, .* sheets (\d+ or \d+);", README.read_text(encoding="utf-8")
+        r"Charts are (\d+) pixels wide, .* sheets (\d+ or \d+);", PAGE.read_text(encoding="utf-8")
     )[0]
     for tag in found.Tags()["images"]:
         pictures = found.Images(tag)

@@ -24,7 +24,7 @@ Layout = Mapping[str, Mapping[str, Sequence[str]]]
 
 
 class Tag(NamedTuple):
-    """A tag's row in the README; ``<epochs>``, ``<method>`` and ``<metric>`` stand for names."""
+    """A tag's row in ``docs/tensorboard.md``; ``<epochs>``, ``<method>`` and ``<metric>`` stand for names."""
 
     tag: str
     what: str
@@ -38,46 +38,71 @@ _LAYERS, _EACH_N = "dynalens/layers", "each `every_n_epochs` of `LayerMonitor`"
 _DYNAMICS, _CHARTS, _FAITHFULNESS = "dynalens/dynamics", "dynalens/charts", "dynalens/faithfulness"
 
 TAGS = (
-    Tag(f"{_DYNAMICS}/forgotten", "right before, wrong now", "samples", _EACH),
-    Tag(f"{_DYNAMICS}/learned", "right for the first time", "samples", _EACH),
-    Tag(f"{_DYNAMICS}/never_learned", "seen and never right so far", "samples", _EACH),
-    Tag(f"{_DYNAMICS}/suspects", "with a mean margin below 0", "samples", _EACH),
-    Tag(f"{_DYNAMICS}/suspects_overlap", "of these now and before, in both of those in either", "[0, 1]", _SECOND),
-    Tag(f"{_DYNAMICS}/noise_rate", "estimated fraction of wrong labels", "[0, 1]", _EACH),
-    Tag(f"{_DYNAMICS}/train_accuracy", "presentations of the epoch that were right", "[0, 1]", _EACH),
+    Tag(f"{_DYNAMICS}/forgotten", "samples that were right before and are wrong now", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/learned", "samples that are right for the first time", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/never_learned", "samples that were seen and never right so far", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/suspects", "samples with a mean margin below 0", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/suspects_overlap", "their Jaccard index with those logged before", "[0, 1]", _SECOND),
+    Tag(f"{_DYNAMICS}/noise_rate", "estimated fraction of wrong labels, from the run alone", "[0, 1]", _EACH),
+    Tag(f"{_DYNAMICS}/train_accuracy", "fraction of the epoch's presentations that were right", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/mean_margin", "mean margin of the epoch's presentations", "logits", _EACH),
-    Tag(f"{_DYNAMICS}/non_finite", "left out: a logit was NaN or infinite", "presentations", _EACH),
+    Tag(f"{_DYNAMICS}/non_finite", "presentations left out, because a logit was not finite", "presentations", _EACH),
     Tag(f"{_DYNAMICS}/margin", "histogram of each sample's mean margin (AUM)", "logits", _EACH),
     Tag(f"{_DYNAMICS}/confidence", "histogram of each sample's mean p(label)", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/forgetting_events", "histogram of each sample's forgetting events", "events", _EACH),
     Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness", "picture", _EACH),
-    Tag(f"{_CHARTS}/training_data_analysis/<epochs>", "last forgotten, and p missing", "picture", _EACH),
+    Tag(
+        f"{_CHARTS}/training_data_analysis/<epochs>",
+        "last forgetting event, and what p(label) lacks",
+        "picture",
+        _EACH,
+    ),
     Tag(f"{_CHARTS}/forgetting_events/<epochs>", "how many samples were forgotten how often", "picture", _EACH),
     Tag(f"{_CHARTS}/margins/<epochs>", "mean margins and the threshold for suspects", "picture", _EACH),
     Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _EACH),
     Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND),
-    Tag("dynalens/suspects/table", "the same for other inputs", "text", _EACH),
+    Tag("dynalens/suspects/table", "the same as a table, for inputs without a picture", "text", _EACH),
     Tag("dynalens/projector", "features of up to 2,000 samples", "embedding", "each `projector_every_n_epochs`"),
-    Tag("dynalens/explanations/<epochs>", "a row a sample: input, maps, curves", "picture", _EXPLAINED),
+    Tag("dynalens/explanations/<epochs>", "one row per sample: input, maps, curves", "picture", _EXPLAINED),
     Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),
-    Tag("dynalens/explanations/overhead", "its time over that of the training since the last", "fraction", _EXPLAINED),
-    Tag("dynalens/explanations/every_n_epochs", "until the next; more with `max_overhead`", "epochs", _EXPLAINED),
+    Tag(
+        "dynalens/explanations/overhead",
+        "explaining time over training time",
+        "fraction",
+        _EXPLAINED,
+    ),
+    Tag(
+        "dynalens/explanations/every_n_epochs",
+        "until the next; `max_overhead` makes it more",
+        "epochs",
+        _EXPLAINED,
+    ),
     Tag(f"{_LAYERS}/weights/<epochs>", "filters of the first layer", "picture", _EACH_N),
     Tag(f"{_LAYERS}/feature_maps/<epochs>", "maps of a layer's channels for fixed inputs", "picture", _EACH_N),
     Tag(f"{_LAYERS}/top_inputs/<epochs>", "the inputs that excite a channel most", "picture", _EACH_N),
     Tag(f"{_LAYERS}/maximised", "images that maximise classes or channels", "picture", "end of training"),
-    Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean over samples of areas, gain, other `metrics`", _UNIT, _EXPLAINED),
-    Tag(f"{_FAITHFULNESS}/random/<metric>", "the same for a random order: what a map must beat", _UNIT, _EXPLAINED),
-    Tag(f"{_FAITHFULNESS}/<method>/attribution_drift", "rank correlation with the map before", _UNIT, _AGAIN),
-    Tag(f"{_FAITHFULNESS}/suspects_label/<method>/<metric>", "suspects, for the given label", _UNIT, _AGAIN),
-    Tag(f"{_FAITHFULNESS}/suspects_label/random/<metric>", "their random order", _UNIT, _AGAIN),
-    Tag(f"{_FAITHFULNESS}/suspects_prediction/<method>/<metric>", "suspects, for the prediction", _UNIT, _AGAIN),
-    Tag(f"{_FAITHFULNESS}/suspects_prediction/random/<metric>", "their random order", _UNIT, _AGAIN),
+    Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean of the metric over the samples", _UNIT, _EXPLAINED),
+    Tag(f"{_FAITHFULNESS}/random/<metric>", "the same for a random ranking, which a map must beat", _UNIT, _EXPLAINED),
+    Tag(f"{_FAITHFULNESS}/<method>/attribution_drift", "rank correlation with the previous map", _UNIT, _AGAIN),
+    Tag(
+        f"{_FAITHFULNESS}/suspects_label/<method>/<metric>",
+        "of suspects, for their given label",
+        _UNIT,
+        _AGAIN,
+    ),
+    Tag(f"{_FAITHFULNESS}/suspects_label/random/<metric>", "the same for a random ranking", _UNIT, _AGAIN),
+    Tag(
+        f"{_FAITHFULNESS}/suspects_prediction/<method>/<metric>",
+        "of suspects, for their prediction",
+        _UNIT,
+        _AGAIN,
+    ),
+    Tag(f"{_FAITHFULNESS}/suspects_prediction/random/<metric>", "the same for a random ranking", _UNIT, _AGAIN),
 )
 
 
 def tags_table() -> str:
-    """Return the README's table of tags in Markdown."""
+    """Return the guide's table of tags in Markdown."""
     rows = [f"| `{tag.tag}` | {tag.what} | {tag.unit} | {tag.when} |" for tag in TAGS]
     return "\n".join(["| tag | what | unit or range | when |", "| --- | --- | --- | --- |", *rows])
 

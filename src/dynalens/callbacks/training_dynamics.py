@@ -34,8 +34,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     Margin, confidence, forgetting events and the rest come from the step's own forward pass, before the update; no
     second pass is made, the step never waits for the device, and weights, random streams and gradients stay as
-    they would be without the callback. Files go to ``<log_dir>/dynalens/``; the README lists the TensorBoard tags.
-    Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets them too.
+    they would be without the callback. Files go to ``<log_dir>/dynalens/``; ``docs/tensorboard.md`` lists the
+    TensorBoard tags. Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets them too.
 
     Args:
         index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index of each

@@ -153,7 +153,7 @@ class Record:
             pass
 
     def table(self) -> pd.DataFrame:
-        """Return one row for each sample of the dataset, index ``sample_id``; the README lists the columns."""
+        """Return one row for each sample of the dataset, index ``sample_id``; ``docs/table.md`` lists the columns."""
         table = samples_table(
             self.statistics,
             self.assess(),

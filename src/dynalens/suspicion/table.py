@@ -154,7 +154,7 @@ def weights(table: pd.DataFrame) -> Array:
 
 
 def epoch_summary(statistics: SampleStatistics, epoch: EpochRecord) -> dict[str, float]:
-    """Return the numbers of an epoch that are worth a curve; the README's table of tags says what each is."""
+    """Return the numbers of an epoch that are worth a curve; ``docs/tensorboard.md`` says what each is."""
     seen = statistics.presentations > 0
     return {
         "forgotten": epoch.forgotten,
