@@ -27,6 +27,8 @@ ALLOWED = {
     "pictures": {"torch", "numpy", "PIL", "dynamics"},
     "decisions": {"torch", "datasets", "keys"},
     "report": {"torch", "numpy", "pandas", "PIL", "dynamics", "keys", "pictures", "record", "suspicion"},
+    "explanations": COMPUTING
+    | {"attribution", "capture", "datasets", "dynamics", "faithfulness", "pictures", "tensorboard"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "datasets"} | LIGHTNING,
@@ -35,8 +37,8 @@ ALLOWED = {
 }
 STANDARD = {
     "argparse", "array", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib", "functools",
-    "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "os", "pathlib", "random", "re",
-    "shutil", "sys", "typing", "unicodedata", "warnings", "weakref",
+    "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers", "os", "pathlib", "random",
+    "re", "shutil", "sys", "typing", "unicodedata", "warnings", "weakref",
 }  # fmt: skip
 
 

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.attribution import input_x_gradient
 from dynalens.callbacks import dynamics_pictures
-from dynalens.callbacks.budget import Budget
-from dynalens.callbacks.passing import PassingSamples
+from dynalens.explanations.collector import SampleCollector
+from dynalens.explanations.schedule import Schedule
 from dynalens.pictures import Suspect, suspects_gallery
 from test_explained_samples import Remembers, SuspectsOfEachEpoch
 from training import N, fit, images, labels, loader
@@ -111,7 +111,7 @@ def test_a_map_that_fails_switches_explanations_off_once_and_the_gallery_goes_on
     def fails(*args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("no map")
 
-    monkeypatch.setattr("dynalens.callbacks.explaining.contrast", fails)
+    monkeypatch.setattr("dynalens.explanations.explainer.contrast", fails)
     with pytest.warns(UserWarning, match="switched off, training goes on: ZeroDivisionError: no map") as warned:
         fit(tmp_path / "a", AttributionMonitor(), TrainingDynamicsMonitor(), val=in_order)
     assert len([w for w in warned if "switched off" in str(w.message)]) == 1
@@ -132,7 +132,7 @@ def test_where_memory_runs_out_smaller_chunks_are_tried(
             raise torch.OutOfMemoryError
         return real(model, x, torch.stack([of, against], dim=1), forward=forward, chunk_size=chunk_size)
 
-    monkeypatch.setattr("dynalens.callbacks.explaining.contrast", greedy)
+    monkeypatch.setattr("dynalens.explanations.explainer.contrast", greedy)
     fit(tmp_path, AttributionMonitor(), TrainingDynamicsMonitor(top_k=3), val=in_order, max_epochs=2)
     assert sizes[0] is None
     assert sizes[-1] is not None
@@ -146,7 +146,7 @@ def test_an_unknown_method_is_refused() -> None:
 
 
 def test_its_time_counts_for_the_budget() -> None:
-    budget = Budget(1, 0.1)
+    budget = Schedule(1, 0.1)
     budget.trained(10.0)
     budget.aside(3.0)
     assert budget.overhead(1.0) == pytest.approx(0.4)
@@ -158,7 +158,7 @@ def test_its_time_counts_for_the_budget() -> None:
 
 def test_the_first_of_the_passing_samples() -> None:
     for device_rows in (False, True):
-        passing = PassingSamples([7, 3, 9])
+        passing = SampleCollector([7, 3, 9])
         ids = torch.tensor([9, 7])
         if device_rows:
             passing._offer_tensor(ids, torch.zeros(2, 1, 1, 1), torch.tensor([1, 0]))

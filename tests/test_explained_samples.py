@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from dynalens import AttributionMonitor, IndexedDataset, TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
-from dynalens.callbacks.budget import Budget
-from dynalens.callbacks.passing import PassingSamples
+from dynalens.explanations.collector import SampleCollector
+from dynalens.explanations.schedule import Schedule
 from dynalens.faithfulness import (
     CurveSettings,
     faithfulness_curves,
@@ -279,7 +279,7 @@ def test_where_one_image_is_too_much_explanations_end_with_one_warning(tmp_path:
 
 
 def test_a_budget_spreads_explanations_over_more_epochs() -> None:
-    budget = Budget(2, 0.1)
+    budget = Schedule(2, 0.1)
     assert [epoch for epoch in range(3) if budget.due(epoch)] == [0, 2]
     budget.trained(10)
     assert budget.overhead(2.5) == 0.25
@@ -290,7 +290,7 @@ def test_a_budget_spreads_explanations_over_more_epochs() -> None:
         budget.trained(10)
     assert budget.overhead(2.0) == 0.05
     assert budget.wait(2.0) == 2
-    unlimited = Budget(1, None)
+    unlimited = Schedule(1, None)
     unlimited.trained(1)
     assert unlimited.wait(1000) == 1
 
@@ -349,12 +349,12 @@ def test_a_resumed_run_goes_on_with_its_samples_and_maps(tmp_path: Path) -> None
     resumed = monitors()
     torch.load(half / "epoch=1.ckpt", weights_only=True)
     trainer(half, *resumed).fit(model, DataLoader(Reversed(), batch_size=4), ckpt_path=str(half / "epoch=1.ckpt"))
-    assert torch.equal(resumed[0]._chosen._first[0], images()[:3])
+    assert torch.equal(resumed[0]._samples._first[0], images()[:3])
     for name in ("", "ids"):
         after, before = explanation(half, 2, name), explanation(whole, 2, name)
         assert after["labels"].tolist() == before["labels"].tolist()
         assert "saliency.attribution_drift.values" in after
-    assert torch.equal(resumed[1]._chosen.every_epoch()[1], images()[[4, 2]])
+    assert torch.equal(resumed[1]._samples.every_epoch()[1], images()[[4, 2]])
 
 
 def test_a_second_fit_explains_its_epochs_too(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def batches(ids: list[list[int]], *, tensors: bool) -> list[tuple[Any, Tensor, T
 
 @pytest.mark.parametrize("tensors", [False, True], ids=["ids of the sampler", "ids in the batch"])
 def test_passing_samples_are_copied_once_whatever_holds_their_ids(tensors: bool) -> None:
-    passing = PassingSamples([5, 1, 9, 5])
+    passing = SampleCollector([5, 1, 9, 5])
     assert passing.result() is None
     for ids, x, y in batches([[0, 1, 2], [5, 3], [1, 5]], tensors=tensors):
         passing.offer(ids, x, y)
@@ -395,7 +395,7 @@ def test_passing_samples_are_copied_once_whatever_holds_their_ids(tensors: bool)
 
 
 def test_nothing_wanted_is_nothing_found() -> None:
-    passing = PassingSamples([])
+    passing = SampleCollector([])
     passing.offer(torch.tensor([1]), images()[:1], labels()[:1])
     assert passing.complete
     assert passing.result() is None
@@ -442,7 +442,7 @@ def test_an_indexed_dataset_is_read_as_the_one_in_it(tmp_path: Path, validates: 
     fit(
         tmp_path, monitor, by_id, TrainingDynamicsMonitor(), model=OfPairs(), data=data, val=data if validates else None
     )
-    assert monitor._chosen._first is not None
-    assert torch.equal(monitor._chosen._first[0], images()[:3])
+    assert monitor._samples._first is not None
+    assert torch.equal(monitor._samples._first[0], images()[:3])
     assert explanation(tmp_path, 2)["suspects_label.ids"].shape == (2,)
     assert explanation(tmp_path, 2, "ids")["ids"].tolist() == [4, 2]

@@ -1,7 +1,7 @@
 """What touches Lightning beyond its documented callback hooks: one place, for both of its packages."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,3 +225,10 @@ def tag_prefix(name: str | None) -> str:
 def announce(message: str) -> None:
     """Tell the user once, where Lightning itself says what it does."""
     rank_zero_info(message)
+
+
+def loader_at(loaders: Any, place: int) -> Any:
+    """Return the loader at this place of what the Trainer has: one of a dict, one of a list, or the only one."""
+    if isinstance(loaders, Mapping):
+        loaders = list(loaders.values())
+    return loaders[place] if isinstance(loaders, Sequence) else loaders

@@ -3,7 +3,7 @@
 import functools
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -11,24 +11,29 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dynalens.attribution import Method, check_contrast, check_methods, resolved_methods
-from dynalens.callbacks.budget import Budget
 from dynalens.callbacks.checks import check_choice, check_positive
-from dynalens.callbacks.chosen import ChosenSamples
-from dynalens.callbacks.contrasts import SuspectContrasts
-from dynalens.callbacks.explained import Explained
-from dynalens.callbacks.explaining import EarlierMaps, Explainer
-from dynalens.callbacks.explanation_pictures import ExplanationPictures
+from dynalens.callbacks.guarded import GuardedPictures
 from dynalens.callbacks.named import NamedCallback
-from dynalens.callbacks.passing import loader_at
-from dynalens.callbacks.tokens import check_inputs
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.datasets import class_names
+from dynalens.dynamics import Array
+from dynalens.explanations import (
+    EarlierMaps,
+    ExplainedSamples,
+    Explainer,
+    ExplanationPictures,
+    ExplanationResult,
+    Schedule,
+    check_inputs,
+    suspect_contrasts,
+)
 from dynalens.faithfulness import CurveSettings, check_metrics
 from dynalens.host import (
     Processes,
     chart_layouts,
     check_whole_model,
     check_x_axis,
+    loader_at,
     log_scalars,
     log_step,
     picture_loggers,
@@ -49,7 +54,7 @@ Forward = Callable[[Any, Tensor], Tensor]
 _METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_drift")
 
 
-class AttributionMonitor(SuspectContrasts, NamedCallback):
+class AttributionMonitor(GuardedPictures, NamedCallback):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
     The first images of the first real validation batch are kept for the whole run (without validation, of the first
@@ -115,6 +120,8 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         ValueError: Expected `metrics` ...
     """
 
+    guarded = "Explanations"
+
     def __init__(
         self,
         *,
@@ -165,9 +172,9 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         self.max_overhead, self.x_axis = max_overhead, check_x_axis(x_axis)
         self.name, self.on_error = name, on_error
         self._explainer = Explainer(self.methods, self.metrics, settings, method_args)
-        self._budget = Budget(every_n_epochs, max_overhead)
+        self._schedule = Schedule(every_n_epochs, max_overhead)
         check = functools.partial(check_inputs, methods=self.methods, metrics=self.metrics, baseline=baseline)
-        self._chosen = ChosenSamples(samples, number=num_samples, inputs=inputs, check=check)
+        self._samples = ExplainedSamples(samples, number=num_samples, inputs=inputs, check=check)
         self._earlier = EarlierMaps()
         self._dynamics: TrainingDynamicsMonitor | None = None
         self._identity: SampleIdentity | None = None
@@ -190,13 +197,14 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         self._dynamics = monitors[0] if monitors else None
         if self._dynamics is not None:
             self._identity = self._dynamics.identity
-        elif self._chosen.by_id:
+            self._dynamics.draw_contrasts_with(self._contrasts)
+        elif self._samples.by_id:
             self._identity = SampleIdentity()
             self._identity.install(trainer)
         if self.precision == "auto":
             settings = replace(self._explainer.settings, precision=scoring_precision(trainer))
             self._explainer.settings = settings
-        self._budget = Budget(self.every_n_epochs, self.max_overhead)
+        self._schedule = Schedule(self.every_n_epochs, self.max_overhead)
         self._folder = run_folder(trainer, self.name)
         writer = tensorboard_writer(trainer)
         if not self._processes.is_first:
@@ -228,12 +236,12 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         if self._identity is not None and self._dynamics is None:
             self._identity.start(trainer, None)
         self._epoch_began, ids = time.perf_counter(), None
-        looks = self._pictures is not None and self._budget.due(trainer.current_epoch)
-        if looks and self._chosen.suspects_readable and self._dynamics is not None:
+        looks = self._pictures is not None and self._schedule.due(trainer.current_epoch)
+        if looks and self._samples.suspects_readable and self._dynamics is not None:
             shown = self._dynamics.followed_suspects(trainer.current_epoch) if self.contrast else 0
             wanted = max(self.suspects, shown)
             ids = self._dynamics.suspect_ids(wanted) if wanted else None
-        self._chosen.look_for_suspects(ids)
+        self._samples.look_for_suspects(ids)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -241,7 +249,7 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         """Keep the first images of the first real validation batch."""
         if self._pictures is not None and not trainer.sanity_checking:
             loader = loader_at(trainer.val_dataloaders, dataloader_idx)
-            self._chosen.keep_first(self._chosen.readable(batch, getattr(loader, "dataset", None)))
+            self._samples.keep_first(self._samples.readable(batch, getattr(loader, "dataset", None)))
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep what is to be explained of the training images."""
@@ -249,15 +257,15 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         if self._pictures is None or part is None:
             return
         of = trainer.train_dataloader if self._identity is None else self._identity
-        part = self._chosen.readable(part, getattr(of, "dataset", None))
+        part = self._samples.readable(part, getattr(of, "dataset", None))
         if not trainer.enable_validation:
-            self._chosen.keep_first(part)
+            self._samples.keep_first(part)
         if self._identity is not None:
-            self._chosen.offer(part, functools.partial(self._identity.sample_ids, trainer, batch))
+            self._samples.offer(part, functools.partial(self._identity.sample_ids, trainer, batch))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the images that are kept, in the first process; the others wait for it."""
-        self._budget.trained(time.perf_counter() - self._epoch_began)
+        self._schedule.trained(time.perf_counter() - self._epoch_began)
         if self._processes is not None:
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module))
 
@@ -266,7 +274,7 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         if self._pictures is None:
             return
         self._pictures.write_films()
-        if not self._chosen.by_id and self._chosen.every_epoch() is None:
+        if not self._samples.by_id and self._samples.every_epoch() is None:
             warnings.warn(
                 "Expected a batch whose first images are explained, of validation where there is any, got none in this "
                 "fit: nothing was explained. Validate more often, or pass `samples=`: images and labels, or ids.",
@@ -288,29 +296,29 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images that are kept and the maps that later ones are compared with."""
-        return self._chosen.state_dict() | {
+        return self._samples.state_dict() | {
             "first": dict(self._earlier.first),
             "last": dict(self._earlier.last),
-            "next_epoch": self._budget.next_epoch,
+            "next_epoch": self._schedule.next_epoch,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the images of a checkpoint."""
-        self._chosen.load_state_dict(state_dict)
+        self._samples.load_state_dict(state_dict)
         self._earlier = EarlierMaps(state_dict["first"], state_dict["last"])
-        self._budget.next_epoch = state_dict["next_epoch"]
+        self._schedule.next_epoch = state_dict["next_epoch"]
 
     def _end_fit(self) -> None:
         self._pictures, self._processes = None, None
-        self._chosen.look_for_suspects(None)
+        self._samples.look_for_suspects(None)
         if self._identity is not None and self._dynamics is None:
             self._identity.close()
         self._identity = None
 
     def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
-        if self._pictures is None or not self._budget.due(trainer.current_epoch):
+        if self._pictures is None or not self._schedule.due(trainer.current_epoch):
             return
-        samples = self._chosen.every_epoch()
+        samples = self._samples.every_epoch()
         if samples is None:
             return  # validation runs less often than every epoch, and has not run yet
         began = time.perf_counter()
@@ -328,19 +336,38 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         kept = explained(images, labels, targets=targets, ids=ids)
         self._earlier.compare(kept, self.metrics)
         suspects = {}
-        passed = self._chosen.suspects(self.suspects)
+        passed = self._samples.suspects(self.suspects)
         if passed is not None:
             suspects["label"] = explained(passed[1], passed[2], ids=passed[0])
             predicted = suspects["label"].explanation.logits.argmax(dim=1)
             suspects["prediction"] = explained(passed[1], passed[2], targets=predicted, ids=passed[0])
         self._write(trainer, kept, suspects)
 
-    def _write(self, trainer: Any, kept: Explained, suspects: dict[str, Explained]) -> None:
+    def _contrasts(self, pl_module: Any, wanted: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
+        """Return maps of the tracker's suspects for its gallery; ``wanted`` has suggested and given class by id."""
+        if self._pictures is None or self.contrast is None:
+            return {}
+        began, maps = time.perf_counter(), dict[Any, Array]()
+        with self._or_switched_off():
+            maps = suspect_contrasts(
+                self._samples.suspects(), wanted, functools.partial(self._contrast_maps, pl_module, self.contrast)
+            )
+        seconds = time.perf_counter() - began
+        self._schedule.aside(seconds)
+        self._epoch_began += seconds  # a tracker that draws first must not make the training look longer
+        return maps
+
+    def _contrast_maps(self, pl_module: Any, method: str, images: Tensor, suggested: Tensor, given: Tensor) -> Tensor:
+        images, suggested, given = (part.to(pl_module.device) for part in (images, suggested, given))
+        forward = self._forward(pl_module, images)
+        return self._explainer.contrasted(pl_module, forward, images, suggested, given, method)
+
+    def _write(self, trainer: Any, kept: ExplanationResult, suspects: dict[str, ExplanationResult]) -> None:
         assert self._pictures is not None
         epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
         scalars, arrays, fractions = kept.means(), kept.arrays(), kept.fractions()
         shown = functools.partial(
-            Explained.rows, names=self._class_names, normalisation=self._normalisation, decode=self.decode
+            ExplanationResult.rows, names=self._class_names, normalisation=self._normalisation, decode=self.decode
         )
         rows = shown(kept, fractions)
         fixed = len(rows)
@@ -355,8 +382,8 @@ class AttributionMonitor(SuspectContrasts, NamedCallback):
         write_arrays(self._folder / "explanations" / epoch_file(epoch), arrays)
 
     def _account(self, trainer: Any, seconds: float) -> None:
-        wait = self._budget.wait(seconds)
-        prefix, overhead = f"{tag_prefix(self.name)}/explanations", self._budget.overhead(seconds)
+        wait = self._schedule.wait(seconds)
+        prefix, overhead = f"{tag_prefix(self.name)}/explanations", self._schedule.overhead(seconds)
         scalars = {f"{prefix}/overhead": overhead, f"{prefix}/every_n_epochs": wait}
         log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
-        self._budget.explained(trainer.current_epoch, wait)
+        self._schedule.explained(trainer.current_epoch, wait)

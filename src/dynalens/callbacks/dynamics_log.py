@@ -1,7 +1,7 @@
 """What loggers show of a record: scalars of each epoch, and pictures as long as they can be drawn."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from dynalens.pictures import find_normalisation
 from dynalens.suspicion import epoch_summary, overlap, worst_samples
 from dynalens.tensorboard import make_sink, write_layout
 
+ContrastSource = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
+"""From the module, and suggested and given class by a sample's id, to maps by the id."""
+
 
 class DynamicsLog:
     """Logs one monitor's record, in the process that writes.
@@ -29,10 +32,21 @@ class DynamicsLog:
         pl_module: Its module.
         folder: Of the record; pictures go there where there is no TensorBoardLogger.
         monitor: The monitor, whose ``name``, ``x_axis``, ``top_k`` and ``class_names`` are read.
+        contrast_sources: Asked in turn for maps of the gallery's suspects, until one has some.
         dataset: What is trained on.
     """
 
-    def __init__(self, trainer: Any, pl_module: Any, folder: Path, monitor: Any, dataset: Any) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        folder: Path,
+        monitor: Any,
+        *,
+        contrast_sources: Sequence[ContrastSource],
+        dataset: Any,
+    ) -> None:
+        self._contrast_sources = contrast_sources
         self._monitor, self._prefix, self._x_axis = monitor, tag_prefix(monitor.name), monitor.x_axis
         self._device: torch.device = pl_module.device
         self._below_zero: Array | None = None
@@ -114,18 +128,17 @@ class DynamicsLog:
                 self._projector.write(features, statistics, step, ids)
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
-        """Ask the callbacks that explain why the gallery's suspects are taken for another class."""
+        """Ask those that explain why the gallery's suspects are taken for another class."""
         wanted = {
             int(i) if ids is None else ids[i].item(): (int(statistics.candidate[i]), int(statistics.label[i]))
             for i in worst_samples(statistics, self._monitor.top_k)
             if statistics.candidate[i] >= 0
         }
-        found: dict[str, Array] = {}
-        for callback in trainer.callbacks:
-            ask = getattr(callback, "contrasts", None)
-            if callable(ask) and self.pictures is not None and not found:
-                found = {str(sample): relevance for sample, relevance in ask(trainer, self._monitor, wanted).items()}
-        return found
+        for source in self._contrast_sources if self.pictures is not None else ():
+            maps = source(trainer.lightning_module, wanted)
+            if maps:
+                return {str(sample): relevance for sample, relevance in maps.items()}
+        return {}
 
     @contextmanager
     def _or_switched_off(self) -> Iterator[None]:

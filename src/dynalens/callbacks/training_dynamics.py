@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dynalens.callbacks.checks import check_positive, check_projector, check_same_length
-from dynalens.callbacks.dynamics_log import DynamicsLog
+from dynalens.callbacks.dynamics_log import ContrastSource, DynamicsLog
 from dynalens.callbacks.dynamics_pictures import FOLLOWED
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.recording import RecordingCallback
@@ -35,7 +35,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
     Margin, confidence, forgetting events and the rest come from the step's own forward pass, before the update; no
     second pass is made, the step never waits for the device, and weights, random streams and gradients stay as
     they would be without the callback. Files go to ``<log_dir>/dynalens/``; ``docs/tensorboard.md`` lists the
-    TensorBoard tags. Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets them too.
+    TensorBoard tags. Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets
+    them too.
 
     Args:
         index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index of each
@@ -131,6 +132,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self.save_dir, self.log_every_n_epochs = save_dir, log_every_n_epochs
         self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
         self._log: DynamicsLog | None = None
+        self._contrast_sources: list[ContrastSource] = []
         self._capture = StepCapture(capture)
         self._identity = SampleIdentity(resolved(index), loader)
         self._processes: Processes | None = None
@@ -168,7 +170,14 @@ class TrainingDynamicsMonitor(RecordingCallback):
         assert self._processes is not None
         assert self._live.folder is not None
         if self._processes.is_first:
-            self._log = DynamicsLog(trainer, pl_module, self._live.folder.path, self, self._identity.dataset)
+            self._log = DynamicsLog(
+                trainer,
+                pl_module,
+                self._live.folder.path,
+                self,
+                contrast_sources=self._contrast_sources,
+                dataset=self._identity.dataset,
+            )
             if self._live.epochs:
                 self._log.restore(self.statistics(), self._live.epochs, self._live.kept_history())
 
@@ -335,6 +344,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             if self._log is not None and self._log.pictures is not None and self._live.folder is not None:
                 self._live.folder.write_pictures(self._log.pictures.pictures)
         self._log = None
+        self._contrast_sources.clear()
 
     def _find_samples(self, trainer: Any, *, training: bool = True) -> None:
         self._identity.start(trainer, self._live.num_samples, training=training)
@@ -360,6 +370,11 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._log.end_epoch(epoch, statistics, presentations)
         if log_to is not None:
             self._log.write(log_to, epoch, statistics, presentations, self._live.sample_ids, self._features.rows)
+
+    def draw_contrasts_with(self, source: ContrastSource) -> None:
+        """Ask this source for the maps in the gallery of suspects, until the fit ends."""
+        if source not in self._contrast_sources:
+            self._contrast_sources.append(source)
 
     def followed_suspects(self, epoch: int) -> int:
         """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""

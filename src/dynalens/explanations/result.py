@@ -18,7 +18,7 @@ _DRAWN_POINTS = 33
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplanationResult:
     """Maps of some samples and what was measured of them.
 
     Attributes:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.callbacks.passing import PassingSamples, given_samples
 from dynalens.capture import CaptureError, images_and_labels
 from dynalens.datasets import IndexedDataset
+from dynalens.explanations.collector import SampleCollector, given_samples
 
 Ids = Callable[[], Sequence[int | str] | Tensor]
 Passed = tuple[Sequence[int | str] | None, Tensor, Tensor]
@@ -16,7 +16,7 @@ Passed = tuple[Sequence[int | str] | None, Tensor, Tensor]
 PassedSuspects = tuple[Sequence[int | str], Tensor, Tensor]
 
 
-class ChosenSamples:
+class ExplainedSamples:
     """The samples that are explained in every epoch, and the suspects of one epoch.
 
     Args:
@@ -29,7 +29,7 @@ class ChosenSamples:
     def __init__(self, samples: Any, *, number: int, inputs: Any, check: Callable[[Tensor], None]) -> None:
         self._given, self._wanted = given_samples(samples)
         self._first: tuple[Tensor, Tensor] | None = None
-        self._suspects: PassingSamples | None = None
+        self._suspects: SampleCollector | None = None
         self._number, self._inputs, self._check = number, inputs, check
         self.suspects_readable = True
         if self._given is not None:
@@ -55,7 +55,7 @@ class ChosenSamples:
 
     def look_for_suspects(self, ids: Sequence[int | str] | None) -> None:
         """Look out for these samples in the epoch that begins, and forget those of the epoch before."""
-        self._suspects = None if ids is None else PassingSamples(ids)
+        self._suspects = None if ids is None else SampleCollector(ids)
 
     def offer(self, batch: Any, ids: Ids) -> None:
         """Copy what is wanted of a training batch."""

@@ -3,7 +3,7 @@
 import math
 
 
-class Budget:
+class Schedule:
     """Decides in which epochs explanations run, from the seconds that they and the training took.
 
     Args:

@@ -1,6 +1,6 @@
 """Copies of some training samples, taken from the batches as they pass: no dataset is indexed, no loader opened."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class PassingSamples:
+class SampleCollector:
     """Keep the images and labels of some samples at their first presentation.
 
     The host never waits for the device while batches pass. Images of another size than the first ones are left out.
@@ -90,7 +90,7 @@ def _is_id(part: Any) -> bool:
 
 def given_samples(
     samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None,
-) -> tuple[tuple[Tensor, Tensor] | None, PassingSamples | None]:
+) -> tuple[tuple[Tensor, Tensor] | None, SampleCollector | None]:
     """Return images and labels, or what looks out for ids.
 
     Raises:
@@ -110,11 +110,4 @@ def given_samples(
             f"{len(tensors)} tensors and {len(samples) - len(tensors)} other entries. Ids are positions in the "
             "training set, or what `index` calls them."
         )
-    return None, PassingSamples(ids)
-
-
-def loader_at(loaders: Any, place: int) -> Any:
-    """Return the loader at this place of what the Trainer has: one of a dict, one of a list, or the only one."""
-    if isinstance(loaders, Mapping):
-        loaders = list(loaders.values())
-    return loaders[place] if isinstance(loaders, Sequence) else loaders
+    return None, SampleCollector(ids)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from dynalens.attribution import Explanation, Method, contrast, explain, pixel_relevance, token_relevance
 from dynalens.attribution.methods import BUILT_IN, takes
-from dynalens.callbacks.explained import RANDOM, Explained
-from dynalens.callbacks.tokens import check_in_vocabulary
+from dynalens.explanations.result import RANDOM, ExplanationResult
+from dynalens.explanations.tokens import check_in_vocabulary
 from dynalens.faithfulness import (
     CurveSettings,
     Faithfulness,
@@ -59,7 +59,7 @@ class Explainer:
         *,
         targets: Tensor | None = None,
         ids: Sequence[int | str] | None = None,
-    ) -> Explained:
+    ) -> ExplanationResult:
         """Return maps and metrics of the targets, by default the labels."""
         wanted = labels if targets is None else targets
         return self._in_memory(images, lambda: self._explained(model, forward, images, labels, wanted, ids))
@@ -104,7 +104,7 @@ class Explainer:
         labels: Tensor,
         targets: Tensor,
         ids: Sequence[int | str] | None,
-    ) -> Explained:
+    ) -> ExplanationResult:
         if is_tokens(images):
             check_in_vocabulary(model, self.settings.baseline)
         explanation = self._maps(model, forward, images, targets)
@@ -123,7 +123,7 @@ class Explainer:
             others = self._maps(model, forward, images, runner_up(explanation.logits, targets))
             for method, maps in self._relevance(others, images).items():
                 found[method].values["class_sensitivity"] = rank_correlation(relevance[method], maps)
-        return Explained(images, labels, targets, explanation, relevance, found, ids)
+        return ExplanationResult(images, labels, targets, explanation, relevance, found, ids)
 
     def _maps(self, model: nn.Module, forward: Forward, images: Tensor, targets: Tensor) -> Explanation:
         explanation = explain(
@@ -152,7 +152,7 @@ class EarlierMaps:
     first: Mapping[str, Tensor] = field(default_factory=dict)
     last: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def compare(self, explained: Explained, metrics: Sequence[str]) -> None:
+    def compare(self, explained: ExplanationResult, metrics: Sequence[str]) -> None:
         """Add "attribution_drift" and "randomisation_check", where asked for, and remember these maps."""
         for name, earlier in (("attribution_drift", self.last), ("randomisation_check", self.first)):
             for method, maps in explained.relevance.items():
