@@ -217,6 +217,45 @@ def test_classes_hidden_by_minus_infinity_are_no_obstacle() -> None:
     torch.testing.assert_close(row, torch.tensor([1.0, math.log(p), math.sqrt(2) * (1 - p), 1.0, 1.0, math.log(1 - p)]))
 
 
+@pytest.mark.parametrize("masked", [-torch.inf, torch.finfo(torch.float32).min], ids=["-inf", "smallest finite"])
+@pytest.mark.parametrize("classes", [2, 5, 100])
+def test_a_sample_whose_class_alone_is_not_masked_counts_as_certain(masked: float, classes: int) -> None:
+    logits = torch.full((3, classes), masked)
+    logits[0, 1], logits[1, :2] = -4.0, torch.tensor([3.0, 0.0])  # sample 2 has no finite logit of its own class
+    logits[2, 0], logits[2, 1] = 1.0, -torch.inf
+    dynamics = TrainingDynamics(3)
+    for epoch in range(2):
+        dynamics.update(range(3), logits, torch.tensor([1, 1, 1]))
+        ended = dynamics.end_epoch(epoch)
+    statistics, p = dynamics.compute(), 1 / (1 + math.exp(3))
+    assert (ended.non_finite, statistics.presentations.tolist()) == (1, [2, 2, 0])
+    np.testing.assert_allclose(statistics.confidence[:2], [1, p], rtol=1e-6)
+    np.testing.assert_allclose(statistics.loss[:2], [0, -math.log(p)], rtol=1e-6)
+    np.testing.assert_allclose(statistics.el2n[:2], [0, math.sqrt(2) * (1 - p)], rtol=1e-6)
+    # Log odds of the largest float32 below 1, where no other class is left to compare with.
+    certain = math.log(2**24) if masked == -torch.inf else -masked - 4
+    np.testing.assert_allclose(statistics.margin[:2], [certain, -3], rtol=1e-6)
+    assert ended.margin.tolist() == pytest.approx([certain, -3])
+    assert statistics.predicted[:2].tolist() == [1, 0]
+    assert statistics.correctness[:2].tolist() == [1, 0]
+    assert np.isfinite(statistics.weighted_margin[:2]).all()
+
+
+@pytest.mark.parametrize(
+    ("masked", "dtype"),
+    [(-torch.inf, torch.float32)]
+    + [(torch.finfo(dtype).min, dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)],
+    ids=str,
+)
+def test_nothing_is_asked_about_a_class_that_is_masked(masked: float, dtype: torch.dtype) -> None:
+    dynamics, logits = TrainingDynamics(6), torch.zeros(6, 3, dtype=dtype)
+    logits[:, 2] = masked
+    logits[5] = torch.tensor([masked, masked, 0.0], dtype=dtype)
+    dynamics.update(range(6), logits, torch.tensor([1, 0, 0, 0, 0, 2]))
+    # In turn: classes 0, 1 and 2, then 1, 2 and 0. Class 2 is a label, of sample 5.
+    np.testing.assert_allclose(dynamics.end_epoch(0).p_other, [0.5, 0.5, np.nan, 0.5, np.nan, np.nan], rtol=1e-6)
+
+
 def test_a_tie_is_wrong_and_never_learned_is_not_unforgettable() -> None:
     statistics = recorded([[(0, [1.0, 1.0, 0.0]), (1, [0.0, 5.0, 0.0])]]).compute()
     assert statistics.learned[:3].tolist() == [False, True, False]

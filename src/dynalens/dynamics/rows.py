@@ -17,6 +17,11 @@ NOT_A_CLASS = -(2**31)
 MARGIN, LOG_P, EL2N, PREDICTED, TARGET, LOG_OTHER = range(6)
 ROWS = 6
 
+CERTAIN = float(24 * np.log(2))
+"""Margin where -inf hides all classes but the label's: p / (1 - p) of the largest float32 below 1 is 2^24."""
+MASKED = -3e4
+"""Log-probability below which a mask hid the class: half of float16's smallest number, the mildest usual mask."""
+
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
 _PARTS = 7  # what the rows are made of
@@ -34,7 +39,8 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
     :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`, and
     :math:`\log p_k` of one class :math:`k`. No operation waits for the device, and a row does not depend on the others,
-    except for the turn of its class where that is not given. (With several threads, its last digits may.)
+    except for the turn of its class where that is not given. (With several threads, its last digits may.) Classes may be
+    masked by -inf: their probability is 0; the margin is inf where all but the label's are.
 
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynalens.dynamics.fold import classes_of, empty_state, epoch_weight, fold, read_statistics
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
-from dynalens.dynamics.rows import EL2N, LOG_OTHER, LOG_P, MARGIN, NOT_A_CLASS, PREDICTED, ROWS, TARGET, PendingRows
+from dynalens.dynamics.rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, MASKED, NOT_A_CLASS, PREDICTED, ROWS, TARGET, PendingRows
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 
 VERSION = 4
@@ -108,6 +108,7 @@ class TrainingDynamics:
             index, rows = exchange(index, rows, step)
         self._check(index, rows)
         counted = rows[TARGET] >= 0
+        rows[MARGIN, np.isposinf(rows[MARGIN])] = CERTAIN
         finite = np.isfinite(rows[: EL2N + 1]).all(axis=0)
         kept = counted & finite
         if not kept.all():
@@ -191,7 +192,7 @@ class TrainingDynamics:
         return weight / self._weight if self._weight else 0.0
 
     def _settle_other(self, rows: Array, pending: PendingRows) -> None:
-        """Leave a probability of another class only where it is of a class that is not the label, but somewhere one."""
+        """Leave a probability of another class only where it is no mask's, and of a class that is a label elsewhere."""
         label, turn = np.maximum(rows[TARGET], 0).astype(np.int64), pending.turns()
         if pending.classes == 2:  # the turn would be the label's every other time, and the other one is known
             with np.errstate(invalid="ignore"):  # what is not finite is not counted
@@ -200,7 +201,8 @@ class TrainingDynamics:
         labels = labels[labels >= 0]
         given = np.zeros(max(turn.max(initial=0), labels.max(initial=0)) + 2, bool)
         given[labels] = True
-        rows[LOG_OTHER, ~given[turn] | (turn == label)] = np.nan  # -1 is the last entry, which no label has
+        asked = given[turn] & (turn != label)  # a turn of -1 reads the last entry, which no label has
+        rows[LOG_OTHER, ~asked | (rows[LOG_OTHER] < MASKED)] = np.nan
 
     def _check(self, index: Array, rows: Array) -> None:
         if len(index) and (index.min() < 0 or index.max() >= self.num_samples):

@@ -162,7 +162,7 @@ def epoch_summary(statistics: SampleStatistics, epoch: EpochRecord) -> dict[str,
         "never_learned": int((seen & ~statistics.learned).sum()),
         "suspects": int((statistics.margin < 0).sum()),
         "train_accuracy": epoch.accuracy,
-        "mean_margin": float(epoch.margin.mean()) if len(epoch.margin) else float("nan"),
+        "mean_margin": float(epoch.margin.mean(dtype=np.float64)) if len(epoch.margin) else float("nan"),
         "non_finite": epoch.non_finite,
     }
 
