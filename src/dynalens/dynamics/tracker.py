@@ -9,7 +9,19 @@ from torch import Tensor
 
 from dynalens.dynamics.fold import classes_of, empty_state, epoch_weight, fold, read_statistics
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
-from dynalens.dynamics.rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, MASKED, NOT_A_CLASS, PREDICTED, ROWS, TARGET, PendingRows
+from dynalens.dynamics.rows import (
+    CERTAIN,
+    EL2N,
+    LOG_OTHER,
+    LOG_P,
+    MARGIN,
+    MASKED,
+    NOT_A_CLASS,
+    PREDICTED,
+    ROWS,
+    TARGET,
+    PendingRows,
+)
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 
 VERSION = 4
