@@ -2,10 +2,11 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset, default_collate
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from dynalens import IndexedDataset
 from dynalens.datasets import class_names, has_positions, root_indices
@@ -88,3 +89,32 @@ def test_class_names_are_those_of_the_root_dataset() -> None:
     assert class_names(IndexedDataset(Subset(Subset(data, [1, 2]), [0]))) == ["a", "b", "c"]
     data.classes = Tensor([1])  # type: ignore[attr-defined]  # no names
     assert class_names(data) is None
+
+
+def test_class_names_of_parts_are_those_that_all_of_them_have() -> None:
+    one, other = (TensorDataset(torch.zeros(2, 1)) for _ in range(2))
+    one.classes, other.classes = ["a", "b"], ["a", "b"]  # type: ignore[attr-defined]  # as those of torchvision have
+    assert class_names(Subset(ConcatDataset([Subset(one, [1]), other]), [0])) == ["a", "b"]
+    other.classes = ["a", "c"]  # type: ignore[attr-defined]
+    assert class_names(ConcatDataset([one, other])) is None
+
+
+def test_class_names_of_a_hugging_face_dataset_are_those_of_its_class_column() -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    data = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features)
+    assert class_names(Subset(data, [1])) == ["no", "yes"]
+    assert class_names(data.remove_columns("label")) is None
+
+
+def test_an_indexed_dataset_takes_what_samplers_draw() -> None:
+    class Sized(Dataset[Any]):
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, key: Any) -> tuple[str, int]:
+            return f"{key}", 0
+
+    data = IndexedDataset(Sized())
+    assert [data[key][-1] for key in (3, -1, (2, 32), {"index": 4}, np.int64(-5))] == [3, 4, 2, 4, 0]
+    assert [sample[-1] for sample in data.__getitems__([(1, 32), (-2, 64)])] == [1, 3]

@@ -166,6 +166,54 @@ def without_label_two(samples: list[Any]) -> Any:
     return None if any(y == 2 for _, y in samples) and len(samples) == 2 else default_collate(samples)
 
 
+def brightness(sample: Any) -> float:
+    return float(sample[0][0, 1:].sum())
+
+
+def by_brightness(samples: list[Any]) -> Any:
+    return default_collate(sorted(samples, key=brightness))
+
+
+def sorted_in_place(samples: list[Any]) -> Any:
+    samples.sort(key=brightness)
+    return [torch.stack([x for x, _ in samples]), torch.stack([y for _, y in samples])]
+
+
+def without_dark(samples: list[Any]) -> Any:
+    return default_collate([sample for sample in samples if brightness(sample) > 0] or samples[:1])
+
+
+class OneClass(Augmented):
+    """Only the images tell its samples apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.labels = torch.ones_like(self.labels)
+
+
+class Sized(Augmented):
+    """Asks for a position with a size, or for a dict of both."""
+
+    def __getitem__(self, i: Any) -> tuple[Tensor, Tensor]:
+        i = i["index"] if isinstance(i, dict) else i[0]
+        return super().__getitem__(i)
+
+
+class Draws(RandomSampler):
+    """Draws positions in a form of its own."""
+
+    def __init__(self, form: Callable[[int], Any]) -> None:
+        super().__init__(range(N))
+        self.form = form
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.form, super().__iter__())
+
+
+def draws(form: Callable[[int], Any], data: Dataset[Any] | None = None, **options: Any) -> DataLoader[Any]:
+    return loader(data, sampler=Draws(form), shuffle=False, **options)
+
+
 class Data(pl.LightningDataModule):
     """Makes a new dataset for each request."""
 
@@ -226,6 +274,28 @@ CASES: dict[str, dict[str, Any]] = {
     "__getitems__": {"data": lambda: loader(AtOnce())},
     "nested subsets": {"data": nested_subsets},
     "collate returns None": {"data": lambda: loader(collate_fn=without_label_two, batch_size=2)},
+    "collate sorts": {"data": lambda: loader(collate_fn=by_brightness)},
+    "collate sorts, in order": {"data": lambda: loader(collate_fn=by_brightness, shuffle=False)},
+    "collate sorts in place": {"data": lambda: loader(collate_fn=sorted_in_place)},
+    "collate sorts, one class": {"data": lambda: loader(OneClass(), collate_fn=by_brightness)},
+    "collate sorts, workers": {"data": lambda: loader(collate_fn=by_brightness, num_workers=2)},
+    "collate sorts, spawned": {
+        "data": lambda: loader(
+            collate_fn=by_brightness, num_workers=1, persistent_workers=True, multiprocessing_context="spawn"
+        ),
+        "max_epochs": 1,
+    },
+    "collate sorts, in_order=False": {
+        "data": lambda: loader(collate_fn=by_brightness, num_workers=1, in_order=False, persistent_workers=True),
+    },
+    "collate sorts, stateful": {"data": lambda: stateful(collate_fn=by_brightness)},
+    "collate sorts, __getitems__": {"data": lambda: loader(AtOnce(), collate_fn=by_brightness)},
+    "collate leaves out": {"data": lambda: loader(collate_fn=without_dark)},
+    "negative positions": {"data": lambda: draws(lambda i: i - N)},
+    "negative positions, stateful": {"data": lambda: stateful(sampler=Draws(lambda i: i - N), shuffle=False)},
+    "positions with sizes": {"data": lambda: draws(lambda i: (i, 32), Sized())},
+    "positions with two sizes": {"data": lambda: draws(lambda i: (i, (32, 48)), Sized(), num_workers=1)},
+    "positions in dicts": {"data": lambda: draws(lambda i: {"size": 32, "index": i}, Sized())},
     "in_order=False": {"data": lambda: loader(num_workers=1, in_order=False, worker_init_fn=knows_its_dataset)},
     "in_order=False, __getitems__": {"data": lambda: loader(AtOnce(), num_workers=1, in_order=False)},
     "in_order=False, no automatic batches": {"data": lambda: whole_batches(num_workers=1, in_order=False)},
@@ -474,7 +544,8 @@ MISUSE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "StatefulDataLoader to be made in `fit`, got one that was there before.*Make a new",
     ),
     "two batches a step": ({}, {"model": TakesTwo}, "one batch of its `dataloader_iter`, got 2 batches in 1 steps"),
-    "keys": ({}, {"data": lambda: loader(sampler=["a"], shuffle=False)}, r"the sampler to draw integers.*got \['a'\]"),
+    "keys": ({}, {"data": lambda: loader(sampler=["a"], shuffle=False)}, r"the sampler to draw integers.*got a\."),
+    "bounds": ({}, {"data": lambda: draws(lambda i: {"bounds": i / 2})}, "draw integers.*got {'bounds'.*pass `index=`"),
     "growing": (
         {}, {"data": Growing, "reload_dataloaders_every_n_epochs": 1}, "the record, 22 samples, got one of 23. Resume",
     ),

@@ -1,16 +1,46 @@
 """Datasets that wrap a dataset."""
 
+import operator
 from collections.abc import Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
-from dynalens.keys import LABEL_KEYS
+from dynalens.keys import INDEX_KEYS, LABEL_KEYS
 
-INDEX_KEY = "index"
+INDEX_KEY = INDEX_KEYS[0]
+
+
+def position_of(key: Any) -> int:
+    """Return the position in the dataset that a sampler's draw names, negative ones counted from the end.
+
+    Args:
+        key: An integer, or one with other things beside it: a tuple such as (index, size), whose first integer it is,
+            or a dict with a key ``index``, ``idx`` or ``position``.
+
+    Raises:
+        TypeError: If it names none.
+
+    Example:
+        >>> position_of(3), position_of((4, (32, 32))), position_of((True, 5)), position_of({"idx": -1})
+        (3, 4, 5, -1)
+    """
+    if isinstance(key, Mapping):
+        candidates = [key[name] for name in INDEX_KEYS if name in key]
+    else:
+        candidates = list(key) if isinstance(key, tuple | list) else [key]
+    for candidate in candidates:
+        if not isinstance(candidate, bool | np.bool_):
+            with suppress(TypeError):
+                return operator.index(candidate)
+    raise TypeError(
+        f"Expected the sampler to draw integers, the positions in the dataset, alone or first in a tuple, got "
+        f"{str(key)[:60]}."
+    )
 
 
 class IndexedDataset(Dataset[Any]):
@@ -46,14 +76,18 @@ class IndexedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Any:
-        return _with_index(self.dataset[index], index)
+    def __getitem__(self, index: Any) -> Any:
+        return self._with_index(self.dataset[index], index)
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Any]:
+    def __getitems__(self, indices: Sequence[Any]) -> list[Any]:
         """Return several samples at once, as the wrapped dataset does if it can."""
         at_once = getattr(self.dataset, "__getitems__", None)
         samples = at_once(indices) if at_once else [self.dataset[index] for index in indices]
-        return [_with_index(sample, index) for sample, index in zip(samples, indices, strict=True)]
+        return [self._with_index(sample, index) for sample, index in zip(samples, indices, strict=True)]
+
+    def _with_index(self, sample: Any, key: Any) -> Any:
+        position = position_of(key)
+        return _with_index(sample, position + len(self) if position < 0 else position)
 
     @staticmethod
     def indices(batch: Any) -> Any:
@@ -71,7 +105,6 @@ class IndexedDataset(Dataset[Any]):
 def _with_index(sample: Any, index: int) -> Any:
     if sample is None:
         return None
-    index = int(index)
     if isinstance(sample, Mapping):
         if INDEX_KEY in sample:
             raise ValueError(
@@ -107,12 +140,29 @@ def root_indices(dataset: Any) -> "np.ndarray[Any, np.dtype[np.int64]]":
 
 
 def class_names(dataset: Any) -> list[str] | None:
-    """Return the attribute ``classes`` of the dataset below all subsets, if it is a sequence of strings."""
+    """Return the attribute ``classes`` of the dataset below all subsets, if it is a sequence of strings.
+
+    Of a ``ConcatDataset``, the names that all of its parts have; of a Hugging Face dataset, those of its class column.
+    """
     while isinstance(dataset, Subset | IndexedDataset | RelabelledDataset):
         dataset = dataset.dataset
-    classes = getattr(dataset, "classes", None)
+    if isinstance(dataset, ConcatDataset):
+        every = [class_names(part) for part in dataset.datasets]
+        return every[0] if all(names == every[0] for names in every) else None
+    column = hugging_face_label(dataset)
+    classes = getattr(dataset, "classes", None) if column is None else dataset.features[column].names
     named = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
     return [str(name) for name in classes] if named and classes else None
+
+
+def hugging_face_label(dataset: Any) -> str | None:
+    """Return the one class column of a Hugging Face dataset, by its ``features``; None where there is not one."""
+    features = getattr(dataset, "features", None)
+    if not isinstance(features, Mapping) or not hasattr(dataset, "with_format"):
+        return None
+    columns = [str(name) for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    usual = [name for name in columns if name in LABEL_KEYS]
+    return usual[0] if len(usual) == 1 else columns[0] if len(columns) == 1 else None
 
 
 def sample_names(dataset: Any, roots: Sequence[int] | Any) -> list[str] | None:
@@ -172,7 +222,8 @@ class RelabelledDataset(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         sample = self.dataset[index]
-        index = int(index) + (len(self) if index < 0 else 0)
+        index = position_of(index)
+        index += len(self) if index < 0 else 0
         if index not in self.changes:
             return sample
         place = label_place(sample, self.label)

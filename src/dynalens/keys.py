@@ -3,3 +3,4 @@
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x", "input", "inputs")
 INPUT_KEYS = (*IMAGE_KEYS, "input_ids", "tokens")
+INDEX_KEYS = ("index", "idx", "position")

@@ -24,8 +24,9 @@ def check_rows(rows: int, samples: int, views: int) -> None:
         hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class."
     else:
         hint = (
-            "A collate function that drops or adds samples cannot be followed: let the dataset return its own "
-            "index and pass `index=`."
+            "Keep all rows and leave some out with -100 as their target, or return a dict of `loss`, and `logits` and "
+            "`targets` of the whole batch in its order, with -100 for rows left out. Where the collate function drops "
+            "or adds samples, wrap the dataset in `IndexedDataset`."
         )
     raise SampleIdentityError(
         f"Expected {samples * views} rows of logits for {samples} samples in the batch, got {rows}. {hint}"

@@ -1,12 +1,13 @@
 """Loaders that remember which indices they deliver: the user's own, with another class while they are followed.
 
 A loader hands its batches on in the order in which its sampler drew them, so it is enough to queue the draws
-("sampler"). Where that does not hold, the indices travel with the samples ("tagged").
+("sampler"). Where that does not hold, the indices travel with the samples ("tagged"). What torch's own collate function
+makes of the samples is in their order; behind another one their order is looked for and travels with the batch.
 """
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from dynalens.datasets import position_of
+from dynalens.identity.collated import Collated, OrderedCollate, is_in_order
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 
 # Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
@@ -25,9 +28,23 @@ class Iteration:
     """What one pass over a loader has delivered and nobody has asked for yet."""
 
     def __init__(self) -> None:
-        self.delivered: deque[Tensor | None] = deque(maxlen=_KEPT)
+        self.delivered: deque[Tensor | SampleIdentityError | None] = deque(maxlen=_KEPT)
         self.exhausted = False
-        self._taken: tuple[int, Tensor | None] = (-1, None)
+        # Lightning is at most one batch ahead of the step.
+        self._batches: deque[tuple[Any, Any]] = deque(maxlen=2)
+        self._taken: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
+
+    def deliver(self, indices: np.ndarray | SampleIdentityError, batch: Any) -> None:
+        """Remember the indices of a batch, or why they are not known."""
+        if batch is None:
+            self.delivered.append(None)
+        else:
+            self.delivered.append(torch.from_numpy(indices) if isinstance(indices, np.ndarray) else indices)
+            self._batches.append((self.delivered[-1], batch))
+
+    def batch_of(self, indices: Tensor) -> Any:
+        """Return the batch that was delivered with these indices, before it moved to a device; None if it is gone."""
+        return next((batch for known, batch in self._batches if known is indices), None)
 
     def take(self, step: int, ahead: int) -> Tensor | None:
         """Return the indices of the batch of this step, or None if this loader gave it no samples.
@@ -38,6 +55,7 @@ class Iteration:
 
         Raises:
             LookupError: If nothing is known of this batch.
+            SampleIdentityError: If its rows cannot be told apart.
         """
         if step != self._taken[0]:
             while len(self.delivered) > ahead + 1:
@@ -45,7 +63,10 @@ class Iteration:
             if len(self.delivered) <= ahead and not self.exhausted:
                 raise LookupError
             self._taken = step, self.delivered.popleft() if self.delivered else None
-        return self._taken[1]
+        taken = self._taken[1]
+        if isinstance(taken, SampleIdentityError):
+            raise taken
+        return taken
 
     def continues(self, earlier: "Iteration") -> None:
         """Begin anew, in the same epoch if the earlier pass was in use and came to its end."""
@@ -99,20 +120,20 @@ def unfollow(loader: Any) -> None:
 class _RecordingSampler:
     """Stands before a loader's index sampler and queues what each iteration draws."""
 
-    def __init__(self, sampler: Any) -> None:
-        self._sampler = sampler
+    def __init__(self, sampler: Any, dataset: Any) -> None:
+        self._sampler, self._dataset = sampler, dataset
 
     def __iter__(self) -> Iterator[Any]:
         # Eager: a lazy iterator would move the sampler's random draws behind those of the loader.
-        return _Draws(iter(self._sampler))
+        return _Draws(iter(self._sampler), self._dataset)
 
     def __len__(self) -> int:
         return len(self._sampler)
 
 
 class _Draws:
-    def __init__(self, entries: Iterator[Any]) -> None:
-        self._entries = entries
+    def __init__(self, entries: Iterator[Any], dataset: Any) -> None:
+        self._entries, self._dataset = entries, dataset
         self.queue: deque[np.ndarray] = deque()
 
     def __iter__(self) -> Iterator[Any]:
@@ -120,30 +141,38 @@ class _Draws:
 
     def __next__(self) -> Any:
         entry = next(self._entries)
-        self.queue.append(_positions(entry))
+        self.queue.append(_positions(entry, self._dataset))
         return entry
 
 
-def _positions(entry: Any) -> np.ndarray:
+def _positions(entry: Any, dataset: Any) -> np.ndarray:
     """What a sampler drew, as an array of its own: some samplers change a list that they have handed out."""
-    found = np.array(entry).reshape(-1)
-    if found.dtype.kind not in "iu":
-        raise SampleIdentityError(
-            f"Expected the sampler to draw integers, the positions in the dataset, got {str(entry)[:60]}. {REMEDY}"
-        )
-    return found.astype(np.int64, copy=False)
+    drawn = _as_array(entry)
+    if drawn.dtype.kind not in "iu" or drawn.ndim > 1:
+        keys = entry if isinstance(entry, Sequence | np.ndarray) and not isinstance(entry, str) else [entry]
+        try:
+            drawn = np.array([position_of(key) for key in keys])
+        except TypeError as error:
+            raise SampleIdentityError(f"{error} {REMEDY}") from None
+    positions = drawn.reshape(-1).astype(np.int64, copy=False)
+    return np.where(positions < 0, positions + len(dataset), positions) if positions.min(initial=0) < 0 else positions
+
+
+def _as_array(entry: Any) -> np.ndarray:
+    try:
+        return np.array(entry)
+    except ValueError:  # of tuples such as (index, (height, width))
+        return np.array(None)
 
 
 @functools.cache
 def _recording_loader(base: Any, tagged: bool) -> type:
     def index_sampler(self: Any) -> Any:
         sampler = base._index_sampler.fget(self)
-        return sampler if tagged else _RecordingSampler(sampler)
+        return sampler if tagged else _RecordingSampler(sampler, self.dataset)
 
     def get_iterator(self: Any) -> Any:
-        if not tagged:
-            return _recorded(base._get_iterator(self), tagged)
-        with _indices_with_samples(self):
+        with _indices_with_samples(self) if tagged else _order_with_batch(self):
             return _recorded(base._get_iterator(self), tagged)
 
     def iterate(self: Any) -> Any:
@@ -190,7 +219,9 @@ def _recording_iterator(base: Any, tagged: bool) -> type:
             indices, batch = batch
         else:
             indices = self._sampler_iter.queue.popleft()
-        iteration.delivered.append(None if batch is None else torch.from_numpy(indices))
+        if isinstance(batch, Collated):
+            indices, batch = batch.ordered(indices), batch.batch
+        iteration.deliver(indices, batch)
         return batch
 
     return type(base.__name__, (base,), {"__next__": advance, "__module__": base.__module__})
@@ -210,13 +241,13 @@ class _TaggedDataset:
         self.dynalens_dataset = dataset
 
     def __getitem__(self, index: Any) -> _Tagged:
-        return _Tagged(_positions(index), self.dynalens_dataset[index])
+        return _Tagged(_positions(index, self.dynalens_dataset), self.dynalens_dataset[index])
 
     def __getitems__(self, indices: Any) -> _Tagged:
         dataset = self.dynalens_dataset
         if getattr(dataset, "__getitems__", None):
-            return _Tagged(_positions(indices), dataset.__getitems__(indices))
-        return _Tagged(_positions(indices), [dataset[i] for i in indices])
+            return _Tagged(_positions(indices, dataset), dataset.__getitems__(indices))
+        return _Tagged(_positions(indices, dataset), [dataset[i] for i in indices])
 
 
 class _TaggedStatefulDataset(_TaggedDataset):
@@ -254,9 +285,26 @@ def _indices_with_samples(loader: Any) -> Iterator[None]:
     original = {name: own[name] for name in ("dataset", "collate_fn", "worker_init_fn")}
     stateful = hasattr(loader.dataset, "state_dict") and hasattr(loader.dataset, "load_state_dict")
     own["dataset"] = (_TaggedStatefulDataset if stateful else _TaggedDataset)(loader.dataset)
-    own["collate_fn"] = _TaggedCollate(loader.collate_fn)
+    own["collate_fn"] = _TaggedCollate(_ordering(loader))
     own["worker_init_fn"] = _WorkerInit(loader.worker_init_fn)
     try:
         yield
     finally:
         own.update(original)
+
+
+@contextmanager
+def _order_with_batch(loader: Any) -> Iterator[None]:
+    own = vars(loader)
+    original = own["collate_fn"]
+    own["collate_fn"] = _ordering(loader)
+    try:
+        yield
+    finally:
+        own["collate_fn"] = original
+
+
+def _ordering(loader: Any) -> Any:
+    """The loader's collate function; one that tells the order of its rows, where that is not known."""
+    collate = loader.collate_fn
+    return collate if is_in_order(collate) or not loader._auto_collation else OrderedCollate(collate)

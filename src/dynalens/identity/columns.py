@@ -1,0 +1,133 @@
+"""What samples and batches hold, as columns that can be compared row by row."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Path = tuple[Any, ...]
+Column = Tensor | list[Any]
+"""One value for each row: numbers (N,), arrays (N, ...) of one shape, or a list of strings or of arrays."""
+Keys = list[Any]
+_PLACES = 32
+"""Numbers that stand for an array. Of 60,000 MNIST digits in batches of 128, no two share 32 pixels spread evenly."""
+
+
+def parts(value: Any, path: Path = (), depth: int = 3) -> Iterator[tuple[Path, Any]]:
+    """Yield the path to each tensor, array, number, string and list of numbers in a sample or batch, and what is there.
+
+    Example:
+        >>> list(parts({"x": [0.5, 1.5], "meta": ("cat", 3)}))
+        [(('x',), [0.5, 1.5]), (('meta', 0), 'cat'), (('meta', 1), 3)]
+    """
+    if is_leaf(value):
+        yield path, value
+        return
+    if is_dataclass(value):
+        items: Any = [(field.name, getattr(value, field.name, None)) for field in fields(value)]
+    elif isinstance(value, Mapping):
+        items = value.items()
+    else:
+        items = enumerate(value) if isinstance(value, tuple | list) else ()
+    for key, part in items if depth else ():
+        yield from parts(part, (*path, key), depth - 1)
+
+
+def is_leaf(value: Any) -> bool:
+    """Return whether a value is one column's: no structure of several."""
+    if isinstance(value, list | tuple) and value:
+        return isinstance(value[0], int | float | str) and all(type(each) is type(value[0]) for each in value)
+    return isinstance(value, Tensor | np.ndarray | np.generic | int | float | str)
+
+
+def part_at(value: Any, path: Path) -> Any:
+    """Return what is at a path; None where there is nothing."""
+    try:
+        for key in path:
+            value = getattr(value, key) if is_dataclass(value) else value[key]
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return None
+    return value
+
+
+def columns_of_samples(samples: Sequence[Any]) -> dict[Path, list[Any]]:
+    """Return, for each path in the first sample, what is there in all of them, where all have something."""
+    columns = {path: [part_at(sample, path) for sample in samples] for path, _ in parts(samples[0])}
+    return {path: values for path, values in columns.items() if all(value is not None for value in values)}
+
+
+def columns_of_batch(batch: Any) -> dict[Path, Column]:
+    """Return the columns of a batch: its tensors and arrays on the host, and its lists of strings or numbers."""
+    columns: dict[Path, Column] = {}
+    for path, value in parts(batch):
+        if isinstance(value, Tensor | np.ndarray) and value.ndim:
+            tensor = _tensor(value)
+            if tensor is not None:
+                columns[path] = tensor
+        elif isinstance(value, list | tuple):
+            columns[path] = list(value) if isinstance(value[0], str) else torch.tensor(value)
+    return columns
+
+
+def scalars(values: list[Any]) -> Column | None:
+    """Return a column of numbers (N,) or strings; None if these are arrays."""
+    if all(isinstance(value, str) for value in values):
+        return values
+    if all(np.ndim(value) == 0 and not isinstance(value, str) for value in values):
+        return torch.tensor([value.item() if isinstance(value, Tensor | np.generic) else value for value in values])
+    return None
+
+
+def scalar_keys(column: Column, leaf: Column) -> tuple[Keys, Keys] | None:
+    """Return both columns as lists that can be compared; None where they are of different kinds."""
+    if isinstance(column, list) or isinstance(leaf, list):
+        return (column, leaf) if isinstance(column, list) and isinstance(leaf, list) else None
+    if leaf.ndim > 2 or leaf.shape[1:] not in ((), (1,)):
+        return None
+    return column.to(leaf.dtype).tolist(), leaf.flatten().tolist()
+
+
+def array_keys(values: list[Any], leaf: Column, *, end: bool = False) -> tuple[Keys, Keys] | None:
+    """Return a few numbers of each sample's array and of each row, those they share if rows are padded.
+
+    Args:
+        values: Arrays; their shapes may differ.
+        leaf: Rows, as long as the longest array or longer.
+        end: Count places from the end: rows are padded at their beginning.
+    """
+    arrays = [_tensor(value) for value in values]
+    if isinstance(leaf, list) or any(array is None or array.ndim != leaf.ndim - 1 for array in arrays):
+        return None
+    shapes = np.array([array.shape for array in arrays if array is not None])
+    box = shapes.min(axis=0)
+    if (shapes.max(axis=0) > leaf.shape[1:]).any() or not box.prod():
+        return None
+    numbers = np.linspace(0, box.prod() - 1, min(_PLACES, int(box.prod()))).astype(np.int64)
+    places = [torch.from_numpy(each - box[axis] * end) for axis, each in enumerate(np.unravel_index(numbers, box))]
+    taken = torch.stack([array[tuple(places)] for array in arrays if array is not None]).to(leaf.dtype)
+    of_each_row: tuple[Any, ...] = (slice(None), *places)
+    return _as_bytes(taken), _as_bytes(leaf[of_each_row])
+
+
+def begins_with(row: Tensor, value: Any, *, end: bool) -> bool:
+    """Return whether a row is a sample's array, apart from padding."""
+    array = _tensor(value)
+    assert array is not None
+    box = tuple(slice(row.shape[k] - n, None) if end else slice(n) for k, n in enumerate(array.shape))
+    return torch.equal(row[box], array.to(row.dtype))
+
+
+def _tensor(value: Any) -> Tensor | None:
+    try:
+        tensor = torch.as_tensor(value).detach()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return tensor if tensor.device.type == "cpu" and tensor.layout == torch.strided else None
+
+
+def _as_bytes(rows: Tensor) -> Keys:
+    rows = rows.float() if rows.dtype == torch.bfloat16 else rows
+    return [row.tobytes() for row in np.ascontiguousarray(rows.numpy())]

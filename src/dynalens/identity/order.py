@@ -1,0 +1,148 @@
+"""Which sample each row of a batch is, by comparing what samples and rows hold."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dynalens.identity.columns import Column, Keys, Path, array_keys, begins_with, scalar_keys, scalars
+
+Order = list[int]
+
+
+class OrderError(Exception):
+    """Rows and samples do not belong together, as its text says."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A column of the samples and one of the rows that hold the same values.
+
+    Attributes:
+        path: Where the samples have it.
+        samples: Key of each sample.
+        rows: Key of each row.
+        is_row: For arrays, whether (row, sample) are the same number by number.
+    """
+
+    path: Path
+    samples: Keys
+    rows: Keys
+    is_row: Callable[[int, int], bool] | None = None
+
+    @property
+    def in_order(self) -> bool:
+        """Whether each row is the sample at its place; of numbers also if they map one to one, which repeats tell."""
+        if len(self.samples) != len(self.rows):
+            return False
+        if self.samples == self.rows:
+            return True
+        values = set(self.samples)
+        return self.is_row is None and 1 < len(values) == len(set(self.rows)) == len(
+            set(zip(self.samples, self.rows, strict=True))
+        ) < len(self.rows)
+
+    @property
+    def in_another_order(self) -> bool:
+        """Whether the rows are some of the samples, and tell them apart."""
+        tells = len(set(self.rows)) > 1 or len(self.rows) < len(self.samples)
+        return tells and not Counter(self.rows) - Counter(self.samples)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether more than half of the rows are the samples at their places, which is no accident for arrays."""
+        same = sum(a == b for a, b in zip(self.samples, self.rows, strict=False))
+        return self.is_row is not None and 2 * same > len(self.rows)
+
+
+def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool) -> Order | None:
+    """Return which sample each row is, or None where they are in the order of the samples, or nothing tells otherwise.
+
+    Args:
+        samples: What samples hold, by path.
+        rows: What the rows hold.
+        arrays: Whether to compare arrays too, not only numbers and strings.
+
+    Raises:
+        OrderError: If some rows are samples and some are not, or if the order differs and is ambiguous.
+
+    Example:
+        >>> import torch
+        >>> order_of_rows({(1,): [4, 2, 9]}, {("y",): torch.tensor([2, 4, 9])}, arrays=False)
+        [1, 0, 2]
+    """
+    agreeing, moved = _sorted_out(samples, rows, arrays=arrays)
+    count = len(next(iter(samples.values()), ()))
+    length = count if agreeing else max((len(pair.rows) for pair in moved), default=0)
+    moved = [pair for pair in moved if len(pair.rows) == length]
+    if not moved or (agreeing and len(set(zip(*(pair.samples for pair in agreeing), strict=True))) == count):
+        return None
+    return _assigned([*moved, *agreeing])
+
+
+def _sorted_out(
+    samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool
+) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs that agree in order, and those of other columns that do in another order."""
+    every = [(place, pair) for place, leaf in rows.items() for pair in _pairs(samples, leaf, arrays=arrays)]
+    agreeing = [(place, pair) for place, pair in every if pair.in_order]
+    places, paths = {place for place, _ in agreeing}, {pair.path for _, pair in agreeing}
+    moved: dict[Path, Pair] = {}
+    for place, pair in every:
+        if place in places or pair.path in paths:
+            continue
+        if pair.in_another_order and (place not in moved or pair.path[-1:] == place[-1:]):
+            moved[place] = pair
+        elif pair.overlaps:
+            raise OrderError("some of its rows are the samples at their places and some are not")
+    return [pair for _, pair in agreeing], list(moved.values())
+
+
+def _pairs(samples: Mapping[Path, list[Any]], leaf: Column, *, arrays: bool) -> list[Pair]:
+    count = len(next(iter(samples.values()), ()))
+    if not 0 < len(leaf) <= count:
+        return []
+    pairs = []
+    for path, values in samples.items():
+        column = scalars(values)
+        if column is not None:
+            keys = scalar_keys(column, leaf)
+            pairs += [Pair(path, *keys)] if keys else []
+        elif arrays and isinstance(leaf, Tensor):
+            pairs += _array_pairs(path, values, leaf)
+    return pairs
+
+
+def _array_pairs(path: Path, values: list[Any], leaf: Tensor) -> list[Pair]:
+    pairs = []
+    for end in (False, True):
+        keys = array_keys(values, leaf, end=end)
+        if keys is not None:
+
+            def is_row(row: int, sample: int, end: bool = end) -> bool:
+                return begins_with(leaf[row], values[sample], end=end)
+
+            pairs.append(Pair(path, *keys, is_row))
+    return pairs
+
+
+def _assigned(pairs: list[Pair]) -> Order:
+    """Give each row a sample of its own that has the same keys."""
+    free = defaultdict(list)
+    for sample, key in enumerate(zip(*(pair.samples for pair in pairs), strict=True)):
+        free[key].append(sample)
+    tests = [pair.is_row for pair in pairs if pair.is_row is not None]
+    order = []
+    for row, key in enumerate(zip(*(pair.rows for pair in pairs), strict=True)):
+        candidates = free[key]
+        if len(candidates) > 1:
+            if not tests:
+                raise OrderError("its rows are in another order than the samples, and several could be the same one")
+            candidates = [sample for sample in candidates if all(is_row(row, sample) for is_row in tests)]
+        if not candidates:
+            raise OrderError("its rows are in another order than the samples, and some are none of them")
+        order.append(candidates[0])
+        free[key].remove(candidates[0])
+    return order

@@ -1,0 +1,186 @@
+"""The order of a batch's rows is found by comparing them with the samples, or said to be unknown."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import default_collate
+
+from dynalens import SampleIdentityError
+from dynalens.datasets import position_of
+from dynalens.identity.collated import OrderedCollate, is_in_order
+from dynalens.identity.order import order_of_rows
+
+IMAGES = torch.rand(6, 1, 5, 5, generator=torch.Generator().manual_seed(2))
+LABELS = [1, 0, 1, 2, 0, 1]
+LENGTHS = [3, 7, 2, 7, 5, 4]
+TOKENS = [[10 * i + k for k in range(length)] for i, length in enumerate(LENGTHS)]
+
+
+@dataclass
+class Batch:
+    inputs: Tensor
+    classes: Tensor
+
+
+def brightness(sample: Any) -> float:
+    return float(sample[0].sum())
+
+
+BY_BRIGHTNESS = sorted(range(6), key=lambda i: float(IMAGES[i].sum()))
+BY_LENGTH = sorted(range(6), key=LENGTHS.__getitem__, reverse=True)
+
+
+def pairs() -> list[Any]:
+    return [(IMAGES[i], LABELS[i]) for i in range(6)]
+
+
+def dicts() -> list[Any]:
+    return [{"input_ids": list(TOKENS[i]), "label": LABELS[i]} for i in range(6)]
+
+
+def sorted_pairs(samples: list[Any]) -> Any:
+    return default_collate(sorted(samples, key=brightness))
+
+
+def sorted_in_place(samples: list[Any]) -> Any:
+    samples.sort(key=brightness)
+    return {"pixels": torch.stack([2 * x for x, _ in samples]), "y": torch.tensor([y for _, y in samples])}
+
+
+def without_dark(samples: list[Any]) -> Any:
+    return default_collate([sample for sample in samples if brightness(sample) > 12])
+
+
+def padded(samples: list[Any], *, end: bool = False) -> Any:
+    """Sort by length, take the labels out of the samples, pad."""
+    samples = sorted(samples, key=lambda sample: len(sample["input_ids"]), reverse=True)
+    labels = torch.tensor([sample.pop("label") for sample in samples])
+    rows = [torch.tensor(sample["input_ids"]) for sample in samples]
+    side = "left" if end else "right"
+    return {"input_ids": pad_sequence(rows, True, padding_value=-1, padding_side=side), "labels": labels}
+
+
+def as_dataclass(samples: list[Any]) -> Any:
+    chosen = [samples[i] for i in (2, 0, 1, 5, 4, 3)]
+    return Batch(torch.stack([x for x, _ in chosen]), torch.tensor([y for _, y in chosen]))
+
+
+def normalised(samples: list[Any]) -> Any:
+    """Inputs that are no sample's numbers, in order."""
+    return (torch.stack([x for x, _ in samples]) - 0.5) / 3, torch.tensor([y for _, y in samples])
+
+
+def mapped(samples: list[Any]) -> Any:
+    """Other classes, in order."""
+    return (torch.stack([x for x, _ in samples]) - 0.5) / 3, torch.tensor([2 - y for _, y in samples])
+
+
+FOLLOWED: dict[str, tuple[Callable[[], list[Any]], Callable[[Any], Any], list[int]]] = {
+    "sorted": (pairs, sorted_pairs, BY_BRIGHTNESS),
+    "sorted in place": (pairs, sorted_in_place, BY_BRIGHTNESS),
+    "some left out": (pairs, without_dark, [i for i in range(6) if float(IMAGES[i].sum()) > 12]),
+    "padded": (dicts, padded, BY_LENGTH),
+    "padded at the beginning": (dicts, lambda samples: padded(samples, end=True), BY_LENGTH),
+    "a dataclass": (pairs, as_dataclass, [2, 0, 1, 5, 4, 3]),
+    "one class": (lambda: [(x, 0) for x, _ in pairs()], sorted_pairs, BY_BRIGHTNESS),
+    "None left out": (
+        lambda: [None, *pairs()[1:]], lambda samples: default_collate([s for s in samples if s is not None]),
+        [1, 2, 3, 4, 5],
+    ),
+    "one sample twice": (
+        lambda: [*pairs(), pairs()[0]], sorted_pairs,
+        sorted([*range(6), 6], key=lambda i: float(IMAGES[i % 6].sum())),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("samples", "collate", "expected"), FOLLOWED.values(), ids=FOLLOWED.keys())
+def test_rows_in_another_order_are_followed(
+    samples: Callable[[], list[Any]], collate: Callable[[Any], Any], expected: list[int]
+) -> None:
+    state, drawn = torch.get_rng_state(), random.getstate()
+    collated = OrderedCollate(collate)(samples())
+    assert (collated.order, collated.problem) == (expected, "")
+    assert torch.equal(state, torch.get_rng_state())
+    assert drawn == random.getstate()
+    plain = collate(samples())
+    for ours, theirs in zip(_tensors(collated.batch), _tensors(plain), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    parts = batch.values() if isinstance(batch, dict) else vars(batch).values() if isinstance(batch, Batch) else batch
+    return list(parts)
+
+
+IN_ORDER: dict[str, tuple[Callable[[], list[Any]], Callable[[Any], Any]]] = {
+    "torch's": (pairs, default_collate),
+    "normalised": (pairs, normalised),
+    "other classes": (pairs, mapped),
+    "nothing that could be compared": (pairs, lambda samples: {"n": len(samples)}),
+    "strings": (lambda: [{"text": f"a {i}", "y": i % 2} for i in range(6)], default_collate),
+    "several rows for a sample": (pairs, lambda samples: default_collate(samples * 2)),
+    "no list": (lambda: torch.zeros(3, 2), lambda samples: samples),  # type: ignore[return-value, dict-item]
+}
+
+
+@pytest.mark.parametrize(("samples", "collate"), IN_ORDER.values(), ids=IN_ORDER.keys())
+def test_rows_in_order_stay_in_order(samples: Callable[[], list[Any]], collate: Callable[[Any], Any]) -> None:
+    collated = OrderedCollate(collate)(samples())
+    assert (collated.order, collated.problem) == (None, "")
+
+
+def test_an_order_that_numbers_show_is_looked_for_after_batches_that_were_in_order() -> None:
+    calls = iter([default_collate] * 4 + [sorted_pairs] * 2)
+    collate = OrderedCollate(lambda samples: next(calls)(samples))
+    assert [collate(pairs()).order for _ in range(6)] == [None] * 4 + [BY_BRIGHTNESS] * 2
+
+
+def test_an_order_that_only_labels_show_is_not_guessed() -> None:
+    def collate(samples: list[Any]) -> Any:
+        return normalised(sorted(samples, key=brightness))
+
+    collated = OrderedCollate(collate)(pairs())
+    assert "several could be the same one" in collated.problem
+    error = collated.ordered(np.arange(6))
+    assert isinstance(error, SampleIdentityError)
+    assert "the collate function to keep the order" in str(error)
+    assert "`IndexedDataset`" in str(error)
+
+
+def test_samples_that_the_collate_function_puts_in_are_noticed() -> None:
+    def refilled(samples: list[Any]) -> Any:
+        return default_collate([*samples[:4], (torch.ones(1, 5, 5), 2), samples[5]])
+
+    assert "some are not" in OrderedCollate(refilled)(pairs()).problem
+
+
+def test_labels_that_tell_all_samples_apart_give_the_order() -> None:
+    assert order_of_rows({(1,): [4, 2, 9]}, {("y",): torch.tensor([2, 4, 9])}, arrays=False) == [1, 0, 2]
+
+
+def test_only_torchs_own_functions_are_known_to_keep_the_order() -> None:
+    assert is_in_order(default_collate)
+    assert not is_in_order(sorted_pairs)
+
+
+@pytest.mark.parametrize(
+    ("key", "position"),
+    [(3, 3), (np.int32(-2), -2), (torch.tensor(4), 4), ((5, 320), 5), ((True, 6), 6), ((7, (32, 48)), 7),
+     ({"index": 8, "size": 32}, 8), ([9, "crop"], 9)],
+)  # fmt: skip
+def test_the_position_is_found_in_what_samplers_draw(key: Any, position: int) -> None:
+    assert position_of(key) == position
+
+
+@pytest.mark.parametrize("key", ["a", 1.5, {"bounds": (0.0, 1.0)}, (0.5, 1.5), None])
+def test_a_draw_without_a_position_raises(key: Any) -> None:
+    with pytest.raises(TypeError, match="Expected the sampler to draw integers, the positions in the dataset"):
+        position_of(key)
