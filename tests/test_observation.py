@@ -1,6 +1,8 @@
 """A look leaves no trace, also when it fails."""
 
 import random
+import threading
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -18,6 +20,7 @@ from dynalens.observation import (
     two_class_logits,
     undisturbed,
 )
+from stateful import STATEFUL, Halves, KeepsObjects, Stateful
 from toys import SmallCNN
 from traces import traces
 
@@ -81,6 +84,86 @@ def test_everything_is_put_back_when_the_body_raises() -> None:
     with pytest.raises(KeyboardInterrupt), undisturbed(model):
         fail(model)
     assert traces(model) == before
+
+
+def answers(kind: type[Stateful], looks: Callable[[nn.Module], None], *, built: bool) -> list[Any]:
+    """What a model answers in its first passes, between which it is looked at, and the state it ends with."""
+    kind.calls, kind.history = 0, []  # type: ignore[attr-defined]  # some count on the class
+    torch.manual_seed(3)
+    random.seed(3)
+    model, batches = kind(), torch.randn(3, 2, 4)
+    found: list[Any] = [model(batches[0]).tolist()] if built else []
+    looks(model)
+    found += [model(batch).tolist() for batch in batches[1:]]
+    modes = [module.training for module in model.modules()]
+    return [*found, modes, {name: value.tolist() for name, value in model.state_dict().items()}, torch.rand(1).item()]
+
+
+def look_twice(model: nn.Module) -> None:
+    with undisturbed(model):
+        for _ in range(3):
+            with undisturbed(model):
+                model(torch.ones(1, 4)).sum().backward()
+            model(torch.full((5, 2, 2), 7.0))
+
+
+def look_and_fail(model: nn.Module) -> None:
+    with pytest.raises(IndexError), undisturbed(model):
+        [model(torch.ones(1, 4))][1]
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("looks", [look_twice, look_and_fail])
+@pytest.mark.parametrize("built", [True, False], ids=["after a pass", "before any pass"])
+@pytest.mark.parametrize("kind", STATEFUL)
+def test_what_a_forward_pass_changes_is_put_back(
+    kind: type[Stateful], built: bool, looks: Callable[[nn.Module], None]
+) -> None:
+    assert answers(kind, looks, built=built) == answers(kind, lambda model: None, built=built)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+@pytest.mark.parametrize("kind", [kind for kind in STATEFUL if kind is not Halves])
+def test_without_undisturbed_a_look_would_be_noticed(kind: type[Stateful]) -> None:
+    def careless(model: nn.Module) -> None:
+        model(torch.rand(5, 4))
+
+    assert answers(kind, careless, built=False) != answers(kind, lambda model: None, built=False)
+
+
+def test_modules_in_lists_and_objects_evaluate_too() -> None:
+    model = KeepsObjects()
+    with undisturbed(model):
+        assert not model.layers[0].training
+        assert not model.helper.layer.training
+    assert model.layers[0].training
+    assert model.helper.layer.training
+
+
+def test_entries_of_a_long_container_are_put_back_but_not_followed() -> None:
+    model: Any = nn.Identity()
+    entry = [1.0]
+    model.memory = [entry] * 2000
+    with undisturbed(model):
+        model.memory.append([2.0])
+    assert model.memory == [[1.0]] * 2000
+
+
+def test_a_model_that_refers_to_itself_and_to_a_thread_is_walked_once() -> None:
+    model: Any = nn.Sequential(nn.Identity())
+    model.parent, model.lock, model.proxy = [model], threading.Lock(), weakref.proxy(model)
+    before = dict(vars(model))
+    with undisturbed(model):
+        model.parent = None
+    assert dict(vars(model)) == before
+
+
+def test_gradients_of_tensors_in_lists_are_put_back() -> None:
+    model: Any = nn.Identity()
+    model.weights = [torch.ones(2, requires_grad=True)]
+    with undisturbed(model):
+        model.weights[0].sum().backward()
+    assert model.weights[0].grad is None
 
 
 def test_the_test_would_notice_harm() -> None:

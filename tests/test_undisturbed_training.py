@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+import torchmetrics
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import CombinedLoader
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -178,6 +180,74 @@ def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: d
     assert "suspects_prediction.saliency.deletion.values" in np.load(last)
     assert len(list((tmp_path / "with").rglob("dynalens/ids/explanations/*.npz"))) == 3
     assert list((tmp_path / "with").rglob("dynalens/pictures.npz"))  # pictures of suspects came from the batches
+
+
+class Talkative(Delicate):
+    """Its forward pass logs, keeps metrics and a history, and anneals a temperature by what it has counted."""
+
+    calls_of_forward = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torchmetrics.MeanMetric()
+        self.all = torchmetrics.MetricCollection({"max": torchmetrics.MaxMetric(), "min": torchmetrics.MinMetric()})
+        self.history: list[Tensor] = []
+        self.by_shape: dict[Any, int] = {}
+        self.generator = torch.Generator().manual_seed(0)
+        self.summaries: list[dict[str, float]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls_of_forward += 1
+        self.by_shape[x.shape] = self.by_shape.get(x.shape, 0) + 1
+        logits = super().forward(x + 0.1 * torch.rand((), generator=self.generator))
+        size = logits.detach().abs().mean()
+        self.log("size", size, on_step=True, on_epoch=True)
+        self.log_dict({"square": size**2}, on_step=False, on_epoch=True)
+        if self.trainer.training:
+            self.mean.update(size)
+            self.all.update(size)
+            self.log("metric", self.mean, on_step=False, on_epoch=True)
+            self.history.append(logits)
+        self.logger.experiment.add_scalar("from forward", size, self.calls_of_forward)  # type: ignore[union-attr]
+        self.logger.log_metrics({"also from forward": float(size)}, self.calls_of_forward)  # type: ignore[union-attr]
+        return logits / max(0.5, 0.97**self.calls_of_forward)
+
+    def on_train_epoch_end(self) -> None:
+        self.summaries.append({key: float(value) for key, value in self.all.compute().items()})
+        self.all.reset()
+
+    def kept(self) -> dict[str, Any]:
+        values = {f"history {k}": logits.detach() for k, logits in enumerate(self.history)}
+        drawn = self.generator.get_state()
+        return {**values, "calls": self.calls_of_forward, "shapes": self.by_shape, "all": self.summaries, "rng": drawn}
+
+
+def logged(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The scalars in the event file of a run that are not ours."""
+    events = EventAccumulator(str(next(folder.rglob("events.*")).parent))
+    events.Reload()
+    tags = [tag for tag in events.Tags()["scalars"] if not tag.startswith("dynalens/")]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
+
+
+def test_what_forward_logs_counts_and_keeps_is_the_same_with_the_callbacks(tmp_path: Path) -> None:
+    def ended(folder: str, callbacks: list[Any]) -> dict[str, Any]:
+        pl.seed_everything(11, verbose=False)
+        module, logger = Talkative(), TensorBoardLogger(tmp_path / folder)
+        runner = trainer(tmp_path / folder, *callbacks, logger=logger, max_epochs=2, log_every_n_steps=1)
+        runner.fit(module, shuffled(), DataLoader(Augmented(), batch_size=4))
+        metrics = {f"metric {name}": value for name, value in runner.callback_metrics.items()}
+        attributes = {f"attributes of {name}": list(vars(part)) for name, part in module.named_modules()}
+        return {**final_state(runner, module), **module.kept(), **metrics, **attributes}
+
+    layers = LayerMonitor(layer="net.1", feature_maps=1, maximise="classes", maximise_steps=2, on_error="raise")
+    maps = AttributionMonitor(num_samples=2, suspects=1, steps=2, on_error="raise")
+    watched, plain = ended("with", [TrainingDynamicsMonitor(), maps, layers]), ended("without", [])
+    assert differences(watched, plain) == []
+    assert {"metric size_epoch", "metric square", "metric metric"} <= set(plain)
+    assert logged(tmp_path / "with") == logged(tmp_path / "without")
+    assert {"from forward", "also from forward", "size_step"} <= set(logged(tmp_path / "with"))
+    assert len(list((tmp_path / "with").rglob("dynalens/explanations/*.npz"))) == 2
 
 
 CNN_METHODS = [name for name in BUILT_IN if name not in ("attention_rollout", "gradient_rollout")]

@@ -1,0 +1,148 @@
+"""Layers: found by name, and their output seen or replaced while a model runs."""
+
+import difflib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Capturing:
+    """Holds the latest output of a layer while it is being captured."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+
+    @property
+    def value(self) -> Tensor:
+        """The output, with its graph; raises RuntimeError if the layer did not run or gave no tensor."""
+        if not self._values or not isinstance(self._values[-1], Tensor):
+            seen = f"a {type(self._values[-1]).__name__}" if self._values else "no call of it"
+            raise RuntimeError(
+                f"Expected the layer to run and give a tensor, got {seen}. Name a layer that this forward pass uses."
+            )
+        return self._values[-1]
+
+
+@contextmanager
+def captured_output(layer: nn.Module, reduced: Callable[[Tensor], Tensor] | None = None) -> Iterator[Capturing]:
+    """Yield an object whose ``value`` is the layer's latest output, or what ``reduced`` makes of it at once.
+
+    The tensor keeps its graph. Where the next operation works in place (a ReLU, say), its result is what is seen;
+    value and gradient then still belong together.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Flatten()
+        >>> with captured_output(layer) as captured:
+        ...     _ = layer(torch.zeros(1, 2, 2))
+        >>> captured.value.shape
+        torch.Size([1, 4])
+    """
+    captured = Capturing()
+
+    def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        captured._values = [output if reduced is None or not isinstance(output, Tensor) else reduced(output)]
+
+    handle = layer.register_forward_hook(keep)
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
+    """Let the layer's output be ``value``, whatever it computed.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Flatten()
+        >>> with replaced_output(layer, torch.ones(1)):
+        ...     layer(torch.zeros(1, 2, 2))
+        tensor([1.])
+    """
+    handle = layer.register_forward_hook(lambda _module, _args, _output: value)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Tensor]]]:
+    """Yield a list that fills with name, module and output of every submodule, in the order they finish.
+
+    Names are those of :func:`layers_by_name`; outputs that are no tensors are left out.
+    """
+    seen: list[tuple[str, nn.Module, Tensor]] = []
+    with ExitStack() as hooks:
+        for name, module in layers_by_name(model).items():
+
+            def note(module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
+                if isinstance(output, Tensor):
+                    seen.append((name, module, output))
+
+            hooks.callback(module.register_forward_hook(note).remove)
+        yield seen
+
+
+@contextmanager
+def out_of_place(model: nn.Module) -> Iterator[None]:
+    """Switch off the ``inplace`` flag of every submodule: Captum's backward hooks cannot follow such layers."""
+    flagged = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    try:
+        for module in flagged:
+            module.__dict__["inplace"] = False
+        yield
+    finally:
+        for module in flagged:
+            module.__dict__["inplace"] = True
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside what ``torch.compile``, DistributedDataParallel and DataParallel put around it.
+
+    Example:
+        >>> inner = nn.Linear(1, 1)
+        >>> unwrapped(torch.compile(inner, backend="eager")) is inner
+        True
+    """
+    while True:
+        inner = model._modules.get("_orig_mod")  # of torch._dynamo's OptimizedModule
+        if inner is None and isinstance(model, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            inner = model.module
+        if inner is None:
+            return model
+        model = inner
+
+
+def layers_by_name(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every submodule by its dotted name in the model as written, whatever :func:`unwrapped` leaves away."""
+    found: dict[str, nn.Module] = {}
+
+    def visit(module: nn.Module, prefix: str) -> None:
+        for name, child in module.named_children():
+            inner = unwrapped(child)
+            found[prefix + name] = inner
+            visit(inner, f"{prefix}{name}.")
+
+    visit(unwrapped(model), "")
+    return found
+
+
+def module_named(model: nn.Module, name: str, *, argument: str = "target_layer") -> nn.Module:
+    """Return the submodule of this dotted name, with or without the parts that wrappers add.
+
+    Raises:
+        ValueError: If there is none; it lists the nearest names.
+    """
+    modules = {**dict(model.named_modules()), **layers_by_name(model)}
+    if name not in modules or not name:
+        nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
+        raise ValueError(
+            f"Expected `{argument}` to name a layer of {type(model).__name__}, got {name!r}. "
+            f"The nearest names are: {', '.join(found for found in nearest if found)}."
+        )
+    return unwrapped(modules[name])

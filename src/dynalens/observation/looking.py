@@ -1,0 +1,161 @@
+"""Look at a model and leave no trace."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+from dynalens.observation.muting import mute, trainers_of
+from dynalens.observation.snapshot import Snapshot
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Run the body on a model in evaluation mode with gradients on, and put back everything it could change.
+
+    Saved and restored, also when the body raises:
+
+    - of every module, also of those that stand in lists, and of the objects of your own classes that they hold: all
+      attributes, the entries of lists, dictionaries, sets and deques, values of arrays, parameters, buffers and other
+      tensors, states of metrics, hooks, and class attributes. Of a container with more than a thousand entries it is
+      the entries, not what these hold.
+    - each parameter's ``requires_grad`` and ``.grad`` (None inside),
+    - the random generators of torch on every device, of numpy and of Python, and those that modules hold.
+
+    What a LightningModule logs inside goes nowhere. Inference mode and autocast are off; compiled modules run eagerly,
+    since hooks added after a compilation would be ignored, and activation checkpoints with ``use_reentrant=True`` keep
+    their activations, since those know no ``torch.autograd.grad``.
+
+    Example:
+        >>> model = torch.nn.Dropout()
+        >>> model.calls = 3
+        >>> with undisturbed(model):
+        ...     model.calls += 1
+        ...     model.training, torch.rand(1).shape
+        (False, torch.Size([1]))
+        >>> model.training, model.calls
+        (True, 3)
+    """
+    with (
+        _same_random_numbers(),
+        _same_state(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _no_autocast(model),
+        _eager(),
+        _no_checkpoints(),
+    ):
+        yield
+
+
+@contextmanager
+def seeded(seed: int = 0) -> Iterator[None]:
+    """Draw the same random numbers in each look, for code that knows only the global generators; they are put back."""
+    with _same_random_numbers():
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            torch.cuda.manual_seed_all(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+        yield
+
+
+_looks: list[Snapshot] = []  # that are going on, one within the other
+
+
+@contextmanager
+def _same_state(model: nn.Module) -> Iterator[None]:
+    """Let all modules evaluate and log nothing; what they hold is put back."""
+    snapshot = Snapshot([model], copied=_looks[-1].parameters if _looks else frozenset())
+    for attributes in trainers_of(snapshot.modules):
+        snapshot.keep(attributes)
+    _looks.append(snapshot)
+    try:
+        with _same_gradients(snapshot.tensors):
+            _evaluate(snapshot.modules)
+            mute(snapshot.modules)
+            yield
+    finally:
+        _looks.remove(snapshot)
+        snapshot.restore()
+
+
+@contextmanager
+def _same_gradients(tensors: list[Tensor]) -> Iterator[None]:
+    kept = [(tensor, tensor.requires_grad, tensor.grad) for tensor in tensors if tensor.is_leaf]
+    try:
+        for tensor, _, grad in kept:
+            if grad is not None:
+                tensor.grad = None
+        yield
+    finally:
+        for tensor, requires_grad, grad in kept:
+            if not tensor.is_leaf and not tensor._is_view():
+                tensor.detach_()  # `tensor += output` made it part of a graph
+            if tensor.is_leaf and tensor.requires_grad != requires_grad:
+                tensor.requires_grad_(requires_grad)
+            if tensor.is_leaf and tensor.grad is not grad:
+                tensor.grad = grad
+
+
+def _evaluate(modules: list[nn.Module]) -> None:
+    # Set directly: `train()` and `eval()` are overridden by models that freeze parts of themselves.
+    for module in modules:
+        module.training = False
+
+
+@contextmanager
+def _no_checkpoints() -> Iterator[None]:
+    """Let checkpoints with ``use_reentrant=True`` call their function as it is."""
+    names = vars(torch.utils.checkpoint)
+    theirs = names["CheckpointFunction"]
+    names["CheckpointFunction"] = _Uncheckpointed
+    try:
+        yield
+    finally:
+        names["CheckpointFunction"] = theirs
+
+
+class _Uncheckpointed:
+    @staticmethod
+    def apply(function: Callable[..., Any], _preserve_random_numbers: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    cuda = torch.cuda.get_rng_state_all() if started else []
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    cpu, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(cpu)
+        np.random.set_state(of_numpy)
+        random.setstate(of_python)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+@contextmanager
+def _no_autocast(model: nn.Module) -> Iterator[None]:
+    devices = {parameter.device.type for parameter in model.parameters()} | {"cpu"}
+    with ExitStack() as stack:
+        for device in sorted(devices):
+            if torch.amp.is_autocast_available(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -1,0 +1,353 @@
+"""All that a model holds, as it is now, and how to put it back.
+
+What a forward pass may change is found by walking from the modules through their attributes: containers, arrays,
+random generators and objects of the user's own classes. Each thing that can change is copied one level deep, by
+reference; only tensors and arrays are copied by value. What did not change is not touched when it is put back.
+"""
+
+import operator
+import random
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from types import MemberDescriptorType, SimpleNamespace
+from typing import Any
+from weakref import CallableProxyType, ProxyType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+Undo = Callable[[], None]
+
+_ATOMS = frozenset(
+    {
+        bool, int, float, complex, str, bytes, range, type(None), torch.dtype, torch.device, torch.Size, ProxyType,
+        CallableProxyType,
+    }
+)  # fmt: skip
+_CONTAINERS = frozenset({dict, OrderedDict, list, set, deque})
+_MOST_FOLLOWED = 1000
+"""Entries of a container above which they are kept by identity only: a step's own state is small, a data set is not."""
+
+_FOREIGN = frozenset(
+    {
+        "torch", "numpy", "pandas", "PIL", "lightning", "pytorch_lightning", "lightning_fabric", "tensorboard", "wandb",
+        "dynalens", "captum", "threading", "_thread", "logging", "io", "_io", "queue", "multiprocessing", "concurrent",
+        "asyncio", "socket", "weakref", "subprocess", "ctypes", "importlib",
+    }
+)  # fmt: skip
+"""Packages whose objects are not walked: they lead to threads, streams or the Trainer with its loaders, or are ours."""
+
+_LIBRARIES = _FOREIGN | {"builtins", "torchmetrics", "abc", "typing", "collections"}
+"""Packages whose classes hold no data of a model."""
+
+
+class Snapshot:
+    """What modules hold, as it is now.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> module.calls, module.history = 3, [1.0]
+        >>> snapshot = Snapshot([module])
+        >>> module.calls, module.table = 4, {}
+        >>> module.history.append(2.0)
+        >>> snapshot.restore()
+        >>> module.calls, module.history, hasattr(module, "table")
+        (3, [1.0], False)
+
+    Attributes:
+        modules: All of them, also those that stand in lists or objects rather than as submodules.
+        tensors: Tensors among what they hold.
+
+    Args:
+        roots: Modules to begin with.
+        copied: Ids of parameters whose values need no copy.
+    """
+
+    def __init__(self, roots: Iterable[nn.Module], copied: frozenset[int] = frozenset()) -> None:
+        self.modules: list[nn.Module] = []
+        self.tensors: list[Tensor] = []
+        self._undo: list[Undo] = []
+        self._empty: list[Any] = []
+        self._seen: dict[int, Any] = {}  # the values keep the ids from being given away
+        self._copied = copied
+        self._walk(list(roots))
+        self._values = _Values([t for t in self.tensors if id(t) not in copied and _has_values(t)])
+
+    @property
+    def parameters(self) -> frozenset[int]:
+        """Ids of the parameters that are put back, here or by whoever copied them."""
+        return self._copied | {id(tensor) for tensor in self.tensors if isinstance(tensor, nn.Parameter)}
+
+    def restore(self) -> None:
+        """Put everything back as it was."""
+        for container in self._empty:
+            if container:
+                container.clear()
+        for undo in self._undo:
+            undo()
+        self._values.restore()
+
+    def keep(self, attributes: dict[str, Any]) -> None:
+        """Put these attributes of something else back too, by identity: what they hold is not followed."""
+        self._undo.append(_undo_dict(attributes, list(attributes.keys()), list(attributes.values())))
+
+    def _walk(self, pending: list[Any]) -> None:
+        while pending:
+            value = pending.pop()
+            kind = type(value)
+            if kind in _ATOMS or id(value) in self._seen:
+                continue
+            if kind in _CONTAINERS and not value:  # a module has two dozen of these
+                self._empty.append(value)
+                continue
+            self._seen[id(value)] = value
+            if isinstance(value, Tensor):
+                self.tensors.append(value)
+            else:
+                pending.extend(self._kept(value))
+
+    def _kept(self, value: Any) -> Iterable[Any]:
+        """Note how to put one thing back, and return what it holds."""
+        if isinstance(value, nn.Module):
+            return self._module(value)
+        if type(value) in _CONTAINERS:
+            return self._container(value)
+        if isinstance(value, (dict, list, deque, set)):
+            return (*self._container(value), getattr(value, "__dict__", None))
+        if isinstance(value, (tuple, frozenset)):
+            return _followed(value)
+        undo = _state_of(value)
+        if undo is not None:
+            self._undo.append(undo)
+        elif _is_plain_object(value):
+            return self._attributes(value)
+        return ()
+
+    def _module(self, module: nn.Module) -> Iterator[Any]:
+        self.modules.append(module)
+        yield vars(module)
+        yield from type(module).__mro__
+        if isinstance(module, torch.jit.ScriptModule):  # it holds these outside of its dictionary
+            yield from module.parameters(recurse=False)
+            yield from module.buffers(recurse=False)
+            yield from module.children()
+
+    def _container(self, value: Any) -> Iterable[Any]:
+        if isinstance(value, dict):
+            keys, values = list(value.keys()), list(value.values())
+            self._undo.append(_undo_dict(value, keys, values))
+            return _followed(values)
+        entries = list(value)
+        self._undo.append(_undo_set(value, entries) if isinstance(value, set) else _undo_sequence(value, entries))
+        return _followed(entries)
+
+    def _attributes(self, value: Any) -> Iterator[Any]:
+        if isinstance(value, type):
+            attributes = {name: held for name, held in vars(value).items() if _is_data(name, held)}
+            self._undo.append(_undo_class(value, attributes))
+            yield from _followed(list(attributes.values()))
+            return
+        yield getattr(value, "__dict__", None)
+        slots = [(slot, _slot_value(slot, value)) for slot in _slots(type(value))]
+        if slots:
+            self._undo.append(_undo_slots(value, slots))
+            yield from (held for _, held in slots)
+
+
+class _Values:
+    """Copies of tensors; those whose values, storage or gradient changed are put back."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors = tensors
+        self._aliases = [tensor.detach() for tensor in tensors]  # their storage, should `tensor.data` be set
+        self._copies = [torch.empty_like(alias) for alias in self._aliases]
+        _copy(self._copies, self._aliases)
+
+    def restore(self) -> None:
+        changed = []
+        for tensor, alias, copy in zip(self._tensors, self._aliases, self._copies, strict=True):
+            if not _same_storage(tensor, alias):
+                tensor.data = alias
+            if not _same_bits(alias, copy):
+                changed.append((alias, copy))
+        _copy([alias for alias, _ in changed], [copy for _, copy in changed])
+
+
+def _copy(to: list[Tensor], of: list[Tensor]) -> None:
+    # A launch for each kind, not for each of a network's many small buffers.
+    kinds: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
+    for target, source in zip(to, of, strict=True):
+        targets, sources = kinds.setdefault((source.device, source.dtype), ([], []))
+        targets.append(target)
+        sources.append(source)
+    with torch.no_grad():
+        for targets, sources in kinds.values():
+            torch._foreach_copy_(targets, sources)
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Return whether a tensor is an ordinary one: with memory of its own kind that can be copied."""
+    ordinary = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
+    return ordinary and not is_lazy(tensor) and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
+def _same_storage(tensor: Tensor, alias: Tensor) -> bool:
+    return (
+        tensor.data_ptr() == alias.data_ptr()
+        and tensor.shape == alias.shape
+        and tensor.stride() == alias.stride()
+        and tensor.dtype is alias.dtype
+    )
+
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _same_bits(one: Tensor, other: Tensor) -> bool:
+    """Return whether all values are equal bit for bit: NaN is itself, and -0 is not 0."""
+    if one.is_complex():
+        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
+    kind = _INTEGERS[one.element_size()]
+    return torch.equal(one.view(kind), other.view(kind))
+
+
+def _followed(entries: Any) -> Iterable[Any]:
+    return entries if len(entries) <= _MOST_FOLLOWED else ()
+
+
+def _identical(entries: Iterable[Any], before: list[Any]) -> bool:
+    return all(map(operator.is_, entries, before))
+
+
+def _undo_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> Undo:
+    # The methods of the plain types: those of a subclass may do more. An OrderedDict keeps an order of its own.
+    kind: Any = OrderedDict if isinstance(value, OrderedDict) else dict
+
+    def undo() -> None:
+        same_size = len(value) == len(keys)
+        if same_size and _identical(dict.values(value), values) and _identical(kind.keys(value), keys):
+            return
+        kind.clear(value)
+        for key, held in zip(keys, values, strict=True):
+            kind.__setitem__(value, key, held)
+
+    return undo
+
+
+def _undo_sequence(value: Any, entries: list[Any]) -> Undo:
+    kind: Any = deque if isinstance(value, deque) else list
+
+    def undo() -> None:
+        if len(value) != len(entries) or not _identical(value, entries):
+            kind.clear(value)
+            kind.extend(value, entries)
+
+    return undo
+
+
+def _undo_set(value: set[Any], entries: list[Any]) -> Undo:
+    def undo() -> None:
+        if len(value) != len(entries) or not all(entry in value for entry in entries):
+            set.clear(value)
+            set.update(value, entries)
+
+    return undo
+
+
+def _undo_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> Undo:
+    def undo() -> None:
+        for slot, held in slots:
+            if _slot_value(slot, value) is held:
+                continue
+            if held is _EMPTY:
+                slot.__delete__(value)
+            else:
+                slot.__set__(value, held)  # also of a frozen dataclass
+
+    return undo
+
+
+def _undo_class(cls: type, attributes: dict[str, Any]) -> Undo:
+    def undo() -> None:
+        present = {name: held for name, held in vars(cls).items() if _is_data(name, held)}
+        for name in present.keys() - attributes.keys():
+            type.__delattr__(cls, name)
+        for name, held in attributes.items():
+            if present.get(name, _EMPTY) is not held:
+                type.__setattr__(cls, name, held)
+
+    return undo
+
+
+def _is_data(name: str, held: Any) -> bool:
+    return not name.startswith("__") and not callable(held) and not hasattr(type(held), "__get__")
+
+
+_EMPTY = object()
+
+
+def _slots(cls: type) -> list[MemberDescriptorType]:
+    slotted = [vars(base).values() for base in cls.__mro__ if "__slots__" in vars(base)]
+    return [held for attributes in slotted for held in attributes if isinstance(held, MemberDescriptorType)]
+
+
+def _slot_value(slot: MemberDescriptorType, value: Any) -> Any:
+    try:
+        return slot.__get__(value)
+    except AttributeError:
+        return _EMPTY
+
+
+def _state_of(value: Any) -> Undo | None:
+    """Return how to put back an array or a random generator, or None if this is neither."""
+    if isinstance(value, torch.Generator):
+        return _setting(value.set_state, value.get_state())
+    if isinstance(value, np.random.Generator):
+        return _undo_bits(value.bit_generator)
+    if isinstance(value, np.random.RandomState):
+        return _setting(value.set_state, value.get_state())
+    if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
+        return _setting(value.setstate, value.getstate())
+    if type(value) is np.ndarray and value.flags.writeable:
+        return _undo_buffer(value, value.copy())
+    if isinstance(value, (bytearray, array)):
+        return _undo_buffer(value, value[:])
+    return None
+
+
+def _setting(function: Callable[[Any], Any], state: Any) -> Undo:
+    return lambda: function(state) and None
+
+
+def _undo_bits(generator: Any) -> Undo:
+    state = generator.state
+
+    def undo() -> None:
+        generator.state = state
+
+    return undo
+
+
+def _undo_buffer(value: Any, copy: Any) -> Undo:
+    def undo() -> None:
+        value[() if isinstance(value, np.ndarray) else slice(None)] = copy
+
+    return undo
+
+
+def _is_plain_object(value: Any) -> bool:
+    """Return whether this is an object, or a class, that a user's code may keep its state in."""
+    if isinstance(value, type):
+        return _package(value) not in _LIBRARIES
+    of_python = bool(type(value).__flags__ & _HEAP_TYPE) or type(value) is SimpleNamespace
+    return of_python and not any(_package(base) in _FOREIGN for base in type(value).__mro__)
+
+
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: the class was made by a `class` statement, or by a library as if it were
+
+
+def _package(cls: type) -> str:
+    return str(cls.__module__).partition(".")[0]
