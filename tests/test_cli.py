@@ -1,6 +1,7 @@
 """The command line shows what the tables hold; mistakes are one line."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,25 @@ def test_suspects_are_shown_with_their_names(tmp_path: Path, capsys: pytest.Capt
     assert "cat" in shown
     assert f"... and {len(flagged) - 3} more" in shown
     assert pd.read_csv(tmp_path / "out.csv", index_col="sample_id").index.tolist() == flagged.index.tolist()
+
+
+def test_the_top_of_the_order_is_shown_where_nothing_is_flagged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(tmp_path, wrong=0)
+    assert main(["suspects", str(folder), "--top", "5", "--csv", str(tmp_path / "new" / "top.csv")]) == 0
+    shown = capsys.readouterr().out
+    assert "0 suspects among 120 samples" in shown
+    assert "No label is flagged." in shown
+    written = pd.read_csv(tmp_path / "new" / "top.csv", index_col="sample_id")
+    assert written.index.tolist() == load_record(folder).suspects(5).index.tolist()
+    assert not written["flagged"].any()
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"dynalens {version('dynalens')}\n"
 
 
 def test_a_class_pair_by_name_or_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

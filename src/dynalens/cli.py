@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -28,7 +29,13 @@ def suspects_command(args: argparse.Namespace) -> None:
         f"{' for this class pair' if args.class_pair else ''}; "
         f"estimated noise rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
     )
-    _show(found, args, [*_SHOWN, "score"])
+    if not len(found) and not args.class_pair:
+        print(
+            "No label is flagged. The estimate can miss wrong labels where the network has learned them by heart, or "
+            "where the data are hard. Look at the top of the order, which follows."
+        )
+        found = suspects(everything, n=args.top).assign(flagged=False)
+    _show(found, args, _SHOWN)
     files = None if "name" not in found else {known: str(name) for known, name in found["name"].items()}
     if args.json:
         print(f"{len(found)} rows written to {to_json(found, args.json)}")
@@ -65,6 +72,7 @@ def of_class_pair(table: pd.DataFrame, pair: Sequence[str], names: Sequence[str]
 def parser() -> argparse.ArgumentParser:
     """Return the parser; a further command is one more function with its arguments here."""
     main_parser = argparse.ArgumentParser(prog="dynalens", description="Read what dynalens recorded of training runs.")
+    main_parser.add_argument("--version", action="version", version=f"dynalens {version('dynalens')}")
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")
 
     one = _command(commands, "suspects", suspects_command)
@@ -121,6 +129,7 @@ def _show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str])
     if len(table) > len(view):
         print(f"... and {len(table) - len(view)} more: --top {len(table)}, or --csv FILE")
     if args.csv:
+        args.csv.parent.mkdir(parents=True, exist_ok=True)
         table.to_csv(args.csv)
         print(f"{len(table)} rows written to {args.csv}")
 

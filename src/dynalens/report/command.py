@@ -17,9 +17,9 @@ def add_report_command(subparsers: Any) -> argparse.ArgumentParser:
         help="write a page on which to decide about suspects",
         description="Write one self-contained HTML page: a summary of the run, and its suspects to decide on.",
     )
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder, such as lightning_logs/version_0")
+    parser.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
     parser.add_argument("--data", metavar="MODULE:CALLABLE", help="returns the training dataset; for its pictures")
-    parser.add_argument("--out", metavar="FILE", help="default: RUN_DIR's record folder, report.html")
+    parser.add_argument("--out", metavar="FILE", help="default: report.html in the record's folder")
     parser.add_argument("--limit", type=int, default=MOST_CARDS, help="at most so many suspects (default: %(default)s)")
     parser.set_defaults(run=run_report)
     return parser
