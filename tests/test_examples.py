@@ -20,13 +20,14 @@ def run(name: str, *arguments: str) -> None:
 
 
 def test_find_mislabeled_digits_finds_most_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run("find_mislabeled_digits.py", "--epochs", "3", "--out", str(tmp_path))
+    run("find_mislabeled_digits.py", "--epochs", "3", "--pairs", "2", "--out", str(tmp_path))
     out = capsys.readouterr().out
-    found, flipped, top = re.findall(r"(\d+) of (\d+) flipped labels are among the (\d+) most suspicious", out)[0]
-    assert int(flipped) == int(top) == 63
-    assert int(found) > 40
-    assert len(re.findall(r"^\d+ +\d +\d +-?[\d.]+$", out, flags=re.MULTILINE)) == 20
-    assert len(re.findall(r"^Test accuracy .*: 0\.\d{3}$", out, flags=re.MULTILINE)) == 2
+    number, top = re.findall(r"^Of the (\d+) most suspicious labels (\d+) are wrong", out, flags=re.MULTILINE)[0]
+    assert int(number) == 377
+    assert int(top) > 250
+    assert len(re.findall(r"^\d+ +\d +\d +(?:>99 |\d+)%$", out, flags=re.MULTILINE)) == 20
+    assert len(re.findall(r"^pair \d of 2: 0\.\d{3} with all labels, 0\.\d{3} without", out, flags=re.MULTILINE)) == 2
+    assert re.search(r"points \(95 % interval [+-]\d+\.\d to [+-]\d+\.\d, 2 pairs of trainings\)\.$", out, re.MULTILINE)
     folder = tmp_path / re.findall(r"tensorboard --logdir (\S+)", out)[0]
     assert list(folder.glob("events.*"))
 
@@ -37,9 +38,11 @@ def test_find_mislabeled_digits_takes_other_arrays(
 ) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "a.npz", images=rng.integers(0, 256, shape, dtype=np.uint8), labels=np.arange(60) % 3)
-    arguments = ["--data", str(tmp_path / "a.npz"), "--epochs", "1", "--noise", "0.2", "--out", str(tmp_path)]
+    arguments = ["--data", str(tmp_path / "a.npz"), "--epochs", "1", "--pairs", "1", "--out", str(tmp_path)]
     run("find_mislabeled_digits.py", *arguments)
-    assert "of 8 flipped labels are among the 2 most suspicious of 42" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r"^Of the 13 most suspicious labels \d+ are wrong; in a random order it would be 4\.$", out, re.M)
+    assert "95 % interval unknown, 1 pairs of trainings" in out
 
 
 def test_clean_and_retrain_compares_all_ways(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
