@@ -257,12 +257,11 @@ def test_the_environment_asks_for_monitors_by_name(monkeypatch: pytest.MonkeyPat
         asked("gradcam")
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
+def installed_in(folder: Path) -> Path:
     """A folder with the distribution's entry points as pyproject.toml has them, whatever is installed."""
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    info = tmp_path / "installed" / f"{project['name']}-{project['version']}.dist-info"
+    info = folder / "installed" / f"{project['name']}-{project['version']}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
     lines = [
@@ -273,6 +272,11 @@ def installed(tmp_path: Path) -> Path:
     return info.parent
 
 
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    return installed_in(tmp_path)
+
+
 @both
 def test_the_entry_point_is_the_one_that_the_package_asks(installed: Path, name: str) -> None:
     (distribution,) = metadata.distributions(path=[str(installed)])
@@ -281,31 +285,44 @@ def test_the_entry_point_is_the_one_that_the_package_asks(installed: Path, name:
 
 
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
 from dynalens import TrainingDynamicsMonitor
 from test_packages import MODELS, trainer
 
-name, folder = sys.argv[1], Path(sys.argv[2])
-own = TrainingDynamicsMonitor()
-runner = trainer(name, folder, [own])
-runner.fit(MODELS[name]())
-print([(type(callback).__name__, callback.name) for callback in runner.callbacks if hasattr(callback, "x_axis")])
+for name in MODELS:
+    for value in ("", "dynamics"):
+        os.environ["DYNALENS"] = value
+        runner = trainer(name, Path(sys.argv[1]) / name / (value or "none"), [TrainingDynamicsMonitor()])
+        runner.fit(MODELS[name]())
+        callbacks = [callback for callback in runner.callbacks if hasattr(callback, "x_axis")]
+        print(name, value, [(type(callback).__name__, callback.name) for callback in callbacks], sep="|")
 """
+
+
+@pytest.fixture(scope="module")
+def fresh_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[tuple[str, str], str]]:
+    """The folder and the printed lines of one interpreter with Trainers of both packages and the entry points."""
+    folder = tmp_path_factory.mktemp("fresh")
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(installed_in(folder)), str(tests.parent / "src"), str(tests)])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 2]
+    return folder, {(name, value): printed for name, value, printed in lines}
 
 
 @both
 @pytest.mark.parametrize("value", ["", "dynamics"], ids=["not asked", "asked"])
 def test_a_trainer_finds_the_entry_point_and_an_own_instance_stands_beside(
-    tmp_path: Path, installed: Path, name: str, value: str
+    fresh_process: tuple[Path, dict[tuple[str, str], str]], name: str, value: str
 ) -> None:
-    tests = Path(__file__).parent
-    path = os.pathsep.join([str(installed), str(tests.parent / "src"), str(tests)])
-    environment = os.environ | {"PYTHONPATH": path, "DYNALENS": value, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, name, str(tmp_path / "run")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+    folder, printed = fresh_process
     asked = ", ('TrainingDynamicsMonitor', 'environment')" if value else ""
-    assert done.stdout.splitlines()[-1] == f"[('TrainingDynamicsMonitor', None){asked}]"
-    assert (tmp_path / "run" / "dynalens" / "record.npz").exists()
-    assert (tmp_path / "run" / "dynalens" / "environment" / "record.npz").exists() == bool(value)
+    assert printed[name, value] == f"[('TrainingDynamicsMonitor', None){asked}]"
+    run = folder / name / (value or "none")
+    assert (run / "dynalens" / "record.npz").exists()
+    assert (run / "dynalens" / "environment" / "record.npz").exists() == bool(value)
