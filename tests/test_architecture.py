@@ -37,8 +37,8 @@ ALLOWED = {
 }
 STANDARD = {
     "argparse", "array", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib", "functools",
-    "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers", "operator", "os", "pathlib",
-    "random", "re", "shutil", "sys", "types", "typing", "unicodedata", "warnings", "weakref",
+    "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers", "operator", "os",
+    "pathlib", "random", "re", "shutil", "sys", "types", "typing", "unicodedata", "warnings", "weakref",
 }  # fmt: skip
 
 
