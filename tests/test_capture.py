@@ -1,6 +1,7 @@
 """The logits and targets that a step trained on are known, or one error says why not."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +161,161 @@ def test_binary_logits_become_two_classes(shape: tuple[int, ...], dtype: torch.d
     assert found.targets.tolist() == [0, 1, 1]
 
 
-def test_other_binary_targets_are_marked_without_waiting() -> None:
-    found = captured(lambda z: F.binary_cross_entropy_with_logits(z, torch.tensor([0.0, 0.5])), torch.zeros(2))
+def steps(runs: list[Callable[[Tensor], Any]], rows: Tensor, batch: Any = None) -> list[Presentation | None]:
+    """Some steps of one fit without a Trainer."""
+    capture, model = StepCapture(), nn.Identity()
+    capture.install(model)
+    found = []
+    try:
+        for run in runs:
+            capture.start(model)
+            loss = run(rows.clone().requires_grad_())
+            capture.before_backward(loss)
+            found.append(capture.finish(torch.zeros(()), batch))
+    finally:
+        capture.close()
+    return found
+
+
+def classes(found: list[Presentation | None]) -> list[list[int]]:
+    return [each.targets.tolist() for each in found if each is not None]
+
+
+def called(loss: Callable[[Tensor, Tensor], Tensor], targets: Tensor, logits: Tensor) -> Tensor:
+    return loss(logits, targets)
+
+
+def with_binary(*targets: list[float]) -> list[Callable[[Tensor], Any]]:
+    return [partial(called, F.binary_cross_entropy_with_logits, torch.tensor(y)) for y in targets]
+
+
+def test_binary_targets_smoothed_by_a_fixed_amount_are_classes_and_others_are_marked_without_waiting() -> None:
+    found = steps(with_binary([0.05, 0.95], [0.95, 0.95], [0.95, 0.5], [1.0, 0.05]), torch.zeros(2))
+    assert classes(found) == [[0, 1], [1, 1], [1, NOT_A_CLASS], [NOT_A_CLASS, 0]]
+    assert found[0] is not None
+    assert found[0].source.endswith("(two smoothed classes)")
+    assert classes(steps(with_binary([0.9, 0.9], [0.1, 0.9]), torch.zeros(2))) == [[1, 1], [0, 1]]
+    assert classes(steps(with_binary([0.0, 0.9], [0.9, 0.0]), torch.zeros(2))) == [[0, 1], [1, 0]]
+    assert classes(steps(with_binary([0.0, 1.0], [1.0, 0.9]), torch.zeros(2))) == [[0, 1], [1, NOT_A_CLASS]]
+
+
+@pytest.mark.parametrize("targets", [[0.0, 0.5], [0.2, 0.4], [0.0, 3.0], [-1.0, 1.0], [0.1, 0.7, 0.9]])
+def test_binary_targets_that_are_no_classes_are_refused_in_the_first_batch(targets: list[float]) -> None:
+    with pytest.raises(CaptureError, match=r"binary targets to be 0 or 1, or both smoothed by a fixed amount, got \d"):
+        steps(with_binary(targets), torch.zeros(len(targets)))
+
+
+ONE_HOT = torch.eye(3)[[2, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("loss", [F.cross_entropy, F.binary_cross_entropy_with_logits])
+def test_rows_with_one_1_and_smoothed_ones_are_classes(loss: Any, smoothing: float, dtype: torch.dtype) -> None:
+    rows = (ONE_HOT * (1 - smoothing) + smoothing / 3).to(dtype)
+    mixed = 0.6 * rows + 0.4 * rows.flip(0)
+    found = steps([partial(called, loss, y) for y in (rows, rows.flip(0), mixed)], torch.zeros(4, 3, dtype=dtype))
+    # Row by row, classes 2, 0, 1 and 0 are mixed with 0, 1, 0 and 2.
+    assert classes(found) == [[2, 0, 1, 0], [0, 1, 0, 2], [NOT_A_CLASS] * 4]
+    assert found[0] is not None
+    assert found[0].source.endswith("smoothed one)" if smoothing else "class of its one)")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [0.7 * ONE_HOT + 0.3 * ONE_HOT.flip(0), ONE_HOT * torch.tensor([[0.9], [0.9], [0.8], [0.9]]), torch.rand(4, 3)],
+    ids=["mixed", "of several levels", "of a teacher"],
+)
+def test_soft_targets_are_refused_in_the_first_batch(rows: Tensor) -> None:
+    with pytest.raises(CaptureError, match=r"one class index for each of 4 rows .* soft, mixed or multi-label targets"):
+        steps([lambda z: F.cross_entropy(z, rows)], torch.zeros(4, 3))
+
+
+def test_two_classes_that_were_mixed_are_not_taken_for_smoothed_ones() -> None:
+    rows = torch.tensor([[0.7, 0.3], [1.0, 0.0], [0.0, 1.0]])
+    with pytest.raises(CaptureError, match="soft, mixed or multi-label"):
+        steps([lambda z: F.cross_entropy(z, rows)], torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets"),
+    [((), ()), ((1,), (1,)), ((1, 1), (1,)), ((1, 1), (1, 1))],
+    ids=str,
+)
+@pytest.mark.parametrize("capture", ["auto", "outputs"])
+def test_a_binary_batch_of_one_is_one_row(capture: str, logits: Any, targets: Any) -> None:
+    z, y = torch.full(logits, 2.0), torch.ones(targets)
+    if capture == "auto" and logits == targets:
+        (found,) = steps([lambda rows: F.binary_cross_entropy_with_logits(rows, y)], z)
+    else:
+        found = StepCapture("outputs").finish({"logits": z, "targets": y}, None)
     assert found is not None
-    assert found.targets.tolist() == [0, NOT_A_CLASS]
+    assert (found.logits.tolist(), found.targets.tolist()) == ([[0, 2]], [1])
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets"),
+    [((3,), ()), ((3,), (1,)), ((1, 3), (1, 1)), ((4, 3), (4, 1)), ((4, 3, 1), (4, 1)), ((4, 3, 1, 1), (4, 1, 1))],
+    ids=str,
+)
+def test_axes_of_one_are_no_classes(logits: Any, targets: Any) -> None:
+    z = torch.arange(float(torch.Size(logits).numel())).reshape(logits)
+    found = StepCapture("outputs").finish({"logits": z, "targets": torch.ones(targets, dtype=torch.int64)}, None)
+    assert found is not None
+    assert torch.equal(found.logits, z.reshape(-1, 3))
+    assert found.targets.tolist() == [1] * (z.numel() // 3)
+
+
+def again(view: Callable[[Tensor], Tensor], copied: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Any]:
+    y = torch.tensor([0, 1, 2, 0])
+
+    def run(z: Tensor) -> Tensor:
+        logits = z * 2
+        return F.cross_entropy(logits.view(-1, 3), y.view(-1)) + F.cross_entropy(view(logits), copied(y))
+
+    return run
+
+
+def unchanged(values: Tensor) -> Tensor:
+    return values
+
+
+VIEWS: list[Callable[[Tensor], Tensor]] = [
+    unchanged, lambda z: z.view(4, 3), lambda z: z.reshape(2, 2, 3).flatten(0, 1), lambda z: z.float(),
+    lambda z: z.unsqueeze(0).squeeze(0).contiguous().clone(), lambda z: z.double(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("copied", [unchanged, lambda y: y.view(-1), lambda y: y.clone(), lambda y: y.int().long()])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_logits_and_targets_are_one_loss(
+    view: Callable[[Tensor], Tensor], copied: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    rows = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for found in steps([again(view, copied)] * 2, rows):
+        assert found is not None
+        assert torch.equal(found.logits, rows * 2)
+        assert found.targets.tolist() == [0, 1, 2, 0]
+
+
+OTHERS: dict[str, Callable[[Tensor], Any]] = {
+    "rows turned": again(lambda z: z.flip(0), unchanged),
+    "scaled": again(lambda z: z * 2, unchanged),
+    "targets turned": again(unchanged, lambda y: y.flip(0)),
+    "fewer rows": again(lambda z: z[:2], lambda y: y[:2]),
+}
+
+
+@pytest.mark.parametrize("run", OTHERS.values(), ids=OTHERS.keys())
+def test_other_logits_or_targets_are_another_loss(run: Callable[[Tensor], Any]) -> None:
+    with pytest.raises(CaptureError, match=r"one classification loss .* got 2: cross_entropy"):
+        steps([run], torch.randn(4, 3))
+
+
+def test_targets_that_differ_in_a_later_step_are_marked() -> None:
+    runs = [again(unchanged, lambda y: y.clone()), again(unchanged, lambda y: y.flip(0))]
+    assert classes(steps(runs, torch.randn(4, 3))) == [[0, 1, 2, 0], [0, NOT_A_CLASS, NOT_A_CLASS, 0]]
 
 
 def soft(z: Tensor) -> Tensor:

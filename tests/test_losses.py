@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pytorch_lightning.callbacks import StochasticWeightAveraging
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.functional import cross_entropy, nll_loss
@@ -42,9 +43,9 @@ def own_loss(logits: Tensor, y: Tensor) -> Tensor:
     return -logits.log_softmax(1)[torch.arange(len(y)), y].mean()
 
 
-class Manual(Classifier):
-    def __init__(self) -> None:
-        super().__init__()
+class Manual(WithLoss):
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy) -> None:
+        super().__init__(function)
         self.automatic_optimization = False
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
@@ -53,6 +54,23 @@ class Manual(Classifier):
         self.manual_backward(super().training_step(batch, batch_idx))
         x, y = batch
         F.cross_entropy(self(x), y)  # after the step's backward pass: not what was trained on
+        optimizer.step()
+
+
+class ByHand(Manual):
+    """Begins its backward pass without Lightning, and leaves out every third batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        x, y = batch
+        logits = self(x / N)
+        loss = self.loss(logits, y)
+        if batch_idx % 3 == 0:
+            return
+        self.remember(x, logits, y)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.loss(self(x), y)
         optimizer.step()
 
 
@@ -83,6 +101,25 @@ class WrappedByCompile(Classifier):
         self.net: Any = torch.compile(self.net, backend=backend)
 
 
+class ObservedCompiled(WrappedByCompile):
+    def __init__(self) -> None:
+        super().__init__("aot_eager")
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return label_smoothing(logits, y)
+
+
+class ComputesTwice(Classifier):
+    """As a model of transformers: with labels it computes a loss, which this module computes once more."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits = self(x / N)
+        self.remember(x, logits, y)
+        F.cross_entropy(logits.view(-1, 3), y.view(-1))
+        return F.cross_entropy(logits.float(), y)
+
+
 class CompiledInPlace(Classifier):
     def __init__(self, backend: str) -> None:
         super().__init__()
@@ -100,9 +137,16 @@ class TwoViews(Classifier):
 class Binary(Classifier):
     """One logit for "is class 1", of shape (B,) or (B, 1)."""
 
-    def __init__(self, shape: tuple[int, ...], *, returns: torch.dtype | None = None, value: float = 1.0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        returns: torch.dtype | None = None,
+        value: float = 1.0,
+        function: Callable[[Tensor, Tensor], Tensor] = F.binary_cross_entropy_with_logits,
+    ) -> None:
         super().__init__()
-        self.shape, self.returns, self.value = shape, returns, value
+        self.shape, self.returns, self.value, self.function = shape, returns, value, function
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch
@@ -112,7 +156,7 @@ class Binary(Classifier):
         rows = torch.stack([torch.zeros_like(flat), flat], dim=1)
         self.remember(x, rows, is_one.flatten().long())
         if self.returns is None:
-            return F.binary_cross_entropy_with_logits(z, is_one)
+            return self.function(z, is_one)
         return {"loss": (z - is_one).square().mean(), "logits": z, "targets": is_one.to(self.returns)}
 
 
@@ -151,9 +195,83 @@ LOSSES: dict[str, Callable[[], Classifier]] = {
     "nn.NLLLoss": loss(lambda z, y: nn.NLLLoss(weight=weight(z), ignore_index=0)(F.log_softmax(z, dim=1), y), 0),
     "nll_loss imported by name": loss(lambda z, y: nll_loss(target=y, input=z.log_softmax(1))),
 }
+
+
+def label_smoothing(z: Tensor, y: Tensor) -> Tensor:
+    """As in timm's LabelSmoothingCrossEntropy."""
+    log_p = F.log_softmax(z, dim=-1)
+    chosen = -log_p.gather(dim=-1, index=y.unsqueeze(1)).squeeze(1)
+    return (0.9 * chosen + 0.1 * -log_p.mean(dim=-1)).mean()
+
+
+def focal(z: Tensor, y: Tensor) -> Tensor:
+    log_p = z.log_softmax(dim=1).gather(1, y[:, None])[:, 0]
+    return -((1 - log_p.exp()) ** 2 * weight(z)[y] * log_p).mean()
+
+
+def focal_of_two_calls(z: Tensor, y: Tensor) -> Tensor:
+    one_hot = F.one_hot(y, 3).to(z.dtype)
+    return -((1 - F.softmax(z, dim=1)) ** 2 * F.log_softmax(z, dim=1) * one_hot).sum(dim=1).mean()
+
+
+def sigmoid_focal(z: Tensor, y: Tensor) -> Tensor:
+    """As in torchvision's sigmoid_focal_loss, of one-hot targets."""
+    targets = F.one_hot(y, 3).to(z.dtype)
+    p = torch.sigmoid(z)
+    entropy = F.binary_cross_entropy_with_logits(z, targets, reduction="none")
+    p_t = p * targets + (1 - p) * (1 - targets)
+    return ((0.25 * targets + 0.75 * (1 - targets)) * entropy * (1 - p_t) ** 2).mean()
+
+
+def hidden(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss as a part of a sum, with a weight decay by hand."""
+    return lambda z, y: 0.5 * function(z, y) + 1e-4 * z.square().mean()
+
+
+OBSERVED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "label smoothing": label_smoothing,
+    "focal": focal,
+    "focal of two calls": focal_of_two_calls,
+    "log_softmax by index": own_loss,
+    "log of softmax": lambda z, y: -(nn.Softmax(dim=1)(z).gather(1, y[:, None]) + 1e-12).log().mean(),
+    "logsumexp": lambda z, y: (z.logsumexp(1) - z.gather(1, y[:, None]).squeeze(1)).mean(),
+    "one-hot by hand": lambda z, y: torch.sum(-F.one_hot(y, 3) * z.log_softmax(-1), dim=-1).mean(),
+    "smoothed by hand": lambda z, y: -((0.9 * F.one_hot(y, 3) + 0.1 / 3) * nn.LogSoftmax(1)(z)).sum(1).mean(),
+    "sigmoids and binary_cross_entropy": lambda z, y: F.binary_cross_entropy(z.sigmoid(), F.one_hot(y, 3).to(z.dtype)),
+    "where": lambda z, y: -torch.where(F.one_hot(y, 3) > 0, z.log_softmax(1), torch.zeros_like(z)).sum(1).mean(),
+    "temperature and mask": lambda z, y: own_loss((z / 2).masked_fill(F.one_hot((y + 1) % 3, 3) > 0, -torch.inf), y),
+    "part of a sum": hidden(label_smoothing),
+}
+
+
+class Masked(WithLoss):
+    """Its logits are those that the loss sees."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits = self(x / N)
+        masked = logits.masked_fill(F.one_hot((y + 1) % 3, 3) > 0, -torch.inf)
+        self.remember(x, masked, y)
+        return own_loss(masked, y)
+
+
 OWN = {"capture": "module:net"}
 STEPS: dict[str, tuple[Callable[[], Classifier], dict[str, Any], dict[str, Any]]] = {
     **{name: (model, {}, {}) for name, model in LOSSES.items()},
+    **{f"observed: {name}": (loss(function), {}, {}) for name, function in OBSERVED.items() if "mask" not in name},
+    "observed: temperature and mask": (partial(Masked, own_loss), {}, {}),
+    "observed: bf16-mixed": (loss(label_smoothing), {}, {"precision": "bf16-mixed"}),
+    "observed: a compiled network": (ObservedCompiled, {}, {}),
+    "observed: manual optimisation": (partial(Manual, focal), {}, {}),
+    "observed: a backward pass by hand": (partial(ByHand, focal), {}, {}),
+    "a backward pass by hand": (partial(ByHand, F.cross_entropy), {}, {}),
+    "sigmoid focal loss": (loss(sigmoid_focal), {}, {}),
+    "one-hot targets": (loss(lambda z, y: F.cross_entropy(z, F.one_hot(y, 3).to(z.dtype))), {}, {}),
+    "smoothed targets": (loss(lambda z, y: F.cross_entropy(z, F.one_hot(y, 3) * 0.9 + 0.1 / 3)), {}, {}),
+    "a model that computes its loss, too": (ComputesTwice, {}, {}),
     "own loss, a module": (loss(own_loss), OWN, {}),
     "own loss, the head by its dotted name": (loss(own_loss), {"capture": "module:net.3"}, {}),
     "a dict": (partial(Returns, own_loss), {}, {}),
@@ -170,6 +288,11 @@ STEPS: dict[str, tuple[Callable[[], Classifier], dict[str, Any], dict[str, Any]]
     "net.compile(), eager": (partial(CompiledInPlace, "eager"), {}, {}),
     "net.compile(), aot_eager": (partial(CompiledInPlace, "aot_eager"), {}, {}),
     "two views": (TwoViews, {"views": 2}, {}),
+    "binary, smoothed": (
+        partial(Binary, (-1,), function=lambda z, y: F.binary_cross_entropy_with_logits(z, 0.9 * y + 0.05)),
+        {},
+        {},
+    ),
     "binary (B,)": (partial(Binary, (-1,)), {}, {}),
     "binary (B, 1)": (partial(Binary, (-1, 1)), {}, {}),
     **{
@@ -221,14 +344,215 @@ def test_the_record_is_exact_and_weights_are_bit_identical(
         assert a.isfinite().all()
 
 
+class OneLogit(Classifier):
+    """One logit for each sample, whose labels are 0 and 1 in the batch."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor], *, turned: bool = False) -> None:
+        super().__init__()
+        self.function, self.turned = function, turned
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        z = self(x / N)[:, :1]
+        flat = z.detach().flatten() * (-1 if self.turned else 1)
+        self.remember(x, torch.stack([torch.zeros_like(flat), flat], dim=1), y.flatten().long())
+        return self.function(z, y)
+
+
+def by_hand(z: Tensor, y: Tensor) -> Tensor:
+    p = torch.sigmoid(z).flatten()
+    return -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+
+
+def of_class_0(z: Tensor, y: Tensor) -> Tensor:
+    return by_hand(z, 1 - y)
+
+
+BINARY: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "binary_cross_entropy": lambda z, y: F.binary_cross_entropy(torch.sigmoid(z).squeeze(), y.float().squeeze()),
+    "nn.BCELoss": lambda z, y: nn.BCELoss()(nn.Sigmoid()(z), y.view(-1, 1).float()),
+    "smoothed": lambda z, y: F.binary_cross_entropy(torch.sigmoid(z).flatten(), 0.9 * y.float() + 0.05),
+    "by hand": by_hand,
+    "focal": lambda z, y: (by_hand(z, y) * torch.where(y > 0, 1 - z.sigmoid().flatten(), z.sigmoid().flatten())).mean(),
+    "logsigmoid": lambda z, y: -(y * F.logsigmoid(z).flatten() + (1 - y) * F.logsigmoid(-z).flatten()).mean(),
+    "logsigmoid, turned": lambda z, y: -((1 - y) * F.logsigmoid(-z)[:, 0] + y * F.logsigmoid(z)[:, 0]).mean(),
+    "weighted": lambda z, y: F.binary_cross_entropy(z.sigmoid().flatten(), y.float(), weight=1.0 + torch.rand(len(y))),
+    "the logit of class 0": of_class_0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+@pytest.mark.parametrize("function", BINARY.values(), ids=BINARY.keys())
+def test_a_binary_loss_is_observed_exactly_down_to_a_last_batch_of_one(
+    tmp_path: Path, function: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype
+) -> None:
+    data, monitor = TensorDataset(images(), (labels() == 1).to(dtype)), TrainingDynamicsMonitor(history=False)
+    model = OneLogit(function, turned=function is of_class_0)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    fit(tmp_path, monitor, model=model, data=lambda: loader(data, batch_size=7), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), model.seen)
+    plain = OneLogit(function)
+    plain.load_state_dict(state)
+    fit(tmp_path, model=plain, data=lambda: loader(data, batch_size=7), max_epochs=2)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_a_binary_loss_of_squeezed_logits_is_recorded_down_to_a_last_batch_of_one(tmp_path: Path) -> None:
+    model = OneLogit(lambda z, y: F.binary_cross_entropy_with_logits(z.squeeze(), y.squeeze()))
+    monitor, data = TrainingDynamicsMonitor(history=False), TensorDataset(images(), (labels() == 1).float()[:, None])
+    fit(tmp_path, monitor, model=model, data=lambda: loader(data, batch_size=7))
+    assert_equals_the_definitions(monitor.statistics(), model.seen)
+
+
+def two_heads(z: Tensor, y: Tensor) -> Tensor:
+    return own_loss(z, y) + own_loss(z * 2, y)
+
+
+def mixed(z: Tensor, y: Tensor) -> Tensor:
+    return 0.7 * own_loss(z, y) + 0.3 * own_loss(z, y.flip(0))
+
+
+def of_pairs(z: Tensor, y: Tensor) -> Tensor:
+    return -(z @ z.T).log_softmax(1).diag().mean()
+
+
+def of_mixed_targets(z: Tensor, y: Tensor) -> Tensor:
+    one_hot = F.one_hot(y, 3).float()
+    return -((0.7 * one_hot + 0.3 * one_hot.flip(0)) * z.log_softmax(1)).sum(1).mean()
+
+
+REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str]] = {
+    "two heads": (two_heads, r"one classification loss .* got the input of LogSoftmax \[4, 3\] .*; .*`capture=`"),
+    "mixed": (mixed, r"loss of the batch's labels and the input of LogSoftmax .*`capture=`"),
+    "mixed targets": (of_mixed_targets, r"loss of the batch's labels and the input of LogSoftmax .*`capture=`"),
+    "pairs": (of_pairs, r"loss of the batch's labels and the input of LogSoftmax \[4, 4\]"),
+    "other labels": (lambda z, y: own_loss(z, (y + 1) % 3), "loss of the batch's labels and"),
+    "rows turned": (lambda z, y: own_loss(z.flip(0), y.flip(0)), "loss of the batch's labels and"),
+    "half the rows": (lambda z, y: own_loss(z[:2], y[:2]), "loss of the batch's labels and"),
+    "squares": (lambda z, y: (z - F.one_hot(y, 3)).square().mean(), "one classification loss .* got none"),
+    "over rows": (
+        lambda z, y: -z.log_softmax(0)[torch.arange(len(y)), y].mean(),
+        "one classification loss .* got none",
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_loss_that_cannot_be_told_is_refused_in_the_first_batch(
+    tmp_path: Path, function: Callable[[Tensor, Tensor], Tensor], message: str
+) -> None:
+    model = WithLoss(function)
+    with pytest.raises(CaptureError, match=message):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=model)
+    assert len(model.seen) == 1
+
+
+def test_an_observed_loss_that_mixes_later_is_marked_and_raised_at_the_epochs_end(tmp_path: Path) -> None:
+    class MixesLater(WithLoss):
+        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+            return own_loss(logits, y.flip(0) if len(self.seen) == 3 else y)
+
+    wrong = int((labels()[8:12] != labels()[8:12].flip(0)).sum())
+    with pytest.raises(ValueError, match=f"targets to be classes, got {wrong} that are none"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=MixesLater(own_loss), data=lambda: loader(shuffle=False))
+
+
+def test_what_was_observed_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
+    fit(tmp_path, TrainingDynamicsMonitor(), model=WithLoss(focal), max_epochs=1)
+    assert said == [
+        "dynalens: logits: the input of LogSoftmax [4, 3] on the way to the loss; targets: labels of the batch; "
+        "identity: sampler"
+    ]
+
+
+class Skips(WithLoss):
+    """Returns nothing for some batches, before or after it has computed the loss."""
+
+    def __init__(self, skipped: tuple[int, ...], *, computes: bool, manual: bool = False) -> None:
+        super().__init__(F.cross_entropy)
+        self.skipped, self.computes, self.automatic_optimization = skipped, computes, not manual
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        if batch_idx in self.skipped and not self.computes:
+            return None
+        logits = self(x / N)
+        loss = self.loss(logits, y)
+        if batch_idx in self.skipped:
+            return None
+        self.remember(x, logits, y)
+        if self.automatic_optimization:
+            return loss
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return None
+
+
+@pytest.mark.filterwarnings("ignore:.*training_step.* returned .None.")
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+@pytest.mark.parametrize("computes", [False, True], ids=["at once", "after the loss"])
+@pytest.mark.parametrize("skipped", [(0, 1), (2, 4), (5,)], ids=["the first", "some", "the last"])
+def test_a_step_that_trained_on_nothing_is_no_presentation(
+    tmp_path: Path, skipped: tuple[int, ...], computes: bool, manual: bool
+) -> None:
+    monitor, model = TrainingDynamicsMonitor(history=False), Skips(skipped, computes=computes, manual=manual)
+    fit(tmp_path, monitor, model=model)
+    assert_equals_the_definitions(monitor.statistics(), model.seen)
+
+
+@pytest.mark.parametrize("manual", [False, True], ids=["automatic", "manual"])
+def test_a_manual_fit_without_a_loss_that_is_seen_is_refused(tmp_path: Path, manual: bool) -> None:
+    class Squares(Skips):
+        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+            return logits.square().mean()
+
+    with pytest.raises(CaptureError, match=r"one classification loss .* got none"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=Squares((), computes=True, manual=manual))
+
+
+def test_the_extra_epoch_of_weight_averaging_is_none_of_the_record(tmp_path: Path) -> None:
+    class Normalised(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net.insert(1, nn.BatchNorm2d(4))
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    monitor, model = TrainingDynamicsMonitor(), Normalised()
+    averaging = StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)
+    fit(tmp_path, monitor, averaging, model=model)
+    assert {epoch for epoch, *_ in model.seen} == {0, 1, 2, 3}
+    trained = [seen for seen in model.seen if seen[0] < 3]
+    assert_equals_the_definitions(monitor.statistics(), trained)
+    assert monitor.statistics().presentations.tolist() == [3] * N
+    assert monitor.table().attrs["epochs"] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("returns", [None, torch.float16, torch.uint8], ids=str)
-def test_binary_targets_that_are_no_classes_are_counted_and_raised_at_the_epochs_end(
+def test_binary_targets_that_are_no_classes_are_refused_in_the_first_batch_that_has_them(
     tmp_path: Path, returns: torch.dtype | None
 ) -> None:
     value = 0.5 if returns is None else 3.0
-    wrong = int((labels() == 1).sum())
-    with pytest.raises(ValueError, match=f"binary targets to be 0 or 1, got {wrong} other values in this epoch"):
-        fit(tmp_path, TrainingDynamicsMonitor(), model=Binary((-1,), returns=returns, value=value))
+    model = Binary((-1,), returns=returns, value=value)
+    with pytest.raises(CaptureError, match=r"binary targets to be 0 or 1, .*, got \d other values in this batch"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=model, data=lambda: loader(batch_size=6))
+    assert len(model.seen) == 1
+
+
+def test_binary_targets_that_are_no_classes_later_are_counted_and_raised_at_the_epochs_end(tmp_path: Path) -> None:
+    class Later(Binary):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.value = 0.5 if batch_idx == 2 else 1.0
+            return super().training_step(batch, batch_idx)
+
+    wrong = int((labels()[8:12] == 1).sum())
+    with pytest.raises(ValueError, match=f"targets to be classes, got {wrong} that are none in this epoch"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=Later((-1,)), data=lambda: loader(shuffle=False))
 
 
 def test_several_labels_raise_one_error_that_names_the_argument(tmp_path: Path) -> None:

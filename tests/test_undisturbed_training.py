@@ -42,8 +42,9 @@ class Delicate(Classifier):
 
     calls: Tensor
 
-    def __init__(self, *, manual: bool = False) -> None:
+    def __init__(self, *, manual: bool = False, own_loss: bool = False) -> None:
         super().__init__()
+        self.own_loss = own_loss
         self.net = nn.Sequential(
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(0.3),
             nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, K),
@@ -62,7 +63,9 @@ class Delicate(Classifier):
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         x, y = batch["a"] if isinstance(batch, dict) else batch
-        loss = F.cross_entropy(self(x / N), y)
+        logits = self(x / N)
+        own = -logits.log_softmax(dim=1).gather(1, y[:, None]).mean() if self.own_loss else None
+        loss = F.cross_entropy(logits, y) if own is None else own
         if self.automatic_optimization:
             return loss
         optimizer: Any = self.optimizers()
@@ -107,11 +110,12 @@ def run(
     *,
     manual: bool,
     error: type[Exception] | None,
+    own_loss: bool = False,
     data: Callable[[], Any] = shuffled,
     **options: Any,
 ) -> Any:
     pl.seed_everything(11, verbose=False)
-    model = Delicate(manual=manual)
+    model = Delicate(manual=manual, own_loss=own_loss)
     runner = trainer(folder, *callbacks, **({"logger": TensorBoardLogger(folder)} | options))
     train = data()
     val = DataLoader(Augmented(), batch_size=4)
@@ -159,6 +163,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bf16-mixed": {"precision": "bf16-mixed"},
     "clipping": {"gradient_clip_val": 0.1},
     "indices with the samples": {"data": lambda: shuffled(num_workers=1, in_order=False)},
+    "a loss of its own": {"own_loss": True},
     "several loaders": {"data": lambda: CombinedLoader({"b": shuffled(), "a": shuffled()}, "max_size_cycle")},
     "pictures as files": {"logger": False},
 }

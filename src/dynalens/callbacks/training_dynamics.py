@@ -44,10 +44,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
             iterable dataset or from within a Subset, are ids: the record has a row for each id seen. (Integer ids on an
             accelerator make each step wait for the device; strings and positions do not.)
         capture: "auto" takes ``logits`` and ``targets`` from the dict that ``training_step`` returns, else from the
-            call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``; "loss" and "outputs"
-            allow one of the two; "module:<dotted name>" takes the output of a layer and the batch's label; a
-            callable(outputs, batch), or the dotted path of one, returns both. A binary logit, (N,) or (N, 1), counts
-            as the two classes 0 and z. The inputs of ``nll_loss`` are log-probabilities; their margins and
+            call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``, else from the softmax or
+            sigmoid on the way to the loss, with the batch's label; "loss" and "outputs" allow one kind; "module:<dotted
+            name>" takes the output of a layer and the batch's label; a callable(outputs, batch), or the dotted path of
+            one, returns both. A binary logit, (N,) or (N, 1), counts as the two classes 0 and z. The inputs of ``nll_loss`` are log-probabilities; their margins and
             probabilities are those of the logits.
         loader: Which one to record, if training has several: the key of a dict or the place in a list. ``index`` is
             then looked for in its part of the batch.
@@ -80,7 +80,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         >>> class Inputs(pl.LightningModule):
         ...     automatic_optimization = False
         ...     def training_step(self, batch, batch_idx):
-        ...         torch.nn.functional.cross_entropy(batch[0].requires_grad_(), batch[1])
+        ...         torch.nn.functional.cross_entropy(batch[0].requires_grad_(), batch[1]).backward()
         ...     def configure_optimizers(self):
         ...         return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
         >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]]), torch.tensor([0, 1, 1])
@@ -204,7 +204,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """The step's own loss is known."""
         if self._active:
-            self._capture.before_backward()
+            self._capture.before_backward(loss)
             self._features.close()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -307,7 +307,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._describe_samples()
         presentations = self._live.end_epoch(epoch, self._processes.merge)
         self._features.end_epoch(self._processes)
-        self._processes.in_first(lambda: self._write_epoch(presentations, log_to))
+        if presentations is not None:  # that of weight averaging, say, has no training step
+            self._processes.in_first(lambda: self._write_epoch(presentations, log_to))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record as tensors and plain Python."""

@@ -9,6 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from dynalens.capture.graph import ACTIVATIONS, Node, origin
+from dynalens.dynamics import IGNORED, NOT_A_CLASS
+
 LOSSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
 IGNORE_INDEX = -100
 """Default of ``ignore_index``."""
@@ -24,6 +27,38 @@ class LossCall(NamedTuple):
     ignore_index: int
     direct: bool
     """Seen by the mode alone: the function was imported by its name, before it was patched."""
+
+    def counted_targets(self) -> Tensor:
+        """Return the targets, with those that the loss ignores marked."""
+        if self.targets.is_floating_point() or self.ignore_index in (IGNORE_INDEX, IGNORED):
+            return self.targets
+        return self.targets.masked_fill(self.targets == self.ignore_index, IGNORED)
+
+
+def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None:
+    """Return the one loss that all calls compute, of the same logits and targets; None if they are several.
+
+    A model may compute its loss itself, and a module once more on a view of the same logits. Copies of the targets are
+    compared in the first step; in later ones the device marks where they differ.
+    """
+    first, *others = calls
+    targets = first.targets
+    for call in others:
+        if origin(call.logits) is not origin(first.logits) or call.logits.numel() != first.logits.numel():
+            return None
+        if call.targets.numel() != targets.numel():
+            return None
+        if _is_view(call.targets, targets):
+            continue
+        same = targets.flatten() == call.targets.flatten()
+        if first_step and not bool(same.all()):
+            return None
+        targets = torch.where(same.view(targets.shape), targets, NOT_A_CLASS)
+    return first._replace(targets=targets)
+
+
+def _is_view(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.data_ptr() == other.data_ptr() and one.dtype == other.dtype)
 
 
 class LossTap:
@@ -97,9 +132,29 @@ TAP = LossTap()
 
 
 class DirectImports(TorchFunctionMode):
-    """Sees losses that were imported by name, which no patch of the module reaches; costs a little on every call."""
+    """Sees what no patch of a module reaches; costs a little on every call of torch.
+
+    That is losses that were imported by their names, what softmax and sigmoid were computed from, and a backward pass
+    that the step itself begins.
+
+    Args:
+        on_backward: Told of each loss whose backward pass begins.
+    """
+
+    def __init__(self, on_backward: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.inputs: dict[Node, Tensor] = {}
+        """Those of rows of probabilities, by their node of the graph."""
+        self._on_backward = on_backward
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not TAP.seen_by_mode(func):
-            return func(*args, **(kwargs or {}))
-        return TAP.call(func, args, kwargs or {}, name=func.__name__, direct=True)
+        kwargs = kwargs or {}
+        if TAP.seen_by_mode(func):
+            return TAP.call(func, args, kwargs, name=func.__name__, direct=True)
+        if getattr(func, "__name__", "") == "backward" and args and isinstance(args[0], Tensor):
+            self._on_backward(args[0])
+        result = func(*args, **kwargs)
+        node = result.grad_fn if isinstance(result, Tensor) and result.ndim <= 2 else None
+        if node is not None and node.name() in ACTIVATIONS:
+            self.inputs[node] = kwargs["input"] if "input" in kwargs else args[0]
+        return result

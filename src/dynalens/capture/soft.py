@@ -71,4 +71,5 @@ def _binary_levels(values: Tensor) -> tuple[float, float]:
 
 
 def _tolerance(targets: Tensor) -> float:
-    return _ROUNDING * torch.finfo(targets.dtype if targets.is_floating_point() else torch.float32).eps
+    single = torch.finfo(torch.float32).eps  # everything is computed in it
+    return _ROUNDING * max(single, torch.finfo(targets.dtype).eps if targets.is_floating_point() else single)

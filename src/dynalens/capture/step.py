@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.batch import CaptureError, described, holds, labels_of
-from dynalens.capture.loss_tap import IGNORE_INDEX, LOSSES, TAP, DirectImports, LossCall
-from dynalens.dynamics import IGNORED, NOT_A_CLASS
-from dynalens.observation import captured_output, module_named, two_class_logits
+from dynalens.capture.loss_tap import LOSSES, TAP, DirectImports, LossCall, same_loss
+from dynalens.capture.observed import ObservedLoss, shown
+from dynalens.capture.rows import CapturedRows
+from dynalens.observation import captured_output, module_named
 from dynalens.paths import imported
 
 Capture = str | Callable[[Any, Any], tuple[Tensor, Tensor]]
@@ -42,7 +43,8 @@ class StepCapture:
     Args:
         capture: "auto" (what ``training_step`` returns under ``logits`` and ``targets``, else the loss call),
             "loss", "outputs", "module:<dotted name>" or callable(outputs, batch) -> (logits, targets), also as the
-            dotted path of one.
+            dotted path of one. Where a step calls none of the known losses, the softmax or sigmoid on the way to its
+            loss is looked for.
 
     Raises:
         ValueError: If ``capture`` is none of these.
@@ -55,10 +57,20 @@ class StepCapture:
         self._listens = capture in ("auto", "loss")
         self._calls: list[LossCall] = []
         self._armed = False
-        self._resolved = False
+        self._trained = False
+        self._automatic: bool | None = None
+        self._unknown_steps = 0
         self._needs_mode = True
         self._step = ExitStack()
         self._layer: Any = None
+        self._mode: DirectImports | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """What is known of the fit."""
+        self._resolved = self._observing = False
+        self._rows = CapturedRows()
+        self._observed = ObservedLoss()
         self._labels_in_batch = False
         self._class_above_0: Tensor | None = None
 
@@ -71,24 +83,31 @@ class StepCapture:
 
     def close(self) -> None:
         """Stop listening; leave nothing behind."""
-        self._armed, self._calls, self._layer = False, [], None
-        self._labels_in_batch, self._class_above_0 = False, None
+        self._armed, self._calls, self._layer, self._mode = False, [], None, None
         self._step.close()
         TAP.remove(self._listen)
+        self._begin()
 
     def start(self, model: nn.Module) -> None:
         """A training step begins."""
         self._step.close()
-        self._calls, self._armed = [], True
+        self._calls, self._armed, self._trained, self._mode = [], True, False, None
+        self._automatic = getattr(model, "automatic_optimization", None)
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
             self._layer = self._step.enter_context(captured_output(layer))
         elif self._listens and self._needs_mode and not _compiled(model):
-            self._step.enter_context(DirectImports())
+            self._mode = self._step.enter_context(DirectImports(self.before_backward))
 
-    def before_backward(self) -> None:
+    def before_backward(self, loss: Tensor | None = None) -> None:
         """What is computed from here on (recomputed activations, a second optimizer's pass) is not the step's loss."""
-        self._armed = False
+        if not self._armed:
+            return
+        self._armed, self._trained = False, True
+        unknown = self._observing or not self._resolved
+        if self._listens and unknown and loss is not None and not self._training_calls():
+            with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
+                self._observed.look(loss, self._mode.inputs if self._mode else {})
 
     def finish(self, outputs: Any, batch: Any, samples: Any = None) -> Presentation | None:
         """The step has ended: return what it computed with, or None if it trained on nothing.
@@ -102,27 +121,55 @@ class StepCapture:
             CaptureError: If that is ambiguous or was not seen.
         """
         try:
-            found = self._find(outputs, batch, batch if samples is None else samples)
+            found = None
+            if self._has_trained(outputs):
+                found = self._find(outputs, batch, batch if samples is None else samples)
         finally:
             self._armed = False
             self._step.close()
-            calls, self._calls, self._layer = self._calls, [], None
+            self._observed.forget()
+            calls, self._calls, self._layer, self._mode = self._calls, [], None, None
         if found is not None:
             self._resolved = True
             # From the second batch on, the mode stays only where nothing else sees the loss.
-            self._needs_mode = any(call.direct for call in calls)
+            self._needs_mode = self._observing or any(call.direct for call in calls)
         return found
 
+    def _has_trained(self, outputs: Any) -> bool:
+        """Whether gradients were computed; without a Trainer, whether the step has a result."""
+        nothing = outputs is None or (isinstance(outputs, Mapping) and not outputs)
+        if self._automatic is None:
+            return bool(self._calls) or not self._resolved or not nothing
+        if self._automatic or (self._listens and nothing):
+            self._unknown_steps += not (self._trained or self._automatic)
+            return self._trained
+        return True
+
     def _listen(self, call: LossCall) -> None:
-        if self._armed:
-            self._calls.append(call)
+        if not self._armed:
+            return
+        self._calls.append(call)
+        if self._automatic is False and call.logits.requires_grad:
+            # A backward pass that the step begins by itself has no other sign.
+            call.logits.register_hook(self._on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+    def _on_gradient(self, gradient: Tensor) -> None:
+        self.before_backward()
+
+    def _training_calls(self) -> list[LossCall]:
+        # A teacher or a logged metric is computed without gradients and is not what is trained on.
+        return [call for call in self._calls if call.logits.requires_grad]
 
     def end_epoch(self) -> None:
         """The epoch has ended; waits for the device.
 
         Raises:
-            CaptureError: If its targets were all zero and not those of the batches: they name no classes.
+            CaptureError: If its targets were all zero and not those of the batches: they name no classes. If no loss of
+                its steps was seen.
         """
+        if self._unknown_steps and not self._resolved:
+            raise self._ambiguous("none")
+        self._unknown_steps = 0
         above_0, trusted = self._class_above_0, self._labels_in_batch
         self._labels_in_batch, self._class_above_0 = False, None
         if above_0 is not None and not trusted and not above_0.item():
@@ -133,10 +180,10 @@ class StepCapture:
 
     def _find(self, outputs: Any, batch: Any, samples: Any) -> Presentation | None:
         if self._function:
-            return _checked(*self._function(outputs, batch), source="logits and targets: `capture`")
+            return self._checked(*self._function(outputs, batch), source="logits and targets: `capture`")
         if self._layer_name is not None:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
-            return _checked(self._layer.value, labels_of(samples), source=source)
+            return self._checked(self._layer.value, labels_of(samples), source=source)
         keys = isinstance(outputs, Mapping) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture == "auto" and keys):
             if not keys:
@@ -144,30 +191,42 @@ class StepCapture:
                     "Expected `training_step` to return a dict with `logits` and `targets`, got "
                     f"{described(outputs)}. Add both to it, or use `capture='auto'`."
                 )
-            return _checked(outputs["logits"], outputs["targets"], source="logits and targets: returned by the step")
-        return self._from_loss(outputs, batch)
-
-    def _from_loss(self, outputs: Any, batch: Any) -> Presentation | None:
-        # A teacher or a logged metric is computed without gradients and is not what is trained on.
-        calls = [call for call in self._calls if call.logits.requires_grad]
-        different = {(id(call.logits), id(call.targets)): call for call in calls}
-        if not different and self._resolved and not outputs:
-            return None  # the user's step returned nothing: no presentation
-        if len(different) != 1:
-            raise CaptureError(
-                f"Expected one classification loss ({', '.join(LOSSES)}) in a training step, got "
-                f"{_listed(list(different.values()))}. {_REMEDY}"
+            return self._checked(
+                outputs["logits"], outputs["targets"], source="logits and targets: returned by the step"
             )
-        call = next(iter(different.values()))
+        return self._from_loss(batch) if self._training_calls() else self._from_graph(samples)
+
+    def _from_loss(self, batch: Any) -> Presentation:
+        calls = {(id(call.logits), id(call.targets)): call for call in self._training_calls()}
+        call = same_loss(list(calls.values()), first_step=not self._resolved)
+        if call is None:
+            raise self._ambiguous(_listed(list(calls.values())))
         source = _loss_source(call.name, call.logits.shape)
         if call.name == "binary_cross_entropy_with_logits":
-            return _checked(call.logits, call.targets, source=source)
-        targets = call.targets
-        if not targets.is_floating_point() and call.ignore_index not in (IGNORE_INDEX, IGNORED):
-            targets = targets.masked_fill(targets == call.ignore_index, IGNORED)
-        found = _classes(call.logits, targets, source)
+            return self._checked(call.logits, call.targets, source=source)
+        found = self._rows.classes(call.logits, call.counted_targets(), source)
         self._look_for_classes(call.targets, batch)
-        return found
+        return Presentation(*found)
+
+    def _from_graph(self, samples: Any) -> Presentation:
+        activations = self._observed.activations
+        if len(activations) != 1:
+            raise self._ambiguous("none" if not activations else "; ".join(map(shown, activations)))
+        rows = self._observed.rows(_label_tensor(samples))
+        self._observing = True
+        return self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
+
+    def _checked(self, logits: Any, targets: Any, *, source: str) -> Presentation:
+        if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
+            raise CaptureError(
+                f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
+            )
+        return Presentation(*self._rows.checked(logits, targets, source))
+
+    def _ambiguous(self, calls: str) -> CaptureError:
+        return CaptureError(
+            f"Expected one classification loss ({', '.join(LOSSES)}) in a training step, got {calls}. {_REMEDY}"
+        )
 
     def _look_for_classes(self, targets: Tensor, batch: Any) -> None:
         """Labels of the batch may all be class 0; a tensor made in the step that never holds another one names none."""
@@ -212,42 +271,11 @@ def _compiled(model: nn.Module) -> bool:
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 
 
-def _checked(logits: Any, targets: Any, *, source: str) -> Presentation:
-    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
-        raise CaptureError(
-            f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
-        )
-    if logits.ndim >= 1 and logits.shape[1:] in ((), (1,)) and targets.shape[1:] in ((), (1,)):
-        return _two_classes(logits, targets, source)
-    return _classes(logits, targets, source)
-
-
-def _two_classes(logits: Tensor, targets: Tensor, source: str) -> Presentation:
-    rows = two_class_logits(logits.detach())
-    return Presentation(rows, _binary(targets.detach().flatten()), source + " (two classes)")
-
-
-def _classes(logits: Tensor, targets: Tensor, source: str) -> Presentation:
-    logits, targets = logits.detach(), targets.detach()
-    if logits.ndim == 1 and targets.ndim == 0:
-        logits, targets = logits.unsqueeze(0), targets.unsqueeze(0)
-    if logits.ndim != 2 or logits.shape[1] < 2:
-        raise CaptureError(
-            f"Expected logits of shape (N, K) with K >= 2 classes, got {tuple(logits.shape)} ({source}). "
-            f"Dense prediction is not tracked. {_REMEDY}"
-        )
-    if targets.is_floating_point() or targets.shape != logits.shape[:1]:
-        raise CaptureError(
-            f"Expected one class index for each of {len(logits)} rows of logits, got targets of shape "
-            f"{tuple(targets.shape)}, {targets.dtype}: soft, mixed or multi-label targets ({source}). "
-            "Pass `capture=` with a callable(outputs, batch) -> (logits, targets) that picks one class for each sample."
-        )
-    return Presentation(logits, targets.long(), source)
-
-
-def _binary(targets: Tensor) -> Tensor:
-    """0 and 1 as classes; anything else is marked, without waiting for the device, and raised at the epoch's end."""
-    return torch.where((targets == 0) | (targets == 1), targets.long(), NOT_A_CLASS)
+def _label_tensor(samples: Any) -> Tensor:
+    labels = labels_of(samples)
+    if not isinstance(labels, Tensor):
+        raise CaptureError(f"Expected the batch's labels to be a tensor, got {described(labels)}. {_REMEDY}")
+    return labels
 
 
 def _listed(calls: list[LossCall]) -> str:

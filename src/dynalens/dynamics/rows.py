@@ -39,8 +39,8 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
     :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`, and
     :math:`\log p_k` of one class :math:`k`. No operation waits for the device, and a row does not depend on others,
-    except for the turn of its class where that is not given. (With several threads, its last digits may.) A class may be
-    masked by -inf: its probability is 0; the margin is inf where all but the label's are.
+    except for the turn of its class where that is not given. (With several threads, its last digits may.) A class may
+    be masked by -inf: its probability is 0; the margin is inf where all but the label's are.
 
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.

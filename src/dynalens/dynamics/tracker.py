@@ -226,8 +226,9 @@ class TrainingDynamics:
         wrong = int((rows[TARGET] == NOT_A_CLASS).sum())
         if wrong:
             raise ValueError(
-                f"Expected binary targets to be 0 or 1, got {wrong} other values in this epoch. "
-                "Pass `capture=` with a callable that returns logits and class indices."
+                f"Expected the targets to be classes, got {wrong} that are none in this epoch: binary targets that are "
+                "neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture=` with a callable that returns "
+                "logits and class indices."
             )
         changed = self._changed_labels(index, rows[TARGET])
         if changed:

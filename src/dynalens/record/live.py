@@ -106,12 +106,14 @@ class LiveRecord:
         self.open_epoch, self._record = epoch, None
         self.dynamics.update(rows, logits, targets)
 
-    def end_epoch(self, epoch: int, merge: Merge) -> EpochRecord:
-        """Fold the epoch into the statistics and return its presentations."""
+    def end_epoch(self, epoch: int, merge: Merge) -> EpochRecord | None:
+        """Fold the epoch into the statistics and return its presentations; None, and no epoch, if it had none."""
         assert self.dynamics is not None
         presentations = self.dynamics.end_epoch(epoch, merge)
-        self.epochs.append(epoch)
         self.open_epoch, self._record = None, None
+        if not len(presentations.index) and not presentations.non_finite:
+            return None
+        self.epochs.append(epoch)
         return presentations
 
     def cut_off(self) -> None:

@@ -1,0 +1,143 @@
+"""What autograd's graph of a loss tells: which logits it was computed from, and which constants they met."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+SOFTMAX = ("SoftmaxBackward0", "LogSoftmaxBackward0", "LogsumexpBackward0")
+SIGMOID = ("SigmoidBackward0", "LogSigmoidBackward0")
+ACTIVATIONS = (*SOFTMAX, *SIGMOID)
+"""The operations that make probabilities of logits."""
+
+_SAME_VALUES = {
+    "ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "SqueezeBackward0", "SqueezeBackward1",
+    "SqueezeBackward2", "UnsqueezeBackward0", "ToCopyBackward0", "CloneBackward0", "AliasBackward0",
+}  # fmt: skip
+_NETWORK = (
+    "Addmm", "MmBackward", "Bmm", "Baddbmm", "Linear", "Convolution", "Mkldnn", "Cudnn", "Native", "Embedding",
+    "Scaled", "torch::autograd::AccumulateGrad", "CompiledFunction",
+)  # fmt: skip
+"""How the operations begin that belong to a network and not to its loss: what lies behind them is not looked at."""
+_SAVED = ("_saved_index", "_saved_indices", "_saved_self", "_saved_other", "_saved_condition", "_saved_target")
+
+Node = Any
+"""torch.autograd.graph.Node, whose saved tensors torch does not type."""
+
+
+class Activation(NamedTuple):
+    """Probabilities on the way to a loss."""
+
+    logits: Tensor
+    """What they were made of, (N, K), (N, 1) or (N,), or its logarithm; their margins are the same."""
+    name: str
+    node: Node
+    negated: bool
+
+
+class LossGraph(NamedTuple):
+    """What lies between a loss and the network."""
+
+    loss: Tensor
+    activations: list[Activation]
+    """Those of different logits; several of the same ones count once."""
+    constants: list[Tensor]
+    """What they were multiplied with, picked by and compared with."""
+
+
+def origin(logits: Tensor) -> Any:
+    """Return what the values of a tensor come from, however it was viewed, reshaped or converted.
+
+    Example:
+        >>> logits = torch.ones(2, 3, requires_grad=True) * 2
+        >>> origin(logits.view(-1, 3).float()) is origin(logits), origin(logits * 1) is origin(logits)
+        (True, False)
+    """
+    node = logits.grad_fn
+    return logits if node is None else _behind(node)
+
+
+def _behind(node: Node) -> Any:
+    while node.name() in _SAME_VALUES:
+        node = node.next_functions[0][0]
+    return getattr(node, "variable", node)
+
+
+def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
+    """Walk from a loss to the network, and return what was met on the way.
+
+    Args:
+        loss: Before its backward pass.
+        inputs: Those of activations, where they were seen; others are told from what autograd has saved.
+    """
+    activations: dict[Any, Activation] = {}
+    constants: list[Tensor] = []
+    for node in _nodes_of_loss(loss):
+        if node.name() not in ACTIVATIONS:
+            constants += _constants(node)
+            continue
+        logits = inputs.get(node)
+        logits = _logits_of(node) if logits is None else logits
+        if logits is not None and logits.ndim <= 2 and _over_classes(node, logits):
+            source, negated = _unsigned(node)
+            if not negated or source not in activations:
+                activations[source] = Activation((-logits if negated else logits).detach(), node.name(), node, negated)
+    return LossGraph(loss, list(activations.values()), constants)
+
+
+def pull(loss: Tensor, activation: Activation) -> Tensor:
+    """Return the gradient of the loss for what the activation was made of, without touching any other gradient."""
+    edge = torch.autograd.graph.GradientEdge(*activation.node.next_functions[0])
+    gradient: Tensor = torch.autograd.grad(loss, [edge], torch.ones_like(loss), retain_graph=True)[0]
+    return -gradient.detach() if activation.negated else gradient.detach()
+
+
+def _nodes_of_loss(loss: Tensor) -> Iterator[Node]:
+    waiting, met = [loss.grad_fn], set()
+    while waiting:
+        node = waiting.pop(0)
+        if node is None or node in met or node.name().startswith(_NETWORK):
+            continue
+        met.add(node)
+        yield node
+        if node.name() not in ACTIVATIONS:
+            waiting += [following for following, _ in node.next_functions]
+
+
+def _unsigned(node: Node) -> tuple[Any, bool]:
+    """Return what an activation's logits come from, and whether a sigmoid's were turned: 1 - p is that of -z."""
+    source = _behind(node.next_functions[0][0])
+    if node.name() not in SIGMOID or isinstance(source, Tensor) or source.name() != "NegBackward0":
+        return source, False
+    return _behind(source.next_functions[0][0]), True
+
+
+def _logits_of(node: Node) -> Tensor | None:
+    name = node.name()
+    if name in ("LogsumexpBackward0", "LogSigmoidBackward0"):
+        logits: Tensor = node._saved_self
+        return logits
+    result: Tensor = node._saved_result.detach()
+    if name == "LogSoftmaxBackward0":
+        return result
+    tiny = torch.finfo(result.dtype).tiny
+    return result.clamp(min=tiny).log() if name == "SoftmaxBackward0" else torch.logit(result.float(), 2**-24)
+
+
+def _over_classes(node: Node, logits: Tensor) -> bool:
+    """Whether a softmax is over the last axis of (N, K); a sigmoid is over none."""
+    if node.name() in SIGMOID:
+        return True
+    dims = node._saved_dim if isinstance(node._saved_dim, tuple) else (node._saved_dim,)
+    return logits.ndim == 2 and dims in ((1,), (2**64 - 1,))  # -1, as autograd keeps it
+
+
+def _constants(node: Node) -> Iterator[Tensor]:
+    for name in _SAVED:
+        saved = getattr(node, name, None)
+        if name == "_saved_indices" and saved:
+            saved = [index for index in saved if index is not None][-1]  # of logits[rows, classes]
+        # A number is a factor of the whole loss, except where a batch of one was squeezed.
+        if isinstance(saved, Tensor) and (saved.ndim or name == "_saved_target") and not saved.requires_grad:
+            yield saved.detach()

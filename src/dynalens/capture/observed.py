@@ -1,0 +1,134 @@
+"""Where no known loss is called: the softmax or sigmoid on the way to the loss, and the labels that it met there."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynalens.capture.batch import CaptureError
+from dynalens.capture.graph import SIGMOID, Activation, LossGraph, Node, look_behind, pull
+from dynalens.capture.soft import FixedLevels
+from dynalens.dynamics import NOT_A_CLASS
+
+
+class _Constant(NamedTuple):
+    """What a constant of the loss tells of the labels."""
+
+    agrees: Tensor
+    """Whether it does, for each row."""
+    decides: bool
+    """Whether the loss picks classes by it; a weight of each sample, say, may be anything."""
+
+
+class ObservedLoss:
+    """Take logits from the graph of a loss and classes from the batch, and check each against the other.
+
+    The labels of the batch are believed only if the loss multiplies by them, picks by them or compares with them:
+    scores of pairs, say, have the shape of logits, too. The first step is looked at; in later ones the device marks
+    the rows that do not agree.
+    """
+
+    def __init__(self) -> None:
+        self._graph: LossGraph | None = None
+        self._pull: Tensor | None = None
+        self._known: list[tuple[torch.Size, torch.dtype]] | None = None
+        self._agreeing: list[bool] = []
+        self._levels: list[FixedLevels] = []
+        self._turned = False
+
+    @property
+    def activations(self) -> list[Activation]:
+        """Those of the step's loss."""
+        return self._graph.activations if self._graph else []
+
+    def look(self, loss: Tensor, inputs: Mapping[Node, Tensor]) -> None:
+        """Look at a loss before its backward pass; ``inputs`` are those of activations, where they were seen."""
+        self._graph, self._pull = look_behind(loss, inputs), None
+        if len(self.activations) == 1 and self.activations[0].name in SIGMOID and self._kinds() != self._known:
+            self._pull = pull(loss, self.activations[0])
+
+    def forget(self) -> None:
+        """Let go of the step's graph."""
+        self._graph = self._pull = None
+
+    def rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits, (N, K), (N, 1) or (N,), and the class of each row, (N,) int64.
+
+        Args:
+            labels: Those of the batch.
+
+        Raises:
+            CaptureError: If the loss was not computed with these labels, as far as can be seen.
+        """
+        assert self._graph is not None
+        (activation,) = self._graph.activations
+        labels, logits = labels.flatten(), activation.logits
+        classes = logits.shape[1] if logits.ndim == 2 else 1
+        if len(labels) * classes != logits.numel():
+            raise self._disagreement(activation)
+        if self._kinds() != self._known:
+            self._begin(labels, classes)
+        labels = self._classes(labels, classes)
+        constants = zip(self._graph.constants, self._levels, self._agreeing, strict=False)
+        told = [_compared(constant, labels, classes, levels) for constant, levels, agreed in constants if agreed]
+        agrees = torch.stack([each.agrees for each in told]).all(dim=0)
+        return -logits if self._turned else logits, torch.where(agrees, labels, NOT_A_CLASS)
+
+    def _begin(self, labels: Tensor, classes: int) -> None:
+        assert self._graph is not None
+        self._levels = [FixedLevels() for _ in range(len(self._graph.constants) + 1)]
+        labels = self._classes(labels, classes)
+        constants = zip(self._graph.constants, self._levels, strict=False)  # the last levels are the labels'
+        told = [_compared(constant, labels, classes, levels) for constant, levels in constants]
+        self._agreeing = [bool(each.agrees.all()) for each in told]
+        contradicted = any(each.decides and not agreed for each, agreed in zip(told, self._agreeing, strict=True))
+        if contradicted or not any(self._agreeing):
+            raise self._disagreement(self._graph.activations[0])
+        self._turned = classes == 1 and self._is_turned(labels)
+        self._known = self._kinds()
+
+    def _is_turned(self, labels: Tensor) -> bool:
+        """Whether the loss pulls the logit down for class 1: then it is that of class 0."""
+        assert self._pull is not None
+        towards = -self._pull.flatten() * (2 * labels - 1)
+        share = float((towards > 0).float().mean()), float((towards < 0).float().mean())
+        if max(share) <= 0.5:
+            raise self._disagreement(self.activations[0])
+        return share[1] > share[0]
+
+    def _classes(self, labels: Tensor, classes: int) -> Tensor:
+        return self._levels[-1].binary(labels) if classes == 1 else labels.long()
+
+    def _kinds(self) -> list[tuple[torch.Size, torch.dtype]]:
+        assert self._graph is not None
+        return [(constant.shape[1:], constant.dtype) for constant in self._graph.constants]
+
+    def _disagreement(self, activation: Activation) -> CaptureError:
+        return CaptureError(
+            f"Expected a loss of the batch's labels and {shown(activation)}, got one in which these are not seen, or "
+            "others beside them. Return a dict with `loss`, `logits` and `targets` from "
+            "`training_step`, or pass `capture=` with a callable(outputs, batch) -> (logits, targets)."
+        )
+
+
+def shown(activation: Activation) -> str:
+    """Return what an announcement or an error says of logits that were observed."""
+    name = activation.name.removesuffix("Backward0")
+    return f"the input of {name} {list(activation.logits.shape)} on the way to the loss"
+
+
+def _compared(constant: Tensor, labels: Tensor, classes: int, levels: FixedLevels) -> _Constant:
+    n, binary = len(labels), classes == 1
+    integers = not constant.is_floating_point() and constant.dtype is not torch.bool
+    if not binary and integers and constant.shape in ((n,), (n, 1)):
+        return _Constant(constant.flatten() == labels, decides=True)
+    if not binary and constant.shape == (n, classes):
+        return _Constant(levels.rows(constant.float().abs()) == labels, decides=True)
+    if binary and constant.numel() == n:
+        told = levels.binary(constant.float().abs().flatten())
+        same = told == labels
+        other = told == 1 - labels
+        # One of the two holds for all rows, or neither.
+        return _Constant(torch.where(same.all(), same, other), decides=False)
+    return _Constant(torch.zeros_like(labels, dtype=torch.bool), decides=False)

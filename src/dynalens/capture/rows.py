@@ -1,0 +1,85 @@
+"""From logits and targets in the shapes that steps have them in to rows of logits and one class for each."""
+
+from torch import Tensor
+
+from dynalens.capture.batch import CaptureError
+from dynalens.capture.soft import FixedLevels
+from dynalens.dynamics import NOT_A_CLASS
+from dynalens.observation import two_class_logits
+
+_REMEDY = "Pass `capture=` with a callable(outputs, batch) -> (logits, targets) that picks one class for each sample."
+
+Rows = tuple[Tensor, Tensor, str]
+
+
+class CapturedRows:
+    """Bring logits and targets of a fit's steps into one form; what floating targets mean, the first batch decides."""
+
+    def __init__(self) -> None:
+        self._levels = FixedLevels()
+
+    def checked(self, logits: Tensor, targets: Tensor, source: str) -> Rows:
+        """Return rows of logits (N, K), the class of each (N,), and where they were found.
+
+        Args:
+            logits: Shape ``(N, K)``, or ``(N,)``, ``(N, 1)`` or ``()`` of two classes.
+            targets: One class for each row, or floating ones that name one.
+            source: Where both were found.
+
+        Raises:
+            CaptureError: If they have other shapes, or name no classes.
+        """
+        binary = logits.numel() == targets.numel() and _is_vector(logits) and _is_vector(targets)
+        return self._two_classes(logits, targets, source) if binary else self.classes(logits, targets, source)
+
+    def classes(self, logits: Tensor, targets: Tensor, source: str) -> Rows:
+        """As :meth:`checked`, of logits that are no binary ones."""
+        logits, targets = _without_single_axes(logits.detach(), targets.detach())
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise CaptureError(
+                f"Expected logits of shape (N, K) with K >= 2 classes, got {tuple(logits.shape)} ({source}). "
+                "Dense prediction is not tracked. Pass `capture=` with a callable(outputs, batch) -> (logits, targets) "
+                "that picks one row of logits for each sample."
+            )
+        given = targets
+        if targets.shape == logits.shape:
+            targets = self._levels.rows(targets)
+            source += " (the class of its smoothed one)" if self._levels.smoothed else " (the class of its one)"
+        elif targets.is_floating_point():
+            raise _soft(logits, given, source)
+        if targets.shape != logits.shape[:1] or (given.ndim == 2 and not self._levels.known):
+            raise _soft(logits, given, source)
+        return logits, targets.long(), source
+
+    def _two_classes(self, logits: Tensor, targets: Tensor, source: str) -> Rows:
+        classes = self._levels.binary(targets.detach().flatten())
+        if not self._levels.known:
+            wrong = int((classes == NOT_A_CLASS).sum())
+            raise CaptureError(
+                f"Expected binary targets to be 0 or 1, or both smoothed by a fixed amount, got {wrong} other values "
+                f"in this batch ({source}). {_REMEDY}"
+            )
+        source += " (two smoothed classes)" if self._levels.smoothed else " (two classes)"
+        return two_class_logits(logits.detach().reshape(-1, 1)), classes, source
+
+
+def _is_vector(values: Tensor) -> bool:
+    return values.shape[1:] in ((), (1,))
+
+
+def _without_single_axes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch of one that was squeezed gets its first axis back; axes of one behind the classes go."""
+    if logits.ndim == 1 and targets.numel() in (1, len(logits)):
+        logits, targets = logits.unsqueeze(0), targets.reshape(1, -1)
+    while logits.ndim > 2 and logits.shape[-1] == 1:
+        logits = logits.squeeze(-1)
+        targets = targets.squeeze(-1) if targets.ndim > 1 else targets
+    return logits, targets.flatten() if targets.shape[1:] == (1,) else targets
+
+
+def _soft(logits: Tensor, targets: Tensor, source: str) -> CaptureError:
+    return CaptureError(
+        f"Expected one class index for each of {len(logits)} rows of logits, got targets of shape "
+        f"{tuple(targets.shape)}, {targets.dtype}: soft, mixed or multi-label targets ({source}). "
+        f"{_REMEDY}"
+    )
