@@ -47,8 +47,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``, else from the softmax or
             sigmoid on the way to the loss, with the batch's label; "loss" and "outputs" allow one kind; "module:<dotted
             name>" takes the output of a layer and the batch's label; a callable(outputs, batch), or the dotted path of
-            one, returns both. A binary logit, (N,) or (N, 1), counts as the two classes 0 and z. The inputs of ``nll_loss`` are log-probabilities; their margins and
-            probabilities are those of the logits.
+            one, returns both. A binary logit, (N,) or (N, 1), counts as the two classes 0 and z. The inputs of
+            ``nll_loss`` are log-probabilities; their margins and probabilities are those of the logits.
         loader: Which one to record, if training has several: the key of a dict or the place in a list. ``index`` is
             then looked for in its part of the batch.
         views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
