@@ -22,11 +22,12 @@ ALLOWED = {
     "faithfulness": COMPUTING,
     "suspicion": {"torch", "numpy", "pandas", "dynamics"},
     "features": COMPUTING,
-    "record": {"torch", "numpy", "pandas", "datasets", "dynamics", "suspicion"},
+    "text": {"pandas"},
+    "record": {"torch", "numpy", "pandas", "datasets", "dynamics", "suspicion", "text"},
     "records": {"record"},
-    "pictures": {"torch", "numpy", "PIL", "dynamics"},
-    "decisions": {"torch", "datasets", "keys"},
-    "report": {"torch", "numpy", "pandas", "PIL", "dynamics", "keys", "pictures", "record", "suspicion"},
+    "pictures": {"torch", "numpy", "PIL", "dynamics", "text"},
+    "decisions": {"torch", "datasets", "keys", "text"},
+    "report": {"torch", "numpy", "pandas", "PIL", "dynamics", "keys", "pictures", "record", "suspicion", "text"},
     "explanations": COMPUTING
     | {"attribution", "capture", "datasets", "dynamics", "faithfulness", "pictures", "tensorboard"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
@@ -38,7 +39,8 @@ ALLOWED = {
 STANDARD = {
     "argparse", "array", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib", "functools",
     "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers", "operator", "os",
-    "pathlib", "random", "re", "shutil", "sys", "types", "typing", "unicodedata", "warnings", "weakref",
+    "pathlib", "random", "re", "shutil", "sys", "threading", "types", "typing", "unicodedata", "warnings", "weakref",
+    "zipfile", "zlib",
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,24 @@ def test_whatever_is_asked_of_a_record_its_history_is_read_once(
         opened.clear()
         assert main([command, str(tmp_path)]) == 0
         assert [name for name in opened if name.startswith("epoch")] == epochs
+
+
+def test_an_assessment_that_takes_long_is_announced_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def takes_long(*args: Any) -> Any:
+        time.sleep(0.1)
+        return assess(*args)
+
+    written(tmp_path)
+    load_record(tmp_path).table()
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("dynalens.record.record.assess", takes_long)
+    monkeypatch.setattr("dynalens.record.progress.PATIENCE", 0.01)
+    record = load_record(tmp_path)
+    record.table()
+    record.suspects()
+    assert capsys.readouterr().err == "dynalens: assessing the labels of 4 samples ...\n"
 
 
 def test_a_record_can_be_pickled(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
 from dynalens.record import load_record
 from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import PRECISION, compared, suspects
+from dynalens.text import escaped_all, inert_cells, printable, printable_cells
 
 _SHOWN = ("name", "root_index", "label", "suggested", "suggested_probability", "wrong_probability", "agreement")
 
@@ -24,13 +26,13 @@ def suspects_command(args: argparse.Namespace) -> None:
         found = of_class_pair(found, args.class_pair, record.meta.class_names)
     rate = record.noise_rate()
     seen = int((everything["presentations"] > 0).sum())
-    print(
+    _say(
         f"{len(found)} suspects among {seen} samples at an expected precision of {args.precision:g}"
         f"{' for this class pair' if args.class_pair else ''}; "
         f"estimated noise rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
     )
     if not len(found) and not args.class_pair:
-        print(
+        _say(
             "No label is flagged. The estimate can miss wrong labels where the network has learned them by heart, or "
             "where the data are hard. Look at the top of the order, which follows."
         )
@@ -38,16 +40,16 @@ def suspects_command(args: argparse.Namespace) -> None:
     _show(found, args, _SHOWN)
     files = None if "name" not in found else {known: str(name) for known, name in found["name"].items()}
     if args.json:
-        print(f"{len(found)} rows written to {to_json(found, args.json)}")
+        _say(f"{len(found)} rows written to {to_json(found, args.json)}")
     if args.label_studio:
-        print(f"{len(found)} tasks written to {to_label_studio(found, args.label_studio, files=files)}")
+        _say(f"{len(found)} tasks written to {to_label_studio(found, args.label_studio, files=files)}")
     if args.fiftyone:
-        print(f"{len(found)} labels written to {to_fiftyone(found, args.fiftyone, files=files)}")
+        _say(f"{len(found)} labels written to {to_fiftyone(found, args.fiftyone, files=files)}")
 
 
 def report_command(args: argparse.Namespace) -> None:
     """Write a page on which to decide about suspects."""
-    print(f"{args.run(args)} written: open it in a browser, decide, and download decisions.csv")
+    _say(f"{args.run(args)} written: open it in a browser, decide, and download decisions.csv")
 
 
 def compare_command(args: argparse.Namespace) -> None:
@@ -55,8 +57,8 @@ def compare_command(args: argparse.Namespace) -> None:
     records = [load_record(run) for run in args.runs]
     together = compared([record.table() for record in records])
     agreed = int((together["flagged_in"] == len(records)).sum())
-    print(f"{agreed} samples are flagged in all {len(records)} runs; of {len(together)} seen in all of them")
-    names = records[0].meta.class_names
+    _say(f"{agreed} samples are flagged in all {len(records)} runs; of {len(together)} seen in all of them")
+    names = escaped_all(records[0].meta.class_names)
     if names:
         together["suggested_name"] = [None if pd.isna(k) else names[k] for k in together["suggested"]]
     ranks = [f"rank_{number + 1}" for number in range(len(records))]
@@ -97,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.command(args)
     except (OSError, ValueError) as error:
-        print(f"dynalens: {error}", file=sys.stderr)
+        _say(f"dynalens: {error}", sys.stderr)
         return 2
     return 0
 
@@ -125,13 +127,21 @@ def _show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str])
         elif column in shown and not (column == "root_index" and "name" in shown):
             view[column] = shown[column]
     if len(view):
-        print(view.round(3).to_string(max_colwidth=60))
+        _say(printable_cells(view.round(3)).to_string(max_colwidth=60))
     if len(table) > len(view):
-        print(f"... and {len(table) - len(view)} more: --top {len(table)}, or --csv FILE")
+        _say(f"... and {len(table) - len(view)} more: --top {len(table)}, or --csv FILE")
     if args.csv:
         args.csv.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(args.csv)
-        print(f"{len(table)} rows written to {args.csv}")
+        inert_cells(table).to_csv(args.csv)
+        _say(f"{len(table)} rows written to {args.csv}")
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    """Print lines of which a terminal obeys no letter, in an encoding that may lack some of them."""
+    stream = stream or sys.stdout
+    lines = "\n".join(printable(line) for line in text.split("\n"))
+    encoding = stream.encoding or "utf-8"
+    print(lines.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def _class_number(given: str, names: Sequence[str] | None) -> int:

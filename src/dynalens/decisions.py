@@ -10,9 +10,9 @@ from torch.utils.data import Subset
 
 from dynalens.datasets import class_names, label_place, root_indices, sample_names, with_label
 from dynalens.keys import LABEL_KEYS
+from dynalens.text import escaped, escaped_all, plain
 
 DECISIONS = ("keep", "relabel", "drop")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # of a cell that a spreadsheet would compute
 
 
 class Decision(NamedTuple):
@@ -106,7 +106,7 @@ def apply_decisions(
         >>> list(apply_decisions([("a", 0), ("b", 0), ("c", 0)], file))
         [('b', 0), ('c', 1)]
     """
-    classes = class_names(dataset)
+    classes = escaped_all(class_names(dataset))
     rows = [_decision(row, classes, line) for line, row in _rows(Path(path))]
     decisions = _placed(rows, dataset, sample_ids)
     _check_labels(decisions, dataset, label_key)
@@ -123,13 +123,13 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 f"{path}. Download the decisions from the page of `dynalens report`."
             )
         for row in reader:
-            yield reader.line_num, {name: value or "" for name, value in row.items() if name is not None}
+            yield reader.line_num, {name: plain(value or "") for name, value in row.items() if name is not None}
 
 
 def _placed(rows: Sequence[Decision], dataset: Any, sample_ids: Sequence[str] | None) -> dict[int, Decision]:
     """Return each decision by the position of its sample."""
-    ids = None if sample_ids is None else {str(sample): position for position, sample in enumerate(sample_ids)}
-    names = sample_names(dataset, root_indices(dataset))
+    ids = None if sample_ids is None else {escaped(str(sample)): position for position, sample in enumerate(sample_ids)}
+    names = escaped_all(sample_names(dataset, root_indices(dataset)))
     by_name = {} if names is None else {name: position for position, name in enumerate(names)}
     repeated = {name for name, times in Counter(names).items() if times > 1}
     decisions: dict[int, Decision] = {}
@@ -211,12 +211,12 @@ def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) 
         )
     given = row.get("label", "")
     label = int(given) if given.isascii() and given.isdigit() else None
-    decision = Decision(line, row["sample_id"], _as_named(row.get("name", "")), label, row["decision"])
+    decision = Decision(line, row["sample_id"], row.get("name", ""), label, row["decision"])
     return decision if decision.decision != "relabel" else _with_new_label(decision, row, classes)
 
 
 def _with_new_label(decision: Decision, row: Mapping[str, str], classes: Sequence[str] | None) -> Decision:
-    text, name = row["new_label"], _as_named(row.get("new_label_name", ""))
+    text, name = row["new_label"], row.get("new_label_name", "")
     new = int(text) if text.isascii() and text.isdigit() else -1
     if new < 0 or (classes is not None and new >= len(classes)):
         known = f"a class in [0, {len(classes)})" if classes is not None else "the number of a class"
@@ -229,8 +229,3 @@ def _with_new_label(decision: Decision, row: Mapping[str, str], classes: Sequenc
             "Pass the dataset whose classes were shown."
         )
     return decision._replace(new_label=new, new_label_name=name)
-
-
-def _as_named(cell: str) -> str:
-    """Return a name without the apostrophe that keeps a spreadsheet from reading it as a formula."""
-    return cell[1:] if cell[:1] == "'" and cell[1:2] in FORMULA_STARTS else cell

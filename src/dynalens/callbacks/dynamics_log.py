@@ -1,5 +1,6 @@
 """What loggers show of a record: scalars of each epoch, and pictures as long as they can be drawn."""
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class DynamicsLog:
         monitor: The monitor, whose ``name``, ``x_axis``, ``top_k`` and ``class_names`` are read.
         contrast_sources: Asked in turn for maps of the gallery's suspects, until one has some.
         dataset: What is trained on.
+        attempt: Calls what writes files, and goes on where the disk fails.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class DynamicsLog:
         *,
         contrast_sources: Sequence[ContrastSource],
         dataset: Any,
+        attempt: Callable[[str, Callable[[], None]], None],
     ) -> None:
-        self._contrast_sources = contrast_sources
+        self._contrast_sources, self._attempt = contrast_sources, attempt
         self._monitor, self._prefix, self._x_axis = monitor, tag_prefix(monitor.name), monitor.x_axis
         self._device: torch.device = pl_module.device
         self._below_zero: Array | None = None
@@ -73,7 +76,7 @@ class DynamicsLog:
         )
 
     def restore(
-        self, statistics: SampleStatistics, epochs: Sequence[int], history: Iterable[tuple[int, dict[str, Array]]]
+        self, statistics: SampleStatistics, epochs: Sequence[int], history: Iterable[tuple[int, Mapping[str, Array]]]
     ) -> None:
         """Go on with a record: follow its worst samples, and keep what its history says of them and of the noise."""
         found = dict(history)
@@ -123,7 +126,8 @@ class DynamicsLog:
         contrasts = self._contrasts(trainer, statistics, ids)
         with self._or_switched_off():
             if self.pictures is not None:
-                self.pictures.write(statistics, epoch, step, ids, contrasts)
+                draw = functools.partial(self.pictures.write, statistics, epoch, step, ids, contrasts)
+                self._attempt("pictures", draw)
             if self._projector is not None and features is not None and self._projector.due(epoch):
                 self._projector.write(features, statistics, step, ids)
 

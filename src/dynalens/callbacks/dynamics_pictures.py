@@ -22,6 +22,7 @@ from dynalens.pictures import (
 )
 from dynalens.suspicion import worst_samples
 from dynalens.tensorboard import Sink, epochs_tag
+from dynalens.text import escaped
 
 CHARTS: dict[str, Callable[[SampleStatistics, str], Image.Image]] = {
     "data_map": data_map,
@@ -124,7 +125,7 @@ class DynamicsPictures:
     ) -> list[Suspect]:
         return [
             Suspect(
-                sample_id=str(sample if ids is None else ids[sample]),
+                sample_id=escaped(str(sample if ids is None else ids[sample])),
                 label=class_name(int(statistics.label[sample]), self._names),
                 suggested=class_name(int(statistics.candidate[sample]), self._names),
                 score=float(-statistics.margin[sample]),

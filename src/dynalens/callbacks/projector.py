@@ -12,6 +12,7 @@ from dynalens.features import FeatureRows
 from dynalens.pictures import Normalisation, Thumbnails, class_name
 from dynalens.suspicion import worst_samples
 from dynalens.tensorboard import write_embedding
+from dynalens.text import escaped
 
 MOST_SAMPLES = 2000
 _WORST = 500
@@ -79,7 +80,7 @@ class Projector:
 
     def _row(self, statistics: SampleStatistics, row: int, ids: Array | None) -> list[str]:
         return [
-            str(row if ids is None else ids[row]),
+            escaped(str(row if ids is None else ids[row])),
             class_name(int(statistics.label[row]), self._names),
             class_name(int(statistics.candidate[row]), self._names),
             f"{-statistics.margin[row]:.4f}",

@@ -1,5 +1,6 @@
 """The callback that keeps the per-sample record: Lightning hooks become calls."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -157,7 +158,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self.projector_every_n_epochs is not None:
             check_tensorboard(trainer, "projector_every_n_epochs")
         self._processes, self._failure = Processes(trainer), None
-        self._live.folder = RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name))
+        self._live.use(RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name)))
         self._active, self._begun, self._announced, self._agreed = True, False, False, False
         self._capture.install(pl_module)
         self._identity.install(trainer)
@@ -177,9 +178,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
                 self,
                 contrast_sources=self._contrast_sources,
                 dataset=self._identity.dataset,
+                attempt=self._live.attempt,
             )
             if self._live.epochs:
-                self._log.restore(self.statistics(), self._live.epochs, self._live.kept_history())
+                self._log.restore(self.statistics(), self._live.epochs, self._live.kept_history().readable())
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the loader again, which Lightning may have made anew."""
@@ -195,6 +197,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self._live.open_epoch is not None and self._live.open_epoch != self._epoch(trainer):
             # The checkpoint was saved after the epoch's last step: Lightning goes on.
             self._end_epoch(self._live.open_epoch)
+        if batch_idx == 0:
+            self._live.begin_epoch(self._epoch(trainer))
+        if self._processes is not None and self._processes.is_first:
+            self._live.write_under_way(self._epoch(trainer))
         self._capture.start(pl_module)
         self._features.start(pl_module)
         if self._log is not None:  # now, because the step may work in place
@@ -252,9 +258,15 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """As ``teardown``, which Lightning leaves out after an exception; the epoch that was cut off is dropped."""
-        if self._active:
-            self._live.cut_off()
-        self._end_fit()
+        try:
+            if self._active:
+                self._live.cut_off()
+            self._end_fit()
+        except Exception as error:  # noqa: BLE001  # the user's own exception is the one to see
+            warnings.warn(
+                f"Expected to write the record after an exception, got {type(error).__name__}: {error}. Call `save()`.",
+                stacklevel=2,
+            )
         self._processes = None
 
     def _begin(self, trainer: Any, *, training: bool = True) -> None:
@@ -341,9 +353,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._features.close()
         self._identity.close()
         if self._live.epochs and self._begun and self._processes and self._processes.is_first:
-            self.save()
-            if self._log is not None and self._log.pictures is not None and self._live.folder is not None:
-                self._live.folder.write_pictures(self._log.pictures.pictures)
+            pictures = None if self._log is None else self._log.pictures
+            self._live.end_files({} if pictures is None else pictures.pictures)
         self._log = None
         self._contrast_sources.clear()
 

@@ -8,10 +8,11 @@ read from it.
 from dynalens.dynamics.fold import epoch_weight
 from dynalens.dynamics.probabilities import probability_room
 from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, presentation_rows
-from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.statistics import HISTORY, Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.tracker import VERSION, TrainingDynamics
 
 __all__ = [
+    "HISTORY",
     "IGNORED",
     "NOT_A_CLASS",
     "VERSION",

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dynalens.dynamics import Array
+from dynalens.text import escaped
 
 Colour = tuple[int, int, int]
 
@@ -86,7 +87,7 @@ def class_name(number: int, names: Sequence[str] | None) -> str:
     """Return a class's name, or its number where it has none; empty for a negative number, which is no class."""
     if number < 0:
         return ""
-    return names[number] if names is not None and number < len(names) else str(number)
+    return escaped(names[number]) if names is not None and number < len(names) else str(number)
 
 
 def jpeg_bytes(image: Image.Image, quality: int = 80) -> bytes:
@@ -127,7 +128,7 @@ def _cut(text: str, font: Font, width: float) -> str:
 
 def _legible(text: str, size: int) -> tuple[Font, str]:
     """Return a font and the text in letters that it has."""
-    text = " ".join(text.split())
+    text = " ".join(escaped(text).split())
     if all(ord(letter) <= _ASCII or letter in "…·" for letter in text):
         return _own_font(size), text
     wide = _wide_font(size)

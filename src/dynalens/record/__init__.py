@@ -1,13 +1,15 @@
 """The record of a run and its folder.
 
-`record` is what a user asks, live or on disk; `live` keeps it while training goes on; `history` reads every
-presentation, `folder` the rest of a run's folder; `files` writes whole files or none.
+`record` is what a user asks, live or on disk; `live` keeps it while training goes on; `folder` writes a run's folder,
+`loading` reads it and `checks` says what it refuses; `history` reads every presentation; `files` writes whole files or
+none.
 """
 
 from dynalens.record.files import epoch_file, forget_epochs, replaced, write_arrays
-from dynalens.record.folder import RecordFolder, load_record
+from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
 from dynalens.record.live import LiveRecord
+from dynalens.record.loading import load_record
 from dynalens.record.record import Record, RecordMeta
 
 __all__ = [

@@ -1,13 +1,22 @@
-"""Files that are written whole or not at all, and how those of an epoch are called."""
+"""Files that are written whole or not at all, and read only if they are what dynalens writes."""
 
+import json
+import math
 import os
-from collections.abc import Iterator, Mapping
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dynalens.dynamics import Array
+
+
+class DamagedFileError(ValueError):
+    """A file of a record is not as dynalens writes it."""
 
 
 @contextmanager
@@ -28,6 +37,75 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub mixes the arrays up with its own keyword
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file, whole or not at all, in ASCII: names need not be UTF-8."""
+    with replaced(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """Return the arrays of a file of :func:`write_arrays`.
+
+    The file may come from a stranger: no pickle is loaded, and no more memory is asked for than the file is long.
+
+    Raises:
+        DamagedFileError: If it is cut off, or something else.
+        OSError: If it cannot be opened.
+    """
+    with whole(path), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        length = path.stat().st_size
+        if sum(member.file_size for member in members) > length:
+            raise ValueError("arrays that are larger than the file")
+        for member in members:
+            _check_array(archive, member)
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        DamagedFileError: If it is none.
+        OSError: If it cannot be opened.
+    """
+    with whole(path):
+        return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """Let whatever goes wrong while a file is read be one error that names the file; errors of the disk stay."""
+    try:
+        yield
+    except (OSError, DamagedFileError):
+        raise
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise DamagedFileError(
+            f"Expected {path} to be as dynalens writes it, got {reason}. The record is damaged: take the folder from a "
+            "backup, or train again."
+        ) from error
+
+
+def digest(path: Path) -> int:
+    """Return a number that another content of an npz file does not have, from the checksums that are in it.
+
+    Raises:
+        DamagedFileError: If it is no such file.
+        OSError: If it cannot be opened.
+    """
+    with whole(path), zipfile.ZipFile(path) as archive:
+        checksums = sorted((member.filename, member.CRC) for member in archive.infolist())
+        return zlib.crc32(repr(checksums).encode())
+
+
+def text_digest(texts: Sequence[str]) -> int:
+    """Return a number that other texts do not have."""
+    return zlib.crc32(json.dumps(list(texts)).encode())
+
+
 def epoch_file(epoch: int) -> str:
     """Return the name of an epoch's file."""
     return f"epoch_{epoch:06d}.npz"
@@ -38,3 +116,16 @@ def forget_epochs(folder: Path, begin: int) -> None:
     for old in folder.glob("epoch_*.npz"):
         if old.name >= epoch_file(begin):
             old.unlink()
+
+
+def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise a ValueError unless the member holds as many numbers as its header says."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{member.filename} compressed")
+    with archive.open(member) as file:
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, _, dtype = read_header[np.lib.format.read_magic(file)](file)
+        if dtype.hasobject:
+            raise ValueError(f"objects in {member.filename}, which are not loaded")
+        if math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
+            raise ValueError(f"{shape} of {dtype} in {member.filename}, which are not there")

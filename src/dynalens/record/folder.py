@@ -1,6 +1,10 @@
-"""The run's folder on disk: written by the callbacks, read by notebooks and the command line."""
+"""The run's folder on disk: written by the callbacks, read by notebooks and the command line.
 
-import functools
+``record.npz`` is the state: statistics, ids, epochs and names of classes in one file, which takes the place of the one
+before as a whole. It holds a digest of each other file that belongs to it, so that after a kill, or a second run in the
+same folder, no other record's file is taken for its own.
+"""
+
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -12,8 +16,17 @@ import numpy as np
 import pandas as pd
 
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
-from dynalens.record.files import epoch_file, replaced, write_arrays
-from dynalens.record.record import VERSION, Record, RecordMeta
+from dynalens.record.files import digest, epoch_file, replaced, text_digest, write_arrays, write_json
+from dynalens.record.history import History
+from dynalens.record.record import Record, RecordMeta
+from dynalens.text import inert_cells
+
+META = "meta.json"
+NAMES = "names.json"
+TABLES = ("samples.csv", "suspects.csv")
+NEIGHBOURS, PICTURES = "neighbours.npz", "pictures.npz"
+_OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, *TABLES)
+UNDER_WAY = "under_way.json"
 
 
 class RecordFolder:
@@ -21,73 +34,104 @@ class RecordFolder:
 
     Args:
         path: The folder; made when something is written.
+
+    Attributes:
+        digests: Of the file of each epoch whose presentations are here.
+        is_begun: Whether a run has begun to write here.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.digests: dict[int, int] = {}
+        self._names: Sequence[str] | None = None
+        self._names_known = False
+        self.is_begun = self._continues = False
 
-    def begin(self, epochs: Sequence[int], source: Path | None) -> list[int]:
-        """Let the history hold exactly these epochs, copied from ``source`` where this folder continues another run.
+    def begin(self, epochs: Sequence[int], source: Path | None, digests: Mapping[int, int] | None = None) -> list[int]:
+        """Let the history hold these epochs, copied from ``source`` where this folder continues another run.
+
+        A new run's folder loses the history that an earlier run left. What else an earlier run left goes when the first
+        record of this one takes its place.
+
+        Args:
+            epochs: Those of the record that is continued.
+            source: Folder of the run that is continued; None for a new one.
+            digests: Of the files in it, where they are known.
 
         Returns:
             Those of the epochs whose history could not be found.
         """
-        keep = {epoch_file(epoch) for epoch in epochs}
+        self.is_begun, self._continues, self.digests = True, source is not None, {}
         history = self.path / "history"
-        same = source is not None and source.resolve() == self.path.resolve()
-        for old in history.glob("epoch_*.npz"):
-            if not (same and old.name in keep):
+        if source is None:
+            for old in history.glob("epoch_*.npz"):
                 old.unlink()
-        if not same:
-            (self.path / "pictures.npz").unlink(missing_ok=True)  # of another record's samples
-        if source is not None and not same:
+        elif source.resolve() != self.path.resolve():
+            self._continues = False
             history.mkdir(parents=True, exist_ok=True)
-            for name in sorted(keep):
-                if (source / "history" / name).exists():
-                    shutil.copy2(source / "history" / name, history / name)
-        return [epoch for epoch in epochs if not (history / epoch_file(epoch)).exists()]
+        if source is not None:
+            kept = History(source, epochs, digests=digests)
+            lost = set(kept.lost())
+            for epoch, old in kept.files().items():
+                if epoch not in lost and kept.holds(epoch):
+                    self._take_over(epoch, old)
+        return [epoch for epoch in epochs if epoch not in self.digests]
 
-    def save(self, record: Record) -> None:
-        """Write a record and its tables."""
-        self.write(record.statistics, record.root_index, record.meta, record.sample_ids)
-        self.write_names(record.names())
-        self.write_neighbours(record.neighbours(), record.meta.epochs)
-        self.write_tables(record.table())
-
-    def write_history(self, epoch: int, record: EpochRecord) -> None:
+    def write_history(self, epoch: int, presentations: EpochRecord | Mapping[str, Array]) -> None:
         """Write every presentation of one epoch, in the order they were made."""
-        arrays = record.presentations()
+        arrays = presentations.presentations() if isinstance(presentations, EpochRecord) else dict(presentations)
         arrays["index"] = arrays["index"].astype(np.int32)
-        write_arrays(self.path / "history" / epoch_file(epoch), arrays)
+        path = self.path / "history" / epoch_file(epoch)
+        write_arrays(path, arrays)
+        self.digests[epoch] = digest(path)
 
     def write(
         self, statistics: SampleStatistics, root_index: Array, meta: RecordMeta, sample_ids: Array | None = None
     ) -> None:
-        """Write ``record.npz`` and ``meta.json``."""
+        """Write ``record.npz``, which is the record, and ``meta.json``, a part of it for people."""
+        self.path.mkdir(parents=True, exist_ok=True)
         ids = {} if sample_ids is None else {"sample_id": sample_ids}
-        write_arrays(self.path / "record.npz", {**statistics.arrays(), "root_index": root_index, **ids})
-        with replaced(self.path / "meta.json") as temporary:
-            temporary.write_text(json.dumps(asdict(meta), indent=2) + "\n", encoding="utf-8")
+        inside = np.frombuffer(json.dumps(self._inside(meta)).encode(), np.uint8)
+        # A kill may leave the old record or the new one, but no file of the one beside the other.
+        for name in _OF_THE_RUN_BEFORE if self.is_begun and not self._continues else (META,):
+            (self.path / name).unlink(missing_ok=True)
+        write_arrays(self.path / "record.npz", {**statistics.arrays(), "root_index": root_index, **ids, "meta": inside})
+        self._continues = True
+        write_json(self.path / META, asdict(meta))
+        if self.is_begun:
+            self._tidy(meta.epochs)
+
+    def write_record(self, record: Record) -> None:
+        """Write a record as :meth:`write` does."""
+        self.write(record.statistics, record.root_index, record.meta, record.sample_ids)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Note that an epoch is under way: if the process dies, the record names it as incomplete."""
+        write_json(self.path / UNDER_WAY, {"epoch": epoch})
+
+    def end(self) -> None:
+        """Note that no epoch is under way any more."""
+        (self.path / UNDER_WAY).unlink(missing_ok=True)
 
     def write_names(self, names: Sequence[str] | None) -> None:
         """Write ``names.json``, the name of each sample, or see that there is none."""
-        path = self.path / "names.json"
+        path = self.path / NAMES
         if names is None:
             path.unlink(missing_ok=True)
-            return
-        with replaced(path) as temporary:
-            temporary.write_text(json.dumps(list(names)) + "\n", encoding="utf-8")
+        else:
+            write_json(path, list(names))
+        self._names, self._names_known = names, True
 
     def write_tables(self, table: pd.DataFrame) -> None:
         """Write ``samples.csv`` and, flagged ones only and worst first, ``suspects.csv``."""
-        with replaced(self.path / "samples.csv") as temporary:
-            table.to_csv(temporary)
-        with replaced(self.path / "suspects.csv") as temporary:
-            table[table["flagged"]].sort_values("rank").to_csv(temporary)
+        table = inert_cells(table)
+        for name, rows in zip(TABLES, (table, table[table["flagged"]].sort_values("rank")), strict=True):
+            with replaced(self.path / name) as temporary:
+                rows.to_csv(temporary)
 
     def write_neighbours(self, scores: Array | None, epochs: Sequence[int]) -> None:
         """Write ``neighbours.npz``, the scores of neighbours after these epochs, or see that there is none."""
-        path = self.path / "neighbours.npz"
+        path = self.path / NEIGHBOURS
         if scores is None:
             path.unlink(missing_ok=True)
         else:
@@ -96,77 +140,23 @@ class RecordFolder:
     def write_pictures(self, pictures: Mapping[int, Array]) -> None:
         """Write ``pictures.npz``: small pictures of suspects, by their rows; nothing if there are none."""
         if pictures:
-            write_arrays(self.path / "pictures.npz", {str(sample): picture for sample, picture in pictures.items()})
+            write_arrays(self.path / PICTURES, {str(sample): picture for sample, picture in pictures.items()})
 
-    def names(self) -> list[str] | None:
-        """Return the name of each sample, or None where there is none."""
-        path = self.path / "names.json"
-        if not path.is_file():
-            return None
-        names: list[str] = json.loads(path.read_text(encoding="utf-8"))
-        return names
+    def _take_over(self, epoch: int, old: Path) -> None:
+        if not self._continues:
+            with replaced(self.path / "history" / old.name) as temporary:
+                shutil.copy2(old, temporary)
+        self.digests[epoch] = digest(old)
 
-    def neighbours(self, epochs: Sequence[int]) -> Array | None:
-        """Return the scores of neighbours; None where there is none, or not as of these epochs."""
-        path = self.path / "neighbours.npz"
-        if not path.is_file():
-            return None
-        with np.load(path) as stored:
-            return np.asarray(stored["score"]) if stored["epochs"].tolist() == list(epochs) else None
+    def _inside(self, meta: RecordMeta) -> dict[str, Any]:
+        inside: dict[str, Any] = asdict(meta)
+        inside["history"] = {str(epoch): self.digests[epoch] for epoch in meta.epochs if epoch in self.digests}
+        if self._names_known:
+            inside["names"] = None if self._names is None else text_digest(self._names[: meta.num_samples])
+        return inside
 
-    def pictures(self) -> dict[int, Array]:
-        """Return the small pictures of suspects, by their rows: images ``(H, W, 3)``, uint8, or signals ``(C, L)``."""
-        path = self.path / "pictures.npz"
-        if not path.is_file():
-            return {}
-        with np.load(path) as stored:
-            return {int(sample): stored[sample] for sample in stored.files}
-
-
-def load_record(folder: str | Path) -> Record:
-    """Return the record of a run.
-
-    Args:
-        folder: The run's folder (``lightning_logs/version_0``) or the ``dynalens`` folder in it.
-
-    Raises:
-        FileNotFoundError: If there is no record.
-        ValueError: If it was written in another version of the format.
-
-    Example:
-        >>> import tempfile, torch
-        >>> from dynalens.dynamics import TrainingDynamics
-        >>> dynamics = TrainingDynamics(2)
-        >>> dynamics.update([0, 1], torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1]))
-        >>> _ = dynamics.end_epoch(0)
-        >>> with tempfile.TemporaryDirectory() as run:
-        ...     folder = RecordFolder(Path(run) / "dynalens")
-        ...     folder.write(dynamics.compute(), np.arange(2), RecordMeta(num_samples=2, epochs=[0]))
-        ...     load_record(run).statistics.margin
-        array([ 1., -4.])
-    """
-    given = Path(folder)
-    found = [path for path in (given, given / "dynalens") if (path / "record.npz").is_file()]
-    if not found:
-        named = sorted(str(path.parent) for path in given.glob("**/record.npz"))
-        hint = f"Did you mean {', '.join(named)}?" if named else "A record is written when the first epoch ends."
-        raise FileNotFoundError(f"Expected `folder` to hold record.npz or dynalens/record.npz, got {given}. {hint}")
-    raw: dict[str, Any] = json.loads((found[0] / "meta.json").read_text(encoding="utf-8"))
-    if raw.get("version") != VERSION:
-        raise ValueError(
-            f"Expected a record of version {VERSION}, got {raw.get('version')}. Read it with the release that wrote it."
-        )
-    with np.load(found[0] / "record.npz") as stored:
-        arrays = dict(stored)
-    root_index, sample_ids = arrays.pop("root_index"), arrays.pop("sample_id", None)
-    meta, files = RecordMeta(**raw), RecordFolder(found[0])
-    return Record(
-        statistics=SampleStatistics(**arrays),
-        meta=meta,
-        root_index=root_index,
-        sample_ids=sample_ids,
-        sample_names=files.names(),
-        folder=found[0],
-        find_neighbours=functools.partial(files.neighbours, meta.epochs),
-        find_pictures=files.pictures,
-    )
+    def _tidy(self, epochs: Sequence[int]) -> None:
+        kept = {epoch_file(epoch) for epoch in epochs}
+        for old in (self.path / "history").glob("epoch_*.npz"):
+            if old.name not in kept:
+                old.unlink()

@@ -1,13 +1,17 @@
 """Every presentation of a run, as its folder keeps them: one file for each epoch."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from dynalens.dynamics import Array
-from dynalens.record.files import epoch_file
+from dynalens.record.checks import MOST_SAMPLES, check_presentations
+from dynalens.record.files import DamagedFileError, digest, epoch_file, read_arrays, whole
+
+Presentations = Mapping[str, Array]
+UNREADABLE = (OSError, DamagedFileError)
+"""What reading a file raises."""
 
 
 @dataclass(frozen=True)
@@ -15,30 +19,80 @@ class History:
     """Reads the presentations of a run, one epoch at a time.
 
     Attributes:
-        folder: Of the record; None where no presentations were kept.
+        folder: Of the record; None where no presentations are on disk.
         epochs: The epochs of the record.
+        num_samples: Number of samples of the record.
+        digests: Of the file of each epoch that was kept, so that another run's file is not taken for it; None for a
+            record that does not say, as those of 0.1.0.
+        held: Presentations that are in memory, by epoch.
     """
 
     folder: Path | None
     epochs: Sequence[int]
+    num_samples: int = MOST_SAMPLES
+    digests: Mapping[int, int] | None = None
+    held: Mapping[int, Presentations] = field(default_factory=dict)
 
-    def __iter__(self) -> Iterator[tuple[int, dict[str, Array]]]:
-        """Yield number and presentations of each epoch that was kept."""
-        for epoch in self.epochs if self.folder is not None else ():
-            path = self._path(epoch)
-            if path.exists():
-                with np.load(path) as arrays:
-                    yield epoch, dict(arrays)
+    def __iter__(self) -> Iterator[tuple[int, Presentations]]:
+        """Yield number and presentations of each epoch that was kept and is still there.
 
-    def missing(self) -> list[int]:
-        """Return the epochs whose presentations are not there."""
-        return [epoch for epoch in self.epochs if self.folder is None or not self._path(epoch).exists()]
+        Raises:
+            DamagedFileError: If a file cannot be read.
+        """
+        files = self.files()
+        for epoch in self.epochs:
+            if epoch in self.held:
+                yield epoch, self.held[epoch]
+            elif epoch in files and self._is_own(epoch, files[epoch]):
+                yield epoch, self._read(files[epoch])
 
-    def _path(self, epoch: int) -> Path:
-        assert self.folder is not None
-        return self.folder / "history" / epoch_file(epoch)
+    def readable(self, without: Collection[int] = ()) -> Iterator[tuple[int, Presentations]]:
+        """Yield the same for what is only shown: without these epochs, and without those that cannot be read."""
+        for epoch in [epoch for epoch in self.epochs if epoch not in without]:
+            with suppress(*UNREADABLE):
+                yield from History(self.folder, [epoch], self.num_samples, self.digests, self.held)
+
+    def is_whole(self) -> bool:
+        """Return whether the presentations of every epoch were kept and are there."""
+        kept = self.files() if self.digests is None else self.digests
+        return all(epoch in kept or epoch in self.held for epoch in self.epochs) and not self.lost()
+
+    def lost(self) -> list[int]:
+        """Return the epochs whose presentations were kept and are gone, or are not as they were."""
+        files = self.files()
+        # A record that does not say what it kept may never have had a history: no file at all is no loss.
+        kept = self.digests if self.digests is not None else self.epochs if files else ()
+        wanted = [epoch for epoch in self.epochs if epoch in kept and epoch not in self.held]
+        return [epoch for epoch in wanted if epoch not in files or not self._can_be_read(epoch, files[epoch])]
+
+    def holds(self, epoch: int) -> bool:
+        """Return whether the presentations of this epoch were kept, as far as that is known."""
+        return epoch in self.held or self.digests is None or epoch in self.digests
+
+    def files(self) -> dict[int, Path]:
+        """Return the file of each epoch that has one, whosever it is."""
+        if self.folder is None:
+            return {}
+        # One look at the folder, however many epochs a record claims.
+        paths = {path.name: path for path in (self.folder / "history").glob("epoch_*.npz")}
+        return {epoch: paths[epoch_file(epoch)] for epoch in self.epochs if epoch_file(epoch) in paths}
+
+    def _is_own(self, epoch: int, path: Path) -> bool:
+        return self.digests is None or (epoch in self.digests and digest(path) == self.digests[epoch])
+
+    def _can_be_read(self, epoch: int, path: Path) -> bool:
+        try:
+            return digest(path) is not None and self._is_own(epoch, path)
+        except UNREADABLE:
+            return False
+
+    def _read(self, path: Path) -> Presentations:
+        arrays = read_arrays(path)
+        with whole(path):
+            check_presentations(arrays, self.num_samples)
+        return arrays
 
 
-def read_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, dict[str, Array]]]:
+def read_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, Presentations]]:
     """Yield the presentations of those epochs that were kept on disk."""
     yield from History(folder, epochs)

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ NO_EPOCH = (
     "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
     "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
 )
+MOST_HELD = 2**30
+"""Bytes of presentations that wait in memory for a disk that fails."""
 Merge = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
@@ -57,6 +59,12 @@ class LiveRecord:
         self._mean_probabilities, self._neighbours = mean_probabilities, neighbours
         self._given_class_names = class_names
         self._root_index = np.arange(0)
+        self._whole: int | None = None  # the epoch that is recorded from its first step on
+        self._noted: int | None = None  # the epoch that is noted on disk as under way
+        self._held: dict[int, Mapping[str, Array]] = {}  # presentations that could not be written yet
+        self._digests: dict[int, int] | None = None  # of the history's files, as the checkpoint has them
+        self._unwritten: dict[str, OSError] = {}
+        self._warned = False
         self._incomplete: list[int] = []
         self._source: Path | None = None
         self._record: Record | None = None
@@ -100,6 +108,10 @@ class LiveRecord:
         """Return the number of the epoch under way: the Trainer's, or the next one, as a second fit counts on."""
         return max(current, self.epochs[-1] + 1 if self.epochs else 0)
 
+    def begin_epoch(self, epoch: int) -> None:
+        """An epoch begins with its first step: what an earlier attempt at it lost is recorded now."""
+        self._whole = epoch
+
     def update(self, epoch: int, rows: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch of the epoch under way."""
         assert self.dynamics is not None
@@ -110,10 +122,12 @@ class LiveRecord:
         """Fold the epoch into the statistics and return its presentations; None, and no epoch, if it had none."""
         assert self.dynamics is not None
         presentations = self.dynamics.end_epoch(epoch, merge)
-        self.open_epoch, self._record = None, None
+        whole, self.open_epoch, self._record, self._whole = self._whole == epoch, None, None, None
         if not len(presentations.index) and not presentations.non_finite:
             return None
         self.epochs.append(epoch)
+        if whole:
+            self._incomplete = [other for other in self._incomplete if other != epoch]
         return presentations
 
     def cut_off(self) -> None:
@@ -139,45 +153,137 @@ class LiveRecord:
                 sample_ids=self.sample_ids,
                 sample_names=self.names,
                 folder=None if self.folder is None else self.folder.path,
-                keeps_history=self.history,
+                presentations=self.kept_history() if self.history else None,
                 find_neighbours=functools.partial(self._neighbours, statistics.label),
             )
         return self._record
 
     def kept_history(self) -> History:
-        """Return the presentations that are on disk."""
-        return History(None if self.folder is None else self.folder.path, self.epochs)
+        """Return the presentations that are on disk, and those that could not be written."""
+        if self.folder is None:
+            return History(None, list(self.epochs))
+        # Processes that do not write find what the first one wrote.
+        digests = dict(self.folder.digests) if self.folder.is_begun else None
+        return History(self.folder.path, list(self.epochs), self.num_samples or 0, digests, dict(self._held))
+
+    def use(self, folder: RecordFolder) -> None:
+        """Let a fit write to this folder."""
+        if self.folder is not None:
+            self._digests = dict(self.folder.digests)
+        self.folder = folder
 
     def begin_files(self) -> None:
         """Make the folder that of this run: with the history of the epochs that it continues, and no other."""
         assert self.folder is not None
-        missing = self.folder.begin(self.epochs, self._source)
+        self._unwritten, self._warned, self._noted = {}, False, None
+        folder = self.folder
+        self.attempt("names.json", lambda: self._begin_folder(folder))
+        missing = [epoch for epoch in self.epochs if epoch not in folder.digests and epoch not in self._held]
         if missing and self.history:
             warnings.warn(
                 f"Expected the history of the epochs before this fit in {self._source}, got none of epochs {missing}. "
                 "Labels are suggested by the record's majority sketch instead. Keep the folder of the run to resume.",
                 stacklevel=2,
             )
-        self.folder.write_names(self.names)
-        self._source = self.folder.path
+        self._source, self._record = folder.path, None
+
+    def write_under_way(self, epoch: int) -> None:
+        """Note on disk that an epoch is under way, for the case that nothing else can be written any more."""
+        folder = self.folder
+        if folder is not None and self.epochs and self._noted != epoch:
+            self._noted = epoch
+            self.attempt("under_way.json", lambda: folder.begin_epoch(epoch))
 
     def write_epoch(self, presentations: EpochRecord) -> None:
-        """Write the epoch that has just ended."""
-        assert self.folder is not None
-        record = self.record()
+        """Write the epoch that has just ended; a disk that fails ends no training, and is tried again."""
+        folder = self.folder
+        assert folder is not None
         if self.history:
-            self.folder.write_history(self.epochs[-1], presentations)
-        if self.sample_ids is not None or len(self.epochs) == 1:
-            self.folder.write_names(self.names)
-        self.folder.write(record.statistics, record.root_index, record.meta, record.sample_ids)
+            self._hold(self.epochs[-1], presentations.presentations())
+            self.attempt("history", lambda: self._write_held(folder))
+        record = self.record()
+        if self.sample_ids is not None or len(self.epochs) == 1 or "names.json" in self._unwritten:
+            self.attempt("names.json", lambda: folder.write_names(self.names))
+        self.attempt("record.npz", lambda: folder.write_record(record))
+
+    def end_files(self, pictures: Mapping[int, Array]) -> None:
+        """Write what a fit leaves, and say what could not be written."""
+        folder = self.folder
+        assert folder is not None
+        self.attempt("history", lambda: self._write_held(folder))
+        record = self.record()
+        self.attempt("names.json", lambda: folder.write_names(self.names))
+        self.attempt("record.npz", lambda: folder.write_record(record))
+        self.attempt("neighbours.npz", lambda: folder.write_neighbours(record.neighbours(), record.meta.epochs))
+        table = record.table()
+        self.attempt("samples.csv and suspects.csv", lambda: folder.write_tables(table))
+        self.attempt("pictures.npz", lambda: folder.write_pictures(pictures))
+        self.attempt("under_way.json", folder.end)
+        if self._unwritten:
+            first = next(iter(self._unwritten.values()))
+            warnings.warn(
+                f"Expected to write the record to {folder.path}, got {type(first).__name__}: {first}. Missing or old: "
+                f"{', '.join(self._unwritten)}. Make room, or choose another folder, and call `save(<folder>)`: the "
+                "record is in memory, and in the checkpoints.",
+                stacklevel=3,
+            )
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write the record and the tables to a folder, by default the run's, and return it."""
-        folder = RecordFolder(Path(path)) if path is not None else self.folder
+        self.record()  # raises before there is one
+        folder = self._other_folder(Path(path)) if path is not None else self.folder
         if folder is None:
             raise RuntimeError(NO_EPOCH)
-        folder.save(self.record())
+        if folder is self.folder:
+            self._write_held(folder)
+        record = self.record()
+        folder.write_names(self.names)
+        folder.write_record(record)
+        folder.write_neighbours(record.neighbours(), record.meta.epochs)
+        folder.write_tables(record.table())
         return folder.path
+
+    def attempt(self, what: str, action: Callable[[], None]) -> None:
+        """Write something; if the disk fails, say so once and go on: the record is in memory."""
+        try:
+            action()
+            self._unwritten.pop(what, None)
+        except OSError as error:
+            self._unwritten[what] = error
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"Expected to write the record to {self.folder and self.folder.path}, got {type(error).__name__}: "
+                    f"{error}. Training goes on and the record is kept in memory; writing is tried again after each "
+                    "epoch. Make room on the disk.",
+                    stacklevel=4,
+                )
+
+    def _other_folder(self, path: Path) -> RecordFolder:
+        """Return a folder with the history in it, the own one if the path is its."""
+        source = None if self.folder is None else self.folder.path
+        if self.folder is not None and source is not None and path.resolve() == source.resolve():
+            return self.folder
+        folder = RecordFolder(path)
+        folder.begin(self.epochs if self.history else [], source, None if self.folder is None else self.folder.digests)
+        for epoch, presentations in self._held.items():
+            folder.write_history(epoch, presentations)
+        return folder
+
+    def _begin_folder(self, folder: RecordFolder) -> None:
+        folder.begin(self.epochs, self._source, self._digests)
+        folder.write_names(self.names)
+
+    def _hold(self, epoch: int, presentations: Mapping[str, Array]) -> None:
+        self._held[epoch] = presentations
+        if sum(values.nbytes for each in self._held.values() for values in each.values()) > MOST_HELD:
+            self._held.clear()  # the history is no longer whole, and no part of it counts
+
+    def _write_held(self, folder: RecordFolder) -> None:
+        for epoch in list(self._held):
+            folder.write_history(epoch, self._held[epoch])
+            del self._held[epoch]
+            self._record = None  # it looks for these presentations elsewhere now
 
     def state(self, *, alone: bool) -> dict[str, Any]:
         """Return the record as tensors and plain Python; the epoch under way only if one process has all of it."""
@@ -188,6 +294,7 @@ class LiveRecord:
             "incomplete_epochs": list(self._incomplete) if alone else self._missing(),
             "open_epoch": self.open_epoch if alone else None,
             "folder": str(self.folder.path) if self.folder else "",
+            "history": dict(self.folder.digests) if self.folder else {},
         }
 
     def load_state(self, state: dict[str, Any], *, pending: bool) -> None:
@@ -198,6 +305,7 @@ class LiveRecord:
         self.epochs, self._incomplete = list(state["epochs"]), list(state["incomplete_epochs"])
         self.open_epoch = state["open_epoch"]
         self._source = Path(state["folder"]) if state["folder"] else None
+        self._digests, self._held = state.get("history"), {}
         if not pending:
             dynamics.discard_pending()
 

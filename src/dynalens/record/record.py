@@ -1,7 +1,8 @@
 """The record of a run: what it says of each sample, live or read from disk, and what to do about the suspects."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pandas as pd
 
 from dynalens.datasets import RelabelledDataset
 from dynalens.dynamics import Array, SampleStatistics
-from dynalens.record.history import History
+from dynalens.record.history import UNREADABLE, History, Presentations
+from dynalens.record.progress import said_if_long
 from dynalens.suspicion import (
     PRECISION,
     Assessment,
@@ -25,10 +27,11 @@ from dynalens.suspicion import (
     weights,
     worst_samples,
 )
+from dynalens.text import escaped_all
 
 VERSION = 1
 
-Watch = Callable[[int, Mapping[str, Array]], None]
+Watch = Callable[[int, Presentations], None]
 """Is shown the number and the presentations of an epoch."""
 
 
@@ -78,7 +81,7 @@ class Record:
         sample_ids: Shape ``(N,)``, id of each sample, strings or integers; None where a sample's id is its position.
         sample_names: Name of each sample, or None where the dataset has none.
         folder: Folder of the record, or None where it has none.
-        keeps_history: Whether ``folder`` keeps the presentations.
+        presentations: The history, if presentations are kept.
         find_neighbours: Returns the scores of :func:`~dynalens.neighbour_scores`, shape ``(N,)``, or None.
         find_pictures: Returns small pictures of suspects by their rows.
 
@@ -100,20 +103,20 @@ class Record:
     sample_ids: Array | None = None
     sample_names: Sequence[str] | None = None
     folder: Path | None = None
-    keeps_history: bool = True
+    presentations: History | None = None
     find_neighbours: Callable[[], Array | None] = _nothing
     find_pictures: Callable[[], dict[int, Array]] = _no_pictures
 
     def __post_init__(self) -> None:
         self._assessment: Assessment | None = None
 
-    def history(self) -> Iterator[tuple[int, dict[str, Array]]]:
+    def history(self) -> Iterator[tuple[int, Presentations]]:
         """Yield each complete epoch's number and its presentations: index (row) and the rest of ``EpochRecord``."""
         yield from self._history
 
     @property
     def _history(self) -> History:
-        return History(self.folder if self.keeps_history else None, self.meta.epochs)
+        return self.presentations or History(None, self.meta.epochs)
 
     def names(self) -> list[str] | None:
         """Return the name of each sample, or None where the dataset has none."""
@@ -144,23 +147,23 @@ class Record:
         Args:
             *watches: Each is called with number and presentations of every epoch that was kept.
         """
-        epochs = self._watched(watches)
+        shown: set[int] = set()
         if self._assessment is None:
-            # No half counts: of a history that is not whole, the record's own means are read.
-            whole = not self._history.missing()
-            self._assessment = assess(self.statistics, epochs if whole else ())
-        for _ in epochs if watches else ():  # those that the assessment had no need of
-            pass
+            with said_if_long(f"assessing the labels of {len(self.statistics):,} samples"):
+                self._assessment = self._assessed(watches, shown)
+        for epoch, presentations in self._history.readable(without=shown) if watches else ():
+            for watch in watches:
+                watch(epoch, presentations)
 
     def table(self) -> pd.DataFrame:
         """Return one row for each sample of the dataset, index ``sample_id``; ``docs/table.md`` lists the columns."""
         table = samples_table(
             self.statistics,
             self.assess(),
-            class_names=self.meta.class_names,
+            class_names=escaped_all(self.meta.class_names),
             root_index=self.root_index,
-            sample_ids=self.sample_ids,
-            names=self.sample_names,
+            sample_ids=_escaped_ids(self.sample_ids),
+            names=escaped_all(self.sample_names),
             neighbours=self.neighbours(),
         )
         table.attrs.update(self.meta.attributes())
@@ -189,7 +192,8 @@ class Record:
 
     def clean_indices(self, precision: float | None = None) -> list[Any]:
         """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions."""
-        return clean_indices(self.table(), precision)
+        clean = clean_indices(self.table().reset_index(drop=True), precision)
+        return self._ids_of(clean)
 
     def removable(self, fraction: float) -> list[Any]:
         """Return the ids of that fraction of the samples which training needs least, for training on less data.
@@ -224,10 +228,32 @@ class Record:
         return RelabelledDataset(dataset, changes, label=label, length=len(given))
 
     def _ids_of(self, rows: list[int]) -> list[Any]:
-        return rows if self.sample_ids is None else self.sample_ids[rows].tolist()
+        ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()
+        return ids
 
-    def _watched(self, watches: Sequence[Watch]) -> Iterator[Mapping[str, Array]]:
+    def _assessed(self, watches: Sequence[Watch], shown: set[int]) -> Assessment:
+        """Assess the labels; no half of a history counts, without a whole one the record's own means are read."""
+        reason = f"got none of epochs {self._history.lost()}" if self._history.lost() else ""
+        if self._history.is_whole():
+            try:
+                return assess(self.statistics, self._watched(watches, shown))
+            except UNREADABLE as error:
+                reason = str(error)
+        if reason:
+            warnings.warn(
+                f"Expected the history of this record in {self.folder}, {reason}. Suspects and the noise rate come "
+                "from the record's means alone and may be others than before. Put the files back, or train again.",
+                stacklevel=5,
+            )
+        return assess(self.statistics)
+
+    def _watched(self, watches: Sequence[Watch], shown: set[int]) -> Iterator[Presentations]:
         for epoch, presentations in self._history:
+            shown.add(epoch)
             for watch in watches:
                 watch(epoch, presentations)
             yield presentations
+
+
+def _escaped_ids(ids: Array | None) -> Array | None:
+    return ids if ids is None or ids.dtype.kind != "U" else np.array(escaped_all(ids.tolist()))

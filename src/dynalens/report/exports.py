@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dynalens.record import replaced
+from dynalens.text import escaped_cells
 
 _MODEL = "dynalens"
 
@@ -87,7 +88,7 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     # Through pandas' own JSON, which knows nullable integers and writes NaN as null.
-    text = table.reset_index().to_json(orient="records", double_precision=15)
+    text = escaped_cells(table).reset_index().to_json(orient="records", double_precision=15)
     records = json.loads(text)
     assert isinstance(records, list)
     return records
@@ -101,5 +102,6 @@ def _named(row: Mapping[str, Any], kind: str) -> str:
 def _written(path: str | Path, content: Any) -> Path:
     target = Path(path)
     with replaced(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON reads it as an escape
     return target

@@ -23,6 +23,7 @@ from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.samples import SamplePictures
 from dynalens.suspicion import PRECISION, suspects
+from dynalens.text import escaped, escaped_all
 
 MOST_CARDS = 5000
 _FEWEST_CARDS = 100
@@ -124,7 +125,7 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
 def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) -> list[dict[str, Any]]:
     pictures = SamplePictures(record.pictures(), dataset)
     rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
-    named = record.names()
+    named = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
     cards = []
     for sample, row in zip(rows.tolist(), worst.reset_index().to_dict("records"), strict=True):
@@ -141,7 +142,7 @@ def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) ->
             "picture": pictures.thumbnail(sample, side),
             "text": pictures.text(sample),
             "name": named[sample] if named else None,
-            "file": named[sample] if named else pictures.file_name(sample),
+            "file": named[sample] if named else escaped(pictures.file_name(sample)),
         }
         cards.append(card | {key: value for key, value in shown.items() if value})
     return cards

@@ -1,0 +1,138 @@
+"""What a record must be to be read: a folder may come from a stranger, or from a disk that failed."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields
+from typing import Any
+
+import numpy as np
+
+from dynalens.dynamics import HISTORY, Array, SampleStatistics
+
+MOST_CLASSES = 2**15
+"""Classes that are read from disk: a matrix of all pairs of them takes 8 GiB."""
+MOST_EPOCHS = 10**6
+"""The names of files have six digits for the epoch."""
+MOST_SAMPLES = 2**31
+"""Rows of presentations have 32 bits."""
+_FEW_EPOCHS = 1000
+"""So many may show no sample, as where logits are not finite."""
+
+_CLASSES = ("label", "predicted", "candidate")
+_COUNTS = ("presentations", "forgetting_events")
+_EPOCHS = ("first_learned", "last_forgotten")
+_ASSESSED = ("margin", "confidence", "weighted_margin", "weighted_confidence", "weighted_rival")
+"""Statistics that suspects are told by: every sample seen has them."""
+
+
+def check_statistics(arrays: Mapping[str, Array]) -> None:
+    """Raise a ValueError if these are not the statistics of one number of samples."""
+    every = {field.name: field.default is MISSING for field in fields(SampleStatistics)}
+    required = {name for name, needed in every.items() if needed}
+    check_names(arrays, required, every)
+    num_samples = len(np.atleast_1d(arrays["label"]))
+    for name in required:
+        _check_kind(name, arrays[name], num_samples)
+    for name in _CLASSES:
+        check_range(name, arrays[name], -1, MOST_CLASSES)
+    for name in _COUNTS:
+        check_range(name, arrays[name], 0, 2**31)
+    for name in _EPOCHS:
+        check_range(name, np.nan_to_num(arrays[name], nan=0), 0, MOST_EPOCHS)
+    _check_finite(arrays)
+    means = arrays.get("mean_probabilities")
+    if means is not None and not (means.ndim == 2 and len(means) == num_samples and 1 < means.shape[1] <= MOST_CLASSES):
+        raise ValueError(f"mean_probabilities of shape {means.shape} for {num_samples} samples")
+
+
+def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
+    """Take what names the rows out of a record's arrays and return it: root index, and ids if there are any."""
+    check_names(arrays, ["root_index", "label"], arrays)
+    root_index, sample_ids = arrays.pop("root_index"), arrays.pop("sample_id", None)
+    shape = arrays["label"].shape
+    if root_index.shape != shape or root_index.dtype.kind not in "iu":
+        raise ValueError(f"root_index of {root_index.dtype} and shape {root_index.shape} for labels of shape {shape}")
+    if sample_ids is not None and (sample_ids.shape != shape or sample_ids.dtype.kind not in "iuU"):
+        raise ValueError(f"sample_id of {sample_ids.dtype} and shape {sample_ids.shape} for labels of shape {shape}")
+    check_range("root_index", root_index, -1, 2**62)
+    return root_index, sample_ids
+
+
+def check_presentations(arrays: Mapping[str, Array], num_samples: int) -> None:
+    """Raise a ValueError if these are not the presentations of an epoch of so many samples."""
+    check_names(arrays, set(HISTORY) - {"p_other"}, HISTORY)
+    for name, values in arrays.items():
+        if values.shape != arrays["index"].shape or values.ndim != 1:
+            raise ValueError(f"{name} of shape {values.shape} for index of shape {arrays['index'].shape}")
+        if values.dtype.kind not in ("iu" if name in ("index", "predicted") else "f"):
+            raise ValueError(f"{name} of {values.dtype}")
+    check_range("index", arrays["index"], 0, num_samples)
+    check_range("predicted", arrays["predicted"], 0, MOST_CLASSES)
+    check_range("p_label", arrays["p_label"], 0, 1 + 1e-5)
+    if "p_other" in arrays:
+        check_range("p_other", np.nan_to_num(arrays["p_other"], nan=0), 0, 1 + 1e-5)
+    if not np.isfinite(arrays["margin"]).all():
+        raise ValueError("margins that are not finite")
+
+
+def check_meta(raw: Any, presentations: Array) -> None:
+    """Raise a ValueError if this is not what goes with statistics of samples that were presented so often."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"a {type(raw).__name__} instead of an object")
+    names = ("num_samples", "epochs", "incomplete_epochs", "class_names", "version")
+    check_names(raw, {"num_samples", "epochs"}, names)
+    if raw["num_samples"] != len(presentations):
+        raise ValueError(f"num_samples {_short(raw['num_samples'])} where the arrays are of {len(presentations)}")
+    most = max(int(presentations.sum(dtype=np.int64)), _FEW_EPOCHS)
+    for name in ("epochs", "incomplete_epochs"):
+        _check_epochs(name, raw.get(name, []), most)
+    classes = raw.get("class_names")
+    if classes is not None and not (is_texts(classes) and len(classes) <= MOST_CLASSES):
+        raise ValueError(f"class_names {_short(classes)} instead of names")
+
+
+def check_names(entries: Collection[str], required: Collection[str], known: Collection[str]) -> None:
+    """Raise a ValueError if there are others than these."""
+    missing, foreign = sorted(set(required) - set(entries)), sorted(map(str, set(entries) - set(known)))
+    if missing:
+        raise ValueError(f"no {', '.join(missing)}")
+    if foreign:
+        raise ValueError(f"the foreign entries {_short(', '.join(foreign))}")
+
+
+def check_range(name: str, values: Array, low: int, high: float) -> None:
+    """Raise a ValueError unless all values are in [low, high)."""
+    if len(values) and not (values.min() >= low and values.max() < high):
+        raise ValueError(f"{name} from {values.min()} to {values.max()} instead of from {low} to less than {high:g}")
+
+
+def is_texts(values: Any) -> bool:
+    """Return whether this is a list of strings."""
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _check_kind(name: str, values: Array, num_samples: int) -> None:
+    kinds = "b" if name == "learned" else "iu" if name in _CLASSES + _COUNTS else "f"
+    if values.shape != (num_samples,):
+        raise ValueError(f"{name} of shape {values.shape} for {num_samples} samples")
+    if values.dtype.kind not in kinds:
+        raise ValueError(f"{name} of {values.dtype}")
+
+
+def _check_finite(arrays: Mapping[str, Array]) -> None:
+    for name in _ASSESSED:
+        if not np.isfinite(arrays[name][arrays["presentations"] > 0]).all():
+            raise ValueError(f"{name} that is not finite")
+
+
+def _check_epochs(name: str, epochs: Any, most: int) -> None:
+    if not isinstance(epochs, list) or not all(type(epoch) is int for epoch in epochs):
+        raise ValueError(f"{name} {_short(epochs)} instead of a list of numbers")
+    if epochs and not (len(set(epochs)) == len(epochs) and min(epochs) >= 0 and max(epochs) < MOST_EPOCHS):
+        raise ValueError(f"{name} {_short(epochs)} instead of different numbers below {MOST_EPOCHS:,}")
+    if len(epochs) > most:
+        raise ValueError(f"{len(epochs):,} {name} where the arrays have {most:,} presentations at most")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

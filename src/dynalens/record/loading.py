@@ -1,0 +1,175 @@
+"""Reads the folder of a run, which may come from anyone."""
+
+import functools
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.record.checks import MOST_EPOCHS, check_meta, check_names, check_rows, check_statistics, is_texts
+from dynalens.record.files import read_arrays, read_json, text_digest, whole
+from dynalens.record.folder import META, NAMES, NEIGHBOURS, PICTURES, UNDER_WAY
+from dynalens.record.history import History
+from dynalens.record.record import VERSION, Record, RecordMeta
+
+_INSIDE = ("history", "names")
+"""What ``record.npz`` says beside the contents of ``meta.json``: digests of files."""
+
+
+def load_record(folder: str | Path) -> Record:
+    """Return the record of a run.
+
+    The folder may come from anyone: no code in it is run, and what is not as dynalens writes it is refused. Records of
+    version 0.1.0 and later are read.
+
+    Args:
+        folder: The run's folder (``lightning_logs/version_0``) or the ``dynalens`` folder in it.
+
+    Raises:
+        FileNotFoundError: If there is no record.
+        ValueError: If a file is damaged, or was written in another version of the format; the message names it.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from dynalens.record import RecordFolder
+        >>> from dynalens.dynamics import TrainingDynamics
+        >>> dynamics = TrainingDynamics(2)
+        >>> dynamics.update([0, 1], torch.tensor([[1.0, 0.0], [4.0, 0.0]]), torch.tensor([0, 1]))
+        >>> _ = dynamics.end_epoch(0)
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     folder = RecordFolder(Path(run) / "dynalens")
+        ...     folder.write(dynamics.compute(), np.arange(2), RecordMeta(num_samples=2, epochs=[0]))
+        ...     load_record(run).statistics.margin
+        array([ 1., -4.])
+    """
+    path = _record_folder(Path(folder))
+    arrays = read_arrays(path / "record.npz")
+    outside = read_json(path / META) if (path / META).is_file() else None
+    _check_version(outside, path)
+    with whole(path / "record.npz"):
+        inside = json.loads(arrays.pop("meta").tobytes()) if "meta" in arrays else None
+        _check_version(inside, path)
+        root_index, sample_ids = check_rows(arrays)
+        check_statistics(arrays)
+        digests, names = _digests(inside)
+        if inside is not None:
+            check_meta(inside, arrays["presentations"])
+    if outside is not None:
+        with whole(path / META):
+            check_meta(outside, arrays["presentations"])
+    # The record itself says what is in it. A kill may have left `meta.json` as it was an epoch before.
+    known: dict[str, Any] | None = outside if inside is None else inside
+    if known is None:
+        raise FileNotFoundError(f"Expected {path} to hold {META}, got none. Take the folder from a backup.")
+    meta = _with_epoch_under_way(path, RecordMeta(**known))
+    num_samples = len(root_index)
+    return Record(
+        statistics=SampleStatistics(**arrays),
+        meta=meta,
+        root_index=root_index,
+        sample_ids=sample_ids,
+        sample_names=_names(path, num_samples, names),
+        folder=path,
+        presentations=History(path, meta.epochs, num_samples, digests),
+        find_neighbours=functools.partial(_neighbours, path, meta, outside),
+        find_pictures=functools.partial(_pictures, path, num_samples),
+    )
+
+
+def _record_folder(given: Path) -> Path:
+    for path in (given, given / "dynalens"):
+        if (path / "record.npz").is_file():
+            return path
+    named = sorted(str(path.parent) for path in given.glob("**/record.npz"))
+    hint = f"Did you mean {', '.join(named)}?" if named else "A record is written when the first epoch ends."
+    raise FileNotFoundError(f"Expected `folder` to hold record.npz or dynalens/record.npz, got {given}. {hint}")
+
+
+def _check_version(raw: Any, path: Path) -> None:
+    if isinstance(raw, dict) and raw.get("version") != VERSION:
+        raise ValueError(
+            f"Expected a record of version {VERSION}, got {raw.get('version')!s:.20} in {path}. Read it with the "
+            "release that wrote it."
+        )
+
+
+def _digests(inside: Any) -> tuple[dict[int, int] | None, Any]:
+    """Return the digest of each epoch's file, and that of the names, ``...`` where the record does not say."""
+    if not isinstance(inside, dict):
+        return None, ...
+    history = inside.pop("history", {})
+    if not isinstance(history, dict) or not all(isinstance(value, int) for value in history.values()):
+        raise ValueError("a history that is no object of numbers")
+    return {int(epoch): value for epoch, value in history.items()}, inside.pop("names", ...)
+
+
+def _with_epoch_under_way(path: Path, meta: RecordMeta) -> RecordMeta:
+    """Name the epoch that was under way when the process died as incomplete."""
+    if not (path / UNDER_WAY).is_file():
+        return meta
+    raw = read_json(path / UNDER_WAY)
+    with whole(path / UNDER_WAY):
+        check_names(raw, ["epoch"], ["epoch"])
+        epoch = raw["epoch"]
+        if type(epoch) is not int or not 0 <= epoch < MOST_EPOCHS:
+            raise ValueError("no epoch in it")
+    if epoch in meta.epochs:
+        return meta
+    return replace(meta, incomplete_epochs=sorted({*meta.incomplete_epochs, epoch}))
+
+
+def _names(path: Path, num_samples: int, expected: Any) -> list[str] | None:
+    """Return the names of the samples if those in the folder are of this record."""
+    file = path / NAMES
+    if expected is None or not file.is_file():
+        return None
+    names = read_json(file)
+    with whole(file):
+        if not is_texts(names):
+            raise ValueError("no list of names")
+        if expected is ... and len(names) != num_samples:
+            raise ValueError(f"{len(names)} names for {num_samples} samples")
+    known: list[str] = names[:num_samples]
+    if expected is not ... and text_digest(known) != expected:
+        warnings.warn(
+            f"Expected the names of this record's samples in {file}, got those of another run. Samples are shown "
+            "without names.",
+            stacklevel=4,
+        )
+        return None
+    return known
+
+
+def _neighbours(path: Path, meta: RecordMeta, outside: Mapping[str, Any] | None) -> Array | None:
+    """Return the scores of neighbours; None where there is none, or not as of these epochs."""
+    file = path / NEIGHBOURS
+    if not file.is_file():
+        return None
+    arrays = read_arrays(file)
+    with whole(file):
+        check_names(arrays, ["score", "epochs"], ["score", "epochs"])
+        scores = arrays["score"]
+        if scores.shape != (meta.num_samples,) or scores.dtype.kind != "f":
+            raise ValueError(f"score of {scores.dtype} and shape {scores.shape} for {meta.num_samples} samples")
+        epochs = arrays["epochs"].tolist()
+        return scores if epochs == list(meta.epochs) == (epochs if outside is None else outside["epochs"]) else None
+
+
+def _pictures(path: Path, num_samples: int) -> dict[int, Array]:
+    """Return the small pictures of suspects, by their rows."""
+    file = path / PICTURES
+    if not file.is_file():
+        return {}
+    arrays = read_arrays(file)
+    with whole(file):
+        for name, picture in arrays.items():
+            image = picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8
+            signal = picture.ndim == 2 and picture.dtype.kind == "f"
+            if not (name.isdecimal() and int(name) < num_samples and (image or signal) and picture.size):
+                raise ValueError(f"{name:.20} of {picture.dtype} and shape {picture.shape} instead of a row's picture")
+    return {int(name): picture for name, picture in arrays.items()}

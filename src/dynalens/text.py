@@ -1,0 +1,87 @@
+"""Names of files and classes as they can be written and shown, whatever letters they have."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""What a text begins with that a spreadsheet takes for a formula (OWASP, "CSV Injection")."""
+_HARMLESS = "\u00a0\u200c\u200d\u202f\u3000"
+"""Spaces and joiners that names of many scripts need."""
+
+
+def escaped(text: str) -> str:
+    r"""Return the text with an escape for each byte that is no UTF-8, which Python keeps as a surrogate.
+
+    Example:
+        >>> print(escaped("caf\udce9.png"), escaped("café.png"))
+        caf\udce9.png café.png
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def escaped_all(texts: Sequence[str] | None) -> list[str] | None:
+    """Return each text :func:`escaped`; None for None."""
+    if texts is None or "\n".join(texts).isascii():
+        return None if texts is None else list(texts)
+    return [escaped(text) for text in texts]
+
+
+def printable(text: str) -> str:
+    r"""Return the text with an escape for each character that a terminal would obey instead of showing it.
+
+    Example:
+        >>> print(printable("a\x1b[31mb\n.png"))
+        a\x1b[31mb\n.png
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in _HARMLESS else letter.encode("unicode_escape").decode()
+        for letter in escaped(text)
+    )
+
+
+def inert(text: str) -> str:
+    """Return the text, :func:`printable`, as a cell that no spreadsheet takes for a formula: with an apostrophe.
+
+    Example:
+        >>> inert("=1+1"), inert("cat.png")
+        ("'=1+1", 'cat.png')
+    """
+    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
+
+
+def plain(cell: str) -> str:
+    """Return the text that :func:`inert` made a cell of.
+
+    Example:
+        >>> plain("'=1+1"), plain("'tis.png")
+        ('=1+1', "'tis.png")
+    """
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA) else cell
+
+
+def inert_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with each text in it, the index too, as an :func:`inert` cell."""
+    return _mapped(table, inert)
+
+
+def printable_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with each text in it, the index too, :func:`printable`."""
+    return _mapped(table, printable)
+
+
+def escaped_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with each text in it, the index too, :func:`escaped`."""
+    return _mapped(table, escaped)
+
+
+def _mapped(table: pd.DataFrame, change: Any) -> pd.DataFrame:
+    def cell(value: Any) -> Any:
+        return change(value) if isinstance(value, str) else value
+
+    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
+    result = table.assign(**{str(name): [cell(value) for value in table[name]] for name in texts})
+    if not pd.api.types.is_numeric_dtype(table.index):
+        result.index = pd.Index([cell(value) for value in table.index], name=table.index.name)
+    return result

@@ -1,0 +1,463 @@
+"""A record's folder survives kills, full disks and strangers, and what is read is what was written."""
+
+import errno
+import functools
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import TensorDataset
+
+from dynalens import TrainingDynamicsMonitor, load_record
+from dynalens.cli import main
+from dynalens.record.checks import MOST_CLASSES
+from test_dynamics import assert_same
+from training import Classifier, N, dataset, fit, images, labels, loader
+
+WRITTEN_BY_0_1_0 = Path(__file__).parent / "records" / "0.1.0"
+
+
+def test_a_record_of_version_0_1_0_is_read() -> None:
+    record = load_record(WRITTEN_BY_0_1_0)
+    table, written = record.table(), pd.read_csv(WRITTEN_BY_0_1_0 / "samples.csv", index_col="sample_id")
+    for column in ("name", "label", "label_name", "presentations", "margin", "confidence", "loss", "score_neighbours"):
+        assert table[column].tolist() == pytest.approx(written[column].tolist()) or column in ("name", "label_name")
+        assert table[column].tolist()[:3] == pytest.approx(written[column].tolist()[:3])
+    assert table.index.tolist() == written.index.tolist()
+    assert record.meta.epochs == [0, 1]
+    assert [sorted(presentations["index"]) for _, presentations in record.history()] == [list(range(N))] * 2
+
+
+# Kills.
+
+
+class Moments:
+    """A copy of the folder before and after each change of a file in it: what a kill leaves at any moment."""
+
+    def __init__(self, folder: Path, copies: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.copies, self.number = folder, copies, 0
+        replace, unlink = os.replace, Path.unlink
+
+        def watched_replace(old: Path, new: Path) -> None:
+            of_the_record = "pictures" not in new.parts  # those are not read back
+            self.copy(of_the_record)
+            replace(old, new)
+            self.copy(of_the_record)
+
+        def watched_unlink(path: Path, missing_ok: bool = False) -> None:
+            there = path.exists()
+            unlink(path, missing_ok=missing_ok)
+            self.copy(there)
+
+        monkeypatch.setattr(os, "replace", watched_replace)
+        monkeypatch.setattr(Path, "unlink", watched_unlink)
+
+    def copy(self, changed: bool) -> None:
+        if changed and self.folder.exists():
+            ignored = shutil.ignore_patterns("pictures")
+            shutil.copytree(self.folder, self.copies / f"{self.number:03d}", ignore=ignored)
+            self.number += 1
+
+    def records(self) -> Iterator[Any]:
+        for copy in sorted(self.copies.iterdir()):
+            if (copy / "record.npz").exists():
+                yield load_record(copy)
+
+
+class Carries(TensorDataset):
+    def __getitem__(self, i: Any) -> Any:
+        return {"x": self.tensors[0][i], "y": self.tensors[1][i], "id": f"{i}.png"}
+
+
+class OfDicts(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+
+def by_position(folder: Path) -> TrainingDynamicsMonitor:
+    monitor = TrainingDynamicsMonitor(save_dir=folder, name_of=str)
+    fit(folder.parent, monitor, max_epochs=2)
+    fit(folder.parent, monitor, max_epochs=1)
+    return monitor
+
+
+def by_id(folder: Path) -> TrainingDynamicsMonitor:
+    monitor = TrainingDynamicsMonitor(save_dir=folder, index="id", name_of=str)
+    for n in (10, N):  # more ids come in the second fit
+        data = functools.partial(loader, Carries(images(n), labels(n)))
+        fit(folder.parent, monitor, model=OfDicts(), data=data, max_epochs=1)
+    return monitor
+
+
+@pytest.mark.parametrize(("run", "least"), [(by_position, 50), (by_id, 40)])
+def test_a_kill_at_any_moment_leaves_a_record_that_loads_and_agrees_with_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[Path], Any], least: int
+) -> None:
+    moments = Moments(tmp_path / "record", tmp_path / "moments", monkeypatch)
+    monitor = run(tmp_path / "record")
+    assert moments.number >= least
+    epochs = []
+    for record in moments.records():
+        epochs.append(len(record.meta.epochs))
+        assert record.statistics.presentations.max() == len(record.meta.epochs)
+        assert [epoch for epoch, _ in record.history()] == record.meta.epochs
+        names = [str(i) for i in range(N)] if record.sample_ids is None else record.sample_ids.tolist()
+        assert record.names() == names
+        assert set(record.meta.incomplete_epochs) <= {record.meta.epochs[-1] + 1}  # the one under way
+    assert epochs == sorted(epochs)
+    assert epochs[-1] == len(monitor.record.meta.epochs)
+
+
+def test_a_kill_of_a_second_run_in_the_same_folder_leaves_one_of_both_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "record"
+    first = TrainingDynamicsMonitor(save_dir=folder, name_of=lambda i: f"first {i}", features="net.0")
+    fit(tmp_path, first, max_epochs=1)
+    moments = Moments(folder, tmp_path / "moments", monkeypatch)
+    second = TrainingDynamicsMonitor(save_dir=folder, name_of=lambda i: f"second {i}")
+    fit(tmp_path, second, data=lambda: loader(dataset(30)), max_epochs=1)
+    with pytest.warns(UserWarning, match="Expected the names of this record"):
+        records = list(moments.records())
+    for record in records:
+        monitor = first if len(record.statistics) == N else second
+        assert_same(record.statistics, monitor.statistics())
+        assert record.names() in (None, monitor.record.names())
+        assert record.neighbours() is None or monitor is first
+        assert [epoch for epoch, _ in record.history()] in ([], [0])
+
+
+class Dies(pl.Callback):
+    """Copies the folder amid an epoch, as it is if the process is killed there, in a child that nothing is said to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.current_epoch == 1 and trainer.is_last_batch:
+            shutil.copytree(self.folder, self.folder.with_name("killed"))
+
+
+def test_an_epoch_that_a_kill_cut_off_is_named(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "record")
+    fit(tmp_path, monitor, Dies(tmp_path / "record"), max_epochs=2)
+    killed, whole = load_record(tmp_path / "killed"), load_record(tmp_path / "record")
+    assert (killed.meta.epochs, killed.meta.incomplete_epochs) == ([0], [1])
+    assert (whole.meta.epochs, whole.meta.incomplete_epochs) == ([0, 1], [])
+
+
+class StopsAt(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if self.current_epoch == 1 and batch_idx == 2:
+            raise RuntimeError("stop here")
+        return super().training_step(batch, batch_idx)
+
+
+def test_an_epoch_that_a_later_fit_records_in_full_is_no_longer_incomplete(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path)
+    with pytest.raises(RuntimeError, match="stop here"):
+        fit(tmp_path, monitor, model=StopsAt())
+    assert load_record(tmp_path).meta.incomplete_epochs == [1]
+    fit(tmp_path, monitor, max_epochs=1)
+    assert monitor.table().attrs == {"epochs": [0, 1], "incomplete_epochs": []}
+    assert load_record(tmp_path).meta.incomplete_epochs == []
+
+
+# Disks.
+
+
+def full(*args: Any, **options: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class EmptiesTheDisk(pl.Callback):
+    """Lets each write fail, in some epochs."""
+
+    def __init__(self, epochs: range, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.epochs, self.monkeypatch, self.replace = epochs, monkeypatch, os.replace
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.monkeypatch.setattr(os, "replace", full if trainer.current_epoch in self.epochs else self.replace)
+
+
+def test_a_full_disk_ends_no_training_and_the_record_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, model = TrainingDynamicsMonitor(save_dir=tmp_path / "a"), None
+    expected = fit(tmp_path, undisturbed)
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "b")
+    with pytest.warns(UserWarning, match="No space left on device.*Training goes on") as said:
+        model = fit(tmp_path, EmptiesTheDisk(range(1), monkeypatch), monitor)
+    assert len([each for each in said if "No space" in str(each.message) and "record" in str(each.message)]) == 1
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+    pd.testing.assert_frame_equal(load_record(tmp_path / "b").table(), undisturbed.table())
+    assert [epoch for epoch, _ in load_record(tmp_path / "b").history()] == [0, 1, 2]
+
+
+def test_a_disk_that_stays_full_is_said_at_the_end_and_the_record_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed, monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "a"), TrainingDynamicsMonitor()
+    fit(tmp_path, undisturbed)
+    at_the_end = "Missing or old: .*history.*record.npz.*samples.csv"
+    with pytest.warns(UserWarning, match="Training goes on"), pytest.warns(UserWarning, match=at_the_end):
+        fit(tmp_path, EmptiesTheDisk(range(9), monkeypatch), monitor)
+    pd.testing.assert_frame_equal(monitor.table(), undisturbed.table())
+    with pytest.raises(OSError, match="No space"):
+        monitor.save(tmp_path / "b")
+    monkeypatch.undo()
+    monitor.save(tmp_path / "b")
+    pd.testing.assert_frame_equal(load_record(tmp_path / "b").table(), undisturbed.table())
+
+
+@pytest.mark.parametrize("place", ["record", "record/history", "record/record.npz/x"])
+def test_a_file_in_the_way_ends_no_training(tmp_path: Path, place: str) -> None:
+    in_the_way = tmp_path / place
+    in_the_way.parent.mkdir(parents=True, exist_ok=True)
+    in_the_way.write_text("in the way")
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "record")
+    with pytest.warns(UserWarning, match="Expected to write the record to .*record"):
+        fit(tmp_path, monitor, max_epochs=1)
+    assert len(monitor.table()) == N
+    assert in_the_way.read_text() == "in the way"
+
+
+class Deletes(pl.Callback):
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.current_epoch == 1 and trainer.is_last_batch:
+            shutil.rmtree(self.folder)
+
+
+def test_a_folder_that_is_deleted_while_training_is_made_again(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "record", name_of=str)
+    with pytest.warns(UserWarning, match=r"Expected the history of this record .* got none of epochs \[0\]"):
+        fit(tmp_path, monitor, Deletes(tmp_path / "record"))
+    record = load_record(tmp_path / "record")
+    assert (record.meta.epochs, record.names()) == ([0, 1, 2], [str(i) for i in range(N)])
+
+
+class Hears(pl.Callback):
+    heard: BaseException | None = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self.heard = exception
+
+
+def test_a_full_disk_does_not_hide_the_users_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor, later = TrainingDynamicsMonitor(), Hears()
+    with pytest.raises(RuntimeError, match="stop here"), pytest.warns(UserWarning, match="No space left"):
+        fit(tmp_path, EmptiesTheDisk(range(1, 9), monkeypatch), monitor, later, model=StopsAt())
+    assert str(later.heard) == "stop here"
+
+
+def test_whatever_goes_wrong_at_the_end_does_not_hide_the_users_exception(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any) -> None:
+        raise TypeError("an error of ours")
+
+    monitor, later = TrainingDynamicsMonitor(), Hears()
+    monkeypatch.setattr("dynalens.record.record.assess", fails)
+    with pytest.raises(RuntimeError, match="stop here"), pytest.warns(UserWarning, match="got TypeError: an error of"):
+        fit(tmp_path, monitor, later, model=StopsAt())
+    assert str(later.heard) == "stop here"
+
+
+# History.
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def with_a_flipped_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+
+
+def of_another_run(path: Path) -> None:
+    shutil.copy(WRITTEN_BY_0_1_0 / "history" / "epoch_000000.npz", path)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, cut_off, with_a_flipped_bit, of_another_run])
+def test_a_damaged_history_is_said_and_ends_no_fit(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    plain = TrainingDynamicsMonitor(save_dir=tmp_path / "plain", history=False)
+    fit(tmp_path, plain, max_epochs=2)
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "record")
+    fit(tmp_path, monitor, max_epochs=2)
+    damage(tmp_path / "record" / "history" / "epoch_000000.npz")
+    with pytest.warns(UserWarning, match="Expected the history of this record in .* may be others than before"):
+        table = load_record(tmp_path / "record").table()
+    assert table["score"].tolist() == plain.table()["score"].tolist()
+    with pytest.warns(UserWarning, match="Expected the history of "):
+        fit(tmp_path, monitor, max_epochs=1)
+    assert load_record(tmp_path / "record").meta.epochs == [0, 1, 2]
+
+
+# Strangers.
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own")
+    fit(folder, TrainingDynamicsMonitor(save_dir=folder / "record", name_of=str, features="net.0"), max_epochs=2)
+    return folder / "record"
+
+
+def meta(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "meta.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
+
+
+def text(name: str, new: str) -> Callable[[Path], None]:
+    return content(name, lambda old: new.encode())
+
+
+def arrays(name: str = "record.npz", **changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        with np.load(folder / name) as stored:
+            content = dict(stored) | changes
+        np.savez(folder / name, **{key: values for key, values in content.items() if values is not None})
+
+    return change
+
+
+def content(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        path = folder / name
+        path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+
+    return changed
+
+
+def claims(shape: tuple[int, ...]) -> Callable[[Path], None]:
+    """An array whose header says more than there is."""
+
+    def change(folder: Path) -> None:
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+        with zipfile.ZipFile(folder / "record.npz", "a") as archive:
+            archive.writestr("mean_probabilities.npy", header.getvalue() + bytes(64))
+
+    return change
+
+
+def of_the_first(value: Any, dtype: type) -> Any:
+    return np.array([value] + [0] * (N - 1), dtype)
+
+
+NO_CLASS = of_the_first(2_000_000_000, np.int32)
+STRANGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut off": (content("record.npz", lambda old: old[:1000]), "record.npz"),
+    "empty": (content("record.npz", lambda old: b""), "record.npz"),
+    "no archive": (content("record.npz", lambda old: b"no archive"), "record.npz"),
+    "a flipped bit": (content("record.npz", lambda old: old[:200] + bytes([old[200] ^ 1]) + old[201:]), "record.npz"),
+    "foreign entry": (arrays(foreign=np.zeros(N)), "record.npz.*foreign"),
+    "missing entry": (arrays(margin=None), "record.npz.*no margin"),
+    "a pickle": (arrays(margin=np.array([None] * N)), "record.npz.*objects"),
+    "another length": (arrays(margin=np.zeros(3)), r"record.npz.*margin of shape \(3,\)"),
+    "texts": (arrays(margin=np.array(["a"] * N)), "record.npz.*margin of <U1"),
+    "a class of 2e9": (arrays(label=NO_CLASS), "record.npz.*label from 0 to 2000000000"),
+    "a prediction of 2e9": (arrays(predicted=NO_CLASS), "record.npz.*predicted"),
+    "a candidate of 2e9": (arrays(candidate=NO_CLASS), "record.npz.*candidate"),
+    "one class too many": (arrays(label=of_the_first(MOST_CLASSES, np.int32)), f"less than {MOST_CLASSES}"),
+    "a negative count": (arrays(presentations=of_the_first(-1, np.int32)), "record.npz.*presentations"),
+    "an infinite margin": (arrays(margin=of_the_first(np.inf, np.float64)), "record.npz.*margin that is not finite"),
+    "an infinite epoch": (arrays(first_learned=of_the_first(np.inf, np.float64)), "record.npz.*first_learned"),
+    "1e12 numbers": (claims((10**12,)), "record.npz"),
+    "no rows": (arrays(root_index=None), "record.npz.*no root_index"),
+    "foreign rows": (arrays(root_index=np.zeros(3)), "record.npz.*root_index"),
+    "foreign ids": (arrays(sample_id=np.zeros(N)), "record.npz.*sample_id of float64"),
+    "no meta inside": (arrays(meta=np.frombuffer(b"[]", np.uint8)), "record.npz.*a list instead of an object"),
+    "a list": (text("meta.json", "[]"), "meta.json.*a list instead of an object"),
+    "no JSON": (text("meta.json", "{"), "meta.json"),
+    "deep JSON": (text("meta.json", "[" * 100_000), "meta.json"),
+    "binary": (content("meta.json", lambda old: b"\xff\xfe"), "meta.json"),
+    "num_samples of 1e12": (meta(num_samples=10**12), "meta.json.*num_samples 1000000000000"),
+    "a negative epoch": (meta(epochs=[-1, 0]), "meta.json.*epochs"),
+    "a million epochs": (meta(epochs=list(range(10**6))), "meta.json.*1,000,000 epochs"),
+    "a late epoch": (meta(epochs=[10**9]), "meta.json.*epochs"),
+    "epochs twice": (meta(epochs=[0, 0]), "meta.json.*epochs"),
+    "epochs of text": (meta(epochs=["0"]), "meta.json.*epochs"),
+    "epochs of nothing": (meta(epochs=None), "meta.json.*epochs"),
+    "true epochs": (meta(epochs=[True]), "meta.json.*epochs"),
+    "names of numbers": (meta(class_names=[1, 2]), "meta.json.*class_names"),
+    "foreign meta": (meta(foreign=1), "meta.json.*foreign"),
+    "no version": (meta(version=None), "a record of version 1, got None"),
+    "names of nothing": (text("names.json", "{}"), "names.json.*no list of names"),
+    "no names": (text("names.json", "["), "names.json"),
+    "under way": (text("under_way.json", '{"epoch": -1}'), "under_way.json"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), STRANGE.values(), ids=STRANGE.keys())
+def test_a_strangers_folder_is_refused_with_one_error_that_names_the_file(
+    tmp_path: Path, own: Path, capsys: pytest.CaptureFixture[str], change: Callable[[Path], None], message: str
+) -> None:
+    folder = shutil.copytree(own, tmp_path / "record")
+    change(folder)
+    with pytest.raises(ValueError, match=message):
+        load_record(folder)
+    assert main(["suspects", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("dynalens: Expected")
+    assert said.count("\n") == 1
+    assert "damaged" in said or "version" in said
+
+
+SIDE: dict[str, tuple[Callable[[Path], None], Callable[[Any], Any], str]] = {
+    "neighbours": (arrays("neighbours.npz", score=np.zeros(3)), lambda record: record.neighbours(), "neighbours.npz"),
+    "no neighbours": (content("neighbours.npz", lambda old: old[:99]), lambda record: record.table(), "neighbours.npz"),
+    "pictures": (arrays("pictures.npz", **{"0": np.zeros((9, 9))}), lambda record: record.pictures(), ""),
+    "a foreign picture": (arrays("pictures.npz", x=np.zeros(9)), lambda record: record.pictures(), "pictures.npz.*x"),
+}
+
+
+@pytest.mark.parametrize(("change", "ask", "message"), SIDE.values(), ids=SIDE.keys())
+def test_other_files_of_a_stranger_are_refused_when_they_are_asked_for(
+    tmp_path: Path, own: Path, change: Callable[[Path], None], ask: Callable[[Any], Any], message: str
+) -> None:
+    folder = shutil.copytree(own, tmp_path / "record")
+    change(folder)
+    record = load_record(folder)
+    if message:
+        with pytest.raises(ValueError, match=message):
+            ask(record)
+    else:
+        ask(record)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"index": np.full(N, N)},
+        {"predicted": np.full(N, MOST_CLASSES)},
+        {"p_label": np.full(N, np.nan)},
+        {"margin": None},
+    ],
+)
+def test_a_strangers_history_does_not_count(tmp_path: Path, own: Path, values: dict[str, Any]) -> None:
+    folder = shutil.copytree(WRITTEN_BY_0_1_0, tmp_path / "record")  # one without digests
+    arrays("history/epoch_000000.npz", **values)(folder)
+    record = load_record(folder)
+    with pytest.warns(UserWarning, match=r"history/epoch_000000.npz to be as dynalens writes it, got "):
+        assert np.isnan(record.assess().probability_margin).all()
+    with pytest.raises(ValueError, match=r"epoch_000000\.npz"):
+        list(record.history())
