@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 import captum.attr
+import captum.attr._utils.custom_modules
 import pytest
 import torch
 from torch import Tensor, nn
@@ -34,13 +35,14 @@ class Net(nn.Module):
         self.head = nn.Linear(36, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.head(self.pool(self.act(self.conv(x))).flatten(1))  # LRP has no rule for the module Flatten
+        out = self.head(self.pool(self.act(self.conv(x))).flatten(1))
         assert isinstance(out, Tensor)
         return out
 
 
 SQUARES = (torch.arange(6).view(6, 1) // 3 * 2 + torch.arange(6) // 3).view(1, 1, 6, 6)
 ZEROS = torch.zeros(3, 1, 6, 6)
+NEURON: dict[str, Any] = {"layer": "conv", "neuron_selector": [1, 2, 2]}
 IMAGE, LAYER = (2, 1, 6, 6), (2, 4, 6, 6)
 # The classes that work: what they must be given, and the shape of their maps.
 WORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
@@ -69,7 +71,16 @@ WORKS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "LayerDeepLiftShap": ({"layer": "conv", "baselines": ZEROS}, LAYER),
     "LayerGradientShap": ({"layer": "conv", "baselines": ZEROS, "n_samples": 2}, LAYER),
     "LayerIntegratedGradients": ({"layer": "conv", "n_steps": 4}, LAYER),
-    "LayerLRP": ({"layer": "conv"}, LAYER),
+    "LayerLRP": ({}, LAYER),
+    "NeuronConductance": (NEURON | {"n_steps": 4}, IMAGE),
+    "NeuronFeatureAblation": (NEURON, IMAGE),
+    "NeuronGradient": (NEURON, IMAGE),
+    "NeuronIntegratedGradients": (NEURON | {"n_steps": 4}, IMAGE),
+    "NeuronDeepLift": (NEURON, IMAGE),
+    "NeuronDeepLiftShap": (NEURON | {"baselines": ZEROS}, IMAGE),
+    "NeuronGradientShap": (NEURON | {"baselines": ZEROS, "n_samples": 2}, IMAGE),
+    "NeuronDeconvolution": (NEURON, IMAGE),
+    "NeuronGuidedBackprop": (NEURON, IMAGE),
     "NoiseTunnel": ({"attribution_method": "Saliency", "nt_samples": 2}, IMAGE),
     "GradientShap": ({"baselines": ZEROS, "n_samples": 2}, IMAGE),
 }
@@ -84,10 +95,6 @@ REASONS = {
     "its `attribute` takes no inputs": {
         "Attribution", "GradientAttribution", "PerturbationAttribution", "NeuronAttribution", "LayerAttribution",
         "DataLoaderAttribution", "LLMAttribution", "LLMGradientAttribution", "RemoteLLMAttribution",
-    },
-    "it explains a neuron, not a class": {
-        "NeuronConductance", "NeuronFeatureAblation", "NeuronGradient", "NeuronIntegratedGradients", "NeuronDeepLift",
-        "NeuronDeepLiftShap", "NeuronGradientShap", "NeuronDeconvolution", "NeuronGuidedBackprop",
     },
     "its `attribute` takes no target": {"LayerActivation"},
     "its constructor needs functions": {"LimeBase"},
@@ -211,6 +218,86 @@ def test_only_classes_that_take_several_layers_are_given_them() -> None:
         ValueError, match=r"`layer` of LayerConductance to be .*LayerIntegratedGradients, LayerLRP take"
     ):
         explain(Net(), images(), Y, methods=method, method_args={method: {"layer": ["conv", "act"]}})
+
+
+RELEVANT: dict[str, nn.Module] = {
+    "flatten": nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(16, 3, bias=False),
+    ),
+    "layer norm": nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 8, bias=False), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 3, bias=False)
+    ),
+    "other activations": nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False), nn.GELU(), nn.GroupNorm(2, 4), nn.SiLU(), nn.AdaptiveMaxPool2d(2),
+        nn.Dropout2d(), nn.Flatten(), nn.Linear(16, 3, bias=False),
+    ),
+}  # fmt: skip
+
+
+class Residual(nn.Module):
+    """A shortcut, added by a function or by Captum's module; one ReLU is used twice, and the loss has no rule."""
+
+    def __init__(self, *, by_function: bool) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.first, self.second = (nn.Conv2d(c, 4, 3, padding=1, bias=False) for c in (1, 4))
+        self.relu, self.head = nn.ReLU(), nn.Linear(144, 3, bias=False)
+        self.add = torch.add if by_function else captum.attr._utils.custom_modules.Addition_Module()
+        self.loss = nn.CrossEntropyLoss()
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.relu(self.first(x))
+        return self.head(self.relu(self.add(x, self.second(x))).flatten(1))
+
+
+@pytest.mark.parametrize("model", [*RELEVANT.values(), Residual(by_function=False)], ids=[*RELEVANT, "shortcut"])
+def test_relevance_is_conserved_from_the_logit_to_the_input(model: nn.Module) -> None:
+    before = traces(model)
+    found = explain(model, images(), Y, methods="captum:LRP")
+    logit = found.logits.gather(1, Y.unsqueeze(1)).squeeze(1)  # without biases none is absorbed
+    torch.testing.assert_close(found.maps["captum:LRP"].flatten(1).sum(dim=1), logit, atol=1e-5, rtol=1e-4)
+    assert traces(model) == before
+
+
+def test_relevance_of_an_activation_is_that_of_the_layer_before_it() -> None:
+    model, method = RELEVANT["flatten"], "captum:LayerLRP"
+
+    def maps(**arguments: Any) -> Tensor:
+        return explain(model, images(), Y, methods=method, method_args={method: arguments}).maps[method]
+
+    torch.testing.assert_close(maps(), maps(layer="0"))
+    torch.testing.assert_close(maps(layer="1"), maps(layer="0"))
+
+
+def test_a_neuron_is_explained_whatever_the_target() -> None:
+    model, method = Net().eval(), "captum:NeuronIntegratedGradients"
+    theirs = captum.attr.NeuronIntegratedGradients(model, model.conv).attribute(images(), (1, 2, 2), n_steps=4)
+    arguments = {method: NEURON | {"n_steps": 4}}
+    for targets in (Y, Y.flip(0)):
+        ours = explain(model, images(), targets, methods=method, method_args=arguments).maps[method]
+        torch.testing.assert_close(ours, theirs.detach().float())
+    with pytest.raises(ValueError, match=r"of captum:NeuronGradient to have neuron_selector, got none\. Pass"):
+        check_methods("captum:NeuronGradient", {})
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "message"),
+    [
+        ("DeepLift", Residual(by_function=True), r"once for captum:DeepLift, .* got relu 2 times\. Give each call a"),
+        ("LRP", Residual(by_function=True), r"a rule for, got the function add of two outputs\. Add with captum's"),
+        ("LRP", ToyTransformer("module"), r"a rule for, got the function .* of two outputs"),
+        ("LRP", nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.LogSoftmax(dim=1)), r"got 2: LogSoftmax\. Set its"),
+    ],
+)
+def test_a_model_that_a_class_cannot_explain_is_named_and_left_as_it_was(
+    name: str, model: nn.Module, message: str
+) -> None:
+    before = traces(model)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            explain(model, images(), Y, methods=f"captum:{name}")
+        assert traces(model) == before
 
 
 def test_two_classes_of_one_logit_and_a_forward_of_ones_own_are_explained() -> None:

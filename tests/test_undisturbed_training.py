@@ -316,7 +316,7 @@ class Plain(Classifier):
         )
 
     def forward(self, x: Tensor) -> Any:
-        return self.net(x).flatten(1)  # LRP has no rule for the module Flatten
+        return self.net(x).flatten(1)
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return F.cross_entropy(self(batch[0] / N + 0.1 * torch.rand(1)), batch[1])

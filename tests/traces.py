@@ -25,6 +25,7 @@ def traces(model: nn.Module) -> dict[str, Any]:
             [len(getattr(module, f"_{kind}_hooks")) for kind in ("forward", "forward_pre", "backward", "backward_pre")]
             for module in model.modules()
         ],
+        "attributes": [list(vars(module)) for module in model.modules()],
         "in place": [getattr(module, "inplace", None) for module in model.modules()],
         "gradients on": torch.is_grad_enabled(),
         "inference": torch.is_inference_mode_enabled(),

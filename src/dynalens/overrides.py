@@ -18,6 +18,10 @@ ReluRule = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _RELUS = (F.relu, torch.relu, Tensor.relu)
 _RELUS_IN_PLACE = (torch.relu_, Tensor.relu_)
+_JOINING = frozenset(
+    {"add", "iadd", "radd", "sub", "isub", "rsub", "mul", "imul", "rmul", "div", "truediv", "matmul", "bmm", "einsum"}
+    | {"scaled_dot_product_attention", "multi_head_attention_forward"}
+)
 _SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
 
 
@@ -47,6 +51,23 @@ def captured_attention() -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
     with _AttentionMode(seen):
         yield seen
+
+
+@contextmanager
+def captured_joins() -> Iterator[list[str]]:
+    """Yield a list that fills with the names of functions that join two computed tensors, as sums and products do.
+
+    Example:
+        >>> x = torch.ones(1, requires_grad=True) * 2
+        >>> with captured_joins() as names:
+        ...     y = x + 1
+        ...     z = x + y
+        >>> names
+        ['add']
+    """
+    names: list[str] = []
+    with _JoinMode(names):
+        yield names
 
 
 class _Rectified(torch.autograd.Function):
@@ -124,6 +145,18 @@ class _AttentionMode(TorchFunctionMode):
         if not kwargs.get("need_weights", True):
             return output, None
         return output, by_head.mean(dim=-3) if kwargs.get("average_attn_weights", True) else by_head
+
+
+class _JoinMode(TorchFunctionMode):
+    def __init__(self, names: list[str]) -> None:
+        super().__init__()
+        self.names = names
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "").strip("_")
+        if name in _JOINING and sum(isinstance(arg, Tensor) and arg.grad_fn is not None for arg in args) > 1:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 def _attention(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
 from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input
+from dynalens.attribution.relevance import check_called_once, give_rules, is_relevance, layer_with_rule
 from dynalens.observation import module_named, out_of_place, seeded, two_class_logits, undisturbed, unwrapped
 
 PREFIX = "captum:"
@@ -36,14 +37,20 @@ def captum_method(name: str) -> Callable[..., Tensor]:
     by default the layer that :func:`find_target_layer` finds, or for tokens :func:`find_embedding`.
     LayerGradientXActivation, LayerIntegratedGradients and LayerLRP take a list of names, of layers that
     do not depend on each other; their maps are added up.
-    "captum:NoiseTunnel" takes ``attribution_method``, the name of the class that it smooths. Maps are what Captum
-    returns, in float32; those of a layer with positions are brought to (N, C, *spatial).
+    "captum:NoiseTunnel" takes ``attribution_method``, the name of the class that it smooths. The Neuron classes take
+    ``neuron_selector``, the index of the neuron in the output of ``layer`` without the batch, and explain that neuron
+    whatever the target. Maps are what Captum returns, in float32; those of a layer with positions are brought to
+    (N, C, *spatial).
+
+    LRP and LayerLRP have rules for layers that Captum has none for: epsilon for what reshapes, convolves or pools,
+    identity for norms and activations, as Captum's documentation has it for batch norm.
 
     Random numbers are drawn from the same seed in each call, and layers work out of place meanwhile. Gradients of a
     float16 model are not scaled.
 
     Raises:
-        ValueError: If Captum is not installed, has no such class, or its ``attribute`` explains no class of a model.
+        ValueError: If Captum is not installed, has no such class, its ``attribute`` explains no class of a model, or it
+            cannot explain this model, such as one that calls a layer twice.
     """
     cls = _captum_class(name.removeprefix(PREFIX))
 
@@ -63,6 +70,7 @@ def captum_method(name: str) -> Callable[..., Tensor]:
             warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
             return check_finite(name, _attributed(cls, model, images, targets, forward, chunk_size, arguments))
 
+    run.required = _required(cls)  # type: ignore[attr-defined]  # what `check_methods` asks for
     run.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what `inspect.signature` reads
     return run
 
@@ -91,13 +99,15 @@ def _why_not(cls: Any, base: type) -> str | None:
     parameters = inspect.signature(cls.attribute).parameters if hasattr(cls, "attribute") else {}
     if "inputs" not in parameters:
         return "its `attribute` takes no inputs"
-    if "neuron_selector" in parameters:
-        return "it explains a neuron, not a class"
     if cls.__name__ in _UNUSABLE:
         return _UNUSABLE[cls.__name__]
-    if cls.__name__ != "NoiseTunnel" and "target" not in parameters:
+    if cls.__name__ != "NoiseTunnel" and not {"target", "neuron_selector"} & set(parameters):
         return "its `attribute` takes no target"
     return None
+
+
+def _required(cls: Any) -> tuple[str, ...]:
+    return ("neuron_selector",) if "neuron_selector" in inspect.signature(cls.attribute).parameters else ()
 
 
 def _signature(cls: Any) -> inspect.Signature:
@@ -139,14 +149,20 @@ def _attributed(
     names: tuple[str, ...] = ()
     if "layer" in constructor:
         names = _layer_names(cls, settings.pop("layer", None)) or (_default_layer(model, x, forward),)
+    if is_relevance(cls):
+        names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
+        give_rules(cls, model, x, forward=forward)
     attribution = _built(cls, _Logits(inner, forward or inner), model, settings, names)
     given = {key: value for key, value in settings.items() if key not in constructor}
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []
+    takes_target = cls.__name__ == "NoiseTunnel" or "target" in inspect.signature(cls.attribute).parameters
     for rows in torch.split(torch.arange(len(x), device=x.device), size):
         cut = {key: value[rows] if _one_for_each(cls, key, value, len(x)) else value for key, value in given.items()}
         part = x[rows].requires_grad_(x.is_floating_point())
-        found = attribution.attribute(part, target=targets[rows], **cut)
+        target = {"target": targets[rows]} if takes_target else {}
+        with check_called_once(cls, model, part, forward=forward):
+            found = attribution.attribute(part, **target, **cut)
         parts.append([_maps_of(cls, each, len(rows)) for each in (found if len(names) > 1 else [found])])
     maps = [torch.cat(of_one) for of_one in zip(*parts, strict=True)]
     if x.ndim > 2 and any(base.__name__ == "LayerAttribution" for base in cls.__mro__):

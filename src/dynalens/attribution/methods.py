@@ -109,6 +109,13 @@ def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> N
             f"Expected `method_args` to have entries for {', '.join(methods)} only, got {', '.join(foreign)}. "
             "Its keys are names of methods that are used."
         )
+    for name, function in methods.items():
+        missing = [key for key in getattr(function, "required", ()) if key not in method_args.get(name, {})]
+        if missing:
+            raise ValueError(
+                f"Expected `method_args` of {name} to have {', '.join(missing)}, got none. Pass "
+                f'`method_args={{"{name}": {{"neuron_selector": 0}}}}`: the index of a neuron in the output of `layer`.'
+            )
     for name, arguments in method_args.items():
         parameters = inspect.signature(methods[name]).parameters
         known = [key for key in parameters if key not in _PASSED[:4]]

@@ -1,0 +1,116 @@
+"""What Captum's layer-wise relevance propagation (LRP) and DeepLift ask of a model's layers."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynalens.attribution.passes import Forward
+from dynalens.observation import captured_outputs, module_named, unwrapped
+from dynalens.overrides import captured_joins
+
+# Captum passes relevance through these itself.
+_ACTIVATIONS = (nn.ReLU, nn.Dropout, nn.Tanh)
+# Epsilon rule: what is linear or moves values. Captum has rules for some of them.
+_EPSILON = (
+    nn.Linear, nn.modules.conv._ConvNd, nn.Flatten, nn.Unflatten, nn.Upsample, nn.PixelShuffle,
+    nn.modules.batchnorm._BatchNorm, nn.Identity, nn.modules.dropout._DropoutNd,
+)  # fmt: skip
+_EPSILON_NAMES = ("Pool", "ZeroPad", "ConstantPad", "Addition_Module")
+# Identity rule: what keeps the shape and works on each value, up to a scale that counts as a constant.
+_IDENTITY = (
+    nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU,
+    nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Hardswish, nn.Mish, nn.Softplus, nn.Sigmoid,
+)  # fmt: skip
+
+
+def is_relevance(cls: Any) -> bool:
+    """Return whether a class of Captum is LRP or LayerLRP."""
+    return any(base.__name__ == "LRP" for base in cls.__mro__)
+
+
+def give_rules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward | None) -> None:
+    """Give layers that Captum knows no rule for one of its rules, as an attribute that ``undisturbed`` removes.
+
+    Raises:
+        ValueError: If the forward pass runs a layer that no rule fits, or adds or multiplies outputs of layers by
+            functions: Captum hands all of the relevance to each of the two.
+    """
+    from captum.attr._utils.lrp_rules import EpsilonRule, IdentityRule
+
+    with captured_joins() as joins:
+        passed = _passed(model, images, forward)
+    names = {id(module): name for name, module, _ in passed}
+    for layer in model.modules():
+        if type(layer) in _ACTIVATIONS or hasattr(layer, "rule") or not _is_leaf(layer):
+            continue
+        kind = _kind_of_rule(layer)
+        if kind is None and id(layer) in names:
+            raise _unfit(cls, f"{names[id(layer)]}: {type(layer).__name__}", "Set its `rule`")
+        vars(layer)["rule"] = IdentityRule() if kind == "identity" else EpsilonRule()
+    own = sum(type(module).__name__ == "Addition_Module" for _, module, _ in passed)  # has a rule for its sum
+    if len(joins) > own:
+        function = Counter(joins).most_common(1)[0][0]
+        raise _unfit(cls, f"the function {function} of two outputs", "Add with captum's Addition_Module")
+
+
+def _unfit(cls: Any, got: str, way: str) -> ValueError:
+    return ValueError(
+        f"Expected the model to consist of layers that captum:{cls.__name__} has a rule for, got {got}. "
+        f"{way}, or use captum:DeepLift or captum:IntegratedGradients."
+    )
+
+
+def layer_with_rule(model: nn.Module, images: Tensor, name: str, *, forward: Forward | None) -> str:
+    """Return the named layer, or the last one within or before it that has a rule and gives its shape.
+
+    An activation passes relevance on as it is, so that of its output is that of the layer before it.
+    """
+    passed, named = _passed(model, images, forward), module_named(model, name, argument="layer")
+    ends = [place for place, (_, module, _) in enumerate(passed) if module is named]
+    for candidate, module, output in reversed(passed[: ends[-1] + 1] if ends else []):
+        if _is_leaf(module) and type(module) not in _ACTIVATIONS and output.shape == passed[ends[-1]][2].shape:
+            return candidate
+    return name
+
+
+@contextmanager
+def check_called_once(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward | None) -> Iterator[None]:
+    """Say which layers are called several times where Captum fails at one of them.
+
+    Raises:
+        ValueError: In place of Captum's AssertionError or RuntimeError.
+    """
+    try:
+        yield
+    except (AssertionError, RuntimeError) as error:
+        if "used more than once" not in str(error):
+            raise
+        calls = Counter(name for name, _, _ in _passed(model, images, forward))
+        often = ", ".join(f"{name} {number} times" for name, number in calls.items() if number > 1)
+        raise ValueError(
+            f"Expected the model to call each of its layers once for captum:{cls.__name__}, which keeps one input and "
+            f"output of each, got {often}. Give each call a layer of its own (`self.relu1`, `self.relu2`), or use "
+            "captum:IntegratedGradients or captum:GradientShap, which need no such layers."
+        ) from error
+
+
+def _passed(model: nn.Module, images: Tensor, forward: Forward | None) -> list[tuple[str, nn.Module, Tensor]]:
+    """Return the layers that run for the first image, in the order they finish; all tensors have a graph."""
+    with captured_outputs(model) as passed:
+        first = images[:1].detach()
+        (forward or unwrapped(model))(first.requires_grad_().clone() if first.is_floating_point() else first)
+    return passed
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    return not any(True for _ in module.children())
+
+
+def _kind_of_rule(layer: nn.Module) -> str | None:
+    name = type(layer).__name__
+    if isinstance(layer, _EPSILON) or any(part in name for part in _EPSILON_NAMES):
+        return "epsilon"
+    return "identity" if isinstance(layer, _IDENTITY) or name.endswith("RMSNorm") else None
