@@ -89,7 +89,7 @@ def test_scores_of_earlier_epochs_are_not_taken_for_those_of_the_record(tmp_path
 
 @pytest.mark.parametrize("seed", range(3))
 def test_neighbours_in_blocks_equal_their_definition(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dynalens.suspicion.neighbours._BLOCK", 70)  # a few rows at a time
+    monkeypatch.setattr("dynalens.embeddings.neighbours._BLOCK", 70)  # a few rows at a time
     rng = torch.Generator().manual_seed(seed)
     features, y = torch.randn(30, 5, generator=rng), torch.randint(0, 3, (30,), generator=rng).numpy()
     assert neighbour_scores(features, y, k=4).tolist() == pytest.approx(by_definition(features, y, 4))

@@ -9,6 +9,7 @@ from typing import TextIO
 
 import pandas as pd
 
+from dynalens.embeddings import read_embeddings
 from dynalens.record import load_record
 from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import PRECISION, compared, suspects
@@ -20,6 +21,8 @@ _SHOWN = ("name", "root_index", "label", "suggested", "suggested_probability", "
 def suspects_command(args: argparse.Namespace) -> None:
     """Show the samples of a run whose labels are probably wrong."""
     record = load_record(args.run)
+    if args.embeddings:
+        record = record.with_embeddings(read_embeddings(args.embeddings))
     everything = record.table()
     found = suspects(everything, precision=args.precision)
     if args.class_pair:
@@ -81,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
     precision = "expected fraction of wrong labels (%(default)s)"
     one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
+    embeddings = "(N, D) embeddings of the dataset by an encoder that never saw the labels, in its order; see `embed`"
+    one.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
     one.add_argument("--class-pair", nargs=2, metavar=("LABEL", "SUGGESTED"), help="only these, by name or number")
 
     one.add_argument("--json", type=Path, metavar="FILE", help="write the suspects as a list of objects")

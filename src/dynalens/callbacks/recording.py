@@ -45,21 +45,21 @@ class RecordingCallback(NamedCallback):
         """Write the record and the tables to a folder, by default the run's, and return it."""
         return self._live.save(path)
 
-    def table(self) -> pd.DataFrame:
+    def table(self, *, embeddings: Any = None) -> pd.DataFrame:
         """Return :meth:`Record.table`: one row for each sample of the dataset, index ``sample_id``."""
-        return self.record.table()
+        return self.record.table(embeddings=embeddings)
 
-    def suspects(self, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
+    def suspects(self, n: int | None = None, precision: float | None = None, *, embeddings: Any = None) -> pd.DataFrame:
         """Return :meth:`Record.suspects`: the samples that were seen, the most suspicious first."""
-        return self.record.suspects(n, precision)
+        return self.record.suspects(n, precision, embeddings=embeddings)
 
     def noise_rate(self) -> NoiseRate:
         """Return :meth:`Record.noise_rate`: the estimated fraction of wrong labels."""
         return self.record.noise_rate()
 
-    def clean_indices(self, precision: float | None = None) -> list[Any]:
+    def clean_indices(self, precision: float | None = None, *, embeddings: Any = None) -> list[Any]:
         """Return :meth:`Record.clean_indices`: the ids of the samples that are not flagged."""
-        return self.record.clean_indices(precision)
+        return self.record.clean_indices(precision, embeddings=embeddings)
 
     def weights(self) -> Array:
         """Return :meth:`Record.weights`: the probability that each label is right, shape (N,)."""

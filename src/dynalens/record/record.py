@@ -1,5 +1,6 @@
 """The record of a run: what it says of each sample, live or read from disk, and what to do about the suspects."""
 
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import pandas as pd
 
 from dynalens.datasets import RelabelledDataset
 from dynalens.dynamics import Array, SampleStatistics
+from dynalens.embeddings import EmbeddingEvidence, embedding_evidence, embedding_rows
 from dynalens.record.history import UNREADABLE, History, Presentations
 from dynalens.record.progress import said_if_long
 from dynalens.suspicion import (
@@ -21,6 +23,7 @@ from dynalens.suspicion import (
     assess,
     clean_indices,
     flagged,
+    joined,
     removable,
     samples_table,
     suspects,
@@ -84,6 +87,7 @@ class Record:
         presentations: The history, if presentations are kept.
         find_neighbours: Returns the scores of :func:`~dynalens.neighbour_scores`, shape ``(N,)``, or None.
         find_pictures: Returns small pictures of suspects by their rows.
+        evidence: What embeddings say of the labels, of a record :meth:`with_embeddings`; else None.
 
     Example:
         >>> import torch
@@ -106,9 +110,34 @@ class Record:
     presentations: History | None = None
     find_neighbours: Callable[[], Array | None] = _nothing
     find_pictures: Callable[[], dict[int, Array]] = _no_pictures
+    evidence: EmbeddingEvidence | None = None
 
     def __post_init__(self) -> None:
         self._assessment: Assessment | None = None
+
+    def with_embeddings(self, embeddings: Any) -> "Record":
+        """Return the record of the same run whose order also counts what embeddings say of the labels.
+
+        Features of an encoder that never saw the labels find wrong ones that the run has memorised. ``score``,
+        ``rank``, ``wrong_probability`` and ``flagged`` are then those of both (:func:`~dynalens.suspicion.joined`),
+        ``score_neighbours`` and ``score_probe`` what neighbours and linear probe say. Each call works for seconds to
+        minutes; ask the returned record as often as you like.
+
+        Args:
+            embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance of
+                :func:`dynalens.embed`; a mapping of ids to vectors where samples are known by ids. With a tensor on an
+                accelerator, the work is done there.
+
+        Raises:
+            ValueError: If there are not N rows of finite numbers.
+            ImportError: If there are more than 200,000 labelled samples and faiss is not installed.
+        """
+        rows = embedding_rows(embeddings, self.meta.num_samples, self.sample_ids)
+        labels = np.where(self.statistics.presentations > 0, self.statistics.label, -1)
+        evidence = embedding_evidence(rows, labels)
+        both = dataclasses.replace(self, evidence=evidence, find_neighbours=lambda: evidence.neighbours)
+        both._assessment = joined(self.assess(), evidence)
+        return both
 
     def history(self) -> Iterator[tuple[int, Presentations]]:
         """Yield each complete epoch's number and its presentations: index (row) and the rest of ``EpochRecord``."""
@@ -155,8 +184,14 @@ class Record:
             for watch in watches:
                 watch(epoch, presentations)
 
-    def table(self) -> pd.DataFrame:
-        """Return one row for each sample of the dataset, index ``sample_id``; ``docs/table.md`` lists the columns."""
+    def table(self, *, embeddings: Any = None) -> pd.DataFrame:
+        """Return one row for each sample of the dataset, index ``sample_id``; ``docs/table.md`` lists the columns.
+
+        Args:
+            embeddings: As of :meth:`with_embeddings`.
+        """
+        if embeddings is not None:
+            return self.with_embeddings(embeddings).table()
         table = samples_table(
             self.statistics,
             self.assess(),
@@ -165,19 +200,21 @@ class Record:
             sample_ids=_escaped_ids(self.sample_ids),
             names=escaped_all(self.sample_names),
             neighbours=self.neighbours(),
+            probe=None if self.evidence is None else self.evidence.probe,
         )
         table.attrs.update(self.meta.attributes())
         return table
 
-    def suspects(self, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
+    def suspects(self, n: int | None = None, precision: float | None = None, *, embeddings: Any = None) -> pd.DataFrame:
         """Return the samples that were seen, the most suspicious first.
 
         Args:
             n: Return the first ``n`` of them.
             precision: Return those of which this fraction is expected to be wrong; ``flagged`` is then at this
                 precision, without it at 0.8.
+            embeddings: As of :meth:`with_embeddings`.
         """
-        return suspects(self.table(), n, precision)
+        return suspects(self.table(embeddings=embeddings), n, precision)
 
     def suspect_ids(self, n: int) -> list[Any]:
         """Return the ids of the ``n`` samples with the lowest mean margin.
@@ -190,9 +227,14 @@ class Record:
         """Return the estimated fraction of wrong labels with its lower and upper end."""
         return self.assess().noise_rate
 
-    def clean_indices(self, precision: float | None = None) -> list[Any]:
-        """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions."""
-        clean = clean_indices(self.table().reset_index(drop=True), precision)
+    def clean_indices(self, precision: float | None = None, *, embeddings: Any = None) -> list[Any]:
+        """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions.
+
+        Args:
+            precision: As of :meth:`suspects`.
+            embeddings: As of :meth:`with_embeddings`.
+        """
+        clean = clean_indices(self.table(embeddings=embeddings).reset_index(drop=True), precision)
         return self._ids_of(clean)
 
     def removable(self, fraction: float) -> list[Any]:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dynalens.embeddings import read_embeddings
 from dynalens.record import load_record
 from dynalens.report.page import MOST_CARDS, write_report
 
@@ -19,6 +20,8 @@ def add_report_command(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
     parser.add_argument("--data", metavar="MODULE:CALLABLE", help="returns the training dataset; for its pictures")
+    embeddings = "(N, D) embeddings of the dataset by an encoder that never saw the labels; they count in the order"
+    parser.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
     parser.add_argument("--out", metavar="FILE", help="default: report.html in the record's folder")
     parser.add_argument("--limit", type=int, default=MOST_CARDS, help="at most so many suspects (default: %(default)s)")
     parser.set_defaults(run=run_report)
@@ -28,6 +31,8 @@ def add_report_command(subparsers: Any) -> argparse.ArgumentParser:
 def run_report(arguments: argparse.Namespace) -> Path:
     """Write the page and return its path."""
     record = load_record(arguments.run_dir)
+    if arguments.embeddings:
+        record = record.with_embeddings(read_embeddings(arguments.embeddings))
     dataset = named_dataset(arguments.data) if arguments.data else None
     path = Path(arguments.out) if arguments.out else (record.folder or Path()) / "report.html"
     return write_report(record, path, dataset=dataset, limit=arguments.limit)

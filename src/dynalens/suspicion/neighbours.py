@@ -1,12 +1,10 @@
 """Labels that the nearest samples do not share."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dynalens.dynamics import Array
-
-_BLOCK = 2**24  # cosines held at a time
+from dynalens.embeddings import nearest, usable_rows
 
 
 def neighbour_scores(features: Tensor, labels: Array, *, k: int = 10, references: int = 50_000) -> Array:
@@ -36,6 +34,7 @@ def neighbour_scores(features: Tensor, labels: Array, *, k: int = 10, references
         ValueError: If shapes do not agree or a number is below 1.
 
     Example:
+        >>> import torch
         >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.3], [0.0, 1.0]])  # 0, 6, 17, 90 degrees
         >>> neighbour_scores(features, np.array([0, 0, 1, 1]), k=2)
         array([0.5, 0.5, 1. , 0.5])
@@ -46,27 +45,13 @@ def neighbour_scores(features: Tensor, labels: Array, *, k: int = 10, references
             f"{labels.shape}, {k} and {references}. Pass one vector and one label for each sample."
         )
     scores: Array = np.full(len(features), np.nan)
-    finite = features.isfinite().all(dim=1) & features.any(dim=1)
-    usable = np.flatnonzero(finite.cpu().numpy() & (labels >= 0))
+    usable = usable_rows(features)
+    usable = usable[labels[usable] >= 0]
     among = np.sort(np.random.default_rng(0).permutation(usable)[:references]) if len(usable) > references else usable
-    at = torch.from_numpy(among).to(features.device)
-    pool, pool_labels = _unit(features[at]), torch.from_numpy(labels.astype(np.int64)).to(features.device)[at]
     if len(among) < 2:
         return scores
-    size = max(1, _BLOCK // len(among))
-    for start in range(0, len(usable), size):
-        block = torch.from_numpy(usable[start : start + size]).to(features.device)
-        own = torch.from_numpy(labels[usable[start : start + size]].astype(np.int64)).to(features.device)
-        cosine = (_unit(features[block]) @ pool.T).masked_fill_(block.unsqueeze(1) == at, -torch.inf)
-        near, place = cosine.topk(min(k, len(among)), dim=1)
-        others = near > -torch.inf  # all but the sample itself
-        differ = ((pool_labels[place] != own.unsqueeze(1)) & others).sum(dim=1)
-        scores[usable[start : start + size]] = differ.cpu().numpy() / others.sum(dim=1).cpu().numpy()
+    for block, near in nearest(features, k, usable, among):
+        others = near >= 0  # all but the sample itself
+        differ = (labels[near] != labels[usable[block]][:, None]) & others
+        scores[usable[block]] = differ.sum(axis=1) / others.sum(axis=1)
     return scores
-
-
-def _unit(features: Tensor) -> Tensor:
-    x = features.float()
-    x = x / x.abs().amax(dim=1, keepdim=True)  # squares of large features would overflow
-    length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    return x / length

@@ -26,6 +26,7 @@ def samples_table(
     sample_ids: Array | None = None,
     names: Sequence[str] | None = None,
     neighbours: Array | None = None,
+    probe: Array | None = None,
 ) -> pd.DataFrame:
     """Return one row for each of the N samples, index ``sample_id``.
 
@@ -43,6 +44,7 @@ def samples_table(
             index is missing where it is -1.
         names: Name of each sample, a path for instance; without it the column ``name`` is left out.
         neighbours: Shape ``(N,)``, of :func:`neighbour_scores`; without it ``score_neighbours`` is left out.
+        probe: Shape ``(N,)``, of a linear probe of embeddings; without it ``score_probe`` is left out.
     """
     n = len(statistics)
     table = pd.DataFrame(index=pd.RangeIndex(n, name="sample_id"))
@@ -61,8 +63,9 @@ def samples_table(
     table["score"] = assessment.score
     for name, values in named_scores(statistics, assessment.probability_margin).items():
         table[name] = values
-    if neighbours is not None:
-        table["score_neighbours"] = neighbours
+    for name, extra in (("score_neighbours", neighbours), ("score_probe", probe)):
+        if extra is not None:
+            table[name] = extra
     table = _with_statistics(table, statistics)
     if sample_ids is not None:
         roots = table["root_index"].to_numpy()

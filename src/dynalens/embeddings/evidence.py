@@ -1,0 +1,160 @@
+"""What embeddings that never saw the labels say of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalens.dynamics import Array
+from dynalens.embeddings.neighbours import NEIGHBOURS, nearest, usable_rows
+from dynalens.embeddings.probe import out_of_fold
+
+_VOTING = 10  # neighbours of the column `score_neighbours`, with features and with embeddings
+_LEAST = 1e-9  # probability whose logarithm is still taken
+_BLOCK = 2**22  # probabilities held at a time beside those of the probe
+
+
+@dataclass(frozen=True)
+class EmbeddingEvidence:
+    """What the embeddings of N samples say of their labels; NaN for a sample without label.
+
+    Attributes:
+        neighbours: Shape ``(N,)``, fraction of the ten nearest neighbours that have another label; NaN also where the
+            embedding is zero.
+        probe: Shape ``(N,)``, log of the largest probability of another class over that of the label, out of fold.
+        log_odds: Shape ``(N,)``, the same of the product of the probabilities of probe and neighbours: what both say.
+        loss: Mean of -log p of the label, in nats, by the geometric mean of probe and neighbours.
+        entropy: The same by how frequent the labels are.
+        classes: How many labels occur.
+    """
+
+    neighbours: Array
+    probe: Array
+    log_odds: Array
+    loss: float = 0.0
+    entropy: float = 0.0
+    classes: int = 0
+
+    def told(self, wrong: float) -> float:
+        """Return how much of what can be known of the labels the embeddings tell, in [0, 1].
+
+        (H_0 - H) / (H_0 - H_w) with H the loss, H_0 the entropy, and H_w = -(1 - w) log(1 - w) - w log(w / (K - 1)) the
+        loss of one who knows every true class where a fraction w of the labels is wrong, any class as often.
+
+        Args:
+            wrong: w, in [0, 1).
+
+        Example:
+            >>> nothing = np.zeros(1)
+            >>> evidence = EmbeddingEvidence(nothing, nothing, nothing, loss=1.5, entropy=2.0, classes=10)
+            >>> evidence.told(0.0)  # 0.5 of 2
+            0.25
+        """
+        least = -(1 - wrong) * np.log1p(-wrong) - (wrong * np.log(wrong / max(self.classes - 1, 1)) if wrong else 0.0)
+        possible = self.entropy - least
+        return float(np.clip((self.entropy - self.loss) / possible, 0, 1)) if possible > 0 else 0.0
+
+
+def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
+    r"""Return what embeddings say of labels, each sample judged by the others.
+
+    Two models say how probable each class is: a linear probe, out of fold (:func:`out_of_fold`), and the 50 nearest
+    neighbours by cosine, :math:`(n_k + a\,\pi_k) / (50 + a)` with :math:`n_k` of them labelled k, :math:`\pi_k` the
+    fraction of all labels and :math:`a = \sqrt{50}`, which makes the largest expected error smallest. The log odds of
+    both are added.
+
+    Source: Trybula, "Some problems of simultaneous minimax estimation", 1958, for a; Zhu, Dong, Liu, "Detecting
+    Corrupted Labels Without Training a Model to Predict", ICML 2022, for neighbours.
+    https://arxiv.org/abs/2110.06283
+
+    Args:
+        embeddings: Shape ``(N, D)``, floating and finite, of any device.
+        labels: Shape ``(N,)``, integers; negative where there is none.
+    """
+    labelled = np.flatnonzero(labels >= 0)
+    known, given = np.unique(labels[labelled], return_inverse=True)
+    if len(known) < 2:
+        return _silent(labels)
+    y = torch.from_numpy(given.astype(np.int64)).to(embeddings.device)
+    x = embeddings[torch.from_numpy(labelled).to(embeddings.device)]
+    log_p = out_of_fold(x, y, len(known)).cpu().numpy()
+    frequency = np.bincount(given) / len(given)
+    near = _neighbours(x)
+    probe, log_odds, loss = np.empty(len(given)), np.empty(len(given)), 0.0
+    size = max(1, _BLOCK // len(known))
+    for start in range(0, len(given), size):
+        rows = slice(start, start + size)
+        by_probe = np.maximum(log_p[rows], np.log(_LEAST))
+        both = by_probe + np.log(neighbour_probabilities(near[rows], given, frequency))
+        probe[rows], log_odds[rows] = (rival_log_odds(each, given[rows]) for each in (by_probe, both))
+        mean = both[np.arange(len(both)), given[rows]] / 2 - np.log(np.exp(both / 2).sum(axis=1))
+        loss -= float(mean.sum()) / len(given)
+    votes = _other_votes(near[:, :_VOTING], given)
+    entropy = -float(frequency @ np.log(frequency))
+    votes, probe, log_odds = (_spread(labels, labelled, each) for each in (votes, probe, log_odds))
+    return EmbeddingEvidence(votes, probe, log_odds, loss, entropy, len(known))
+
+
+def neighbour_probabilities(near: Array, labels: Array, frequency: Array) -> Array:
+    """Return the class probabilities (n, K) of samples by the labels of their neighbours.
+
+    Args:
+        near: Shape ``(n, k)``, the neighbours of each; -1 where there are fewer.
+        labels: Shape ``(N,)``, of all samples, in [0, K).
+        frequency: Shape ``(K,)``, of the classes among them.
+
+    Example:
+        >>> near, labels = np.array([[1, 2, 3, -1]]), np.array([0, 0, 0, 1])
+        >>> neighbour_probabilities(near, labels, np.array([0.75, 0.25])).round(3)  # (2 + 1.5) / 5, (1 + 0.5) / 5
+        array([[0.7, 0.3]])
+    """
+    classes = len(frequency)
+    row = np.repeat(np.arange(len(near)), near.shape[1])[near.ravel() >= 0]
+    votes = np.bincount(row * classes + labels[near[near >= 0]], minlength=len(near) * classes)
+    prior = np.sqrt(near.shape[1]) * frequency
+    counts = votes.reshape(-1, classes) + prior
+    probabilities: Array = counts / counts.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def rival_log_odds(log_p: Array, labels: Array) -> Array:
+    """Return the largest of the other classes' log probabilities less that of the label, shape ``(N,)``.
+
+    Example:
+        >>> rival_log_odds(np.log([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]), np.array([0, 2])).round(3)  # log 1/2, log 8
+        array([-0.693,  2.079])
+    """
+    row = np.arange(len(log_p))
+    others = log_p.copy()
+    others[row, labels] = -np.inf
+    odds: Array = others.max(axis=1) - log_p[row, labels]
+    return odds
+
+
+def _neighbours(x: Tensor) -> Array:
+    """Return the neighbours (N, k) of all samples; -1 where there are fewer."""
+    rows = usable_rows(x)
+    near = np.full((len(x), min(NEIGHBOURS, max(len(rows), 1))), -1)
+    for block, found in nearest(x, NEIGHBOURS, rows, rows):
+        near[rows[block]] = found
+    return near
+
+
+def _other_votes(near: Array, labels: Array) -> Array:
+    """Return the fraction of the neighbours that have another label; NaN without one."""
+    present = near >= 0
+    differ = ((labels[near] != labels[:, None]) & present).sum(axis=1)
+    number = present.sum(axis=1)
+    return np.where(number > 0, differ / np.maximum(number, 1), np.nan)
+
+
+def _spread(labels: Array, rows: Array, values: Array) -> Array:
+    everywhere: Array = np.full(len(labels), np.nan)
+    everywhere[rows] = values
+    return everywhere
+
+
+def _silent(labels: Array) -> EmbeddingEvidence:
+    absent: Array = np.full(len(labels), np.nan)
+    return EmbeddingEvidence(absent, absent, absent)

@@ -1,0 +1,92 @@
+"""The nearest samples by cosine, in blocks of matrix products: N x N cosines are never held at once."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalens.dynamics import Array
+
+NEIGHBOURS = 50
+"""Of each sample; on CIFAR-10N the out-of-fold cross-entropy is within .01 between 50 and 200."""
+
+MOST_EXACT = 200_000
+"""Samples that are compared each with each: with 512 numbers each 4e13 products, a quarter of an hour on a core."""
+
+_BLOCK = 2**24  # cosines held at a time, 64 MiB
+_EDGES = 32  # of each sample in the graph
+_CANDIDATES = 128  # in a search; 99.8 % of the 50 nearest of 60,000 clustered samples are found, and with 256
+
+
+def usable_rows(features: Tensor) -> Array:
+    """Return the rows that have a direction, ascending: all numbers finite, and not all zero."""
+    rows: Array = np.flatnonzero((features.isfinite().all(dim=1) & features.any(dim=1)).cpu().numpy())
+    return rows
+
+
+def nearest(features: Tensor, k: int, rows: Array, among: Array) -> Iterator[tuple[slice, Array]]:
+    """Yield slices of ``rows`` with the neighbours of each, from the nearest to the farthest.
+
+    Args:
+        features: Shape ``(N, D)``, floating, of any device, on which the products are made.
+        k: Neighbours of each row, positive.
+        rows: Shape ``(M,)``, the rows whose neighbours are asked for.
+        among: Shape ``(R,)``, ascending, the rows that may be neighbours; a row is none of its own.
+
+    Yields:
+        A slice of n of the rows, and their neighbours, shape ``(n, min(k, R))``, int64, rows of ``features``; -1 where
+        there is no other.
+
+    Raises:
+        ImportError: If there are more than 200,000 rows among which to look, and no faiss.
+    """
+    if len(among) > MOST_EXACT:
+        yield from _by_index(features, k, rows, among)
+        return
+    columns = torch.from_numpy(among).to(features.device)
+    pool = unit_rows(features[columns])
+    size = max(1, _BLOCK // max(len(among), 1))
+    for start in range(0, len(rows), size):
+        block = slice(start, min(start + size, len(rows)))
+        asked = torch.from_numpy(rows[block]).to(features.device)
+        cosine = (unit_rows(features[asked]) @ pool.T).masked_fill_(asked.unsqueeze(1) == columns, -torch.inf)
+        near, place = cosine.topk(min(k, len(among)), dim=1)
+        yield block, torch.where(near > -torch.inf, columns[place], -1).cpu().numpy()
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Return the rows divided by their lengths, float32."""
+    x = features.float()
+    x = x / x.abs().amax(dim=1, keepdim=True)  # squares of large features would overflow
+    length: Tensor = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / length
+
+
+def _by_index(features: Tensor, k: int, rows: Array, among: Array) -> Iterator[tuple[slice, Array]]:
+    """Follow a graph of near samples (Malkov and Yashunin 2018): not exact, but not quadratic either."""
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            f"Expected faiss for the neighbours of more than {MOST_EXACT} samples, got none. Install it with "
+            "`pip install 'dynalens[neighbours]'`, or leave the embeddings out."
+        ) from error
+    pool = unit_rows(features[torch.from_numpy(among).to(features.device)]).cpu().numpy()
+    index = faiss.IndexHNSWFlat(pool.shape[1], _EDGES, faiss.METRIC_INNER_PRODUCT)
+    index.add(pool)
+    index.hnsw.efSearch = _CANDIDATES
+    size = max(1, _BLOCK // pool.shape[1])
+    for start in range(0, len(rows), size):
+        block = slice(start, min(start + size, len(rows)))
+        asked = unit_rows(features[torch.from_numpy(rows[block]).to(features.device)]).cpu().numpy()
+        _, place = index.search(asked, min(k + 1, len(pool)))
+        yield block, _without_itself(np.where(place >= 0, among[place], -1), rows[block], min(k, len(among)))
+
+
+def _without_itself(near: Array, rows: Array, k: int) -> Array:
+    """Return each row's first k neighbours other than itself and other than the index's gaps."""
+    itself = near == rows[:, None]
+    order = np.argsort(itself | (near < 0), axis=1, kind="stable")[:, :k]
+    kept: Array = np.take_along_axis(np.where(itself, -1, near), order, axis=1)
+    return kept

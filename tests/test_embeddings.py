@@ -1,0 +1,347 @@
+"""Embeddings of an encoder that never saw the labels: what they say, and the order of run and embeddings together."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+
+from dynalens import TrainingDynamicsMonitor, load_record
+from dynalens.cli import main
+from dynalens.dynamics import TrainingDynamics
+from dynalens.embeddings import EmbeddingEvidence, embedding_evidence, nearest
+from dynalens.embeddings.evidence import neighbour_probabilities
+from dynalens.embeddings.probe import fit_probe, out_of_fold, rotated
+from dynalens.record import Record, RecordMeta
+from dynalens.suspicion import assess, joined
+from training import fit
+
+Array = Any
+
+
+def clusters(n: int = 300, classes: int = 3, spread: float = 0.5, seed: int = 0) -> tuple[Tensor, Array]:
+    """Return embeddings (n, 8) around one centre a class, and the classes."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, classes, n)
+    centres = 2 * rng.normal(size=(classes, 8))
+    return torch.from_numpy(centres[true] + spread * rng.normal(size=(n, 8))).float(), true
+
+
+# --- neighbours
+
+
+def neighbours_by_definition(features: Tensor, k: int) -> Array:
+    x = features.double()
+    cosine = torch.tensor([[float(a @ b / (a.norm() * b.norm())) for b in x] for a in x])
+    return np.array(
+        [sorted((j for j in range(len(x)) if j != i), key=lambda j: -cosine[i, j])[:k] for i in range(len(x))]
+    )
+
+
+def all_nearest(features: Tensor, k: int) -> Array:
+    rows = np.arange(len(features))
+    return np.concatenate([near for _, near in nearest(features, k, rows, rows)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nearest_samples_equal_their_definition(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynalens.embeddings.neighbours._BLOCK", 90)  # a few rows at a time
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(seed))
+    assert all_nearest(features, 5).tolist() == neighbours_by_definition(features, 5).tolist()
+
+
+def test_a_sample_alone_has_no_neighbour() -> None:
+    assert all_nearest(torch.ones(1, 2), 3).tolist() == [[-1]]
+    assert list(nearest(torch.ones(0, 2), 3, np.arange(0), np.arange(0))) == []
+
+
+def test_an_index_finds_the_neighbours_of_more_samples_than_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("faiss")
+    features, _ = clusters(600, classes=6)
+    exact = all_nearest(features, 10)
+    monkeypatch.setattr("dynalens.embeddings.neighbours.MOST_EXACT", 100)
+    by_index = all_nearest(features, 10)
+    assert all(row not in near for row, near in enumerate(by_index))
+    shared = [len(set(a) & set(b)) / 10 for a, b in zip(exact, by_index, strict=True)]
+    assert np.mean(shared) > 0.95
+
+
+def test_too_many_samples_without_an_index_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynalens.embeddings.neighbours.MOST_EXACT", 100)
+    monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"Expected faiss .* more than 100 samples.*pip install 'dynalens\[neighb"):
+        all_nearest(torch.ones(101, 2), 3)
+
+
+def test_classes_of_neighbours_by_hand() -> None:
+    near, labels = np.array([[1, 2, 3, 0], [0, 2, -1, -1]]), np.array([0, 0, 1, 2])
+    # Four neighbours: a = 2. Row 0: counts (2, 1, 1), row 1: (1, 1, 0), each plus 2 * (0.5, 0.25, 0.25).
+    expected = np.array([[3, 1.5, 1.5], [2, 1.5, 0.5]]) / np.array([[6], [4]])
+    np.testing.assert_allclose(neighbour_probabilities(near, labels, np.array([0.5, 0.25, 0.25])), expected)
+
+
+# --- linear probe
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.01])
+def test_the_probe_is_the_minimum_that_a_peer_finds(strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = clusters(200, spread=3.0)
+    x, variance = rotated(features)
+    y = torch.from_numpy(labels)
+    quick = fit_probe(x, variance, y, 3, strength).log_probabilities(x).exp().numpy()
+    monkeypatch.setattr("dynalens.embeddings.probe._TOLERANCE", 1e-6)
+    exact = fit_probe(x, variance, y, 3, strength).log_probabilities(x).exp().numpy()
+    standardised = ((features - features.mean(0)) / features.std(0, correction=0)).numpy()
+    peer = LogisticRegression(C=1 / (200 * strength), tol=1e-8, max_iter=1000).fit(standardised, labels)
+    np.testing.assert_allclose(exact, peer.predict_proba(standardised), atol=5e-4)
+    np.testing.assert_allclose(quick, exact, atol=1e-2)
+
+
+def test_more_dimensions_than_samples_give_the_same_probe() -> None:
+    features, labels = clusters(30, spread=3.0)
+    wide = torch.cat([features, features, features, features, features], dim=1)  # 40 columns, 30 samples
+    y = torch.from_numpy(labels)
+    # Five equal columns share a weight w as w / 5 each, at a fifth of the penalty.
+    narrow_p = fit_probe(*rotated(features), y, 3, 0.1).log_probabilities(rotated(features)[0])
+    wide_p = fit_probe(*rotated(wide), y, 3, 0.5).log_probabilities(rotated(wide)[0])
+    torch.testing.assert_close(wide_p, narrow_p, atol=5e-3, rtol=0)
+
+
+def test_a_sample_has_no_say_in_its_own_probability() -> None:
+    features, labels = clusters(100, spread=2.0)
+    y = torch.from_numpy(labels)
+    before = out_of_fold(features, y, 3)
+    part = np.random.default_rng(0).permutation(100) % 5
+    row = int(np.flatnonzero(part == 2)[0])  # the first part chooses the penalty
+    flipped = y.clone()
+    flipped[row] = (y[row] + 1) % 3
+    after = out_of_fold(features, flipped, 3)
+    torch.testing.assert_close(after[part == 2], before[part == 2])
+    assert not torch.equal(after, before)
+
+
+def test_embeddings_that_say_nothing_predict_the_frequencies() -> None:
+    rng = torch.Generator().manual_seed(0)
+    y = (torch.arange(2000) % 4 == 0).long()
+    log_p = out_of_fold(torch.randn(2000, 5, generator=rng), y, 2)
+    entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert float(torch.nn.functional.nll_loss(log_p, y)) == pytest.approx(entropy, abs=0.005)
+
+
+# --- evidence
+
+
+def test_a_flipped_label_stands_out() -> None:
+    features, true = clusters(300)
+    labels = true.copy()
+    labels[:20] = (true[:20] + 1) % 3
+    evidence = embedding_evidence(features, labels)
+    for signal in (evidence.neighbours, evidence.probe, evidence.log_odds):
+        assert signal[:20].min() > signal[20:].max()
+    assert 0.8 < evidence.told(20 / 300) <= 1
+
+
+def test_samples_without_label_are_left_out() -> None:
+    features, labels = clusters(100)
+    part = embedding_evidence(features[:80], labels[:80])
+    labels = np.where(np.arange(100) < 80, labels, -1)
+    whole = embedding_evidence(features, labels)
+    np.testing.assert_allclose(whole.log_odds[:80], part.log_odds)
+    assert np.isnan([whole.neighbours[80:], whole.probe[80:], whole.log_odds[80:]]).all()
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [-1, -1, -1], [1, -1, -1]])
+def test_labels_of_one_class_say_nothing(labels: list[int]) -> None:
+    evidence = embedding_evidence(torch.randn(3, 2), np.array(labels))
+    assert np.isnan(evidence.log_odds).all()
+    assert evidence.told(0.1) == 0
+
+
+def test_a_zero_vector_has_no_neighbours_and_is_judged_by_the_probe() -> None:
+    features, labels = clusters(100)
+    features[7] = 0
+    evidence = embedding_evidence(features, labels)
+    assert np.flatnonzero(np.isnan(evidence.neighbours)).tolist() == [7]
+    assert np.isfinite(evidence.log_odds).all()
+
+
+def test_classes_may_have_any_numbers_and_few_samples() -> None:
+    features, labels = clusters(60)
+    named = np.array([4, 900, 17])[labels]
+    np.testing.assert_allclose(embedding_evidence(features, named).probe, _with_order(features, labels, [0, 2, 1]))
+    assert np.isfinite(embedding_evidence(torch.eye(3), np.array([0, 1, 2])).log_odds).all()
+
+
+def _with_order(features: Tensor, labels: Array, order: list[int]) -> Array:
+    return embedding_evidence(features, np.array(order)[labels]).probe
+
+
+def test_what_embeddings_tell_by_hand() -> None:
+    none = np.zeros(1)
+    evidence = EmbeddingEvidence(none, none, none, loss=np.log(2), entropy=np.log(4), classes=4)
+    assert evidence.told(0) == pytest.approx(0.5)
+    # A tenth wrong: the best loss is -0.9 log 0.9 - 0.1 log(0.1 / 3) = 0.4349; (1.3863 - 0.6931) / (1.3863 - 0.4349).
+    assert evidence.told(0.1) == pytest.approx(0.7286, abs=1e-4)
+    assert EmbeddingEvidence(none, none, none, loss=3.0, entropy=1.0, classes=4).told(0.1) == 0
+
+
+# --- the order of both
+
+
+def run(n: int = 2000, epochs: int = 6, seed: int = 0) -> tuple[Record, Tensor, Array, Array]:
+    """Return a run in which every second wrong label is memorised at once, embeddings, labels, and which are wrong."""
+    features, true = clusters(n, spread=1.0, seed=seed)
+    rng = np.random.default_rng(seed)
+    wrong = np.arange(n) < n // 10
+    labels = np.where(wrong, (true + 1) % 3, true)
+    dynamics = TrainingDynamics(n)
+    history = []
+    for epoch in range(epochs):
+        logits = rng.normal(0, 1.0, (n, 3))
+        logits[np.arange(n), np.where(np.arange(n) % 2, labels, true)] += 1.5 + 0.5 * epoch
+        dynamics.update(torch.arange(n), torch.from_numpy(logits).float(), torch.from_numpy(labels))
+        history.append(dynamics.end_epoch(epoch).presentations())
+    record = Record(statistics=dynamics.compute(), meta=RecordMeta(n, list(range(epochs))), root_index=np.arange(n))
+    record._assessment = assess(record.statistics, history)
+    return record, features, labels, wrong
+
+
+def precision_of(table: pd.DataFrame, wrong: Array) -> float:
+    return float(average_precision_score(wrong, table["score"]))
+
+
+def test_embeddings_reveal_what_the_run_has_memorised() -> None:
+    record, features, _, wrong = run()
+    alone, both = precision_of(record.table(), wrong), precision_of(record.table(embeddings=features), wrong)
+    assert alone < 0.7
+    assert both > 0.95
+
+
+@pytest.mark.parametrize("kind", ["random", "other order", "constant"])
+def test_embeddings_that_say_nothing_cost_nothing(kind: str) -> None:
+    record, features, _, wrong = run()
+    rng = torch.Generator().manual_seed(1)
+    bad = {
+        "random": torch.randn(2000, 16, generator=rng),
+        "other order": features[torch.randperm(2000, generator=rng)],
+        "constant": torch.ones(2000, 4),
+    }[kind]
+    alone, both = precision_of(record.table(), wrong), precision_of(record.table(embeddings=bad), wrong)
+    assert both > alone - 0.005
+
+
+def test_columns_belong_to_the_order_of_both() -> None:
+    record, features, labels, _ = run()
+    plain, table = record.table(), record.table(embeddings=features)
+    evidence = embedding_evidence(features, labels)
+    assert not {"score_probe", "score_neighbours"} & set(plain)
+    np.testing.assert_array_equal(table["score_probe"], evidence.probe)
+    np.testing.assert_array_equal(table["score_neighbours"], evidence.neighbours)
+    assert table["rank"].tolist() == table["score"].rank(ascending=False, method="first").astype(int).tolist()
+    np.testing.assert_allclose(table["wrong_probability"], 1 / (1 + np.exp(-table["score"])))
+    assert table["wrong_probability"].mean() == pytest.approx(record.noise_rate().value)
+    assert record.clean_indices(0.9, embeddings=features) == record.with_embeddings(features).clean_indices(0.9)
+    pd.testing.assert_frame_equal(record.suspects(5, embeddings=features), table.sort_values("rank").head(5))
+    # The record itself stays as it was.
+    pd.testing.assert_frame_equal(record.table(), plain)
+
+
+def test_the_share_of_the_suggested_class_is_kept() -> None:
+    record, features, labels, _ = run()
+    before, after = record.assess(), joined(record.assess(), embedding_evidence(features, labels))
+    named = before.suggested >= 0
+    np.testing.assert_allclose(
+        (after.suggested_probability / after.probability)[named],
+        (before.suggested_probability / before.probability)[named],
+    )
+
+
+def test_samples_never_seen_stay_without_score() -> None:
+    features, labels = clusters(100)
+    dynamics = TrainingDynamics(100)
+    dynamics.update(torch.arange(60), torch.randn(60, 3), torch.from_numpy(labels[:60]))
+    dynamics.end_epoch(0)
+    record = Record(statistics=dynamics.compute(), meta=RecordMeta(100, [0]), root_index=np.arange(100))
+    table = record.table(embeddings=features)
+    assert table[["score", "rank", "score_probe", "score_neighbours"]].iloc[60:].isna().all(axis=None)
+    assert table["score"].iloc[:60].notna().all()
+
+
+def test_a_monitor_a_record_on_disk_and_the_command_line_agree(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor)
+    n = len(monitor.table())
+    embeddings = np.random.default_rng(0).normal(size=(n, 4))
+    np.save(tmp_path / "embeddings.npy", embeddings)
+    table = monitor.table(embeddings=embeddings)
+    pd.testing.assert_frame_equal(load_record(tmp_path).table(embeddings=torch.from_numpy(embeddings)), table)
+    assert load_record(tmp_path).clean_indices(embeddings=embeddings) == monitor.clean_indices(embeddings=embeddings)
+    command = ["suspects", str(tmp_path), "--embeddings", str(tmp_path / "embeddings.npy")]
+    assert main([*command, "--precision", "0.01", "--csv", str(tmp_path / "suspects.csv")]) == 0
+    written = pd.read_csv(tmp_path / "suspects.csv", index_col=0)
+    pd.testing.assert_series_equal(
+        written["score_probe"], monitor.suspects(precision=0.01, embeddings=embeddings)["score_probe"]
+    )
+    assert main(["report", str(tmp_path), *command[2:]]) == 0
+    (tmp_path / "not.npy").write_text("hello")
+    np.savez(tmp_path / "several.npz", a=embeddings)
+    for name, message in (("not.npy", "to be an .npy file of numbers"), ("several.npz", "got an archive of ['a']")):
+        assert main([*command[:3], str(tmp_path / name)]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "message"),
+    [
+        (np.zeros((1999, 4)), r"a row for each of the 2000 samples of the dataset, got 1999\. Embed the dataset of"),
+        (np.zeros(2000), r"of numbers of shape \(2000, D\), got float64 of shape \(2000,\)\. Pass one vector"),
+        (torch.zeros(2000, 3, 3), r"got torch.float32 of shape \(2000, 3, 3\)"),
+        (np.zeros((2000, 0)), r"got float64 of shape \(2000, 0\)"),
+        (np.array([["a"]] * 2000), r"got <U1 of shape \(2000, 1\)"),
+        (np.zeros((2000, 2), complex), r"got complex128 of shape"),
+        (np.zeros((2000, 2), bool), r"got bool of shape"),
+        (torch.zeros(2000, 2, dtype=torch.bool), r"got torch.bool of shape"),
+        (
+            np.where(np.eye(2000, 2), np.nan, 1),
+            r"finite float32 numbers, got NaN or infinity in 2 rows, such as \[0, 1\]",
+        ),
+        (np.full((2000, 1), 1e300), r"got NaN or infinity in 2000 rows"),
+        ({0: [1.0]}, r"as the samples are known by their position, got a dict\. Pass `np\.stack"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_embeddings_that_fit_no_dataset_are_refused(embeddings: Any, message: str) -> None:
+    n = 2000
+    dynamics = TrainingDynamics(n)
+    dynamics.update(torch.arange(n), torch.randn(n, 3), torch.arange(n) % 3)
+    dynamics.end_epoch(0)
+    record = Record(statistics=dynamics.compute(), meta=RecordMeta(n, [0]), root_index=np.arange(n))
+    with pytest.raises(ValueError, match=message):
+        record.table(embeddings=embeddings)
+
+
+def test_samples_known_by_ids_take_a_mapping() -> None:
+    features, labels = clusters(30)
+    dynamics = TrainingDynamics(30)
+    dynamics.update(torch.arange(30), torch.randn(30, 3), torch.from_numpy(labels))
+    dynamics.end_epoch(0)
+    ids = np.array([f"s{i}" for i in range(30)])
+    by_position = Record(statistics=dynamics.compute(), meta=RecordMeta(30, [0]), root_index=np.arange(30))
+    by_id = Record(statistics=dynamics.compute(), meta=RecordMeta(30, [0]), root_index=np.arange(30), sample_ids=ids)
+    vectors = {f"s{i}": features[i] for i in reversed(range(30))}
+    expected = by_position.table(embeddings=features)
+    np.testing.assert_array_equal(by_id.table(embeddings=vectors)["score"], expected["score"])
+    with pytest.raises(ValueError, match=r"a mapping of ids to vectors, .* ids such as .*s0.*, got a Tensor"):
+        by_id.table(embeddings=features)
+    del vectors["s3"]
+    with pytest.raises(ValueError, match=r"a vector for each id, got none for 1, such as \['s3'\]"):
+        by_id.table(embeddings=vectors)
+    with pytest.raises(ValueError, match=r"vectors of one length, got shapes \[\(2,\), \(8,\)\]"):
+        by_id.table(embeddings=vectors | {"s3": [1.0, 2.0]})
