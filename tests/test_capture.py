@@ -447,7 +447,7 @@ def test_tokens_are_inputs_too() -> None:
     assert images_and_labels({"input_ids": tokens, "labels": Y})[0] is tokens
 
 
-@pytest.mark.parametrize("batch", [(X.long(), Y), (torch.rand(2, 3), Y), (Y, X), {"label": Y}, (X, Y[:1])])
+@pytest.mark.parametrize("batch", [(Y, X), {"label": Y}, (X, Y[:1]), (X, X), ((X, Y), Y)])
 def test_a_batch_without_images_is_refused(batch: Any) -> None:
     with pytest.raises(CaptureError, match=r"Expected .* Pass `inputs=` with \(key, key\) or a callable"):
         images_and_labels(batch)

@@ -214,11 +214,17 @@ def test_without_a_baseline_token_maps_alone_are_compared(tmp_path: Path) -> Non
         ({"methods": "saliency", "baseline": 1, "metrics": ("average_drop",)}, r"got average_drop\."),
     ],
 )
-def test_the_first_batch_raises_where_tokens_cannot_be_explained(
+def test_the_first_batch_switches_explanations_off_where_tokens_cannot_be_explained(
     tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        fit(tmp_path, AttributionMonitor(**arguments), model=Words(), data=sentences)
+    with pytest.warns(UserWarning, match=f"Explanations are switched off, training goes on: ValueError: .*{message}"):
+        fit(tmp_path, AttributionMonitor(**arguments), model=Words(), data=sentences, max_epochs=1)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_the_first_batch_of_tokens_raises_where_errors_are_to_be_raised(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"defined for tokens, .*, got grad_cam, 'blur'"):
+        fit(tmp_path, AttributionMonitor(on_error="raise"), model=Words(), data=sentences)
 
 
 def test_given_tokens_are_checked_in_the_constructor() -> None:

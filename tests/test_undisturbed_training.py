@@ -322,10 +322,30 @@ class Plain(Classifier):
         return F.cross_entropy(self(batch[0] / N + 0.1 * torch.rand(1)), batch[1])
 
 
+class Records(Dataset[Any]):
+    """Integer images under a key of one's own, behind other entries."""
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> Any:
+        pixels = torch.randint(0, 255, (1, 6, 6), dtype=torch.uint8)
+        return {"kind": labels()[i], "mask": torch.rand(1, 6, 6), "scan": pixels, "meta": {"weight": torch.rand(1)}}
+
+
+class Scales(Delicate):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.float() / 255)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self(batch["scan"]), batch["kind"])
+
+
 MAPS: dict[str, tuple[Callable[[], Any], dict[str, Any], Callable[[], Dataset[Any]]]] = {
     "every map of a CNN": (Delicate, {"methods": CNN_METHODS, "method_args": FEW}, Augmented),
     "rollouts": (Patches, {"methods": ["attention_rollout", "gradient_rollout", "grad_cam"]}, Augmented),
     "every class of Captum": (Plain, {"methods": [*captum_arguments()], "method_args": captum_arguments()}, Augmented),
+    "entries seen in the first step": (Scales, {"methods": ["saliency", "grad_cam"]}, Records),
     "tokens": (
         Reader,
         {"methods": [*TOKEN_METHODS, "captum:LayerIntegratedGradients"], "baseline": 1, "decode": str},

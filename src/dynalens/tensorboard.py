@@ -1,7 +1,8 @@
 """TensorBoard's tags, and what is written under them: to an event file, to plain files, to a logger's own pictures."""
 
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -240,6 +241,7 @@ class LoggerSink:
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
+        self.name = type(logger).__name__
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Log a picture."""
@@ -255,40 +257,52 @@ class LoggerSink:
 
 
 class Sinks:
-    """Writes to each of several sinks.
+    """Writes to each of several sinks; a logger that fails is left out from then on, with a warning.
 
     Args:
-        sinks: In the order of writing.
+        own: Where pictures go in any case.
+        others: Those of loggers, in the order of writing.
     """
 
-    def __init__(self, sinks: Sequence[Sink]) -> None:
-        self._sinks = sinks
+    def __init__(self, own: Sink, others: Sequence[LoggerSink]) -> None:
+        self._own, self._others = own, list(others)
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a picture."""
-        for sink in self._sinks:
-            sink.image(tag, image, step)
+        self._own.image(tag, image, step)
+        self._write_to_others(lambda sink: sink.image(tag, image, step))
 
     def chart(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a chart."""
-        for sink in self._sinks:
-            sink.chart(tag, image, step)
+        self._own.chart(tag, image, step)
+        self._write_to_others(lambda sink: sink.chart(tag, image, step))
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Write a text."""
-        for sink in self._sinks:
-            sink.text(tag, markdown, step)
+        self._own.text(tag, markdown, step)
+        self._write_to_others(lambda sink: sink.text(tag, markdown, step))
 
     def histogram(self, tag: str, values: Array, step: int) -> None:
         """Write a distribution."""
-        for sink in self._sinks:
-            sink.histogram(tag, values, step)
+        self._own.histogram(tag, values, step)
+        self._write_to_others(lambda sink: sink.histogram(tag, values, step))
+
+    def _write_to_others(self, write: Callable[[Sink], None]) -> None:
+        for sink in list(self._others):
+            try:
+                write(sink)
+            except Exception as error:  # noqa: BLE001, PERF203  # of the logger: it is said, and the others go on
+                self._others.remove(sink)
+                warnings.warn(
+                    f"Pictures for {sink.name} are switched off, training goes on: {type(error).__name__}: {error}",
+                    stacklevel=5,
+                )
 
 
 def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink:
     """Return where pictures go: the event file or, without one, files; and each logger that takes pictures."""
     own: Sink = FileSink(folder) if writer is None else EventSink(writer)
-    return Sinks([own, *(LoggerSink(logger) for logger in picture_loggers)]) if picture_loggers else own
+    return Sinks(own, [LoggerSink(logger) for logger in picture_loggers]) if picture_loggers else own
 
 
 def write_embedding(

@@ -4,25 +4,25 @@ import functools
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
 from dynalens.attribution import Method, check_contrast, check_methods, resolved_methods
-from dynalens.callbacks.checks import check_choice, check_positive
-from dynalens.callbacks.guarded import GuardedPictures
+from dynalens.callbacks.checks import check_choice, check_explained, check_positive
+from dynalens.callbacks.guarded import GuardedPictures, switched_off_on_error
 from dynalens.callbacks.named import NamedCallback
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.datasets import class_names
 from dynalens.dynamics import Array
 from dynalens.explanations import (
     EarlierMaps,
+    EpochExplanations,
     ExplainedSamples,
     Explainer,
     ExplanationPictures,
-    ExplanationResult,
+    Passed,
     Schedule,
     check_inputs,
     suspect_contrasts,
@@ -57,15 +57,18 @@ _METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_dr
 class AttributionMonitor(GuardedPictures, NamedCallback):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
-    The first images of the first real validation batch are kept for the whole run (without validation, of the first
-    training batch) and explained in every epoch on the module's device in float32, with the label as target. With a
-    TrainingDynamicsMonitor beside it, so are the worst suspects of the epoch before, for the given and for the
-    predicted label; their pictures are copied from the training batches as they pass. The picture goes to TensorBoard,
-    or to files where there is no such logger; curves and metrics of each sample go to
-    ``<log_dir>/dynalens/explanations/``. Tokens, integers (N, T), are explained at their embedding, by gradient methods
-    or "captum:LayerIntegratedGradients", and shown as coloured words. Beside each metric that replaces pixels stands
-    that of a random ranking. With several processes the first one explains what it sees. Training is not disturbed:
-    weights, random streams and gradients stay as they would be without the callback.
+    Eight samples of as many classes as the first 100 batches of the first real validation hold are kept for the run
+    (without validation, of the first training batch) and explained in every epoch on the module's device in float32,
+    with the label as target. If validation runs less often than every epoch, explanations begin with the first one.
+    With a TrainingDynamicsMonitor beside it, the worst suspects of the epoch before are explained too, for the given
+    and for the predicted label. Pictures go to TensorBoard, or to files without such a logger; curves and metrics of
+    each sample go to ``<log_dir>/dynalens/explanations/``. Beside each metric stands that of a random ranking.
+
+    Images, volumes (N, C, D, H, W), of which pictures show the middle slice, signals (N, C, T), rows of a table (N, F),
+    whose replaced columns are zero by default, and tokens (N, T), explained at their embedding, can be explained; so
+    can integer images that the model scales, and complex ones by real and imaginary parts. Samples whose label names no
+    class are left out. With several processes the first one explains what it sees. Training is not disturbed: weights,
+    random streams and gradients stay as they would be without the callback.
 
     Args:
         methods: Names of maps: those of the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad",
@@ -84,14 +87,15 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         precision: Of the passes that score perturbed images: "auto" is the Trainer's, or "float32", "bfloat16",
             "float16".
         seed: Of the order of pixels with equal relevance and of the random ranking.
-        num_samples: How many images are kept.
-        samples: What to explain instead of a batch's first images: images (N, C, H, W) and labels (N,), or ids of
-            training samples, which are kept when they first pass.
+        num_samples: How many samples are kept.
+        samples: What to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples, which are
+            kept when they first pass.
         suspects: How many suspects are explained beside them: those with the lowest mean margin so far. (The ranking of
             ``TrainingDynamicsMonitor.suspects`` reads the whole history, too much for every epoch.)
         target: "label" or "prediction": the class that the kept samples are explained for.
-        inputs: Where images and labels stand in the batch: "auto", (key, key) or callable(batch) -> (images, labels)
-            or its dotted path.
+        inputs: Where images and labels stand in the batch: (key, key), callable(batch) -> (images, labels) or its
+            dotted path. "auto": where the first training steps take the network's input and the loss's targets from;
+            where that is not seen, the first entry and its label, or usual keys.
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
         decode: Callable(token id) -> its word, as of a tokenizer, for pictures of tokens; an empty one is not drawn.
             Default: the id.
@@ -104,8 +108,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             often. None: in each of the ``every_n_epochs``, whatever it takes.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
-        on_error: "warn" switches explanations off with one warning if one fails while training; "raise" raises. Where
-            memory runs out, smaller and smaller chunks are tried first.
+        on_error: "warn" says once what fails while training and leaves it out: a method, a metric, or all explanations;
+            "raise" raises. Where memory runs out, smaller and smaller chunks are tried first.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -150,10 +154,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     ) -> None:
         super().__init__()
         check_positive(num_samples=num_samples, every_n_epochs=every_n_epochs)
-        if suspects < 0:
-            raise ValueError(f"Expected `suspects` to be at least 0, got {suspects}. Pass 0 for none.")
-        if max_overhead is not None and not max_overhead > 0:
-            raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {max_overhead}. Pass 0.1, say.")
+        check_explained(suspects=suspects, max_overhead=max_overhead)
         check_choice("on_error", on_error, ("warn", "raise"))
         check_choice("target", target, ("label", "prediction"))
         check_methods(methods, method_args)
@@ -163,15 +164,13 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self.method_args, self.metrics = method_args, check_metrics(metrics)
         # Texts come first in the types above: jsonargparse cannot write them into a saved configuration otherwise.
         baseline, inputs = resolved(baseline), resolved(inputs)
-        settings = CurveSettings(baseline, steps, patch_size, seed, "float32" if precision == "auto" else precision)
         self.baseline, self.steps, self.patch_size, self.seed = baseline, steps, patch_size, seed
-        self.precision, self.suspects, self.target = precision, suspects, target
+        self.precision, self.suspects, self.target, self.contrast = precision, suspects, target, contrast
         self.num_samples, self.inputs, self.forward, self.decode = num_samples, inputs, forward, decode
-        self.contrast = contrast
         self.samples, self.target_layer, self.every_n_epochs = samples, target_layer, every_n_epochs
         self.max_overhead, self.x_axis = max_overhead, check_x_axis(x_axis)
         self.name, self.on_error = name, on_error
-        self._explainer = Explainer(self.methods, self.metrics, settings, method_args)
+        self._explainer = self._new_explainer("float32" if precision == "auto" else precision)
         self._schedule = Schedule(every_n_epochs, max_overhead)
         check = functools.partial(check_inputs, methods=self.methods, metrics=self.metrics, baseline=baseline)
         self._samples = ExplainedSamples(samples, number=num_samples, inputs=inputs, check=check)
@@ -182,7 +181,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._pictures: ExplanationPictures | None = None
         self._class_names: Sequence[str] | None = None
         self._normalisation: Normalisation | None = None
-        self._folder, self._epoch_began = Path(), 0.0
+        self._folder, self._epoch_began, self._contrasts_on = Path(), 0.0, True
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layer's name and find out where pictures go."""
@@ -190,20 +189,20 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             return
         check_whole_model(trainer, type(self).__name__)
         self._processes = Processes(trainer)
-        self._explainer.target_layer = self.target_layer
+        self._contrasts_on = True
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
         monitors = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
         self._dynamics = monitors[0] if monitors else None
+        self._samples.begin_fit(alone=self._dynamics is None)
         if self._dynamics is not None:
             self._identity = self._dynamics.identity
             self._dynamics.draw_contrasts_with(self._contrasts)
         elif self._samples.by_id:
             self._identity = SampleIdentity()
             self._identity.install(trainer)
-        if self.precision == "auto":
-            settings = replace(self._explainer.settings, precision=scoring_precision(trainer))
-            self._explainer.settings = settings
+        precision = scoring_precision(trainer) if self.precision == "auto" else self.precision
+        self._explainer = self._new_explainer(precision)
         self._schedule = Schedule(self.every_n_epochs, self.max_overhead)
         self._folder = run_folder(trainer, self.name)
         writer = tensorboard_writer(trainer)
@@ -233,35 +232,50 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look out for the suspects of the epochs before."""
-        if self._identity is not None and self._dynamics is None:
-            self._identity.start(trainer, None)
-        self._epoch_began, ids = time.perf_counter(), None
-        looks = self._pictures is not None and self._schedule.due(trainer.current_epoch)
-        if looks and self._samples.suspects_readable and self._dynamics is not None:
-            shown = self._dynamics.followed_suspects(trainer.current_epoch) if self.contrast else 0
-            wanted = max(self.suspects, shown)
-            ids = self._dynamics.suspect_ids(wanted) if wanted else None
-        self._samples.look_for_suspects(ids)
+        self._epoch_began = time.perf_counter()
+        with self._or_switched_off():
+            if self._identity is not None and self._dynamics is None:
+                self._identity.start(trainer, None)
+            self._samples.look_for_suspects(self._wanted_suspects(trainer.current_epoch))
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep the first images of the first real validation batch."""
-        if self._pictures is not None and not trainer.sanity_checking:
+        """Choose samples of the first real validation."""
+        if self._pictures is None or trainer.sanity_checking or dataloader_idx or self._samples.chosen:
+            return
+        with self._or_switched_off():
             loader = loader_at(trainer.val_dataloaders, dataloader_idx)
-            self._samples.keep_first(self._samples.readable(batch, getattr(loader, "dataset", None)))
+            self._samples.choose_from(self._samples.readable(batch, getattr(loader, "dataset", None)))
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the samples that were chosen."""
+        if self._pictures is not None and not trainer.sanity_checking:
+            self._samples.end_choice()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep what is to be explained of the training images."""
-        part = self._identity.part_of(batch) if self._identity is not None else batch
-        if self._pictures is None or part is None:
+        if self._pictures is None:
             return
-        of = trainer.train_dataloader if self._identity is None else self._identity
-        part = self._samples.readable(part, getattr(of, "dataset", None))
-        if not trainer.enable_validation:
-            self._samples.keep_first(part)
-        if self._identity is not None:
-            self._samples.offer(part, functools.partial(self._identity.sample_ids, trainer, batch))
+        with self._or_switched_off():
+            part = self._identity.part_of(batch) if self._identity is not None else batch
+            if part is None:
+                return
+            source = trainer.train_dataloader if self._identity is None else self._identity
+            part, ids = self._samples.readable(part, getattr(source, "dataset", None)), None
+            if self._identity is not None:
+                ids = functools.partial(self._identity.sample_ids, trainer, batch)
+            self._samples.begin_step(pl_module, part, ids, choose=not trainer.enable_validation)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """What is computed from here on is not the step's forward pass."""
+        self._samples.observer.stop()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Learn from the first steps where images and labels stand in a batch."""
+        if self._pictures is not None and not self._samples.observer.done:
+            with self._or_switched_off():
+                self._samples.end_step()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the images that are kept, in the first process; the others wait for it."""
@@ -273,10 +287,11 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         """Write the film strips up to the last epoch; say so if there was nothing to explain in any of them."""
         if self._pictures is None:
             return
-        self._pictures.write_films()
-        if not self._samples.by_id and self._samples.every_epoch() is None:
+        with self._or_switched_off():
+            self._pictures.write_films()
+        if not self._samples.chosen:
             warnings.warn(
-                "Expected a batch whose first images are explained, of validation where there is any, got none in this "
+                "Expected a batch whose images are explained, of validation where there is any, got none in this "
                 "fit: nothing was explained. Validate more often, or pass `samples=`: images and labels, or ids.",
                 stacklevel=2,
             )
@@ -308,82 +323,78 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._earlier = EarlierMaps(state_dict["first"], state_dict["last"])
         self._schedule.next_epoch = state_dict["next_epoch"]
 
+    def _new_explainer(self, precision: str) -> Explainer:
+        settings = CurveSettings(self.baseline, self.steps, self.patch_size, self.seed, precision)
+        return Explainer(
+            self.methods, self.metrics, settings, self.method_args, self.target_layer, forward=self.forward,
+            strict=self.on_error == "raise",
+        )  # fmt: skip
+
     def _end_fit(self) -> None:
         self._pictures, self._processes = None, None
         self._samples.look_for_suspects(None)
+        self._samples.observer.close()
         if self._identity is not None and self._dynamics is None:
             self._identity.close()
         self._identity = None
 
+    def _wanted_suspects(self, epoch: int) -> Sequence[int | str] | None:
+        due = self._pictures is not None and self._schedule.due(epoch)
+        if not due or self._dynamics is None or not self._samples.suspects_readable:
+            return None
+        wanted = max(self.suspects, self._dynamics.followed_suspects(epoch) if self.contrast else 0)
+        return self._dynamics.suspect_ids(wanted) if wanted else None
+
     def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
         if self._pictures is None or not self._schedule.due(trainer.current_epoch):
             return
-        samples = self._samples.every_epoch()
-        if samples is None:
-            return  # validation runs less often than every epoch, and has not run yet
         began = time.perf_counter()
         with self._or_switched_off():
-            self._explain(trainer, pl_module, *samples)
-            self._account(trainer, time.perf_counter() - began)
+            samples = self._samples.every_epoch()
+            if samples is None:
+                return  # validation runs less often than every epoch, and has not run yet
+            self._write(trainer, self._explanations(pl_module, samples))
+            accounts = self._schedule.account(trainer.current_epoch, time.perf_counter() - began)
+            prefix = f"{tag_prefix(self.name)}/explanations"
+            scalars = {f"{prefix}/{key}": value for key, value in accounts.items()}
+            log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
 
-    def _explain(
-        self, trainer: Any, pl_module: Any, ids: Sequence[int | str] | None, images: Tensor, labels: Tensor
-    ) -> None:
-        images, labels = images.to(pl_module.device), labels.to(pl_module.device)
-        forward = self._forward(pl_module, images)
-        explained = functools.partial(self._explainer.explained, pl_module, forward)
-        targets = labels if self.target == "label" else self._explainer.predicted(pl_module, forward, images)
-        kept = explained(images, labels, targets=targets, ids=ids)
+    def _explanations(self, pl_module: Any, samples: Passed) -> EpochExplanations:
+        explained = functools.partial(self._explainer.explained, pl_module)
+        kept = explained(samples, predicted=self.target == "prediction")
         self._earlier.compare(kept, self.metrics)
-        suspects = {}
-        passed = self._samples.suspects(self.suspects)
+        suspects, passed = {}, self._samples.suspects(self.suspects)
         if passed is not None:
-            suspects["label"] = explained(passed[1], passed[2], ids=passed[0])
+            suspects["label"] = explained(passed)
             predicted = suspects["label"].explanation.logits.argmax(dim=1)
-            suspects["prediction"] = explained(passed[1], passed[2], targets=predicted, ids=passed[0])
-        self._write(trainer, kept, suspects)
+            suspects["prediction"] = explained(passed, targets=predicted)
+        return EpochExplanations(kept, suspects)
 
     def _contrasts(self, pl_module: Any, wanted: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
         """Return maps of the tracker's suspects for its gallery; ``wanted`` has suggested and given class by id."""
-        if self._pictures is None or self.contrast is None:
+        if self._pictures is None or self.contrast is None or not self._contrasts_on:
             return {}
         began, maps = time.perf_counter(), dict[Any, Array]()
-        with self._or_switched_off():
-            maps = suspect_contrasts(
-                self._samples.suspects(), wanted, functools.partial(self._contrast_maps, pl_module, self.contrast)
-            )
+        switch_off = functools.partial(setattr, self, "_contrasts_on", False)
+        with switched_off_on_error("Maps in the gallery of suspects", switch_off, self.on_error):
+            contrasted = functools.partial(self._explainer.contrasted, pl_module, method=self.contrast)
+            maps = suspect_contrasts(self._samples.suspects(), wanted, contrasted)
         seconds = time.perf_counter() - began
         self._schedule.aside(seconds)
         self._epoch_began += seconds  # a tracker that draws first must not make the training look longer
         return maps
 
-    def _contrast_maps(self, pl_module: Any, method: str, images: Tensor, suggested: Tensor, given: Tensor) -> Tensor:
-        images, suggested, given = (part.to(pl_module.device) for part in (images, suggested, given))
-        forward = self._forward(pl_module, images)
-        return self._explainer.contrasted(pl_module, forward, images, suggested, given, method)
-
-    def _write(self, trainer: Any, kept: ExplanationResult, suspects: dict[str, ExplanationResult]) -> None:
+    def _write(self, trainer: Any, explanations: EpochExplanations) -> None:
         assert self._pictures is not None
         epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
-        scalars, arrays, fractions = kept.means(), kept.arrays(), kept.fractions()
-        shown = functools.partial(
-            ExplanationResult.rows, names=self._class_names, normalisation=self._normalisation, decode=self.decode
-        )
-        rows = shown(kept, fractions)
-        fixed = len(rows)
-        for which, explained in suspects.items():
-            scalars |= {f"suspects_{which}/{key}": mean for key, mean in explained.means().items()}
-            arrays |= explained.arrays(f"suspects_{which}.")
-            rows += shown(explained, fractions, f"suspect, explained for its {which}")
+        scalars = explanations.scalars()
         log_scalars(trainer, {f"{prefix}/faithfulness/{key}": mean for key, mean in scalars.items()}, step)
-        layer = f"; Grad-CAM of {kept.explanation.target_layer}" if kept.explanation.target_layer else ""
-        title = f"epoch {epoch}{layer}"
-        self._pictures.write(rows, fractions.numpy(), epoch=epoch, step=step, title=title, fixed=fixed)
-        write_arrays(self._folder / "explanations" / epoch_file(epoch), arrays)
-
-    def _account(self, trainer: Any, seconds: float) -> None:
-        wait = self._schedule.wait(seconds)
-        prefix, overhead = f"{tag_prefix(self.name)}/explanations", self._schedule.overhead(seconds)
-        scalars = {f"{prefix}/overhead": overhead, f"{prefix}/every_n_epochs": wait}
-        log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
-        self._schedule.explained(trainer.current_epoch, wait)
+        self._pictures.write(
+            explanations.rows(names=self._class_names, normalisation=self._normalisation, decode=self.decode),
+            explanations.fractions().numpy(),
+            epoch=epoch,
+            step=step,
+            title=explanations.title(epoch),
+            fixed=len(explanations.kept.labels),
+        )
+        write_arrays(self._folder / "explanations" / epoch_file(epoch), explanations.arrays())

@@ -21,6 +21,14 @@ def check_choice(argument: str, value: str, choices: tuple[str, str]) -> None:
         )
 
 
+def check_explained(*, suspects: int, max_overhead: float | None) -> None:
+    """Raise a ValueError if so many suspects, or explanations for so long, make no sense."""
+    if suspects < 0:
+        raise ValueError(f"Expected `suspects` to be at least 0, got {suspects}. Pass 0 for none.")
+    if max_overhead is not None and not max_overhead > 0:
+        raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {max_overhead}. Pass 0.1, say.")
+
+
 def check_projector(every_n_epochs: int | None, features: str | None) -> None:
     """Raise a ValueError if there is nothing for the projector to show."""
     if every_n_epochs is None:

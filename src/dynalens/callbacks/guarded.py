@@ -3,12 +3,24 @@
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from dynalens.attribution import find_forward
+
+
+@contextmanager
+def switched_off_on_error(part: str, switch_off: Callable[[], None], on_error: str) -> Iterator[None]:
+    """Switch a part of a monitor off when the body fails, and say so, or raise where ``on_error`` is "raise"."""
+    try:
+        yield
+    except Exception as error:
+        switch_off()
+        if on_error == "raise":
+            raise
+        warnings.warn(f"{part} are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4)
 
 
 class GuardedPictures:
@@ -20,18 +32,13 @@ class GuardedPictures:
     on_error: str
     _pictures: Any
 
-    @contextmanager
-    def _or_switched_off(self) -> Iterator[None]:
+    def _or_switched_off(self) -> AbstractContextManager[None]:
         """What fails is said once; training goes on unless the user wants it to raise."""
-        try:
-            yield
-        except Exception as error:
+
+        def switch_off() -> None:
             self._pictures = None
-            if self.on_error == "raise":
-                raise
-            warnings.warn(
-                f"{self.guarded} are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4
-            )
+
+        return switched_off_on_error(self.guarded, switch_off, self.on_error)
 
     def _forward(self, pl_module: Any, images: Tensor) -> Callable[[Tensor], Tensor]:
         return functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)

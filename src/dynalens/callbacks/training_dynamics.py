@@ -13,7 +13,7 @@ from dynalens.callbacks.dynamics_log import ContrastSource, DynamicsLog
 from dynalens.callbacks.dynamics_pictures import FOLLOWED
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.recording import RecordingCallback
-from dynalens.capture import Capture, CaptureError, StepCapture, inputs_to_show
+from dynalens.capture import BatchObserver, Capture, CaptureError, StepCapture, inputs_to_show
 from dynalens.dynamics import EpochRecord, probability_room
 from dynalens.host import (
     Processes,
@@ -134,6 +134,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
         self._log: DynamicsLog | None = None
         self._contrast_sources: list[ContrastSource] = []
+        self._observer = BatchObserver(alone=False)
         self._capture = StepCapture(capture)
         self._identity = SampleIdentity(resolved(index), loader)
         self._processes: Processes | None = None
@@ -160,6 +161,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._processes, self._failure = Processes(trainer), None
         self._live.use(RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name)))
         self._active, self._begun, self._announced, self._agreed = True, False, False, False
+        self._observer = BatchObserver(alone=False)
         self._capture.install(pl_module)
         self._identity.install(trainer)
 
@@ -205,16 +207,20 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._features.start(pl_module)
         if self._log is not None:  # now, because the step may work in place
             rows = self._identity.rows_before_step(trainer, batch)
-            self._log.see(rows, None if rows is None else inputs_to_show(self._identity.part_of(batch)))
+            part = self._identity.part_of(batch)
+            self._log.see(rows, None if rows is None else inputs_to_show(part, self._observer.layout))
+            self._observer.start(pl_module, part)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """The step's own loss is known."""
         if self._active:
             self._capture.before_backward(loss)
+            self._observer.stop()
             self._features.close()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
+        self._observer.finish()
         if not self._active or self._failure:
             return
         assert self._processes is not None
@@ -349,6 +355,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if not self._active:
             return
         self._active = False
+        self._observer.close()
         self._capture.close()
         self._features.close()
         self._identity.close()

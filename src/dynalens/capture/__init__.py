@@ -1,6 +1,20 @@
 """The logits and targets that a training step has really computed with."""
 
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
+from dynalens.capture.labels import are_fractions, class_labels
+from dynalens.capture.layout import BatchLayout, BatchObserver, copied
 from dynalens.capture.step import Capture, Presentation, StepCapture
 
-__all__ = ["Capture", "CaptureError", "Presentation", "StepCapture", "images_and_labels", "inputs_to_show"]
+__all__ = [
+    "BatchLayout",
+    "BatchObserver",
+    "Capture",
+    "CaptureError",
+    "Presentation",
+    "StepCapture",
+    "are_fractions",
+    "class_labels",
+    "copied",
+    "images_and_labels",
+    "inputs_to_show",
+]

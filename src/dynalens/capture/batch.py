@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dynalens.capture.labels import class_labels
+from dynalens.capture.layout import BatchLayout, entry_at, leaves
 from dynalens.keys import INPUT_KEYS, LABEL_KEYS
-from dynalens.observation import is_tokens
 
 
 class CaptureError(RuntimeError):
@@ -43,12 +44,14 @@ def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, 
     return found[0]
 
 
-def images_and_labels(batch: Any, inputs: Any = "auto") -> tuple[Tensor, Tensor]:
-    """Return the images, floating (N, C, *spatial), or tokens, integers (N, T), and the labels, int64 (N,), of a batch.
+def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | None = None) -> tuple[Tensor, Tensor]:
+    """Return the inputs of a batch, (N, ...), and what it holds as labels: classes (N,) or (N, 1), or rows (N, K).
 
     Args:
         batch: What the loader delivered.
-        inputs: "auto" (first entry and its label, or the usual keys of a dict), (key, key) or callable(batch).
+        inputs: "auto", (key, key) or callable(batch).
+        layout: For "auto", where a training step has taken them from; where it does not say, and where the batch has
+            nothing there, they are the first entry and its label, or under the usual keys of a dict.
 
     Raises:
         CaptureError: If they are not found or have another shape.
@@ -56,32 +59,46 @@ def images_and_labels(batch: Any, inputs: Any = "auto") -> tuple[Tensor, Tensor]
     if callable(inputs):
         images, labels = inputs(batch)
     elif inputs == "auto":
-        images, labels = _image_of(batch), labels_of(batch, remedy="`inputs=` with (key, key) or a callable(batch)")
+        images = input_of(batch, layout)
+        labels = entry_at(batch, layout.labels) if layout is not None else None
+        labels = _usual_labels_of(batch) if labels is None else labels
     else:
         images, labels = (batch[key] for key in inputs)
     tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)
-    if not tensors or not (_are_images(images) or is_tokens(images)) or labels.shape != images.shape[:1]:
+    if not tensors or images.ndim < 2 or labels.shape[:1] != images.shape[:1] or class_labels(labels) is None:
         raise CaptureError(
-            f"Expected floating images (N, C, ...) or tokens (N, T) with a label each, got {described(images)} and "
+            f"Expected images (N, C, ...), rows (N, F) or tokens (N, T) with a label each, got {described(images)} and "
             f"{described(labels)}. Pass `inputs=` with (key, key) or a callable(batch) -> (images, labels)."
         )
-    return images, labels.long()
+    return images, labels
 
 
-def inputs_to_show(batch: Any) -> Tensor | None:
-    """Return the images or signals (N, C, ...) of a batch, or None where its first entry is neither."""
-    found = _image_of(batch)
-    return found if isinstance(found, Tensor) and 3 <= found.ndim <= 5 else None  # N, C and space or time
+def inputs_to_show(batch: Any, layout: BatchLayout | None = None) -> Tensor | None:
+    """Return the images or signals (N, C, ...) of a batch, or None where its inputs are neither."""
+    inputs = input_of(batch, layout)
+    return inputs if isinstance(inputs, Tensor) and 3 <= inputs.ndim <= 5 else None  # N, C and space or time
 
 
-def _are_images(inputs: Tensor) -> bool:
-    return inputs.is_floating_point() and inputs.ndim >= 3
+def input_of(batch: Any, layout: BatchLayout | None = None) -> Any:
+    """Return what a training step gave to the network, else the first entry or what is under a usual key."""
+    seen = entry_at(batch, layout.inputs) if layout is not None else None
+    return _usual_input_of(batch) if seen is None else seen
 
 
-def _image_of(batch: Any) -> Any:
+def _usual_input_of(batch: Any) -> Any:
     if isinstance(batch, Mapping):
-        return next((batch[key] for key in INPUT_KEYS if key in batch), None)
-    return batch[0] if isinstance(batch, Sequence) and len(batch) else None
+        usual = next((batch[key] for key in INPUT_KEYS if key in batch), None)
+        if isinstance(usual, Tensor):
+            return usual
+    elif isinstance(batch, Sequence):
+        return batch[0] if len(batch) else None
+    images = [leaf for _, leaf in leaves(batch) if leaf.ndim > 3]
+    return images[0] if len(images) == 1 else None
+
+
+def _usual_labels_of(batch: Any) -> Any:
+    pair = isinstance(batch, Sequence) and len(batch) == 2 and isinstance(batch[1], Tensor)
+    return batch[1] if pair else labels_of(batch, remedy="`inputs=` with (key, key) or a callable(batch)")
 
 
 def described(value: Any) -> str:

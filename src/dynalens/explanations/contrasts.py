@@ -7,10 +7,12 @@ import torch
 from torch import Tensor
 
 from dynalens.dynamics import Array
+from dynalens.explanations.result import middle_slices
 from dynalens.explanations.samples import PassedSuspects
+from dynalens.observation import is_tokens
 
 ContrastMaps = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From images (N, C, *spatial) and two classes (N,) each to maps (N, *spatial)."""
+"""From inputs (N, ...) and two classes (N,) each to maps (N, *spatial)."""
 
 
 def suspect_contrasts(
@@ -23,12 +25,12 @@ def suspect_contrasts(
         wanted: Suggested and given class by the sample's id.
         contrast_maps: Called with images, suggested and given classes.
     """
-    if suspects is None or not suspects[1].is_floating_point():
+    if suspects is None or is_tokens(suspects[1]):
         return {}
     rows = [row for row, sample in enumerate(suspects[0]) if sample in wanted]
     if not rows:
         return {}
     ids = [suspects[0][row] for row in rows]
     suggested, given = torch.tensor([wanted[sample] for sample in ids]).unbind(dim=1)
-    maps = contrast_maps(suspects[1][rows], suggested, given)
+    maps = middle_slices(contrast_maps(suspects[1][rows], suggested, given))
     return dict(zip(ids, maps.float().cpu().numpy(), strict=True))

@@ -1,5 +1,7 @@
 """From a model and some samples to their maps and metrics, in as much memory as there is."""
 
+import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -7,9 +9,27 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from dynalens.attribution import Explanation, Method, contrast, explain, pixel_relevance, token_relevance
+from dynalens.attribution import (
+    Explanation,
+    Method,
+    check_methods,
+    contrast,
+    explain,
+    find_forward,
+    pixel_relevance,
+    token_relevance,
+)
 from dynalens.attribution.methods import BUILT_IN, takes
+from dynalens.explanations.forms import (
+    Forward,
+    check_floating_copies,
+    explained_form,
+    forward_of_form,
+    is_table,
+    model_form,
+)
 from dynalens.explanations.result import RANDOM, ExplanationResult
+from dynalens.explanations.samples import Passed
 from dynalens.explanations.tokens import check_in_vocabulary
 from dynalens.faithfulness import (
     CurveSettings,
@@ -24,8 +44,8 @@ from dynalens.faithfulness import (
 )
 from dynalens.observation import is_tokens
 
-Forward = Callable[[Tensor], Tensor]
 T = TypeVar("T")
+P = TypeVar("P", str, Method)
 
 _MAP_CHUNK = 32
 
@@ -41,50 +61,67 @@ class Explainer:
         method_args: Arguments of the methods, by name.
         target_layer: Dotted name of the layer of class activation maps; None until it is looked for.
         chunk_size: Images in one pass; None until memory has run out.
+        forward: Callable(model, inputs) -> logits; default: the model, or its only child that gives logits.
+        strict: Whether a method or a metric that fails raises; otherwise it is left out from then on, with a warning.
     """
 
     methods: Sequence[Method]
     metrics: Sequence[str]
     settings: CurveSettings
     method_args: dict[str, dict[str, Any]] | None = None
-    target_layer: str | None = field(default=None, init=False)
+    target_layer: str | None = None
     chunk_size: int | None = field(default=None, init=False)
+    forward: Callable[[Any, Tensor], Tensor] | None = None
+    strict: bool = False
 
     def explained(
-        self,
-        model: nn.Module,
-        forward: Forward,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        targets: Tensor | None = None,
-        ids: Sequence[int | str] | None = None,
+        self, model: nn.Module, samples: Passed, *, targets: Tensor | None = None, predicted: bool = False
     ) -> ExplanationResult:
-        """Return maps and metrics of the targets, by default the labels."""
+        """Return maps and metrics of the samples.
+
+        Args:
+            model: The module.
+            samples: Ids, inputs in the model's form, and labels.
+            targets: Classes to explain, (N,); default: the labels.
+            predicted: Whether to explain the predicted classes instead.
+        """
+        device = next((parameter.device for parameter in model.parameters()), samples[1].device)
+        ids, inputs, labels = samples[0], samples[1].to(device), samples[2].to(device)
+        if is_table(inputs) and self.settings.baseline == "blur":  # columns have no neighbours
+            self.settings = replace(self.settings, baseline="zero")
+        forward, images = self._forward_of(model, inputs), explained_form(inputs)
+        if predicted:
+            targets = self._predicted(model, forward, images)
         wanted = labels if targets is None else targets
         return self._in_memory(images, lambda: self._explained(model, forward, images, labels, wanted, ids))
 
-    def predicted(self, model: nn.Module, forward: Forward, images: Tensor) -> Tensor:
-        """Return the class of the largest logit of each image."""
-        logits = self._in_memory(
-            images, lambda: class_logits(model, images, forward=forward, chunk_size=self.chunk_size)
-        )
-        return logits.argmax(dim=1)
-
-    def contrasted(
-        self, model: nn.Module, forward: Forward, images: Tensor, of: Tensor, against: Tensor, method: str
-    ) -> Tensor:
-        """Return, (N, *spatial), what speaks for the classes ``of`` (N,) and against those of ``against``."""
+    def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, given: Tensor, *, method: str) -> Tensor:
+        """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the given ones (N,)."""
+        device = next((parameter.device for parameter in model.parameters()), inputs.device)
+        inputs, suggested, given = (part.to(device) for part in (inputs, suggested, given))
+        forward, images = self._forward_of(model, inputs), explained_form(inputs)
         own = dict((self.method_args or {}).get(method, {}))
         if takes(BUILT_IN[method], "target_layer"):
             own.setdefault("target_layer", self.target_layer)
 
         def maps() -> Tensor:
-            return contrast(
-                model, images, of, against, method=method, **{"forward": forward, "chunk_size": self.chunk_size, **own}
-            )
+            arguments = {"forward": forward, "chunk_size": self.chunk_size, **own}
+            return contrast(model, images, suggested, given, method=method, **arguments)
 
         return pixel_relevance(method, self._in_memory(images, maps), images.shape[2:])
+
+    def _forward_of(self, model: nn.Module, inputs: Tensor) -> Forward:
+        """Return what gives the logits of inputs as they are explained."""
+        images = model_form(explained_form(inputs), inputs)
+        forward = functools.partial(self.forward, model) if self.forward else find_forward(model, images)
+        check_floating_copies(model, forward, inputs)
+        return forward_of_form(forward, inputs)
+
+    def _predicted(self, model: nn.Module, forward: Forward, images: Tensor) -> Tensor:
+        logits = self._in_memory(
+            images, lambda: class_logits(model, images, forward=forward, chunk_size=self.chunk_size)
+        )
+        return logits.argmax(dim=1)
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:
@@ -109,35 +146,100 @@ class Explainer:
             check_in_vocabulary(model, self.settings.baseline)
         explanation = self._maps(model, forward, images, targets)
         relevance = self._relevance(explanation, images)
-        settings = replace(self.settings, chunk_size=self.chunk_size)
 
         def measured(maps: Tensor) -> Faithfulness:
-            return measure(
-                model, images, targets, maps, self.metrics, settings, forward=forward, logits=explanation.logits
-            )
+            return self._measured(model, forward, images, targets, maps, explanation.logits)
 
-        found = {method: measured(maps) for method, maps in relevance.items()}
-        if any(of.values for of in found.values()):
-            found[RANDOM] = measured(random_ranking(images, settings.seed))
-        if "class_sensitivity" in self.metrics:
-            others = self._maps(model, forward, images, runner_up(explanation.logits, targets))
-            for method, maps in self._relevance(others, images).items():
-                found[method].values["class_sensitivity"] = rank_correlation(relevance[method], maps)
-        return ExplanationResult(images, labels, targets, explanation, relevance, found, ids)
+        results = {method: measured(maps) for method, maps in relevance.items()}
+        if any(result.values for result in results.values()):
+            results[RANDOM] = measured(random_ranking(images, self.settings.seed))
+        for method, values in self._class_sensitivity(model, forward, images, targets, explanation, relevance).items():
+            results[method].values["class_sensitivity"] = values
+        return ExplanationResult(images, labels, targets, explanation, relevance, results, ids)
+
+    def _measured(
+        self, model: nn.Module, forward: Forward, images: Tensor, targets: Tensor, maps: Tensor, logits: Tensor
+    ) -> Faithfulness:
+        settings = replace(self.settings, chunk_size=self.chunk_size)
+
+        def measured(metrics: Sequence[str]) -> Faithfulness:
+            return measure(model, images, targets, maps, metrics, settings, forward=forward, logits=logits)
+
+        try:
+            return measured(self.metrics)
+        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
+            self.metrics = self._working(self.metrics, lambda metric: measured([metric]), error, needed=False)
+        return measured(self.metrics)
+
+    def _class_sensitivity(
+        self,
+        model: nn.Module,
+        forward: Forward,
+        images: Tensor,
+        targets: Tensor,
+        explanation: Explanation,
+        relevance: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Return the rank correlation of each map with that of the most probable other class, (N,)."""
+        if "class_sensitivity" not in self.metrics:
+            return {}
+        others = self._maps(model, forward, images, runner_up(explanation.logits, targets))
+        maps = self._relevance(others, images)
+        return {method: rank_correlation(relevance[method], maps[method]) for method in maps if method in relevance}
 
     def _maps(self, model: nn.Module, forward: Forward, images: Tensor, targets: Tensor) -> Explanation:
-        explanation = explain(
-            model, images, targets, methods=self.methods, method_args=self.method_args, target_layer=self.target_layer,
-            forward=forward, chunk_size=self.chunk_size,
-        )  # fmt: skip
-        self.target_layer = explanation.target_layer  # looked for once in a run
+        def explained(methods: Sequence[Method]) -> Explanation:
+            names = {_name(method) for method in methods}
+            return explain(
+                model, images, targets, methods=methods, target_layer=self.target_layer, forward=forward,
+                method_args={name: own for name, own in (self.method_args or {}).items() if name in names},
+                chunk_size=self.chunk_size,
+            )  # fmt: skip
+
+        try:
+            explanation = explained(self.methods)
+        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
+            self.methods = self._working(self.methods, lambda method: explained([method]), error)
+            explanation = explained(self.methods)
+        self.target_layer = explanation.target_layer or self.target_layer  # looked for once in a run
         return explanation
+
+    def _working(
+        self, parts: Sequence[P], attempt: Callable[[P], object], error: Exception, *, needed: bool = True
+    ) -> list[P]:
+        """Return the methods or metrics that do not fail, and warn of the others; raise if some must and none does."""
+        if self.strict or isinstance(error, torch.OutOfMemoryError):
+            raise error
+        failures = {_name(part): _failure(functools.partial(attempt, part)) for part in parts}
+        working = [part for part in parts if failures[_name(part)] is None]
+        if len(working) == len(parts) or (needed and not working):
+            raise error
+        for name, failure in failures.items():
+            if failure is not None:
+                said = f"{type(failure).__name__}: {failure}"
+                warnings.warn(f"{name} is left out of the explanations, training goes on: {said}", stacklevel=3)
+        return working
 
     def _relevance(self, explanation: Explanation, images: Tensor) -> dict[str, Tensor]:
         maps = explanation.maps
         if is_tokens(images):
             return {method: token_relevance(method, of_one) for method, of_one in maps.items()}
         return {method: pixel_relevance(method, of_one, images.shape[2:]) for method, of_one in maps.items()}
+
+
+def _failure(attempt: Callable[[], object]) -> Exception | None:
+    """Return what an attempt raises, but for memory that runs out, or None."""
+    try:
+        attempt()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as failure:  # noqa: BLE001  # whatever it is, it is said and the others go on
+        return failure
+    return None
+
+
+def _name(part: Method) -> str:
+    return part if isinstance(part, str) else next(iter(check_methods([part])))
 
 
 @dataclass

@@ -70,13 +70,21 @@ class ExplanationResult:
     def rows(
         self,
         fractions: Tensor,
-        note: str = "",
+        explained_for: str = "",
         *,
         names: Sequence[str] | None = None,
         normalisation: Normalisation | None = None,
         decode: Callable[[int], str] | None = None,
     ) -> list[ExplanationRow]:
-        """Return a row of the picture for each sample, its curves drawn at these fractions."""
+        """Return a row of the picture for each sample, its curves drawn at these fractions.
+
+        Args:
+            fractions: Abscissa of the curves.
+            explained_for: "label" or "prediction" where the caption says for which class a suspect is explained.
+            names: Name of each class.
+            normalisation: Of the inputs.
+            decode: From a token to its word.
+        """
         p = self.explanation.logits.softmax(dim=1)
         words = is_tokens(self.images)
         shown: Sequence[Shown] = shown_words(self.images, decode) if words else shown_inputs(self.images, normalisation)
@@ -85,9 +93,10 @@ class ExplanationResult:
         drawn = {method: _drawn(of.curves, fractions) for method, of in self.measured.items()}
         controls = drawn.pop(RANDOM, {})
         areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in drawn}
+        relevance = {m: middle_slices(maps).cpu().numpy() for m, maps in self.relevance.items()}
         rows = []
         for i, label in enumerate(self.labels.tolist()):
-            parts = [] if self.ids is None else [f"sample {self.ids[i]}"]
+            sample = "" if self.ids is None else f"sample {self.ids[i]}"
             rows.append(
                 ExplanationRow(
                     image=shown[i],
@@ -95,14 +104,20 @@ class ExplanationResult:
                     predicted=class_name(predicted[i], names),
                     p_label=p_label[i],
                     right=label == predicted[i],
-                    note=", ".join([*parts, *filter(None, [note])]),
-                    maps={m: maps[i].cpu().numpy() for m, maps in self.relevance.items()},
+                    note=sample,
+                    explained_for=explained_for,
+                    maps={m: maps[i] for m, maps in relevance.items()},
                     curves={m: {name: values[i].numpy() for name, values in of.items()} for m, of in drawn.items()},
                     areas={m: {name: values[i] for name, values in of.items()} for m, of in areas.items()},
                     controls={name: values[i].numpy() for name, values in controls.items()},
                 )
             )
         return rows
+
+
+def middle_slices(maps: Tensor) -> Tensor:
+    """Return maps (N, D, H, W) of volumes at the slice that pictures of volumes show; other maps as they are."""
+    return maps[:, maps.shape[1] // 2] if maps.ndim == 4 else maps
 
 
 def _drawn(curves: dict[str, Curve], fractions: Tensor) -> dict[str, Tensor]:

@@ -6,24 +6,33 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.capture import CaptureError, images_and_labels
+from dynalens.capture import BatchObserver, CaptureError, are_fractions, class_labels, copied, images_and_labels
 from dynalens.datasets import IndexedDataset
 from dynalens.explanations.collector import SampleCollector, given_samples
+from dynalens.explanations.selection import BalancedSelection
 
 Ids = Callable[[], Sequence[int | str] | Tensor]
 Passed = tuple[Sequence[int | str] | None, Tensor, Tensor]
 """Ids where they are known, images and labels."""
 PassedSuspects = tuple[Sequence[int | str], Tensor, Tensor]
+BATCHES = 100
+"""So many validation batches are looked at for other classes; a sorted validation set may need a few for each."""
 
 
 class ExplainedSamples:
     """The samples that are explained in every epoch, and the suspects of one epoch.
 
+    Where images and labels stand in a batch is learned by the observer in the first training steps. What is wanted of
+    those batches is copied, and read when it is known. Samples whose label names no class are left out.
+
     Args:
-        samples: Images and labels, ids of training samples, or None for the first of a batch.
-        number: How many of a batch's first samples are kept.
+        samples: Images and labels, ids of training samples, or None for some of the first batches.
+        number: How many of these are kept.
         inputs: Where images and labels stand in a batch.
         check: Called with the inputs before they are kept; raises where they cannot be explained.
+
+    Attributes:
+        observer: Learns where they stand.
     """
 
     def __init__(self, samples: Any, *, number: int, inputs: Any, check: Callable[[Tensor], None]) -> None:
@@ -34,42 +43,80 @@ class ExplainedSamples:
         self.suspects_readable = True
         if self._given is not None:
             check(self._given[0])
+        self.begin_fit()
+
+    def begin_fit(self, *, alone: bool = True) -> None:
+        """Learn the batches of a new fit, and choose from them what no earlier fit has chosen.
+
+        Args:
+            alone: As of :class:`BatchObserver`.
+        """
+        self.observer = BatchObserver(alone=alone)
+        self._selection, self._batches = BalancedSelection(self._number), 0
+        self._held: tuple[Any, bool, Sequence[int | str] | Tensor | None] | None = None
 
     @property
     def by_id(self) -> bool:
         """Whether samples are chosen by their ids."""
         return self._wanted is not None
 
+    @property
+    def chosen(self) -> bool:
+        """Whether it is decided which samples are explained in every epoch."""
+        return self._first is not None or self._given is not None or self.by_id
+
     def readable(self, batch: Any, dataset: Any) -> Any:
         """Return the batch without the index that ``IndexedDataset`` has put behind the label."""
         indexed = isinstance(dataset, IndexedDataset) and self._inputs == "auto"
         return IndexedDataset.without_indices(batch) if indexed else batch
 
-    def keep_first(self, batch: Any) -> None:
-        """Keep a batch's first samples, once, unless others were asked for."""
-        if self._first is not None or self._given is not None or self.by_id:
+    def begin_step(self, model: Any, batch: Any, ids: Ids | None, *, choose: bool) -> None:
+        """A training step begins: copy what is wanted of its batch.
+
+        Args:
+            model: The module.
+            batch: What the step is given.
+            ids: Gives the ids of its samples, where they are known.
+            choose: Whether the samples of every epoch are chosen from it.
+        """
+        wants = ids is not None and any(
+            collector is not None and not collector.complete for collector in (self._wanted, self._suspects)
+        )
+        choose = choose and not self.chosen
+        if self._inputs != "auto" or self.observer.done:
+            self._take(batch, ids if wants else None, choose)
+            return
+        if wants or choose:  # before it is known where images and labels stand
+            self._held = copied(batch), choose, ids() if wants and ids is not None else None
+        self.observer.start(model, batch)
+
+    def end_step(self) -> None:
+        """The training step has ended; read what was copied of its batch."""
+        self.observer.finish()
+        held, self._held = self._held, None
+        if held is not None:
+            batch, choose, ids = held
+            self._take(batch, None if ids is None else lambda: ids, choose)
+
+    def choose_from(self, batch: Any) -> None:
+        """Choose the samples of every epoch from this batch and, while classes are missing, from later ones."""
+        if self.chosen:
             return
         images, labels = self._read(batch)
-        # Cloned: the step may work in place.
-        self._first = images[: self._number].detach().clone(), labels[: self._number].detach().clone()
+        self._check_classes(images, labels)
+        self._selection.offer(images, self._classes(labels).tolist())
+        self._batches += 1
+        if self._selection.complete or self._batches == BATCHES:
+            self.end_choice()
+
+    def end_choice(self) -> None:
+        """Keep what was chosen so far for the whole run."""
+        if not self.chosen:
+            self._first = self._selection.result()
 
     def look_for_suspects(self, ids: Sequence[int | str] | None) -> None:
         """Look out for these samples in the epoch that begins, and forget those of the epoch before."""
         self._suspects = None if ids is None else SampleCollector(ids)
-
-    def offer(self, batch: Any, ids: Ids) -> None:
-        """Copy what is wanted of a training batch."""
-        if self._wanted is not None and not self._wanted.complete:
-            images, labels = self._read(batch)
-            self._wanted.offer(ids(), images, labels)
-        if self._suspects is not None and not self._suspects.complete:
-            try:
-                images, labels = self._read(batch)
-            except CaptureError as error:
-                self._suspects, self.suspects_readable = None, False
-                warnings.warn(f"Suspects are not explained, training goes on: {error}", stacklevel=3)
-                return
-            self._suspects.offer(ids(), images, labels)
 
     def every_epoch(self) -> Passed | None:
         """Return what is explained in every epoch; None where nothing has passed yet."""
@@ -82,13 +129,14 @@ class ExplainedSamples:
                     "this epoch. Pass ids of the training set, or images and labels.",
                     stacklevel=3,
                 )
-            return passed
+            return _of_classes(passed)
         kept = self._given or self._first
-        return None if kept is None else (None, *kept)
+        return None if kept is None else _of_classes((None, kept[0], self._classes(kept[1])))
 
     def suspects(self, most: int | None = None) -> PassedSuspects | None:
         """Return the suspects that have passed in this epoch, at most so many of those asked for first."""
-        return self._suspects.result(most) if self._suspects is not None else None
+        passed = _of_classes(self._suspects.result(most)) if self._suspects is not None else None
+        return None if passed is None or passed[0] is None else (passed[0], passed[1], passed[2])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was kept."""
@@ -100,7 +148,65 @@ class ExplainedSamples:
         if self._wanted is not None and state["chosen"] is not None:
             self._wanted.offer(*state["chosen"])
 
+    def _take(self, batch: Any, ids: Ids | None, choose: bool) -> None:
+        if choose:
+            self.choose_from(batch)
+            self.end_choice()  # reading labels waits for the device: once, not in every step
+        if ids is not None:
+            self._offer(batch, ids)
+
+    def _offer(self, batch: Any, ids: Ids) -> None:
+        if self._wanted is not None and not self._wanted.complete:
+            images, labels = self._read(batch)
+            self._wanted.offer(ids(), images, self._classes(labels))
+        if self._suspects is not None and not self._suspects.complete:
+            try:
+                images, labels = self._read(batch)
+            except Exception as error:  # noqa: BLE001  # also of the user's `inputs`: the other samples do not need it
+                self._suspects, self.suspects_readable = None, False
+                warnings.warn(f"Suspects are not explained, training goes on: {error}", stacklevel=3)
+                return
+            self._suspects.offer(ids(), images, self._classes(labels))
+
     def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
-        images, labels = images_and_labels(batch, self._inputs)
+        images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
         self._check(images)
         return images, labels
+
+    def _classes(self, labels: Tensor) -> Tensor:
+        layout = self.observer.layout
+        classes = class_labels(labels, loss=layout.loss, ignore_index=layout.ignore_index)
+        if classes is None:
+            raise ValueError(
+                f"Expected a class for each sample as labels, got shape {tuple(labels.shape)}, {labels.dtype}. Pass "
+                "class indices (N,)."
+            )
+        return classes
+
+    def _check_classes(self, images: Tensor, labels: Tensor) -> None:
+        layout = self.observer.layout
+        if are_fractions(labels, loss=layout.loss):
+            raise CaptureError(
+                f"Expected classes as labels of {len(images)} samples, got fractions, as a regression has them. Pass "
+                "`inputs=` with a callable(batch) -> (images, classes) and `forward=` with a callable(pl_module, "
+                "images) -> logits, or leave AttributionMonitor out."
+            )
+        if layout.loss is None and labels.is_floating_point() and labels.ndim == 1 and self._inputs == "auto":
+            warnings.warn(
+                "Expected a classification loss in `training_step` where labels are floating, saw none. "
+                "AttributionMonitor takes 0 and 1 for two classes. If they are none, pass `inputs=` and `forward=`, or "
+                "leave it out.",
+                stacklevel=4,
+            )
+
+
+def _of_classes(passed: Passed | None) -> Passed | None:
+    """Return the samples whose label names a class; None where there are none."""
+    if passed is None:
+        return None
+    ids, images, labels = passed
+    rows = (labels >= 0).nonzero().squeeze(1)
+    if len(rows) == len(labels):
+        return passed
+    kept = None if ids is None else [ids[row] for row in rows.tolist()]
+    return (kept, images[rows.to(images.device)], labels[rows]) if len(rows) else None

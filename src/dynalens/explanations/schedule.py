@@ -40,6 +40,12 @@ class Schedule:
         epochs = (seconds + self._aside) / (self.max_overhead * self._seconds / self._epochs)
         return self.every_n_epochs * max(1, math.ceil(epochs / self.every_n_epochs))
 
+    def account(self, epoch: int, seconds: float) -> dict[str, float]:
+        """Explanations took so long at the end of this epoch: return what is logged of it, and plan the next."""
+        overhead, wait = self.overhead(seconds), self.wait(seconds)
+        self.explained(epoch, wait)
+        return {"overhead": overhead, "every_n_epochs": wait}
+
     def explained(self, epoch: int, wait: int) -> None:
         """Explanations have run at the end of this epoch; the next come after ``wait`` epochs."""
         self.next_epoch, self._seconds, self._epochs, self._aside = epoch + wait, 0.0, 0, 0.0

@@ -33,6 +33,7 @@ class ExplanationRow:
         areas: For each method and metric, the curve's area.
         controls: For each metric, the curve of a random ranking.
         note: Said at the end of the caption.
+        explained_for: "label" or "prediction": the caption then begins with the class that is explained.
     """
 
     image: Shown
@@ -45,6 +46,7 @@ class ExplanationRow:
     areas: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     controls: Mapping[str, Array] = field(default_factory=dict)
     note: str = ""
+    explained_for: str = ""
 
 
 def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title: str) -> Image.Image:
@@ -182,7 +184,11 @@ def _caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], row: ExplanationRow
     if row.right is not None:
         word = "right" if row.right else "wrong"
         x += round(write(draw, (x, y), word, TEXT, fill=RIGHT if row.right else WRONG)) + GAP
-    said = label if row.right else f"{label}, predicted {predicted}"
+    if row.explained_for:
+        explained = f"given: {label}" if row.explained_for == "label" else f"predicted: {predicted}"
+        said = f"suspect, why {explained}"
+    else:
+        said = label if row.right else f"{label}, predicted {predicted}"
     text = f"{said} · p(label) {row.p_label:.2f}" + (f" · {row.note}" if row.note else "")
     write(draw, (x, y), text, TEXT, width=at[0] + width - x)
 

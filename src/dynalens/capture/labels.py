@@ -1,0 +1,44 @@
+"""From what a batch holds as labels to classes."""
+
+import torch
+from torch import Tensor
+
+from dynalens.dynamics import IGNORED, NOT_A_CLASS
+
+_BINARY = "binary_cross_entropy_with_logits"
+
+
+def class_labels(labels: Tensor, *, loss: str | None = None, ignore_index: int | None = None) -> Tensor | None:
+    """Return the class of each sample, int64 (N,), or None if these are no labels of N samples; does not wait.
+
+    Args:
+        labels: Classes (N,) or (N, 1), whole floating numbers included, or rows (N, K) of probabilities or of zeros
+            and ones, each of which names the class of its largest entry where that is unique.
+        loss: Name of the loss that they are the targets of; those of a binary one may be smoothed.
+        ignore_index: The label that this loss ignores.
+
+    Returns:
+        A negative number where there is no class: an ignored label, a fraction, two largest entries.
+
+    Example:
+        >>> class_labels(torch.tensor([2.0, 0.5])).tolist(), class_labels(torch.tensor([[0, 1], [1, 1]])).tolist()
+        ([2, -2147483648], [1, -2147483648])
+    """
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        largest = labels == labels.amax(dim=1, keepdim=True)
+        return torch.where(largest.sum(dim=1) == 1, largest.int().argmax(dim=1), NOT_A_CLASS)
+    if labels.shape[1:] not in ((), (1,)) or labels.ndim == 0 or labels.is_complex():
+        return None
+    labels = labels.reshape(-1)
+    if labels.is_floating_point():
+        classes = labels.round() if loss == _BINARY else labels
+        return torch.where(classes == classes.round(), classes.nan_to_num().long(), NOT_A_CLASS)
+    classes = labels.long()
+    return classes if ignore_index is None else classes.masked_fill(classes == ignore_index, IGNORED)
+
+
+def are_fractions(labels: Tensor, *, loss: str | None = None) -> bool:
+    """Return whether a vector of labels holds fractions, as the targets of a regression do; waits for the device."""
+    if loss == _BINARY or not labels.is_floating_point() or labels.shape[1:] not in ((), (1,)):
+        return False
+    return bool((labels != labels.round()).any())

@@ -1,0 +1,62 @@
+"""What was explained in one epoch: the samples of every epoch, and the suspects for both their classes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dynalens.dynamics import Array
+from dynalens.explanations.result import ExplanationResult
+from dynalens.pictures import ExplanationRow, Normalisation
+
+
+@dataclass(frozen=True)
+class EpochExplanations:
+    """The results of one epoch.
+
+    Attributes:
+        kept: Of the samples that are explained in every epoch.
+        suspects: Of the suspects, for the given class under "label" and for the predicted one under "prediction".
+    """
+
+    kept: ExplanationResult
+    suspects: dict[str, ExplanationResult]
+
+    def scalars(self) -> dict[str, float]:
+        """Return the means by ``<method>/<metric>``, those of suspects below ``suspects_<class>/``."""
+        scalars = self.kept.means()
+        for which, result in self.suspects.items():
+            scalars |= {f"suspects_{which}/{key}": mean for key, mean in result.means().items()}
+        return scalars
+
+    def arrays(self) -> dict[str, Array]:
+        """Return all that is kept on disk, by name."""
+        arrays = self.kept.arrays()
+        for which, result in self.suspects.items():
+            arrays |= result.arrays(f"suspects_{which}.")
+        return arrays
+
+    def fractions(self) -> Tensor:
+        """Return the abscissa on which all curves are drawn."""
+        return self.kept.fractions()
+
+    def rows(
+        self,
+        *,
+        names: Sequence[str] | None = None,
+        normalisation: Normalisation | None = None,
+        decode: Callable[[int], str] | None = None,
+    ) -> list[ExplanationRow]:
+        """Return the rows of the sheet: the samples of every epoch, then each suspect for its two classes in turn."""
+        fractions = self.fractions()
+        rows = self.kept.rows(fractions, names=names, normalisation=normalisation, decode=decode)
+        pairs = [
+            result.rows(fractions, which, names=names, normalisation=normalisation, decode=decode)
+            for which, result in self.suspects.items()
+        ]
+        return rows + [row for pair in zip(*pairs, strict=True) for row in pair]
+
+    def title(self, epoch: int) -> str:
+        """Return the first line of the sheet."""
+        layer = self.kept.explanation.target_layer
+        return f"epoch {epoch}; Grad-CAM of {layer}" if layer else f"epoch {epoch}"

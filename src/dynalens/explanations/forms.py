@@ -1,0 +1,77 @@
+"""In which form inputs are explained, and how the model gets them back as it knows them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.observation import is_tokens, undisturbed
+
+Forward = Callable[[Tensor], Tensor]
+_SAME = 1e-3
+
+
+def is_table(inputs: Tensor) -> bool:
+    """Return whether these are rows of a table, floating (N, F)."""
+    return inputs.ndim == 2 and not is_tokens(inputs)
+
+
+def explained_form(inputs: Tensor) -> Tensor:
+    """Return what maps and curves are made of: floating (N, C, *spatial), or tokens (N, T) as they are.
+
+    Rows of a table (N, F) become (N, 1, F); integer images floating; the real parts of complex channels come first,
+    the imaginary ones behind them.
+
+    Example:
+        >>> explained_form(torch.tensor([[1 + 2j, 3 - 1j]])).tolist()
+        [[[1.0, 3.0], [2.0, -1.0]]]
+    """
+    if is_tokens(inputs):
+        return inputs
+    inputs = inputs.unsqueeze(1) if inputs.ndim == 2 else inputs
+    if inputs.is_complex():
+        return torch.cat([inputs.real, inputs.imag], dim=1)
+    return inputs if inputs.is_floating_point() else inputs.float()
+
+
+def model_form(explained: Tensor, inputs: Tensor) -> Tensor:
+    """Return floating inputs in the form of those that the model knows; integers stay floating.
+
+    Args:
+        explained: As of :func:`explained_form`.
+        inputs: Some in the model's own form.
+
+    Example:
+        >>> inputs = torch.tensor([[1 + 2j, 3 - 1j]])
+        >>> bool((model_form(explained_form(inputs), inputs) == inputs).all())
+        True
+    """
+    if inputs.is_complex():
+        real, imaginary = explained.float().chunk(2, dim=1)
+        explained = torch.complex(real, imaginary)
+    return explained.squeeze(1) if is_table(inputs) else explained
+
+
+def forward_of_form(forward: Forward, inputs: Tensor) -> Forward:
+    """Return what gives the logits of inputs in the form that is explained."""
+    if is_table(inputs) or inputs.is_complex():
+        return lambda explained: forward(model_form(explained, inputs))
+    return forward
+
+
+def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) -> None:
+    """Raise a ValueError if the model gives integer images other logits than their floating copies."""
+    if inputs.is_floating_point() or inputs.is_complex() or is_tokens(inputs):
+        return
+    with undisturbed(model), torch.no_grad():
+        floating = forward(inputs[:1].float())
+        try:
+            same = torch.allclose(forward(inputs[:1]).float(), floating.float(), rtol=_SAME, atol=_SAME)
+        except RuntimeError:  # a layer that takes floating images only
+            same = False
+    if not same:
+        raise ValueError(
+            f"Expected the model to give images of {inputs.dtype} the logits of their floating copies, got others or "
+            "none: `training_step`, or the model by dtype, scales them. Pass `inputs=` with a callable(batch) -> "
+            "(scaled images, labels)."
+        )

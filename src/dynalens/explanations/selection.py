@@ -1,0 +1,60 @@
+"""A few samples of as many classes as possible, chosen while batches pass."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class BalancedSelection:
+    """Keeps the first samples that pass, then trades the newest of a frequent class for those of rarer ones.
+
+    Once full, a sample is taken when its class is kept at least twice less often than the most frequent one. Samples
+    of another size than the first one are left out.
+
+    Args:
+        number: How many are kept.
+
+    Example:
+        >>> selection = BalancedSelection(2)
+        >>> for labels in ([0, 0], [0, 1]):
+        ...     selection.offer(torch.zeros(2, 1, 4, 4), labels)
+        >>> selection.result()[1].tolist()
+        [0, 1]
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._kept: list[tuple[int, Tensor]] = []
+
+    @property
+    def complete(self) -> bool:
+        """Whether no sample can make the classes more even."""
+        return len(self._kept) == self._number == len({label for label, _ in self._kept})
+
+    def offer(self, images: Tensor, labels: Sequence[int]) -> None:
+        """Take what is wanted of a batch; a negative label names no class."""
+        for row, label in enumerate(labels):
+            if label >= 0 and self._has_room_for(label, images.shape[1:]):
+                self._kept.append((label, images[row].detach().clone()))  # the step may work in place
+
+    def result(self) -> tuple[Tensor, Tensor] | None:
+        """Return images and labels (N,), int64, in the order in which they passed; None where there are none."""
+        if not self._kept:
+            return None
+        images = torch.stack([image for _, image in self._kept])
+        return images, torch.tensor([label for label, _ in self._kept], device=images.device)
+
+    def _has_room_for(self, label: int, shape: torch.Size) -> bool:
+        if self._kept and self._kept[0][1].shape != shape:
+            return False
+        if len(self._kept) < self._number:
+            return True
+        counts = Counter(label for label, _ in self._kept)
+        frequent, most = counts.most_common(1)[0]
+        if most < counts[label] + 2:
+            return False
+        newest = max(place for place, (other, _) in enumerate(self._kept) if other == frequent)
+        del self._kept[newest]
+        return True

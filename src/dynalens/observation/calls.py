@@ -1,0 +1,46 @@
+"""See what the modules of a model are called with while a training step runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def captured_calls(model: nn.Module, observe: Callable[[Any, Any], None]) -> Iterator[None]:
+    """Call ``observe`` with arguments and output of each module that runs, in the order they finish.
+
+    Compiled modules are left alone, and so is what is in them: a hook would compile them once more.
+    """
+    with ExitStack() as hooks:
+        for module in _eager_modules(model):
+
+            def call(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+                observe((args, kwargs), output)
+
+            hooks.callback(module.register_forward_hook(call, with_kwargs=True).remove)
+        yield
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether a model, or a part of it, is compiled."""
+    return any(_own_compilation(module) for module in model.modules())
+
+
+def _own_compilation(module: nn.Module) -> bool:
+    marks = ("_orig_mod", "_compiler_ctx")  # of torch._dynamo's wrapper, and of a module that Lightning took out of it
+    compiled = any(getattr(module, mark, None) is not None for mark in marks)
+    return compiled or module._compiled_call_impl is not None or isinstance(module, torch.jit.ScriptModule)
+
+
+def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
+    seen: set[nn.Module] = set()
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        if module not in seen and not _own_compilation(module):
+            seen.add(module)
+            yield module
+            waiting += module.children()
