@@ -1,19 +1,111 @@
 """Callbacks for every Trainer without a change to the script: Lightning asks an entry point for them."""
 
+import functools
+import itertools
 import os
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 from dynalens.callbacks.attribution import AttributionMonitor
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
-from dynalens.host import CallbackBase
+from dynalens.host import CallbackBase, run_folder
 
 VARIABLE = "DYNALENS"
 NAME = "environment"
 """Name of these monitors, so that they and those of the script have folders, tags and states of their own."""
 
-_MONITORS: dict[str, type[TrainingDynamicsMonitor] | type[AttributionMonitor]] = {
-    "dynamics": TrainingDynamicsMonitor,
-    "attribution": AttributionMonitor,
-}
+_HOOKS = (
+    "setup", "load_state_dict", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_backward",
+    "on_train_batch_end", "on_validation_batch_start", "on_train_epoch_end", "on_train_end", "teardown", "state_dict",
+    "on_exception",
+)  # fmt: skip
+"""In which the monitors work."""
+
+
+class Unasked(CallbackBase):
+    """A monitor that the script does not know of: what it cannot do it says once in a fit, and training goes on.
+
+    Several Trainers of a script may be given one list of callbacks, which Lightning extends: the newest monitor in it
+    works, and the earlier ones do nothing. Where several would write to one folder, the later ones have a number in
+    their names.
+    """
+
+    name: str | None
+    _made: ClassVar[int]
+    _writers: ClassVar[dict[Path, int]]
+    """Number of the monitor that writes to a folder."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._made, cls._writers = 0, {}
+        cls.__name__ = cls.__mro__[2].__name__  # what it is for whoever looks; pickles go by the qualified name
+        for hook in _HOOKS:
+            setattr(cls, hook, _guarded(getattr(super(), hook)))
+
+    def __init__(self) -> None:
+        super().__init__(name=NAME)  # type: ignore[call-arg]  # of the monitor that stands beside this class
+        type(self)._made += 1
+        self._number = type(self)._made
+        self.idle = False
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint; that of the newest monitor is the same in each run of a script."""
+        newest = self._number >= type(self)._made
+        return self._generate_state_key(name=NAME if newest else f"{NAME}-{self._number}")
+
+    def begin(self, trainer: Any) -> None:
+        """Decide whether to work in this fit, and under which name."""
+        same = [callback for callback in trainer.callbacks if type(callback) is type(self)]
+        self.idle = same[-1] is not self
+        if self.idle:
+            return
+        folder = run_folder(trainer, NAME)
+        for name in itertools.chain([NAME], (f"{NAME}-{number}" for number in itertools.count(2))):
+            if self._writers.setdefault(folder.with_name(name), self._number) == self._number:
+                self.name = name
+                return
+
+    def give_up(self, error: Exception) -> None:
+        """Say what went wrong, undo what was installed, and do nothing until the next fit."""
+        self.idle = True
+        warnings.warn(
+            f"What {VARIABLE} asks for is switched off in this fit, training goes on: {type(error).__name__}: {error}",
+            stacklevel=4,
+        )
+        with suppress(Exception):
+            super().on_exception(cast("Any", None), cast("Any", None), error)
+
+
+def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
+    name = hook.__name__
+
+    @functools.wraps(hook)
+    def call(self: Unasked, *args: Any, **kwargs: Any) -> Any:
+        try:
+            if name == "setup" and "fit" in (*args, *kwargs.values()):
+                self.begin(args[0])
+            if not self.idle:
+                return hook(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001  # whatever it is, the script's training is not ours to end
+            self.give_up(error)
+        return {} if name == "state_dict" else None
+
+    return call
+
+
+class UnaskedDynamics(Unasked, TrainingDynamicsMonitor):
+    """A TrainingDynamicsMonitor that never ends a fit."""
+
+
+class UnaskedAttribution(Unasked, AttributionMonitor):
+    """An AttributionMonitor that never ends a fit."""
+
+
+_MONITORS: dict[str, type[Unasked]] = {"dynamics": UnaskedDynamics, "attribution": UnaskedAttribution}
 
 
 def callbacks_from_environment() -> list[CallbackBase]:
@@ -21,7 +113,9 @@ def callbacks_from_environment() -> list[CallbackBase]:
 
     Its values: ``dynamics``, ``attribution``, or both with a comma between them; empty or unset for none. The entry
     points ``lightning.pytorch.callbacks_factory`` and ``pytorch_lightning.callbacks_factory`` lead here, so that
-    ``DYNALENS=dynamics python train.py`` records a run. Files are in ``<log_dir>/dynalens/environment/``.
+    ``DYNALENS=dynamics python train.py`` records a run. Files are in ``<log_dir>/dynalens/environment/``, those of a
+    second Trainer with the same ``log_dir`` in ``environment-2``. A fit that they cannot follow, as one without
+    classes, goes on with one warning.
 
     Raises:
         ValueError: If the variable names another monitor.
@@ -41,4 +135,4 @@ def callbacks_from_environment() -> list[CallbackBase]:
             f"Expected the environment variable {VARIABLE} to name among {', '.join(_MONITORS)}, got {unknown}. "
             "Correct it, or unset it to train without dynalens."
         )
-    return [monitor(name=NAME) for key, monitor in _MONITORS.items() if key in asked]
+    return [monitor() for key, monitor in _MONITORS.items() if key in asked]
