@@ -1,7 +1,9 @@
 """Compare scores for wrong labels on stored trainings, with peers, and the estimated with the true noise rate.
 
-Run ``noisy_runs.py`` first. Two tables: runs that the default was tuned on, and runs that it is only judged on (CIFAR,
-class-dependent flips, other seeds). A row is the mean over seeds; ``sd`` is the spread of the default over seeds.
+Run ``noisy_runs.py`` first. Two tables: runs that the default was tuned on, and runs that it is only judged on (other
+seeds; flips of CIFAR and class-dependent ones). Labels that people gave come first. A row is the mean over seeds;
+``sd`` is the spread of the default over seeds. Where as many samples are flagged as labels are wrong, precision, recall
+and F1 are the same: "F1 at the true count".
 """
 
 import argparse
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from noisy_runs import JUDGED, TUNED, Run, grid, load, out_of_fold
+from noisy_runs import HUMAN, JUDGED, SMALL, TUNED, Run, grid, load, out_of_fold
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
@@ -22,11 +24,12 @@ from dynalens.suspicion import assess, flagged
 from dynalens.suspicion.scores import named_scores
 
 Array = npt.NDArray[Any]
+MARGIN_SCORES = ("W", "EMA", "last third")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run showed: for each score ROC-AUC, average precision, precision at the number of flips; the rates."""
+    """What one run showed: for each score ROC-AUC, average precision, F1 at the true count; the rates."""
 
     scores: dict[str, tuple[float, float, float]]
     true_rate: float
@@ -55,31 +58,25 @@ def _softmax(logits: Array) -> Array:
     return result
 
 
-def _ranks(score: Array) -> Array:
-    return np.argsort(np.argsort(score, kind="stable"), kind="stable").astype(float)
+def margins(logits: Array, given: Array) -> Array:
+    """Return z_y - max_{k != y} z_k of each presentation, shape (N, E)."""
+    label = np.arange(logits.shape[2]) == given[:, None, None]
+    result: Array = np.where(label, logits, 0).sum(-1) - np.where(label, -np.inf, logits).max(-1)
+    return result
 
 
-def three_ranks(logits: Array, given: Array) -> tuple[Array, Array]:
-    """Return W, the weighted margin, and W3, its rank with those of probability margin and noise-matrix posterior."""
-    n, epochs, classes = logits.shape
-    row, p = np.arange(n), _softmax(logits)
-    others = np.where(np.arange(classes) == given[:, None, None], -np.inf, logits)
-    margin = logits[row, :, given] - others.max(-1)
-    p_others = np.where(np.arange(classes) == given[:, None, None], 0, p).max(-1)
-    weight = (np.arange(epochs) + 1) ** 2 * (margin <= 0).mean(0) ** 2
-    weight = weight / max(weight.sum(), 1e-12)
-    mean = np.einsum("nek,e->nk", p, weight)
-    w, gap = -(margin @ weight), -((p[row, :, given] - p_others) @ weight)
-    count = np.bincount(given, minlength=classes)
-    threshold = np.where(count > 0, np.bincount(given, mean[row, given], classes) / np.maximum(count, 1), np.inf)
-    reached = np.where(mean >= threshold, mean, -1)
-    counted = reached.max(1) >= 0
-    joint = np.full((classes, classes), 1e-9)
-    np.add.at(joint, (reached.argmax(1)[counted], given[counted]), 1)
-    joint = joint / joint.sum(0) * count
-    posterior = mean * (joint / np.maximum(joint.sum(1, keepdims=True), 1e-9))[:, given].T
-    right = posterior[row, given] / np.maximum(posterior.sum(1), 1e-12)
-    return w, _ranks(w) + _ranks(gap) + _ranks(-right)
+def margin_scores(margin: Array) -> dict[str, Array]:
+    """Return scores of the margins (N, E) alone, higher is more suspicious.
+
+    W weighs epoch t, from 0, by ((t + 1) * error)^2; EMA is an exponential moving average with a step of 0.3.
+    """
+    epochs = margin.shape[1]
+    weight = ((np.arange(epochs) + 1) * (margin <= 0).mean(0)) ** 2
+    moving = margin[:, 0]
+    for epoch in range(1, epochs):
+        moving = 0.7 * moving + 0.3 * margin[:, epoch]
+    last = margin[:, -max(1, epochs // 3) :].mean(1)
+    return {"W": -(margin @ weight) / max(weight.sum(), 1e-12), "EMA": -moving, "last third": -last}
 
 
 def peers(logits: Array, given: Array) -> dict[str, Array]:
@@ -126,9 +123,8 @@ def measured(logits: Array, given: Array, true: Array, with_peers: bool) -> Meas
     statistics, history = recorded(logits, given)
     found = assess(statistics, history)
     wide = logits.astype(np.float32)
-    w, w3 = three_ranks(wide, given)
     rule, flags = interpretdl(wide, given)
-    scores = {"default": found.score, "default O(1)": assess(statistics).score, "W3": w3, "W": w}
+    scores = {"default": found.score, **margin_scores(margins(wide, given))}
     named = named_scores(statistics, found.probability_margin)
     scores |= {name.removeprefix("score_"): values for name, values in named.items()}
     scores["interpretdl"] = rule
@@ -158,14 +154,23 @@ def stored(folder: Path, split: str, seeds: int) -> Iterator[tuple[Run, Array, A
 
 def row_name(run: Run, epochs: int) -> str:
     """Return what the runs of several seeds have in common."""
-    return f"{run.data}, {run.flips} {run.percent} %, {'aug' if run.augmented else 'plain'}, {epochs} epochs"
+    network = "" if run.network == SMALL else f" ({run.network})"
+    regime = "aug" if run.augmented else "plain"
+    return f"{run.data}{network}, {run.flips} {run.percent} %, {regime}, {epochs} epochs"
+
+
+def shorter(run: Run) -> tuple[int, ...]:
+    """Return how many first epochs of the run are read as runs of their own."""
+    if run.epochs != 12:
+        return ()
+    return (5,) if run.data == HUMAN else (5, 3) if run.percent == 20 else ()
 
 
 def split_rows(folder: Path, split: str, seeds: int, with_peers: bool) -> dict[str, list[Measured]]:
-    """Return the measurements of each row, one for each seed; 12-epoch runs are also read at 5 and 3 epochs."""
+    """Return the measurements of each row, one for each seed; some 12-epoch runs are also read at 5 and 3 epochs."""
     rows: dict[str, list[Measured]] = defaultdict(list)
     for run, logits, given, true in stored(folder, split, seeds):
-        for epochs in (run.epochs, *((5, 3) if run.epochs == 12 and run.percent == 20 else ())):
+        for epochs in (run.epochs, *shorter(run)):
             rows[row_name(run, epochs)].append(measured(logits[:, :epochs], given, true, with_peers))
     return rows
 
@@ -179,12 +184,11 @@ def show(rows: dict[str, list[Measured]], names: Sequence[str]) -> None:
         values = [100 * np.mean([run.scores[name][1] for run in runs]) for name in names]
         spread = 100 * np.std([run.scores["default"][1] for run in runs])
         print(f"| {row} | {len(runs)} | " + " | ".join(f"{value:.1f}" for value in values) + f" | {spread:.1f} |")
-    print("\n| mean over rows | ROC-AUC | average precision | precision at the number of flips |\n|---|---|---|---|")
-    for name in next(iter(scored.values()))[0].scores:
-        means = [
-            np.mean([np.mean([run.scores[name][k] for run in runs]) for runs in scored.values()]) for k in range(3)
-        ]
-        print(f"| {name} | " + " | ".join(f"{100 * value:.2f}" for value in means) + " |")
+    groups = {"labels that people gave": {row: runs for row, runs in scored.items() if row.startswith(HUMAN)}}
+    groups["flips"] = {row: runs for row, runs in scored.items() if row not in groups["labels that people gave"]}
+    for title, part in groups.items():
+        if part:
+            _print_means(title, part)
     print("\n| run | true rate | estimated | low | high | flagged | precision of the flagged | F1 | InterpretDL's F1 |")
     print("|---" * 9 + "|")
     for row, runs in rows.items():
@@ -198,6 +202,16 @@ def show(rows: dict[str, list[Measured]], names: Sequence[str]) -> None:
             f"| {row} | {shown} | {np.mean(precise) if precise else float('nan'):.2f} | {f1s[0]:.3f} | {f1s[1]:.3f} |"
         )
     _rate_summary(rows)
+
+
+def _print_means(title: str, scored: dict[str, list[Measured]]) -> None:
+    print(f"\n| mean over {len(scored)} rows, {title} | ROC-AUC | average precision | F1 at the true count |")
+    print("|---|---|---|---|")
+    for name in next(iter(scored.values()))[0].scores:
+        means = [
+            np.mean([np.mean([run.scores[name][k] for run in runs]) for runs in scored.values()]) for k in range(3)
+        ]
+        print(f"| {name} | " + " | ".join(f"{100 * value:.2f}" for value in means) + " |")
 
 
 def _rate_summary(rows: dict[str, list[Measured]]) -> None:
@@ -241,7 +255,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folds-on", type=int, default=4, help="number of runs for it (%(default)s)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    names = ["default", "default O(1)", "W3", "W", "aum", "probability_margin", "loss", "el2n", "forgetting"]
+    names = ["default", *MARGIN_SCORES, "aum", "probability_margin", "loss", "el2n", "forgetting"]
+    names += [] if args.no_peers else ["cleanlab self_confidence", "cleanlab normalized_margin"]
     for split in args.split or (TUNED, JUDGED):
         print(f"\n## Average precision, {split} runs\n")
         show(split_rows(args.runs, split, args.seeds, not args.no_peers), names)

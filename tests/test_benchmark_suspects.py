@@ -13,7 +13,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 pytest.importorskip("sklearn")
 
 import noisy_runs
+import sensitivity
 import suspects
+
+from dynalens.suspicion import confusions
 
 Array = npt.NDArray[Any]
 LABELS = np.random.default_rng(0).integers(0, 10, 1000)
@@ -112,13 +115,15 @@ def test_interpretdls_rule_by_hand() -> None:
     assert np.flatnonzero(flags).tolist() == [100]
 
 
-def test_w_and_w3_by_hand() -> None:
+def test_scores_of_margins_by_hand() -> None:
     # Errors 1/2 and 1/4 in two epochs: weights 1 * 1/4 = .25 and 4 * 1/16 = .25, so half each.
     logits = one_hot_logits([[0, 0], [1, 0], [1, 1], [0, 0]])
-    w, w3 = suspects.three_ranks(logits, np.zeros(4, int))
-    np.testing.assert_allclose(w, [-2, 0, 2, -2])
-    assert w3.argmax() == 2
-    assert w3.argsort()[2] == 1
+    margin = suspects.margins(logits, np.zeros(4, int))
+    np.testing.assert_allclose(margin, [[2, 2], [-2, 2], [-2, -2], [2, 2]])
+    scores = suspects.margin_scores(margin)
+    np.testing.assert_allclose(scores["W"], [-2, 0, 2, -2])
+    np.testing.assert_allclose(scores["EMA"], [-2, 0.7 * 2 - 0.3 * 2, 2, -2])
+    np.testing.assert_allclose(scores["last third"], [-2, -2, 2, -2])
 
 
 def test_f1_and_precision_at_the_number_of_flips_by_hand() -> None:
@@ -162,3 +167,28 @@ def test_a_small_run_is_trained_once_and_read(tmp_path: Path, capsys: pytest.Cap
     for epochs in (3, 5, 12):
         assert f"| mnist, uniform 20 %, plain, {epochs} epochs | 1 | " in out
     assert "of 1 runs (12 and 40 epochs)" in out
+    sensitivity.main(["--runs", str(tmp_path), "--seeds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| constant | value | human (0) | pair and class flips (0) | other flips (3) |"
+    own = {line.split(" | ")[-1] for line in lines if "(default)" in line}
+    assert len(own) == 1  # with its own value, no constant changes the order
+
+
+def test_a_record_is_reweighted_as_its_epochs_were_weighted() -> None:
+    rng = np.random.default_rng(6)
+    logits, given = rng.normal(size=(50, 4, 3)).astype(np.float32), rng.integers(0, 3, 50)
+    statistics, _ = suspects.recorded(logits, given)
+    run = noisy_runs.Run("tuned", "mnist", "uniform", 20, augmented=False, epochs=4, seed=0)
+    one = sensitivity.Stored(run, statistics, sensitivity.presented(logits, given), given == 0)
+    again = sensitivity.reweighted(one, (2, 2))
+    for name in ("weighted_margin", "weighted_confidence", "weighted_rival"):
+        np.testing.assert_allclose(getattr(again, name), getattr(statistics, name), rtol=1e-4)
+
+
+def test_a_constant_has_its_own_value_again_afterwards() -> None:
+    steps = confusions.STEPS
+    with sensitivity.constant("STEPS", 1):
+        assert confusions.STEPS == 1
+        assert confusions.deconvolved.__defaults__ == (1,)
+    assert steps == confusions.STEPS
+    assert confusions.deconvolved.__defaults__ == (steps,)

@@ -123,6 +123,6 @@ def test_readings_are_beginnings_and_at_most_as_many_as_asked(tmp_path: Path) ->
     assert whole.signals.shape == (60, 12, 5)
     np.testing.assert_array_equal(five.signals, whole.signals[:, :5])
     np.testing.assert_array_equal(three.wrong, whole.wrong)
-    assert set(whole.known) == {"default", "default O(1)", "W3", "W", "AUM", "default + W"}
+    assert set(whole.known) == {"default", "W", "AUM", "default + W"}
     assert all(len(score) == 60 for score in whole.known.values())
     assert pd.Series(whole.known["AUM"]).corr(pd.Series(-np.sinh(whole.signals[:, :, 2]).mean(1))) > 0.999

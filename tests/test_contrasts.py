@@ -57,7 +57,7 @@ def test_the_map_of_a_suspect_is_the_difference_of_the_maps_of_both_classes(
     tmp_path: Path, galleries: list[list[Suspect]], first: int
 ) -> None:
     torch.manual_seed(0)
-    dynamics, model = Looks(top_k=4), Remembers()
+    dynamics, model = Looks(top_k=5), Remembers()
     monitors = [AttributionMonitor(suspects=0, num_samples=2), dynamics]
     fit(tmp_path, *(monitors if first == 0 else monitors[::-1]), model=model, val=in_order)
     assert len(galleries) == 2  # from the second epoch on
@@ -80,28 +80,28 @@ def test_the_map_of_a_suspect_is_the_difference_of_the_maps_of_both_classes(
 def test_without_contrast_or_where_nothing_is_explained_there_is_no_map(
     tmp_path: Path, galleries: list[list[Suspect]]
 ) -> None:
-    fit(tmp_path / "a", AttributionMonitor(contrast=None), TrainingDynamicsMonitor(top_k=4), val=in_order)
+    fit(tmp_path / "a", AttributionMonitor(contrast=None), TrainingDynamicsMonitor(top_k=5), val=in_order)
     assert not [s for suspects in galleries for s in suspects if s.contrast is not None]
     galleries.clear()
-    callbacks = AttributionMonitor(every_n_epochs=2), TrainingDynamicsMonitor(top_k=4)
+    callbacks = AttributionMonitor(every_n_epochs=2), TrainingDynamicsMonitor(top_k=5)
     fit(tmp_path / "b", *callbacks, val=in_order)
-    assert [[s.contrast is not None for s in suspects] for suspects in galleries] == [[False] * 4, [True] * 4]
+    assert [[s.contrast is not None for s in suspects] for suspects in galleries] == [[False] * 5, [True] * 5]
 
 
 def test_another_monitors_suspects_are_not_mistaken_for_ones_own(
     tmp_path: Path, galleries: list[list[Suspect]]
 ) -> None:
-    callbacks = TrainingDynamicsMonitor(top_k=3), TrainingDynamicsMonitor(top_k=4, name="b"), AttributionMonitor()
+    callbacks = TrainingDynamicsMonitor(top_k=5), TrainingDynamicsMonitor(top_k=6, name="b"), AttributionMonitor()
     fit(tmp_path, *callbacks, val=in_order)
     for suspects in galleries:
-        assert all((s.contrast is not None) == (len(suspects) == 3) for s in suspects)
+        assert all((s.contrast is not None) == (len(suspects) == 5) for s in suspects)
 
 
 def test_string_ids_find_their_maps(tmp_path: Path, galleries: list[list[Suspect]]) -> None:
     def read(batch: Any) -> list[str]:
         return [f"s{int(i)}" for i in batch[0][:, 0, 0, 0]]
 
-    fit(tmp_path, AttributionMonitor(), TrainingDynamicsMonitor(index=read, top_k=3), val=in_order)
+    fit(tmp_path, AttributionMonitor(), TrainingDynamicsMonitor(index=read, top_k=5), val=in_order)
     assert all(s.contrast is not None and s.sample_id.startswith("s") for suspects in galleries for s in suspects)
 
 
@@ -133,11 +133,11 @@ def test_where_memory_runs_out_smaller_chunks_are_tried(
         return real(model, x, torch.stack([of, against], dim=1), forward=forward, chunk_size=chunk_size)
 
     monkeypatch.setattr("dynalens.explanations.explainer.contrast", greedy)
-    fit(tmp_path, AttributionMonitor(), TrainingDynamicsMonitor(top_k=3), val=in_order, max_epochs=2)
+    fit(tmp_path, AttributionMonitor(), TrainingDynamicsMonitor(top_k=5), val=in_order, max_epochs=2)
     assert sizes[0] is None
     assert sizes[-1] is not None
     assert sizes[-1] <= 4
-    assert [s.contrast is not None for s in galleries[0]] == [True] * 3
+    assert [s.contrast is not None for s in galleries[0]] == [True] * 5
 
 
 def test_an_unknown_method_is_refused() -> None:
@@ -171,7 +171,7 @@ def test_the_first_of_the_passing_samples() -> None:
 
 
 def test_the_explained_suspects_are_still_those_asked_for(tmp_path: Path) -> None:
-    dynamics = TrainingDynamicsMonitor(top_k=4)
+    dynamics = TrainingDynamicsMonitor(top_k=5)
     noted = SuspectsOfEachEpoch(dynamics, 2)
     fit(tmp_path, AttributionMonitor(suspects=2), dynamics, noted, val=in_order)
     with np.load(tmp_path / "dynalens" / "explanations" / "epoch_000002.npz") as written:
@@ -196,7 +196,7 @@ class Signals(pl.LightningModule):
 def test_signals_have_maps_too(tmp_path: Path, galleries: list[list[Suspect]]) -> None:
     x = torch.randn(N, 2, 12, generator=torch.Generator().manual_seed(0))
     fit(
-        tmp_path, AttributionMonitor(methods="saliency", metrics=()), TrainingDynamicsMonitor(top_k=3),
+        tmp_path, AttributionMonitor(methods="saliency", metrics=()), TrainingDynamicsMonitor(top_k=5),
         model=Signals(), data=lambda: loader(TensorDataset(x, labels())),
     )  # fmt: skip
     assert all(s.contrast is not None and s.contrast.shape == (12,) for suspects in galleries for s in suspects)

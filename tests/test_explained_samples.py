@@ -59,8 +59,7 @@ class SuspectsOfEachEpoch(pl.Callback):
         self.dynamics, self.n, self.seen = dynamics, n, []  # type: ignore[var-annotated]  # lists of ids
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        margin = self.dynamics.statistics().margin
-        self.seen.append(np.argsort(margin, kind="stable")[: self.n].tolist())
+        self.seen.append(self.dynamics.suspects(self.n).index.tolist())
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]], ids=["explained first", "tracked first"])

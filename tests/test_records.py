@@ -104,7 +104,7 @@ def test_a_record_from_disk_answers_as_the_callback_does(tmp_path: Path) -> None
         pd.testing.assert_frame_equal(method.table(), monitor.table())
         pd.testing.assert_frame_equal(method.suspects(3), monitor.table().sort_values("rank").head(3))
         assert method.clean_indices(precision=0.9) == monitor.clean_indices(precision=0.9)
-        assert method.suspect_ids(2) == monitor.statistics().margin.argsort()[:2].tolist()
+        assert method.suspect_ids(2) == monitor.suspects(2).index.tolist()
         assert method.noise_rate() == monitor.noise_rate()
         assert method.removable(0) == []
         np.testing.assert_array_equal(method.weights(), 1 - monitor.table()["wrong_probability"])

@@ -90,8 +90,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         num_samples: How many samples are kept.
         samples: What to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples, which are
             kept when they first pass.
-        suspects: How many suspects are explained beside them: those with the lowest mean margin so far. (The ranking of
-            ``TrainingDynamicsMonitor.suspects`` reads the whole history, too much for every epoch.)
+        suspects: How many suspects are explained beside them: the first of ``TrainingDynamicsMonitor.suspects``
+            so far.
         target: "label" or "prediction": the class that the kept samples are explained for.
         inputs: Where images and labels stand in the batch: (key, key), callable(batch) -> (images, labels) or its
             dotted path. "auto": where the first training steps take the network's input and the loss's targets from;

@@ -89,7 +89,7 @@ class Projector:
 
 
 def chosen_samples(statistics: SampleStatistics) -> list[int]:
-    """Return up to 2,000 rows: all of fewer, else the 500 of the lowest mean margin and a random rest (seed 0)."""
+    """Return up to 2,000 rows: all of fewer, else the 500 most suspicious ones and a random rest (seed 0)."""
     num_samples = len(statistics)
     if num_samples <= MOST_SAMPLES:
         return list(range(num_samples))

@@ -74,5 +74,5 @@ class RecordingCallback(NamedCallback):
         return self.record.removable(fraction)
 
     def suspect_ids(self, n: int) -> list[Any]:
-        """Return :meth:`Record.suspect_ids`, the ``n`` lowest mean margins; none before an epoch is complete."""
+        """Return :meth:`Record.suspect_ids`, the ``n`` most suspicious samples; none before an epoch is complete."""
         return self.record.suspect_ids(n) if self._live.epochs else []

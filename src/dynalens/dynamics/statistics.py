@@ -11,7 +11,7 @@ HISTORY = ("index", "p_label", "margin", "predicted", "p_other")
 """What a history has of each presentation: the arrays of an :class:`EpochRecord`."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed as the object it is, so that what was worked out of it can be kept
 class SampleStatistics:
     """Statistics of each of the N samples over its T presentations; a sample never seen has NaN.
 

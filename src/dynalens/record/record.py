@@ -217,10 +217,7 @@ class Record:
         return suspects(self.table(embeddings=embeddings), n, precision)
 
     def suspect_ids(self, n: int) -> list[Any]:
-        """Return the ids of the ``n`` samples with the lowest mean margin.
-
-        The ranking while training goes on: no file is read and nothing is estimated.
-        """
+        """Return the ids of the first ``n`` of :meth:`suspects`; no file is read for them."""
         return self._ids_of(worst_samples(self.statistics, n))
 
     def noise_rate(self) -> NoiseRate:

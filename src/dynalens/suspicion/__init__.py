@@ -1,17 +1,17 @@
 """From the record to suspects: which labels are probably wrong.
 
-`course` divides the history of a run into a few periods, `evidence` is what they say of each sample when they are
-weighted, `noise` knows which class is given for which, `rate` how many labels are wrong, `ranking` makes one order and
-a probability of it, `scores` are those that others rank by, `neighbours` one of the features, `joint` the order of
-a run and of embeddings together, `table` is what a user
-sees of one run and `comparison` of several, and `unforgettable` are the samples that training needs least.
+`score` is the whole order on one page, of `predictions`, what the record keeps of each sample, and `confusions`, which
+class is given for which. `noise_rate` is how many labels are wrong, from these and from `refuted_labels`, those that
+the network rules out. `votes` counts in the history which class was predicted instead of the label. `scores` are those
+that others rank by, `neighbours` compares features, `joint` is the order of a run and of embeddings together. `table`
+is what a user sees of one run and `comparison` of several. `unforgettable` are the samples that training needs least.
 """
 
 from dynalens.suspicion.comparison import compared
 from dynalens.suspicion.joint import joined
 from dynalens.suspicion.neighbours import neighbour_scores
-from dynalens.suspicion.ranking import Assessment, assess
-from dynalens.suspicion.rate import NoiseRate
+from dynalens.suspicion.noise_rate import NoiseRate
+from dynalens.suspicion.score import Assessment, assess, streaming_score
 from dynalens.suspicion.table import (
     PRECISION,
     clean_indices,
@@ -39,6 +39,7 @@ __all__ = [
     "overlap",
     "removable",
     "samples_table",
+    "streaming_score",
     "suspects",
     "weights",
     "worst_samples",

@@ -6,7 +6,7 @@ import numpy as np
 
 from dynalens.dynamics import Array
 from dynalens.embeddings import EmbeddingEvidence
-from dynalens.suspicion.ranking import Assessment, log_odds_offset, probability
+from dynalens.suspicion.score import Assessment, log_odds_offset, probability
 
 _LEAST_SPREAD = 1e-9  # of log odds: those of constant embeddings need not differ
 _LEAST_WRONG = 0.1  # samples: without noise the order still needs finite scores

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
-from dynalens.suspicion.ranking import Assessment, ranks
+from dynalens.suspicion.score import Assessment, ranks, streaming_score
 from dynalens.suspicion.scores import named_scores
 
 PRECISION = 0.8
@@ -123,11 +123,10 @@ def suspects(table: pd.DataFrame, n: int | None = None, precision: float | None 
 
 
 def worst_samples(statistics: SampleStatistics, n: int) -> list[int]:
-    """Return the rows of the ``n`` samples with the lowest mean margin, lowest first, without making the table."""
-    margin = np.where(statistics.presentations > 0, statistics.margin, np.inf)
-    n = min(n, int(np.isfinite(margin).sum()))
-    worst = np.argpartition(margin, n - 1)[:n] if n else np.arange(0)
-    return [int(i) for i in worst[np.lexsort((worst, margin[worst]))]]
+    """Return the rows of the ``n`` most suspicious samples, the first of :func:`suspects`, without making the table."""
+    order = np.argsort(-streaming_score(statistics), kind="stable")  # NaN, of samples never seen, sorts last
+    worst: list[int] = order[: min(n, int((statistics.presentations > 0).sum()))].tolist()
+    return worst
 
 
 def overlap(now: Array, before: Array) -> float:

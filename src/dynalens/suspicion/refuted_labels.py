@@ -82,7 +82,7 @@ def _binned(epoch: int, p_label: Array, p_other: Array, classes: int, of: int = 
     return Candidates(epoch, np.add.reduceat(against, starts) / count, count, given, classes, others, of)
 
 
-def floor(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
+def refuted_rate(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     r"""Return low, best and high fraction of wrong labels among those that the network rules out.
 
     A class of probability p is the label of a fraction p of the samples, if the network is calibrated; as p vanishes,

@@ -1,0 +1,135 @@
+"""How the order of suspects depends on each of its constants: average precision on stored trainings.
+
+Run ``noisy_runs.py`` first. Each constant in turn has other values, all others their own. The table is of the tuned
+runs: labels that people gave, flips that follow a rule (pairs, classes) and all other flips.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import numpy.typing as npt
+from noisy_runs import HUMAN, JUDGED, TUNED, Run
+from sklearn.metrics import average_precision_score
+from suspects import margins, recorded, shorter, stored
+
+from dynalens.dynamics import SampleStatistics
+from dynalens.suspicion import confusions, score, streaming_score
+
+Array = npt.NDArray[Any]
+
+CONSTANTS: dict[str, tuple[Any, Sequence[float]]] = {
+    "PAIRS": (score, (0.0, 0.1, 0.2, 0.3, 0.4)),
+    "ONE_WAY": (score, (0.15, 0.2, 0.25, 0.3, 0.4)),
+    "BIAS": (confusions, (1.5, 2.0, 3.0, 5.0, 10.0)),
+    "CHANCE": (confusions, (0.0, 1.0, 2.0, 3.0)),
+    "STEPS": (confusions, (3, 5, 10, 30)),
+    "LEAST": (confusions, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
+    "FARTHEST": (confusions, (5.0, 7.0, 10.0)),
+}
+"""Module and values of each constant."""
+
+POWERS = ((2, 2), (1, 1), (2, 1), (2, 3), (3, 2), (3, 3), (4, 4), (0, 0))
+"""Of t + 1 and of the training error in the weight of epoch t."""
+
+GROUPS: dict[str, Callable[[Run], bool]] = {
+    "human": lambda run: run.data == HUMAN,
+    "pair and class flips": lambda run: run.data != HUMAN and run.flips in ("pair", "class"),
+    "other flips": lambda run: run.data != HUMAN and run.flips not in ("pair", "class"),
+}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A run of some epochs: its record, presentations (N, E) and which labels are wrong (N,)."""
+
+    run: Run
+    statistics: SampleStatistics
+    presentations: dict[str, Array]
+    wrong: Array
+
+
+def read(folder: Path, split: str, seeds: int) -> Iterator[Stored]:
+    """Yield the stored runs with wrong labels, also cut off after their first epochs."""
+    for run, logits, given, true in stored(folder, split, seeds):
+        for epochs in (run.epochs, *shorter(run)):
+            if (given != true).any():
+                statistics, _ = recorded(logits[:, :epochs], given)
+                yield Stored(run, statistics, presented(logits[:, :epochs].astype(np.float32), given), given != true)
+
+
+def presented(logits: Array, given: Array) -> dict[str, Array]:
+    """Return margin, probability of the label and largest other probability of each presentation, (N, E) each."""
+    p = np.exp(logits - logits.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    label = np.arange(logits.shape[2]) == given[:, None, None]
+    return {
+        "margin": margins(logits, given),
+        "confidence": np.where(label, p, 0).sum(-1),
+        "rival": np.where(label, 0, p).max(-1),
+    }
+
+
+def reweighted(one: Stored, powers: tuple[float, float]) -> SampleStatistics:
+    """Return the record as if epoch t had the weight (t + 1)^a * error^b."""
+    error = (one.presentations["margin"] <= 0).mean(0)
+    weight = (np.arange(len(error)) + 1.0) ** powers[0] * error ** powers[1]
+    weight = weight / weight.sum() if weight.sum() else np.full(len(error), 1 / len(error))
+    return replace(one.statistics, **{f"weighted_{name}": each @ weight for name, each in one.presentations.items()})
+
+
+def precisions(runs: Sequence[Stored], record: Callable[[Stored], SampleStatistics]) -> list[float]:
+    """Return the mean average precision, in percent, of each group; NaN of an empty one."""
+    values = [average_precision_score(one.wrong, streaming_score(record(one))) for one in runs]
+    means = []
+    for belongs in GROUPS.values():
+        part = [value for one, value in zip(runs, values, strict=True) if belongs(one.run)]
+        means.append(100 * float(np.mean(part)) if part else float("nan"))
+    return means
+
+
+@contextmanager
+def constant(name: str, value: float) -> Iterator[None]:
+    """Let a constant have another value; the number of steps is a default argument."""
+    module = CONSTANTS[name][0]
+    with patch.object(module, name, value), patch.object(confusions.deconvolved, "__defaults__", (_steps(),)):
+        yield
+
+
+def _steps() -> int:
+    return int(confusions.STEPS)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", required=True, type=Path, help="folder of the trajectories")
+    parser.add_argument("--split", choices=(TUNED, JUDGED), default=TUNED)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args(argv)
+    runs = list(read(args.runs, args.split, args.seeds))
+    counts = [sum(belongs(one.run) for one in runs) for belongs in GROUPS.values()]
+    titles = [f"{name} ({count})" for name, count in zip(GROUPS, counts, strict=True)]
+    print("| constant | value | " + " | ".join(titles) + " |")
+    print("|---" * (len(GROUPS) + 2) + "|")
+    for powers in POWERS:
+        _print_row("epoch_weight", f"{powers[0]}, {powers[1]}", precisions(runs, lambda one: reweighted(one, powers)))  # noqa: B023
+    for name, (module, values) in CONSTANTS.items():
+        for value in values:
+            with constant(name, value):
+                means = precisions(runs, lambda one: replace(one.statistics))
+            own = " (default)" if value == getattr(module, name) else ""
+            _print_row(name, f"{value:g}{own}", means)
+
+
+def _print_row(name: str, value: str, means: Sequence[float]) -> None:
+    print(f"| {name} | {value} | " + " | ".join(f"{mean:.1f}" for mean in means) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

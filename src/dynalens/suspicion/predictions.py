@@ -1,0 +1,46 @@
+"""What a run predicted for each sample, in the mean over its presentations, from the record alone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynalens.dynamics import Array, SampleStatistics
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Means over the presentations of N samples, all of them seen; an epoch counts with its weight.
+
+    Attributes:
+        label: Shape ``(N,)``, the label y.
+        margin: Shape ``(N,)``, of z_y - max_{k != y} z_k.
+        p_label: Shape ``(N,)``, of p_y.
+        rival: Shape ``(N,)``, the class that was predicted most often instead of the label; -1 where none was.
+        p_rival: Shape ``(N,)``, of max_{k != y} p_k, which is taken for the probability of the rival.
+        classes: Number K of classes that occur as label or rival, at least 2.
+    """
+
+    label: Array
+    margin: Array
+    p_label: Array
+    rival: Array
+    p_rival: Array
+    classes: int
+
+    @classmethod
+    def read(cls, statistics: SampleStatistics) -> "Predictions":
+        """Return what the record keeps of samples that were seen."""
+        label, rival = statistics.label.astype(np.int64), statistics.candidate.astype(np.int64)
+        classes = int(max(label.max(), rival.max(), 1)) + 1
+        margin, p_label, p_rival = (
+            getattr(statistics, name).astype(np.float64)
+            for name in ("weighted_margin", "weighted_confidence", "weighted_rival")
+        )
+        return cls(label, margin, p_label, rival, p_rival, classes)
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def leader(self) -> Array:
+        """Return the class with the largest mean probability, shape ``(N,)``: the label or the rival."""
+        return np.where((self.rival >= 0) & (self.p_rival > self.p_label), self.rival, self.label)

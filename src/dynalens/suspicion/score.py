@@ -1,0 +1,223 @@
+r"""How suspicious each label is.
+
+The whole order, for sample i with label y:
+
+    score_i = (1 - s) L(-m_i) + s L(B_i) + constant
+
+    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by ((t + 1) e_t)^2, e_t the training
+          error in epoch t
+    B_i   class pairs: log odds that the label is wrong by Bayes, from the weighted mean probabilities and the noise
+          matrix (`confusions.wrong_log_odds`)
+    s     how much class pairs count: A / (1/4)^2, at least 0.2 and at most 1, with A how far confusions go one way
+          (`confusions.one_way`)
+    L     log odds of two normal distributions with one variance, of the samples whose leading class is not their
+          label and of the others
+    constant  makes the mean probability the estimated noise rate
+
+All of it is in the record's 64 bytes for each sample, so that what is shown while training goes on has the same order.
+
+Constants, all of them:
+
+    name               value  why
+    epoch_weight       2, 2   powers of t + 1 and of e_t; flat from 2 to 4 and from 0 to 4
+    PAIRS              0.2    least share of class pairs; flat from 0.1 to 0.3
+    ONE_WAY            0.25   part of one-way confusions from which flips are a rule; none was measured between .1
+                              (no rule) and .25 (a rule)
+    confusions.BIAS    3      how many times too often a network may name a class; the same from 2 to 5
+    confusions.CHANCE  2      standard deviations: 95 %
+    confusions.STEPS   10     of the deconvolution; flat from 3 to 30
+    confusions.LEAST   0.001  least probability of a flip; FARTHEST = 7 = log 1000 follows from it
+
+`docs/results.md` has the curves (`benchmarks/sensitivity.py`).
+"""
+
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.suspicion.confusions import one_way, wrong_log_odds
+from dynalens.suspicion.noise_rate import NoiseRate, estimate_noise_rate
+from dynalens.suspicion.predictions import Predictions
+from dynalens.suspicion.votes import count_votes
+
+PAIRS = 0.2
+"""Share of class pairs in the score where flips follow no rule: people mistake classes for each other both ways."""
+
+ONE_WAY = 0.25
+"""Where this part of the confusions goes one way (five for three in the other direction), flips are a rule."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What a run says of the labels of N samples; NaN or -1 for a sample never seen.
+
+    Attributes:
+        score: Log odds that the label is wrong; higher is more suspicious.
+        probability: That the label is wrong; its mean is the estimated noise rate.
+        suggested: Class that the predictions named most often instead of the label, int64; -1 where none disagreed.
+        suggested_probability: That the suggested class is the true one.
+        agreement: Fraction of the presentations that predicted the suggested class.
+        probability_margin: Mean of p_y - max_{k != y} p_k over the presentations; NaN without history.
+        noise_rate: Fraction of wrong labels; NaN before anything was seen.
+    """
+
+    score: Array
+    probability: Array
+    suggested: Array
+    suggested_probability: Array
+    agreement: Array
+    probability_margin: Array
+    noise_rate: NoiseRate
+
+
+def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] = ()) -> Assessment:
+    """Return how suspicious each label is.
+
+    The order is of the record alone; the history serves the noise rate, the suggested class and the probability
+    margin. Without a history that covers all samples, the record's own are read.
+
+    Args:
+        statistics: The record.
+        history: For each epoch, in order, ``index``, ``p_label``, ``margin``, ``predicted`` and, for the noise
+            rate, ``p_other`` of its presentations.
+    """
+    seen = np.flatnonzero(statistics.presentations > 0)
+    if not len(seen):
+        return _nothing(len(statistics))
+    predictions = Predictions.read(statistics.part(seen))
+    directed = one_way(predictions.leader(), predictions.label)
+    score = combined(score_parts(predictions, directed), predictions)
+    votes = count_votes(statistics.label.astype(np.int64), history)
+    whole = bool((votes.presentations[seen] > 0).all())
+    rate = estimate_noise_rate(predictions, directed, votes.candidates if whole else ())
+    score += log_odds_offset(score, _inside(rate.value, len(seen)))
+    wrong = probability(score) if rate.value else np.zeros(len(seen))
+    n, some = len(statistics), votes.presentations.any()
+    suggested = votes.suggested if some else statistics.candidate.astype(np.int64)
+    agreement = votes.agreement if some else statistics.candidate_share
+    return Assessment(
+        score=_spread(n, seen, score),
+        probability=_spread(n, seen, wrong),
+        suggested=suggested,
+        suggested_probability=_spread(n, seen, wrong) * _share_of_doubts(agreement, statistics.correctness),
+        agreement=agreement,
+        probability_margin=votes.probability_margin,
+        noise_rate=rate,
+    )
+
+
+def streaming_score(statistics: SampleStatistics) -> Array:
+    """Return the score of :func:`assess` up to a constant, shape ``(N,)``, from the record alone; NaN if never seen.
+
+    Several pictures of an epoch ask for it, so it is worked out once for each statistics.
+    """
+    if statistics not in _STREAMED:
+        _STREAMED[statistics] = _streamed(statistics)
+    return _STREAMED[statistics]
+
+
+_STREAMED: "weakref.WeakKeyDictionary[SampleStatistics, Array]" = weakref.WeakKeyDictionary()
+
+
+def _streamed(statistics: SampleStatistics) -> Array:
+    seen = np.flatnonzero(statistics.presentations > 0)
+    if not len(seen):
+        return np.full(len(statistics), np.nan)
+    predictions = Predictions.read(statistics.part(seen))
+    parts = score_parts(predictions, one_way(predictions.leader(), predictions.label))
+    return _spread(len(statistics), seen, combined(parts, predictions))
+
+
+def score_parts(predictions: Predictions, directed: float) -> dict[str, tuple[float, Array]]:
+    """Return weight and values of each part of the score that the run itself gives, by name."""
+    pairs = float(np.clip(directed / ONE_WAY**2, PAIRS, 1))
+    return {"margin": (1 - pairs, -predictions.margin), "pairs": (pairs, wrong_log_odds(predictions))}
+
+
+def combined(parts: Mapping[str, tuple[float, Array]], predictions: Predictions) -> Array:
+    """Return the sum over the parts of weight * L(values), shape ``(N,)``; what is added here is part of the order."""
+    doubted = predictions.leader() != predictions.label
+    total = np.zeros(len(predictions))
+    for weight, values in parts.values():
+        total += weight * log_odds(values, doubted)
+    return total
+
+
+def log_odds(values: Array, doubted: Array) -> Array:
+    """Return the log odds, up to a constant, of two groups that are normal in ``values`` with one variance.
+
+    With means a of the doubted and b of the others and the variance v within the groups, (a - b) / v times the
+    distance from the mean: what tells the groups apart counts as far as it does, and nothing where the doubted are the
+    lower ones. Where there is only one group, v is its variance and a - b one standard deviation.
+
+    Args:
+        values: Shape ``(N,)``, finite.
+        doubted: Shape ``(N,)``, bool.
+
+    Example:
+        >>> import numpy as np
+        >>> log_odds(np.array([0.0, 2.0, 4.0, 6.0]), np.array([False, False, True, True]))
+        array([-12.,  -4.,   4.,  12.])
+    """
+    centred: Array = values - values.mean()
+    wrong, right = centred[doubted], centred[~doubted]
+    if not len(wrong) or not len(right):
+        spread = float(centred.std())
+        return centred / spread if spread else centred
+    variance = (len(wrong) * wrong.var() + len(right) * right.var()) / (len(wrong) + len(right))
+    slope: float = max(0.0, wrong.mean() - right.mean()) / (variance + 1e-9)
+    return slope * centred
+
+
+def log_odds_offset(log_odds: Array, mean: float) -> float:
+    """Return the constant to add so that the probabilities have this mean in (0, 1).
+
+    Example:
+        >>> import numpy as np
+        >>> round(log_odds_offset(np.zeros(3), 0.5), 6)
+        0.0
+    """
+    low, high = -float(log_odds.max()) - 60, -float(log_odds.min()) + 60
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (low, middle) if probability(log_odds + middle).mean() > mean else (middle, high)
+    return (low + high) / 2
+
+
+def probability(log_odds: Array) -> Array:
+    """Return 1 / (1 + exp(-log_odds))."""
+    values: Array = 1 / (1 + np.exp(-np.clip(log_odds, -500, 500)))
+    return values
+
+
+def ranks(values: Array) -> Array:
+    """Return 1 for the largest value, 2 for the next; among equals the first, NaN last."""
+    places = np.empty(len(values), dtype=np.int64)
+    places[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
+    return places
+
+
+def _share_of_doubts(agreement: Array, correctness: Array) -> Array:
+    """Return how often the suggested class was predicted, of the presentations that disagreed; NaN where none did."""
+    doubts = np.where(correctness < 1, 1 - correctness, np.nan)
+    share: Array = np.minimum(agreement / doubts, 1)
+    return share
+
+
+def _inside(rate: float, n: int) -> float:
+    """Without noise the order still needs finite scores."""
+    return float(np.clip(rate, 0.1 / n, 1 - 0.1 / n))
+
+
+def _spread(n: int, seen: Array, values: Array) -> Array:
+    full: Array = np.full(n, np.nan)
+    full[seen] = values
+    return full
+
+
+def _nothing(n: int) -> Assessment:
+    absent: Array = np.full(n, np.nan)
+    return Assessment(absent, absent, np.full(n, -1), absent, absent, absent, NoiseRate(*[float("nan")] * 3))
