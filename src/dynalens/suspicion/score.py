@@ -19,14 +19,15 @@ All of it is in the record's 64 bytes for each sample, so that what is shown whi
 Constants, all of them:
 
     name               value  why
-    epoch_weight       2, 2   powers of t + 1 and of e_t; flat from 2 to 4 and from 0 to 4
-    PAIRS              0.2    least share of class pairs; flat from 0.1 to 0.3
-    ONE_WAY            0.25   part of one-way confusions from which flips are a rule; none was measured between .1
-                              (no rule) and .25 (a rule)
-    confusions.BIAS    3      how many times too often a network may name a class; the same from 2 to 5
+    epoch_weight       2, 2   powers of t + 1 and of e_t; the same within .2 points from 2 to 4 and from 1 to 4
+    PAIRS              0.2    least share of class pairs; human labels the same within .2 points from .1 to .4
+    ONE_WAY            0.25   part of one-way confusions from which flips are a rule; none was measured below .07 that
+                              is one (no rule: A < .005, a rule: A > .06)
+    confusions.BIAS    3      how many times too often a network may name a class; the same from 1.5 to 10
     confusions.CHANCE  2      standard deviations: 95 %
-    confusions.STEPS   10     of the deconvolution; flat from 3 to 30
-    confusions.LEAST   0.001  least probability of a flip; FARTHEST = 7 = log 1000 follows from it
+    confusions.STEPS   10     of the deconvolution; the same within .4 points from 3 to 30
+    confusions.LEAST   0.001  least probability of a flip; the same from .0001 to .01
+    confusions.FARTHEST  7    log 1000, follows from LEAST
 
 `docs/results.md` has the curves (`benchmarks/sensitivity.py`).
 """
