@@ -41,9 +41,11 @@ def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None
     A model may compute its loss itself, and a module once more on a view of the same logits. Copies of the targets are
     compared in the first step; in later ones the device marks where they differ.
     """
-    first, *others = calls
+    first = calls[0]
+    if len(calls) == 1:
+        return first
     targets = first.targets
-    for call in others:
+    for call in calls[1:]:
         if origin(call.logits) is not origin(first.logits) or call.logits.numel() != first.logits.numel():
             return None
         if call.targets.numel() != targets.numel():

@@ -137,11 +137,14 @@ class StepCapture:
 
     def _has_trained(self, outputs: Any) -> bool:
         """Whether gradients were computed; without a Trainer, whether the step has a result."""
+        if self._automatic:
+            return self._trained
         nothing = outputs is None or (isinstance(outputs, Mapping) and not outputs)
         if self._automatic is None:
             return bool(self._calls) or not self._resolved or not nothing
-        if self._automatic or (self._listens and nothing):
-            self._unknown_steps += not (self._trained or self._automatic)
+        # By hand, a layer that is named and a callable see nothing of the backward pass.
+        if self._listens and nothing:
+            self._unknown_steps += not self._trained
             return self._trained
         return True
 
