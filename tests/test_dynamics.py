@@ -223,19 +223,19 @@ def test_a_sample_whose_class_alone_is_not_masked_counts_as_certain(masked: floa
     logits = torch.full((3, classes), masked)
     logits[0, 1], logits[1, :2] = -4.0, torch.tensor([3.0, 0.0])  # sample 2 has no finite logit of its own class
     logits[2, 0], logits[2, 1] = 1.0, -torch.inf
-    dynamics = TrainingDynamics(3)
+    dynamics, epochs = TrainingDynamics(3), []
     for epoch in range(2):
         dynamics.update(range(3), logits, torch.tensor([1, 1, 1]))
-        ended = dynamics.end_epoch(epoch)
+        epochs.append(dynamics.end_epoch(epoch))
     statistics, p = dynamics.compute(), 1 / (1 + math.exp(3))
-    assert (ended.non_finite, statistics.presentations.tolist()) == (1, [2, 2, 0])
+    assert (epochs[1].non_finite, statistics.presentations.tolist()) == (1, [2, 2, 0])
     np.testing.assert_allclose(statistics.confidence[:2], [1, p], rtol=1e-6)
     np.testing.assert_allclose(statistics.loss[:2], [0, -math.log(p)], rtol=1e-6)
     np.testing.assert_allclose(statistics.el2n[:2], [0, math.sqrt(2) * (1 - p)], rtol=1e-6)
     # Log odds of the largest float32 below 1, where no other class is left to compare with.
     certain = math.log(2**24) if masked == -torch.inf else -masked - 4
     np.testing.assert_allclose(statistics.margin[:2], [certain, -3], rtol=1e-6)
-    assert ended.margin.tolist() == pytest.approx([certain, -3])
+    assert epochs[1].margin.tolist() == pytest.approx([certain, -3])
     assert statistics.predicted[:2].tolist() == [1, 0]
     assert statistics.correctness[:2].tolist() == [1, 0]
     assert np.isfinite(statistics.weighted_margin[:2]).all()
