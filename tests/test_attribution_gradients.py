@@ -245,27 +245,26 @@ def test_autocast_is_a_choice_and_near_the_exact_map(function: Any) -> None:
 class Square(nn.Module):
     """Keeps one copy of its input for the backward pass."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes: list[int] = []
-
     def forward(self, x: Tensor) -> Tensor:
-        self.sizes.append(len(x))
         total = (x * x).flatten(1).sum(dim=1)
         return torch.stack([total, -total], dim=1)
 
 
 def test_the_batch_is_what_the_memory_allows() -> None:
-    x = torch.randn(1, 1, 1024, 2048)  # a little more than 8 MiB, of 44
-    model = Square()
-    smooth_grad(model, x, ZERO[:1], samples=25)
-    assert model.sizes == [2, 1, 5, 5, 5, 5, 5]
-    model = Square()
-    smooth_grad(model, torch.randn(2, 1, 2, 2), ZERO[:2], samples=40)
-    assert model.sizes == [2, 1, 32, 32, 16]  # and not more than 32
-    model = Square()
-    smooth_grad(model, torch.randn(2, 1, 2, 2), ZERO[:2], samples=4)
-    assert model.sizes == [8]  # too few to be worth a measurement
+    def sizes_of_passes(x: Tensor, samples: int) -> list[int]:
+        model, sizes = Square(), []
+
+        def forward(batch: Tensor) -> Any:
+            sizes.append(len(batch))
+            return model(batch)
+
+        smooth_grad(model, x, ZERO[: len(x)], samples=samples, forward=forward)
+        return sizes
+
+    large = torch.randn(1, 1, 1024, 2048)  # a little more than 8 MiB, of 44
+    assert sizes_of_passes(large, 25) == [2, 1, 5, 5, 5, 5, 5]
+    assert sizes_of_passes(torch.randn(2, 1, 2, 2), 40) == [2, 1, 32, 32, 16]  # and not more than 32
+    assert sizes_of_passes(torch.randn(2, 1, 2, 2), 4) == [8]  # too few to be worth a measurement
 
 
 def test_the_memory_layout_of_the_images_reaches_the_model() -> None:

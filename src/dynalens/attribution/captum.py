@@ -3,15 +3,24 @@
 import inspect
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
-from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input
+from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut
 from dynalens.attribution.relevance import check_called_once, give_rules, is_relevance, layer_with_rule
-from dynalens.observation import module_named, out_of_place, seeded, two_class_logits, undisturbed, unwrapped
+from dynalens.observation import (
+    checked_logits,
+    module_named,
+    out_of_place,
+    seeded,
+    two_class_logits,
+    undisturbed,
+    unwrapped,
+)
 
 PREFIX = "captum:"
 _AT_ONCE = 8  # images: what a method makes of each, such as fifty steps, comes on top
@@ -66,7 +75,11 @@ def captum_method(name: str) -> Callable[..., Tensor]:
         check_targets(images, targets)
         if targets.ndim > 1:
             raise ValueError(f"Expected one class for each image, got pairs. {name} explains no difference of classes.")
-        with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings():
+        with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
+            if images.is_floating_point() and _takes_gradients(cls):
+                first = model_input(model, images[:1]).clone().requires_grad_()
+                _, way = uncut(forward or unwrapped(model), first, targets[:1])
+                stack.enter_context(way or nullcontext())
             warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
             return check_finite(name, _attributed(cls, model, images, targets, forward, chunk_size, arguments))
 
@@ -131,7 +144,11 @@ class _Logits(nn.Module):
         self.inner, self.run = model, run
 
     def forward(self, x: Tensor) -> Tensor:
-        return two_class_logits(self.run(x))
+        return two_class_logits(checked_logits(self.run(x)))
+
+
+def _takes_gradients(cls: Any) -> bool:
+    return any(base.__name__ in ("GradientAttribution", "NoiseTunnel", "NeuronAttribution") for base in cls.__mro__)
 
 
 def _attributed(

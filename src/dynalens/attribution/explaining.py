@@ -29,7 +29,7 @@ from dynalens.attribution.passes import (
     model_input,
     pass_size,
 )
-from dynalens.observation import is_tokens, undisturbed, unwrapped
+from dynalens.observation import is_tokens, logits_in, undisturbed, unwrapped
 
 
 @dataclass(frozen=True)
@@ -209,4 +209,5 @@ def _gives_logits(module: nn.Module, x: Tensor) -> bool:
         output = module(x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a loss, a metric, a part of the network
         return False
+    output = logits_in(output)
     return isinstance(output, Tensor) and output.ndim in (1, 2) and output.is_floating_point() and len(output) == len(x)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynalens.attribution.passes import Arrange, Forward, as_logits, model_input
+from dynalens.attribution.passes import Arrange, Forward, connected, model_input
 from dynalens.observation import captured_outputs, module_named, undisturbed, unwrapped
 from dynalens.overrides import captured_attention
 
@@ -169,7 +169,7 @@ def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
     run = forward if forward is not None else unwrapped(model)
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as seen:
-        logits = as_logits(run(x), torch.zeros(1, dtype=torch.int64, device=x.device))
+        logits = connected(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), again=seen.clear)
     inside = {id(part) for m in model.modules() if _is_attention(m) for part in m.modules() if part is not m}
     look = _Look([], [], logits)
     for name, module, output in seen:
@@ -249,9 +249,11 @@ def _reached(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
     """Return for each output where the logits depend on it: NaN there, after a backward pass that starts with NaN."""
     if not logits.requires_grad or not outputs:
         return [None] * len(outputs)
-    connected = [output for output in outputs if output.requires_grad]
+    known = [output for output in outputs if output.requires_grad]
+    if not known:
+        return [None] * len(outputs)
     with torch.autograd.set_detect_anomaly(False):  # it would stop at NaN
-        found = iter(torch.autograd.grad(logits, connected, torch.full_like(logits, torch.nan), allow_unused=True))
+        found = iter(torch.autograd.grad(logits, known, torch.full_like(logits, torch.nan), allow_unused=True))
     return [next(found) if output.requires_grad else None for output in outputs]
 
 

@@ -5,7 +5,7 @@ Terms of the package. *Target*: the class whose logit z_y is explained, or a pai
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from dynalens.observation import (
     captured_output,
+    checked_logits,
     floating_dtype,
+    gradients_throughout,
     module_named,
     replaced_output,
     two_class_logits,
@@ -30,7 +32,7 @@ _NOTHING = torch.empty(0)
 _KEPT_BYTES = {"cpu": 44 * 2**20}  # two images of 224 x 224 in a ResNet-18: one takes a third longer for each
 _KEPT_BYTES_ACCELERATOR = 2**30
 # Half precision underflows below 6e-8 and overflows above 65504: the largest scale that stays finite is taken.
-_SCALES = (2.0**14, 2.0**10, 2.0**6, 2.0**2, 1.0)
+_SCALES = tuple(2.0**power for power in range(14, -19, -4))
 
 
 def pass_size(points: Tensor, chunk_size: int | None) -> int:
@@ -57,9 +59,17 @@ def check_images(images: Tensor, targets: Tensor) -> None:
     if images.ndim < 3 or not images.is_floating_point():
         raise ValueError(
             f"Expected `images` to be floating and of shape (N, C, *spatial), got {tuple(images.shape)}, "
-            f"{images.dtype}. Pass them as the model expects them, or explain the output of an embedding with `at=`."
+            f"{images.dtype}. {_way_for(images)}"
         )
     check_targets(images, targets)
+
+
+def _way_for(images: Tensor) -> str:
+    if images.is_complex():
+        return "Pass real and imaginary parts as channels, and `forward=` with a callable that puts them together."
+    if images.ndim > 2 and not images.is_floating_point():
+        return "Pass `images.float()` if the model scales them itself, else what it makes of them."
+    return "Pass them as the model expects them, or explain the output of an embedding with `at=`."
 
 
 def check_finite(name: str, maps: Tensor) -> Tensor:
@@ -71,19 +81,74 @@ def check_finite(name: str, maps: Tensor) -> Tensor:
 
 def as_logits(output: object, targets: Tensor) -> Tensor:
     """Return the model's output as logits (N, K), K >= 2, or raise a ValueError if it is none for these targets."""
-    if not isinstance(output, Tensor) or output.ndim not in (1, 2) or len(output) != len(targets):
-        seen = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    found = checked_logits(output)
+    if found.ndim not in (1, 2) or len(found) != len(targets):
         raise ValueError(
-            f"Expected the model to return logits of shape ({len(targets)}, K), got {seen}. "
+            f"Expected the model to return logits of shape ({len(targets)}, K), got {tuple(found.shape)}. "
             "Pass `forward=` with a callable that returns them."
         )
-    logits = two_class_logits(output)
+    logits = two_class_logits(found)
     if bool(((targets < 0) | (targets >= logits.shape[1])).any()):
         raise ValueError(
             f"Expected `targets` to be in [0, {logits.shape[1]}), got {int(targets.min())} to {int(targets.max())}. "
             "Pass the class to explain for each image."
         )
     return logits
+
+
+def connected(run: Forward, leaf: Tensor, targets: Tensor, *, again: Callable[[], None] = lambda: None) -> Tensor:
+    """Return logits (N, K) with a graph that reaches the leaf, also where the model switches gradients off on the way.
+
+    Then it runs a second time with ``no_grad``, ``inference_mode`` and ``detach`` without effect, as for a backbone
+    that is frozen so: a linear probe is explained by the function that it computes.
+
+    Args:
+        run: Gives logits of the leaf, or of something that the leaf is part of.
+        leaf: Requires gradients; else the model runs once, whatever it does.
+        targets: As everywhere.
+        again: Called before the second pass.
+    """
+    logits, way = uncut(run, leaf, targets)
+    if way is None and logits is not None:
+        return logits
+    again()
+    try:
+        with way or nullcontext():
+            return as_logits(run(leaf), targets)
+    except RuntimeError:
+        if logits is None:
+            raise
+        return logits  # such as of numpy, which takes no tensor with a graph
+
+
+def uncut(run: Forward, leaf: Tensor, targets: Tensor) -> tuple[Tensor | None, AbstractContextManager[None] | None]:
+    """Return the logits of a pass, and what keeps the graph whole where the model cuts it between the leaf and them.
+
+    Nothing is needed where gradients are not wanted. An output that is detached itself stays so: it was meant to be.
+    """
+    try:
+        logits = as_logits(run(leaf), targets)
+    except RuntimeError as error:
+        if "nference tensor" not in str(error):
+            raise
+        return None, gradients_throughout()
+    wanted = leaf.requires_grad and torch.is_grad_enabled()
+    if not wanted or _reaches(logits, leaf):
+        return logits, None
+    return logits, gradients_throughout(detached=logits.requires_grad)
+
+
+def _reaches(logits: Tensor, leaf: Tensor) -> bool:
+    pending, visited = [logits.grad_fn], set()
+    while pending:
+        node = pending.pop()
+        if node is None or node in visited:
+            continue
+        if getattr(node, "variable", None) is leaf:
+            return True
+        visited.add(node)
+        pending.extend(following for following, _ in node.next_functions)
+    return False
 
 
 def scores_of(logits: Tensor, targets: Tensor) -> Tensor:
@@ -121,7 +186,8 @@ def _connected(scores: Tensor, of: dict[str, Tensor], *, retain: bool) -> list[T
     if missing:
         raise ValueError(
             f"Expected the logits to depend on {' and '.join(of)}, got no gradient for {', '.join(missing)}. "
-            "Is the forward pass under `no_grad`, or the layer not on the way to the logits?"
+            "Name a layer that is on the way to the logits. Where the forward pass rounds or leaves torch, use methods "
+            "that need no gradient: score_cam, captum:Occlusion, captum:FeatureAblation."
         )
     return [gradient for gradient in found if gradient is not None]
 
@@ -150,9 +216,9 @@ class Score:
         """Return the scores (P,) at points (P, ...), of which point p stands for sample ``rows[p]``."""
         targets = self.targets[rows]
         if self.layer is None:
-            return scores_of(as_logits(self.run(points), targets).float(), targets)
+            return scores_of(connected(self.run, points, targets).float(), targets)
         with replaced_output(self.layer, points):
-            return scores_of(as_logits(self.run(self.inputs[rows]), targets).float(), targets)
+            return scores_of(connected(lambda _: self.run(self.inputs[rows]), points, targets).float(), targets)
 
     def gradient(self, points: Tensor, rows: Tensor) -> Tensor:
         """Return the gradients of :meth:`of` in float32, shape ``(P, ...)``."""
@@ -286,7 +352,7 @@ def one_pass(
     """
     leaf = x.clone().requires_grad_()
     with captured_output(layer) if layer is not None else nullcontext() as captured:
-        logits = as_logits(run(leaf), targets).float()
+        logits = connected(run, leaf, targets).float()
         of = {} if captured is None else {"the target layer": captured.value}
     if to_images:
         of["images"] = leaf

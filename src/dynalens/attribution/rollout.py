@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from dynalens.attribution.layers import token_layout
 from dynalens.attribution.passes import (
     Forward,
-    as_logits,
     check_at_least_one,
     check_finite,
     check_images,
+    connected,
     gradients,
     model_input,
     pass_size,
@@ -137,7 +137,8 @@ def _rolled(
         x = model_input(model, images)
         for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
             with captured_attention() as seen:
-                scores = scores_of(as_logits(run(x_part.clone().requires_grad_()), y_part).float(), y_part)
+                logits = connected(run, x_part.clone().requires_grad_(), y_part, again=seen.clear)
+                scores = scores_of(logits.float(), y_part)
             layers = mix(_self_attention(seen, len(x_part)), scores)
             rolled = layers[0].detach().float()
             for layer in layers[1:]:

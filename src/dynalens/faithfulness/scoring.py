@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynalens.observation import floating_dtype, is_tokens, two_class_logits, undisturbed
+from dynalens.observation import checked_logits, floating_dtype, is_tokens, two_class_logits, undisturbed
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -79,14 +79,14 @@ class Scorer:
 
     def _logits(self, images: Tensor) -> Tensor:
         if not self._channels_last:
-            return self._run(images)
+            return checked_logits(self._run(images))
         try:
-            return self._run(in_channels_last(images))
+            return checked_logits(self._run(in_channels_last(images)))
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # a `view` that needs another layout, say; a real fault is raised again below
             self._channels_last = False
-            return self._run(images)
+            return checked_logits(self._run(images))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalens.observation import captured_output, floating_dtype, module_named, undisturbed, unwrapped
+from dynalens.observation import captured_output, checked_logits, floating_dtype, module_named, undisturbed, unwrapped
 
 _RATE = 0.05
 _START = 0.01  # standard deviation of the first spectrum
@@ -102,7 +102,7 @@ def _activation(
     model: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor, layer: str | None, units: Sequence[int]
 ) -> Tensor:
     if layer is None:
-        output = run(images)
+        output = checked_logits(run(images))
     else:
         with captured_output(module_named(model, layer, argument="layer")) as captured:
             run(images)

@@ -11,18 +11,21 @@ from dynalens.observation.layers import (
     replaced_output,
     unwrapped,
 )
-from dynalens.observation.looking import seeded, undisturbed
-from dynalens.observation.models import floating_dtype, is_tokens, two_class_logits
+from dynalens.observation.looking import gradients_throughout, seeded, undisturbed
+from dynalens.observation.models import checked_logits, floating_dtype, is_tokens, logits_in, two_class_logits
 
 __all__ = [
     "Capturing",
     "captured_calls",
     "captured_output",
     "captured_outputs",
+    "checked_logits",
     "floating_dtype",
+    "gradients_throughout",
     "is_compiled",
     "is_tokens",
     "layers_by_name",
+    "logits_in",
     "module_named",
     "out_of_place",
     "replaced_output",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dynalens.observation.muting import mute, trainers_of
 from dynalens.observation.snapshot import Snapshot
@@ -28,8 +29,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     - the random generators of torch on every device, of numpy and of Python, and those that modules hold.
 
     What a LightningModule logs inside goes nowhere. Inference mode and autocast are off; compiled modules run eagerly,
-    since hooks added after a compilation would be ignored, and activation checkpoints with ``use_reentrant=True`` keep
-    their activations, since those know no ``torch.autograd.grad``.
+    since hooks added after a compilation would be ignored, and activation checkpoints keep what they compute.
 
     Example:
         >>> model = torch.nn.Dropout()
@@ -51,6 +51,45 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         _no_checkpoints(),
     ):
         yield
+
+
+@contextmanager
+def gradients_throughout(*, detached: bool = True) -> Iterator[None]:
+    """Let ``no_grad`` and ``inference_mode`` do nothing: a backbone that a model runs so gets a graph.
+
+    Args:
+        detached: ``detach`` does nothing either.
+
+    Example:
+        >>> x = torch.ones(1, requires_grad=True)
+        >>> with gradients_throughout(), torch.no_grad():
+        ...     y = 3 * x.detach()
+        >>> torch.autograd.grad(y, x)[0]
+        tensor([3.])
+    """
+    names = ("__enter__", "__exit__")
+    methods = [getattr(torch.inference_mode, name) for name in names]
+    try:
+        for name in names:
+            setattr(torch.inference_mode, name, lambda *_: None)
+        with _GradientMode(detached):
+            yield
+    finally:
+        for name, method in zip(names, methods, strict=True):
+            setattr(torch.inference_mode, name, method)
+
+
+class _GradientMode(TorchFunctionMode):
+    def __init__(self, detached: bool) -> None:
+        super().__init__()
+        self.detached = detached
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return None
+        if self.detached and func in (torch.detach, Tensor.detach):
+            return args[0] if args else (kwargs or {})["input"]
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -111,14 +150,19 @@ def _evaluate(modules: list[nn.Module]) -> None:
 
 @contextmanager
 def _no_checkpoints() -> Iterator[None]:
-    """Let checkpoints with ``use_reentrant=True`` call their function as it is."""
+    """Let activation checkpoints keep what they compute: recomputing knows neither ``grad`` nor modes."""
     names = vars(torch.utils.checkpoint)
-    theirs = names["CheckpointFunction"]
-    names["CheckpointFunction"] = _Uncheckpointed
+    ours = {"CheckpointFunction": _Uncheckpointed, "_checkpoint_without_reentrant_generator": _once}
+    theirs = {name: names[name] for name in ours if name in names}
     try:
+        names.update({name: ours[name] for name in theirs})
         yield
     finally:
-        names["CheckpointFunction"] = theirs
+        names.update(theirs)
+
+
+def _once(*_args: Any, **_options: Any) -> Iterator[None]:
+    yield  # the function runs here
 
 
 class _Uncheckpointed:

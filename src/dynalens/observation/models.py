@@ -1,5 +1,8 @@
 """What a model takes and what it gives."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +16,54 @@ def floating_dtype(model: nn.Module, images: Tensor) -> torch.dtype:
 def is_tokens(inputs: Tensor) -> bool:
     """Return whether these are ids of tokens, integers (N, T), rather than images or signals."""
     return inputs.ndim == 2 and not inputs.is_floating_point() and inputs.dtype is not torch.bool
+
+
+def logits_in(output: object) -> object:
+    """Return the logits in what a model returns: a tensor as it is, else the entry that is clearly the logits.
+
+    That is ``logits``, as key or attribute; of other dictionaries the only tensor (N, K); of tuples and lists the
+    first, if it is (N, K) and no other entry is of another (N, K'): what follows may be auxiliary heads. A loss without
+    dimensions may stand before it. What has no such entry is returned as it is.
+
+    Example:
+        >>> main, auxiliary = torch.ones(2, 3), torch.zeros(2, 3)
+        >>> logits_in((main, auxiliary)) is main, logits_in({"features": torch.ones(2, 9, 1), "out": main}) is main
+        (True, True)
+        >>> features = torch.ones(2, 9)
+        >>> logits_in((features, main)) is main
+        False
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor) and named.ndim in (1, 2):
+        return named
+    if not _is_many(output):
+        return output
+    entries: Any = output.values() if isinstance(output, Mapping) else output
+    tensors = [entry for entry in entries if isinstance(entry, Tensor) and entry.ndim > 0]
+    rows = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.is_floating_point()]
+    if not rows or any(tensor.shape != rows[0].shape for tensor in rows):
+        return output
+    first = (isinstance(output, Mapping) and len(rows) == 1) or rows[0] is tensors[0]
+    return rows[0] if first else output
+
+
+def checked_logits(output: object) -> Tensor:
+    """Return :func:`logits_in` what a model returns, or raise a ValueError if it is not clear what they are."""
+    logits = logits_in(output)
+    if isinstance(logits, Tensor):
+        return logits
+    entries: Any = output.values() if isinstance(output, Mapping) else output
+    shapes = [tuple(entry.shape) for entry in entries if isinstance(entry, Tensor)] if _is_many(output) else []
+    raise ValueError(
+        f"Expected the model to return logits, got a {type(output).__name__}. Pass `forward=` with a callable that "
+        f"returns them{f', one of its tensors {shapes}' if shapes else ''}."
+    )
+
+
+def _is_many(output: object) -> bool:
+    return isinstance(output, (Mapping, tuple, list))
 
 
 def two_class_logits(logits: Tensor) -> Tensor:

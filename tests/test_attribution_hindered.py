@@ -1,0 +1,242 @@
+"""Models that hinder explanations: they cut the graph, checkpoint activations, or return more than logits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dynalens import deletion_curve, explain
+from dynalens.attribution import find_target_layer, saliency
+from dynalens.attribution.explaining import find_forward
+from dynalens.faithfulness import class_logits
+from toys import SmallCNN, ToyTransformer
+from traces import traces
+
+Y = torch.tensor([0, 2])
+METHODS = (
+    "saliency", "integrated_gradients", "grad_cam", "guided_backprop", "captum:IntegratedGradients",
+    "captum:LayerGradCam", "captum:DeepLift", "captum:NoiseTunnel",
+)  # fmt: skip
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "integrated_gradients": {"steps": 3}, "captum:NoiseTunnel": {"nt_samples": 2}
+}  # fmt: skip
+
+
+def images() -> Tensor:
+    return torch.randn(2, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+class Probe(nn.Module):
+    """A backbone, run as ``how`` says, and a head that is trained."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.how = how
+        self.conv, self.act, self.pool = nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)
+        self.head = nn.Linear(36, 3)
+        if how == "frozen":
+            self.conv.requires_grad_(False)
+
+    def features(self, x: Tensor) -> Any:
+        return self.pool(self.act(self.conv(x))).flatten(1)
+
+    @torch.no_grad()
+    def features_without_gradients(self, x: Tensor) -> Any:
+        return self.features(x)
+
+    def forward(self, x: Tensor) -> Any:
+        if self.how == "decorated":
+            return self.head(self.features_without_gradients(x))
+        if self.how == "detached":
+            return self.head(self.features(x).detach())
+        if self.how in CONTEXTS:
+            with CONTEXTS[self.how]():
+                features = self.features(x)
+            return self.head(features)
+        return self.head(self.features(x))
+
+
+CONTEXTS: dict[str, Callable[[], Any]] = {
+    "no_grad": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "set_grad_enabled": lambda: torch.set_grad_enabled(False),
+}
+
+
+@pytest.mark.parametrize("how", ["frozen", "decorated", "detached", *CONTEXTS])
+def test_a_backbone_without_gradients_is_explained_by_the_function_it_computes(how: str) -> None:
+    model, options = Probe(how), {"methods": METHODS, "method_args": ARGUMENTS}
+    before = traces(model)
+    maps = explain(model, images(), Y, **options).maps  # type: ignore[arg-type]
+    expected = explain(Probe("as usual"), images(), Y, **options).maps  # type: ignore[arg-type]
+    for method in METHODS:
+        torch.testing.assert_close(maps[method], expected[method], msg=method)
+    assert traces(model) == before
+    with torch.no_grad():
+        assert not model(images()).requires_grad
+    with torch.inference_mode():
+        assert model.head(torch.ones(1, 36)).is_inference()
+
+
+def test_attention_without_gradients_is_rolled_out_once() -> None:
+    class Frozen(ToyTransformer):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                tokens = super().forward(x)
+            return tokens * scale
+
+    scale = torch.ones((), requires_grad=True)
+    for method in ("attention_rollout", "gradient_rollout"):
+        maps = []
+        for kind in (Frozen, ToyTransformer):
+            torch.manual_seed(8)
+            maps.append(explain(kind(), images(), Y, methods=method).maps[method])
+        torch.testing.assert_close(*maps)
+
+
+class LeavesTorch(Probe):
+    def features(self, x: Tensor) -> Any:
+        return torch.from_numpy(super().features(x).detach().numpy().copy())
+
+
+def test_where_the_graph_cannot_be_had_the_error_names_methods_that_work() -> None:
+    model = LeavesTorch("as usual")
+    with pytest.raises(
+        ValueError, match=r"depend on images, got no gradient .* need no gradient: score_cam, captum:Occ"
+    ):
+        saliency(model, images(), Y)
+    with pytest.raises(ValueError, match=r"a layer whose output is \(N, C, \*spatial\).* Pass `target_layer=`"):
+        find_target_layer(model, images())
+    advised = {"captum:Occlusion": {"sliding_window_shapes": (1, 3, 3)}}
+    methods = ("score_cam", "captum:Occlusion", "captum:FeatureAblation")
+    maps = explain(model, images(), Y, methods=methods, method_args=advised, target_layer="conv").maps
+    assert set(maps) == set(methods)
+
+
+class Checkpointed(SmallCNN):
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        self.reentrant = reentrant
+
+    def forward(self, x: Tensor) -> Any:
+        hidden = checkpoint(lambda x: self.act(self.norm(self.conv(x))), x, use_reentrant=self.reentrant)
+        return self.head(self.pool(hidden).flatten(1))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_activations_change_no_map(reentrant: bool) -> None:
+    methods = ("saliency", "grad_cam", "guided_backprop", "captum:IntegratedGradients")
+    maps = []
+    for model in (Checkpointed(reentrant), SmallCNN()):
+        torch.manual_seed(7)
+        for parameter in model.parameters():
+            nn.init.normal_(parameter)
+        maps.append(explain(model, images(), Y, methods=methods).maps)
+    for method in methods:
+        torch.testing.assert_close(maps[0][method], maps[1][method], msg=method)
+
+
+class Outputs(NamedTuple):
+    logits: Tensor
+    aux_logits: Tensor
+
+
+@dataclass
+class ModelOutput:
+    loss: Tensor | None
+    logits: Tensor
+
+
+RETURNED: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "a dictionary": lambda logits, features: {"features": features, "logits": logits},
+    "a dictionary without the name": lambda logits, features: {"map": features[:, None, None], "out": logits},
+    "logits and auxiliary logits": lambda logits, features: (logits, -logits),
+    "a named tuple": lambda logits, features: Outputs(logits, -logits),
+    "a loss and logits": lambda logits, features: (logits.sum(), logits),
+    "a list of one": lambda logits, features: [logits],
+    "a model output": lambda logits, features: ModelOutput(None, logits),
+}
+
+
+class Returns(nn.Module):
+    def __init__(self, what: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.probe, self.what = Probe("as usual"), what
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.probe.features(x)
+        return self.what(self.probe.head(features), features)
+
+
+@pytest.mark.parametrize("what", RETURNED.values(), ids=RETURNED.keys())
+def test_logits_are_found_in_what_a_model_returns(what: Callable[[Tensor, Tensor], Any]) -> None:
+    model, plain = Returns(what), Probe("as usual")
+    methods = ("saliency", "grad_cam", "captum:Saliency", "captum:Occlusion")
+    options: dict[str, Any] = {
+        "methods": methods,
+        "method_args": {"captum:Occlusion": {"sliding_window_shapes": (1, 2, 2)}},
+    }
+    ours, expected = explain(model, images(), Y, **options), explain(plain, images(), Y, **options)
+    for method in methods:
+        torch.testing.assert_close(ours.maps[method], expected.maps[method], msg=method)
+    torch.testing.assert_close(ours.logits, expected.logits)
+    torch.testing.assert_close(class_logits(model, images()), expected.logits)
+    relevance = ours.maps["saliency"].sum(dim=1)
+    curves = [deletion_curve(one, images(), Y, relevance, steps=3) for one in (model, plain)]
+    torch.testing.assert_close(*curves)
+    assert find_forward(model, images()) is model
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        lambda logits, features: (features, logits),
+        lambda logits, features: {"features": features, "out": logits},
+        lambda logits, features: (features[:, None, None], logits, logits),
+        lambda logits, features: "logits",
+    ],
+)
+def test_an_output_in_which_logits_are_not_clear_is_refused(what: Callable[[Tensor, Tensor], Any]) -> None:
+    message = r"to return logits, got a (tuple|dict|str)\. Pass `forward=`"
+    for method in ("saliency", "captum:Saliency"):
+        with pytest.raises(ValueError, match=message):
+            explain(Returns(what), images(), Y, methods=method)
+    with pytest.raises(ValueError, match=message):
+        class_logits(Returns(what), images())
+
+
+def test_gradients_that_overflow_float16_are_exact() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 1, bias=False), nn.Linear(1, 2, bias=False)).half()
+    for parameter in model.parameters():
+        nn.init.constant_(parameter, 256.0)
+    maps = saliency(model, torch.full((1, 1, 1, 1), 2.0**-10), torch.tensor([0]))
+    assert float(maps) == 256.0**2  # the largest float16 is 65,504
+
+
+def test_bytes_and_complex_numbers_are_refused_with_a_way_that_works() -> None:
+    class Scales(Probe):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x.float() / 255)
+
+    pixels = torch.arange(72, dtype=torch.uint8).view(2, 1, 6, 6)
+    with pytest.raises(ValueError, match=r"floating .*, got \(2, 1, 6, 6\), torch\.uint8\. Pass `images\.float\(\)`"):
+        saliency(Scales("as usual"), pixels, Y)
+    expected = saliency(Probe("as usual"), pixels.float() / 255, Y) / 255
+    torch.testing.assert_close(saliency(Scales("as usual"), pixels.float(), Y), expected)
+
+    class Magnitude(Probe):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x.abs())
+
+    model, parts = Magnitude("as usual"), torch.randn(2, 2, 6, 6)
+    with pytest.raises(
+        ValueError, match=r"torch\.complex64\. Pass real and imaginary parts as channels, and `forward=`"
+    ):
+        saliency(model, torch.complex(parts[:, :1], parts[:, 1:]), Y)
+    maps = saliency(model, parts, Y, forward=lambda x: model(torch.complex(x[:, :1], x[:, 1:])))
+    assert maps.shape == parts.shape
