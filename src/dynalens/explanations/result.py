@@ -96,7 +96,8 @@ class ExplanationResult:
         relevance = {m: middle_slices(maps).cpu().numpy() for m, maps in self.relevance.items()}
         rows = []
         for i, label in enumerate(self.labels.tolist()):
-            sample = "" if self.ids is None else f"sample {self.ids[i]}"
+            kind = "suspect" if explained_for else "sample"
+            sample = "" if self.ids is None else f"{kind} {self.ids[i]}"
             rows.append(
                 ExplanationRow(
                     image=shown[i],

@@ -32,8 +32,9 @@ class ExplanationRow:
         curves: For each method and metric, a curve ``(steps + 1,)`` in [0, 1].
         areas: For each method and metric, the curve's area.
         controls: For each metric, the curve of a random ranking.
-        note: Said at the end of the caption.
-        explained_for: "label" or "prediction": the caption then begins with the class that is explained.
+        note: Which sample it is, at the end of the caption.
+        explained_for: "label" or "prediction": the caption then begins with the note and the class that is
+            explained.
     """
 
     image: Shown
@@ -186,10 +187,11 @@ def _caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], row: ExplanationRow
         x += round(write(draw, (x, y), word, TEXT, fill=RIGHT if row.right else WRONG)) + GAP
     if row.explained_for:
         explained = f"given: {label}" if row.explained_for == "label" else f"predicted: {predicted}"
-        said = f"suspect, why {explained}"
+        parts = [f"{shortened(row.note, TEXT, width * 0.33)}, why {explained}", f"p(label) {row.p_label:.2f}"]
     else:
         said = label if row.right else f"{label}, predicted {predicted}"
-    text = f"{said} · p(label) {row.p_label:.2f}" + (f" · {row.note}" if row.note else "")
+        parts = [said, f"p(label) {row.p_label:.2f}", *([row.note] if row.note else [])]
+    text = " · ".join(parts)
     write(draw, (x, y), text, TEXT, width=at[0] + width - x)
 
 
