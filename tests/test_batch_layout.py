@@ -100,6 +100,22 @@ def test_entries_are_found_through_views_and_copies_but_not_guessed(step: Any, i
     assert (layout.inputs, layout.labels) == (inputs, labels)
 
 
+def test_images_whose_channels_the_step_moves_are_read_as_the_network_is_given_them() -> None:
+    last = pixels().permute(0, 2, 3, 1).contiguous()
+    layout = observed((last, CLASSES), lambda m, b: F.cross_entropy(m(b[0].permute(0, 3, 1, 2)), b[1]))
+    other = torch.rand(2, 4, 4, 1)
+    assert torch.equal(images_and_labels((other, CLASSES[:2]), layout=layout)[0], other.movedim(3, 1))
+
+
+def test_images_that_the_step_flattens_are_read_as_rows_unless_a_module_was_given_them_whole() -> None:
+    net = nn.Linear(16, K)
+    layout = observed((pixels(), CLASSES), lambda m, b: F.cross_entropy(m(b[0].flatten(1)), b[1]), net)
+    assert images_and_labels((pixels(), CLASSES), layout=layout)[0].shape == (N, 16)
+    whole = nn.Sequential(nn.Flatten(), net)
+    layout = observed((pixels(), CLASSES), lambda m, b: F.cross_entropy(m(b[0]), b[1]), whole)
+    assert images_and_labels((pixels(), CLASSES), layout=layout)[0].shape == (N, 1, 4, 4)
+
+
 def test_one_hot_rows_are_the_labels_whose_classes_the_loss_was_given() -> None:
     batch = (pixels(), OTHERS, F.one_hot(CLASSES, K))
     layout = observed(batch, lambda model, b: F.cross_entropy(model(b[0]), b[2].argmax(1)))

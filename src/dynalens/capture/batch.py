@@ -81,7 +81,7 @@ def inputs_to_show(batch: Any, layout: BatchLayout | None = None) -> Tensor | No
 
 def input_of(batch: Any, layout: BatchLayout | None = None) -> Any:
     """Return what a training step gave to the network, else the first entry or what is under a usual key."""
-    seen = entry_at(batch, layout.inputs) if layout is not None else None
+    seen = layout.input_in(batch) if layout is not None else None
     return _usual_input_of(batch) if seen is None else seen
 
 

@@ -1,6 +1,6 @@
 """Where a batch holds the inputs and the targets of a training step, as seen while the step ran."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import IGNORE_INDEX, TAP, DirectImports, LossCall
+from dynalens.capture.views import View, view_from
 from dynalens.keys import INPUT_KEYS
 from dynalens.observation import captured_calls, is_compiled
 
@@ -32,18 +33,25 @@ class BatchLayout:
         labels: Path of the targets of the loss; None where they were not seen.
         loss: Name of the loss function; None where none was seen.
         ignore_index: The target that this loss ignores.
+        form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
     """
 
     inputs: Path | None = None
     labels: Path | None = None
     loss: str | None = None
     ignore_index: int = IGNORE_INDEX
+    form: View | None = None
+
+    def input_in(self, batch: Any) -> Tensor | None:
+        """Return the input in a batch as the network is given it, or None where it is not known or not there."""
+        entry = entry_at(batch, self.inputs)
+        return entry if entry is None or self.form is None else self.form.of(entry)
 
 
 class ModuleCall(NamedTuple):
-    """One call of a module with entries of the batch: their paths, and the tensors that it returned."""
+    """One call of a module with entries of the batch: what it was given by their paths, and what it returned."""
 
-    paths: list[Path]
+    given: dict[Path, Tensor]
     outputs: list[Tensor]
 
 
@@ -113,23 +121,24 @@ class BatchObserver:
             return
         with suppress(Exception):  # in the middle of the user's forward pass, which must go on
             tensors = [tensor for _, tensor in leaves(arguments)]
-            paths = [path for path, leaf in self._leaves if any(_same_memory(leaf, tensor) for tensor in tensors)]
-            if not paths:  # a copy, of another dtype perhaps
-                paths = [path for path, leaf in self._leaves if any(_same_values(leaf, tensor) for tensor in tensors)]
-            if paths:
-                self._calls.append(ModuleCall(paths, [tensor for _, tensor in leaves(outputs)]))
+            # Views of an entry; where there are none, copies, of another dtype perhaps.
+            given = _matches(self._leaves, tensors, _same_memory) or _matches(self._leaves, tensors, _same_values)
+            if given:
+                self._calls.append(ModuleCall(given, [tensor for _, tensor in leaves(outputs)]))
 
     def _learned(self) -> BatchLayout:
         loss = next((call for call in self._losses if call.logits.requires_grad), None)
         labels = _path_of_targets(self._leaves, loss) if loss is not None else None
-        logits = loss.logits if loss is not None else None
-        inputs = _path_of_inputs(self._calls, dict(self._leaves), labels, logits)
+        entries = dict(self._leaves)
+        calls = _calls_to_logits(self._calls, entries, labels, loss.logits if loss is not None else None)
+        inputs = _path_of_inputs(calls)
         known = self.layout
         return BatchLayout(
             inputs=known.inputs or inputs,
             labels=known.labels or labels,
             loss=known.loss or (loss.name if loss is not None else None),
             ignore_index=loss.ignore_index if loss is not None else known.ignore_index,
+            form=known.form if inputs is None or known.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
         )
 
 
@@ -209,23 +218,43 @@ def _names(classes: Tensor, others: Tensor | None) -> bool:
     return others is not None and others.shape == classes.shape and torch.equal(others, classes)
 
 
-def _path_of_inputs(
+def _matches(
+    entries: Sequence[tuple[Path, Tensor]], tensors: Sequence[Tensor], same: Callable[[Tensor, Tensor], bool]
+) -> dict[Path, Tensor]:
+    pairs = ((path, [tensor for tensor in tensors if same(leaf, tensor)]) for path, leaf in entries)
+    return {path: given[0] for path, given in pairs if given}
+
+
+def _calls_to_logits(
     calls: Sequence[ModuleCall], entries: Mapping[Path, Tensor], labels: Path | None, logits: Tensor | None
-) -> Path | None:
-    """Return the entry that reached the logits through a module, of several the one that a module was given alone."""
-    given = [
-        ModuleCall([path for path in call.paths if path != labels and entries[path].ndim > 1], call.outputs)
+) -> list[ModuleCall]:
+    """Return the calls with possible inputs that led to the logits; all of these where none did, as behind no_grad."""
+    with_inputs = [
+        call._replace(given={path: x for path, x in call.given.items() if path != labels and entries[path].ndim > 1})
         for call in calls
     ]
-    given = [call for call in given if call.paths]
+    with_inputs = [call for call in with_inputs if call.given]
     nodes = _graph_of(logits) if logits is not None else set()
     leading = [
-        call for call in given if any(output is logits or output.grad_fn in nodes for output in call.outputs)
-    ] or given
-    if not leading:
+        call for call in with_inputs if any(output is logits or output.grad_fn in nodes for output in call.outputs)
+    ]
+    return leading or with_inputs
+
+
+def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
+    """Return the entry that a module was given alone, or with as few others as possible, one of a usual key first."""
+    if not calls:
         return None
-    fewest = min(leading, key=lambda call: len(call.paths)).paths
+    fewest = list(min(calls, key=lambda call: len(call.given)).given)
     return next((path for path in fewest if path and path[-1] in INPUT_KEYS), fewest[0])
+
+
+def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:
+    """Return how the outermost module was given an entry, if none was given it as it stands in the batch."""
+    given = [call.given[path] for call in calls if path in call.given]
+    if any(tensor.shape == entry.shape and tensor.stride() == entry.stride() for tensor in given):
+        return None
+    return view_from(entry, given[-1])
 
 
 def _graph_of(tensor: Tensor) -> set[Any]:

@@ -1,0 +1,50 @@
+"""How a tensor was made from an entry of a batch: its axes in another order, or its rows in another shape."""
+
+import itertools
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class View(NamedTuple):
+    """A view of a batch's entry; the first axis, that of the samples, stays the first.
+
+    Attributes:
+        axes: Their order, as ``permute`` takes it; None: as they are.
+        shape: That of one sample; None: as it is.
+    """
+
+    axes: tuple[int, ...] | None = None
+    shape: tuple[int, ...] | None = None
+
+    def of(self, entry: Tensor) -> Tensor:
+        """Return this view of the entry of another batch.
+
+        Example:
+            >>> import torch
+            >>> View(axes=(0, 3, 1, 2)).of(torch.zeros(5, 8, 8, 3)).shape
+            torch.Size([5, 3, 8, 8])
+        """
+        if self.axes is not None and len(self.axes) == entry.ndim:
+            entry = entry.permute(self.axes)
+        return entry if self.shape is None else entry.reshape(len(entry), *self.shape)
+
+
+def view_from(entry: Tensor, tensor: Tensor) -> View | None:
+    """Return how a tensor was made from an entry that it shares its memory with, or None if it is neither way.
+
+    Example:
+        >>> import torch
+        >>> images = torch.zeros(5, 8, 8, 3)
+        >>> view_from(images, images.permute(0, 3, 1, 2)), view_from(images, images.flatten(1))
+        (View(axes=(0, 3, 1, 2), shape=None), View(axes=None, shape=(192,)))
+    """
+    if len(entry) != len(tensor):
+        return None
+    for order in itertools.permutations(range(1, entry.ndim)) if entry.ndim == tensor.ndim else ():
+        permuted = entry.permute(0, *order)
+        if (permuted.shape, permuted.stride()) == (tensor.shape, tensor.stride()):
+            return View(axes=(0, *order))
+    if entry.is_contiguous() and tensor.is_contiguous():
+        return View(shape=tuple(tensor.shape[1:]))
+    return None
