@@ -34,7 +34,7 @@ ALLOWED = {
     | {"attribution", "capture", "datasets", "dynamics", "faithfulness", "pictures", "tensorboard"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths"} | LIGHTNING,
-    "identity": {"torch", "numpy", "observation", "datasets"} | LIGHTNING,
+    "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,
     "datasets": COMPUTING | {"keys"},
     "host": {"torch", "numpy", "observation"} | LIGHTNING,
 }

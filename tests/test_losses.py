@@ -569,7 +569,7 @@ class Contrastive(Classifier):
 
 
 def test_a_contrastive_loss_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match=r"classes of the samples, got class 0 throughout the epoch.*`capture=`"):
+    with pytest.raises(CaptureError, match=r"classes of the samples, got class 0 throughout batches.*`capture=`"):
         fit(tmp_path, TrainingDynamicsMonitor(views=2), model=Contrastive())
 
 

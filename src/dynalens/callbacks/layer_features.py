@@ -47,6 +47,11 @@ class LayerFeatures:
         """Stop watching: the loss is known, and what runs from here on is not the step's forward pass."""
         self._step.close()
 
+    @property
+    def count(self) -> int:
+        """How many rows the layer gave in this step."""
+        return 0 if self._captured is None else len(self._captured.value)
+
     def record(self, rows: Tensor, num_samples: int, views: int) -> None:
         """Keep the features of a step's samples.
 

@@ -13,7 +13,7 @@ from dynalens.callbacks.dynamics_log import ContrastSource, DynamicsLog
 from dynalens.callbacks.dynamics_pictures import FOLLOWED
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.recording import RecordingCallback
-from dynalens.capture import BatchObserver, Capture, CaptureError, StepCapture, inputs_to_show
+from dynalens.capture import BatchObserver, Capture, CaptureError, StepCapture, inputs_to_show, is_compiled
 from dynalens.dynamics import EpochRecord, probability_room
 from dynalens.host import (
     Processes,
@@ -24,7 +24,7 @@ from dynalens.host import (
     run_folder,
     tag_prefix,
 )
-from dynalens.identity import SampleIdentity, SampleIdentityError, check_rows
+from dynalens.identity import SampleIdentity, StepRows
 from dynalens.paths import resolved
 from dynalens.record import LiveRecord, RecordFolder
 from dynalens.tensorboard import Layout, dynamics_layout
@@ -137,6 +137,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._observer = BatchObserver(alone=False)
         self._capture = StepCapture(capture)
         self._identity = SampleIdentity(resolved(index), loader)
+        self._rows = StepRows(self._identity)
         self._processes: Processes | None = None
         self._failure: Exception | None = None
         self._active = False
@@ -163,6 +164,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._active, self._begun, self._announced, self._agreed = True, False, False, False
         self._observer = BatchObserver(alone=False)
         self._capture.install(pl_module)
+        self._rows.begin(trainer, traces=not is_compiled(pl_module))
         self._identity.install(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -174,14 +176,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
         assert self._live.folder is not None
         if self._processes.is_first:
             self._log = DynamicsLog(
-                trainer,
-                pl_module,
-                self._live.folder.path,
-                self,
-                contrast_sources=self._contrast_sources,
-                dataset=self._identity.dataset,
-                attempt=self._live.attempt,
-            )
+                trainer, pl_module, self._live.folder.path, self,
+                contrast_sources=self._contrast_sources, dataset=self._identity.dataset, attempt=self._live.attempt,
+            )  # fmt: skip
             if self._live.epochs:
                 self._log.restore(self.statistics(), self._live.epochs, self._live.kept_history().readable())
 
@@ -203,13 +200,14 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.begin_epoch(self._epoch(trainer))
         if self._processes is not None and self._processes.is_first:
             self._live.write_under_way(self._epoch(trainer))
-        self._capture.start(pl_module)
-        self._features.start(pl_module)
         if self._log is not None:  # now, because the step may work in place
             rows = self._identity.rows_before_step(trainer, batch)
             part = self._identity.part_of(batch)
             self._log.see(rows, None if rows is None else inputs_to_show(part, self._observer.layout))
             self._observer.start(pl_module, part)
+        self._rows.start(batch)
+        self._capture.start(pl_module)
+        self._features.start(pl_module)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """The step's own loss is known."""
@@ -226,6 +224,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         assert self._processes is not None
         try:
             self._record(trainer, outputs, batch)
+            self._rows.close()
         except Exception as error:
             if self._processes.number == 1:
                 raise
@@ -278,11 +277,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def _begin(self, trainer: Any, *, training: bool = True) -> None:
         assert self._processes is not None
         self._find_samples(trainer, training=training)
-        if self._processes.number > 1 and self._identity.ids is not None:
-            raise SampleIdentityError(
-                "Expected a record of positions in the dataset where several processes train, got one of ids, whose "
-                "rows differ between processes. Resume with `devices=1`."
-            )
+        self._identity.check_processes(self._processes.number)
         check_same_length(self._processes, self._live.num_samples or -1)
         self._describe_samples()
         self._processes.in_first(self._live.begin_files)
@@ -298,11 +293,12 @@ class TrainingDynamicsMonitor(RecordingCallback):
         found = self._capture.finish(outputs, batch, self._identity.samples_of(batch))
         if found is None:
             return
-        check_rows(found.logits.shape[0], rows.shape[0], self.views)
+        targets = self._rows.of_targets(trainer, batch, rows, found, self.views)
+        self._capture.trust_targets(self._rows.confirmed)
         num_samples = self._live.make_room(self._identity.num_samples or 1).num_samples
-        self._features.record(rows, len(self._identity.ids or range(num_samples)), self.views)
-        rows = rows.repeat(self.views) if self.views > 1 else rows
-        self._live.update(self._epoch(trainer), rows, found.logits, found.targets)
+        inputs = self._rows.of_inputs(self._features.count // self.views)
+        self._features.record(inputs, len(self._identity.ids or range(num_samples)), self.views)
+        self._live.update(self._epoch(trainer), targets, found.logits, found.targets)
         if not self._announced:
             announce(f"dynalens: {found.source}; identity: {self._identity.way}")
             self._announced = True
@@ -323,7 +319,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.dynamics.grow(len(self._identity.ids))
         if self._identity.ids is not None or self._live.names is None:
             self._describe_samples()
-        presentations = self._live.end_epoch(epoch, self._processes.merge)
+        presentations = self._live.end_epoch(epoch, self._rows.checked(self._processes))
         self._features.end_epoch(self._processes)
         if presentations is not None:  # that of weight averaging, say, has no training step
             self._processes.in_first(lambda: self._write_epoch(presentations, log_to))
@@ -357,6 +353,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._active = False
         self._observer.close()
         self._capture.close()
+        self._rows.close()
         self._features.close()
         self._identity.close()
         if self._live.epochs and self._begun and self._processes and self._processes.is_first:

@@ -3,7 +3,7 @@
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
 from dynalens.capture.labels import are_fractions, class_labels
 from dynalens.capture.layout import BatchLayout, BatchObserver, copied
-from dynalens.capture.step import Capture, Presentation, StepCapture
+from dynalens.capture.step import Capture, Presentation, StepCapture, is_compiled
 
 __all__ = [
     "BatchLayout",
@@ -17,4 +17,5 @@ __all__ = [
     "copied",
     "images_and_labels",
     "inputs_to_show",
+    "is_compiled",
 ]

@@ -96,7 +96,7 @@ class StepCapture:
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
             self._layer = self._step.enter_context(captured_output(layer))
-        elif self._listens and self._needs_mode and not _compiled(model):
+        elif self._listens and self._needs_mode and not is_compiled(model):
             self._mode = self._step.enter_context(DirectImports(self.before_backward))
 
     def before_backward(self, loss: Tensor | None = None) -> None:
@@ -162,6 +162,10 @@ class StepCapture:
     def _training_calls(self) -> list[LossCall]:
         # A teacher or a logged metric is computed without gradients and is not what is trained on.
         return [call for call in self._calls if call.logits.requires_grad]
+
+    def trust_targets(self, trusted: bool) -> None:
+        """Hear whether the targets are known to be labels of the batches."""
+        self._labels_in_batch |= trusted
 
     def end_epoch(self) -> None:
         """The epoch has ended; waits for the device.
@@ -269,7 +273,8 @@ def _loss_source(name: str, shape: torch.Size) -> str:
     return f"logits: {kind}input of {name} {list(shape)}; targets: its argument"
 
 
-def _compiled(model: nn.Module) -> bool:
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether a part of the model is compiled."""
     # Under a mode every graph is compiled once more, and breaks at each operation.
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
 

@@ -7,7 +7,7 @@ read from it.
 
 from dynalens.dynamics.fold import epoch_weight
 from dynalens.dynamics.probabilities import probability_room
-from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, presentation_rows
+from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, TARGET, presentation_rows
 from dynalens.dynamics.statistics import HISTORY, Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.tracker import VERSION, TrainingDynamics
 
@@ -15,6 +15,7 @@ __all__ = [
     "HISTORY",
     "IGNORED",
     "NOT_A_CLASS",
+    "TARGET",
     "VERSION",
     "Array",
     "EpochRecord",

@@ -4,12 +4,14 @@ from dynalens.identity.carried import SampleIds, indices_in_batch
 from dynalens.identity.errors import SampleIdentityError, check_rows
 from dynalens.identity.recorder import IndexRecorder
 from dynalens.identity.samples import SampleIdentity
+from dynalens.identity.steps import StepRows
 
 __all__ = [
     "IndexRecorder",
     "SampleIdentity",
     "SampleIdentityError",
     "SampleIds",
+    "StepRows",
     "check_rows",
     "indices_in_batch",
 ]

@@ -59,10 +59,16 @@ def columns_of_samples(samples: Sequence[Any]) -> dict[Path, list[Any]]:
     return {path: values for path, values in columns.items() if all(value is not None for value in values)}
 
 
-def columns_of_batch(batch: Any) -> dict[Path, Column]:
-    """Return the columns of a batch: its tensors and arrays on the host, and its lists of strings or numbers."""
+def columns_of_batch(batch: Any, *, moved: bool = False) -> dict[Path, Column]:
+    """Return the columns of a batch: tensors, arrays, and lists of strings or numbers.
+
+    Args:
+        batch: What a collate function or a hook returned.
+        moved: Whether it may be on a device, from where its tensors are copied; else those are left out.
+    """
     columns: dict[Path, Column] = {}
-    for path, value in parts(batch):
+    for path, part in parts(batch):
+        value = part.cpu() if moved and isinstance(part, Tensor) else part
         if isinstance(value, Tensor | np.ndarray) and value.ndim:
             tensor = _tensor(value)
             if tensor is not None:

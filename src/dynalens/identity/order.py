@@ -93,8 +93,9 @@ def _sorted_out(
     for place, pair in every:
         if place in places or pair.path in paths:
             continue
-        if pair.in_another_order and (place not in moved or pair.path[-1:] == place[-1:]):
-            moved[place] = pair
+        if pair.in_another_order:
+            if place not in moved or pair.path[-1:] == place[-1:]:
+                moved[place] = pair
         elif pair.overlaps:
             raise OrderError("some of its rows are the samples at their places and some are not")
     return [pair for _, pair in agreeing], list(moved.values())

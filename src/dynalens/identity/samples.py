@@ -82,6 +82,14 @@ class SampleIdentity:
         self._by_position = _by_position(self.dataset, explicit=self.way == "`index`")
         self._check_continues(recorded)
 
+    def check_processes(self, number: int) -> None:
+        """Raise a SampleIdentityError if several processes are to go on with a record of ids."""
+        if number > 1 and self.ids is not None:
+            raise SampleIdentityError(
+                "Expected a record of positions in the dataset where several processes train, got one of ids, whose "
+                "rows differ between processes. Resume with `devices=1`."
+            )
+
     @property
     def dataset(self) -> Any:
         """The dataset of the loader; None if it has none."""
@@ -144,6 +152,18 @@ class SampleIdentity:
         with suppress(SampleIdentityError):
             return batch if self._source is None else self._source.part_of(batch)
         return None
+
+    @property
+    def known_by_loader(self) -> bool:
+        """Whether samples are positions in the loader's dataset that nobody but the loader or its dataset told."""
+        return self.way != "`index`" and bool(self._by_position)
+
+    def delivered(self, trainer: Any, rows: Tensor) -> Any:
+        """Return the batch with these rows as the loader delivered it; None where the batch itself carries them."""
+        if self._extract is not None or self._source is None:
+            return None
+        iteration = followed(trainer, self._source.position)
+        return None if iteration is None else iteration.batch_of(rows)
 
     def samples_of(self, batch: Any) -> Any:
         """Return what the loader gave to a batch, without indices that :class:`IndexedDataset` put there."""

@@ -1,0 +1,107 @@
+"""The labels that a dataset says it has, read without asking it for a sample, and what they tell of the targets."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
+
+from dynalens.datasets import IndexedDataset, RelabelledDataset, hugging_face_label
+from dynalens.keys import LABEL_KEYS
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def given_labels(dataset: Any) -> Array | None:
+    """Return the label of each sample, (N,) integers, or None where the dataset does not show them.
+
+    They are read from ``targets``, ``labels``, the pairs of ``samples``, the second tensor of a TensorDataset, or the
+    class column of a Hugging Face dataset, below subsets, concatenations and our own wrappers.
+
+    Example:
+        >>> import torch
+        >>> data = TensorDataset(torch.zeros(3, 1), torch.tensor([2, 0, 1]))
+        >>> given_labels(ConcatDataset([Subset(data, [1, 2]), data]))
+        array([0, 1, 2, 0, 1])
+    """
+    if isinstance(dataset, IndexedDataset):
+        return given_labels(dataset.dataset)
+    if isinstance(dataset, RelabelledDataset):
+        return _changed(given_labels(dataset.dataset), dataset.changes)
+    if isinstance(dataset, Subset):
+        labels = given_labels(dataset.dataset) if _only_chooses(dataset) else None
+        return None if labels is None else labels[np.asarray(dataset.indices, dtype=np.int64)]
+    if isinstance(dataset, ConcatDataset):
+        every = [given_labels(part) for part in dataset.datasets]
+        known = [labels for labels in every if labels is not None]
+        return np.concatenate(known) if known and len(known) == len(every) else None
+    for values in _shown(dataset):
+        with suppress(Exception):  # whatever an attribute of the user's does, it is only looked at
+            labels = np.asarray(values)
+            if labels.dtype.kind in "iub" and labels.size == len(labels) == len(dataset):
+                return labels.reshape(-1).astype(np.int64)
+    return None
+
+
+def _only_chooses(dataset: Subset[Any]) -> bool:
+    """Whether a subset's samples are those of the dataset below it: a class derived from it may change labels."""
+    return type(dataset).__getitem__ is Subset.__getitem__
+
+
+def _changed(labels: Array | None, changes: Any) -> Array | None:
+    if labels is None:
+        return None
+    labels = labels.copy()
+    for sample, (_, after) in changes.items():
+        labels[sample] = after
+    return labels
+
+
+def _shown(dataset: Any) -> Iterator[Any]:
+    if isinstance(dataset, TensorDataset):
+        yield from dataset.tensors[1:2]
+        return
+    column = hugging_face_label(dataset)
+    if column is not None:
+        with suppress(Exception):
+            yield dataset.with_format("numpy", columns=[column])[column][:]
+        return
+    for name in LABEL_KEYS:
+        with suppress(Exception):
+            yield getattr(dataset, name, None)
+    with suppress(Exception):
+        yield [pair[1] for pair in getattr(dataset, "samples", ())]
+
+
+def disagreeing(given: Array, targets: Array) -> Array:
+    r"""Return the places where targets are not those of the given labels, though on the whole they are.
+
+    Targets that are a function of the labels (renumbered, or in coarser classes) agree. Otherwise the most frequent
+    target of each label is what it stands for, and what remains disagrees. It counts only where Cohen's kappa,
+    :math:`(p_o - p_e) / (1 - p_e)`, is above one half: :math:`p_o` is the fraction that agrees, :math:`p_e` that of
+    independent labels and targets. Below, the dataset's labels are about something else than what is trained on.
+
+    Args:
+        given: Shape ``(N,)``, integers.
+        targets: Shape ``(N,)``, integers >= 0.
+
+    Example:
+        >>> disagreeing(np.array([0, 0, 1, 1, 2, 2]), np.array([5, 5, 6, 6, 7, 5]))
+        array([5])
+        >>> disagreeing(np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 1, 1, 1]))
+        array([], dtype=int64)
+    """
+    if not len(given):
+        return np.empty(0, np.int64)
+    _, label = np.unique(given, return_inverse=True)
+    _, target = np.unique(targets, return_inverse=True)
+    classes = int(target.max()) + 1
+    pairs, counts = np.unique(label * classes + target, return_counts=True)
+    meant = np.zeros(int(label.max()) + 1, np.int64)
+    by_count = pairs[np.argsort(counts, kind="stable")]
+    meant[by_count // classes] = by_count % classes  # the most frequent one is assigned last
+    same = meant[label] == target
+    chance = float(np.bincount(meant[label], minlength=classes) @ np.bincount(target)) / len(given) ** 2
+    related = float(same.mean()) - chance > (1 - chance) / 2
+    return np.flatnonzero(~same) if related else np.empty(0, np.int64)

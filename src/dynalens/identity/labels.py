@@ -1,0 +1,145 @@
+"""Whether the targets of the first steps belong to the rows of their batches, and those of an epoch to the dataset."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dynalens.capture import CaptureError
+from dynalens.identity.columns import Column, Path
+from dynalens.identity.errors import SampleIdentityError
+from dynalens.identity.given import Array, disagreeing, given_labels
+from dynalens.keys import LABEL_KEYS
+
+GIVEN = ("labels of the dataset",)
+_FIRST = 3
+"""Steps whose targets are compared on the host. One that holds several classes tells; some hold only one."""
+ANOTHER_ORDER = (
+    "Expected the targets of the loss to be in the order of the batch, got its labels in another order. Let a step "
+    "that reorders rows return a dict of `loss`, and `logits` and `targets` in the order of the batch. Where a hook "
+    "reorders them, wrap the dataset in `IndexedDataset` and let the hook reorder the index too."
+)
+
+
+_NO_CLASSES = (
+    "Expected the targets of the loss to be classes of the samples, got {}, as a contrastive loss has it. Return a "
+    "dict with `loss`, and with `logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, "
+    "batch) -> (logits, targets), or leave the monitor out."
+)
+
+
+class LabelCheck:
+    """Compare the targets of the first steps with the labels of their batches."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[dict[Path, list[Any]], list[int]]] = []
+        self.given_is_target = False
+        """Whether the targets of the first steps are, number by number, the labels that the dataset shows."""
+
+        self.confirmed = False
+        """Whether they are labels of the batch in its order, or follow from these."""
+
+    @property
+    def looks(self) -> bool:
+        """Whether the next step is to be shown to ``see``."""
+        return len(self._steps) < _FIRST
+
+    def see(self, columns: Mapping[Path, Column], targets: Tensor, *, classes: int, traced: bool) -> None:
+        """Compare the targets of one of the first steps; waits for the device.
+
+        Args:
+            columns: Integers or strings of the step's rows, by where they stand, as long as ``targets``.
+            targets: Shape ``(M,)``; negative where a row is not counted.
+            classes: Number of logits for each row.
+            traced: Whether the step is known to have made them from a vector of the batch, row by row.
+
+        Raises:
+            SampleIdentityError: If they are in another order than the labels.
+            CaptureError: If they are no classes.
+        """
+        every = targets.tolist()
+        counted = [row for row, target in enumerate(every) if target >= 0]
+        if not counted:
+            self.confirmed |= traced
+            return
+        target = [every[row] for row in counted]
+        labels = {path: _listed(column, counted) for path, column in columns.items() if len(column) == len(every)}
+        self._steps.append(({path: values for path, values in labels.items() if values is not None}, target))
+        relations = {path: _relation(*self._together(path)) for path in self._steps[0][0]}
+        self.given_is_target = relations.get(GIVEN) == "same"
+        usual = {path for path in relations if path == GIVEN or path == (1,) or path[-1] in LABEL_KEYS}
+        labels_alike = {"same", "function"} & set(relations.values()) or "equal" in map(relations.get, usual)
+        self.confirmed = traced or bool(labels_alike)
+        if self.confirmed:
+            return
+        if any(_moved(values, target) for path, values in self._steps[-1][0].items() if path in usual):
+            raise SampleIdentityError(ANOTHER_ORDER)
+        # Each row's counterpart has its own number, or stands first.
+        if target == list(range(len(target))) and classes >= len(target) > 2:
+            raise CaptureError(_NO_CLASSES.format("the numbers of the rows"))
+        if not any(target) and classes > 2 and any(relations[path] == "constant" for path in usual):
+            raise CaptureError(_NO_CLASSES.format("class 0 throughout batches with several labels"))
+
+    def _together(self, path: Path) -> tuple[list[Any], list[int]]:
+        label = [value for columns, _ in self._steps for value in columns.get(path, ())]
+        target = [value for columns, targets in self._steps if path in columns for value in targets]
+        return label, target
+
+
+def check_given(dataset: Any, index: Array, targets: Array, *, same: bool) -> None:
+    """Compare an epoch's targets with the labels that the dataset shows.
+
+    Args:
+        dataset: The loader's.
+        index: Shape ``(M,)``, the position of each presentation's sample in it.
+        targets: Shape ``(M,)``, integers; negative where a presentation is not counted.
+        same: Whether they were the same in the first steps; each other one is then wrong.
+
+    Raises:
+        SampleIdentityError: If most agree and some do not.
+    """
+    given = given_labels(dataset)
+    if given is None or not len(index) or index.max() >= len(given):
+        return
+    label = given[index]
+    counted = np.flatnonzero((targets >= 0) & (label >= 0))
+    label, target = label[counted], targets[counted].astype(np.int64)
+    wrong = np.unique(index[counted[np.flatnonzero(label != target) if same else disagreeing(label, target)]])
+    if len(wrong):
+        raise SampleIdentityError(
+            f"Expected the targets of the samples to be the labels that {type(dataset).__name__} shows, got "
+            f"{len(wrong)} samples with another one, {', '.join(map(str, wrong[:5].tolist()))}"
+            f"{' and so on' if len(wrong) > 5 else ''}: another sample in the place of a broken one, rows in another "
+            "order, or labels that were changed. Leave broken samples out with a Subset, let the dataset's labels be "
+            f"those that it returns, or let each sample carry the index of what it is and pass `index=`."
+        )
+
+
+def _listed(column: Column, rows: list[int]) -> list[Any] | None:
+    if isinstance(column, Tensor):
+        if column.ndim != 1 or column.is_floating_point() or column.is_complex():
+            return None
+        column = column.tolist()
+    return [column[row] for row in rows]
+
+
+def _relation(label: list[Any], target: list[int]) -> str:
+    """How targets follow from a column.
+
+    "same" if they are its values, "equal" if that is one value only, "function" where repeats tell it, "constant" if
+    they do not vary with it, else "".
+    """
+    values = set(label)
+    if label == target:
+        return "same" if len(values) > 1 else "equal"
+    if len(set(target)) == 1:
+        return "constant" if len(values) > 1 else ""
+    functional = len(set(zip(label, target, strict=True))) == len(values)
+    return "function" if functional and len(values) < len(label) else ""
+
+
+def _moved(label: list[Any], target: list[int]) -> bool:
+    """Whether targets are the numbers of a column in another order."""
+    return len(set(target)) > 1 and label != target and Counter(label) == Counter(target)

@@ -1,0 +1,170 @@
+"""The rows of the record that the rows of a step's loss belong to, whatever happened on the way to it."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynalens.dynamics import TARGET
+from dynalens.identity.columns import Column, Path, columns_of_batch
+from dynalens.identity.errors import SampleIdentityError, check_rows
+from dynalens.identity.given import Array, given_labels
+from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, LabelCheck, check_given
+from dynalens.identity.order import OrderError, order_of_rows
+from dynalens.identity.samples import SampleIdentity
+from dynalens.identity.trace import TRACE
+
+_LOOKS = 3
+"""Batches whose rows are compared before and after a module's hooks; all of them once one was reordered."""
+_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+
+
+class StepRows:
+    """Follow rows from the batch that the loader delivered to the targets of the step's loss.
+
+    Hooks of the module that change a batch are compared with what was delivered; what the step chooses or orders is
+    traced from the batch's labels to the targets; and the targets of the first steps are compared with the labels.
+
+    Args:
+        identity: Knows the samples of the delivered batch.
+    """
+
+    def __init__(self, identity: SampleIdentity) -> None:
+        self._identity = identity
+        self.begin(None, traces=False)
+
+    def begin(self, trainer: Any, *, traces: bool) -> None:
+        """A fit begins.
+
+        Args:
+            trainer: The Trainer.
+            traces: Whether steps may be traced; a mode of torch's functions breaks a compiled graph.
+        """
+        self._traces = self._may_trace = traces
+        self._hooked = trainer is not None and _has_hooks(trainer)
+        self._looks, self._moves = _LOOKS, False
+        self._labels = LabelCheck()
+        self._given: Array | None = None
+        self._inputs: list[Tensor] = []
+
+    def start(self, batch: Any) -> None:
+        """A step begins."""
+        TRACE.close(self)
+        if self._traces:
+            TRACE.start(self, self._identity.part_of(batch))
+
+    def close(self) -> None:
+        """The step has ended."""
+        TRACE.close(self)
+
+    def of_targets(self, trainer: Any, batch: Any, rows: Tensor, presentation: Any, views: int) -> Tensor:
+        """Return the row of the record of each target of the loss.
+
+        Args:
+            trainer: The Trainer.
+            batch: What the step got.
+            rows: Shape ``(N,)``, the row of the record of each sample of the delivered batch.
+            presentation: Its ``logits`` and ``targets``.
+            views: Rows of logits for each sample.
+
+        Raises:
+            SampleIdentityError: If they cannot be known.
+            CaptureError: If the targets of the first steps are no classes.
+        """
+        part, targets = self._identity.part_of(batch), presentation.targets
+        delivered = self._identity.delivered(trainer, rows)
+        order = self._order_after_hooks(delivered, part)
+        chosen, traced = TRACE.rows_of(targets), TRACE.knows(targets)
+        after_hooks = rows if order is None else rows[order]
+        if chosen is not None and len(chosen) <= len(after_hooks) and views == 1:
+            of_targets = after_hooks[chosen.cpu()]
+        elif len(targets):
+            check_rows(len(targets), len(after_hooks), views)
+            of_targets = after_hooks.repeat(views) if views > 1 else after_hooks
+        else:
+            of_targets = after_hooks[:0]
+        self._inputs = [of_targets, after_hooks] if TRACE.chose_inputs else [after_hooks, of_targets]
+        if self._labels.looks:
+            batch = part if delivered is None else delivered
+            self._compare(batch, rows, of_targets, presentation, traced=traced and not self._hooked)
+        self._traces = self._may_trace and (chosen is not None or self._labels.looks)
+        return of_targets
+
+    def of_inputs(self, count: int) -> Tensor:
+        """Return the rows of the record that a layer with so many rows saw: the whole batch, or what was chosen of it.
+
+        Where these are as many, the step ordered them: before the layer, if it ordered more than the targets.
+        """
+        return next((rows for rows in self._inputs if len(rows) == count), self._inputs[0])
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the targets of the first steps are labels of their batches."""
+        return self._labels.confirmed
+
+    def checked(self, processes: Any) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+        """Return how the presentations of processes are merged, after each has compared its own with its dataset.
+
+        Where samples are positions in the dataset, their targets are compared with the labels that it shows.
+        """
+
+        def check(index: Array, targets: Array) -> None:
+            if self._identity.known_by_loader:
+                check_given(self._identity.dataset, index, targets, same=self._labels.given_is_target)
+
+        def merged(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
+            processes.together(lambda: check(index, rows[TARGET]))
+            merged_index, merged_rows = processes.merge(index, rows, step)
+            return merged_index, merged_rows
+
+        return merged
+
+    def _order_after_hooks(self, delivered: Any, part: Any) -> list[int] | None:
+        if not self._hooked or delivered is None or not (self._moves or self._looks > 0):
+            return None
+        self._looks -= 1
+        before = {path: list(column) for path, column in columns_of_batch(delivered).items()}
+        after = columns_of_batch(part, moved=True)
+        try:
+            order = order_of_rows(before, after, arrays=True)
+        except OrderError as error:
+            raise SampleIdentityError(f"{ANOTHER_ORDER} (After a hook of the module, {error}.)") from None
+        self._moves |= order is not None
+        return order
+
+    def _compare(self, batch: Any, rows: Tensor, of_targets: Tensor, presentation: Any, *, traced: bool) -> None:
+        # A sample that is drawn twice has one label.
+        place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
+        places = [place[row] for row in of_targets.tolist()]
+        columns: dict[Path, Column] = {}
+        for path, column in columns_of_batch(batch, moved=True).items():
+            if len(column) == len(rows):
+                columns[path] = [column[i] for i in places] if isinstance(column, list) else column[places]
+        given = self._shown()
+        if given is not None and len(rows) and int(rows.max()) < len(given):
+            columns[GIVEN] = torch.from_numpy(given[of_targets.numpy()])
+        self._labels.see(columns, presentation.targets, classes=presentation.logits.shape[1], traced=traced)
+        if not self._labels.looks:
+            self._given = None
+
+    def _shown(self) -> Array | None:
+        if self._given is None and self._identity.known_by_loader:
+            self._given = given_labels(self._identity.dataset)
+        return self._given
+
+
+def _has_hooks(trainer: Any) -> bool:
+    """Return whether the module or its data have a hook of their own that may change a batch."""
+    return any(_overridden(owner, name) for owner in _owners(trainer) for name in _HOOKS)
+
+
+def _owners(trainer: Any) -> Iterator[Any]:
+    yield trainer.lightning_module
+    if getattr(trainer, "datamodule", None) is not None:
+        yield trainer.datamodule
+
+
+def _overridden(owner: Any, name: str) -> bool:
+    hook = getattr(owner, name, None)
+    return hook is not None and not getattr(hook, "__qualname__", "").startswith("DataHooks.")

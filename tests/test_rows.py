@@ -1,0 +1,312 @@
+"""Rows that a hook or a step reorders or leaves out are followed to their samples, or raise in the first batch."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+
+from dynalens import CaptureError, IndexedDataset, RelabelledDataset, SampleIdentityError, TrainingDynamicsMonitor
+from dynalens.identity.given import disagreeing, given_labels
+from test_losses import assert_equals_the_definitions
+from training import Classifier, K, N, dataset, fit, images, labels, loader
+
+
+def permutation(y: Tensor) -> Tensor:
+    """One that the generators have no part in."""
+    return torch.arange(len(y) - 1, -1, -1)
+
+
+class Ordered(Classifier):
+    """Chooses or orders rows before the network sees them."""
+
+    def __init__(self, rows: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(self.rows(*batch[:2]), batch_idx)
+
+
+class Masked(Classifier):
+    """Leaves rows out before the loss."""
+
+    def __init__(self, keep: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch[:2]
+        keep, logits = self.keep(y), self(x / N)
+        self.remember(x[keep], logits[keep], y[keep])
+        return F.cross_entropy(logits[keep], y[keep], reduction="sum")
+
+
+class Hooked(Classifier):
+    """Changes the batch after its transfer."""
+
+    def __init__(self, change: Callable[[list[Any]], list[Any]]) -> None:
+        super().__init__()
+        self.change = change
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self.change(batch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[:2], batch_idx)
+
+
+class Renumbered(Classifier):
+    """Trains on other numbers for the classes, in a tensor of its own."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return super().training_step((x, torch.tensor([(int(label) + 1) % K for label in y])), batch_idx)
+
+
+def sorted_labels(x: Tensor, y: Tensor) -> Any:
+    y, order = y.sort()
+    return x[order], y
+
+
+def through_numpy(x: Tensor, y: Tensor) -> Any:
+    order = permutation(y).numpy()
+    return torch.from_numpy(x.numpy()[order]), torch.from_numpy(y.numpy()[order])
+
+
+def permuted(batch: list[Any]) -> list[Any]:
+    order = permutation(batch[1])
+    return [part[order] for part in batch]
+
+
+def brightened(batch: list[Any]) -> list[Any]:
+    """Inputs that cannot be compared; the index stays in the first pixel."""
+    x = batch[0].clone()
+    x[:, :, 1:] *= 1.5
+    return [x, *batch[1:]]
+
+
+EXACT: dict[str, tuple[Callable[[], Classifier], Callable[[], Any]]] = {
+    "permuted": (lambda: Ordered(lambda x, y: (x[permutation(y)], y[permutation(y)])), loader),
+    "flipped": (lambda: Ordered(lambda x, y: (x.flip(0), y.flip(0))), loader),
+    "sorted": (lambda: Ordered(sorted_labels), loader),
+    "chosen by index": (lambda: Ordered(lambda x, y: (x[y != 2], y[y != 2].int().long())), loader),
+    "index_select": (lambda: Ordered(lambda x, y: (x[1:], y.index_select(0, torch.arange(1, len(y))))), loader),
+    "masked": (lambda: Masked(lambda y: y > 0), loader),
+    "masked, with an index of its own": (lambda: Masked(lambda y: y > 0), lambda: loader(IndexedDataset(dataset()))),
+    "masked, none of a batch left": (lambda: Masked(lambda y: y == 1), lambda: loader(batch_size=1)),
+    "masked, labels of int32": (
+        lambda: Ordered(lambda x, y: (x[y > 0], y.long()[y > 0])),
+        lambda: loader(TensorDataset(images(), labels().int())),
+    ),
+    "class 0 alone, in a tensor of the step": (
+        lambda: Ordered(lambda x, y: (x, y.long())),
+        lambda: loader(TensorDataset(images(), torch.zeros(N, dtype=torch.int32))),
+    ),
+    "renumbered": (Renumbered, loader),
+    "hook that permutes": (lambda: Hooked(permuted), loader),
+    "hook that leaves out": (lambda: Hooked(lambda b: [part[b[1] != 2] for part in b]), loader),
+    "hook that changes inputs": (lambda: Hooked(brightened), loader),
+    "hook that permutes the index too": (
+        lambda: Hooked(lambda b: permuted(brightened(b))), lambda: loader(IndexedDataset(dataset())),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "data"), EXACT.values(), ids=EXACT.keys())
+def test_rows_are_followed_and_weights_stay_bit_identical(
+    tmp_path: Path, model: Callable[[], Classifier], data: Callable[[], Any]
+) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    torch.manual_seed(0)
+    state = model().state_dict()
+    runs = []
+    for callbacks in ([monitor], []):
+        module = model()
+        module.load_state_dict(state)
+        runs.append(fit(tmp_path, *callbacks, model=module, data=data, max_epochs=2))
+    assert_equals_the_definitions(monitor.statistics(), runs[0].seen)
+    for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_two_monitors_follow_the_rows_of_one_step(tmp_path: Path) -> None:
+    monitors = [TrainingDynamicsMonitor(history=False, name=name) for name in "ab"]
+    module = fit(tmp_path, *monitors, model=Masked(lambda y: y > 0), max_epochs=2)
+    for monitor in monitors:
+        assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_features_belong_to_the_rows_that_the_layer_saw(tmp_path: Path) -> None:
+    models = (Ordered(lambda x, y: (x.flip(0), y.flip(0))), Ordered(lambda x, y: (x, y)), Masked(lambda y: y > 0))
+    values = []
+    for model in models:
+        model.load_state_dict(models[0].state_dict())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        model.configure_optimizers = partial(lambda kept: kept, optimizer)  # type: ignore[method-assign]
+        monitor = TrainingDynamicsMonitor(features="net.2", history=False)
+        fit(tmp_path, monitor, model=model, max_epochs=1)
+        state = monitor.state_dict()["features"]
+        values.append(next(value for value in state.values() if isinstance(value, Tensor) and value.ndim == 2))
+    assert torch.equal(values[0], values[1])
+    assert torch.equal(values[1], values[2])
+
+
+class Contrastive(Classifier):
+    """Scores of each sample against all; the counterpart has the sample's own number."""
+
+    def __init__(self, *, labelled: bool = True) -> None:
+        super().__init__()
+        self.labelled = labelled
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        features = self((batch[0] if self.labelled else batch) / N)
+        self.seen.append((0, [], features, features))
+        return F.cross_entropy(features @ features.T, torch.arange(len(features)))
+
+
+class Neighbour(Dataset[Any]):
+    """Returns the next sample for each tenth one, which is broken."""
+
+    def __init__(self) -> None:
+        self.targets = labels().tolist()
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> Any:
+        return dataset()[i + (i % 10 == 3)]
+
+
+def of_eight() -> DataLoader[Any]:
+    """Batches whose labels differ from those in the reverse order, whatever numbers the classes have."""
+    return loader(batch_size=8)
+
+
+ORDER = "targets of the loss to be in the order of the batch"
+NUMBERS = "to be classes of the samples, got the numbers of the rows.*`capture=`"
+ROWS = "rows of logits for 4 samples.*with -100 as their target"
+RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Exception], str]] = {
+    "through numpy": (lambda: Ordered(through_numpy), of_eight, SampleIdentityError, ORDER),
+    "hook that permutes and changes": (
+        lambda: Hooked(lambda batch: permuted(brightened(batch))), of_eight, SampleIdentityError, ORDER,
+    ),
+    "left out through numpy": (
+        lambda: Ordered(lambda x, y: (x[1:], torch.from_numpy(y.numpy()[1:]))), loader, SampleIdentityError, ROWS,
+    ),
+    "contrastive": (Contrastive, loader, CaptureError, NUMBERS),
+    "contrastive, without labels": (
+        lambda: Contrastive(labelled=False), lambda: loader(images()), CaptureError, NUMBERS,  # type: ignore[arg-type]
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "data", "error", "message"), RAISES.values(), ids=RAISES.keys())
+def test_rows_that_cannot_be_followed_raise_in_the_first_batch(
+    tmp_path: Path, model: Callable[[], Classifier], data: Callable[[], Any], error: type[Exception], message: str
+) -> None:
+    module = model()
+    with pytest.raises(error, match=message):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=data)
+    assert len(module.seen) == 1
+
+
+class Returned(Ordered):
+    """Does as the error says: returns logits and targets in the order of the batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        *_, logits, targets = self.seen[-1]
+        back = permutation(targets)
+        return {"loss": loss, "logits": logits[back], "targets": torch.from_numpy(targets.numpy()[back.numpy()])}
+
+
+def test_what_the_error_advises_gives_the_exact_record(tmp_path: Path) -> None:
+    monitor, module = TrainingDynamicsMonitor(history=False), Returned(through_numpy)
+    fit(tmp_path, monitor, model=module, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_a_neighbour_in_the_place_of_a_broken_sample_is_noticed_in_the_first_epoch(tmp_path: Path) -> None:
+    module = Classifier()
+    with pytest.raises(
+        SampleIdentityError, match=r"labels that Neighbour shows, got 2 samples with another one, 3, 13"
+    ):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=lambda: loader(Neighbour()))
+    assert {epoch for epoch, *_ in module.seen} == {0}
+
+
+def test_labels_of_another_kind_in_the_dataset_say_nothing(tmp_path: Path) -> None:
+    data: Any = Subset(dataset(), range(N))
+    data.dataset.targets = [0] * N
+    other = Neighbour()
+    other.targets = [i % 5 for i in range(N)]
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor, data=lambda: loader(other), max_epochs=1)
+    assert monitor.table()["presentations"].tolist() == [1] * N
+
+
+def test_given_labels_are_read_without_a_sample() -> None:
+    class Folder(Dataset[Any]):
+        samples = (("a.png", 1), ("b.png", 0), ("c.png", 2))
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, i: int) -> Any:
+            raise AssertionError("a sample was read")
+
+    class Other(Subset[Any]):
+        def __getitem__(self, i: Any) -> Any:
+            return None
+
+        def __getitems__(self, indices: Any) -> Any:
+            return [None for _ in indices]
+
+    folder: Any = Folder()
+    tensors = TensorDataset(torch.zeros(2, 1), torch.tensor([[4], [5]]))
+    assert given_labels(folder).tolist() == [1, 0, 2]  # type: ignore[union-attr]
+    both: Any = ConcatDataset([Subset(folder, [2, 0]), IndexedDataset(tensors)])
+    assert given_labels(both).tolist() == [2, 1, 4, 5]  # type: ignore[union-attr]
+    assert given_labels(RelabelledDataset(folder, {1: (0, 2)})).tolist() == [1, 2, 2]  # type: ignore[union-attr]
+    assert given_labels(Other(folder, [0])) is None
+    assert given_labels(ConcatDataset([folder, TensorDataset(torch.zeros(2, 1))])) is None
+    folder.targets = [0.5, 1.5, 2.5]
+    assert given_labels(folder).tolist() == [1, 0, 2]  # type: ignore[union-attr]
+
+
+def test_given_labels_of_a_hugging_face_dataset_are_those_of_its_class_column() -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["no", "yes"])})
+    data = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "kind": [1, 0, 1]}, features=features)
+    assert given_labels(data.select([2, 1])).tolist() == [1, 0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("given", "targets", "places"),
+    [
+        ([0, 1, 2, 0, 1, 2], [0, 1, 2, 0, 1, 2], []),
+        ([0, 1, 2, 0, 1, 2], [5, 6, 7, 5, 6, 7], []),
+        ([0, 1, 2, 0, 1, 2], [0, 1, 1, 0, 1, 1], []),
+        ([0, 1, 2, 0, 1, 2, 0, 1], [0, 1, 2, 0, 1, 2, 0, 2], [7]),
+        ([0, 0, 1, 1, 2, 2], [0, 1, 0, 1, 0, 1], []),
+        ([0, 1, 2, 3], [0, 0, 0, 0], []),
+        ([], [], []),
+    ],
+)
+def test_targets_disagree_where_most_follow_from_the_labels(
+    given: list[int], targets: list[int], places: list[int]
+) -> None:
+    assert disagreeing(np.array(given, np.int64), np.array(targets, np.int64)).tolist() == places
+
+
+def test_a_step_that_leaves_rows_to_the_loss_is_traced_once(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor, data=lambda: DataLoader(dataset(), batch_size=4), max_epochs=1)
+    assert not monitor._rows._traces
