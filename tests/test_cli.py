@@ -30,6 +30,23 @@ def run(path: Path, seed: int = 0, n: int = 120, wrong: int = 20) -> Path:
     return path
 
 
+def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = run(tmp_path), tmp_path / "answers.csv"
+    plan = load_record(folder).audit_plan(120)
+    plan.assign(answer=np.where(plan["sample_id"] < 20, "wrong", "right")).to_csv(file, index=False)
+    assert main(["suspects", str(folder), "--answers", str(file), "--top", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "20 suspects among 120 samples" in shown
+    assert "noise rate 16.7% (16.7% to 16.7%) with 95 % confidence, from 100 right, 20 wrong, 0 unsure" in shown
+    assert main(["suspects", str(folder)]) == 0
+    assert "from the run alone; audit 100 samples for an interval that holds" in capsys.readouterr().out
+    file.write_text("sample_id,answer\n0,perhaps\n")
+    assert main(["suspects", str(folder), "--answers", str(file)]) == 2
+    assert "Expected `answer` to be one of right, wrong, unsure" in capsys.readouterr().err
+
+
 def test_suspects_are_shown_with_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run(tmp_path)
     assert main(["suspects", str(folder), "--top", "3", "--csv", str(tmp_path / "out.csv")]) == 0

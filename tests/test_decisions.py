@@ -155,3 +155,14 @@ def test_an_item_without_a_label_is_refused(tmp_path: Path) -> None:
         apply_decisions(["a"], path)[0]
     with pytest.raises(ValueError, match="got a dict"):
         apply_decisions([{"image": 0}], path)[0]
+
+
+def test_answers_of_an_audit_are_applied(tmp_path: Path) -> None:
+    rows = "0,0,right,\n1,1,wrong,\n2,2,wrong,0\n3,0,unsure,\n4,1,,\n"
+    decided = apply_decisions(
+        [("a", 0), ("b", 1), ("c", 2), ("d", 0), ("e", 1)],
+        written(tmp_path, rows, "sample_id,label,answer,new_label\n"),
+    )
+    assert list(decided) == [("a", 0), ("c", 0), ("d", 0), ("e", 1)]
+    with pytest.raises(ValueError, match=r"`answer` to be one of right, wrong, unsure, got 'maybe' in line 2"):
+        apply_decisions([("a", 0)], written(tmp_path, "0,maybe\n", "sample_id,answer\n"))

@@ -27,6 +27,7 @@ from dynalens.attribution import (
     smooth_grad,
     token_relevance,
 )
+from dynalens.auditing import Audit
 from dynalens.callbacks import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
 from dynalens.capture import CaptureError
 from dynalens.datasets import IndexedDataset, RelabelledDataset
@@ -56,11 +57,12 @@ from dynalens.faithfulness import (
 from dynalens.features import feature_maps, first_layer_weights, maximise_activation
 from dynalens.identity import SampleIdentityError
 from dynalens.observation import undisturbed
-from dynalens.record import Record, load_record
+from dynalens.record import Record, audit, audit_plan, load_record
 from dynalens.suspicion import NoiseRate, neighbour_scores, removable
 
 __all__ = [
     "AttributionMonitor",
+    "Audit",
     "CaptureError",
     "CurveSettings",
     "Explanation",
@@ -76,6 +78,8 @@ __all__ = [
     "apply_decisions",
     "area_under_curve",
     "attention_rollout",
+    "audit",
+    "audit_plan",
     "average_drop",
     "average_increase",
     "baseline_images",

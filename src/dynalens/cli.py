@@ -9,10 +9,11 @@ from typing import TextIO
 
 import pandas as pd
 
+from dynalens.auditing import Audit
 from dynalens.embeddings import read_embeddings
-from dynalens.record import load_record
+from dynalens.record import Record, load_record
 from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio
-from dynalens.suspicion import PRECISION, compared, suspects
+from dynalens.suspicion import FROM_THE_RUN_ALONE, PRECISION, compared
 from dynalens.text import escaped_all, inert_cells, printable, printable_cells
 
 _SHOWN = ("name", "root_index", "label", "suggested", "suggested_probability", "wrong_probability", "agreement")
@@ -23,23 +24,21 @@ def suspects_command(args: argparse.Namespace) -> None:
     record = load_record(args.run)
     if args.embeddings:
         record = record.with_embeddings(read_embeddings(args.embeddings))
-    everything = record.table()
-    found = suspects(everything, precision=args.precision)
+    audit = record.audit(args.answers) if args.answers else None
+    found = record.suspects(precision=args.precision, answers=audit)
     if args.class_pair:
         found = of_class_pair(found, args.class_pair, record.meta.class_names)
-    rate = record.noise_rate()
-    seen = int((everything["presentations"] > 0).sum())
+    seen = int((record.statistics.presentations > 0).sum())
     _say(
         f"{len(found)} suspects among {seen} samples at an expected precision of {args.precision:g}"
-        f"{' for this class pair' if args.class_pair else ''}; "
-        f"estimated noise rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+        f"{' for this class pair' if args.class_pair else ''}; {_rate_in_words(record, audit)}"
     )
     if not len(found) and not args.class_pair:
         _say(
             "No label is flagged. The estimate can miss wrong labels where the network has learned them by heart, or "
             "where the data are hard. Look at the top of the order, which follows."
         )
-        found = suspects(everything, n=args.top).assign(flagged=False)
+        found = record.suspects(args.top, answers=audit).assign(flagged=False)
     _show(found, args, _SHOWN)
     files = None if "name" not in found else {known: str(name) for known, name in found["name"].items()}
     if args.json:
@@ -48,6 +47,16 @@ def suspects_command(args: argparse.Namespace) -> None:
         _say(f"{len(found)} tasks written to {to_label_studio(found, args.label_studio, files=files)}")
     if args.fiftyone:
         _say(f"{len(found)} labels written to {to_fiftyone(found, args.fiftyone, files=files)}")
+
+
+def _rate_in_words(record: Record, audit: Audit | None) -> str:
+    rate = record.noise_rate() if audit is None else audit.noise_rate
+    ends = f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+    if audit is None:
+        return f"estimated noise rate {ends}, {FROM_THE_RUN_ALONE}"
+    return (
+        f"noise rate {ends} with 95 % confidence, from {audit.right} right, {audit.wrong} wrong, {audit.unsure} unsure"
+    )
 
 
 def report_command(args: argparse.Namespace) -> None:
@@ -86,6 +95,8 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
     embeddings = "(N, D) embeddings of the dataset by an encoder that never saw the labels, in its order; see `embed`"
     one.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
+    answers = "calibrate on a person's answers: CSV with sample_id and answer, of `dynalens.audit_plan`"
+    one.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
     one.add_argument("--class-pair", nargs=2, metavar=("LABEL", "SUGGESTED"), help="only these, by name or number")
 
     one.add_argument("--json", type=Path, metavar="FILE", help="write the suspects as a list of objects")

@@ -13,6 +13,7 @@ from dynalens.keys import LABEL_KEYS
 from dynalens.text import escaped, escaped_all, plain
 
 DECISIONS = ("keep", "relabel", "drop")
+ANSWERS = ("right", "wrong", "unsure")
 
 
 class Decision(NamedTuple):
@@ -81,7 +82,9 @@ def apply_decisions(
 ) -> DecidedDataset:
     r"""Return the dataset with the decisions of a file applied: dropped samples gone, corrected labels in place.
 
-    The file is the ``decisions.csv`` that the page of ``dynalens report`` gives. Samples that are kept or not named
+    The file is the ``decisions.csv`` that the page of ``dynalens report`` gives, or the answers of an audit
+    (:func:`dynalens.audit`): a wrong label is replaced by its new one, or the sample is dropped where none was named;
+    right ones and those that could not be told stay. Samples that are kept or not named
     in it stay as they are. A row with a name belongs to the sample of that name, wherever the dataset has it now, if
     the dataset knows names (``samples`` of torchvision's image folders). The label of each row is compared with that
     of its sample at once: if one row does not fit the dataset, the whole file is refused, since its rows may have
@@ -91,7 +94,7 @@ def apply_decisions(
         dataset: Map-style, as it was trained on; not modified. Items are tuples or lists (input, label, ...) or dicts.
             The items that the file names are read once, to see their labels.
         path: The CSV file with the columns sample_id, decision, new_label and, optionally, label, name and the names of
-            classes.
+            classes; or with sample_id, answer and, optionally, new_label and label.
         sample_ids: Id of each sample, where the record's ids are not the positions in the dataset.
         label_key: Where the label stands in an item; default: position 1, or one of the usual keys of a dict.
 
@@ -116,14 +119,31 @@ def apply_decisions(
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
-        missing = {"sample_id", "decision", "new_label"} - set(reader.fieldnames or ())
-        if missing:
+        names = set(reader.fieldnames or ())
+        answers = {"sample_id", "answer"} <= names and "decision" not in names
+        if not answers and not {"sample_id", "decision", "new_label"} <= names:
             raise ValueError(
                 f"Expected `path` to have the columns sample_id, decision and new_label, got {reader.fieldnames} in "
                 f"{path}. Download the decisions from the page of `dynalens report`."
             )
         for row in reader:
-            yield reader.line_num, {name: plain(value or "") for name, value in row.items() if name is not None}
+            cells = {name: plain(value or "") for name, value in row.items() if name is not None}
+            if not answers:
+                yield reader.line_num, cells
+            elif cells["answer"]:
+                yield reader.line_num, _decided(cells, reader.line_num)
+
+
+def _decided(cells: dict[str, str], line: int) -> dict[str, str]:
+    """Return what an answer of an audit decides."""
+    if cells["answer"] not in ANSWERS:
+        raise ValueError(
+            f"Expected `answer` to be one of {', '.join(ANSWERS)}, got {cells['answer']!r} in line {line}. Leave out "
+            "rows that were not answered."
+        )
+    new = cells.get("new_label", "") if cells["answer"] == "wrong" else ""
+    decision = "keep" if cells["answer"] != "wrong" else "relabel" if new else "drop"
+    return {**cells, "decision": decision, "new_label": new}
 
 
 def _placed(rows: Sequence[Decision], dataset: Any, sample_ids: Sequence[str] | None) -> dict[int, Decision]:

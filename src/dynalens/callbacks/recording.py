@@ -9,6 +9,7 @@ import pandas as pd
 from dynalens.callbacks.named import NamedCallback
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.record import LiveRecord, Record
+from dynalens.record.plans import AskedFor
 from dynalens.suspicion import PRECISION, NoiseRate
 
 
@@ -49,25 +50,41 @@ class RecordingCallback(NamedCallback):
         """Return :meth:`Record.table`: one row for each sample of the dataset, index ``sample_id``."""
         return self.record.table(embeddings=embeddings)
 
-    def suspects(self, n: int | None = None, precision: float | None = None, *, embeddings: Any = None) -> pd.DataFrame:
+    def suspects(
+        self,
+        n: int | None = None,
+        precision: float | None = None,
+        *,
+        embeddings: Any = None,
+        answers: AskedFor | None = None,
+    ) -> pd.DataFrame:
         """Return :meth:`Record.suspects`: the samples that were seen, the most suspicious first."""
-        return self.record.suspects(n, precision, embeddings=embeddings)
+        return self.record.suspects(n, precision, embeddings=embeddings, answers=answers)
 
     def noise_rate(self) -> NoiseRate:
         """Return :meth:`Record.noise_rate`: the estimated fraction of wrong labels."""
         return self.record.noise_rate()
 
-    def clean_indices(self, precision: float | None = None, *, embeddings: Any = None) -> list[Any]:
+    def clean_indices(
+        self, precision: float | None = None, *, embeddings: Any = None, answers: AskedFor | None = None
+    ) -> list[Any]:
         """Return :meth:`Record.clean_indices`: the ids of the samples that are not flagged."""
-        return self.record.clean_indices(precision, embeddings=embeddings)
+        return self.record.clean_indices(precision, embeddings=embeddings, answers=answers)
 
-    def weights(self) -> Array:
+    def weights(self, *, answers: AskedFor | None = None) -> Array:
         """Return :meth:`Record.weights`: the probability that each label is right, shape (N,)."""
-        return self.record.weights()
+        return self.record.weights(answers=answers)
 
-    def relabelled(self, dataset: Any, precision: float = PRECISION, label: str | int | None = None) -> Any:
+    def relabelled(
+        self,
+        dataset: Any,
+        precision: float = PRECISION,
+        label: str | int | None = None,
+        *,
+        answers: AskedFor | None = None,
+    ) -> Any:
         """Return :meth:`Record.relabelled`: the dataset with the suggested label in place of each flagged one."""
-        return self.record.relabelled(dataset, precision, label)
+        return self.record.relabelled(dataset, precision, label, answers=answers)
 
     def removable(self, fraction: float) -> list[Any]:
         """Return :meth:`Record.removable`: the ids of that fraction of the samples which training needs least."""

@@ -2,9 +2,10 @@
 
 `record` is what a user asks, live or on disk; `live` keeps it while training goes on; `folder` writes a run's folder,
 `loading` reads it and `checks` says what it refuses; `history` reads every presentation; `files` writes whole files or
-none.
+none; `plans` keeps the plans of audits, and `asking` is what a user calls for one.
 """
 
+from dynalens.record.asking import audit, audit_plan
 from dynalens.record.files import epoch_file, forget_epochs, replaced, write_arrays
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
@@ -18,6 +19,8 @@ __all__ = [
     "Record",
     "RecordFolder",
     "RecordMeta",
+    "audit",
+    "audit_plan",
     "epoch_file",
     "forget_epochs",
     "load_record",

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dynalens.auditing import Audit
+from dynalens.auditing.answers import AnswersSource
 from dynalens.datasets import RelabelledDataset
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence, embedding_rows
 from dynalens.record.history import UNREADABLE, History, Presentations
+from dynalens.record.plans import AskedFor, Audits
 from dynalens.record.progress import said_if_long
 from dynalens.suspicion import (
     PRECISION,
@@ -22,7 +25,6 @@ from dynalens.suspicion import (
     NoiseRate,
     assess,
     clean_indices,
-    flagged,
     joined,
     removable,
     samples_table,
@@ -114,6 +116,7 @@ class Record:
 
     def __post_init__(self) -> None:
         self._assessment: Assessment | None = None
+        self._audits = Audits(self)
 
     def with_embeddings(self, embeddings: Any) -> "Record":
         """Return the record of the same run whose order also counts what embeddings say of the labels.
@@ -137,6 +140,7 @@ class Record:
         evidence = embedding_evidence(rows, labels)
         both = dataclasses.replace(self, evidence=evidence, find_neighbours=lambda: evidence.neighbours)
         both._assessment = joined(self.assess(), evidence)
+        both._audits = self._audits.of(both)
         return both
 
     def history(self) -> Iterator[tuple[int, Presentations]]:
@@ -205,34 +209,70 @@ class Record:
         table.attrs.update(self.meta.attributes())
         return table
 
-    def suspects(self, n: int | None = None, precision: float | None = None, *, embeddings: Any = None) -> pd.DataFrame:
+    def audit_plan(
+        self, n: int = 100, *, seed: int = 0, answers: AnswersSource | Sequence[AnswersSource] | None = None
+    ) -> pd.DataFrame:
+        """Return the samples whose labels a person is asked about, as :func:`dynalens.audit_plan`."""
+        return self._audits.plan(n, seed, answers)
+
+    def audit(self, answers: AskedFor) -> Audit:
+        """Return what a person's answers say of the labels, as :func:`dynalens.audit`."""
+        return self._audits.result(answers)
+
+    def audited_rows(self) -> list[int]:
+        """Return the rows of the samples that plans of audits drew so far."""
+        return self._audits.rows()
+
+    def suspects(
+        self,
+        n: int | None = None,
+        precision: float | None = None,
+        *,
+        embeddings: Any = None,
+        answers: AskedFor | None = None,
+    ) -> pd.DataFrame:
         """Return the samples that were seen, the most suspicious first.
 
         Args:
             n: Return the first ``n`` of them.
             precision: Return those of which this fraction is expected to be wrong; ``flagged`` is then at this
-                precision, without it at 0.8.
+                precision, without it at 0.8. Without answers that is the order's own guess.
             embeddings: As of :meth:`with_embeddings`.
+            answers: Of an audit: the probabilities are calibrated on them, labels that were answered to be wrong come
+                first, and those that were answered to be right are left out.
         """
-        return suspects(self.table(embeddings=embeddings), n, precision)
+        if answers is None:
+            return suspects(self.table(embeddings=embeddings), n, precision)
+        table = self._audited(answers, precision, embeddings)
+        worst = table[table["rank"].notna() & (table["answer"] != "right")].sort_values("rank")
+        worst = worst.iloc[(worst["answer"] != "wrong").to_numpy().argsort(kind="stable")]
+        worst = worst if precision is None else worst[worst["flagged"]]
+        return worst.head(len(worst) if n is None else n)
 
     def suspect_ids(self, n: int) -> list[Any]:
         """Return the ids of the first ``n`` of :meth:`suspects`; no file is read for them."""
         return self._ids_of(worst_samples(self.statistics, n))
 
     def noise_rate(self) -> NoiseRate:
-        """Return the estimated fraction of wrong labels with its lower and upper end."""
+        """Return the estimated fraction of wrong labels with its lower and upper end, from the run alone.
+
+        ``Audit.noise_rate`` has an interval that holds: see :meth:`audit`.
+        """
         return self.assess().noise_rate
 
-    def clean_indices(self, precision: float | None = None, *, embeddings: Any = None) -> list[Any]:
+    def clean_indices(
+        self, precision: float | None = None, *, embeddings: Any = None, answers: AskedFor | None = None
+    ) -> list[Any]:
         """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions.
 
         Args:
             precision: As of :meth:`suspects`.
             embeddings: As of :meth:`with_embeddings`.
+            answers: Of an audit: no label that was answered to be wrong is then among these, and each right one is.
         """
-        clean = clean_indices(self.table(embeddings=embeddings).reset_index(drop=True), precision)
-        return self._ids_of(clean)
+        audited = answers is not None
+        table = self._audited(answers, precision, embeddings) if audited else self.table(embeddings=embeddings)
+        return self._ids_of(clean_indices(table.reset_index(drop=True), None if audited else precision))
 
     def removable(self, fraction: float) -> list[Any]:
         """Return the ids of that fraction of the samples which training needs least, for training on less data.
@@ -241,17 +281,29 @@ class Record:
         """
         return self._ids_of(removable(self.statistics, fraction).tolist())
 
-    def weights(self) -> Array:
-        """Return the probability that each label is right, shape (N,), to weigh the samples of a second training."""
-        return weights(self.table())
+    def weights(self, *, answers: AskedFor | None = None) -> Array:
+        """Return the probability that each label is right, shape (N,), to weigh the samples of a second training.
 
-    def relabelled(self, dataset: Any, precision: float = PRECISION, label: str | int | None = None) -> Any:
+        With the answers of an audit it is calibrated on them, and 0 or 1 for the labels that were answered.
+        """
+        return weights(self.table() if answers is None else self.audit(answers).table())
+
+    def relabelled(
+        self,
+        dataset: Any,
+        precision: float = PRECISION,
+        label: str | int | None = None,
+        *,
+        answers: AskedFor | None = None,
+    ) -> Any:
         """Return the dataset with the suggested label in place of each flagged one.
 
         Args:
             dataset: The one that was trained on. Not modified.
             precision: Expected fraction of wrong labels among the replaced ones.
             label: Where the label stands in a sample, as for :class:`~dynalens.datasets.RelabelledDataset`.
+            answers: Of an audit: wrong labels get the class that was named, or else the suggested one, and right labels
+                stay.
 
         Raises:
             ValueError: If the samples are known by ids, or the dataset has another length.
@@ -261,10 +313,15 @@ class Record:
                 "Expected samples that are known by their position in the dataset, got ids. "
                 "Replace the labels of `suspects()` where the dataset reads them."
             )
-        given, assessment = self.statistics.label, self.assess()
-        chosen = np.flatnonzero(flagged(assessment.probability, precision) & (assessment.suggested >= 0))
-        changes = {int(i): (int(given[i]), int(assessment.suggested[i])) for i in chosen}
-        return RelabelledDataset(dataset, changes, label=label, length=len(given))
+        table = self.suspects(precision=precision, answers=answers)
+        chosen = table[table["suggested"].notna()]
+        changes = {int(i): (int(y), int(new)) for i, y, new in chosen[["label", "suggested"]].itertuples()}
+        return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics))
+
+    def _audited(self, answers: AskedFor | None, precision: float | None, embeddings: Any) -> pd.DataFrame:
+        assert answers is not None
+        record = self if embeddings is None else self.with_embeddings(embeddings)
+        return record.audit(answers).table(PRECISION if precision is None else precision)
 
     def _ids_of(self, rows: list[int]) -> list[Any]:
         ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()

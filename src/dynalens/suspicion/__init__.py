@@ -10,7 +10,7 @@ is what a user sees of one run and `comparison` of several. `unforgettable` are 
 from dynalens.suspicion.comparison import compared
 from dynalens.suspicion.joint import joined
 from dynalens.suspicion.neighbours import neighbour_scores
-from dynalens.suspicion.noise_rate import NoiseRate
+from dynalens.suspicion.noise_rate import FROM_THE_RUN_ALONE, NoiseRate
 from dynalens.suspicion.score import Assessment, assess, streaming_score
 from dynalens.suspicion.table import (
     PRECISION,
@@ -26,6 +26,7 @@ from dynalens.suspicion.table import (
 from dynalens.suspicion.unforgettable import removable
 
 __all__ = [
+    "FROM_THE_RUN_ALONE",
     "PRECISION",
     "Assessment",
     "NoiseRate",

@@ -17,6 +17,9 @@ SUREST = 0.05
 RULE = 0.5
 """Where this part of the confusions goes one way, three for one the other way, all doubted labels are flips."""
 
+FROM_THE_RUN_ALONE = "from the run alone; audit 100 samples for an interval that holds"
+"""What is said beside every rate that no answers stand behind."""
+
 
 @dataclass(frozen=True)
 class NoiseRate:
@@ -31,6 +34,9 @@ class NoiseRate:
         value: The estimate.
         high: The most of what disagrees with the weighted predictions and of what the labels that the network rules
             out leave likely (95 %), plus two standard errors; hard samples are in it.
+        calibrated: Whether a person's answers stand behind it, as in :func:`dynalens.audit`: the ends are then those of
+            a 95 % interval. False for an estimate from the run alone, which can be far too low on labels that people
+            gave.
 
     Example:
         >>> rate = NoiseRate(low=0.05, value=0.1, high=0.2)
@@ -41,6 +47,7 @@ class NoiseRate:
     low: float
     value: float
     high: float
+    calibrated: bool = False
 
 
 def estimate_noise_rate(predictions: Predictions, directed: float, epochs: Sequence[Candidates] = ()) -> NoiseRate:

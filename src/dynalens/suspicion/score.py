@@ -221,4 +221,4 @@ def _spread(n: int, seen: Array, values: Array) -> Array:
 
 def _nothing(n: int) -> Assessment:
     absent: Array = np.full(n, np.nan)
-    return Assessment(absent, absent, np.full(n, -1), absent, absent, absent, NoiseRate(*[float("nan")] * 3))
+    return Assessment(absent, absent, np.full(n, -1), absent, absent, absent, NoiseRate(np.nan, np.nan, np.nan))

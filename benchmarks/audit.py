@@ -1,0 +1,155 @@
+"""How often the interval of an audit holds the true rate of wrong labels, how wide it is, and what is then flagged.
+
+The runs are those of ``noisy_runs.py``; with ``--made-up``, scores of every quality are tried as well. A person who
+always knows the answer is asked about n labels, and that is repeated with other random numbers. Widths are compared
+with Wilson's interval of a simple random sample of n labels without replacement.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dynalens.auditing import StratifiedRate, interval, stratified_rate
+from dynalens.auditing.calibration import FAR, calibrated
+from dynalens.auditing.strata import asking_order, equal_doubt
+from dynalens.suspicion import assess, flagged
+
+Array = npt.NDArray[Any]
+ANSWERS = (30, 50, 100, 200, 400)
+PRECISION = 0.8
+
+
+@dataclass(frozen=True)
+class Population:
+    """Scores of N labels, log odds of being wrong, and which of them are."""
+
+    name: str
+    score: Array
+    wrong: Array
+
+    @property
+    def rate(self) -> float:
+        """Fraction of wrong labels."""
+        return float(self.wrong.mean())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What n answers give: intervals that held and that lay below the truth, in percent, and the mean width."""
+
+    held: float
+    below: float
+    width: float
+    simple: float
+
+    def __str__(self) -> str:
+        return f"{self.held:.1f} ({self.width / self.simple:.2f})" if self.simple else f"{self.held:.1f}"
+
+
+def trained(folder: Path) -> Iterator[Population]:
+    """Yield the scores of the runs in a folder."""
+    from suspects import recorded  # the peers of that benchmark are not needed for made-up scores
+
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as run:
+            logits, given, true = run["logits"].astype(np.float32), run["given"], run["true"]
+        statistics, history = recorded(logits, given)
+        yield Population(path.stem, assess(statistics, history).score, given != true)
+
+
+def made_up(size: int, seed: int = 5) -> Iterator[Population]:
+    """Yield scores that are calibrated, useless, perfect, or far too sure, at rates from 0 to 40 %."""
+    rng = np.random.default_rng(seed)
+    for rate in (0.0, 0.002, 0.01, 0.05, 0.2, 0.4):
+        wrong = np.arange(size) < round(rate * size)
+        prior = np.log((rate + 1e-3) / (1 - rate))
+        calibrated_score = 3 * wrong - 1.5 + rng.normal(0, np.sqrt(3), size) + prior
+        scores = {
+            "calibrated": calibrated_score,
+            "useless": rng.normal(-3, 2, size),
+            "perfect": 12 * wrong - 6 + rng.normal(0, 0.5, size),
+            "overconfident": 8 * (calibrated_score - 2),
+        }
+        for kind, score in scores.items():
+            yield Population(f"{kind} {rate:.1%} N={size}", score, wrong)
+
+
+def simple_width(rate: float, answers: int, size: int) -> float:
+    """Return the width of Wilson's interval of a simple random sample without replacement."""
+    n = answers * (size - 1) / max(size - answers, 1e-9)
+    z2 = 1.959964**2
+    return float(2 * np.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n))
+
+
+def drawn(population: Population, answers: int, repetitions: int) -> tuple[StratifiedRate, Array, list[Array]]:
+    """Return the strata with the counts of all repetitions, the stratum of each sample, and the rows of each draw."""
+    stratum = equal_doubt(population.score, answers)
+    size = np.bincount(stratum)
+    rows = [asking_order(stratum, seed)[:answers] for seed in range(repetitions)]
+    asked, wrong = (
+        np.stack([np.bincount(stratum[row], weight[row], minlength=len(size)) for row in rows])
+        for weight in (np.ones(len(stratum)), population.wrong)
+    )
+    mean = np.bincount(stratum, np.clip(population.score, -FAR, FAR)) / size
+    return StratifiedRate(size, asked, wrong, mean), stratum, rows
+
+
+def coverage(population: Population, answers: int, repetitions: int) -> Cell:
+    """Return how often the interval held the rate."""
+    low, high = interval(drawn(population, answers, repetitions)[0])
+    truth, rounding = population.rate, 1e-12
+    return Cell(
+        100 * float(((low - rounding <= truth) & (truth <= high + rounding)).mean()),
+        100 * float((high + rounding < truth).mean()),
+        float((high - low).mean()),
+        simple_width(truth, answers, len(population.score)),
+    )
+
+
+def decision(population: Population, answers: int, repetitions: int) -> tuple[float, float, float]:
+    """Return the mean precision of what is flagged at 0.8, and the mean recall of it and of the best cut."""
+    strata, stratum, draws = drawn(population, answers, repetitions)
+    rates, wrong = stratified_rate(strata), population.wrong
+    order = np.argsort(-population.score, kind="stable")
+    best = np.flatnonzero(np.cumsum(wrong[order]) / np.arange(1, len(order) + 1) >= PRECISION)
+    most = float(wrong[order[: best[-1] + 1]].sum()) if len(best) else 0.0
+    precisions, recalls = [], []
+    for rows, asked, rate in zip(draws, strata.asked, rates, strict=True):
+        weight = (strata.size / asked)[stratum[rows]]
+        p = calibrated(population.score, rows, wrong[rows].astype(float), weight, float(rate))
+        chosen = flagged(p, PRECISION)
+        precisions += [wrong[chosen].mean()] if chosen.any() else []
+        recalls.append(wrong[chosen].sum() / max(wrong.sum(), 1))
+    return float(np.mean(precisions or [np.nan])), float(np.mean(recalls)), most / max(int(wrong.sum()), 1)
+
+
+def show(populations: Sequence[Population], repetitions: int, decisions: int) -> None:
+    """Print the rows of the table; with repetitions for decisions, what is flagged after 100 answers as well."""
+    print("| run | wrong | " + " | ".join(str(n) for n in ANSWERS) + " | precision | recall | best recall |")
+    print("| --- " * (len(ANSWERS) + 5) + "|")
+    for population in populations:
+        cells = [str(coverage(population, n, repetitions)) if n <= len(population.score) else "" for n in ANSWERS]
+        flags = [f"{x:.2f}" for x in decision(population, 100, decisions)] if decisions else ["", "", ""]
+        print(f"| {population.name} | {population.rate:.1%} | {' | '.join([*cells, *flags])} |", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print one table of Markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, help="folder of the trajectories of noisy_runs.py")
+    parser.add_argument("--made-up", type=int, nargs="*", default=[], metavar="N", help="sizes of made-up data")
+    parser.add_argument("--repetitions", type=int, default=500)
+    parser.add_argument("--decisions", type=int, default=100, help="repetitions for what is flagged; 0 leaves it out")
+    args = parser.parse_args(argv)
+    populations = [*(trained(args.runs) if args.runs else ())]
+    populations += [each for size in args.made_up for each in made_up(size)]
+    show(populations, args.repetitions, args.decisions)
+
+
+if __name__ == "__main__":
+    main()

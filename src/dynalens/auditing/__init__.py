@@ -1,0 +1,23 @@
+"""From a hundred answers of a person to how many labels are wrong, and which.
+
+`strata` divides the samples by doubt, and says in which order they are asked about; `plan` is such an order for one
+run. `answers` reads what a person said. `estimate` makes the rate of wrong labels and its interval of it, `calibration`
+the probability of each label, and `result` is what a user asks.
+"""
+
+from dynalens.auditing.answers import Answers, read_answers
+from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
+from dynalens.auditing.plan import Plan, draw, fitting
+from dynalens.auditing.result import Audit
+
+__all__ = [
+    "Answers",
+    "Audit",
+    "Plan",
+    "StratifiedRate",
+    "draw",
+    "fitting",
+    "interval",
+    "read_answers",
+    "stratified_rate",
+]

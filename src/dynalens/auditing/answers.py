@@ -1,0 +1,199 @@
+"""What a person said about the labels of some samples: read, and checked against the record."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dynalens.decisions import ANSWERS
+from dynalens.dynamics import Array
+
+AnswersSource = str | Path | pd.DataFrame
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers about M samples of a record.
+
+    Attributes:
+        rows: Shape ``(M,)``, int64: rows of the samples in the record.
+        right: Shape ``(M,)``, bool.
+        wrong: Shape ``(M,)``, bool; neither where the person could not tell.
+        new_label: Shape ``(M,)``, int64: the right class of a wrong one, -1 where it was not named.
+        probability: Shape ``(M,)``, that a sample is drawn, as a plan said; NaN where the answers do not hold it.
+    """
+
+    rows: Array
+    right: Array
+    wrong: Array
+    new_label: Array
+    probability: Array
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def read_answers(
+    source: AnswersSource | Sequence[AnswersSource],
+    *,
+    sample_ids: Sequence[object],
+    labels: Array,
+    class_names: Sequence[str] | None = None,
+) -> Answers:
+    """Return the answers of one or several files or tables; nothing is returned if one row is in error.
+
+    Args:
+        source: A CSV file, or a table, with the columns ``sample_id`` and ``answer``: "right", "wrong" or "unsure". A
+            row without an answer is left out. Optional: ``label``, which is compared with the record's, and
+            ``new_label``, the class of a wrong one, both numbers or names. Several are taken together.
+        sample_ids: Id of each of the N samples.
+        labels: Shape ``(N,)``, label of each sample; -1 for one that was never seen.
+        class_names: Name of each class.
+
+    Raises:
+        ValueError: If a row is not an answer about a sample of this record.
+
+    Example:
+        >>> table = pd.DataFrame({"sample_id": [7, 5], "answer": ["wrong", "right"], "new_label": [2, None]})
+        >>> answers = read_answers(table, sample_ids=[5, 6, 7], labels=np.array([0, 0, 1]))
+        >>> answers.rows.tolist(), answers.wrong.tolist(), answers.new_label.tolist()
+        ([2, 0], [True, False], [2, -1])
+    """
+    several = [source] if isinstance(source, str | Path | pd.DataFrame) else list(source)
+    table = pd.concat([_cells(each) for each in several], ignore_index=True)
+    table = table[table["answer"] != ""].reset_index(drop=True)
+    _check_words(table)
+    rows = _rows(table["sample_id"].tolist(), [str(each) for each in sample_ids])
+    names = {name: number for number, name in enumerate(class_names or ())}
+    given = _classes(table, "label", names)
+    _check_labels(table, given, labels[rows])
+    answer = table["answer"].to_numpy()
+    return Answers(
+        rows=rows,
+        right=answer == "right",
+        wrong=answer == "wrong",
+        new_label=_new_labels(table, names, labels[rows], len(class_names) if class_names else None),
+        probability=pd.to_numeric(table["probability"], errors="coerce").to_numpy(np.float64),
+    )
+
+
+def _cells(source: AnswersSource) -> pd.DataFrame:
+    """Return the columns as text, "" where there is none."""
+    if isinstance(source, pd.DataFrame):
+        table = source if "sample_id" in source else source.reset_index()
+        place = "the table"
+    else:
+        place = str(source)
+        try:
+            table = pd.read_csv(source, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"Expected `answers` to be a CSV file, got {place}: {error}. Take the file that the page of "
+                "`dynalens audit` exports."
+            ) from error
+    missing = [name for name in ("sample_id", "answer") if name not in table]
+    if missing:
+        raise ValueError(
+            f"Expected `answers` to have the columns sample_id and answer, got {[str(c) for c in table.columns]} in "
+            f"{place}. Add what {ANSWERS[0]!r}, {ANSWERS[1]!r} or {ANSWERS[2]!r} each sample is to the table of "
+            "`dynalens.audit_plan`, or take the file that the page of `dynalens audit` exports."
+        )
+    columns = {name: _text(table[name]) if name in table else "" for name in _COLUMNS}
+    return pd.DataFrame(columns, index=table.index)
+
+
+_COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
+
+
+def _text(column: "pd.Series[str]") -> list[str]:
+    return ["" if pd.isna(cell) else _whole(cell) for cell in column.tolist()]
+
+
+def _whole(cell: object) -> str:
+    """Return the text of a cell; a column of integers with a missing one holds floats."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def _check_words(table: pd.DataFrame) -> None:
+    others = table[~table["answer"].isin(ANSWERS)]
+    if len(others):
+        row = others.iloc[0]
+        raise ValueError(
+            f"Expected `answer` to be one of {', '.join(ANSWERS)}, got {row['answer']!r} for sample "
+            f"{row['sample_id']}. Leave out samples that were not answered."
+        )
+
+
+def _rows(samples: Sequence[str], sample_ids: Sequence[str]) -> Array:
+    places: Mapping[str, int] = {sample: row for row, sample in enumerate(sample_ids)}
+    # A spreadsheet's apostrophe keeps an id from being read as a formula.
+    rows = [places.get(sample, places.get(sample[1:], -1) if sample[:1] == "'" else -1) for sample in samples]
+    unknown = [sample for sample, row in zip(samples, rows, strict=True) if row < 0]
+    if unknown:
+        raise ValueError(
+            f"Expected `answers` to name samples of this record, got {listed(unknown)}, which it does not have. Pass "
+            "the record that the plan was drawn from."
+        )
+    repeated = [sample for sample, times in Counter(samples).items() if times > 1]
+    if repeated:
+        raise ValueError(
+            f"Expected one answer for each sample, got several for {listed(repeated)}. Leave one row for each."
+        )
+    return np.array(rows, dtype=np.int64)
+
+
+def listed(samples: Sequence[object]) -> str:
+    """Return the first few in words."""
+    first = ", ".join(str(sample) for sample in samples[:_LISTED])
+    more = f" and {len(samples) - _LISTED} more" if len(samples) > _LISTED else ""
+    return f"sample{'s' if len(samples) > 1 else ''} {first}{more}"
+
+
+def _classes(table: pd.DataFrame, column: str, names: Mapping[str, int]) -> list[int | None]:
+    return [_class(cell, sample, column, names) for cell, sample in zip(table[column], table["sample_id"], strict=True)]
+
+
+def _class(cell: str, sample: str, column: str, names: Mapping[str, int]) -> int | None:
+    if cell == "":
+        return None
+    if cell in names:
+        return names[cell]
+    if cell.isascii() and cell.isdigit():
+        return int(cell)
+    known = f"one of {', '.join(names)}, or its number" if names else "the number of a class"
+    raise ValueError(f"Expected `{column}` to be {known}, got {cell!r} for sample {sample}. Write a class that exists.")
+
+
+def _check_labels(table: pd.DataFrame, given: Sequence[int | None], labels: Array) -> None:
+    others = [
+        f"{sample} (label {label}, not {shown})"
+        for sample, shown, label in zip(table["sample_id"], given, labels.tolist(), strict=True)
+        if shown is not None and shown != label
+    ]
+    if others:
+        raise ValueError(
+            f"Expected `answers` about the labels of this record, got others for {listed(others)}. Pass the record "
+            "that the plan was drawn from: labels that were corrected since need a run of their own."
+        )
+
+
+def _new_labels(table: pd.DataFrame, names: Mapping[str, int], labels: Array, classes: int | None) -> Array:
+    new = _classes(table, "new_label", names)
+    for sample, answer, label, corrected in zip(table["sample_id"], table["answer"], labels.tolist(), new, strict=True):
+        if corrected is None:
+            continue
+        if answer != "wrong" or corrected == label:
+            raise ValueError(
+                f"Expected `new_label` to be another class for an answer 'wrong', got {corrected} for sample {sample} "
+                f"with the label {label} and the answer {answer!r}. Correct the row."
+            )
+        if classes is not None and corrected >= classes:
+            raise ValueError(
+                f"Expected `new_label` to be a class in [0, {classes}), got {corrected} for sample {sample}. Write a "
+                "class that exists."
+            )
+    return np.array([-1 if each is None else each for each in new], dtype=np.int64)

@@ -1,0 +1,97 @@
+"""From answers to the probability that each label is wrong."""
+
+import numpy as np
+
+from dynalens.auditing.estimate import shifted
+from dynalens.auditing.strata import probability
+from dynalens.dynamics import Array
+
+FAR = 7.0
+"""Log odds beyond which a score says no more: a thousand to one."""
+
+_STEPS, _LONGEST = 50, 2.0
+_SLOPE = 0.1  # precision of the normal prior of each slope; 0.5 flattens the curve, which costs 6 % of recall
+_BOTH = 0.5  # half a wrong and half a right answer are spread over all of them
+
+
+def features(score: Array) -> Array:
+    """Return what the calibration reads of each score: its log odds within [-7, 7], and those of its rank.
+
+    The first is right for scores that are probabilities, the second for scores that are only an order. Both have mean
+    0 and standard deviation 1.
+
+    Args:
+        score: Shape ``(N,)``, without NaN.
+
+    Returns:
+        Shape ``(N, 2)``.
+    """
+    ranks = np.empty(len(score))
+    ranks[np.argsort(score, kind="stable")] = (np.arange(len(score)) + 0.5) / len(score)
+    both = np.stack([np.clip(score, -FAR, FAR), np.log(ranks / (1 - ranks))], axis=1)
+    spread = both.std(axis=0)
+    result: Array = (both - both.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    return result
+
+
+def calibrated(score: Array, asked: Array, wrong: Array, weight: Array, rate: float) -> Array:
+    r"""Return the probability that each label is wrong, calibrated on the answers.
+
+    It is 1 / (1 + exp(-(a + b_1 z_1 + b_2 z_2 + d))) with z the :func:`features`. a and b are the maximum of the
+    likelihood of the answers, each weighted by N_h / n_h (relative to the mean), less (b_1^2 + b_2^2) / 20. Half a
+    wrong and half a right answer, spread over all, are added to it, as in Platt 1999. A slope below 0 is taken for 0:
+    the probability never falls where the score rises. d shifts the mean of all samples, answered ones as they were
+    answered, to ``rate``.
+
+    Source: J. Platt, "Probabilistic outputs for support vector machines", 1999. Differs from it: two slopes, weights.
+
+    Args:
+        score: Shape ``(N,)``, log odds of the run alone, without NaN.
+        asked: Shape ``(n,)``, rows that were answered as right or wrong.
+        wrong: Shape ``(n,)``, 1 where the answer was "wrong", else 0.
+        weight: Shape ``(n,)``, samples that each answer stands for.
+        rate: Estimated fraction of wrong labels.
+
+    Returns:
+        Shape ``(N,)``: 0 or 1 for those that were answered.
+
+    Example:
+        >>> calibrated(np.zeros(4), np.array([0, 1]), np.array([1, 0]), np.array([2.0, 2.0]), rate=0.5)
+        array([1. , 0. , 0.5, 0.5])
+    """
+    z = features(score)
+    used = list(range(z.shape[1]))
+    slopes = np.zeros(z.shape[1])
+    while used:
+        fitted = _fit(z[asked][:, used], wrong, weight / weight.mean() if len(weight) else weight)
+        if (fitted >= 0).all():
+            slopes[used] = fitted
+            break
+        del used[int(np.argmin(fitted))]
+    line = z @ slopes
+    p = np.zeros(len(score))
+    p[asked] = wrong
+    rest = np.ones(len(score), dtype=np.bool_)
+    rest[asked] = False
+    if rest.any():
+        mean = np.clip((rate * len(score) - wrong.sum()) / rest.sum(), 0, 1)
+        p[rest] = probability(line[rest] + shifted(line[rest], np.full(rest.sum(), 1 / rest.sum()), mean))
+    return p
+
+
+def _fit(z: Array, wrong: Array, weight: Array) -> Array:
+    """Return the slopes; the intercept is fitted as well."""
+    x = np.concatenate([np.ones((len(z), 1)), z], axis=1)
+    added = _BOTH / max(len(z), 1)
+    penalty = np.diag([1e-9, *[_SLOPE] * z.shape[1]])
+    b = np.zeros(x.shape[1])
+    for _ in range(_STEPS):
+        q = probability(x @ b)
+        gradient = x.T @ (weight * (wrong - q) + added * (1 - 2 * q)) - penalty @ b
+        step = np.linalg.solve((x * ((weight + 2 * added) * q * (1 - q))[:, None]).T @ x + penalty, gradient)
+        longest = float(np.abs(step).max())
+        b = b + step * min(1.0, _LONGEST / max(longest, 1e-300))
+        if longest < 1e-10:
+            break
+    slopes: Array = b[1:]
+    return slopes

@@ -1,0 +1,120 @@
+"""A plan: which samples a person is asked about, drawn at random with known probabilities."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dynalens.auditing.answers import Answers, listed
+from dynalens.auditing.strata import asking_order, equal_doubt
+from dynalens.dynamics import Array
+
+FIRST = 100
+"""Answers that are asked for at first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An order in which the samples of a record are asked about.
+
+    Attributes:
+        label: Shape ``(N,)``, the labels of the record when the plan was drawn; -1 for a sample that was not seen yet.
+        stratum: Shape ``(N,)``, of :func:`equal_doubt`.
+        seed: Of the random order.
+        count: How many samples of the order were drawn so far.
+
+    Example:
+        >>> plan = Plan.of(np.array([5.0, -5.0, 0.0]), label=np.array([0, 1, 0]), n=2, seed=0)
+        >>> plan, rows = draw(plan, 2, answered=np.array([], dtype=np.int64))
+        >>> len(rows), plan.count
+        (2, 2)
+        >>> plan, rows = draw(plan, 2, answered=rows)  # the rest
+        >>> len(rows), plan.count
+        (1, 3)
+    """
+
+    label: Array
+    stratum: Array
+    seed: int
+    count: int = 0
+
+    @classmethod
+    def of(cls, score: Array, *, label: Array, n: int, seed: int) -> "Plan":
+        """Return a plan for a record with these scores, from which nothing is drawn yet."""
+        return cls(np.where(np.isnan(score), -1, label), equal_doubt(score, n), seed)
+
+    def order(self) -> Array:
+        """Return all rows in the order in which they are asked about."""
+        return asking_order(self.stratum, self.seed)
+
+    def belongs_to(self, label: Array) -> bool:
+        """Return whether these are the labels of the plan's record; more samples may be known by now."""
+        known = self.label >= 0
+        return len(label) == len(self.label) and bool((self.label == label)[known].all())
+
+    def is_like(self, other: "Plan") -> bool:
+        """Return whether both have the same order."""
+        return self.seed == other.seed and np.array_equal(self.stratum, other.stratum)
+
+    def missing(self, answers: Answers) -> Array:
+        """Return the rows of answers that the plan did not draw, or not with the probability that they say."""
+        order = self.order()
+        strange = ~np.isin(answers.rows, order[: self.count])
+        said = ~np.isnan(answers.probability) & ~strange
+        # A round says n_h / N_h of all that had been drawn when it ended.
+        drawn = answers.probability[said] * self._sizes[self.stratum[answers.rows[said]]]
+        strange[said] = (drawn < 0.5) | ~np.isclose(drawn, np.round(drawn), rtol=1e-4, atol=0)
+        rows: Array = answers.rows[strange]
+        return rows
+
+    def probabilities(self, rows: Array) -> Array:
+        """Return the probability with which each of these rows is among all that were drawn: n_h / N_h."""
+        stratum = self.stratum[rows]
+        drawn = np.bincount(self.stratum[self.order()[: self.count]], minlength=self._strata)
+        result: Array = drawn[stratum] / self._sizes[stratum]
+        return result
+
+    @property
+    def _strata(self) -> int:
+        return int(self.stratum.max(initial=-1)) + 1
+
+    @property
+    def _sizes(self) -> Array:
+        return np.bincount(self.stratum[self.stratum >= 0], minlength=self._strata)
+
+
+def draw(plan: Plan, n: int, answered: Array) -> tuple[Plan, Array]:
+    """Return the plan with the next ``n`` samples drawn that were not answered, and their rows in the order to ask.
+
+    Args:
+        plan: The plan so far.
+        n: How many to ask about; fewer where no more are left.
+        answered: Rows that were answered before.
+    """
+    order = plan.order()
+    places = np.flatnonzero(~np.isin(order, answered))[:n]
+    count = max(plan.count, int(places[-1]) + 1 if len(places) else 0)
+    return replace(plan, count=count), order[places]
+
+
+def fitting(plans: Sequence[Plan], answers: Answers, ids: Sequence[object]) -> Plan:
+    """Return the latest of the plans that drew all samples that were answered.
+
+    Args:
+        plans: Those of the record, the latest last.
+        answers: What was answered.
+        ids: Id of each row.
+
+    Raises:
+        ValueError: If none drew them.
+    """
+    strangers = [plan.missing(answers) for plan in reversed(plans)]
+    for plan, rows in zip(reversed(plans), strangers, strict=True):
+        if not len(rows):
+            return plan
+    fewest = min(strangers, key=len)
+    raise ValueError(
+        f"Expected answers about samples that a plan of this record drew, got {listed([ids[row] for row in fewest])}, "
+        "not drawn or drawn by another plan. Answer the samples of `dynalens.audit_plan(record)`, and pass the record "
+        "that it was drawn from: only for these are the probabilities known."
+    )

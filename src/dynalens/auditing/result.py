@@ -1,0 +1,279 @@
+"""What the answers of a person say of the whole record."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dynalens.auditing.answers import Answers
+from dynalens.auditing.calibration import FAR, calibrated
+from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
+from dynalens.auditing.plan import Plan
+from dynalens.dynamics import Array
+from dynalens.suspicion import PRECISION, NoiseRate, flagged
+
+_HALVINGS = 50
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A fraction with its 95 % interval.
+
+    Attributes:
+        low: Lower end.
+        value: The estimate; NaN where nothing is known.
+        high: Upper end.
+    """
+
+    low: float
+    value: float
+    high: float
+
+
+class Audit:
+    """How many labels are wrong, and which, from the answers of a person about a stratified random sample.
+
+    "Cannot tell" counts in two ways: ``low`` is the lower end of the interval where these labels are right, ``high``
+    the upper end where they are wrong, and ``value`` lies in the middle of the two estimates.
+
+    Args:
+        table: Of the record, one row for each sample.
+        plan: That drew the samples.
+        answers: About some or all of them. Those that were drawn and not answered are taken to be like the others of
+            their stratum.
+
+    Attributes:
+        right: How many labels were answered to be right.
+        wrong: How many to be wrong.
+        unsure: How many the person could not tell.
+
+    Example:
+        >>> table = pd.DataFrame({"score": [3.0, 2.0, -2.0, -3.0], "rank": [1, 2, 3, 4], "label": 0, "suggested": 1})
+        >>> table["wrong_probability"], table["flagged"], table["suggested_probability"] = 0.5, False, 0.5
+        >>> plan = Plan.of(table["score"].to_numpy(), label=np.zeros(4), n=4, seed=0)
+        >>> wrong = np.array([True, True, False, False])
+        >>> whole = Answers(np.arange(4), ~wrong, wrong, new_label=-np.ones(4), probability=np.ones(4))
+        >>> audit = Audit(table, plan, whole)  # every sample was answered
+        >>> audit.noise_rate
+        NoiseRate(low=0.5, value=0.5, high=0.5, calibrated=True)
+        >>> audit.precision_of(3).value, audit.recall_of(1).value
+        (0.6666666666666666, 0.5)
+        >>> audit.table()["flagged"].tolist()
+        [True, True, False, False]
+    """
+
+    def __init__(self, table: pd.DataFrame, plan: Plan, answers: Answers) -> None:
+        if not len(answers):
+            raise ValueError(
+                "Expected `answers` to hold at least one answer, got none. Write right, wrong or unsure beside the "
+                "samples of the plan."
+            )
+        self._table, self._answers = table, answers
+        self._score = table["score"].to_numpy(np.float64)
+        self._seen = ~np.isnan(self._score)
+        self._stratum = _completed(plan.stratum, self._score)
+        self._rank = table["rank"].astype("Float64").fillna(np.inf).to_numpy(np.float64)
+        self.right, self.wrong = int(answers.right.sum()), int(answers.wrong.sum())
+        self.unsure = len(answers) - self.right - self.wrong
+
+    def __repr__(self) -> str:
+        """Show the rate and what it was made from."""
+        rate = self.noise_rate
+        return (
+            f"Audit({self.right} right, {self.wrong} wrong, {self.unsure} unsure: {rate.value:.1%} of the labels are "
+            f"wrong, {rate.low:.1%} to {rate.high:.1%})"
+        )
+
+    @functools.cached_property
+    def noise_rate(self) -> NoiseRate:
+        """Fraction of wrong labels with its 95 % interval; ``stratified_rate`` and ``interval`` hold the formulas."""
+        whole = self._fraction(self._seen)
+        return NoiseRate(whole.low, whole.value, whole.high, calibrated=True)
+
+    def probability(self) -> Array:
+        """Return the probability that each label is wrong, shape ``(N,)``: 0 or 1 if answered, NaN if never seen.
+
+        Those that the person could not tell are treated as if they had not been asked.
+        """
+        return self._probability.copy()
+
+    @functools.cached_property
+    def _probability(self) -> Array:
+        told = self._answers.right | self._answers.wrong
+        place = np.cumsum(self._seen) - 1  # among the samples that were seen
+        sizes, asked = (np.bincount(self._stratum[rows]) for rows in (np.flatnonzero(self._seen), self._answers.rows))
+        asked_of = self._stratum[self._answers.rows[told]]
+        p = np.full(len(self._score), np.nan)
+        p[self._seen] = calibrated(
+            self._score[self._seen],
+            place[self._answers.rows[told]],
+            self._answers.wrong[told].astype(np.float64),
+            sizes[asked_of] / asked[asked_of],
+            self.noise_rate.value,
+        )
+        return p
+
+    def table(self, precision: float = PRECISION) -> pd.DataFrame:
+        """Return the record's table with what the answers change.
+
+        ``wrong_probability`` is calibrated: exactly 0 or 1 for labels that were answered. ``flagged`` are those of
+        which the fraction ``precision`` is expected to be wrong, and every label that was answered to be wrong. Where
+        the person named the right class it is ``suggested``, with a probability of 1. ``answer`` is what was answered.
+        The ranks stay those of the run.
+
+        Args:
+            precision: Expected fraction of wrong labels among the flagged, in (0, 1].
+        """
+        table, answers, p = self._table.copy(), self._answers, self._probability
+        table["wrong_probability"] = p
+        table["flagged"] = flagged(p, precision) | (p == 1)
+        named = answers.new_label >= 0
+        words = np.select([answers.right, answers.wrong], ["right", "wrong"], "unsure")
+        table["answer"] = ""
+        for column, rows, values in (
+            ("suggested", answers.rows[named], answers.new_label[named]),
+            ("suggested_probability", answers.rows[named], 1.0),
+            ("answer", answers.rows, words),
+        ):
+            changed = table[column].copy()
+            changed.iloc[rows] = values
+            table[column] = changed
+        return table
+
+    def precision_of(self, n: int) -> Estimate:
+        """Return which fraction of the n most suspicious labels are wrong, with its 95 % interval.
+
+        It is estimated like the rate, from the answers among the n, each stratum cut at the n-th (Cochran 1977, Section
+        5A.9, post-stratification). Without an answer among them, the value is the mean of their probabilities and the
+        interval holds all.
+
+        Args:
+            n: From 1 to the number of samples that were seen, in the order of ``rank``.
+        """
+        self._check(n)
+        return self._fraction(self._rank <= n)
+
+    def recall_of(self, n: int) -> Estimate:
+        """Return which fraction of all wrong labels are among the n most suspicious, with its 95 % interval.
+
+        With A wrong labels among the n and B among the rest, it is A / (A + B). The interval holds each r for which 0
+        is in that of (1 - r) A - r B, made from the intervals of A and B (MOVER: Zou and Donner, Statistics in Medicine
+        2008).
+
+        Args:
+            n: From 1 to the number of samples that were seen, in the order of ``rank``.
+        """
+        self._check(n)
+        first = self._rank <= n
+        parts = [self._count(first), self._count(self._seen & ~first)]
+        return _share(*parts)
+
+    def curve(self, points: int = 50) -> pd.DataFrame:
+        """Return how many of the n most suspicious labels are wrong: columns ``n``, ``low``, ``value``, ``high``.
+
+        ``value`` is the sum of the calibrated probabilities, within the band. ``low`` and ``high`` are n times the 95 %
+        interval of :meth:`precision_of`, for each n by itself, and never fall.
+
+        Args:
+            points: At most so many n, in equal steps of the square root: close where the most suspicious are.
+        """
+        seen = int(self._seen.sum())
+        ns = np.unique(np.maximum(1, np.round(seen * (np.arange(1, points + 1) / points) ** 2)).astype(np.int64))
+        parts = [self.precision_of(int(n)) for n in ns]
+        # A longer beginning holds at least as many wrong labels: what is known of one n bounds all others.
+        low = np.maximum.accumulate(ns * np.array([part.low for part in parts]))
+        high = np.minimum.accumulate((ns * np.array([part.high for part in parts]))[::-1])[::-1]
+        value = np.clip(self._expected_wrong()[ns - 1], low, np.maximum(low, high))
+        return pd.DataFrame({"n": ns, "low": low, "value": value, "high": np.maximum(low, high)})
+
+    def enough(self, recall: float = 0.9) -> int:
+        """Return after how many of the most suspicious labels one may stop looking: the first n with this recall.
+
+        The recall is that of the calibrated probabilities.
+
+        Args:
+            recall: Expected fraction of all wrong labels among the first n, in (0, 1].
+        """
+        if not 0 < recall <= 1:
+            raise ValueError(
+                f"Expected `recall` to be in (0, 1], got {recall}. Pass the fraction of the wrong labels that is to be "
+                "seen, for instance 0.9."
+            )
+        total = self._expected_wrong()
+        return int(np.searchsorted(total, recall * total[-1] - 1e-9)) + 1 if total[-1] > 0 else 0
+
+    def _expected_wrong(self) -> Array:
+        """Return the sum of the probabilities of the n most suspicious labels, for n = 1, 2, ..."""
+        order = np.argsort(self._rank, kind="stable")[: int(self._seen.sum())]
+        return np.cumsum(self._probability[order])
+
+    def _check(self, n: int) -> None:
+        seen = int(self._seen.sum())
+        if not 1 <= n <= seen:
+            raise ValueError(f"Expected `n` to be from 1 to {seen}, the samples that were seen, got {n}. Pass fewer.")
+
+    def _count(self, chosen: Array) -> Estimate:
+        total = int(chosen.sum())
+        if not total:
+            return Estimate(0.0, 0.0, 0.0)
+        part = self._fraction(chosen)
+        return Estimate(total * part.low, total * part.value, total * part.high)
+
+    def _fraction(self, chosen: Array) -> Estimate:
+        """Return the fraction of wrong labels among the chosen samples, those that cannot be told in both ways."""
+        inside = chosen[self._answers.rows]
+        rows = self._answers.rows[inside]
+        if not len(rows):
+            return Estimate(0.0, float(np.mean(self._probability[chosen])), 1.0)
+        wrong = self._answers.wrong[inside]
+        least = self._strata(chosen, rows, wrong)
+        most = self._strata(chosen, rows, ~self._answers.right[inside])
+        value = (stratified_rate(least) + stratified_rate(most)) / 2
+        return Estimate(float(interval(least)[0]), float(value), float(interval(most)[1]))
+
+    def _strata(self, chosen: Array, rows: Array, wrong: Array) -> StratifiedRate:
+        """Count answers in the strata of the chosen samples; a stratum without one is taken together with the next."""
+        strata = int(self._stratum.max()) + 1
+        asked = np.bincount(self._stratum[rows], minlength=strata)
+        answered = np.flatnonzero(asked)
+        group = np.minimum(np.searchsorted(answered, np.arange(strata)), len(answered) - 1)
+        whole = group[self._stratum[chosen]]
+        size = np.bincount(whole, minlength=len(answered))
+        score = np.bincount(whole, np.clip(self._score[chosen], -FAR, FAR), minlength=len(answered)) / size
+        counted = np.bincount(group[self._stratum[rows]], wrong, minlength=len(answered))
+        return StratifiedRate(size, asked[answered], counted, score)
+
+
+def _completed(stratum: Array, score: Array) -> Array:
+    """Return the stratum of each sample; one first seen after the plan is in that of the nearest score."""
+    known, new = np.flatnonzero(stratum >= 0), np.flatnonzero((stratum < 0) & ~np.isnan(score))
+    if not len(new):
+        return stratum
+    order = known[np.argsort(score[known], kind="stable")]
+    completed = stratum.copy()
+    place = np.searchsorted(score[order], score[new])
+    completed[new] = stratum[order[np.minimum(place, len(order) - 1)]]
+    return completed
+
+
+def _share(inside: Estimate, outside: Estimate) -> Estimate:
+    """Return the part that A is of A + B."""
+    total = inside.value + outside.value
+    value = inside.value / total if total > 0 else float("nan")
+
+    def distance(r: float, a: float, b: float) -> float:
+        """Return how far 0 is inside the interval of (1 - r) A - r B, whose end is at A = a and B = b."""
+        middle = (1 - r) * inside.value - r * outside.value
+        return float(np.hypot((1 - r) * (a - inside.value), r * (b - outside.value)) - abs(middle))
+
+    def end(outermost: float, a: float, b: float) -> float:
+        near, far = (value if total > 0 else 0.5), outermost
+        for _ in range(_HALVINGS):
+            middle = (near + far) / 2
+            near, far = (middle, far) if distance(middle, a, b) >= 0 else (near, middle)
+        return near
+
+    low = end(0.0, inside.low, outside.high) if inside.low < inside.value or outside.high > outside.value else value
+    high = end(1.0, inside.high, outside.low) if inside.high > inside.value or outside.low < outside.value else value
+    return Estimate(low, value, high)

@@ -1,0 +1,104 @@
+"""Audits of a record or of the monitor that keeps one."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import pandas as pd
+
+from dynalens.auditing import Audit
+from dynalens.auditing.answers import AnswersSource
+from dynalens.record.plans import AskedFor
+from dynalens.record.record import Record
+
+
+class KeepsRecord(Protocol):
+    """A monitor that keeps a record."""
+
+    @property
+    def record(self) -> Record:
+        """The record as of the last complete epoch."""
+        ...
+
+
+def audit_plan(
+    record_or_monitor: Record | KeepsRecord,
+    n: int = 100,
+    *,
+    seed: int = 0,
+    answers: AnswersSource | Sequence[AnswersSource] | None = None,
+) -> pd.DataFrame:
+    r"""Return the samples whose labels a person is asked about, in the order to be asked.
+
+    They are a stratified random sample without replacement. Up to 20 strata divide the samples in the order of their
+    scores, such that each holds the same sum of sqrt(p (1 - p)) + 0.2, with p the probability of the run alone that a
+    label is wrong. Each stratum gets the same number of answers, up to one: undecided samples are asked about more
+    often, and each has a probability above zero. A person may stop at any time, as every beginning of the plan is such
+    a sample.
+
+    The plan is kept beside the record (``audit_plans.npz``). Asked for again with the same seed, it gives the same
+    samples.
+
+    Args:
+        record_or_monitor: Of :func:`~dynalens.load_record`, or a monitor after its fit.
+        n: How many samples to ask about; fewer are returned where no more are left.
+        seed: Of the random order.
+        answers: Of earlier rounds, as for :func:`audit`. The next ``n`` samples of their plan follow that were not
+            answered, whatever ``seed`` is. Give the answers of all rounds to :func:`audit`.
+
+    Returns:
+        Columns ``sample_id``; ``label``, the given one; ``probability``, in (0, 1], with which the sample is among all
+        that the plan has drawn: n_h / N_h in its stratum h.
+
+    Raises:
+        ValueError: If ``n`` or ``seed`` are out of range, or ``answers`` are not of a plan of this record.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from dynalens import Record, TrainingDynamics
+        >>> from dynalens.record import RecordMeta
+        >>> dynamics, logits = TrainingDynamics(4), torch.tensor([[3.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+        >>> dynamics.update([0, 1, 2, 3], logits, torch.tensor([0, 1, 1, 1]))
+        >>> _ = dynamics.end_epoch(0)
+        >>> meta = RecordMeta(num_samples=4, epochs=[0])
+        >>> record = Record(statistics=dynamics.compute(), meta=meta, root_index=np.arange(4))
+        >>> plan = audit_plan(record, n=4)
+        >>> sorted(plan["sample_id"]), plan["probability"].tolist()  # all of them
+        ([0, 1, 2, 3], [1.0, 1.0, 1.0, 1.0])
+    """
+    return _record(record_or_monitor).audit_plan(n, seed=seed, answers=answers)
+
+
+def audit(record_or_monitor: Record | KeepsRecord, answers: AskedFor) -> Audit:
+    """Return how many labels are wrong, and which, from the answers of a person.
+
+    Args:
+        record_or_monitor: The record that the plan was drawn from, or the monitor that keeps it.
+        answers: About samples of :func:`audit_plan`: a CSV file, or a table, with the columns ``sample_id`` and
+            ``answer``, "right", "wrong" or "unsure". Optional are ``label``, which is compared with the record's, and
+            ``new_label``, the class of a wrong one. Several are taken together, such as those of several rounds. They
+            need not be about all samples of the plan. Samples that were skipped must not be chosen by their label: pass
+            "unsure" for those that cannot be told.
+
+    Raises:
+        ValueError: If a row is about an unknown sample, one with another label, one that no plan of this record drew,
+            or a second one about the same sample.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from dynalens import Record, TrainingDynamics
+        >>> from dynalens.record import RecordMeta
+        >>> dynamics, logits = TrainingDynamics(4), torch.tensor([[3.0, 0.0], [2.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+        >>> dynamics.update([0, 1, 2, 3], logits, torch.tensor([0, 1, 1, 1]))
+        >>> _ = dynamics.end_epoch(0)
+        >>> meta = RecordMeta(num_samples=4, epochs=[0])
+        >>> record = Record(statistics=dynamics.compute(), meta=meta, root_index=np.arange(4))
+        >>> answers = audit_plan(record, n=4)
+        >>> answers["answer"] = np.where(answers["sample_id"] == 1, "wrong", "right")
+        >>> audit(record, answers).noise_rate
+        NoiseRate(low=0.25, value=0.25, high=0.25, calibrated=True)
+    """
+    return _record(record_or_monitor).audit(answers)
+
+
+def _record(record_or_monitor: Record | KeepsRecord) -> Record:
+    return record_or_monitor if isinstance(record_or_monitor, Record) else record_or_monitor.record

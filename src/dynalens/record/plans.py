@@ -1,0 +1,158 @@
+"""The plans of audits that belong to a record: drawn, kept beside it, and found again for the answers."""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dynalens.auditing import Answers, Audit, Plan, draw, fitting, read_answers
+from dynalens.auditing.answers import AnswersSource
+from dynalens.auditing.plan import FIRST
+from dynalens.dynamics import Array
+from dynalens.record.files import write_arrays
+
+if TYPE_CHECKING:
+    from dynalens.record.record import Record
+
+PLANS = "audit_plans.npz"
+"""Of each plan: its seed, how many it drew, and stratum and label of each sample."""
+
+AskedFor = AnswersSource | Sequence[AnswersSource] | Audit
+"""Answers, or what was made of them before."""
+
+
+class Audits:
+    """Draws the samples of a record that a person is asked about, and takes the answers.
+
+    A plan is kept in the record's folder, or in memory where it has none. There is one for each seed: asked for again,
+    it gives the same samples, even if training went on since.
+
+    Args:
+        record: The record.
+    """
+
+    def __init__(self, record: "Record") -> None:
+        self._record = record
+        self._held: list[Plan] = []
+
+    def of(self, record: "Record") -> "Audits":
+        """Return the audits of a record of the same run, with the plans that are held in memory."""
+        audits = Audits(record)
+        audits._held = self._held
+        return audits
+
+    def plan(self, n: int, seed: int, answers: AnswersSource | Sequence[AnswersSource] | None) -> pd.DataFrame:
+        """Return the samples to ask about, as :func:`dynalens.audit_plan`."""
+        _check_count("n", n, 1)
+        _check_count("seed", seed, 0)
+        plans = self._fitting_labels()
+        answered = np.array([], dtype=np.int64)
+        if answers is not None:
+            said = self._read(answers)
+            plan, answered = self._drawn_by(plans, said), said.rows
+        else:
+            same = [plan for plan in plans if plan.seed == seed]
+            plan = same[-1] if same else Plan.of(self._score, label=self._label, n=n, seed=seed)
+        plan, rows = draw(plan, n, answered)
+        self._keep([*(other for other in plans if other.seed != plan.seed), plan])
+        columns = {"sample_id": self._ids[rows], "label": self._label[rows], "probability": plan.probabilities(rows)}
+        return pd.DataFrame(columns)
+
+    def rows(self) -> list[int]:
+        """Return the rows that were drawn so far, by any plan."""
+        return sorted({int(row) for plan in self._fitting_labels() for row in plan.order()[: plan.count]})
+
+    def result(self, answers: AskedFor) -> Audit:
+        """Return what the answers say of the record, as :func:`dynalens.audit`."""
+        if isinstance(answers, Audit):
+            return answers
+        said = self._read(answers)
+        plans = self._kept()
+        own = [plan for plan in plans if plan.belongs_to(self._label)]
+        if plans and not own:
+            raise ValueError(
+                "Expected `answers` of a plan of this record, got a plan for other labels in its folder. Draw a new "
+                "one with `dynalens.audit_plan(record)`, or pass the record that the plan was drawn from."
+            )
+        return Audit(self._record.table(), self._drawn_by(own, said), said)
+
+    def _drawn_by(self, plans: Sequence[Plan], answers: Answers) -> Plan:
+        """Return the plan of the answers; of a record without one, what a first plan would be."""
+        if not plans:
+            first = Plan.of(self._score, label=self._label, n=FIRST, seed=0)
+            plans = [replace(first, count=max(FIRST, len(answers)))]
+        return fitting(plans, answers, self._ids.tolist())
+
+    @functools.cached_property
+    def _score(self) -> Array:
+        return self._record.assess().score
+
+    @property
+    def _label(self) -> Array:
+        return self._record.statistics.label.astype(np.int64)
+
+    @functools.cached_property
+    def _ids(self) -> Array:
+        ids = self._record.sample_ids
+        return np.arange(len(self._label)) if ids is None else ids
+
+    def _read(self, answers: AnswersSource | Sequence[AnswersSource]) -> Answers:
+        names = self._record.meta.class_names
+        return read_answers(answers, sample_ids=self._ids.tolist(), labels=self._label, class_names=names)
+
+    def _fitting_labels(self) -> list[Plan]:
+        return [plan for plan in self._kept() if plan.belongs_to(self._label)]
+
+    def _kept(self) -> list[Plan]:
+        folder = self._record.folder
+        return self._held or ([] if folder is None else read_plans(folder / PLANS))
+
+    def _keep(self, plans: list[Plan]) -> None:
+        self._held = plans
+        if self._record.folder is None:
+            return
+        try:
+            write_plans(self._record.folder / PLANS, plans)
+        except OSError as error:
+            warnings.warn(
+                f"Expected to write the plan of the audit to {self._record.folder}, got {type(error).__name__}: "
+                f"{error}. It is kept in memory: give the answers to this record.",
+                stacklevel=5,
+            )
+
+
+def write_plans(path: Path, plans: Sequence[Plan]) -> None:
+    """Write the plans of a record, the latest last."""
+    arrays: dict[str, Array] = {
+        "seed": np.array([plan.seed for plan in plans]),
+        "count": np.array([plan.count for plan in plans]),
+        "stratum": np.stack([plan.stratum for plan in plans]).astype(np.int8),
+        "label": np.stack([plan.label for plan in plans]).astype(np.int32),
+    }
+    write_arrays(path, arrays)
+
+
+def read_plans(path: Path) -> list[Plan]:
+    """Return the plans of a record, the latest last; none if there is no file."""
+    if not path.is_file():
+        return []
+    with np.load(path) as stored:
+        parts = [stored[name] for name in ("label", "stratum", "seed", "count")]
+    return [
+        Plan(label.astype(np.int64), stratum.astype(np.int64), int(seed), int(count))
+        for label, stratum, seed, count in zip(*parts, strict=True)
+    ]
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(
+            f"Expected `{name}` to be a whole number of at least {least}, got {value!r}. Pass for instance "
+            f"{max(least, FIRST if name == 'n' else 0)}."
+        )

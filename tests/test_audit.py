@@ -1,0 +1,546 @@
+"""An audit: from a person's answers about a random sample to the rate of wrong labels, and which they are."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from dynalens import Audit, Record, TrainingDynamics, audit, audit_plan, load_record
+from dynalens.auditing import Plan, StratifiedRate, draw, interval, stratified_rate
+from dynalens.auditing.calibration import calibrated
+from dynalens.auditing.estimate import curve
+from dynalens.auditing.result import Estimate, _share
+from dynalens.auditing.strata import asking_order, equal_doubt
+from dynalens.dynamics import Array
+from dynalens.record import RecordFolder, RecordMeta
+from dynalens.suspicion import Assessment, NoiseRate
+
+Z2 = 1.959964**2
+
+
+def population(n: int, rate: float = 0.2, seed: int = 0, sharpness: float = 1.5) -> tuple[Array, Array]:
+    """Return scores of N samples and which of them are wrong; with the sharpness 1.5 they are as on human labels."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.permutation(n) < round(rate * n)
+    return rng.normal(size=n) + sharpness * (2 * wrong - 1), wrong
+
+
+def record_of(score: Array, **fields: Any) -> Record:
+    """Return a record of these scores, with labels 0, 1, 2, 0, 1, ... and the next class suggested for each."""
+    n = len(score)
+    label = torch.arange(n) % 3
+    dynamics = TrainingDynamics(n)
+    dynamics.update(range(n), torch.nn.functional.one_hot(label, 3).float(), label)
+    dynamics.end_epoch(0)
+    meta = RecordMeta(num_samples=n, epochs=[0], class_names=fields.pop("class_names", None))
+    record = Record(statistics=dynamics.compute(), meta=meta, root_index=np.arange(n), **fields)
+    p = 1 / (1 + np.exp(-score))
+    record._assessment = Assessment(
+        score, p, (label.numpy() + 1) % 3, p / 2, p, np.zeros(n), NoiseRate(0.0, float(p.mean()), 1.0)
+    )
+    return record
+
+
+def answered(plan: pd.DataFrame, wrong: Array) -> pd.DataFrame:
+    """Return the plan as a person answers it who knows which labels are wrong."""
+    return plan.assign(answer=np.where(wrong[plan["sample_id"].to_numpy()], "wrong", "right"))
+
+
+def strata_of(*rows: tuple[int, int, int, float]) -> StratifiedRate:
+    """Return strata of rows (samples, answers, wrong ones, score)."""
+    return StratifiedRate(*(np.array(column) for column in zip(*rows, strict=True)))
+
+
+# The sample
+
+
+def test_strata_are_neighbours_by_score_and_hold_equal_doubt() -> None:
+    score, _ = population(5000)
+    stratum = equal_doubt(score, answers=100)
+    assert sorted(set(stratum)) == list(range(20))
+    assert (np.diff(stratum[np.argsort(-score)]) >= 0).all()
+    p = 1 / (1 + np.exp(-score))
+    doubt = np.bincount(stratum, np.sqrt(p * (1 - p)) + 0.2)
+    assert np.abs(doubt / doubt.mean() - 1).max() < 0.02  # up to one sample at each border
+
+
+def test_scores_without_end_divide_the_samples_as_well() -> None:
+    stratum = equal_doubt(np.array([np.inf, -np.inf, np.inf, -np.inf, np.nan]), answers=4)
+    assert stratum.tolist() == [0, 1, 0, 1, -1]
+
+
+def test_every_beginning_of_the_order_asks_each_stratum_equally_often_until_it_is_exhausted() -> None:
+    stratum = np.repeat([0, 1, 2], [2, 5, 40])
+    for seed in range(5):
+        order = asking_order(stratum, seed)
+        assert sorted(order) == list(range(47))
+        for n in range(1, 48):
+            asked = np.bincount(stratum[order[:n]], minlength=3)
+            still_open = asked < [2, 5, 40]
+            assert np.ptp(asked[still_open]) <= 1 if still_open.any() else n == 47
+            assert asked.max() - asked.min(where=still_open, initial=n) <= 1
+
+
+def test_every_sample_of_a_stratum_is_drawn_equally_often_over_the_seeds() -> None:
+    stratum = np.repeat([0, 1], [3, 6])
+    drawn = np.zeros(9)
+    for seed in range(400):
+        drawn[asking_order(stratum, seed)[:4]] += 1
+    # 2 of 3 and 2 of 6; four standard deviations of a proportion are 0.1
+    assert drawn / 400 == pytest.approx(np.repeat([2 / 3, 1 / 3], [3, 6]), abs=0.1)
+
+
+def test_probabilities_of_a_plan_sum_to_the_number_of_samples_that_it_draws() -> None:
+    score, _ = population(300)
+    plan, rows = draw(Plan.of(score, label=np.zeros(300), n=50, seed=3), 50, np.array([], dtype=np.int64))
+    assert plan.probabilities(np.arange(300)).sum() == pytest.approx(50)
+    assert len(set(rows)) == 50
+    assert plan.probabilities(np.arange(300)).min() > 0
+
+
+# The rate and its interval
+
+
+def test_the_rate_of_two_strata_is_that_by_hand() -> None:
+    assert stratified_rate(strata_of((10, 4, 3, 1.0), (30, 5, 1, -1.0))) == pytest.approx(0.25 * 3 / 4 + 0.75 * 1 / 5)
+
+
+def test_the_rate_is_unbiased_over_all_samples_that_may_be_drawn() -> None:
+    wrong = [np.array([1, 0, 1]), np.array([0, 0, 1, 0, 0])]
+    samples = itertools.product(itertools.combinations(wrong[0], 2), itertools.combinations(wrong[1], 2))
+    rates = [stratified_rate(strata_of((3, 2, sum(a), 1.0), (5, 2, sum(b), -1.0))) for a, b in samples]
+    assert len(rates) == 3 * 10
+    assert np.mean(rates) == pytest.approx(3 / 8)
+
+
+@pytest.mark.parametrize("wrong", [0, 1, 7, 20])
+def test_the_interval_of_one_stratum_is_wilsons(wrong: int) -> None:
+    low, high = interval(strata_of((10**9, 20, wrong, 0.0)))
+    centre, half = wrong / 20 + Z2 / 40, np.sqrt(Z2 * (wrong / 20 * (1 - wrong / 20) / 20 + Z2 / 1600))
+    assert (low, high) == pytest.approx(((centre - half) / (1 + Z2 / 20), (centre + half) / (1 + Z2 / 20)), abs=1e-7)
+
+
+def test_a_finite_population_narrows_the_interval_as_more_answers_would() -> None:
+    finite = interval(strata_of((60, 20, 5, 0.0)))
+    n = 20 * 59 / 40  # (1 - n / N) N / (N - 1) / n is that of so many answers without an end of samples
+    centre, half = 0.25 + Z2 / (2 * n), np.sqrt(Z2 * (0.25 * 0.75 / n + Z2 / (4 * n * n)))
+    assert finite == pytest.approx(((centre - half) / (1 + Z2 / n), (centre + half) / (1 + Z2 / n)), abs=1e-7)
+
+
+def test_every_sample_answered_gives_the_exact_rate_without_width() -> None:
+    whole = strata_of((2, 2, 1, 1.0), (6, 6, 1, 0.0), (8, 8, 0, -1.0))
+    assert stratified_rate(whole) == pytest.approx(2 / 16)
+    assert interval(whole) == (stratified_rate(whole),) * 2
+
+
+def test_no_end_is_beyond_the_labels_that_are_known() -> None:
+    for asked in range(1, 10):
+        for wrong in range(asked + 1):
+            low, high = interval(strata_of((10, asked, wrong, 0.0)))
+            assert wrong / 10 <= low <= high <= 1 - (asked - wrong) / 10
+
+
+def test_the_ends_are_those_of_the_formula_on_a_fine_grid() -> None:
+    strata = strata_of((20, 6, 5, 3.0), (100, 6, 2, 0.5), (400, 6, 1, -3.0))
+    rate, grid = float(stratified_rate(strata)), np.linspace(0.001, 0.9, 900)
+    inside = [t for t in grid if abs(rate - t) <= math.sqrt(Z2 * _v(strata, t))]
+    assert interval(strata) == pytest.approx((min(inside), max(inside)), abs=0.0011)
+
+
+def _v(strata: StratifiedRate, t: float) -> float:
+    """Return V(t), stratum by stratum."""
+    sizes, asked, line = (values.tolist() for values in (strata.size, strata.asked, curve(strata)))
+    low, high, q = -30.0, 30.0, [0.0]
+    for _ in range(40):
+        d = (low + high) / 2
+        q = [1 / (1 + math.exp(-(each + d))) for each in line]
+        mean = sum(size * r for size, r in zip(sizes, q, strict=True)) / sum(sizes)
+        low, high = (d, high) if mean < t else (low, d)
+    shares = zip(sizes, asked, q, strict=True)
+    return float(sum((s / sum(sizes)) ** 2 * (1 - n / s) * s / (s - 1) * r * (1 - r) / n for s, n, r in shares))
+
+
+def test_the_curve_is_the_maximum_of_its_penalised_likelihood() -> None:
+    strata = strata_of((20, 6, 5, 3.0), (100, 6, 2, 0.5), (400, 6, 1, -3.0))
+    x = (strata.score - strata.score.mean()) / strata.score.std()
+    b = float((curve(strata)[0] - curve(strata)[2]) / (x[0] - x[2]))
+    a = float(curve(strata)[0] - b * x[0])
+
+    def value(a: float, b: float) -> float:
+        q = 1 / (1 + np.exp(-(a + b * x)))
+        own = strata.wrong * np.log(q) + (strata.asked - strata.wrong) * np.log(1 - q)
+        return float(own.sum() + (np.log(q) + np.log(1 - q)).sum() / 6 - b * b / 4)
+
+    assert all(value(a, b) > value(a + da, b + db) for da, db in [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01)])
+
+
+def test_scores_that_are_upside_down_say_nothing() -> None:
+    line = curve(strata_of((50, 10, 0, 3.0), (50, 10, 9, -3.0)))
+    assert 1 / (1 + np.exp(-line)) == pytest.approx([9.5 / 21] * 2)
+
+
+@pytest.mark.parametrize(("rate", "sharpness"), [(0.2, 1.5), (0.2, 0.0), (0.02, 1.0)])
+def test_the_interval_holds_the_truth_as_often_as_it_says(rate: float, sharpness: float) -> None:
+    score, wrong = population(2000, rate, sharpness=sharpness)
+    stratum = equal_doubt(score, 40)
+    drawn = [asking_order(stratum, seed)[:40] for seed in range(200)]
+    asked, counted = (np.stack([np.bincount(stratum[rows], w[rows]) for rows in drawn]) for w in (wrong | True, wrong))
+    mean = np.bincount(stratum, score) / np.bincount(stratum)
+    low, high = interval(StratifiedRate(np.bincount(stratum), asked, counted, mean))
+    assert ((low <= rate) & (rate <= high)).sum() >= 0.9 * 200  # 95 % less three standard deviations
+
+
+# The calibration
+
+
+def test_calibrated_probabilities_keep_the_answers_rise_with_the_score_and_have_the_mean_of_the_rate() -> None:
+    score, wrong = population(1000)
+    asked = np.arange(0, 1000, 10)
+    p = calibrated(score, asked, wrong[asked].astype(float), np.full(100, 10.0), rate=0.23)
+    assert (p[asked] == wrong[asked]).all()
+    assert p.mean() == pytest.approx(0.23)
+    rest = np.setdiff1d(np.arange(1000), asked)
+    assert (np.diff(p[rest][np.argsort(score[rest])]) >= 0).all()
+
+
+def test_a_score_that_says_nothing_or_the_contrary_is_not_believed() -> None:
+    score, wrong = population(400)
+    asked = np.arange(200)
+    p = calibrated(-score, asked, wrong[asked].astype(float), np.full(200, 2.0), rate=0.2)
+    assert np.ptp(p[200:]) < 1e-12
+
+
+def test_a_score_that_is_far_too_sure_is_put_right() -> None:
+    score, wrong = population(4000, sharpness=1.0)
+    asked = np.arange(1000)
+    p = calibrated(20 * score, asked, wrong[asked].astype(float), np.full(1000, 4.0), rate=0.2)
+    rest = np.arange(1000, 4000)
+    for part in np.array_split(rest[np.argsort(score[rest])], 5):
+        assert p[part].mean() == pytest.approx(wrong[part].mean(), abs=0.05)
+
+
+# What a user asks
+
+
+def test_the_whole_set_audited_gives_every_number_exactly() -> None:
+    score, wrong = population(60)
+    record = record_of(score)
+    done = audit(record, answered(audit_plan(record, 60), wrong))
+    rate = done.noise_rate
+    assert (rate.low, rate.value, rate.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert rate.calibrated
+    order = np.argsort(-score)
+    for n in (1, 7, 30, 60):
+        first = float(wrong[order[:n]].sum())
+        for part, exact in ((done.precision_of(n), first / n), (done.recall_of(n), first / 12)):
+            assert (part.low, part.value, part.high) == pytest.approx((exact, exact, exact))
+    assert done.table()["wrong_probability"].tolist() == wrong.astype(float).tolist()
+    assert done.table()["flagged"].tolist() == wrong.tolist()
+    curve_of = done.curve()
+    assert curve_of["value"].tolist() == pytest.approx([wrong[order[:n]].sum() for n in curve_of["n"]])
+
+
+def test_all_answers_alike_leave_an_interval() -> None:
+    record = record_of(population(500)[0])
+    none = audit(record, audit_plan(record, 50).assign(answer="right"))
+    assert (none.noise_rate.low, none.noise_rate.value) == (0.0, 0.0)
+    assert 0.01 < none.noise_rate.high < 0.2
+    every = audit(record, audit_plan(record, 50).assign(answer="wrong"))
+    assert (every.noise_rate.value, every.noise_rate.high) == pytest.approx((1, 1))
+    assert np.isnan(none.recall_of(5).value)
+    assert (none.recall_of(5).low, none.recall_of(5).high) == pytest.approx((0, 1))
+    assert none.enough() == 0
+
+
+def test_precision_and_recall_are_near_the_truth_and_held_by_their_intervals() -> None:
+    score, wrong = population(3000)
+    first = np.argsort(-score)[:600]
+    precision, recall = wrong[first].mean(), wrong[first].sum() / wrong.sum()
+    held = np.zeros(2)
+    for seed in range(15):
+        record = record_of(score)
+        done = audit(record, answered(audit_plan(record, 100, seed=seed), wrong))
+        for which, (part, truth) in enumerate([(done.precision_of(600), precision), (done.recall_of(600), recall)]):
+            held[which] += part.low <= truth <= part.high
+            assert part.value == pytest.approx(truth, abs=0.35)
+    assert (held >= 12).all()  # of 15; 95 % less three standard deviations
+
+
+def test_the_interval_of_the_recall_is_that_of_a_scan() -> None:
+    inside, outside = Estimate(80.0, 120.0, 150.0), Estimate(20.0, 50.0, 110.0)
+    held = []
+    for r in np.linspace(0, 1, 20001):
+        middle = (1 - r) * 120 - r * 50
+        low = middle - np.sqrt(((1 - r) * 40) ** 2 + (r * 60) ** 2)
+        high = middle + np.sqrt(((1 - r) * 30) ** 2 + (r * 30) ** 2)
+        held += [r] if low <= 0 <= high else []
+    share = _share(inside, outside)
+    assert share.value == pytest.approx(120 / 170)
+    assert (share.low, share.high) == pytest.approx((min(held), max(held)), abs=1e-4)
+
+
+def test_labels_that_cannot_be_told_count_as_right_at_one_end_and_as_wrong_at_the_other() -> None:
+    score, wrong = population(400)
+    record = record_of(score)
+    answers = answered(audit_plan(record, 60), wrong)
+    answers.loc[::6, "answer"] = "unsure"
+    done = audit(record, answers)
+    as_right, as_wrong = (audit(record, answers.replace({"answer": {"unsure": each}})) for each in ("right", "wrong"))
+    assert done.noise_rate.low == as_right.noise_rate.low
+    assert done.noise_rate.high == as_wrong.noise_rate.high
+    assert done.noise_rate.value == pytest.approx((as_right.noise_rate.value + as_wrong.noise_rate.value) / 2)
+    assert (done.right + done.wrong, done.unsure) == (50, 10)
+    unsure = done.table().loc[answers["sample_id"][::6], "wrong_probability"]
+    assert ((unsure > 0) & (unsure < 1)).all()
+
+
+def test_a_second_round_draws_others_and_all_answers_count() -> None:
+    score, wrong = population(1000)
+    record = record_of(score)
+    first = answered(audit_plan(record, 40, seed=5), wrong)
+    second = answered(audit_plan(record, 40, answers=first), wrong)
+    assert not set(first["sample_id"]) & set(second["sample_id"])
+    assert [*first["sample_id"], *second["sample_id"]] == audit_plan(record, 80, seed=5)["sample_id"].tolist()
+    both = audit(record, [first, second])
+    assert both.right + both.wrong == 80
+    one, two = audit(record, first).noise_rate, both.noise_rate
+    assert two.high - two.low < one.high - one.low
+    third = audit_plan(record, 1000, answers=pd.concat([first, second]))
+    assert len(third) == 920
+    assert audit(record, [first, second, answered(third, wrong)]).noise_rate.low == pytest.approx(0.2)
+
+
+def test_a_person_may_stop_early() -> None:
+    score, wrong = population(1000)
+    record = record_of(score)
+    answers = answered(audit_plan(record, 100), wrong)
+    rate = audit(record, answers.head(7)).noise_rate
+    assert rate.low < 0.2 < rate.high
+    answers.loc[50:, "answer"] = ""
+    assert audit(record, answers).noise_rate == audit(record, answers.head(50)).noise_rate
+
+
+def test_samples_never_seen_are_not_asked_about() -> None:
+    score, wrong = population(100)
+    score[:20] = np.nan
+    record = record_of(score)
+    plan = audit_plan(record, 100)
+    assert sorted(plan["sample_id"]) == list(range(20, 100))
+    table = audit(record, answered(plan, wrong)).table()
+    assert table["wrong_probability"].isna().tolist() == [True] * 20 + [False] * 80
+
+
+def test_what_is_done_with_a_record_follows_the_answers() -> None:
+    score, wrong = population(300)
+    record = record_of(score)
+    answers = answered(audit_plan(record, 60), wrong).assign(new_label=None)
+    sure = answers["sample_id"][answers["answer"] == "wrong"].tolist()
+    right = answers["sample_id"][answers["answer"] == "right"].tolist()
+    named = sure[0]
+    answers.loc[answers["sample_id"] == named, "new_label"] = (named + 2) % 3
+    assert not set(sure) & set(record.clean_indices(answers=answers))
+    assert set(right) <= set(record.clean_indices(answers=answers, precision=0.01))
+    weights = record.weights(answers=answers)
+    assert (set(weights[sure]), set(weights[right])) == ({0.0}, {1.0})
+    changed = record.relabelled([(None, i % 3) for i in range(300)], answers=answers)
+    assert changed[named][1] == (named + 2) % 3
+    assert all(changed[i][1] == (i + 1) % 3 for i in sure[1:])
+    assert all(changed[i][1] == i % 3 for i in right)
+    worst = record.suspects(answers=answers)
+    assert set(worst.index[: len(sure)]) == set(sure)
+    assert not set(worst.index) & set(right)
+    assert record.suspects(5, 0.9, answers=answers)["flagged"].all()
+
+
+def test_what_is_flagged_holds_as_many_wrong_labels_as_asked_for() -> None:
+    precisions = []
+    score, wrong = population(4000)
+    for seed in range(6):
+        record = record_of(score - 3)  # the run alone takes far too few for wrong
+        chosen = audit(record, answered(audit_plan(record, 100, seed=seed), wrong)).table(0.8)["flagged"]
+        precisions.append(wrong[chosen].mean())
+    assert np.mean(precisions) == pytest.approx(0.8, abs=0.08)
+
+
+# Plans and records
+
+
+def saved(tmp_path: Path, score: Array, **fields: Any) -> Record:
+    """Return a record with a folder."""
+    return record_of(score, folder=tmp_path, **fields)
+
+
+def test_a_plan_is_kept_beside_the_record_whatever_the_scores_become(tmp_path: Path) -> None:
+    score, wrong = population(200)
+    plan = audit_plan(saved(tmp_path, score), 50, seed=4)
+    later = saved(tmp_path, np.random.default_rng(9).permutation(score))
+    assert audit_plan(later, 50, seed=4)["sample_id"].tolist() == plan["sample_id"].tolist()
+    rate = audit(later, answered(plan, wrong)).noise_rate
+    assert rate.low < 0.2 < rate.high
+
+
+def test_answers_fit_any_plan_of_the_record(tmp_path: Path) -> None:
+    score, wrong = population(200)
+    one, other = (answered(audit_plan(saved(tmp_path, score), 30, seed=seed), wrong) for seed in (1, 2))
+    for answers in (one, other):
+        assert audit(saved(tmp_path, score), answers).right + audit(saved(tmp_path, score), answers).wrong == 30
+    with pytest.raises(ValueError, match="not drawn or drawn by another plan"):
+        audit(saved(tmp_path, score), pd.concat([one, other]).drop_duplicates("sample_id").drop(columns="probability"))
+
+
+def test_a_plan_read_from_disk_gives_the_same_audit(tmp_path: Path) -> None:
+    n = 90
+    dynamics = TrainingDynamics(n)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(2):
+        dynamics.update(range(n), torch.randn(n, 3, generator=generator), torch.arange(n) % 3)
+        dynamics.end_epoch(epoch)
+    folder = RecordFolder(tmp_path / "dynalens")
+    folder.write(dynamics.compute(), np.arange(n), RecordMeta(num_samples=n, epochs=[0, 1]))
+    plan = audit_plan(load_record(tmp_path), 30)
+    answers = plan.assign(answer=["wrong", "right", "right"] * 10)
+    answers.to_csv(tmp_path / "answers.csv", index=False)
+    read = audit(load_record(tmp_path), tmp_path / "answers.csv")
+    assert read.noise_rate == audit(load_record(tmp_path), answers).noise_rate
+    assert (read.wrong, read.right) == (10, 20)
+
+
+def test_a_folder_that_cannot_be_written_keeps_the_plan_in_memory(tmp_path: Path) -> None:
+    score, wrong = population(100)
+    (tmp_path / "file").write_text("")
+    record = record_of(score, folder=tmp_path / "file")
+    with pytest.warns(UserWarning, match="kept in memory"):
+        plan = audit_plan(record, 30, seed=7)
+    assert audit(record, answered(plan, wrong)).right > 0
+
+
+def test_a_record_without_a_plan_takes_answers_of_the_first_one() -> None:
+    score, wrong = population(300)
+    answers = answered(audit_plan(record_of(score)), wrong)
+    assert audit(record_of(score), answers).noise_rate == audit(record_of(score), answers.head(100)).noise_rate
+
+
+def test_ids_and_names_of_classes_are_those_of_the_record() -> None:
+    ids = np.array([f"x/{i}.png" for i in range(90)])
+    score, wrong = population(90)
+    record = record_of(score, sample_ids=ids, class_names=["cat", "dog", "cow"])
+    plan = audit_plan(record, 30)
+    rows = [int(name[2:-4]) for name in plan["sample_id"]]
+    answers = plan.assign(answer=np.where(wrong[rows], "wrong", "right"))
+    answers["label"] = [["cat", "dog", "cow"][i % 3] for i in rows]
+    answers["new_label"] = [["dog", "cow", "cat"][i % 3] if wrong[i] else "" for i in rows]
+    table = audit(record, answers).table()
+    assert table.loc[answers["sample_id"], "wrong_probability"].tolist() == wrong[rows].astype(float).tolist()
+
+
+# Mistakes
+
+
+def answers_of(*rows: Sequence[Any], columns: str = "sample_id,answer") -> pd.DataFrame:
+    return pd.DataFrame(list(rows), columns=columns.split(","))
+
+
+MISTAKES = {
+    "an unknown id": (answers_of((999, "right")), "name samples of this record, got sample 999"),
+    "an id that is no number": (answers_of(("x", "right")), "name samples of this record, got sample x"),
+    "a sample twice": (answers_of((3, "right"), (3, "right")), "one answer for each sample, got several for sample 3"),
+    "another word": (answers_of((3, "maybe")), "`answer` to be one of right, wrong, unsure, got 'maybe' for sample 3"),
+    "another label": (
+        answers_of((3, "right", 1), columns="sample_id,answer,label"),
+        r"about the labels of this record, got others for sample 3 \(label 0, not 1\)",
+    ),
+    "a label that is no class": (
+        answers_of((3, "right", "dog"), columns="sample_id,answer,label"),
+        "`label` to be the number of a class, got 'dog' for sample 3",
+    ),
+    "the given class as the new one": (
+        answers_of((3, "wrong", 0), columns="sample_id,answer,new_label"),
+        "`new_label` to be another class for an answer 'wrong', got 0 for sample 3",
+    ),
+    "a new class of a right label": (
+        answers_of((3, "right", 2), columns="sample_id,answer,new_label"),
+        "`new_label` to be another class for an answer 'wrong', got 2 for sample 3",
+    ),
+    "no column of answers": (answers_of((3,), columns="sample_id"), "the columns sample_id and answer, got"),
+    "no answer": (answers_of((3, "")), "hold at least one answer, got none"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_in_the_answers_is_one_error_and_nothing_is_lost(mistake: str, tmp_path: Path) -> None:
+    record = saved(tmp_path, population(100)[0])
+    plan = audit_plan(record, 100)
+    answers, words = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=words):
+        audit(record, answers)
+    assert audit_plan(saved(tmp_path, population(100)[0]), 100).equals(plan)
+
+
+def test_a_sample_that_the_plan_did_not_draw_is_an_error() -> None:
+    record = record_of(population(100)[0])
+    plan = audit_plan(record, 30)
+    stranger = min(set(range(100)) - set(plan["sample_id"]))
+    answers = answers_of((stranger, "right"), (plan["sample_id"][0], "right"))
+    with pytest.raises(ValueError, match=f"a plan of this record drew, got sample {stranger}, not drawn"):
+        audit(record, answers)
+
+
+def test_a_plan_of_another_record_is_an_error(tmp_path: Path) -> None:
+    score, wrong = population(100)
+    other = record_of(population(100, seed=1)[0])
+    strange = answered(audit_plan(other, 30), wrong)
+    record = saved(tmp_path, score)
+    audit_plan(record, 30)
+    with pytest.raises(ValueError, match="not drawn or drawn by another plan"):
+        audit(record, strange)
+    longer = saved(tmp_path, population(130)[0])
+    with pytest.raises(ValueError, match="got a plan for other labels in its folder"):
+        audit(longer, strange)
+
+
+def test_a_probability_that_the_plan_does_not_have_is_an_error() -> None:
+    record = record_of(population(100)[0])
+    plan = audit_plan(record, 30).assign(answer="right")
+    with pytest.raises(ValueError, match="drawn by another plan"):
+        audit(record, plan.assign(probability=plan["probability"] * 0.9))
+
+
+@pytest.mark.parametrize("n", [0, -1, 1.5, True, "10"])
+def test_a_number_of_samples_below_one_is_an_error(n: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"Expected `n` to be a whole number of at least 1, got .*Pass for instance 100"
+    ):
+        audit_plan(record_of(population(100)[0]), n)
+
+
+def test_numbers_out_of_range_are_errors() -> None:
+    record = record_of(population(100)[0])
+    done = audit(record, audit_plan(record, 30).assign(answer="right"))
+    for n in (0, 101):
+        with pytest.raises(ValueError, match="Expected `n` to be from 1 to 100"):
+            done.precision_of(n)
+    with pytest.raises(ValueError, match="Expected `recall` to be in"):
+        done.enough(0)
+    with pytest.raises(ValueError, match="Expected `seed`"):
+        audit_plan(record, seed=-1)
+
+
+def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
+    record = record_of(population(100)[0])
+    (tmp_path / "empty.csv").write_text("")
+    with pytest.raises(ValueError, match="Expected `answers` to be a CSV file"):
+        audit(record, tmp_path / "empty.csv")
+
+
+def test_an_audit_says_what_it_was_made_from() -> None:
+    record = record_of(population(10)[0])
+    done = audit(record, audit_plan(record, 10).assign(answer=["wrong", *["right"] * 9]))
+    assert repr(done) == "Audit(9 right, 1 wrong, 0 unsure: 10.0% of the labels are wrong, 10.0% to 10.0%)"
+    assert isinstance(done, Audit)
+    assert record.audit(done) is done
