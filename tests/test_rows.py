@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 
 from dynalens import CaptureError, IndexedDataset, RelabelledDataset, SampleIdentityError, TrainingDynamicsMonitor
 from dynalens.identity.given import disagreeing, given_labels
+from dynalens.identity.labels import LabelCheck
 from test_losses import assert_equals_the_definitions
 from training import Classifier, K, N, dataset, fit, images, labels, loader
 
@@ -310,3 +311,13 @@ def test_a_step_that_leaves_rows_to_the_loss_is_traced_once(tmp_path: Path) -> N
     monitor = TrainingDynamicsMonitor()
     fit(tmp_path, monitor, data=lambda: DataLoader(dataset(), batch_size=4), max_epochs=1)
     assert not monitor._rows._traces
+
+
+def test_two_classes_in_turn_backwards_are_another_order_and_no_renumbering() -> None:
+    check = LabelCheck()
+    column: dict[Any, Any] = {("label",): torch.tensor([0, 1, 0, 1])}
+    with pytest.raises(SampleIdentityError, match="got its labels in another order"):
+        check.see(column, torch.tensor([1, 0, 1, 0]), classes=2, traced=False)
+    renumbered = LabelCheck()
+    renumbered.see({("label",): torch.tensor([0, 1, 0, 1, 1])}, torch.tensor([1, 0, 1, 0, 0]), classes=2, traced=False)
+    assert renumbered.confirmed

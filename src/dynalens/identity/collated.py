@@ -5,14 +5,23 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import default_collate, default_convert
 
-from dynalens.identity.columns import Column, Path, columns_of_batch, columns_of_samples
+from dynalens.identity.columns import (
+    Column,
+    Path,
+    columns_of_batch,
+    columns_of_samples,
+    part_at,
+    scalar_keys,
+    scalars,
+)
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.order import Order, OrderError, order_of_rows
 
 _LOOKS = 2
-"""Batches of an iterator in which arrays are compared: it costs more than 2 microseconds a sample, numbers do not."""
+"""Batches of an iterator in which all is compared: it costs 10 to 60 microseconds a sample, one column of numbers 1."""
 
 
 class Collated(NamedTuple):
@@ -47,39 +56,62 @@ class OrderedCollate:
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self._collate = collate
         self._looks, self._moved = _LOOKS, False
+        self._witness: tuple[Path, Path] | None = None
 
     def __call__(self, samples: Any) -> Collated:
         """Return the batch with the order of its rows."""
         if not isinstance(samples, list):  # what the dataset returned at once, in a form of its own
             return Collated(self._collate(samples), None, "")
-        drawn = list(samples)
-        columns = _columns(drawn)
+        drawn, compares = list(samples), self._moved or self._looks > 0
+        held = drawn if compares else [_copied(sample) for sample in drawn]
+        columns = _columns(drawn) if compares else {}
         batch = self._collate(samples)
         if batch is None:
             return Collated(None, None, "")
         places = _order_in_list(drawn, samples)
-        try:
-            order = self._compared({path: [values[i] for i in places] for path, values in columns.items()}, batch)
-        except OrderError as error:
-            return Collated(batch, None, str(error))
+        order: Order | None = None
+        if compares or not self._witnessed([held[place] for place in places], batch):
+            columns = columns or _columns(held)
+            try:
+                order = self._compared({path: [values[i] for i in places] for path, values in columns.items()}, batch)
+            except OrderError as error:
+                return Collated(batch, None, str(error))
         places = places if order is None else [places[i] for i in order]
         return Collated(batch, None if places == list(range(len(drawn))) else places, "")
 
     def _compared(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
         rows = columns_of_batch(batch)
         self._looks -= 1
-        if not self._moved and self._looks < 0 and _numbers_agree(columns, rows):
-            return None
         order = order_of_rows(columns, rows, arrays=True)
         self._moved |= order is not None
+        if order is None:
+            self._witness = self._witness or _agreeing(columns, rows)
         return order
 
+    def _witnessed(self, samples: list[Any], batch: Any) -> bool:
+        """Return whether the column that agreed before agrees again; where none did, whether no row is missing."""
+        if self._witness is None:
+            return all(len(row) == len(samples) for row in columns_of_batch(batch).values())
+        of_samples, of_rows = self._witness
+        values, leaf = [part_at(sample, of_samples) for sample in samples], part_at(batch, of_rows)
+        rows = leaf.flatten().tolist() if isinstance(leaf, Tensor | np.ndarray) else leaf
+        return rows == [value.item() if isinstance(value, Tensor | np.generic) else value for value in values]
 
-def _numbers_agree(columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> bool:
-    try:
-        return order_of_rows(columns, rows, arrays=False) is None
-    except OrderError:
-        return False
+
+def _agreeing(columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> tuple[Path, Path] | None:
+    """Return where samples and rows hold the same numbers or strings, more than one of them; None if nowhere."""
+    for path, values in columns.items():
+        column = scalars(values)
+        for row_path, row in rows.items() if column is not None else ():
+            keys = scalar_keys(column, row) if column is not None else None
+            if keys is not None and keys[0] == keys[1] and len(set(keys[0])) > 1:
+                return path, row_path
+    return None
+
+
+def _copied(sample: Any) -> Any:
+    """Return what collate functions cannot take entries out of."""
+    return sample.copy() if isinstance(sample, dict | list) else sample
 
 
 def _columns(drawn: list[Any]) -> dict[Path, list[Any]]:

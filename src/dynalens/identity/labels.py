@@ -129,7 +129,8 @@ def _relation(label: list[Any], target: list[int]) -> str:
     """How targets follow from a column.
 
     "same" if they are its values, "equal" if that is one value only, "function" where repeats tell it, "constant" if
-    they do not vary with it, else "".
+    they do not vary with it, else "". The same numbers, equally often, are another order rather than a renumbering:
+    two classes in turn, backwards, would look like one.
     """
     values = set(label)
     if label == target:
@@ -137,7 +138,7 @@ def _relation(label: list[Any], target: list[int]) -> str:
     if len(set(target)) == 1:
         return "constant" if len(values) > 1 else ""
     functional = len(set(zip(label, target, strict=True))) == len(values)
-    return "function" if functional and len(values) < len(label) else ""
+    return "function" if functional and len(values) < len(label) and not _moved(label, target) else ""
 
 
 def _moved(label: list[Any], target: list[int]) -> bool:
