@@ -29,7 +29,19 @@ ALLOWED = {
     "records": {"record"},
     "pictures": {"torch", "numpy", "PIL", "dynamics", "text"},
     "decisions": {"torch", "datasets", "keys", "text"},
-    "report": {"torch", "numpy", "pandas", "PIL", "dynamics", "embeddings", "keys", "pictures", "record", "suspicion"}
+    "report": {
+        "torch",
+        "numpy",
+        "pandas",
+        "PIL",
+        "auditing",
+        "dynamics",
+        "embeddings",
+        "keys",
+        "pictures",
+        "record",
+        "suspicion",
+    }
     | {"text"},
     "explanations": COMPUTING
     | {"attribution", "capture", "datasets", "dynamics", "faithfulness", "pictures", "tensorboard"},

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.data import TensorDataset
 
 from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, apply_decisions, load_record
-from dynalens.report import write_report
+from dynalens.auditing import StratifiedRate, interval, stratified_rate
+from dynalens.report import write_audit, write_report
 from training import N, fit, images, labels, loader
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -369,3 +371,68 @@ def test_five_thousand_suspects_are_drawn_as_they_come_into_view(browser: Any, r
     assert browser.execute_script(filled) < 200
     last = browser.execute_script("return document.querySelector('.card:last-child .names') !== null")
     assert last or waited(lambda: browser.execute_script("return !!document.querySelector('.card:last-child .names')"))
+
+
+def strata_of(numbers: np.random.Generator) -> StratifiedRate:
+    """Answers in a few strata, as a person gives them."""
+    size = numbers.integers(2, 500, numbers.integers(1, 12))
+    asked = np.minimum(size, numbers.integers(1, 9, len(size)))
+    score = np.sort(numbers.normal(0, 3, len(size)))[::-1]
+    return StratifiedRate(size, asked, numbers.binomial(asked, 1 / (1 + np.exp(-score))), score)
+
+
+def test_the_page_of_an_audit_estimates_the_rate_as_python_does(browser: Any, run: Path, tmp_path: Path) -> None:
+    browser.get(write_audit(load_record(run), tmp_path / "audit.html", n=20).as_uri())
+    numbers = np.random.default_rng(0)
+    for _ in range(40):
+        strata = strata_of(numbers)
+        lists = {name: getattr(strata, name).tolist() for name in ("size", "asked", "wrong", "score")}
+        rate, low, high = browser.execute_script(
+            "return [stratifiedRate(arguments[0]), ...rateInterval(arguments[0])]", lists
+        )
+        assert rate == pytest.approx(stratified_rate(strata), abs=1e-9)
+        assert [low, high] == pytest.approx([float(end) for end in interval(strata)], abs=1e-6)
+
+
+def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
+    browser: Any, run: Path, tmp_path: Path
+) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    record = load_record(run)
+    page = write_audit(record, tmp_path / "audit.html", n=20, dataset=train_set()).as_uri()
+    browser.get(page)
+    last = "last"  # what the run suggests: before the answer it would lead a person
+    assert browser.find_element("id", last).text == ""
+    assert browser.find_element("id", "count").text == "sample 1 of 20, 0 answered"
+    for number in range(20):
+        keys(browser, "yYyu"[number % 4] if number % 5 else "n")
+        if number % 5 == 0:
+            waited(lambda: browser.find_element("id", "search").is_displayed())
+            keys(browser, *(["plain", Keys.ENTER] if number == 0 else [Keys.ESCAPE]))
+    waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
+    assert "the run suggests" in browser.find_element("id", last).text
+    shot(browser, "audit")
+    shown = browser.find_element("id", "rate").text
+    browser.refresh()
+    waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
+    browser.find_element("id", "download").click()
+    file = tmp_path / "downloads" / "answers.csv"
+    waited(file.exists)
+
+    audited = record.audit(file)
+    rate = audited.noise_rate
+    assert audited.right + audited.wrong + audited.unsure == 20
+    assert (audited.wrong, rate.calibrated) == (4, True)
+    ends = f"wrong labels: {rate.value:.1%} (95 % interval {rate.low:.1%} to {rate.high:.1%})"
+    assert shown == ends.replace("%", " %").replace("95  %", "95 %")
+
+    # A page with nothing in its storage reads the file back.
+    browser.execute_script("localStorage.clear()")
+    browser.get(page)
+    waited(lambda: ", 0 answered" in browser.find_element("id", "count").text)
+    browser.find_element("id", "read").send_keys(str(file))
+    waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
+    assert "20 answers read." in browser.find_element("id", "message").text
+    assert browser.find_element("id", "rate").text == shown
+    assert browser.get_log("browser") == []

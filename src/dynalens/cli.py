@@ -1,4 +1,4 @@
-"""The command line: ``dynalens suspects RUN``, ``dynalens compare RUN RUN ...`` and ``dynalens report RUN``."""
+"""The command line: ``dynalens suspects``, ``audit``, ``report`` and ``compare``, each with the folder of a run."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ import pandas as pd
 from dynalens.auditing import Audit
 from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, load_record
-from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio
+from dynalens.report import add_audit_command, add_report_command, to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import FROM_THE_RUN_ALONE, PRECISION, compared
 from dynalens.text import escaped_all, inert_cells, printable, printable_cells
 
@@ -64,6 +64,15 @@ def report_command(args: argparse.Namespace) -> None:
     _say(f"{args.run(args)} written: open it in a browser, decide, and download decisions.csv")
 
 
+def audit_command(args: argparse.Namespace) -> None:
+    """Draw samples, and write a page that asks whether their labels are right."""
+    path = args.run(args)
+    _say(
+        f"{path} written: open it in a browser, answer, and download answers.csv\n"
+        f"Then: dynalens suspects {args.run_dir} --answers answers.csv --precision {PRECISION:g}"
+    )
+
+
 def compare_command(args: argparse.Namespace) -> None:
     """Show the suspects on which several runs agree, by their mean rank."""
     records = [load_record(run) for run in args.runs]
@@ -106,6 +115,7 @@ def parser() -> argparse.ArgumentParser:
     several = _command(commands, "compare", compare_command)
     several.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs on the same data")
     add_report_command(commands).set_defaults(command=report_command)
+    add_audit_command(commands).set_defaults(command=audit_command)
     return main_parser
 
 

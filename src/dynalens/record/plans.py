@@ -63,6 +63,10 @@ class Audits:
         columns = {"sample_id": self._ids[rows], "label": self._label[rows], "probability": plan.probabilities(rows)}
         return pd.DataFrame(columns)
 
+    def latest(self) -> Plan:
+        """Return the plan that was drawn from last."""
+        return self._fitting_labels()[-1]
+
     def rows(self) -> list[int]:
         """Return the rows that were drawn so far, by any plan."""
         return sorted({int(row) for plan in self._fitting_labels() for row in plan.order()[: plan.count]})

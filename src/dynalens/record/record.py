@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dynalens.auditing import Audit
+from dynalens.auditing import Audit, Plan
 from dynalens.auditing.answers import AnswersSource
 from dynalens.datasets import RelabelledDataset
 from dynalens.dynamics import Array, SampleStatistics
@@ -218,6 +218,10 @@ class Record:
     def audit(self, answers: AskedFor) -> Audit:
         """Return what a person's answers say of the labels, as :func:`dynalens.audit`."""
         return self._audits.result(answers)
+
+    def latest_plan(self) -> Plan:
+        """Return the plan that :meth:`audit_plan` drew from last."""
+        return self._audits.latest()
 
     def audited_rows(self) -> list[int]:
         """Return the rows of the samples that plans of audits drew so far."""

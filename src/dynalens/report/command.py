@@ -1,4 +1,4 @@
-"""``dynalens report``: arguments to calls."""
+"""``dynalens report`` and ``dynalens audit``: arguments to calls."""
 
 import argparse
 import importlib
@@ -8,6 +8,7 @@ from typing import Any
 
 from dynalens.embeddings import read_embeddings
 from dynalens.record import load_record
+from dynalens.report.audit_page import write_audit
 from dynalens.report.page import MOST_CARDS, write_report
 
 
@@ -26,6 +27,34 @@ def add_report_command(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=int, default=MOST_CARDS, help="at most so many suspects (default: %(default)s)")
     parser.set_defaults(run=run_report)
     return parser
+
+
+def add_audit_command(subparsers: Any) -> argparse.ArgumentParser:
+    """Add ``audit``, as :func:`add_report_command` does ``report``."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "audit",
+        help="draw samples, and write a page that asks whether their labels are right",
+        description="Draw samples at random, more where the run is undecided, and write one self-contained HTML page "
+        "that asks whether their labels are right. A hundred answers give the fraction of wrong labels with an "
+        "interval that holds: dynalens suspects RUN --answers answers.csv",
+    )
+    parser.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
+    parser.add_argument("--n", type=int, default=100, metavar="N", help="samples to ask about (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random order (%(default)s)")
+    parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="of earlier rounds: others are drawn")
+    parser.add_argument("--data", metavar="MODULE:CALLABLE", help="returns the training dataset; for its pictures")
+    parser.add_argument("--out", metavar="FILE", help="default: audit.html in the record's folder")
+    parser.set_defaults(run=run_audit)
+    return parser
+
+
+def run_audit(arguments: argparse.Namespace) -> Path:
+    """Draw the samples, write the page and return its path."""
+    record = load_record(arguments.run_dir)
+    dataset = named_dataset(arguments.data) if arguments.data else None
+    path = Path(arguments.out) if arguments.out else (record.folder or Path()) / "audit.html"
+    given = {"n": arguments.n, "seed": arguments.seed, "answers": arguments.answers}
+    return write_audit(record, path, dataset=dataset, **given)
 
 
 def run_report(arguments: argparse.Namespace) -> Path:

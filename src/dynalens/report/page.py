@@ -54,21 +54,12 @@ def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit
     """
     if limit < 1:
         raise ValueError(f"Expected `limit` to be at least 1, got {limit}. Pass a positive number.")
-    if dataset is not None and record.sample_ids is not None:
-        raise ValueError(
-            "Expected a record of positions in the dataset to take pictures from it, got one of ids. Leave the dataset "
-            "out: the pictures that were kept while training are shown."
-        )
-    if dataset is not None and len(dataset) != record.meta.num_samples:
-        raise ValueError(
-            f"Expected the dataset of the record, {record.meta.num_samples} samples, got one of {len(dataset)}. "
-            "Return the training dataset as the loader had it."
-        )
+    check_dataset(record, dataset)
     accuracy, traces = AccuracyCurve(), Traces(record.meta)
     record.read_history(accuracy.see, traces.see)  # one pass through the history for all that is on the page
     table = record.table()
     worst = suspects(table, min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)))
-    names = _class_names(record, table)
+    names = class_names_of(record, table)
     content = {
         "run": run_key(record),
         "names": names,
@@ -85,6 +76,20 @@ def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit
         # A file name need not be UTF-8: what is not gets an escape, which JSON reads.
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return target
+
+
+def check_dataset(record: Record, dataset: Any) -> None:
+    """Raise a ValueError if the dataset cannot be the one that was recorded; None is no dataset."""
+    if dataset is not None and record.sample_ids is not None:
+        raise ValueError(
+            "Expected a record of positions in the dataset to take pictures from it, got one of ids. Leave the dataset "
+            "out: the pictures that were kept while training are shown."
+        )
+    if dataset is not None and len(dataset) != record.meta.num_samples:
+        raise ValueError(
+            f"Expected the dataset of the record, {record.meta.num_samples} samples, got one of {len(dataset)}. "
+            "Return the training dataset as the loader had it."
+        )
 
 
 def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> list[list[str]]:
@@ -148,7 +153,8 @@ def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) ->
     return cards
 
 
-def _class_names(record: Record, table: pd.DataFrame) -> list[str]:
+def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:
+    """Return a name for each class that the table speaks of: its number where it has none."""
     largest = [table[column].max() for column in ("label", "suggested", "predicted")]
     classes = 1 + max(int(value) for value in [*largest, -1] if not pd.isna(value))
     given = record.meta.class_names

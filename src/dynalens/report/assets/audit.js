@@ -1,0 +1,159 @@
+const { cards } = content;
+const answers = new Kept(content.run, () => show());
+let position = 0, choosing = false;
+
+content.names.forEach((name, number) => by("class").append(make("option", { value: number }, name)));
+const firstOpen = () => cards.findIndex(card => !answers.has(card.id));
+const SAID = { right: "right", wrong: "wrong", unsure: "cannot tell" };
+const saidOf = ({ answer, to }) => SAID[answer] + (answer === "wrong" && to !== undefined ? `, it is ${nameOf(to)}` : "");
+
+function show() {
+  const card = cards[position], given = answers.get(card.id);
+  by("picture").replaceChildren(seen(card, `sample ${card.id}`));
+  by("question").replaceChildren(`Is this `, make("b", { class: "given" }, nameOf(card.label)), "?");
+  for (const button of by("answers").querySelectorAll("[data-answer]"))
+    button.setAttribute("aria-pressed", button.dataset.answer === given?.answer);
+  const done = cards.filter(each => answers.has(each.id)).length;
+  by("progress").max = cards.length;
+  by("progress").value = done;
+  by("count").textContent = `sample ${position + 1} of ${cards.length}, ${done} answered`;
+  by("right-class").hidden = !choosing;
+  by("rate").textContent = rateText();
+  by("last").textContent = feedback();
+}
+
+// After the answer only: what the run thinks.
+function feedback() {
+  const last = answers.has(cards[position].id) ? cards[position] : cards[position - 1];
+  const given = last && answers.get(last.id);
+  if (!given) return "";
+  const which = last === cards[position] ? "This one" : "The last one";
+  const suggests = last.suggested < 0 ? "the run suggests no other class" : `the run suggests ${nameOf(last.suggested)}`;
+  return `${which}, #${last.id}${last.file ? " " + fileName(last.file) : ""}, given ${nameOf(last.label)}: you said ` +
+    `${saidOf(given)}; ${suggests} and holds the label for wrong with ${percent(last.wrong)}.`;
+}
+
+// Answers in each group of strata. A stratum without an answer is taken together with the next that has one.
+function strata(unsureIsWrong) {
+  const { size, total, right: earlierRight, wrong: earlierWrong, unsure: earlierUnsure } = content.strata;
+  const asked = size.map((_, h) => earlierRight[h] + earlierWrong[h] + earlierUnsure[h]);
+  const wrong = size.map((_, h) => earlierWrong[h] + (unsureIsWrong ? earlierUnsure[h] : 0));
+  for (const card of cards) {
+    const given = answers.get(card.id);
+    if (!given) continue;
+    asked[card.stratum]++;
+    if (given.answer === "wrong" || (given.answer === "unsure" && unsureIsWrong)) wrong[card.stratum]++;
+  }
+  const answered = asked.flatMap((number, h) => number ? [h] : []);
+  const groups = answered.map(h => ({ size: 0, total: 0, asked: asked[h], wrong: wrong[h] }));
+  size.forEach((number, h) => {
+    const next = answered.findIndex(other => other >= h);
+    const group = groups[next < 0 ? groups.length - 1 : next];
+    group.size += number;
+    group.total += total[h];
+  });
+  const list = value => groups.map(value);
+  return { size: list(group => group.size), asked: list(group => group.asked), wrong: list(group => group.wrong),
+           score: list(group => group.total / group.size) };
+}
+function estimated() {
+  const earlier = content.strata.right.concat(content.strata.wrong, content.strata.unsure);
+  if (!sum(earlier) && !cards.some(card => answers.has(card.id))) return null;
+  const least = strata(false), most = strata(true);
+  return [rateInterval(least)[0], (stratifiedRate(least) + stratifiedRate(most)) / 2, rateInterval(most)[1]];
+}
+function rateText() {
+  const rate = estimated();
+  if (!rate) return "";
+  const [low, value, high] = rate.map(part => percent(part, 1));
+  return `wrong labels: ${value} (95 % interval ${low} to ${high})`;
+}
+
+function answer(kind) {
+  const card = cards[position], before = answers.get(card.id);
+  answers.set(card.id, kind === "wrong" && before?.answer === "wrong" ? before : { answer: kind });
+  choosing = kind === "wrong";
+  if (choosing) { choose(card); return; }
+  move(1);
+}
+function choose(card) {
+  by("search").value = "";
+  search();
+  const options = [...by("class").options];
+  for (const option of options) option.disabled = Number(option.value) === card.label;
+  show();
+  by("search").focus();
+}
+function search() {
+  const part = by("search").value.toLowerCase();
+  by("class").value = "";
+  for (const option of by("class").options) option.hidden = !option.textContent.toLowerCase().includes(part);
+  const first = [...by("class").options].find(option => !option.hidden && Number(option.value) !== cards[position].label);
+  if (first && part) first.selected = true;
+}
+function chosen() {
+  const [option] = by("class").selectedOptions;
+  if (option && !option.disabled) answers.set(cards[position].id, { answer: "wrong", to: Number(option.value) });
+  leave();
+}
+function leave() {
+  choosing = false;
+  document.activeElement?.blur();
+  move(1);
+}
+function move(offset) {
+  choosing = false;
+  position = Math.max(0, Math.min(cards.length - 1, position + offset));
+  show();
+}
+
+by("search").addEventListener("input", search);
+by("right-class").addEventListener("submit", event => { event.preventDefault(); chosen(); });
+by("class").addEventListener("dblclick", chosen);
+by("open").addEventListener("click", leave);
+by("back").addEventListener("click", () => move(-1));
+by("forward").addEventListener("click", () => move(1));
+for (const button of by("answers").querySelectorAll("[data-answer]"))
+  button.addEventListener("click", () => { button.blur(); answer(button.dataset.answer); });
+
+const KEYS = { y: () => answer("right"), n: () => answer("wrong"), u: () => answer("unsure"),
+               arrowleft: () => move(-1), arrowright: () => move(1) };
+document.addEventListener("keydown", event => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (choosing && event.key === "Escape") return leave();
+  if (event.target.closest("input, select")) return;
+  const act = KEYS[event.key.toLowerCase()];
+  if (!act) return;
+  act();
+  event.preventDefault();
+});
+
+by("download").addEventListener("click", () => download("answers.csv", csvOf([content.columns, ...cards
+  .filter(card => answers.has(card.id))
+  .map(card => {
+    const given = answers.get(card.id);
+    return [card.id, card.label, given.answer, given.to ?? "", ...card.rest];
+  })])));
+onFile(by("read"), rows => {
+  const known = new Map(cards.map(card => [card.id, card]));
+  let taken = 0;
+  for (const row of rows) {
+    const card = known.get(row.sample_id);
+    if (!card || !(row.answer in SAID) || (row.label && Number(row.label) !== card.label)) continue;
+    const to = row.answer === "wrong" && row.new_label !== "" ? { to: Number(row.new_label) } : {};
+    answers.set(card.id, { answer: row.answer, ...to });
+    taken++;
+  }
+  position = Math.max(0, firstOpen());
+  const left = rows.length - taken;
+  by("message").textContent = `${plural(taken, "answer")} read${left ? `, ${plural(left, "row")} did not fit this page` : ""}.`;
+  show();
+});
+by("clear").addEventListener("click", () => {
+  if (!answers.size || !confirm(`Forget all ${answers.size} answers?`)) return;
+  answers.clear();
+  move(-cards.length);
+});
+
+position = Math.max(0, firstOpen());
+show();

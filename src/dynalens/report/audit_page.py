@@ -1,0 +1,108 @@
+"""The page on which a person says of each drawn sample whether its label is right."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dynalens.auditing import Plan
+from dynalens.auditing.answers import AnswersSource
+from dynalens.auditing.calibration import FAR
+from dynalens.dynamics import Array
+from dynalens.record import Record, replaced
+from dynalens.report.assembly import assembled
+from dynalens.report.page import check_dataset, class_names_of, run_key
+from dynalens.report.samples import SamplePictures
+
+COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
+"""Of ``answers.csv``, which :func:`dynalens.audit` reads."""
+
+_SIDE = 512  # longest side of a picture, in pixels: one is shown at a time
+
+
+def write_audit(
+    record: Record,
+    path: str | Path,
+    *,
+    n: int = 100,
+    seed: int = 0,
+    answers: AnswersSource | Sequence[AnswersSource] | None = None,
+    dataset: Any = None,
+) -> Path:
+    """Draw samples, and write one HTML file that asks about one of them at a time and needs no network.
+
+    The suggestion of the run and its probability are shown after the answer only. The page estimates the fraction of
+    wrong labels from the answers so far, as ``Audit.noise_rate`` does. The browser keeps the answers. ``answers.csv``,
+    which it downloads, is what :func:`dynalens.audit` takes.
+
+    Args:
+        record: As of ``load_record``.
+        path: The file.
+        n: How many samples to ask about, as for :func:`dynalens.audit_plan`.
+        seed: Of the random order.
+        answers: Of earlier rounds; other samples of their plan follow, and all answers count in the page's estimate.
+        dataset: What was trained on; its pictures, texts or rows are shown. Without it, the pictures that the callback
+            kept while training.
+
+    Raises:
+        ValueError: If an argument is out of its range, the dataset has another length than the record, or the record
+            is one of ids.
+    """
+    check_dataset(record, dataset)
+    asked = record.audit_plan(n, seed=seed, answers=answers)
+    plan, table = record.latest_plan(), record.table()
+    rows = table.index.get_indexer(pd.Index(asked["sample_id"]))
+    content = {
+        "run": f"{run_key(record)}:audit:{plan.seed}",
+        "names": class_names_of(record, table),
+        "columns": COLUMNS,
+        "strata": _strata(plan, table, record, answers),
+        "cards": _cards(record, plan, rows, asked["probability"].to_numpy(), dataset),
+    }
+    title = "dynalens: audit" if record.folder is None else f"dynalens: audit of {record.folder.resolve().parent.name}"
+    target = Path(path)
+    with replaced(target) as temporary:
+        page = assembled("audit", title, content, ["estimate"])
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return target
+
+
+def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> dict[str, list[float]]:
+    """Return of each stratum its size, the sum of its scores, and what was answered in earlier rounds."""
+    members = plan.stratum >= 0
+    number = int(plan.stratum.max(initial=-1)) + 1
+
+    def total(chosen: Array, values: Array | None = None) -> list[float]:
+        sums: list[float] = np.bincount(plan.stratum[chosen], values, minlength=number).tolist()
+        return sums
+
+    score = np.clip(table["score"].to_numpy(np.float64), -FAR, FAR)
+    strata = {"size": total(members), "total": total(members, score[members])}
+    said = None if answers is None else record.audit(answers).table()["answer"].to_numpy()
+    for word in ("right", "wrong", "unsure"):
+        strata[word] = total(members & (said == word)) if said is not None else [0.0] * number
+    return strata
+
+
+def _cards(record: Record, plan: Plan, rows: Array, drawn: Array, dataset: Any) -> list[dict[str, Any]]:
+    table, names, pictures = record.table(), record.names(), SamplePictures(record.pictures(), dataset)
+    cards = []
+    for row, probability in zip(rows.tolist(), drawn.tolist(), strict=True):
+        sample = table.iloc[row]
+        card: dict[str, Any] = {
+            "id": str(table.index[row]),
+            "label": int(sample["label"]),
+            "suggested": -1 if pd.isna(sample["suggested"]) else int(sample["suggested"]),
+            "wrong": round(float(sample["wrong_probability"]), 4),
+            "stratum": int(plan.stratum[row]),
+            "rest": [probability],
+        }
+        shown = {
+            "picture": pictures.thumbnail(row, _SIDE),
+            "text": pictures.text(row),
+            "file": names[row] if names else pictures.file_name(row),
+        }
+        cards.append(card | {key: value for key, value in shown.items() if value})
+    return cards

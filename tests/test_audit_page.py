@@ -1,0 +1,75 @@
+"""The page of an audit asks about the samples that the plan drew, and its file has the columns that an audit reads."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dynalens import Record, TrainingDynamicsMonitor, load_record
+from dynalens.cli import main
+from dynalens.report import write_audit
+from training import N, fit
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Record:
+    fit(tmp_path / "run", TrainingDynamicsMonitor())
+    return load_record(tmp_path / "run")
+
+
+def content_of(path: Path) -> dict[str, Any]:
+    (text,) = re.findall(r'id="content">(.*?)</script>', path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    content = json.loads(text)
+    assert isinstance(content, dict)
+    return content
+
+
+def test_the_page_asks_about_the_samples_of_the_plan_in_their_order(record: Record, tmp_path: Path) -> None:
+    content = content_of(write_audit(record, tmp_path / "audit.html", n=8))
+    plan = record.audit_plan(8)
+    assert [card["id"] for card in content["cards"]] == [str(i) for i in plan["sample_id"]]
+    assert [card["label"] for card in content["cards"]] == plan["label"].tolist()
+    assert [card["rest"] for card in content["cards"]] == [[p] for p in plan["probability"]]
+    assert content["columns"] == ["sample_id", "label", "answer", "new_label", "probability"]
+
+
+def test_the_strata_of_the_page_hold_all_samples_and_their_scores(record: Record, tmp_path: Path) -> None:
+    strata = content_of(write_audit(record, tmp_path / "audit.html", n=8))["strata"]
+    assert sum(strata["size"]) == N
+    score = record.table()["score"].to_numpy()
+    assert sum(strata["total"]) == pytest.approx(np.clip(score, -7, 7).sum())
+    assert strata["right"] == strata["wrong"] == strata["unsure"] == [0] * len(strata["size"])
+
+
+def test_a_second_round_asks_about_others_and_counts_the_answers_of_the_first(record: Record, tmp_path: Path) -> None:
+    first = record.audit_plan(6)
+    first["answer"] = ["right", "wrong", "unsure", "right", "right", "right"]
+    content = content_of(write_audit(record, tmp_path / "audit.html", n=5, answers=first))
+    assert len(content["cards"]) == 5
+    assert not {card["id"] for card in content["cards"]} & {str(i) for i in first["sample_id"]}
+    assert [sum(content["strata"][word]) for word in ("right", "wrong", "unsure")] == [4, 1, 1]
+
+
+def test_texts_of_the_dataset_are_asked_about_in_words(record: Record, tmp_path: Path) -> None:
+    data = [(f"review {i}", 0) for i in range(N)]
+    cards = content_of(write_audit(record, tmp_path / "audit.html", n=4, dataset=data))["cards"]
+    assert [card["text"] for card in cards] == [f"review {card['id']}" for card in cards]
+    with pytest.raises(ValueError, match=f"{N} samples, got one of 3"):
+        write_audit(record, tmp_path / "audit.html", dataset=[1, 2, 3])
+
+
+def test_the_command_writes_the_page_and_takes_its_answers(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, page = str(record.folder), tmp_path / "new" / "audit.html"
+    assert main(["audit", run, "--n", "10", "--out", str(page)]) == 0
+    assert f"dynalens suspects {run} --answers answers.csv --precision 0.8" in capsys.readouterr().out
+    cards = content_of(page)["cards"]
+    rows = [f"{card['id']},{card['label']},{'wrong' if i < 2 else 'right'},," for i, card in enumerate(cards)]
+    file = tmp_path / "answers.csv"
+    file.write_text("sample_id,label,answer,new_label,probability\n" + "\n".join(rows) + "\n")
+    assert main(["suspects", run, "--answers", str(file), "--precision", "0.8"]) == 0
+    assert "with 95 % confidence, from 8 right, 2 wrong, 0 unsure" in capsys.readouterr().out
