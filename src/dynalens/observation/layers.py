@@ -105,6 +105,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside what ``torch.compile``, DistributedDataParallel and DataParallel put around it.
 
     Example:
+        >>> import torch
         >>> inner = nn.Linear(1, 1)
         >>> unwrapped(torch.compile(inner, backend="eager")) is inner
         True

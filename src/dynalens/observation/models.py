@@ -15,7 +15,8 @@ def floating_dtype(model: nn.Module, images: Tensor) -> torch.dtype:
 
 def is_tokens(inputs: Tensor) -> bool:
     """Return whether these are ids of tokens, integers (N, T), rather than images or signals."""
-    return inputs.ndim == 2 and not inputs.is_floating_point() and inputs.dtype is not torch.bool
+    counts = not (inputs.is_floating_point() or inputs.is_complex() or inputs.dtype is torch.bool)
+    return inputs.ndim == 2 and counts
 
 
 def logits_in(output: object) -> object:

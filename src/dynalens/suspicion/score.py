@@ -160,7 +160,7 @@ def log_odds(values: Array, doubted: Array) -> Array:
 
     Example:
         >>> import numpy as np
-        >>> log_odds(np.array([0.0, 2.0, 4.0, 6.0]), np.array([False, False, True, True]))
+        >>> log_odds(np.array([0.0, 2.0, 4.0, 6.0]), np.array([False, False, True, True])).round(6)
         array([-12.,  -4.,   4.,  12.])
     """
     centred: Array = values - values.mean()
