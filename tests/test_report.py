@@ -153,7 +153,22 @@ def test_the_estimated_noise_rate_is_in_the_summary(record: Record, tmp_path: Pa
 
     estimating = Estimates(**{name: getattr(record, name) for name in record.__dataclass_fields__})
     summary = dict(content_of(write_report(estimating, tmp_path / "r.html"))["summary"])
-    assert summary["estimated noise rate"] == "5.0 % (between 1.0 % and 10.0 %)"
+    assert summary["estimated noise rate, from the run alone"] == "5.0 % (between 1.0 % and 10.0 %)"
+
+
+def test_answers_of_an_audit_calibrate_the_page_and_say_where_to_stop(record: Record, tmp_path: Path) -> None:
+    plan = record.audit_plan(N)
+    worst = set(record.suspects(6).index)
+    plan["answer"] = ["wrong" if i in worst else "right" for i in plan["sample_id"]]  # all samples are answered
+    content = content_of(write_report(record, tmp_path / "audited.html", answers=plan))
+    share = f"{100 * 6 / N:.1f} %"
+    assert (
+        dict(content["summary"])["noise rate, from an audit"] == f"{share} (95 % interval between {share} and {share})"
+    )
+    assert f"calibrated on {N} answers. Among the first 6 of the order are 90 %" in content["note"]
+    assert [card["wrong"] for card in content["cards"]] == [1.0] * 6
+    n, low, value, high = content["found"][-1]
+    assert (n, low, value, high) == (N, 6, 6, 6)
 
 
 def test_without_history_there_are_no_curves(tmp_path: Path) -> None:

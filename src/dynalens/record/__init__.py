@@ -11,9 +11,11 @@ from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
 from dynalens.record.live import LiveRecord
 from dynalens.record.loading import load_record
+from dynalens.record.plans import AskedFor
 from dynalens.record.record import Record, RecordMeta
 
 __all__ = [
+    "AskedFor",
     "History",
     "LiveRecord",
     "Record",

@@ -24,6 +24,7 @@ def add_report_command(subparsers: Any) -> argparse.ArgumentParser:
     embeddings = "(N, D) embeddings of the dataset by an encoder that never saw the labels; they count in the order"
     parser.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
     parser.add_argument("--out", metavar="FILE", help="default: report.html in the record's folder")
+    parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="of an audit: calibrate on them")
     parser.add_argument("--limit", type=int, default=MOST_CARDS, help="at most so many suspects (default: %(default)s)")
     parser.set_defaults(run=run_report)
     return parser
@@ -64,7 +65,7 @@ def run_report(arguments: argparse.Namespace) -> Path:
         record = record.with_embeddings(read_embeddings(arguments.embeddings))
     dataset = named_dataset(arguments.data) if arguments.data else None
     path = Path(arguments.out) if arguments.out else (record.folder or Path()) / "report.html"
-    return write_report(record, path, dataset=dataset, limit=arguments.limit)
+    return write_report(record, path, dataset=dataset, limit=arguments.limit, answers=arguments.answers)
 
 
 def named_dataset(name: str) -> Any:

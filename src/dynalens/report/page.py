@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from dynalens.auditing import Audit
 from dynalens.pictures import (
     accuracy_curve,
     class_name,
@@ -18,26 +19,40 @@ from dynalens.pictures import (
     png_bytes,
     training_data_analysis,
 )
-from dynalens.record import Record, replaced
+from dynalens.record import AskedFor, Record, replaced
 from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.samples import SamplePictures
-from dynalens.suspicion import PRECISION, suspects
+from dynalens.suspicion import PRECISION
 from dynalens.text import escaped, escaped_all
 
 MOST_CARDS = 5000
 _FEWEST_CARDS = 100
 """So many are shown even where fewer are flagged: what is next in the order is worth a look."""
 _NOTE = (
-    "The cards show the samples whose labels are probably wrong, the worst first. The first {flagged} are flagged: "
-    "{precision} of them are expected to be wrong. The rate and the probabilities come from the run alone. They can be "
-    "far off on hard data. Audit 100 samples for an interval that holds."
+    "The cards show the samples whose labels are probably wrong, the worst first. {flagged} are flagged: "
+    "{precision} of them are expected to be wrong. "
+)
+_ALONE = (
+    "The rate and the probabilities come from the run alone. They can be far off on hard data. Audit 100 samples for "
+    "an interval that holds: dynalens audit RUN."
+)
+_AUDITED = (
+    "The rate and the probabilities are calibrated on {answers} answers. Among the first {enough} of the order are 90 % "
+    "of the wrong labels, as far as the answers tell: after these one may stop looking."
 )
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
 
 
-def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit: int = MOST_CARDS) -> Path:
+def write_report(
+    record: Record,
+    path: str | Path,
+    *,
+    dataset: Any = None,
+    limit: int = MOST_CARDS,
+    answers: AskedFor | None = None,
+) -> Path:
     """Write one HTML file that needs no network: a summary of the run, and its suspects to decide on.
 
     Decisions are kept by the browser and downloaded as ``decisions.csv``, which :func:`dynalens.apply_decisions`
@@ -48,23 +63,28 @@ def write_report(record: Record, path: str | Path, *, dataset: Any = None, limit
         path: The file.
         dataset: What was trained on; its pictures are shown. Without it, those that the callback kept while training.
         limit: At most so many suspects, the worst.
+        answers: Of an audit, as for :func:`dynalens.audit`: rate and probabilities are calibrated on them, and a curve
+            shows how many of the first n labels of the order are wrong.
 
     Raises:
-        ValueError: If ``limit`` is not positive or the dataset has another length than the record.
+        ValueError: If ``limit`` is not positive, the dataset has another length than the record, or the answers are not
+            of a plan of this record.
     """
     if limit < 1:
         raise ValueError(f"Expected `limit` to be at least 1, got {limit}. Pass a positive number.")
     check_dataset(record, dataset)
     accuracy, traces = AccuracyCurve(), Traces(record.meta)
     record.read_history(accuracy.see, traces.see)  # one pass through the history for all that is on the page
-    table = record.table()
-    worst = suspects(table, min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)))
+    audit = None if answers is None else record.audit(answers)
+    table = record.table() if audit is None else audit.table()
+    worst = record.suspects(min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)), answers=audit)
     names = class_names_of(record, table)
     content = {
         "run": run_key(record),
         "names": names,
-        "summary": _summary(record, table, accuracy),
-        "note": _NOTE.format(flagged=f"{int(table['flagged'].sum()):,}", precision=f"{100 * PRECISION:.0f} %"),
+        "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
+        "note": _note(table, audit),
+        "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
         "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
         "cards": _cards(record, worst, traces, dataset),
@@ -103,13 +123,23 @@ def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> li
     ]
     if accuracy.values:
         rows.append(["training accuracy, last epoch", _percent(accuracy.values[-1])])
-    return [*rows, ["estimated noise rate", _noise_rate(record)]]
+    return rows
 
 
-def _noise_rate(record: Record) -> str:
-    """Return the estimate of wrong labels with its lower and upper end."""
-    rate = record.noise_rate()
-    return f"{_percent(rate.value)} (between {_percent(rate.low)} and {_percent(rate.high)})"
+def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
+    """Return what the rate of wrong labels is called, and the rate with its ends."""
+    rate = record.noise_rate() if audit is None else audit.noise_rate
+    ends = f"{_percent(rate.low)} and {_percent(rate.high)}"
+    if audit is None:
+        return ["estimated noise rate, from the run alone", f"{_percent(rate.value)} (between {ends})"]
+    return ["noise rate, from an audit", f"{_percent(rate.value)} (95 % interval between {ends})"]
+
+
+def _note(table: pd.DataFrame, audit: Audit | None) -> str:
+    note = _NOTE.format(flagged=f"{int(table['flagged'].sum()):,}", precision=f"{100 * PRECISION:.0f} %")
+    if audit is None:
+        return note + _ALONE
+    return note + _AUDITED.format(answers=audit.right + audit.wrong + audit.unsure, enough=f"{audit.enough():,}")
 
 
 def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
