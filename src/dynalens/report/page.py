@@ -38,8 +38,8 @@ _ALONE = (
     "an interval that holds: dynalens audit RUN."
 )
 _AUDITED = (
-    "The rate and the probabilities are calibrated on {answers} answers. Among the first {enough} of the order are 90 % "
-    "of the wrong labels, as far as the answers tell: after these one may stop looking."
+    "The rate and the probabilities are calibrated on {answers} answers. Among the first {enough} of the order are "
+    "90 % of the wrong labels, as far as the answers tell: after these one may stop looking."
 )
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
