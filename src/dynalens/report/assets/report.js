@@ -11,18 +11,18 @@ for (const [alt, src] of content.charts) by("charts").append(make("img", { alt, 
 function foundCurve(points) {
   const svg = draw("svg", { viewBox: "0 0 400 190", role: "img", width: "100%" });
   const most = points[points.length - 1][0], highest = Math.max(...points.map(point => point[3]), 1);
-  const x = n => 34 + 356 * n / most, y = wrong => 160 - 145 * wrong / highest;
+  const x = n => 34 + 346 * n / most, y = wrong => 160 - 145 * wrong / highest;
   const line = column => points.map(point => `${x(point[0])},${y(point[column])}`);
   svg.append(
     draw("polygon", { class: "band", points: [...line(3), ...line(1).reverse()].join(" ") }),
     draw("polyline", { class: "middle", points: line(2).join(" ") }),
-    draw("line", { class: "frame", x1: 34, x2: 390, y1: 160, y2: 160 }),
+    draw("line", { class: "frame", x1: 34, x2: 380, y1: 160, y2: 160 }),
     draw("line", { class: "frame", x1: 34, x2: 34, y1: 15, y2: 160 }));
   for (const part of [0, 0.25, 0.5, 0.75, 1]) svg.append(
     draw("text", { x: x(part * most), y: 172, "text-anchor": "middle" }, Math.round(part * most).toLocaleString("en")),
     draw("text", { x: 30, y: y(part * highest) + 3, "text-anchor": "end" }, Math.round(part * highest).toLocaleString("en")));
   svg.append(
-    draw("text", { x: 212, y: 185, "text-anchor": "middle" }, "first n labels of the order"),
+    draw("text", { x: 207, y: 185, "text-anchor": "middle" }, "first n labels of the order"),
     draw("text", { x: 4, y: 10 }, "wrong labels among them"));
   return svg;
 }
