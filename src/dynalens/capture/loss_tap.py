@@ -158,5 +158,8 @@ class DirectImports(TorchFunctionMode):
         result = func(*args, **kwargs)
         node = result.grad_fn if isinstance(result, Tensor) and result.ndim <= 2 else None
         if node is not None and node.name() in ACTIVATIONS:
-            self.inputs[node] = kwargs["input"] if "input" in kwargs else args[0]
+            given = kwargs["input"] if "input" in kwargs else args[0]
+            # `float`, `contiguous` and the like may return the probabilities that they were given.
+            if isinstance(given, Tensor) and given.grad_fn is not node:
+                self.inputs[node] = given
         return result
