@@ -137,6 +137,29 @@ def test_rows_in_order_stay_in_order(samples: Callable[[], list[Any]], collate: 
     assert (collated.order, collated.problem) == (None, "")
 
 
+ODD: dict[str, Callable[[int], Any]] = {
+    "structures here and there": lambda i: {"place": i} if i else 0,
+    "objects here and there": lambda i: object if i else 0,
+    "dates": lambda i: np.datetime64("2026-01-01"),
+    "integers of more than 64 bits": lambda i: 2**64 + i,
+    "lists of such": lambda i: [2**64 + i],
+    "nested tensors": lambda i: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]),
+    "complex numbers": lambda i: np.complex64(1j),
+    "float8": lambda i: torch.ones(3).to(torch.float8_e4m3fn),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD.keys())
+def test_values_that_cannot_be_compared_are_passed_over(value: Callable[[int], Any]) -> None:
+    def collate(samples: list[Any]) -> Any:
+        samples = sorted(samples, key=brightness)
+        return *default_collate([sample[:2] for sample in samples]), [sample[2] for sample in samples]
+
+    collated = OrderedCollate(collate)([(*pair, value(i)) for i, pair in enumerate(pairs())])
+    assert (collated.order, collated.problem) == (BY_BRIGHTNESS, "")
+
+
 def test_an_order_that_numbers_show_is_looked_for_after_batches_that_were_in_order() -> None:
     calls = iter([default_collate] * 4 + [sorted_pairs] * 2)
     collate = OrderedCollate(lambda samples: next(calls)(samples))

@@ -81,6 +81,13 @@ def through_numpy(x: Tensor, y: Tensor) -> Any:
     return torch.from_numpy(x.numpy()[order]), torch.from_numpy(y.numpy()[order])
 
 
+def looked_at(x: Tensor, y: Tensor) -> Any:
+    """Indexed and flipped in ways that give no rows of the batch, but numbers, one row, or other axes."""
+    one_hot = F.one_hot(y, K)
+    _ = x[x > 0], one_hot[one_hot > 0], x[np.int64(0)], x[torch.tensor(0)], x.flip(0, 3), torch.msort(y)
+    return x[:, :], y[...]
+
+
 def permuted(batch: list[Any]) -> list[Any]:
     order = permutation(batch[1])
     return [part[order] for part in batch]
@@ -110,6 +117,7 @@ EXACT: dict[str, tuple[Callable[[], Classifier], Callable[[], Any]]] = {
         lambda: Ordered(lambda x, y: (x, y.long())),
         lambda: loader(TensorDataset(images(), torch.zeros(N, dtype=torch.int32))),
     ),
+    "what names no rows": (lambda: Ordered(looked_at), loader),
     "renumbered": (Renumbered, loader),
     "hook that permutes": (lambda: Hooked(permuted), loader),
     "hook that leaves out": (lambda: Hooked(lambda b: [part[b[1] != 2] for part in b]), loader),
@@ -310,6 +318,12 @@ def test_targets_disagree_where_most_follow_from_the_labels(
 def test_a_step_that_leaves_rows_to_the_loss_is_traced_once(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()
     fit(tmp_path, monitor, data=lambda: DataLoader(dataset(), batch_size=4), max_epochs=1)
+    assert not monitor._rows._traces
+
+
+def test_a_step_that_takes_all_rows_leaves_them_in_order(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor, model=Ordered(lambda x, y: (x[:, :1], y[:])), max_epochs=1)
     assert not monitor._rows._traces
 
 

@@ -12,6 +12,8 @@ Path = tuple[Any, ...]
 Column = Tensor | list[Any]
 """One value for each row: numbers (N,), arrays (N, ...) of one shape, or a list of strings or of arrays."""
 Keys = list[Any]
+_WITH_ITEM = (Tensor, np.ndarray, np.generic)
+_NUMBERS = (*_WITH_ITEM, int, float)
 _PLACES = 32
 """Numbers that stand for an array. Of 60,000 MNIST digits in batches of 128, no two share 32 pixels spread evenly."""
 
@@ -74,7 +76,9 @@ def columns_of_batch(batch: Any, *, moved: bool = False) -> dict[Path, Column]:
             if tensor is not None:
                 columns[path] = tensor
         elif isinstance(value, list | tuple):
-            columns[path] = list(value) if isinstance(value[0], str) else torch.tensor(value)
+            column = list(value) if isinstance(value[0], str) else _tensor(value)
+            if column is not None:
+                columns[path] = column
     return columns
 
 
@@ -82,8 +86,8 @@ def scalars(values: list[Any]) -> Column | None:
     """Return a column of numbers (N,) or strings; None if these are arrays."""
     if all(isinstance(value, str) for value in values):
         return values
-    if all(np.ndim(value) == 0 and not isinstance(value, str) for value in values):
-        return torch.tensor([value.item() if isinstance(value, Tensor | np.generic) else value for value in values])
+    if all(isinstance(value, _NUMBERS) and np.ndim(value) == 0 for value in values):
+        return _tensor([value.item() if isinstance(value, _WITH_ITEM) else value for value in values])
     return None
 
 
@@ -92,6 +96,8 @@ def scalar_keys(column: Column, leaf: Column) -> tuple[Keys, Keys] | None:
     if isinstance(column, list) or isinstance(leaf, list):
         return (column, leaf) if isinstance(column, list) and isinstance(leaf, list) else None
     if leaf.ndim > 2 or leaf.shape[1:] not in ((), (1,)):
+        return None
+    if column.is_complex() != leaf.is_complex():
         return None
     return column.to(leaf.dtype).tolist(), leaf.flatten().tolist()
 
@@ -105,7 +111,7 @@ def array_keys(values: list[Any], leaf: Column, *, end: bool = False) -> tuple[K
         end: Count places from the end: rows are padded at their beginning.
     """
     arrays = [_tensor(value) for value in values]
-    if isinstance(leaf, list) or any(array is None or array.ndim != leaf.ndim - 1 for array in arrays):
+    if isinstance(leaf, list) or not all(_has_form_of_a_row(array, leaf) for array in arrays):
         return None
     shapes = np.array([array.shape for array in arrays if array is not None])
     box = shapes.min(axis=0)
@@ -118,6 +124,10 @@ def array_keys(values: list[Any], leaf: Column, *, end: bool = False) -> tuple[K
     return _as_bytes(taken), _as_bytes(leaf[of_each_row])
 
 
+def _has_form_of_a_row(array: Tensor | None, leaf: Tensor) -> bool:
+    return array is not None and array.ndim == leaf.ndim - 1 and array.is_complex() == leaf.is_complex()
+
+
 def begins_with(row: Tensor, value: Any, *, end: bool) -> bool:
     """Return whether a row is a sample's array, apart from padding."""
     array = _tensor(value)
@@ -127,13 +137,16 @@ def begins_with(row: Tensor, value: Any, *, end: bool) -> bool:
 
 
 def _tensor(value: Any) -> Tensor | None:
+    """Return a tensor of numbers that can be compared on the host, or None where there is none."""
     try:
         tensor = torch.as_tensor(value).detach()
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # an object, or a number of more than 64 bits
         return None
-    return tensor if tensor.device.type == "cpu" and tensor.layout == torch.strided else None
+    plain = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_quantized
+    return tensor if plain and tensor.device.type == "cpu" else None
 
 
 def _as_bytes(rows: Tensor) -> Keys:
-    rows = rows.float() if rows.dtype == torch.bfloat16 else rows
-    return [row.tobytes() for row in np.ascontiguousarray(rows.numpy())]
+    # As bytes already in torch: numpy lacks some of its dtypes.
+    numbers = rows.resolve_conj().resolve_neg().contiguous().view(torch.uint8).numpy()
+    return [row.tobytes() for row in numbers]

@@ -1,7 +1,7 @@
 """Which rows of the batch the targets of a loss are, followed through what the step does to the batch's labels."""
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ class RowTrace(TorchFunctionMode):
             return
         self.chose_inputs, self._known = False, {}
         for _, part in parts(batch):
-            if isinstance(part, Tensor) and part.ndim:
+            if isinstance(part, Tensor) and part.ndim and not part.is_nested:
                 self._know(part, torch.arange(len(part), device=part.device), chosen=False)
         if self._known:
             self._entered.enter_context(self)
@@ -72,7 +72,8 @@ class RowTrace(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if any(id(value) in self._known for value in _operands(args)):
-            self._follow(getattr(func, "__name__", ""), func, args, kwargs, result)
+            with suppress(Exception):  # in the middle of the user's step: what cannot be followed is not known
+                self._follow(getattr(func, "__name__", ""), func, args, kwargs, result)
         return result
 
     def _follow(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
@@ -104,15 +105,15 @@ class RowTrace(TorchFunctionMode):
         of_rows = self._known.get(id(values))
         if of_rows is not None:
             key = key[0] if isinstance(key, tuple) else key
-            if not isinstance(key, int):
-                self._know(result, of_rows[1][key], chosen=True)
+            every = key is Ellipsis or (isinstance(key, slice) and key == slice(None))
+            self._know(result, of_rows[1][key], chosen=of_rows[2] or not every)
         else:  # a table of classes, looked up by label
             of_key = self._known.get(id(key))
             if of_key is not None and key.dtype not in (torch.bool, torch.uint8):
                 self._know(result, of_key[1], chosen=of_key[2])
 
     def _know(self, value: Tensor, rows: Tensor, *, chosen: bool) -> None:
-        if value.ndim and len(value) == len(rows):
+        if value.shape[:1] == rows.shape:
             self.chose_inputs |= chosen and value.ndim > 1
             self._known[id(value)] = value, rows, chosen  # the tensor too, as its id is another's once it is gone
 
