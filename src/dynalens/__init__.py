@@ -33,6 +33,7 @@ from dynalens.capture import CaptureError
 from dynalens.datasets import IndexedDataset, RelabelledDataset
 from dynalens.decisions import apply_decisions
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
+from dynalens.embeddings import embed
 from dynalens.faithfulness import (
     CurveSettings,
     area_under_curve,
@@ -87,6 +88,7 @@ __all__ = [
     "contrast",
     "deconvolution",
     "deletion_curve",
+    "embed",
     "explain",
     "faithfulness_curves",
     "feature_maps",

@@ -1,0 +1,192 @@
+"""One frozen encoder over one dataset."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from dynalens.datasets import has_positions
+from dynalens.dynamics import Array
+from dynalens.embeddings.storage import EmbeddingFile
+from dynalens.keys import IMAGE_KEYS
+from dynalens.observation import floating_dtype, undisturbed
+
+_TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+_IMAGE_DIMENSIONS = 3  # of a batch of integers from which on they are pixels, not ids of tokens
+
+
+def embed(
+    dataset: Any,
+    encoder: nn.Module,
+    *,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    path: str | Path | None = None,
+    num_workers: int = 0,
+    inputs: Callable[[Any], Any] | None = None,
+    collate_fn: Callable[[list[Any]], Any] | None = None,
+    progress: bool = True,
+) -> Array:
+    """Return the outputs of an encoder for all samples, in the order of the dataset, for ``suspects(embeddings=...)``.
+
+    The encoder runs in evaluation mode and without gradients, and is left as it was, as are the random generators; with
+    another ``device`` a copy of it runs there. With ``path`` the rows go to disk as they come: the same call after a
+    kill goes on where it was, after comparing the first batch with what is there, and after the end it returns what is
+    there.
+
+    Args:
+        dataset: Map-style: a length, and samples by position. Samples are tensors, (input, label) tuples, or dicts with
+            a key such as ``image``, ``pixel_values`` or ``input_ids``. Leave random augmentation out.
+        encoder: Gives one vector for each sample of a batch, of shape ``(B, D)`` or ``(B, D, 1, 1)``.
+        batch_size: Samples at a time.
+        device: Where to run; default: where the encoder is.
+        path: An ``.npy`` file for the result, or None to keep it in memory.
+        num_workers: Processes that read the dataset.
+        inputs: Takes a batch and returns what the encoder takes, to resize or normalise images for instance: a tensor,
+            a tuple of arguments or a dict of named arguments. Default: the batch, the first part of a tuple, the image
+            of a dict, or the ids of tokens of a dict with their mask as named arguments.
+        collate_fn: As of ``torch.utils.data.DataLoader``.
+        progress: Whether to show a bar.
+
+    Returns:
+        Shape ``(N, D)``, float32. With ``path`` it is read from the file as needed, and changes of it stay in memory.
+
+    Raises:
+        TypeError: If the dataset has no length and no samples by position, or the encoder gives no tensor.
+        ValueError: If the encoder does not give one vector of finite numbers for each sample, or ``path`` holds
+            embeddings of another dataset or encoder.
+
+    Example:
+        >>> images = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+        >>> data = [(image, label) for image, label in zip(images, [0, 1, 0])]
+        >>> double = nn.Linear(2, 2, bias=False)
+        >>> double.weight.data = 2 * torch.eye(2)
+        >>> embed(data, double, batch_size=2, progress=False)
+        array([[ 2.,  4.],
+               [ 6.,  8.],
+               [10., 12.]], dtype=float32)
+    """
+    if not has_positions(dataset) or not len(dataset):
+        raise TypeError(
+            f"Expected `dataset` to be map-style, with samples by position and a length above 0, got "
+            f"{type(dataset).__name__}. Read an iterable dataset into a list first."
+        )
+    rows = EmbeddingFile(None if path is None else Path(path), len(dataset))
+    model = _on(encoder, device)
+    loading = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": collate_fn}
+    with undisturbed(model), torch.no_grad():
+        if rows.done:
+            first = Subset(dataset, range(min(batch_size, len(dataset))))
+            rows.check(next(_vectors(first, 0, model, inputs, loading)))
+        rest = Subset(dataset, range(rows.done, len(dataset)))
+        with _bar(len(dataset), rows.done, progress) as bar:
+            for vectors in _vectors(rest, rows.done, model, inputs, loading):
+                rows.write(vectors)
+                bar.update(len(vectors))
+    return rows.finished()
+
+
+def encoder_inputs(batch: Any) -> Any:
+    """Return what of a batch an encoder takes: not the label, and the mask together with ids of tokens.
+
+    Raises:
+        ValueError: If a dict has none of the usual keys.
+
+    Example:
+        >>> encoder_inputs([0.5, 3]), encoder_inputs({"label": 3, "image": 0.5}), encoder_inputs((("one", "two"), 3))
+        (0.5, 0.5, ['one', 'two'])
+    """
+    if isinstance(batch, Mapping):
+        tokens = {key: batch[key] for key in _TOKEN_KEYS if key in batch}
+        if "input_ids" in tokens:
+            return tokens
+        known = [key for key in IMAGE_KEYS if key in batch]
+        if not known:
+            raise ValueError(
+                f"Expected a batch with one of the keys {', '.join(IMAGE_KEYS)} or input_ids, got {list(batch)}. Pass "
+                "`inputs=lambda batch: batch[<key>]`."
+            )
+        return batch[known[0]]
+    if isinstance(batch, list | tuple) and batch:
+        return list(batch) if isinstance(batch[0], str) else encoder_inputs(batch[0])
+    return batch
+
+
+def _vectors(
+    part: Subset[Any], start: int, model: nn.Module, inputs: Callable[[Any], Any] | None, loading: dict[str, Any]
+) -> Iterator[Array]:
+    """Yield the checked vectors of each batch of a part of the dataset."""
+    device = next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    if not len(part):
+        return
+    for batch in DataLoader(part, shuffle=False, **loading):
+        arguments = (inputs or encoder_inputs)(batch)
+        output = _called(model, _moved(arguments, device, model))
+        expected = min(loading["batch_size"], len(part) - (start - part.indices[0]))
+        yield _checked(output, expected, start)
+        start += expected
+
+
+def _called(model: nn.Module, arguments: Any) -> Any:
+    if isinstance(arguments, Mapping):
+        return model(**arguments)
+    return model(*arguments) if isinstance(arguments, tuple) else model(arguments)
+
+
+def _moved(arguments: Any, device: torch.device, model: nn.Module) -> Any:
+    """Return the arguments on the device, floating ones in the encoder's type."""
+    if isinstance(arguments, Mapping):
+        return {key: _moved(each, device, model) for key, each in arguments.items()}
+    if isinstance(arguments, tuple):
+        return tuple(_moved(each, device, model) for each in arguments)
+    if not isinstance(arguments, Tensor):
+        return arguments
+    if arguments.dtype is torch.uint8 and arguments.ndim >= _IMAGE_DIMENSIONS:
+        raise ValueError(
+            f"Expected floating inputs of the encoder, got uint8 of shape {tuple(arguments.shape)}. Pass `inputs=` to "
+            "scale the pixels as in the encoder's training, for instance `lambda batch: batch[0] / 255`."
+        )
+    dtype = floating_dtype(model, arguments) if arguments.is_floating_point() else arguments.dtype
+    return arguments.to(device, dtype)
+
+
+def _checked(output: Any, expected: int, start: int) -> Array:
+    """Return the encoder's output as rows (B, D), float32, on the CPU."""
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"Expected `encoder` to give a tensor, got a {type(output).__name__}. Wrap it in a module that returns one "
+            "vector for each sample, for instance its pooled output."
+        )
+    flat = output.flatten(1) if output.ndim > 2 and output[0].numel() == output.shape[1] else output
+    if flat.ndim != 2 or len(flat) != expected:
+        raise ValueError(
+            f"Expected `encoder` to give one vector for each of {expected} samples, got shape {tuple(output.shape)}. "
+            "Wrap it in a module that pools over positions, and let `collate_fn` keep every sample."
+        )
+    vectors = flat.float().cpu()
+    bad = (~vectors.isfinite().all(dim=1)).nonzero().flatten()
+    if len(bad):
+        raise ValueError(
+            f"Expected `encoder` to give finite numbers, got NaN or infinity for sample {start + int(bad[0])}. Look at "
+            "this sample, or run the encoder in float32."
+        )
+    rows: Array = vectors.numpy()
+    return rows
+
+
+def _on(encoder: nn.Module, device: str | torch.device | None) -> nn.Module:
+    """Return the encoder, or a copy of it on another device."""
+    tensors = (*encoder.parameters(), *encoder.buffers())
+    if device is None or all(each.device == torch.device(device) for each in tensors):
+        return encoder
+    return copy.deepcopy(encoder).to(device)
+
+
+def _bar(total: int, done: int, progress: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, initial=done, desc="embedding", unit="samples", disable=not progress)

@@ -1,0 +1,110 @@
+"""Rows of embeddings in memory or on disk, where a run that was killed goes on."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+
+from dynalens.dynamics import Array
+
+_SAME = 0.05  # of a row's length: other devices round it by less, another encoder's row is farther away
+
+
+class EmbeddingFile:
+    """An array ``(N, D)``, float32, that is written from the first row to the last; None as path keeps it in memory.
+
+    Until the last row is there, the array is in ``<path>.part`` and the number of its rows in ``<path>.part.json``, so
+    that no half array is taken for a whole one.
+
+    Args:
+        path: Where the whole array goes, an ``.npy`` file.
+        samples: N.
+
+    Attributes:
+        done: Rows that are there.
+
+    Raises:
+        ValueError: If the file, or a part of it, has another number of rows or is no such array.
+    """
+
+    def __init__(self, path: Path | None, samples: int) -> None:
+        self.path, self.samples, self.done = path, samples, 0
+        self._rows: Array | None = None
+        if path is not None and path.exists():
+            self._rows, self.done = self._opened(path), samples
+        elif path is not None and self._part.exists() and self._progress.exists():
+            self._rows = self._opened(self._part)
+            self.done = int(json.loads(self._progress.read_text(encoding="utf-8"))["done"])
+
+    @property
+    def _part(self) -> Path:
+        assert self.path is not None
+        return self.path.with_name(self.path.name + ".part")
+
+    @property
+    def _progress(self) -> Path:
+        return self._part.with_name(self._part.name + ".json")
+
+    def check(self, rows: Array) -> None:
+        """Raise a ValueError if the first rows are others than these: of another encoder, dataset or order."""
+        assert self._rows is not None
+        known = self._rows[: min(len(rows), self.done)]
+        rows = rows[: len(known)]
+        same = known.shape == rows.shape
+        if same:
+            far = np.linalg.norm(rows - known, axis=1) > _SAME * np.linalg.norm(known, axis=1)
+            same = not far.any()
+        if not same:
+            raise ValueError(
+                f"Expected `path` to be a new file or one of this dataset by this encoder, got other embeddings in "
+                f"{self.path if self.done == self.samples else self._part}. Delete that file or pass another `path`; "
+                "and pass the dataset without random augmentation."
+            )
+
+    def write(self, rows: Array) -> None:
+        """Add rows after those that are there."""
+        if self._rows is None:
+            self._rows = self._new(rows.shape[1])
+        self._rows[self.done : self.done + len(rows)] = rows
+        self.done += len(rows)
+        if isinstance(self._rows, np.memmap):
+            self._rows.flush()
+            temporary = self._progress.with_name(self._progress.name + ".new")
+            temporary.write_text(json.dumps({"done": self.done}), encoding="utf-8")
+            os.replace(temporary, self._progress)
+
+    def finished(self) -> Array:
+        """Return the whole array; of a file, a copy in memory is made of what is written to."""
+        assert self._rows is not None
+        if self.path is None:
+            return self._rows
+        self._rows = None
+        if self._part.exists():
+            os.replace(self._part, self.path)
+            self._progress.unlink(missing_ok=True)
+        whole: Array = np.load(self.path, mmap_mode="c")
+        return whole
+
+    def _new(self, dimensions: int) -> Array:
+        shape = (self.samples, dimensions)
+        if self.path is None:
+            return np.empty(shape, np.float32)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part: Array = np.lib.format.open_memmap(self._part, mode="w+", dtype=np.float32, shape=shape)
+        return part
+
+    def _opened(self, path: Path) -> Array:
+        try:
+            rows: Array = np.lib.format.open_memmap(path, mode="r" if path == self.path else "r+")
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"Expected `path` to be a new file or one that `embed` has written, got {path}, which is none: "
+                f"{error}. Delete that file or pass another `path`."
+            ) from error
+        if rows.ndim != 2 or len(rows) != self.samples:
+            raise ValueError(
+                f"Expected `path` to be a new file or one of the {self.samples} samples of this dataset, got shape "
+                f"{rows.shape} in {path}. Delete that file or pass another `path`."
+            )
+        return rows
