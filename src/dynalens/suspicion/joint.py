@@ -23,9 +23,8 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence) -> Assessment:
     between estimate and upper end of the noise rate): 0 of random ones, about 0.3 of pixels, 0.7 to 0.9 of a pretrained
     encoder. So run, probe and neighbours count alike where the embeddings tell all, and what tells little counts next
     to nothing, for the run knows it as well. Nothing is fitted to the truth, and the weight does not depend on how well
-    the run memorised its labels. Of the powers of r, the third is the least at which embeddings made of pixels or by an
-    untrained network cost no run more than half a point of average precision; with the second a good encoder gains as
-    much (``docs/results.md``).
+    the run memorised its labels. The third power was chosen because embeddings that say little then cost little:
+    nothing for random ones, up to 0.8 points of average precision for pixels (``docs/results.md``).
 
     ``probability`` keeps its mean, the noise rate of the run.
     """
