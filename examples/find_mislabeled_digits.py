@@ -216,7 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"\n{ranking}\n{worth}\n\nNext, look and decide:")
     folder = Path(str(trainer.log_dir))
     print(f"  tensorboard --logdir {folder}      the record, the suspects and where the model looks")
-    print(f"  dynalens audit {folder}            a page that asks about 100 labels, for a rate of wrong ones that holds")
+    print(f"  dynalens audit {folder}            a page that asks about 100 labels")
     print(f"  dynalens report {folder}           a page to keep, relabel or drop")
 
 
