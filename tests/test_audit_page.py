@@ -11,7 +11,7 @@ import pytest
 from dynalens import Record, TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
 from dynalens.report import write_audit
-from training import N, fit
+from training import N, fit, images
 
 
 @pytest.fixture
@@ -73,3 +73,46 @@ def test_the_command_writes_the_page_and_takes_its_answers(
     file.write_text("sample_id,label,answer,new_label,probability\n" + "\n".join(rows) + "\n")
     assert main(["suspects", run, "--answers", str(file), "--precision", "0.8"]) == 0
     assert "with 95 % confidence, from 8 right, 2 wrong, 0 unsure" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 12}], ids=["epochs", "steps"])
+def test_the_monitor_keeps_the_pictures_of_the_samples_that_are_asked_about(
+    tmp_path: Path, limits: dict[str, Any]
+) -> None:
+    fit(tmp_path, TrainingDynamicsMonitor(audit=12, top_k=1), **limits)
+    record = load_record(tmp_path)
+    drawn = record.audited_rows()
+    assert len(drawn) == 12  # before anything was asked for
+    assert sorted(record.audit_plan(12)["sample_id"]) == drawn
+    pictures = record.pictures()
+    assert set(drawn) <= set(pictures)
+    for row in drawn:
+        x = images()[row, 0]
+        expected = (255 * (x - x.min()) / (x.max() - x.min())).numpy()
+        assert np.abs(pictures[row][..., 0] - expected).max() <= 1
+    cards = content_of(write_audit(record, tmp_path / "audit.html", n=12))["cards"]
+    assert all("picture" in card for card in cards)
+
+
+def test_a_fit_of_one_epoch_draws_no_audit_and_the_next_fit_does(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(audit=12, save_dir=tmp_path / "record")
+    fit(tmp_path, monitor, max_epochs=1)
+    assert load_record(tmp_path / "record").audited_rows() == []
+    fit(tmp_path, monitor, max_epochs=1)
+    assert len(load_record(tmp_path / "record").audited_rows()) == 12
+
+
+def test_a_plan_that_cannot_be_written_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("dynalens.record.plans.write_plans", full)
+    with pytest.warns(UserWarning, match="Expected to write the plan of the audit .*disk full"):
+        fit(tmp_path, TrainingDynamicsMonitor(audit=12))
+    assert load_record(tmp_path).meta.epochs == [0, 1, 2]
+
+
+@pytest.mark.parametrize("audit", [0, -1, 1.5, True, "100"])
+def test_a_number_of_audited_samples_that_makes_no_sense_is_an_error(audit: Any) -> None:
+    with pytest.raises(ValueError, match="Expected `audit` to be None or a whole number of at least 1, got"):
+        TrainingDynamicsMonitor(audit=audit)

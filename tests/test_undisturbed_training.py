@@ -132,6 +132,7 @@ def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
         TrainingDynamicsMonitor(
             loader=loader,
             top_k=5,
+            audit=6,
             mean_probabilities=True,
             features="net.6",
             projector_every_n_epochs=None if plain else 1,

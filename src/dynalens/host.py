@@ -161,6 +161,15 @@ def _has_process_group() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
+def may_be_last_epoch(trainer: Any) -> bool:
+    """Return whether the epoch that begins is the last one, or, where training may end sooner, of ``min_epochs``."""
+    kinds = {kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__}
+    if trainer.max_epochs == -1 or trainer.max_steps != -1 or kinds & {"EarlyStopping", "Timer"}:
+        least = max(trainer.min_epochs or 1, 1)
+        return int(trainer.current_epoch) + 1 >= least
+    return int(trainer.current_epoch) + 1 == int(trainer.max_epochs)
+
+
 def log_step(trainer: Any, x_axis: str) -> int:
     """Return the step at which Lightning itself logs an epoch's metrics, or the epoch."""
     if x_axis == "epoch":

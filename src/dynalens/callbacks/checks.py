@@ -13,6 +13,13 @@ def check_positive(**arguments: int) -> None:
             raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
 
 
+def check_audit(audit: int | None) -> int | None:
+    """Return it; raise a ValueError unless it is None or a whole number of at least 1."""
+    if audit is not None and (isinstance(audit, bool) or not isinstance(audit, int) or audit < 1):
+        raise ValueError(f"Expected `audit` to be None or a whole number of at least 1, got {audit!r}. Pass 100, say.")
+    return audit
+
+
 def check_choice(argument: str, value: str, choices: tuple[str, str]) -> None:
     """Raise a ValueError if an argument is neither of two words."""
     if value not in choices:

@@ -16,7 +16,15 @@ from dynalens.callbacks.noise_curve import NoiseCurve
 from dynalens.callbacks.projector import Projector
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.features import FeatureRows
-from dynalens.host import chart_layouts, log_scalars, log_step, picture_loggers, tag_prefix, tensorboard_writer
+from dynalens.host import (
+    chart_layouts,
+    log_scalars,
+    log_step,
+    may_be_last_epoch,
+    picture_loggers,
+    tag_prefix,
+    tensorboard_writer,
+)
 from dynalens.pictures import find_normalisation
 from dynalens.suspicion import epoch_summary, overlap, worst_samples
 from dynalens.tensorboard import make_sink, write_layout
@@ -53,6 +61,7 @@ class DynamicsLog:
         self._monitor, self._prefix, self._x_axis = monitor, tag_prefix(monitor.name), monitor.x_axis
         self._device: torch.device = pl_module.device
         self._below_zero: Array | None = None
+        self._audited = False
         self._noise = NoiseCurve(history=monitor.history)
         writer = tensorboard_writer(trainer)
         if writer is not None:
@@ -85,8 +94,15 @@ class DynamicsLog:
         for epoch in epochs:
             self._noise.note(found.get(epoch), len(statistics))
 
-    def begin_epoch(self, epoch: int, statistics: SampleStatistics) -> None:
-        """Choose what the projector shows of this epoch."""
+    def begin_epoch(self, trainer: Any, epoch: int, statistics: SampleStatistics) -> None:
+        """Choose what the projector shows of this epoch, and draw the samples of an audit if it may be the last."""
+        if self._monitor.audit is not None and not self._audited and may_be_last_epoch(trainer):
+            self._audited = True
+            with self._or_switched_off():
+                rows = self._monitor.draw_audit(self._monitor.audit)
+                self._audited = bool(rows)
+                if self.pictures is not None:
+                    self.pictures.follow_audited(rows, statistics, self._device)
         if self._projector is not None:
             self._projector.begin_epoch(epoch, statistics)
 

@@ -61,6 +61,7 @@ class DynamicsPictures:
         self._names = class_names
         self._watch = SuspectWatch(normalisation)
         self._inputs_seen = False
+        self._audited: Sequence[int] = ()
 
     @property
     def pictures(self) -> dict[int, Array]:
@@ -72,6 +73,13 @@ class DynamicsPictures:
         self._follow(statistics, None)
         for epoch, presentations in history:
             self._watch.note(epoch, presentations)
+
+    def follow_audited(
+        self, rows: Sequence[int], statistics: SampleStatistics, device: torch.device | None = None
+    ) -> None:
+        """Keep pictures of the samples of an audit as well, until the fit ends."""
+        self._audited = rows
+        self._follow(statistics, device)
 
     def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
         """Copy the inputs of suspects from a batch; None where the batch holds no images or signals."""
@@ -119,7 +127,8 @@ class DynamicsPictures:
             self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects), step)
 
     def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
-        self._watch.follow(worst_samples(statistics, FOLLOWED * self._top_k), device)
+        worst = worst_samples(statistics, FOLLOWED * self._top_k)
+        self._watch.follow(list(dict.fromkeys([*worst, *self._audited])), device)
 
     def _suspects(
         self, statistics: SampleStatistics, ids: Array | None, contrasts: Mapping[str, Array]

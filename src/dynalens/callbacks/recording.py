@@ -90,6 +90,13 @@ class RecordingCallback(NamedCallback):
         """Return :meth:`Record.removable`: the ids of that fraction of the samples which training needs least."""
         return self.record.removable(fraction)
 
+    def draw_audit(self, n: int) -> list[int]:
+        """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
+        if not self._live.epochs:
+            return []
+        self.record.audit_plan(n)
+        return self.record.audited_rows()
+
     def suspect_ids(self, n: int) -> list[Any]:
         """Return :meth:`Record.suspect_ids`, the ``n`` most suspicious samples; none before an epoch is complete."""
         return self.record.suspect_ids(n) if self._live.epochs else []

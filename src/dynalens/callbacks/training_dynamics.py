@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.callbacks.checks import check_positive, check_projector, check_same_length
+from dynalens.callbacks.checks import check_audit, check_positive, check_projector, check_same_length
 from dynalens.callbacks.dynamics_log import ContrastSource, DynamicsLog
 from dynalens.callbacks.dynamics_pictures import FOLLOWED
 from dynalens.callbacks.layer_features import LayerFeatures
@@ -66,6 +66,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
             True within 1 GiB, a number within that many, counted as 4 N K bytes; :class:`~dynalens.TrainingDynamics`
             says what of it is where. ``record.npz`` grows by as much.
         top_k: Suspects in the gallery; their pictures are copied from the batches of the epoch after.
+        audit: Samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures are
+            copied from its batches, for ``dynalens audit`` without ``--data``. Where ``max_steps``, ``max_time`` or
+            early stopping may end training sooner, they are drawn before the epoch ``min_epochs``, at the earliest the
+            second, and copied from then on. A plan in the folder stays. One epoch alone: nothing is drawn.
         log_every_n_epochs: Epochs between two entries in the logger.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
@@ -110,6 +114,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         history: bool = True,
         mean_probabilities: bool | float = False,
         top_k: int = 20,
+        audit: int | None = None,
         log_every_n_epochs: int = 1,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
@@ -126,9 +131,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
         )
         check_positive(views=views, top_k=top_k, log_every_n_epochs=log_every_n_epochs)
         check_projector(projector_every_n_epochs, features)
+        self.audit = check_audit(audit)
         self.features, self.projector_every_n_epochs = features, projector_every_n_epochs
-        self.views, self.history, self.name = views, history, name
-        self.name_of = name_of
+        self.views, self.history, self.name, self.name_of = views, history, name, name_of
         self.mean_probabilities = mean_probabilities
         self.save_dir, self.log_every_n_epochs = save_dir, log_every_n_epochs
         self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
@@ -140,10 +145,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._rows = StepRows(self._identity)
         self._processes: Processes | None = None
         self._failure: Exception | None = None
-        self._active = False
-        self._begun = False
-        self._announced = False
-        self._agreed = False
+        self._active = self._begun = self._announced = self._agreed = False
 
     def reset(self) -> None:
         """Forget the record; the next fit starts a new one."""
@@ -187,7 +189,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self._active:
             self._find_samples(trainer)
             if self._log is not None and self._live.dynamics is not None:
-                self._log.begin_epoch(self._epoch(trainer), self._live.dynamics.compute())
+                self._log.begin_epoch(trainer, self._epoch(trainer), self._live.dynamics.compute())
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
