@@ -152,7 +152,8 @@ def _evaluate(modules: list[nn.Module]) -> None:
 def _no_checkpoints() -> Iterator[None]:
     """Let activation checkpoints keep what they compute: recomputing knows neither ``grad`` nor modes."""
     names = vars(torch.utils.checkpoint)
-    ours = {"CheckpointFunction": _Uncheckpointed, "_checkpoint_without_reentrant_generator": _once}
+    generator = "_checkpoint_without_reentrant_generator"  # torch 2.14 calls the one with "_impl" behind its name
+    ours = {"CheckpointFunction": _Uncheckpointed, generator: _once, f"{generator}_impl": _once}
     theirs = {name: names[name] for name in ours if name in names}
     try:
         names.update({name: ours[name] for name in theirs})
