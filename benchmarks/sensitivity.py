@@ -6,7 +6,7 @@ runs: labels that people gave, flips that follow a rule (pairs, classes) and all
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ CONSTANTS: dict[str, tuple[Any, Sequence[float]]] = {
     "ONE_WAY": (score, (0.15, 0.2, 0.25, 0.3, 0.4)),
     "BIAS": (confusions, (1.5, 2.0, 3.0, 5.0, 10.0)),
     "CHANCE": (confusions, (0.0, 1.0, 2.0, 3.0)),
-    "STEPS": (confusions, (3, 5, 10, 30)),
+    "ROUNDS": (confusions, (1, 2, 3, 4, 5, 7, 10)),
+    "STEPS": (confusions, (1, 2, 3, 5, 10)),
     "LEAST": (confusions, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)),
     "FARTHEST": (confusions, (5.0, 7.0, 10.0)),
 }
 """Module and values of each constant."""
 
-POWERS = ((2, 2), (1, 1), (2, 1), (2, 3), (3, 2), (3, 3), (4, 4), (0, 0))
+POWERS = ((2, 2), (0, 0), (1, 1), (1, 2), (2, 1), (2, 3), (2, 4), (3, 2), (3, 3), (3, 6), (4, 4))
 """Of t + 1 and of the training error in the weight of epoch t."""
 
 GROUPS: dict[str, Callable[[Run], bool]] = {
@@ -93,16 +94,9 @@ def precisions(runs: Sequence[Stored], record: Callable[[Stored], SampleStatisti
     return means
 
 
-@contextmanager
-def constant(name: str, value: float) -> Iterator[None]:
-    """Let a constant have another value; the number of steps is a default argument."""
-    module = CONSTANTS[name][0]
-    with patch.object(module, name, value), patch.object(confusions.deconvolved, "__defaults__", (_steps(),)):
-        yield
-
-
-def _steps() -> int:
-    return int(confusions.STEPS)
+def constant(name: str, value: float) -> AbstractContextManager[Any]:
+    """Let a constant have another value."""
+    return patch.object(CONSTANTS[name][0], name, value)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

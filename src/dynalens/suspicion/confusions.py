@@ -5,8 +5,11 @@ import numpy as np
 from dynalens.dynamics import Array
 from dynalens.suspicion.predictions import Predictions
 
-STEPS = 10
-"""Steps of the deconvolution; from 3 to 30 steps the order is the same within half a point (docs/results.md)."""
+ROUNDS = 5
+"""How often the noise matrix is estimated; from 3 to 7 the order is the same within a point (docs/results.md)."""
+
+STEPS = 3
+"""Steps of the deconvolution in each round; from 2 to 10 the order is the same within half a point."""
 
 LEAST = 1e-3
 """Probability that any class is given for any other, spread over the classes: no flip is impossible."""
@@ -20,21 +23,23 @@ BIAS = 3.0
 CHANCE = 2.0
 """Standard deviations that chance explains."""
 
-_ROUNDS = 50  # of balancing; numerical
+_BALANCING_ROUNDS = 50  # numerical
 
 
-def noise_matrix(predictions: Predictions) -> Array:
-    """Return P(given = j | true = k) as row k, column j: the confident joint, normalised.
+def confident_joint(predictions: Predictions) -> Array:
+    """Return how many samples are of class k and carry label j, as row k, column j: the confident joint.
 
     A sample is counted for the class whose mean probability is the largest of those that reach the mean probability
     that the class has among the samples that carry it as label; columns are scaled to the number of given labels.
 
     Source: Northcutt, Jiang, Chuang, "Confident Learning", JAIR 2021, Section 3.1. https://arxiv.org/abs/1911.00068
-    Differs from the source: the probabilities are means over a training run, not out-of-sample, and each entry keeps
-    a probability of at least 1e-3 / K, so that no flip is impossible. Only the label and its rival are looked at.
+    Differs from the source: the probabilities are means over a training run, not out-of-sample. Each entry is raised by
+    the square root of how many samples of label j have k as leading class: a count c has a standard deviation of
+    sqrt(c), and the few samples that are confident may hold none of a pair of classes that does occur. Only the label
+    and its rival are looked at.
 
     Returns:
-        Shape ``(K, K)``, rows sum to 1.
+        Shape ``(K, K)``, columns sum to the number of labels of each class.
     """
     label, rival, classes = predictions.label, predictions.rival, predictions.classes
     given = np.bincount(label, minlength=classes)
@@ -43,12 +48,11 @@ def noise_matrix(predictions: Predictions) -> Array:
     by_label = predictions.p_label >= threshold[label] - 1e-9  # rounding: equal probabilities reach their mean
     by_rival = (rival >= 0) & (predictions.p_rival >= threshold[rival] - 1e-9)
     true = np.where(by_rival & ~(by_label & (predictions.p_label >= predictions.p_rival)), rival, label)
-    counted = by_label | by_rival
-    joint = np.bincount(true[counted] * classes + label[counted], minlength=classes**2).reshape(classes, classes)
-    joint = joint * given / np.maximum(joint.sum(axis=0), 1)
-    joint += 1e-9 * np.eye(classes)  # a class that nothing was counted for keeps its own label
-    matrix: Array = (1 - LEAST) * joint / joint.sum(axis=1, keepdims=True) + LEAST / classes
-    return matrix
+    confident = by_label | by_rival
+    joint = _counts(true[confident], label[confident], classes)
+    joint += np.sqrt(_counts(predictions.leader(), label, classes))
+    joint *= given / np.maximum(joint.sum(axis=0), 1)
+    return joint
 
 
 def wrong_log_odds(predictions: Predictions) -> Array:
@@ -60,29 +64,74 @@ def wrong_log_odds(predictions: Predictions) -> Array:
     classes, the label y and its rival r; what is left of 1 is spread evenly over all classes, and the others are taken
     together as a third one, o, whose rates are their means.
 
+    T[k, j] = P(given = j | true = k) is first that of :func:`confident_joint`. The log odds that it gives make the
+    next one, as the expected number of samples of each pair of classes (expectation maximisation, Dawid and Skene
+    1979). A network that has memorised draws later rounds to its own labels, so that the result is the mean over the
+    first rounds.
+
     Returns:
         Shape ``(N,)``, in [-7, 7].
     """
+    p_given = _given_probabilities(predictions)
+    p_true = p_given + LEAST
+    joint, total = confident_joint(predictions), np.zeros(len(predictions))
+    for _ in range(ROUNDS):
+        rates = _rates(predictions, joint)
+        p_true = deconvolved(p_given, rates, p_true, steps=STEPS)
+        posterior = p_true * rates[:, 0]
+        odds = np.log(posterior[1:].sum(axis=0) + 1e-12) - np.log(posterior[0] + 1e-12)
+        odds = np.clip(odds, -FARTHEST, FARTHEST)
+        joint = _expected_joint(predictions, 1 / (1 + np.exp(-odds)))
+        total += odds
+    mean: Array = total / ROUNDS
+    return mean
+
+
+def _given_probabilities(predictions: Predictions) -> Array:
+    """Return the probabilities of the label, the rival and all other classes, shape ``(3, N)``, float32."""
     p_rival = np.where(predictions.rival >= 0, predictions.p_rival, 0)
     rest = np.maximum(1 - predictions.p_label - p_rival, 0) / predictions.classes
-    p_given = np.stack([predictions.p_label + rest, p_rival + rest, (predictions.classes - 2) * rest])
-    rates = _rates(predictions)
-    true = deconvolved(p_given.astype(np.float32), rates) * rates[:, 0]
-    odds: Array = np.log(true[1:].sum(axis=0) + 1e-12) - np.log(true[0] + 1e-12)
-    return np.clip(odds, -FARTHEST, FARTHEST)
+    of_three = np.stack([predictions.p_label + rest, p_rival + rest, (predictions.classes - 2) * rest])
+    return of_three.astype(np.float32)
 
 
-def _rates(predictions: Predictions) -> Array:
-    """Return P(given = j | true = k) of label, rival and all others as entry k, j of shape ``(3, 3, N)``."""
-    matrix, y = noise_matrix(predictions), predictions.label
-    r = np.where(predictions.rival >= 0, predictions.rival, (y + 1) % predictions.classes)  # any, as good as the others
-    of_two = np.stack([[matrix[y, y], matrix[y, r]], [matrix[r, y], matrix[r, r]]])
-    of_others = (matrix.sum(axis=0)[np.stack([y, r])] - of_two.sum(axis=0)) / max(predictions.classes - 2, 1)
-    rates = np.concatenate([of_two, of_others[None]])
-    return np.concatenate([rates, 1 - rates.sum(axis=1, keepdims=True)], axis=1).astype(np.float32)
+def _expected_joint(predictions: Predictions, wrong: Array) -> Array:
+    """Return the joint of samples whose true class is the rival with probability ``wrong``, else the label."""
+    true = np.concatenate([predictions.label, _some_rival(predictions)])
+    given = np.tile(predictions.label, 2)
+    return _counts(true, given, predictions.classes, np.concatenate([1 - wrong, wrong]))
 
 
-def deconvolved(p_given: Array, rates: Array, steps: int = STEPS) -> Array:
+def _rates(predictions: Predictions, joint: Array) -> Array:
+    """Return P(given = j | true = k) of label, rival and all others as entry k, j of shape ``(3, 3, N)``, float32.
+
+    Each probability of two classes is at least 1e-3 / K, and a class that nothing was counted for keeps its own label.
+    """
+    y, r, classes = predictions.label, _some_rival(predictions), predictions.classes
+    joint.flat[:: classes + 1] += 1e-9
+    scale = (1 - LEAST) / joint.sum(axis=1)
+    columns = scale @ joint + LEAST
+    rates = np.empty((3, 3, len(predictions)), np.float32)
+    for column, given in enumerate((y, r)):
+        for row, true in enumerate((y, r)):
+            rates[row, column] = joint.ravel()[true * classes + given] * scale[true] + LEAST / classes
+        rates[2, column] = (columns[given] - rates[0, column] - rates[1, column]) / max(classes - 2, 1)
+    rates[:, 2] = 1 - rates[:, 0] - rates[:, 1]
+    return rates
+
+
+def _some_rival(predictions: Predictions) -> Array:
+    """Return the rival, and where there is none any other class, as good as the others."""
+    return np.where(predictions.rival >= 0, predictions.rival, (predictions.label + 1) % predictions.classes)
+
+
+def _counts(true: Array, given: Array, classes: int, weights: Array | None = None) -> Array:
+    """Return how many samples, or what sum of weights, have true class k and label j as entry k, j."""
+    counts: Array = np.bincount(true * classes + given, weights, classes**2).reshape(classes, classes)
+    return counts.astype(np.float64, copy=False)
+
+
+def deconvolved(p_given: Array, rates: Array, start: Array, *, steps: int) -> Array:
     """Return the probabilities of J classes from which ``rates`` make those closest to ``p_given``.
 
     Source: expectation maximisation, Richardson 1972, Lucy 1974. More steps come closer.
@@ -90,18 +139,18 @@ def deconvolved(p_given: Array, rates: Array, steps: int = STEPS) -> Array:
     Args:
         p_given: Shape ``(J, N)``, probabilities of the given labels.
         rates: Shape ``(J, J, N)``, P(given = j | true = k) as entry k, j.
+        start: Shape ``(J, N)``, positive, the first probabilities up to a factor for each sample.
         steps: How many steps.
 
     Example:
         >>> import numpy as np
         >>> flips = np.array([[0.6, 0.4], [0.0, 1.0]])  # 4 in 10 of class 0 are labelled 1
         >>> p_given = np.array([[0.6, 0.0], [0.4, 1.0]])  # of two samples; the limit is [[1, 0], [0, 1]]
-        >>> deconvolved(p_given, np.stack([flips, flips], axis=2)).round(1)
+        >>> deconvolved(p_given, np.stack([flips, flips], axis=2), np.ones((2, 2)), steps=10).round(1)
         array([[0.9, 0. ],
                [0.1, 1. ]])
     """
-    p_true = p_given + LEAST
-    p_true /= p_true.sum(axis=0)
+    p_true: Array = start / start.sum(axis=0)
     for _ in range(steps):
         ratio = p_given / np.maximum(np.einsum("kn,kjn->jn", p_true, rates), 1e-9)
         p_true *= np.einsum("jn,kjn->kn", ratio, rates)
@@ -154,7 +203,7 @@ def _balanced(leader: Array, label: Array, count: Array, classes: int) -> Array:
     Source: balancing of matrices, Osborne 1960. Differs from the source: d stays within sqrt(3) of its mean.
     """
     scale, limit = np.ones(classes), np.sqrt(BIAS)
-    for _ in range(_ROUNDS):
+    for _ in range(_BALANCING_ROUNDS):
         scaled = count * scale[leader] / scale[label]
         named, given = np.bincount(leader, scaled, classes) + 0.5, np.bincount(label, scaled, classes) + 0.5
         scale *= (given / named) ** 0.25

@@ -7,7 +7,7 @@ The whole order, for sample i with label y:
     m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by ((t + 1) e_t)^2, e_t the training
           error in epoch t
     B_i   class pairs: log odds that the label is wrong by Bayes, from the weighted mean probabilities and the noise
-          matrix (`confusions.wrong_log_odds`)
+          matrix, in the mean over the first rounds of estimating the matrix (`confusions.wrong_log_odds`)
     s     how much class pairs count: A / (1/4)^2, at least 0.2 and at most 1, with A how far confusions go one way
           (`confusions.one_way`)
     L     log odds of two normal distributions with one variance, of the samples whose leading class is not their
@@ -25,7 +25,8 @@ Constants, all of them:
                               is one (no rule: A < .005, a rule: A > .06)
     confusions.BIAS    3      how many times too often a network may name a class; the same from 1.5 to 10
     confusions.CHANCE  2      standard deviations: 95 %
-    confusions.STEPS   10     of the deconvolution; the same within .4 points from 3 to 30
+    confusions.ROUNDS  5      of the noise matrix; the same within a point from 3 to 7
+    confusions.STEPS   3      of the deconvolution in each round; the same within .5 points from 2 to 10
     confusions.LEAST   0.001  least probability of a flip; the same from .0001 to .01
     confusions.FARTHEST  7    log 1000, follows from LEAST
 
