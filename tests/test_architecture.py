@@ -44,7 +44,7 @@ ALLOWED = {
     }
     | {"text"},
     "explanations": COMPUTING
-    | {"attribution", "capture", "datasets", "dynamics", "faithfulness", "pictures", "tensorboard"},
+    | {"attribution", "capture", "datasets", "dynamics", "faithfulness", "pictures", "record", "tensorboard"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,

@@ -85,9 +85,9 @@ def test_without_validation_the_first_training_batch_is_kept(tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
-def test_a_fit_whose_validation_never_runs_says_that_nothing_was_explained(tmp_path: Path) -> None:
+def test_a_fit_that_ends_before_the_validation_says_that_nothing_was_explained(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Expected a batch whose images.*nothing was explained. Validate more often"):
-        fit(tmp_path, AttributionMonitor(), val=in_order, max_epochs=1, check_val_every_n_epoch=2)
+        fit(tmp_path, AttributionMonitor(), val=in_order, max_epochs=1, max_steps=2)  # ends before the validation
     assert not (tmp_path / "dynalens" / "explanations").exists()
 
 

@@ -172,17 +172,62 @@ class ByDtype(Module):
 
 
 class Regression(Module):
-    def __init__(self) -> None:
-        super().__init__(net=nn.Sequential(nn.Flatten(), nn.Linear(36, 1)))
+    """Of one number, or of several."""
+
+    def __init__(self, numbers: int = 1) -> None:
+        super().__init__(net=nn.Sequential(nn.Flatten(), nn.Linear(36, numbers)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.steps += 1
+        return self.loss(self(batch[0]), batch[1])
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(logits.squeeze(1), y)
+        return F.mse_loss(logits if y.ndim == 2 else logits.squeeze(1), y.float())
 
 
+class Tagger(Module):
+    """Gives a class to each token (N, T)."""
+
+    def __init__(self) -> None:
+        super().__init__(net=nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, K)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.steps += 1
+        return F.cross_entropy(self(batch["tokens"]).flatten(0, 1), batch["tags"].flatten())
+
+
+class Language(Tagger):
+    """Predicts the next token."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.steps += 1
+        tokens = batch["tokens"]
+        return F.cross_entropy(self(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten() % K)
+
+
+FRACTIONS = torch.rand(N, generator=torch.Generator().manual_seed(1))
+TOKENS = torch.randint(0, 9, (N, 5), generator=torch.Generator().manual_seed(2))
 UNREADABLE: dict[str, tuple[Any, Dataset[Any], str]] = {
     "a regression": (
-        Regression, TensorDataset(images(), torch.rand(N) * 2), "fractions, as a regression .*`forward=`",
+        Regression, TensorDataset(images(), FRACTIONS * 2), "fractions, as a regression .*`forward=`",
     ),
+    "a regression of fractions": (
+        Regression, TensorDataset(images(), FRACTIONS), "fractions, as a regression .*`forward=`",
+    ),
+    "a regression of a column": (
+        Regression, TensorDataset(images(), FRACTIONS[:, None]), "fractions, as a regression .*`forward=`",
+    ),
+    "a regression of integers": (
+        Regression, TensorDataset(images(), (FRACTIONS * 90).long()), "numbers, as a regression .*`forward=`",
+    ),
+    "a regression of boxes": (
+        lambda: Regression(4), TensorDataset(images(), torch.rand(N, 4)), "fractions, as a regression .*`forward=`",
+    ),
+    "a regression of rows of integers": (
+        lambda: Regression(2), TensorDataset(images(), (torch.rand(N, 2) * 90).long()), "rows .*`forward=`",
+    ),
+    "tags of tokens": (Tagger, Rows(tokens=TOKENS, tags=TOKENS % K), "rows .*each token .*`forward=`"),
+    "a language model": (Language, Rows(tokens=TOKENS, mask=TOKENS > 0), "one label .*`inputs=`.*`forward=`"),
     "integers that the model scales by dtype": (
         ByDtype, TensorDataset(BRIGHT, labels()), "logits of their floating copies.*Pass `inputs=`",
     ),
@@ -200,6 +245,80 @@ def test_what_cannot_be_explained_is_said_once_and_training_goes_on(
         )  # fmt: skip
     assert module.steps == 12
     assert not explained_epochs(tmp_path)
+
+
+HELPED: dict[str, tuple[Any, Dataset[Any], dict[str, Any]]] = {
+    "a regression": (
+        Regression, TensorDataset(images(), FRACTIONS),
+        {
+            "inputs": lambda batch: (batch[0], torch.zeros(len(batch[0]), dtype=torch.int64)),
+            "forward": lambda module, x: torch.cat([module(x), torch.zeros(len(x), 1)], dim=1),
+        },
+    ),
+    "tags of tokens": (
+        Tagger, Rows(tokens=TOKENS, tags=TOKENS % K),
+        {
+            "inputs": lambda batch: (batch["tokens"], batch["tags"][:, 2]),
+            "forward": lambda module, tokens: module(tokens)[:, 2],
+        },
+    ),
+    "a language model": (
+        Language, Rows(tokens=TOKENS, mask=TOKENS > 0),
+        {
+            "inputs": lambda batch: (batch["tokens"], batch["tokens"][:, -1] % K),
+            "forward": lambda module, tokens: module(tokens)[:, -2],
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("samples", [None, [4, 2]], ids=["of validation", "by id"])
+@pytest.mark.parametrize(("model", "data", "arguments"), HELPED.values(), ids=HELPED.keys())
+def test_what_the_errors_advise_explains_models_that_are_no_classifiers_of_samples(
+    tmp_path: Path, model: Any, data: Dataset[Any], arguments: dict[str, Any], samples: Any
+) -> None:
+    monitor = AttributionMonitor(
+        methods="saliency", metrics=(), num_samples=2, samples=samples, on_error="raise", **arguments
+    )
+    fit(
+        tmp_path, monitor, model=model(), data=lambda: loader(data), val=lambda: loader(data, shuffle=False),
+        max_epochs=1,
+    )  # fmt: skip
+    assert len(explanation(tmp_path, 0)["saliency.maps"]) == 2
+
+
+def test_samples_of_a_regression_that_are_chosen_by_id_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    with one_warning("fractions, as a regression .*`forward=`"):
+        fit(
+            tmp_path, AttributionMonitor(samples=[1, 2]), model=Regression(), max_epochs=1,
+            data=lambda: loader(TensorDataset(images(), FRACTIONS)),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("numbers", [FRACTIONS[:3], torch.rand(3, 4), TOKENS[:3]], ids=["numbers", "boxes", "tags"])
+def test_given_samples_whose_labels_are_no_classes_are_refused(numbers: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"Expected `samples` to be images with a class each, got .*`forward=`"):
+        AttributionMonitor(samples=(images()[:3], numbers))
+
+
+def test_zeros_and_ones_of_a_loss_of_numbers_are_told_before_the_first_map(tmp_path: Path) -> None:
+    data = TensorDataset(images(), (labels() > 0).long())
+    with pytest.warns(UserWarning, match="takes 0 and 1 for two classes") as caught:
+        fit(
+            tmp_path, AttributionMonitor(methods="saliency", metrics=()), model=Regression(), max_epochs=2,
+            data=lambda: loader(data), val=lambda: loader(data, shuffle=False),
+        )  # fmt: skip
+    assert len([w for w in caught if "takes 0 and 1" in str(w.message)]) == 1
+
+
+def test_classes_that_a_sum_of_squares_compares_by_class_are_explained_without_a_word(tmp_path: Path) -> None:
+    class LeastSquares(Module):
+        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+            return F.mse_loss(logits, F.one_hot(y, K).float())
+
+    monitor = AttributionMonitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
+    fit(tmp_path, monitor, model=LeastSquares(), val=in_order, max_epochs=1)
+    assert explanation(tmp_path, 0)["labels"].tolist() == labels()[:2].tolist()
 
 
 def test_a_key_that_the_batch_lacks_does_not_end_the_fit(tmp_path: Path) -> None:
@@ -307,18 +426,12 @@ def test_a_selection_is_as_even_as_its_stream() -> None:
     selection = BalancedSelection(4)
     for batch in ([0, 0, 0, -1], [0, 0, 1, 0], [1, 2, 0], [3]):
         assert not selection.complete
-        selection.offer(torch.zeros(len(batch), 1), batch)
+        selection.offer(torch.zeros(len(batch), 1), batch, list(range(len(batch))))
     kept = selection.result()
     assert kept is not None
     assert kept[1].tolist() == [0, 1, 2, 3]
+    assert selection.ids == [0, 2, 1, 0]  # their places in their batches
     assert selection.complete
-
-
-def test_explanations_begin_with_the_first_validation(tmp_path: Path) -> None:
-    monitor = AttributionMonitor(num_samples=2, steps=2)
-    fit(tmp_path, monitor, model=Module(), val=in_order, max_epochs=4, check_val_every_n_epoch=2)
-    names = sorted(path.name for path in (tmp_path / "dynalens" / "explanations").iterdir())
-    assert names == ["epoch_000001.npz", "epoch_000002.npz", "epoch_000003.npz"]
 
 
 def test_the_two_rows_of_a_suspect_have_different_captions_within_the_card() -> None:

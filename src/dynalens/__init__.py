@@ -34,6 +34,7 @@ from dynalens.datasets import IndexedDataset, RelabelledDataset
 from dynalens.decisions import apply_decisions
 from dynalens.dynamics import SampleStatistics, TrainingDynamics
 from dynalens.embeddings import embed
+from dynalens.explanations import ExplainedEpoch, load_explanations
 from dynalens.faithfulness import (
     CurveSettings,
     area_under_curve,
@@ -66,6 +67,7 @@ __all__ = [
     "Audit",
     "CaptureError",
     "CurveSettings",
+    "ExplainedEpoch",
     "Explanation",
     "IndexedDataset",
     "LayerMonitor",
@@ -107,6 +109,7 @@ __all__ = [
     "interior_gradient",
     "kar_datasets",
     "layer_cam",
+    "load_explanations",
     "load_record",
     "maximise_activation",
     "neighbour_scores",

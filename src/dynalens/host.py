@@ -12,6 +12,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
+from torch.utils.data import BatchSampler, SequentialSampler
 
 if TYPE_CHECKING:
     CallbackBase = pl.Callback
@@ -241,3 +242,20 @@ def loader_at(loaders: Any, place: int) -> Any:
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
     return loaders[place] if isinstance(loaders, Sequence) else loaders
+
+
+def validates_in_epoch(trainer: Any) -> bool:
+    """Return whether validation runs before the epoch under way ends."""
+    every = trainer.check_val_every_n_epoch
+    if not trainer.enable_validation:
+        return False
+    if every is None:  # counted in steps over all epochs
+        return bool(trainer.val_check_batch <= trainer.num_training_batches)
+    return (int(trainer.current_epoch) + 1) % int(every) == 0
+
+
+def first_position(loader: Any, batch_idx: int) -> int | None:
+    """Return the dataset position of the first sample of a batch; None where the loader has an order of its own."""
+    sampler, size = getattr(loader, "batch_sampler", None), getattr(loader, "batch_size", None)
+    in_order = type(sampler) is BatchSampler and type(sampler.sampler) is SequentialSampler
+    return batch_idx * size if in_order and isinstance(size, int) else None

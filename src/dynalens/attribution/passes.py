@@ -91,7 +91,8 @@ def as_logits(output: object, targets: Tensor) -> Tensor:
     if bool(((targets < 0) | (targets >= logits.shape[1])).any()):
         raise ValueError(
             f"Expected `targets` to be in [0, {logits.shape[1]}), got {int(targets.min())} to {int(targets.max())}. "
-            "Pass the class to explain for each image."
+            "Pass the class to explain for each image. If the model is no classifier, pass `forward=` with a callable "
+            "that returns logits of what is to be explained."
         )
     return logits
 

@@ -33,6 +33,7 @@ from dynalens.host import (
     chart_layouts,
     check_whole_model,
     check_x_axis,
+    first_position,
     loader_at,
     log_scalars,
     log_step,
@@ -41,6 +42,7 @@ from dynalens.host import (
     scoring_precision,
     tag_prefix,
     tensorboard_writer,
+    validates_in_epoch,
 )
 from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
@@ -58,17 +60,16 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
     Eight samples of as many classes as the first 100 batches of the first real validation hold are kept for the run
-    (without validation, of the first training batch) and explained in every epoch on the module's device in float32,
-    with the label as target. If validation runs less often than every epoch, explanations begin with the first one.
-    With a TrainingDynamicsMonitor beside it, the worst suspects of the epoch before are explained too, for the given
-    and for the predicted label. Pictures go to TensorBoard, or to files without such a logger; curves and metrics of
-    each sample go to ``<log_dir>/dynalens/explanations/``. Beside each metric stands that of a random ranking.
+    (of the first training batch where the first epoch has none) and explained in every epoch in float32, with the label
+    as target. Their ids and maps are kept: see :func:`load_explanations`.
+    Beside a TrainingDynamicsMonitor, the worst suspects of the epoch before are explained too, for given and predicted
+    label. Pictures go to TensorBoard, or to files without such a logger, all numbers of each sample to
+    ``<log_dir>/dynalens/explanations/``. Beside each metric stands that of a random ranking.
 
     Images, volumes (N, C, D, H, W), of which pictures show the middle slice, signals (N, C, T), rows of a table (N, F),
     whose replaced columns are zero by default, and tokens (N, T), explained at their embedding, can be explained; so
     can integer images that the model scales, and complex ones by real and imaginary parts. Samples whose label names no
-    class are left out. With several processes the first one explains what it sees. Training is not disturbed: weights,
-    random streams and gradients stay as they would be without the callback.
+    class are left out. With several processes the first one explains what it sees. Training is not disturbed.
 
     Args:
         methods: Names of maps: those of the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad",
@@ -86,10 +87,9 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         patch_size: Side of the patches that are replaced together.
         precision: Of the passes that score perturbed images: "auto" is the Trainer's, or "float32", "bfloat16",
             "float16".
-        seed: Of the order of pixels with equal relevance and of the random ranking.
+        seed: Of the order of equally relevant pixels and of the random ranking.
         num_samples: How many samples are kept.
-        samples: What to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples, which are
-            kept when they first pass.
+        samples: What to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples.
         suspects: How many suspects are explained beside them: the first of ``TrainingDynamicsMonitor.suspects``
             so far.
         target: "label" or "prediction": the class that the kept samples are explained for.
@@ -246,7 +246,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             return
         with self._or_switched_off():
             loader = loader_at(trainer.val_dataloaders, dataloader_idx)
-            self._samples.choose_from(self._samples.readable(batch, getattr(loader, "dataset", None)))
+            part = self._samples.readable(batch, getattr(loader, "dataset", None))
+            self._samples.choose_from(part, first=first_position(loader, batch_idx))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the samples that were chosen."""
@@ -265,11 +266,11 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             part, ids = self._samples.readable(part, getattr(source, "dataset", None)), None
             if self._identity is not None:
                 ids = functools.partial(self._identity.sample_ids, trainer, batch)
-            self._samples.begin_step(pl_module, part, ids, choose=not trainer.enable_validation)
+            self._samples.begin_step(pl_module, part, ids, choose=not validates_in_epoch(trainer))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """What is computed from here on is not the step's forward pass."""
-        self._samples.observer.stop()
+        self._samples.observer.stop(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Learn from the first steps where images and labels stand in a batch."""
@@ -291,8 +292,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             self._pictures.write_films()
         if not self._samples.chosen:
             warnings.warn(
-                "Expected a batch whose images are explained, of validation where there is any, got none in this "
-                "fit: nothing was explained. Validate more often, or pass `samples=`: images and labels, or ids.",
+                "Expected a batch whose images are explained, got none in this fit: nothing was explained. Validate "
+                "more often, or pass `samples=`: images and labels, or ids.",
                 stacklevel=2,
             )
 
@@ -352,11 +353,10 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         with self._or_switched_off():
             samples = self._samples.every_epoch()
             if samples is None:
-                return  # validation runs less often than every epoch, and has not run yet
+                return  # no sample that can be explained has passed yet
             self._write(trainer, self._explanations(pl_module, samples))
             accounts = self._schedule.account(trainer.current_epoch, time.perf_counter() - began)
-            prefix = f"{tag_prefix(self.name)}/explanations"
-            scalars = {f"{prefix}/{key}": value for key, value in accounts.items()}
+            scalars = {f"{tag_prefix(self.name)}/explanations/{key}": value for key, value in accounts.items()}
             log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
 
     def _explanations(self, pl_module: Any, samples: Passed) -> EpochExplanations:

@@ -1,7 +1,7 @@
 """The logits and targets that a training step has really computed with."""
 
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
-from dynalens.capture.labels import are_fractions, class_labels
+from dynalens.capture.labels import class_labels, name_no_classes
 from dynalens.capture.layout import BatchLayout, BatchObserver, copied
 from dynalens.capture.step import Capture, Presentation, StepCapture, is_compiled
 
@@ -12,10 +12,10 @@ __all__ = [
     "CaptureError",
     "Presentation",
     "StepCapture",
-    "are_fractions",
     "class_labels",
     "copied",
     "images_and_labels",
     "inputs_to_show",
     "is_compiled",
+    "name_no_classes",
 ]

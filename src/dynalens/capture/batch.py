@@ -9,6 +9,11 @@ from dynalens.capture.labels import class_labels
 from dynalens.capture.layout import BatchLayout, entry_at, leaves
 from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 
+_INPUTS = (
+    "`inputs=` with (key, key) or a callable(batch) -> (images, labels), one class for each sample; where the model "
+    "gives no row of logits for each, pass `forward=` with a callable(pl_module, images) that picks one, too"
+)
+
 
 class CaptureError(RuntimeError):
     """The logits and targets of a training step cannot be known.
@@ -68,7 +73,7 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
     if not tensors or images.ndim < 2 or labels.shape[:1] != images.shape[:1] or class_labels(labels) is None:
         raise CaptureError(
             f"Expected images (N, C, ...), rows (N, F) or tokens (N, T) with a label each, got {described(images)} and "
-            f"{described(labels)}. Pass `inputs=` with (key, key) or a callable(batch) -> (images, labels)."
+            f"{described(labels)}. Pass {_INPUTS}."
         )
     return images, labels
 
@@ -98,7 +103,7 @@ def _usual_input_of(batch: Any) -> Any:
 
 def _usual_labels_of(batch: Any) -> Any:
     pair = isinstance(batch, Sequence) and len(batch) == 2 and isinstance(batch[1], Tensor)
-    return batch[1] if pair else labels_of(batch, remedy="`inputs=` with (key, key) or a callable(batch)")
+    return batch[1] if pair else labels_of(batch, remedy=_INPUTS)
 
 
 def described(value: Any) -> str:

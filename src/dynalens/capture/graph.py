@@ -11,6 +11,9 @@ SIGMOID = ("SigmoidBackward0", "LogSigmoidBackward0")
 ACTIVATIONS = (*SOFTMAX, *SIGMOID)
 """The operations that make probabilities of logits."""
 
+_REGRESSION = ("MseLossBackward0", "L1LossBackward0", "SmoothL1LossBackward0", "HuberLossBackward0")
+"""torch's losses of numbers."""
+
 _SAME_VALUES = {
     "ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "SqueezeBackward0", "SqueezeBackward1",
     "SqueezeBackward2", "UnsqueezeBackward0", "ToCopyBackward0", "CloneBackward0", "AliasBackward0",
@@ -84,6 +87,22 @@ def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
             if not negated or source not in activations:
                 activations[source] = Activation((-logits if negated else logits).detach(), node.name(), node, negated)
     return LossGraph(loss, list(activations.values()), constants)
+
+
+def is_of_numbers(loss: Tensor) -> bool:
+    """Return whether a loss compares one number for each sample with its target, and no probabilities are made.
+
+    Example:
+        >>> z = torch.ones(2, requires_grad=True)
+        >>> is_of_numbers(torch.nn.functional.mse_loss(z, torch.zeros(2)))
+        True
+        >>> is_of_numbers(torch.nn.functional.mse_loss(z.sigmoid(), torch.zeros(2)))
+        False
+    """
+    nodes = list(_nodes_of_loss(loss))
+    targets = [node._saved_target for node in nodes if node.name() in _REGRESSION]
+    one_each = any(target.shape[1:] in ((), (1,)) for target in targets)
+    return one_each and not any(node.name() in ACTIVATIONS for node in nodes)
 
 
 def pull(loss: Tensor, activation: Activation) -> Tensor:

@@ -6,6 +6,8 @@ from torch import Tensor
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
 
 _BINARY = "binary_cross_entropy_with_logits"
+_ROUNDING = 1e-2
+"""How far the probabilities of a sample may be from adding up to 1: bfloat16 has three digits."""
 
 
 def class_labels(labels: Tensor, *, loss: str | None = None, ignore_index: int | None = None) -> Tensor | None:
@@ -37,8 +39,27 @@ def class_labels(labels: Tensor, *, loss: str | None = None, ignore_index: int |
     return classes if ignore_index is None else classes.masked_fill(classes == ignore_index, IGNORED)
 
 
-def are_fractions(labels: Tensor, *, loss: str | None = None) -> bool:
-    """Return whether a vector of labels holds fractions, as the targets of a regression do; waits for the device."""
-    if loss == _BINARY or not labels.is_floating_point() or labels.shape[1:] not in ((), (1,)):
+def name_no_classes(labels: Tensor, *, loss: str | None = None) -> bool:
+    """Return whether labels are what a regression, a box or a tag of each token has; waits for the device.
+
+    That is a vector with fractions; rows (N, K) of floating numbers that are no probabilities and not all 0 or 1; and
+    rows of integers of which some are neither 0 nor 1.
+
+    Args:
+        labels: Shape ``(N,)``, ``(N, 1)`` or ``(N, K)``.
+        loss: Name of the loss that they are the targets of; those of a binary one may be smoothed.
+
+    Example:
+        >>> name_no_classes(torch.tensor([0.0, 0.3])), name_no_classes(torch.tensor([[3, 7]]))
+        (True, True)
+        >>> name_no_classes(torch.tensor([0.0, 1.0])), name_no_classes(torch.tensor([[0.3, 0.7]]))
+        (False, False)
+    """
+    if loss == _BINARY or labels.is_complex():
         return False
-    return bool((labels != labels.round()).any())
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        zeros_and_ones = ((labels == 0) | (labels == 1)).all()
+        shares = labels.float()
+        probabilities = (shares >= 0).all() & ((shares.sum(dim=1) - 1).abs() < _ROUNDING).all()
+        return not bool(zeros_and_ones | (probabilities & labels.is_floating_point()))
+    return labels.is_floating_point() and bool((labels != labels.round()).any())

@@ -9,6 +9,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import IGNORE_INDEX, TAP, DirectImports, LossCall
 from dynalens.capture.views import View, view_from
@@ -33,6 +34,7 @@ class BatchLayout:
         labels: Path of the targets of the loss; None where they were not seen.
         loss: Name of the loss function; None where none was seen.
         ignore_index: The target that this loss ignores.
+        of_numbers: Whether no classification loss was seen, but one that compares numbers, as a regression has it.
         form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
     """
 
@@ -40,6 +42,7 @@ class BatchLayout:
     labels: Path | None = None
     loss: str | None = None
     ignore_index: int = IGNORE_INDEX
+    of_numbers: bool = False
     form: View | None = None
 
     def input_in(self, batch: Any) -> Tensor | None:
@@ -75,6 +78,7 @@ class BatchObserver:
         self._leaves: list[tuple[Path, Tensor]] = []
         self._calls: list[ModuleCall] = []
         self._losses: list[LossCall] = []
+        self._of_numbers = False
 
     @property
     def done(self) -> bool:
@@ -93,9 +97,16 @@ class BatchObserver:
         if self._alone and not is_compiled(model):
             self._watching.enter_context(DirectImports(lambda _loss: None))
 
-    def stop(self) -> None:
-        """Watch no longer: what is computed from here on is not the step's forward pass."""
+    def stop(self, loss: Tensor | None = None) -> None:
+        """Watch no longer: what is computed from here on is not the step's forward pass.
+
+        Args:
+            loss: That of the step, before its backward pass.
+        """
         self._watching.close()
+        if loss is not None and not self.done and not self._losses:
+            with suppress(Exception):  # a graph that says nothing
+                self._of_numbers = is_of_numbers(loss)
 
     def finish(self) -> None:
         """The training step has ended: work out where its inputs and targets stand."""
@@ -138,6 +149,7 @@ class BatchObserver:
             labels=known.labels or labels,
             loss=known.loss or (loss.name if loss is not None else None),
             ignore_index=loss.ignore_index if loss is not None else known.ignore_index,
+            of_numbers=loss is None and self._of_numbers,
             form=known.form if inputs is None or known.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
         )
 

@@ -3,6 +3,7 @@
 from dynalens.explanations.contrasts import suspect_contrasts
 from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.explainer import EarlierMaps, Explainer
+from dynalens.explanations.files import ExplainedEpoch, load_explanations
 from dynalens.explanations.pictures import ExplanationPictures
 from dynalens.explanations.result import ExplanationResult
 from dynalens.explanations.samples import ExplainedSamples, Passed
@@ -12,6 +13,7 @@ from dynalens.explanations.tokens import check_inputs
 __all__ = [
     "EarlierMaps",
     "EpochExplanations",
+    "ExplainedEpoch",
     "ExplainedSamples",
     "Explainer",
     "ExplanationPictures",
@@ -19,5 +21,6 @@ __all__ = [
     "Passed",
     "Schedule",
     "check_inputs",
+    "load_explanations",
     "suspect_contrasts",
 ]

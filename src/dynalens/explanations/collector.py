@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynalens.capture import name_no_classes
+
 
 class SampleCollector:
     """Keep the images and labels of some samples at their first presentation.
@@ -21,14 +23,21 @@ class SampleCollector:
         self.wanted = list(dict.fromkeys(wanted))
         self._found: dict[int | str, tuple[Tensor, Tensor]] = {}
         self._slots: tuple[Tensor, Tensor, Tensor] | None = None
+        self._begun = False
 
     @property
     def complete(self) -> bool:
         """Whether no further batch is needed, as far as the host knows."""
         return len(self._found) == len(self.wanted)
 
+    @property
+    def begun(self) -> bool:
+        """Whether a batch has been offered."""
+        return self._begun
+
     def offer(self, ids: Sequence[int | str] | Tensor, images: Tensor, labels: Tensor) -> None:
         """Copy what is wanted and new from a batch."""
+        self._begun = True
         if isinstance(ids, Tensor):
             if ids.device.type != "cpu":
                 self._offer_tensor(ids, images, labels)
@@ -103,6 +112,12 @@ def given_samples(
     tensors = [part for part in samples if isinstance(part, Tensor)]
     ids = [part if isinstance(part, str) else int(part) for part in samples if _is_id(part)]
     if len(samples) == len(tensors) == 2 and len(tensors[0]) == len(tensors[1]) > 0:
+        if name_no_classes(tensors[1]):
+            raise ValueError(
+                f"Expected `samples` to be images with a class each, got labels of shape {tuple(tensors[1].shape)} "
+                "that name no classes, as a regression has them. Pass the classes to explain, and as `forward=` a "
+                "callable(pl_module, images) that returns their logits."
+            )
         return (tensors[0], tensors[1]), None
     if not samples or len(ids) < len(samples):
         raise ValueError(

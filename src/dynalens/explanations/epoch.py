@@ -31,7 +31,7 @@ class EpochExplanations:
 
     def arrays(self) -> dict[str, Array]:
         """Return all that is kept on disk, by name."""
-        arrays = self.kept.arrays()
+        arrays = self.kept.arrays() | self.kept.kept_maps()
         for which, result in self.suspects.items():
             arrays |= result.arrays(f"suspects_{which}.")
         return arrays

@@ -93,7 +93,8 @@ class Explainer:
         if predicted:
             targets = self._predicted(model, forward, images)
         wanted = labels if targets is None else targets
-        return self._in_memory(images, lambda: self._explained(model, forward, images, labels, wanted, ids))
+        result = self._in_memory(images, lambda: self._explained(model, forward, images, labels, wanted, ids))
+        return replace(result, table=is_table(inputs))
 
     def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, given: Tensor, *, method: str) -> Tensor:
         """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the given ones (N,)."""

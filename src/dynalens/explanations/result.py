@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dynalens.attribution import Explanation
 from dynalens.dynamics import Array
+from dynalens.explanations.files import packed
+from dynalens.explanations.names import caption, coded
 from dynalens.faithfulness import Curve, Faithfulness, tie_fraction
 from dynalens.observation import is_tokens
 from dynalens.pictures import ExplanationRow, Normalisation, Shown, class_name, shown_inputs, shown_words
@@ -28,7 +29,8 @@ class ExplanationResult:
         explanation: The maps as the methods give them, and the logits.
         relevance: For each method, one relevance for each pixel, ``(N, *spatial)``, or token.
         measured: For each method, and for ``random`` where there is a control, its curves and metrics.
-        ids: Ids of the samples in the training set, where they are known.
+        ids: Ids of the samples, where they are known.
+        table: Whether the images are rows of a table, (N, 1, F).
     """
 
     images: Tensor
@@ -38,6 +40,7 @@ class ExplanationResult:
     relevance: dict[str, Tensor]
     measured: dict[str, Faithfulness]
     ids: Sequence[int | str] | None = None
+    table: bool = False
 
     def means(self) -> dict[str, float]:
         """Return the mean over samples of each ``<method>/<metric>``, without those that are not defined."""
@@ -57,8 +60,19 @@ class ExplanationResult:
                 arrays[f"{method}.{name}.curves"] = curve.values
                 arrays[f"{method}.{name}.fractions"] = curve.fractions
                 arrays[f"{method}.{name}.errors"] = curve.errors
-        ids = {} if self.ids is None else {f"{prefix}ids": np.array(self.ids)}
+        ids = {} if self.ids is None else {prefix + name: array for name, array in coded(self.ids).items()}
         return ids | {prefix + name: values.cpu().numpy() for name, values in arrays.items()}
+
+    def kept_maps(self) -> dict[str, Array]:
+        """Return the maps in the form in which they are kept on disk, by name: see :func:`packed`.
+
+        Those of a layer stay at its resolution; the others have one relevance for each pixel, column or token.
+        """
+        arrays: dict[str, Array] = {}
+        for method, relevance in self.relevance.items():
+            own = self.explanation.maps[method]
+            arrays |= packed(method, own if own.ndim == relevance.ndim else relevance)
+        return arrays
 
     def fractions(self) -> Tensor:
         """Return the abscissa on which all curves are drawn: their own, or an even one where each has its own."""
@@ -86,8 +100,7 @@ class ExplanationResult:
             decode: From a token to its word.
         """
         p = self.explanation.logits.softmax(dim=1)
-        words = is_tokens(self.images)
-        shown: Sequence[Shown] = shown_words(self.images, decode) if words else shown_inputs(self.images, normalisation)
+        shown = self._shown(normalisation, decode)
         predicted = p.argmax(dim=1).tolist()
         p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
         drawn = {method: _drawn(of.curves, fractions) for method, of in self.measured.items()}
@@ -97,7 +110,7 @@ class ExplanationResult:
         rows = []
         for i, label in enumerate(self.labels.tolist()):
             kind = "suspect" if explained_for else "sample"
-            sample = "" if self.ids is None else f"{kind} {self.ids[i]}"
+            sample = "" if self.ids is None else caption(self.ids[i], kind)
             rows.append(
                 ExplanationRow(
                     image=shown[i],
@@ -114,6 +127,11 @@ class ExplanationResult:
                 )
             )
         return rows
+
+    def _shown(self, normalisation: Normalisation | None, decode: Callable[[int], str] | None) -> Sequence[Shown]:
+        if is_tokens(self.images):
+            return shown_words(self.images, decode)
+        return shown_inputs(self.images.squeeze(1) if self.table else self.images, normalisation)
 
 
 def middle_slices(maps: Tensor) -> Tensor:

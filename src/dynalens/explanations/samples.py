@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.capture import BatchObserver, CaptureError, are_fractions, class_labels, copied, images_and_labels
+from dynalens.capture import BatchObserver, CaptureError, class_labels, copied, images_and_labels, name_no_classes
 from dynalens.datasets import IndexedDataset
 from dynalens.explanations.collector import SampleCollector, given_samples
+from dynalens.explanations.names import content_ids, listed, validation_ids
 from dynalens.explanations.selection import BalancedSelection
 
 Ids = Callable[[], Sequence[int | str] | Tensor]
@@ -38,9 +39,10 @@ class ExplainedSamples:
     def __init__(self, samples: Any, *, number: int, inputs: Any, check: Callable[[Tensor], None]) -> None:
         self._given, self._wanted = given_samples(samples)
         self._first: tuple[Tensor, Tensor] | None = None
+        self._first_ids: Sequence[int | str] = []
         self._suspects: SampleCollector | None = None
         self._number, self._inputs, self._check = number, inputs, check
-        self.suspects_readable = True
+        self.suspects_readable, self._told = True, False
         if self._given is not None:
             check(self._given[0])
         self.begin_fit()
@@ -83,11 +85,12 @@ class ExplainedSamples:
             collector is not None and not collector.complete for collector in (self._wanted, self._suspects)
         )
         choose = choose and not self.chosen
+        ids = ids if wants or choose else None
         if self._inputs != "auto" or self.observer.done:
-            self._take(batch, ids if wants else None, choose)
+            self._take(batch, ids, choose)
             return
         if wants or choose:  # before it is known where images and labels stand
-            self._held = copied(batch), choose, ids() if wants and ids is not None else None
+            self._held = copied(batch), choose, None if ids is None else ids()
         self.observer.start(model, batch)
 
     def end_step(self) -> None:
@@ -98,13 +101,21 @@ class ExplainedSamples:
             batch, choose, ids = held
             self._take(batch, None if ids is None else lambda: ids, choose)
 
-    def choose_from(self, batch: Any) -> None:
-        """Choose the samples of every epoch from this batch and, while classes are missing, from later ones."""
+    def choose_from(self, batch: Any, *, first: int | None = None, ids: Ids | None = None) -> None:
+        """Choose the samples of every epoch from this batch and, while classes are missing, from later ones.
+
+        Args:
+            batch: Of the validation, or of the training.
+            first: Position of its first sample in the validation set, where it is known.
+            ids: Gives the ids of its samples in the training set, where they are known.
+        """
         if self.chosen:
             return
-        images, labels = self._read(batch)
-        self._check_classes(images, labels)
-        self._selection.offer(images, self._classes(labels).tolist())
+        images, labels = self._read(batch, classes=True)
+        names = listed(ids()) if ids is not None else []
+        if len(names) != len(images):  # of a batch that was put together from other rows, too
+            names = [*(content_ids(images) if first is None else validation_ids(first, len(images)))]
+        self._selection.offer(images, self._classes(labels).tolist(), names)
         self._batches += 1
         if self._selection.complete or self._batches == BATCHES:
             self.end_choice()
@@ -112,7 +123,7 @@ class ExplainedSamples:
     def end_choice(self) -> None:
         """Keep what was chosen so far for the whole run."""
         if not self.chosen:
-            self._first = self._selection.result()
+            self._first, self._first_ids = self._selection.result(), self._selection.ids
 
     def look_for_suspects(self, ids: Sequence[int | str] | None) -> None:
         """Look out for these samples in the epoch that begins, and forget those of the epoch before."""
@@ -131,7 +142,10 @@ class ExplainedSamples:
                 )
             return _of_classes(passed)
         kept = self._given or self._first
-        return None if kept is None else _of_classes((None, kept[0], self._classes(kept[1])))
+        if kept is None:
+            return None
+        ids = content_ids(kept[0]) if self._given is not None else self._first_ids
+        return _of_classes((ids, kept[0], self._classes(kept[1])))
 
     def suspects(self, most: int | None = None) -> PassedSuspects | None:
         """Return the suspects that have passed in this epoch, at most so many of those asked for first."""
@@ -140,24 +154,31 @@ class ExplainedSamples:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was kept."""
-        return {"kept": self._first, "chosen": self._wanted.result() if self._wanted is not None else None}
+        return {
+            "kept": self._first,
+            "kept_ids": self._first_ids,
+            "chosen": self._wanted.result() if self._wanted is not None else None,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was kept."""
-        self._first = state["kept"]
+        self._first, self._first_ids = state["kept"], state.get("kept_ids", [])
+        if self._first is not None and not self._first_ids:  # of a version that kept none
+            self._first_ids = content_ids(self._first[0])
         if self._wanted is not None and state["chosen"] is not None:
             self._wanted.offer(*state["chosen"])
 
     def _take(self, batch: Any, ids: Ids | None, choose: bool) -> None:
         if choose:
-            self.choose_from(batch)
+            self.choose_from(batch, ids=ids)
             self.end_choice()  # reading labels waits for the device: once, not in every step
         if ids is not None:
             self._offer(batch, ids)
 
     def _offer(self, batch: Any, ids: Ids) -> None:
         if self._wanted is not None and not self._wanted.complete:
-            images, labels = self._read(batch)
+            # Classes once: reading labels waits for the device.
+            images, labels = self._read(batch, classes=not self._wanted.begun)
             self._wanted.offer(ids(), images, self._classes(labels))
         if self._suspects is not None and not self._suspects.complete:
             try:
@@ -168,8 +189,11 @@ class ExplainedSamples:
                 return
             self._suspects.offer(ids(), images, self._classes(labels))
 
-    def _read(self, batch: Any) -> tuple[Tensor, Tensor]:
+    def _read(self, batch: Any, *, classes: bool = False) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a batch, checked; with ``classes``, the labels before all."""
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
+        if classes:
+            self._check_classes(images, labels)
         self._check(images)
         return images, labels
 
@@ -185,19 +209,31 @@ class ExplainedSamples:
 
     def _check_classes(self, images: Tensor, labels: Tensor) -> None:
         layout = self.observer.layout
-        if are_fractions(labels, loss=layout.loss):
+        one_number = labels.ndim == 1 or labels.shape[1:] == (1,)
+        numbers = layout.of_numbers and one_number and bool(((labels != 0) & (labels != 1)).any())
+        if numbers or name_no_classes(labels, loss=layout.loss):
             raise CaptureError(
-                f"Expected classes as labels of {len(images)} samples, got fractions, as a regression has them. Pass "
+                f"Expected classes as labels of {len(images)} samples, got {_said(labels)}. Pass "
                 "`inputs=` with a callable(batch) -> (images, classes) and `forward=` with a callable(pl_module, "
                 "images) -> logits, or leave AttributionMonitor out."
             )
-        if layout.loss is None and labels.is_floating_point() and labels.ndim == 1 and self._inputs == "auto":
+        guessed = layout.loss is None and (labels.is_floating_point() or layout.of_numbers)
+        if guessed and one_number and self._inputs == "auto" and not self._told:
+            self._told = True
             warnings.warn(
-                "Expected a classification loss in `training_step` where labels are floating, saw none. "
+                "Expected a classification loss in `training_step` where labels are numbers, saw none. "
                 "AttributionMonitor takes 0 and 1 for two classes. If they are none, pass `inputs=` and `forward=`, or "
                 "leave it out.",
                 stacklevel=4,
             )
+
+
+def _said(labels: Tensor) -> str:
+    if labels.is_floating_point() and bool((labels != labels.round()).any()):
+        return "fractions, as a regression has them"
+    if labels.ndim == 1 or labels.shape[1] == 1:
+        return "numbers, as a regression has them"
+    return f"rows {tuple(labels.shape)}, as each token or object has one"
 
 
 def _of_classes(passed: Passed | None) -> Passed | None:

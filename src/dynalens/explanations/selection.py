@@ -19,42 +19,48 @@ class BalancedSelection:
     Example:
         >>> selection = BalancedSelection(2)
         >>> for labels in ([0, 0], [0, 1]):
-        ...     selection.offer(torch.zeros(2, 1, 4, 4), labels)
-        >>> selection.result()[1].tolist()
-        [0, 1]
+        ...     selection.offer(torch.zeros(2, 1, 4, 4), labels, ["a", "b"])
+        >>> selection.result()[1].tolist(), selection.ids
+        ([0, 1], ['a', 'b'])
     """
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._kept: list[tuple[int, Tensor]] = []
+        self._kept: list[tuple[int, Tensor, int | str]] = []
 
     @property
     def complete(self) -> bool:
         """Whether no sample can make the classes more even."""
-        return len(self._kept) == self._number == len({label for label, _ in self._kept})
+        return len(self._kept) == self._number == len({label for label, _, _ in self._kept})
 
-    def offer(self, images: Tensor, labels: Sequence[int]) -> None:
+    @property
+    def ids(self) -> list[int | str]:
+        """Return what the samples are called, in the order in which they passed."""
+        return [sample for _, _, sample in self._kept]
+
+    def offer(self, images: Tensor, labels: Sequence[int], ids: Sequence[int | str]) -> None:
         """Take what is wanted of a batch; a negative label names no class."""
         for row, label in enumerate(labels):
             if label >= 0 and self._has_room_for(label, images.shape[1:]):
-                self._kept.append((label, images[row].detach().clone()))  # the step may work in place
+                self._kept.append((label, images[row].detach().clone(), ids[row]))  # the step may work in place
 
     def result(self) -> tuple[Tensor, Tensor] | None:
         """Return images and labels (N,), int64, in the order in which they passed; None where there are none."""
         if not self._kept:
             return None
-        images = torch.stack([image for _, image in self._kept])
-        return images, torch.tensor([label for label, _ in self._kept], device=images.device)
+        images = torch.stack([image for _, image, _ in self._kept])
+        labels = torch.tensor([label for label, _, _ in self._kept], device=images.device)
+        return images, labels
 
     def _has_room_for(self, label: int, shape: torch.Size) -> bool:
         if self._kept and self._kept[0][1].shape != shape:
             return False
         if len(self._kept) < self._number:
             return True
-        counts = Counter(label for label, _ in self._kept)
+        counts = Counter(label for label, _, _ in self._kept)
         frequent, most = counts.most_common(1)[0]
         if most < counts[label] + 2:
             return False
-        newest = max(place for place, (other, _) in enumerate(self._kept) if other == frequent)
+        newest = max(place for place, (other, _, _) in enumerate(self._kept) if other == frequent)
         del self._kept[newest]
         return True

@@ -78,7 +78,14 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
 
 
 def shown_inputs(inputs: Tensor, normalisation: Normalisation | None = None) -> list[Array]:
-    """Return each input as sheets show it: an image ``(H, W, 3)``, uint8, or a signal ``(C, L)``, float32."""
+    """Return each input as sheets show it.
+
+    An image ``(H, W, 3)``, uint8; a signal ``(C, L)``, float32; or the columns ``(F,)`` of a table's row, each over the
+    largest magnitude that it has among these rows.
+    """
+    if inputs.ndim == 2:
+        columns = inputs.detach().float().cpu().nan_to_num(0, 0, 0)
+        return list((columns / columns.abs().amax(dim=0).clamp(min=1e-12)).numpy())
     if inputs.ndim == 3:  # N, C and one axis of time
         return list(inputs.detach().float().cpu().numpy())
     return list(to_rgb(inputs, normalisation))

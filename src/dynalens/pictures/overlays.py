@@ -6,15 +6,17 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
-from dynalens.pictures.drawing import FAINT, HEAT, INK, LINES, PAPER, coloured, fitted, text_width, write
+from dynalens.pictures.drawing import FAINT, HEAT, INK, LINES, PAPER, Colour, coloured, fitted, text_width, write
 
-_FOR, _AGAINST = np.array((200, 20, 30)), np.array((20, 60, 200))
+_FOR: Colour = (200, 20, 30)
+_AGAINST: Colour = (20, 60, 200)
+_RELEVANT: Colour = (249, 142, 8)
 _SCALE_PERCENTILE = 99.5
 _MOST_LINES = 6
 _LEADING = 6
 
 Shown = Array | tuple[str, ...]
-"""An image ``(H, W, 3)``, uint8; a signal ``(C, L)``, floating; or words."""
+"""An image ``(H, W, 3)``, uint8; a signal ``(C, L)`` or columns of a table ``(F,)``, floating; or words."""
 
 
 def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
@@ -34,7 +36,11 @@ def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
     strength = _strength(relevance, signed=signed)[..., None]
     if signed:
         # Paler than the image itself, so that both colours stand out of black and of white.
-        colour, opacity, ground = np.where(strength > 0, _FOR, _AGAINST), np.abs(strength), 90 + 0.5 * grey
+        colour, opacity, ground = (
+            np.where(strength > 0, np.array(_FOR), np.array(_AGAINST)),
+            np.abs(strength),
+            90 + 0.5 * grey,
+        )
     else:
         colour, opacity, ground = coloured(strength[..., 0], HEAT), 0.85 * np.sqrt(strength), grey
     mixed: Array = (1 - opacity) * ground + opacity * colour
@@ -46,6 +52,8 @@ def input_cell(shown: Shown, size: tuple[int, int]) -> Image.Image:
     """Return an input in a cell of (width, height)."""
     if isinstance(shown, tuple):
         return words_cell(shown, np.zeros(len(shown)), size, signed=True)
+    if shown.ndim == 1:
+        return bars_cell(shown, size, colours=(FAINT, FAINT))
     return signal_cell(shown, None, size, signed=False) if shown.ndim == 2 else fitted(shown, size)
 
 
@@ -53,9 +61,40 @@ def map_cell(shown: Shown, relevance: Array, size: tuple[int, int], *, signed: b
     """Return an input with its relevance, ``(H, W)``, ``(L,)`` or one value for each word, in a cell."""
     if isinstance(shown, tuple):
         return words_cell(shown, relevance, size, signed=signed)
+    if shown.ndim == 1:  # columns of a table
+        colours = (_FOR, _AGAINST) if signed else (_RELEVANT, _RELEVANT)
+        return bars_cell(_strength(relevance, signed=signed), size, colours=colours)
     if shown.ndim == 2:  # channels and time
         return signal_cell(shown, relevance, size, signed=signed)
     return fitted(overlay(shown, relevance, signed=signed), size)
+
+
+def bars_cell(heights: Array, size: tuple[int, int], *, colours: tuple[Colour, Colour]) -> Image.Image:
+    """Return a bar for each column of a table, in the columns' order, up or down from the line of zero.
+
+    The line is at the bottom where no bar goes down. Where there are more columns than pixels, the longest bar of those
+    that share a pixel is drawn.
+
+    Args:
+        heights: Shape ``(F,)``, in [-1, 1].
+        size: Width and height.
+        colours: Of bars that go up and down.
+    """
+    width, height = size
+    cell = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(cell)
+    low, high = -1.0 if (heights < 0).any() else 0.0, 1.0
+    zero = round((height - 2) * high / (high - low))
+    number = min(len(heights), width // 2)
+    pixels = np.linspace(0, width, number + 1).round().astype(int)
+    for group, left, right in zip(np.array_split(heights, number), pixels[:-1], pixels[1:], strict=True):
+        bar = float(group[np.abs(group).argmax()])
+        end = zero - round(bar * (height - 4) / (high - low))
+        gap = int(right - left > 2)  # a pixel between bars that are wide enough
+        draw.rectangle((int(left), min(zero, end), int(right) - 1 - gap, max(zero, end)), fill=colours[bar < 0])
+    draw.line((0, zero, width, zero), fill=INK)
+    draw.rectangle((0, 0, width - 1, height - 1), outline=FAINT)
+    return cell
 
 
 def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *, signed: bool) -> Image.Image:
@@ -154,6 +193,6 @@ def _strength(relevance: Array, *, signed: bool) -> Array:
 def _tinted(relevance: Array, *, signed: bool) -> Array:
     """Return pale colours that dark letters and lines stay legible on."""
     strength = _strength(relevance, signed=signed)[..., None]
-    colour = np.where(strength > 0, _FOR, _AGAINST) if signed else np.array((249, 142, 8))
+    colour = np.where(strength > 0, np.array(_FOR), np.array(_AGAINST)) if signed else np.array(_RELEVANT)
     opacity = 0.6 * np.abs(strength)
     return np.asarray((1 - opacity) * np.array(PAPER) + opacity * colour)

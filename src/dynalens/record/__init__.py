@@ -6,7 +6,7 @@ none; `plans` keeps the plans of audits, and `asking` is what a user calls for o
 """
 
 from dynalens.record.asking import audit, audit_plan
-from dynalens.record.files import epoch_file, forget_epochs, replaced, write_arrays
+from dynalens.record.files import epoch_file, forget_epochs, read_arrays, replaced, whole, write_arrays
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
 from dynalens.record.live import LiveRecord
@@ -26,7 +26,9 @@ __all__ = [
     "epoch_file",
     "forget_epochs",
     "load_record",
+    "read_arrays",
     "read_history",
     "replaced",
+    "whole",
     "write_arrays",
 ]

@@ -1,0 +1,127 @@
+"""The maps that an AttributionMonitor keeps on disk, and how they are read back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalens.dynamics import Array
+from dynalens.explanations.names import decoded
+from dynalens.record import read_arrays, whole
+
+_MAPS, _SCALES = ".maps", ".scales"
+_FOLDER = "explanations"
+
+
+@dataclass(frozen=True)
+class ExplainedEpoch:
+    """What was kept of the samples that were explained in an epoch.
+
+    Attributes:
+        epoch: Its number.
+        ids: What the samples are called: their ids in the training set; "validation <position>" where the validation
+            set is read in its order; otherwise "image <digest of the contents>".
+        labels: Shape ``(N,)``, int64.
+        targets: Shape ``(N,)``, int64: the classes that are explained.
+        maps: For each method, float32 ``(N, *spatial)``: at the resolution of the layer for class activation maps, else
+            one relevance for each pixel, column or token.
+        values: For each ``<method>/<metric>``, and for "random" as method, float32 ``(N,)``.
+
+    Example:
+        >>> import numpy as np
+        >>> ids, label = ["validation 0"], np.zeros(1, int)
+        >>> ExplainedEpoch(3, ids, label, label, {"saliency": np.ones((1, 2, 2))}, {}).maps["saliency"].shape
+        (1, 2, 2)
+    """
+
+    epoch: int
+    ids: list[int | str]
+    labels: Array
+    targets: Array
+    maps: dict[str, Array]
+    values: dict[str, Array]
+
+
+def packed(method: str, maps: Tensor) -> dict[str, Array]:
+    """Return maps as they are kept: float16 of each map over its largest magnitude, and that magnitude in float32.
+
+    So small gradients do not become zero. Half a step of float16 is 2^-11 of a value.
+
+    Args:
+        method: Name of the method.
+        maps: Shape ``(N, *spatial)``.
+
+    Example:
+        >>> arrays = packed("saliency", torch.tensor([[[1e-9, -4e-9]]]))
+        >>> arrays["saliency.maps"].tolist(), arrays["saliency.scales"].tolist() == [np.float32(4e-9)]
+        ([[[0.25, -1.0]]], True)
+    """
+    maps = maps.detach().float()
+    scales = maps.flatten(1).abs().amax(dim=1)
+    column = (-1,) + (1,) * (maps.ndim - 1)
+    shares = maps / torch.where(scales > 0, scales, 1).view(column)
+    return {method + _MAPS: shares.half().cpu().numpy(), method + _SCALES: scales.cpu().numpy()}
+
+
+def load_explanations(folder: str | Path) -> list[ExplainedEpoch]:
+    """Return what an AttributionMonitor kept of the samples that it explained, in the order of the epochs.
+
+    Epochs of a version that kept no maps are left out.
+
+    Args:
+        folder: The run's folder (``lightning_logs/version_0``), the ``dynalens`` folder in it, or with
+            ``AttributionMonitor(name=...)`` the folder of that name below.
+
+    Raises:
+        FileNotFoundError: If there are no explanations.
+        ValueError: If a file is damaged; the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> from dynalens.record import epoch_file, write_arrays
+        >>> arrays = packed("saliency", torch.tensor([[[0.5, 1.0]]]))
+        >>> arrays |= {"ids": np.array([7]), "labels": np.array([2]), "targets": np.array([2])}
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     (Path(run) / "explanations").mkdir()
+        ...     write_arrays(Path(run) / "explanations" / epoch_file(0), arrays)
+        ...     (epoch,) = load_explanations(run)
+        >>> epoch.epoch, epoch.ids, epoch.maps["saliency"].tolist()
+        (0, [7], [[[0.5, 1.0]]])
+    """
+    path = _explanations_folder(Path(folder))
+    read = ((int(file.stem.split("_")[1]), file) for file in sorted(path.glob("epoch_*.npz")))
+    epochs = [_read(number, file) for number, file in read]
+    return [epoch for epoch in epochs if epoch.maps]
+
+
+def _explanations_folder(given: Path) -> Path:
+    for path in (given / _FOLDER, given / "dynalens" / _FOLDER):
+        if any(path.glob("epoch_*.npz")):
+            return path
+    named = sorted(str(path.parent.parent) for path in given.glob(f"**/{_FOLDER}/epoch_*.npz"))
+    hint = f"Did you mean {', '.join(dict.fromkeys(named))}?" if named else "AttributionMonitor writes them."
+    raise FileNotFoundError(
+        f"Expected `folder` to hold explanations/epoch_*.npz or dynalens/explanations, got {given}. {hint}"
+    )
+
+
+def _read(epoch: int, file: Path) -> ExplainedEpoch:
+    arrays = read_arrays(file)
+    with whole(file):
+        methods = [name.removesuffix(_MAPS) for name in arrays if name.endswith(_MAPS)]
+        if not methods:  # of a version that kept none
+            return ExplainedEpoch(epoch, [], arrays["labels"], arrays["targets"], {}, {})
+        maps = {method: _unpacked(arrays[method + _MAPS], arrays[method + _SCALES]) for method in methods}
+        values = {
+            "/".join(name.removesuffix(".values").rsplit(".", 1)): values
+            for name, values in arrays.items()
+            if name.endswith(".values") and not name.startswith("suspects_")
+        }
+        ids = decoded(arrays["ids"], int(arrays.get("ids_of", 0)))
+        return ExplainedEpoch(epoch, ids, arrays["labels"], arrays["targets"], maps, values)
+
+
+def _unpacked(shares: Array, scales: Array) -> Array:
+    return np.asarray(shares.astype(np.float32) * scales.reshape(-1, *[1] * (shares.ndim - 1)))

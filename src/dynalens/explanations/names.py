@@ -1,0 +1,92 @@
+"""What samples that are explained in every epoch are called, so that epochs and runs can be compared afterwards."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalens.dynamics import Array
+
+_VALIDATION, _IMAGE = "validation ", "image "
+_DIGEST_BYTES = 6
+"""48 bits: two of a million images have the same name with a probability of .002."""
+_NUMBERED = {1: (_VALIDATION, 10), 2: (_IMAGE, 16)}
+"""What numbers on disk are numbers of, how such ids begin and to which base they are written."""
+
+
+def validation_ids(first: int, number: int) -> list[str]:
+    """Return the ids of a batch of a validation set that is read in its order.
+
+    Args:
+        first: Position of its first sample in the dataset.
+        number: Samples of the batch.
+
+    Example:
+        >>> validation_ids(8, 2)
+        ['validation 8', 'validation 9']
+    """
+    return [f"{_VALIDATION}{position}" for position in range(first, first + number)]
+
+
+def content_ids(images: Tensor) -> list[str]:
+    """Return ids by a digest of the contents, for samples whose position in a dataset is not known; may wait.
+
+    Args:
+        images: Shape ``(N, ...)``.
+
+    Example:
+        >>> import torch
+        >>> first, second, again = content_ids(torch.tensor([[0.0], [1.0], [0.0]]))
+        >>> first == again, first == second
+        (True, False)
+    """
+    rows = images.detach().resolve_conj().cpu().contiguous()
+    contents = [row.view(-1).view(torch.uint8).numpy().tobytes() for row in rows]
+    return [f"{_IMAGE}{hashlib.blake2b(each, digest_size=_DIGEST_BYTES).hexdigest()}" for each in contents]
+
+
+def caption(sample: int | str, kind: str) -> str:
+    """Return what a picture says of a sample.
+
+    Args:
+        sample: Its id.
+        kind: What it is: a sample or a suspect.
+
+    Example:
+        >>> caption(3, "suspect"), caption("validation 8", "sample")
+        ('suspect 3', 'validation 8')
+    """
+    return str(sample) if str(sample).startswith((_VALIDATION, _IMAGE)) else f"{kind} {sample}"
+
+
+def coded(ids: Sequence[int | str]) -> dict[str, Array]:
+    """Return ids as they are kept on disk: numbers, and as ``ids_of`` what they are numbers of.
+
+    Example:
+        >>> {name: array.tolist() for name, array in coded(["validation 8", "validation 9"]).items()}
+        {'ids': [8, 9], 'ids_of': 1}
+    """
+    for kind, (start, base) in _NUMBERED.items():
+        if ids and all(str(sample).startswith(start) for sample in ids):
+            numbers = [int(str(sample).removeprefix(start), base) for sample in ids]
+            return {"ids": np.array(numbers), "ids_of": np.array(kind)}
+    return {"ids": np.array(ids)}
+
+
+def decoded(ids: Array, kind: int) -> list[int | str]:
+    """Return the ids of :func:`coded`.
+
+    Example:
+        >>> decoded(np.array([8]), 1), decoded(np.array([255]), 2), decoded(np.array([3]), 0)
+        (['validation 8'], ['image 0000000000ff'], [3])
+    """
+    start, base = _NUMBERED.get(kind, ("", 0))
+    digits = {10: "d", 16: f"0{2 * _DIGEST_BYTES}x"}
+    return [f"{start}{number:{digits[base]}}" for number in ids.tolist()] if start else list(ids.tolist())
+
+
+def listed(ids: Sequence[int | str] | Tensor) -> list[int | str]:
+    """Return ids as a list; waits for the device where they are there."""
+    return ids.tolist() if isinstance(ids, Tensor) else list(ids)
