@@ -14,12 +14,13 @@ COMPUTING = {"torch", "numpy", "observation"}
 LIGHTNING = {"pytorch_lightning", "lightning", "lightning_fabric", "lightning_utilities"}
 ALLOWED = {
     "observation": {"torch", "numpy"},
+    "arguments": set(),
     "overrides": {"torch"},
     "paths": set(),
     "keys": set(),
     "dynamics": {"torch", "numpy"},
-    "attribution": COMPUTING | {"overrides", "paths", "captum"},
-    "faithfulness": COMPUTING,
+    "attribution": COMPUTING | {"arguments", "overrides", "paths", "captum"},
+    "faithfulness": COMPUTING | {"arguments"},
     "suspicion": {"torch", "numpy", "pandas", "dynamics", "embeddings"},
     "auditing": {"numpy", "pandas", "decisions", "dynamics", "suspicion"},
     "features": COMPUTING,
@@ -30,6 +31,7 @@ ALLOWED = {
     "pictures": {"torch", "numpy", "PIL", "dynamics", "text"},
     "decisions": {"torch", "datasets", "keys", "text"},
     "report": {
+        "arguments",
         "torch",
         "numpy",
         "pandas",
@@ -44,7 +46,17 @@ ALLOWED = {
     }
     | {"text"},
     "explanations": COMPUTING
-    | {"attribution", "capture", "datasets", "dynamics", "faithfulness", "pictures", "record", "tensorboard"},
+    | {
+        "arguments",
+        "attribution",
+        "capture",
+        "datasets",
+        "dynamics",
+        "faithfulness",
+        "pictures",
+        "record",
+        "tensorboard",
+    },
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,
@@ -54,8 +66,8 @@ ALLOWED = {
 STANDARD = {
     "argparse", "array", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib", "functools",
     "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers", "operator", "os",
-    "pathlib", "random", "re", "shutil", "sys", "threading", "types", "typing", "unicodedata", "warnings", "weakref",
-    "zipfile", "zlib",
+    "pathlib", "random", "re", "shutil", "sys", "threading", "time", "types", "typing", "unicodedata", "warnings",
+    "weakref", "zipfile", "zlib",
 }  # fmt: skip
 
 

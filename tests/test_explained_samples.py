@@ -228,9 +228,9 @@ def test_steps_patches_baseline_and_precision_reach_the_curves(tmp_path: Path) -
 def test_scores_are_in_the_trainers_precision(tmp_path: Path) -> None:
     monitor = AttributionMonitor(steps=2)
     fit(tmp_path, monitor, val=in_order, precision="bf16-mixed", max_epochs=1)
-    assert monitor._explainer.settings.precision == "bfloat16"
+    assert monitor._explanations.explainer.settings.precision == "bfloat16"
     fit(tmp_path, monitor, val=in_order, max_epochs=1)
-    assert monitor._explainer.settings.precision == "float32"
+    assert monitor._explanations.explainer.settings.precision == "float32"
 
 
 REFUSED: list[int] = []
@@ -279,7 +279,7 @@ def test_where_one_image_is_too_much_explanations_end_with_one_warning(tmp_path:
     with pytest.warns(UserWarning, match="switched off, training goes on: OutOfMemoryError: none left") as warned:
         fit(tmp_path, monitor, model=NoMemory(), val=in_order)
     assert len([w for w in warned if "switched off" in str(w.message)]) == 1
-    assert monitor._explainer.chunk_size == 1
+    assert monitor._explanations.explainer.chunk_size == 1
 
 
 def test_a_budget_spreads_explanations_over_more_epochs() -> None:
@@ -301,7 +301,7 @@ def test_a_budget_spreads_explanations_over_more_epochs() -> None:
 
 def test_the_overhead_is_measured_logged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("dynalens.callbacks.attribution.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("dynalens.explanations.schedule.time.perf_counter", lambda: now[0])
     logged: list[tuple[int, dict[str, float]]] = []
 
     class Slow(Classifier):
@@ -353,12 +353,12 @@ def test_a_resumed_run_goes_on_with_its_samples_and_maps(tmp_path: Path) -> None
     resumed = monitors()
     torch.load(half / "epoch=1.ckpt", weights_only=True)
     trainer(half, *resumed).fit(model, DataLoader(Reversed(), batch_size=4), ckpt_path=str(half / "epoch=1.ckpt"))
-    assert torch.equal(resumed[0]._samples._first[0], images()[:3])
+    assert torch.equal(resumed[0]._explanations.samples._first[0], images()[:3])
     for name in ("", "ids"):
         after, before = explanation(half, 2, name), explanation(whole, 2, name)
         assert after["labels"].tolist() == before["labels"].tolist()
         assert "saliency.attribution_drift.values" in after
-    assert torch.equal(resumed[1]._samples.every_epoch()[1], images()[[4, 2]])
+    assert torch.equal(resumed[1]._explanations.samples.every_epoch()[1], images()[[4, 2]])
 
 
 def test_a_second_fit_explains_its_epochs_too(tmp_path: Path) -> None:
@@ -446,7 +446,7 @@ def test_an_indexed_dataset_is_read_as_the_one_in_it(tmp_path: Path, validates: 
     fit(
         tmp_path, monitor, by_id, TrainingDynamicsMonitor(), model=OfPairs(), data=data, val=data if validates else None
     )
-    assert monitor._samples._first is not None
-    assert torch.equal(monitor._samples._first[0], images()[:3])
+    assert monitor._explanations.samples._first is not None
+    assert torch.equal(monitor._explanations.samples._first[0], images()[:3])
     assert explanation(tmp_path, 2)["suspects_label.ids"].shape == (2,)
     assert explanation(tmp_path, 2, "ids")["ids"].tolist() == [4, 2]

@@ -318,13 +318,13 @@ def test_targets_disagree_where_most_follow_from_the_labels(
 def test_a_step_that_leaves_rows_to_the_loss_is_traced_once(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()
     fit(tmp_path, monitor, data=lambda: DataLoader(dataset(), batch_size=4), max_epochs=1)
-    assert not monitor._rows._traces
+    assert not monitor._step.rows._traces
 
 
 def test_a_step_that_takes_all_rows_leaves_them_in_order(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()
     fit(tmp_path, monitor, model=Ordered(lambda x, y: (x[:, :1], y[:])), max_epochs=1)
-    assert not monitor._rows._traces
+    assert not monitor._step.rows._traces
 
 
 def test_two_classes_in_turn_backwards_are_another_order_and_no_renumbering() -> None:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_positive
 from dynalens.attribution.layers import arrangement, find_target_layer
 from dynalens.attribution.maps import resize
 from dynalens.attribution.passes import (
@@ -10,7 +11,6 @@ from dynalens.attribution.passes import (
     Forward,
     Pass,
     as_logits,
-    check_at_least_one,
     check_finite,
     check_images,
     model_input,
@@ -219,7 +219,7 @@ def score_cam(
         tensor([[[0.5000, 0.0000]]])
     """
     check_images(images, targets)
-    check_at_least_one("chunk_size", chunk_size)
+    check_positive(chunk_size=chunk_size)
     run = forward if forward is not None else unwrapped(model)
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images)
@@ -293,7 +293,7 @@ def shared_passes(
         chunk_size: Images in one pass.
     """
     check_images(images, targets)
-    check_at_least_one("chunk_size", chunk_size)
+    check_positive(chunk_size=chunk_size)
     run = forward if forward is not None else unwrapped(model)
     size = pass_size(images, chunk_size)
     with undisturbed(model):

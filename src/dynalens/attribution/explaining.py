@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_positive
 from dynalens.attribution.cam import shared_passes
 from dynalens.attribution.layers import find_embedding, find_target_layer
 from dynalens.attribution.methods import (
@@ -23,7 +24,6 @@ from dynalens.attribution.methods import (
 from dynalens.attribution.passes import (
     Forward,
     as_logits,
-    check_at_least_one,
     check_images,
     check_targets,
     model_input,
@@ -103,7 +103,7 @@ def explain(
         arguments = _at_the_embedding(model, images, forward, functions, arguments)
     shared = {name: ONE_PASS[name] for name in functions if name in ONE_PASS and not arguments.get(name)}
     check_images(images, targets) if shared else check_targets(images, targets)
-    check_at_least_one("chunk_size", chunk_size)
+    check_positive(chunk_size=chunk_size)
     layer = target_layer if any(_looks_at_a_layer(f) for f in functions.values()) else None
     with undisturbed(model):
         searched = layer is None and any(_searches(name, f, arguments) for name, f in functions.items())

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynalens.attribution.passes import Forward, Score, check_at_least_one, check_finite, pass_size, score
+from dynalens.arguments import check_positive
+from dynalens.attribution.passes import Forward, Score, check_finite, pass_size, score
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor]
 
@@ -139,7 +140,7 @@ def smooth_grad(
         >>> smooth_grad(model, torch.rand(1, 1, 1, 2), torch.tensor([1]), samples=4)
         tensor([[[[0., 3.]]]])
     """
-    check_at_least_one("samples", samples)
+    check_positive(samples=samples)
     if noise < 0:
         raise ValueError(f"Expected `noise` to be at least 0, got {noise}. Pass a fraction of the image's range.")
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size, autocast=autocast) as of:
@@ -216,7 +217,7 @@ def integrated_gradients(
         >>> integrated_gradients(model, torch.full((1, 1, 1, 2), 5.0), torch.tensor([0]), steps=4)
         tensor([[[[  5., -10.]]]])
     """
-    check_at_least_one("steps", steps)
+    check_positive(steps=steps)
     alphas, weights = _quadrature(rule, steps)
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size, autocast=autocast) as of:
         start = _baseline(of, baseline)

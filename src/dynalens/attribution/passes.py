@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_positive
 from dynalens.observation import (
     captured_output,
     checked_logits,
@@ -294,7 +295,7 @@ def score(
 ) -> Iterator[Score]:
     """Yield the :class:`Score` of an undisturbed model; the arguments are those of ``smooth_grad``."""
     check_targets(images, targets) if at is not None else check_images(images, targets)
-    check_at_least_one("chunk_size", chunk_size)
+    check_positive(chunk_size=chunk_size)
     run = forward if forward is not None else unwrapped(model)
     with undisturbed(model), ExitStack() as stack:
         if autocast:
@@ -303,12 +304,6 @@ def score(
         layer = None if at is None else module_named(model, at, argument="at")
         points = inputs if layer is None else _outputs(run, layer, inputs, pass_size(inputs, chunk_size))
         yield Score(run, inputs, targets, points, layer, chunk_size)
-
-
-def check_at_least_one(argument: str, value: int | None) -> None:
-    """Raise a ValueError if a number is given and smaller than one."""
-    if value is not None and value < 1:
-        raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
 
 
 def _outputs(run: Forward, layer: nn.Module, inputs: Tensor, chunk_size: int) -> Tensor:

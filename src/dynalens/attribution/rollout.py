@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_positive
 from dynalens.attribution.layers import token_layout
 from dynalens.attribution.passes import (
     Forward,
-    check_at_least_one,
     check_finite,
     check_images,
     connected,
@@ -129,7 +129,7 @@ def _rolled(
     chunk_size: int | None,
 ) -> Tensor:
     check_images(images, targets)
-    check_at_least_one("chunk_size", chunk_size)
+    check_positive(chunk_size=chunk_size)
     run = forward if forward is not None else unwrapped(model)
     size = pass_size(images, chunk_size)
     parts = []

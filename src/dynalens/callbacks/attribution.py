@@ -1,7 +1,6 @@
 """The callback that explains some samples in every epoch: Lightning hooks become calls."""
 
 import functools
-import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,25 +8,28 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.attribution import Method, check_contrast, check_methods, resolved_methods
-from dynalens.callbacks.checks import check_choice, check_explained, check_positive
-from dynalens.callbacks.guarded import GuardedPictures, switched_off_on_error
-from dynalens.callbacks.named import NamedCallback
+from dynalens.arguments import check_choice
+from dynalens.attribution import Method, resolved_methods
+from dynalens.callbacks.base import (
+    GuardedPictures,
+    NamedCallback,
+    Setting,
+    show_as_trained,
+    sink_of,
+    switched_off_on_error,
+)
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
-from dynalens.datasets import class_names
 from dynalens.dynamics import Array
 from dynalens.explanations import (
-    EarlierMaps,
     EpochExplanations,
-    ExplainedSamples,
-    Explainer,
     ExplanationPictures,
-    Passed,
-    Schedule,
-    check_inputs,
-    suspect_contrasts,
+    ExplanationSettings,
+    MapSettings,
+    RunExplanations,
+    SampleSettings,
+    ScheduleSettings,
 )
-from dynalens.faithfulness import CurveSettings, check_metrics
+from dynalens.faithfulness import check_metrics
 from dynalens.host import (
     Processes,
     chart_layouts,
@@ -47,9 +49,8 @@ from dynalens.host import (
 from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
 from dynalens.paths import resolved
-from dynalens.pictures import Normalisation, find_normalisation
 from dynalens.record import epoch_file, forget_epochs, write_arrays
-from dynalens.tensorboard import Layout, faithfulness_layout, make_sink, write_layout
+from dynalens.tensorboard import Layout, faithfulness_layout, write_layout
 
 Forward = Callable[[Any, Tensor], Tensor]
 
@@ -126,6 +127,26 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
 
     guarded = "Explanations"
 
+    methods = Setting[tuple[Method, ...]]("_maps")
+    method_args = Setting[dict[str, dict[str, Any]] | None]("_maps")
+    metrics = Setting[tuple[str, ...]]("_maps")
+    baseline = Setting[Any]("_maps")
+    steps = Setting[int | Literal["auto"]]("_maps")
+    patch_size = Setting[int]("_maps")
+    precision = Setting[str]("_maps")
+    seed = Setting[int]("_maps")
+    forward = Setting[Forward | None]("_maps")
+    target_layer = Setting[str | None]("_maps")
+    contrast = Setting[str | None]("_maps")
+    num_samples = Setting[int]("_choice")
+    samples = Setting[Any]("_choice")
+    suspects = Setting[int]("_choice")
+    target = Setting[str]("_choice")
+    inputs = Setting[Any]("_choice")
+    decode = Setting[Callable[[int], str] | None]("_choice")
+    every_n_epochs = Setting[int]("_pace")
+    max_overhead = Setting[float | None]("_pace")
+
     def __init__(
         self,
         *,
@@ -153,65 +174,53 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
-        check_positive(num_samples=num_samples, every_n_epochs=every_n_epochs)
-        check_explained(suspects=suspects, max_overhead=max_overhead)
-        check_choice("on_error", on_error, ("warn", "raise"))
-        check_choice("target", target, ("label", "prediction"))
-        check_methods(methods, method_args)
-        if contrast is not None:
-            check_contrast(contrast)
-        self.methods = resolved_methods(methods)
-        self.method_args, self.metrics = method_args, check_metrics(metrics)
         # Texts come first in the types above: jsonargparse cannot write them into a saved configuration otherwise.
-        baseline, inputs = resolved(baseline), resolved(inputs)
-        self.baseline, self.steps, self.patch_size, self.seed = baseline, steps, patch_size, seed
-        self.precision, self.suspects, self.target, self.contrast = precision, suspects, target, contrast
-        self.num_samples, self.inputs, self.forward, self.decode = num_samples, inputs, forward, decode
-        self.samples, self.target_layer, self.every_n_epochs = samples, target_layer, every_n_epochs
-        self.max_overhead, self.x_axis = max_overhead, check_x_axis(x_axis)
-        self.name, self.on_error = name, on_error
-        self._explainer = self._new_explainer("float32" if precision == "auto" else precision)
-        self._schedule = Schedule(every_n_epochs, max_overhead)
-        check = functools.partial(check_inputs, methods=self.methods, metrics=self.metrics, baseline=baseline)
-        self._samples = ExplainedSamples(samples, number=num_samples, inputs=inputs, check=check)
-        self._earlier = EarlierMaps()
+        self._maps = MapSettings(
+            resolved_methods(methods), method_args, check_metrics(metrics), resolved(baseline), steps, patch_size,
+            precision, seed, forward, target_layer, contrast,
+        )  # fmt: skip
+        self._choice = SampleSettings(num_samples, samples, suspects, target, resolved(inputs), decode)
+        self._pace = ScheduleSettings(every_n_epochs, max_overhead)
+        check_choice("on_error", on_error, ("warn", "raise"))
+        self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
+        self._explanations = RunExplanations(self._settings)
         self._dynamics: TrainingDynamicsMonitor | None = None
         self._identity: SampleIdentity | None = None
         self._processes: Processes | None = None
         self._pictures: ExplanationPictures | None = None
-        self._class_names: Sequence[str] | None = None
-        self._normalisation: Normalisation | None = None
-        self._folder, self._epoch_began, self._contrasts_on = Path(), 0.0, True
+        self._folder, self._contrasts_on = Path(), True
+
+    @property
+    def _settings(self) -> ExplanationSettings:
+        return ExplanationSettings(self._maps, self._choice, self._pace, strict=self.on_error == "raise")
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layer's name and find out where pictures go."""
         if stage != "fit" or trainer.fast_dev_run:
             return
         check_whole_model(trainer, type(self).__name__)
-        self._processes = Processes(trainer)
-        self._contrasts_on = True
+        self._processes, self._contrasts_on = Processes(trainer), True
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
+        self._find_tracker(trainer)
+        self._explanations.begin_fit(self._settings, scoring_precision(trainer), alone=self._dynamics is None)
+        self._folder = run_folder(trainer, self.name)
+        if self._processes.is_first:
+            self._open_pictures(trainer)
+
+    def _find_tracker(self, trainer: Any) -> None:
         monitors = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
         self._dynamics = monitors[0] if monitors else None
-        self._samples.begin_fit(alone=self._dynamics is None)
         if self._dynamics is not None:
             self._identity = self._dynamics.identity
             self._dynamics.draw_contrasts_with(self._contrasts)
-        elif self._samples.by_id:
+        elif self._explanations.samples.by_id:
             self._identity = SampleIdentity()
             self._identity.install(trainer)
-        precision = scoring_precision(trainer) if self.precision == "auto" else self.precision
-        self._explainer = self._new_explainer(precision)
-        self._schedule = Schedule(self.every_n_epochs, self.max_overhead)
-        self._folder = run_folder(trainer, self.name)
-        writer = tensorboard_writer(trainer)
-        if not self._processes.is_first:
-            return
-        others = picture_loggers(trainer)
-        sink = make_sink(writer, others, self._folder / "pictures")
-        self._pictures = ExplanationPictures(sink, tag_prefix(self.name))
-        if writer is None and not others:
+
+    def _open_pictures(self, trainer: Any) -> None:
+        self._pictures = ExplanationPictures(sink_of(trainer, self._folder), tag_prefix(self.name), self.decode)
+        if tensorboard_writer(trainer) is None and not picture_loggers(trainer):
             warnings.warn(
                 "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` to "
                 f"see explanations there; their pictures are written to {self._folder / 'pictures'} meanwhile.",
@@ -223,36 +232,35 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         if self._pictures is None:
             return
         forget_epochs(self._folder / "explanations", trainer.current_epoch)
-        dataset = getattr(trainer.train_dataloader, "dataset", None)
-        self._class_names = class_names(dataset)
-        self._normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+        show_as_trained(self._pictures, trainer, pl_module)
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look out for the suspects of the epochs before."""
-        self._epoch_began = time.perf_counter()
+        self._explanations.schedule.begin_epoch()
         with self._or_switched_off():
             if self._identity is not None and self._dynamics is None:
                 self._identity.start(trainer, None)
-            self._samples.look_for_suspects(self._wanted_suspects(trainer.current_epoch))
+            self._explanations.samples.look_for_suspects(self._wanted_suspects(trainer.current_epoch))
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Choose samples of the first real validation."""
-        if self._pictures is None or trainer.sanity_checking or dataloader_idx or self._samples.chosen:
+        samples = self._explanations.samples
+        if self._pictures is None or trainer.sanity_checking or dataloader_idx or samples.chosen:
             return
         with self._or_switched_off():
             loader = loader_at(trainer.val_dataloaders, dataloader_idx)
-            part = self._samples.readable(batch, getattr(loader, "dataset", None))
-            self._samples.choose_from(part, first=first_position(loader, batch_idx))
+            part = samples.readable(batch, getattr(loader, "dataset", None))
+            samples.choose_from(part, first=first_position(loader, batch_idx))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the samples that were chosen."""
         if self._pictures is not None and not trainer.sanity_checking:
-            self._samples.end_choice()
+            self._explanations.samples.end_choice()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep what is to be explained of the training images."""
@@ -263,24 +271,26 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             if part is None:
                 return
             source = trainer.train_dataloader if self._identity is None else self._identity
-            part, ids = self._samples.readable(part, getattr(source, "dataset", None)), None
+            samples = self._explanations.samples
+            part, ids = samples.readable(part, getattr(source, "dataset", None)), None
             if self._identity is not None:
                 ids = functools.partial(self._identity.sample_ids, trainer, batch)
-            self._samples.begin_step(pl_module, part, ids, choose=not validates_in_epoch(trainer))
+            samples.begin_step(pl_module, part, ids, choose=not validates_in_epoch(trainer))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """What is computed from here on is not the step's forward pass."""
-        self._samples.observer.stop(loss)
+        self._explanations.samples.observer.stop(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Learn from the first steps where images and labels stand in a batch."""
-        if self._pictures is not None and not self._samples.observer.done:
+        samples = self._explanations.samples
+        if self._pictures is not None and not samples.observer.done:
             with self._or_switched_off():
-                self._samples.end_step()
+                samples.end_step()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the images that are kept, in the first process; the others wait for it."""
-        self._schedule.trained(time.perf_counter() - self._epoch_began)
+        self._explanations.schedule.end_epoch()
         if self._processes is not None:
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module))
 
@@ -290,7 +300,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             return
         with self._or_switched_off():
             self._pictures.write_films()
-        if not self._samples.chosen:
+        if not self._explanations.samples.chosen:
             warnings.warn(
                 "Expected a batch whose images are explained, got none in this fit: nothing was explained. Validate "
                 "more often, or pass `samples=`: images and labels, or ids.",
@@ -312,76 +322,50 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images that are kept and the maps that later ones are compared with."""
-        return self._samples.state_dict() | {
-            "first": dict(self._earlier.first),
-            "last": dict(self._earlier.last),
-            "next_epoch": self._schedule.next_epoch,
-        }
+        return self._explanations.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the images of a checkpoint."""
-        self._samples.load_state_dict(state_dict)
-        self._earlier = EarlierMaps(state_dict["first"], state_dict["last"])
-        self._schedule.next_epoch = state_dict["next_epoch"]
-
-    def _new_explainer(self, precision: str) -> Explainer:
-        settings = CurveSettings(self.baseline, self.steps, self.patch_size, self.seed, precision)
-        return Explainer(
-            self.methods, self.metrics, settings, self.method_args, self.target_layer, forward=self.forward,
-            strict=self.on_error == "raise",
-        )  # fmt: skip
+        self._explanations.load_state_dict(state_dict)
 
     def _end_fit(self) -> None:
         self._pictures, self._processes = None, None
-        self._samples.look_for_suspects(None)
-        self._samples.observer.close()
+        self._explanations.samples.look_for_suspects(None)
+        self._explanations.samples.observer.close()
         if self._identity is not None and self._dynamics is None:
             self._identity.close()
         self._identity = None
 
     def _wanted_suspects(self, epoch: int) -> Sequence[int | str] | None:
-        due = self._pictures is not None and self._schedule.due(epoch)
-        if not due or self._dynamics is None or not self._samples.suspects_readable:
+        due = self._pictures is not None and self._explanations.schedule.due(epoch)
+        if not due or self._dynamics is None or not self._explanations.samples.suspects_readable:
             return None
         wanted = max(self.suspects, self._dynamics.followed_suspects(epoch) if self.contrast else 0)
         return self._dynamics.suspect_ids(wanted) if wanted else None
 
     def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
-        if self._pictures is None or not self._schedule.due(trainer.current_epoch):
+        schedule = self._explanations.schedule
+        if self._pictures is None or not schedule.due(trainer.current_epoch):
             return
-        began = time.perf_counter()
+        schedule.begin_explanations()
         with self._or_switched_off():
-            samples = self._samples.every_epoch()
-            if samples is None:
+            explanations = self._explanations.explain(pl_module)
+            if explanations is None:
                 return  # no sample that can be explained has passed yet
-            self._write(trainer, self._explanations(pl_module, samples))
-            accounts = self._schedule.account(trainer.current_epoch, time.perf_counter() - began)
-            scalars = {f"{tag_prefix(self.name)}/explanations/{key}": value for key, value in accounts.items()}
+            self._write(trainer, explanations)
+            prefix, accounts = tag_prefix(self.name), schedule.end_explanations(trainer.current_epoch)
+            scalars = {f"{prefix}/explanations/{key}": value for key, value in accounts.items()}
             log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
 
-    def _explanations(self, pl_module: Any, samples: Passed) -> EpochExplanations:
-        explained = functools.partial(self._explainer.explained, pl_module)
-        kept = explained(samples, predicted=self.target == "prediction")
-        self._earlier.compare(kept, self.metrics)
-        suspects, passed = {}, self._samples.suspects(self.suspects)
-        if passed is not None:
-            suspects["label"] = explained(passed)
-            predicted = suspects["label"].explanation.logits.argmax(dim=1)
-            suspects["prediction"] = explained(passed, targets=predicted)
-        return EpochExplanations(kept, suspects)
-
-    def _contrasts(self, pl_module: Any, wanted: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
-        """Return maps of the tracker's suspects for its gallery; ``wanted`` has suggested and given class by id."""
-        if self._pictures is None or self.contrast is None or not self._contrasts_on:
-            return {}
-        began, maps = time.perf_counter(), dict[Any, Array]()
+    def _contrasts(self, pl_module: Any, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
+        """Return maps of the tracker's suspects for its gallery; ``classes`` has suggested and given class by id."""
+        maps: dict[Any, Array] = {}
+        if self._pictures is None or not self._contrasts_on:
+            return maps
         switch_off = functools.partial(setattr, self, "_contrasts_on", False)
-        with switched_off_on_error("Maps in the gallery of suspects", switch_off, self.on_error):
-            contrasted = functools.partial(self._explainer.contrasted, pl_module, method=self.contrast)
-            maps = suspect_contrasts(self._samples.suspects(), wanted, contrasted)
-        seconds = time.perf_counter() - began
-        self._schedule.aside(seconds)
-        self._epoch_began += seconds  # a tracker that draws first must not make the training look longer
+        guard = switched_off_on_error("Maps in the gallery of suspects", switch_off, self.on_error)
+        with self._explanations.schedule.timed_aside(), guard:
+            maps = self._explanations.contrasts(pl_module, classes)
         return maps
 
     def _write(self, trainer: Any, explanations: EpochExplanations) -> None:
@@ -389,12 +373,5 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
         scalars = explanations.scalars()
         log_scalars(trainer, {f"{prefix}/faithfulness/{key}": mean for key, mean in scalars.items()}, step)
-        self._pictures.write(
-            explanations.rows(names=self._class_names, normalisation=self._normalisation, decode=self.decode),
-            explanations.fractions().numpy(),
-            epoch=epoch,
-            step=step,
-            title=explanations.title(epoch),
-            fixed=len(explanations.kept.labels),
-        )
+        self._pictures.write(explanations, epoch=epoch, step=step)
         write_arrays(self._folder / "explanations" / epoch_file(epoch), explanations.arrays())

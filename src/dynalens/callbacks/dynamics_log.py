@@ -1,17 +1,17 @@
 """What loggers show of a record: scalars of each epoch, and pictures as long as they can be drawn."""
 
 import functools
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.callbacks.base import sink_of, switched_off_on_error
 from dynalens.callbacks.dynamics_pictures import DynamicsPictures
+from dynalens.callbacks.dynamics_settings import LogSettings
 from dynalens.callbacks.noise_curve import NoiseCurve
 from dynalens.callbacks.projector import Projector
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
@@ -21,13 +21,13 @@ from dynalens.host import (
     log_scalars,
     log_step,
     may_be_last_epoch,
-    picture_loggers,
     tag_prefix,
     tensorboard_writer,
 )
 from dynalens.pictures import find_normalisation
+from dynalens.record import LiveRecord
 from dynalens.suspicion import epoch_summary, overlap, worst_samples
-from dynalens.tensorboard import make_sink, write_layout
+from dynalens.tensorboard import write_layout
 
 ContrastSource = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
 """From the module, and suggested and given class by a sample's id, to maps by the id."""
@@ -39,48 +39,49 @@ class DynamicsLog:
     Args:
         trainer: The Trainer.
         pl_module: Its module.
-        folder: Of the record; pictures go there where there is no TensorBoardLogger.
-        monitor: The monitor, whose ``name``, ``x_axis``, ``top_k`` and ``class_names`` are read.
-        contrast_sources: Asked in turn for maps of the gallery's suspects, until one has some.
+        live: The record; pictures go to its folder where there is no TensorBoardLogger.
+        settings: What is shown of it.
+        name: Of the monitor, which tags begin with.
         dataset: What is trained on.
-        attempt: Calls what writes files, and goes on where the disk fails.
+        contrast_sources: Asked in turn for maps of the gallery's suspects, until one has some.
     """
 
     def __init__(
         self,
         trainer: Any,
         pl_module: Any,
-        folder: Path,
-        monitor: Any,
+        live: LiveRecord,
+        settings: LogSettings,
         *,
-        contrast_sources: Sequence[ContrastSource],
+        name: str | None,
         dataset: Any,
-        attempt: Callable[[str, Callable[[], None]], None],
+        contrast_sources: Sequence[ContrastSource],
     ) -> None:
-        self._contrast_sources, self._attempt = contrast_sources, attempt
-        self._monitor, self._prefix, self._x_axis = monitor, tag_prefix(monitor.name), monitor.x_axis
+        assert live.folder is not None
+        self._live, self._settings, self._prefix = live, settings, tag_prefix(name)
+        self._contrast_sources = contrast_sources
         self._device: torch.device = pl_module.device
         self._below_zero: Array | None = None
         self._audited = False
-        self._noise = NoiseCurve(history=monitor.history)
+        self._noise = NoiseCurve(history=live.history)
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))
         normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
         self._projector: Projector | None = None
-        if monitor.projector_every_n_epochs is not None:
+        if settings.projector_every_n_epochs is not None:
             self._projector = Projector(
                 writer,
                 f"{self._prefix}/projector",
-                every_n_epochs=monitor.projector_every_n_epochs,
-                class_names=monitor.class_names,
+                every_n_epochs=settings.projector_every_n_epochs,
+                class_names=live.class_names,
                 normalisation=normalisation,
             )
         self.pictures: DynamicsPictures | None = DynamicsPictures(
-            make_sink(writer, picture_loggers(trainer), folder / "pictures"),
+            sink_of(trainer, live.folder.path),
             self._prefix,
-            top_k=monitor.top_k,
-            class_names=monitor.class_names,
+            top_k=settings.top_k,
+            class_names=live.class_names,
             normalisation=normalisation,
         )
 
@@ -96,10 +97,10 @@ class DynamicsLog:
 
     def begin_epoch(self, trainer: Any, epoch: int, statistics: SampleStatistics) -> None:
         """Choose what the projector shows of this epoch, and draw the samples of an audit if it may be the last."""
-        if self._monitor.audit is not None and not self._audited and may_be_last_epoch(trainer):
+        if self._settings.audit is not None and not self._audited and may_be_last_epoch(trainer):
             self._audited = True
             with self._or_switched_off():
-                rows = self._monitor.draw_audit(self._monitor.audit)
+                rows = self._live.draw_audit(self._settings.audit)
                 self._audited = bool(rows)
                 if self.pictures is not None:
                     self.pictures.follow_audited(rows, statistics, self._device)
@@ -129,7 +130,7 @@ class DynamicsLog:
         features: FeatureRows | None = None,
     ) -> None:
         """Write scalars and pictures."""
-        step, summary = log_step(trainer, self._x_axis), epoch_summary(statistics, record)
+        step, summary = log_step(trainer, self._settings.x_axis), epoch_summary(statistics, record)
         below_zero = statistics.margin < 0
         if self._below_zero is not None:
             new = len(below_zero) - len(self._below_zero)  # ids that were not seen before
@@ -143,7 +144,7 @@ class DynamicsLog:
         with self._or_switched_off():
             if self.pictures is not None:
                 draw = functools.partial(self.pictures.write, statistics, epoch, step, ids, contrasts)
-                self._attempt("pictures", draw)
+                self._live.attempt("pictures", draw)
             if self._projector is not None and features is not None and self._projector.due(epoch):
                 self._projector.write(features, statistics, step, ids)
 
@@ -151,7 +152,7 @@ class DynamicsLog:
         """Ask those that explain why the gallery's suspects are taken for another class."""
         wanted = {
             int(i) if ids is None else ids[i].item(): (int(statistics.candidate[i]), int(statistics.label[i]))
-            for i in worst_samples(statistics, self._monitor.top_k)
+            for i in worst_samples(statistics, self._settings.top_k)
             if statistics.candidate[i] >= 0
         }
         for source in self._contrast_sources if self.pictures is not None else ():
@@ -160,14 +161,10 @@ class DynamicsLog:
                 return {str(sample): relevance for sample, relevance in maps.items()}
         return {}
 
-    @contextmanager
-    def _or_switched_off(self) -> Iterator[None]:
+    def _or_switched_off(self) -> AbstractContextManager[None]:
         """A picture that fails is no reason to end a training run, because the record does not need it."""
-        try:
-            yield
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is said and training goes on
+
+        def switch_off() -> None:
             self.pictures = self._projector = None
-            warnings.warn(
-                f"Pictures of the record are switched off, training goes on: {type(error).__name__}: {error}",
-                stacklevel=4,
-            )
+
+        return switched_off_on_error("Pictures of the record", switch_off)

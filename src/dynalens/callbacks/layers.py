@@ -6,12 +6,10 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.callbacks.checks import check_choice, check_positive
-from dynalens.callbacks.guarded import GuardedPictures
+from dynalens.arguments import check_choice, check_positive
+from dynalens.callbacks.base import GuardedPictures, NamedCallback, show_as_trained, sink_of
 from dynalens.callbacks.layer_pictures import LayerPictures
-from dynalens.callbacks.named import NamedCallback
 from dynalens.capture import CaptureError, inputs_to_show
-from dynalens.datasets import class_names
 from dynalens.faithfulness import class_logits
 from dynalens.features import (
     TopInputs,
@@ -28,14 +26,10 @@ from dynalens.host import (
     check_whole_model,
     check_x_axis,
     log_step,
-    picture_loggers,
     run_folder,
     tag_prefix,
-    tensorboard_writer,
 )
 from dynalens.observation import Capturing, captured_output, module_named
-from dynalens.pictures import find_normalisation
-from dynalens.tensorboard import make_sink
 
 _KEPT = 32  # images that tell size and range of an input
 
@@ -136,17 +130,14 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             module_named(pl_module, self.layer, argument="layer")
         if self.weights:
             self._filters(pl_module)
-        writer, folder = tensorboard_writer(trainer), run_folder(trainer, self.name)
+        folder = run_folder(trainer, self.name)
         if self._processes.is_first:
-            sink = make_sink(writer, picture_loggers(trainer), folder / "pictures")
-            self._pictures = LayerPictures(sink, tag_prefix(self.name))
+            self._pictures = LayerPictures(sink_of(trainer, folder), tag_prefix(self.name))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Find out how inputs and classes are shown."""
         if self._pictures is not None:
-            dataset = getattr(trainer.train_dataloader, "dataset", None)
-            self._pictures.names = class_names(dataset)
-            self._pictures.normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+            show_as_trained(self._pictures, trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin the search for the strongest inputs anew."""

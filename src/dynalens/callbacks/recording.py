@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from dynalens.callbacks.named import NamedCallback
+from dynalens.callbacks.base import NamedCallback
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.record import LiveRecord, Record
 from dynalens.record.plans import AskedFor
@@ -92,10 +92,7 @@ class RecordingCallback(NamedCallback):
 
     def draw_audit(self, n: int) -> list[int]:
         """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
-        if not self._live.epochs:
-            return []
-        self.record.audit_plan(n)
-        return self.record.audited_rows()
+        return self._live.draw_audit(n)
 
     def suspect_ids(self, n: int) -> list[Any]:
         """Return :meth:`Record.suspect_ids`, the ``n`` most suspicious samples; none before an epoch is complete."""

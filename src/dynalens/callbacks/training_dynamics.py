@@ -2,29 +2,21 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.callbacks.checks import check_audit, check_positive, check_projector, check_same_length
+from dynalens.callbacks.base import Setting
 from dynalens.callbacks.dynamics_log import ContrastSource, DynamicsLog
-from dynalens.callbacks.dynamics_pictures import FOLLOWED
+from dynalens.callbacks.dynamics_settings import LogSettings, RecordSettings
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.recording import RecordingCallback
-from dynalens.capture import BatchObserver, Capture, CaptureError, StepCapture, inputs_to_show, is_compiled
-from dynalens.dynamics import EpochRecord, probability_room
-from dynalens.host import (
-    Processes,
-    announce,
-    check_data_parallel,
-    check_tensorboard,
-    check_x_axis,
-    run_folder,
-    tag_prefix,
-)
-from dynalens.identity import SampleIdentity, StepRows
+from dynalens.callbacks.training_step import TrainingStep
+from dynalens.capture import BatchObserver, Capture, inputs_to_show
+from dynalens.dynamics import EpochRecord
+from dynalens.host import Processes, announce, check_data_parallel, check_tensorboard, run_folder, tag_prefix
+from dynalens.identity import SampleIdentity
 from dynalens.paths import resolved
 from dynalens.record import LiveRecord, RecordFolder
 from dynalens.tensorboard import Layout, dynamics_layout
@@ -99,6 +91,18 @@ class TrainingDynamicsMonitor(RecordingCallback):
         [2.0, 1.0, -3.0]
     """
 
+    views = Setting[int]("_kept")
+    history = Setting[bool]("_kept")
+    mean_probabilities = Setting[bool | float]("_kept")
+    name_of = Setting[Callable[[Any], str] | None]("_kept")
+    save_dir = Setting[str | Path | None]("_kept")
+    features = Setting[str | None]("_shown")
+    projector_every_n_epochs = Setting[int | None]("_shown")
+    top_k = Setting[int]("_shown")
+    audit = Setting[int | None]("_shown")
+    log_every_n_epochs = Setting[int]("_shown")
+    x_axis = Setting[Literal["step", "epoch"]]("_shown")
+
     def __init__(
         self,
         *,
@@ -119,7 +123,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
     ) -> None:
-        probability_room(mean_probabilities)  # raises now what it would raise in the first batch
+        self._kept = RecordSettings(views, history, mean_probabilities, name_of, save_dir)
+        self._shown = LogSettings(features, projector_every_n_epochs, top_k, audit, log_every_n_epochs, x_axis)
         self._features = LayerFeatures(features)
         super().__init__(
             LiveRecord(
@@ -129,20 +134,12 @@ class TrainingDynamicsMonitor(RecordingCallback):
                 neighbours=self._features.scores,
             )
         )
-        check_positive(views=views, top_k=top_k, log_every_n_epochs=log_every_n_epochs)
-        check_projector(projector_every_n_epochs, features)
-        self.audit = check_audit(audit)
-        self.features, self.projector_every_n_epochs = features, projector_every_n_epochs
-        self.views, self.history, self.name, self.name_of = views, history, name, name_of
-        self.mean_probabilities = mean_probabilities
-        self.save_dir, self.log_every_n_epochs = save_dir, log_every_n_epochs
-        self.top_k, self.x_axis = top_k, check_x_axis(x_axis)
+        self.name = name
         self._log: DynamicsLog | None = None
         self._contrast_sources: list[ContrastSource] = []
         self._observer = BatchObserver(alone=False)
-        self._capture = StepCapture(capture)
         self._identity = SampleIdentity(resolved(index), loader)
-        self._rows = StepRows(self._identity)
+        self._step = TrainingStep(self._identity, capture, self._features, views)
         self._processes: Processes | None = None
         self._failure: Exception | None = None
         self._active = self._begun = self._announced = self._agreed = False
@@ -165,9 +162,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._live.use(RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name)))
         self._active, self._begun, self._announced, self._agreed = True, False, False, False
         self._observer = BatchObserver(alone=False)
-        self._capture.install(pl_module)
-        self._rows.begin(trainer, traces=not is_compiled(pl_module))
-        self._identity.install(trainer)
+        self._step.install(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin or continue the record of this dataset."""
@@ -178,8 +173,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         assert self._live.folder is not None
         if self._processes.is_first:
             self._log = DynamicsLog(
-                trainer, pl_module, self._live.folder.path, self,
-                contrast_sources=self._contrast_sources, dataset=self._identity.dataset, attempt=self._live.attempt,
+                trainer, pl_module, self._live, self._shown,
+                name=self.name, dataset=self._identity.dataset, contrast_sources=self._contrast_sources,
             )  # fmt: skip
             if self._live.epochs:
                 self._log.restore(self.statistics(), self._live.epochs, self._live.kept_history().readable())
@@ -207,16 +202,13 @@ class TrainingDynamicsMonitor(RecordingCallback):
             part = self._identity.part_of(batch)
             self._log.see(rows, None if rows is None else inputs_to_show(part, self._observer.layout))
             self._observer.start(pl_module, part)
-        self._rows.start(batch)
-        self._capture.start(pl_module)
-        self._features.start(pl_module)
+        self._step.start(pl_module, batch)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """The step's own loss is known."""
         if self._active:
-            self._capture.before_backward(loss)
+            self._step.before_backward(loss)
             self._observer.stop()
-            self._features.close()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
@@ -226,7 +218,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         assert self._processes is not None
         try:
             self._record(trainer, outputs, batch)
-            self._rows.close()
+            self._step.close()
         except Exception as error:
             if self._processes.number == 1:
                 raise
@@ -241,8 +233,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return
         assert self._processes is not None
         self._processes.together(self._end_steps)
-        logs = trainer.current_epoch % self.log_every_n_epochs == 0
-        self._end_epoch(self._epoch(trainer), log_to=trainer if logs else None)
+        logged = self._shown.logged(trainer.current_epoch)
+        self._end_epoch(self._epoch(trainer), log_to=trainer if logged else None)
 
     def tensorboard_layout(self) -> Layout:
         """Return the custom charts that show this monitor's scalars together."""
@@ -279,36 +271,26 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def _begin(self, trainer: Any, *, training: bool = True) -> None:
         assert self._processes is not None
         self._find_samples(trainer, training=training)
-        self._identity.check_processes(self._processes.number)
-        check_same_length(self._processes, self._live.num_samples or -1)
+        self._identity.check_processes(self._processes, self._live.num_samples)
         self._describe_samples()
         self._processes.in_first(self._live.begin_files)
         self._begun = True
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
-        self._features.close()
-        rows = self._identity.rows(trainer, batch) if batch is not None else None
-        if rows is None:  # this step trained on no sample of the loader
-            with suppress(CaptureError):
-                self._capture.finish(outputs, batch)
+        presented = self._step.read(trainer, outputs, batch)
+        if presented is None:
             return
-        found = self._capture.finish(outputs, batch, self._identity.samples_of(batch))
-        if found is None:
-            return
-        targets = self._rows.of_targets(trainer, batch, rows, found, self.views)
-        self._capture.trust_targets(self._rows.confirmed)
-        num_samples = self._live.make_room(self._identity.num_samples or 1).num_samples
-        inputs = self._rows.of_inputs(self._features.count // self.views)
-        self._features.record(inputs, len(self._identity.ids or range(num_samples)), self.views)
-        self._live.update(self._epoch(trainer), targets, found.logits, found.targets)
+        rows, presentation = presented
+        self._step.keep_features(self._live.make_room(self._identity.num_samples or 1).num_samples)
+        self._live.update(self._epoch(trainer), rows, presentation.logits, presentation.targets)
         if not self._announced:
-            announce(f"dynalens: {found.source}; identity: {self._identity.way}")
+            announce(f"dynalens: {presentation.source}; identity: {self._identity.way}")
             self._announced = True
 
     def _end_steps(self) -> None:
         if self._failure is not None:
             raise self._failure
-        self._capture.end_epoch()
+        self._step.end_epoch()
 
     def _epoch(self, trainer: Any) -> int:
         return self._live.epoch(int(trainer.current_epoch))
@@ -321,7 +303,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.dynamics.grow(len(self._identity.ids))
         if self._identity.ids is not None or self._live.names is None:
             self._describe_samples()
-        presentations = self._live.end_epoch(epoch, self._rows.checked(self._processes))
+        presentations = self._live.end_epoch(epoch, self._step.rows.checked(self._processes))
         self._features.end_epoch(self._processes)
         if presentations is not None:  # that of weight averaging, say, has no training step
             self._processes.in_first(lambda: self._write_epoch(presentations, log_to))
@@ -354,10 +336,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return
         self._active = False
         self._observer.close()
-        self._capture.close()
-        self._rows.close()
-        self._features.close()
-        self._identity.close()
+        self._step.end_fit()
         if self._live.epochs and self._begun and self._processes and self._processes.is_first:
             pictures = None if self._log is None else self._log.pictures
             self._live.end_files({} if pictures is None else pictures.pictures)
@@ -370,15 +349,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.make_room(self._identity.num_samples)
 
     def _describe_samples(self) -> None:
-        length, ids = self._live.num_samples or 0, self._identity.ids
-        roots, known = self._identity.root_index(length), None if ids is None else ids.array(length)
-        if self.name_of is None:
-            names = self._identity.sample_names(roots)
-        elif self._identity.undecided:
-            names = None
-        else:
-            names = [str(self.name_of(each)) for each in (range(len(roots)) if known is None else known.tolist())]
-        self._live.describe(roots, known, names, self._identity.class_names())
+        self._live.describe(*self._identity.describe(self._live.num_samples or 0, self.name_of))
 
     def _write_epoch(self, presentations: EpochRecord, log_to: Any) -> None:
         self._live.write_epoch(presentations)
@@ -396,4 +367,4 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def followed_suspects(self, epoch: int) -> int:
         """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""
-        return 0 if epoch % self.log_every_n_epochs else FOLLOWED * self.top_k
+        return self._shown.followed_suspects(epoch)

@@ -29,7 +29,7 @@ from dynalens.explanations.forms import (
     model_form,
 )
 from dynalens.explanations.result import RANDOM, ExplanationResult
-from dynalens.explanations.samples import Passed
+from dynalens.explanations.samples import Passed, PassedSuspects
 from dynalens.explanations.tokens import check_in_vocabulary
 from dynalens.faithfulness import (
     CurveSettings,
@@ -95,6 +95,12 @@ class Explainer:
         wanted = labels if targets is None else targets
         result = self._in_memory(images, lambda: self._explained(model, forward, images, labels, wanted, ids))
         return replace(result, table=is_table(inputs))
+
+    def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
+        """Return maps and metrics of suspects for the given class, "label", and for the predicted one, "prediction"."""
+        for_label = self.explained(model, suspects)
+        predicted = for_label.explanation.logits.argmax(dim=1)
+        return {"label": for_label, "prediction": self.explained(model, suspects, targets=predicted)}
 
     def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, given: Tensor, *, method: str) -> Tensor:
         """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the given ones (N,)."""

@@ -1,9 +1,9 @@
 """What the attribution monitor shows of its explanations: the sheet of an epoch and the film strips."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from dynalens.dynamics import Array
-from dynalens.pictures import ExplanationRow, FilmStrip, explanation_sheet
+from dynalens.explanations.epoch import EpochExplanations
+from dynalens.pictures import ExplanationRow, FilmStrip, Normalisation, explanation_sheet
 from dynalens.tensorboard import Sink, epochs_tag
 
 
@@ -13,42 +13,47 @@ class ExplanationPictures:
     Args:
         sink: Where they go.
         prefix: What tags begin with.
+        decode: From a token to its word, or None.
+
+    Attributes:
+        names: Name of each class, or None.
+        normalisation: Of the inputs, or None.
     """
 
-    def __init__(self, sink: Sink, prefix: str) -> None:
-        self._sink, self._prefix = sink, prefix
+    def __init__(self, sink: Sink, prefix: str, decode: Callable[[int], str] | None = None) -> None:
+        self._sink, self._prefix, self._decode = sink, prefix, decode
+        self.names: Sequence[str] | None = None
+        self.normalisation: Normalisation | None = None
         self._films: dict[str, FilmStrip] = {}
-        self._names: list[str] = []
+        self._film_labels: list[str] = []
         self._count = 0
         self._step: int | None = None
 
-    def write(
-        self, rows: Sequence[ExplanationRow], fractions: Array, *, epoch: int, step: int, title: str, fixed: int
-    ) -> None:
+    def write(self, explanations: EpochExplanations, *, epoch: int, step: int) -> None:
         """Write the epoch's sheet, and the film strips at the first, second, fourth, ... time.
 
         Args:
-            rows: The samples.
-            fractions: Abscissa of the curves.
+            explanations: Of the epoch; the samples that are the same in every epoch are on the film.
             epoch: Number of the epoch.
             step: Step of the logger.
-            title: First line of the sheet.
-            fixed: How many of the first rows are the same samples in every epoch; they are on the film.
         """
-        sheet = explanation_sheet(rows, fractions=fractions, title=title)
+        rows = explanations.rows(names=self.names, normalisation=self.normalisation, decode=self._decode)
+        sheet = explanation_sheet(rows, fractions=explanations.fractions().numpy(), title=explanations.title(epoch))
         self._sink.image(epochs_tag(f"{self._prefix}/explanations", epoch), sheet, step)
-        shown = rows[:fixed]
-        if len(shown) != len(self._names):
-            self._films = {}  # samples that were chosen by their ids have not all passed before
-        self._names = [row.label for row in shown]
-        for method in rows[0].maps:
-            maps = [row.maps[method] for row in shown]
-            signed = any((relevance < 0).any() for relevance in maps)
-            film = self._films.setdefault(method, FilmStrip())
-            film.add(epoch, [row.image for row in shown], maps, [row.right is True for row in shown], signed=signed)
+        self._add_to_films(rows[: len(explanations.kept.labels)], epoch)
         self._count, self._step = self._count + 1, step
         if self._count & (self._count - 1) == 0:
             self.write_films()
+
+    def _add_to_films(self, rows: Sequence[ExplanationRow], epoch: int) -> None:
+        if len(rows) != len(self._film_labels):
+            self._films = {}  # samples that were chosen by their ids have not all passed before
+        self._film_labels = [row.label for row in rows]
+        for method in rows[0].maps:
+            maps = [row.maps[method] for row in rows]
+            signed = any((relevance < 0).any() for relevance in maps)
+            film = self._films.setdefault(method, FilmStrip())
+            film.add(epoch, [row.image for row in rows], maps, [row.right is True for row in rows], signed=signed)
 
     def write_films(self) -> None:
         """Write the film strips as they are now; nothing if they were written since the last sheet."""
@@ -56,5 +61,5 @@ class ExplanationPictures:
             return
         for method, film in self._films.items():
             title = f"{method.replace('_', '-')} over the epochs; blue: right, orange: wrong"
-            self._sink.image(f"{self._prefix}/film/{method}", film.image(title, self._names), self._step)
+            self._sink.image(f"{self._prefix}/film/{method}", film.image(title, self._film_labels), self._step)
         self._step = None

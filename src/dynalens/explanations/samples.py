@@ -11,6 +11,7 @@ from dynalens.datasets import IndexedDataset
 from dynalens.explanations.collector import SampleCollector, given_samples
 from dynalens.explanations.names import content_ids, listed, validation_ids
 from dynalens.explanations.selection import BalancedSelection
+from dynalens.explanations.settings import SampleSettings
 
 Ids = Callable[[], Sequence[int | str] | Tensor]
 Passed = tuple[Sequence[int | str] | None, Tensor, Tensor]
@@ -27,21 +28,19 @@ class ExplainedSamples:
     those batches is copied, and read when it is known. Samples whose label names no class are left out.
 
     Args:
-        samples: Images and labels, ids of training samples, or None for some of the first batches.
-        number: How many of these are kept.
-        inputs: Where images and labels stand in a batch.
+        settings: Which samples, how many of the first batches otherwise, and where they stand in a batch.
         check: Called with the inputs before they are kept; raises where they cannot be explained.
 
     Attributes:
         observer: Learns where they stand.
     """
 
-    def __init__(self, samples: Any, *, number: int, inputs: Any, check: Callable[[Tensor], None]) -> None:
-        self._given, self._wanted = given_samples(samples)
+    def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
+        self._given, self._wanted = given_samples(settings.samples)
         self._first: tuple[Tensor, Tensor] | None = None
         self._first_ids: Sequence[int | str] = []
         self._suspects: SampleCollector | None = None
-        self._number, self._inputs, self._check = number, inputs, check
+        self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
         self.suspects_readable, self._told = True, False
         if self._given is not None:
             check(self._given[0])

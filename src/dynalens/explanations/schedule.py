@@ -1,6 +1,9 @@
 """When to explain: every n epochs, or less often where explanations would take too much of the time."""
 
 import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Schedule:
@@ -15,6 +18,15 @@ class Schedule:
         self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
         self.next_epoch = 0
         self._seconds, self._epochs, self._aside = 0.0, 0, 0.0
+        self._epoch_start = self._explanations_start = 0.0
+
+    def begin_epoch(self) -> None:
+        """An epoch of training begins now."""
+        self._epoch_start = time.perf_counter()
+
+    def end_epoch(self) -> None:
+        """The epoch's training has ended now."""
+        self.trained(time.perf_counter() - self._epoch_start)
 
     def trained(self, seconds: float) -> None:
         """An epoch has ended that took so long without explanations."""
@@ -24,6 +36,15 @@ class Schedule:
     def aside(self, seconds: float) -> None:
         """Something that goes with the next explanation took so long."""
         self._aside += seconds
+
+    @contextmanager
+    def timed_aside(self) -> Iterator[None]:
+        """Count the body as :meth:`aside`, and not as training, where it runs before the epoch's end."""
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.aside(seconds)
+        self._epoch_start += seconds
 
     def due(self, epoch: int) -> bool:
         """Return whether explanations run at the end of this epoch."""
@@ -39,6 +60,14 @@ class Schedule:
             return self.every_n_epochs
         epochs = (seconds + self._aside) / (self.max_overhead * self._seconds / self._epochs)
         return self.every_n_epochs * max(1, math.ceil(epochs / self.every_n_epochs))
+
+    def begin_explanations(self) -> None:
+        """Explaining begins now."""
+        self._explanations_start = time.perf_counter()
+
+    def end_explanations(self, epoch: int) -> dict[str, float]:
+        """Explaining has ended now; return and plan what :meth:`account` does."""
+        return self.account(epoch, time.perf_counter() - self._explanations_start)
 
     def account(self, epoch: int, seconds: float) -> dict[str, float]:
         """Explanations took so long at the end of this epoch: return what is logged of it, and plan the next."""

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_positive
 from dynalens.faithfulness.adaptive import bisected
 from dynalens.faithfulness.perturbation import (
     Baseline,
@@ -55,9 +56,8 @@ class CurveSettings:
         check_precision(self.precision)
         if isinstance(self.steps, str) and self.steps != "auto":
             raise ValueError(f"Expected `steps` to be a number or 'auto', got {self.steps!r}. Pass one of them.")
-        for name, value in (("steps", self.steps), ("patch_size", self.patch_size), ("chunk_size", self.chunk_size)):
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"Expected `{name}` to be at least 1, got {value}. Pass a positive number.")
+        steps = None if isinstance(self.steps, str) else self.steps
+        check_positive(steps=steps, patch_size=self.patch_size, chunk_size=self.chunk_size)
         if not self.tolerance > 0:
             raise ValueError(f"Expected `tolerance` to be above 0, got {self.tolerance}. Pass 0.006, say.")
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dynalens.arguments import check_positive
 from dynalens.observation import is_tokens
 
 Baseline = str | int | Tensor | Callable[[Tensor], Tensor]
@@ -26,8 +27,7 @@ def replaced_pixels(pixels: int, steps: int) -> list[int]:
         >>> replaced_pixels(6, 4)
         [0, 2, 3, 4, 6]
     """
-    if steps < 1:
-        raise ValueError(f"Expected `steps` to be at least 1, got {steps}. Pass a positive number.")
+    check_positive(steps=steps)
     return [round(k * pixels / steps) for k in range(steps + 1)]
 
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
@@ -82,12 +83,27 @@ class SampleIdentity:
         self._by_position = _by_position(self.dataset, explicit=self.way == "`index`")
         self._check_continues(recorded)
 
-    def check_processes(self, number: int) -> None:
-        """Raise a SampleIdentityError if several processes are to go on with a record of ids."""
-        if number > 1 and self.ids is not None:
+    def check_processes(self, processes: Any, num_samples: int | None) -> None:
+        """Check that all processes record the same dataset; all of them have to call it.
+
+        Args:
+            processes: Those that train.
+            num_samples: Length of the record in this one; None where it is not known yet.
+
+        Raises:
+            SampleIdentityError: In every process, if several are to go on with a record of ids, or datasets differ in
+                length.
+        """
+        if processes.number > 1 and self.ids is not None:
             raise SampleIdentityError(
                 "Expected a record of positions in the dataset where several processes train, got one of ids, whose "
                 "rows differ between processes. Resume with `devices=1`."
+            )
+        lengths = {int(n) for n in torch.cat(processes.gather(torch.tensor([num_samples or -1])))}
+        if len(lengths) > 1:
+            raise SampleIdentityError(
+                f"Expected the same training dataset in each process, got lengths {sorted(lengths)}. Give each "
+                "of them the whole dataset and let the sampler share it out."
             )
 
     @property
@@ -190,6 +206,26 @@ class SampleIdentity:
     def sample_names(self, roots: Any) -> list[str] | None:
         """Return the names that the dataset has for its samples, at these positions below all subsets."""
         return sample_names(self.dataset, roots)
+
+    def describe(
+        self, length: int, name_of: Callable[[Any], str] | None
+    ) -> tuple[Any, Any, list[str] | None, list[str] | None]:
+        """Return what is known of the first rows, as :meth:`~dynalens.record.LiveRecord.describe` takes it.
+
+        Args:
+            length: How many rows.
+            name_of: Callable(sample id) -> name; default: the names that the dataset has.
+
+        Returns:
+            Positions below all subsets, ids where these are no positions, names of samples, and names of classes.
+        """
+        roots, ids = self.root_index(length), None if self.ids is None else self.ids.array(length)
+        names = None
+        if name_of is None:
+            names = self.sample_names(roots)
+        elif not self.undecided:
+            names = [str(name_of(sample)) for sample in (range(len(roots)) if ids is None else ids.tolist())]
+        return roots, ids, names, self.class_names()
 
     def state(self) -> list[int | str] | None:
         """Return the ids in the order of their rows, or None if samples are known by their position."""

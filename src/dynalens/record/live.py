@@ -136,6 +136,13 @@ class LiveRecord:
             self.dynamics.discard_pending()
             self._incomplete, self.open_epoch, self._record = self._missing(), None, None
 
+    def draw_audit(self, n: int) -> list[int]:
+        """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
+        if not self.epochs:
+            return []
+        self.record().audit_plan(n)
+        return self.record().audited_rows()
+
     def record(self) -> Record:
         """Return the record as of the last complete epoch, the same one until it changes.
 

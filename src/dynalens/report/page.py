@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from dynalens.arguments import check_positive
 from dynalens.auditing import Audit
 from dynalens.pictures import (
     accuracy_curve,
@@ -70,8 +71,7 @@ def write_report(
         ValueError: If ``limit`` is not positive, the dataset has another length than the record, or the answers are not
             of a plan of this record.
     """
-    if limit < 1:
-        raise ValueError(f"Expected `limit` to be at least 1, got {limit}. Pass a positive number.")
+    check_positive(limit=limit)
     check_dataset(record, dataset)
     accuracy, traces = AccuracyCurve(), Traces(record.meta)
     record.read_history(accuracy.see, traces.see)  # one pass through the history for all that is on the page

@@ -1,0 +1,105 @@
+"""What callbacks have in common: their names, their settings, and how a failing picture ends."""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
+
+from torch import Tensor
+
+from dynalens.attribution import find_forward
+from dynalens.datasets import class_names
+from dynalens.host import CallbackBase, picture_loggers, tensorboard_writer
+from dynalens.pictures import Normalisation, find_normalisation
+from dynalens.tensorboard import Sink, make_sink
+
+T = TypeVar("T")
+
+
+def sink_of(trainer: Any, folder: Path) -> Sink:
+    """Return where a callback's pictures go: to the Trainer's loggers, or to files in the folder without one."""
+    return make_sink(tensorboard_writer(trainer), picture_loggers(trainer), folder / "pictures")
+
+
+class Shows(Protocol):
+    """Pictures of inputs and classes."""
+
+    names: Sequence[str] | None
+    normalisation: Normalisation | None
+
+
+def show_as_trained(pictures: Shows, trainer: Any, pl_module: Any) -> None:
+    """Let pictures name the classes of the training dataset, and undo the normalisation of the inputs."""
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    pictures.names = class_names(dataset)
+    pictures.normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+
+
+class Setting(Generic[T]):
+    """An argument of a callback's constructor, read and set as its attribute; a settings object holds it.
+
+    Setting it replaces the settings object, whose own checks then refuse what does not go together.
+
+    Args:
+        holder: Attribute of the callback that is the settings object, a frozen dataclass with a field of this name.
+    """
+
+    def __init__(self, holder: str) -> None:
+        self._holder, self._field = holder, ""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._field = name
+
+    def __get__(self, callback: Any, owner: type | None = None) -> T:
+        return cast("T", self if callback is None else getattr(getattr(callback, self._holder), self._field))
+
+    def __set__(self, callback: Any, value: T) -> None:
+        settings = getattr(callback, self._holder)
+        setattr(callback, self._holder, dataclasses.replace(settings, **{self._field: value}))
+
+
+class NamedCallback(CallbackBase):
+    """A callback whose state in a checkpoint is told from that of others of its class by its name."""
+
+    name: str | None
+
+    @functools.cached_property  # Lightning asks for it at every hook
+    def state_key(self) -> str:
+        """Key of the state in a checkpoint."""
+        return self._generate_state_key(name=self.name)
+
+
+@contextmanager
+def switched_off_on_error(part: str, switch_off: Callable[[], None], on_error: str = "warn") -> Iterator[None]:
+    """Switch a part of a monitor off when the body fails, and say so, or raise where ``on_error`` is "raise"."""
+    try:
+        yield
+    except Exception as error:
+        switch_off()
+        if on_error == "raise":
+            raise
+        warnings.warn(f"{part} are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4)
+
+
+class GuardedPictures:
+    """The part of a monitor that runs the model; what it reads is the monitor's."""
+
+    guarded: ClassVar[str] = "Pictures"
+    """What is switched off."""
+    forward: Any
+    on_error: str
+    _pictures: Any
+
+    def _or_switched_off(self) -> AbstractContextManager[None]:
+        """What fails is said once; training goes on unless the user wants it to raise."""
+
+        def switch_off() -> None:
+            self._pictures = None
+
+        return switched_off_on_error(self.guarded, switch_off, self.on_error)
+
+    def _forward(self, pl_module: Any, images: Tensor) -> Callable[[Tensor], Tensor]:
+        return functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)

@@ -1,0 +1,71 @@
+"""What of the training dynamics is kept and what is shown, as it was asked for: settings that refuse what is no use."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dynalens.arguments import check_positive
+from dynalens.callbacks.dynamics_pictures import FOLLOWED
+from dynalens.dynamics import probability_room
+from dynalens.host import check_x_axis
+
+
+@dataclass(frozen=True)
+class RecordSettings:
+    """What the record keeps; :class:`dynalens.TrainingDynamicsMonitor` says what each means.
+
+    Raises:
+        ValueError: If one of them is out of its range.
+    """
+
+    views: int
+    history: bool
+    mean_probabilities: bool | float
+    name_of: Callable[[Any], str] | None
+    save_dir: str | Path | None
+
+    def __post_init__(self) -> None:
+        """Raise now what would be raised in the first batch."""
+        check_positive(views=self.views)
+        probability_room(self.mean_probabilities)
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """What loggers show of the record; :class:`dynalens.TrainingDynamicsMonitor` says what each means.
+
+    Raises:
+        ValueError: If one of them is out of its range, or the projector has nothing to show.
+    """
+
+    features: str | None
+    projector_every_n_epochs: int | None
+    top_k: int
+    audit: int | None
+    log_every_n_epochs: int
+    x_axis: Literal["step", "epoch"]
+
+    def __post_init__(self) -> None:
+        """Check each, and that there are features where the projector is to show them."""
+        check_positive(top_k=self.top_k, log_every_n_epochs=self.log_every_n_epochs)
+        check_positive(projector_every_n_epochs=self.projector_every_n_epochs)
+        check_x_axis(self.x_axis)
+        if self.projector_every_n_epochs is not None and self.features is None:
+            raise ValueError(
+                "Expected `features` to name a layer with `projector_every_n_epochs`, got None. Pass the dotted name "
+                "of the layer before the last linear one."
+            )
+        whole = isinstance(self.audit, int) and not isinstance(self.audit, bool)
+        if self.audit is not None and (not whole or self.audit < 1):
+            raise ValueError(
+                f"Expected `audit` to be None or a whole number of at least 1, got {self.audit!r}. Pass 100, say."
+            )
+
+    def logged(self, epoch: int) -> bool:
+        """Return whether loggers have an entry of this epoch."""
+        return epoch % self.log_every_n_epochs == 0
+
+    def followed_suspects(self, epoch: int) -> int:
+        """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""
+        return FOLLOWED * self.top_k if self.logged(epoch) else 0

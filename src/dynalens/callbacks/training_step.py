@@ -1,0 +1,86 @@
+"""What a training step shows of its samples: rows of the record, logits, targets, and features of a layer."""
+
+from contextlib import suppress
+from typing import Any
+
+from torch import Tensor
+
+from dynalens.callbacks.layer_features import LayerFeatures
+from dynalens.capture import Capture, CaptureError, Presentation, StepCapture, is_compiled
+from dynalens.identity import SampleIdentity, StepRows
+
+
+class TrainingStep:
+    """Reads what each training step presents to the network.
+
+    ``install`` once, then for each step ``start``, ``before_backward``, ``read`` and ``close``; ``end_fit`` undoes
+    everything and may be called at any time, more than once.
+
+    Args:
+        identity: Knows the samples of a batch.
+        capture: Where logits and targets come from, as of :class:`~dynalens.capture.StepCapture`.
+        features: The layer whose output is kept.
+        views: Rows of logits for each sample.
+    """
+
+    def __init__(self, identity: SampleIdentity, capture: Capture, features: LayerFeatures, views: int) -> None:
+        self._identity, self._features, self._views = identity, features, views
+        self._capture = StepCapture(capture)
+        self.rows = StepRows(identity)
+
+    def install(self, trainer: Any, pl_module: Any) -> None:
+        """A fit begins: what must stand before the first loader is made."""
+        self._capture.install(pl_module)
+        self.rows.begin(trainer, traces=not is_compiled(pl_module))
+        self._identity.install(trainer)
+
+    def start(self, pl_module: Any, batch: Any) -> None:
+        """A step begins."""
+        self.rows.start(batch)
+        self._capture.start(pl_module)
+        self._features.start(pl_module)
+
+    def before_backward(self, loss: Tensor) -> None:
+        """The step's own loss is known: what runs from here on is not its forward pass."""
+        self._capture.before_backward(loss)
+        self._features.close()
+
+    def read(self, trainer: Any, outputs: Any, batch: Any) -> tuple[Tensor, Presentation] | None:
+        """Return the row of the record of each target, (N,), with logits and targets; None if it trained on none.
+
+        Raises:
+            CaptureError: If logits or targets are ambiguous or were not seen.
+            SampleIdentityError: If the samples cannot be known.
+        """
+        self._features.close()
+        rows = self._identity.rows(trainer, batch) if batch is not None else None
+        if rows is None:  # this step trained on no sample of the loader
+            with suppress(CaptureError):
+                self._capture.finish(outputs, batch)
+            return None
+        presentation = self._capture.finish(outputs, batch, self._identity.samples_of(batch))
+        if presentation is None:
+            return None
+        target_rows = self.rows.of_targets(trainer, batch, rows, presentation, self._views)
+        self._capture.trust_targets(self.rows.confirmed)
+        return target_rows, presentation
+
+    def keep_features(self, num_samples: int) -> None:
+        """Keep the layer's output for the samples of the step that was read, rows of a record of this length."""
+        rows = self.rows.of_inputs(self._features.count // self._views)
+        self._features.record(rows, len(self._identity.ids or range(num_samples)), self._views)
+
+    def close(self) -> None:
+        """The step was recorded."""
+        self.rows.close()
+
+    def end_epoch(self) -> None:
+        """Raise a CaptureError where the epoch's targets turn out to name no classes, or no step's loss was seen."""
+        self._capture.end_epoch()
+
+    def end_fit(self) -> None:
+        """Undo ``install``."""
+        self._capture.close()
+        self.rows.close()
+        self._features.close()
+        self._identity.close()

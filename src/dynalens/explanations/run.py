@@ -1,0 +1,88 @@
+"""The explanations of a run: samples kept, maps made of them epoch by epoch, and the time that it takes."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from dynalens.dynamics import Array
+from dynalens.explanations.contrasts import suspect_contrasts
+from dynalens.explanations.epoch import EpochExplanations
+from dynalens.explanations.explainer import EarlierMaps, Explainer
+from dynalens.explanations.samples import ExplainedSamples
+from dynalens.explanations.schedule import Schedule
+from dynalens.explanations.settings import ExplanationSettings
+
+
+class RunExplanations:
+    """Explains the samples of a run; knows no Trainer.
+
+    Args:
+        settings: What is explained, how, and how often.
+
+    Attributes:
+        samples: Takes what is explained from the batches.
+        schedule: Decides in which epochs; it measures the time.
+        explainer: Makes maps and metrics; a new one in each fit.
+    """
+
+    def __init__(self, settings: ExplanationSettings) -> None:
+        self.samples = ExplainedSamples(settings.choice, settings.maps.check_inputs)
+        self._earlier = EarlierMaps()
+        self._prepare(settings, "float32")
+
+    def begin_fit(self, settings: ExplanationSettings, precision: str, *, alone: bool) -> None:
+        """A fit begins: keep the samples, and find out anew what works and how long it takes.
+
+        Args:
+            settings: What is explained, how, and how often.
+            precision: In which the Trainer trains.
+            alone: As of :class:`~dynalens.capture.BatchObserver`.
+        """
+        self._prepare(settings, precision)
+        self.samples.begin_fit(alone=alone)
+
+    def _prepare(self, settings: ExplanationSettings, precision: str) -> None:
+        self._maps, self._choice = settings.maps, settings.choice
+        self.explainer = Explainer(
+            self._maps.methods, self._maps.metrics, self._maps.curves(precision), self._maps.method_args,
+            self._maps.target_layer, forward=self._maps.forward, strict=settings.strict,
+        )  # fmt: skip
+        self.schedule = Schedule(settings.pace.every_n_epochs, settings.pace.max_overhead)
+
+    def explain(self, model: nn.Module) -> EpochExplanations | None:
+        """Return the explanations of this epoch; None where no sample has passed yet."""
+        samples = self.samples.every_epoch()
+        if samples is None:
+            return None
+        kept = self.explainer.explained(model, samples, predicted=self._choice.target == "prediction")
+        self._earlier.compare(kept, self._maps.metrics)
+        suspects = self.samples.suspects(self._choice.suspects)
+        return EpochExplanations(kept, {} if suspects is None else self.explainer.explained_twice(model, suspects))
+
+    def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
+        """Return maps of what speaks for the suggested rather than the given class of suspects, by their ids.
+
+        Args:
+            model: The module.
+            classes: Suggested and given class by the sample's id.
+        """
+        if self._maps.contrast is None:
+            return {}
+        contrasted = functools.partial(self.explainer.contrasted, model, method=self._maps.contrast)
+        return suspect_contrasts(self.samples.suspects(), classes, contrasted)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the samples that are kept and the maps that later ones are compared with."""
+        return self.samples.state_dict() | {
+            "first": dict(self._earlier.first),
+            "last": dict(self._earlier.last),
+            "next_epoch": self.schedule.next_epoch,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the samples of a checkpoint."""
+        self.samples.load_state_dict(state)
+        self._earlier = EarlierMaps(state["first"], state["last"])
+        self.schedule.next_epoch = state["next_epoch"]

@@ -1,0 +1,114 @@
+"""What is explained and how, as it was asked for: settings that refuse what does not go together."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dynalens.arguments import check_choice, check_positive
+from dynalens.attribution import Method, check_contrast, check_methods
+from dynalens.explanations.tokens import check_inputs
+from dynalens.faithfulness import CurveSettings, check_metrics
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """Which maps are made, and how they are measured; :class:`dynalens.AttributionMonitor` says what each means.
+
+    Raises:
+        ValueError: If one of them is out of its range.
+    """
+
+    methods: tuple[Method, ...]
+    method_args: dict[str, dict[str, Any]] | None
+    metrics: tuple[str, ...]
+    baseline: int | str | Callable[[Tensor], Tensor]
+    steps: int | Literal["auto"]
+    patch_size: int
+    precision: Literal["auto", "float32", "bfloat16", "float16"]
+    seed: int
+    forward: Callable[[Any, Tensor], Tensor] | None
+    target_layer: str | None
+    contrast: str | None
+
+    def __post_init__(self) -> None:
+        """Check them; the curves' are checked by themselves."""
+        check_methods(self.methods, self.method_args)
+        if self.contrast is not None:
+            check_contrast(self.contrast)
+        check_metrics(self.metrics)
+        self.curves("float32")
+
+    def curves(self, trainers_precision: str) -> CurveSettings:
+        """Return how curves are measured where the Trainer trains in this precision."""
+        precision = trainers_precision if self.precision == "auto" else self.precision
+        return CurveSettings(self.baseline, self.steps, self.patch_size, self.seed, precision)
+
+    @property
+    def check_inputs(self) -> Callable[[Tensor], None]:
+        """Raises a ValueError for inputs that these maps and metrics are not defined for."""
+        return functools.partial(check_inputs, methods=self.methods, metrics=self.metrics, baseline=self.baseline)
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """Which samples are explained, and where they are read; :class:`dynalens.AttributionMonitor` says what each means.
+
+    Raises:
+        ValueError: If one of them is out of its range.
+    """
+
+    num_samples: int
+    samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None
+    suspects: int
+    target: Literal["label", "prediction"]
+    inputs: str | tuple[str, str] | Callable[[Any], tuple[Tensor, Tensor]]
+    decode: Callable[[int], str] | None
+
+    def __post_init__(self) -> None:
+        """Check the numbers and the words; what ``samples`` holds is checked where it is taken apart."""
+        check_positive(num_samples=self.num_samples)
+        if self.suspects < 0:
+            raise ValueError(f"Expected `suspects` to be at least 0, got {self.suspects}. Pass 0 for none.")
+        check_choice("target", self.target, ("label", "prediction"))
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How often explanations run.
+
+    Attributes:
+        every_n_epochs: Epochs between two explanations, at least.
+        max_overhead: Explaining may take this fraction of the time of training; None: whatever it takes.
+
+    Raises:
+        ValueError: If one of them is out of its range.
+    """
+
+    every_n_epochs: int
+    max_overhead: float | None
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        check_positive(every_n_epochs=self.every_n_epochs)
+        if self.max_overhead is not None and not self.max_overhead > 0:
+            raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {self.max_overhead}. Pass 0.1, say.")
+
+
+@dataclass(frozen=True)
+class ExplanationSettings:
+    """All that is settled of a run's explanations.
+
+    Attributes:
+        maps: Which maps are made, and how they are measured.
+        choice: Which samples are explained.
+        pace: How often.
+        strict: Whether a method or a metric that fails raises; otherwise it is left out, with a warning.
+    """
+
+    maps: MapSettings
+    choice: SampleSettings
+    pace: ScheduleSettings
+    strict: bool
