@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalens.capture import BatchLayout, BatchObserver, are_fractions, class_labels, images_and_labels, inputs_to_show
+from dynalens.capture import (
+    BatchLayout,
+    BatchObserver,
+    class_labels,
+    images_and_labels,
+    inputs_to_show,
+    name_no_classes,
+)
 from dynalens.capture.layout import entry_at, leaves
 
 N, K = 4, 3
@@ -206,6 +213,6 @@ def test_images_and_scalars_are_no_labels() -> None:
 
 
 def test_fractions_are_those_of_a_regression_unless_a_binary_loss_smooths_them() -> None:
-    assert are_fractions(torch.tensor([0.5, 1.0]))
-    assert not are_fractions(torch.tensor([0.0, 1.0]))
-    assert not are_fractions(torch.tensor([0.9, 0.1]), loss="binary_cross_entropy_with_logits")
+    assert name_no_classes(torch.tensor([0.5, 1.0]))
+    assert not name_no_classes(torch.tensor([0.0, 1.0]))
+    assert not name_no_classes(torch.tensor([0.9, 0.1]), loss="binary_cross_entropy_with_logits")
