@@ -19,9 +19,11 @@ from PIL import Image
 from torch.utils.data import Subset
 
 from dynalens import Record, TrainingDynamicsMonitor, load_record
+from dynalens.cli import parser
 from dynalens.dynamics import SampleStatistics
-from dynalens.report import add_report_command, to_fiftyone, to_json, to_label_studio, write_report
-from dynalens.report.samples import SamplePictures, as_image, as_text
+from dynalens.report import to_fiftyone, to_json, to_label_studio, write_report
+from dynalens.report.command import run_report
+from dynalens.report.items import DatasetPictures, as_image, as_text
 from dynalens.suspicion import NoiseRate
 from training import K, N, dataset, fit, loader
 
@@ -136,14 +138,14 @@ def test_a_folder_with_the_name_of_a_placeholder_is_a_title_like_any_other(recor
 @pytest.mark.parametrize("item", ["text", (3, 0), (), {"words": [1]}, (torch.zeros(7), 0)])
 def test_items_that_are_none_have_none(item: Any) -> None:
     assert as_image(item, None) is None
-    assert SamplePictures({}, [item]).thumbnail(0, 64) is None
+    assert DatasetPictures([item]).thumbnail(0, 64) is None
 
 
 def test_file_names_come_from_the_dataset_below_its_subsets() -> None:
     folder: Any = SimpleNamespace(samples=[("/data/cat/<1>.png", 0), ("/data/dog/2.png", 1)])
-    assert SamplePictures({}, Subset(folder, [1, 0])).file_name(1) == "<1>.png"
-    assert SamplePictures({}, folder).file_name(5) == ""
-    assert SamplePictures({}, dataset()).file_name(0) == ""
+    assert DatasetPictures(Subset(folder, [1, 0])).file_name(1) == "<1>.png"
+    assert DatasetPictures(folder).file_name(5) == ""
+    assert DatasetPictures(dataset()).file_name(0) == ""
 
 
 def test_the_estimated_noise_rate_is_in_the_summary(record: Record, tmp_path: Path) -> None:
@@ -187,9 +189,7 @@ def test_what_cannot_be_reported_is_refused(record: Record, tmp_path: Path) -> N
 
 
 def parsed(*arguments: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser()
-    add_report_command(parser.add_subparsers(required=True))
-    return parser.parse_args(["report", *arguments])
+    return parser().parse_args(["report", *arguments])
 
 
 def test_the_command_writes_into_the_run_and_takes_a_dataset(
@@ -202,8 +202,8 @@ def test_the_command_writes_into_the_run_and_takes_a_dataset(
         parsed(str(record.folder)),
         parsed(str(record.folder), "--data", "mydata:dataset", "--out", "x.html"),
     )
-    assert plain.run(plain) == Path(str(record.folder)) / "report.html"
-    assert with_data.run(with_data) == Path("x.html")
+    assert run_report(plain) == Path(str(record.folder)) / "report.html"
+    assert run_report(with_data) == Path("x.html")
     assert all("picture" in card for card in content_of(tmp_path / "x.html")["cards"])
     assert sys.path == path
     for name, message in (
@@ -213,7 +213,7 @@ def test_the_command_writes_into_the_run_and_takes_a_dataset(
     ):
         arguments = parsed(str(record.folder), "--data", name)
         with pytest.raises(ValueError, match=message):
-            arguments.run(arguments)
+            run_report(arguments)
 
 
 TABLE = pd.DataFrame(

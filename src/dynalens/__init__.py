@@ -1,66 +1,101 @@
 """Lightning callbacks that show which samples a classifier forgets, where it looks, and which labels are wrong."""
 
-from dynalens.attribution import (
-    Explanation,
-    attention_rollout,
-    completeness_gap,
-    contrast,
-    deconvolution,
-    explain,
-    find_embedding,
-    find_target_layer,
-    grad_cam,
-    grad_cam_plus_plus,
-    gradient_rollout,
-    guided_backprop,
-    guided_grad_cam,
-    input_x_gradient,
-    integrated_gradients,
-    interior_gradient,
-    layer_cam,
-    pixel_relevance,
-    rect_grad,
-    reduce_channels,
-    resize,
-    saliency,
-    score_cam,
-    smooth_grad,
-    token_relevance,
-)
-from dynalens.auditing import Audit
-from dynalens.callbacks import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
-from dynalens.capture import CaptureError
-from dynalens.datasets import IndexedDataset, RelabelledDataset
-from dynalens.decisions import apply_decisions
-from dynalens.dynamics import SampleStatistics, TrainingDynamics
-from dynalens.embeddings import embed
-from dynalens.explanations import ExplainedEpoch, load_explanations
-from dynalens.faithfulness import (
-    CurveSettings,
-    area_under_curve,
-    average_drop,
-    average_increase,
-    baseline_images,
-    deletion_curve,
-    faithfulness_curves,
-    infidelity,
-    insertion_curve,
-    kar_datasets,
-    pointing_game,
-    random_ranking_control,
-    randomisation_check,
-    rank_correlation,
-    relevance_mass,
-    replaced_fractions,
-    roar_datasets,
-    sensitivity_max,
-    symmetric_relevance_gain,
-)
-from dynalens.features import feature_maps, first_layer_weights, maximise_activation
-from dynalens.identity import SampleIdentityError
-from dynalens.observation import undisturbed
-from dynalens.record import Record, audit, audit_plan, load_record
-from dynalens.suspicion import NoiseRate, neighbour_scores, removable
+from typing import TYPE_CHECKING
+
+from dynalens.deferred import deferred
+
+if TYPE_CHECKING:
+    from dynalens.attribution import (
+        Explanation,
+        attention_rollout,
+        completeness_gap,
+        contrast,
+        deconvolution,
+        explain,
+        find_embedding,
+        find_target_layer,
+        grad_cam,
+        grad_cam_plus_plus,
+        gradient_rollout,
+        guided_backprop,
+        guided_grad_cam,
+        input_x_gradient,
+        integrated_gradients,
+        interior_gradient,
+        layer_cam,
+        pixel_relevance,
+        rect_grad,
+        reduce_channels,
+        resize,
+        saliency,
+        score_cam,
+        smooth_grad,
+        token_relevance,
+    )
+    from dynalens.auditing import Audit
+    from dynalens.callbacks import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
+    from dynalens.capture import CaptureError
+    from dynalens.datasets import IndexedDataset, RelabelledDataset
+    from dynalens.decisions import apply_decisions
+    from dynalens.dynamics import SampleStatistics, TrainingDynamics
+    from dynalens.embeddings import embed
+    from dynalens.explanations import ExplainedEpoch, load_explanations
+    from dynalens.faithfulness import (
+        CurveSettings,
+        area_under_curve,
+        average_drop,
+        average_increase,
+        baseline_images,
+        deletion_curve,
+        faithfulness_curves,
+        infidelity,
+        insertion_curve,
+        kar_datasets,
+        pointing_game,
+        random_ranking_control,
+        randomisation_check,
+        rank_correlation,
+        relevance_mass,
+        replaced_fractions,
+        roar_datasets,
+        sensitivity_max,
+        symmetric_relevance_gain,
+    )
+    from dynalens.features import feature_maps, first_layer_weights, maximise_activation
+    from dynalens.identity import SampleIdentityError
+    from dynalens.observation import undisturbed
+    from dynalens.record import Record, audit, audit_plan, load_record
+    from dynalens.suspicion import NoiseRate, neighbour_scores, removable
+else:
+    __getattr__, __dir__ = deferred(
+        __name__,
+        attribution="""
+            Explanation attention_rollout completeness_gap contrast deconvolution explain find_embedding
+            find_target_layer grad_cam grad_cam_plus_plus gradient_rollout guided_backprop
+            guided_grad_cam input_x_gradient integrated_gradients interior_gradient layer_cam
+            pixel_relevance rect_grad reduce_channels resize saliency score_cam smooth_grad
+            token_relevance
+        """,
+        auditing="Audit",
+        callbacks="AttributionMonitor LayerMonitor TrainingDynamicsMonitor",
+        capture="CaptureError",
+        datasets="IndexedDataset RelabelledDataset",
+        decisions="apply_decisions",
+        dynamics="SampleStatistics TrainingDynamics",
+        embeddings="embed",
+        explanations="ExplainedEpoch load_explanations",
+        faithfulness="""
+            CurveSettings area_under_curve average_drop average_increase baseline_images deletion_curve
+            faithfulness_curves infidelity insertion_curve kar_datasets pointing_game
+            random_ranking_control randomisation_check rank_correlation relevance_mass
+            replaced_fractions roar_datasets sensitivity_max symmetric_relevance_gain
+        """,
+        features="feature_maps first_layer_weights maximise_activation",
+        identity="SampleIdentityError",
+        observation="undisturbed",
+        record="Record audit audit_plan load_record",
+        suspicion="NoiseRate neighbour_scores removable",
+    )
 
 __all__ = [
     "AttributionMonitor",

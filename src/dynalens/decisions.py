@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 from torch.utils.data import Subset
 
 from dynalens.datasets import class_names, label_place, root_indices, sample_names, with_label
-from dynalens.keys import LABEL_KEYS
+from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
 from dynalens.text import escaped, escaped_all, plain
-
-DECISIONS = ("keep", "relabel", "drop")
-ANSWERS = ("right", "wrong", "unsure")
 
 
 class Decision(NamedTuple):

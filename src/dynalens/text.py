@@ -1,9 +1,6 @@
 """Names of files and classes as they can be written and shown, whatever letters they have."""
 
 from collections.abc import Sequence
-from typing import Any
-
-import pandas as pd
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a text begins with that a spreadsheet takes for a formula (OWASP, "CSV Injection")."""
@@ -59,29 +56,3 @@ def plain(cell: str) -> str:
         ('=1+1', "'tis.png")
     """
     return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA) else cell
-
-
-def inert_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with each text in it, the index too, as an :func:`inert` cell."""
-    return _mapped(table, inert)
-
-
-def printable_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with each text in it, the index too, :func:`printable`."""
-    return _mapped(table, printable)
-
-
-def escaped_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with each text in it, the index too, :func:`escaped`."""
-    return _mapped(table, escaped)
-
-
-def _mapped(table: pd.DataFrame, change: Any) -> pd.DataFrame:
-    def cell(value: Any) -> Any:
-        return change(value) if isinstance(value, str) else value
-
-    texts = [name for name in table if not pd.api.types.is_numeric_dtype(table[name])]
-    result = table.assign(**{str(name): [cell(value) for value in table[name]] for name in texts})
-    if not pd.api.types.is_numeric_dtype(table.index):
-        result.index = pd.Index([cell(value) for value in table.index], name=table.index.name)
-    return result

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dynalens.decisions import ANSWERS
 from dynalens.dynamics import Array
+from dynalens.keys import ANSWERS
 
 AnswersSource = str | Path | pd.DataFrame
 _LISTED = 5

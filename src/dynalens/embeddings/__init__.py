@@ -1,13 +1,29 @@
 """Embeddings of an encoder that never saw the labels, and what they say of these.
 
-`embed` runs an encoder over a dataset, `checks` takes embeddings as a user has them, `neighbours` finds the nearest
-samples, `probe` is a linear model that judges samples it was not fitted to, and `evidence` puts both together.
+`encoding` runs an encoder over a dataset, `storage` keeps the rows, `checks` takes embeddings as a user has them,
+`neighbours` finds the nearest samples, `probe` is a linear model that judges samples it was not fitted to, `evidence`
+puts both together, and `witness` is what they say.
 """
 
-from dynalens.embeddings.checks import embedding_rows, read_embeddings
-from dynalens.embeddings.embed import embed
-from dynalens.embeddings.evidence import EmbeddingEvidence, embedding_evidence
-from dynalens.embeddings.neighbours import nearest, usable_rows
+from typing import TYPE_CHECKING
+
+from dynalens.deferred import deferred
+from dynalens.embeddings.storage import read_embeddings
+from dynalens.embeddings.witness import EmbeddingEvidence
+
+if TYPE_CHECKING:
+    from dynalens.embeddings.checks import embedding_rows
+    from dynalens.embeddings.encoding import embed
+    from dynalens.embeddings.evidence import embedding_evidence
+    from dynalens.embeddings.neighbours import nearest, usable_rows
+else:
+    __getattr__, __dir__ = deferred(
+        __name__,
+        checks="embedding_rows",
+        encoding="embed",
+        evidence="embedding_evidence",
+        neighbours="nearest usable_rows",
+    )
 
 __all__ = [
     "EmbeddingEvidence",

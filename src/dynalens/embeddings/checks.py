@@ -1,7 +1,6 @@
 """Embeddings as a user has them become one row for each sample, or one clear error."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,26 +55,6 @@ def embedding_rows(embeddings: Any, num_samples: int, sample_ids: Array | None =
             f"{len(rows)}. Embed the dataset of the training loader, without shuffling and with every sample."
         )
     return _finite(rows.float())
-
-
-def read_embeddings(path: str | Path) -> Array:
-    """Return the array of an ``.npy`` file.
-
-    Raises:
-        ValueError: If it is no such file.
-    """
-    try:
-        stored = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"Expected {path} to be an .npy file of numbers, got {error}. Write it with `np.save` or `dynalens.embed`."
-        ) from error
-    if not isinstance(stored, np.ndarray):
-        raise ValueError(
-            f"Expected {path} to be an .npy file with one array, got an archive of {stored.files}. "
-            "Write the embeddings alone with `np.save`."
-        )
-    return stored
 
 
 def _in_order(embeddings: Any, sample_ids: Array) -> Array:

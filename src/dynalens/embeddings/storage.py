@@ -108,3 +108,23 @@ class EmbeddingFile:
                 f"{rows.shape} in {path}. Delete that file or pass another `path`."
             )
         return rows
+
+
+def read_embeddings(path: str | Path) -> Array:
+    """Return the array of an ``.npy`` file.
+
+    Raises:
+        ValueError: If it is no such file.
+    """
+    try:
+        stored = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(
+            f"Expected {path} to be an .npy file of numbers, got {error}. Write it with `np.save` or `dynalens.embed`."
+        ) from error
+    if not isinstance(stored, np.ndarray):
+        raise ValueError(
+            f"Expected {path} to be an .npy file with one array, got an archive of {stored.files}. "
+            "Write the embeddings alone with `np.save`."
+        )
+    return stored

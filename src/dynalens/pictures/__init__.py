@@ -1,5 +1,8 @@
 """Tensors to pixels: charts of a record, maps over their inputs, film strips, galleries; JPEG and PNG bytes."""
 
+from typing import TYPE_CHECKING
+
+from dynalens.deferred import deferred
 from dynalens.pictures.charts import (
     accuracy_curve,
     data_map,
@@ -11,12 +14,22 @@ from dynalens.pictures.charts import (
 from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
-from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, shown_words, to_rgb
-from dynalens.pictures.layers import filters_grid, labelled_grid, maps_grid
 from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
-from dynalens.pictures.thumbnails import Thumbnails
-from dynalens.pictures.watch import SuspectWatch
+
+if TYPE_CHECKING:
+    from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, shown_words, to_rgb
+    from dynalens.pictures.layers import filters_grid, labelled_grid, maps_grid
+    from dynalens.pictures.thumbnails import Thumbnails
+    from dynalens.pictures.watch import SuspectWatch
+else:
+    __getattr__, __dir__ = deferred(
+        __name__,
+        inputs="Normalisation find_normalisation shown_inputs shown_words to_rgb",
+        layers="filters_grid labelled_grid maps_grid",
+        thumbnails="Thumbnails",
+        watch="SuspectWatch",
+    )
 
 __all__ = [
     "ExplanationRow",

@@ -5,14 +5,21 @@
 none; `plans` keeps the plans of audits, and `asking` is what a user calls for one.
 """
 
+from typing import TYPE_CHECKING
+
+from dynalens.deferred import deferred
 from dynalens.record.asking import audit, audit_plan
 from dynalens.record.files import epoch_file, forget_epochs, read_arrays, replaced, whole, write_arrays
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
-from dynalens.record.live import LiveRecord
 from dynalens.record.loading import load_record
 from dynalens.record.plans import AskedFor
 from dynalens.record.record import Record, RecordMeta
+
+if TYPE_CHECKING:
+    from dynalens.record.live import LiveRecord
+else:
+    __getattr__, __dir__ = deferred(__name__, live="LiveRecord")
 
 __all__ = [
     "AskedFor",

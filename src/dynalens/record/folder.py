@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dynalens.cells import inert_cells
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.record.files import digest, epoch_file, replaced, text_digest, write_arrays, write_json
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
-from dynalens.text import inert_cells
 
 META = "meta.json"
 NAMES = "names.json"

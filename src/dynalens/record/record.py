@@ -13,9 +13,8 @@ import pandas as pd
 
 from dynalens.auditing import Audit, Plan
 from dynalens.auditing.answers import AnswersSource
-from dynalens.datasets import RelabelledDataset
 from dynalens.dynamics import Array, SampleStatistics
-from dynalens.embeddings import EmbeddingEvidence, embedding_evidence, embedding_rows
+from dynalens.embeddings import EmbeddingEvidence
 from dynalens.record.history import UNREADABLE, History, Presentations
 from dynalens.record.plans import AskedFor, Audits
 from dynalens.record.progress import said_if_long
@@ -135,6 +134,8 @@ class Record:
             ValueError: If there are not N rows of finite numbers.
             ImportError: If there are more than 200,000 labelled samples and faiss is not installed.
         """
+        from dynalens.embeddings import embedding_evidence, embedding_rows  # torch, which a record does without
+
         rows = embedding_rows(embeddings, self.meta.num_samples, self.sample_ids)
         labels = np.where(self.statistics.presentations > 0, self.statistics.label, -1)
         evidence = embedding_evidence(rows, labels)
@@ -312,6 +313,8 @@ class Record:
         Raises:
             ValueError: If the samples are known by ids, or the dataset has another length.
         """
+        from dynalens.datasets import RelabelledDataset  # torch, which a record does without
+
         if self.sample_ids is not None:
             raise ValueError(
                 "Expected samples that are known by their position in the dataset, got ids. "

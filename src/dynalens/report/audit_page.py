@@ -14,7 +14,7 @@ from dynalens.dynamics import Array
 from dynalens.record import Record, replaced
 from dynalens.report.assembly import assembled
 from dynalens.report.page import check_dataset, class_names_of, run_key
-from dynalens.report.samples import SamplePictures
+from dynalens.report.samples import sample_pictures
 
 COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
 """Of ``answers.csv``, which :func:`dynalens.audit` reads."""
@@ -87,7 +87,7 @@ def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> di
 
 
 def _cards(record: Record, plan: Plan, rows: Array, drawn: Array, dataset: Any) -> list[dict[str, Any]]:
-    table, names, pictures = record.table(), record.names(), SamplePictures(record.pictures(), dataset)
+    table, names, pictures = record.table(), record.names(), sample_pictures(record.pictures(), dataset)
     cards = []
     for row, probability in zip(rows.tolist(), drawn.tolist(), strict=True):
         sample = table.iloc[row]

@@ -1,4 +1,4 @@
-"""``dynalens report`` and ``dynalens audit``: arguments to calls."""
+"""What ``dynalens report`` and ``dynalens audit`` do with their arguments."""
 
 import argparse
 import importlib
@@ -9,44 +9,7 @@ from typing import Any
 from dynalens.embeddings import read_embeddings
 from dynalens.record import load_record
 from dynalens.report.audit_page import write_audit
-from dynalens.report.page import MOST_CARDS, write_report
-
-
-def add_report_command(subparsers: Any) -> argparse.ArgumentParser:
-    """Add ``report`` to the subparsers of a command line; its ``run`` default takes the parsed arguments."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "report",
-        help="write a page on which to decide about suspects",
-        description="Write one self-contained HTML page: a summary of the run, and its suspects to decide on.",
-    )
-    parser.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
-    parser.add_argument("--data", metavar="MODULE:CALLABLE", help="returns the training dataset; for its pictures")
-    embeddings = "(N, D) embeddings of the dataset by an encoder that never saw the labels; they count in the order"
-    parser.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
-    parser.add_argument("--out", metavar="FILE", help="default: report.html in the record's folder")
-    parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="of an audit: calibrate on them")
-    parser.add_argument("--limit", type=int, default=MOST_CARDS, help="at most so many suspects (default: %(default)s)")
-    parser.set_defaults(run=run_report)
-    return parser
-
-
-def add_audit_command(subparsers: Any) -> argparse.ArgumentParser:
-    """Add ``audit``, as :func:`add_report_command` does ``report``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "audit",
-        help="draw samples, and write a page that asks whether their labels are right",
-        description="Draw samples at random, more where the run is undecided, and write one self-contained HTML page "
-        "that asks whether their labels are right. A hundred answers give the fraction of wrong labels with an "
-        "interval that holds: dynalens suspects RUN --answers answers.csv",
-    )
-    parser.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
-    parser.add_argument("--n", type=int, default=100, metavar="N", help="samples to ask about (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the random order (%(default)s)")
-    parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="of earlier rounds: others are drawn")
-    parser.add_argument("--data", metavar="MODULE:CALLABLE", help="returns the training dataset; for its pictures")
-    parser.add_argument("--out", metavar="FILE", help="default: audit.html in the record's folder")
-    parser.set_defaults(run=run_audit)
-    return parser
+from dynalens.report.page import write_report
 
 
 def run_audit(arguments: argparse.Namespace) -> Path:

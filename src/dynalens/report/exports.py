@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from dynalens.cells import escaped_cells
 from dynalens.record import replaced
-from dynalens.text import escaped_cells
 
 _MODEL = "dynalens"
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dynalens.arguments import check_positive
 from dynalens.auditing import Audit
+from dynalens.defaults import MOST_CARDS, PRECISION
 from dynalens.pictures import (
     accuracy_curve,
     class_name,
@@ -23,11 +24,9 @@ from dynalens.pictures import (
 from dynalens.record import AskedFor, Record, replaced
 from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
-from dynalens.report.samples import SamplePictures
-from dynalens.suspicion import PRECISION
+from dynalens.report.samples import sample_pictures
 from dynalens.text import escaped, escaped_all
 
-MOST_CARDS = 5000
 _FEWEST_CARDS = 100
 """So many are shown even where fewer are flagged: what is next in the order is worth a look."""
 _NOTE = (
@@ -158,7 +157,7 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
 
 
 def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) -> list[dict[str, Any]]:
-    pictures = SamplePictures(record.pictures(), dataset)
+    pictures = sample_pictures(record.pictures(), dataset)
     rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
     named = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])

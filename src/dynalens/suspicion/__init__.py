@@ -7,13 +7,15 @@ that others rank by, `neighbours` compares features, `joint` is the order of a r
 is what a user sees of one run and `comparison` of several. `unforgettable` are the samples that training needs least.
 """
 
+from typing import TYPE_CHECKING
+
+from dynalens.defaults import PRECISION
+from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compared
 from dynalens.suspicion.joint import joined
-from dynalens.suspicion.neighbours import neighbour_scores
 from dynalens.suspicion.noise_rate import FROM_THE_RUN_ALONE, NoiseRate
 from dynalens.suspicion.score import Assessment, assess, streaming_score
 from dynalens.suspicion.table import (
-    PRECISION,
     clean_indices,
     epoch_summary,
     flagged,
@@ -24,6 +26,11 @@ from dynalens.suspicion.table import (
     worst_samples,
 )
 from dynalens.suspicion.unforgettable import removable
+
+if TYPE_CHECKING:
+    from dynalens.suspicion.neighbours import neighbour_scores
+else:
+    __getattr__, __dir__ = deferred(__name__, neighbours="neighbour_scores")
 
 __all__ = [
     "FROM_THE_RUN_ALONE",

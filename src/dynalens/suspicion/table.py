@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dynalens.defaults import PRECISION
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.suspicion.score import Assessment, ranks, streaming_score
 from dynalens.suspicion.scores import named_scores
-
-PRECISION = 0.8
-"""Expected fraction of wrong labels among the flagged samples, unless the user asks for another."""
 
 _COUNTS = ("presentations", "forgetting_events")
 _MEANS = ("margin", "confidence", "variability", "correctness", "loss", "el2n", "probability_gap")

@@ -1,0 +1,69 @@
+"""``dynalens suspects``."""
+
+import argparse
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dynalens.auditing import Audit
+from dynalens.cli.output import say
+from dynalens.cli.tables import SHOWN, show
+from dynalens.embeddings import read_embeddings
+from dynalens.record import Record, load_record
+from dynalens.report import to_fiftyone, to_json, to_label_studio
+from dynalens.suspicion import FROM_THE_RUN_ALONE
+
+
+def run(args: argparse.Namespace) -> None:
+    """Show the samples of a run whose labels are probably wrong."""
+    record = load_record(args.run)
+    if args.embeddings:
+        record = record.with_embeddings(read_embeddings(args.embeddings))
+    audit = record.audit(args.answers) if args.answers else None
+    found = record.suspects(precision=args.precision, answers=audit)
+    if args.class_pair:
+        found = of_class_pair(found, args.class_pair, record.meta.class_names)
+    seen = int((record.statistics.presentations > 0).sum())
+    say(
+        f"{len(found)} suspects among {seen} samples at an expected precision of {args.precision:g}"
+        f"{' for this class pair' if args.class_pair else ''}; {_rate_in_words(record, audit)}"
+    )
+    if not len(found) and not args.class_pair:
+        say(
+            "No label is flagged. The estimate can miss wrong labels where the network has learned them by heart, or "
+            "where the data are hard. Look at the top of the order, which follows."
+        )
+        found = record.suspects(args.top, answers=audit).assign(flagged=False)
+    show(found, args, SHOWN)
+    files = None if "name" not in found else {known: str(name) for known, name in found["name"].items()}
+    if args.json:
+        say(f"{len(found)} rows written to {to_json(found, args.json)}")
+    if args.label_studio:
+        say(f"{len(found)} tasks written to {to_label_studio(found, args.label_studio, files=files)}")
+    if args.fiftyone:
+        say(f"{len(found)} labels written to {to_fiftyone(found, args.fiftyone, files=files)}")
+
+
+def _rate_in_words(record: Record, audit: Audit | None) -> str:
+    rate = record.noise_rate() if audit is None else audit.noise_rate
+    ends = f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
+    if audit is None:
+        return f"estimated noise rate {ends}, {FROM_THE_RUN_ALONE}"
+    return (
+        f"noise rate {ends} with 95 % confidence, from {audit.right} right, {audit.wrong} wrong, {audit.unsure} unsure"
+    )
+
+
+def of_class_pair(table: pd.DataFrame, pair: Sequence[str], names: Sequence[str] | None) -> pd.DataFrame:
+    """Return the rows with this label and this suggestion, each a class's name or number."""
+    given, proposed = (_class_number(each, names) for each in pair)
+    return table[(table["label"] == given).fillna(False) & (table["suggested"] == proposed).fillna(False)]
+
+
+def _class_number(given: str, names: Sequence[str] | None) -> int:
+    if names and given in names:
+        return list(names).index(given)
+    if given.isdecimal():
+        return int(given)
+    known = f"one of {', '.join(names)}, or its number" if names else "a number: the record has no class names"
+    raise ValueError(f"Expected a class of `--class-pair` to be {known}, got {given!r}. See the column `label`.")

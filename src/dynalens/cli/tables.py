@@ -1,0 +1,31 @@
+"""Tables of samples on a terminal, and whole in a file."""
+
+import argparse
+from collections.abc import Sequence
+
+import pandas as pd
+
+from dynalens.cells import inert_cells, printable_cells
+from dynalens.cli.output import say
+
+SHOWN = ("name", "root_index", "label", "suggested", "suggested_probability", "wrong_probability", "agreement")
+
+
+def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) -> None:
+    """Show the first rows of a table in these columns, and write all of it to the file that was asked for."""
+    shown = table.head(args.top)
+    view = pd.DataFrame(index=shown.index)
+    for column in columns:
+        named = f"{column}_name"
+        if named in shown:
+            view[column] = shown[named]
+        elif column in shown and not (column == "root_index" and "name" in shown):
+            view[column] = shown[column]
+    if len(view):
+        say(printable_cells(view.round(3)).to_string(max_colwidth=60))
+    if len(table) > len(view):
+        say(f"... and {len(table) - len(view)} more: --top {len(table)}, or --csv FILE")
+    if args.csv:
+        args.csv.parent.mkdir(parents=True, exist_ok=True)
+        inert_cells(table).to_csv(args.csv)
+        say(f"{len(table)} rows written to {args.csv}")

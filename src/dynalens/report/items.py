@@ -1,0 +1,97 @@
+"""Pictures, texts and file names of samples from the dataset that was trained on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dynalens.dynamics import Array
+from dynalens.keys import IMAGE_KEYS
+from dynalens.pictures import Normalisation, find_normalisation, shown_inputs
+from dynalens.report.samples import SamplePictures, drawn
+
+_GREY_AND_COLOUR = (1, 3)
+TEXT_KEYS = ("text", "sentence", "content", "document", "review", "question")
+_LONGEST_TEXT, _LONGEST_ROW = 2000, 60  # letters and numbers of a sample that are shown
+
+
+class DatasetPictures(SamplePictures):
+    """Looks up the samples of a dataset.
+
+    Args:
+        dataset: What was trained on. It is indexed, so this is not for the middle of a run.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__({})
+        self._dataset = dataset
+        self._normalisation = find_normalisation(dataset)
+
+    def text(self, sample: Any) -> str | None:
+        """Return the text of a sample that is a text, or the numbers of one that is a row; None if it is neither."""
+        return as_text(self._dataset[sample])
+
+    def file_name(self, sample: Any) -> str:
+        """Return the name of the sample's file, where the dataset keeps it as torchvision's do; else an empty text."""
+        dataset, position = self._dataset, sample
+        while dataset is not None and not hasattr(dataset, "samples") and hasattr(dataset, "dataset"):
+            indices = getattr(dataset, "indices", None)
+            position = indices[position] if indices is not None else position
+            dataset = dataset.dataset
+        try:
+            entry = getattr(dataset, "samples", ())[position]
+        except (IndexError, KeyError, TypeError):
+            return ""
+        path = entry[0] if isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) else entry
+        return Path(path).name if isinstance(path, str | Path) else ""
+
+    def _image(self, sample: Any) -> Image.Image | None:
+        return as_image(self._dataset[sample], self._normalisation)
+
+
+def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | None:
+    """Return a dataset's item as a picture: of a PIL image, an array (H, W[, 3]) or a tensor (C, *spatial)."""
+    if isinstance(item, Mapping):
+        item = next((item[key] for key in IMAGE_KEYS if key in item), None)
+    elif isinstance(item, tuple | list):
+        item = item[0] if item else None
+    if isinstance(item, Image.Image):
+        return item.copy()
+    if isinstance(item, np.ndarray):
+        item = _tensor_of(item)
+    if not isinstance(item, Tensor) or item.ndim not in (2, 3, 4):
+        return None
+    return drawn(shown_inputs(item.unsqueeze(0), normalisation)[0])
+
+
+def as_text(item: Any) -> str | None:
+    """Return a dataset's item in words: a text as it is, a row of numbers (F,) as numbers, else None.
+
+    Example:
+        >>> as_text(("a fine film", 1)), as_text((torch.tensor([0.5, 2.0]), 0)), as_text({"text": "bad", "label": 0})
+        ('a fine film', '0.5, 2', 'bad')
+    """
+    if isinstance(item, Mapping):
+        item = next((item[key] for key in TEXT_KEYS if isinstance(item.get(key), str)), None)
+    elif isinstance(item, tuple | list):
+        item = item[0] if item else None
+    if isinstance(item, str):
+        return item[:_LONGEST_TEXT]
+    values = item.numpy(force=True) if isinstance(item, Tensor) else item
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iufb":
+        return None
+    return ", ".join(f"{value:.4g}" for value in values[:_LONGEST_ROW].tolist()) + (
+        ", ..." if len(values) > _LONGEST_ROW else ""
+    )
+
+
+def _tensor_of(array: Array) -> Tensor:
+    """Return channels first; arrays have them last, as image files do."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array)).float()
+    if tensor.ndim == 2:
+        return tensor.unsqueeze(0)
+    return tensor.permute(2, 0, 1) if tensor.ndim == 3 and tensor.shape[2] in _GREY_AND_COLOUR else tensor
