@@ -78,8 +78,8 @@ def explain(
             Captum's classes and callables as they do. Not modified.
         targets: Shape ``(N,)``, int64, in [0, K): class to explain for each image; ``(N, 2)`` as :func:`contrast`.
         methods: Names of built-in methods; "captum:<Class>" for any class of ``captum.attr`` with attribute(inputs,
-            target=...); callables (model, images, targets) -> maps or dotted paths of such, which go by their
-            ``__name__``.
+            target=...); "zennit:<Composite>", such as "zennit:EpsilonPlusFlat", for relevance propagation; callables
+            (model, images, targets) -> maps or dotted paths of such, which go by their ``__name__``.
         method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. For
             Captum's classes, arguments of the constructor and of ``attribute``, ``layer`` as a dotted name or names.
         target_layer: Dotted name of the layer for class activation maps; default: :func:`find_target_layer`, which
@@ -158,7 +158,7 @@ def _run(
     common: dict[str, Any],
     own: dict[str, Any],
 ) -> Tensor:
-    if name in BUILT_IN or name.startswith("captum:"):
+    if name in BUILT_IN or name.startswith(("captum:", "zennit:")):
         own = {**common, **own}
         for argument in ("target_layer", "layer"):
             if takes(function, argument):

@@ -18,6 +18,7 @@ from dynalens.attribution.gradients import (
 from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.passes import Formula
 from dynalens.attribution.rollout import attention_rollout, gradient_rollout
+from dynalens.attribution.zennit import ZENNIT_PREFIX, zennit_method
 from dynalens.paths import resolved
 
 Function = Callable[..., Tensor]
@@ -50,8 +51,8 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
     """Return each method's function by its name, in the order given.
 
     Args:
-        methods: Names of built-in methods, "captum:<Class>", or callables (model, images, targets) -> maps or the
-            dotted paths of such, which go by their ``__name__``.
+        methods: Names of built-in methods, "captum:<Class>", "zennit:<Composite>", or callables (model,
+            images, targets) -> maps or the dotted paths of such, which go by their ``__name__``.
         method_args: For the name of a method, arguments of its function.
 
     Raises:
@@ -59,11 +60,12 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
     """
     listed = resolved_methods(methods)
     names = [method if isinstance(method, str) else _name_of(method) for method in listed]
-    unknown = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not m.startswith(PREFIX)]
+    unknown = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not _is_adapted(m)]
     if unknown or not names or len(set(names)) < len(names):
         raise ValueError(
-            f"Expected `methods` to be among {', '.join(BUILT_IN)}, {PREFIX}<Class>, callables and dotted paths of "
-            f"callables that can be imported, each once, got {unknown or names or 'none'}. Name one or more of them."
+            f"Expected `methods` to be among {', '.join(BUILT_IN)}, {PREFIX}<Class>, {ZENNIT_PREFIX}<Composite>, "
+            "callables and dotted paths of callables that can be imported, each once, got "
+            f"{unknown or names or 'none'}. Name one or more of them."
         )
     found = {name: _function(method) for name, method in zip(names, listed, strict=True)}
     _check_arguments(found, method_args or {})
@@ -73,7 +75,7 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
 def resolved_methods(methods: Sequence[Method] | Method) -> tuple[Method, ...]:
     """Return the methods as a tuple, the callables of dotted paths in place of these; other names as they are."""
     listed = (methods,) if isinstance(methods, str) or callable(methods) else methods
-    return tuple(method if _is_captums(method) else resolved(method) for method in listed)
+    return tuple(method if _is_adapted(method) else resolved(method) for method in listed)
 
 
 def takes(function: Function, argument: str) -> bool:
@@ -92,14 +94,25 @@ def _name_of(method: Any) -> str:
     )
 
 
-def _is_captums(method: Method) -> bool:
-    return isinstance(method, str) and method.startswith(PREFIX)
+def _examples(missing: Sequence[str]) -> str:
+    given = {
+        "neuron_selector": '"neuron_selector": 0, the index of a neuron in the output of `layer`',
+        "low": '"low": -2.5, the lowest value that an input has',
+        "high": '"high": 2.5, the highest one',
+    }
+    return ", ".join(given.get(key, f'"{key}": ...') for key in missing)
+
+
+def _is_adapted(method: Method) -> bool:
+    return isinstance(method, str) and method.startswith((PREFIX, ZENNIT_PREFIX))
 
 
 def _function(method: Method) -> Function:
     if not isinstance(method, str):
         return method
-    return BUILT_IN[method] if method in BUILT_IN else captum_method(method)
+    if method in BUILT_IN:
+        return BUILT_IN[method]
+    return zennit_method(method) if method.startswith(ZENNIT_PREFIX) else captum_method(method)
 
 
 def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> None:
@@ -114,7 +127,7 @@ def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> N
         if missing:
             raise ValueError(
                 f"Expected `method_args` of {name} to have {', '.join(missing)}, got none. Pass "
-                f'`method_args={{"{name}": {{"neuron_selector": 0}}}}`: the index of a neuron in the output of `layer`.'
+                f'`method_args={{"{name}": {{{_examples(missing)}}}}}`.'
             )
     for name, arguments in method_args.items():
         parameters = inspect.signature(methods[name]).parameters

@@ -18,6 +18,10 @@ _EPSILON = (
     nn.Linear, nn.modules.conv._ConvNd, nn.Flatten, nn.Unflatten, nn.Upsample, nn.PixelShuffle,
     nn.modules.batchnorm._BatchNorm, nn.Identity, nn.modules.dropout._DropoutNd,
 )  # fmt: skip
+_MOVING = (
+    nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd, nn.PixelShuffle, nn.Upsample,
+)  # fmt: skip
+_MOVING_NAMES = ("MaxPool", "ZeroPad", "ConstantPad")
 _EPSILON_NAMES = ("Pool", "ZeroPad", "ConstantPad", "Addition_Module")
 # Identity rule: what keeps the shape and works on each value, up to a scale that counts as a constant.
 _IDENTITY = (
@@ -41,7 +45,7 @@ def give_rules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward |
     from captum.attr._utils.lrp_rules import EpsilonRule, IdentityRule
 
     with captured_joins() as joins:
-        passed = _passed(model, images, forward)
+        passed = layers_passed(model, images, forward)
     names = {id(module): name for name, module, _ in passed}
     for layer in model.modules():
         if type(layer) in _ACTIVATIONS or hasattr(layer, "rule") or not _is_leaf(layer):
@@ -68,7 +72,7 @@ def layer_with_rule(model: nn.Module, images: Tensor, name: str, *, forward: For
 
     An activation passes relevance on as it is, so that of its output is that of the layer before it.
     """
-    passed, named = _passed(model, images, forward), module_named(model, name, argument="layer")
+    passed, named = layers_passed(model, images, forward), module_named(model, name, argument="layer")
     ends = [place for place, (_, module, _) in enumerate(passed) if module is named]
     for candidate, module, output in reversed(passed[: ends[-1] + 1] if ends else []):
         if _is_leaf(module) and type(module) not in _ACTIVATIONS and output.shape == passed[ends[-1]][2].shape:
@@ -88,7 +92,7 @@ def check_called_once(cls: Any, model: nn.Module, images: Tensor, *, forward: Fo
     except (AssertionError, RuntimeError) as error:
         if "used more than once" not in str(error):
             raise
-        calls = Counter(name for name, _, _ in _passed(model, images, forward))
+        calls = Counter(name for name, _, _ in layers_passed(model, images, forward))
         often = ", ".join(f"{name} {number} times" for name, number in calls.items() if number > 1)
         raise ValueError(
             f"Expected the model to call each of its layers once for captum:{cls.__name__}, which keeps one input and "
@@ -97,12 +101,17 @@ def check_called_once(cls: Any, model: nn.Module, images: Tensor, *, forward: Fo
         ) from error
 
 
-def _passed(model: nn.Module, images: Tensor, forward: Forward | None) -> list[tuple[str, nn.Module, Tensor]]:
+def layers_passed(model: nn.Module, images: Tensor, forward: Forward | None) -> list[tuple[str, nn.Module, Tensor]]:
     """Return the layers that run for the first image, in the order they finish; all tensors have a graph."""
     with captured_outputs(model) as passed:
         first = images[:1].detach()
         (forward or unwrapped(model))(first.requires_grad_().clone() if first.is_floating_point() else first)
     return passed
+
+
+def moves_values(layer: nn.Module) -> bool:
+    """Return whether a layer without parameters only moves, chooses or drops values, so its gradient is its rule."""
+    return isinstance(layer, _MOVING) or any(part in type(layer).__name__ for part in _MOVING_NAMES)
 
 
 def _is_leaf(module: nn.Module) -> bool:

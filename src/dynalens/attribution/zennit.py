@@ -1,0 +1,181 @@
+"""Layer-wise relevance propagation by the composites of zennit: ``zennit:EpsilonPlusFlat`` and the like."""
+
+import inspect
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.attribution.passes import (
+    Forward,
+    as_logits,
+    check_finite,
+    check_images,
+    gradients,
+    model_input,
+    pass_size,
+    scores_of,
+)
+from dynalens.attribution.relevance import layers_passed, moves_values
+from dynalens.observation import out_of_place, undisturbed, unwrapped
+from dynalens.overrides import captured_joins
+
+ZENNIT_PREFIX = "zennit:"
+_OURS = ("self", "canonizers", "layer_map", "first_map", "name_map", "composites")
+_SAME_LOGITS = 1e-3
+_NO_RULES = ("DeconvNet", "GuidedBackprop", "BetaSmooth")
+"""Composites that change the gradient of activations and leave other layers theirs."""
+
+
+def zennit_method(name: str) -> Callable[..., Tensor]:
+    """Return the function of ``zennit:<Composite>``: (model, images, targets, *, forward, ...) -> maps.
+
+    The relevance of the target's logit is propagated to the images by the composite's rules, as Montavon et al.,
+    "Layer-Wise Relevance Propagation: An Overview", 2019, describe them. The further arguments are those of the
+    composite, such as ``epsilon``, and ``canonizers``, names of classes in ``zennit.canonizers`` or
+    ``zennit.torchvision`` that bring the model into the form that the rules are made for. By default batch norm is
+    merged into the layer before it, and shortcuts of torchvision's residual blocks get a sum with a rule.
+
+    Raises:
+        ValueError: If zennit is not installed, has no such composite, or its rules do not fit the model: it runs a
+            layer without a rule, calls one with a rule twice, or adds outputs by functions, so that relevance would be
+            counted twice.
+    """
+    composite = _composite(name.removeprefix(ZENNIT_PREFIX))
+
+    def run(
+        model: nn.Module,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        forward: Forward | None = None,
+        chunk_size: int | None = None,
+        canonizers: Sequence[str] | str | None = None,
+        **arguments: Any,
+    ) -> Tensor:
+        check_images(images, targets)
+        inner = unwrapped(model)
+        with undisturbed(model), out_of_place(model):
+            x, logits = model_input(model, images), forward or inner
+            built = _built(composite, _canonizers(inner, canonizers), arguments, x)
+            with _registered(name, built, inner, x, targets, logits):
+                parts = _split(x, targets, chunk_size)
+                maps = torch.cat([_relevance(logits, x_part, y_part) for x_part, y_part in parts])
+        return check_finite(name, maps)
+
+    parameters = inspect.signature(composite).parameters
+    own = [key for key in parameters if key not in _OURS]
+    run.required = tuple(key for key in own if parameters[key].default is inspect.Parameter.empty)  # type: ignore[attr-defined]  # what `check_methods` asks for
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what `inspect.signature` reads
+        [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY)
+            for key in ("model", "images", "targets", "forward", "chunk_size", "canonizers", *own)
+        ]
+    )
+    return run
+
+
+def _composite(name: str) -> Any:
+    try:
+        from zennit import composites
+    except ImportError as error:
+        raise ValueError(
+            f"Expected zennit to be installed for {ZENNIT_PREFIX}{name}, got none. Install it: "
+            "`pip install dynalens[zennit]`."
+        ) from error
+    known = sorted(composite.__name__ for composite in composites.COMPOSITES.values())
+    if name not in known:
+        raise ValueError(
+            f"Expected `{ZENNIT_PREFIX}<Composite>` to be one of {', '.join(known)}, got {name!r}. Choose one of them."
+        )
+    return getattr(composites, name)
+
+
+def _canonizers(model: nn.Module, names: Sequence[str] | str | None) -> list[Any]:
+    from zennit import canonizers, torchvision
+
+    if names is None:
+        blocks = (torchvision.ResNetBasicBlock, torchvision.ResNetBottleneck)
+        residual = any(isinstance(module, blocks) for module in model.modules())
+        return [torchvision.ResNetCanonizer() if residual else canonizers.SequentialMergeBatchNorm()]
+    listed = [names] if isinstance(names, str) else list(names)
+    classes = [getattr(canonizers, name, None) or getattr(torchvision, name, None) for name in listed]
+    if None in classes:
+        raise ValueError(
+            f"Expected `canonizers` to name classes of zennit.canonizers or zennit.torchvision, got {listed}. "
+            "Pass 'ResNetCanonizer', say."
+        )
+    return [cls() for cls in classes if cls is not None]
+
+
+def _built(composite: Any, canonizers: list[Any], arguments: dict[str, Any], x: Tensor) -> Any:
+    """Return the composite; numbers for ``low`` and ``high`` become images of them."""
+    ends = {key: torch.as_tensor(arguments[key]).to(x).expand_as(x[:1]) for key in ("low", "high") if key in arguments}
+    return composite(canonizers=canonizers, **(arguments | ends))
+
+
+@contextmanager
+def _registered(
+    name: str, composite: Any, model: nn.Module, x: Tensor, targets: Tensor, logits: Forward
+) -> Iterator[None]:
+    """Let the composite's rules stand in the model, after it was checked that they fit it."""
+    before = as_logits(logits(x[:1]), targets[:1]).detach()
+    handles = [canonizer for each in composite.canonizers for canonizer in each.apply(model)]
+    try:
+        with captured_joins() as joins:
+            passed = layers_passed(model, x, logits)
+        if name.removeprefix(ZENNIT_PREFIX) not in _NO_RULES:
+            _check_rules(name, composite, passed, joins)
+        after = as_logits(logits(x[:1]), targets[:1]).detach()
+        if not torch.allclose(before, after, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(before.abs().max())):
+            raise ValueError(
+                f"Expected the canonizers of {name} to leave the logits as they are, got a difference of "
+                f"{float((before - after).abs().max()):.3g}: a batch norm does not follow the layer before which it "
+                f"stands. Pass `method_args={{'{name}': {{'canonizers': []}}}}`."
+            )
+    finally:
+        for handle in reversed(handles):
+            handle.remove()
+    with composite.context(model):
+        yield
+
+
+def _check_rules(
+    name: str, composite: Any, passed: Sequence[tuple[str, nn.Module, Tensor]], joins: Sequence[str]
+) -> None:
+    context: dict[str, Any] = {}
+    ruled = {place: composite.module_map(context, place, module) is not None for place, module, _ in passed}
+    leaves = [(place, module) for place, module, _ in passed if not any(True for _ in module.children())]
+    without = [(place, module) for place, module in leaves if not (ruled[place] or _needs_no_rule(module))]
+    bare = [f"{place}: {type(module).__name__}" for place, module in without]
+    calls = Counter(place for place, module in leaves if ruled[place] and any(True for _ in module.parameters()))
+    often = [f"{place}, which is called {number} times" for place, number in calls.items() if number > 1]
+    functions = [f"the function {function} of two outputs" for function in joins]
+    unfit = bare + often + functions
+    if unfit:
+        raise ValueError(
+            f"Expected the model to consist of layers that {name} has a rule for, each called once, got {unfit[0]}. "
+            "Relevance would be lost or counted twice. Pass `canonizers` that give sums a rule, as ResNetCanonizer "
+            "does for torchvision's ResNets, or use integrated_gradients or captum:DeepLift."
+        )
+
+
+def _needs_no_rule(module: nn.Module) -> bool:
+    """Return whether the gradient of a layer is its rule: batch norm, once merged, and ReLU only choose values."""
+    return moves_values(module) or isinstance(module, nn.ReLU | nn.modules.batchnorm._BatchNorm)
+
+
+def _split(x: Tensor, targets: Tensor, chunk_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    size = pass_size(x, chunk_size)
+    return zip(torch.split(x, size), torch.split(targets, size), strict=True)
+
+
+def _relevance(logits: Forward, x: Tensor, targets: Tensor) -> Tensor:
+    """Return what the rules make of the target's logit: they stand where the gradients of layers stood."""
+    leaf = x.detach().clone().requires_grad_()
+    scores = scores_of(as_logits(logits(leaf), targets).float(), targets)
+    # The gradient of half the square is the logit itself: the relevance that is propagated.
+    return gradients(scores.square() / 2, {"images": leaf})[0].float()
