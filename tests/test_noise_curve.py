@@ -71,10 +71,10 @@ def test_a_part_of_the_samples_stands_for_all_of_them() -> None:
     part = NoiseCurve(most_samples=1000)
     for epoch in history:
         part.note(epoch, 4000)
-    value = part.value(statistics, 4)
-    assert value is not None
-    assert value != assess(statistics, history).noise_rate.value
-    assert value == pytest.approx(0.2, abs=0.05)
+    rate = part.rate(statistics, 4)
+    assert rate is not None
+    assert rate.value != assess(statistics, history).noise_rate.value
+    assert rate.value == pytest.approx(0.2, abs=0.05)
     assert part._history is not None
     assert {len(epoch["index"]) for epoch in part._history} == {1000}  # what it keeps does not grow with the dataset
     chosen = part._rows(4000)
@@ -91,7 +91,7 @@ def test_ids_that_come_later_leave_what_is_kept_as_it_is() -> None:
     assert curve._rows(60).tolist() == list(range(40))
     assert curve._history is not None
     assert [len(epoch["index"]) for epoch in curve._history] == [30, 40]
-    assert curve.value(statistics, 2) is not None
+    assert curve.rate(statistics, 2) is not None
 
 
 def test_a_lost_epoch_leaves_the_record_alone() -> None:
@@ -101,7 +101,7 @@ def test_a_lost_epoch_leaves_the_record_alone() -> None:
     curve.note(None, 200)
     curve.note(history[2], 200)
     assert curve._history is None  # of a half, nothing is kept
-    assert curve.value(statistics, 4) == assess(statistics).noise_rate.value
+    assert curve.rate(statistics, 4) == assess(statistics).noise_rate
 
 
 def test_with_many_classes_the_estimate_waits_for_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_with_many_classes_the_estimate_waits_for_its_turn(monkeypatch: pytest.M
     curve = NoiseCurve()
     for epoch in history:
         curve.note(epoch, 100)
-    assert all(curve.value(statistics, epochs) is not None for epochs in range(1, 9))
+    assert all(curve.rate(statistics, epochs) is not None for epochs in range(1, 9))
     monkeypatch.setattr("dynalens.callbacks.noise_curve.EVERY_EPOCH", 299)  # 100 samples of 3 classes
-    made = [epochs for epochs in range(1, 20) if curve.value(statistics, epochs) is not None]
+    made = [epochs for epochs in range(1, 20) if curve.rate(statistics, epochs) is not None]
     assert made == [1, 2, 4, 8, 16]

@@ -69,7 +69,6 @@ def test_the_summary_of_an_epoch_by_hand() -> None:
         "forgotten": 1,
         "learned": 0,
         "never_learned": 1,
-        "suspects": 2,
         "train_accuracy": pytest.approx(1 / 3),
         "mean_margin": pytest.approx((6 - 1 - 3) / 3),
         "non_finite": 0,

@@ -123,19 +123,21 @@ def test_charts_and_the_gallery_have_a_picture_for_each_epoch(tmp_path: Path) ->
     assert chart[:4] == b"\x89PNG"
 
 
-def test_overlap_compares_the_samples_below_zero_of_two_epochs(tmp_path: Path) -> None:
+def test_suspects_are_those_that_are_flagged_and_their_overlap_compares_two_epochs(tmp_path: Path) -> None:
     flagged: list[set[int]] = []
 
     class Notes(TrainingDynamicsMonitor):
         def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
             super().on_train_epoch_end(trainer, pl_module)
             table = self.table()
-            flagged.append(set(table.index[table["margin"] < 0]))
+            flagged.append(set(table.index[table["flagged"]]))
 
     found = events(tmp_path, Notes(), val=None)
+    assert [value.value for value in found.Scalars("dynalens/dynamics/suspects")] == [len(each) for each in flagged]
     overlap = [value.value for value in found.Scalars("dynalens/dynamics/suspects_overlap")]
-    expected = [len(a & b) / len(a | b) for a, b in itertools.pairwise(flagged)]
+    expected = [len(a & b) / len(a | b) for a, b in itertools.pairwise(flagged) if a | b]
     assert overlap == pytest.approx(expected)
+    assert expected
 
 
 class TakesPictures(DummyLogger):

@@ -26,11 +26,28 @@ from dynalens.host import (
 )
 from dynalens.pictures import find_normalisation
 from dynalens.record import LiveRecord
-from dynalens.suspicion import epoch_summary, overlap, worst_samples
+from dynalens.suspicion import (
+    FROM_THE_RUN_ALONE,
+    PRECISION,
+    NoiseRate,
+    epoch_summary,
+    flagged_of_run,
+    overlap,
+    worst_samples,
+)
 from dynalens.tensorboard import write_layout
 
 ContrastSource = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
 """From the module, and suggested and given class by a sample's id, to maps by the id."""
+
+
+def in_words(epoch: int, suspects: int, rate: NoiseRate) -> str:
+    """Return suspects and noise rate of an epoch as Markdown, with what speaks against them."""
+    doubts = "".join(f"\n- Doubtful: {doubt}" for doubt in rate.doubts)
+    return (
+        f"Epoch {epoch}: **{suspects:,} suspects** at an expected precision of {PRECISION:g}. Estimated noise rate "
+        f"**{rate.value:.1%}** ({rate.low:.1%} to {rate.high:.1%}), {FROM_THE_RUN_ALONE}.\n{doubts}"
+    )
 
 
 class DynamicsLog:
@@ -61,7 +78,7 @@ class DynamicsLog:
         self._live, self._settings, self._prefix = live, settings, tag_prefix(name)
         self._contrast_sources = contrast_sources
         self._device: torch.device = pl_module.device
-        self._below_zero: Array | None = None
+        self._flagged: Array | None = None
         self._audited = False
         self._noise = NoiseCurve(history=live.history)
         writer = tensorboard_writer(trainer)
@@ -131,22 +148,31 @@ class DynamicsLog:
     ) -> None:
         """Write scalars and pictures."""
         step, summary = log_step(trainer, self._settings.x_axis), epoch_summary(statistics, record)
-        below_zero = statistics.margin < 0
-        if self._below_zero is not None:
-            new = len(below_zero) - len(self._below_zero)  # ids that were not seen before
-            summary["suspects_overlap"] = overlap(below_zero, np.append(self._below_zero, np.zeros(new, bool)))
-        self._below_zero = below_zero
-        noise_rate = self._noise.value(statistics, epoch + 1)
-        if noise_rate is not None:
-            summary["noise_rate"] = noise_rate
+        rate = self._noise.rate(statistics, epoch + 1)
+        words = None
+        if rate is not None:
+            summary |= {"noise_rate": rate.value} | self._suspects(statistics, rate)
+            words = in_words(epoch, int(summary["suspects"]), rate)
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
         contrasts = self._contrasts(trainer, statistics, ids)
         with self._or_switched_off():
             if self.pictures is not None:
-                draw = functools.partial(self.pictures.write, statistics, epoch, step, ids, contrasts)
+                draw = functools.partial(self.pictures.write, statistics, epoch, step, ids, contrasts, summary=words)
                 self._live.attempt("pictures", draw)
             if self._projector is not None and features is not None and self._projector.due(epoch):
                 self._projector.write(features, statistics, step, ids)
+
+    def _suspects(self, statistics: SampleStatistics, rate: NoiseRate) -> dict[str, float]:
+        """Return how many labels are flagged, as `suspects()` has it, and how many of them were before."""
+        flagged, before = flagged_of_run(statistics, rate.value), self._flagged
+        self._flagged = flagged
+        if before is None:
+            return {"suspects": int(flagged.sum())}
+        new = len(flagged) - len(before)  # ids that were not seen before
+        return {
+            "suspects": int(flagged.sum()),
+            "suspects_overlap": overlap(flagged, np.append(before, np.zeros(new, bool))),
+        }
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask those that explain why the gallery's suspects are taken for another class."""

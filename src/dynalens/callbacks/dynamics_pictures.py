@@ -101,8 +101,10 @@ class DynamicsPictures:
         step: int,
         ids: Array | None = None,
         contrasts: Mapping[str, Array] | None = None,
+        *,
+        summary: str | None = None,
     ) -> None:
-        """Write charts, histograms and, from the second epoch on, the suspects.
+        """Write the summary, charts, histograms and, from the second epoch on, the suspects.
 
         Args:
             statistics: The record.
@@ -110,7 +112,10 @@ class DynamicsPictures:
             step: Step of the logger.
             ids: Id of each sample; default: its position.
             contrasts: Maps of what speaks for the suggested class, by the sample's id as text.
+            summary: Suspects and noise rate in Markdown; None where the rate is not estimated.
         """
+        if summary is not None:
+            self._sink.text(f"{self._prefix}/summary", summary, step)
         seen = statistics.presentations > 0
         subtitle = f"epoch {epoch} · {int(seen.sum()):,} samples"
         for name, chart in CHARTS.items():

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
-from dynalens.suspicion import assess
+from dynalens.suspicion import NoiseRate, assess
 
 MOST_SAMPLES = 20_000
 EVERY_EPOCH = 2_000_000
@@ -49,7 +49,7 @@ class NoiseCurve:
         epoch["index"] = at[kept]
         self._history.append(epoch)
 
-    def value(self, statistics: SampleStatistics, epochs: int) -> float | None:
+    def rate(self, statistics: SampleStatistics, epochs: int) -> NoiseRate | None:
         """Return the estimate, or None where it would take long and it is not its turn.
 
         Args:
@@ -60,7 +60,7 @@ class NoiseCurve:
         classes = int(max(statistics.label.max(), statistics.predicted.max())) + 1
         if len(chosen) * classes > EVERY_EPOCH and epochs & (epochs - 1):
             return None
-        return assess(statistics.part(chosen), self._history or ()).noise_rate.value
+        return assess(statistics.part(chosen), self._history or ()).noise_rate
 
     def _rows(self, num_samples: int) -> Array:
         if num_samples <= self._most_samples:

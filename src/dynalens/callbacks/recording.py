@@ -65,6 +65,10 @@ class RecordingCallback(NamedCallback):
         """Return :meth:`Record.noise_rate`: the estimated fraction of wrong labels."""
         return self.record.noise_rate()
 
+    def doubts(self) -> list[str]:
+        """Return :meth:`Record.doubts`: what speaks against that estimate and the flags."""
+        return self.record.doubts()
+
     def clean_indices(
         self, precision: float | None = None, *, embeddings: Any = None, answers: AskedFor | None = None
     ) -> list[Any]:

@@ -11,7 +11,6 @@ from dynalens.cli.tables import SHOWN, show
 from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, load_record
 from dynalens.report import to_fiftyone, to_json, to_label_studio
-from dynalens.suspicion import FROM_THE_RUN_ALONE
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,12 +27,14 @@ def run(args: argparse.Namespace) -> None:
         f"{len(found)} suspects among {seen} samples at an expected precision of {args.precision:g}"
         f"{' for this class pair' if args.class_pair else ''}; {_rate_in_words(record, audit)}"
     )
+    for doubt in () if audit else record.doubts():
+        say(f"Doubtful: {doubt}")
     if not len(found) and not args.class_pair:
-        say(
-            "No label is flagged. The estimate can miss wrong labels where the network has learned them by heart, or "
-            "where the data are hard. Look at the top of the order, which follows."
-        )
         found = record.suspects(args.top, answers=audit).assign(flagged=False)
+        say(
+            f"No label is flagged. The {len(found)} most suspicious follow: look at them."
+            + ("" if audit else f" How many are wrong, 100 answers tell: dynalens audit {args.run}")
+        )
     show(found, args, SHOWN)
     files = None if "name" not in found else {known: str(name) for known, name in found["name"].items()}
     if args.json:
@@ -46,11 +47,11 @@ def run(args: argparse.Namespace) -> None:
 
 def _rate_in_words(record: Record, audit: Audit | None) -> str:
     rate = record.noise_rate() if audit is None else audit.noise_rate
-    ends = f"{rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
     if audit is None:
-        return f"estimated noise rate {ends}, {FROM_THE_RUN_ALONE}"
+        return f"estimated noise rate {rate.in_words()}"
     return (
-        f"noise rate {ends} with 95 % confidence, from {audit.right} right, {audit.wrong} wrong, {audit.unsure} unsure"
+        f"noise rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}) with 95 % confidence, from {audit.right} "
+        f"right, {audit.wrong} wrong, {audit.unsure} unsure"
     )
 
 

@@ -115,6 +115,7 @@ class Record:
 
     def __post_init__(self) -> None:
         self._assessment: Assessment | None = None
+        self._cautioned = False
         self._audits = Audits(self)
 
     def with_embeddings(self, embeddings: Any) -> "Record":
@@ -207,7 +208,7 @@ class Record:
             neighbours=self.neighbours(),
             probe=None if self.evidence is None else self.evidence.probe,
         )
-        table.attrs.update(self.meta.attributes())
+        table.attrs.update(self.meta.attributes() | {"doubts": self.doubts()})
         return table
 
     def audit_plan(
@@ -241,7 +242,9 @@ class Record:
         Args:
             n: Return the first ``n`` of them.
             precision: Return those of which this fraction is expected to be wrong; ``flagged`` is then at this
-                precision, without it at 0.8. Without answers that is the order's own guess.
+                precision, without it at 0.8. Without answers that is the order's own guess: of what was flagged at 0.8,
+                46 to 90 % were wrong on labels that people gave (``docs/results.md``, *What is flagged without
+                answers*).
             embeddings: As of :meth:`with_embeddings`.
             answers: Of an audit: the probabilities are calibrated on them, labels that were answered to be wrong come
                 first, and those that were answered to be right are left out.
@@ -265,10 +268,19 @@ class Record:
         """
         return self.assess().noise_rate
 
+    def doubts(self) -> list[str]:
+        """Return what speaks against :meth:`noise_rate` and the flags in this run: :func:`dynalens.suspicion.doubts`.
+
+        The same sentences are in ``noise_rate().doubts`` and in the ``attrs`` of the table.
+        """
+        return list(self.noise_rate().doubts)
+
     def clean_indices(
         self, precision: float | None = None, *, embeddings: Any = None, answers: AskedFor | None = None
     ) -> list[Any]:
         """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions.
+
+        Without answers, a warning says if these are all samples, or if the flags are doubtful (:meth:`doubts`).
 
         Args:
             precision: As of :meth:`suspects`.
@@ -277,7 +289,10 @@ class Record:
         """
         audited = answers is not None
         table = self._audited(answers, precision, embeddings) if audited else self.table(embeddings=embeddings)
-        return self._ids_of(clean_indices(table.reset_index(drop=True), None if audited else precision))
+        clean = clean_indices(table.reset_index(drop=True), None if audited else precision)
+        if not audited:
+            self._caution("`clean_indices()` keeps every sample", flagged=len(clean) < len(table))
+        return self._ids_of(clean)
 
     def removable(self, fraction: float) -> list[Any]:
         """Return the ids of that fraction of the samples which training needs least, for training on less data.
@@ -289,9 +304,14 @@ class Record:
     def weights(self, *, answers: AskedFor | None = None) -> Array:
         """Return the probability that each label is right, shape (N,), to weigh the samples of a second training.
 
-        With the answers of an audit it is calibrated on them, and 0 or 1 for the labels that were answered.
+        With the answers of an audit it is calibrated on them, and 0 or 1 for the labels that were answered. Without
+        them, a warning says if the probabilities are doubtful.
         """
-        return weights(self.table() if answers is None else self.audit(answers).table())
+        if answers is not None:
+            return weights(self.audit(answers).table())
+        table = self.table()
+        self._caution("`weights()` leaves every sample nearly its whole weight", flagged=bool(table["flagged"].any()))
+        return weights(table)
 
     def relabelled(
         self,
@@ -302,6 +322,8 @@ class Record:
         answers: AskedFor | None = None,
     ) -> Any:
         """Return the dataset with the suggested label in place of each flagged one.
+
+        Without answers, a warning says if no label is replaced, or if the flags are doubtful.
 
         Args:
             dataset: The one that was trained on. Not modified.
@@ -322,6 +344,8 @@ class Record:
             )
         table = self.suspects(precision=precision, answers=answers)
         chosen = table[table["suggested"].notna()]
+        if answers is None:
+            self._caution("`relabelled()` changes no label", flagged=len(chosen) > 0)
         changes = {int(i): (int(y), int(new)) for i, y, new in chosen[["label", "suggested"]].itertuples()}
         return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics))
 
@@ -329,6 +353,15 @@ class Record:
         assert answers is not None
         record = self if embeddings is None else self.with_embeddings(embeddings)
         return record.audit(answers).table(PRECISION if precision is None else precision)
+
+    def _caution(self, unchanged: str, *, flagged: bool) -> None:
+        """Warn where flags that a person does not see are acted on: each time if there are none, once if doubtful."""
+        doubtful, self._cautioned = bool(self.doubts()) and not self._cautioned, True
+        if not flagged or doubtful:
+            reason = "The flags are doubtful." if flagged else f"No label is flagged: {unchanged}."
+            advice = "Look at the first of `suspects()`, and audit 100 samples: `dynalens audit RUN`."
+            rate = str(self.noise_rate()).rstrip(".")
+            warnings.warn(f"{reason} The estimated noise rate is {rate}. {advice}", stacklevel=3)
 
     def _ids_of(self, rows: list[int]) -> list[Any]:
         ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()

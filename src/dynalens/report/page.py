@@ -33,6 +33,7 @@ _NOTE = (
     "The cards show the samples whose labels are probably wrong, the worst first. {flagged} are flagged: "
     "{precision} of them are expected to be wrong. "
 )
+_NONE = "No label is flagged. The cards show the most suspicious ones, the worst first: look at them. "
 _ALONE = (
     "The rate and the probabilities come from the run alone. They can be far off on hard data. Audit 100 samples for "
     "an interval that holds: dynalens audit RUN."
@@ -83,6 +84,7 @@ def write_report(
         "names": names,
         "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
         "note": _note(table, audit),
+        "doubts": [] if audit else record.doubts(),
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
         "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
@@ -135,7 +137,8 @@ def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
 
 
 def _note(table: pd.DataFrame, audit: Audit | None) -> str:
-    note = _NOTE.format(flagged=f"{int(table['flagged'].sum()):,}", precision=f"{100 * PRECISION:.0f} %")
+    flagged = int(table["flagged"].sum())
+    note = _NOTE.format(flagged=f"{flagged:,}", precision=f"{100 * PRECISION:.0f} %") if flagged else _NONE
     if audit is None:
         return note + _ALONE
     return note + _AUDITED.format(answers=audit.right + audit.wrong + audit.unsure, enough=f"{audit.enough():,}")

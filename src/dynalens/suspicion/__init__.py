@@ -2,7 +2,7 @@
 
 `score` is the whole order on one page, of `predictions`, what the record keeps of each sample, and `confusions`, which
 class is given for which. `noise_rate` is how many labels are wrong, from these and from `refuted_labels`, those that
-the network rules out. `votes` counts in the history which class was predicted instead of the label. `scores` are those
+the network rules out; `doubts` says what speaks against it, from `course`, how it moves from epoch to epoch. `votes` counts in the history which class was predicted instead of the label. `scores` are those
 that others rank by, `neighbours` compares features, `joint` is the order of a run and of embeddings together. `table`
 is what a user sees of one run and `comparison` of several. `unforgettable` are the samples that training needs least.
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dynalens.defaults import PRECISION
 from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compared
+from dynalens.suspicion.doubts import doubts
 from dynalens.suspicion.joint import joined
 from dynalens.suspicion.noise_rate import FROM_THE_RUN_ALONE, NoiseRate
 from dynalens.suspicion.score import Assessment, assess, streaming_score
@@ -19,6 +20,7 @@ from dynalens.suspicion.table import (
     clean_indices,
     epoch_summary,
     flagged,
+    flagged_of_run,
     overlap,
     samples_table,
     suspects,
@@ -40,8 +42,10 @@ __all__ = [
     "assess",
     "clean_indices",
     "compared",
+    "doubts",
     "epoch_summary",
     "flagged",
+    "flagged_of_run",
     "joined",
     "neighbour_scores",
     "overlap",

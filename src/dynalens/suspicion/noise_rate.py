@@ -5,14 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dynalens.suspicion.course import Disagreement, halfway
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.refuted_labels import Candidates, refuted_rate
 
 MOST = 0.5
 """Labels are taken to be right more often than not; else the network has learned nothing yet."""
-
-SUREST = 0.05
-"""Fraction of the samples that the network is surest of; hard samples are not among them."""
 
 RULE = 0.5
 """Where this part of the confusions goes one way, three for one the other way, all doubted labels are flips."""
@@ -37,17 +35,36 @@ class NoiseRate:
         calibrated: Whether a person's answers stand behind it, as in :func:`dynalens.audit`: the ends are then those of
             a 95 % interval. False for an estimate from the run alone, which can be far too low on labels that people
             gave.
+        doubts: What speaks against the estimate in this run, as sentences (:func:`~dynalens.suspicion.doubts`); none
+            of a calibrated one.
 
     Example:
         >>> rate = NoiseRate(low=0.05, value=0.1, high=0.2)
         >>> round(60_000 * rate.value)  # wrong labels to expect among 60,000
         6000
+        >>> print(rate)
+        10.0% (5.0% to 20.0%), from the run alone; audit 100 samples for an interval that holds
     """
 
     low: float
     value: float
     high: float
     calibrated: bool = False
+    doubts: tuple[str, ...] = ()
+
+    def in_words(self) -> str:
+        """Return the rate with its ends, and where it comes from."""
+        origin = "a 95 % interval from answers" if self.calibrated else FROM_THE_RUN_ALONE
+        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%}), {origin}"
+
+    def __str__(self) -> str:
+        """Return :meth:`in_words`, and what speaks against it."""
+        return f"{self.in_words()}. {' '.join(self.doubts)}" if self.doubts else self.in_words()
+
+    def __repr__(self) -> str:
+        """Return how it is made; of an estimate, also what it is."""
+        ends = f"low={self.low!r}, value={self.value!r}, high={self.high!r}, calibrated={self.calibrated}"
+        return f"NoiseRate({ends})" if self.calibrated else f"NoiseRate({ends})  # {FROM_THE_RUN_ALONE}"
 
 
 def estimate_noise_rate(predictions: Predictions, directed: float, epochs: Sequence[Candidates] = ()) -> NoiseRate:
@@ -76,10 +93,32 @@ def estimate_noise_rate(predictions: Predictions, directed: float, epochs: Seque
     differ = leader != predictions.label
     if differ.all():
         return NoiseRate(0.0, MOST, 1.0)
-    doubted, sure = float(differ.mean()), np.where(differ, predictions.p_rival, predictions.p_label)
-    surest = float(differ[sure >= np.quantile(sure, 1 - SUREST)].mean())
+    p_leader = np.where(differ, predictions.p_rival, predictions.p_label)
+    disagreement = Disagreement.measured(0, differ, p_leader)
     low, refuted, high = refuted_rate(epochs) if epochs else (0.0, 0.0, 0.0)
-    wrong = min(doubted, max(refuted, surest))
-    value = min(MOST, wrong + max(wrong, min(1.0, directed / RULE**2)) * (doubted - wrong))
+    value, doubted = _estimate(disagreement, refuted, directed), disagreement.doubted
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(predictions)) / len(predictions)))
     return NoiseRate(max(0.0, min(low, value) - error), value, min(1.0, max(doubted, high) + error))
+
+
+def earlier_estimate(
+    course: Sequence[Disagreement], candidates: Sequence[Candidates], directed: float, epochs: int
+) -> float | None:
+    """Return the estimate as of about half of the epochs; None of a single epoch, and without history.
+
+    Args:
+        course: How far the network disagreed with the labels after some of the epochs.
+        candidates: As for :func:`estimate_noise_rate`.
+        directed: How far confusions go one way, as of now.
+        epochs: How many there are.
+    """
+    half = halfway(course, epochs)
+    if half is None:
+        return None
+    before = [each for each in candidates if each.epoch <= half.epoch]
+    return _estimate(half, refuted_rate(before)[1] if before else 0.0, directed)
+
+
+def _estimate(disagreement: Disagreement, refuted: float, directed: float) -> float:
+    wrong = min(disagreement.doubted, max(refuted, disagreement.surest))
+    return min(MOST, wrong + max(wrong, min(1.0, directed / RULE**2)) * (disagreement.doubted - wrong))

@@ -1,5 +1,6 @@
 """How often labels are given that the network rules out: hard samples do not explain it, wrong labels do."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,11 @@ class Candidates:
         """Presentations at which the class, probably, is not the right one."""
         labels = float(self.given.sum())
         return labels + (float(self.count.sum()) - labels) / self.others
+
+    @functools.cached_property
+    def profile(self) -> Array:
+        """Log likelihood of each rate, which estimates after several epochs ask for."""
+        return _profile(self)
 
 
 def candidates(epoch: int, label: Array, p_label: Array, p_other: Array, classes: int) -> list[Candidates]:
@@ -115,7 +121,7 @@ def refuted_rate(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
 def _pooled(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     epochs = [each for each in epochs if len(each.count) > 2]
     weight = np.array([(each.epoch + 1.0) ** -_FORGETTING for each in epochs])
-    fits = [_profile(each) for each in epochs]
+    fits = [each.profile for each in epochs]
     against = [np.maximum(likelihood - likelihood.max(), -_REFUTED) for likelihood in fits]
     pooled = sum(w * each for w, each in zip(weight / weight.sum(), against, strict=True))
     likely = np.flatnonzero(pooled > pooled.max() - _UNLIKELY)

@@ -35,13 +35,14 @@ Constants, all of them:
 
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.confusions import one_way, wrong_log_odds
-from dynalens.suspicion.noise_rate import NoiseRate, estimate_noise_rate
+from dynalens.suspicion.doubts import doubts
+from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.votes import count_votes
 
@@ -95,7 +96,10 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     votes = count_votes(statistics.label.astype(np.int64), history)
     whole = bool((votes.presentations[seen] > 0).all())
     rate = estimate_noise_rate(predictions, directed, votes.candidates if whole else ())
-    score += log_odds_offset(score, _inside(rate.value, len(seen)))
+    earlier = earlier_estimate(votes.course, votes.candidates, directed, votes.epochs) if whole else None
+    right = float((statistics.predicted[seen] == statistics.label[seen]).mean())
+    against = doubts(rate, samples=len(seen), accuracy=right, earlier=earlier)
+    score = with_mean(score, rate.value)
     wrong = probability(score) if rate.value else np.zeros(len(seen))
     n, some = len(statistics), votes.presentations.any()
     suggested = votes.suggested if some else statistics.candidate.astype(np.int64)
@@ -107,7 +111,7 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
         suggested_probability=_spread(n, seen, wrong) * _share_of_doubts(agreement, statistics.correctness),
         agreement=agreement,
         probability_margin=votes.probability_margin,
-        noise_rate=rate,
+        noise_rate=replace(rate, doubts=against),
     )
 
 
@@ -209,9 +213,9 @@ def _share_of_doubts(agreement: Array, correctness: Array) -> Array:
     return share
 
 
-def _inside(rate: float, n: int) -> float:
-    """Without noise the order still needs finite scores."""
-    return float(np.clip(rate, 0.1 / n, 1 - 0.1 / n))
+def with_mean(score: Array, rate: float) -> Array:
+    """Return the scores with the constant whose probabilities have this mean; without noise they are finite as well."""
+    return score + log_odds_offset(score, float(np.clip(rate, 0.1 / len(score), 1 - 0.1 / len(score))))
 
 
 def _spread(n: int, seen: Array, values: Array) -> Array:

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dynalens.defaults import PRECISION
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
-from dynalens.suspicion.score import Assessment, ranks, streaming_score
+from dynalens.suspicion.score import Assessment, probability, ranks, streaming_score, with_mean
 from dynalens.suspicion.scores import named_scores
 
 _COUNTS = ("presentations", "forgetting_events")
@@ -29,9 +29,10 @@ def samples_table(
     """Return one row for each of the N samples, index ``sample_id``.
 
     ``score`` is the log odds that the label is wrong and ``wrong_probability`` the same as probability; ``rank`` 1 is
-    the most suspicious; ``flagged`` are the suspects of which 80 % are expected to be wrong; ``agreement`` is the
-    fraction of presentations that predicted ``suggested``, and ``suggested_probability`` the probability that it is
-    the true class. A sample never seen has no score and no rank and is not flagged.
+    the most suspicious; ``flagged`` are the suspects of which 80 % are expected to be wrong, by the order's own guess
+    (``docs/results.md``, *What is flagged without answers*, shows how far it was off); ``agreement`` is the fraction of
+    presentations that predicted ``suggested``, and ``suggested_probability`` the probability that it is the true class.
+    A sample never seen has no score and no rank and is not flagged.
 
     Args:
         statistics: The record.
@@ -102,6 +103,16 @@ def flagged(probability: Array, precision: float) -> Array:
     return chosen
 
 
+def flagged_of_run(statistics: SampleStatistics, rate: float, precision: float = PRECISION) -> Array:
+    """Return which samples :func:`samples_table` flags at this noise rate, shape ``(N,)``, without making the table."""
+    score = streaming_score(statistics)
+    seen = np.flatnonzero(~np.isnan(score))
+    wrong: Array = np.full(len(score), np.nan)
+    if len(seen) and rate > 0:
+        wrong[seen] = probability(with_mean(score[seen], rate))
+    return flagged(wrong, precision)
+
+
 def suspects(table: pd.DataFrame, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
     """Return the rows of the samples that were seen, the most suspicious first.
 
@@ -160,7 +171,6 @@ def epoch_summary(statistics: SampleStatistics, epoch: EpochRecord) -> dict[str,
         "forgotten": epoch.forgotten,
         "learned": epoch.learned,
         "never_learned": int((seen & ~statistics.learned).sum()),
-        "suspects": int((statistics.margin < 0).sum()),
         "train_accuracy": epoch.accuracy,
         "mean_margin": float(epoch.margin.mean(dtype=np.float64)) if len(epoch.margin) else float("nan"),
         "non_finite": epoch.non_finite,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dynalens.dynamics import Array
+from dynalens.suspicion.course import Disagreement, WeightedMeans
 from dynalens.suspicion.refuted_labels import Candidates, candidates
 
 _CLASSES = 2**31  # of one sample before the next one's keys begin
@@ -22,6 +23,8 @@ class Votes:
         probability_margin: Shape ``(N,)``, mean over all presentations of p_y - max_{k != y} p_k.
         candidates: Of some epochs, for :func:`~dynalens.suspicion.refuted_labels.refuted_rate`.
         presentations: Shape ``(N,)``.
+        course: How far the network disagreed with the labels, after some of the epochs.
+        epochs: How many there are.
     """
 
     suggested: Array
@@ -29,6 +32,8 @@ class Votes:
     probability_margin: Array
     candidates: list[Candidates]
     presentations: Array
+    course: list[Disagreement]
+    epochs: int
 
 
 def count_votes(label: Array, history: Iterable[Mapping[str, Array]]) -> Votes:
@@ -42,23 +47,28 @@ def count_votes(label: Array, history: Iterable[Mapping[str, Array]]) -> Votes:
     n, asked = len(label), list[Candidates]()
     presentations, gap = np.zeros(n, np.int64), np.zeros(n)
     keys, counts, latest = (np.zeros(0, np.int64) for _ in range(3))
-    classes, shown = max(len(np.unique(label[label >= 0])), 2), 0
+    classes, shown, epochs = max(len(np.unique(label[label >= 0])), 2), 0, 0
+    means, course = WeightedMeans(n), list[Disagreement]()
     for number, epoch in enumerate(history):
         index = epoch["index"].astype(np.int64)
         presentations += np.bincount(index, minlength=n)
-        gap += np.bincount(index, _probability_margin(epoch), n)
+        lead = _probability_margin(epoch)
+        gap += np.bincount(index, lead, n)
         wrong = np.flatnonzero(epoch["predicted"] != label[index])
         key = np.append(keys, index[wrong] * _CLASSES + epoch["predicted"][wrong])
         keys, counts, latest = _once(key, np.append(counts, np.ones(len(wrong), int)), np.append(latest, shown + wrong))
-        shown += len(index)
-        if is_read(number) and len(index) and "p_other" in epoch:
-            asked += candidates(number, label[index], epoch["p_label"], epoch["p_other"], classes)
+        shown, epochs = shown + len(index), number + 1
+        means.add(number, index, epoch["p_label"], epoch["p_label"] - lead)
+        if is_read(number) and len(index):
+            course += means.disagreement(number)
+            if "p_other" in epoch:
+                asked += candidates(number, label[index], epoch["p_label"], epoch["p_other"], classes)
     times = np.where(presentations > 0, presentations, np.nan)
     suggested, agreement = np.full(n, -1), np.full(n, np.nan)
     order = np.lexsort((latest, counts))  # the last assignment wins: by count, then by how recent the prediction is
     sample = keys[order] // _CLASSES
     suggested[sample], agreement[sample] = keys[order] % _CLASSES, counts[order] / times[sample]
-    return Votes(suggested, agreement, gap / times, asked, presentations)
+    return Votes(suggested, agreement, gap / times, asked, presentations, course, epochs)
 
 
 def is_read(epoch: int) -> bool:

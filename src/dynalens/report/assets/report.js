@@ -5,6 +5,7 @@ const made = [];  // ids with what was decided before, for undo
 for (const [term, value] of content.summary)
   by("summary").append(make("div", {}, make("dt", {}, term), make("dd", {}, value)));
 by("note").textContent = content.note;
+for (const doubt of content.doubts) by("doubts").append(make("li", {}, doubt));
 for (const [alt, src] of content.charts) by("charts").append(make("img", { alt, src }));
 
 // How many of the first n labels are wrong: value and band.

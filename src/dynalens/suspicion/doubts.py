@@ -1,0 +1,64 @@
+"""What makes an estimated noise rate doubtful, as sentences: which figure of the run says so, and what it means."""
+
+import math
+
+from dynalens.suspicion.course import SUREST
+from dynalens.suspicion.noise_rate import NoiseRate
+
+AUDIT = 100
+"""Answers of the audit that is recommended."""
+
+REPEATED = 1 / AUDIT
+"""Training error below which the network repeats its labels: an audit would meet less than one such sample."""
+
+EXCLUDED = 0.05
+"""A rate that an estimate should be able to exclude."""
+
+
+def doubts(
+    rate: NoiseRate, *, samples: int, accuracy: float = math.nan, earlier: float | None = None
+) -> tuple[str, ...]:
+    r"""Return what speaks against an estimate from the run alone, a whole sentence each; none of a calibrated rate.
+
+    - **Memorised**: the network repeats more of the given labels than can be right, accuracy > 1 - r + d with the
+      estimate r and two standard errors d = 2 sqrt(r (1 - r) / N), or all but one in a hundred. Disagreement tells
+      wrong labels only as long as they are not learned by heart (Zhang et al., "Understanding deep learning requires
+      rethinking generalization", ICLR 2017).
+    - **Falling**: the estimate as of half the epochs is higher than r + d.
+    - **Wide**: the ends are farther apart than the 95 % interval of 100 random answers, 4 sqrt(m (1 - m) / 100), with m
+      in the middle between them: these answers say more than the run.
+    - **Few**: of n = N / 20 samples, those that the network is surest of, none need be wrong at a rate of 3 / n (95 %,
+      the rule of three: Hanley and Lippman-Hand, JAMA 1983). It is a doubt where that is above the estimate and 5 %.
+
+    Args:
+        rate: The estimate r with its ends.
+        samples: Number N of samples that were seen.
+        accuracy: Fraction of their last presentations that were right; NaN where it is not known.
+        earlier: The estimate as of about half of the epochs; None without history.
+
+    Example:
+        >>> doubts(NoiseRate(0.14, 0.18, 0.23), samples=5000, accuracy=0.78, earlier=0.182)
+        ()
+        >>> [doubt] = doubts(NoiseRate(0.14, 0.18, 0.23), samples=5000, accuracy=0.74, earlier=0.25)
+        >>> doubt
+        'The estimate still falls: it was 25.0% halfway and is 18.0% now, so that more labels may be wrong.'
+    """
+    if rate.calibrated or math.isnan(rate.value):
+        return ()
+    before, error = rate.value if earlier is None else earlier, _two_errors(rate.value, samples)
+    few = 3 / max(SUREST * samples, 1)
+    sentences = {
+        f"The network repeats {accuracy:.1%} of the given labels, more than can be right: it has learned wrong "
+        "ones by heart, which the estimate misses.": accuracy >= 1 - max(rate.value - error, REPEATED),
+        f"The estimate still falls: it was {before:.1%} halfway and is {rate.value:.1%} now, so that more "
+        "labels may be wrong.": before > rate.value + error,
+        f"The ends are far apart: anything from {rate.low:.1%} to {rate.high:.1%} may be true.": rate.high - rate.low
+        > 2 * _two_errors((rate.low + rate.high) / 2, AUDIT),
+        f"There are few samples, {samples:,}: the estimate rests on the twentieth of them that the network is surest "
+        f"of, where a rate of {min(few, 1.0):.0%} need not show.": few > max(rate.value, EXCLUDED),
+    }
+    return tuple(sentence for sentence, holds in sentences.items() if holds)
+
+
+def _two_errors(rate: float, samples: int) -> float:
+    return 2 * math.sqrt(max(rate * (1 - rate), 0.0) / max(samples, 1))

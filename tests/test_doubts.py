@@ -1,0 +1,249 @@
+"""An estimate that cannot be trusted says so wherever it is shown or used, and one that can says nothing."""
+
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dynalens import load_record
+from dynalens.cli import main
+from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
+from dynalens.record import Record, RecordFolder, RecordMeta
+from dynalens.report import write_report
+from dynalens.suspicion import NoiseRate, assess, doubts, flagged_of_run
+from dynalens.suspicion.course import Disagreement, WeightedMeans, halfway
+from dynalens.suspicion.predictions import Predictions
+
+SURE = NoiseRate(low=0.14, value=0.18, high=0.23)
+"""Of 5,000 digits, 20 % of them wrong, whose training accuracy was .78."""
+
+
+def kinds(rate: NoiseRate = SURE, **evidence: Any) -> list[str]:
+    """The first words of each doubt."""
+    known = {"samples": 5000, "accuracy": 0.78, "earlier": 0.182} | evidence
+    return [" ".join(doubt.split()[:3]) for doubt in doubts(rate, **known)]
+
+
+def test_a_steady_narrow_estimate_of_many_samples_has_no_doubt() -> None:
+    assert kinds() == []
+    assert kinds(earlier=None, accuracy=math.nan) == []  # a record without history
+
+
+def test_a_network_that_repeats_more_labels_than_can_be_right_is_doubted() -> None:
+    error = math.sqrt(0.18 * 0.82 / 5000)
+    assert kinds(accuracy=0.82 + 1.99 * error) == []
+    assert kinds(accuracy=0.82 + 2.01 * error) == ["The network repeats"]
+    clean = NoiseRate(low=0.0, value=0.001, high=0.005)
+    assert kinds(clean, accuracy=0.989, earlier=0.001) == []
+    assert kinds(clean, accuracy=0.991, earlier=0.001) == ["The network repeats"]  # all but one in a hundred
+
+
+def test_an_estimate_that_falls_by_more_than_two_standard_errors_is_doubted() -> None:
+    error = math.sqrt(0.18 * 0.82 / 5000)
+    assert kinds(earlier=0.18 + 1.99 * error) == []
+    assert kinds(earlier=0.18 + 2.01 * error) == ["The estimate still"]
+    assert kinds(earlier=0.1) == []  # it rises
+
+
+def test_ends_that_are_farther_apart_than_those_of_a_hundred_answers_are_doubted() -> None:
+    half = 2 * math.sqrt(0.25 * 0.75 / 100)  # two standard errors of 100 answers at 25 %
+    near = NoiseRate(low=0.25 - 0.99 * half, value=0.18, high=0.25 + 0.99 * half)
+    far = NoiseRate(low=0.25 - 1.01 * half, value=0.18, high=0.25 + 1.01 * half)
+    assert kinds(near) == []
+    assert kinds(far) == ["The ends are"]
+
+
+def test_few_samples_are_doubted_where_a_higher_rate_need_not_show() -> None:
+    rate = NoiseRate(low=0.0, value=0.03, high=0.05)
+    assert kinds(rate, samples=1200, earlier=0.03) == []  # none of 60 need be wrong at 3 / 60, 5 %
+    assert kinds(rate, samples=1199, earlier=0.03) == ["There are few"]
+    assert kinds(samples=340) == []  # 3 / 17 is below 18 %
+    assert kinds(samples=330) == ["There are few"]
+
+
+def test_a_rate_with_answers_has_no_doubt() -> None:
+    assert kinds(dataclasses.replace(SURE, calibrated=True), accuracy=1.0, earlier=0.5, samples=9) == []
+    assert kinds(NoiseRate(math.nan, math.nan, math.nan), samples=0) == []
+
+
+def test_every_printed_rate_says_what_it_is() -> None:
+    alone = "from the run alone; audit 100 samples for an interval that holds"
+    assert str(SURE) == f"18.0% (14.0% to 23.0%), {alone}"
+    assert repr(SURE) == f"NoiseRate(low=0.14, value=0.18, high=0.23, calibrated=False)  # {alone}"
+    assert eval(repr(SURE)) == SURE
+    assert str(dataclasses.replace(SURE, doubts=("It falls.",))) == f"18.0% (14.0% to 23.0%), {alone}. It falls."
+    audited = dataclasses.replace(SURE, calibrated=True)
+    assert str(audited) == "18.0% (14.0% to 23.0%), a 95 % interval from answers"
+    assert repr(audited) == "NoiseRate(low=0.14, value=0.18, high=0.23, calibrated=True)"
+
+
+def presented(
+    n: int, true: Array, given: Array, epochs: list[Array], folder: RecordFolder | None = None
+) -> tuple[SampleStatistics, list[dict[str, Array]]]:
+    """Statistics and history of a run with these logits in its epochs."""
+    dynamics, history = TrainingDynamics(n), []
+    for epoch, logits in enumerate(epochs):
+        dynamics.update(range(n), torch.from_numpy(logits), torch.from_numpy(given))
+        record = dynamics.end_epoch(epoch)
+        history.append(record.presentations())
+        if folder is not None:
+            folder.write_history(epoch, record)
+    return dynamics.compute(), history
+
+
+def healthy() -> tuple[SampleStatistics, list[dict[str, Array]]]:
+    """2,000 samples of ten classes, 20 % of the labels wrong in all ways, which the network never repeats."""
+    rng, n = np.random.default_rng(0), 2000
+    true = rng.integers(10, size=n)
+    given = np.where(rng.random(n) < 0.2, (true + rng.integers(1, 10, n)) % 10, true)
+    return presented(n, true, given, [rng.normal(size=(n, 10)) + 7 * np.eye(10)[true] for _ in range(6)])
+
+
+def test_a_healthy_run_shows_no_doubt() -> None:
+    rate = assess(*healthy()).noise_rate
+    assert rate.value == pytest.approx(0.2, abs=0.03)
+    assert rate.doubts == ()
+
+
+def photographs() -> Iterator[tuple[Array, Array, Array]]:
+    """True labels, labels and logits of each epoch of a small network that learns 300 labels, 30 of them wrong."""
+    generator = torch.Generator().manual_seed(0)
+    true = torch.arange(300) % 3
+    x = torch.randn(300, 40, generator=generator) + 3 * F.one_hot(true, 40)
+    given = torch.where(torch.arange(300) < 30, (true + 1 + torch.arange(300) // 3 % 2) % 3, true)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(40, 256), nn.ReLU(), nn.Linear(256, 3))
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for _ in range(15):
+        logits = torch.zeros(300, 3)
+        for rows in torch.randperm(300, generator=generator).split(30):
+            out = network(x[rows])
+            logits[rows] = out.detach()
+            optimizer.zero_grad()
+            F.cross_entropy(out, given[rows]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        yield true.numpy(), given.numpy(), logits.numpy()
+
+
+@pytest.fixture(scope="module")
+def memorised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that has learned all 300 labels by heart."""
+    path = tmp_path_factory.mktemp("memorised")
+    folder, epochs = RecordFolder(path / "dynalens"), list(photographs())
+    true, given, _ = epochs[0]
+    statistics, _ = presented(300, true, given, [logits for _, _, logits in epochs], folder)
+    folder.write(statistics, np.arange(300), RecordMeta(300, list(range(15)), [], ["ant", "bee", "cow"]))
+    return path
+
+
+@pytest.fixture
+def record(memorised: Path) -> Record:
+    return load_record(memorised)
+
+
+def test_a_run_that_memorised_its_labels_says_so(record: Record) -> None:
+    rate = record.noise_rate()
+    assert rate.value < 0.01  # where 10 % are wrong
+    assert (record.suspects(30).index < 30).sum() > 20  # nevertheless
+    assert not rate.calibrated
+    assert record.doubts() == list(rate.doubts) == record.table().attrs["doubts"] == record.suspects(3).attrs["doubts"]
+    said = " ".join(rate.doubts)
+    assert re.search("repeats 100.0% of the given labels.*still falls.*ends are far apart.*few samples, 300", said)
+
+
+def test_what_acts_on_flags_warns_where_there_are_none(record: Record) -> None:
+    assert not record.table()["flagged"].any()
+    doubtful = "repeats 100.0%.*Look at the first of `suspects\\(\\)`, and audit 100 samples: `dynalens audit RUN`"
+    for _ in range(2):  # each time
+        with pytest.warns(UserWarning, match=f"No label is flagged: `clean_indices\\(\\)` keeps every.*{doubtful}"):
+            assert record.clean_indices() == list(range(300))
+    with pytest.warns(UserWarning, match=f"No label is flagged: `weights\\(\\)` leaves.*{doubtful}"):
+        assert record.weights().mean() > 0.98
+    data = [(None, int(label)) for label in record.statistics.label]
+    with pytest.warns(UserWarning, match=f"No label is flagged: `relabelled\\(\\)` changes no label.*{doubtful}"):
+        assert [label for _, label in record.relabelled(data)] == [label for _, label in data]
+
+
+def test_what_acts_on_doubtful_flags_warns_once(record: Record) -> None:
+    with pytest.warns(UserWarning, match="The flags are doubtful. The estimated noise rate is .*from the run alone"):
+        assert len(record.clean_indices(precision=0.05)) < 300
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record.clean_indices(precision=0.05)
+
+
+def test_answers_leave_nothing_to_warn_of(memorised: Path) -> None:
+    record = load_record(memorised)
+    plan = record.audit_plan(40)
+    answers = plan.assign(answer=np.where(plan["sample_id"] < 30, "wrong", "right"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record.clean_indices(answers=answers)
+        record.weights(answers=answers)
+    assert record.audit(answers).noise_rate.doubts == ()
+
+
+def test_the_command_line_says_what_is_doubtful(memorised: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["suspects", str(memorised), "--top", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert "0 suspects among 300 samples" in shown
+    assert "from the run alone; audit 100 samples for an interval that holds\nDoubtful: The network repeats" in shown
+    assert (
+        f"The 5 most suspicious follow: look at them. How many are wrong, 100 answers tell: dynalens audit {memorised}"
+    )
+
+
+def test_the_report_says_what_is_doubtful(record: Record, tmp_path: Path) -> None:
+    page = write_report(record, tmp_path / "report.html").read_text()
+    assert '"doubts":["The network repeats 100.0% of the given labels' in page
+    assert '"note":"No label is flagged. The cards show the most suspicious ones' in page
+
+
+def test_the_flags_while_training_are_those_of_the_table() -> None:
+    statistics, history = healthy()
+    assessment = assess(statistics, history)
+    expected = np.sort(-assessment.probability)
+    count = int((-np.cumsum(expected) / np.arange(1, 2001) >= 0.8).sum())  # the mean of the first falls as they grow
+    flagged = flagged_of_run(statistics, assessment.noise_rate.value)
+    assert flagged.sum() == count > 100
+    assert not flagged_of_run(statistics, 0.0).any()
+
+
+def test_the_means_of_the_history_are_those_of_the_record() -> None:
+    statistics, history = healthy()
+    means = WeightedMeans(2000)
+    for number, epoch in enumerate(history):
+        p_rival = epoch["p_label"] * np.exp(-epoch["margin"])
+        means.add(number, epoch["index"], epoch["p_label"], p_rival)
+    [measured] = means.disagreement(5)
+    predictions = Predictions.read(statistics)
+    differ = predictions.leader() != predictions.label
+    sure = np.argsort(-np.maximum(predictions.p_label, predictions.p_rival))[:100]
+    assert measured.doubted == pytest.approx(float(differ.mean()), abs=0.001)
+    assert measured.surest == pytest.approx(float(differ[sure].mean()), abs=0.01)
+    assert WeightedMeans(3).disagreement(0) == []
+
+
+def test_the_earlier_estimate_is_of_the_first_half() -> None:
+    course = [Disagreement(epoch, 0.5, 0.5) for epoch in (0, 1, 2, 3, 4, 6, 8)]
+    assert [getattr(halfway(course[:epochs], epochs), "epoch", None) for epochs in (0, 1, 2, 3, 4, 5)] == [
+        None, None, 0, 0, 1, 1,
+    ]  # fmt: skip
+    assert halfway(course, 12) == course[4]
+
+
+def test_the_surest_twentieth_is_counted_by_hand() -> None:
+    p_leader = np.array([*np.linspace(0.3, 0.8, 38), 0.95, 0.99])
+    differ = np.zeros(40, bool)
+    differ[[0, 1, 39]] = True
+    assert Disagreement.measured(3, differ, p_leader) == Disagreement(3, doubted=3 / 40, surest=0.5)
