@@ -1,10 +1,11 @@
 """From the record to suspects: which labels are probably wrong.
 
-`score` is the whole order on one page, of `predictions`, what the record keeps of each sample, and `confusions`, which
-class is given for which. `noise_rate` is how many labels are wrong, from these and from `refuted_labels`, those that
-the network rules out; `doubts` says what speaks against it, from `course`, how it moves from epoch to epoch. `votes` counts in the history which class was predicted instead of the label. `scores` are those
-that others rank by, `neighbours` compares features, `joint` is the order of a run and of embeddings together. `table`
-is what a user sees of one run and `comparison` of several. `unforgettable` are the samples that training needs least.
+`score` is the whole order on one page, of `predictions`, what the record keeps of each sample, and `confusions`,
+which class is given for which. `noise_rate` is how many labels are wrong, from these and from `refuted_labels`, those
+that the network rules out; `doubts` says what speaks against it, from `course`, how it moves from epoch to epoch.
+`votes` counts in the history which class was predicted instead of the label. `scores` are those that others rank by,
+`neighbours` compares features, `joint` is the order of a run and of embeddings together. `table` is what a user sees
+of one run and `comparison` of several. `unforgettable` are the samples that training needs least.
 """
 
 from typing import TYPE_CHECKING
