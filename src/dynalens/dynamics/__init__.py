@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING
 
 from dynalens.deferred import deferred
 from dynalens.dynamics.statistics import HISTORY, Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.weighting import epoch_weight
 
 if TYPE_CHECKING:
-    from dynalens.dynamics.fold import epoch_weight
     from dynalens.dynamics.probabilities import probability_room
     from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, TARGET, presentation_rows
     from dynalens.dynamics.tracker import VERSION, TrainingDynamics
 else:
     __getattr__, __dir__ = deferred(
         __name__,
-        fold="epoch_weight",
         probabilities="probability_room",
         rows="IGNORED NOT_A_CLASS TARGET presentation_rows",
         tracker="VERSION TrainingDynamics",

@@ -50,19 +50,6 @@ def classes_of(state: Mapping[str, Array]) -> int:
     return 0 if high is None else high.shape[1]
 
 
-def epoch_weight(epoch: int, error: float) -> float:
-    """Return how much the presentations of an epoch tell of labels while nothing else is known of the run.
-
-    (t + 1)^2 * e^2 with t the epoch from 0 and e the training error on the given labels in it: early epochs count
-    little because the network knows nothing yet, late ones because it has memorised when e goes to 0.
-
-    Example:
-        >>> epoch_weight(0, 0.5), epoch_weight(3, 0.25), epoch_weight(9, 0.0)
-        (0.25, 1.0, 0.0)
-    """
-    return float((epoch + 1) ** 2 * error**2)
-
-
 def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tuple[int, int]:
     """Add the presentations of an epoch, in the order they were made.
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalens.dynamics.fold import classes_of, empty_state, epoch_weight, fold, read_statistics
+from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
 from dynalens.dynamics.rows import (
     CERTAIN,
@@ -23,6 +23,7 @@ from dynalens.dynamics.rows import (
     PendingRows,
 )
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.weighting import epoch_weight
 
 VERSION = 4
 Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
