@@ -73,6 +73,8 @@ class Processes:
         self.number: int = trainer.world_size
         self.is_first: bool = trainer.is_global_zero
         self._strategy = trainer.strategy
+        self._step_error: Exception | None = None
+        self._agreed = False
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Return the tensors of all processes on the CPU, by rank; their first dimensions may differ."""
@@ -111,6 +113,33 @@ class Processes:
                 raise
             error = raised
         self.agree(error)
+
+    def in_step(self, action: Callable[[], None]) -> None:
+        """Do something in each process at each step, until it fails in this one; the first error is kept.
+
+        What is wrong from the start raises in the first step. Later the others would wait for this process: its error
+        raises in :meth:`end_steps`.
+        """
+        if self._step_error is None:
+            try:
+                action()
+            except Exception as error:
+                if self.number == 1:
+                    raise
+                self._step_error = error
+        if not self._agreed:
+            self.agree(self._step_error)
+            self._agreed = True
+
+    def end_steps(self, action: Callable[[], None]) -> None:
+        """Do something in each process after an epoch's steps, and raise in all of them if it or a step failed."""
+
+        def act() -> None:
+            if self._step_error is not None:
+                raise self._step_error
+            action()
+
+        self.together(act)
 
     def in_first(self, action: Callable[[], None]) -> None:
         """Do something in the first process, and raise in all of them if it fails."""

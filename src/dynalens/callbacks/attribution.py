@@ -18,7 +18,7 @@ from dynalens.callbacks.base import (
     sink_of,
     switched_off_on_error,
 )
-from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
+from dynalens.callbacks.tracked_samples import TrackedSamples
 from dynalens.dynamics import Array
 from dynalens.explanations import (
     EpochExplanations,
@@ -46,7 +46,6 @@ from dynalens.host import (
     tensorboard_writer,
     validates_in_epoch,
 )
-from dynalens.identity import SampleIdentity
 from dynalens.observation import module_named
 from dynalens.paths import resolved
 from dynalens.record import epoch_file, forget_epochs, write_arrays
@@ -184,8 +183,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         check_choice("on_error", on_error, ("warn", "raise"))
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
         self._explanations = RunExplanations(self._settings)
-        self._dynamics: TrainingDynamicsMonitor | None = None
-        self._identity: SampleIdentity | None = None
+        self._tracked = TrackedSamples()
         self._processes: Processes | None = None
         self._pictures: ExplanationPictures | None = None
         self._folder, self._contrasts_on = Path(), True
@@ -202,21 +200,12 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._processes, self._contrasts_on = Processes(trainer), True
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
-        self._find_tracker(trainer)
-        self._explanations.begin_fit(self._settings, scoring_precision(trainer), alone=self._dynamics is None)
+        by_id = self._explanations.samples.by_id
+        self._tracked.install(trainer, by_id=by_id, contrasts=self._contrasts)
+        self._explanations.begin_fit(self._settings, scoring_precision(trainer), alone=self._tracked.tracker is None)
         self._folder = run_folder(trainer, self.name)
         if self._processes.is_first:
             self._open_pictures(trainer)
-
-    def _find_tracker(self, trainer: Any) -> None:
-        monitors = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
-        self._dynamics = monitors[0] if monitors else None
-        if self._dynamics is not None:
-            self._identity = self._dynamics.identity
-            self._dynamics.draw_contrasts_with(self._contrasts)
-        elif self._explanations.samples.by_id:
-            self._identity = SampleIdentity()
-            self._identity.install(trainer)
 
     def _open_pictures(self, trainer: Any) -> None:
         self._pictures = ExplanationPictures(sink_of(trainer, self._folder), tag_prefix(self.name), self.decode)
@@ -241,9 +230,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         """Look out for the suspects of the epochs before."""
         self._explanations.schedule.begin_epoch()
         with self._or_switched_off():
-            if self._identity is not None and self._dynamics is None:
-                self._identity.start(trainer, None)
-            self._explanations.samples.look_for_suspects(self._wanted_suspects(trainer.current_epoch))
+            self._tracked.begin_epoch(trainer)
+            self._explanations.samples.look_for_suspects(self._suspects_to_explain(trainer.current_epoch))
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -267,15 +255,11 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         if self._pictures is None:
             return
         with self._or_switched_off():
-            part = self._identity.part_of(batch) if self._identity is not None else batch
-            if part is None:
-                return
-            source = trainer.train_dataloader if self._identity is None else self._identity
-            samples = self._explanations.samples
-            part, ids = samples.readable(part, getattr(source, "dataset", None)), None
-            if self._identity is not None:
-                ids = functools.partial(self._identity.sample_ids, trainer, batch)
-            samples.begin_step(pl_module, part, ids, choose=not validates_in_epoch(trainer))
+            part = self._tracked.part_of(batch)
+            if part is not None:
+                samples = self._explanations.samples
+                part, ids = samples.readable(part, self._tracked.dataset(trainer)), self._tracked.ids_of(trainer, batch)
+                samples.begin_step(pl_module, part, ids, choose=not validates_in_epoch(trainer))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """What is computed from here on is not the step's forward pass."""
@@ -332,16 +316,13 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._pictures, self._processes = None, None
         self._explanations.samples.look_for_suspects(None)
         self._explanations.samples.observer.close()
-        if self._identity is not None and self._dynamics is None:
-            self._identity.close()
-        self._identity = None
+        self._tracked.close()
 
-    def _wanted_suspects(self, epoch: int) -> Sequence[int | str] | None:
-        due = self._pictures is not None and self._explanations.schedule.due(epoch)
-        if not due or self._dynamics is None or not self._explanations.samples.suspects_readable:
+    def _suspects_to_explain(self, epoch: int) -> Sequence[int | str] | None:
+        explained = self._pictures is not None and self._explanations.schedule.due(epoch)
+        if not explained or not self._explanations.samples.suspects_readable:
             return None
-        wanted = max(self.suspects, self._dynamics.followed_suspects(epoch) if self.contrast else 0)
-        return self._dynamics.suspect_ids(wanted) if wanted else None
+        return self._tracked.suspects(self.suspects, epoch, in_gallery=self.contrast is not None)
 
     def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
         schedule = self._explanations.schedule

@@ -141,8 +141,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._identity = SampleIdentity(resolved(index), loader)
         self._step = TrainingStep(self._identity, capture, self._features, views)
         self._processes: Processes | None = None
-        self._failure: Exception | None = None
-        self._active = self._begun = self._announced = self._agreed = False
+        self._active = self._begun = self._announced = False
 
     def reset(self) -> None:
         """Forget the record; the next fit starts a new one."""
@@ -158,9 +157,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._features.check(pl_module)
         if self.projector_every_n_epochs is not None:
             check_tensorboard(trainer, "projector_every_n_epochs")
-        self._processes, self._failure = Processes(trainer), None
+        self._processes = Processes(trainer)
         self._live.use(RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name)))
-        self._active, self._begun, self._announced, self._agreed = True, False, False, False
+        self._active, self._begun, self._announced = True, False, False
         self._observer = BatchObserver(alone=False)
         self._step.install(trainer, pl_module)
 
@@ -213,26 +212,16 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
         self._observer.finish()
-        if not self._active or self._failure:
-            return
-        assert self._processes is not None
-        try:
-            self._record(trainer, outputs, batch)
-            self._step.close()
-        except Exception as error:
-            if self._processes.number == 1:
-                raise
-            self._failure = error  # the others would wait for this process: it raises where all can
-        if not self._agreed:  # what is wrong from the start shows in the first batch
-            self._processes.agree(self._failure)
-            self._agreed = True
+        if self._active:
+            assert self._processes is not None
+            self._processes.in_step(lambda: self._record(trainer, outputs, batch))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Fold the epoch into the record, write it and log it."""
         if not self._active:
             return
         assert self._processes is not None
-        self._processes.together(self._end_steps)
+        self._processes.end_steps(self._step.end_epoch)
         logged = self._shown.logged(trainer.current_epoch)
         self._end_epoch(self._epoch(trainer), log_to=trainer if logged else None)
 
@@ -278,19 +267,14 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
         presented = self._step.read(trainer, outputs, batch)
-        if presented is None:
-            return
-        rows, presentation = presented
-        self._step.keep_features(self._live.make_room(self._identity.num_samples or 1).num_samples)
-        self._live.update(self._epoch(trainer), rows, presentation.logits, presentation.targets)
-        if not self._announced:
-            announce(f"dynalens: {presentation.source}; identity: {self._identity.way}")
-            self._announced = True
-
-    def _end_steps(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        self._step.end_epoch()
+        if presented is not None:
+            rows, presentation = presented
+            self._step.keep_features(self._live.make_room(self._identity.num_samples or 1).num_samples)
+            self._live.update(self._epoch(trainer), rows, presentation.logits, presentation.targets)
+            if not self._announced:
+                announce(f"dynalens: {presentation.source}; identity: {self._identity.way}")
+                self._announced = True
+        self._step.close()
 
     def _epoch(self, trainer: Any) -> int:
         return self._live.epoch(int(trainer.current_epoch))

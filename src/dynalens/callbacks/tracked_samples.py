@@ -1,0 +1,77 @@
+"""Who the samples of a training batch are, and which are suspects: asked of the tracker beside a monitor."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from dynalens.callbacks.dynamics_log import ContrastSource
+from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
+from dynalens.identity import SampleIdentity
+
+
+class TrackedSamples:
+    """Asks the first TrainingDynamicsMonitor of a Trainer; without one, follows the loader itself where ids are needed.
+
+    Attributes:
+        tracker: That monitor, or None.
+    """
+
+    def __init__(self) -> None:
+        self.tracker: TrainingDynamicsMonitor | None = None
+        self._identity: SampleIdentity | None = None
+
+    def install(self, trainer: Any, *, by_id: bool, contrasts: ContrastSource) -> None:
+        """A fit begins.
+
+        Args:
+            trainer: The Trainer.
+            by_id: Whether ids are needed even without a tracker.
+            contrasts: Gives the tracker maps for its gallery.
+        """
+        trackers = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
+        self.tracker = trackers[0] if trackers else None
+        if self.tracker is not None:
+            self._identity = self.tracker.identity
+            self.tracker.draw_contrasts_with(contrasts)
+        elif by_id:
+            self._identity = SampleIdentity()
+            self._identity.install(trainer)
+
+    def begin_epoch(self, trainer: Any) -> None:
+        """Look at the loader again, which Lightning may have made anew; the tracker does so itself."""
+        if self._identity is not None and self.tracker is None:
+            self._identity.start(trainer, None)
+
+    def dataset(self, trainer: Any) -> Any:
+        """Return what is trained on, or None."""
+        source = trainer.train_dataloader if self._identity is None else self._identity
+        return getattr(source, "dataset", None)
+
+    def part_of(self, batch: Any) -> Any:
+        """Return the part of the batch that comes from the loader that is tracked; None where it has none."""
+        return batch if self._identity is None else self._identity.part_of(batch)
+
+    def ids_of(self, trainer: Any, batch: Any) -> Callable[[], Sequence[int | str] | Tensor] | None:
+        """Return what gives the ids of the batch's samples; None where nobody knows them."""
+        return None if self._identity is None else functools.partial(self._identity.sample_ids, trainer, batch)
+
+    def suspects(self, number: int, epoch: int, *, in_gallery: bool) -> Sequence[int | str] | None:
+        """Return the ids of the worst samples so far; None without a tracker, or where none are asked for.
+
+        Args:
+            number: How many.
+            epoch: The epoch under way.
+            in_gallery: Whether to return those that the tracker's gallery of this epoch may show, if these are more.
+        """
+        if self.tracker is None:
+            return None
+        number = max(number, self.tracker.followed_suspects(epoch) if in_gallery else 0)
+        return self.tracker.suspect_ids(number) if number else None
+
+    def close(self) -> None:
+        """Undo ``install``."""
+        if self._identity is not None and self.tracker is None:
+            self._identity.close()
+        self._identity = None
