@@ -72,14 +72,11 @@ def grad_cam(
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, equations 1 and 2. Captum leaves the ReLU out by default.
 
     Args:
-        model: See :func:`saliency`, also for ``targets``, ``forward`` and ``chunk_size``.
+        model: See :func:`saliency`, also for the arguments that are not named here.
         images: Shape ``(N, C, *spatial)``, floating. Not modified.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
         target_layer: Dotted name; default: :func:`find_target_layer`. Its output is (N, C, *spatial), or (N, *spatial,
             C), or the tokens (N, T, C) of a transformer, laid out on the grid of the patches without the class and
             register tokens before them.
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
 
     Returns:
         Shape ``(N, *layer_spatial)``, float32, >= 0. ``resize`` brings it to the size of the images.
@@ -117,12 +114,8 @@ def grad_cam_plus_plus(
     denominator, which changes the maps where gradients are about 1e-3 and smaller.
 
     Args:
-        model: See :func:`saliency`.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
+        model: See :func:`grad_cam`, also for the arguments that are not named here.
         target_layer: See :func:`grad_cam`. The definition is meant for feature maps that are not negative.
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
 
     Returns:
         As :func:`grad_cam`.
@@ -155,12 +148,7 @@ def layer_cam(
     Source: Jiang et al., "LayerCAM", IEEE TIP 2021, equations 6 and 7.
 
     Args:
-        model: See :func:`saliency`.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
-        target_layer: See :func:`grad_cam`.
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
+        model: See :func:`grad_cam`, also for the arguments that are not named here.
 
     Returns:
         As :func:`grad_cam`.
@@ -197,11 +185,7 @@ def score_cam(
     nothing.
 
     Args:
-        model: See :func:`saliency`.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
-        target_layer: See :func:`grad_cam`.
-        forward: Callable(images) -> logits.
+        model: See :func:`grad_cam`, also for the arguments that are not named here.
         chunk_size: Masked images in one pass; default: 32.
 
     Returns:
@@ -285,12 +269,8 @@ def shared_passes(
 
     Args:
         model: See :func:`saliency`, also for the arguments that are not named here.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
         formulas: By the names of their methods.
         target_layer: See :func:`grad_cam`; it is looked for only where a formula needs one.
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
     """
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)

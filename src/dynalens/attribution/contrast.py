@@ -29,8 +29,7 @@ def contrast(
     With a the predicted and b the given label, it shows why a sample is taken for another class than it is labelled.
 
     Args:
-        model: See :func:`saliency`.
-        images: Shape ``(N, C, *spatial)``.
+        model: See :func:`saliency`, also for the arguments that are not named here.
         class_a: Shape ``(N,)``, int64, or one class for all.
         class_b: The same.
         method: Name of any built-in method but "attention_rollout", which knows no class.

@@ -72,12 +72,7 @@ def input_x_gradient(
     Source: Shrikumar et al., "Not Just a Black Box", 2016.
 
     Args:
-        model: See :func:`saliency`, also for all other arguments.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
-        forward: Callable(images) -> logits.
-        at: Name of a layer.
-        chunk_size: Images in one pass.
+        model: See :func:`saliency`, also for the arguments that are not named here.
 
     Returns:
         As :func:`saliency`. For a model without biases and with ReLUs a map sums to z_y.
@@ -119,13 +114,11 @@ def smooth_grad(
         model: See :func:`saliency`, also for the arguments that are not named here.
         images: Shape ``(N, C, *spatial)``. Their memory layout is kept: large images are faster in
             ``torch.channels_last``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
         samples: Noisy copies n of each image; each costs one forward and one backward pass.
         noise: The source finds 0.1 to 0.2 best.
         seed: Of the noise.
         autocast: Run the model under bfloat16 autocast, for speed. The change of a map is then far below that of
             another seed; for plain saliency it would not be.
-        forward: Callable(images) -> logits.
         at: Name of a layer; noise is then added to its output.
         chunk_size: Copies in one pass.
 
@@ -192,15 +185,12 @@ def integrated_gradients(
     Args:
         model: See :func:`saliency`, also for the arguments that are not named here.
         images: Shape ``(N, C, *spatial)``; their memory layout is kept, see :func:`smooth_grad`.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
         baseline: The image x' that shows nothing, as for deletion curves: a number, a tensor that broadcasts to the
             images, or callable(images) -> tensor, such as ``functools.partial(baseline_images, baseline="blur")``.
             With ``at``, for the layer's output, or integer inputs of the model to compute it from.
         steps: Points on the line; each costs one forward and one backward pass.
         rule: Where they lie: "midpoint" or "gauss_legendre".
         autocast: See :func:`smooth_grad`.
-        forward: Callable(images) -> logits.
-        at: Name of a layer.
         chunk_size: Points in one pass.
 
     Returns:
@@ -249,13 +239,8 @@ def interior_gradient(
 
     Args:
         model: See :func:`saliency`, also for the arguments that are not named here.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
         alpha: Place on the line, in [0, 1].
         baseline: See :func:`integrated_gradients`.
-        forward: Callable(images) -> logits.
-        at: Name of a layer.
-        chunk_size: Images in one pass.
 
     Returns:
         As :func:`saliency`.
@@ -293,13 +278,9 @@ def completeness_gap(
 
     Args:
         model: See :func:`saliency`, also for the arguments that are not named here.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
         maps: Shape ``(N, ...)``.
         baseline: That of the maps.
-        forward: Callable(images) -> logits.
         at: That of the maps.
-        chunk_size: Images in one pass.
 
     Returns:
         Shape ``(N,)``, float32, signed, in units of the logit.

@@ -24,11 +24,8 @@ def guided_backprop(
     Source: Springenberg et al., "Striving for Simplicity", 2015, section 3.4.
 
     Args:
-        model: See :func:`saliency`, also for all other arguments. It must use ReLU or ReLU6, as modules or functions.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
+        model: See :func:`saliency`, also for the arguments that are not named here. It must use
+            ReLU or ReLU6, as modules or functions.
 
     Returns:
         As :func:`saliency`.
@@ -61,11 +58,7 @@ def deconvolution(
     by Simonyan et al. 2014, section 4.
 
     Args:
-        model: See :func:`guided_backprop`.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
+        model: See :func:`guided_backprop`, also for the arguments that are not named here.
 
     Returns:
         As :func:`saliency`.
@@ -100,12 +93,8 @@ def rect_grad(
     multiplied by the image. The percentile is the smallest value that so many do not exceed.
 
     Args:
-        model: See :func:`guided_backprop`.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
+        model: See :func:`guided_backprop`, also for the arguments that are not named here.
         percentile: In [0, 100).
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
 
     Returns:
         As :func:`saliency`.
@@ -145,12 +134,8 @@ def guided_grad_cam(
     source and this function linearly.
 
     Args:
-        model: See :func:`guided_backprop`.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``.
+        model: See :func:`guided_backprop`, also for the arguments that are not named here.
         target_layer: See :func:`grad_cam`.
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
 
     Returns:
         As :func:`saliency`.

@@ -83,11 +83,9 @@ def gradient_rollout(
     Source: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equations 5 and 6.
 
     Args:
-        model: See :func:`attention_rollout`, also for the other arguments.
+        model: See :func:`attention_rollout`, also for the arguments that are not named here.
         images: Shape ``(N, C, H, W)``.
         targets: Shape ``(N,)`` or ``(N, 2)``: see :func:`saliency`.
-        forward: Callable(images) -> logits.
-        chunk_size: Images in one pass.
 
     Returns:
         As :func:`attention_rollout`.

@@ -39,12 +39,7 @@ def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
 def attribution_drift(maps: Tensor, previous: Tensor) -> Tensor:
     """Return the rank correlation with an earlier epoch's maps of the same images: 1 has not drifted, 0 has wholly.
 
-    Args:
-        maps: Shape ``(N, ...)``.
-        previous: Shape of ``maps``.
-
-    Returns:
-        Shape ``(N,)``, float32, in [-1, 1]; NaN where a map is constant.
+    Arguments, values and errors are those of :func:`rank_correlation`.
     """
     return rank_correlation(maps, previous)
 
@@ -64,7 +59,7 @@ def class_sensitivity(explain: Explain, images: Tensor, targets: Tensor, other_t
         other_targets: Shape ``(N,)``, int64; the least or the second most probable class, say.
 
     Returns:
-        Shape ``(N,)``, float32, in [-1, 1]; NaN where a map is constant.
+        As :func:`rank_correlation`.
 
     Raises:
         ValueError: If a target is compared with itself.
@@ -109,7 +104,7 @@ def randomisation_check(
         seed: Of the random weights; torch's own generators are not moved.
 
     Returns:
-        Shape ``(N,)``, float32, in [-1, 1]; NaN where a map is constant.
+        As :func:`rank_correlation`.
 
     Example:
         A map of the image alone survives.
@@ -132,12 +127,7 @@ def cascading_randomisation(
 ) -> dict[str, Tensor]:
     """Return :func:`randomisation_check` after each layer from the last to the first has been randomised as well.
 
-    Args:
-        model: Copied; not modified.
-        explain: Callable(model, images, targets) -> maps (N, ...).
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)``, int64.
-        seed: Of the random weights.
+    Arguments are those of :func:`randomisation_check`.
 
     Returns:
         For each layer with weights, the last of ``named_modules`` first: shape ``(N,)``, float32.

@@ -190,16 +190,9 @@ def deletion_curve(
     included, ties are broken by a seeded permutation, and the baseline is named (the source deletes to zero).
 
     Args:
-        model: See :func:`faithfulness_curves`.
-        images: Shape ``(N, C, *spatial)``, floating.
-        targets: Shape ``(N,)``, int64.
-        maps: Shape ``(N, *spatial)``.
-        baseline: See :func:`baseline_images`.
-        steps: Steps from no pixel to all of them.
-        patch_size: Side of the patches that are replaced together.
+        model: See :func:`faithfulness_curves`, also for ``images``, ``targets`` and ``maps``; the settings that are not
+            named here are those of :class:`CurveSettings`.
         least_first: Replace the least relevant first, in exactly the reverse order.
-        seed: Of the order of pixels with equal relevance.
-        chunk_size: Images in one forward pass.
 
     Returns:
         Shape ``(N, steps + 1)``, float32, in [0, 1]; :func:`replaced_fractions` is its abscissa.
@@ -234,16 +227,8 @@ def insertion_curve(
     Source: Petsiuk et al., "RISE", BMVC 2018, section 4.2; differs as :func:`deletion_curve` does.
 
     Args:
-        model: See :func:`faithfulness_curves`.
-        images: Shape ``(N, C, *spatial)``, floating.
-        targets: Shape ``(N,)``, int64.
-        maps: Shape ``(N, *spatial)``.
-        baseline: See :func:`baseline_images`.
-        steps: Steps from no pixel to all of them.
-        patch_size: Side of the patches that are put back together.
+        model: See :func:`deletion_curve`, also for the arguments that are not named here.
         least_first: Put the least relevant back first.
-        seed: Of the order of pixels with equal relevance.
-        chunk_size: Images in one forward pass.
 
     Returns:
         Shape ``(N, steps + 1)``, float32, in [0, 1].
@@ -271,13 +256,8 @@ def random_ranking_control(
     """Return the curves of a random ranking, with the same budget and settings: what a map must beat.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the other arguments.
-        images: Shape ``(N, C, *spatial)``, floating.
-        targets: Shape ``(N,)``, int64.
+        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
         settings: Baseline, steps and the like; the seed also determines the rankings.
-        metrics: Names: ``deletion``, ``insertion``.
-        forward: Callable(images) -> logits, where it is not the model.
-        logits: Shape ``(N, K)``; logits of the images, where they are known already.
 
     Example:
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)

@@ -31,13 +31,7 @@ def symmetric_relevance_gain(
     and no further image is scored.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the other arguments.
-        images: Shape ``(N, C, *spatial)``, floating.
-        targets: Shape ``(N,)``, int64.
-        maps: Shape ``(N, *spatial)``.
-        settings: Baseline, steps and the like.
-        forward: Callable(images) -> logits, where it is not the model.
-        logits: Shape ``(N, K)``; logits of the images, where they are known already.
+        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
 
     Returns:
         Shape ``(N,)``, float32, in [-1, 1].

@@ -26,12 +26,7 @@ def average_drop(
     Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1.1.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the other arguments.
-        images: Shape ``(N, C, *spatial)``, floating.
-        targets: Shape ``(N,)``, int64.
-        maps: Shape ``(N, *spatial)``.
-        forward: Callable(images) -> logits, where it is not the model.
-        logits: Shape ``(N, K)``; logits of the images, where they are known already.
+        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
         precision: See :class:`CurveSettings`.
         chunk_size: Images in one forward pass.
 
@@ -67,14 +62,7 @@ def average_increase(
     confidence.
 
     Args:
-        model: See :func:`average_drop`, also for the other arguments.
-        images: Shape ``(N, C, *spatial)``, floating.
-        targets: Shape ``(N,)``, int64.
-        maps: Shape ``(N, *spatial)``.
-        forward: Callable(images) -> logits, where it is not the model.
-        logits: Shape ``(N, K)``; logits of the images, where they are known already.
-        precision: See :class:`CurveSettings`.
-        chunk_size: Images in one forward pass.
+        model: See :func:`average_drop`, also for the arguments that are not named here.
 
     Returns:
         Shape ``(N,)``, float32, 0 or 1.

@@ -61,14 +61,9 @@ def measure(
     """Return the metrics of these names that perturb images; those that compare maps are passed over.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the other arguments.
-        images: Shape ``(N, C, *spatial)``, floating.
-        targets: Shape ``(N,)``, int64.
+        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
         maps: Shape ``(N, *spatial)``; a :func:`random_ranking` gives the control.
         metrics: Names from ``METRICS``.
-        settings: Baseline, steps and the like.
-        forward: Callable(images) -> logits, where it is not the model.
-        logits: Shape ``(N, K)``; logits of the images, where they are known already.
     """
     names = check_metrics(metrics)
     wanted = sorted({curve for name in names for curve in _NEEDS.get(name, ())})

@@ -50,16 +50,13 @@ def infidelity(
     Source: Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019, definition 2.1.
 
     Args:
-        model: See :func:`faithfulness_curves`.
-        images: Shape ``(N, C, *spatial)``, floating.
-        targets: Shape ``(N,)``, int64.
+        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
         maps: Shape of ``images``: contributions, as input x gradient or integrated gradients give them for I around a
             baseline, or a gradient for small I.
         perturb: Callable(images, generator) -> I of the images' shape; default: normal with standard deviation 0.1.
         samples: Perturbations of each image.
         normalize: Scale each map by the factor that makes its infidelity least, as the source does.
         seed: Of the generator that ``perturb`` gets.
-        forward: Callable(images) -> logits, where it is not the model.
         chunk_size: Images in one forward pass.
 
     Returns:
