@@ -23,25 +23,25 @@ from dynalens.observation import captured_output, module_named, undisturbed, unw
 _MASKED = 32  # images in one pass without gradients
 
 
-def grad_cam_formula(seen: Pass) -> Tensor:
+def grad_cam_formula(layer_pass: Pass) -> Tensor:
     """Return :func:`grad_cam` from one pass."""
-    weights = seen.activation_gradient.flatten(2).mean(dim=2)
-    return _weighted(weights, seen.activation)
+    weights = layer_pass.activation_gradient.flatten(2).mean(dim=2)
+    return _weighted(weights, layer_pass.activation)
 
 
-def grad_cam_plus_plus_formula(seen: Pass) -> Tensor:
+def grad_cam_plus_plus_formula(layer_pass: Pass) -> Tensor:
     """Return :func:`grad_cam_plus_plus` from one pass."""
-    g = seen.activation_gradient
-    total = seen.activation.flatten(2).sum(dim=2).view(*g.shape[:2], *[1] * (g.ndim - 2))
+    g = layer_pass.activation_gradient
+    total = layer_pass.activation.flatten(2).sum(dim=2).view(*g.shape[:2], *[1] * (g.ndim - 2))
     # alpha of the source with g squared taken out of the fraction: it cannot underflow.
     alpha = 1 / (2 + total * g)
     weights = torch.where(g > 0, alpha * g, 0).flatten(2).sum(dim=2)
-    return _weighted(weights, seen.activation)
+    return _weighted(weights, layer_pass.activation)
 
 
-def layer_cam_formula(seen: Pass) -> Tensor:
+def layer_cam_formula(layer_pass: Pass) -> Tensor:
     """Return :func:`layer_cam` from one pass."""
-    return (seen.activation_gradient.relu() * seen.activation).sum(dim=1).relu()
+    return (layer_pass.activation_gradient.relu() * layer_pass.activation).sum(dim=1).relu()
 
 
 def _weighted(weights: Tensor, activation: Tensor) -> Tensor:
@@ -233,9 +233,9 @@ def _feature_maps(
     layer, arrange = module_named(model, name), arrangement(model, x, name, forward=forward)
     parts = []
     for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
-        with captured_output(layer) as captured:
+        with captured_output(layer) as capture:
             as_logits(run(x_part), y_part)
-        parts.append(arrange(captured.value).float())
+        parts.append(arrange(capture.value).float())
     return torch.cat(parts)
 
 
@@ -287,9 +287,9 @@ def shared_passes(
         maps: dict[str, list[Tensor]] = {method: [] for method in formulas}
         all_logits = []
         for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
-            seen, logits = one_pass(run, x_part, y_part, layer=layer, arrange=arrange, to_images=to_images)
+            layer_pass, logits = one_pass(run, x_part, y_part, layer=layer, arrange=arrange, to_images=to_images)
             all_logits.append(logits)
             for method, formula in formulas.items():
-                maps[method].append(formula(seen))
-        found = {method: check_finite(method, torch.cat(parts)) for method, parts in maps.items()}
-        return found, torch.cat(all_logits), name
+                maps[method].append(formula(layer_pass))
+        finite_maps = {method: check_finite(method, torch.cat(parts)) for method, parts in maps.items()}
+        return finite_maps, torch.cat(all_logits), name

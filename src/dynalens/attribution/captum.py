@@ -126,10 +126,10 @@ def _required(cls: Any) -> tuple[str, ...]:
 def _signature(cls: Any) -> inspect.Signature:
     """Return the arguments that ``method_args`` may have."""
     names = [*inspect.signature(cls).parameters, *inspect.signature(cls.attribute).parameters]
-    own = [name for name in dict.fromkeys(names) if name not in _OURS]
+    captums = [name for name in dict.fromkeys(names) if name not in _OURS]
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
-        for name in ("model", "images", "targets", "forward", "chunk_size", *own)
+        for name in ("model", "images", "targets", "forward", "chunk_size", *captums)
     ]
     if cls.__name__ == "NoiseTunnel":  # it hands on what it does not know to the method that it smooths
         parameters.append(inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD))
@@ -170,30 +170,33 @@ def _attributed(
         names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
         give_rules(cls, model, x, forward=forward)
     attribution = _built(cls, _Logits(inner, forward or inner), model, settings, names)
-    given = {key: value for key, value in settings.items() if key not in constructor}
+    call_arguments = {key: value for key, value in settings.items() if key not in constructor}
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []
     takes_target = cls.__name__ == "NoiseTunnel" or "target" in inspect.signature(cls.attribute).parameters
     for rows in torch.split(torch.arange(len(x), device=x.device), size):
-        cut = {key: value[rows] if _one_for_each(cls, key, value, len(x)) else value for key, value in given.items()}
+        cut = {
+            key: value[rows] if _one_for_each(cls, key, value, len(x)) else value
+            for key, value in call_arguments.items()
+        }
         part = x[rows].requires_grad_(x.is_floating_point())
         target = {"target": targets[rows]} if takes_target else {}
         with check_called_once(cls, model, part, forward=forward):
-            found = attribution.attribute(part, **target, **cut)
-        parts.append([_maps_of(cls, each, len(rows)) for each in (found if len(names) > 1 else [found])])
+            results = attribution.attribute(part, **target, **cut)
+        parts.append([_maps_of(cls, result, len(rows)) for result in (results if len(names) > 1 else [results])])
     maps = [torch.cat(of_one) for of_one in zip(*parts, strict=True)]
     if x.ndim > 2 and any(base.__name__ == "LayerAttribution" for base in cls.__mro__):
         maps = [arrangement(model, x, name, forward=forward)(of_one) for name, of_one in zip(names, maps, strict=True)]
     return _summed(names, maps)
 
 
-def _layer_names(cls: Any, given: Any) -> tuple[str, ...]:
+def _layer_names(cls: Any, layers: Any) -> tuple[str, ...]:
     """Return the layers by name: none, one, or where the class takes them several."""
-    names = (given,) if isinstance(given, str) else tuple(given or ())
+    names = (layers,) if isinstance(layers, str) else tuple(layers or ())
     if not all(isinstance(name, str) for name in names) or (len(names) > 1 and cls.__name__ not in _SEVERAL_LAYERS):
         several = f"; {', '.join(_SEVERAL_LAYERS)} take several" if cls.__name__ not in _SEVERAL_LAYERS else ""
         raise ValueError(
-            f"Expected `layer` of {cls.__name__} to be the dotted name of a layer, got {given!r}. "
+            f"Expected `layer` of {cls.__name__} to be the dotted name of a layer, got {layers!r}. "
             f"Pass one name{several}."
         )
     return names
@@ -220,13 +223,13 @@ def _settled(value: Any, x: Tensor) -> Any:
 
 
 def _built(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, Any], names: tuple[str, ...]) -> Any:
-    own = {key: value for key, value in settings.items() if key in inspect.signature(cls).parameters}
+    init_arguments = {key: value for key, value in settings.items() if key in inspect.signature(cls).parameters}
     if names:
         layers = [module_named(model, name, argument="layer") for name in names]
-        own["layer"] = layers if len(layers) > 1 else layers[0]
+        init_arguments["layer"] = layers if len(layers) > 1 else layers[0]
     if cls.__name__ != "NoiseTunnel":
-        return cls(logits, **own)
-    smoothed = own.get("attribution_method", "Saliency")
+        return cls(logits, **init_arguments)
+    smoothed = init_arguments.get("attribution_method", "Saliency")
     return cls(_captum_class(smoothed)(logits)) if isinstance(smoothed, str) else cls(smoothed)
 
 
@@ -240,9 +243,9 @@ def _maps_of(cls: Any, result: Any, images: int) -> Tensor:
     if isinstance(result, tuple) and len(result) == 1:
         result = result[0]
     if not isinstance(result, Tensor) or len(result) != images:
-        seen = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
+        kind = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
         raise ValueError(
-            f"Expected captum's {cls.__name__} to give one map for each of {images} images, got {seen}. "
+            f"Expected captum's {cls.__name__} to give one map for each of {images} images, got {kind}. "
             "See its documentation for arguments that change what it returns."
         )
     return result.detach()

@@ -10,9 +10,11 @@ from dynalens.attribution.methods import BUILT_IN, CLASSLESS
 
 def check_contrast(method: str, *, argument: str = "contrast") -> None:
     """Raise a ValueError unless this names a method that knows classes."""
-    known = [name for name in BUILT_IN if name not in CLASSLESS]
-    if method not in known:
-        raise ValueError(f"Expected `{argument}` to be one of {', '.join(known)}, got {method!r}. Choose one of them.")
+    class_methods = [name for name in BUILT_IN if name not in CLASSLESS]
+    if method not in class_methods:
+        raise ValueError(
+            f"Expected `{argument}` to be one of {', '.join(class_methods)}, got {method!r}. Choose one of them."
+        )
 
 
 def contrast(
@@ -48,5 +50,5 @@ def contrast(
         tensor([[[[ 1., -5.]]]])
     """
     check_contrast(method, argument="method")
-    classes = [torch.as_tensor(chosen, device=images.device).expand(len(images)) for chosen in (class_a, class_b)]
+    classes = [torch.as_tensor(number, device=images.device).expand(len(images)) for number in (class_a, class_b)]
     return BUILT_IN[method](model, images, torch.stack(classes, dim=1), **arguments)

@@ -101,8 +101,8 @@ def explain(
     functions, arguments = check_methods(methods, method_args), method_args or {}
     if is_tokens(images):
         arguments = _at_the_embedding(model, images, forward, functions, arguments)
-    shared = {name: ONE_PASS[name] for name in functions if name in ONE_PASS and not arguments.get(name)}
-    check_images(images, targets) if shared else check_targets(images, targets)
+    formulas = {name: ONE_PASS[name] for name in functions if name in ONE_PASS and not arguments.get(name)}
+    check_images(images, targets) if formulas else check_targets(images, targets)
     check_positive(chunk_size=chunk_size)
     layer = target_layer if any(_looks_at_a_layer(f) for f in functions.values()) else None
     with undisturbed(model):
@@ -110,8 +110,8 @@ def explain(
         if searched and not is_tokens(images):
             layer = find_target_layer(model, images, forward=forward)
         common: dict[str, Any] = {"forward": forward, "chunk_size": chunk_size}
-        if shared:
-            maps, logits, _ = shared_passes(model, images, targets, shared, target_layer=layer, **common)
+        if formulas:
+            maps, logits, _ = shared_passes(model, images, targets, formulas, target_layer=layer, **common)
         else:
             maps, logits = {}, _logits(model, images, targets, **common)
         for name in functions.keys() - maps.keys():
@@ -135,8 +135,8 @@ def _at_the_embedding(
     unplaced = [name for name in functions if name in TOKEN_METHODS and "at" not in arguments.get(name, {})]
     if not unplaced:
         return arguments
-    found = find_embedding(model, tokens, forward=forward)
-    return {**arguments, **{name: {**arguments.get(name, {}), "at": found} for name in unplaced}}
+    embedding = find_embedding(model, tokens, forward=forward)
+    return {**arguments, **{name: {**arguments.get(name, {}), "at": embedding} for name in unplaced}}
 
 
 def _looks_at_a_layer(function: Function) -> bool:
@@ -144,8 +144,8 @@ def _looks_at_a_layer(function: Function) -> bool:
 
 
 def _searches(name: str, function: Function, arguments: MethodArgs) -> bool:
-    own = arguments.get(name, {})
-    return _looks_at_a_layer(function) and not (own.get("target_layer") or own.get("layer"))
+    own_arguments = arguments.get(name, {})
+    return _looks_at_a_layer(function) and not (own_arguments.get("target_layer") or own_arguments.get("layer"))
 
 
 def _run(
@@ -156,18 +156,18 @@ def _run(
     targets: Tensor,
     layer: str | None,
     common: dict[str, Any],
-    own: dict[str, Any],
+    own_arguments: dict[str, Any],
 ) -> Tensor:
     if name in BUILT_IN or name.startswith(("captum:", "zennit:")):
-        own = {**common, **own}
+        own_arguments = {**common, **own_arguments}
         for argument in ("target_layer", "layer"):
             if takes(function, argument):
-                own.setdefault(argument, layer)
-    maps = function(model, images, targets, **own)
+                own_arguments.setdefault(argument, layer)
+    maps = function(model, images, targets, **own_arguments)
     if not isinstance(maps, Tensor) or len(maps) != len(images) or not bool(maps.isfinite().all()):
-        seen = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
+        kind = tuple(maps.shape) if isinstance(maps, Tensor) else f"a {type(maps).__name__}"
         raise ValueError(
-            f"Expected {name} to return a finite map for each of {len(images)} images, got {seen}. "
+            f"Expected {name} to return a finite map for each of {len(images)} images, got {kind}. "
             "Return a tensor (N, C, *spatial) or (N, *spatial)."
         )
     return maps.detach().float()

@@ -54,8 +54,8 @@ def saliency(
         >>> saliency(model, torch.zeros(1, 1, 1, 2), torch.tensor([0]))
         tensor([[[[ 1., -2.]]]])
     """
-    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as of:
-        return check_finite("saliency", _gradient(of, of.points))
+    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
+        return check_finite("saliency", _gradient(target_score, target_score.points))
 
 
 def input_x_gradient(
@@ -83,8 +83,8 @@ def input_x_gradient(
         >>> input_x_gradient(model, torch.full((1, 1, 1, 2), 5.0), torch.tensor([0]))
         tensor([[[[  5., -10.]]]])
     """
-    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as of:
-        return check_finite("input_x_gradient", of.points * _gradient(of, of.points))
+    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
+        return check_finite("input_x_gradient", target_score.points * _gradient(target_score, target_score.points))
 
 
 def smooth_grad(
@@ -136,15 +136,19 @@ def smooth_grad(
     check_positive(samples=samples)
     if noise < 0:
         raise ValueError(f"Expected `noise` to be at least 0, got {noise}. Pass a fraction of the image's range.")
-    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size, autocast=autocast) as of:
-        draw = _Draws(seed, of.points)
-        values = of.points.flatten(1)
-        spread = (values.amax(dim=1) - values.amin(dim=1)).view(-1, *[1] * (of.points.ndim - 1))
+    with score(
+        model, images, targets, forward=forward, at=at, chunk_size=chunk_size, autocast=autocast
+    ) as target_score:
+        draw = _Draws(seed, target_score.points)
+        values = target_score.points.flatten(1)
+        spread = (values.amax(dim=1) - values.amin(dim=1)).view(-1, *[1] * (target_score.points.ndim - 1))
 
         def noisy(k: int, rows: Tensor) -> Tensor:
-            return of.points[rows] + noise * spread[rows] * draw(k)
+            return target_score.points[rows] + noise * spread[rows] * draw(k)
 
-        return check_finite("smooth_grad", of.mean_gradient(samples, noisy, torch.full((samples,), 1 / samples)))
+        return check_finite(
+            "smooth_grad", target_score.mean_gradient(samples, noisy, torch.full((samples,), 1 / samples))
+        )
 
 
 class _Draws:
@@ -209,14 +213,16 @@ def integrated_gradients(
     """
     check_positive(steps=steps)
     alphas, weights = _quadrature(rule, steps)
-    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size, autocast=autocast) as of:
-        start = _baseline(of, baseline)
+    with score(
+        model, images, targets, forward=forward, at=at, chunk_size=chunk_size, autocast=autocast
+    ) as target_score:
+        start = _baseline(target_score, baseline)
 
         def on_the_line(k: int, rows: Tensor) -> Tensor:
-            return start[rows] + alphas[k] * (of.points[rows] - start[rows])
+            return start[rows] + alphas[k] * (target_score.points[rows] - start[rows])
 
-        mean = of.mean_gradient(steps, on_the_line, torch.tensor(weights))
-        return check_finite("integrated_gradients", (of.points - start) * mean)
+        mean = target_score.mean_gradient(steps, on_the_line, torch.tensor(weights))
+        return check_finite("integrated_gradients", (target_score.points - start) * mean)
 
 
 def interior_gradient(
@@ -254,9 +260,9 @@ def interior_gradient(
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"Expected `alpha` to be in [0, 1], got {alpha}. It is the place between baseline and image.")
-    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as of:
-        start = _baseline(of, baseline)
-        return check_finite("interior_gradient", _gradient(of, start + alpha * (of.points - start)))
+    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
+        start = _baseline(target_score, baseline)
+        return check_finite("interior_gradient", _gradient(target_score, start + alpha * (target_score.points - start)))
 
 
 def completeness_gap(
@@ -291,15 +297,15 @@ def completeness_gap(
         >>> completeness_gap(model, image, target, integrated_gradients(model, image, target)).abs() < 1e-5
         tensor([True])
     """
-    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as of:
-        explained = of.values(of.points) - of.values(_baseline(of, baseline))
-        return maps.flatten(1).sum(dim=1) - explained
+    with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
+        difference = target_score.values(target_score.points) - target_score.values(_baseline(target_score, baseline))
+        return maps.flatten(1).sum(dim=1) - difference
 
 
-def _gradient(of: Score, points: Tensor) -> Tensor:
-    size = pass_size(points, of.chunk_size)
+def _gradient(target_score: Score, points: Tensor) -> Tensor:
+    size = pass_size(points, target_score.chunk_size)
     rows = torch.arange(len(points), device=points.device)
-    return torch.cat([of.gradient(points[part], part) for part in torch.split(rows, size)])
+    return torch.cat([target_score.gradient(points[part], part) for part in torch.split(rows, size)])
 
 
 def _quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
@@ -312,18 +318,18 @@ def _quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
     raise ValueError(f"Expected `rule` to be 'midpoint' or 'gauss_legendre', got {rule!r}. Choose one of them.")
 
 
-def _baseline(of: Score, baseline: Baseline) -> Tensor:
+def _baseline(target_score: Score, baseline: Baseline) -> Tensor:
     """Return the baseline of each sample, in the shape of the points."""
     if callable(baseline):
-        baseline = baseline(of.points)
+        baseline = baseline(target_score.points)
     if not isinstance(baseline, Tensor):
-        return torch.full_like(of.points, float(baseline))
-    if of.layer is not None and not baseline.is_floating_point():
-        baseline = of.outputs(baseline.to(of.inputs.device).expand_as(of.inputs))
+        return torch.full_like(target_score.points, float(baseline))
+    if target_score.layer is not None and not baseline.is_floating_point():
+        baseline = target_score.outputs(baseline.to(target_score.inputs.device).expand_as(target_score.inputs))
     try:
-        return baseline.to(of.points).expand_as(of.points)
+        return baseline.to(target_score.points).expand_as(target_score.points)
     except RuntimeError as error:
         raise ValueError(
-            f"Expected `baseline` to broadcast to {tuple(of.points.shape)}, got {tuple(baseline.shape)}. "
+            f"Expected `baseline` to broadcast to {tuple(target_score.points.shape)}, got {tuple(baseline.shape)}. "
             "Pass a number, or a tensor for one or for all images."
         ) from error

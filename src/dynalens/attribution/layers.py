@@ -43,15 +43,15 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
         '1'
     """
     with undisturbed(model):
-        seen = _look(model, images, forward)
-        found = [layer for layer in seen.layers if layer.arrange is not None and not _is_passive(layer.module)]
-        reached = _reached(seen.logits, [layer.output for layer in found])
-        for layer, mask in zip(reversed(found), reversed(reached), strict=True):
+        look = _look(model, images, forward)
+        candidates = [layer for layer in look.layers if layer.arrange is not None and not _is_passive(layer.module)]
+        masks = _reached(look.logits, [layer.output for layer in candidates])
+        for layer, mask in zip(reversed(candidates), reversed(masks), strict=True):
             if mask is not None and layer.arrange is not None and _positions(layer.arrange(mask)) > 1:
                 return layer.name
     raise ValueError(
         f"Expected a model with a layer whose output is (N, C, *spatial) and larger than one position, got none in "
-        f"{type(unwrapped(model)).__name__}: {_listed(seen.layers)}. Pass `target_layer=`, or leave out the methods "
+        f"{type(unwrapped(model)).__name__}: {_listed(look.layers)}. Pass `target_layer=`, or leave out the methods "
         "that need one."
     )
 
@@ -76,16 +76,16 @@ def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None 
         '0'
     """
     run, first = forward if forward is not None else unwrapped(model), tokens[:1]
-    with undisturbed(model), torch.no_grad(), captured_outputs(model) as seen:
+    with undisturbed(model), torch.no_grad(), captured_outputs(model) as outputs:
         run(first)
-        found = {name for name, module, output in seen if _embeds(module, first, output)}
-    if len(found) != 1:
+        names = {name for name, module, output in outputs if _embeds(module, first, output)}
+    if len(names) != 1:
         raise ValueError(
             f"Expected {type(unwrapped(model)).__name__} to have one nn.Embedding of the tokens {tuple(tokens.shape)}, "
-            f"{tokens.dtype}, got {', '.join(sorted(found)) or 'none'}. Name the layer whose output is explained: `at` "
+            f"{tokens.dtype}, got {', '.join(sorted(names)) or 'none'}. Name the layer whose output is explained: `at` "
             'for gradient methods, `layer` for Captum\'s, as in `method_args={"saliency": {"at": "embedding"}}`.'
         )
-    return found.pop()
+    return names.pop()
 
 
 def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward | None = None) -> Arrange:
@@ -97,13 +97,13 @@ def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward
     What is returned raises a ValueError where the output has no positions; it lists the layers that have.
     """
     module = module_named(model, name)
-    known: list[Arrange] = []
+    arranges: list[Arrange] = []
 
     def arrange(output: Tensor) -> Tensor:
-        if not known:
-            found = _arrange(module, output.shape, images.shape, []) if output.ndim == images.ndim else None
-            known.append(found or _searched(model, images, name, forward))
-        return known[0](output)
+        if not arranges:
+            from_shape = _arrange(module, output.shape, images.shape, []) if output.ndim == images.ndim else None
+            arranges.append(from_shape or _searched(model, images, name, forward))
+        return arranges[0](output)
 
     return arrange
 
@@ -111,12 +111,12 @@ def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward
 def _searched(model: nn.Module, images: Tensor, name: str, forward: Forward | None) -> Arrange:
     module = module_named(model, name)
     with undisturbed(model):
-        seen = _look(model, images, forward)
-    found = [layer for layer in seen.layers if layer.module is module]
-    if found and found[-1].arrange is not None:
-        return found[-1].arrange
-    shape = tuple(found[-1].output.shape) if found else "no tensor"
-    candidates = [layer for layer in seen.layers if layer.arrange is not None]
+        look = _look(model, images, forward)
+    calls = [layer for layer in look.layers if layer.module is module]
+    if calls and calls[-1].arrange is not None:
+        return calls[-1].arrange
+    shape = tuple(calls[-1].output.shape) if calls else "no tensor"
+    candidates = [layer for layer in look.layers if layer.arrange is not None]
     raise ValueError(
         f"Expected `target_layer` to name a layer with an output of shape (N, C, *spatial) or (N, tokens, C), got "
         f"{name!r} with {shape}. Layers that have one: {_listed(candidates)}."
@@ -134,10 +134,10 @@ def token_layout(
         ValueError: If the tokens fit no grid.
     """
     with undisturbed(model), captured_attention() as attention:
-        seen = _look(model, images, forward)
+        look = _look(model, images, forward)
         last = [weights for weights in attention if weights.shape[-2:] == (number, number)][-1]
-        (mask,) = _reached(seen.logits, [last])
-    arrange = _tokens(number, images.shape, seen.patches)
+        (mask,) = _reached(look.logits, [last])
+    arrange = _tokens(number, images.shape, look.patches)
     if arrange is None or mask is None:
         raise ValueError(
             f"Expected a transformer whose tokens stand for patches of the image, got {number} tokens for images of "
@@ -168,11 +168,11 @@ class _Look:
 def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
     run = forward if forward is not None else unwrapped(model)
     x = model_input(model, images[:1]).clone().requires_grad_()
-    with captured_outputs(model) as seen:
-        logits = connected(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), again=seen.clear)
+    with captured_outputs(model) as outputs:
+        logits = connected(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), again=outputs.clear)
     inside = {id(part) for m in model.modules() if _is_attention(m) for part in m.modules() if part is not m}
     look = _Look([], [], logits)
-    for name, module, output in seen:
+    for name, module, output in outputs:
         arrange = None if id(module) in inside else _arrange(module, output.shape, x.shape, look.patches)
         if arrange is not None and output.ndim == x.ndim:
             look.patches.append(tuple(arrange(output).shape[2:]))
@@ -229,9 +229,9 @@ def _distortion(size: torch.Size, image: torch.Size) -> float:
 
 def _tokens(number: int, image: torch.Size, patches: list[tuple[int, ...]]) -> Arrange | None:
     """Return the layout of tokens: on the grid of the patches seen last, else on one of the image's proportions."""
-    fitting = [size for size in patches if 0 <= number - math.prod(size) <= _MOST_PREFIX_TOKENS]
-    if fitting:
-        height, width = fitting[-1]
+    grids = [size for size in patches if 0 <= number - math.prod(size) <= _MOST_PREFIX_TOKENS]
+    if grids:
+        height, width = grids[-1]
     else:
         height = math.isqrt(number * image[2] // image[3])
         width = height * image[3] // image[2]
@@ -249,12 +249,14 @@ def _reached(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
     """Return for each output where the logits depend on it: NaN there, after a backward pass that starts with NaN."""
     if not logits.requires_grad or not outputs:
         return [None] * len(outputs)
-    known = [output for output in outputs if output.requires_grad]
-    if not known:
+    differentiable = [output for output in outputs if output.requires_grad]
+    if not differentiable:
         return [None] * len(outputs)
     with torch.autograd.set_detect_anomaly(False):  # it would stop at NaN
-        found = iter(torch.autograd.grad(logits, known, torch.full_like(logits, torch.nan), allow_unused=True))
-    return [next(found) if output.requires_grad else None for output in outputs]
+        gradients = iter(
+            torch.autograd.grad(logits, differentiable, torch.full_like(logits, torch.nan), allow_unused=True)
+        )
+    return [next(gradients) if output.requires_grad else None for output in outputs]
 
 
 def _positions(gradient: Tensor) -> int:

@@ -60,16 +60,16 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
     """
     listed = resolved_methods(methods)
     names = [method if isinstance(method, str) else _name_of(method) for method in listed]
-    unknown = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not _is_adapted(m)]
-    if unknown or not names or len(set(names)) < len(names):
+    unknown_names = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not _is_adapted(m)]
+    if unknown_names or not names or len(set(names)) < len(names):
         raise ValueError(
             f"Expected `methods` to be among {', '.join(BUILT_IN)}, {PREFIX}<Class>, {ZENNIT_PREFIX}<Composite>, "
             "callables and dotted paths of callables that can be imported, each once, got "
-            f"{unknown or names or 'none'}. Name one or more of them."
+            f"{unknown_names or names or 'none'}. Name one or more of them."
         )
-    found = {name: _function(method) for name, method in zip(names, listed, strict=True)}
-    _check_arguments(found, method_args or {})
-    return found
+    functions = {name: _function(method) for name, method in zip(names, listed, strict=True)}
+    _check_arguments(functions, method_args or {})
+    return functions
 
 
 def resolved_methods(methods: Sequence[Method] | Method) -> tuple[Method, ...]:
@@ -116,26 +116,26 @@ def _function(method: Method) -> Function:
 
 
 def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> None:
-    foreign = [name for name in method_args if name not in methods]
-    if foreign:
+    foreign_names = [name for name in method_args if name not in methods]
+    if foreign_names:
         raise ValueError(
-            f"Expected `method_args` to have entries for {', '.join(methods)} only, got {', '.join(foreign)}. "
+            f"Expected `method_args` to have entries for {', '.join(methods)} only, got {', '.join(foreign_names)}. "
             "Its keys are names of methods that are used."
         )
     for name, function in methods.items():
-        missing = [key for key in getattr(function, "required", ()) if key not in method_args.get(name, {})]
-        if missing:
+        missing_keys = [key for key in getattr(function, "required", ()) if key not in method_args.get(name, {})]
+        if missing_keys:
             raise ValueError(
-                f"Expected `method_args` of {name} to have {', '.join(missing)}, got none. Pass "
-                f'`method_args={{"{name}": {{{_examples(missing)}}}}}`.'
+                f"Expected `method_args` of {name} to have {', '.join(missing_keys)}, got none. Pass "
+                f'`method_args={{"{name}": {{{_examples(missing_keys)}}}}}`.'
             )
     for name, arguments in method_args.items():
         parameters = inspect.signature(methods[name]).parameters
-        known = [key for key in parameters if key not in _PASSED[:4]]
+        names = [key for key in parameters if key not in _PASSED[:4]]
         free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-        unknown = [key for key in arguments if key not in known]
-        if unknown and not free:
+        unknown_keys = [key for key in arguments if key not in names]
+        if unknown_keys and not free:
             raise ValueError(
-                f"Expected `method_args` of {name} to be among {', '.join(known) or 'none'}, got "
-                f"{', '.join(unknown)}. See the documentation of the method."
+                f"Expected `method_args` of {name} to be among {', '.join(names) or 'none'}, got "
+                f"{', '.join(unknown_keys)}. See the documentation of the method."
             )

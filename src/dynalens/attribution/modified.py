@@ -171,9 +171,15 @@ def _modified(
     forward: Forward | None,
     chunk_size: int | None,
 ) -> Tensor:
-    with score(model, images, targets, forward=forward, chunk_size=chunk_size) as of, modified_relu(rule) as calls:
-        rows = torch.arange(len(of.points), device=of.points.device)
-        parts = [of.gradient(of.points[part], part) for part in torch.split(rows, pass_size(of.points, chunk_size))]
+    with (
+        score(model, images, targets, forward=forward, chunk_size=chunk_size) as target_score,
+        modified_relu(rule) as calls,
+    ):
+        rows = torch.arange(len(target_score.points), device=target_score.points.device)
+        parts = [
+            target_score.gradient(target_score.points[part], part)
+            for part in torch.split(rows, pass_size(target_score.points, chunk_size))
+        ]
     if not calls:
         raise ValueError(
             f"Expected a model with ReLUs for {name}, got no call of one in {type(model).__name__}: the map would be "

@@ -82,13 +82,13 @@ def check_finite(name: str, maps: Tensor) -> Tensor:
 
 def as_logits(output: object, targets: Tensor) -> Tensor:
     """Return the model's output as logits (N, K), K >= 2, or raise a ValueError if it is none for these targets."""
-    found = checked_logits(output)
-    if found.ndim not in (1, 2) or len(found) != len(targets):
+    output_tensor = checked_logits(output)
+    if output_tensor.ndim not in (1, 2) or len(output_tensor) != len(targets):
         raise ValueError(
-            f"Expected the model to return logits of shape ({len(targets)}, K), got {tuple(found.shape)}. "
+            f"Expected the model to return logits of shape ({len(targets)}, K), got {tuple(output_tensor.shape)}. "
             "Pass `forward=` with a callable that returns them."
         )
-    logits = two_class_logits(found)
+    logits = two_class_logits(output_tensor)
     if bool(((targets < 0) | (targets >= logits.shape[1])).any()):
         raise ValueError(
             f"Expected `targets` to be in [0, {logits.shape[1]}), got {int(targets.min())} to {int(targets.max())}. "
@@ -134,8 +134,8 @@ def uncut(run: Forward, leaf: Tensor, targets: Tensor) -> tuple[Tensor | None, A
         if "nference tensor" not in str(error):
             raise
         return None, gradients_throughout()
-    wanted = leaf.requires_grad and torch.is_grad_enabled()
-    if not wanted or _reaches(logits, leaf):
+    differentiates = leaf.requires_grad and torch.is_grad_enabled()
+    if not differentiates or _reaches(logits, leaf):
         return logits, None
     return logits, gradients_throughout(detached=logits.requires_grad)
 
@@ -149,7 +149,7 @@ def _reaches(logits: Tensor, leaf: Tensor) -> bool:
         if getattr(node, "variable", None) is leaf:
             return True
         visited.add(node)
-        pending.extend(following for following, _ in node.next_functions)
+        pending.extend(successor for successor, _ in node.next_functions)
     return False
 
 
@@ -157,8 +157,8 @@ def scores_of(logits: Tensor, targets: Tensor) -> Tensor:
     """Return z_y, or z_a - z_b for pairs: shape ``(N,)``."""
     if targets.ndim == 1:
         return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    chosen = logits.gather(1, targets)
-    return chosen[:, 0] - chosen[:, 1]
+    pairs = logits.gather(1, targets)
+    return pairs[:, 0] - pairs[:, 1]
 
 
 def gradients(scores: Tensor, of: dict[str, Tensor]) -> list[Tensor]:
@@ -172,26 +172,28 @@ def gradients(scores: Tensor, of: dict[str, Tensor]) -> list[Tensor]:
     """
     if all(tensor.dtype is not torch.float16 for tensor in of.values()):
         return _connected(scores, of, retain=False)
-    found: list[Tensor] = []
+    scaled_gradients: list[Tensor] = []
     for scale in _SCALES:
-        found = [gradient.float() / scale for gradient in _connected(scores * scale, of, retain=True)]
-        if all(bool(gradient.isfinite().all()) for gradient in found):
+        scaled_gradients = [gradient.float() / scale for gradient in _connected(scores * scale, of, retain=True)]
+        if all(bool(gradient.isfinite().all()) for gradient in scaled_gradients):
             break
-    return found
+    return scaled_gradients
 
 
-def _connected(scores: Tensor, of: dict[str, Tensor], *, retain: bool) -> list[Tensor]:
-    found: tuple[Tensor | None, ...] = (None,) * len(of)
+def _connected(scores: Tensor, tensors: dict[str, Tensor], *, retain: bool) -> list[Tensor]:
+    gradients_or_none: tuple[Tensor | None, ...] = (None,) * len(tensors)
     if scores.requires_grad:
-        found = torch.autograd.grad(scores.sum(), list(of.values()), allow_unused=True, retain_graph=retain)
-    missing = [name for name, gradient in zip(of, found, strict=True) if gradient is None]
-    if missing:
-        raise ValueError(
-            f"Expected the logits to depend on {' and '.join(of)}, got no gradient for {', '.join(missing)}. "
-            "Name a layer that is on the way to the logits. Where the forward pass rounds or leaves torch, use methods "
-            "that need no gradient: score_cam, captum:Occlusion, captum:FeatureAblation."
+        gradients_or_none = torch.autograd.grad(
+            scores.sum(), list(tensors.values()), allow_unused=True, retain_graph=retain
         )
-    return [gradient for gradient in found if gradient is not None]
+    missing_names = [name for name, gradient in zip(tensors, gradients_or_none, strict=True) if gradient is None]
+    if missing_names:
+        raise ValueError(
+            f"Expected the logits to depend on {' and '.join(tensors)}, got no gradient for "
+            f"{', '.join(missing_names)}. Name a layer that is on the way to the logits. Where the forward pass rounds "
+            "or leaves torch, use methods that need no gradient: score_cam, captum:Occlusion, captum:FeatureAblation."
+        )
+    return [gradient for gradient in gradients_or_none if gradient is not None]
 
 
 @dataclass(frozen=True)
@@ -249,8 +251,8 @@ class Score:
             for ks in torch.split(torch.arange(number), max(size // len(rows), 1)):
                 # `cat` keeps the memory layout of images, `stack` would not.
                 points = torch.cat([place(int(k), rows) for k in ks])
-                found = self.gradient(points, rows.repeat(len(ks)))
-                for weight, part in zip(weights[ks].tolist(), torch.split(found, len(rows)), strict=True):
+                gradient = self.gradient(points, rows.repeat(len(ks)))
+                for weight, part in zip(weights[ks].tolist(), torch.split(gradient, len(rows)), strict=True):
                     total[rows] += weight * part
         return total
 
@@ -269,17 +271,17 @@ class Score:
 
     def _kept_bytes(self, number: int) -> int:
         """Return the bytes that a forward pass of the first sample, so many times, keeps for its backward pass."""
-        kept: dict[int, torch.UntypedStorage] = {}
+        storages: dict[int, torch.UntypedStorage] = {}
 
         def keep(tensor: Tensor) -> Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
             return _NOTHING  # there is no backward pass
 
         rows = torch.zeros(number, dtype=torch.int64, device=self.points.device)
         points = self.points[rows].requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             self.of(points, rows)
-        return sum(storage.nbytes() for storage in kept.values())
+        return sum(storage.nbytes() for storage in storages.values())
 
 
 @contextmanager
@@ -310,9 +312,9 @@ def _outputs(run: Forward, layer: nn.Module, inputs: Tensor, chunk_size: int) ->
     parts = []
     with torch.no_grad():
         for part in torch.split(inputs, chunk_size):
-            with captured_output(layer) as captured:
+            with captured_output(layer) as capture:
                 run(part)
-            parts.append(captured.value)
+            parts.append(capture.value)
     return torch.cat(parts)
 
 
@@ -347,16 +349,16 @@ def one_pass(
         to_images: Whether the backward pass goes on to the images.
     """
     leaf = x.clone().requires_grad_()
-    with captured_output(layer) if layer is not None else nullcontext() as captured:
+    with captured_output(layer) if layer is not None else nullcontext() as capture:
         logits = connected(run, leaf, targets).float()
-        of = {} if captured is None else {"the target layer": captured.value}
+        leaves = {} if capture is None else {"the target layer": capture.value}
     if to_images:
-        of["images"] = leaf
-    found = dict(zip(of, gradients(scores_of(logits, targets), of), strict=True))
+        leaves["images"] = leaf
+    gradient_of = dict(zip(leaves, gradients(scores_of(logits, targets), leaves), strict=True))
     none = torch.empty(0)
     return Pass(
         x=leaf.detach(),
-        x_gradient=found["images"].float() if to_images else none,
-        activation=none if captured is None else arrange(captured.value.detach()).float(),
-        activation_gradient=none if captured is None else arrange(found["the target layer"]).float(),
+        x_gradient=gradient_of["images"].float() if to_images else none,
+        activation=none if capture is None else arrange(capture.value.detach()).float(),
+        activation_gradient=none if capture is None else arrange(gradient_of["the target layer"]).float(),
     ), logits.detach()

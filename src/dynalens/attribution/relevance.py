@@ -45,8 +45,8 @@ def give_rules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward |
     from captum.attr._utils.lrp_rules import EpsilonRule, IdentityRule
 
     with captured_joins() as joins:
-        passed = layers_passed(model, images, forward)
-    names = {id(module): name for name, module, _ in passed}
+        layer_outputs = layers_passed(model, images, forward)
+    names = {id(module): name for name, module, _ in layer_outputs}
     for layer in model.modules():
         if type(layer) in _ACTIVATIONS or hasattr(layer, "rule") or not _is_leaf(layer):
             continue
@@ -54,15 +54,17 @@ def give_rules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward |
         if kind is None and id(layer) in names:
             raise _unfit(cls, f"{names[id(layer)]}: {type(layer).__name__}", "Set its `rule`")
         vars(layer)["rule"] = IdentityRule() if kind == "identity" else EpsilonRule()
-    own = sum(type(module).__name__ == "Addition_Module" for _, module, _ in passed)  # has a rule for its sum
-    if len(joins) > own:
+    additions = sum(
+        type(module).__name__ == "Addition_Module" for _, module, _ in layer_outputs
+    )  # has a rule for its sum
+    if len(joins) > additions:
         function = Counter(joins).most_common(1)[0][0]
         raise _unfit(cls, f"the function {function} of two outputs", "Add with captum's Addition_Module")
 
 
-def _unfit(cls: Any, got: str, way: str) -> ValueError:
+def _unfit(cls: Any, obstacle: str, way: str) -> ValueError:
     return ValueError(
-        f"Expected the model to consist of layers that captum:{cls.__name__} has a rule for, got {got}. "
+        f"Expected the model to consist of layers that captum:{cls.__name__} has a rule for, got {obstacle}. "
         f"{way}, or use captum:DeepLift or captum:IntegratedGradients."
     )
 
@@ -72,10 +74,10 @@ def layer_with_rule(model: nn.Module, images: Tensor, name: str, *, forward: For
 
     An activation passes relevance on as it is, so that of its output is that of the layer before it.
     """
-    passed, named = layers_passed(model, images, forward), module_named(model, name, argument="layer")
-    ends = [place for place, (_, module, _) in enumerate(passed) if module is named]
-    for candidate, module, output in reversed(passed[: ends[-1] + 1] if ends else []):
-        if _is_leaf(module) and type(module) not in _ACTIVATIONS and output.shape == passed[ends[-1]][2].shape:
+    layer_outputs, layer = layers_passed(model, images, forward), module_named(model, name, argument="layer")
+    ends = [place for place, (_, module, _) in enumerate(layer_outputs) if module is layer]
+    for candidate, module, output in reversed(layer_outputs[: ends[-1] + 1] if ends else []):
+        if _is_leaf(module) and type(module) not in _ACTIVATIONS and output.shape == layer_outputs[ends[-1]][2].shape:
             return candidate
     return name
 

@@ -63,13 +63,13 @@ def attention_rollout(
         tensor([[[0.1000, 0.1000],
                  [0.1000, 0.1000]]])
     """
-    chosen = torch.zeros(len(images), dtype=torch.int64, device=images.device) if targets is None else targets
+    classes = torch.zeros(len(images), dtype=torch.int64, device=images.device) if targets is None else targets
 
     def mix(attention: list[Tensor], scores: Tensor) -> list[Tensor]:
         heads = [_by_head(weights, len(scores)).mean(dim=1) for weights in attention]
         return [(weights + _identity(weights)) / 2 for weights in heads]
 
-    return _rolled("attention_rollout", mix, model, images, chosen, forward, chunk_size)
+    return _rolled("attention_rollout", mix, model, images, classes, forward, chunk_size)
 
 
 def gradient_rollout(
@@ -104,10 +104,10 @@ def gradient_rollout(
     """
 
     def mix(attention: list[Tensor], scores: Tensor) -> list[Tensor]:
-        found = gradients(scores, {f"attention {k}": weights for k, weights in enumerate(attention)})
+        attention_gradients = gradients(scores, {f"attention {k}": weights for k, weights in enumerate(attention)})
         return [
             _by_head((gradient * weights).clamp(min=0), len(scores)).mean(dim=1) + _identity(weights)
-            for gradient, weights in zip(found, attention, strict=True)
+            for gradient, weights in zip(attention_gradients, attention, strict=True)
         ]
 
     return _rolled("gradient_rollout", mix, model, images, targets, forward, chunk_size)
@@ -134,31 +134,31 @@ def _rolled(
     with undisturbed(model):
         x = model_input(model, images)
         for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
-            with captured_attention() as seen:
-                logits = connected(run, x_part.clone().requires_grad_(), y_part, again=seen.clear)
+            with captured_attention() as attention:
+                logits = connected(run, x_part.clone().requires_grad_(), y_part, again=attention.clear)
                 scores = scores_of(logits.float(), y_part)
-            layers = mix(_self_attention(seen, len(x_part)), scores)
+            layers = mix(_self_attention(attention, len(x_part)), scores)
             rolled = layers[0].detach().float()
             for layer in layers[1:]:
                 rolled = layer.detach().float() @ rolled
             parts.append(rolled)
         rolled = torch.cat(parts)
-        arrange, read = token_layout(model, x, rolled.shape[-1], forward=forward)
-        relevance = rolled[:, read].mean(dim=1)
+        arrange, is_read = token_layout(model, x, rolled.shape[-1], forward=forward)
+        relevance = rolled[:, is_read].mean(dim=1)
         return check_finite(name, arrange(relevance.unsqueeze(2)).squeeze(1))
 
 
-def _self_attention(seen: list[Tensor], images: int) -> list[Tensor]:
+def _self_attention(attention: list[Tensor], images: int) -> list[Tensor]:
     """Return the weights of attention among the tokens of each image, (N, heads, T, T) or (N * heads, T, T)."""
-    found = [weights for weights in seen if weights.shape[-1] == weights.shape[-2]]
-    tokens = {weights.shape[-1] for weights in found}
-    if len(tokens) != 1 or any(len(w) != images if w.ndim == 4 else len(w) % images for w in found):
+    square = [weights for weights in attention if weights.shape[-1] == weights.shape[-2]]
+    tokens = {weights.shape[-1] for weights in square}
+    if len(tokens) != 1 or any(len(w) != images if w.ndim == 4 else len(w) % images for w in square):
         raise ValueError(
             f"Expected attention of shape ({images}, heads, tokens, tokens), the same tokens in each layer, got "
-            f"{[tuple(weights.shape) for weights in seen[:4]] or 'none'}. Rollouts are defined for such transformers "
-            "only: use a gradient method or `grad_cam`."
+            f"{[tuple(weights.shape) for weights in attention[:4]] or 'none'}. Rollouts are defined for such "
+            "transformers only: use a gradient method or `grad_cam`."
         )
-    return found
+    return square
 
 
 def _by_head(weights: Tensor, images: int) -> Tensor:

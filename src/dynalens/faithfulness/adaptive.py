@@ -20,8 +20,8 @@ class _Points:
         self.counts, self.values, self.units = [0, units], [first, last], units
 
     def add(self, counts: Sequence[int], values: Sequence[float]) -> None:
-        merged = sorted([*zip(self.counts, self.values, strict=True), *zip(counts, values, strict=True)])
-        self.counts, self.values = [count for count, _ in merged], [value for _, value in merged]
+        points = sorted([*zip(self.counts, self.values, strict=True), *zip(counts, values, strict=True)])
+        self.counts, self.values = [count for count, _ in points], [value for _, value in points]
 
     def start(self) -> list[int]:
         grid = {round(k * self.units / _FIRST_INTERVALS) for k in range(_FIRST_INTERVALS + 1)}
@@ -40,8 +40,8 @@ class _Points:
         An interval whose ends agree is not flat if the curve beside it is not: a bump may hide in it.
         """
         rises = [abs(b - a) for a, b in itertools.pairwise(self.values)]
-        beside = [rises[0], *rises, rises[-1]]
-        mixed = [rise / 2 + (beside[i] + beside[i + 2]) / 4 for i, rise in enumerate(rises)]
+        padded_rises = [rises[0], *rises, rises[-1]]
+        mixed = [rise / 2 + (padded_rises[i] + padded_rises[i + 2]) / 4 for i, rise in enumerate(rises)]
         return [rise * self._width(i) / self.units for i, rise in enumerate(mixed)]
 
     def _width(self, i: int) -> int:
@@ -70,14 +70,17 @@ def bisected(
         for name in names
         for i, (x, b) in enumerate(zip(*both, strict=True))
     }
-    asked = {key: points.start() for key, points in curves.items()}
-    while any(asked.values()):
-        rows = [(i, count, name == "insertion") for (name, i), counts in asked.items() for count in counts]
+    counts_of = {key: points.start() for key, points in curves.items()}
+    while any(counts_of.values()):
+        rows = [(i, count, name == "insertion") for (name, i), counts in counts_of.items() for count in counts]
         scores = iter(scorer.perturbed(views, Jobs.of(rows, targets.device), targets).cpu().tolist())
-        for key, counts in asked.items():
+        for key, counts in counts_of.items():
             curves[key].add(counts, [next(scores) for _ in counts])
-        asked = {key: curves[key].wanted(tolerance) if counts else [] for key, counts in asked.items()}
-    return {name: _tensors([points for (of, _), points in curves.items() if of == name], targets) for name in names}
+        counts_of = {key: curves[key].wanted(tolerance) if counts else [] for key, counts in counts_of.items()}
+    return {
+        name: _tensors([points for (curve_name, _), points in curves.items() if curve_name == name], targets)
+        for name in names
+    }
 
 
 def _tensors(curves: Sequence[_Points], targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:

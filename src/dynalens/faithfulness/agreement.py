@@ -134,11 +134,11 @@ def cascading_randomisation(
     """
     original, other = explain(model, images, targets), copy.deepcopy(model)
     layers = [(name, module) for name, module in other.named_modules() if any(True for _ in _own(module))]
-    found = {}
+    correlations = {}
     for number, (name, layer) in enumerate(reversed(layers)):
         _randomise(layer, seed + number)
-        found[name] = rank_correlation(original, explain(other, images, targets))
-    return found
+        correlations[name] = rank_correlation(original, explain(other, images, targets))
+    return correlations
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -158,23 +158,23 @@ def _own(module: nn.Module) -> list[nn.Parameter]:
 
 
 def _randomise(module: nn.Module, seed: int) -> None:
-    own = _own(module)
-    devices = sorted({p.device.index for p in own if p.device.type == "cuda"})
+    parameters = _own(module)
+    devices = sorted({p.device.index for p in parameters if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
             reset()
             return
-        for parameter in own:
+        for parameter in parameters:
             parameter.normal_(0, 0.02)
 
 
 def _centred_ranks(maps: Tensor) -> Tensor:
     values = maps.detach().flatten(1).float().contiguous()
     ordered = values.sort(dim=1).values
-    below = torch.searchsorted(ordered, values)
-    up_to = torch.searchsorted(ordered, values, right=True)
+    smaller = torch.searchsorted(ordered, values)
+    not_larger = torch.searchsorted(ordered, values, right=True)
     # Twice the mean rank, scaled to keep float32 exact enough for sums over a large picture.
-    ranks = (below + up_to).float() / (2 * values.shape[1])
+    ranks = (smaller + not_larger).float() / (2 * values.shape[1])
     return ranks - ranks.mean(dim=1, keepdim=True)

@@ -96,13 +96,13 @@ class Curve:
 
     def resampled(self, fractions: Tensor) -> Tensor:
         """Return the values at other fractions, linear between the points: shape ``(N, len(fractions))``."""
-        own = self.fractions.to(self.values).expand_as(self.values).contiguous()
-        at = fractions.to(own).expand(len(own), -1).contiguous()
-        right = torch.searchsorted(own, at).clamp(1, own.shape[1] - 1)
+        abscissa = self.fractions.to(self.values).expand_as(self.values).contiguous()
+        points = fractions.to(abscissa).expand(len(abscissa), -1).contiguous()
+        right = torch.searchsorted(abscissa, points).clamp(1, abscissa.shape[1] - 1)
         left = right - 1
-        x0, x1 = own.gather(1, left), own.gather(1, right)
+        x0, x1 = abscissa.gather(1, left), abscissa.gather(1, right)
         y0, y1 = self.values.gather(1, left), self.values.gather(1, right)
-        return torch.lerp(y0, y1, ((at - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1))
+        return torch.lerp(y0, y1, ((points - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1))
 
 
 def faithfulness_curves(
@@ -158,13 +158,13 @@ def faithfulness_curves(
         ends = _ends(scorer, views, targets, logits)
         if settings.steps == "auto":
             curves = bisected(scorer, views, targets, ends, units=units, names=names, tolerance=settings.tolerance)
-            found = {name: Curve(*parts) for name, parts in curves.items()}
+            curve_of = {name: Curve(*parts) for name, parts in curves.items()}
         else:
-            found = _fixed(scorer, views, targets, ends, units=units, names=names, steps=settings.steps)
+            curve_of = _fixed(scorer, views, targets, ends, units=units, names=names, steps=settings.steps)
     check_finite(maps)  # only now: it waits for the device
     if not images.is_floating_point():
-        _check_scored(found.values())
-    return found
+        _check_scored(curve_of.values())
+    return curve_of
 
 
 def deletion_curve(
@@ -374,7 +374,7 @@ def _fixed(
 
 def _check_names(metrics: Sequence[str]) -> tuple[str, ...]:
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    unknown = [name for name in names if name not in CURVES]
-    if unknown:
-        raise ValueError(f"Expected `metrics` to be among {', '.join(CURVES)}, got {unknown}. Name some of them.")
+    unknown_names = [name for name in names if name not in CURVES]
+    if unknown_names:
+        raise ValueError(f"Expected `metrics` to be among {', '.join(CURVES)}, got {unknown_names}. Name some of them.")
     return names

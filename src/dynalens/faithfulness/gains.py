@@ -85,10 +85,10 @@ def rescaled(curves: Mapping[str, Curve], *, least_gap: float = _LEAST_GAP) -> d
         curves: What :func:`faithfulness_curves` gave.
         least_gap: In [0, 1].
     """
-    found = {}
+    rescaled_curves = {}
     for name, curve in curves.items():
         first, last = curve.values[:, 0], curve.values[:, -1]
         original, baseline = (first, last) if name == "deletion" else (last, first)
         values = rescaled_curve(curve.values, original, baseline, least_gap=least_gap)
-        found[name] = Curve(values, curve.fractions, curve.evaluations)
-    return found
+        rescaled_curves[name] = Curve(values, curve.fractions, curve.evaluations)
+    return rescaled_curves

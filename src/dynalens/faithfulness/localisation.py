@@ -56,12 +56,12 @@ def pointing_game(maps: Tensor, regions: Regions, *, tolerance: int = 0) -> Tens
         >>> pointing_game(torch.tensor([[[0.0, 9.0], [1.0, 2.0]]]), torch.tensor([[1, 0, 2, 1]]))
         tensor([1.])
     """
-    inside = _masks(maps, regions)
+    region = _masks(maps, regions)
     if tolerance:
-        grown = F.max_pool2d(inside.float().unsqueeze(1), 2 * tolerance + 1, stride=1, padding=tolerance)
-        inside = grown.squeeze(1) > 0
+        dilated_masks = F.max_pool2d(region.float().unsqueeze(1), 2 * tolerance + 1, stride=1, padding=tolerance)
+        region = dilated_masks.squeeze(1) > 0
     largest = maps.flatten(1) == maps.flatten(1).amax(dim=1, keepdim=True)
-    return (largest & inside.flatten(1)).sum(dim=1) / largest.sum(dim=1)
+    return (largest & region.flatten(1)).sum(dim=1) / largest.sum(dim=1)
 
 
 def relevance_mass(maps: Tensor, regions: Regions) -> Tensor:
@@ -89,9 +89,9 @@ def _masks(maps: Tensor, regions: Regions) -> Tensor:
     boxes = not isinstance(regions, Tensor) or (regions.ndim == 2 and regions.shape[1] == 4)
     masks = box_masks(regions, maps.shape[1:]) if boxes and maps.ndim == 3 else regions
     if not isinstance(masks, Tensor) or masks.shape != maps.shape:
-        seen = tuple(masks.shape) if isinstance(masks, Tensor) else f"{len(masks)} of them"
+        shape = tuple(masks.shape) if isinstance(masks, Tensor) else f"{len(masks)} of them"
         raise ValueError(
-            f"Expected `regions` to be masks of the shape of `maps`, {tuple(maps.shape)}, or boxes (N, 4), got {seen}. "
-            "Pass one region for each image."
+            f"Expected `regions` to be masks of the shape of `maps`, {tuple(maps.shape)}, or boxes (N, 4), got "
+            f"{shape}. Pass one region for each image."
         )
     return masks.to(maps.device).bool()

@@ -39,10 +39,10 @@ def average_drop(
         >>> average_drop(score, image, target, torch.tensor([[[3.0, 4.0]]]))  # sigmoid(6) to sigmoid(5)
         tensor([0.0042])
     """
-    before, after = masked_probabilities(
+    p_image, p_masked = masked_probabilities(
         model, images, targets, maps, forward=forward, logits=logits, precision=precision, chunk_size=chunk_size
     )
-    return drop_of(before, after)
+    return drop_of(p_image, p_masked)
 
 
 def average_increase(
@@ -73,10 +73,10 @@ def average_increase(
         >>> average_increase(score, image, target, torch.tensor([[[0.0, 4.0]]]))  # sigmoid(4) to sigmoid(5)
         tensor([1.])
     """
-    before, after = masked_probabilities(
+    p_image, p_masked = masked_probabilities(
         model, images, targets, maps, forward=forward, logits=logits, precision=precision, chunk_size=chunk_size
     )
-    return increase_of(before, after)
+    return increase_of(p_image, p_masked)
 
 
 def drop_of(before: Tensor, after: Tensor) -> Tensor:
@@ -106,9 +106,9 @@ def masked_probabilities(
     low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
     column = (-1,) + (1,) * (maps.ndim - 1)
     spread = (high - low).view(column)
-    scaled = torch.where(spread > 0, (maps - low.view(column)) / spread, 1.0)
+    unit_maps = torch.where(spread > 0, (maps - low.view(column)) / spread, 1.0)
     with scoring(model, images, forward=forward, precision=precision, chunk_size=chunk_size) as (scorer, x):
-        after = scorer.of_targets(x * scaled.unsqueeze(1).to(x), targets)
+        p_masked = scorer.of_targets(x * unit_maps.unsqueeze(1).to(x), targets)
         if logits is None:
-            return scorer.of_targets(x, targets), after
-    return logits.float().softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1), after
+            return scorer.of_targets(x, targets), p_masked
+    return logits.float().softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1), p_masked

@@ -39,10 +39,10 @@ class Faithfulness:
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     """Return the names as a tuple, or raise a ValueError that lists the known ones."""
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    unknown = [name for name in names if name not in METRICS]
-    if unknown:
+    unknown_names = [name for name in names if name not in METRICS]
+    if unknown_names:
         raise ValueError(
-            f"Expected `metrics` to be among {', '.join(METRICS)}, got {unknown}. Name some of them or none."
+            f"Expected `metrics` to be among {', '.join(METRICS)}, got {unknown_names}. Name some of them or none."
         )
     return names
 
@@ -66,20 +66,20 @@ def measure(
         metrics: Names from ``METRICS``.
     """
     names = check_metrics(metrics)
-    wanted = sorted({curve for name in names for curve in _NEEDS.get(name, ())})
+    curve_names = sorted({curve for name in names for curve in _NEEDS.get(name, ())})
     curves = {}
-    if wanted:
+    if curve_names:
         curves = faithfulness_curves(
-            model, images, targets, maps, settings, metrics=wanted, forward=forward, logits=logits
+            model, images, targets, maps, settings, metrics=curve_names, forward=forward, logits=logits
         )
     values = {name: _of_curves(name, curves) for name in names if name in _NEEDS}
     if any(name in _MASKED for name in names):
-        before, after = masked_probabilities(
+        p_image, p_masked = masked_probabilities(
             model, images, targets, maps, forward=forward, logits=logits, precision=settings.precision,
             chunk_size=settings.chunk_size,
         )  # fmt: skip
-        of = {"average_drop": drop_of, "average_increase": increase_of}
-        values |= {name: of[name](before, after) for name in names if name in of}
+        formulas = {"average_drop": drop_of, "average_increase": increase_of}
+        values |= {name: formulas[name](p_image, p_masked) for name in names if name in formulas}
     return Faithfulness(curves, values)
 
 

@@ -130,6 +130,6 @@ def sensitivity_max(
     scale = torch.where(norm == 0, 1.0, norm)
     largest = torch.zeros_like(norm)
     for _ in range(samples):
-        changed = explain(images + draw(images, generator)).flatten(1)
-        largest = torch.maximum(largest, (changed - original).norm(dim=1) / scale)
+        perturbed = explain(images + draw(images, generator)).flatten(1)
+        largest = torch.maximum(largest, (perturbed - original).norm(dim=1) / scale)
     return largest

@@ -91,9 +91,9 @@ def replacement(images: Tensor, baseline: Baseline) -> Tensor:
     if values.is_floating_point() and not images.is_floating_point():
         raise _no_token(f"values of {values.dtype}")
     values = values.to(images)
-    own = values.ndim == images.ndim and len(values) == len(images)
+    one_for_each = values.ndim == images.ndim and len(values) == len(images)
     try:
-        return values.expand(len(images) if own else 1, *images.shape[1:])
+        return values.expand(len(images) if one_for_each else 1, *images.shape[1:])
     except RuntimeError:
         raise ValueError(
             f"Expected `baseline` to broadcast to images {tuple(images.shape)}, got {tuple(values.shape)}. "
@@ -101,10 +101,10 @@ def replacement(images: Tensor, baseline: Baseline) -> Tensor:
         ) from None
 
 
-def _no_token(got: str) -> ValueError:
+def _no_token(described: str) -> ValueError:
     return ValueError(
-        f"Expected `baseline` for tokens to be the id of a token that says nothing, got {got}. Pass that of the mask "
-        "or of unknown words, such as `baseline=1`, or measure nothing: `metrics=()`."
+        f"Expected `baseline` for tokens to be the id of a token that says nothing, got {described}. Pass that of the "
+        "mask or of unknown words, such as `baseline=1`, or measure nothing: `metrics=()`."
     )
 
 

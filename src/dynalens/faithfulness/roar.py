@@ -42,10 +42,10 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
         image = torch.from_numpy(np.array(self._images[i]))
         ranks = torch.from_numpy(np.array(self._ranks[i]))
         count = round(self.fraction * ranks.numel())
-        gone = ranks >= ranks.numel() - count if self.keep else ranks < count
+        is_replaced = ranks >= ranks.numel() - count if self.keep else ranks < count
         values = self._mean if self.baseline is None else self.baseline
         other = replacement(image.unsqueeze(0), values).squeeze(0)
-        return torch.where(gone.unsqueeze(0), other, image), torch.tensor(int(self._labels[i]))
+        return torch.where(is_replaced.unsqueeze(0), other, image), torch.tensor(int(self._labels[i]))
 
 
 def roar_datasets(
