@@ -43,10 +43,10 @@ class SampleCollector:
                 self._offer_tensor(ids, images, labels)
                 return
             ids = ids.tolist()
-        wanted = set(self.wanted) - set(self._found)
-        if not wanted.isdisjoint(ids):
+        new_ids = set(self.wanted) - set(self._found)
+        if not new_ids.isdisjoint(ids):
             for row, sample in enumerate(ids):
-                if sample in wanted:
+                if sample in new_ids:
                     # Cloned: the step may work in place.
                     self._found.setdefault(sample, (images[row].detach().clone(), labels[row].detach().clone()))
 
@@ -57,16 +57,16 @@ class SampleCollector:
             first: Only of the first so many that were wanted.
         """
         if self._slots is not None:
-            filled, images, labels = self._slots
-            rows = filled[:first].nonzero().squeeze(1)
+            is_filled, images, labels = self._slots
+            rows = is_filled[:first].nonzero().squeeze(1)
             ids = [self.wanted[row] for row in rows.tolist()]
             return (ids, images[rows], labels[rows]) if ids else None
-        found = [(i, *self._found[i]) for i in self.wanted[:first] if i in self._found]
-        same = [sample for sample in found if sample[1].shape == found[0][1].shape]
-        if not same:
+        samples = [(i, *self._found[i]) for i in self.wanted[:first] if i in self._found]
+        alike = [sample for sample in samples if sample[1].shape == samples[0][1].shape]
+        if not alike:
             return None
-        images, labels = torch.stack([x for _, x, _ in same]), torch.stack([y for _, _, y in same])
-        return [i for i, _, _ in same], images, labels
+        images, labels = torch.stack([x for _, x, _ in alike]), torch.stack([y for _, _, y in alike])
+        return [i for i, _, _ in alike], images, labels
 
     def _offer_tensor(self, ids: Tensor, images: Tensor, labels: Tensor) -> None:
         if not self.wanted:
@@ -78,16 +78,16 @@ class SampleCollector:
                 images.new_zeros((n, *images.shape[1:])),
                 labels.new_zeros(n),
             )
-        filled, kept_images, kept_labels = self._slots
+        is_filled, kept_images, kept_labels = self._slots
         if kept_images.shape[1:] != images.shape[1:]:
             return
         ids = ids.to(images.device, non_blocking=True)
-        wanted = torch.tensor(self.wanted).to(images.device, non_blocking=True)
-        match = wanted.unsqueeze(1) == ids
-        row, new = match.int().argmax(dim=1), match.any(dim=1) & ~filled
+        wanted_ids = torch.tensor(self.wanted).to(images.device, non_blocking=True)
+        match = wanted_ids.unsqueeze(1) == ids
+        row, new = match.int().argmax(dim=1), match.any(dim=1) & ~is_filled
         column = (-1,) + (1,) * (images.ndim - 1)
         self._slots = (
-            filled | new,
+            is_filled | new,
             torch.where(new.view(column), images.detach()[row], kept_images),
             torch.where(new, labels[row], kept_labels),
         )

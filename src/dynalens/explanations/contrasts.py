@@ -31,6 +31,6 @@ def suspect_contrasts(
     if not rows:
         return {}
     ids = [suspects[0][row] for row in rows]
-    suggested, given = torch.tensor([wanted[sample] for sample in ids]).unbind(dim=1)
-    maps = middle_slices(contrast_maps(suspects[1][rows], suggested, given))
+    suggested, labels = torch.tensor([wanted[sample] for sample in ids]).unbind(dim=1)
+    maps = middle_slices(contrast_maps(suspects[1][rows], suggested, labels))
     return dict(zip(ids, maps.float().cpu().numpy(), strict=True))

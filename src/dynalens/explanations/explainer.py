@@ -92,8 +92,8 @@ class Explainer:
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
         if predicted:
             targets = self._predicted(model, forward, images)
-        wanted = labels if targets is None else targets
-        result = self._in_memory(images, lambda: self._explained(model, forward, images, labels, wanted, ids))
+        classes = labels if targets is None else targets
+        result = self._in_memory(images, lambda: self._explained(model, forward, images, labels, classes, ids))
         return replace(result, table=is_table(inputs))
 
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
@@ -107,12 +107,12 @@ class Explainer:
         device = next((parameter.device for parameter in model.parameters()), inputs.device)
         inputs, suggested, given = (part.to(device) for part in (inputs, suggested, given))
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
-        own = dict((self.method_args or {}).get(method, {}))
+        own_arguments = dict((self.method_args or {}).get(method, {}))
         if takes(BUILT_IN[method], "target_layer"):
-            own.setdefault("target_layer", self.target_layer)
+            own_arguments.setdefault("target_layer", self.target_layer)
 
         def maps() -> Tensor:
-            arguments = {"forward": forward, "chunk_size": self.chunk_size, **own}
+            arguments = {"forward": forward, "chunk_size": self.chunk_size, **own_arguments}
             return contrast(model, images, suggested, given, method=method, **arguments)
 
         return pixel_relevance(method, self._in_memory(images, maps), images.shape[2:])
@@ -175,7 +175,7 @@ class Explainer:
         try:
             return measured(self.metrics)
         except Exception as error:  # noqa: BLE001  # raised again where nothing is left
-            self.metrics = self._working(self.metrics, lambda metric: measured([metric]), error, needed=False)
+            self.metrics = self._working(self.metrics, lambda metric: measured([metric]), error, one_must=False)
         return measured(self.metrics)
 
     def _class_sensitivity(
@@ -199,7 +199,7 @@ class Explainer:
             names = {_name(method) for method in methods}
             return explain(
                 model, images, targets, methods=methods, target_layer=self.target_layer, forward=forward,
-                method_args={name: own for name, own in (self.method_args or {}).items() if name in names},
+                method_args={name: values for name, values in (self.method_args or {}).items() if name in names},
                 chunk_size=self.chunk_size,
             )  # fmt: skip
 
@@ -212,20 +212,20 @@ class Explainer:
         return explanation
 
     def _working(
-        self, parts: Sequence[P], attempt: Callable[[P], object], error: Exception, *, needed: bool = True
+        self, parts: Sequence[P], attempt: Callable[[P], object], error: Exception, *, one_must: bool = True
     ) -> list[P]:
         """Return the methods or metrics that do not fail, and warn of the others; raise if some must and none does."""
         if self.strict or isinstance(error, torch.OutOfMemoryError):
             raise error
         failures = {_name(part): _failure(functools.partial(attempt, part)) for part in parts}
-        working = [part for part in parts if failures[_name(part)] is None]
-        if len(working) == len(parts) or (needed and not working):
+        successes = [part for part in parts if failures[_name(part)] is None]
+        if len(successes) == len(parts) or (one_must and not successes):
             raise error
         for name, failure in failures.items():
             if failure is not None:
-                said = f"{type(failure).__name__}: {failure}"
-                warnings.warn(f"{name} is left out of the explanations, training goes on: {said}", stacklevel=3)
-        return working
+                reason = f"{type(failure).__name__}: {failure}"
+                warnings.warn(f"{name} is left out of the explanations, training goes on: {reason}", stacklevel=3)
+        return successes
 
     def _relevance(self, explanation: Explanation, images: Tensor) -> dict[str, Tensor]:
         maps = explanation.maps
@@ -265,8 +265,8 @@ class EarlierMaps:
         """Add "attribution_drift" and "randomisation_check", where asked for, and remember these maps."""
         for name, earlier in (("attribution_drift", self.last), ("randomisation_check", self.first)):
             for method, maps in explained.relevance.items():
-                before = earlier.get(method)
-                if name in metrics and before is not None and before.shape == maps.shape:
-                    explained.measured[method].values[name] = attribution_drift(maps, before.to(maps.device))
+                earlier_maps = earlier.get(method)
+                if name in metrics and earlier_maps is not None and earlier_maps.shape == maps.shape:
+                    explained.measured[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
         self.last = explained.relevance
         self.first = self.first or explained.relevance

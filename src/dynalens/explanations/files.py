@@ -91,19 +91,19 @@ def load_explanations(folder: str | Path) -> list[ExplainedEpoch]:
         (0, [7], [[[0.5, 1.0]]])
     """
     path = _explanations_folder(Path(folder))
-    read = ((int(file.stem.split("_")[1]), file) for file in sorted(path.glob("epoch_*.npz")))
-    epochs = [_read(number, file) for number, file in read]
+    numbered = ((int(file.stem.split("_")[1]), file) for file in sorted(path.glob("epoch_*.npz")))
+    epochs = [_read(number, file) for number, file in numbered]
     return [epoch for epoch in epochs if epoch.maps]
 
 
-def _explanations_folder(given: Path) -> Path:
-    for path in (given / _FOLDER, given / "dynalens" / _FOLDER):
+def _explanations_folder(folder: Path) -> Path:
+    for path in (folder / _FOLDER, folder / "dynalens" / _FOLDER):
         if any(path.glob("epoch_*.npz")):
             return path
-    named = sorted(str(path.parent.parent) for path in given.glob(f"**/{_FOLDER}/epoch_*.npz"))
-    hint = f"Did you mean {', '.join(dict.fromkeys(named))}?" if named else "AttributionMonitor writes them."
+    nearby = sorted(str(path.parent.parent) for path in folder.glob(f"**/{_FOLDER}/epoch_*.npz"))
+    hint = f"Did you mean {', '.join(dict.fromkeys(nearby))}?" if nearby else "AttributionMonitor writes them."
     raise FileNotFoundError(
-        f"Expected `folder` to hold explanations/epoch_*.npz or dynalens/explanations, got {given}. {hint}"
+        f"Expected `folder` to hold explanations/epoch_*.npz or dynalens/explanations, got {folder}. {hint}"
     )
 
 

@@ -46,17 +46,17 @@ class ExplanationResult:
         """Return the mean over samples of each ``<method>/<metric>``, without those that are not defined."""
         return {
             f"{method}/{metric}": float(values.nanmean())
-            for method, of in self.measured.items()
-            for metric, values in of.values.items()
+            for method, faithfulness in self.measured.items()
+            for metric, values in faithfulness.values.items()
         }
 
     def arrays(self, prefix: str = "") -> dict[str, Array]:
         """Return everything that is kept on disk, by name."""
         arrays = {"labels": self.labels, "targets": self.targets, "logits": self.explanation.logits}
         arrays |= {f"{method}.tie_fraction": tie_fraction(maps) for method, maps in self.relevance.items()}
-        for method, of in self.measured.items():
-            arrays |= {f"{method}.{metric}.values": values for metric, values in of.values.items()}
-            for name, curve in of.curves.items():
+        for method, faithfulness in self.measured.items():
+            arrays |= {f"{method}.{metric}.values": values for metric, values in faithfulness.values.items()}
+            for name, curve in faithfulness.curves.items():
                 arrays[f"{method}.{name}.curves"] = curve.values
                 arrays[f"{method}.{name}.fractions"] = curve.fractions
                 arrays[f"{method}.{name}.errors"] = curve.errors
@@ -70,13 +70,13 @@ class ExplanationResult:
         """
         arrays: dict[str, Array] = {}
         for method, relevance in self.relevance.items():
-            own = self.explanation.maps[method]
-            arrays |= packed(method, own if own.ndim == relevance.ndim else relevance)
+            maps = self.explanation.maps[method]
+            arrays |= packed(method, maps if maps.ndim == relevance.ndim else relevance)
         return arrays
 
     def fractions(self) -> Tensor:
         """Return the abscissa on which all curves are drawn: their own, or an even one where each has its own."""
-        curves = [curve for of in self.measured.values() for curve in of.curves.values()]
+        curves = [curve for faithfulness in self.measured.values() for curve in faithfulness.curves.values()]
         if curves and curves[0].fractions.ndim == 1:
             return curves[0].fractions
         return torch.linspace(0, 1, _DRAWN_POINTS, dtype=torch.float64)
@@ -100,12 +100,12 @@ class ExplanationResult:
             decode: From a token to its word.
         """
         p = self.explanation.logits.softmax(dim=1)
-        shown = self._shown(normalisation, decode)
+        pictures = self._shown(normalisation, decode)
         predicted = p.argmax(dim=1).tolist()
         p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
-        drawn = {method: _drawn(of.curves, fractions) for method, of in self.measured.items()}
-        controls = drawn.pop(RANDOM, {})
-        areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in drawn}
+        curves = {method: _drawn(of_samples.curves, fractions) for method, of_samples in self.measured.items()}
+        controls = curves.pop(RANDOM, {})
+        areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in curves}
         relevance = {m: middle_slices(maps).cpu().numpy() for m, maps in self.relevance.items()}
         rows = []
         for i, label in enumerate(self.labels.tolist()):
@@ -113,7 +113,7 @@ class ExplanationResult:
             sample = "" if self.ids is None else caption(self.ids[i], kind)
             rows.append(
                 ExplanationRow(
-                    image=shown[i],
+                    image=pictures[i],
                     label=class_name(label, names),
                     predicted=class_name(predicted[i], names),
                     p_label=p_label[i],
@@ -121,8 +121,13 @@ class ExplanationResult:
                     note=sample,
                     explained_for=explained_for,
                     maps={m: maps[i] for m, maps in relevance.items()},
-                    curves={m: {name: values[i].numpy() for name, values in of.items()} for m, of in drawn.items()},
-                    areas={m: {name: values[i] for name, values in of.items()} for m, of in areas.items()},
+                    curves={
+                        m: {name: values[i].numpy() for name, values in of_samples.items()}
+                        for m, of_samples in curves.items()
+                    },
+                    areas={
+                        m: {name: values[i] for name, values in of_samples.items()} for m, of_samples in areas.items()
+                    },
                     controls={name: values[i].numpy() for name, values in controls.items()},
                 )
             )

@@ -56,10 +56,12 @@ class RunExplanations:
         samples = self.samples.every_epoch()
         if samples is None:
             return None
-        kept = self.explainer.explained(model, samples, predicted=self._choice.target == "prediction")
-        self._earlier.compare(kept, self._maps.metrics)
+        every_epoch = self.explainer.explained(model, samples, predicted=self._choice.target == "prediction")
+        self._earlier.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects)
-        return EpochExplanations(kept, {} if suspects is None else self.explainer.explained_twice(model, suspects))
+        return EpochExplanations(
+            every_epoch, {} if suspects is None else self.explainer.explained_twice(model, suspects)
+        )
 
     def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
         """Return maps of what speaks for the suggested rather than the given class of suspects, by their ids.

@@ -95,9 +95,9 @@ class ExplainedSamples:
     def end_step(self) -> None:
         """The training step has ended; read what was copied of its batch."""
         self.observer.finish()
-        held, self._held = self._held, None
-        if held is not None:
-            batch, choose, ids = held
+        copied_step, self._held = self._held, None
+        if copied_step is not None:
+            batch, choose, ids = copied_step
             self._take(batch, None if ids is None else lambda: ids, choose)
 
     def choose_from(self, batch: Any, *, first: int | None = None, ids: Ids | None = None) -> None:
@@ -131,25 +131,27 @@ class ExplainedSamples:
     def every_epoch(self) -> Passed | None:
         """Return what is explained in every epoch; None where nothing has passed yet."""
         if self._wanted is not None:
-            passed = self._wanted.result()
-            missing = [known for known in self._wanted.wanted if passed is None or known not in passed[0]]
-            if missing:
+            samples = self._wanted.result()
+            missing_ids = [
+                sample_id for sample_id in self._wanted.wanted if samples is None or sample_id not in samples[0]
+            ]
+            if missing_ids:
                 warnings.warn(
-                    f"Expected `samples` to name samples that are trained on, got {missing}, which have not passed in "
-                    "this epoch. Pass ids of the training set, or images and labels.",
+                    f"Expected `samples` to name samples that are trained on, got {missing_ids}, which have not passed "
+                    "in this epoch. Pass ids of the training set, or images and labels.",
                     stacklevel=3,
                 )
-            return _of_classes(passed)
-        kept = self._given or self._first
-        if kept is None:
+            return _of_classes(samples)
+        images_and_labels = self._given or self._first
+        if images_and_labels is None:
             return None
-        ids = content_ids(kept[0]) if self._given is not None else self._first_ids
-        return _of_classes((ids, kept[0], self._classes(kept[1])))
+        ids = content_ids(images_and_labels[0]) if self._given is not None else self._first_ids
+        return _of_classes((ids, images_and_labels[0], self._classes(images_and_labels[1])))
 
     def suspects(self, most: int | None = None) -> PassedSuspects | None:
         """Return the suspects that have passed in this epoch, at most so many of those asked for first."""
-        passed = _of_classes(self._suspects.result(most)) if self._suspects is not None else None
-        return None if passed is None or passed[0] is None else (passed[0], passed[1], passed[2])
+        samples = _of_classes(self._suspects.result(most)) if self._suspects is not None else None
+        return None if samples is None or samples[0] is None else (samples[0], samples[1], samples[2])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was kept."""
@@ -235,13 +237,13 @@ def _said(labels: Tensor) -> str:
     return f"rows {tuple(labels.shape)}, as each token or object has one"
 
 
-def _of_classes(passed: Passed | None) -> Passed | None:
+def _of_classes(samples: Passed | None) -> Passed | None:
     """Return the samples whose label names a class; None where there are none."""
-    if passed is None:
+    if samples is None:
         return None
-    ids, images, labels = passed
+    ids, images, labels = samples
     rows = (labels >= 0).nonzero().squeeze(1)
     if len(rows) == len(labels):
-        return passed
-    kept = None if ids is None else [ids[row] for row in rows.tolist()]
-    return (kept, images[rows.to(images.device)], labels[rows]) if len(rows) else None
+        return samples
+    row_ids = None if ids is None else [ids[row] for row in rows.tolist()]
+    return (row_ids, images[rows.to(images.device)], labels[rows]) if len(rows) else None

@@ -16,11 +16,11 @@ def check_inputs(inputs: Tensor, *, methods: Sequence[Method], metrics: Sequence
         return
     blind = blind_to_tokens(method for method in methods if isinstance(method, str))
     masked = [name for name in metrics if name.startswith("average_")]
-    unnamed = [repr(baseline)] if isinstance(baseline, str) and set(metrics) - set(METRICS_OF_MAPS) else []
-    if blind or masked or unnamed:
+    baselines = [repr(baseline)] if isinstance(baseline, str) and set(metrics) - set(METRICS_OF_MAPS) else []
+    if blind or masked or baselines:
         raise ValueError(
             f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
-            f"{inputs.dtype}, got {', '.join([*blind, *masked, *unnamed])}. Pass methods among "
+            f"{inputs.dtype}, got {', '.join([*blind, *masked, *baselines])}. Pass methods among "
             f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients, and as "
             "`baseline` the id of a token that says nothing (mask or unknown word), or `metrics=()`."
         )

@@ -36,11 +36,11 @@ def _own_compilation(module: nn.Module) -> bool:
 
 
 def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
-    seen: set[nn.Module] = set()
+    visited: set[nn.Module] = set()
     waiting = [model]
     while waiting:
         module = waiting.pop()
-        if module not in seen and not _own_compilation(module):
-            seen.add(module)
+        if module not in visited and not _own_compilation(module):
+            visited.add(module)
             yield module
             waiting += module.children()

@@ -18,9 +18,9 @@ class Capturing:
     def value(self) -> Tensor:
         """The output, with its graph; raises RuntimeError if the layer did not run or gave no tensor."""
         if not self._values or not isinstance(self._values[-1], Tensor):
-            seen = f"a {type(self._values[-1]).__name__}" if self._values else "no call of it"
+            kind = f"a {type(self._values[-1]).__name__}" if self._values else "no call of it"
             raise RuntimeError(
-                f"Expected the layer to run and give a tensor, got {seen}. Name a layer that this forward pass uses."
+                f"Expected the layer to run and give a tensor, got {kind}. Name a layer that this forward pass uses."
             )
         return self._values[-1]
 
@@ -40,14 +40,14 @@ def captured_output(layer: nn.Module, reduced: Callable[[Tensor], Tensor] | None
         >>> captured.value.shape
         torch.Size([1, 4])
     """
-    captured = Capturing()
+    capture = Capturing()
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        captured._values = [output if reduced is None or not isinstance(output, Tensor) else reduced(output)]
+        capture._values = [output if reduced is None or not isinstance(output, Tensor) else reduced(output)]
 
     handle = layer.register_forward_hook(keep)
     try:
-        yield captured
+        yield capture
     finally:
         handle.remove()
 
@@ -76,16 +76,16 @@ def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Te
 
     Names are those of :func:`layers_by_name`; outputs that are no tensors are left out.
     """
-    seen: list[tuple[str, nn.Module, Tensor]] = []
+    outputs: list[tuple[str, nn.Module, Tensor]] = []
     with ExitStack() as hooks:
         for name, module in layers_by_name(model).items():
 
             def note(module: nn.Module, _args: Any, output: Any, name: str = name) -> None:
                 if isinstance(output, Tensor):
-                    seen.append((name, module, output))
+                    outputs.append((name, module, output))
 
             hooks.callback(module.register_forward_hook(note).remove)
-        yield seen
+        yield outputs
 
 
 @contextmanager
@@ -121,16 +121,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 def layers_by_name(model: nn.Module) -> dict[str, nn.Module]:
     """Return every submodule by its dotted name in the model as written, whatever :func:`unwrapped` leaves away."""
-    found: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {}
 
     def visit(module: nn.Module, prefix: str) -> None:
         for name, child in module.named_children():
             inner = unwrapped(child)
-            found[prefix + name] = inner
+            layers[prefix + name] = inner
             visit(inner, f"{prefix}{name}.")
 
     visit(unwrapped(model), "")
-    return found
+    return layers
 
 
 def module_named(model: nn.Module, name: str, *, argument: str = "target_layer") -> nn.Module:
@@ -144,6 +144,6 @@ def module_named(model: nn.Module, name: str, *, argument: str = "target_layer")
         nearest = difflib.get_close_matches(name, modules, n=3, cutoff=0.0)
         raise ValueError(
             f"Expected `{argument}` to name a layer of {type(model).__name__}, got {name!r}. "
-            f"The nearest names are: {', '.join(found for found in nearest if found)}."
+            f"The nearest names are: {', '.join(neighbour for neighbour in nearest if neighbour)}."
         )
     return unwrapped(modules[name])

@@ -126,14 +126,14 @@ def _same_state(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _same_gradients(tensors: list[Tensor]) -> Iterator[None]:
-    kept = [(tensor, tensor.requires_grad, tensor.grad) for tensor in tensors if tensor.is_leaf]
+    originals = [(tensor, tensor.requires_grad, tensor.grad) for tensor in tensors if tensor.is_leaf]
     try:
-        for tensor, _, grad in kept:
+        for tensor, _, grad in originals:
             if grad is not None:
                 tensor.grad = None
         yield
     finally:
-        for tensor, requires_grad, grad in kept:
+        for tensor, requires_grad, grad in originals:
             if not tensor.is_leaf and not tensor._is_view():
                 tensor.detach_()  # `tensor += output` made it part of a graph
             if tensor.is_leaf and tensor.requires_grad != requires_grad:

@@ -36,9 +36,9 @@ def logits_in(output: object) -> object:
     """
     if isinstance(output, Tensor):
         return output
-    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(named, Tensor) and named.ndim in (1, 2):
-        return named
+    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(logits, Tensor) and logits.ndim in (1, 2):
+        return logits
     if not _is_many(output):
         return output
     entries: Any = output.values() if isinstance(output, Mapping) else output

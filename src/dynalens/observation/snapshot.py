@@ -146,7 +146,7 @@ class Snapshot:
 
     def _attributes(self, value: Any) -> Iterator[Any]:
         if isinstance(value, type):
-            attributes = {name: held for name, held in vars(value).items() if _is_data(name, held)}
+            attributes = {name: content for name, content in vars(value).items() if _is_data(name, content)}
             self._undo.append(_undo_class(value, attributes))
             yield from _followed(list(attributes.values()))
             return
@@ -154,7 +154,7 @@ class Snapshot:
         slots = [(slot, _slot_value(slot, value)) for slot in _slots(type(value))]
         if slots:
             self._undo.append(_undo_slots(value, slots))
-            yield from (held for _, held in slots)
+            yield from (content for _, content in slots)
 
 
 class _Values:
@@ -167,19 +167,19 @@ class _Values:
         _copy(self._copies, self._aliases)
 
     def restore(self) -> None:
-        changed = []
+        pairs = []
         for tensor, alias, copy in zip(self._tensors, self._aliases, self._copies, strict=True):
             if not _same_storage(tensor, alias):
                 tensor.data = alias
             if not _same_bits(alias, copy):
-                changed.append((alias, copy))
-        _copy([alias for alias, _ in changed], [copy for _, copy in changed])
+                pairs.append((alias, copy))
+        _copy([alias for alias, _ in pairs], [copy for _, copy in pairs])
 
 
-def _copy(to: list[Tensor], of: list[Tensor]) -> None:
+def _copy(aliases: list[Tensor], copies: list[Tensor]) -> None:
     # A launch for each kind, not for each of a network's many small buffers.
     kinds: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-    for target, source in zip(to, of, strict=True):
+    for target, source in zip(aliases, copies, strict=True):
         targets, sources = kinds.setdefault((source.device, source.dtype), ([], []))
         targets.append(target)
         sources.append(source)
@@ -218,8 +218,8 @@ def _followed(entries: Any) -> Iterable[Any]:
     return entries if len(entries) <= _MOST_FOLLOWED else ()
 
 
-def _identical(entries: Iterable[Any], before: list[Any]) -> bool:
-    return all(map(operator.is_, entries, before))
+def _identical(entries: Iterable[Any], earlier_entries: list[Any]) -> bool:
+    return all(map(operator.is_, entries, earlier_entries))
 
 
 def _undo_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> Undo:
@@ -231,8 +231,8 @@ def _undo_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> Und
         if same_size and _identical(dict.values(value), values) and _identical(kind.keys(value), keys):
             return
         kind.clear(value)
-        for key, held in zip(keys, values, strict=True):
-            kind.__setitem__(value, key, held)
+        for key, content in zip(keys, values, strict=True):
+            kind.__setitem__(value, key, content)
 
     return undo
 
@@ -259,31 +259,31 @@ def _undo_set(value: set[Any], entries: list[Any]) -> Undo:
 
 def _undo_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> Undo:
     def undo() -> None:
-        for slot, held in slots:
-            if _slot_value(slot, value) is held:
+        for slot, content in slots:
+            if _slot_value(slot, value) is content:
                 continue
-            if held is _EMPTY:
+            if content is _EMPTY:
                 slot.__delete__(value)
             else:
-                slot.__set__(value, held)  # also of a frozen dataclass
+                slot.__set__(value, content)  # also of a frozen dataclass
 
     return undo
 
 
 def _undo_class(cls: type, attributes: dict[str, Any]) -> Undo:
     def undo() -> None:
-        present = {name: held for name, held in vars(cls).items() if _is_data(name, held)}
+        present = {name: content for name, content in vars(cls).items() if _is_data(name, content)}
         for name in present.keys() - attributes.keys():
             type.__delattr__(cls, name)
-        for name, held in attributes.items():
-            if present.get(name, _EMPTY) is not held:
-                type.__setattr__(cls, name, held)
+        for name, content in attributes.items():
+            if present.get(name, _EMPTY) is not content:
+                type.__setattr__(cls, name, content)
 
     return undo
 
 
-def _is_data(name: str, held: Any) -> bool:
-    return not name.startswith("__") and not callable(held) and not hasattr(type(held), "__get__")
+def _is_data(name: str, value: Any) -> bool:
+    return not name.startswith("__") and not callable(value) and not hasattr(type(value), "__get__")
 
 
 _EMPTY = object()
@@ -291,7 +291,9 @@ _EMPTY = object()
 
 def _slots(cls: type) -> list[MemberDescriptorType]:
     slotted = [vars(base).values() for base in cls.__mro__ if "__slots__" in vars(base)]
-    return [held for attributes in slotted for held in attributes if isinstance(held, MemberDescriptorType)]
+    return [
+        attribute for attributes in slotted for attribute in attributes if isinstance(attribute, MemberDescriptorType)
+    ]
 
 
 def _slot_value(slot: MemberDescriptorType, value: Any) -> Any:

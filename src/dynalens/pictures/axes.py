@@ -56,14 +56,14 @@ class Axis:
             first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high) + 1e-9)
             step = max(1, math.ceil((last - first) / _TARGET_TICKS))
             return [(10.0**k, number(10.0**k)) for k in range(first, last + 1, step)]
-        named = [value for value, _ in self.names]
+        named_values = [value for value, _ in self.names]
         even = [
             value
             for value in even_ticks(self.low, self.high, whole=self.whole)
-            if value not in named and value <= self.last_tick
+            if value not in named_values and value <= self.last_tick
         ]
         clear = 0.12 * (self.high - self.low)  # a name needs room
-        even = [value for value in even if all(abs(value - other) >= clear for other in named)]
+        even = [value for value in even if all(abs(value - other) >= clear for other in named_values)]
         return [*self.names, *((value, number(value)) for value in even)]
 
 
@@ -142,11 +142,11 @@ class Axes:
 
     def mark(self, x: float, text: str) -> None:
         """Draw a dashed vertical line at ``x`` with a text at its head."""
-        at = float(self._across(np.array([x]))[0])
+        column = float(self._across(np.array([x]))[0])
         for y in range(self.top, self.bottom, 8):
-            self._draw.line((at, y, at, min(y + 4, self.bottom)), fill=INK, width=2)
-        side = "ra" if at > (self.left + self.right) / 2 else "la"
-        write(self._draw, (at + (-5 if side == "ra" else 5), self.top + 3), text, _TICK, anchor=side)
+            self._draw.line((column, y, column, min(y + 4, self.bottom)), fill=INK, width=2)
+        side = "ra" if column > (self.left + self.right) / 2 else "la"
+        write(self._draw, (column + (-5 if side == "ra" else 5), self.top + 3), text, _TICK, anchor=side)
 
     def legend(self, entries: Sequence[tuple[str, Colour]]) -> None:
         """Name colours in one line between title and plot."""
@@ -169,8 +169,8 @@ class Axes:
 
     def name(self, x: float, y: float, text: str, anchor: str) -> None:
         """Name a region, at a place between (0, 0), the lower left corner of the plot, and (1, 1)."""
-        at = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
-        write(self._draw, at, text, _TICK, fill=FAINT, anchor=anchor, halo=2)
+        position = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
+        write(self._draw, position, text, _TICK, fill=FAINT, anchor=anchor, halo=2)
 
     def note(self, text: str) -> None:
         """Write into the middle of the plotting area."""
@@ -188,13 +188,13 @@ class Axes:
 
     def _scales(self) -> None:
         for value, text in self.x.ticks():
-            at = float(self._across(np.array([value]))[0])
-            self._draw.line((at, self.top, at, self.bottom + 3), fill=GRID)
-            write(self._draw, (at, self.bottom + 5), text, _TICK, anchor="ma")
+            pixel = float(self._across(np.array([value]))[0])
+            self._draw.line((pixel, self.top, pixel, self.bottom + 3), fill=GRID)
+            write(self._draw, (pixel, self.bottom + 5), text, _TICK, anchor="ma")
         for value, text in self.y.ticks():
-            at = float(self._down(np.array([value]))[0])
-            self._draw.line((self.left - 3, at, self.right, at), fill=GRID)
-            write(self._draw, (self.left - 5, at), text, _TICK, anchor="rm")
+            pixel = float(self._down(np.array([value]))[0])
+            self._draw.line((self.left - 3, pixel, self.right, pixel), fill=GRID)
+            write(self._draw, (self.left - 5, pixel), text, _TICK, anchor="rm")
         write(self._draw, ((self.left + self.right) / 2, self.bottom + 21), self.x.label, _TEXT, anchor="ma")
         sideways = Image.new("RGB", (PLOT[1], 16), PAPER)
         write(ImageDraw.Draw(sideways), (PLOT[1] / 2, 8), self.y.label, _TEXT, anchor="mm", width=PLOT[1])

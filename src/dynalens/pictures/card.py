@@ -40,6 +40,6 @@ class Card:
         """Return the whole, ``scale`` times as large as the card."""
         size = (self._ground.width * self.scale, self._ground.height * self.scale)
         whole = self._ground.resize(size, Image.Resampling.NEAREST)
-        for picture, at in self._pictures:
-            whole.paste(picture, at)
+        for picture, position in self._pictures:
+            whole.paste(picture, position)
         return whole

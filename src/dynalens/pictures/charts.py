@@ -109,8 +109,8 @@ def margins(statistics: SampleStatistics, subtitle: str = "", *, threshold: floa
     margin = statistics.margin
     finite = np.isfinite(margin)
     low, high = _range(margin, finite, threshold)
-    scaled = np.where(finite, (margin - low) * (_BARS / (high - low)), _BARS)  # none reaches the last edge
-    heights = np.bincount(scaled.astype(np.int32), minlength=_BARS + 1)[:_BARS]
+    bins = np.where(finite, (margin - low) * (_BARS / (high - low)), _BARS)  # none reaches the last edge
+    heights = np.bincount(bins.astype(np.int32), minlength=_BARS + 1)[:_BARS]
     edges = np.linspace(low, high, _BARS + 1)
     axes = Axes("Margins", subtitle, x=Axis("mean margin (logits)", low, high), y=_count_axis(heights))
     if not finite.any():
@@ -219,10 +219,10 @@ def _count_axis(heights: Array, *, log: bool = False) -> Axis:
 
 def _learned(statistics: SampleStatistics) -> tuple[Array, int, int]:
     """Return which samples were learned, how many that were seen were not, and how many were seen."""
-    seen = statistics.presentations > 0
-    learned = seen & statistics.learned
-    total = int(seen.sum())
-    return learned, total - int(learned.sum()), total
+    has_presentations = statistics.presentations > 0
+    has_learned = has_presentations & statistics.learned
+    total = int(has_presentations.sum())
+    return has_learned, total - int(has_learned.sum()), total
 
 
 def _whole_numbers(title: str, subtitle: str, counts: Array, never: int, *, label: str, log: bool) -> Axes:

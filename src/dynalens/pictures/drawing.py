@@ -65,22 +65,22 @@ def write(
 
     A halo of so many pixels in the colour of paper keeps it legible over a picture.
     """
-    font, shown = _legible(text, size)
-    shown = shown if width is None else _cut(shown, font, width)
-    draw.text(at, shown, fill=fill, font=font, anchor=anchor, stroke_width=halo, stroke_fill=PAPER)
-    return float(font.getlength(shown))
+    font, legible = _legible(text, size)
+    legible = legible if width is None else _cut(legible, font, width)
+    draw.text(at, legible, fill=fill, font=font, anchor=anchor, stroke_width=halo, stroke_fill=PAPER)
+    return float(font.getlength(legible))
 
 
 def shortened(text: str, size: int, width: float) -> str:
     """Return the text, cut with an ellipsis where it is wider than ``width`` pixels at this size of type."""
-    font, shown = _legible(text, size)
-    return _cut(shown, font, width)
+    font, legible = _legible(text, size)
+    return _cut(legible, font, width)
 
 
 def text_width(text: str, size: int) -> float:
     """Return the width in pixels of a line at this size of type."""
-    font, shown = _legible(text, size)
-    return float(font.getlength(shown))
+    font, legible = _legible(text, size)
+    return float(font.getlength(legible))
 
 
 def class_name(number: int, names: Sequence[str] | None) -> str:
@@ -135,8 +135,8 @@ def _legible(text: str, size: int) -> tuple[Font, str]:
     if wide is not None:
         return wide, text
     plain = unicodedata.normalize("NFKD", text)
-    kept = [letter for letter in plain if not unicodedata.combining(letter)]
-    return _own_font(size), "".join(letter if ord(letter) <= _ASCII or letter in "…·" else "?" for letter in kept)
+    letters = [letter for letter in plain if not unicodedata.combining(letter)]
+    return _own_font(size), "".join(letter if ord(letter) <= _ASCII or letter in "…·" else "?" for letter in letters)
 
 
 @lru_cache

@@ -66,11 +66,11 @@ class FilmStrip:
             for one, relevance, was_right in zip(shown, maps, right, strict=True)
         ]
         self._added.append(epoch)
-        kept = self._kept()
-        while len(kept) > self._columns:
+        epochs = self._kept()
+        while len(epochs) > self._columns:
             self._every *= 2
-            kept = self._kept()
-        self._frames = {past: frames for past, frames in self._frames.items() if past in kept}
+            epochs = self._kept()
+        self._frames = {past: frames for past, frames in self._frames.items() if past in epochs}
 
     def image(self, title: str, names: Sequence[str]) -> Image.Image:
         """Return the strip: a row for each sample with its input at the left, a column for each epoch.
@@ -96,8 +96,8 @@ class FilmStrip:
             frames = [Frame(picture, None), *(frames[row] for frames in self._frames.values())]
             for column, frame in enumerate(frames):
                 colour = None if frame.right is None else RIGHT if frame.right else WRONG
-                shown = frame.picture.resize((side * _SCALE, side * _SCALE), Image.Resampling.LANCZOS)
-                card.paste(shown, (GAP + column * pitch, y + LINE + FRAME), colour)
+                cell = frame.picture.resize((side * _SCALE, side * _SCALE), Image.Resampling.LANCZOS)
+                card.paste(cell, (GAP + column * pitch, y + LINE + FRAME), colour)
         return card.image()
 
     def _lines_of_words(self, title: str, names: Sequence[str]) -> Image.Image:
@@ -110,11 +110,13 @@ class FilmStrip:
             y = LINE + 4 + row * height
             write(card.draw, (GAP, y), name, TEXT, width=WIDTH - 2 * GAP)
             for line, (epoch, frames) in enumerate(self._frames.items()):
-                at = (GAP + _MARGIN, y + LINE + FRAME + line * pitch)
-                write(card.draw, (at[0] - 4 * FRAME, at[1] + FRAME), str(epoch), TEXT, fill=FAINT, anchor="ra")
-                shown = frames[row].picture.resize((size[0] * _SCALE, size[1] * _SCALE), Image.Resampling.NEAREST)
-                card.paste(shown, at)
-                edge = (at[0] - 2 * FRAME, at[1], at[0] - FRAME, at[1] + size[1] - 3)
+                position = (GAP + _MARGIN, y + LINE + FRAME + line * pitch)
+                write(
+                    card.draw, (position[0] - 4 * FRAME, position[1] + FRAME), str(epoch), TEXT, fill=FAINT, anchor="ra"
+                )
+                cell = frames[row].picture.resize((size[0] * _SCALE, size[1] * _SCALE), Image.Resampling.NEAREST)
+                card.paste(cell, position)
+                edge = (position[0] - 2 * FRAME, position[1], position[0] - FRAME, position[1] + size[1] - 3)
                 card.draw.rectangle(edge, fill=RIGHT if frames[row].right else WRONG)
         return card.image()
 
@@ -122,7 +124,7 @@ class FilmStrip:
         return {*self._added[:: self._every], self._added[-1]}
 
 
-def _framed(shown: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
-    if isinstance(shown, tuple):
-        return words_cell(shown, relevance, size, signed=signed, type_size=TEXT)
-    return map_cell(shown, relevance, size, signed=signed)
+def _framed(picture: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
+    if isinstance(picture, tuple):
+        return words_cell(picture, relevance, size, signed=signed, type_size=TEXT)
+    return map_cell(picture, relevance, size, signed=signed)

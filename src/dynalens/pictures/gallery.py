@@ -62,8 +62,8 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
     for number, line in enumerate(legend, start=1):
         write(card.draw, (_GAP, 2 + number * LINE), line, TEXT, fill=FAINT, width=room)
     for number, suspect in enumerate(suspects):
-        at = (_GAP + number % columns * (inner + _GAP), top + number // columns * pitch)
-        _suspect(card, at, suspect, inner)
+        position = (_GAP + number % columns * (inner + _GAP), top + number // columns * pitch)
+        _suspect(card, position, suspect, inner)
     return card.image()
 
 
@@ -97,20 +97,20 @@ def suspects_table(suspects: Sequence[Suspect]) -> str:
     """
     lines = ["| sample | given | suggested | score | p(given), last epochs |", "| --- | --- | --- | --- | --- |"]
     for suspect in suspects:
-        known = suspect.trace[np.isfinite(suspect.trace)][-5:]
+        probabilities = suspect.trace[np.isfinite(suspect.trace)][-5:]
         cells = [suspect.sample_id, suspect.label, suspect.suggested, f"{suspect.score:.2f}"]
-        cells.append(" ".join(f"{p:.2f}" for p in known))
+        cells.append(" ".join(f"{p:.2f}" for p in probabilities))
         lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 
-def _suspect(card: Card, at: tuple[int, int], suspect: Suspect, inner: int) -> None:
-    (x, y), draw, square = at, card.draw, (_PICTURE * _SCALE, _PICTURE * _SCALE)
+def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int) -> None:
+    (x, y), draw, square = position, card.draw, (_PICTURE * _SCALE, _PICTURE * _SCALE)
     if suspect.picture is None:
         draw.rectangle((x, y, x + _PICTURE - 1, y + _PICTURE - 1), outline=GRID)
         write(draw, (x + _PICTURE / 2, y + _PICTURE / 2), "next epoch", TEXT, fill=FAINT, anchor="mm")
     else:
-        card.paste(input_cell(suspect.picture, square), at)
+        card.paste(input_cell(suspect.picture, square), position)
         if suspect.contrast is not None:
             cell = map_cell(suspect.picture, suspect.contrast, square, signed=True)
             card.paste(cell, (x + _PICTURE + _GAP, y))
@@ -123,8 +123,8 @@ def _suspect(card: Card, at: tuple[int, int], suspect: Suspect, inner: int) -> N
     card.paste(sparkline(suspect.trace, (inner * _SCALE, _SPARK * _SCALE)), (x, y + 3 * LINE + 1))
 
 
-def _arrow(draw: ImageDraw.ImageDraw, at: tuple[int, int]) -> None:
-    x, y = at
+def _arrow(draw: ImageDraw.ImageDraw, position: tuple[int, int]) -> None:
+    x, y = position
     draw.line((x, y, x + 8, y), fill=INK)
     draw.line((x + 5, y - 3, x + 8, y, x + 5, y + 3), fill=INK)
 

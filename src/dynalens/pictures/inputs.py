@@ -43,9 +43,9 @@ def find_normalisation(*owners: Any) -> Normalisation | None:
     """
     for owner in owners:
         for candidate in _walk(owner, 0):
-            found = _normalisation(candidate)
-            if found is not None:
-                return found
+            normalisation = _normalisation(candidate)
+            if normalisation is not None:
+                return normalisation
     return None
 
 
@@ -71,9 +71,9 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
     """
     x = images.detach().float().cpu()
     x = x[:, :, x.shape[2] // 2] if x.ndim == 5 else x  # N, C and three axes of space
-    shown = _undone(x, normalisation) if normalisation is not None and x.shape[1] in (1, 3) else _scaled(x)
-    shown = shown if shown.shape[1] == 3 else shown.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    pixels: Array = (_BYTE * shown.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
+    values = _undone(x, normalisation) if normalisation is not None and x.shape[1] in (1, 3) else _scaled(x)
+    values = values if values.shape[1] == 3 else values.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    pixels: Array = (_BYTE * values.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels
 
 

@@ -24,10 +24,10 @@ def filters_grid(weights: Tensor, title: str) -> Image.Image:
         weights: Shape ``(F, C, H, W)``, ``(F, C, D, H, W)`` or ``(F, C, L)``; three channels are colours.
         title: First line.
     """
-    shown = weights[:_MOST_FILTERS].float()
-    dims = tuple(range(1, shown.ndim))
-    scaled = 0.5 + 0.5 * shown / shown.abs().amax(dim=dims, keepdim=True).clamp(min=1e-12)
-    cells: list[Shown] = [*shown_inputs(scaled)]
+    filters = weights[:_MOST_FILTERS].float()
+    dims = tuple(range(1, filters.ndim))
+    greys = 0.5 + 0.5 * filters / filters.abs().amax(dim=dims, keepdim=True).clamp(min=1e-12)
+    cells: list[Shown] = [*shown_inputs(greys)]
     rows = [("", cells[start : start + _COLUMNS]) for start in range(0, len(cells), _COLUMNS)]
     return labelled_grid(rows, title, f"{len(cells)} of {len(weights)} filters; grey is 0")
 
@@ -41,15 +41,15 @@ def maps_grid(inputs: Sequence[Shown], maps: Array, channels: Sequence[int], tit
         channels: Of which maps are shown.
         title: First line.
     """
-    chosen = np.nan_to_num(maps[:, list(channels)], posinf=0, neginf=0)
-    axes = (0, *range(2, chosen.ndim))
-    low, high = chosen.min(axis=axes, keepdims=True), chosen.max(axis=axes, keepdims=True)
-    strength = (chosen - low) / np.maximum(high - low, 1e-12)
+    values = np.nan_to_num(maps[:, list(channels)], posinf=0, neginf=0)
+    axes = (0, *range(2, values.ndim))
+    low, high = values.min(axis=axes, keepdims=True), values.max(axis=axes, keepdims=True)
+    strength = (values - low) / np.maximum(high - low, 1e-12)
     rows: list[tuple[str, list[Shown]]] = []
-    for shown, of in zip(inputs, strength, strict=True):
-        cells = [_map(one) for one in of]
+    for picture, strengths in zip(inputs, strength, strict=True):
+        cells = [_map(one) for one in strengths]
         for start in range(0, len(cells), _COLUMNS - 1):
-            first = shown if start == 0 else np.full((1, 1, 3), 255, np.uint8)
+            first = picture if start == 0 else np.full((1, 1, 3), 255, np.uint8)
             rows.append(("", [first, *cells[start : start + _COLUMNS - 1]]))
     names = ", ".join(str(channel) for channel in channels)
     return labelled_grid(rows, title, f"input, then channels {names}; bright is much")

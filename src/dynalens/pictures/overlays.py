@@ -165,12 +165,12 @@ def word_lines(words: Sequence[str], width: int, type_size: int) -> list[list[in
     for i, word in enumerate(words):
         if not word.strip():
             continue
-        own = _word_width(word, width, type_size)
-        if x + own > width:
+        word_width = _word_width(word, width, type_size)
+        if x + word_width > width:
             lines.append([])
             x = 2.0
         lines[-1].append(i)
-        x += own
+        x += word_width
     return lines
 
 
@@ -185,9 +185,9 @@ def _word_width(word: str, width: int, type_size: int) -> float:
 
 def _strength(relevance: Array, *, signed: bool) -> Array:
     """Return relevance over its own 99.5th percentile, in [-1, 1] or [0, 1]."""
-    known = np.nan_to_num(relevance, nan=0.0, posinf=0.0, neginf=0.0)
-    scale = (np.percentile(np.abs(known), _SCALE_PERCENTILE) or np.abs(known).max()) if known.size else 1.0
-    return np.clip(known / (scale or 1.0), -1 if signed else 0, 1)
+    finite = np.nan_to_num(relevance, nan=0.0, posinf=0.0, neginf=0.0)
+    scale = (np.percentile(np.abs(finite), _SCALE_PERCENTILE) or np.abs(finite).max()) if finite.size else 1.0
+    return np.clip(finite / (scale or 1.0), -1 if signed else 0, 1)
 
 
 def _tinted(relevance: Array, *, signed: bool) -> Array:

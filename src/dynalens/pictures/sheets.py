@@ -131,12 +131,14 @@ def _words(row: ExplanationRow) -> tuple[str, ...]:
     return row.image
 
 
-def _chart(card: Card, at: tuple[int, int], side: int, row: ExplanationRow, method: str, fractions: Array) -> None:
+def _chart(
+    card: Card, position: tuple[int, int], side: int, row: ExplanationRow, method: str, fractions: Array
+) -> None:
     """Paste a method's curves below their areas."""
-    _areas(card.draw, at, side, row, method)
+    _areas(card.draw, position, side, row, method)
     size = (side * card.scale, (side - LINE) * card.scale)
     chart = curve_chart(row.curves[method], fractions, controls=row.controls, size=size)
-    card.paste(chart, (at[0], at[1] + LINE))
+    card.paste(chart, (position[0], position[1] + LINE))
 
 
 def curve_chart(
@@ -168,31 +170,31 @@ def curve_chart(
     return chart
 
 
-def _areas(draw: ImageDraw.ImageDraw, at: tuple[int, int], side: int, row: ExplanationRow, method: str) -> None:
+def _areas(draw: ImageDraw.ImageDraw, position: tuple[int, int], side: int, row: ExplanationRow, method: str) -> None:
     """Write the areas over a chart, each in the colour of its curve."""
     curves, areas = list(row.curves[method]), row.areas.get(method, {})
     share = side / max(len(curves), 2)
     for number, name in enumerate(curves):
         if name in areas:
             text, colour = f"{areas[name]:.2f}".replace("0.", "."), LINES[number % len(LINES)]
-            write(draw, (at[0] + round(number * share) + 1, at[1]), text, TEXT, fill=colour)
+            write(draw, (position[0] + round(number * share) + 1, position[1]), text, TEXT, fill=colour)
 
 
-def _caption(draw: ImageDraw.ImageDraw, at: tuple[int, int], row: ExplanationRow) -> None:
+def _caption(draw: ImageDraw.ImageDraw, position: tuple[int, int], row: ExplanationRow) -> None:
     width = WIDTH - 2 * GAP
     label, predicted = (shortened(name, TEXT, width * 0.33) for name in (row.label, row.predicted))
-    x, y = at
+    x, y = position
     if row.right is not None:
         word = "right" if row.right else "wrong"
         x += round(write(draw, (x, y), word, TEXT, fill=RIGHT if row.right else WRONG)) + GAP
     if row.explained_for:
-        explained = f"given: {label}" if row.explained_for == "label" else f"predicted: {predicted}"
-        parts = [f"{shortened(row.note, TEXT, width * 0.33)}, why {explained}", f"p(label) {row.p_label:.2f}"]
+        reason = f"given: {label}" if row.explained_for == "label" else f"predicted: {predicted}"
+        parts = [f"{shortened(row.note, TEXT, width * 0.33)}, why {reason}", f"p(label) {row.p_label:.2f}"]
     else:
-        said = label if row.right else f"{label}, predicted {predicted}"
-        parts = [said, f"p(label) {row.p_label:.2f}", *([row.note] if row.note else [])]
+        names = label if row.right else f"{label}, predicted {predicted}"
+        parts = [names, f"p(label) {row.p_label:.2f}", *([row.note] if row.note else [])]
     text = " · ".join(parts)
-    write(draw, (x, y), text, TEXT, width=at[0] + width - x)
+    write(draw, (x, y), text, TEXT, width=position[0] + width - x)
 
 
 def _keys(signed: Mapping[str, bool], row: ExplanationRow) -> list[tuple[str, Colour]]:

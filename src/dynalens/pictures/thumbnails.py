@@ -52,17 +52,17 @@ class Thumbnails:
         if self._copies.shape[1:] != small.shape[1:]:
             return
         self._place = self._place.to(rows.device, non_blocking=True)
-        at = self._place[rows.clamp(max=len(self._place) - 1)].to(small.device, non_blocking=True)
-        self._copies.index_copy_(0, at, small)
-        self._seen.index_fill_(0, at, True)
+        places = self._place[rows.clamp(max=len(self._place) - 1)].to(small.device, non_blocking=True)
+        self._copies.index_copy_(0, places, small)
+        self._seen.index_fill_(0, places, True)
 
     def pictures(self, normalisation: Normalisation | None = None) -> Array | None:
         """Return (M, 32, 32, 3), uint8, white where a sample has not passed; None if no images have."""
         if self._copies is None or not self._number:
             return None
-        shown = to_rgb(self._copies[:-1], normalisation)
-        shown[~self._seen[:-1].cpu().numpy()] = 255
-        return shown
+        thumbnails = to_rgb(self._copies[:-1], normalisation)
+        thumbnails[~self._seen[:-1].cpu().numpy()] = 255
+        return thumbnails
 
 
 def _square(images: Tensor) -> Tensor:

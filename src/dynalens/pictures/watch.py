@@ -74,16 +74,16 @@ class SuspectWatch:
         """Take the copies to the host."""
         if self._gathered is not None and self._wanted is not None:
             hit, copies = (part.cpu() for part in self._gathered)
-            for sample, seen, copy in zip(self._wanted.tolist(), hit.tolist(), copies, strict=True):
-                if seen:
+            for sample, is_hit, copy in zip(self._wanted.tolist(), hit.tolist(), copies, strict=True):
+                if is_hit:
                     self._fresh[sample] = copy.unsqueeze(0)
         shapes: dict[torch.Size, list[int]] = {}
         for sample, copy in self._fresh.items():
             shapes.setdefault(copy.shape, []).append(sample)
         for samples in shapes.values():
             stacked = torch.cat([self._fresh[sample] for sample in samples])  # one copy to the host
-            shown = shown_inputs(stacked, self.normalisation)
-            self.pictures |= dict(zip(samples, shown, strict=True))
+            pictures = shown_inputs(stacked, self.normalisation)
+            self.pictures |= dict(zip(samples, pictures, strict=True))
         self._fresh, self._gathered = {}, None
 
     def note(self, epoch: int, presentations: Mapping[str, Array]) -> None:
@@ -94,27 +94,27 @@ class SuspectWatch:
             presentations: Arrays ``index`` and ``p_label``.
         """
         self._epochs.append(epoch)
-        followed = np.isin(presentations["index"], list(self._traces))
-        index, p_label = (presentations[name][followed].tolist() for name in ("index", "p_label"))
+        is_watched = np.isin(presentations["index"], list(self._traces))
+        index, p_label = (presentations[name][is_watched].tolist() for name in ("index", "p_label"))
         for sample, p in zip(index, p_label, strict=True):
             self._traces[sample][epoch] = p
 
     def trace(self, sample: int) -> Array:
         """Return p(label) of each epoch so far, NaN for those in which the sample was not followed."""
-        known = self._traces.get(sample, {})
-        return np.array([known.get(epoch, np.nan) for epoch in self._epochs])
+        p_labels = self._traces.get(sample, {})
+        return np.array([p_labels.get(epoch, np.nan) for epoch in self._epochs])
 
     def _gather(self, indices: Tensor, inputs: Tensor) -> None:
         """As in ``see``, for indices on the device: every sample is looked up, whether it is in the batch or not."""
         assert self._wanted is not None
-        wanted = self._wanted.to(indices.device, non_blocking=True)
-        at = wanted.unsqueeze(1) == indices.unsqueeze(0)
-        hit = at.any(dim=1)
-        copies = _small(inputs.index_select(0, at.byte().argmax(dim=1)))
+        samples = self._wanted.to(indices.device, non_blocking=True)
+        matches = samples.unsqueeze(1) == indices.unsqueeze(0)
+        hit = matches.any(dim=1)
+        copies = _small(inputs.index_select(0, matches.byte().argmax(dim=1)))
         if self._gathered is not None and self._gathered[1].shape == copies.shape:
-            before, kept = self._gathered
-            copies = torch.where(hit.view(-1, *[1] * (copies.ndim - 1)), copies, kept)
-            hit = hit | before
+            earlier_hit, earlier_copies = self._gathered
+            copies = torch.where(hit.view(-1, *[1] * (copies.ndim - 1)), copies, earlier_copies)
+            hit = hit | earlier_hit
         self._gathered = hit, copies
 
 
