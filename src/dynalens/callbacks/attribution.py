@@ -319,8 +319,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._tracked.close()
 
     def _suspects_to_explain(self, epoch: int) -> Sequence[int | str] | None:
-        explained = self._pictures is not None and self._explanations.schedule.due(epoch)
-        if not explained or not self._explanations.samples.suspects_readable:
+        due = self._pictures is not None and self._explanations.schedule.due(epoch)
+        if not due or not self._explanations.samples.suspects_readable:
             return None
         return self._tracked.suspects(self.suspects, epoch, in_gallery=self.contrast is not None)
 

@@ -106,11 +106,11 @@ class DynamicsLog:
         self, statistics: SampleStatistics, epochs: Sequence[int], history: Iterable[tuple[int, Mapping[str, Array]]]
     ) -> None:
         """Go on with a record: follow its worst samples, and keep what its history says of them and of the noise."""
-        found = dict(history)
+        presentations = dict(history)
         if self.pictures is not None:
-            self.pictures.restore(statistics, found.items())
+            self.pictures.restore(statistics, presentations.items())
         for epoch in epochs:
-            self._noise.note(found.get(epoch), len(statistics))
+            self._noise.note(presentations.get(epoch), len(statistics))
 
     def begin_epoch(self, trainer: Any, epoch: int, statistics: SampleStatistics) -> None:
         """Choose what the projector shows of this epoch, and draw the samples of an audit if it may be the last."""
@@ -176,13 +176,13 @@ class DynamicsLog:
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask those that explain why the gallery's suspects are taken for another class."""
-        wanted = {
+        classes = {
             int(i) if ids is None else ids[i].item(): (int(statistics.candidate[i]), int(statistics.label[i]))
             for i in worst_samples(statistics, self._settings.top_k)
             if statistics.candidate[i] >= 0
         }
         for source in self._contrast_sources if self.pictures is not None else ():
-            maps = source(trainer.lightning_module, wanted)
+            maps = source(trainer.lightning_module, classes)
             if maps:
                 return {str(sample): relevance for sample, relevance in maps.items()}
         return {}

@@ -116,13 +116,13 @@ class DynamicsPictures:
         """
         if summary is not None:
             self._sink.text(f"{self._prefix}/summary", summary, step)
-        seen = statistics.presentations > 0
-        subtitle = f"epoch {epoch} · {int(seen.sum()):,} samples"
+        has_presentations = statistics.presentations > 0
+        subtitle = f"epoch {epoch} · {int(has_presentations.sum()):,} samples"
         for name, chart in CHARTS.items():
             tag = epochs_tag(f"{self._prefix}/charts/{name}", epoch)
             self._sink.chart(tag, chart(statistics, subtitle), step)
         for quantity in _HISTOGRAMS:
-            values = getattr(statistics, quantity)[seen]
+            values = getattr(statistics, quantity)[has_presentations]
             self._sink.histogram(f"{self._prefix}/dynamics/{quantity}", values, step)
         suspects = self._suspects(statistics, ids, contrasts or {})
         if self._watch.pictures:

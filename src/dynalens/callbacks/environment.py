@@ -128,11 +128,11 @@ def callbacks_from_environment() -> list[CallbackBase]:
         >>> callbacks_from_environment()
         []
     """
-    asked = [part.strip() for part in os.environ.get(VARIABLE, "").split(",") if part.strip()]
-    unknown = sorted(set(asked) - _MONITORS.keys())
-    if unknown:
+    keys = [part.strip() for part in os.environ.get(VARIABLE, "").split(",") if part.strip()]
+    unknown_keys = sorted(set(keys) - _MONITORS.keys())
+    if unknown_keys:
         raise ValueError(
-            f"Expected the environment variable {VARIABLE} to name among {', '.join(_MONITORS)}, got {unknown}. "
+            f"Expected the environment variable {VARIABLE} to name among {', '.join(_MONITORS)}, got {unknown_keys}. "
             "Correct it, or unset it to train without dynalens."
         )
-    return [monitor() for key, monitor in _MONITORS.items() if key in asked]
+    return [monitor() for key, monitor in _MONITORS.items() if key in keys]

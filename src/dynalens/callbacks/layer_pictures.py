@@ -37,18 +37,22 @@ class LayerPictures:
         self, images: Tensor, maps: Tensor, layer: str, channels: Sequence[int], epoch: int, step: int
     ) -> None:
         """Write the maps of some channels, those of them that the layer has, for each image."""
-        chosen = existing_channels(channels, maps.shape[1])
-        shown = shown_inputs(images, self.normalisation)
-        grid = maps_grid(shown, maps.cpu().numpy(), chosen, f"epoch {epoch}: feature maps of {layer}")
+        layer_channels = existing_channels(channels, maps.shape[1])
+        pictures = shown_inputs(images, self.normalisation)
+        grid = maps_grid(pictures, maps.cpu().numpy(), layer_channels, f"epoch {epoch}: feature maps of {layer}")
         self._sink.image(epochs_tag(f"{self._prefix}/feature_maps", epoch), grid, step)
 
     def write_top_inputs(self, top: TopInputs, layer: str, epoch: int, step: int) -> None:
         """Write the strongest inputs of each channel."""
         rows = []
         for channel, values, images in zip(top.channels, top.activations.tolist(), top.images, strict=True):
-            known = [value for value in values if value > float("-inf")]
-            cells = shown_inputs(images[: len(known)], self.normalisation)
-            label = f"channel {channel}: {known[0]:.3g} to {known[-1]:.3g}" if known else f"channel {channel}: none"
+            finite_values = [value for value in values if value > float("-inf")]
+            cells = shown_inputs(images[: len(finite_values)], self.normalisation)
+            label = (
+                f"channel {channel}: {finite_values[0]:.3g} to {finite_values[-1]:.3g}"
+                if finite_values
+                else f"channel {channel}: none"
+            )
             rows.append((label, cells[:_COLUMNS]))
             rows += [("", cells[i : i + _COLUMNS]) for i in range(_COLUMNS, len(cells), _COLUMNS)]
         title = f"epoch {epoch}: inputs that excite {layer} most"
@@ -57,11 +61,11 @@ class LayerPictures:
 
     def write_maximised(self, images: Tensor, units: Sequence[int], layer: str | None, step: int) -> None:
         """Write the images that maximise classes or channels."""
-        shown = shown_inputs(images, self.normalisation)
+        pictures = shown_inputs(images, self.normalisation)
         names = [class_name(unit, self.names) if layer is None else str(unit) for unit in units]
         rows = [
-            (names[start : start + _COLUMNS], shown[start : start + _COLUMNS])
-            for start in range(0, len(shown), _COLUMNS)
+            (names[start : start + _COLUMNS], pictures[start : start + _COLUMNS])
+            for start in range(0, len(pictures), _COLUMNS)
         ]
         title = "images that maximise classes" if layer is None else f"images that maximise channels of {layer}"
         self._sink.image(f"{self._prefix}/maximised", labelled_grid(rows, title, "by gradient ascent"), step)

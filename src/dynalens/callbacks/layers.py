@@ -211,16 +211,16 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             if self.top_inputs and self.layer is not None and trainer.current_epoch % self.every_n_epochs == 0:
                 layer = module_named(pl_module, self.layer, argument="layer")
                 self._step.close()
-                captured = self._step.enter_context(captured_output(layer, channel_activations))
-                self._watched = small_copies(images), captured
+                capture = self._step.enter_context(captured_output(layer, channel_activations))
+                self._watched = small_copies(images), capture
 
     def _end(self) -> None:
         self._step.close()
-        watched, self._watched = self._watched, None
-        if watched is None or self._pictures is None:
+        images_and_capture, self._watched = self._watched, None
+        if images_and_capture is None or self._pictures is None:
             return
         with self._or_switched_off():
-            small, activations = watched[0], watched[1].value
+            small, activations = images_and_capture[0], images_and_capture[1].value
             if len(small) != len(activations):
                 raise CaptureError(
                     f"Expected `layer` to give a row for each of {len(small)} inputs, got {len(activations)} rows of "
@@ -232,15 +232,15 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     def _images(self, batch: Any) -> Tensor:
         if callable(self.inputs):
-            found: Any = self.inputs(batch)
+            images: Any = self.inputs(batch)
         else:
-            found = inputs_to_show(batch if self.inputs == "auto" else [batch[self.inputs]])
-        if not isinstance(found, Tensor) or not found.is_floating_point():
+            images = inputs_to_show(batch if self.inputs == "auto" else [batch[self.inputs]])
+        if not isinstance(images, Tensor) or not images.is_floating_point():
             raise CaptureError(
-                f"Expected floating images or signals (N, C, ...) in the batch, got {type(found).__name__}. "
+                f"Expected floating images or signals (N, C, ...) in the batch, got {type(images).__name__}. "
                 "Pass `inputs=` with their key or a callable(batch)."
             )
-        return found
+        return images
 
     def _filters(self, pl_module: Any) -> tuple[str, Tensor]:
         return first_layer_weights(pl_module, self.weights if isinstance(self.weights, str) else None)
@@ -271,17 +271,17 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             else:
                 layer, output = None, class_logits(pl_module, images[:1], forward=forward)
             units = existing_channels(self.classes if layer is None else self.channels, output.shape[1])
-            found = maximise_activation(
+            maximisers = maximise_activation(
                 pl_module, list(units), images.shape[1:], layer=layer, low=images.amin(dim=dims),
                 high=images.amax(dim=dims), steps=self.maximise_steps, forward=forward,
             )  # fmt: skip
-            self._pictures.write_maximised(found, units, layer, log_step(trainer, self.x_axis))
+            self._pictures.write_maximised(maximisers, units, layer, log_step(trainer, self.x_axis))
 
 
-def _units(argument: str, given: Sequence[int] | int) -> Sequence[int]:
-    units: Sequence[int] = range(given) if isinstance(given, int) else list(given)
+def _units(argument: str, numbers: Sequence[int] | int) -> Sequence[int]:
+    units: Sequence[int] = range(numbers) if isinstance(numbers, int) else list(numbers)
     if not units or min(units) < 0:
         raise ValueError(
-            f"Expected `{argument}` to be a positive number or numbers from 0, got {given}. Pass [0, 5], say."
+            f"Expected `{argument}` to be a positive number or numbers from 0, got {numbers}. Pass [0, 5], say."
         )
     return units

@@ -41,12 +41,12 @@ class NoiseCurve:
             self._history = None
             return
         place = np.full(num_samples, -1)
-        chosen = self._rows(num_samples)
-        place[chosen] = np.arange(len(chosen))
-        at = place[presentations["index"]]
-        kept = at >= 0
-        epoch = {name: values[kept] for name, values in presentations.items()}
-        epoch["index"] = at[kept]
+        rows = self._rows(num_samples)
+        place[rows] = np.arange(len(rows))
+        places = place[presentations["index"]]
+        has_place = places >= 0
+        epoch = {name: values[has_place] for name, values in presentations.items()}
+        epoch["index"] = places[has_place]
         self._history.append(epoch)
 
     def rate(self, statistics: SampleStatistics, epochs: int) -> NoiseRate | None:
@@ -67,7 +67,7 @@ class NoiseCurve:
             return np.arange(num_samples)
         if self._chosen is None:
             # Ids that came when there was room for all: what is kept of them stays as it is.
-            grown = bool(self._history)
-            chosen = np.random.default_rng(0).permutation(num_samples)[: self._most_samples]
-            self._chosen = np.arange(self._most_samples) if grown else np.sort(chosen)
+            has_history = bool(self._history)
+            rows = np.random.default_rng(0).permutation(num_samples)[: self._most_samples]
+            self._chosen = np.arange(self._most_samples) if has_history else np.sort(rows)
         return self._chosen

@@ -64,11 +64,11 @@ class Projector:
 
     def write(self, features: FeatureRows, statistics: SampleStatistics, step: int, ids: Array | None) -> None:
         """Write the features of those of the samples that have any."""
-        known = features.known[: len(statistics)] & features.values[: len(statistics)].isfinite().all(dim=1)
-        usable = known.cpu().numpy() & (statistics.label >= 0)
-        chosen = self._chosen or chosen_samples(statistics)
-        places = [place for place, row in enumerate(chosen) if usable[row]]
-        rows = [chosen[place] for place in places]
+        is_finite = features.known[: len(statistics)] & features.values[: len(statistics)].isfinite().all(dim=1)
+        usable = is_finite.cpu().numpy() & (statistics.label >= 0)
+        samples = self._chosen or chosen_samples(statistics)
+        places = [place for place, row in enumerate(samples) if usable[row]]
+        rows = [samples[place] for place in places]
         if not rows:
             return
         pictures = self._thumbnails.pictures(self._normalisation) if self._thumbnails is not None else None
@@ -93,5 +93,5 @@ def chosen_samples(statistics: SampleStatistics) -> list[int]:
     num_samples = len(statistics)
     if num_samples <= MOST_SAMPLES:
         return list(range(num_samples))
-    drawn = np.random.default_rng(0).permutation(num_samples)[:MOST_SAMPLES].tolist()
-    return sorted(list(dict.fromkeys([*worst_samples(statistics, _WORST), *drawn]))[:MOST_SAMPLES])
+    random_rows = np.random.default_rng(0).permutation(num_samples)[:MOST_SAMPLES].tolist()
+    return sorted(list(dict.fromkeys([*worst_samples(statistics, _WORST), *random_rows]))[:MOST_SAMPLES])

@@ -298,8 +298,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return {}
         # A collective would dead-lock where one process alone writes a checkpoint, as on an exception.
         alone = self._processes is None or self._processes.number == 1
-        own = {"sample_ids": self._identity.state(), "features": self._features.state()}
-        return self._live.state(alone=alone) | own
+        identity_and_features = {"sample_ids": self._identity.state(), "features": self._features.state()}
+        return self._live.state(alone=alone) | identity_and_features
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the record of a checkpoint."""

@@ -65,13 +65,13 @@ def _in_order(embeddings: Any, sample_ids: Array) -> Array:
             f"such as {sample_ids[0]!r}, got a {type(embeddings).__name__}. Pass {{id: vector, ...}} in Python, for "
             "instance to `load_record(folder).suspects(embeddings=...)`."
         )
-    missing = [known for known in sample_ids.tolist() if known not in embeddings]
-    if missing:
+    missing_ids = [sample_id for sample_id in sample_ids.tolist() if sample_id not in embeddings]
+    if missing_ids:
         raise ValueError(
-            f"Expected `embeddings` to have a vector for each id, got none for {len(missing)}, such as "
-            f"{missing[:_SHOWN]}. Embed every sample that was trained on."
+            f"Expected `embeddings` to have a vector for each id, got none for {len(missing_ids)}, such as "
+            f"{missing_ids[:_SHOWN]}. Embed every sample that was trained on."
         )
-    vectors = [np.asarray(embeddings[known]) for known in sample_ids.tolist()]
+    vectors = [np.asarray(embeddings[sample_id]) for sample_id in sample_ids.tolist()]
     shapes = {vector.shape for vector in vectors}
     if len(shapes) > 1:
         raise ValueError(

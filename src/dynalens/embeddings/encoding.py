@@ -82,9 +82,9 @@ def embed(
         if rows.done:
             first = Subset(dataset, range(min(batch_size, len(dataset))))
             rows.check(next(_vectors(first, 0, model, inputs, loading)))
-        rest = Subset(dataset, range(rows.done, len(dataset)))
+        remainder = Subset(dataset, range(rows.done, len(dataset)))
         with _bar(len(dataset), rows.done, progress) as bar:
-            for vectors in _vectors(rest, rows.done, model, inputs, loading):
+            for vectors in _vectors(remainder, rows.done, model, inputs, loading):
                 rows.write(vectors)
                 bar.update(len(vectors))
     return rows.finished()
@@ -104,13 +104,13 @@ def encoder_inputs(batch: Any) -> Any:
         tokens = {key: batch[key] for key in _TOKEN_KEYS if key in batch}
         if "input_ids" in tokens:
             return tokens
-        known = [key for key in IMAGE_KEYS if key in batch]
-        if not known:
+        keys = [key for key in IMAGE_KEYS if key in batch]
+        if not keys:
             raise ValueError(
                 f"Expected a batch with one of the keys {', '.join(IMAGE_KEYS)} or input_ids, got {list(batch)}. Pass "
                 "`inputs=lambda batch: batch[<key>]`."
             )
-        return batch[known[0]]
+        return batch[keys[0]]
     if isinstance(batch, list | tuple) and batch:
         return list(batch) if isinstance(batch[0], str) else encoder_inputs(batch[0])
     return batch
@@ -126,9 +126,9 @@ def _vectors(
     for batch in DataLoader(part, shuffle=False, **loading):
         arguments = (inputs or encoder_inputs)(batch)
         output = _called(model, _moved(arguments, device, model))
-        expected = min(loading["batch_size"], len(part) - (start - part.indices[0]))
-        yield _checked(output, expected, start)
-        start += expected
+        batch_size = min(loading["batch_size"], len(part) - (start - part.indices[0]))
+        yield _checked(output, batch_size, start)
+        start += batch_size
 
 
 def _called(model: nn.Module, arguments: Any) -> Any:
@@ -154,7 +154,7 @@ def _moved(arguments: Any, device: torch.device, model: nn.Module) -> Any:
     return arguments.to(device, dtype)
 
 
-def _checked(output: Any, expected: int, start: int) -> Array:
+def _checked(output: Any, number: int, start: int) -> Array:
     """Return the encoder's output as rows (B, D), float32, on the CPU."""
     if not isinstance(output, Tensor):
         raise TypeError(
@@ -162,9 +162,9 @@ def _checked(output: Any, expected: int, start: int) -> Array:
             "vector for each sample, for instance its pooled output."
         )
     flat = output.flatten(1) if output.ndim > 2 and output[0].numel() == output.shape[1] else output
-    if flat.ndim != 2 or len(flat) != expected:
+    if flat.ndim != 2 or len(flat) != number:
         raise ValueError(
-            f"Expected `encoder` to give one vector for each of {expected} samples, got shape {tuple(output.shape)}. "
+            f"Expected `encoder` to give one vector for each of {number} samples, got shape {tuple(output.shape)}. "
             "Wrap it in a module that pools over positions, and let `collate_fn` keep every sample."
         )
     vectors = flat.float().cpu()

@@ -31,27 +31,27 @@ def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
         labels: Shape ``(N,)``, integers; negative where there is none.
     """
     labelled = np.flatnonzero(labels >= 0)
-    known, given = np.unique(labels[labelled], return_inverse=True)
-    if len(known) < 2:
+    classes, class_of = np.unique(labels[labelled], return_inverse=True)
+    if len(classes) < 2:
         return _silent(labels)
-    y = torch.from_numpy(given.astype(np.int64)).to(embeddings.device)
+    y = torch.from_numpy(class_of.astype(np.int64)).to(embeddings.device)
     x = embeddings[torch.from_numpy(labelled).to(embeddings.device)]
-    log_p = out_of_fold(x, y, len(known)).cpu().numpy()
-    frequency = np.bincount(given) / len(given)
+    log_p = out_of_fold(x, y, len(classes)).cpu().numpy()
+    frequency = np.bincount(class_of) / len(class_of)
     near = _neighbours(x)
-    probe, log_odds, loss = np.empty(len(given)), np.empty(len(given)), 0.0
-    size = max(1, _BLOCK // len(known))
-    for start in range(0, len(given), size):
+    probe, log_odds, loss = np.empty(len(class_of)), np.empty(len(class_of)), 0.0
+    size = max(1, _BLOCK // len(classes))
+    for start in range(0, len(class_of), size):
         rows = slice(start, start + size)
         by_probe = np.maximum(log_p[rows], np.log(_LEAST))
-        both = by_probe + np.log(neighbour_probabilities(near[rows], given, frequency))
-        probe[rows], log_odds[rows] = (rival_log_odds(each, given[rows]) for each in (by_probe, both))
-        mean = both[np.arange(len(both)), given[rows]] / 2 - np.log(np.exp(both / 2).sum(axis=1))
-        loss -= float(mean.sum()) / len(given)
-    votes = _other_votes(near[:, :_VOTING], given)
+        both = by_probe + np.log(neighbour_probabilities(near[rows], class_of, frequency))
+        probe[rows], log_odds[rows] = (rival_log_odds(each, class_of[rows]) for each in (by_probe, both))
+        mean = both[np.arange(len(both)), class_of[rows]] / 2 - np.log(np.exp(both / 2).sum(axis=1))
+        loss -= float(mean.sum()) / len(class_of)
+    votes = _other_votes(near[:, :_VOTING], class_of)
     entropy = -float(frequency @ np.log(frequency))
     votes, probe, log_odds = (_spread(labels, labelled, each) for each in (votes, probe, log_odds))
-    return EmbeddingEvidence(votes, probe, log_odds, loss, entropy, len(known))
+    return EmbeddingEvidence(votes, probe, log_odds, loss, entropy, len(classes))
 
 
 def neighbour_probabilities(near: Array, labels: Array, frequency: Array) -> Array:
@@ -94,8 +94,8 @@ def _neighbours(x: Tensor) -> Array:
     """Return the neighbours (N, k) of all samples; -1 where there are fewer."""
     rows = usable_rows(x)
     near = np.full((len(x), min(NEIGHBOURS, max(len(rows), 1))), -1)
-    for block, found in nearest(x, NEIGHBOURS, rows, rows):
-        near[rows[block]] = found
+    for block, block_neighbours in nearest(x, NEIGHBOURS, rows, rows):
+        near[rows[block]] = block_neighbours
     return near
 
 

@@ -49,8 +49,8 @@ def nearest(features: Tensor, k: int, rows: Array, among: Array) -> Iterator[tup
     size = max(1, _BLOCK // max(len(among), 1))
     for start in range(0, len(rows), size):
         block = slice(start, min(start + size, len(rows)))
-        asked = torch.from_numpy(rows[block]).to(features.device)
-        cosine = (unit_rows(features[asked]) @ pool.T).masked_fill_(asked.unsqueeze(1) == columns, -torch.inf)
+        queries = torch.from_numpy(rows[block]).to(features.device)
+        cosine = (unit_rows(features[queries]) @ pool.T).masked_fill_(queries.unsqueeze(1) == columns, -torch.inf)
         near, place = cosine.topk(min(k, len(among)), dim=1)
         yield block, torch.where(near > -torch.inf, columns[place], -1).cpu().numpy()
 
@@ -63,7 +63,7 @@ def unit_rows(features: Tensor) -> Tensor:
     return x / length
 
 
-def _by_index(features: Tensor, k: int, rows: Array, among: Array) -> Iterator[tuple[slice, Array]]:
+def _by_index(features: Tensor, k: int, rows: Array, pool_rows: Array) -> Iterator[tuple[slice, Array]]:
     """Follow a graph of near samples (Malkov and Yashunin 2018): not exact, but not quadratic either."""
     try:
         import faiss
@@ -72,21 +72,21 @@ def _by_index(features: Tensor, k: int, rows: Array, among: Array) -> Iterator[t
             f"Expected faiss for the neighbours of more than {MOST_EXACT} samples, got none. Install it with "
             "`pip install 'dynalens[neighbours]'`, or leave the embeddings out."
         ) from error
-    pool = unit_rows(features[torch.from_numpy(among).to(features.device)]).cpu().numpy()
+    pool = unit_rows(features[torch.from_numpy(pool_rows).to(features.device)]).cpu().numpy()
     index = faiss.IndexHNSWFlat(pool.shape[1], _EDGES, faiss.METRIC_INNER_PRODUCT)
     index.add(pool)
     index.hnsw.efSearch = _CANDIDATES
     size = max(1, _BLOCK // pool.shape[1])
     for start in range(0, len(rows), size):
         block = slice(start, min(start + size, len(rows)))
-        asked = unit_rows(features[torch.from_numpy(rows[block]).to(features.device)]).cpu().numpy()
-        _, place = index.search(asked, min(k + 1, len(pool)))
-        yield block, _without_itself(np.where(place >= 0, among[place], -1), rows[block], min(k, len(among)))
+        queries = unit_rows(features[torch.from_numpy(rows[block]).to(features.device)]).cpu().numpy()
+        _, place = index.search(queries, min(k + 1, len(pool)))
+        yield block, _without_itself(np.where(place >= 0, pool_rows[place], -1), rows[block], min(k, len(pool_rows)))
 
 
 def _without_itself(near: Array, rows: Array, k: int) -> Array:
     """Return each row's first k neighbours other than itself and other than the index's gaps."""
     itself = near == rows[:, None]
     order = np.argsort(itself | (near < 0), axis=1, kind="stable")[:, :k]
-    kept: Array = np.take_along_axis(np.where(itself, -1, near), order, axis=1)
-    return kept
+    others: Array = np.take_along_axis(np.where(itself, -1, near), order, axis=1)
+    return others

@@ -95,7 +95,7 @@ def fit_probe(
         start: Where to begin, for a fit to the same samples.
     """
     scale = (variance / classes + strength).rsqrt()  # about 1 / root of the curvature: the axes become alike
-    scaled, penalty = x * scale, strength * scale**2
+    x_scaled, penalty = x * scale, strength * scale**2
     one_hot = F.one_hot(labels, classes).to(x)
     weight = x.new_zeros(classes, x.shape[1]) if start is None else start.weight / scale
     bias = (one_hot.sum(dim=0) + 1).log() if start is None else start.bias.clone()
@@ -104,9 +104,9 @@ def fit_probe(
     )
 
     def loss() -> Tensor:
-        log_p = F.linear(scaled, weight, bias).log_softmax(dim=1)
+        log_p = F.linear(x_scaled, weight, bias).log_softmax(dim=1)
         error = (log_p.exp() - one_hot) / len(x)
-        weight.grad, bias.grad = error.T @ scaled + penalty * weight, error.sum(dim=0)
+        weight.grad, bias.grad = error.T @ x_scaled + penalty * weight, error.sum(dim=0)
         return -(log_p * one_hot).sum() / len(x) + (penalty * weight.square()).sum() / 2
 
     optimizer.step(loss)  # type: ignore[no-untyped-call, unused-ignore]  # in some torch releases
@@ -117,13 +117,13 @@ def _chosen(x: Tensor, variance: Tensor, labels: Tensor, classes: int, part: Ten
     """Return the penalty, and the probe that was fitted with it without the first part."""
     inside, outside = part != 0, part == 0
     strength, best = _STRONGEST, float("inf")
-    chosen: tuple[float, LinearProbe] | None = None
+    best_probe: tuple[float, LinearProbe] | None = None
     probe = None
     while strength >= _WEAKEST:
         probe = fit_probe(x[inside], variance, labels[inside], classes, strength, probe)
         loss = float(F.nll_loss(probe.log_probabilities(x[outside]), labels[outside]))
-        if chosen is not None and loss >= best:
+        if best_probe is not None and loss >= best:
             break
-        best, chosen, strength = loss, (strength, probe), strength / _STEP
-    assert chosen is not None
-    return chosen
+        best, best_probe, strength = loss, (strength, probe), strength / _STEP
+    assert best_probe is not None
+    return best_probe

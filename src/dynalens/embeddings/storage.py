@@ -49,11 +49,11 @@ class EmbeddingFile:
     def check(self, rows: Array) -> None:
         """Raise a ValueError if the first rows are others than these: of another encoder, dataset or order."""
         assert self._rows is not None
-        known = self._rows[: min(len(rows), self.done)]
-        rows = rows[: len(known)]
-        same = known.shape == rows.shape
+        stored = self._rows[: min(len(rows), self.done)]
+        rows = rows[: len(stored)]
+        same = stored.shape == rows.shape
         if same:
-            far = np.linalg.norm(rows - known, axis=1) > _SAME * np.linalg.norm(known, axis=1)
+            far = np.linalg.norm(rows - stored, axis=1) > _SAME * np.linalg.norm(stored, axis=1)
             same = not far.any()
         if not same:
             raise ValueError(

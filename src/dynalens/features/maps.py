@@ -46,9 +46,9 @@ def layer_output(
 ) -> Tensor:
     """Return the output of a layer as :func:`feature_maps` does, whatever its shape."""
     module = module_named(model, layer, argument="layer")
-    with undisturbed(model), captured_output(module) as captured, torch.no_grad():
+    with undisturbed(model), captured_output(module) as capture, torch.no_grad():
         (forward or unwrapped(model))(images.clone().to(floating_dtype(model, images)))
-        return captured.value.float()
+        return capture.value.float()
 
 
 def existing_channels(channels: Sequence[int], number: int) -> Sequence[int]:

@@ -78,8 +78,8 @@ def maximise_activation(
         moments = torch.zeros_like(spectrum), torch.zeros_like(spectrum)
         for step in range(1, steps + 1):
             images = _image(spectrum, scale, size, low, high)
-            seen = transformed(images, generator).to(floating_dtype(model, images))
-            gradient = torch.autograd.grad(_activation(model, run, seen, layer, units), spectrum)[0]
+            inputs = transformed(images, generator).to(floating_dtype(model, images))
+            gradient = torch.autograd.grad(_activation(model, run, inputs, layer, units), spectrum)[0]
             with torch.no_grad():
                 spectrum.add_(_adam(gradient, moments, step), alpha=_RATE)
         return _image(spectrum, scale, size, low, high).detach()
@@ -104,16 +104,16 @@ def _activation(
     if layer is None:
         output = checked_logits(run(images))
     else:
-        with captured_output(module_named(model, layer, argument="layer")) as captured:
+        with captured_output(module_named(model, layer, argument="layer")) as capture:
             run(images)
-        output = captured.value
+        output = capture.value
     if output.ndim < 2 or max(units) >= output.shape[1] or min(units) < 0:
         raise ValueError(
             f"Expected units in [0, {output.shape[1] if output.ndim > 1 else 1}) of {layer or 'the logits'}, got "
             f"{list(units)}. Name classes, or channels of a layer that gives (N, C, ...)."
         )
-    own = output[torch.arange(len(units), device=output.device), torch.tensor(units, device=output.device)]
-    return own.float().flatten(1).mean(dim=1).sum() if own.ndim > 1 else own.float().sum()
+    activations = output[torch.arange(len(units), device=output.device), torch.tensor(units, device=output.device)]
+    return activations.float().flatten(1).mean(dim=1).sum() if activations.ndim > 1 else activations.float().sum()
 
 
 def _frequencies(size: Sequence[int]) -> tuple[int, int, int]:

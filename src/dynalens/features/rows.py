@@ -58,11 +58,11 @@ class FeatureRows:
         """
         self._make_room(num_samples, features)
         later = (rows.unsqueeze(1) == rows).triu(1).any(dim=1)
-        at = torch.where(later, len(self._known) - 1, rows).to(features.device, non_blocking=True)
+        places = torch.where(later, len(self._known) - 1, rows).to(features.device, non_blocking=True)
         self._step += 1
-        self._values.index_copy_(0, at, features.to(_DTYPE))
-        self._known.index_fill_(0, at, True)
-        self._stamp.index_fill_(0, at, self._step)
+        self._values.index_copy_(0, places, features.to(_DTYPE))
+        self._known.index_fill_(0, places, True)
+        self._stamp.index_fill_(0, places, self._step)
 
     def merge(self, gather: Callable[[Tensor], list[Tensor]]) -> None:
         """Give every process the newest features of all; a later step counts, then a higher rank.
@@ -81,10 +81,10 @@ class FeatureRows:
         values = torch.cat(gather(self._values[mine].view(torch.uint8))).view(_DTYPE)
         newest_first = np.argsort(stamp, kind="stable")[::-1].copy()
         _, first = np.unique(row[newest_first], return_index=True)
-        chosen = newest_first[first]
-        at = torch.from_numpy(row[chosen]).to(self._values.device)
-        self._values.index_copy_(0, at, values[torch.from_numpy(chosen)].to(self._values.device))
-        self._known.index_fill_(0, at, True)
+        newest = newest_first[first]
+        places = torch.from_numpy(row[newest]).to(self._values.device)
+        self._values.index_copy_(0, places, values[torch.from_numpy(newest)].to(self._values.device))
+        self._known.index_fill_(0, places, True)
         self.end_epoch()
 
     def end_epoch(self) -> None:

@@ -54,16 +54,16 @@ class TopInputs:
         if self._kept is None:
             empty = activations.new_full((len(self.channels), self._k), -torch.inf)
             self._kept = empty, small.new_zeros(*empty.shape, *small.shape[1:])
-        kept, pictures = self._kept
+        activations_so_far, pictures = self._kept
         if pictures.shape[2:] != small.shape[1:]:
             return
         new = torch.stack([activations.detach()[:, channel] for channel in self.channels])  # no index from the host
-        every = torch.cat([kept, new.nan_to_num(nan=-torch.inf)], dim=1)
+        every = torch.cat([activations_so_far, new.nan_to_num(nan=-torch.inf)], dim=1)
         strongest, place = every.topk(self._k, dim=1)
         column = (-1, self._k, *[1] * (small.ndim - 1))
-        before = place.clamp(max=self._k - 1).view(column).expand(-1, -1, *small.shape[1:])
-        fresh = small[(place - self._k).clamp(min=0)]
-        pictures = torch.where((place < self._k).view(column), pictures.gather(1, before), fresh)
+        earlier_places = place.clamp(max=self._k - 1).view(column).expand(-1, -1, *small.shape[1:])
+        new_pictures = small[(place - self._k).clamp(min=0)]
+        pictures = torch.where((place < self._k).view(column), pictures.gather(1, earlier_places), new_pictures)
         self._kept = strongest, pictures
 
 

@@ -29,10 +29,10 @@ def first_layer_weights(model: nn.Module, layer: str | None = None) -> tuple[str
         ('1', torch.Size([8, 3, 5, 5]))
     """
     convolutions = {name: m for name, m in layers_by_name(model).items() if isinstance(m, _CONVOLUTIONS)}
-    chosen = layer if layer is not None else next(iter(convolutions), None)
-    if chosen not in convolutions:
+    layer_name = layer if layer is not None else next(iter(convolutions), None)
+    if layer_name not in convolutions:
         raise ValueError(
             f"Expected `weights` to name a convolution of {type(model).__name__}, got {layer!r}. Its convolutions are: "
             f"{', '.join(convolutions) or 'none'}."
         )
-    return chosen, convolutions[chosen].weight.detach().clone()
+    return layer_name, convolutions[layer_name].weight.detach().clone()

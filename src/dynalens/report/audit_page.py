@@ -51,15 +51,15 @@ def write_audit(
             is one of ids.
     """
     check_dataset(record, dataset)
-    asked = record.audit_plan(n, seed=seed, answers=answers)
+    samples = record.audit_plan(n, seed=seed, answers=answers)
     plan, table = record.latest_plan(), record.table()
-    rows = table.index.get_indexer(pd.Index(asked["sample_id"]))
+    rows = table.index.get_indexer(pd.Index(samples["sample_id"]))
     content = {
         "run": f"{run_key(record)}:audit:{plan.seed}",
         "names": class_names_of(record, table),
         "columns": COLUMNS,
         "strata": _strata(plan, table, record, answers),
-        "cards": _cards(record, plan, rows, asked["probability"].to_numpy(), dataset),
+        "cards": _cards(record, plan, rows, samples["probability"].to_numpy(), dataset),
     }
     title = "dynalens: audit" if record.folder is None else f"dynalens: audit of {record.folder.resolve().parent.name}"
     target = Path(path)
@@ -74,22 +74,22 @@ def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> di
     members = plan.stratum >= 0
     number = int(plan.stratum.max(initial=-1)) + 1
 
-    def total(chosen: Array, values: Array | None = None) -> list[float]:
-        sums: list[float] = np.bincount(plan.stratum[chosen], values, minlength=number).tolist()
+    def total(rows: Array, values: Array | None = None) -> list[float]:
+        sums: list[float] = np.bincount(plan.stratum[rows], values, minlength=number).tolist()
         return sums
 
     score = np.clip(table["score"].to_numpy(np.float64), -FAR, FAR)
     strata = {"size": total(members), "total": total(members, score[members])}
-    said = None if answers is None else record.audit(answers).table()["answer"].to_numpy()
+    answer = None if answers is None else record.audit(answers).table()["answer"].to_numpy()
     for word in ("right", "wrong", "unsure"):
-        strata[word] = total(members & (said == word)) if said is not None else [0.0] * number
+        strata[word] = total(members & (answer == word)) if answer is not None else [0.0] * number
     return strata
 
 
-def _cards(record: Record, plan: Plan, rows: Array, drawn: Array, dataset: Any) -> list[dict[str, Any]]:
+def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, dataset: Any) -> list[dict[str, Any]]:
     table, names, pictures = record.table(), record.names(), sample_pictures(record.pictures(), dataset)
     cards = []
-    for row, probability in zip(rows.tolist(), drawn.tolist(), strict=True):
+    for row, probability in zip(rows.tolist(), probabilities.tolist(), strict=True):
         sample = table.iloc[row]
         card: dict[str, Any] = {
             "id": str(table.index[row]),
@@ -99,10 +99,10 @@ def _cards(record: Record, plan: Plan, rows: Array, drawn: Array, dataset: Any) 
             "stratum": int(plan.stratum[row]),
             "rest": [probability],
         }
-        shown = {
+        optional = {
             "picture": pictures.thumbnail(row, _SIDE),
             "text": pictures.text(row),
             "file": names[row] if names else pictures.file_name(row),
         }
-        cards.append(card | {key: value for key, value in shown.items() if value})
+        cards.append(card | {key: value for key, value in optional.items() if value})
     return cards

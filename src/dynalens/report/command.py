@@ -17,8 +17,8 @@ def run_audit(arguments: argparse.Namespace) -> Path:
     record = load_record(arguments.run_dir)
     dataset = named_dataset(arguments.data) if arguments.data else None
     path = Path(arguments.out) if arguments.out else (record.folder or Path()) / "audit.html"
-    given = {"n": arguments.n, "seed": arguments.seed, "answers": arguments.answers}
-    return write_audit(record, path, dataset=dataset, **given)
+    options = {"n": arguments.n, "seed": arguments.seed, "answers": arguments.answers}
+    return write_audit(record, path, dataset=dataset, **options)
 
 
 def run_report(arguments: argparse.Namespace) -> Path:
@@ -40,15 +40,15 @@ def named_dataset(name: str) -> Any:
     module_name, _, attribute = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = getattr(importlib.import_module(module_name), attribute, None) if module_name and attribute else None
+        factory = getattr(importlib.import_module(module_name), attribute, None) if module_name and attribute else None
     except ModuleNotFoundError as error:
         raise ValueError(
             f"Expected `--data` to name a module, got {name!r}: {error}. Run in the folder that holds it."
         ) from error
     finally:
         sys.path.pop(0)
-    if not callable(found):
+    if not callable(factory):
         raise ValueError(
             f"Expected `--data` to be module:callable, got {name!r}. Name a function that returns the training dataset."
         )
-    return found()
+    return factory()

@@ -114,12 +114,15 @@ def check_dataset(record: Record, dataset: Any) -> None:
 
 
 def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> list[list[str]]:
-    seen = table["presentations"] > 0
+    has_presentations = table["presentations"] > 0
     rows = [
-        ["samples", f"{len(table):,}" + ("" if seen.all() else f" ({int(seen.sum()):,} seen)")],
+        [
+            "samples",
+            f"{len(table):,}" + ("" if has_presentations.all() else f" ({int(has_presentations.sum()):,} seen)"),
+        ],
         ["epochs", f"{len(record.meta.epochs)}"],
         ["flagged", f"{int(table['flagged'].sum()):,} ({_percent(float(table['flagged'].mean()))})"],
-        ["never learned", f"{int((seen & ~table['learned']).sum()):,}"],
+        ["never learned", f"{int((has_presentations & ~table['learned']).sum()):,}"],
         ["forgotten at least once", f"{int((table['forgetting_events'] > 0).sum()):,}"],
     ]
     if accuracy.values:
@@ -162,7 +165,7 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
 def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) -> list[dict[str, Any]]:
     pictures = sample_pictures(record.pictures(), dataset)
     rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
-    named = escaped_all(record.names())
+    names = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
     cards = []
     for sample, row in zip(rows.tolist(), worst.reset_index().to_dict("records"), strict=True):
@@ -175,13 +178,13 @@ def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) ->
             "flagged": bool(row["flagged"]),
             "trace": traces.of(sample),
         }
-        shown = {
+        optional = {
             "picture": pictures.thumbnail(sample, side),
             "text": pictures.text(sample),
-            "name": named[sample] if named else None,
-            "file": named[sample] if named else escaped(pictures.file_name(sample)),
+            "name": names[sample] if names else None,
+            "file": names[sample] if names else escaped(pictures.file_name(sample)),
         }
-        cards.append(card | {key: value for key, value in shown.items() if value})
+        cards.append(card | {key: value for key, value in optional.items() if value})
     return cards
 
 
@@ -189,8 +192,8 @@ def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:
     """Return a name for each class that the table speaks of: its number where it has none."""
     largest = [table[column].max() for column in ("label", "suggested", "predicted")]
     classes = 1 + max(int(value) for value in [*largest, -1] if not pd.isna(value))
-    given = record.meta.class_names
-    return [class_name(number, given) for number in range(max(classes, len(given or ())))]
+    names = record.meta.class_names
+    return [class_name(number, names) for number in range(max(classes, len(names or ())))]
 
 
 def run_key(record: Record) -> str:
