@@ -151,8 +151,8 @@ def class_names(dataset: Any) -> list[str] | None:
         return every[0] if all(names == every[0] for names in every) else None
     column = hugging_face_label(dataset)
     classes = getattr(dataset, "classes", None) if column is None else dataset.features[column].names
-    named = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
-    return [str(name) for name in classes] if named and classes else None
+    are_names = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
+    return [str(name) for name in classes] if are_names and classes else None
 
 
 def hugging_face_label(dataset: Any) -> str | None:
@@ -227,13 +227,13 @@ class RelabelledDataset(Dataset[Any]):
         if index not in self.changes:
             return sample
         place = label_place(sample, self.label)
-        before, after = self.changes[index]
-        if int(sample[place]) != before:
+        old_label, new_label = self.changes[index]
+        if int(sample[place]) != old_label:
             raise ValueError(
-                f"Expected sample {index} of `dataset` to have the label {before} that was trained on, got "
+                f"Expected sample {index} of `dataset` to have the label {old_label} that was trained on, got "
                 f"{sample[place]}. Pass the dataset of the training loader, and `label=` if the label stands elsewhere."
             )
-        return with_label(sample, place, after)
+        return with_label(sample, place, new_label)
 
 
 def label_place(sample: Any, label: str | int | None = None) -> Any:

@@ -211,9 +211,9 @@ def _position(row: Decision, length: int, positions: Mapping[str, int] | None) -
     else:
         index = int(row.sample) if row.sample.isascii() and row.sample.isdigit() else -1
     if not 0 <= index < length:
-        known = "one of `sample_ids`" if positions is not None else f"in [0, {length})"
+        allowed = "one of `sample_ids`" if positions is not None else f"in [0, {length})"
         raise ValueError(
-            f"Expected `sample_id` to be {known}, got {row.sample!r} in line {row.line}. "
+            f"Expected `sample_id` to be {allowed}, got {row.sample!r} in line {row.line}. "
             "Pass the dataset that was trained on."
         )
     return index
@@ -226,8 +226,8 @@ def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) 
             f"Expected `decision` to be one of {', '.join(DECISIONS)}, got {row['decision']!r} in line {line}. "
             "Leave out rows that are not decided."
         )
-    given = row.get("label", "")
-    label = int(given) if given.isascii() and given.isdigit() else None
+    text = row.get("label", "")
+    label = int(text) if text.isascii() and text.isdigit() else None
     decision = Decision(line, row["sample_id"], row.get("name", ""), label, row["decision"])
     return decision if decision.decision != "relabel" else _with_new_label(decision, row, classes)
 
@@ -236,9 +236,9 @@ def _with_new_label(decision: Decision, row: Mapping[str, str], classes: Sequenc
     text, name = row["new_label"], row.get("new_label_name", "")
     new = int(text) if text.isascii() and text.isdigit() else -1
     if new < 0 or (classes is not None and new >= len(classes)):
-        known = f"a class in [0, {len(classes)})" if classes is not None else "the number of a class"
+        allowed = f"a class in [0, {len(classes)})" if classes is not None else "the number of a class"
         raise ValueError(
-            f"Expected `new_label` to be {known}, got {text!r} in line {decision.line}. Choose a class that exists."
+            f"Expected `new_label` to be {allowed}, got {text!r} in line {decision.line}. Choose a class that exists."
         )
     if name and classes is not None and name not in (classes[new], str(new)):
         raise ValueError(

@@ -246,8 +246,8 @@ def picture_loggers(trainer: Any) -> list[Any]:
 
 def chart_layouts(trainer: Any) -> list[Any]:
     """Return the custom charts of all monitors of the Trainer; each is asked, because a run has one layout."""
-    asked = (getattr(callback, "tensorboard_layout", None) for callback in trainer.callbacks)
-    return [layout() for layout in asked if callable(layout)]
+    layouts = (getattr(callback, "tensorboard_layout", None) for callback in trainer.callbacks)
+    return [layout() for layout in layouts if callable(layout)]
 
 
 def run_folder(trainer: Any, name: str | None) -> Path:

@@ -48,9 +48,9 @@ def captured_attention() -> Iterator[list[Tensor]]:
     Seen are ``scaled_dot_product_attention``, computed by its formula so that weights exist, and any softmax over the
     last dimension of three or four: the modules of torch, timm and transformers use one or the other.
     """
-    seen: list[Tensor] = []
-    with _AttentionMode(seen):
-        yield seen
+    attention: list[Tensor] = []
+    with _AttentionMode(attention):
+        yield attention
 
 
 @contextmanager
@@ -95,11 +95,11 @@ class _ReluMode(TorchFunctionMode):
         self.rule, self.calls = rule, calls
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = _relu_call(func, args, kwargs or {})
-        if found is None:
+        relu_call = _relu_call(func, args, kwargs or {})
+        if relu_call is None:
             return func(*args, **(kwargs or {}))
         self.calls.append(1)
-        return _Rectified.apply(*found, self.rule)  # type: ignore[no-untyped-call, unused-ignore]  # in some torch releases
+        return _Rectified.apply(*relu_call, self.rule)  # type: ignore[no-untyped-call, unused-ignore]  # in some torch releases
 
 
 def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, float, bool] | None:
@@ -138,8 +138,8 @@ class _AttentionMode(TorchFunctionMode):
 
     def _of_module(self, args: Any, kwargs: Any) -> Any:
         """Run what ``nn.MultiheadAttention`` calls, whose inside no mode sees, so that it returns its weights."""
-        asked = {"need_weights": True, "average_attn_weights": False}
-        output, by_head = F.multi_head_attention_forward(*args, **{**kwargs, **asked})
+        options = {"need_weights": True, "average_attn_weights": False}
+        output, by_head = F.multi_head_attention_forward(*args, **{**kwargs, **options})
         assert by_head is not None
         self.seen.append(by_head if by_head._base is None else by_head._base)  # the view has no part in the output
         if not kwargs.get("need_weights", True):

@@ -13,12 +13,12 @@ def imported(path: str) -> Any:
     """
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(importlib.import_module(module), name)
+        entry = getattr(importlib.import_module(module), name)
     except (AttributeError, ValueError) as error:  # ValueError: no module before the dot
         raise ImportError(f"no {name!r} in {module!r}") from error
-    if not callable(found):
+    if not callable(entry):
         raise ImportError(f"{path} is no callable")
-    return found
+    return entry
 
 
 def resolved(value: Any) -> Any:

@@ -124,20 +124,20 @@ def epochs_tag(prefix: str, epoch: int) -> str:
 
 def dynamics_layout(prefix: str) -> Layout:
     """Return the custom charts of a :class:`TrainingDynamicsMonitor`."""
-    of = f"{re.escape(prefix)}/dynamics"
+    pattern = f"{re.escape(prefix)}/dynamics"
     counts: dict[str, tuple[str, ...]] = {"forgotten and learned in the epoch": ("forgotten", "learned")}
     counts |= {"never learned and suspects": ("never_learned", "suspects")}
     counts |= {"stability of the suspects": ("suspects_overlap",)}
     counts |= {"estimated noise rate": ("noise_rate",)}
-    return {prefix: {title: [f"{of}/{name}$" for name in names] for title, names in counts.items()}}
+    return {prefix: {title: [f"{pattern}/{name}$" for name in names] for title, names in counts.items()}}
 
 
 def faithfulness_layout(prefix: str, methods: Sequence[str], metrics: Sequence[str]) -> Layout:
     """Return the custom charts of an :class:`AttributionMonitor`: methods compared, and each alone."""
-    of = f"{re.escape(prefix)}/faithfulness"
-    charts = {f"{metric}: all methods": [f"{of}/[^/]+/{re.escape(metric)}$"] for metric in metrics}
+    pattern = f"{re.escape(prefix)}/faithfulness"
+    charts = {f"{metric}: all methods": [f"{pattern}/[^/]+/{re.escape(metric)}$"] for metric in metrics}
     # A method's own chart also shows its random control and whatever else is measured of it.
-    charts |= {f"{method}: metrics and random order": [f"{of}/{re.escape(method)}/.*"] for method in methods}
+    charts |= {f"{method}: metrics and random order": [f"{pattern}/{re.escape(method)}/.*"] for method in methods}
     return {f"{prefix} faithfulness": charts} if metrics else {}
 
 
@@ -302,8 +302,8 @@ class Sinks:
 
 def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink:
     """Return where pictures go: the event file or, without one, files; and each logger that takes pictures."""
-    own: Sink = FileSink(folder) if writer is None else EventSink(writer)
-    return Sinks(own, [LoggerSink(logger) for logger in picture_loggers]) if picture_loggers else own
+    sink: Sink = FileSink(folder) if writer is None else EventSink(writer)
+    return Sinks(sink, [LoggerSink(logger) for logger in picture_loggers]) if picture_loggers else sink
 
 
 def write_embedding(
@@ -335,11 +335,11 @@ def write_embedding(
 
 def write_layout(writer: Any, layouts: Sequence[Layout]) -> None:
     """Write the custom charts of all monitors; TensorBoard reads one layout of a run, so it is written once."""
-    merged: dict[str, dict[str, list[Any]]] = {}
+    merged_layout: dict[str, dict[str, list[Any]]] = {}
     for layout in layouts:
         for category, charts in layout.items():
             entries = {title: ["Multiline", list(tags)] for title, tags in charts.items()}
-            merged.setdefault(category, {}).update(entries)
-    if merged and not getattr(writer, "_dynalens_layout", False):
+            merged_layout.setdefault(category, {}).update(entries)
+    if merged_layout and not getattr(writer, "_dynalens_layout", False):
         writer._dynalens_layout = True
-        writer.add_custom_scalars(merged)
+        writer.add_custom_scalars(merged_layout)

@@ -94,13 +94,13 @@ def _name_of(method: Any) -> str:
     )
 
 
-def _examples(missing: Sequence[str]) -> str:
-    given = {
+def _examples(packages: Sequence[str]) -> str:
+    examples = {
         "neuron_selector": '"neuron_selector": 0, the index of a neuron in the output of `layer`',
         "low": '"low": -2.5, the lowest value that an input has',
         "high": '"high": 2.5, the highest one',
     }
-    return ", ".join(given.get(key, f'"{key}": ...') for key in missing)
+    return ", ".join(examples.get(key, f'"{key}": ...') for key in packages)
 
 
 def _is_adapted(method: Method) -> bool:

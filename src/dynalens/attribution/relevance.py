@@ -105,10 +105,10 @@ def check_called_once(cls: Any, model: nn.Module, images: Tensor, *, forward: Fo
 
 def layers_passed(model: nn.Module, images: Tensor, forward: Forward | None) -> list[tuple[str, nn.Module, Tensor]]:
     """Return the layers that run for the first image, in the order they finish; all tensors have a graph."""
-    with captured_outputs(model) as passed:
+    with captured_outputs(model) as layer_outputs:
         first = images[:1].detach()
         (forward or unwrapped(model))(first.requires_grad_().clone() if first.is_floating_point() else first)
-    return passed
+    return layer_outputs
 
 
 def moves_values(layer: nn.Module) -> bool:

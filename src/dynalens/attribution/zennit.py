@@ -67,12 +67,12 @@ def zennit_method(name: str) -> Callable[..., Tensor]:
         return check_finite(name, maps)
 
     parameters = inspect.signature(composite).parameters
-    own = [key for key in parameters if key not in _OURS]
-    run.required = tuple(key for key in own if parameters[key].default is inspect.Parameter.empty)  # type: ignore[attr-defined]  # what `check_methods` asks for
+    keys = [key for key in parameters if key not in _OURS]
+    run.required = tuple(key for key in keys if parameters[key].default is inspect.Parameter.empty)  # type: ignore[attr-defined]  # what `check_methods` asks for
     run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what `inspect.signature` reads
         [
             inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY)
-            for key in ("model", "images", "targets", "forward", "chunk_size", "canonizers", *own)
+            for key in ("model", "images", "targets", "forward", "chunk_size", "canonizers", *keys)
         ]
     )
     return run
@@ -86,10 +86,10 @@ def _composite(name: str) -> Any:
             f"Expected zennit to be installed for {ZENNIT_PREFIX}{name}, got none. Install it: "
             "`pip install dynalens[zennit]`."
         ) from error
-    known = sorted(composite.__name__ for composite in composites.COMPOSITES.values())
-    if name not in known:
+    names = sorted(composite.__name__ for composite in composites.COMPOSITES.values())
+    if name not in names:
         raise ValueError(
-            f"Expected `{ZENNIT_PREFIX}<Composite>` to be one of {', '.join(known)}, got {name!r}. Choose one of them."
+            f"Expected `{ZENNIT_PREFIX}<Composite>` to be one of {', '.join(names)}, got {name!r}. Choose one of them."
         )
     return getattr(composites, name)
 
@@ -122,19 +122,21 @@ def _registered(
     name: str, composite: Any, model: nn.Module, x: Tensor, targets: Tensor, logits: Forward
 ) -> Iterator[None]:
     """Let the composite's rules stand in the model, after it was checked that they fit it."""
-    before = as_logits(logits(x[:1]), targets[:1]).detach()
+    logits_before = as_logits(logits(x[:1]), targets[:1]).detach()
     handles = [canonizer for each in composite.canonizers for canonizer in each.apply(model)]
     try:
         with captured_joins() as joins:
-            passed = layers_passed(model, x, logits)
+            layer_outputs = layers_passed(model, x, logits)
         if name.removeprefix(ZENNIT_PREFIX) not in _NO_RULES:
-            _check_rules(name, composite, passed, joins)
-        after = as_logits(logits(x[:1]), targets[:1]).detach()
-        if not torch.allclose(before, after, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(before.abs().max())):
+            _check_rules(name, composite, layer_outputs, joins)
+        logits_after = as_logits(logits(x[:1]), targets[:1]).detach()
+        if not torch.allclose(
+            logits_before, logits_after, rtol=_SAME_LOGITS, atol=_SAME_LOGITS * float(logits_before.abs().max())
+        ):
             raise ValueError(
                 f"Expected the canonizers of {name} to leave the logits as they are, got a difference of "
-                f"{float((before - after).abs().max()):.3g}: a batch norm does not follow the layer before which it "
-                f"stands. Pass `method_args={{'{name}': {{'canonizers': []}}}}`."
+                f"{float((logits_before - logits_after).abs().max()):.3g}: a batch norm does not follow the layer "
+                f"before which it stands. Pass `method_args={{'{name}': {{'canonizers': []}}}}`."
             )
     finally:
         for handle in reversed(handles):
@@ -144,13 +146,13 @@ def _registered(
 
 
 def _check_rules(
-    name: str, composite: Any, passed: Sequence[tuple[str, nn.Module, Tensor]], joins: Sequence[str]
+    name: str, composite: Any, layer_outputs: Sequence[tuple[str, nn.Module, Tensor]], joins: Sequence[str]
 ) -> None:
     context: dict[str, Any] = {}
-    ruled = {place: composite.module_map(context, place, module) is not None for place, module, _ in passed}
-    leaves = [(place, module) for place, module, _ in passed if not any(True for _ in module.children())]
-    without = [(place, module) for place, module in leaves if not (ruled[place] or _needs_no_rule(module))]
-    bare = [f"{place}: {type(module).__name__}" for place, module in without]
+    ruled = {place: composite.module_map(context, place, module) is not None for place, module, _ in layer_outputs}
+    leaves = [(place, module) for place, module, _ in layer_outputs if not any(True for _ in module.children())]
+    unruled = [(place, module) for place, module in leaves if not (ruled[place] or _needs_no_rule(module))]
+    bare = [f"{place}: {type(module).__name__}" for place, module in unruled]
     calls = Counter(place for place, module in leaves if ruled[place] and any(True for _ in module.parameters()))
     often = [f"{place}, which is called {number} times" for place, number in calls.items() if number > 1]
     functions = [f"the function {function} of two outputs" for function in joins]

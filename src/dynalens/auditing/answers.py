@@ -69,8 +69,8 @@ def read_answers(
     _check_words(table)
     rows = _rows(table["sample_id"].tolist(), [str(each) for each in sample_ids])
     names = {name: number for number, name in enumerate(class_names or ())}
-    given = _classes(table, "label", names)
-    _check_labels(table, given, labels[rows])
+    table_labels = _classes(table, "label", names)
+    _check_labels(table, table_labels, labels[rows])
     answer = table["answer"].to_numpy()
     return Answers(
         rows=rows,
@@ -95,8 +95,8 @@ def _cells(source: AnswersSource) -> pd.DataFrame:
                 f"Expected `answers` to be a CSV file, got {place}: {error}. Take the file that the page of "
                 "`dynalens audit` exports."
             ) from error
-    missing = [name for name in ("sample_id", "answer") if name not in table]
-    if missing:
+    missing_columns = [name for name in ("sample_id", "answer") if name not in table]
+    if missing_columns:
         raise ValueError(
             f"Expected `answers` to have the columns sample_id and answer, got {[str(c) for c in table.columns]} in "
             f"{place}. Add what {ANSWERS[0]!r}, {ANSWERS[1]!r} or {ANSWERS[2]!r} each sample is to the table of "
@@ -132,11 +132,11 @@ def _rows(samples: Sequence[str], sample_ids: Sequence[str]) -> Array:
     places: Mapping[str, int] = {sample: row for row, sample in enumerate(sample_ids)}
     # A spreadsheet's apostrophe keeps an id from being read as a formula.
     rows = [places.get(sample, places.get(sample[1:], -1) if sample[:1] == "'" else -1) for sample in samples]
-    unknown = [sample for sample, row in zip(samples, rows, strict=True) if row < 0]
-    if unknown:
+    unknown_samples = [sample for sample, row in zip(samples, rows, strict=True) if row < 0]
+    if unknown_samples:
         raise ValueError(
-            f"Expected `answers` to name samples of this record, got {listed(unknown)}, which it does not have. Pass "
-            "the record that the plan was drawn from."
+            f"Expected `answers` to name samples of this record, got {listed(unknown_samples)}, which it does not "
+            "have. Pass the record that the plan was drawn from."
         )
     repeated = [sample for sample, times in Counter(samples).items() if times > 1]
     if repeated:
@@ -164,15 +164,17 @@ def _class(cell: str, sample: str, column: str, names: Mapping[str, int]) -> int
         return names[cell]
     if cell.isascii() and cell.isdigit():
         return int(cell)
-    known = f"one of {', '.join(names)}, or its number" if names else "the number of a class"
-    raise ValueError(f"Expected `{column}` to be {known}, got {cell!r} for sample {sample}. Write a class that exists.")
+    allowed = f"one of {', '.join(names)}, or its number" if names else "the number of a class"
+    raise ValueError(
+        f"Expected `{column}` to be {allowed}, got {cell!r} for sample {sample}. Write a class that exists."
+    )
 
 
-def _check_labels(table: pd.DataFrame, given: Sequence[int | None], labels: Array) -> None:
+def _check_labels(table: pd.DataFrame, table_labels: Sequence[int | None], labels: Array) -> None:
     others = [
-        f"{sample} (label {label}, not {shown})"
-        for sample, shown, label in zip(table["sample_id"], given, labels.tolist(), strict=True)
-        if shown is not None and shown != label
+        f"{sample} (label {label}, not {table_label})"
+        for sample, table_label, label in zip(table["sample_id"], table_labels, labels.tolist(), strict=True)
+        if table_label is not None and table_label != label
     ]
     if others:
         raise ValueError(

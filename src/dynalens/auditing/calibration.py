@@ -60,22 +60,24 @@ def calibrated(score: Array, asked: Array, wrong: Array, weight: Array, rate: fl
         array([1. , 0. , 0.5, 0.5])
     """
     z = features(score)
-    used = list(range(z.shape[1]))
+    columns = list(range(z.shape[1]))
     slopes = np.zeros(z.shape[1])
-    while used:
-        fitted = _fit(z[asked][:, used], wrong, weight / weight.mean() if len(weight) else weight)
+    while columns:
+        fitted = _fit(z[asked][:, columns], wrong, weight / weight.mean() if len(weight) else weight)
         if (fitted >= 0).all():
-            slopes[used] = fitted
+            slopes[columns] = fitted
             break
-        del used[int(np.argmin(fitted))]
+        del columns[int(np.argmin(fitted))]
     line = z @ slopes
     p = np.zeros(len(score))
     p[asked] = wrong
-    rest = np.ones(len(score), dtype=np.bool_)
-    rest[asked] = False
-    if rest.any():
-        mean = np.clip((rate * len(score) - wrong.sum()) / rest.sum(), 0, 1)
-        p[rest] = probability(line[rest] + shifted(line[rest], np.full(rest.sum(), 1 / rest.sum()), mean))
+    is_unasked = np.ones(len(score), dtype=np.bool_)
+    is_unasked[asked] = False
+    if is_unasked.any():
+        mean = np.clip((rate * len(score) - wrong.sum()) / is_unasked.sum(), 0, 1)
+        p[is_unasked] = probability(
+            line[is_unasked] + shifted(line[is_unasked], np.full(is_unasked.sum(), 1 / is_unasked.sum()), mean)
+        )
     return p
 
 

@@ -111,8 +111,8 @@ def shifted(log_odds: Array, weight: Array, mean: Array) -> Array:
     low, high = np.full(np.shape(mean), -_FARTHEST), np.full(np.shape(mean), _FARTHEST)
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        below = probability(log_odds + middle[..., None]) @ weight < mean
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
+        is_low = probability(log_odds + middle[..., None]) @ weight < mean
+        low, high = np.where(is_low, middle, low), np.where(is_low, high, middle)
     shift: Array = np.asarray((low + high) / 2)
     return shift
 

@@ -49,8 +49,8 @@ class Plan:
 
     def belongs_to(self, label: Array) -> bool:
         """Return whether these are the labels of the plan's record; more samples may be known by now."""
-        known = self.label >= 0
-        return len(label) == len(self.label) and bool((self.label == label)[known].all())
+        has_label = self.label >= 0
+        return len(label) == len(self.label) and bool((self.label == label)[has_label].all())
 
     def is_like(self, other: "Plan") -> bool:
         """Return whether both have the same order."""
@@ -60,18 +60,20 @@ class Plan:
         """Return the rows of answers that the plan did not draw, or not with the probability that they say."""
         order = self.order()
         strange = ~np.isin(answers.rows, order[: self.count])
-        said = ~np.isnan(answers.probability) & ~strange
+        has_probability = ~np.isnan(answers.probability) & ~strange
         # A round says n_h / N_h of all that had been drawn when it ended.
-        drawn = answers.probability[said] * self._sizes[self.stratum[answers.rows[said]]]
-        strange[said] = (drawn < 0.5) | ~np.isclose(drawn, np.round(drawn), rtol=1e-4, atol=0)
+        stratum_sizes = answers.probability[has_probability] * self._sizes[self.stratum[answers.rows[has_probability]]]
+        strange[has_probability] = (stratum_sizes < 0.5) | ~np.isclose(
+            stratum_sizes, np.round(stratum_sizes), rtol=1e-4, atol=0
+        )
         rows: Array = answers.rows[strange]
         return rows
 
     def probabilities(self, rows: Array) -> Array:
         """Return the probability with which each of these rows is among all that were drawn: n_h / N_h."""
         stratum = self.stratum[rows]
-        drawn = np.bincount(self.stratum[self.order()[: self.count]], minlength=self._strata)
-        result: Array = drawn[stratum] / self._sizes[stratum]
+        counts = np.bincount(self.stratum[self.order()[: self.count]], minlength=self._strata)
+        result: Array = counts[stratum] / self._sizes[stratum]
         return result
 
     @property

@@ -100,16 +100,18 @@ class Audit:
 
     @functools.cached_property
     def _probability(self) -> Array:
-        told = self._answers.right | self._answers.wrong
+        is_decided = self._answers.right | self._answers.wrong
         place = np.cumsum(self._seen) - 1  # among the samples that were seen
-        sizes, asked = (np.bincount(self._stratum[rows]) for rows in (np.flatnonzero(self._seen), self._answers.rows))
-        asked_of = self._stratum[self._answers.rows[told]]
+        sizes, answers_of = (
+            np.bincount(self._stratum[rows]) for rows in (np.flatnonzero(self._seen), self._answers.rows)
+        )
+        asked_of = self._stratum[self._answers.rows[is_decided]]
         p = np.full(len(self._score), np.nan)
         p[self._seen] = calibrated(
             self._score[self._seen],
-            place[self._answers.rows[told]],
-            self._answers.wrong[told].astype(np.float64),
-            sizes[asked_of] / asked[asked_of],
+            place[self._answers.rows[is_decided]],
+            self._answers.wrong[is_decided].astype(np.float64),
+            sizes[asked_of] / answers_of[asked_of],
             self.noise_rate.value,
         )
         return p
@@ -128,17 +130,17 @@ class Audit:
         table, answers, p = self._table.copy(), self._answers, self._probability
         table["wrong_probability"] = p
         table["flagged"] = flagged(p, precision) | (p == 1)
-        named = answers.new_label >= 0
+        has_new_label = answers.new_label >= 0
         words = np.select([answers.right, answers.wrong], ["right", "wrong"], "unsure")
         table["answer"] = ""
         for column, rows, values in (
-            ("suggested", answers.rows[named], answers.new_label[named]),
-            ("suggested_probability", answers.rows[named], 1.0),
+            ("suggested", answers.rows[has_new_label], answers.new_label[has_new_label]),
+            ("suggested_probability", answers.rows[has_new_label], 1.0),
             ("answer", answers.rows, words),
         ):
-            changed = table[column].copy()
-            changed.iloc[rows] = values
-            table[column] = changed
+            values_of_column = table[column].copy()
+            values_of_column.iloc[rows] = values
+            table[column] = values_of_column
         return table
 
     def precision_of(self, n: int) -> Estimate:
@@ -178,8 +180,8 @@ class Audit:
         Args:
             points: At most so many n, in equal steps of the square root: close where the most suspicious are.
         """
-        seen = int(self._seen.sum())
-        ns = np.unique(np.maximum(1, np.round(seen * (np.arange(1, points + 1) / points) ** 2)).astype(np.int64))
+        number = int(self._seen.sum())
+        ns = np.unique(np.maximum(1, np.round(number * (np.arange(1, points + 1) / points) ** 2)).astype(np.int64))
         parts = [self.precision_of(int(n)) for n in ns]
         # A longer beginning holds at least as many wrong labels: what is known of one n bounds all others.
         low = np.maximum.accumulate(ns * np.array([part.low for part in parts]))
@@ -209,48 +211,48 @@ class Audit:
         return np.cumsum(self._probability[order])
 
     def _check(self, n: int) -> None:
-        seen = int(self._seen.sum())
-        if not 1 <= n <= seen:
-            raise ValueError(f"Expected `n` to be from 1 to {seen}, the samples that were seen, got {n}. Pass fewer.")
+        number = int(self._seen.sum())
+        if not 1 <= n <= number:
+            raise ValueError(f"Expected `n` to be from 1 to {number}, the samples that were seen, got {n}. Pass fewer.")
 
-    def _count(self, chosen: Array) -> Estimate:
-        total = int(chosen.sum())
+    def _count(self, mask: Array) -> Estimate:
+        total = int(mask.sum())
         if not total:
             return Estimate(0.0, 0.0, 0.0)
-        part = self._fraction(chosen)
+        part = self._fraction(mask)
         return Estimate(total * part.low, total * part.value, total * part.high)
 
-    def _fraction(self, chosen: Array) -> Estimate:
+    def _fraction(self, mask: Array) -> Estimate:
         """Return the fraction of wrong labels among the chosen samples, those that cannot be told in both ways."""
-        inside = chosen[self._answers.rows]
+        inside = mask[self._answers.rows]
         rows = self._answers.rows[inside]
         if not len(rows):
-            return Estimate(0.0, float(np.mean(self._probability[chosen])), 1.0)
+            return Estimate(0.0, float(np.mean(self._probability[mask])), 1.0)
         wrong = self._answers.wrong[inside]
-        least = self._strata(chosen, rows, wrong)
-        most = self._strata(chosen, rows, ~self._answers.right[inside])
+        least = self._strata(mask, rows, wrong)
+        most = self._strata(mask, rows, ~self._answers.right[inside])
         value = (stratified_rate(least) + stratified_rate(most)) / 2
         return Estimate(float(interval(least)[0]), float(value), float(interval(most)[1]))
 
-    def _strata(self, chosen: Array, rows: Array, wrong: Array) -> StratifiedRate:
+    def _strata(self, mask: Array, rows: Array, wrong: Array) -> StratifiedRate:
         """Count answers in the strata of the chosen samples; a stratum without one is taken together with the next."""
         strata = int(self._stratum.max()) + 1
-        asked = np.bincount(self._stratum[rows], minlength=strata)
-        answered = np.flatnonzero(asked)
-        group = np.minimum(np.searchsorted(answered, np.arange(strata)), len(answered) - 1)
-        whole = group[self._stratum[chosen]]
-        size = np.bincount(whole, minlength=len(answered))
-        score = np.bincount(whole, np.clip(self._score[chosen], -FAR, FAR), minlength=len(answered)) / size
-        counted = np.bincount(group[self._stratum[rows]], wrong, minlength=len(answered))
-        return StratifiedRate(size, asked[answered], counted, score)
+        answers_of = np.bincount(self._stratum[rows], minlength=strata)
+        answered_strata = np.flatnonzero(answers_of)
+        group = np.minimum(np.searchsorted(answered_strata, np.arange(strata)), len(answered_strata) - 1)
+        whole = group[self._stratum[mask]]
+        size = np.bincount(whole, minlength=len(answered_strata))
+        score = np.bincount(whole, np.clip(self._score[mask], -FAR, FAR), minlength=len(answered_strata)) / size
+        wrong_counts = np.bincount(group[self._stratum[rows]], wrong, minlength=len(answered_strata))
+        return StratifiedRate(size, answers_of[answered_strata], wrong_counts, score)
 
 
 def _completed(stratum: Array, score: Array) -> Array:
     """Return the stratum of each sample; one first seen after the plan is in that of the nearest score."""
-    known, new = np.flatnonzero(stratum >= 0), np.flatnonzero((stratum < 0) & ~np.isnan(score))
+    old, new = np.flatnonzero(stratum >= 0), np.flatnonzero((stratum < 0) & ~np.isnan(score))
     if not len(new):
         return stratum
-    order = known[np.argsort(score[known], kind="stable")]
+    order = old[np.argsort(score[old], kind="stable")]
     completed = stratum.copy()
     place = np.searchsorted(score[order], score[new])
     completed[new] = stratum[order[np.minimum(place, len(order) - 1)]]

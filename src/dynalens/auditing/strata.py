@@ -32,9 +32,9 @@ def equal_doubt(score: Array, answers: int) -> Array:
         >>> equal_doubt(np.array([9.0, -9.0, 0.0, np.nan]), answers=4)
         array([ 0,  1,  0, -1])
     """
-    seen = np.flatnonzero(~np.isnan(score))
+    rows = np.flatnonzero(~np.isnan(score))
     stratum = np.full(len(score), -1)
-    order = seen[np.argsort(-score[seen], kind="stable")]
+    order = rows[np.argsort(-score[rows], kind="stable")]
     p = probability(score[order])
     doubt = np.sqrt(p * (1 - p)) + FLOOR
     strata = max(1, min(MOST_STRATA, answers // 2))

@@ -19,30 +19,30 @@ def run(args: argparse.Namespace) -> None:
     if args.embeddings:
         record = record.with_embeddings(read_embeddings(args.embeddings))
     audit = record.audit(args.answers) if args.answers else None
-    found = record.suspects(precision=args.precision, answers=audit)
+    suspects = record.suspects(precision=args.precision, answers=audit)
     if args.class_pair:
-        found = of_class_pair(found, args.class_pair, record.meta.class_names)
-    seen = int((record.statistics.presentations > 0).sum())
+        suspects = of_class_pair(suspects, args.class_pair, record.meta.class_names)
+    number = int((record.statistics.presentations > 0).sum())
     say(
-        f"{len(found)} suspects among {seen} samples at an expected precision of {args.precision:g}"
+        f"{len(suspects)} suspects among {number} samples at an expected precision of {args.precision:g}"
         f"{' for this class pair' if args.class_pair else ''}; {_rate_in_words(record, audit)}"
     )
     for doubt in () if audit else record.doubts():
         say(f"Doubtful: {doubt}")
-    if not len(found) and not args.class_pair:
-        found = record.suspects(args.top, answers=audit).assign(flagged=False)
+    if not len(suspects) and not args.class_pair:
+        suspects = record.suspects(args.top, answers=audit).assign(flagged=False)
         say(
-            f"No label is flagged. The {len(found)} most suspicious follow: look at them."
+            f"No label is flagged. The {len(suspects)} most suspicious follow: look at them."
             + ("" if audit else f" How many are wrong, 100 answers tell: dynalens audit {args.run}")
         )
-    show(found, args, SHOWN)
-    files = None if "name" not in found else {known: str(name) for known, name in found["name"].items()}
+    show(suspects, args, SHOWN)
+    files = None if "name" not in suspects else {sample_id: str(name) for sample_id, name in suspects["name"].items()}
     if args.json:
-        say(f"{len(found)} rows written to {to_json(found, args.json)}")
+        say(f"{len(suspects)} rows written to {to_json(suspects, args.json)}")
     if args.label_studio:
-        say(f"{len(found)} tasks written to {to_label_studio(found, args.label_studio, files=files)}")
+        say(f"{len(suspects)} tasks written to {to_label_studio(suspects, args.label_studio, files=files)}")
     if args.fiftyone:
-        say(f"{len(found)} labels written to {to_fiftyone(found, args.fiftyone, files=files)}")
+        say(f"{len(suspects)} labels written to {to_fiftyone(suspects, args.fiftyone, files=files)}")
 
 
 def _rate_in_words(record: Record, audit: Audit | None) -> str:
@@ -57,14 +57,14 @@ def _rate_in_words(record: Record, audit: Audit | None) -> str:
 
 def of_class_pair(table: pd.DataFrame, pair: Sequence[str], names: Sequence[str] | None) -> pd.DataFrame:
     """Return the rows with this label and this suggestion, each a class's name or number."""
-    given, proposed = (_class_number(each, names) for each in pair)
-    return table[(table["label"] == given).fillna(False) & (table["suggested"] == proposed).fillna(False)]
+    label, proposed = (_class_number(each, names) for each in pair)
+    return table[(table["label"] == label).fillna(False) & (table["suggested"] == proposed).fillna(False)]
 
 
-def _class_number(given: str, names: Sequence[str] | None) -> int:
-    if names and given in names:
-        return list(names).index(given)
-    if given.isdecimal():
-        return int(given)
-    known = f"one of {', '.join(names)}, or its number" if names else "a number: the record has no class names"
-    raise ValueError(f"Expected a class of `--class-pair` to be {known}, got {given!r}. See the column `label`.")
+def _class_number(text: str, names: Sequence[str] | None) -> int:
+    if names and text in names:
+        return list(names).index(text)
+    if text.isdecimal():
+        return int(text)
+    allowed = f"one of {', '.join(names)}, or its number" if names else "a number: the record has no class names"
+    raise ValueError(f"Expected a class of `--class-pair` to be {allowed}, got {text!r}. See the column `label`.")

@@ -13,14 +13,14 @@ SHOWN = ("name", "root_index", "label", "suggested", "suggested_probability", "w
 
 def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) -> None:
     """Show the first rows of a table in these columns, and write all of it to the file that was asked for."""
-    shown = table.head(args.top)
-    view = pd.DataFrame(index=shown.index)
+    rows = table.head(args.top)
+    view = pd.DataFrame(index=rows.index)
     for column in columns:
-        named = f"{column}_name"
-        if named in shown:
-            view[column] = shown[named]
-        elif column in shown and not (column == "root_index" and "name" in shown):
-            view[column] = shown[column]
+        name_column = f"{column}_name"
+        if name_column in rows:
+            view[column] = rows[name_column]
+        elif column in rows and not (column == "root_index" and "name" in rows):
+            view[column] = rows[column]
     if len(view):
         say(printable_cells(view.round(3)).to_string(max_colwidth=60))
     if len(table) > len(view):

@@ -25,25 +25,27 @@ def indices_in_batch(batch: Any, index: Any) -> Tensor | list[str]:
     elif isinstance(batch, Mapping) and index in batch:
         values = batch[index]
     else:
-        seen = f"the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        batch_kind = (
+            f"the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+        )
         raise SampleIdentityError(
-            f"Expected the batch to hold the key {index!r}, got {seen}. Pass a key of the batch or a callable."
+            f"Expected the batch to hold the key {index!r}, got {batch_kind}. Pass a key of the batch or a callable."
         )
     if isinstance(values, list | tuple) and set(map(type, values)) == {str}:
         return list(values)
-    found = values if isinstance(values, Tensor) else np.asarray(values)
-    if not isinstance(found, Tensor) and found.dtype.kind == "U" and found.ndim == 1:
-        return [str(value) for value in found]
-    if isinstance(found, Tensor):
-        integers = not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+    indices = values if isinstance(values, Tensor) else np.asarray(values)
+    if not isinstance(indices, Tensor) and indices.dtype.kind == "U" and indices.ndim == 1:
+        return [str(value) for value in indices]
+    if isinstance(indices, Tensor):
+        integers = not (indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool)
     else:
-        integers = found.dtype.kind in "iu"
-    if found.ndim != 1 or not integers:
+        integers = indices.dtype.kind in "iu"
+    if indices.ndim != 1 or not integers:
         raise SampleIdentityError(
-            f"Expected `index` to give one integer or string for each sample, got {tuple(found.shape)} of "
-            f"{found.dtype}. Return the positions in the dataset, or ids."
+            f"Expected `index` to give one integer or string for each sample, got {tuple(indices.shape)} of "
+            f"{indices.dtype}. Return the positions in the dataset, or ids."
         )
-    return torch.as_tensor(found, dtype=torch.int64)
+    return torch.as_tensor(indices, dtype=torch.int64)
 
 
 class SampleIds:
@@ -62,7 +64,7 @@ class SampleIds:
 
     def __init__(self, ids: Iterable[int | str] = ()) -> None:
         self._ids = list(ids)
-        self._rows: dict[int | str, int] = {known: row for row, known in enumerate(self._ids)}
+        self._rows: dict[int | str, int] = {sample_id: row for row, sample_id in enumerate(self._ids)}
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -76,22 +78,22 @@ class SampleIds:
         Raises:
             SampleIdentityError: If strings follow integers or the other way round.
         """
-        given = ids.tolist() if isinstance(ids, Tensor) else ids
+        listed_ids = ids.tolist() if isinstance(ids, Tensor) else ids
         first = self._ids[0] if self._ids else None
-        if given and first is not None and type(given[0]) is not type(first):
+        if listed_ids and first is not None and type(listed_ids[0]) is not type(first):
             raise SampleIdentityError(
-                f"Expected sample ids like those of the record, as {first!r}, got {given[0]!r}. "
+                f"Expected sample ids like those of the record, as {first!r}, got {listed_ids[0]!r}. "
                 "Use one kind of id, or call `reset()` to begin a new record."
             )
         rows = self._rows
         try:
-            found = [rows[known] for known in given]
+            row_numbers = [rows[sample_id] for sample_id in listed_ids]
         except KeyError:
-            new = [known for known in dict.fromkeys(given) if known not in rows]
+            new = [sample_id for sample_id in dict.fromkeys(listed_ids) if sample_id not in rows]
             rows.update(zip(new, range(len(rows), len(rows) + len(new)), strict=True))
             self._ids += new
-            found = [rows[known] for known in given]
-        return torch.from_numpy(np.array(found, dtype=np.int64))
+            row_numbers = [rows[sample_id] for sample_id in listed_ids]
+        return torch.from_numpy(np.array(row_numbers, dtype=np.int64))
 
     def of(self, rows: Tensor) -> list[int | str]:
         """Return the id of each row."""

@@ -62,22 +62,22 @@ class OrderedCollate:
         """Return the batch with the order of its rows."""
         if not isinstance(samples, list):  # what the dataset returned at once, in a form of its own
             return Collated(self._collate(samples), None, "")
-        drawn, compares = list(samples), self._moved or self._looks > 0
-        held = drawn if compares else [_copied(sample) for sample in drawn]
-        columns = _columns(drawn) if compares else {}
+        draws, compares = list(samples), self._moved or self._looks > 0
+        originals = draws if compares else [_copied(sample) for sample in draws]
+        columns = _columns(draws) if compares else {}
         batch = self._collate(samples)
         if batch is None:
             return Collated(None, None, "")
-        places = _order_in_list(drawn, samples)
+        places = _order_in_list(draws, samples)
         order: Order | None = None
-        if compares or not self._witnessed([held[place] for place in places], batch):
-            columns = columns or _columns(held)
+        if compares or not self._witnessed([originals[place] for place in places], batch):
+            columns = columns or _columns(originals)
             try:
                 order = self._compared({path: [values[i] for i in places] for path, values in columns.items()}, batch)
             except OrderError as error:
                 return Collated(batch, None, str(error))
         places = places if order is None else [places[i] for i in order]
-        return Collated(batch, None if places == list(range(len(drawn))) else places, "")
+        return Collated(batch, None if places == list(range(len(draws))) else places, "")
 
     def _compared(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
         rows = columns_of_batch(batch)
@@ -114,25 +114,25 @@ def _copied(sample: Any) -> Any:
     return sample.copy() if isinstance(sample, dict | list) else sample
 
 
-def _columns(drawn: list[Any]) -> dict[Path, list[Any]]:
+def _columns(samples: list[Any]) -> dict[Path, list[Any]]:
     """Read the samples now: collate functions take entries out of them. What is None has none."""
-    kept = [place for place, sample in enumerate(drawn) if sample is not None]
-    columns = columns_of_samples([drawn[place] for place in kept]) if kept else {}
-    if len(kept) == len(drawn):
+    filled_places = [place for place, sample in enumerate(samples) if sample is not None]
+    columns = columns_of_samples([samples[place] for place in filled_places]) if filled_places else {}
+    if len(filled_places) == len(samples):
         return columns
-    places = dict(zip(kept, range(len(kept)), strict=True))
+    places = dict(zip(filled_places, range(len(filled_places)), strict=True))
     return {
-        path: [values[places[i]] if i in places else None for i in range(len(drawn))]
+        path: [values[places[i]] if i in places else None for i in range(len(samples))]
         for path, values in columns.items()
     }
 
 
-def _order_in_list(drawn: list[Any], samples: list[Any]) -> Order:
+def _order_in_list(draws: list[Any], samples: list[Any]) -> Order:
     """Return the places of the samples that the function left in its list, which it may have sorted or shortened."""
     places: dict[int, list[int]] = {}
-    for place, sample in reversed(list(enumerate(drawn))):
+    for place, sample in reversed(list(enumerate(draws))):
         places.setdefault(id(sample), []).append(place)
-    same = len(samples) == len(drawn) and all(map(operator.is_, samples, drawn))
+    same = len(samples) == len(draws) and all(map(operator.is_, samples, draws))
     if same or not all(places.get(id(sample)) for sample in samples):
-        return [place for place, sample in enumerate(drawn) if sample is not None]
+        return [place for place, sample in enumerate(draws) if sample is not None]
     return [places[id(sample)].pop() for sample in samples if sample is not None]

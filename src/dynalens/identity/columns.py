@@ -119,9 +119,9 @@ def array_keys(values: list[Any], leaf: Column, *, end: bool = False) -> tuple[K
         return None
     numbers = np.linspace(0, box.prod() - 1, min(_PLACES, int(box.prod()))).astype(np.int64)
     places = [torch.from_numpy(each - box[axis] * end) for axis, each in enumerate(np.unravel_index(numbers, box))]
-    taken = torch.stack([array[tuple(places)] for array in arrays if array is not None]).to(leaf.dtype)
+    entries = torch.stack([array[tuple(places)] for array in arrays if array is not None]).to(leaf.dtype)
     of_each_row: tuple[Any, ...] = (slice(None), *places)
-    return _as_bytes(taken), _as_bytes(leaf[of_each_row])
+    return _as_bytes(entries), _as_bytes(leaf[of_each_row])
 
 
 def _has_form_of_a_row(array: Tensor | None, leaf: Tensor) -> bool:

@@ -34,8 +34,8 @@ def given_labels(dataset: Any) -> Array | None:
         return None if labels is None else labels[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, ConcatDataset):
         every = [given_labels(part) for part in dataset.datasets]
-        known = [labels for labels in every if labels is not None]
-        return np.concatenate(known) if known and len(known) == len(every) else None
+        parts = [labels for labels in every if labels is not None]
+        return np.concatenate(parts) if parts and len(parts) == len(every) else None
     for values in _shown(dataset):
         with suppress(Exception):  # whatever an attribute of the user's does, it is only looked at
             labels = np.asarray(values)
@@ -53,8 +53,8 @@ def _changed(labels: Array | None, changes: Any) -> Array | None:
     if labels is None:
         return None
     labels = labels.copy()
-    for sample, (_, after) in changes.items():
-        labels[sample] = after
+    for sample, (_, label) in changes.items():
+        labels[sample] = label
     return labels
 
 

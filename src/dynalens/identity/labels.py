@@ -60,12 +60,12 @@ class LabelCheck:
             CaptureError: If they are no classes.
         """
         every = targets.tolist()
-        counted = [row for row, target in enumerate(every) if target >= 0]
-        if not counted:
+        rows = [row for row, target in enumerate(every) if target >= 0]
+        if not rows:
             self.confirmed |= traced
             return
-        target = [every[row] for row in counted]
-        labels = {path: _listed(column, counted) for path, column in columns.items() if len(column) == len(every)}
+        target = [every[row] for row in rows]
+        labels = {path: _listed(column, rows) for path, column in columns.items() if len(column) == len(every)}
         self._steps.append(({path: values for path, values in labels.items() if values is not None}, target))
         relations = {path: _relation(*self._together(path)) for path in self._steps[0][0]}
         self.given_is_target = relations.get(GIVEN) == "same"
@@ -100,13 +100,13 @@ def check_given(dataset: Any, index: Array, targets: Array, *, same: bool) -> No
     Raises:
         SampleIdentityError: If most agree and some do not.
     """
-    given = given_labels(dataset)
-    if given is None or not len(index) or index.max() >= len(given):
+    dataset_labels = given_labels(dataset)
+    if dataset_labels is None or not len(index) or index.max() >= len(dataset_labels):
         return
-    label = given[index]
-    counted = np.flatnonzero((targets >= 0) & (label >= 0))
-    label, target = label[counted], targets[counted].astype(np.int64)
-    wrong = np.unique(index[counted[np.flatnonzero(label != target) if same else disagreeing(label, target)]])
+    label = dataset_labels[index]
+    places = np.flatnonzero((targets >= 0) & (label >= 0))
+    label, target = label[places], targets[places].astype(np.int64)
+    wrong = np.unique(index[places[np.flatnonzero(label != target) if same else disagreeing(label, target)]])
     if len(wrong):
         raise SampleIdentityError(
             f"Expected the targets of the samples to be the labels that {type(dataset).__name__} shows, got "

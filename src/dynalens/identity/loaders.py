@@ -44,7 +44,7 @@ class Iteration:
 
     def batch_of(self, indices: Tensor) -> Any:
         """Return the batch that was delivered with these indices, before it moved to a device; None if it is gone."""
-        return next((batch for known, batch in self._batches if known is indices), None)
+        return next((batch for batch_indices, batch in self._batches if batch_indices is indices), None)
 
     def take(self, step: int, ahead: int) -> Tensor | None:
         """Return the indices of the batch of this step, or None if this loader gave it no samples.
@@ -63,10 +63,10 @@ class Iteration:
             if len(self.delivered) <= ahead and not self.exhausted:
                 raise LookupError
             self._taken = step, self.delivered.popleft() if self.delivered else None
-        taken = self._taken[1]
-        if isinstance(taken, SampleIdentityError):
-            raise taken
-        return taken
+        indices_or_error = self._taken[1]
+        if isinstance(indices_or_error, SampleIdentityError):
+            raise indices_or_error
+        return indices_or_error
 
     def continues(self, earlier: "Iteration") -> None:
         """Begin anew, in the same epoch if the earlier pass was in use and came to its end."""
@@ -77,8 +77,8 @@ class Iteration:
 
 def iteration_of(batches: Any) -> Iteration | None:
     """Return what the iterator of a followed loader remembers, or None for another iterator."""
-    found = getattr(batches, "_dynalens", None)
-    return found if isinstance(found, Iteration) else None
+    iteration = getattr(batches, "_dynalens", None)
+    return iteration if isinstance(iteration, Iteration) else None
 
 
 def not_followable(loader: Any) -> str | None:
@@ -147,14 +147,14 @@ class _Draws:
 
 def _positions(entry: Any, dataset: Any) -> np.ndarray:
     """What a sampler drew, as an array of its own: some samplers change a list that they have handed out."""
-    drawn = _as_array(entry)
-    if drawn.dtype.kind not in "iu" or drawn.ndim > 1:
+    indices = _as_array(entry)
+    if indices.dtype.kind not in "iu" or indices.ndim > 1:
         keys = entry if isinstance(entry, Sequence | np.ndarray) and not isinstance(entry, str) else [entry]
         try:
-            drawn = np.array([position_of(key) for key in keys])
+            indices = np.array([position_of(key) for key in keys])
         except TypeError as error:
             raise SampleIdentityError(f"{error} {REMEDY}") from None
-    positions = drawn.reshape(-1).astype(np.int64, copy=False)
+    positions = indices.reshape(-1).astype(np.int64, copy=False)
     return np.where(positions < 0, positions + len(dataset), positions) if positions.min(initial=0) < 0 else positions
 
 
@@ -281,27 +281,27 @@ class _WorkerInit:
 
 @contextmanager
 def _indices_with_samples(loader: Any) -> Iterator[None]:
-    own = vars(loader)
-    original = {name: own[name] for name in ("dataset", "collate_fn", "worker_init_fn")}
+    attributes = vars(loader)
+    original = {name: attributes[name] for name in ("dataset", "collate_fn", "worker_init_fn")}
     stateful = hasattr(loader.dataset, "state_dict") and hasattr(loader.dataset, "load_state_dict")
-    own["dataset"] = (_TaggedStatefulDataset if stateful else _TaggedDataset)(loader.dataset)
-    own["collate_fn"] = _TaggedCollate(_ordering(loader))
-    own["worker_init_fn"] = _WorkerInit(loader.worker_init_fn)
+    attributes["dataset"] = (_TaggedStatefulDataset if stateful else _TaggedDataset)(loader.dataset)
+    attributes["collate_fn"] = _TaggedCollate(_ordering(loader))
+    attributes["worker_init_fn"] = _WorkerInit(loader.worker_init_fn)
     try:
         yield
     finally:
-        own.update(original)
+        attributes.update(original)
 
 
 @contextmanager
 def _order_with_batch(loader: Any) -> Iterator[None]:
-    own = vars(loader)
-    original = own["collate_fn"]
-    own["collate_fn"] = _ordering(loader)
+    attributes = vars(loader)
+    original = attributes["collate_fn"]
+    attributes["collate_fn"] = _ordering(loader)
     try:
         yield
     finally:
-        own["collate_fn"] = original
+        attributes["collate_fn"] = original
 
 
 def _ordering(loader: Any) -> Any:

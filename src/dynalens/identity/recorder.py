@@ -66,7 +66,7 @@ class IndexRecorder:
                 "Expected a training dataset with samples, got 0 of them. Check its filter or path."
             )
         follow(loader)
-        self._loaders = [known for known in self._loaders if known() not in (None, loader)]
+        self._loaders = [reference for reference in self._loaders if reference() not in (None, loader)]
         self._loaders.append(weakref.ref(loader))
 
 
@@ -158,15 +158,15 @@ def training_loader(trainer: Any, name: str | int | None) -> TrainingLoader:
         SampleIdentityError: If there is none of that name, or no name and several loaders.
     """
     combined = trainer.fit_loop._combined_loader
-    found = [
+    candidates = [
         TrainingLoader(loader, position, path)
         for position, (path, loader) in enumerate(_leaves(combined.iterables, combined.flattened, ()))
     ]
-    names = [known.name for known in found]
-    if name is None and len(found) == 1:
-        return found[0]
+    names = [candidate.name for candidate in candidates]
+    if name is None and len(candidates) == 1:
+        return candidates[0]
     if name is not None and str(name) in names:
-        return found[names.index(str(name))]
+        return candidates[names.index(str(name))]
     if names == [""]:
         raise SampleIdentityError(
             f"Expected `loader` to be None, as training has one loader without a name, got {name!r}. Leave it out."
@@ -177,10 +177,10 @@ def training_loader(trainer: Any, name: str | int | None) -> TrainingLoader:
     )
 
 
-def _leaves(loaders: Any, known: list[Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def _leaves(loaders: Any, expanded: list[Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """The loaders of a structure and the path to each, in Lightning's order."""
-    if any(loaders is loader for loader in known):
+    if any(loaders is loader for loader in expanded):
         yield path, loaders
         return
     for key, value in loaders.items() if isinstance(loaders, Mapping) else enumerate(loaders):
-        yield from _leaves(value, known, (*path, key))
+        yield from _leaves(value, expanded, (*path, key))

@@ -127,21 +127,21 @@ class SampleIdentity:
         Raises:
             SampleIdentityError: If they cannot be known.
         """
-        found = self._find(trainer, batch)
-        if found is None:
+        indices = self._find(trainer, batch)
+        if indices is None:
             return None
         if self._by_position is None:
-            self._by_position = isinstance(found, Tensor)
+            self._by_position = isinstance(indices, Tensor)
         if not self._by_position:
             if self.ids is None:
                 self.ids = _new_ids(trainer)
-            return self.ids.rows(found)
-        if not isinstance(found, Tensor):
+            return self.ids.rows(indices)
+        if not isinstance(indices, Tensor):
             raise SampleIdentityError(
-                f"Expected `index` to give positions in the dataset, as in the record so far, got {found[0]!r}. "
+                f"Expected `index` to give positions in the dataset, as in the record so far, got {indices[0]!r}. "
                 "Use one kind of index, or call `reset()` to begin a new record."
             )
-        return found
+        return indices
 
     def sample_ids(self, trainer: Any, batch: Any) -> Sequence[int | str] | Tensor:
         """Return the ids of the samples of the batch whose step comes: positions, or what they carry."""
@@ -239,7 +239,7 @@ class SampleIdentity:
         part = self._source.part_of(batch)
         return None if part is None else indices_in_batch(part, self._extract)
 
-    def _check_continues(self, recorded: int | None) -> None:
+    def _check_continues(self, record_length: int | None) -> None:
         if self.ids is not None and self._by_position:
             raise SampleIdentityError(
                 f"Expected an `index` that gives ids as those of the record, {next(iter(self.ids), '')!r}, got "
@@ -247,11 +247,11 @@ class SampleIdentity:
             )
         if self.ids is not None:
             self._by_position = False
-        elif recorded is not None:
+        elif record_length is not None:
             length = len(self.dataset) if self._by_position is not False else "unknown length"
-            if length != recorded:
+            if length != record_length:
                 raise SampleIdentityError(
-                    f"Expected the dataset of the record, {recorded} samples, got one of {length}. "
+                    f"Expected the dataset of the record, {record_length} samples, got one of {length}. "
                     "Resume with the dataset of the checkpoint, or call `reset()` first."
                 )
             self._by_position = True
@@ -279,10 +279,10 @@ def _by_position(dataset: Any, *, explicit: bool) -> bool | None:
 
 
 def _check_followed(trainer: Any, source: TrainingLoader) -> None:
-    seen = not_followable(source.loader)
-    if seen is not None:
+    obstacle = not_followable(source.loader)
+    if obstacle is not None:
         raise SampleIdentityError(
-            f"Expected the training loader to be a DataLoader over a map-style dataset, got {seen}. {REMEDY}"
+            f"Expected the training loader to be a DataLoader over a map-style dataset, got {obstacle}. {REMEDY}"
         )
     if followed(trainer, source.position) is None:
         raise SampleIdentityError(

@@ -75,10 +75,10 @@ class StepRows:
         part, targets = self._identity.part_of(batch), presentation.targets
         delivered = self._identity.delivered(trainer, rows)
         order = self._order_after_hooks(delivered, part)
-        chosen, traced = TRACE.rows_of(targets), TRACE.knows(targets)
+        choice, traced = TRACE.rows_of(targets), TRACE.knows(targets)
         after_hooks = rows if order is None else rows[order]
-        if chosen is not None and len(chosen) <= len(after_hooks) and views == 1:
-            of_targets = after_hooks[chosen.cpu()]
+        if choice is not None and len(choice) <= len(after_hooks) and views == 1:
+            of_targets = after_hooks[choice.cpu()]
         elif len(targets):
             check_rows(len(targets), len(after_hooks), views)
             of_targets = after_hooks.repeat(views) if views > 1 else after_hooks
@@ -88,7 +88,7 @@ class StepRows:
         if self._labels.looks:
             batch = part if delivered is None else delivered
             self._compare(batch, rows, of_targets, presentation, traced=traced and not self._hooked)
-        self._traces = self._may_trace and (chosen is not None or self._labels.looks)
+        self._traces = self._may_trace and (choice is not None or self._labels.looks)
         return of_targets
 
     def of_inputs(self, count: int) -> Tensor:
@@ -124,10 +124,10 @@ class StepRows:
         if not self._hooked or delivered is None or not (self._moves or self._looks > 0):
             return None
         self._looks -= 1
-        before = {path: list(column) for path, column in columns_of_batch(delivered).items()}
-        after = columns_of_batch(part, moved=True)
+        columns_before = {path: list(column) for path, column in columns_of_batch(delivered).items()}
+        columns_after = columns_of_batch(part, moved=True)
         try:
-            order = order_of_rows(before, after, arrays=True)
+            order = order_of_rows(columns_before, columns_after, arrays=True)
         except OrderError as error:
             raise SampleIdentityError(f"{ANOTHER_ORDER} (After a hook of the module, {error}.)") from None
         self._moves |= order is not None
@@ -141,9 +141,9 @@ class StepRows:
         for path, column in columns_of_batch(batch, moved=True).items():
             if len(column) == len(rows):
                 columns[path] = [column[i] for i in places] if isinstance(column, list) else column[places]
-        given = self._shown()
-        if given is not None and len(rows) and int(rows.max()) < len(given):
-            columns[GIVEN] = torch.from_numpy(given[of_targets.numpy()])
+        dataset_labels = self._shown()
+        if dataset_labels is not None and len(rows) and int(rows.max()) < len(dataset_labels):
+            columns[GIVEN] = torch.from_numpy(dataset_labels[of_targets.numpy()])
         self._labels.see(columns, presentation.targets, classes=presentation.logits.shape[1], traced=traced)
         if not self._labels.looks:
             self._given = None

@@ -61,8 +61,8 @@ class RowTrace(TorchFunctionMode):
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return the rows of the batch that a tensor of the step holds, or None if all in order, or not known."""
-        _, rows, chosen = self._known.get(id(targets), (targets, targets, False))
-        return rows if chosen else None
+        _, rows, is_choice = self._known.get(id(targets), (targets, targets, False))
+        return rows if is_choice else None
 
     def knows(self, targets: Tensor) -> bool:
         """Return whether a tensor of the step was made of a vector of the batch."""
@@ -77,16 +77,16 @@ class RowTrace(TorchFunctionMode):
         return result
 
     def _follow(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
-        known = [self._known.get(id(value)) for value in _operands(args)]
-        first = known[0]
-        source, rows, chosen = next(each for each in known if each is not None)
+        entries = [self._known.get(id(value)) for value in _operands(args)]
+        first = entries[0]
+        source, rows, is_choice = next(each for each in entries if each is not None)
         if name in _SAME_ROWS:
             if isinstance(result, Tensor) and result.shape[:1] == rows.shape:
-                self._know(result, rows, chosen=chosen)
+                self._know(result, rows, chosen=is_choice)
         elif name == "__getitem__":
             self._index(args, result)
-        elif name in ("cat", "concat", "concatenate", "hstack") and all(known):
-            self._know(result, torch.cat([each[1] for each in known if each]), chosen=True)
+        elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
+            self._know(result, torch.cat([each[1] for each in entries if each]), chosen=True)
         elif first is None or (source.ndim > 1 and not _along_rows(name, args, kwargs)):
             return
         elif name in _SORTS:
@@ -95,9 +95,9 @@ class RowTrace(TorchFunctionMode):
             self._choose(func, rows, args, kwargs, result)
 
     def _choose(self, func: Callable[..., Any], rows: Tensor, args: Any, kwargs: Any, result: Any) -> None:
-        chosen = func(rows, *args[1:], **kwargs)
+        choice = func(rows, *args[1:], **kwargs)
         several = isinstance(result, tuple | list)
-        for part, part_rows in zip(result, chosen, strict=True) if several else [(result, chosen)]:
+        for part, part_rows in zip(result, choice, strict=True) if several else [(result, choice)]:
             self._know(part, part_rows, chosen=True)
 
     def _index(self, args: Any, result: Any) -> None:

@@ -42,16 +42,16 @@ def confident_joint(predictions: Predictions) -> Array:
         Shape ``(K, K)``, columns sum to the number of labels of each class.
     """
     label, rival, classes = predictions.label, predictions.rival, predictions.classes
-    given = np.bincount(label, minlength=classes)
-    threshold = np.bincount(label, predictions.p_label, classes) / np.maximum(given, 1)
-    threshold[given == 0] = np.inf
+    label_counts = np.bincount(label, minlength=classes)
+    threshold = np.bincount(label, predictions.p_label, classes) / np.maximum(label_counts, 1)
+    threshold[label_counts == 0] = np.inf
     by_label = predictions.p_label >= threshold[label] - 1e-9  # rounding: equal probabilities reach their mean
     by_rival = (rival >= 0) & (predictions.p_rival >= threshold[rival] - 1e-9)
     true = np.where(by_rival & ~(by_label & (predictions.p_label >= predictions.p_rival)), rival, label)
     confident = by_label | by_rival
     joint = _counts(true[confident], label[confident], classes)
     joint += np.sqrt(_counts(predictions.leader(), label, classes))
-    joint *= given / np.maximum(joint.sum(axis=0), 1)
+    joint *= label_counts / np.maximum(joint.sum(axis=0), 1)
     return joint
 
 
@@ -90,16 +90,18 @@ def wrong_log_odds(predictions: Predictions) -> Array:
 def _given_probabilities(predictions: Predictions) -> Array:
     """Return the probabilities of the label, the rival and all other classes, shape ``(3, N)``, float32."""
     p_rival = np.where(predictions.rival >= 0, predictions.p_rival, 0)
-    rest = np.maximum(1 - predictions.p_label - p_rival, 0) / predictions.classes
-    of_three = np.stack([predictions.p_label + rest, p_rival + rest, (predictions.classes - 2) * rest])
+    p_each_other = np.maximum(1 - predictions.p_label - p_rival, 0) / predictions.classes
+    of_three = np.stack(
+        [predictions.p_label + p_each_other, p_rival + p_each_other, (predictions.classes - 2) * p_each_other]
+    )
     return of_three.astype(np.float32)
 
 
 def _expected_joint(predictions: Predictions, wrong: Array) -> Array:
     """Return the joint of samples whose true class is the rival with probability ``wrong``, else the label."""
     true = np.concatenate([predictions.label, _some_rival(predictions)])
-    given = np.tile(predictions.label, 2)
-    return _counts(true, given, predictions.classes, np.concatenate([1 - wrong, wrong]))
+    labels = np.tile(predictions.label, 2)
+    return _counts(true, labels, predictions.classes, np.concatenate([1 - wrong, wrong]))
 
 
 def _rates(predictions: Predictions, joint: Array) -> Array:
@@ -112,10 +114,10 @@ def _rates(predictions: Predictions, joint: Array) -> Array:
     scale = (1 - LEAST) / joint.sum(axis=1)
     columns = scale @ joint + LEAST
     rates = np.empty((3, 3, len(predictions)), np.float32)
-    for column, given in enumerate((y, r)):
+    for column, label in enumerate((y, r)):
         for row, true in enumerate((y, r)):
-            rates[row, column] = joint.ravel()[true * classes + given] * scale[true] + LEAST / classes
-        rates[2, column] = (columns[given] - rates[0, column] - rates[1, column]) / max(classes - 2, 1)
+            rates[row, column] = joint.ravel()[true * classes + label] * scale[true] + LEAST / classes
+        rates[2, column] = (columns[label] - rates[0, column] - rates[1, column]) / max(classes - 2, 1)
     rates[:, 2] = 1 - rates[:, 0] - rates[:, 1]
     return rates
 
@@ -125,9 +127,9 @@ def _some_rival(predictions: Predictions) -> Array:
     return np.where(predictions.rival >= 0, predictions.rival, (predictions.label + 1) % predictions.classes)
 
 
-def _counts(true: Array, given: Array, classes: int, weights: Array | None = None) -> Array:
+def _counts(true: Array, label: Array, classes: int, weights: Array | None = None) -> Array:
     """Return how many samples, or what sum of weights, have true class k and label j as entry k, j."""
-    counts: Array = np.bincount(true * classes + given, weights, classes**2).reshape(classes, classes)
+    counts: Array = np.bincount(true * classes + label, weights, classes**2).reshape(classes, classes)
     return counts.astype(np.float64, copy=False)
 
 
@@ -193,8 +195,8 @@ def one_way(leader: Array, label: Array) -> float:
     _, place = np.unique(np.minimum(first, second) * classes + np.maximum(first, second), return_inverse=True)
     total = np.bincount(place, count)
     difference = np.bincount(place, np.where(first < second, count, -count))
-    beyond = (difference**2 - total).sum() - CHANCE * np.sqrt(2 * (total * np.maximum(total - 1, 0)).sum())
-    return float(np.clip(beyond / (total**2).sum(), 0, 1))
+    excess = (difference**2 - total).sum() - CHANCE * np.sqrt(2 * (total * np.maximum(total - 1, 0)).sum())
+    return float(np.clip(excess / (total**2).sum(), 0, 1))
 
 
 def _balanced(leader: Array, label: Array, count: Array, classes: int) -> Array:
@@ -204,9 +206,12 @@ def _balanced(leader: Array, label: Array, count: Array, classes: int) -> Array:
     """
     scale, limit = np.ones(classes), np.sqrt(BIAS)
     for _ in range(_BALANCING_ROUNDS):
-        scaled = count * scale[leader] / scale[label]
-        named, given = np.bincount(leader, scaled, classes) + 0.5, np.bincount(label, scaled, classes) + 0.5
-        scale *= (given / named) ** 0.25
+        weights = count * scale[leader] / scale[label]
+        leader_weight, label_weight = (
+            np.bincount(leader, weights, classes) + 0.5,
+            np.bincount(label, weights, classes) + 0.5,
+        )
+        scale *= (label_weight / leader_weight) ** 0.25
         scale = np.clip(scale / np.exp(np.log(scale).mean()), 1 / limit, limit)
     balanced: Array = count * scale[leader] / scale[label]
     return balanced

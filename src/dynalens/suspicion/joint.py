@@ -37,8 +37,10 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence) -> Assessment:
     score = run + weight * run.std() / max(float(other.std()), _LEAST_SPREAD) * other
     score += log_odds_offset(score, max(rate.value, _LEAST_WRONG / len(rows)))
     wrong = probability(score) if rate.value else np.zeros(len(rows))
-    before = assessment.probability[rows]
-    share = np.divide(assessment.suggested_probability[rows], before, out=np.zeros(len(rows)), where=before > 0)
+    run_probability = assessment.probability[rows]
+    share = np.divide(
+        assessment.suggested_probability[rows], run_probability, out=np.zeros(len(rows)), where=run_probability > 0
+    )
     return dataclasses.replace(
         assessment,
         score=_replaced(assessment.score, rows, score),
@@ -48,6 +50,6 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence) -> Assessment:
 
 
 def _replaced(values: Array, rows: Array, new: Array) -> Array:
-    changed = values.copy()
-    changed[rows] = new
-    return changed
+    copy = values.copy()
+    copy[rows] = new
+    return copy

@@ -47,10 +47,10 @@ def neighbour_scores(features: Tensor, labels: Array, *, k: int = 10, references
     scores: Array = np.full(len(features), np.nan)
     usable = usable_rows(features)
     usable = usable[labels[usable] >= 0]
-    among = np.sort(np.random.default_rng(0).permutation(usable)[:references]) if len(usable) > references else usable
-    if len(among) < 2:
+    pool = np.sort(np.random.default_rng(0).permutation(usable)[:references]) if len(usable) > references else usable
+    if len(pool) < 2:
         return scores
-    for block, near in nearest(features, k, usable, among):
+    for block, near in nearest(features, k, usable, pool):
         others = near >= 0  # all but the sample itself
         differ = (labels[near] != labels[usable[block]][:, None]) & others
         scores[usable[block]] = differ.sum(axis=1) / others.sum(axis=1)

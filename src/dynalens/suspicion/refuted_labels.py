@@ -67,25 +67,25 @@ def candidates(epoch: int, label: Array, p_label: Array, p_other: Array, classes
         classes: How many classes are given as label, at least 2.
     """
     if classes > 2:
-        found = [_binned(epoch, p_label, p_other, classes)]
+        every = [_binned(epoch, p_label, p_other, classes)]
     else:
-        found = [_binned(epoch, p_label[label == k], p_other[label != k], classes, int(k)) for k in np.unique(label)]
-    return [each for each in found if each.others > 0]
+        every = [_binned(epoch, p_label[label == k], p_other[label != k], classes, int(k)) for k in np.unique(label)]
+    return [each for each in every if each.others > 0]
 
 
-def _binned(epoch: int, p_label: Array, p_other: Array, classes: int, of: int = -1) -> Candidates:
-    asked = ~np.isnan(p_other)
-    others = float(asked.mean()) if len(asked) else 0.0
-    p_label, p_other = p_label[p_label <= _HALF], p_other[asked & (p_other <= _HALF)]
+def _binned(epoch: int, p_label: Array, p_other: Array, classes: int, label: int = -1) -> Candidates:
+    has_other = ~np.isnan(p_other)
+    others = float(has_other.mean()) if len(has_other) else 0.0
+    p_label, p_other = p_label[p_label <= _HALF], p_other[has_other & (p_other <= _HALF)]
     p = np.clip(np.concatenate([p_label, p_other]).astype(np.float64), 1e-7, _HALF)
     if not len(p):
-        return Candidates(epoch, p, p, p, classes, others, of)
+        return Candidates(epoch, p, p, p, classes, others, label)
     order = np.argsort(-p, kind="stable")
     starts = np.unique(np.linspace(0, len(p), _BINS + 1).astype(np.int64)[:-1])
-    against = np.log((1 - p) / p)[order]
+    log_odds = np.log((1 - p) / p)[order]
     count = np.diff(np.append(starts, len(p)))
-    given = np.add.reduceat((order < len(p_label)).astype(np.float64), starts)
-    return Candidates(epoch, np.add.reduceat(against, starts) / count, count, given, classes, others, of)
+    label_counts = np.add.reduceat((order < len(p_label)).astype(np.float64), starts)
+    return Candidates(epoch, np.add.reduceat(log_odds, starts) / count, count, label_counts, classes, others, label)
 
 
 def refuted_rate(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
@@ -109,7 +109,7 @@ def refuted_rate(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     Source: the mixture proportion of Blanchard, Lee, Scott, "Semi-supervised novelty detection", JMLR 2010; the fit is
     the three-parameter logistic of item response theory with its guessing parameter, Birnbaum 1968.
     """
-    groups = [[each for each in epochs if each.of == of] for of in sorted({each.of for each in epochs})]
+    groups = [[each for each in epochs if each.of == label] for label in sorted({each.of for each in epochs})]
     groups = [group for group in groups if any(len(each.count) > 2 for each in group)]
     if not groups:
         return 0.0, 0.0, 1.0
@@ -122,8 +122,8 @@ def _pooled(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     epochs = [each for each in epochs if len(each.count) > 2]
     weight = np.array([(each.epoch + 1.0) ** -_FORGETTING for each in epochs])
     fits = [each.profile for each in epochs]
-    against = [np.maximum(likelihood - likelihood.max(), -_REFUTED) for likelihood in fits]
-    pooled = sum(w * each for w, each in zip(weight / weight.sum(), against, strict=True))
+    evidence = [np.maximum(likelihood - likelihood.max(), -_REFUTED) for likelihood in fits]
+    pooled = sum(w * each for w, each in zip(weight / weight.sum(), evidence, strict=True))
     likely = np.flatnonzero(pooled > pooled.max() - _UNLIKELY)
     low, high = max(int(likely[0]) - 1, 0), min(int(likely[-1]) + 1, len(_RATES) - 1)
     r, m = _RATES[[low, int(pooled.argmax()), high]], epochs[0].others
@@ -139,9 +139,9 @@ def _profile(bins: Candidates) -> Array:
     overall = np.clip(bins.given.sum() / bins.count.sum(), 1e-3, 0.99)
     a, b = np.full(rate.shape, np.log(overall / (1 - overall))), np.ones(rate.shape)
     for _ in range(_ROUNDS):
-        rest = 1 / (1 + np.exp(-np.clip(a - b * u, -30, 30)))
-        p = np.clip(rate + (1 - rate) * rest, 1e-9, 1 - 1e-9)
-        change = (1 - rate) * rest * (1 - rest)
+        p_hard = 1 / (1 + np.exp(-np.clip(a - b * u, -30, 30)))
+        p = np.clip(rate + (1 - rate) * p_hard, 1e-9, 1 - 1e-9)
+        change = (1 - rate) * p_hard * (1 - p_hard)
         pull = (bins.given - bins.count * p) * change / (p * (1 - p))
         weight = bins.count * change**2 / (p * (1 - p))
         g_a, g_b = pull.sum(1, keepdims=True), -(pull * u).sum(1, keepdims=True) - _RIDGE * b

@@ -87,28 +87,28 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
         history: For each epoch, in order, ``index``, ``p_label``, ``margin``, ``predicted`` and, for the noise
             rate, ``p_other`` of its presentations.
     """
-    seen = np.flatnonzero(statistics.presentations > 0)
-    if not len(seen):
+    rows = np.flatnonzero(statistics.presentations > 0)
+    if not len(rows):
         return _nothing(len(statistics))
-    predictions = Predictions.read(statistics.part(seen))
+    predictions = Predictions.read(statistics.part(rows))
     directed = one_way(predictions.leader(), predictions.label)
     score = combined(score_parts(predictions, directed), predictions)
     votes = count_votes(statistics.label.astype(np.int64), history)
-    whole = bool((votes.presentations[seen] > 0).all())
+    whole = bool((votes.presentations[rows] > 0).all())
     rate = estimate_noise_rate(predictions, directed, votes.candidates if whole else ())
     earlier = earlier_estimate(votes.course, votes.candidates, directed, votes.epochs) if whole else None
-    right = float((statistics.predicted[seen] == statistics.label[seen]).mean())
-    against = doubts(rate, samples=len(seen), accuracy=right, earlier=earlier)
+    right = float((statistics.predicted[rows] == statistics.label[rows]).mean())
+    against = doubts(rate, samples=len(rows), accuracy=right, earlier=earlier)
     score = with_mean(score, rate.value)
-    wrong = probability(score) if rate.value else np.zeros(len(seen))
+    wrong = probability(score) if rate.value else np.zeros(len(rows))
     n, some = len(statistics), votes.presentations.any()
     suggested = votes.suggested if some else statistics.candidate.astype(np.int64)
     agreement = votes.agreement if some else statistics.candidate_share
     return Assessment(
-        score=_spread(n, seen, score),
-        probability=_spread(n, seen, wrong),
+        score=_spread(n, rows, score),
+        probability=_spread(n, rows, wrong),
         suggested=suggested,
-        suggested_probability=_spread(n, seen, wrong) * _share_of_doubts(agreement, statistics.correctness),
+        suggested_probability=_spread(n, rows, wrong) * _share_of_doubts(agreement, statistics.correctness),
         agreement=agreement,
         probability_margin=votes.probability_margin,
         noise_rate=replace(rate, doubts=against),
@@ -129,12 +129,12 @@ _STREAMED: "weakref.WeakKeyDictionary[SampleStatistics, Array]" = weakref.WeakKe
 
 
 def _streamed(statistics: SampleStatistics) -> Array:
-    seen = np.flatnonzero(statistics.presentations > 0)
-    if not len(seen):
+    rows = np.flatnonzero(statistics.presentations > 0)
+    if not len(rows):
         return np.full(len(statistics), np.nan)
-    predictions = Predictions.read(statistics.part(seen))
+    predictions = Predictions.read(statistics.part(rows))
     parts = score_parts(predictions, one_way(predictions.leader(), predictions.label))
-    return _spread(len(statistics), seen, combined(parts, predictions))
+    return _spread(len(statistics), rows, combined(parts, predictions))
 
 
 def score_parts(predictions: Predictions, directed: float) -> dict[str, tuple[float, Array]]:
@@ -218,9 +218,9 @@ def with_mean(score: Array, rate: float) -> Array:
     return score + log_odds_offset(score, float(np.clip(rate, 0.1 / len(score), 1 - 0.1 / len(score))))
 
 
-def _spread(n: int, seen: Array, values: Array) -> Array:
+def _spread(n: int, rows: Array, values: Array) -> Array:
     full: Array = np.full(n, np.nan)
-    full[seen] = values
+    full[rows] = values
     return full
 
 

@@ -23,7 +23,7 @@ def named_scores(statistics: SampleStatistics, probability_margin: Array) -> dic
         statistics: The record.
         probability_margin: Shape ``(N,)``, the mean of p_y - max_{k != y} p_k.
     """
-    seen, learned = statistics.presentations > 0, statistics.learned
+    has_presentations, learned = statistics.presentations > 0, statistics.learned
     latest = np.max(statistics.first_learned, where=learned, initial=-1)
     scores = {
         "aum": -statistics.margin,
@@ -35,4 +35,4 @@ def named_scores(statistics: SampleStatistics, probability_margin: Array) -> dic
         "correctness": -statistics.correctness,
         "first_learned": np.where(learned, statistics.first_learned, latest + 1),
     }
-    return {f"score_{name}": np.where(seen, values, np.nan) for name, values in scores.items()}
+    return {f"score_{name}": np.where(has_presentations, values, np.nan) for name, values in scores.items()}

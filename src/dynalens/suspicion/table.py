@@ -98,9 +98,9 @@ def flagged(probability: Array, precision: float) -> Array:
     mean = np.cumsum(probability[order]) / np.arange(1, len(order) + 1)
     # A mean of equal probabilities may round to just below them.
     count = np.flatnonzero((mean >= precision - 1e-12) & (probability[order] > 0))
-    chosen = np.zeros(len(probability), dtype=np.bool_)
-    chosen[order[: count[-1] + 1 if len(count) else 0]] = True
-    return chosen
+    flags = np.zeros(len(probability), dtype=np.bool_)
+    flags[order[: count[-1] + 1 if len(count) else 0]] = True
+    return flags
 
 
 def flagged_of_run(statistics: SampleStatistics, rate: float, precision: float = PRECISION) -> Array:
@@ -166,11 +166,11 @@ def weights(table: pd.DataFrame) -> Array:
 
 def epoch_summary(statistics: SampleStatistics, epoch: EpochRecord) -> dict[str, float]:
     """Return the numbers of an epoch that are worth a curve; ``docs/tensorboard.md`` says what each is."""
-    seen = statistics.presentations > 0
+    has_presentations = statistics.presentations > 0
     return {
         "forgotten": epoch.forgotten,
         "learned": epoch.learned,
-        "never_learned": int((seen & ~statistics.learned).sum()),
+        "never_learned": int((has_presentations & ~statistics.learned).sum()),
         "train_accuracy": epoch.accuracy,
         "mean_margin": float(epoch.margin.mean(dtype=np.float64)) if len(epoch.margin) else float("nan"),
         "non_finite": epoch.non_finite,

@@ -44,10 +44,10 @@ def count_votes(label: Array, history: Iterable[Mapping[str, Array]]) -> Votes:
         history: For each epoch, in order, ``index``, ``p_label``, ``margin``, ``predicted`` and, for the noise
             rate, ``p_other`` of its presentations.
     """
-    n, asked = len(label), list[Candidates]()
+    n, all_candidates = len(label), list[Candidates]()
     presentations, gap = np.zeros(n, np.int64), np.zeros(n)
     keys, counts, latest = (np.zeros(0, np.int64) for _ in range(3))
-    classes, shown, epochs = max(len(np.unique(label[label >= 0])), 2), 0, 0
+    classes, past_presentations, epochs = max(len(np.unique(label[label >= 0])), 2), 0, 0
     means, course = WeightedMeans(n), list[Disagreement]()
     for number, epoch in enumerate(history):
         index = epoch["index"].astype(np.int64)
@@ -56,19 +56,21 @@ def count_votes(label: Array, history: Iterable[Mapping[str, Array]]) -> Votes:
         gap += np.bincount(index, lead, n)
         wrong = np.flatnonzero(epoch["predicted"] != label[index])
         key = np.append(keys, index[wrong] * _CLASSES + epoch["predicted"][wrong])
-        keys, counts, latest = _once(key, np.append(counts, np.ones(len(wrong), int)), np.append(latest, shown + wrong))
-        shown, epochs = shown + len(index), number + 1
+        keys, counts, latest = _once(
+            key, np.append(counts, np.ones(len(wrong), int)), np.append(latest, past_presentations + wrong)
+        )
+        past_presentations, epochs = past_presentations + len(index), number + 1
         means.add(number, index, epoch["p_label"], epoch["p_label"] - lead)
         if is_read(number) and len(index):
             course += means.disagreement(number)
             if "p_other" in epoch:
-                asked += candidates(number, label[index], epoch["p_label"], epoch["p_other"], classes)
+                all_candidates += candidates(number, label[index], epoch["p_label"], epoch["p_other"], classes)
     times = np.where(presentations > 0, presentations, np.nan)
     suggested, agreement = np.full(n, -1), np.full(n, np.nan)
     order = np.lexsort((latest, counts))  # the last assignment wins: by count, then by how recent the prediction is
     sample = keys[order] // _CLASSES
     suggested[sample], agreement[sample] = keys[order] % _CLASSES, counts[order] / times[sample]
-    return Votes(suggested, agreement, gap / times, asked, presentations, course, epochs)
+    return Votes(suggested, agreement, gap / times, all_candidates, presentations, course, epochs)
 
 
 def is_read(epoch: int) -> bool:
