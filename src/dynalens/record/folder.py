@@ -71,9 +71,9 @@ class RecordFolder:
             history.mkdir(parents=True, exist_ok=True)
         if source is not None:
             kept = History(source, epochs, digests=digests)
-            lost = set(kept.lost())
+            lost_epochs = set(kept.lost())
             for epoch, old in kept.files().items():
-                if epoch not in lost and kept.holds(epoch):
+                if epoch not in lost_epochs and kept.holds(epoch):
                     self._take_over(epoch, old)
         return [epoch for epoch in epochs if epoch not in self.digests]
 
@@ -156,7 +156,7 @@ class RecordFolder:
         return inside
 
     def _tidy(self, epochs: Sequence[int]) -> None:
-        kept = {epoch_file(epoch) for epoch in epochs}
+        names = {epoch_file(epoch) for epoch in epochs}
         for old in (self.path / "history").glob("epoch_*.npz"):
-            if old.name not in kept:
+            if old.name not in names:
                 old.unlink()

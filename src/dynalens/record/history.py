@@ -54,16 +54,16 @@ class History:
 
     def is_whole(self) -> bool:
         """Return whether the presentations of every epoch were kept and are there."""
-        kept = self.files() if self.digests is None else self.digests
-        return all(epoch in kept or epoch in self.held for epoch in self.epochs) and not self.lost()
+        recorded_epochs = self.files() if self.digests is None else self.digests
+        return all(epoch in recorded_epochs or epoch in self.held for epoch in self.epochs) and not self.lost()
 
     def lost(self) -> list[int]:
         """Return the epochs whose presentations were kept and are gone, or are not as they were."""
         files = self.files()
         # A record that does not say what it kept may never have had a history: no file at all is no loss.
-        kept = self.digests if self.digests is not None else self.epochs if files else ()
-        wanted = [epoch for epoch in self.epochs if epoch in kept and epoch not in self.held]
-        return [epoch for epoch in wanted if epoch not in files or not self._can_be_read(epoch, files[epoch])]
+        recorded_epochs = self.digests if self.digests is not None else self.epochs if files else ()
+        epochs_on_disk = [epoch for epoch in self.epochs if epoch in recorded_epochs and epoch not in self.held]
+        return [epoch for epoch in epochs_on_disk if epoch not in files or not self._can_be_read(epoch, files[epoch])]
 
     def holds(self, epoch: int) -> bool:
         """Return whether the presentations of this epoch were kept, as far as that is known."""

@@ -63,10 +63,10 @@ def load_record(folder: str | Path) -> Record:
         with whole(path / META):
             check_meta(outside, arrays["presentations"])
     # The record itself says what is in it. A kill may have left `meta.json` as it was an epoch before.
-    known: dict[str, Any] | None = outside if inside is None else inside
-    if known is None:
+    fields: dict[str, Any] | None = outside if inside is None else inside
+    if fields is None:
         raise FileNotFoundError(f"Expected {path} to hold {META}, got none. Take the folder from a backup.")
-    meta = _with_epoch_under_way(path, RecordMeta(**known))
+    meta = _with_epoch_under_way(path, RecordMeta(**fields))
     num_samples = len(root_index)
     return Record(
         statistics=SampleStatistics(**arrays),
@@ -81,13 +81,13 @@ def load_record(folder: str | Path) -> Record:
     )
 
 
-def _record_folder(given: Path) -> Path:
-    for path in (given, given / "dynalens"):
+def _record_folder(folder: Path) -> Path:
+    for path in (folder, folder / "dynalens"):
         if (path / "record.npz").is_file():
             return path
-    named = sorted(str(path.parent) for path in given.glob("**/record.npz"))
-    hint = f"Did you mean {', '.join(named)}?" if named else "A record is written when the first epoch ends."
-    raise FileNotFoundError(f"Expected `folder` to hold record.npz or dynalens/record.npz, got {given}. {hint}")
+    nearby = sorted(str(path.parent) for path in folder.glob("**/record.npz"))
+    hint = f"Did you mean {', '.join(nearby)}?" if nearby else "A record is written when the first epoch ends."
+    raise FileNotFoundError(f"Expected `folder` to hold record.npz or dynalens/record.npz, got {folder}. {hint}")
 
 
 def _check_version(raw: Any, path: Path) -> None:
@@ -123,26 +123,26 @@ def _with_epoch_under_way(path: Path, meta: RecordMeta) -> RecordMeta:
     return replace(meta, incomplete_epochs=sorted({*meta.incomplete_epochs, epoch}))
 
 
-def _names(path: Path, num_samples: int, expected: Any) -> list[str] | None:
+def _names(path: Path, num_samples: int, expected_digest: Any) -> list[str] | None:
     """Return the names of the samples if those in the folder are of this record."""
     file = path / NAMES
-    if expected is None or not file.is_file():
+    if expected_digest is None or not file.is_file():
         return None
     names = read_json(file)
     with whole(file):
         if not is_texts(names):
             raise ValueError("no list of names")
-        if expected is ... and len(names) != num_samples:
+        if expected_digest is ... and len(names) != num_samples:
             raise ValueError(f"{len(names)} names for {num_samples} samples")
-    known: list[str] = names[:num_samples]
-    if expected is not ... and text_digest(known) != expected:
+    sample_names: list[str] = names[:num_samples]
+    if expected_digest is not ... and text_digest(sample_names) != expected_digest:
         warnings.warn(
             f"Expected the names of this record's samples in {file}, got those of another run. Samples are shown "
             "without names.",
             stacklevel=4,
         )
         return None
-    return known
+    return sample_names
 
 
 def _neighbours(path: Path, meta: RecordMeta, outside: Mapping[str, Any] | None) -> Array | None:

@@ -51,14 +51,14 @@ class Audits:
         _check_count("n", n, 1)
         _check_count("seed", seed, 0)
         plans = self._fitting_labels()
-        answered = np.array([], dtype=np.int64)
+        answered_rows = np.array([], dtype=np.int64)
         if answers is not None:
-            said = self._read(answers)
-            plan, answered = self._drawn_by(plans, said), said.rows
+            answers_read = self._read(answers)
+            plan, answered_rows = self._drawn_by(plans, answers_read), answers_read.rows
         else:
             same = [plan for plan in plans if plan.seed == seed]
             plan = same[-1] if same else Plan.of(self._score, label=self._label, n=n, seed=seed)
-        plan, rows = draw(plan, n, answered)
+        plan, rows = draw(plan, n, answered_rows)
         self._keep([*(other for other in plans if other.seed != plan.seed), plan])
         columns = {"sample_id": self._ids[rows], "label": self._label[rows], "probability": plan.probabilities(rows)}
         return pd.DataFrame(columns)
@@ -75,15 +75,15 @@ class Audits:
         """Return what the answers say of the record, as :func:`dynalens.audit`."""
         if isinstance(answers, Audit):
             return answers
-        said = self._read(answers)
+        answers_read = self._read(answers)
         plans = self._kept()
-        own = [plan for plan in plans if plan.belongs_to(self._label)]
-        if plans and not own:
+        own_plans = [plan for plan in plans if plan.belongs_to(self._label)]
+        if plans and not own_plans:
             raise ValueError(
                 "Expected `answers` of a plan of this record, got a plan for other labels in its folder. Draw a new "
                 "one with `dynalens.audit_plan(record)`, or pass the record that the plan was drawn from."
             )
-        return Audit(self._record.table(), self._drawn_by(own, said), said)
+        return Audit(self._record.table(), self._drawn_by(own_plans, answers_read), answers_read)
 
     def _drawn_by(self, plans: Sequence[Plan], answers: Answers) -> Plan:
         """Return the plan of the answers; of a record without one, what a first plan would be."""

@@ -45,8 +45,8 @@ class SamplePictures:
         return ""
 
     def _image(self, sample: Any) -> Image.Image | None:
-        kept = self._kept.get(sample)
-        return None if kept is None else drawn(kept)
+        thumbnail = self._kept.get(sample)
+        return None if thumbnail is None else drawn(thumbnail)
 
 
 def sample_pictures(kept: Mapping[int, Array], dataset: Any = None) -> SamplePictures:
@@ -58,6 +58,6 @@ def sample_pictures(kept: Mapping[int, Array], dataset: Any = None) -> SamplePic
     return DatasetPictures(dataset)
 
 
-def drawn(shown: Array) -> Image.Image:
+def drawn(pixels: Array) -> Image.Image:
     """Return an image ``(H, W, 3)`` or a signal ``(C, L)`` as a picture."""
-    return Image.fromarray(shown) if shown.ndim == 3 else input_cell(shown, _SIGNAL_CELL)
+    return Image.fromarray(pixels) if pixels.ndim == 3 else input_cell(pixels, _SIGNAL_CELL)
