@@ -7,8 +7,9 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dynalens.arguments import check_choice, check_positive
-from dynalens.callbacks.base import GuardedPictures, NamedCallback, show_as_trained, sink_of
+from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting, show_as_trained, sink_of
 from dynalens.callbacks.layer_pictures import LayerPictures
+from dynalens.callbacks.layer_settings import LayerSettings, unit_numbers
 from dynalens.capture import CaptureError, inputs_to_show
 from dynalens.faithfulness import class_logits
 from dynalens.features import (
@@ -74,6 +75,15 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     guarded = "Pictures of layers"
 
+    layer = Setting[str | None]("_settings")
+    channels = Setting[Sequence[int]]("_settings")
+    weights = Setting[bool | str]("_settings")
+    feature_maps = Setting[int]("_settings")
+    top_inputs = Setting[int]("_settings")
+    maximise = Setting[Literal["classes", "channels"] | None]("_settings")
+    classes = Setting[Sequence[int]]("_settings")
+    maximise_steps = Setting[int]("_settings")
+
     def __init__(
         self,
         *,
@@ -93,24 +103,12 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         on_error: Literal["warn", "raise"] = "warn",
     ) -> None:
         super().__init__()
-        check_positive(every_n_epochs=every_n_epochs, maximise_steps=maximise_steps)
+        self._settings = LayerSettings(
+            layer, unit_numbers("channels", channels), weights, feature_maps, top_inputs, maximise,
+            unit_numbers("classes", classes), maximise_steps,
+        )  # fmt: skip
+        check_positive(every_n_epochs=every_n_epochs)
         check_choice("on_error", on_error, ("warn", "raise"))
-        if maximise is not None:
-            check_choice("maximise", maximise, ("classes", "channels"))
-        of_layer = feature_maps or top_inputs or maximise == "channels"
-        if not (of_layer or weights or maximise) or min(feature_maps, top_inputs) < 0:
-            raise ValueError(
-                "Expected `weights`, `feature_maps`, `top_inputs` or `maximise` to ask for something, got none or a "
-                "negative number. Pass `weights=True`, say."
-            )
-        if of_layer and layer is None:
-            raise ValueError(
-                "Expected `layer` to name a layer for `feature_maps`, `top_inputs` and channels to maximise, got None. "
-                "Pass its dotted name."
-            )
-        self.layer, self.channels = layer, _units("channels", channels)
-        self.weights, self.feature_maps, self.top_inputs = weights, feature_maps, top_inputs
-        self.maximise, self.classes, self.maximise_steps = maximise, _units("classes", classes), maximise_steps
         self.inputs, self.forward, self.every_n_epochs = inputs, forward, every_n_epochs
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
         self._kept: Tensor | None = None
@@ -276,12 +274,3 @@ class LayerMonitor(GuardedPictures, NamedCallback):
                 high=images.amax(dim=dims), steps=self.maximise_steps, forward=forward,
             )  # fmt: skip
             self._pictures.write_maximised(maximisers, units, layer, log_step(trainer, self.x_axis))
-
-
-def _units(argument: str, numbers: Sequence[int] | int) -> Sequence[int]:
-    units: Sequence[int] = range(numbers) if isinstance(numbers, int) else list(numbers)
-    if not units or min(units) < 0:
-        raise ValueError(
-            f"Expected `{argument}` to be a positive number or numbers from 0, got {numbers}. Pass [0, 5], say."
-        )
-    return units

@@ -1,0 +1,56 @@
+"""What of a layer is shown, as it was asked for: settings that refuse what does not go together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dynalens.arguments import check_choice, check_positive
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """What of a layer is shown; :class:`dynalens.LayerMonitor` says what each means.
+
+    Raises:
+        ValueError: If one of them is out of its range, or nothing is asked for.
+    """
+
+    layer: str | None
+    channels: Sequence[int]
+    weights: bool | str
+    feature_maps: int
+    top_inputs: int
+    maximise: Literal["classes", "channels"] | None
+    classes: Sequence[int]
+    maximise_steps: int
+
+    def __post_init__(self) -> None:
+        """Check each, and that a layer is named for what is asked of one."""
+        check_positive(maximise_steps=self.maximise_steps)
+        if self.maximise is not None:
+            check_choice("maximise", self.maximise, ("classes", "channels"))
+        needs_layer = self.feature_maps or self.top_inputs or self.maximise == "channels"
+        if not (needs_layer or self.weights or self.maximise) or min(self.feature_maps, self.top_inputs) < 0:
+            raise ValueError(
+                "Expected `weights`, `feature_maps`, `top_inputs` or `maximise` to ask for something, got none or a "
+                "negative number. Pass `weights=True`, say."
+            )
+        if needs_layer and self.layer is None:
+            raise ValueError(
+                "Expected `layer` to name a layer for `feature_maps`, `top_inputs` and channels to maximise, got None. "
+                "Pass its dotted name."
+            )
+
+
+def unit_numbers(argument: str, numbers: Sequence[int] | int) -> Sequence[int]:
+    """Return the numbers of channels or classes, those of the first so many where one number is given.
+
+    Raises:
+        ValueError: If there are none, or one is negative.
+    """
+    units: Sequence[int] = range(numbers) if isinstance(numbers, int) else list(numbers)
+    if not units or min(units) < 0:
+        raise ValueError(
+            f"Expected `{argument}` to be a positive number or numbers from 0, got {numbers}. Pass [0, 5], say."
+        )
+    return units
