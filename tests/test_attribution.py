@@ -219,7 +219,8 @@ def test_what_is_no_logits_is_refused(forward: Callable[[Tensor], Tensor], messa
 @pytest.mark.parametrize("methods", [("gradcam",), (), ("saliency", "saliency")])
 def test_an_unknown_method_is_refused(methods: tuple[str, ...]) -> None:
     with pytest.raises(
-        ValueError, match=r"among saliency, input_x_gradient, .*, captum:<Class>, zennit:<Composite>, callables and .* imported, each once"
+        ValueError,
+        match=r"among saliency, .*, captum:<Class>, zennit:<Composite>, callables and .* imported, each once",
     ):
         check_methods(methods)
 
