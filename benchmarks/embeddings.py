@@ -1,4 +1,4 @@
-"""Average precision of the order of suspects from a run alone, from embeddings alone, and from both.
+"""The order of suspects from a run alone, from embeddings alone, and from both.
 
 The runs are those of ``noisy_runs.py`` on one set of images, whose embeddings are an (N, D) array of any encoder in the
 order of these images. Random embeddings, and the embeddings in a random order of the samples, show what bad ones cost.
@@ -23,6 +23,7 @@ from dynalens.suspicion.joint import joined
 
 Array = npt.NDArray[Any]
 Scores = dict[str, Array]
+PRECISION = 0.8
 
 
 def alone(embeddings: Array, given: Array, evidence: EmbeddingEvidence) -> Scores:
@@ -50,25 +51,45 @@ def scores_of(assessment: Assessment, embeddings: Array, given: Array) -> Scores
     return scores
 
 
+def f1_at_true_count(wrong: Array, score: Array) -> float:
+    """Return the part of the wrong labels among as many first samples: precision, recall and F1 in one."""
+    first = np.argsort(-score, kind="stable")[: int(wrong.sum())]
+    return float(wrong[first].mean())
+
+
+def recall_at_precision(wrong: Array, score: Array) -> float:
+    """Return the recall of the longest head of the order of which at least 80 % are wrong."""
+    hits = np.cumsum(wrong[np.argsort(-score, kind="stable")])
+    precise = np.flatnonzero(hits >= PRECISION * np.arange(1, len(hits) + 1))
+    return float(hits[precise[-1]] / wrong.sum()) if len(precise) else 0.0
+
+
+MEASURES: dict[str, Callable[[Array, Array], float]] = {
+    "average precision": average_precision_score,
+    "F1 at the true count": f1_at_true_count,
+    "recall at a precision of 0.8": recall_at_precision,
+}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a row for each run, in percent."""
+    """Print a table for each measure with a row for each run, in percent."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--embeddings", type=Path, required=True, metavar="FILE.npy")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.npz", help="files of noisy_runs.py")
     args = parser.parse_args(argv)
     embeddings = np.load(args.embeddings).astype(np.float32)
-    rows: list[list[float]] = []
+    measured: dict[str, dict[str, list[float]]] = {name: {} for name in MEASURES}
+    scores: Scores = {}
     for path in args.runs:
         with np.load(path) as run:
             logits, given, true = run["logits"].astype(np.float32), run["given"].astype(np.int64), run["true"]
-        statistics, history = recorded(logits, given)
-        scores = scores_of(assess(statistics, history), embeddings, given)
-        found = {name: 100 * average_precision_score(given != true, score) for name, score in scores.items()}
-        if not rows:
-            print("| run | " + " | ".join(found) + " |\n|" + " --- |" * (len(found) + 1))
-        rows.append(list(found.values()))
-        print(f"| {path.stem} | " + " | ".join(f"{value:.1f}" for value in found.values()) + " |", flush=True)
-    print("| mean | " + " | ".join(f"{value:.1f}" for value in np.mean(rows, axis=0)) + " |")
+        scores = scores_of(assess(*recorded(logits, given)), embeddings, given)
+        for name, measure in MEASURES.items():
+            measured[name][path.stem] = [100 * measure(given != true, score) for score in scores.values()]
+    for name, rows in measured.items():
+        print(f"| {name} | " + " | ".join(scores) + " |\n|" + " --- |" * (len(scores) + 1))
+        for run_name, values in [*rows.items(), ("mean", list(np.mean(list(rows.values()), axis=0)))]:
+            print(f"| {run_name} | " + " | ".join(f"{value:.1f}" for value in values) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -190,3 +190,13 @@ def test_a_constant_has_its_own_value_again_afterwards() -> None:
     with sensitivity.constant("STEPS", 1):
         assert confusions.STEPS == 1
     assert steps == confusions.STEPS
+
+
+def test_f1_and_recall_at_a_precision_by_hand() -> None:
+    embeddings = pytest.importorskip("embeddings", reason="the benchmark of embeddings needs cleanlab")
+    wrong = np.array([True, True, False, True, True, False, True, False])
+    score = -np.arange(8.0)
+    # Five are wrong, four of the first five. Of the first 1, 2 and 5 at least 80 % are wrong; these hold 4 of 5.
+    assert embeddings.f1_at_true_count(wrong, score) == 0.8
+    assert embeddings.recall_at_precision(wrong, score) == 0.8
+    assert embeddings.recall_at_precision(wrong[::-1], score) == 0
