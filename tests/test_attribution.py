@@ -211,7 +211,7 @@ def test_bad_images_or_targets_are_refused(x: Tensor, y: Tensor, message: str) -
         (lambda x: x.detach().flatten(1), "depend on images, got no gradient for images"),
     ],
 )
-def test_what_is_no_logits_is_refused(forward: Callable[[Tensor], Tensor], message: str) -> None:
+def test_an_output_without_logits_is_refused(forward: Callable[[Tensor], Tensor], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explain(cnn(), images(), Y, methods=("saliency",), forward=forward)
 

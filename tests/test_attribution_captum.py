@@ -122,7 +122,7 @@ def test_a_class_works_and_leaves_no_trace(name: str) -> None:
 
 
 @pytest.mark.parametrize(("reason", "name"), [(r, n) for r, names in REASONS.items() for n in sorted(names)])
-def test_the_others_say_why_they_do_not(reason: str, name: str) -> None:
+def test_captum_classes_that_cannot_run_name_the_reason(reason: str, name: str) -> None:
     if not hasattr(captum.attr, name):
         pytest.skip("this release of Captum has no such name")
     with pytest.raises(ValueError, match=f"got '{name}': {reason}"):

@@ -119,7 +119,7 @@ def test_the_layer_is_looked_for_once() -> None:
         (lambda model, x, y: x * torch.nan, r"<lambda> to return a finite map .* got \(3, 1, 6, 6\)"),
     ],
 )
-def test_what_is_no_map_is_refused(method: Any, message: str) -> None:
+def test_a_method_that_returns_no_map_is_refused(method: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         explain(model_for(""), images(), Y, methods=method)
 

@@ -336,7 +336,7 @@ def test_samples_never_seen_are_not_asked_about() -> None:
     assert table["wrong_probability"].isna().tolist() == [True] * 20 + [False] * 80
 
 
-def test_what_is_done_with_a_record_follows_the_answers() -> None:
+def test_clean_indices_weights_and_relabelled_follow_the_answers() -> None:
     score, wrong = population(300)
     record = record_of(score)
     answers = answered(audit_plan(record, 60), wrong).assign(new_label=None)
@@ -358,7 +358,7 @@ def test_what_is_done_with_a_record_follows_the_answers() -> None:
     assert record.suspects(5, 0.9, answers=answers)["flagged"].all()
 
 
-def test_what_is_flagged_holds_as_many_wrong_labels_as_asked_for() -> None:
+def test_flagged_samples_hold_as_many_wrong_labels_as_asked_for() -> None:
     precisions = []
     score, wrong = population(4000)
     for seed in range(6):

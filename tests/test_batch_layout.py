@@ -200,7 +200,7 @@ NONE = -(2**31)
         (torch.tensor([[0.05, 0.9, 0.05]]), {}, [1]),
     ],
 )
-def test_what_a_batch_holds_as_labels_names_classes(labels: Tensor, options: Any, classes: list[int]) -> None:
+def test_labels_of_a_batch_name_classes(labels: Tensor, options: Any, classes: list[int]) -> None:
     named = class_labels(labels, **options)
     assert named is not None
     assert named.dtype == torch.int64

@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 
-def test_it_runs_quickly_and_finds_few_launches(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_benchmark_of_curves_runs_quickly_and_counts_few_launches(capsys: pytest.CaptureFixture[str]) -> None:
     import faithfulness
 
     faithfulness.main(["--quick"])

@@ -33,7 +33,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_way_trains_on_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_way_of_retraining_trains_on_the_samples_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     # The labels of 0, 1 and 5 are wrong. 0, 1 and 2 are flagged: their mean is .833, with one more it is .6375.
     true, given = np.full(8, 1), np.array([2, 2, 1, 1, 1, 3, 1, 1])
     wrong, nothing = np.array([0.9, 0.9, 0.7, 0.05, 0.05, 0.05, 0, 0]), np.zeros(8)

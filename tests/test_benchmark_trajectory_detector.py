@@ -88,7 +88,7 @@ def _keep(folder: Path, name: str) -> None:
     np.savez(folder / f"{name}.npz", given=given, true=true, logits=logits.astype(np.float16))
 
 
-def test_it_learns_from_tuned_runs_and_judges_the_others(
+def test_the_detector_learns_from_tuned_runs_and_judges_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("mnist_uniform_20_plain_e12_s0", "blend_uniform_20_aug_e40_s0", "tail_uniform_20_plain_e12_s0"):

@@ -209,7 +209,7 @@ def shown_ids(browser: Any) -> list[str]:
     return found
 
 
-def test_what_is_decided_on_the_page_is_what_the_dataset_has(browser: Any, run: Path, tmp_path: Path) -> None:
+def test_decisions_of_the_page_are_those_of_the_dataset(browser: Any, run: Path, tmp_path: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     record, data = load_record(run), train_set()

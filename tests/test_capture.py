@@ -350,7 +350,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], Tensor, str]] = {
 
 
 @pytest.mark.parametrize(("run", "rows", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_ambiguous_raises(run: Callable[[Tensor], Any], rows: Tensor, message: str) -> None:
+def test_ambiguous_losses_raise(run: Callable[[Tensor], Any], rows: Tensor, message: str) -> None:
     with pytest.raises(CaptureError, match=message):
         captured(run, rows)
 

@@ -58,7 +58,7 @@ def test_the_wrapped_dataset_may_return_several_samples_at_once() -> None:
     assert IndexedDataset(AtOnce()).__getitems__([2, 0]) == [("sample 2", 2), ("sample 0", 0)]
 
 
-def test_what_cannot_be_indexed_is_refused() -> None:
+def test_a_dataset_without_indices_is_refused() -> None:
     class Stream(IterableDataset[Any]):
         def __iter__(self) -> Any:
             return iter(range(3))

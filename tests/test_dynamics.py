@@ -547,7 +547,7 @@ def test_steps_before_a_checkpoint_come_before_those_after_it() -> None:
 @pytest.mark.parametrize(
     ("size", "classes"), [(4, 2), (20_000, 2), (7000, 5)], ids=["waiting", "at once", "at once, finished later"]
 )
-def test_what_is_done_to_a_batch_afterwards_does_not_reach_the_record(size: int, classes: int) -> None:
+def test_changes_of_a_batch_afterwards_do_not_reach_the_record(size: int, classes: int) -> None:
     dynamics = TrainingDynamics(size)
     index, logits, targets = torch.arange(size), torch.zeros(size, classes), torch.zeros(size).long()
     logits[:, 0] = 2

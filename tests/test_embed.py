@@ -189,7 +189,7 @@ class Wrong(nn.Module):
         (list(IMAGES), Wrong(torch.full((10, 2), torch.nan)), ValueError, "got NaN or infinity for sample 0"),
     ],
 )
-def test_what_cannot_be_embedded_is_said(
+def test_the_error_names_the_input_that_cannot_be_embedded(
     dataset: Any, encoder: nn.Module, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):

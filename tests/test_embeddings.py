@@ -181,7 +181,7 @@ def _with_order(features: Tensor, labels: Array, order: list[int]) -> Array:
     return embedding_evidence(features, np.array(order)[labels]).probe
 
 
-def test_what_embeddings_tell_by_hand() -> None:
+def test_the_information_in_embeddings_by_hand() -> None:
     none = np.zeros(1)
     evidence = EmbeddingEvidence(none, none, none, loss=np.log(2), entropy=np.log(4), classes=4)
     assert evidence.told(0) == pytest.approx(0.5)

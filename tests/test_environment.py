@@ -208,7 +208,7 @@ def test_a_fit_whose_steps_are_all_skipped_is_no_error(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_fit_is_left_alone(tmp_path: Path) -> None:
+def test_a_trainer_that_does_not_fit_is_left_alone(tmp_path: Path) -> None:
     runner, model = trainer(tmp_path), Boring()
     runner.validate(model, loader(shuffle=False), verbose=False)
     runner.test(model, loader(shuffle=False), verbose=False)

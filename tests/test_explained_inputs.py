@@ -235,7 +235,7 @@ UNREADABLE: dict[str, tuple[Any, Dataset[Any], str]] = {
 
 
 @pytest.mark.parametrize(("model", "data", "message"), UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_what_cannot_be_explained_is_said_once_and_training_goes_on(
+def test_inputs_that_cannot_be_explained_are_warned_of_once_and_training_goes_on(
     tmp_path: Path, model: Any, data: Dataset[Any], message: str
 ) -> None:
     with one_warning(message):

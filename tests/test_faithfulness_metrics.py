@@ -242,7 +242,7 @@ def test_random_weights_change_a_gradient_and_not_an_edge_detector() -> None:
     assert not torch.equal(model.head.weight, other["head.weight"])
 
 
-def test_what_no_layer_initialises_is_randomised_too() -> None:
+def test_parameters_that_no_layer_initialises_are_randomised_too() -> None:
     class Positions(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -244,7 +244,7 @@ def test_inputs_by_key_and_by_callable(tmp_path: Path, drawn: dict[str, list[Any
         assert len(drawn["write_maps"]) == 3 * (place + 1)
 
 
-def test_what_fails_is_said_once_and_training_goes_on(tmp_path: Path) -> None:
+def test_a_picture_that_fails_is_warned_of_once_and_training_goes_on(tmp_path: Path) -> None:
     model = Classifier()
     with pytest.warns(UserWarning, match=r"switched off, training goes on: ValueError: .*below 4, got 9") as warned:
         fit(tmp_path, LayerMonitor(layer="net.0", channels=[9], feature_maps=1), model=model, val=in_order)

@@ -458,7 +458,7 @@ def test_an_observed_loss_that_mixes_later_is_marked_and_raised_at_the_epochs_en
         fit(tmp_path, TrainingDynamicsMonitor(), model=MixesLater(own_loss), data=lambda: loader(shuffle=False))
 
 
-def test_what_was_observed_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_announcement_names_the_observed_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
     fit(tmp_path, TrainingDynamicsMonitor(), model=WithLoss(focal), max_epochs=1)

@@ -47,7 +47,7 @@ def kept(monitor: TrainingDynamicsMonitor) -> Any:
 
 @settings(deadline=None, max_examples=100)
 @given(epochs=EPOCHS)
-def test_they_equal_their_definition_and_change_nothing_else(epochs: History) -> None:
+def test_mean_probabilities_equal_their_definition_and_change_nothing_else(epochs: History) -> None:
     dynamics = recorded(epochs)
     if any(epochs):
         assert found(dynamics).dtype == np.float32
@@ -73,7 +73,7 @@ def test_a_saved_record_continues_as_if_never_interrupted(epochs: History) -> No
         assert_same(second.compute(), recorded(epochs).compute())
 
 
-def test_they_keep_their_digits_over_a_thousand_epochs() -> None:
+def test_mean_probabilities_keep_their_digits_over_a_thousand_epochs() -> None:
     generator = torch.Generator().manual_seed(0)
     dynamics, total = TrainingDynamics(3, mean_probabilities=True), torch.zeros(3, 4, dtype=torch.float64)
     for epoch in range(1000):
@@ -117,7 +117,7 @@ def test_dropped_presentations_leave_nothing() -> None:
     np.testing.assert_allclose(found(dynamics)[0], [1 / 3] * 3, rtol=1e-6)
 
 
-def test_they_take_ten_bytes_a_number_beyond_the_64_of_a_sample_once_an_epoch_is_over() -> None:
+def test_mean_probabilities_take_ten_bytes_a_number_once_an_epoch_is_over() -> None:
     dynamics = TrainingDynamics(100, mean_probabilities=True)
     dynamics.update(range(100), torch.zeros(100, 7), torch.zeros(100, dtype=torch.int64))
     dynamics.end_epoch(0)
@@ -143,13 +143,13 @@ def test_large_records_are_folded_in_parts() -> None:
         (0.0037, "to fit 0.0037 GiB"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_with_its_size(room: float, message: str) -> None:
+def test_mean_probabilities_beyond_the_memory_are_refused_with_their_size(room: float, message: str) -> None:
     dynamics = TrainingDynamics(1000, mean_probabilities=room)
     with pytest.raises(ValueError, match=message):
         dynamics.update([0], torch.zeros(1, 1000), torch.tensor([0]))
 
 
-def test_what_just_fits_is_kept() -> None:
+def test_mean_probabilities_that_just_fit_are_kept() -> None:
     dynamics = TrainingDynamics(1000, mean_probabilities=4e6 / 2**30)
     dynamics.update(range(1000), torch.zeros(1000, 1000), torch.zeros(1000, dtype=torch.int64))
     # The presentations of an epoch wait on the device, so that more of them than samples need more room.
@@ -205,7 +205,7 @@ def test_the_monitor_keeps_them_and_writes_them(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("steps", [4, 6, 8], ids=["in the first epoch", "between epochs", "in the second"])
-def test_they_go_through_a_checkpoint(tmp_path: Path, steps: int) -> None:
+def test_mean_probabilities_go_through_a_checkpoint(tmp_path: Path, steps: int) -> None:
     saver = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=2, filename="{step}")
     first = TrainingDynamicsMonitor(mean_probabilities=True)
     seen = fit(tmp_path / "a", first, saver, enable_checkpointing=True).seen
@@ -214,7 +214,7 @@ def test_they_go_through_a_checkpoint(tmp_path: Path, steps: int) -> None:
     np.testing.assert_allclose(kept(resumed), by_hand(seen[:steps] + model.seen), rtol=1e-6)
 
 
-def test_what_does_not_fit_stops_the_first_batch(tmp_path: Path) -> None:
+def test_mean_probabilities_beyond_the_memory_stop_the_first_batch(tmp_path: Path) -> None:
     model = Classifier()
     with pytest.raises(ValueError, match="`mean_probabilities` to fit 1e-08 GiB"):
         fit(tmp_path, TrainingDynamicsMonitor(mean_probabilities=1e-8), model=model)

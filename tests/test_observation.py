@@ -116,7 +116,7 @@ def look_and_fail(model: nn.Module) -> None:
 @pytest.mark.parametrize("looks", [look_twice, look_and_fail])
 @pytest.mark.parametrize("built", [True, False], ids=["after a pass", "before any pass"])
 @pytest.mark.parametrize("kind", STATEFUL)
-def test_what_a_forward_pass_changes_is_put_back(
+def test_changes_of_a_forward_pass_are_put_back(
     kind: type[Stateful], built: bool, looks: Callable[[nn.Module], None]
 ) -> None:
     assert answers(kind, looks, built=built) == answers(kind, lambda model: None, built=built)

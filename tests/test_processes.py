@@ -200,7 +200,7 @@ def test_a_failure_in_one_process_raises_in_both(folder: Path, name: str) -> Non
         assert made == steps
 
 
-def test_what_spawned_processes_recorded_is_on_disk(tmp_path: Path) -> None:
+def test_the_record_of_spawned_processes_is_on_disk(tmp_path: Path) -> None:
     launched(tmp_path, "spawn", ranks=1)
     record = load_record(tmp_path / "spawned")
     assert record.statistics.presentations.sum() == 2 * (N + 1)

@@ -181,7 +181,7 @@ def test_without_history_there_are_no_curves(tmp_path: Path) -> None:
     assert len(content["charts"]) == 4
 
 
-def test_what_cannot_be_reported_is_refused(record: Record, tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_reported_is_refused(record: Record, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`limit` to be at least 1, got 0"):
         write_report(record, tmp_path / "r.html", limit=0)
     with pytest.raises(ValueError, match=f"{N} samples, got one of 3"):

@@ -30,7 +30,7 @@ def recorded(right: list[list[bool]], margins: tuple[float, ...] = (1.0, 1.0, 1.
 NEVER, LATE, ALWAYS, FORGOTTEN = [False] * 3, [False, False, True], [True] * 3, [True, False, True]
 
 
-def test_what_was_never_learned_counts_as_forgotten_most() -> None:
+def test_a_sample_that_was_never_learned_counts_as_forgotten_most() -> None:
     assert forgetting.least_forgotten_first(recorded([NEVER, FORGOTTEN, LATE, ALWAYS])).tolist() == [3, 2, 1, 0]
 
 

@@ -109,7 +109,7 @@ def test_a_state_that_is_held_does_not_change_while_training_goes_on(tmp_path: P
 
 # A Trainer with this callback looks for such a file before it starts.
 @pytest.mark.filterwarnings("ignore:.*was called without a model", "ignore:.*no last checkpoint available")
-def test_what_an_exception_cut_off_is_said_after_the_resume(tmp_path: Path) -> None:
+def test_an_epoch_that_an_exception_cut_off_is_named_after_the_resume(tmp_path: Path) -> None:
     class Stops(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if self.global_step == STEPS + 2:

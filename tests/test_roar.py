@@ -64,7 +64,7 @@ def test_retraining_calls_the_factory_for_each_fraction_and_seed(tmp_path: Path)
         retrain(train, {0.25: test[0.25]}, factory)
 
 
-def test_what_cannot_be_masked_is_refused(tmp_path: Path) -> None:
+def test_arguments_of_masking_out_of_their_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`fraction` to be in \[0, 1\], got 2"):
         roar_datasets(SET, values, tmp_path, fractions=(2,))
     with pytest.raises(ValueError, match="`dataset` to have samples, got 0"):

@@ -236,7 +236,7 @@ class Returned(Ordered):
         return {"loss": loss, "logits": logits[back], "targets": torch.from_numpy(targets.numpy()[back.numpy()])}
 
 
-def test_what_the_error_advises_gives_the_exact_record(tmp_path: Path) -> None:
+def test_the_advice_of_the_error_gives_the_exact_record(tmp_path: Path) -> None:
     monitor, module = TrainingDynamicsMonitor(history=False), Returned(through_numpy)
     fit(tmp_path, monitor, model=module, max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)

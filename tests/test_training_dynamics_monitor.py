@@ -51,7 +51,7 @@ def test_the_table_covers_the_dataset_and_suspects_are_sorted(tmp_path: Path) ->
     assert set(table["label_name"]) == {"x", "y", "z"}
 
 
-def test_what_to_do_about_suspects_follows_the_table(tmp_path: Path) -> None:
+def test_clean_indices_and_weights_follow_the_table(tmp_path: Path) -> None:
     monitor, data = TrainingDynamicsMonitor(), dataset()
     fit(tmp_path, monitor)
     table = monitor.table()

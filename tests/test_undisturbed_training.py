@@ -236,7 +236,7 @@ def logged(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
-def test_what_forward_logs_counts_and_keeps_is_the_same_with_the_callbacks(tmp_path: Path) -> None:
+def test_logs_counters_and_attributes_of_forward_are_the_same_with_the_callbacks(tmp_path: Path) -> None:
     def ended(folder: str, callbacks: list[Any]) -> dict[str, Any]:
         pl.seed_everything(11, verbose=False)
         module, logger = Talkative(), TensorBoardLogger(tmp_path / folder)
