@@ -6,7 +6,7 @@ from dynalens.dynamics import Array
 from dynalens.suspicion.predictions import Predictions
 
 ROUNDS = 5
-"""How often the noise matrix is estimated; from 3 to 7 the order is the same within a point (docs/results.md)."""
+"""How often the noise matrix is estimated; from 3 to 7 the order is the same within .3 points (docs/results.md)."""
 
 STEPS = 3
 """Steps of the deconvolution in each round; from 2 to 10 the order is the same within half a point."""

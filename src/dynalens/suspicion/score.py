@@ -19,13 +19,13 @@ All of it is in the record's 64 bytes for each sample, so that what is shown whi
 Constants, all of them:
 
     name               value  why
-    epoch_weight       2, 2   powers of t + 1 and of e_t; the same within .2 points from 2 to 4 and from 1 to 4
+    epoch_weight       2, 2   powers of t + 1 and of e_t; the same within .7 points from 1 to 4 and from 1 to 3
     PAIRS              0.2    least share of class pairs; human labels the same within .2 points from .1 to .4
     ONE_WAY            0.25   part of one-way confusions from which flips are a rule; none was measured below .07 that
                               is one (no rule: A < .005, a rule: A > .06)
     confusions.BIAS    3      how many times too often a network may name a class; the same from 1.5 to 10
     confusions.CHANCE  2      standard deviations: 95 %
-    confusions.ROUNDS  5      of the noise matrix; the same within a point from 3 to 7
+    confusions.ROUNDS  5      of the noise matrix; the same within .3 points from 3 to 7
     confusions.STEPS   3      of the deconvolution in each round; the same within .5 points from 2 to 10
     confusions.LEAST   0.001  least probability of a flip; the same from .0001 to .01
     confusions.FARTHEST  7    log 1000, follows from LEAST
