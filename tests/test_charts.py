@@ -13,9 +13,10 @@ from PIL import Image
 from dynalens.dynamics import SampleStatistics
 from dynalens.pictures import charts
 from dynalens.pictures.axes import PLOT, WIDTH, Axes, Axis, even_ticks
+from dynalens.pictures.class_pairs import class_pairs, counted_pairs
 from dynalens.pictures.drawing import BLUE, GREEN, ORANGE, PAPER
 
-LEFT, TOP = 50, 54
+LEFT, TOP = 50, 36
 
 CHARTS: dict[str, Callable[..., Image.Image]] = {
     "data map": charts.data_map,
@@ -164,3 +165,30 @@ def test_a_log_axis_places_powers_of_ten_evenly() -> None:
     axis = Axis("n", 1, 1000, log=True)
     np.testing.assert_allclose(axis.place(np.array([1, 10, 100, 1000])), [0, 1 / 3, 2 / 3, 1])
     assert [label for _, label in axis.ticks()] == ["1", "10", "100", "1k"]
+
+
+def test_a_chart_is_as_large_as_tensorboard_shows_it() -> None:
+    for chart in (charts.data_map, charts.training_data_analysis, charts.margins, charts.first_learned):
+        assert chart(record(5), "epoch 0").size == (350, 215)  # the width of *Images*, the height of *Time Series*
+
+
+def test_pairs_of_classes_are_counted_by_hand() -> None:
+    given, suggested = np.array([0, 0, 1, 2, 2, 2]), np.array([1, 1, 0, 0, 0, -1])
+    counts, classes = counted_pairs(given, suggested)
+    assert classes == [0, 1, 2]
+    assert counts.tolist() == [[0, 2, 0], [1, 0, 0], [2, 0, 0]]  # given by row; the last suggests nothing
+    counts, classes = counted_pairs(given, suggested, most=2)
+    assert classes == [0, 1]  # met five times and three times, class 2 twice
+    assert counts.tolist() == [[0, 2], [1, 0]]
+
+
+def test_the_matrix_is_darkest_where_most_samples_are() -> None:
+    picture = class_pairs(np.array([0, 0, 0, 1]), np.array([1, 1, 1, 0]), ["cat", "dog"])
+    pixels = np.asarray(picture).astype(int)
+    cells = {
+        (row, column): pixels[TOP + 36 + 72 * row - 20, LEFT + 63 + 126 * column - 40].sum()
+        for row in (0, 1)
+        for column in (0, 1)
+    }
+    assert cells[0, 1] < cells[1, 0] < cells[0, 0] == cells[1, 1] == sum(PAPER)  # given down, suggested across
+    assert np.array_equal(class_pairs(np.zeros(0, int), np.zeros(0, int)).size, (350, 215))  # says that there is none

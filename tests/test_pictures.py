@@ -31,6 +31,7 @@ from dynalens.pictures import (
     to_rgb,
     words_cell,
 )
+from dynalens.pictures.card import LINE
 from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, shortened, text_width
 from dynalens.pictures.gallery import sparkline
 from dynalens.pictures.overlays import word_lines
@@ -249,10 +250,12 @@ def suspect(**changes: Any) -> Suspect:
     return Suspect(**(given | changes))
 
 
-def test_the_gallery_has_a_card_for_each_suspect_with_or_without_a_picture() -> None:
+def test_the_gallery_has_a_card_for_each_suspect_with_or_without_a_picture_or_a_name() -> None:
     red = np.full((4, 4, 3), (255, 0, 0), np.uint8)
+    named = suspects_gallery([suspect(picture=red, name="photos/cat/a.jpg")] * 5, "title")
     with_picture, without = (suspects_gallery([suspect(picture=p)] * 5, "title") for p in (red, None))
     assert with_picture.size == without.size
+    assert named.height == with_picture.height + 2 * 2 * LINE  # a line for each of two rows, at two pixels to one
     assert count_of(with_picture, (255, 0, 0)) == 5 * 154 * 154
     contrast = suspects_gallery([suspect(picture=red, contrast=np.ones((4, 4)))], "title")
     assert count_of(contrast, (255, 0, 0)) == 154 * 154

@@ -105,8 +105,11 @@ def test_one_layout_groups_the_scalars_of_all_monitors(tmp_path: Path) -> None:
         "dynalens", "dynalens/b", "dynalens faithfulness",
     ]  # fmt: skip
     scalars = found.Tags()["scalars"]
+    assert len([tag for tag in scalars if not tag.startswith("dynalens/b")]) <= 24  # two pages of TensorBoard
     charts = {chart.title: list(chart.multiline.tag) for c in layout.category for chart in c.chart}
     assert charts["deletion: all methods"] == ["dynalens/faithfulness/[^/]+/deletion$"]
+    deletion = [tag for tag in scalars if re.match(charts["deletion: all methods"][0], tag)]
+    assert {tag.split("/")[2] for tag in deletion} == {"saliency", "grad_cam", "random"}
     for title, patterns in charts.items():
         matching = [tag for tag in scalars if any(re.match(p, tag) for p in patterns)]
         assert matching, title

@@ -59,7 +59,8 @@ TAGS = (
         _EACH,
     ),
     Tag(f"{_CHARTS}/forgetting_events/<epochs>", "how many samples were forgotten how often", "picture", _EACH),
-    Tag(f"{_CHARTS}/margins/<epochs>", "mean margins and the threshold for suspects", "picture", _EACH),
+    Tag(f"{_CHARTS}/margins/<epochs>", "mean margins; below 0 another class was ahead", "picture", _EACH),
+    Tag(f"{_CHARTS}/class_pairs/<epochs>", "given against suggested class of flagged samples", "picture", _EACH),
     Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _EACH),
     Tag("dynalens/summary", "suspects and noise rate, and what speaks against them", "text", _EACH),
     Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND),
@@ -86,20 +87,6 @@ TAGS = (
     Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean of the metric over the samples", _UNIT, _EXPLAINED),
     Tag(f"{_FAITHFULNESS}/random/<metric>", "the same for a random ranking, which a map must beat", _UNIT, _EXPLAINED),
     Tag(f"{_FAITHFULNESS}/<method>/attribution_drift", "rank correlation with the previous map", _UNIT, _AGAIN),
-    Tag(
-        f"{_FAITHFULNESS}/suspects_label/<method>/<metric>",
-        "of suspects, for their given label",
-        _UNIT,
-        _AGAIN,
-    ),
-    Tag(f"{_FAITHFULNESS}/suspects_label/random/<metric>", "the same for a random ranking", _UNIT, _AGAIN),
-    Tag(
-        f"{_FAITHFULNESS}/suspects_prediction/<method>/<metric>",
-        "of suspects, for their prediction",
-        _UNIT,
-        _AGAIN,
-    ),
-    Tag(f"{_FAITHFULNESS}/suspects_prediction/random/<metric>", "the same for a random ranking", _UNIT, _AGAIN),
 )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dynalens.callbacks.base import sink_of, switched_off_on_error
-from dynalens.callbacks.dynamics_pictures import DynamicsPictures
+from dynalens.callbacks.dynamics_pictures import DynamicsPictures, Estimated
 from dynalens.callbacks.dynamics_settings import LogSettings
 from dynalens.callbacks.noise_curve import NoiseCurve
 from dynalens.callbacks.projector import Projector
@@ -149,30 +149,30 @@ class DynamicsLog:
         """Write scalars and pictures."""
         step, summary = log_step(trainer, self._settings.x_axis), epoch_summary(statistics, record)
         rate = self._noise.rate(statistics, epoch + 1)
-        words = None
+        estimated = None
         if rate is not None:
-            summary |= {"noise_rate": rate.value} | self._suspects(statistics, rate)
-            words = in_words(epoch, int(summary["suspects"]), rate)
+            flagged = flagged_of_run(statistics, rate.value)
+            estimated = Estimated(flagged, in_words(epoch, int(flagged.sum()), rate))
+            summary |= {"noise_rate": rate.value, "suspects": int(flagged.sum())} | self._overlap(flagged)
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
         contrasts = self._contrasts(trainer, statistics, ids)
         with self._or_switched_off():
             if self.pictures is not None:
-                draw = functools.partial(self.pictures.write, statistics, epoch, step, ids, contrasts, summary=words)
-                self._live.attempt("pictures", draw)
+                write = functools.partial(
+                    self.pictures.write, statistics, epoch, step, ids, contrasts,
+                    names=self._live.names, estimated=estimated,
+                )  # fmt: skip
+                self._live.attempt("pictures", write)
             if self._projector is not None and features is not None and self._projector.due(epoch):
                 self._projector.write(features, statistics, step, ids)
 
-    def _suspects(self, statistics: SampleStatistics, rate: NoiseRate) -> dict[str, float]:
-        """Return how many labels are flagged, as `suspects()` has it, and how many of them were before."""
-        flagged, before = flagged_of_run(statistics, rate.value), self._flagged
-        self._flagged = flagged
+    def _overlap(self, flagged: Array) -> dict[str, float]:
+        """Return how many of the flagged samples were flagged before; nothing the first time."""
+        before, self._flagged = self._flagged, flagged
         if before is None:
-            return {"suspects": int(flagged.sum())}
+            return {}
         new = len(flagged) - len(before)  # ids that were not seen before
-        return {
-            "suspects": int(flagged.sum()),
-            "suspects_overlap": overlap(flagged, np.append(before, np.zeros(new, bool))),
-        }
+        return {"suspects_overlap": overlap(flagged, np.append(before, np.zeros(new, bool)))}
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask those that explain why the gallery's suspects are taken for another class."""

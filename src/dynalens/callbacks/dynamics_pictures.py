@@ -1,6 +1,7 @@
 """What the training dynamics monitor shows of its record: charts and the gallery of suspects."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from dynalens.pictures import (
     Suspect,
     SuspectWatch,
     class_name,
+    class_pairs,
     data_map,
     first_learned,
     forgetting_events,
@@ -35,6 +37,19 @@ _HISTOGRAMS = ("margin", "confidence", "forgetting_events")
 # The order changes from epoch to epoch; more than are shown are followed, so that nearly all have a picture when they
 # rise: of 20 on CIFAR and MNIST 15 in the second epoch, 19 in the third, all later.
 FOLLOWED = 5
+
+
+@dataclass(frozen=True)
+class Estimated:
+    """What follows from the noise rate of an epoch.
+
+    Attributes:
+        flagged: Shape ``(N,)``, which samples are flagged.
+        words: Suspects and noise rate, and what speaks against them, in Markdown.
+    """
+
+    flagged: Array
+    words: str
 
 
 class DynamicsPictures:
@@ -102,7 +117,8 @@ class DynamicsPictures:
         ids: Array | None = None,
         contrasts: Mapping[str, Array] | None = None,
         *,
-        summary: str | None = None,
+        names: Sequence[str] | None = None,
+        estimated: Estimated | None = None,
     ) -> None:
         """Write the summary, charts, histograms and, from the second epoch on, the suspects.
 
@@ -112,19 +128,23 @@ class DynamicsPictures:
             step: Step of the logger.
             ids: Id of each sample; default: its position.
             contrasts: Maps of what speaks for the suggested class, by the sample's id as text.
-            summary: Suspects and noise rate in Markdown; None where the rate is not estimated.
+            names: Of the samples.
+            estimated: What follows from the noise rate; None where it is not estimated.
         """
-        if summary is not None:
-            self._sink.text(f"{self._prefix}/summary", summary, step)
         has_presentations = statistics.presentations > 0
         subtitle = f"epoch {epoch} · {int(has_presentations.sum()):,} samples"
-        for name, chart in CHARTS.items():
+        if estimated is not None:
+            self._sink.text(f"{self._prefix}/summary", estimated.words, step)
+            given, suggested = statistics.label[estimated.flagged], statistics.candidate[estimated.flagged]
+            chart = class_pairs(given, suggested, self._names, f"epoch {epoch} · {len(given):,} flagged")
+            self._sink.chart(epochs_tag(f"{self._prefix}/charts/class_pairs", epoch), chart, step)
+        for name, draw in CHARTS.items():
             tag = epochs_tag(f"{self._prefix}/charts/{name}", epoch)
-            self._sink.chart(tag, chart(statistics, subtitle), step)
+            self._sink.chart(tag, draw(statistics, subtitle), step)
         for quantity in _HISTOGRAMS:
             values = getattr(statistics, quantity)[has_presentations]
             self._sink.histogram(f"{self._prefix}/dynamics/{quantity}", values, step)
-        suspects = self._suspects(statistics, ids, contrasts or {})
+        suspects = self._suspects(statistics, ids, contrasts or {}, names)
         if self._watch.pictures:
             gallery = suspects_gallery(suspects, f"epoch {epoch}: the {len(suspects)} worst suspects")
             self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)
@@ -136,7 +156,11 @@ class DynamicsPictures:
         self._watch.follow(list(dict.fromkeys([*worst, *self._audited])), device)
 
     def _suspects(
-        self, statistics: SampleStatistics, ids: Array | None, contrasts: Mapping[str, Array]
+        self,
+        statistics: SampleStatistics,
+        ids: Array | None,
+        contrasts: Mapping[str, Array],
+        names: Sequence[str] | None,
     ) -> list[Suspect]:
         score = streaming_score(statistics)
         return [
@@ -148,6 +172,7 @@ class DynamicsPictures:
                 trace=self._watch.trace(sample),
                 picture=self._watch.pictures.get(sample),
                 contrast=contrasts.get(str(sample if ids is None else ids[sample])),
+                name="" if names is None else escaped(names[sample]),
             )
             for sample in worst_samples(statistics, self._top_k)
         ]

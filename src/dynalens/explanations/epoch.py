@@ -23,11 +23,8 @@ class EpochExplanations:
     suspects: dict[str, ExplanationResult]
 
     def scalars(self) -> dict[str, float]:
-        """Return the means by ``<method>/<metric>``, those of suspects below ``suspects_<class>/``."""
-        scalars = self.kept.means()
-        for which, result in self.suspects.items():
-            scalars |= {f"suspects_{which}/{key}": mean for key, mean in result.means().items()}
-        return scalars
+        """Return the means by ``<method>/<metric>`` over the samples of every epoch; suspects change and have none."""
+        return self.kept.means()
 
     def arrays(self) -> dict[str, Array]:
         """Return all that is kept on disk, by name."""

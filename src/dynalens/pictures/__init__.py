@@ -11,6 +11,7 @@ from dynalens.pictures.charts import (
     margins,
     training_data_analysis,
 )
+from dynalens.pictures.class_pairs import class_pairs
 from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
@@ -41,6 +42,7 @@ __all__ = [
     "Thumbnails",
     "accuracy_curve",
     "class_name",
+    "class_pairs",
     "curve_chart",
     "data_map",
     "explanation_sheet",

@@ -11,11 +11,12 @@ from PIL import Image, ImageDraw
 from dynalens.dynamics import Array
 from dynalens.pictures.drawing import FAINT, GRID, INK, PAPER, Colour, Scale, coloured, write
 
-PLOT = (252, 216)
+PLOT = (252, 144)
 """Width and height of the plotting area beside a colour bar; whole cells of 2, 3, 4 and 6 pixels fit."""
-# TensorBoard's cards are 350 pixels wide: a chart as wide is shown as it was drawn.
+# TensorBoard's page *Images* shows a picture 350 pixels wide and its page *Time Series* 215 high, and both leave out
+# pixels of a larger one: a chart of this size is shown as it was drawn on both.
 WIDTH = 350
-_LEFT, _TOP, _RIGHT, _BOTTOM = 50, 54, 14, 40
+_LEFT, _TOP, _RIGHT, _BOTTOM = 50, 36, 14, 35
 _TITLE, _TEXT, _TICK = 14, 12, 12
 _TARGET_TICKS = 5
 
@@ -100,7 +101,7 @@ class Axes:
 
     Args:
         title: First line.
-        subtitle: Second line, in grey.
+        subtitle: Behind the title, in grey.
         x: Horizontal axis.
         y: Vertical axis.
         colour_bar: Keeps room for a colour bar at the right.
@@ -112,8 +113,8 @@ class Axes:
         self.right = _LEFT + PLOT[0] if colour_bar else WIDTH - _RIGHT
         self.image = Image.new("RGB", (WIDTH, self.bottom + _BOTTOM), PAPER)
         self._draw = ImageDraw.Draw(self.image)
-        write(self._draw, (6, 3), title, _TITLE, width=WIDTH - 12)
-        write(self._draw, (6, 20), subtitle, _TICK, fill=FAINT, width=WIDTH - 12)
+        room = WIDTH - 22 - write(self._draw, (6, 1), title, _TITLE, width=WIDTH - 12)
+        write(self._draw, (WIDTH - 6, 3), subtitle, _TICK, fill=FAINT, width=max(room, 1), anchor="ra")
         self._scales()
 
     def raster(self, pixels: Array) -> None:
@@ -195,7 +196,7 @@ class Axes:
             pixel = float(self._down(np.array([value]))[0])
             self._draw.line((self.left - 3, pixel, self.right, pixel), fill=GRID)
             write(self._draw, (self.left - 5, pixel), text, _TICK, anchor="rm")
-        write(self._draw, ((self.left + self.right) / 2, self.bottom + 21), self.x.label, _TEXT, anchor="ma")
+        write(self._draw, ((self.left + self.right) / 2, self.bottom + 19), self.x.label, _TEXT, anchor="ma")
         sideways = Image.new("RGB", (PLOT[1], 16), PAPER)
         write(ImageDraw.Draw(sideways), (PLOT[1] / 2, 8), self.y.label, _TEXT, anchor="mm", width=PLOT[1])
         self.image.paste(sideways.rotate(90, expand=True), (2, self.top))

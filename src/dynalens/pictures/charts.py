@@ -35,9 +35,9 @@ def data_map(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
 
     Args:
         statistics: The record; samples never seen are left out.
-        subtitle: Second line.
+        subtitle: Behind the title.
     """
-    x, y = Axis("variability of p(label)", 0.0, 0.5), Axis("confidence: mean p(label)", 0.0, 1.0)
+    x, y = Axis("variability of p(label)", 0.0, 0.5), Axis("mean p(label)", 0.0, 1.0)
     axes = Axes("Data map", subtitle, x=x, y=y, colour_bar=True)
     cells = counted(x.place(statistics.variability), y.place(statistics.confidence), statistics.correctness)
     axes.colour_bar(AGREEMENT, "correctness", low="0", high="1")
@@ -62,12 +62,12 @@ def training_data_analysis(statistics: SampleStatistics, subtitle: str = "") -> 
 
     Args:
         statistics: The record; samples never seen are left out.
-        subtitle: Second line.
+        subtitle: Behind the title.
     """
     last = np.fmax(statistics.last_forgotten, -1.0)  # NaN, never forgotten, becomes -1
     epochs = int(max(1, last.max(initial=0)))
     x = Axis("epoch of the last forgetting event", -1.5, epochs + 0.5, whole=True, names=((-1.0, "never"),))
-    y = Axis("max p - p(label), last seen", 0.0, 1.0)
+    y = Axis("max p - p(label)", 0.0, 1.0)
     axes = Axes("Training-data analysis", subtitle, x=x, y=y, colour_bar=True)
     cells = counted(x.place(last), y.place(statistics.probability_gap), across=min(epochs + 2, 84))
     most = int(cells.samples.max(initial=0))
@@ -87,7 +87,7 @@ def forgetting_events(statistics: SampleStatistics, subtitle: str = "") -> Image
 
     Args:
         statistics: The record; samples never seen are left out.
-        subtitle: Second line.
+        subtitle: Behind the title.
     """
     learned, never, total = _learned(statistics)
     counts = np.bincount(statistics.forgetting_events[learned], minlength=2)
@@ -103,7 +103,7 @@ def margins(statistics: SampleStatistics, subtitle: str = "", *, threshold: floa
 
     Args:
         statistics: The record; samples never seen are left out.
-        subtitle: Second line.
+        subtitle: Behind the title.
         threshold: Mean margin below which bars are marked: another class was ahead of the label.
     """
     margin = statistics.margin
@@ -129,7 +129,7 @@ def first_learned(statistics: SampleStatistics, subtitle: str = "") -> Image.Ima
 
     Args:
         statistics: The record; samples never seen are left out.
-        subtitle: Second line.
+        subtitle: Behind the title.
     """
     learned, never, total = _learned(statistics)
     counts = np.bincount(statistics.first_learned[learned].astype(np.int32), minlength=2)
@@ -146,7 +146,7 @@ def accuracy_curve(epochs: Array, accuracy: Array, subtitle: str = "") -> Image.
     Args:
         epochs: Shape ``(E,)``, ascending.
         accuracy: Shape ``(E,)``, in [0, 1].
-        subtitle: Second line.
+        subtitle: Behind the title.
     """
     x = Axis("epoch", float(epochs[0]), float(max(epochs[-1], epochs[0] + 1)), whole=True)
     axes = Axes("Training accuracy", subtitle, x=x, y=Axis("right presentations", 0.0, 1.0))
@@ -165,7 +165,7 @@ def counted(x: Array, y: Array, value: Array | None = None, *, across: int | Non
 
     Example:
         >>> counted(np.array([0.0, 1.0]), np.array([0.0, 1.0])).samples.shape
-        (54, 63)
+        (36, 63)
     """
     size = next((side for most, side in _CELL_SIZES if len(x) <= most), _SMALLEST_CELL)
     columns, rows = across or PLOT[0] // size, PLOT[1] // size

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
 from dynalens.pictures.card import LINE, TEXT, WIDTH, Card
-from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, write
+from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, text_width, write
 from dynalens.pictures.overlays import Shown, input_cell, map_cell
 
 _COLUMNS = 4
@@ -31,6 +31,7 @@ class Suspect:
         trace: p(label) of each epoch, ``(E,)``, in [0, 1]; NaN where it is not known.
         picture: As sheets show it; None where there is none.
         contrast: Relevance that speaks for the suggested rather than the given class, or None.
+        name: Of its file, say; empty where it has none.
     """
 
     sample_id: str
@@ -40,6 +41,7 @@ class Suspect:
     trace: Array
     picture: Shown | None = None
     contrast: Array | None = None
+    name: str = ""
 
 
 def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
@@ -52,7 +54,8 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
     contrasts = any(suspect.contrast is not None for suspect in suspects)
     columns = _COLUMNS // 2 if contrasts else _COLUMNS
     inner = _PICTURE * 2 + _GAP if contrasts else _PICTURE
-    pitch = _PICTURE + 3 * LINE + _SPARK + 2 * _GAP
+    named = any(suspect.name for suspect in suspects)
+    pitch = _PICTURE + (3 + named) * LINE + _SPARK + 2 * _GAP
     top = (3 if contrasts else 2) * LINE + 6
     card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
     room = WIDTH - 2 * _GAP
@@ -120,7 +123,26 @@ def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int
     write(draw, (x + 13, y + LINE), suspect.suggested or "-", TEXT, fill=BLUE, width=inner - 13)
     score = write(draw, (x + inner, y + 2 * LINE), f"{suspect.score:.2f}", TEXT, fill=INK, anchor="ra")
     write(draw, (x, y + 2 * LINE), f"#{suspect.sample_id}", TEXT, fill=FAINT, width=inner - score - 4)
-    card.paste(sparkline(suspect.trace, (inner * _SCALE, _SPARK * _SCALE)), (x, y + 3 * LINE + 1))
+    y += 3 * LINE + 1
+    card.paste(sparkline(suspect.trace, (inner * _SCALE, _SPARK * _SCALE)), (x, y))
+    if suspect.name:
+        write(draw, (x, y + _SPARK), base_name(suspect.name, inner), TEXT, fill=FAINT)
+
+
+def base_name(name: str, width: float) -> str:
+    """Return the last part of a path, cut at its beginning where it is wider than so many pixels: ends differ.
+
+    Example:
+        >>> base_name("train/cat/IMG_0042.jpg", 200), base_name("train/cat/IMG_0042.jpg", 50)
+        ('IMG_0042.jpg', '…042.jpg')
+    """
+    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    shown = last
+    for start in range(1, len(last)):
+        if text_width(shown, TEXT) <= width:
+            break
+        shown = f"…{last[start:]}"
+    return shown
 
 
 def _arrow(draw: ImageDraw.ImageDraw, position: tuple[int, int]) -> None:

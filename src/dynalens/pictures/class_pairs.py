@@ -1,0 +1,68 @@
+"""Which class is given for which, among the flagged samples: a matrix of counts."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from dynalens.dynamics import Array
+from dynalens.pictures.axes import PLOT, Axes, Axis, number
+from dynalens.pictures.drawing import DENSITY, PAPER, class_name, coloured, shortened, text_width
+
+MOST_CLASSES = 12
+"""Classes that a matrix has room for; of more, those with the most flagged samples are shown."""
+_TICK, _ROOM = 12, 26  # size of letters, and pixels left of the plot
+
+
+def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = None, subtitle: str = "") -> Image.Image:
+    """Return how many flagged samples have which given class (down) and which suggested one (across).
+
+    Args:
+        given: Shape ``(M,)``, class that each flagged sample was trained on.
+        suggested: Shape ``(M,)``, class that the network names instead; -1 where it names none, which is left out.
+        names: Name of each class, or None.
+        subtitle: Behind the title.
+    """
+    counts, classes = counted_pairs(given, suggested)
+    k, several = len(classes), len(np.unique(np.append(given[suggested >= 0], suggested[suggested >= 0])))
+    shown = [class_name(each, names) for each in classes]
+    if any(text_width(name, _TICK) > PLOT[0] / k - 3 for name in shown):
+        shown = [str(each) for each in classes]  # cut names of many classes look alike
+    across = tuple((float(i), name) for i, name in enumerate(shown))
+    down = tuple((float(k - 1 - i), shortened(name, _TICK, _ROOM)) for i, name in enumerate(shown))
+    end = max(k, 1) - 0.5
+    axes = Axes(
+        "Given and suggested", subtitle, colour_bar=True,
+        x=Axis("suggested class", -0.5, end, names=across, last_tick=-1.0),
+        y=Axis("given class", -0.5, end, names=down, last_tick=-1.0),
+    )  # fmt: skip
+    most = int(counts.max(initial=0))
+    axes.colour_bar(DENSITY, "flagged", low="1", high=number(max(most, 1)))
+    if not most:
+        axes.note("no sample is flagged")
+        return axes.image
+    strength = (counts / most)[..., None]
+    axes.raster(np.where(strength > 0, coloured(strength[..., 0], DENSITY), PAPER).round().astype(np.uint8))
+    for row, column in np.argwhere(counts):
+        axes.name((column + 0.5) / k, 1 - (row + 0.5) / k, number(int(counts[row, column])), "mm")
+    if several > k:
+        axes.legend([(f"the {k} classes with the most, of {several}", DENSITY[-1])])
+    return axes.image
+
+
+def counted_pairs(given: Array, suggested: Array, most: int = MOST_CLASSES) -> tuple[Array, list[int]]:
+    """Return the counts of pairs, given class by row and suggested one by column, and the classes in their order.
+
+    Example:
+        >>> counted_pairs(np.array([3, 3, 5, 7]), np.array([5, 5, 3, -1]))
+        (array([[0, 2],
+               [1, 0]]), [3, 5])
+    """
+    named = suggested >= 0
+    given, suggested = given[named], suggested[named]
+    classes, frequency = np.unique(np.append(given, suggested), return_counts=True)
+    classes = np.sort(classes[np.argsort(-frequency, kind="stable")[:most]])
+    kept = np.isin(given, classes) & np.isin(suggested, classes)
+    pairs = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(pairs, (np.searchsorted(classes, given[kept]), np.searchsorted(classes, suggested[kept])), 1)
+    return pairs, classes.tolist()
