@@ -1,12 +1,13 @@
 """One small row for each presentation, made in the training step, on its device, without waiting for it."""
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.dynamics.passes import PARTS, HostBlock, class_passes
 from dynalens.dynamics.statistics import Array
 
 IGNORED = -1
@@ -24,12 +25,8 @@ MASKED = -3e4
 
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
-_PARTS = 7  # what the rows are made of
 _FINISHED = 2**13  # presentations whose rows are finished together
-_BLOCK = 2**18  # numbers in the rows that are computed together on a CPU: they stay in its cache
-_MANY = 64  # classes from which on a sample's numbers are reduced in a row
 _TURNS = 2**13  # classes in turn, after which they begin again
-_FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
 
 def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = None) -> Tensor:
@@ -56,30 +53,43 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
         tensor([-1.5000,  0.0000,  1.0000])
     """
     turns = in_turn(len(targets), logits.shape[1], targets.device) if turns is None else turns
-    return _finished(torch.cat([torch.stack(piece) for piece in _pieces(logits, targets, turns)], dim=1))
+    parts = torch.empty(PARTS, len(targets), device=logits.device)
+    _put(class_passes(_copied(logits), targets.detach(), turns), parts)
+    return _finished(parts)
 
 
-def _pieces(logits: Tensor, targets: Tensor, turns: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield what :func:`_over_classes` returns, and the targets, of parts of a batch that fit a processor's cache."""
-    logits, targets = logits.detach().float().contiguous(), targets.detach()  # other strides, other last digits
-    large = logits.device.type == "cpu" and logits.numel() > _BLOCK
-    size = max(_BLOCK // logits.shape[1], 1)
-    every = logits, targets.clamp(min=0), turns, targets.float()
-    parts = zip(*(torch.split(each, size) for each in every), strict=True) if large else [every]
-    for z, label, turn, target in parts:
-        yield *_over_classes(z, label, turn), target
+def _copied(logits: Tensor) -> Tensor:
+    """Return a copy that may be used up; in other strides the sums would have other last digits."""
+    return logits.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def _finished(parts: Tensor) -> Tensor:
-    """Return the rows; a dozen operations on one number for each presentation, which cost the same for many of them."""
-    label_below, turn_below, rival_below, e_others, norm, predicted, target = parts.unbind()
-    # p_k = e_k / sum(e) with e_k = exp(z_k - top). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
+    """Return the rows; some operations on one number for each presentation, which cost the same for many of them."""
+    label_at, turn_at, rival_at, q_rival, q_norm, rival, target = parts.unbind()
+    label, top = target.clamp(min=0), torch.maximum(label_at, rival_at)
+    label_below, rival_below, turn_below = label_at - top, rival_at - top, turn_at - top
+    hidden = rival_below == -torch.inf  # no class is left beside the label
+    # e_k = exp(z_k - top), and q_k = e_k / sum(e) over all classes but the label, so that the rival's tells the sum.
+    e_others = torch.where(hidden, 0.0, rival_below.exp() / q_rival)
+    norm = torch.where(hidden, 0.0, q_norm * e_others)
+    # p_k = e_k / sum(e). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
     rest = e_others + label_below.expm1()
     log_sum = rest.log1p()
     el2n = torch.hypot(norm, e_others) / (1 + rest)
+    wins = (label_below > rival_below) | ((label_below == rival_below) & (label < rival))
+    predicted = torch.where(wins, label, rival)
     return torch.stack(
         [label_below - rival_below, label_below - log_sum, el2n, predicted, target, turn_below - log_sum]
     )
+
+
+def _put(piece: Sequence[Tensor], places: Tensor) -> None:
+    """Write what a pass returned into its places ``(PARTS, n)``."""
+    if places.device.type != "cpu":
+        torch.stack(tuple(piece), out=places)
+        return
+    for place, part in zip(places.numpy(), piece, strict=True):  # in a third of torch's time
+        place[:] = part.numpy()
 
 
 def in_turn(many: int, classes: int, device: torch.device) -> Tensor:
@@ -98,66 +108,6 @@ def _period(classes: int) -> int:
     return classes * min(classes, max(2, _TURNS // classes))
 
 
-def _over_classes(z: Tensor, label: Tensor, turn: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return all that needs a pass over the classes, (N,) each.
-
-    With e_k = exp(z_k - max(z)): the logits of the label and of the class in turn, and the largest one beside the
-    label's, all below the largest of all, the sum of e over all classes but the label, its 2-norm, and the predicted
-    class.
-    """
-    dim = 1
-    if z.device.type == "cpu" and z.shape[1] < _MANY:
-        # A CPU reduces over few classes, which are few numbers in a row, one by one; over the first axis, it takes many
-        # samples at once. numpy turns the axes in a third of torch's time.
-        z, dim = torch.from_numpy(np.ascontiguousarray(z.numpy().T)), 0
-    label, turn = label.unsqueeze(dim), turn.unsqueeze(dim)
-    below, predicted = below_largest(z, dim)
-    label_below, turn_below = below.gather(dim, label).squeeze(dim), below.gather(dim, turn).squeeze(dim)
-    rival_below = below.scatter_(dim, label, -torch.inf).amax(dim)
-    e = below.scatter_(dim, label, 0.0).exp_().scatter_(dim, label, 0.0)  # of -inf, a CPU's exp is ten times slower
-    e_others, norm = (_sum_and_norm if dim else _sum_and_norm_in_order)(e)
-    return label_below, turn_below, rival_below, e_others, norm, predicted
-
-
-def _sum_and_norm(e: Tensor) -> tuple[Tensor, Tensor]:
-    return e.sum(dim=1), torch.linalg.vector_norm(e, dim=1)
-
-
-def _sum_and_norm_in_order(e: Tensor) -> tuple[Tensor, Tensor]:
-    """Add up over the first axis, in the order of the classes: torch's order depends on how many samples there are."""
-    pair = e.numpy() if e.shape[1] > 1 else np.repeat(e.numpy(), 2, axis=1)  # of one sample, numpy's order is another
-    total, norm = np.add.reduce(pair, axis=0), np.sqrt(np.add.reduce(np.square(pair), axis=0))
-    return torch.from_numpy(total)[: e.shape[1]], torch.from_numpy(norm)[: e.shape[1]]
-
-
-def below_largest(z: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return each logit minus the largest of its sample, and the class of the largest, the lowest one of a tie.
-
-    torch's ``argmax`` takes ten times as long as ``amax`` on a CPU. numpy's does not, except for few classes.
-
-    Args:
-        z: Shape ``(N, K)``, or ``(K, N)``.
-        dim: The axis of the classes.
-
-    Returns:
-        That of ``z`` and ``(N,)``.
-
-    Example:
-        >>> import torch
-        >>> below_largest(torch.tensor([[1.0], [3.0], [3.0]]), 0)
-        (tensor([[-2.],
-                [ 0.],
-                [ 0.]]), tensor([1.]))
-    """
-    if z.device.type == "cpu" and dim == 1:
-        largest = torch.from_numpy(z.numpy().argmax(1))
-        return z - z.gather(1, largest.unsqueeze(1)), largest.float()
-    below, classes = z - z.amax(dim, keepdim=True), z.shape[dim]
-    # The largest logit is 0 below itself and leaves the rank of its class; every other one falls far below all ranks.
-    ranks = torch.arange(classes, 0, -1, dtype=z.dtype, device=z.device)
-    return below, classes - torch.add(ranks.unsqueeze(1 - dim), below, alpha=_FAR).amax(dim)
-
-
 class PendingRows:
     """The rows of the epoch under way.
 
@@ -173,8 +123,9 @@ class PendingRows:
         self._index: list[array[int] | Tensor] = []
         self._rows: list[Tensor] = []
         # What is kept lies in one place: small tensors between large ones keep freed memory from being used again.
-        self._parts = torch.empty(_PARTS, 0)
+        self._parts = torch.empty(PARTS, 0)
         self._unfinished = 0  # presentations in it
+        self._block = HostBlock()
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._waiting_numbers = 0
         self._kind: tuple[int, torch.dtype, torch.dtype, torch.device] | None = None
@@ -191,14 +142,30 @@ class PendingRows:
         """Add one step: N indices, logits (N, K) and targets (N,). All are copied or used up before it returns."""
         self._index.append(index.detach().clone() if isinstance(index, Tensor) else array("q", index))
         logits, targets = logits.detach(), targets.detach()
-        if logits.numel() >= _AT_ONCE:
+        if logits.device.type == "cpu":
+            self._copy(logits.float().numpy(), targets.numpy())
+        else:
+            self._wait(logits, targets)
+
+    def _copy(self, logits: Array, targets: Array) -> None:
+        if self._waiting or self._block.classes != logits.shape[1]:
             self._compute()
-            self._keep(logits, targets)
-            return
+            self._block.begin(logits.shape[1])
+        begin = 0
+        while begin < len(targets):
+            begin += self._block.take(logits[begin:], targets[begin:])
+            if self._block.full:
+                self._compute()
+
+    def _wait(self, logits: Tensor, targets: Tensor) -> None:
         kind = (logits.shape[1], logits.dtype, targets.dtype, logits.device)
-        if kind != self._kind:
+        at_once = logits.numel() >= _AT_ONCE
+        if at_once or len(self._block) or kind != self._kind:
             self._compute()
             self._kind = kind
+        if at_once:
+            self._keep(_copied(logits), targets)
+            return
         self._waiting.append((logits.clone(), targets.clone()))
         self._waiting_numbers += logits.numel()
         if self._waiting_numbers >= _TOGETHER:
@@ -238,10 +205,12 @@ class PendingRows:
         self.heads = set(heads)
 
     def _compute(self) -> None:
+        if len(self._block):
+            self._keep(*self._block.emptied())
         if self._waiting:
-            logits, targets = zip(*self._waiting, strict=True)
-            self._keep(torch.cat(logits), torch.cat(targets))
+            logits, targets = (torch.cat(each) for each in zip(*self._waiting, strict=True))
             self._waiting, self._waiting_numbers = [], 0
+            self._keep(logits.float(), targets)
 
     def _put(self, piece: Sequence[Tensor]) -> None:
         begin, end = self._unfinished, self._unfinished + len(piece[0])
@@ -249,8 +218,8 @@ class PendingRows:
         if sealed or end > self._parts.shape[1] or piece[0].device != self._parts.device:
             self._finish()
             begin, end = 0, len(piece[0])
-            self._parts = torch.empty(_PARTS, max(_FINISHED, end), device=piece[0].device)
-        torch.stack(tuple(piece), out=self._parts.narrow(1, begin, end - begin))
+            self._parts = torch.empty(PARTS, max(_FINISHED, end), device=piece[0].device)
+        _put(piece, self._parts.narrow(1, begin, end - begin))
         self._unfinished = end
 
     def _finish(self) -> None:
@@ -258,13 +227,14 @@ class PendingRows:
             self._rows.append(_finished(self._parts.narrow(1, 0, self._unfinished)))
             self._unfinished = 0
 
-    def _keep(self, logits: Tensor, targets: Tensor) -> None:
+    def _keep(self, logits: Tensor, targets: Tensor, room: Tensor | None = None) -> None:
+        """Compute what the rows are made of; the logits are used up."""
         self.heads.add(logits.shape[1])
-        for piece in _pieces(logits, targets, self._next(len(logits), logits.shape[1], logits.device)):
-            self._put(piece)
-        self._computed += len(targets)
         if self._probabilities is not None:
-            self._probabilities.append(logits.softmax(dim=1, dtype=torch.float32))
+            self._probabilities.append(logits.softmax(dim=1))
+        turns = self._next(len(logits), logits.shape[1], logits.device)
+        self._put(class_passes(logits, targets, turns, room))
+        self._computed += len(targets)
 
     @property
     def classes(self) -> int | None:
