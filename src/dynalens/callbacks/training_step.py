@@ -58,7 +58,8 @@ class TrainingStep:
             with suppress(CaptureError):
                 self._capture.finish(outputs, batch)
             return None
-        presentation = self._capture.finish(outputs, batch, self._identity.samples_of(batch))
+        samples = self._identity.samples_of(batch)
+        presentation = self._capture.finish(outputs, batch, samples, rows_of=self.rows.rows_of)
         if presentation is None:
             return None
         target_rows = self.rows.of_targets(trainer, batch, rows, presentation, self._views)

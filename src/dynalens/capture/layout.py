@@ -95,7 +95,7 @@ class BatchObserver:
         self._watching.callback(TAP.remove, self._observe_loss)
         self._watching.enter_context(captured_calls(model, self._observe_call))
         if self._alone and not is_compiled(model):
-            self._watching.enter_context(DirectImports(lambda _loss: None))
+            self._watching.enter_context(DirectImports(lambda _loss, _inputs: None))
 
     def stop(self, loss: Tensor | None = None) -> None:
         """Watch no longer: what is computed from here on is not the step's forward pass.

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from dynalens.capture.graph import ACTIVATIONS, Node, origin
-from dynalens.dynamics import IGNORED, NOT_A_CLASS
+from dynalens.capture.graph import ACTIVATIONS, Node
+from dynalens.dynamics import IGNORED
 
 LOSSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
 IGNORE_INDEX = -100
@@ -33,34 +33,6 @@ class LossCall(NamedTuple):
         if self.targets.is_floating_point() or self.ignore_index in (IGNORE_INDEX, IGNORED):
             return self.targets
         return self.targets.masked_fill(self.targets == self.ignore_index, IGNORED)
-
-
-def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None:
-    """Return the one loss that all calls compute, of the same logits and targets; None if they are several.
-
-    A model may compute its loss itself, and a module once more on a view of the same logits. Copies of the targets are
-    compared in the first step; in later ones the device marks where they differ.
-    """
-    first = calls[0]
-    if len(calls) == 1:
-        return first
-    targets = first.targets
-    for call in calls[1:]:
-        if origin(call.logits) is not origin(first.logits) or call.logits.numel() != first.logits.numel():
-            return None
-        if call.targets.numel() != targets.numel():
-            return None
-        if _is_view(call.targets, targets):
-            continue
-        same = targets.flatten() == call.targets.flatten()
-        if first_step and not bool(same.all()):
-            return None
-        targets = torch.where(same.view(targets.shape), targets, NOT_A_CLASS)
-    return first._replace(targets=targets)
-
-
-def _is_view(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.data_ptr() == other.data_ptr() and one.dtype == other.dtype)
 
 
 class LossTap:
@@ -140,10 +112,10 @@ class DirectImports(TorchFunctionMode):
     that the step itself begins.
 
     Args:
-        on_backward: Told of each loss whose backward pass begins.
+        on_backward: Told of each loss whose ``backward`` is called, and of the ``inputs`` it is called with.
     """
 
-    def __init__(self, on_backward: Callable[[Tensor], None]) -> None:
+    def __init__(self, on_backward: Callable[[Tensor, Any], None]) -> None:
         super().__init__()
         self.inputs: dict[Node, Tensor] = {}
         """Those of rows of probabilities, by their node of the graph."""
@@ -154,7 +126,7 @@ class DirectImports(TorchFunctionMode):
         if TAP.seen_by_mode(func):
             return TAP.call(func, args, kwargs, name=func.__name__, direct=True)
         if getattr(func, "__name__", "") == "backward" and args and isinstance(args[0], Tensor):
-            self._on_backward(args[0])
+            self._on_backward(args[0], kwargs.get("inputs"))
         result = func(*args, **kwargs)
         node = result.grad_fn if isinstance(result, Tensor) and result.ndim <= 2 else None
         if node is not None and node.name() in ACTIVATIONS:

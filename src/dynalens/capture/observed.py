@@ -30,6 +30,8 @@ class ObservedLoss:
     """
 
     def __init__(self) -> None:
+        self.passes = 0
+        """Losses of this step that were looked at."""
         self._graph: LossGraph | None = None
         self._pull: Tensor | None = None
         self._known: list[tuple[torch.Size, torch.dtype]] | None = None
@@ -44,6 +46,7 @@ class ObservedLoss:
 
     def look(self, loss: Tensor, inputs: Mapping[Node, Tensor]) -> None:
         """Look at a loss before its backward pass; ``inputs`` are those of activations, where they were seen."""
+        self.passes += 1
         self._graph, self._pull = look_behind(loss, inputs), None
         if len(self.activations) == 1 and self.activations[0].name in SIGMOID and self._kinds() != self._known:
             self._pull = pull(loss, self.activations[0])
@@ -51,6 +54,7 @@ class ObservedLoss:
     def forget(self) -> None:
         """Let go of the step's graph."""
         self._graph = self._pull = None
+        self.passes = 0
 
     def rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits, (N, K), (N, 1) or (N,), and the class of each row, (N,) int64.

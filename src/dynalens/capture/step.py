@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.batch import CaptureError, described, holds, labels_of
-from dynalens.capture.loss_tap import LOSSES, TAP, DirectImports, LossCall, same_loss
+from dynalens.capture.loss_tap import LOSSES, TAP, DirectImports, LossCall
+from dynalens.capture.losses import StepLosses, reach
+from dynalens.capture.merging import RowsOf, adds_rows, joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
 from dynalens.capture.rows import CapturedRows
 from dynalens.observation import captured_output, module_named
@@ -27,11 +29,19 @@ _REMEDY = (
 
 @dataclass(frozen=True)
 class Presentation:
-    """What a step computed with: ``logits`` (N, K), ``targets`` (N,) int64, and where they were found."""
+    """What a step computed with.
+
+    Attributes:
+        logits: Shape ``(N, K)``.
+        targets: Shape ``(N,)``, int64.
+        source: Where they were found.
+        given: The targets as the step had them.
+    """
 
     logits: Tensor
     targets: Tensor
     source: str
+    given: Tensor
 
 
 class StepCapture:
@@ -55,7 +65,7 @@ class StepCapture:
         self._function = _function_of(capture)
         self._layer_name = _layer_name_of(capture)
         self._listens = capture in ("auto", "loss")
-        self._calls: list[LossCall] = []
+        self._losses = StepLosses()
         self._armed = False
         self._trained = False
         self._automatic: bool | None = None
@@ -73,6 +83,7 @@ class StepCapture:
         self._observed = ObservedLoss()
         self._labels_in_batch = False
         self._class_above_0: Tensor | None = None
+        self._joins: bool | None = None
 
     def install(self, model: nn.Module) -> None:
         """Begin to listen for losses, or look for the layer that ``capture`` names."""
@@ -83,7 +94,8 @@ class StepCapture:
 
     def close(self) -> None:
         """Stop listening; leave nothing behind."""
-        self._armed, self._calls, self._layer, self._mode = False, [], None, None
+        self._armed, self._layer, self._mode = False, None, None
+        self._losses.start(None)
         self._step.close()
         TAP.remove(self._listen)
         self._begin()
@@ -91,31 +103,49 @@ class StepCapture:
     def start(self, model: nn.Module) -> None:
         """A training step begins."""
         self._step.close()
-        self._calls, self._armed, self._trained, self._mode = [], True, False, None
+        self._armed, self._trained, self._mode = True, False, None
         self._automatic = getattr(model, "automatic_optimization", None)
+        self._losses.start(self._automatic, fully=not self._resolved)
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
             self._layer = self._step.enter_context(captured_output(layer))
         elif self._listens and self._needs_mode and not is_compiled(model):
-            self._mode = self._step.enter_context(DirectImports(self.before_backward))
+            self._mode = self._step.enter_context(DirectImports(self._before_own_backward))
 
     def before_backward(self, loss: Tensor | None = None) -> None:
-        """What is computed from here on (recomputed activations, a second optimizer's pass) is not the step's loss."""
-        if not self._armed:
+        """What is computed from here on (recomputed activations, a second optimizer's pass) is not the step's loss.
+
+        Where the step begins its backward passes, one for an attack on its inputs may come before.
+        """
+        if not self._armed or (self._automatic is False and self._losses.computed):
             return
-        self._armed, self._trained = False, True
+        self._armed = self._automatic is False and loss is not None and not self._ends_step(loss)
+        self._trained = True
+        self._losses.begin_backward(loss)
         unknown = self._observing or not self._resolved
-        if self._listens and unknown and loss is not None and not self._training_calls():
+        if self._listens and unknown and loss is not None and not self._losses.computed:
             with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
                 self._observed.look(loss, self._mode.inputs if self._mode else {})
 
-    def finish(self, outputs: Any, batch: Any, samples: Any = None) -> Presentation | None:
+    def _ends_step(self, loss: Tensor) -> bool:
+        return not loss.requires_grad or reach(loss, fully=not self._resolved).ends_step
+
+    def _before_own_backward(self, loss: Tensor, inputs: Any) -> None:
+        """The step itself begins a backward pass: in vain, for the record, where Lightning begins another."""
+        given = [inputs] if isinstance(inputs, Tensor) else inputs
+        if not self._automatic and (given is None or any(isinstance(each, nn.Parameter) for each in given)):
+            self.before_backward(loss)
+
+    def finish(
+        self, outputs: Any, batch: Any, samples: Any = None, *, rows_of: RowsOf = lambda _targets: None
+    ) -> Presentation | None:
         """The step has ended: return what it computed with, or None if it trained on nothing.
 
         Args:
             outputs: What ``training_step`` returned.
             batch: The batch.
             samples: The part of it where the labels are to be looked for; default: all of it.
+            rows_of: Tells which rows of the batch some targets are; None where these are all rows, or not known.
 
         Raises:
             CaptureError: If that is ambiguous or was not seen.
@@ -123,12 +153,13 @@ class StepCapture:
         try:
             found = None
             if self._has_trained(outputs):
-                found = self._find(outputs, batch, batch if samples is None else samples)
+                found = self._find(outputs, batch, batch if samples is None else samples, rows_of)
         finally:
             self._armed = False
             self._step.close()
             self._observed.forget()
-            calls, self._calls, self._layer, self._mode = self._calls, [], None, None
+            calls, self._layer, self._mode = self._losses.computed, None, None
+            self._losses.start(None)
         if found is not None:
             self._resolved = True
             # From the second batch on, the mode stays only where nothing else sees the loss.
@@ -141,7 +172,8 @@ class StepCapture:
             return self._trained
         nothing = outputs is None or (isinstance(outputs, Mapping) and not outputs)
         if self._automatic is None:
-            return bool(self._calls) or not self._resolved or not nothing
+            return bool(self._losses.computed) or not self._resolved or not nothing
+        self._trained |= self._losses.have_gradients
         # By hand, a layer that is named and a callable see nothing of the backward pass.
         if self._listens and nothing:
             self._unknown_steps += not self._trained
@@ -149,19 +181,8 @@ class StepCapture:
         return True
 
     def _listen(self, call: LossCall) -> None:
-        if not self._armed:
-            return
-        self._calls.append(call)
-        if self._automatic is False and call.logits.requires_grad:
-            # A backward pass that the step begins by itself has no other sign.
-            call.logits.register_hook(self._on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-
-    def _on_gradient(self, gradient: Tensor) -> None:
-        self.before_backward()
-
-    def _training_calls(self) -> list[LossCall]:
-        # A teacher or a logged metric is computed without gradients and is not what is trained on.
-        return [call for call in self._calls if call.logits.requires_grad]
+        if self._armed:
+            self._losses.add(call)
 
     def trust_targets(self, trusted: bool) -> None:
         """Hear whether the targets are known to be labels of the batches."""
@@ -185,7 +206,7 @@ class StepCapture:
                 f"tensor that is not of the batch, as a contrastive loss has it. {_REMEDY}"
             )
 
-    def _find(self, outputs: Any, batch: Any, samples: Any) -> Presentation | None:
+    def _find(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
         if self._function:
             return self._checked(*self._function(outputs, batch), source="logits and targets: `capture`")
         if self._layer_name is not None:
@@ -201,22 +222,35 @@ class StepCapture:
             return self._checked(
                 outputs["logits"], outputs["targets"], source="logits and targets: returned by the step"
             )
-        return self._from_loss(batch) if self._training_calls() else self._from_graph(samples)
+        return self._from_loss(batch, rows_of) if self._losses.computed else self._from_graph(samples)
 
-    def _from_loss(self, batch: Any) -> Presentation:
-        calls = {(id(call.logits), id(call.targets)): call for call in self._training_calls()}
-        call = same_loss(list(calls.values()), first_step=not self._resolved)
-        if call is None:
-            raise self._ambiguous(_listed(list(calls.values())))
+    def _one_loss(self, rows_of: RowsOf) -> LossCall:
+        """Return the loss that was trained on: the only one, one computed twice, or one of each part of the batch."""
+        calls, later = _different(self._losses.trained), _different(self._losses.later)
+        first_step = not self._resolved
+        call = same_loss(calls, first_step=first_step)
+        if call is not None and later and self._joins is None:
+            self._joins = adds_rows(later, call, rows_of)
+        if call is not None and not (later and self._joins):
+            return call
+        every = joined(calls + later, rows_of, first_step=first_step)
+        if every is None:
+            raise self._ambiguous(_listed(calls + later))
+        return every
+
+    def _from_loss(self, batch: Any, rows_of: RowsOf) -> Presentation:
+        call = self._one_loss(rows_of)
         source = _loss_source(call.name, call.logits.shape)
         if call.name == "binary_cross_entropy_with_logits":
             return self._checked(call.logits, call.targets, source=source)
         found = self._rows.classes(call.logits, call.counted_targets(), source)
         self._look_for_classes(call.targets, batch)
-        return Presentation(*found)
+        return Presentation(*found, call.targets)
 
     def _from_graph(self, samples: Any) -> Presentation:
         activations = self._observed.activations
+        if self._observed.passes > 1:
+            raise self._ambiguous(f"{self._observed.passes} backward passes from others")
         if len(activations) != 1:
             raise self._ambiguous("none" if not activations else "; ".join(map(shown, activations)))
         rows = self._observed.rows(_label_tensor(samples))
@@ -228,7 +262,7 @@ class StepCapture:
             raise CaptureError(
                 f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
             )
-        return Presentation(*self._rows.checked(logits, targets, source))
+        return Presentation(*self._rows.checked(logits, targets, source), targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
         return CaptureError(
@@ -284,6 +318,10 @@ def _label_tensor(samples: Any) -> Tensor:
     if not isinstance(labels, Tensor):
         raise CaptureError(f"Expected the batch's labels to be a tensor, got {described(labels)}. {_REMEDY}")
     return labels
+
+
+def _different(calls: list[LossCall]) -> list[LossCall]:
+    return list({(id(call.logits), id(call.targets)): call for call in calls}.values())
 
 
 def _listed(calls: list[LossCall]) -> str:

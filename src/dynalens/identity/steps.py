@@ -65,7 +65,7 @@ class StepRows:
             trainer: The Trainer.
             batch: What the step got.
             rows: Shape ``(N,)``, the row of the record of each sample of the delivered batch.
-            presentation: Its ``logits`` and ``targets``.
+            presentation: Its ``logits``, ``targets`` and ``given`` targets.
             views: Rows of logits for each sample.
 
         Raises:
@@ -73,9 +73,10 @@ class StepRows:
             CaptureError: If the targets of the first steps are no classes.
         """
         part, targets = self._identity.part_of(batch), presentation.targets
+        given = presentation.given if presentation.given.ndim else targets
         delivered = self._identity.delivered(trainer, rows)
         order = self._order_after_hooks(delivered, part)
-        choice, traced = TRACE.rows_of(targets), TRACE.knows(targets)
+        choice, traced = TRACE.rows_of(given), TRACE.knows(given)
         after_hooks = rows if order is None else rows[order]
         if choice is not None and len(choice) <= len(after_hooks) and views == 1:
             of_targets = after_hooks[choice.cpu()]
@@ -90,6 +91,10 @@ class StepRows:
             self._compare(batch, rows, of_targets, presentation, traced=traced and not self._hooked)
         self._traces = self._may_trace and (choice is not None or self._labels.looks)
         return of_targets
+
+    def rows_of(self, targets: Tensor) -> Tensor | None:
+        """Return which rows of the step's batch some targets are; None where all in order, or not known."""
+        return TRACE.rows_of(targets)
 
     def of_inputs(self, count: int) -> Tensor:
         """Return the rows of the record that a layer with so many rows saw: the whole batch, or what was chosen of it.

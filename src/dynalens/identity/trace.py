@@ -20,8 +20,8 @@ _SAME_ROWS = frozenset({
 })  # fmt: skip
 # Functions that choose or order rows whatever is in them.
 _CHOOSES = frozenset({
-    "index_select", "masked_select", "gather", "take", "flip", "roll", "narrow", "split", "chunk", "repeat",
-    "repeat_interleave", "tile",
+    "index_select", "masked_select", "gather", "take", "flip", "roll", "narrow", "split", "chunk", "tensor_split",
+    "repeat", "repeat_interleave", "tile",
 })  # fmt: skip
 _SORTS = frozenset({"sort", "topk", "msort"})
 

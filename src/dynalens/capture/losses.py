@@ -1,0 +1,155 @@
+"""The losses of a step, and which of them it trains on: told by where their gradients go."""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.capture.graph import Node, origin
+from dynalens.capture.loss_tap import LossCall
+
+_LEAF = "torch::autograd::AccumulateGrad"
+_HIDING = "CheckpointFunctionBackward"
+"""The operation of torch that has parameters behind it which are not in the graph; only a whole pass can go there."""
+
+
+class Reach(NamedTuple):
+    """Where a backward pass goes."""
+
+    parameters: bool = False
+    """To parameters of a model."""
+    others: bool = False
+    """To inputs, as an attack on them does."""
+    returned: bool = False
+    """The gradients of parameters are returned, as ``torch.autograd.grad`` does, and not kept in them."""
+
+    @property
+    def ends_step(self) -> bool:
+        """Whether nothing but the training on this loss can be meant by it."""
+        return self.parameters and not self.others and not self.returned
+
+
+def reach(values: Tensor, *, fully: bool, running: bool = False) -> Reach:
+    """Return where a backward pass through a tensor goes.
+
+    Args:
+        values: A loss, or logits.
+        fully: Whether inputs are looked for too when a parameter was met; it takes a walk through the whole graph.
+        running: Whether the pass is under way: then what it does not compute is left out.
+    """
+    parameters = others = returned = False
+    for node in _ends(values):
+        goes = _goes_to(node) if running else "kept"
+        is_parameter = node.name() == _HIDING or isinstance(node.variable, nn.Parameter)
+        parameters |= is_parameter and bool(goes)
+        others |= not is_parameter and bool(goes)
+        returned |= is_parameter and goes == "returned"
+        if parameters and not fully:
+            break
+    return Reach(parameters, others, returned)
+
+
+def in_backward() -> bool:
+    """Return whether a backward pass is under way in this thread, which may compute forward passes again."""
+    return bool(torch._C._current_graph_task_id() != -1)
+
+
+def leads_to(loss: Tensor, calls: Sequence[LossCall]) -> list[LossCall]:
+    """Return those calls whose logits a loss was computed from."""
+    logits = {call.logits.grad_fn for call in calls}
+    met, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            waiting += [before for before, _ in node.next_functions] if node not in logits else []
+    return [call for call in calls if call.logits.grad_fn in met or call.logits.is_leaf]
+
+
+class StepLosses:
+    """The classification losses that a step computes, and which of them it trains on.
+
+    Where Lightning begins the backward pass, these are the losses that it begins from. Where the step does it by hand,
+    these are the ones with a gradient for parameters: a gradient for inputs alone, as of an attack on them, is none.
+    What comes after the first pass that trains is kept apart: a second look at the same rows, or further rows.
+    """
+
+    def __init__(self) -> None:
+        self.start(None)
+
+    def start(self, automatic: bool | None, *, fully: bool = True) -> None:
+        """A step begins; Lightning begins its backward pass if ``automatic``. ``fully``: see :func:`reach`."""
+        self._automatic, self._fully = automatic, fully
+        self._calls: list[LossCall] = []
+        self._reached: list[Reach] = []
+        self._first: int | None = None
+
+    def add(self, call: LossCall) -> None:
+        """Note a loss; a teacher's or a logged one, computed without gradients, is not what is trained on."""
+        if not call.logits.requires_grad or in_backward():
+            return
+        if self._automatic is False:
+            # A backward pass that the step begins by itself has no other sign.
+            on_gradient = functools.partial(self._on_gradient, call, len(self._calls))
+            call.logits.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._calls.append(call)
+        self._reached.append(Reach())
+
+    def _on_gradient(self, call: LossCall, number: int, _gradient: Tensor) -> None:
+        if number >= len(self._calls) or self._calls[number] is not call:
+            return  # of an earlier step
+        found = reach(call.logits, fully=self._fully, running=True)
+        self._reached[number] = Reach(*map(max, self._reached[number], found))
+        if found.ends_step and self._first is None:
+            self._first = len(self._calls)
+
+    def begin_backward(self, loss: Tensor | None) -> None:
+        """Lightning begins the backward pass from this loss: others are not trained on."""
+        several = len({origin(call.logits) for call in self._calls}) > 1
+        if loss is not None and several:
+            self._calls = leads_to(loss, self._calls) or self._calls
+
+    @property
+    def computed(self) -> list[LossCall]:
+        """All that were seen with gradients."""
+        return self._calls
+
+    @property
+    def trained(self) -> list[LossCall]:
+        """Those that are trained on, until the first pass that does nothing else; those seen if no gradient was."""
+        return self._with_gradient(slice(self._first)) or self._calls
+
+    @property
+    def later(self) -> list[LossCall]:
+        """Those that are trained on after it."""
+        return self._with_gradient(slice(self._first, None)) if self._first is not None else []
+
+    @property
+    def have_gradients(self) -> bool:
+        """Whether a gradient for parameters was computed, or any where there are none."""
+        return any(any(each) for each in self._reached)
+
+    def _with_gradient(self, part: slice) -> list[LossCall]:
+        reached = list(zip(self._calls, self._reached, strict=False))[part]
+        return [call for call, each in reached if each.parameters] or [call for call, each in reached if each.others]
+
+
+def _ends(values: Tensor) -> Iterator[Node]:
+    met, waiting = set(), [torch.autograd.graph.get_gradient_edge(values).node]
+    while waiting:
+        node: Node = waiting.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        if node.name() in (_LEAF, _HIDING):
+            yield node
+        waiting += [before for before, _ in node.next_functions]
+
+
+def _goes_to(node: Node) -> str:
+    try:
+        return "kept" if torch._C._will_engine_execute_node(node) else ""
+    except RuntimeError:  # of leaves whose gradients `torch.autograd.grad` returns, torch does not answer
+        return "returned"

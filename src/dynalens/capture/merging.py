@@ -1,0 +1,70 @@
+"""Several calls of losses in a step that are one loss: the same one again, or one of each part of the batch."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from dynalens.capture.graph import origin
+from dynalens.capture.loss_tap import LossCall
+from dynalens.dynamics import NOT_A_CLASS
+
+RowsOf = Callable[[Tensor], Tensor | None]
+"""Tells which rows of the batch some targets are; None where these are all of them in order, or not known."""
+
+
+def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None:
+    """Return the one loss that all calls compute, of the same logits and targets; None if they are several.
+
+    A model may compute its loss itself, and a module once more on a view of the same logits. Copies of the targets are
+    compared in the first step; in later ones the device marks where they differ.
+    """
+    first = calls[0]
+    if len(calls) == 1:
+        return first
+    targets = first.targets
+    for call in calls[1:]:
+        if origin(call.logits) is not origin(first.logits) or call.logits.numel() != first.logits.numel():
+            return None
+        if call.targets.numel() != targets.numel():
+            return None
+        if _is_view(call.targets, targets):
+            continue
+        same = targets.flatten() == call.targets.flatten()
+        if first_step and not bool(same.all()):
+            return None
+        targets = torch.where(same.view(targets.shape), targets, NOT_A_CLASS)
+    return first._replace(targets=targets)
+
+
+def _is_view(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.data_ptr() == other.data_ptr() and one.dtype == other.dtype)
+
+
+def adds_rows(later: Sequence[LossCall], first: LossCall, rows_of: RowsOf) -> bool:
+    """Return whether later losses are of other rows than the first one; waits for the device."""
+    rows = rows_of(first.targets)
+    if rows is None:
+        return False
+    others = [rows_of(call.targets) for call in later]
+    return not all(other is not None and bool(torch.isin(other, rows).all()) for other in others)
+
+
+def joined(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> LossCall | None:
+    """Return the loss of all rows, from losses of parts of a batch; None unless each row is known, and in one part.
+
+    A row in several parts shows in the first step; in later ones the device marks it.
+    """
+    parts = [rows for rows in (rows_of(call.targets) for call in calls) if rows is not None]
+    kinds = {(call.name, call.ignore_index, call.logits.shape[1:], call.targets.shape[1:]) for call in calls}
+    if len(parts) < len(calls) or len(kinds) > 1 or any(rows.ndim != 1 for rows in parts):
+        return None
+    rows, order = torch.cat(parts).sort()
+    repeated = torch.zeros_like(rows, dtype=torch.bool)
+    repeated[order[1:]] = rows[1:] == rows[:-1]
+    if first_step and bool(repeated.any()):
+        return None
+    logits = torch.cat([call.logits.detach() for call in calls])
+    targets = torch.cat([call.targets for call in calls])
+    marks = repeated.view(-1, *[1] * (targets.ndim - 1))
+    return calls[0]._replace(logits=logits, targets=targets.masked_fill(marks, NOT_A_CLASS))

@@ -1,0 +1,238 @@
+"""Steps with several losses: attacks on inputs, batches taken in parts, and steps that train on two losses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens import CaptureError, TrainingDynamicsMonitor
+from test_losses import assert_equals_the_definitions, own_loss
+from training import Classifier, N, fit, loader
+
+
+class ByHand(Classifier):
+    """Optimises by hand; ``remembered`` says which pass the step trains on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.train_on(*batch)
+        optimizer.step()
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        self.manual_backward(self.remembered(x / N, x, y))
+
+    def remembered(self, inputs: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        logits = self(inputs)
+        self.remember(x, logits, y)
+        return self.loss(logits, y)
+
+
+def leaf(x: Tensor) -> Tensor:
+    return (x / N).clone().requires_grad_()
+
+
+def attacked(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
+    clean = leaf(x)
+    (gradient,) = torch.autograd.grad(model.loss(model(clean), y), [clean])
+    return clean.detach() + 0.5 * gradient.sign()
+
+
+class Attack(ByHand):
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        self.manual_backward(self.remembered(attacked(self, x, y), x, y))
+
+
+class IteratedAttack(ByHand):
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        shift = torch.zeros_like(x)
+        for _ in range(2):
+            shift.requires_grad_()
+            (gradient,) = torch.autograd.grad(self.loss(self(x / N + shift), y), [shift])
+            shift = (shift + 0.1 * gradient.sign()).detach()
+        self.remembered(x / N + shift, x, y).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+
+
+class AutomaticAttack(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        logits = self(attacked(self, x, y))
+        self.remember(x, logits, y)
+        return self.loss(logits, y)
+
+
+class AutomaticAttackByBackward(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        clean = leaf(x)
+        self.loss(self(clean), y).backward()  # type: ignore[no-untyped-call]
+        self.zero_grad()
+        assert clean.grad is not None
+        logits = self(clean.detach() + 0.5 * clean.grad.sign())
+        self.remember(x, logits, y)
+        return self.loss(logits, y)
+
+
+class AttackOnOwnLoss(AutomaticAttackByBackward):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
+class FunctionalUpdate(ByHand):
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        loss = self.remembered(attacked(self, x, y), x, y)
+        for parameter, gradient in zip(
+            self.parameters(), torch.autograd.grad(loss, list(self.parameters())), strict=True
+        ):
+            parameter.grad = gradient
+
+
+class GradientPenalty(ByHand):
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        inputs = leaf(x)
+        loss = self.remembered(inputs, x, y)
+        (gradient,) = torch.autograd.grad(loss, [inputs], create_graph=True)
+        self.manual_backward(loss + gradient.square().sum())
+
+
+class SecondLook(ByHand):
+    """Sharpness-aware minimisation: the gradient is that of weights a step away."""
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        super().train_on(x, y)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                assert parameter.grad is not None
+                parameter.add_(parameter.grad.sign(), alpha=0.01)
+        self.zero_grad()
+        self.manual_backward(self.loss(self(x / N), y))
+
+
+class Parts(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        losses = []
+        for x, y in zip(batch[0].split(2), batch[1].split(2), strict=True):
+            logits = self(x / N)
+            self.remember(x, logits, y)
+            losses.append(self.loss(logits, y))
+        return torch.stack(losses).mean()
+
+
+class BinaryParts(Parts):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, y.float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, 0]
+
+    def remember(self, x: Tensor, logits: Tensor, y: Tensor) -> None:
+        super().remember(x, torch.stack([torch.zeros_like(logits), logits], dim=1), y)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return super().training_step([batch[0], batch[1].clamp(max=1)], batch_idx)
+
+
+class PartsByHand(ByHand):
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        for begin in range(0, len(y), 4):
+            super().train_on(x[begin : begin + 4], y[begin : begin + 4])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Attack, IteratedAttack, AutomaticAttack, AutomaticAttackByBackward, AttackOnOwnLoss, FunctionalUpdate,
+        GradientPenalty, SecondLook, Parts, BinaryParts, PartsByHand,
+    ],
+)  # fmt: skip
+def test_the_pass_that_trains_is_recorded_and_weights_are_bit_identical(
+    tmp_path: Path, model: type[Classifier]
+) -> None:
+    state = model().state_dict()
+    monitor = TrainingDynamicsMonitor(history=False)
+    runs = []
+    for callbacks in ([monitor], []):
+        module = model()
+        module.load_state_dict(state)
+        runs.append(fit(tmp_path, *callbacks, model=module, data=lambda: loader(batch_size=6), max_epochs=2))
+    assert_equals_the_definitions(monitor.statistics(), runs[0].seen)
+    for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+class AttackByBackward(ByHand):
+    """Gradients of the clean pass may stay: nobody can see which one trains."""
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        clean = leaf(x)
+        self.manual_backward(self.loss(self(clean), y))
+        assert clean.grad is not None
+        self.zero_grad()
+        self.manual_backward(self.loss(self(clean.detach() + 0.5 * clean.grad.sign()), y))
+
+
+class AttackByBackwardOnOwnLoss(AttackByBackward):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
+class CleanAndAttacked(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.loss(self(x / N), y) + self.loss(self(attacked(self, x, y)), y)
+
+
+class InnerAndOuter(ByHand):
+    """Meta-learning: the inner loss updates, and the outer one trains through the update."""
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        parameters: dict[str, Tensor] = dict(self.net.named_parameters())
+        inner = self.loss(torch.func.functional_call(self.net, parameters, (x / N,)), y)
+        gradients = torch.autograd.grad(inner, list(parameters.values()), create_graph=True)
+        fast = {name: p - 0.1 * g for (name, p), g in zip(parameters.items(), gradients, strict=True)}
+        self.manual_backward(self.loss(torch.func.functional_call(self.net, fast, (x / N,)), y))
+
+
+class PartsTwice(PartsByHand):
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        super().train_on(x, y)
+        super().train_on(x, y)
+
+
+class OverlappingParts(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        return self.loss(self(x[:4] / N), y[:4]) + self.loss(self(x[2:] / N), y[2:])
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        AttackByBackward, AttackByBackwardOnOwnLoss, CleanAndAttacked, InnerAndOuter, PartsTwice, OverlappingParts,
+    ],
+)  # fmt: skip
+def test_two_losses_of_one_sample_are_an_error_in_the_first_batch(tmp_path: Path, model: type[Classifier]) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    with pytest.raises(CaptureError, match=r"Expected one classification loss .* got [2-4]"):
+        fit(tmp_path, monitor, model=model(), data=lambda: loader(batch_size=6), limit_train_batches=1, max_epochs=1)
+
+
+def test_what_the_error_of_two_losses_advises_works(tmp_path: Path) -> None:
+    class Returns(AttackByBackward):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            super().training_step(batch, batch_idx)
+            x, y = batch
+            logits = self(x / N)
+            self.remember(x, logits, y)
+            return {"loss": self.loss(logits, y).detach(), "logits": logits.detach(), "targets": y}
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(tmp_path, monitor, model=Returns(), max_epochs=1)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
