@@ -11,6 +11,8 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings("ignore:Starting from v1.9.0")
 def test_tracking_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from training import N, fit, images, labels, loader
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.slow,
     pytest.mark.skipif(
         not (BROWSER and DRIVER and importlib.util.find_spec("selenium")),
         reason="needs chromium, chromedriver and the extra `browser`",

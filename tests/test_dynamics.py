@@ -248,7 +248,7 @@ def test_a_sample_whose_class_alone_is_not_masked_counts_as_certain(masked: floa
     + [(torch.finfo(dtype).min, dtype) for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)],
     ids=str,
 )
-def test_nothing_is_asked_about_a_class_that_is_masked(masked: float, dtype: torch.dtype) -> None:
+def test_a_masked_class_is_never_the_class_asked_about(masked: float, dtype: torch.dtype) -> None:
     dynamics, logits = TrainingDynamics(6), torch.zeros(6, 3, dtype=dtype)
     logits[:, 2] = masked
     logits[5] = torch.tensor([masked, masked, 0.0], dtype=dtype)
@@ -370,10 +370,15 @@ def test_integers_widen_beyond_sixteen_bits() -> None:
 
 def test_presentations_widen_beyond_sixteen_bits() -> None:
     dynamics = TrainingDynamics(2)
-    for epoch in range(2):
-        dynamics.update([1] * 20_000, torch.tensor([[1.0, 0.0]]).expand(20_000, 2), torch.zeros(20_000).long())
+    dynamics.update([1], torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
+    dynamics.end_epoch(0)
+    state = dynamics.state_dict()
+    state["state"]["presentations"][1] = 32_766  # as after so many epochs
+    dynamics.load_state_dict(state)
+    for epoch in range(1, 4):
+        dynamics.update([1], torch.tensor([[1.0, 0.0]]), torch.tensor([0]))
         dynamics.end_epoch(epoch)
-    assert dynamics.compute().presentations.tolist() == [0, 40_000]
+        assert dynamics.compute().presentations.tolist() == [0, 32_766 + epoch]
 
 
 def test_the_record_takes_64_bytes_a_sample_in_memory_and_in_the_checkpoint() -> None:

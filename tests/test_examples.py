@@ -12,14 +12,14 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-pytestmark = pytest.mark.filterwarnings("ignore:Starting from v1.9.0")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Starting from v1.9.0")]
 
 
 def run(name: str, *arguments: str) -> None:
     runpy.run_path(str(EXAMPLES / name))["main"](arguments)
 
 
-def test_find_mislabeled_digits_finds_most_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_find_mislabeled_digits_finds_most_wrong_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("find_mislabeled_digits.py", "--epochs", "3", "--pairs", "2", "--out", str(tmp_path))
     out = capsys.readouterr().out
     number, top = re.findall(r"^Of the (\d+) most suspicious labels (\d+) are wrong", out, flags=re.MULTILINE)[0]

@@ -316,6 +316,7 @@ def fresh_process(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[
 
 
 @both
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["", "dynamics"], ids=["not asked", "asked"])
 def test_a_trainer_finds_the_entry_point_and_an_own_instance_stands_beside(
     fresh_process: tuple[Path, dict[tuple[str, str], str]], name: str, value: str

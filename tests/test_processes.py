@@ -95,6 +95,7 @@ def statistics(one: dict[str, Any]) -> SampleStatistics:
     return SampleStatistics(**{key: value.numpy() for key, value in one["statistics"].items()})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*LOADERS, "explained"])
 def test_each_process_has_the_record_of_all_and_weights_stay_bit_identical(folder: Path, name: str) -> None:
     ranks = left(folder, name)
@@ -111,6 +112,7 @@ def test_each_process_has_the_record_of_all_and_weights_stay_bit_identical(folde
     assert ranks[0]["seen"][0][1] != ranks[1]["seen"][0][1]
 
 
+@pytest.mark.slow
 def test_files_are_written_once_and_hold_the_merged_record_in_its_order(folder: Path) -> None:
     ranks = left(folder, "shuffle")
     record = load_record(folder / "shuffle")
@@ -124,6 +126,7 @@ def test_files_are_written_once_and_hold_the_merged_record_in_its_order(folder: 
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_one_process_explains_and_logs(folder: Path) -> None:
     run = folder / "explained" / "version_0"
     assert len(list((run / "dynalens" / "explanations").iterdir())) == 2
@@ -134,6 +137,7 @@ def test_one_process_explains_and_logs(folder: Path) -> None:
     assert [event.step for event in events.Scalars("dynalens/dynamics/learned")] == [3, 7]
 
 
+@pytest.mark.slow
 def test_every_process_has_the_newest_features_of_all(folder: Path) -> None:
     both = [torch.load(folder / f"explained.{rank}.pt") for rank in range(2)]
     newest: dict[int, torch.Tensor] = {}
@@ -147,6 +151,7 @@ def test_every_process_has_the_newest_features_of_all(folder: Path) -> None:
     assert config.read_text().count("tensor_name") == 2  # epochs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resumed", ["resumed step=2", "resumed step=4", "resumed end-epoch=0", "resumed alone"])
 def test_two_processes_resume_what_two_or_one_saved(folder: Path, resumed: str) -> None:
     ranks, first = left(folder, resumed), left(folder, "first")
@@ -166,7 +171,8 @@ def test_two_processes_resume_what_two_or_one_saved(folder: Path, resumed: str) 
     assert load_record(folder / resumed).meta.incomplete_epochs == rank["attrs"]["incomplete_epochs"]
 
 
-def test_one_process_resumes_what_two_saved(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_one_process_resumes_a_checkpoint_of_two(folder: Path, tmp_path: Path) -> None:
     model, monitor = Classifier(), TrainingDynamicsMonitor()
     checkpoint = str(folder / "checkpoints" / "end-epoch=0.ckpt")
     fit(tmp_path, monitor, model=model, data=lambda: loader(dataset(N)), ckpt_path=checkpoint, max_epochs=2)
@@ -191,6 +197,7 @@ ENDS: dict[str, tuple[str, str, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*FAILURES, "explanation"])
 def test_a_failure_in_one_process_raises_in_both(folder: Path, name: str) -> None:
     *messages, steps = ENDS[name]
@@ -200,6 +207,7 @@ def test_a_failure_in_one_process_raises_in_both(folder: Path, name: str) -> Non
         assert made == steps
 
 
+@pytest.mark.slow
 def test_the_record_of_spawned_processes_is_on_disk(tmp_path: Path) -> None:
     launched(tmp_path, "spawn", ranks=1)
     record = load_record(tmp_path / "spawned")
@@ -262,7 +270,7 @@ def test_a_process_without_presentations_gets_those_of_the_other() -> None:
     assert (index.tolist(), rows.tolist()) == ([8], [[5.0], [6.0], [7.0]])
 
 
-def test_where_no_process_has_presentations_there_are_none() -> None:
+def test_the_merged_presentations_are_none_where_no_process_has_any() -> None:
     processes = Processes(StubTrainer(Strategy(*[torch.tensor([0])] * 3)))
     nothing = np.empty(0, np.int64)
     index, rows = processes.merge(nothing, np.empty((6, 0)), nothing)

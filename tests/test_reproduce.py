@@ -65,6 +65,7 @@ def test_the_spread_is_half_the_width_of_students_interval() -> None:
     assert spread([0.5, 0.52]) == "51.0 ± 12.7"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Precision is ill-defined")
 def test_every_table_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rng = np.random.default_rng(0)
