@@ -197,10 +197,14 @@ def test_flips_to_the_next_class_go_one_way_and_any_other_flips_do_not() -> None
     assert one_way(leader, leader) == 0.0
 
 
-def test_the_part_that_goes_one_way_by_hand() -> None:
-    # Three pairs of 100, each 75 to 25: a = 50, t = 100. (3 (2500 - 100) - 2 sqrt(2 * 3 * 9900)) / (3 * 10000).
-    pairs = confusions((0, 1, 75), (1, 0, 25), (1, 2, 75), (2, 1, 25), (2, 0, 75), (0, 2, 25))
-    assert one_way(*pairs) == pytest.approx((7200 - 2 * (2 * 3 * 9900) ** 0.5) / 30000, rel=1e-3)
+def test_the_part_that_goes_one_way_grows_with_the_evidence_up_to_the_squared_difference() -> None:
+    # Three pairs, each 3 to 1: the difference is half of the confusions of a pair. Few of them may be chance.
+    pairs = [(0, 1, 3), (1, 0, 1), (1, 2, 3), (2, 1, 1), (2, 0, 3), (0, 2, 1)]
+    parts = [one_way(*confusions(*((k, j, n * times) for k, j, n in pairs))) for times in (1, 25, 400, 20_000)]
+    assert parts == sorted(parts)
+    assert parts[0] < 0.05
+    assert parts[1] < 0.25
+    assert parts[-1] == pytest.approx(0.5**2, rel=0.02)
 
 
 def test_confusions_that_resemblance_explains_do_not_go_one_way() -> None:
@@ -422,21 +426,36 @@ def test_flips_are_found_counted_and_named(kind: str, rate: float) -> None:
     assert found.agreement[wrong & chosen].mean() > 0.3
 
 
-def test_the_estimate_of_a_record_by_hand() -> None:
-    # 10 of 40 samples are doubted. Four are surest, 2 of them doubted: f = .25 at most.
-    label = [0] * 40
-    p = [[0.01, 0.99]] * 2 + [[0.99, 0.01]] * 2 + [[0.4, 0.6]] * 8 + [[0.8, 0.2]] * 28
-    rates = estimate_noise_rate(predictions(label, p), 0.0)
-    error = 2 * (0.25 * 0.75 / 40) ** 0.5
-    assert rates.value == pytest.approx(0.25)
+def doubts_of(surest: int, *, times: int = 1) -> Predictions:
+    """A quarter of 40 labels is doubted; of the ten samples whose leading class is surest, so many."""
+    sure = [[0.01, 0.99]] * surest + [[0.99, 0.01]] * (10 - surest)
+    unsure = [[0.4, 0.6]] * (10 - surest) + [[0.8, 0.2]] * (20 + surest)
+    return predictions([0] * 40 * times, (sure + unsure) * times)
+
+
+def test_the_estimate_counts_all_doubted_labels_where_the_surest_samples_are_doubted_as_often() -> None:
+    rates = estimate_noise_rate(doubts_of(5), 0.0)
     assert rates.low == 0.0
-    assert rates.high == pytest.approx(0.25 + error)
-    # One of the ten surest: f = .1, and .1 of the other doubted ones.
-    p = [[0.01, 0.99]] + [[0.99, 0.01]] * 9 + [[0.4, 0.6]] * 9 + [[0.8, 0.2]] * 21
-    assert estimate_noise_rate(predictions(label, p), 0.0).value == pytest.approx(0.1 + 0.1 * 0.15)
-    # A rule: half of the confusions one way raise the estimate to what is doubted; half of A, halfway.
-    assert estimate_noise_rate(predictions(label, p), 0.25).value == pytest.approx(0.25)
-    assert estimate_noise_rate(predictions(label, p), 0.125).value == pytest.approx(0.1 + 0.5 * 0.15)
+    assert rates.value == pytest.approx(0.25)
+    assert rates.high > 0.25
+
+
+def test_the_estimate_is_nearer_to_the_doubts_of_the_surest_than_to_all_doubts() -> None:
+    value = estimate_noise_rate(doubts_of(1), 0.0).value
+    assert 0.1 <= value < (0.1 + 0.25) / 2
+    assert estimate_noise_rate(doubts_of(0), 0.0).value == 0.0
+
+
+def test_the_estimate_rises_with_the_one_way_part_to_all_doubted_labels() -> None:
+    values = [estimate_noise_rate(doubts_of(1), part).value for part in (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)]
+    assert values == sorted(values)
+    assert values[0] < values[2] < values[3]
+    assert values[-1] == pytest.approx(0.25)
+
+
+def test_the_upper_end_of_the_estimate_comes_nearer_with_the_root_of_the_samples() -> None:
+    few, many = (estimate_noise_rate(doubts_of(5, times=times), 0.0).high for times in (1, 100))
+    assert few - 0.25 == pytest.approx(10 * (many - 0.25), rel=1e-6)
 
 
 def test_a_network_that_doubts_everything_says_nothing() -> None:
@@ -494,7 +513,7 @@ def test_samples_never_seen_have_no_score_and_change_nothing() -> None:
     assert np.isfinite(found.score[~unseen]).all()
 
 
-def test_nothing_seen_says_nothing() -> None:
+def test_an_empty_record_gives_no_score_rate_or_flag() -> None:
     found = assess(TrainingDynamics(3).compute())
     assert np.isnan(found.score).all()
     assert np.isnan(found.noise_rate.value)
