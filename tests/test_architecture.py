@@ -165,3 +165,17 @@ def test_the_public_names_are_sorted_and_exist() -> None:
 @pytest.mark.parametrize("name", dynalens.__all__)
 def test_every_public_name_shows_an_example_that_is_run(name: str) -> None:
     assert ">>> " in (inspect.getdoc(getattr(dynalens, name)) or "").split("Example:")[1]
+
+
+PRONOUNS = {"it", "its", "that", "their", "these", "they", "this", "those", "what", "whatever"}
+
+
+def test_the_names_of_tests_begin_with_their_subject() -> None:
+    files = sorted(Path(__file__).parent.glob("test_*.py"))
+    tests = {
+        node.name
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    }
+    assert [name for name in sorted(tests) if name.split("_")[1] in PRONOUNS] == []

@@ -205,7 +205,7 @@ def test_layers_of_images_are_added_up_too() -> None:
         maps(["conv", "pool"])
 
 
-def test_only_classes_that_take_several_layers_are_given_them() -> None:
+def test_only_classes_for_several_layers_are_given_several_layers() -> None:
     taking = {
         name
         for name in WORKS

@@ -104,7 +104,7 @@ class LeavesTorch(Probe):
         return torch.from_numpy(super().features(x).detach().numpy().copy())
 
 
-def test_where_the_graph_cannot_be_had_the_error_names_methods_that_work() -> None:
+def test_the_error_for_a_missing_graph_names_methods_that_work() -> None:
     model = LeavesTorch("as usual")
     with pytest.raises(
         ValueError, match=r"depend on images, got no gradient .* need no gradient: score_cam, captum:Occ"

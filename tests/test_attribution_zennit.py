@@ -134,7 +134,7 @@ class OutOfOrder(nn.Module):
         (OutOfOrder(), "a batch norm does not follow .*'canonizers'"),
     ],
 )
-def test_what_the_rules_do_not_fit_is_refused_and_leaves_no_trace(model: nn.Module, got: str) -> None:
+def test_modules_beyond_the_rules_are_refused_and_leave_no_trace(model: nn.Module, got: str) -> None:
     before = traces(model)
     with pytest.raises(ValueError, match=got):
         maps_of(model, images(), "zennit:EpsilonPlus")
@@ -143,7 +143,7 @@ def test_what_the_rules_do_not_fit_is_refused_and_leaves_no_trace(model: nn.Modu
 
 @architectures
 @needs_zennit
-def test_what_a_composite_needs_and_its_names_are_said() -> None:
+def test_errors_name_the_composites_and_the_arguments_a_composite_needs() -> None:
     with pytest.raises(ValueError, match=r"Expected `zennit:<Composite>` to be one of BetaSmooth.*got 'Epsilon'"):
         check_methods("zennit:Epsilon")
     with pytest.raises(ValueError, match=r'to have low, high, got none. Pass .*"low": -2.5'):

@@ -113,7 +113,7 @@ def test_training_and_test_data_share_no_image(data: Path) -> None:
         assert len(everything) == (120 if name == "mnist" else 100)
 
 
-def test_nothing_is_trained_twice(
+def test_no_run_is_trained_twice(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["--data", str(data), "--out", str(tmp_path / "out"), "--seeds", "2", "--epochs", "2"]

@@ -120,7 +120,7 @@ def test_a_map_that_fails_switches_explanations_off_once_and_the_gallery_goes_on
         fit(tmp_path / "b", AttributionMonitor(on_error="raise"), TrainingDynamicsMonitor(), val=in_order)
 
 
-def test_where_memory_runs_out_smaller_chunks_are_tried(
+def test_contrasts_try_smaller_chunks_where_memory_runs_out(
     tmp_path: Path, galleries: list[list[Suspect]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int | None] = []
@@ -145,7 +145,7 @@ def test_an_unknown_method_is_refused() -> None:
         AttributionMonitor(contrast="attention_rollout")
 
 
-def test_its_time_counts_for_the_budget() -> None:
+def test_the_time_of_contrasts_counts_for_the_budget() -> None:
     budget = Schedule(1, 0.1)
     budget.trained(10.0)
     budget.aside(3.0)

@@ -91,7 +91,7 @@ def test_class_names_are_those_of_the_root_dataset() -> None:
     assert class_names(data) is None
 
 
-def test_class_names_of_parts_are_those_that_all_of_them_have() -> None:
+def test_class_names_of_parts_are_those_of_every_part() -> None:
     one, other = (TensorDataset(torch.zeros(2, 1)) for _ in range(2))
     one.classes, other.classes = ["a", "b"], ["a", "b"]  # type: ignore[attr-defined]  # as those of torchvision have
     assert class_names(Subset(ConcatDataset([Subset(one, [1]), other]), [0])) == ["a", "b"]

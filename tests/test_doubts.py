@@ -163,7 +163,7 @@ def test_a_run_that_memorised_its_labels_says_so(memorised: Path, record: Record
     assert "The estimate still falls" in " ".join(load_record(memorised.parent / "short").doubts())
 
 
-def test_what_acts_on_flags_warns_where_there_are_none(record: Record) -> None:
+def test_functions_that_act_on_flags_warn_where_no_sample_is_flagged(record: Record) -> None:
     assert not record.table()["flagged"].any()
     doubtful = "repeats 100.0%.*Look at the first of `suspects\\(\\)`, and audit 100 samples: `dynalens audit RUN`"
     for _ in range(2):  # each time
@@ -176,7 +176,7 @@ def test_what_acts_on_flags_warns_where_there_are_none(record: Record) -> None:
         assert [label for _, label in record.relabelled(data)] == [label for _, label in data]
 
 
-def test_what_acts_on_doubtful_flags_warns_once(memorised: Path) -> None:
+def test_functions_that_act_on_doubtful_flags_warn_once(memorised: Path) -> None:
     record = load_record(memorised.parent / "short")
     assert record.table()["flagged"].any()
     with pytest.warns(UserWarning, match="The flags are doubtful. The estimated noise rate is .*from the run alone"):

@@ -278,7 +278,7 @@ def test_explanations_of_the_script_are_drawn_where_the_record_gave_up(tmp_path:
     assert len(list((tmp_path / "dynalens" / "explanations").iterdir())) == 2
 
 
-def test_monitors_of_the_environment_can_be_pickled_as_spawned_processes_need_it() -> None:
+def test_monitors_of_the_environment_can_be_pickled_for_spawned_processes() -> None:
     (monitor,) = callbacks_from_environment()
     copy = pickle.loads(pickle.dumps(monitor))
     assert type(copy) is type(monitor)

@@ -274,7 +274,7 @@ HELPED: dict[str, tuple[Any, Dataset[Any], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("samples", [None, [4, 2]], ids=["of validation", "by id"])
 @pytest.mark.parametrize(("model", "data", "arguments"), HELPED.values(), ids=HELPED.keys())
-def test_what_the_errors_advise_explains_models_that_are_no_classifiers_of_samples(
+def test_the_advice_of_errors_explains_models_that_classify_no_samples(
     tmp_path: Path, model: Any, data: Dataset[Any], arguments: dict[str, Any], samples: Any
 ) -> None:
     monitor = AttributionMonitor(

@@ -262,7 +262,7 @@ def test_out_of_memory_takes_smaller_chunks_and_changes_nothing(tmp_path: Path) 
         np.testing.assert_allclose(explanation(tmp_path / "few", 2)[name], values, rtol=1e-4, atol=1e-6)
 
 
-def test_where_one_image_is_too_much_explanations_end_with_one_warning(tmp_path: Path) -> None:
+def test_explanations_end_with_one_warning_where_one_image_is_too_much(tmp_path: Path) -> None:
     class NoMemory(Classifier):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             return
@@ -398,7 +398,7 @@ def test_passing_samples_are_copied_once_whatever_holds_their_ids(tensors: bool)
     assert torch.equal(found[2], labels()[[5, 1]])
 
 
-def test_nothing_wanted_is_nothing_found() -> None:
+def test_without_wanted_ids_no_sample_is_collected() -> None:
     passing = SampleCollector([])
     passing.offer(torch.tensor([1]), images()[:1], labels()[:1])
     assert passing.complete

@@ -163,7 +163,7 @@ def test_room_grows_with_the_ids_up_to_the_budget() -> None:
         rows.update(torch.tensor([0]), torch.zeros(1, 3), 10)
 
 
-def test_nothing_in_a_step_waits_for_the_device() -> None:
+def test_no_update_of_features_waits_for_the_device() -> None:
     with FakeTensorMode():  # reading a value raises here
         rows, thumbnails = FeatureRows(), Thumbnails([0, 2], 5)
         for _ in range(2):

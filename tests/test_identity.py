@@ -112,7 +112,7 @@ def ids_by_the_module(model: Classifier, form: Callable[[int], Any]) -> dict[Any
 
 
 @pytest.mark.parametrize(("index", "data", "model", "form"), WAYS.values(), ids=WAYS.keys())
-def test_every_way_gives_the_same_table(
+def test_every_source_of_ids_gives_the_same_table(
     tmp_path: Path, index: Any, data: Any, model: type[Classifier], form: Callable[[int], Any]
 ) -> None:
     monitor, module = TrainingDynamicsMonitor(index=index), model()
@@ -317,7 +317,7 @@ def test_a_recorder_that_is_out_of_step_is_noticed(tmp_path: Path, monkeypatch: 
         fit(tmp_path, TrainingDynamicsMonitor(), data=data)
 
 
-def test_nothing_is_left_behind_after_an_exception(tmp_path: Path) -> None:
+def test_the_loader_and_the_strategy_are_put_back_after_an_exception(tmp_path: Path) -> None:
     class Failing(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             if batch_idx == 2:
@@ -392,7 +392,7 @@ def test_a_batch_without_indices_raises(batch: Any, index: str, message: str) ->
         indices_in_batch(batch, index)
 
 
-def test_the_way_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_way_ids_are_found_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
     for index, data, model, _ in WAYS.values():

@@ -189,7 +189,7 @@ def test_the_strongest_inputs_are_those_of_the_validation(tmp_path: Path, drawn:
             assert picture.width == 700
 
 
-def test_without_validation_they_are_those_of_training_before_each_step(
+def test_without_validation_the_strongest_inputs_are_those_of_training_before_each_step(
     tmp_path: Path, drawn: dict[str, list[Any]]
 ) -> None:
     class InPlace(Classifier):

@@ -100,7 +100,7 @@ def test_ignored_and_non_finite_presentations_are_left_out(size: int) -> None:
     np.testing.assert_allclose(found(dynamics)[:5], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_a_record_that_grows_keeps_them() -> None:
+def test_a_growing_record_keeps_mean_probabilities() -> None:
     dynamics = TrainingDynamics(1, mean_probabilities=True)
     for epoch, i in enumerate([0, 2]):
         dynamics.update([i], torch.tensor([[0.0, math.log(3)]]), torch.tensor([0]))
@@ -159,7 +159,7 @@ def test_mean_probabilities_that_just_fit_are_kept() -> None:
 
 @pytest.mark.parametrize("given", [-1, float("nan")])
 @pytest.mark.parametrize("kind", [TrainingDynamicsMonitor, lambda **options: TrainingDynamics(3, **options)])
-def test_room_that_is_none_is_refused(kind: Any, given: float) -> None:
+def test_a_number_of_gigabytes_that_is_not_positive_is_refused(kind: Any, given: float) -> None:
     with pytest.raises(ValueError, match="`mean_probabilities` to be True, False or a positive number of GiB, got"):
         kind(mean_probabilities=given)
 
@@ -170,13 +170,13 @@ def test_another_number_of_classes_is_refused() -> None:
         dynamics.update([0], torch.zeros(1, 2), torch.tensor([0]))
 
 
-def test_a_record_without_them_is_not_continued_with_them() -> None:
+def test_a_record_without_mean_probabilities_is_not_continued_with_mean_probabilities() -> None:
     plain = recorded([[(0, [0.0, 0.0, 0.0])]], mean_probabilities=False)
     with pytest.raises(ValueError, match="Expected a record with mean probabilities"):
         TrainingDynamics(len(LABELS), mean_probabilities=True).load_state_dict(plain.state_dict())
 
 
-def test_a_record_with_them_can_be_continued_without() -> None:
+def test_a_record_with_mean_probabilities_can_be_continued_without() -> None:
     epochs: History = [[(0, [0.0, 1.0, 0.0])], [(0, [2.0, 1.0, 0.0]), (3, [0.0, 3.0, 0.0])]]
     first = recorded(epochs[:1])
     first.update([0], torch.tensor([epochs[1][0][1]]), torch.tensor([LABELS[0]]))
@@ -195,7 +195,7 @@ def by_hand(seen: list[Any]) -> Any:
     return np.stack([torch.stack(rows[i]).mean(dim=0).numpy() for i in sorted(rows)])
 
 
-def test_the_monitor_keeps_them_and_writes_them(tmp_path: Path) -> None:
+def test_the_monitor_keeps_and_writes_mean_probabilities(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor(mean_probabilities=True)
     model = fit(tmp_path, monitor)
     np.testing.assert_allclose(kept(monitor), by_hand(model.seen), rtol=1e-6)

@@ -66,7 +66,7 @@ def noisy(n: int, classes: int = 3, epochs: int = 4) -> tuple[Any, list[dict[str
     return dynamics.compute(), history
 
 
-def test_a_part_of_the_samples_stands_for_all_of_them() -> None:
+def test_a_part_of_the_samples_stands_for_all_samples() -> None:
     statistics, history = noisy(4000)
     part = NoiseCurve(most_samples=1000)
     for epoch in history:

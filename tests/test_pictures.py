@@ -305,7 +305,7 @@ def test_pictures_are_copies_of_the_samples_that_are_followed() -> None:
     assert watch.pictures == {}
 
 
-def test_indices_on_the_device_give_the_same_pictures_without_waiting_for_it() -> None:
+def test_indices_on_the_device_give_the_same_pictures_without_a_wait() -> None:
     by_host, by_device = watched([7, 5, 1]), watched([7, 5, 1])
     for indices in ([5, 6, 8, 9], [2, 3, 7, 4]):
         by_host.see(indices, inputs())

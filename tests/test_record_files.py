@@ -263,9 +263,7 @@ def test_a_full_disk_does_not_hide_the_users_exception(tmp_path: Path, monkeypat
     assert str(later.heard) == "stop here"
 
 
-def test_whatever_goes_wrong_at_the_end_does_not_hide_the_users_exception(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_at_the_end_does_not_hide_the_users_exception(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*args: Any) -> None:
         raise TypeError("an error of ours")
 

@@ -116,7 +116,7 @@ def test_a_record_from_disk_answers_as_the_callback_does(tmp_path: Path) -> None
     }
 
 
-def test_whatever_is_asked_of_a_record_its_history_is_read_once(
+def test_the_history_of_a_record_is_read_once_for_all_questions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path / "dynalens")

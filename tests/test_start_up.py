@@ -64,7 +64,7 @@ def test_pages_are_written_without_torch_and_lightning(folder: Path) -> None:
     assert {path.name for path in (folder / "dynalens").glob("*.html")} == {"report.html", "audit.html"}
 
 
-def test_what_computes_without_a_trainer_imports_no_lightning() -> None:
+def test_modules_that_compute_without_a_trainer_import_no_lightning() -> None:
     code = (
         "from dynalens import IndexedDataset, TrainingDynamics, explain, feature_maps, neighbour_scores, roar_datasets"
     )
@@ -103,7 +103,7 @@ def test_modules_of_the_package_are_there_after_it_is_imported() -> None:
     assert "pandas" in imported_by("import dynalens; dynalens.suspicion.compared")
 
 
-def test_what_was_deferred_can_be_pickled(folder: Path) -> None:
+def test_deferred_names_can_be_pickled(folder: Path) -> None:
     statistics = pickle.loads(pickle.dumps(load_record(folder).statistics))
     np.testing.assert_array_equal(statistics.margin, load_record(folder).statistics.margin)
     assert pickle.loads(pickle.dumps(dynalens.TrainingDynamics)) is dynalens.TrainingDynamics

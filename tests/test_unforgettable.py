@@ -50,7 +50,7 @@ def test_a_fraction_that_rounding_leaves_just_below_a_number_is_that_number() ->
     assert removable(dynamics.compute(), 0.29).tolist() == list(range(29))
 
 
-def test_more_than_were_never_forgotten_is_refused() -> None:
+def test_a_fraction_above_that_of_the_never_forgotten_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`fraction` to be at most 0\.714, the share of the 7 samples seen"):
         removable(statistics(), 0.9)
 
