@@ -22,7 +22,7 @@ from test_dynamics import assert_same
 from training import Classifier, dataset, fit, loader
 from two_processes import FAILURES, LOADERS, WITH_PROBABILITIES, N
 
-SECONDS = 120
+SECONDS = 300  # a minute on an idle machine, two on a busy one
 Seen = list[tuple[int, list[int], torch.Tensor, torch.Tensor]]
 
 

@@ -189,5 +189,5 @@ def spawn() -> None:
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(100, exit=True)  # says where a process waits in vain
+    faulthandler.dump_traceback_later(280, exit=True)  # says where a process waits in vain
     spawn() if sys.argv[2:] == ["spawn"] else main()
