@@ -224,7 +224,7 @@ def test_two_losses_of_one_sample_are_an_error_in_the_first_batch(tmp_path: Path
         fit(tmp_path, monitor, model=model(), data=lambda: loader(batch_size=6), limit_train_batches=1, max_epochs=1)
 
 
-def test_what_the_error_of_two_losses_advises_works(tmp_path: Path) -> None:
+def test_the_advice_of_the_error_about_two_losses_works(tmp_path: Path) -> None:
     class Returns(AttackByBackward):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             super().training_step(batch, batch_idx)
