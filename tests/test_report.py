@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 from dynalens import Record, TrainingDynamicsMonitor, load_record
 from dynalens.cli import parser
@@ -179,6 +180,24 @@ def test_without_history_there_are_no_curves(tmp_path: Path) -> None:
     assert content["names"] == [str(k) for k in range(K)]
     assert all(card["trace"] == [] for card in content["cards"])
     assert len(content["charts"]) == 4
+
+
+def test_pictures_that_take_long_to_read_are_announced(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Slow(Dataset[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            time.sleep(0.01)
+            return dataset()[index]
+
+        def __len__(self) -> int:
+            return N
+
+    write_report(record, tmp_path / "a.html", dataset=dataset())
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("dynalens.record.progress.PATIENCE", 0.02)
+    write_report(record, tmp_path / "b.html", dataset=Slow())
+    assert f"dynalens: reading the pictures of {N} samples ...\n" in capsys.readouterr().err
 
 
 def test_a_record_that_cannot_be_reported_is_refused(record: Record, tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ class Record:
 
         rows = embedding_rows(embeddings, self.meta.num_samples, self.sample_ids)
         labels = np.where(self.statistics.presentations > 0, self.statistics.label, -1)
-        evidence = embedding_evidence(rows, labels)
+        with said_if_long(f"comparing the embeddings of {len(rows):,} samples"):
+            evidence = embedding_evidence(rows, labels)
         both = dataclasses.replace(self, evidence=evidence, find_neighbours=lambda: evidence.neighbours)
         both._assessment = joined(self.assess(), evidence)
         both._audits = self._audits.of(both)

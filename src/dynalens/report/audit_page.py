@@ -12,6 +12,7 @@ from dynalens.auditing.answers import AnswersSource
 from dynalens.auditing.calibration import FAR
 from dynalens.dynamics import Array
 from dynalens.record import Record, replaced
+from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import assembled
 from dynalens.report.page import check_dataset, class_names_of, run_key
 from dynalens.report.samples import sample_pictures
@@ -54,12 +55,14 @@ def write_audit(
     samples = record.audit_plan(n, seed=seed, answers=answers)
     plan, table = record.latest_plan(), record.table()
     rows = table.index.get_indexer(pd.Index(samples["sample_id"]))
+    with said_if_long(f"reading the pictures of {len(rows):,} samples"):
+        cards = _cards(record, plan, rows, samples["probability"].to_numpy(), dataset)
     content = {
         "run": f"{run_key(record)}:audit:{plan.seed}",
         "names": class_names_of(record, table),
         "columns": COLUMNS,
         "strata": _strata(plan, table, record, answers),
-        "cards": _cards(record, plan, rows, samples["probability"].to_numpy(), dataset),
+        "cards": cards,
     }
     title = "dynalens: audit" if record.folder is None else f"dynalens: audit of {record.folder.resolve().parent.name}"
     target = Path(path)

@@ -22,6 +22,7 @@ from dynalens.pictures import (
     training_data_analysis,
 )
 from dynalens.record import AskedFor, Record, replaced
+from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.samples import sample_pictures
@@ -79,6 +80,8 @@ def write_report(
     table = record.table() if audit is None else audit.table()
     worst = record.suspects(min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)), answers=audit)
     names = class_names_of(record, table)
+    with said_if_long(f"reading the pictures of {len(worst):,} samples"):
+        cards = _cards(record, worst, traces, dataset)
     content = {
         "run": run_key(record),
         "names": names,
@@ -88,7 +91,7 @@ def write_report(
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
         "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
-        "cards": _cards(record, worst, traces, dataset),
+        "cards": cards,
     }
     target = Path(path)
     title = "dynalens" if record.folder is None else f"dynalens: {record.folder.resolve().parent.name}"
