@@ -34,6 +34,7 @@ class Tag(NamedTuple):
 
 
 _EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the second", "each explained epoch"
+_FEWER = ", fewer after the 10th, and the last"
 _AGAIN, _UNIT = "each explained epoch from the second", "[-1, 1]"
 _LAYERS, _EACH_N = "dynalens/layers", "each `every_n_epochs` of `LayerMonitor`"
 _DYNAMICS, _CHARTS, _FAITHFULNESS = "dynalens/dynamics", "dynalens/charts", "dynalens/faithfulness"
@@ -51,22 +52,26 @@ TAGS = (
     Tag(f"{_DYNAMICS}/margin", "histogram of each sample's mean margin (AUM)", "logits", _EACH),
     Tag(f"{_DYNAMICS}/confidence", "histogram of each sample's mean p(label)", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/forgetting_events", "histogram of each sample's forgetting events", "events", _EACH),
-    Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness", "picture", _EACH),
+    Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness", "picture", _EACH + _FEWER),
     Tag(
         f"{_CHARTS}/training_data_analysis/<epochs>",
         "last forgetting event, and what p(label) lacks",
         "picture",
-        _EACH,
+        _EACH + _FEWER,
     ),
-    Tag(f"{_CHARTS}/forgetting_events/<epochs>", "how many samples were forgotten how often", "picture", _EACH),
-    Tag(f"{_CHARTS}/margins/<epochs>", "mean margins; below 0 another class was ahead", "picture", _EACH),
-    Tag(f"{_CHARTS}/class_pairs/<epochs>", "given against suggested class of flagged samples", "picture", _EACH),
-    Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _EACH),
+    Tag(
+        f"{_CHARTS}/forgetting_events/<epochs>", "how many samples were forgotten how often", "picture", _EACH + _FEWER
+    ),
+    Tag(f"{_CHARTS}/margins/<epochs>", "mean margins; below 0 another class was ahead", "picture", _EACH + _FEWER),
+    Tag(
+        f"{_CHARTS}/class_pairs/<epochs>", "given against suggested class of flagged samples", "picture", _EACH + _FEWER
+    ),
+    Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _EACH + _FEWER),
     Tag("dynalens/summary", "suspects and noise rate, and what speaks against them", "text", _EACH),
-    Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND),
-    Tag("dynalens/suspects/table", "the same as a table, for inputs without a picture", "text", _EACH),
+    Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND + _FEWER),
+    Tag("dynalens/suspects/table", "the same as a table, for inputs without a picture", "text", _EACH + _FEWER),
     Tag("dynalens/projector", "features of up to 2,000 samples", "embedding", "each `projector_every_n_epochs`"),
-    Tag("dynalens/explanations/<epochs>", "one row per sample: input, maps, curves", "picture", _EXPLAINED),
+    Tag("dynalens/explanations/<epochs>", "one row per sample: input, maps, curves", "picture", _EXPLAINED + _FEWER),
     Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),
     Tag(
         "dynalens/explanations/overhead",

@@ -279,11 +279,11 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Write the film strips up to the last epoch; say so if there was nothing to explain in any of them."""
+        """Write the last sheet and film strips; say so if there was nothing to explain in any of them."""
         if self._pictures is None:
             return
         with self._or_switched_off():
-            self._pictures.write_films()
+            self._pictures.finish()
         if not self._explanations.samples.chosen:
             warnings.warn(
                 "Expected a batch whose images are explained, got none in this fit: nothing was explained. Validate "

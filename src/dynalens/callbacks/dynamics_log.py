@@ -166,6 +166,12 @@ class DynamicsLog:
             if self._projector is not None and features is not None and self._projector.due(epoch):
                 self._projector.write(features, statistics, step, ids)
 
+    def finish(self) -> None:
+        """Draw the pictures of the last epoch if they were not drawn."""
+        with self._or_switched_off():
+            if self.pictures is not None:
+                self._live.attempt("pictures", self.pictures.finish)
+
     def _overlap(self, flagged: Array) -> dict[str, float]:
         """Return how many of the flagged samples were flagged before; nothing the first time."""
         before, self._flagged = self._flagged, flagged

@@ -10,6 +10,7 @@ from torch import Tensor
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.pictures import (
     Normalisation,
+    PicturePace,
     Suspect,
     SuspectWatch,
     class_name,
@@ -77,6 +78,7 @@ class DynamicsPictures:
         self._watch = SuspectWatch(normalisation)
         self._inputs_seen = False
         self._audited: Sequence[int] = ()
+        self._pace = PicturePace()
 
     @property
     def pictures(self) -> dict[int, Array]:
@@ -120,7 +122,7 @@ class DynamicsPictures:
         names: Sequence[str] | None = None,
         estimated: Estimated | None = None,
     ) -> None:
-        """Write the summary, charts, histograms and, from the second epoch on, the suspects.
+        """Write summary and histograms and, in a long training less often, charts and the suspects.
 
         Args:
             statistics: The record.
@@ -132,19 +134,33 @@ class DynamicsPictures:
             estimated: What follows from the noise rate; None where it is not estimated.
         """
         has_presentations = statistics.presentations > 0
-        subtitle = f"epoch {epoch} · {int(has_presentations.sum()):,} samples"
         if estimated is not None:
             self._sink.text(f"{self._prefix}/summary", estimated.words, step)
-            given, suggested = statistics.label[estimated.flagged], statistics.candidate[estimated.flagged]
-            chart = class_pairs(given, suggested, self._names, f"epoch {epoch} · {len(given):,} flagged")
-            self._sink.chart(epochs_tag(f"{self._prefix}/charts/class_pairs", epoch), chart, step)
-        for name, draw in CHARTS.items():
-            tag = epochs_tag(f"{self._prefix}/charts/{name}", epoch)
-            self._sink.chart(tag, draw(statistics, subtitle), step)
         for quantity in _HISTOGRAMS:
             values = getattr(statistics, quantity)[has_presentations]
             self._sink.histogram(f"{self._prefix}/dynamics/{quantity}", values, step)
-        suspects = self._suspects(statistics, ids, contrasts or {}, names)
+
+        def draw() -> None:
+            self._draw_charts(statistics, epoch, step, estimated)
+            self._draw_suspects(self._suspects(statistics, ids, contrasts or {}, names), epoch, step)
+
+        self._pace.offer(draw)
+
+    def finish(self) -> None:
+        """Draw the charts and suspects of the last epoch if they were not drawn."""
+        self._pace.finish()
+
+    def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimated: Estimated | None) -> None:
+        if estimated is not None:
+            given, suggested = statistics.label[estimated.flagged], statistics.candidate[estimated.flagged]
+            chart = class_pairs(given, suggested, self._names, f"epoch {epoch} · {len(given):,} flagged")
+            self._sink.chart(epochs_tag(f"{self._prefix}/charts/class_pairs", epoch), chart, step)
+        subtitle = f"epoch {epoch} · {int((statistics.presentations > 0).sum()):,} samples"
+        for name, draw in CHARTS.items():
+            tag = epochs_tag(f"{self._prefix}/charts/{name}", epoch)
+            self._sink.chart(tag, draw(statistics, subtitle), step)
+
+    def _draw_suspects(self, suspects: Sequence[Suspect], epoch: int, step: int) -> None:
         if self._watch.pictures:
             gallery = suspects_gallery(suspects, f"epoch {epoch}: the {len(suspects)} worst suspects")
             self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)

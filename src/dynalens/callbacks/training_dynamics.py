@@ -324,6 +324,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self._live.epochs and self._begun and self._processes and self._processes.is_first:
             pictures = None if self._log is None else self._log.pictures
             self._live.end_files({} if pictures is None else pictures.pictures)
+            if self._log is not None:
+                self._log.finish()
         self._log = None
         self._contrast_sources.clear()
 

@@ -1,9 +1,10 @@
 """What the attribution monitor shows of its explanations: the sheet of an epoch and the film strips."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 from dynalens.explanations.epoch import EpochExplanations
-from dynalens.pictures import ExplanationRow, FilmStrip, Normalisation, explanation_sheet
+from dynalens.pictures import ExplanationRow, FilmStrip, Normalisation, PicturePace, explanation_sheet
 from dynalens.tensorboard import Sink, epochs_tag
 
 
@@ -28,9 +29,10 @@ class ExplanationPictures:
         self._film_labels: list[str] = []
         self._count = 0
         self._step: int | None = None
+        self._pace = PicturePace()
 
     def write(self, explanations: EpochExplanations, *, epoch: int, step: int) -> None:
-        """Write the epoch's sheet, and the film strips at the first, second, fourth, ... time.
+        """Write the epoch's sheet, in a long training less often, and the films at the first, second, fourth, ... time.
 
         Args:
             explanations: Of the epoch; the samples that are the same in every epoch are on the film.
@@ -38,12 +40,22 @@ class ExplanationPictures:
             step: Step of the logger.
         """
         rows = explanations.rows(names=self.names, normalisation=self.normalisation, decode=self._decode)
-        sheet = explanation_sheet(rows, fractions=explanations.fractions().numpy(), title=explanations.title(epoch))
-        self._sink.image(epochs_tag(f"{self._prefix}/explanations", epoch), sheet, step)
+        self._pace.offer(functools.partial(self._write_sheet, explanations, rows, epoch, step))
         self._add_to_films(rows[: len(explanations.kept.labels)], epoch)
         self._count, self._step = self._count + 1, step
         if self._count & (self._count - 1) == 0:
-            self.write_films()
+            self._write_films()
+
+    def _write_sheet(
+        self, explanations: EpochExplanations, rows: Sequence[ExplanationRow], epoch: int, step: int
+    ) -> None:
+        sheet = explanation_sheet(rows, fractions=explanations.fractions().numpy(), title=explanations.title(epoch))
+        self._sink.image(epochs_tag(f"{self._prefix}/explanations", epoch), sheet, step)
+
+    def finish(self) -> None:
+        """Write the last sheet, and the film strips as they are now, if they were not written."""
+        self._pace.finish()
+        self._write_films()
 
     def _add_to_films(self, rows: Sequence[ExplanationRow], epoch: int) -> None:
         if len(rows) != len(self._film_labels):
@@ -55,8 +67,7 @@ class ExplanationPictures:
             film = self._films.setdefault(method, FilmStrip())
             film.add(epoch, [row.image for row in rows], maps, [row.right is True for row in rows], signed=signed)
 
-    def write_films(self) -> None:
-        """Write the film strips as they are now; nothing if they were written since the last sheet."""
+    def _write_films(self) -> None:
         if self._step is None:
             return
         for method, film in self._films.items():

@@ -16,6 +16,7 @@ from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
 from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
+from dynalens.pictures.pace import PicturePace
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "ExplanationRow",
     "FilmStrip",
     "Normalisation",
+    "PicturePace",
     "Shown",
     "Suspect",
     "SuspectWatch",
