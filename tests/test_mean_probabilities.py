@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from dynalens import TrainingDynamics, TrainingDynamicsMonitor, load_record
 from dynalens.dynamics import IGNORED
+from dynalens.dynamics.uncertainty import uncertainty
 from test_dynamics import EPOCHS, LABELS, K, assert_same, feed
 from training import Classifier, fit
 
@@ -54,7 +55,71 @@ def test_mean_probabilities_equal_their_definition_and_change_nothing_else(epoch
         np.testing.assert_allclose(found(dynamics), mean_probabilities(epochs), rtol=2e-6, atol=2e-7)
     plain = recorded(epochs, mean_probabilities=False).compute()
     assert plain.mean_probabilities is None
-    assert_same(replace(dynamics.compute(), mean_probabilities=None), plain)
+    assert plain.expected_entropy is None
+    assert_same(replace(dynamics.compute(), mean_probabilities=None, expected_entropy=None), plain)
+
+
+def of_epochs(dynamics: TrainingDynamics) -> dict[str, Any]:
+    statistics = dynamics.compute()
+    assert statistics.mean_probabilities is not None
+    return uncertainty(statistics.mean_probabilities, statistics.expected_entropy)
+
+
+def entropy(p: list[float]) -> float:
+    return -sum(share * math.log(share) for share in p if share)
+
+
+@settings(deadline=None, max_examples=50)
+@given(epochs=EPOCHS)
+def test_the_uncertainty_of_epochs_equals_its_definition(epochs: History) -> None:
+    if not any(epochs):
+        return
+    columns = of_epochs(recorded(epochs))
+    for i, mean in enumerate(mean_probabilities(epochs)):
+        rows = [[math.exp(a - max(z)) for a in z] for epoch in epochs for j, z in epoch if j == i]
+        each = [entropy([e / sum(row) for e in row]) for row in rows]
+        expected = sum(each) / len(each) if each else math.nan
+        total = entropy(mean) if each else math.nan
+        assert columns["entropy"][i] == pytest.approx(total, abs=1e-5, nan_ok=True)
+        assert columns["expected_entropy"][i] == pytest.approx(expected, abs=1e-5, nan_ok=True)
+        assert columns["mutual_information"][i] == pytest.approx(total - expected, abs=1e-5, nan_ok=True)
+
+
+def test_epochs_that_are_sure_of_different_classes_disagree_by_the_logarithm_of_their_number() -> None:
+    dynamics = TrainingDynamics(2, mean_probabilities=True)
+    for epoch in range(3):
+        sure = torch.full((1, 3), -80.0)
+        sure[0, epoch] = 0.0
+        dynamics.update([0, 1], torch.cat([sure, torch.zeros(1, 3)]), torch.tensor([0, 0]))
+        dynamics.end_epoch(epoch)
+    columns = of_epochs(dynamics)
+    np.testing.assert_allclose(columns["mutual_information"], [math.log(3), 0], atol=1e-6)
+    np.testing.assert_allclose(columns["expected_entropy"], [0, math.log(3)], atol=1e-6)
+
+
+def test_the_table_has_the_uncertainty_where_probabilities_are_kept_and_a_saved_record_has_it_too(
+    tmp_path: Path,
+) -> None:
+    names = {"entropy", "expected_entropy", "mutual_information"}
+    for probabilities in (False, True):
+        monitor = TrainingDynamicsMonitor(mean_probabilities=probabilities)
+        fit(tmp_path / str(probabilities), monitor, max_epochs=2)
+        loaded = load_record(tmp_path / str(probabilities)).table()
+        assert names & set(monitor.table().columns) == (names if probabilities else set())
+        assert list(loaded.columns) == list(monitor.table().columns)
+
+
+def test_a_checkpoint_that_summed_no_entropy_goes_on_without_it() -> None:
+    first = recorded([[(0, [0.0, 0.0, 0.0])]])
+    state = first.state_dict()
+    state["state"] = {name: values for name, values in state["state"].items() if "entropy" not in name}
+    second = TrainingDynamics(len(LABELS), mean_probabilities=True)
+    second.load_state_dict(state)
+    feed(second, 1, [(0, [0.0, 0.0, 0.0]), (1, [0.0, 0.0, 0.0])], 4)
+    expected = second.compute().expected_entropy
+    assert expected is not None
+    assert math.isnan(expected[0])  # what was not summed is not made up
+    assert expected[1] == pytest.approx(math.log(3))
 
 
 @settings(deadline=None, max_examples=50)
@@ -117,11 +182,11 @@ def test_dropped_presentations_leave_nothing() -> None:
     np.testing.assert_allclose(found(dynamics)[0], [1 / 3] * 3, rtol=1e-6)
 
 
-def test_mean_probabilities_take_ten_bytes_a_number_once_an_epoch_is_over() -> None:
+def test_mean_probabilities_take_six_bytes_a_number_and_six_a_sample_once_an_epoch_is_over() -> None:
     dynamics = TrainingDynamics(100, mean_probabilities=True)
     dynamics.update(range(100), torch.zeros(100, 7), torch.zeros(100, dtype=torch.int64))
     dynamics.end_epoch(0)
-    assert sum(values.nbytes for values in dynamics.state_dict()["state"].values()) == (64 + 6 * 7) * 100
+    assert sum(values.nbytes for values in dynamics.state_dict()["state"].values()) == (64 + 6 * 7 + 6) * 100
 
 
 def test_large_records_are_folded_in_parts() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 
 from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.statistics import Array, SampleStatistics
+from dynalens.dynamics.uncertainty import entropies
 
 State = dict[str, Array]
 
@@ -28,6 +29,9 @@ _LEAD = "probability_lead"
 _PROBABILITIES = "probability_sum"
 """Sum of p over presentations, (N, K); there only where it was asked for."""
 
+_ENTROPY = "entropy_sum"
+"""Sum of the entropy of p over presentations, (N,); there where the probabilities are."""
+
 _BLOCK = 2**16  # samples folded at a time, so that what they need stays in the processor's cache
 
 
@@ -36,7 +40,7 @@ def empty_state(num_samples: int, classes: int = 0) -> State:
     state = {name: np.full(num_samples, start, np.int16) for name, start in (_CLASSES | _COUNTS).items()}
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_SUMS, (num_samples,))
     if classes:
-        shapes[_PROBABILITIES] = (num_samples, classes)
+        shapes |= {_PROBABILITIES: (num_samples, classes), _ENTROPY: (num_samples,)}
     for name, shape in shapes.items():
         state[f"{name}.high"] = np.zeros(shape, np.int32)
         state[f"{name}.low"] = np.zeros(shape, np.int16)
@@ -48,6 +52,17 @@ def classes_of(state: Mapping[str, Array]) -> int:
     """Return the number of classes whose probabilities the record sums, 0 where it does not."""
     high = state.get(f"{_PROBABILITIES}.high")
     return 0 if high is None else high.shape[1]
+
+
+def with_entropy(state: State) -> State:
+    """Return the record of a version that summed probabilities and no entropy: what was not summed is NaN for good."""
+    if not classes_of(state) or f"{_ENTROPY}.high" in state:
+        return state
+    num_samples = len(state["label"])
+    added: State = {f"{_ENTROPY}.high": np.zeros(num_samples, np.int32)}
+    added[f"{_ENTROPY}.low"] = np.zeros(num_samples, np.int16)
+    _write_sum(added, _ENTROPY, np.s_[:], np.where(state["presentations"] > 0, np.nan, 0.0))
+    return state | added
 
 
 def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tuple[int, int]:
@@ -144,6 +159,7 @@ def _add_to_sums(state: State, at: "slice | Array", rows: Array, p: Array) -> No
         _write_sum(state, name, at, read_sum(state, name, at) + values)
     if len(rows) > ROWS:
         _write_sum(state, _PROBABILITIES, at, read_sum(state, _PROBABILITIES, at) + rows[ROWS:].T)
+        _write_sum(state, _ENTROPY, at, read_sum(state, _ENTROPY, at) + entropies(rows[ROWS:].T))
     # Welford's recursion: a variance as difference of two sums would lose its digits.
     mean = read_sum(state, "p_mean", at)
     delta = p - mean
@@ -199,6 +215,7 @@ def read_statistics(state: State) -> SampleStatistics:
         weighted_confidence=np.where(seen, state["weighted_p_label"], np.nan),
         weighted_rival=np.where(seen, state["weighted_p_rival"], np.nan),
         mean_probabilities=_mean_probabilities(state, times),
+        expected_entropy=read_sum(state, _ENTROPY) / times if f"{_ENTROPY}.high" in state else None,
     )
 
 

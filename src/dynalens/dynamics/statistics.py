@@ -39,6 +39,8 @@ class SampleStatistics:
         weighted_rival: The same mean of max_{k != y} p_k.
         mean_probabilities: Mean of p over presentations, shape ``(N, K)``, float32; None unless it was asked for, and
             before the first epoch has ended.
+        expected_entropy: Mean of the entropy of p over presentations, in nats, in [0, ln K]; None where the mean
+            probabilities are.
 
     Example:
         >>> import torch
@@ -72,6 +74,7 @@ class SampleStatistics:
     weighted_confidence: Array
     weighted_rival: Array
     mean_probabilities: Array | None = None
+    expected_entropy: Array | None = None
 
     def part(self, chosen: Array) -> "SampleStatistics":
         """Return the statistics of some samples, without mean probabilities."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics
+from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics, with_entropy
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
 from dynalens.dynamics.rows import (
     CERTAIN,
@@ -187,7 +187,7 @@ class TrainingDynamics:
         if not self._room:
             self._classes, rows = 0, rows[:ROWS]
             kept = {name: kept[name] for name in empty_state(0)}
-        self._state, self._weight = kept, float(state_dict["weight"])
+        self._state, self._weight = with_entropy(kept), float(state_dict["weight"])
         self._pending = self._nothing_pending()
         self._pending.continue_from(index, rows, step, state_dict["heads"])
         self._presented = len(self._pending)

@@ -39,6 +39,8 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     for name in _EPOCHS:
         check_range(name, np.nan_to_num(arrays[name], nan=0), 0, MOST_EPOCHS)
     _check_finite(arrays)
+    if "expected_entropy" in arrays:
+        _check_kind("expected_entropy", arrays["expected_entropy"], num_samples)
     means = arrays.get("mean_probabilities")
     if means is not None and not (means.ndim == 2 and len(means) == num_samples and 1 < means.shape[1] <= MOST_CLASSES):
         raise ValueError(f"mean_probabilities of shape {means.shape} for {num_samples} samples")

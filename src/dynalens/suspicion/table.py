@@ -8,6 +8,7 @@ import pandas as pd
 
 from dynalens.defaults import PRECISION
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.uncertainty import uncertainty
 from dynalens.suspicion.score import Assessment, probability, ranks, streaming_score, with_mean
 from dynalens.suspicion.scores import named_scores
 
@@ -186,6 +187,9 @@ def _with_statistics(table: pd.DataFrame, statistics: SampleStatistics) -> pd.Da
         table[name] = _nullable(np.nan_to_num(values, nan=-1), ~np.isnan(values))
     for name in _MEANS:
         table[name] = getattr(statistics, name)
+    if statistics.mean_probabilities is not None:
+        for name, values in uncertainty(statistics.mean_probabilities, statistics.expected_entropy).items():
+            table[name] = values
     table["predicted"] = _nullable(statistics.predicted, statistics.predicted >= 0)
     return table
 
