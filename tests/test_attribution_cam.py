@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.attribution import (
+    ablation_cam,
     attention_rollout,
     explain,
     grad_cam,
@@ -100,6 +101,68 @@ def test_score_cam_equals_its_formula_written_with_loops() -> None:
             expected[i] += math.exp(scores[c]) / total * a[i, c]
     torch.testing.assert_close(score_cam(model, x, Y, target_layer="1"), expected.clamp(min=0))
     torch.testing.assert_close(score_cam(model, x, Y, target_layer="1", chunk_size=2), expected.clamp(min=0))
+
+
+def test_ablation_cam_equals_its_formula_written_with_loops() -> None:
+    torch.manual_seed(9)
+    model, x = squared(), images()
+    a = model.act(model.norm(model.conv(x))).detach()
+    expected = torch.zeros(3, 6, 6)
+    for i in range(3):
+        whole = float(model.head((a[i : i + 1] ** 2).mean(dim=(2, 3))).detach()[0, Y[i]])
+        for c in range(4):
+            without = a[i : i + 1].clone()
+            without[:, c] = 0
+            fall = whole - float(model.head((without**2).mean(dim=(2, 3))).detach()[0, Y[i]])
+            expected[i] += fall / abs(whole) * a[i, c]
+    for chunk_size in (None, 3):
+        maps = ablation_cam(model, x, Y, target_layer="act", chunk_size=chunk_size)
+        torch.testing.assert_close(maps, expected.clamp(min=0))
+        assert (maps > 0).any()
+
+
+def test_ablation_cam_weighs_a_linear_head_by_what_each_feature_map_gives() -> None:
+    model, x = cnn(), images()
+    scores = model(x).gather(1, Y[:, None]).detach()
+    a = model.act(model.norm(model.conv(x))).detach()
+    given = model.head.weight[Y].detach() * a.mean(dim=(2, 3))
+    expected = torch.einsum("nc,nchw->nhw", given / scores.abs(), a).clamp(min=0)
+    torch.testing.assert_close(ablation_cam(model, x, Y, target_layer="act"), expected)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+def test_ablation_cam_sets_the_channel_to_zero_wherever_it_stands(last: bool) -> None:
+    class Moved(nn.Module):
+        """Gives its channels last."""
+
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.inner(x)
+            assert isinstance(out, Tensor)
+            return out.movedim(1, -1) if last else out
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(3)
+            self.features = Moved(nn.Conv2d(1, 5, 3))
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            features = self.features(x)
+            out = self.head(features.mean(dim=(1, 2) if last else (2, 3)))
+            assert isinstance(out, Tensor)
+            return out
+
+    model = Net().eval()
+    a = model.features.inner(images()).detach()
+    weights = model.head.weight[Y].detach() * a.mean(dim=(2, 3))
+    scores = model(images()).gather(1, Y[:, None]).detach().abs()
+    expected = torch.einsum("nc,nchw->nhw", weights / scores, a).clamp(min=0)
+    torch.testing.assert_close(ablation_cam(model, images(), Y, target_layer="features"), expected)
 
 
 class ChannelsLast(nn.Module):

@@ -426,7 +426,7 @@ def test_a_selection_is_as_even_as_its_stream() -> None:
     selection = BalancedSelection(4)
     for batch in ([0, 0, 0, -1], [0, 0, 1, 0], [1, 2, 0], [3]):
         assert not selection.complete
-        selection.offer(torch.zeros(len(batch), 1), batch, list(range(len(batch))))
+        selection.offer(torch.zeros(len(batch), 1), batch, lambda row: row)
     kept = selection.result()
     assert kept is not None
     assert kept[1].tolist() == [0, 1, 2, 3]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
 from dynalens.attribution import BUILT_IN, TOKEN_METHODS
-from dynalens.faithfulness import METRICS
+from dynalens.faithfulness import METRICS, METRICS_OF_REGIONS
 from test_attribution_captum import WORKS
 from toys import ToyTransformer
 from training import Classifier, K, N, images, labels, trainer
@@ -138,7 +138,11 @@ def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
             projector_every_n_epochs=None if plain else 1,
         ),
         AttributionMonitor(
-            methods=("saliency", "input_x_gradient", "grad_cam"), metrics=METRICS, steps=4, max_overhead=100.0
+            methods=("saliency", "input_x_gradient", "grad_cam"),
+            steps=4,
+            max_overhead=100.0,
+            metrics=METRICS + METRICS_OF_REGIONS,
+            masks=lambda batch: torch.ones_like(batch[0][:, 0]),
         ),
         LayerMonitor(
             layer="net.1",

@@ -7,6 +7,7 @@ from dynalens.deferred import deferred
 if TYPE_CHECKING:
     from dynalens.attribution import (
         Explanation,
+        ablation_cam,
         attention_rollout,
         completeness_gap,
         contrast,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         average_drop,
         average_increase,
         baseline_images,
+        consensus,
         deletion_curve,
         faithfulness_curves,
         infidelity,
@@ -70,7 +72,7 @@ else:
     __getattr__, __dir__ = deferred(
         __name__,
         attribution="""
-            Explanation attention_rollout completeness_gap contrast deconvolution explain find_embedding
+            Explanation ablation_cam attention_rollout completeness_gap contrast deconvolution explain find_embedding
             find_target_layer grad_cam grad_cam_plus_plus gradient_rollout guided_backprop
             guided_grad_cam input_x_gradient integrated_gradients interior_gradient layer_cam
             pixel_relevance rect_grad reduce_channels resize saliency score_cam smooth_grad
@@ -85,7 +87,7 @@ else:
         embeddings="embed",
         explanations="ExplainedEpoch load_explanations",
         faithfulness="""
-            CurveSettings area_under_curve average_drop average_increase baseline_images deletion_curve
+            CurveSettings area_under_curve average_drop average_increase baseline_images consensus deletion_curve
             faithfulness_curves infidelity insertion_curve kar_datasets pointing_game
             random_ranking_control randomisation_check rank_correlation relevance_mass
             replaced_fractions roar_datasets sensitivity_max symmetric_relevance_gain
@@ -113,6 +115,7 @@ __all__ = [
     "SampleStatistics",
     "TrainingDynamics",
     "TrainingDynamicsMonitor",
+    "ablation_cam",
     "apply_decisions",
     "area_under_curve",
     "attention_rollout",
@@ -122,6 +125,7 @@ __all__ = [
     "average_increase",
     "baseline_images",
     "completeness_gap",
+    "consensus",
     "contrast",
     "deconvolution",
     "deletion_curve",

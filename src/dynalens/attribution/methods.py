@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynalens.attribution.ablation import ablation_cam
 from dynalens.attribution.cam import CAM_FORMULAS, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
 from dynalens.attribution.captum import PREFIX, captum_method
 from dynalens.attribution.gradients import (
@@ -29,8 +30,8 @@ BUILT_IN: dict[str, Function] = {
     function.__name__: function
     for function in (
         saliency, input_x_gradient, smooth_grad, integrated_gradients, interior_gradient, grad_cam, grad_cam_plus_plus,
-        layer_cam, score_cam, guided_backprop, deconvolution, rect_grad, guided_grad_cam, attention_rollout,
-        gradient_rollout,
+        layer_cam, score_cam, ablation_cam, guided_backprop, deconvolution, rect_grad, guided_grad_cam,
+        attention_rollout, gradient_rollout,
     )
 }  # fmt: skip
 CLASSLESS = ("attention_rollout",)

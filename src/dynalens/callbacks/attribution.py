@@ -79,8 +79,10 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             :func:`dynalens.explain`.
         metrics: Names of metrics of each map: "deletion", "insertion" (areas under the curves),
             "symmetric_relevance_gain", "deletion_rescaled", "insertion_rescaled", "average_drop", "average_increase",
+            "pointing_game", "relevance_mass" (in the object: see ``masks``), "infidelity", "sensitivity" (to noise),
             "class_sensitivity" (against the map of the most probable other class), "attribution_drift" (rank
-            correlation with the last explanation) and "randomisation_check" (with the first one).
+            correlation with the last explanation), "randomisation_check" (with the first one) and "consensus" (with the
+            mean of all before).
         baseline: What replaced pixels show: "blur", "zero", "mean" or a callable(images) -> images or its dotted path;
             for tokens the id of one that says nothing: that of the mask or of unknown words.
         steps: Steps of a curve, or "auto" to set points where it bends.
@@ -99,6 +101,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
         decode: Callable(token id) -> its word, as of a tokenizer, for pictures of tokens; an empty one is not drawn.
             Default: the id.
+        masks: Where the batch has a mask of the object (N, H, W), or boxes (N, 4), for "pointing_game" and
+            "relevance_mass": key, position, callable(batch) or its dotted path; a tensor for given ``samples``.
         target_layer: Dotted name of the layer for class activation maps; default: the last one with feature maps, of
             convolutional networks and of transformers, found at the first explanation.
         contrast: Name of the method that shows, in the gallery of a TrainingDynamicsMonitor's suspects, what speaks for
@@ -143,6 +147,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     target = Setting[str]("_choice")
     inputs = Setting[Any]("_choice")
     decode = Setting[Callable[[int], str] | None]("_choice")
+    masks = Setting[Any]("_choice")
     every_n_epochs = Setting[int]("_pace")
     max_overhead = Setting[float | None]("_pace")
 
@@ -164,6 +169,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         inputs: str | tuple[str, str] | Callable[[Any], tuple[Tensor, Tensor]] = "auto",
         forward: Forward | None = None,
         decode: Callable[[int], str] | None = None,
+        masks: str | int | Tensor | Callable[[Any], Tensor] | None = None,
         target_layer: str | None = None,
         contrast: str | None = "input_x_gradient",
         every_n_epochs: int = 1,
@@ -178,7 +184,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             resolved_methods(methods), method_args, check_metrics(metrics), resolved(baseline), steps, patch_size,
             precision, seed, forward, target_layer, contrast,
         )  # fmt: skip
-        self._choice = SampleSettings(num_samples, samples, suspects, target, resolved(inputs), decode)
+        self._choice = SampleSettings(num_samples, samples, suspects, target, resolved(inputs), decode, resolved(masks))
         self._pace = ScheduleSettings(every_n_epochs, max_overhead)
         check_choice("on_error", on_error, ("warn", "raise"))
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error

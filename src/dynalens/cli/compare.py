@@ -1,14 +1,33 @@
 """``dynalens compare``."""
 
 import argparse
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from dynalens.cli.output import say
 from dynalens.cli.tables import SHOWN, show
-from dynalens.record import load_record
+from dynalens.record import Record, load_record
 from dynalens.suspicion import compared
 from dynalens.text import escaped_all
+
+
+def _agreement_of_maps(records: Sequence[Record]) -> list[str]:
+    """Return a line for each method whose maps all runs kept of the same samples; none where they kept none."""
+    folders = [record.folder for record in records if record.folder is not None]
+    if not all((folder / "explanations").is_dir() for folder in folders):
+        return []
+    from dynalens.explanations import agreement_of_runs, load_explanations  # torch takes seconds to start
+
+    epochs = [explained[-1] for explained in map(load_explanations, folders) if explained]
+    if len(epochs) < len(records):
+        return []
+    return [
+        f"{method}: each run's maps agree with the consensus of the others by {np.nanmean(agreement):.2f}, the rank "
+        f"correlation over {len(ids)} samples; 0 is chance"
+        for method, (ids, agreement) in agreement_of_runs(epochs).items()
+    ]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -20,5 +39,7 @@ def run(args: argparse.Namespace) -> None:
     names = escaped_all(records[0].meta.class_names)
     if names:
         together["suggested_name"] = [None if pd.isna(k) else names[k] for k in together["suggested"]]
+    for line in _agreement_of_maps(records):
+        say(line)
     ranks = [f"rank_{number + 1}" for number in range(len(records))]
     show(together, args, [*SHOWN[:4], "suggested_in", "flagged_in", "mean_rank", *ranks])

@@ -1,5 +1,6 @@
 """Samples that are explained in every epoch: collect them, explain them, compare the maps, draw them."""
 
+from dynalens.explanations.comparison import agreement_of_runs
 from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.files import ExplainedEpoch, load_explanations
 from dynalens.explanations.pictures import ExplanationPictures
@@ -15,5 +16,6 @@ __all__ = [
     "RunExplanations",
     "SampleSettings",
     "ScheduleSettings",
+    "agreement_of_runs",
     "load_explanations",
 ]

@@ -28,16 +28,19 @@ from dynalens.explanations.forms import (
     is_table,
     model_form,
 )
+from dynalens.explanations.noise import Noise
 from dynalens.explanations.result import RANDOM, ExplanationResult
 from dynalens.explanations.samples import Passed, PassedSuspects
 from dynalens.explanations.tokens import check_in_vocabulary
 from dynalens.faithfulness import (
+    METRICS_UNDER_NOISE,
     CurveSettings,
     Faithfulness,
     attribution_drift,
     chunk_size_for,
     class_logits,
     measure,
+    normalised,
     random_ranking,
     rank_correlation,
     runner_up,
@@ -75,7 +78,13 @@ class Explainer:
     strict: bool = False
 
     def explained(
-        self, model: nn.Module, samples: Passed, *, targets: Tensor | None = None, predicted: bool = False
+        self,
+        model: nn.Module,
+        samples: Passed,
+        *,
+        targets: Tensor | None = None,
+        predicted: bool = False,
+        regions: Tensor | None = None,
     ) -> ExplanationResult:
         """Return maps and metrics of the samples.
 
@@ -84,6 +93,7 @@ class Explainer:
             samples: Ids, inputs in the model's form, and labels.
             targets: Classes to explain, (N,); default: the labels.
             predicted: Whether to explain the predicted classes instead.
+            regions: Masks of the object, (N, *spatial), for the metrics that need them.
         """
         device = next((parameter.device for parameter in model.parameters()), samples[1].device)
         ids, inputs, labels = samples[0], samples[1].to(device), samples[2].to(device)
@@ -93,7 +103,10 @@ class Explainer:
         if predicted:
             targets = self._predicted(model, forward, images)
         classes = labels if targets is None else targets
-        result = self._in_memory(images, lambda: self._explained(model, forward, images, labels, classes, ids))
+        measured = functools.partial(self._measured, model, forward, images, classes, regions=regions)
+        result = self._in_memory(
+            images, lambda: self._explained(model, forward, images, labels, classes, ids, measured)
+        )
         return replace(result, table=is_table(inputs))
 
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
@@ -148,35 +161,81 @@ class Explainer:
         labels: Tensor,
         targets: Tensor,
         ids: Sequence[int | str] | None,
+        measured: Callable[[Tensor, Tensor], Faithfulness],
     ) -> ExplanationResult:
         if is_tokens(images):
             check_in_vocabulary(model, self.settings.baseline)
         explanation = self._maps(model, forward, images, targets)
         relevance = self._relevance(explanation, images)
-
-        def measured(maps: Tensor) -> Faithfulness:
-            return self._measured(model, forward, images, targets, maps, explanation.logits)
-
-        results = {method: measured(maps) for method, maps in relevance.items()}
+        results = {method: measured(maps, explanation.logits) for method, maps in relevance.items()}
+        control = random_ranking(images, self.settings.seed)
         if any(result.values for result in results.values()):
-            results[RANDOM] = measured(random_ranking(images, self.settings.seed))
+            results[RANDOM] = measured(control, explanation.logits)
+        ranked = relevance | {RANDOM: control}
+        for method, noisy in self._under_noise(model, forward, images, targets, explanation, ranked).items():
+            results.setdefault(method, Faithfulness({}, {})).values.update(noisy)
         for method, values in self._class_sensitivity(model, forward, images, targets, explanation, relevance).items():
             results[method].values["class_sensitivity"] = values
         return ExplanationResult(images, labels, targets, explanation, relevance, results, ids)
 
     def _measured(
-        self, model: nn.Module, forward: Forward, images: Tensor, targets: Tensor, maps: Tensor, logits: Tensor
+        self,
+        model: nn.Module,
+        forward: Forward,
+        images: Tensor,
+        targets: Tensor,
+        maps: Tensor,
+        logits: Tensor,
+        *,
+        regions: Tensor | None = None,
     ) -> Faithfulness:
         settings = replace(self.settings, chunk_size=self.chunk_size)
 
         def measured(metrics: Sequence[str]) -> Faithfulness:
-            return measure(model, images, targets, maps, metrics, settings, forward=forward, logits=logits)
+            return measure(
+                model, images, targets, maps, metrics, settings, forward=forward, logits=logits, regions=regions
+            )
 
         try:
             return measured(self.metrics)
         except Exception as error:  # noqa: BLE001  # raised again where nothing is left
             self.metrics = self._working(self.metrics, lambda metric: measured([metric]), error, one_must=False)
         return measured(self.metrics)
+
+    def _under_noise(
+        self,
+        model: nn.Module,
+        forward: Forward,
+        images: Tensor,
+        targets: Tensor,
+        explanation: Explanation,
+        relevance: Mapping[str, Tensor],
+    ) -> dict[str, dict[str, Tensor]]:
+        """Return "infidelity", of a random ranking too, and "sensitivity", where asked for, (N,) each, by method."""
+        noise = Noise(model, forward, images, targets, self.chunk_size)
+        same = {method: of_one for method, of_one in explanation.maps.items() if of_one.shape == images.shape}
+        maps = {**relevance, **same}  # signs and channels count
+
+        def measured(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+            found: dict[str, dict[str, Tensor]] = {}
+            if "infidelity" in metrics:
+                found |= {method: {"infidelity": noise.infidelity(of_one)} for method, of_one in maps.items()}
+            if "sensitivity" in metrics:
+                sensitive = noise.sensitivity(lambda x: self._maps(model, forward, x, targets).maps)
+                found = {method: found.get(method, {}) | {"sensitivity": s} for method, s in sensitive.items()} | {
+                    RANDOM: found.get(RANDOM, {})
+                }
+            return found
+
+        noisy = [name for name in self.metrics if name in METRICS_UNDER_NOISE]
+        if not noisy:
+            return {}
+        try:
+            return measured(noisy)
+        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
+            working = self._working(noisy, lambda metric: measured([metric]), error, one_must=False)
+        self.metrics = [name for name in self.metrics if name not in noisy or name in working]
+        return measured(working)
 
     def _class_sensitivity(
         self,
@@ -256,17 +315,29 @@ class EarlierMaps:
     Attributes:
         first: For each method, its maps in the first explanation.
         last: For each method, its maps in the explanation before.
+        total: For each method, the sum of its normalised maps in all explanations so far.
     """
 
     first: Mapping[str, Tensor] = field(default_factory=dict)
     last: Mapping[str, Tensor] = field(default_factory=dict)
+    total: Mapping[str, Tensor] = field(default_factory=dict)
 
     def compare(self, explained: ExplanationResult, metrics: Sequence[str]) -> None:
-        """Add "attribution_drift" and "randomisation_check", where asked for, and remember these maps."""
-        for name, earlier in (("attribution_drift", self.last), ("randomisation_check", self.first)):
+        """Add the metrics that compare epochs, where asked for, and remember these maps.
+
+        They are "attribution_drift", "randomisation_check" and "consensus", with the mean of all earlier epochs.
+        """
+        named = {"attribution_drift": self.last, "randomisation_check": self.first, "consensus": self.total}
+        for name, earlier in named.items():
             for method, maps in explained.relevance.items():
                 earlier_maps = earlier.get(method)
                 if name in metrics and earlier_maps is not None and earlier_maps.shape == maps.shape:
                     explained.measured[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
         self.last = explained.relevance
         self.first = self.first or explained.relevance
+        if "consensus" in metrics:
+            self.total = {method: self._added(method, maps) for method, maps in explained.relevance.items()}
+
+    def _added(self, method: str, maps: Tensor) -> Tensor:
+        before, now = self.total.get(method), normalised(maps)
+        return now if before is None or before.shape != now.shape else before.to(now.device) + now

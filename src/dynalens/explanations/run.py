@@ -56,7 +56,8 @@ class RunExplanations:
         samples = self.samples.every_epoch()
         if samples is None:
             return None
-        every_epoch = self.explainer.explained(model, samples, predicted=self._choice.target == "prediction")
+        predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])
+        every_epoch = self.explainer.explained(model, samples, predicted=predicted, regions=regions)
         self._earlier.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects)
         return EpochExplanations(
@@ -80,11 +81,12 @@ class RunExplanations:
         return self.samples.state_dict() | {
             "first": dict(self._earlier.first),
             "last": dict(self._earlier.last),
+            "total": dict(self._earlier.total),
             "next_epoch": self.schedule.next_epoch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the samples of a checkpoint."""
         self.samples.load_state_dict(state)
-        self._earlier = EarlierMaps(state["first"], state["last"])
+        self._earlier = EarlierMaps(state["first"], state["last"], state.get("total", {}))
         self.schedule.next_epoch = state["next_epoch"]

@@ -10,6 +10,7 @@ from dynalens.capture import BatchObserver, CaptureError, class_labels, copied, 
 from dynalens.datasets import IndexedDataset
 from dynalens.explanations.collector import SampleCollector, given_samples
 from dynalens.explanations.names import content_ids, listed, validation_ids
+from dynalens.explanations.regions import Regions, masks_for
 from dynalens.explanations.selection import BalancedSelection
 from dynalens.explanations.settings import SampleSettings
 
@@ -42,8 +43,12 @@ class ExplainedSamples:
         self._suspects: SampleCollector | None = None
         self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
         self.suspects_readable, self._told = True, False
+        self._regions = Regions(settings.masks)
         if self._given is not None:
             check(self._given[0])
+            if isinstance(settings.masks, Tensor):
+                masks = masks_for(settings.masks, self._given[0])
+                self._regions.kept = dict(zip(content_ids(self._given[0]), masks, strict=True))
         self.begin_fit()
 
     def begin_fit(self, *, alone: bool = True) -> None:
@@ -111,10 +116,10 @@ class ExplainedSamples:
         if self.chosen:
             return
         images, labels = self._read(batch, classes=True)
-        names = listed(ids()) if ids is not None else []
-        if len(names) != len(images):  # of a batch that was put together from other rows, too
-            names = [*(content_ids(images) if first is None else validation_ids(first, len(images)))]
-        self._selection.offer(images, self._classes(labels).tolist(), names)
+        name_of = _names(images, first, None if ids is None else listed(ids()))
+        taken = self._selection.offer(images, self._classes(labels).tolist(), name_of)
+        self._regions.keep(batch, images, taken)
+        self._regions.forget_others(self._selection.ids)
         self._batches += 1
         if self._selection.complete or self._batches == BATCHES:
             self.end_choice()
@@ -123,6 +128,10 @@ class ExplainedSamples:
         """Keep what was chosen so far for the whole run."""
         if not self.chosen:
             self._first, self._first_ids = self._selection.result(), self._selection.ids
+
+    def regions(self, ids: Sequence[int | str] | None) -> Tensor | None:
+        """Return the masks (N, *spatial) of samples that are explained in every epoch; None where there are none."""
+        return None if ids is None else self._regions.of(ids)
 
     def look_for_suspects(self, ids: Sequence[int | str] | None) -> None:
         """Look out for these samples in the epoch that begins, and forget those of the epoch before."""
@@ -158,6 +167,7 @@ class ExplainedSamples:
         return {
             "kept": self._first,
             "kept_ids": self._first_ids,
+            "masks": dict(self._regions.kept),
             "chosen": self._wanted.result() if self._wanted is not None else None,
         }
 
@@ -166,6 +176,7 @@ class ExplainedSamples:
         self._first, self._first_ids = state["kept"], state.get("kept_ids", [])
         if self._first is not None and not self._first_ids:  # of a version that kept none
             self._first_ids = content_ids(self._first[0])
+        self._regions.kept |= state.get("masks", {})
         if self._wanted is not None and state["chosen"] is not None:
             self._wanted.offer(*state["chosen"])
 
@@ -180,7 +191,12 @@ class ExplainedSamples:
         if self._wanted is not None and not self._wanted.complete:
             # Classes once: reading labels waits for the device.
             images, labels = self._read(batch, classes=not self._wanted.begun)
-            self._wanted.offer(ids(), images, self._classes(labels))
+            found = ids()
+            self._wanted.offer(found, images, self._classes(labels))
+            if self._regions.wanted:  # which waits for the device
+                missing = set(self._wanted.wanted) - set(self._regions.kept)
+                rows = {sample: row for row, sample in enumerate(listed(found)) if sample in missing}
+                self._regions.keep(batch, images, rows)
         if self._suspects is not None and not self._suspects.complete:
             try:
                 images, labels = self._read(batch)
@@ -227,6 +243,15 @@ class ExplainedSamples:
                 "leave it out.",
                 stacklevel=4,
             )
+
+
+def _names(images: Tensor, first: int | None, ids: Sequence[int | str] | None) -> Callable[[int], int | str]:
+    """Return what names a row: its id, its position in the validation set, or a digest where neither is known."""
+    if ids is not None and len(ids) == len(images):  # not of a batch that was put together from other rows
+        return ids.__getitem__
+    if first is not None:
+        return validation_ids(first, len(images)).__getitem__
+    return lambda row: content_ids(images[row : row + 1])[0]
 
 
 def _said(labels: Tensor) -> str:

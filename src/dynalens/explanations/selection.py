@@ -1,7 +1,7 @@
 """A few samples of as many classes as possible, chosen while batches pass."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class BalancedSelection:
     Example:
         >>> selection = BalancedSelection(2)
         >>> for labels in ([0, 0], [0, 1]):
-        ...     selection.offer(torch.zeros(2, 1, 4, 4), labels, ["a", "b"])
+        ...     _ = selection.offer(torch.zeros(2, 1, 4, 4), labels, ["a", "b"].__getitem__)
         >>> selection.result()[1].tolist(), selection.ids
         ([0, 1], ['a', 'b'])
     """
@@ -38,11 +38,24 @@ class BalancedSelection:
         """Return what the samples are called, in the order in which they passed."""
         return [sample for _, _, sample in self._kept]
 
-    def offer(self, images: Tensor, labels: Sequence[int], ids: Sequence[int | str]) -> None:
-        """Take what is wanted of a batch; a negative label names no class."""
+    def offer(self, images: Tensor, labels: Sequence[int], name_of: Callable[[int], int | str]) -> dict[int | str, int]:
+        """Take what is wanted of a batch; a negative label names no class.
+
+        Args:
+            images: Shape ``(N, ...)``.
+            labels: N of them.
+            name_of: Gives the id of a row.
+
+        Returns:
+            The rows that were taken, by their ids.
+        """
+        taken: dict[int | str, int] = {}
         for row, label in enumerate(labels):
             if label >= 0 and self._has_room_for(label, images.shape[1:]):
-                self._kept.append((label, images[row].detach().clone(), ids[row]))  # the step may work in place
+                sample = name_of(row)
+                taken[sample] = row
+                self._kept.append((label, images[row].detach().clone(), sample))  # the step may work in place
+        return taken
 
     def result(self) -> tuple[Tensor, Tensor] | None:
         """Return images and labels (N,), int64, in the order in which they passed; None where there are none."""

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from dynalens.arguments import check_choice, check_positive
 from dynalens.attribution import Method, check_contrast, check_methods
+from dynalens.explanations.collector import given_samples
+from dynalens.explanations.regions import Where
 from dynalens.explanations.tokens import check_inputs
-from dynalens.faithfulness import CurveSettings, check_metrics
+from dynalens.faithfulness import METRICS_OF_REGIONS, CurveSettings, check_metrics
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class SampleSettings:
     target: Literal["label", "prediction"]
     inputs: str | tuple[str, str] | Callable[[Any], tuple[Tensor, Tensor]]
     decode: Callable[[int], str] | None
+    masks: Where = None
 
     def __post_init__(self) -> None:
         """Check the numbers and the words; what ``samples`` holds is checked where it is taken apart."""
@@ -112,3 +115,23 @@ class ExplanationSettings:
     choice: SampleSettings
     pace: ScheduleSettings
     strict: bool
+
+    def __post_init__(self) -> None:
+        """Check that metrics that need masks have some, and that given masks have given samples."""
+        local = [name for name in self.maps.metrics if name in METRICS_OF_REGIONS]
+        masks, samples = self.choice.masks, self.choice.samples
+        if local and masks is None:
+            raise ValueError(
+                f"Expected `masks` for the metrics {', '.join(local)}, got none. Pass the key of masks (N, H, W) or "
+                "boxes (N, 4) in the batch, or a callable(batch) that returns them."
+            )
+        if isinstance(masks, Tensor) and not (isinstance(samples, tuple) and isinstance(samples[0], Tensor)):
+            raise ValueError(
+                "Expected `masks` to say where they stand in a batch, got a tensor without `samples=(images, labels)`. "
+                "Pass a key, a position, or a callable(batch) -> masks."
+            )
+        if masks is not None and not isinstance(masks, Tensor) and given_samples(samples)[0] is not None:
+            raise ValueError(
+                f"Expected `masks` of the given `samples` as a tensor (N, H, W), got {masks!r}. Given samples come "
+                "with no batch."
+            )

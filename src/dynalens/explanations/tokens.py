@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dynalens.attribution import TOKEN_METHODS, Method, blind_to_tokens
-from dynalens.faithfulness import METRICS_OF_MAPS
+from dynalens.faithfulness import METRICS_OF_MAPS, METRICS_OF_REGIONS, METRICS_UNDER_NOISE
 from dynalens.observation import is_tokens
 
 
@@ -15,8 +15,9 @@ def check_inputs(inputs: Tensor, *, methods: Sequence[Method], metrics: Sequence
     if not is_tokens(inputs):
         return
     blind = blind_to_tokens(method for method in methods if isinstance(method, str))
-    masked = [name for name in metrics if name.startswith("average_")]
-    baselines = [repr(baseline)] if isinstance(baseline, str) and set(metrics) - set(METRICS_OF_MAPS) else []
+    masked = [name for name in metrics if name.startswith("average_") or name in METRICS_UNDER_NOISE]
+    curves = set(metrics) - {*METRICS_OF_MAPS, *METRICS_OF_REGIONS}
+    baselines = [repr(baseline)] if isinstance(baseline, str) and curves else []
     if blind or masked or baselines:
         raise ValueError(
             f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "

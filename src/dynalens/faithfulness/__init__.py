@@ -9,6 +9,7 @@ from dynalens.faithfulness.agreement import (
     rank_correlation,
     runner_up,
 )
+from dynalens.faithfulness.consensus import consensus, consensus_agreement, normalised
 from dynalens.faithfulness.curves import (
     DEFAULT_SETTINGS,
     Curve,
@@ -22,7 +23,15 @@ from dynalens.faithfulness.curves import (
 from dynalens.faithfulness.gains import rescaled, rescaled_curve, symmetric_relevance_gain
 from dynalens.faithfulness.localisation import box_masks, pointing_game, relevance_mass
 from dynalens.faithfulness.masked import average_drop, average_increase
-from dynalens.faithfulness.measures import METRICS, METRICS_OF_MAPS, Faithfulness, check_metrics, measure
+from dynalens.faithfulness.measures import (
+    METRICS,
+    METRICS_OF_MAPS,
+    METRICS_OF_REGIONS,
+    METRICS_UNDER_NOISE,
+    Faithfulness,
+    check_metrics,
+    measure,
+)
 from dynalens.faithfulness.noise import gaussian_noise, infidelity, sensitivity_max, uniform_noise
 from dynalens.faithfulness.perturbation import (
     Baseline,
@@ -42,6 +51,8 @@ __all__ = [
     "DEFAULT_SETTINGS",
     "METRICS",
     "METRICS_OF_MAPS",
+    "METRICS_OF_REGIONS",
+    "METRICS_UNDER_NOISE",
     "PRECISIONS",
     "Baseline",
     "Curve",
@@ -60,6 +71,8 @@ __all__ = [
     "chunk_size_for",
     "class_logits",
     "class_sensitivity",
+    "consensus",
+    "consensus_agreement",
     "deletion_curve",
     "faithfulness_curves",
     "gaussian_noise",
@@ -67,6 +80,7 @@ __all__ = [
     "insertion_curve",
     "kar_datasets",
     "measure",
+    "normalised",
     "patch_relevance",
     "pointing_game",
     "random_ranking",

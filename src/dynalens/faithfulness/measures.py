@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dynalens.faithfulness.curves import DEFAULT_SETTINGS, Curve, CurveSettings, faithfulness_curves
 from dynalens.faithfulness.gains import gain_of, rescaled
+from dynalens.faithfulness.localisation import pointing_game, relevance_mass
 from dynalens.faithfulness.masked import drop_of, increase_of, masked_probabilities
 from dynalens.faithfulness.scoring import Forward
 
@@ -18,9 +19,12 @@ _NEEDS = {
     "insertion_rescaled": ("insertion",),
 }
 _MASKED = ("average_drop", "average_increase")
-METRICS_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_check")
-METRICS = (*_NEEDS, *_MASKED, *METRICS_OF_MAPS)
-"""All names: of the first a random ranking is the control; the last three compare maps with each other."""
+METRICS_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_check", "consensus")
+METRICS_OF_REGIONS = ("pointing_game", "relevance_mass")
+METRICS_UNDER_NOISE = ("infidelity", "sensitivity")
+METRICS = (*_NEEDS, *_MASKED, *METRICS_UNDER_NOISE, *METRICS_OF_MAPS)
+"""All names but those that need masks. A random ranking is the control of all but "sensitivity" and those that compare
+maps with each other."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,11 @@ class Faithfulness:
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     """Return the names as a tuple, or raise a ValueError that lists the known ones."""
     names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    unknown_names = [name for name in names if name not in METRICS]
+    every_name = METRICS + METRICS_OF_REGIONS
+    unknown_names = [name for name in names if name not in every_name]
     if unknown_names:
         raise ValueError(
-            f"Expected `metrics` to be among {', '.join(METRICS)}, got {unknown_names}. Name some of them or none."
+            f"Expected `metrics` to be among {', '.join(every_name)}, got {unknown_names}. Name some of them or none."
         )
     return names
 
@@ -57,13 +62,15 @@ def measure(
     *,
     forward: Forward | None = None,
     logits: Tensor | None = None,
+    regions: Tensor | None = None,
 ) -> Faithfulness:
-    """Return the metrics of these names that perturb images; those that compare maps are passed over.
+    """Return the metrics of these names that perturb images or know where the object is; others are passed over.
 
     Args:
         model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
         maps: Shape ``(N, *spatial)``; a :func:`random_ranking` gives the control.
         metrics: Names from ``METRICS``.
+        regions: Masks of the object, shape ``(N, *spatial)``; without them the metrics that need them are passed over.
     """
     names = check_metrics(metrics)
     curve_names = sorted({curve for name in names for curve in _NEEDS.get(name, ())})
@@ -80,6 +87,9 @@ def measure(
         )  # fmt: skip
         formulas = {"average_drop": drop_of, "average_increase": increase_of}
         values |= {name: formulas[name](p_image, p_masked) for name in names if name in formulas}
+    if regions is not None:
+        local = {"pointing_game": pointing_game, "relevance_mass": relevance_mass}
+        values |= {name: local[name](maps, regions) for name in names if name in local}
     return Faithfulness(curves, values)
 
 

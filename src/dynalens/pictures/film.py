@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from dynalens.dynamics import Array
@@ -46,6 +47,10 @@ class FilmStrip:
         self._inputs: list[Image.Image] = []
         self._frames: dict[int, list[Frame]] = {}
         self._added: list[int] = []
+        self._shown: Sequence[Shown] = []
+        self._total: list[Array] = []
+        self._count = 0
+        self._signed = False
         self._height_of_words = 0
 
     @property
@@ -66,14 +71,32 @@ class FilmStrip:
             for one, relevance, was_right in zip(shown, maps, right, strict=True)
         ]
         self._added.append(epoch)
+        self._sum_up(shown, maps, signed=signed)
         epochs = self._kept()
         while len(epochs) > self._columns:
             self._every *= 2
             epochs = self._kept()
         self._frames = {past: frames for past, frames in self._frames.items() if past in epochs}
 
+    def _sum_up(self, shown: Sequence[Shown], maps: Sequence[Array], *, signed: bool) -> None:
+        """Add the maps to the consensus of all epochs, each over its 2-norm."""
+        normalised = [relevance / (np.linalg.norm(relevance) or 1.0) for relevance in maps]
+        alike = [total.shape for total in self._total] == [relevance.shape for relevance in normalised]
+        self._total = [t + a for t, a in zip(self._total, normalised, strict=True)] if alike else normalised
+        self._count = self._count + 1 if alike else 1
+        self._shown, self._signed = shown, (self._signed and alike) or signed
+
+    def _consensus(self, size: tuple[int, int]) -> list[Frame]:
+        """Return a frame of what all epochs agree on for each sample; none where there was one epoch."""
+        if self._count < 2:
+            return []
+        pairs = zip(self._shown, self._total, strict=True)
+        return [Frame(_framed(one, total, size, signed=self._signed), None) for one, total in pairs]
+
     def image(self, title: str, names: Sequence[str]) -> Image.Image:
         """Return the strip: a row for each sample with its input at the left, a column for each epoch.
+
+        The last column, "all", is the consensus of all epochs so far: the mean of their normalised maps.
 
         Words have a line or a few for each epoch, below each other for each sample.
 
@@ -83,17 +106,19 @@ class FilmStrip:
         """
         if self._height_of_words:
             return self._lines_of_words(title, names)
-        columns = 1 + len(self._frames)
+        consensus = self._consensus((_CELL, _CELL))
+        columns = 1 + len(self._frames) + bool(consensus)
         side = min(_LARGEST_CELL, (WIDTH - GAP) // columns - GAP)
         pitch, row_pitch, top = side + GAP, side + LINE + 2 * GAP, 2 * LINE + 4
         card = Card(top + len(self._inputs) * row_pitch, _SCALE)
         write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
-        for column, head in enumerate(["input", *(str(epoch) for epoch in self._frames)]):
+        for column, head in enumerate(["input", *(str(epoch) for epoch in self._frames), *["all"][: len(consensus)]]):
             write(card.draw, (GAP + column * pitch, LINE + 3), head, TEXT, fill=FAINT, width=side + GAP)
         for row, (picture, name) in enumerate(zip(self._inputs, names, strict=True)):
             y = top + row * row_pitch
             write(card.draw, (GAP, y), name, TEXT, width=WIDTH - 2 * GAP)
             frames = [Frame(picture, None), *(frames[row] for frames in self._frames.values())]
+            frames += consensus[row : row + 1]
             for column, frame in enumerate(frames):
                 colour = None if frame.right is None else RIGHT if frame.right else WRONG
                 cell = frame.picture.resize((side * _SCALE, side * _SCALE), Image.Resampling.LANCZOS)
@@ -103,21 +128,22 @@ class FilmStrip:
     def _lines_of_words(self, title: str, names: Sequence[str]) -> Image.Image:
         size = (_WORDS, self._height_of_words)
         pitch = size[1] + FRAME
-        height = LINE + GAP + len(self._frames) * pitch
+        consensus = self._consensus(size)
+        height = LINE + GAP + (len(self._frames) + bool(consensus)) * pitch
         card = Card(LINE + 4 + len(names) * height, _SCALE)
         write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
         for row, name in enumerate(names):
             y = LINE + 4 + row * height
             write(card.draw, (GAP, y), name, TEXT, width=WIDTH - 2 * GAP)
-            for line, (epoch, frames) in enumerate(self._frames.items()):
+            lines = [(str(epoch), frames[row]) for epoch, frames in self._frames.items()]
+            for line, (head, frame) in enumerate(lines + [("all", frame) for frame in consensus[row : row + 1]]):
                 position = (GAP + _MARGIN, y + LINE + FRAME + line * pitch)
-                write(
-                    card.draw, (position[0] - 4 * FRAME, position[1] + FRAME), str(epoch), TEXT, fill=FAINT, anchor="ra"
-                )
-                cell = frames[row].picture.resize((size[0] * _SCALE, size[1] * _SCALE), Image.Resampling.NEAREST)
+                write(card.draw, (position[0] - 4 * FRAME, position[1] + FRAME), head, TEXT, fill=FAINT, anchor="ra")
+                cell = frame.picture.resize((size[0] * _SCALE, size[1] * _SCALE), Image.Resampling.NEAREST)
                 card.paste(cell, position)
                 edge = (position[0] - 2 * FRAME, position[1], position[0] - FRAME, position[1] + size[1] - 3)
-                card.draw.rectangle(edge, fill=RIGHT if frames[row].right else WRONG)
+                if frame.right is not None:
+                    card.draw.rectangle(edge, fill=RIGHT if frame.right else WRONG)
         return card.image()
 
     def _kept(self) -> set[int]:

@@ -1,0 +1,99 @@
+"""Where the object is in the samples that are explained: masks or boxes that come with the batch."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynalens.faithfulness import box_masks
+
+Where = str | int | Tensor | Callable[[Any], Any] | None
+"""Key or position in the batch, a callable(batch), or the masks of given samples."""
+
+
+class Regions:
+    """Keeps the masks of the samples that are explained in every epoch, by the samples' ids.
+
+    Args:
+        where: Where masks or boxes stand in a batch; None where there are none.
+
+    Example:
+        >>> regions = Regions("box")
+        >>> batch = {"box": torch.tensor([[0, 0, 1, 1], [0, 0, 2, 1]])}
+        >>> regions.keep(batch, torch.zeros(2, 3, 1, 2), {"b": 1})
+        >>> regions.of(["b"]).int().tolist()
+        [[[1, 1]]]
+    """
+
+    def __init__(self, where: Where) -> None:
+        self._where = where
+        self.kept: dict[int | str, Tensor] = {}
+
+    @property
+    def wanted(self) -> bool:
+        """Whether masks are read from batches."""
+        return self._where is not None and not isinstance(self._where, Tensor)
+
+    def keep(self, batch: Any, images: Tensor, rows: Mapping[int | str, int]) -> None:
+        """Copy the masks of some samples of a batch.
+
+        Args:
+            batch: What a step is given.
+            images: Those that were read of it, ``(N, C, *spatial)``.
+            rows: For the id of each sample that is wanted, its place in the batch.
+
+        Raises:
+            ValueError: If the batch has no masks there, or their shape is not that of the images.
+        """
+        if not self.wanted or not rows:
+            return
+        masks = masks_for(self._found(batch), images)
+        self.kept |= {sample: masks[row].detach().clone() for sample, row in rows.items()}
+
+    def forget_others(self, ids: Collection[int | str]) -> None:
+        """Drop the masks of samples that were traded for others."""
+        self.kept = {sample: mask for sample, mask in self.kept.items() if sample in ids}
+
+    def of(self, ids: Sequence[int | str]) -> Tensor | None:
+        """Return masks ``(N, *spatial)``, bool, of these samples; None where none are kept."""
+        known = [self.kept[sample] for sample in ids if sample in self.kept]
+        return torch.stack(known) if known and len(known) == len(ids) else None
+
+    def _found(self, batch: Any) -> Any:
+        if callable(self._where):
+            return self._where(batch)
+        try:
+            return batch[self._where]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"Expected the batch to have `masks` at {self._where!r}, got a {type(batch).__name__}"
+                f"{f' with the keys {sorted(map(str, batch))}' if isinstance(batch, Mapping) else ''}. Pass its key or "
+                "position, or a callable(batch) -> masks (N, H, W) or boxes (N, 4)."
+            ) from error
+
+
+def masks_for(found: Any, images: Tensor) -> Tensor:
+    """Return masks ``(N, *spatial)``, bool, of what stands in a batch.
+
+    Args:
+        found: Masks ``(N, *spatial)`` or ``(N, 1, *spatial)``, not 0 inside; or boxes (x0, y0, x1, y1), ``(N, 4)`` or N
+            tensors ``(M, 4)``.
+        images: Shape ``(N, C, *spatial)``.
+
+    Raises:
+        ValueError: If their number or shape is not that of the images.
+    """
+    spatial = images.shape[1:] if images.ndim == 2 else images.shape[2:]
+    boxes = isinstance(found, Sequence) or (isinstance(found, Tensor) and found.shape[1:] == (4,) != tuple(spatial))
+    if boxes and len(spatial) == 2 and len(found) == len(images):
+        found = box_masks([torch.as_tensor(each) for each in found], spatial)
+    if isinstance(found, Tensor) and found.ndim == len(spatial) + 2 and found.shape[1] == 1:
+        found = found.squeeze(1)
+    if not isinstance(found, Tensor) or found.shape != (len(images), *spatial):
+        seen = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise ValueError(
+            f"Expected `masks` of shape {(len(images), *spatial)} or boxes ({len(images)}, 4), got {seen}. Pass a "
+            "region for each image, of its size."
+        )
+    return found.bool()

@@ -1,0 +1,73 @@
+"""What several maps of the same images agree on."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dynalens.faithfulness.agreement import rank_correlation
+
+
+def consensus(maps: Sequence[Tensor] | Tensor) -> Tensor:
+    r"""Return the mean of normalised maps of the same images: over epochs, seeds, runs or methods.
+
+    :math:`\frac{1}{R} \sum_r A_r / \lVert A_r \rVert_2` for each image, so that no map counts more because its
+    gradients are larger. A map of zeros votes for nothing.
+
+    Source: Li et al., "Cross-Model Consensus of Explanations and Beyond for Image Classification Models", Machine
+    Learning 112 (2023), section 3.2, who normalise LIME's so, and other maps to [0, 1], which loses their signs.
+
+    Args:
+        maps: R of them, shape ``(N, *spatial)`` each.
+
+    Returns:
+        Shape ``(N, *spatial)``, float32.
+
+    Raises:
+        ValueError: If there are none, or their shapes differ.
+
+    Example:
+        >>> consensus([torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 10.0]])])
+        tensor([[0.3000, 0.9000]])
+    """
+    listed = list(maps)
+    if not listed or len({of_one.shape for of_one in listed}) > 1:
+        seen = ", ".join(sorted({str(tuple(of_one.shape)) for of_one in listed})) or "none"
+        raise ValueError(
+            f"Expected `maps` of one shape (N, *spatial), got {seen}. Pass maps of the same images by the same method."
+        )
+    return torch.stack([normalised(of_one) for of_one in listed]).mean(dim=0)
+
+
+def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
+    """Return for each of R sets of maps the rank correlation with the :func:`consensus` of the others.
+
+    A map is left out of the consensus that it is compared with: it would agree with itself.
+
+    Args:
+        maps: R of them, at least 2, shape ``(N, *spatial)`` each.
+
+    Returns:
+        Shape ``(R, N)``, float32, in [-1, 1]; NaN where a map is constant.
+
+    Raises:
+        ValueError: If there are fewer than two, or their shapes differ.
+
+    Example:
+        >>> consensus_agreement([torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 4.0, 6.0]])])
+        tensor([[1.],
+                [1.]])
+    """
+    listed = list(maps)
+    if len(listed) < 2:
+        raise ValueError(f"Expected two or more sets of `maps` to compare, got {len(listed)}. Pass those of each run.")
+    consensus(listed)  # their shapes
+    others = [consensus(listed[:r] + listed[r + 1 :]) for r in range(len(listed))]
+    return torch.stack([rank_correlation(of_one, other) for of_one, other in zip(listed, others, strict=True)])
+
+
+def normalised(maps: Tensor) -> Tensor:
+    """Return each map over its 2-norm, float32; a map of zeros stays so."""
+    maps = maps.detach().float()
+    norms = maps.flatten(1).norm(dim=1).view(-1, *[1] * (maps.ndim - 1))
+    return maps / torch.where(norms > 0, norms, 1)
