@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -30,6 +31,20 @@ def test_find_mislabeled_digits_finds_most_wrong_labels(tmp_path: Path, capsys: 
     assert re.search(r"points \(95 % interval [+-]\d+\.\d to [+-]\d+\.\d, 2 pairs of trainings\)\.$", out, re.MULTILINE)
     folder = tmp_path / re.findall(r"tensorboard --logdir (\S+)", out)[0]
     assert list(folder.glob("events.*"))
+
+
+def test_roar_trains_again_on_what_each_map_leaves_and_draws_both_curves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ("--epochs", "1", "--seeds", "1", "--samples", "100", "--fractions", "0.2", "0.8")
+    run("roar.py", *small, "--out", str(tmp_path))
+    out = capsys.readouterr().out
+    for title in ("remove and retrain", "keep and retrain"):
+        assert f"{title}: test accuracy by the fraction of pixels replaced, mean of 1 networks" in out
+    rows = re.findall(r"^(random|saliency|integrated_gradients|grad_cam) +(0\.\d{3}) +(0\.\d{3})$", out, re.MULTILINE)
+    assert len(rows) == 8
+    with Image.open(tmp_path / "roar.png") as picture:
+        assert picture.size == (712, 416)
 
 
 @pytest.mark.parametrize("shape", [(60, 8, 8), (60, 8, 8, 3)])
