@@ -1,8 +1,11 @@
 """The command line shows what the tables hold; mistakes are one line."""
 
 import json
+import zipfile
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,6 +48,24 @@ def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
     file.write_text("sample_id,answer\n0,perhaps\n")
     assert main(["suspects", str(folder), "--answers", str(file)]) == 2
     assert "Expected `answer` to be one of right, wrong, unsure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["suspects", "report", "audit"])
+def test_a_command_checks_and_reads_each_file_of_the_history_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    folder = run(tmp_path)
+    opened: Counter[str] = Counter()
+
+    class Counted(zipfile.ZipFile):
+        def __init__(self, file: Any, *args: Any, **kwargs: Any) -> None:
+            opened[Path(getattr(file, "name", file)).name] += 1
+            super().__init__(file, *args, **kwargs)
+
+    monkeypatch.setattr(zipfile, "ZipFile", Counted)
+    assert main([command, str(folder)]) == 0
+    assert [opened[f"epoch_{epoch:06d}.npz"] for epoch in range(6)] == [2] * 6
+    assert opened["record.npz"] == 2
 
 
 def test_suspects_are_shown_with_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,15 +52,19 @@ def read_arrays(path: Path) -> dict[str, Array]:
         DamagedFileError: If it is cut off, or something else.
         OSError: If it cannot be opened.
     """
+    return read_with_digest(path)[0]
+
+
+def read_with_digest(path: Path) -> tuple[dict[str, Array], int]:
+    """Return the arrays of :func:`read_arrays` and the :func:`digest`, which is of the same file."""
     with whole(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        length = path.stat().st_size
-        if sum(member.file_size for member in members) > length:
+        if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("arrays that are larger than the file")
         for member in members:
             _check_array(archive, member)
         with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
+            return dict(stored), _digest(archive)
 
 
 def read_json(path: Path) -> Any:
@@ -97,8 +101,12 @@ def digest(path: Path) -> int:
         OSError: If it cannot be opened.
     """
     with whole(path), zipfile.ZipFile(path) as archive:
-        checksums = sorted((member.filename, member.CRC) for member in archive.infolist())
-        return zlib.crc32(repr(checksums).encode())
+        return _digest(archive)
+
+
+def _digest(archive: zipfile.ZipFile) -> int:
+    checksums = sorted((member.filename, member.CRC) for member in archive.infolist())
+    return zlib.crc32(repr(checksums).encode())
 
 
 def text_digest(texts: Sequence[str]) -> int:

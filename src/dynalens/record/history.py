@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynalens.dynamics import Array
 from dynalens.record.checks import MOST_SAMPLES, check_presentations
-from dynalens.record.files import DamagedFileError, digest, epoch_file, read_arrays, whole
+from dynalens.record.files import DamagedFileError, digest, epoch_file, read_with_digest, whole
 
 Presentations = Mapping[str, Array]
 UNREADABLE = (OSError, DamagedFileError)
@@ -43,8 +43,10 @@ class History:
         for epoch in self.epochs:
             if epoch in self.held:
                 yield epoch, self.held[epoch]
-            elif epoch in files and self._is_own(epoch, files[epoch]):
-                yield epoch, self._read(files[epoch])
+            elif epoch in files:
+                presentations = self._read(epoch, files[epoch])
+                if presentations is not None:
+                    yield epoch, presentations
 
     def readable(self, without: Collection[int] = ()) -> Iterator[tuple[int, Presentations]]:
         """Yield the same for what is only shown: without these epochs, and without those that cannot be read."""
@@ -52,10 +54,11 @@ class History:
             with suppress(*UNREADABLE):
                 yield from History(self.folder, [epoch], self.num_samples, self.digests, self.held)
 
-    def is_whole(self) -> bool:
-        """Return whether the presentations of every epoch were kept and are there."""
-        recorded_epochs = self.files() if self.digests is None else self.digests
-        return all(epoch in recorded_epochs or epoch in self.held for epoch in self.epochs) and not self.lost()
+    def is_there(self) -> bool:
+        """Return whether every epoch was kept and has a file; no file is opened to see if it is this record's."""
+        files = self.files()
+        recorded_epochs = files if self.digests is None else self.digests
+        return all(epoch in self.held or (epoch in recorded_epochs and epoch in files) for epoch in self.epochs)
 
     def lost(self) -> list[int]:
         """Return the epochs whose presentations were kept and are gone, or are not as they were."""
@@ -77,17 +80,22 @@ class History:
         paths = {path.name: path for path in (self.folder / "history").glob("epoch_*.npz")}
         return {epoch: paths[epoch_file(epoch)] for epoch in self.epochs if epoch_file(epoch) in paths}
 
-    def _is_own(self, epoch: int, path: Path) -> bool:
-        return self.digests is None or (epoch in self.digests and digest(path) == self.digests[epoch])
-
     def _can_be_read(self, epoch: int, path: Path) -> bool:
         try:
-            return digest(path) is not None and self._is_own(epoch, path)
+            return self._is_own(epoch, digest(path))
         except UNREADABLE:
             return False
 
-    def _read(self, path: Path) -> Presentations:
-        arrays = read_arrays(path)
+    def _is_own(self, epoch: int, number: int) -> bool:
+        return self.digests is None or self.digests.get(epoch) == number
+
+    def _read(self, epoch: int, path: Path) -> Presentations | None:
+        """Return the presentations; None where the file is another run's."""
+        if self.digests is not None and epoch not in self.digests:
+            return None
+        arrays, number = read_with_digest(path)
+        if not self._is_own(epoch, number):
+            return None
         with whole(path):
             check_presentations(arrays, self.num_samples)
         return arrays

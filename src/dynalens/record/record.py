@@ -370,12 +370,16 @@ class Record:
 
     def _assessed(self, watches: Sequence[Watch], shown: set[int]) -> Assessment:
         """Assess the labels; no half of a history counts, without a whole one the record's own means are read."""
-        reason = f"got none of epochs {self._history.lost()}" if self._history.lost() else ""
-        if self._history.is_whole():
+        reason = ""
+        if self._history.is_there():
             try:
-                return assess(self.statistics, self._watched(watches, shown))
+                assessment = assess(self.statistics, self._watched(watches, shown))
+                if shown.issuperset(self.meta.epochs):
+                    return assessment
             except UNREADABLE as error:
                 reason = str(error)
+        lost = self._history.lost()
+        reason = f"got none of epochs {lost}" if lost else reason
         if reason:
             warnings.warn(
                 f"Expected the history of this record in {self.folder}, {reason}. Suspects and the noise rate come "
