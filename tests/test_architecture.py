@@ -33,6 +33,7 @@ ALLOWED = {
         "torch",
         "numpy",
         "pandas",
+        "arguments",
         "auditing",
         "cells",
         "datasets",
@@ -75,6 +76,8 @@ ALLOWED = {
         "record",
         "tensorboard",
     },
+    "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
+    | {"suspicion", "tensorboard", "text"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,

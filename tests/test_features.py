@@ -17,9 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import TensorDataset
 
 from dynalens import TrainingDynamicsMonitor, load_record
-from dynalens.callbacks.projector import chosen_samples
 from dynalens.dynamics import TrainingDynamics
 from dynalens.features import FeatureRows, pooled
+from dynalens.logs.projector import chosen_samples
 from dynalens.pictures import Thumbnails
 from dynalens.suspicion import neighbour_scores
 from training import Classifier, K, N, fit, images, indices_of, labels, loader

@@ -10,8 +10,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dynalens import TrainingDynamicsMonitor
-from dynalens.callbacks.noise_curve import NoiseCurve
 from dynalens.dynamics import TrainingDynamics
+from dynalens.logs.noise_curve import NoiseCurve
 from dynalens.suspicion import assess
 from training import fit
 
@@ -110,6 +110,6 @@ def test_with_many_classes_the_estimate_waits_for_its_turn(monkeypatch: pytest.M
     for epoch in history:
         curve.note(epoch, 100)
     assert all(curve.rate(statistics, epochs) is not None for epochs in range(1, 9))
-    monkeypatch.setattr("dynalens.callbacks.noise_curve.EVERY_EPOCH", 299)  # 100 samples of 3 classes
+    monkeypatch.setattr("dynalens.logs.noise_curve.EVERY_EPOCH", 299)  # 100 samples of 3 classes
     made = [epochs for epochs in range(1, 20) if curve.rate(statistics, epochs) is not None]
     assert made == [1, 2, 4, 8, 16]

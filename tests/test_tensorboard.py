@@ -211,9 +211,7 @@ def test_a_picture_that_fails_is_said_once_and_training_goes_on(
     def fails(*args: Any) -> Any:
         raise ZeroDivisionError("no picture")
 
-    monkeypatch.setitem(
-        __import__("dynalens.callbacks.dynamics_pictures", fromlist=["CHARTS"]).CHARTS, "margins", fails
-    )
+    monkeypatch.setitem(__import__("dynalens.logs.dynamics_pictures", fromlist=["CHARTS"]).CHARTS, "margins", fails)
     monitor = TrainingDynamicsMonitor()
     with pytest.warns(UserWarning, match="switched off, training goes on: ZeroDivisionError: no picture") as warned:
         fit(tmp_path, monitor)

@@ -10,14 +10,7 @@ from torch import Tensor
 
 from dynalens.arguments import check_choice
 from dynalens.attribution import Method, resolved_methods
-from dynalens.callbacks.base import (
-    GuardedPictures,
-    NamedCallback,
-    Setting,
-    show_as_trained,
-    sink_of,
-    switched_off_on_error,
-)
+from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting
 from dynalens.callbacks.tracked_samples import TrackedSamples
 from dynalens.dynamics import Array
 from dynalens.explanations import (
@@ -46,6 +39,7 @@ from dynalens.host import (
     tensorboard_writer,
     validates_in_epoch,
 )
+from dynalens.logs import show_as_trained, sink_of, switched_off_on_error
 from dynalens.observation import module_named
 from dynalens.paths import resolved
 from dynalens.record import epoch_file, forget_epochs, write_arrays

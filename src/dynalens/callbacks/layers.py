@@ -7,8 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dynalens.arguments import check_choice, check_positive
-from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting, show_as_trained, sink_of
-from dynalens.callbacks.layer_pictures import LayerPictures
+from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting
 from dynalens.callbacks.layer_settings import LayerSettings, unit_numbers
 from dynalens.capture import CaptureError, inputs_to_show
 from dynalens.faithfulness import class_logits
@@ -30,6 +29,7 @@ from dynalens.host import (
     run_folder,
     tag_prefix,
 )
+from dynalens.logs import LayerPictures, show_as_trained, sink_of
 from dynalens.observation import Capturing, captured_output, module_named
 
 _KEPT = 32  # images that tell size and range of an input

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.callbacks.dynamics_log import ContrastSource
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.identity import SampleIdentity
+from dynalens.logs import ContrastSource
 
 
 class TrackedSamples:

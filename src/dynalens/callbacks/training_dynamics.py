@@ -8,8 +8,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dynalens.callbacks.base import Setting
-from dynalens.callbacks.dynamics_log import ContrastSource, DynamicsLog
-from dynalens.callbacks.dynamics_settings import LogSettings, RecordSettings
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.recording import RecordingCallback
 from dynalens.callbacks.training_step import TrainingStep
@@ -17,8 +15,9 @@ from dynalens.capture import BatchObserver, Capture, inputs_to_show
 from dynalens.dynamics import EpochRecord
 from dynalens.host import Processes, announce, check_data_parallel, check_tensorboard, run_folder, tag_prefix
 from dynalens.identity import SampleIdentity
+from dynalens.logs import ContrastSource, DynamicsLog, LogSettings
 from dynalens.paths import resolved
-from dynalens.record import LiveRecord, RecordFolder
+from dynalens.record import LiveRecord, RecordFolder, RecordSettings
 from dynalens.tensorboard import Layout, dynamics_layout
 
 

@@ -2,7 +2,7 @@
 
 `record` is what a user asks, live or on disk; `live` keeps it while training goes on; `folder` writes a run's folder,
 `loading` reads it and `checks` says what it refuses; `history` reads every presentation; `files` writes whole files or
-none; `plans` keeps the plans of audits, and `asking` is what a user calls for one.
+none; `plans` keeps the plans of audits, and `asking` is what a user calls for one; `settings` says what is kept.
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from dynalens.record.history import History, read_history
 from dynalens.record.loading import load_record
 from dynalens.record.plans import AskedFor
 from dynalens.record.record import Record, RecordMeta
+from dynalens.record.settings import RecordSettings
 
 if TYPE_CHECKING:
     from dynalens.record.live import LiveRecord
@@ -28,6 +29,7 @@ __all__ = [
     "Record",
     "RecordFolder",
     "RecordMeta",
+    "RecordSettings",
     "audit",
     "audit_plan",
     "epoch_file",

@@ -9,11 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalens.callbacks.base import sink_of, switched_off_on_error
-from dynalens.callbacks.dynamics_pictures import DynamicsPictures, Estimated
-from dynalens.callbacks.dynamics_settings import LogSettings
-from dynalens.callbacks.noise_curve import NoiseCurve
-from dynalens.callbacks.projector import Projector
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.features import FeatureRows
 from dynalens.host import (
@@ -24,6 +19,11 @@ from dynalens.host import (
     tag_prefix,
     tensorboard_writer,
 )
+from dynalens.logs.dynamics_pictures import DynamicsPictures, Estimated
+from dynalens.logs.noise_curve import NoiseCurve
+from dynalens.logs.projector import Projector
+from dynalens.logs.settings import LogSettings
+from dynalens.logs.sinks import sink_of, switched_off_on_error
 from dynalens.pictures import find_normalisation
 from dynalens.record import LiveRecord
 from dynalens.suspicion import (

@@ -1,34 +1,11 @@
-"""What of the training dynamics is kept and what is shown, as it was asked for: settings that refuse what is no use."""
+"""What loggers show of the training dynamics, as it was asked for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from dynalens.arguments import check_positive
-from dynalens.callbacks.dynamics_pictures import FOLLOWED
-from dynalens.dynamics import probability_room
 from dynalens.host import check_x_axis
-
-
-@dataclass(frozen=True)
-class RecordSettings:
-    """What the record keeps; :class:`dynalens.TrainingDynamicsMonitor` says what each means.
-
-    Raises:
-        ValueError: If one of them is out of its range.
-    """
-
-    views: int
-    history: bool
-    mean_probabilities: bool | float
-    name_of: Callable[[Any], str] | None
-    save_dir: str | Path | None
-
-    def __post_init__(self) -> None:
-        """Raise now what would be raised in the first batch."""
-        check_positive(views=self.views)
-        probability_room(self.mean_probabilities)
+from dynalens.logs.dynamics_pictures import FOLLOWED
 
 
 @dataclass(frozen=True)

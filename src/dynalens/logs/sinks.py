@@ -1,0 +1,43 @@
+"""Where pictures of a run go, how they show inputs and classes, and how one that fails ends."""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from dynalens.datasets import class_names
+from dynalens.host import picture_loggers, tensorboard_writer
+from dynalens.pictures import Normalisation, find_normalisation
+from dynalens.tensorboard import Sink, make_sink
+
+
+def sink_of(trainer: Any, folder: Path) -> Sink:
+    """Return where a callback's pictures go: to the Trainer's loggers, or to files in the folder without one."""
+    return make_sink(tensorboard_writer(trainer), picture_loggers(trainer), folder / "pictures")
+
+
+class Shows(Protocol):
+    """Pictures of inputs and classes."""
+
+    names: Sequence[str] | None
+    normalisation: Normalisation | None
+
+
+def show_as_trained(pictures: Shows, trainer: Any, pl_module: Any) -> None:
+    """Let pictures name the classes of the training dataset, and undo the normalisation of the inputs."""
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    pictures.names = class_names(dataset)
+    pictures.normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+
+
+@contextmanager
+def switched_off_on_error(part: str, switch_off: Callable[[], None], on_error: str = "warn") -> Iterator[None]:
+    """Switch a part of a monitor off when the body fails, and say so, or raise where ``on_error`` is "raise"."""
+    try:
+        yield
+    except Exception as error:
+        switch_off()
+        if on_error == "raise":
+            raise
+        warnings.warn(f"{part} are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4)
