@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.attribution import input_x_gradient
-from dynalens.callbacks import dynamics_pictures
 from dynalens.explanations.collector import SampleCollector
 from dynalens.explanations.schedule import Schedule
+from dynalens.logs import dynamics_pictures
 from dynalens.pictures import Suspect, suspects_gallery
 from test_explained_samples import Remembers, SuspectsOfEachEpoch
 from training import N, fit, images, labels, loader

@@ -13,9 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import IndexedDataset, LayerMonitor, feature_maps, first_layer_weights, maximise_activation
-from dynalens.callbacks import layer_pictures
 from dynalens.features import TopInputs, channel_activations, small_copies
 from dynalens.features.maximisation import transformed
+from dynalens.logs import layer_pictures
 from dynalens.pictures import filters_grid, labelled_grid, maps_grid
 from toys import SmallCNN
 from training import Classifier, K, N, dataset, fit, images, labels, loader
