@@ -36,17 +36,17 @@ def holds(batch: Any, tensor: Tensor) -> bool:
 def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, batch)") -> Any:
     """Return the batch's one label: a vector after its first entry, or under a usual key."""
     if isinstance(batch, Mapping):
-        found = [batch[key] for key in LABEL_KEYS if key in batch]
+        candidates = [batch[key] for key in LABEL_KEYS if key in batch]
     elif isinstance(batch, Sequence) and not isinstance(batch, str):
-        found = [part for part in batch[1:] if isinstance(part, Tensor) and part.ndim == 1]
+        candidates = [part for part in batch[1:] if isinstance(part, Tensor) and part.ndim == 1]
     else:
-        found = []
-    if len(found) != 1:
+        candidates = []
+    if len(candidates) != 1:
         raise CaptureError(
             f"Expected one label in the batch (its second entry, or a key of {', '.join(LABEL_KEYS)}), got "
-            f"{len(found)} in {described(batch)}. Pass {remedy}."
+            f"{len(candidates)} in {described(batch)}. Pass {remedy}."
         )
-    return found[0]
+    return candidates[0]
 
 
 def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | None = None) -> tuple[Tensor, Tensor]:
@@ -86,8 +86,8 @@ def inputs_to_show(batch: Any, layout: BatchLayout | None = None) -> Tensor | No
 
 def input_of(batch: Any, layout: BatchLayout | None = None) -> Any:
     """Return what a training step gave to the network, else the first entry or what is under a usual key."""
-    seen = layout.input_in(batch) if layout is not None else None
-    return _usual_input_of(batch) if seen is None else seen
+    inputs = layout.input_in(batch) if layout is not None else None
+    return _usual_input_of(batch) if inputs is None else inputs
 
 
 def _usual_input_of(batch: Any) -> Any:

@@ -113,15 +113,15 @@ def pull(loss: Tensor, activation: Activation) -> Tensor:
 
 
 def _nodes_of_loss(loss: Tensor) -> Iterator[Node]:
-    waiting, met = [loss.grad_fn], set()
+    waiting, visited = [loss.grad_fn], set()
     while waiting:
         node = waiting.pop(0)
-        if node is None or node in met or node.name().startswith(_NETWORK):
+        if node is None or node in visited or node.name().startswith(_NETWORK):
             continue
-        met.add(node)
+        visited.add(node)
         yield node
         if node.name() not in ACTIVATIONS:
-            waiting += [following for following, _ in node.next_functions]
+            waiting += [successor for successor, _ in node.next_functions]
 
 
 def _unsigned(node: Node) -> tuple[Any, bool]:

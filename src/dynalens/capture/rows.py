@@ -41,14 +41,14 @@ class CapturedRows:
                 "Dense prediction is not tracked. Pass `capture=` with a callable(outputs, batch) -> (logits, targets) "
                 "that picks one row of logits for each sample."
             )
-        given = targets
+        step_targets = targets
         if targets.shape == logits.shape:
             targets = self._levels.rows(targets)
             source += " (the class of its smoothed one)" if self._levels.smoothed else " (the class of its one)"
         elif targets.is_floating_point():
-            raise _soft(logits, given, source)
-        if targets.shape != logits.shape[:1] or (given.ndim == 2 and not self._levels.known):
-            raise _soft(logits, given, source)
+            raise _soft(logits, step_targets, source)
+        if targets.shape != logits.shape[:1] or (step_targets.ndim == 2 and not self._levels.known):
+            raise _soft(logits, step_targets, source)
         return logits, targets.long(), source
 
     def _two_classes(self, logits: Tensor, targets: Tensor, source: str) -> Rows:

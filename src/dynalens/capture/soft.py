@@ -33,8 +33,8 @@ class FixedLevels:
 
     def binary(self, targets: Tensor) -> Tensor:
         """Return 0 or 1 for each of N targets, (N,) int64; ``NOT_A_CLASS`` where it is neither level."""
-        values, known = targets.float(), self._levels
-        levels = known or _binary_levels(values)
+        values, fixed_levels = targets.float(), self._levels
+        levels = fixed_levels or _binary_levels(values)
         low, high = (torch.isclose(values, values.new_tensor(level), 0, _tolerance(targets)) for level in levels)
         return self._first(torch.where(low | high, high.long(), NOT_A_CLASS), levels)
 

@@ -186,7 +186,7 @@ def _on(encoder: nn.Module, device: str | torch.device | None) -> nn.Module:
     return copy.deepcopy(encoder).to(device)
 
 
-def _bar(total: int, done: int, progress: bool) -> Any:
+def _bar(total: int, initial: int, progress: bool) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(total=total, initial=done, desc="embedding", unit="samples", disable=not progress)
+    return tqdm(total=total, initial=initial, desc="embedding", unit="samples", disable=not progress)

@@ -34,11 +34,11 @@ def explained_form(inputs: Tensor) -> Tensor:
     return inputs if inputs.is_floating_point() else inputs.float()
 
 
-def model_form(explained: Tensor, inputs: Tensor) -> Tensor:
+def model_form(images: Tensor, inputs: Tensor) -> Tensor:
     """Return floating inputs in the form of those that the model knows; integers stay floating.
 
     Args:
-        explained: As of :func:`explained_form`.
+        images: As of :func:`explained_form`.
         inputs: Some in the model's own form.
 
     Example:
@@ -47,9 +47,9 @@ def model_form(explained: Tensor, inputs: Tensor) -> Tensor:
         True
     """
     if inputs.is_complex():
-        real, imaginary = explained.float().chunk(2, dim=1)
-        explained = torch.complex(real, imaginary)
-    return explained.squeeze(1) if is_table(inputs) else explained
+        real, imaginary = images.float().chunk(2, dim=1)
+        images = torch.complex(real, imaginary)
+    return images.squeeze(1) if is_table(inputs) else images
 
 
 def forward_of_form(forward: Forward, inputs: Tensor) -> Forward:

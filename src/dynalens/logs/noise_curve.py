@@ -56,11 +56,11 @@ class NoiseCurve:
             statistics: The record.
             epochs: How many epochs are in it.
         """
-        chosen = self._rows(len(statistics))
+        rows = self._rows(len(statistics))
         classes = int(max(statistics.label.max(), statistics.predicted.max())) + 1
-        if len(chosen) * classes > EVERY_EPOCH and epochs & (epochs - 1):
+        if len(rows) * classes > EVERY_EPOCH and epochs & (epochs - 1):
             return None
-        return assess(statistics.part(chosen), self._history or ()).noise_rate
+        return assess(statistics.part(rows), self._history or ()).noise_rate
 
     def _rows(self, num_samples: int) -> Array:
         if num_samples <= self._most_samples:

@@ -70,10 +70,10 @@ class RecordFolder:
             self._continues = False
             history.mkdir(parents=True, exist_ok=True)
         if source is not None:
-            kept = History(source, epochs, digests=digests)
-            lost_epochs = set(kept.lost())
-            for epoch, old in kept.files().items():
-                if epoch not in lost_epochs and kept.holds(epoch):
+            earlier_history = History(source, epochs, digests=digests)
+            lost_epochs = set(earlier_history.lost())
+            for epoch, old in earlier_history.files().items():
+                if epoch not in lost_epochs and earlier_history.holds(epoch):
                     self._take_over(epoch, old)
         return [epoch for epoch in epochs if epoch not in self.digests]
 

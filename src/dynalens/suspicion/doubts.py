@@ -45,13 +45,13 @@ def doubts(
     """
     if rate.calibrated or math.isnan(rate.value):
         return ()
-    before, error = rate.value if earlier is None else earlier, _two_errors(rate.value, samples)
+    earlier_rate, error = rate.value if earlier is None else earlier, _two_errors(rate.value, samples)
     few = 3 / max(SUREST * samples, 1)
     sentences = {
         f"The network repeats {accuracy:.1%} of the given labels, more than can be right: it has learned wrong "
         "ones by heart, which the estimate misses.": accuracy >= 1 - max(rate.value - error, REPEATED),
-        f"The estimate still falls: it was {before:.1%} halfway and is {rate.value:.1%} now, so that more "
-        "labels may be wrong.": before > rate.value + error,
+        f"The estimate still falls: it was {earlier_rate:.1%} halfway and is {rate.value:.1%} now, so that more "
+        "labels may be wrong.": earlier_rate > rate.value + error,
         f"The ends are far apart: anything from {rate.low:.1%} to {rate.high:.1%} may be true.": rate.high - rate.low
         > 2 * _two_errors((rate.low + rate.high) / 2, AUDIT),
         f"There are few samples, {samples:,}: the estimate rests on the twentieth of them that the network is surest "

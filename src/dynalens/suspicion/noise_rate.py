@@ -115,8 +115,8 @@ def earlier_estimate(
     half = halfway(course, epochs)
     if half is None:
         return None
-    before = [each for each in candidates if each.epoch <= half.epoch]
-    return _estimate(half, refuted_rate(before)[1] if before else 0.0, directed)
+    first_half = [each for each in candidates if each.epoch <= half.epoch]
+    return _estimate(half, refuted_rate(first_half)[1] if first_half else 0.0, directed)
 
 
 def _estimate(disagreement: Disagreement, refuted: float, directed: float) -> float:

@@ -98,7 +98,7 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     rate = estimate_noise_rate(predictions, directed, votes.candidates if whole else ())
     earlier = earlier_estimate(votes.course, votes.candidates, directed, votes.epochs) if whole else None
     right = float((statistics.predicted[rows] == statistics.label[rows]).mean())
-    against = doubts(rate, samples=len(rows), accuracy=right, earlier=earlier)
+    reasons = doubts(rate, samples=len(rows), accuracy=right, earlier=earlier)
     score = with_mean(score, rate.value)
     wrong = probability(score) if rate.value else np.zeros(len(rows))
     n, some = len(statistics), votes.presentations.any()
@@ -111,7 +111,7 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
         suggested_probability=_spread(n, rows, wrong) * _share_of_doubts(agreement, statistics.correctness),
         agreement=agreement,
         probability_margin=votes.probability_margin,
-        noise_rate=replace(rate, doubts=against),
+        noise_rate=replace(rate, doubts=reasons),
     )
 
 

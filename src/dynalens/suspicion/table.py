@@ -107,10 +107,10 @@ def flagged(probability: Array, precision: float) -> Array:
 def flagged_of_run(statistics: SampleStatistics, rate: float, precision: float = PRECISION) -> Array:
     """Return which samples :func:`samples_table` flags at this noise rate, shape ``(N,)``, without making the table."""
     score = streaming_score(statistics)
-    seen = np.flatnonzero(~np.isnan(score))
+    rows = np.flatnonzero(~np.isnan(score))
     wrong: Array = np.full(len(score), np.nan)
-    if len(seen) and rate > 0:
-        wrong[seen] = probability(with_mean(score[seen], rate))
+    if len(rows) and rate > 0:
+        wrong[rows] = probability(with_mean(score[rows], rate))
     return flagged(wrong, precision)
 
 
