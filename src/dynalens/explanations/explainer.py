@@ -115,10 +115,10 @@ class Explainer:
         predicted = for_label.explanation.logits.argmax(dim=1)
         return {"label": for_label, "prediction": self.explained(model, suspects, targets=predicted)}
 
-    def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, given: Tensor, *, method: str) -> Tensor:
-        """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the given ones (N,)."""
+    def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, labels: Tensor, *, method: str) -> Tensor:
+        """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the labels (N,)."""
         device = next((parameter.device for parameter in model.parameters()), inputs.device)
-        inputs, suggested, given = (part.to(device) for part in (inputs, suggested, given))
+        inputs, suggested, labels = (part.to(device) for part in (inputs, suggested, labels))
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
         own_arguments = dict((self.method_args or {}).get(method, {}))
         if takes(BUILT_IN[method], "target_layer"):
@@ -126,7 +126,7 @@ class Explainer:
 
         def maps() -> Tensor:
             arguments = {"forward": forward, "chunk_size": self.chunk_size, **own_arguments}
-            return contrast(model, images, suggested, given, method=method, **arguments)
+            return contrast(model, images, suggested, labels, method=method, **arguments)
 
         return pixel_relevance(method, self._in_memory(images, maps), images.shape[2:])
 

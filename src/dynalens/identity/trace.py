@@ -48,7 +48,7 @@ class RowTrace(TorchFunctionMode):
         self.chose_inputs, self._known = False, {}
         for _, part in parts(batch):
             if isinstance(part, Tensor) and part.ndim and not part.is_nested:
-                self._know(part, torch.arange(len(part), device=part.device), chosen=False)
+                self._know(part, torch.arange(len(part), device=part.device), is_choice=False)
         if self._known:
             self._entered.enter_context(self)
 
@@ -82,15 +82,15 @@ class RowTrace(TorchFunctionMode):
         source, rows, is_choice = next(each for each in entries if each is not None)
         if name in _SAME_ROWS:
             if isinstance(result, Tensor) and result.shape[:1] == rows.shape:
-                self._know(result, rows, chosen=is_choice)
+                self._know(result, rows, is_choice=is_choice)
         elif name == "__getitem__":
             self._index(args, result)
         elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
-            self._know(result, torch.cat([each[1] for each in entries if each]), chosen=True)
+            self._know(result, torch.cat([each[1] for each in entries if each]), is_choice=True)
         elif first is None or (source.ndim > 1 and not _along_rows(name, args, kwargs)):
             return
         elif name in _SORTS:
-            self._know(result[0], rows[result[1]], chosen=True)
+            self._know(result[0], rows[result[1]], is_choice=True)
         elif name in _CHOOSES:
             self._choose(func, rows, args, kwargs, result)
 
@@ -98,7 +98,7 @@ class RowTrace(TorchFunctionMode):
         choice = func(rows, *args[1:], **kwargs)
         several = isinstance(result, tuple | list)
         for part, part_rows in zip(result, choice, strict=True) if several else [(result, choice)]:
-            self._know(part, part_rows, chosen=True)
+            self._know(part, part_rows, is_choice=True)
 
     def _index(self, args: Any, result: Any) -> None:
         values, key = args
@@ -106,16 +106,16 @@ class RowTrace(TorchFunctionMode):
         if of_rows is not None:
             key = key[0] if isinstance(key, tuple) else key
             every = key is Ellipsis or (isinstance(key, slice) and key == slice(None))
-            self._know(result, of_rows[1][key], chosen=of_rows[2] or not every)
+            self._know(result, of_rows[1][key], is_choice=of_rows[2] or not every)
         else:  # a table of classes, looked up by label
             of_key = self._known.get(id(key))
             if of_key is not None and key.dtype not in (torch.bool, torch.uint8):
-                self._know(result, of_key[1], chosen=of_key[2])
+                self._know(result, of_key[1], is_choice=of_key[2])
 
-    def _know(self, value: Tensor, rows: Tensor, *, chosen: bool) -> None:
+    def _know(self, value: Tensor, rows: Tensor, *, is_choice: bool) -> None:
         if value.shape[:1] == rows.shape:
-            self.chose_inputs |= chosen and value.ndim > 1
-            self._known[id(value)] = value, rows, chosen  # the tensor too, as its id is another's once it is gone
+            self.chose_inputs |= is_choice and value.ndim > 1
+            self._known[id(value)] = value, rows, is_choice  # the tensor too, as its id is another's once it is gone
 
 
 def _along_rows(name: str, args: Any, kwargs: Any) -> bool:
