@@ -77,7 +77,7 @@ ALLOWED = {
         "tensorboard",
     },
     "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
-    | {"suspicion", "tensorboard", "text"},
+    | {"attribution", "capture", "faithfulness", "observation", "suspicion", "tensorboard", "text"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,

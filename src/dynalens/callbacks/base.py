@@ -2,13 +2,9 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-from torch import Tensor
-
-from dynalens.attribution import find_forward
 from dynalens.host import CallbackBase
 from dynalens.logs import switched_off_on_error
 
@@ -54,7 +50,6 @@ class GuardedPictures:
 
     guarded: ClassVar[str] = "Pictures"
     """What is switched off."""
-    forward: Any
     on_error: str
     _pictures: Any
 
@@ -65,6 +60,3 @@ class GuardedPictures:
             self._pictures = None
 
         return switched_off_on_error(self.guarded, switch_off, self.on_error)
-
-    def _forward(self, pl_module: Any, images: Tensor) -> Callable[[Tensor], Tensor]:
-        return functools.partial(self.forward, pl_module) if self.forward else find_forward(pl_module, images)

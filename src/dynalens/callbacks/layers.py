@@ -1,26 +1,13 @@
 """The callback that shows what a layer computes: Lightning hooks become calls."""
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any, Literal
 
 from torch import Tensor
 
 from dynalens.arguments import check_choice, check_positive
 from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting
-from dynalens.callbacks.layer_settings import LayerSettings, unit_numbers
 from dynalens.capture import CaptureError, inputs_to_show
-from dynalens.faithfulness import class_logits
-from dynalens.features import (
-    TopInputs,
-    channel_activations,
-    existing_channels,
-    feature_maps,
-    first_layer_weights,
-    layer_output,
-    maximise_activation,
-    small_copies,
-)
 from dynalens.host import (
     Processes,
     check_whole_model,
@@ -29,10 +16,7 @@ from dynalens.host import (
     run_folder,
     tag_prefix,
 )
-from dynalens.logs import LayerPictures, show_as_trained, sink_of
-from dynalens.observation import Capturing, captured_output, module_named
-
-_KEPT = 32  # images that tell size and range of an input
+from dynalens.logs import LayerLog, LayerPictures, LayerSettings, show_as_trained, sink_of, unit_numbers
 
 
 class LayerMonitor(GuardedPictures, NamedCallback):
@@ -111,12 +95,9 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         check_choice("on_error", on_error, ("warn", "raise"))
         self.inputs, self.forward, self.every_n_epochs = inputs, forward, every_n_epochs
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
-        self._kept: Tensor | None = None
+        self._layer = LayerLog(self._settings)
         self._processes: Processes | None = None
         self._pictures: LayerPictures | None = None
-        self._top: TopInputs | None = None
-        self._step = ExitStack()
-        self._watched: tuple[Tensor, Capturing] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layers' names and find out where pictures go."""
@@ -124,10 +105,8 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             return
         check_whole_model(trainer, type(self).__name__)
         self._processes = Processes(trainer)
-        if self.layer is not None:
-            module_named(pl_module, self.layer, argument="layer")
-        if self.weights:
-            self._filters(pl_module)
+        self._layer.settings = self._settings
+        self._layer.check(pl_module)
         folder = run_folder(trainer, self.name)
         if self._processes.is_first:
             self._pictures = LayerPictures(sink_of(trainer, folder), tag_prefix(self.name))
@@ -139,11 +118,11 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin the search for the strongest inputs anew."""
-        self._top = None
+        self._layer.begin_search()
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """As for a training epoch: each validation is searched by itself."""
-        self._top = None
+        self._layer.begin_search()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Keep and watch training batches where there is no validation."""
@@ -152,7 +131,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """What runs from here on is not the step's forward pass."""
-        self._step.close()
+        self._layer.stop()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take what the layer computed."""
@@ -183,8 +162,8 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the writer and of the layer."""
-        self._step.close()
-        self._pictures, self._processes, self._top, self._watched = None, None, None, None
+        self._layer.close()
+        self._pictures, self._processes = None, None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """As ``teardown``, which Lightning leaves out after an exception."""
@@ -192,41 +171,25 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the images that are kept."""
-        return {"kept": self._kept}
+        return {"kept": self._layer.images}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the images of a checkpoint."""
-        self._kept = state_dict["kept"]
+        self._layer.images = state_dict["kept"]
 
     def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         if self._pictures is None:
             return
         with self._or_switched_off():
-            images = self._images(batch)
-            if self._kept is None:
-                # Cloned: the step may work in place.
-                self._kept = images[: max(_KEPT, self.feature_maps)].detach().clone()
-            if self.top_inputs and self.layer is not None and trainer.current_epoch % self.every_n_epochs == 0:
-                layer = module_named(pl_module, self.layer, argument="layer")
-                self._step.close()
-                capture = self._step.enter_context(captured_output(layer, channel_activations))
-                self._watched = small_copies(images), capture
+            search = trainer.current_epoch % self.every_n_epochs == 0
+            self._layer.start(pl_module, self._images(batch), search=search)
 
     def _end(self) -> None:
-        self._step.close()
-        images_and_capture, self._watched = self._watched, None
-        if images_and_capture is None or self._pictures is None:
+        if self._pictures is None:
+            self._layer.stop()
             return
         with self._or_switched_off():
-            small, activations = images_and_capture[0], images_and_capture[1].value
-            if len(small) != len(activations):
-                raise CaptureError(
-                    f"Expected `layer` to give a row for each of {len(small)} inputs, got {len(activations)} rows of "
-                    f"{self.layer}. Name a layer that sees the inputs one by one."
-                )
-            channels = existing_channels(self.channels, activations.shape[1])
-            self._top = self._top or TopInputs(channels, self.top_inputs)
-            self._top.offer(small, activations)
+            self._layer.finish()
 
     def _images(self, batch: Any) -> Tensor:
         if callable(self.inputs):
@@ -240,37 +203,14 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             )
         return images
 
-    def _filters(self, pl_module: Any) -> tuple[str, Tensor]:
-        return first_layer_weights(pl_module, self.weights if isinstance(self.weights, str) else None)
-
     def _draw(self, trainer: Any, pl_module: Any) -> None:
-        if self._pictures is None:
-            return
-        epoch, step = trainer.current_epoch, log_step(trainer, self.x_axis)
-        with self._or_switched_off():
-            if self.weights:
-                self._pictures.write_filters(*self._filters(pl_module), epoch, step)
-            if self.feature_maps and self._kept is not None and self.layer is not None:
-                images = self._kept[: self.feature_maps].to(pl_module.device)
-                maps = feature_maps(pl_module, images, self.layer, forward=self._forward(pl_module, images))
-                self._pictures.write_maps(images, maps, self.layer, self.channels, epoch, step)
-            if self._top is not None and self.layer is not None:
-                self._pictures.write_top_inputs(self._top, self.layer, epoch, step)
+        if self._pictures is not None:
+            step = log_step(trainer, self.x_axis)
+            with self._or_switched_off():
+                self._layer.draw(self._pictures, pl_module, self.forward, epoch=trainer.current_epoch, step=step)
 
     def _maximise(self, trainer: Any, pl_module: Any) -> None:
-        if self._pictures is None or self._kept is None:
-            return
-        with self._or_switched_off():
-            images = self._kept.to(pl_module.device)
-            dims = (0, *range(2, images.ndim))
-            forward = self._forward(pl_module, images)
-            if self.maximise == "channels" and self.layer is not None:
-                layer, output = self.layer, layer_output(pl_module, images[:1], self.layer, forward=forward)
-            else:
-                layer, output = None, class_logits(pl_module, images[:1], forward=forward)
-            units = existing_channels(self.classes if layer is None else self.channels, output.shape[1])
-            maximisers = maximise_activation(
-                pl_module, list(units), images.shape[1:], layer=layer, low=images.amin(dim=dims),
-                high=images.amax(dim=dims), steps=self.maximise_steps, forward=forward,
-            )  # fmt: skip
-            self._pictures.write_maximised(maximisers, units, layer, log_step(trainer, self.x_axis))
+        if self._pictures is not None:
+            with self._or_switched_off():
+                step = log_step(trainer, self.x_axis)
+                self._layer.maximise(self._pictures, pl_module, self.forward, step=step)

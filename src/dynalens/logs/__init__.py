@@ -1,21 +1,26 @@
 """What loggers show of a run: scalars and pictures of a record, of a layer, and where they go.
 
 `dynamics_log` shows a record at the end of each epoch, with `dynamics_pictures` (charts and the gallery of suspects),
-`noise_curve` (the estimated noise rate) and `projector` (features); `layer_pictures` shows what a layer computes.
-`settings` says what is asked for, `sinks` where pictures go.
+`noise_curve` (the estimated noise rate) and `projector` (features); `layer_log` shows what a layer computes,
+with `layer_pictures`. `settings` and `layer_settings` say what is asked for, `sinks` where pictures go.
 """
 
 from dynalens.logs.dynamics_log import ContrastSource, DynamicsLog
+from dynalens.logs.layer_log import LayerLog
 from dynalens.logs.layer_pictures import LayerPictures
+from dynalens.logs.layer_settings import LayerSettings, unit_numbers
 from dynalens.logs.settings import LogSettings
 from dynalens.logs.sinks import show_as_trained, sink_of, switched_off_on_error
 
 __all__ = [
     "ContrastSource",
     "DynamicsLog",
+    "LayerLog",
     "LayerPictures",
+    "LayerSettings",
     "LogSettings",
     "show_as_trained",
     "sink_of",
     "switched_off_on_error",
+    "unit_numbers",
 ]

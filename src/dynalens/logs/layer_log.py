@@ -1,0 +1,143 @@
+"""What a layer computes: kept and watched while batches pass, then drawn."""
+
+import functools
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor
+
+from dynalens.attribution import find_forward
+from dynalens.capture import CaptureError
+from dynalens.faithfulness import class_logits
+from dynalens.features import (
+    TopInputs,
+    channel_activations,
+    existing_channels,
+    feature_maps,
+    first_layer_weights,
+    layer_output,
+    maximise_activation,
+    small_copies,
+)
+from dynalens.logs.layer_pictures import LayerPictures
+from dynalens.logs.layer_settings import LayerSettings
+from dynalens.observation import Capturing, captured_output, module_named
+
+_KEPT = 32  # images that tell size and range of an input
+
+Forward = Callable[[Any, Tensor], Tensor]
+
+
+class LayerLog:
+    """Keeps some images, looks for the inputs that excite a channel most, and draws; knows no Trainer.
+
+    Args:
+        settings: What is shown.
+
+    Attributes:
+        settings: What is shown; another one holds from the next fit on.
+        images: Those that are kept, or None before the first batch.
+    """
+
+    def __init__(self, settings: LayerSettings) -> None:
+        self.settings = settings
+        self.images: Tensor | None = None
+        self._top: TopInputs | None = None
+        self._pass = ExitStack()
+        self._watched: tuple[Tensor, Capturing] | None = None
+
+    def check(self, model: Any) -> None:
+        """Raise a ValueError if the model lacks a layer that is to be shown."""
+        if self.settings.layer is not None:
+            module_named(model, self.settings.layer, argument="layer")
+        if self.settings.weights:
+            self._filters(model)
+
+    def begin_search(self) -> None:
+        """Look for the strongest inputs anew."""
+        self._top = None
+
+    def start(self, model: Any, images: Tensor, *, search: bool) -> None:
+        """A forward pass begins: keep its first images once, and watch the layer.
+
+        Args:
+            model: The module.
+            images: Of the batch.
+            search: Whether it is searched for the strongest inputs.
+        """
+        if self.images is None:
+            # Cloned: the step may work in place.
+            self.images = images[: max(_KEPT, self.settings.feature_maps)].detach().clone()
+        if self.settings.top_inputs and self.settings.layer is not None and search:
+            layer = module_named(model, self.settings.layer, argument="layer")
+            self._pass.close()
+            capture = self._pass.enter_context(captured_output(layer, channel_activations))
+            self._watched = small_copies(images), capture
+
+    def stop(self) -> None:
+        """What runs from here on is not the forward pass."""
+        self._pass.close()
+
+    def finish(self) -> None:
+        """The pass has ended: take what the layer computed.
+
+        Raises:
+            CaptureError: If it did not compute a row for each input.
+        """
+        self._pass.close()
+        images_and_capture, self._watched = self._watched, None
+        if images_and_capture is None:
+            return
+        small, activations = images_and_capture[0], images_and_capture[1].value
+        if len(small) != len(activations):
+            raise CaptureError(
+                f"Expected `layer` to give a row for each of {len(small)} inputs, got {len(activations)} rows of "
+                f"{self.settings.layer}. Name a layer that sees the inputs one by one."
+            )
+        channels = existing_channels(self.settings.channels, activations.shape[1])
+        self._top = self._top or TopInputs(channels, self.settings.top_inputs)
+        self._top.offer(small, activations)
+
+    def close(self) -> None:
+        """Let go of the layer and of what was found of it; the images stay."""
+        self._pass.close()
+        self._top = self._watched = None
+
+    def draw(self, pictures: LayerPictures, model: Any, forward: Forward | None, *, epoch: int, step: int) -> None:
+        """Draw filters, maps and the strongest inputs; the logits are those of ``forward``, by default the model's."""
+        settings = self.settings
+        if settings.weights:
+            pictures.write_filters(*self._filters(model), epoch, step)
+        if settings.feature_maps and self.images is not None and settings.layer is not None:
+            images = self.images[: settings.feature_maps].to(model.device)
+            maps = feature_maps(model, images, settings.layer, forward=_logits_of(model, images, forward))
+            pictures.write_maps(images, maps, settings.layer, settings.channels, epoch, step)
+        if self._top is not None and settings.layer is not None:
+            pictures.write_top_inputs(self._top, settings.layer, epoch, step)
+
+    def maximise(self, pictures: LayerPictures, model: Any, forward: Forward | None, *, step: int) -> None:
+        """Draw images that maximise classes or channels; nothing before the first batch."""
+        if self.images is None:
+            return
+        settings, images = self.settings, self.images.to(model.device)
+        dims = (0, *range(2, images.ndim))
+        run = _logits_of(model, images, forward)
+        if settings.maximise == "channels" and settings.layer is not None:
+            layer, output = settings.layer, layer_output(model, images[:1], settings.layer, forward=run)
+        else:
+            layer, output = None, class_logits(model, images[:1], forward=run)
+        units = existing_channels(settings.classes if layer is None else settings.channels, output.shape[1])
+        maximisers = maximise_activation(
+            model, list(units), images.shape[1:], layer=layer, low=images.amin(dim=dims),
+            high=images.amax(dim=dims), steps=settings.maximise_steps, forward=run,
+        )  # fmt: skip
+        pictures.write_maximised(maximisers, units, layer, step)
+
+    def _filters(self, model: Any) -> tuple[str, Tensor]:
+        weights = self.settings.weights
+        return first_layer_weights(model, weights if isinstance(weights, str) else None)
+
+
+def _logits_of(model: Any, images: Tensor, forward: Forward | None) -> Callable[[Tensor], Tensor]:
+    return functools.partial(forward, model) if forward else find_forward(model, images)
