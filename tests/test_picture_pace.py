@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dynalens.callbacks.dynamics_pictures import DynamicsPictures
 from dynalens.dynamics import TrainingDynamics
+from dynalens.logs.dynamics_pictures import DynamicsPictures
 
 
 class Sink:
