@@ -312,7 +312,7 @@ CASES: dict[str, dict[str, Any]] = {
     "max_steps": {"max_steps": 8, "max_epochs": -1},
     "reload": {"reload_dataloaders_every_n_epochs": 1, "data": Data},
     "reload, workers": {"reload_dataloaders_every_n_epochs": 1, "data": lambda: loader(num_workers=1)},
-    "estimated_stepping_batches": {"model": AsksForSteps},
+    "estimated_stepping_batches": {"model": AsksForSteps, "max_epochs": 3},
     "batch start returns -1": {"model": StopsEpochs},
     "dataloader_iter": {"model": TakesItsOwnBatches},
     "learning-rate finder": {
@@ -383,7 +383,8 @@ CASES |= {
 
 def trained(folder: Path, *callbacks: Any, model: Callable[[], Classifier] = Classifier, **options: Any) -> Any:
     pl.seed_everything(3, verbose=False)
-    return fit(folder, *callbacks, model=model(), **({"data": loader} | options))
+    given: dict[str, Any] = {"data": loader, "max_epochs": 2} | options
+    return fit(folder, *callbacks, model=model(), **given)
 
 
 def record_of(model: Classifier) -> TrainingDynamics:
