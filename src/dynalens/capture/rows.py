@@ -1,9 +1,10 @@
 """From logits and targets in the shapes that steps have them in to rows of logits and one class for each."""
 
+import torch
 from torch import Tensor
 
 from dynalens.capture.batch import CaptureError
-from dynalens.capture.soft import FixedLevels
+from dynalens.capture.soft import FixedLevels, tolerance_of
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.observation import two_class_logits
 
@@ -17,6 +18,24 @@ class CapturedRows:
 
     def __init__(self) -> None:
         self._levels = FixedLevels()
+        self.takes_logarithm: bool | None = None
+        """Whether the inputs of ``nll_loss`` are probabilities; None before the first batch."""
+
+    def log_probabilities(self, values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return inputs of ``nll_loss`` as log-probabilities, and their targets.
+
+        Numbers from 0 to 1 that sum to 1 in each row of the first batch are probabilities. Rows of later ones that are
+        none are marked.
+        """
+        classes = min(values.ndim - 1, 1)
+        off = (values.sum(dim=classes, dtype=torch.float32) - 1).abs() > tolerance_of(values)
+        rows = (values >= 0).all(dim=classes) & ~off
+        if self.takes_logarithm is None:
+            self.takes_logarithm = bool(rows.all())
+        if not self.takes_logarithm:
+            return values, targets
+        tiny = torch.finfo(values.dtype).tiny
+        return values.detach().clamp(min=tiny).log(), torch.where(rows, targets, NOT_A_CLASS)
 
     def checked(self, logits: Tensor, targets: Tensor, source: str) -> Rows:
         """Return rows of logits (N, K), the class of each (N,), and where they were found.

@@ -35,7 +35,7 @@ class FixedLevels:
         """Return 0 or 1 for each of N targets, (N,) int64; ``NOT_A_CLASS`` where it is neither level."""
         values, fixed_levels = targets.float(), self._levels
         levels = fixed_levels or _binary_levels(values)
-        low, high = (torch.isclose(values, values.new_tensor(level), 0, _tolerance(targets)) for level in levels)
+        low, high = (torch.isclose(values, values.new_tensor(level), 0, tolerance_of(targets)) for level in levels)
         return self._first(torch.where(low | high, high.long(), NOT_A_CLASS), levels)
 
     def rows(self, targets: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class FixedLevels:
 
         ``NOT_A_CLASS`` where the others are not all equal, or the numbers not those of the first batch.
         """
-        values, tolerance = targets.float(), _tolerance(targets)
+        values, tolerance = targets.float(), tolerance_of(targets)
         high, classes = values.max(dim=1)
         low, others = values.amin(dim=1), values.shape[1] - 1
         levels = self._levels or (float(low[0]), float(high[0]))
@@ -70,6 +70,7 @@ def _binary_levels(values: Tensor) -> tuple[float, float]:
     return (low if low < 0.5 else 1 - high), (high if high > 0.5 else 1 - low)
 
 
-def _tolerance(targets: Tensor) -> float:
+def tolerance_of(targets: Tensor) -> float:
+    """Return by how much rounding changes numbers from 0 to 1, and their sum."""
     single = torch.finfo(torch.float32).eps  # everything is computed in it
     return _ROUNDING * max(single, torch.finfo(targets.dtype).eps if targets.is_floating_point() else single)

@@ -240,10 +240,13 @@ class StepCapture:
 
     def _from_loss(self, batch: Any, rows_of: RowsOf) -> Presentation:
         call = self._one_loss(rows_of)
-        source = _loss_source(call.name, call.logits.shape)
+        logits, targets = call.logits, call.counted_targets()
+        if call.name == "nll_loss":
+            logits, targets = self._rows.log_probabilities(logits, targets)
+        source = _loss_source(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
         if call.name == "binary_cross_entropy_with_logits":
             return self._checked(call.logits, call.targets, source=source)
-        found = self._rows.classes(call.logits, call.counted_targets(), source)
+        found = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
         return Presentation(*found, call.targets)
 
@@ -302,8 +305,9 @@ def _unknown(capture: Any) -> ValueError:
 
 
 @functools.lru_cache(maxsize=64)  # the same text at every step
-def _loss_source(name: str, shape: torch.Size) -> str:
+def _loss_source(name: str, shape: torch.Size, *, logarithm: bool) -> str:
     kind = "log-probabilities, whose margins are those of the logits: " if name == "nll_loss" else ""
+    kind = "logarithm of the probabilities, no log-probabilities, that were the " if logarithm else kind
     return f"logits: {kind}input of {name} {list(shape)}; targets: its argument"
 
 

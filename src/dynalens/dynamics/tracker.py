@@ -121,8 +121,8 @@ class TrainingDynamics:
             index, rows = exchange(index, rows, step)
         self._check(index, rows)
         counted = rows[TARGET] >= 0
-        rows[MARGIN, np.isposinf(rows[MARGIN])] = CERTAIN
-        finite = np.isfinite(rows[: EL2N + 1]).all(axis=0)
+        rows[MARGIN, rows[MARGIN] > -MASKED] = CERTAIN
+        finite = np.isfinite(rows[: EL2N + 1]).all(axis=0) & (rows[MARGIN] > MASKED)
         kept = counted & finite
         if not kept.all():
             index, rows = index[kept], rows[:, kept]

@@ -74,7 +74,7 @@ class LabelCheck:
         self.confirmed = traced or bool(labels_alike)
         if self.confirmed:
             return
-        if any(_moved(values, target) for path, values in self._steps[-1][0].items() if path in usual):
+        if any(is_reordered(values, target) for path, values in self._steps[-1][0].items() if path in usual):
             raise SampleIdentityError(ANOTHER_ORDER)
         # Each row's counterpart has its own number, or stands first.
         if target == list(range(len(target))) and classes >= len(target) > 2:
@@ -138,9 +138,9 @@ def _relation(label: list[Any], target: list[int]) -> str:
     if len(set(target)) == 1:
         return "constant" if len(values) > 1 else ""
     functional = len(set(zip(label, target, strict=True))) == len(values)
-    return "function" if functional and len(values) < len(label) and not _moved(label, target) else ""
+    return "function" if functional and len(values) < len(label) and not is_reordered(label, target) else ""
 
 
-def _moved(label: list[Any], target: list[int]) -> bool:
-    """Whether targets are the numbers of a column in another order."""
+def is_reordered(label: list[Any], target: list[Any]) -> bool:
+    """Return whether targets are the numbers of a column in another order."""
     return len(set(target)) > 1 and label != target and Counter(label) == Counter(target)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from dynalens.dynamics import TARGET
-from dynalens.identity.columns import Column, Path, columns_of_batch
+from dynalens.identity.columns import Column, Path, columns_of_batch, parts
 from dynalens.identity.errors import SampleIdentityError, check_rows
 from dynalens.identity.given import Array, given_labels
-from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, LabelCheck, check_given
+from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, LabelCheck, check_given, is_reordered
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.trace import TRACE
@@ -47,10 +47,12 @@ class StepRows:
         self._labels = LabelCheck()
         self._given: Array | None = None
         self._inputs: list[Tensor] = []
+        self._noted: list[tuple[Any, list[Any]]] = []
 
     def start(self, batch: Any) -> None:
         """A step begins."""
         TRACE.close(self)
+        self._noted = _noted(self._identity.part_of(batch)) if self._labels.looks else []
         if self._traces:
             TRACE.start(self, self._identity.part_of(batch))
 
@@ -87,6 +89,7 @@ class StepRows:
             of_targets = after_hooks[:0]
         self._inputs = [of_targets, after_hooks] if TRACE.chose_inputs else [after_hooks, of_targets]
         if self._labels.looks:
+            _check_in_place(self._noted, carried=delivered is None)
             batch = part if delivered is None else delivered
             self._compare(batch, rows, of_targets, presentation, traced=traced and not self._hooked)
         self._traces = self._may_trace and (choice is not None or self._labels.looks)
@@ -157,6 +160,27 @@ class StepRows:
         if self._given is None and self._identity.known_by_loader:
             self._given = given_labels(self._identity.dataset)
         return self._given
+
+
+def _noted(batch: Any) -> list[tuple[Any, list[Any]]]:
+    """Return each vector of integers or list of a batch, and what is in it now; waits for the device."""
+    vectors = [part for _, part in parts(batch) if isinstance(part, list) or _is_integer_vector(part)]
+    return [(vector, list(vector) if isinstance(vector, list) else vector.tolist()) for vector in vectors]
+
+
+def _is_integer_vector(part: Any) -> bool:
+    return isinstance(part, Tensor) and part.ndim == 1 and not part.is_floating_point() and not part.is_complex()
+
+
+def _check_in_place(noted: list[tuple[Any, list[Any]]], *, carried: bool) -> None:
+    """Raise where a step has put labels into another order in place; an index that the batch carries may go along."""
+    changes = [values for vector, values in noted if is_reordered(values, list(_noted([vector])[0][1]))]
+    along = carried and any(len(set(values)) == len(values) for values in changes)
+    if changes and not along:
+        raise SampleIdentityError(
+            "Expected the step to leave the labels of its batch in their order, got them in another order in the same "
+            "tensor. Order copies instead, inputs and labels alike: `labels = labels[order]`."
+        )
 
 
 def _has_hooks(trainer: Any) -> bool:

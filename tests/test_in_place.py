@@ -1,0 +1,100 @@
+"""Steps that change the labels of their batch in place."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens import IndexedDataset, SampleIdentityError, TrainingDynamicsMonitor
+from test_losses import assert_equals_the_definitions
+from training import Classifier, N, dataset, fit, loader
+
+
+def by_copy(values: Tensor, order: Tensor) -> None:
+    values.copy_(values[order])
+
+
+def by_item(values: Tensor, order: Tensor) -> None:
+    values[:] = values[order]
+
+
+def by_numpy(values: Tensor, order: Tensor) -> None:
+    np.copyto(values.numpy(), values.numpy()[order.numpy()])
+
+
+def by_data(values: Tensor, order: Tensor) -> None:
+    values.data = values[order]
+
+
+class Reorders(Classifier):
+    def __init__(self, reorder: Callable[[Tensor, Tensor], None]) -> None:
+        super().__init__()
+        self.reorder = reorder
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        order = torch.arange(len(batch[1])).flip(0)
+        for part in batch:
+            self.reorder(part, order)
+        return super().training_step(batch[:2], batch_idx)
+
+
+@pytest.mark.parametrize("reorder", [by_copy, by_item, by_numpy, by_data])
+def test_labels_put_into_another_order_in_place_are_an_error_in_the_first_batch(
+    tmp_path: Path, reorder: Callable[[Tensor, Tensor], None]
+) -> None:
+    with pytest.raises(SampleIdentityError, match=r"another order in the same tensor.*labels = labels\[order\]"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=Reorders(reorder), limit_train_batches=1, max_epochs=1)
+
+
+def test_an_index_in_the_batch_may_go_along(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(
+        tmp_path, monitor, model=Reorders(by_copy), data=lambda: loader(IndexedDataset(dataset())), max_epochs=2
+    )
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_copies_that_are_reordered_are_followed_as_the_error_advises(tmp_path: Path) -> None:
+    class Copies(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            order = torch.tensor(random.Random(batch_idx).sample(range(len(batch[1])), len(batch[1])))
+            return super().training_step([part[order] for part in batch], batch_idx)
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(tmp_path, monitor, model=Copies(), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_labels_may_be_renumbered_and_ignored_in_place(tmp_path: Path) -> None:
+    class Renumbers(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            y += 1
+            y %= 3
+            y[y == 2] = -100
+            logits, counted = self(x / N), y >= 0
+            self.remember(x[counted], logits[counted], y[counted])
+            return F.cross_entropy(logits, y)
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(tmp_path, monitor, model=Renumbers(), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_probabilities_given_to_nll_loss_are_recorded_by_their_logarithm(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class OfProbabilities(Classifier):
+        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+            return F.nll_loss(logits.softmax(dim=1), y)
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(tmp_path, monitor, model=OfProbabilities(), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    assert "logarithm of the probabilities" in caplog.text
