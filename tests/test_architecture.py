@@ -20,7 +20,8 @@ ALLOWED = {
     "keys": set(),
     "defaults": set(),
     "deferred": set(),
-    "dynamics": {"torch", "numpy", "deferred"},
+    "units": {"torch"},
+    "dynamics": {"torch", "numpy", "deferred", "units"},
     "attribution": COMPUTING | {"arguments", "overrides", "paths", "captum", "zennit"},
     "faithfulness": COMPUTING | {"arguments"},
     "suspicion": {"torch", "numpy", "pandas", "defaults", "deferred", "dynamics", "embeddings"},
@@ -41,6 +42,7 @@ ALLOWED = {
         "dynamics",
         "embeddings",
         "suspicion",
+        "units",
     }
     | {"text"},
     "records": {"record"},
@@ -79,7 +81,7 @@ ALLOWED = {
     "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
     | {"attribution", "capture", "faithfulness", "observation", "suspicion", "tensorboard", "text"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
-    "capture": {"torch", "observation", "dynamics", "keys", "paths"} | LIGHTNING,
+    "capture": {"torch", "observation", "dynamics", "keys", "paths", "units"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,
     "datasets": COMPUTING | {"keys"},
     "host": {"torch", "numpy", "observation"} | LIGHTNING,

@@ -341,8 +341,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], Tensor, str]] = {
         torch.zeros(4, 1),
         r"K >= 2 classes, got \(4, 1\)",
     ),
-    "multi-label": (
-        lambda z: F.binary_cross_entropy_with_logits(z, torch.ones(4, 3)),
+    "soft labels": (
+        lambda z: F.binary_cross_entropy_with_logits(z, torch.rand(4, 3)),
         torch.zeros(4, 3),
         r"multi-label targets .*`capture=` with a callable",
     ),

@@ -558,11 +558,6 @@ def test_binary_targets_that_are_no_classes_later_are_counted_and_raised_at_the_
         fit(tmp_path, TrainingDynamicsMonitor(), model=Later((-1,)), data=lambda: loader(shuffle=False))
 
 
-def test_several_labels_raise_one_error_that_names_the_argument(tmp_path: Path) -> None:
-    with pytest.raises(CaptureError, match=r"multi-label targets .* Pass `capture=` with a callable.* picks one class"):
-        fit(tmp_path, TrainingDynamicsMonitor(), model=MultiLabel())
-
-
 class Contrastive(Classifier):
     """Scores of a view against others; its counterpart always stands first."""
 

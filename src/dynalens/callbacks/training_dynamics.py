@@ -37,10 +37,12 @@ class TrainingDynamicsMonitor(RecordingCallback):
             accelerator make each step wait for the device; strings and positions do not.)
         capture: "auto" takes ``logits`` and ``targets`` from the dict that ``training_step`` returns, else from the
             call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``, else from the softmax or
-            sigmoid on the way to the loss, with the batch's label; "loss" and "outputs" allow one kind; "module:<dotted
-            name>" takes the output of a layer and the batch's label; a callable(outputs, batch), or the dotted path of
-            one, returns both. A binary logit, (N,) or (N, 1), counts as the two classes 0 and z. The inputs of
-            ``nll_loss`` are log-probabilities; their margins and probabilities are those of the logits.
+            sigmoid on the way to the loss, with the batch's label; "labels" is the same where each sample has any
+            number of K labels, even if each of the first batch has one (``docs/units.md``); "loss" and "outputs" allow
+            one kind; "module:<dotted name>" takes the output of a layer and the batch's label; a callable(outputs,
+            batch), or the dotted path of one, returns both. A binary logit, (N,) or (N, 1), counts as the two classes
+            0 and z. The inputs of ``nll_loss`` are log-probabilities; their margins and probabilities are those of the
+            logits.
         loader: Which one to record, if training has several: the key of a dict or the place in a list. ``index`` is
             then looked for in its part of the batch.
         views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
@@ -269,7 +271,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if presented is not None:
             rows, presentation = presented
             self._step.keep_features(self._live.make_room(self._identity.num_samples or 1).num_samples)
-            self._live.update(self._epoch(trainer), rows, presentation.logits, presentation.targets)
+            logits, targets, units = presentation.logits, presentation.targets, presentation.units
+            self._live.update(self._epoch(trainer), rows, logits, targets, units)
             if not self._announced:
                 announce(f"dynalens: {presentation.source}; identity: {self._identity.way}")
                 self._announced = True

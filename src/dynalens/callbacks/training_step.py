@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.capture import Capture, CaptureError, Presentation, StepCapture, is_compiled
-from dynalens.identity import SampleIdentity, StepRows
+from dynalens.identity import SampleIdentity, StepRows, labels_each
 
 
 class TrainingStep:
@@ -25,6 +25,7 @@ class TrainingStep:
 
     def __init__(self, identity: SampleIdentity, capture: Capture, features: LayerFeatures, views: int) -> None:
         self._identity, self._features, self._views = identity, features, views
+        self._first = True
         self._capture = StepCapture(capture)
         self.rows = StepRows(identity)
 
@@ -33,10 +34,14 @@ class TrainingStep:
         self._capture.install(pl_module)
         self.rows.begin(trainer, traces=not is_compiled(pl_module))
         self._identity.install(trainer)
+        self._first = True
 
     def start(self, pl_module: Any, batch: Any) -> None:
         """A step begins."""
         self.rows.start(batch)
+        if self._first:
+            self._capture.expect_labels(labels_each(self._identity.dataset))
+            self._first = False
         self._capture.start(pl_module)
         self._features.start(pl_module)
 

@@ -12,10 +12,14 @@ from torch.overrides import TorchFunctionMode
 from dynalens.capture.graph import ACTIVATIONS, Node
 from dynalens.dynamics import IGNORED
 
-LOSSES = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits")
+PROBABILITIES = "binary_cross_entropy"
+BINARY = ("binary_cross_entropy_with_logits", PROBABILITIES, "multilabel_soft_margin_loss")
+"""Losses of labels that are there or not, each with a logit or a probability of its own."""
+LOSSES = ("cross_entropy", "nll_loss", *BINARY)
 IGNORE_INDEX = -100
 """Default of ``ignore_index``."""
 _IGNORE_INDEX_POSITION = 4  # of cross_entropy and nll_loss
+_WEIGHT_POSITION = 2
 
 
 class LossCall(NamedTuple):
@@ -27,6 +31,7 @@ class LossCall(NamedTuple):
     ignore_index: int
     direct: bool
     """Seen by the mode alone: the function was imported by its name, before it was patched."""
+    weight: Tensor | None = None
 
     def counted_targets(self) -> Tensor:
         """Return the targets, with those that the loss ignores marked."""
@@ -92,6 +97,7 @@ class LossTap:
             targets=kwargs["target"] if "target" in kwargs else args[1],
             ignore_index=kwargs.get("ignore_index", args[_IGNORE_INDEX_POSITION] if len(args) > 4 else IGNORE_INDEX),
             direct=direct,
+            weight=kwargs.get("weight", args[_WEIGHT_POSITION] if len(args) > _WEIGHT_POSITION else None),
         )
         for listener in self._listeners:
             listener(call)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dynalens.capture.graph import origin
-from dynalens.capture.loss_tap import LossCall
+from dynalens.capture.loss_tap import BINARY, LossCall
 from dynalens.dynamics import NOT_A_CLASS
 
 RowsOf = Callable[[Tensor], Tensor | None]
@@ -57,7 +57,8 @@ def joined(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> L
     """
     parts = [rows for rows in (rows_of(call.targets) for call in calls) if rows is not None]
     kinds = {(call.name, call.ignore_index, call.logits.shape[1:], call.targets.shape[1:]) for call in calls}
-    if len(parts) < len(calls) or len(kinds) > 1 or any(rows.ndim != 1 for rows in parts):
+    weighted = calls[0].name in BINARY and any(call.weight is not None for call in calls)
+    if weighted or len(parts) < len(calls) or len(kinds) > 1 or any(rows.ndim != 1 for rows in parts):
         return None
     rows, order = torch.cat(parts).sort()
     repeated = torch.zeros_like(rows, dtype=torch.bool)

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.batch import CaptureError, described, holds, labels_of
-from dynalens.capture.loss_tap import LOSSES, TAP, DirectImports, LossCall
+from dynalens.capture.loss_tap import BINARY, LOSSES, PROBABILITIES, TAP, DirectImports, LossCall
 from dynalens.capture.losses import StepLosses, reach
 from dynalens.capture.merging import RowsOf, adds_rows, joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
 from dynalens.capture.rows import CapturedRows
+from dynalens.capture.several import SeveralLabels, log_odds
 from dynalens.observation import captured_output, module_named
 from dynalens.paths import imported
+from dynalens.units import UnitPresentation
 
 Capture = str | Callable[[Any, Any], tuple[Tensor, Tensor]]
 _MODULE = "module:"
@@ -36,12 +38,14 @@ class Presentation:
         targets: Shape ``(N,)``, int64.
         source: Where they were found.
         given: The targets as the step had them.
+        units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
     """
 
     logits: Tensor
     targets: Tensor
     source: str
     given: Tensor
+    units: UnitPresentation | None = None
 
 
 class StepCapture:
@@ -52,8 +56,9 @@ class StepCapture:
 
     Args:
         capture: "auto" (what ``training_step`` returns under ``logits`` and ``targets``, else the loss call),
-            "loss", "outputs", "module:<dotted name>" or callable(outputs, batch) -> (logits, targets), also as the
-            dotted path of one. Where a step calls none of the known losses, the softmax or sigmoid on the way to its
+            "labels" (the same, each column of (N, K) binary targets a label of its own), "loss", "outputs",
+            "module:<dotted name>" or callable(outputs, batch) -> (logits, targets), also as the dotted path of one.
+            Where a step calls none of the known losses, the softmax or sigmoid on the way to its
             loss is looked for.
 
     Raises:
@@ -64,7 +69,7 @@ class StepCapture:
         self.capture = capture
         self._function = _function_of(capture)
         self._layer_name = _layer_name_of(capture)
-        self._listens = capture in ("auto", "loss")
+        self._listens = capture in ("auto", "labels", "loss")
         self._losses = StepLosses()
         self._armed = False
         self._trained = False
@@ -80,6 +85,7 @@ class StepCapture:
         """What is known of the fit."""
         self._resolved = self._observing = False
         self._rows = CapturedRows()
+        self._several = SeveralLabels(always=self.capture == "labels")
         self._observed = ObservedLoss()
         self._labels_in_batch = False
         self._class_above_0: Tensor | None = None
@@ -181,8 +187,15 @@ class StepCapture:
         return True
 
     def _listen(self, call: LossCall) -> None:
-        if self._armed:
-            self._losses.add(call)
+        if not self._armed:
+            return
+        if call.name == PROBABILITIES and not self._several.takes(call.logits.detach(), call.targets):
+            return  # of two classes: the sigmoid before it is looked for, which has all digits
+        self._losses.add(call)
+
+    def expect_labels(self, labels: int | None) -> None:
+        """Hear how many labels the dataset shows for each sample; None where it shows no rows of them."""
+        self._several.expect(labels)
 
     def trust_targets(self, trusted: bool) -> None:
         """Hear whether the targets are known to be labels of the batches."""
@@ -213,7 +226,7 @@ class StepCapture:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
             return self._checked(self._layer.value, labels_of(samples), source=source)
         keys = isinstance(outputs, Mapping) and "logits" in outputs and "targets" in outputs
-        if self.capture == "outputs" or (self.capture == "auto" and keys):
+        if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
             if not keys:
                 raise CaptureError(
                     "Expected `training_step` to return a dict with `logits` and `targets`, got "
@@ -240,15 +253,20 @@ class StepCapture:
 
     def _from_loss(self, batch: Any, rows_of: RowsOf) -> Presentation:
         call = self._one_loss(rows_of)
+        if call.name in BINARY:
+            return self._from_binary(call)
         logits, targets = call.logits, call.counted_targets()
         if call.name == "nll_loss":
             logits, targets = self._rows.log_probabilities(logits, targets)
         source = _loss_source(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
-        if call.name == "binary_cross_entropy_with_logits":
-            return self._checked(call.logits, call.targets, source=source)
         found = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
         return Presentation(*found, call.targets)
+
+    def _from_binary(self, call: LossCall) -> Presentation:
+        logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
+        source = _loss_source(call.name, call.logits.shape, logarithm=False)
+        return self._checked(logits, call.targets, source=source, weight=call.weight)
 
     def _from_graph(self, samples: Any) -> Presentation:
         activations = self._observed.activations
@@ -260,11 +278,15 @@ class StepCapture:
         self._observing = True
         return self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
 
-    def _checked(self, logits: Any, targets: Any, *, source: str) -> Presentation:
+    def _checked(self, logits: Any, targets: Any, *, source: str, weight: Tensor | None = None) -> Presentation:
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
             raise CaptureError(
                 f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
             )
+        if self._several.takes(logits, targets):
+            shown = self._several.shown(logits, targets, weight)
+            source += f" ({shown.kind.labels} labels for each sample)"
+            return Presentation(shown.logits, shown.targets, source, targets, shown)
         return Presentation(*self._rows.checked(logits, targets, source), targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
@@ -288,7 +310,7 @@ def _layer_name_of(capture: Capture) -> str | None:
 def _function_of(capture: Capture) -> Callable[[Any, Any], tuple[Tensor, Tensor]] | None:
     if not isinstance(capture, str):
         return capture
-    if capture in ("auto", "loss", "outputs") or capture.startswith(_MODULE):
+    if capture in ("auto", "labels", "loss", "outputs") or capture.startswith(_MODULE):
         return None
     try:
         function: Callable[[Any, Any], tuple[Tensor, Tensor]] = imported(capture)
@@ -299,8 +321,8 @@ def _function_of(capture: Capture) -> Callable[[Any, Any], tuple[Tensor, Tensor]
 
 def _unknown(capture: Any) -> ValueError:
     return ValueError(
-        "Expected `capture` to be 'auto', 'loss', 'outputs', 'module:<dotted name>', a callable or the dotted path "
-        f"of one that can be imported, got {capture!r}. Use 'auto' unless its first batch raises."
+        "Expected `capture` to be 'auto', 'labels', 'loss', 'outputs', 'module:<dotted name>', a callable or the "
+        f"dotted path of one that can be imported, got {capture!r}. Use 'auto' unless its first batch raises."
     )
 
 

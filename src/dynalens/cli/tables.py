@@ -8,7 +8,7 @@ import pandas as pd
 from dynalens.cells import inert_cells, printable_cells
 from dynalens.cli.output import say
 
-SHOWN = ("name", "root_index", "label", "suggested", "suggested_probability", "wrong_probability", "agreement")
+SHOWN = ("name", "root_index", "unit", "label", "suggested", "suggested_probability", "wrong_probability", "agreement")
 
 
 def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) -> None:

@@ -1,12 +1,14 @@
 """The dense record of N samples, and how an epoch's presentations are added to it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.statistics import Array, SampleStatistics
 from dynalens.dynamics.uncertainty import entropies
+from dynalens.dynamics.units import kind_of, present_units, read_units
 
 State = dict[str, Array]
 
@@ -71,7 +73,7 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
     Args:
         state: The record; changed in place.
         index: Shape ``(M,)``, the sample of each presentation.
-        rows: Shape ``(6, M)``, as of :func:`presentation_rows`, or ``(6 + K, M)`` with the probabilities.
+        rows: Shape ``(6, M)``, as of :func:`presentation_rows`, or more with the probabilities or the numbers of units.
         epoch: Number of the epoch.
         step: The epoch's weight as a part of the weights of all epochs so far: the step of the weighted means.
 
@@ -151,13 +153,15 @@ def _present_once(state: State, at: "slice | Array", rows: Array, epoch: int, st
     _add_to_sums(state, at, rows, p.astype(np.float64))
     _move_means(state, at, (margin, p, rival), step)
     _vote(state, at, rows)
+    if kind_of(state) is not None:
+        present_units(state, at, rows[ROWS:], step)
     return int(np.count_nonzero(forgot)), int(np.count_nonzero(learned))
 
 
 def _add_to_sums(state: State, at: "slice | Array", rows: Array, p: Array) -> None:
     for name, values in (("margin_sum", rows[MARGIN]), ("loss_sum", -rows[LOG_P]), ("el2n_sum", rows[EL2N])):
         _write_sum(state, name, at, read_sum(state, name, at) + values)
-    if len(rows) > ROWS:
+    if classes_of(state):
         _write_sum(state, _PROBABILITIES, at, read_sum(state, _PROBABILITIES, at) + rows[ROWS:].T)
         _write_sum(state, _ENTROPY, at, read_sum(state, _ENTROPY, at) + entropies(rows[ROWS:].T))
     # Welford's recursion: a variance as difference of two sums would lose its digits.
@@ -194,7 +198,7 @@ def read_statistics(state: State) -> SampleStatistics:
     times = np.where(state["presentations"] > 0, state["presentations"], np.nan)
     seen = ~np.isnan(times)
     first_learned = state["first_learned"]
-    return SampleStatistics(
+    statistics = SampleStatistics(
         label=state["label"].astype(np.int32),
         presentations=state["presentations"].astype(np.int32),
         forgetting_events=state["forgetting_events"].astype(np.int32),
@@ -217,6 +221,7 @@ def read_statistics(state: State) -> SampleStatistics:
         mean_probabilities=_mean_probabilities(state, times),
         expected_entropy=read_sum(state, _ENTROPY) / times if f"{_ENTROPY}.high" in state else None,
     )
+    return replace(statistics, **read_units(state, times))
 
 
 def _mean_probabilities(state: State, times: Array) -> Array | None:

@@ -118,10 +118,14 @@ class PendingRows:
 
     Args:
         probabilities: Keep the probabilities of all K classes too, 4 K bytes for each presentation.
+
+    Attributes:
+        beside: Numbers of units of each presentation, which follow in the rows.
     """
 
     def __init__(self, *, probabilities: bool = False) -> None:
         self._probabilities: list[Tensor] | None = [] if probabilities else None
+        self.beside: list[Tensor] = []
         self._index: list[array[int] | Tensor] = []
         self._rows: list[Tensor] = []
         # What is kept lies in one place: small tensors between large ones keep freed memory from being used again.
@@ -178,7 +182,7 @@ class PendingRows:
     def on_host(self) -> tuple[Array, Array, Array]:
         """Return index (M,), rows (6, M) and step (M,) of the M presentations in their order; the one copy to the host.
 
-        Where probabilities are kept, they follow in the rows, (6 + K, M).
+        Where probabilities are kept, they follow in the rows, (6 + K, M); so do the numbers of units.
         Index and step are int64; steps count the calls of ``add`` from 0 in each epoch, those before a checkpoint
         from -1 down.
         """
@@ -186,9 +190,10 @@ class PendingRows:
         self._finish()
         index = _indices_on_host(self._index)
         rows = torch.cat(self._rows, dim=1).cpu().numpy() if self._rows else np.empty((ROWS, 0), np.float32)
-        if self._probabilities:
-            # One by one: all of them together would need the room on the device twice.
-            rows = np.concatenate([rows, np.concatenate([each.cpu().numpy() for each in self._probabilities]).T])
+        for further in (self._probabilities, self.beside):
+            if further:
+                # One by one: all of them together would need the room on the device twice.
+                rows = np.concatenate([rows, np.concatenate([each.cpu().numpy() for each in further]).T])
         step = np.repeat(np.arange(len(self._index)), [len(each) for each in self._index])
         if self._continued is None:
             return index, rows, step

@@ -41,6 +41,16 @@ class SampleStatistics:
             before the first epoch has ended.
         expected_entropy: Mean of the entropy of p over presentations, in nats, in [0, ln K]; None where the mean
             probabilities are.
+        unit: Where a sample has several units, each with a target of its own: the place of the worst one, int; None
+            where it has one label. The margin of a presentation is then the smallest of its units, p_y the probability
+            of it, and correct is a presentation whose units all are. ``correctness`` is the fraction of units that were
+            right and ``loss`` their mean loss; ``label`` and ``candidate`` are what was given for the worst unit, and
+            what is suggested instead.
+        unit_margin: Weighted mean of the margin of the worst unit, the smallest of ``unit_margins``.
+        mean_margin: Mean of the margin over units and presentations.
+        unit_forgetting_events: Forgetting events of all units of the sample, int.
+        unit_margins: Weighted mean of the margin of each label of a multi-label sample, shape ``(N, K)``, float32; NaN
+            where the loss ignored it.
 
     Example:
         >>> import torch
@@ -75,11 +85,25 @@ class SampleStatistics:
     weighted_rival: Array
     mean_probabilities: Array | None = None
     expected_entropy: Array | None = None
+    unit: Array | None = None
+    unit_margin: Array | None = None
+    mean_margin: Array | None = None
+    unit_forgetting_events: Array | None = None
+    unit_margins: Array | None = None
 
     def part(self, chosen: Array) -> "SampleStatistics":
         """Return the statistics of some samples, without mean probabilities."""
-        one_each = {name: values for name, values in self.arrays().items() if values.ndim == 1}
+        one_each = {name: values for name, values in self.arrays().items() if name != "mean_probabilities"}
         return SampleStatistics(**{name: values[chosen] for name, values in one_each.items()})
+
+    def of_one_label(self, asker: str) -> "SampleStatistics":
+        """Return these statistics; raise a ValueError where samples have several labels, unfit for the asker."""
+        if self.unit is not None:
+            raise ValueError(
+                f"Expected a record of one label for each sample for {asker}, got one of several. `suspects()` names "
+                "the sample and its doubtful label, `clean_indices()` leaves the flagged samples out."
+            )
+        return self
 
     def arrays(self) -> dict[str, Array]:
         """Return the statistics that there are, by name."""

@@ -23,7 +23,9 @@ from dynalens.dynamics.rows import (
     PendingRows,
 )
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.units import changed_units, empty_units, kind_of
 from dynalens.dynamics.weighting import epoch_weight
+from dynalens.units import MEANS, UnitKind, UnitPresentation
 
 VERSION = 4
 Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -68,13 +70,16 @@ class TrainingDynamics:
         self._classes = 0
         self._pending = self._nothing_pending()
 
-    def update(self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
+    def update(
+        self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor, *, beside: Tensor | None = None
+    ) -> None:
         """Record one batch; a sample may occur in it more than once.
 
         Args:
             indices: Dataset index of each row, N integers in [0, num_samples).
             logits: Shape ``(N, K)``, K >= 2. Neither modified nor kept.
             targets: Shape ``(N,)``, int64, the classes trained on.
+            beside: Numbers of units, of :meth:`update_units`.
 
         Raises:
             ValueError: If the shapes do not agree, or mean probabilities do not fit their room.
@@ -87,15 +92,40 @@ class TrainingDynamics:
                 f"{tuple(logits.shape)}, {tuple(targets.shape)} and {_described(indices)}. "
                 "Pass one row of logits, one class and one dataset index for each sample."
             )
+        if beside is None:
+            self._check_kind(None)
+        else:
+            self._pending.beside.append(beside)
         if self._room:
             self._presented += logits.shape[0]
             rows = max(self.num_samples, self._presented)
             self._classes = check_probabilities(self._room, rows, logits.shape[1], self._classes)
         self._pending.add(indices, logits, targets)
 
+    def update_units(self, indices: Sequence[int] | Tensor, shown: UnitPresentation) -> None:
+        """Record one batch of samples that have several units each.
+
+        Args:
+            indices: Dataset index of each sample, N integers in [0, num_samples).
+            shown: Of :func:`~dynalens.units.multi_label`.
+
+        Raises:
+            ValueError: If the units are others than in the batches before, or mean probabilities are asked for.
+        """
+        if self._room:
+            raise ValueError(
+                "Expected `mean_probabilities=False` with several labels for each sample, got probabilities to keep. "
+                "Leave the argument out: the record has the mean margin of each label."
+            )
+        if not len(self._pending):
+            self._adopt(shown.kind)
+        self._check_kind(shown.kind)
+        self.update(indices, shown.logits, shown.targets, beside=shown.numbers)
+
     def grow(self, num_samples: int) -> None:
         """Make room for more samples, with the indices after those known; never takes any away."""
-        added = empty_state(max(num_samples - self.num_samples, 0), classes_of(self._state))
+        new = max(num_samples - self.num_samples, 0)
+        added = empty_state(new, classes_of(self._state)) | empty_units(new, kind_of(self._state))
         self._state = {k: np.append(values, added[k].astype(values.dtype), 0) for k, values in self._state.items()}
         self.num_samples += len(added["label"])
 
@@ -119,14 +149,18 @@ class TrainingDynamics:
         self._settle_other(rows, pending)
         if exchange is not None:
             index, rows = exchange(index, rows, step)
+        if len(rows) > ROWS and not self._room:  # this process may have had no presentation
+            self._adopt(UnitKind.told_by(len(rows) - ROWS))
         self._check(index, rows)
         counted = rows[TARGET] >= 0
         rows[MARGIN, rows[MARGIN] > -MASKED] = CERTAIN
         finite = np.isfinite(rows[: EL2N + 1]).all(axis=0) & (rows[MARGIN] > MASKED)
+        if kind_of(self._state) is not None:
+            finite &= np.isfinite(rows[ROWS:][list(MEANS)]).all(axis=0)
         kept = counted & finite
         if not kept.all():
             index, rows = index[kept], rows[:, kept]
-        if len(rows) > ROWS and not classes_of(self._state):
+        if self._room and len(rows) > ROWS and not classes_of(self._state):
             self._state = empty_state(self.num_samples, len(rows) - ROWS) | self._state
         forgotten, learned = fold(self._state, index, rows, epoch, self._step(rows[MARGIN], epoch))
         return EpochRecord(
@@ -185,8 +219,9 @@ class TrainingDynamics:
         kept = {name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()}
         self._classes = classes_of(kept) or len(rows) - ROWS
         if not self._room:
-            self._classes, rows = 0, rows[:ROWS]
-            kept = {name: kept[name] for name in empty_state(0)}
+            rows = rows if kind_of(kept) is not None else rows[:ROWS]
+            self._classes = 0
+            kept = {name: kept[name] for name in empty_state(0) | empty_units(0, kind_of(kept))}
         self._state, self._weight = with_entropy(kept), float(state_dict["weight"])
         self._pending = self._nothing_pending()
         self._pending.continue_from(index, rows, step, state_dict["heads"])
@@ -228,15 +263,28 @@ class TrainingDynamics:
         if wrong:
             raise ValueError(
                 f"Expected the targets to be classes, got {wrong} that are none in this epoch: binary targets that are "
-                "neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture=` with a callable that returns "
-                "logits and class indices."
+                "neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture='labels'` if a sample may have any "
+                "number of labels, else `capture=` with a callable that returns logits and class indices."
             )
-        changed = self._changed_labels(index, rows[TARGET])
+        changed = self._changed_labels(index, rows[TARGET]) + changed_units(self._state, index, rows[ROWS:])
         if changed:
             raise ValueError(
                 f"Expected the label of a sample to stay the same, got {changed} samples whose label changed between "
                 "presentations. Indices and rows of the batch do not belong together, or labels are drawn anew: "
                 "let the dataset return its index and pass `index=`."
+            )
+
+    def _adopt(self, kind: UnitKind) -> None:
+        """Make room for units if nothing is recorded yet."""
+        if kind_of(self._state) != kind and not self._state["presentations"].any():
+            self._state = empty_state(self.num_samples) | empty_units(self.num_samples, kind)
+
+    def _check_kind(self, kind: UnitKind | None) -> None:
+        recorded = kind_of(self._state)
+        if kind != recorded:
+            raise ValueError(
+                f"Expected {_several(recorded)}, as in the record so far, got {_several(kind)}. Train with one kind of "
+                "targets, or call `reset()` to begin a new record."
             )
 
     def _changed_labels(self, index: Array, target: Array) -> int:
@@ -249,6 +297,10 @@ class TrainingDynamics:
             known[index[unknown]] = target[unknown]
             before = known[index]
         return len(np.unique(index[before != target]))
+
+
+def _several(kind: UnitKind | None) -> str:
+    return "one label for each sample" if kind is None else f"{kind.labels} {kind.name} for each sample"
 
 
 def _described(indices: Sequence[int] | Tensor) -> str:

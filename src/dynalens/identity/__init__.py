@@ -2,6 +2,7 @@
 
 from dynalens.identity.carried import SampleIds, indices_in_batch
 from dynalens.identity.errors import SampleIdentityError, check_rows
+from dynalens.identity.given import labels_each
 from dynalens.identity.recorder import IndexRecorder
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.steps import StepRows
@@ -14,4 +15,5 @@ __all__ = [
     "StepRows",
     "check_rows",
     "indices_in_batch",
+    "labels_each",
 ]

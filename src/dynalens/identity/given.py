@@ -44,6 +44,28 @@ def given_labels(dataset: Any) -> Array | None:
     return None
 
 
+def labels_each(dataset: Any) -> int | None:
+    """Return the number K of labels that each sample has or not, where the dataset shows rows (N, K) of zeros and ones.
+
+    None where it shows none, or rows that all have exactly one 1: they are classes.
+
+    Example:
+        >>> import torch
+        >>> labels_each(TensorDataset(torch.zeros(2, 1), torch.tensor([[1, 0, 0], [1, 1, 0]])))
+        3
+    """
+    if isinstance(dataset, IndexedDataset | RelabelledDataset | Subset):
+        return labels_each(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return next((count for part in dataset.datasets if (count := labels_each(part)) is not None), None)
+    for values in _shown(dataset):
+        with suppress(Exception):  # as above
+            rows = np.asarray(values)
+            if rows.ndim == 2 and len(rows) == len(dataset) and rows.shape[1] > 1 and np.isin(rows, (0, 1)).all():
+                return rows.shape[1] if (rows.sum(axis=1) != 1).any() else None
+    return None
+
+
 def _only_chooses(dataset: Subset[Any]) -> bool:
     """Whether a subset's samples are those of the dataset below it: a class derived from it may change labels."""
     return type(dataset).__getitem__ is Subset.__getitem__

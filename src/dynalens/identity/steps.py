@@ -14,6 +14,7 @@ from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, LabelCheck, check_giv
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.trace import TRACE
+from dynalens.identity.units import coded_columns, row_codes
 
 _LOOKS = 3
 """Batches whose rows are compared before and after a module's hooks; all of them once one was reordered."""
@@ -152,7 +153,11 @@ class StepRows:
         dataset_labels = self._shown()
         if dataset_labels is not None and len(rows) and int(rows.max()) < len(dataset_labels):
             columns[GIVEN] = torch.from_numpy(dataset_labels[of_targets.numpy()])
-        self._labels.see(columns, presentation.targets, classes=presentation.logits.shape[1], traced=traced)
+        targets, classes = presentation.targets, presentation.logits.shape[1]
+        if presentation.units is not None:
+            columns |= coded_columns(columns, presentation.given)
+            targets, classes = torch.tensor(row_codes(presentation.given)), 0
+        self._labels.see(columns, targets, classes=classes, traced=traced)
         if not self._labels.looks:
             self._given = None
 

@@ -182,6 +182,8 @@ class DynamicsLog:
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask those that explain why the gallery's suspects are taken for another class."""
+        if statistics.unit is not None:  # the label of the worst unit is no class
+            return {}
         classes = {
             int(i) if ids is None else ids[i].item(): (int(statistics.candidate[i]), int(statistics.label[i]))
             for i in worst_samples(statistics, self._settings.top_k)

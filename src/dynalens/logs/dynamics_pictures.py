@@ -23,7 +23,7 @@ from dynalens.pictures import (
     suspects_table,
     training_data_analysis,
 )
-from dynalens.suspicion import streaming_score, worst_samples
+from dynalens.suspicion import named_targets, streaming_score, worst_samples
 from dynalens.tensorboard import Sink, epochs_tag
 from dynalens.text import escaped
 
@@ -152,8 +152,9 @@ class DynamicsPictures:
 
     def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimated: Estimated | None) -> None:
         if estimated is not None:
-            given, suggested = statistics.label[estimated.flagged], statistics.candidate[estimated.flagged]
-            chart = class_pairs(given, suggested, self._names, f"epoch {epoch} · {len(given):,} flagged")
+            given, suggested, targets = named_targets(statistics, self._names)
+            given, suggested = given[estimated.flagged], suggested[estimated.flagged]
+            chart = class_pairs(given, suggested, targets, f"epoch {epoch} · {len(given):,} flagged")
             self._sink.chart(epochs_tag(f"{self._prefix}/charts/class_pairs", epoch), chart, step)
         subtitle = f"epoch {epoch} · {int((statistics.presentations > 0).sum()):,} samples"
         for name, draw in CHARTS.items():
@@ -179,11 +180,12 @@ class DynamicsPictures:
         names: Sequence[str] | None,
     ) -> list[Suspect]:
         score = streaming_score(statistics)
+        given, suggested, targets = named_targets(statistics, self._names)
         return [
             Suspect(
                 sample_id=escaped(str(sample if ids is None else ids[sample])),
-                label=class_name(int(statistics.label[sample]), self._names),
-                suggested=class_name(int(statistics.candidate[sample]), self._names),
+                label=class_name(int(given[sample]), targets),
+                suggested=class_name(int(suggested[sample]), targets),
                 score=float(score[sample]),
                 trace=self._watch.trace(sample),
                 picture=self._watch.pictures.get(sample),

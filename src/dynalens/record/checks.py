@@ -20,6 +20,8 @@ _FEW_EPOCHS = 1000
 _CLASSES = ("label", "predicted", "candidate")
 _COUNTS = ("presentations", "forgetting_events")
 _EPOCHS = ("first_learned", "last_forgotten")
+_UNITS = {"unit": "iu", "unit_margin": "f", "mean_margin": "f", "unit_forgetting_events": "iu"}
+"""Kinds of the numbers that samples with several units have."""
 _ASSESSED = ("margin", "confidence", "weighted_margin", "weighted_confidence", "weighted_rival")
 """Statistics that suspects are told by: every sample seen has them."""
 
@@ -41,9 +43,9 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     _check_finite(arrays)
     if "expected_entropy" in arrays:
         _check_kind("expected_entropy", arrays["expected_entropy"], num_samples)
-    means = arrays.get("mean_probabilities")
-    if means is not None and not (means.ndim == 2 and len(means) == num_samples and 1 < means.shape[1] <= MOST_CLASSES):
-        raise ValueError(f"mean_probabilities of shape {means.shape} for {num_samples} samples")
+    _check_units(arrays, num_samples)
+    for name in ("mean_probabilities", "unit_margins"):
+        _check_each_class(name, arrays.get(name), num_samples)
 
 
 def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
@@ -112,16 +114,34 @@ def is_texts(values: Any) -> bool:
     return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
-def _check_kind(name: str, values: Array, num_samples: int) -> None:
-    kinds = "b" if name == "learned" else "iu" if name in _CLASSES + _COUNTS else "f"
+def _check_units(arrays: Mapping[str, Array], num_samples: int) -> None:
+    given = _UNITS.keys() & arrays.keys()
+    if given and given != _UNITS.keys():
+        raise ValueError(f"no {', '.join(sorted(_UNITS.keys() - given))}")
+    for name in given:
+        _check_kind(name, arrays[name], num_samples, _UNITS[name])
+    if given:
+        check_range("unit", arrays["unit"], -1, 2**31)
+        _check_finite(arrays, ("unit_margin",))
+
+
+def _check_each_class(name: str, values: Array | None, num_samples: int) -> None:
+    if values is None:
+        return
+    if values.ndim != 2 or len(values) != num_samples or not 1 < values.shape[1] <= MOST_CLASSES:
+        raise ValueError(f"{name} of shape {values.shape} for {num_samples} samples")
+
+
+def _check_kind(name: str, values: Array, num_samples: int, kinds: str = "") -> None:
+    kinds = kinds or ("b" if name == "learned" else "iu" if name in _CLASSES + _COUNTS else "f")
     if values.shape != (num_samples,):
         raise ValueError(f"{name} of shape {values.shape} for {num_samples} samples")
     if values.dtype.kind not in kinds:
         raise ValueError(f"{name} of {values.dtype}")
 
 
-def _check_finite(arrays: Mapping[str, Array]) -> None:
-    for name in _ASSESSED:
+def _check_finite(arrays: Mapping[str, Array], names: Collection[str] = _ASSESSED) -> None:
+    for name in names:
         if not np.isfinite(arrays[name][arrays["presentations"] > 0]).all():
             raise ValueError(f"{name} that is not finite")
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dynalens.dynamics import Array, EpochRecord, TrainingDynamics
+from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
+from dynalens.units import UnitPresentation
 
 NO_EPOCH = (
     "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
@@ -112,11 +113,16 @@ class LiveRecord:
         """An epoch begins with its first step: what an earlier attempt at it lost is recorded now."""
         self._whole = epoch
 
-    def update(self, epoch: int, rows: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Add a batch of the epoch under way."""
+    def update(
+        self, epoch: int, rows: Tensor, logits: Tensor, targets: Tensor, units: UnitPresentation | None = None
+    ) -> None:
+        """Add a batch of the epoch under way; where samples have several units, by these."""
         assert self.dynamics is not None
         self.open_epoch, self._record = epoch, None
-        self.dynamics.update(rows, logits, targets)
+        if units is None:
+            self.dynamics.update(rows, logits, targets)
+        else:
+            self.dynamics.update_units(rows, units)
 
     def end_epoch(self, epoch: int, merge: Merge) -> EpochRecord | None:
         """Fold the epoch into the statistics and return its presentations; None, and no epoch, if it had none."""
@@ -138,7 +144,7 @@ class LiveRecord:
 
     def draw_audit(self, n: int) -> list[int]:
         """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
-        if not self.epochs:
+        if not self.epochs or self.record().statistics.unit is not None:
             return []
         self.record().audit_plan(n)
         return self.record().audited_rows()
@@ -161,9 +167,13 @@ class LiveRecord:
                 sample_names=self.names,
                 folder=None if self.folder is None else self.folder.path,
                 presentations=self.kept_history() if self.history else None,
-                find_neighbours=functools.partial(self._neighbours, statistics.label),
+                find_neighbours=functools.partial(self._neighbour_scores, statistics),
             )
         return self._record
+
+    def _neighbour_scores(self, statistics: SampleStatistics) -> Array | None:
+        # Neighbours have the same label or not; several labels are not one.
+        return self._neighbours(statistics.label) if statistics.unit is None else None
 
     def kept_history(self) -> History:
         """Return the presentations that are on disk, and those that could not be written."""

@@ -98,7 +98,7 @@ class Audits:
 
     @property
     def _label(self) -> Array:
-        return self._record.statistics.label.astype(np.int64)
+        return self._record.statistics.of_one_label("an audit").label.astype(np.int64)
 
     @functools.cached_property
     def _ids(self) -> Array:

@@ -138,7 +138,7 @@ class Record:
         from dynalens.embeddings import embedding_evidence, embedding_rows  # torch, which a record does without
 
         rows = embedding_rows(embeddings, self.meta.num_samples, self.sample_ids)
-        labels = np.where(self.statistics.presentations > 0, self.statistics.label, -1)
+        labels = np.where(self.statistics.presentations > 0, self.statistics.of_one_label("embeddings").label, -1)
         with said_if_long(f"comparing the embeddings of {len(rows):,} samples"):
             evidence = embedding_evidence(rows, labels)
         both = dataclasses.replace(self, evidence=evidence, find_neighbours=lambda: evidence.neighbours)
@@ -348,7 +348,7 @@ class Record:
         if answers is None:
             self._caution("`relabelled()` changes no label", flagged=len(chosen) > 0)
         changes = {int(i): (int(y), int(new)) for i, y, new in chosen[["label", "suggested"]].itertuples()}
-        return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics))
+        return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics.of_one_label("relabelling")))
 
     def _audited(self, answers: AskedFor | None, precision: float | None, embeddings: Any) -> pd.DataFrame:
         assert answers is not None

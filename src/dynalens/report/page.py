@@ -26,6 +26,7 @@ from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.samples import sample_pictures
+from dynalens.suspicion import named_targets
 from dynalens.text import escaped, escaped_all
 
 _FEWEST_CARDS = 100
@@ -85,6 +86,7 @@ def write_report(
     content = {
         "run": run_key(record),
         "names": names,
+        "several": record.statistics.unit is not None,
         "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
         "note": _note(table, audit),
         "doubts": [] if audit else record.doubts(),
@@ -170,13 +172,14 @@ def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) ->
     rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
     names = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
-    cards = []
+    given, suggested, _ = named_targets(record.statistics, None)
+    several, cards = record.statistics.unit is not None, []
     for sample, row in zip(rows.tolist(), worst.reset_index().to_dict("records"), strict=True):
-        suggested = -1 if pd.isna(row["suggested"]) else int(row["suggested"])
+        proposed = int(suggested[sample]) if several else -1 if pd.isna(row["suggested"]) else int(row["suggested"])
         card: dict[str, Any] = {
             "id": str(row["sample_id"]),
-            "label": int(row["label"]),
-            "suggested": suggested,
+            "label": int(given[sample]),
+            "suggested": proposed,
             "wrong": round(float(row["wrong_probability"]), 4),
             "flagged": bool(row["flagged"]),
             "trace": traces.of(sample),
@@ -192,7 +195,9 @@ def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) ->
 
 
 def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:
-    """Return a name for each class that the table speaks of: its number where it has none."""
+    """Return a name for each class that the table speaks of, its number where it has none; of several labels, two."""
+    if record.statistics.unit is not None:
+        return [escaped(name) for name in named_targets(record.statistics, record.meta.class_names)[2] or ()]
     largest = [table[column].max() for column in ("label", "suggested", "predicted")]
     classes = 1 + max(int(value) for value in [*largest, -1] if not pd.isna(value))
     names = record.meta.class_names

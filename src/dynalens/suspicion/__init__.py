@@ -29,6 +29,7 @@ from dynalens.suspicion.table import (
     worst_samples,
 )
 from dynalens.suspicion.unforgettable import removable
+from dynalens.suspicion.units import named_targets
 
 if TYPE_CHECKING:
     from dynalens.suspicion.neighbours import neighbour_scores
@@ -48,6 +49,7 @@ __all__ = [
     "flagged",
     "flagged_of_run",
     "joined",
+    "named_targets",
     "neighbour_scores",
     "overlap",
     "removable",

@@ -44,6 +44,7 @@ from dynalens.suspicion.confusions import one_way, wrong_log_odds
 from dynalens.suspicion.doubts import doubts
 from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
+from dynalens.suspicion.units import unit_noise_rate, worst_margin
 from dynalens.suspicion.votes import count_votes
 
 PAIRS = 0.2
@@ -90,6 +91,8 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     rows = np.flatnonzero(statistics.presentations > 0)
     if not len(rows):
         return _nothing(len(statistics))
+    if statistics.unit is not None:
+        return _assess_units(statistics, rows)
     predictions = Predictions.read(statistics.part(rows))
     directed = one_way(predictions.leader(), predictions.label)
     score = combined(score_parts(predictions, directed), predictions)
@@ -115,6 +118,29 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     )
 
 
+def _assess_units(statistics: SampleStatistics, rows: Array) -> Assessment:
+    """Return how suspicious samples with several units are; they have no class that is given for another."""
+    part, n = statistics.part(rows), len(statistics)
+    score, rate = _unit_score(part), unit_noise_rate(part)
+    against = doubts(rate, samples=len(rows), accuracy=float((part.probability_gap == 0).mean()))
+    score = with_mean(score, rate.value)
+    wrong = _spread(n, rows, probability(score) if rate.value else np.zeros(len(rows)))
+    return Assessment(
+        score=_spread(n, rows, score),
+        probability=wrong,
+        suggested=statistics.candidate.astype(np.int64),
+        suggested_probability=wrong,
+        agreement=statistics.candidate_share,
+        probability_margin=statistics.weighted_confidence - statistics.weighted_rival,
+        noise_rate=replace(rate, doubts=against),
+    )
+
+
+def _unit_score(statistics: SampleStatistics) -> Array:
+    margin = worst_margin(statistics)
+    return log_odds(-margin, margin < 0)
+
+
 def streaming_score(statistics: SampleStatistics) -> Array:
     """Return the score of :func:`assess` up to a constant, shape ``(N,)``, from the record alone; NaN if never seen.
 
@@ -132,6 +158,8 @@ def _streamed(statistics: SampleStatistics) -> Array:
     rows = np.flatnonzero(statistics.presentations > 0)
     if not len(rows):
         return np.full(len(statistics), np.nan)
+    if statistics.unit is not None:
+        return _spread(len(statistics), rows, _unit_score(statistics.part(rows)))
     predictions = Predictions.read(statistics.part(rows))
     parts = score_parts(predictions, one_way(predictions.leader(), predictions.label))
     return _spread(len(statistics), rows, combined(parts, predictions))

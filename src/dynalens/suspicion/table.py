@@ -11,9 +11,11 @@ from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.uncertainty import uncertainty
 from dynalens.suspicion.score import Assessment, probability, ranks, streaming_score, with_mean
 from dynalens.suspicion.scores import named_scores
+from dynalens.suspicion.units import named_targets
 
 _COUNTS = ("presentations", "forgetting_events")
 _MEANS = ("margin", "confidence", "variability", "correctness", "loss", "el2n", "probability_gap")
+_OF_UNITS = ("unit_margin", "mean_margin", "unit_forgetting_events")
 
 
 def samples_table(
@@ -33,7 +35,8 @@ def samples_table(
     the most suspicious; ``flagged`` are the suspects of which 80 % are expected to be wrong, by the order's own guess
     (``docs/results.md``, *What is flagged without answers*, shows how far it was off); ``agreement`` is the fraction of
     presentations that predicted ``suggested``, and ``suggested_probability`` the probability that it is the true class.
-    A sample never seen has no score and no rank and is not flagged.
+    Of samples with several units, these are of the worst one, ``unit``: the label k of a multi-label sample, ``label``
+    1 where it was given and 0 where not. A sample never seen has no score and no rank and is not flagged.
 
     Args:
         statistics: The record.
@@ -51,10 +54,8 @@ def samples_table(
     table["root_index"] = np.arange(n) if root_index is None else root_index
     if names is not None:
         table["name"] = list(names)
-    for name, classes in (("label", statistics.label), ("suggested", assessment.suggested)):
-        table[name] = _nullable(classes, classes >= 0)
-        if class_names is not None:
-            table[f"{name}_name"] = _names(classes, class_names)
+    for name, values in _given_and_suggested(statistics, assessment, class_names).items():
+        table[name] = values
     table["suggested_probability"] = assessment.suggested_probability
     table["agreement"] = assessment.agreement
     table["rank"] = _nullable(ranks(assessment.score), ~np.isnan(assessment.score))
@@ -190,8 +191,33 @@ def _with_statistics(table: pd.DataFrame, statistics: SampleStatistics) -> pd.Da
     if statistics.mean_probabilities is not None:
         for name, values in uncertainty(statistics.mean_probabilities, statistics.expected_entropy).items():
             table[name] = values
+    for name in _OF_UNITS:
+        if getattr(statistics, name) is not None:
+            table[name] = getattr(statistics, name)
     table["predicted"] = _nullable(statistics.predicted, statistics.predicted >= 0)
     return table
+
+
+def _given_and_suggested(
+    statistics: SampleStatistics, assessment: Assessment, class_names: Sequence[str] | None
+) -> dict[str, Any]:
+    """Return the columns that say what was given and what is suggested, for the worst unit where there are several."""
+    given, suggested, names = named_targets(statistics, class_names)
+    columns: dict[str, Any] = {}
+    if statistics.unit is not None:
+        columns["unit"] = _nullable(statistics.unit, statistics.unit >= 0)
+    else:
+        suggested = assessment.suggested
+    if class_names is not None and statistics.unit is not None and statistics.unit_margins is not None:
+        columns["unit_name"] = _names(statistics.unit, class_names)
+    for name, classes, codes in (
+        ("label", statistics.label, given),
+        ("suggested", assessment.suggested, suggested),
+    ):
+        columns[name] = _nullable(classes, classes >= 0)
+        if class_names is not None and names is not None:
+            columns[f"{name}_name"] = _names(codes, names)
+    return columns
 
 
 def _nullable(values: Array, present: Array) -> "pd.Series[int]":

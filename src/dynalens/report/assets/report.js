@@ -72,7 +72,9 @@ const near = new IntersectionObserver(entries => {
   for (const entry of entries) entry.isIntersecting ? fill(entry.target) : entry.target.replaceChildren();
 }, { rootMargin: "1200px 0px" });
 
-const BUTTONS = [["keep", "k"], ["suggested", "s"], ["other", "r"], ["drop", "d"]];
+// One of several labels has no class to choose instead: its sample is kept, or dropped and corrected elsewhere.
+const BUTTONS = [["keep", "k"], ["suggested", "s"], ["other", "r"], ["drop", "d"]]
+  .filter(([, key]) => !content.several || "kd".includes(key));
 function fill(box) {
   const card = cards[box.position];
   const picture = make("button", { type: "button", class: "picture", "aria-label": `larger view of ${described(card)}` },
@@ -235,7 +237,7 @@ document.addEventListener("keydown", event => {
   const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
   const key = event.key.toLowerCase();
   if (event.key in moves) step(moves[event.key]);
-  else if (key.length === 1 && "ksrduv".includes(key)) act(key);
+  else if (key.length === 1 && (content.several ? "kduv" : "ksrduv").includes(key)) act(key);
   else return;
   event.preventDefault();
 });
@@ -264,7 +266,7 @@ function csv() {
     const decision = decisions.get(card.id);
     if (!decision) continue;
     const to = decision.decision === "relabel" ? [decision.to, nameOf(decision.to)] : ["", ""];
-    rows.push([card.id, card.label, nameOf(card.label), decision.decision, ...to, card.name || ""]);
+    rows.push([card.id, content.several ? "" : card.label, nameOf(card.label), decision.decision, ...to, card.name || ""]);
   }
   return csvOf(rows);
 }

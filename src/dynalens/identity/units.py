@@ -1,0 +1,31 @@
+"""Targets of several units as one number for each sample, so that they are compared like labels."""
+
+import zlib
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dynalens.identity.columns import Column, Path
+
+
+def row_codes(targets: Tensor) -> list[int]:
+    """Return a number above 0 for each row of ``(N, ...)`` that other rows do not have.
+
+    Example:
+        >>> import torch
+        >>> codes = row_codes(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]))
+        >>> codes[0] == codes[2] != codes[1]
+        True
+    """
+    rows = targets.detach().cpu().float().flatten(1).numpy()
+    return [1 + zlib.crc32(row.tobytes()) for row in rows]
+
+
+def coded_columns(columns: Mapping[Path, Column], targets: Tensor) -> dict[Path, Column]:
+    """Return the codes of those columns whose rows have as many numbers as those of the targets."""
+    size = targets.flatten(1).shape[1]
+    return {
+        path: row_codes(column)
+        for path, column in columns.items()
+        if isinstance(column, Tensor) and column.ndim > 1 and not column.is_complex() and column[:1].numel() == size
+    }

@@ -1,0 +1,89 @@
+r"""Suspects among samples that have several units, each with a target of its own.
+
+    score_i = L(-m_i) + constant
+
+    m_i   the smallest of the sample's units' mean margins, each weighted over the epochs by ((t + 1) e_t)^2
+    L     log odds of two normal distributions with one variance, of the samples with m_i < 0 and of the others
+    constant  makes the mean probability the estimated noise rate
+
+The minimum comes after the mean over time: one wrong unit among many right ones is contradicted in every epoch, while a
+hard sample's worst unit is another one each time. `docs/results.md` compares both orders.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.suspicion.course import SUREST
+from dynalens.suspicion.noise_rate import MOST, NoiseRate
+
+
+def worst_margin(statistics: SampleStatistics) -> Array:
+    """Return the smallest weighted margin of a unit of each sample, ``(N,)`` float64; NaN if never seen.
+
+    Raises:
+        ValueError: If each sample has one label.
+    """
+    if statistics.unit_margin is None:
+        raise ValueError("Expected statistics of samples with several units, got those of one label each.")
+    return statistics.unit_margin.astype(np.float64)
+
+
+def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
+    """Return how many samples have a wrong label.
+
+    With c the fraction of doubted labels, those of negative mean margin, and f the same among the twentieth of the
+    labels with the largest absolute margin, at most c, v = f + f (c - f) of the labels are wrong, as
+    :func:`~dynalens.suspicion.noise_rate.estimate_noise_rate` counts classes. Of samples with K labels, 1 - (1 - v)^K
+    have a wrong one if these are independent; at most the fraction of samples with a doubted label, which is the upper
+    end, plus two standard errors. The lower end is 0: no label is ruled out.
+
+    Args:
+        statistics: Of multi-label samples that were seen.
+    """
+    assert statistics.unit_margins is not None
+    margins = statistics.unit_margins
+    known = margins[np.isfinite(margins)].astype(np.float64)
+    doubted = float((known < 0).mean())
+    surest = float((known < 0)[np.abs(known) >= np.quantile(np.abs(known), 1 - SUREST)].mean())
+    wrong = min(doubted, surest)
+    samples = float((worst_margin(statistics) < 0).mean())
+    value = min(MOST, samples, 1 - (1 - wrong - wrong * (doubted - wrong)) ** margins.shape[1])
+    error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(margins)) / len(margins)))
+    return NoiseRate(0.0, value, min(1.0, samples + error))
+
+
+def unit_codes(statistics: SampleStatistics) -> tuple[Array, Array]:
+    """Return a number for what was given for the worst unit of each sample, and one for what is suggested instead.
+
+    Label k of a multi-label sample is 2 k + 1 where it was given and 2 k where it was not: their places in
+    :func:`unit_names`. -1 for a sample never seen.
+    """
+    assert statistics.unit is not None
+    seen, unit = statistics.unit >= 0, 2 * statistics.unit.astype(np.int64)
+    return np.where(seen, unit + statistics.label, -1), np.where(seen, unit + statistics.candidate, -1)
+
+
+def named_targets(
+    statistics: SampleStatistics, class_names: Sequence[str] | None
+) -> tuple[Array, Array, Sequence[str] | None]:
+    """Return what was given and what is suggested, ``(N,)`` each, and the names of these numbers; None: no names.
+
+    They are classes where each sample has one label. Of samples with several they say which label it is about.
+    """
+    if statistics.unit is None or statistics.unit_margins is None:
+        return statistics.label, statistics.candidate, class_names
+    return *unit_codes(statistics), unit_names(class_names, statistics.unit_margins.shape[1])
+
+
+def unit_names(class_names: Sequence[str] | None, count: int) -> list[str]:
+    """Return what each number of :func:`unit_codes` is called.
+
+    Example:
+        >>> unit_names(["cat", "dog"], 2)
+        ['no cat', 'cat', 'no dog', 'dog']
+    """
+    given = list(class_names or ())
+    names = [*given[:count], *map(str, range(len(given), count))]
+    return [text for name in names for text in (f"no {name}", name)]

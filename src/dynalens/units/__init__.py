@@ -1,0 +1,21 @@
+"""Units: what has one target of its own within a sample, such as a label of a multi-label sample.
+
+A presentation of a sample is reduced to its worst unit, as a problem of two classes: 0, every unit is as it was given,
+and 1, at least one is contradicted. All statistics of a sample with one label then hold for it unchanged.
+"""
+
+from dynalens.units.kinds import GIVEN, MEANS, POSITION, SUMMARY, UnitKind
+from dynalens.units.multi_label import MOST_LABELS, multi_label
+from dynalens.units.presentation import UnitPresentation, presented
+
+__all__ = [
+    "GIVEN",
+    "MEANS",
+    "MOST_LABELS",
+    "POSITION",
+    "SUMMARY",
+    "UnitKind",
+    "UnitPresentation",
+    "multi_label",
+    "presented",
+]

@@ -1,0 +1,55 @@
+"""Multi-label samples: K labels each, which are there or not."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens.units.kinds import BITS, UnitKind
+from dynalens.units.presentation import UnitPresentation, presented
+
+MOST_LABELS = 512
+"""Labels up to which each (sample, label) has a record: eight bytes each, 4 KiB for a sample."""
+_NONE = -1
+
+
+def multi_label(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+    r"""Return what a step shows of N samples that have each of K labels or not.
+
+    With logits :math:`z_k` and :math:`y_k \in \{0, 1\}`, the margin of a label is :math:`(2 y_k - 1) z_k`, the log odds
+    of the given bit, and its loss :math:`\log(1 + \exp(-\mathrm{margin}))`. Takes no gradient and does not wait.
+
+    Args:
+        logits: Shape ``(N, K)``, any floating dtype.
+        given: Shape ``(N, K)``, int64: 1 where a sample has the label, 0 where not, negative where the target is none.
+        counted: Shape ``(N, K)``, bool, False where the loss ignores a label; default: all count.
+
+    Example:
+        >>> shown = multi_label(torch.tensor([[2.0, 3.0]]), torch.tensor([[1, 0]]))
+        >>> shown.logits.tolist(), shown.numbers[0, 3:].tolist()  # label 1 is doubted; then the logits, and the bits
+        ([[-3.0, 0.0]], [1.0, 0.0, 1.0, 2.0, 3.0, 1.0])
+    """
+    z = logits.detach().float()
+    counted = torch.ones_like(z, dtype=torch.bool) if counted is None else counted
+    margins = torch.where(given == 1, z, -z)
+    reduced = presented(margins, F.softplus(-margins), counted)
+    targets = torch.where(reduced.counted, 0, _NONE)
+    no_labels = given.masked_fill(~counted, 0).amin(dim=1)
+    targets = torch.where(no_labels < 0, no_labels, targets)
+    bit = given.gather(1, reduced.unit.unsqueeze(1)).squeeze(1)
+    summary = torch.stack([reduced.unit, bit, torch.where(reduced.worst > 0, bit, 1 - bit)], dim=1).float()
+    kept = z.masked_fill(~counted, torch.nan)
+    numbers = torch.cat([reduced.means, summary, kept, packed(given)], dim=1)
+    rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
+    return UnitPresentation(rows, targets, UnitKind("labels", z.shape[1]), numbers)
+
+
+def packed(given: Tensor) -> Tensor:
+    """Return 16 of K bits in each number, the first one lowest, ``(N, ceil(K / 16))`` float32.
+
+    Example:
+        >>> packed(torch.tensor([[1, 0, 1]])).tolist()
+        [[5.0]]
+    """
+    padded = F.pad((given == 1).float(), (0, -given.shape[1] % BITS)).view(len(given), -1, BITS)
+    powers = torch.arange(BITS, device=given.device).exp2()
+    return (padded * powers).sum(dim=2)

@@ -1,0 +1,66 @@
+"""From the margins of a sample's units to its row, and the numbers that are kept beside it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynalens.units.kinds import UnitKind
+
+
+class UnitPresentation(NamedTuple):
+    """What a step shows of N samples with several units each.
+
+    Attributes:
+        logits: Shape ``(N, 2)``: the smallest margin of the sample's units, and 0.
+        targets: Shape ``(N,)``, int64: 0 where a sample counts, -1 where the loss ignores all of its units, another
+            negative number where one of its targets is none.
+        kind: What the units are.
+        numbers: Shape ``(N, kind.numbers)``, float32.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    kind: UnitKind
+    numbers: Tensor
+
+
+class Reduced(NamedTuple):
+    """Margins reduced over the units of each sample, ``(N,)`` each.
+
+    Attributes:
+        worst: The smallest margin.
+        unit: Its place among the units.
+        counted: Whether the sample has any unit that counts.
+        means: Shape ``(N, 3)``: mean margin, fraction of units with a positive margin, mean loss.
+    """
+
+    worst: Tensor
+    unit: Tensor
+    counted: Tensor
+    means: Tensor
+
+
+def presented(margins: Tensor, losses: Tensor, counted: Tensor) -> Reduced:
+    r"""Return the reductions over units of their margins :math:`m_u` and losses.
+
+    :math:`\min_u m_u`, its place, and the means of :math:`m_u`, of :math:`[m_u > 0]` and of the losses over the units
+    that count. No operation waits for the device.
+
+    Args:
+        margins: Shape ``(N, U)``, float32.
+        losses: Shape ``(N, U)``, in nats.
+        counted: Shape ``(N, U)``, bool: False where the loss ignores a unit.
+
+    Example:
+        >>> margins, losses = torch.tensor([[2.0, -1.0, 9.0]]), torch.tensor([[0.0, 3.0, 9.0]])
+        >>> reduced = presented(margins, losses, torch.tensor([[True, True, False]]))
+        >>> reduced.worst.item(), reduced.unit.item(), reduced.means.tolist()
+        (-1.0, 1, [[0.5, 0.5, 1.5]])
+    """
+    worst, unit = margins.masked_fill(~counted, torch.inf).min(dim=1)
+    some = counted.any(dim=1)
+    number = counted.sum(dim=1).clamp(min=1)
+    every = (margins, (margins > 0).float(), losses)
+    means = torch.stack([each.masked_fill(~counted, 0).sum(dim=1) / number for each in every], dim=1)
+    return Reduced(worst.masked_fill(~some, 0), unit, some, means)
