@@ -43,7 +43,7 @@ def test_the_lines_of_use_run_as_they_stand(
 
 
 def test_the_table_of_columns_is_that_of_the_table(tmp_path: Path) -> None:
-    monitor = TrainingDynamicsMonitor(class_names=["x", "y", "z"], features="net.2")
+    monitor = TrainingDynamicsMonitor(class_names=["x", "y", "z"], features="net.2", mean_probabilities=True)
     fit(tmp_path, monitor)
     table = monitor.table(embeddings=np.random.default_rng(0).normal(size=(len(monitor.table()), 4)))
     assert [table.index.name, *table.columns] == first_column((README.parent / "docs" / "table.md").read_text())

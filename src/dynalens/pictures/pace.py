@@ -5,7 +5,7 @@ from collections.abc import Callable
 OFTEN = 10
 """Logged epochs whose pictures are all drawn. Then each second is drawn up to 20, each third up to 30, and so on.
 
-Of 300 epochs these are 27. A small run's event file then takes less than .1 MB an epoch.
+Of 300 epochs these are 27. With both callbacks on 200 digits, the event file then takes .08 MB an epoch.
 """
 
 

@@ -144,7 +144,14 @@ class LiveRecord:
 
     def draw_audit(self, n: int) -> list[int]:
         """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
-        if not self.epochs or self.record().statistics.unit is not None:
+        if not self.epochs:
+            return []
+        if self.record().statistics.unit is not None:
+            warnings.warn(
+                "Expected samples with one label each for `audit`, got several labels: no audit is drawn. Look at the "
+                "first of `suspects()` instead.",
+                stacklevel=2,
+            )
             return []
         self.record().audit_plan(n)
         return self.record().audited_rows()

@@ -6,8 +6,7 @@ r"""Suspects among samples that have several units, each with a target of its ow
     L     log odds of two normal distributions with one variance, of the samples with m_i < 0 and of the others
     constant  makes the mean probability the estimated noise rate
 
-The minimum comes after the mean over time: one wrong unit among many right ones is contradicted in every epoch, while a
-hard sample's worst unit is another one each time. `docs/results.md` compares both orders.
+The minimum comes after the mean over time, so that the unit that is named is the one that the whole run contradicts.
 """
 
 from collections.abc import Sequence
