@@ -204,6 +204,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._tracked.install(trainer, by_id=by_id, contrasts=self._contrasts)
         self._explanations.begin_fit(self._settings, scoring_precision(trainer), alone=self._tracked.tracker is None)
         self._folder = run_folder(trainer, self.name)
+        self._begin_writes(self._folder)
         if self._processes.is_first:
             self._open_pictures(trainer)
 
@@ -220,7 +221,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         """Find out how inputs and classes are shown."""
         if self._pictures is None:
             return
-        forget_epochs(self._folder / "explanations", trainer.current_epoch)
+        folder, epoch = self._folder / "explanations", trainer.current_epoch
+        self._attempt(folder.name, lambda: forget_epochs(folder, epoch))
         show_as_trained(self._pictures, trainer, pl_module)
         writer = tensorboard_writer(trainer)
         if writer is not None:
@@ -283,7 +285,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         if self._pictures is None:
             return
         with self._or_switched_off():
-            self._pictures.finish()
+            self._attempt("pictures", self._pictures.finish)
+        self._writes.say_missing("Numbers of epochs that are not named are whole.")
         if not self._explanations.samples.chosen:
             warnings.warn(
                 "Expected a batch whose images are explained, got none in this fit: nothing was explained. Validate "
@@ -354,5 +357,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
         scalars = explanations.scalars()
         log_scalars(trainer, {f"{prefix}/faithfulness/{key}": mean for key, mean in scalars.items()}, step)
-        self._pictures.write(explanations, epoch=epoch, step=step)
-        write_arrays(self._folder / "explanations" / epoch_file(epoch), explanations.arrays())
+        draw = functools.partial(self._pictures.write, explanations, epoch=epoch, step=step)
+        self._attempt("pictures", draw)
+        file = self._folder / "explanations" / epoch_file(epoch)
+        self._attempt(file.name, lambda: write_arrays(file, explanations.arrays()))

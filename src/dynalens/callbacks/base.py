@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from dynalens.host import CallbackBase
 from dynalens.logs import switched_off_on_error
+from dynalens.record import Writes
 
 T = TypeVar("T")
 
@@ -52,6 +55,19 @@ class GuardedPictures:
     """What is switched off."""
     on_error: str
     _pictures: Any
+    _writes: Writes
+
+    def _begin_writes(self, folder: Path) -> None:
+        """A fit begins, and writes to this folder."""
+        meanwhile = "Training goes on, and writing is tried again in later epochs. Make room on the disk."
+        self._writes = Writes(f"{self.guarded.lower()} to {folder}", meanwhile)
+
+    def _attempt(self, name: str, write: Callable[[], None]) -> None:
+        """Write something; a disk that fails is said once, unless the user wants it to raise."""
+        if self.on_error == "raise":
+            write()
+        else:
+            self._writes.attempt(name, write)
 
     def _or_switched_off(self) -> AbstractContextManager[None]:
         """What fails is said once; training goes on unless the user wants it to raise."""

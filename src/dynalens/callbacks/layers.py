@@ -1,5 +1,6 @@
 """The callback that shows what a layer computes: Lightning hooks become calls."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -108,6 +109,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         self._layer.settings = self._settings
         self._layer.check(pl_module)
         folder = run_folder(trainer, self.name)
+        self._begin_writes(folder)
         if self._processes.is_first:
             self._pictures = LayerPictures(sink_of(trainer, folder), tag_prefix(self.name))
 
@@ -159,6 +161,8 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         """Maximise what is asked for, in the first process; the others wait for it."""
         if self._processes is not None and self.maximise is not None:
             self._processes.in_first(lambda: self._maximise(trainer, pl_module))
+        if self._pictures is not None:
+            self._writes.say_missing("Make room on the disk before the next fit.")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the writer and of the layer."""
@@ -206,11 +210,15 @@ class LayerMonitor(GuardedPictures, NamedCallback):
     def _draw(self, trainer: Any, pl_module: Any) -> None:
         if self._pictures is not None:
             step = log_step(trainer, self.x_axis)
+            draw = functools.partial(
+                self._layer.draw, self._pictures, pl_module, self.forward, epoch=trainer.current_epoch, step=step
+            )
             with self._or_switched_off():
-                self._layer.draw(self._pictures, pl_module, self.forward, epoch=trainer.current_epoch, step=step)
+                self._attempt("pictures", draw)
 
     def _maximise(self, trainer: Any, pl_module: Any) -> None:
         if self._pictures is not None:
             with self._or_switched_off():
                 step = log_step(trainer, self.x_axis)
-                self._layer.maximise(self._pictures, pl_module, self.forward, step=step)
+                maximise = functools.partial(self._layer.maximise, self._pictures, pl_module, self.forward, step=step)
+                self._attempt("maximised inputs", maximise)

@@ -2,7 +2,8 @@
 
 `record` is what a user asks, live or on disk; `live` keeps it while training goes on; `folder` writes a run's folder,
 `loading` reads it and `checks` says what it refuses; `history` reads every presentation; `files` writes whole files or
-none; `plans` keeps the plans of audits, and `asking` is what a user calls for one; `settings` says what is kept.
+none, and `writes` outlasts a disk that fails; `plans` keeps the plans of audits, and `asking` is what a user calls for
+one; `settings` says what is kept.
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from dynalens.record.loading import load_record
 from dynalens.record.plans import AskedFor
 from dynalens.record.record import Record, RecordMeta
 from dynalens.record.settings import RecordSettings
+from dynalens.record.writes import Writes
 
 if TYPE_CHECKING:
     from dynalens.record.live import LiveRecord
@@ -30,6 +32,7 @@ __all__ = [
     "RecordFolder",
     "RecordMeta",
     "RecordSettings",
+    "Writes",
     "audit",
     "audit_plan",
     "epoch_file",

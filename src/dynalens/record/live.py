@@ -13,11 +13,15 @@ from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDyna
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
+from dynalens.record.writes import Writes
 from dynalens.units import UnitPresentation
 
 NO_EPOCH = (
     "Expected at least one complete epoch of training, got none. Call this after `trainer.fit`; a record that "
     "`ddp_spawn` made in processes of its own is on disk: `load_record(<log_dir>)`."
+)
+_MEANWHILE = (
+    "Training goes on and the record is kept in memory; writing is tried again after each epoch. Make room on the disk."
 )
 MOST_HELD = 2**30
 """Bytes of presentations that wait in memory for a disk that fails."""
@@ -64,8 +68,7 @@ class LiveRecord:
         self._noted: int | None = None  # the epoch that is noted on disk as under way
         self._held: dict[int, Mapping[str, Array]] = {}  # presentations that could not be written yet
         self._digests: dict[int, int] | None = None  # of the history's files, as the checkpoint has them
-        self._unwritten: dict[str, OSError] = {}
-        self._warned = False
+        self._writes = Writes("the record", _MEANWHILE)
         self._incomplete: list[int] = []
         self._source: Path | None = None
         self._record: Record | None = None
@@ -199,7 +202,7 @@ class LiveRecord:
     def begin_files(self) -> None:
         """Make the folder that of this run: with the history of the epochs that it continues, and no other."""
         assert self.folder is not None
-        self._unwritten, self._warned, self._noted = {}, False, None
+        self._writes, self._noted = Writes(f"the record to {self.folder.path}", _MEANWHILE), None
         folder = self.folder
         self.attempt("names.json", lambda: self._begin_folder(folder))
         missing = [epoch for epoch in self.epochs if epoch not in folder.digests and epoch not in self._held]
@@ -226,7 +229,7 @@ class LiveRecord:
             self._hold(self.epochs[-1], presentations.presentations())
             self.attempt("history", lambda: self._write_held(folder))
         record = self.record()
-        if self.sample_ids is not None or len(self.epochs) == 1 or "names.json" in self._unwritten:
+        if self.sample_ids is not None or len(self.epochs) == 1 or "names.json" in self._writes.missing:
             self.attempt("names.json", lambda: folder.write_names(self.names))
         self.attempt("record.npz", lambda: folder.write_record(record))
 
@@ -243,14 +246,10 @@ class LiveRecord:
         self.attempt("samples.csv and suspects.csv", lambda: folder.write_tables(table))
         self.attempt("pictures.npz", lambda: folder.write_pictures(pictures))
         self.attempt("under_way.json", folder.end)
-        if self._unwritten:
-            first = next(iter(self._unwritten.values()))
-            warnings.warn(
-                f"Expected to write the record to {folder.path}, got {type(first).__name__}: {first}. Missing or old: "
-                f"{', '.join(self._unwritten)}. Make room, or choose another folder, and call `save(<folder>)`: the "
-                "record is in memory, and in the checkpoints.",
-                stacklevel=3,
-            )
+        self._writes.say_missing(
+            "Make room, or choose another folder, and call `save(<folder>)`: the record is in memory, and in the "
+            "checkpoints."
+        )
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write the record and the tables to a folder, by default the run's, and return it."""
@@ -269,19 +268,7 @@ class LiveRecord:
 
     def attempt(self, what: str, action: Callable[[], None]) -> None:
         """Write something; if the disk fails, say so once and go on: the record is in memory."""
-        try:
-            action()
-            self._unwritten.pop(what, None)
-        except OSError as error:
-            self._unwritten[what] = error
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"Expected to write the record to {self.folder and self.folder.path}, got {type(error).__name__}: "
-                    f"{error}. Training goes on and the record is kept in memory; writing is tried again after each "
-                    "epoch. Make room on the disk.",
-                    stacklevel=4,
-                )
+        self._writes.attempt(what, action)
 
     def _other_folder(self, path: Path) -> RecordFolder:
         """Return a folder with the history in it, the own one if the path is its."""

@@ -1,0 +1,46 @@
+"""Writing while a training goes on: a disk that fails ends nothing, is said once, and is tried again."""
+
+import warnings
+from collections.abc import Callable
+
+
+class Writes:
+    """What a monitor writes in a fit, and what of it is missing.
+
+    Args:
+        target: What is written, and where.
+        meanwhile: What is kept and tried again, as sentences of the warning.
+
+    Attributes:
+        missing: The error of what could not be written, by its name, in the order of the first errors.
+
+    Example:
+        >>> writes = Writes("maps to a folder", "Training goes on.")
+        >>> writes.attempt("epoch 0", lambda: None)
+        >>> writes.missing
+        {}
+    """
+
+    def __init__(self, target: str, meanwhile: str) -> None:
+        self._target, self._meanwhile, self._warned = target, meanwhile, False
+        self.missing: dict[str, OSError] = {}
+
+    def attempt(self, name: str, write: Callable[[], None]) -> None:
+        """Write something; if the disk fails, note its name, and say so the first time."""
+        try:
+            write()
+            self.missing.pop(name, None)
+        except OSError as error:
+            self.missing[name] = error
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"{self._expected(error)} {self._meanwhile}", stacklevel=4)
+
+    def say_missing(self, advice: str) -> None:
+        """Warn of what is missing at the end, if anything is, with what to do about it."""
+        if self.missing:
+            expected = self._expected(next(iter(self.missing.values())))
+            warnings.warn(f"{expected} Missing or old: {', '.join(self.missing)}. {advice}", stacklevel=4)
+
+    def _expected(self, error: OSError) -> str:
+        return f"Expected to write {self._target}, got {type(error).__name__}: {error}."

@@ -1,0 +1,68 @@
+"""A full disk ends no explanations and no pictures: it is said once, tried again, and named at the end."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from dynalens import AttributionMonitor, LayerMonitor, load_explanations
+from dynalens.record import Writes
+from training import fit, loader
+
+pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+
+
+def full(*args: Any, **options: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+class FullDisk(pl.Callback):
+    """Lets each file fail in the first epoch."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch, self.replace = monkeypatch, os.replace
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.monkeypatch.setattr(os, "replace", self.replace if trainer.current_epoch else full)
+
+
+def test_explanations_go_on_when_there_is_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = fit(tmp_path / "plain", val=lambda: loader(shuffle=False), max_epochs=3)
+    monitor = AttributionMonitor(methods="saliency", metrics=(), num_samples=2)
+    with pytest.warns(UserWarning, match="No space left on device") as said:
+        model = fit(tmp_path / "full", FullDisk(monkeypatch), monitor, val=lambda: loader(shuffle=False), max_epochs=3)
+    messages = [str(each.message) for each in said if "No space left" in str(each.message)]
+    assert len(messages) == 2  # once meanwhile, once at the end
+    assert "explanations to" in messages[0]
+    assert "Training goes on, and writing is tried again" in messages[0]
+    assert "Missing or old: epoch_000000.npz." in messages[1]
+    assert [epoch.epoch for epoch in load_explanations(tmp_path / "full")] == [1, 2]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+
+
+def test_pictures_of_layers_go_on_when_there_is_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = LayerMonitor(weights=True)
+    with pytest.warns(UserWarning, match="pictures of layers to .*No space left.*writing is tried again") as said:
+        fit(tmp_path, FullDisk(monkeypatch), monitor, val=lambda: loader(shuffle=False), max_epochs=3)
+    assert len([each for each in said if "No space left" in str(each.message)]) == 1
+    assert list(tmp_path.glob("**/pictures/**/*.png")) or list(tmp_path.glob("**/pictures/**/*.jpg"))
+
+
+def test_a_full_disk_raises_where_errors_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = AttributionMonitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
+    with pytest.raises(OSError, match="No space left"):
+        fit(tmp_path, FullDisk(monkeypatch), monitor, val=lambda: loader(shuffle=False), max_epochs=1)
+
+
+def test_a_file_that_is_written_later_is_not_missing() -> None:
+    writes = Writes("maps to a folder", "Training goes on.")
+    with pytest.warns(UserWarning, match="Expected to write maps to a folder, got OSError: .*No space.* Training goes"):
+        writes.attempt("a", full)
+    writes.attempt("b", full)  # said once
+    writes.attempt("a", lambda: None)
+    with pytest.warns(UserWarning, match="Missing or old: b. Make room."):
+        writes.say_missing("Make room.")
