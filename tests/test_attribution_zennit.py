@@ -152,3 +152,31 @@ def test_errors_name_the_composites_and_the_arguments_a_composite_needs() -> Non
         maps_of(net(), images(), "zennit:EpsilonPlus", canonizers="Nothing")
     box = maps_of(net(), images(), "zennit:EpsilonGammaBox", low=-3.0, high=3.0)
     assert box.shape == images().shape
+
+
+@architectures
+@needs_zennit
+def test_a_canonizer_that_fails_leaves_nothing_of_those_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zennit import canonizers
+
+    class Failing(canonizers.Canonizer):  # type: ignore[misc, unused-ignore]  # zennit has no types
+        def apply(self, root_module: nn.Module) -> Any:
+            raise RuntimeError("no such form")
+
+        def register(self, *args: Any) -> None:
+            pass
+
+        def remove(self) -> None:
+            pass
+
+        def copy(self) -> Any:
+            return self
+
+    monkeypatch.setattr(canonizers, "Failing", Failing, raising=False)
+    model, x = net().train(), images()
+    model.get_buffer("1.running_mean").add_(0.5)
+    before, weight = traces(model), model.get_parameter("0.weight").detach().clone()
+    with pytest.raises(RuntimeError, match="no such form"):
+        maps_of(model, x, "zennit:EpsilonPlus", canonizers=["SequentialMergeBatchNorm", "Failing"])
+    assert traces(model) == before
+    assert torch.equal(model.get_parameter("0.weight"), weight)
