@@ -133,9 +133,9 @@ class BatchObserver:
         with suppress(Exception):  # in the middle of the user's forward pass, which must go on
             tensors = [tensor for _, tensor in leaves(arguments)]
             # Views of an entry; where there are none, copies, of another dtype perhaps.
-            given = _matches(self._leaves, tensors, _same_memory) or _matches(self._leaves, tensors, _same_values)
-            if given:
-                self._calls.append(ModuleCall(given, [tensor for _, tensor in leaves(outputs)]))
+            matches = _matches(self._leaves, tensors, _same_memory) or _matches(self._leaves, tensors, _same_values)
+            if matches:
+                self._calls.append(ModuleCall(matches, [tensor for _, tensor in leaves(outputs)]))
 
     def _learned(self) -> BatchLayout:
         loss = next((call for call in self._losses if call.logits.requires_grad), None)
@@ -143,14 +143,14 @@ class BatchObserver:
         entries = dict(self._leaves)
         calls = _calls_to_logits(self._calls, entries, labels, loss.logits if loss is not None else None)
         inputs = _path_of_inputs(calls)
-        known = self.layout
+        layout = self.layout
         return BatchLayout(
-            inputs=known.inputs or inputs,
-            labels=known.labels or labels,
-            loss=known.loss or (loss.name if loss is not None else None),
-            ignore_index=loss.ignore_index if loss is not None else known.ignore_index,
+            inputs=layout.inputs or inputs,
+            labels=layout.labels or labels,
+            loss=layout.loss or (loss.name if loss is not None else None),
+            ignore_index=loss.ignore_index if loss is not None else layout.ignore_index,
             of_numbers=loss is None and self._of_numbers,
-            form=known.form if inputs is None or known.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
+            form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
         )
 
 
@@ -234,7 +234,7 @@ def _matches(
     entries: Sequence[tuple[Path, Tensor]], tensors: Sequence[Tensor], same: Callable[[Tensor, Tensor], bool]
 ) -> dict[Path, Tensor]:
     pairs = ((path, [tensor for tensor in tensors if same(leaf, tensor)]) for path, leaf in entries)
-    return {path: given[0] for path, given in pairs if given}
+    return {path: matching[0] for path, matching in pairs if matching}
 
 
 def _calls_to_logits(
@@ -263,10 +263,10 @@ def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
 
 def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:
     """Return how the outermost module was given an entry, if none was given it as it stands in the batch."""
-    given = [call.given[path] for call in calls if path in call.given]
-    if any(tensor.shape == entry.shape and tensor.stride() == entry.stride() for tensor in given):
+    arguments = [call.given[path] for call in calls if path in call.given]
+    if any(tensor.shape == entry.shape and tensor.stride() == entry.stride() for tensor in arguments):
         return None
-    return view_from(entry, given[-1])
+    return view_from(entry, arguments[-1])
 
 
 def _graph_of(tensor: Tensor) -> set[Any]:
@@ -277,5 +277,5 @@ def _graph_of(tensor: Tensor) -> set[Any]:
         node = waiting.pop()
         if node is not None and node not in nodes:
             nodes.add(node)
-            waiting += [before for before, _ in node.next_functions]
+            waiting += [predecessor for predecessor, _ in node.next_functions]
     return nodes

@@ -136,8 +136,8 @@ class DirectImports(TorchFunctionMode):
         result = func(*args, **kwargs)
         node = result.grad_fn if isinstance(result, Tensor) and result.ndim <= 2 else None
         if node is not None and node.name() in ACTIVATIONS:
-            given = kwargs["input"] if "input" in kwargs else args[0]
+            loss_input = kwargs["input"] if "input" in kwargs else args[0]
             # `float`, `contiguous` and the like may return the probabilities that they were given.
-            if isinstance(given, Tensor) and given.grad_fn is not node:
-                self.inputs[node] = given
+            if isinstance(loss_input, Tensor) and loss_input.grad_fn is not node:
+                self.inputs[node] = loss_input
         return result

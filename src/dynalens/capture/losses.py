@@ -64,7 +64,7 @@ def leads_to(loss: Tensor, calls: Sequence[LossCall]) -> list[LossCall]:
         node = waiting.pop()
         if node is not None and node not in met:
             met.add(node)
-            waiting += [before for before, _ in node.next_functions] if node not in logits else []
+            waiting += [earlier_node for earlier_node, _ in node.next_functions] if node not in logits else []
     return [call for call in calls if call.logits.grad_fn in met or call.logits.is_leaf]
 
 
@@ -100,9 +100,9 @@ class StepLosses:
     def _on_gradient(self, call: LossCall, number: int, _gradient: Tensor) -> None:
         if number >= len(self._calls) or self._calls[number] is not call:
             return  # of an earlier step
-        found = reach(call.logits, fully=self._fully, running=True)
-        self._reached[number] = Reach(*map(max, self._reached[number], found))
-        if found.ends_step and self._first is None:
+        reached = reach(call.logits, fully=self._fully, running=True)
+        self._reached[number] = Reach(*map(max, self._reached[number], reached))
+        if reached.ends_step and self._first is None:
             self._first = len(self._calls)
 
     def begin_backward(self, loss: Tensor | None) -> None:
@@ -145,7 +145,7 @@ def _ends(values: Tensor) -> Iterator[Node]:
         met.add(node)
         if node.name() in (_LEAF, _HIDING):
             yield node
-        waiting += [before for before, _ in node.next_functions]
+        waiting += [earlier_node for earlier_node, _ in node.next_functions]
 
 
 def _goes_to(node: Node) -> str:

@@ -75,8 +75,8 @@ class ObservedLoss:
             self._begin(labels, classes)
         labels = self._classes(labels, classes)
         constants = zip(self._graph.constants, self._levels, self._agreeing, strict=False)
-        told = [_compared(constant, labels, classes, levels) for constant, levels, agreed in constants if agreed]
-        agrees = torch.stack([each.agrees for each in told]).all(dim=0)
+        comparisons = [_compared(constant, labels, classes, levels) for constant, levels, agreed in constants if agreed]
+        agrees = torch.stack([each.agrees for each in comparisons]).all(dim=0)
         return -logits if self._turned else logits, torch.where(agrees, labels, NOT_A_CLASS)
 
     def _begin(self, labels: Tensor, classes: int) -> None:
@@ -84,9 +84,11 @@ class ObservedLoss:
         self._levels = [FixedLevels() for _ in range(len(self._graph.constants) + 1)]
         labels = self._classes(labels, classes)
         constants = zip(self._graph.constants, self._levels, strict=False)  # the last levels are the labels'
-        told = [_compared(constant, labels, classes, levels) for constant, levels in constants]
-        self._agreeing = [bool(each.agrees.all()) for each in told]
-        contradicted = any(each.decides and not agreed for each, agreed in zip(told, self._agreeing, strict=True))
+        comparisons = [_compared(constant, labels, classes, levels) for constant, levels in constants]
+        self._agreeing = [bool(each.agrees.all()) for each in comparisons]
+        contradicted = any(
+            each.decides and not agreed for each, agreed in zip(comparisons, self._agreeing, strict=True)
+        )
         if contradicted or not any(self._agreeing):
             raise self._disagreement(self._graph.activations[0])
         self._turned = classes == 1 and self._is_turned(labels)
@@ -130,9 +132,9 @@ def _compared(constant: Tensor, labels: Tensor, classes: int, levels: FixedLevel
     if not binary and constant.shape == (n, classes):
         return _Constant(levels.rows(constant.float().abs()) == labels, decides=True)
     if binary and constant.numel() == n:
-        told = levels.binary(constant.float().abs().flatten())
-        same = told == labels
-        other = told == 1 - labels
+        classes_of = levels.binary(constant.float().abs().flatten())
+        same = classes_of == labels
+        other = classes_of == 1 - labels
         # One of the two holds for all rows, or neither.
         return _Constant(torch.where(same.all(), same, other), decides=False)
     return _Constant(torch.zeros_like(labels, dtype=torch.bool), decides=False)

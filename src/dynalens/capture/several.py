@@ -32,15 +32,15 @@ class SeveralLabels:
         if not shaped or not len(logits) or targets.is_complex():
             return False
         if self._several is None:
-            expected = self._expected == logits.shape[1]
-            one_each = not expected and bool((FixedLevels().rows(targets) != NOT_A_CLASS).all())
+            is_expected = self._expected == logits.shape[1]
+            one_each = not is_expected and bool((FixedLevels().rows(targets) != NOT_A_CLASS).all())
             self._several = not one_each and self._are_bits(targets)
         return self._several and (self._levels.known or self._are_bits(targets))
 
     def shown(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> UnitPresentation:
         """Return what a step shows of them; a label of weight 0 is ignored."""
-        counted = None if weight is None else (weight != 0).expand_as(logits)
-        return multi_label(logits, self._levels.binary(targets.detach()), counted)
+        has_weight = None if weight is None else (weight != 0).expand_as(logits)
+        return multi_label(logits, self._levels.binary(targets.detach()), has_weight)
 
     def _are_bits(self, targets: Tensor) -> bool:
         return bool((self._levels.binary(targets.detach()) != NOT_A_CLASS).all())

@@ -128,8 +128,8 @@ class StepCapture:
         self._armed = self._automatic is False and loss is not None and not self._ends_step(loss)
         self._trained = True
         self._losses.begin_backward(loss)
-        unknown = self._observing or not self._resolved
-        if self._listens and unknown and loss is not None and not self._losses.computed:
+        is_open = self._observing or not self._resolved
+        if self._listens and is_open and loss is not None and not self._losses.computed:
             with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
                 self._observed.look(loss, self._mode.inputs if self._mode else {})
 
@@ -138,8 +138,8 @@ class StepCapture:
 
     def _before_own_backward(self, loss: Tensor, inputs: Any) -> None:
         """The step itself begins a backward pass: in vain, for the record, where Lightning begins another."""
-        given = [inputs] if isinstance(inputs, Tensor) else inputs
-        if not self._automatic and (given is None or any(isinstance(each, nn.Parameter) for each in given)):
+        leaves = [inputs] if isinstance(inputs, Tensor) else inputs
+        if not self._automatic and (leaves is None or any(isinstance(each, nn.Parameter) for each in leaves)):
             self.before_backward(loss)
 
     def finish(
@@ -157,20 +157,20 @@ class StepCapture:
             CaptureError: If that is ambiguous or was not seen.
         """
         try:
-            found = None
+            presentation = None
             if self._has_trained(outputs):
-                found = self._find(outputs, batch, batch if samples is None else samples, rows_of)
+                presentation = self._find(outputs, batch, batch if samples is None else samples, rows_of)
         finally:
             self._armed = False
             self._step.close()
             self._observed.forget()
             calls, self._layer, self._mode = self._losses.computed, None, None
             self._losses.start(None)
-        if found is not None:
+        if presentation is not None:
             self._resolved = True
             # From the second batch on, the mode stays only where nothing else sees the loss.
             self._needs_mode = self._observing or any(call.direct for call in calls)
-        return found
+        return presentation
 
     def _has_trained(self, outputs: Any) -> bool:
         """Whether gradients were computed; without a Trainer, whether the step has a result."""
@@ -259,9 +259,9 @@ class StepCapture:
         if call.name == "nll_loss":
             logits, targets = self._rows.log_probabilities(logits, targets)
         source = _loss_source(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
-        found = self._rows.classes(logits, targets, source)
+        rows = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
-        return Presentation(*found, call.targets)
+        return Presentation(*rows, call.targets)
 
     def _from_binary(self, call: LossCall) -> Presentation:
         logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
@@ -284,9 +284,9 @@ class StepCapture:
                 f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
             )
         if self._several.takes(logits, targets):
-            shown = self._several.shown(logits, targets, weight)
-            source += f" ({shown.kind.labels} labels for each sample)"
-            return Presentation(shown.logits, shown.targets, source, targets, shown)
+            presentation = self._several.shown(logits, targets, weight)
+            source += f" ({presentation.kind.labels} labels for each sample)"
+            return Presentation(presentation.logits, presentation.targets, source, targets, presentation)
         return Presentation(*self._rows.checked(logits, targets, source), targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:

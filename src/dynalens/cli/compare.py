@@ -20,7 +20,7 @@ def _agreement_of_maps(records: Sequence[Record]) -> list[str]:
         return []
     from dynalens.explanations import agreement_of_runs, load_explanations  # torch takes seconds to start
 
-    epochs = [explained[-1] for explained in map(load_explanations, folders) if explained]
+    epochs = [run_epochs[-1] for run_epochs in map(load_explanations, folders) if run_epochs]
     if len(epochs) < len(records):
         return []
     return [

@@ -88,8 +88,8 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
         every = len(order) == len(state["label"])  # sorted and all of them: a slice says the same and is faster
         for start in range(0, len(order), size):
             block = order[start : start + size]
-            at = slice(start, start + len(block)) if every else index[block]
-            changes = _present_once(state, at, rows.take(block, axis=1), epoch, step)
+            places = slice(start, start + len(block)) if every else index[block]
+            changes = _present_once(state, places, rows.take(block, axis=1), epoch, step)
             forgotten, learned = forgotten + changes[0], learned + changes[1]
     return forgotten, learned
 
@@ -101,11 +101,11 @@ def read_sum(state: Mapping[str, Array], name: str, at: "slice | Array" = np.s_[
     return bits.view(np.float64)
 
 
-def _write_sum(state: State, name: str, at: "slice | Array", values: Array) -> None:
+def _write_sum(state: State, name: str, places: "slice | Array", values: Array) -> None:
     """Keep the upper 48 bits of a float64, rounded: 37 binary digits, 7e-9 after a thousand additions."""
     bits = values.view(np.int64) + 0x8000
-    state[f"{name}.high"][at] = (bits >> 32).astype(np.int32)
-    state[f"{name}.low"][at] = (bits >> 16).astype(np.int16)
+    state[f"{name}.high"][places] = (bits >> 32).astype(np.int32)
+    state[f"{name}.low"][places] = (bits >> 16).astype(np.int16)
 
 
 def _rounds(index: Array, num_samples: int) -> Sequence[Array]:
@@ -133,70 +133,70 @@ def _widen(state: State, rows: Array, epoch: int, repeats: int) -> None:
             state.update({name: state[name].astype(np.int32) for name in names})
 
 
-def _present_once(state: State, at: "slice | Array", rows: Array, epoch: int, step: float) -> tuple[int, int]:
+def _present_once(state: State, places: "slice | Array", rows: Array, epoch: int, step: float) -> tuple[int, int]:
     """Add one presentation of each of some different samples: every statistic's own recursion stands here."""
     margin, log_p, p = rows[MARGIN], rows[LOG_P], np.exp(rows[LOG_P])
     correct = margin > 0
-    forgot = ~correct & (state[_LEAD][at] > 0)
-    learned = correct & (state["first_learned"][at] < 0)
-    state["presentations"][at] += 1
-    state["correct"][at] += correct
-    state["forgetting_events"][at] += forgot
-    state["first_learned"][at] = np.where(learned, epoch, state["first_learned"][at])
-    state["last_forgotten"][at] = np.where(forgot, epoch, state["last_forgotten"][at])
-    state["label"][at] = rows[TARGET]
-    state["predicted"][at] = rows[PREDICTED]
+    forgot = ~correct & (state[_LEAD][places] > 0)
+    learned = correct & (state["first_learned"][places] < 0)
+    state["presentations"][places] += 1
+    state["correct"][places] += correct
+    state["forgetting_events"][places] += forgot
+    state["first_learned"][places] = np.where(learned, epoch, state["first_learned"][places])
+    state["last_forgotten"][places] = np.where(forgot, epoch, state["last_forgotten"][places])
+    state["label"][places] = rows[TARGET]
+    state["predicted"][places] = rows[PREDICTED]
     # The largest of the others is exp(log_p - margin); rounding may not make a lead of a tie, nor the reverse.
     rival = np.exp(log_p - margin)
     lead = p - rival
-    state[_LEAD][at] = np.where(correct, np.maximum(lead, np.finfo(np.float32).tiny), np.minimum(lead, 0))
-    _add_to_sums(state, at, rows, p.astype(np.float64))
-    _move_means(state, at, (margin, p, rival), step)
-    _vote(state, at, rows)
+    state[_LEAD][places] = np.where(correct, np.maximum(lead, np.finfo(np.float32).tiny), np.minimum(lead, 0))
+    _add_to_sums(state, places, rows, p.astype(np.float64))
+    _move_means(state, places, (margin, p, rival), step)
+    _vote(state, places, rows)
     if kind_of(state) is not None:
-        present_units(state, at, rows[ROWS:], step)
+        present_units(state, places, rows[ROWS:], step)
     return int(np.count_nonzero(forgot)), int(np.count_nonzero(learned))
 
 
-def _add_to_sums(state: State, at: "slice | Array", rows: Array, p: Array) -> None:
+def _add_to_sums(state: State, places: "slice | Array", rows: Array, p: Array) -> None:
     for name, values in (("margin_sum", rows[MARGIN]), ("loss_sum", -rows[LOG_P]), ("el2n_sum", rows[EL2N])):
-        _write_sum(state, name, at, read_sum(state, name, at) + values)
+        _write_sum(state, name, places, read_sum(state, name, places) + values)
     if classes_of(state):
-        _write_sum(state, _PROBABILITIES, at, read_sum(state, _PROBABILITIES, at) + rows[ROWS:].T)
-        _write_sum(state, _ENTROPY, at, read_sum(state, _ENTROPY, at) + entropies(rows[ROWS:].T))
+        _write_sum(state, _PROBABILITIES, places, read_sum(state, _PROBABILITIES, places) + rows[ROWS:].T)
+        _write_sum(state, _ENTROPY, places, read_sum(state, _ENTROPY, places) + entropies(rows[ROWS:].T))
     # Welford's recursion: a variance as difference of two sums would lose its digits.
-    mean = read_sum(state, "p_mean", at)
+    mean = read_sum(state, "p_mean", places)
     delta = p - mean
-    mean += delta / state["presentations"][at]
-    _write_sum(state, "p_mean", at, mean)
-    _write_sum(state, "p_m2", at, read_sum(state, "p_m2", at) + delta * (p - mean))
+    mean += delta / state["presentations"][places]
+    _write_sum(state, "p_mean", places, mean)
+    _write_sum(state, "p_m2", places, read_sum(state, "p_m2", places) + delta * (p - mean))
 
 
-def _move_means(state: State, at: "slice | Array", values: Sequence[Array], step: float) -> None:
+def _move_means(state: State, places: "slice | Array", values: Sequence[Array], step: float) -> None:
     """Move each mean towards its value by the epoch's part of all weights; a sample's first presentation is its mean.
 
     Where a sample is seen once in each epoch, this is the weighted mean; where it is not, the weights still sum to 1.
     """
-    part = np.where(state["presentations"][at] == 1, np.float32(1), np.float32(step))
+    part = np.where(state["presentations"][places] == 1, np.float32(1), np.float32(step))
     for name, value in zip(_WEIGHTED, values, strict=True):
-        mean = state[name][at]
-        state[name][at] = mean + part * (value - mean)
+        mean = state[name][places]
+        state[name][places] = mean + part * (value - mean)
 
 
-def _vote(state: State, at: "slice | Array", rows: Array) -> None:
+def _vote(state: State, places: "slice | Array", rows: Array) -> None:
     """Boyer and Moore's majority vote among the predictions that disagree with the label."""
-    candidate, count = state["candidate"][at], state["candidate_count"][at]
+    candidate, count = state["candidate"][places], state["candidate_count"][places]
     disagrees = rows[PREDICTED] != rows[TARGET]
     candidate = np.where(disagrees & (count == 0), rows[PREDICTED].astype(candidate.dtype), candidate)
     vote = np.where(candidate == rows[PREDICTED], 1, -1)
-    state["candidate"][at] = candidate
-    state["candidate_count"][at] = count + disagrees * vote.astype(count.dtype)
+    state["candidate"][places] = candidate
+    state["candidate_count"][places] = count + disagrees * vote.astype(count.dtype)
 
 
 def read_statistics(state: State) -> SampleStatistics:
     """Return the statistics of the record; arrays of length N, copies."""
     times = np.where(state["presentations"] > 0, state["presentations"], np.nan)
-    seen = ~np.isnan(times)
+    has_presentations = ~np.isnan(times)
     first_learned = state["first_learned"]
     statistics = SampleStatistics(
         label=state["label"].astype(np.int32),
@@ -206,18 +206,18 @@ def read_statistics(state: State) -> SampleStatistics:
         first_learned=_or_nan(first_learned),
         last_forgotten=_or_nan(state["last_forgotten"]),
         margin=read_sum(state, "margin_sum") / times,
-        confidence=np.where(seen, read_sum(state, "p_mean"), np.nan),
+        confidence=np.where(has_presentations, read_sum(state, "p_mean"), np.nan),
         variability=np.sqrt(read_sum(state, "p_m2") / times),
         correctness=state["correct"] / times,
         loss=read_sum(state, "loss_sum") / times,
         el2n=read_sum(state, "el2n_sum") / times,
-        probability_gap=np.where(seen, np.maximum(-state[_LEAD], 0), np.nan),
+        probability_gap=np.where(has_presentations, np.maximum(-state[_LEAD], 0), np.nan),
         predicted=state["predicted"].astype(np.int32),
         candidate=state["candidate"].astype(np.int32),
         candidate_share=np.where(state["candidate"] >= 0, state["candidate_count"] / times, np.nan),
-        weighted_margin=np.where(seen, state["weighted_margin"], np.nan),
-        weighted_confidence=np.where(seen, state["weighted_p_label"], np.nan),
-        weighted_rival=np.where(seen, state["weighted_p_rival"], np.nan),
+        weighted_margin=np.where(has_presentations, state["weighted_margin"], np.nan),
+        weighted_confidence=np.where(has_presentations, state["weighted_p_label"], np.nan),
+        weighted_rival=np.where(has_presentations, state["weighted_p_rival"], np.nan),
         mean_probabilities=_mean_probabilities(state, times),
         expected_entropy=read_sum(state, _ENTROPY) / times if f"{_ENTROPY}.high" in state else None,
     )
@@ -231,8 +231,8 @@ def _mean_probabilities(state: State, times: Array) -> Array | None:
     means = np.empty((len(times), classes), np.float32)
     size = max(1, _BLOCK // classes)
     for start in range(0, len(means), size):  # a sum in float64 takes twice the room of the means
-        at = slice(start, start + size)
-        means[at] = read_sum(state, _PROBABILITIES, at) / times[at, np.newaxis]
+        block = slice(start, start + size)
+        means[block] = read_sum(state, _PROBABILITIES, block) / times[block, np.newaxis]
     return means
 
 

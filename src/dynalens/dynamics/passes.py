@@ -51,10 +51,10 @@ class HostBlock:
         """Copy the first rows, as many as have room, and return how many."""
         begin = self._rows
         self._rows = min(begin + len(targets), len(self._targets))
-        taken = self._rows - begin
-        self._logits[begin : self._rows] = logits[:taken]
-        self._targets[begin : self._rows] = targets[:taken]
-        return taken
+        count = self._rows - begin
+        self._logits[begin : self._rows] = logits[:count]
+        self._targets[begin : self._rows] = targets[:count]
+        return count
 
     def emptied(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits ``(n, K)`` and targets ``(n,)``, and room for a softmax ``(n, K)``; the next rows go there."""
@@ -91,9 +91,9 @@ def _by_sample(z: Tensor, label: Tensor, turn: Tensor, room: Tensor | None) -> t
     numpy takes a tenth of torch's time for the largest, and a third for what is one number for each sample.
     """
     logits, first = z.numpy(), np.arange(0, z.numel(), z.shape[1])
-    given = first + label.numpy()
-    label_at, turn_at = logits.take(given), logits.take(first + turn.numpy())
-    logits.put(given, -np.inf)
+    label_places = first + label.numpy()
+    label_at, turn_at = logits.take(label_places), logits.take(first + turn.numpy())
+    logits.put(label_places, -np.inf)
     rival = logits.argmax(1)
     q = torch.softmax(z, 1, out=room)
     parts = label_at, turn_at, logits.take(first + rival), q.numpy().take(first + rival)
@@ -106,22 +106,22 @@ def _by_class(z: Tensor, label: Tensor, turn: Tensor, dim: int) -> tuple[Tensor,
     label, turn = label.unsqueeze(dim), turn.unsqueeze(dim)
     label_at, turn_at = z.gather(dim, label).squeeze(dim), z.gather(dim, turn).squeeze(dim)
     largest = z.scatter_(dim, label, -torch.inf).amax(dim, keepdim=True)
-    below = z.sub_(largest)
-    rival = _first_largest(below, dim)
-    e = below.scatter_(dim, label, 0.0).exp_().scatter_(dim, label, 0.0)  # of -inf, a CPU's exp is ten times slower
+    gaps = z.sub_(largest)
+    rival = _first_largest(gaps, dim)
+    e = gaps.scatter_(dim, label, 0.0).exp_().scatter_(dim, label, 0.0)  # of -inf, a CPU's exp is ten times slower
     total, norm = (_sum_and_norm if dim else _sum_and_norm_in_order)(e)
     return label_at, turn_at, largest.squeeze(dim), total.reciprocal(), norm / total, rival
 
 
-def _first_largest(below: Tensor, dim: int) -> Tensor:
+def _first_largest(gaps: Tensor, dim: int) -> Tensor:
     """Return the class of the largest logit, the lowest one of a tie, by how far all are below it.
 
     The largest is 0 below itself and leaves the rank of its class; every other one falls far below all ranks. torch's
     ``argmax`` takes ten times as long as ``amax`` on a CPU, and may take any of a tie on a card.
     """
-    classes = below.shape[dim]
-    ranks = torch.arange(classes, 0, -1, dtype=below.dtype, device=below.device)
-    return classes - torch.add(ranks.unsqueeze(1 - dim), below, alpha=_FAR).amax(dim)
+    classes = gaps.shape[dim]
+    ranks = torch.arange(classes, 0, -1, dtype=gaps.dtype, device=gaps.device)
+    return classes - torch.add(ranks.unsqueeze(1 - dim), gaps, alpha=_FAR).amax(dim)
 
 
 def _sum_and_norm(e: Tensor) -> tuple[Tensor, Tensor]:

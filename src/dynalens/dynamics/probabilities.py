@@ -39,11 +39,11 @@ def check_probabilities(room: float, rows: int, classes: int, known: int = 0) ->
             "the same classes in each step: train without `mean_probabilities`."
         )
     if 4 * rows * classes > room:
-        needed = 4 * rows * classes / _GIB
+        gibibytes = 4 * rows * classes / _GIB
         raise ValueError(
             f"Expected `mean_probabilities` to fit {room / _GIB:g} GiB, got {rows:,} x {classes:,} float32, "
-            f"{needed:.3g} GiB. Pass `mean_probabilities={_rounded_up(needed)}` if device and host have that much and "
-            "half as much again, or train without."
+            f"{gibibytes:.3g} GiB. Pass `mean_probabilities={_rounded_up(gibibytes)}` if device and host have that "
+            "much and half as much again, or train without."
         )
     return classes
 

@@ -75,9 +75,9 @@ def _finished(parts: Tensor) -> Tensor:
     e_others = torch.where(hidden, 0.0, rival_below.exp() / q_rival)
     norm = torch.where(hidden, 0.0, q_norm * e_others)
     # p_k = e_k / sum(e). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
-    rest = e_others + label_below.expm1()
-    log_sum = rest.log1p()
-    el2n = torch.hypot(norm, e_others) / (1 + rest)
+    e_rest = e_others + label_below.expm1()
+    log_sum = e_rest.log1p()
+    el2n = torch.hypot(norm, e_others) / (1 + e_rest)
     wins = (label_below > rival_below) | ((label_below == rival_below) & (label < rival))
     predicted = torch.where(wins, label, rival)
     return torch.stack(
@@ -197,11 +197,11 @@ class PendingRows:
         step = np.repeat(np.arange(len(self._index)), [len(each) for each in self._index])
         if self._continued is None:
             return index, rows, step
-        before, rows_before, step_before = self._continued
+        earlier_index, rows_before, step_before = self._continued
         if not len(index):
             return self._continued
         return (
-            np.concatenate([before, index]),
+            np.concatenate([earlier_index, index]),
             np.concatenate([rows_before, rows], axis=1),
             np.concatenate([step_before, step]),
         )
@@ -258,8 +258,8 @@ class PendingRows:
 
     def _next(self, n: int, classes: int, device: torch.device) -> Tensor:
         """Return which classes come next: all in turn, however the presentations are computed together."""
-        period, (of, turns) = _period(classes), self._turns
-        if of != classes or turns.device != device or len(turns) < period + n:
+        period, (classes_of_turns, turns) = _period(classes), self._turns
+        if classes_of_turns != classes or turns.device != device or len(turns) < period + n:
             turns = in_turn(period + n, classes, device)
             self._turns = classes, turns
         return turns.narrow(0, self._computed % period, n)

@@ -152,14 +152,14 @@ class TrainingDynamics:
         if len(rows) > ROWS and not self._room:  # this process may have had no presentation
             self._adopt(UnitKind.told_by(len(rows) - ROWS))
         self._check(index, rows)
-        counted = rows[TARGET] >= 0
+        has_label = rows[TARGET] >= 0
         rows[MARGIN, rows[MARGIN] > -MASKED] = CERTAIN
         finite = np.isfinite(rows[: EL2N + 1]).all(axis=0) & (rows[MARGIN] > MASKED)
         if kind_of(self._state) is not None:
             finite &= np.isfinite(rows[ROWS:][list(MEANS)]).all(axis=0)
-        kept = counted & finite
-        if not kept.all():
-            index, rows = index[kept], rows[:, kept]
+        is_recorded = has_label & finite
+        if not is_recorded.all():
+            index, rows = index[is_recorded], rows[:, is_recorded]
         if self._room and len(rows) > ROWS and not classes_of(self._state):
             self._state = empty_state(self.num_samples, len(rows) - ROWS) | self._state
         forgotten, learned = fold(self._state, index, rows, epoch, self._step(rows[MARGIN], epoch))
@@ -171,7 +171,7 @@ class TrainingDynamics:
             p_other=np.exp(rows[LOG_OTHER]),
             forgotten=forgotten,
             learned=learned,
-            non_finite=int((counted & ~finite).sum()),
+            non_finite=int((has_label & ~finite).sum()),
         )
 
     def discard_pending(self) -> int:
@@ -204,11 +204,11 @@ class TrainingDynamics:
             ValueError: If it has another version or another number of samples, or no mean probabilities where they are
                 kept.
         """
-        found = (state_dict.get("version"), state_dict.get("num_samples"))
-        if found != (VERSION, self.num_samples):
+        version, num_samples = state_dict.get("version"), state_dict.get("num_samples")
+        if (version, num_samples) != (VERSION, self.num_samples):
             raise ValueError(
-                f"Expected a record of version {VERSION} with {self.num_samples} samples, got version {found[0]} "
-                f"with {found[1]}. Resume with the dataset the checkpoint was made with, or call `reset()`."
+                f"Expected a record of version {VERSION} with {self.num_samples} samples, got version {version} with "
+                f"{num_samples}. Resume with the dataset the checkpoint was made with, or call `reset()`."
             )
         if self._room and not state_dict.get("mean_probabilities", False):
             raise ValueError(
@@ -216,13 +216,13 @@ class TrainingDynamics:
                 "Resume with `mean_probabilities=False`, or call `reset()` to record anew."
             )
         index, rows, step = (state_dict["pending"][name].cpu().numpy().copy() for name in ("index", "rows", "step"))
-        kept = {name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()}
-        self._classes = classes_of(kept) or len(rows) - ROWS
+        state = {name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()}
+        self._classes = classes_of(state) or len(rows) - ROWS
         if not self._room:
-            rows = rows if kind_of(kept) is not None else rows[:ROWS]
+            rows = rows if kind_of(state) is not None else rows[:ROWS]
             self._classes = 0
-            kept = {name: kept[name] for name in empty_state(0) | empty_units(0, kind_of(kept))}
-        self._state, self._weight = with_entropy(kept), float(state_dict["weight"])
+            state = {name: state[name] for name in empty_state(0) | empty_units(0, kind_of(state))}
+        self._state, self._weight = with_entropy(state), float(state_dict["weight"])
         self._pending = self._nothing_pending()
         self._pending.continue_from(index, rows, step, state_dict["heads"])
         self._presented = len(self._pending)
@@ -247,10 +247,10 @@ class TrainingDynamics:
                 rows[LOG_OTHER], turn = rows[LOG_P] - rows[MARGIN], 1 - label
         labels = np.append(self._state["label"], rows[TARGET]).astype(np.int64)
         labels = labels[labels >= 0]
-        given = np.zeros(max(turn.max(initial=0), labels.max(initial=0)) + 2, bool)
-        given[labels] = True
-        asked = given[turn] & (turn != label)  # a turn of -1 reads the last entry, which no label has
-        rows[LOG_OTHER, ~asked | (rows[LOG_OTHER] < MASKED)] = np.nan
+        is_label = np.zeros(max(turn.max(initial=0), labels.max(initial=0)) + 2, bool)
+        is_label[labels] = True
+        is_other = is_label[turn] & (turn != label)  # a turn of -1 reads the last entry, which no label has
+        rows[LOG_OTHER, ~is_other | (rows[LOG_OTHER] < MASKED)] = np.nan
 
     def _check(self, index: Array, rows: Array) -> None:
         if len(index) and (index.min() < 0 or index.max() >= self.num_samples):
@@ -266,10 +266,10 @@ class TrainingDynamics:
                 "neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture='labels'` if a sample may have any "
                 "number of labels, else `capture=` with a callable that returns logits and class indices."
             )
-        changed = self._changed_labels(index, rows[TARGET]) + changed_units(self._state, index, rows[ROWS:])
-        if changed:
+        changes = self._changed_labels(index, rows[TARGET]) + changed_units(self._state, index, rows[ROWS:])
+        if changes:
             raise ValueError(
-                f"Expected the label of a sample to stay the same, got {changed} samples whose label changed between "
+                f"Expected the label of a sample to stay the same, got {changes} samples whose label changed between "
                 "presentations. Indices and rows of the batch do not belong together, or labels are drawn anew: "
                 "let the dataset return its index and pass `index=`."
             )
@@ -290,13 +290,13 @@ class TrainingDynamics:
     def _changed_labels(self, index: Array, target: Array) -> int:
         if target.min(initial=0) < 0:
             index, target = index[target >= 0], target[target >= 0]
-        known = self._state["label"].astype(np.float32)
-        before = known[index]
-        unknown = before < 0
-        if unknown.any():
-            known[index[unknown]] = target[unknown]
-            before = known[index]
-        return len(np.unique(index[before != target]))
+        labels = self._state["label"].astype(np.float32)
+        earlier = labels[index]
+        is_new = earlier < 0
+        if is_new.any():
+            labels[index[is_new]] = target[is_new]
+            earlier = labels[index]
+        return len(np.unique(index[earlier != target]))
 
 
 def _several(kind: UnitKind | None) -> str:

@@ -20,12 +20,12 @@ def entropies(probabilities: Array) -> Array:
         >>> entropies(np.array([[0.5, 0.5], [1.0, 0.0]])).round(4).tolist()
         [0.6931, 0.0]
     """
-    found = np.empty(len(probabilities))
+    result = np.empty(len(probabilities))
     size = max(1, _BLOCK // max(1, probabilities.shape[1]))
-    for start in range(0, len(found), size):
+    for start in range(0, len(result), size):
         p = probabilities[start : start + size].astype(np.float64)
-        found[start : start + size] = -(p * np.log(np.where(p == 0, 1, p))).sum(axis=1)
-    return found + 0.0  # -0.0 becomes 0.0
+        result[start : start + size] = -(p * np.log(np.where(p == 0, 1, p))).sum(axis=1)
+    return result + 0.0  # -0.0 becomes 0.0
 
 
 def uncertainty(mean_probabilities: Array, expected_entropy: Array | None) -> dict[str, Array]:

@@ -30,18 +30,18 @@ def agreement_of_runs(epochs: Sequence[ExplainedEpoch]) -> dict[str, tuple[list[
         (['a', 'b'], [[-1.0, -1.0], [-1.0, -1.0]])
     """
     places = [dict(zip(_named(epoch), range(len(epoch.ids)), strict=True)) for epoch in epochs]
-    shared = [key for key in places[0] if all(key in place for place in places)]
-    if not shared:
+    common = [key for key in places[0] if all(key in place for place in places)]
+    if not common:
         return {}
-    found: dict[str, tuple[list[int | str], Array]] = {}
+    agreements: dict[str, tuple[list[int | str], Array]] = {}
     for method in epochs[0].maps:
         of_runs = [epoch.maps[method] for epoch in epochs if method in epoch.maps]
         if len(of_runs) < len(epochs) or len({maps.shape[1:] for maps in of_runs}) > 1:
             continue
-        rows = [[place[key] for key in shared] for place in places]
-        chosen = [torch.as_tensor(maps[row]) for maps, row in zip(of_runs, rows, strict=True)]
-        found[method] = [sample for sample, _ in shared], consensus_agreement(chosen).numpy()
-    return found
+        rows = [[place[key] for key in common] for place in places]
+        samples = [torch.as_tensor(maps[row]) for maps, row in zip(of_runs, rows, strict=True)]
+        agreements[method] = [sample for sample, _ in common], consensus_agreement(samples).numpy()
+    return agreements
 
 
 def _named(epoch: ExplainedEpoch) -> list[tuple[int | str, int]]:

@@ -217,15 +217,15 @@ class Explainer:
         maps = {**relevance, **same}  # signs and channels count
 
         def measured(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-            found: dict[str, dict[str, Tensor]] = {}
+            values: dict[str, dict[str, Tensor]] = {}
             if "infidelity" in metrics:
-                found |= {method: {"infidelity": noise.infidelity(of_one)} for method, of_one in maps.items()}
+                values |= {method: {"infidelity": noise.infidelity(of_one)} for method, of_one in maps.items()}
             if "sensitivity" in metrics:
                 sensitive = noise.sensitivity(lambda x: self._maps(model, forward, x, targets).maps)
-                found = {method: found.get(method, {}) | {"sensitivity": s} for method, s in sensitive.items()} | {
-                    RANDOM: found.get(RANDOM, {})
+                values = {method: values.get(method, {}) | {"sensitivity": s} for method, s in sensitive.items()} | {
+                    RANDOM: values.get(RANDOM, {})
                 }
-            return found
+            return values
 
         noisy = [name for name in self.metrics if name in METRICS_UNDER_NOISE]
         if not noisy:
@@ -233,9 +233,9 @@ class Explainer:
         try:
             return measured(noisy)
         except Exception as error:  # noqa: BLE001  # raised again where nothing is left
-            working = self._working(noisy, lambda metric: measured([metric]), error, one_must=False)
-        self.metrics = [name for name in self.metrics if name not in noisy or name in working]
-        return measured(working)
+            usable = self._working(noisy, lambda metric: measured([metric]), error, one_must=False)
+        self.metrics = [name for name in self.metrics if name not in noisy or name in usable]
+        return measured(usable)
 
     def _class_sensitivity(
         self,
@@ -327,8 +327,8 @@ class EarlierMaps:
 
         They are "attribution_drift", "randomisation_check" and "consensus", with the mean of all earlier epochs.
         """
-        named = {"attribution_drift": self.last, "randomisation_check": self.first, "consensus": self.total}
-        for name, earlier in named.items():
+        earlier_maps_of = {"attribution_drift": self.last, "randomisation_check": self.first, "consensus": self.total}
+        for name, earlier in earlier_maps_of.items():
             for method, maps in explained.relevance.items():
                 earlier_maps = earlier.get(method)
                 if name in metrics and earlier_maps is not None and earlier_maps.shape == maps.shape:
@@ -339,5 +339,5 @@ class EarlierMaps:
             self.total = {method: self._added(method, maps) for method, maps in explained.relevance.items()}
 
     def _added(self, method: str, maps: Tensor) -> Tensor:
-        before, now = self.total.get(method), normalised(maps)
-        return now if before is None or before.shape != now.shape else before.to(now.device) + now
+        total, now = self.total.get(method), normalised(maps)
+        return now if total is None or total.shape != now.shape else total.to(now.device) + now

@@ -46,19 +46,19 @@ class Noise:
         Args:
             explain: Gives the maps of all methods for images.
         """
-        seen: list[Mapping[str, Tensor]] = []
+        results: list[Mapping[str, Tensor]] = []
 
         def maps_of(method: str) -> Callable[[Tensor], Tensor]:
             calls: Iterator[int] = count()
 
             def explained(images: Tensor) -> Tensor:  # the same noise is drawn for each method
                 call = next(calls)
-                if call == len(seen):
-                    seen.append(explain(images))
-                return seen[call][method]
+                if call == len(results):
+                    results.append(explain(images))
+                return results[call][method]
 
             return explained
 
         first = explain(self.images)
-        seen.append(first)
+        results.append(first)
         return {method: sensitivity_max(maps_of(method), self.images) for method in first}

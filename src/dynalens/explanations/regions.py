@@ -57,8 +57,8 @@ class Regions:
 
     def of(self, ids: Sequence[int | str]) -> Tensor | None:
         """Return masks ``(N, *spatial)``, bool, of these samples; None where none are kept."""
-        known = [self.kept[sample] for sample in ids if sample in self.kept]
-        return torch.stack(known) if known and len(known) == len(ids) else None
+        masks = [self.kept[sample] for sample in ids if sample in self.kept]
+        return torch.stack(masks) if masks and len(masks) == len(ids) else None
 
     def _found(self, batch: Any) -> Any:
         if callable(self._where):
@@ -73,27 +73,29 @@ class Regions:
             ) from error
 
 
-def masks_for(found: Any, images: Tensor) -> Tensor:
+def masks_for(regions: Any, images: Tensor) -> Tensor:
     """Return masks ``(N, *spatial)``, bool, of what stands in a batch.
 
     Args:
-        found: Masks ``(N, *spatial)`` or ``(N, 1, *spatial)``, not 0 inside; or boxes (x0, y0, x1, y1), ``(N, 4)`` or N
-            tensors ``(M, 4)``.
+        regions: Masks ``(N, *spatial)`` or ``(N, 1, *spatial)``, not 0 inside; or boxes (x0, y0, x1, y1), ``(N, 4)``
+            or N tensors ``(M, 4)``.
         images: Shape ``(N, C, *spatial)``.
 
     Raises:
         ValueError: If their number or shape is not that of the images.
     """
     spatial = images.shape[1:] if images.ndim == 2 else images.shape[2:]
-    boxes = isinstance(found, Sequence) or (isinstance(found, Tensor) and found.shape[1:] == (4,) != tuple(spatial))
-    if boxes and len(spatial) == 2 and len(found) == len(images):
-        found = box_masks([torch.as_tensor(each) for each in found], spatial)
-    if isinstance(found, Tensor) and found.ndim == len(spatial) + 2 and found.shape[1] == 1:
-        found = found.squeeze(1)
-    if not isinstance(found, Tensor) or found.shape != (len(images), *spatial):
-        seen = tuple(found.shape) if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    boxes = isinstance(regions, Sequence) or (
+        isinstance(regions, Tensor) and regions.shape[1:] == (4,) != tuple(spatial)
+    )
+    if boxes and len(spatial) == 2 and len(regions) == len(images):
+        regions = box_masks([torch.as_tensor(each) for each in regions], spatial)
+    if isinstance(regions, Tensor) and regions.ndim == len(spatial) + 2 and regions.shape[1] == 1:
+        regions = regions.squeeze(1)
+    if not isinstance(regions, Tensor) or regions.shape != (len(images), *spatial):
+        got = tuple(regions.shape) if isinstance(regions, Tensor) else f"a {type(regions).__name__}"
         raise ValueError(
-            f"Expected `masks` of shape {(len(images), *spatial)} or boxes ({len(images)}, 4), got {seen}. Pass a "
+            f"Expected `masks` of shape {(len(images), *spatial)} or boxes ({len(images)}, 4), got {got}. Pass a "
             "region for each image, of its size."
         )
-    return found.bool()
+    return regions.bool()

@@ -117,8 +117,8 @@ class ExplainedSamples:
             return
         images, labels = self._read(batch, classes=True)
         name_of = _names(images, first, None if ids is None else listed(ids()))
-        taken = self._selection.offer(images, self._classes(labels).tolist(), name_of)
-        self._regions.keep(batch, images, taken)
+        rows_of_samples = self._selection.offer(images, self._classes(labels).tolist(), name_of)
+        self._regions.keep(batch, images, rows_of_samples)
         self._regions.forget_others(self._selection.ids)
         self._batches += 1
         if self._selection.complete or self._batches == BATCHES:
@@ -191,11 +191,11 @@ class ExplainedSamples:
         if self._wanted is not None and not self._wanted.complete:
             # Classes once: reading labels waits for the device.
             images, labels = self._read(batch, classes=not self._wanted.begun)
-            found = ids()
-            self._wanted.offer(found, images, self._classes(labels))
+            sample_ids = ids()
+            self._wanted.offer(sample_ids, images, self._classes(labels))
             if self._regions.wanted:  # which waits for the device
-                missing = set(self._wanted.wanted) - set(self._regions.kept)
-                rows = {sample: row for row, sample in enumerate(listed(found)) if sample in missing}
+                maskless = set(self._wanted.wanted) - set(self._regions.kept)
+                rows = {sample: row for row, sample in enumerate(listed(sample_ids)) if sample in maskless}
                 self._regions.keep(batch, images, rows)
         if self._suspects is not None and not self._suspects.complete:
             try:

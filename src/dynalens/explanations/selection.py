@@ -49,13 +49,13 @@ class BalancedSelection:
         Returns:
             The rows that were taken, by their ids.
         """
-        taken: dict[int | str, int] = {}
+        rows_of_samples: dict[int | str, int] = {}
         for row, label in enumerate(labels):
             if label >= 0 and self._has_room_for(label, images.shape[1:]):
                 sample = name_of(row)
-                taken[sample] = row
+                rows_of_samples[sample] = row
                 self._kept.append((label, images[row].detach().clone(), sample))  # the step may work in place
-        return taken
+        return rows_of_samples
 
     def result(self) -> tuple[Tensor, Tensor] | None:
         """Return images and labels (N,), int64, in the order in which they passed; None where there are none."""

@@ -32,9 +32,10 @@ def consensus(maps: Sequence[Tensor] | Tensor) -> Tensor:
     """
     listed = list(maps)
     if not listed or len({of_one.shape for of_one in listed}) > 1:
-        seen = ", ".join(sorted({str(tuple(of_one.shape)) for of_one in listed})) or "none"
+        shapes = ", ".join(sorted({str(tuple(of_one.shape)) for of_one in listed})) or "none"
         raise ValueError(
-            f"Expected `maps` of one shape (N, *spatial), got {seen}. Pass maps of the same images by the same method."
+            f"Expected `maps` of one shape (N, *spatial), got {shapes}. Pass maps of the same images by the same "
+            "method."
         )
     return torch.stack([normalised(of_one) for of_one in listed]).mean(dim=0)
 

@@ -174,11 +174,11 @@ class DynamicsLog:
 
     def _overlap(self, flagged: Array) -> dict[str, float]:
         """Return how many of the flagged samples were flagged before; nothing the first time."""
-        before, self._flagged = self._flagged, flagged
-        if before is None:
+        previous, self._flagged = self._flagged, flagged
+        if previous is None:
             return {}
-        new = len(flagged) - len(before)  # ids that were not seen before
-        return {"suspects_overlap": overlap(flagged, np.append(before, np.zeros(new, bool)))}
+        new = len(flagged) - len(previous)  # ids that were not seen before
+        return {"suspects_overlap": overlap(flagged, np.append(previous, np.zeros(new, bool)))}
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask those that explain why the gallery's suspects are taken for another class."""

@@ -152,9 +152,9 @@ class DynamicsPictures:
 
     def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimated: Estimated | None) -> None:
         if estimated is not None:
-            given, suggested, targets = named_targets(statistics, self._names)
-            given, suggested = given[estimated.flagged], suggested[estimated.flagged]
-            chart = class_pairs(given, suggested, targets, f"epoch {epoch} · {len(given):,} flagged")
+            labels, suggested, targets = named_targets(statistics, self._names)
+            labels, suggested = labels[estimated.flagged], suggested[estimated.flagged]
+            chart = class_pairs(labels, suggested, targets, f"epoch {epoch} · {len(labels):,} flagged")
             self._sink.chart(epochs_tag(f"{self._prefix}/charts/class_pairs", epoch), chart, step)
         subtitle = f"epoch {epoch} · {int((statistics.presentations > 0).sum()):,} samples"
         for name, draw in CHARTS.items():
@@ -180,11 +180,11 @@ class DynamicsPictures:
         names: Sequence[str] | None,
     ) -> list[Suspect]:
         score = streaming_score(statistics)
-        given, suggested, targets = named_targets(statistics, self._names)
+        labels, suggested, targets = named_targets(statistics, self._names)
         return [
             Suspect(
                 sample_id=escaped(str(sample if ids is None else ids[sample])),
-                label=class_name(int(given[sample]), targets),
+                label=class_name(int(labels[sample]), targets),
                 suggested=class_name(int(suggested[sample]), targets),
                 score=float(score[sample]),
                 trace=self._watch.trace(sample),

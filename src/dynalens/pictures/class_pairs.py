@@ -25,11 +25,11 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
     """
     counts, classes = counted_pairs(given, suggested)
     k, several = len(classes), len(np.unique(np.append(given[suggested >= 0], suggested[suggested >= 0])))
-    shown = [class_name(each, names) for each in classes]
-    if any(text_width(name, _TICK) > PLOT[0] / k - 3 for name in shown):
-        shown = [str(each) for each in classes]  # cut names of many classes look alike
-    across = tuple((float(i), name) for i, name in enumerate(shown))
-    down = tuple((float(k - 1 - i), shortened(name, _TICK, _ROOM)) for i, name in enumerate(shown))
+    tick_names = [class_name(each, names) for each in classes]
+    if any(text_width(name, _TICK) > PLOT[0] / k - 3 for name in tick_names):
+        tick_names = [str(each) for each in classes]  # cut names of many classes look alike
+    across = tuple((float(i), name) for i, name in enumerate(tick_names))
+    down = tuple((float(k - 1 - i), shortened(name, _TICK, _ROOM)) for i, name in enumerate(tick_names))
     end = max(k, 1) - 0.5
     axes = Axes(
         "Given and suggested", subtitle, colour_bar=True,
@@ -58,11 +58,13 @@ def counted_pairs(given: Array, suggested: Array, most: int = MOST_CLASSES) -> t
         (array([[0, 2],
                [1, 0]]), [3, 5])
     """
-    named = suggested >= 0
-    given, suggested = given[named], suggested[named]
+    has_suggestion = suggested >= 0
+    given, suggested = given[has_suggestion], suggested[has_suggestion]
     classes, frequency = np.unique(np.append(given, suggested), return_counts=True)
     classes = np.sort(classes[np.argsort(-frequency, kind="stable")[:most]])
-    kept = np.isin(given, classes) & np.isin(suggested, classes)
+    is_frequent = np.isin(given, classes) & np.isin(suggested, classes)
     pairs = np.zeros((len(classes), len(classes)), np.int64)
-    np.add.at(pairs, (np.searchsorted(classes, given[kept]), np.searchsorted(classes, suggested[kept])), 1)
+    np.add.at(
+        pairs, (np.searchsorted(classes, given[is_frequent]), np.searchsorted(classes, suggested[is_frequent])), 1
+    )
     return pairs, classes.tolist()

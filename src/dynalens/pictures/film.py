@@ -78,13 +78,13 @@ class FilmStrip:
             epochs = self._kept()
         self._frames = {past: frames for past, frames in self._frames.items() if past in epochs}
 
-    def _sum_up(self, shown: Sequence[Shown], maps: Sequence[Array], *, signed: bool) -> None:
+    def _sum_up(self, samples: Sequence[Shown], maps: Sequence[Array], *, signed: bool) -> None:
         """Add the maps to the consensus of all epochs, each over its 2-norm."""
         normalised = [relevance / (np.linalg.norm(relevance) or 1.0) for relevance in maps]
         alike = [total.shape for total in self._total] == [relevance.shape for relevance in normalised]
         self._total = [t + a for t, a in zip(self._total, normalised, strict=True)] if alike else normalised
         self._count = self._count + 1 if alike else 1
-        self._shown, self._signed = shown, (self._signed and alike) or signed
+        self._shown, self._signed = samples, (self._signed and alike) or signed
 
     def _consensus(self, size: tuple[int, int]) -> list[Frame]:
         """Return a frame of what all epochs agree on for each sample; none where there was one epoch."""

@@ -54,8 +54,8 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
     contrasts = any(suspect.contrast is not None for suspect in suspects)
     columns = _COLUMNS // 2 if contrasts else _COLUMNS
     inner = _PICTURE * 2 + _GAP if contrasts else _PICTURE
-    named = any(suspect.name for suspect in suspects)
-    pitch = _PICTURE + (3 + named) * LINE + _SPARK + 2 * _GAP
+    has_names = any(suspect.name for suspect in suspects)
+    pitch = _PICTURE + (3 + has_names) * LINE + _SPARK + 2 * _GAP
     top = (3 if contrasts else 2) * LINE + 6
     card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
     room = WIDTH - 2 * _GAP
@@ -137,12 +137,12 @@ def base_name(name: str, width: float) -> str:
         ('IMG_0042.jpg', '…042.jpg')
     """
     last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    shown = last
+    text = last
     for start in range(1, len(last)):
-        if text_width(shown, TEXT) <= width:
+        if text_width(text, TEXT) <= width:
             break
-        shown = f"…{last[start:]}"
-    return shown
+        text = f"…{last[start:]}"
+    return text
 
 
 def _arrow(draw: ImageDraw.ImageDraw, position: tuple[int, int]) -> None:

@@ -29,7 +29,7 @@ _ASSESSED = ("margin", "confidence", "weighted_margin", "weighted_confidence", "
 def check_statistics(arrays: Mapping[str, Array]) -> None:
     """Raise a ValueError if these are not the statistics of one number of samples."""
     every = {field.name: field.default is MISSING for field in fields(SampleStatistics)}
-    required = {name for name, needed in every.items() if needed}
+    required = {name for name, is_required in every.items() if is_required}
     check_names(arrays, required, every)
     num_samples = len(np.atleast_1d(arrays["label"]))
     for name in required:
@@ -96,9 +96,9 @@ def check_meta(raw: Any, presentations: Array) -> None:
 
 def check_names(entries: Collection[str], required: Collection[str], known: Collection[str]) -> None:
     """Raise a ValueError if there are others than these."""
-    missing, foreign = sorted(set(required) - set(entries)), sorted(map(str, set(entries) - set(known)))
-    if missing:
-        raise ValueError(f"no {', '.join(missing)}")
+    missing_names, foreign = sorted(set(required) - set(entries)), sorted(map(str, set(entries) - set(known)))
+    if missing_names:
+        raise ValueError(f"no {', '.join(missing_names)}")
     if foreign:
         raise ValueError(f"the foreign entries {_short(', '.join(foreign))}")
 
@@ -115,12 +115,12 @@ def is_texts(values: Any) -> bool:
 
 
 def _check_units(arrays: Mapping[str, Array], num_samples: int) -> None:
-    given = _UNITS.keys() & arrays.keys()
-    if given and given != _UNITS.keys():
-        raise ValueError(f"no {', '.join(sorted(_UNITS.keys() - given))}")
-    for name in given:
+    present = _UNITS.keys() & arrays.keys()
+    if present and present != _UNITS.keys():
+        raise ValueError(f"no {', '.join(sorted(_UNITS.keys() - present))}")
+    for name in present:
         _check_kind(name, arrays[name], num_samples, _UNITS[name])
-    if given:
+    if present:
         check_range("unit", arrays["unit"], -1, 2**31)
         _check_finite(arrays, ("unit_margin",))
 

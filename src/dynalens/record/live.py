@@ -205,11 +205,12 @@ class LiveRecord:
         self._writes, self._noted = Writes(f"the record to {self.folder.path}", _MEANWHILE), None
         folder = self.folder
         self.attempt("names.json", lambda: self._begin_folder(folder))
-        missing = [epoch for epoch in self.epochs if epoch not in folder.digests and epoch not in self._held]
-        if missing and self.history:
+        missing_epochs = [epoch for epoch in self.epochs if epoch not in folder.digests and epoch not in self._held]
+        if missing_epochs and self.history:
             warnings.warn(
-                f"Expected the history of the epochs before this fit in {self._source}, got none of epochs {missing}. "
-                "Labels are suggested by the record's majority sketch instead. Keep the folder of the run to resume.",
+                f"Expected the history of the epochs before this fit in {self._source}, got none of epochs "
+                f"{missing_epochs}. Labels are suggested by the record's majority sketch instead. Keep the folder of "
+                "the run to resume.",
                 stacklevel=2,
             )
         self._source, self._record = folder.path, None

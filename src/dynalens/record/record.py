@@ -183,11 +183,11 @@ class Record:
         Args:
             *watches: Each is called with number and presentations of every epoch that was kept.
         """
-        shown: set[int] = set()
+        read_epochs: set[int] = set()
         if self._assessment is None:
             with said_if_long(f"assessing the labels of {len(self.statistics):,} samples"):
-                self._assessment = self._assessed(watches, shown)
-        for epoch, presentations in self._history.readable(without=shown) if watches else ():
+                self._assessment = self._assessed(watches, read_epochs)
+        for epoch, presentations in self._history.readable(without=read_epochs) if watches else ():
             for watch in watches:
                 watch(epoch, presentations)
 
@@ -344,10 +344,10 @@ class Record:
                 "Replace the labels of `suspects()` where the dataset reads them."
             )
         table = self.suspects(precision=precision, answers=answers)
-        chosen = table[table["suggested"].notna()]
+        suggestions = table[table["suggested"].notna()]
         if answers is None:
-            self._caution("`relabelled()` changes no label", flagged=len(chosen) > 0)
-        changes = {int(i): (int(y), int(new)) for i, y, new in chosen[["label", "suggested"]].itertuples()}
+            self._caution("`relabelled()` changes no label", flagged=len(suggestions) > 0)
+        changes = {int(i): (int(y), int(new)) for i, y, new in suggestions[["label", "suggested"]].itertuples()}
         return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics.of_one_label("relabelling")))
 
     def _audited(self, answers: AskedFor | None, precision: float | None, embeddings: Any) -> pd.DataFrame:
@@ -368,18 +368,18 @@ class Record:
         ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()
         return ids
 
-    def _assessed(self, watches: Sequence[Watch], shown: set[int]) -> Assessment:
+    def _assessed(self, watches: Sequence[Watch], read_epochs: set[int]) -> Assessment:
         """Assess the labels; no half of a history counts, without a whole one the record's own means are read."""
         reason = ""
         if self._history.is_there():
             try:
-                assessment = assess(self.statistics, self._watched(watches, shown))
-                if shown.issuperset(self.meta.epochs):
+                assessment = assess(self.statistics, self._watched(watches, read_epochs))
+                if read_epochs.issuperset(self.meta.epochs):
                     return assessment
             except UNREADABLE as error:
                 reason = str(error)
-        lost = self._history.lost()
-        reason = f"got none of epochs {lost}" if lost else reason
+        lost_epochs = self._history.lost()
+        reason = f"got none of epochs {lost_epochs}" if lost_epochs else reason
         if reason:
             warnings.warn(
                 f"Expected the history of this record in {self.folder}, {reason}. Suspects and the noise rate come "
@@ -388,9 +388,9 @@ class Record:
             )
         return assess(self.statistics)
 
-    def _watched(self, watches: Sequence[Watch], shown: set[int]) -> Iterator[Presentations]:
+    def _watched(self, watches: Sequence[Watch], read_epochs: set[int]) -> Iterator[Presentations]:
         for epoch, presentations in self._history:
-            shown.add(epoch)
+            read_epochs.add(epoch)
             for watch in watches:
                 watch(epoch, presentations)
             yield presentations

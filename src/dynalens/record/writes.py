@@ -39,8 +39,8 @@ class Writes:
     def say_missing(self, advice: str) -> None:
         """Warn of what is missing at the end, if anything is, with what to do about it."""
         if self.missing:
-            expected = self._expected(next(iter(self.missing.values())))
-            warnings.warn(f"{expected} Missing or old: {', '.join(self.missing)}. {advice}", stacklevel=4)
+            expectation = self._expected(next(iter(self.missing.values())))
+            warnings.warn(f"{expectation} Missing or old: {', '.join(self.missing)}. {advice}", stacklevel=4)
 
     def _expected(self, error: OSError) -> str:
         return f"Expected to write {self._target}, got {type(error).__name__}: {error}."

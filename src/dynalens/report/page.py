@@ -172,13 +172,13 @@ def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) ->
     rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
     names = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
-    given, suggested, _ = named_targets(record.statistics, None)
+    labels, suggested, _ = named_targets(record.statistics, None)
     several, cards = record.statistics.unit is not None, []
     for sample, row in zip(rows.tolist(), worst.reset_index().to_dict("records"), strict=True):
         proposed = int(suggested[sample]) if several else -1 if pd.isna(row["suggested"]) else int(row["suggested"])
         card: dict[str, Any] = {
             "id": str(row["sample_id"]),
-            "label": int(given[sample]),
+            "label": int(labels[sample]),
             "suggested": proposed,
             "wrong": round(float(row["wrong_probability"]), 4),
             "flagged": bool(row["flagged"]),

@@ -122,7 +122,7 @@ def _assess_units(statistics: SampleStatistics, rows: Array) -> Assessment:
     """Return how suspicious samples with several units are; they have no class that is given for another."""
     part, n = statistics.part(rows), len(statistics)
     score, rate = _unit_score(part), unit_noise_rate(part)
-    against = doubts(rate, samples=len(rows), accuracy=float((part.probability_gap == 0).mean()))
+    reasons = doubts(rate, samples=len(rows), accuracy=float((part.probability_gap == 0).mean()))
     score = with_mean(score, rate.value)
     wrong = _spread(n, rows, probability(score) if rate.value else np.zeros(len(rows)))
     return Assessment(
@@ -132,7 +132,7 @@ def _assess_units(statistics: SampleStatistics, rows: Array) -> Assessment:
         suggested_probability=wrong,
         agreement=statistics.candidate_share,
         probability_margin=statistics.weighted_confidence - statistics.weighted_rival,
-        noise_rate=replace(rate, doubts=against),
+        noise_rate=replace(rate, doubts=reasons),
     )
 
 

@@ -202,7 +202,7 @@ def _given_and_suggested(
     statistics: SampleStatistics, assessment: Assessment, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
     """Return the columns that say what was given and what is suggested, for the worst unit where there are several."""
-    given, suggested, names = named_targets(statistics, class_names)
+    labels, suggested, names = named_targets(statistics, class_names)
     columns: dict[str, Any] = {}
     if statistics.unit is not None:
         columns["unit"] = _nullable(statistics.unit, statistics.unit >= 0)
@@ -211,7 +211,7 @@ def _given_and_suggested(
     if class_names is not None and statistics.unit is not None and statistics.unit_margins is not None:
         columns["unit_name"] = _names(statistics.unit, class_names)
     for name, classes, codes in (
-        ("label", statistics.label, given),
+        ("label", statistics.label, labels),
         ("suggested", assessment.suggested, suggested),
     ):
         columns[name] = _nullable(classes, classes >= 0)

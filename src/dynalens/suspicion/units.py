@@ -60,8 +60,8 @@ def unit_codes(statistics: SampleStatistics) -> tuple[Array, Array]:
     :func:`unit_names`. -1 for a sample never seen.
     """
     assert statistics.unit is not None
-    seen, unit = statistics.unit >= 0, 2 * statistics.unit.astype(np.int64)
-    return np.where(seen, unit + statistics.label, -1), np.where(seen, unit + statistics.candidate, -1)
+    has_unit, unit = statistics.unit >= 0, 2 * statistics.unit.astype(np.int64)
+    return np.where(has_unit, unit + statistics.label, -1), np.where(has_unit, unit + statistics.candidate, -1)
 
 
 def named_targets(
