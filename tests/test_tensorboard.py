@@ -66,13 +66,15 @@ def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path
     layers = LayerMonitor(
         layer="net.0", weights=True, feature_maps=2, top_inputs=2, maximise="channels", maximise_steps=2
     )
-    written = tags_of(events(tmp_path / "a", dynamics, AttributionMonitor(), layers))
+    written = tags_of(events(tmp_path / "a", dynamics, AttributionMonitor(robustness=("fgsm", "blur")), layers))
     written |= embeddings_of(tmp_path / "a")
     written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
     named = {
         "<epochs>": r"epochs \d{3}-\d{3}",
         "<method>": "(saliency|grad_cam)",
         "<metric>": "(deletion|insertion|symmetric_relevance_gain)",
+        "<attack>": "fgsm",
+        "<corruption>": "(none|blur)",
     }
     patterns = []
     for tag in TAGS:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
 from dynalens.attribution import BUILT_IN, TOKEN_METHODS
 from dynalens.faithfulness import METRICS, METRICS_OF_REGIONS
+from dynalens.robustness import CORRUPTIONS
 from test_attribution_captum import WORKS
 from toys import ToyTransformer
 from training import Classifier, K, N, images, labels, trainer
@@ -153,7 +154,15 @@ def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
             maximise_steps=3,
             on_error="raise",
         ),
-        AttributionMonitor(samples=[5, 2], steps="auto", target="prediction", precision="bfloat16", name="ids"),
+        AttributionMonitor(
+            samples=[5, 2],
+            steps="auto",
+            target="prediction",
+            precision="bfloat16",
+            name="ids",
+            robustness=("fgsm", "random_sign", *CORRUPTIONS),
+            on_error="raise",
+        ),
     ]
 
 

@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from dynalens.identity import SampleIdentityError
     from dynalens.observation import undisturbed
     from dynalens.record import Record, audit, audit_plan, load_record
+    from dynalens.robustness import SmallestStep, corrupted, corrupted_margins, smallest_step
     from dynalens.suspicion import NoiseRate, neighbour_scores, removable
 else:
     __getattr__, __dir__ = deferred(
@@ -96,6 +97,7 @@ else:
         identity="SampleIdentityError",
         observation="undisturbed",
         record="Record audit audit_plan load_record",
+        robustness="SmallestStep corrupted corrupted_margins smallest_step",
         suspicion="NoiseRate neighbour_scores removable",
     )
 
@@ -113,6 +115,7 @@ __all__ = [
     "RelabelledDataset",
     "SampleIdentityError",
     "SampleStatistics",
+    "SmallestStep",
     "TrainingDynamics",
     "TrainingDynamicsMonitor",
     "ablation_cam",
@@ -127,6 +130,8 @@ __all__ = [
     "completeness_gap",
     "consensus",
     "contrast",
+    "corrupted",
+    "corrupted_margins",
     "deconvolution",
     "deletion_curve",
     "embed",
@@ -167,6 +172,7 @@ __all__ = [
     "saliency",
     "score_cam",
     "sensitivity_max",
+    "smallest_step",
     "smooth_grad",
     "symmetric_relevance_gain",
     "token_relevance",

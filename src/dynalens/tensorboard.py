@@ -36,6 +36,7 @@ class Tag(NamedTuple):
 _EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the second", "each explained epoch"
 _FEWER = ", fewer after the 10th, and the last"
 _AGAIN, _UNIT = "each explained epoch from the second", "[-1, 1]"
+_ROBUSTNESS = "dynalens/robustness"
 _LAYERS, _EACH_N = "dynalens/layers", "each `every_n_epochs` of `LayerMonitor`"
 _DYNAMICS, _CHARTS, _FAITHFULNESS = "dynalens/dynamics", "dynalens/charts", "dynalens/faithfulness"
 
@@ -85,6 +86,11 @@ TAGS = (
         "epochs",
         _EXPLAINED,
     ),
+    Tag(f"{_ROBUSTNESS}/<epochs>", "the nearest inputs with another prediction", "picture", _EXPLAINED + _FEWER),
+    Tag(f"{_ROBUSTNESS}/<attack>/median_step", "smallest step that changes a prediction", "of an input", _EXPLAINED),
+    Tag(f"{_ROBUSTNESS}/<attack>/changed", "samples for which there is one", "[0, 1]", _EXPLAINED),
+    Tag(f"{_ROBUSTNESS}/<corruption>/accuracy", "of corrupted samples; none: as they are", "[0, 1]", _EXPLAINED),
+    Tag(f"{_ROBUSTNESS}/<corruption>/margin", "mean margin of corrupted samples", "logits", _EXPLAINED),
     Tag(f"{_LAYERS}/weights/<epochs>", "filters of the first layer", "picture", _EACH_N),
     Tag(f"{_LAYERS}/feature_maps/<epochs>", "maps of a layer's channels for fixed inputs", "picture", _EACH_N),
     Tag(f"{_LAYERS}/top_inputs/<epochs>", "the inputs that excite a channel most", "picture", _EACH_N),

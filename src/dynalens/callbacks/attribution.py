@@ -43,6 +43,7 @@ from dynalens.logs import show_as_trained, sink_of, switched_off_on_error
 from dynalens.observation import module_named
 from dynalens.paths import resolved
 from dynalens.record import epoch_file, forget_epochs, write_arrays
+from dynalens.robustness import check_robustness
 from dynalens.tensorboard import Layout, faithfulness_layout, write_layout
 
 Forward = Callable[[Any, Tensor], Tensor]
@@ -101,6 +102,9 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             convolutional networks and of transformers, found at the first explanation.
         contrast: Name of the method that shows, in the gallery of a TrainingDynamicsMonitor's suspects, what speaks for
             the suggested rather than the given class (:func:`dynalens.contrast`); None for no such map.
+        robustness: What is done to the kept samples to see what changes their predictions: "fgsm", "pgd" and
+            "random_sign" look for the smallest step (:func:`dynalens.smallest_step`), "gaussian_noise", "blur",
+            "brightness" and "contrast" corrupt (:func:`dynalens.corrupted`). A picture and scalars show it.
         every_n_epochs: Epochs between two explanations.
         max_overhead: Explaining may take this fraction of the time of training: where it takes more, it happens less
             often. None: in each of the ``every_n_epochs``, whatever it takes.
@@ -135,6 +139,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     forward = Setting[Forward | None]("_maps")
     target_layer = Setting[str | None]("_maps")
     contrast = Setting[str | None]("_maps")
+    robustness = Setting[tuple[str, ...]]("_maps")
     num_samples = Setting[int]("_choice")
     samples = Setting[Any]("_choice")
     suspects = Setting[int]("_choice")
@@ -166,6 +171,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         masks: str | int | Tensor | Callable[[Any], Tensor] | None = None,
         target_layer: str | None = None,
         contrast: str | None = "input_x_gradient",
+        robustness: Sequence[str] = (),
         every_n_epochs: int = 1,
         max_overhead: float | None = None,
         x_axis: Literal["step", "epoch"] = "step",
@@ -176,7 +182,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         # Texts come first in the types above: jsonargparse cannot write them into a saved configuration otherwise.
         self._maps = MapSettings(
             resolved_methods(methods), method_args, check_metrics(metrics), resolved(baseline), steps, patch_size,
-            precision, seed, forward, target_layer, contrast,
+            precision, seed, forward, target_layer, contrast, check_robustness(robustness),
         )  # fmt: skip
         self._choice = SampleSettings(num_samples, samples, suspects, target, resolved(inputs), decode, resolved(masks))
         self._pace = ScheduleSettings(every_n_epochs, max_overhead)
@@ -356,7 +362,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         assert self._pictures is not None
         epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
         scalars = explanations.scalars()
-        log_scalars(trainer, {f"{prefix}/faithfulness/{key}": mean for key, mean in scalars.items()}, step)
+        log_scalars(trainer, {f"{prefix}/{key}": value for key, value in scalars.items()}, step)
         draw = functools.partial(self._pictures.write, explanations, epoch=epoch, step=step)
         self._attempt("pictures", draw)
         file = self._folder / "explanations" / epoch_file(epoch)

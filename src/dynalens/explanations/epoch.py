@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dynalens.dynamics import Array
 from dynalens.explanations.result import ExplanationResult
+from dynalens.explanations.robustness import Robustness
 from dynalens.pictures import ExplanationRow, Normalisation
 
 
@@ -17,18 +18,25 @@ class EpochExplanations:
     Attributes:
         kept: Of the samples that are explained in every epoch.
         suspects: Of the suspects, for the given class under "label" and for the predicted one under "prediction".
+        robustness: What attacks and corruptions do to the samples of every epoch, where asked for.
     """
 
     kept: ExplanationResult
     suspects: dict[str, ExplanationResult]
+    robustness: Robustness | None = None
 
     def scalars(self) -> dict[str, float]:
-        """Return the means by ``<method>/<metric>`` over the samples of every epoch; suspects change and have none."""
-        return self.kept.means()
+        """Return scalars of the samples of every epoch by the end of their tag; suspects change and have none."""
+        scalars = {f"faithfulness/{key}": mean for key, mean in self.kept.means().items()}
+        if self.robustness is not None:
+            scalars |= {f"robustness/{key}": value for key, value in self.robustness.scalars().items()}
+        return scalars
 
     def arrays(self) -> dict[str, Array]:
         """Return all that is kept on disk, by name."""
         arrays = self.kept.arrays() | self.kept.kept_maps()
+        if self.robustness is not None:
+            arrays |= self.robustness.arrays()
         for which, result in self.suspects.items():
             arrays |= result.arrays(f"suspects_{which}.")
         return arrays

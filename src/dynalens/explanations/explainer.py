@@ -30,6 +30,7 @@ from dynalens.explanations.forms import (
 )
 from dynalens.explanations.noise import Noise
 from dynalens.explanations.result import RANDOM, ExplanationResult
+from dynalens.explanations.robustness import Robustness, measured_robustness
 from dynalens.explanations.samples import Passed, PassedSuspects
 from dynalens.explanations.tokens import check_in_vocabulary
 from dynalens.faithfulness import (
@@ -66,6 +67,7 @@ class Explainer:
         chunk_size: Images in one pass; None until memory has run out.
         forward: Callable(model, inputs) -> logits; default: the model, or its only child that gives logits.
         strict: Whether a method or a metric that fails raises; otherwise it is left out from then on, with a warning.
+        robustness: Names of attacks and corruptions.
     """
 
     methods: Sequence[Method]
@@ -76,6 +78,7 @@ class Explainer:
     chunk_size: int | None = field(default=None, init=False)
     forward: Callable[[Any, Tensor], Tensor] | None = None
     strict: bool = False
+    robustness: Sequence[str] = ()
 
     def explained(
         self,
@@ -114,6 +117,29 @@ class Explainer:
         for_label = self.explained(model, suspects)
         predicted = for_label.explanation.logits.argmax(dim=1)
         return {"label": for_label, "prediction": self.explained(model, suspects, targets=predicted)}
+
+    def robust(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Robustness | None:
+        """Return what attacks and corruptions do to samples in the model's form; None where none is asked for."""
+        if not self.robustness:
+            return None
+        device = next((parameter.device for parameter in model.parameters()), inputs.device)
+        inputs, labels = inputs.to(device), labels.to(device)
+        forward, images = self._forward_of(model, inputs), explained_form(inputs)
+
+        def measured(checks: Sequence[str]) -> Robustness:
+            return self._in_memory(
+                images,
+                lambda: measured_robustness(
+                    model, forward, images, labels, checks, seed=self.settings.seed, chunk_size=self.chunk_size
+                ),
+            )
+
+        try:
+            found = measured(self.robustness)
+        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
+            self.robustness = self._working(self.robustness, lambda check: measured([check]), error, one_must=False)
+            found = measured(self.robustness)
+        return replace(found, table=is_table(inputs))
 
     def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, labels: Tensor, *, method: str) -> Tensor:
         """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the labels (N,)."""

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 from dynalens.explanations.epoch import EpochExplanations
+from dynalens.explanations.robustness import Robustness
 from dynalens.pictures import ExplanationRow, FilmStrip, Normalisation, PicturePace, explanation_sheet
 from dynalens.tensorboard import Sink, epochs_tag
 
@@ -29,7 +30,7 @@ class ExplanationPictures:
         self._film_labels: list[str] = []
         self._count = 0
         self._step: int | None = None
-        self._pace = PicturePace()
+        self._pace, self._robustness_pace = PicturePace(), PicturePace()
 
     def write(self, explanations: EpochExplanations, *, epoch: int, step: int) -> None:
         """Write the epoch's sheet, in a long training less often, and the films at the first, second, fourth, ... time.
@@ -41,6 +42,9 @@ class ExplanationPictures:
         """
         rows = explanations.rows(names=self.names, normalisation=self.normalisation, decode=self._decode)
         self._pace.offer(functools.partial(self._write_sheet, explanations, rows, epoch, step))
+        if explanations.robustness is not None:
+            draw = functools.partial(self._write_robustness, explanations.robustness, epoch, step)
+            self._robustness_pace.offer(draw)
         self._add_to_films(rows[: len(explanations.kept.labels)], epoch)
         self._count, self._step = self._count + 1, step
         if self._count & (self._count - 1) == 0:
@@ -52,9 +56,16 @@ class ExplanationPictures:
         sheet = explanation_sheet(rows, fractions=explanations.fractions().numpy(), title=explanations.title(epoch))
         self._sink.image(epochs_tag(f"{self._prefix}/explanations", epoch), sheet, step)
 
+    def _write_robustness(self, robustness: Robustness, epoch: int, step: int) -> None:
+        title = f"epoch {epoch}: the smallest steps that change predictions"
+        picture = robustness.picture(title, self.names, self.normalisation)
+        if picture is not None:
+            self._sink.image(epochs_tag(f"{self._prefix}/robustness", epoch), picture, step)
+
     def finish(self) -> None:
-        """Write the last sheet, and the film strips as they are now, if they were not written."""
+        """Write the last sheets, and the film strips as they are now, if they were not written."""
         self._pace.finish()
+        self._robustness_pace.finish()
         self._write_films()
 
     def _add_to_films(self, rows: Sequence[ExplanationRow], epoch: int) -> None:

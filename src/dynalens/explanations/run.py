@@ -13,6 +13,7 @@ from dynalens.explanations.explainer import EarlierMaps, Explainer
 from dynalens.explanations.samples import ExplainedSamples
 from dynalens.explanations.schedule import Schedule
 from dynalens.explanations.settings import ExplanationSettings
+from dynalens.robustness import check_robustness
 
 
 class RunExplanations:
@@ -48,6 +49,7 @@ class RunExplanations:
         self.explainer = Explainer(
             self._maps.methods, self._maps.metrics, self._maps.curves(precision), self._maps.method_args,
             self._maps.target_layer, forward=self._maps.forward, strict=settings.strict,
+            robustness=check_robustness(self._maps.robustness),
         )  # fmt: skip
         self.schedule = Schedule(settings.pace.every_n_epochs, settings.pace.max_overhead)
 
@@ -60,9 +62,8 @@ class RunExplanations:
         every_epoch = self.explainer.explained(model, samples, predicted=predicted, regions=regions)
         self._earlier.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects)
-        return EpochExplanations(
-            every_epoch, {} if suspects is None else self.explainer.explained_twice(model, suspects)
-        )
+        of_suspects = {} if suspects is None else self.explainer.explained_twice(model, suspects)
+        return EpochExplanations(every_epoch, of_suspects, self.explainer.robust(model, samples[1], samples[2]))
 
     def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
         """Return maps of what speaks for the suggested rather than the given class of suspects, by their ids.

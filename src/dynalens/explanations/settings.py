@@ -13,6 +13,7 @@ from dynalens.explanations.collector import given_samples
 from dynalens.explanations.regions import Where
 from dynalens.explanations.tokens import check_inputs
 from dynalens.faithfulness import METRICS_OF_REGIONS, CurveSettings, check_metrics
+from dynalens.robustness import check_robustness
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class MapSettings:
     forward: Callable[[Any, Tensor], Tensor] | None
     target_layer: str | None
     contrast: str | None
+    robustness: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check them; the curves' are checked by themselves."""
@@ -41,6 +43,7 @@ class MapSettings:
         if self.contrast is not None:
             check_contrast(self.contrast)
         check_metrics(self.metrics)
+        check_robustness(self.robustness)
         self.curves("float32")
 
     def curves(self, trainers_precision: str) -> CurveSettings:
@@ -50,8 +53,10 @@ class MapSettings:
 
     @property
     def check_inputs(self) -> Callable[[Tensor], None]:
-        """Raises a ValueError for inputs that these maps and metrics are not defined for."""
-        return functools.partial(check_inputs, methods=self.methods, metrics=self.metrics, baseline=self.baseline)
+        """Raises a ValueError for inputs that these maps, metrics and checks are not defined for."""
+        return functools.partial(
+            check_inputs, methods=self.methods, metrics=self.metrics, baseline=self.baseline, robustness=self.robustness
+        )
 
 
 @dataclass(frozen=True)

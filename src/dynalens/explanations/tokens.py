@@ -8,10 +8,17 @@ from torch import Tensor, nn
 from dynalens.attribution import TOKEN_METHODS, Method, blind_to_tokens
 from dynalens.faithfulness import METRICS_OF_MAPS, METRICS_OF_REGIONS, METRICS_UNDER_NOISE
 from dynalens.observation import is_tokens
+from dynalens.robustness import check_robust_inputs
 
 
-def check_inputs(inputs: Tensor, *, methods: Sequence[Method], metrics: Sequence[str], baseline: Any) -> None:
-    """Raise a ValueError if these are tokens and a method, a metric or the baseline is not defined for them."""
+def check_inputs(
+    inputs: Tensor, *, methods: Sequence[Method], metrics: Sequence[str], baseline: Any, robustness: Sequence[str] = ()
+) -> None:
+    """Raise a ValueError if these are tokens and a method, a metric or the baseline is not defined for them.
+
+    Checks of robustness may not be defined for rows of a table either.
+    """
+    check_robust_inputs(inputs, robustness)
     if not is_tokens(inputs):
         return
     blind = blind_to_tokens(method for method in methods if isinstance(method, str))

@@ -36,6 +36,7 @@ from dynalens.faithfulness.noise import gaussian_noise, infidelity, sensitivity_
 from dynalens.faithfulness.perturbation import (
     Baseline,
     baseline_images,
+    blurred,
     check_baseline,
     patch_relevance,
     random_ranking,
@@ -64,6 +65,7 @@ __all__ = [
     "average_drop",
     "average_increase",
     "baseline_images",
+    "blurred",
     "box_masks",
     "cascading_randomisation",
     "check_baseline",

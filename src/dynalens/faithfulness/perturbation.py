@@ -86,7 +86,7 @@ def replacement(images: Tensor, baseline: Baseline) -> Tensor:
             return torch.zeros_like(images[:1])
         if baseline == "mean":
             return images.flatten(2).mean(dim=2).view(images.shape[:2] + (1,) * (images.ndim - 2)).expand_as(images)
-        return _blurred(images)
+        return blurred(images, max(images.shape[2:]) / _BLUR_FRACTION)
     values = baseline if isinstance(baseline, Tensor) else baseline(images)
     if values.is_floating_point() and not images.is_floating_point():
         raise _no_token(f"values of {values.dtype}")
@@ -206,9 +206,14 @@ def _places(relevance: Tensor, seed: int) -> Tensor:
     return torch.empty_like(order).scatter_(1, order, torch.arange(units, device=order.device).expand_as(order))
 
 
-def _blurred(images: Tensor) -> Tensor:
+def blurred(images: Tensor, sigma: float) -> Tensor:
+    """Return images (N, C, *spatial) after a Gaussian blur; edges are mirrored.
+
+    Args:
+        images: Floating.
+        sigma: Standard deviation in pixels; the kernel ends at three of them.
+    """
     sides: Sequence[int] = images.shape[2:]
-    sigma = max(sides) / _BLUR_FRACTION
     for dim, side in enumerate(sides, start=2):
         radius = min(round(3 * sigma), side - 1)  # mirroring cannot reach further
         kernel = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]

@@ -1,0 +1,133 @@
+"""How little changes the predictions of the samples that are explained: measured, as scalars, arrays and a picture."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dynalens.dynamics import Array
+from dynalens.explanations.forms import Forward
+from dynalens.pictures import Normalisation, Shown, class_name, labelled_grid, shown_inputs
+from dynalens.robustness import ATTACKS, SmallestStep, corrupted_margins, smallest_step
+
+CLEAN = "none"
+"""Stands for no corruption."""
+_GREY = 0.5
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What attacks and corruptions do to some samples.
+
+    Attributes:
+        images: Shape ``(N, C, *spatial)``.
+        labels: Shape ``(N,)``.
+        steps: For each attack, the smallest steps.
+        margins: For each corruption, and for "none" beside them, margins of the labels, ``(N,)``.
+        table: Whether the images are rows of a table, (N, 1, F).
+    """
+
+    images: Tensor
+    labels: Tensor
+    steps: Mapping[str, SmallestStep]
+    margins: Mapping[str, Tensor]
+    table: bool = False
+
+    def scalars(self) -> dict[str, float]:
+        """Return by ``<attack>/changed``, ``<attack>/median_step``, ``<corruption>/accuracy`` and ``.../margin``.
+
+        The median is left out where half of the samples have no step.
+        """
+        scalars: dict[str, float] = {}
+        for attack, smallest in self.steps.items():
+            scalars[f"{attack}/changed"] = float(smallest.changed.float().mean())
+            median = float(smallest.steps.median())
+            scalars |= {f"{attack}/median_step": median} if median < float("inf") else {}
+        for corruption, margins in self.margins.items():
+            scalars[f"{corruption}/accuracy"] = float((margins > 0).float().mean())
+            scalars[f"{corruption}/margin"] = float(margins.mean())
+        return scalars
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the values of each sample by name, as those of maps: ``<check>.<metric>.values``."""
+        arrays = {f"{attack}.smallest_step.values": found.steps for attack, found in self.steps.items()}
+        arrays |= {f"{attack}.changed_to.values": found.changed_to for attack, found in self.steps.items()}
+        arrays |= {f"{corruption}.margin.values": margins for corruption, margins in self.margins.items()}
+        return {name: values.cpu().numpy() for name, values in arrays.items()}
+
+    def picture(
+        self, title: str, names: Sequence[str] | None = None, normalisation: Normalisation | None = None
+    ) -> Image.Image | None:
+        """Return a row for each sample: the input, then for each attack the changed input and the change.
+
+        Args:
+            title: First line.
+            names: Name of each class.
+            normalisation: Of the inputs.
+        """
+        if not self.steps:
+            return None
+        shown = {"": self._shown(self.images, normalisation)}
+        for attack, found in self.steps.items():
+            shown[attack] = self._shown(found.images, normalisation)
+            shown[f"{attack}: change"] = self._shown(_visible(found.images - self.images), None)
+        rows = [
+            (self._captions(number, names), [column[number] for column in shown.values()])
+            for number in range(len(self.images))
+        ]
+        return labelled_grid(rows, title, "input, then the nearest one with another prediction, and the change")
+
+    def _captions(self, number: int, names: Sequence[str] | None) -> list[str]:
+        captions: list[str] = []
+        for attack, found in self.steps.items():
+            before, after = (class_name(int(classes[number]), names) for classes in (found.predicted, found.changed_to))
+            captions = captions or [before]
+            changed = bool(found.changed[number])
+            captions += [after if changed else "no change", f"{attack} {float(found.steps[number]):.3g}"]
+        return captions
+
+    def _shown(self, images: Tensor, normalisation: Normalisation | None) -> Sequence[Shown]:
+        return shown_inputs(images.squeeze(1) if self.table else images, normalisation)
+
+
+def measured_robustness(
+    model: nn.Module,
+    forward: Forward,
+    images: Tensor,
+    labels: Tensor,
+    checks: Sequence[str],
+    *,
+    seed: int = 0,
+    chunk_size: int | None = None,
+) -> Robustness:
+    """Return what the checks of these names say of the samples.
+
+    Args:
+        model: The module.
+        forward: Gives its logits.
+        images: Shape ``(N, C, *spatial)``.
+        labels: Shape ``(N,)``.
+        checks: Names of attacks and corruptions.
+        seed: Of noise and random directions.
+        chunk_size: Images in one forward pass.
+    """
+    steps = {
+        check: smallest_step(model, images, attack=check, seed=seed, forward=forward)
+        for check in checks
+        if check in ATTACKS
+    }
+    corruptions = [check for check in checks if check not in ATTACKS]
+
+    def margins(corruption: str | None) -> Tensor:
+        return corrupted_margins(model, images, labels, corruption, seed=seed, forward=forward, chunk_size=chunk_size)
+
+    of_each = {corruption: margins(corruption) for corruption in corruptions}
+    return Robustness(images, labels, steps, {CLEAN: margins(None), **of_each} if corruptions else {})
+
+
+def _visible(change: Tensor) -> Tensor:
+    """Return changes in [0, 1], grey where there is none, each over its own largest."""
+    dims = tuple(range(1, change.ndim))
+    return _GREY + _GREY * change / change.abs().amax(dim=dims, keepdim=True).clamp(min=torch.finfo(change.dtype).tiny)

@@ -1,0 +1,56 @@
+"""The names of all checks of robustness, and what they need."""
+
+import importlib.util
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from dynalens.observation import is_tokens
+from dynalens.robustness.attacks import ATTACKS
+from dynalens.robustness.corruptions import CORRUPTIONS
+
+CHECKS = (*ATTACKS, *CORRUPTIONS)
+
+
+def check_robustness(names: Sequence[str] | str) -> tuple[str, ...]:
+    """Return the names as a tuple.
+
+    Raises:
+        ValueError: If one is unknown, or Captum is not installed and one is an attack.
+
+    Example:
+        >>> check_robustness("contrast")
+        ('contrast',)
+    """
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    unknown_names = [name for name in listed if name not in CHECKS]
+    if unknown_names:
+        raise ValueError(
+            f"Expected `robustness` to be among {', '.join(CHECKS)}, got {', '.join(map(str, unknown_names))}. "
+            "Name some of them or none."
+        )
+    if set(listed) & set(ATTACKS) and importlib.util.find_spec("captum") is None:
+        raise ValueError(
+            f"Expected Captum to be installed for {', '.join(ATTACKS)}, got none. Install it: "
+            "`pip install dynalens[captum]`, or name corruptions only."
+        )
+    return listed
+
+
+def check_robust_inputs(inputs: Tensor, names: Sequence[str]) -> None:
+    """Raise a ValueError if the checks of these names are not defined for such inputs.
+
+    Args:
+        inputs: As a model takes them.
+        names: Names of checks.
+    """
+    if names and is_tokens(inputs):
+        raise ValueError(
+            f"Expected `robustness` to be none for tokens, {tuple(inputs.shape)}, {inputs.dtype}, got "
+            f"{', '.join(names)}. Tokens have no small steps: pass `robustness=()`."
+        )
+    if "blur" in names and inputs.ndim == 2:
+        raise ValueError(
+            f"Expected `robustness` of rows of a table, {tuple(inputs.shape)}, to be without 'blur', got it. Columns "
+            "have no neighbours: name other corruptions."
+        )

@@ -1,0 +1,134 @@
+"""A small set of corruptions, and what they leave of the margins."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.faithfulness import blurred, class_logits
+from dynalens.robustness.bounds import Bounds, bounds_of
+
+Forward = Callable[[Tensor], Tensor]
+
+# Severity 5 of CIFAR-10-C (Hendrycks and Dietterich, ICLR 2019, with its code), whose images are in [0, 1] and 32 wide.
+_NOISE = 0.1
+_BLUR = 1 / 32
+_BRIGHTER = 0.3
+_CONTRAST = 0.15
+
+
+def _with_noise(images: Tensor, bounds: Bounds, seed: int) -> Tensor:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)).to(images)
+    return images + _NOISE * bounds.span * noise
+
+
+def _with_blur(images: Tensor, _bounds: Bounds, _seed: int) -> Tensor:
+    return blurred(images, _BLUR * max(images.shape[2:]))
+
+
+def _brighter(images: Tensor, bounds: Bounds, _seed: int) -> Tensor:
+    return images + _BRIGHTER * bounds.span
+
+
+def _with_less_contrast(images: Tensor, _bounds: Bounds, _seed: int) -> Tensor:
+    mean = images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
+    return mean + _CONTRAST * (images - mean)
+
+
+CORRUPTIONS: dict[str, Callable[[Tensor, Bounds, int], Tensor]] = {
+    "gaussian_noise": _with_noise,
+    "blur": _with_blur,
+    "brightness": _brighter,
+    "contrast": _with_less_contrast,
+}
+"""By name."""
+
+
+def corrupted(images: Tensor, corruption: str, *, bounds: tuple[float, float] | None = None, seed: int = 0) -> Tensor:
+    r"""Return corrupted images, within the bounds of the originals.
+
+    With the range r of the values: "gaussian_noise" adds noise of standard deviation 0.1 r, "blur" has a standard
+    deviation of 1/32 of the longest side, "brightness" adds 0.3 r, and "contrast" brings values to
+    :math:`\bar x + 0.15 (x - \bar x)` with the mean :math:`\bar x` of each image and channel.
+
+    Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
+    ICLR 2019, the strongest severity for images of 32 x 32. We add brightness to each channel instead of the value in
+    HSV, so that it is defined for any number of channels.
+
+    Args:
+        images: Shape ``(N, C, *spatial)``, floating. Not modified.
+        corruption: "gaussian_noise", "blur", "brightness" or "contrast".
+        bounds: Lowest and highest value of an input; default: those of each channel of the images.
+        seed: Of the noise, which is the same in each call; torch's own generator is not touched.
+
+    Returns:
+        Shape and dtype of ``images``.
+
+    Raises:
+        ValueError: If the corruption is unknown or the bounds are none.
+
+    Example:
+        >>> corrupted(torch.tensor([[[[0.0, 0.5, 1.0]]]]), "brightness")
+        tensor([[[[0.3000, 0.8000, 1.0000]]]])
+    """
+    if corruption not in CORRUPTIONS:
+        raise ValueError(
+            f"Expected `corruption` to be among {', '.join(CORRUPTIONS)}, got {corruption!r}. Name one of them."
+        )
+    limits = bounds_of(images, bounds)
+    return CORRUPTIONS[corruption](images, limits, seed).clamp(limits.low, limits.high)
+
+
+def corrupted_margins(
+    model: nn.Module | Forward,
+    images: Tensor,
+    labels: Tensor,
+    corruption: str | None = None,
+    *,
+    bounds: tuple[float, float] | None = None,
+    seed: int = 0,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return the margin :math:`z_y - \max_{k \ne y} z_k` of each label's logit in corrupted images.
+
+    A prediction is right where it is above 0. The model is in evaluation mode meanwhile and afterwards as it was. It
+    costs one forward pass.
+
+    Args:
+        model: Gives logits (N, K).
+        images: See :func:`corrupted`, also for the arguments that are not named here.
+        labels: Shape ``(N,)``, int64, in [0, K).
+        corruption: None for the images as they are.
+        forward: Callable(images) -> logits; default: ``model``.
+        chunk_size: Images in one forward pass.
+
+    Returns:
+        Shape ``(N,)``, float32, in logits.
+
+    Raises:
+        ValueError: If a margin is not finite, or as :func:`corrupted`.
+
+    Example:
+        The model compares the first pixel with the second; at full contrast they are 4 apart, then 0.15 of that.
+
+        >>> logits = lambda x: x.flatten(1)
+        >>> images, labels = torch.tensor([[[[5.0, 1.0]]]]), torch.tensor([0])
+        >>> corrupted_margins(logits, images, labels), corrupted_margins(logits, images, labels, "contrast")
+        (tensor([4.]), tensor([0.6000]))
+    """
+    shown = images if corruption is None else corrupted(images, corruption, bounds=bounds, seed=seed)
+    margins = lead(class_logits(model, shown, forward=forward, chunk_size=chunk_size), labels)
+    if not bool(margins.isfinite().all()):
+        raise ValueError(
+            "Expected finite logits, got NaN or infinity, or fewer than two classes. Are the weights finite? Check "
+            "`bounds` and the images."
+        )
+    return margins
+
+
+def lead(logits: Tensor, classes: Tensor) -> Tensor:
+    """Return how far the logit of a class is above the largest of the others, (N,), with its graph."""
+    columns = classes.unsqueeze(1)
+    own = logits.gather(1, columns).squeeze(1)
+    return own - logits.scatter(1, columns, float("-inf")).amax(dim=1)
