@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
 from dynalens.capture import CaptureError
 from dynalens.faithfulness import (
@@ -23,7 +23,7 @@ from dynalens.faithfulness import (
     random_ranking,
     replaced_fractions,
 )
-from training import Classifier, N, dataset, fit, images, labels, loader, trainer
+from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader, trainer
 
 
 def in_order() -> DataLoader[Any]:
@@ -57,7 +57,7 @@ def test_the_first_real_validation_batch_is_explained_with_the_model_of_the_epoc
         def on_validation_batch_start(self, batch: Any, *args: Any) -> None:
             batch[1].add_(1).remainder_(3) if self.trainer.sanity_checking else None
 
-    monitor = AttributionMonitor(num_samples=3, steps=5)
+    monitor = attribution_monitor(num_samples=3, steps=5)
     fit(tmp_path, monitor, model=Relabels(), val=in_order)
     x, y = images()[:3], labels()[:3]
     for epoch, state in enumerate(weights):
@@ -80,21 +80,21 @@ def test_the_first_real_validation_batch_is_explained_with_the_model_of_the_epoc
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_without_validation_the_first_training_batch_is_kept(tmp_path: Path) -> None:
-    fit(tmp_path, AttributionMonitor(num_samples=2), data=in_order, max_epochs=2)
+    fit(tmp_path, attribution_monitor(num_samples=2), data=in_order, max_epochs=2)
     assert [explanation(tmp_path, epoch)["targets"].tolist() for epoch in range(2)] == [labels()[:2].tolist()] * 2
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_a_fit_that_ends_before_the_validation_says_that_nothing_was_explained(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="Expected a batch whose images.*nothing was explained. Validate more often"):
-        fit(tmp_path, AttributionMonitor(), val=in_order, max_epochs=1, max_steps=2)  # ends before the validation
+        fit(tmp_path, attribution_monitor(), val=in_order, max_epochs=1, max_steps=2)  # ends before the validation
     assert not (tmp_path / "dynalens" / "explanations").exists()
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_explanations_of_an_earlier_run_in_the_same_folder_are_not_mixed_in(tmp_path: Path) -> None:
     for epochs in (3, 2):
-        fit(tmp_path, AttributionMonitor(num_samples=2), data=in_order, max_epochs=epochs)
+        fit(tmp_path, attribution_monitor(num_samples=2), data=in_order, max_epochs=epochs)
         names = sorted(path.name for path in (tmp_path / "dynalens/explanations").iterdir())
         assert names == [f"epoch_{epoch:06d}.npz" for epoch in range(epochs)]
 
@@ -107,7 +107,7 @@ def test_images_that_a_step_changes_in_place_are_kept_as_they_came(tmp_path: Pat
             batch[0].zero_()
             return loss
 
-    monitor = AttributionMonitor(num_samples=2)
+    monitor = attribution_monitor(num_samples=2)
     fit(tmp_path, monitor, model=InPlace(), data=in_order, max_epochs=1)
     assert monitor._explanations.samples._first is not None
     assert torch.equal(monitor._explanations.samples._first[0], images()[:2])
@@ -115,7 +115,7 @@ def test_images_that_a_step_changes_in_place_are_kept_as_they_came(tmp_path: Pat
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_given_samples_are_explained(tmp_path: Path) -> None:
-    monitor = AttributionMonitor(samples=(images()[5:7], labels()[5:7]), every_n_epochs=2)
+    monitor = attribution_monitor(samples=(images()[5:7], labels()[5:7]), every_n_epochs=2)
     fit(tmp_path, monitor, val=in_order)
     assert sorted(path.name for path in (tmp_path / "dynalens/explanations").iterdir()) == [
         "epoch_000000.npz", "epoch_000002.npz",
@@ -124,7 +124,7 @@ def test_given_samples_are_explained(tmp_path: Path) -> None:
 
 
 def test_tags_steps_and_sizes_are_as_documented(tmp_path: Path) -> None:
-    _, events = logged(tmp_path, AttributionMonitor(num_samples=3), max_epochs=11)
+    _, events = logged(tmp_path, attribution_monitor(num_samples=3), max_epochs=11)
     assert sorted(events.Tags()["images"]) == [
         "dynalens/explanations/epochs 000-009", "dynalens/explanations/epochs 010-019",
         "dynalens/film/grad_cam", "dynalens/film/saliency",
@@ -138,8 +138,8 @@ def test_tags_steps_and_sizes_are_as_documented(tmp_path: Path) -> None:
 
 
 def test_the_axis_can_be_the_epoch_and_monitors_can_be_named(tmp_path: Path) -> None:
-    first = AttributionMonitor(x_axis="epoch", name="a", methods=["saliency"], metrics=[])
-    second = AttributionMonitor(x_axis="epoch", name="b", methods=["grad_cam"], metrics=["deletion"])
+    first = attribution_monitor(x_axis="epoch", name="a", methods=["saliency"], metrics=[])
+    second = attribution_monitor(x_axis="epoch", name="b", methods=["grad_cam"], metrics=["deletion"])
     _, events = logged(tmp_path, first, second, TrainingDynamicsMonitor(x_axis="epoch"))
     assert [picture.step for picture in events.Images("dynalens/a/explanations/epochs 000-009")] == [0, 1, 2]
     assert [value.step for value in events.Scalars("dynalens/b/faithfulness/grad_cam/deletion")] == [0, 1, 2]
@@ -150,7 +150,7 @@ def test_the_axis_can_be_the_epoch_and_monitors_can_be_named(tmp_path: Path) -> 
 
 def test_without_tensorboard_there_is_one_warning_and_files(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="a TensorBoardLogger, got none.*pictures") as warned:
-        fit(tmp_path, AttributionMonitor(), val=in_order, logger=CSVLogger(tmp_path))
+        fit(tmp_path, attribution_monitor(), val=in_order, logger=CSVLogger(tmp_path))
     assert len([w for w in warned if "TensorBoardLogger" in str(w.message)]) == 1
     folder = tmp_path / "lightning_logs/version_0/dynalens/pictures/dynalens/explanations/epochs_000-009"
     assert [path.name for path in sorted(folder.iterdir())] == ["000005.jpg", "000011.jpg", "000017.jpg"]
@@ -166,12 +166,12 @@ def test_a_failing_explanation_is_switched_off_with_one_warning(tmp_path: Path) 
         raise MemoryError("none left")
 
     with pytest.warns(UserWarning, match="switched off, training goes on: MemoryError: none left") as warned:
-        _, events = logged(tmp_path, AttributionMonitor(forward=forward))
+        _, events = logged(tmp_path, attribution_monitor(forward=forward))
     assert len([w for w in warned if "switched off" in str(w.message)]) == 1
     assert len(calls) == 3  # both methods at once, then each alone
     assert events.Tags()["images"] == []
     with pytest.raises(MemoryError, match="none left"):
-        logged(tmp_path / "raise", AttributionMonitor(forward=forward, on_error="raise"))
+        logged(tmp_path / "raise", attribution_monitor(forward=forward, on_error="raise"))
 
 
 def test_logits_come_from_the_part_that_gives_them_or_from_forward(tmp_path: Path) -> None:
@@ -186,15 +186,15 @@ def test_logits_come_from_the_part_that_gives_them_or_from_forward(tmp_path: Pat
 
     model = NoForward()
     same = copy.deepcopy(model)
-    _, found = logged(tmp_path / "a", AttributionMonitor(), model=model)
-    _, given = logged(tmp_path / "b", AttributionMonitor(forward=lambda module, x: module.net(x)), model=same)
+    _, found = logged(tmp_path / "a", attribution_monitor(), model=model)
+    _, given = logged(tmp_path / "b", attribution_monitor(forward=lambda module, x: module.net(x)), model=same)
     tag = "dynalens/faithfulness/saliency/deletion"
     assert [value.value for value in found.Scalars(tag)] == [value.value for value in given.Scalars(tag)]
     assert len(found.Scalars(tag)) == 3
 
 
 def test_fast_dev_run_and_validate_leave_no_trace(tmp_path: Path) -> None:
-    monitor = AttributionMonitor()
+    monitor = attribution_monitor()
     fit(tmp_path, monitor, val=in_order, fast_dev_run=True)
     trainer(tmp_path, monitor).validate(Classifier(), in_order(), verbose=False)
     assert list(tmp_path.iterdir()) == []
@@ -203,12 +203,12 @@ def test_fast_dev_run_and_validate_leave_no_trace(tmp_path: Path) -> None:
 
 def test_a_wrong_layer_is_refused_before_training_and_lists_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`target_layer` .*'net.9'.* nearest names are: net"):
-        fit(tmp_path, AttributionMonitor(target_layer="net.9"))
+        fit(tmp_path, attribution_monitor(target_layer="net.9"))
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_a_batch_without_images_is_refused(tmp_path: Path) -> None:
-    monitor = AttributionMonitor(inputs=lambda batch: (batch[1], batch[0]), on_error="raise")
+    monitor = attribution_monitor(inputs=lambda batch: (batch[1], batch[0]), on_error="raise")
     with pytest.raises(CaptureError, match=r"Expected images .* Pass `inputs="):
         fit(tmp_path, monitor)
 
@@ -228,7 +228,7 @@ def test_a_batch_without_images_is_refused(tmp_path: Path) -> None:
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AttributionMonitor(**arguments)
+        attribution_monitor(**arguments)
 
 
 def test_no_loader_is_opened_and_no_dataset_indexed(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_no_loader_is_opened_and_no_dataset_indexed(tmp_path: Path) -> None:
         )
         return list(drawn)
 
-    assert run(AttributionMonitor(), TrainingDynamicsMonitor()) == run()
+    assert run(attribution_monitor(), TrainingDynamicsMonitor()) == run()
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
@@ -263,7 +263,7 @@ def test_methods_of_all_kinds_are_explained_with_their_arguments(tmp_path: Path)
         "smooth_grad": {"samples": 2},
         "captum:Occlusion": {"sliding_window_shapes": [1, 3, 3]},
     }
-    monitor = AttributionMonitor(methods=methods, method_args=arguments, num_samples=2, steps=3)
+    monitor = attribution_monitor(methods=methods, method_args=arguments, num_samples=2, steps=3)
     model = fit(tmp_path, monitor, val=in_order)
     x, y = images()[:2], labels()[:2]
     maps = explain(model, x, y, methods=methods, method_args=arguments).maps
@@ -275,6 +275,6 @@ def test_methods_of_all_kinds_are_explained_with_their_arguments(tmp_path: Path)
 
 def test_methods_and_their_arguments_are_checked_in_the_constructor() -> None:
     with pytest.raises(ValueError, match=r"`method_args` of smooth_grad to be among samples, .*, got sample"):
-        AttributionMonitor(methods="smooth_grad", method_args={"smooth_grad": {"sample": 2}})
+        attribution_monitor(methods="smooth_grad", method_args={"smooth_grad": {"sample": 2}})
     with pytest.raises(ValueError, match="got 'Nothing': it is no attribution class"):
-        AttributionMonitor(methods="captum:Nothing")
+        attribution_monitor(methods="captum:Nothing")

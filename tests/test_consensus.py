@@ -14,7 +14,7 @@ from dynalens.cli import main
 from dynalens.explanations import ExplainedEpoch, agreement_of_runs
 from dynalens.faithfulness import consensus_agreement
 from dynalens.pictures import FilmStrip
-from training import fit, loader
+from training import attribution_monitor, fit, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -54,7 +54,7 @@ def test_maps_that_cannot_be_averaged_are_refused(parts: list[Tensor]) -> None:
 
 def monitor(**arguments: Any) -> AttributionMonitor:
     defaults: dict[str, Any] = {"methods": "saliency", "num_samples": 2, "on_error": "raise"}
-    return AttributionMonitor(**(defaults | arguments))
+    return attribution_monitor(**(defaults | arguments))
 
 
 def test_the_metric_compares_an_epoch_with_all_before_it_also_after_a_checkpoint(tmp_path: Path) -> None:

@@ -9,14 +9,14 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import input_x_gradient
 from dynalens.explanations.collector import SampleCollector
 from dynalens.explanations.schedule import Schedule
 from dynalens.logs import dynamics_pictures
 from dynalens.pictures import Suspect, suspects_gallery
 from test_explained_samples import Remembers, SuspectsOfEachEpoch
-from training import N, fit, images, labels, loader
+from training import N, attribution_monitor, fit, images, labels, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -58,7 +58,7 @@ def test_the_map_of_a_suspect_is_the_difference_of_the_maps_of_both_classes(
 ) -> None:
     torch.manual_seed(0)
     dynamics, model = Looks(top_k=5), Remembers()
-    monitors = [AttributionMonitor(suspects=0, num_samples=2), dynamics]
+    monitors = [attribution_monitor(suspects=0, num_samples=2), dynamics]
     fit(tmp_path, *(monitors if first == 0 else monitors[::-1]), model=model, val=in_order)
     assert len(galleries) == 2  # from the second epoch on
     compared = 0
@@ -80,10 +80,10 @@ def test_the_map_of_a_suspect_is_the_difference_of_the_maps_of_both_classes(
 def test_without_contrast_or_where_nothing_is_explained_there_is_no_map(
     tmp_path: Path, galleries: list[list[Suspect]]
 ) -> None:
-    fit(tmp_path / "a", AttributionMonitor(contrast=None), TrainingDynamicsMonitor(top_k=5), val=in_order)
+    fit(tmp_path / "a", attribution_monitor(contrast=None), TrainingDynamicsMonitor(top_k=5), val=in_order)
     assert not [s for suspects in galleries for s in suspects if s.contrast is not None]
     galleries.clear()
-    callbacks = AttributionMonitor(every_n_epochs=2), TrainingDynamicsMonitor(top_k=5)
+    callbacks = attribution_monitor(every_n_epochs=2), TrainingDynamicsMonitor(top_k=5)
     fit(tmp_path / "b", *callbacks, val=in_order)
     assert [[s.contrast is not None for s in suspects] for suspects in galleries] == [[False] * 5, [True] * 5]
 
@@ -91,7 +91,7 @@ def test_without_contrast_or_where_nothing_is_explained_there_is_no_map(
 def test_another_monitors_suspects_are_not_mistaken_for_ones_own(
     tmp_path: Path, galleries: list[list[Suspect]]
 ) -> None:
-    callbacks = TrainingDynamicsMonitor(top_k=5), TrainingDynamicsMonitor(top_k=6, name="b"), AttributionMonitor()
+    callbacks = TrainingDynamicsMonitor(top_k=5), TrainingDynamicsMonitor(top_k=6, name="b"), attribution_monitor()
     fit(tmp_path, *callbacks, val=in_order)
     for suspects in galleries:
         assert all((s.contrast is not None) == (len(suspects) == 5) for s in suspects)
@@ -101,7 +101,7 @@ def test_string_ids_find_their_maps(tmp_path: Path, galleries: list[list[Suspect
     def read(batch: Any) -> list[str]:
         return [f"s{int(i)}" for i in batch[0][:, 0, 0, 0]]
 
-    fit(tmp_path, AttributionMonitor(), TrainingDynamicsMonitor(index=read, top_k=5), val=in_order)
+    fit(tmp_path, attribution_monitor(), TrainingDynamicsMonitor(index=read, top_k=5), val=in_order)
     assert all(s.contrast is not None and s.sample_id.startswith("s") for suspects in galleries for s in suspects)
 
 
@@ -113,11 +113,11 @@ def test_a_map_that_fails_switches_explanations_off_once_and_the_gallery_goes_on
 
     monkeypatch.setattr("dynalens.explanations.explainer.contrast", fails)
     with pytest.warns(UserWarning, match="switched off, training goes on: ZeroDivisionError: no map") as warned:
-        fit(tmp_path / "a", AttributionMonitor(), TrainingDynamicsMonitor(), val=in_order)
+        fit(tmp_path / "a", attribution_monitor(), TrainingDynamicsMonitor(), val=in_order)
     assert len([w for w in warned if "switched off" in str(w.message)]) == 1
     assert len(galleries) == 2
     with pytest.raises(ZeroDivisionError, match="no map"):
-        fit(tmp_path / "b", AttributionMonitor(on_error="raise"), TrainingDynamicsMonitor(), val=in_order)
+        fit(tmp_path / "b", attribution_monitor(on_error="raise"), TrainingDynamicsMonitor(), val=in_order)
 
 
 def test_contrasts_try_smaller_chunks_where_memory_runs_out(
@@ -133,7 +133,7 @@ def test_contrasts_try_smaller_chunks_where_memory_runs_out(
         return real(model, x, torch.stack([of, against], dim=1), forward=forward, chunk_size=chunk_size)
 
     monkeypatch.setattr("dynalens.explanations.explainer.contrast", greedy)
-    fit(tmp_path, AttributionMonitor(), TrainingDynamicsMonitor(top_k=5), val=in_order, max_epochs=2)
+    fit(tmp_path, attribution_monitor(), TrainingDynamicsMonitor(top_k=5), val=in_order, max_epochs=2)
     assert sizes[0] is None
     assert sizes[-1] is not None
     assert sizes[-1] <= 4
@@ -142,7 +142,7 @@ def test_contrasts_try_smaller_chunks_where_memory_runs_out(
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected `contrast` to be one of saliency, .*got 'attention_rollout'"):
-        AttributionMonitor(contrast="attention_rollout")
+        attribution_monitor(contrast="attention_rollout")
 
 
 def test_the_time_of_contrasts_counts_for_the_budget() -> None:
@@ -173,7 +173,7 @@ def test_the_first_of_the_passing_samples() -> None:
 def test_the_explained_suspects_are_still_those_asked_for(tmp_path: Path) -> None:
     dynamics = TrainingDynamicsMonitor(top_k=5)
     noted = SuspectsOfEachEpoch(dynamics, 2)
-    fit(tmp_path, AttributionMonitor(suspects=2), dynamics, noted, val=in_order)
+    fit(tmp_path, attribution_monitor(suspects=2), dynamics, noted, val=in_order)
     with np.load(tmp_path / "dynalens" / "explanations" / "epoch_000002.npz") as written:
         assert written["suspects_label.ids"].tolist() == noted.seen[1]
 
@@ -196,7 +196,7 @@ class Signals(pl.LightningModule):
 def test_signals_have_maps_too(tmp_path: Path, galleries: list[list[Suspect]]) -> None:
     x = torch.randn(N, 2, 12, generator=torch.Generator().manual_seed(0))
     fit(
-        tmp_path, AttributionMonitor(methods="saliency", metrics=()), TrainingDynamicsMonitor(top_k=5),
+        tmp_path, attribution_monitor(methods="saliency", metrics=()), TrainingDynamicsMonitor(top_k=5),
         model=Signals(), data=lambda: loader(TensorDataset(x, labels())),
     )  # fmt: skip
     assert all(s.contrast is not None and s.contrast.shape == (12,) for suspects in galleries for s in suspects)

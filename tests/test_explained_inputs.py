@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import explain, saliency
 from dynalens.explanations.forms import explained_form, forward_of_form, model_form
 from dynalens.explanations.selection import BalancedSelection
 from dynalens.pictures import ExplanationRow, explanation_sheet
-from training import Classifier, K, N, fit, images, labels, loader
+from training import Classifier, K, N, attribution_monitor, fit, images, labels, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 BRIGHT = (images() * 20).clamp(0, 255).to(torch.uint8)
@@ -108,7 +108,7 @@ FORMS: dict[str, tuple[Dataset[Any], dict[str, Any], dict[str, Any]]] = {
 def test_inputs_of_every_form_are_explained_with_both_callbacks(
     tmp_path: Path, data: Dataset[Any], model: dict[str, Any], arguments: dict[str, Any]
 ) -> None:
-    monitor = AttributionMonitor(num_samples=2, suspects=2, steps=2, on_error="raise", **arguments)
+    monitor = attribution_monitor(num_samples=2, suspects=2, steps=2, on_error="raise", **arguments)
     fit(
         tmp_path, TrainingDynamicsMonitor(top_k=2), monitor, model=Module(**model), data=lambda: loader(data),
         val=lambda: loader(data, shuffle=False), max_epochs=2,
@@ -127,7 +127,7 @@ def test_the_attribution_monitor_alone_reads_batches_of_any_order(tmp_path: Path
         return loader(data, shuffle=False)
 
     model = Module("scans", "kind")
-    monitor = AttributionMonitor(num_samples=2, steps=2, on_error="raise")
+    monitor = attribution_monitor(num_samples=2, steps=2, on_error="raise")
     fit(tmp_path, monitor, model=model, data=batches, max_epochs=1, val=batches if validates else None)
     written = explanation(tmp_path, 0)
     assert written["labels"].tolist() == labels()[:2].tolist()
@@ -240,7 +240,7 @@ def test_inputs_that_cannot_be_explained_are_warned_of_once_and_training_goes_on
 ) -> None:
     with one_warning(message):
         module = fit(
-            tmp_path, AttributionMonitor(steps=2), model=model(), data=lambda: loader(data),
+            tmp_path, attribution_monitor(steps=2), model=model(), data=lambda: loader(data),
             val=lambda: loader(data, shuffle=False), max_epochs=2,
         )  # fmt: skip
     assert module.steps == 12
@@ -277,7 +277,7 @@ HELPED: dict[str, tuple[Any, Dataset[Any], dict[str, Any]]] = {
 def test_the_advice_of_errors_explains_models_that_classify_no_samples(
     tmp_path: Path, model: Any, data: Dataset[Any], arguments: dict[str, Any], samples: Any
 ) -> None:
-    monitor = AttributionMonitor(
+    monitor = attribution_monitor(
         methods="saliency", metrics=(), num_samples=2, samples=samples, on_error="raise", **arguments
     )
     fit(
@@ -290,7 +290,7 @@ def test_the_advice_of_errors_explains_models_that_classify_no_samples(
 def test_samples_of_a_regression_that_are_chosen_by_id_are_not_passed_over_in_silence(tmp_path: Path) -> None:
     with one_warning("fractions, as a regression .*`forward=`"):
         fit(
-            tmp_path, AttributionMonitor(samples=[1, 2]), model=Regression(), max_epochs=1,
+            tmp_path, attribution_monitor(samples=[1, 2]), model=Regression(), max_epochs=1,
             data=lambda: loader(TensorDataset(images(), FRACTIONS)),
         )  # fmt: skip
 
@@ -298,14 +298,14 @@ def test_samples_of_a_regression_that_are_chosen_by_id_are_not_passed_over_in_si
 @pytest.mark.parametrize("numbers", [FRACTIONS[:3], torch.rand(3, 4), TOKENS[:3]], ids=["numbers", "boxes", "tags"])
 def test_given_samples_whose_labels_are_no_classes_are_refused(numbers: Tensor) -> None:
     with pytest.raises(ValueError, match=r"Expected `samples` to be images with a class each, got .*`forward=`"):
-        AttributionMonitor(samples=(images()[:3], numbers))
+        attribution_monitor(samples=(images()[:3], numbers))
 
 
 def test_zeros_and_ones_of_a_loss_of_numbers_are_told_before_the_first_map(tmp_path: Path) -> None:
     data = TensorDataset(images(), (labels() > 0).long())
     with pytest.warns(UserWarning, match="takes 0 and 1 for two classes") as caught:
         fit(
-            tmp_path, AttributionMonitor(methods="saliency", metrics=()), model=Regression(), max_epochs=2,
+            tmp_path, attribution_monitor(methods="saliency", metrics=()), model=Regression(), max_epochs=2,
             data=lambda: loader(data), val=lambda: loader(data, shuffle=False),
         )  # fmt: skip
     assert len([w for w in caught if "takes 0 and 1" in str(w.message)]) == 1
@@ -316,7 +316,7 @@ def test_classes_that_a_sum_of_squares_compares_by_class_are_explained_without_a
         def loss(self, logits: Tensor, y: Tensor) -> Tensor:
             return F.mse_loss(logits, F.one_hot(y, K).float())
 
-    monitor = AttributionMonitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
+    monitor = attribution_monitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
     fit(tmp_path, monitor, model=LeastSquares(), val=in_order, max_epochs=1)
     assert explanation(tmp_path, 0)["labels"].tolist() == labels()[:2].tolist()
 
@@ -324,7 +324,7 @@ def test_classes_that_a_sum_of_squares_compares_by_class_are_explained_without_a
 def test_a_key_that_the_batch_lacks_does_not_end_the_fit(tmp_path: Path) -> None:
     with one_warning("KeyError"):
         model = fit(
-            tmp_path, AttributionMonitor(inputs=("image", "label")), model=Module("scan", "kind"), max_epochs=1,
+            tmp_path, attribution_monitor(inputs=("image", "label")), model=Module("scan", "kind"), max_epochs=1,
             data=lambda: loader(Rows(scan=images(), kind=labels())),
         )  # fmt: skip
     assert model.steps == 6
@@ -336,7 +336,7 @@ def test_a_binary_loss_with_floating_targets_is_explained(tmp_path: Path) -> Non
             return F.binary_cross_entropy_with_logits(logits.squeeze(1), y)
 
     data = TensorDataset(images(), (labels() > 0).float())
-    monitor = AttributionMonitor(num_samples=2, steps=2, methods="saliency", on_error="raise")
+    monitor = attribution_monitor(num_samples=2, steps=2, methods="saliency", on_error="raise")
     fit(tmp_path, monitor, model=Binary(), data=lambda: loader(data), val=lambda: loader(data, shuffle=False))
     assert explanation(tmp_path, 2)["labels"].tolist() == [0, 1]
 
@@ -345,7 +345,7 @@ def test_floating_targets_without_a_classification_loss_are_told(tmp_path: Path)
     data = TensorDataset(images(), (labels() > 0).float())
     with pytest.warns(UserWarning, match="takes 0 and 1 for two classes"):
         fit(
-            tmp_path, AttributionMonitor(methods="saliency", steps=2), model=Regression(), max_epochs=1,
+            tmp_path, attribution_monitor(methods="saliency", steps=2), model=Regression(), max_epochs=1,
             data=lambda: loader(data), val=lambda: loader(data, shuffle=False),
         )  # fmt: skip
 
@@ -355,13 +355,13 @@ def test_samples_whose_label_the_loss_ignores_are_left_out(tmp_path: Path, targe
     y = labels().clone()
     y[1] = -100
     data = TensorDataset(images(), y)
-    monitor = AttributionMonitor(num_samples=3, steps=2, target=target, on_error="raise")
+    monitor = attribution_monitor(num_samples=3, steps=2, target=target, on_error="raise")
     fit(tmp_path, monitor, model=Module(), data=lambda: loader(data), val=lambda: loader(data, shuffle=False))
     assert explanation(tmp_path, 2)["labels"].tolist() == y[[0, 2, 4]].tolist()  # a class each
 
 
 def test_given_samples_without_a_class_are_left_out(tmp_path: Path) -> None:
-    monitor = AttributionMonitor(samples=(images()[:3], torch.tensor([0, -100, 2])), steps=2, on_error="raise")
+    monitor = attribution_monitor(samples=(images()[:3], torch.tensor([0, -100, 2])), steps=2, on_error="raise")
     fit(tmp_path, monitor, max_epochs=1)
     assert explanation(tmp_path, 0)["labels"].tolist() == [0, 2]
 
@@ -369,11 +369,11 @@ def test_given_samples_without_a_class_are_left_out(tmp_path: Path) -> None:
 def test_a_method_that_fails_is_left_out_alone(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, K))
     with one_warning("grad_cam is left out of the explanations, training goes on: ValueError: Expected a model with"):
-        fit(tmp_path, AttributionMonitor(steps=2, num_samples=2), model=Module(net=net), val=in_order)
+        fit(tmp_path, attribution_monitor(steps=2, num_samples=2), model=Module(net=net), val=in_order)
     assert explained_epochs(tmp_path) == 3
     assert "saliency.deletion.values" in explanation(tmp_path, 2)
     with pytest.raises(ValueError, match="Expected a model with a layer"):
-        fit(tmp_path / "b", AttributionMonitor(on_error="raise"), model=Module(net=net), val=in_order)
+        fit(tmp_path / "b", attribution_monitor(on_error="raise"), model=Module(net=net), val=in_order)
 
 
 def test_a_metric_that_fails_is_left_out_alone(tmp_path: Path) -> None:
@@ -383,7 +383,10 @@ def test_a_metric_that_fails_is_left_out_alone(tmp_path: Path) -> None:
     metrics = ("deletion", "average_drop", "attribution_drift")
     with one_warning("deletion is left out of the explanations, training goes on: OSError: no baseline"):
         fit(
-            tmp_path, AttributionMonitor(baseline=unknown, metrics=metrics, num_samples=2), model=Module(), val=in_order
+            tmp_path,
+            attribution_monitor(baseline=unknown, metrics=metrics, num_samples=2),
+            model=Module(),
+            val=in_order,
         )
     assert "saliency.deletion.values" not in explanation(tmp_path, 2)
     assert {"saliency.average_drop.values", "saliency.attribution_drift.values"} <= set(explanation(tmp_path, 2))
@@ -405,7 +408,7 @@ class Accepts(TensorBoardLogger):
 
 def test_a_logger_that_refuses_pictures_switches_off_itself_alone(tmp_path: Path) -> None:
     loggers = [Refuses(tmp_path, name="refuses"), Accepts(tmp_path, name="accepts")]
-    monitor = AttributionMonitor(num_samples=2, steps=2, name="x")
+    monitor = attribution_monitor(num_samples=2, steps=2, name="x")
     with one_warning("Pictures for Refuses are switched off, training goes on: ConnectionError: offline"):
         fit(tmp_path, monitor, model=Module(), val=in_order, logger=loggers)
     sheets = [key for key in loggers[1].keys if "explanations" in key]  # type: ignore[attr-defined]  # the second
@@ -416,7 +419,7 @@ def test_a_logger_that_refuses_pictures_switches_off_itself_alone(tmp_path: Path
 def test_samples_are_spread_over_the_classes_of_a_sorted_validation_set(tmp_path: Path) -> None:
     order = labels().argsort(stable=True)
     data = TensorDataset(images()[order], labels()[order])
-    monitor = AttributionMonitor(num_samples=4, steps=2, on_error="raise")
+    monitor = attribution_monitor(num_samples=4, steps=2, on_error="raise")
     fit(tmp_path, monitor, model=Module(), val=lambda: loader(data, shuffle=False))
     for epoch in range(3):
         assert sorted(np.bincount(explanation(tmp_path, epoch)["labels"])) == [1, 1, 2]

@@ -1,5 +1,6 @@
 """Which samples the attribution monitor explains, for which class, how often, and in how much memory."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from dynalens.faithfulness import (
     rank_correlation,
     runner_up,
 )
-from training import Classifier, N, dataset, fit, images, labels, loader, trainer
+from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -67,7 +68,7 @@ def test_the_suspects_of_the_epoch_before_are_explained_for_label_and_prediction
     tmp_path: Path, order: list[int]
 ) -> None:
     dynamics, model = TrainingDynamicsMonitor(), Remembers()
-    monitor = AttributionMonitor(num_samples=2, suspects=3, steps=5)
+    monitor = attribution_monitor(num_samples=2, suspects=3, steps=5)
     callbacks = [[monitor, dynamics][i] for i in order]
     noted = SuspectsOfEachEpoch(dynamics, 3)
     fit(tmp_path, *callbacks, noted, model=model, val=in_order)
@@ -108,7 +109,11 @@ def test_for_suspects_and_ids_no_loader_is_opened_and_no_dataset_indexed(tmp_pat
         fit(tmp_path / str(len(callbacks)), *callbacks, data=lambda: loader(data))
         return data.drawn
 
-    watching = AttributionMonitor(suspects=4), AttributionMonitor(samples=[3, 5], name="ids"), TrainingDynamicsMonitor()
+    watching = (
+        attribution_monitor(suspects=4),
+        attribution_monitor(samples=[3, 5], name="ids"),
+        TrainingDynamicsMonitor(),
+    )
     assert drawn(*watching) == drawn()
     assert explanation(tmp_path / "3", 1)["suspects_label.ids"].shape == (4,)
 
@@ -126,7 +131,7 @@ def test_suspects_of_a_batch_that_holds_its_own_index(tmp_path: Path) -> None:
             return super().training_step((batch["image"], batch["label"]), batch_idx)
 
     dynamics = TrainingDynamicsMonitor(index="id")
-    noted, monitor = SuspectsOfEachEpoch(dynamics, 4), AttributionMonitor(steps=2)
+    noted, monitor = SuspectsOfEachEpoch(dynamics, 4), attribution_monitor(steps=2)
     fit(tmp_path, dynamics, monitor, noted, model=FromDict(), data=lambda: loader(Own()))
     written = explanation(tmp_path, 2)
     assert sorted(written["suspects_label.ids"].tolist()) == sorted(noted.seen[1])
@@ -143,7 +148,7 @@ def test_training_batches_without_images_leave_the_suspects_out_with_one_warning
         def __getitem__(self, i: int) -> Any:
             return (images()[i], images()[i]), labels()[i]
 
-    callbacks = TrainingDynamicsMonitor(), AttributionMonitor(steps=2)
+    callbacks = TrainingDynamicsMonitor(), attribution_monitor(steps=2)
     with pytest.warns(UserWarning, match="Suspects are not explained, training goes on: Expected images") as warned:
         fit(tmp_path, *callbacks, model=TwoViews(), data=lambda: loader(Views()), val=in_order)
     assert len([w for w in warned if "Suspects" in str(w.message)]) == 1
@@ -159,7 +164,7 @@ def test_samples_by_id_are_kept_when_they_first_pass(tmp_path: Path, tracked: bo
             return loss
 
     model = InPlace()
-    monitor = AttributionMonitor(samples=[17, 3, 8], steps=4, suspects=0)
+    monitor = attribution_monitor(samples=[17, 3, 8], steps=4, suspects=0)
     others = [TrainingDynamicsMonitor()] if tracked else []
     fit(tmp_path, monitor, *others, model=model, val=in_order)
     for epoch in range(3):
@@ -172,13 +177,13 @@ def test_samples_by_id_are_kept_when_they_first_pass(tmp_path: Path, tracked: bo
 
 def test_an_id_that_never_passes_is_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"samples that are trained on, got \[99\], which have not passed"):
-        fit(tmp_path, AttributionMonitor(samples=[1, 99], steps=2), max_epochs=1)
+        fit(tmp_path, attribution_monitor(samples=[1, 99], steps=2), max_epochs=1)
     assert explanation(tmp_path, 0)["ids"].tolist() == [1]
 
 
 def test_the_target_can_be_the_prediction(tmp_path: Path) -> None:
     model = Remembers()
-    fit(tmp_path, AttributionMonitor(target="prediction", steps=3, num_samples=4), model=model, val=in_order)
+    fit(tmp_path, attribution_monitor(target="prediction", steps=3, num_samples=4), model=model, val=in_order)
     written, network = explanation(tmp_path, 2), model.of_epoch(2).eval()
     predicted = network(images()[:4]).argmax(1)
     assert written["targets"].tolist() == predicted.tolist()
@@ -190,7 +195,7 @@ def test_the_target_can_be_the_prediction(tmp_path: Path) -> None:
 def test_maps_are_compared_with_the_last_the_first_and_another_class(tmp_path: Path) -> None:
     model, x, y = Remembers(), images()[:4], labels()[:4]
     names = ("attribution_drift", "randomisation_check", "class_sensitivity")
-    monitor = AttributionMonitor(methods=["saliency"], metrics=names, num_samples=4)
+    monitor = attribution_monitor(methods=["saliency"], metrics=names, num_samples=4)
     fit(tmp_path, monitor, model=model, val=in_order)
     found = [explain(model.of_epoch(e), x, y, methods=["saliency"]) for e in range(3)]
     maps = [pixel_relevance("saliency", of.maps["saliency"], (6, 6)) for of in found]
@@ -209,7 +214,7 @@ def test_maps_are_compared_with_the_last_the_first_and_another_class(tmp_path: P
 
 def test_steps_patches_baseline_and_precision_reach_the_curves(tmp_path: Path) -> None:
     model, x, y = Remembers(), images()[:3], labels()[:3]
-    monitor = AttributionMonitor(
+    monitor = attribution_monitor(
         methods=["saliency"], metrics=["deletion", "average_drop"], steps="auto", patch_size=2, num_samples=3,
         precision="bfloat16", baseline=torch.zeros_like,
     )  # fmt: skip
@@ -226,7 +231,7 @@ def test_steps_patches_baseline_and_precision_reach_the_curves(tmp_path: Path) -
 
 
 def test_scores_are_in_the_trainers_precision(tmp_path: Path) -> None:
-    monitor = AttributionMonitor(steps=2)
+    monitor = attribution_monitor(steps=2)
     fit(tmp_path, monitor, val=in_order, precision="bf16-mixed", max_epochs=1)
     assert monitor._explanations.explainer.settings.precision == "bfloat16"
     fit(tmp_path, monitor, val=in_order, max_epochs=1)
@@ -255,8 +260,8 @@ def test_out_of_memory_takes_smaller_chunks_and_changes_nothing(tmp_path: Path) 
     REFUSED.clear()
     few, enough = LittleMemory(5), Classifier()
     few.load_state_dict(enough.state_dict())
-    fit(tmp_path / "few", AttributionMonitor(steps=6, num_samples=4), model=few, val=in_order)
-    fit(tmp_path / "enough", AttributionMonitor(steps=6, num_samples=4), model=enough, val=in_order)
+    fit(tmp_path / "few", attribution_monitor(steps=6, num_samples=4), model=few, val=in_order)
+    fit(tmp_path / "enough", attribution_monitor(steps=6, num_samples=4), model=enough, val=in_order)
     assert REFUSED == [32, 16, 8]  # in the first epoch; the later ones know
     for name, values in explanation(tmp_path / "enough", 2).items():
         np.testing.assert_allclose(explanation(tmp_path / "few", 2)[name], values, rtol=1e-4, atol=1e-6)
@@ -275,7 +280,7 @@ def test_explanations_end_with_one_warning_where_one_image_is_too_much(tmp_path:
                 raise torch.OutOfMemoryError("none left")
             return super().forward(x)
 
-    monitor = AttributionMonitor(forward=lambda module, x: module(x))
+    monitor = attribution_monitor(forward=lambda module, x: module(x))
     with pytest.warns(UserWarning, match="switched off, training goes on: OutOfMemoryError: none left") as warned:
         fit(tmp_path, monitor, model=NoMemory(), val=in_order)
     assert len([w for w in warned if "switched off" in str(w.message)]) == 1
@@ -299,14 +304,27 @@ def test_a_budget_spreads_explanations_over_more_epochs() -> None:
     assert unlimited.wait(1000) == 1
 
 
-def test_the_overhead_is_measured_logged_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_and_the_last_epoch_are_explained_however_long_that_takes() -> None:
+    short = Schedule(1, 0.05, last_epoch=9)
+    for epoch in range(10):
+        short.trained(1.0)
+        assert short.due(epoch) == (epoch in (0, 9))
+        if short.due(epoch):
+            short.account(epoch, 3.0)
+
+
+def explained_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, stop: int | None = None, **arguments: Any
+) -> tuple[list[tuple[int, dict[str, float]]], list[str]]:
+    """Fit ten epochs of six seconds beside explanations of three quarters: what is logged of each, and what is said."""
     now = [0.0]
-    monkeypatch.setattr("dynalens.explanations.schedule.time.perf_counter", lambda: now[0])
     logged: list[tuple[int, dict[str, float]]] = []
+    said: list[str] = []
 
     class Slow(Classifier):
         def on_train_epoch_end(self) -> None:  # after the callbacks
             now[0] += 1000
+            self.trainer.should_stop = self.current_epoch == stop
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             now[0] += 1
@@ -317,27 +335,52 @@ def test_the_overhead_is_measured_logged_and_kept(tmp_path: Path, monkeypatch: p
         logits: Tensor = module(x)
         return logits
 
-    monkeypatch.setattr(
-        "dynalens.callbacks.attribution.log_scalars", lambda trainer, values, step: logged.append((step, dict(values)))
-    )
+    attribution = "dynalens.callbacks.attribution"
+    monkeypatch.setattr("dynalens.explanations.schedule.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(f"{attribution}.announce", said.append)
+    monkeypatch.setattr(f"{attribution}.log_scalars", lambda trainer, values, step: logged.append((step, dict(values))))
     monitor = AttributionMonitor(
-        methods=["saliency"], metrics=[], forward=forward, max_overhead=0.06, x_axis="epoch", suspects=0
+        methods=["saliency"], metrics=[], forward=forward, x_axis="epoch", suspects=0, **arguments
     )
-    fit(tmp_path, monitor, model=Slow(), max_epochs=7)
-    # Six steps of a second, one pass of 0.75: 12.5 %, so 6 % allow every third epoch, where it is 0.75 / 18.
-    own = [(step, values) for step, values in logged if "dynalens/explanations/overhead" in values]
-    assert [step for step, _ in own] == [0, 3, 6]
-    assert [values["dynalens/explanations/overhead"] for _, values in own] == pytest.approx(
-        [0.125, 0.75 / 18, 0.75 / 18]
-    )
-    assert [values["dynalens/explanations/every_n_epochs"] for _, values in own] == [3, 3, 3]
+    fit(tmp_path, monitor, model=Slow(), max_epochs=10)
+    return [each for each in logged if "dynalens/explanations/overhead" in each[1]], said
+
+
+def test_the_overhead_is_measured_logged_and_kept_in_the_whole_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, said = explained_epochs(tmp_path, monkeypatch)
+    # Sixty seconds allow three, which are four explanations.
+    assert [step for step, _ in own] == [0, 3, 6, 9]
+    assert [values["dynalens/explanations/overhead"] for _, values in own] == pytest.approx([0.125] + 3 * [0.75 / 18])
+    assert [values["dynalens/explanations/every_n_epochs"] for _, values in own] == [3, 3, 3, 3]
+    assert len(said) == 1
+    assert re.search(r"explaining took 12% .* `max_overhead=0\.05`\. Epoch 3 is explained next, and the last", said[0])
+
+
+def test_the_last_epoch_is_explained_where_training_stops_before_it_was_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, _ = explained_epochs(tmp_path, monkeypatch, stop=4, max_overhead=0.03)
+    assert [step for step, _ in own] == [0, 4]
+    assert sorted(path.name for path in (tmp_path / "dynalens/explanations").iterdir()) == [
+        "epoch_000000.npz",
+        "epoch_000004.npz",
+    ]
+
+
+def test_only_every_nth_epoch_is_explained_where_there_is_time_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, said = explained_epochs(tmp_path, monkeypatch, every_n_epochs=4, max_overhead=0.05)
+    assert ([step for step, _ in own], said) == ([0, 4, 8], [])
 
 
 def test_a_resumed_run_goes_on_with_its_samples_and_maps(tmp_path: Path) -> None:
     def monitors() -> list[Any]:
         return [
-            AttributionMonitor(methods=["saliency"], steps=3, num_samples=3),
-            AttributionMonitor(methods=["saliency"], steps=3, samples=[4, 2], name="ids"),
+            attribution_monitor(methods=["saliency"], steps=3, num_samples=3),
+            attribution_monitor(methods=["saliency"], steps=3, samples=[4, 2], name="ids"),
         ]
 
     whole, half = tmp_path / "whole", tmp_path / "half"
@@ -362,7 +405,7 @@ def test_a_resumed_run_goes_on_with_its_samples_and_maps(tmp_path: Path) -> None
 
 
 def test_a_second_fit_explains_its_epochs_too(tmp_path: Path) -> None:
-    monitor = AttributionMonitor(steps=2, num_samples=2)
+    monitor = attribution_monitor(steps=2, num_samples=2)
     fit(tmp_path / "first", monitor, val=in_order)
     fit(tmp_path / "second", monitor, val=in_order, max_epochs=2)
     assert len(list((tmp_path / "second/dynalens/explanations").iterdir())) == 2
@@ -370,10 +413,10 @@ def test_a_second_fit_explains_its_epochs_too(tmp_path: Path) -> None:
 
 def test_images_of_a_validation_batch_survive_a_checkpoint(tmp_path: Path) -> None:
     checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}")
-    fit(tmp_path, AttributionMonitor(steps=2), checkpoint, val=in_order, max_epochs=1, enable_checkpointing=True)
+    fit(tmp_path, attribution_monitor(steps=2), checkpoint, val=in_order, max_epochs=1, enable_checkpointing=True)
     stored = torch.load(tmp_path / "epoch=0.ckpt", weights_only=True)["callbacks"]
     state = next(values for key, values in stored.items() if key.startswith("AttributionMonitor"))
-    other = AttributionMonitor(steps=2)
+    other = attribution_monitor(steps=2)
     other.load_state_dict(state)
     fit(tmp_path / "again", other, val=in_order, max_epochs=1)
     assert explanation(tmp_path / "again", 0)["labels"].tolist() == labels()[:8].tolist()
@@ -420,11 +463,11 @@ def test_without_wanted_ids_no_sample_is_collected() -> None:
 )
 def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AttributionMonitor(**arguments)
+        attribution_monitor(**arguments)
 
 
 def test_without_a_tracker_there_are_no_suspects(tmp_path: Path) -> None:
-    fit(tmp_path, AttributionMonitor(steps=2), val=in_order)
+    fit(tmp_path, attribution_monitor(steps=2), val=in_order)
     assert not [key for key in explanation(tmp_path, 2) if key.startswith("suspects")]
 
 
@@ -441,8 +484,8 @@ def test_an_indexed_dataset_is_read_as_the_one_in_it(tmp_path: Path, validates: 
     def data() -> DataLoader[Any]:
         return loader(IndexedDataset(dataset()), shuffle=False)
 
-    monitor = AttributionMonitor(methods=["saliency"], steps=3, num_samples=3, suspects=2)
-    by_id = AttributionMonitor(methods=["saliency"], steps=3, samples=np.array([4, 2]), name="ids")  # type: ignore[arg-type]  # as `suspects().index` holds them
+    monitor = attribution_monitor(methods=["saliency"], steps=3, num_samples=3, suspects=2)
+    by_id = attribution_monitor(methods=["saliency"], steps=3, samples=np.array([4, 2]), name="ids")
     fit(
         tmp_path, monitor, by_id, TrainingDynamicsMonitor(), model=OfPairs(), data=data, val=data if validates else None
     )

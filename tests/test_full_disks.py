@@ -9,9 +9,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from dynalens import AttributionMonitor, LayerMonitor, load_explanations
+from dynalens import LayerMonitor, load_explanations
 from dynalens.record import Writes
-from training import fit, loader
+from training import attribution_monitor, fit, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -32,7 +32,7 @@ class FullDisk(pl.Callback):
 
 def test_explanations_go_on_when_there_is_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = fit(tmp_path / "plain", val=lambda: loader(shuffle=False), max_epochs=3)
-    monitor = AttributionMonitor(methods="saliency", metrics=(), num_samples=2)
+    monitor = attribution_monitor(methods="saliency", metrics=(), num_samples=2)
     with pytest.warns(UserWarning, match="No space left on device") as said:
         model = fit(tmp_path / "full", FullDisk(monkeypatch), monitor, val=lambda: loader(shuffle=False), max_epochs=3)
     messages = [str(each.message) for each in said if "No space left" in str(each.message)]
@@ -53,7 +53,7 @@ def test_pictures_of_layers_go_on_when_there_is_room_again(tmp_path: Path, monke
 
 
 def test_a_full_disk_raises_where_errors_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monitor = AttributionMonitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
+    monitor = attribution_monitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
     with pytest.raises(OSError, match="No space left"):
         fit(tmp_path, FullDisk(monkeypatch), monitor, val=lambda: loader(shuffle=False), max_epochs=1)
 

@@ -14,14 +14,14 @@ from dynalens import AttributionMonitor, TrainingDynamicsMonitor, explain, load_
 from dynalens.explanations.files import packed
 from dynalens.explanations.names import content_ids
 from dynalens.pictures.overlays import bars_cell
-from training import Classifier, N, dataset, fit, images, labels, loader
+from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
 
 def monitor(**arguments: Any) -> AttributionMonitor:
     defaults: dict[str, Any] = {"num_samples": 2, "metrics": (), "on_error": "raise"}
-    return AttributionMonitor(**(defaults | arguments))
+    return attribution_monitor(**(defaults | arguments))
 
 
 def in_order() -> DataLoader[Any]:

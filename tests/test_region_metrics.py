@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dynalens import (
-    AttributionMonitor,
     TrainingDynamicsMonitor,
     explain,
     infidelity,
@@ -21,7 +20,7 @@ from dynalens import (
     sensitivity_max,
 )
 from dynalens.explanations.regions import masks_for
-from training import Classifier, N, fit, images, labels
+from training import Classifier, N, attribution_monitor, fit, images, labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 MASKS = torch.rand(N, 6, 6, generator=torch.Generator().manual_seed(5)) > 0.6
@@ -50,7 +49,7 @@ class OfDicts(Classifier):
 
 def fitted(tmp_path: Path, data: Dataset[Any], *others: Any, val: bool = True, **arguments: Any) -> OfDicts:
     defaults: dict[str, Any] = {"methods": ("saliency", "grad_cam"), "num_samples": 3, "on_error": "raise"}
-    monitor = AttributionMonitor(**(defaults | arguments))
+    monitor = attribution_monitor(**(defaults | arguments))
     model = fit(
         tmp_path, *others, monitor, model=OfDicts(), data=lambda: DataLoader(data, 4, shuffle=True), max_epochs=1,
         val=(lambda: DataLoader(data, 4)) if val else None,
@@ -101,11 +100,11 @@ def test_given_samples_have_given_masks(tmp_path: Path) -> None:
 
 def test_a_resumed_fit_knows_the_masks_of_its_samples(tmp_path: Path) -> None:
     data = Samples(mask=MASKS)
-    first = AttributionMonitor(methods="saliency", metrics=LOCAL, masks="mask", num_samples=2, on_error="raise")
+    first = attribution_monitor(methods="saliency", metrics=LOCAL, masks="mask", num_samples=2, on_error="raise")
     options: dict[str, Any] = {"data": lambda: DataLoader(data, 4), "max_epochs": 1}
     torch.manual_seed(0)
     fit(tmp_path / "first", first, model=OfDicts(), val=lambda: DataLoader(data, 4), **options)
-    second = AttributionMonitor(methods="saliency", metrics=LOCAL, masks="mask", num_samples=2, on_error="raise")
+    second = attribution_monitor(methods="saliency", metrics=LOCAL, masks="mask", num_samples=2, on_error="raise")
     second.load_state_dict(first.state_dict() | {"next_epoch": 0})
     torch.manual_seed(0)
     fit(tmp_path / "second", second, model=OfDicts(), **options)
@@ -133,7 +132,7 @@ def test_masks_are_read_as_masks_or_boxes_of_the_images() -> None:
 )
 def test_masks_that_do_not_go_with_the_rest_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AttributionMonitor(**arguments)
+        attribution_monitor(**arguments)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +176,7 @@ def test_a_metric_under_noise_that_fails_is_left_out_alone(tmp_path: Path, monke
 
 def test_tokens_have_no_noise(tmp_path: Path) -> None:
     tokens = TensorDataset(torch.randint(0, 5, (N, 4)), labels())
-    monitor = AttributionMonitor(methods="saliency", metrics=("sensitivity",), on_error="raise")
+    monitor = attribution_monitor(methods="saliency", metrics=("sensitivity",), on_error="raise")
     with pytest.raises(ValueError, match=r"defined for tokens.* got sensitivity"):
         fit(tmp_path, monitor, data=lambda: DataLoader(tokens, 4), model=OfTokens(), max_epochs=1)
 

@@ -63,4 +63,4 @@ def test_an_attribute_of_a_monitor_is_checked_as_its_argument_is(
 def test_an_attribute_of_a_monitor_can_be_set_to_what_its_argument_may_be() -> None:
     monitor = AttributionMonitor()
     monitor.every_n_epochs = 3
-    assert (monitor.every_n_epochs, monitor.max_overhead) == (3, None)
+    assert (monitor.every_n_epochs, monitor.max_overhead) == (3, 0.05)

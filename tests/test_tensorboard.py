@@ -14,9 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, load_record
+from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.tensorboard import TAGS, tags_table
-from training import Classifier, N, dataset, fit, images, labels, loader
+from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader
 
 PAGE = Path(__file__).parents[1] / "docs" / "tensorboard.md"
 KEEP_ALL = {"images": 0, "scalars": 0, "tensors": 0, "histograms": 0}
@@ -66,7 +66,7 @@ def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path
     layers = LayerMonitor(
         layer="net.0", weights=True, feature_maps=2, top_inputs=2, maximise="channels", maximise_steps=2
     )
-    written = tags_of(events(tmp_path / "a", dynamics, AttributionMonitor(robustness=("fgsm", "blur")), layers))
+    written = tags_of(events(tmp_path / "a", dynamics, attribution_monitor(robustness=("fgsm", "blur")), layers))
     written |= embeddings_of(tmp_path / "a")
     written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
     named = {
@@ -87,7 +87,7 @@ def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path
 
 
 def test_pictures_have_the_number_and_the_widths_that_the_guide_says(tmp_path: Path) -> None:
-    found = events(tmp_path, TrainingDynamicsMonitor(), AttributionMonitor(), max_epochs=3)
+    found = events(tmp_path, TrainingDynamicsMonitor(), attribution_monitor(), max_epochs=3)
     chart, sheets = re.findall(
         r"Charts are (\d+) pixels wide, .* sheets (\d+ or \d+);", PAGE.read_text(encoding="utf-8")
     )[0]
@@ -100,7 +100,7 @@ def test_pictures_have_the_number_and_the_widths_that_the_guide_says(tmp_path: P
 
 
 def test_one_layout_groups_the_scalars_of_all_monitors(tmp_path: Path) -> None:
-    found = events(tmp_path, TrainingDynamicsMonitor(), TrainingDynamicsMonitor(name="b"), AttributionMonitor())
+    found = events(tmp_path, TrainingDynamicsMonitor(), TrainingDynamicsMonitor(name="b"), attribution_monitor())
     (written,) = found.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
     assert [category.title for category in layout.category] == [
@@ -159,7 +159,7 @@ class TakesPictures(DummyLogger):
 
 def test_a_logger_with_log_image_gets_every_picture_and_files_are_written_too(tmp_path: Path) -> None:
     taking = TakesPictures()
-    callbacks = TrainingDynamicsMonitor(x_axis="epoch"), AttributionMonitor(x_axis="epoch")
+    callbacks = TrainingDynamicsMonitor(x_axis="epoch"), attribution_monitor(x_axis="epoch")
     fit(tmp_path, *callbacks, val=in_order, logger=[CSVLogger(tmp_path), taking])
     folder = tmp_path / "lightning_logs" / "version_0" / "dynalens" / "pictures"
     files = {

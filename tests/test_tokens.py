@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import explain, find_embedding, token_relevance
 from dynalens.faithfulness import CurveSettings, deletion_curve, faithfulness_curves, insertion_curve, random_ranking
-from training import fit, trainer
+from training import attribution_monitor, fit, trainer
 
 UNKNOWN, WORDS = 1, ("", "?", "good", "bad", "film", "the")
 Y = torch.tensor([0, 2])
@@ -176,7 +176,7 @@ METHODS = ("saliency", "integrated_gradients", "captum:LayerIntegratedGradients"
 
 
 def test_the_monitor_writes_what_its_parts_compute_and_draws_words(tmp_path: Path) -> None:
-    monitor = AttributionMonitor(
+    monitor = attribution_monitor(
         methods=METHODS, baseline=UNKNOWN, steps=5, num_samples=3, decode=WORDS.__getitem__, on_error="raise"
     )
     logger = TensorBoardLogger(tmp_path, name="run")
@@ -200,7 +200,7 @@ def test_the_monitor_writes_what_its_parts_compute_and_draws_words(tmp_path: Pat
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_without_a_baseline_token_maps_alone_are_compared(tmp_path: Path) -> None:
-    monitor = AttributionMonitor(methods="input_x_gradient", metrics=("attribution_drift",), on_error="raise")
+    monitor = attribution_monitor(methods="input_x_gradient", metrics=("attribution_drift",), on_error="raise")
     fit(tmp_path, monitor, model=Words(), data=sentences)
     assert "input_x_gradient.attribution_drift.values" in explanation(tmp_path, 2)
 
@@ -218,23 +218,23 @@ def test_the_first_batch_switches_explanations_off_where_tokens_cannot_be_explai
     tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.warns(UserWarning, match=f"Explanations are switched off, training goes on: ValueError: .*{message}"):
-        fit(tmp_path, AttributionMonitor(**arguments), model=Words(), data=sentences, max_epochs=1)
+        fit(tmp_path, attribution_monitor(**arguments), model=Words(), data=sentences, max_epochs=1)
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 def test_the_first_batch_of_tokens_raises_where_errors_are_to_be_raised(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"defined for tokens, .*, got grad_cam, 'blur'"):
-        fit(tmp_path, AttributionMonitor(on_error="raise"), model=Words(), data=sentences)
+        fit(tmp_path, attribution_monitor(on_error="raise"), model=Words(), data=sentences)
 
 
 def test_given_tokens_are_checked_in_the_constructor() -> None:
     with pytest.raises(ValueError, match=r"defined for tokens, \(2, 5\), .*, got grad_cam, 'blur'"):
-        AttributionMonitor(samples=(tokens(2), Y))
+        attribution_monitor(samples=(tokens(2), Y))
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 @pytest.mark.parametrize("baseline", [6, -1])
 def test_a_baseline_outside_the_vocabulary_is_refused_before_it_is_looked_up(tmp_path: Path, baseline: int) -> None:
-    monitor = AttributionMonitor(methods="saliency", baseline=baseline, on_error="raise")
+    monitor = attribution_monitor(methods="saliency", baseline=baseline, on_error="raise")
     with pytest.raises(ValueError, match=rf"`baseline` to be a token in \[0, 6\), got {baseline}"):
         trainer(tmp_path, monitor).fit(Words(), sentences())

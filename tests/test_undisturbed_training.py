@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
+from dynalens import LayerMonitor, TrainingDynamicsMonitor
 from dynalens.attribution import BUILT_IN, TOKEN_METHODS
 from dynalens.faithfulness import METRICS, METRICS_OF_REGIONS
 from dynalens.robustness import CORRUPTIONS
 from test_attribution_captum import WORKS
 from toys import ToyTransformer
-from training import Classifier, K, N, images, labels, trainer
+from training import Classifier, K, N, attribution_monitor, images, labels, trainer
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -138,7 +138,7 @@ def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
             features="net.6",
             projector_every_n_epochs=None if plain else 1,
         ),
-        AttributionMonitor(
+        attribution_monitor(
             methods=("saliency", "input_x_gradient", "grad_cam"),
             steps=4,
             max_overhead=100.0,
@@ -154,7 +154,7 @@ def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
             maximise_steps=3,
             on_error="raise",
         ),
-        AttributionMonitor(
+        attribution_monitor(
             samples=[5, 2],
             steps="auto",
             target="prediction",
@@ -261,7 +261,7 @@ def test_logs_counters_and_attributes_of_forward_are_the_same_with_the_callbacks
         return {**final_state(runner, module), **module.kept(), **metrics, **attributes}
 
     layers = LayerMonitor(layer="net.1", feature_maps=1, maximise="classes", maximise_steps=2, on_error="raise")
-    maps = AttributionMonitor(num_samples=2, suspects=1, steps=2, on_error="raise")
+    maps = attribution_monitor(num_samples=2, suspects=1, steps=2, on_error="raise")
     watched, plain = ended("with", [TrainingDynamicsMonitor(), maps, layers]), ended("without", [])
     assert differences(watched, plain) == []
     assert {"metric size_epoch", "metric square", "metric metric"} <= set(plain)
@@ -380,7 +380,7 @@ def test_training_is_bit_identical_whatever_map_is_computed(
         runner.fit(module, DataLoader(data(), batch_size=4, shuffle=True))
         return final_state(runner, module)
 
-    monitor = AttributionMonitor(num_samples=2, steps=2, on_error="raise", **options)
+    monitor = attribution_monitor(num_samples=2, steps=2, on_error="raise", **options)
     watched = ended("with", TrainingDynamicsMonitor(), monitor)
     assert differences(watched, ended("without")) == []
     last = np.load(tmp_path / "with" / "dynalens" / "explanations" / "epoch_000001.npz")
@@ -461,7 +461,7 @@ def test_no_function_stays_patched_when_our_own_callback_raises(tmp_path: Path) 
     def forward(module: Any, x: Tensor) -> Tensor:
         raise RuntimeError("on purpose")
 
-    callbacks = [TrainingDynamicsMonitor(), AttributionMonitor(forward=forward, on_error="raise")]
+    callbacks = [TrainingDynamicsMonitor(), attribution_monitor(forward=forward, on_error="raise")]
     runner, model = run(tmp_path, callbacks, manual=False, error=RuntimeError)
     assert F.cross_entropy is function
     assert strategy_attributes not in vars(runner.strategy)

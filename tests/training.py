@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from dynalens import AttributionMonitor
+
 N, K = 22, 3
 ACCELERATOR = os.environ.get("DYNALENS_TEST_ACCELERATOR", "cpu")
 """Where the fits of the suite run: "cpu", or "gpu" on a machine with a card."""
@@ -85,6 +87,11 @@ def trainer(tmp_path: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
         "default_root_dir": str(tmp_path),
     }
     return pl.Trainer(callbacks=list(callbacks), **(defaults | options))
+
+
+def attribution_monitor(**arguments: Any) -> AttributionMonitor:
+    """A monitor that explains each epoch: those of the tests are far too short for it by default."""
+    return AttributionMonitor(**{"max_overhead": None, **arguments})
 
 
 def fit(

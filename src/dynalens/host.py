@@ -200,6 +200,13 @@ def may_be_last_epoch(trainer: Any) -> bool:
     return int(trainer.current_epoch) + 1 == int(trainer.max_epochs)
 
 
+def last_epoch(trainer: Any) -> int | None:
+    """Return the number of the epoch that ends the training, unless it stops sooner; None where steps or time do."""
+    if trainer.max_epochs in (None, -1) or trainer.max_steps != -1:
+        return None
+    return int(trainer.max_epochs) - 1
+
+
 def log_step(trainer: Any, x_axis: str) -> int:
     """Return the step at which Lightning itself logs an epoch's metrics, or the epoch."""
     if x_axis == "epoch":

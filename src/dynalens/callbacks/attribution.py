@@ -25,10 +25,12 @@ from dynalens.explanations import (
 from dynalens.faithfulness import check_metrics
 from dynalens.host import (
     Processes,
+    announce,
     chart_layouts,
     check_whole_model,
     check_x_axis,
     first_position,
+    last_epoch,
     loader_at,
     log_scalars,
     log_step,
@@ -106,8 +108,9 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             "random_sign" look for the smallest step (:func:`dynalens.smallest_step`), "gaussian_noise", "blur",
             "brightness" and "contrast" corrupt (:func:`dynalens.corrupted`). A picture and scalars show it.
         every_n_epochs: Epochs between two explanations.
-        max_overhead: Explaining may take this fraction of the time of training: where it takes more, it happens less
-            often. None: in each of the ``every_n_epochs``, whatever it takes.
+        max_overhead: Explaining may take this fraction of the time of training. Where it takes more, fewer epochs are
+            explained: the first, the last, and evenly between them what there is time for; this is said once. None: in
+            each of the ``every_n_epochs``, whatever it takes.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
         on_error: "warn" says once what fails while training and leaves it out: a method, a metric, or all explanations;
@@ -173,7 +176,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         contrast: str | None = "input_x_gradient",
         robustness: Sequence[str] = (),
         every_n_epochs: int = 1,
-        max_overhead: float | None = None,
+        max_overhead: float | None = 0.05,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -193,6 +196,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._processes: Processes | None = None
         self._pictures: ExplanationPictures | None = None
         self._folder, self._contrasts_on = Path(), True
+        self._ended: tuple[int, int] | None = None  # the last epoch that has ended, and its step of the loggers
 
     @property
     def _settings(self) -> ExplanationSettings:
@@ -208,7 +212,9 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             module_named(pl_module, self.target_layer)
         by_id = self._explanations.samples.by_id
         self._tracked.install(trainer, by_id=by_id, contrasts=self._contrasts)
-        self._explanations.begin_fit(self._settings, scoring_precision(trainer), alone=self._tracked.tracker is None)
+        alone, self._ended = self._tracked.tracker is None, None
+        precision, last = scoring_precision(trainer), last_epoch(trainer)
+        self._explanations.begin_fit(self._settings, precision, alone=alone, last_epoch=last)
         self._folder = run_folder(trainer, self.name)
         self._begin_writes(self._folder)
         if self._processes.is_first:
@@ -283,11 +289,16 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the images that are kept, in the first process; the others wait for it."""
         self._explanations.schedule.end_epoch()
+        self._ended = trainer.current_epoch, log_step(trainer, self.x_axis)
         if self._processes is not None:
-            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module))
+            due = self._explanations.schedule.due
+            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, due))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Write the last sheet and film strips; say so if there was nothing to explain in any of them."""
+        """Explain the last epoch if it was not, and write the last sheet and film strips; say if there were none."""
+        if self._processes is not None:
+            left_out = self._explanations.schedule.leaves_out
+            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, left_out))
         if self._pictures is None:
             return
         with self._or_switched_off():
@@ -333,19 +344,22 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             return None
         return self._tracked.suspects(self.suspects, epoch, in_gallery=self.contrast is not None)
 
-    def _explain_or_stop(self, trainer: Any, pl_module: Any) -> None:
-        schedule = self._explanations.schedule
-        if self._pictures is None or not schedule.due(trainer.current_epoch):
+    def _explain_or_stop(self, trainer: Any, pl_module: Any, due: Callable[[int], bool]) -> None:
+        if self._pictures is None or self._ended is None or not due(self._ended[0]):
             return
+        (epoch, step), schedule = self._ended, self._explanations.schedule
         schedule.begin_explanations()
         with self._or_switched_off():
             explanations = self._explanations.explain(pl_module)
             if explanations is None:
                 return  # no sample that can be explained has passed yet
-            self._write(trainer, explanations)
-            prefix, accounts = tag_prefix(self.name), schedule.end_explanations(trainer.current_epoch)
+            self._write(trainer, explanations, epoch, step)
+            prefix, accounts = tag_prefix(self.name), schedule.end_explanations(epoch)
             scalars = {f"{prefix}/explanations/{key}": value for key, value in accounts.items()}
-            log_scalars(trainer, scalars, log_step(trainer, self.x_axis))
+            log_scalars(trainer, scalars, step)
+            words = schedule.first_words(*accounts.values())
+            if words is not None:
+                announce(f"dynalens: {words}")
 
     def _contrasts(self, pl_module: Any, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
         """Return maps of the tracker's suspects for its gallery; ``classes`` has suggested and given class by id."""
@@ -358,10 +372,9 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             maps = self._explanations.contrasts(pl_module, classes)
         return maps
 
-    def _write(self, trainer: Any, explanations: EpochExplanations) -> None:
+    def _write(self, trainer: Any, explanations: EpochExplanations, epoch: int, step: int) -> None:
         assert self._pictures is not None
-        epoch, step, prefix = trainer.current_epoch, log_step(trainer, self.x_axis), tag_prefix(self.name)
-        scalars = explanations.scalars()
+        prefix, scalars = tag_prefix(self.name), explanations.scalars()
         log_scalars(trainer, {f"{prefix}/{key}": value for key, value in scalars.items()}, step)
         draw = functools.partial(self._pictures.write, explanations, epoch=epoch, step=step)
         self._attempt("pictures", draw)

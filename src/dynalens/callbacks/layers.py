@@ -42,7 +42,8 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         maximise_steps: Forward and backward passes for it.
         inputs: Where images stand in the batch: "auto" (its first entry, or a usual key), a key or callable(batch).
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        every_n_epochs: Epochs between two pictures.
+        every_n_epochs: Epochs between two pictures. After ten epochs with pictures there are fewer, and always those of
+            the last one.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
         on_error: "warn" switches the pictures off with one warning if one fails while training; "raise" raises.
@@ -158,9 +159,12 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             self._processes.in_first(lambda: self._draw(trainer, pl_module))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Maximise what is asked for, in the first process; the others wait for it."""
+        """Draw the last pictures and maximise what is asked for, in the first process; the others wait for it."""
         if self._processes is not None and self.maximise is not None:
             self._processes.in_first(lambda: self._maximise(trainer, pl_module))
+        if self._pictures is not None:
+            with self._or_switched_off():
+                self._attempt("pictures", self._pictures.finish)
         if self._pictures is not None:
             self._writes.say_missing("Make room on the disk before the next fit.")
 

@@ -33,25 +33,28 @@ class RunExplanations:
         self._earlier = EarlierMaps()
         self._prepare(settings, "float32")
 
-    def begin_fit(self, settings: ExplanationSettings, precision: str, *, alone: bool) -> None:
+    def begin_fit(
+        self, settings: ExplanationSettings, precision: str, *, alone: bool, last_epoch: int | None = None
+    ) -> None:
         """A fit begins: keep the samples, and find out anew what works and how long it takes.
 
         Args:
             settings: What is explained, how, and how often.
             precision: In which the Trainer trains.
             alone: As of :class:`~dynalens.capture.BatchObserver`.
+            last_epoch: Of the training, None where it is not known.
         """
-        self._prepare(settings, precision)
+        self._prepare(settings, precision, last_epoch)
         self.samples.begin_fit(alone=alone)
 
-    def _prepare(self, settings: ExplanationSettings, precision: str) -> None:
+    def _prepare(self, settings: ExplanationSettings, precision: str, last_epoch: int | None = None) -> None:
         self._maps, self._choice = settings.maps, settings.choice
         self.explainer = Explainer(
             self._maps.methods, self._maps.metrics, self._maps.curves(precision), self._maps.method_args,
             self._maps.target_layer, forward=self._maps.forward, strict=settings.strict,
             robustness=check_robustness(self._maps.robustness),
         )  # fmt: skip
-        self.schedule = Schedule(settings.pace.every_n_epochs, settings.pace.max_overhead)
+        self.schedule = Schedule(settings.pace.every_n_epochs, settings.pace.max_overhead, last_epoch)
 
     def explain(self, model: nn.Module) -> EpochExplanations | None:
         """Return the explanations of this epoch; None where no sample has passed yet."""
@@ -84,6 +87,7 @@ class RunExplanations:
             "last": dict(self._earlier.last),
             "total": dict(self._earlier.total),
             "next_epoch": self.schedule.next_epoch,
+            "explained_epoch": self.schedule.explained_epoch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -91,3 +95,4 @@ class RunExplanations:
         self.samples.load_state_dict(state)
         self._earlier = EarlierMaps(state["first"], state["last"], state.get("total", {}))
         self.schedule.next_epoch = state["next_epoch"]
+        self.schedule.explained_epoch = state.get("explained_epoch")

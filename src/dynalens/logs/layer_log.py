@@ -105,16 +105,24 @@ class LayerLog:
         self._top = self._watched = None
 
     def draw(self, pictures: LayerPictures, model: Any, forward: Forward | None, *, epoch: int, step: int) -> None:
-        """Draw filters, maps and the strongest inputs; the logits are those of ``forward``, by default the model's."""
+        """Draw filters, maps and the strongest inputs, in a long training less often, and always the last ones.
+
+        They are computed in each epoch: at the end the model is another one. The logits are those of ``forward``, by
+        default the model's.
+        """
         settings = self.settings
+        writes: list[Callable[[], None]] = []
         if settings.weights:
-            pictures.write_filters(*self._filters(model), epoch, step)
+            name, weights = self._filters(model)
+            writes.append(functools.partial(pictures.write_filters, name, weights.detach().cpu().clone(), epoch, step))
         if settings.feature_maps and self.images is not None and settings.layer is not None:
             images = self.images[: settings.feature_maps].to(model.device)
             maps = feature_maps(model, images, settings.layer, forward=_logits_of(model, images, forward))
-            pictures.write_maps(images, maps, settings.layer, settings.channels, epoch, step)
+            layer_and_channels = settings.layer, settings.channels
+            writes.append(functools.partial(pictures.write_maps, images, maps, *layer_and_channels, epoch, step))
         if self._top is not None and settings.layer is not None:
-            pictures.write_top_inputs(self._top, settings.layer, epoch, step)
+            writes.append(functools.partial(pictures.write_top_inputs, self._top, settings.layer, epoch, step))
+        pictures.offer(writes)
 
     def maximise(self, pictures: LayerPictures, model: Any, forward: Forward | None, *, step: int) -> None:
         """Draw images that maximise classes or channels; nothing before the first batch."""

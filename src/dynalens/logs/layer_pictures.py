@@ -1,11 +1,19 @@
 """What the layer monitor shows: grids of filters, maps and inputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from dynalens.features import TopInputs, existing_channels
-from dynalens.pictures import Normalisation, class_name, filters_grid, labelled_grid, maps_grid, shown_inputs
+from dynalens.pictures import (
+    Normalisation,
+    PicturePace,
+    class_name,
+    filters_grid,
+    labelled_grid,
+    maps_grid,
+    shown_inputs,
+)
 from dynalens.tensorboard import Sink, epochs_tag
 
 _COLUMNS = 8
@@ -27,6 +35,20 @@ class LayerPictures:
         self._sink, self._prefix = sink, f"{prefix}/layers"
         self.names: Sequence[str] | None = None
         self.normalisation: Normalisation | None = None
+        self._pace = PicturePace()
+
+    def offer(self, writes: Sequence[Callable[[], None]]) -> None:
+        """Draw the pictures of an epoch: now, or at the end if they are the last, or in a long training never."""
+
+        def draw() -> None:
+            for write in writes:
+                write()
+
+        self._pace.offer(draw)
+
+    def finish(self) -> None:
+        """Draw the last pictures if they were not drawn."""
+        self._pace.finish()
 
     def write_filters(self, layer: str, weights: Tensor, epoch: int, step: int) -> None:
         """Write the filters of a convolution."""
