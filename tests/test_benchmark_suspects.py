@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 pytest.importorskip("sklearn")
 
 import noisy_runs
+import self_influence as self_influence_benchmark
 import sensitivity
 import suspects
 
@@ -200,3 +201,16 @@ def test_f1_and_recall_at_a_precision_by_hand() -> None:
     assert embeddings.f1_at_true_count(wrong, score) == 0.8
     assert embeddings.recall_at_precision(wrong, score) == 0.8
     assert embeddings.recall_at_precision(wrong[::-1], score) == 0
+
+
+def test_self_influence_is_compared_on_small_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(40) % 10
+    human: dict[str, Any] = {name: np.roll(labels, 1) for name in noisy_runs.HUMAN_LABELS}
+    images = rng.integers(0, 255, (40, 32, 32, 3), np.uint8)
+    np.savez(tmp_path / noisy_runs.HUMAN_FILE, images=images, clean=labels, **human)
+    np.savez(tmp_path / "mnist10k.npz", images=images[:, :28, :28, 0], labels=labels)
+    self_influence_benchmark.main(["--data", str(tmp_path), "--epochs", "1", "--samples", "30"])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head == "| run | default | aum | self-influence | self-influence, last |"
+    assert len(rows) == 5

@@ -65,8 +65,10 @@ if TYPE_CHECKING:
     )
     from dynalens.features import feature_maps, first_layer_weights, maximise_activation
     from dynalens.identity import SampleIdentityError
+    from dynalens.influences import Influence, influence, self_influence
     from dynalens.observation import undisturbed
     from dynalens.record import Record, audit, audit_plan, load_record
+    from dynalens.report import influence_sheet, show_in_report
     from dynalens.robustness import SmallestStep, corrupted, corrupted_margins, smallest_step
     from dynalens.suspicion import NoiseRate, neighbour_scores, removable
 else:
@@ -95,8 +97,10 @@ else:
         """,
         features="feature_maps first_layer_weights maximise_activation",
         identity="SampleIdentityError",
+        influences="Influence influence self_influence",
         observation="undisturbed",
         record="Record audit audit_plan load_record",
+        report="influence_sheet show_in_report",
         robustness="SmallestStep corrupted corrupted_margins smallest_step",
         suspicion="NoiseRate neighbour_scores removable",
     )
@@ -109,6 +113,7 @@ __all__ = [
     "ExplainedEpoch",
     "Explanation",
     "IndexedDataset",
+    "Influence",
     "LayerMonitor",
     "NoiseRate",
     "Record",
@@ -147,6 +152,8 @@ __all__ = [
     "guided_backprop",
     "guided_grad_cam",
     "infidelity",
+    "influence",
+    "influence_sheet",
     "input_x_gradient",
     "insertion_curve",
     "integrated_gradients",
@@ -171,7 +178,9 @@ __all__ = [
     "roar_datasets",
     "saliency",
     "score_cam",
+    "self_influence",
     "sensitivity_max",
+    "show_in_report",
     "smallest_step",
     "smooth_grad",
     "symmetric_relevance_gain",

@@ -17,6 +17,7 @@ from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
 from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.pace import PicturePace
+from dynalens.pictures.relatives import Relative, relatives_sheet
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ __all__ = [
     "FilmStrip",
     "Normalisation",
     "PicturePace",
+    "Relative",
     "Shown",
     "Suspect",
     "SuspectWatch",
@@ -60,6 +62,7 @@ __all__ = [
     "margins",
     "overlay",
     "png_bytes",
+    "relatives_sheet",
     "shown_inputs",
     "shown_words",
     "signal_cell",

@@ -9,7 +9,7 @@ one; `settings` says what is kept.
 from typing import TYPE_CHECKING
 
 from dynalens.deferred import deferred
-from dynalens.record.asking import audit, audit_plan
+from dynalens.record.asking import KeepsRecord, audit, audit_plan
 from dynalens.record.files import epoch_file, forget_epochs, read_arrays, replaced, whole, write_arrays
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
@@ -27,6 +27,7 @@ else:
 __all__ = [
     "AskedFor",
     "History",
+    "KeepsRecord",
     "LiveRecord",
     "Record",
     "RecordFolder",

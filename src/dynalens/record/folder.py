@@ -27,6 +27,8 @@ TABLES = ("samples.csv", "suspects.csv")
 NEIGHBOURS, PICTURES = "neighbours.npz", "pictures.npz"
 _OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, *TABLES)
 UNDER_WAY = "under_way.json"
+SHEETS = "sheets"
+"""Folder of pictures for the report."""
 
 
 class RecordFolder:
@@ -93,8 +95,10 @@ class RecordFolder:
         ids = {} if sample_ids is None else {"sample_id": sample_ids}
         inside = np.frombuffer(json.dumps(self._inside(meta)).encode(), np.uint8)
         # A kill may leave the old record or the new one, but no file of the one beside the other.
-        for name in _OF_THE_RUN_BEFORE if self.is_begun and not self._continues else (META,):
-            (self.path / name).unlink(missing_ok=True)
+        new_run = self.is_begun and not self._continues
+        sheets = (self.path / SHEETS).glob("*.png") if new_run else ()
+        for old in (*(self.path / name for name in (_OF_THE_RUN_BEFORE if new_run else (META,))), *sheets):
+            old.unlink(missing_ok=True)
         write_arrays(self.path / "record.npz", {**statistics.arrays(), "root_index": root_index, **ids, "meta": inside})
         self._continues = True
         write_json(self.path / META, asdict(meta))

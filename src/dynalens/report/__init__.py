@@ -8,10 +8,15 @@ from dynalens.report.exports import to_fiftyone, to_json, to_label_studio
 if TYPE_CHECKING:
     from dynalens.report.audit_page import write_audit
     from dynalens.report.page import write_report
+    from dynalens.report.sheets import influence_sheet, show_in_report
 else:
-    __getattr__, __dir__ = deferred(__name__, audit_page="write_audit", page="write_report")
+    __getattr__, __dir__ = deferred(
+        __name__, audit_page="write_audit", page="write_report", sheets="influence_sheet show_in_report"
+    )
 
 __all__ = [
+    "influence_sheet",
+    "show_in_report",
     "to_fiftyone",
     "to_json",
     "to_label_studio",

@@ -49,7 +49,8 @@ class DatasetPictures(SamplePictures):
         path = entry[0] if isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) else entry
         return Path(path).name if isinstance(path, str | Path) else ""
 
-    def _image(self, sample: Any) -> Image.Image | None:
+    def image(self, sample: Any) -> Image.Image | None:
+        """Return the picture of a sample of the dataset; None where it is none."""
         return as_image(self._dataset[sample], self._normalisation)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from dynalens.arguments import check_positive
 from dynalens.auditing import Audit
@@ -25,6 +24,7 @@ from dynalens.record import AskedFor, Record, replaced
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
+from dynalens.report.kept import kept_sheets
 from dynalens.report.samples import sample_pictures
 from dynalens.suspicion import named_targets
 from dynalens.text import escaped, escaped_all
@@ -164,7 +164,8 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
     if len(accuracy.values) > 1:
         epochs, values = np.array(accuracy.epochs), np.array(accuracy.values)
         pictures["training accuracy"] = accuracy_curve(epochs, values, subtitle)
-    return [[name, _uri(picture)] for name, picture in pictures.items()]
+    charts = [[name, _uri(png_bytes(picture))] for name, picture in pictures.items()]
+    return charts + [[name, _uri(png)] for name, png in kept_sheets(record.folder).items()]
 
 
 def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) -> list[dict[str, Any]]:
@@ -215,5 +216,5 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _uri(picture: Image.Image) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png_bytes(picture)).decode('ascii')}"
+def _uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

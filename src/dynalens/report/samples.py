@@ -25,7 +25,7 @@ class SamplePictures:
 
     def thumbnail(self, sample: Any, side: int) -> str | None:
         """Return a picture as a data URI, at most ``side`` pixels wide and high; None if there is none."""
-        image = self._image(sample)
+        image = self.image(sample)
         if image is None:
             return None
         image.thumbnail((side, side), Image.Resampling.LANCZOS)
@@ -44,7 +44,8 @@ class SamplePictures:
         """Return the name of the sample's file; an empty text where none is known."""
         return ""
 
-    def _image(self, sample: Any) -> Image.Image | None:
+    def image(self, sample: Any) -> Image.Image | None:
+        """Return the picture of a sample; None where there is none."""
         thumbnail = self._kept.get(sample)
         return None if thumbnail is None else drawn(thumbnail)
 

@@ -1,0 +1,155 @@
+"""The model as TracIn's last-layer form needs it: up to the linear layer that gives the logits, and checked."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalens.observation import (
+    captured_calls,
+    captured_outputs,
+    checked_logits,
+    floating_dtype,
+    module_named,
+    two_class_logits,
+    unwrapped,
+)
+
+Forward = Callable[..., Any]
+Loss = Callable[[Tensor, Tensor], Tensor]
+# Of float32 logits that went through a log_softmax; a temperature or a bias is far off.
+_RELATIVE, _ABSOLUTE = 1e-3, 1e-4
+
+
+class LastLayer(nn.Module):
+    """Gives the output of the linear layer from which the logits come.
+
+    Args:
+        model: The whole.
+        layer: The linear layer.
+        run: What runs the model on inputs.
+        own_loss: A loss of the user's, which takes the model's output: it must then be the layer's own.
+    """
+
+    def __init__(self, model: nn.Module, layer: nn.Linear, run: Forward, *, own_loss: bool) -> None:
+        super().__init__()
+        self.inner, self.layer, self._run, self._own_loss = model, layer, run, own_loss
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Return the logits (N, K) before what follows the layer, if that changes no probability."""
+        calls: list[tuple[Tensor, Tensor]] = []
+        with captured_calls(self.layer, lambda call, output: calls.append((call[0][0], output))):
+            output = checked_logits(run_on(self.inner, self._run, inputs))
+        if len(calls) != 1 or calls[0][0].ndim != 2:
+            shapes = [tuple(x.shape) for x, _ in calls]
+            raise ValueError(
+                f"Expected `layer` to be called once with one row for each sample, got inputs {shapes or 'of no call'}"
+                ". Name the linear layer that gives the logits."
+            )
+        logits = calls[0][1]
+        if not (_same(output, logits) if self._own_loss else gives(output, logits)):
+            raise ValueError(
+                "Expected `layer` to give the logits that the model returns, got others: something between them "
+                "changes the probabilities. Pass `forward=` with a callable that returns the layer's own output."
+            )
+        return logits
+
+
+def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
+    """Return what the model gives for inputs as a loader yields them, moved to where and what it computes in."""
+    device = next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(device, floating_dtype(model, value) if value.is_floating_point() else value.dtype)
+
+    if isinstance(inputs, Mapping):
+        return run(**{key: moved(value) for key, value in inputs.items()})
+    return run(moved(inputs))
+
+
+def linear_layer(model: nn.Module, name: str | None, run: Forward, inputs: Any) -> nn.Linear:
+    """Return the linear layer of this name, or the last one whose output the model's probabilities come from."""
+    inner = unwrapped(model)
+    if name is None and isinstance(inner, nn.Linear):
+        return inner
+    if name is None:
+        with captured_outputs(model) as outputs, torch.no_grad():
+            output = checked_logits(run_on(model, run, inputs))
+        linear = [module for _, module, z in outputs if isinstance(module, nn.Linear) and gives(output, z)]
+        layer = linear[-1] if linear else None
+    else:
+        named = module_named(model, name, argument="layer")
+        layer = named if isinstance(named, nn.Linear) else None
+    if layer is None:
+        raise ValueError(
+            f"Expected `layer` to name the linear layer that gives the logits, got {name or 'none that does'}. Name "
+            "such a layer, or pass `forward=` with a callable that returns its output."
+        )
+    return layer
+
+
+def gives(output: Tensor, logits: Tensor) -> bool:
+    """Return whether an output has the probabilities of these logits: the same, shifted by row, or the probabilities.
+
+    Example:
+        >>> z = torch.tensor([[1.0, 3.0]])
+        >>> gives(z, z), gives(z.log_softmax(1), z), gives(z.softmax(1), z), gives(z / 2, z)
+        (True, True, True, False)
+    """
+    if output.numel() != logits.numel() or len(output) != len(logits) or logits.ndim != 2:
+        return False
+    output = output.detach().reshape(logits.shape).float()
+    logits = logits.detach().float()
+    if logits.shape[1] == 1:
+        return _same(output, logits) or _same(output, logits.sigmoid())
+    centred = output - output.mean(dim=1, keepdim=True), logits - logits.mean(dim=1, keepdim=True)
+    return _same(*centred) or _same(output, logits.softmax(dim=1))
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the sum over samples of the cross-entropy, of one class each; one logit stands for two classes.
+
+    Raises:
+        ValueError: If the labels are no classes.
+    """
+    labels = labels.to(logits.device)
+    if labels.is_floating_point() or labels.ndim > 2 or labels.numel() != len(logits):
+        raise ValueError(
+            f"Expected one class for each of {len(logits)} samples, got labels {tuple(labels.shape)}, {labels.dtype}. "
+            "Pass `inputs=` with a callable(batch) that returns inputs and classes, or `loss=` with the loss that was "
+            "trained with, summed over samples."
+        )
+    return F.cross_entropy(two_class_logits(logits), labels.flatten().long(), reduction="sum")
+
+
+def checked_loss(loss: Loss) -> Loss:
+    """Return the loss on the labels' device; raise a ValueError where it is not a sum over samples."""
+
+    def summed(logits: Tensor, labels: Tensor) -> Tensor:
+        labels = labels.to(logits.device)
+        value = loss(logits, labels)
+        with torch.no_grad():
+            twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels]))
+        if value.ndim or not torch.isclose(twice, 2 * value, rtol=1e-3).item():
+            raise ValueError(
+                "Expected `loss` to be the sum over samples, got one that does not double when each sample comes twice"
+                ". Pass it with `reduction='sum'`."
+            )
+        return value
+
+    return summed
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    if one.numel() != other.numel():
+        return False
+    return torch.allclose(one.detach().float().flatten(), other.detach().float().flatten(), _RELATIVE, _ABSOLUTE)
+
+
+def runner(model: nn.Module, forward: Forward | None) -> Forward:
+    """Return what runs the model."""
+    return forward or unwrapped(model)

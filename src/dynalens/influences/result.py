@@ -1,0 +1,68 @@
+"""What influence says: which training samples helped a test sample, and which harmed it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from dynalens.dynamics import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Influence:
+    """Influence of N training samples on M test samples.
+
+    Attributes:
+        values: Shape ``(M, N)``, float32: by how much the steps on a training sample lowered the loss of a test sample.
+        labels: Shape ``(M,)``, of the test samples, as they were given.
+        predicted: Shape ``(M,)``, the class of the largest logit at the last checkpoint.
+        samples: One row for each training sample, index ``sample_id``, in the order of the dataset: ``label`` and, with
+            a record, ``suggested`` and ``wrong_probability``.
+
+    Example:
+        >>> samples = pd.DataFrame({"label": [0, 1, 1]}, index=pd.RangeIndex(3, name="sample_id"))
+        >>> influence = Influence(np.array([[0.5, -2.0, 1.0]]), np.array([0]), np.array([1]), samples)
+        >>> influence.opponents(0, 1).reset_index().to_dict("records")
+        [{'sample_id': 1, 'influence': -2.0, 'label': 1}]
+        >>> influence.proponents(0, 1).index.tolist(), influence.wrong()
+        ([2], [0])
+    """
+
+    values: Array
+    labels: Array
+    predicted: Array
+    samples: pd.DataFrame = field(repr=False)
+
+    def opponents(self, test: int, n: int = 10) -> pd.DataFrame:
+        """Return the training samples that raised the loss of a test sample most: what made it wrong.
+
+        Args:
+            test: Which test sample, in [0, M).
+            n: At most so many.
+
+        Returns:
+            The rows of ``samples`` whose influence is negative, with it as ``influence``, from the most negative on.
+        """
+        return self._ranked(test, n, sign=-1)
+
+    def proponents(self, test: int, n: int = 10) -> pd.DataFrame:
+        """Return the training samples that lowered the loss of a test sample most, from the largest influence on."""
+        return self._ranked(test, n, sign=1)
+
+    def wrong(self) -> list[int]:
+        """Return which test samples are predicted as another class than their label."""
+        rows: list[int] = np.flatnonzero(self.labels != self.predicted).tolist()
+        return rows
+
+    def rows(self, test: int, n: int, *, sign: int) -> list[int]:
+        """Return the places in the dataset of the first ``n`` whose influence has this sign."""
+        towards = sign * self.values[test]
+        order = np.argsort(-towards, kind="stable")[:n]
+        rows: list[int] = order[towards[order] > 0].tolist()
+        return rows
+
+    def _ranked(self, test: int, n: int, *, sign: int) -> pd.DataFrame:
+        rows = self.rows(test, n, sign=sign)
+        table = self.samples.iloc[rows].copy()
+        table.insert(0, "influence", self.values[test, rows])
+        return table

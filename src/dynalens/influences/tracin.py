@@ -1,0 +1,339 @@
+"""TracIn over the checkpoints of a run, in Captum's form for the last layer."""
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, default_collate
+
+from dynalens.datasets import has_positions
+from dynalens.dynamics import Array
+from dynalens.embeddings.encoding import encoder_inputs
+from dynalens.influences.checkpoints import Checkpoint, Checkpoints, checkpoint_files, read_checkpoints
+from dynalens.influences.last_layer import (
+    Forward,
+    LastLayer,
+    Loss,
+    checked_loss,
+    cross_entropy,
+    linear_layer,
+    run_on,
+    runner,
+)
+from dynalens.influences.result import Influence
+from dynalens.keys import LABEL_KEYS
+from dynalens.observation import checked_logits, two_class_logits, undisturbed
+from dynalens.record import KeepsRecord, Record
+
+Split = Callable[[Any], tuple[Any, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    layer: str | None = None
+    forward: Forward | None = None
+    inputs: Split | None = None
+    loss: Loss | None = None
+    learning_rate: float | None = None
+    batch_size: int = 64
+    num_workers: int = 0
+
+
+def influence(
+    record: Record | KeepsRecord | None,
+    checkpoints: Checkpoints,
+    model: nn.Module,
+    dataset: Any,
+    samples: tuple[Any, Tensor],
+    *,
+    layer: str | None = None,
+    forward: Forward | None = None,
+    inputs: Split | None = None,
+    loss: Loss | None = None,
+    learning_rate: float | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> Influence:
+    r"""Return by how much each training sample lowered or raised the loss of some test samples (TracIn).
+
+    :math:`\sum_t \eta_t\, \nabla\ell(z_i; W_t) \cdot \nabla\ell(z'_j; W_t)` over the checkpoints t, with :math:`W_t`
+    the weights of the last layer without its bias and :math:`\eta_t` the learning rate in the checkpoint. For that
+    layer it is :math:`\eta_t\, (h_i \cdot h'_j)\,(g_i \cdot g'_j)`: h the layer's input, g the gradient at the logits,
+    softmax less one-hot for cross-entropy. Captum's ``TracInCPFast`` computes it. The sum approximates what the steps
+    on a training sample did to the loss of a test sample; it takes training as plain gradient descent.
+
+    Each checkpoint costs a forward pass of the dataset, and one of the test samples for each batch. The model is left
+    as it was, weights included.
+
+    Source: Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent", NeurIPS 2020, section 3 and
+    appendix F. https://arxiv.org/abs/2002.08484
+
+    Args:
+        record: Of the run, or the monitor that keeps it: it gives ids, suggested labels and how probably each label is
+            wrong. None: ids are positions in the dataset.
+        checkpoints: A folder of ``ModelCheckpoint``, the run's folder, or files. They are unpickled as Lightning does:
+            read only your own. Of two files of one step, one counts.
+        model: The module that was trained; its present weights do not matter.
+        dataset: Map-style, N samples, in the order of the record, without random augmentation.
+        samples: The M test samples: inputs as ``model`` takes them, and labels.
+        layer: Dotted name of the linear layer that gives the logits; default: the last one that does.
+        forward: Callable(inputs) -> logits; default: ``model``.
+        inputs: Callable(batch) -> (inputs, labels) of a batch of ``dataset``; default: the first two of a tuple, or the
+            usual keys of a dict.
+        loss: Callable(logits, labels) -> sum over samples; default: cross-entropy of one class each.
+        learning_rate: Of all checkpoints, where they have none (``save_weights_only``) or several.
+        batch_size: Training samples in one pass.
+        num_workers: Processes that read the dataset.
+
+    Raises:
+        ValueError: If Captum is not installed, the checkpoints are not of this model, the layer does not give the
+            logits, or the record is of another dataset.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> layer = nn.Linear(1, 2, bias=False)  # weights 0: each class has probability 1/2
+        >>> weights = {"weight": torch.zeros(2, 1)}
+        >>> content = {"state_dict": weights, "global_step": 1, "optimizer_states": [{"param_groups": [{"lr": 0.5}]}]}
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "epoch=0.ckpt")
+        >>> torch.save(content, file)
+        >>> data = [(torch.tensor([2.0]), 0), (torch.tensor([1.0]), 1)]
+        >>> influence(None, file, layer, data, (torch.tensor([[3.0]]), torch.tensor([0]))).values
+        array([[ 1.5 , -0.75]], dtype=float32)
+
+        0.5 (2 * 3) (0.25 + 0.25), and 0.5 (1 * 3) (-0.25 - 0.25).
+    """
+    settings = _Settings(
+        layer=layer, forward=forward, inputs=inputs, loss=loss,
+        learning_rate=learning_rate, batch_size=batch_size, num_workers=num_workers,
+    )  # fmt: skip
+    x, y = samples
+    if len(y) == 0:
+        raise ValueError("Expected `samples` to be inputs and labels of at least one test sample, got none.")
+    rate_sum, latest, values, predicted = 0.0, -1, np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
+    with _trainings(checkpoints, model, dataset, settings, x) as each_checkpoint:
+        for tracin, checkpoint in each_checkpoint:
+            part = tracin.influence((x, y)).float().cpu().numpy()
+            values = values + part if len(values) else part
+            rate_sum += checkpoint.learning_rate
+            if checkpoint.step > latest:
+                latest, predicted = checkpoint.step, _predicted(model, settings, x)
+    _check_rate(rate_sum)
+    table = _samples(record, dataset, settings)
+    return Influence(_finite(values), np.asarray(y.cpu()), predicted, table)
+
+
+def self_influence(
+    record: Record | KeepsRecord | None,
+    checkpoints: Checkpoints,
+    model: nn.Module,
+    dataset: Any,
+    *,
+    layer: str | None = None,
+    forward: Forward | None = None,
+    inputs: Split | None = None,
+    loss: Loss | None = None,
+    learning_rate: float | None = None,
+    batch_size: int = 64,
+    num_workers: int = 0,
+) -> "pd.Series[float]":
+    r"""Return the influence of each training sample on itself, :math:`\sum_t \eta_t\, |h_i|^2 |g_i|^2`.
+
+    A sample that only its own steps help is unlike the others or wrongly labelled: higher is more suspicious. As
+    a score it needs the checkpoints and a forward pass of the dataset for each. ``record.table().join(scores)`` puts it
+    beside the others; ``docs/results.md`` compares it with the default order.
+
+    Source: Pruthi et al. 2020, section 4.1.
+
+    Args:
+        record: As for :func:`influence`, as are all others.
+        checkpoints: A folder, or files.
+        model: The module that was trained.
+        dataset: Map-style, N samples.
+        layer: The linear layer that gives the logits.
+        forward: Callable(inputs) -> logits.
+        inputs: Callable(batch) -> (inputs, labels).
+        loss: Callable(logits, labels) -> sum over samples.
+        learning_rate: Of all checkpoints.
+        batch_size: Samples in one pass.
+        num_workers: Processes that read the dataset.
+
+    Returns:
+        N values, at least 0, ``score_self_influence``, index ``sample_id``.
+
+    Raises:
+        ValueError: As for :func:`influence`.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> layer = nn.Linear(1, 2, bias=False)  # weights 0: each class has probability 1/2
+        >>> content = {"state_dict": {"weight": torch.zeros(2, 1)}, "global_step": 1}
+        >>> file = pathlib.Path(tempfile.mkdtemp(), "epoch=0.ckpt")
+        >>> torch.save(content, file)
+        >>> data = [(torch.tensor([2.0]), 0), (torch.tensor([1.0]), 1)]
+        >>> self_influence(None, file, layer, data, learning_rate=1.0).tolist()  # 2^2 and 1^2, times 1/4 + 1/4
+        [2.0, 0.5]
+    """
+    settings = _Settings(
+        layer=layer, forward=forward, inputs=inputs, loss=loss,
+        learning_rate=learning_rate, batch_size=batch_size, num_workers=num_workers,
+    )  # fmt: skip
+    rate_sum, values = 0.0, np.zeros(0, np.float32)
+    with _trainings(checkpoints, model, dataset, settings, None) as each_checkpoint:
+        for tracin, checkpoint in each_checkpoint:
+            part = tracin.self_influence(outer_loop_by_checkpoints=True).float().cpu().numpy()
+            values = values + part if len(values) else part
+            rate_sum += checkpoint.learning_rate
+    _check_rate(rate_sum)
+    index = _samples(record, dataset, settings).index
+    return pd.Series(_finite(values), index=index, name="score_self_influence")
+
+
+@contextmanager
+def _trainings(
+    checkpoints: Checkpoints, model: nn.Module, dataset: Any, settings: _Settings, x: Any
+) -> Iterator[Iterator[tuple[Any, Checkpoint]]]:
+    """Yield what yields Captum's object for each checkpoint, whose weights the model then has."""
+    tracin_class = _captum_class()
+    if not has_positions(dataset) or not len(dataset):
+        raise ValueError(
+            f"Expected `dataset` to be map-style, with samples by position and a length above 0, got "
+            f"{type(dataset).__name__}. Read an iterable dataset into a list first."
+        )
+    files = checkpoint_files(checkpoints)
+    loader = _loader(dataset, settings)
+    loss = checked_loss(settings.loss) if settings.loss else cross_entropy
+
+    def each() -> Iterator[tuple[Any, Checkpoint]]:
+        last_layer: LastLayer | None = None
+        for checkpoint in read_checkpoints(files, settings.learning_rate):
+            _load(model, checkpoint)
+            if last_layer is None:
+                last_layer = _last_layer(model, next(iter(loader))[0] if x is None else x, settings)
+            rate = checkpoint.learning_rate
+            # The weights are there already: Captum would read each file again for every batch.
+            yield (
+                tracin_class(
+                    last_layer,
+                    last_layer.layer,
+                    loader,
+                    [checkpoint],
+                    checkpoints_load_func=lambda _model, _checkpoint, rate=rate: rate,
+                    loss_fn=loss,
+                ),
+                checkpoint,
+            )
+
+    with undisturbed(model), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"captum\.")
+        yield each()
+
+
+def _captum_class() -> Any:
+    try:
+        from captum.influence import TracInCPFast
+    except ImportError as error:
+        raise ValueError(
+            "Expected Captum to be installed for influence, got none. Install it: `pip install dynalens[captum]`."
+        ) from error
+    return TracInCPFast
+
+
+def _last_layer(model: nn.Module, x: Any, settings: _Settings) -> LastLayer:
+    run = runner(model, settings.forward)
+    layer = linear_layer(model, settings.layer, run, x)
+    return LastLayer(model, layer, run, own_loss=settings.loss is not None)
+
+
+def _load(model: nn.Module, checkpoint: Checkpoint) -> None:
+    try:
+        model.load_state_dict(checkpoint.weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"Expected `checkpoints` of this model, got other weights in {checkpoint.path}: {error}. Pass the "
+            "module that was trained."
+        ) from error
+
+
+def _loader(dataset: Any, settings: _Settings) -> DataLoader[Any]:
+    split = settings.inputs or inputs_and_labels
+    return DataLoader(
+        dataset,
+        batch_size=settings.batch_size,
+        num_workers=settings.num_workers,
+        collate_fn=_Collate(split),
+    )
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """Makes the pair of a batch; an object, which processes can be sent."""
+
+    split: Split
+
+    def __call__(self, items: list[Any]) -> tuple[Any, Tensor]:
+        inputs, labels = self.split(default_collate(items))
+        return inputs, torch.as_tensor(labels)
+
+
+def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
+    """Return inputs and labels of a batch: the first two of a tuple, or what the usual keys of a dict hold.
+
+    Raises:
+        ValueError: If there are none.
+
+    Example:
+        >>> inputs_and_labels([1.5, 0]), inputs_and_labels({"image": 1.5, "label": 0})
+        ((1.5, 0), (1.5, 0))
+    """
+    labels = [batch[key] for key in LABEL_KEYS if key in batch] if isinstance(batch, Mapping) else list(batch)[1:2]
+    if not labels:
+        raise ValueError(
+            "Expected batches with inputs and labels, got one without labels. Pass `inputs=` with a callable(batch) "
+            "that returns both."
+        )
+    return encoder_inputs(batch), labels[0]
+
+
+def _samples(record: Record | KeepsRecord | None, dataset: Any, settings: _Settings) -> pd.DataFrame:
+    """Return the labels of the training samples, with what the record says of them."""
+    labels = torch.cat([y for _, y in _loader(dataset, settings)]).numpy()
+    table = pd.DataFrame({"label": list(labels)}, index=pd.RangeIndex(len(labels), name="sample_id"))
+    if record is None:
+        return table
+    known = (record if isinstance(record, Record) else record.record).table()
+    recorded = known["label"].notna().to_numpy() if len(known) == len(table) else np.zeros(0, bool)
+    if len(known) != len(table) or (labels[recorded] != known["label"].to_numpy()[recorded]).any():
+        raise ValueError(
+            f"Expected `dataset` to be the one of the record, with its {len(known)} labels in their order, got "
+            f"{len(table)} samples or others. Pass the dataset of the training loader, or `None` for the record."
+        )
+    return known[["label", "suggested", "wrong_probability"]]
+
+
+def _predicted(model: nn.Module, settings: _Settings, x: Any) -> Array:
+    with torch.no_grad():
+        output = checked_logits(run_on(model, runner(model, settings.forward), x))
+        classes: Array = two_class_logits(output).argmax(dim=1).cpu().numpy()
+    return classes
+
+
+def _check_rate(rate_sum: float) -> None:
+    if rate_sum == 0:
+        raise ValueError(
+            "Expected `checkpoints` with a learning rate above 0, got 0 in all of them: every influence would be 0. "
+            "Pass `learning_rate=1.0`, which leaves the checkpoints equal."
+        )
+
+
+def _finite(values: Array) -> Array:
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "Expected finite influences, got NaN or infinity. Look for such numbers in the checkpoints or the data."
+        )
+    return values

@@ -1,0 +1,126 @@
+"""Sheets that a record's folder keeps, and those of influence."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from dynalens.influences import Influence
+from dynalens.pictures import Normalisation, Relative, class_name, find_normalisation, relatives_sheet, shown_inputs
+from dynalens.record import Record, replaced
+from dynalens.record.folder import SHEETS
+from dynalens.report.items import DatasetPictures
+
+_MOST_TESTS = 12  # rows of a sheet
+
+
+def influence_sheet(
+    influence: Influence,
+    dataset: Any,
+    inputs: Any,
+    *,
+    tests: Sequence[int] | None = None,
+    n: int = 3,
+    class_names: Sequence[str] | None = None,
+) -> Image.Image:
+    """Return a picture: each test sample, the training samples that made it wrong, and those that helped.
+
+    Below each training sample stand its id and its label.
+
+    Args:
+        influence: As of :func:`dynalens.influence`.
+        dataset: The training samples.
+        inputs: Shape ``(M, C, *spatial)``, the test samples, as they were given to :func:`dynalens.influence`.
+        tests: Which of them; default: the first twelve that are predicted wrong, or of all where none is.
+        n: Training samples of each kind.
+        class_names: Name of each class; without them, its number.
+
+    Raises:
+        ValueError: If there are not M inputs, or the dataset is not that of the influences.
+
+    Example:
+        >>> import numpy as np, pandas as pd, torch
+        >>> samples = pd.DataFrame({"label": [0, 1]}, index=pd.RangeIndex(2, name="sample_id"))
+        >>> influence = Influence(np.array([[0.5, -2.0]]), np.array([0]), np.array([1]), samples)
+        >>> data = torch.utils.data.TensorDataset(torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))
+        >>> influence_sheet(influence, data, torch.rand(1, 1, 8, 8)).width
+        700
+    """
+    if len(inputs) != len(influence.labels) or len(dataset) != len(influence.samples):
+        raise ValueError(
+            f"Expected `inputs` and `dataset` of the influences, {len(influence.labels)} test samples and "
+            f"{len(influence.samples)} training samples, got {len(inputs)} and {len(dataset)}. Pass the same ones."
+        )
+    chosen = list((influence.wrong() or range(len(inputs)))[:_MOST_TESTS] if tests is None else tests)
+    pictures = DatasetPictures(dataset)
+    shown = _shown(inputs, chosen, find_normalisation(dataset))
+    labels = influence.samples["label"].tolist()
+
+    def members(test: int, sign: int) -> list[Relative]:
+        rows = influence.rows(test, n, sign=sign)
+        ids = influence.samples.index[rows]
+        return [
+            Relative(pictures.image(row), f"{class_name(int(labels[row]), class_names)} #{sample}")
+            for row, sample in zip(rows, ids, strict=True)
+        ]
+
+    rows = []
+    for test, picture in zip(chosen, shown, strict=True):
+        label, predicted = (
+            class_name(int(each[test]), class_names) for each in (influence.labels, influence.predicted)
+        )
+        groups = {
+            "test sample": [Relative(picture, f"#{test}")],
+            "raised its loss": members(test, -1),
+            "lowered its loss": members(test, 1),
+        }
+        rows.append((f"{label}, predicted {predicted}", groups))
+    return relatives_sheet(rows, "training samples behind a prediction (TracIn, last layer)")
+
+
+def show_in_report(record: Record, name: str, sheet: Image.Image) -> Path:
+    """Keep a picture in the record's folder, as ``sheets/<name>.png``: ``dynalens report`` shows it under its charts.
+
+    Args:
+        record: As of ``load_record``, or ``monitor.record``.
+        name: Of the picture: letters, digits, ``-``, ``_`` and spaces. One of the same name is replaced.
+        sheet: The picture.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: If the name has other letters, or the record has no folder.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> from dynalens.record import RecordMeta
+        >>> from dynalens import TrainingDynamics
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> meta, statistics = RecordMeta(num_samples=1, epochs=[0]), TrainingDynamics(1).compute()
+        >>> record = Record(statistics=statistics, meta=meta, root_index=np.arange(1), folder=folder)
+        >>> show_in_report(record, "influence", Image.new("RGB", (8, 8))).relative_to(folder).as_posix()
+        'sheets/influence.png'
+    """
+    if not name or not all(letter.isalnum() or letter in "-_ " for letter in name):
+        raise ValueError(
+            f"Expected `name` to be letters, digits, '-', '_' and spaces, got {name!r}. It becomes the name of a file."
+        )
+    if record.folder is None:
+        raise ValueError(
+            "Expected a record with a folder, got one without. Load it with `load_record`, or save the picture."
+        )
+    path = record.folder / SHEETS / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as temporary:
+        sheet.save(temporary, "PNG")
+    return path
+
+
+def _shown(inputs: Any, rows: Sequence[int], normalisation: Normalisation | None) -> list[Any]:
+    """Return the inputs as sheets show them; nothing for what is no tensor of images, signals or columns."""
+    if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 3:
+        return [None] * len(rows)
+    return list(shown_inputs(inputs[list(rows)], normalisation))
