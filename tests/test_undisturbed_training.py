@@ -136,6 +136,7 @@ def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
             audit=6,
             mean_probabilities=True,
             features="net.6",
+            gradient_noise="net.8",
             projector_every_n_epochs=None if plain else 1,
         ),
         attribution_monitor(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dynalens.capture import CaptureError
     from dynalens.datasets import IndexedDataset, RelabelledDataset
     from dynalens.decisions import apply_decisions
-    from dynalens.dynamics import SampleStatistics, TrainingDynamics
+    from dynalens.dynamics import GradientNoise, SampleStatistics, TrainingDynamics
     from dynalens.embeddings import embed
     from dynalens.explanations import ExplainedEpoch, load_explanations
     from dynalens.faithfulness import (
@@ -86,7 +86,7 @@ else:
         capture="CaptureError",
         datasets="IndexedDataset RelabelledDataset",
         decisions="apply_decisions",
-        dynamics="SampleStatistics TrainingDynamics",
+        dynamics="GradientNoise SampleStatistics TrainingDynamics",
         embeddings="embed",
         explanations="ExplainedEpoch load_explanations",
         faithfulness="""
@@ -112,6 +112,7 @@ __all__ = [
     "CurveSettings",
     "ExplainedEpoch",
     "Explanation",
+    "GradientNoise",
     "IndexedDataset",
     "Influence",
     "LayerMonitor",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dynalens.callbacks.base import Setting
+from dynalens.callbacks.last_layer import LastLayer
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.callbacks.recording import RecordingCallback
 from dynalens.callbacks.training_step import TrainingStep
@@ -51,6 +52,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
             1 GiB, is in the checkpoint, and gives the table's column ``score_neighbours``.
         projector_every_n_epochs: Epochs between two views of up to 2,000 samples' features in TensorBoard's projector;
             None for none. Only epochs that are logged have one.
+        gradient_noise: True, or the dotted name of the linear layer that gives the logits (default: the last one): log
+            length and noise of its gradients, from what the step computed (:class:`~dynalens.GradientNoise`). Each step
+            costs one more forward pass of that layer, and half a millisecond of small operations.
         class_names: Name of each class; default: the dataset's ``classes``.
         name_of: Callable(sample id) -> name of a sample, for tables; default: the paths in the dataset's ``samples``.
         save_dir: Folder of the record; default ``<log_dir>/dynalens``.
@@ -113,6 +117,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         views: int = 1,
         features: str | None = None,
         projector_every_n_epochs: int | None = None,
+        gradient_noise: bool | str = False,
         class_names: Sequence[str] | None = None,
         name_of: Callable[[Any], str] | None = None,
         save_dir: str | Path | None = None,
@@ -126,7 +131,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     ) -> None:
         self._kept = RecordSettings(views, history, mean_probabilities, name_of, save_dir)
         self._shown = LogSettings(features, projector_every_n_epochs, top_k, audit, log_every_n_epochs, x_axis)
-        self._features = LayerFeatures(features)
+        self._features, self._last_layer = LayerFeatures(features), LastLayer(gradient_noise)
         super().__init__(
             LiveRecord(
                 history=history,
@@ -156,6 +161,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return
         check_data_parallel(trainer, type(self).__name__)
         self._features.check(pl_module)
+        self._last_layer.install(pl_module)
         if self.projector_every_n_epochs is not None:
             check_tensorboard(trainer, "projector_every_n_epochs")
         self._processes = Processes(trainer)
@@ -203,11 +209,13 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._log.see(rows, None if rows is None else inputs_to_show(part, self._observer.layout))
             self._observer.start(pl_module, part)
         self._step.start(pl_module, batch)
+        self._last_layer.start()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """The step's own loss is known."""
         if self._active:
             self._step.before_backward(loss)
+            self._last_layer.close()
             self._observer.stop()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -271,6 +279,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if presented is not None:
             rows, presentation = presented
             self._step.keep_features(self._live.make_room(self._identity.num_samples or 1).num_samples)
+            self._last_layer.record(presentation)
             logits, targets, units = presentation.logits, presentation.targets, presentation.units
             self._live.update(self._epoch(trainer), rows, logits, targets, units)
             if not self._announced:
@@ -291,8 +300,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._describe_samples()
         presentations = self._live.end_epoch(epoch, self._step.rows.checked(self._processes))
         self._features.end_epoch(self._processes)
+        noise = self._last_layer.end_epoch(self._processes)
         if presentations is not None:  # that of weight averaging, say, has no training step
-            self._processes.in_first(lambda: self._write_epoch(presentations, log_to))
+            self._processes.in_first(lambda: self._write_epoch(presentations, log_to, noise))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record as tensors and plain Python."""
@@ -323,6 +333,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._active = False
         self._observer.close()
         self._step.end_fit()
+        self._last_layer.end_fit()
         if self._live.epochs and self._begun and self._processes and self._processes.is_first:
             pictures = None if self._log is None else self._log.pictures
             self._live.end_files({} if pictures is None else pictures.pictures)
@@ -339,14 +350,15 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def _describe_samples(self) -> None:
         self._live.describe(*self._identity.describe(self._live.num_samples or 0, self.name_of))
 
-    def _write_epoch(self, presentations: EpochRecord, log_to: Any) -> None:
+    def _write_epoch(self, presentations: EpochRecord, log_to: Any, noise: dict[str, float]) -> None:
         self._live.write_epoch(presentations)
         if self._log is None:
             return
         epoch, statistics = self._live.epochs[-1], self.statistics()
         self._log.end_epoch(epoch, statistics, presentations)
         if log_to is not None:
-            self._log.write(log_to, epoch, statistics, presentations, self._live.sample_ids, self._features.rows)
+            ids, features = self._live.sample_ids, self._features.rows
+            self._log.write(log_to, epoch, statistics, presentations, ids, features, also=noise)
 
     def draw_contrasts_with(self, source: ContrastSource) -> None:
         """Ask this source for the maps in the gallery of suspects, until the fit ends."""

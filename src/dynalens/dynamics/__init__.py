@@ -12,12 +12,14 @@ from dynalens.dynamics.statistics import HISTORY, Array, EpochRecord, SampleStat
 from dynalens.dynamics.weighting import epoch_weight
 
 if TYPE_CHECKING:
+    from dynalens.dynamics.gradient_noise import GradientNoise
     from dynalens.dynamics.probabilities import probability_room
     from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, TARGET, presentation_rows
     from dynalens.dynamics.tracker import VERSION, TrainingDynamics
 else:
     __getattr__, __dir__ = deferred(
         __name__,
+        gradient_noise="GradientNoise",
         probabilities="probability_room",
         rows="IGNORED NOT_A_CLASS TARGET presentation_rows",
         tracker="VERSION TrainingDynamics",
@@ -31,6 +33,7 @@ __all__ = [
     "VERSION",
     "Array",
     "EpochRecord",
+    "GradientNoise",
     "SampleStatistics",
     "TrainingDynamics",
     "epoch_weight",

@@ -77,15 +77,16 @@ class Robustness:
             (self._captions(number, names), [column[number] for column in shown.values()])
             for number in range(len(self.images))
         ]
-        return labelled_grid(rows, title, "input, then the nearest one with another prediction, and the change")
+        attacks = ", ".join(attack.replace("_", "-") for attack in self.steps)
+        return labelled_grid(rows, title, f"input; changed input and step by {attacks}")
 
     def _captions(self, number: int, names: Sequence[str] | None) -> list[str]:
         captions: list[str] = []
-        for attack, found in self.steps.items():
+        for found in self.steps.values():
             before, after = (class_name(int(classes[number]), names) for classes in (found.predicted, found.changed_to))
             captions = captions or [before]
             changed = bool(found.changed[number])
-            captions += [after if changed else "no change", f"{attack} {float(found.steps[number]):.3g}"]
+            captions += [after, f"{float(found.steps[number]):.2g}"] if changed else ["none", ""]
         return captions
 
     def _shown(self, images: Tensor, normalisation: Normalisation | None) -> Sequence[Shown]:

@@ -145,9 +145,11 @@ class DynamicsLog:
         record: EpochRecord,
         ids: Array | None,
         features: FeatureRows | None = None,
+        *,
+        also: Mapping[str, float],
     ) -> None:
-        """Write scalars and pictures."""
-        step, summary = log_step(trainer, self._settings.x_axis), epoch_summary(statistics, record)
+        """Write scalars and pictures; ``also`` has more scalars, by name."""
+        step, summary = log_step(trainer, self._settings.x_axis), epoch_summary(statistics, record) | dict(also)
         rate = self._noise.rate(statistics, epoch + 1)
         estimated = None
         if rate is not None:

@@ -3,6 +3,8 @@
 from dynalens.observation.calls import captured_calls, is_compiled
 from dynalens.observation.layers import (
     Capturing,
+    CapturingCall,
+    captured_call,
     captured_output,
     captured_outputs,
     layers_by_name,
@@ -16,6 +18,8 @@ from dynalens.observation.models import checked_logits, floating_dtype, is_token
 
 __all__ = [
     "Capturing",
+    "CapturingCall",
+    "captured_call",
     "captured_calls",
     "captured_output",
     "captured_outputs",

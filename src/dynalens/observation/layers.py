@@ -52,6 +52,47 @@ def captured_output(layer: nn.Module, reduced: Callable[[Tensor], Tensor] | None
         handle.remove()
 
 
+class CapturingCall:
+    """Holds the first input and the output of the latest call of a layer while it is being captured."""
+
+    def __init__(self) -> None:
+        self._calls: list[tuple[Any, Any]] = []
+
+    @property
+    def values(self) -> tuple[Tensor, Tensor]:
+        """Input and output; raises RuntimeError if the layer did not run with tensors."""
+        if not self._calls or not all(isinstance(value, Tensor) for value in self._calls[-1]):
+            raise RuntimeError(
+                f"Expected the layer to run with a tensor, got {'others' if self._calls else 'no call of it'}. Name a "
+                "layer that this forward pass uses."
+            )
+        return self._calls[-1]
+
+
+@contextmanager
+def captured_call(layer: nn.Module) -> Iterator[CapturingCall]:
+    """Yield an object whose ``values`` are the first input and the output of the layer's latest call.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Flatten()
+        >>> with captured_call(layer) as call:
+        ...     _ = layer(torch.zeros(1, 2, 2))
+        >>> [tuple(value.shape) for value in call.values]
+        [(1, 2, 2), (1, 4)]
+    """
+    call = CapturingCall()
+
+    def keep(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        call._calls = [(args[0] if args else next(iter(kwargs.values()), None), output)]
+
+    handle = layer.register_forward_hook(keep, with_kwargs=True)
+    try:
+        yield call
+    finally:
+        handle.remove()
+
+
 @contextmanager
 def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
     """Let the layer's output be ``value``, whatever it computed.

@@ -1,0 +1,120 @@
+"""The inputs of the last layer in each training step, for the noise of its gradients: Lightning hooks become calls."""
+
+import warnings
+from contextlib import ExitStack
+from typing import Any
+
+from torch import Tensor, nn
+
+from dynalens.capture import CaptureError, Presentation
+from dynalens.dynamics import GradientNoise
+from dynalens.host import Processes
+from dynalens.observation import CapturingCall, captured_call, module_named, two_class_logits
+
+_ADVICE = "Pass `gradient_noise=` with the dotted name of the linear layer that gives the logits, or leave it out."
+_SAME = 1e-3
+"""Probabilities that rounding alone tells apart; bfloat16 has steps of 2^-9."""
+
+
+class LastLayer:
+    """Watches the linear layer that gives the logits; without a name it does nothing.
+
+    Args:
+        name: Dotted name of the layer; True for the last linear one; False for none.
+    """
+
+    def __init__(self, name: bool | str) -> None:
+        self.name = name
+        self._noise = GradientNoise()
+        self._layer: nn.Linear | None = None
+        self._step = ExitStack()
+        self._call: CapturingCall | None = None
+        self._same: Tensor | None = None
+        self._begun = self._warned = False
+
+    def install(self, model: Any) -> None:
+        """A fit begins.
+
+        Raises:
+            ValueError: If the model has no such layer.
+        """
+        self._noise, self._same, self._begun, self._warned = GradientNoise(), None, False, False
+        self._layer = self._found(model) if self.name else None
+
+    def _found(self, model: Any) -> nn.Linear:
+        if isinstance(self.name, str):
+            layer: Any = module_named(model, self.name, argument="gradient_noise")
+        else:
+            linear: list[Any] = [module for module in model.modules() if isinstance(module, nn.Linear)]
+            layer = linear[-1] if linear else None
+        if not isinstance(layer, nn.Linear):
+            kind = "no linear layer" if layer is None else f"a {type(layer).__name__}"
+            raise ValueError(f"Expected `gradient_noise` to name a linear layer, got {kind}. {_ADVICE}")
+        return layer
+
+    def start(self) -> None:
+        """A training step begins."""
+        if self._layer is not None:
+            self._step.close()
+            self._call = self._step.enter_context(captured_call(self._layer))
+
+    def close(self) -> None:
+        """Stop watching: what runs from here on is not the step's forward pass."""
+        self._step.close()
+
+    def record(self, presentation: Presentation) -> None:
+        """Add a step whose logits and targets are known.
+
+        Raises:
+            CaptureError: If the first step shows that the layer does not give the logits of single samples.
+        """
+        self.close()
+        call, self._call = self._call, None
+        if self._layer is None or call is None:
+            return
+        features, outputs = call.values
+        if not self._fits(features, outputs, presentation):
+            return
+        logits, targets = outputs.detach().float(), presentation.targets
+        own, recorded = (part.float().softmax(dim=1) for part in (two_class_logits(logits), presentation.logits))
+        same = (own - recorded).abs().amax() < _SAME
+        self._same = same if self._same is None else self._same & same
+        if not self._begun:
+            self._check_same()  # the only time that a step waits for the device
+            self._begun = True
+        self._noise.update(features, logits, targets, bias=self._layer.bias is not None)
+
+    def _fits(self, features: Tensor, outputs: Tensor, presentation: Presentation) -> bool:
+        """Return whether there is one row for each target; raise in the first step, and warn once later."""
+        rows = len(presentation.targets)
+        if presentation.units is None and features.ndim == 2 and len(features) == len(outputs) == rows:
+            return True
+        units = " of several labels or parts each" if presentation.units is not None else ""
+        text = f"{rows} targets{units} and inputs {tuple(features.shape)} of the layer"
+        if not self._begun:
+            raise CaptureError(f"Expected `gradient_noise` to see a row for each sample, got {text}. {_ADVICE}")
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"A step is left out of the gradient noise, training goes on: it has {text}.", stacklevel=2)
+        return False
+
+    def _check_same(self) -> None:
+        if self._same is not None and not self._same.item():
+            raise CaptureError(f"Expected `gradient_noise` to name the layer of the logits, got others. {_ADVICE}")
+
+    def end_epoch(self, processes: Processes) -> dict[str, float]:
+        """Return the epoch's noise; all processes have to call it.
+
+        Raises:
+            CaptureError: If a step's logits were not those of the layer.
+        """
+        if self._layer is None:
+            return {}
+        processes.together(self._check_same)
+        self._same = None
+        return self._noise.end_epoch(processes.gather)
+
+    def end_fit(self) -> None:
+        """Let go of the layer."""
+        self.close()
+        self._layer = self._call = None
