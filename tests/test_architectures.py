@@ -130,11 +130,12 @@ def test_rollouts_read_the_attention_of_real_transformers(
     make: Callable[..., nn.Module], name: str, options: dict[str, Any], layer: str, grid: int
 ) -> None:
     model, x = built(make, name, **options), images(options.get("img_size", SIDE))
-    maps = explain(model, x, Y, methods=("attention_rollout", "gradient_rollout")).maps
+    maps = explain(model, x, Y, methods=("attention_rollout", "gradient_rollout", "transition_attention")).maps
     assert {m.shape for m in maps.values()} == {(2, grid, grid)}
     rolled = maps["attention_rollout"].flatten(1).sum(dim=1)
     assert ((rolled > 0.1) & (rolled <= 1 + 1e-5)).all()  # a row sums to 1, some of it on the class token
     assert (maps["gradient_rollout"] > 0).any()
+    assert (maps["transition_attention"] > 0).any()
 
 
 def test_windows_of_attention_cannot_be_rolled_out() -> None:

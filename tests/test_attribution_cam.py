@@ -1,6 +1,7 @@
 """Class activation maps and rollouts equal their formulas written with loops."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from dynalens.attribution import (
     layer_cam,
     pixel_relevance,
     score_cam,
+    transition_attention,
 )
 from toys import SmallCNN, ToyTransformer
 
@@ -228,6 +230,40 @@ def test_rollouts_equal_explicit_matrix_products(kind: str) -> None:
         torch.testing.assert_close(function(model, x, Y), expected)
         torch.testing.assert_close(function(model, x, Y, chunk_size=2), expected)
     torch.testing.assert_close(attention_rollout(model, x), attention_rollout(model, x, Y))
+
+
+@pytest.mark.parametrize("kind", ["module", "function", "softmax"])
+@pytest.mark.parametrize("start_layer", [None, 0, 2])
+def test_transition_attention_equals_the_authors_definition(kind: str, start_layer: int | None) -> None:
+    """Yuan et al. 2021, with their code: states of a Markov chain, times the integrated gradient of the last layer."""
+    model, x, steps = transformer(kind, depth=3), images(), 4
+    attention = [weights[0] for weights in attention_by_hand(model, x)]
+    expected = torch.zeros(3, 3, 3)
+    for i in range(3):
+        chain = [sum(layer[i], torch.zeros(10, 10)) / 2 for layer in attention]  # the mean of two heads
+        state = chain[2][0].clone()  # the row of the class token
+        for layer in range(1, (1 if start_layer is None else start_layer) - 1, -1):
+            state = torch.tensor([float(state @ chain[layer][:, j]) for j in range(10)]) + state
+        integral = torch.zeros(2, 10, 10)
+        for k in range(steps):
+            integral += attention_by_hand(model, x * k / (steps - 1))[2][1, i] / steps
+        weight = integral.clamp(min=0).mean(dim=0)[0]
+        expected[i] = (state * weight)[1:].view(3, 3)
+    options: dict[str, Any] = {"steps": steps, "start_layer": start_layer}
+    torch.testing.assert_close(transition_attention(model, x, Y, **options), expected)
+    torch.testing.assert_close(transition_attention(model, x, Y, chunk_size=2, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_layer": 2}, "`start_layer` to be one of the 2 layers .* got 2"),
+        ({"steps": 0}, "`steps` to be at least 1"),
+    ],
+)
+def test_layers_and_steps_that_there_are_not_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"Expected {message}"):
+        transition_attention(transformer("function"), images(), Y, **options)
 
 
 def test_the_norm_before_the_last_attention_is_the_target_layer_of_a_class_token() -> None:

@@ -11,7 +11,7 @@ from toys import SmallCNN, ToyTransformer
 from traces import traces
 
 Y = torch.tensor([0, 2, 1])
-ROLLOUTS = ("attention_rollout", "gradient_rollout")
+ROLLOUTS = ("attention_rollout", "gradient_rollout", "transition_attention")
 
 
 def images() -> Tensor:

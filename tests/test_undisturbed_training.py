@@ -271,7 +271,9 @@ def test_logs_counters_and_attributes_of_forward_are_the_same_with_the_callbacks
     assert len(list((tmp_path / "with").rglob("dynalens/explanations/*.npz"))) == 2
 
 
-CNN_METHODS = [name for name in BUILT_IN if name not in ("attention_rollout", "gradient_rollout")]
+CNN_METHODS = [
+    name for name in BUILT_IN if name not in ("attention_rollout", "gradient_rollout", "transition_attention")
+]
 FEW: dict[str, dict[str, Any]] = {
     "smooth_grad": {"samples": 2}, "integrated_gradients": {"steps": 2}, "score_cam": {},
 }  # fmt: skip
@@ -359,7 +361,11 @@ class Scales(Delicate):
 
 MAPS: dict[str, tuple[Callable[[], Any], dict[str, Any], Callable[[], Dataset[Any]]]] = {
     "every map of a CNN": (Delicate, {"methods": CNN_METHODS, "method_args": FEW}, Augmented),
-    "rollouts": (Patches, {"methods": ["attention_rollout", "gradient_rollout", "grad_cam"]}, Augmented),
+    "rollouts": (
+        Patches,
+        {"methods": ["attention_rollout", "gradient_rollout", "transition_attention", "grad_cam"]},
+        Augmented,
+    ),
     "every class of Captum": (Plain, {"methods": [*captum_arguments()], "method_args": captum_arguments()}, Augmented),
     "entries seen in the first step": (Scales, {"methods": ["saliency", "grad_cam"]}, Records),
     "tokens": (

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         score_cam,
         smooth_grad,
         token_relevance,
+        transition_attention,
     )
     from dynalens.auditing import Audit
     from dynalens.callbacks import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
@@ -79,7 +80,7 @@ else:
             find_target_layer grad_cam grad_cam_plus_plus gradient_rollout guided_backprop
             guided_grad_cam input_x_gradient integrated_gradients interior_gradient layer_cam
             pixel_relevance rect_grad reduce_channels resize saliency score_cam smooth_grad
-            token_relevance
+            token_relevance transition_attention
         """,
         auditing="Audit",
         callbacks="AttributionMonitor LayerMonitor TrainingDynamicsMonitor",
@@ -186,5 +187,6 @@ __all__ = [
     "smooth_grad",
     "symmetric_relevance_gain",
     "token_relevance",
+    "transition_attention",
     "undisturbed",
 ]

@@ -29,7 +29,7 @@ from dynalens.attribution.methods import (
     resolved_methods,
 )
 from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
-from dynalens.attribution.rollout import attention_rollout, gradient_rollout
+from dynalens.attribution.rollout import attention_rollout, gradient_rollout, transition_attention
 
 __all__ = [
     "BUILT_IN",
@@ -67,4 +67,5 @@ __all__ = [
     "score_cam",
     "smooth_grad",
     "token_relevance",
+    "transition_attention",
 ]

@@ -18,7 +18,7 @@ from dynalens.attribution.gradients import (
 )
 from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.passes import Formula
-from dynalens.attribution.rollout import attention_rollout, gradient_rollout
+from dynalens.attribution.rollout import attention_rollout, gradient_rollout, transition_attention
 from dynalens.attribution.zennit import ZENNIT_PREFIX, zennit_method
 from dynalens.paths import resolved
 
@@ -31,7 +31,7 @@ BUILT_IN: dict[str, Function] = {
     for function in (
         saliency, input_x_gradient, smooth_grad, integrated_gradients, interior_gradient, grad_cam, grad_cam_plus_plus,
         layer_cam, score_cam, ablation_cam, guided_backprop, deconvolution, rect_grad, guided_grad_cam,
-        attention_rollout, gradient_rollout,
+        attention_rollout, gradient_rollout, transition_attention,
     )
 }  # fmt: skip
 CLASSLESS = ("attention_rollout",)

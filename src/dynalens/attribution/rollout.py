@@ -69,7 +69,7 @@ def attention_rollout(
         heads = [_by_head(weights, len(scores)).mean(dim=1) for weights in attention]
         return [(weights + _identity(weights)) / 2 for weights in heads]
 
-    return _rolled("attention_rollout", mix, model, images, classes, forward, chunk_size)
+    return _on_the_grid("attention_rollout", _rolled(mix), model, images, classes, forward, chunk_size)
 
 
 def gradient_rollout(
@@ -110,39 +110,131 @@ def gradient_rollout(
             for gradient, weights in zip(attention_gradients, attention, strict=True)
         ]
 
-    return _rolled("gradient_rollout", mix, model, images, targets, forward, chunk_size)
+    return _on_the_grid("gradient_rollout", _rolled(mix), model, images, targets, forward, chunk_size)
+
+
+def transition_attention(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    steps: int = 20,
+    start_layer: int | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return transition attention maps (TAM): attention as the transitions of a Markov chain, weighted by gradients.
+
+    With the attention :math:`\bar W_l` of layer l averaged over heads, the state begins as :math:`S = \bar W_L` of the
+    last layer, and becomes :math:`S \bar W_l + S` for l = L - 1, ..., s. It is multiplied, element by element, with the
+    mean over heads of :math:`\bigl(\frac{1}{n}\sum_k \partial z_y / \partial W_L (\alpha_k x)\bigr)^+`, at n even steps
+    :math:`\alpha_k` from 0 to 1. Rows are read as by :func:`attention_rollout`.
+
+    Source: Yuan, Li, Xiong, Cao, and Dou, "Explaining Information Flow Inside Vision Transformers Using Markov Chain",
+    2021, with their code.
+
+    It costs ``steps`` + 1 forward and ``steps`` backward passes.
+
+    Args:
+        model: See :func:`attention_rollout`, also for the arguments that are not named here.
+        images: Shape ``(N, C, H, W)``.
+        targets: Shape ``(N,)`` or ``(N, 2)``: see :func:`saliency`.
+        steps: Points n of the integral.
+        start_layer: The first layer s that the state passes, from 0; default: a third of the layers, the authors' 4 of
+            12.
+
+    Returns:
+        As :func:`attention_rollout`.
+
+    Raises:
+        ValueError: If the model has not so many layers, or as :func:`attention_rollout`.
+
+    Example:
+        The attention is one fifth; the gradient for a patch's attention is its value, half of it on average over the
+        steps 0 and 1.
+
+        >>> class OneLayer(torch.nn.Module):  # the head reads the class token, which attends evenly to all five
+        ...     def forward(self, x):
+        ...         tokens = torch.cat([x.new_zeros(len(x), 1, 1), x.flatten(1).unsqueeze(2)], dim=1)
+        ...         mixed = torch.nn.functional.scaled_dot_product_attention(0 * tokens, tokens, tokens)
+        ...         return mixed[:, 0] * torch.tensor([1.0, 0.0])
+        >>> x, y = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]]), torch.tensor([0])
+        >>> transition_attention(OneLayer(), x, y, steps=2)
+        tensor([[[0.1000, 0.2000],
+                 [0.3000, 0.4000]]])
+    """
+    check_positive(steps=steps)
+
+    def part(run: Forward, x: Tensor, classes: Tensor) -> Tensor:
+        layers = [_by_head(weights.detach(), len(x)).float().mean(dim=1) for weights in _attention(run, x, classes)[0]]
+        state = layers[-1]
+        for layer in reversed(layers[_first_layer(start_layer, len(layers)) : -1]):
+            state = state @ layer + state
+        integral = torch.zeros((), device=x.device)
+        for alpha in torch.linspace(0, 1, steps).tolist():
+            attention, scores = _attention(run, alpha * x, classes)
+            integral = integral + gradients(scores, {"the last attention": attention[-1]})[0].float() / steps
+        return state * _by_head(integral.clamp(min=0), len(x)).mean(dim=1)
+
+    return _on_the_grid("transition_attention", part, model, images, targets, forward, chunk_size)
+
+
+def _first_layer(start_layer: int | None, layers: int) -> int:
+    if start_layer is None:
+        return layers // 3
+    if not 0 <= start_layer < layers:
+        raise ValueError(
+            f"Expected `start_layer` to be one of the {layers} layers with attention, from 0, got {start_layer}. Pass "
+            "a smaller number, or leave it out."
+        )
+    return start_layer
 
 
 def _identity(weights: Tensor) -> Tensor:
     return torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
 
 
-def _rolled(
+Part = Callable[[Forward, Tensor, Tensor], Tensor]
+"""(run, images, targets) -> for each image, what each token (row) has from each other one (column), (N, T, T)."""
+
+
+def _rolled(mix: Callable[[list[Tensor], Tensor], list[Tensor]]) -> Part:
+    def part(run: Forward, x: Tensor, targets: Tensor) -> Tensor:
+        layers = mix(*_attention(run, x, targets))
+        rolled = layers[0].detach().float()
+        for layer in layers[1:]:
+            rolled = layer.detach().float() @ rolled
+        return rolled
+
+    return part
+
+
+def _attention(run: Forward, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
+    """Return the weights of each layer with their graph, and the scores (N,)."""
+    with captured_attention() as attention:
+        logits = connected(run, x.clone().requires_grad_(), targets, again=attention.clear)
+        scores = scores_of(logits.float(), targets)
+    return _self_attention(attention, len(x)), scores
+
+
+def _on_the_grid(
     name: str,
-    mix: Callable[[list[Tensor], Tensor], list[Tensor]],
+    part: Part,
     model: nn.Module,
     images: Tensor,
     targets: Tensor,
     forward: Forward | None,
     chunk_size: int | None,
 ) -> Tensor:
+    """Return the rows of the tokens that the head reads, their mean, on the grid of the patches."""
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)
     run = forward if forward is not None else unwrapped(model)
     size = pass_size(images, chunk_size)
-    parts = []
     with undisturbed(model):
         x = model_input(model, images)
-        for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
-            with captured_attention() as attention:
-                logits = connected(run, x_part.clone().requires_grad_(), y_part, again=attention.clear)
-                scores = scores_of(logits.float(), y_part)
-            layers = mix(_self_attention(attention, len(x_part)), scores)
-            rolled = layers[0].detach().float()
-            for layer in layers[1:]:
-                rolled = layer.detach().float() @ rolled
-            parts.append(rolled)
-        rolled = torch.cat(parts)
+        pairs = zip(torch.split(x, size), torch.split(targets, size), strict=True)
+        rolled = torch.cat([part(run, x_part, y_part) for x_part, y_part in pairs])
         arrange, is_read = token_layout(model, x, rolled.shape[-1], forward=forward)
         relevance = rolled[:, is_read].mean(dim=1)
         return check_finite(name, arrange(relevance.unsqueeze(2)).squeeze(1))
