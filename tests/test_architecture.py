@@ -27,6 +27,7 @@ ALLOWED = {
     "suspicion": {"torch", "numpy", "pandas", "defaults", "deferred", "dynamics", "embeddings"},
     "auditing": {"numpy", "pandas", "dynamics", "keys", "suspicion"},
     "features": COMPUTING,
+    "surrogates": COMPUTING | {"arguments", "attribution", "faithfulness", "sklearn"},
     "robustness": COMPUTING | {"arguments", "attribution", "faithfulness", "captum"},
     "embeddings": COMPUTING | {"deferred", "dynamics", "datasets", "keys", "faiss", "tqdm"},
     "influences": COMPUTING | {"captum", "pandas", "datasets", "dynamics", "embeddings", "keys", "record"},

@@ -14,12 +14,14 @@ from dynalens import (
     explain,
     infidelity,
     load_explanations,
+    local_fidelity,
     pixel_relevance,
     pointing_game,
     relevance_mass,
     sensitivity_max,
 )
 from dynalens.explanations.regions import masks_for
+from dynalens.faithfulness import METRICS_UNDER_NOISE
 from training import Classifier, N, attribution_monitor, fit, images, labels
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
@@ -144,8 +146,8 @@ def test_masks_that_are_not_there_are_said_once_and_training_goes_on(tmp_path: P
         fitted(tmp_path, Samples(mask=MASKS), metrics=LOCAL, masks=masks, on_error="warn")
 
 
-def test_infidelity_and_sensitivity_are_those_of_their_functions(tmp_path: Path) -> None:
-    model = fitted(tmp_path, Samples(), metrics=("infidelity", "sensitivity"), methods=("input_x_gradient", "grad_cam"))
+def test_metrics_under_noise_are_those_of_their_functions(tmp_path: Path) -> None:
+    model = fitted(tmp_path, Samples(), metrics=METRICS_UNDER_NOISE, methods=("input_x_gradient", "grad_cam"))
     (epoch,) = load_explanations(tmp_path)
     x, y = images()[:3], labels()[:3]
 
@@ -157,6 +159,11 @@ def test_infidelity_and_sensitivity_are_those_of_their_functions(tmp_path: Path)
         infidelity(model, x, y, maps("input_x_gradient")(x), normalize=True), rtol=1e-4,
     )  # fmt: skip
     assert epoch.values["random/infidelity"].shape == (3,)  # the control
+    relevance = pixel_relevance("input_x_gradient", maps("input_x_gradient")(x), (6, 6))
+    np.testing.assert_allclose(
+        epoch.values["input_x_gradient/local_fidelity"], local_fidelity(model, x, y, relevance), rtol=1e-3
+    )
+    assert epoch.values["random/local_fidelity"].shape == (3,)
     assert "random/sensitivity" not in epoch.values  # a ranking that does not look at the image never changes
     for method in ("input_x_gradient", "grad_cam"):
         np.testing.assert_allclose(epoch.values[f"{method}/sensitivity"], sensitivity_max(maps(method), x), rtol=1e-3)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
         infidelity,
         insertion_curve,
         kar_datasets,
+        local_fidelity,
         pointing_game,
         random_ranking_control,
         randomisation_check,
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from dynalens.record import Record, audit, audit_plan, load_record
     from dynalens.report import influence_sheet, show_in_report
     from dynalens.robustness import SmallestStep, corrupted, corrupted_margins, smallest_step
+    from dynalens.surrogates import LimeMaps, TreeSurrogate, lime_maps, normlime, tree_surrogate
     from dynalens.suspicion import NoiseRate, neighbour_scores, removable
 else:
     __getattr__, __dir__ = deferred(
@@ -92,7 +94,7 @@ else:
         explanations="ExplainedEpoch load_explanations",
         faithfulness="""
             CurveSettings area_under_curve average_drop average_increase baseline_images consensus deletion_curve
-            faithfulness_curves infidelity insertion_curve kar_datasets pointing_game
+            faithfulness_curves infidelity insertion_curve kar_datasets local_fidelity pointing_game
             random_ranking_control randomisation_check rank_correlation relevance_mass
             replaced_fractions roar_datasets sensitivity_max symmetric_relevance_gain
         """,
@@ -104,6 +106,7 @@ else:
         report="influence_sheet show_in_report",
         robustness="SmallestStep corrupted corrupted_margins smallest_step",
         suspicion="NoiseRate neighbour_scores removable",
+        surrogates="LimeMaps TreeSurrogate lime_maps normlime tree_surrogate",
     )
 
 __all__ = [
@@ -117,6 +120,7 @@ __all__ = [
     "IndexedDataset",
     "Influence",
     "LayerMonitor",
+    "LimeMaps",
     "NoiseRate",
     "Record",
     "RelabelledDataset",
@@ -125,6 +129,7 @@ __all__ = [
     "SmallestStep",
     "TrainingDynamics",
     "TrainingDynamicsMonitor",
+    "TreeSurrogate",
     "ablation_cam",
     "apply_decisions",
     "area_under_curve",
@@ -162,10 +167,13 @@ __all__ = [
     "interior_gradient",
     "kar_datasets",
     "layer_cam",
+    "lime_maps",
     "load_explanations",
     "load_record",
+    "local_fidelity",
     "maximise_activation",
     "neighbour_scores",
+    "normlime",
     "pixel_relevance",
     "pointing_game",
     "random_ranking_control",
@@ -188,5 +196,6 @@ __all__ = [
     "symmetric_relevance_gain",
     "token_relevance",
     "transition_attention",
+    "tree_surrogate",
     "undisturbed",
 ]

@@ -77,6 +77,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         metrics: Names of metrics of each map: "deletion", "insertion" (areas under the curves),
             "symmetric_relevance_gain", "deletion_rescaled", "insertion_rescaled", "average_drop", "average_increase",
             "pointing_game", "relevance_mass" (in the object: see ``masks``), "infidelity", "sensitivity" (to noise),
+            "local_fidelity" (:func:`dynalens.local_fidelity`),
             "class_sensitivity" (against the map of the most probable other class), "attribution_drift" (rank
             correlation with the last explanation), "randomisation_check" (with the first one) and "consensus" (with the
             mean of all before).

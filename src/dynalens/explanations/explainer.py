@@ -237,21 +237,23 @@ class Explainer:
         explanation: Explanation,
         relevance: Mapping[str, Tensor],
     ) -> dict[str, dict[str, Tensor]]:
-        """Return "infidelity", of a random ranking too, and "sensitivity", where asked for, (N,) each, by method."""
-        noise = Noise(model, forward, images, targets, self.chunk_size)
+        """Return the metrics under noise that are asked for, (N,) each, by method; "random" has no sensitivity."""
+        noise = Noise(model, forward, images, targets, self.chunk_size, self.settings.baseline, self.settings.seed)
         same = {method: of_one for method, of_one in explanation.maps.items() if of_one.shape == images.shape}
         maps = {**relevance, **same}  # signs and channels count
 
         def measured(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-            values: dict[str, dict[str, Tensor]] = {}
+            of_metrics: dict[str, dict[str, Tensor]] = {}
             if "infidelity" in metrics:
-                values |= {method: {"infidelity": noise.infidelity(of_one)} for method, of_one in maps.items()}
+                of_metrics["infidelity"] = {method: noise.infidelity(of_one) for method, of_one in maps.items()}
+            if "local_fidelity" in metrics:
+                of_metrics["local_fidelity"] = noise.local_fidelity(relevance)
             if "sensitivity" in metrics:
-                sensitive = noise.sensitivity(lambda x: self._maps(model, forward, x, targets).maps)
-                values = {method: values.get(method, {}) | {"sensitivity": s} for method, s in sensitive.items()} | {
-                    RANDOM: values.get(RANDOM, {})
-                }
-            return values
+                of_metrics["sensitivity"] = noise.sensitivity(lambda x: self._maps(model, forward, x, targets).maps)
+            return {
+                method: {name: values[method] for name, values in of_metrics.items() if method in values}
+                for method in relevance
+            }
 
         noisy = [name for name in self.metrics if name in METRICS_UNDER_NOISE]
         if not noisy:

@@ -7,7 +7,7 @@ from itertools import count
 from torch import Tensor, nn
 
 from dynalens.explanations.forms import Forward
-from dynalens.faithfulness import infidelity, sensitivity_max
+from dynalens.faithfulness import Baseline, PerturbedLogits, infidelity, sensitivity_max
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Noise:
         images: Shape ``(N, C, *spatial)``.
         targets: Shape ``(N,)``.
         chunk_size: Images in one pass, or None.
+        baseline: What replaced patches show.
+        seed: Of the patches that are replaced.
     """
 
     model: nn.Module
@@ -27,6 +29,16 @@ class Noise:
     images: Tensor
     targets: Tensor
     chunk_size: int | None
+    baseline: Baseline
+    seed: int
+
+    def local_fidelity(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return :func:`~dynalens.local_fidelity` of the maps (N, *spatial) of each method, (N,); they share passes."""
+        perturbed = PerturbedLogits.of(
+            self.model, self.images, self.targets, baseline=self.baseline, seed=self.seed, forward=self.forward,
+            chunk_size=self.chunk_size,
+        )  # fmt: skip
+        return perturbed.fidelities(maps)
 
     def infidelity(self, maps: Tensor) -> Tensor:
         """Return :func:`~dynalens.infidelity` of maps (N, C, *spatial), scaled so that it is least: shape ``(N,)``.

@@ -21,6 +21,7 @@ from dynalens.faithfulness.curves import (
     random_ranking_control,
 )
 from dynalens.faithfulness.gains import rescaled, rescaled_curve, symmetric_relevance_gain
+from dynalens.faithfulness.local import PerturbedLogits, local_fidelity, patches
 from dynalens.faithfulness.localisation import box_masks, pointing_game, relevance_mass
 from dynalens.faithfulness.masked import average_drop, average_increase
 from dynalens.faithfulness.measures import (
@@ -60,6 +61,7 @@ __all__ = [
     "CurveSettings",
     "Faithfulness",
     "MaskedImages",
+    "PerturbedLogits",
     "area_under_curve",
     "attribution_drift",
     "average_drop",
@@ -81,9 +83,11 @@ __all__ = [
     "infidelity",
     "insertion_curve",
     "kar_datasets",
+    "local_fidelity",
     "measure",
     "normalised",
     "patch_relevance",
+    "patches",
     "pointing_game",
     "random_ranking",
     "random_ranking_control",

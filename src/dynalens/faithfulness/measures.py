@@ -21,7 +21,7 @@ _NEEDS = {
 _MASKED = ("average_drop", "average_increase")
 METRICS_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_check", "consensus")
 METRICS_OF_REGIONS = ("pointing_game", "relevance_mass")
-METRICS_UNDER_NOISE = ("infidelity", "sensitivity")
+METRICS_UNDER_NOISE = ("infidelity", "sensitivity", "local_fidelity")
 METRICS = (*_NEEDS, *_MASKED, *METRICS_UNDER_NOISE, *METRICS_OF_MAPS)
 """All names but those that need masks. A random ranking is the control of all but "sensitivity" and those that compare
 maps with each other."""

@@ -1,0 +1,147 @@
+"""Local fidelity: how far the sum of a map over what is left of an image foretells the logit."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.arguments import check_positive
+from dynalens.faithfulness.perturbation import Baseline, replacement
+from dynalens.faithfulness.scoring import Forward, scoring
+
+_PARTS = 7
+"""Into how many parts a side is cut: 49 patches, about as many as LIME's superpixels."""
+_SAMPLES = 50
+"""Captum's default for LIME."""
+
+
+def patches(spatial: tuple[int, ...] | torch.Size, parts: int = _PARTS) -> Tensor:
+    """Return the number of the patch that each position belongs to, int64, shape ``spatial``.
+
+    Each side is cut into ``parts`` of as equal length as possible, or into single positions if it is shorter.
+
+    Example:
+        >>> patches((2, 5), parts=2)
+        tensor([[0, 0, 0, 1, 1],
+                [2, 2, 2, 3, 3]])
+    """
+    number = torch.zeros((1,) * len(spatial), dtype=torch.int64)
+    for axis, side in enumerate(spatial):
+        parts_here = min(parts, side)
+        place = torch.arange(side) * parts_here // side
+        shape = [1] * len(spatial)
+        shape[axis] = side
+        number = number * parts_here + place.view(shape)
+    return number
+
+
+def local_fidelity(
+    model: nn.Module | Forward,
+    images: Tensor,
+    targets: Tensor,
+    maps: Tensor,
+    *,
+    baseline: Baseline = "blur",
+    samples: int = _SAMPLES,
+    seed: int = 0,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return the :math:`R^2` of the line through a map's sums over what is left of an image and the target's logits.
+
+    Of each image, random halves of 7 x 7 patches are replaced by the baseline. With the sum s of the map over the
+    patches that are left, and the logit z, it is :math:`\max(0, \mathrm{corr}(s, z))^2`: of the lines a + b s with
+    :math:`b \ge 0`, the one that fits best explains this share of the variance of z. 1 says that the model is, around
+    the image, the sum that the map claims.
+
+    Source: the local fidelity of Ribeiro et al., "Why Should I Trust You?", KDD 2016, for the linear model whose
+    weights are the map up to a factor.
+
+    Args:
+        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
+        maps: Shape ``(N, *spatial)``.
+        baseline: What replaced patches show: see :func:`baseline_images`.
+        samples: Perturbed images for each image, of one forward pass each.
+        seed: Of the patches that are replaced.
+
+    Returns:
+        Shape ``(N,)``, float32, in [0, 1]; NaN where the logit does not change at all.
+
+    Raises:
+        ValueError: If the shapes do not agree, or ``samples`` is not positive.
+
+    Example:
+        The logit is the sum of the pixels.
+
+        >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
+        >>> image, target = torch.tensor([[[[1.0, 5.0, 2.0]]]]), torch.tensor([0])
+        >>> local_fidelity(score, image, target, image[:, 0], baseline="zero")
+        tensor([1.])
+        >>> local_fidelity(score, image, target, -image[:, 0], baseline="zero")
+        tensor([0.])
+    """
+    perturbed = PerturbedLogits.of(
+        model, images, targets, baseline=baseline, samples=samples, seed=seed, forward=forward, chunk_size=chunk_size
+    )
+    return perturbed.fidelity(maps)
+
+
+class PerturbedLogits:
+    """Which patches were left in which perturbed image, and the logits; any number of maps are compared with them.
+
+    Args:
+        left: Shape ``(S, P)``, in {0, 1}: the same for all images.
+        logits: Shape ``(N, S)``.
+        patch: Shape ``spatial``: the patch of each position.
+    """
+
+    def __init__(self, left: Tensor, logits: Tensor, patch: Tensor) -> None:
+        self._left, self._logits, self._patch = left, logits, patch
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module | Forward,
+        images: Tensor,
+        targets: Tensor,
+        *,
+        baseline: Baseline,
+        samples: int = _SAMPLES,
+        seed: int = 0,
+        forward: Forward | None = None,
+        chunk_size: int | None = None,
+    ) -> "PerturbedLogits":
+        """Run the model; the arguments are those of :func:`local_fidelity`."""
+        check_positive(samples=samples)
+        patch = patches(images.shape[2:])
+        generator = torch.Generator().manual_seed(seed)
+        left = torch.randint(0, 2, (samples, int(patch.max()) + 1), generator=generator)
+        shown = left[:, patch].to(images.device).bool()
+        rows = []
+        with scoring(model, images, forward=forward, chunk_size=chunk_size) as (scorer, x):
+            others = replacement(x, baseline).expand_as(x)
+            column = targets.unsqueeze(1)
+            for mask in shown:
+                logits = scorer.logits(torch.where(mask, x, others))
+                rows.append(logits.gather(1, column).squeeze(1))
+        return cls(left.to(images.device).double(), torch.stack(rows, dim=1).double(), patch.to(images.device))
+
+    def fidelity(self, maps: Tensor) -> Tensor:
+        """Return :func:`local_fidelity` of maps ``(N, *spatial)``."""
+        if maps.shape != (len(self._logits), *self._patch.shape):
+            raise ValueError(
+                f"Expected `maps` of shape {(len(self._logits), *self._patch.shape)}, got {tuple(maps.shape)}. Pass "
+                "one relevance for each pixel of each image: see `pixel_relevance`."
+            )
+        flat = maps.to(self._left).flatten(1)
+        sums = flat.new_zeros(len(flat), self._left.shape[1]).index_add_(1, self._patch.flatten(), flat) @ self._left.T
+        s, z = (values - values.mean(dim=1, keepdim=True) for values in (sums, self._logits))
+        scale = s.norm(dim=1) * z.norm(dim=1)
+        correlation = torch.where(scale > 0, (s * z).sum(dim=1) / scale, 0.0)
+        fidelity = correlation.clamp(0, 1).square()
+        changes = z.abs().amax(dim=1) > 0
+        return torch.where(changes, fidelity, torch.nan).float()
+
+    def fidelities(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return that of the maps of each method."""
+        return {method: self.fidelity(of_one) for method, of_one in maps.items()}

@@ -1,0 +1,135 @@
+"""Linear models around samples, by Captum's LIME, with their fidelity and with a prior for each class."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.arguments import check_positive
+from dynalens.attribution.captum import captum_method
+from dynalens.faithfulness import patches
+from dynalens.surrogates.sklearn import scikit_learn
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LimeMaps:
+    """Linear models around samples.
+
+    Attributes:
+        maps: Shape ``(N, *spatial)``, float32: the weight of the feature that each position belongs to.
+        fidelity: Shape ``(N,)``, float32, at most 1: the weighted R^2 of each linear model on the perturbed samples
+            that it was fitted to.
+        features: Shape ``spatial``, int64: the feature of each position.
+
+    Example:
+        >>> LimeMaps(torch.ones(1, 2), torch.ones(1), torch.arange(2)).fidelity
+        tensor([1.])
+    """
+
+    maps: Tensor
+    fidelity: Tensor
+    features: Tensor
+
+
+def lime_maps(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    features: Tensor | None = None,
+    samples: int = 1000,
+    baseline: float | Tensor = 0.0,
+    prior: Mapping[int, Tensor] | None = None,
+    penalty: float = 1.0,
+    forward: Forward | None = None,
+    chunk_size: int = 50,
+) -> LimeMaps:
+    r"""Return LIME's linear model around each sample, and with a prior that of G-LIME.
+
+    The weights minimise :math:`\sum_k \pi_k (z_k - b - v_k^\top w)^2 + \lambda \lVert w - w_0 \rVert^2` over perturbed
+    samples k, with the target's logits :math:`z_k`, which features :math:`v_k` were left, Captum's similarity
+    :math:`\pi_k` to the sample, and the prior :math:`w_0`, 0 in LIME.
+
+    Source: Ribeiro et al., KDD 2016 (LIME), by ``captum.attr.Lime`` and scikit-learn's ``Ridge``; Li et al., "G-LIME:
+    Statistical learning for local interpretations of deep neural networks using global priors", 2023, for the prior,
+    such as :func:`normlime` gives of other samples.
+
+    The perturbed samples are the same in each call. It costs ``samples`` forward passes for each sample.
+
+    Args:
+        model: Gives logits (N, K).
+        images: Shape ``(N, C, *spatial)``, floating; rows of a table as (N, 1, F). Not modified.
+        targets: Shape ``(N,)``, int64.
+        features: Which feature each position belongs to, int64, ``spatial``; default: a grid of 7 x 7 patches.
+        samples: Perturbed samples.
+        baseline: What replaced features show: a value, or a tensor that broadcasts to the images.
+        prior: For a class, the weights ``spatial`` towards which those of its samples are drawn.
+        penalty: :math:`\lambda`, at least 0.
+        forward: Callable(images) -> logits; default: ``model``.
+        chunk_size: Perturbed samples in one forward pass.
+
+    Returns:
+        The maps, their fidelity, and the features.
+
+    Raises:
+        ValueError: If Captum or scikit-learn is not installed, or shapes do not agree.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
+        >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
+        >>> found = lime_maps(model, torch.tensor([[[3.0, 2.0]]]), torch.tensor([0]), samples=64, penalty=1e-4)
+        >>> found.maps.round(decimals=2), found.fidelity.round(decimals=2)
+        (tensor([[ 3., -4.]]), tensor([1.]))
+    """
+    check_positive(samples=samples, chunk_size=chunk_size)
+    place = patches(images.shape[2:]) if features is None else features.cpu()
+    if place.shape != images.shape[2:]:
+        raise ValueError(
+            f"Expected `features` of shape {tuple(images.shape[2:])}, got {tuple(place.shape)}. Pass the number of the "
+            "feature of each position."
+        )
+    attribute = captum_method("captum:Lime")
+    maps, fidelity = [], []
+    for image, target in zip(torch.split(images, 1), torch.split(targets, 1), strict=True):
+        known = None if prior is None else prior.get(int(target))
+        ridge = _Ridge(_weights(known, place), penalty)
+        weights = attribute(
+            model, image, target, forward=forward, interpretable_model=ridge, n_samples=samples,
+            perturbations_per_eval=chunk_size, baselines=baseline,
+            feature_mask=place.expand(1, image.shape[1], *place.shape),
+        )  # fmt: skip
+        maps.append(weights[:, 0])
+        fidelity.append(ridge.fidelity)
+    return LimeMaps(torch.cat(maps), torch.tensor(fidelity), place)
+
+
+def _weights(prior: Tensor | None, place: Tensor) -> Tensor:
+    """Return the prior of each feature, (F,): that of one of its positions."""
+    weights = torch.zeros(int(place.max()) + 1, dtype=torch.float64)
+    if prior is not None:
+        weights[place.flatten()] = prior.detach().cpu().double().flatten()
+    return weights
+
+
+class _Ridge:
+    """What Captum calls an interpretable model: fitted to the perturbed samples, and read."""
+
+    def __init__(self, prior: Tensor, penalty: float) -> None:
+        self._prior, self._penalty = prior.numpy(), penalty
+        self._weights = self._prior
+        self.fidelity = float("nan")
+
+    def fit(self, batches: Iterable[Any], **_options: Any) -> None:
+        left, logits, similarity = (torch.cat(list(part)).cpu().double().numpy() for part in zip(*batches, strict=True))
+        ridge = scikit_learn("linear_model").Ridge(alpha=self._penalty)
+        ridge.fit(left, logits - left @ self._prior, sample_weight=similarity)
+        self._weights = ridge.coef_ + self._prior
+        foretold = ridge.intercept_ + left @ self._weights
+        self.fidelity = float(scikit_learn("metrics").r2_score(logits, foretold, sample_weight=similarity))
+
+    def representation(self) -> Tensor:
+        return torch.as_tensor(self._weights).float().unsqueeze(0)

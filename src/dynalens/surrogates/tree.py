@@ -1,0 +1,104 @@
+"""A decision tree in place of a network of tables."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.arguments import check_positive
+from dynalens.faithfulness import class_logits
+from dynalens.surrogates.sklearn import scikit_learn
+
+Forward = Callable[[Tensor], Tensor]
+_HELD_OUT = 4
+"""One row of so many is held out: scikit-learn's own default."""
+
+
+@dataclass(frozen=True)
+class TreeSurrogate:
+    """A tree that predicts what a network predicts.
+
+    Attributes:
+        tree: A ``sklearn.tree.DecisionTreeClassifier``.
+        fidelity: Fraction of the rows held out for which the tree predicts what the network does.
+        majority: The same for the class that the network predicts most often: what is reached without a tree.
+        rules: The tree as text.
+
+    Example:
+        >>> TreeSurrogate(None, 0.9, 0.6, "x > 0").fidelity
+        0.9
+    """
+
+    tree: Any
+    fidelity: float
+    majority: float
+    rules: str
+
+
+def tree_surrogate(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    depth: int = 4,
+    feature_names: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
+    seed: int = 0,
+    forward: Forward | None = None,
+) -> TreeSurrogate:
+    """Return a decision tree that predicts the classes that the network predicts for rows of a table.
+
+    Three of four rows fit the tree; the others say how often it agrees with the network. Read the rules only as far as
+    the fidelity carries them. It costs one forward pass of the inputs.
+
+    Source: global surrogates as in Molnar, "Interpretable Machine Learning", chapter "Global Surrogate"; the tree is
+    scikit-learn's.
+
+    Args:
+        model: Gives logits (N, K).
+        inputs: Shape ``(N, F)``, floating, at least 8 rows. Not modified.
+        depth: Of the tree, at most; 4 ask 15 questions, about as many as one reads.
+        feature_names: F names for the rules.
+        class_names: K names for the rules.
+        seed: Of the rows that are held out, and of the tree's choice among equal questions.
+        forward: Callable(inputs) -> logits; default: ``model``.
+
+    Returns:
+        The tree, its fidelity, and its rules.
+
+    Raises:
+        ValueError: If scikit-learn is not installed, or the inputs are no table.
+
+    Example:
+        >>> class Sign(torch.nn.Module):
+        ...     def forward(self, x):
+        ...         return torch.stack([-x[:, 0], x[:, 0]], dim=1)
+        >>> rows = torch.linspace(-1, 1, 40).unsqueeze(1)
+        >>> found = tree_surrogate(Sign(), rows, feature_names=["x"])
+        >>> found.fidelity, found.rules.splitlines()[0]
+        (1.0, '|--- x <= 0.00')
+    """
+    check_positive(depth=depth)
+    least = 2 * _HELD_OUT
+    if inputs.ndim != 2 or not inputs.is_floating_point() or len(inputs) < least:
+        raise ValueError(
+            f"Expected `inputs` to be at least {least} rows of a table, floating (N, F), got {tuple(inputs.shape)}, "
+            f"{inputs.dtype}. Trees of images say nothing: pass columns that mean something."
+        )
+    predicted = class_logits(model, inputs, forward=forward).argmax(dim=1).cpu()
+    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
+    held_out, fitted = order[: len(order) // _HELD_OUT], order[len(order) // _HELD_OUT :]
+    rows, trees = inputs.detach().cpu().numpy(), scikit_learn("tree")
+    tree = trees.DecisionTreeClassifier(max_depth=depth, random_state=seed)
+    tree.fit(rows[fitted], predicted[fitted].numpy())
+    common = int(predicted[fitted].mode().values)
+    names = None if class_names is None else [str(class_names[label]) for label in tree.classes_]
+    return TreeSurrogate(
+        tree,
+        fidelity=float(tree.score(rows[held_out], predicted[held_out].numpy())),
+        majority=float((predicted[held_out] == common).float().mean()),
+        rules=trees.export_text(
+            tree, feature_names=None if feature_names is None else list(feature_names), class_names=names
+        ),
+    )
