@@ -2,7 +2,8 @@
 
 The runs are those of ``noisy_runs.py``; with ``--made-up``, scores of every quality are tried as well. A person who
 always knows the answer is asked about n labels, and that is repeated with other random numbers. Widths are compared
-with Wilson's interval of a simple random sample of n labels without replacement.
+with Wilson's interval of a simple random sample of n labels without replacement, and with the least width that any
+choice of samples by these scores could have.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.isotonic import IsotonicRegression
 
 from dynalens.auditing import StratifiedRate, interval, stratified_rate
 from dynalens.auditing.calibration import FAR, calibrated
@@ -86,6 +88,17 @@ def simple_width(rate: float, answers: int, size: int) -> float:
     return float(2 * np.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n))
 
 
+def least_width(population: Population) -> float:
+    """Return the standard error of the best draw, which knows the truth, over that of a simple random sample.
+
+    It asks in proportion to sqrt(p (1 - p)) (Neyman 1934), with p the fraction of wrong labels at each score: the
+    monotone function of the score that is nearest to the truth. NaN where no label is wrong.
+    """
+    p = IsotonicRegression().fit_transform(population.score, population.wrong.astype(float))
+    spread = np.sqrt(population.rate * (1 - population.rate))
+    return float(np.sqrt(p * (1 - p)).mean() / spread) if spread else float("nan")
+
+
 def drawn(population: Population, answers: int, repetitions: int) -> tuple[StratifiedRate, Array, list[Array]]:
     """Return the strata with the counts of all repetitions, the stratum of each sample, and the rows of each draw."""
     stratum = equal_doubt(population.score, answers)
@@ -128,12 +141,39 @@ def decision(population: Population, answers: int, repetitions: int) -> tuple[fl
     return float(np.mean(precisions or [np.nan])), float(np.mean(recalls)), most / max(int(wrong.sum()), 1)
 
 
+def cross_fitted(population: Population, rows: Array, weight: Array) -> float:
+    """Return the rate by prediction-powered inference: a model's mean, and the weighted mean of its errors.
+
+    The calibration of one half of the answers predicts, the other half corrects it, and the other way round.
+    """
+    wrong, half, rates = population.wrong[rows].astype(float), np.arange(len(rows)) % 2, []
+    for part in (0, 1):
+        fit, held_out = half != part, half == part
+        rate = float(np.average(wrong[fit], weights=weight[fit]))
+        p = calibrated(population.score, rows[fit], wrong[fit], weight[fit], rate)
+        rates.append(p.mean() + np.average(wrong[held_out] - p[rows[held_out]], weights=weight[held_out]))
+    return float(np.mean(rates))
+
+
+def show_cross_fitted(populations: Sequence[Population], answers: int, repetitions: int) -> None:
+    """Print the standard error of the rate by strata alone, and of the cross-fitted one."""
+    print("| run | wrong | strata | cross-fitted |\n| --- | --- | --- | --- |")
+    for population in populations:
+        strata, stratum, draws = drawn(population, answers, repetitions)
+        weights = ((strata.size / asked)[stratum[rows]] for asked, rows in zip(strata.asked, draws, strict=True))
+        rates = [cross_fitted(population, rows, weight) for rows, weight in zip(draws, weights, strict=True)]
+        errors = np.sqrt(np.mean((np.stack([stratified_rate(strata), rates]) - population.rate) ** 2, axis=1))
+        print(f"| {population.name} | {population.rate:.1%} | {errors[0]:.4f} | {errors[1]:.4f} |", flush=True)
+
+
 def show(populations: Sequence[Population], repetitions: int, decisions: int) -> None:
     """Print the rows of the table; with repetitions for decisions, what is flagged after 100 answers as well."""
-    print("| run | wrong | " + " | ".join(str(n) for n in ANSWERS) + " | precision | recall | best recall |")
-    print("| --- " * (len(ANSWERS) + 5) + "|")
+    heads = ("run", "wrong", *map(str, ANSWERS), "least", "precision", "recall", "best recall")
+    print(f"| {' | '.join(heads)} |")
+    print("| --- " * len(heads) + "|")
     for population in populations:
         cells = [str(coverage(population, n, repetitions)) if n <= len(population.score) else "" for n in ANSWERS]
+        cells.append(f"{least_width(population):.2f}")
         flags = [f"{x:.2f}" for x in decision(population, 100, decisions)] if decisions else ["", "", ""]
         print(f"| {population.name} | {population.rate:.1%} | {' | '.join([*cells, *flags])} |", flush=True)
 
@@ -145,10 +185,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--made-up", type=int, nargs="*", default=[], metavar="N", help="sizes of made-up data")
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--decisions", type=int, default=100, help="repetitions for what is flagged; 0 leaves it out")
+    parser.add_argument("--cross-fitted", action="store_true", help="compare with prediction-powered inference instead")
     args = parser.parse_args(argv)
     populations = [*(trained(args.runs) if args.runs else ())]
     populations += [each for size in args.made_up for each in made_up(size)]
-    show(populations, args.repetitions, args.decisions)
+    if args.cross_fitted:
+        show_cross_fitted(populations, 100, args.repetitions)
+    else:
+        show(populations, args.repetitions, args.decisions)
 
 
 if __name__ == "__main__":

@@ -52,3 +52,29 @@ def test_the_pictures_of_the_guide_are_drawn(tmp_path: Path) -> None:
     runpy.run_path(str(BENCHMARKS / "guide_pictures.py"))["main"](["--out", str(tmp_path), "--epochs", "2", "1"])
     drawn = {path.name for path in tmp_path.iterdir()}
     assert drawn == {path.name for path in (BENCHMARKS.parent / "docs" / "images").glob("guide_*")}
+
+
+def test_the_benchmark_of_audits_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    audit = runpy.run_path(str(BENCHMARKS / "audit.py"))
+    audit["main"](["--made-up", "60", "--repetitions", "3", "--decisions", "1"])
+    names, _, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 24
+    assert all(row.count("|") == names.count("|") for row in rows)
+
+
+def test_prediction_powered_inference_is_exact_where_every_label_was_answered() -> None:
+    audit = runpy.run_path(str(BENCHMARKS / "audit.py"))
+    wrong = np.arange(10) < 3
+    population = audit["Population"]("ten", 2.0 * wrong, wrong)
+    # Each half predicts, the other corrects it: with answers to all, both halves together know every label.
+    rates = [
+        audit["cross_fitted"](population, np.random.default_rng(k).permutation(10), np.ones(10)) for k in range(200)
+    ]
+    assert np.mean(rates) == pytest.approx(0.3, abs=0.02)
+
+
+def test_the_least_width_of_an_audit_is_that_of_the_best_allocation() -> None:
+    audit = runpy.run_path(str(BENCHMARKS / "audit.py"))
+    score, wrong = np.repeat([0.0, 1.0], 4), np.array([0, 0, 0, 0, 1, 1, 0, 0], bool)
+    # Half of the samples are certain, the others are wrong with 1/2: (0 + 1/2) / 2 over the root of 1/4 * 3/4.
+    assert audit["least_width"](audit["Population"]("two", score, wrong)) == pytest.approx(0.25 / np.sqrt(3 / 16))
