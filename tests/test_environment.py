@@ -60,6 +60,14 @@ class Regression(Boring):
         return F.mse_loss(self.layer(self.rows(batch))[:, 0], batch[1].float())
 
 
+class Critic(Boring):
+    """Of a least-squares GAN."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        scores = self.layer(self.rows(batch))
+        return F.mse_loss(scores, torch.ones_like(scores))
+
+
 class Autoencoder(Boring):
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +167,7 @@ FITS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "boring, with labels": (Boring, loader),
     "boring, iterable": (Boring, lambda: DataLoader(Stream(), batch_size=4)),
     "boring, a list of batches": (Boring, lambda: [images()[:4], images()[4:8]]),
-    "regression": (Regression, loader),
+    "critic": (Critic, loader),
     "autoencoder": (Autoencoder, loader),
     "manual": (Manual, loader),
     "GAN": (GAN, loader),
@@ -187,7 +195,7 @@ def test_a_fit_that_cannot_be_recorded_goes_on_with_one_warning_and_leaves_nothi
     data: Callable[[], Any],
     values: str,
 ) -> None:
-    functions = F.cross_entropy, F.binary_cross_entropy_with_logits
+    functions = F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss
     monkeypatch.setenv("DYNALENS", values)
     with pytest.warns(UserWarning, match="DYNALENS asks for is switched off in this fit, training goes on") as said:
         watched = ended(tmp_path, model, data)
@@ -196,10 +204,17 @@ def test_a_fit_that_cannot_be_recorded_goes_on_with_one_warning_and_leaves_nothi
     if "drawn anew" not in warned[0]:  # which shows in the second epoch
         assert not list(tmp_path.rglob("record.npz"))
         assert values != "dynamics" or not list(tmp_path.iterdir())
-    assert (F.cross_entropy, F.binary_cross_entropy_with_logits) == functions
+    assert (F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss) == functions
     monkeypatch.setenv("DYNALENS", "")
     plain = ended(tmp_path / "plain", model, data)
     assert all(torch.equal(a, b) for a, b in zip(watched.parameters(), plain.parameters(), strict=True))
+
+
+def test_a_script_of_a_regression_is_recorded_as_one(tmp_path: Path) -> None:
+    ended(tmp_path, Regression, loader)
+    statistics = load_record(tmp_path / "dynalens" / "environment").statistics
+    assert statistics.target is not None
+    assert statistics.target.tolist() == labels().tolist()
 
 
 @pytest.mark.filterwarnings("ignore:.*training_step.* returned .None.")
@@ -263,7 +278,7 @@ def test_a_trainer_that_resumes_continues_the_record_of_an_earlier_one(tmp_path:
 def test_one_trainer_begins_anew_after_a_fit_that_could_not_be_recorded(tmp_path: Path) -> None:
     runner = trainer(tmp_path, max_epochs=1)
     with pytest.warns(UserWarning, match="switched off in this fit"):
-        runner.fit(Regression(), loader())
+        runner.fit(Critic(), loader())
     runner.fit_loop.max_epochs = 2
     runner.fit(Classifier(), loader())
     (monitor,) = of_the_environment(runner)

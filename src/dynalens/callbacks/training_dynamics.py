@@ -37,8 +37,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
             iterable dataset or from within a Subset, are ids: the record has a row for each id seen. (Integer ids on an
             accelerator make each step wait for the device; strings and positions do not.)
         capture: "auto" takes ``logits`` and ``targets`` from the dict that ``training_step`` returns, else from the
-            call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``, else from the softmax or
-            sigmoid on the way to the loss, with the batch's label; "labels" is the same where each sample has any
+            call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``, else ``predictions`` and
+            ``targets`` of a regression from that dict, or from ``mse_loss``, ``l1_loss``, ``smooth_l1_loss`` or
+            ``huber_loss`` with labels of the batch, else from the softmax or sigmoid on the way to the loss, with the
+            batch's label; "labels" is the same where each sample has any
             number of K labels, even if each of the first batch has one (``docs/units.md``); "loss" and "outputs" allow
             one kind; "module:<dotted name>" takes the output of a layer and the batch's label; a callable(outputs,
             batch), or the dotted path of one, returns both. A binary logit, (N,) or (N, 1), counts as the two classes
@@ -62,6 +64,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         mean_probabilities: Keep the mean of all K probabilities of each of the N samples, for cleanlab and the like:
             True within 1 GiB, a number within that many, counted as 4 N K bytes; :class:`~dynalens.TrainingDynamics`
             says what of it is where. ``record.npz`` grows by as much.
+        tolerance: Of a regression (``docs/units.md``): absolute residual below which a prediction is right, in the unit
+            of the targets, a number or one for each target. Default: the median absolute deviation of the targets.
         top_k: Suspects in the gallery; their pictures are copied from the batches of the epoch after.
         audit: Samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures are
             copied from its batches, for ``dynalens audit`` without ``--data``. Where ``max_steps``, ``max_time`` or
@@ -99,6 +103,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     views = Setting[int]("_kept")
     history = Setting[bool]("_kept")
     mean_probabilities = Setting[bool | float]("_kept")
+    tolerance = Setting[float | Sequence[float] | None]("_kept")
     name_of = Setting[Callable[[Any], str] | None]("_kept")
     save_dir = Setting[str | Path | None]("_kept")
     features = Setting[str | None]("_shown")
@@ -123,19 +128,21 @@ class TrainingDynamicsMonitor(RecordingCallback):
         save_dir: str | Path | None = None,
         history: bool = True,
         mean_probabilities: bool | float = False,
+        tolerance: float | Sequence[float] | None = None,
         top_k: int = 20,
         audit: int | None = None,
         log_every_n_epochs: int = 1,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
     ) -> None:
-        self._kept = RecordSettings(views, history, mean_probabilities, name_of, save_dir)
+        self._kept = RecordSettings(views, history, mean_probabilities, tolerance, name_of, save_dir)
         self._shown = LogSettings(features, projector_every_n_epochs, top_k, audit, log_every_n_epochs, x_axis)
         self._features, self._last_layer = LayerFeatures(features), LastLayer(gradient_noise)
         super().__init__(
             LiveRecord(
                 history=history,
                 mean_probabilities=mean_probabilities,
+                tolerance=tolerance,
                 class_names=class_names,
                 neighbours=self._features.scores,
             )

@@ -1,4 +1,4 @@
-"""The calls of torch's classification losses, seen while anyone listens."""
+"""The calls of torch's losses of classes and of numbers, seen while anyone listens."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,9 +16,15 @@ PROBABILITIES = "binary_cross_entropy"
 BINARY = ("binary_cross_entropy_with_logits", PROBABILITIES, "multilabel_soft_margin_loss")
 """Losses of labels that are there or not, each with a logit or a probability of its own."""
 LOSSES = ("cross_entropy", "nll_loss", *BINARY)
+REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+"""Losses of predictions and targets that are numbers."""
+_OPTIONS = {"smooth_l1_loss": ("beta", 5, 1.0), "huber_loss": ("delta", 3, 1.0)}
+"""What else these depend on: name, position and default."""
+_NO_WEIGHT = 99
 IGNORE_INDEX = -100
 """Default of ``ignore_index``."""
 _IGNORE_INDEX_POSITION = 4  # of cross_entropy and nll_loss
+_WEIGHT_POSITIONS = {"mse_loss": 5, "l1_loss": 5, "smooth_l1_loss": _NO_WEIGHT, "huber_loss": 4}
 _WEIGHT_POSITION = 2
 
 
@@ -32,6 +38,8 @@ class LossCall(NamedTuple):
     direct: bool
     """Seen by the mode alone: the function was imported by its name, before it was patched."""
     weight: Tensor | None = None
+    option: float | None = None
+    """``beta`` or ``delta`` of a loss that has one."""
 
     def counted_targets(self) -> Tensor:
         """Return the targets, with those that the loss ignores marked."""
@@ -41,9 +49,14 @@ class LossCall(NamedTuple):
 
 
 class LossTap:
-    """Stands before torch's classification losses while anyone listens."""
+    """Stands before some of torch's losses while anyone listens.
 
-    def __init__(self) -> None:
+    Args:
+        names: Of the losses, functions of ``torch.nn.functional``.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
         self._listeners: list[Callable[[LossCall], None]] = []
         self._originals: dict[str, Callable[..., Tensor]] = {}
         self._inside = False
@@ -51,7 +64,7 @@ class LossTap:
     def add(self, listener: Callable[[LossCall], None]) -> None:
         """Tell this listener of each call."""
         if not self._listeners:
-            for name in LOSSES:
+            for name in self._names:
                 self._originals[name] = getattr(F, name)
                 setattr(F, name, self._wrapped(name))
         self._listeners.append(listener)
@@ -91,24 +104,34 @@ class LossTap:
             loss = function(*args, **kwargs)
         finally:
             self._inside = False
-        call = LossCall(
-            name=name,
-            logits=kwargs["input"] if "input" in kwargs else args[0],
-            targets=kwargs["target"] if "target" in kwargs else args[1],
-            ignore_index=kwargs.get("ignore_index", args[_IGNORE_INDEX_POSITION] if len(args) > 4 else IGNORE_INDEX),
-            direct=direct,
-            weight=kwargs.get("weight", args[_WEIGHT_POSITION] if len(args) > _WEIGHT_POSITION else None),
-        )
+        call = _call_of(name, args, kwargs, direct=direct)
         for listener in self._listeners:
             listener(call)
         return loss
 
     def seen_by_mode(self, function: Any) -> bool:
         """Return whether this is a loss that did not pass through the patched module."""
-        return not self._inside and getattr(function, "__name__", "") in LOSSES
+        return not self._inside and bool(self._listeners) and getattr(function, "__name__", "") in self._names
 
 
-TAP = LossTap()
+def _call_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, direct: bool) -> LossCall:
+    def argument(key: str, position: int, default: Any) -> Any:
+        return kwargs.get(key, args[position] if len(args) > position else default)
+
+    is_regression = name in REGRESSIONS
+    return LossCall(
+        name=name,
+        logits=argument("input", 0, None),
+        targets=argument("target", 1, None),
+        ignore_index=IGNORE_INDEX if is_regression else argument("ignore_index", _IGNORE_INDEX_POSITION, IGNORE_INDEX),
+        direct=direct,
+        weight=argument("weight", _WEIGHT_POSITIONS.get(name, _WEIGHT_POSITION), None),
+        option=argument(*_OPTIONS[name]) if name in _OPTIONS else None,
+    )
+
+
+TAP = LossTap(LOSSES)
+NUMBERS_TAP = LossTap(REGRESSIONS)
 
 
 class DirectImports(TorchFunctionMode):
@@ -129,8 +152,9 @@ class DirectImports(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if TAP.seen_by_mode(func):
-            return TAP.call(func, args, kwargs, name=func.__name__, direct=True)
+        for tap in (TAP, NUMBERS_TAP):
+            if tap.seen_by_mode(func):
+                return tap.call(func, args, kwargs, name=func.__name__, direct=True)
         if getattr(func, "__name__", "") == "backward" and args and isinstance(args[0], Tensor):
             self._on_backward(args[0], kwargs.get("inputs"))
         result = func(*args, **kwargs)

@@ -10,10 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.batch import CaptureError, described, holds, labels_of
-from dynalens.capture.loss_tap import BINARY, LOSSES, PROBABILITIES, TAP, DirectImports, LossCall
+from dynalens.capture.loss_tap import (
+    BINARY,
+    LOSSES,
+    NUMBERS_TAP,
+    PROBABILITIES,
+    REGRESSIONS,
+    TAP,
+    DirectImports,
+    LossCall,
+)
 from dynalens.capture.losses import StepLosses, reach
 from dynalens.capture.merging import RowsOf, adds_rows, joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
+from dynalens.capture.regression import REMEDY, BatchTargets
 from dynalens.capture.rows import CapturedRows
 from dynalens.capture.several import SeveralLabels, log_odds
 from dynalens.observation import captured_output, module_named
@@ -70,7 +80,7 @@ class StepCapture:
         self._function = _function_of(capture)
         self._layer_name = _layer_name_of(capture)
         self._listens = capture in ("auto", "labels", "loss")
-        self._losses = StepLosses()
+        self._losses, self._of_numbers = StepLosses(), StepLosses()
         self._armed = False
         self._trained = False
         self._automatic: bool | None = None
@@ -87,6 +97,7 @@ class StepCapture:
         self._rows = CapturedRows()
         self._several = SeveralLabels(always=self.capture == "labels")
         self._observed = ObservedLoss()
+        self._targets = BatchTargets()
         self._labels_in_batch = False
         self._class_above_0: Tensor | None = None
         self._joins: bool | None = None
@@ -97,13 +108,16 @@ class StepCapture:
             module_named(model, self._layer_name, argument="capture")
         elif self._listens:
             TAP.add(self._listen)
+            NUMBERS_TAP.add(self._listen_to_numbers)
 
     def close(self) -> None:
         """Stop listening; leave nothing behind."""
         self._armed, self._layer, self._mode = False, None, None
         self._losses.start(None)
+        self._of_numbers.start(None)
         self._step.close()
         TAP.remove(self._listen)
+        NUMBERS_TAP.remove(self._listen_to_numbers)
         self._begin()
 
     def start(self, model: nn.Module) -> None:
@@ -111,7 +125,8 @@ class StepCapture:
         self._step.close()
         self._armed, self._trained, self._mode = True, False, None
         self._automatic = getattr(model, "automatic_optimization", None)
-        self._losses.start(self._automatic, fully=not self._resolved)
+        for losses in (self._losses, self._of_numbers):
+            losses.start(self._automatic, fully=not self._resolved)
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
             self._layer = self._step.enter_context(captured_output(layer))
@@ -128,6 +143,7 @@ class StepCapture:
         self._armed = self._automatic is False and loss is not None and not self._ends_step(loss)
         self._trained = True
         self._losses.begin_backward(loss)
+        self._of_numbers.begin_backward(loss)
         is_open = self._observing or not self._resolved
         if self._listens and is_open and loss is not None and not self._losses.computed:
             with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
@@ -164,8 +180,9 @@ class StepCapture:
             self._armed = False
             self._step.close()
             self._observed.forget()
-            calls, self._layer, self._mode = self._losses.computed, None, None
+            calls, self._layer, self._mode = self._losses.computed + self._of_numbers.computed, None, None
             self._losses.start(None)
+            self._of_numbers.start(None)
         if presentation is not None:
             self._resolved = True
             # From the second batch on, the mode stays only where nothing else sees the loss.
@@ -179,7 +196,7 @@ class StepCapture:
         nothing = outputs is None or (isinstance(outputs, Mapping) and not outputs)
         if self._automatic is None:
             return bool(self._losses.computed) or not self._resolved or not nothing
-        self._trained |= self._losses.have_gradients
+        self._trained |= self._losses.have_gradients or (self._targets.known and self._of_numbers.have_gradients)
         # By hand, a layer that is named and a callable see nothing of the backward pass.
         if self._listens and nothing:
             self._unknown_steps += not self._trained
@@ -192,6 +209,10 @@ class StepCapture:
         if call.name == PROBABILITIES and not self._several.takes(call.logits.detach(), call.targets):
             return  # of two classes: the sigmoid before it is looked for, which has all digits
         self._losses.add(call)
+
+    def _listen_to_numbers(self, call: LossCall) -> None:
+        if self._armed:
+            self._of_numbers.add(call)
 
     def expect_labels(self, labels: int | None) -> None:
         """Hear how many labels the dataset shows for each sample; None where it shows no rows of them."""
@@ -235,7 +256,9 @@ class StepCapture:
             return self._checked(
                 outputs["logits"], outputs["targets"], source="logits and targets: returned by the step"
             )
-        return self._from_loss(batch, rows_of) if self._losses.computed else self._from_graph(samples)
+        if self._losses.computed:
+            return self._from_loss(batch, rows_of)
+        return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples)
 
     def _one_loss(self, rows_of: RowsOf) -> LossCall:
         """Return the loss that was trained on: the only one, one computed twice, or one of each part of the batch."""
@@ -268,6 +291,19 @@ class StepCapture:
         source = _loss_source(call.name, call.logits.shape, logarithm=False)
         return self._checked(logits, call.targets, source=source, weight=call.weight)
 
+    def _from_numbers(self, outputs: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
+        """Return a regression of the batch's labels, or of the targets that the step returned; None if it is none."""
+        if self._observing or (self._resolved and not self._targets.known):
+            return None
+        losses = self._of_numbers.trained
+        result = self._targets.presented(losses, outputs, samples, rows_of, probabilities=self._observed.activations)
+        if result is None and self._targets.known:
+            raise self._ambiguous(_listed(losses))
+        if result is None:
+            return None
+        units, targets, source = result
+        return Presentation(units.logits, units.targets, source, targets, units)
+
     def _from_graph(self, samples: Any) -> Presentation:
         activations = self._observed.activations
         if self._observed.passes > 1:
@@ -290,8 +326,12 @@ class StepCapture:
         return Presentation(*self._rows.checked(logits, targets, source), targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
+        numbers = _different(self._of_numbers.computed)
+        beside = f" and, of other numbers than labels of the batch, {_listed(numbers)}" if numbers else ""
         return CaptureError(
-            f"Expected one classification loss ({', '.join(LOSSES)}) in a training step, got {calls}. {_REMEDY}"
+            f"Expected one classification loss ({', '.join(LOSSES)}) in a training step, or one of numbers "
+            f"({', '.join(REGRESSIONS)}) whose targets are labels of the batch, got {calls}{beside}. {_REMEDY} "
+            f"For a regression: {REMEDY}"
         )
 
     def _look_for_classes(self, targets: Tensor, batch: Any) -> None:

@@ -37,9 +37,9 @@ def run(args: argparse.Namespace) -> None:
     agreed = int((together["flagged_in"] == len(records)).sum())
     say(f"{agreed} samples are flagged in all {len(records)} runs; of {len(together)} seen in all of them")
     names = escaped_all(records[0].meta.class_names)
-    if names:
+    if names and "suggested" in together and "unit" not in together:
         together["suggested_name"] = [None if pd.isna(k) else names[k] for k in together["suggested"]]
     for line in _agreement_of_maps(records):
         say(line)
     ranks = [f"rank_{number + 1}" for number in range(len(records))]
-    show(together, args, [*SHOWN[:4], "suggested_in", "flagged_in", "mean_rank", *ranks])
+    show(together, args, [*SHOWN, "suggested_in", "flagged_in", "mean_rank", *ranks])

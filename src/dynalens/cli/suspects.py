@@ -31,9 +31,10 @@ def run(args: argparse.Namespace) -> None:
         say(f"Doubtful: {doubt}")
     if not len(suspects) and not args.class_pair:
         suspects = record.suspects(args.top, answers=audit).assign(flagged=False)
+        one_each = audit is None and record.statistics.unit is None
         say(
             f"No label is flagged. The {len(suspects)} most suspicious follow: look at them."
-            + ("" if audit else f" How many are wrong, 100 answers tell: dynalens audit {args.run}")
+            + (f" How many are wrong, 100 answers tell: dynalens audit {args.run}" if one_each else "")
         )
     show(suspects, args, SHOWN)
     files = None if "name" not in suspects else {sample_id: str(name) for sample_id, name in suspects["name"].items()}
@@ -57,6 +58,8 @@ def _rate_in_words(record: Record, audit: Audit | None) -> str:
 
 def of_class_pair(table: pd.DataFrame, pair: Sequence[str], names: Sequence[str] | None) -> pd.DataFrame:
     """Return the rows with this label and this suggestion, each a class's name or number."""
+    if "label" not in table:
+        raise ValueError("Expected a record of classes for `--class-pair`, got a regression. Leave the option out.")
     label, proposed = (_class_number(each, names) for each in pair)
     return table[(table["label"] == label).fillna(False) & (table["suggested"] == proposed).fillna(False)]
 

@@ -8,7 +8,10 @@ import pandas as pd
 from dynalens.cells import inert_cells, printable_cells
 from dynalens.cli.output import say
 
-SHOWN = ("name", "root_index", "unit", "label", "suggested", "suggested_probability", "wrong_probability", "agreement")
+SHOWN = (
+    "name", "root_index", "unit", "label", "target", "prediction", "residual",
+    "suggested", "suggested_probability", "wrong_probability", "agreement",
+)  # fmt: skip
 
 
 def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dynalens.deferred import deferred
 from dynalens.dynamics.statistics import HISTORY, Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.tolerance import checked_tolerance
 from dynalens.dynamics.weighting import epoch_weight
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "GradientNoise",
     "SampleStatistics",
     "TrainingDynamics",
+    "checked_tolerance",
     "epoch_weight",
     "presentation_rows",
     "probability_room",

@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-HISTORY = ("index", "p_label", "margin", "predicted", "p_other")
-"""What a history has of each presentation: the arrays of an :class:`EpochRecord`."""
+HISTORY = ("index", "p_label", "margin", "predicted", "p_other", "residual")
+"""What a history has of each presentation: the arrays of an :class:`EpochRecord`. ``residual`` is of a regression."""
 
 
 @dataclass(frozen=True, eq=False)  # hashed as the object it is, so that what was worked out of it can be kept
@@ -51,6 +51,15 @@ class SampleStatistics:
         unit_forgetting_events: Forgetting events of all units of the sample, int.
         unit_margins: Weighted mean of the margin of each label of a multi-label sample, shape ``(N, K)``, float32; NaN
             where the loss ignored it.
+        target: Of a regression, the target of the worst unit, float64; None of classes. ``label``, ``predicted`` and
+            ``candidate`` are then -1.
+        prediction: Weighted mean of the prediction of it, in the unit of the target.
+        residual: Weighted mean of prediction - target of it.
+        absolute_residual: Weighted mean of the absolute residual of it; ``unit_margin`` is the log of the tolerance
+            divided by it.
+        tolerance: Absolute residual of it below which a presentation is right.
+        unit_residuals: Weighted mean of the absolute residual of each target, shape ``(N, D)``, float32; NaN where
+            there is none.
 
     Example:
         >>> import torch
@@ -90,6 +99,12 @@ class SampleStatistics:
     mean_margin: Array | None = None
     unit_forgetting_events: Array | None = None
     unit_margins: Array | None = None
+    target: Array | None = None
+    prediction: Array | None = None
+    residual: Array | None = None
+    absolute_residual: Array | None = None
+    tolerance: Array | None = None
+    unit_residuals: Array | None = None
 
     def part(self, chosen: Array) -> "SampleStatistics":
         """Return the statistics of some samples, without mean probabilities."""
@@ -99,9 +114,10 @@ class SampleStatistics:
     def of_one_label(self, asker: str) -> "SampleStatistics":
         """Return these statistics; raise a ValueError where samples have several labels, unfit for the asker."""
         if self.unit is not None:
+            kind, doubtful = ("several", "label") if self.target is None else ("a regression", "target")
             raise ValueError(
-                f"Expected a record of one label for each sample for {asker}, got one of several. `suspects()` names "
-                "the sample and its doubtful label, `clean_indices()` leaves the flagged samples out."
+                f"Expected a record of one label for each sample for {asker}, got one of {kind}. `suspects()` names "
+                f"the sample and its doubtful {doubtful}, `clean_indices()` leaves the flagged samples out."
             )
         return self
 
@@ -128,6 +144,7 @@ class EpochRecord:
         forgotten: Number of forgetting events in this epoch.
         learned: Number of samples that were correct for the first time.
         non_finite: Number of presentations left out because a logit was NaN or infinite.
+        residual: Of a regression, prediction - target of the worst target, float32; else None.
     """
 
     index: Array
@@ -138,10 +155,12 @@ class EpochRecord:
     forgotten: int
     learned: int
     non_finite: int
+    residual: Array | None = None
 
     def presentations(self) -> dict[str, Array]:
         """Return what a history keeps of the epoch, by name."""
-        return {name: getattr(self, name) for name in HISTORY}
+        every = {name: getattr(self, name) for name in HISTORY}
+        return {name: values for name, values in every.items() if values is not None}
 
     @property
     def accuracy(self) -> float:

@@ -23,9 +23,12 @@ from dynalens.dynamics.rows import (
     PendingRows,
 )
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
+from dynalens.dynamics.targets import TOLERANCE, residuals, settled
+from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
-from dynalens.dynamics.weighting import epoch_weight
-from dynalens.units import MEANS, UnitKind, UnitPresentation
+from dynalens.dynamics.weighting import epoch_weight, regression_weight
+from dynalens.units import MEANS, TARGETS, UnitKind, UnitPresentation
+from dynalens.units.kinds import KIND
 
 VERSION = 4
 Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -44,9 +47,11 @@ class TrainingDynamics:
             many, counted as 4 N K bytes. That much is on the device of the logits while an epoch lasts: 4 K bytes for
             each of its presentations, and twice that while several processes merge them there. The host keeps half as
             much again, and three times as much while an epoch ends.
+        tolerance: Of a regression: an absolute residual below it is right; a number, or one for each of D targets.
+            Default: that of :func:`~dynalens.dynamics.tolerance.default_tolerance` of the targets of the first epoch.
 
     Raises:
-        ValueError: If ``num_samples`` is not positive, or ``mean_probabilities`` negative.
+        ValueError: If ``num_samples`` is not positive, ``mean_probabilities`` negative, or ``tolerance`` not positive.
 
     Example:
         >>> import torch
@@ -58,13 +63,20 @@ class TrainingDynamics:
         (array([1, 0], dtype=int32), array([-1., -1.]))
     """
 
-    def __init__(self, num_samples: int, *, mean_probabilities: bool | float = False) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        *,
+        mean_probabilities: bool | float = False,
+        tolerance: float | Sequence[float] | None = None,
+    ) -> None:
         if num_samples < 1:
             raise ValueError(
                 f"Expected `num_samples` to be at least 1, got {num_samples}. Pass the length of the dataset."
             )
         self.num_samples = num_samples
         self._room = probability_room(mean_probabilities)
+        self._tolerance = checked_tolerance(tolerance)
         self._state = empty_state(num_samples)
         self._weight = 0.0
         self._classes = 0
@@ -107,16 +119,19 @@ class TrainingDynamics:
 
         Args:
             indices: Dataset index of each sample, N integers in [0, num_samples).
-            shown: Of :func:`~dynalens.units.multi_label`.
+            shown: Of :func:`~dynalens.units.multi_label` or :func:`~dynalens.units.regression`.
 
         Raises:
             ValueError: If the units are others than in the batches before, or mean probabilities are asked for.
         """
         if self._room:
             raise ValueError(
-                "Expected `mean_probabilities=False` with several labels for each sample, got probabilities to keep. "
-                "Leave the argument out: the record has the mean margin of each label."
+                "Expected `mean_probabilities=False` with several labels or targets for each sample, got probabilities "
+                "to keep. Leave the argument out: the record has the margin of each label, or the residual of each "
+                "target."
             )
+        if shown.kind.name == TARGETS and self._tolerance is not None:
+            for_each_target(self._tolerance, shown.kind.labels)
         if not len(self._pending):
             self._adopt(shown.kind)
         self._check_kind(shown.kind)
@@ -126,7 +141,8 @@ class TrainingDynamics:
         """Make room for more samples, with the indices after those known; never takes any away."""
         new = max(num_samples - self.num_samples, 0)
         added = empty_state(new, classes_of(self._state)) | empty_units(new, kind_of(self._state))
-        self._state = {k: np.append(values, added[k].astype(values.dtype), 0) for k, values in self._state.items()}
+        added.pop(TOLERANCE, None)  # which is of all samples
+        self._state |= {k: np.append(self._state[k], v.astype(self._state[k].dtype), 0) for k, v in added.items()}
         self.num_samples += len(added["label"])
 
     def end_epoch(self, epoch: int, exchange: Exchange | None = None) -> EpochRecord:
@@ -149,9 +165,11 @@ class TrainingDynamics:
         self._settle_other(rows, pending)
         if exchange is not None:
             index, rows = exchange(index, rows, step)
-        if len(rows) > ROWS and not self._room:  # this process may have had no presentation
-            self._adopt(UnitKind.told_by(len(rows) - ROWS))
+        if len(rows) > ROWS and len(index) and not self._room:  # this process may have had no presentation
+            self._adopt(UnitKind.told_by(len(rows) - ROWS, int(rows[ROWS + KIND, 0])))
         self._check(index, rows)
+        if self._is_regression:
+            rows = settled(self._state, index, rows, self._tolerance)
         has_label = rows[TARGET] >= 0
         rows[MARGIN, rows[MARGIN] > -MASKED] = CERTAIN
         finite = np.isfinite(rows[: EL2N + 1]).all(axis=0) & (rows[MARGIN] > MASKED)
@@ -162,7 +180,7 @@ class TrainingDynamics:
             index, rows = index[is_recorded], rows[:, is_recorded]
         if self._room and len(rows) > ROWS and not classes_of(self._state):
             self._state = empty_state(self.num_samples, len(rows) - ROWS) | self._state
-        forgotten, learned = fold(self._state, index, rows, epoch, self._step(rows[MARGIN], epoch))
+        forgotten, learned = fold(self._state, index, rows, epoch, self._step(rows, epoch))
         return EpochRecord(
             index=index,
             p_label=np.exp(rows[LOG_P]),
@@ -172,6 +190,7 @@ class TrainingDynamics:
             forgotten=forgotten,
             learned=learned,
             non_finite=int((has_label & ~finite).sum()),
+            residual=residuals(rows[ROWS:]) if self._is_regression else None,
         )
 
     def discard_pending(self) -> int:
@@ -231,11 +250,16 @@ class TrainingDynamics:
         self._presented = 0  # in this epoch, counted where room has to be
         return PendingRows(probabilities=self._room > 0)
 
-    def _step(self, margin: Array, epoch: int) -> float:
+    @property
+    def _is_regression(self) -> bool:
+        return TOLERANCE in self._state
+
+    def _step(self, rows: Array, epoch: int) -> float:
         """Return this epoch's weight as a part of all weights with it."""
-        if not len(margin):
+        if not rows.shape[1]:
             return 0.0
-        weight = epoch_weight(epoch, float((margin <= 0).mean()))
+        error = float((rows[MARGIN] <= 0).mean())
+        weight = regression_weight(epoch) if self._is_regression else epoch_weight(epoch, error)
         self._weight += weight
         return weight / self._weight if self._weight else 0.0
 

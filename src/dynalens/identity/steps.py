@@ -46,6 +46,7 @@ class StepRows:
         self._hooked = trainer is not None and _has_hooks(trainer)
         self._looks, self._moves = _LOOKS, False
         self._labels = LabelCheck()
+        self._of_classes = True
         self._given: Array | None = None
         self._inputs: list[Tensor] = []
         self._noted: list[tuple[Any, list[Any]]] = []
@@ -78,6 +79,7 @@ class StepRows:
         part, targets = self._identity.part_of(batch), presentation.targets
         given = presentation.given if presentation.given.ndim else targets
         delivered = self._identity.delivered(trainer, rows)
+        self._of_classes = presentation.units is None
         order = self._order_after_hooks(delivered, part)
         choice, traced = TRACE.rows_of(given), TRACE.knows(given)
         after_hooks = rows if order is None else rows[order]
@@ -119,7 +121,7 @@ class StepRows:
         """
 
         def check(index: Array, targets: Array) -> None:
-            if self._identity.known_by_loader:
+            if self._identity.known_by_loader and self._of_classes:
                 check_given(self._identity.dataset, index, targets, same=self._labels.given_is_target)
 
         def merged(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:

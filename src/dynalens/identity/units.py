@@ -17,15 +17,19 @@ def row_codes(targets: Tensor) -> list[int]:
         >>> codes[0] == codes[2] != codes[1]
         True
     """
-    rows = targets.detach().cpu().float().flatten(1).numpy()
+    rows = _rows(targets.detach().cpu().float()).numpy()
     return [1 + zlib.crc32(row.tobytes()) for row in rows]
 
 
 def coded_columns(columns: Mapping[Path, Column], targets: Tensor) -> dict[Path, Column]:
     """Return the codes of those columns whose rows have as many numbers as those of the targets."""
-    size = targets.flatten(1).shape[1]
+    size = _rows(targets).shape[1]
     return {
         path: row_codes(column)
         for path, column in columns.items()
-        if isinstance(column, Tensor) and column.ndim > 1 and not column.is_complex() and column[:1].numel() == size
+        if isinstance(column, Tensor) and column.ndim and not column.is_complex() and column[:1].numel() == size
     }
+
+
+def _rows(values: Tensor) -> Tensor:
+    return values.reshape(len(values), -1) if len(values) else values.reshape(0, 1)

@@ -27,7 +27,6 @@ from dynalens.logs.sinks import sink_of, switched_off_on_error
 from dynalens.pictures import find_normalisation
 from dynalens.record import LiveRecord
 from dynalens.suspicion import (
-    FROM_THE_RUN_ALONE,
     PRECISION,
     NoiseRate,
     epoch_summary,
@@ -46,7 +45,7 @@ def in_words(epoch: int, suspects: int, rate: NoiseRate) -> str:
     doubts = "".join(f"\n- Doubtful: {doubt}" for doubt in rate.doubts)
     return (
         f"Epoch {epoch}: **{suspects:,} suspects** at an expected precision of {PRECISION:g}. Estimated noise rate "
-        f"**{rate.value:.1%}** ({rate.low:.1%} to {rate.high:.1%}), {FROM_THE_RUN_ALONE}.\n{doubts}"
+        f"**{rate.value:.1%}** ({rate.low:.1%} to {rate.high:.1%}), {rate.alone}.\n{doubts}"
     )
 
 

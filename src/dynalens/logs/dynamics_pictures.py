@@ -23,7 +23,7 @@ from dynalens.pictures import (
     suspects_table,
     training_data_analysis,
 )
-from dynalens.suspicion import named_targets, streaming_score, worst_samples
+from dynalens.suspicion import named_targets, streaming_score, target_words, worst_samples
 from dynalens.tensorboard import Sink, epochs_tag
 from dynalens.text import escaped
 
@@ -151,7 +151,7 @@ class DynamicsPictures:
         self._pace.finish()
 
     def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimated: Estimated | None) -> None:
-        if estimated is not None:
+        if estimated is not None and statistics.target is None:
             labels, suggested, targets = named_targets(statistics, self._names)
             labels, suggested = labels[estimated.flagged], suggested[estimated.flagged]
             chart = class_pairs(labels, suggested, targets, f"epoch {epoch} · {len(labels):,} flagged")
@@ -179,18 +179,29 @@ class DynamicsPictures:
         contrasts: Mapping[str, Array],
         names: Sequence[str] | None,
     ) -> list[Suspect]:
-        score = streaming_score(statistics)
-        labels, suggested, targets = named_targets(statistics, self._names)
+        score, samples = streaming_score(statistics), worst_samples(statistics, self._top_k)
+        labels, suggested = given_and_suggested(statistics, samples, self._names)
         return [
             Suspect(
                 sample_id=escaped(str(sample if ids is None else ids[sample])),
-                label=class_name(int(labels[sample]), targets),
-                suggested=class_name(int(suggested[sample]), targets),
+                label=labels[place],
+                suggested=suggested[place],
                 score=float(score[sample]),
                 trace=self._watch.trace(sample),
                 picture=self._watch.pictures.get(sample),
                 contrast=contrasts.get(str(sample if ids is None else ids[sample])),
                 name="" if names is None else escaped(names[sample]),
             )
-            for sample in worst_samples(statistics, self._top_k)
+            for place, sample in enumerate(samples)
         ]
+
+
+def given_and_suggested(
+    statistics: SampleStatistics, samples: Sequence[int], names: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """Return what was given to each of some samples and what is suggested instead, as text."""
+    if statistics.target is not None:
+        return target_words(statistics, samples, names)
+    given, suggested, targets = named_targets(statistics, names)
+    labels, proposed = ([class_name(int(codes[row]), targets) for row in samples] for codes in (given, suggested))
+    return labels, proposed

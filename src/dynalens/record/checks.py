@@ -22,6 +22,8 @@ _COUNTS = ("presentations", "forgetting_events")
 _EPOCHS = ("first_learned", "last_forgotten")
 _UNITS = {"unit": "iu", "unit_margin": "f", "mean_margin": "f", "unit_forgetting_events": "iu"}
 """Kinds of the numbers that samples with several units have."""
+_TARGETS = ("target", "prediction", "residual", "absolute_residual", "tolerance", "unit_residuals")
+"""What a regression has."""
 _ASSESSED = ("margin", "confidence", "weighted_margin", "weighted_confidence", "weighted_rival")
 """Statistics that suspects are told by: every sample seen has them."""
 
@@ -44,8 +46,8 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     if "expected_entropy" in arrays:
         _check_kind("expected_entropy", arrays["expected_entropy"], num_samples)
     _check_units(arrays, num_samples)
-    for name in ("mean_probabilities", "unit_margins"):
-        _check_each_class(name, arrays.get(name), num_samples)
+    for name, least in (("mean_probabilities", 2), ("unit_margins", 2), ("unit_residuals", 1)):
+        _check_each_class(name, arrays.get(name), num_samples, least)
 
 
 def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
@@ -63,7 +65,7 @@ def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
 
 def check_presentations(arrays: Mapping[str, Array], num_samples: int) -> None:
     """Raise a ValueError if these are not the presentations of an epoch of so many samples."""
-    check_names(arrays, set(HISTORY) - {"p_other"}, HISTORY)
+    check_names(arrays, set(HISTORY) - {"p_other", "residual"}, HISTORY)
     for name, values in arrays.items():
         if values.shape != arrays["index"].shape or values.ndim != 1:
             raise ValueError(f"{name} of shape {values.shape} for index of shape {arrays['index'].shape}")
@@ -123,12 +125,24 @@ def _check_units(arrays: Mapping[str, Array], num_samples: int) -> None:
     if present:
         check_range("unit", arrays["unit"], -1, 2**31)
         _check_finite(arrays, ("unit_margin",))
+    _check_targets(arrays, num_samples)
 
 
-def _check_each_class(name: str, values: Array | None, num_samples: int) -> None:
+def _check_targets(arrays: Mapping[str, Array], num_samples: int) -> None:
+    given = set(_TARGETS) & arrays.keys()
+    if not given:
+        return
+    if given != set(_TARGETS) or "unit" not in arrays:
+        raise ValueError(f"no {', '.join(sorted({*_TARGETS, 'unit'} - arrays.keys()))}")
+    for name in _TARGETS[:-1]:
+        _check_kind(name, arrays[name], num_samples, "f")
+    _check_finite(arrays, _TARGETS[:-1])
+
+
+def _check_each_class(name: str, values: Array | None, num_samples: int, least: int) -> None:
     if values is None:
         return
-    if values.ndim != 2 or len(values) != num_samples or not 1 < values.shape[1] <= MOST_CLASSES:
+    if values.ndim != 2 or len(values) != num_samples or not least <= values.shape[1] <= MOST_CLASSES:
         raise ValueError(f"{name} of shape {values.shape} for {num_samples} samples")
 
 

@@ -34,6 +34,7 @@ class LiveRecord:
     Args:
         history: Whether every presentation is kept on disk.
         mean_probabilities: As of :class:`~dynalens.TrainingDynamics`.
+        tolerance: As of :class:`~dynalens.TrainingDynamics`.
         class_names: Name of each class, or None.
         neighbours: Takes the labels of the samples and returns the scores of their neighbours, or None.
 
@@ -51,6 +52,7 @@ class LiveRecord:
         *,
         history: bool,
         mean_probabilities: bool | float,
+        tolerance: float | Sequence[float] | None = None,
         class_names: Sequence[str] | None,
         neighbours: Callable[[Array], Array | None],
     ) -> None:
@@ -62,6 +64,7 @@ class LiveRecord:
         self.names: list[str] | None = None
         self.sample_ids: Array | None = None
         self._mean_probabilities, self._neighbours = mean_probabilities, neighbours
+        self._tolerance = tolerance
         self._given_class_names = class_names
         self._root_index = np.arange(0)
         self._whole: int | None = None  # the epoch that is recorded from its first step on
@@ -78,6 +81,7 @@ class LiveRecord:
         return LiveRecord(
             history=self.history,
             mean_probabilities=self._mean_probabilities,
+            tolerance=self._tolerance,
             class_names=self._given_class_names,
             neighbours=self._neighbours,
         )
@@ -90,7 +94,9 @@ class LiveRecord:
     def make_room(self, num_samples: int) -> TrainingDynamics:
         """Return the statistics, new ones if there are none; those of ids grow."""
         if self.dynamics is None:
-            self.dynamics = TrainingDynamics(num_samples, mean_probabilities=self._mean_probabilities)
+            self.dynamics = TrainingDynamics(
+                num_samples, mean_probabilities=self._mean_probabilities, tolerance=self._tolerance
+            )
         return self.dynamics
 
     def describe(
@@ -149,10 +155,12 @@ class LiveRecord:
         """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
         if not self.epochs:
             return []
-        if self.record().statistics.unit is not None:
+        statistics = self.record().statistics
+        if statistics.unit is not None:
+            kind = "several labels" if statistics.target is None else "a regression"
             warnings.warn(
-                "Expected samples with one label each for `audit`, got several labels: no audit is drawn. Look at the "
-                "first of `suspects()` instead.",
+                f"Expected samples with one label each for `audit`, got {kind}: no audit is drawn. Look at the first "
+                "of `suspects()` instead.",
                 stacklevel=2,
             )
             return []

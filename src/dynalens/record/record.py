@@ -343,12 +343,12 @@ class Record:
                 "Expected samples that are known by their position in the dataset, got ids. "
                 "Replace the labels of `suspects()` where the dataset reads them."
             )
-        table = self.suspects(precision=precision, answers=answers)
-        suggestions = table[table["suggested"].notna()]
+        length = len(self.statistics.of_one_label("relabelling"))
+        suggestions = self.suspects(precision=precision, answers=answers).dropna(subset="suggested")
         if answers is None:
             self._caution("`relabelled()` changes no label", flagged=len(suggestions) > 0)
         changes = {int(i): (int(y), int(new)) for i, y, new in suggestions[["label", "suggested"]].itertuples()}
-        return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics.of_one_label("relabelling")))
+        return RelabelledDataset(dataset, changes, label=label, length=length)
 
     def _audited(self, answers: AskedFor | None, precision: float | None, embeddings: Any) -> pd.DataFrame:
         assert answers is not None
@@ -360,8 +360,8 @@ class Record:
         doubtful, self._cautioned = bool(self.doubts()) and not self._cautioned, True
         if not flagged or doubtful:
             reason = "The flags are doubtful." if flagged else f"No label is flagged: {unchanged}."
-            advice = "Look at the first of `suspects()`, and audit 100 samples: `dynalens audit RUN`."
-            rate = str(self.noise_rate()).rstrip(".")
+            audit = ", and audit 100 samples: `dynalens audit RUN`" if self.statistics.unit is None else ""
+            advice, rate = f"Look at the first of `suspects()`{audit}.", str(self.noise_rate()).rstrip(".")
             warnings.warn(f"{reason} The estimated noise rate is {rate}. {advice}", stacklevel=3)
 
     def _ids_of(self, rows: list[int]) -> list[Any]:

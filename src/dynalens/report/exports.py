@@ -33,6 +33,8 @@ def to_json(table: pd.DataFrame, path: str | Path) -> Path:
 def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, str] | None = None) -> Path:
     """Write tasks with predictions for Label Studio: the suggested class is preselected, the given one beside it.
 
+    Of a regression the prediction is, which needs ``<Number name="number" toName="image"/>``.
+
     The labelling configuration needs ``<Image name="image" value="$image"/>`` and
     ``<Choices name="choice" toName="image">`` with the classes. Import the file into a project with it.
 
@@ -46,7 +48,7 @@ def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any
     tasks = []
     for row in _records(table):
         sample = row["sample_id"]
-        data = {"image": str((files or {}).get(sample, sample)), "sample_id": sample, "given": _named(row, "label")}
+        data = {"image": str((files or {}).get(sample, sample)), "sample_id": sample, "given": _given(row)}
         data["suspicion"] = row.get("score")
         prediction: dict[str, Any] = {"model_version": _MODEL, "result": []}
         if row.get("suggested_probability") is not None:
@@ -56,6 +58,9 @@ def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any
             prediction["result"] = [
                 {"from_name": "choice", "to_name": "image", "type": "choices", "value": choice}
             ]  # fmt: skip
+        elif row.get("prediction") is not None:
+            number = {"number": row["prediction"]}
+            prediction["result"] = [{"from_name": "number", "to_name": "image", "type": "number", "value": number}]
         tasks.append({"data": data, "predictions": [prediction]})
     return _written(path, tasks)
 
@@ -71,6 +76,8 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
         path: The file.
         files: Path of each sample's image relative to ``data_path`` by its id; without it the id stands for it.
     """
+    if "label" not in table:
+        raise ValueError("Expected suspects with classes for FiftyOne, got those of a regression. Use `to_json`.")
     rows = _records(table)
     names = sorted({_named(row, kind) for row in rows for kind in ("label", "suggested") if row.get(kind) is not None})
     labels = {}
@@ -92,6 +99,10 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     records = json.loads(text)
     assert isinstance(records, list)
     return records
+
+
+def _given(row: Mapping[str, Any]) -> Any:
+    return row["target"] if "target" in row else _named(row, "label")
 
 
 def _named(row: Mapping[str, Any], kind: str) -> str:

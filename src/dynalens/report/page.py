@@ -26,7 +26,7 @@ from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.kept import kept_sheets
 from dynalens.report.samples import sample_pictures
-from dynalens.suspicion import named_targets
+from dynalens.suspicion import named_targets, target_words
 from dynalens.text import escaped, escaped_all
 
 _FEWEST_CARDS = 100
@@ -40,6 +40,7 @@ _ALONE = (
     "The rate and the probabilities come from the run alone. They can be far off on hard data. Audit 100 samples for "
     "an interval that holds: dynalens audit RUN."
 )
+_UNITS = "The rate and the probabilities come from the run alone, and can be far off on hard data."
 _AUDITED = (
     "The rate and the probabilities are calibrated on {answers} answers. Among the first {enough} of the order are "
     "90 % of the wrong labels, as far as the answers tell: after these one may stop looking."
@@ -80,15 +81,18 @@ def write_report(
     audit = None if answers is None else record.audit(answers)
     table = record.table() if audit is None else audit.table()
     worst = record.suspects(min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)), answers=audit)
-    names = class_names_of(record, table)
+    names, given, suggested = _named(record, table, worst)
     with said_if_long(f"reading the pictures of {len(worst):,} samples"):
         cards = _cards(record, worst, traces, dataset)
+    for card, label, proposed in zip(cards, given, suggested, strict=True):
+        card |= {"label": label, "suggested": proposed}
     content = {
         "run": run_key(record),
         "names": names,
         "several": record.statistics.unit is not None,
+        "words": ["given", "suggested"] if record.statistics.target is None else ["target", "predicted"],
         "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
-        "note": _note(table, audit),
+        "note": _note(table, audit, alone=_ALONE if record.statistics.unit is None else _UNITS),
         "doubts": [] if audit else record.doubts(),
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
@@ -131,7 +135,9 @@ def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> li
         ["forgotten at least once", f"{int((table['forgetting_events'] > 0).sum()):,}"],
     ]
     if accuracy.values:
-        rows.append(["training accuracy, last epoch", _percent(accuracy.values[-1])])
+        regression = record.statistics.target is not None
+        what = "presentations within the tolerance, last epoch" if regression else "training accuracy, last epoch"
+        rows.append([what, _percent(accuracy.values[-1])])
     return rows
 
 
@@ -144,11 +150,11 @@ def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
     return ["noise rate, from an audit", f"{_percent(rate.value)} (95 % interval between {ends})"]
 
 
-def _note(table: pd.DataFrame, audit: Audit | None) -> str:
+def _note(table: pd.DataFrame, audit: Audit | None, *, alone: str) -> str:
     flagged = int(table["flagged"].sum())
     note = _NOTE.format(flagged=f"{flagged:,}", precision=f"{100 * PRECISION:.0f} %") if flagged else _NONE
     if audit is None:
-        return note + _ALONE
+        return note + alone
     return note + _AUDITED.format(answers=audit.right + audit.wrong + audit.unsure, enough=f"{audit.enough():,}")
 
 
@@ -170,17 +176,12 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
 
 def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) -> list[dict[str, Any]]:
     pictures = sample_pictures(record.pictures(), dataset)
-    rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
     names = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
-    labels, suggested, _ = named_targets(record.statistics, None)
-    several, cards = record.statistics.unit is not None, []
-    for sample, row in zip(rows.tolist(), worst.reset_index().to_dict("records"), strict=True):
-        proposed = int(suggested[sample]) if several else -1 if pd.isna(row["suggested"]) else int(row["suggested"])
+    cards = []
+    for sample, row in zip(_rows(record, worst), worst.reset_index().to_dict("records"), strict=True):
         card: dict[str, Any] = {
             "id": str(row["sample_id"]),
-            "label": int(labels[sample]),
-            "suggested": proposed,
             "wrong": round(float(row["wrong_probability"]), 4),
             "flagged": bool(row["flagged"]),
             "trace": traces.of(sample),
@@ -193,6 +194,28 @@ def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) ->
         }
         cards.append(card | {key: value for key, value in optional.items() if value})
     return cards
+
+
+def _rows(record: Record, worst: pd.DataFrame) -> list[int]:
+    rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
+    numbers: list[int] = rows.tolist()
+    return numbers
+
+
+def _named(record: Record, table: pd.DataFrame, worst: pd.DataFrame) -> tuple[list[str], list[int], list[int]]:
+    """Return names, and which of them was given to each suspect and which is suggested; -1 for none."""
+    rows, statistics = _rows(record, worst), record.statistics
+    if statistics.target is not None:
+        given, predicted = target_words(statistics, rows, record.meta.class_names)
+        names = [escaped(word) for word in dict.fromkeys([*given, *predicted])]
+        places = {name: place for place, name in enumerate(names)}
+        return names, [places[escaped(word)] for word in given], [places[escaped(word)] for word in predicted]
+    labels, suggested, _ = named_targets(statistics, None)
+    if statistics.unit is None:
+        proposed = worst["suggested"].astype("Int64").fillna(-1).astype(int).tolist()
+    else:
+        proposed = suggested[rows].tolist()
+    return class_names_of(record, table), labels[rows].tolist(), proposed
 
 
 def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:

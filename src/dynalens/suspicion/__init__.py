@@ -15,7 +15,7 @@ from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compared
 from dynalens.suspicion.doubts import doubts
 from dynalens.suspicion.joint import joined
-from dynalens.suspicion.noise_rate import FROM_THE_RUN_ALONE, NoiseRate
+from dynalens.suspicion.noise_rate import NoiseRate
 from dynalens.suspicion.score import Assessment, assess, streaming_score
 from dynalens.suspicion.table import (
     clean_indices,
@@ -28,6 +28,7 @@ from dynalens.suspicion.table import (
     weights,
     worst_samples,
 )
+from dynalens.suspicion.targets import target_words
 from dynalens.suspicion.unforgettable import removable
 from dynalens.suspicion.units import named_targets
 
@@ -37,7 +38,6 @@ else:
     __getattr__, __dir__ = deferred(__name__, neighbours="neighbour_scores")
 
 __all__ = [
-    "FROM_THE_RUN_ALONE",
     "PRECISION",
     "Assessment",
     "NoiseRate",
@@ -56,6 +56,7 @@ __all__ = [
     "samples_table",
     "streaming_score",
     "suspects",
+    "target_words",
     "weights",
     "worst_samples",
 ]

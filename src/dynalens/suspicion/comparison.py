@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-_KEPT = ("root_index", "name", "label", "label_name")
+_KEPT = ("root_index", "name", "label", "label_name", "target")
 
 
 def compared(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -12,7 +12,9 @@ def compared(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
     Columns: those that name the sample and its label; ``suggested``, the class that most runs suggest, among equally
     frequent ones the smallest; ``suggested_in`` and ``flagged_in``, in how many runs it is suggested and the sample is
-    flagged; ``mean_rank``; and ``rank_1``, ``rank_2``, ... of each run.
+    flagged; ``mean_rank``; and ``rank_1``, ``rank_2``, ... of each run. Of samples with several labels or targets,
+    ``unit`` is the one that most runs name and ``unit_in`` in how many; a label or target is that of the first run. Of
+    a regression, ``prediction`` is the mean of the runs, and nothing is suggested.
 
     Args:
         tables: Two or more, as of :func:`~dynalens.suspicion.samples_table`, of the same dataset and labels.
@@ -27,9 +29,13 @@ def compared(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     for number, table in enumerate(tables[1:], start=2):
         _check_alike(tables[0], table, number)
     result = tables[0][[name for name in _KEPT if name in tables[0]]].copy()
-    suggested = pd.concat([table["suggested"] for table in tables], axis=1)
-    result["suggested"] = suggested.mode(axis=1)[0].astype("Int64")
-    result["suggested_in"] = suggested.eq(result["suggested"], axis=0).sum(axis=1).astype("int64")
+    for name in ("unit", "suggested"):
+        if name in tables[0]:
+            values = pd.concat([table[name] for table in tables], axis=1)
+            result[name] = values.mode(axis=1)[0].astype("Int64")
+            result[f"{name}_in"] = values.eq(result[name], axis=0).sum(axis=1).astype("int64")
+    if "prediction" in tables[0]:
+        result["prediction"] = pd.concat([table["prediction"] for table in tables], axis=1).mean(axis=1)
     result["flagged_in"] = pd.concat([table["flagged"] for table in tables], axis=1).sum(axis=1)
     ranks = pd.concat([table["rank"] for table in tables], axis=1, keys=[f"rank_{i + 1}" for i in range(len(tables))])
     result["mean_rank"] = ranks.astype("Float64").mean(axis=1, skipna=False)
@@ -43,8 +49,13 @@ def _check_alike(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:
             f"Expected runs on the same samples, got {len(first)} in the first and {len(other)} in run {number}, or "
             "other ids. Compare runs whose training dataset is the same, in the same order."
         )
-    both = first["label"].notna() & other["label"].notna()
-    differ = int((first["label"][both] != other["label"][both]).sum())
+    kind = "target" if "target" in first else "label"
+    if kind not in other:
+        raise ValueError("Expected runs on the same labels, got classes and numbers. Compare runs of one kind.")
+    both = first[kind].notna() & other[kind].notna()
+    if "unit" in first and "unit" in other:  # two runs may doubt two labels of a sample
+        both &= (first["unit"] == other["unit"]).fillna(False).astype(bool)
+    differ = int((first[kind][both] != other[kind][both]).sum())
     if differ:
         raise ValueError(
             f"Expected runs on the same labels, got {differ} samples with another label in run {number}. "

@@ -52,12 +52,18 @@ def doubts(
         "ones by heart, which the estimate misses.": accuracy >= 1 - max(rate.value - error, REPEATED),
         f"The estimate still falls: it was {earlier_rate:.1%} halfway and is {rate.value:.1%} now, so that more "
         "labels may be wrong.": earlier_rate > rate.value + error,
-        f"The ends are far apart: anything from {rate.low:.1%} to {rate.high:.1%} may be true.": rate.high - rate.low
-        > 2 * _two_errors((rate.low + rate.high) / 2, AUDIT),
+        **dict.fromkeys(far_apart(rate), True),
         f"There are few samples, {samples:,}: the estimate rests on the twentieth of them that the network is surest "
         f"of, where a rate of {min(few, 1.0):.0%} need not show.": few > max(rate.value, EXCLUDED),
     }
     return tuple(sentence for sentence, holds in sentences.items() if holds)
+
+
+def far_apart(rate: NoiseRate) -> tuple[str, ...]:
+    """Return the doubt of an estimate whose ends are farther apart than those of 100 answers, if it is one."""
+    if rate.high - rate.low <= 2 * _two_errors((rate.low + rate.high) / 2, AUDIT):
+        return ()
+    return (f"The ends are far apart: anything from {rate.low:.1%} to {rate.high:.1%} may be true.",)
 
 
 def _two_errors(rate: float, samples: int) -> float:

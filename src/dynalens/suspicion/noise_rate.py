@@ -37,6 +37,7 @@ class NoiseRate:
             gave.
         doubts: What speaks against the estimate in this run, as sentences (:func:`~dynalens.suspicion.doubts`); none
             of a calibrated one.
+        alone: What is said beside the estimate: where it comes from, and what would be better.
 
     Example:
         >>> rate = NoiseRate(low=0.05, value=0.1, high=0.2)
@@ -51,10 +52,11 @@ class NoiseRate:
     high: float
     calibrated: bool = False
     doubts: tuple[str, ...] = ()
+    alone: str = FROM_THE_RUN_ALONE
 
     def in_words(self) -> str:
         """Return the rate with its ends, and where it comes from."""
-        origin = "a 95 % interval from answers" if self.calibrated else FROM_THE_RUN_ALONE
+        origin = "a 95 % interval from answers" if self.calibrated else self.alone
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%}), {origin}"
 
     def __str__(self) -> str:
@@ -64,7 +66,7 @@ class NoiseRate:
     def __repr__(self) -> str:
         """Return how it is made; of an estimate, also what it is."""
         ends = f"low={self.low!r}, value={self.value!r}, high={self.high!r}, calibrated={self.calibrated}"
-        return f"NoiseRate({ends})" if self.calibrated else f"NoiseRate({ends})  # {FROM_THE_RUN_ALONE}"
+        return f"NoiseRate({ends})" if self.calibrated else f"NoiseRate({ends})  # {self.alone}"
 
 
 def estimate_noise_rate(predictions: Predictions, directed: float, epochs: Sequence[Candidates] = ()) -> NoiseRate:

@@ -41,9 +41,10 @@ import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.confusions import one_way, wrong_log_odds
-from dynalens.suspicion.doubts import doubts
+from dynalens.suspicion.doubts import doubts, far_apart
 from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
+from dynalens.suspicion.targets import target_noise_rate
 from dynalens.suspicion.units import unit_noise_rate, worst_margin
 from dynalens.suspicion.votes import count_votes
 
@@ -121,8 +122,7 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
 def _assess_units(statistics: SampleStatistics, rows: Array) -> Assessment:
     """Return how suspicious samples with several units are; they have no class that is given for another."""
     part, n = statistics.part(rows), len(statistics)
-    score, rate = _unit_score(part), unit_noise_rate(part)
-    reasons = doubts(rate, samples=len(rows), accuracy=float((part.probability_gap == 0).mean()))
+    score, rate, reasons = _unit_score(part), *_unit_rate(part)
     score = with_mean(score, rate.value)
     wrong = _spread(n, rows, probability(score) if rate.value else np.zeros(len(rows)))
     return Assessment(
@@ -134,6 +134,15 @@ def _assess_units(statistics: SampleStatistics, rows: Array) -> Assessment:
         probability_margin=statistics.weighted_confidence - statistics.weighted_rival,
         noise_rate=replace(rate, doubts=reasons),
     )
+
+
+def _unit_rate(part: SampleStatistics) -> tuple[NoiseRate, tuple[str, ...]]:
+    """Return the noise rate of samples with several units, and what speaks against it."""
+    if part.target is not None:
+        rate = target_noise_rate(part)
+        return rate, far_apart(rate)
+    rate = unit_noise_rate(part)
+    return rate, doubts(rate, samples=len(part), accuracy=float((part.probability_gap == 0).mean()))
 
 
 def _unit_score(statistics: SampleStatistics) -> Array:

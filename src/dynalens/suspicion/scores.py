@@ -19,6 +19,8 @@ def named_scores(statistics: SampleStatistics, probability_margin: Array) -> dic
     - correctness: minus the fraction of correct presentations (Swayamdipta et al. 2020);
     - first_learned: epoch of the first correct presentation; a sample never learned comes one after the latest.
 
+    A regression has loss, forgetting, correctness and first_learned alone, as the others are of classes.
+
     Args:
         statistics: The record.
         probability_margin: Shape ``(N,)``, the mean of p_y - max_{k != y} p_k.
@@ -35,4 +37,6 @@ def named_scores(statistics: SampleStatistics, probability_margin: Array) -> dic
         "correctness": -statistics.correctness,
         "first_learned": np.where(learned, statistics.first_learned, latest + 1),
     }
+    if statistics.target is not None:
+        scores = {name: scores[name] for name in ("loss", "forgetting", "correctness", "first_learned")}
     return {f"score_{name}": np.where(has_presentations, values, np.nan) for name, values in scores.items()}

@@ -16,6 +16,8 @@ from dynalens.suspicion.units import named_targets
 _COUNTS = ("presentations", "forgetting_events")
 _MEANS = ("margin", "confidence", "variability", "correctness", "loss", "el2n", "probability_gap")
 _OF_UNITS = ("unit_margin", "mean_margin", "unit_forgetting_events")
+_OF_CLASSES = ("el2n", "probability_gap")
+_OF_TARGETS = ("target", "prediction", "residual", "absolute_residual", "tolerance")
 
 
 def samples_table(
@@ -36,7 +38,8 @@ def samples_table(
     (``docs/results.md``, *What is flagged without answers*, shows how far it was off); ``agreement`` is the fraction of
     presentations that predicted ``suggested``, and ``suggested_probability`` the probability that it is the true class.
     Of samples with several units, these are of the worst one, ``unit``: the label k of a multi-label sample, ``label``
-    1 where it was given and 0 where not. A sample never seen has no score and no rank and is not flagged.
+    1 where it was given and 0 where not. Of a regression no column speaks of classes: it has ``target``, ``prediction``
+    and ``residual``. A sample never seen has no score and no rank and is not flagged.
 
     Args:
         statistics: The record.
@@ -56,8 +59,6 @@ def samples_table(
         table["name"] = list(names)
     for name, values in _given_and_suggested(statistics, assessment, class_names).items():
         table[name] = values
-    table["suggested_probability"] = assessment.suggested_probability
-    table["agreement"] = assessment.agreement
     table["rank"] = _nullable(ranks(assessment.score), ~np.isnan(assessment.score))
     table["flagged"] = flagged(assessment.probability, PRECISION)
     table["wrong_probability"] = assessment.probability
@@ -186,15 +187,17 @@ def _with_statistics(table: pd.DataFrame, statistics: SampleStatistics) -> pd.Da
     for name in ("first_learned", "last_forgotten"):
         values = getattr(statistics, name)
         table[name] = _nullable(np.nan_to_num(values, nan=-1), ~np.isnan(values))
-    for name in _MEANS:
+    for name in _MEANS if statistics.target is None else [name for name in _MEANS if name not in _OF_CLASSES]:
         table[name] = getattr(statistics, name)
+    further: dict[str, Any] = {}
     if statistics.mean_probabilities is not None:
-        for name, values in uncertainty(statistics.mean_probabilities, statistics.expected_entropy).items():
-            table[name] = values
-    for name in _OF_UNITS:
-        if getattr(statistics, name) is not None:
-            table[name] = getattr(statistics, name)
-    table["predicted"] = _nullable(statistics.predicted, statistics.predicted >= 0)
+        further |= uncertainty(statistics.mean_probabilities, statistics.expected_entropy)
+    arrays = statistics.arrays()
+    further |= {name: arrays[name] for name in _OF_UNITS if name in arrays}
+    if statistics.target is None:
+        further["predicted"] = _nullable(statistics.predicted, statistics.predicted >= 0)
+    for name, values in further.items():
+        table[name] = values
     return table
 
 
@@ -202,6 +205,8 @@ def _given_and_suggested(
     statistics: SampleStatistics, assessment: Assessment, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
     """Return the columns that say what was given and what is suggested, for the worst unit where there are several."""
+    if statistics.target is not None:
+        return _targets(statistics, class_names)
     labels, suggested, names = named_targets(statistics, class_names)
     columns: dict[str, Any] = {}
     if statistics.unit is not None:
@@ -217,7 +222,19 @@ def _given_and_suggested(
         columns[name] = _nullable(classes, classes >= 0)
         if class_names is not None and names is not None:
             columns[f"{name}_name"] = _names(codes, names)
-    return columns
+    return columns | {"suggested_probability": assessment.suggested_probability, "agreement": assessment.agreement}
+
+
+def _targets(statistics: SampleStatistics, target_names: Sequence[str] | None) -> dict[str, Any]:
+    """Return the columns of the worst target of each sample, and which one it is where there are several."""
+    assert statistics.unit is not None
+    assert statistics.unit_residuals is not None
+    columns: dict[str, Any] = {}
+    if statistics.unit_residuals.shape[1] > 1:
+        columns["unit"] = _nullable(statistics.unit, statistics.unit >= 0)
+        if target_names is not None:
+            columns["unit_name"] = _names(statistics.unit, target_names)
+    return columns | {name: getattr(statistics, name) for name in _OF_TARGETS}
 
 
 def _nullable(values: Array, present: Array) -> "pd.Series[int]":

@@ -17,9 +17,13 @@ from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.course import SUREST
 from dynalens.suspicion.noise_rate import MOST, NoiseRate
 
+ALONE = "from the run alone; look at the first of `suspects()`"
+
 
 def worst_margin(statistics: SampleStatistics) -> Array:
     """Return the smallest weighted margin of a unit of each sample, ``(N,)`` float64; NaN if never seen.
+
+    Of a regression it is the log of the tolerance divided by the weighted mean absolute residual.
 
     Raises:
         ValueError: If each sample has one label.
@@ -50,7 +54,7 @@ def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     samples = float((worst_margin(statistics) < 0).mean())
     value = min(MOST, samples, 1 - (1 - wrong - wrong * (doubted - wrong)) ** margins.shape[1])
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(margins)) / len(margins)))
-    return NoiseRate(0.0, value, min(1.0, samples + error))
+    return NoiseRate(0.0, value, min(1.0, samples + error), alone=ALONE)
 
 
 def unit_codes(statistics: SampleStatistics) -> tuple[Array, Array]:

@@ -4,18 +4,23 @@ A presentation of a sample is reduced to its worst unit, as a problem of two cla
 and 1, at least one is contradicted. All statistics of a sample with one label then hold for it unchanged.
 """
 
-from dynalens.units.kinds import GIVEN, MEANS, POSITION, SUMMARY, UnitKind
+from dynalens.units.kinds import GIVEN, LABELS, MEANS, POSITION, SUMMARY, TARGETS, UnitKind
 from dynalens.units.multi_label import MOST_LABELS, multi_label
 from dynalens.units.presentation import UnitPresentation, presented
+from dynalens.units.regression import MOST_TARGETS, regression
 
 __all__ = [
     "GIVEN",
+    "LABELS",
     "MEANS",
     "MOST_LABELS",
+    "MOST_TARGETS",
     "POSITION",
     "SUMMARY",
+    "TARGETS",
     "UnitKind",
     "UnitPresentation",
     "multi_label",
     "presented",
+    "regression",
 ]

@@ -2,25 +2,35 @@
 
 from typing import NamedTuple
 
-MEAN_MARGIN, RIGHT, MEAN_LOSS, POSITION, GIVEN, CONTRADICTION = range(6)
-SUMMARY = 6
-"""Numbers that every kind has: means over the units of a sample, and its worst unit."""
+MEAN_MARGIN, RIGHT, MEAN_LOSS, POSITION, GIVEN, CONTRADICTION, KIND = range(7)
+SUMMARY = 7
+"""Numbers that every kind has: means over the units of a sample, its worst unit, and which kind they are of."""
 MEANS = (MEAN_MARGIN, RIGHT, MEAN_LOSS)
 
 BITS = 16
 """Bits in one float32 of a row, which holds integers up to 2^24 exactly."""
 
 
+LABELS, TARGETS = "labels", "targets"
+_NAMES = (LABELS, TARGETS)
+"""Their places are the numbers that stand for them in rows."""
+
+
 class UnitKind(NamedTuple):
     """What the units of a record are.
 
     Attributes:
-        name: "labels" of multi-label samples, each with a record of its own.
-        labels: Number K of labels.
+        name: "labels" of multi-label samples or "targets" of a regression, each with a record of its own.
+        labels: Number K of labels, or D of targets.
     """
 
     name: str
     labels: int
+
+    @property
+    def code(self) -> int:
+        """The number that stands for this kind in rows."""
+        return _NAMES.index(self.name)
 
     @property
     def numbers(self) -> int:
@@ -28,26 +38,29 @@ class UnitKind(NamedTuple):
 
         Example:
             >>> UnitKind("labels", 20).numbers  # a summary, 20 logits, and 20 bits in two numbers
-            28
+            29
+            >>> UnitKind("targets", 3).numbers  # a summary, 3 residuals and 3 targets
+            13
         """
-        return SUMMARY + self.labels + -(-self.labels // BITS)
+        return SUMMARY + self.labels + (self.labels if self.name == TARGETS else -(-self.labels // BITS))
 
     @classmethod
-    def told_by(cls, numbers: int) -> "UnitKind":
-        """Return the kind that has so many numbers, where another process has recorded them.
+    def told_by(cls, numbers: int, code: int) -> "UnitKind":
+        """Return the kind of this code that has so many numbers, where another process has recorded them.
 
         Example:
-            >>> UnitKind.told_by(28)
-            UnitKind(name='labels', labels=20)
+            >>> UnitKind.told_by(29, 0), UnitKind.told_by(13, 1)
+            (UnitKind(name='labels', labels=20), UnitKind(name='targets', labels=3))
         """
-        return cls("labels", (numbers - SUMMARY) * BITS // (BITS + 1))
+        further = numbers - SUMMARY
+        return cls(_NAMES[code], further // 2 if _NAMES[code] == TARGETS else further * BITS // (BITS + 1))
 
     @property
     def logits(self) -> slice:
-        """Where the K logits stand among them."""
+        """Where the K logits stand among them, or the D residuals."""
         return slice(SUMMARY, SUMMARY + self.labels)
 
     @property
-    def bits(self) -> slice:
-        """Where the K given labels stand, as :func:`~dynalens.units.multi_label.packed`."""
+    def given(self) -> slice:
+        """Where what was given stands: the K bits, as :func:`~dynalens.units.multi_label.packed`, or the D targets."""
         return slice(SUMMARY + self.labels, self.numbers)

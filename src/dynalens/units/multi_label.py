@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalens.units.kinds import BITS, UnitKind
+from dynalens.units.kinds import BITS, LABELS, UnitKind
 from dynalens.units.presentation import UnitPresentation, presented
 
 MOST_LABELS = 512
@@ -26,7 +26,7 @@ def multi_label(logits: Tensor, given: Tensor, counted: Tensor | None = None) ->
     Example:
         >>> shown = multi_label(torch.tensor([[2.0, 3.0]]), torch.tensor([[1, 0]]))
         >>> shown.logits.tolist(), shown.numbers[0, 3:].tolist()  # label 1 is doubted; then the logits, and the bits
-        ([[-3.0, 0.0]], [1.0, 0.0, 1.0, 2.0, 3.0, 1.0])
+        ([[-3.0, 0.0]], [1.0, 0.0, 1.0, 0.0, 2.0, 3.0, 1.0])
     """
     z = logits.detach().float()
     counted = torch.ones_like(z, dtype=torch.bool) if counted is None else counted
@@ -36,11 +36,13 @@ def multi_label(logits: Tensor, given: Tensor, counted: Tensor | None = None) ->
     no_labels = given.masked_fill(~counted, 0).amin(dim=1)
     targets = torch.where(no_labels < 0, no_labels, targets)
     bit = given.gather(1, reduced.unit.unsqueeze(1)).squeeze(1)
-    summary = torch.stack([reduced.unit, bit, torch.where(reduced.worst > 0, bit, 1 - bit)], dim=1).float()
+    kind = UnitKind(LABELS, z.shape[1])
+    named = [reduced.unit, bit, torch.where(reduced.worst > 0, bit, 1 - bit), torch.full_like(bit, kind.code)]
+    summary = torch.stack(named, dim=1).float()
     kept = z.masked_fill(~counted, torch.nan)
     numbers = torch.cat([reduced.means, summary, kept, packed(given)], dim=1)
     rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
-    return UnitPresentation(rows, targets, UnitKind("labels", z.shape[1]), numbers)
+    return UnitPresentation(rows, targets, kind, numbers)
 
 
 def packed(given: Tensor) -> Tensor:

@@ -32,6 +32,10 @@ if (content.found.length) {
   by("found").append(foundCurve(content.found));
 }
 
+const [GIVEN, SUGGESTED] = content.words;
+const isRegression = GIVEN === "target";
+for (const element of document.querySelectorAll("[data-of]"))
+  element.hidden = element.dataset.of === "pairs" ? isRegression : content.several;
 const pairOf = card => card.label + ">" + card.suggested;
 const pairs = new Map();
 for (const card of cards) pairs.set(pairOf(card), (pairs.get(pairOf(card)) || 0) + 1);
@@ -46,7 +50,7 @@ content.names.forEach((name, number) => by("class").append(make("option", { valu
 const MOST_CLASSES = 30;
 function matrix() {
   const classes = [...new Set(cards.flatMap(card => [card.label, card.suggested]))].filter(k => k >= 0).sort((a, b) => a - b);
-  if (classes.length > MOST_CLASSES) { by("pairs").hidden = true; return; }
+  if (isRegression || classes.length > MOST_CLASSES) { by("pairs").hidden = true; return; }
   const most = Math.max(...pairs.values());
   const head = make("tr", {}, make("th", {}, "given \\ suggested"), ...classes.map(k => make("th", { scope: "col" }, nameOf(k))));
   by("matrix").append(head, ...classes.map(label => make("tr", {}, make("th", { scope: "row" }, nameOf(label)),
@@ -62,7 +66,7 @@ function matrix() {
 }
 
 // An empty box for each card; it is filled when it comes near the window, and emptied when it is far away.
-const described = card => `sample ${card.id}, given ${nameOf(card.label)}, suggested ${nameOf(card.suggested)}`;
+const described = card => `sample ${card.id}, ${GIVEN} ${nameOf(card.label)}, ${SUGGESTED} ${nameOf(card.suggested)}`;
 const boxes = cards.map((card, position) => {
   const box = make("article", { class: "card", "data-id": card.id, tabindex: "-1", "aria-label": described(card) });
   box.position = position;
@@ -96,11 +100,11 @@ function fill(box) {
 function about(card) {
   return [
     make("div", { class: "names" },
-      make("div", { class: "given", title: nameOf(card.label) }, "given " + nameOf(card.label)),
-      make("div", { class: "suggested", title: nameOf(card.suggested) }, "suggested " + nameOf(card.suggested))),
+      make("div", { class: "given", title: nameOf(card.label) }, GIVEN + " " + nameOf(card.label)),
+      make("div", { class: "suggested", title: nameOf(card.suggested) }, SUGGESTED + " " + nameOf(card.suggested))),
     make("div", { class: "meta" },
       make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),
-      make("span", { title: "probability that the label is wrong" }, `wrong with ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
+      make("span", { title: `probability that the ${isRegression ? "target" : "label"} is wrong` }, `wrong with ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
     sparkline(card.trace, content.epochs)];
 }
 

@@ -1,0 +1,228 @@
+"""Which losses of numbers are a regression of the batch's labels, and what a step shows of these."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens.capture.batch import CaptureError
+from dynalens.capture.graph import origin
+from dynalens.capture.layout import Path, leaves
+from dynalens.capture.loss_tap import IGNORE_INDEX, LossCall
+from dynalens.capture.merging import RowsOf
+from dynalens.keys import INPUT_KEYS, LABEL_KEYS
+from dynalens.units import MOST_TARGETS, UnitPresentation, regression
+
+_FEWEST = 4
+"""Rows from which the same order tells that targets were made of a label: by chance 1 in 24 has it, or less."""
+
+
+class BatchTargets:
+    """Tell a regression of the batch's labels from a loss of other numbers: inputs, noise, scores of a critic.
+
+    The first batch decides, by what it holds beside its inputs: the targets are one of these tensors, hold the same
+    numbers, or are in the same order, as where a step brings them to another scale. What holds the input as well is
+    none: an autoencoder. In later batches the loss at the same place is taken, and nothing waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self._places: list[int] | None = None
+        self._kinds: list[Any] = []
+        self._returned = False
+
+    @property
+    def known(self) -> bool:
+        """Whether a first batch had a regression."""
+        return self._places is not None
+
+    def presented(
+        self, losses: Sequence[LossCall], outputs: Any, batch: Any, rows_of: RowsOf, *, probabilities: Sequence[Any]
+    ) -> tuple[UnitPresentation, Tensor, str] | None:
+        """Return what a step shows of a regression, its targets as they were given, and where they were found.
+
+        Args:
+            losses: Of numbers that are trained on; of several with one prediction the first counts.
+            outputs: What the step returned; its ``predictions`` and ``targets`` count first.
+            batch: What the loader delivered.
+            rows_of: Tells which rows of the batch some targets are.
+            probabilities: What the first step's loss makes of logits; zeros and ones beside them are classes.
+
+        Raises:
+            CaptureError: If predictions and targets do not go together.
+        """
+        returned = _returned(outputs) if not self.known or self._returned else None
+        if returned is not None and not (probabilities and _are_bits(returned.targets)):
+            self._returned, self._places = True, []
+            calls, source = [returned], "predictions and targets: returned by the step"
+        else:
+            numbers = [call for call in losses if not (probabilities and _are_bits(call.targets))]
+            calls = self._calls(numbers, batch, rows_of)
+            source = "; ".join(f"predictions: input of {call.name} {list(call.logits.shape)}" for call in calls)
+            source += "; targets: labels of the batch"
+        if not calls:
+            return None
+        shown = shown_targets(calls)
+        count = "a number" if shown.kind.labels == 1 else f"{shown.kind.labels} numbers"
+        return shown, calls[0].targets, f"{source} ({count} for each sample)"
+
+    def _calls(self, losses: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> list[LossCall]:
+        """Return the losses whose targets are labels of the batch, one for each prediction."""
+        if self._places is not None:
+            return self._as_before(losses)
+        inputs, others = _inputs_and_others(batch)
+        chosen: dict[Any, int] = {}
+        for place, call in enumerate(losses):
+            if _are_made_of(call.targets, others, rows_of) and not _are_made_of(call.targets, inputs, rows_of):
+                chosen.setdefault((origin(call.logits), call.targets.shape), place)
+        if chosen:
+            self._places = list(chosen.values())
+            self._kinds = [_kind(call) for call in losses]
+        return [losses[place] for place in chosen.values()]
+
+    def _as_before(self, losses: Sequence[LossCall]) -> list[LossCall]:
+        assert self._places is not None
+        if [_kind(call) for call in losses] == self._kinds:
+            return [losses[place] for place in self._places]
+        wanted = [self._kinds[place] for place in self._places]
+        alike = [[call for call in losses if _kind(call) == kind] for kind in wanted]
+        return [calls[0] for calls in alike] if all(len(calls) == 1 for calls in alike) else []
+
+
+def shown_targets(calls: Sequence[LossCall]) -> UnitPresentation:
+    """Return what a step shows of a regression; targets of several losses are side by side.
+
+    Raises:
+        CaptureError: If predictions and targets have not one shape, or there are too many of them.
+    """
+    parts = [_columns(call) for call in calls]
+    if len({len(part[0]) for part in parts}) > 1:
+        raise CaptureError(
+            f"Expected as many rows in each loss of the step, got {[len(part[0]) for part in parts]}. {REMEDY}"
+        )
+    residuals, targets, losses, counted = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+    if targets.shape[1] > MOST_TARGETS:
+        raise CaptureError(f"Expected at most {MOST_TARGETS} targets for each sample, got {targets.shape[1]}. {REMEDY}")
+    return regression(residuals, targets, losses, counted)
+
+
+REMEDY = (
+    "Return a dict with `loss`, and with `predictions` and `targets` of shape (N,) or (N, D), from `training_step`, or "
+    "leave the monitor out."
+)
+
+
+def _returned(outputs: Any) -> LossCall | None:
+    """Return predictions and targets that a step returned, as the call of a squared loss; None if they are no numbers.
+
+    Shapes that do not go together are the error of :func:`shown_targets`.
+    """
+    if not isinstance(outputs, Mapping) or "predictions" not in outputs or "targets" not in outputs:
+        return None
+    predictions, targets = outputs["predictions"], outputs["targets"]
+    tensors = isinstance(predictions, Tensor) and isinstance(targets, Tensor)
+    if not tensors or not predictions.is_floating_point() or predictions.shape[:1] != targets.shape[:1]:
+        return None
+    return LossCall("mse_loss", predictions, targets, IGNORE_INDEX, direct=False)
+
+
+def _are_bits(targets: Tensor) -> bool:
+    return bool(((targets == 0) | (targets == 1)).all())
+
+
+def _columns(call: LossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return residuals, targets, losses and whether they count, ``(N, D)`` each."""
+    if call.logits.shape != call.targets.shape:
+        raise CaptureError(
+            f"Expected predictions and targets of one shape, got {tuple(call.logits.shape)} and "
+            f"{tuple(call.targets.shape)} in {call.name}, which compares each prediction with every target. Bring them "
+            "to one shape: `predictions.squeeze(1)` or `targets.unsqueeze(1)`."
+        )
+    predictions, targets = _in_full(call.logits), _in_full(call.targets)
+    option = {"smooth_l1_loss": {"beta": call.option}, "huber_loss": {"delta": call.option}}.get(call.name, {})
+    loss: Tensor = getattr(F, call.name)(predictions, targets, reduction="none", **option)
+    weights = torch.ones_like(loss) if call.weight is None else call.weight.detach().expand_as(loss)
+    n, each = (len(targets), targets.shape[1:].numel()) if targets.ndim else (1, 1)
+    every = (predictions - targets, targets, loss, weights != 0)
+    residuals, given, losses, counted = (values.reshape(n, each) for values in every)
+    return residuals, given, losses, counted
+
+
+def _in_full(values: Tensor) -> Tensor:
+    return values.detach() if values.dtype is torch.float64 else values.detach().float()
+
+
+def _kind(call: LossCall) -> tuple[str, torch.Size, torch.Size]:
+    return call.name, call.logits.shape[1:], call.targets.shape[1:]
+
+
+def _inputs_and_others(batch: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors of a batch that are inputs, and those beside them.
+
+    Inputs are under usual keys of a dict, else its first tensor that is not under a usual key of labels; of a tuple,
+    the first entry.
+    """
+    every = list(leaves(batch))
+    if isinstance(batch, Mapping):
+        usual = [path[0] for path, _ in every if path[0] in INPUT_KEYS]
+        first = [path[0] for path, _ in every if path[0] not in LABEL_KEYS][:1]
+        inputs: set[Any] = set(usual or first)
+    else:
+        inputs = {0}
+
+    def is_input(path: Path) -> bool:
+        return not path or path[0] in inputs
+
+    return [leaf for path, leaf in every if is_input(path)], [leaf for path, leaf in every if not is_input(path)]
+
+
+def _are_made_of(targets: Tensor, entries: Sequence[Tensor], rows_of: RowsOf) -> bool:
+    """Return whether targets are one of these entries of the batch; waits for the device."""
+    if targets.ndim > 3 or targets.requires_grad or targets.is_complex():
+        return False
+    rows = rows_of(targets)
+    for entry in _of_rows(entries, rows):
+        with suppress(RuntimeError, TypeError):  # an entry of another kind, as a sparse one
+            if _same(targets, entry, chosen=rows is not None) or _same_order(targets, entry):
+                return True
+    return False
+
+
+def _of_rows(entries: Sequence[Tensor], rows: Tensor | None) -> Iterator[Tensor]:
+    for entry in entries:
+        if rows is None:
+            yield entry
+        elif entry.ndim and len(entry):
+            yield entry[rows.to(entry.device)]
+
+
+def _same(targets: Tensor, entry: Tensor, *, chosen: bool) -> bool:
+    """Whether an entry holds these numbers, in this order.
+
+    One number alone tells only where it is the entry itself, or was chosen from one.
+    """
+    if targets.numel() != entry.numel() or not targets.numel() or targets.shape[:1] != entry.shape[:1]:
+        return False
+    numbers, others = targets.flatten(), entry.detach().flatten().to(targets.dtype)
+    same = bool(((numbers == others) | (numbers.isnan() & others.isnan())).all())
+    varied = bool((numbers != numbers[0]).any())
+    return same and (varied or chosen or entry is targets or entry.data_ptr() == targets.data_ptr())
+
+
+def _same_order(targets: Tensor, entry: Tensor) -> bool:
+    """Whether each column of the targets is ordered as that of the entry, as after a change of scale."""
+    if entry.shape[:1] != targets.shape[:1] or entry.numel() != targets.numel() or len(targets) < _FEWEST:
+        return False
+    if not entry.is_floating_point():  # classes, of which a step makes other numbers
+        return False
+    columns, others = (values.detach().float().reshape(len(targets), -1) for values in (targets, entry))
+    return bool(_is_ordered_alike(columns, others))
+
+
+def _is_ordered_alike(columns: Tensor, others: Tensor) -> Tensor:
+    order = columns.argsort(dim=0, stable=True)
+    steps = columns.gather(0, order).diff(dim=0), others.gather(0, order).diff(dim=0)
+    rising = (steps[1] > 0) == (steps[0] > 0)
+    return rising.all() & (steps[0] > 0).any(dim=0).all() & (steps[1] >= 0).all()

@@ -1,0 +1,86 @@
+"""What the record keeps of each label of multi-label samples."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dynalens.dynamics.statistics import Array
+from dynalens.units import LABELS, UnitKind
+from dynalens.units.kinds import BITS
+
+State = dict[str, Array]
+
+_MARGINS, _BITS, _RIGHT, _FORGOTTEN = "unit.margins", "unit.bits", "unit.right", "unit.forgotten"
+COUNTED = _MARGINS
+
+
+def empty(num_samples: int, count: int) -> State:
+    """Return what is kept of samples that were never seen.
+
+    For each (sample, label), 6 bytes: the weighted mean of the margin, the given bit, -1 while it is not known, and
+    whether the last prediction was right.
+    """
+    shape = (num_samples, count)
+    return {
+        _MARGINS: np.zeros(shape, np.float32),
+        _BITS: np.full(shape, -1, np.int8),
+        _RIGHT: np.zeros(shape, np.bool_),
+        _FORGOTTEN: np.zeros(num_samples, np.int32),
+    }
+
+
+def present(state: State, at: "slice | Array", numbers: Array, step: float) -> None:
+    """Add one presentation of each of some different samples."""
+    kind = UnitKind(LABELS, state[_MARGINS].shape[1])
+    logits, given = numbers[kind.logits].T, unpacked(numbers[kind.given].T, kind.labels)
+    counted = ~np.isnan(logits)
+    margins = np.where(given == 1, logits, -logits)
+    before, known = state[_MARGINS][at], state[_BITS][at] >= 0
+    part = np.where(known, np.float32(step), np.float32(1))
+    state[_MARGINS][at] = np.where(counted, before + part * (margins - before), before)
+    state[_BITS][at] = np.where(counted, given, state[_BITS][at])
+    right = margins > 0  # False where it is not counted
+    state[_FORGOTTEN][at] += (state[_RIGHT][at] & ~right & counted).sum(axis=1).astype(np.int32)
+    state[_RIGHT][at] = np.where(counted, right, state[_RIGHT][at])
+
+
+def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
+    """Return the number of samples of which a given label differs between presentations."""
+    kind = UnitKind(LABELS, state[_MARGINS].shape[1])
+    given = unpacked(numbers[kind.given].T, kind.labels)
+    given[np.isnan(numbers[kind.logits].T)] = -1
+    known = state[_BITS].copy()
+    known[index] = np.where(known[index] >= 0, known[index], given)
+    before = known[index]
+    differs = (given >= 0) & (before >= 0) & (given != before)
+    return len(np.unique(index[differs.any(axis=1)]))
+
+
+def unpacked(packed: Array, count: int) -> Array:
+    """Return the bits of :func:`~dynalens.units.multi_label.packed`, ``(M, count)`` int8.
+
+    Example:
+        >>> unpacked(np.array([[5.0]]), 3)
+        array([[1, 0, 1]], dtype=int8)
+    """
+    bits = packed.astype(np.int32)[:, :, np.newaxis] >> np.arange(BITS) & 1
+    return bits.reshape(len(packed), -1)[:, :count].astype(np.int8)
+
+
+def read(state: Mapping[str, Array], has_presentations: Array) -> dict[str, Array]:
+    """Return the statistics of the worst label of each sample, and the margins of all."""
+    known = state[_BITS] >= 0
+    margins = np.where(known, state[_MARGINS], np.float32(np.nan))
+    unit = np.where(known, state[_MARGINS], np.inf).argmin(axis=1)
+    rows = np.arange(len(unit))
+    given = np.where(has_presentations, state[_BITS][rows, unit], -1).astype(np.int32)
+    last = np.where(state[_RIGHT][rows, unit], given, 1 - given)
+    return {
+        "label": given,
+        "candidate": np.where(has_presentations, 1 - given, -1).astype(np.int32),
+        "predicted": np.where(has_presentations, last, -1).astype(np.int32),
+        "unit": np.where(has_presentations, unit, -1).astype(np.int32),
+        "unit_margin": np.where(has_presentations, margins[rows, unit], np.nan),
+        "unit_forgetting_events": state[_FORGOTTEN].copy(),
+        "unit_margins": margins,
+    }

@@ -1,0 +1,133 @@
+r"""What the record keeps of each target of a regression.
+
+With the residual r = prediction - target and the tolerance :math:`\epsilon` of this target, the margin is
+:math:`\ln(\epsilon / |r|)`: positive where the prediction is within the tolerance. As log odds it has
+:math:`p = \epsilon / (\epsilon + |r|)`, which is 1 at the target and 1/2 at the tolerance.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from dynalens.dynamics.rows import CERTAIN, EL2N, LOG_OTHER, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
+from dynalens.dynamics.statistics import Array
+from dynalens.dynamics.tolerance import default_tolerance, for_each_target
+from dynalens.units import POSITION, SUMMARY, TARGETS, UnitKind
+from dynalens.units.kinds import MEAN_MARGIN, RIGHT
+
+State = dict[str, Array]
+
+_TARGETS, _RESIDUALS, _ABSOLUTE, _LAST = "unit.targets", "unit.residuals", "unit.absolute", "unit.last"
+_FORGOTTEN, TOLERANCE = "unit.forgotten", "unit.tolerance"
+COUNTED = _RESIDUALS
+
+
+def empty(num_samples: int, count: int) -> State:
+    """Return what is kept of samples that were never seen.
+
+    For each (sample, target), 16 bytes: the target, NaN while it is not known, the weighted means of the residual and
+    of its absolute value, and the last residual. The tolerance of each target, ``(1, D)``, is of all samples; NaN while
+    it is not known.
+    """
+    shape = (num_samples, count)
+    arrays = {name: np.zeros(shape, np.float32) for name in (_RESIDUALS, _ABSOLUTE)}
+    arrays |= {name: np.full(shape, np.nan, np.float32) for name in (_TARGETS, _LAST)}
+    arrays[TOLERANCE] = np.full((1, count), np.nan)
+    return arrays | {_FORGOTTEN: np.zeros(num_samples, np.int32)}
+
+
+def residuals(numbers: Array) -> Array:
+    """Return prediction - target of the worst target of each presentation, ``(M,)`` float32."""
+    kind = UnitKind(TARGETS, (len(numbers) - SUMMARY) // 2)
+    worst: Array = numbers[kind.logits][numbers[POSITION].astype(np.int64), np.arange(numbers.shape[1])]
+    return worst
+
+
+def settled(state: State, index: Array, rows: Array, given: Array | None) -> Array:
+    """Return the rows of an epoch with what the tolerance tells: margin, probabilities, and the worst target.
+
+    Args:
+        state: The record; it gets the tolerance if it has none.
+        index: Shape ``(M,)``, the sample of each presentation.
+        rows: Shape ``(R, M)``; changed in place.
+        given: The tolerance that was asked for, ``(D,)`` or ``()``; None for :func:`default_tolerance` of the targets
+            of the first epoch.
+    """
+    kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
+    numbers = rows[ROWS:]
+    residuals, targets = numbers[kind.logits].T, numbers[kind.given].T
+    if len(index) and np.isnan(state[TOLERANCE]).any():
+        _, first = np.unique(index, return_index=True)
+        state[TOLERANCE][0] = (
+            default_tolerance(targets[first]) if given is None else for_each_target(given, kind.labels)
+        )
+    ratio = np.abs(residuals.astype(np.float64)) / state[TOLERANCE]
+    counted = ~np.isnan(targets)
+    worst = np.where(counted, ratio, -np.inf).argmax(axis=1)  # NaN is the largest
+    largest = np.where(rows[TARGET] >= 0, ratio[np.arange(len(worst)), worst], 0)
+    with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not counted
+        margins = np.minimum(-np.log(ratio), CERTAIN)
+        margin, rest = np.minimum(-np.log(largest), CERTAIN), largest / (1 + largest)
+        rows[LOG_OTHER] = np.log(rest)
+    rows[MARGIN], rows[LOG_P], rows[EL2N] = margin, -np.log1p(largest), np.sqrt(2) * rest
+    rows[PREDICTED] = margin <= 0
+    number = np.maximum(counted.sum(axis=1), 1)
+    numbers[MEAN_MARGIN] = np.where(counted, margins, 0).sum(axis=1) / number
+    numbers[RIGHT] = (counted & (margins > 0)).sum(axis=1) / number
+    numbers[POSITION] = worst
+    return rows
+
+
+def present(state: State, at: "slice | Array", numbers: Array, step: float) -> None:
+    """Add one presentation of each of some different samples."""
+    kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
+    residuals, targets = numbers[kind.logits].T, numbers[kind.given].T
+    counted, known = ~np.isnan(targets), ~np.isnan(state[_TARGETS][at])
+    was_within, is_within = (np.abs(each) < state[TOLERANCE] for each in (state[_LAST][at], residuals))  # NaN is not
+    part = np.where(known, np.float32(step), np.float32(1))
+    for name, values in ((_RESIDUALS, residuals), (_ABSOLUTE, np.abs(residuals))):
+        before = state[name][at]
+        state[name][at] = np.where(counted, before + part * (values - before), before)
+    for name, values in ((_TARGETS, targets), (_LAST, residuals)):
+        state[name][at] = np.where(counted, values, state[name][at])
+    state[_FORGOTTEN][at] += (was_within & ~is_within & counted).sum(axis=1).astype(np.int32)
+
+
+def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
+    """Return the number of samples of which a target differs between presentations."""
+    kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
+    given, known = numbers[kind.given].T, state[_TARGETS].copy()
+    known[index] = np.where(np.isnan(known[index]), given, known[index])
+    before = known[index]
+    return len(np.unique(index[(~np.isnan(given) & ~np.isnan(before) & (given != before)).any(axis=1)]))
+
+
+def read(state: Mapping[str, Array], has_presentations: Array) -> dict[str, Array]:
+    """Return the statistics of the worst target of each sample, and the residuals of all."""
+    known = ~np.isnan(state[_TARGETS])
+    absolute = np.where(known, state[_ABSOLUTE], np.float32(np.nan))
+    unit = np.where(known, absolute / state[TOLERANCE], -np.inf).argmax(axis=1)
+    rows = np.arange(len(unit))
+
+    def of_unit(values: Array) -> Array:
+        return np.where(has_presentations, values[rows, unit].astype(np.float64), np.nan)
+
+    target, residual, distance = map(of_unit, (state[_TARGETS], state[_RESIDUALS], absolute))
+    tolerance = np.where(has_presentations, state[TOLERANCE][0][unit], np.nan)
+    with np.errstate(divide="ignore"):
+        margin = np.minimum(np.log(tolerance / distance), CERTAIN)
+    none = np.full(len(unit), -1, np.int32)
+    return {
+        "label": none,
+        "candidate": none.copy(),
+        "predicted": none.copy(),
+        "unit": np.where(has_presentations, unit, -1).astype(np.int32),
+        "unit_margin": margin,
+        "unit_forgetting_events": state[_FORGOTTEN].copy(),
+        "target": target,
+        "prediction": target + residual,
+        "residual": residual,
+        "absolute_residual": distance,
+        "tolerance": tolerance,
+        "unit_residuals": absolute,
+    }

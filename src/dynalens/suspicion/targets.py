@@ -1,0 +1,64 @@
+"""Suspects of a regression: the targets that the run is farthest from, weighted over the epochs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynalens.dynamics import SampleStatistics
+from dynalens.suspicion.noise_rate import MOST, NoiseRate
+
+OUTLYING = 3.5
+"""Modified z-score from which a number is taken for an outlier (Iglewicz and Hoaglin 1993)."""
+_NORMAL = 0.6745
+"""Third quartile of the standard normal distribution: the median absolute deviation of normal numbers over theirs."""
+ALONE = "from the run alone: it counts targets that stand out of the residuals, not those that are wrong by less"
+
+
+def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:
+    r"""Return how many samples have a target that stands out of the residuals.
+
+    With the weighted mean absolute residual :math:`a_{id}` of sample i and target d, a target stands out where
+    :math:`0.6745 \, a_{id} / \mathrm{median}_j \, a_{jd} > 3.5`, the modified z-score about 0. Of normal residuals 5 in
+    10,000 do. Residuals cannot tell a target that is wrong by less from one that is hard to predict, so that the lower
+    end is 0; the upper one is the fraction of samples that the run is off by more than the tolerance, if that is more,
+    plus two standard errors.
+
+    Source: Iglewicz and Hoaglin, "How to Detect and Handle Outliers", ASQC 1993.
+
+    Args:
+        statistics: Of samples of a regression that were seen.
+    """
+    assert statistics.unit_residuals is not None
+    assert statistics.unit_margin is not None
+    residuals = statistics.unit_residuals.astype(np.float64)
+    known = ~np.isnan(residuals).all(axis=0)
+    usual = np.nanmedian(residuals[:, known], axis=0)
+    value = min(MOST, float((_NORMAL * residuals[:, known] > OUTLYING * usual).any(axis=1).mean()))
+    beyond = max(value, float((statistics.unit_margin <= 0).mean()))
+    error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(residuals)) / len(residuals)))
+    return NoiseRate(0.0, value, min(1.0, beyond + error), alone=ALONE)
+
+
+def target_words(
+    statistics: SampleStatistics, samples: Sequence[int], names: Sequence[str] | None = None
+) -> tuple[list[str], list[str]]:
+    """Return what was given to each of some samples, and the prediction with its residual, as text.
+
+    Args:
+        statistics: Of a regression.
+        samples: Their rows.
+        names: Of the targets; without it they are numbered where a sample has several.
+    """
+    assert statistics.unit is not None
+    assert statistics.unit_residuals is not None
+    assert statistics.target is not None
+    assert statistics.prediction is not None
+    assert statistics.residual is not None
+    given, predicted = [], []
+    for sample in samples:
+        unit = int(statistics.unit[sample])
+        several = statistics.unit_residuals.shape[1] > 1
+        name = names[unit] if names is not None and unit < len(names) else str(unit) if several else ""
+        given.append(f"{name}: {statistics.target[sample]:.4g}".removeprefix(": "))
+        predicted.append(f"{statistics.prediction[sample]:.4g} ({statistics.residual[sample]:+.3g})")
+    return given, predicted

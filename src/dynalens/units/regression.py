@@ -1,0 +1,41 @@
+"""Samples of a regression: D targets each, which are numbers."""
+
+import torch
+from torch import Tensor
+
+from dynalens.units.kinds import KIND, MEAN_LOSS, SUMMARY, TARGETS, UnitKind
+from dynalens.units.presentation import UnitPresentation
+
+MOST_TARGETS = 512
+"""Targets up to which each (sample, target) has a record: 16 bytes each, 8 KiB for a sample."""
+_COUNTED, _NONE = 0, -1
+
+
+def regression(residuals: Tensor, targets: Tensor, losses: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+    """Return what a step shows of N samples that have D targets each.
+
+    What is within the tolerance is told at the end of the epoch, when the tolerance is known
+    (:func:`~dynalens.dynamics.targets.settled`): the row has no margin before. Takes no gradient and does not wait.
+
+    Args:
+        residuals: Shape ``(N, D)``, prediction - target, any floating dtype.
+        targets: Shape ``(N, D)``; NaN where a sample has none.
+        losses: Shape ``(N, D)``, of the step's own loss.
+        counted: Shape ``(N, D)``, bool, False where the loss ignores a target; default: all count.
+
+    Example:
+        >>> shown = regression(torch.tensor([[-3.0]]), torch.tensor([[5.0]]), torch.tensor([[9.0]]))
+        >>> shown.kind, shown.numbers[0, 2].item(), shown.numbers[0, 7:].tolist()  # loss, residual and target
+        (UnitKind(name='targets', labels=1), 9.0, [-3.0, 5.0])
+    """
+    given = targets.detach().float()
+    counted = ~given.isnan() if counted is None else counted & ~given.isnan()
+    kind = UnitKind(TARGETS, given.shape[1])
+    summary = given.new_zeros(len(given), SUMMARY)
+    summary[:, MEAN_LOSS] = losses.detach().float().masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1).clamp(
+        min=1
+    )
+    summary[:, KIND] = kind.code
+    numbers = torch.cat([summary, residuals.detach().float(), given.masked_fill(~counted, torch.nan)], dim=1)
+    marks = torch.where(counted.any(dim=1), _COUNTED, _NONE)
+    return UnitPresentation(given.new_zeros(len(given), 2), marks, kind, numbers)

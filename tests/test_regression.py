@@ -1,0 +1,554 @@
+"""Regressions: what is recorded of each target, against plain Python, and what is no regression of labels."""
+
+import copy
+import itertools
+import math
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.functional import mse_loss
+from torch.utils.data import TensorDataset
+
+from dynalens import CaptureError, SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
+from dynalens.dynamics import Array
+from dynalens.dynamics.tolerance import default_tolerance
+from dynalens.report import to_fiftyone, to_label_studio, write_report
+from dynalens.suspicion import compared
+from dynalens.units import multi_label, regression
+from training import Classifier, N, fit, images, labels, loader
+
+
+def targets(columns: int = 1) -> Tensor:
+    """Targets (N, columns), of another scale in each column."""
+    values = torch.randn(N, columns, generator=torch.Generator().manual_seed(2))
+    return values * torch.tensor([1.0, 10.0, 100.0])[:columns] + 3
+
+
+class Regressor(Classifier):
+    """As the classifier of other tests, with a number for each target."""
+
+    def __init__(self, outputs: int = 1) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(logits, y)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def data(y: Tensor | None = None, **options: Any) -> Callable[[], Any]:
+    given = targets() if y is None else y
+    return lambda: loader(TensorDataset(images(), given), **options)
+
+
+def monitored(
+    tmp_path: Path, model: Classifier | None = None, y: Tensor | None = None, trainer: Any = None, **options: Any
+) -> tuple[TrainingDynamicsMonitor, Any]:
+    monitor = TrainingDynamicsMonitor(**options)
+    return monitor, fit(tmp_path, monitor, model=model or Regressor(), data=data(y), **(trainer or {}))
+
+
+def by_hand(residuals: Array, target: Array, tolerance: Array, weights: list[float]) -> dict[str, Any]:
+    """The record of one sample from its residuals (epochs, D), in plain Python."""
+    ratios = [[abs(r) / e for r, e in zip(row, tolerance, strict=True)] for row in residuals]
+    right = [[ratio < 1 for ratio in row] for row in ratios]
+    total = sum(weights)
+    absolute = [
+        sum(w * abs(row[d]) for w, row in zip(weights, residuals, strict=True)) / total for d in range(len(target))
+    ]
+    worst = max(range(len(target)), key=lambda d: absolute[d] / tolerance[d])
+    signed = sum(w * row[worst] for w, row in zip(weights, residuals, strict=True)) / total
+    steps = list(itertools.pairwise(right))
+    return {
+        "margin": np.mean([-math.log(max(row)) for row in ratios]),
+        "confidence": np.mean([1 / (1 + max(row)) for row in ratios]),
+        "correctness": np.mean(right),
+        "loss": np.mean(np.square(residuals)),
+        "forgetting_events": sum(all(before) and not all(after) for before, after in steps),
+        "unit_forgetting_events": sum(
+            b and not a for before, after in steps for b, a in zip(before, after, strict=True)
+        ),
+        "unit": worst,
+        "unit_margin": math.log(tolerance[worst] / absolute[worst]),
+        "target": target[worst],
+        "residual": signed,
+        "prediction": target[worst] + signed,
+        "absolute_residual": absolute[worst],
+        "tolerance": tolerance[worst],
+        "unit_residuals": absolute,
+    }
+
+
+@pytest.mark.parametrize("tolerance", [None, 0.7, [0.5, 20.0, 90.0]])
+def test_the_record_of_a_regression_is_that_of_plain_python(tolerance: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = targets(3)[:6]
+    scale = torch.tensor([1.0, 10.0, 100.0])
+    residuals = torch.randn(4, 6, 3, generator=generator) * scale
+    dynamics = TrainingDynamics(6, tolerance=tolerance)
+    for epoch, r in enumerate(residuals):
+        order = torch.randperm(6, generator=generator)
+        for rows in (order[:4], order[4:]):
+            dynamics.update_units(rows, regression(r[rows], y[rows], r[rows].square()))
+        dynamics.end_epoch(epoch)
+    columns = y.double().numpy()
+    deviations = [float(np.median(np.abs(column - np.median(column)))) for column in columns.T]
+    epsilon = np.array(deviations if tolerance is None else tolerance) * np.ones(3)
+    weights = [math.log(t + 2) for t in range(4)]
+    statistics = dynamics.compute()
+    for sample in range(6):
+        expected = by_hand(residuals[:, sample].double().numpy(), columns[sample], epsilon, weights)
+        for name, value in expected.items():
+            assert getattr(statistics, name)[sample] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+
+
+def test_the_default_tolerance_is_the_median_absolute_deviation() -> None:
+    y = np.array([[1.0, 5.0, 0.0, np.nan], [2.0, 5.0, 0.0, 1.0], [4.0, 5.0, 0.0, 3.0], [9.0, 5.0, 6.0, np.nan]])
+    # Medians 3, 5, 0, 2; where the median distance is 0 it is the mean, and 1 where no target differs.
+    np.testing.assert_allclose(default_tolerance(y), [1.5, 1.0, 1.5, 1.0])
+
+
+@pytest.mark.parametrize("tolerance", [0, -1.0, [1.0, 0.0], [], float("nan")])
+def test_a_tolerance_that_is_not_above_0_raises(tolerance: Any) -> None:
+    with pytest.raises(ValueError, match="`tolerance` to be above 0, a number or one for each target"):
+        TrainingDynamicsMonitor(tolerance=tolerance)
+
+
+def test_a_tolerance_for_another_number_of_targets_raises_in_the_first_batch() -> None:
+    dynamics = TrainingDynamics(2, tolerance=[1.0, 2.0])
+    with pytest.raises(ValueError, match="a number or one for each of 3 targets, got 2"):
+        dynamics.update_units([0, 1], regression(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)))
+
+
+def test_missing_targets_and_those_of_weight_0_are_left_out() -> None:
+    y = torch.tensor([[1.0, torch.nan], [2.0, 7.0], [torch.nan, torch.nan]])
+    counted = torch.tensor([[True, True], [True, False], [True, True]])
+    r = torch.full((3, 2), 2.0)
+    dynamics = TrainingDynamics(3, tolerance=1.0)
+    dynamics.update_units([0, 1, 2], regression(r, y, r.square(), counted))
+    dynamics.end_epoch(0)
+    statistics = dynamics.compute()
+    assert statistics.presentations.tolist() == [1, 1, 0]
+    assert statistics.unit_residuals is not None
+    np.testing.assert_array_equal(statistics.unit_residuals, [[2, np.nan], [2, np.nan], [np.nan, np.nan]])
+    assert statistics.loss.tolist()[:2] == [4.0, 4.0]
+
+
+def test_presentations_whose_prediction_is_not_finite_are_left_out() -> None:
+    r = torch.tensor([[torch.nan], [torch.inf], [0.5]])
+    dynamics = TrainingDynamics(3, tolerance=1.0)
+    dynamics.update_units([0, 1, 2], regression(r, torch.zeros(3, 1), r.square()))
+    assert dynamics.end_epoch(0).non_finite == 2
+    assert dynamics.compute().presentations.tolist() == [0, 0, 1]
+
+
+def test_a_target_that_changes_raises() -> None:
+    dynamics = TrainingDynamics(2)
+    for epoch, y in enumerate([[[1.0], [2.0]], [[1.0], [2.5]]]):
+        dynamics.update_units([0, 1], regression(torch.ones(2, 1), torch.tensor(y), torch.ones(2, 1)))
+        if not epoch:
+            dynamics.end_epoch(0)
+    with pytest.raises(ValueError, match="label of a sample to stay the same, got 1 samples"):
+        dynamics.end_epoch(1)
+
+
+def test_a_record_of_labels_takes_no_numbers() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update_units([0, 1], multi_label(torch.zeros(2, 3), torch.ones(2, 3).long()))
+    with pytest.raises(ValueError, match=r"Expected 3 labels for each sample, .* got 3 targets for each sample"):
+        dynamics.update_units([0, 1], regression(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)))
+
+
+def test_a_state_of_a_regression_under_way_continues_exactly() -> None:
+    y, residuals = targets(2), torch.randn(2, N, 2, generator=torch.Generator().manual_seed(0))
+    one, other = TrainingDynamics(N), TrainingDynamics(N)
+    for epoch, half in itertools.product(range(2), (slice(0, 9), slice(9, N))):
+        rows, r = torch.arange(N)[half], residuals[epoch][half]
+        if (epoch, half.start) == (1, 9):
+            other.load_state_dict(one.state_dict())
+            other.update_units(rows, regression(r, y[half], r.abs()))
+        one.update_units(rows, regression(r, y[half], r.abs()))
+        if half.start:
+            one.end_epoch(epoch)
+    other.end_epoch(1)
+    for name, values in one.compute().arrays().items():
+        np.testing.assert_array_equal(getattr(other.compute(), name), values, err_msg=name)
+
+
+def test_processes_merge_a_regression_also_where_one_has_no_sample() -> None:
+    one, other = TrainingDynamics(2), TrainingDynamics(2)
+    one.update_units([1, 0], regression(torch.ones(2, 3), targets(3)[:2], torch.ones(2, 3)))
+    kept: list[Any] = []
+
+    def gathered(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
+        kept.append((index, rows.copy()))
+        return kept[0][0].copy(), kept[0][1].copy()
+
+    for each in (one, other):
+        each.end_epoch(0, gathered)
+    for name, values in one.compute().arrays().items():
+        np.testing.assert_array_equal(getattr(other.compute(), name), values, err_msg=name)
+
+
+class Flat(Regressor):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        predictions = self(batch[0] / N).squeeze(1)
+        self.remember(batch[0], predictions, batch[1])
+        return self.loss(predictions, batch[1])
+
+
+class Module(Regressor):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        loss: Tensor = nn.L1Loss()(logits, y)
+        return loss
+
+
+class Smooth(Regressor):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.smooth_l1_loss(logits, y, beta=0.5)
+
+
+class Huber(Regressor):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.huber_loss(logits, y, delta=0.5)
+
+
+class Imported(Regressor):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return mse_loss(logits, y) + 0.1 * F.l1_loss(logits, y)
+
+
+class Scaled(Regressor):
+    """Brings the targets to another scale in the step."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(logits, (y - 3) / 2)
+
+
+class Returned(Regressor):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        predictions = self(batch[0] / N)
+        self.remember(batch[0], predictions, batch[1])
+        return {"loss": (predictions - batch[1]).square().mean(), "predictions": predictions, "targets": batch[1]}
+
+
+class ByHand(Regressor):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        optimizer: Any = self.optimizers()
+        loss = super().training_step(batch, batch_idx)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+
+
+LOSSES: dict[type[Regressor], Callable[[Tensor], Tensor]] = {
+    Regressor: torch.square,
+    Module: torch.abs,
+    Smooth: lambda r: torch.where(r.abs() < 0.5, r**2, r.abs() - 0.25),
+    Huber: lambda r: torch.where(r.abs() < 0.5, r**2 / 2, 0.5 * (r.abs() - 0.25)),
+    Imported: torch.square,
+    Returned: torch.square,
+    ByHand: torch.square,
+    Flat: torch.square,
+}
+
+
+@pytest.mark.parametrize("model", LOSSES, ids=lambda model: model.__name__)
+def test_losses_of_numbers_are_recorded(tmp_path: Path, model: type[Regressor]) -> None:
+    y = targets().squeeze(1) if model is Flat else targets()
+    monitor, trained = monitored(tmp_path, model(), y, trainer={"max_epochs": 2}, tolerance=1.5)
+    losses, right = np.zeros(N), np.zeros(N)
+    for _, rows, predictions, given in trained.seen:
+        residuals = (predictions - given).flatten()
+        losses[rows] += LOSSES[model](residuals).numpy() / 2
+        right[rows] += (residuals.abs() < 1.5).numpy() / 2
+    statistics = monitor.statistics()
+    np.testing.assert_allclose(statistics.loss, losses, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(statistics.correctness, right, atol=1e-6)
+    np.testing.assert_allclose(statistics.arrays()["target"], targets().flatten(), rtol=1e-6)
+
+
+def test_targets_of_another_scale_are_recorded_in_it(tmp_path: Path) -> None:
+    monitor, _ = monitored(tmp_path, Scaled(), trainer={"max_epochs": 1})
+    np.testing.assert_allclose(monitor.statistics().arrays()["target"], (targets().flatten() - 3) / 2, rtol=1e-5)
+
+
+class TwoHeads(Regressor):
+    """Two losses, each of one column of the targets, and a loss of the inputs beside them."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, a, b = batch
+        z = self(x / N)
+        self.remember(x, z, a)
+        rebuilt = z[:, 2:].expand(-1, 36).reshape(x.shape)
+        return F.mse_loss(z[:, :1], a) + F.l1_loss(z[:, 1:2], b) + F.mse_loss(rebuilt, x)
+
+
+def test_losses_of_two_predictions_are_two_targets_of_a_sample(tmp_path: Path) -> None:
+    y = targets(2)
+    monitor = TrainingDynamicsMonitor(class_names=["width", "height"])
+    pairs = TensorDataset(images(), y[:, :1], y[:, 1:])
+    model = fit(tmp_path, monitor, model=TwoHeads(), data=lambda: loader(pairs), max_epochs=1)
+    residuals = np.zeros((N, 2))
+    for _, rows, z, _ in model.seen:
+        residuals[rows] = (z[:, :2] - y[rows]).abs().numpy()
+    statistics = monitor.statistics()
+    np.testing.assert_allclose(statistics.arrays()["unit_residuals"], residuals, rtol=1e-5)
+    table = monitor.table()
+    assert table["unit_name"].tolist() == [["width", "height"][unit] for unit in table["unit"]]
+
+
+class Autoencoder(Regressor):
+    def __init__(self) -> None:
+        super().__init__(36)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x = batch[0].flatten(1)
+        return F.mse_loss(self(batch[0] / N), x)
+
+
+class Critic(Regressor):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        z = self(batch[0] / N)
+        return F.mse_loss(z, torch.ones_like(z))
+
+
+class Noise(Regressor):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        z = self(batch[0] / N)
+        return F.mse_loss(z, torch.randn_like(z))
+
+
+@pytest.mark.parametrize("model", [Autoencoder, Critic, Noise])
+@pytest.mark.parametrize("y", [labels(), targets()], ids=["classes", "numbers"])
+def test_losses_of_other_numbers_are_no_regression(tmp_path: Path, model: type[Regressor], y: Tensor) -> None:
+    message = "whose targets are labels of the batch, got none and, of other numbers than labels of the batch, 1: mse"
+    with pytest.raises(CaptureError, match=message):
+        monitored(tmp_path, model(), y)
+
+
+class Flattened(Regressor):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.mse_loss(self(batch[0] / N), batch[1])
+
+
+def test_targets_that_are_the_inputs_are_no_regression(tmp_path: Path) -> None:
+    rows = images().flatten(1)
+    with pytest.raises(CaptureError, match="of other numbers than labels of the batch"):
+        fit(
+            tmp_path,
+            TrainingDynamicsMonitor(),
+            model=Flattened(36),
+            data=lambda: loader(TensorDataset(rows, rows.clone())),
+        )
+
+
+class Auxiliary(Classifier):
+    """A classifier with a loss of numbers of the batch beside its own."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y, numbers = batch
+        logits = self(x / N)
+        return self.loss(logits, y) + self.weight * F.mse_loss(logits[:, :1], numbers)
+
+    weight = 0.0
+
+
+def test_a_classifier_with_a_loss_of_numbers_beside_its_own_keeps_its_record(tmp_path: Path) -> None:
+    plain, with_numbers = TrainingDynamicsMonitor(), TrainingDynamicsMonitor()
+    alone, both = Classifier(), Auxiliary()
+    alone.load_state_dict(both.state_dict())
+    fit(tmp_path / "a", plain, model=alone)
+    triples = TensorDataset(images(), labels(), targets())
+    fit(tmp_path / "b", with_numbers, model=both, data=lambda: loader(triples))
+    pd.testing.assert_frame_equal(plain.table(), with_numbers.table())
+
+
+class Brier(Classifier):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(logits.softmax(1), F.one_hot(y, logits.shape[1]).float())
+
+
+def test_a_loss_of_probabilities_and_bits_stays_one_of_classes(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor, model=Brier(), max_epochs=1)
+    assert monitor.statistics().unit is None
+    assert monitor.statistics().label.tolist() == labels().tolist()
+
+
+class Broadcast(Regressor):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own
+            return F.mse_loss(self(batch[0] / N), batch[1])
+
+
+def test_predictions_that_are_compared_with_every_target_raise(tmp_path: Path) -> None:
+    with pytest.raises(
+        CaptureError, match=r"one shape, got \(4, 1\) and \(4,\) in mse_loss.*`predictions.squeeze\(1\)`"
+    ):
+        monitored(tmp_path, Broadcast(), targets().squeeze(1))
+
+
+class Reordered(Regressor):
+    """Trains on the rows in another order, in a way that no function of torch shows."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        order = np.argsort(-batch[1][:, 0].numpy())
+        y = torch.from_numpy(batch[1].numpy()[order].copy())
+        return {"loss": self.loss(self(batch[0] / N), y), "predictions": self(batch[0] / N), "targets": y}
+
+
+def test_targets_in_another_order_raise(tmp_path: Path) -> None:
+    with pytest.raises(SampleIdentityError, match="targets of the loss to be in the order of the batch"):
+        monitored(tmp_path, Reordered())
+
+
+class Chosen(Regressor):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch[0], batch[1].squeeze(1)
+        kept = y > 3
+        return F.mse_loss(self(x[kept] / N).squeeze(1), y[kept])
+
+
+def test_rows_that_a_step_of_a_regression_chooses_are_followed(tmp_path: Path) -> None:
+    monitor, _ = monitored(tmp_path, Chosen(), trainer={"max_epochs": 1})
+    assert monitor.statistics().presentations.tolist() == (targets().flatten() > 3).int().tolist()
+
+
+def test_precise_targets_keep_their_residuals(tmp_path: Path) -> None:
+    """float32 holds 1.6e9 to 128: residuals are computed in the precision of the loss."""
+
+    class Late(Regressor):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            predictions = batch[1] + 1.5 + 0 * self(batch[0] / N).double()
+            return F.mse_loss(predictions, batch[1])
+
+    monitor, _ = monitored(tmp_path, Late(), 1.6e9 + targets().double(), trainer={"max_epochs": 1})
+    np.testing.assert_allclose(monitor.statistics().arrays()["residual"], 1.5, rtol=1e-6)
+
+
+def test_accumulated_and_mixed_precision_steps_are_recorded_alike(tmp_path: Path) -> None:
+    options = {"max_epochs": 2, "accumulate_grad_batches": 2, "precision": "bf16-mixed"}
+    monitor, trained = monitored(tmp_path, trainer=options)
+    total = np.zeros(N)
+    for _, rows, predictions, given in trained.seen:
+        total[rows] += (predictions.float() - given).square().flatten().numpy() / 2
+    np.testing.assert_allclose(monitor.statistics().loss, total, rtol=1e-5)
+    assert monitor.table()["presentations"].tolist() == [2] * N
+
+
+@pytest.fixture(scope="module")
+def exchanged(tmp_path_factory: pytest.TempPathFactory) -> TrainingDynamicsMonitor:
+    """A run whose predictions are right up to a tenth; the targets of samples 3 and 8 are off by 5 and -4."""
+    truth = torch.linspace(0, 4, N)
+    given = truth.clone()
+    given[3] += 5
+    given[8] -= 4
+    off = 0.1 * torch.randn(N, generator=torch.Generator().manual_seed(0))
+
+    class Knows(Regressor):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            rows = batch[0][:, 0, 0, 0].long()
+            return F.mse_loss((truth + off)[rows] + 0 * self(batch[0] / N).sum(), batch[1])
+
+    folder = tmp_path_factory.mktemp("exchanged")
+    return monitored(folder, Knows(), given, save_dir=folder / "record", trainer={"max_epochs": 2})[0]
+
+
+def test_wrong_targets_are_named_and_left_out_of_the_clean_samples(exchanged: TrainingDynamicsMonitor) -> None:
+    worst = exchanged.suspects(2)
+    assert worst.index.tolist() == [3, 8]
+    assert worst["target"].tolist() == pytest.approx([4 * 3 / 21 + 5, 4 * 8 / 21 - 4], rel=1e-5)
+    assert worst["residual"].tolist() == pytest.approx([-5, 4], abs=0.3)
+    classes = {"label", "suggested", "predicted", "agreement", "suggested_probability", "el2n", "unit"}
+    assert not classes & set(worst.columns)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 22 samples: anything may be true
+        assert set(exchanged.clean_indices()) == set(range(N)) - {3, 8}
+    rate = exchanged.noise_rate()
+    assert rate.value == pytest.approx(2 / N)
+    assert "it counts targets that stand out of the residuals" in str(rate)
+
+
+def test_a_record_of_a_regression_is_read_back_with_every_residual(exchanged: TrainingDynamicsMonitor) -> None:
+    assert exchanged.record.folder is not None
+    record = load_record(exchanged.record.folder)
+    pd.testing.assert_frame_equal(record.table(), exchanged.table())
+    for _, presentations in record.history():
+        residual = dict(zip(presentations["index"].tolist(), presentations["residual"].tolist(), strict=True))
+        assert residual[3] == pytest.approx(-5, abs=0.3)
+    page = write_report(record, exchanged.record.folder / "report.html").read_text()
+    assert '"words":["target","predicted"]' in page
+    assert '"5.571"' in page
+
+
+def test_exports_and_comparisons_of_a_regression_speak_of_numbers(
+    exchanged: TrainingDynamicsMonitor, tmp_path: Path
+) -> None:
+    tasks = pd.read_json(to_label_studio(exchanged.suspects(1), tmp_path / "tasks.json"))
+    assert tasks["data"][0]["given"] == pytest.approx(5.571428)
+    assert tasks["predictions"][0][0]["result"][0]["value"]["number"] == pytest.approx(0.571, abs=0.3)
+    with pytest.raises(ValueError, match=r"classes for FiftyOne, got those of a regression. Use `to_json`"):
+        to_fiftyone(exchanged.suspects(1), tmp_path / "labels.json")
+    together = compared([exchanged.table(), exchanged.table()])
+    assert together.index.tolist()[:2] == [3, 8]
+    assert together["prediction"].iloc[0] == pytest.approx(exchanged.suspects(1)["prediction"].iloc[0])
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda record: record.audit_plan(5),
+        lambda record: record.relabelled(TensorDataset(images(), targets())),
+        lambda record: record.with_embeddings(torch.zeros(N, 2)),
+    ],
+    ids=["audit", "relabelled", "embeddings"],
+)
+def test_methods_that_need_a_class_say_so(exchanged: TrainingDynamicsMonitor, ask: Callable[[Any], Any]) -> None:
+    with pytest.raises(
+        ValueError, match=r"of one label for each sample for .*, got one of a regression. `suspects\(\)`"
+    ):
+        ask(exchanged.record)
+
+
+def test_a_resumed_fit_continues_the_record_of_a_regression(tmp_path: Path) -> None:
+    whole, _ = monitored(tmp_path / "whole")
+    checkpoint = pl.callbacks.ModelCheckpoint(tmp_path / "ckpt", save_top_k=-1, filename="{epoch}")
+    fit(
+        tmp_path / "a", TrainingDynamicsMonitor(), checkpoint,
+        model=Regressor(), data=data(), enable_checkpointing=True,
+    )  # fmt: skip
+    resumed = TrainingDynamicsMonitor()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(tmp_path / "b", resumed, model=Regressor(), data=data(), ckpt_path=str(tmp_path / "ckpt" / "epoch=1.ckpt"))
+    assert resumed.statistics().presentations.tolist() == [3] * N
+    np.testing.assert_array_equal(resumed.statistics().target, whole.statistics().target)
+    np.testing.assert_array_equal(resumed.statistics().tolerance, whole.statistics().tolerance)
+
+
+def test_training_on_numbers_ends_bit_identical_with_the_monitor(tmp_path: Path) -> None:
+    model = Regressor()
+    alone = fit(tmp_path, model=copy.deepcopy(model), data=data())
+    _, watched = monitored(tmp_path, model)
+    for before, after in zip(alone.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(before, after)
