@@ -46,10 +46,10 @@ class Looks(TrainingDynamicsMonitor):
         super().on_train_start(trainer, pl_module)
         self.classes: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def _write_epoch(self, record: Any, log_to: Any) -> None:
+    def _write_epoch(self, presentations: Any, log_to: Any, noise: dict[str, float]) -> None:
         statistics = self.statistics()
         self.classes.append((statistics.candidate, statistics.label))
-        super()._write_epoch(record, log_to)
+        super()._write_epoch(presentations, log_to, noise)
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["explained first", "tracked first"])

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynalens.attribution.overrides import captured_attention
 from dynalens.attribution.passes import Arrange, Forward, connected, model_input
 from dynalens.observation import captured_outputs, module_named, undisturbed, unwrapped
-from dynalens.overrides import captured_attention
 
 # What keeps or shrinks a feature map without computing one.
 _PASSIVE = ("Pool", "Dropout", "Identity", "Flatten", "Upsample", "Pad", "Permute", "Softmax")

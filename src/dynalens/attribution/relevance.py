@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynalens.attribution.overrides import captured_joins
 from dynalens.attribution.passes import Forward
 from dynalens.observation import captured_outputs, module_named, unwrapped
-from dynalens.overrides import captured_joins
 
 # Captum passes relevance through these itself.
 _ACTIVATIONS = (nn.ReLU, nn.Dropout, nn.Tanh)

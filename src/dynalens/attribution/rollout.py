@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from dynalens.arguments import check_positive
 from dynalens.attribution.layers import token_layout
+from dynalens.attribution.overrides import captured_attention
 from dynalens.attribution.passes import (
     Forward,
     check_finite,
@@ -18,7 +19,6 @@ from dynalens.attribution.passes import (
     scores_of,
 )
 from dynalens.observation import undisturbed, unwrapped
-from dynalens.overrides import captured_attention
 
 
 def attention_rollout(

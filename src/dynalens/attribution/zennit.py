@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynalens.attribution.overrides import captured_joins
 from dynalens.attribution.passes import (
     Forward,
     as_logits,
@@ -21,7 +22,6 @@ from dynalens.attribution.passes import (
 )
 from dynalens.attribution.relevance import layers_passed, moves_values
 from dynalens.observation import out_of_place, undisturbed, unwrapped
-from dynalens.overrides import captured_joins
 
 ZENNIT_PREFIX = "zennit:"
 _OURS = ("self", "canonizers", "layer_map", "first_map", "name_map", "composites")
