@@ -32,6 +32,15 @@ def test_tracking_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert (samples, record, epoch_under_way) == ("1,000", "64", "32")
 
 
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0", "ignore:grad_cam is left out")  # an MLP has no maps
+def test_whole_fits_print_their_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)  # as Python does for the folder of a script
+    runpy.run_path(str(BENCHMARKS / "whole_fit.py"))["main"](["--quick"])
+    fits, *growths = capsys.readouterr().out.strip().split("\n\n")
+    assert [line.split()[:2] for line in fits.splitlines()[2:]] == [["MLP", "3"]]
+    assert [table.splitlines()[-1].split()[0] for table in growths] == ["exponent"] * 3
+
+
 def test_the_benchmark_of_attribution_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
