@@ -23,7 +23,8 @@ from dynalens.suspicion import (
     weights,
     worst_samples,
 )
-from dynalens.suspicion import confusions as class_pairs
+from dynalens.suspicion import confusions as rules
+from dynalens.suspicion.class_pairs import ClassPairs
 from dynalens.suspicion.confusions import confident_joint, deconvolved, one_way, wrong_log_odds
 from dynalens.suspicion.noise_rate import estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
@@ -144,11 +145,11 @@ def log_odds_with_all_classes(views: Predictions) -> Array:
     p_given[row, views.label] += views.p_label
     p_given[row, views.rival] += np.where(views.rival >= 0, views.p_rival, 0)
     p_true, joint, total = p_given + 1e-3, confident_joint(views), np.zeros(n)
-    for _ in range(class_pairs.ROUNDS):
+    for _ in range(rules.ROUNDS):
         joint = joint + 1e-9 * np.eye(classes)
         rates = 0.999 * joint / joint.sum(axis=1, keepdims=True) + 0.001 / classes
         repeated = np.repeat(rates[:, :, None], n, axis=2)
-        p_true = deconvolved(p_given.T, repeated, p_true.T, steps=class_pairs.STEPS).T
+        p_true = deconvolved(p_given.T, repeated, p_true.T, steps=rules.STEPS).T
         posterior = p_true * rates[:, views.label].T
         right = posterior[row, views.label]
         odds = np.clip(np.log(posterior.sum(axis=1) - right) - np.log(right), -7, 7)
@@ -157,7 +158,7 @@ def log_odds_with_all_classes(views: Predictions) -> Array:
             joint[views.label[i], views.label[i]] += 1 - wrong
             joint[views.rival[i] if views.rival[i] >= 0 else (views.label[i] + 1) % classes, views.label[i]] += wrong
         total += odds
-    return total / class_pairs.ROUNDS
+    return total / rules.ROUNDS
 
 
 @pytest.mark.parametrize("classes", [3, 6])
@@ -168,6 +169,22 @@ def test_log_odds_of_the_record_are_those_of_bayes_on_all_classes(classes: int) 
     assert np.corrcoef(fast, slow)[0, 1] > 0.97
     if classes == 3:  # the third class is all others
         np.testing.assert_allclose(fast, slow, atol=1e-3)  # float32
+
+
+def test_log_odds_of_few_samples_are_those_of_bayes_too() -> None:
+    # Nine pairs of classes are more than five samples: only the pairs that occur are counted.
+    p = [[0.5, 0.4, 0.1], [0.2, 0.7, 0.1], [0.6, 0.0, 0.4], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]]
+    views = predictions([0, 1, 2, 0, 2], p)
+    np.testing.assert_allclose(wrong_log_odds(views), log_odds_with_all_classes(views), atol=1e-3)  # float32
+
+
+def test_pairs_of_many_classes_are_those_that_occur() -> None:
+    views = predictions([0, 4], [[0.6, 0, 0, 0.4, 0], [0, 0, 0, 0, 1.0]])
+    pairs = ClassPairs.of(views)
+    of_rival = pairs.dense(pairs.counts(pairs.places[1, 0]))
+    # The second sample has no rival: the class after its label stands for it.
+    assert np.argwhere(of_rival).tolist() == [[0, 4], [3, 0]]
+    assert (len(pairs), pairs.places[0, 1].tolist()) == (7, [7, 7])  # nothing of class 0 is labelled 3, nor 4 as 0
 
 
 def test_a_rule_of_flips_that_was_learned_is_seen_through() -> None:

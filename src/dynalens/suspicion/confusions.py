@@ -3,6 +3,7 @@
 import numpy as np
 
 from dynalens.dynamics import Array
+from dynalens.suspicion.class_pairs import ClassPairs
 from dynalens.suspicion.predictions import Predictions
 
 ROUNDS = 5
@@ -41,17 +42,23 @@ def confident_joint(predictions: Predictions) -> Array:
     Returns:
         Shape ``(K, K)``, columns sum to the number of labels of each class.
     """
+    pairs = ClassPairs.of(predictions)
+    return pairs.dense(_confident_counts(predictions, pairs))
+
+
+def _confident_counts(predictions: Predictions, pairs: ClassPairs) -> Array:
+    """Return the confident joint of each pair, shape ``(P,)``."""
     label, rival, classes = predictions.label, predictions.rival, predictions.classes
     label_counts = np.bincount(label, minlength=classes)
     threshold = np.bincount(label, predictions.p_label, classes) / np.maximum(label_counts, 1)
     threshold[label_counts == 0] = np.inf
     by_label = predictions.p_label >= threshold[label] - 1e-9  # rounding: equal probabilities reach their mean
     by_rival = (rival >= 0) & (predictions.p_rival >= threshold[rival] - 1e-9)
-    true = np.where(by_rival & ~(by_label & (predictions.p_label >= predictions.p_rival)), rival, label)
-    confident = by_label | by_rival
-    joint = _counts(true[confident], label[confident], classes)
-    joint += np.sqrt(_counts(predictions.leader(), label, classes))
-    joint *= label_counts / np.maximum(joint.sum(axis=0), 1)
+    true_is_rival = by_rival & ~(by_label & (predictions.p_label >= predictions.p_rival))
+    confident, (of_label, of_rival) = by_label | by_rival, pairs.places[:, 0]
+    joint = pairs.counts(np.where(true_is_rival, of_rival, of_label)[confident])
+    joint += np.sqrt(pairs.counts(np.where(predictions.leader() == label, of_label, of_rival)))
+    joint *= (label_counts / np.maximum(pairs.by_label(joint), 1))[pairs.label]
     return joint
 
 
@@ -74,14 +81,15 @@ def wrong_log_odds(predictions: Predictions) -> Array:
     """
     p_given = _given_probabilities(predictions)
     p_true = p_given + LEAST
-    joint, total = confident_joint(predictions), np.zeros(len(predictions))
+    pairs, total = ClassPairs.of(predictions), np.zeros(len(predictions))
+    joint = _confident_counts(predictions, pairs)
     for _ in range(ROUNDS):
-        rates = _rates(predictions, joint)
+        rates = _rates(pairs, joint)
         p_true = deconvolved(p_given, rates, p_true, steps=STEPS)
         posterior = p_true * rates[:, 0]
         odds = np.log(posterior[1:].sum(axis=0) + 1e-12) - np.log(posterior[0] + 1e-12)
         odds = np.clip(odds, -FARTHEST, FARTHEST)
-        joint = _expected_joint(predictions, 1 / (1 + np.exp(-odds)))
+        joint = _expected_counts(pairs, 1 / (1 + np.exp(-odds)))
         total += odds
     mean: Array = total / ROUNDS
     return mean
@@ -97,40 +105,30 @@ def _given_probabilities(predictions: Predictions) -> Array:
     return of_three.astype(np.float32)
 
 
-def _expected_joint(predictions: Predictions, wrong: Array) -> Array:
+def _expected_counts(pairs: ClassPairs, wrong: Array) -> Array:
     """Return the joint of samples whose true class is the rival with probability ``wrong``, else the label."""
-    true = np.concatenate([predictions.label, _some_rival(predictions)])
-    labels = np.tile(predictions.label, 2)
-    return _counts(true, labels, predictions.classes, np.concatenate([1 - wrong, wrong]))
+    of_label, of_rival = pairs.places[:, 0]
+    return pairs.counts(of_label, 1 - wrong) + pairs.counts(of_rival, wrong)
 
 
-def _rates(predictions: Predictions, joint: Array) -> Array:
+def _rates(pairs: ClassPairs, joint: Array) -> Array:
     """Return P(given = j | true = k) of label, rival and all others as entry k, j of shape ``(3, 3, N)``, float32.
 
     Each probability of two classes is at least 1e-3 / K, and a class that nothing was counted for keeps its own label.
     """
-    y, r, classes = predictions.label, _some_rival(predictions), predictions.classes
-    joint.flat[:: classes + 1] += 1e-9
-    scale = (1 - LEAST) / joint.sum(axis=1)
-    columns = scale @ joint + LEAST
-    rates = np.empty((3, 3, len(predictions)), np.float32)
-    for column, label in enumerate((y, r)):
-        for row, true in enumerate((y, r)):
-            rates[row, column] = joint.ravel()[true * classes + label] * scale[true] + LEAST / classes
-        rates[2, column] = (columns[label] - rates[0, column] - rates[1, column]) / max(classes - 2, 1)
+    classes, places = pairs.classes, pairs.places
+    joint = joint + 1e-9 * pairs.is_diagonal()
+    scaled = joint * ((1 - LEAST) / pairs.by_true(joint))[pairs.true]
+    columns = pairs.by_label(scaled) + LEAST
+    probabilities = np.append(scaled + LEAST / classes, LEAST / classes)  # the last one of pairs that do not occur
+    rates = np.empty((3, 3, places.shape[2]), np.float32)
+    rates[:2, :2] = probabilities[places]
+    columns_of_pairs = columns[pairs.label]
+    for column in (0, 1):
+        others = columns_of_pairs[places[column, column]] - rates[0, column] - rates[1, column]
+        rates[2, column] = others / max(classes - 2, 1)
     rates[:, 2] = 1 - rates[:, 0] - rates[:, 1]
     return rates
-
-
-def _some_rival(predictions: Predictions) -> Array:
-    """Return the rival, and where there is none any other class, as good as the others."""
-    return np.where(predictions.rival >= 0, predictions.rival, (predictions.label + 1) % predictions.classes)
-
-
-def _counts(true: Array, label: Array, classes: int, weights: Array | None = None) -> Array:
-    """Return how many samples, or what sum of weights, have true class k and label j as entry k, j."""
-    counts: Array = np.bincount(true * classes + label, weights, classes**2).reshape(classes, classes)
-    return counts.astype(np.float64, copy=False)
 
 
 def deconvolved(p_given: Array, rates: Array, start: Array, *, steps: int) -> Array:
