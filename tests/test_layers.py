@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import IndexedDataset, LayerMonitor, feature_maps, first_layer_weights, maximise_activation
 from dynalens.features import TopInputs, channel_activations, small_copies
-from dynalens.features.maximisation import transformed
+from dynalens.features.maximisation import likeness, roughness, transformed
 from dynalens.logs import layer_pictures
 from dynalens.pictures import filters_grid, labelled_grid, maps_grid
 from toys import SmallCNN
@@ -116,7 +116,69 @@ def test_an_image_stays_in_its_range_and_raises_its_class() -> None:
         maximise_activation(model, [0], (2, 12))
 
 
-def test_an_image_is_rotated_by_five_degrees_at_most_and_shifted_by_a_sixteenth() -> None:
+def tilted() -> nn.Sequential:
+    """Random filters, whose channels answer to several patterns."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 6, 5), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.ReLU()).eval()
+
+
+def test_a_penalty_makes_images_smoother_at_little_cost() -> None:
+    plain, smooth = (
+        maximise_activation(tilted(), [0, 1], (1, 16, 16), layer="2", steps=60, frequency_penalty=weight)
+        for weight in (0.0, 1.0)
+    )
+    assert (roughness(smooth) < roughness(plain)).all()
+
+
+def test_variants_of_a_unit_are_less_alike_where_they_should_be() -> None:
+    def alike(weight: float) -> Tensor:
+        found = maximise_activation(tilted(), [1, 2], (1, 16, 16), layer="2", steps=60, variants=3, diversity=weight)
+        assert found.shape == (6, 1, 16, 16)
+        return likeness(tilted()[:3](found).detach(), 3)
+
+    assert (alike(1.0) < alike(0.0)).all()
+
+
+def test_images_that_are_not_moved_while_made_are_stronger_where_they_stand_and_weaker_when_moved() -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(256, 1, bias=False), nn.Linear(1, 2)).eval()
+    still, moved = (maximise_activation(model, [0], (1, 16, 16), steps=80, robust=robust) for robust in (False, True))
+    with torch.no_grad():
+        shaken = [
+            transformed(image.expand(64, -1, -1, -1), torch.Generator().manual_seed(0)) for image in (still, moved)
+        ]
+        here = [float(model(image)[0, 0]) for image in (still, moved)]
+        there = [float(model(images)[:, 0].mean()) for images in shaken]
+    assert here[0] > here[1]
+    assert there[1] > there[0]
+
+
+def test_likeness_and_roughness_are_their_formulas_written_with_loops() -> None:
+    maps = torch.randn(6, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    for unit, found in enumerate(likeness(maps, 3)):
+        grams = [maps[3 * unit + i].flatten(1) @ maps[3 * unit + i].flatten(1).T for i in range(3)]
+        pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+        expected = [(grams[i] * grams[j]).sum() / grams[i].norm() / grams[j].norm() for i, j in pairs]
+        torch.testing.assert_close(found, torch.stack(expected).mean())
+    noise = torch.randn(1, 1, 400, 400, generator=torch.Generator().manual_seed(0))
+    assert float(roughness(noise)) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"variants": 0}, "Expected `variants` to be at least 1"),
+        ({"frequency_penalty": -1.0}, "`frequency_penalty` at least 0, got 1, 0.0 and -1.0"),
+        ({"diversity": 0.5, "layer": "0"}, "Expected `variants` and `diversity_layer` with `diversity`, got 1 and 0"),
+        ({"diversity": 0.5, "variants": 2}, "with `diversity`, got 2 and None"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        maximise_activation(tilted(), [0], (1, 16, 16), **options)
+
+
+def test_an_image_is_rotated_by_five_degrees_scaled_by_a_tenth_and_shifted_by_a_sixteenth_at_most() -> None:
     x = torch.zeros(200, 1, 65, 33)
     x[:, 0, 32, 16] = 1  # the centre moves with the shift alone
     moved = transformed(x, torch.Generator().manual_seed(0))[:, 0]
@@ -218,7 +280,13 @@ def test_a_resumed_run_shows_the_same_inputs(tmp_path: Path, drawn: dict[str, li
 
 def test_classes_are_maximised_with_their_names(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     data = IndexedDataset(dataset())
-    monitor = LayerMonitor(maximise="classes", maximise_steps=2, on_error="raise")
+    monitor = LayerMonitor(
+        maximise="classes",
+        maximise_steps=2,
+        layer="net.0",
+        maximise_args={"variants": 2, "diversity": 0.5},
+        on_error="raise",
+    )
 
     class Indexed(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -226,7 +294,7 @@ def test_classes_are_maximised_with_their_names(tmp_path: Path, drawn: dict[str,
 
     fit(tmp_path, monitor, model=Indexed(), data=lambda: loader(data))
     found, units, layer, _ = drawn["write_maximised"][0]
-    assert (list(units), layer, found.shape) == ([0, 1, 2], None, (K, 1, 6, 6))
+    assert (list(units), layer, found.shape) == ([0, 0, 1, 1, 2, 2], None, (2 * K, 1, 6, 6))
     assert set(drawn) == {"write_maximised"}
 
 
@@ -272,6 +340,8 @@ def test_mistakes_are_said_at_once(tmp_path: Path) -> None:
         LayerMonitor(feature_maps=2)
     with pytest.raises(ValueError, match="Expected `maximise` to be 'classes' or 'channels', got 'all'"):
         LayerMonitor(maximise="all")  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(ValueError, match=r"Expected `maximise_args` to be among variants, .* got steps"):
+        LayerMonitor(maximise="classes", maximise_args={"steps": 3})
     with pytest.raises(ValueError, match="Expected `channels` to be a positive number or numbers from 0, got 0"):
         LayerMonitor(weights=True, channels=0)
     with pytest.raises(ValueError, match=r"Expected `layer` to name a layer of Classifier, got 'net.x'.*nearest"):

@@ -40,6 +40,8 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             (:func:`dynalens.maximise_activation`); None for none.
         classes: Which classes are maximised, or how many of the first.
         maximise_steps: Forward and backward passes for it.
+        maximise_args: More arguments of :func:`dynalens.maximise_activation`: "variants", "diversity",
+            "diversity_layer" (default: ``layer``), "frequency_penalty", "robust", "seed".
         inputs: Where images stand in the batch: "auto" (its first entry, or a usual key), a key or callable(batch).
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
         every_n_epochs: Epochs between two pictures. After ten epochs with pictures there are fewer, and always those of
@@ -69,6 +71,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
     maximise = Setting[Literal["classes", "channels"] | None]("_settings")
     classes = Setting[Sequence[int]]("_settings")
     maximise_steps = Setting[int]("_settings")
+    maximise_args = Setting[dict[str, Any] | None]("_settings")
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         maximise: Literal["classes", "channels"] | None = None,
         classes: Sequence[int] | int = 8,
         maximise_steps: int = 256,
+        maximise_args: dict[str, Any] | None = None,
         inputs: Callable[[Any], Tensor] | str = "auto",
         forward: Callable[[Any, Tensor], Tensor] | None = None,
         every_n_epochs: int = 1,
@@ -91,7 +95,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         super().__init__()
         self._settings = LayerSettings(
             layer, unit_numbers("channels", channels), weights, feature_maps, top_inputs, maximise,
-            unit_numbers("classes", classes), maximise_steps,
+            unit_numbers("classes", classes), maximise_steps, maximise_args,
         )  # fmt: skip
         check_positive(every_n_epochs=every_n_epochs)
         check_choice("on_error", on_error, ("warn", "raise"))

@@ -228,6 +228,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
         self._observer.finish()
+        self._last_layer.close()
         if self._active:
             assert self._processes is not None
             self._processes.in_step(lambda: self._record(trainer, outputs, batch))

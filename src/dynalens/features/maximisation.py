@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ _RATE = 0.05
 _START = 0.01  # standard deviation of the first spectrum
 _DEGREES = 5.0
 _JITTER = 1 / 16  # of the side
+_SCALING = 0.1  # as the source's code has it
 _BETAS, _TINY = (0.9, 0.999), 1e-8
 
 
@@ -25,6 +28,11 @@ def maximise_activation(
     low: Tensor | float = 0.0,
     high: Tensor | float = 1.0,
     steps: int = 256,
+    variants: int = 1,
+    diversity: float = 0.0,
+    diversity_layer: str | None = None,
+    frequency_penalty: float = 0.0,
+    robust: bool = True,
     seed: int = 0,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
@@ -32,12 +40,19 @@ def maximise_activation(
 
     The image is low + (high - low) * sigmoid(x), with x the inverse Fourier transform of the parameters, each scaled by
     1 / max(frequency, 1 / longest side), so that all frequencies are learned equally fast. In each of the steps of Adam
-    (learning rate 0.05) it is shifted by up to 1/16 of its sides and rotated by up to 5 degrees.
+    (learning rate 0.05) it is shifted by up to 1/16 of its sides, rotated by up to 5 degrees and scaled by up to a
+    tenth.
+
+    What is maximised of a unit with the activation a is :math:`a - |a| (\delta D + \phi F)`, with the weights
+    :math:`\delta`, "diversity", and :math:`\phi`, "frequency_penalty". D is the mean cosine similarity of the Gram
+    matrices of a layer's maps for any two variants of the unit; F is the sum of squared differences of neighbouring
+    pixels over four times the variance, 1 for white noise. Both are relative to :math:`|a|`, so that a weight means the
+    same in each network.
 
     Source: Olah, Mordvintsev, Schubert, "Feature Visualization", Distill 2017, sections "The Enemy of Feature
     Visualization" and "Preconditioning and Parameterization". https://distill.pub/2017/feature-visualization
-    Differs from the source: colours are not decorrelated, since images may have any channels, and are not scaled at
-    random.
+    Its sections "Diversity" and "The Enemy of Feature Visualization" (frequency penalization) have the two terms.
+    Differs from the source: colours are not decorrelated, since images may have any channels.
 
     Args:
         model: In evaluation mode meanwhile and afterwards as it was, its gradients and random numbers included.
@@ -47,11 +62,16 @@ def maximise_activation(
         low: Smallest value of a pixel as the model sees it, one or one for each channel, (C,).
         high: The largest.
         steps: Forward and backward passes.
+        variants: Images of each unit, one after another.
+        diversity: Weight of the variants' likeness, which is kept low; 0.5, say.
+        diversity_layer: Dotted name of the layer in whose maps they are compared; default: ``layer``.
+        frequency_penalty: Weight of what neighbouring pixels differ by; 0.1, say.
+        robust: Shift, rotate and scale.
         seed: Of the first image and of shifts and rotations.
         forward: Callable(images) -> logits; default: the model.
 
     Returns:
-        Shape ``(len(units), *size)``, float32, in [low, high], on the model's device.
+        Shape ``(len(units) * variants, *size)``, float32, in [low, high], on the model's device.
 
     Raises:
         ValueError: If an argument is out of its range, the layer is unknown, or it has no such unit.
@@ -68,8 +88,9 @@ def maximise_activation(
             f"Expected `size` to be channels, height and width, some `units` and positive `steps`, got {tuple(size)}, "
             f"{list(units)} and {steps}. Activation maximisation is for images."
         )
-    parameters = next(model.parameters(), torch.empty(0))
-    device, run = parameters.device, forward or unwrapped(model)
+    terms = _Terms(layer, diversity_layer or layer, variants, diversity, frequency_penalty)
+    units = [unit for unit in units for _ in range(variants)]
+    device, run = next(model.parameters(), torch.empty(0)).device, forward or unwrapped(model)
     generator = torch.Generator().manual_seed(seed)
     low, high = (torch.as_tensor(end, dtype=torch.float32, device=device).view(-1, 1, 1) for end in (low, high))
     with undisturbed(model):
@@ -78,19 +99,20 @@ def maximise_activation(
         moments = torch.zeros_like(spectrum), torch.zeros_like(spectrum)
         for step in range(1, steps + 1):
             images = _image(spectrum, scale, size, low, high)
-            inputs = transformed(images, generator).to(floating_dtype(model, images))
-            gradient = torch.autograd.grad(_activation(model, run, inputs, layer, units), spectrum)[0]
+            inputs = (transformed(images, generator) if robust else images).to(floating_dtype(model, images))
+            objective = terms.objective(model, run, images, inputs, units)
+            gradient = torch.autograd.grad(objective, spectrum)[0]
             with torch.no_grad():
                 spectrum.add_(_adam(gradient, moments, step), alpha=_RATE)
         return _image(spectrum, scale, size, low, high).detach()
 
 
 def transformed(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the images (N, C, H, W), each rotated and shifted at random; what comes in repeats the border."""
+    """Return the images (N, C, H, W), each rotated, scaled and shifted at random; what comes in repeats the border."""
     n, _, height, width = images.shape
-    angle, down, across = ((2 * torch.rand(n, generator=generator) - 1) for _ in range(3))
-    angle = angle * math.radians(_DEGREES)
-    sin, cos = angle.sin(), angle.cos()
+    angle, down, across, scale = ((2 * torch.rand(n, generator=generator) - 1) for _ in range(4))
+    angle, scale = angle * math.radians(_DEGREES), 1 + _SCALING * scale
+    sin, cos = scale * angle.sin(), scale * angle.cos()
     # In coordinates from -1 to 1, in which the sides of an image that is not square have different lengths.
     rows = [cos, -sin * height / width, 2 * _JITTER * across, sin * width / height, cos, 2 * _JITTER * down]
     theta = torch.stack(rows, dim=1).view(n, 2, 3).to(images.device)
@@ -98,22 +120,89 @@ def transformed(images: Tensor, generator: torch.Generator) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
 
 
-def _activation(
-    model: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor, layer: str | None, units: Sequence[int]
-) -> Tensor:
-    if layer is None:
-        output = checked_logits(run(images))
-    else:
-        with captured_output(module_named(model, layer, argument="layer")) as capture:
-            run(images)
-        output = capture.value
+def roughness(images: Tensor) -> Tensor:
+    """Return squared differences of neighbouring pixels over four times the variance, (N,): 1 for white noise.
+
+    Example:
+        >>> board = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(4, 4)
+        >>> roughness(board.view(1, 1, 8, 8))
+        tensor([2.])
+    """
+    across = images.diff(dim=3).square().flatten(1).mean(dim=1) if images.shape[3] > 1 else 0.0
+    down = images.diff(dim=2).square().flatten(1).mean(dim=1) if images.shape[2] > 1 else 0.0
+    variance = (images - images.mean(dim=(2, 3), keepdim=True)).square().flatten(1).mean(dim=1)
+    return (across + down) / (4 * variance.clamp(min=torch.finfo(images.dtype).tiny))
+
+
+def likeness(maps: Tensor, variants: int) -> Tensor:
+    """Return the mean cosine similarity of the Gram matrices of any two variants of a unit, (units,).
+
+    Args:
+        maps: Shape ``(units * variants, C, *spatial)``, the variants of a unit one after another.
+        variants: At least 2.
+
+    Example:
+        >>> left, right = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 2.0]])
+        >>> likeness(torch.stack([left, left, left, right]), 2)
+        tensor([1., 0.])
+    """
+    flat = maps.flatten(2)
+    grams = F.normalize((flat @ flat.transpose(1, 2)).flatten(1), dim=1).view(-1, variants, flat.shape[1] ** 2)
+    similar = grams @ grams.transpose(1, 2)
+    own = similar.diagonal(dim1=1, dim2=2).sum(dim=1)
+    return (similar.sum(dim=(1, 2)) - own) / (variants * (variants - 1))
+
+
+@dataclass(frozen=True)
+class _Terms:
+    """What is maximised."""
+
+    layer: str | None
+    diversity_layer: str | None
+    variants: int
+    diversity: float
+    frequency_penalty: float
+
+    def __post_init__(self) -> None:
+        if self.variants < 1 or min(self.diversity, self.frequency_penalty) < 0:
+            raise ValueError(
+                "Expected `variants` to be at least 1, `diversity` and `frequency_penalty` at least 0, got "
+                f"{self.variants}, {self.diversity} and {self.frequency_penalty}. Pass 0 for no such term."
+            )
+        if self.diversity and (self.variants == 1 or self.diversity_layer is None):
+            raise ValueError(
+                f"Expected `variants` and `diversity_layer` with `diversity`, got {self.variants} and "
+                f"{self.diversity_layer}. Pass at least 2 images of each unit, and a layer whose maps are compared."
+            )
+
+    def objective(
+        self, model: nn.Module, run: Callable[[Tensor], Tensor], images: Tensor, inputs: Tensor, units: Sequence[int]
+    ) -> Tensor:
+        with ExitStack() as stack:
+            names = {name for name in (self.layer, self.diversity_layer if self.diversity else None) if name}
+            layers = {name: module_named(model, name, argument="layer") for name in names}
+            captures = {name: stack.enter_context(captured_output(layer)) for name, layer in layers.items()}
+            logits = run(inputs)
+        output = checked_logits(logits) if self.layer is None else captures[self.layer].value
+        activations = _activations(output, units, self.layer or "the logits")
+        of_units = activations.view(-1, self.variants).sum(dim=1)
+        penalty = torch.zeros_like(of_units)
+        if self.frequency_penalty:
+            penalty = penalty + self.frequency_penalty * roughness(images).view(-1, self.variants).mean(dim=1)
+        if self.diversity and self.diversity_layer is not None:
+            penalty = penalty + self.diversity * likeness(captures[self.diversity_layer].value.float(), self.variants)
+        return (of_units - of_units.detach().abs() * penalty).sum()
+
+
+def _activations(output: Tensor, units: Sequence[int], what: str) -> Tensor:
+    """Return the activation of each image's unit, (N,)."""
     if output.ndim < 2 or max(units) >= output.shape[1] or min(units) < 0:
         raise ValueError(
-            f"Expected units in [0, {output.shape[1] if output.ndim > 1 else 1}) of {layer or 'the logits'}, got "
-            f"{list(units)}. Name classes, or channels of a layer that gives (N, C, ...)."
+            f"Expected units in [0, {output.shape[1] if output.ndim > 1 else 1}) of {what}, got "
+            f"{sorted(set(units))}. Name classes, or channels of a layer that gives (N, C, ...)."
         )
-    activations = output[torch.arange(len(units), device=output.device), torch.tensor(units, device=output.device)]
-    return activations.float().flatten(1).mean(dim=1).sum() if activations.ndim > 1 else activations.float().sum()
+    own = output[torch.arange(len(units), device=output.device), torch.tensor(units, device=output.device)].float()
+    return own.flatten(1).mean(dim=1) if own.ndim > 1 else own
 
 
 def _frequencies(size: Sequence[int]) -> tuple[int, int, int]:

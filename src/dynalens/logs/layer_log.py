@@ -136,11 +136,13 @@ class LayerLog:
         else:
             layer, output = None, class_logits(model, images[:1], forward=run)
         units = existing_channels(settings.classes if layer is None else settings.channels, output.shape[1])
+        own_arguments = {"diversity_layer": settings.layer, **(settings.maximise_args or {})}
         maximisers = maximise_activation(
             model, list(units), images.shape[1:], layer=layer, low=images.amin(dim=dims),
-            high=images.amax(dim=dims), steps=settings.maximise_steps, forward=run,
+            high=images.amax(dim=dims), steps=settings.maximise_steps, forward=run, **own_arguments,
         )  # fmt: skip
-        pictures.write_maximised(maximisers, units, layer, step)
+        shown_units = [unit for unit in units for _ in range(len(maximisers) // len(units))]
+        pictures.write_maximised(maximisers, shown_units, layer, step)
 
     def _filters(self, model: Any) -> tuple[str, Tensor]:
         weights = self.settings.weights

@@ -1,10 +1,12 @@
 """What of a layer is shown, as it was asked for: settings that refuse what does not go together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dynalens.arguments import check_choice, check_positive
+
+_MAXIMISE_ARGS = ("variants", "diversity", "diversity_layer", "frequency_penalty", "robust", "seed")
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,17 @@ class LayerSettings:
     maximise: Literal["classes", "channels"] | None
     classes: Sequence[int]
     maximise_steps: int
+    maximise_args: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         """Check each, and that a layer is named for what is asked of one."""
         check_positive(maximise_steps=self.maximise_steps)
+        unknown_names = [name for name in self.maximise_args or {} if name not in _MAXIMISE_ARGS]
+        if unknown_names:
+            raise ValueError(
+                f"Expected `maximise_args` to be among {', '.join(_MAXIMISE_ARGS)}, got {', '.join(unknown_names)}. "
+                "See `maximise_activation`."
+            )
         if self.maximise is not None:
             check_choice("maximise", self.maximise, ("classes", "channels"))
         needs_layer = self.feature_maps or self.top_inputs or self.maximise == "channels"
