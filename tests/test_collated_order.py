@@ -178,6 +178,21 @@ def test_an_order_that_only_labels_show_is_not_guessed() -> None:
     assert "`IndexedDataset`" in str(error)
 
 
+def test_arrays_that_all_samples_share_tell_no_order() -> None:
+    def collate(samples: list[Any]) -> Any:
+        x, y, mask = default_collate(sorted(samples, key=brightness))
+        return x * 0.5 + 1, y, mask
+
+    collated = OrderedCollate(collate)([(x, y, torch.ones(2, 2)) for x, y in pairs()])
+    assert "several could be the same one" in collated.problem
+
+
+def test_two_classes_in_turn_that_come_backwards_are_another_order() -> None:
+    samples = [(torch.rand(3), i % 2) for i in range(4)]
+    collated = OrderedCollate(lambda rows: (torch.zeros(4, 1), torch.tensor([y for _, y in rows[::-1]])))(samples)
+    assert "several could be the same one" in collated.problem
+
+
 def test_samples_that_the_collate_function_puts_in_are_noticed() -> None:
     def refilled(samples: list[Any]) -> Any:
         return default_collate([*samples[:4], (torch.ones(1, 5, 5), 2), samples[5]])

@@ -433,6 +433,13 @@ def test_the_step_cannot_wait_for_the_device(
     assert computed[-1] == {2: 0, 10: 13 * 512, 1000: 16 * 512}[classes]
 
 
+def test_indices_on_the_device_and_on_the_host_come_back_in_their_order() -> None:
+    pending = PendingRows()
+    for index in ([3, 1], torch.tensor([4, 2]), torch.tensor([0]), [5]):
+        pending.add(index, torch.zeros(len(index), 2), torch.zeros(len(index), dtype=torch.int64))
+    assert pending.on_host()[0].tolist() == [3, 1, 4, 2, 0, 5]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("size", "classes"), [(8, 2), (512, 10), (512, 1000)])
 @pytest.mark.parametrize("index_on_device", [False, True])

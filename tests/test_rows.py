@@ -100,6 +100,36 @@ def brightened(batch: list[Any]) -> list[Any]:
     return [x, *batch[1:]]
 
 
+class Observed(Masked):
+    """Computes a loss of its own from the rows that it keeps."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        rows, logits = self.keep(y), self(x / N)
+        self.remember(x[rows], logits[rows], y[rows])
+        return -(logits[rows].log_softmax(1).gather(1, y[rows][:, None])).mean()
+
+
+class Twice(Classifier):
+    """Two views of each sample, in another order than the batch's."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        x, y = x.flip(0), y.flip(0)
+        return super().training_step((torch.cat([x, x * 0.5 + x * 0.5]), torch.cat([y, y])), batch_idx)
+
+
+class FromTheSecondEpoch(Classifier):
+    """Trains on hard samples alone, in their order, once it has seen all."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        if self.current_epoch > 0 and batch_idx != 1:  # the first batch and later ones; one has all rows
+            y, order = y.sort(descending=True)
+            x, y = x[order][:3], y[:3]
+        return super().training_step((x, y), batch_idx)
+
+
 EXACT: dict[str, tuple[Callable[[], Classifier], Callable[[], Any]]] = {
     "permuted": (lambda: Ordered(lambda x, y: (x[permutation(y)], y[permutation(y)])), loader),
     "flipped": (lambda: Ordered(lambda x, y: (x.flip(0), y.flip(0))), loader),
@@ -107,6 +137,9 @@ EXACT: dict[str, tuple[Callable[[], Classifier], Callable[[], Any]]] = {
     "chosen by index": (lambda: Ordered(lambda x, y: (x[y != 2], y[y != 2].int().long())), loader),
     "index_select": (lambda: Ordered(lambda x, y: (x[1:], y.index_select(0, torch.arange(1, len(y))))), loader),
     "masked": (lambda: Masked(lambda y: y > 0), loader),
+    "kept for a loss of the module's own": (lambda: Observed(lambda y: y > 0), loader),
+    "ordered for a loss of the module's own": (lambda: Observed(permutation), loader),
+    "chosen from the second epoch on": (FromTheSecondEpoch, loader),
     "masked, with an index of its own": (lambda: Masked(lambda y: y > 0), lambda: loader(IndexedDataset(dataset()))),
     "masked, none of a batch left": (lambda: Masked(lambda y: y == 1), lambda: loader(batch_size=1)),
     "masked, labels of int32": (
@@ -143,6 +176,26 @@ def test_rows_are_followed_and_weights_stay_bit_identical(
     assert_equals_the_definitions(monitor.statistics(), runs[0].seen)
     for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_two_views_are_followed_to_samples_in_another_order(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False, views=2)
+    module = fit(tmp_path, monitor, model=Twice(), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_order_that_begins_later_and_is_not_followed_raises_at_the_epochs_end(tmp_path: Path, epoch: int) -> None:
+    class Later(Ordered):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            reorders = self.current_epoch == epoch and batch_idx == 4
+            return super().training_step(batch, batch_idx) if reorders else Classifier.training_step(self, batch, 0)
+
+    unlabelled: Any = [*TensorDataset(images(), labels())]  # which shows no labels by itself
+    module = Later(through_numpy)
+    with pytest.raises(SampleIdentityError, match=r"as in the first steps, got \d others in this epoch"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=module, data=lambda: loader(unlabelled))
+    assert {seen[0] for seen in module.seen} == set(range(epoch + 1))
 
 
 def test_two_monitors_follow_the_rows_of_one_step(tmp_path: Path) -> None:
@@ -198,6 +251,21 @@ def of_eight() -> DataLoader[Any]:
     return loader(batch_size=8)
 
 
+class LabelsAlone(Classifier):
+    """Trains on the labels of other samples."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = loss
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return self.function(logits, y.flip(0))
+
+
+def by_hand(z: Tensor, y: Tensor) -> Tensor:
+    return -z.log_softmax(1).gather(1, y[:, None]).mean()
+
+
 ORDER = "targets of the loss to be in the order of the batch"
 NUMBERS = "to be classes of the samples, got the numbers of the rows.*`capture=`"
 ROWS = "rows of logits for 4 samples.*with -100 as their target"
@@ -209,6 +277,8 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     "left out through numpy": (
         lambda: Ordered(lambda x, y: (x[1:], torch.from_numpy(y.numpy()[1:]))), loader, SampleIdentityError, ROWS,
     ),
+    "labels alone": (lambda: LabelsAlone(F.cross_entropy), of_eight, SampleIdentityError, ORDER),
+    "labels alone, a loss of the module's own": (lambda: LabelsAlone(by_hand), of_eight, SampleIdentityError, ORDER),
     "contrastive": (Contrastive, loader, CaptureError, NUMBERS),
     "contrastive, without labels": (
         lambda: Contrastive(labelled=False), lambda: loader(images()), CaptureError, NUMBERS,  # type: ignore[arg-type]
@@ -318,13 +388,13 @@ def test_targets_disagree_where_most_follow_from_the_labels(
 def test_a_step_that_leaves_rows_to_the_loss_is_traced_once(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()
     fit(tmp_path, monitor, data=lambda: DataLoader(dataset(), batch_size=4), max_epochs=1)
-    assert not monitor._step.rows._traces
+    assert not monitor._step.rows.traces
 
 
 def test_a_step_that_takes_all_rows_leaves_them_in_order(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()
     fit(tmp_path, monitor, model=Ordered(lambda x, y: (x[:, :1], y[:])), max_epochs=1)
-    assert not monitor._step.rows._traces
+    assert not monitor._step.rows.traces
 
 
 def test_two_classes_in_turn_backwards_are_another_order_and_no_renumbering() -> None:

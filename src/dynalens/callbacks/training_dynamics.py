@@ -196,6 +196,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         """Look at the loader again, which Lightning may have made anew."""
         if self._active:
             self._find_samples(trainer)
+            self._step.begin_epoch()
             if self._log is not None and self._live.dynamics is not None:
                 self._log.begin_epoch(trainer, self._epoch(trainer), self._live.dynamics.compute())
 

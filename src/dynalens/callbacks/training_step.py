@@ -13,8 +13,8 @@ from dynalens.identity import SampleIdentity, StepRows, labels_each
 class TrainingStep:
     """Reads what each training step presents to the network.
 
-    ``install`` once, then for each step ``start``, ``before_backward``, ``read`` and ``close``; ``end_fit`` undoes
-    everything and may be called at any time, more than once.
+    ``install`` once, ``begin_epoch`` for each epoch, then for each step ``start``, ``before_backward``, ``read`` and
+    ``close``; ``end_fit`` undoes everything and may be called at any time, more than once.
 
     Args:
         identity: Knows the samples of a batch.
@@ -35,6 +35,10 @@ class TrainingStep:
         self.rows.begin(trainer, traces=not is_compiled(pl_module))
         self._identity.install(trainer)
         self._first = True
+
+    def begin_epoch(self) -> None:
+        """An epoch begins."""
+        self.rows.begin_epoch()
 
     def start(self, pl_module: Any, batch: Any) -> None:
         """A step begins."""

@@ -3,7 +3,8 @@
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
 from dynalens.capture.labels import class_labels, name_no_classes
 from dynalens.capture.layout import BatchLayout, BatchObserver, copied
-from dynalens.capture.step import Capture, Presentation, StepCapture, is_compiled
+from dynalens.capture.presentation import Presentation
+from dynalens.capture.step import Capture, StepCapture, is_compiled
 
 __all__ = [
     "BatchLayout",

@@ -1,6 +1,6 @@
 """What autograd's graph of a loss tells: which logits it was computed from, and which constants they met."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,10 @@ _NETWORK = (
     "Scaled", "torch::autograd::AccumulateGrad", "CompiledFunction",
 )  # fmt: skip
 """How the operations begin that belong to a network and not to its loss: what lies behind them is not looked at."""
+_CHOOSES = (
+    "Index", "Flip", "Gather", "Roll", "Slice", "Select", "Split", "MaskedSelect", "Sort", "Take", "Repeat", "Unbind",
+)  # fmt: skip
+"""How those begin that choose or order rows, or what stands along another axis."""
 _SAVED = ("_saved_index", "_saved_indices", "_saved_self", "_saved_other", "_saved_condition", "_saved_target")
 
 Node = Any
@@ -103,6 +107,27 @@ def is_of_numbers(loss: Tensor) -> bool:
     targets = [node._saved_target for node in nodes if node.name() in _REGRESSION]
     one_each = any(target.shape[1:] in ((), (1,)) for target in targets)
     return one_each and not any(node.name() in ACTIVATIONS for node in nodes)
+
+
+def chooses_rows(nodes: Iterable[Node]) -> bool:
+    """Return whether rows were chosen or ordered between a network and these operations.
+
+    Example:
+        >>> logits = torch.nn.Linear(2, 3)(torch.ones(4, 2))
+        >>> chooses_rows([logits.flip(0).grad_fn]), chooses_rows([logits[:, 1:].grad_fn])
+        (True, False)
+    """
+    waiting, visited = list(nodes), set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in visited or node.name().startswith(_NETWORK):
+            continue
+        visited.add(node)
+        axes = getattr(node, "_saved_dims", getattr(node, "_saved_dim", 0))
+        if node.name().startswith(_CHOOSES) and 0 in (axes if isinstance(axes, tuple) else (axes,)):
+            return True
+        waiting += [successor for successor, _ in node.next_functions]
+    return False
 
 
 def pull(loss: Tensor, activation: Activation) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.graph import SIGMOID, Activation, LossGraph, Node, look_behind, pull
+from dynalens.capture.merging import RowsOf
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import NOT_A_CLASS
 
@@ -56,11 +57,16 @@ class ObservedLoss:
         self._graph = self._pull = None
         self.passes = 0
 
+    def chosen(self, rows_of: RowsOf) -> Tensor | None:
+        """Return a constant of the loss whose rows were followed from the batch, where these were chosen or ordered."""
+        constants = self._graph.constants if self._graph else []
+        return next((constant for constant in constants if rows_of(constant) is not None), None)
+
     def rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits, (N, K), (N, 1) or (N,), and the class of each row, (N,) int64.
 
         Args:
-            labels: Those of the batch.
+            labels: Those of the batch, or of its rows that the loss was computed with.
 
         Raises:
             CaptureError: If the loss was not computed with these labels, as far as can be seen.

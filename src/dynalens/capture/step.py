@@ -3,13 +3,14 @@
 import functools
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dynalens.capture.batch import CaptureError, described, holds, labels_of
+from dynalens.capture.graph import Node
 from dynalens.capture.loss_tap import (
     BINARY,
     LOSSES,
@@ -23,12 +24,12 @@ from dynalens.capture.loss_tap import (
 from dynalens.capture.losses import StepLosses, reach
 from dynalens.capture.merging import RowsOf, adds_rows, joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
+from dynalens.capture.presentation import Presentation
 from dynalens.capture.regression import REMEDY, BatchTargets
 from dynalens.capture.rows import CapturedRows
 from dynalens.capture.several import SeveralLabels, log_odds
 from dynalens.observation import captured_output, module_named
 from dynalens.paths import imported
-from dynalens.units import UnitPresentation
 
 Capture = str | Callable[[Any, Any], tuple[Tensor, Tensor]]
 _MODULE = "module:"
@@ -37,25 +38,6 @@ _REMEDY = (
     "Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass `capture=` with a "
     "callable(outputs, batch) -> (logits, targets), or with 'module:<name>' of the layer that gives the logits."
 )
-
-
-@dataclass(frozen=True)
-class Presentation:
-    """What a step computed with.
-
-    Attributes:
-        logits: Shape ``(N, K)``.
-        targets: Shape ``(N,)``, int64.
-        source: Where they were found.
-        given: The targets as the step had them.
-        units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
-    """
-
-    logits: Tensor
-    targets: Tensor
-    source: str
-    given: Tensor
-    units: UnitPresentation | None = None
 
 
 class StepCapture:
@@ -176,6 +158,8 @@ class StepCapture:
             presentation = None
             if self._has_trained(outputs):
                 presentation = self._find(outputs, batch, batch if samples is None else samples, rows_of)
+                if presentation is not None:
+                    presentation = replace(presentation, nodes=self._nodes())
         finally:
             self._armed = False
             self._step.close()
@@ -188,6 +172,11 @@ class StepCapture:
             # From the second batch on, the mode stays only where nothing else sees the loss.
             self._needs_mode = self._observing or any(call.direct for call in calls)
         return presentation
+
+    def _nodes(self) -> tuple[Node, ...]:
+        activations = [activation.node for activation in self._observed.activations]
+        calls = self._losses.computed or self._of_numbers.computed
+        return (*(call.logits.grad_fn for call in calls), *activations)
 
     def _has_trained(self, outputs: Any) -> bool:
         """Whether gradients were computed; without a Trainer, whether the step has a result."""
@@ -258,7 +247,7 @@ class StepCapture:
             )
         if self._losses.computed:
             return self._from_loss(batch, rows_of)
-        return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples)
+        return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
 
     def _one_loss(self, rows_of: RowsOf) -> LossCall:
         """Return the loss that was trained on: the only one, one computed twice, or one of each part of the batch."""
@@ -304,15 +293,17 @@ class StepCapture:
         units, targets, source = result
         return Presentation(units.logits, units.targets, source, targets, units)
 
-    def _from_graph(self, samples: Any) -> Presentation:
+    def _from_graph(self, samples: Any, rows_of: RowsOf) -> Presentation:
         activations = self._observed.activations
         if self._observed.passes > 1:
             raise self._ambiguous(f"{self._observed.passes} backward passes from others")
         if len(activations) != 1:
             raise self._ambiguous("none" if not activations else "; ".join(map(shown, activations)))
-        rows = self._observed.rows(_label_tensor(samples))
+        labels, chosen = _label_tensor(samples), self._observed.chosen(rows_of)
+        rows = self._observed.rows(labels if chosen is None else labels.flatten()[rows_of(chosen)])
         self._observing = True
-        return self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
+        presentation = self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
+        return replace(presentation, given=labels if chosen is None else chosen)
 
     def _checked(self, logits: Any, targets: Any, *, source: str, weight: Tensor | None = None) -> Presentation:
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):

@@ -2,6 +2,8 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -266,9 +268,9 @@ class PendingRows:
 
 
 def _indices_on_host(index: Sequence["array[int] | Tensor"]) -> Array:
-    if not index:
-        return np.empty(0, np.int64)
-    tensors = [each for each in index if isinstance(each, Tensor)]
-    if len(tensors) == len(index):
-        return torch.cat(tensors).cpu().numpy().astype(np.int64)
-    return np.concatenate([each.cpu() if isinstance(each, Tensor) else each for each in index], dtype=np.int64)
+    """Return all indices in their order; those of steps that chose rows are on the device, in one piece at a time."""
+    pieces: list[Any] = [np.empty(0, np.int64)]
+    for device, together in groupby(index, key=lambda each: each.device if isinstance(each, Tensor) else None):
+        listed = list(together)
+        pieces += listed if device is None else [torch.cat([t for t in listed if isinstance(t, Tensor)]).cpu().numpy()]
+    return np.concatenate(pieces, dtype=np.int64)

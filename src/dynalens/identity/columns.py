@@ -136,6 +136,18 @@ def begins_with(row: Tensor, value: Any, *, end: bool) -> bool:
     return torch.equal(row[box], array.to(row.dtype))
 
 
+def is_same(one: Any, other: Any) -> bool:
+    """Return whether two values are the same number, string or array, as far as they can be compared on the host."""
+    if one is other:
+        return True
+    if isinstance(one, str) or isinstance(other, str):
+        return bool(one == other)
+    tensors = _tensor(one), _tensor(other)
+    if tensors[0] is None or tensors[1] is None:
+        return False
+    return tensors[0].dtype == tensors[1].dtype and torch.equal(tensors[0], tensors[1])
+
+
 def _tensor(value: Any) -> Tensor | None:
     """Return a tensor of numbers that can be compared on the host, or None where there is none."""
     try:

@@ -23,6 +23,11 @@ ANOTHER_ORDER = (
 )
 
 
+OTHER_LATER = (
+    "Expected the targets of the loss to be the labels of the batch, as in the first steps, got {} others in this "
+    "epoch: rows in another order, or labels that were changed. Reorder inputs and labels with torch's functions, "
+    "as in `labels = labels[order]`, or return a dict of `loss`, and `logits` and `targets` in the order of the batch."
+)
 _NO_CLASSES = (
     "Expected the targets of the loss to be classes of the samples, got {}, as a contrastive loss has it. Return a "
     "dict with `loss`, and with `logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, "
@@ -41,12 +46,23 @@ class LabelCheck:
         self.confirmed = False
         """Whether they are labels of the batch in its order, or follow from these."""
 
+        self.witness: Path | None = None
+        """Where the batches of the first steps hold their targets, number by number; None where nowhere."""
+
     @property
     def looks(self) -> bool:
         """Whether the next step is to be shown to ``see``."""
         return len(self._steps) < _FIRST
 
-    def see(self, columns: Mapping[Path, Column], targets: Tensor, *, classes: int, traced: bool) -> None:
+    def see(
+        self,
+        columns: Mapping[Path, Column],
+        targets: Tensor,
+        *,
+        classes: int,
+        traced: bool,
+        given: list[int] | None = None,
+    ) -> None:
         """Compare the targets of one of the first steps; waits for the device.
 
         Args:
@@ -54,6 +70,7 @@ class LabelCheck:
             targets: Shape ``(M,)``; negative where a row is not counted.
             classes: Number of logits for each row.
             traced: Whether the step is known to have made them from a vector of the batch, row by row.
+            given: The targets with those that the loss ignores, where these are integers, too.
 
         Raises:
             SampleIdentityError: If they are in another order than the labels.
@@ -69,12 +86,16 @@ class LabelCheck:
         self._steps.append(({path: values for path, values in labels.items() if values is not None}, target))
         relations = {path: _relation(*self._together(path)) for path in self._steps[0][0]}
         self.given_is_target = relations.get(GIVEN) == "same"
+        self.witness = next((path for path, how in relations.items() if how == "same" and path != GIVEN), None)
         usual = {path for path in relations if path == GIVEN or path == (1,) or path[-1] in LABEL_KEYS}
         labels_alike = {"same", "function"} & set(relations.values()) or "equal" in map(relations.get, usual)
         self.confirmed = traced or bool(labels_alike)
         if self.confirmed:
             return
-        if any(is_reordered(values, target) for path, values in self._steps[-1][0].items() if path in usual):
+        numbers = given if given is not None and len(given) == len(every) else target
+        counted = range(len(every)) if numbers is given else rows
+        of_rows = (_listed(columns[path], list(counted)) for path in labels if path in usual)
+        if any(is_reordered(values, numbers) for values in of_rows if values is not None):
             raise SampleIdentityError(ANOTHER_ORDER)
         # Each row's counterpart has its own number, or stands first.
         if target == list(range(len(target))) and classes >= len(target) > 2:

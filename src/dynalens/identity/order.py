@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.identity.columns import Column, Keys, Path, array_keys, begins_with, scalar_keys, scalars
+from dynalens.identity.columns import Column, Keys, Path, array_keys, begins_with, is_same, scalar_keys, scalars
 
 Order = list[int]
 
@@ -39,10 +39,10 @@ class Pair:
             return False
         if self.samples == self.rows:
             return True
-        values = set(self.samples)
-        return self.is_row is None and 1 < len(values) == len(set(self.rows)) == len(
-            set(zip(self.samples, self.rows, strict=True))
-        ) < len(self.rows)
+        if self.is_row is not None or Counter(self.samples) == Counter(self.rows):  # of two classes in turn, backwards
+            return False
+        values, pairs = set(self.samples), set(zip(self.samples, self.rows, strict=True))
+        return 1 < len(values) == len(set(self.rows)) == len(pairs) < len(self.rows)
 
     @property
     def in_another_order(self) -> bool:
@@ -74,12 +74,13 @@ def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]
         [1, 0, 2]
     """
     agreeing, moved = _sorted_out(samples, rows, arrays=arrays)
+    agreeing = [pair for pair in agreeing if len(set(pair.samples)) > 1]  # what all samples share tells no order
     count = len(next(iter(samples.values()), ()))
     length = count if agreeing else max((len(pair.rows) for pair in moved), default=0)
     moved = [pair for pair in moved if len(pair.rows) == length]
     if not moved or (agreeing and len(set(zip(*(pair.samples for pair in agreeing), strict=True))) == count):
         return None
-    return _assigned([*moved, *agreeing])
+    return _assigned([*moved, *agreeing], samples)
 
 
 def _sorted_out(
@@ -129,21 +130,26 @@ def _array_pairs(path: Path, values: list[Any], leaf: Tensor) -> list[Pair]:
     return pairs
 
 
-def _assigned(pairs: list[Pair]) -> Order:
+def _assigned(pairs: list[Pair], samples: Mapping[Path, list[Any]]) -> Order:
     """Give each row a sample of its own that has the same keys."""
     free = defaultdict(list)
     for sample, key in enumerate(zip(*(pair.samples for pair in pairs), strict=True)):
         free[key].append(sample)
-    tests = [pair.is_row for pair in pairs if pair.is_row is not None]
+    tests = [pair.is_row for pair in pairs if pair.is_row is not None and len(set(pair.samples)) > 1]
     order = []
     for row, key in enumerate(zip(*(pair.rows for pair in pairs), strict=True)):
         candidates = free[key]
         if len(candidates) > 1:
-            if not tests:
-                raise OrderError("its rows are in another order than the samples, and several could be the same one")
             candidates = [sample for sample in candidates if all(is_row(row, sample) for is_row in tests)]
+            if not tests or any(_differ(samples, candidates[0], other) for other in candidates[1:]):
+                raise OrderError("its rows are in another order than the samples, and several could be the same one")
         if not candidates:
             raise OrderError("its rows are in another order than the samples, and some are none of them")
         order.append(candidates[0])
         free[key].remove(candidates[0])
     return order
+
+
+def _differ(samples: Mapping[Path, list[Any]], one: int, other: int) -> bool:
+    """Return whether two samples are not the same one drawn twice, as far as all that they hold tells."""
+    return any(not is_same(values[one], values[other]) for values in samples.values())

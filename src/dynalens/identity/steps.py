@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from dynalens.dynamics import TARGET
-from dynalens.identity.columns import Column, Path, columns_of_batch, parts
+from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
 from dynalens.identity.errors import SampleIdentityError, check_rows
 from dynalens.identity.given import Array, given_labels
-from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, LabelCheck, check_given, is_reordered
+from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, OTHER_LATER, LabelCheck, check_given, is_reordered
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.trace import TRACE
@@ -18,6 +18,8 @@ from dynalens.identity.units import coded_columns, row_codes
 
 _LOOKS = 3
 """Batches whose rows are compared before and after a module's hooks; all of them once one was reordered."""
+_TRACED = 3
+"""Steps of each epoch whose rows are followed; all of them once one chose rows."""
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
@@ -42,7 +44,8 @@ class StepRows:
             trainer: The Trainer.
             traces: Whether steps may be traced; a mode of torch's functions breaks a compiled graph.
         """
-        self._traces = self._may_trace = traces
+        self._may_trace, self._chooses = traces, False
+        self._traced = 0
         self._hooked = trainer is not None and _has_hooks(trainer)
         self._looks, self._moves = _LOOKS, False
         self._labels = LabelCheck()
@@ -50,13 +53,24 @@ class StepRows:
         self._given: Array | None = None
         self._inputs: list[Tensor] = []
         self._noted: list[tuple[Any, list[Any]]] = []
+        self._others: Tensor | None = None
+
+    def begin_epoch(self) -> None:
+        """An epoch begins: its first steps are traced, as some choose rows from one epoch on."""
+        self._traced = 0
 
     def start(self, batch: Any) -> None:
         """A step begins."""
         TRACE.close(self)
         self._noted = _noted(self._identity.part_of(batch)) if self._labels.looks else []
-        if self._traces:
+        if self.traces:
+            self._traced += 1
             TRACE.start(self, self._identity.part_of(batch))
+
+    @property
+    def traces(self) -> bool:
+        """Whether the next step is traced."""
+        return self._may_trace and (self._chooses or self._labels.looks or self._traced < _TRACED)
 
     def close(self) -> None:
         """The step has ended."""
@@ -76,26 +90,32 @@ class StepRows:
             SampleIdentityError: If they cannot be known.
             CaptureError: If the targets of the first steps are no classes.
         """
-        part, targets = self._identity.part_of(batch), presentation.targets
-        given = presentation.given if presentation.given.ndim else targets
+        part, targets, given = self._identity.part_of(batch), presentation.targets, presentation.given
         delivered = self._identity.delivered(trainer, rows)
         self._of_classes = presentation.units is None
         order = self._order_after_hooks(delivered, part)
-        choice, traced = TRACE.rows_of(given), TRACE.knows(given)
+        followed, choice = TRACE.followed(given), TRACE.rows_of(given)
         after_hooks = rows if order is None else rows[order]
-        if choice is not None and len(choice) <= len(after_hooks) and views == 1:
-            of_targets = after_hooks[choice.cpu()]
+        if choice is not None and len(choice) <= len(after_hooks) * views:
+            check_rows(followed.of if followed else 0, len(after_hooks), 1)
+            if len(choice) == len(after_hooks) * views and not (TRACE.chose_inputs or presentation.chose_rows()):
+                self._expect_order(choice, len(after_hooks))
+            of_targets = after_hooks.to(choice.device, non_blocking=True)[choice]  # moved with the rest of the epoch
         elif len(targets):
             check_rows(len(targets), len(after_hooks), views)
             of_targets = after_hooks.repeat(views) if views > 1 else after_hooks
         else:
             of_targets = after_hooks[:0]
-        self._inputs = [of_targets, after_hooks] if TRACE.chose_inputs else [after_hooks, of_targets]
+        of_first_view = of_targets[: len(of_targets) // views]
+        self._inputs = [of_first_view, after_hooks] if TRACE.chose_inputs else [after_hooks, of_first_view]
+        self._chooses |= choice is not None
+        batch = part if delivered is None else delivered
         if self._labels.looks:
             _check_in_place(self._noted, carried=delivered is None)
-            batch = part if delivered is None else delivered
-            self._compare(batch, rows, of_targets, presentation, traced=traced and not self._hooked)
-        self._traces = self._may_trace and (choice is not None or self._labels.looks)
+            traced = followed is not None and not self._hooked
+            self._compare(batch, rows, of_targets.cpu(), presentation, traced=traced)
+        elif presentation.units is None and views == 1 and followed is None:
+            self._count_others(part_at(batch, self._labels.witness or ()), order, given, targets)
         return of_targets
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
@@ -121,6 +141,7 @@ class StepRows:
         """
 
         def check(index: Array, targets: Array) -> None:
+            self._check_others()
             if self._identity.known_by_loader and self._of_classes:
                 check_given(self._identity.dataset, index, targets, same=self._labels.given_is_target)
 
@@ -130,6 +151,27 @@ class StepRows:
             return merged_index, merged_rows
 
         return merged
+
+    def _expect_order(self, choice: Tensor, count: int) -> None:
+        """Hear of targets whose order the logits do not share, as far as anything tells; it must be the batch's."""
+        others = (choice != torch.arange(len(choice), device=choice.device) % count).sum()
+        if self._labels.looks and int(others):
+            raise SampleIdentityError(ANOTHER_ORDER)
+        self._others = others if self._others is None else self._others + others
+
+    def _count_others(self, label: Any, order: list[int] | None, given: Tensor, targets: Tensor) -> None:
+        """Count targets that are not the label of their row, on the device, where they are not the batch's own."""
+        if self._labels.witness is None or label is given or len(label) != len(targets):
+            return
+        expected = torch.as_tensor(label if order is None else torch.as_tensor(label)[order])
+        expected = expected.to(targets.device, non_blocking=True)
+        others = ((expected != targets) & (targets >= 0)).sum()
+        self._others = others if self._others is None else self._others + others
+
+    def _check_others(self) -> None:
+        others, self._others = 0 if self._others is None else int(self._others), None
+        if others:
+            raise SampleIdentityError(OTHER_LATER.format(others))
 
     def _order_after_hooks(self, delivered: Any, part: Any) -> list[int] | None:
         if not self._hooked or delivered is None or not (self._moves or self._looks > 0):
@@ -159,7 +201,7 @@ class StepRows:
         if presentation.units is not None:
             columns |= coded_columns(columns, presentation.given)
             targets, classes = torch.tensor(row_codes(presentation.given)), 0
-        self._labels.see(columns, targets, classes=classes, traced=traced)
+        self._labels.see(columns, targets, classes=classes, traced=traced, given=_listed(presentation.given))
         if not self._labels.looks:
             self._given = None
 
@@ -173,6 +215,10 @@ def _noted(batch: Any) -> list[tuple[Any, list[Any]]]:
     """Return each vector of integers or list of a batch, and what is in it now; waits for the device."""
     vectors = [part for _, part in parts(batch) if isinstance(part, list) or _is_integer_vector(part)]
     return [(vector, list(vector) if isinstance(vector, list) else vector.tolist()) for vector in vectors]
+
+
+def _listed(targets: Tensor) -> list[int] | None:
+    return targets.flatten().tolist() if _is_integer_vector(targets) else None
 
 
 def _is_integer_vector(part: Any) -> bool:

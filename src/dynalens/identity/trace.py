@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,24 @@ _CHOOSES = frozenset({
 _SORTS = frozenset({"sort", "topk", "msort"})
 
 
+class Followed(NamedTuple):
+    """A tensor of the step whose rows are known."""
+
+    value: Tensor
+    rows: Tensor
+    """Which rows of the batch it holds."""
+    is_choice: bool
+    """Whether these may be others than all in order."""
+    of: int
+    """How many rows the batch has there."""
+    is_vector: bool
+    """Whether the batch has one number for each row there, as labels are."""
+
+    def choice(self, rows: Tensor) -> "Followed":
+        """Return the same of a tensor that holds these rows."""
+        return self._replace(rows=rows, is_choice=True)
+
+
 class RowTrace(TorchFunctionMode):
     """Follow the rows of the batch's vectors through a training step.
 
@@ -34,7 +52,7 @@ class RowTrace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, tuple[Tensor, Tensor, bool]] = {}
+        self._known: dict[int, Followed] = {}
         self._entered = ExitStack()
         self._users: set[int] = set()
         self.chose_inputs = False
@@ -48,7 +66,9 @@ class RowTrace(TorchFunctionMode):
         self.chose_inputs, self._known = False, {}
         for _, part in parts(batch):
             if isinstance(part, Tensor) and part.ndim and not part.is_nested:
-                self._know(part, torch.arange(len(part), device=part.device), is_choice=False)
+                rows = torch.arange(len(part), device=part.device)
+                is_vector = part.numel() == len(part)
+                self._know(part, Followed(part, rows, is_choice=False, of=len(part), is_vector=is_vector))
         if self._known:
             self._entered.enter_context(self)
 
@@ -61,12 +81,13 @@ class RowTrace(TorchFunctionMode):
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return the rows of the batch that a tensor of the step holds, or None if all in order, or not known."""
-        _, rows, is_choice = self._known.get(id(targets), (targets, targets, False))
-        return rows if is_choice else None
+        followed = self.followed(targets)
+        return followed.rows if followed is not None and followed.is_choice else None
 
-    def knows(self, targets: Tensor) -> bool:
-        """Return whether a tensor of the step was made of a vector of the batch."""
-        return id(targets) in self._known
+    def followed(self, targets: Tensor) -> Followed | None:
+        """Return what is known of a tensor, or of one that it is another handle of, as autograd keeps it."""
+        entry = self._known.get(id(targets))
+        return entry or next((each for each in self._known.values() if _is_handle(each.value, targets)), None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -79,43 +100,62 @@ class RowTrace(TorchFunctionMode):
     def _follow(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
         entries = [self._known.get(id(value)) for value in _operands(args)]
         first = entries[0]
-        source, rows, is_choice = next(each for each in entries if each is not None)
+        source = next(each for each in entries if each is not None)
         if name in _SAME_ROWS:
-            if isinstance(result, Tensor) and result.shape[:1] == rows.shape:
-                self._know(result, rows, is_choice=is_choice)
+            if isinstance(result, Tensor):
+                self._know(result, source)
         elif name == "__getitem__":
             self._index(args, result)
         elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
-            self._know(result, torch.cat([each[1] for each in entries if each]), is_choice=True)
-        elif first is None or (source.ndim > 1 and not _along_rows(name, args, kwargs)):
+            self._know(result, source.choice(torch.cat([each.rows for each in entries if each])))
+        elif first is None or (source.value.ndim > 1 and not _along_rows(name, args, kwargs)):
             return
         elif name in _SORTS:
-            self._know(result[0], rows[result[1]], is_choice=True)
+            self._know(result[0], source.choice(source.rows[result[1]]))
         elif name in _CHOOSES:
-            self._choose(func, rows, args, kwargs, result)
+            self._choose(func, source, args, kwargs, result)
 
-    def _choose(self, func: Callable[..., Any], rows: Tensor, args: Any, kwargs: Any, result: Any) -> None:
-        choice = func(rows, *args[1:], **kwargs)
+    def _choose(self, func: Callable[..., Any], source: Followed, args: Any, kwargs: Any, result: Any) -> None:
+        mask = kwargs.get("mask", args[1] if len(args) > 1 else None)
+        rows = source.rows
+        choice = _masked(rows, mask, len(result)) if _is_mask(mask) else func(rows, *args[1:], **kwargs)
         several = isinstance(result, tuple | list)
         for part, part_rows in zip(result, choice, strict=True) if several else [(result, choice)]:
-            self._know(part, part_rows, is_choice=True)
+            self._know(part, source.choice(part_rows))
 
     def _index(self, args: Any, result: Any) -> None:
         values, key = args
-        of_rows = self._known.get(id(values))
-        if of_rows is not None:
+        source = self._known.get(id(values))
+        if source is not None:
             key = key[0] if isinstance(key, tuple) else key
             every = key is Ellipsis or (isinstance(key, slice) and key == slice(None))
-            self._know(result, of_rows[1][key], is_choice=of_rows[2] or not every)
+            rows = _masked(source.rows, key, len(result)) if _is_mask(key) else source.rows[key]
+            self._know(result, source if every else source.choice(rows))
         else:  # a table of classes, looked up by label
             of_key = self._known.get(id(key))
             if of_key is not None and key.dtype not in (torch.bool, torch.uint8):
-                self._know(result, of_key[1], is_choice=of_key[2])
+                self._know(result, of_key)
 
-    def _know(self, value: Tensor, rows: Tensor, *, is_choice: bool) -> None:
-        if value.shape[:1] == rows.shape:
-            self.chose_inputs |= is_choice and value.ndim > 1
-            self._known[id(value)] = value, rows, is_choice  # the tensor too, as its id is another's once it is gone
+    def _know(self, value: Tensor, source: Followed) -> None:
+        one = value.ndim == 0 and len(source.rows) == 1  # a row that was squeezed
+        if one or value.shape[:1] == source.rows.shape:
+            self.chose_inputs |= source.is_choice and not source.is_vector
+            # The tensor too, as its id is another's once it is gone.
+            self._known[id(value)] = source._replace(value=value)
+
+
+def _is_handle(one: Tensor, other: Tensor) -> bool:
+    same = one.shape == other.shape and one.dtype == other.dtype and one.layout == other.layout == torch.strided
+    return same and one.numel() > 0 and one.stride() == other.stride() and one.data_ptr() == other.data_ptr()
+
+
+def _is_mask(key: Any) -> bool:
+    return isinstance(key, Tensor) and key.ndim == 1 and key.dtype in (torch.bool, torch.uint8)
+
+
+def _masked(rows: Tensor, mask: Tensor, count: int) -> Tensor:
+    """Return the rows where a mask is true, so many; how many these are would have to be waited for."""
+    return rows[mask.bool().argsort(descending=True, stable=True)[:count]]
 
 
 def _along_rows(name: str, args: Any, kwargs: Any) -> bool:

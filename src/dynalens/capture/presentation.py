@@ -1,0 +1,33 @@
+"""What a training step computed with, whatever way tells it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dynalens.capture.graph import Node, chooses_rows
+from dynalens.units import UnitPresentation
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """What a step computed with.
+
+    Attributes:
+        logits: Shape ``(N, K)``.
+        targets: Shape ``(N,)``, int64.
+        source: Where they were found.
+        given: The targets as the step had them.
+        units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
+        nodes: Those of autograd's graph that gave the logits.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    source: str
+    given: Tensor
+    units: UnitPresentation | None = None
+    nodes: tuple[Node, ...] = ()
+
+    def chose_rows(self) -> bool:
+        """Return whether the step chose or ordered rows of its logits, as far as their graph tells."""
+        return chooses_rows(self.nodes)
