@@ -288,6 +288,59 @@ def test_targets_of_another_scale_are_recorded_in_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(monitor.statistics().arrays()["target"], (targets().flatten() - 3) / 2, rtol=1e-5)
 
 
+class ScaledByBatch(Regressor):
+    """Brings the targets of each batch to a scale of their own."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(logits, (y - y.mean()) / y.std())
+
+
+def test_targets_on_another_scale_in_each_batch_raise_in_the_second(tmp_path: Path) -> None:
+    model = ScaledByBatch()
+    with pytest.raises(CaptureError, match="on one scale in every batch, got another scale in the second"):
+        monitored(tmp_path, model)
+    assert len(model.seen) == 2
+
+
+class OneColumn(Regressor):
+    """Learns one of the targets that the batch holds side by side."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(logits.squeeze(1), y[:, 1])
+
+
+class TwoColumns(Regressor):
+    """Two losses, each of one column of the batch's targets."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(logits[:, 0], y[:, 0]) + F.l1_loss(logits[:, 1], y[:, 1])
+
+
+@pytest.mark.parametrize(("model", "columns"), [(OneColumn(), [1]), (TwoColumns(2), [0, 1])], ids=["one", "two"])
+def test_columns_of_the_targets_are_recorded(tmp_path: Path, model: Regressor, columns: list[int]) -> None:
+    y = targets(2)
+    monitor, trained = monitored(tmp_path, model, y, trainer={"max_epochs": 1})
+    residuals = np.zeros((N, len(columns)))
+    for _, rows, z, _ in trained.seen:
+        residuals[rows] = (z - y[rows][:, columns]).abs().numpy()
+    np.testing.assert_allclose(monitor.statistics().arrays()["unit_residuals"], residuals, rtol=1e-5)
+
+
+class ScaledRows(Scaled):
+    """The same of rows of a table."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.loss(self(batch[0]), batch[1])
+
+
+def test_a_feature_in_the_order_of_the_labels_is_no_label(tmp_path: Path) -> None:
+    features, y = torch.randn(N, 36, generator=torch.Generator().manual_seed(3)), targets()
+    features[:, 0] = 2 * y[:, 0]
+    monitor = TrainingDynamicsMonitor()
+    fit(tmp_path, monitor, model=ScaledRows(), data=lambda: loader(TensorDataset(features, y)), max_epochs=1)
+    np.testing.assert_allclose(monitor.statistics().arrays()["target"], (y.flatten() - 3) / 2, rtol=1e-5)
+
+
 class TwoHeads(Regressor):
     """Two losses, each of one column of the targets, and a loss of the inputs beside them."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,12 +25,14 @@ class BatchTargets:
 
     The first batch decides, by what it holds beside its inputs: the targets are one of these tensors, hold the same
     numbers, or are in the same order, as where a step brings them to another scale. What holds the input as well is
-    none: an autoencoder. In later batches the loss at the same place is taken, and nothing waits for the device.
+    none: an autoencoder. In later batches the loss at the same place is taken, and nothing waits for the device,
+    but for the second batch where targets are on another scale: it tells whether each batch has a scale of its own.
     """
 
     def __init__(self) -> None:
         self._places: list[int] | None = None
         self._kinds: list[Any] = []
+        self._scaled: dict[int, Matched] = {}
         self._returned = False
 
     @property
@@ -71,16 +73,37 @@ class BatchTargets:
     def _calls(self, losses: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> list[LossCall]:
         """Return the losses whose targets are labels of the batch, one for each prediction."""
         if self._places is not None:
-            return self._as_before(losses)
+            calls = self._as_before(losses)
+            self._check_scales(calls, batch, rows_of)
+            return calls
         inputs, others = _inputs_and_others(batch)
-        chosen: dict[Any, int] = {}
+        chosen: dict[Any, tuple[int, Matched]] = {}
         for place, call in enumerate(losses):
-            if _are_made_of(call.targets, others, rows_of) and not _are_made_of(call.targets, inputs, rows_of):
-                chosen.setdefault((origin(call.logits), call.targets.shape), place)
+            match = _made_of(call.targets, others, rows_of)
+            if match is not None and _made_of(call.targets, inputs, rows_of, inputs=True) is None:
+                chosen.setdefault((origin(call.logits), match.entry, call.targets.shape), (place, match))
         if chosen:
-            self._places = list(chosen.values())
+            self._places = [place for place, _ in chosen.values()]
             self._kinds = [_kind(call) for call in losses]
-        return [losses[place] for place in chosen.values()]
+            self._scaled = {number: match for number, (_, match) in enumerate(chosen.values()) if match.scaled}
+        return [losses[place] for place, _ in chosen.values()]
+
+    def _check_scales(self, calls: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> None:
+        """Compare the scale of the second batch's targets with that of the first.
+
+        Raises:
+            CaptureError: If a step brings each batch to a scale of its own, as by its own mean.
+        """
+        scaled, self._scaled = self._scaled, {}
+        _, others = _inputs_and_others(batch)
+        for call, first in ((calls[number], match) for number, match in scaled.items() if number < len(calls)):
+            entries = _with_columns(others, rows_of(call.targets), call.targets)
+            labels = [entry for number, column, entry in entries if (number, column) == first.entry]
+            if labels and not first.has_scale_of(call.targets, labels[0]):
+                raise CaptureError(
+                    "Expected the targets of the loss to be on one scale in every batch, got another scale in the "
+                    f"second batch than in the first, as by the mean or the spread of a batch. {REMEDY}"
+                )
 
     def _as_before(self, losses: Sequence[LossCall]) -> list[LossCall]:
         assert self._places is not None
@@ -178,24 +201,59 @@ def _inputs_and_others(batch: Any) -> tuple[list[Tensor], list[Tensor]]:
     return [leaf for path, leaf in every if is_input(path)], [leaf for path, leaf in every if not is_input(path)]
 
 
-def _are_made_of(targets: Tensor, entries: Sequence[Tensor], rows_of: RowsOf) -> bool:
-    """Return whether targets are one of these entries of the batch; waits for the device."""
+class Matched(NamedTuple):
+    """An entry of the batch that targets were made of.
+
+    Attributes:
+        entry: Its number among the entries, and the column; None: the whole of it.
+        targets: Shape ``(N, D)``, float32.
+        labels: Shape ``(N, D)``, those of the entry, in float32.
+        scaled: Whether the targets are on another scale.
+    """
+
+    entry: tuple[int, int | None]
+    targets: Tensor
+    labels: Tensor
+    scaled: bool
+
+    def has_scale_of(self, targets: Tensor, labels: Tensor) -> bool:
+        """Return whether these targets and its own are together ordered as their labels are."""
+        if targets.numel() != labels.numel() or targets.numel() != len(targets) * self.targets.shape[1]:
+            return False
+        more = (values.detach().float().reshape(-1, self.targets.shape[1]) for values in (targets, labels))
+        pairs = zip((self.targets, self.labels), more, strict=True)
+        return bool(_is_ordered_alike(*(torch.cat(pair) for pair in pairs)))
+
+
+def _made_of(targets: Tensor, entries: Sequence[Tensor], rows_of: RowsOf, *, inputs: bool = False) -> Matched | None:
+    """Return the entry of the batch that targets are, or a column of one; None of these. Waits for the device.
+
+    A column of the inputs has to hold the same numbers: a feature in the order of the labels is a good feature.
+    """
     if targets.ndim > 3 or targets.requires_grad or targets.is_complex():
-        return False
+        return None
     rows = rows_of(targets)
-    for entry in _of_rows(entries, rows):
+    for number, column, entry in _with_columns(entries, rows, targets):
         with suppress(RuntimeError, TypeError):  # an entry of another kind, as a sparse one
-            if _same(targets, entry, chosen=rows is not None) or _same_order(targets, entry):
-                return True
-    return False
+            same = _same(targets, entry, chosen=rows is not None)
+            if same or (not (inputs and column is not None) and _same_order(targets, entry)):
+                numbers, labels = (values.detach().float().reshape(len(targets), -1) for values in (targets, entry))
+                return Matched((number, column), numbers, labels, scaled=not same)
+    return None
 
 
-def _of_rows(entries: Sequence[Tensor], rows: Tensor | None) -> Iterator[Tensor]:
-    for entry in entries:
-        if rows is None:
-            yield entry
-        elif entry.ndim and len(entry):
-            yield entry[rows.to(entry.device)]
+def _with_columns(
+    entries: Sequence[Tensor], rows: Tensor | None, targets: Tensor
+) -> Iterator[tuple[int, int | None, Tensor]]:
+    """Yield the entries in the rows of the targets, and their columns where a row has one target."""
+    single = bool(targets.ndim) and targets.numel() == len(targets)
+    for number, entry in enumerate(entries):
+        if rows is not None and not (entry.ndim and len(entry)):
+            continue
+        chosen = entry if rows is None else entry[rows.to(entry.device)]
+        yield number, None, chosen
+        if single and chosen.ndim == 2 and len(chosen) == len(targets) and 1 < chosen.shape[1] <= MOST_TARGETS:
+            yield from ((number, column, chosen[:, column]) for column in range(chosen.shape[1]))
 
 
 def _same(targets: Tensor, entry: Tensor, *, chosen: bool) -> bool:
