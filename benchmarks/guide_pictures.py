@@ -79,7 +79,7 @@ def train(folder: Path, epochs: int, width: int, dropout: float) -> Path:
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, default_root_dir=folder, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
-        callbacks=[TrainingDynamicsMonitor(top_k=8), AttributionMonitor(num_samples=3, suspects=1)],
+        callbacks=[TrainingDynamicsMonitor(top_k=8), AttributionMonitor(num_samples=3, suspects=1, max_overhead=None)],
     )  # fmt: skip
     loaders = DataLoader(train_set, batch_size=32, shuffle=True), DataLoader(val_set, batch_size=256)
     trainer.fit(Network(width, dropout), *loaders)
