@@ -1,6 +1,7 @@
 """Steps that change the labels of their batch in place."""
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -101,3 +102,33 @@ def test_probabilities_given_to_nll_loss_are_recorded_by_their_logarithm(
     module = fit(tmp_path, monitor, model=OfProbabilities(), max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
     assert "logarithm of the probabilities" in " ".join(said)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            lambda z, y: F.cross_entropy(z.softmax(1), y),
+            r"`cross_entropy`, got the result of a softmax.*Leave the first softmax out",
+        ),
+        (
+            lambda z, y: F.binary_cross_entropy_with_logits(z.sigmoid()[:, 0], (y == 1).float()),
+            r"`binary_cross_entropy_with_logits`, got the result of a sigmoid.*Leave the first sigmoid out",
+        ),
+        (lambda z, y: F.cross_entropy(z, y), None),
+    ],
+    ids=["softmax", "sigmoid", "logits"],
+)
+def test_a_loss_of_logits_that_is_given_probabilities_is_warned_of_once(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, loss: Any, message: str | None
+) -> None:
+    class Activated(Classifier):
+        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+            result = loss(logits, y)
+            assert isinstance(result, Tensor)
+            return result
+
+    fit(tmp_path, TrainingDynamicsMonitor(history=False), model=Activated(), max_epochs=1)
+    warned = [str(each.message) for each in recwarn if "once more" in str(each.message)]
+    assert len(warned) == (message is not None)
+    assert message is None or re.search(message, warned[0])

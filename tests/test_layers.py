@@ -298,6 +298,33 @@ def test_classes_are_maximised_with_their_names(tmp_path: Path, drawn: dict[str,
     assert set(drawn) == {"write_maximised"}
 
 
+class Spread(Classifier):
+    """Batches of mask, numbers, image and label, in an order of the user's own; it empties them."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.loss(self(batch[2]), batch[3])
+        batch[2].data.zero_()  # which autograd does not notice
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self(batch[2])
+
+
+@pytest.mark.parametrize("validates", [False, True], ids=["of the training", "of the validation"])
+def test_inputs_are_those_that_the_network_takes_from_a_batch_in_any_order(
+    tmp_path: Path, drawn: dict[str, list[Any]], validates: bool
+) -> None:
+    def data() -> Any:
+        parts = torch.ones(N, 1, 6, 6), torch.rand(N, 2), images(), labels()
+        return DataLoader(TensorDataset(*parts), batch_size=4)
+
+    monitor = LayerMonitor(layer="net.0", feature_maps=2, top_inputs=3, on_error="raise")
+    model = fit(tmp_path, monitor, model=Spread(), data=data, val=data if validates else None, max_epochs=1)
+    torch.testing.assert_close(drawn["write_maps"][-1][1], model.net[0](images()[:2]).detach())
+    shown = drawn["write_top_inputs"][-1][0].images.flatten(0, 1)
+    assert all(any(torch.equal(image, own) for own in images()) for image in shown)
+
+
 def test_inputs_by_key_and_by_callable(tmp_path: Path, drawn: dict[str, list[Any]]) -> None:
     class Keyed(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynalens.arguments import check_choice, check_positive
 from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting
-from dynalens.capture import CaptureError, inputs_to_show
+from dynalens.capture import BatchObserver, CaptureError, copied, inputs_to_show
 from dynalens.host import (
     Processes,
     check_whole_model,
@@ -42,7 +42,8 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         maximise_steps: Forward and backward passes for it.
         maximise_args: More arguments of :func:`dynalens.maximise_activation`: "variants", "diversity",
             "diversity_layer" (default: ``layer``), "frequency_penalty", "robust", "seed".
-        inputs: Where images stand in the batch: "auto" (its first entry, or a usual key), a key or callable(batch).
+        inputs: Where images stand in the batch: "auto" (where the first training steps take the network's input from,
+            else its first entry or a usual key), a key or callable(batch).
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
         every_n_epochs: Epochs between two pictures. After ten epochs with pictures there are fewer, and always those of
             the last one.
@@ -104,6 +105,8 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         self._layer = LayerLog(self._settings)
         self._processes: Processes | None = None
         self._pictures: LayerPictures | None = None
+        self._observer = BatchObserver()
+        self._unlearned: Any = None  # a batch of which the step will tell where its inputs stand
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layers' names and find out where pictures go."""
@@ -112,6 +115,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         check_whole_model(trainer, type(self).__name__)
         self._processes = Processes(trainer)
         self._layer.settings = self._settings
+        self._observer = BatchObserver()
         self._layer.check(pl_module)
         folder = run_folder(trainer, self.name)
         self._begin_writes(folder)
@@ -132,17 +136,23 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         self._layer.begin_search()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Keep and watch training batches where there is no validation."""
+        """Learn where inputs stand; keep and watch training batches where there is no validation."""
+        if self._pictures is not None and self.inputs == "auto" and not self._observer.done:
+            self._unlearned = copied(batch)  # the step may work in place
+            self._observer.start(pl_module, batch)
         if not trainer.enable_validation:
             self._begin(trainer, pl_module, batch)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """What runs from here on is not the step's forward pass."""
         self._layer.stop()
+        self._observer.stop(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take what the layer computed."""
-        self._end()
+        self._observer.finish()
+        unlearned, self._unlearned = self._unlearned, None
+        self._end(unlearned if not trainer.enable_validation else None)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -175,6 +185,8 @@ class LayerMonitor(GuardedPictures, NamedCallback):
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the writer and of the layer."""
         self._layer.close()
+        self._observer.close()
+        self._unlearned = None
         self._pictures, self._processes = None, None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -194,20 +206,22 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             return
         with self._or_switched_off():
             search = trainer.current_epoch % self.every_n_epochs == 0
-            self._layer.start(pl_module, self._images(batch), search=search)
+            images = None if self._unlearned is not None else self._images(batch)
+            self._layer.start(pl_module, images, search=search)
 
-    def _end(self) -> None:
+    def _end(self, unlearned: Any = None) -> None:
         if self._pictures is None:
             self._layer.stop()
             return
         with self._or_switched_off():
-            self._layer.finish()
+            self._layer.finish(None if unlearned is None else self._images(unlearned))
 
     def _images(self, batch: Any) -> Tensor:
         if callable(self.inputs):
             images: Any = self.inputs(batch)
         else:
-            images = inputs_to_show(batch if self.inputs == "auto" else [batch[self.inputs]])
+            auto = self.inputs == "auto"
+            images = inputs_to_show(batch, self._observer.layout) if auto else inputs_to_show([batch[self.inputs]])
         if not isinstance(images, Tensor) or not images.is_floating_point():
             raise CaptureError(
                 f"Expected floating images or signals (N, C, ...) in the batch, got {type(images).__name__}. "

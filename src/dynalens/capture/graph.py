@@ -65,6 +65,20 @@ def origin(logits: Tensor) -> Any:
     return logits if node is None else _behind(node)
 
 
+def comes_from(logits: Tensor, names: tuple[str, ...]) -> bool:
+    """Return whether an operation of one of these names gave the values of a tensor, or those it was chosen from.
+
+    Example:
+        >>> logits = torch.ones(2, 3, requires_grad=True)
+        >>> comes_from(logits.sigmoid()[:, 0], SIGMOID), comes_from(logits.sigmoid() * 2, SIGMOID)
+        (True, False)
+    """
+    node = origin(logits)
+    while not isinstance(node, Tensor) and node.name().startswith(_CHOOSES):
+        node = _behind(node.next_functions[0][0])
+    return not isinstance(node, Tensor) and node.name() in names
+
+
 def _behind(node: Node) -> Any:
     while node.name() in _SAME_VALUES:
         node = node.next_functions[0][0]

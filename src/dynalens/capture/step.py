@@ -28,6 +28,7 @@ from dynalens.capture.presentation import Presentation
 from dynalens.capture.regression import REMEDY, BatchTargets
 from dynalens.capture.rows import CapturedRows
 from dynalens.capture.several import SeveralLabels, log_odds
+from dynalens.capture.twice import warn_of_probabilities
 from dynalens.observation import captured_output, module_named
 from dynalens.paths import imported
 
@@ -265,6 +266,8 @@ class StepCapture:
 
     def _from_loss(self, batch: Any, rows_of: RowsOf) -> Presentation:
         call = self._one_loss(rows_of)
+        if not self._resolved:
+            warn_of_probabilities(call)
         if call.name in BINARY:
             return self._from_binary(call)
         logits, targets = call.logits, call.counted_targets()

@@ -45,7 +45,7 @@ class LayerLog:
         self.images: Tensor | None = None
         self._top: TopInputs | None = None
         self._pass = ExitStack()
-        self._watched: tuple[Tensor, Capturing] | None = None
+        self._watched: tuple[Tensor | None, Capturing] | None = None
 
     def check(self, model: Any) -> None:
         """Raise a ValueError if the model lacks a layer that is to be shown."""
@@ -58,38 +58,51 @@ class LayerLog:
         """Look for the strongest inputs anew."""
         self._top = None
 
-    def start(self, model: Any, images: Tensor, *, search: bool) -> None:
+    def start(self, model: Any, images: Tensor | None, *, search: bool) -> None:
         """A forward pass begins: keep its first images once, and watch the layer.
 
         Args:
             model: The module.
-            images: Of the batch.
+            images: Of the batch; None where ``finish`` will be told.
             search: Whether it is searched for the strongest inputs.
         """
-        if self.images is None:
-            # Cloned: the step may work in place.
-            self.images = images[: max(_KEPT, self.settings.feature_maps)].detach().clone()
+        if images is not None:
+            self._keep(images)
         if self.settings.top_inputs and self.settings.layer is not None and search:
             layer = module_named(model, self.settings.layer, argument="layer")
             self._pass.close()
             capture = self._pass.enter_context(captured_output(layer, channel_activations))
-            self._watched = small_copies(images), capture
+            self._watched = None if images is None else small_copies(images), capture
+
+    def _keep(self, images: Tensor) -> None:
+        if self.images is None:
+            # Cloned: the step may work in place.
+            self.images = images[: max(_KEPT, self.settings.feature_maps)].detach().clone()
 
     def stop(self) -> None:
         """What runs from here on is not the forward pass."""
         self._pass.close()
 
-    def finish(self) -> None:
+    def finish(self, images: Tensor | None = None) -> None:
         """The pass has ended: take what the layer computed.
+
+        Args:
+            images: Of the batch, as it was before the pass, where ``start`` was not told.
 
         Raises:
             CaptureError: If it did not compute a row for each input.
         """
         self._pass.close()
         images_and_capture, self._watched = self._watched, None
+        if images is not None:
+            self._keep(images)
         if images_and_capture is None:
             return
-        small, activations = images_and_capture[0], images_and_capture[1].value
+        small, capture = images_and_capture
+        if small is None:
+            assert images is not None
+            small = small_copies(images)
+        activations = capture.value
         if len(small) != len(activations):
             raise CaptureError(
                 f"Expected `layer` to give a row for each of {len(small)} inputs, got {len(activations)} rows of "
