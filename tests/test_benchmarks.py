@@ -87,3 +87,17 @@ def test_the_least_width_of_an_audit_is_that_of_the_best_allocation() -> None:
     score, wrong = np.repeat([0.0, 1.0], 4), np.array([0, 0, 0, 0, 1, 1, 0, 0], bool)
     # Half of the samples are certain, the others are wrong with 1/2: (0 + 1/2) / 2 over the root of 1/4 * 3/4.
     assert audit["least_width"](audit["Population"]("two", score, wrong)) == pytest.approx(0.25 / np.sqrt(3 / 16))
+
+
+def test_the_benchmark_of_units_prints_each_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cleanlab")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    rows = ["several labels, 20 % of bits", "regression, 10 %"]
+    command = ["--rows", *rows, "--seeds", "0", "--size", "64", "--epochs", "2"]
+    runpy.run_path(str(BENCHMARKS / "units.py"))["main"](command)
+    lines = capsys.readouterr().out.strip().splitlines()[2:]
+    orders = [[line.split(" | ")[2] for line in lines if line.startswith(f"| {row} ")] for row in rows]
+    assert orders[0] == ["dynalens", "cleanlab, averaged", "cleanlab, last epoch"]
+    assert orders[1] == [*orders[0], "its residual, averaged"]

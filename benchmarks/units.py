@@ -1,0 +1,196 @@
+"""Wrong targets of samples with several labels and of regressions: average precision of the order, beside cleanlab.
+
+Data are the digits of scikit-learn. Of several labels, two digits stand in one picture and each bit is flipped with a
+probability; a sample is wrong if one of its bits is. Of a regression, the target is the angle by which a digit was
+turned, and a part of the targets is exchanged among each other; a sample is wrong if its target is another one by at
+least half the standard deviation, and samples that were exchanged for less are left out.
+
+A network learns the wrong targets. What it computes in each training step is what is recorded and what cleanlab is
+given, averaged over the epochs and of the last one. Another row is one more entry of ``ROWS``. The weights of epochs in
+a regression were chosen with seeds 0 and 1, so that the others judge them.
+
+    python benchmarks/units.py                 # all rows, three seeds, as in docs/results.md
+    python benchmarks/units.py --rows "regression, 5 %" --seeds 0
+"""
+
+import argparse
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.datasets import load_digits
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalens import TrainingDynamics
+from dynalens.suspicion import streaming_score
+from dynalens.units import UnitPresentation, multi_label, regression
+
+Array = npt.NDArray[Any]
+EPOCHS, BATCH, RATE = 20, 32, 1e-3
+OURS = "dynalens"
+Scores = dict[str, Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Data with wrong targets, a network, and how peers rank its samples.
+
+    Attributes:
+        inputs: Shape ``(N, ...)``.
+        given: Targets, ``(N, ...)``.
+        wrong: Shape ``(N,)``, 1 where a target is wrong, 0 where none is, -1 where that does not count.
+        network: Makes the network.
+        loss: Of outputs and targets.
+        presented: What a step shows of outputs and targets.
+        peers: Scores by name, higher is more suspicious, from the outputs of all epochs, ``(E, N, ...)``, and targets.
+    """
+
+    inputs: Tensor
+    given: Tensor
+    wrong: Array
+    network: Callable[[], nn.Module]
+    loss: Callable[[Tensor, Tensor], Tensor]
+    presented: Callable[[Tensor, Tensor], UnitPresentation]
+    peers: Callable[[Tensor, Tensor], Scores]
+
+
+def several_labels(percent: float, seed: int, size: int) -> Problem:
+    """Return pictures of two digits, of whose ten bits each is flipped with this probability."""
+    rng = np.random.default_rng(seed)
+    images, labels = _digits()
+    pairs = torch.from_numpy(rng.integers(0, len(images), (2, size)))
+    truth = (F.one_hot(labels[pairs[0]], 10) | F.one_hot(labels[pairs[1]], 10)).bool()
+    flipped = torch.from_numpy(rng.random((size, 10)) < percent / 100)
+    return Problem(
+        inputs=torch.cat([images[pairs[0]], images[pairs[1]]], dim=3),
+        given=(truth ^ flipped).float(),
+        wrong=flipped.any(dim=1).int().numpy(),
+        network=lambda: convolutional(10),
+        loss=F.binary_cross_entropy_with_logits,
+        presented=lambda logits, given: multi_label(logits, given.long()),
+        peers=_multi_label_peers,
+    )
+
+
+def exchanged_numbers(percent: float, seed: int, size: int) -> Problem:
+    """Return turned digits with their angles, of which a part is exchanged."""
+    rng = np.random.default_rng(seed)
+    images, _ = _digits()
+    images = images[torch.from_numpy(rng.integers(0, len(images), size))]
+    truth = torch.from_numpy(rng.uniform(-45, 45, size)).float()
+    given, moved = truth.clone(), torch.from_numpy(rng.permutation(size)[: round(size * percent / 100)])
+    given[moved] = truth[moved.roll(1)]
+    distance = (given - truth).abs()
+    wrong = (distance > truth.std() / 2).int() - ((distance > 0) & (distance <= truth.std() / 2)).int()
+    return Problem(
+        inputs=turned(images, truth),
+        given=given.unsqueeze(1) / 45,
+        wrong=wrong.numpy(),
+        network=lambda: convolutional(1),
+        loss=F.mse_loss,
+        presented=lambda z, given: regression(z - given, given, (z - given).square()),
+        peers=_regression_peers,
+    )
+
+
+ROWS: dict[str, Callable[[int, int], Problem]] = {}
+for _percent in (0.5, 1, 3, 5, 10, 20):
+    ROWS[f"several labels, {_percent:g} % of bits"] = functools.partial(several_labels, _percent)
+for _percent in (5, 10):
+    ROWS[f"regression, {_percent:g} %"] = functools.partial(exchanged_numbers, _percent)
+
+
+def measured(problem: Problem, seed: int, epochs: int = EPOCHS) -> dict[str, float]:
+    """Train, and return the average precision of each order by its name."""
+    torch.manual_seed(seed)
+    network, dynamics = problem.network(), TrainingDynamics(len(problem.inputs))
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    outputs = []
+    for epoch in range(epochs):
+        of_epoch: list[Tensor] = [torch.empty(0)] * len(problem.inputs)
+        for rows in torch.split(torch.randperm(len(problem.inputs)), BATCH):
+            z, given = network(problem.inputs[rows]), problem.given[rows]
+            dynamics.update_units(rows, problem.presented(z.detach(), given))
+            optimizer.zero_grad()
+            problem.loss(z, given).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
+            for row, output in zip(rows.tolist(), z.detach(), strict=True):
+                of_epoch[row] = output
+        dynamics.end_epoch(epoch)
+        outputs.append(torch.stack(of_epoch))
+    scores = {OURS: streaming_score(dynamics.compute())} | problem.peers(torch.stack(outputs), problem.given)
+    counts = problem.wrong >= 0
+    return {
+        name: float(average_precision_score(problem.wrong[counts], score[counts])) for name, score in scores.items()
+    }
+
+
+def convolutional(outputs: int) -> nn.Module:
+    """Return a small network for pictures of any size."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.LazyLinear(64), nn.ReLU(), nn.Linear(64, outputs),
+    )  # fmt: skip
+
+
+def turned(images: Tensor, degrees: Tensor) -> Tensor:
+    """Return pictures turned by these angles."""
+    radians = degrees * torch.pi / 180
+    rows = [torch.stack([radians.cos(), -radians.sin()], 1), torch.stack([radians.sin(), radians.cos()], 1)]
+    matrix = F.pad(torch.stack(rows, dim=1), (0, 1))
+    return F.grid_sample(images, F.affine_grid(matrix, list(images.shape), align_corners=False), align_corners=False)
+
+
+def _digits() -> tuple[Tensor, Tensor]:
+    digits = load_digits()
+    return torch.from_numpy(digits.images).float().unsqueeze(1) / 16, torch.from_numpy(digits.target).long()
+
+
+def _multi_label_peers(logits: Tensor, given: Tensor) -> Scores:
+    from cleanlab.multilabel_classification import get_label_quality_scores
+
+    labels = [np.flatnonzero(row).tolist() for row in given.numpy()]
+    probabilities = logits.sigmoid()
+    every = {"cleanlab, averaged": probabilities.mean(dim=0), "cleanlab, last epoch": probabilities[-1]}
+    return {name: -get_label_quality_scores(labels, p.double().numpy()) for name, p in every.items()}
+
+
+def _regression_peers(predictions: Tensor, given: Tensor) -> Scores:
+    from cleanlab.regression.rank import get_label_quality_scores
+
+    every = {"cleanlab, averaged": predictions.mean(dim=0), "cleanlab, last epoch": predictions[-1]}
+    target = given.flatten().numpy()
+    scores = {name: -get_label_quality_scores(target, p.flatten().numpy()) for name, p in every.items()}
+    residual = -get_label_quality_scores(target, every["cleanlab, averaged"].flatten().numpy(), method="residual")
+    return scores | {"its residual, averaged": residual}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line for each row, in percent, the mean over the seeds."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
+    parser.add_argument("--size", type=int, default=1500)
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    args = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore", message="Lazy modules")
+    print("| row | wrong | order | average precision | of single seeds |\n| --- | --- | --- | --- | --- |")
+    for row in args.rows:
+        problems = [ROWS[row](seed, args.size) for seed in args.seeds]
+        runs = [measured(problem, seed, args.epochs) for problem, seed in zip(problems, args.seeds, strict=True)]
+        wrong = np.mean([problem.wrong[problem.wrong >= 0].mean() for problem in problems])
+        for name in runs[0]:
+            values = [100 * run[name] for run in runs]
+            single = ", ".join(f"{value:.1f}" for value in values)
+            print(f"| {row} | {wrong:.1%} | {name} | {np.mean(values):.1f} | {single} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
