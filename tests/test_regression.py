@@ -18,9 +18,17 @@ from torch.nn import functional as F
 from torch.nn.functional import mse_loss
 from torch.utils.data import TensorDataset
 
-from dynalens import CaptureError, SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
+from dynalens import (
+    AttributionMonitor,
+    CaptureError,
+    SampleIdentityError,
+    TrainingDynamics,
+    TrainingDynamicsMonitor,
+    load_record,
+)
 from dynalens.dynamics import Array
 from dynalens.dynamics.tolerance import default_tolerance
+from dynalens.record import read_arrays
 from dynalens.report import to_fiftyone, to_label_studio, write_report
 from dynalens.suspicion import compared
 from dynalens.units import multi_label, regression
@@ -605,3 +613,22 @@ def test_training_on_numbers_ends_bit_identical_with_the_monitor(tmp_path: Path)
     _, watched = monitored(tmp_path, model)
     for before, after in zip(alone.parameters(), watched.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger", "ignore:deletion are left out")
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_explanations_of_a_regression_are_of_its_outputs(tmp_path: Path, outputs: int) -> None:
+    """The input times the gradient of a linear output sums to the output, but for the bias."""
+    dynamics = TrainingDynamicsMonitor()
+    attribution = AttributionMonitor(methods="input_x_gradient", metrics=("deletion",), on_error="raise", num_samples=4)
+    model, linear = Regressor(outputs), nn.Linear(36, outputs)
+    model.net = nn.Sequential(nn.Flatten(), linear)
+    fit(tmp_path, dynamics, attribution, model=model, data=data(targets(outputs)), max_epochs=2)
+    arrays = read_arrays(tmp_path / "dynalens" / "explanations" / "epoch_000001.npz")
+    unit = int(outputs == 1)  # a single output is the second one of the logits 0 and z
+    assert arrays["targets"].tolist() == [unit] * 4
+    maps = arrays["input_x_gradient.maps"].astype(np.float32).reshape(4, -1)
+    sums = maps.sum(axis=1) * arrays["input_x_gradient.scales"].flatten()
+    np.testing.assert_allclose(sums, arrays["logits"][:, unit] - linear.bias[0].item(), rtol=1e-2, atol=2e-2)
+    doubtful = dynamics.statistics().arrays()["unit"][arrays["suspects_label.ids"]]
+    assert arrays["suspects_label.targets"].tolist() == ([1] * 4 if outputs == 1 else doubtful.tolist())

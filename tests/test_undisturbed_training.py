@@ -203,6 +203,49 @@ def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: d
     assert list((tmp_path / "with").rglob("dynalens/pictures.npz"))  # pictures of suspects came from the batches
 
 
+class Several(Augmented):
+    """The same images with K labels that are there or not, or K numbers."""
+
+    def __init__(self, *, numbers: bool) -> None:
+        self.numbers = numbers
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        y = torch.tensor([float(i >> k & 1) for k in range(K)])
+        return super().__getitem__(i)[0], 3.5 * y + i if self.numbers else y
+
+
+class DelicateOfSeveral(Delicate):
+    numbers = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        z = self(batch[0] / N)
+        loss = F.huber_loss if self.numbers else F.binary_cross_entropy_with_logits
+        return loss(z, batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("size", self(batch[0] / N).abs().mean())
+
+
+@pytest.mark.filterwarnings("ignore:.* are left out. they are of probabilities, which a regression has not")
+@pytest.mark.parametrize("numbers", [False, True])
+def test_training_on_several_targets_is_bit_identical_with_the_callbacks(tmp_path: Path, numbers: bool) -> None:
+    data = Several(numbers=numbers)
+
+    def ended(folder: str, callbacks: list[Any]) -> dict[str, Any]:
+        pl.seed_everything(11, verbose=False)
+        module, logger = DelicateOfSeveral(), TensorBoardLogger(tmp_path / folder)
+        module.numbers = numbers
+        runner = trainer(tmp_path / folder, *callbacks, logger=logger, max_epochs=2, accumulate_grad_batches=2)
+        runner.fit(module, DataLoader(data, batch_size=4, shuffle=True), DataLoader(data, batch_size=4))
+        return final_state(runner, module)
+
+    dynamics, maps = TrainingDynamicsMonitor(top_k=5), attribution_monitor(steps=2, max_overhead=100.0)
+    assert differences(ended("with", [dynamics, maps]), ended("without", [])) == []
+    assert dynamics.table()["presentations"].tolist() == [2] * N
+    last = max((tmp_path / "with").rglob("dynalens/explanations/*.npz"))
+    assert "suspects_label.targets" in np.load(last)
+
+
 class Talkative(Delicate):
     """Its forward pass logs, keeps metrics and a history, and anneals a temperature by what it has counted."""
 

@@ -15,8 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from dynalens import CaptureError, SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
+from dynalens import (
+    AttributionMonitor,
+    CaptureError,
+    SampleIdentityError,
+    TrainingDynamics,
+    TrainingDynamicsMonitor,
+    load_record,
+)
 from dynalens.dynamics import Array, epoch_weight
+from dynalens.record import read_arrays
 from dynalens.report import write_report
 from dynalens.units import multi_label
 from training import Classifier, K, N, fit, images, loader
@@ -366,3 +374,34 @@ def test_training_on_several_labels_ends_bit_identical_with_the_monitor(tmp_path
     _, watched = monitored(tmp_path, model)
     for before, after in zip(alone.parameters(), watched.parameters(), strict=True):
         assert torch.equal(before, after)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_explanations_of_several_labels_are_of_the_doubtful_one_with_its_own_probability(tmp_path: Path) -> None:
+    dynamics = TrainingDynamicsMonitor()
+    attribution = AttributionMonitor(
+        methods="saliency", metrics=("deletion",), baseline="zero", steps=4, num_samples=4, on_error="raise"
+    )
+    model = MultiLabel()
+    kept: list[dict[int, tuple[int, int]]] = []
+
+    class Before(pl.Callback):
+        """Notes what is doubtful when the epoch ends, as the monitor of explanations hears it."""
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            statistics = dynamics.statistics()
+            units, given = statistics.arrays()["unit"], statistics.label
+            kept.append({i: (int(units[i]), int(given[i])) for i in range(N)})
+
+    fit(tmp_path, dynamics, Before(), attribution, model=model, data=data(), max_epochs=2)
+    arrays = read_arrays(tmp_path / "dynalens" / "explanations" / "epoch_000001.npz")
+    logits = torch.from_numpy(arrays["logits"])
+    # Samples of every epoch: the first label that each has, at its own probability.
+    labels, ids = arrays["labels"], arrays["ids"].tolist()
+    assert labels.tolist() == [bits()[int(i)].argmax().item() for i in ids]
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, model(images()[[int(i) for i in ids]]), rtol=1e-4, atol=1e-5)
+    p = logits.sigmoid().gather(1, torch.from_numpy(labels).unsqueeze(1)).squeeze(1)
+    np.testing.assert_allclose(arrays["saliency.deletion.curves"][:, 0], p, rtol=1e-4)
+    suspects = [int(i) for i in arrays["suspects_label.ids"]]
+    assert arrays["suspects_label.targets"].tolist() == [kept[-1][i][0] for i in suspects]

@@ -285,6 +285,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         samples = self._explanations.samples
         if self._pictures is not None and not samples.observer.done:
             with self._or_switched_off():
+                samples.numbers |= self._tracked.are_numbers
                 samples.end_step()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -351,7 +352,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         (epoch, step), schedule = self._ended, self._explanations.schedule
         schedule.begin_explanations()
         with self._or_switched_off():
-            explanations = self._explanations.explain(pl_module)
+            units = self._tracked.units(self._explanations.samples.suspect_ids)
+            explanations = self._explanations.explain(pl_module, units)
             if explanations is None:
                 return  # no sample that can be explained has passed yet
             self._write(trainer, explanations, epoch, step)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
@@ -69,6 +70,28 @@ class TrackedSamples:
             return None
         number = max(number, self.tracker.followed_suspects(epoch) if in_gallery else 0)
         return self.tracker.suspect_ids(number) if number else None
+
+    @property
+    def are_numbers(self) -> bool:
+        """Whether the tracker records a regression."""
+        return self.tracker is not None and self.tracker.records_numbers
+
+    def units(self, ids: Sequence[int | str] | None) -> dict[int | str, tuple[int, int]]:
+        """Return the doubtful label of these samples, and whether it was given; nothing where each has one label.
+
+        Of a regression it is the doubtful target, which was given.
+        """
+        if self.tracker is None or not ids:
+            return {}
+        record = self.tracker.record
+        statistics = record.statistics
+        if statistics.unit is None:
+            return {}
+        names = range(len(statistics)) if record.sample_ids is None else record.sample_ids.tolist()
+        rows = dict(zip(names, range(len(statistics)), strict=True))
+        known = [sample for sample in ids if sample in rows]
+        given = np.ones(len(statistics), np.int64) if statistics.unit_margins is None else statistics.label
+        return {sample: (int(statistics.unit[rows[sample]]), int(given[rows[sample]])) for sample in known}
 
     def close(self) -> None:
         """Undo ``install``."""

@@ -20,6 +20,7 @@ from dynalens.logs import ContrastSource, DynamicsLog, LogSettings
 from dynalens.paths import resolved
 from dynalens.record import LiveRecord, RecordFolder, RecordSettings
 from dynalens.tensorboard import Layout, dynamics_layout
+from dynalens.units import TARGETS
 
 
 class TrainingDynamicsMonitor(RecordingCallback):
@@ -335,6 +336,12 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def identity(self) -> SampleIdentity:
         """Who is in a training batch, for callbacks that ask in the same step."""
         return self._identity
+
+    @property
+    def records_numbers(self) -> bool:
+        """Whether what is recorded is a regression."""
+        kind = None if self._live.dynamics is None else self._live.dynamics.kind
+        return kind is not None and kind.name == TARGETS
 
     def _end_fit(self) -> None:
         if not self._active:

@@ -1,7 +1,7 @@
 """The logits and targets that a training step has really computed with."""
 
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
-from dynalens.capture.labels import class_labels, name_no_classes
+from dynalens.capture.labels import class_labels, first_labels, have_several, name_no_classes
 from dynalens.capture.layout import BatchLayout, BatchObserver, copied
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.step import Capture, StepCapture, is_compiled
@@ -15,6 +15,8 @@ __all__ = [
     "StepCapture",
     "class_labels",
     "copied",
+    "first_labels",
+    "have_several",
     "images_and_labels",
     "inputs_to_show",
     "is_compiled",

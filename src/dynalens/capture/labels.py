@@ -63,3 +63,25 @@ def name_no_classes(labels: Tensor, *, loss: str | None = None) -> bool:
         probabilities = (shares >= 0).all() & ((shares.sum(dim=1) - 1).abs() < _ROUNDING).all()
         return not bool(zeros_and_ones | (probabilities & labels.is_floating_point()))
     return labels.is_floating_point() and bool((labels != labels.round()).any())
+
+
+def have_several(labels: Tensor) -> bool:
+    """Return whether samples have any number of labels: rows (N, K) of zeros and ones, not each with one 1; waits.
+
+    Example:
+        >>> have_several(torch.tensor([[1, 1], [0, 1]])), have_several(torch.tensor([[1, 0], [0, 1]]))
+        (True, False)
+    """
+    if labels.ndim != 2 or labels.shape[1] < 2 or labels.is_complex():
+        return False
+    return bool(((labels == 0) | (labels == 1)).all() & (labels.sum(dim=1) != 1).any())
+
+
+def first_labels(labels: Tensor) -> Tensor:
+    """Return the first label that each of N samples has, int64 (N,); a negative number where it has none.
+
+    Example:
+        >>> first_labels(torch.tensor([[0, 1, 1], [0, 0, 0]])).tolist()
+        [1, -2147483648]
+    """
+    return torch.where((labels == 1).any(dim=1), (labels == 1).int().argmax(dim=1), NOT_A_CLASS)

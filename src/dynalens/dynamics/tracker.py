@@ -137,6 +137,11 @@ class TrainingDynamics:
         self._check_kind(shown.kind)
         self.update(indices, shown.logits, shown.targets, beside=shown.numbers)
 
+    @property
+    def kind(self) -> UnitKind | None:
+        """What the units of the samples are; None where each has one label, or none was recorded yet."""
+        return kind_of(self._state)
+
     def grow(self, num_samples: int) -> None:
         """Make room for more samples, with the indices after those known; never takes any away."""
         new = max(num_samples - self.num_samples, 0)

@@ -37,6 +37,7 @@ from dynalens.faithfulness import (
     METRICS_UNDER_NOISE,
     CurveSettings,
     Faithfulness,
+    Independent,
     attribution_drift,
     chunk_size_for,
     class_logits,
@@ -65,6 +66,8 @@ class Explainer:
         method_args: Arguments of the methods, by name.
         target_layer: Dotted name of the layer of class activation maps; None until it is looked for.
         chunk_size: Images in one pass; None until memory has run out.
+        independent: Whether the logits are of labels that are there or not, and not of classes.
+        numbers: Whether they are the outputs of a regression, which have no probabilities.
         forward: Callable(model, inputs) -> logits; default: the model, or its only child that gives logits.
         strict: Whether a method or a metric that fails raises; otherwise it is left out from then on, with a warning.
         robustness: Names of attacks and corruptions.
@@ -79,6 +82,19 @@ class Explainer:
     forward: Callable[[Any, Tensor], Tensor] | None = None
     strict: bool = False
     robustness: Sequence[str] = ()
+    independent: bool = field(default=False, init=False)
+    numbers: bool = field(default=False, init=False)
+
+    def take_labels(self, *, independent: bool, numbers: bool) -> None:
+        """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
+        self.independent, self.numbers = independent, numbers
+        if numbers and self.metrics:
+            warnings.warn(
+                f"{', '.join(self.metrics)} are left out: they are of probabilities, which a regression has not. Pass "
+                "`metrics=()` to explain its outputs by maps alone.",
+                stacklevel=3,
+            )
+            self.metrics = ()
 
     def explained(
         self,
@@ -110,17 +126,23 @@ class Explainer:
         result = self._in_memory(
             images, lambda: self._explained(model, forward, images, labels, classes, ids, measured)
         )
-        return replace(result, table=is_table(inputs))
+        return replace(result, table=is_table(inputs), independent=self.independent, numbers=self.numbers)
 
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
-        """Return maps and metrics of suspects for the given class, "label", and for the predicted one, "prediction"."""
+        """Return maps and metrics of suspects for the given class, "label", and for the predicted one, "prediction".
+
+        What speaks for one of several labels is one map, whether it was given or not: there is "label" alone, as for
+        the output of a regression.
+        """
         for_label = self.explained(model, suspects)
+        if self.independent or self.numbers:
+            return {"label": for_label}
         predicted = for_label.explanation.logits.argmax(dim=1)
         return {"label": for_label, "prediction": self.explained(model, suspects, targets=predicted)}
 
     def robust(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Robustness | None:
         """Return what attacks and corruptions do to samples in the model's form; None where none is asked for."""
-        if not self.robustness:
+        if not self.robustness or self.independent or self.numbers:  # which ask for the one class that is predicted
             return None
         device = next((parameter.device for parameter in model.parameters()), inputs.device)
         inputs, labels = inputs.to(device), labels.to(device)
@@ -161,7 +183,8 @@ class Explainer:
         images = model_form(explained_form(inputs), inputs)
         forward = functools.partial(self.forward, model) if self.forward else find_forward(model, images)
         check_floating_copies(model, forward, inputs)
-        return forward_of_form(forward, inputs)
+        run = forward_of_form(forward, inputs)
+        return Independent(run) if self.independent else run
 
     def _predicted(self, model: nn.Module, forward: Forward, images: Tensor) -> Tensor:
         logits = self._in_memory(

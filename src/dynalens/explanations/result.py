@@ -1,7 +1,8 @@
 """What was found of some samples in one epoch, as scalars, arrays and rows of a picture."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from dynalens.attribution import Explanation
 from dynalens.dynamics import Array
 from dynalens.explanations.files import packed
 from dynalens.explanations.names import caption, coded
-from dynalens.faithfulness import Curve, Faithfulness, tie_fraction
+from dynalens.faithfulness import Curve, Faithfulness, class_probabilities, tie_fraction
 from dynalens.observation import is_tokens
 from dynalens.pictures import ExplanationRow, Normalisation, Shown, class_name, shown_inputs, shown_words
 
@@ -31,6 +32,9 @@ class ExplanationResult:
         measured: For each method, and for ``random`` where there is a control, its curves and metrics.
         ids: Ids of the samples, where they are known.
         table: Whether the images are rows of a table, (N, 1, F).
+        independent: Whether each label is there or not, with a probability of its own.
+        numbers: Whether the model is a regression and one of its outputs was explained.
+        given: Shape ``(N,)``, of several labels whether the one in ``labels`` was given; None: all were.
     """
 
     images: Tensor
@@ -41,6 +45,15 @@ class ExplanationResult:
     measured: dict[str, Faithfulness]
     ids: Sequence[int | str] | None = None
     table: bool = False
+    independent: bool = False
+    numbers: bool = False
+    given: Tensor | None = None
+
+    def of_units(self, units: Mapping[int | str, tuple[int, int]] | None) -> "ExplanationResult":
+        """Return the result with what the data say of the doubtful labels; the same where there are none."""
+        if not self.independent or not units or self.ids is None:
+            return self
+        return replace(self, given=torch.tensor([units[sample][1] for sample in self.ids]))
 
     def means(self) -> dict[str, float]:
         """Return the mean over samples of each ``<method>/<metric>``, without those that are not defined."""
@@ -99,27 +112,25 @@ class ExplanationResult:
             normalisation: Of the inputs.
             decode: From a token to its word.
         """
-        p = self.explanation.logits.softmax(dim=1)
         pictures = self._shown(normalisation, decode)
-        predicted = p.argmax(dim=1).tolist()
-        p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
+        shown_labels = self._labels(names)
         curves = {method: _drawn(of_samples.curves, fractions) for method, of_samples in self.measured.items()}
         controls = curves.pop(RANDOM, {})
         areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in curves}
         relevance = {m: middle_slices(maps).cpu().numpy() for m, maps in self.relevance.items()}
         rows = []
-        for i, label in enumerate(self.labels.tolist()):
+        for i, (label, predicted, p_label) in enumerate(shown_labels):
             kind = "suspect" if explained_for else "sample"
             sample = "" if self.ids is None else caption(self.ids[i], kind)
             rows.append(
                 ExplanationRow(
                     image=pictures[i],
-                    label=class_name(label, names),
-                    predicted=class_name(predicted[i], names),
-                    p_label=p_label[i],
-                    right=label == predicted[i],
+                    label=label,
+                    predicted=predicted,
+                    p_label=p_label,
+                    right=None if self.numbers else label == predicted,
                     note=sample,
-                    explained_for=explained_for,
+                    explained_for=explained_for and self._explained_for(i, explained_for),
                     maps={m: maps[i] for m, maps in relevance.items()},
                     curves={
                         m: {name: values[i].numpy() for name, values in of_samples.items()}
@@ -133,10 +144,35 @@ class ExplanationResult:
             )
         return rows
 
+    def _explained_for(self, row: int, otherwise: str) -> str:
+        """Return "prediction" for a label that was not given: its map shows what speaks for it."""
+        return otherwise if self.given is None or self.given[row] else "prediction"
+
+    def _labels(self, names: Sequence[str] | None) -> list[tuple[str, str, float]]:
+        """Return names of given and predicted label of each sample, and the probability of the given one."""
+        if self.numbers:
+            outputs = self.explanation.logits.gather(1, self.targets.unsqueeze(1)).squeeze(1).tolist()
+            return [(output := f"output {value:.4g}", output, math.nan) for value in outputs]
+        p = class_probabilities(self.explanation.logits, independent=self.independent)
+        p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
+        labels = self.labels.tolist()
+        if not self.independent:
+            predicted = [class_name(each, names) for each in p.argmax(dim=1).tolist()]
+            return list(zip([class_name(each, names) for each in labels], predicted, p_label, strict=True))
+        given = [1] * len(labels) if self.given is None else self.given.tolist()
+        return [
+            (_there(name, bool(bit)), _there(name, p_k > 0.5), p_k if bit else 1 - p_k)
+            for name, bit, p_k in zip([class_name(each, names) for each in labels], given, p_label, strict=True)
+        ]
+
     def _shown(self, normalisation: Normalisation | None, decode: Callable[[int], str] | None) -> Sequence[Shown]:
         if is_tokens(self.images):
             return shown_words(self.images, decode)
         return shown_inputs(self.images.squeeze(1) if self.table else self.images, normalisation)
+
+
+def _there(name: str, there: bool) -> str:
+    return name if there else f"no {name}"
 
 
 def middle_slices(maps: Tensor) -> Tensor:

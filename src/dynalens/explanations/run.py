@@ -10,7 +10,7 @@ from dynalens.dynamics import Array
 from dynalens.explanations.contrasts import suspect_contrasts
 from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.explainer import EarlierMaps, Explainer
-from dynalens.explanations.samples import ExplainedSamples
+from dynalens.explanations.samples import ExplainedSamples, Units
 from dynalens.explanations.schedule import Schedule
 from dynalens.explanations.settings import ExplanationSettings
 from dynalens.robustness import check_robustness
@@ -56,16 +56,23 @@ class RunExplanations:
         )  # fmt: skip
         self.schedule = Schedule(settings.pace.every_n_epochs, settings.pace.max_overhead, last_epoch)
 
-    def explain(self, model: nn.Module) -> EpochExplanations | None:
-        """Return the explanations of this epoch; None where no sample has passed yet."""
+    def explain(self, model: nn.Module, units: Units | None = None) -> EpochExplanations | None:
+        """Return the explanations of this epoch; None where no sample has passed yet.
+
+        Args:
+            model: The module.
+            units: Of samples with several labels, what is doubtful of each suspect.
+        """
         samples = self.samples.every_epoch()
+        self.explainer.take_labels(independent=self.samples.several, numbers=self.samples.numbers)
         if samples is None:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])
         every_epoch = self.explainer.explained(model, samples, predicted=predicted, regions=regions)
         self._earlier.compare(every_epoch, self._maps.metrics)
-        suspects = self.samples.suspects(self._choice.suspects)
+        suspects = self.samples.suspects(self._choice.suspects, units)
         of_suspects = {} if suspects is None else self.explainer.explained_twice(model, suspects)
+        of_suspects = {which: result.of_units(units) for which, result in of_suspects.items()}
         return EpochExplanations(every_epoch, of_suspects, self.explainer.robust(model, samples[1], samples[2]))
 
     def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:

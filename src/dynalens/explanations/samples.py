@@ -1,12 +1,22 @@
 """Which samples the attribution monitor explains, taken from the batches as they pass."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from dynalens.capture import BatchObserver, CaptureError, class_labels, copied, images_and_labels, name_no_classes
+from dynalens.capture import (
+    BatchObserver,
+    CaptureError,
+    class_labels,
+    copied,
+    first_labels,
+    have_several,
+    images_and_labels,
+    name_no_classes,
+)
 from dynalens.datasets import IndexedDataset
 from dynalens.explanations.collector import SampleCollector, given_samples
 from dynalens.explanations.names import content_ids, listed, validation_ids
@@ -18,6 +28,8 @@ Ids = Callable[[], Sequence[int | str] | Tensor]
 Passed = tuple[Sequence[int | str] | None, Tensor, Tensor]
 """Ids where they are known, images and labels."""
 PassedSuspects = tuple[Sequence[int | str], Tensor, Tensor]
+Units = Mapping[int | str, tuple[int, int]]
+"""The doubtful label of samples with several, and whether it was given, 1 or 0, by their ids."""
 BATCHES = 100
 """So many validation batches are looked at for other classes; a sorted validation set may need a few for each."""
 
@@ -26,7 +38,8 @@ class ExplainedSamples:
     """The samples that are explained in every epoch, and the suspects of one epoch.
 
     Where images and labels stand in a batch is learned by the observer in the first training steps. What is wanted of
-    those batches is copied, and read when it is known. Samples whose label names no class are left out.
+    those batches is copied, and read when it is known. Samples whose label names no class are left out. Of samples with
+    several labels the first one that was given is explained, of suspects the doubtful one.
 
     Args:
         settings: Which samples, how many of the first batches otherwise, and where they stand in a batch.
@@ -34,6 +47,8 @@ class ExplainedSamples:
 
     Attributes:
         observer: Learns where they stand.
+        several: Whether samples have several labels, each with a logit of its own.
+        numbers: Whether labels are the targets of a regression, and what is explained is the output for one.
     """
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
@@ -43,9 +58,11 @@ class ExplainedSamples:
         self._suspects: SampleCollector | None = None
         self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
         self.suspects_readable, self._told = True, False
+        self.several = self.numbers = False
         self._regions = Regions(settings.masks)
         if self._given is not None:
             check(self._given[0])
+            self.several = have_several(self._given[1])
             if isinstance(settings.masks, Tensor):
                 masks = masks_for(settings.masks, self._given[0])
                 self._regions.kept = dict(zip(content_ids(self._given[0]), masks, strict=True))
@@ -137,6 +154,11 @@ class ExplainedSamples:
         """Look out for these samples in the epoch that begins, and forget those of the epoch before."""
         self._suspects = None if ids is None else SampleCollector(ids)
 
+    @property
+    def suspect_ids(self) -> Sequence[int | str]:
+        """Return the suspects of the epoch that are looked for."""
+        return [] if self._suspects is None else self._suspects.wanted
+
     def every_epoch(self) -> Passed | None:
         """Return what is explained in every epoch; None where nothing has passed yet."""
         if self._wanted is not None:
@@ -154,12 +176,25 @@ class ExplainedSamples:
         images_and_labels = self._given or self._first
         if images_and_labels is None:
             return None
-        ids = content_ids(images_and_labels[0]) if self._given is not None else self._first_ids
-        return _of_classes((ids, images_and_labels[0], self._classes(images_and_labels[1])))
+        images, labels = images_and_labels
+        if self._given is None:
+            return _of_classes((self._first_ids, images, labels))
+        return _of_classes((content_ids(images), images, self._classes(labels)))
 
-    def suspects(self, most: int | None = None) -> PassedSuspects | None:
-        """Return the suspects that have passed in this epoch, at most so many of those asked for first."""
-        samples = _of_classes(self._suspects.result(most)) if self._suspects is not None else None
+    def suspects(self, most: int | None = None, units: Units | None = None) -> PassedSuspects | None:
+        """Return the suspects that have passed in this epoch, at most so many of those asked for first.
+
+        Args:
+            most: How many.
+            units: Of samples with several labels, what is doubtful of each suspect.
+        """
+        passed = self._suspects.result(most) if self._suspects is not None else None
+        if passed is not None and units:
+            doubtful = torch.tensor([units[sample][0] if sample in units else -1 for sample in passed[0]])
+            # A single output is the second one of the two classes 0 and z.
+            doubtful = passed[2].cpu() if self.numbers and bool(passed[2].all()) else doubtful
+            passed = passed[0], passed[1], doubtful.to(passed[2].device)
+        samples = _of_classes(passed)
         return None if samples is None or samples[0] is None else (samples[0], samples[1], samples[2])
 
     def state_dict(self) -> dict[str, Any]:
@@ -167,6 +202,8 @@ class ExplainedSamples:
         return {
             "kept": self._first,
             "kept_ids": self._first_ids,
+            "several": self.several,
+            "numbers": self.numbers,
             "masks": dict(self._regions.kept),
             "chosen": self._wanted.result() if self._wanted is not None else None,
         }
@@ -174,6 +211,8 @@ class ExplainedSamples:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was kept."""
         self._first, self._first_ids = state["kept"], state.get("kept_ids", [])
+        self.several |= state.get("several", False)
+        self.numbers |= state.get("numbers", False)
         if self._first is not None and not self._first_ids:  # of a version that kept none
             self._first_ids = content_ids(self._first[0])
         self._regions.kept |= state.get("masks", {})
@@ -210,11 +249,17 @@ class ExplainedSamples:
         """Return images and labels of a batch, checked; with ``classes``, the labels before all."""
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
         if classes:
-            self._check_classes(images, labels)
+            self.several |= have_several(labels) and not self.numbers
+            if not self.numbers:
+                self._check_classes(images, labels)
         self._check(images)
         return images, labels
 
     def _classes(self, labels: Tensor) -> Tensor:
+        if self.numbers:  # the first output; a single one is the second one of the two classes 0 and z
+            return labels.new_full(labels.shape[:1], int(labels.shape[1:].numel() == 1), dtype=torch.int64)
+        if self.several and labels.ndim == 2:
+            return first_labels(labels)
         layout = self.observer.layout
         classes = class_labels(labels, loss=layout.loss, ignore_index=layout.ignore_index)
         if classes is None:
@@ -232,7 +277,8 @@ class ExplainedSamples:
             raise CaptureError(
                 f"Expected classes as labels of {len(images)} samples, got {_said(labels)}. Pass "
                 "`inputs=` with a callable(batch) -> (images, classes) and `forward=` with a callable(pl_module, "
-                "images) -> logits, or leave AttributionMonitor out."
+                "images) -> logits, or leave AttributionMonitor out. The outputs of a regression are explained where a "
+                "TrainingDynamicsMonitor that records it stands before it in `callbacks`."
             )
         guessed = layout.loss is None and (labels.is_floating_point() or layout.of_numbers)
         if guessed and one_number and self._inputs == "auto" and not self._told:

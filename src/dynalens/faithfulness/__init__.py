@@ -47,7 +47,7 @@ from dynalens.faithfulness.perturbation import (
     tie_fraction,
 )
 from dynalens.faithfulness.roar import MaskedImages, kar_datasets, retrain, roar_datasets
-from dynalens.faithfulness.scoring import PRECISIONS, chunk_size_for, class_logits
+from dynalens.faithfulness.scoring import PRECISIONS, Independent, chunk_size_for, class_logits, class_probabilities
 
 __all__ = [
     "DEFAULT_SETTINGS",
@@ -60,6 +60,7 @@ __all__ = [
     "Curve",
     "CurveSettings",
     "Faithfulness",
+    "Independent",
     "MaskedImages",
     "PerturbedLogits",
     "area_under_curve",
@@ -74,6 +75,7 @@ __all__ = [
     "check_metrics",
     "chunk_size_for",
     "class_logits",
+    "class_probabilities",
     "class_sensitivity",
     "consensus",
     "consensus_agreement",

@@ -340,7 +340,7 @@ def _ends(scorer: Scorer, views: Perturbed, targets: Tensor, logits: Tensor | No
         replaced = scorer.of_targets(views.replacement, targets)
     if logits is None:
         return scorer.of_targets(views.originals, targets), replaced
-    return logits.float().softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1), replaced
+    return scorer.of_logits(logits).gather(1, targets.unsqueeze(1)).squeeze(1), replaced
 
 
 def _fixed(

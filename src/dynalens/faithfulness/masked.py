@@ -111,4 +111,4 @@ def masked_probabilities(
         p_masked = scorer.of_targets(x * unit_maps.unsqueeze(1).to(x), targets)
         if logits is None:
             return scorer.of_targets(x, targets), p_masked
-    return logits.float().softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1), p_masked
+        return scorer.of_logits(logits).gather(1, targets.unsqueeze(1)).squeeze(1), p_masked

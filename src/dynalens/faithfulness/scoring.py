@@ -43,11 +43,26 @@ def in_channels_last(images: Tensor) -> Tensor:
     return images.as_strided((n, channels, height, width), (channels * height * width, 1, width * channels, channels))
 
 
+class Independent:
+    """Logits of labels that are there or not, each with a probability of its own: the sigmoid of its logit.
+
+    Args:
+        run: Callable(images) -> logits (N, K).
+    """
+
+    def __init__(self, run: Forward) -> None:
+        self._run = run
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        return self._run(images)
+
+
 class Scorer:
     """Runs the model on images in chunks and gives probabilities in float32.
 
     Args:
-        run: Callable(images) -> logits.
+        run: Callable(images) -> logits; of several labels for each sample an :class:`Independent`.
         chunk_size: Images in one forward pass.
         channels_last: Offer images in that memory format; a model that cannot read it gets them contiguous.
     """
@@ -57,8 +72,12 @@ class Scorer:
         self._run, self._channels_last = run, channels_last
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return softmax probabilities (N, K), float32, of one chunk."""
-        return two_class_logits(self._logits(images)).float().softmax(dim=1)
+        """Return softmax probabilities (N, K), float32, of one chunk; sigmoid ones of several labels."""
+        return self.of_logits(self._logits(images))
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """Return the same of logits that are known."""
+        return class_probabilities(logits, independent=isinstance(self._run, Independent))
 
     def of_targets(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the probability (N,) of each image's target, whatever the number of images."""
@@ -141,7 +160,22 @@ def with_channel(model: nn.Module | Forward, images: Tensor, forward: Forward | 
     if not is_tokens(images):
         return images, forward
     run = forward or model
-    return images.unsqueeze(1), lambda x: run(x.squeeze(1))
+
+    def without_channel(x: Tensor) -> Tensor:
+        return run(x.squeeze(1))
+
+    return images.unsqueeze(1), Independent(without_channel) if isinstance(run, Independent) else without_channel
+
+
+def class_probabilities(logits: Tensor, *, independent: bool) -> Tensor:
+    """Return probabilities (N, K), float32: each label's own, or those of classes, which sum to 1.
+
+    Example:
+        >>> class_probabilities(torch.tensor([[0.0, 0.0]]), independent=True)
+        tensor([[0.5000, 0.5000]])
+    """
+    logits = two_class_logits(logits).float()
+    return logits.sigmoid() if independent else logits.softmax(dim=1)
 
 
 def class_logits(

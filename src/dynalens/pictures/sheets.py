@@ -1,5 +1,6 @@
 """The sheet of explanations: a row for each sample, with input, maps and curves."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -26,7 +27,7 @@ class ExplanationRow:
         image: An image ``(H, W, 3)``, uint8; a signal ``(C, L)``; or words.
         label: Name of its class.
         predicted: Name of the class with the largest logit.
-        p_label: Probability of the label.
+        p_label: Probability of the label; NaN of a regression, whose output is the label.
         maps: For each method, relevance ``(H, W)``, ``(L,)`` or of each word.
         right: Whether the prediction is the label; None where there is no saying.
         curves: For each method and metric, a curve ``(steps + 1,)`` in [0, 1].
@@ -187,14 +188,19 @@ def _caption(draw: ImageDraw.ImageDraw, position: tuple[int, int], row: Explanat
     if row.right is not None:
         word = "right" if row.right else "wrong"
         x += round(write(draw, (x, y), word, TEXT, fill=RIGHT if row.right else WRONG)) + GAP
+    text = " · ".join(_caption_parts(row, label, predicted, width * 0.33))
+    write(draw, (x, y), text, TEXT, width=position[0] + width - x)
+
+
+def _caption_parts(row: ExplanationRow, label: str, predicted: str, width: float) -> list[str]:
+    if math.isnan(row.p_label):  # the output of a regression
+        return [label, *([row.note] if row.note else [])]
+    probability = f"p(label) {row.p_label:.2f}"
     if row.explained_for:
         reason = f"given: {label}" if row.explained_for == "label" else f"predicted: {predicted}"
-        parts = [f"{shortened(row.note, TEXT, width * 0.33)}, why {reason}", f"p(label) {row.p_label:.2f}"]
-    else:
-        names = label if row.right else f"{label}, predicted {predicted}"
-        parts = [names, f"p(label) {row.p_label:.2f}", *([row.note] if row.note else [])]
-    text = " · ".join(parts)
-    write(draw, (x, y), text, TEXT, width=position[0] + width - x)
+        return [f"{shortened(row.note, TEXT, width)}, why {reason}", probability]
+    names = label if row.right else f"{label}, predicted {predicted}"
+    return [names, probability, *([row.note] if row.note else [])]
 
 
 def _keys(signed: Mapping[str, bool], row: ExplanationRow) -> list[tuple[str, Colour]]:

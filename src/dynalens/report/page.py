@@ -135,10 +135,15 @@ def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> li
         ["forgotten at least once", f"{int((table['forgetting_events'] > 0).sum()):,}"],
     ]
     if accuracy.values:
-        regression = record.statistics.target is not None
-        what = "presentations within the tolerance, last epoch" if regression else "training accuracy, last epoch"
-        rows.append([what, _percent(accuracy.values[-1])])
+        rows.append([f"{_accuracy_of(record)}, last epoch", _percent(accuracy.values[-1])])
     return rows
+
+
+def _accuracy_of(record: Record) -> str:
+    """Return what a right presentation is, as a title."""
+    if record.statistics.target is not None:
+        return "presentations within the tolerance"
+    return "training accuracy" if record.statistics.unit is None else "presentations with all labels right"
 
 
 def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
