@@ -5,6 +5,7 @@ its points times one forward and one backward pass to the input, at the best bat
 
     python benchmarks/attribution.py --data FOLDER_WITH_NPZ
     python benchmarks/attribution.py --sizes 32 --rounds 3
+    python benchmarks/attribution.py --sizes --rounds 3     # the passes of each map, metric and check alone
 
 Processors without bfloat16 instructions are slower in bfloat16 than in float32: there its rows are left out.
 """
@@ -14,13 +15,14 @@ import multiprocessing
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from captum.attr import IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
 from faithfulness import peak_mib
 from networks import ResNet18, accuracy, images_of, random_images, resnet18, trained_resnet18
+from passes import report_passes
 from torch import Tensor
 
 from dynalens import completeness_gap, explain, grad_cam, integrated_gradients, saliency, smooth_grad
@@ -33,7 +35,7 @@ MOST_SECONDS = 600  # of one measurement of memory
 CAPTUM_BATCH = 16
 
 
-def medians(candidates: dict[str, Candidate], rounds: int) -> dict[str, float]:
+def medians(candidates: Mapping[str, Candidate], rounds: int) -> dict[str, float]:
     """Return the median CPU seconds of each candidate, over rounds that start with another one each time."""
     names = list(candidates)
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -187,7 +189,7 @@ def main() -> None:
     parser.add_argument(
         "--data", help="an .npz file, or a folder with one: images uint8, labels; without it, only times"
     )
-    parser.add_argument("--sizes", type=int, nargs="+", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument("--sizes", type=int, nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--train", type=int, default=2000, help="images that the network is trained on")
     parser.add_argument("--numbers", type=int, nargs="+", default=[25, 100, 400], help="points of the memory's rows")
@@ -202,6 +204,7 @@ def main() -> None:
         report_times(size, samples, steps, options.rounds)
         if not options.quick:
             report_memory(size, options.numbers)
+    report_passes(medians, options.rounds, few=options.quick)
     if options.data:
         report_quality(options.data, min(options.sizes), options.train, steps, 2 if options.quick else 16)
 

@@ -57,6 +57,39 @@ class ResNet18(nn.Sequential):
         self.add_module("fc", nn.Linear(512, classes))
 
 
+class Transformer(nn.Module):
+    """A small vision transformer: patches of 4 x 4, a class token, six layers with four heads (Dosovitskiy, ICLR 2021).
+
+    Args:
+        side: Of the images.
+        width: Channels of a token.
+    """
+
+    def __init__(self, side: int = 32, width: int = 192) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, width, 4, stride=4)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, (side // 4) ** 2 + 1, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(12))
+        self.attention = nn.ModuleList(nn.MultiheadAttention(width, 4, batch_first=True) for _ in range(6))
+        self.mixers = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)) for _ in range(6)
+        )
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        patches = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), patches], dim=1) + self.positions
+        for number, (attention, mixer) in enumerate(zip(self.attention, self.mixers, strict=True)):
+            normed = self.norms[2 * number](tokens)
+            tokens = tokens + attention(normed, normed, normed, need_weights=False)[0]
+            tokens = tokens + mixer(self.norms[2 * number + 1](tokens))
+        out = self.head(tokens[:, 0])
+        assert isinstance(out, Tensor)
+        return out
+
+
 def images_of(data: Path | str, size: int = 32) -> tuple[Tensor, Tensor]:
     """Return images (N, C, size, size), standardised, and labels (N,), in a fixed random order.
 

@@ -52,8 +52,24 @@ def test_the_benchmark_of_attribution_runs(
     monkeypatch.setattr(sys, "argv", command)
     runpy.run_path(str(BENCHMARKS / "attribution.py"))["main"]()
     out = capsys.readouterr().out
+    assert re.search(r"transition_attention +21\.5 forward, +20\.5 backward: +\S+ times the bound", out)
     for line in ("saliency and grad_cam", "integrated_gradients(2)", "times the bound", "completeness gap of 2 steps"):
         assert line in out
+
+
+def test_the_benchmark_of_maximised_images_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(BENCHMARKS / "maximisation.py"))["main"](["--steps", "2", "--seeds", "1", "--epochs", "1"])
+    assert re.search(r"robust=False +\S+ as they are, +\S+ moved, roughness", capsys.readouterr().out)
+
+
+@pytest.mark.filterwarnings("ignore:Starting from v1.9.0")
+def test_the_benchmark_of_an_epochs_end_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    arguments = ["--samples", "4", "--epochs", "2", "--side", "8", "--quick"]
+    runpy.run_path(str(BENCHMARKS / "epoch_end.py"))["main"](arguments)
+    assert re.search(r"AttributionMonitor +\S+ s at an epoch's end", capsys.readouterr().out)
 
 
 @pytest.mark.filterwarnings("ignore:Starting from v1.9.0", "ignore:Expected the Trainer to have a TensorBoardLogger")

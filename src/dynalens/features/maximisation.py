@@ -63,7 +63,7 @@ def maximise_activation(
         high: The largest.
         steps: Forward and backward passes.
         variants: Images of each unit, one after another.
-        diversity: Weight of the variants' likeness, which is kept low; 0.5, say.
+        diversity: Weight of the variants' likeness, which is kept low; 3, say.
         diversity_layer: Dotted name of the layer in whose maps they are compared; default: ``layer``.
         frequency_penalty: Weight of what neighbouring pixels differ by; 0.1, say.
         robust: Shift, rotate and scale.
