@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
 
 from dynalens import CaptureError, IndexedDataset, RelabelledDataset, SampleIdentityError, TrainingDynamicsMonitor
+from dynalens.capture import Presentation
+from dynalens.identity import SampleIdentity, StepRows
 from dynalens.identity.given import disagreeing, given_labels
 from dynalens.identity.labels import LabelCheck
 from test_losses import assert_equals_the_definitions
@@ -191,11 +193,35 @@ def test_an_order_that_begins_later_and_is_not_followed_raises_at_the_epochs_end
             reorders = self.current_epoch == epoch and batch_idx == 4
             return super().training_step(batch, batch_idx) if reorders else Classifier.training_step(self, batch, 0)
 
-    unlabelled: Any = [*TensorDataset(images(), labels())]  # which shows no labels by itself
+    unlabelled: Any = [dataset()[i] for i in range(N)]  # which shows no labels by itself
     module = Later(through_numpy)
     with pytest.raises(SampleIdentityError, match=r"as in the first steps, got \d others in this epoch"):
         fit(tmp_path, TrainingDynamicsMonitor(history=False), model=module, data=lambda: loader(unlabelled))
     assert {seen[0] for seen in module.seen} == set(range(epoch + 1))
+
+
+def test_chosen_rows_stay_on_the_device_of_the_step() -> None:
+    class Known(SampleIdentity):
+        def delivered(self, trainer: Any, rows: Tensor) -> Any:
+            return None
+
+    rows = StepRows(Known())
+    rows.begin(None, traces=True)
+    for _ in range(3):  # of the first steps the labels are compared on the host
+        y = labels(4)
+        rows.start((images(4), y))
+        rows.of_targets(None, (images(4), y), torch.arange(4), Presentation(torch.zeros(4, K), y, "", y), 1)
+    batch = (
+        torch.empty(4, 2, device="meta"),
+        torch.empty(4, dtype=torch.int64, device="meta"),
+    )
+    rows.begin_epoch()  # nothing can be read from this device
+    rows.start(batch)
+    order = torch.empty(2, dtype=torch.int64, device="meta")
+    x, y = batch[0][order], batch[1][order]
+    told = rows.of_targets(None, batch, torch.arange(4), Presentation(x, y, "", y), 1)
+    rows.close()
+    assert (told.device.type, told.shape) == ("meta", (2,))
 
 
 def test_two_monitors_follow_the_rows_of_one_step(tmp_path: Path) -> None:

@@ -17,6 +17,6 @@ def warn_of_probabilities(call: LossCall) -> None:
     if function and comes_from(call.logits, (operation,)):
         warnings.warn(
             f"Expected logits as the input of `{call.name}`, got the result of a {function}: the loss takes the "
-            f"{function} once more, and hardly learns. The record has what this loss saw. Leave the first {function} out.",
+            f"{function} once more, and hardly learns. The record has what this loss saw. Leave the first one out.",
             stacklevel=2,
         )

@@ -115,7 +115,7 @@ class StepRows:
             traced = followed is not None and not self._hooked
             self._compare(batch, rows, of_targets.cpu(), presentation, traced=traced)
         elif presentation.units is None and views == 1 and followed is None:
-            self._count_others(part_at(batch, self._labels.witness or ()), order, given, targets)
+            self._count_others(batch, part, order, presentation)
         return of_targets
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
@@ -159,12 +159,15 @@ class StepRows:
             raise SampleIdentityError(ANOTHER_ORDER)
         self._others = others if self._others is None else self._others + others
 
-    def _count_others(self, label: Any, order: list[int] | None, given: Tensor, targets: Tensor) -> None:
+    def _count_others(self, batch: Any, part: Any, order: list[int] | None, presentation: Any) -> None:
         """Count targets that are not the label of their row, on the device, where they are not the batch's own."""
-        if self._labels.witness is None or label is given or len(label) != len(targets):
+        place, given, targets = self._labels.witness, presentation.given, presentation.targets
+        label = None if place is None else part_at(batch, place)
+        own = place is not None and not self._hooked and part_at(part, place) is given
+        if label is None or own or label is given or len(label) != len(targets):
             return
-        expected = torch.as_tensor(label if order is None else torch.as_tensor(label)[order])
-        expected = expected.to(targets.device, non_blocking=True)
+        expected = torch.as_tensor(label)
+        expected = (expected if order is None else expected[order]).to(targets.device, non_blocking=True)
         others = ((expected != targets) & (targets >= 0)).sum()
         self._others = others if self._others is None else self._others + others
 
