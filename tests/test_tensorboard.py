@@ -62,7 +62,7 @@ def flat() -> DataLoader[Any]:
 
 def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path: Path) -> None:
     assert tags_table() in PAGE.read_text(encoding="utf-8")
-    dynamics = TrainingDynamicsMonitor(features="net.2", projector_every_n_epochs=1, gradient_noise=True)
+    dynamics = TrainingDynamicsMonitor(features="net.2", projector_every_n_epochs=1, gradient_noise=True, prototypes=1)
     layers = LayerMonitor(
         layer="net.0", weights=True, feature_maps=2, top_inputs=2, maximise="channels", maximise_steps=2
     )

@@ -137,6 +137,8 @@ def monitors(loader: str | None = None, *, plain: bool = False) -> list[Any]:
             mean_probabilities=True,
             features="net.6",
             gradient_noise="net.8",
+            similar=2,
+            prototypes=1,
             projector_every_n_epochs=None if plain else 1,
         ),
         attribution_monitor(

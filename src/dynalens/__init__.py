@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from dynalens.record import Record, audit, audit_plan, load_record
     from dynalens.report import influence_sheet, show_in_report
     from dynalens.robustness import SmallestStep, corrupted, corrupted_margins, smallest_step
+    from dynalens.similarity import prototypes, similar_samples
     from dynalens.surrogates import LimeMaps, TreeSurrogate, lime_maps, normlime, tree_surrogate
     from dynalens.suspicion import NoiseRate, neighbour_scores, removable
 else:
@@ -105,6 +106,7 @@ else:
         record="Record audit audit_plan load_record",
         report="influence_sheet show_in_report",
         robustness="SmallestStep corrupted corrupted_margins smallest_step",
+        similarity="prototypes similar_samples",
         suspicion="NoiseRate neighbour_scores removable",
         surrogates="LimeMaps TreeSurrogate lime_maps normlime tree_surrogate",
     )
@@ -176,6 +178,7 @@ __all__ = [
     "normlime",
     "pixel_relevance",
     "pointing_game",
+    "prototypes",
     "random_ranking_control",
     "randomisation_check",
     "rank_correlation",
@@ -191,6 +194,7 @@ __all__ = [
     "self_influence",
     "sensitivity_max",
     "show_in_report",
+    "similar_samples",
     "smallest_step",
     "smooth_grad",
     "symmetric_relevance_gain",

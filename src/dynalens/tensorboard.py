@@ -74,6 +74,7 @@ TAGS = (
     Tag("dynalens/summary", "suspects and noise rate, and what speaks against them", "text", _EACH),
     Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND + _FEWER),
     Tag("dynalens/suspects/table", "the same as a table, for inputs without a picture", "text", _EACH + _FEWER),
+    Tag("dynalens/prototypes", "what stands for each class, with `prototypes`", "picture", "end of training"),
     Tag("dynalens/projector", "features of up to 2,000 samples", "embedding", "each `projector_every_n_epochs`"),
     Tag("dynalens/explanations/<epochs>", "one row per sample: input, maps, curves", "picture", _EXPLAINED + _FEWER),
     Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),

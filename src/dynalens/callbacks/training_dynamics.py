@@ -68,6 +68,11 @@ class TrainingDynamicsMonitor(RecordingCallback):
         tolerance: Of a regression (``docs/units.md``): absolute residual below which a prediction is right, in the unit
             of the targets, a number or one for each target. Default: the median absolute deviation of the targets.
         top_k: Suspects in the gallery; their pictures are copied from the batches of the epoch after.
+        similar: So many training samples of the given and of the suggested class that a suspect looks like, the nearest
+            ones by ``features``; gallery and report show them beside it. 0: none.
+        prototypes: So many prototypes, criticisms, easiest and hardest samples of each class
+            (:func:`~dynalens.prototypes`), by ``features``, chosen before the last epoch as for ``audit``. A sheet
+            shows them, for the first 20 classes. 0: none.
         audit: Samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures are
             copied from its batches, for ``dynalens audit`` without ``--data``. Where ``max_steps``, ``max_time`` or
             early stopping may end training sooner, they are drawn before the epoch ``min_epochs``, at the earliest the
@@ -110,6 +115,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
     features = Setting[str | None]("_shown")
     projector_every_n_epochs = Setting[int | None]("_shown")
     top_k = Setting[int]("_shown")
+    similar = Setting[int]("_shown")
+    prototypes = Setting[int]("_shown")
     audit = Setting[int | None]("_shown")
     log_every_n_epochs = Setting[int]("_shown")
     x_axis = Setting[Literal["step", "epoch"]]("_shown")
@@ -131,13 +138,17 @@ class TrainingDynamicsMonitor(RecordingCallback):
         mean_probabilities: bool | float = False,
         tolerance: float | Sequence[float] | None = None,
         top_k: int = 20,
+        similar: int = 0,
+        prototypes: int = 0,
         audit: int | None = None,
         log_every_n_epochs: int = 1,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
     ) -> None:
         self._kept = RecordSettings(views, history, mean_probabilities, tolerance, name_of, save_dir)
-        self._shown = LogSettings(features, projector_every_n_epochs, top_k, audit, log_every_n_epochs, x_axis)
+        self._shown = LogSettings(
+            features, projector_every_n_epochs, top_k, similar, prototypes, audit, log_every_n_epochs, x_axis
+        )
         self._features, self._last_layer = LayerFeatures(features), LastLayer(gradient_noise)
         super().__init__(
             LiveRecord(
@@ -199,7 +210,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._find_samples(trainer)
             self._step.begin_epoch()
             if self._log is not None and self._live.dynamics is not None:
-                self._log.begin_epoch(trainer, self._epoch(trainer), self._live.dynamics.compute())
+                statistics = self._live.dynamics.compute()
+                self._log.begin_epoch(trainer, self._epoch(trainer), statistics, self._features.rows)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
@@ -352,7 +364,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._last_layer.end_fit()
         if self._live.epochs and self._begun and self._processes and self._processes.is_first:
             pictures = None if self._log is None else self._log.pictures
-            self._live.end_files({} if pictures is None else pictures.pictures)
+            similar = None if self._log is None else self._log.similar
+            self._live.end_files({} if pictures is None else pictures.pictures, similar)
             if self._log is not None:
                 self._log.finish()
         self._log = None
@@ -371,7 +384,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self._log is None:
             return
         epoch, statistics = self._live.epochs[-1], self.statistics()
-        self._log.end_epoch(epoch, statistics, presentations)
+        self._log.end_epoch(epoch, statistics, presentations, self._features.rows)
         if log_to is not None:
             ids, features = self._live.sample_ids, self._features.rows
             self._log.write(log_to, epoch, statistics, presentations, ids, features, also=noise)

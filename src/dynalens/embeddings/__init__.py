@@ -2,20 +2,22 @@
 
 `encoding` runs an encoder over a dataset, `storage` keeps the rows, `checks` takes embeddings as a user has them,
 `neighbours` finds the nearest samples, `probe` is a linear model that judges samples it was not fitted to, `evidence`
-puts both together, and `witness` is what they say.
+puts both together, and `witness` is what they say. `similar` finds the nearest samples of a class,
+`prototypes` those that stand for one.
 """
 
 from typing import TYPE_CHECKING
 
 from dynalens.deferred import deferred
 from dynalens.embeddings.storage import read_embeddings
-from dynalens.embeddings.witness import EmbeddingEvidence
+from dynalens.embeddings.witness import EmbeddingEvidence, SimilarSamples
 
 if TYPE_CHECKING:
     from dynalens.embeddings.checks import embedding_rows
     from dynalens.embeddings.encoding import embed
     from dynalens.embeddings.evidence import embedding_evidence
     from dynalens.embeddings.neighbours import nearest, usable_rows
+    from dynalens.embeddings.prototypes import Representatives, mmd_critic
 else:
     __getattr__, __dir__ = deferred(
         __name__,
@@ -23,13 +25,17 @@ else:
         encoding="embed",
         evidence="embedding_evidence",
         neighbours="nearest usable_rows",
+        prototypes="Representatives mmd_critic",
     )
 
 __all__ = [
     "EmbeddingEvidence",
+    "Representatives",
+    "SimilarSamples",
     "embed",
     "embedding_evidence",
     "embedding_rows",
+    "mmd_critic",
     "nearest",
     "read_embeddings",
     "usable_rows",

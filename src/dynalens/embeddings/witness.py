@@ -1,10 +1,13 @@
-"""What embeddings that never saw the labels say of them."""
+"""What embeddings that never saw the labels say of them, and which samples look alike."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from dynalens.dynamics import Array
+
+SHOWN = 3
+"""Similar samples of each class beside a suspect."""
 
 
 @dataclass(frozen=True)
@@ -46,3 +49,36 @@ class EmbeddingEvidence:
         least = -(1 - wrong) * np.log1p(-wrong) - (wrong * np.log(wrong / max(self.classes - 1, 1)) if wrong else 0.0)
         possible = self.entropy - least
         return float(np.clip((self.entropy - self.loss) / possible, 0, 1)) if possible > 0 else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarSamples:
+    """The nearest samples of M samples, among those labelled as given and among those labelled as suggested.
+
+    Attributes:
+        rows: Shape ``(M,)``, the samples.
+        given: Shape ``(M, k)``, the nearest others with the same label, from the nearest on; -1 where there are fewer.
+        suggested: Shape ``(M, k)``, the same of those with the suggested label; -1 throughout where none is suggested.
+
+    Example:
+        >>> similar = SimilarSamples(np.array([4]), np.array([[1, -1]]), np.array([[2, 0]]))
+        >>> similar.of(4), similar.of(3)
+        (([1], [2, 0]), ([], []))
+    """
+
+    rows: Array
+    given: Array
+    suggested: Array
+
+    def of(self, row: int) -> tuple[list[int], list[int]]:
+        """Return the similar samples of one of the rows: of the given and of the suggested class; none of another."""
+        place = np.flatnonzero(self.rows == row)
+        if not len(place):
+            return [], []
+        given, suggested = ([int(i) for i in each[place[0]] if i >= 0] for each in (self.given, self.suggested))
+        return given, suggested
+
+    def all(self) -> list[int]:
+        """Return every similar sample once, the nearest of all rows first."""
+        both = np.stack([self.given, self.suggested], axis=2) if len(self.rows) else np.zeros((0, 0, 2), int)
+        return [int(i) for i in dict.fromkeys(both.transpose(1, 0, 2).ravel().tolist()) if i >= 0]

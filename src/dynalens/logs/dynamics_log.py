@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
+from dynalens.embeddings import SimilarSamples
 from dynalens.features import FeatureRows
 from dynalens.host import (
     chart_layouts,
@@ -20,12 +21,14 @@ from dynalens.host import (
     tensorboard_writer,
 )
 from dynalens.logs.dynamics_pictures import DynamicsPictures, Estimated
+from dynalens.logs.examples import class_examples_of, similar_of
 from dynalens.logs.noise_curve import NoiseCurve
 from dynalens.logs.projector import Projector
 from dynalens.logs.settings import LogSettings
 from dynalens.logs.sinks import sink_of, switched_off_on_error
 from dynalens.pictures import find_normalisation
 from dynalens.record import LiveRecord
+from dynalens.record.folder import write_sheet
 from dynalens.suspicion import (
     PRECISION,
     NoiseRate,
@@ -60,6 +63,10 @@ class DynamicsLog:
         name: Of the monitor, which tags begin with.
         dataset: What is trained on.
         contrast_sources: Asked in turn for maps of the gallery's suspects, until one has some.
+
+    Attributes:
+        similar: What suspects look like, as of the epoch before the last, so that their pictures have passed; None
+            where that is not asked for.
     """
 
     def __init__(
@@ -79,6 +86,8 @@ class DynamicsLog:
         self._device: torch.device = pl_module.device
         self._flagged: Array | None = None
         self._audited = False
+        self.similar: SimilarSamples | None = None
+        self._newest: SimilarSamples | None = None
         self._noise = NoiseCurve(history=live.history)
         writer = tensorboard_writer(trainer)
         if writer is not None:
@@ -111,9 +120,17 @@ class DynamicsLog:
         for epoch in epochs:
             self._noise.note(presentations.get(epoch), len(statistics))
 
-    def begin_epoch(self, trainer: Any, epoch: int, statistics: SampleStatistics) -> None:
-        """Choose what the projector shows of this epoch, and draw the samples of an audit if it may be the last."""
-        if self._settings.audit is not None and not self._audited and may_be_last_epoch(trainer):
+    def begin_epoch(
+        self, trainer: Any, epoch: int, statistics: SampleStatistics, features: FeatureRows | None = None
+    ) -> None:
+        """Choose what the projector shows of this epoch; draw an audit and prototypes if it may be the last."""
+        last = may_be_last_epoch(trainer)
+        if self._settings.prototypes and last and features is not None and self.pictures is not None:
+            with self._or_switched_off():
+                self.pictures.follow_examples(
+                    class_examples_of(features, statistics, self._settings.prototypes), statistics, self._device
+                )
+        if self._settings.audit is not None and not self._audited and last:
             self._audited = True
             with self._or_switched_off():
                 rows = self._live.draw_audit(self._settings.audit)
@@ -130,11 +147,17 @@ class DynamicsLog:
         if self.pictures is not None and rows is not None:
             self.pictures.see(rows, inputs)
 
-    def end_epoch(self, epoch: int, statistics: SampleStatistics, record: EpochRecord) -> None:
-        """Follow those that are worst now."""
+    def end_epoch(
+        self, epoch: int, statistics: SampleStatistics, record: EpochRecord, features: FeatureRows | None = None
+    ) -> None:
+        """Follow those that are worst now, and what they look like."""
         self._noise.note(record.presentations(), len(statistics))
         if self.pictures is not None:
-            self.pictures.end_epoch(epoch, statistics, record, self._device)
+            with self._or_switched_off():
+                # Their pictures pass in the epoch after: what is shown was found in the one before.
+                newest = similar_of(features, statistics, self._settings)
+                self.similar, self._newest = self._newest or newest, newest
+            self.pictures.end_epoch(epoch, statistics, record, self._device, similar=(self.similar, self._newest))
 
     def write(
         self,
@@ -172,6 +195,15 @@ class DynamicsLog:
         with self._or_switched_off():
             if self.pictures is not None:
                 self._live.attempt("pictures", self.pictures.finish)
+                self._live.attempt("pictures", self._draw_examples)
+
+    def _draw_examples(self) -> None:
+        """Draw the prototypes of each class, and keep the sheet for the report."""
+        assert self.pictures is not None
+        assert self._live.folder is not None
+        png = self.pictures.draw_examples(self._live.sample_ids)
+        if png is not None:
+            write_sheet(self._live.folder.path, "prototypes", png)
 
     def _overlap(self, flagged: Array) -> dict[str, float]:
         """Return how many of the flagged samples were flagged before; nothing the first time."""

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
+from dynalens.embeddings import SimilarSamples
 from dynalens.pictures import (
     Normalisation,
     PicturePace,
@@ -16,9 +18,11 @@ from dynalens.pictures import (
     class_name,
     class_pairs,
     data_map,
+    examples_sheet,
     first_learned,
     forgetting_events,
     margins,
+    png_bytes,
     suspects_gallery,
     suspects_table,
     training_data_analysis,
@@ -79,6 +83,9 @@ class DynamicsPictures:
         self._inputs_seen = False
         self._audited: Sequence[int] = ()
         self._pace = PicturePace()
+        self._step, self._similar = 0, SimilarSamples(*(np.zeros((0, 0), np.int64),) * 3)
+        self._alike: list[int] = []
+        self._examples: dict[int, dict[str, list[int]]] = {}
 
     @property
     def pictures(self) -> dict[int, Array]:
@@ -98,16 +105,42 @@ class DynamicsPictures:
         self._audited = rows
         self._follow(statistics, device)
 
+    def follow_examples(
+        self,
+        examples: dict[int, dict[str, list[int]]],
+        statistics: SampleStatistics,
+        device: torch.device | None = None,
+    ) -> None:
+        """Keep pictures of each class's prototypes and their like as well, until the fit ends."""
+        self._examples = examples
+        self._follow(statistics, device)
+
     def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
         """Copy the inputs of suspects from a batch; None where the batch holds no images or signals."""
         self._inputs_seen |= inputs is not None
         self._watch.see(indices, inputs)
 
     def end_epoch(
-        self, epoch: int, statistics: SampleStatistics, record: EpochRecord, device: torch.device | None = None
+        self,
+        epoch: int,
+        statistics: SampleStatistics,
+        record: EpochRecord,
+        device: torch.device | None = None,
+        *,
+        similar: tuple[SimilarSamples | None, SimilarSamples | None] = (None, None),
     ) -> None:
-        """Keep what was copied in this epoch, and follow those that are worst now."""
+        """Keep what was copied in this epoch, and follow those that are worst now and what they look like.
+
+        Args:
+            epoch: Its number.
+            statistics: The record.
+            record: Its presentations.
+            device: Where batches are that hold their own indices.
+            similar: What suspects look like: to be shown, whose pictures have passed, and to be followed.
+        """
         self._watch.take()
+        shown, followed = similar
+        self._similar, self._alike = shown or self._similar, [] if followed is None else followed.all()
         self._follow(statistics, device)
         self._watch.note(epoch, {"index": record.index, "p_label": record.p_label})
 
@@ -133,7 +166,7 @@ class DynamicsPictures:
             names: Of the samples.
             estimated: What follows from the noise rate; None where it is not estimated.
         """
-        has_presentations = statistics.presentations > 0
+        self._step, has_presentations = step, statistics.presentations > 0
         if estimated is not None:
             self._sink.text(f"{self._prefix}/summary", estimated.words, step)
         for quantity in _HISTOGRAMS:
@@ -149,6 +182,20 @@ class DynamicsPictures:
     def finish(self) -> None:
         """Draw the charts and suspects of the last epoch if they were not drawn."""
         self._pace.finish()
+
+    def draw_examples(self, ids: Array | None) -> bytes | None:
+        """Write the sheet of each class's prototypes, criticisms, easiest and hardest, and return it; None without."""
+        if not self._examples or not self._watch.pictures:
+            return None
+        sheet = examples_sheet(
+            self._examples,
+            self._watch.pictures.get,
+            lambda row: f"#{row if ids is None else escaped(str(ids[row]))}",
+            self._names,
+            "what stands for each class, and what these do not stand for",
+        )
+        self._sink.image(f"{self._prefix}/prototypes", sheet, self._step)
+        return png_bytes(sheet)
 
     def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimated: Estimated | None) -> None:
         if estimated is not None and statistics.target is None:
@@ -170,7 +217,9 @@ class DynamicsPictures:
 
     def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
         worst = worst_samples(statistics, FOLLOWED * self._top_k)
-        self._watch.follow(list(dict.fromkeys([*worst, *self._audited])), device)
+        examples = [row for kinds in self._examples.values() for rows in kinds.values() for row in rows]
+        rows = [*worst, *self._audited, *self._alike, *self._similar.all(), *examples]
+        self._watch.follow(list(dict.fromkeys(rows)), device)
 
     def _suspects(
         self,
@@ -191,9 +240,15 @@ class DynamicsPictures:
                 picture=self._watch.pictures.get(sample),
                 contrast=contrasts.get(str(sample if ids is None else ids[sample])),
                 name="" if names is None else escaped(names[sample]),
+                similar=self._similar_pictures(sample),
             )
             for place, sample in enumerate(samples)
         ]
+
+    def _similar_pictures(self, sample: int) -> tuple[list[Array | None], list[Array | None]]:
+        given, suggested = self._similar.of(sample)
+        pictures = self._watch.pictures
+        return [pictures.get(row) for row in given], [pictures.get(row) for row in suggested]
 
 
 def given_and_suggested(

@@ -19,6 +19,8 @@ class LogSettings:
     features: str | None
     projector_every_n_epochs: int | None
     top_k: int
+    similar: int
+    prototypes: int
     audit: int | None
     log_every_n_epochs: int
     x_axis: Literal["step", "epoch"]
@@ -33,6 +35,12 @@ class LogSettings:
                 "Expected `features` to name a layer with `projector_every_n_epochs`, got None. Pass the dotted name "
                 "of the layer before the last linear one."
             )
+        for name, number in (("similar", self.similar), ("prototypes", self.prototypes)):
+            if number < 0 or (number and self.features is None):
+                raise ValueError(
+                    f"Expected `{name}` to be 0, or a positive number with `features`, got {number} and "
+                    f"{self.features!r}. Pass `features=` with the dotted name of the layer before the last linear one."
+                )
         whole = isinstance(self.audit, int) and not isinstance(self.audit, bool)
         if self.audit is not None and (not whole or self.audit < 1):
             raise ValueError(

@@ -17,7 +17,7 @@ from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
 from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.pace import PicturePace
-from dynalens.pictures.relatives import Relative, relatives_sheet
+from dynalens.pictures.relatives import Relative, examples_sheet, relatives_sheet
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ __all__ = [
     "class_pairs",
     "curve_chart",
     "data_map",
+    "examples_sheet",
     "explanation_sheet",
     "filters_grid",
     "find_normalisation",

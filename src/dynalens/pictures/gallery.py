@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
 from dynalens.pictures.card import LINE, TEXT, WIDTH, Card
-from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, text_width, write
+from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, Colour, text_width, write
 from dynalens.pictures.overlays import Shown, input_cell, map_cell
 
 _COLUMNS = 4
@@ -17,6 +17,8 @@ _PICTURE = 77
 _GAP = 8
 _SPARK = 20
 _SCALE = 2
+_SMALL, _EDGE = 22, 3  # three similar samples and a bar in the width of a card
+_ROW = _SMALL + _EDGE
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Suspect:
         picture: As sheets show it; None where there is none.
         contrast: Relevance that speaks for the suggested rather than the given class, or None.
         name: Of its file, say; empty where it has none.
+        similar: Pictures of the nearest samples of the given class, and of the suggested class; None where a picture is
+            still to come.
     """
 
     sample_id: str
@@ -42,6 +46,7 @@ class Suspect:
     picture: Shown | None = None
     contrast: Array | None = None
     name: str = ""
+    similar: tuple[Sequence[Shown | None], Sequence[Shown | None]] = ((), ())
 
 
 def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
@@ -55,13 +60,15 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
     columns = _COLUMNS // 2 if contrasts else _COLUMNS
     inner = _PICTURE * 2 + _GAP if contrasts else _PICTURE
     has_names = any(suspect.name for suspect in suspects)
-    pitch = _PICTURE + (3 + has_names) * LINE + _SPARK + 2 * _GAP
-    top = (3 if contrasts else 2) * LINE + 6
+    beside = any(any(suspect.similar) for suspect in suspects)
+    pitch = _PICTURE + (3 + has_names) * LINE + _SPARK + 2 * _GAP + beside * 2 * _ROW
+    top = (2 + contrasts + beside) * LINE + 6
     card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
     room = WIDTH - 2 * _GAP
     write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
     legend = ["orange: given, blue: suggested; line: p(given)"]
     legend += ["maps: red speaks for the suggested, blue for the given"] if contrasts else []
+    legend += ["below: what it looks like of the given, and of the suggested class"] if beside else []
     for number, line in enumerate(legend, start=1):
         write(card.draw, (_GAP, 2 + number * LINE), line, TEXT, fill=FAINT, width=room)
     for number, suspect in enumerate(suspects):
@@ -125,8 +132,29 @@ def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int
     write(draw, (x, y + 2 * LINE), f"#{suspect.sample_id}", TEXT, fill=FAINT, width=inner - score - 4)
     y += 3 * LINE + 1
     card.paste(sparkline(suspect.trace, (inner * _SCALE, _SPARK * _SCALE)), (x, y))
+    y += _SPARK
     if suspect.name:
-        write(draw, (x, y + _SPARK), base_name(suspect.name, inner), TEXT, fill=FAINT)
+        write(draw, (x, y), base_name(suspect.name, inner), TEXT, fill=FAINT)
+        y += LINE
+    for colour, pictures in zip((ORANGE, BLUE), suspect.similar, strict=True):
+        _similar(card, (x, y + _EDGE), pictures, colour, inner)
+        y += _ROW
+
+
+def _similar(
+    card: Card, position: tuple[int, int], pictures: Sequence[Shown | None], colour: Colour, width: int
+) -> None:
+    """Draw similar samples beside a bar in the colour of their class, and an empty frame for one without a picture."""
+    x, y = position
+    side = min(_SMALL, (width - 1) // max(len(pictures), 1) - _EDGE)
+    if pictures:
+        card.draw.rectangle((x, y, x + 1, y + side - 1), fill=colour)
+    for place, picture in enumerate(pictures if side > 0 else ()):
+        left = x + _EDGE + 1 + place * (side + _EDGE)
+        if picture is None:
+            card.draw.rectangle((left, y, left + side - 1, y + side - 1), outline=GRID)
+        else:
+            card.paste(input_cell(picture, (side * card.scale, side * card.scale)), (left, y))
 
 
 def base_name(name: str, width: float) -> str:

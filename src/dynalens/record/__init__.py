@@ -3,7 +3,7 @@
 `record` is what a user asks, live or on disk; `live` keeps it while training goes on; `folder` writes a run's folder,
 `loading` reads it and `checks` says what it refuses; `history` reads every presentation; `files` writes whole files or
 none, and `writes` outlasts a disk that fails; `plans` keeps the plans of audits, and `asking` is what a user calls for
-one; `settings` says what is kept.
+one; `settings` says what is kept, and `similar` what suspects look like.
 """
 
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from dynalens.record.loading import load_record
 from dynalens.record.plans import AskedFor
 from dynalens.record.record import Record, RecordMeta
 from dynalens.record.settings import RecordSettings
+from dynalens.record.similar import read_similar
 from dynalens.record.writes import Writes
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ __all__ = [
     "load_record",
     "read_arrays",
     "read_history",
+    "read_similar",
     "replaced",
     "whole",
     "write_arrays",

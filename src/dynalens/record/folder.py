@@ -17,6 +17,7 @@ import pandas as pd
 
 from dynalens.cells import inert_cells
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
+from dynalens.embeddings import SimilarSamples
 from dynalens.record.files import digest, epoch_file, replaced, text_digest, write_arrays, write_json
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
@@ -24,11 +25,20 @@ from dynalens.record.record import Record, RecordMeta
 META = "meta.json"
 NAMES = "names.json"
 TABLES = ("samples.csv", "suspects.csv")
-NEIGHBOURS, PICTURES = "neighbours.npz", "pictures.npz"
-_OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, *TABLES)
+NEIGHBOURS, PICTURES, SIMILAR = "neighbours.npz", "pictures.npz", "similar.npz"
+_OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, SIMILAR, *TABLES)
 UNDER_WAY = "under_way.json"
 SHEETS = "sheets"
 """Folder of pictures for the report."""
+
+
+def write_sheet(folder: Path, name: str, png: bytes) -> Path:
+    """Write a picture for the report into a record's folder and return its path."""
+    path = folder / SHEETS / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replaced(path) as temporary:
+        temporary.write_bytes(png)
+    return path
 
 
 class RecordFolder:
@@ -145,6 +155,15 @@ class RecordFolder:
         """Write ``pictures.npz``: small pictures of suspects, by their rows; nothing if there are none."""
         if pictures:
             write_arrays(self.path / PICTURES, {str(sample): picture for sample, picture in pictures.items()})
+
+    def write_similar(self, similar: SimilarSamples | None, epochs: Sequence[int]) -> None:
+        """Write ``similar.npz``, what suspects look like after these epochs, or see that there is none."""
+        path = self.path / SIMILAR
+        if similar is None:
+            path.unlink(missing_ok=True)
+        else:
+            arrays = {"rows": similar.rows, "given": similar.given, "suggested": similar.suggested}
+            write_arrays(path, {**arrays, "epochs": np.array(epochs)})
 
     def _take_over(self, epoch: int, old: Path) -> None:
         if not self._continues:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
+from dynalens.embeddings import SimilarSamples
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
@@ -242,7 +243,7 @@ class LiveRecord:
             self.attempt("names.json", lambda: folder.write_names(self.names))
         self.attempt("record.npz", lambda: folder.write_record(record))
 
-    def end_files(self, pictures: Mapping[int, Array]) -> None:
+    def end_files(self, pictures: Mapping[int, Array], similar: SimilarSamples | None = None) -> None:
         """Write what a fit leaves, and say what could not be written."""
         folder = self.folder
         assert folder is not None
@@ -251,6 +252,7 @@ class LiveRecord:
         self.attempt("names.json", lambda: folder.write_names(self.names))
         self.attempt("record.npz", lambda: folder.write_record(record))
         self.attempt("neighbours.npz", lambda: folder.write_neighbours(record.neighbours(), record.meta.epochs))
+        self.attempt("similar.npz", lambda: folder.write_similar(similar, record.meta.epochs))
         table = record.table()
         self.attempt("samples.csv and suspects.csv", lambda: folder.write_tables(table))
         self.attempt("pictures.npz", lambda: folder.write_pictures(pictures))

@@ -24,11 +24,11 @@ def run_audit(arguments: argparse.Namespace) -> Path:
 def run_report(arguments: argparse.Namespace) -> Path:
     """Write the page and return its path."""
     record = load_record(arguments.run_dir)
-    if arguments.embeddings:
-        record = record.with_embeddings(read_embeddings(arguments.embeddings))
+    embeddings = read_embeddings(arguments.embeddings) if arguments.embeddings else None
     dataset = named_dataset(arguments.data) if arguments.data else None
     path = Path(arguments.out) if arguments.out else (record.folder or Path()) / "report.html"
-    return write_report(record, path, dataset=dataset, limit=arguments.limit, answers=arguments.answers)
+    options = {"limit": arguments.limit, "answers": arguments.answers, "embeddings": embeddings}
+    return write_report(record, path, dataset=dataset, **options)
 
 
 def named_dataset(name: str) -> Any:

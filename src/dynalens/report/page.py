@@ -11,6 +11,7 @@ import pandas as pd
 from dynalens.arguments import check_positive
 from dynalens.auditing import Audit
 from dynalens.defaults import MOST_CARDS, PRECISION
+from dynalens.embeddings import SimilarSamples
 from dynalens.pictures import (
     accuracy_curve,
     class_name,
@@ -20,12 +21,12 @@ from dynalens.pictures import (
     png_bytes,
     training_data_analysis,
 )
-from dynalens.record import AskedFor, Record, replaced
+from dynalens.record import AskedFor, Record, read_similar, replaced
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.kept import kept_sheets
-from dynalens.report.samples import sample_pictures
+from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.suspicion import named_targets, target_words
 from dynalens.text import escaped, escaped_all
 
@@ -47,6 +48,7 @@ _AUDITED = (
 )
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
+_SIMILAR_SIDE = 64  # three fit beside each other below the picture of a card
 
 
 def write_report(
@@ -56,6 +58,7 @@ def write_report(
     dataset: Any = None,
     limit: int = MOST_CARDS,
     answers: AskedFor | None = None,
+    embeddings: Any = None,
 ) -> Path:
     """Write one HTML file that needs no network: a summary of the run, and its suspects to decide on.
 
@@ -69,6 +72,9 @@ def write_report(
         limit: At most so many suspects, the worst.
         answers: Of an audit, as for :func:`dynalens.audit`: rate and probabilities are calibrated on them, and a curve
             shows how many of the first n labels of the order are wrong.
+        embeddings: As of :meth:`Record.with_embeddings`: they count in the order, and each card shows the training
+            samples of the given and of the suggested class that its sample looks like. Without them, those that the
+            callback found while training (``similar=``).
 
     Raises:
         ValueError: If ``limit`` is not positive, the dataset has another length than the record, or the answers are not
@@ -76,14 +82,20 @@ def write_report(
     """
     check_positive(limit=limit)
     check_dataset(record, dataset)
+    record = record if embeddings is None else record.with_embeddings(embeddings)
     accuracy, traces = AccuracyCurve(), Traces(record.meta)
     record.read_history(accuracy.see, traces.see)  # one pass through the history for all that is on the page
     audit = None if answers is None else record.audit(answers)
     table = record.table() if audit is None else audit.table()
     worst = record.suspects(min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)), answers=audit)
     names, given, suggested = _named(record, table, worst)
+    similar = read_similar(record.folder, record.meta)
+    if embeddings is not None and len(worst):
+        from dynalens.similarity import similar_of  # torch, which pages without embeddings do without
+
+        similar = similar_of(record, embeddings, worst.index)
     with said_if_long(f"reading the pictures of {len(worst):,} samples"):
-        cards = _cards(record, worst, traces, dataset)
+        cards = _cards(record, worst, traces, dataset, similar)
     for card, label, proposed in zip(cards, given, suggested, strict=True):
         card |= {"label": label, "suggested": proposed}
     content = {
@@ -176,10 +188,12 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
         epochs, values = np.array(accuracy.epochs), np.array(accuracy.values)
         pictures["training accuracy"] = accuracy_curve(epochs, values, subtitle)
     charts = [[name, _uri(png_bytes(picture))] for name, picture in pictures.items()]
-    return charts + [[name, _uri(png)] for name, png in kept_sheets(record.folder).items()]
+    return charts + [[name, _uri(png), "sheet"] for name, png in kept_sheets(record.folder).items()]
 
 
-def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) -> list[dict[str, Any]]:
+def _cards(
+    record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any, similar: SimilarSamples | None
+) -> list[dict[str, Any]]:
     pictures = sample_pictures(record.pictures(), dataset)
     names = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
@@ -194,6 +208,7 @@ def _cards(record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any) ->
         optional = {
             "picture": pictures.thumbnail(sample, side),
             "text": pictures.text(sample),
+            "similar": [] if similar is None else _similar(record, pictures, similar.of(sample)),
             "name": names[sample] if names else None,
             "file": names[sample] if names else escaped(pictures.file_name(sample)),
         }
@@ -221,6 +236,17 @@ def _named(record: Record, table: pd.DataFrame, worst: pd.DataFrame) -> tuple[li
     else:
         proposed = suggested[rows].tolist()
     return class_names_of(record, table), labels[rows].tolist(), proposed
+
+
+def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:
+    """Return id and picture, or text, of what a sample looks like of the given and of the suggested class."""
+    ids = record.sample_ids
+
+    def shown(row: int) -> list[Any]:
+        thumbnail = pictures.thumbnail(row, _SIMILAR_SIDE)
+        return [str(row if ids is None else ids[row]), thumbnail, None if thumbnail else pictures.text(row)]
+
+    return [[shown(row) for row in each] for each in rows] if any(rows) else []
 
 
 def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:

@@ -8,9 +8,17 @@ from PIL import Image
 from torch import Tensor
 
 from dynalens.influences import Influence
-from dynalens.pictures import Normalisation, Relative, class_name, find_normalisation, relatives_sheet, shown_inputs
-from dynalens.record import Record, replaced
-from dynalens.record.folder import SHEETS
+from dynalens.pictures import (
+    Normalisation,
+    Relative,
+    class_name,
+    find_normalisation,
+    png_bytes,
+    relatives_sheet,
+    shown_inputs,
+)
+from dynalens.record import Record
+from dynalens.record.folder import write_sheet
 from dynalens.report.items import DatasetPictures
 
 _MOST_TESTS = 12  # rows of a sheet
@@ -112,11 +120,7 @@ def show_in_report(record: Record, name: str, sheet: Image.Image) -> Path:
         raise ValueError(
             "Expected a record with a folder, got one without. Load it with `load_record`, or save the picture."
         )
-    path = record.folder / SHEETS / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary:
-        sheet.save(temporary, "PNG")
-    return path
+    return write_sheet(record.folder, name, png_bytes(sheet))
 
 
 def _shown(inputs: Any, rows: Sequence[int], normalisation: Normalisation | None) -> list[Any]:

@@ -6,7 +6,7 @@ for (const [term, value] of content.summary)
   by("summary").append(make("div", {}, make("dt", {}, term), make("dd", {}, value)));
 by("note").textContent = content.note;
 for (const doubt of content.doubts) by("doubts").append(make("li", {}, doubt));
-for (const [alt, src] of content.charts) by("charts").append(make("img", { alt, src }));
+for (const [alt, src, kind] of content.charts) by("charts").append(make("img", { alt, src, class: kind || "chart" }));
 
 // How many of the first n labels are wrong: value and band.
 function foundCurve(points) {
@@ -65,6 +65,8 @@ function matrix() {
     }))));
 }
 
+by("cards").classList.toggle("tall", cards.some(card => card.similar));
+
 // An empty box for each card; it is filled when it comes near the window, and emptied when it is far away.
 const described = card => `sample ${card.id}, ${GIVEN} ${nameOf(card.label)}, ${SUGGESTED} ${nameOf(card.suggested)}`;
 const boxes = cards.map((card, position) => {
@@ -105,7 +107,18 @@ function about(card) {
     make("div", { class: "meta" },
       make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),
       make("span", { title: `probability that the ${isRegression ? "target" : "label"} is wrong` }, `wrong with ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
-    sparkline(card.trace, content.epochs)];
+    sparkline(card.trace, content.epochs), ...looksLike(card)];
+}
+
+// What the sample looks like: a row of the given and a row of the suggested class.
+function looksLike(card) {
+  if (!card.similar) return [];
+  const row = (kind, label, samples) => make("div", { class: "similar " + kind },
+    make("span", {}, samples.length ? "like " + nameOf(label) : "like no " + nameOf(label)),
+    ...samples.map(([id, src, text]) => src
+      ? make("img", { src, alt: `sample ${id}`, title: `#${id}` })
+      : make("q", { title: `#${id}` }, text || "#" + id)));
+  return [row("given", card.label, card.similar[0]), ...(card.suggested < 0 ? [] : [row("suggested", card.suggested, card.similar[1])])];
 }
 
 function pressed(card) {

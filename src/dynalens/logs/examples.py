@@ -1,0 +1,27 @@
+"""Which training samples a logger shows beside suspects, and for each class."""
+
+from dynalens.dynamics import SampleStatistics
+from dynalens.embeddings import SimilarSamples
+from dynalens.features import FeatureRows
+from dynalens.logs.dynamics_pictures import FOLLOWED
+from dynalens.logs.settings import LogSettings
+from dynalens.similarity import class_examples, similar_to_suspects
+
+_MOST_CLASSES = 20  # rows of the sheet; as many as suspects in the gallery
+
+
+def similar_of(
+    features: FeatureRows | None, statistics: SampleStatistics, settings: LogSettings
+) -> SimilarSamples | None:
+    """Return what the suspects look like that are followed; None where it is not asked for, or labels are several."""
+    if not settings.similar or features is None or not features.values.shape[1] or statistics.unit is not None:
+        return None
+    values = features.values[: len(statistics)]
+    return similar_to_suspects(values, statistics, FOLLOWED * settings.top_k, settings.similar)
+
+
+def class_examples_of(features: FeatureRows, statistics: SampleStatistics, n: int) -> dict[int, dict[str, list[int]]]:
+    """Return the rows of each class's prototypes and their like; none where there are no features or single labels."""
+    if not features.values.shape[1] or statistics.unit is not None or not (statistics.presentations > 0).any():
+        return {}
+    return class_examples(features.values[: len(statistics)], statistics, n, most=_MOST_CLASSES)

@@ -1,0 +1,36 @@
+"""What suspects look like, as a run left it in its folder."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dynalens.embeddings import SimilarSamples
+from dynalens.record.checks import check_names
+from dynalens.record.files import read_arrays, whole
+from dynalens.record.folder import SIMILAR
+from dynalens.record.record import RecordMeta
+
+_FIELDS = ("rows", "given", "suggested")
+
+
+def read_similar(folder: Path | None, meta: RecordMeta) -> SimilarSamples | None:
+    """Return the similar samples that a run found; None where there are none, or not as of these epochs.
+
+    Raises:
+        ValueError: If the file holds something else.
+    """
+    file = None if folder is None else folder / SIMILAR
+    if file is None or not file.is_file():
+        return None
+    arrays = read_arrays(file)
+    with whole(file):
+        check_names(arrays, [*_FIELDS, "epochs"], [*_FIELDS, "epochs"])
+        rows, given, suggested = (arrays[name] for name in _FIELDS)
+        fits = rows.ndim == 1 and given.ndim == 2 and given.shape == suggested.shape and len(given) == len(rows)
+        for name, values in zip(_FIELDS, (rows, given, suggested), strict=True):
+            within = values.dtype.kind == "i" and ((values >= -1) & (values < meta.num_samples)).all()
+            if not fits or not within:
+                raise ValueError(f"{name} of {values.dtype} and shape {values.shape} for {meta.num_samples} samples")
+        if not np.array_equal(arrays["epochs"], meta.epochs):
+            return None
+        return SimilarSamples(rows, given, suggested)

@@ -1,0 +1,144 @@
+"""Training samples that explain others, by embeddings: similar ones, and those that stand for a class."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from dynalens.arguments import check_positive
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.embeddings import embedding_rows
+from dynalens.embeddings.prototypes import mmd_critic
+from dynalens.embeddings.similar import similar_rows
+from dynalens.embeddings.witness import SHOWN, SimilarSamples
+from dynalens.record import KeepsRecord, Record
+from dynalens.suspicion import worst_samples
+
+KINDS = ("prototype", "criticism", "easiest", "hardest")
+
+
+def similar_samples(record: Record | KeepsRecord, embeddings: Any, n: int = 20, *, k: int = SHOWN) -> pd.DataFrame:
+    """Return, for each of the first suspects, the training samples that it looks like in the space of embeddings.
+
+    These are the nearest by cosine among those with its given label, and among those with its suggested label. A label
+    is wrong the more surely, the more its sample looks like those of the suggested class and unlike those of the given.
+
+    Args:
+        record: Of :func:`~dynalens.load_record`, or a monitor after its fit.
+        embeddings: As of :meth:`Record.with_embeddings`: ``(N, D)`` in the order of the dataset, or by ids.
+        n: How many suspects, from the most suspicious on.
+        k: Samples of each class.
+
+    Returns:
+        One row for each suspect, index ``sample_id``: ``label`` and ``suggested``; ``similar_given`` and
+        ``similar_suggested``, lists of at most k ids, the nearest first.
+
+    Raises:
+        ValueError: If ``n`` or ``k`` is not positive, the embeddings do not fit the record, or its samples have several
+            labels.
+
+    Example:
+        >>> import torch
+        >>> from dynalens import TrainingDynamics
+        >>> from dynalens.record import RecordMeta
+        >>> dynamics, logits = TrainingDynamics(4), torch.tensor([[3.0, 0.0], [4.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+        >>> dynamics.update([0, 1, 2, 3], logits, torch.tensor([0, 1, 1, 1]))
+        >>> _ = dynamics.end_epoch(0)
+        >>> record = Record(statistics=dynamics.compute(), meta=RecordMeta(4, [0]), root_index=np.arange(4))
+        >>> table = similar_samples(record, logits, 1, k=2)
+        >>> table.index.tolist(), table["similar_given"].tolist(), table["similar_suggested"].tolist()
+        ([1], [[2, 3]], [[0]])
+    """
+    check_positive(n=n, k=k)
+    answering = _record(record)
+    table, ids = answering.suspects(n)[["label", "suggested"]].copy(), _ids(answering)
+    similar = similar_of(answering, embeddings, table.index, k)
+    for name, near in (("similar_given", similar.given), ("similar_suggested", similar.suggested)):
+        table[name] = pd.Series([[ids[i] for i in row if i >= 0] for row in near.tolist()], table.index, dtype=object)
+    return table
+
+
+def similar_of(record: Record, embeddings: Any, sample_ids: "pd.Index[Any]", k: int = SHOWN) -> SimilarSamples:
+    """Return the similar samples of these suspects by their rows."""
+    statistics = record.statistics.of_one_label("similar samples")
+    features = embedding_rows(embeddings, len(statistics), record.sample_ids)
+    rows = pd.Index(_ids(record)).get_indexer(sample_ids)
+    suggested = record.table()["suggested"].astype("Float64").fillna(-1).to_numpy(np.int64)
+    return similar_rows(features, labels_of(statistics), rows, suggested[rows], k)
+
+
+def prototypes(record: Record | KeepsRecord, embeddings: Any, n: int = 3) -> pd.DataFrame:
+    """Return, for each class, samples that stand for it, samples that these do not stand for, its easiest and hardest.
+
+    Prototypes and criticisms are MMD-critic's of the class's embeddings (:func:`dynalens.embeddings.mmd_critic`); the
+    easiest have the largest mean margin in the record, the hardest the smallest.
+
+    Args:
+        record: Of :func:`~dynalens.load_record`, or a monitor after its fit.
+        embeddings: As of :meth:`Record.with_embeddings`.
+        n: Samples of each kind; fewer where the class has fewer.
+
+    Returns:
+        Columns ``label``; ``kind``, "prototype", "criticism", "easiest" or "hardest"; ``sample_id``. The rows of each
+        kind are in the order of the choice. A class is given by its labels, wrong ones included.
+
+    Raises:
+        ValueError: As for :func:`similar_samples`.
+
+    Example:
+        >>> import torch
+        >>> from dynalens import TrainingDynamics
+        >>> from dynalens.record import RecordMeta
+        >>> dynamics, logits = TrainingDynamics(4), torch.tensor([[3.0, 0.0], [3.0, 0.3], [3.0, -0.3], [0.0, 1.0]])
+        >>> dynamics.update([0, 1, 2, 3], logits, torch.tensor([0, 0, 0, 0]))
+        >>> _ = dynamics.end_epoch(0)
+        >>> record = Record(statistics=dynamics.compute(), meta=RecordMeta(4, [0]), root_index=np.arange(4))
+        >>> prototypes(record, logits, 1)[["kind", "sample_id"]].to_numpy().tolist()
+        [['prototype', 0], ['criticism', 3], ['easiest', 2], ['hardest', 3]]
+    """
+    check_positive(n=n)
+    answering = _record(record)
+    statistics = answering.statistics.of_one_label("prototypes")
+    ids = _ids(answering)
+    by_class = class_examples(embedding_rows(embeddings, len(statistics), answering.sample_ids), statistics, n)
+    entries = [(label, kind, ids[row]) for label, kinds in by_class.items() for kind in KINDS for row in kinds[kind]]
+    return pd.DataFrame(entries, columns=["label", "kind", "sample_id"])
+
+
+def class_examples(
+    features: Tensor, statistics: SampleStatistics, n: int, *, most: int | None = None
+) -> dict[int, dict[str, list[int]]]:
+    """Return the rows of each class's prototypes, criticisms, easiest and hardest, of at most so many classes."""
+    labels, examples = labels_of(statistics), {}
+    for label in np.unique(labels[labels >= 0])[:most].tolist():
+        rows = np.flatnonzero(labels == label)
+        chosen = mmd_critic(features[rows.tolist()], n, n)
+        order = rows[np.argsort(statistics.margin[rows], kind="stable")]
+        examples[int(label)] = {
+            "prototype": rows[chosen.prototypes].tolist(),
+            "criticism": rows[chosen.criticisms].tolist(),
+            "easiest": order[::-1][:n].tolist(),
+            "hardest": order[:n].tolist(),
+        }
+    return examples
+
+
+def labels_of(statistics: SampleStatistics) -> Array:
+    """Return the label of each sample, -1 of one that was never seen."""
+    labels: Array = np.where(statistics.presentations > 0, statistics.label, -1).astype(np.int64)
+    return labels
+
+
+def similar_to_suspects(features: Tensor, statistics: SampleStatistics, n: int, k: int) -> SimilarSamples:
+    """Return the similar samples of the first suspects, by the statistics alone, without making the table."""
+    rows = np.array(worst_samples(statistics, n), dtype=np.int64)
+    return similar_rows(features, labels_of(statistics), rows, statistics.candidate[rows].astype(np.int64), k)
+
+
+def _record(record: Record | KeepsRecord) -> Record:
+    return record if isinstance(record, Record) else record.record
+
+
+def _ids(record: Record) -> list[Any]:
+    return list(range(record.meta.num_samples)) if record.sample_ids is None else record.sample_ids.tolist()
