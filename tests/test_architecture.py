@@ -31,6 +31,7 @@ ALLOWED = {
     "embeddings": COMPUTING | {"deferred", "dynamics", "datasets", "keys", "faiss", "tqdm"},
     "influences": COMPUTING | {"captum", "pandas", "datasets", "dynamics", "embeddings", "keys", "record"},
     "similarity": {"torch", "numpy", "pandas", "arguments", "dynamics", "embeddings", "record", "suspicion"},
+    "concepts": COMPUTING | {"arguments", "dynamics", "features", "captum", "sklearn", "scipy", "pandas", "PIL"},
     "text": set(),
     "cells": {"pandas", "text"},
     "record": {
@@ -86,7 +87,7 @@ ALLOWED = {
         "PIL",
     },
     "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
-    | {"attribution", "capture", "embeddings", "faithfulness", "observation", "similarity", "suspicion"}
+    | {"attribution", "capture", "concepts", "embeddings", "faithfulness", "observation", "similarity", "suspicion"}
     | {"tensorboard", "text"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths", "units"} | LIGHTNING,
@@ -97,8 +98,8 @@ ALLOWED = {
 STANDARD = {
     "argparse", "array", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib", "functools",
     "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers", "operator", "os",
-    "pathlib", "random", "re", "shutil", "sys", "threading", "time", "types", "typing", "unicodedata", "warnings",
-    "weakref", "zipfile", "zlib",
+    "pathlib", "random", "re", "shutil", "sys", "tempfile", "threading", "time", "types", "typing", "unicodedata",
+    "warnings", "weakref", "zipfile", "zlib",
 }  # fmt: skip
 
 
@@ -134,7 +135,7 @@ def test_captum_is_imported_only_where_it_is_asked_for() -> None:
     top_level = {name for path in SOURCES for node in ast.parse(path.read_text()).body for name in _imports_of(node)}
     assert not {"captum", "zennit"} & top_level
     anywhere = [str(path.relative_to(ROOT)) for path in SOURCES if "captum" in _imports_anywhere(path)]
-    asking = ["attribution/captum.py", "attribution/relevance.py", "influences/tracin.py"]
+    asking = ["attribution/captum.py", "attribution/relevance.py", "concepts/tcav.py", "influences/tracin.py"]
     assert anywhere == [*asking, "robustness/attacks.py"]
 
 

@@ -50,7 +50,9 @@ def features_of(dynamics: TrainingDynamicsMonitor) -> torch.Tensor:
     return rows.values.float()
 
 
-def test_a_run_keeps_what_its_suspects_look_like_by_its_own_features(run: tuple[Path, Any, Any]) -> None:
+def test_a_run_keeps_what_its_suspects_look_like_by_its_own_features(
+    run: tuple[Path, Any, Any], tmp_path: Path
+) -> None:
     _, dynamics, _ = run
     record = load_record(dynamics.record.folder)
     similar = read_similar(record.folder, record.meta)
@@ -64,6 +66,10 @@ def test_a_run_keeps_what_its_suspects_look_like_by_its_own_features(run: tuple[
             assert near == sorted(others, key=lambda i: -cosine[row, i])[:2]
     assert similar.rows.tolist()[:4] == record.suspects(4).index.tolist()
     assert len(similar.rows) == 5 * 4  # as many as are followed
+    saved = load_record(dynamics.save(tmp_path / "copy"))
+    copied = read_similar(saved.folder, saved.meta)
+    assert copied is not None
+    np.testing.assert_array_equal(copied.given, similar.given)
 
 
 def test_galleries_show_what_a_suspect_looks_like(run: tuple[Path, Any, list[list[Suspect]]]) -> None:

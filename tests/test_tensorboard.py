@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.tensorboard import TAGS, tags_table
+from test_concepts import monitor as concept_monitor
 from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader
 
 PAGE = Path(__file__).parents[1] / "docs" / "tensorboard.md"
@@ -66,13 +67,16 @@ def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path
     layers = LayerMonitor(
         layer="net.0", weights=True, feature_maps=2, top_inputs=2, maximise="channels", maximise_steps=2
     )
-    written = tags_of(events(tmp_path / "a", dynamics, attribution_monitor(robustness=("fgsm", "blur")), layers))
+    explained = attribution_monitor(robustness=("fgsm", "blur"))
+    written = tags_of(events(tmp_path / "a", dynamics, explained, layers, concept_monitor()))
     written |= embeddings_of(tmp_path / "a")
     written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
     named = {
         "<epochs>": r"epochs \d{3}-\d{3}",
         "<method>": "(saliency|grad_cam)",
         "<metric>": "(deletion|insertion|symmetric_relevance_gain)",
+        "<concept>": "bright",
+        "<class>": "[02]",
         "<attack>": "fgsm",
         "<corruption>": "(none|blur)",
     }

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
         transition_attention,
     )
     from dynalens.auditing import Audit
-    from dynalens.callbacks import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
+    from dynalens.callbacks import AttributionMonitor, ConceptMonitor, LayerMonitor, TrainingDynamicsMonitor
     from dynalens.capture import CaptureError
+    from dynalens.concepts import Dissection, dissect, tcav
     from dynalens.datasets import IndexedDataset, RelabelledDataset
     from dynalens.decisions import apply_decisions
     from dynalens.dynamics import GradientNoise, SampleStatistics, TrainingDynamics
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from dynalens.features import feature_maps, first_layer_weights, maximise_activation
     from dynalens.identity import SampleIdentityError
     from dynalens.influences import Influence, influence, self_influence
+    from dynalens.logs import dissection_sheet
     from dynalens.observation import undisturbed
     from dynalens.record import Record, audit, audit_plan, load_record
     from dynalens.report import influence_sheet, show_in_report
@@ -86,8 +88,9 @@ else:
             token_relevance transition_attention
         """,
         auditing="Audit",
-        callbacks="AttributionMonitor LayerMonitor TrainingDynamicsMonitor",
+        callbacks="AttributionMonitor ConceptMonitor LayerMonitor TrainingDynamicsMonitor",
         capture="CaptureError",
+        concepts="Dissection dissect tcav",
         datasets="IndexedDataset RelabelledDataset",
         decisions="apply_decisions",
         dynamics="GradientNoise SampleStatistics TrainingDynamics",
@@ -102,6 +105,7 @@ else:
         features="feature_maps first_layer_weights maximise_activation",
         identity="SampleIdentityError",
         influences="Influence influence self_influence",
+        logs="dissection_sheet",
         observation="undisturbed",
         record="Record audit audit_plan load_record",
         report="influence_sheet show_in_report",
@@ -115,7 +119,9 @@ __all__ = [
     "AttributionMonitor",
     "Audit",
     "CaptureError",
+    "ConceptMonitor",
     "CurveSettings",
+    "Dissection",
     "ExplainedEpoch",
     "Explanation",
     "GradientNoise",
@@ -148,6 +154,8 @@ __all__ = [
     "corrupted_margins",
     "deconvolution",
     "deletion_curve",
+    "dissect",
+    "dissection_sheet",
     "embed",
     "explain",
     "faithfulness_curves",
@@ -198,6 +206,7 @@ __all__ = [
     "smallest_step",
     "smooth_grad",
     "symmetric_relevance_gain",
+    "tcav",
     "token_relevance",
     "transition_attention",
     "tree_surrogate",

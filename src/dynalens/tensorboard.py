@@ -37,6 +37,7 @@ _EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the se
 _FEWER = ", fewer after the 10th, and the last"
 _AGAIN, _UNIT = "each explained epoch from the second", "[-1, 1]"
 _ROBUSTNESS = "dynalens/robustness"
+_CONCEPTS, _ASKED = "dynalens/concepts", "each `every_n_epochs` of `ConceptMonitor`"
 _LAYERS, _EACH_N = "dynalens/layers", "each `every_n_epochs` of `LayerMonitor`"
 _DYNAMICS, _CHARTS, _FAITHFULNESS = "dynalens/dynamics", "dynalens/charts", "dynalens/faithfulness"
 
@@ -76,6 +77,11 @@ TAGS = (
     Tag("dynalens/suspects/table", "the same as a table, for inputs without a picture", "text", _EACH + _FEWER),
     Tag("dynalens/prototypes", "what stands for each class, with `prototypes`", "picture", "end of training"),
     Tag("dynalens/projector", "features of up to 2,000 samples", "embedding", "each `projector_every_n_epochs`"),
+    Tag(f"{_CONCEPTS}/<concept>/<class>/score", "images of the class for which the concept speaks", "[0, 1]", _ASKED),
+    Tag(f"{_CONCEPTS}/<concept>/<class>/random", "the same for random images in its place", "[0, 1]", _ASKED),
+    Tag(f"{_CONCEPTS}/<concept>/<class>/p_value", "of the two-sided test between both", "[0, 1]", _ASKED),
+    Tag(f"{_CONCEPTS}/<concept>/<class>/accuracy", "of telling the concept from random images", "[0, 1]", _ASKED),
+    Tag(f"{_CONCEPTS}/dissection/<epochs>", "channels that are active where a mask is", "picture", _ASKED),
     Tag("dynalens/explanations/<epochs>", "one row per sample: input, maps, curves", "picture", _EXPLAINED + _FEWER),
     Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),
     Tag(

@@ -2,9 +2,11 @@
 
 `dynamics_log` shows a record at the end of each epoch, with `dynamics_pictures` (charts and the gallery of suspects),
 `noise_curve` (the estimated noise rate) and `projector` (features); `layer_log` shows what a layer computes,
-with `layer_pictures`. `settings` and `layer_settings` say what is asked for, `sinks` where pictures go.
+with `layer_pictures`, and `concepts` which concepts it has. `settings` and `layer_settings` say what is asked for,
+`sinks` where pictures go.
 """
 
+from dynalens.logs.concepts import ConceptLog, ConceptSettings, dissection_sheet
 from dynalens.logs.dynamics_log import ContrastSource, DynamicsLog
 from dynalens.logs.layer_log import LayerLog
 from dynalens.logs.layer_pictures import LayerPictures
@@ -13,12 +15,15 @@ from dynalens.logs.settings import LogSettings
 from dynalens.logs.sinks import show_as_trained, sink_of, switched_off_on_error
 
 __all__ = [
+    "ConceptLog",
+    "ConceptSettings",
     "ContrastSource",
     "DynamicsLog",
     "LayerLog",
     "LayerPictures",
     "LayerSettings",
     "LogSettings",
+    "dissection_sheet",
     "show_as_trained",
     "sink_of",
     "switched_off_on_error",

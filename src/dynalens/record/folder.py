@@ -156,14 +156,10 @@ class RecordFolder:
         if pictures:
             write_arrays(self.path / PICTURES, {str(sample): picture for sample, picture in pictures.items()})
 
-    def write_similar(self, similar: SimilarSamples | None, epochs: Sequence[int]) -> None:
-        """Write ``similar.npz``, what suspects look like after these epochs, or see that there is none."""
-        path = self.path / SIMILAR
-        if similar is None:
-            path.unlink(missing_ok=True)
-        else:
-            arrays = {"rows": similar.rows, "given": similar.given, "suggested": similar.suggested}
-            write_arrays(path, {**arrays, "epochs": np.array(epochs)})
+    def write_similar(self, similar: SimilarSamples, epochs: Sequence[int]) -> None:
+        """Write ``similar.npz``: what suspects look like after these epochs."""
+        arrays = {"rows": similar.rows, "given": similar.given, "suggested": similar.suggested}
+        write_arrays(self.path / SIMILAR, {**arrays, "epochs": np.array(epochs)})
 
     def _take_over(self, epoch: int, old: Path) -> None:
         if not self._continues:

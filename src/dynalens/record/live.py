@@ -76,6 +76,7 @@ class LiveRecord:
         self._incomplete: list[int] = []
         self._source: Path | None = None
         self._record: Record | None = None
+        self._similar: SimilarSamples | None = None  # as of the fit's end
 
     def renewed(self) -> "LiveRecord":
         """Return an empty record with the same settings."""
@@ -248,11 +249,12 @@ class LiveRecord:
         folder = self.folder
         assert folder is not None
         self.attempt("history", lambda: self._write_held(folder))
-        record = self.record()
+        record, self._similar = self.record(), similar
         self.attempt("names.json", lambda: folder.write_names(self.names))
         self.attempt("record.npz", lambda: folder.write_record(record))
         self.attempt("neighbours.npz", lambda: folder.write_neighbours(record.neighbours(), record.meta.epochs))
-        self.attempt("similar.npz", lambda: folder.write_similar(similar, record.meta.epochs))
+        if similar is not None:
+            self.attempt("similar.npz", lambda: folder.write_similar(similar, record.meta.epochs))
         table = record.table()
         self.attempt("samples.csv and suspects.csv", lambda: folder.write_tables(table))
         self.attempt("pictures.npz", lambda: folder.write_pictures(pictures))
@@ -274,6 +276,8 @@ class LiveRecord:
         folder.write_names(self.names)
         folder.write_record(record)
         folder.write_neighbours(record.neighbours(), record.meta.epochs)
+        if self._similar is not None:
+            folder.write_similar(self._similar, record.meta.epochs)
         folder.write_tables(record.table())
         return folder.path
 

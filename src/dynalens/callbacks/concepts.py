@@ -1,0 +1,126 @@
+"""The callback that says which concepts a layer has, epoch by epoch: Lightning hooks become calls."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dynalens.arguments import check_choice, check_positive
+from dynalens.callbacks.base import GuardedPictures, NamedCallback
+from dynalens.concepts import ConceptSet
+from dynalens.host import (
+    Processes,
+    check_whole_model,
+    check_x_axis,
+    log_scalars,
+    log_step,
+    run_folder,
+    tag_prefix,
+)
+from dynalens.logs import ConceptLog, ConceptSettings, sink_of
+from dynalens.tensorboard import epochs_tag
+
+
+class ConceptMonitor(GuardedPictures, NamedCallback):
+    """Log for each epoch how far a layer has given concepts: TCAV of example sets, IoU of its channels with masks.
+
+    For each class and concept, ``score`` is the part of the class's images for which the concept speaks
+    (:func:`dynalens.tcav`), ``random`` that of random images in its place, and ``p_value`` that of the test between
+    them: a concept that emerges while the network trains leaves 0.5 and its control. With ``masks``, a sheet shows the
+    channels that are detectors of a concept (:func:`dynalens.dissect`). Training is not disturbed: weights, random
+    streams and gradients stay as they would be without the callback.
+
+    Args:
+        layer: Dotted name.
+        samples: Images ``(N, C, *spatial)`` as the model takes them, and their classes ``(N,)``.
+        concepts: By name, tensors of examples or folders of pictures; none for dissection alone.
+        random: Images without the concepts, a tensor or a folder.
+        transform: From a PIL image to a tensor; needed for folders.
+        runs: Random sets for each concept.
+        masks: By the concept's name, ``(N, H, W)``: where it is in the images of ``samples``; none for TCAV alone.
+        top: As for :func:`dynalens.dissect`.
+        forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
+        every_n_epochs: Epochs between two entries. Each costs a pass of all examples and a backward pass of the images.
+        x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
+        name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
+        on_error: "warn" switches it off with one warning if it fails while training; "raise" raises.
+
+    Raises:
+        ValueError: If an argument is out of its range, nothing is asked for, or a folder cannot be read.
+
+    Example:
+        >>> import torch
+        >>> images, classes = torch.rand(4, 1, 8, 8), torch.tensor([0, 0, 1, 1])
+        >>> masks = {"edge": torch.zeros(4, 8, 8)}
+        >>> ConceptMonitor(layer="layer4", samples=(images, classes), masks=masks).every_n_epochs
+        1
+        >>> ConceptMonitor(layer="layer4", samples=(images, classes))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: Expected `concepts` or `masks` to ask for something, got neither. ...
+    """
+
+    guarded = "Concepts"
+
+    def __init__(
+        self,
+        *,
+        layer: str,
+        samples: tuple[Tensor, Tensor],
+        concepts: Mapping[str, ConceptSet] | None = None,
+        random: ConceptSet | None = None,
+        transform: Callable[[Any], Tensor] | None = None,
+        runs: int = 10,
+        masks: Mapping[str, Tensor] | None = None,
+        top: float = 0.005,
+        forward: Callable[[Any, Tensor], Tensor] | None = None,
+        every_n_epochs: int = 1,
+        x_axis: Literal["step", "epoch"] = "step",
+        name: str | None = None,
+        on_error: Literal["warn", "raise"] = "warn",
+    ) -> None:
+        super().__init__()
+        settings = ConceptSettings(layer, samples, concepts or {}, random, transform, runs, masks or {}, top)
+        check_positive(every_n_epochs=every_n_epochs)
+        check_choice("on_error", on_error, ("warn", "raise"))
+        self.forward, self.every_n_epochs, self.name = forward, every_n_epochs, name
+        self.x_axis, self.on_error = check_x_axis(x_axis), on_error
+        self._concepts = ConceptLog(settings)
+        self._processes: Processes | None = None
+        self._pictures: Any = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Check the layer's name and find out where pictures go."""
+        if stage != "fit" or trainer.fast_dev_run:
+            return
+        check_whole_model(trainer, type(self).__name__)
+        self._processes = Processes(trainer)
+        self._concepts.check(pl_module)
+        folder = run_folder(trainer, self.name)
+        self._begin_writes(folder)
+        if self._processes.is_first:
+            self._pictures = sink_of(trainer, folder)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Ask for the concepts, in the first process; the others wait for it."""
+        if self._processes is not None and trainer.current_epoch % self.every_n_epochs == 0:
+            self._processes.in_first(lambda: self._log(trainer, pl_module))
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Let go of the writer."""
+        self._pictures = self._processes = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """As ``teardown``, which Lightning leaves out after an exception."""
+        self.teardown(trainer, pl_module, "fit")
+
+    def _log(self, trainer: Any, pl_module: Any) -> None:
+        if self._pictures is None:
+            return
+        with self._or_switched_off():
+            prefix, step = f"{tag_prefix(self.name)}/concepts", log_step(trainer, self.x_axis)
+            sink, epoch = self._pictures, trainer.current_epoch
+            scores = self._concepts.scores(pl_module, self.forward)
+            log_scalars(trainer, {f"{prefix}/{tag}": value for tag, value in scores.items()}, step)
+            sheet = self._concepts.sheet(pl_module, self.forward, epoch)
+            if sheet is not None:
+                self._attempt("pictures", lambda: sink.image(epochs_tag(f"{prefix}/dissection", epoch), sheet, step))

@@ -1,0 +1,128 @@
+"""Network dissection: which channel of a layer is active where a concept is."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynalens.dynamics import Array
+from dynalens.features import feature_maps
+
+DETECTOR = 0.04
+"""Intersection over union above which the source calls a channel a detector of the concept."""
+
+_TOP = 0.005  # fraction of the positions of all images in which a channel counts as active: the source's
+_AT_ONCE = 32  # images in one pass
+
+
+@dataclass(frozen=True, eq=False)
+class Dissection:
+    """How far each of F channels is active where each concept is.
+
+    Attributes:
+        iou: Shape ``(F, concepts)``, in [0, 1]; NaN where neither the channel nor the concept is anywhere.
+        concepts: Their names.
+        active: Shape ``(N, F, *spatial)``, bool, at the size of the images: where each channel is active.
+
+    Example:
+        >>> dissection = Dissection(np.array([[0.5, 0.0], [0.1, 0.02]]), ("sky", "tree"), torch.zeros(1, 2, 1, 1))
+        >>> dissection.detectors()[["channel", "concept"]].to_numpy().tolist()
+        [[0, 'sky'], [1, 'sky']]
+    """
+
+    iou: Array
+    concepts: tuple[str, ...]
+    active: Tensor
+
+    def detectors(self, least: float = DETECTOR) -> pd.DataFrame:
+        """Return ``channel``, ``concept`` and ``iou`` of those whose best concept has at least this IoU, best first."""
+        filled = np.nan_to_num(self.iou, nan=-1.0)
+        best = filled.argmax(axis=1)
+        table = pd.DataFrame(
+            {
+                "channel": np.arange(len(best)),
+                "concept": [self.concepts[i] for i in best],
+                "iou": filled[np.arange(len(best)), best],
+            }
+        )
+        table = table[table["iou"] >= least].sort_values("iou", ascending=False, kind="stable")
+        return table.reset_index(drop=True)
+
+
+def dissect(
+    model: nn.Module,
+    images: Tensor,
+    masks: Mapping[str, Tensor],
+    *,
+    layer: str,
+    top: float = _TOP,
+    forward: Callable[[Tensor], Tensor] | None = None,
+) -> Dissection:
+    r"""Return the intersection over union of each channel's active positions with the masks of concepts.
+
+    A channel is active where its map, brought to the size of the images bilinearly, is above the threshold that the
+    channel exceeds in a fraction ``top`` of the positions of all its maps. With A the active positions and L those of
+    the concept in all N images, :math:`|A \cap L| / |A \cup L|`. The model is left as it was.
+
+    Source: Bau et al., "Network Dissection: Quantifying Interpretability of Deep Visual Representations", CVPR 2017,
+    section 2.3. https://arxiv.org/abs/1704.05796. They count only the images in which a concept is annotated; here each
+    mask covers all images.
+
+    Args:
+        model: The model.
+        images: Shape ``(N, C, H, W)``, or with another number of axes of space.
+        masks: By the concept's name, ``(N, H, W)``: where it is, as bool or as numbers that are not 0.
+        layer: Dotted name of a layer with a map for each channel.
+        top: In (0, 1).
+        forward: Callable(images) that runs the model; default: the model.
+
+    Raises:
+        ValueError: If a mask has another shape, there is none, or the layer gives no maps.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Flatten())
+        >>> _ = model[0].weight.data.fill_(1.0)
+        >>> images = torch.tensor([[[[9.0, 8.0], [0.0, 0.0]]]])
+        >>> masks = {"left": torch.tensor([[[True, False], [True, False]]])}
+        >>> dissect(model, images, masks, layer="0", top=0.5).iou  # active: above; left and above: 1 of 3
+        array([[0.33333333]])
+    """
+    check_masks(images, masks, top)
+    device = next((each.device for each in (*model.parameters(), *model.buffers())), images.device)
+    parts = [
+        feature_maps(model, part.to(device), layer, forward=forward).cpu() for part in torch.split(images, _AT_ONCE)
+    ]
+    maps = torch.cat(parts)
+    by_channel = maps.transpose(0, 1).flatten(1).numpy()
+    threshold = torch.from_numpy(np.quantile(by_channel, 1 - top, axis=1).astype(np.float32))
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[images.ndim - 2]
+    large = F.interpolate(maps, size=images.shape[2:], mode=mode, align_corners=False)
+    active = large > threshold.view(1, -1, *[1] * (images.ndim - 2))
+    iou = np.stack([_iou(active, mask.cpu() != 0) for mask in masks.values()], axis=1)
+    return Dissection(iou, tuple(masks), active)
+
+
+def check_masks(images: Tensor, masks: Mapping[str, Tensor], top: float) -> None:
+    """Raise a ValueError if a mask does not cover the images, there is none, or the fraction is out of its range."""
+    if not 0 < top < 1:
+        raise ValueError(f"Expected `top` in (0, 1), got {top}. Pass 0.005, the source's, for large sets of images.")
+    shape = (len(images), *images.shape[2:])
+    wrong = {name: tuple(mask.shape) for name, mask in masks.items() if tuple(mask.shape) != shape}
+    if wrong or not masks:
+        raise ValueError(
+            f"Expected `masks` of shape {shape}, one for each image, got {wrong or 'none'}. Pass a mask for each image "
+            "and concept, empty where it is not there."
+        )
+
+
+def _iou(active: Tensor, mask: Tensor) -> Array:
+    """Return the intersection over union (F,) over all images."""
+    dims = [0, *range(2, active.ndim)]
+    inside = (active & mask.unsqueeze(1)).sum(dim=dims).double()
+    either = (active | mask.unsqueeze(1)).sum(dim=dims).double()
+    ratio: Array = torch.where(either > 0, inside / either, torch.nan).numpy()
+    return ratio

@@ -1,0 +1,255 @@
+"""Testing with concept activation vectors: does a concept speak for a class in a layer, and more than chance?"""
+
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from dynalens.arguments import check_positive
+from dynalens.concepts.sets import ConceptSet, concept_images
+from dynalens.dynamics import Array
+from dynalens.observation import (
+    checked_logits,
+    floating_dtype,
+    module_named,
+    out_of_place,
+    seeded,
+    two_class_logits,
+    undisturbed,
+    unwrapped,
+)
+
+_AT_ONCE = 32  # images in one pass
+_HELD_OUT = 3  # each third example is left out of the fit, as Captum's own classifier does
+Forward = Callable[[Tensor], Any]
+
+
+def tcav(
+    model: nn.Module,
+    images: Tensor,
+    target: int,
+    concepts: Mapping[str, ConceptSet],
+    random: ConceptSet,
+    *,
+    layer: str,
+    runs: int = 10,
+    transform: Callable[[Any], Tensor] | None = None,
+    forward: Forward | None = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    r"""Return for which part of a class's images each concept speaks for the class, and whether that is chance.
+
+    A logistic regression tells the layer's output for the examples of a concept from that for random images; its
+    weights are the vector v. The score is the fraction of the images at which the logit of the class grows along v:
+    :math:`v \cdot \nabla_h z_k > 0`. This is done against ``runs`` sets drawn from ``random``. The control puts one of
+    these sets in place of the concept; a two-sided t-test (Welch's) compares its scores with those of the concept.
+
+    Captum's ``TCAV`` computes the scores, with the gradient itself where its default multiplies it by the activation.
+    The model is left as it was, as are random numbers.
+
+    Source: Kim et al., "Interpretability Beyond Feature Attribution: Quantitative Testing with Concept Activation
+    Vectors", ICML 2018, section 3. https://arxiv.org/abs/1711.11279
+
+    Args:
+        model: The model.
+        images: Shape ``(N, C, *spatial)``, of the class that is asked about, as the model takes them.
+        target: The class k.
+        concepts: By name, at least two examples each: tensors ``(M, C, *spatial)`` or folders of pictures.
+        random: Images without the concepts, from which each of the random sets is drawn: at least as many as the
+            largest concept has.
+        layer: Dotted name.
+        runs: Random sets, at least two.
+        transform: From a PIL image to a tensor; needed for folders.
+        forward: Callable(images) -> logits; default: ``model``.
+        seed: Of the random sets.
+
+    Returns:
+        One row for each concept, index ``concept``: ``score`` in [0, 1], mean over the runs; ``random``, that of the
+        control; ``p_value`` of the test, uncorrected for several concepts; ``accuracy`` with which held-out examples
+        are told apart, mean over the runs: near 0.5 the layer does not have the concept.
+
+    Raises:
+        ValueError: If Captum or scikit-learn is not installed, a set is no images, or there are too few random images.
+        RuntimeError: If the layer does not run.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
+        >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        >>> noise = torch.randn(40, 1, 1, 2, generator=torch.Generator().manual_seed(0))
+        >>> right = noise[:9] + torch.tensor([9.0, 0.0])  # the first feature speaks for class 0
+        >>> table = tcav(model, noise[:4], 0, {"right": right}, noise, layer="0", runs=4)
+        >>> table[["score", "accuracy"]].to_numpy().tolist()
+        [[1.0, 1.0]]
+    """
+    check_positive(runs=runs)
+    sets = {name: concept_images(name, examples, transform) for name, examples in concepts.items()}
+    pool = concept_images("random", random, transform)
+    _check(sets, pool, runs, images)
+    size = max(len(examples) for examples in sets.values())
+    generator = torch.Generator().manual_seed(seed)
+    randoms = [pool[torch.randperm(len(pool), generator=generator)[:size]] for _ in range(runs + 1)]
+    with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"captum\.")
+        with tempfile.TemporaryDirectory() as folder:
+            scores = _scores(_Logits(model, forward or unwrapped(model)), layer, images, target, sets, randoms, folder)
+    control = scores[None]
+    rows = {
+        name: {
+            "score": float(np.mean([score for score, _ in each])),
+            "random": float(np.mean([score for score, _ in control])),
+            "p_value": p_value([score for score, _ in each], [score for score, _ in control]),
+            "accuracy": float(np.mean([accuracy for _, accuracy in each])),
+        }
+        for name, each in scores.items()
+        if name is not None
+    }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("concept")
+
+
+def p_value(one: Sequence[float], other: Sequence[float]) -> float:
+    """Return that of Welch's two-sided t-test for equal means; of two constants 1 if they are equal, else 0.
+
+    Example:
+        >>> p_value([1.0, 1.0], [1.0, 1.0]), p_value([1.0, 1.0], [0.5, 0.5]), round(p_value([1.0, 0.0], [0.0, 1.0]), 6)
+        (1.0, 0.0, 1.0)
+    """
+    from scipy.stats import ttest_ind
+
+    if np.ptp(one) == 0 and np.ptp(other) == 0:
+        return float(one[0] == other[0])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # of one of them that is constant
+        return float(ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def _check(sets: Mapping[str, Tensor], pool: Tensor, runs: int, images: Tensor) -> None:
+    if not sets or runs < 2 or not len(images):
+        raise ValueError(
+            f"Expected at least one concept, one image and two runs, got {len(sets)}, {len(images)} and {runs}. The "
+            "test compares the scores of several runs."
+        )
+    size = max(len(examples) for examples in sets.values())
+    if len(pool) < size:
+        raise ValueError(
+            f"Expected `random` to have at least {size} images, as many as the largest concept, got {len(pool)}. Pass "
+            "more of them, for instance the validation images of all classes."
+        )
+
+
+class _Logits(nn.Module):
+    """The model as Captum wants it: a module with one output, (N, K)."""
+
+    def __init__(self, model: nn.Module, run: Forward) -> None:
+        super().__init__()
+        self.inner, self.run = model, run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return two_class_logits(checked_logits(self.run(x)))
+
+
+def _scores(
+    model: _Logits,
+    layer: str,
+    images: Tensor,
+    target: int,
+    sets: Mapping[str, Tensor],
+    randoms: Sequence[Tensor],
+    folder: str,
+) -> dict[str | None, list[tuple[float, float]]]:
+    """Return score and accuracy of each run, by concept; of None, of a random set in place of one."""
+    captum, concept_class = _captum(), _concept_class()
+    module = module_named(model.inner, layer, argument="layer")
+    name = next(name for name, each in model.named_modules() if each is module)
+    device = next((each.device for each in (*model.parameters(), *model.buffers())), images.device)
+    dtype = floating_dtype(model, images)
+
+    def concept(number: int, examples: Tensor) -> Any:
+        # Names by numbers: files are called after them.
+        parts = [part.to(device, dtype) for part in torch.split(examples, _AT_ONCE)]
+        return concept_class(id=number, name=str(number), data_iter=parts)
+
+    named = {each: concept(number, examples) for number, (each, examples) in enumerate(sets.items())}
+    chance = [concept(len(sets) + number, examples) for number, examples in enumerate(randoms)]
+    pairs: list[tuple[str | None, list[Any]]] = [
+        (each, [one, other]) for each, one in named.items() for other in chance[1:]
+    ]
+    pairs += [(None, [chance[0], other]) for other in chance[1:]]
+    testing = captum(model, name, folder)
+    sums = np.zeros(len(pairs))
+    for part in torch.split(images.to(device, dtype), _AT_ONCE):
+        result = testing.interpret(part, [pair for _, pair in pairs], target=target)
+        sums += [len(part) * float(result[_key(pair)][name]["sign_count"][0]) for _, pair in pairs]
+    scores: dict[str | None, list[tuple[float, float]]] = {each: [] for each in (*sets, None)}
+    for (each, pair), total in zip(pairs, sums, strict=True):
+        accuracy = float(testing.cavs[_key(pair)][name].stats["accs"])
+        scores[each].append((float(total) / len(images), accuracy))
+    return scores
+
+
+def _key(pair: Sequence[Any]) -> str:
+    return "-".join(str(concept.id) for concept in pair)
+
+
+def _concept_class() -> Any:
+    from captum.concept import Concept
+
+    return Concept
+
+
+def _captum() -> Callable[[nn.Module, str, str], Any]:
+    """Return what makes Captum's TCAV of a model, a layer and a folder for its files."""
+    try:
+        import sklearn.linear_model as linear
+        from captum.attr import LayerGradientXActivation
+        from captum.concept import TCAV
+        from captum.concept._utils.classifier import Classifier
+    except ImportError as error:
+        raise ValueError(
+            "Expected Captum and scikit-learn to be installed for TCAV, got not both. Install them: "
+            "`pip install dynalens[concepts]`."
+        ) from error
+
+    class Logistic(Classifier):  # type: ignore[misc]  # Captum's classes have no types here
+        """A logistic regression, fitted to two thirds of the examples."""
+
+        def __init__(self) -> None:
+            self.model = linear.LogisticRegression(max_iter=1000)
+
+        def train_and_eval(self, dataloader: Any, **_options: Any) -> dict[str, float]:
+            batches = [(x.flatten(1).float().cpu().numpy(), y.cpu().numpy()) for x, y in dataloader]
+            x, y = (np.concatenate(parts) for parts in zip(*batches, strict=True))
+            test = _held_out(y)
+            self.model.fit(x[~test], y[~test])
+            return {"accs": float(self.model.score(x[test], y[test]))}
+
+        def weights(self) -> Tensor:
+            direction = torch.from_numpy(self.model.coef_[0]).float()
+            return torch.stack([-direction, direction])
+
+        def classes(self) -> list[int]:
+            return [int(label) for label in self.model.classes_]
+
+    def made(model: nn.Module, layer: str, folder: str) -> Any:
+        gradient = LayerGradientXActivation(model, None, multiply_by_inputs=False)
+        return TCAV(model, [layer], classifier=Logistic(), layer_attr_method=gradient, save_path=folder)
+
+    return made
+
+
+def _held_out(labels: Array) -> Array:
+    """Return which examples are left out of the fit: each third of either set, at least one, never all.
+
+    Example:
+        >>> _held_out(np.array([0, 0, 0, 0, 1, 1])).tolist()
+        [False, False, True, False, False, True]
+    """
+    held = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        held[rows[_HELD_OUT - 1 :: _HELD_OUT] if len(rows) >= _HELD_OUT else rows[-1:]] = True
+    return held

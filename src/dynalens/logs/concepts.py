@@ -1,0 +1,137 @@
+"""What a logger shows of the concepts of a layer: scores of example sets, and channels that detect masks."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dynalens.attribution import find_forward
+from dynalens.concepts import ConceptSet, Dissection, check_masks, concept_images, dissect, tcav
+from dynalens.dynamics import Array
+from dynalens.observation import module_named
+from dynalens.pictures import Relative, map_cell, relatives_sheet, shown_inputs
+
+Forward = Callable[[Any, Tensor], Tensor]
+_MOST_ROWS, _SHOWN = 12, 4  # detectors of a sheet, and images of each
+_CELL = 144  # pixels of a picture: more than twice its side on the sheet
+
+
+@dataclass(frozen=True)
+class ConceptSettings:
+    """What is asked of a layer; :class:`dynalens.ConceptMonitor` says what each means.
+
+    Raises:
+        ValueError: If one of them is out of its range, nothing is asked for, or a folder cannot be read.
+    """
+
+    layer: str
+    samples: tuple[Tensor, Tensor]
+    concepts: Mapping[str, ConceptSet]
+    random: ConceptSet | None
+    transform: Callable[[Any], Tensor] | None
+    runs: int
+    masks: Mapping[str, Tensor]
+    top: float
+
+    def __post_init__(self) -> None:
+        """Read the folders now, so that a mistake is said before training."""
+        images, classes = self.samples
+        if not self.concepts and not self.masks:
+            raise ValueError(
+                "Expected `concepts` or `masks` to ask for something, got neither. Pass sets of examples and `random`, "
+                "or a mask for each image."
+            )
+        if len(images) != len(classes) or not len(images) or classes.is_floating_point():
+            raise ValueError(
+                f"Expected `samples` to be images and a class for each, got {tuple(images.shape)} and "
+                f"{tuple(classes.shape)}, {classes.dtype}. Pass some validation images with their labels."
+            )
+        if self.concepts and (self.random is None or self.runs < 2):
+            raise ValueError(
+                f"Expected `random` images and at least 2 `runs` for `concepts`, got {self.random!r} and {self.runs}. "
+                "Pass images without the concepts: they are the control."
+            )
+        read = {name: concept_images(name, examples, self.transform) for name, examples in self.concepts.items()}
+        object.__setattr__(self, "concepts", read)
+        if self.random is not None:
+            object.__setattr__(self, "random", concept_images("random", self.random, self.transform))
+        if self.masks:
+            check_masks(images, self.masks, self.top)
+
+
+class ConceptLog:
+    """Asks a layer for its concepts; knows no Trainer.
+
+    Args:
+        settings: What is asked.
+    """
+
+    def __init__(self, settings: ConceptSettings) -> None:
+        self._settings = settings
+
+    def check(self, model: Any) -> None:
+        """Raise a ValueError if the model has no such layer."""
+        module_named(model, self._settings.layer, argument="layer")
+
+    def scores(self, model: Any, forward: Forward | None) -> dict[str, float]:
+        """Return TCAV's numbers by ``<concept>/<class>/<number>``; none without concepts."""
+        settings, scores = self._settings, dict[str, float]()
+        images, classes = settings.samples
+        if not settings.concepts or settings.random is None:
+            return scores
+        run = _logits_of(model, images.to(model.device), forward)
+        for label in sorted(set(classes.tolist())):
+            table = tcav(
+                model, images[classes == label], label, settings.concepts, settings.random,
+                layer=settings.layer, runs=settings.runs, forward=run,
+            )  # fmt: skip
+            for concept, row in table.iterrows():
+                scores |= {f"{concept}/{label}/{number}": float(value) for number, value in row.items()}
+        return scores
+
+    def sheet(self, model: Any, forward: Forward | None, epoch: int) -> Image.Image | None:
+        """Return the channels with the largest IoU, and where they are active; None without masks."""
+        settings = self._settings
+        if not settings.masks:
+            return None
+        images = settings.samples[0]
+        run = _logits_of(model, images[:1].to(model.device), forward)
+        found = dissect(model, images, settings.masks, layer=settings.layer, top=settings.top, forward=run)
+        return dissection_sheet(found, images, f"epoch {epoch}: where channels of {settings.layer} are active")
+
+
+def dissection_sheet(dissection: Dissection, images: Tensor, title: str) -> Image.Image:
+    """Return a row for each of the channels with the largest IoU: the images in which it is active most, and where.
+
+    Args:
+        dissection: As of :func:`dynalens.dissect`.
+        images: Shape ``(N, C, H, W)``, those that were dissected.
+        title: First line.
+
+    Example:
+        >>> active = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
+        >>> found = Dissection(np.array([[0.5]]), ("sky",), active)
+        >>> dissection_sheet(found, torch.rand(2, 1, 8, 8), "one channel").size  # a row of two pictures
+        (700, 256)
+    """
+    table = dissection.detectors(least=0.0).head(_MOST_ROWS)
+    shown, rows = shown_inputs(images), []
+    for channel, concept, iou in table.itertuples(index=False):
+        active = dissection.active[:, channel].flatten(1).sum(dim=1)
+        order = torch.argsort(active, descending=True, stable=True)[:_SHOWN].tolist()
+        cells = [Relative(_marked(shown[i], dissection.active[i, channel].numpy()), f"#{i}") for i in order]
+        rows.append((f"channel {channel}: {concept}, IoU {iou:.2f}", {"active most": cells}))
+    return relatives_sheet(rows or [("no channel is active anywhere", {})], title)
+
+
+def _marked(image: Array, active: Array) -> Image.Image:
+    return map_cell(image, active.astype(np.float32), (_CELL, _CELL), signed=False)
+
+
+def _logits_of(model: Any, images: Tensor, forward: Forward | None) -> Callable[[Tensor], Tensor]:
+    return functools.partial(forward, model) if forward else find_forward(model, images)
