@@ -138,12 +138,20 @@ class Doubled(Classifier):
         return 2 * super().forward(x)
 
 
+class Several(Classifier):
+    """Any number of labels."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, (torch.arange(3) <= y[:, None]).float())
+
+
 @pytest.mark.parametrize(
     ("model", "name", "error", "message"),
     [
         (Classifier, "net.0", ValueError, "Expected `gradient_noise` to name a linear layer, got a Conv2d"),
         (Classifier, "head", ValueError, "Expected `gradient_noise` to name a layer"),
         (Pooled, True, CaptureError, r"Expected `gradient_noise` to see a row for each sample, got .* \(4, 1, 36\)"),
+        (Several, True, CaptureError, "Expected one class for each sample with `gradient_noise`, got several labels"),
         (Doubled, True, CaptureError, "Expected `gradient_noise` to name the layer of the logits, got others"),
     ],
 )

@@ -9,9 +9,17 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from dynalens import AttributionMonitor, corrupted, corrupted_margins, load_explanations, smallest_step
+from dynalens import (
+    AttributionMonitor,
+    TrainingDynamicsMonitor,
+    corrupted,
+    corrupted_margins,
+    load_explanations,
+    smallest_step,
+)
 from dynalens.robustness import CHECKS, CORRUPTIONS
 from toys import Linear, SmallCNN
 from training import Classifier, N, fit, images, labels, loader
@@ -227,3 +235,28 @@ def test_a_check_that_fails_is_left_out_alone(tmp_path: Path, monkeypatch: pytes
     with pytest.warns(UserWarning, match="fgsm is left out of the explanations, training goes on: RuntimeError"):
         fit(tmp_path, monitor, max_epochs=1)
     assert {"contrast/margin", "none/margin"} <= set(load_explanations(tmp_path)[0].values)
+
+
+class OfLabels(Classifier):
+    """Any number of labels."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logits, y)
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_several_labels_have_no_steps_and_this_is_said_once(tmp_path: Path) -> None:
+    data = TensorDataset(images(), (torch.arange(3) <= labels()[:, None]).float())
+    monitor = AttributionMonitor(
+        methods="saliency", metrics=(), robustness=("fgsm", "blur"), num_samples=2, max_overhead=None
+    )
+    with pytest.warns(UserWarning, match="fgsm, blur are left out: they ask for the one class") as caught:
+        fit(
+            tmp_path,
+            TrainingDynamicsMonitor(),
+            monitor,
+            model=OfLabels(),
+            data=lambda: DataLoader(data, 4),
+            max_epochs=3,
+        )
+    assert len([w for w in caught if "left out" in str(w.message)]) == 1

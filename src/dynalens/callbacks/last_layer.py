@@ -87,10 +87,14 @@ class LastLayer:
     def _fits(self, features: Tensor, outputs: Tensor, presentation: Presentation) -> bool:
         """Return whether there is one row for each target; raise in the first step, and warn once later."""
         rows = len(presentation.targets)
-        if presentation.units is None and features.ndim == 2 and len(features) == len(outputs) == rows:
+        if presentation.units is not None:
+            raise CaptureError(
+                "Expected one class for each sample with `gradient_noise`, got several labels or parts, or numbers. "
+                "Leave it out."
+            )
+        if features.ndim == 2 and len(features) == len(outputs) == rows:
             return True
-        units = " of several labels or parts each" if presentation.units is not None else ""
-        text = f"{rows} targets{units} and inputs {tuple(features.shape)} of the layer"
+        text = f"{rows} targets and inputs {tuple(features.shape)} of the layer"
         if not self._begun:
             raise CaptureError(f"Expected `gradient_noise` to see a row for each sample, got {text}. {_ADVICE}")
         if not self._warned:

@@ -30,7 +30,7 @@ from dynalens.explanations.forms import (
 )
 from dynalens.explanations.noise import Noise
 from dynalens.explanations.result import RANDOM, ExplanationResult
-from dynalens.explanations.robustness import Robustness, measured_robustness
+from dynalens.explanations.robustness import Robustness, measured_robustness, none_of
 from dynalens.explanations.samples import Passed, PassedSuspects
 from dynalens.explanations.tokens import check_in_vocabulary
 from dynalens.faithfulness import (
@@ -142,7 +142,9 @@ class Explainer:
 
     def robust(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Robustness | None:
         """Return what attacks and corruptions do to samples in the model's form; None where none is asked for."""
-        if not self.robustness or self.independent or self.numbers:  # which ask for the one class that is predicted
+        if self.independent or self.numbers:
+            self.robustness = none_of(self.robustness)
+        if not self.robustness:
             return None
         device = next((parameter.device for parameter in model.parameters()), inputs.device)
         inputs, labels = inputs.to(device), labels.to(device)

@@ -1,5 +1,6 @@
 """How little changes the predictions of the samples that are explained: measured, as scalars, arrays and a picture."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -126,6 +127,17 @@ def measured_robustness(
 
     of_each = {corruption: margins(corruption) for corruption in corruptions}
     return Robustness(images, labels, steps, {CLEAN: margins(None), **of_each} if corruptions else {})
+
+
+def none_of(checks: Sequence[str]) -> tuple[str, ...]:
+    """Return no checks, and warn of those that several labels and the numbers of a regression leave out."""
+    if checks:
+        warnings.warn(
+            f"{', '.join(checks)} are left out: they ask for the one class that is predicted, which several labels and "
+            "numbers have not. Pass `robustness=()`.",
+            stacklevel=4,
+        )
+    return ()
 
 
 def _visible(change: Tensor) -> Tensor:
