@@ -5,6 +5,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -291,6 +292,11 @@ def test_losses_of_numbers_are_recorded(tmp_path: Path, model: type[Regressor]) 
     np.testing.assert_allclose(statistics.arrays()["target"], targets().flatten(), rtol=1e-6)
 
 
+def test_predictions_that_a_step_returns_are_the_outputs_of_a_regression(tmp_path: Path) -> None:
+    monitor, _ = monitored(tmp_path, Returned(), trainer={"max_epochs": 1}, capture="outputs")
+    np.testing.assert_allclose(monitor.statistics().arrays()["target"], targets().flatten(), rtol=1e-6)
+
+
 def test_targets_of_another_scale_are_recorded_in_it(tmp_path: Path) -> None:
     monitor, _ = monitored(tmp_path, Scaled(), trainer={"max_epochs": 1})
     np.testing.assert_allclose(monitor.statistics().arrays()["target"], (targets().flatten() - 3) / 2, rtol=1e-5)
@@ -420,6 +426,39 @@ def test_targets_that_are_the_inputs_are_no_regression(tmp_path: Path) -> None:
             model=Flattened(36),
             data=lambda: loader(TensorDataset(rows, rows.clone())),
         )
+
+
+@dataclass
+class Batch:
+    signal: Tensor
+    price: Tensor
+
+
+class OfNames(Regressor):
+    """Its batch is an object or a dict with names of its own."""
+
+    rebuilds = False
+
+    def __init__(self) -> None:
+        super().__init__(36)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch.values() if isinstance(batch, dict) else (batch.signal, batch.price)
+        z = self(x / N)
+        return F.mse_loss(z, x.flatten(1)) if self.rebuilds else F.mse_loss(z[:, :1], y)
+
+
+@pytest.mark.parametrize("kind", [Batch, lambda x, y: {"signal": x, "price": y}], ids=["object", "dict"])
+def test_the_first_entry_of_a_batch_with_names_is_its_input(tmp_path: Path, kind: Callable[..., Any]) -> None:
+    def together(samples: Any) -> Any:
+        return kind(*(torch.stack(column) for column in zip(*samples, strict=True)))
+
+    named, monitor, model = data(collate_fn=together), TrainingDynamicsMonitor(), OfNames()
+    fit(tmp_path, monitor, model=model, data=named, max_epochs=1)
+    np.testing.assert_allclose(monitor.statistics().arrays()["target"], targets().flatten(), rtol=1e-6)
+    model.rebuilds = True
+    with pytest.raises(CaptureError, match="of other numbers than labels of the batch"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=model, data=named, max_epochs=1)
 
 
 class Auxiliary(Classifier):
@@ -568,7 +607,7 @@ def test_exports_and_comparisons_of_a_regression_speak_of_numbers(
     tasks = pd.read_json(to_label_studio(exchanged.suspects(1), tmp_path / "tasks.json"))
     assert tasks["data"][0]["given"] == pytest.approx(5.571428)
     assert tasks["predictions"][0][0]["result"][0]["value"]["number"] == pytest.approx(0.571, abs=0.3)
-    with pytest.raises(ValueError, match=r"classes for FiftyOne, got those of a regression. Use `to_json`"):
+    with pytest.raises(ValueError, match=r"classes for FiftyOne, got those of numbers. Use `to_json`"):
         to_fiftyone(exchanged.suspects(1), tmp_path / "labels.json")
     together = compared([exchanged.table(), exchanged.table()])
     assert together.index.tolist()[:2] == [3, 8]

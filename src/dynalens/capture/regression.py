@@ -184,16 +184,14 @@ def _kind(call: LossCall) -> tuple[str, torch.Size, torch.Size]:
 def _inputs_and_others(batch: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Return the tensors of a batch that are inputs, and those beside them.
 
-    Inputs are under usual keys of a dict, else its first tensor that is not under a usual key of labels; of a tuple,
-    the first entry.
+    Inputs are under usual keys of a dict or names of an object, else its first tensor that is not under a usual key of
+    labels; of a tuple, the first entry.
     """
     every = list(leaves(batch))
-    if isinstance(batch, Mapping):
-        usual = [path[0] for path, _ in every if path[0] in INPUT_KEYS]
-        first = [path[0] for path, _ in every if path[0] not in LABEL_KEYS][:1]
-        inputs: set[Any] = set(usual or first)
-    else:
-        inputs = {0}
+    names = [path[0] for path, _ in every if path]
+    usual = [name for name in names if name in INPUT_KEYS]
+    first = [name for name in names if name not in LABEL_KEYS][:1]
+    inputs: set[Any] = {0} if 0 in names else set(usual or first)
 
     def is_input(path: Path) -> bool:
         return not path or path[0] in inputs

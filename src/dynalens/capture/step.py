@@ -238,6 +238,9 @@ class StepCapture:
             return self._checked(self._layer.value, labels_of(samples), source=source)
         keys = isinstance(outputs, Mapping) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
+            numbers = None if keys else self._from_numbers(outputs, samples, rows_of)
+            if numbers is not None:
+                return numbers
             if not keys:
                 raise CaptureError(
                     "Expected `training_step` to return a dict with `logits` and `targets`, got "

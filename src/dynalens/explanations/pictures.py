@@ -28,6 +28,7 @@ class ExplanationPictures:
         self.normalisation: Normalisation | None = None
         self._films: dict[str, FilmStrip] = {}
         self._film_labels: list[str] = []
+        self._film_colours = True
         self._count = 0
         self._step: int | None = None
         self._pace, self._robustness_pace = PicturePace(), PicturePace()
@@ -72,16 +73,18 @@ class ExplanationPictures:
         if len(rows) != len(self._film_labels):
             self._films = {}  # samples that were chosen by their ids have not all passed before
         self._film_labels = [row.label for row in rows]
+        self._film_colours = any(row.right is not None for row in rows)
         for method in rows[0].maps:
             maps = [row.maps[method] for row in rows]
             signed = any((relevance < 0).any() for relevance in maps)
             film = self._films.setdefault(method, FilmStrip())
-            film.add(epoch, [row.image for row in rows], maps, [row.right is True for row in rows], signed=signed)
+            film.add(epoch, [row.image for row in rows], maps, [row.right for row in rows], signed=signed)
 
     def _write_films(self) -> None:
         if self._step is None:
             return
         for method, film in self._films.items():
-            title = f"{method.replace('_', '-')} over the epochs; blue: right, orange: wrong"
+            colours = "; blue: right, orange: wrong" if self._film_colours else ""
+            title = f"{method.replace('_', '-')} over the epochs{colours}"
             self._sink.image(f"{self._prefix}/film/{method}", film.image(title, self._film_labels), self._step)
         self._step = None

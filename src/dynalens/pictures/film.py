@@ -59,15 +59,18 @@ class FilmStrip:
         return list(self._frames)
 
     def add(
-        self, epoch: int, shown: Sequence[Shown], maps: Sequence[Array], right: Sequence[bool], *, signed: bool
+        self, epoch: int, shown: Sequence[Shown], maps: Sequence[Array], right: Sequence[bool | None], *, signed: bool
     ) -> None:
-        """Keep an epoch's frames: inputs as sheets show them, a map of each and whether it was predicted right."""
+        """Keep an epoch's frames: inputs as sheets show them, a map of each and whether it was predicted right.
+
+        None where there is no right: the frame has no colour.
+        """
         heights = [words_height(one, _WORDS, TEXT, _MOST_LINES) for one in shown if isinstance(one, tuple)]
         self._height_of_words = max(heights, default=0)
         size = (_WORDS, self._height_of_words) if heights else (_CELL, _CELL)
         self._inputs = [input_cell(one, size) for one in shown]
         self._frames[epoch] = [
-            Frame(_framed(one, relevance, size, signed=signed), bool(was_right))
+            Frame(_framed(one, relevance, size, signed=signed), was_right)
             for one, relevance, was_right in zip(shown, maps, right, strict=True)
         ]
         self._added.append(epoch)

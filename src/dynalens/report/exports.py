@@ -77,7 +77,9 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
         files: Path of each sample's image relative to ``data_path`` by its id; without it the id stands for it.
     """
     if "label" not in table:
-        raise ValueError("Expected suspects with classes for FiftyOne, got those of a regression. Use `to_json`.")
+        raise ValueError(
+            "Expected suspects with classes for FiftyOne, got those of numbers. Use `to_json`, or `--json`."
+        )
     rows = _records(table)
     names = sorted({_named(row, kind) for row in rows for kind in ("label", "suggested") if row.get(kind) is not None})
     labels = {}
