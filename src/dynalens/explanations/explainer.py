@@ -159,11 +159,11 @@ class Explainer:
             )
 
         try:
-            found = measured(self.robustness)
+            robustness = measured(self.robustness)
         except Exception as error:  # noqa: BLE001  # raised again where nothing is left
             self.robustness = self._working(self.robustness, lambda check: measured([check]), error, one_must=False)
-            found = measured(self.robustness)
-        return replace(found, table=is_table(inputs))
+            robustness = measured(self.robustness)
+        return replace(robustness, table=is_table(inputs))
 
     def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, labels: Tensor, *, method: str) -> Tensor:
         """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the labels (N,)."""

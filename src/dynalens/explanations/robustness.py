@@ -53,8 +53,8 @@ class Robustness:
 
     def arrays(self) -> dict[str, Array]:
         """Return the values of each sample by name, as those of maps: ``<check>.<metric>.values``."""
-        arrays = {f"{attack}.smallest_step.values": found.steps for attack, found in self.steps.items()}
-        arrays |= {f"{attack}.changed_to.values": found.changed_to for attack, found in self.steps.items()}
+        arrays = {f"{attack}.smallest_step.values": smallest.steps for attack, smallest in self.steps.items()}
+        arrays |= {f"{attack}.changed_to.values": smallest.changed_to for attack, smallest in self.steps.items()}
         arrays |= {f"{corruption}.margin.values": margins for corruption, margins in self.margins.items()}
         return {name: values.cpu().numpy() for name, values in arrays.items()}
 
@@ -71,9 +71,9 @@ class Robustness:
         if not self.steps:
             return None
         shown = {"": self._shown(self.images, normalisation)}
-        for attack, found in self.steps.items():
-            shown[attack] = self._shown(found.images, normalisation)
-            shown[f"{attack}: change"] = self._shown(_visible(found.images - self.images), None)
+        for attack, smallest in self.steps.items():
+            shown[attack] = self._shown(smallest.images, normalisation)
+            shown[f"{attack}: change"] = self._shown(_visible(smallest.images - self.images), None)
         rows = [
             (self._captions(number, names), [column[number] for column in shown.values()])
             for number in range(len(self.images))
@@ -83,11 +83,13 @@ class Robustness:
 
     def _captions(self, number: int, names: Sequence[str] | None) -> list[str]:
         captions: list[str] = []
-        for found in self.steps.values():
-            before, after = (class_name(int(classes[number]), names) for classes in (found.predicted, found.changed_to))
+        for smallest in self.steps.values():
+            before, after = (
+                class_name(int(classes[number]), names) for classes in (smallest.predicted, smallest.changed_to)
+            )
             captions = captions or [before]
-            changed = bool(found.changed[number])
-            captions += [after, f"{float(found.steps[number]):.2g}"] if changed else ["none", ""]
+            changed = bool(smallest.changed[number])
+            captions += [after, f"{float(smallest.steps[number]):.2g}"] if changed else ["none", ""]
         return captions
 
     def _shown(self, images: Tensor, normalisation: Normalisation | None) -> Sequence[Shown]:

@@ -35,8 +35,8 @@ class SmallestStep:
         changed_to: Shape ``(N,)``, int64: the class of each changed image.
 
     Example:
-        >>> at = torch.tensor([0])
-        >>> SmallestStep(torch.tensor([0.5]), torch.zeros(1, 1, 1, 1), at, at + 1).changed
+        >>> label = torch.tensor([0])
+        >>> SmallestStep(torch.tensor([0.5]), torch.zeros(1, 1, 1, 1), label, label + 1).changed
         tensor([True])
     """
 

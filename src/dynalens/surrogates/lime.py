@@ -81,8 +81,9 @@ def lime_maps(
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
         >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
-        >>> found = lime_maps(model, torch.tensor([[[3.0, 2.0]]]), torch.tensor([0]), samples=64, penalty=1e-4)
-        >>> found.maps.round(decimals=2), found.fidelity.round(decimals=2)
+        >>> image, label = torch.tensor([[[3.0, 2.0]]]), torch.tensor([0])
+        >>> surrogate = lime_maps(model, image, label, samples=64, penalty=1e-4)
+        >>> surrogate.maps.round(decimals=2), surrogate.fidelity.round(decimals=2)
         (tensor([[ 3., -4.]]), tensor([1.]))
     """
     check_positive(samples=samples, chunk_size=chunk_size)
@@ -95,8 +96,8 @@ def lime_maps(
     attribute = captum_method("captum:Lime")
     maps, fidelity = [], []
     for image, target in zip(torch.split(images, 1), torch.split(targets, 1), strict=True):
-        known = None if prior is None else prior.get(int(target))
-        ridge = _Ridge(_weights(known, place), penalty)
+        prior_of_class = None if prior is None else prior.get(int(target))
+        ridge = _Ridge(_weights(prior_of_class, place), penalty)
         weights = attribute(
             model, image, target, forward=forward, interpretable_model=ridge, n_samples=samples,
             perturbations_per_eval=chunk_size, baselines=baseline,

@@ -75,8 +75,8 @@ def tree_surrogate(
         ...     def forward(self, x):
         ...         return torch.stack([-x[:, 0], x[:, 0]], dim=1)
         >>> rows = torch.linspace(-1, 1, 40).unsqueeze(1)
-        >>> found = tree_surrogate(Sign(), rows, feature_names=["x"])
-        >>> found.fidelity, found.rules.splitlines()[0]
+        >>> surrogate = tree_surrogate(Sign(), rows, feature_names=["x"])
+        >>> surrogate.fidelity, surrogate.rules.splitlines()[0]
         (1.0, '|--- x <= 0.00')
     """
     check_positive(depth=depth)
