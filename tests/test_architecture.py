@@ -29,7 +29,8 @@ ALLOWED = {
     "surrogates": COMPUTING | {"arguments", "attribution", "faithfulness", "sklearn"},
     "robustness": COMPUTING | {"arguments", "attribution", "faithfulness", "captum"},
     "embeddings": COMPUTING | {"deferred", "dynamics", "datasets", "keys", "faiss", "tqdm"},
-    "influences": COMPUTING | {"captum", "pandas", "datasets", "dynamics", "embeddings", "keys", "record"},
+    "influences": COMPUTING
+    | {"attribution", "captum", "pandas", "datasets", "dynamics", "embeddings", "keys", "record"},
     "similarity": {"torch", "numpy", "pandas", "arguments", "dynamics", "embeddings", "record", "suspicion"},
     "concepts": COMPUTING | {"arguments", "dynamics", "features", "captum", "sklearn", "scipy", "pandas", "PIL"},
     "text": set(),

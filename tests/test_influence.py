@@ -201,6 +201,19 @@ def test_dicts_are_read_by_their_usual_keys(tmp_path: Path) -> None:
     np.testing.assert_array_equal(one.values, other.values)
 
 
+def test_a_module_without_a_forward_is_run_by_the_child_that_gives_logits(tmp_path: Path) -> None:
+    class Headless(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.criterion = Tail(2), nn.CrossEntropyLoss()
+
+    model, (x, y) = Headless(), tail_data()
+    path, data = saved(model, tmp_path), TensorDataset(x, y)
+    result = influence(None, path, model, data, (x, y), learning_rate=1.0)
+    expected = head_products(model.net, F.cross_entropy)
+    torch.testing.assert_close(torch.from_numpy(result.values), expected, rtol=1e-4, atol=1e-6)
+
+
 def test_a_model_is_left_as_it_was(run: tuple[Path, Any]) -> None:
     folder, model = run
     nn.init.zeros_(model.net[3].bias)

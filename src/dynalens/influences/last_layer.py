@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynalens.attribution import find_forward
 from dynalens.observation import (
     captured_calls,
     captured_outputs,
@@ -59,7 +60,7 @@ class LastLayer(nn.Module):
 
 def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
     """Return what the model gives for inputs as a loader yields them, moved to where and what it computes in."""
-    device = next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = _device(model)
 
     def moved(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -69,6 +70,10 @@ def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return run(**{key: moved(value) for key, value in inputs.items()})
     return run(moved(inputs))
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def linear_layer(model: nn.Module, name: str | None, run: Forward, inputs: Any) -> nn.Linear:
@@ -150,6 +155,8 @@ def _same(one: Tensor, other: Tensor) -> bool:
     return torch.allclose(one.detach().float().flatten(), other.detach().float().flatten(), _RELATIVE, _ABSOLUTE)
 
 
-def runner(model: nn.Module, forward: Forward | None) -> Forward:
-    """Return what runs the model."""
+def runner(model: nn.Module, forward: Forward | None, inputs: Any) -> Forward:
+    """Return what runs the model: the callable, the model, or its only child that gives logits for such inputs."""
+    if forward is None and isinstance(inputs, Tensor) and inputs.is_floating_point():
+        return find_forward(model, inputs[:1].to(_device(model)))
     return forward or unwrapped(model)

@@ -83,7 +83,7 @@ def influence(
         dataset: Map-style, N samples, in the order of the record, without random augmentation.
         samples: The M test samples: inputs as ``model`` takes them, and labels.
         layer: Dotted name of the linear layer that gives the logits; default: the last one that does.
-        forward: Callable(inputs) -> logits; default: ``model``.
+        forward: Callable(inputs) -> logits; default: ``model``, or its only child that gives logits.
         inputs: Callable(batch) -> (inputs, labels) of a batch of ``dataset``; default: the first two of a tuple, or the
             usual keys of a dict.
         loss: Callable(logits, labels) -> sum over samples; default: cross-entropy of one class each.
@@ -245,7 +245,7 @@ def _captum_class() -> Any:
 
 
 def _last_layer(model: nn.Module, x: Any, settings: _Settings) -> LastLayer:
-    run = runner(model, settings.forward)
+    run = runner(model, settings.forward, x)
     layer = linear_layer(model, settings.layer, run, x)
     return LastLayer(model, layer, run, own_loss=settings.loss is not None)
 
@@ -318,7 +318,7 @@ def _samples(record: Record | KeepsRecord | None, dataset: Any, settings: _Setti
 
 def _predicted(model: nn.Module, settings: _Settings, x: Any) -> Array:
     with torch.no_grad():
-        output = checked_logits(run_on(model, runner(model, settings.forward), x))
+        output = checked_logits(run_on(model, runner(model, settings.forward, x), x))
         classes: Array = two_class_logits(output).argmax(dim=1).cpu().numpy()
     return classes
 
