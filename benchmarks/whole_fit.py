@@ -58,7 +58,7 @@ FITS = [
 class Sizes(NamedTuple):
     """What is measured, and how often."""
 
-    images: int = 2000
+    images: int = 500
     fits: Sequence[Fit] = FITS
     rounds: int = 2
     record: Size = Size(10_000, 10, 3)

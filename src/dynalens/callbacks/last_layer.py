@@ -60,7 +60,8 @@ class LastLayer:
 
     def close(self) -> None:
         """Stop watching: what runs from here on is not the step's forward pass."""
-        self._step.close()
+        if self._layer is not None:
+            self._step.close()
 
     def record(self, presentation: Presentation) -> None:
         """Add a step whose logits and targets are known.

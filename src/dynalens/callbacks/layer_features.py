@@ -45,7 +45,8 @@ class LayerFeatures:
 
     def close(self) -> None:
         """Stop watching: the loss is known, and what runs from here on is not the step's forward pass."""
-        self._step.close()
+        if self.name is not None:
+            self._step.close()
 
     @property
     def count(self) -> int:

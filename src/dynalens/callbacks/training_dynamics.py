@@ -217,13 +217,15 @@ class TrainingDynamicsMonitor(RecordingCallback):
         """Watch the step."""
         if not self._active:
             return
-        if self._live.open_epoch is not None and self._live.open_epoch != self._epoch(trainer):
+        epoch = self._epoch(trainer)
+        if self._live.open_epoch is not None and self._live.open_epoch != epoch:
             # The checkpoint was saved after the epoch's last step: Lightning goes on.
             self._end_epoch(self._live.open_epoch)
+            epoch = self._epoch(trainer)
         if batch_idx == 0:
-            self._live.begin_epoch(self._epoch(trainer))
+            self._live.begin_epoch(epoch)
         if self._processes is not None and self._processes.is_first:
-            self._live.write_under_way(self._epoch(trainer))
+            self._live.write_under_way(epoch)
         if self._log is not None:  # now, because the step may work in place
             rows = self._identity.rows_before_step(trainer, batch)
             part = self._identity.part_of(batch)
@@ -300,7 +302,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
         presented = self._step.read(trainer, outputs, batch)
         if presented is not None:
             rows, presentation = presented
-            self._step.keep_features(self._live.make_room(self._identity.num_samples or 1).num_samples)
+            if self._live.dynamics is None:
+                self._live.make_room(self._identity.num_samples or 1)
+            self._step.keep_features(self._live.num_samples or 1)
             self._last_layer.record(presentation)
             logits, targets, units = presentation.logits, presentation.targets, presentation.units
             self._live.update(self._epoch(trainer), rows, logits, targets, units)

@@ -77,6 +77,8 @@ class TrainingStep:
 
     def keep_features(self, num_samples: int) -> None:
         """Keep the layer's output for the samples of the step that was read, rows of a record of this length."""
+        if self._features.name is None:
+            return
         rows = self.rows.of_inputs(self._features.count // self._views)
         self._features.record(rows, len(self._identity.ids or range(num_samples)), self._views)
 

@@ -103,15 +103,19 @@ class BatchObserver:
         Args:
             loss: That of the step, before its backward pass.
         """
+        if self.done:
+            return
         self._watching.close()
-        if loss is not None and not self.done and not self._losses:
+        if loss is not None and not self._losses:
             with suppress(Exception):  # a graph that says nothing
                 self._of_numbers = is_of_numbers(loss)
 
     def finish(self) -> None:
         """The training step has ended: work out where its inputs and targets stand."""
+        if self.done:
+            return
         self.stop()
-        if self.done or not self._leaves:
+        if not self._leaves:
             return
         with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
             self.layout = self._learned()

@@ -107,7 +107,7 @@ class StepLosses:
 
     def begin_backward(self, loss: Tensor | None) -> None:
         """Lightning begins the backward pass from this loss: others are not trained on."""
-        several = len({origin(call.logits) for call in self._calls}) > 1
+        several = len(self._calls) > 1 and len({origin(call.logits) for call in self._calls}) > 1
         if loss is not None and several:
             self._calls = leads_to(loss, self._calls) or self._calls
 

@@ -255,6 +255,8 @@ class StepCapture:
 
     def _one_loss(self, rows_of: RowsOf) -> LossCall:
         """Return the loss that was trained on: the only one, one computed twice, or one of each part of the batch."""
+        if len(self._losses.computed) == 1:
+            return self._losses.computed[0]
         calls, later = _different(self._losses.trained), _different(self._losses.later)
         first_step = not self._resolved
         call = same_loss(calls, first_step=first_step)

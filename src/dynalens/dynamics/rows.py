@@ -148,7 +148,7 @@ class PendingRows:
 
     def add(self, index: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add one step: N indices, logits (N, K) and targets (N,). All are copied or used up before it returns."""
-        self._index.append(index.detach().clone() if isinstance(index, Tensor) else array("q", index))
+        self._index.append(index.clone() if isinstance(index, Tensor) else array("q", index))
         logits, targets = logits.detach(), targets.detach()
         if logits.dtype is torch.float16:
             logits = logits.masked_fill(logits < _MASKED_HALF, -torch.inf)

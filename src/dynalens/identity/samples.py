@@ -1,7 +1,6 @@
 """The rows of the record that a step's samples belong to, whatever way tells them."""
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -165,9 +164,10 @@ class SampleIdentity:
 
     def part_of(self, batch: Any) -> Any:
         """Return what the loader gave to a batch, where training has several; None if nothing, or not known."""
-        with suppress(SampleIdentityError):
+        try:
             return batch if self._source is None else self._source.part_of(batch)
-        return None
+        except SampleIdentityError:
+            return None
 
     @property
     def known_by_loader(self) -> bool:

@@ -101,8 +101,8 @@ class StepRows:
             if len(choice) == len(after_hooks) * views and not (TRACE.chose_inputs or presentation.chose_rows()):
                 self._expect_order(choice, len(after_hooks))
             of_targets = after_hooks.to(choice.device, non_blocking=True)[choice]  # moved with the rest of the epoch
-        elif len(targets):
-            check_rows(len(targets), len(after_hooks), views)
+        elif targets.shape[0]:
+            check_rows(targets.shape[0], after_hooks.shape[0], views)
             of_targets = after_hooks.repeat(views) if views > 1 else after_hooks
         else:
             of_targets = after_hooks[:0]

@@ -75,7 +75,7 @@ class RowTrace(TorchFunctionMode):
     def close(self, user: Any) -> None:
         """Its step has ended, for this callback."""
         self._users.discard(id(user))
-        if not self._users:
+        if self._known and not self._users:  # it is entered where something is known
             self._entered.close()
             self._known = {}
 
