@@ -1,11 +1,14 @@
 """A record's folder survives kills, full disks and strangers, and what is read is what was written."""
 
+import ast
 import errno
 import functools
 import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -154,6 +157,37 @@ def test_an_epoch_that_a_kill_cut_off_is_named(tmp_path: Path) -> None:
     killed, whole = load_record(tmp_path / "killed"), load_record(tmp_path / "record")
     assert (killed.meta.epochs, killed.meta.incomplete_epochs) == ([0], [1])
     assert (whole.meta.epochs, whole.meta.incomplete_epochs) == ([0, 1], [])
+
+
+class CopiesAtTheEnd(pl.Callback):
+    """Copies the folder when the first epoch has been written, and the next has not begun."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch == 0:
+            shutil.copytree(self.folder, self.folder.with_name("killed"))
+
+
+def test_an_epoch_that_was_cut_off_in_an_earlier_run_is_none_of_the_next_one(tmp_path: Path) -> None:
+    folder = tmp_path / "record"
+    folder.mkdir()
+    (folder / "under_way.json").write_text('{"epoch": 2}')  # as a kill of the run before leaves it
+    fit(tmp_path, TrainingDynamicsMonitor(save_dir=folder), CopiesAtTheEnd(folder), max_epochs=1)
+    assert load_record(tmp_path / "killed").meta.incomplete_epochs == []
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_at_random_moments_leave_a_record_of_one_moment(tmp_path: Path) -> None:
+    moments = 20
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path / "record"), str(moments), "1"]
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = ast.literal_eval(ended.stdout.splitlines()[-1].removeprefix("found "))
+    assert sum(found.values()) == moments
 
 
 class StopsAt(Classifier):

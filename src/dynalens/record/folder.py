@@ -26,8 +26,8 @@ META = "meta.json"
 NAMES = "names.json"
 TABLES = ("samples.csv", "suspects.csv")
 NEIGHBOURS, PICTURES, SIMILAR = "neighbours.npz", "pictures.npz", "similar.npz"
-_OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, SIMILAR, *TABLES)
 UNDER_WAY = "under_way.json"
+_OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, SIMILAR, *TABLES, UNDER_WAY)
 SHEETS = "sheets"
 """Folder of pictures for the report."""
 
