@@ -331,15 +331,15 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], Tensor, str]] = {
     "soft": (soft, torch.zeros(4, 3), r"one class index for each of 4 rows of logits, got .*\(4, 3\), torch.float32"),
     "mixup": (twice, torch.zeros(4, 3), r"one classification loss .* got 2: cross_entropy of \[4, 3\]"),
     "none": (lambda z: z.sum(), torch.zeros(4, 3), r"one classification loss .* got none.*`training_step`"),
-    "dense": (
-        lambda z: F.cross_entropy(z, torch.zeros(4, 2, 2).long()),
+    "soft pixels": (
+        lambda z: F.cross_entropy(z, torch.full((4, 3, 2, 2), 1 / 3)),
         torch.zeros(4, 3, 2, 2),
-        r"shape \(N, K\) with K >= 2 classes, got \(4, 3, 2, 2\)",
+        r"\(N, K, H, W\) of pixels, .* got \(4, 3, 2, 2\) and targets \(4, 3, 2, 2\), torch.float32",
     ),
     "one class": (
         lambda z: F.cross_entropy(z, torch.zeros(4).long()),
         torch.zeros(4, 1),
-        r"K >= 2 classes, got \(4, 1\)",
+        r"K >= 2 classes, .* got \(4, 1\)",
     ),
     "soft labels": (
         lambda z: F.binary_cross_entropy_with_logits(z, torch.rand(4, 3)),

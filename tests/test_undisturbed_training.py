@@ -248,6 +248,43 @@ def test_training_on_several_targets_is_bit_identical_with_the_callbacks(tmp_pat
     assert "suspects_label.targets" in np.load(last)
 
 
+class Masked(Augmented):
+    """The same images with a class for each of four pixels, one of them void."""
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        mask = (labels()[i] + torch.arange(4).view(2, 2)) % K
+        mask[1, 1] = -100
+        return super().__getitem__(i)[0], mask
+
+
+class DelicateOfPixels(Delicate):
+    flat = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net[7], self.net[8] = nn.Identity(), nn.Conv2d(4, K, 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        z, y = self(batch[0] / N), batch[1]
+        return F.cross_entropy(z.movedim(1, -1).reshape(-1, K), y.view(-1)) if self.flat else F.cross_entropy(z, y)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_training_on_masks_is_bit_identical_with_the_monitor(tmp_path: Path, flat: bool) -> None:
+    def ended(folder: str, callbacks: list[Any]) -> dict[str, Any]:
+        pl.seed_everything(11, verbose=False)
+        module, logger = DelicateOfPixels(), TensorBoardLogger(tmp_path / folder)
+        module.flat = flat
+        runner = trainer(tmp_path / folder, *callbacks, logger=logger, max_epochs=2, accumulate_grad_batches=2)
+        runner.fit(module, DataLoader(Masked(), batch_size=4, shuffle=True))
+        return final_state(runner, module)
+
+    dynamics = TrainingDynamicsMonitor(top_k=5)
+    assert differences(ended("with", [dynamics]), ended("without", [])) == []
+    assert dynamics.table()["presentations"].tolist() == [2] * N
+    assert list((tmp_path / "with").rglob("dynalens/pictures.npz"))
+
+
 class Talkative(Delicate):
     """Its forward pass logs, keeps metrics and a history, and anneals a temperature by what it has counted."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.identity import SampleIdentity
 from dynalens.logs import ContrastSource
+from dynalens.suspicion import is_dense
 
 
 class TrackedSamples:
@@ -85,7 +86,7 @@ class TrackedSamples:
             return {}
         record = self.tracker.record
         statistics = record.statistics
-        if statistics.unit is None:
+        if statistics.unit is None or is_dense(statistics):
             return {}
         names = range(len(statistics)) if record.sample_ids is None else record.sample_ids.tolist()
         rows = dict(zip(names, range(len(statistics)), strict=True))

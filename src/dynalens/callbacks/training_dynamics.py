@@ -53,8 +53,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         features: Dotted name of a layer, best the one before the last linear one. Its newest output for each sample,
             averaged over space or tokens, stays on the device in bfloat16, 2 bytes for each of N x D values, at most
             1 GiB, is in the checkpoint, and gives the table's column ``score_neighbours``.
-        projector_every_n_epochs: Epochs between two views of up to 2,000 samples' features in TensorBoard's projector;
-            None for none. Only epochs that are logged have one.
+        projector_every_n_epochs: Epochs between views of 2,000 samples' features in TensorBoard's projector; None: none.
         gradient_noise: True, or the dotted name of the linear layer that gives the logits (default: the last one): log
             length and noise of its gradients, from what the step computed (:class:`~dynalens.GradientNoise`). Each step
             costs one more forward pass of that layer, and half a millisecond of small operations.
@@ -245,15 +244,13 @@ class TrainingDynamicsMonitor(RecordingCallback):
         """Record the batch."""
         self._observer.finish()
         self._last_layer.close()
-        if self._active:
-            assert self._processes is not None
+        if self._active and self._processes is not None:
             self._processes.in_step(lambda: self._record(trainer, outputs, batch))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Fold the epoch into the record, write it and log it."""
-        if not self._active:
+        if not self._active or self._processes is None:
             return
-        assert self._processes is not None
         self._processes.end_steps(self._step.end_epoch)
         logged = self._shown.logged(trainer.current_epoch)
         self._end_epoch(self._epoch(trainer), log_to=trainer if logged else None)
@@ -299,15 +296,15 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._begun = True
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
-        presented = self._step.read(trainer, outputs, batch)
-        if presented is not None:
+        if (presented := self._step.read(trainer, outputs, batch)) is not None:
             rows, presentation = presented
-            if self._live.dynamics is None:
-                self._live.make_room(self._identity.num_samples or 1)
-            self._step.keep_features(self._live.num_samples or 1)
+            length = self._live.num_samples or self._live.make_room(self._identity.num_samples or 1).num_samples
+            self._step.keep_features(length)
             self._last_layer.record(presentation)
             logits, targets, units = presentation.logits, presentation.targets, presentation.units
             self._live.update(self._epoch(trainer), rows, logits, targets, units)
+            if self._log is not None:
+                self._log.mark(rows, None if units is None else units.marks)
             if not self._announced:
                 announce(f"dynalens: {presentation.source}; identity: {self._identity.way}")
                 self._announced = True

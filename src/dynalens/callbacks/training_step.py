@@ -68,7 +68,8 @@ class TrainingStep:
                 self._capture.finish(outputs, batch)
             return None
         samples = self._identity.samples_of(batch)
-        presentation = self._capture.finish(outputs, batch, samples, rows_of=self.rows.rows_of)
+        count = len(rows) if self._views == 1 else None
+        presentation = self._capture.finish(outputs, batch, samples, rows_of=self.rows.rows_of, count=count)
         if presentation is None:
             return None
         target_rows = self.rows.of_targets(trainer, batch, rows, presentation, self._views)

@@ -63,6 +63,8 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
     """
     if callable(inputs):
         images, labels = inputs(batch)
+    elif inputs == "auto" and layout is not None and layout.dense:
+        raise CaptureError(f"Expected one class for each sample, got one for each token or pixel. Pass {_INPUTS}.")
     elif inputs == "auto":
         images = input_of(batch, layout)
         labels = entry_at(batch, layout.labels) if layout is not None else None

@@ -35,6 +35,7 @@ class BatchLayout:
         loss: Name of the loss function; None where none was seen.
         ignore_index: The target that this loss ignores.
         of_numbers: Whether no classification loss was seen, but one that compares numbers, as a regression has it.
+        dense: Whether the loss has a class for each token or pixel of a sample.
         form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
     """
 
@@ -43,6 +44,7 @@ class BatchLayout:
     loss: str | None = None
     ignore_index: int = IGNORE_INDEX
     of_numbers: bool = False
+    dense: bool = False
     form: View | None = None
 
     def input_in(self, batch: Any) -> Tensor | None:
@@ -154,6 +156,7 @@ class BatchObserver:
             loss=layout.loss or (loss.name if loss is not None else None),
             ignore_index=loss.ignore_index if loss is not None else layout.ignore_index,
             of_numbers=loss is None and self._of_numbers,
+            dense=layout.dense or (loss is not None and _is_dense(loss, entries.get(labels or ()))),
             form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
         )
 
@@ -217,6 +220,14 @@ def _same_memory(leaf: Tensor, tensor: Tensor) -> bool:
 
 def _same_values(leaf: Tensor, tensor: Tensor) -> bool:
     return leaf.ndim > 1 and leaf.shape == tensor.shape and torch.equal(leaf.to(tensor.dtype), tensor.detach())
+
+
+def _is_dense(loss: LossCall, labels: Tensor | None) -> bool:
+    """Return whether a loss has a class for each token or pixel, as they are in the batch or in rows of all samples."""
+    if loss.logits.ndim > 2:
+        return loss.targets.ndim > 1 and loss.targets[:1].numel() > 1
+    flat = labels is not None and labels.ndim > 1 and labels[:1].numel() > 1
+    return flat and labels is not None and len(loss.logits) == labels.numel()
 
 
 def _path_of_targets(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> Path | None:

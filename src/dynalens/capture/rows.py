@@ -56,9 +56,11 @@ class CapturedRows:
         logits, targets = _without_single_axes(logits.detach(), targets.detach())
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise CaptureError(
-                f"Expected logits of shape (N, K) with K >= 2 classes, got {tuple(logits.shape)} ({source}). "
-                "Dense prediction is not tracked. Pass `capture=` with a callable(outputs, batch) -> (logits, targets) "
-                "that picks one row of logits for each sample."
+                "Expected logits of shape (N, K) with K >= 2 classes, (N, K, T) of tokens or (N, K, H, W) of pixels, "
+                f"and one class for each, got {tuple(logits.shape)} and targets {tuple(targets.shape)}, "
+                f"{targets.dtype} ({source}). Put the classes of tokens and pixels on the second axis, as "
+                "`cross_entropy` takes them: `logits.movedim(-1, 1)`. Else pass `capture=` with a callable(outputs, "
+                "batch) -> (logits, targets) that picks one row of logits for each sample."
             )
         step_targets = targets
         if targets.shape == logits.shape:

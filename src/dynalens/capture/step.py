@@ -1,7 +1,7 @@
 """From what a training step did to logits and class indices, or one error that says why not."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynalens.capture.asked import Capture, function_of, layer_name_of
 from dynalens.capture.batch import CaptureError, described, holds, labels_of
+from dynalens.capture.dense import DenseTargets, Shown
 from dynalens.capture.graph import Node
 from dynalens.capture.loss_tap import (
     BINARY,
@@ -30,10 +32,6 @@ from dynalens.capture.rows import CapturedRows
 from dynalens.capture.several import SeveralLabels, log_odds
 from dynalens.capture.twice import warn_of_probabilities
 from dynalens.observation import captured_output, module_named
-from dynalens.paths import imported
-
-Capture = str | Callable[[Any, Any], tuple[Tensor, Tensor]]
-_MODULE = "module:"
 
 _REMEDY = (
     "Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass `capture=` with a "
@@ -60,8 +58,8 @@ class StepCapture:
 
     def __init__(self, capture: Capture = "auto") -> None:
         self.capture = capture
-        self._function = _function_of(capture)
-        self._layer_name = _layer_name_of(capture)
+        self._function = function_of(capture)
+        self._layer_name = layer_name_of(capture)
         self._listens = capture in ("auto", "labels", "loss")
         self._losses, self._of_numbers = StepLosses(), StepLosses()
         self._armed = False
@@ -79,6 +77,7 @@ class StepCapture:
         self._resolved = self._observing = False
         self._rows = CapturedRows()
         self._several = SeveralLabels(always=self.capture == "labels")
+        self._dense = DenseTargets()
         self._observed = ObservedLoss()
         self._targets = BatchTargets()
         self._labels_in_batch = False
@@ -142,7 +141,13 @@ class StepCapture:
             self.before_backward(loss)
 
     def finish(
-        self, outputs: Any, batch: Any, samples: Any = None, *, rows_of: RowsOf = lambda _targets: None
+        self,
+        outputs: Any,
+        batch: Any,
+        samples: Any = None,
+        *,
+        rows_of: RowsOf = lambda _targets: None,
+        count: int | None = None,
     ) -> Presentation | None:
         """The step has ended: return what it computed with, or None if it trained on nothing.
 
@@ -151,17 +156,21 @@ class StepCapture:
             batch: The batch.
             samples: The part of it where the labels are to be looked for; default: all of it.
             rows_of: Tells which rows of the batch some targets are; None where these are all rows, or not known.
+            count: Number of samples in the batch, each with one row; None where it is not known.
 
         Raises:
             CaptureError: If that is ambiguous or was not seen.
         """
+        part = batch if samples is None else samples
+        self._dense.see(part, count)
         try:
             presentation = None
             if self._has_trained(outputs):
-                presentation = self._find(outputs, batch, batch if samples is None else samples, rows_of)
+                presentation = self._find(outputs, batch, part, rows_of)
                 if presentation is not None:
                     presentation = replace(presentation, nodes=self._nodes())
         finally:
+            self._dense.see(None, None)
             self._armed = False
             self._step.close()
             self._observed.forget()
@@ -196,7 +205,8 @@ class StepCapture:
     def _listen(self, call: LossCall) -> None:
         if not self._armed:
             return
-        if call.name == PROBABILITIES and not self._several.takes(call.logits.detach(), call.targets):
+        are_units = self._several.takes(call.logits.detach(), call.targets) or self._dense.has_masks(call.targets)
+        if call.name == PROBABILITIES and not are_units:
             return  # of two classes: the sigmoid before it is looked for, which has all digits
         self._losses.add(call)
 
@@ -279,6 +289,9 @@ class StepCapture:
         if call.name == "nll_loss":
             logits, targets = self._rows.log_probabilities(logits, targets)
         source = _loss_source(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
+        units = self._dense.of_classes(logits, targets)
+        if units is not None:
+            return _of_units(units, source, call.targets)
         rows = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
         return Presentation(*rows, call.targets)
@@ -319,9 +332,10 @@ class StepCapture:
                 f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
             )
         if self._several.takes(logits, targets):
-            presentation = self._several.shown(logits, targets, weight)
-            source += f" ({presentation.kind.labels} labels for each sample)"
-            return Presentation(presentation.logits, presentation.targets, source, targets, presentation)
+            return _of_units((self._several.shown(logits, targets, weight), targets), source, targets)
+        units = self._dense.of_masks(logits, targets, weight) or self._dense.of_classes(logits, targets)
+        if units is not None:
+            return _of_units(units, source, targets)
         return Presentation(*self._rows.checked(logits, targets, source), targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
@@ -342,29 +356,6 @@ class StepCapture:
         self._class_above_0 = above_0 if self._class_above_0 is None else self._class_above_0 | above_0
 
 
-def _layer_name_of(capture: Capture) -> str | None:
-    return capture.removeprefix(_MODULE) if isinstance(capture, str) and capture.startswith(_MODULE) else None
-
-
-def _function_of(capture: Capture) -> Callable[[Any, Any], tuple[Tensor, Tensor]] | None:
-    if not isinstance(capture, str):
-        return capture
-    if capture in ("auto", "labels", "loss", "outputs") or capture.startswith(_MODULE):
-        return None
-    try:
-        function: Callable[[Any, Any], tuple[Tensor, Tensor]] = imported(capture)
-    except ImportError as error:
-        raise _unknown(capture) from error
-    return function
-
-
-def _unknown(capture: Any) -> ValueError:
-    return ValueError(
-        "Expected `capture` to be 'auto', 'labels', 'loss', 'outputs', 'module:<dotted name>', a callable or the "
-        f"dotted path of one that can be imported, got {capture!r}. Use 'auto' unless its first batch raises."
-    )
-
-
 @functools.lru_cache(maxsize=64)  # the same text at every step
 def _loss_source(name: str, shape: torch.Size, *, logarithm: bool) -> str:
     kind = "log-probabilities, whose margins are those of the logits: " if name == "nll_loss" else ""
@@ -376,6 +367,14 @@ def is_compiled(model: nn.Module) -> bool:
     """Return whether a part of the model is compiled."""
     # Under a mode every graph is compiled once more, and breaks at each operation.
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
+
+
+def _of_units(units: Shown, source: str, targets: Tensor) -> Presentation:
+    shown, given = units
+    which = f"{shown.kind.labels or 'several'} {shown.kind.name} for each sample"
+    # Rows of the batch are followed to the step's own tensor, where that has one for each.
+    given = targets if len(targets) == len(given) else given
+    return Presentation(shown.logits, shown.targets, f"{source} ({which})", given, shown)
 
 
 def _label_tensor(samples: Any) -> Tensor:

@@ -9,7 +9,7 @@ from dynalens.cells import inert_cells, printable_cells
 from dynalens.cli.output import say
 
 SHOWN = (
-    "name", "root_index", "unit", "label", "target", "prediction", "residual",
+    "name", "root_index", "unit", "unit_row", "unit_column", "label", "target", "prediction", "residual",
     "suggested", "suggested_probability", "wrong_probability", "agreement",
 )  # fmt: skip
 

@@ -67,8 +67,9 @@ def unpacked(packed: Array, count: int) -> Array:
     return bits.reshape(len(packed), -1)[:, :count].astype(np.int8)
 
 
-def read(state: Mapping[str, Array], has_presentations: Array) -> dict[str, Array]:
+def read(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
     """Return the statistics of the worst label of each sample, and the margins of all."""
+    has_presentations = ~np.isnan(times)
     known = state[_BITS] >= 0
     margins = np.where(known, state[_MARGINS], np.float32(np.nan))
     unit = np.where(known, state[_MARGINS], np.inf).argmin(axis=1)

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from dynalens.dynamics.passes import PARTS, HostBlock, class_passes
 from dynalens.dynamics.statistics import Array
+from dynalens.units.masks import CERTAIN as CERTAIN
+from dynalens.units.masks import MASKED as MASKED
+from dynalens.units.masks import without_half_masks
 
 IGNORED = -1
 """Target of a presentation that the loss ignored (``ignore_index``): it is not counted."""
@@ -20,12 +23,6 @@ NOT_A_CLASS = -(2**31)
 MARGIN, LOG_P, EL2N, PREDICTED, TARGET, LOG_OTHER = range(6)
 ROWS = 6
 
-CERTAIN = float(24 * np.log(2))
-"""Margin where masks hide all classes but the label's: p / (1 - p) of the largest float32 below 1 is 2^24."""
-MASKED = -1e8
-"""Logit below the largest one that only a mask gives: a tenth of -1e9, the mildest usual one beside float16's own."""
-_MASKED_HALF = torch.finfo(torch.float16).min / 2
-"""The same of logits in float16, whose usual mask is the smallest number."""
 
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
@@ -150,8 +147,7 @@ class PendingRows:
         """Add one step: N indices, logits (N, K) and targets (N,). All are copied or used up before it returns."""
         self._index.append(index.clone() if isinstance(index, Tensor) else array("q", index))
         logits, targets = logits.detach(), targets.detach()
-        if logits.dtype is torch.float16:
-            logits = logits.masked_fill(logits < _MASKED_HALF, -torch.inf)
+        logits = without_half_masks(logits)
         if logits.device.type == "cpu":
             self._copy(logits.float().numpy(), targets.numpy())
         else:

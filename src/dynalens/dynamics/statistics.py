@@ -60,6 +60,9 @@ class SampleStatistics:
         tolerance: Absolute residual of it below which a presentation is right.
         unit_residuals: Weighted mean of the absolute residual of each target, shape ``(N, D)``, float32; NaN where
             there is none.
+        unit_columns: Of masks, the columns of each, int: pixel ``unit`` is in row ``unit // unit_columns``. Of tokens
+            and pixels, ``unit`` is the one that most presentations contradict first, and ``unit_margin`` the mean over
+            presentations of the smallest margin of a token, or minus the mean of max(0, -margin) over pixels.
 
     Example:
         >>> import torch
@@ -105,6 +108,7 @@ class SampleStatistics:
     absolute_residual: Array | None = None
     tolerance: Array | None = None
     unit_residuals: Array | None = None
+    unit_columns: Array | None = None
 
     def part(self, chosen: Array) -> "SampleStatistics":
         """Return the statistics of some samples, without mean probabilities."""

@@ -102,8 +102,9 @@ def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
     return len(np.unique(index[(~np.isnan(given) & ~np.isnan(before) & (given != before)).any(axis=1)]))
 
 
-def read(state: Mapping[str, Array], has_presentations: Array) -> dict[str, Array]:
+def read(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
     """Return the statistics of the worst target of each sample, and the residuals of all."""
+    has_presentations = ~np.isnan(times)
     known = ~np.isnan(state[_TARGETS])
     absolute = np.where(known, state[_ABSOLUTE], np.float32(np.nan))
     unit = np.where(known, absolute / state[TOLERANCE], -np.inf).argmax(axis=1)

@@ -329,7 +329,7 @@ class TrainingDynamics:
 
 
 def _several(kind: UnitKind | None) -> str:
-    return "one label for each sample" if kind is None else f"{kind.labels} {kind.name} for each sample"
+    return "one label for each sample" if kind is None else f"{kind.labels or 'several'} {kind.name} for each sample"
 
 
 def _count(indices: Sequence[int] | Tensor) -> int:

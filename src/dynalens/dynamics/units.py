@@ -6,8 +6,9 @@ from typing import Protocol
 import numpy as np
 
 from dynalens.dynamics import labels, targets
+from dynalens.dynamics.dense import DenseRules
 from dynalens.dynamics.statistics import Array
-from dynalens.units import LABELS, MEANS, TARGETS, UnitKind
+from dynalens.units import LABELS, MEANS, PIXELS, TARGETS, TOKENS, UnitKind
 
 State = dict[str, Array]
 
@@ -19,15 +20,20 @@ class _Rules(Protocol):
     """What a module has to have for each kind of units."""
 
     COUNTED: str
-    """The array ``(N, K)`` that tells a record of this kind."""
+    """The array ``(N, K)``, or ``(N,)`` of tokens and pixels, that tells a record of this kind."""
 
     def empty(self, num_samples: int, count: int) -> State: ...
     def present(self, state: State, at: "slice | Array", numbers: Array, step: float) -> None: ...
     def changed(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int: ...
-    def read(self, state: Mapping[str, Array], has_presentations: Array) -> dict[str, Array]: ...
+    def read(self, state: Mapping[str, Array], times: Array) -> dict[str, Array]: ...
 
 
-_RULES: dict[str, _Rules] = {LABELS: labels, TARGETS: targets}
+_RULES: dict[str, _Rules] = {
+    LABELS: labels,
+    TARGETS: targets,
+    TOKENS: DenseRules("unit.token", masks=False),
+    PIXELS: DenseRules("unit.pixel", masks=True),
+}
 
 
 def empty_units(num_samples: int, kind: UnitKind | None) -> State:
@@ -56,7 +62,10 @@ def present_units(state: State, at: "slice | Array", numbers: Array, step: float
 def kind_of(state: Mapping[str, Array]) -> UnitKind | None:
     """Return what the units of a record are; None where each sample has one label."""
     names = [name for name, rules in _RULES.items() if rules.COUNTED in state]
-    return UnitKind(names[0], state[_RULES[names[0]].COUNTED].shape[1]) if names else None
+    if not names:
+        return None
+    shape = state[_RULES[names[0]].COUNTED].shape
+    return UnitKind(names[0], shape[1] if len(shape) > 1 else 0)
 
 
 def changed_units(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
@@ -83,4 +92,4 @@ def read_units(state: State, times: Array) -> dict[str, Array]:
         return {}
     margin, right, loss = (state[name] / times for name in _SUMS)
     means = {"correctness": right, "loss": loss, "mean_margin": margin}
-    return means | _RULES[kind.name].read(state, ~np.isnan(times))
+    return means | _RULES[kind.name].read(state, times)

@@ -1,5 +1,7 @@
 """The one error of this package, and what helps against it."""
 
+from torch import Tensor
+
 REMEDY = (
     "Let the dataset return its own index (`IndexedDataset` wraps one that does not) and pass `index=` the key of it, "
     "or a callable(batch) -> indices."
@@ -16,12 +18,27 @@ class SampleIdentityError(RuntimeError):
     """
 
 
-def check_rows(rows: int, samples: int, views: int) -> None:
-    """Raise a SampleIdentityError unless the batch has ``views`` rows of logits for each of its samples."""
+_UNITS = (
+    "Return a dict of `loss`, and of `logits` (N, K, T) and `targets` (N, T) of tokens, or (N, K, H, W) and (N, H, W) "
+    "of pixels, in the order of the batch."
+)
+
+
+def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = None) -> None:
+    """Raise a SampleIdentityError unless the batch has ``views`` rows of logits for each of its samples.
+
+    Args:
+        rows: Rows of logits.
+        samples: Samples in the batch.
+        views: Rows that each sample is expected to have.
+        targets: Shape ``(rows,)``: where views of one sample differ in theirs, they are no views.
+    """
     if rows == samples * views:
         return
-    if samples and rows % samples == 0:
+    if samples and rows % samples == 0 and (targets is None or _are_views(targets, samples)):
         hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class."
+    elif samples and rows > samples:
+        hint = f"If these are tokens or pixels: {_UNITS}"
     else:
         hint = (
             "Keep all rows and leave some out with -100 as their target, or return a dict of `loss`, and `logits` and "
@@ -31,3 +48,8 @@ def check_rows(rows: int, samples: int, views: int) -> None:
     raise SampleIdentityError(
         f"Expected {samples * views} rows of logits for {samples} samples in the batch, got {rows}. {hint}"
     )
+
+
+def _are_views(targets: Tensor, samples: int) -> bool:
+    """Return whether targets of concatenated views may be those of the samples: the same ones again and again."""
+    return targets.ndim == 1 and bool((targets.view(-1, samples) == targets[:samples]).all())

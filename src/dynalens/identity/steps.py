@@ -102,7 +102,7 @@ class StepRows:
                 self._expect_order(choice, len(after_hooks))
             of_targets = after_hooks.to(choice.device, non_blocking=True)[choice]  # moved with the rest of the epoch
         elif targets.shape[0]:
-            check_rows(targets.shape[0], after_hooks.shape[0], views)
+            check_rows(targets.shape[0], after_hooks.shape[0], views, targets)
             of_targets = after_hooks.repeat(views) if views > 1 else after_hooks
         else:
             of_targets = after_hooks[:0]

@@ -147,6 +147,12 @@ class DynamicsLog:
         if self.pictures is not None and rows is not None:
             self.pictures.see(rows, inputs)
 
+    def mark(self, rows: Tensor, marks: Tensor | None) -> None:
+        """Keep which pixels of the masks of suspects a step contradicts; None where these are no masks."""
+        if self.pictures is not None and marks is not None:
+            with self._or_switched_off():
+                self.pictures.mark(rows, marks)
+
     def end_epoch(
         self, epoch: int, statistics: SampleStatistics, record: EpochRecord, features: FeatureRows | None = None
     ) -> None:

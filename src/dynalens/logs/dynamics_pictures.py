@@ -27,7 +27,7 @@ from dynalens.pictures import (
     suspects_table,
     training_data_analysis,
 )
-from dynalens.suspicion import named_targets, streaming_score, target_words, worst_samples
+from dynalens.suspicion import named_targets, streaming_score, target_words, unit_words, worst_samples
 from dynalens.tensorboard import Sink, epochs_tag
 from dynalens.text import escaped
 
@@ -119,6 +119,10 @@ class DynamicsPictures:
         """Copy the inputs of suspects from a batch; None where the batch holds no images or signals."""
         self._inputs_seen |= inputs is not None
         self._watch.see(indices, inputs)
+
+    def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
+        """Keep which pixels of the masks of suspects a step contradicts."""
+        self._watch.mark(indices, marks)
 
     def end_epoch(
         self,
@@ -259,4 +263,5 @@ def given_and_suggested(
         return target_words(statistics, samples, names)
     given, suggested, targets = named_targets(statistics, names)
     labels, proposed = ([class_name(int(codes[row]), targets) for row in samples] for codes in (given, suggested))
-    return labels, proposed
+    units = unit_words(statistics, samples)
+    return [f"{unit}: {label}".removeprefix(": ") for unit, label in zip(units, labels, strict=True)], proposed

@@ -1,6 +1,6 @@
 """Pictures and p(label) of those that the last epoch suspected, taken from the batches as they pass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,10 +8,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalens.dynamics import Array
+from dynalens.pictures.drawing import BLUE, ORANGE
 from dynalens.pictures.inputs import Normalisation, shown_inputs
 
 _LONGEST_SIDE = 112
 _LONGEST_SIGNAL = 448
+_SEEN = 0.4
+"""How much of a picture is seen through a mark."""
 
 
 class SuspectWatch:
@@ -40,6 +43,7 @@ class SuspectWatch:
         self._epochs: list[int] = []
         self._wanted: Tensor | None = None
         self._fresh: dict[int, Tensor] = {}
+        self._marks: dict[int, Tensor] = {}
         self._gathered: tuple[Tensor, Tensor] | None = None
 
     def follow(self, samples: Sequence[int], device: torch.device | None = None) -> None:
@@ -70,6 +74,20 @@ class SuspectWatch:
                 # Not by an index held on the host, which would wait for the device.
                 self._fresh[sample] = _small(inputs.detach().narrow(0, row, 1))
 
+    def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
+        """Keep which pixels of their masks a step contradicts, for the pictures; does not wait for the device.
+
+        Args:
+            indices: Dataset index of each row, on the host: others are left out.
+            marks: Shape ``(N, H, W)``: 1 for pixels of a given object that are not predicted, 2 for predicted ones of
+                an object that was not given, else 0.
+        """
+        if marks.ndim != 3 or (isinstance(indices, Tensor) and indices.device.type != "cpu"):
+            return
+        for row, sample in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
+            if sample in self._traces:
+                self._marks[sample] = _small(marks.narrow(0, row, 1).unsqueeze(1), pool=F.adaptive_max_pool2d)
+
     def take(self) -> None:
         """Take the copies to the host."""
         if self._gathered is not None and self._wanted is not None:
@@ -84,7 +102,9 @@ class SuspectWatch:
             stacked = torch.cat([self._fresh[sample] for sample in samples])  # one copy to the host
             pictures = shown_inputs(stacked, self.normalisation)
             self.pictures |= dict(zip(samples, pictures, strict=True))
-        self._fresh, self._gathered = {}, None
+        for sample in self._marks.keys() & self._fresh.keys():
+            self.pictures[sample] = marked(self.pictures[sample], self._marks[sample].cpu())
+        self._fresh, self._marks, self._gathered = {}, {}, None
 
     def note(self, epoch: int, presentations: Mapping[str, Array]) -> None:
         """Note the last p(label) that an epoch has of each sample that is followed.
@@ -118,8 +138,28 @@ class SuspectWatch:
         self._gathered = hit, copies
 
 
-def _small(inputs: Tensor) -> Tensor:
-    """Return copies, averaged down where they are larger than a card."""
+def marked(picture: Array, marks: Tensor) -> Array:
+    """Return a picture ``(H, W, 3)`` with coloured pixels: orange where marks are 1, and blue where they are 2.
+
+    Args:
+        picture: uint8; a signal is returned as it is.
+        marks: Shape ``(1, 1, h, w)``.
+
+    Example:
+        >>> marked(np.zeros((1, 2, 3), np.uint8), torch.tensor([[[[0.0, 1.0]]]])).tolist()
+        [[[0, 0, 0], [128, 56, 0]]]
+    """
+    if picture.ndim != 3:
+        return picture
+    kinds = F.interpolate(marks, size=picture.shape[:2], mode="nearest")[0, 0].numpy()
+    shown = picture.astype(np.float64)
+    for kind, colour in enumerate((ORANGE, BLUE), start=1):
+        shown[kinds == kind] = _SEEN * shown[kinds == kind] + (1 - _SEEN) * np.array(colour)
+    return shown.round().astype(np.uint8)
+
+
+def _small(inputs: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d) -> Tensor:
+    """Return copies, averaged down, or another way, where they are larger than a card."""
     x = inputs.float()
     if x.ndim == 5:  # N, C and three axes of space, of which the middle slice is shown
         x = x.select(2, x.shape[2] // 2)
@@ -129,4 +169,4 @@ def _small(inputs: Tensor) -> Tensor:
     if longest <= _LONGEST_SIDE:
         return x.clone()
     height, width = (max(1, round(side * _LONGEST_SIDE / longest)) for side in x.shape[2:])
-    return F.adaptive_avg_pool2d(x, (height, width))
+    return pool(x, (height, width))

@@ -20,8 +20,9 @@ _FEW_EPOCHS = 1000
 _CLASSES = ("label", "predicted", "candidate")
 _COUNTS = ("presentations", "forgetting_events")
 _EPOCHS = ("first_learned", "last_forgotten")
-_UNITS = {"unit": "iu", "unit_margin": "f", "mean_margin": "f", "unit_forgetting_events": "iu"}
-"""Kinds of the numbers that samples with several units have."""
+_UNITS = {"unit": "iu", "unit_margin": "f", "mean_margin": "f"}
+_SOME_UNITS = {"unit_forgetting_events": "iu", "unit_columns": "iu"}
+"""Kinds of the numbers that samples with several units have, and of those that some kinds of units have."""
 _TARGETS = ("target", "prediction", "residual", "absolute_residual", "tolerance", "unit_residuals")
 """What a regression has."""
 _ASSESSED = ("margin", "confidence", "weighted_margin", "weighted_confidence", "weighted_rival")
@@ -123,6 +124,8 @@ def _check_units(arrays: Mapping[str, Array], num_samples: int) -> None:
     for name in present:
         _check_kind(name, arrays[name], num_samples, _UNITS[name])
     if present:
+        for name in _SOME_UNITS.keys() & arrays.keys():
+            _check_kind(name, arrays[name], num_samples, _SOME_UNITS[name])
         check_range("unit", arrays["unit"], -1, 2**31)
         _check_finite(arrays, ("unit_margin",))
     _check_targets(arrays, num_samples)

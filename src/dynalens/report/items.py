@@ -16,6 +16,7 @@ from dynalens.report.samples import SamplePictures, drawn
 
 _GREY_AND_COLOUR = (1, 3)
 TEXT_KEYS = ("text", "sentence", "content", "document", "review", "question")
+WORD_KEYS = ("tokens", "words", "input_ids")
 _LONGEST_TEXT, _LONGEST_ROW = 2000, 60  # letters and numbers of a sample that are shown
 
 
@@ -24,16 +25,17 @@ class DatasetPictures(SamplePictures):
 
     Args:
         dataset: What was trained on. It is indexed, so this is not for the middle of a run.
+        kept: Pictures that show more than the dataset's, by sample.
     """
 
-    def __init__(self, dataset: Any) -> None:
-        super().__init__({})
+    def __init__(self, dataset: Any, kept: Mapping[int, Array] | None = None) -> None:
+        super().__init__(kept or {})
         self._dataset = dataset
         self._normalisation = find_normalisation(dataset)
 
-    def text(self, sample: Any) -> str | None:
+    def text(self, sample: Any, token: int | None = None) -> str | None:
         """Return the text of a sample that is a text, or the numbers of one that is a row; None if it is neither."""
-        return as_text(self._dataset[sample])
+        return as_text(self._dataset[sample], token)
 
     def file_name(self, sample: Any) -> str:
         """Return the name of the sample's file, where the dataset keeps it as torchvision's do; else an empty text."""
@@ -51,7 +53,8 @@ class DatasetPictures(SamplePictures):
 
     def image(self, sample: Any) -> Image.Image | None:
         """Return the picture of a sample of the dataset; None where it is none."""
-        return as_image(self._dataset[sample], self._normalisation)
+        own = super().image(sample)
+        return as_image(self._dataset[sample], self._normalisation) if own is None else own
 
 
 def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | None:
@@ -69,25 +72,47 @@ def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | No
     return drawn(shown_inputs(item.unsqueeze(0), normalisation)[0])
 
 
-def as_text(item: Any) -> str | None:
-    """Return a dataset's item in words: a text as it is, a row of numbers (F,) as numbers, else None.
+def as_text(item: Any, token: int | None = None) -> str | None:
+    """Return a dataset's item in words: a text or words as they are, a row of numbers (F,) as numbers, else None.
+
+    Args:
+        item: What the dataset returned.
+        token: Place of the word or number that is marked.
 
     Example:
         >>> as_text(("a fine film", 1)), as_text((torch.tensor([0.5, 2.0]), 0)), as_text({"text": "bad", "label": 0})
         ('a fine film', '0.5, 2', 'bad')
+        >>> as_text({"tokens": ["Paris", "is", "big"]}, 0), as_text((torch.tensor([4, 7, 9]), 0), 1)
+        ('[Paris] is big', '4, [7], 9')
     """
     if isinstance(item, Mapping):
-        item = next((item[key] for key in TEXT_KEYS if isinstance(item.get(key), str)), None)
+        keys = WORD_KEYS if token is not None else TEXT_KEYS
+        item = next((item[key] for key in (*keys, *TEXT_KEYS, *WORD_KEYS) if key in item), None)
     elif isinstance(item, tuple | list):
         item = item[0] if item else None
     if isinstance(item, str):
         return item[:_LONGEST_TEXT]
-    values = item.numpy(force=True) if isinstance(item, Tensor) else item
+    if _are_words(item):
+        return " ".join(_around(list(item), token))
+    values = item.numpy(force=True) if isinstance(item, Tensor) else np.asarray(item) if _is_row(item) else item
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iufb":
         return None
-    return ", ".join(f"{value:.4g}" for value in values[:_LONGEST_ROW].tolist()) + (
-        ", ..." if len(values) > _LONGEST_ROW else ""
-    )
+    return ", ".join(_around([f"{value:.4g}" for value in values.tolist()], token))
+
+
+def _are_words(item: Any) -> bool:
+    return isinstance(item, list | tuple) and len(item) > 0 and all(isinstance(word, str) for word in item)
+
+
+def _is_row(item: Any) -> bool:
+    return isinstance(item, list) and len(item) > 0 and all(isinstance(value, int | float) for value in item)
+
+
+def _around(words: list[str], token: int | None) -> list[str]:
+    """Return the first words, or those around a token, which is marked; what is left out is told."""
+    first = 0 if token is None else max(0, min(token - _LONGEST_ROW // 2, len(words) - _LONGEST_ROW))
+    shown = [f"[{word}]" if place == token else word for place, word in enumerate(words)][first : first + _LONGEST_ROW]
+    return ["..."] * (first > 0) + shown + ["..."] * (len(words) > first + _LONGEST_ROW)
 
 
 def _tensor_of(array: Array) -> Tensor:

@@ -27,7 +27,7 @@ from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.kept import kept_sheets
 from dynalens.report.samples import SamplePictures, sample_pictures
-from dynalens.suspicion import named_targets, target_words
+from dynalens.suspicion import is_dense, named_targets, target_words, token_of, unit_words
 from dynalens.text import escaped, escaped_all
 
 _FEWEST_CARDS = 100
@@ -194,11 +194,13 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
 def _cards(
     record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any, similar: SimilarSamples | None
 ) -> list[dict[str, Any]]:
-    pictures = sample_pictures(record.pictures(), dataset)
+    marked = record.statistics.unit_columns is not None
+    pictures = sample_pictures(record.pictures(), dataset, marked=marked)
     names = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
-    cards = []
-    for sample, row in zip(_rows(record, worst), worst.reset_index().to_dict("records"), strict=True):
+    cards, rows = [], _rows(record, worst)
+    units = unit_words(record.statistics, rows)
+    for sample, unit, row in zip(rows, units, worst.reset_index().to_dict("records"), strict=True):
         card: dict[str, Any] = {
             "id": str(row["sample_id"]),
             "wrong": round(float(row["wrong_probability"]), 4),
@@ -207,8 +209,9 @@ def _cards(
         }
         optional = {
             "picture": pictures.thumbnail(sample, side),
-            "text": pictures.text(sample),
             "similar": [] if similar is None else _similar(record, pictures, similar.of(sample)),
+            "text": pictures.text(sample, token_of(record.statistics, sample)),
+            "unit": unit,
             "name": names[sample] if names else None,
             "file": names[sample] if names else escaped(pictures.file_name(sample)),
         }
@@ -251,7 +254,7 @@ def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], li
 
 def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:
     """Return a name for each class that the table speaks of, its number where it has none; of several labels, two."""
-    if record.statistics.unit is not None:
+    if record.statistics.unit is not None and not is_dense(record.statistics):
         return [escaped(name) for name in named_targets(record.statistics, record.meta.class_names)[2] or ()]
     largest = [table[column].max() for column in ("label", "suggested", "predicted")]
     classes = 1 + max(int(value) for value in [*largest, -1] if not pd.isna(value))

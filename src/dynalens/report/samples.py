@@ -36,8 +36,8 @@ class SamplePictures:
         kind = "png" if small else "jpeg"
         return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
-    def text(self, sample: Any) -> str | None:
-        """Return the text of a sample; None where there is none."""
+    def text(self, sample: Any, token: int | None = None) -> str | None:
+        """Return the text of a sample, with this token marked; None where there is none."""
         return None
 
     def file_name(self, sample: Any) -> str:
@@ -50,13 +50,19 @@ class SamplePictures:
         return None if thumbnail is None else drawn(thumbnail)
 
 
-def sample_pictures(kept: Mapping[int, Array], dataset: Any = None) -> SamplePictures:
-    """Return what looks up the samples of a dataset, or, without one, those whose pictures were kept."""
+def sample_pictures(kept: Mapping[int, Array], dataset: Any = None, *, marked: bool = False) -> SamplePictures:
+    """Return what looks up the samples of a dataset, or, without one, those whose pictures were kept.
+
+    Args:
+        kept: Pictures that were kept while training, by sample.
+        dataset: What was trained on.
+        marked: Whether the kept ones show more than those of the dataset, as what a network contradicts.
+    """
     if dataset is None:
         return SamplePictures(kept)
     from dynalens.report.items import DatasetPictures  # torch, which pages without a dataset do without
 
-    return DatasetPictures(dataset)
+    return DatasetPictures(dataset, kept if marked else None)
 
 
 def drawn(pixels: Array) -> Image.Image:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dynalens.defaults import PRECISION
 from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compared
+from dynalens.suspicion.dense import is_dense, token_of, unit_words
 from dynalens.suspicion.doubts import doubts
 from dynalens.suspicion.joint import joined
 from dynalens.suspicion.noise_rate import NoiseRate
@@ -48,6 +49,7 @@ __all__ = [
     "epoch_summary",
     "flagged",
     "flagged_of_run",
+    "is_dense",
     "joined",
     "named_targets",
     "neighbour_scores",
@@ -57,6 +59,8 @@ __all__ = [
     "streaming_score",
     "suspects",
     "target_words",
+    "token_of",
+    "unit_words",
     "weights",
     "worst_samples",
 ]

@@ -41,6 +41,7 @@ import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.confusions import one_way, wrong_log_odds
+from dynalens.suspicion.dense import dense_noise_rate, doubts_of, highest, is_dense
 from dynalens.suspicion.doubts import doubts, far_apart
 from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
@@ -141,11 +142,17 @@ def _unit_rate(part: SampleStatistics) -> tuple[NoiseRate, tuple[str, ...]]:
     if part.target is not None:
         rate = target_noise_rate(part)
         return rate, far_apart(rate)
+    if is_dense(part):
+        rate = dense_noise_rate(part)
+        return rate, far_apart(rate)
     rate = unit_noise_rate(part)
     return rate, doubts(rate, samples=len(part), accuracy=float((part.probability_gap == 0).mean()))
 
 
 def _unit_score(statistics: SampleStatistics) -> Array:
+    if is_dense(statistics):
+        against = doubts_of(statistics)
+        return log_odds(against, highest(against, dense_noise_rate(statistics).value))
     margin = worst_margin(statistics)
     return log_odds(-margin, margin < 0)
 

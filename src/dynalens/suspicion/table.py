@@ -210,7 +210,7 @@ def _given_and_suggested(
     labels, suggested, names = named_targets(statistics, class_names)
     columns: dict[str, Any] = {}
     if statistics.unit is not None:
-        columns["unit"] = _nullable(statistics.unit, statistics.unit >= 0)
+        columns |= _places(statistics.unit, statistics.unit_columns)
     else:
         suggested = assessment.suggested
     if class_names is not None and statistics.unit is not None and statistics.unit_margins is not None:
@@ -223,6 +223,16 @@ def _given_and_suggested(
         if class_names is not None and names is not None:
             columns[f"{name}_name"] = _names(codes, names)
     return columns | {"suggested_probability": assessment.suggested_probability, "agreement": assessment.agreement}
+
+
+def _places(unit: Array, unit_columns: Array | None) -> dict[str, Any]:
+    """Return the columns that say where the worst unit is; of a pixel also its row and column."""
+    known = unit >= 0
+    places: dict[str, Any] = {"unit": _nullable(unit, known)}
+    if unit_columns is not None:
+        row, column = np.divmod(unit, np.maximum(unit_columns, 1))
+        places |= {"unit_row": _nullable(row, known), "unit_column": _nullable(column, known)}
+    return places
 
 
 def _targets(statistics: SampleStatistics, target_names: Sequence[str] | None) -> dict[str, Any]:

@@ -4,22 +4,28 @@ A presentation of a sample is reduced to its worst unit, as a problem of two cla
 and 1, at least one is contradicted. All statistics of a sample with one label then hold for it unchanged.
 """
 
-from dynalens.units.kinds import GIVEN, LABELS, MEANS, POSITION, SUMMARY, TARGETS, UnitKind
+from dynalens.units.dense import dense, dense_binary
+from dynalens.units.kinds import DENSE, GIVEN, LABELS, MEANS, PIXELS, POSITION, SUMMARY, TARGETS, TOKENS, UnitKind
 from dynalens.units.multi_label import MOST_LABELS, multi_label
 from dynalens.units.presentation import UnitPresentation, presented
 from dynalens.units.regression import MOST_TARGETS, regression
 
 __all__ = [
+    "DENSE",
     "GIVEN",
     "LABELS",
     "MEANS",
     "MOST_LABELS",
     "MOST_TARGETS",
+    "PIXELS",
     "POSITION",
     "SUMMARY",
     "TARGETS",
+    "TOKENS",
     "UnitKind",
     "UnitPresentation",
+    "dense",
+    "dense_binary",
     "multi_label",
     "presented",
     "regression",

@@ -11,17 +11,21 @@ BITS = 16
 """Bits in one float32 of a row, which holds integers up to 2^24 exactly."""
 
 
-LABELS, TARGETS = "labels", "targets"
-_NAMES = (LABELS, TARGETS)
+LABELS, TARGETS, TOKENS, PIXELS = "labels", "targets", "tokens", "pixels"
+_NAMES = (LABELS, TARGETS, TOKENS, PIXELS)
 """Their places are the numbers that stand for them in rows."""
+DENSE = (TOKENS, PIXELS)
+DOUBT, COLUMNS = SUMMARY, SUMMARY + 1
+"""Numbers of tokens and pixels: what suspects are ordered by, and the columns of a mask, for the row of a pixel."""
 
 
 class UnitKind(NamedTuple):
     """What the units of a record are.
 
     Attributes:
-        name: "labels" of multi-label samples or "targets" of a regression, each with a record of its own.
-        labels: Number K of labels, or D of targets.
+        name: "labels" of multi-label samples or "targets" of a regression, each with a record of its own; "tokens" of a
+            sequence or "pixels" of a mask, of which only the sample's reductions are kept.
+        labels: Number K of labels, or D of targets; 0 for tokens and pixels, of which samples have different numbers.
     """
 
     name: str
@@ -41,7 +45,11 @@ class UnitKind(NamedTuple):
             29
             >>> UnitKind("targets", 3).numbers  # a summary, 3 residuals and 3 targets
             13
+            >>> UnitKind("tokens", 0).numbers  # a summary, the doubt of the sample, and the columns of its mask
+            9
         """
+        if self.name in DENSE:
+            return SUMMARY + 2
         return SUMMARY + self.labels + (self.labels if self.name == TARGETS else -(-self.labels // BITS))
 
     @classmethod
@@ -52,6 +60,8 @@ class UnitKind(NamedTuple):
             >>> UnitKind.told_by(29, 0), UnitKind.told_by(13, 1)
             (UnitKind(name='labels', labels=20), UnitKind(name='targets', labels=3))
         """
+        if _NAMES[code] in DENSE:
+            return cls(_NAMES[code], 0)
         further = numbers - SUMMARY
         return cls(_NAMES[code], further // 2 if _NAMES[code] == TARGETS else further * BITS // (BITS + 1))
 

@@ -17,12 +17,15 @@ class UnitPresentation(NamedTuple):
             negative number where one of its targets is none.
         kind: What the units are.
         numbers: Shape ``(N, kind.numbers)``, float32.
+        marks: Of masks, shape ``(N, H, W)``, uint8: 1 where a given class above 0 is contradicted, 2 where class 0 is,
+            which is the background by custom, else 0.
     """
 
     logits: Tensor
     targets: Tensor
     kind: UnitKind
     numbers: Tensor
+    marks: Tensor | None = None
 
 
 class Reduced(NamedTuple):

@@ -68,7 +68,7 @@ function matrix() {
 by("cards").classList.toggle("tall", cards.some(card => card.similar));
 
 // An empty box for each card; it is filled when it comes near the window, and emptied when it is far away.
-const described = card => `sample ${card.id}, ${GIVEN} ${nameOf(card.label)}, ${SUGGESTED} ${nameOf(card.suggested)}`;
+const described = card => `sample ${card.id}${card.unit ? ", " + card.unit : ""}, ${GIVEN} ${nameOf(card.label)}, ${SUGGESTED} ${nameOf(card.suggested)}`;
 const boxes = cards.map((card, position) => {
   const box = make("article", { class: "card", "data-id": card.id, tabindex: "-1", "aria-label": described(card) });
   box.position = position;
@@ -102,7 +102,7 @@ function fill(box) {
 function about(card) {
   return [
     make("div", { class: "names" },
-      make("div", { class: "given", title: nameOf(card.label) }, GIVEN + " " + nameOf(card.label)),
+      make("div", { class: "given", title: nameOf(card.label) }, `${card.unit ? card.unit + ": " : ""}${GIVEN} ${nameOf(card.label)}`),
       make("div", { class: "suggested", title: nameOf(card.suggested) }, SUGGESTED + " " + nameOf(card.suggested))),
     make("div", { class: "meta" },
       make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),

@@ -1,0 +1,172 @@
+"""Which logits and targets of a step are a class for each token or pixel of its samples, and what they show."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynalens.capture.batch import CaptureError
+from dynalens.capture.layout import Path, entry_at, leaves
+from dynalens.capture.soft import FixedLevels
+from dynalens.dynamics import IGNORED, NOT_A_CLASS
+from dynalens.units import UnitPresentation, dense, dense_binary
+
+_LOOKS = 3
+"""Steps whose flat targets are compared with their batch; one that has a single class throughout tells little."""
+
+Shown = tuple[UnitPresentation, Tensor]
+"""What the units show, and the targets of the samples, ``(N, ...)``."""
+
+
+class _Flat(NamedTuple):
+    """How rows of flat targets are shared out among samples: as the entry of the batch at this path."""
+
+    path: Path
+    first: int = 0
+    """Place of the first one in its row of the entry: a causal language model leaves out the first token."""
+    selected: bool = False
+    """Whether they are those targets of the entry that are not negative, in their order."""
+
+    def shape(self, batch: Any, rows: int, samples: int) -> tuple[int, ...]:
+        """Return the shape of the samples' targets, of so many rows."""
+        entry = entry_at(batch, self.path)
+        whole = entry is not None and (self.selected or (entry.ndim > 2 and entry.numel() == rows))
+        return tuple(entry.shape) if whole and entry is not None else (samples, rows // samples)
+
+
+class DenseTargets:
+    """Tell sequences and masks from samples of one class, and rows of tokens from rows of samples.
+
+    Flat rows, (N T, K) with targets (N T,), are those of N samples where an entry of the batch has these targets, in
+    the order of its rows. The first batches are compared; in later ones nothing waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self._levels = FixedLevels()
+        self._flat: _Flat | None = None
+        self._looks = _LOOKS
+        self._is_dense = False
+        self.see(None, None)
+
+    def see(self, batch: Any, samples: int | None) -> None:
+        """Hear which batch the next targets are of, and how many samples it has; None where that is not known."""
+        self._batch, self._samples = batch, samples
+
+    def of_classes(self, logits: Tensor, targets: Tensor) -> Shown | None:
+        """Return what a loss of classes shows of tokens or pixels; None where each sample has one class.
+
+        Args:
+            logits: Those of the loss.
+            targets: Its targets, negative where it ignores them.
+
+        Raises:
+            CaptureError: If flat targets are others than those of the batch.
+        """
+        logits, targets = logits.detach(), targets.detach()
+        if targets.is_floating_point() or targets.is_complex():
+            return None
+        first = 0
+        if logits.ndim == 2 and targets.shape == logits.shape[:1]:
+            shape = self._shape_of_rows(targets)
+            if shape is None or self._flat is None:
+                return None
+            if self._flat.selected:
+                logits, targets = _put_back(logits, targets, entry_at(self._batch, self._flat.path))
+            first = self._flat.first
+            logits, targets = logits.reshape(*shape, logits.shape[1]).movedim(-1, 1), targets.reshape(shape)
+        if not self._takes(logits, targets):
+            return None
+        self._is_dense = True
+        return dense(logits, targets.long(), (targets >= 0) | (targets == NOT_A_CLASS), first=first), targets
+
+    def of_masks(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Shown | None:
+        """Return what a binary loss shows of pixels; None where these are no masks.
+
+        Args:
+            logits: Those of the loss, one for each pixel.
+            targets: Its targets, 0 and 1, or both smoothed by a fixed amount.
+            weight: Of each pixel; one of weight 0 is ignored.
+        """
+        mask = self._mask_of(targets.detach()) if logits.numel() == targets.numel() else None
+        if mask is None:
+            return None
+        classes = self._levels.binary(mask.flatten()).view(mask.shape)
+        if not self._levels.known:
+            return None
+        counted = None if weight is None else (weight != 0).expand_as(logits).reshape(mask.shape)
+        return dense_binary(logits.detach().reshape(mask.shape), classes, counted), mask
+
+    def has_masks(self, targets: Tensor) -> bool:
+        """Return whether targets of a binary loss are masks."""
+        return self._mask_of(targets.detach()) is not None
+
+    def _mask_of(self, targets: Tensor) -> Tensor | None:
+        """Return targets of a binary loss as masks (N, H, W); None where they are none."""
+        if targets.ndim == 1 or targets.shape[1:] == (1,):
+            shape = self._shape_of_rows(targets.flatten())
+            if shape is not None and self._flat is not None and not self._flat.selected:
+                targets = targets.reshape(shape)
+        if targets.ndim > 3 and targets.shape[1] == 1:
+            targets = targets.squeeze(1)
+        return targets if targets.ndim == 3 else None
+
+    def _takes(self, logits: Tensor, targets: Tensor) -> bool:
+        shaped = logits.ndim >= 3 and targets.shape == (len(logits), *logits.shape[2:]) and logits.shape[1] > 1
+        return shaped and (self._is_dense or targets[:1].numel() > 1)
+
+    def _shape_of_rows(self, targets: Tensor) -> tuple[int, ...] | None:
+        """Return the shape (N, ...) of flat targets; None where these are rows of samples, or not known."""
+        rows, samples = len(targets), self._samples
+        if not samples or (rows == samples and self._flat is None):
+            return None
+        if self._looks:
+            flat = _flat(targets, self._batch, samples)
+            if self._flat is not None and flat is None and bool((targets >= 0).any()):
+                raise CaptureError(
+                    f"Expected the {rows} targets of {samples} samples to be those of the batch in its order, as in "
+                    "the first step, got others. Return a dict of `loss`, and of `logits` (N, K, T) and `targets` "
+                    "(N, T) of the batch in its order."
+                )
+            self._looks -= flat is not None
+            self._flat = self._flat or flat
+        return None if self._flat is None else self._flat.shape(self._batch, rows, samples)
+
+
+def _flat(targets: Tensor, batch: Any, samples: int) -> _Flat | None:
+    """Return how targets follow from an entry of the batch, row by row; waits for the device."""
+    entries = {
+        path: entry.detach().to(targets.device)
+        for path, entry in leaves(batch)
+        if entry.ndim > 1 and len(entry) == samples and not (entry.is_complex() or entry.is_nested)
+    }
+    if not bool((targets >= 0).any()):
+        return None
+    if len(targets) % samples == 0:
+        given = targets.reshape(samples, -1)
+        for path, entry in entries.items():
+            rows = entry.flatten(1)
+            for first in dict.fromkeys((0, 1, rows.shape[1] - given.shape[1])):
+                if 0 <= first < rows.shape[1] and _follows(given, rows[:, first:]):
+                    return _Flat(path, first)
+    selected = (path for path, entry in entries.items() if torch.equal(entry[entry >= 0], targets))
+    return next((_Flat(path, selected=True) for path in selected), None)
+
+
+def _put_back(logits: Tensor, targets: Tensor, entry: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return rows of the tokens that a step selected in their places among all, the others ignored.
+
+    Where these are not as many as the entry has, which nothing waits for, all are marked as no classes.
+    """
+    assert entry is not None
+    chosen = entry.to(targets.device).flatten() >= 0
+    places = (chosen.cumsum(0) - 1).clamp(0, len(targets) - 1)
+    kept = torch.where(chosen.sum() == len(targets), targets[places], NOT_A_CLASS)
+    return logits[places], torch.where(chosen, kept, IGNORED)
+
+
+def _follows(given: Tensor, rows: Tensor) -> bool:
+    """Whether each target that counts is the entry at its place, and none is beyond the last entry."""
+    counted = given >= 0
+    shared = min(given.shape[1], rows.shape[1])
+    same = (given[:, :shared] == rows[:, :shared]) | ~counted[:, :shared]
+    return bool(same.all()) and not bool(counted[:, shared:].any())

@@ -1,0 +1,100 @@
+r"""Suspects among samples with a class for each token or pixel.
+
+    score_i = L(d_i) + constant
+
+    d_i   of tokens: minus the mean over presentations of the smallest margin of a token
+          of pixels: log of the mean over presentations and pixels of max(0, -margin)
+    L     log odds of two normal distributions with one variance, of as many of the highest d as the noise rate says and
+          of the others
+    constant  makes the mean probability the estimated noise rate
+
+One wrong token makes a sequence wrong, so that its worst token counts. Pixels at the edge of an object are contradicted
+in every mask, so that the smallest margin says little; how many are contradicted, and how clearly, tells masks apart.
+Presentations count alike: the worst unit is another one in each, until the network has learned the others.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.suspicion.noise_rate import MOST, NoiseRate
+
+ALONE = "from the run alone: it counts samples that stand out; look at the first of `suspects()`"
+USUAL = 0.95
+"""Part of the lower half of the samples that says how far from the median one is not yet conspicuous."""
+
+
+def is_dense(statistics: SampleStatistics) -> bool:
+    """Return whether samples have a class for each token or pixel."""
+    several = statistics.unit is not None
+    return several and statistics.unit_margins is None and statistics.target is None
+
+
+def doubts_of(statistics: SampleStatistics) -> Array:
+    """Return how much each sample is contradicted, ``(N,)`` float64, higher is more; NaN if never seen."""
+    assert statistics.unit_margin is not None
+    contradicted = -statistics.unit_margin.astype(np.float64)
+    if statistics.unit_columns is None:
+        return contradicted
+    positive = contradicted[contradicted > 0]
+    return np.log(np.maximum(contradicted, positive.min() if len(positive) else 1.0))
+
+
+def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
+    """Return how many samples stand out from the others.
+
+    Right samples are taken to lie as often so far above the median of d as below it. With q the distance below the
+    median that 95 % of the lower half have at most, the estimate is the fraction of samples that are more than q above
+    it, less the fraction that are more than q below it, and at most that of samples of negative ``unit_margin``. The
+    upper end is the largest such difference for any distance, plus two standard errors; the lower end is 0, as hard
+    samples may stand out.
+
+    Args:
+        statistics: Of samples that were seen, with a class for each token or pixel.
+    """
+    doubts = doubts_of(statistics)
+    assert statistics.unit_margin is not None
+    contradicted = int((statistics.unit_margin < 0).sum())
+    distance = doubts - np.median(doubts)
+    above, below = np.sort(distance[distance > 0]), np.sort(-distance[distance < 0])
+    n, places = len(doubts), np.concatenate([above, below])
+    usual = float(np.quantile(below, USUAL)) if len(below) else 0.0
+    value = min(MOST, min(contradicted, max(0, _beyond(above, usual) - _beyond(below, usual))) / n)
+    most = max(value, max((_beyond(above, d) - _beyond(below, d) for d in places), default=0) / n)
+    error = 2 * float(np.sqrt(max(value * (1 - value), 1 / n) / n))
+    return NoiseRate(0.0, value, min(1.0, most + error), alone=ALONE)
+
+
+def highest(doubts: Array, rate: float) -> Array:
+    """Return which samples are among that fraction with the highest doubts, shape ``(N,)``."""
+    chosen = np.zeros(len(doubts), dtype=np.bool_)
+    chosen[np.argsort(-doubts, kind="stable")[: round(rate * len(doubts))]] = True
+    return chosen
+
+
+def unit_words(statistics: SampleStatistics, samples: Sequence[int]) -> list[str]:
+    """Return which token or pixel of each of some samples is the worst; an empty text where samples have none.
+
+    Args:
+        statistics: The record.
+        samples: Their rows.
+    """
+    if not is_dense(statistics) or statistics.unit is None:
+        return [""] * len(samples)
+    units, columns = statistics.unit, statistics.unit_columns
+    if columns is None:
+        return [f"token {units[sample]}" for sample in samples]
+    places = (divmod(int(units[sample]), max(int(columns[sample]), 1)) for sample in samples)
+    return [f"pixel {row}, {column}" for row, column in places]
+
+
+def token_of(statistics: SampleStatistics, sample: int) -> int | None:
+    """Return the place of the worst token of a sample; None where samples have no tokens."""
+    if not is_dense(statistics) or statistics.unit is None or statistics.unit_columns is not None:
+        return None
+    return int(statistics.unit[sample])
+
+
+def _beyond(distances: Array, least: float) -> int:
+    return len(distances) - int(np.searchsorted(distances, least, side="right"))

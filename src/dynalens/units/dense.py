@@ -1,0 +1,120 @@
+"""Sequences and masks: a class for each token or pixel, of which the reductions over a sample are kept."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens.units.kinds import KIND, PIXELS, TOKENS, UnitKind
+from dynalens.units.masks import CERTAIN, MASKED, without_half_masks
+from dynalens.units.presentation import Reduced, UnitPresentation, presented
+
+_AT_ONCE = 2**22
+"""Numbers of logits that are reduced at once, 16 MiB: a step's memory does not grow by a copy of all of them."""
+_IGNORED = -1
+
+
+class _Units(NamedTuple):
+    """Margin, loss, given class and rival of each unit, ``(n, U)`` each, and whether it counts."""
+
+    margins: Tensor
+    losses: Tensor
+    given: Tensor
+    rivals: Tensor
+    counted: Tensor
+
+
+def dense(logits: Tensor, given: Tensor, counted: Tensor | None = None, *, first: int = 0) -> UnitPresentation:
+    r"""Return what a step shows of N samples that have a class for each of their tokens or pixels.
+
+    With the logits :math:`z` of a unit and its class :math:`y`, its margin is :math:`z_y - \max_{k \ne y} z_k` (Pleiss
+    et al. 2020, equation 1) and its loss :math:`-\log \mathrm{softmax}(z)_y`. The margin of the sample is the smallest
+    of its units' that count. Its doubt is, of tokens, minus this margin, and, of pixels, the mean of
+    :math:`\max(0, -\mathrm{margin})`. Takes no gradient and does not wait.
+
+    Args:
+        logits: Shape ``(N, K, T)`` of tokens, or ``(N, K, H, W)`` of pixels, any floating dtype; K >= 2.
+        given: Shape ``(N, T)`` or ``(N, H, W)``, int64; negative where a target is none.
+        counted: Same shape, bool, False where the loss ignores a unit; default: where the target is not negative.
+        first: Place of the first token, where the loss leaves some out before it.
+
+    Example:
+        >>> shown = dense(torch.tensor([[[2.0, 0.0, 1.0], [1.0, 3.0, 1.5]]]), torch.tensor([[0, 0, -100]]))
+        >>> shown.kind.name, shown.logits.tolist()  # the second token is doubted
+        ('tokens', [[-3.0, 0.0]])
+        >>> shown.numbers[0, 3:6].tolist()  # its place, its class and what is suggested
+        [1.0, 0.0, 1.0]
+    """
+    size = max(1, _AT_ONCE // max(logits[:1].numel(), 1))
+    counted = given >= 0 if counted is None else counted
+    samples = zip(*(torch.split(each.detach(), size) for each in (logits, given, counted)), strict=True)
+    parts = [_reduced(_of_classes(*sample), given.shape[1:], first) for sample in samples]
+    return _joined(parts, TOKENS if given.ndim == 2 else PIXELS)
+
+
+def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+    r"""Return what a step shows of N masks of two classes, by one logit for each pixel.
+
+    As :func:`dense` with the logits (0, z): the margin of a pixel is :math:`(2 y - 1) z`.
+
+    Args:
+        logits: Shape ``(N, H, W)``, any floating dtype.
+        given: Shape ``(N, H, W)``, int64, 0 or 1; negative where a target is none.
+        counted: Shape ``(N, H, W)``, bool, False where the loss ignores a pixel; default: all count.
+
+    Example:
+        >>> shown = dense_binary(torch.tensor([[[2.0, -3.0]]]), torch.tensor([[[1, 1]]]))
+        >>> shown.logits.tolist(), shown.numbers[0, 3:6].tolist()
+        ([[-3.0, 0.0]], [1.0, 1.0, 0.0])
+    """
+    z, y = logits.detach().float().flatten(1), given.detach().flatten(1)
+    margins = torch.where(y == 1, z, -z)
+    counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted.flatten(1)
+    units = _Units(margins, F.softplus(-margins), y, 1 - y, counts)
+    return _joined([_reduced(units, given.shape[1:], 0)], PIXELS)
+
+
+def _of_classes(logits: Tensor, given: Tensor, counts: Tensor) -> _Units:
+    z, y = without_half_masks(logits).float().flatten(2), given.flatten(1)
+    label = y.clamp(0, z.shape[1] - 1).unsqueeze(1)
+    of_label = z.gather(1, label).squeeze(1)
+    losses = z.logsumexp(dim=1) - of_label
+    rival, rivals = z.scatter(1, label, -torch.inf).max(dim=1)
+    margins = of_label - rival
+    counted = counts.flatten(1) & ~(margins < MASKED)  # no unit whose own class is masked
+    return _Units(torch.where(margins > -MASKED, CERTAIN, margins), losses, y, rivals, counted)
+
+
+def _reduced(units: _Units, shape: torch.Size, first: int) -> tuple[Tensor, ...]:
+    """Return logits, targets and numbers of each sample; the number of the kind is still 0."""
+    reduced = presented(units.margins, units.losses, units.counted)
+    place = reduced.unit.unsqueeze(1)
+    given, rival = (each.gather(1, place).squeeze(1) for each in (units.given, units.rivals))
+    lowest = units.given.masked_fill(~units.counted, 0).amin(dim=1)
+    targets = torch.where(lowest < 0, lowest, torch.where(reduced.counted, 0, _IGNORED))
+    columns = torch.full_like(given, shape[-1])
+    doubt = _doubt(units, reduced, masks=len(shape) > 1)
+    named = [reduced.unit + first, given, rival, torch.zeros_like(given), doubt, columns]
+    numbers = torch.cat([reduced.means, torch.stack([each.float() for each in named], dim=1)], dim=1)
+    rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
+    return rows, targets, numbers, *((_marks(units, shape),) if len(shape) > 1 else ())
+
+
+def _marks(units: _Units, shape: torch.Size) -> Tensor:
+    contradicted = units.counted & ~(units.margins > 0)
+    return (contradicted * torch.where(units.given > 0, 1, 2)).to(torch.uint8).view(-1, *shape)
+
+
+def _joined(parts: list[tuple[Tensor, ...]], name: str) -> UnitPresentation:
+    kind = UnitKind(name, 0)
+    rows, targets, numbers, *marks = (torch.cat(each) for each in zip(*parts, strict=True))
+    numbers[:, KIND] = kind.code
+    return UnitPresentation(rows, targets, kind, numbers, *marks)
+
+
+def _doubt(units: _Units, reduced: Reduced, *, masks: bool) -> Tensor:
+    if not masks:
+        return -reduced.worst
+    contradictions = units.margins.clamp(max=0).masked_fill(~units.counted, 0)
+    return -contradictions.sum(dim=1) / units.counted.sum(dim=1).clamp(min=1)

@@ -1,0 +1,551 @@
+"""Sequences and masks: what is recorded of samples with a class for each token or pixel, against plain Python."""
+
+import copy
+import itertools
+import math
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from dynalens import (
+    AttributionMonitor,
+    CaptureError,
+    SampleIdentityError,
+    TrainingDynamics,
+    TrainingDynamicsMonitor,
+    load_record,
+)
+from dynalens.dynamics import Array
+from dynalens.pictures import SuspectWatch
+from dynalens.report import write_report
+from dynalens.units import dense, dense_binary
+from training import K, N, images, loader, trainer
+
+T, WORDS = 7, 13
+IGNORED = -100
+
+
+def lengths() -> list[int]:
+    return [T - i % 4 for i in range(N)]
+
+
+def sentences() -> Tensor:
+    """Words (N, T), 0 after the end; the first one of each is its place."""
+    words = 1 + (torch.arange(N)[:, None] * 5 + torch.arange(T) * 3) % (WORDS - 1)
+    return torch.where(torch.arange(T) < torch.tensor(lengths())[:, None], words, 0)
+
+
+def tags() -> Tensor:
+    """A tag for each word; one of sample 6 and one of sample 9 are wrong."""
+    given = torch.where(sentences() > 0, sentences() % K, IGNORED)
+    given[6, 2], given[9, 0] = (given[6, 2] + 1) % K, (given[9, 0] + 2) % K
+    return given
+
+
+class Tagger(pl.LightningModule):
+    """Knows nothing of dynalens; keeps the logits (N, K, T) of every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.net = nn.Sequential(nn.Embedding(WORDS, 8), nn.Dropout(0.1), nn.Linear(8, K))
+        self.seen: list[tuple[Tensor, Tensor]] = []
+
+    def forward(self, words: Tensor) -> Tensor:
+        scores: Tensor = self.net(words)
+        return scores
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores.movedim(2, 1), given)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        scores = self(batch[0])
+        self.seen.append((batch[-1].clone(), scores.detach().movedim(2, 1).clone()))
+        return self.loss(scores, batch[1])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=0.05)
+
+
+def tagged() -> TensorDataset:
+    return TensorDataset(sentences(), tags(), torch.arange(N))
+
+
+def run(folder: Path, model: pl.LightningModule, *callbacks: Any, data: Any = None, **options: Any) -> Any:
+    pl.seed_everything(3, verbose=False)
+    ckpt_path = options.pop("ckpt_path", None)
+    trainer(folder, *callbacks, **options).fit(model, loader(data or tagged()), ckpt_path=ckpt_path)
+    return model
+
+
+def by_hand(presentations: list[tuple[Array, Array]]) -> dict[str, Any]:
+    """The record of one sample from logits (K, U) and classes (U,) of each presentation, in plain Python."""
+    margins, losses, worst = [], [], []
+    for z, given in presentations:
+        of_units = {}
+        for unit, y in enumerate(given):
+            if y >= 0:
+                rivals = [z[k][unit] for k in range(len(z)) if k != y]
+                of_units[unit] = z[y][unit] - max(rivals), math.log(sum(math.exp(v[unit]) for v in z)) - z[y][unit]
+        margins.append([margin for margin, _ in of_units.values()])
+        losses.append([loss for _, loss in of_units.values()])
+        worst.append(min(of_units, key=lambda unit: of_units[unit][0]))
+    right = [all(margin > 0 for margin in each) for each in margins]
+    votes = Counter(unit for unit, is_right in zip(worst, right, strict=True) if not is_right)
+    unit, most = votes.most_common(1)[0] if votes else (worst[-1], 0)
+    values = {
+        "margin": np.mean([min(each) for each in margins]),
+        "mean_margin": np.mean([np.mean(each) for each in margins]),
+        "correctness": np.mean([np.mean([margin > 0 for margin in each]) for each in margins]),
+        "loss": np.mean([np.mean(each) for each in losses]),
+        "forgetting_events": sum(one and not other for one, other in itertools.pairwise(right)),
+        "presentations": len(presentations),
+    }
+    if 2 * most > sum(votes.values()):  # what has a majority is told exactly
+        y = presentations[0][1][unit]
+        values |= {"unit": unit, "label": y}
+    return values
+
+
+def check(statistics: Any, presentations: dict[int, list[tuple[Array, Array]]]) -> None:
+    named = 0
+    for sample, each in presentations.items():
+        expected = by_hand(each)
+        named += "unit" in expected
+        for name, value in expected.items():
+            assert getattr(statistics, name)[sample] == pytest.approx(value, rel=1e-4, abs=1e-5), (sample, name)
+    assert named > len(presentations) / 4
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4)], ids=["tokens", "pixels"])
+def test_the_record_of_units_is_that_of_plain_python(shape: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    given = torch.randint(0, K, (6, *shape), generator=generator)
+    given.flatten(1)[:, -1] = IGNORED
+    logits = 2 * torch.randn(6, K, *shape, generator=generator)
+    epochs = [logits + torch.randn(6, K, *shape, generator=generator) for _ in range(5)]
+    dynamics = TrainingDynamics(6)
+    for epoch, z in enumerate(epochs):
+        order = torch.randperm(6, generator=generator)
+        for rows in (order[:4], order[4:]):
+            dynamics.update_units(rows, dense(z[rows], given[rows]))
+        dynamics.end_epoch(epoch)
+    statistics = dynamics.compute()
+    flat = [[(z[i].flatten(1).numpy(), given[i].flatten().numpy()) for z in epochs] for i in range(6)]
+    check(statistics, dict(enumerate(flat)))
+    hinges = [np.mean([_hinge(z, y) for z, y in each]) for each in flat]
+    assert statistics.unit_margin is not None
+    expected = statistics.margin if len(shape) == 1 else -np.array(hinges)
+    np.testing.assert_allclose(statistics.unit_margin, expected, rtol=1e-4)
+
+
+def _hinge(z: Array, given: Array) -> Any:
+    units = [unit for unit, y in enumerate(given) if y >= 0]
+    return np.mean([max(0, max(np.delete(z[:, u], given[u])) - z[given[u], u]) for u in units])
+
+
+def test_a_mask_of_one_logit_is_that_of_two_classes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, given = torch.randn(4, 3, 5, generator=generator), torch.randint(0, 2, (4, 3, 5), generator=generator)
+    counted = torch.rand(4, 3, 5, generator=generator) < 0.8
+    one = dense_binary(z, given, counted)
+    other = dense(torch.stack([torch.zeros_like(z), z], dim=1), given, counted)
+    for values, expected in zip(one, other, strict=True):
+        if isinstance(values, Tensor):
+            torch.testing.assert_close(values, expected)
+    assert one.kind == other.kind
+
+
+def test_many_logits_are_reduced_in_parts_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, given = torch.randn(5, K, 6, generator=torch.Generator().manual_seed(0)), torch.arange(30).view(5, 6) % K
+    whole = dense(z, given)
+    monkeypatch.setattr(sys.modules["dynalens.units.dense"], "_AT_ONCE", 1)
+    for values, expected in zip(dense(z, given), whole, strict=True):
+        assert torch.equal(values, expected) if isinstance(expected, Tensor) else values == expected  # type: ignore[arg-type]
+
+
+def test_padding_says_nothing_whatever_is_in_it() -> None:
+    z = torch.tensor([[[3.0, 1.0, torch.nan], [0.0, 2.0, torch.nan]]])
+    shown = dense(z, torch.tensor([[0, 1, IGNORED]]))
+    assert shown.logits.tolist() == [[1.0, 0.0]]
+    assert shown.numbers[0, :2].tolist() == [2.0, 1.0]
+    assert dense(z, torch.full((1, 3), IGNORED)).targets.tolist() == [-1]
+
+
+def test_masked_classes_are_no_rivals_and_masked_targets_are_not_counted() -> None:
+    for mask in (-torch.inf, -1e9):
+        z = torch.tensor([[[1.0, 2.0, mask], [mask, 0.0, 1.0], [mask, 5.0, 0.0]]])
+        shown = dense(z, torch.tensor([[0, 2, 0]]))
+        assert shown.logits[0, 0].item() == 3
+        assert shown.numbers[0, 0].item() == pytest.approx((24 * math.log(2) + 3) / 2, rel=1e-6)
+
+
+class Flat(Tagger):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores.reshape(-1, K), given.view(-1))
+
+
+class LogProbabilities(Tagger):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.nll_loss(scores.movedim(2, 1).log_softmax(1), given)
+
+
+class Selected(Tagger):
+    """As models do that leave padding out by hand."""
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores[given >= 0], given[given >= 0])
+
+
+class OtherPadding(Tagger):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores.movedim(2, 1), given.clamp(min=-1), ignore_index=-1)
+
+
+class Returned(Tagger):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        z = scores.movedim(2, 1)
+        return {
+            "loss": (z.softmax(1) - F.one_hot(given.clamp(min=0), K).movedim(2, 1)).square().mean(),
+            "logits": z,
+            "targets": given,
+        }
+
+
+@pytest.mark.parametrize("model", [Tagger, Flat, LogProbabilities, Selected, OtherPadding, Returned])
+def test_losses_of_tokens_are_recorded(tmp_path: Path, model: Callable[[], Tagger]) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    trained = run(tmp_path, model(), monitor)
+    presentations: dict[int, list[tuple[Array, Array]]] = {}
+    for indices, logits in trained.seen:
+        for sample, z in zip(indices.tolist(), logits, strict=True):
+            presentations.setdefault(sample, []).append((z.numpy(), tags()[sample].numpy()))
+    check(monitor.statistics(), presentations)
+
+
+class NextWord(Tagger):
+    """A causal language model that computes its own loss, as transformers' do."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.net[2] = way, nn.Linear(8, WORDS)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        scores, labels = self(batch[0]), batch[0].masked_fill(batch[0] == 0, IGNORED)
+        self.seen.append((batch[-1].clone(), scores.detach().movedim(2, 1).clone()))
+        if self.way == "shifted":
+            return F.cross_entropy(scores[:, :-1].reshape(-1, WORDS), labels[:, 1:].reshape(-1))
+        shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()
+        return F.cross_entropy(scores.view(-1, WORDS), shifted.view(-1))
+
+
+@pytest.mark.parametrize("way", ["shifted", "padded"])
+def test_language_models_are_recorded_by_the_token_that_is_predicted(tmp_path: Path, way: str) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    trained = run(tmp_path, NextWord(way), monitor, max_epochs=2)
+    statistics, expected = monitor.statistics(), np.zeros(N)
+    for indices, logits in trained.seen:
+        for sample, z in zip(indices.tolist(), logits, strict=True):
+            words = sentences()[sample]
+            worst = [
+                z[words[t + 1], t] - np.delete(z[:, t].numpy(), words[t + 1]).max()
+                for t in range(lengths()[sample] - 1)
+            ]
+            expected[sample] += float(min(worst)) / 2
+    np.testing.assert_allclose(statistics.margin, expected, rtol=1e-4)
+    assert statistics.unit is not None
+    assert statistics.label.tolist() == [int(sentences()[i, unit]) for i, unit in enumerate(statistics.unit)]
+    assert statistics.unit.min() >= 1
+
+
+class TimeFirst(Tagger):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores.transpose(0, 1).reshape(-1, K), given.T.reshape(-1))
+
+
+class Advised(TimeFirst):
+    """Follows the advice of the error."""
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return {"loss": super().loss(scores, given), "logits": scores.movedim(2, 1), "targets": given}
+
+
+def test_rows_that_cannot_be_shared_out_raise_with_advice_that_works(tmp_path: Path) -> None:
+    with pytest.raises(
+        SampleIdentityError, match=r"got 28. If these are tokens .* dict of `loss`, and of `logits` \(N, K, T\)"
+    ):
+        run(tmp_path, TimeFirst(), TrainingDynamicsMonitor())
+    monitor = TrainingDynamicsMonitor(history=False)
+    run(tmp_path, Advised(), monitor, max_epochs=1)
+    assert monitor.statistics().presentations.tolist() == [1] * N
+
+
+class LastAxis(Tagger):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return {"loss": F.cross_entropy(scores.movedim(2, 1), given), "logits": scores, "targets": given}
+
+
+def test_classes_on_the_last_axis_are_refused_with_advice(tmp_path: Path) -> None:
+    with pytest.raises(
+        CaptureError, match=r"Put the classes of tokens and pixels on the second axis.*movedim\(-1, 1\)"
+    ):
+        run(tmp_path, LastAxis(), TrainingDynamicsMonitor())
+
+
+H, W = 4, 5
+
+
+def masks() -> Tensor:
+    """A class for each pixel, void in a corner; an object of sample 8 is missing."""
+    given = (torch.arange(N)[:, None, None] + torch.arange(H)[:, None] // 2 + torch.arange(W) // 3) % K
+    given[8][given[8] == 1] = 0
+    given[:, 0, 0] = IGNORED
+    return given
+
+
+class Segmenter(Tagger):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, K, (1, 2), padding=(0, 1)))
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores, given)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        scores = self(batch[0] / N)
+        self.seen.append((batch[-1].clone(), self.shown(scores).detach().clone()))
+        return self.loss(scores, batch[1])
+
+    def shown(self, scores: Tensor) -> Tensor:
+        return scores
+
+
+class FlatPixels(Segmenter):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores.permute(0, 2, 3, 1).reshape(-1, K), given.reshape(-1))
+
+
+class OneLogit(Segmenter):
+    """One logit for each pixel, of masks (N, 1, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.net(x)
+        return scores[:, :1]
+
+    def shown(self, scores: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(scores), scores], dim=1)
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.binary_cross_entropy_with_logits(scores, given)
+
+
+class Squeezed(OneLogit):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.binary_cross_entropy_with_logits(scores.squeeze(1), given.squeeze(1))
+
+
+class FlatLogits(OneLogit):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.binary_cross_entropy_with_logits(scores.flatten(), given.flatten())
+
+
+class Sigmoid(OneLogit):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.binary_cross_entropy(scores.sigmoid(), given)
+
+
+def segmented(model: Segmenter) -> tuple[TensorDataset, Tensor]:
+    if isinstance(model, OneLogit):
+        given = (masks() == 1).long()
+        return TensorDataset(images(), given[:, None].float(), torch.arange(N)), given
+    return TensorDataset(images(), masks(), torch.arange(N)), masks()
+
+
+@pytest.mark.parametrize("way", [Segmenter, FlatPixels, OneLogit, Squeezed, FlatLogits, Sigmoid])
+def test_losses_of_pixels_are_recorded(tmp_path: Path, way: Callable[[], Segmenter]) -> None:
+    monitor, model = TrainingDynamicsMonitor(history=False), way()
+    data, given = segmented(model)
+    run(tmp_path, model, monitor, data=data)
+    presentations: dict[int, list[tuple[Array, Array]]] = {}
+    for indices, logits in model.seen:
+        for sample, z in zip(indices.tolist(), logits, strict=True):
+            presentations.setdefault(sample, []).append((z.flatten(1).numpy(), given[sample].flatten().numpy()))
+    statistics = monitor.statistics()
+    check(statistics, presentations)
+    hinges = [np.mean([_hinge(z, y) for z, y in presentations[i]]) for i in range(N)]
+    assert statistics.unit_margin is not None
+    np.testing.assert_allclose(-statistics.unit_margin, hinges, rtol=1e-3, atol=1e-5)
+    table = monitor.table()
+    assert (table["unit_row"] * W + table["unit_column"]).tolist() == table["unit"].tolist()
+
+
+class Certain(Tagger):
+    """Knows the true tags, and says so in every epoch."""
+
+    def forward(self, words: Tensor) -> Tensor:
+        return 4.0 * F.one_hot(words % K, K) + 0 * super().forward(words)
+
+
+@pytest.fixture(scope="module")
+def suspected(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingDynamicsMonitor, Path]:
+    folder = tmp_path_factory.mktemp("suspected")
+    monitor = TrainingDynamicsMonitor(save_dir=folder / "record", class_names=["noun", "verb", "other"])
+    run(folder, Certain(), monitor)
+    return monitor, folder
+
+
+def test_suspects_name_the_wrong_token_and_what_it_should_be(suspected: tuple[TrainingDynamicsMonitor, Path]) -> None:
+    monitor, _ = suspected
+    worst = monitor.suspects(2).sort_index()
+    assert worst.index.tolist() == [6, 9]
+    expected = [(6, 2), (9, 0)]
+    assert worst["unit"].tolist() == [place for _, place in expected]
+    assert worst["label"].tolist() == [int(tags()[where]) for where in expected]
+    assert worst["suggested"].tolist() == [int(sentences()[where]) % K for where in expected]
+    names = ["noun", "verb", "other"]
+    assert worst["suggested_name"].tolist() == [names[k] for k in worst["suggested"]]
+    assert worst["correctness"].tolist() == pytest.approx([1 - 1 / lengths()[6], 1 - 1 / lengths()[9]])
+    assert monitor.noise_rate().value == pytest.approx(2 / N)
+    assert set(range(N)) - set(monitor.clean_indices()) == {6, 9}
+
+
+def test_a_record_of_tokens_is_read_back_alike_and_reported(suspected: tuple[TrainingDynamicsMonitor, Path]) -> None:
+    monitor, folder = suspected
+    record = load_record(folder / "record")
+    assert record.table().equals(monitor.table())
+    assert "noun" in write_report(record, folder / "report.html").read_text()
+
+
+def test_a_resumed_fit_continues_the_record_of_tokens(tmp_path: Path) -> None:
+    whole, kept = TrainingDynamicsMonitor(history=False), TrainingDynamicsMonitor(history=False)
+    checkpoint = pl.callbacks.ModelCheckpoint(tmp_path, save_top_k=-1, filename="{epoch}")
+    run(tmp_path, Certain(), whole, checkpoint, enable_checkpointing=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        run(tmp_path, Certain(), kept, ckpt_path=str(tmp_path / "epoch=1.ckpt"))
+    for name, values in whole.statistics().arrays().items():
+        np.testing.assert_allclose(getattr(kept.statistics(), name), values, rtol=1e-5, err_msg=name)
+
+
+def test_processes_merge_units_also_where_one_has_none() -> None:
+    one, other = TrainingDynamics(2), TrainingDynamics(2)
+    one.update_units([1, 0], dense(torch.randn(2, K, H, W), torch.ones(2, H, W).long()))
+    kept: list[Any] = []
+
+    def gathered(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
+        kept.append((index, rows))
+        return kept[0][0].copy(), kept[0][1].copy()
+
+    for each in (one, other):
+        each.end_epoch(0, gathered)
+    for name, values in one.compute().arrays().items():
+        np.testing.assert_array_equal(getattr(other.compute(), name), values, err_msg=name)
+
+
+def test_one_record_has_one_kind_of_units() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update_units([0, 1], dense(torch.zeros(2, 3, 4), torch.ones(2, 4).long()))
+    with pytest.raises(ValueError, match=r"Expected several tokens for each sample, .* got several pixels for each"):
+        dynamics.update_units([0, 1], dense(torch.zeros(2, 3, 4, 4), torch.ones(2, 4, 4).long()))
+
+
+def test_pictures_of_masks_show_what_is_contradicted() -> None:
+    watch = SuspectWatch()
+    watch.follow([5])
+    shown = dense_binary(torch.tensor([[[3.0, 3.0], [-3.0, -3.0]]]), torch.tensor([[[1, 0], [1, 0]]]))
+    assert shown.marks is not None
+    watch.see([5], torch.tensor([0.0, 1.0, 1.0, 0.0]).view(1, 1, 2, 2))
+    watch.mark([5], shown.marks)
+    watch.take()
+    orange, blue = np.array([213, 94, 0]), np.array([0, 114, 178])
+    white = np.full(3, 255)
+    expected = [[0 * white, 0.4 * white + 0.6 * blue], [0.4 * white + 0.6 * orange, 0 * white]]
+    np.testing.assert_allclose(watch.pictures[5], expected, atol=0.5)
+
+
+def test_the_report_names_the_token_and_the_pixel_of_a_suspect(
+    suspected: tuple[TrainingDynamicsMonitor, Path], tmp_path: Path
+) -> None:
+    monitor, _ = suspected
+    page = write_report(monitor.record, tmp_path / "tokens.html", dataset=tagged()).read_text()
+    assert '"unit":"token 2"' in page
+    words = [str(word) for word in sentences()[6].tolist()]
+    assert ", ".join([*words[:2], f"[{words[2]}]", *words[3:]]) in page
+    masked = TrainingDynamicsMonitor(save_dir=tmp_path / "record", history=False)
+    run(tmp_path, Segmenter(), masked, data=segmented(Segmenter())[0], max_epochs=2)
+    worst = masked.suspects(1).iloc[0]
+    place = f'"unit":"pixel {worst["unit_row"]}, {worst["unit_column"]}"'
+    assert place in write_report(masked.record, tmp_path / "masks.html").read_text()
+    assert masked.record.pictures() or load_record(tmp_path / "record").pictures()
+
+
+@pytest.mark.parametrize("way", [Segmenter, FlatPixels, OneLogit])
+def test_explanations_of_masks_are_refused_with_advice_that_works(tmp_path: Path, way: Callable[[], Segmenter]) -> None:
+    model = way()
+    data, _ = segmented(model)
+    refused = AttributionMonitor(on_error="raise", methods="saliency", metrics=())
+    logged: dict[str, Any] = {"logger": pl.loggers.TensorBoardLogger(tmp_path), "max_epochs": 1}
+    with pytest.raises(CaptureError, match=r"one for each token or pixel. Pass `inputs=` .* pass `forward=`"):
+        run(tmp_path, model, refused, data=data, **logged)
+    advised = AttributionMonitor(
+        on_error="raise", methods="saliency", metrics=(), num_samples=2,
+        inputs=lambda batch: (batch[0], batch[1].flatten(1).amax(dim=1).long()),
+        forward=lambda module, x: module.shown(module(x)).mean(dim=(2, 3)),
+    )  # fmt: skip
+    run(tmp_path, way(), advised, data=data, **logged)
+    assert list(tmp_path.rglob("explanations/*.npz"))
+
+
+class Reordered(Tagger):
+    """Trains on the rows in another order, in a way that no function of torch shows."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        order = np.argsort(-batch[-1].numpy())
+        y = torch.from_numpy(batch[1].numpy()[order].copy())
+        return self.loss(self(batch[0][torch.from_numpy(order.copy())]), y)
+
+
+class ReorderedFlat(Reordered, Flat):
+    pass
+
+
+@pytest.mark.parametrize(("model", "words"), [(Reordered, "in the order of the batch"), (ReorderedFlat, "got 28")])
+def test_targets_in_another_order_raise(tmp_path: Path, model: Callable[[], Tagger], words: str) -> None:
+    with pytest.raises(SampleIdentityError, match=words):
+        run(tmp_path, model(), TrainingDynamicsMonitor())
+
+
+class Chosen(Tagger):
+    """Leaves out the short ones."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        long = batch[1][:, 4] >= 0
+        return self.loss(self(batch[0])[long], batch[1][long])
+
+
+def test_rows_that_a_step_chooses_are_followed(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    run(tmp_path, Chosen(), monitor)
+    assert monitor.statistics().presentations.tolist() == [3 * (length > 4) for length in lengths()]
+
+
+@pytest.mark.parametrize("options", [{"accumulate_grad_batches": 3}, {"precision": "bf16-mixed"}])
+def test_training_on_units_ends_bit_identical_with_the_monitor(tmp_path: Path, options: dict[str, Any]) -> None:
+    for model, data in ((Flat(), tagged()), (Segmenter(), segmented(Segmenter())[0])):
+        alone = run(tmp_path, copy.deepcopy(model), data=data, **options)
+        monitor = TrainingDynamicsMonitor(save_dir=tmp_path / type(model).__name__)
+        watched = run(tmp_path, model, monitor, data=data, **options)
+        for before, after in zip(alone.parameters(), watched.parameters(), strict=True):
+            assert torch.equal(before, after)
+        assert monitor.table()["presentations"].tolist() == [3] * N
