@@ -53,7 +53,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         features: Dotted name of a layer, best the one before the last linear one. Its newest output for each sample,
             averaged over space or tokens, stays on the device in bfloat16, 2 bytes for each of N x D values, at most
             1 GiB, is in the checkpoint, and gives the table's column ``score_neighbours``.
-        projector_every_n_epochs: Epochs between views of 2,000 samples' features in TensorBoard's projector; None: none.
+        projector_every_n_epochs: Epochs between views of 2,000 samples' features in the projector; None: none.
         gradient_noise: True, or the dotted name of the linear layer that gives the logits (default: the last one): log
             length and noise of its gradients, from what the step computed (:class:`~dynalens.GradientNoise`). Each step
             costs one more forward pass of that layer, and half a millisecond of small operations.
