@@ -16,7 +16,7 @@ a regression were chosen with seeds 0 and 1, so that the others judge them.
 import argparse
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +64,7 @@ class Problem:
 def several_labels(percent: float, seed: int, size: int) -> Problem:
     """Return pictures of two digits, of whose ten bits each is flipped with this probability."""
     rng = np.random.default_rng(seed)
-    images, labels = _digits()
+    images, labels = digits_of_scikit_learn()
     pairs = torch.from_numpy(rng.integers(0, len(images), (2, size)))
     truth = (F.one_hot(labels[pairs[0]], 10) | F.one_hot(labels[pairs[1]], 10)).bool()
     flipped = torch.from_numpy(rng.random((size, 10)) < percent / 100)
@@ -82,7 +82,7 @@ def several_labels(percent: float, seed: int, size: int) -> Problem:
 def exchanged_numbers(percent: float, seed: int, size: int) -> Problem:
     """Return turned digits with their angles, of which a part is exchanged."""
     rng = np.random.default_rng(seed)
-    images, _ = _digits()
+    images, _ = digits_of_scikit_learn()
     images = images[torch.from_numpy(rng.integers(0, len(images), size))]
     truth = torch.from_numpy(rng.uniform(-45, 45, size)).float()
     given, moved = truth.clone(), torch.from_numpy(rng.permutation(size)[: round(size * percent / 100)])
@@ -148,7 +148,8 @@ def turned(images: Tensor, degrees: Tensor) -> Tensor:
     return F.grid_sample(images, F.affine_grid(matrix, list(images.shape), align_corners=False), align_corners=False)
 
 
-def _digits() -> tuple[Tensor, Tensor]:
+def digits_of_scikit_learn() -> tuple[Tensor, Tensor]:
+    """Return 1,797 pictures ``(N, 1, 8, 8)`` in [0, 1] and their labels."""
     digits = load_digits()
     return torch.from_numpy(digits.images).float().unsqueeze(1) / 16, torch.from_numpy(digits.target).long()
 
@@ -172,10 +173,10 @@ def _regression_peers(predictions: Tensor, given: Tensor) -> Scores:
     return scores | {"its residual, averaged": residual}
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[int, int], Problem]] = ROWS) -> None:
     """Print a line for each row, in percent, the mean over the seeds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--rows", nargs="+", default=list(ROWS), choices=list(ROWS))
+    parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows))
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--size", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     warnings.filterwarnings("ignore", message="Lazy modules")
     print("| row | wrong | order | average precision | of single seeds |\n| --- | --- | --- | --- | --- |")
     for row in args.rows:
-        problems = [ROWS[row](seed, args.size) for seed in args.seeds]
+        problems = [rows[row](seed, args.size) for seed in args.seeds]
         runs = [measured(problem, seed, args.epochs) for problem, seed in zip(problems, args.seeds, strict=True)]
         wrong = np.mean([problem.wrong[problem.wrong >= 0].mean() for problem in problems])
         for name in runs[0]:

@@ -105,15 +105,26 @@ def test_the_least_width_of_an_audit_is_that_of_the_best_allocation() -> None:
     assert audit["least_width"](audit["Population"]("two", score, wrong)) == pytest.approx(0.25 / np.sqrt(3 / 16))
 
 
-def test_the_benchmark_of_units_prints_each_order(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+BOTH = ["dynalens", "cleanlab, averaged", "cleanlab, last epoch"]
+
+
+@pytest.mark.parametrize(
+    ("script", "orders"),
+    [
+        (
+            "units.py",
+            {"several labels, 20 % of bits": BOTH, "regression, 10 %": [*BOTH, "its residual, averaged"]},
+        ),
+        ("dense_units.py", {"tokens, 20 %": BOTH, "masks, 20 %": BOTH}),
+    ],
+)
+def test_the_benchmarks_of_units_print_each_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], script: str, orders: dict[str, list[str]]
 ) -> None:
     pytest.importorskip("cleanlab")
     monkeypatch.syspath_prepend(BENCHMARKS)
-    rows = ["several labels, 20 % of bits", "regression, 10 %"]
-    command = ["--rows", *rows, "--seeds", "0", "--size", "64", "--epochs", "2"]
-    runpy.run_path(str(BENCHMARKS / "units.py"))["main"](command)
+    run = runpy.run_path(str(BENCHMARKS / script))
+    run["main"](["--rows", *orders, "--seeds", "0", "--size", "64", "--epochs", "2"], run["ROWS"])
     lines = capsys.readouterr().out.strip().splitlines()[2:]
-    orders = [[line.split(" | ")[2] for line in lines if line.startswith(f"| {row} ")] for row in rows]
-    assert orders[0] == ["dynalens", "cleanlab, averaged", "cleanlab, last epoch"]
-    assert orders[1] == [*orders[0], "its residual, averaged"]
+    printed = {row: [line.split(" | ")[2] for line in lines if line.startswith(f"| {row} ")] for row in orders}
+    assert printed == orders
