@@ -51,6 +51,7 @@ ALLOWED = {
     }
     | {"text"},
     "records": {"record"},
+    "__main__": {"cli"},
     "pictures": {"torch", "numpy", "PIL", "deferred", "dynamics", "text"},
     "decisions": {"torch", "datasets", "keys", "text"},
     "report": {

@@ -1,6 +1,7 @@
 """The command line shows what the tables hold; mistakes are one line."""
 
 import json
+import runpy
 import zipfile
 from collections import Counter
 from importlib.metadata import version
@@ -97,6 +98,13 @@ def test_the_top_of_the_order_is_shown_where_nothing_is_flagged(
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
+    assert capsys.readouterr().out == f"dynalens {version('dynalens')}\n"
+
+
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["__main__.py", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("dynalens", run_name="__main__")
     assert capsys.readouterr().out == f"dynalens {version('dynalens')}\n"
 
 
