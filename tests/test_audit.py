@@ -468,6 +468,7 @@ MISTAKES = {
         "`new_label` to be another class for an answer 'wrong', got 2 for sample 3",
     ),
     "no column of answers": (answers_of((3,), columns="sample_id"), "the columns sample_id and answer, got"),
+    "an endless id": (answers_of(("1" * 10**6, "right")), r"this record, got sample 1{80}\.\.\., which"),
     "no answer": (answers_of((3, "")), "hold at least one answer, got none"),
 }
 

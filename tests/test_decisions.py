@@ -157,6 +157,13 @@ def test_an_item_without_a_label_is_refused(tmp_path: Path) -> None:
         apply_decisions([{"image": 0}], path)[0]
 
 
+@pytest.mark.parametrize("content", [b"sample_id,decision,new_label\n1,dr\xf6p,\n", b"\x89\x93" * 40, b"a" * 200_000])
+def test_a_file_that_is_no_text_or_has_endless_cells_is_one_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "decisions.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"`path` to be a CSV file, got .*decisions\.csv: .*\. Download the decisions"):
+        apply_decisions([("a", 0)], tmp_path / "decisions.csv")
+
+
 def test_answers_of_an_audit_are_applied(tmp_path: Path) -> None:
     rows = "0,0,right,\n1,1,wrong,\n2,2,wrong,0\n3,0,unsure,\n4,1,,\n"
     decided = apply_decisions(

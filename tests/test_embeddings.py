@@ -1,5 +1,6 @@
 """Embeddings of an encoder that never saw the labels: what they say, and the order of run and embeddings together."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dynalens.dynamics import TrainingDynamics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence, nearest
 from dynalens.embeddings.evidence import neighbour_probabilities
 from dynalens.embeddings.probe import fit_probe, out_of_fold, rotated
+from dynalens.embeddings.storage import read_embeddings
 from dynalens.record import Record, RecordMeta
 from dynalens.suspicion import assess, joined
 from training import fit
@@ -290,11 +292,37 @@ def test_a_monitor_a_record_on_disk_and_the_command_line_agree(
         written["score_probe"], monitor.suspects(precision=0.01, embeddings=embeddings)["score_probe"]
     )
     assert main(["report", str(tmp_path), *command[2:]]) == 0
-    (tmp_path / "not.npy").write_text("hello")
-    np.savez(tmp_path / "several.npz", a=embeddings)
-    for name, message in (("not.npy", "to be an .npy file of numbers"), ("several.npz", "got an archive of ['a']")):
-        assert main([*command[:3], str(tmp_path / name)]) == 2
-        assert message in capsys.readouterr().err
+
+
+def strange(file: Path, kind: str) -> None:
+    """Write a file that is not one array of numbers."""
+    if kind == "several":
+        with file.open("wb") as opened:
+            np.savez(opened, a=np.zeros(3))
+    elif kind == "objects":
+        np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+    elif kind == "larger":
+        header = "{'descr': '<f8', 'fortran_order': False, 'shape': (10**12, 768), }".replace("10**12", str(10**12))
+        file.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(64))
+    else:
+        file.write_bytes({"text": b"hello", "empty": b"", "pickle": b"\x80\x04]."}[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("text", "got another kind of file. Write it"),
+        ("empty", "got another kind of file"),
+        ("pickle", "got another kind of file"),
+        ("several", "got an archive of several"),
+        ("objects", "got Python objects, which are not loaded"),
+        ("larger", "got a header that says (1000000000000, 768) of float64 and 64 bytes behind it"),
+    ],
+)
+def test_a_file_that_holds_no_embeddings_is_one_error(tmp_path: Path, kind: str, message: str) -> None:
+    strange(tmp_path / "file.npy", kind)
+    with pytest.raises(ValueError, match=rf"file\.npy to be an \.npy file of numbers, {re.escape(message)}"):
+        read_embeddings(tmp_path / "file.npy")
 
 
 @pytest.mark.parametrize(

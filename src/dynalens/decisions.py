@@ -113,7 +113,17 @@ def apply_decisions(
     return DecidedDataset(dataset, decisions, label_key)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    try:
+        return list(_read(path))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"Expected `path` to be a CSV file, got {path}: {error}. Download the decisions from the page of `dynalens "
+            "report`."
+        ) from error
+
+
+def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         names = set(reader.fieldnames or ())

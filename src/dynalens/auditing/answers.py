@@ -12,7 +12,7 @@ from dynalens.dynamics import Array
 from dynalens.keys import ANSWERS
 
 AnswersSource = str | Path | pd.DataFrame
-_LISTED = 5
+_LISTED, _LETTERS = 5, 80
 
 
 @dataclass(frozen=True)
@@ -123,8 +123,8 @@ def _check_words(table: pd.DataFrame) -> None:
     if len(others):
         row = others.iloc[0]
         raise ValueError(
-            f"Expected `answer` to be one of {', '.join(ANSWERS)}, got {row['answer']!r} for sample "
-            f"{row['sample_id']}. Leave out samples that were not answered."
+            f"Expected `answer` to be one of {', '.join(ANSWERS)}, got {_short(row['answer'])!r} for "
+            f"{listed([row['sample_id']])}. Leave out samples that were not answered."
         )
 
 
@@ -148,9 +148,13 @@ def _rows(samples: Sequence[str], sample_ids: Sequence[str]) -> Array:
 
 def listed(samples: Sequence[object]) -> str:
     """Return the first few in words."""
-    first = ", ".join(str(sample) for sample in samples[:_LISTED])
+    first = ", ".join(_short(str(sample)) for sample in samples[:_LISTED])
     more = f" and {len(samples) - _LISTED} more" if len(samples) > _LISTED else ""
     return f"sample{'s' if len(samples) > 1 else ''} {first}{more}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
 
 
 def _classes(table: pd.DataFrame, column: str, names: Mapping[str, int]) -> list[int | None]:

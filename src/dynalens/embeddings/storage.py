@@ -1,8 +1,10 @@
 """Rows of embeddings in memory or on disk, where a run that was killed goes on."""
 
 import json
+import math
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -116,15 +118,32 @@ def read_embeddings(path: str | Path) -> Array:
     Raises:
         ValueError: If it is no such file.
     """
-    try:
-        stored = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(
-            f"Expected {path} to be an .npy file of numbers, got {error}. Write it with `np.save` or `dynalens.embed`."
-        ) from error
-    if not isinstance(stored, np.ndarray):
-        raise ValueError(
-            f"Expected {path} to be an .npy file with one array, got an archive of {stored.files}. "
-            "Write the embeddings alone with `np.save`."
-        )
+    with open(path, "rb") as file:
+        try:
+            _check_header(file)
+        except (ValueError, EOFError) as error:
+            raise ValueError(
+                f"Expected {path} to be an .npy file of numbers, got {error}. Write it with `np.save` or "
+                "`dynalens.embed`."
+            ) from error
+        stored: Array = np.load(file, allow_pickle=False)
     return stored
+
+
+def _check_header(file: BinaryIO) -> None:
+    """Raise a ValueError unless the file holds one array, with as many numbers as its header says; go to its start."""
+    start = file.read(len(np.lib.format.MAGIC_PREFIX))
+    if start != np.lib.format.MAGIC_PREFIX:
+        raise ValueError("an archive of several" if start.startswith(b"PK") else "another kind of file")
+    file.seek(0)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)
+    if version not in read_header:
+        raise ValueError(f"version {version} of that format")
+    shape, _, dtype = read_header[version](file)
+    if dtype.hasobject:
+        raise ValueError("Python objects, which are not loaded")
+    header, size = file.tell(), file.seek(0, 2)
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > size - header:
+        raise ValueError(f"a header that says {shape} of {dtype} and {size - header} bytes behind it")
+    file.seek(0)
