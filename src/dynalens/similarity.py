@@ -113,11 +113,11 @@ def class_examples(
     labels, examples = labels_of(statistics), {}
     for label in np.unique(labels[labels >= 0])[:most].tolist():
         rows = np.flatnonzero(labels == label)
-        chosen = mmd_critic(features[rows.tolist()], n, n)
+        selection = mmd_critic(features[rows.tolist()], n, n)
         order = rows[np.argsort(statistics.margin[rows], kind="stable")]
         examples[int(label)] = {
-            "prototype": rows[chosen.prototypes].tolist(),
-            "criticism": rows[chosen.criticisms].tolist(),
+            "prototype": rows[selection.prototypes].tolist(),
+            "criticism": rows[selection.criticisms].tolist(),
             "easiest": order[::-1][:n].tolist(),
             "hardest": order[:n].tolist(),
         }

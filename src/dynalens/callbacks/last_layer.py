@@ -77,8 +77,10 @@ class LastLayer:
         if not self._fits(features, outputs, presentation):
             return
         logits, targets = outputs.detach().float(), presentation.targets
-        own, recorded = (part.float().softmax(dim=1) for part in (two_class_logits(logits), presentation.logits))
-        same = (own - recorded).abs().amax() < _SAME
+        layer_probabilities, recorded = (
+            part.float().softmax(dim=1) for part in (two_class_logits(logits), presentation.logits)
+        )
+        same = (layer_probabilities - recorded).abs().amax() < _SAME
         self._same = same if self._same is None else self._same & same
         if not self._begun:
             self._check_same()  # the only time that a step waits for the device

@@ -90,9 +90,9 @@ class TrackedSamples:
             return {}
         names = range(len(statistics)) if record.sample_ids is None else record.sample_ids.tolist()
         rows = dict(zip(names, range(len(statistics)), strict=True))
-        known = [sample for sample in ids if sample in rows]
-        given = np.ones(len(statistics), np.int64) if statistics.unit_margins is None else statistics.label
-        return {sample: (int(statistics.unit[rows[sample]]), int(given[rows[sample]])) for sample in known}
+        samples = [sample for sample in ids if sample in rows]
+        labels = np.ones(len(statistics), np.int64) if statistics.unit_margins is None else statistics.label
+        return {sample: (int(statistics.unit[rows[sample]]), int(labels[rows[sample]])) for sample in samples}
 
     def close(self) -> None:
         """Undo ``install``."""

@@ -93,8 +93,8 @@ class DenseTargets:
         classes = self._levels.binary(mask.flatten()).view(mask.shape)
         if not self._levels.known:
             return None
-        counted = None if weight is None else (weight != 0).expand_as(logits).reshape(mask.shape)
-        return dense_binary(logits.detach().reshape(mask.shape), classes, counted), mask
+        is_counted = None if weight is None else (weight != 0).expand_as(logits).reshape(mask.shape)
+        return dense_binary(logits.detach().reshape(mask.shape), classes, is_counted), mask
 
     def has_masks(self, targets: Tensor) -> bool:
         """Return whether targets of a binary loss are masks."""
@@ -142,11 +142,11 @@ def _flat(targets: Tensor, batch: Any, samples: int) -> _Flat | None:
     if not bool((targets >= 0).any()):
         return None
     if len(targets) % samples == 0:
-        given = targets.reshape(samples, -1)
+        rows_of_targets = targets.reshape(samples, -1)
         for path, entry in entries.items():
             rows = entry.flatten(1)
-            for first in dict.fromkeys((0, 1, rows.shape[1] - given.shape[1])):
-                if 0 <= first < rows.shape[1] and _follows(given, rows[:, first:]):
+            for first in dict.fromkeys((0, 1, rows.shape[1] - rows_of_targets.shape[1])):
+                if 0 <= first < rows.shape[1] and _follows(rows_of_targets, rows[:, first:]):
                     return _Flat(path, first)
     selected = (path for path, entry in entries.items() if torch.equal(entry[entry >= 0], targets))
     return next((_Flat(path, selected=True) for path in selected), None)
@@ -158,15 +158,15 @@ def _put_back(logits: Tensor, targets: Tensor, entry: Tensor | None) -> tuple[Te
     Where these are not as many as the entry has, which nothing waits for, all are marked as no classes.
     """
     assert entry is not None
-    chosen = entry.to(targets.device).flatten() >= 0
-    places = (chosen.cumsum(0) - 1).clamp(0, len(targets) - 1)
-    kept = torch.where(chosen.sum() == len(targets), targets[places], NOT_A_CLASS)
-    return logits[places], torch.where(chosen, kept, IGNORED)
+    is_selected = entry.to(targets.device).flatten() >= 0
+    places = (is_selected.cumsum(0) - 1).clamp(0, len(targets) - 1)
+    whole_targets = torch.where(is_selected.sum() == len(targets), targets[places], NOT_A_CLASS)
+    return logits[places], torch.where(is_selected, whole_targets, IGNORED)
 
 
 def _follows(given: Tensor, rows: Tensor) -> bool:
     """Whether each target that counts is the entry at its place, and none is beyond the last entry."""
-    counted = given >= 0
-    shared = min(given.shape[1], rows.shape[1])
-    same = (given[:, :shared] == rows[:, :shared]) | ~counted[:, :shared]
-    return bool(same.all()) and not bool(counted[:, shared:].any())
+    is_counted = given >= 0
+    common_length = min(given.shape[1], rows.shape[1])
+    same = (given[:, :common_length] == rows[:, :common_length]) | ~is_counted[:, :common_length]
+    return bool(same.all()) and not bool(is_counted[:, common_length:].any())

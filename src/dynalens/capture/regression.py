@@ -66,9 +66,9 @@ class BatchTargets:
             source += "; targets: labels of the batch"
         if not calls:
             return None
-        shown = shown_targets(calls)
-        count = "a number" if shown.kind.labels == 1 else f"{shown.kind.labels} numbers"
-        return shown, calls[0].targets, f"{source} ({count} for each sample)"
+        presentation = shown_targets(calls)
+        count = "a number" if presentation.kind.labels == 1 else f"{presentation.kind.labels} numbers"
+        return presentation, calls[0].targets, f"{source} ({count} for each sample)"
 
     def _calls(self, losses: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> list[LossCall]:
         """Return the losses whose targets are labels of the batch, one for each prediction."""
@@ -77,16 +77,16 @@ class BatchTargets:
             self._check_scales(calls, batch, rows_of)
             return calls
         inputs, others = _inputs_and_others(batch)
-        chosen: dict[Any, tuple[int, Matched]] = {}
+        matches: dict[Any, tuple[int, Matched]] = {}
         for place, call in enumerate(losses):
             match = _made_of(call.targets, others, rows_of)
             if match is not None and _made_of(call.targets, inputs, rows_of, inputs=True) is None:
-                chosen.setdefault((origin(call.logits), match.entry, call.targets.shape), (place, match))
-        if chosen:
-            self._places = [place for place, _ in chosen.values()]
+                matches.setdefault((origin(call.logits), match.entry, call.targets.shape), (place, match))
+        if matches:
+            self._places = [place for place, _ in matches.values()]
             self._kinds = [_kind(call) for call in losses]
-            self._scaled = {number: match for number, (_, match) in enumerate(chosen.values()) if match.scaled}
-        return [losses[place] for place, _ in chosen.values()]
+            self._scaled = {number: match for number, (_, match) in enumerate(matches.values()) if match.scaled}
+        return [losses[place] for place, _ in matches.values()]
 
     def _check_scales(self, calls: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> None:
         """Compare the scale of the second batch's targets with that of the first.
@@ -94,9 +94,9 @@ class BatchTargets:
         Raises:
             CaptureError: If a step brings each batch to a scale of its own, as by its own mean.
         """
-        scaled, self._scaled = self._scaled, {}
+        scaled_matches, self._scaled = self._scaled, {}
         _, others = _inputs_and_others(batch)
-        for call, first in ((calls[number], match) for number, match in scaled.items() if number < len(calls)):
+        for call, first in ((calls[number], match) for number, match in scaled_matches.items() if number < len(calls)):
             entries = _with_columns(others, rows_of(call.targets), call.targets)
             labels = [entry for number, column, entry in entries if (number, column) == first.entry]
             if labels and not first.has_scale_of(call.targets, labels[0]):
@@ -109,8 +109,8 @@ class BatchTargets:
         assert self._places is not None
         if [_kind(call) for call in losses] == self._kinds:
             return [losses[place] for place in self._places]
-        wanted = [self._kinds[place] for place in self._places]
-        alike = [[call for call in losses if _kind(call) == kind] for kind in wanted]
+        kinds = [self._kinds[place] for place in self._places]
+        alike = [[call for call in losses if _kind(call) == kind] for kind in kinds]
         return [calls[0] for calls in alike] if all(len(calls) == 1 for calls in alike) else []
 
 
@@ -125,10 +125,10 @@ def shown_targets(calls: Sequence[LossCall]) -> UnitPresentation:
         raise CaptureError(
             f"Expected as many rows in each loss of the step, got {[len(part[0]) for part in parts]}. {REMEDY}"
         )
-    residuals, targets, losses, counted = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+    residuals, targets, losses, is_counted = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
     if targets.shape[1] > MOST_TARGETS:
         raise CaptureError(f"Expected at most {MOST_TARGETS} targets for each sample, got {targets.shape[1]}. {REMEDY}")
-    return regression(residuals, targets, losses, counted)
+    return regression(residuals, targets, losses, is_counted)
 
 
 REMEDY = (
@@ -169,8 +169,8 @@ def _columns(call: LossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     weights = torch.ones_like(loss) if call.weight is None else call.weight.detach().expand_as(loss)
     n, each = (len(targets), targets.shape[1:].numel()) if targets.ndim else (1, 1)
     every = (predictions - targets, targets, loss, weights != 0)
-    residuals, given, losses, counted = (values.reshape(n, each) for values in every)
-    return residuals, given, losses, counted
+    residuals, given_targets, losses, is_counted = (values.reshape(n, each) for values in every)
+    return residuals, given_targets, losses, is_counted
 
 
 def _in_full(values: Tensor) -> Tensor:
@@ -248,10 +248,10 @@ def _with_columns(
     for number, entry in enumerate(entries):
         if rows is not None and not (entry.ndim and len(entry)):
             continue
-        chosen = entry if rows is None else entry[rows.to(entry.device)]
-        yield number, None, chosen
-        if single and chosen.ndim == 2 and len(chosen) == len(targets) and 1 < chosen.shape[1] <= MOST_TARGETS:
-            yield from ((number, column, chosen[:, column]) for column in range(chosen.shape[1]))
+        selection = entry if rows is None else entry[rows.to(entry.device)]
+        yield number, None, selection
+        if single and selection.ndim == 2 and len(selection) == len(targets) and 1 < selection.shape[1] <= MOST_TARGETS:
+            yield from ((number, column, selection[:, column]) for column in range(selection.shape[1]))
 
 
 def _same(targets: Tensor, entry: Tensor, *, chosen: bool) -> bool:

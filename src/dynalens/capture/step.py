@@ -320,11 +320,11 @@ class StepCapture:
             raise self._ambiguous(f"{self._observed.passes} backward passes from others")
         if len(activations) != 1:
             raise self._ambiguous("none" if not activations else "; ".join(map(shown, activations)))
-        labels, chosen = _label_tensor(samples), self._observed.chosen(rows_of)
-        rows = self._observed.rows(labels if chosen is None else labels.flatten()[rows_of(chosen)])
+        labels, selection = _label_tensor(samples), self._observed.chosen(rows_of)
+        rows = self._observed.rows(labels if selection is None else labels.flatten()[rows_of(selection)])
         self._observing = True
         presentation = self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
-        return replace(presentation, given=labels if chosen is None else chosen)
+        return replace(presentation, given=labels if selection is None else selection)
 
     def _checked(self, logits: Any, targets: Any, *, source: str, weight: Tensor | None = None) -> Presentation:
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
@@ -340,10 +340,10 @@ class StepCapture:
 
     def _ambiguous(self, calls: str) -> CaptureError:
         numbers = _different(self._of_numbers.computed)
-        beside = f" and, of other numbers than labels of the batch, {_listed(numbers)}" if numbers else ""
+        others = f" and, of other numbers than labels of the batch, {_listed(numbers)}" if numbers else ""
         return CaptureError(
             f"Expected one classification loss ({', '.join(LOSSES)}) in a training step, or one of numbers "
-            f"({', '.join(REGRESSIONS)}) whose targets are labels of the batch, got {calls}{beside}. {_REMEDY} "
+            f"({', '.join(REGRESSIONS)}) whose targets are labels of the batch, got {calls}{others}. {_REMEDY} "
             f"For a regression: {REMEDY}"
         )
 
@@ -370,11 +370,13 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def _of_units(units: Shown, source: str, targets: Tensor) -> Presentation:
-    shown, given = units
-    which = f"{shown.kind.labels or 'several'} {shown.kind.name} for each sample"
+    presentation, targets_as_given = units
+    which = f"{presentation.kind.labels or 'several'} {presentation.kind.name} for each sample"
     # Rows of the batch are followed to the step's own tensor, where that has one for each.
-    given = targets if len(targets) == len(given) else given
-    return Presentation(shown.logits, shown.targets, f"{source} ({which})", given, shown)
+    targets_as_given = targets if len(targets) == len(targets_as_given) else targets_as_given
+    return Presentation(
+        presentation.logits, presentation.targets, f"{source} ({which})", targets_as_given, presentation
+    )
 
 
 def _label_tensor(samples: Any) -> Tensor:

@@ -40,13 +40,13 @@ class Dissection:
 
     def detectors(self, least: float = DETECTOR) -> pd.DataFrame:
         """Return ``channel``, ``concept`` and ``iou`` of those whose best concept has at least this IoU, best first."""
-        filled = np.nan_to_num(self.iou, nan=-1.0)
-        best = filled.argmax(axis=1)
+        shares = np.nan_to_num(self.iou, nan=-1.0)
+        best = shares.argmax(axis=1)
         table = pd.DataFrame(
             {
                 "channel": np.arange(len(best)),
                 "concept": [self.concepts[i] for i in best],
-                "iou": filled[np.arange(len(best)), best],
+                "iou": shares[np.arange(len(best)), best],
             }
         )
         table = table[table["iou"] >= least].sort_values("iou", ascending=False, kind="stable")

@@ -173,10 +173,10 @@ def _scores(
         parts = [part.to(device, dtype) for part in torch.split(examples, _AT_ONCE)]
         return concept_class(id=number, name=str(number), data_iter=parts)
 
-    named = {each: concept(number, examples) for number, (each, examples) in enumerate(sets.items())}
+    concepts_by_name = {each: concept(number, examples) for number, (each, examples) in enumerate(sets.items())}
     chance = [concept(len(sets) + number, examples) for number, examples in enumerate(randoms)]
     pairs: list[tuple[str | None, list[Any]]] = [
-        (each, [one, other]) for each, one in named.items() for other in chance[1:]
+        (each, [one, other]) for each, one in concepts_by_name.items() for other in chance[1:]
     ]
     pairs += [(None, [chance[0], other]) for other in chance[1:]]
     testing = captum(model, name, folder)
@@ -248,8 +248,8 @@ def _held_out(labels: Array) -> Array:
         >>> _held_out(np.array([0, 0, 0, 0, 1, 1])).tolist()
         [False, False, True, False, False, True]
     """
-    held = np.zeros(len(labels), bool)
+    test_rows = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        held[rows[_HELD_OUT - 1 :: _HELD_OUT] if len(rows) >= _HELD_OUT else rows[-1:]] = True
-    return held
+        test_rows[rows[_HELD_OUT - 1 :: _HELD_OUT] if len(rows) >= _HELD_OUT else rows[-1:]] = True
+    return test_rows

@@ -44,10 +44,10 @@ class DenseRules:
         votes, same = state[_VOTES][at], state[self.COUNTED][at] == worst
         new = votes == 0  # no unit has a majority: this one is named, with a vote if it is contradicted
         state[_VOTES][at] = votes + np.where(contradicted, np.where(new | same, 1, -1), 0)
-        named = {self.COUNTED: worst, _GIVEN: numbers[GIVEN], _RIVAL: numbers[CONTRADICTION]}
-        named |= {_COLUMNS: numbers[COLUMNS]}
-        for name in named.keys() & state.keys():
-            state[name][at] = np.where(new | (same & contradicted), named[name], state[name][at])
+        units = {self.COUNTED: worst, _GIVEN: numbers[GIVEN], _RIVAL: numbers[CONTRADICTION]}
+        units |= {_COLUMNS: numbers[COLUMNS]}
+        for name in units.keys() & state.keys():
+            state[name][at] = np.where(new | (same & contradicted), units[name], state[name][at])
         state[_RIGHT][at] = ~contradicted
 
     def changed(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int:
@@ -56,12 +56,12 @@ class DenseRules:
 
     def read(self, state: Mapping[str, Array], times: Array) -> dict[str, Array]:
         """Return the statistics of the worst token or pixel of each sample."""
-        given, rival = state[_GIVEN], state[_RIVAL]
+        labels, rival = state[_GIVEN], state[_RIVAL]
         columns = {"unit_columns": state[_COLUMNS].copy()} if self._masks else {}
         return columns | {
-            "label": given.copy(),
+            "label": labels.copy(),
             "candidate": rival.copy(),
-            "predicted": np.where(state[_RIGHT], given, rival),
+            "predicted": np.where(state[_RIGHT], labels, rival),
             "unit": state[self.COUNTED].copy(),
             "unit_margin": -state[_DOUBT] / times,
         }

@@ -103,10 +103,10 @@ def _squared(values: Tensor, dim: int | None = None) -> Tensor:
 
 def _residuals(logits: Tensor, targets: Tensor) -> Tensor:
     """Return p - onehot, (B, K), 0 for samples that do not count."""
-    counted = (targets >= 0).unsqueeze(1)
+    is_counted = (targets >= 0).unsqueeze(1)
     if logits.shape[1] == 1:
         residuals = logits.sigmoid() - targets.unsqueeze(1)
     else:
         residuals = logits.softmax(dim=1)
         residuals.scatter_add_(1, targets.clamp(min=0).unsqueeze(1), -torch.ones_like(residuals[:, :1]))
-    return torch.where(counted, residuals, 0.0)
+    return torch.where(is_counted, residuals, 0.0)

@@ -32,27 +32,27 @@ def empty(num_samples: int, count: int) -> State:
 def present(state: State, at: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples."""
     kind = UnitKind(LABELS, state[_MARGINS].shape[1])
-    logits, given = numbers[kind.logits].T, unpacked(numbers[kind.given].T, kind.labels)
-    counted = ~np.isnan(logits)
-    margins = np.where(given == 1, logits, -logits)
-    before, known = state[_MARGINS][at], state[_BITS][at] >= 0
-    part = np.where(known, np.float32(step), np.float32(1))
-    state[_MARGINS][at] = np.where(counted, before + part * (margins - before), before)
-    state[_BITS][at] = np.where(counted, given, state[_BITS][at])
+    logits, bits = numbers[kind.logits].T, unpacked(numbers[kind.given].T, kind.labels)
+    is_counted = ~np.isnan(logits)
+    margins = np.where(bits == 1, logits, -logits)
+    earlier, is_known = state[_MARGINS][at], state[_BITS][at] >= 0
+    part = np.where(is_known, np.float32(step), np.float32(1))
+    state[_MARGINS][at] = np.where(is_counted, earlier + part * (margins - earlier), earlier)
+    state[_BITS][at] = np.where(is_counted, bits, state[_BITS][at])
     right = margins > 0  # False where it is not counted
-    state[_FORGOTTEN][at] += (state[_RIGHT][at] & ~right & counted).sum(axis=1).astype(np.int32)
-    state[_RIGHT][at] = np.where(counted, right, state[_RIGHT][at])
+    state[_FORGOTTEN][at] += (state[_RIGHT][at] & ~right & is_counted).sum(axis=1).astype(np.int32)
+    state[_RIGHT][at] = np.where(is_counted, right, state[_RIGHT][at])
 
 
 def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
     """Return the number of samples of which a given label differs between presentations."""
     kind = UnitKind(LABELS, state[_MARGINS].shape[1])
-    given = unpacked(numbers[kind.given].T, kind.labels)
-    given[np.isnan(numbers[kind.logits].T)] = -1
-    known = state[_BITS].copy()
-    known[index] = np.where(known[index] >= 0, known[index], given)
-    before = known[index]
-    differs = (given >= 0) & (before >= 0) & (given != before)
+    bits = unpacked(numbers[kind.given].T, kind.labels)
+    bits[np.isnan(numbers[kind.logits].T)] = -1
+    known_bits = state[_BITS].copy()
+    known_bits[index] = np.where(known_bits[index] >= 0, known_bits[index], bits)
+    earlier = known_bits[index]
+    differs = (bits >= 0) & (earlier >= 0) & (bits != earlier)
     return len(np.unique(index[differs.any(axis=1)]))
 
 
@@ -70,15 +70,15 @@ def unpacked(packed: Array, count: int) -> Array:
 def read(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
     """Return the statistics of the worst label of each sample, and the margins of all."""
     has_presentations = ~np.isnan(times)
-    known = state[_BITS] >= 0
-    margins = np.where(known, state[_MARGINS], np.float32(np.nan))
-    unit = np.where(known, state[_MARGINS], np.inf).argmin(axis=1)
+    is_known = state[_BITS] >= 0
+    margins = np.where(is_known, state[_MARGINS], np.float32(np.nan))
+    unit = np.where(is_known, state[_MARGINS], np.inf).argmin(axis=1)
     rows = np.arange(len(unit))
-    given = np.where(has_presentations, state[_BITS][rows, unit], -1).astype(np.int32)
-    last = np.where(state[_RIGHT][rows, unit], given, 1 - given)
+    bits = np.where(has_presentations, state[_BITS][rows, unit], -1).astype(np.int32)
+    last = np.where(state[_RIGHT][rows, unit], bits, 1 - bits)
     return {
-        "label": given,
-        "candidate": np.where(has_presentations, 1 - given, -1).astype(np.int32),
+        "label": bits,
+        "candidate": np.where(has_presentations, 1 - bits, -1).astype(np.int32),
         "predicted": np.where(has_presentations, last, -1).astype(np.int32),
         "unit": np.where(has_presentations, unit, -1).astype(np.int32),
         "unit_margin": np.where(has_presentations, margins[rows, unit], np.nan),

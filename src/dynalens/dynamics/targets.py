@@ -62,18 +62,18 @@ def settled(state: State, index: Array, rows: Array, given: Array | None) -> Arr
             default_tolerance(targets[first]) if given is None else for_each_target(given, kind.labels)
         )
     ratio = np.abs(residuals.astype(np.float64)) / state[TOLERANCE]
-    counted = ~np.isnan(targets)
-    worst = np.where(counted, ratio, -np.inf).argmax(axis=1)  # NaN is the largest
+    is_counted = ~np.isnan(targets)
+    worst = np.where(is_counted, ratio, -np.inf).argmax(axis=1)  # NaN is the largest
     largest = np.where(rows[TARGET] >= 0, ratio[np.arange(len(worst)), worst], 0)
     with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not counted
         margins = np.minimum(-np.log(ratio), CERTAIN)
-        margin, rest = np.minimum(-np.log(largest), CERTAIN), largest / (1 + largest)
-        rows[LOG_OTHER] = np.log(rest)
-    rows[MARGIN], rows[LOG_P], rows[EL2N] = margin, -np.log1p(largest), np.sqrt(2) * rest
+        margin, others = np.minimum(-np.log(largest), CERTAIN), largest / (1 + largest)
+        rows[LOG_OTHER] = np.log(others)
+    rows[MARGIN], rows[LOG_P], rows[EL2N] = margin, -np.log1p(largest), np.sqrt(2) * others
     rows[PREDICTED] = margin <= 0
-    number = np.maximum(counted.sum(axis=1), 1)
-    numbers[MEAN_MARGIN] = np.where(counted, margins, 0).sum(axis=1) / number
-    numbers[RIGHT] = (counted & (margins > 0)).sum(axis=1) / number
+    number = np.maximum(is_counted.sum(axis=1), 1)
+    numbers[MEAN_MARGIN] = np.where(is_counted, margins, 0).sum(axis=1) / number
+    numbers[RIGHT] = (is_counted & (margins > 0)).sum(axis=1) / number
     numbers[POSITION] = worst
     return rows
 
@@ -82,32 +82,32 @@ def present(state: State, at: "slice | Array", numbers: Array, step: float) -> N
     """Add one presentation of each of some different samples."""
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
     residuals, targets = numbers[kind.logits].T, numbers[kind.given].T
-    counted, known = ~np.isnan(targets), ~np.isnan(state[_TARGETS][at])
+    is_counted, is_known = ~np.isnan(targets), ~np.isnan(state[_TARGETS][at])
     was_within, is_within = (np.abs(each) < state[TOLERANCE] for each in (state[_LAST][at], residuals))  # NaN is not
-    part = np.where(known, np.float32(step), np.float32(1))
+    part = np.where(is_known, np.float32(step), np.float32(1))
     for name, values in ((_RESIDUALS, residuals), (_ABSOLUTE, np.abs(residuals))):
-        before = state[name][at]
-        state[name][at] = np.where(counted, before + part * (values - before), before)
+        earlier = state[name][at]
+        state[name][at] = np.where(is_counted, earlier + part * (values - earlier), earlier)
     for name, values in ((_TARGETS, targets), (_LAST, residuals)):
-        state[name][at] = np.where(counted, values, state[name][at])
-    state[_FORGOTTEN][at] += (was_within & ~is_within & counted).sum(axis=1).astype(np.int32)
+        state[name][at] = np.where(is_counted, values, state[name][at])
+    state[_FORGOTTEN][at] += (was_within & ~is_within & is_counted).sum(axis=1).astype(np.int32)
 
 
 def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
     """Return the number of samples of which a target differs between presentations."""
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
-    given, known = numbers[kind.given].T, state[_TARGETS].copy()
-    known[index] = np.where(np.isnan(known[index]), given, known[index])
-    before = known[index]
-    return len(np.unique(index[(~np.isnan(given) & ~np.isnan(before) & (given != before)).any(axis=1)]))
+    targets, known_targets = numbers[kind.given].T, state[_TARGETS].copy()
+    known_targets[index] = np.where(np.isnan(known_targets[index]), targets, known_targets[index])
+    earlier = known_targets[index]
+    return len(np.unique(index[(~np.isnan(targets) & ~np.isnan(earlier) & (targets != earlier)).any(axis=1)]))
 
 
 def read(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
     """Return the statistics of the worst target of each sample, and the residuals of all."""
     has_presentations = ~np.isnan(times)
-    known = ~np.isnan(state[_TARGETS])
-    absolute = np.where(known, state[_ABSOLUTE], np.float32(np.nan))
-    unit = np.where(known, absolute / state[TOLERANCE], -np.inf).argmax(axis=1)
+    is_known = ~np.isnan(state[_TARGETS])
+    absolute = np.where(is_known, state[_ABSOLUTE], np.float32(np.nan))
+    unit = np.where(is_known, absolute / state[TOLERANCE], -np.inf).argmax(axis=1)
     rows = np.arange(len(unit))
 
     def of_unit(values: Array) -> Array:

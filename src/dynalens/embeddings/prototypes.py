@@ -65,12 +65,12 @@ def mmd_critic(features: Tensor, prototypes: int, criticisms: int, *, gamma: flo
     x = unit_rows(features[torch.from_numpy(rows).to(features.device)])
     kernel = _Kernel(x, gamma)
     mean = kernel.mean()
-    chosen = _prototypes(kernel, mean, min(prototypes, len(rows)))
+    selection = _prototypes(kernel, mean, min(prototypes, len(rows)))
     outside = np.ones(len(rows), bool)
-    outside[chosen] = False
-    standing = kernel.columns(chosen).mean(axis=1) if chosen else np.zeros(len(rows))
+    outside[selection] = False
+    standing = kernel.columns(selection).mean(axis=1) if selection else np.zeros(len(rows))
     critical = _criticisms(kernel, np.abs(mean - standing), outside, criticisms)
-    return Representatives(rows[chosen].tolist(), rows[critical].tolist())
+    return Representatives(rows[selection].tolist(), rows[critical].tolist())
 
 
 class _Kernel:
@@ -105,31 +105,31 @@ def _median_distance(x: Tensor) -> float:
 
 def _prototypes(kernel: _Kernel, mean: Array, number: int) -> list[int]:
     """Return the greedy choice; J of S and each candidate is updated from that of S."""
-    chosen: list[int] = []
-    among, inner, outer = np.zeros(len(mean)), 0.0, 0.0  # sums of k(s, c), of k within S, and of the means of S
+    selection: list[int] = []
+    similarities, inner, outer = np.zeros(len(mean)), 0.0, 0.0  # sums of k(s, c), of k within S, and of the means of S
     for size in range(1, number + 1):
-        gain = 2 * (outer + mean) / size - (inner + 2 * among + 1) / size**2
-        gain[chosen] = -np.inf
+        gain = 2 * (outer + mean) / size - (inner + 2 * similarities + 1) / size**2
+        gain[selection] = -np.inf
         best = int(gain.argmax())
-        inner, outer = inner + 2 * float(among[best]) + 1, outer + float(mean[best])
-        among = among + kernel.columns([best])[:, 0]
-        chosen.append(best)
-    return chosen
+        inner, outer = inner + 2 * float(similarities[best]) + 1, outer + float(mean[best])
+        similarities = similarities + kernel.columns([best])[:, 0]
+        selection.append(best)
+    return selection
 
 
 def _criticisms(kernel: _Kernel, witness: Array, candidate: Array, number: int) -> list[int]:
     """Return the greedy choice; the log determinant grows by the log of what a candidate adds to those chosen."""
-    chosen: list[int] = []
+    selection: list[int] = []
     candidate = candidate.copy()
     for _ in range(min(number, int(candidate.sum()))):
         left = np.ones(len(witness))
-        if chosen:
-            columns = kernel.columns(chosen)
-            left = 1 - np.einsum("nm,nm->n", columns, np.linalg.solve(columns[chosen], columns.T).T)
+        if selection:
+            columns = kernel.columns(selection)
+            left = 1 - np.einsum("nm,nm->n", columns, np.linalg.solve(columns[selection], columns.T).T)
         gain = np.where(candidate & (left > _EQUAL), witness + np.log(np.maximum(left, _EQUAL)), -np.inf)
         best = int(gain.argmax())
         if not np.isfinite(gain[best]):
             break
-        chosen.append(best)
+        selection.append(best)
         candidate[best] = False
-    return chosen
+    return selection

@@ -75,8 +75,8 @@ class SimilarSamples:
         place = np.flatnonzero(self.rows == row)
         if not len(place):
             return [], []
-        given, suggested = ([int(i) for i in each[place[0]] if i >= 0] for each in (self.given, self.suggested))
-        return given, suggested
+        rows_of_label, suggested = ([int(i) for i in each[place[0]] if i >= 0] for each in (self.given, self.suggested))
+        return rows_of_label, suggested
 
     def all(self) -> list[int]:
         """Return every similar sample once, the nearest of all rows first."""

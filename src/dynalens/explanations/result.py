@@ -159,10 +159,10 @@ class ExplanationResult:
         if not self.independent:
             predicted = [class_name(each, names) for each in p.argmax(dim=1).tolist()]
             return list(zip([class_name(each, names) for each in labels], predicted, p_label, strict=True))
-        given = [1] * len(labels) if self.given is None else self.given.tolist()
+        bits = [1] * len(labels) if self.given is None else self.given.tolist()
         return [
             (_there(name, bool(bit)), _there(name, p_k > 0.5), p_k if bit else 1 - p_k)
-            for name, bit, p_k in zip([class_name(each, names) for each in labels], given, p_label, strict=True)
+            for name, bit, p_k in zip([class_name(each, names) for each in labels], bits, p_label, strict=True)
         ]
 
     def _shown(self, normalisation: Normalisation | None, decode: Callable[[int], str] | None) -> Sequence[Shown]:

@@ -70,12 +70,12 @@ class Robustness:
         """
         if not self.steps:
             return None
-        shown = {"": self._shown(self.images, normalisation)}
+        samples = {"": self._shown(self.images, normalisation)}
         for attack, smallest in self.steps.items():
-            shown[attack] = self._shown(smallest.images, normalisation)
-            shown[f"{attack}: change"] = self._shown(_visible(smallest.images - self.images), None)
+            samples[attack] = self._shown(smallest.images, normalisation)
+            samples[f"{attack}: change"] = self._shown(_visible(smallest.images - self.images), None)
         rows = [
-            (self._captions(number, names), [column[number] for column in shown.values()])
+            (self._captions(number, names), [column[number] for column in samples.values()])
             for number in range(len(self.images))
         ]
         attacks = ", ".join(attack.replace("_", "-") for attack in self.steps)
@@ -84,12 +84,12 @@ class Robustness:
     def _captions(self, number: int, names: Sequence[str] | None) -> list[str]:
         captions: list[str] = []
         for smallest in self.steps.values():
-            before, after = (
+            earlier, later = (
                 class_name(int(classes[number]), names) for classes in (smallest.predicted, smallest.changed_to)
             )
-            captions = captions or [before]
-            changed = bool(smallest.changed[number])
-            captions += [after, f"{float(smallest.steps[number]):.2g}"] if changed else ["none", ""]
+            captions = captions or [earlier]
+            changes = bool(smallest.changed[number])
+            captions += [later, f"{float(smallest.steps[number]):.2g}"] if changes else ["none", ""]
         return captions
 
     def _shown(self, images: Tensor, normalisation: Normalisation | None) -> Sequence[Shown]:

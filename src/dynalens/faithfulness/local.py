@@ -116,12 +116,12 @@ class PerturbedLogits:
         patch = patches(images.shape[2:])
         generator = torch.Generator().manual_seed(seed)
         left = torch.randint(0, 2, (samples, int(patch.max()) + 1), generator=generator)
-        shown = left[:, patch].to(images.device).bool()
+        is_visible = left[:, patch].to(images.device).bool()
         rows = []
         with scoring(model, images, forward=forward, chunk_size=chunk_size) as (scorer, x):
             others = replacement(x, baseline).expand_as(x)
             column = targets.unsqueeze(1)
-            for mask in shown:
+            for mask in is_visible:
                 logits = scorer.logits(torch.where(mask, x, others))
                 rows.append(logits.gather(1, column).squeeze(1))
         return cls(left.to(images.device).double(), torch.stack(rows, dim=1).double(), patch.to(images.device))

@@ -149,8 +149,8 @@ def likeness(maps: Tensor, variants: int) -> Tensor:
     flat = maps.flatten(2)
     grams = F.normalize((flat @ flat.transpose(1, 2)).flatten(1), dim=1).view(-1, variants, flat.shape[1] ** 2)
     similar = grams @ grams.transpose(1, 2)
-    own = similar.diagonal(dim1=1, dim2=2).sum(dim=1)
-    return (similar.sum(dim=(1, 2)) - own) / (variants * (variants - 1))
+    norms = similar.diagonal(dim1=1, dim2=2).sum(dim=1)
+    return (similar.sum(dim=(1, 2)) - norms) / (variants * (variants - 1))
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,10 @@ def _activations(output: Tensor, units: Sequence[int], what: str) -> Tensor:
             f"Expected units in [0, {output.shape[1] if output.ndim > 1 else 1}) of {what}, got "
             f"{sorted(set(units))}. Name classes, or channels of a layer that gives (N, C, ...)."
         )
-    own = output[torch.arange(len(units), device=output.device), torch.tensor(units, device=output.device)].float()
-    return own.flatten(1).mean(dim=1) if own.ndim > 1 else own
+    activations = output[
+        torch.arange(len(units), device=output.device), torch.tensor(units, device=output.device)
+    ].float()
+    return activations.flatten(1).mean(dim=1) if activations.ndim > 1 else activations
 
 
 def _frequencies(size: Sequence[int]) -> tuple[int, int, int]:

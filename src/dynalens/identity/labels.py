@@ -93,8 +93,8 @@ class LabelCheck:
         if self.confirmed:
             return
         numbers = given if given is not None and len(given) == len(every) else target
-        counted = range(len(every)) if numbers is given else rows
-        of_rows = (_listed(columns[path], list(counted)) for path in labels if path in usual)
+        rows_to_read = range(len(every)) if numbers is given else rows
+        of_rows = (_listed(columns[path], list(rows_to_read)) for path in labels if path in usual)
         if any(is_reordered(values, numbers) for values in of_rows if values is not None):
             raise SampleIdentityError(ANOTHER_ORDER)
         # Each row's counterpart has its own number, or stands first.

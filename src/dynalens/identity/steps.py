@@ -90,11 +90,11 @@ class StepRows:
             SampleIdentityError: If they cannot be known.
             CaptureError: If the targets of the first steps are no classes.
         """
-        part, targets, given = self._identity.part_of(batch), presentation.targets, presentation.given
+        part, targets, targets_as_given = self._identity.part_of(batch), presentation.targets, presentation.given
         delivered = self._identity.delivered(trainer, rows)
         self._of_classes = presentation.units is None
         order = self._order_after_hooks(delivered, part)
-        followed, choice = TRACE.followed(given), TRACE.rows_of(given)
+        followed, choice = TRACE.followed(targets_as_given), TRACE.rows_of(targets_as_given)
         after_hooks = rows if order is None else rows[order]
         if choice is not None and len(choice) <= len(after_hooks) * views:
             check_rows(followed.of if followed else 0, len(after_hooks), 1)
@@ -163,12 +163,12 @@ class StepRows:
         """Count targets that are not the label of their row, on the device, where they are not the batch's own."""
         place, given, targets = self._labels.witness, presentation.given, presentation.targets
         label = None if place is None else part_at(batch, place)
-        own = place is not None and not self._hooked and part_at(part, place) is given
-        if label is None or own or label is given or len(label) != len(targets):
+        own_labels = place is not None and not self._hooked and part_at(part, place) is given
+        if label is None or own_labels or label is given or len(label) != len(targets):
             return
-        expected = torch.as_tensor(label)
-        expected = (expected if order is None else expected[order]).to(targets.device, non_blocking=True)
-        others = ((expected != targets) & (targets >= 0)).sum()
+        labels = torch.as_tensor(label)
+        labels = (labels if order is None else labels[order]).to(targets.device, non_blocking=True)
+        others = ((labels != targets) & (targets >= 0)).sum()
         self._others = others if self._others is None else self._others + others
 
     def _check_others(self) -> None:

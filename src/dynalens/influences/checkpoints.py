@@ -40,11 +40,11 @@ def checkpoint_files(checkpoints: Checkpoints) -> list[Path]:
         files = [folder] if folder.is_file() else files
     else:
         files = [Path(each) for each in checkpoints]
-    missing = [str(path) for path in files if not path.is_file()]
-    if not files or missing:
+    absent = [str(path) for path in files if not path.is_file()]
+    if not files or absent:
         raise ValueError(
-            f"Expected `checkpoints` to be files of ModelCheckpoint or a folder of such, got {missing or checkpoints!r}"
-            f"{'' if missing else ' with none'}. Train with `ModelCheckpoint(save_top_k=-1)` and pass its `dirpath`."
+            f"Expected `checkpoints` to be files of ModelCheckpoint or a folder of such, got {absent or checkpoints!r}"
+            f"{'' if absent else ' with none'}. Train with `ModelCheckpoint(save_top_k=-1)` and pass its `dirpath`."
         )
     return files
 

@@ -306,14 +306,14 @@ def _samples(record: Record | KeepsRecord | None, dataset: Any, settings: _Setti
     table = pd.DataFrame({"label": list(labels)}, index=pd.RangeIndex(len(labels), name="sample_id"))
     if record is None:
         return table
-    known = (record if isinstance(record, Record) else record.record).table()
-    recorded = known["label"].notna().to_numpy() if len(known) == len(table) else np.zeros(0, bool)
-    if len(known) != len(table) or (labels[recorded] != known["label"].to_numpy()[recorded]).any():
+    record_table = (record if isinstance(record, Record) else record.record).table()
+    recorded = record_table["label"].notna().to_numpy() if len(record_table) == len(table) else np.zeros(0, bool)
+    if len(record_table) != len(table) or (labels[recorded] != record_table["label"].to_numpy()[recorded]).any():
         raise ValueError(
-            f"Expected `dataset` to be the one of the record, with its {len(known)} labels in their order, got "
+            f"Expected `dataset` to be the one of the record, with its {len(record_table)} labels in their order, got "
             f"{len(table)} samples or others. Pass the dataset of the training loader, or `None` for the record."
         )
-    return known[["label", "suggested", "wrong_probability"]]
+    return record_table[["label", "suggested", "wrong_probability"]]
 
 
 def _predicted(model: nn.Module, settings: _Settings, x: Any) -> Array:

@@ -101,8 +101,8 @@ class ConceptLog:
             return None
         images = settings.samples[0]
         run = _logits_of(model, images[:1].to(model.device), forward)
-        found = dissect(model, images, settings.masks, layer=settings.layer, top=settings.top, forward=run)
-        return dissection_sheet(found, images, f"epoch {epoch}: where channels of {settings.layer} are active")
+        dissection = dissect(model, images, settings.masks, layer=settings.layer, top=settings.top, forward=run)
+        return dissection_sheet(dissection, images, f"epoch {epoch}: where channels of {settings.layer} are active")
 
 
 def dissection_sheet(dissection: Dissection, images: Tensor, title: str) -> Image.Image:
@@ -120,11 +120,11 @@ def dissection_sheet(dissection: Dissection, images: Tensor, title: str) -> Imag
         (700, 256)
     """
     table = dissection.detectors(least=0.0).head(_MOST_ROWS)
-    shown, rows = shown_inputs(images), []
+    pictures, rows = shown_inputs(images), []
     for channel, concept, iou in table.itertuples(index=False):
         active = dissection.active[:, channel].flatten(1).sum(dim=1)
         order = torch.argsort(active, descending=True, stable=True)[:_SHOWN].tolist()
-        cells = [Relative(_marked(shown[i], dissection.active[i, channel].numpy()), f"#{i}") for i in order]
+        cells = [Relative(_marked(pictures[i], dissection.active[i, channel].numpy()), f"#{i}") for i in order]
         rows.append((f"channel {channel}: {concept}, IoU {iou:.2f}", {"active most": cells}))
     return relatives_sheet(rows or [("no channel is active anywhere", {})], title)
 

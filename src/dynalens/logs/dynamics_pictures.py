@@ -143,8 +143,8 @@ class DynamicsPictures:
             similar: What suspects look like: to be shown, whose pictures have passed, and to be followed.
         """
         self._watch.take()
-        shown, followed = similar
-        self._similar, self._alike = shown or self._similar, [] if followed is None else followed.all()
+        drawn_samples, followed = similar
+        self._similar, self._alike = drawn_samples or self._similar, [] if followed is None else followed.all()
         self._follow(statistics, device)
         self._watch.note(epoch, {"index": record.index, "p_label": record.p_label})
 
@@ -250,9 +250,9 @@ class DynamicsPictures:
         ]
 
     def _similar_pictures(self, sample: int) -> tuple[list[Array | None], list[Array | None]]:
-        given, suggested = self._similar.of(sample)
+        rows_of_label, suggested = self._similar.of(sample)
         pictures = self._watch.pictures
-        return [pictures.get(row) for row in given], [pictures.get(row) for row in suggested]
+        return [pictures.get(row) for row in rows_of_label], [pictures.get(row) for row in suggested]
 
 
 def given_and_suggested(

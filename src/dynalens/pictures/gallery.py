@@ -60,15 +60,15 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
     columns = _COLUMNS // 2 if contrasts else _COLUMNS
     inner = _PICTURE * 2 + _GAP if contrasts else _PICTURE
     has_names = any(suspect.name for suspect in suspects)
-    beside = any(any(suspect.similar) for suspect in suspects)
-    pitch = _PICTURE + (3 + has_names) * LINE + _SPARK + 2 * _GAP + beside * 2 * _ROW
-    top = (2 + contrasts + beside) * LINE + 6
+    has_similar = any(any(suspect.similar) for suspect in suspects)
+    pitch = _PICTURE + (3 + has_names) * LINE + _SPARK + 2 * _GAP + has_similar * 2 * _ROW
+    top = (2 + contrasts + has_similar) * LINE + 6
     card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
     room = WIDTH - 2 * _GAP
     write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
     legend = ["orange: given, blue: suggested; line: p(given)"]
     legend += ["maps: red speaks for the suggested, blue for the given"] if contrasts else []
-    legend += ["below: what it looks like of the given, and of the suggested class"] if beside else []
+    legend += ["below: what it looks like of the given, and of the suggested class"] if has_similar else []
     for number, line in enumerate(legend, start=1):
         write(card.draw, (_GAP, 2 + number * LINE), line, TEXT, fill=FAINT, width=room)
     for number, suspect in enumerate(suspects):

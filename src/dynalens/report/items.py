@@ -53,8 +53,8 @@ class DatasetPictures(SamplePictures):
 
     def image(self, sample: Any) -> Image.Image | None:
         """Return the picture of a sample of the dataset; None where it is none."""
-        own = super().image(sample)
-        return as_image(self._dataset[sample], self._normalisation) if own is None else own
+        picture = super().image(sample)
+        return as_image(self._dataset[sample], self._normalisation) if picture is None else picture
 
 
 def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | None:

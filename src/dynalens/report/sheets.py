@@ -61,9 +61,9 @@ def influence_sheet(
             f"Expected `inputs` and `dataset` of the influences, {len(influence.labels)} test samples and "
             f"{len(influence.samples)} training samples, got {len(inputs)} and {len(dataset)}. Pass the same ones."
         )
-    chosen = list((influence.wrong() or range(len(inputs)))[:_MOST_TESTS] if tests is None else tests)
+    selection = list((influence.wrong() or range(len(inputs)))[:_MOST_TESTS] if tests is None else tests)
     pictures = DatasetPictures(dataset)
-    shown = _shown(inputs, chosen, find_normalisation(dataset))
+    shown = _shown(inputs, selection, find_normalisation(dataset))
     labels = influence.samples["label"].tolist()
 
     def members(test: int, sign: int) -> list[Relative]:
@@ -75,7 +75,7 @@ def influence_sheet(
         ]
 
     rows = []
-    for test, picture in zip(chosen, shown, strict=True):
+    for test, picture in zip(selection, shown, strict=True):
         label, predicted = (
             class_name(int(each[test]), class_names) for each in (influence.labels, influence.predicted)
         )

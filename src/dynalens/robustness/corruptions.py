@@ -117,8 +117,8 @@ def corrupted_margins(
         >>> corrupted_margins(logits, images, labels), corrupted_margins(logits, images, labels, "contrast")
         (tensor([4.]), tensor([0.6000]))
     """
-    shown = images if corruption is None else corrupted(images, corruption, bounds=bounds, seed=seed)
-    margins = lead(class_logits(model, shown, forward=forward, chunk_size=chunk_size), labels)
+    corrupted_images = images if corruption is None else corrupted(images, corruption, bounds=bounds, seed=seed)
+    margins = lead(class_logits(model, corrupted_images, forward=forward, chunk_size=chunk_size), labels)
     if not bool(margins.isfinite().all()):
         raise ValueError(
             "Expected finite logits, got NaN or infinity, or fewer than two classes. Are the weights finite? Check "
@@ -130,5 +130,5 @@ def corrupted_margins(
 def lead(logits: Tensor, classes: Tensor) -> Tensor:
     """Return how far the logit of a class is above the largest of the others, (N,), with its graph."""
     columns = classes.unsqueeze(1)
-    own = logits.gather(1, columns).squeeze(1)
-    return own - logits.scatter(1, columns, float("-inf")).amax(dim=1)
+    label_logits = logits.gather(1, columns).squeeze(1)
+    return label_logits - logits.scatter(1, columns, float("-inf")).amax(dim=1)

@@ -33,7 +33,7 @@ class ClassPairs:
         """Return the pairs of some samples."""
         label, classes = predictions.label, predictions.classes
         rival = np.where(predictions.rival >= 0, predictions.rival, (label + 1) % classes)
-        keys = [[true * classes + given for given in (label, rival)] for true in (label, rival)]
+        keys = [[true * classes + given_class for given_class in (label, rival)] for true in (label, rival)]
         if classes**2 <= len(label):
             return cls(*np.divmod(np.arange(classes**2), classes), np.array(keys), classes)
         diagonal = np.arange(classes) * (classes + 1)

@@ -68,9 +68,9 @@ def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
 
 def highest(doubts: Array, rate: float) -> Array:
     """Return which samples are among that fraction with the highest doubts, shape ``(N,)``."""
-    chosen = np.zeros(len(doubts), dtype=np.bool_)
-    chosen[np.argsort(-doubts, kind="stable")[: round(rate * len(doubts))]] = True
-    return chosen
+    is_highest = np.zeros(len(doubts), dtype=np.bool_)
+    is_highest[np.argsort(-doubts, kind="stable")[: round(rate * len(doubts))]] = True
+    return is_highest
 
 
 def unit_words(statistics: SampleStatistics, samples: Sequence[int]) -> list[str]:

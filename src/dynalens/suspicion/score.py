@@ -151,8 +151,8 @@ def _unit_rate(part: SampleStatistics) -> tuple[NoiseRate, tuple[str, ...]]:
 
 def _unit_score(statistics: SampleStatistics) -> Array:
     if is_dense(statistics):
-        against = doubts_of(statistics)
-        return log_odds(against, highest(against, dense_noise_rate(statistics).value))
+        doubt = doubts_of(statistics)
+        return log_odds(doubt, highest(doubt, dense_noise_rate(statistics).value))
     margin = worst_margin(statistics)
     return log_odds(-margin, margin < 0)
 

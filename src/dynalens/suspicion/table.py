@@ -227,11 +227,11 @@ def _given_and_suggested(
 
 def _places(unit: Array, unit_columns: Array | None) -> dict[str, Any]:
     """Return the columns that say where the worst unit is; of a pixel also its row and column."""
-    known = unit >= 0
-    places: dict[str, Any] = {"unit": _nullable(unit, known)}
+    has_unit = unit >= 0
+    places: dict[str, Any] = {"unit": _nullable(unit, has_unit)}
     if unit_columns is not None:
         row, column = np.divmod(unit, np.maximum(unit_columns, 1))
-        places |= {"unit_row": _nullable(row, known), "unit_column": _nullable(column, known)}
+        places |= {"unit_row": _nullable(row, has_unit), "unit_column": _nullable(column, has_unit)}
     return places
 
 

@@ -31,9 +31,9 @@ def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     assert statistics.unit_residuals is not None
     assert statistics.unit_margin is not None
     residuals = statistics.unit_residuals.astype(np.float64)
-    known = ~np.isnan(residuals).all(axis=0)
-    usual = np.nanmedian(residuals[:, known], axis=0)
-    value = min(MOST, float((_NORMAL * residuals[:, known] > OUTLYING * usual).any(axis=1).mean()))
+    is_known = ~np.isnan(residuals).all(axis=0)
+    usual = np.nanmedian(residuals[:, is_known], axis=0)
+    value = min(MOST, float((_NORMAL * residuals[:, is_known] > OUTLYING * usual).any(axis=1).mean()))
     beyond = max(value, float((statistics.unit_margin <= 0).mean()))
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(residuals)) / len(residuals)))
     return NoiseRate(0.0, value, min(1.0, beyond + error), alone=ALONE)
@@ -54,11 +54,11 @@ def target_words(
     assert statistics.target is not None
     assert statistics.prediction is not None
     assert statistics.residual is not None
-    given, predicted = [], []
+    labels, predicted = [], []
     for sample in samples:
         unit = int(statistics.unit[sample])
         several = statistics.unit_residuals.shape[1] > 1
         name = names[unit] if names is not None and unit < len(names) else str(unit) if several else ""
-        given.append(f"{name}: {statistics.target[sample]:.4g}".removeprefix(": "))
+        labels.append(f"{name}: {statistics.target[sample]:.4g}".removeprefix(": "))
         predicted.append(f"{statistics.prediction[sample]:.4g} ({statistics.residual[sample]:+.3g})")
-    return given, predicted
+    return labels, predicted

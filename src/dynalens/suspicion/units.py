@@ -47,9 +47,11 @@ def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     """
     assert statistics.unit_margins is not None
     margins = statistics.unit_margins
-    known = margins[np.isfinite(margins)].astype(np.float64)
-    doubted = float((known < 0).mean())
-    surest = float((known < 0)[np.abs(known) >= np.quantile(np.abs(known), 1 - SUREST)].mean())
+    finite_margins = margins[np.isfinite(margins)].astype(np.float64)
+    doubted = float((finite_margins < 0).mean())
+    surest = float(
+        (finite_margins < 0)[np.abs(finite_margins) >= np.quantile(np.abs(finite_margins), 1 - SUREST)].mean()
+    )
     wrong = min(doubted, surest)
     samples = float((worst_margin(statistics) < 0).mean())
     value = min(MOST, samples, 1 - (1 - wrong - wrong * (doubted - wrong)) ** margins.shape[1])
@@ -87,6 +89,6 @@ def unit_names(class_names: Sequence[str] | None, count: int) -> list[str]:
         >>> unit_names(["cat", "dog"], 2)
         ['no cat', 'cat', 'no dog', 'dog']
     """
-    given = list(class_names or ())
-    names = [*given[:count], *map(str, range(len(given), count))]
+    given_names = list(class_names or ())
+    names = [*given_names[:count], *map(str, range(len(given_names), count))]
     return [text for name in names for text in (f"no {name}", name)]

@@ -75,28 +75,28 @@ def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
     return _joined([_reduced(units, given.shape[1:], 0)], PIXELS)
 
 
-def _of_classes(logits: Tensor, given: Tensor, counts: Tensor) -> _Units:
-    z, y = without_half_masks(logits).float().flatten(2), given.flatten(1)
+def _of_classes(logits: Tensor, classes: Tensor, counts: Tensor) -> _Units:
+    z, y = without_half_masks(logits).float().flatten(2), classes.flatten(1)
     label = y.clamp(0, z.shape[1] - 1).unsqueeze(1)
     of_label = z.gather(1, label).squeeze(1)
     losses = z.logsumexp(dim=1) - of_label
     rival, rivals = z.scatter(1, label, -torch.inf).max(dim=1)
     margins = of_label - rival
-    counted = counts.flatten(1) & ~(margins < MASKED)  # no unit whose own class is masked
-    return _Units(torch.where(margins > -MASKED, CERTAIN, margins), losses, y, rivals, counted)
+    is_counted = counts.flatten(1) & ~(margins < MASKED)  # no unit whose own class is masked
+    return _Units(torch.where(margins > -MASKED, CERTAIN, margins), losses, y, rivals, is_counted)
 
 
 def _reduced(units: _Units, shape: torch.Size, first: int) -> tuple[Tensor, ...]:
     """Return logits, targets and numbers of each sample; the number of the kind is still 0."""
     reduced = presented(units.margins, units.losses, units.counted)
     place = reduced.unit.unsqueeze(1)
-    given, rival = (each.gather(1, place).squeeze(1) for each in (units.given, units.rivals))
+    label, rival = (each.gather(1, place).squeeze(1) for each in (units.given, units.rivals))
     lowest = units.given.masked_fill(~units.counted, 0).amin(dim=1)
     targets = torch.where(lowest < 0, lowest, torch.where(reduced.counted, 0, _IGNORED))
-    columns = torch.full_like(given, shape[-1])
+    columns = torch.full_like(label, shape[-1])
     doubt = _doubt(units, reduced, masks=len(shape) > 1)
-    named = [reduced.unit + first, given, rival, torch.zeros_like(given), doubt, columns]
-    numbers = torch.cat([reduced.means, torch.stack([each.float() for each in named], dim=1)], dim=1)
+    summary = [reduced.unit + first, label, rival, torch.zeros_like(label), doubt, columns]
+    numbers = torch.cat([reduced.means, torch.stack([each.float() for each in summary], dim=1)], dim=1)
     rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
     return rows, targets, numbers, *((_marks(units, shape),) if len(shape) > 1 else ())
 

@@ -37,10 +37,10 @@ def multi_label(logits: Tensor, given: Tensor, counted: Tensor | None = None) ->
     targets = torch.where(no_labels < 0, no_labels, targets)
     bit = given.gather(1, reduced.unit.unsqueeze(1)).squeeze(1)
     kind = UnitKind(LABELS, z.shape[1])
-    named = [reduced.unit, bit, torch.where(reduced.worst > 0, bit, 1 - bit), torch.full_like(bit, kind.code)]
-    summary = torch.stack(named, dim=1).float()
-    kept = z.masked_fill(~counted, torch.nan)
-    numbers = torch.cat([reduced.means, summary, kept, packed(given)], dim=1)
+    worst_numbers = [reduced.unit, bit, torch.where(reduced.worst > 0, bit, 1 - bit), torch.full_like(bit, kind.code)]
+    summary = torch.stack(worst_numbers, dim=1).float()
+    kept_logits = z.masked_fill(~counted, torch.nan)
+    numbers = torch.cat([reduced.means, summary, kept_logits, packed(given)], dim=1)
     rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
     return UnitPresentation(rows, targets, kind, numbers)
 
