@@ -82,6 +82,7 @@ def test_a_monitor_returns_ids(tmp_path: Path) -> None:
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             return super().training_step(batch[:2], batch_idx)
 
+    torch.manual_seed(0)
     fit(tmp_path, by_position, by_name, model=Three(), data=lambda: loader(Named()), max_epochs=4)
     share = float((by_position.table()["learned"] & (by_position.table()["forgetting_events"] == 0)).mean())
     assert share > 0.1
