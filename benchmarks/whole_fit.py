@@ -175,11 +175,11 @@ def growth(record: Size, field: str, values: Sequence[int]) -> list[dict[str, ob
     for value in values:
         size = record._replace(**{field: value})
         rows.append({**{name: str(number) for name, number in size._asdict().items()}, **record_seconds(size)})
-    last = {"samples": "", "classes": "", "epochs": "", field: "exponent"}
+    last: dict[str, object] = {"samples": "", "classes": "", "epochs": "", field: "exponent"}
     for name in list(rows[0])[3:]:
         seconds = np.maximum([row[name] for row in rows], 1e-9)
         is_run = np.isfinite(seconds)
-        last[name] = float(np.polyfit(np.log(values)[is_run], np.log(seconds[is_run]), 1)[0])  # type: ignore[assignment]
+        last[name] = float(np.polyfit(np.log(values)[is_run], np.log(seconds[is_run]), 1)[0])
     return [*map(dict, rows), dict(last)]
 
 

@@ -1,5 +1,6 @@
 """Concepts of a layer: TCAV against gradients and fits of its own, dissection against its definition."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dynalens import ConceptMonitor, dissect, dissection_sheet, tcav
 from dynalens.concepts.tcav import p_value
 from test_undisturbed_training import differences, final_state, run
 from toys import SmallCNN
-from training import fit
+from training import attribution_monitor, fit
 
 
 def drawn(n: int, seed: int, shift: float = 0.0) -> Tensor:
@@ -171,6 +172,42 @@ def test_a_fit_with_concepts_ends_as_without(tmp_path: Path) -> None:
     plain = final_state(*run(tmp_path / "a", [], manual=False, error=None))
     watched = final_state(*run(tmp_path / "b", [monitor(layer="net.6")], manual=False, error=None))
     assert differences(plain, watched) == []
+
+
+def fails(model: Any, images: torch.Tensor) -> torch.Tensor:
+    """Draw random numbers, run in another mode, and fail."""
+    model.train()(images + torch.rand(()))
+    raise RuntimeError("on purpose")
+
+
+@pytest.mark.filterwarnings("ignore:.* is left out of the explanations")
+def test_a_fit_in_which_concepts_and_robustness_fail_ends_as_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_step(run: Any, image: torch.Tensor, *_: Any) -> Any:
+        return fails(run, image)
+
+    monkeypatch.setattr("dynalens.robustness.attacks._smallest", no_step)
+    maps = attribution_monitor(methods="saliency", metrics=(), robustness=("fgsm",), num_samples=2)
+    concepts = monitor(layer="net.6", forward=fails, on_error="warn")
+    plain = final_state(*run(tmp_path / "a", [], manual=False, error=None))
+    with pytest.warns(UserWarning, match="Concepts are switched off, training goes on: RuntimeError: on purpose"):
+        watched = final_state(*run(tmp_path / "b", [concepts, maps], manual=False, error=None))
+    assert differences(plain, watched) == []
+
+
+def test_a_disk_that_stays_full_is_said_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def image(self, *_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dynalens.callbacks.concepts.sink_of", lambda *_: Full())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(tmp_path, monitor(on_error="warn"), max_epochs=2)
+    messages = [str(each.message) for each in caught if "No space left" in str(each.message)]
+    assert len(messages) == 2
+    assert "Missing or old: pictures. Make room on the disk before the next fit." in messages[1]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def last_layer_gradients(content: dict[str, Any], x: Tensor, y: Tensor) -> Tenso
     gradients = []
     for row in range(len(x)):
         loss = F.cross_entropy(model(x[row : row + 1]), y[row : row + 1])
-        gradients.append(torch.autograd.grad(loss, model.net[3].weight)[0].flatten())  # type: ignore[arg-type]
+        gradients.append(torch.autograd.grad(loss, model.net[3].weight)[0].flatten())  # type: ignore[arg-type]  # a tensor
     return torch.stack(gradients)
 
 

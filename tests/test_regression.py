@@ -33,7 +33,7 @@ from dynalens.record import read_arrays
 from dynalens.report import to_fiftyone, to_label_studio, write_report
 from dynalens.suspicion import compared
 from dynalens.units import multi_label, regression
-from training import Classifier, N, fit, images, labels, loader
+from training import Classifier, N, assert_merged_alike, fit, images, labels, loader
 
 
 def targets(columns: int = 1) -> Tensor:
@@ -198,16 +198,7 @@ def test_a_state_of_a_regression_under_way_continues_exactly() -> None:
 def test_processes_merge_a_regression_also_where_one_has_no_sample() -> None:
     one, other = TrainingDynamics(2), TrainingDynamics(2)
     one.update_units([1, 0], regression(torch.ones(2, 3), targets(3)[:2], torch.ones(2, 3)))
-    kept: list[Any] = []
-
-    def gathered(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
-        kept.append((index, rows.copy()))
-        return kept[0][0].copy(), kept[0][1].copy()
-
-    for each in (one, other):
-        each.end_epoch(0, gathered)
-    for name, values in one.compute().arrays().items():
-        np.testing.assert_array_equal(getattr(other.compute(), name), values, err_msg=name)
+    assert_merged_alike(one, other)
 
 
 class Flat(Regressor):

@@ -27,7 +27,7 @@ from dynalens.dynamics import Array, epoch_weight
 from dynalens.record import read_arrays
 from dynalens.report import write_report
 from dynalens.units import multi_label
-from training import Classifier, K, N, fit, images, loader
+from training import Classifier, K, N, assert_merged_alike, fit, images, loader
 
 
 def bits() -> Tensor:
@@ -356,16 +356,7 @@ def test_a_state_under_way_continues_exactly() -> None:
 def test_processes_merge_several_labels_also_where_one_has_none() -> None:
     one, other = TrainingDynamics(2), TrainingDynamics(2)
     one.update_units([1, 0], multi_label(torch.tensor([[1.0, 2.0], [-1.0, 3.0]]), torch.ones(2, 2).long()))
-    kept: list[Any] = []
-
-    def gathered(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
-        kept.append((index, rows))
-        return kept[0][0].copy(), kept[0][1].copy()
-
-    for each in (one, other):
-        each.end_epoch(0, gathered)
-    for name, values in one.compute().arrays().items():
-        np.testing.assert_array_equal(getattr(other.compute(), name), values, err_msg=name)
+    assert_merged_alike(one, other)
 
 
 def test_training_on_several_labels_ends_bit_identical_with_the_monitor(tmp_path: Path) -> None:

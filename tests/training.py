@@ -5,13 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from dynalens import AttributionMonitor
+from dynalens import AttributionMonitor, TrainingDynamics
 
 N, K = 22, 3
 ACCELERATOR = os.environ.get("DYNALENS_TEST_ACCELERATOR", "cpu")
@@ -110,3 +111,17 @@ def fit(
         module, data(), val_dataloaders=val() if val else None, ckpt_path=ckpt_path
     )
     return module
+
+
+def assert_merged_alike(one: TrainingDynamics, other: TrainingDynamics) -> None:
+    """End an epoch of two processes of which only the first had samples: both hold the same record."""
+    gathered: list[tuple[Any, Any]] = []
+
+    def exchange(index: Any, rows: Any, step: Any) -> tuple[Any, Any]:
+        gathered.append((index, rows.copy()))
+        return gathered[0][0].copy(), gathered[0][1].copy()
+
+    for each in (one, other):
+        each.end_epoch(0, exchange)
+    for name, values in one.compute().arrays().items():
+        np.testing.assert_array_equal(getattr(other.compute(), name), values, err_msg=name)

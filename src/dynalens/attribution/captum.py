@@ -13,11 +13,10 @@ from dynalens.attribution.layers import arrangement, find_embedding, find_target
 from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut
 from dynalens.attribution.relevance import check_called_once, give_rules, is_relevance, layer_with_rule
 from dynalens.observation import (
-    checked_logits,
+    LogitsModule,
     module_named,
     out_of_place,
     seeded,
-    two_class_logits,
     undisturbed,
     unwrapped,
 )
@@ -136,17 +135,6 @@ def _signature(cls: Any) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-class _Logits(nn.Module):
-    """The model as Captum wants it: a module with one output, (N, K)."""
-
-    def __init__(self, model: nn.Module, run: Forward) -> None:
-        super().__init__()
-        self.inner, self.run = model, run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return two_class_logits(checked_logits(self.run(x)))
-
-
 def _takes_gradients(cls: Any) -> bool:
     return any(base.__name__ in ("GradientAttribution", "NoiseTunnel", "NeuronAttribution") for base in cls.__mro__)
 
@@ -169,7 +157,7 @@ def _attributed(
     if is_relevance(cls):
         names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
         give_rules(cls, model, x, forward=forward)
-    attribution = _built(cls, _Logits(inner, forward or inner), model, settings, names)
+    attribution = _built(cls, LogitsModule(inner, forward or inner), model, settings, names)
     call_arguments = {key: value for key, value in settings.items() if key not in constructor}
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []

@@ -105,6 +105,11 @@ class ConceptMonitor(GuardedPictures, NamedCallback):
         if self._processes is not None and trainer.current_epoch % self.every_n_epochs == 0:
             self._processes.in_first(lambda: self._log(trainer, pl_module))
 
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say what could not be written."""
+        if self._pictures is not None:
+            self._writes.say_missing("Make room on the disk before the next fit.")
+
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Let go of the writer."""
         self._pictures = self._processes = None

@@ -14,12 +14,11 @@ from dynalens.arguments import check_positive
 from dynalens.concepts.sets import ConceptSet, concept_images
 from dynalens.dynamics import Array
 from dynalens.observation import (
-    checked_logits,
+    LogitsModule,
     floating_dtype,
     module_named,
     out_of_place,
     seeded,
-    two_class_logits,
     undisturbed,
     unwrapped,
 )
@@ -96,7 +95,9 @@ def tcav(
     with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"captum\.")
         with tempfile.TemporaryDirectory() as folder:
-            scores = _scores(_Logits(model, forward or unwrapped(model)), layer, images, target, sets, randoms, folder)
+            scores = _scores(
+                LogitsModule(model, forward or unwrapped(model)), layer, images, target, sets, randoms, folder
+            )
     control = scores[None]
     rows = {
         name: {
@@ -141,19 +142,8 @@ def _check(sets: Mapping[str, Tensor], pool: Tensor, runs: int, images: Tensor) 
         )
 
 
-class _Logits(nn.Module):
-    """The model as Captum wants it: a module with one output, (N, K)."""
-
-    def __init__(self, model: nn.Module, run: Forward) -> None:
-        super().__init__()
-        self.inner, self.run = model, run
-
-    def forward(self, x: Tensor) -> Tensor:
-        return two_class_logits(checked_logits(self.run(x)))
-
-
 def _scores(
-    model: _Logits,
+    model: LogitsModule,
     layer: str,
     images: Tensor,
     target: int,

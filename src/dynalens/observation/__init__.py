@@ -14,11 +14,19 @@ from dynalens.observation.layers import (
     unwrapped,
 )
 from dynalens.observation.looking import gradients_throughout, seeded, undisturbed
-from dynalens.observation.models import checked_logits, floating_dtype, is_tokens, logits_in, two_class_logits
+from dynalens.observation.models import (
+    LogitsModule,
+    checked_logits,
+    floating_dtype,
+    is_tokens,
+    logits_in,
+    two_class_logits,
+)
 
 __all__ = [
     "Capturing",
     "CapturingCall",
+    "LogitsModule",
     "captured_call",
     "captured_calls",
     "captured_output",

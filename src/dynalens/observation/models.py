@@ -1,6 +1,6 @@
 """What a model takes and what it gives."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -80,3 +80,20 @@ def two_class_logits(logits: Tensor) -> Tensor:
         return logits
     z = logits.reshape(len(logits), 1)
     return torch.cat([torch.zeros_like(z), z], dim=1)
+
+
+class LogitsModule(nn.Module):
+    """A model as Captum wants it: a module whose one output is logits (N, K) with K >= 2.
+
+    Args:
+        model: Its layers are this module's.
+        run: Computes the model's output.
+    """
+
+    def __init__(self, model: nn.Module, run: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.inner, self.run = model, run
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits."""
+        return two_class_logits(checked_logits(self.run(x)))
