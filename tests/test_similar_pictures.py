@@ -132,6 +132,23 @@ def test_prototypes_of_a_monitor_are_those_of_its_record(run: tuple[Path, Any, A
     assert table.equals(prototypes(load_record(dynamics.record.folder), features_of(dynamics), 2))
 
 
+@pytest.mark.parametrize("function", ["similar_of", "class_examples_of"])
+def test_a_search_for_examples_that_fails_ends_no_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("on purpose")
+
+    alone = fit(tmp_path / "alone")
+    monkeypatch.setattr(f"dynalens.logs.dynamics_log.{function}", fails)
+    dynamics = TrainingDynamicsMonitor(features="net.2", similar=2, prototypes=2)
+    with pytest.warns(UserWarning, match="Pictures of the record are switched off.*RuntimeError: on purpose"):
+        watched = fit(tmp_path / "watched", dynamics)
+    assert dynamics.record.meta.epochs == [0, 1, 2]
+    for one, other in zip(alone.parameters(), watched.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("option", ["similar", "prototypes"])
 def test_options_that_need_features_say_so(option: str) -> None:
     with pytest.raises(ValueError, match=f"Expected `{option}` to be 0, or a positive number with `features`, got 3"):

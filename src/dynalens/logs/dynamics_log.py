@@ -158,12 +158,12 @@ class DynamicsLog:
     ) -> None:
         """Follow those that are worst now, and what they look like."""
         self._noise.note(record.presentations(), len(statistics))
-        if self.pictures is not None:
-            with self._or_switched_off():
+        with self._or_switched_off():
+            if self.pictures is not None:
                 # Their pictures pass in the epoch after: what is shown was found in the one before.
                 newest = similar_of(features, statistics, self._settings)
                 self.similar, self._newest = self._newest or newest, newest
-            self.pictures.end_epoch(epoch, statistics, record, self._device, similar=(self.similar, self._newest))
+                self.pictures.end_epoch(epoch, statistics, record, self._device, similar=(self.similar, self._newest))
 
     def write(
         self,
