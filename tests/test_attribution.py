@@ -220,7 +220,7 @@ def test_an_output_without_logits_is_refused(forward: Callable[[Tensor], Tensor]
 def test_an_unknown_method_is_refused(methods: tuple[str, ...]) -> None:
     with pytest.raises(
         ValueError,
-        match=r"among saliency, .*, captum:<Class>, zennit:<Composite>, callables and .* imported, each once",
+        match=r"among saliency, .*, captum:<Class>, zennit:<Composite>, lxt:<map>, callables .* imported, each once",
     ):
         check_methods(methods)
 

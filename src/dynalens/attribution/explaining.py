@@ -19,6 +19,8 @@ from dynalens.attribution.methods import (
     MethodArgs,
     blind_to_tokens,
     check_methods,
+    explains_outputs,
+    is_adapted,
     takes,
 )
 from dynalens.attribution.passes import (
@@ -78,8 +80,9 @@ def explain(
             Captum's classes and callables as they do. Not modified.
         targets: Shape ``(N,)``, int64, in [0, K): class to explain for each image; ``(N, 2)`` as :func:`contrast`.
         methods: Names of built-in methods; "captum:<Class>" for any class of ``captum.attr`` with attribute(inputs,
-            target=...); "zennit:<Composite>", such as "zennit:EpsilonPlusFlat", for relevance propagation; callables
-            (model, images, targets) -> maps or dotted paths of such, which go by their ``__name__``.
+            target=...); "zennit:<Composite>", such as "zennit:EpsilonPlusFlat", for relevance propagation, and
+            "lxt:attnLRP" or "lxt:cp_LRP" for that of transformers; callables (model, images, targets) -> maps or dotted
+            paths of such, which go by their ``__name__``.
         method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. For
             Captum's classes, arguments of the constructor and of ``attribute``, ``layer`` as a dotted name or names.
         target_layer: Dotted name of the layer for class activation maps; default: :func:`find_target_layer`, which
@@ -132,7 +135,7 @@ def _at_the_embedding(
             f"{', '.join(TOKEN_METHODS)}, captum:<Class> and callables, got {', '.join(blind)}. "
             "Tokens have no feature maps: explain their embedding."
         )
-    unplaced = [name for name in functions if name in TOKEN_METHODS and "at" not in arguments.get(name, {})]
+    unplaced = [name for name in functions if explains_outputs(name) and "at" not in arguments.get(name, {})]
     if not unplaced:
         return arguments
     embedding = find_embedding(model, tokens, forward=forward)
@@ -158,7 +161,7 @@ def _run(
     common: dict[str, Any],
     own_arguments: dict[str, Any],
 ) -> Tensor:
-    if name in BUILT_IN or name.startswith(("captum:", "zennit:")):
+    if name in BUILT_IN or is_adapted(name):
         own_arguments = {**common, **own_arguments}
         for argument in ("target_layer", "layer"):
             if takes(function, argument):

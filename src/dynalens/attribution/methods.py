@@ -16,6 +16,7 @@ from dynalens.attribution.gradients import (
     saliency,
     smooth_grad,
 )
+from dynalens.attribution.lxt import LXT_PREFIX, lxt_method
 from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.passes import Formula
 from dynalens.attribution.rollout import attention_rollout, gradient_rollout, transition_attention
@@ -45,6 +46,13 @@ ONE_PASS: dict[str, Formula] = {
 TOKEN_METHODS = tuple(name for name, function in BUILT_IN.items() if "at" in inspect.signature(function).parameters)
 """Built-in methods that explain the output of a layer, such as the embedding of tokens, as well as the input."""
 
+ADAPTED: dict[str, Callable[[str], Function]] = {
+    PREFIX: captum_method,
+    ZENNIT_PREFIX: zennit_method,
+    LXT_PREFIX: lxt_method,
+}
+"""What makes the function of a name that begins so, by another library."""
+
 _PASSED = ("model", "images", "targets", "forward", "chunk_size")
 
 
@@ -52,8 +60,8 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
     """Return each method's function by its name, in the order given.
 
     Args:
-        methods: Names of built-in methods, "captum:<Class>", "zennit:<Composite>", or callables (model,
-            images, targets) -> maps or the dotted paths of such, which go by their ``__name__``.
+        methods: Names of built-in methods, "captum:<Class>", "zennit:<Composite>", "lxt:<map>", or callables
+            (model, images, targets) -> maps or the dotted paths of such, which go by their ``__name__``.
         method_args: For the name of a method, arguments of its function.
 
     Raises:
@@ -61,11 +69,11 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
     """
     listed = resolved_methods(methods)
     names = [method if isinstance(method, str) else _name_of(method) for method in listed]
-    unknown_names = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not _is_adapted(m)]
+    unknown_names = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not is_adapted(m)]
     if unknown_names or not names or len(set(names)) < len(names):
         raise ValueError(
             f"Expected `methods` to be among {', '.join(BUILT_IN)}, {PREFIX}<Class>, {ZENNIT_PREFIX}<Composite>, "
-            "callables and dotted paths of callables that can be imported, each once, got "
+            f"{LXT_PREFIX}<map>, callables and dotted paths of callables that can be imported, each once, got "
             f"{unknown_names or names or 'none'}. Name one or more of them."
         )
     functions = {name: _function(method) for name, method in zip(names, listed, strict=True)}
@@ -76,12 +84,17 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
 def resolved_methods(methods: Sequence[Method] | Method) -> tuple[Method, ...]:
     """Return the methods as a tuple, the callables of dotted paths in place of these; other names as they are."""
     listed = (methods,) if isinstance(methods, str) or callable(methods) else methods
-    return tuple(method if _is_adapted(method) else resolved(method) for method in listed)
+    return tuple(method if isinstance(method, str) and is_adapted(method) else resolved(method) for method in listed)
 
 
 def takes(function: Function, argument: str) -> bool:
     """Return whether a method's function has this argument."""
     return argument in inspect.signature(function).parameters
+
+
+def explains_outputs(name: str) -> bool:
+    """Return whether the method of this name explains the output of a layer, ``at=``, as well as the input."""
+    return name in TOKEN_METHODS or name.startswith(LXT_PREFIX)
 
 
 def blind_to_tokens(names: Iterable[str]) -> list[str]:
@@ -104,8 +117,9 @@ def _examples(packages: Sequence[str]) -> str:
     return ", ".join(examples.get(key, f'"{key}": ...') for key in packages)
 
 
-def _is_adapted(method: Method) -> bool:
-    return isinstance(method, str) and method.startswith((PREFIX, ZENNIT_PREFIX))
+def is_adapted(name: str) -> bool:
+    """Return whether another library computes the method of this name."""
+    return name.startswith(tuple(ADAPTED))
 
 
 def _function(method: Method) -> Function:
@@ -113,7 +127,7 @@ def _function(method: Method) -> Function:
         return method
     if method in BUILT_IN:
         return BUILT_IN[method]
-    return zennit_method(method) if method.startswith(ZENNIT_PREFIX) else captum_method(method)
+    return next(adapt for prefix, adapt in ADAPTED.items() if method.startswith(prefix))(method)
 
 
 def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> None:
