@@ -178,6 +178,31 @@ def test_an_order_that_only_labels_show_is_not_guessed() -> None:
     assert "`IndexedDataset`" in str(error)
 
 
+LISTS: dict[str, Callable[[list[Any]], Any]] = {
+    "the samples themselves": lambda samples: samples,
+    "rows like them": lambda samples: [(2 * x, y, path) for x, y, path in samples],
+    "columns of numbers": lambda samples: tuple(zip(*[(x, torch.tensor(y), p) for x, y, p in samples], strict=True)),
+}
+
+
+@pytest.mark.parametrize("form", LISTS.values(), ids=LISTS.keys())
+def test_rows_that_are_no_tensors_are_followed(form: Callable[[list[Any]], Any]) -> None:
+    """Of detectors, say: a batch is a list of samples, or has a list of each of their entries."""
+    samples = [(x, y, f"{i}.png") for i, (x, y) in enumerate(pairs())]
+    assert OrderedCollate(form)(samples).order is None
+    assert OrderedCollate(lambda drawn: form(sorted(drawn, key=brightness)))(samples).order == BY_BRIGHTNESS
+
+
+def test_samples_that_cannot_be_looked_at_do_not_stop_the_loader() -> None:
+    class Secret(dict[str, int]):
+        def items(self) -> Any:
+            raise OSError("locked")
+
+    collated = OrderedCollate(len)([Secret(y=1), Secret(y=2)])
+    assert collated.batch == 2
+    assert "samples cannot be looked at (OSError: locked)" in str(collated.ordered(np.arange(2)))
+
+
 def test_arrays_that_all_samples_share_tell_no_order() -> None:
     def collate(samples: list[Any]) -> Any:
         x, y, mask = default_collate(sorted(samples, key=brightness))

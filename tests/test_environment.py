@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from dynalens import AttributionMonitor, load_record
 from dynalens.callbacks.environment import callbacks_from_environment
-from training import Classifier, N, images, labels, loader, trainer
+from training import Classifier, N, dataset, images, labels, loader, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -162,6 +162,17 @@ def only_images() -> DataLoader[Any]:
     return loader(images())  # type: ignore[arg-type]  # a tensor is a dataset, too
 
 
+def draws_names() -> DataLoader[Any]:
+    """Of a dataset whose samples have names."""
+
+    class Named(TensorDataset):
+        def __getitem__(self, i: Any) -> Any:
+            place = int(str(i).removeprefix("sample "))
+            return self.tensors[0][place], self.tensors[1][place]
+
+    return DataLoader(Named(images(), labels()), batch_size=4, sampler=[f"sample {i}" for i in range(N)])
+
+
 FITS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "boring": (Boring, only_images),
     "boring, with labels": (Boring, loader),
@@ -175,6 +186,7 @@ FITS: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
     "combined": (Combined, lambda: CombinedLoader({"a": only_images(), "b": only_images()}, "max_size")),
     "labels drawn anew": (Classifier, lambda: loader(Redrawn(images(), labels()))),
     "contrastive": (Pairs, loader),
+    "a sampler of names": (Classifier, draws_names),
 }
 
 
@@ -220,6 +232,13 @@ def test_a_script_of_a_regression_is_recorded_as_one(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*training_step.* returned .None.")
 def test_a_fit_whose_steps_are_all_skipped_is_no_error(tmp_path: Path) -> None:
     ended(tmp_path, Skips, loader)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:Total length of .(CombinedLoader|DataLoader). across ranks is zero")
+def test_an_empty_dataset_ends_no_script(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="switched off in this fit.*Expected a training dataset with samples"):
+        ended(tmp_path, Classifier, lambda: loader(dataset(0), shuffle=False))
     assert not list(tmp_path.iterdir())
 
 

@@ -519,6 +519,13 @@ class Prefetches(DataLoader[Any]):
         return reversed(list(super().__iter__()))
 
 
+class Named(Augmented):
+    """Samples that have other keys than their positions."""
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(0)
+
+
 class Growing(Data):
     def train_dataloader(self) -> Any:
         assert self.trainer
@@ -547,8 +554,17 @@ MISUSE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "StatefulDataLoader to be made in `fit`, got one that was there before.*Make a new",
     ),
     "two batches a step": ({}, {"model": TakesTwo}, "one batch of its `dataloader_iter`, got 2 batches in 1 steps"),
-    "keys": ({}, {"data": lambda: loader(sampler=["a"], shuffle=False)}, r"the sampler to draw integers.*got a\."),
-    "bounds": ({}, {"data": lambda: draws(lambda i: {"bounds": i / 2})}, "draw integers.*got {'bounds'.*pass `index=`"),
+    "keys": ({}, {"data": lambda: loader(Named(), sampler=["a"], shuffle=False)}, r"draw integers.*got a\."),
+    "keys and workers": (
+        {}, {"data": lambda: stateful(Named(), sampler=["a"], shuffle=False, num_workers=1)}, r"draw integers.*got a\.",
+    ),
+    "bounds": (
+        {}, {"data": lambda: loader(Named(), sampler=[{"bounds": 0.5}], shuffle=False)},
+        "draw integers.*got {'bounds'.*pass `index=`",
+    ),
+    "no integers": (
+        {}, {"data": lambda: loader(Named(), sampler=[2**70], shuffle=False)}, "draw positions.*OverflowError.*pass",
+    ),
     "growing": (
         {}, {"data": Growing, "reload_dataloaders_every_n_epochs": 1}, "the record, 22 samples, got one of 23. Resume",
     ),

@@ -41,12 +41,11 @@ class TrainingDynamicsMonitor(RecordingCallback):
             call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``, else ``predictions`` and
             ``targets`` of a regression from that dict, or from ``mse_loss``, ``l1_loss``, ``smooth_l1_loss`` or
             ``huber_loss`` with labels of the batch, else from the softmax or sigmoid on the way to the loss, with the
-            batch's label; "labels" is the same where each sample has any
-            number of K labels, even if each of the first batch has one (``docs/units.md``); "loss" and "outputs" allow
-            one kind; "module:<dotted name>" takes the output of a layer and the batch's label; a callable(outputs,
-            batch), or the dotted path of one, returns both. A binary logit, (N,) or (N, 1), counts as the two classes
-            0 and z. The inputs of ``nll_loss`` are log-probabilities; their margins and probabilities are those of the
-            logits.
+            batch's label; "labels" is the same where each sample has any number of K labels, even if each of the first
+            batch has one (``docs/units.md``); "loss" and "outputs" allow one kind; "module:<dotted name>" takes the
+            output of a layer and the batch's label; a callable(outputs, batch), or the dotted path of one, returns
+            both. A binary logit, (N,) or (N, 1), counts as the two classes 0 and z. The inputs of ``nll_loss`` are
+            log-probabilities; their margins and probabilities are those of the logits.
         loader: Which one to record, if training has several: the key of a dict or the place in a list. ``index`` is
             then looked for in its part of the batch.
         views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
@@ -69,9 +68,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         top_k: Suspects in the gallery; their pictures are copied from the batches of the epoch after.
         similar: So many training samples of the given and of the suggested class that a suspect looks like, the nearest
             ones by ``features``; gallery and report show them beside it. 0: none.
-        prototypes: So many prototypes, criticisms, easiest and hardest samples of each class
-            (:func:`~dynalens.prototypes`), by ``features``, chosen before the last epoch as for ``audit``. A sheet
-            shows them, for the first 20 classes. 0: none.
+        prototypes: So many prototypes, criticisms, easiest and hardest samples of each class, by ``features``, chosen
+            before the last epoch as for ``audit`` (:func:`~dynalens.prototypes`). A sheet shows 20 classes. 0: none.
         audit: Samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures are
             copied from its batches, for ``dynalens audit`` without ``--data``. Where ``max_steps``, ``max_time`` or
             early stopping may end training sooner, they are drawn before the epoch ``min_epochs``, at the earliest the
@@ -266,12 +264,14 @@ class TrainingDynamicsMonitor(RecordingCallback):
         try:
             if not self._begun and self._live.dynamics is not None:
                 self._begin(trainer, training=False)  # nothing was left to train
+            elif not self._begun:
+                self._identity.check_samples()
             if self._live.open_epoch is not None:
                 self._end_epoch(self._live.open_epoch)
         finally:
             self._end_fit()
         assert self._processes is not None
-        self._processes.wait()  # for the files, which every process may read now
+        self._processes.wait()  # for the files
         self._processes = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:

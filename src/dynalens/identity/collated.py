@@ -12,6 +12,7 @@ from dynalens.identity.columns import (
     Column,
     Path,
     columns_of_batch,
+    columns_of_rows,
     columns_of_samples,
     part_at,
     scalar_keys,
@@ -31,8 +32,10 @@ class Collated(NamedTuple):
     order: Order | None
     problem: str
 
-    def ordered(self, indices: np.ndarray) -> "np.ndarray | SampleIdentityError":
+    def ordered(self, indices: np.ndarray | SampleIdentityError) -> np.ndarray | SampleIdentityError:
         """Return the index of each row; where it is not known, the error that says so."""
+        if isinstance(indices, SampleIdentityError):
+            return indices
         if self.problem:
             return SampleIdentityError(
                 f"Expected the collate function to keep the order of its samples, got a batch where {self.problem}. "
@@ -63,24 +66,33 @@ class OrderedCollate:
         if not isinstance(samples, list):  # what the dataset returned at once, in a form of its own
             return Collated(self._collate(samples), None, "")
         draws, compares = list(samples), self._moved or self._looks > 0
-        originals = draws if compares else [_copied(sample) for sample in draws]
-        columns = _columns(draws) if compares else {}
+        originals, columns, problem = _looked_at(draws, compares=compares)
         batch = self._collate(samples)
-        if batch is None:
-            return Collated(None, None, "")
+        if batch is None or problem:
+            return Collated(batch, None, "" if batch is None else problem)
+        try:
+            order = self._order(draws, samples, batch, originals, columns)
+        except OrderError as error:
+            return Collated(batch, None, str(error))
+        except Exception as error:  # noqa: BLE001  # of the user's own kind of batch; the loader goes on
+            return Collated(batch, None, f"rows cannot be looked at ({_named(error)})")
+        return Collated(batch, None if order == list(range(len(draws))) else order, "")
+
+    def _order(
+        self, draws: list[Any], samples: list[Any], batch: Any, originals: list[Any], columns: dict[Path, list[Any]]
+    ) -> Order:
+        """Return which draw each row is; with ``originals``, from one column that agreed before, if it does again."""
+        if _are_among(batch, draws):
+            return _order_in_list(draws, batch)
         places = _order_in_list(draws, samples)
-        order: Order | None = None
-        if compares or not self._witnessed([originals[place] for place in places], batch):
-            columns = columns or _columns(originals)
-            try:
-                order = self._compared({path: [values[i] for i in places] for path, values in columns.items()}, batch)
-            except OrderError as error:
-                return Collated(batch, None, str(error))
-        places = places if order is None else [places[i] for i in order]
-        return Collated(batch, None if places == list(range(len(draws))) else places, "")
+        if originals and self._witnessed([originals[place] for place in places], batch):
+            return places
+        columns = columns or _columns(originals or draws)
+        order = self._compared({path: [values[i] for i in places] for path, values in columns.items()}, batch)
+        return places if order is None else [places[i] for i in order]
 
     def _compared(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
-        rows = columns_of_batch(batch)
+        rows = columns_of_batch(batch) | columns_of_rows(batch)
         self._looks -= 1
         order = order_of_rows(columns, rows, arrays=True)
         self._moved |= order is not None
@@ -125,6 +137,26 @@ def _columns(samples: list[Any]) -> dict[Path, list[Any]]:
         path: [values[places[i]] if i in places else None for i in range(len(samples))]
         for path, values in columns.items()
     }
+
+
+def _looked_at(draws: list[Any], *, compares: bool) -> tuple[list[Any], dict[Path, list[Any]], str]:
+    """Return samples that keep their entries, or their columns if these are compared; or why there are none."""
+    try:
+        return ([], _columns(draws), "") if compares else ([_copied(sample) for sample in draws], {}, "")
+    except Exception as error:  # noqa: BLE001  # of the user's own kind of sample; the loader goes on
+        return [], {}, f"samples cannot be looked at ({_named(error)})"
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _are_among(batch: Any, draws: list[Any]) -> bool:
+    """Return whether a batch is a list of the samples themselves, in whatever order."""
+    if not isinstance(batch, list | tuple) or not batch:
+        return False
+    drawn = {id(sample) for sample in draws if not isinstance(sample, int | float | str)}  # each is one object for all
+    return all(id(sample) in drawn for sample in batch)
 
 
 def _order_in_list(draws: list[Any], samples: list[Any]) -> Order:

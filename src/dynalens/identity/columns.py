@@ -69,17 +69,29 @@ def columns_of_batch(batch: Any, *, moved: bool = False) -> dict[Path, Column]:
         moved: Whether it may be on a device, from where its tensors are copied; else those are left out.
     """
     columns: dict[Path, Column] = {}
+    single: dict[Path, list[Any]] = {}
     for path, part in parts(batch):
         value = part.cpu() if moved and isinstance(part, Tensor) else part
         if isinstance(value, Tensor | np.ndarray) and value.ndim:
             tensor = _tensor(value)
             if tensor is not None:
                 columns[path] = tensor
+        elif isinstance(value, _WITH_ITEM) and path and isinstance(path[-1], int):
+            single.setdefault(path[:-1], []).append(value)
         elif isinstance(value, list | tuple):
             column = list(value) if isinstance(value[0], str) else _tensor(value)
             if column is not None:
                 columns[path] = column
-    return columns
+    lists = {path: _tensor([value.item() for value in values]) for path, values in single.items() if len(values) > 1}
+    return {path: column for path, column in lists.items() if column is not None} | columns
+
+
+def columns_of_rows(batch: Any) -> dict[Path, Column]:
+    """Return the numbers and strings of a batch that is a list of rows, each a structure as a sample's."""
+    if not isinstance(batch, list | tuple) or is_leaf(batch) or not batch or is_leaf(batch[0]):
+        return {}
+    columns = {("rows", *path): scalars(values) for path, values in columns_of_samples(batch).items()}
+    return {path: column for path, column in columns.items() if column is not None}
 
 
 def scalars(values: list[Any]) -> Column | None:

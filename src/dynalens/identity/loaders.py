@@ -134,7 +134,7 @@ class _RecordingSampler:
 class _Draws:
     def __init__(self, entries: Iterator[Any], dataset: Any) -> None:
         self._entries, self._dataset = entries, dataset
-        self.queue: deque[np.ndarray] = deque()
+        self.queue: deque[np.ndarray | SampleIdentityError] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -145,8 +145,24 @@ class _Draws:
         return entry
 
 
-def _positions(entry: Any, dataset: Any) -> np.ndarray:
-    """What a sampler drew, as an array of its own: some samplers change a list that they have handed out."""
+def _positions(entry: Any, dataset: Any) -> np.ndarray | SampleIdentityError:
+    """What a sampler drew, as an array of its own: some samplers change a list that they have handed out.
+
+    Where that cannot be told, the error is delivered with the batch: one from within the loader would end a training
+    that nobody asked to be recorded.
+    """
+    try:
+        return _as_positions(entry, dataset)
+    except SampleIdentityError as error:
+        return error
+    except Exception as error:  # noqa: BLE001  # whatever the sampler of the user draws
+        return SampleIdentityError(
+            f"Expected the sampler to draw positions in the dataset, got {str(entry)[:60]} "
+            f"({type(error).__name__}: {error}). {REMEDY}"
+        )
+
+
+def _as_positions(entry: Any, dataset: Any) -> np.ndarray:
     indices = _as_array(entry)
     if indices.dtype.kind not in "iu" or indices.ndim > 1:
         keys = entry if isinstance(entry, Sequence | np.ndarray) and not isinstance(entry, str) else [entry]
@@ -230,7 +246,7 @@ def _recording_iterator(base: Any, tagged: bool) -> type:
 class _Tagged(NamedTuple):
     """Samples, or what the collate function made of them, with their indices."""
 
-    indices: np.ndarray
+    indices: np.ndarray | SampleIdentityError
     data: Any
 
 

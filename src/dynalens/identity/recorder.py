@@ -23,6 +23,7 @@ class IndexRecorder:
         self._users = 0
         self._process = strategy.process_dataloader
         self._loaders: list[weakref.ref[Any]] = []
+        self._empty = False
 
     @classmethod
     def attach(cls, trainer: Any) -> "IndexRecorder":
@@ -56,18 +57,22 @@ class IndexRecorder:
         self._loaders = []
 
     def watch(self, loader: Any) -> None:
-        """Follow this loader from now on; only weakly, as a reload replaces it.
-
-        Raises:
-            SampleIdentityError: If its dataset is empty: Lightning would not train, and no record be made.
-        """
-        if has_positions(loader.dataset) and not len(loader.dataset):
-            raise SampleIdentityError(
-                "Expected a training dataset with samples, got 0 of them. Check its filter or path."
-            )
+        """Follow this loader from now on; only weakly, as a reload replaces it."""
+        self._empty |= has_positions(loader.dataset) and not len(loader.dataset)
         follow(loader)
         self._loaders = [reference for reference in self._loaders if reference() not in (None, loader)]
         self._loaders.append(weakref.ref(loader))
+
+    def check_samples(self) -> None:
+        """Raise a SampleIdentityError if a dataset was empty: Lightning does not train then, and no record is made.
+
+        It is for the end of a fit without a step. An error from where a loader is made would end one that was not
+        asked to be recorded.
+        """
+        if self._empty:
+            raise SampleIdentityError(
+                "Expected a training dataset with samples, got 0 of them. Check its filter or path."
+            )
 
 
 def followed(trainer: Any, position: int) -> Iteration | None:

@@ -51,6 +51,11 @@ class SampleIdentity:
         if self.index == "auto":
             self._recorder = IndexRecorder.attach(trainer)
 
+    def check_samples(self) -> None:
+        """Raise a SampleIdentityError if a fit without a step had an empty dataset."""
+        if self._recorder is not None:
+            self._recorder.check_samples()
+
     def close(self) -> None:
         """Undo ``install``."""
         if self._recorder is not None:
