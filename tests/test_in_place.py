@@ -104,31 +104,48 @@ def test_probabilities_given_to_nll_loss_are_recorded_by_their_logarithm(
     assert "logarithm of the probabilities" in " ".join(said)
 
 
-@pytest.mark.parametrize(
-    ("loss", "message"),
-    [
-        (
-            lambda z, y: F.cross_entropy(z.softmax(1), y),
-            r"`cross_entropy`, got the result of a softmax.*Leave the first one out",
-        ),
-        (
-            lambda z, y: F.binary_cross_entropy_with_logits(z.sigmoid()[:, 0], (y == 1).float()),
-            r"`binary_cross_entropy_with_logits`, got the result of a sigmoid.*Leave the first one out",
-        ),
-        (lambda z, y: F.cross_entropy(z, y), None),
-    ],
-    ids=["softmax", "sigmoid", "logits"],
-)
+def of_classes(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda z, y: F.cross_entropy(activation(z), y)
+
+
+def binary(activation: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda z, y: F.binary_cross_entropy_with_logits(activation(z[:, 0]), (y == 1).float())
+
+
+def temperature(z: Tensor) -> Tensor:
+    """A positive factor, as of contrastive models, and numbers in [0, 1]."""
+    return z.sum().exp().detach().log().exp() * 0 + z.abs() / z.abs().max().detach()
+
+
+ACTIVATED: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], str | None]] = {
+    "softmax": (of_classes(lambda z: z.softmax(1)), "`cross_entropy`, got the result of a softmax"),
+    "softmax by hand": (
+        of_classes(lambda z: (z - z.max()).exp() / (z - z.max()).exp().sum(1, keepdim=True)), "result of a softmax",
+    ),
+    "exponential of log-softmax": (of_classes(lambda z: z.log_softmax(1).exp()), "got the result of a softmax"),
+    "sigmoid of classes": (of_classes(torch.sigmoid), "got the result of a sigmoid: the loss takes the softmax"),
+    "clamp of classes": (of_classes(lambda z: (9 * z).clamp(0, 1)), "`cross_entropy`, got the result of a clamp"),
+    "sigmoid": (binary(torch.sigmoid), "`binary_cross_entropy_with_logits`, got the result of a sigmoid"),
+    "sigmoid by hand": (binary(lambda z: 1 / (1 + torch.exp(-z))), "got the result of a sigmoid"),
+    "sigmoid by hand, the other form": (binary(lambda z: z.exp() / (1 + z.exp())), "got the result of a sigmoid"),
+    "clamp": (binary(lambda z: (9 * z).clamp(0, 1)), "got the result of a clamp to 0 and 1"),
+    "logits": (of_classes(lambda z: z), None),
+    "logarithm of a softmax": (of_classes(lambda z: z.softmax(1).log()), None),  # its softmax is the same again
+    "logits in [0, 1]": (binary(lambda z: z.abs() / (1 + z.abs())), None),
+    "logits in [0, 1] with a temperature": (binary(temperature), None),
+    "logits within wide limits": (binary(lambda z: z.clamp(-10, 10)), None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "message"), ACTIVATED.values(), ids=ACTIVATED.keys())
 def test_a_loss_of_logits_that_is_given_probabilities_is_warned_of_once(
-    tmp_path: Path, recwarn: pytest.WarningsRecorder, loss: Any, message: str | None
+    tmp_path: Path, recwarn: pytest.WarningsRecorder, loss: Callable[[Tensor, Tensor], Tensor], message: str | None
 ) -> None:
     class Activated(Classifier):
         def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-            result = loss(logits, y)
-            assert isinstance(result, Tensor)
-            return result
+            return loss(logits, y)
 
     fit(tmp_path, TrainingDynamicsMonitor(history=False), model=Activated(), max_epochs=1)
-    warned = [str(each.message) for each in recwarn if "once more" in str(each.message)]
+    warned = [str(each.message) for each in recwarn if "by itself" in str(each.message)]
     assert len(warned) == (message is not None)
-    assert message is None or re.search(message, warned[0])
+    assert message is None or re.search(f"{message}.*Leave the first one out", warned[0])

@@ -272,6 +272,19 @@ class Neighbour(Dataset[Any]):
         return dataset()[i + (i % 10 == 3)]
 
 
+class Hidden(Dataset[Any]):
+    """Shows its labels in samples only."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return N
+
+    def __getitem__(self, i: int) -> Any:
+        return self.data[i]
+
+
 def of_eight() -> DataLoader[Any]:
     """Batches whose labels differ from those in the reverse order, whatever numbers the classes have."""
     return loader(batch_size=8)
@@ -286,6 +299,35 @@ class LabelsAlone(Classifier):
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return self.function(logits, y.flip(0))
+
+
+class OwnTargets(Classifier):
+    """Trains on targets of its own."""
+
+    def __init__(self, targets: Callable[..., Tensor], *, returns: bool = False) -> None:
+        super().__init__()
+        self.targets, self.returns = targets, returns
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y, *others = batch
+        logits, targets = self(x / N), self.targets(y, *others)
+        self.remember(x, logits, y if self.returns else targets)
+        loss = F.cross_entropy(logits, targets)
+        return {"loss": loss, "logits": logits, "targets": y} if self.returns else loss
+
+
+def chosen_of_two(y: Tensor) -> Tensor:
+    return torch.where(torch.arange(len(y)) % 2 > 0, y, y[permutation(y)])
+
+
+def noisy(y: Tensor) -> Tensor:
+    """Every fifth label is another one."""
+    return torch.tensor([(int(label) + (i % 5 == 4)) % K for i, label in enumerate(y)])
+
+
+def by_domain(y: Tensor, domain: Tensor) -> Tensor:
+    """Most labels as they are; those of one class are another one in one domain."""
+    return torch.where((domain == 1) & (y == 2), 0, y)
 
 
 def by_hand(z: Tensor, y: Tensor) -> Tensor:
@@ -305,6 +347,10 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     ),
     "labels alone": (lambda: LabelsAlone(F.cross_entropy), of_eight, SampleIdentityError, ORDER),
     "labels alone, a loss of the module's own": (lambda: LabelsAlone(by_hand), of_eight, SampleIdentityError, ORDER),
+    "labels of two rows": (lambda: OwnTargets(chosen_of_two), of_eight, SampleIdentityError, "made of several rows"),
+    "noise in the step": (
+        lambda: OwnTargets(noisy), lambda: loader(batch_size=N), SampleIdentityError, "follow.*got 4 of 22 in",
+    ),
     "contrastive": (Contrastive, loader, CaptureError, NUMBERS),
     "contrastive, without labels": (
         lambda: Contrastive(labelled=False), lambda: loader(images()), CaptureError, NUMBERS,  # type: ignore[arg-type]
@@ -335,6 +381,24 @@ class Returned(Ordered):
 def test_the_advice_of_the_error_gives_the_exact_record(tmp_path: Path) -> None:
     monitor, module = TrainingDynamicsMonitor(history=False), Returned(through_numpy)
     fit(tmp_path, monitor, model=module, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+@pytest.mark.parametrize("targets", [chosen_of_two, noisy])
+def test_targets_that_the_step_changes_are_recorded_as_the_error_advises(
+    tmp_path: Path, targets: Callable[[Tensor], Tensor]
+) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit(tmp_path, monitor, model=OwnTargets(targets, returns=True), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_targets_that_labels_and_another_column_tell_are_recorded(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = TensorDataset(images(), labels(), torch.arange(N) % 2)
+    model = OwnTargets(by_domain)
+    # The dataset's own labels are compared when an epoch ends; here the batch alone is asked.
+    module = fit(tmp_path, monitor, model=model, data=lambda: loader(Hidden(data), batch_size=N), max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 

@@ -1,5 +1,6 @@
 """What autograd's graph of a loss tells: which logits it was computed from, and which constants they met."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +28,12 @@ _CHOOSES = (
     "Index", "Flip", "Gather", "Roll", "Slice", "Select", "Split", "MaskedSelect", "Sort", "Take", "Repeat", "Unbind",
 )  # fmt: skip
 """How those begin that choose or order rows, or what stands along another axis."""
+_QUOTIENT = (
+    "DivBackward0", "ReciprocalBackward0", "MulBackward0", "AddBackward0", "RsubBackward1", "NegBackward0",
+)  # fmt: skip
+"""The operations between the exponentials of a sigmoid by hand and its result."""
+_QUOTIENT_DEPTH = 8
+"""How many of these are looked at in a line: a sigmoid has 4, views and a factor may come between."""
 _SAVED = ("_saved_index", "_saved_indices", "_saved_self", "_saved_other", "_saved_condition", "_saved_target")
 
 Node = Any
@@ -77,6 +84,28 @@ def comes_from(logits: Tensor, names: tuple[str, ...]) -> bool:
     while not isinstance(node, Tensor) and node.name().startswith(_CHOOSES):
         node = _behind(node.next_functions[0][0])
     return not isinstance(node, Tensor) and node.name() in names
+
+
+def divides_exponentials(logits: Tensor) -> bool:
+    """Return whether the values of a tensor are quotients of exponentials, one for each, as of a sigmoid by hand.
+
+    Example:
+        >>> logits = torch.ones(2, 3, requires_grad=True)
+        >>> divides_exponentials(1 / (1 + torch.exp(-logits))), divides_exponentials(logits.sum().exp() * logits)
+        (True, False)
+    """
+    waiting, divides = [(origin(logits), _QUOTIENT_DEPTH)], False
+    while waiting:
+        node, depth = waiting.pop()
+        if node is None or isinstance(node, Tensor) or not depth:
+            continue
+        if node.name() == "ExpBackward0":
+            if divides and math.prod(node._input_metadata[0].shape) >= logits.numel():
+                return True
+        elif node.name() in _QUOTIENT or node.name() in _SAME_VALUES:
+            divides |= node.name() in ("DivBackward0", "ReciprocalBackward0")
+            waiting += [(earlier_node, depth - 1) for earlier_node, _ in node.next_functions]
+    return False
 
 
 def _behind(node: Node) -> Any:

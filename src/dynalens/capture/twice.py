@@ -1,22 +1,58 @@
-"""Losses that take the softmax or sigmoid of what is one already."""
+"""Losses of logits that are given what is in [0, 1] already."""
 
 import warnings
 
-from dynalens.capture.graph import comes_from
-from dynalens.capture.loss_tap import LossCall
+from torch import Tensor
 
-_TAKES = {"cross_entropy": ("softmax", "SoftmaxBackward0")} | dict.fromkeys(
-    ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"), ("sigmoid", "SigmoidBackward0")
+from dynalens.capture.graph import comes_from, divides_exponentials
+from dynalens.capture.loss_tap import LossCall
+from dynalens.capture.soft import tolerance_of
+
+_SOFTMAX, _SIGMOID = "softmax", "sigmoid"
+_TAKES = {"cross_entropy": _SOFTMAX} | dict.fromkeys(
+    ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"), _SIGMOID
 )
-"""What a loss of logits computes of them, and the name of this in autograd's graph."""
+"""What a loss of logits computes of them."""
+_OPERATIONS = {
+    _SIGMOID: ("SigmoidBackward0", "HardsigmoidBackward0"),
+    "clamp to 0 and 1": ("ClampBackward1", "HardtanhBackward0"),
+}
+"""Names in autograd's graph of operations whose results are in [0, 1]; clamps may have other limits."""
 
 
 def warn_of_probabilities(call: LossCall) -> None:
-    """Warn where a loss of logits was given probabilities, as the graph of its input tells."""
-    function, operation = _TAKES.get(call.name, ("", ""))
-    if function and comes_from(call.logits, (operation,)):
+    """Warn where a loss of logits was given probabilities; looks at one batch, and waits for the device.
+
+    Rows that are not negative and sum to 1 are told by their values. Numbers in [0, 1] may be logits of a fresh
+    network, so the graph must tell, too, that they are the result of a sigmoid or a clamp.
+    """
+    function = _TAKES.get(call.name)
+    given = (
+        _given(call.logits, function) if function and call.logits.grad_fn is not None and call.logits.numel() else ""
+    )
+    if given:
         warnings.warn(
-            f"Expected logits as the input of `{call.name}`, got the result of a {function}: the loss takes the "
-            f"{function} once more, and hardly learns. The record has what this loss saw. Leave the first one out.",
+            f"Expected logits as the input of `{call.name}`, got the result of a {given}: the loss takes the "
+            f"{function} of its input by itself, and hardly learns. The record has what this loss saw. Leave the first "
+            "one out.",
             stacklevel=2,
         )
+
+
+def _given(logits: Tensor, function: str) -> str:
+    """Return what the values were made by, if that puts them into [0, 1]; else an empty string."""
+    if function == _SOFTMAX and (comes_from(logits, ("SoftmaxBackward0",)) or _are_distributions(logits.detach())):
+        return _SOFTMAX
+    values = logits.detach()
+    if not bool(((values >= 0) & (values <= 1)).all()):
+        return ""
+    # A clamp with other limits has values beyond them, too, unless a network is fresh.
+    has_limits = bool(((values == 0) | (values == 1)).any())
+    by_name = (name for name, operations in _OPERATIONS.items() if comes_from(logits, operations))
+    given = next(by_name, _SIGMOID if divides_exponentials(logits) else "")
+    return given if given in (_SIGMOID, "") or has_limits else ""
+
+
+def _are_distributions(values: Tensor) -> bool:
+    sums = values.float().sum(dim=min(1, values.ndim - 1))
+    return bool((values >= 0).all()) and bool(((sums - 1).abs() <= tolerance_of(values)).all())

@@ -1,5 +1,6 @@
 """Whether the targets of the first steps belong to the rows of their batches, and those of an epoch to the dataset."""
 
+import operator
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,17 @@ OTHER_LATER = (
     "Expected the targets of the loss to be the labels of the batch, as in the first steps, got {} others in this "
     "epoch: rows in another order, or labels that were changed. Reorder inputs and labels with torch's functions, "
     "as in `labels = labels[order]`, or return a dict of `loss`, and `logits` and `targets` in the order of the batch."
+)
+MIXED = (
+    "Expected each target of the loss to be the label of one row of the batch, got numbers made of several rows, as by "
+    "`torch.where(choice, labels, labels[order])`. Return a dict of `loss`, and `logits` and `targets` in the order of "
+    "the batch, with the samples' own labels as targets."
+)
+_CHANGED = (
+    "Expected the targets of the loss to follow from the labels of the batch, as most of them do, got {} of {} in the "
+    "first steps that do not: rows in another order, or labels that the step changes or draws anew. Let the dataset "
+    "return the labels that are trained on, or return a dict of `loss`, and `logits` and `targets` in the order of the "
+    "batch, with the samples' own labels as targets."
 )
 _NO_CLASSES = (
     "Expected the targets of the loss to be classes of the samples, got {}, as a contrastive loss has it. Return a "
@@ -90,6 +102,8 @@ class LabelCheck:
         usual = {path for path in relations if path == GIVEN or path == (1,) or path[-1] in LABEL_KEYS}
         labels_alike = {"same", "function"} & set(relations.values()) or "equal" in map(relations.get, usual)
         self.confirmed = traced or bool(labels_alike)
+        if not labels_alike:
+            self._check_changed(usual)
         if self.confirmed:
             return
         numbers = given if given is not None and len(given) == len(every) else target
@@ -102,6 +116,15 @@ class LabelCheck:
             raise CaptureError(_NO_CLASSES.format("the numbers of the rows"))
         if not any(target) and classes > 2 and any(relations[path] == "constant" for path in usual):
             raise CaptureError(_NO_CLASSES.format("class 0 throughout batches with several labels"))
+
+    def _check_changed(self, usual: set[Path]) -> None:
+        """Raise where most targets follow from the labels, and the others from nothing that the batches hold."""
+        for path in usual & set(self._steps[-1][0]):
+            label, target = self._together(path)
+            others = (self._together(other)[0] for other in self._steps[0][0] if other != path)
+            if _are_mostly_equal(label, target) and not any(_explain(label, other, target) for other in others):
+                wrong = sum(map(operator.ne, label, target))
+                raise SampleIdentityError(_CHANGED.format(wrong, len(target)))
 
     def _together(self, path: Path) -> tuple[list[Any], list[int]]:
         label = [value for columns, _ in self._steps for value in columns.get(path, ())]
@@ -160,6 +183,23 @@ def _relation(label: list[Any], target: list[int]) -> str:
         return "constant" if len(values) > 1 else ""
     functional = len(set(zip(label, target, strict=True))) == len(values)
     return "function" if functional and len(values) < len(label) and not is_reordered(label, target) else ""
+
+
+def _are_mostly_equal(label: list[Any], target: list[int]) -> bool:
+    """Return whether more targets are their label's number than unrelated ones would be, by four standard errors.
+
+    One in 30,000 unrelated columns is taken for a related one.
+    """
+    n, of_label, of_target = len(target), Counter(label), Counter(target)
+    chance = sum(of_label[number] * of_target[number] for number in of_target) / n**2
+    same = sum(map(operator.eq, label, target)) / n
+    return 0 < chance < 1 and same < 1 and same - chance > 4 * (chance * (1 - chance) / n) ** 0.5
+
+
+def _explain(label: list[Any], other: list[Any], target: list[int]) -> bool:
+    """Return whether labels and another column tell the target together, which repeats show."""
+    pairs = set(zip(label, other, strict=False))
+    return len(label) == len(other) > len(pairs) == len(set(zip(label, other, target, strict=False)))
 
 
 def is_reordered(label: list[Any], target: list[Any]) -> bool:

@@ -10,7 +10,7 @@ from dynalens.dynamics import TARGET
 from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
 from dynalens.identity.errors import SampleIdentityError, check_rows
 from dynalens.identity.given import Array, given_labels
-from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, OTHER_LATER, LabelCheck, check_given, is_reordered
+from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, MIXED, OTHER_LATER, LabelCheck, check_given, is_reordered
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.trace import TRACE
@@ -91,6 +91,8 @@ class StepRows:
             CaptureError: If the targets of the first steps are no classes.
         """
         part, targets, targets_as_given = self._identity.part_of(batch), presentation.targets, presentation.given
+        if TRACE.mixes(targets_as_given):
+            raise SampleIdentityError(MIXED)
         delivered = self._identity.delivered(trainer, rows)
         self._of_classes = presentation.units is None
         order = self._order_after_hooks(delivered, part)

@@ -53,6 +53,7 @@ class RowTrace(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._known: dict[int, Followed] = {}
+        self._mixed: dict[int, Tensor] = {}
         self._entered = ExitStack()
         self._users: set[int] = set()
         self.chose_inputs = False
@@ -63,7 +64,7 @@ class RowTrace(TorchFunctionMode):
         self._users.add(id(user))
         if len(self._users) > 1:
             return
-        self.chose_inputs, self._known = False, {}
+        self.chose_inputs, self._known, self._mixed = False, {}, {}
         for _, part in parts(batch):
             if isinstance(part, Tensor) and part.ndim and not part.is_nested:
                 rows = torch.arange(len(part), device=part.device)
@@ -77,12 +78,16 @@ class RowTrace(TorchFunctionMode):
         self._users.discard(id(user))
         if self._known and not self._users:  # it is entered where something is known
             self._entered.close()
-            self._known = {}
+            self._known, self._mixed = {}, {}
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return the rows of the batch that a tensor of the step holds, or None if all in order, or not known."""
         followed = self.followed(targets)
         return followed.rows if followed is not None and followed.is_choice else None
+
+    def mixes(self, targets: Tensor) -> bool:
+        """Return whether each number of a tensor was made of several rows of the batch, or of any of them."""
+        return any(each is targets or _is_handle(each, targets) for each in self._mixed.values())
 
     def followed(self, targets: Tensor) -> Followed | None:
         """Return what is known of a tensor, or of one that it is another handle of, as autograd keeps it."""
@@ -102,8 +107,7 @@ class RowTrace(TorchFunctionMode):
         first = entries[0]
         source = next(each for each in entries if each is not None)
         if name in _SAME_ROWS:
-            if isinstance(result, Tensor):
-                self._know(result, source)
+            self._keep_rows(entries, source, result)
         elif name == "__getitem__":
             self._index(args, result)
         elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
@@ -114,6 +118,12 @@ class RowTrace(TorchFunctionMode):
             self._know(result[0], source.choice(source.rows[result[1]]))
         elif name in _CHOOSES:
             self._choose(func, source, args, kwargs, result)
+
+    def _keep_rows(self, entries: list[Followed | None], source: Followed, result: Any) -> None:
+        if isinstance(result, Tensor) and _are_of_same_rows(entries):
+            self._know(result, source)
+        elif isinstance(result, Tensor):
+            self._mixed[id(result)] = result
 
     def _choose(self, func: Callable[..., Any], source: Followed, args: Any, kwargs: Any, result: Any) -> None:
         mask = kwargs.get("mask", args[1] if len(args) > 1 else None)
@@ -142,6 +152,18 @@ class RowTrace(TorchFunctionMode):
             self.chose_inputs |= source.is_choice and not source.is_vector
             # The tensor too, as its id is another's once it is gone.
             self._known[id(value)] = source._replace(value=value)
+
+
+def _are_of_same_rows(entries: list[Followed | None]) -> bool:
+    """Whether the operands of a function of one number for each row hold the same rows; it waits for no device."""
+    first, *others = [each for each in entries if each is not None]
+    return all(each.rows is first.rows or _agree(each, first) for each in others)
+
+
+def _agree(one: Followed, other: Followed) -> bool:
+    if one.rows.shape != other.rows.shape or one.rows.device.type != "cpu":
+        return one.is_choice == other.is_choice
+    return torch.equal(one.rows, other.rows)
 
 
 def _is_handle(one: Tensor, other: Tensor) -> bool:
