@@ -93,7 +93,7 @@ def test_folders_are_read_with_the_transform(tmp_path: Path) -> None:
     model, images, pool = network(), drawn(4, 1), drawn(9, 2)
     of_folder = tcav(model, images, 0, {"a": tmp_path}, pool, transform=transform, **options)
     assert of_folder.equals(tcav(model, images, 0, {"a": examples / 255}, pool, **options))
-    with pytest.raises(ValueError, match="Expected `transform` for the folder"):
+    with pytest.raises(ValueError, match="Expected `transform` for the folder of 'a'"):
         tcav(model, images, 0, {"a": tmp_path}, pool, **options)
     with pytest.raises(ValueError, match="Expected pictures of the concept 'a'"):
         tcav(model, images, 0, {"a": tmp_path / "none"}, pool, transform=transform, **options)
@@ -208,6 +208,34 @@ def test_a_disk_that_stays_full_is_said_at_the_end(tmp_path: Path, monkeypatch: 
     messages = [str(each.message) for each in caught if "No space left" in str(each.message)]
     assert len(messages) == 2
     assert "Missing or old: pictures. Make room on the disk before the next fit." in messages[1]
+
+
+def saved_pictures(folder: Path, *names: str, side: int = 6) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((side, side), 255, np.uint8)).save(folder / name)
+    return folder
+
+
+def test_folders_of_samples_and_masks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    def tensor(picture: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(picture, dtype=np.float32))[None]
+
+    samples = saved_pictures(tmp_path / "samples", "cat/1.png", "dog/1.png")
+    options: dict[str, Any] = {"concepts": None, "transform": tensor}
+    half = saved_pictures(tmp_path / "half", "cat/1.jpg")
+    whole = saved_pictures(saved_pictures(tmp_path / "whole", "cat/1.png"), "dog/1.png", side=9)
+    numbers = saved_pictures(tmp_path / "numbers", "1/1.png", "2/1.png", "10/1.png")
+    for change, message in (
+        ({"samples": samples, "masks": {"fur": half}}, "Expected a mask of 'fur' for each sample .* none for dog/1"),
+        ({"samples": samples, "masks": {"fur": whole}}, "Expected masks of 'fur' of one size"),
+        ({"samples": whole, "masks": {"fur": whole}}, "Expected `transform` to make tensors of one shape"),
+        ({"masks": {"fur": half}}, "Expected `samples` to be a folder where `masks` are"),
+        ({"samples": numbers, "masks": {"fur": half}}, "classes 0, 1, .* got '1' at another place"),
+        ({"samples": tmp_path / "none", "masks": {"fur": half}}, "a folder of pictures for each class, got none in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            monitor(**(options | change))
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import CombinedLoader
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from dynalens import AttributionMonitor, load_record
+from dynalens import AttributionMonitor, ConceptMonitor, load_record
 from dynalens.callbacks.environment import callbacks_from_environment
 from training import Classifier, N, dataset, images, labels, loader, trainer
 
@@ -263,6 +265,32 @@ def test_a_classifier_is_recorded_and_an_error_of_the_script_stays_its_own(tmp_p
         ended(tmp_path, Fails, loader)
     record = load_record(tmp_path / "dynalens" / "environment")
     assert record.statistics.presentations.tolist() == [1] * N
+
+
+def concepts(layer: str = "net.1") -> ConceptMonitor:
+    x = images(4).float()
+    return ConceptMonitor(layer=layer, samples=(x, labels(4)), masks={"all": torch.ones(4, 6, 6)}, top=0.2)
+
+
+def concepts_of_nothing() -> ConceptMonitor:
+    return concepts("nothing")
+
+
+def test_a_monitor_that_a_callable_returns_works_and_one_that_cannot_is_switched_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNALENS", f"{__name__}.concepts, {__name__}.concepts_of_nothing")
+    monitors = callbacks_from_environment()
+    assert type(pickle.loads(pickle.dumps(monitors[0]))) is type(monitors[0])
+    monkeypatch.setenv("DYNALENS", f"{__name__}.concepts")
+    runner = trainer(tmp_path, logger=TensorBoardLogger(tmp_path))
+    runner.fit(Classifier(), loader())
+    events = EventAccumulator(str(runner.log_dir))
+    events.Reload()
+    assert any(tag.startswith("dynalens/environment/concepts/dissection") for tag in events.Tags()["images"])
+    monkeypatch.setenv("DYNALENS", f"{__name__}.concepts_of_nothing")
+    with pytest.warns(UserWarning, match="switched off in this fit, training goes on: ValueError: Expected `layer`"):
+        trainer(tmp_path).fit(Classifier(), loader())
 
 
 def of_the_environment(runner: pl.Trainer) -> list[Any]:

@@ -11,15 +11,17 @@ from typing import Any
 
 import lightning.pytorch as other_package
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
 from lightning.pytorch.cli import LightningCLI as OtherCLI
+from PIL import Image
 from pytorch_lightning.cli import LightningCLI
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynalens import AttributionMonitor, TrainingDynamicsMonitor, load_record
+from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, load_record, tcav
 from dynalens.callbacks.environment import callbacks_from_environment
 from training import K, N, loader
 
@@ -137,6 +139,75 @@ trainer:
 """
 
 
+CONCEPTS = """
+seed_everything: 3
+trainer:
+  max_epochs: 1
+  accelerator: cpu
+  enable_checkpointing: false
+  enable_progress_bar: false
+  enable_model_summary: false
+  callbacks:
+    - class_path: dynalens.ConceptMonitor
+      init_args:
+        layer: net.1
+        samples: FOLDER/samples
+        concepts:
+          bright: FOLDER/bright
+        random: FOLDER/random
+        masks:
+          left: FOLDER/left
+        top: 0.2
+        runs: 2
+        transform: test_packages.grey
+        forward: test_packages.logits_of
+        on_error: raise
+"""
+
+
+def grey(picture: Any) -> Tensor:
+    return torch.from_numpy(np.array(picture, dtype=np.float32))[None] / 255
+
+
+def write_pictures(folder: Path) -> None:
+    """Six samples of classes 0 and 2, a concept of bright pictures, random ones, and masks of the left half."""
+    rng, names = np.random.default_rng(0), [f"{label}/{number}.png" for label in (0, 2) for number in range(3)]
+    sets = {"samples": names, "bright": [f"{number}.png" for number in range(4)]}
+    sets |= {"random": [f"{number}.png" for number in range(9)], "left": names}
+    for folder_name, files in sets.items():
+        for file in files:
+            path = folder / folder_name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            values = rng.integers(128 if folder_name == "bright" else 0, 256, (6, 6), dtype=np.uint8)
+            values[:, :3] = 255 if folder_name == "left" else values[:, :3]
+            values[:, 3:] = 0 if folder_name == "left" else values[:, 3:]
+            Image.fromarray(values).save(path)
+    (folder / "samples" / "1").mkdir()
+
+
+@both
+def test_the_command_line_reads_concepts_from_folders(tmp_path: Path, name: str) -> None:
+    write_pictures(tmp_path)
+    path = tmp_path / "config.yaml"
+    path.write_text(CONCEPTS.replace("FOLDER", str(tmp_path)))
+    given = [f"--config={path}", f"--trainer.logger={name}.loggers.CSVLogger", f"--trainer.logger.save_dir={tmp_path}"]
+    run = CLIS[name](MODELS[name], args=["fit", *given], save_config_callback=None)
+    pictures = sorted((tmp_path / "samples").rglob("*.png"))
+    x = torch.stack([grey(Image.open(picture)) for picture in pictures])
+    sets = {each: torch.stack([grey(Image.open(p)) for p in sorted((tmp_path / each).iterdir())]) for each in SETS}
+    logged = pd.read_csv(Path(run.trainer.log_dir) / "metrics.csv")
+    for label, rows in ((0, slice(0, 3)), (2, slice(3, 6))):
+        table = tcav(run.model, x[rows], label, {"bright": sets["bright"]}, sets["random"], layer="net.1", runs=2)
+        assert logged[f"dynalens/concepts/bright/{label}/score"].tolist() == pytest.approx(table["score"].tolist())
+    assert "dynalens/concepts/bright/1/score" not in logged
+    dumped = run.parser.dump(run.config)
+    assert f"left: {tmp_path / 'left'}" in dumped
+    assert "transform: test_packages.grey" in dumped
+
+
+SETS = ("bright", "random")
+
+
 def images_first(batch: Any) -> tuple[Tensor, Tensor]:
     return batch[0], batch[1]
 
@@ -245,6 +316,10 @@ def test_the_command_line_passes_the_callbacks_own_errors_on(tmp_path: Path, nam
         cli(name, tmp_path, '--trainer.callbacks.init_args.methods=["gradcam"]')
 
 
+def filters() -> LayerMonitor:
+    return LayerMonitor(weights=True)
+
+
 def test_the_environment_asks_for_monitors_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(value: str) -> list[str]:
         monkeypatch.setenv("DYNALENS", value)
@@ -253,8 +328,14 @@ def test_the_environment_asks_for_monitors_by_name(monkeypatch: pytest.MonkeyPat
     assert asked("") == []
     assert asked("dynamics") == ["TrainingDynamicsMonitor"]
     assert asked("attribution, dynamics") == ["TrainingDynamicsMonitor", "AttributionMonitor"]
-    with pytest.raises(ValueError, match=r"variable DYNALENS to name among dynamics, attribution, got \['gradcam'\]"):
-        asked("gradcam")
+    assert asked("dynamics, test_packages.filters") == ["TrainingDynamicsMonitor", "LayerMonitor"]
+    names = r"variable DYNALENS to name among dynamics, attribution and dotted paths of callables that can be imported"
+    with pytest.raises(ValueError, match=rf"{names}, got \['a.b', 'gradcam'\]"):
+        asked("gradcam,a.b")
+    with pytest.raises(
+        ValueError, match=r"Expected builtins.dict of DYNALENS to return a monitor of dynalens, got dict"
+    ):
+        asked("builtins.dict")
 
 
 def installed_in(folder: Path) -> Path:

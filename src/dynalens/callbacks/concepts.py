@@ -1,6 +1,7 @@
 """The callback that says which concepts a layer has, epoch by epoch: Lightning hooks become calls."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -32,12 +33,14 @@ class ConceptMonitor(GuardedPictures, NamedCallback):
 
     Args:
         layer: Dotted name.
-        samples: Images ``(N, C, *spatial)`` as the model takes them, and their classes ``(N,)``.
+        samples: Images ``(N, C, *spatial)`` as the model takes them, and their classes ``(N,)``; or a folder that has a
+            folder of pictures for each class, in the order of names, as torchvision's ImageFolder.
         concepts: By name, tensors of examples or folders of pictures; none for dissection alone.
         random: Images without the concepts, a tensor or a folder.
         transform: From a PIL image to a tensor; needed for folders.
         runs: Random sets for each concept.
-        masks: By the concept's name, ``(N, H, W)``: where it is in the images of ``samples``; none for TCAV alone.
+        masks: By the concept's name, ``(N, H, W)``: where it is in the images of ``samples``; none for TCAV alone. With
+            a folder of samples, folders of pictures of the same names, white where the concept is.
         top: As for :func:`dynalens.dissect`.
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
         every_n_epochs: Epochs between two entries. Each costs a pass of all examples and a backward pass of the images.
@@ -65,12 +68,12 @@ class ConceptMonitor(GuardedPictures, NamedCallback):
         self,
         *,
         layer: str,
-        samples: tuple[Tensor, Tensor],
+        samples: tuple[Tensor, Tensor] | str | Path,
         concepts: Mapping[str, ConceptSet] | None = None,
         random: ConceptSet | None = None,
         transform: Callable[[Any], Tensor] | None = None,
         runs: int = 10,
-        masks: Mapping[str, Tensor] | None = None,
+        masks: Mapping[str, Tensor | str | Path] | None = None,
         top: float = 0.005,
         forward: Callable[[Any, Tensor], Tensor] | None = None,
         every_n_epochs: int = 1,

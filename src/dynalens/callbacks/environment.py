@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from dynalens.callbacks.attribution import AttributionMonitor
+from dynalens.callbacks.concepts import ConceptMonitor
+from dynalens.callbacks.layers import LayerMonitor
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.host import CallbackBase, run_folder
+from dynalens.paths import resolved
 
 VARIABLE = "DYNALENS"
 NAME = "environment"
@@ -19,8 +22,8 @@ NAME = "environment"
 
 _HOOKS = (
     "setup", "load_state_dict", "on_train_start", "on_train_epoch_start", "on_train_batch_start", "on_before_backward",
-    "on_train_batch_end", "on_validation_batch_start", "on_train_epoch_end", "on_train_end", "teardown", "state_dict",
-    "on_exception",
+    "on_train_batch_end", "on_validation_epoch_start", "on_validation_batch_start", "on_validation_batch_end",
+    "on_train_epoch_end", "on_train_end", "teardown", "state_dict", "on_exception",
 )  # fmt: skip
 """In which the monitors work."""
 
@@ -47,6 +50,10 @@ class Unasked(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__(name=NAME)  # type: ignore[call-arg]  # of the monitor that stands beside this class
+        self.enrol()
+
+    def enrol(self) -> None:
+        """Count this monitor as the newest of its class."""
         type(self)._made += 1
         self._number = type(self)._made
         self.idle = False
@@ -105,20 +112,32 @@ class UnaskedAttribution(Unasked, AttributionMonitor):
     """An AttributionMonitor that never ends a fit."""
 
 
+class UnaskedLayers(Unasked, LayerMonitor):
+    """A LayerMonitor that never ends a fit."""
+
+
+class UnaskedConcepts(Unasked, ConceptMonitor):
+    """A ConceptMonitor that never ends a fit."""
+
+
 _MONITORS: dict[str, type[Unasked]] = {"dynamics": UnaskedDynamics, "attribution": UnaskedAttribution}
+_GUARDED: dict[type, type[Unasked]] = {
+    cls.__mro__[2]: cls for cls in (UnaskedDynamics, UnaskedAttribution, UnaskedLayers, UnaskedConcepts)
+}
 
 
 def callbacks_from_environment() -> list[CallbackBase]:
-    """Return the monitors that the environment variable ``DYNALENS`` asks for, with their default arguments.
+    """Return the monitors that the environment variable ``DYNALENS`` asks for.
 
-    Its values: ``dynamics``, ``attribution``, or both with a comma between them; empty or unset for none. The entry
-    points ``lightning.pytorch.callbacks_factory`` and ``pytorch_lightning.callbacks_factory`` lead here, so that
-    ``DYNALENS=dynamics python train.py`` records a run. Files are in ``<log_dir>/dynalens/environment/``, those of a
-    second Trainer with the same ``log_dir`` in ``environment-2``. A fit that they cannot follow, as one without
-    classes, goes on with one warning.
+    Its values, with commas between several: ``dynamics`` and ``attribution``, with their default arguments, and dotted
+    paths of callables without arguments that return a monitor, such as a ConceptMonitor, which has no defaults. Empty
+    or unset for none. The entry points ``lightning.pytorch.callbacks_factory`` and
+    ``pytorch_lightning.callbacks_factory`` lead here, so that ``DYNALENS=dynamics python train.py`` records a run.
+    Files are in ``<log_dir>/dynalens/environment/``, those of a second Trainer with the same ``log_dir`` in
+    ``environment-2``. A fit that they cannot follow, as one without classes, goes on with one warning.
 
     Raises:
-        ValueError: If the variable names another monitor.
+        ValueError: If the variable names another monitor, or a callable returns none.
 
     Example:
         >>> os.environ["DYNALENS"] = "dynamics"
@@ -129,10 +148,25 @@ def callbacks_from_environment() -> list[CallbackBase]:
         []
     """
     keys = [part.strip() for part in os.environ.get(VARIABLE, "").split(",") if part.strip()]
-    unknown_keys = sorted(set(keys) - _MONITORS.keys())
+    callables = {key: resolved(key) for key in keys if key not in _MONITORS}
+    unknown_keys = sorted(key for key, value in callables.items() if not callable(value))
     if unknown_keys:
         raise ValueError(
-            f"Expected the environment variable {VARIABLE} to name among {', '.join(_MONITORS)}, got {unknown_keys}. "
-            "Correct it, or unset it to train without dynalens."
+            f"Expected the environment variable {VARIABLE} to name among {', '.join(_MONITORS)} and dotted paths of "
+            f"callables that can be imported, got {unknown_keys}. Correct it, or unset it to train without dynalens."
         )
-    return [monitor() for key, monitor in _MONITORS.items() if key in keys]
+    named = [monitor() for key, monitor in _MONITORS.items() if key in keys]
+    return [*named, *(_guarded_monitor(key, make()) for key, make in callables.items())]
+
+
+def _guarded_monitor(key: str, monitor: Any) -> CallbackBase:
+    """Return a monitor that a callable made, as one of those that never end a fit."""
+    guarded_class = _GUARDED.get(type(monitor))
+    if guarded_class is None:
+        raise ValueError(
+            f"Expected {key} of {VARIABLE} to return a monitor of dynalens, got {type(monitor).__name__}. Return one "
+            f"of {', '.join(each.__name__ for each in _GUARDED)}."
+        )
+    monitor.__class__, monitor.name = guarded_class, NAME
+    monitor.enrol()
+    return cast("CallbackBase", monitor)

@@ -1,19 +1,23 @@
 """Examples of a concept, as tensors or as a folder of pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 ConceptSet = Tensor | str | Path
 """Images ``(M, C, *spatial)`` as the model takes them, or a folder of pictures."""
 
+Transform = Callable[[Any], Tensor]
+
+_HALF_WHITE = 127  # of 255: a mask that was saved with losses has greys at its edges
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 
-def concept_images(name: str, examples: ConceptSet, transform: Callable[[Any], Tensor] | None) -> Tensor:
+def concept_images(name: str, examples: ConceptSet, transform: Transform | None) -> Tensor:
     """Return the images of a set, of a folder those that ``transform`` makes of its pictures in the order of names.
 
     Args:
@@ -39,21 +43,100 @@ def concept_images(name: str, examples: ConceptSet, transform: Callable[[Any], T
     return examples
 
 
-def _read(name: str, folder: Path, transform: Callable[[Any], Tensor] | None) -> Tensor:
+def class_images(folder: str | Path, transform: Transform | None) -> tuple[Tensor, Tensor, list[str]]:
+    """Return the pictures of a folder that has a folder for each class, in the order of names, as ImageFolder has it.
+
+    Args:
+        folder: Holds the folders of the classes; an empty one keeps its class's number.
+        transform: From a PIL image to a tensor as the model takes it.
+
+    Returns:
+        Images ``(N, C, *spatial)``, the class of each, ``(N,)``, and the path of each within the folder, without its
+        ending.
+
+    Raises:
+        ValueError: If there are no pictures, or a folder's name is the number of another class.
+    """
+    root = Path(folder)
+    classes = sorted(path for path in root.glob("*") if path.is_dir())
+    misplaced = [path.name for number, path in enumerate(classes) if path.name.isdecimal() and int(path.name) != number]
+    if misplaced:
+        raise ValueError(
+            f"Expected the folders in {root} to be those of the classes 0, 1, ... in the order of names, got "
+            f"{misplaced[0]!r} at another place. Write numbers with as many digits each, and keep an empty folder for "
+            "a class without pictures."
+        )
+    pictures = [(number, path) for number, each in enumerate(classes) for path in _pictures(each)]
+    if not pictures:
+        raise ValueError(
+            f"Expected `samples` to be a folder with a folder of pictures for each class, got none in {root}. Name one "
+            "as torchvision's ImageFolder takes it."
+        )
+    images = _transformed("samples", [path for _, path in pictures], transform)
+    names = [str(path.relative_to(root).with_suffix("")) for _, path in pictures]
+    return images, torch.tensor([number for number, _ in pictures]), names
+
+
+def mask_images(name: str, folder: str | Path, samples: Sequence[str]) -> Tensor:
+    """Return the masks of a concept, ``(N, H, W)``, of a folder that has a picture for each sample.
+
+    Args:
+        name: Of the concept, for errors.
+        folder: Pictures of the samples' names, white where the concept is. Their size is that of the model's inputs.
+        samples: As of :func:`class_images`.
+
+    Raises:
+        ValueError: If one has no mask, or sizes differ.
+    """
     from PIL import Image
 
-    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in _ENDINGS)
+    by_name = {str(path.relative_to(folder).with_suffix("")): path for path in Path(folder).rglob("*.*")}
+    absent = [sample for sample in samples if sample not in by_name]
+    if absent:
+        raise ValueError(
+            f"Expected a mask of {name!r} for each sample in {folder}, got none for {absent[0]}. Add a black picture "
+            "of this name where the concept is not in the sample."
+        )
+    masks = []
+    for sample in samples:
+        with Image.open(by_name[sample]) as picture:
+            masks.append(torch.from_numpy(np.array(picture.convert("L")) > _HALF_WHITE))
+    if len({mask.shape for mask in masks}) > 1:
+        raise ValueError(
+            f"Expected masks of {name!r} of one size in {folder}, got several. Make them as large as the "
+            "model's inputs."
+        )
+    return torch.stack(masks)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.suffix.lower() in _ENDINGS)
+
+
+def _read(name: str, folder: Path, transform: Transform | None) -> Tensor:
+    files = _pictures(folder)
     if not files:
         raise ValueError(
             f"Expected pictures of the concept {name!r} in {folder}, got none. Name a folder that holds them."
         )
+    return _transformed(name, files, transform)
+
+
+def _transformed(name: str, files: Sequence[Path], transform: Transform | None) -> Tensor:
+    from PIL import Image
+
     if transform is None:
         raise ValueError(
-            f"Expected `transform` for the folder of the concept {name!r}, got None. Pass the callable that makes "
-            "an input of the model of a PIL image, as for the validation data."
+            f"Expected `transform` for the folder of {name!r}, got None. Pass the callable that makes an input of the "
+            "model of a PIL image, as for the validation data."
         )
     images = []
     for path in files:
         with Image.open(path) as picture:
             images.append(transform(picture.copy()))
+    if len({image.shape for image in images}) > 1:
+        raise ValueError(
+            f"Expected `transform` to make tensors of one shape of the pictures of {name!r}, got several. Let it "
+            "resize or crop them."
+        )
     return torch.stack(images)

@@ -3,7 +3,8 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,12 +12,25 @@ from PIL import Image
 from torch import Tensor
 
 from dynalens.attribution import find_forward
-from dynalens.concepts import ConceptSet, Dissection, check_masks, concept_images, dissect, tcav
+from dynalens.concepts import (
+    ConceptSet,
+    Dissection,
+    check_masks,
+    class_images,
+    concept_images,
+    dissect,
+    mask_images,
+    tcav,
+)
 from dynalens.dynamics import Array
 from dynalens.observation import module_named
 from dynalens.pictures import Relative, map_cell, relatives_sheet, shown_inputs
 
 Forward = Callable[[Any, Tensor], Tensor]
+Samples = tuple[Tensor, Tensor] | str | Path
+"""Images and the class of each, or a folder that has a folder of pictures for each class."""
+Masks = Tensor | str | Path
+"""One mask for each sample, or a folder of pictures of the samples' names."""
 _MOST_ROWS, _SHOWN = 12, 4  # detectors of a sheet, and images of each
 _CELL = 144  # pixels of a picture: more than twice its side on the sheet
 
@@ -30,17 +44,18 @@ class ConceptSettings:
     """
 
     layer: str
-    samples: tuple[Tensor, Tensor]
+    samples: Samples
     concepts: Mapping[str, ConceptSet]
     random: ConceptSet | None
     transform: Callable[[Any], Tensor] | None
     runs: int
-    masks: Mapping[str, Tensor]
+    masks: Mapping[str, Masks]
     top: float
 
     def __post_init__(self) -> None:
         """Read the folders now, so that a mistake is said before training."""
-        images, classes = self.samples
+        self._read_samples()
+        images, classes = self.images
         if not self.concepts and not self.masks:
             raise ValueError(
                 "Expected `concepts` or `masks` to ask for something, got neither. Pass sets of examples and `random`, "
@@ -61,7 +76,32 @@ class ConceptSettings:
         if self.random is not None:
             object.__setattr__(self, "random", concept_images("random", self.random, self.transform))
         if self.masks:
-            check_masks(images, self.masks, self.top)
+            check_masks(images, self.tensors, self.top)
+
+    @property
+    def images(self) -> tuple[Tensor, Tensor]:
+        """The samples, read: images and the class of each."""
+        return cast("tuple[Tensor, Tensor]", self.samples)
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The masks, read."""
+        return cast("Mapping[str, Tensor]", self.masks)
+
+    def _read_samples(self) -> None:
+        names: list[str] | None = None
+        if isinstance(self.samples, (str, Path)):
+            images, classes, names = class_images(self.samples, self.transform)
+            object.__setattr__(self, "samples", (images, classes))
+        folders = {name: mask for name, mask in self.masks.items() if isinstance(mask, (str, Path))}
+        if folders and names is None:
+            raise ValueError(
+                f"Expected `samples` to be a folder where `masks` are, got tensors and {next(iter(folders.values()))}. "
+                "Masks are found by the names of the samples' pictures: pass a folder for `samples`, or tensors for "
+                "`masks`."
+            )
+        read = {name: mask_images(name, folder, names or []) for name, folder in folders.items()}
+        object.__setattr__(self, "masks", {**self.masks, **read})
 
 
 class ConceptLog:
@@ -81,7 +121,7 @@ class ConceptLog:
     def scores(self, model: Any, forward: Forward | None) -> dict[str, float]:
         """Return TCAV's numbers by ``<concept>/<class>/<number>``; none without concepts."""
         settings, scores = self._settings, dict[str, float]()
-        images, classes = settings.samples
+        images, classes = settings.images
         if not settings.concepts or settings.random is None:
             return scores
         run = _logits_of(model, images.to(model.device), forward)
@@ -99,9 +139,9 @@ class ConceptLog:
         settings = self._settings
         if not settings.masks:
             return None
-        images = settings.samples[0]
+        images = settings.images[0]
         run = _logits_of(model, images[:1].to(model.device), forward)
-        dissection = dissect(model, images, settings.masks, layer=settings.layer, top=settings.top, forward=run)
+        dissection = dissect(model, images, settings.tensors, layer=settings.layer, top=settings.top, forward=run)
         return dissection_sheet(dissection, images, f"epoch {epoch}: where channels of {settings.layer} are active")
 
 
