@@ -6,8 +6,8 @@ turned, and a part of the targets is exchanged among each other; a sample is wro
 least half the standard deviation, and samples that were exchanged for less are left out.
 
 A network learns the wrong targets. What it computes in each training step is what is recorded and what cleanlab is
-given, averaged over the epochs and of the last one. Another row is one more entry of ``ROWS``. The weights of epochs in
-a regression were chosen with seeds 0 and 1, so that the others judge them.
+given, averaged over the epochs and of the last one. Another row is one more entry of ``ROWS``. The weights of epochs
+were chosen with seeds 0 and 1, so that the others judge them.
 
     python benchmarks/units.py                 # all rows, three seeds, as in docs/results.md
     python benchmarks/units.py --rows "regression, 5 %" --seeds 0
@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalens import TrainingDynamics
+from dynalens.dynamics import tracker
 from dynalens.suspicion import streaming_score
 from dynalens.units import UnitPresentation, multi_label, regression
 
@@ -180,8 +181,11 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--size", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--power", type=float, help="another power of the epoch in the weights of epochs")
     args = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message="Lazy modules")
+    if args.power is not None:
+        setattr(tracker, "unit_weight", lambda epoch: (epoch + 1.0) ** args.power)  # noqa: B010  # not exported there
     print("| row | wrong | order | average precision | of single seeds |\n| --- | --- | --- | --- | --- |")
     for row in args.rows:
         problems = [rows[row](seed, args.size) for seed in args.seeds]

@@ -34,7 +34,8 @@ class SampleStatistics:
             exact where one class has more than half of them), int; -1 where none disagreed.
         candidate_share: At least this fraction of the presentations predicted the candidate, and exactly this where
             no other class but the label was predicted; NaN where none disagreed.
-        weighted_margin: Mean of the margin in which an epoch counts with :func:`~dynalens.dynamics.epoch_weight`.
+        weighted_margin: Mean of the margin in which an epoch counts with :func:`~dynalens.dynamics.epoch_weight`, or,
+            where a sample has several units, with :func:`~dynalens.dynamics.weighting.unit_weight`.
         weighted_confidence: The same mean of p_y.
         weighted_rival: The same mean of max_{k != y} p_k.
         mean_probabilities: Mean of p over presentations, shape ``(N, K)``, float32; None unless it was asked for, and
@@ -61,8 +62,8 @@ class SampleStatistics:
         unit_residuals: Weighted mean of the absolute residual of each target, shape ``(N, D)``, float32; NaN where
             there is none.
         unit_columns: Of masks, the columns of each, int: pixel ``unit`` is in row ``unit // unit_columns``. Of tokens
-            and pixels, ``unit`` is the one that most presentations contradict first, and ``unit_margin`` the mean over
-            presentations of the smallest margin of a token, or minus the mean of max(0, -margin) over pixels.
+            and pixels, ``unit`` is the one that most presentations contradict first, and ``unit_margin`` minus the
+            weighted mean of the largest loss of a token, or of the mean loss of the pixels.
 
     Example:
         >>> import torch

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.dynamics.dense import EARLIER_DOUBT
 from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics, with_entropy
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
 from dynalens.dynamics.rows import (
@@ -26,7 +27,7 @@ from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.targets import TOLERANCE, residuals, settled
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
-from dynalens.dynamics.weighting import epoch_weight, regression_weight
+from dynalens.dynamics.weighting import epoch_weight, unit_weight
 from dynalens.units import MEANS, TARGETS, UnitKind, UnitPresentation
 from dynalens.units.kinds import KIND
 
@@ -225,8 +226,8 @@ class TrainingDynamics:
         """Continue from ``state_dict``.
 
         Raises:
-            ValueError: If it has another version or another number of samples, or no mean probabilities where they are
-                kept.
+            ValueError: If it has another version or another number of samples, no mean probabilities where they are
+                kept, or tokens or pixels as an earlier version recorded them.
         """
         version, num_samples = state_dict.get("version"), state_dict.get("num_samples")
         if (version, num_samples) != (VERSION, self.num_samples):
@@ -238,6 +239,12 @@ class TrainingDynamics:
             raise ValueError(
                 "Expected a record with mean probabilities, as `mean_probabilities` asks for them, got one without. "
                 "Resume with `mean_probabilities=False`, or call `reset()` to record anew."
+            )
+        if EARLIER_DOUBT in state_dict["state"]:
+            raise ValueError(
+                "Expected a record of tokens or pixels with weighted means of their losses, got one of an earlier "
+                "version with sums of margins. Finish this training with the version that began it, or call `reset()` "
+                "to record anew."
             )
         index, rows, step = (state_dict["pending"][name].cpu().numpy().copy() for name in ("index", "rows", "step"))
         state = {name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()}
@@ -263,8 +270,10 @@ class TrainingDynamics:
         """Return this epoch's weight as a part of all weights with it."""
         if not rows.shape[1]:
             return 0.0
-        error = float((rows[MARGIN] <= 0).mean())
-        weight = regression_weight(epoch) if self._is_regression else epoch_weight(epoch, error)
+        if kind_of(self._state) is None:
+            weight = epoch_weight(epoch, error=float((rows[MARGIN] <= 0).mean()))
+        else:
+            weight = unit_weight(epoch)
         self._weight += weight
         return weight / self._weight if self._weight else 0.0
 

@@ -2,15 +2,14 @@ r"""Suspects among samples with a class for each token or pixel.
 
     score_i = L(d_i) + constant
 
-    d_i   of tokens: minus the mean over presentations of the smallest margin of a token
-          of pixels: log of the mean over presentations and pixels of max(0, -margin)
+    d_i   log of the mean over the epochs, weighted by t + 1, of the largest loss of a token, or of the mean loss of
+          the pixels
     L     log odds of two normal distributions with one variance, of as many of the highest d as the noise rate says and
           of the others
     constant  makes the mean probability the estimated noise rate
 
 One wrong token makes a sequence wrong, so that its worst token counts. Pixels at the edge of an object are contradicted
-in every mask, so that the smallest margin says little; how many are contradicted, and how clearly, tells masks apart.
-Presentations count alike: the worst unit is another one in each, until the network has learned the others.
+in every mask, so that the worst pixel says little; how many are contradicted, and how clearly, tells masks apart.
 """
 
 from collections.abc import Sequence
@@ -32,13 +31,13 @@ def is_dense(statistics: SampleStatistics) -> bool:
 
 
 def doubts_of(statistics: SampleStatistics) -> Array:
-    """Return how much each sample is contradicted, ``(N,)`` float64, higher is more; NaN if never seen."""
+    """Return how much each sample is contradicted, ``(N,)`` float64, higher is more."""
     assert statistics.unit_margin is not None
-    contradicted = -statistics.unit_margin.astype(np.float64)
-    if statistics.unit_columns is None:
-        return contradicted
-    positive = contradicted[contradicted > 0]
-    return np.log(np.maximum(contradicted, positive.min() if len(positive) else 1.0))
+    losses = -statistics.unit_margin.astype(np.float64)
+    positive = losses[losses > 0]
+    if losses.min() < 0:  # tokens of a record that has margins, as earlier versions wrote it
+        return losses
+    return np.log(np.maximum(losses, positive.min() if len(positive) else 1.0))
 
 
 def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
@@ -54,8 +53,7 @@ def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
         statistics: Of samples that were seen, with a class for each token or pixel.
     """
     doubts = doubts_of(statistics)
-    assert statistics.unit_margin is not None
-    contradicted = int((statistics.unit_margin < 0).sum())
+    contradicted = int((statistics.margin < 0).sum())
     distance = doubts - np.median(doubts)
     above, below = np.sort(distance[distance > 0]), np.sort(-distance[distance < 0])
     n, places = len(doubts), np.concatenate([above, below])

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalens.units.kinds import KIND, PIXELS, TOKENS, UnitKind
+from dynalens.units.kinds import KIND, MEAN_LOSS, PIXELS, TOKENS, UnitKind
 from dynalens.units.masks import CERTAIN, MASKED, without_half_masks
-from dynalens.units.presentation import Reduced, UnitPresentation, presented
+from dynalens.units.presentation import UnitPresentation, presented
 
 _AT_ONCE = 2**22
 """Numbers of logits that are reduced at once, 16 MiB: a step's memory does not grow by a copy of all of them."""
@@ -30,8 +30,8 @@ def dense(logits: Tensor, given: Tensor, counted: Tensor | None = None, *, first
 
     With the logits :math:`z` of a unit and its class :math:`y`, its margin is :math:`z_y - \max_{k \ne y} z_k` (Pleiss
     et al. 2020, equation 1) and its loss :math:`-\log \mathrm{softmax}(z)_y`. The margin of the sample is the smallest
-    of its units' that count. Its doubt is, of tokens, minus this margin, and, of pixels, the mean of
-    :math:`\max(0, -\mathrm{margin})`. Takes no gradient and does not wait.
+    of its units' that count. Its doubt is, of tokens, the largest loss and, of pixels, the mean loss of those that
+    count. Takes no gradient and does not wait.
 
     Args:
         logits: Shape ``(N, K, T)`` of tokens, or ``(N, K, H, W)`` of pixels, any floating dtype; K >= 2.
@@ -94,7 +94,7 @@ def _reduced(units: _Units, shape: torch.Size, first: int) -> tuple[Tensor, ...]
     lowest = units.given.masked_fill(~units.counted, 0).amin(dim=1)
     targets = torch.where(lowest < 0, lowest, torch.where(reduced.counted, 0, _IGNORED))
     columns = torch.full_like(label, shape[-1])
-    doubt = _doubt(units, reduced, masks=len(shape) > 1)
+    doubt = reduced.means[:, MEAN_LOSS] if len(shape) > 1 else units.losses.masked_fill(~units.counted, 0).amax(dim=1)
     summary = [reduced.unit + first, label, rival, torch.zeros_like(label), doubt, columns]
     numbers = torch.cat([reduced.means, torch.stack([each.float() for each in summary], dim=1)], dim=1)
     rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
@@ -111,10 +111,3 @@ def _joined(parts: list[tuple[Tensor, ...]], name: str) -> UnitPresentation:
     rows, targets, numbers, *marks = (torch.cat(each) for each in zip(*parts, strict=True))
     numbers[:, KIND] = kind.code
     return UnitPresentation(rows, targets, kind, numbers, *marks)
-
-
-def _doubt(units: _Units, reduced: Reduced, *, masks: bool) -> Tensor:
-    if not masks:
-        return -reduced.worst
-    contradictions = units.margins.clamp(max=0).masked_fill(~units.counted, 0)
-    return -contradictions.sum(dim=1) / units.counted.sum(dim=1).clamp(min=1)
