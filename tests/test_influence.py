@@ -80,6 +80,59 @@ def test_influence_is_the_sum_over_checkpoints_of_products_of_gradients(run: tup
     torch.testing.assert_close(torch.from_numpy(result.values), by_autograd(folder, TEST), rtol=1e-4, atol=1e-6)
 
 
+def gradients_of(content: dict[str, Any], x: Tensor, y: Tensor, names: list[str]) -> Tensor:
+    """As ``last_layer_gradients``, of the weights with these names."""
+    model = Scaled()
+    model.load_state_dict(content["state_dict"])
+    weights = [dict(model.named_parameters())[name] for name in names]
+    rows = []
+    for row in range(len(x)):
+        loss = F.cross_entropy(model(x[row : row + 1]), y[row : row + 1])
+        rows.append(torch.cat([part.flatten() for part in torch.autograd.grad(loss, weights)]))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("all", ["net.0.weight", "net.0.bias", "net.3.weight", "net.3.bias"]),
+        (["net.0"], ["net.0.weight", "net.0.bias"]),
+        (["net", "net.0"], ["net.0.weight", "net.0.bias", "net.3.weight", "net.3.bias"]),
+    ],
+    ids=["all", "one", "one twice"],
+)
+def test_influence_by_layers_is_that_of_the_gradients_of_single_samples(
+    run: tuple[Path, Any], layers: Any, names: list[str]
+) -> None:
+    folder, model = run
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    x, y = scaled().tensors
+    total = torch.zeros(N, N)
+    for content in kept(folder):
+        rate = content["optimizer_states"][0]["param_groups"][0]["lr"]
+        gradients = gradients_of(content, x, y, names)
+        total += rate * gradients @ gradients.T
+    result = influence(None, folder, model, scaled(), (x, y), layers=layers, batch_size=5)
+    torch.testing.assert_close(torch.from_numpy(result.values), total, rtol=1e-4, atol=1e-6)
+    scores = self_influence(None, folder, model, scaled(), layers=layers)
+    np.testing.assert_allclose(scores, total.diagonal(), rtol=1e-4, atol=1e-6)
+    assert differences(before, dict(model.state_dict())) == []
+
+
+def test_layers_without_trained_weights_are_refused(run: tuple[Path, Any]) -> None:
+    folder, model = run
+    model.net[0].requires_grad_(False)
+    for layers, message in (
+        (["net.0"], "layers with trained weights on which the logits depend, or to be 'all', got net.0"),
+        ([], "or to be 'all', got none"),
+        (["nothing"], "Expected `layers` to name a layer"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            influence(None, folder, model, scaled(), TEST, layers=layers)
+    assert not model.net[0].weight.requires_grad
+    model.net[0].requires_grad_(True)
+
+
 def test_learning_rates_differ_between_the_checkpoints_of_the_reference(run: tuple[Path, Any]) -> None:
     rates = [content["optimizer_states"][0]["param_groups"][0]["lr"] for content in kept(run[0])]
     assert len(set(rates)) == 2

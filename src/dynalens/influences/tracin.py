@@ -1,4 +1,4 @@
-"""TracIn over the checkpoints of a run, in Captum's form for the last layer."""
+"""TracIn over the checkpoints of a run, by Captum: in its form for the last layer, or for chosen ones."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +16,7 @@ from dynalens.datasets import has_positions
 from dynalens.dynamics import Array
 from dynalens.embeddings.encoding import encoder_inputs
 from dynalens.influences.checkpoints import Checkpoint, Checkpoints, checkpoint_files, read_checkpoints
+from dynalens.influences.chosen_layers import CHOSEN, ChosenLayers, Layers, chosen_weights, loss_of_each
 from dynalens.influences.last_layer import (
     Forward,
     LastLayer,
@@ -37,6 +38,7 @@ Split = Callable[[Any], tuple[Any, Tensor]]
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
     layer: str | None = None
+    layers: Layers | None = None
     forward: Forward | None = None
     inputs: Split | None = None
     loss: Loss | None = None
@@ -53,6 +55,7 @@ def influence(
     samples: tuple[Any, Tensor],
     *,
     layer: str | None = None,
+    layers: Layers | None = None,
     forward: Forward | None = None,
     inputs: Split | None = None,
     loss: Loss | None = None,
@@ -68,8 +71,12 @@ def influence(
     softmax less one-hot for cross-entropy. Captum's ``TracInCPFast`` computes it. The sum approximates what the steps
     on a training sample did to the loss of a test sample; it takes training as plain gradient descent.
 
-    Each checkpoint costs a forward pass of the dataset, and one of the test samples for each batch. The model is left
-    as it was, weights included.
+    With ``layers``, W_t are the trained weights and biases of these layers, by Captum's ``TracInCP``: the gradient of
+    each sample is computed, where the last layer has a closed form.
+
+    Each checkpoint costs a forward pass of the dataset, and one of the test samples for each batch. With ``layers`` it
+    costs a forward and a backward pass of each sample of both, one by one, and memory for the chosen weights once for
+    each test sample and each sample of a batch. The model is left as it was, weights included.
 
     Source: Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent", NeurIPS 2020, section 3 and
     appendix F. https://arxiv.org/abs/2002.08484
@@ -83,6 +90,7 @@ def influence(
         dataset: Map-style, N samples, in the order of the record, without random augmentation.
         samples: The M test samples: inputs as ``model`` takes them, and labels.
         layer: Dotted name of the linear layer that gives the logits; default: the last one that does.
+        layers: Dotted names of layers whose weights count instead of the last layer's, or "all".
         forward: Callable(inputs) -> logits; default: ``model``, or its only child that gives logits.
         inputs: Callable(batch) -> (inputs, labels) of a batch of ``dataset``; default: the first two of a tuple, or the
             usual keys of a dict.
@@ -109,7 +117,7 @@ def influence(
         0.5 (2 * 3) (0.25 + 0.25), and 0.5 (1 * 3) (-0.25 - 0.25).
     """
     settings = _Settings(
-        layer=layer, forward=forward, inputs=inputs, loss=loss,
+        layer=layer, layers=layers, forward=forward, inputs=inputs, loss=loss,
         learning_rate=learning_rate, batch_size=batch_size, num_workers=num_workers,
     )  # fmt: skip
     x, y = samples
@@ -135,6 +143,7 @@ def self_influence(
     dataset: Any,
     *,
     layer: str | None = None,
+    layers: Layers | None = None,
     forward: Forward | None = None,
     inputs: Split | None = None,
     loss: Loss | None = None,
@@ -156,6 +165,7 @@ def self_influence(
         model: The module that was trained.
         dataset: Map-style, N samples.
         layer: The linear layer that gives the logits.
+        layers: Layers whose weights count, or "all": the norm of a sample's gradient, squared.
         forward: Callable(inputs) -> logits.
         inputs: Callable(batch) -> (inputs, labels).
         loss: Callable(logits, labels) -> sum over samples.
@@ -180,7 +190,7 @@ def self_influence(
         [2.0, 0.5]
     """
     settings = _Settings(
-        layer=layer, forward=forward, inputs=inputs, loss=loss,
+        layer=layer, layers=layers, forward=forward, inputs=inputs, loss=loss,
         learning_rate=learning_rate, batch_size=batch_size, num_workers=num_workers,
     )  # fmt: skip
     rate_sum, values = 0.0, np.zeros(0, np.float32)
@@ -199,7 +209,7 @@ def _trainings(
     checkpoints: Checkpoints, model: nn.Module, dataset: Any, settings: _Settings, x: Any
 ) -> Iterator[Iterator[tuple[Any, Checkpoint]]]:
     """Yield what yields Captum's object for each checkpoint, whose weights the model then has."""
-    tracin_class = _captum_class()
+    fast, full = _captum_classes()
     if not has_positions(dataset) or not len(dataset):
         raise ValueError(
             f"Expected `dataset` to be map-style, with samples by position and a length above 0, got "
@@ -211,37 +221,39 @@ def _trainings(
 
     def each() -> Iterator[tuple[Any, Checkpoint]]:
         last_layer: LastLayer | None = None
+        weights: list[nn.Parameter] | None = None
         for checkpoint in read_checkpoints(files, settings.learning_rate):
             _load(model, checkpoint)
             if last_layer is None:
                 last_layer = _last_layer(model, next(iter(loader))[0] if x is None else x, settings)
+                if settings.layers is not None:
+                    weights = chosen_weights(last_layer, settings.layers, next(iter(loader))[0])
             rate = checkpoint.learning_rate
             # The weights are there already: Captum would read each file again for every batch.
-            yield (
-                tracin_class(
-                    last_layer,
-                    last_layer.layer,
-                    loader,
-                    [checkpoint],
-                    checkpoints_load_func=lambda _model, _checkpoint, rate=rate: rate,
-                    loss_fn=loss,
-                ),
-                checkpoint,
-            )
+            options = {"checkpoints_load_func": lambda _model, _checkpoint, rate=rate: rate}
+            if weights is None:
+                yield fast(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options), checkpoint
+            else:
+                chosen = ChosenLayers(last_layer, weights)
+                yield (
+                    full(chosen, loader, [checkpoint], layers=[CHOSEN], loss_fn=loss_of_each(loss), **options),
+                    checkpoint,
+                )
 
     with undisturbed(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"captum\.")
         yield each()
 
 
-def _captum_class() -> Any:
+def _captum_classes() -> tuple[Any, Any]:
+    """Return the form for the last layer, and that for any."""
     try:
-        from captum.influence import TracInCPFast
+        from captum.influence import TracInCP, TracInCPFast
     except ImportError as error:
         raise ValueError(
             "Expected Captum to be installed for influence, got none. Install it: `pip install dynalens[captum]`."
         ) from error
-    return TracInCPFast
+    return TracInCPFast, TracInCP
 
 
 def _last_layer(model: nn.Module, x: Any, settings: _Settings) -> LastLayer:

@@ -1,0 +1,68 @@
+"""The model as TracIn needs it for the weights of chosen layers, with a loss of each sample."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.influences.last_layer import LastLayer, Loss
+from dynalens.observation import module_named
+
+Layers = Sequence[str] | str
+CHOSEN = "chosen"
+"""Name of the module that holds the chosen weights, for Captum."""
+
+
+class ChosenLayers(nn.Module):
+    """Gives the logits, and holds the weights that count, each once, as one module.
+
+    Args:
+        logits: What gives them.
+        weights: Those that count.
+    """
+
+    def __init__(self, logits: LastLayer, weights: Iterable[nn.Parameter]) -> None:
+        super().__init__()
+        self.logits, self.chosen = logits, nn.ParameterList(weights)
+
+    def forward(self, inputs: Any) -> Tensor:
+        """Return the logits (N, K)."""
+        logits: Tensor = self.logits(inputs)
+        return logits
+
+
+def chosen_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.Parameter]:
+    """Return the trained weights of these layers, or of all for "all", on which the logits depend.
+
+    Raises:
+        ValueError: If there is no such layer, or one has no such weights.
+    """
+    names = [layers] if isinstance(layers, str) else list(layers)
+    modules = {name: _module(logits.inner, name) for name in names}
+    trained = [weight for weight in logits.inner.parameters() if weight.requires_grad]
+    with torch.enable_grad():
+        gradients = torch.autograd.grad(logits(inputs).sum(), trained, allow_unused=True) if trained else ()
+    used = {id(weight) for weight, gradient in zip(trained, gradients, strict=True) if gradient is not None}
+    idle = [name for name, each in modules.items() if not any(id(weight) in used for weight in each.parameters())]
+    if idle or not names:
+        raise ValueError(
+            f"Expected `layers` to name layers with trained weights on which the logits depend, or to be 'all', got "
+            f"{', '.join(idle) or 'none'}. Frozen layers have no influence: name others."
+        )
+    weights = {id(weight): weight for each in modules.values() for weight in each.parameters() if id(weight) in used}
+    return list(weights.values())
+
+
+def loss_of_each(loss: Loss) -> Loss:
+    """Return the loss (N,) of each sample, of one that sums over samples."""
+
+    def each(logits: Tensor, labels: Tensor) -> Tensor:
+        pairs = zip(torch.split(logits, 1), torch.split(labels, 1), strict=True)
+        return torch.stack([loss(z, label) for z, label in pairs])
+
+    return each
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    return model if name == "all" else module_named(model, name, argument="layers")
