@@ -90,7 +90,7 @@ ALLOWED = {
     },
     "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
     | {"attribution", "capture", "concepts", "embeddings", "faithfulness", "observation", "similarity", "suspicion"}
-    | {"tensorboard", "text"},
+    | {"surrogates", "tensorboard", "text"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths", "units"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,

@@ -2,11 +2,21 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dynalens import explain, lime_maps, local_fidelity, normlime, pixel_relevance, tree_surrogate
+from dynalens import (
+    explain,
+    lime_maps,
+    local_fidelity,
+    normlime,
+    normlime_sheet,
+    pixel_relevance,
+    tree_picture,
+    tree_surrogate,
+)
 from dynalens.faithfulness import patches
 from toys import Linear, SmallCNN
 
@@ -139,6 +149,56 @@ def test_a_tree_reads_the_thresholds_of_a_network() -> None:
     assert found.majority < 0.5
     assert all(name in found.rules for name in ("a", "b", "left", "right", "top"))
     assert tree_surrogate(Steps(), rows, depth=1).fidelity < found.fidelity
+
+
+class Signs(nn.Module):
+    """Class 2 where the second column is above 0, else class 1 where the first is, else class 0."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = (x[:, 0] > 0).float(), (x[:, 1] > 0).float()
+        return torch.stack([(1 - first) * (1 - second), first * (1 - second), second], dim=1)
+
+
+def test_the_picture_of_a_tree_has_its_questions_and_its_classes_under_the_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: dict[str, tuple[float, float]] = {}
+
+    def write(_draw: Any, position: tuple[float, float], text: str, *_: Any, **_options: Any) -> None:
+        written[text] = position
+
+    monkeypatch.setattr("dynalens.logs.surrogates.write", write)
+    rows = torch.cartesian_prod(torch.linspace(-1, 1, 20), torch.linspace(-1, 1, 20))
+    surrogate = tree_surrogate(Signs(), rows)
+    tree_picture(surrogate, feature_names=["width", "height"], class_names=["cat", "dog", "owl"])
+    title = next(text for text in written if text.startswith("agrees"))
+    assert title.startswith("agrees with the network on 100% of the rows held out")
+    boxes = {text: position for text, position in written.items() if text in {"height", "width", "cat", "dog", "owl"}}
+    assert len(boxes) == 5
+    # `height <= 0?` comes first: no leads to the owl, on the right; yes to the width, whose yes is the cat.
+    assert boxes["cat"][0] < boxes["width"][0] < boxes["dog"][0] < boxes["owl"][0]
+    assert boxes["height"][1] < boxes["width"][1] == boxes["owl"][1] < boxes["cat"][1] == boxes["dog"][1]
+    tree = surrogate.tree.tree_
+    assert f"<= {tree.threshold[0]:.3g}?  300 rows" in written
+    assert f"{tree.n_node_samples[tree.children_right[0]]} rows, 100% right" in written
+
+
+def test_the_sheet_of_normlime_marks_what_is_important_in_the_mean_of_the_class() -> None:
+    corner = torch.zeros(8, 8)
+    corner[0, 0] = 1
+    x, y = torch.full((4, 1, 8, 8), 0.5), torch.tensor([0, 0, 1, 1])
+    x[:, :, 0, 1] = torch.tensor([0.2, 0.8, 0.0, 1.0])[:, None]  # the mean is 0.5 everywhere
+    cells = torch.as_tensor(np.array(normlime_sheet({0: corner, 1: corner.flip(0)}, x, y))).float()
+    assert cells.shape[0] > normlime_sheet({0: corner}, x, y).height
+    colours = cells.amax(dim=2) - cells.amin(dim=2)
+    rows, columns = torch.nonzero(colours > 60, as_tuple=True)  # the rest is grey
+    assert len(rows) > 0
+    assert (columns < 350).all()
+    assert rows[-1] - rows[0] > 100  # one mark at the top of the first class, one at the bottom of the second
+    for importance in ({}, {2: corner}, {0: corner[:4]}):
+        with pytest.raises(ValueError, match="Expected `importance` of classes that have samples"):
+            normlime_sheet(importance, x, y)
+    assert normlime_sheet({0: torch.rand(5)}, torch.rand(4, 5), y).width == 700
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from dynalens.features import feature_maps, first_layer_weights, maximise_activation
     from dynalens.identity import SampleIdentityError
     from dynalens.influences import Influence, influence, self_influence
-    from dynalens.logs import dissection_sheet
+    from dynalens.logs import dissection_sheet, normlime_sheet, tree_picture
     from dynalens.observation import undisturbed
     from dynalens.record import Record, audit, audit_plan, load_record
     from dynalens.report import influence_sheet, show_in_report
@@ -105,7 +105,7 @@ else:
         features="feature_maps first_layer_weights maximise_activation",
         identity="SampleIdentityError",
         influences="Influence influence self_influence",
-        logs="dissection_sheet",
+        logs="dissection_sheet normlime_sheet tree_picture",
         observation="undisturbed",
         record="Record audit audit_plan load_record",
         report="influence_sheet show_in_report",
@@ -184,6 +184,7 @@ __all__ = [
     "maximise_activation",
     "neighbour_scores",
     "normlime",
+    "normlime_sheet",
     "pixel_relevance",
     "pointing_game",
     "prototypes",
@@ -209,6 +210,7 @@ __all__ = [
     "tcav",
     "token_relevance",
     "transition_attention",
+    "tree_picture",
     "tree_surrogate",
     "undisturbed",
 ]

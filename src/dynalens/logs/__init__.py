@@ -2,8 +2,8 @@
 
 `dynamics_log` shows a record at the end of each epoch, with `dynamics_pictures` (charts and the gallery of suspects),
 `noise_curve` (the estimated noise rate) and `projector` (features); `layer_log` shows what a layer computes,
-with `layer_pictures`, and `concepts` which concepts it has. `settings` and `layer_settings` say what is asked for,
-`sinks` where pictures go.
+with `layer_pictures`, `concepts` which concepts it has, and `surrogates` what stands for a network. `settings` and
+`layer_settings` say what is asked for, `sinks` where pictures go.
 """
 
 from dynalens.logs.concepts import ConceptLog, ConceptSettings, dissection_sheet
@@ -13,6 +13,7 @@ from dynalens.logs.layer_pictures import LayerPictures
 from dynalens.logs.layer_settings import LayerSettings, unit_numbers
 from dynalens.logs.settings import LogSettings
 from dynalens.logs.sinks import show_as_trained, sink_of, switched_off_on_error
+from dynalens.logs.surrogates import normlime_sheet, tree_picture
 
 __all__ = [
     "ConceptLog",
@@ -24,8 +25,10 @@ __all__ = [
     "LayerSettings",
     "LogSettings",
     "dissection_sheet",
+    "normlime_sheet",
     "show_as_trained",
     "sink_of",
     "switched_off_on_error",
+    "tree_picture",
     "unit_numbers",
 ]

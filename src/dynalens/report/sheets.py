@@ -85,7 +85,7 @@ def influence_sheet(
             "lowered its loss": members(test, 1),
         }
         rows.append((f"{label}, predicted {predicted}", groups))
-    return relatives_sheet(rows, "training samples behind a prediction (TracIn, last layer)")
+    return relatives_sheet(rows, "training samples behind a prediction (TracIn)")
 
 
 def show_in_report(record: Record, name: str, sheet: Image.Image) -> Path:
