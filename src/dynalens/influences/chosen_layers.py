@@ -41,8 +41,7 @@ def chosen_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.Pa
     names = [layers] if isinstance(layers, str) else list(layers)
     modules = {name: _module(logits.inner, name) for name in names}
     trained = [weight for weight in logits.inner.parameters() if weight.requires_grad]
-    with torch.enable_grad():
-        gradients = torch.autograd.grad(logits(inputs).sum(), trained, allow_unused=True) if trained else ()
+    gradients = torch.autograd.grad(logits(inputs).sum(), trained, allow_unused=True) if trained else ()
     used = {id(weight) for weight, gradient in zip(trained, gradients, strict=True) if gradient is not None}
     idle = [name for name, each in modules.items() if not any(id(weight) in used for weight in each.parameters())]
     if idle or not names:
