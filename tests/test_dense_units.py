@@ -27,6 +27,10 @@ from dynalens import (
     load_record,
 )
 from dynalens.dynamics import Array
+from dynalens.explanations.dense import by_class
+from dynalens.explanations.explainer import Explainer
+from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
+from dynalens.faithfulness import CurveSettings
 from dynalens.pictures import SuspectWatch
 from dynalens.report import write_report
 from dynalens.units import dense, dense_binary
@@ -486,21 +490,86 @@ def test_the_report_names_the_token_and_the_pixel_of_a_suspect(
     assert masked.record.pictures() or load_record(tmp_path / "record").pictures()
 
 
-@pytest.mark.parametrize("way", [Segmenter, FlatPixels, OneLogit])
-def test_explanations_of_masks_are_refused_with_advice_that_works(tmp_path: Path, way: Callable[[], Segmenter]) -> None:
+class FixedTagger(nn.Module):
+    """z_kt = sum over s of A_ts W_k E_s, so that E_s times the gradient of z_kt at E_s is A_ts W_k E_s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.words = nn.Embedding(WORDS, 4)
+        self.mixed, self.weights = (torch.randn(*size, generator=generator) for size in ((4, 4), (K, 4)))
+
+    def forward(self, words: Tensor) -> Tensor:
+        return torch.einsum("ts,kd,nsd->nkt", self.mixed, self.weights, self.words(words))
+
+
+def test_the_map_of_a_token_is_that_of_its_logit() -> None:
+    model, words = FixedTagger(), torch.tensor([[1, 5, 2, 4], [3, 3, 7, 1]])
+    explainer = Explainer(["input_x_gradient"], (), CurveSettings(baseline=0))
+    labels = torch.tensor([[IGNORED, 2, 0, 1], [1, 0, 0, 1]])
+    result = explained_units(explainer, model, ([4, 8], words, labels))
+    expected = [model.mixed[t] * (model.words(words[i]) @ model.weights[k]) for i, t, k in ((0, 1, 2), (1, 0, 1))]
+    torch.testing.assert_close(
+        result.explanation.maps["input_x_gradient"].sum(-1).detach(), torch.stack(expected).detach()
+    )
+    assert result.units == ["token 1", "token 0"]
+    doubted = explained_suspects(explainer, model, ([8], words[1:], labels[1:]), {8: (2, 0)})
+    predicted = int(model(words[1:])[0, :, 2].argmax())
+    assert doubted["prediction"].targets.tolist() == [predicted]
+    assert doubted["label"].rows(torch.zeros(2), "label")[0].note == "suspect 8, token 2"
+    expected_map = model.mixed[2] * (model.words(words[1]) @ model.weights[predicted])
+    torch.testing.assert_close(
+        doubted["prediction"].explanation.maps["input_x_gradient"].sum(-1)[0].detach(), expected_map.detach()
+    )
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_the_map_of_a_mask_is_that_of_the_region_that_is_contradicted(last: bool) -> None:
+    weights = torch.tensor([2.0, -1.0])
+    model = nn.Conv2d(1, 2, 1, bias=False)
+    model.weight.data = weights.view(2, 1, 1, 1)
+    x = torch.tensor([[[[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0]]]])  # predicted: 0 where x is 1, else 1
+    given = torch.tensor([[[0, 1, 1], [1, 0, 0]]])
+    forward = (lambda module, images: module(images).movedim(1, -1)) if last else None
+    explainer = Explainer(["saliency"], (), CurveSettings(), forward=forward)
+    results = explained_suspects(explainer, model, ([0], x, given), {0: (1, 1)})
+    contradicted = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    for which, k in (("label", 1), ("prediction", 0)):
+        torch.testing.assert_close(results[which].explanation.maps["saliency"][0, 0], weights[k] * contradicted / 2)
+        assert results[which].targets.tolist() == [k]
+    assert results["label"].units == ["2 contradicted pixels"]
+    maps = contrasted_units(explainer, model, ([0], x, given), {0: (0, 1)}, "input_x_gradient")
+    np.testing.assert_allclose(maps[0], 3 * contradicted / 2)
+
+
+def test_classes_and_tokens_of_one_number_are_refused_with_advice() -> None:
+    with pytest.raises(ValueError, match=r"classes on one axis of another length, got \(1, 3, 3\). Pass `inputs=`"):
+        by_class(torch.zeros(1, 3, 3), torch.Size([3]))
+
+
+@pytest.mark.parametrize("way", [Tagger, Flat, Segmenter, FlatPixels, OneLogit])
+def test_samples_of_every_epoch_are_explained_for_a_unit_and_suspects_for_theirs(
+    tmp_path: Path, way: Callable[[], Tagger]
+) -> None:
     model = way()
-    data, _ = segmented(model)
-    refused = AttributionMonitor(on_error="raise", methods="saliency", metrics=())
-    logged: dict[str, Any] = {"logger": pl.loggers.TensorBoardLogger(tmp_path), "max_epochs": 1}
-    with pytest.raises(CaptureError, match=r"one for each token or pixel. Pass `inputs=` .* pass `forward=`"):
-        run(tmp_path, model, refused, data=data, **logged)
-    advised = AttributionMonitor(
-        on_error="raise", methods="saliency", metrics=(), num_samples=2,
-        inputs=lambda batch: (batch[0], batch[1].flatten(1).amax(dim=1).long()),
-        forward=lambda module, x: module.shown(module(x)).mean(dim=(2, 3)),
-    )  # fmt: skip
-    run(tmp_path, way(), advised, data=data, **logged)
-    assert list(tmp_path.rglob("explanations/*.npz"))
+    data, given = segmented(model) if isinstance(model, Segmenter) else (tagged(), tags())
+    explained = AttributionMonitor(on_error="raise", methods="saliency", metrics=(), num_samples=2, suspects=1)
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    run(tmp_path, model, TrainingDynamicsMonitor(), explained, data=data, max_epochs=2, logger=logger)
+    arrays = np.load(max(tmp_path.rglob("explanations/*.npz")))
+    model.eval()
+    for row, sample in enumerate(arrays["ids"].tolist()):
+        y = given[sample]
+        most = Counter(y[y > 0].tolist()).most_common(1)
+        k = int(y[y >= 0][0]) if y.ndim == 1 else most[0][0] if most else 0
+        region = (y == k) if y.ndim > 1 else torch.arange(T) == 0
+        x = data[sample][0][None]
+        z = model(x)[0].movedim(-1, 0) if y.ndim == 1 else model(x)[0]
+        assert arrays["labels"][row] == k
+        np.testing.assert_allclose(arrays["logits"][row][: len(z)] if len(z) > 1 else arrays["logits"][row][-1:],
+                                   z[:, region].mean(dim=1).detach(), rtol=1e-4, atol=1e-5)  # fmt: skip
+    assert len(arrays["suspects_label.labels"]) == 1
+    assert arrays["suspects_prediction.targets"][0] == arrays["suspects_label.logits"][0].argmax()
 
 
 class Reordered(Tagger):
@@ -541,7 +610,9 @@ def test_training_on_units_ends_bit_identical_with_the_monitor(tmp_path: Path, o
     for model, data in ((Flat(), tagged()), (Segmenter(), segmented(Segmenter())[0])):
         alone = run(tmp_path, copy.deepcopy(model), data=data, **options)
         monitor = TrainingDynamicsMonitor(save_dir=tmp_path / type(model).__name__)
-        watched = run(tmp_path, model, monitor, data=data, **options)
+        explained = AttributionMonitor(methods="saliency", metrics=(), num_samples=1, on_error="raise")
+        logger = pl.loggers.TensorBoardLogger(tmp_path)
+        watched = run(tmp_path, model, monitor, explained, data=data, logger=logger, **options)
         for before, after in zip(alone.parameters(), watched.parameters(), strict=True):
             assert torch.equal(before, after)
         assert monitor.table()["presentations"].tolist() == [3] * N

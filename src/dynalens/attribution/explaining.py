@@ -185,8 +185,13 @@ def _logits(
         return torch.cat([as_logits(run(x_part), y_part).float() for x_part, y_part in parts])
 
 
-def find_forward(model: nn.Module, images: Tensor) -> Forward:
+def find_forward(model: nn.Module, images: Tensor, *, dense: bool = False) -> Forward:
     """Return what gives logits: the model, or its only child that does where it has no ``forward`` of its own.
+
+    Args:
+        model: The module.
+        images: Some of its inputs.
+        dense: Whether it has logits for each token or pixel.
 
     Raises:
         ValueError: If no child or several of them give logits.
@@ -196,7 +201,7 @@ def find_forward(model: nn.Module, images: Tensor) -> Forward:
         try:
             model(x)
         except NotImplementedError:  # no `forward` of its own
-            children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x)]
+            children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x, dense=dense)]
         else:
             return model
     if len(children) != 1:
@@ -207,10 +212,12 @@ def find_forward(model: nn.Module, images: Tensor) -> Forward:
     return children[0][1]
 
 
-def _gives_logits(module: nn.Module, x: Tensor) -> bool:
+def _gives_logits(module: nn.Module, x: Tensor, *, dense: bool) -> bool:
     try:
         output = module(x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a loss, a metric, a part of the network
         return False
     output = logits_in(output)
-    return isinstance(output, Tensor) and output.ndim in (1, 2) and output.is_floating_point() and len(output) == len(x)
+    if not isinstance(output, Tensor) or (output.ndim > 2) != dense or not output.ndim:
+        return False
+    return output.is_floating_point() and len(output) == len(x)

@@ -10,7 +10,6 @@ from torch import Tensor
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.identity import SampleIdentity
 from dynalens.logs import ContrastSource
-from dynalens.suspicion import is_dense
 
 
 class TrackedSamples:
@@ -80,18 +79,18 @@ class TrackedSamples:
     def units(self, ids: Sequence[int | str] | None) -> dict[int | str, tuple[int, int]]:
         """Return the doubtful label of these samples, and whether it was given; nothing where each has one label.
 
-        Of a regression it is the doubtful target, which was given.
+        Of a regression it is the doubtful target, which was given; of tokens and pixels place and class of the worst.
         """
         if self.tracker is None or not ids:
             return {}
         record = self.tracker.record
         statistics = record.statistics
-        if statistics.unit is None or is_dense(statistics):
+        if statistics.unit is None:
             return {}
         names = range(len(statistics)) if record.sample_ids is None else record.sample_ids.tolist()
         rows = dict(zip(names, range(len(statistics)), strict=True))
         samples = [sample for sample in ids if sample in rows]
-        labels = np.ones(len(statistics), np.int64) if statistics.unit_margins is None else statistics.label
+        labels = np.ones(len(statistics), np.int64) if statistics.target is not None else statistics.label
         return {sample: (int(statistics.unit[rows[sample]]), int(labels[rows[sample]])) for sample in samples}
 
     def close(self) -> None:

@@ -64,7 +64,7 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
     if callable(inputs):
         images, labels = inputs(batch)
     elif inputs == "auto" and layout is not None and layout.dense:
-        raise CaptureError(f"Expected one class for each sample, got one for each token or pixel. Pass {_INPUTS}.")
+        return _images_and_units(batch, layout)
     elif inputs == "auto":
         images = input_of(batch, layout)
         labels = entry_at(batch, layout.labels) if layout is not None else None
@@ -78,6 +78,21 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
             f"{described(labels)}. Pass {_INPUTS}."
         )
     return images, labels
+
+
+def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
+    """Return the inputs of a batch and the class of each token (N, T) or pixel (N, H, W)."""
+    images, labels = input_of(batch, layout), entry_at(batch, layout.labels)
+    if labels is not None and labels.ndim == 4 and labels.shape[1] == 1:
+        labels = labels.squeeze(1)
+    binary = layout.loss is not None and layout.loss.startswith("binary")  # (N, K) flat are several labels
+    classes = labels is not None and labels.ndim in ((3,) if binary else (2, 3)) and not labels.is_complex()
+    if classes and isinstance(images, Tensor) and images.ndim > 1 and labels is not None and len(labels) == len(images):
+        return images, labels
+    raise CaptureError(
+        "Expected one class for each sample, or one for each token (N, T) or pixel (N, H, W) as the loss is given it, "
+        f"got {described(images)} and {described(labels)}. Pass {_INPUTS}."
+    )
 
 
 def inputs_to_show(batch: Any, layout: BatchLayout | None = None) -> Tensor | None:

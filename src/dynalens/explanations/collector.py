@@ -76,7 +76,7 @@ class SampleCollector:
             self._slots = (
                 torch.zeros(n, dtype=torch.bool, device=device),
                 images.new_zeros((n, *images.shape[1:])),
-                labels.new_zeros(n),
+                labels.new_zeros((n, *labels.shape[1:])),
             )
         is_filled, kept_images, kept_labels = self._slots
         if kept_images.shape[1:] != images.shape[1:]:
@@ -89,7 +89,7 @@ class SampleCollector:
         self._slots = (
             is_filled | new,
             torch.where(new.view(column), images.detach()[row], kept_images),
-            torch.where(new, labels[row], kept_labels),
+            torch.where(new.view(-1, *[1] * (labels.ndim - 1)), labels[row], kept_labels),
         )
 
 

@@ -20,6 +20,7 @@ from dynalens.attribution import (
     token_relevance,
 )
 from dynalens.attribution.methods import BUILT_IN, takes
+from dynalens.explanations.dense import ExplainedUnit
 from dynalens.explanations.forms import (
     Forward,
     check_floating_copies,
@@ -38,11 +39,9 @@ from dynalens.faithfulness import (
     CurveSettings,
     Faithfulness,
     Independent,
-    attribution_drift,
     chunk_size_for,
     class_logits,
     measure,
-    normalised,
     random_ranking,
     rank_correlation,
     runner_up,
@@ -71,6 +70,7 @@ class Explainer:
         forward: Callable(model, inputs) -> logits; default: the model, or its only child that gives logits.
         strict: Whether a method or a metric that fails raises; otherwise it is left out from then on, with a warning.
         robustness: Names of attacks and corruptions.
+        unit: The token or region that is explained of the samples, of a network that has logits for each.
     """
 
     methods: Sequence[Method]
@@ -84,6 +84,7 @@ class Explainer:
     robustness: Sequence[str] = ()
     independent: bool = field(default=False, init=False)
     numbers: bool = field(default=False, init=False)
+    unit: ExplainedUnit | None = field(default=None, init=False)
 
     def take_labels(self, *, independent: bool, numbers: bool) -> None:
         """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
@@ -183,10 +184,22 @@ class Explainer:
     def _forward_of(self, model: nn.Module, inputs: Tensor) -> Forward:
         """Return what gives the logits of inputs as they are explained."""
         images = model_form(explained_form(inputs), inputs)
-        forward = functools.partial(self.forward, model) if self.forward else find_forward(model, images)
+        dense = self.unit is not None
+        forward = functools.partial(self.forward, model) if self.forward else find_forward(model, images, dense=dense)
         check_floating_copies(model, forward, inputs)
-        run = forward_of_form(forward, inputs)
+        run, unit = forward_of_form(forward, inputs), self.unit
+        if unit is not None:
+            return lambda explained: unit.logits(run(explained))
         return Independent(run) if self.independent else run
+
+    def units_forward(self, model: nn.Module, inputs: Tensor) -> tuple[Forward, Tensor]:
+        """Return what gives the logits of all tokens or pixels, and the inputs that it takes."""
+        device = next((parameter.device for parameter in model.parameters()), inputs.device)
+        inputs = inputs.to(device)
+        images = model_form(explained_form(inputs), inputs)
+        return functools.partial(self.forward, model) if self.forward else find_forward(
+            model, images, dense=True
+        ), images
 
     def _predicted(self, model: nn.Module, forward: Forward, images: Tensor) -> Tensor:
         logits = self._in_memory(
@@ -359,38 +372,3 @@ def _failure(attempt: Callable[[], object]) -> Exception | None:
 
 def _name(part: Method) -> str:
     return part if isinstance(part, str) else next(iter(check_methods([part])))
-
-
-@dataclass
-class EarlierMaps:
-    """The maps of earlier epochs, which those of the same samples are compared with.
-
-    Attributes:
-        first: For each method, its maps in the first explanation.
-        last: For each method, its maps in the explanation before.
-        total: For each method, the sum of its normalised maps in all explanations so far.
-    """
-
-    first: Mapping[str, Tensor] = field(default_factory=dict)
-    last: Mapping[str, Tensor] = field(default_factory=dict)
-    total: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def compare(self, explained: ExplanationResult, metrics: Sequence[str]) -> None:
-        """Add the metrics that compare epochs, where asked for, and remember these maps.
-
-        They are "attribution_drift", "randomisation_check" and "consensus", with the mean of all earlier epochs.
-        """
-        earlier_maps_of = {"attribution_drift": self.last, "randomisation_check": self.first, "consensus": self.total}
-        for name, earlier in earlier_maps_of.items():
-            for method, maps in explained.relevance.items():
-                earlier_maps = earlier.get(method)
-                if name in metrics and earlier_maps is not None and earlier_maps.shape == maps.shape:
-                    explained.measured[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
-        self.last = explained.relevance
-        self.first = self.first or explained.relevance
-        if "consensus" in metrics:
-            self.total = {method: self._added(method, maps) for method, maps in explained.relevance.items()}
-
-    def _added(self, method: str, maps: Tensor) -> Tensor:
-        total, now = self.total.get(method), normalised(maps)
-        return now if total is None or total.shape != now.shape else total.to(now.device) + now

@@ -34,6 +34,7 @@ class ExplanationResult:
         table: Whether the images are rows of a table, (N, 1, F).
         independent: Whether each label is there or not, with a probability of its own.
         numbers: Whether the model is a regression and one of its outputs was explained.
+        units: What each token or region is called that was explained; empty where samples have one class.
         given: Shape ``(N,)``, of several labels whether the one in ``labels`` was given; None: all were.
     """
 
@@ -48,6 +49,7 @@ class ExplanationResult:
     independent: bool = False
     numbers: bool = False
     given: Tensor | None = None
+    units: Sequence[str] = ()
 
     def of_units(self, units: Mapping[int | str, tuple[int, int]] | None) -> "ExplanationResult":
         """Return the result with what the data say of the doubtful labels; the same where there are none."""
@@ -122,6 +124,7 @@ class ExplanationResult:
         for i, (label, predicted, p_label) in enumerate(shown_labels):
             kind = "suspect" if explained_for else "sample"
             sample = "" if self.ids is None else caption(self.ids[i], kind)
+            sample = ", ".join(words for words in (sample, *self.units[i : i + 1]) if words)
             rows.append(
                 ExplanationRow(
                     image=pictures[i],

@@ -8,11 +8,14 @@ from torch import nn
 
 from dynalens.dynamics import Array
 from dynalens.explanations.contrasts import suspect_contrasts
+from dynalens.explanations.earlier import EarlierMaps
 from dynalens.explanations.epoch import EpochExplanations
-from dynalens.explanations.explainer import EarlierMaps, Explainer
+from dynalens.explanations.explainer import Explainer
+from dynalens.explanations.robustness import none_of
 from dynalens.explanations.samples import ExplainedSamples, Units
 from dynalens.explanations.schedule import Schedule
 from dynalens.explanations.settings import ExplanationSettings
+from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
 from dynalens.robustness import check_robustness
 
 
@@ -61,16 +64,22 @@ class RunExplanations:
 
         Args:
             model: The module.
-            units: Of samples with several labels, what is doubtful of each suspect.
+            units: Of samples with several labels, tokens or pixels, what is doubtful of each suspect.
         """
         samples = self.samples.every_epoch()
         self.explainer.take_labels(independent=self.samples.several, numbers=self.samples.numbers)
         if samples is None:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])
-        every_epoch = self.explainer.explained(model, samples, predicted=predicted, regions=regions)
+        dense = self.samples.dense
+        explained = functools.partial(explained_units, self.explainer) if dense else self.explainer.explained
+        every_epoch = explained(model, samples, predicted=predicted, regions=regions)
         self._earlier.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects, units)
+        if dense:
+            self.explainer.robustness = none_of(self.explainer.robustness)
+            of_suspects = {} if suspects is None else explained_suspects(self.explainer, model, suspects, units or {})
+            return EpochExplanations(every_epoch, of_suspects)
         of_suspects = {} if suspects is None else self.explainer.explained_twice(model, suspects)
         of_suspects = {which: result.of_units(units) for which, result in of_suspects.items()}
         return EpochExplanations(every_epoch, of_suspects, self.explainer.robust(model, samples[1], samples[2]))
@@ -84,6 +93,8 @@ class RunExplanations:
         """
         if self._maps.contrast is None:
             return {}
+        if self.samples.dense:
+            return contrasted_units(self.explainer, model, self.samples.suspects(), classes, self._maps.contrast)
         contrasted = functools.partial(self.explainer.contrasted, model, method=self._maps.contrast)
         return suspect_contrasts(self.samples.suspects(), classes, contrasted)
 

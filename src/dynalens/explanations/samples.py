@@ -18,7 +18,9 @@ from dynalens.capture import (
     name_no_classes,
 )
 from dynalens.datasets import IndexedDataset
+from dynalens.dynamics import IGNORED
 from dynalens.explanations.collector import SampleCollector, given_samples
+from dynalens.explanations.dense import first_unit
 from dynalens.explanations.names import content_ids, listed, validation_ids
 from dynalens.explanations.regions import Regions, masks_for
 from dynalens.explanations.selection import BalancedSelection
@@ -49,6 +51,7 @@ class ExplainedSamples:
         observer: Learns where they stand.
         several: Whether samples have several labels, each with a logit of its own.
         numbers: Whether labels are the targets of a regression, and what is explained is the output for one.
+        dense: Whether each token or pixel has a class; what is explained of a sample is chosen with its explanation.
     """
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
@@ -58,7 +61,8 @@ class ExplainedSamples:
         self._suspects: SampleCollector | None = None
         self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
         self.suspects_readable, self._told = True, False
-        self.several = self.numbers = False
+        self.several = self.numbers = self.dense = False
+        self._unit_labels: dict[int | str, Tensor] = {}
         self._regions = Regions(settings.masks)
         if self._given is not None:
             check(self._given[0])
@@ -134,7 +138,14 @@ class ExplainedSamples:
             return
         images, labels = self._read(batch, classes=True)
         name_of = _names(images, first, None if ids is None else listed(ids()))
-        rows_of_samples = self._selection.offer(images, self._classes(labels).tolist(), name_of)
+        classes = self._classes(labels)
+        of_samples = (
+            [first_unit(row).label if (row >= 0).any() else -1 for row in classes] if self.dense else classes.tolist()
+        )
+        rows_of_samples = self._selection.offer(images, of_samples, name_of)
+        if self.dense:
+            self._unit_labels |= {sample: classes[row].clone() for sample, row in rows_of_samples.items()}
+            self._unit_labels = {sample: self._unit_labels[sample] for sample in self._selection.ids}
         self._regions.keep(batch, images, rows_of_samples)
         self._regions.forget_others(self._selection.ids)
         self._batches += 1
@@ -177,6 +188,8 @@ class ExplainedSamples:
         if images_and_labels is None:
             return None
         images, labels = images_and_labels
+        if self.dense and self._given is None:
+            labels = torch.stack([self._unit_labels[sample] for sample in self._first_ids])
         if self._given is None:
             return _of_classes((self._first_ids, images, labels))
         return _of_classes((content_ids(images), images, self._classes(labels)))
@@ -189,7 +202,7 @@ class ExplainedSamples:
             units: Of samples with several labels, what is doubtful of each suspect.
         """
         passed = self._suspects.result(most) if self._suspects is not None else None
-        if passed is not None and units:
+        if passed is not None and units and not self.dense:
             doubtful = torch.tensor([units[sample][0] if sample in units else -1 for sample in passed[0]])
             # A single output is the second one of the two classes 0 and z.
             doubtful = passed[2].cpu() if self.numbers and bool(passed[2].all()) else doubtful
@@ -204,6 +217,8 @@ class ExplainedSamples:
             "kept_ids": self._first_ids,
             "several": self.several,
             "numbers": self.numbers,
+            "dense": self.dense,
+            "unit_labels": self._unit_labels,
             "masks": dict(self._regions.kept),
             "chosen": self._wanted.result() if self._wanted is not None else None,
         }
@@ -213,6 +228,8 @@ class ExplainedSamples:
         self._first, self._first_ids = state["kept"], state.get("kept_ids", [])
         self.several |= state.get("several", False)
         self.numbers |= state.get("numbers", False)
+        self.dense |= state.get("dense", False)
+        self._unit_labels = dict(state.get("unit_labels", {}))
         if self._first is not None and not self._first_ids:  # of a version that kept none
             self._first_ids = content_ids(self._first[0])
         self._regions.kept |= state.get("masks", {})
@@ -248,7 +265,8 @@ class ExplainedSamples:
     def _read(self, batch: Any, *, classes: bool = False) -> tuple[Tensor, Tensor]:
         """Return images and labels of a batch, checked; with ``classes``, the labels before all."""
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
-        if classes:
+        self.dense |= self._inputs == "auto" and self.observer.layout.dense
+        if classes and not self.dense:
             self.several |= have_several(labels) and not self.numbers
             if not self.numbers:
                 self._check_classes(images, labels)
@@ -256,6 +274,9 @@ class ExplainedSamples:
         return images, labels
 
     def _classes(self, labels: Tensor) -> Tensor:
+        if self.dense:
+            of_units = labels.round().long() if labels.is_floating_point() else labels.long()  # of smoothed masks
+            return of_units.masked_fill(of_units == self.observer.layout.ignore_index, IGNORED)
         if self.numbers:  # the first output; a single one is the second one of the two classes 0 and z
             return labels.new_full(labels.shape[:1], int(labels.shape[1:].numel() == 1), dtype=torch.int64)
         if self.several and labels.ndim == 2:
@@ -313,7 +334,9 @@ def _of_classes(samples: Passed | None) -> Passed | None:
     if samples is None:
         return None
     ids, images, labels = samples
-    rows = (labels >= 0).nonzero().squeeze(1)
+    rows = (
+        (labels >= 0).flatten(1).any(dim=1).nonzero().squeeze(1) if labels.ndim > 1 else (labels >= 0).nonzero()[:, 0]
+    )
     if len(rows) == len(labels):
         return samples
     row_ids = None if ids is None else [ids[row] for row in rows.tolist()]

@@ -1,0 +1,174 @@
+"""Samples with a class for each token or pixel: which unit of each is explained, by what the network says of it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynalens.attribution import Explanation
+from dynalens.explanations.result import ExplanationResult
+from dynalens.faithfulness import Curve, Faithfulness
+from dynalens.observation import logits_in
+
+Forward = Callable[[Tensor], object]
+
+
+class ExplainedUnit(NamedTuple):
+    """A token, or a region of pixels.
+
+    Attributes:
+        label: The class that was given to it.
+        region: Shape of the sample's targets, bool.
+        words: What a caption calls it.
+    """
+
+    label: int
+    region: Tensor
+    words: str
+
+    def logits(self, output: object) -> Tensor:
+        """Return the mean over the region of the logits of some samples, ``(N, K)``; K is 1 for masks of one logit.
+
+        Args:
+            output: What a model returns: logits ``(N, K, ...)``, ``(N, ..., K)``, or one for each unit ``(N, ...)``.
+
+        Raises:
+            ValueError: If they are not of the sample's units, or could be read both ways.
+
+        Example:
+            >>> unit = ExplainedUnit(0, torch.tensor([False, True, True]), "")
+            >>> unit.logits(torch.tensor([[[5.0, 1.0, 3.0], [0.0, 2.0, 4.0]]])).tolist()
+            [[2.0, 3.0]]
+        """
+        z = by_class(output, self.region.shape).flatten(2)
+        return z[:, :, self.region.flatten().to(z.device)].mean(dim=2)
+
+
+def by_class(output: object, shape: torch.Size) -> Tensor:
+    """Return the logits that a model returns as ``(N, K, *shape)``.
+
+    Raises:
+        ValueError: If they are not of units of this shape, or could be read both ways.
+    """
+    z = logits_in(output)
+    if isinstance(z, Tensor):
+        if z.shape[1:] == shape:
+            return z.unsqueeze(1)
+        second, last = z.shape[2:] == shape, z.shape[1:-1] == shape
+        if second != last:
+            return z if second else z.movedim(-1, 1)
+    got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+    raise ValueError(
+        f"Expected the model to give a row of logits for each of {tuple(shape)} tokens or pixels, with classes on one "
+        f"axis of another length, got {got}. Pass `inputs=` with a callable(batch) -> (images, classes), one class for "
+        "each sample, and `forward=` with a callable(pl_module, images) that picks one row of logits."
+    )
+
+
+def first_unit(labels: Tensor) -> ExplainedUnit:
+    """Return the first token that counts, or the pixels of the most frequent class above 0, else those of class 0.
+
+    Args:
+        labels: Shape ``(T,)`` or ``(H, W)``, negative where nothing counts; some do.
+
+    Example:
+        >>> first_unit(torch.tensor([-1, 2, 0])).words, first_unit(torch.tensor([[0, 3], [0, 3]])).label
+        ('token 1', 3)
+    """
+    if labels.ndim == 1:
+        return token(labels, int((labels >= 0).int().argmax()))
+    above = labels[labels > 0]
+    label = int(above.mode().values) if len(above) else 0
+    return region(labels == label, label)
+
+
+def token(labels: Tensor, place: int) -> ExplainedUnit:
+    """Return the token at this place."""
+    return ExplainedUnit(int(labels[place]), torch.arange(len(labels), device=labels.device) == place, f"token {place}")
+
+
+def region(pixels: Tensor, label: int, *, contradicted: bool = False) -> ExplainedUnit:
+    """Return a region of pixels that have this class."""
+    words = f"{int(pixels.sum())} {'contradicted ' if contradicted else ''}pixels"
+    return ExplainedUnit(label, pixels, words)
+
+
+def doubtful_unit(labels: Tensor, doubted: tuple[int, int] | None, logits: Tensor) -> ExplainedUnit:
+    """Return what is doubtful of a suspect: its token, or the pixels of the doubted class that the network contradicts.
+
+    Where a crop has moved what the record names, it is the first unit; where no pixel of the class is contradicted any
+    more, all of them.
+
+    Args:
+        labels: Shape ``(T,)`` or ``(H, W)``, negative where nothing counts.
+        doubted: Place and class of the worst unit in the record.
+        logits: Shape ``(K, T)`` or ``(K, H, W)``.
+
+    Example:
+        >>> z = torch.tensor([[[2.0, 0.0]], [[1.0, 3.0]]])  # predicted: 0, 1
+        >>> doubtful_unit(torch.tensor([[0, 0]]), (1, 0), z).region.tolist()
+        [[False, True]]
+    """
+    place, label = doubted or (-1, -1)
+    if labels.ndim == 1:
+        same = 0 <= place < len(labels) and int(labels[place]) == label
+        return token(labels, place) if same else first_unit(labels)
+    pixels = labels == label
+    if label < 0 or not bool(pixels.any()):
+        return first_unit(labels)
+    predicted = (logits[0] > 0).long() if len(logits) == 1 else logits.argmax(dim=0)
+    wrong = pixels & (predicted.to(labels.device) != labels)
+    return region(wrong, label, contradicted=True) if bool(wrong.any()) else region(pixels, label)
+
+
+def joined(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit]) -> ExplanationResult:
+    """Return the results of single samples as one, with the words for the unit of each."""
+    first = results[0]
+    explanations = [result.explanation for result in results]
+    maps = {
+        name: torch.cat([each.maps[name] for each in explanations]) for name in _in_all([e.maps for e in explanations])
+    }
+    layer = explanations[0].target_layer
+    names = _in_all([result.measured for result in results])
+    return replace(
+        first,
+        images=torch.cat([result.images for result in results]),
+        labels=torch.cat([result.labels for result in results]),
+        targets=torch.cat([result.targets for result in results]),
+        explanation=Explanation(maps, torch.cat([each.logits for each in explanations]), layer),
+        relevance={name: torch.cat([result.relevance[name] for result in results]) for name in maps},
+        measured={name: _measured([result.measured[name] for result in results]) for name in names},
+        ids=None if first.ids is None else [sample for result in results for sample in result.ids or ()],
+        units=[unit.words for unit in units],
+    )
+
+
+def _measured(parts: Sequence[Faithfulness]) -> Faithfulness:
+    curves = {name: _curve([part.curves[name] for part in parts]) for name in _in_all([part.curves for part in parts])}
+    names = _in_all([part.values for part in parts])
+    return Faithfulness(curves, {name: torch.cat([part.values[name] for part in parts]) for name in names})
+
+
+def _curve(curves: Sequence[Curve]) -> Curve:
+    """Return curves of single samples as one; those with fewer points than others repeat their last one."""
+    evaluations = torch.cat([curve.evaluations for curve in curves])
+    if curves[0].fractions.ndim == 1:
+        return Curve(torch.cat([curve.values for curve in curves]), curves[0].fractions, evaluations)
+    most = max(curve.values.shape[1] for curve in curves)
+    values, fractions = (
+        torch.cat([torch.cat([each, each[:, -1:].expand(-1, most - each.shape[1])], dim=1) for each in parts])
+        for parts in ([curve.values for curve in curves], [curve.fractions for curve in curves])
+    )
+    return Curve(values, fractions, evaluations)
+
+
+def _in_all(parts: Sequence[Mapping[str, object]]) -> list[str]:
+    return [name for name in parts[0] if all(name in part for part in parts)]
+
+
+def single(ids: Sequence[int | str] | None, *tensors: Tensor) -> Iterator[tuple[list[int | str] | None, list[Tensor]]]:
+    """Yield the id and the rows of each sample, as of a batch of one."""
+    for row in range(len(tensors[0])):
+        yield None if ids is None else [ids[row]], [tensor[row : row + 1] for tensor in tensors]

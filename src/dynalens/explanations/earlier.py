@@ -1,0 +1,44 @@
+"""Maps of earlier epochs, which those of the same samples are compared with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from dynalens.explanations.result import ExplanationResult
+from dynalens.faithfulness import attribution_drift, normalised
+
+
+@dataclass
+class EarlierMaps:
+    """The maps of earlier epochs, which those of the same samples are compared with.
+
+    Attributes:
+        first: For each method, its maps in the first explanation.
+        last: For each method, its maps in the explanation before.
+        total: For each method, the sum of its normalised maps in all explanations so far.
+    """
+
+    first: Mapping[str, Tensor] = field(default_factory=dict)
+    last: Mapping[str, Tensor] = field(default_factory=dict)
+    total: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def compare(self, explained: ExplanationResult, metrics: Sequence[str]) -> None:
+        """Add the metrics that compare epochs, where asked for, and remember these maps.
+
+        They are "attribution_drift", "randomisation_check" and "consensus", with the mean of all earlier epochs.
+        """
+        earlier_maps_of = {"attribution_drift": self.last, "randomisation_check": self.first, "consensus": self.total}
+        for name, earlier in earlier_maps_of.items():
+            for method, maps in explained.relevance.items():
+                earlier_maps = earlier.get(method)
+                if name in metrics and earlier_maps is not None and earlier_maps.shape == maps.shape:
+                    explained.measured[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
+        self.last = explained.relevance
+        self.first = self.first or explained.relevance
+        if "consensus" in metrics:
+            self.total = {method: self._added(method, maps) for method, maps in explained.relevance.items()}
+
+    def _added(self, method: str, maps: Tensor) -> Tensor:
+        total, now = self.total.get(method), normalised(maps)
+        return now if total is None or total.shape != now.shape else total.to(now.device) + now

@@ -1,0 +1,107 @@
+"""Explanations of one token or region of each sample, of a network that has logits for each token or pixel."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.dynamics import Array
+from dynalens.explanations.dense import ExplainedUnit, by_class, doubtful_unit, first_unit, joined, region, single
+from dynalens.explanations.explainer import Explainer
+from dynalens.explanations.result import ExplanationResult, middle_slices
+from dynalens.explanations.samples import Passed, PassedSuspects, Units
+from dynalens.observation import is_tokens, undisturbed
+
+
+def explained_units(
+    explainer: Explainer, model: nn.Module, samples: Passed, *, predicted: bool = False, regions: Tensor | None = None
+) -> ExplanationResult:
+    """Return maps and metrics of the first token of each sample, or of the pixels of its most frequent class.
+
+    Args:
+        explainer: Makes them, sample by sample, as each has a unit of its own.
+        model: The module.
+        samples: Ids, inputs, and labels ``(N, T)`` or ``(N, H, W)``, negative where nothing counts.
+        predicted: Whether to explain the predicted classes instead.
+        regions: As of :meth:`Explainer.explained`.
+    """
+    results, units = [], []
+    for row, (ids, (inputs, labels)) in enumerate(single(samples[0], samples[1], samples[2])):
+        unit = first_unit(labels[0])
+        of_row = None if regions is None else regions[row : row + 1]
+        with _explains(explainer, unit):
+            passed = ids, inputs, labels.new_tensor([unit.label])
+            results.append(explainer.explained(model, passed, predicted=predicted, regions=of_row))
+        units.append(unit)
+    return joined(results, units)
+
+
+def explained_suspects(
+    explainer: Explainer, model: nn.Module, suspects: PassedSuspects, doubted: Units
+) -> dict[str, ExplanationResult]:
+    """Return maps and metrics of the doubtful unit of each suspect, for its given class and for the predicted one.
+
+    Args:
+        explainer: Makes them.
+        model: The module.
+        suspects: Ids, inputs and labels.
+        doubted: Place and class of the worst unit of each in the record, by the ids.
+    """
+    results, units = [], []
+    for ids, (inputs, labels) in single(suspects[0], suspects[1], suspects[2]):
+        assert ids is not None
+        unit = doubtful_unit(labels[0], doubted.get(ids[0]), _logits(explainer, model, inputs, labels))
+        with _explains(explainer, unit):
+            results.append(explainer.explained_twice(model, (ids, inputs, labels.new_tensor([unit.label]))))
+        units.append(unit)
+    return {which: joined([result[which] for result in results], units) for which in results[0]}
+
+
+def contrasted_units(
+    explainer: Explainer,
+    model: nn.Module,
+    suspects: PassedSuspects | None,
+    classes: Mapping[Any, tuple[int, int]],
+    method: str,
+) -> dict[Any, Array]:
+    """Return maps of what speaks for the suggested rather than the given class, where the network contradicts it.
+
+    Args:
+        explainer: Makes them.
+        model: The module.
+        suspects: Ids, inputs and masks; there are no such maps of tokens.
+        classes: Suggested and given class by the sample's id.
+        method: Name of the method.
+    """
+    maps: dict[Any, Array] = {}
+    if suspects is None or is_tokens(suspects[1]):
+        return maps
+    for ids, (inputs, labels) in single(suspects[0], suspects[1], suspects[2]):
+        if ids is None or ids[0] not in classes:
+            continue
+        suggested, label = classes[ids[0]]
+        unit = doubtful_unit(labels[0], (-1, label), _logits(explainer, model, inputs, labels))
+        pair = (labels.new_tensor([each]) for each in (suggested, label))
+        with _explains(explainer, unit):
+            contrast = middle_slices(explainer.contrasted(model, inputs, *pair, method=method))
+        maps[ids[0]] = contrast[0].float().cpu().numpy()
+    return maps
+
+
+def _logits(explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the logits ``(K, ...)`` of all units of one sample; the model is in evaluation mode meanwhile."""
+    with _explains(explainer, region(labels[0] >= 0, 0)):
+        run, images = explainer.units_forward(model, inputs)
+        with undisturbed(model), torch.no_grad():
+            return by_class(run(images), labels.shape[1:])[0]
+
+
+@contextmanager
+def _explains(explainer: Explainer, unit: ExplainedUnit) -> Iterator[None]:
+    explainer.unit = unit
+    try:
+        yield
+    finally:
+        explainer.unit = None
