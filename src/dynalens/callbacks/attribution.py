@@ -66,8 +66,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     Images, volumes (N, C, D, H, W), of which pictures show the middle slice, signals (N, C, T), rows of a table (N, F),
     whose replaced columns are zero by default, and tokens (N, T), explained at their embedding, can be explained; so
     can integer images that the model scales, and complex ones by real and imaginary parts. Samples whose label names no
-    class are left out. Where each token or pixel has a class, a token or region of each sample is explained, of a suspect
-    the doubtful one. With several processes the first one explains what it sees. Training is not disturbed.
+    class are left out. Where each token or pixel has a class, a token or region of each is explained, of a suspect the
+    doubtful one. With several processes the first one explains what it sees. Training is not disturbed.
 
     Args:
         methods: Names of maps: those of the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad",
