@@ -236,6 +236,14 @@ class Scaled(Regressor):
         return F.mse_loss(logits, (y - 3) / 2)
 
 
+class InParts(Regressor):
+    """Parts of a split, which are several results of one operation."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        parts = zip(logits.chunk(2), y.chunk(2), strict=True)
+        return torch.stack([F.mse_loss(part, of_part) for part, of_part in parts]).mean()
+
+
 class Returned(Regressor):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         predictions = self(batch[0] / N)
@@ -262,6 +270,7 @@ LOSSES: dict[type[Regressor], Callable[[Tensor], Tensor]] = {
     Smooth: lambda r: torch.where(r.abs() < 0.5, r**2, r.abs() - 0.25),
     Huber: lambda r: torch.where(r.abs() < 0.5, r**2 / 2, 0.5 * (r.abs() - 0.25)),
     Imported: torch.square,
+    InParts: torch.square,
     Returned: torch.square,
     ByHand: torch.square,
     Flat: torch.square,

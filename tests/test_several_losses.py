@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
@@ -125,6 +125,39 @@ class Parts(Classifier):
         return torch.stack(losses).mean()
 
 
+class PartsOfLogits(Classifier):
+    """Which are several results of one operation."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return torch.stack(
+            [super(PartsOfLogits, self).loss(*part) for part in zip(logits.chunk(2), y.chunk(2), strict=True)]
+        ).mean()
+
+
+class OtherPartIsLogged(Classifier):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        trained, logged = torch.cat([logits, logits.flip(1)]).chunk(2)
+        super().loss(logged, y)
+        return super().loss(trained, y)
+
+
+class AfterAnother(ByHand):
+    """The second of two optimizers trains the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = nn.Linear(36, 5)
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        self.manual_backward(self.decoder(batch[0].flatten(1) / N).square().mean())
+        super().training_step(batch, batch_idx)
+
+
+class OwnLossAfterAnother(AfterAnother):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y)
+
+
 class BinaryParts(Parts):
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits, y.float())
@@ -149,7 +182,8 @@ class PartsByHand(ByHand):
     "model",
     [
         Attack, IteratedAttack, AutomaticAttack, AutomaticAttackByBackward, AttackOnOwnLoss, FunctionalUpdate,
-        GradientPenalty, SecondLook, Parts, BinaryParts, PartsByHand,
+        GradientPenalty, SecondLook, Parts, BinaryParts, PartsByHand, PartsOfLogits, OtherPartIsLogged, AfterAnother,
+        OwnLossAfterAnother,
     ],
 )  # fmt: skip
 def test_the_pass_that_trains_is_recorded_and_weights_are_bit_identical(

@@ -72,6 +72,29 @@ def origin(logits: Tensor) -> Any:
     return logits if node is None else _behind(node)
 
 
+def have_same_origin(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors hold the same values of the graph, however they were viewed, reshaped or converted.
+
+    Example:
+        >>> logits = torch.ones(4, 3, requires_grad=True) * 2
+        >>> first, second = logits.chunk(2)
+        >>> have_same_origin(first.float(), first.view(-1)), have_same_origin(first, second)
+        (True, False)
+    """
+    return one is other or source_of(one) == source_of(other)
+
+
+def source_of(values: Tensor) -> tuple[Any, int]:
+    """Return the node that gave the values, and which of its results they are: all parts of a split have one node."""
+    node: Any = values.grad_fn
+    if node is None:
+        return values.data_ptr(), 0
+    number = values.output_nr
+    while node.name() in _SAME_VALUES:
+        node, number = node.next_functions[0]
+    return node, number
+
+
 def comes_from(logits: Tensor, names: tuple[str, ...]) -> bool:
     """Return whether an operation of one of these names gave the values of a tensor, or those it was chosen from.
 

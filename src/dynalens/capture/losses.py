@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dynalens.capture.graph import Node, origin
+from dynalens.capture.graph import Node, have_same_origin
 from dynalens.capture.loss_tap import LossCall
 
 _LEAF = "torch::autograd::AccumulateGrad"
@@ -58,14 +58,15 @@ def in_backward() -> bool:
 
 def leads_to(loss: Tensor, calls: Sequence[LossCall]) -> list[LossCall]:
     """Return those calls whose logits a loss was computed from."""
-    logits = {call.logits.grad_fn for call in calls}
-    met, waiting = set(), [loss.grad_fn]
+    # With the number of the result: all parts of a split have one node.
+    logits = {(call.logits.grad_fn, call.logits.output_nr) for call in calls}
+    met, waiting = set(), [(loss.grad_fn, loss.output_nr)]
     while waiting:
-        node = waiting.pop()
-        if node is not None and node not in met:
-            met.add(node)
-            waiting += [earlier_node for earlier_node, _ in node.next_functions] if node not in logits else []
-    return [call for call in calls if call.logits.grad_fn in met or call.logits.is_leaf]
+        edge = waiting.pop()
+        if edge[0] is not None and edge not in met:
+            met.add(edge)
+            waiting += edge[0].next_functions if edge not in logits else []
+    return [call for call in calls if (call.logits.grad_fn, call.logits.output_nr) in met or call.logits.is_leaf]
 
 
 class StepLosses:
@@ -107,8 +108,10 @@ class StepLosses:
 
     def begin_backward(self, loss: Tensor | None) -> None:
         """Lightning begins the backward pass from this loss: others are not trained on."""
-        several = len(self._calls) > 1 and len({origin(call.logits) for call in self._calls}) > 1
-        if loss is not None and several:
+        first = self._calls[0].logits if self._calls else None
+        if loss is None or first is None:
+            return
+        if not all(have_same_origin(call.logits, first) for call in self._calls[1:]):
             self._calls = leads_to(loss, self._calls) or self._calls
 
     @property

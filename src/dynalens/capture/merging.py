@@ -1,12 +1,13 @@
 """Several calls of losses in a step that are one loss: the same one again, or one of each part of the batch."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from dynalens.capture.graph import origin
-from dynalens.capture.loss_tap import BINARY, LossCall
+from dynalens.capture.graph import have_same_origin
+from dynalens.capture.loss_tap import BINARY, REGRESSIONS, LossCall
 from dynalens.dynamics import NOT_A_CLASS
 
 RowsOf = Callable[[Tensor], Tensor | None]
@@ -24,7 +25,7 @@ def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None
         return first
     targets = first.targets
     for call in calls[1:]:
-        if origin(call.logits) is not origin(first.logits) or call.logits.numel() != first.logits.numel():
+        if not have_same_origin(call.logits, first.logits) or call.logits.numel() != first.logits.numel():
             return None
         if call.targets.numel() != targets.numel():
             return None
@@ -68,4 +69,12 @@ def joined(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> L
     logits = torch.cat([call.logits.detach() for call in calls])
     targets = torch.cat([call.targets for call in calls])
     marks = repeated.view(-1, *[1] * (targets.ndim - 1))
-    return calls[0]._replace(logits=logits, targets=targets.masked_fill(marks, NOT_A_CLASS))
+    mark = math.nan if calls[0].name in REGRESSIONS else NOT_A_CLASS
+    return calls[0]._replace(logits=logits, targets=targets.masked_fill(marks, mark))
+
+
+def parts_joined(calls: list[LossCall], rows_of: RowsOf, *, first_step: bool) -> list[LossCall]:
+    """Return one loss of numbers in place of several of parts of the batch, as :func:`joined`; else what it got."""
+    in_parts = len(calls) > 1 and all(rows_of(call.targets) is not None for call in calls)
+    every = joined(calls, rows_of, first_step=first_step) if in_parts else None
+    return calls if every is None else [every]

@@ -32,7 +32,7 @@ class ObservedLoss:
 
     def __init__(self) -> None:
         self.passes = 0
-        """Losses of this step that were looked at."""
+        """Losses of this step with probabilities on the way to them."""
         self._graph: LossGraph | None = None
         self._pull: Tensor | None = None
         self._known: list[tuple[torch.Size, torch.dtype]] | None = None
@@ -47,8 +47,11 @@ class ObservedLoss:
 
     def look(self, loss: Tensor, inputs: Mapping[Node, Tensor]) -> None:
         """Look at a loss before its backward pass; ``inputs`` are those of activations, where they were seen."""
+        graph = look_behind(loss, inputs)
+        if not graph.activations:
+            return  # as of another optimizer's loss
         self.passes += 1
-        self._graph, self._pull = look_behind(loss, inputs), None
+        self._graph, self._pull = graph, None
         if len(self.activations) == 1 and self.activations[0].name in SIGMOID and self._kinds() != self._known:
             self._pull = pull(loss, self.activations[0])
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalens.capture.batch import CaptureError
-from dynalens.capture.graph import origin
+from dynalens.capture.graph import source_of
 from dynalens.capture.layout import Path, leaves
 from dynalens.capture.loss_tap import IGNORE_INDEX, LossCall
 from dynalens.capture.merging import RowsOf
@@ -81,7 +81,7 @@ class BatchTargets:
         for place, call in enumerate(losses):
             match = _made_of(call.targets, others, rows_of)
             if match is not None and _made_of(call.targets, inputs, rows_of, inputs=True) is None:
-                matches.setdefault((origin(call.logits), match.entry, call.targets.shape), (place, match))
+                matches.setdefault((source_of(call.logits), match.entry, call.targets.shape), (place, match))
         if matches:
             self._places = [place for place, _ in matches.values()]
             self._kinds = [_kind(call) for call in losses]

@@ -24,7 +24,7 @@ from dynalens.capture.loss_tap import (
     LossCall,
 )
 from dynalens.capture.losses import StepLosses, reach
-from dynalens.capture.merging import RowsOf, adds_rows, joined, same_loss
+from dynalens.capture.merging import RowsOf, adds_rows, joined, parts_joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.regression import REMEDY, BatchTargets
@@ -122,7 +122,6 @@ class StepCapture:
         """
         if not self._armed or (self._automatic is False and self._losses.computed):
             return
-        self._armed = self._automatic is False and loss is not None and not self._ends_step(loss)
         self._trained = True
         self._losses.begin_backward(loss)
         self._of_numbers.begin_backward(loss)
@@ -130,6 +129,9 @@ class StepCapture:
         if self._listens and is_open and loss is not None and not self._losses.computed:
             with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
                 self._observed.look(loss, self._mode.inputs if self._mode else {})
+        # A loss without classes may be that of the first of several optimizers.
+        goes_on = loss is not None and (not self._observed.activations or not self._ends_step(loss))
+        self._armed = self._automatic is False and goes_on
 
     def _ends_step(self, loss: Tensor) -> bool:
         return not loss.requires_grad or reach(loss, fully=not self._resolved).ends_step
@@ -305,7 +307,7 @@ class StepCapture:
         """Return a regression of the batch's labels, or of the targets that the step returned; None if it is none."""
         if self._observing or (self._resolved and not self._targets.known):
             return None
-        losses = self._of_numbers.trained
+        losses = parts_joined(self._of_numbers.trained, rows_of, first_step=not self._resolved)
         result = self._targets.presented(losses, outputs, samples, rows_of, probabilities=self._observed.activations)
         if result is None and self._targets.known:
             raise self._ambiguous(_listed(losses))

@@ -112,7 +112,7 @@ class RowTrace(TorchFunctionMode):
             self._index(args, result)
         elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
             self._know(result, source.choice(torch.cat([each.rows for each in entries if each])))
-        elif first is None or (source.value.ndim > 1 and not _along_rows(name, args, kwargs)):
+        elif first is None or (source.value.ndim > 1 and not _along_rows(source, name, args, kwargs)):
             return
         elif name in _SORTS:
             self._know(result[0], source.choice(source.rows[result[1]]))
@@ -180,8 +180,10 @@ def _masked(rows: Tensor, mask: Tensor, count: int) -> Tensor:
     return rows[mask.bool().argsort(descending=True, stable=True)[:count]]
 
 
-def _along_rows(name: str, args: Any, kwargs: Any) -> bool:
+def _along_rows(source: Followed, name: str, args: Any, kwargs: Any) -> bool:
     """Whether a function of images or the like chooses or orders rows, not what is in them."""
+    if source.is_vector and name in ("split", "chunk", "tensor_split"):
+        return bool(kwargs.get("dim", args[2] if len(args) > 2 else 0) == 0)
     dimension = kwargs.get("dim", kwargs.get("dims", args[1] if len(args) > 1 else None))
     return name in ("flip", "index_select", "narrow") and dimension in (0, (0,), [0])
 
