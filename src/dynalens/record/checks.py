@@ -41,6 +41,9 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
         check_range(name, arrays[name], -1, MOST_CLASSES)
     for name in _COUNTS:
         check_range(name, arrays[name], 0, 2**31)
+    check_range("forgetting_events", arrays["forgetting_events"], 0, MOST_EPOCHS)  # a chart has a place for each number
+    if (arrays["forgetting_events"] > arrays["presentations"]).any():
+        raise ValueError("forgetting_events of more than the presentations")
     for name in _EPOCHS:
         check_range(name, np.nan_to_num(arrays[name], nan=0), 0, MOST_EPOCHS)
     _check_finite(arrays)
