@@ -412,9 +412,10 @@ STRANGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "a candidate of 2e9": (arrays(candidate=NO_CLASS), "record.npz.*candidate"),
     "one class too many": (arrays(label=of_the_first(MOST_CLASSES, np.int32)), f"less than {MOST_CLASSES}"),
     "a negative count": (arrays(presentations=of_the_first(-1, np.int32)), "record.npz.*presentations"),
-    "forgotten too often": (
-        arrays(forgetting_events=of_the_first(2**31 - 1, np.int32)),
-        "record.npz.*forgetting_events of more than",
+    "forgotten too often": (arrays(forgetting_events=of_the_first(99, np.int32)), "record.npz.*of more than the"),
+    "forgotten 2e9 times": (
+        arrays(forgetting_events=of_the_first(2 * 10**9, np.int32)),
+        "record.npz.*forgetting_events from 0 to 2000000000",
     ),
     "an infinite margin": (arrays(margin=of_the_first(np.inf, np.float64)), "record.npz.*margin that is not finite"),
     "an infinite epoch": (arrays(first_learned=of_the_first(np.inf, np.float64)), "record.npz.*first_learned"),
