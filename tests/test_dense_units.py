@@ -390,6 +390,43 @@ def test_losses_of_pixels_are_recorded(tmp_path: Path, way: Callable[[], Segment
     assert (table["unit_row"] * W + table["unit_column"]).tolist() == table["unit"].tolist()
 
 
+class BinaryOneHot(Segmenter):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.binary_cross_entropy_with_logits(scores, given)
+
+
+class OneLabel(BinaryOneHot):
+    """Follows the advice of the error."""
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return {"loss": super().loss(scores, given), "logits": scores[:, 1], "targets": given[:, 1]}
+
+
+@pytest.mark.parametrize("way", [Segmenter, BinaryOneHot])
+def test_masks_in_one_hot_form_are_recorded_as_classes(tmp_path: Path, way: Callable[[], Segmenter]) -> None:
+    monitor, model, given = TrainingDynamicsMonitor(history=False), way(), masks().clamp(min=0)
+    one_hot = F.one_hot(given, K).movedim(-1, 1).float()
+    run(tmp_path, model, monitor, data=TensorDataset(images(), one_hot, torch.arange(N)))
+    presentations: dict[int, list[tuple[Array, Array]]] = {}
+    for indices, logits in model.seen:
+        for sample, z in zip(indices.tolist(), logits, strict=True):
+            presentations.setdefault(sample, []).append((z.flatten(1).numpy(), given[sample].flatten().numpy()))
+    check(monitor.statistics(), presentations)
+
+
+def test_masks_of_several_labels_are_refused_with_advice_that_works(tmp_path: Path) -> None:
+    several = F.one_hot(masks().clamp(min=0), K).movedim(-1, 1).float()
+    several[:, 1] = masks() > 0
+    data = TensorDataset(images(), several, torch.arange(N))
+    with pytest.raises(CaptureError, match=r"return a dict of `loss`, and of `logits` and `targets` \(N, H, W\)"):
+        run(tmp_path, BinaryOneHot(), TrainingDynamicsMonitor(), data=data, max_epochs=1)
+    monitor, model = TrainingDynamicsMonitor(history=False), OneLabel()
+    run(tmp_path, model, monitor, data=data, max_epochs=1)
+    sample, logits = model.seen[0][0][0], model.seen[0][1][0, 1]
+    margins = torch.where(several[sample, 1] == 1, logits, -logits)
+    assert monitor.statistics().margin[sample] == pytest.approx(float(margins.min()), rel=1e-4)
+
+
 class Certain(Tagger):
     """Knows the true tags, and says so in every epoch."""
 

@@ -45,26 +45,30 @@ class DenseTargets:
         self._levels = FixedLevels()
         self._flat: _Flat | None = None
         self._looks = _LOOKS
-        self._is_dense = False
+        self._is_dense = self._has_one_hot = False
         self.see(None, None)
 
     def see(self, batch: Any, samples: int | None) -> None:
         """Hear which batch the next targets are of, and how many samples it has; None where that is not known."""
         self._batch, self._samples = batch, samples
 
-    def of_classes(self, logits: Tensor, targets: Tensor) -> Shown | None:
+    def of_classes(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Shown | None:
         """Return what a loss of classes shows of tokens or pixels; None where each sample has one class.
 
         Args:
             logits: Those of the loss.
-            targets: Its targets, negative where it ignores them.
+            targets: Its targets, negative where it ignores them, or of the logits' shape with one 1 for each.
+            weight: Of each label of a binary loss; with it, targets of the logits' shape are none.
 
         Raises:
             CaptureError: If flat targets are others than those of the batch.
         """
         logits, targets = logits.detach(), targets.detach()
         if targets.is_floating_point() or targets.is_complex():
-            return None
+            classes = self._of_one_hot(logits, targets) if weight is None else None
+            if classes is None:
+                return None
+            targets = classes
         first = 0
         if logits.ndim == 2 and targets.shape == logits.shape[:1]:
             shape = self._shape_of_rows(targets)
@@ -109,6 +113,19 @@ class DenseTargets:
         if targets.ndim > 3 and targets.shape[1] == 1:
             targets = targets.squeeze(1)
         return targets if targets.ndim == 3 else None
+
+    def _of_one_hot(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """Return the class of each token or pixel of targets (N, K, ...) with one 1 each; None where they are others.
+
+        The first batch is looked at; in later ones the device marks what has no class.
+        """
+        if targets.ndim < 3 or targets.shape != logits.shape or targets.shape[1] < 2:
+            return None
+        is_one_hot = ((targets == 0) | (targets == 1)).all(dim=1) & (targets.sum(dim=1) == 1)
+        if not self._has_one_hot and not bool(is_one_hot.all()):
+            return None
+        self._has_one_hot = True
+        return torch.where(is_one_hot, targets.argmax(dim=1), NOT_A_CLASS)
 
     def _takes(self, logits: Tensor, targets: Tensor) -> bool:
         shaped = logits.ndim >= 3 and targets.shape == (len(logits), *logits.shape[2:]) and logits.shape[1] > 1

@@ -55,12 +55,19 @@ class CapturedRows:
         """As :meth:`checked`, of logits that are no binary ones."""
         logits, targets = _without_single_axes(logits.detach(), targets.detach())
         if logits.ndim != 2 or logits.shape[1] < 2:
+            several = targets.shape == logits.shape and targets.ndim > 2
+            advice = (
+                "Of several labels for each pixel, return a dict of `loss`, and of `logits` and `targets` (N, H, W) of "
+                "one label. Else pass"
+                if several
+                else "Put the classes of tokens and pixels on the second axis, as `cross_entropy` takes them: "
+                "`logits.movedim(-1, 1)`. Else pass"
+            )
             raise CaptureError(
                 "Expected logits of shape (N, K) with K >= 2 classes, (N, K, T) of tokens or (N, K, H, W) of pixels, "
                 f"and one class for each, got {tuple(logits.shape)} and targets {tuple(targets.shape)}, "
-                f"{targets.dtype} ({source}). Put the classes of tokens and pixels on the second axis, as "
-                "`cross_entropy` takes them: `logits.movedim(-1, 1)`. Else pass `capture=` with a callable(outputs, "
-                "batch) -> (logits, targets) that picks one row of logits for each sample."
+                f"{targets.dtype} ({source}). {advice} `capture=` with a callable(outputs, batch) -> (logits, targets) "
+                "that picks one row of logits for each sample."
             )
         step_targets = targets
         if targets.shape == logits.shape:

@@ -335,7 +335,7 @@ class StepCapture:
             )
         if self._several.takes(logits, targets):
             return _of_units((self._several.shown(logits, targets, weight), targets), source, targets)
-        units = self._dense.of_masks(logits, targets, weight) or self._dense.of_classes(logits, targets)
+        units = self._dense.of_masks(logits, targets, weight) or self._dense.of_classes(logits, targets, weight)
         if units is not None:
             return _of_units(units, source, targets)
         return Presentation(*self._rows.checked(logits, targets, source), targets)
