@@ -1,10 +1,12 @@
 """How the order of suspects depends on each of its constants: average precision on stored trainings.
 
 Run ``noisy_runs.py`` first. Each constant in turn has other values, all others their own. The table is of the tuned
-runs: labels that people gave, flips that follow a rule (pairs, classes) and all other flips.
+runs: labels that people gave, flips that follow a rule (pairs, classes) and all other flips. A second table has the
+weighted margin alone, with weights whose growth stops, for trainings of each length.
 """
 
 import argparse
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -37,6 +39,9 @@ CONSTANTS: dict[str, tuple[Any, Sequence[float]]] = {
 
 POWERS = ((2, 2), (0, 0), (1, 1), (1, 2), (2, 1), (2, 3), (2, 4), (3, 2), (3, 3), (3, 6), (4, 4))
 """Of t + 1 and of the training error in the weight of epoch t."""
+
+STOPS = (5.0, 10.0, 20.0, math.inf)
+"""Epochs after which the growth of the weight has come half way, where t + 1 becomes (t + 1) / (t + 1 + stop)."""
 
 GROUPS: dict[str, Callable[[Run], bool]] = {
     "human": lambda run: run.data == HUMAN,
@@ -76,10 +81,11 @@ def presented(logits: Array, given: Array) -> dict[str, Array]:
     }
 
 
-def reweighted(one: Stored, powers: tuple[float, float]) -> SampleStatistics:
-    """Return the record as if epoch t had the weight (t + 1)^a * error^b."""
+def reweighted(one: Stored, powers: tuple[float, float], stop: float = math.inf) -> SampleStatistics:
+    """Return the record as if epoch t had the weight ((t + 1) / (1 + (t + 1) / stop))^a * error^b."""
     error = (one.presentations["margin"] <= 0).mean(0)
-    weight = (np.arange(len(error)) + 1.0) ** powers[0] * error ** powers[1]
+    number = np.arange(len(error)) + 1.0
+    weight = (number / (1 + number / stop)) ** powers[0] * error ** powers[1]
     weight = weight / weight.sum() if weight.sum() else np.full(len(error), 1 / len(error))
     return replace(one.statistics, **{f"weighted_{name}": each @ weight for name, each in one.presentations.items()})
 
@@ -119,6 +125,29 @@ def main(argv: Sequence[str] | None = None) -> None:
                 means = precisions(runs, lambda one: replace(one.statistics))
             own = " (default)" if value == getattr(module, name) else ""
             _print_row(name, f"{value:g}{own}", means)
+    by_length(runs)
+
+
+def by_length(runs: Sequence[Stored]) -> None:
+    """Print the average precision of the weighted margin for trainings of each length, in percent."""
+    groups: dict[str, list[Stored]] = {}
+    for one in sorted(runs, key=lambda one: (one.run.data != HUMAN, _epochs(one))):
+        kind = "human" if one.run.data == HUMAN else "flips"
+        groups.setdefault(f"{kind}, {_epochs(one)} epochs", []).append(one)
+    print("\n| weight of epoch t | " + " | ".join(f"{name} ({len(part)})" for name, part in groups.items()) + " |")
+    print("|---" * (len(groups) + 1) + "|")
+    weights = {"1 (AUM)": (0.0, math.inf)} | {f"growth half done after {stop:g}": (2.0, stop) for stop in STOPS}
+    for name, (power, stop) in weights.items():
+        means = [np.mean([_precision(one, power, stop) for one in part]) for part in groups.values()]
+        print(f"| {name} | " + " | ".join(f"{100 * mean:.1f}" for mean in means) + " |", flush=True)
+
+
+def _epochs(one: Stored) -> int:
+    return int(one.statistics.presentations.max())
+
+
+def _precision(one: Stored, power: float, stop: float) -> float:
+    return float(average_precision_score(one.wrong, -reweighted(one, (power, power), stop).weighted_margin))
 
 
 def _print_row(name: str, value: str, means: Sequence[float]) -> None:

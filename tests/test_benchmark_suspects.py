@@ -173,6 +173,22 @@ def test_a_small_run_is_trained_once_and_read(tmp_path: Path, capsys: pytest.Cap
     assert lines[0] == "| constant | value | human (0) | pair and class flips (0) | other flips (3) |"
     own = {line.split(" | ")[-1] for line in lines if "(default)" in line}
     assert len(own) == 1  # with its own value, no constant changes the order
+    assert "| weight of epoch t | flips, 3 epochs (1) | flips, 5 epochs (1) | flips, 12 epochs (1) |" in lines
+
+
+def test_a_weight_whose_growth_has_stopped_is_that_of_the_error_alone() -> None:
+    rng = np.random.default_rng(7)
+    logits, given = rng.normal(size=(50, 4, 3)).astype(np.float32), rng.integers(0, 3, 50)
+    statistics, _ = suspects.recorded(logits, given)
+    run = noisy_runs.Run("tuned", "mnist", "uniform", 20, augmented=False, epochs=4, seed=0)
+    one = sensitivity.Stored(run, statistics, sensitivity.presented(logits, given), given == 0)
+    margin = one.presentations["margin"]
+    error = (margin <= 0).mean(0)
+    stopped = sensitivity.reweighted(one, (2, 2), stop=1e-6).weighted_margin
+    np.testing.assert_allclose(stopped, (margin * error**2).sum(1) / (error**2).sum(), rtol=1e-4)
+    half = sensitivity.reweighted(one, (1, 0), stop=3.0).weighted_margin  # weights 1/4, 2/5, 3/6, 4/7 of the most
+    weight = np.array([1 / 4, 2 / 5, 3 / 6, 4 / 7])
+    np.testing.assert_allclose(half, (margin * weight).sum(1) / weight.sum(), rtol=1e-4)
 
 
 def test_a_record_is_reweighted_as_its_epochs_were_weighted() -> None:
