@@ -36,6 +36,7 @@ OPTIONS: dict[str, tuple[str | None, Callable[[], Any]]] = {
     "consensus": ("explanations.earlier.normalised", lambda: maps(metrics=("consensus",))),
     "masks": (None, lambda: maps(metrics=("pointing_game",), masks=fails)),
     "similar": ("logs.dynamics_log.similar_of", lambda: TrainingDynamicsMonitor(features="net.6", similar=2)),
+    "gradient noise": ("dynamics.GradientNoise.update", lambda: TrainingDynamicsMonitor(gradient_noise="net.8")),
     "prototypes": (
         "logs.dynamics_log.class_examples_of",
         lambda: TrainingDynamicsMonitor(features="net.6", prototypes=2),

@@ -133,6 +133,14 @@ class Pooled(Classifier):
         return out
 
 
+class Unused(Classifier):
+    """Its last linear layer never runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = nn.Linear(2, 3)
+
+
 class Doubled(Classifier):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -151,6 +159,7 @@ class Several(Classifier):
         (Classifier, "net.0", ValueError, "Expected `gradient_noise` to name a linear layer, got a Conv2d"),
         (Classifier, "head", ValueError, "Expected `gradient_noise` to name a layer"),
         (Pooled, True, CaptureError, r"Expected `gradient_noise` to see a row for each sample, got .* \(4, 1, 36\)"),
+        (Unused, True, CaptureError, "got a step that does not call the layer with a tensor. Pass `gradient_noise=`"),
         (Several, True, CaptureError, "Expected one class for each sample with `gradient_noise`, got several labels"),
         (Doubled, True, CaptureError, "Expected `gradient_noise` to name the layer of the logits, got others"),
     ],

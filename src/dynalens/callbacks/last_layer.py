@@ -73,9 +73,9 @@ class LastLayer:
         call, self._call = self._call, None
         if self._layer is None or call is None:
             return
-        features, outputs = call.values
-        if not self._fits(features, outputs, presentation):
+        if not self._fits(call, presentation):
             return
+        features, outputs = call.values
         logits, targets = outputs.detach().float(), presentation.targets
         layer_probabilities, recorded = (
             part.float().softmax(dim=1) for part in (two_class_logits(logits), presentation.logits)
@@ -85,25 +85,37 @@ class LastLayer:
         if not self._begun:
             self._check_same()  # the only time that a step waits for the device
             self._begun = True
-        self._noise.update(features, logits, targets, bias=self._layer.bias is not None)
+        try:
+            self._noise.update(features, logits, targets, bias=self._layer.bias is not None)
+        except Exception as error:  # noqa: BLE001  # such as a full device: the training needs no noise
+            self._leave_out(f"{type(error).__name__}: {error}")
 
-    def _fits(self, features: Tensor, outputs: Tensor, presentation: Presentation) -> bool:
+    def _fits(self, call: CapturingCall, presentation: Presentation) -> bool:
         """Return whether there is one row for each target; raise in the first step, and warn once later."""
-        rows = len(presentation.targets)
         if presentation.units is not None:
             raise CaptureError(
                 "Expected one class for each sample with `gradient_noise`, got several labels or parts, or numbers. "
                 "Leave it out."
             )
-        if features.ndim == 2 and len(features) == len(outputs) == rows:
-            return True
-        text = f"{rows} targets and inputs {tuple(features.shape)} of the layer"
+        rows = len(presentation.targets)
+        try:
+            features, outputs = call.values
+        except RuntimeError:
+            text = "a step that does not call the layer with a tensor"
+        else:
+            if features.ndim == 2 and len(features) == len(outputs) == rows:
+                return True
+            text = f"{rows} targets and inputs {tuple(features.shape)} of the layer"
         if not self._begun:
             raise CaptureError(f"Expected `gradient_noise` to see a row for each sample, got {text}. {_ADVICE}")
+        self._leave_out(text)
+        return False
+
+    def _leave_out(self, reason: str) -> None:
+        """Warn once that the noise is of other steps only."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"A step is left out of the gradient noise, training goes on: it has {text}.", stacklevel=2)
-        return False
+            warnings.warn(f"A step is left out of the gradient noise, training goes on: {reason}.", stacklevel=2)
 
     def _check_same(self) -> None:
         if self._same is not None and not self._same.item():
