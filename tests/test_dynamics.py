@@ -700,3 +700,12 @@ def test_pending_presentations_can_be_dropped() -> None:
     assert dynamics.discard_pending() == 2
     dynamics.end_epoch(0)
     assert dynamics.compute().presentations.tolist() == [0, 0]
+
+
+def test_indices_of_any_stride_and_integer_type_and_lists_are_recorded_in_their_order() -> None:
+    dynamics, right, wrong = TrainingDynamics(4), torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
+    dynamics.update(torch.tensor([3, 9, 1], dtype=torch.int32)[::2], torch.cat([right, wrong]), torch.tensor([0, 0]))
+    dynamics.update([0], right, torch.tensor([0]))
+    dynamics.update(torch.tensor([2]), wrong, torch.tensor([0]))
+    assert dynamics.end_epoch(0).index.tolist() == [3, 1, 0, 2]
+    assert dynamics.compute().margin.tolist() == [2.0, -2.0, -2.0, 2.0]

@@ -68,7 +68,7 @@ class TrainingStep:
                 self._capture.finish(outputs, batch)
             return None
         samples = self._identity.samples_of(batch)
-        count = len(rows) if self._views == 1 else None
+        count = rows.shape[0] if self._views == 1 else None
         presentation = self._capture.finish(outputs, batch, samples, rows_of=self.rows.rows_of, count=count)
         if presentation is None:
             return None

@@ -52,6 +52,12 @@ class DenseTargets:
         """Hear which batch the next targets are of, and how many samples it has; None where that is not known."""
         self._batch, self._samples = batch, samples
 
+    def are_samples(self, logits: Tensor, targets: Tensor) -> bool:
+        """Return whether these are (N, K) and one class for each of N samples, so that nothing is to be told apart."""
+        rows = self._samples
+        shaped = logits.ndim == 2 and logits.shape[1] > 1 and targets.ndim == 1
+        return shaped and targets.dtype is torch.int64 and len(logits) == len(targets) == rows and self._flat is None
+
     def of_classes(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Shown | None:
         """Return what a loss of classes shows of tokens or pixels; None where each sample has one class.
 

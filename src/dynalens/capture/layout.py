@@ -186,16 +186,19 @@ def entry_at(batch: Any, path: Path | None) -> Tensor | None:
     if path is None:
         return None
     for key in path:
-        parts = dict(_parts(batch))
-        if key not in parts:
-            return None
-        batch = parts[key]
+        batch = _part_at(batch, key)
     return batch if isinstance(batch, Tensor) else None
 
 
 def copied(batch: Any) -> Any:
     """Return the batch with copies of its tensors, which a step that works in place does not change."""
     return apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone(), allow_frozen=True)
+
+
+def _part_at(value: Any, key: Any) -> Any:
+    if type(value) in (list, tuple):  # as nearly all batches are; without a look at all parts
+        return value[key] if isinstance(key, int) and key < min(len(value), _LONGEST) else None
+    return dict(_parts(value)).get(key)
 
 
 def _parts(value: Any) -> Iterable[tuple[Any, Any]]:

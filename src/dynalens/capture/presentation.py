@@ -1,6 +1,6 @@
 """What a training step computed with, whatever way tells it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -8,8 +8,7 @@ from dynalens.capture.graph import Node, chooses_rows
 from dynalens.units import UnitPresentation
 
 
-@dataclass(frozen=True)
-class Presentation:
+class Presentation(NamedTuple):
     """What a step computed with.
 
     Attributes:
@@ -18,7 +17,7 @@ class Presentation:
         source: Where they were found.
         given: The targets as the step had them.
         units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
-        nodes: Those of autograd's graph that gave the logits.
+        nodes: Those of autograd's graph that gave the logits, where rows of the targets were chosen or ordered.
     """
 
     logits: Tensor

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -169,8 +168,8 @@ class StepCapture:
             presentation = None
             if self._has_trained(outputs):
                 presentation = self._find(outputs, batch, part, rows_of)
-                if presentation is not None:
-                    presentation = replace(presentation, nodes=self._nodes())
+            if presentation is not None and rows_of(presentation.given) is not None:
+                presentation = presentation._replace(nodes=self._nodes())
         finally:
             self._dense.see(None, None)
             self._armed = False
@@ -186,9 +185,8 @@ class StepCapture:
         return presentation
 
     def _nodes(self) -> tuple[Node, ...]:
-        activations = [activation.node for activation in self._observed.activations]
         calls = self._losses.computed or self._of_numbers.computed
-        return (*(call.logits.grad_fn for call in calls), *activations)
+        return (*[call.logits.grad_fn for call in calls], *[each.node for each in self._observed.activations])
 
     def _has_trained(self, outputs: Any) -> bool:
         """Whether gradients were computed; without a Trainer, whether the step has a result."""
@@ -291,10 +289,13 @@ class StepCapture:
         if call.name == "nll_loss":
             logits, targets = self._rows.log_probabilities(logits, targets)
         source = _loss_source(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
-        units = self._dense.of_classes(logits, targets)
-        if units is not None:
-            return _of_units(units, source, call.targets)
-        rows = self._rows.classes(logits, targets, source)
+        if self._dense.are_samples(logits, targets):
+            rows = logits.detach(), targets, source
+        else:
+            units = self._dense.of_classes(logits, targets)
+            if units is not None:
+                return _of_units(units, source, call.targets)
+            rows = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
         return Presentation(*rows, call.targets)
 
@@ -326,7 +327,7 @@ class StepCapture:
         rows = self._observed.rows(labels if selection is None else labels.flatten()[rows_of(selection)])
         self._observing = True
         presentation = self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
-        return replace(presentation, given=labels if selection is None else selection)
+        return presentation._replace(given=labels if selection is None else selection)
 
     def _checked(self, logits: Any, targets: Any, *, source: str, weight: Tensor | None = None) -> Presentation:
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):

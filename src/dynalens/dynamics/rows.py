@@ -109,6 +109,42 @@ def _period(classes: int) -> int:
     return classes * min(classes, max(2, _TURNS // classes))
 
 
+class Indices:
+    """Indices of the steps of an epoch.
+
+    Those on the host lie in one array that grows: a small piece of memory for each step would take a tenth of its time.
+    """
+
+    def __init__(self) -> None:
+        self._pieces: list[array[int] | Tensor] = []
+        self._counts = array("q")  # of each step
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def add(self, index: Sequence[int] | Tensor) -> None:
+        """Copy those of one step; where it chose rows of its batch, they are on the device, and stay there."""
+        self._counts.append(index.shape[0] if isinstance(index, Tensor) else len(index))
+        if isinstance(index, Tensor) and not index.is_cpu:
+            self._pieces.append(index.clone())
+            return
+        last = self._pieces[-1] if self._pieces else None
+        if not isinstance(last, array):
+            last = array("q")
+            self._pieces.append(last)
+        indices = index.numpy() if isinstance(index, Tensor) else index
+        last.frombytes(np.asarray(indices, dtype=np.int64).tobytes())
+
+    def on_host(self) -> tuple[Array, Array]:
+        """Return all M indices in their order, (M,), and the number of the step of each, (M,), int64."""
+        pieces: list[Any] = [np.empty(0, np.int64)]
+        for device, together in groupby(self._pieces, key=lambda piece: getattr(piece, "device", None)):
+            listed: list[Any] = list(together)
+            pieces += listed if device is None else [torch.cat(listed).cpu().numpy()]
+        step = np.repeat(np.arange(len(self._counts)), np.asarray(self._counts))
+        return np.concatenate(pieces, dtype=np.int64), step
+
+
 class PendingRows:
     """The rows of the epoch under way.
 
@@ -125,7 +161,7 @@ class PendingRows:
     def __init__(self, *, probabilities: bool = False) -> None:
         self._probabilities: list[Tensor] | None = [] if probabilities else None
         self.beside: list[Tensor] = []
-        self._index: list[array[int] | Tensor] = []
+        self._index = Indices()
         self._rows: list[Tensor] = []
         # What is kept lies in one place: small tensors between large ones keep freed memory from being used again.
         self._parts = torch.empty(PARTS, 0)
@@ -141,14 +177,13 @@ class PendingRows:
 
     def __len__(self) -> int:
         continued = len(self._continued[0]) if self._continued else 0
-        return continued + sum(len(index) for index in self._index)
+        return continued + len(self._index)
 
     def add(self, index: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add one step: N indices, logits (N, K) and targets (N,). All are copied or used up before it returns."""
-        self._index.append(index.clone() if isinstance(index, Tensor) else array("q", index))
-        logits, targets = logits.detach(), targets.detach()
-        logits = without_half_masks(logits)
-        if logits.device.type == "cpu":
+        self._index.add(index)
+        logits = without_half_masks(logits.detach())
+        if logits.is_cpu:
             self._copy(logits.float().numpy(), targets.numpy())
         else:
             self._wait(logits, targets)
@@ -186,13 +221,12 @@ class PendingRows:
         """
         self._compute()
         self._finish()
-        index = _indices_on_host(self._index)
+        index, step = self._index.on_host()
         rows = torch.cat(self._rows, dim=1).cpu().numpy() if self._rows else np.empty((ROWS, 0), np.float32)
         for further in (self._probabilities, self.beside):
             if further:
                 # One by one: all of them together would need the room on the device twice.
                 rows = np.concatenate([rows, np.concatenate([each.cpu().numpy() for each in further]).T])
-        step = np.repeat(np.arange(len(self._index)), [len(each) for each in self._index])
         if self._continued is None:
             return index, rows, step
         earlier_index, rows_before, step_before = self._continued
@@ -261,12 +295,3 @@ class PendingRows:
             turns = in_turn(period + n, classes, device)
             self._turns = classes, turns
         return turns.narrow(0, self._computed % period, n)
-
-
-def _indices_on_host(index: Sequence["array[int] | Tensor"]) -> Array:
-    """Return all indices in their order; those of steps that chose rows are on the device, in one piece at a time."""
-    pieces: list[Any] = [np.empty(0, np.int64)]
-    for device, together in groupby(index, key=lambda each: each.device if isinstance(each, Tensor) else None):
-        listed = list(together)
-        pieces += listed if device is None else [torch.cat([t for t in listed if isinstance(t, Tensor)]).cpu().numpy()]
-    return np.concatenate(pieces, dtype=np.int64)

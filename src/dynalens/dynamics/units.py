@@ -61,9 +61,9 @@ def present_units(state: State, at: "slice | Array", numbers: Array, step: float
 
 def kind_of(state: Mapping[str, Array]) -> UnitKind | None:
     """Return what the units of a record are; None where each sample has one label."""
-    names = [name for name, rules in _RULES.items() if rules.COUNTED in state]
-    if not names:
+    if _SUMS[0] not in state:
         return None
+    names = [name for name, rules in _RULES.items() if rules.COUNTED in state]
     shape = state[_RULES[names[0]].COUNTED].shape
     return UnitKind(names[0], shape[1] if len(shape) > 1 else 0)
 

@@ -90,13 +90,16 @@ class StepRows:
             SampleIdentityError: If they cannot be known.
             CaptureError: If the targets of the first steps are no classes.
         """
-        part, targets, targets_as_given = self._identity.part_of(batch), presentation.targets, presentation.given
-        if TRACE.mixes(targets_as_given):
+        TRACE.stop()
+        if TRACE.mixes(presentation.given):
             raise SampleIdentityError(MIXED)
-        delivered = self._identity.delivered(trainer, rows)
+        part, targets = self._identity.part_of(batch), presentation.targets
+        is_own = self._is_own(part, presentation.given)
+        delivered = None if is_own else self._identity.delivered(trainer, rows)
         self._of_classes = presentation.units is None
         order = self._order_after_hooks(delivered, part)
-        followed, choice = TRACE.followed(targets_as_given), TRACE.rows_of(targets_as_given)
+        followed = TRACE.followed(presentation.given)
+        choice = followed.rows if followed is not None and followed.is_choice else None
         after_hooks = rows if order is None else rows[order]
         if choice is not None and len(choice) <= len(after_hooks) * views:
             check_rows(followed.of if followed else 0, len(after_hooks), 1)
@@ -108,7 +111,7 @@ class StepRows:
             of_targets = after_hooks.repeat(views) if views > 1 else after_hooks
         else:
             of_targets = after_hooks[:0]
-        of_first_view = of_targets[: len(of_targets) // views]
+        of_first_view = of_targets if views == 1 else of_targets[: len(of_targets) // views]
         self._inputs = [of_first_view, after_hooks] if TRACE.chose_inputs else [after_hooks, of_first_view]
         self._chooses |= choice is not None
         batch = part if delivered is None else delivered
@@ -116,8 +119,8 @@ class StepRows:
             _check_in_place(self._noted, carried=delivered is None)
             traced = followed is not None and not self._hooked
             self._compare(batch, rows, of_targets.cpu(), presentation, traced=traced)
-        elif presentation.units is None and views == 1 and followed is None:
-            self._count_others(batch, part, order, presentation)
+        elif not is_own and presentation.units is None and views == 1 and followed is None:
+            self._count_others(batch, order, presentation)
         return of_targets
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
@@ -161,12 +164,16 @@ class StepRows:
             raise SampleIdentityError(ANOTHER_ORDER)
         self._others = others if self._others is None else self._others + others
 
-    def _count_others(self, batch: Any, part: Any, order: list[int] | None, presentation: Any) -> None:
-        """Count targets that are not the label of their row, on the device, where they are not the batch's own."""
-        place, given, targets = self._labels.witness, presentation.given, presentation.targets
+    def _is_own(self, part: Any, targets: Tensor) -> bool:
+        """Whether targets are the tensor where the first batches held them, so that nothing is left to compare."""
+        place = self._labels.witness
+        return place is not None and not (self._hooked or self._labels.looks) and part_at(part, place) is targets
+
+    def _count_others(self, batch: Any, order: list[int] | None, presentation: Any) -> None:
+        """Count targets that are not the label of their row, on the device."""
+        place, targets = self._labels.witness, presentation.targets
         label = None if place is None else part_at(batch, place)
-        own_labels = place is not None and not self._hooked and part_at(part, place) is given
-        if label is None or own_labels or label is given or len(label) != len(targets):
+        if label is None or label is presentation.given or len(label) != len(targets):
             return
         labels = torch.as_tensor(label)
         labels = (labels if order is None else labels[order]).to(targets.device, non_blocking=True)

@@ -73,10 +73,15 @@ class RowTrace(TorchFunctionMode):
         if self._known:
             self._entered.enter_context(self)
 
+    def stop(self) -> None:
+        """The step has run, and what is computed now is no part of it; what is known stays until ``close``."""
+        if self._known:  # it is entered where something is known
+            self._entered.close()
+
     def close(self, user: Any) -> None:
         """Its step has ended, for this callback."""
         self._users.discard(id(user))
-        if self._known and not self._users:  # it is entered where something is known
+        if self._known and not self._users:
             self._entered.close()
             self._known, self._mixed = {}, {}
 
@@ -91,6 +96,8 @@ class RowTrace(TorchFunctionMode):
 
     def followed(self, targets: Tensor) -> Followed | None:
         """Return what is known of a tensor, or of one that it is another handle of, as autograd keeps it."""
+        if not self._known:
+            return None
         entry = self._known.get(id(targets))
         return entry or next((each for each in self._known.values() if _is_handle(each.value, targets)), None)
 
