@@ -122,7 +122,7 @@ def test_the_page_shows_what_each_suspect_looks_like(run: tuple[Path, Any, Any],
             for sample, sides in similar.items():
                 expected = [table[name].loc[int(sample)] for name in ("similar_given", "similar_suggested")]
                 assert [[int(i) for i, _, _ in row] for row in sides] == expected
-        assert [chart[0] for chart in content["charts"]][-1] == "prototypes"
+        assert [sheet[0] for sheet in content["sheets"]] == ["prototypes"]
 
 
 def test_prototypes_of_a_monitor_are_those_of_its_record(run: tuple[Path, Any, Any]) -> None:

@@ -108,6 +108,7 @@ def write_report(
         "doubts": [] if audit else record.doubts(),
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
+        "sheets": [[name, _uri(png)] for name, png in kept_sheets(record.folder).items()],
         "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
         "cards": cards,
     }
@@ -187,8 +188,7 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
     if len(accuracy.values) > 1:
         epochs, values = np.array(accuracy.epochs), np.array(accuracy.values)
         pictures["training accuracy"] = accuracy_curve(epochs, values, subtitle)
-    charts = [[name, _uri(png_bytes(picture))] for name, picture in pictures.items()]
-    return charts + [[name, _uri(png), "sheet"] for name, png in kept_sheets(record.folder).items()]
+    return [[name, _uri(png_bytes(picture))] for name, picture in pictures.items()]
 
 
 def _cards(

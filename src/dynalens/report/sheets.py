@@ -89,7 +89,7 @@ def influence_sheet(
 
 
 def show_in_report(record: Record, name: str, sheet: Image.Image) -> Path:
-    """Keep a picture in the record's folder, as ``sheets/<name>.png``: ``dynalens report`` shows it under its charts.
+    """Keep a picture in the record's folder, as ``sheets/<name>.png``: ``dynalens report`` can unfold it.
 
     Args:
         record: As of ``load_record``, or ``monitor.record``.

@@ -6,7 +6,9 @@ for (const [term, value] of content.summary)
   by("summary").append(make("div", {}, make("dt", {}, term), make("dd", {}, value)));
 by("note").textContent = content.note;
 for (const doubt of content.doubts) by("doubts").append(make("li", {}, doubt));
-for (const [alt, src, kind] of content.charts) by("charts").append(make("img", { alt, src, class: kind || "chart" }));
+for (const [alt, src] of content.charts) by("charts").append(make("img", { alt, src }));
+for (const [alt, src] of content.sheets)
+  by("sheets").append(make("details", {}, make("summary", {}, alt), make("img", { alt, src })));
 
 // How many of the first n labels are wrong: value and band.
 function foundCurve(points) {
