@@ -214,7 +214,7 @@ class DynamicsPictures:
 
     def _draw_suspects(self, suspects: Sequence[Suspect], epoch: int, step: int) -> None:
         if self._watch.pictures:
-            gallery = suspects_gallery(suspects, f"epoch {epoch}: the {len(suspects)} worst suspects")
+            gallery = suspects_gallery(suspects, f"epoch {epoch}: the {len(suspects)} worst suspects and their scores")
             self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)
         elif suspects and not self._inputs_seen:
             self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects), step)
