@@ -23,7 +23,7 @@ from dynalens.faithfulness import (
     random_ranking,
     replaced_fractions,
 )
-from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader, trainer
+from training import Classifier, N, arrays_of, attribution_monitor, dataset, fit, images, labels, loader, trainer
 
 
 def in_order() -> DataLoader[Any]:
@@ -40,8 +40,7 @@ def logged(tmp_path: Path, *callbacks: Any, **options: Any) -> tuple[Any, EventA
 
 
 def explanation(tmp_path: Path, epoch: int) -> dict[str, np.ndarray]:
-    with np.load(tmp_path / "dynalens" / "explanations" / f"epoch_{epoch:06d}.npz") as arrays:
-        return dict(arrays)
+    return arrays_of(tmp_path / "dynalens" / "explanations" / f"epoch_{epoch:06d}.npz")
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")

@@ -34,7 +34,7 @@ from dynalens.faithfulness import CurveSettings
 from dynalens.pictures import SuspectWatch
 from dynalens.report import write_report
 from dynalens.units import dense, dense_binary
-from training import K, N, assert_merged_alike, images, loader, trainer
+from training import K, N, arrays_of, assert_merged_alike, images, loader, trainer
 
 T, WORDS = 7, 13
 IGNORED = -100
@@ -593,7 +593,7 @@ def test_samples_of_every_epoch_are_explained_for_a_unit_and_suspects_for_theirs
     explained = AttributionMonitor(on_error="raise", methods="saliency", metrics=(), num_samples=2, suspects=1)
     logger = pl.loggers.TensorBoardLogger(tmp_path)
     run(tmp_path, model, TrainingDynamicsMonitor(), explained, data=data, max_epochs=2, logger=logger)
-    arrays = np.load(max(tmp_path.rglob("explanations/*.npz")))
+    arrays = arrays_of(max(tmp_path.rglob("explanations/*.npz")))
     model.eval()
     for row, sample in enumerate(arrays["ids"].tolist()):
         y = given[sample]

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from training import arrays_of
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Starting from v1.9.0")]
@@ -133,7 +135,7 @@ def test_the_configuration_file_runs_with_lightning_cli(
     runpy.run_path(str(EXAMPLES / "lightning_cli.py"))["main"](arguments)
     assert "All of it: dynalens suspects lightning_logs" in capsys.readouterr().out
     (written,) = tmp_path.rglob("explanations/*.npz")  # of every second epoch
-    assert {"edges.deletion.values", "smooth_grad.deletion.values"} <= set(np.load(written))
+    assert {"edges.deletion.values", "smooth_grad.deletion.values"} <= set(arrays_of(written))
     assert "baseline: zero" in next(tmp_path.rglob("config.yaml")).read_text()
 
 

@@ -23,7 +23,7 @@ from dynalens.faithfulness import (
     rank_correlation,
     runner_up,
 )
-from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader, trainer
+from training import Classifier, N, arrays_of, attribution_monitor, dataset, fit, images, labels, loader, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -33,8 +33,7 @@ def in_order() -> DataLoader[Any]:
 
 
 def explanation(tmp_path: Path, epoch: int, name: str = "") -> dict[str, np.ndarray]:
-    with np.load(tmp_path / "dynalens" / name / "explanations" / f"epoch_{epoch:06d}.npz") as arrays:
-        return dict(arrays)
+    return arrays_of(tmp_path / "dynalens" / name / "explanations" / f"epoch_{epoch:06d}.npz")
 
 
 class Remembers(Classifier):

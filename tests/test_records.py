@@ -17,7 +17,7 @@ from dynalens.cli import main
 from dynalens.dynamics import EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.record import RecordFolder, RecordMeta, load_record, read_history, replaced
 from dynalens.suspicion import assess, epoch_summary, samples_table
-from training import dataset, fit
+from training import arrays_of, dataset, fit
 
 # Sample 0 is right, 1 is wrong and predicted 2 twice and 0 once, 2 was never seen, 3 is forgotten in epoch 1.
 HISTORY = [{0: (0, 5.0), 1: (2, 4.0), 3: (1, 2.0)}, {0: (0, 6.0), 1: (0, 1.0), 3: (0, 3.0)}, {1: (2, 2.0)}]
@@ -92,7 +92,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
         loaded = load_record(given)
         pd.testing.assert_frame_equal(loaded.table(), expected)
         assert loaded.meta.class_names == ["a", "b", "c"]
-    np.load(tmp_path / "run" / "dynalens" / "record.npz", allow_pickle=False)["margin"]
+    arrays_of(tmp_path / "run" / "dynalens" / "record.npz")["margin"]
 
 
 def test_a_record_from_disk_answers_as_the_callback_does(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from dynalens.faithfulness import METRICS, METRICS_OF_REGIONS
 from dynalens.robustness import CORRUPTIONS
 from test_attribution_captum import WORKS
 from toys import ToyTransformer
-from training import Classifier, K, N, attribution_monitor, images, labels, trainer
+from training import Classifier, K, N, arrays_of, attribution_monitor, images, labels, trainer
 
 
 class Augmented(Dataset[tuple[Tensor, Tensor]]):
@@ -200,7 +200,7 @@ def test_training_is_bit_identical_with_the_callbacks(tmp_path: Path, options: d
     written = [path.name for path in (tmp_path / "with").rglob("dynalens/explanations/*.npz")]
     assert len(written) == given["max_epochs"]  # the callbacks did work
     last = max(path for path in (tmp_path / "with").rglob("dynalens/explanations/*.npz"))
-    assert "suspects_prediction.saliency.deletion.values" in np.load(last)
+    assert "suspects_prediction.saliency.deletion.values" in arrays_of(last)
     assert len(list((tmp_path / "with").rglob("dynalens/ids/explanations/*.npz"))) == given["max_epochs"]
     assert list((tmp_path / "with").rglob("dynalens/pictures.npz"))  # pictures of suspects came from the batches
 
@@ -245,7 +245,7 @@ def test_training_on_several_targets_is_bit_identical_with_the_callbacks(tmp_pat
     assert differences(ended("with", [dynamics, maps]), ended("without", [])) == []
     assert dynamics.table()["presentations"].tolist() == [2] * N
     last = max((tmp_path / "with").rglob("dynalens/explanations/*.npz"))
-    assert "suspects_label.targets" in np.load(last)
+    assert "suspects_label.targets" in arrays_of(last)
 
 
 class Masked(Augmented):
@@ -472,7 +472,7 @@ def test_training_is_bit_identical_whatever_map_is_computed(
     monitor = attribution_monitor(num_samples=2, steps=2, on_error="raise", **options)
     watched = ended("with", TrainingDynamicsMonitor(), monitor)
     assert differences(watched, ended("without")) == []
-    last = np.load(tmp_path / "with" / "dynalens" / "explanations" / "epoch_000001.npz")
+    last = arrays_of(tmp_path / "with" / "dynalens" / "explanations" / "epoch_000001.npz")
     assert {f"{method}.tie_fraction" for method in options["methods"]} <= set(last)
 
 

@@ -113,6 +113,12 @@ def fit(
     return module
 
 
+def arrays_of(path: Path) -> dict[str, Any]:
+    """Read an npz file and close it: one that the garbage collector closes is an error in whatever test runs then."""
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
 def assert_merged_alike(one: TrainingDynamics, other: TrainingDynamics) -> None:
     """End an epoch of two processes of which only the first had samples: both hold the same record."""
     gathered: list[tuple[Any, Any]] = []
