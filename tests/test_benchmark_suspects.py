@@ -176,12 +176,17 @@ def test_a_small_run_is_trained_once_and_read(tmp_path: Path, capsys: pytest.Cap
     assert "| weight of epoch t | flips, 3 epochs (1) | flips, 5 epochs (1) | flips, 12 epochs (1) |" in lines
 
 
-def test_a_weight_whose_growth_has_stopped_is_that_of_the_error_alone() -> None:
-    rng = np.random.default_rng(7)
+def random_run(seed: int) -> sensitivity.Stored:
+    """Four epochs of 50 samples of three classes."""
+    rng = np.random.default_rng(seed)
     logits, given = rng.normal(size=(50, 4, 3)).astype(np.float32), rng.integers(0, 3, 50)
     statistics, _ = suspects.recorded(logits, given)
     run = noisy_runs.Run("tuned", "mnist", "uniform", 20, augmented=False, epochs=4, seed=0)
-    one = sensitivity.Stored(run, statistics, sensitivity.presented(logits, given), given == 0)
+    return sensitivity.Stored(run, statistics, sensitivity.presented(logits, given), given == 0)
+
+
+def test_a_weight_whose_growth_has_stopped_is_that_of_the_error_alone() -> None:
+    one = random_run(7)
     margin = one.presentations["margin"]
     error = (margin <= 0).mean(0)
     stopped = sensitivity.reweighted(one, (2, 2), stop=1e-6).weighted_margin
@@ -192,14 +197,10 @@ def test_a_weight_whose_growth_has_stopped_is_that_of_the_error_alone() -> None:
 
 
 def test_a_record_is_reweighted_as_its_epochs_were_weighted() -> None:
-    rng = np.random.default_rng(6)
-    logits, given = rng.normal(size=(50, 4, 3)).astype(np.float32), rng.integers(0, 3, 50)
-    statistics, _ = suspects.recorded(logits, given)
-    run = noisy_runs.Run("tuned", "mnist", "uniform", 20, augmented=False, epochs=4, seed=0)
-    one = sensitivity.Stored(run, statistics, sensitivity.presented(logits, given), given == 0)
+    one = random_run(6)
     again = sensitivity.reweighted(one, (2, 2))
     for name in ("weighted_margin", "weighted_confidence", "weighted_rival"):
-        np.testing.assert_allclose(getattr(again, name), getattr(statistics, name), rtol=1e-4)
+        np.testing.assert_allclose(getattr(again, name), getattr(one.statistics, name), rtol=1e-4)
 
 
 def test_a_constant_has_its_own_value_again_afterwards() -> None:

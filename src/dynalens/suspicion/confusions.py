@@ -120,9 +120,8 @@ def _rates(pairs: ClassPairs, joint: Array) -> Array:
     joint = joint + 1e-9 * pairs.is_diagonal()
     scaled_counts = joint * ((1 - LEAST) / pairs.by_true(joint))[pairs.true]
     columns = pairs.by_label(scaled_counts) + LEAST
-    probabilities = np.append(
-        scaled_counts + LEAST / classes, LEAST / classes
-    )  # the last one of pairs that do not occur
+    # The last one is of pairs that do not occur.
+    probabilities = np.append(scaled_counts + LEAST / classes, LEAST / classes)
     rates = np.empty((3, 3, places.shape[2]), np.float32)
     rates[:2, :2] = probabilities[places]
     columns_of_pairs = columns[pairs.label]
