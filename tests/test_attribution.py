@@ -177,10 +177,18 @@ class NoForward(nn.Module):
             self.add_module(f"net{number}", net)
 
 
+class Keywords(NoForward):
+    """Passes its batch on, as modules around a network of transformers do."""
+
+    def forward(self, **batch: Any) -> Any:
+        return self.get_submodule("net0")(**batch)
+
+
 def test_logits_come_from_the_model_or_its_only_child_that_gives_them() -> None:
     model, inner = cnn(), cnn()
     assert find_forward(model, images()) is model
     assert find_forward(NoForward(inner), images()) is inner
+    assert find_forward(Keywords(inner), images()) is inner
     with pytest.raises(ValueError, match=r"one child that gives logits for images, got \['net0', 'net1'\]"):
         find_forward(NoForward(inner, cnn()), images())
     with pytest.raises(ValueError, match=r"got \[\]"):

@@ -18,7 +18,7 @@ from dynalens.capture import (
     inputs_to_show,
     name_no_classes,
 )
-from dynalens.capture.layout import entry_at, leaves
+from dynalens.capture.entries import entry_at, leaves
 
 N, K = 4, 3
 CLASSES = torch.tensor([0, 2, 1, 2])
@@ -143,6 +143,40 @@ def test_of_two_inputs_the_one_that_a_layer_was_given_alone_is_taken() -> None:
     batch = {"mask": pixels(), "scan": pixels(), "kind": CLASSES}
     layout = observed(batch, lambda m, b: F.cross_entropy(m(b["scan"], mask=b["mask"]), b["kind"]), WithMask())
     assert layout.inputs == ("scan",)
+
+
+def hidden(model: nn.Module, batch: Any) -> None:
+    """Every second token is hidden and predicted at its own place."""
+    is_hidden = torch.arange(6) % 2 == 0
+    scores = model(batch["input_ids"].masked_fill(is_hidden, 0))
+    F.cross_entropy(scores.flatten(0, 1), batch["input_ids"].masked_fill(~is_hidden, -100).flatten())
+
+
+def chosen(model: nn.Module, batch: Any) -> None:
+    """Tokens that count are taken out of their sentences."""
+    is_counted = batch["tags"] >= 0
+    F.cross_entropy(model(batch["input_ids"])[is_counted], batch["tags"][is_counted])
+
+
+def following(model: nn.Module, batch: Any) -> None:
+    words = batch["input_ids"].clone()  # as a tokenizer may leave it
+    F.cross_entropy(model(words[:, :-1]).movedim(2, 1), batch["input_ids"][:, 1:] + 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "labels", "shift"), [(chosen, ("tags",), 0), (following, ("input_ids",), 1), (hidden, None, 0)]
+)
+def test_tokens_of_the_loss_are_found_where_the_step_moves_or_takes_out_but_not_where_it_hides_them(
+    step: Any, labels: Any, shift: int
+) -> None:
+    words = torch.arange(N * 6).view(N, 6) % 7
+    batch = {"input_ids": words, "tags": (words % 3).masked_fill(words > 5, -100)}
+    layout = observed(batch, step, nn.Embedding(7, 7))
+    assert (layout.labels, layout.shift, layout.dense) == (labels, shift, labels is not None)
+    if labels is not None:
+        assert layout.inputs == ("input_ids",)
+        x, y = images_and_labels(batch, layout=layout)
+        assert (x.shape, y.shape) == ((N, 6 - shift), (N, 6))
 
 
 def test_only_the_first_steps_are_watched() -> None:

@@ -238,25 +238,35 @@ def test_losses_of_tokens_are_recorded(tmp_path: Path, model: Callable[[], Tagge
 
 
 class NextWord(Tagger):
-    """A causal language model that computes its own loss, as transformers' do."""
+    """A causal language model, whose words are its classes."""
 
     def __init__(self, way: str) -> None:
         super().__init__()
         self.way, self.net[2] = way, nn.Linear(8, WORDS)
 
+    def forward(self, words: Tensor) -> Any:
+        scores = super().forward(words)
+        return {"loss": None, "logits": scores} if self.way == "padded" else scores
+
     def training_step(self, batch: Any, batch_idx: int) -> Any:
-        scores, labels = self(batch[0]), batch[0].masked_fill(batch[0] == 0, IGNORED)
+        words, labels = batch[0], batch[0].masked_fill(batch[0] == 0, IGNORED)
+        output = self(words[:, :-1] if self.way == "without the last" else words)
+        scores = output["logits"] if isinstance(output, dict) else output
         self.seen.append((batch[-1].clone(), scores.detach().movedim(2, 1).clone()))
         if self.way == "shifted":
             return F.cross_entropy(scores[:, :-1].reshape(-1, WORDS), labels[:, 1:].reshape(-1))
-        shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()
+        if self.way == "without the last":
+            return F.cross_entropy(scores.movedim(2, 1), labels[:, 1:])
+        shifted = F.pad(labels, (0, 1), value=IGNORED)[:, 1:].contiguous()  # as transformers' compute it
         return F.cross_entropy(scores.view(-1, WORDS), shifted.view(-1))
 
 
-@pytest.mark.parametrize("way", ["shifted", "padded"])
-def test_language_models_are_recorded_by_the_token_that_is_predicted(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize("way", ["shifted", "padded", "without the last"])
+def test_language_models_are_recorded_and_explained_by_the_token_that_is_predicted(tmp_path: Path, way: str) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
-    trained = run(tmp_path, NextWord(way), monitor, max_epochs=2)
+    explained = AttributionMonitor(on_error="raise", methods="saliency", metrics=(), num_samples=2, suspects=1)
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    trained = run(tmp_path, NextWord(way), monitor, explained, max_epochs=2, logger=logger)
     statistics, expected = monitor.statistics(), np.zeros(N)
     for indices, logits in trained.seen:
         for sample, z in zip(indices.tolist(), logits, strict=True):
@@ -270,6 +280,14 @@ def test_language_models_are_recorded_by_the_token_that_is_predicted(tmp_path: P
     assert statistics.unit is not None
     assert statistics.label.tolist() == [int(sentences()[i, unit]) for i, unit in enumerate(statistics.unit)]
     assert statistics.unit.min() >= 1
+    arrays = arrays_of(max(tmp_path.rglob("explanations/*.npz")))
+    scores = trained.eval().net(sentences()).detach()
+    samples = arrays["ids"].tolist()
+    np.testing.assert_allclose(arrays["logits"], scores[samples, 0], rtol=1e-4, atol=1e-5)  # of the second word
+    assert arrays["labels"].tolist() == sentences()[samples, 1].tolist()
+    suspect = int(arrays["suspects_label.ids"][0])
+    place = sentences()[suspect, 1:].tolist().index(int(arrays["suspects_label.labels"][0]))
+    np.testing.assert_allclose(arrays["suspects_label.logits"][0], scores[suspect, place], rtol=1e-4, atol=1e-5)
 
 
 class TimeFirst(Tagger):
@@ -644,7 +662,8 @@ def test_rows_that_a_step_chooses_are_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"accumulate_grad_batches": 3}, {"precision": "bf16-mixed"}])
 def test_training_on_units_ends_bit_identical_with_the_monitor(tmp_path: Path, options: dict[str, Any]) -> None:
-    for model, data in ((Flat(), tagged()), (Segmenter(), segmented(Segmenter())[0])):
+    masks = segmented(Segmenter())[0]
+    for model, data in ((Flat(), tagged()), (NextWord("padded"), tagged()), (Segmenter(), masks)):
         alone = run(tmp_path, copy.deepcopy(model), data=data, **options)
         monitor = TrainingDynamicsMonitor(save_dir=tmp_path / type(model).__name__)
         explained = AttributionMonitor(methods="saliency", metrics=(), num_samples=1, on_error="raise")

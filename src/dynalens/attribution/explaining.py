@@ -1,6 +1,8 @@
 """Several methods at once, sharing what they can."""
 
+import inspect
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +33,7 @@ from dynalens.attribution.passes import (
     model_input,
     pass_size,
 )
-from dynalens.observation import is_tokens, logits_in, undisturbed, unwrapped
+from dynalens.observation import is_tokens, logits_in, undisturbed, unit_logits_in, unwrapped
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,9 @@ def _logits(
 
 
 def find_forward(model: nn.Module, images: Tensor, *, dense: bool = False) -> Forward:
-    """Return what gives logits: the model, or its only child that does where it has no ``forward`` of its own.
+    """Return what gives logits: the model, or its only child that does where its ``forward`` takes no tensor.
+
+    It may have none of its own, or pass on keywords alone, as ``forward(**batch)``.
 
     Args:
         model: The module.
@@ -198,12 +202,11 @@ def find_forward(model: nn.Module, images: Tensor, *, dense: bool = False) -> Fo
     """
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images[:1])
-        try:
-            model(x)
-        except NotImplementedError:  # no `forward` of its own
-            children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x, dense=dense)]
-        else:
-            return model
+        if _takes(model, x):
+            with suppress(NotImplementedError):  # no `forward` of its own
+                model(x)
+                return model
+        children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x, dense=dense)]
     if len(children) != 1:
         raise ValueError(
             f"Expected {type(model).__name__} to have a `forward` or one child that gives logits for images, got "
@@ -212,12 +215,23 @@ def find_forward(model: nn.Module, images: Tensor, *, dense: bool = False) -> Fo
     return children[0][1]
 
 
+def _takes(model: nn.Module, x: Tensor) -> bool:
+    """Return whether the model's ``forward`` can be called with one tensor, as far as its signature tells."""
+    try:
+        inspect.signature(model.forward).bind(x)
+    except TypeError:
+        return False
+    except ValueError:  # no signature: it is tried
+        return True
+    return True
+
+
 def _gives_logits(module: nn.Module, x: Tensor, *, dense: bool) -> bool:
     try:
         output = module(x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a loss, a metric, a part of the network
         return False
-    output = logits_in(output)
+    output = unit_logits_in(output) if dense else logits_in(output)
     if not isinstance(output, Tensor) or (output.ndim > 2) != dense or not output.ndim:
         return False
     return output.is_floating_point() and len(output) == len(x)

@@ -2,8 +2,9 @@
 
 from dynalens.capture.asked import Capture
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
+from dynalens.capture.entries import copied
 from dynalens.capture.labels import class_labels, first_labels, have_several, name_no_classes
-from dynalens.capture.layout import BatchLayout, BatchObserver, copied
+from dynalens.capture.layout import BatchLayout, BatchObserver
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.step import StepCapture, is_compiled
 

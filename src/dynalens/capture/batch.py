@@ -5,8 +5,9 @@ from typing import Any
 
 from torch import Tensor
 
+from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.labels import class_labels
-from dynalens.capture.layout import BatchLayout, entry_at, leaves
+from dynalens.capture.layout import BatchLayout
 from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 
 _INPUTS = (

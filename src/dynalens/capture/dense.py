@@ -1,12 +1,13 @@
 """Which logits and targets of a step are a class for each token or pixel of its samples, and what they show."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dynalens.capture.batch import CaptureError
-from dynalens.capture.layout import Path, entry_at, leaves
+from dynalens.capture.entries import entry_at, leaves
+from dynalens.capture.flat import FlatTargets
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
 from dynalens.units import UnitPresentation, dense, dense_binary
@@ -18,22 +19,6 @@ Shown = tuple[UnitPresentation, Tensor]
 """What the units show, and the targets of the samples, ``(N, ...)``."""
 
 
-class _Flat(NamedTuple):
-    """How rows of flat targets are shared out among samples: as the entry of the batch at this path."""
-
-    path: Path
-    first: int = 0
-    """Place of the first one in its row of the entry: a causal language model leaves out the first token."""
-    selected: bool = False
-    """Whether they are those targets of the entry that are not negative, in their order."""
-
-    def shape(self, batch: Any, rows: int, samples: int) -> tuple[int, ...]:
-        """Return the shape of the samples' targets, of so many rows."""
-        entry = entry_at(batch, self.path)
-        whole = entry is not None and (self.selected or (entry.ndim > 2 and entry.numel() == rows))
-        return tuple(entry.shape) if whole and entry is not None else (samples, rows // samples)
-
-
 class DenseTargets:
     """Tell sequences and masks from samples of one class, and rows of tokens from rows of samples.
 
@@ -43,8 +28,8 @@ class DenseTargets:
 
     def __init__(self) -> None:
         self._levels = FixedLevels()
-        self._flat: _Flat | None = None
-        self._looks = _LOOKS
+        self._flat: FlatTargets | None = None
+        self._looks, self._first = _LOOKS, 0
         self._is_dense = self._has_one_hot = False
         self.see(None, None)
 
@@ -75,7 +60,7 @@ class DenseTargets:
             if classes is None:
                 return None
             targets = classes
-        first = 0
+        first = self._first_place(targets) if logits.ndim == 3 else 0
         if logits.ndim == 2 and targets.shape == logits.shape[:1]:
             shape = self._shape_of_rows(targets)
             if shape is None or self._flat is None:
@@ -137,13 +122,21 @@ class DenseTargets:
         shaped = logits.ndim >= 3 and targets.shape == (len(logits), *logits.shape[2:]) and logits.shape[1] > 1
         return shaped and (self._is_dense or targets[:1].numel() > 1)
 
+    def _first_place(self, targets: Tensor) -> int:
+        """Return the place of the first of targets (N, T) in its row of the batch; 0 where it is not known."""
+        if self._looks and not self._first and targets.ndim == 2 and len(targets) == self._samples:
+            flat = FlatTargets.told_by(targets.flatten(), leaves(self._batch), len(targets))
+            self._first = 0 if flat is None else flat.first
+            self._looks -= 1
+        return self._first
+
     def _shape_of_rows(self, targets: Tensor) -> tuple[int, ...] | None:
         """Return the shape (N, ...) of flat targets; None where these are rows of samples, or not known."""
         rows, samples = len(targets), self._samples
         if not samples or (rows == samples and self._flat is None):
             return None
         if self._looks:
-            flat = _flat(targets, self._batch, samples)
+            flat = FlatTargets.told_by(targets, leaves(self._batch), samples)
             if self._flat is not None and flat is None and bool((targets >= 0).any()):
                 raise CaptureError(
                     f"Expected the {rows} targets of {samples} samples to be those of the batch in its order, as in "
@@ -153,26 +146,6 @@ class DenseTargets:
             self._looks -= flat is not None
             self._flat = self._flat or flat
         return None if self._flat is None else self._flat.shape(self._batch, rows, samples)
-
-
-def _flat(targets: Tensor, batch: Any, samples: int) -> _Flat | None:
-    """Return how targets follow from an entry of the batch, row by row; waits for the device."""
-    entries = {
-        path: entry.detach().to(targets.device)
-        for path, entry in leaves(batch)
-        if entry.ndim > 1 and len(entry) == samples and not (entry.is_complex() or entry.is_nested)
-    }
-    if not bool((targets >= 0).any()):
-        return None
-    if len(targets) % samples == 0:
-        rows_of_targets = targets.reshape(samples, -1)
-        for path, entry in entries.items():
-            rows = entry.flatten(1)
-            for first in dict.fromkeys((0, 1, rows.shape[1] - rows_of_targets.shape[1])):
-                if 0 <= first < rows.shape[1] and _follows(rows_of_targets, rows[:, first:]):
-                    return _Flat(path, first)
-    selected = (path for path, entry in entries.items() if torch.equal(entry[entry >= 0], targets))
-    return next((_Flat(path, selected=True) for path in selected), None)
 
 
 def _put_back(logits: Tensor, targets: Tensor, entry: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -185,11 +158,3 @@ def _put_back(logits: Tensor, targets: Tensor, entry: Tensor | None) -> tuple[Te
     places = (is_selected.cumsum(0) - 1).clamp(0, len(targets) - 1)
     whole_targets = torch.where(is_selected.sum() == len(targets), targets[places], NOT_A_CLASS)
     return logits[places], torch.where(is_selected, whole_targets, IGNORED)
-
-
-def _follows(given: Tensor, rows: Tensor) -> bool:
-    """Whether each target that counts is the entry at its place, and none is beyond the last entry."""
-    is_counted = given >= 0
-    common_length = min(given.shape[1], rows.shape[1])
-    same = (given[:, :common_length] == rows[:, :common_length]) | ~is_counted[:, :common_length]
-    return bool(same.all()) and not bool(is_counted[:, common_length:].any())

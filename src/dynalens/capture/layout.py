@@ -1,28 +1,26 @@
 """Where a batch holds the inputs and the targets of a training step, as seen while the step ran."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from dynalens.capture.entries import Path, entry_at, leaves
+from dynalens.capture.flat import FlatTargets
 from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
-from dynalens.capture.loss_tap import IGNORE_INDEX, TAP, DirectImports, LossCall
+from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
 from dynalens.capture.views import View, view_from
 from dynalens.keys import INPUT_KEYS
 from dynalens.observation import captured_calls, is_compiled
 
-Path = tuple[Any, ...]
-"""Keys, positions and attribute names that lead from a batch to one of its tensors."""
-
-_DEEPEST = 4
-_LONGEST = 64
 _STEPS = 3
 _CALLS = 64
+_FIRST: tuple[Path, ...] = ((), (0,))
+"""Paths of what a batch without keys gives to the network."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,7 @@ class BatchLayout:
         ignore_index: The target that this loss ignores.
         of_numbers: Whether no classification loss was seen, but one that compares numbers, as a regression has it.
         dense: Whether the loss has a class for each token or pixel of a sample.
+        shift: Places by which the logits for a token stand before it: 1 in a causal language model.
         form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
     """
 
@@ -45,6 +44,7 @@ class BatchLayout:
     ignore_index: int = IGNORE_INDEX
     of_numbers: bool = False
     dense: bool = False
+    shift: int = 0
     form: View | None = None
 
     def input_in(self, batch: Any) -> Tensor | None:
@@ -139,78 +139,37 @@ class BatchObserver:
         with suppress(Exception):  # in the middle of the user's forward pass, which must go on
             tensors = [tensor for _, tensor in leaves(arguments)]
             # Views of an entry; where there are none, copies, of another dtype perhaps.
-            matches = _matches(self._leaves, tensors, _same_memory) or _matches(self._leaves, tensors, _same_values)
+            kinds = (_matches(self._leaves, tensors, same) for same in (_same_memory, _same_values, _all_but_the_last))
+            matches = next(filter(None, kinds), None)
             if matches:
                 self._calls.append(ModuleCall(matches, [tensor for _, tensor in leaves(outputs)]))
 
     def _learned(self) -> BatchLayout:
         loss = next((call for call in self._losses if call.logits.requires_grad), None)
-        labels = _path_of_targets(self._leaves, loss) if loss is not None else None
-        entries = dict(self._leaves)
-        calls = _calls_to_logits(self._calls, entries, labels, loss.logits if loss is not None else None)
+        entries, layout = dict(self._leaves), self.layout
+        targets = _Targets() if loss is None else _targets_of(self._leaves, loss)
+        # A causal language model is given the tokens that it predicts.
+        other_than_inputs = None if targets.shift else targets.path
+        calls = _calls_to_logits(self._calls, entries, other_than_inputs, loss.logits if loss is not None else None)
         inputs = _path_of_inputs(calls)
-        layout = self.layout
         return BatchLayout(
             inputs=layout.inputs or inputs,
-            labels=layout.labels or labels,
+            labels=layout.labels or targets.path,
             loss=layout.loss or (loss.name if loss is not None else None),
             ignore_index=loss.ignore_index if loss is not None else layout.ignore_index,
             of_numbers=loss is None and self._of_numbers,
-            dense=layout.dense or (loss is not None and _is_dense(loss, entries.get(labels or ()))),
+            dense=layout.dense or targets.dense,
+            shift=layout.shift or targets.shift,
             form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
         )
 
 
-def leaves(value: Any, depth: int = _DEEPEST) -> Iterator[tuple[Path, Tensor]]:
-    """Yield path and tensor of each tensor in nested mappings, sequences, dataclasses and objects with attributes.
+class _Targets(NamedTuple):
+    """Where the targets of a loss stand in a batch, as of :class:`BatchLayout`."""
 
-    Example:
-        >>> [path for path, _ in leaves({"image": torch.zeros(1), "meta": [3, torch.zeros(1)]})]
-        [('image',), ('meta', 1)]
-    """
-    if isinstance(value, Tensor):
-        yield (), value
-    elif depth:
-        for key, part in _parts(value):
-            for path, tensor in leaves(part, depth - 1):
-                yield (key, *path), tensor
-
-
-def entry_at(batch: Any, path: Path | None) -> Tensor | None:
-    """Return the tensor at this path, or None if the batch has none there.
-
-    Example:
-        >>> entry_at((torch.tensor([1]), {"y": torch.tensor([2])}), (1, "y"))
-        tensor([2])
-    """
-    if path is None:
-        return None
-    for key in path:
-        batch = _part_at(batch, key)
-    return batch if isinstance(batch, Tensor) else None
-
-
-def copied(batch: Any) -> Any:
-    """Return the batch with copies of its tensors, which a step that works in place does not change."""
-    return apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone(), allow_frozen=True)
-
-
-def _part_at(value: Any, key: Any) -> Any:
-    if type(value) in (list, tuple):  # as nearly all batches are; without a look at all parts
-        return value[key] if isinstance(key, int) and key < min(len(value), _LONGEST) else None
-    return dict(_parts(value)).get(key)
-
-
-def _parts(value: Any) -> Iterable[tuple[Any, Any]]:
-    if isinstance(value, Mapping):
-        return value.items()
-    if isinstance(value, str | bytes | nn.Module | type):
-        return ()
-    if is_dataclass(value):
-        return [(field.name, getattr(value, field.name, None)) for field in fields(value)]
-    if isinstance(value, Sequence):
-        return enumerate(value[:_LONGEST])
-    return getattr(value, "__dict__", {}).items()
+    path: Path | None = None
+    shift: int = 0
+    dense: bool = False
 
 
 def _same_memory(leaf: Tensor, tensor: Tensor) -> bool:
@@ -225,6 +184,22 @@ def _same_values(leaf: Tensor, tensor: Tensor) -> bool:
     return leaf.ndim > 1 and leaf.shape == tensor.shape and torch.equal(leaf.to(tensor.dtype), tensor.detach())
 
 
+def _all_but_the_last(leaf: Tensor, tensor: Tensor) -> bool:
+    """Return whether a tensor has the tokens of an entry without the last one, as those that have a next one."""
+    tokens = leaf.ndim == tensor.ndim == 2 and not (leaf.is_floating_point() or leaf.is_complex())
+    return tokens and tensor.shape == leaf[:, :-1].shape and torch.equal(leaf[:, :-1], tensor.detach())
+
+
+def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> _Targets:
+    """Return where the targets stand: the loss's own tensor, one that has its tokens or pixels, or its classes."""
+    own = next((path for path, leaf in entries if _same_memory(leaf, loss.targets)), None)
+    units = _units_in(entries, loss) if own is None else None
+    if units is not None:
+        return _Targets(units.path, units.first, dense=True)
+    path = _path_of_classes(entries, loss) if own is None else own
+    return _Targets(path, dense=_is_dense(loss, dict(entries).get(path or ())))
+
+
 def _is_dense(loss: LossCall, labels: Tensor | None) -> bool:
     """Return whether a loss has a class for each token or pixel, as they are in the batch or in rows of all samples."""
     if loss.logits.ndim > 2:
@@ -233,10 +208,22 @@ def _is_dense(loss: LossCall, labels: Tensor | None) -> bool:
     return flat and labels is not None and len(loss.logits) == labels.numel()
 
 
-def _path_of_targets(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> Path | None:
-    for path, leaf in entries:
-        if _same_memory(leaf, loss.targets):
-            return path
+def _units_in(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> FlatTargets | None:
+    """Return how the targets of tokens or pixels follow from an entry of the batch; None where they follow none.
+
+    Tokens that are predicted at their own place are drawn by the step, as a masked language model hides them.
+    """
+    targets = loss.counted_targets().detach()
+    if loss.name in BINARY or targets.is_floating_point() or targets.is_complex():
+        return None
+    numbers = dict.fromkeys(len(leaf) for _, leaf in entries if leaf.ndim > 1)
+    ways = (FlatTargets.told_by(targets.flatten(), entries, n) for n in numbers if n not in (0, targets.numel()))
+    units = next(filter(None, ways), None)
+    is_drawn = units is not None and not units.first and (units.path in _FIRST or units.path[-1] in INPUT_KEYS)
+    return None if is_drawn else units
+
+
+def _path_of_classes(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> Path | None:
     classes = class_labels(loss.targets, loss=loss.name)
     if classes is None:
         return None

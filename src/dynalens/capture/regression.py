@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalens.capture.batch import CaptureError
+from dynalens.capture.entries import Path, leaves
 from dynalens.capture.graph import source_of
-from dynalens.capture.layout import Path, leaves
 from dynalens.capture.loss_tap import IGNORE_INDEX, LossCall
 from dynalens.capture.merging import RowsOf
 from dynalens.keys import INPUT_KEYS, LABEL_KEYS

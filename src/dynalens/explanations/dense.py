@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dynalens.attribution import Explanation
 from dynalens.explanations.result import ExplanationResult
 from dynalens.faithfulness import Curve, Faithfulness
-from dynalens.observation import logits_in
+from dynalens.observation import unit_logits_in
 
 Forward = Callable[[Tensor], object]
 
@@ -27,6 +28,19 @@ class ExplainedUnit(NamedTuple):
     label: int
     region: Tensor
     words: str
+
+    def at_logits(self, shift: int, tokens: int) -> "ExplainedUnit":
+        """Return a token as the place where the logits for it stand.
+
+        Args:
+            shift: Places by which they stand before it.
+            tokens: Number of tokens that the model is given.
+
+        Example:
+            >>> ExplainedUnit(0, torch.tensor([False, False, True]), "").at_logits(1, 2).region.tolist()
+            [False, True]
+        """
+        return self if not shift else self._replace(region=F.pad(self.region[shift:], (0, shift))[:tokens])
 
     def logits(self, output: object) -> Tensor:
         """Return the mean over the region of the logits of some samples, ``(N, K)``; K is 1 for masks of one logit.
@@ -52,7 +66,7 @@ def by_class(output: object, shape: torch.Size) -> Tensor:
     Raises:
         ValueError: If they are not of units of this shape, or could be read both ways.
     """
-    z = logits_in(output)
+    z = unit_logits_in(output)
     if isinstance(z, Tensor):
         if z.shape[1:] == shape:
             return z.unsqueeze(1)
@@ -95,26 +109,37 @@ def region(pixels: Tensor, label: int, *, contradicted: bool = False) -> Explain
     return ExplainedUnit(label, pixels, words)
 
 
-def doubtful_unit(labels: Tensor, doubted: tuple[int, int] | None, logits: Tensor) -> ExplainedUnit:
-    """Return what is doubtful of a suspect: its token, or the pixels of the doubted class that the network contradicts.
-
-    Where a crop has moved what the record names, it is the first unit; where no pixel of the class is contradicted any
-    more, all of them.
+def doubtful_token(labels: Tensor, doubted: tuple[int, int] | None) -> ExplainedUnit:
+    """Return the doubtful token of a suspect; the first one where the targets have moved since it was recorded.
 
     Args:
-        labels: Shape ``(T,)`` or ``(H, W)``, negative where nothing counts.
-        doubted: Place and class of the worst unit in the record.
-        logits: Shape ``(K, T)`` or ``(K, H, W)``.
+        labels: Shape ``(T,)``, negative where nothing counts.
+        doubted: Place and class of the worst token in the record.
+
+    Example:
+        >>> doubtful_token(torch.tensor([-1, 4, 2]), (2, 2)).words, doubtful_token(torch.tensor([-1, 4, 2]), None).words
+        ('token 2', 'token 1')
+    """
+    place, label = doubted or (-1, -1)
+    same = 0 <= place < len(labels) and int(labels[place]) == label
+    return token(labels, place) if same else first_unit(labels)
+
+
+def doubtful_region(labels: Tensor, label: int, logits: Tensor) -> ExplainedUnit:
+    """Return what is doubtful of a suspect: the pixels of the doubted class that the network contradicts.
+
+    Where no pixel of the class is contradicted any more, it is all of them; where the mask has none, the first unit.
+
+    Args:
+        labels: Shape ``(H, W)``, negative where nothing counts.
+        label: Class of the worst pixel in the record.
+        logits: Shape ``(K, H, W)``.
 
     Example:
         >>> z = torch.tensor([[[2.0, 0.0]], [[1.0, 3.0]]])  # predicted: 0, 1
-        >>> doubtful_unit(torch.tensor([[0, 0]]), (1, 0), z).region.tolist()
+        >>> doubtful_region(torch.tensor([[0, 0]]), 0, z).region.tolist()
         [[False, True]]
     """
-    place, label = doubted or (-1, -1)
-    if labels.ndim == 1:
-        same = 0 <= place < len(labels) and int(labels[place]) == label
-        return token(labels, place) if same else first_unit(labels)
     pixels = labels == label
     if label < 0 or not bool(pixels.any()):
         return first_unit(labels)

@@ -71,6 +71,7 @@ class Explainer:
         strict: Whether a method or a metric that fails raises; otherwise it is left out from then on, with a warning.
         robustness: Names of attacks and corruptions.
         unit: The token or region that is explained of the samples, of a network that has logits for each.
+        shift: Places by which the logits for a token stand before it.
     """
 
     methods: Sequence[Method]
@@ -85,10 +86,11 @@ class Explainer:
     independent: bool = field(default=False, init=False)
     numbers: bool = field(default=False, init=False)
     unit: ExplainedUnit | None = field(default=None, init=False)
+    shift: int = field(default=0, init=False)
 
-    def take_labels(self, *, independent: bool, numbers: bool) -> None:
+    def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0) -> None:
         """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
-        self.independent, self.numbers = independent, numbers
+        self.independent, self.numbers, self.shift = independent, numbers, shift
         if numbers and self.metrics:
             warnings.warn(
                 f"{', '.join(self.metrics)} are left out: they are of probabilities, which a regression has not. Pass "
@@ -187,8 +189,9 @@ class Explainer:
         dense = self.unit is not None
         forward = functools.partial(self.forward, model) if self.forward else find_forward(model, images, dense=dense)
         check_floating_copies(model, forward, inputs)
-        run, unit = forward_of_form(forward, inputs), self.unit
-        if unit is not None:
+        run = forward_of_form(forward, inputs)
+        if self.unit is not None:
+            unit = self.unit.at_logits(self.shift, inputs.shape[1])
             return lambda explained: unit.logits(run(explained))
         return Independent(run) if self.independent else run
 

@@ -67,7 +67,9 @@ class RunExplanations:
             units: Of samples with several labels, tokens or pixels, what is doubtful of each suspect.
         """
         samples = self.samples.every_epoch()
-        self.explainer.take_labels(independent=self.samples.several, numbers=self.samples.numbers)
+        self.explainer.take_labels(
+            independent=self.samples.several, numbers=self.samples.numbers, shift=self.samples.shift
+        )
         if samples is None:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])

@@ -52,6 +52,7 @@ class ExplainedSamples:
         several: Whether samples have several labels, each with a logit of its own.
         numbers: Whether labels are the targets of a regression, and what is explained is the output for one.
         dense: Whether each token or pixel has a class; what is explained of a sample is chosen with its explanation.
+        shift: Places by which the logits for a token stand before it.
     """
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
@@ -62,6 +63,7 @@ class ExplainedSamples:
         self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
         self.suspects_readable, self._told = True, False
         self.several = self.numbers = self.dense = False
+        self.shift = 0
         self._unit_labels: dict[int | str, Tensor] = {}
         self._regions = Regions(settings.masks)
         if self._given is not None:
@@ -218,6 +220,7 @@ class ExplainedSamples:
             "several": self.several,
             "numbers": self.numbers,
             "dense": self.dense,
+            "shift": self.shift,
             "unit_labels": self._unit_labels,
             "masks": dict(self._regions.kept),
             "chosen": self._wanted.result() if self._wanted is not None else None,
@@ -229,6 +232,7 @@ class ExplainedSamples:
         self.several |= state.get("several", False)
         self.numbers |= state.get("numbers", False)
         self.dense |= state.get("dense", False)
+        self.shift = self.shift or state.get("shift", 0)
         self._unit_labels = dict(state.get("unit_labels", {}))
         if self._first is not None and not self._first_ids:  # of a version that kept none
             self._first_ids = content_ids(self._first[0])
@@ -265,7 +269,9 @@ class ExplainedSamples:
     def _read(self, batch: Any, *, classes: bool = False) -> tuple[Tensor, Tensor]:
         """Return images and labels of a batch, checked; with ``classes``, the labels before all."""
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
-        self.dense |= self._inputs == "auto" and self.observer.layout.dense
+        if self._inputs == "auto":
+            self.dense |= self.observer.layout.dense
+            self.shift = self.shift or self.observer.layout.shift
         if classes and not self.dense:
             self.several |= have_several(labels) and not self.numbers
             if not self.numbers:
@@ -276,7 +282,10 @@ class ExplainedSamples:
     def _classes(self, labels: Tensor) -> Tensor:
         if self.dense:
             of_units = labels.round().long() if labels.is_floating_point() else labels.long()  # of smoothed masks
-            return of_units.masked_fill(of_units == self.observer.layout.ignore_index, IGNORED)
+            is_ignored = of_units == self.observer.layout.ignore_index
+            if self.shift:  # nothing predicts the first token
+                is_ignored |= torch.arange(of_units.shape[1], device=of_units.device) < self.shift
+            return of_units.masked_fill(is_ignored, IGNORED)
         if self.numbers:  # the first output; a single one is the second one of the two classes 0 and z
             return labels.new_full(labels.shape[:1], int(labels.shape[1:].numel() == 1), dtype=torch.int64)
         if self.several and labels.ndim == 2:

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.dynamics import Array
-from dynalens.explanations.dense import ExplainedUnit, by_class, doubtful_unit, first_unit, joined, region, single
+from dynalens.explanations.dense import (
+    ExplainedUnit,
+    by_class,
+    doubtful_region,
+    doubtful_token,
+    first_unit,
+    joined,
+    region,
+    single,
+)
 from dynalens.explanations.explainer import Explainer
 from dynalens.explanations.result import ExplanationResult, middle_slices
 from dynalens.explanations.samples import Passed, PassedSuspects, Units
@@ -52,7 +61,7 @@ def explained_suspects(
     results, units = [], []
     for ids, (inputs, labels) in single(suspects[0], suspects[1], suspects[2]):
         assert ids is not None
-        unit = doubtful_unit(labels[0], doubted.get(ids[0]), _logits(explainer, model, inputs, labels))
+        unit = _doubtful(explainer, model, inputs, labels, doubted.get(ids[0]))
         with _explains(explainer, unit):
             results.append(explainer.explained_twice(model, (ids, inputs, labels.new_tensor([unit.label]))))
         units.append(unit)
@@ -82,7 +91,7 @@ def contrasted_units(
         if ids is None or ids[0] not in classes:
             continue
         suggested, label = classes[ids[0]]
-        unit = doubtful_unit(labels[0], (-1, label), _logits(explainer, model, inputs, labels))
+        unit = _doubtful(explainer, model, inputs, labels, (-1, label))
         pair = (labels.new_tensor([each]) for each in (suggested, label))
         with _explains(explainer, unit):
             contrast = middle_slices(explainer.contrasted(model, inputs, *pair, method=method))
@@ -90,12 +99,17 @@ def contrasted_units(
     return maps
 
 
-def _logits(explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-    """Return the logits ``(K, ...)`` of all units of one sample; the model is in evaluation mode meanwhile."""
+def _doubtful(
+    explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor, doubted: tuple[int, int] | None
+) -> ExplainedUnit:
+    """Return the doubtful unit of one sample, by place and class of the worst one in the record."""
+    if labels.ndim == 2:
+        return doubtful_token(labels[0], doubted)
     with _explains(explainer, region(labels[0] >= 0, 0)):
         run, images = explainer.units_forward(model, inputs)
         with undisturbed(model), torch.no_grad():
-            return by_class(run(images), labels.shape[1:])[0]
+            logits = by_class(run(images), labels.shape[1:])[0]
+    return doubtful_region(labels[0], -1 if doubted is None else doubted[1], logits)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from dynalens.observation.models import (
     is_tokens,
     logits_in,
     two_class_logits,
+    unit_logits_in,
 )
 
 __all__ = [
@@ -44,5 +45,6 @@ __all__ = [
     "seeded",
     "two_class_logits",
     "undisturbed",
+    "unit_logits_in",
     "unwrapped",
 ]

@@ -19,6 +19,29 @@ def is_tokens(inputs: Tensor) -> bool:
     return inputs.ndim == 2 and counts
 
 
+def unit_logits_in(output: object) -> object:
+    """Return the logits of tokens or pixels in what a model returns: a tensor as it is, else what is clearly theirs.
+
+    That is ``logits`` or ``out``, as key or attribute, as transformers and torchvision return them; else the only
+    floating tensor with three axes or more, or the first one where all have one shape, as those of auxiliary heads.
+    What has no such entry is returned as it is.
+
+    Example:
+        >>> scores = torch.zeros(2, 5, 3)
+        >>> unit_logits_in({"loss": torch.tensor(1.0), "logits": scores}) is scores
+        True
+    """
+    if isinstance(output, Tensor):
+        return output
+    for name in ("logits", "out"):
+        named = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(named, Tensor):
+            return named
+    entries: Any = output.values() if isinstance(output, Mapping) else output if _is_many(output) else ()
+    tensors = [entry for entry in entries if isinstance(entry, Tensor) and entry.ndim > 2 and entry.is_floating_point()]
+    return tensors[0] if tensors and all(each.shape == tensors[0].shape for each in tensors) else output
+
+
 def logits_in(output: object) -> object:
     """Return the logits in what a model returns: a tensor as it is, else the entry that is clearly the logits.
 

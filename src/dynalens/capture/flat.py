@@ -1,0 +1,73 @@
+"""Which entry of a batch the targets of a loss follow, token by token: as they are, moved, or those that count."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynalens.capture.entries import Path, entry_at
+from dynalens.keys import LABEL_KEYS
+
+
+class FlatTargets(NamedTuple):
+    """How rows of flat targets are shared out among samples: as the entry of the batch at this path.
+
+    Attributes:
+        path: Where the entry stands.
+        first: Place of the first target in its row of the entry: a causal language model leaves out the first token.
+        selected: Whether they are those targets of the entry that are not negative, in their order.
+    """
+
+    path: Path
+    first: int = 0
+    selected: bool = False
+
+    def shape(self, batch: object, rows: int, samples: int) -> tuple[int, ...]:
+        """Return the shape of the samples' targets, of so many rows."""
+        entry = entry_at(batch, self.path)
+        whole = entry is not None and (self.selected or (entry.ndim > 2 and entry.numel() == rows))
+        return tuple(entry.shape) if whole and entry is not None else (samples, rows // samples)
+
+    @classmethod
+    def told_by(cls, targets: Tensor, entries: Iterable[tuple[Path, Tensor]], samples: int) -> "FlatTargets | None":
+        """Return how targets follow from an entry of a batch, row by row; None where they follow none. Waits.
+
+        Args:
+            targets: Shape ``(M,)``, negative where the loss ignores them.
+            entries: Of the batch, with their paths; those that are called labels come first where several agree.
+            samples: Number of samples in the batch.
+
+        Example:
+            >>> words = torch.tensor([[5, 2, 4], [1, 3, 6]])
+            >>> FlatTargets.told_by(words[:, 1:].flatten(), [((0,), words)], 2)
+            FlatTargets(path=(0,), first=1, selected=False)
+        """
+        if not bool((targets >= 0).any()):
+            return None
+        suitable = {
+            path: entry.detach().to(targets.device)
+            for path, entry in sorted(entries, key=lambda item: not _is_label(item[0]))
+            if entry.ndim > 1 and len(entry) == samples and not (entry.is_complex() or entry.is_nested)
+        }
+        if len(targets) % samples == 0:
+            rows_of_targets = targets.reshape(samples, -1)
+            for path, entry in suitable.items():
+                rows = entry.flatten(1)
+                for first in dict.fromkeys((0, 1, rows.shape[1] - rows_of_targets.shape[1])):
+                    if 0 <= first < rows.shape[1] and _follows(rows_of_targets, rows[:, first:]):
+                        return cls(path, first)
+        selected = (path for path, entry in suitable.items() if torch.equal(entry[entry >= 0], targets))
+        return next((cls(path, selected=True) for path in selected), None)
+
+
+def _is_label(path: Path) -> bool:
+    return bool(path) and path[-1] in LABEL_KEYS
+
+
+def _follows(given: Tensor, rows: Tensor) -> bool:
+    """Whether each target that counts is the entry at its place, and none is beyond the last entry."""
+    is_counted = given >= 0
+    common_length = min(given.shape[1], rows.shape[1])
+    same = (given[:, :common_length] == rows[:, :common_length]) | ~is_counted[:, :common_length]
+    return bool(same.all()) and not bool(is_counted[:, common_length:].any())
