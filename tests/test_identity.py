@@ -312,7 +312,8 @@ def test_a_recorder_that_is_out_of_step_is_noticed(tmp_path: Path, monkeypatch: 
         return given[step]
 
     monkeypatch.setattr(Iteration, "take", misaligned)
-    noticed = r"got \d+ samples (whose label changed|with another one)"  # the labels of the dataset, or earlier ones
+    # The labels of the dataset, earlier ones, or those of a batch in which a sample stands twice.
+    noticed = r"got \d+ (samples whose label changed|(of \d+ )?samples with another one|of \d+ in the first steps)"
     with pytest.raises((ValueError, SampleIdentityError), match=noticed):
         fit(tmp_path, TrainingDynamicsMonitor(), data=data)
 

@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, StackDataset, Subset, TensorDataset
 
 from dynalens import CaptureError, IndexedDataset, RelabelledDataset, SampleIdentityError, TrainingDynamicsMonitor
 from dynalens.capture import Presentation
 from dynalens.identity import SampleIdentity, StepRows
 from dynalens.identity.given import disagreeing, given_labels
-from dynalens.identity.labels import LabelCheck
+from dynalens.identity.labels import GIVEN, LabelCheck
 from test_losses import assert_equals_the_definitions
 from training import Classifier, K, N, dataset, fit, images, labels, loader
 
@@ -88,6 +89,11 @@ def looked_at(x: Tensor, y: Tensor) -> Any:
     one_hot = F.one_hot(y, K)
     _ = x[x > 0], one_hot[one_hot > 0], x[np.int64(0)], x[torch.tensor(0)], x.flip(0, 3), torch.msort(y)
     return x[:, :], y[...]
+
+
+def sorted_rows(x: Tensor, y: Tensor) -> Any:
+    order = y.argsort(descending=True, stable=True)
+    return x[order], y[order]
 
 
 def permuted(batch: list[Any]) -> list[Any]:
@@ -260,16 +266,16 @@ class Contrastive(Classifier):
 
 
 class Neighbour(Dataset[Any]):
-    """Returns the next sample for each tenth one, which is broken."""
+    """Returns the next sample for each tenth one, or each so many, which is broken."""
 
-    def __init__(self) -> None:
-        self.targets = labels().tolist()
+    def __init__(self, every: int = 10) -> None:
+        self.targets, self.every = labels().tolist(), every
 
     def __len__(self) -> int:
         return N
 
     def __getitem__(self, i: int) -> Any:
-        return dataset()[i + (i % 10 == 3)]
+        return dataset()[i + (i % self.every == 3)]
 
 
 class Hidden(Dataset[Any]):
@@ -334,6 +340,25 @@ def by_hand(z: Tensor, y: Tensor) -> Tensor:
     return -z.log_softmax(1).gather(1, y[:, None]).mean()
 
 
+class SortedResult(Ordered):
+    """Returns logits in its own order beside the labels of the batch."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        self.logits = logits
+        return super().loss(logits, y)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"loss": super().training_step(batch, batch_idx), "logits": self.logits, "targets": batch[1]}
+
+
+class Mixed(Classifier):
+    """Mixes images of two rows; each keeps its label."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return super().training_step((0.9 * x + 0.1 * x[permutation(y)], y), batch_idx)
+
+
 ORDER = "targets of the loss to be in the order of the batch"
 NUMBERS = "to be classes of the samples, got the numbers of the rows.*`capture=`"
 ROWS = "rows of logits for 4 samples.*with -100 as their target"
@@ -351,6 +376,12 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     "noise in the step": (
         lambda: OwnTargets(noisy), lambda: loader(batch_size=N), SampleIdentityError, "follow.*got 4 of 22 in",
     ),
+    "noise in the dataset, whose labels can be read": (
+        Classifier, lambda: loader(Neighbour(5), batch_size=N), SampleIdentityError, "shows, got 4 of 22 samples",
+    ),
+    "sorted, and labels as they come beside its logits": (
+        lambda: SortedResult(sorted_rows), of_eight, CaptureError, "returned `targets` to be in the order",
+    ),
     "contrastive": (Contrastive, loader, CaptureError, NUMBERS),
     "contrastive, without labels": (
         lambda: Contrastive(labelled=False), lambda: loader(images()), CaptureError, NUMBERS,  # type: ignore[arg-type]
@@ -366,6 +397,25 @@ def test_rows_that_cannot_be_followed_raise_in_the_first_batch(
     with pytest.raises(error, match=message):
         fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=data)
     assert len(module.seen) == 1
+
+
+def test_a_layer_that_computes_with_rows_in_another_order_is_refused_in_the_first_batch(tmp_path: Path) -> None:
+    module = Ordered(sorted_rows)
+    with pytest.raises(SampleIdentityError, match=r"layer that `capture` names to compute.*`capture='auto'`"):
+        fit(tmp_path, TrainingDynamicsMonitor(capture="module:net"), model=module, data=of_eight)
+    assert len(module.seen) == 1
+
+
+@pytest.mark.parametrize("capture", ["auto", "module:net"])
+def test_a_layer_that_computes_with_mixed_images_is_recorded(tmp_path: Path, capture: str) -> None:
+    monitor = TrainingDynamicsMonitor(capture=capture, history=False)
+    module, recorded = Mixed(), []
+    module.remember = lambda x, logits, y: recorded.append((logits.detach().clone(), y))  # type: ignore[method-assign]
+    fit(tmp_path, monitor, model=module, data=lambda: loader(shuffle=False), max_epochs=1)
+    logits, y = torch.cat([each for each, _ in recorded]), labels()
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)
+    margins = logits.gather(1, y[:, None])[:, 0] - others
+    np.testing.assert_allclose(monitor.statistics().margin, margins.numpy(), rtol=1e-6)
 
 
 class Returned(Ordered):
@@ -450,11 +500,48 @@ def test_given_labels_are_read_without_a_sample() -> None:
     assert given_labels(folder).tolist() == [1, 0, 2]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("targets", torch.tensor([2.0, 0.0, 1.0]), [2, 0, 1]),
+        ("label", pd.Series([2, 0, 1], index=[7, 3, 5], dtype=object), [2, 0, 1]),
+        ("labels", np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]), [2, 0, 1]),
+        (
+            "samples",
+            [{"path": "a.png", "label": 2}, {"path": "b.png", "label": 0}, {"path": "c.png", "label": 1}],
+            [2, 0, 1],
+        ),
+        ("frame", pd.DataFrame({"path": ["a", "b", "c"], "target": [2, 0, 1]}), [2, 0, 1]),
+        ("targets", np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0]]), None),
+        ("targets", [0.5, 1.0, 2.0], None),
+        ("labels", ["cat", "dog"], None),
+    ],
+    ids=["floats", "objects", "rows with one 1", "dicts", "data frame", "several labels", "numbers", "class names"],
+)
+def test_given_labels_may_have_many_forms(name: str, values: Any, expected: list[int] | None) -> None:
+    data: Any = type("Data", (list,), {})([0, 0, 0])
+    setattr(data, name, values)
+    given = given_labels(data)
+    assert (given if given is None else given.tolist()) == expected
+
+
+def test_given_labels_that_are_words_are_no_targets_by_number() -> None:
+    stack: Any = StackDataset  # typed for datasets alone
+    words = stack(image=[0, 0, 0], label=["dog", "cat", "dog"])
+    given = given_labels(words)
+    assert given is not None
+    assert given[0] == given[2] > given[1] > 2**32
+    assert given_labels(stack([0, 0], [3, 1])).tolist() == [3, 1]  # type: ignore[union-attr]
+
+
 def test_given_labels_of_a_hugging_face_dataset_are_those_of_its_class_column() -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["no", "yes"])})
     data = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "kind": [1, 0, 1]}, features=features)
     assert given_labels(data.select([2, 1])).tolist() == [1, 0]  # type: ignore[union-attr]
+    plain = datasets.Dataset.from_dict({"text": ["a", "b"], "label": [4, 2]})
+    assert given_labels(plain).tolist() == [4, 2]  # type: ignore[union-attr]
+    assert given_labels(datasets.Dataset.from_dict({"text": ["a"], "label": [0.5]})) is None
 
 
 @pytest.mark.parametrize(
@@ -485,6 +572,36 @@ def test_a_step_that_takes_all_rows_leaves_them_in_order(tmp_path: Path) -> None
     monitor = TrainingDynamicsMonitor()
     fit(tmp_path, monitor, model=Ordered(lambda x, y: (x[:, :1], y[:])), max_epochs=1)
     assert not monitor._step.rows.traces
+
+
+@pytest.mark.parametrize("path", [("label",), GIVEN])
+def test_labels_that_differ_in_a_fifth_of_small_batches_are_told_within_a_hundred_rows(path: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(100) % 2
+    targets = torch.where(torch.rand(100, generator=generator) < 0.2, 1 - y, y)
+    check = LabelCheck()
+
+    def see_all() -> None:
+        for rows in torch.arange(100).view(25, 4):
+            assert check.looks
+            check.see({path: y[rows], ("number",): rows}, targets[rows], classes=2, traced=True)
+
+    with pytest.raises(SampleIdentityError, match=r"got \d+ of \d+"):
+        see_all()
+
+
+def test_targets_that_have_nothing_to_do_with_the_labels_are_looked_at_for_a_hundred_rows() -> None:
+    check, generator = LabelCheck(), torch.Generator().manual_seed(0)
+    rows = 0
+    while check.looks:
+        check.see(
+            {("label",): torch.randint(2, (10,), generator=generator)},
+            torch.randint(2, (10,), generator=generator),
+            classes=2,
+            traced=True,
+        )
+        rows += 10
+    assert rows == 100
 
 
 def test_two_classes_in_turn_backwards_are_another_order_and_no_renumbering() -> None:

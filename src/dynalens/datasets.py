@@ -150,19 +150,29 @@ def class_names(dataset: Any) -> list[str] | None:
         every = [class_names(part) for part in dataset.datasets]
         return every[0] if all(names == every[0] for names in every) else None
     column = hugging_face_label(dataset)
-    classes = getattr(dataset, "classes", None) if column is None else dataset.features[column].names
+    owner, attribute = (dataset, "classes") if column is None else (dataset.features[column], "names")
+    classes = getattr(owner, attribute, None)
     are_names = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
     return [str(name) for name in classes] if are_names and classes else None
 
 
 def hugging_face_label(dataset: Any) -> str | None:
-    """Return the one class column of a Hugging Face dataset, by its ``features``; None where there is not one."""
+    """Return the one label column of a Hugging Face dataset, by its ``features``; None where there is not one.
+
+    A column of the type ``ClassLabel``; where there is none, one of integers, booleans or strings with a usual name.
+    """
     features = getattr(dataset, "features", None)
     if not isinstance(features, Mapping) or not hasattr(dataset, "with_format"):
         return None
     columns = [str(name) for name, feature in features.items() if type(feature).__name__ == "ClassLabel"]
+    columns = columns or [str(name) for name, feature in features.items() if name in LABEL_KEYS and _is_plain(feature)]
     usual = [name for name in columns if name in LABEL_KEYS]
     return usual[0] if len(usual) == 1 else columns[0] if len(columns) == 1 else None
+
+
+def _is_plain(feature: Any) -> bool:
+    """Whether the values of a Hugging Face column are integers, booleans or strings."""
+    return str(getattr(feature, "dtype", "")).rstrip("0123456789") in ("int", "uint", "bool", "string", "large_string")
 
 
 def sample_names(dataset: Any, roots: Sequence[int] | Any) -> list[str] | None:

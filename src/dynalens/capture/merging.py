@@ -1,11 +1,13 @@
 """Several calls of losses in a step that are one loss: the same one again, or one of each part of the batch."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dynalens.capture.batch import CaptureError
 from dynalens.capture.graph import have_same_origin
 from dynalens.capture.loss_tap import BINARY, REGRESSIONS, LossCall
 from dynalens.dynamics import NOT_A_CLASS
@@ -40,6 +42,27 @@ def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None
 
 def _is_view(one: Tensor, other: Tensor) -> bool:
     return one is other or (one.data_ptr() == other.data_ptr() and one.dtype == other.dtype)
+
+
+def check_returned(outputs: Mapping[str, Any], calls: Sequence[LossCall], rows_of: RowsOf) -> None:
+    """Raise where a step returns the logits of its loss, whose rows were in another order than the targets beside them.
+
+    It waits for the device.
+
+    Raises:
+        CaptureError: If the loss had rows of the batch in another order, and the returned targets are in the batch's.
+    """
+    logits, targets = outputs["logits"], outputs["targets"]
+    if not isinstance(logits, Tensor) or not isinstance(targets, Tensor) or rows_of(targets) is not None:
+        return
+    for call in calls:
+        rows = rows_of(call.targets) if call.logits.shape == logits.shape and _is_view(call.logits, logits) else None
+        if rows is not None and not torch.equal(rows.cpu(), torch.arange(len(rows))):
+            raise CaptureError(
+                "Expected the returned `targets` to be in the order of the returned `logits`, got logits of a loss "
+                "that had the rows of the batch in another order. Return both in the order of the batch, as in "
+                "`logits[order.argsort()]`."
+            )
 
 
 def adds_rows(later: Sequence[LossCall], first: LossCall, rows_of: RowsOf) -> bool:

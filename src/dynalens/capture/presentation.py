@@ -17,6 +17,7 @@ class Presentation(NamedTuple):
         source: Where they were found.
         given: The targets as the step had them.
         units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
+        of_layer: Whether the logits are those of a layer and the targets those of the batch, and no loss joins them.
         nodes: Those of autograd's graph that gave the logits, where rows of the targets were chosen or ordered.
     """
 
@@ -25,6 +26,7 @@ class Presentation(NamedTuple):
     source: str
     given: Tensor
     units: UnitPresentation | None = None
+    of_layer: bool = False
     nodes: tuple[Node, ...] = ()
 
     def chose_rows(self) -> bool:

@@ -23,7 +23,7 @@ from dynalens.capture.loss_tap import (
     LossCall,
 )
 from dynalens.capture.losses import StepLosses, reach
-from dynalens.capture.merging import RowsOf, adds_rows, joined, parts_joined, same_loss
+from dynalens.capture.merging import RowsOf, adds_rows, check_returned, joined, parts_joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.regression import REMEDY, BatchTargets
@@ -245,7 +245,7 @@ class StepCapture:
             return self._checked(*self._function(outputs, batch), source="logits and targets: `capture`")
         if self._layer_name is not None:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
-            return self._checked(self._layer.value, labels_of(samples), source=source)
+            return self._checked(self._layer.value, labels_of(samples), source=source)._replace(of_layer=True)
         keys = isinstance(outputs, Mapping) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
             numbers = None if keys else self._from_numbers(outputs, samples, rows_of)
@@ -256,9 +256,9 @@ class StepCapture:
                     "Expected `training_step` to return a dict with `logits` and `targets`, got "
                     f"{described(outputs)}. Add both to it, or use `capture='auto'`."
                 )
-            return self._checked(
-                outputs["logits"], outputs["targets"], source="logits and targets: returned by the step"
-            )
+            if not self._resolved:
+                check_returned(outputs, self._losses.computed, rows_of)
+            return self._checked(outputs["logits"], outputs["targets"], source="logits and targets: of the result")
         if self._losses.computed:
             return self._from_loss(batch, rows_of)
         return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)

@@ -1,23 +1,27 @@
 """The labels that a dataset says it has, read without asking it for a sample, and what they tell of the targets."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
 
 from dynalens.datasets import IndexedDataset, RelabelledDataset, hugging_face_label
 from dynalens.keys import LABEL_KEYS
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_NAMED = 2**40
+"""The number of the first class that is named by a word: above all that targets are, so that none is taken for one."""
 
 
 def given_labels(dataset: Any) -> Array | None:
     """Return the label of each sample, (N,) integers, or None where the dataset does not show them.
 
-    They are read from ``targets``, ``labels``, the pairs of ``samples``, the second tensor of a TensorDataset, or the
-    class column of a Hugging Face dataset, below subsets, concatenations and our own wrappers.
+    They are read from ``targets``, ``labels`` or the like, the pairs or dicts of ``samples``, the label column of a
+    data frame, a part of a TensorDataset or StackDataset, or the class column of a Hugging Face dataset, below subsets,
+    concatenations and our own wrappers. Classes may be whole numbers of any type, rows with one 1, or words, which get
+    numbers that no target has.
 
     Example:
         >>> import torch
@@ -38,10 +42,26 @@ def given_labels(dataset: Any) -> Array | None:
         return np.concatenate(parts) if parts and len(parts) == len(every) else None
     for values in _shown(dataset):
         with suppress(Exception):  # whatever an attribute of the user's does, it is only looked at
-            labels = np.asarray(values)
-            if labels.dtype.kind in "iub" and labels.size == len(labels) == len(dataset):
-                return labels.reshape(-1).astype(np.int64)
+            classes = _classes(values)
+            if classes is not None and len(classes) == len(dataset):
+                return classes
     return None
+
+
+def _classes(values: Any) -> Array | None:
+    """Return one class for each sample, (N,) integers; None where values are no classes."""
+    labels = np.asarray(values)
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
+        return labels.argmax(axis=1) if one_hot else None
+    if labels.ndim == 0 or labels.size != len(labels):
+        return None
+    labels = labels.reshape(-1)
+    labels = np.array(labels.tolist()) if labels.dtype.kind == "O" else labels
+    if labels.dtype.kind in "US":
+        return _NAMED + np.unique(labels, return_inverse=True)[1].astype(np.int64)
+    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and (labels == np.floor(labels)).all())
+    return labels.astype(np.int64) if whole else None
 
 
 def labels_each(dataset: Any) -> int | None:
@@ -81,8 +101,8 @@ def _changed(labels: Array | None, changes: Any) -> Array | None:
 
 
 def _shown(dataset: Any) -> Iterator[Any]:
-    if isinstance(dataset, TensorDataset):
-        yield from dataset.tensors[1:2]
+    if isinstance(dataset, TensorDataset | StackDataset):
+        yield from _parts(dataset)
         return
     column = hugging_face_label(dataset)
     if column is not None:
@@ -93,7 +113,22 @@ def _shown(dataset: Any) -> Iterator[Any]:
         with suppress(Exception):
             yield getattr(dataset, name, None)
     with suppress(Exception):
-        yield [pair[1] for pair in getattr(dataset, "samples", ())]
+        yield [_label_of(sample) for sample in getattr(dataset, "samples", ())]
+    with suppress(Exception):
+        frames = [value for value in vars(dataset).values() if hasattr(value, "columns") and len(value) == len(dataset)]
+        yield from [frame[name] for frame in frames for name in LABEL_KEYS if name in frame.columns]
+
+
+def _parts(dataset: TensorDataset | StackDataset[Any]) -> Iterator[Any]:
+    """Yield what stands where samples have their label: after the first, or under a usual key."""
+    parts: Any = dataset.tensors if isinstance(dataset, TensorDataset) else dataset.datasets
+    yield from [parts[name] for name in LABEL_KEYS if name in parts] if isinstance(parts, Mapping) else parts[1:2]
+
+
+def _label_of(sample: Any) -> Any:
+    if isinstance(sample, Mapping):
+        return next(sample[name] for name in LABEL_KEYS if name in sample)
+    return sample[1]
 
 
 def disagreeing(given: Array, targets: Array) -> Array:

@@ -10,7 +10,16 @@ from dynalens.dynamics import TARGET
 from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
 from dynalens.identity.errors import SampleIdentityError, check_rows
 from dynalens.identity.given import Array, given_labels
-from dynalens.identity.labels import ANOTHER_ORDER, GIVEN, MIXED, OTHER_LATER, LabelCheck, check_given, is_reordered
+from dynalens.identity.labels import (
+    ANOTHER_ORDER,
+    GIVEN,
+    LAYER_ORDER,
+    MIXED,
+    OTHER_LATER,
+    LabelCheck,
+    check_given,
+    is_reordered,
+)
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.trace import TRACE
@@ -116,6 +125,8 @@ class StepRows:
         self._chooses |= choice is not None
         batch = part if delivered is None else delivered
         if self._labels.looks:
+            if presentation.of_layer:
+                _check_layer(TRACE.network_rows(), len(after_hooks))
             _check_in_place(self._noted, carried=delivered is None)
             traced = followed is not None and not self._hooked
             self._compare(batch, rows, of_targets.cpu(), presentation, traced=traced)
@@ -221,6 +232,12 @@ class StepRows:
         if self._given is None and self._identity.known_by_loader:
             self._given = given_labels(self._identity.dataset)
         return self._given
+
+
+def _check_layer(rows: Tensor | None, count: int) -> None:
+    """Raise where layers computed with other rows than all of the batch in order, or these again for each view."""
+    if rows is not None and not torch.equal(rows.cpu(), torch.arange(len(rows)) % count):
+        raise SampleIdentityError(LAYER_ORDER)
 
 
 def _noted(batch: Any) -> list[tuple[Any, list[Any]]]:

@@ -5,7 +5,7 @@ from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dynalens.identity.columns import parts
@@ -58,13 +58,14 @@ class RowTrace(TorchFunctionMode):
         self._users: set[int] = set()
         self.chose_inputs = False
         """Whether the step chose or ordered rows of something that is no vector, as its inputs."""
+        self._computed_with: list[Followed] = []
 
     def start(self, user: Any, batch: Any) -> None:
         """A training step with this batch begins; the callbacks that ask share one trace of it."""
         self._users.add(id(user))
         if len(self._users) > 1:
             return
-        self.chose_inputs, self._known, self._mixed = False, {}, {}
+        self.chose_inputs, self._known, self._mixed, self._computed_with = False, {}, {}, []
         for _, part in parts(batch):
             if isinstance(part, Tensor) and part.ndim and not part.is_nested:
                 rows = torch.arange(len(part), device=part.device)
@@ -83,7 +84,12 @@ class RowTrace(TorchFunctionMode):
         self._users.discard(id(user))
         if self._known and not self._users:
             self._entered.close()
-            self._known, self._mixed = {}, {}
+            self._known, self._mixed, self._computed_with = {}, {}, []
+
+    def network_rows(self) -> Tensor | None:
+        """Return the rows of the batch that layers computed with; None if any had all in order, or if not known."""
+        choices = [source.rows for source in self._computed_with if source.is_choice]
+        return choices[-1] if len(choices) == len(self._computed_with) and choices else None
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return the rows of the batch that a tensor of the step holds, or None if all in order, or not known."""
@@ -120,11 +126,16 @@ class RowTrace(TorchFunctionMode):
         elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
             self._know(result, source.choice(torch.cat([each.rows for each in entries if each])))
         elif first is None or (source.value.ndim > 1 and not _along_rows(source, name, args, kwargs)):
-            return
+            self._note_use(source, args, kwargs)
         elif name in _SORTS:
             self._know(result[0], source.choice(source.rows[result[1]]))
         elif name in _CHOOSES:
             self._choose(func, source, args, kwargs, result)
+
+    def _note_use(self, source: Followed, args: Any, kwargs: Any) -> None:
+        """Note what a layer computes with: a function of inputs and parameters."""
+        if not source.is_vector and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values())):
+            self._computed_with.append(source)
 
     def _keep_rows(self, entries: list[Followed | None], source: Followed, result: Any) -> None:
         if isinstance(result, Tensor) and _are_of_same_rows(entries):
