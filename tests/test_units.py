@@ -24,9 +24,12 @@ from dynalens import (
     load_record,
 )
 from dynalens.dynamics import Array
+from dynalens.identity.labels import check_given_rows
+from dynalens.identity.units import coded_columns, row_codes
 from dynalens.record import read_arrays
 from dynalens.report import write_report
 from dynalens.units import multi_label
+from test_regression import Regressor
 from training import Classifier, K, N, assert_merged_alike, fit, images, loader
 
 
@@ -246,6 +249,57 @@ class Reordered(MultiLabel):
 def test_labels_in_another_order_raise(tmp_path: Path) -> None:
     with pytest.raises(SampleIdentityError, match="targets of the loss to be in the order of the batch"):
         fit(tmp_path, TrainingDynamicsMonitor(), model=Reordered(), data=data(shuffle=False))
+
+
+class Neighbour(TensorDataset):
+    """Returns the next sample for a broken one."""
+
+    broken = 1
+
+    def __getitem__(self, i: Any) -> Any:
+        i += i == self.broken
+        return self.tensors[0][i], self.tensors[1][i]
+
+
+@pytest.mark.parametrize(
+    ("model", "given"),
+    [
+        (MultiLabel, bits()),
+        (Regressor, torch.rand(N, 1)),
+        (Regressor, torch.rand(N, 2)),
+    ],
+    ids=["labels", "numbers", "several numbers"],
+)
+@pytest.mark.parametrize(("broken", "steps"), [(9, 3), (20, 6)], ids=["in the first steps", "later"])
+def test_a_neighbour_of_a_broken_sample_is_noticed_in_the_first_epoch(
+    tmp_path: Path, model: Callable[..., Classifier], given: Tensor, broken: int, steps: int
+) -> None:
+    module = MultiLabel() if model is MultiLabel else model(given.shape[1])
+    neighbours = Neighbour(images(), given)
+    neighbours.broken = broken
+    with pytest.raises(SampleIdentityError, match=r"labels that .* shows, got 1 (of 12 )?samples with another one"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=lambda: loader(neighbours, shuffle=False))
+    assert len(module.seen) == steps
+
+
+def test_columns_are_compared_with_targets_as_these_are_rounded() -> None:
+    y = torch.tensor([0.5, 20.5, 400.5, 21.3])  # of these, half have more digits than bfloat16
+    codes = coded_columns({("y",): y}, y.bfloat16())[("y",)]
+    assert codes == row_codes(y.bfloat16())
+    assert codes[:2] == row_codes(y)[:2]
+    assert codes[2:] != row_codes(y)[2:]
+
+
+def test_rows_of_the_dataset_that_have_little_to_do_with_the_targets_are_not_compared() -> None:
+    given = bits().numpy()
+    data = TensorDataset(images(), 1 - bits())
+    check_given_rows(data, np.arange(N), given, same=False)
+    data.tensors = (images(), bits())
+    data.tensors[1][:12] = 1 - data.tensors[1][:12]
+    check_given_rows(data, np.arange(N), given, same=False)
+    data.tensors[1][2:12] = bits()[2:12]
+    with pytest.raises(SampleIdentityError, match="got 2 samples with another one, 0, 1:"):
+        check_given_rows(data, np.arange(N), given, same=False)
 
 
 class Chosen(MultiLabel):

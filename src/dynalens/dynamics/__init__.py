@@ -15,21 +15,24 @@ from dynalens.dynamics.weighting import epoch_weight
 if TYPE_CHECKING:
     from dynalens.dynamics.gradient_noise import GradientNoise
     from dynalens.dynamics.probabilities import probability_room
-    from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, TARGET, presentation_rows
+    from dynalens.dynamics.rows import IGNORED, NOT_A_CLASS, ROWS, TARGET, presentation_rows
     from dynalens.dynamics.tracker import VERSION, TrainingDynamics
+    from dynalens.dynamics.units import given_units
 else:
     __getattr__, __dir__ = deferred(
         __name__,
         gradient_noise="GradientNoise",
         probabilities="probability_room",
-        rows="IGNORED NOT_A_CLASS TARGET presentation_rows",
+        rows="IGNORED NOT_A_CLASS ROWS TARGET presentation_rows",
         tracker="VERSION TrainingDynamics",
+        units="given_units",
     )
 
 __all__ = [
     "HISTORY",
     "IGNORED",
     "NOT_A_CLASS",
+    "ROWS",
     "TARGET",
     "VERSION",
     "Array",
@@ -39,6 +42,7 @@ __all__ = [
     "TrainingDynamics",
     "checked_tolerance",
     "epoch_weight",
+    "given_units",
     "presentation_rows",
     "probability_room",
 ]

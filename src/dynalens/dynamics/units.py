@@ -9,6 +9,7 @@ from dynalens.dynamics import labels, targets
 from dynalens.dynamics.dense import DenseRules
 from dynalens.dynamics.statistics import Array
 from dynalens.units import LABELS, MEANS, PIXELS, TARGETS, TOKENS, UnitKind
+from dynalens.units.kinds import KIND
 
 State = dict[str, Array]
 
@@ -78,6 +79,25 @@ def changed_units(state: Mapping[str, Array], index: Array, numbers: Array) -> i
     """
     kind = kind_of(state)
     return 0 if kind is None or not len(index) else _RULES[kind.name].changed(state, index, numbers)
+
+
+def given_units(numbers: Array) -> Array | None:
+    """Return what each presentation was given, ``(M, K)`` labels or ``(M, D)`` targets, NaN where none counts.
+
+    Args:
+        numbers: Shape ``(n, M)``, those of :class:`~dynalens.units.UnitPresentation` for M presentations.
+
+    Returns:
+        None of tokens and pixels, and without any presentation.
+    """
+    if not numbers.size:
+        return None
+    kind = UnitKind.told_by(len(numbers), int(numbers[KIND, 0]))
+    if kind.name == TARGETS:
+        return numbers[kind.given].T
+    if kind.name != LABELS:
+        return None
+    return np.where(np.isnan(numbers[kind.logits].T), np.nan, labels.unpacked(numbers[kind.given].T, kind.labels))
 
 
 def read_units(state: State, times: Array) -> dict[str, Array]:

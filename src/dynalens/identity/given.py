@@ -1,6 +1,6 @@
 """The labels that a dataset says it has, read without asking it for a sample, and what they tell of the targets."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -29,23 +29,46 @@ def given_labels(dataset: Any) -> Array | None:
         >>> given_labels(ConcatDataset([Subset(data, [1, 2]), data]))
         array([0, 1, 2, 0, 1])
     """
+    return _given(dataset, _classes)
+
+
+def given_rows(dataset: Any) -> Array | None:
+    """Return the labels or targets of each sample as the dataset shows them, (N, D) float32; None where it does not.
+
+    Example:
+        >>> import torch
+        >>> given_rows(Subset(TensorDataset(torch.zeros(3, 1), torch.tensor([0.5, 1.5, 2.5])), [2, 0]))
+        array([[2.5],
+               [0.5]], dtype=float32)
+    """
+    return _given(dataset, _rows)
+
+
+def _given(dataset: Any, read: Callable[[Any], Array | None]) -> Array | None:
     if isinstance(dataset, IndexedDataset):
-        return given_labels(dataset.dataset)
+        return _given(dataset.dataset, read)
     if isinstance(dataset, RelabelledDataset):
-        return _changed(given_labels(dataset.dataset), dataset.changes)
+        return _changed(_given(dataset.dataset, read), dataset.changes)
     if isinstance(dataset, Subset):
-        labels = given_labels(dataset.dataset) if _only_chooses(dataset) else None
+        labels = _given(dataset.dataset, read) if _only_chooses(dataset) else None
         return None if labels is None else labels[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, ConcatDataset):
-        every = [given_labels(part) for part in dataset.datasets]
+        every = [_given(part, read) for part in dataset.datasets]
         parts = [labels for labels in every if labels is not None]
         return np.concatenate(parts) if parts and len(parts) == len(every) else None
     for values in _shown(dataset):
         with suppress(Exception):  # whatever an attribute of the user's does, it is only looked at
-            classes = _classes(values)
-            if classes is not None and len(classes) == len(dataset):
-                return classes
+            labels = read(values)
+            if labels is not None and len(labels) == len(dataset):
+                return labels
     return None
+
+
+def _rows(values: Any) -> Array | None:
+    """Return the numbers of each sample, (N, D) float32; None where values are no numbers."""
+    rows = np.asarray(values)
+    numbers = rows.dtype.kind in "iubf" and rows.ndim in (1, 2)
+    return rows.reshape(len(rows), -1).astype(np.float32) if numbers else None
 
 
 def _classes(values: Any) -> Array | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynalens.capture import CaptureError
 from dynalens.identity.columns import Column, Path
 from dynalens.identity.errors import SampleIdentityError
-from dynalens.identity.given import Array, disagreeing, given_labels
+from dynalens.identity.given import Array, disagreeing, given_labels, given_rows
 from dynalens.keys import LABEL_KEYS
 
 GIVEN = ("labels of the dataset",)
@@ -121,7 +121,7 @@ class LabelCheck:
         if not labels_alike:
             self._check_changed(usual - {GIVEN})
         is_open = {path for path in usual if not relations[path]}
-        if GIVEN in is_open and classes:
+        if GIVEN in is_open:
             self._check_given()
         self._open = not labels_alike or GIVEN in is_open
         if self.confirmed:
@@ -147,10 +147,11 @@ class LabelCheck:
                 raise SampleIdentityError(_CHANGED.format(wrong, len(target)))
 
     def _check_given(self) -> None:
-        """Raise where most targets are the label that the dataset shows, as :func:`disagreeing` has it, and not all."""
+        """Raise where most targets are the label that the dataset shows, with a kappa above one half, and not all."""
         label, target = self._together(GIVEN)
-        wrong = len(disagreeing(np.array(label), np.array(target)))
-        if wrong and _are_mostly_equal(label, target):
+        same, chance = _agreement(label, target)
+        if same - chance > (1 - chance) / 2 and _are_mostly_equal(label, target):
+            wrong = sum(map(operator.ne, label, target))
             others = f"{wrong} of {len(target)} samples with another one in the first steps"
             raise SampleIdentityError(NOT_GIVEN.format("the dataset", others))
 
@@ -179,6 +180,35 @@ def check_given(dataset: Any, index: Array, targets: Array, *, same: bool) -> No
     places = np.flatnonzero((targets >= 0) & (label >= 0))
     label, target = label[places], targets[places].astype(np.int64)
     wrong = np.unique(index[places[np.flatnonzero(label != target) if same else disagreeing(label, target)]])
+    _refuse(dataset, wrong)
+
+
+def check_given_rows(dataset: Any, index: Array, given: Array, *, same: bool) -> None:
+    """Compare an epoch's labels or targets of samples with several with those that the dataset shows.
+
+    Args:
+        dataset: The loader's.
+        index: Shape ``(M,)``, the position of each presentation's sample in it.
+        given: Shape ``(M, D)``, NaN where none counts.
+        same: Whether they were the same in the first steps; each other one is then wrong.
+
+    Raises:
+        SampleIdentityError: If most agree, with a kappa above one half, and some do not.
+    """
+    rows = given_rows(dataset)
+    if rows is None or rows.shape[1] != given.shape[1] or index.max() >= len(rows):
+        return
+    target = np.nan_to_num(given.astype(np.float32), nan=0.0)
+    label = np.where(np.isnan(given), np.float32(0), rows[index])
+    wrong = np.unique(index[(label != target).any(axis=1)])
+    if len(wrong) and not same:
+        agreement, chance = _agreement([row.tobytes() for row in label], [row.tobytes() for row in target])
+        same = agreement - chance > (1 - chance) / 2
+    if same:
+        _refuse(dataset, wrong)
+
+
+def _refuse(dataset: Any, wrong: Array) -> None:
     if len(wrong):
         others = f"{len(wrong)} samples with another one, {', '.join(map(str, wrong[:5].tolist()))}"
         raise SampleIdentityError(
@@ -215,10 +245,15 @@ def _are_mostly_equal(label: list[Any], target: list[int]) -> bool:
 
     One in 30,000 unrelated columns is taken for a related one.
     """
+    same, chance = _agreement(label, target)
+    return 0 < chance < 1 and same < 1 and same - chance > 4 * (chance * (1 - chance) / len(target)) ** 0.5
+
+
+def _agreement(label: list[Any], target: list[Any]) -> tuple[float, float]:
+    """Return the fraction of targets that are their label's number, and that of unrelated ones."""
     n, of_label, of_target = len(target), Counter(label), Counter(target)
     chance = sum(of_label[number] * of_target[number] for number in of_target) / n**2
-    same = sum(map(operator.eq, label, target)) / n
-    return 0 < chance < 1 and same < 1 and same - chance > 4 * (chance * (1 - chance) / n) ** 0.5
+    return sum(map(operator.eq, label, target)) / n, chance
 
 
 def _explain(label: list[Any], other: list[Any], target: list[int]) -> bool:

@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynalens.dynamics import TARGET
+from dynalens.dynamics import ROWS, TARGET, given_units
 from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
 from dynalens.identity.errors import SampleIdentityError, check_rows
-from dynalens.identity.given import Array, given_labels
+from dynalens.identity.given import Array, given_labels, given_rows
 from dynalens.identity.labels import (
     ANOTHER_ORDER,
     GIVEN,
@@ -18,6 +18,7 @@ from dynalens.identity.labels import (
     OTHER_LATER,
     LabelCheck,
     check_given,
+    check_given_rows,
     is_reordered,
 )
 from dynalens.identity.order import OrderError, order_of_rows
@@ -58,7 +59,7 @@ class StepRows:
         self._hooked = trainer is not None and _has_hooks(trainer)
         self._looks, self._moves = _LOOKS, False
         self._labels = LabelCheck()
-        self._of_classes = True
+        self._of_classes, self._rounds = True, False
         self._given: Array | None = None
         self._inputs: list[Tensor] = []
         self._noted: list[tuple[Any, list[Any]]] = []
@@ -106,6 +107,7 @@ class StepRows:
         is_own = self._is_own(part, presentation.given)
         delivered = None if is_own else self._identity.delivered(trainer, rows)
         self._of_classes = presentation.units is None
+        self._rounds = presentation.given.dtype in (torch.float16, torch.bfloat16)
         order = self._order_after_hooks(delivered, part)
         followed = TRACE.followed(presentation.given)
         choice = followed.rows if followed is not None and followed.is_choice else None
@@ -156,13 +158,18 @@ class StepRows:
         Where samples are positions in the dataset, their targets are compared with the labels that it shows.
         """
 
-        def check(index: Array, targets: Array) -> None:
+        def check(index: Array, rows: Array) -> None:
             self._check_others()
-            if self._identity.known_by_loader and self._of_classes:
-                check_given(self._identity.dataset, index, targets, same=self._labels.given_is_target)
+            if not self._identity.known_by_loader:
+                return
+            same = self._labels.given_is_target
+            if self._of_classes:
+                check_given(self._identity.dataset, index, rows[TARGET], same=same)
+            elif not self._rounds and (given := given_units(rows[ROWS:])) is not None:
+                check_given_rows(self._identity.dataset, index, given, same=same)
 
         def merged(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
-            processes.together(lambda: check(index, rows[TARGET]))
+            processes.together(lambda: check(index, rows))
             merged_index, merged_rows = processes.merge(index, rows, step)
             return merged_index, merged_rows
 
@@ -217,21 +224,27 @@ class StepRows:
         for path, column in columns_of_batch(batch, moved=True).items():
             if len(column) == len(rows):
                 columns[path] = [column[i] for i in places] if isinstance(column, list) else column[places]
-        dataset_labels = self._shown()
-        if dataset_labels is not None and len(rows) and int(rows.max()) < len(dataset_labels):
-            columns[GIVEN] = torch.from_numpy(dataset_labels[of_targets.numpy()])
         targets, classes = presentation.targets, presentation.logits.shape[1]
         if presentation.units is not None:
             columns |= coded_columns(columns, presentation.given)
             targets, classes = torch.tensor(row_codes(presentation.given)), 0
+        if (shown := self._shown(of_targets, presentation)) is not None:
+            columns[GIVEN] = shown
         self._labels.see(columns, targets, classes=classes, traced=traced, given=_listed(presentation.given))
         if not self._labels.looks:
             self._given = None
 
-    def _shown(self) -> Array | None:
-        if self._given is None and self._identity.known_by_loader:
-            self._given = given_labels(self._identity.dataset)
-        return self._given
+    def _shown(self, of_targets: Tensor, presentation: Any) -> Column | None:
+        """Return what the dataset shows of the targets' samples; None of masks, which are augmented with images."""
+        units = presentation.units
+        if not self._identity.known_by_loader or (units is not None and not units.kind.labels):
+            return None
+        if self._given is None:
+            self._given = (given_labels if units is None else given_rows)(self._identity.dataset)
+        if self._given is None or not len(of_targets) or int(of_targets.max()) >= len(self._given):
+            return None
+        values = torch.from_numpy(self._given[of_targets.numpy()])
+        return values if units is None else coded_columns({GIVEN: values}, presentation.given).get(GIVEN)
 
 
 def _check_layer(rows: Tensor | None, count: int) -> None:

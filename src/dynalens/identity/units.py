@@ -22,10 +22,10 @@ def row_codes(targets: Tensor) -> list[int]:
 
 
 def coded_columns(columns: Mapping[Path, Column], targets: Tensor) -> dict[Path, Column]:
-    """Return the codes of those columns whose rows have as many numbers as those of the targets."""
+    """Return the codes of those columns whose rows have as many numbers as the targets', rounded as these are."""
     size = _rows(targets).shape[1]
     return {
-        path: row_codes(column)
+        path: row_codes(column.to(targets.dtype) if targets.is_floating_point() else column)
         for path, column in columns.items()
         if isinstance(column, Tensor) and column.ndim and not column.is_complex() and column[:1].numel() == size
     }
