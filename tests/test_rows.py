@@ -127,6 +127,20 @@ class Twice(Classifier):
         return super().training_step((torch.cat([x, x * 0.5 + x * 0.5]), torch.cat([y, y])), batch_idx)
 
 
+class LooksAgain(Classifier):
+    """Runs the network once more, on the rows in another order, with gradients or without."""
+
+    def __init__(self, *, trained: bool = False) -> None:
+        super().__init__()
+        self.trained = trained
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        with torch.set_grad_enabled(self.trained):
+            again = self(batch[0].flip(0) / N)
+        return loss + 0 * again.sum()
+
+
 class FromTheSecondEpoch(Classifier):
     """Trains on hard samples alone, in their order, once it has seen all."""
 
@@ -238,7 +252,8 @@ def test_two_monitors_follow_the_rows_of_one_step(tmp_path: Path) -> None:
 
 
 def test_features_belong_to_the_rows_that_the_layer_saw(tmp_path: Path) -> None:
-    models = (Ordered(lambda x, y: (x.flip(0), y.flip(0))), Ordered(lambda x, y: (x, y)), Masked(lambda y: y > 0))
+    flipped, plain = Ordered(lambda x, y: (x.flip(0), y.flip(0))), Ordered(lambda x, y: (x, y))
+    models = (flipped, plain, Masked(lambda y: y > 0), LooksAgain(), LooksAgain(trained=True))
     values = []
     for model in models:
         model.load_state_dict(models[0].state_dict())
@@ -248,8 +263,13 @@ def test_features_belong_to_the_rows_that_the_layer_saw(tmp_path: Path) -> None:
         fit(tmp_path, monitor, model=model, max_epochs=1)
         state = monitor.state_dict()["features"]
         values.append(next(value for value in state.values() if isinstance(value, Tensor) and value.ndim == 2))
-    assert torch.equal(values[0], values[1])
-    assert torch.equal(values[1], values[2])
+    assert all(torch.equal(values[0], others) for others in values[1:])
+
+
+def test_a_layer_is_asked_for_what_was_trained_on_not_for_a_later_look(tmp_path: Path) -> None:
+    monitor, module = TrainingDynamicsMonitor(capture="module:net", history=False), LooksAgain()
+    fit(tmp_path, monitor, model=module, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
 class Contrastive(Classifier):

@@ -41,7 +41,8 @@ class LayerFeatures:
         if self.name is not None:
             self._step.close()
             layer = module_named(model, self.name, argument="features")
-            self._captured = self._step.enter_context(captured_output(layer, functools.partial(pooled, layer)))
+            watch = captured_output(layer, functools.partial(pooled, layer), trained=True)
+            self._captured = self._step.enter_context(watch)
 
     def close(self) -> None:
         """Stop watching: the loss is known, and what runs from here on is not the step's forward pass."""

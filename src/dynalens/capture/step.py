@@ -110,7 +110,7 @@ class StepCapture:
             losses.start(self._automatic, fully=not self._resolved)
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
-            self._layer = self._step.enter_context(captured_output(layer))
+            self._layer = self._step.enter_context(captured_output(layer, trained=True))
         elif self._listens and self._needs_mode and not is_compiled(model):
             self._mode = self._step.enter_context(DirectImports(self._before_own_backward))
 

@@ -23,7 +23,7 @@ from dynalens.identity.labels import (
 )
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
-from dynalens.identity.trace import TRACE
+from dynalens.identity.trace import TRACE, Followed
 from dynalens.identity.units import coded_columns, row_codes
 
 _LOOKS = 3
@@ -123,12 +123,13 @@ class StepRows:
         else:
             of_targets = after_hooks[:0]
         of_first_view = of_targets if views == 1 else of_targets[: len(of_targets) // views]
-        self._inputs = [of_first_view, after_hooks] if TRACE.chose_inputs else [after_hooks, of_first_view]
-        self._chooses |= choice is not None
+        inputs = TRACE.of_layers()
+        self._inputs = _rows_of_inputs(inputs, after_hooks, of_first_view, views)
+        self._chooses |= choice is not None or (inputs is not None and inputs.is_choice)
         batch = part if delivered is None else delivered
         if self._labels.looks:
             if presentation.of_layer:
-                _check_layer(TRACE.network_rows(), len(after_hooks))
+                _check_layer(TRACE.of_layers(), len(after_hooks))
             _check_in_place(self._noted, carried=delivered is None)
             traced = followed is not None and not self._hooked
             self._compare(batch, rows, of_targets.cpu(), presentation, traced=traced)
@@ -247,9 +248,19 @@ class StepRows:
         return values if units is None else coded_columns({GIVEN: values}, presentation.given).get(GIVEN)
 
 
-def _check_layer(rows: Tensor | None, count: int) -> None:
+def _rows_of_inputs(inputs: Followed | None, batch: Tensor, of_targets: Tensor, views: int) -> list[Tensor]:
+    """Return the rows that a layer may have seen, the likeliest first; those of its inputs, where these are known."""
+    if inputs is None:
+        return [of_targets, batch] if TRACE.chose_inputs else [batch, of_targets]
+    if not inputs.is_choice:
+        return [batch, of_targets]
+    chosen_rows = inputs.rows[: len(inputs.rows) // views]
+    return [batch.to(chosen_rows.device, non_blocking=True)[chosen_rows], batch]
+
+
+def _check_layer(inputs: Followed | None, count: int) -> None:
     """Raise where layers computed with other rows than all of the batch in order, or these again for each view."""
-    if rows is not None and not torch.equal(rows.cpu(), torch.arange(len(rows)) % count):
+    if inputs is not None and not torch.equal(inputs.rows.cpu(), torch.arange(len(inputs.rows)) % count):
         raise SampleIdentityError(LAYER_ORDER)
 
 

@@ -58,7 +58,7 @@ class RowTrace(TorchFunctionMode):
         self._users: set[int] = set()
         self.chose_inputs = False
         """Whether the step chose or ordered rows of something that is no vector, as its inputs."""
-        self._computed_with: list[Followed] = []
+        self._computed_with: list[tuple[Followed, bool]] = []
 
     def start(self, user: Any, batch: Any) -> None:
         """A training step with this batch begins; the callbacks that ask share one trace of it."""
@@ -86,10 +86,11 @@ class RowTrace(TorchFunctionMode):
             self._entered.close()
             self._known, self._mixed, self._computed_with = {}, {}, []
 
-    def network_rows(self) -> Tensor | None:
-        """Return the rows of the batch that layers computed with; None if any had all in order, or if not known."""
-        choices = [source.rows for source in self._computed_with if source.is_choice]
-        return choices[-1] if len(choices) == len(self._computed_with) and choices else None
+    def of_layers(self) -> Followed | None:
+        """Return the inputs that layers computed with last, with gradients if any did; None if not known."""
+        sources = [source for source, _ in self._computed_with]
+        trained = [source for source, has_gradients in self._computed_with if has_gradients]
+        return (trained or sources)[-1] if sources else None
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return the rows of the batch that a tensor of the step holds, or None if all in order, or not known."""
@@ -135,7 +136,7 @@ class RowTrace(TorchFunctionMode):
     def _note_use(self, source: Followed, args: Any, kwargs: Any) -> None:
         """Note what a layer computes with: a function of inputs and parameters."""
         if not source.is_vector and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values())):
-            self._computed_with.append(source)
+            self._computed_with.append((source, torch.is_grad_enabled()))
 
     def _keep_rows(self, entries: list[Followed | None], source: Followed, result: Any) -> None:
         if isinstance(result, Tensor) and _are_of_same_rows(entries):

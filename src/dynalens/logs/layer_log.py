@@ -71,7 +71,7 @@ class LayerLog:
         if self.settings.top_inputs and self.settings.layer is not None and search:
             layer = module_named(model, self.settings.layer, argument="layer")
             self._pass.close()
-            capture = self._pass.enter_context(captured_output(layer, channel_activations))
+            capture = self._pass.enter_context(captured_output(layer, channel_activations, trained=True))
             self._watched = None if images is None else small_copies(images), capture
 
     def _keep(self, images: Tensor) -> None:

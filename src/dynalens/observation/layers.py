@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,6 +14,7 @@ class Capturing:
 
     def __init__(self) -> None:
         self._values: list[Any] = []
+        self._is_trained = False
 
     @property
     def value(self) -> Tensor:
@@ -26,11 +28,14 @@ class Capturing:
 
 
 @contextmanager
-def captured_output(layer: nn.Module, reduced: Callable[[Tensor], Tensor] | None = None) -> Iterator[Capturing]:
+def captured_output(
+    layer: nn.Module, reduced: Callable[[Tensor], Tensor] | None = None, *, trained: bool = False
+) -> Iterator[Capturing]:
     """Yield an object whose ``value`` is the layer's latest output, or what ``reduced`` makes of it at once.
 
-    The tensor keeps its graph. Where the next operation works in place (a ReLU, say), its result is what is seen;
-    value and gradient then still belong together.
+    With ``trained`` it is the latest one where gradients were on, if they ever were: what a step computes beside it
+    without gradients, of other rows perhaps, is not what it trains on. The tensor keeps its graph. Where the next
+    operation works in place (a ReLU, say), its result is what is seen; value and gradient then still belong together.
 
     Example:
         >>> import torch
@@ -43,6 +48,9 @@ def captured_output(layer: nn.Module, reduced: Callable[[Tensor], Tensor] | None
     capture = Capturing()
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
+        if trained and capture._is_trained and not torch.is_grad_enabled():
+            return
+        capture._is_trained = torch.is_grad_enabled()
         capture._values = [output if reduced is None or not isinstance(output, Tensor) else reduced(output)]
 
     handle = layer.register_forward_hook(keep)
