@@ -4,6 +4,7 @@ import io
 import math
 import weakref
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynalens.dynamics import IGNORED, NOT_A_CLASS, SampleStatistics, TrainingDynamics, presentation_rows
-from dynalens.dynamics.passes import _by_class, _by_sample
+from dynalens.dynamics.passes import PARTS, _by_class, _by_sample
 from dynalens.dynamics.rows import PendingRows, _finished, in_turn
 
 K = 3
@@ -473,8 +474,10 @@ def test_all_ways_through_the_classes_find_the_same(classes: int) -> None:
     logits = torch.randn(40, classes, generator=generator).mul(5).round()  # so that there are ties
     logits[0, 1:], logits[1, :-1], logits[2, 1], logits[3, 2] = -torch.inf, -torch.inf, torch.nan, torch.inf
     labels, turns = torch.arange(40) % classes, torch.arange(40).flip(0) % classes
-    ways = [
-        _by_sample(logits.clone(), labels, turns, None),
+    by_sample = np.empty((PARTS - 1, 40), np.float32)
+    _by_sample(logits.clone(), labels.numpy(), turns.numpy(), by_sample, None)
+    ways: list[Iterable[Tensor]] = [
+        torch.from_numpy(by_sample),
         _by_class(logits.clone(), labels, turns, 1),
         _by_class(logits.T.contiguous(), labels, turns, 0),
     ]

@@ -1,7 +1,5 @@
 """What needs a pass over the classes of each presentation, in as few passes as its device allows."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,8 +9,8 @@ from dynalens.dynamics.statistics import Array
 PARTS = 7
 """What the rows are made of: see :func:`class_passes`."""
 
-_BLOCK = 2**19  # numbers that are computed together on the host, 2 MiB: of 2**15 to 2**19 it took the least time
-_MANY = 64  # classes from which on a CPU takes a sample's numbers in a row
+_BLOCK = 2**18  # numbers that are computed together on the host, 1 MiB: from 2**17 to 2**19 the time is flat
+_MANY = 16  # classes from which on a CPU takes a sample's numbers in a row: with 10 to 20 both ways take the same time
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
 
@@ -21,50 +19,43 @@ class HostBlock:
 
     A step's operations cost more than its numbers, and fresh memory costs as much as a pass over it: so all steps are
     copied into the same block, and the results of passes lie in one more that is used again.
+
+    Attributes:
+        classes: K of the logits in it.
+        free: How many rows more have room.
     """
 
     def __init__(self) -> None:
         self._logits, self._softmax = np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
         self._targets = np.empty(0, np.int64)
-        self._rows = 0
+        self._rows = self.classes = self.free = 0
 
     def __len__(self) -> int:
         return self._rows
-
-    @property
-    def classes(self) -> int:
-        """K of the logits in it."""
-        return self._logits.shape[1]
-
-    @property
-    def full(self) -> bool:
-        """Whether no more rows have room."""
-        return self._rows == len(self._targets)
 
     def begin(self, classes: int) -> None:
         """Make room for logits of so many classes; what is in it is lost."""
         rows = max(_BLOCK // classes, 1)
         self._logits, self._softmax = np.empty((2, rows, classes), np.float32)
         self._targets, self._rows = np.empty(rows, np.int64), 0
+        self.classes, self.free = classes, rows
 
-    def take(self, logits: Array, targets: Array) -> int:
-        """Copy the first rows, as many as have room, and return how many."""
-        begin = self._rows
-        self._rows = min(begin + len(targets), len(self._targets))
-        count = self._rows - begin
-        self._logits[begin : self._rows] = logits[:count]
-        self._targets[begin : self._rows] = targets[:count]
-        return count
+    def take(self, logits: Array, targets: Array) -> None:
+        """Copy rows, no more than are free."""
+        begin, count = self._rows, len(targets)
+        self._rows, self.free = begin + count, self.free - count
+        self._logits[begin : begin + count] = logits
+        self._targets[begin : begin + count] = targets
 
     def emptied(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits ``(n, K)`` and targets ``(n,)``, and room for a softmax ``(n, K)``; the next rows go there."""
-        n, self._rows = self._rows, 0
+        n, self._rows, self.free = self._rows, 0, len(self._targets)
         logits, targets, room = (torch.from_numpy(x[:n]) for x in (self._logits, self._targets, self._softmax))
         return logits, targets, room
 
 
-def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, room: Tensor | None = None) -> Sequence[Tensor]:
-    """Return what the rows are made of: :data:`PARTS` times ``(N,)``.
+def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor, room: Tensor | None = None) -> None:
+    """Write what the rows are made of into ``parts``, :data:`PARTS` times ``(N,)``.
 
     With the softmax q over all classes but the label: the logits of the label, of the class in turn and of the rival,
     which is the largest but the label's, the q of the rival, the 2-norm of q, the rival, and the target.
@@ -73,32 +64,42 @@ def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, room: Tensor | 
         logits: Shape ``(N, K)``, float32, in the order of their memory; used up.
         targets: Shape ``(N,)``; negative ones are taken for class 0.
         turns: Shape ``(N,)``, a class each.
+        parts: Shape ``(PARTS, N)``, float32.
         room: Shape ``(N, K)``, for a softmax on the host.
     """
-    label, dim = targets.clamp(min=0), 1
-    if logits.device.type == "cpu" and logits.shape[1] >= _MANY:
-        return *_by_sample(logits, label, turns, room), targets
-    if logits.device.type == "cpu":
+    if logits.device.type != "cpu":
+        torch.stack((*_by_class(logits, targets.clamp(min=0), turns, 1), targets), out=parts)
+        return
+    places, numbers = parts.numpy(), targets.numpy()
+    if logits.shape[1] >= _MANY:
+        _by_sample(logits, np.maximum(numbers, 0), turns.numpy(), places, room)
+    else:
         # A CPU reduces over few classes, which are few numbers in a row, one by one; over the first axis, it takes
         # many samples at once. numpy turns the axes in a third of torch's time.
-        logits, dim = torch.from_numpy(np.ascontiguousarray(logits.numpy().T)), 0
-    return *_by_class(logits, label, turns, dim), targets
+        by_class = torch.from_numpy(np.ascontiguousarray(logits.numpy().T))
+        pieces = _by_class(by_class, targets.clamp(min=0), turns, 0)
+        for place, piece in zip(places, pieces, strict=False):  # in a third of torch's time
+            place[:] = piece.numpy()
+    places[-1] = numbers
 
 
-def _by_sample(z: Tensor, label: Tensor, turn: Tensor, room: Tensor | None) -> tuple[Tensor, ...]:
+def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array, room: Tensor | None) -> None:
     """Go through the classes of one sample after the other, each time while its numbers are in the fastest cache.
 
-    numpy takes a tenth of torch's time for the largest, and a third for what is one number for each sample.
+    All but the exponentials is numpy's: its operations begin in a third of torch's time, its largest takes a tenth, and
+    its product of a row with itself half of the time of torch's norm.
     """
-    logits, first = z.numpy(), np.arange(0, z.numel(), z.shape[1])
-    label_places = first + label.numpy()
-    label_at, turn_at = logits.take(label_places), logits.take(first + turn.numpy())
-    logits.put(label_places, -np.inf)
-    rival = logits.argmax(1)
-    q = torch.softmax(z, 1, out=room)
-    parts = label_at, turn_at, logits.take(first + rival), q.numpy().take(first + rival)
-    norm = torch.linalg.vector_norm(q, dim=1)
-    return *(torch.from_numpy(part) for part in parts), norm, torch.from_numpy(rival)
+    logits, first = z.numpy().reshape(-1), np.arange(0, z.numel(), z.shape[1])
+    label_places = first + label
+    parts[0], parts[1] = logits[label_places], logits[first + turn]
+    logits[label_places] = -np.inf
+    rival = z.numpy().argmax(1)
+    rival_places = first + rival
+    parts[2], parts[5] = logits[rival_places], rival
+    q = torch.softmax(z, 1, out=room).numpy()
+    parts[3] = q.reshape(-1)[rival_places]
+    square = np.matmul(q[:, np.newaxis], q[:, :, np.newaxis])  # each row by itself, whatever the others are
+    np.sqrt(square[:, 0, 0], out=parts[4])
 
 
 def _by_class(z: Tensor, label: Tensor, turn: Tensor, dim: int) -> tuple[Tensor, ...]:

@@ -27,6 +27,7 @@ ROWS = 6
 _AT_ONCE = 2**15  # numbers in a batch of logits that is large enough to be computed by itself
 _TOGETHER = 2**16  # numbers in the small batches that wait to be computed together
 _FINISHED = 2**13  # presentations whose rows are finished together
+_INDICES = 2**13  # indices that share an array on the host, 64 KiB
 _TURNS = 2**13  # classes in turn, after which they begin again
 
 
@@ -55,7 +56,7 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     """
     turns = in_turn(len(targets), logits.shape[1], targets.device) if turns is None else turns
     parts = torch.empty(PARTS, len(targets), device=logits.device)
-    _put(class_passes(_copied(logits), targets.detach(), turns), parts)
+    class_passes(_copied(logits), targets.detach(), turns, parts)
     return _finished(parts)
 
 
@@ -84,15 +85,6 @@ def _finished(parts: Tensor) -> Tensor:
     )
 
 
-def _put(piece: Sequence[Tensor], places: Tensor) -> None:
-    """Write what a pass returned into its places ``(PARTS, n)``."""
-    if places.device.type != "cpu":
-        torch.stack(tuple(piece), out=places)
-        return
-    for place, part in zip(places.numpy(), piece, strict=True):  # in a third of torch's time
-        place[:] = part.numpy()
-
-
 def in_turn(many: int, classes: int, device: torch.device) -> Tensor:
     """Return all K classes in turn, so many, each round one class further on: labels in turn shall not meet them.
 
@@ -109,36 +101,51 @@ def _period(classes: int) -> int:
     return classes * min(classes, max(2, _TURNS // classes))
 
 
+def _device_of(piece: Array | Tensor) -> torch.device | None:
+    return piece.device if isinstance(piece, Tensor) else None
+
+
 class Indices:
     """Indices of the steps of an epoch.
 
-    Those on the host lie in one array that grows: a small piece of memory for each step would take a tenth of its time.
+    Those on the host share large arrays: a small piece of memory for each step would take a tenth of its time.
     """
 
     def __init__(self) -> None:
-        self._pieces: list[array[int] | Tensor] = []
+        self._pieces: list[Array | Tensor] = []
+        self._room, self._end = np.empty(0, np.int64), 0  # the newest array on the host, and where it is free
         self._counts = array("q")  # of each step
+        self._total = 0
 
     def __len__(self) -> int:
-        return sum(self._counts)
+        return self._total
 
     def add(self, index: Sequence[int] | Tensor) -> None:
         """Copy those of one step; where it chose rows of its batch, they are on the device, and stay there."""
-        self._counts.append(index.shape[0] if isinstance(index, Tensor) else len(index))
+        count = index.shape[0] if isinstance(index, Tensor) else len(index)
+        self._counts.append(count)
+        self._total += count
         if isinstance(index, Tensor) and not index.is_cpu:
+            self._close()
             self._pieces.append(index.clone())
             return
-        last = self._pieces[-1] if self._pieces else None
-        if not isinstance(last, array):
-            last = array("q")
-            self._pieces.append(last)
-        indices = index.numpy() if isinstance(index, Tensor) else index
-        last.frombytes(np.asarray(indices, dtype=np.int64).tobytes())
+        begin, end = self._end, self._end + count
+        if end > len(self._room):
+            self._close()
+            begin, end, self._room = 0, count, np.empty(max(_INDICES, count), np.int64)
+        self._room[begin:end] = index.numpy() if isinstance(index, Tensor) else index
+        self._end = end
+
+    def _close(self) -> None:
+        """Keep what is in the newest array; the rest of it is the next one."""
+        self._pieces.append(self._room[: self._end])
+        self._room, self._end = self._room[self._end :], 0
 
     def on_host(self) -> tuple[Array, Array]:
         """Return all M indices in their order, (M,), and the number of the step of each, (M,), int64."""
-        pieces: list[Any] = [np.empty(0, np.int64)]
-        for device, together in groupby(self._pieces, key=lambda piece: getattr(piece, "device", None)):
+        self._close()
+        pieces: list[Any] = []
+        for device, together in groupby(self._pieces, key=_device_of):
             listed: list[Any] = list(together)
             pieces += listed if device is None else [torch.cat(listed).cpu().numpy()]
         step = np.repeat(np.arange(len(self._counts)), np.asarray(self._counts))
@@ -182,9 +189,12 @@ class PendingRows:
     def add(self, index: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add one step: N indices, logits (N, K) and targets (N,). All are copied or used up before it returns."""
         self._index.add(index)
-        logits = without_half_masks(logits.detach())
+        if logits.requires_grad:
+            logits = logits.detach()
+        if logits.dtype is not torch.float32:
+            logits = without_half_masks(logits)
         if logits.is_cpu:
-            self._copy(logits.float().numpy(), targets.numpy())
+            self._copy((logits if logits.dtype is torch.float32 else logits.float()).numpy(), targets.numpy())
         else:
             self._wait(logits, targets)
 
@@ -192,11 +202,12 @@ class PendingRows:
         if self._waiting or self._block.classes != logits.shape[1]:
             self._compute()
             self._block.begin(logits.shape[1])
-        begin = 0
-        while begin < len(targets):
-            begin += self._block.take(logits[begin:], targets[begin:])
-            if self._block.full:
-                self._compute()
+        while self._block.free <= len(targets):
+            count = self._block.free
+            self._block.take(logits[:count], targets[:count])
+            self._compute()
+            logits, targets = logits[count:], targets[count:]
+        self._block.take(logits, targets)
 
     def _wait(self, logits: Tensor, targets: Tensor) -> None:
         kind = (logits.shape[1], logits.dtype, targets.dtype, logits.device)
@@ -253,15 +264,16 @@ class PendingRows:
             self._waiting, self._waiting_numbers = [], 0
             self._keep(logits.float(), targets)
 
-    def _put(self, piece: Sequence[Tensor]) -> None:
-        begin, end = self._unfinished, self._unfinished + len(piece[0])
+    def _places(self, n: int, device: torch.device) -> Tensor:
+        """Return where the parts of the next rows go, (PARTS, n)."""
+        begin, end = self._unfinished, self._unfinished + n
         sealed = self._parts.is_inference() and not torch.is_inference_mode_enabled()  # made there, torch keeps it so
-        if sealed or end > self._parts.shape[1] or piece[0].device != self._parts.device:
+        if sealed or end > self._parts.shape[1] or device != self._parts.device:
             self._finish()
-            begin, end = 0, len(piece[0])
-            self._parts = torch.empty(PARTS, max(_FINISHED, end), device=piece[0].device)
-        _put(piece, self._parts.narrow(1, begin, end - begin))
+            begin, end = 0, n
+            self._parts = torch.empty(PARTS, max(_FINISHED, end), device=device)
         self._unfinished = end
+        return self._parts.narrow(1, begin, n)
 
     def _finish(self) -> None:
         if self._unfinished:
@@ -274,7 +286,7 @@ class PendingRows:
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1))
         turns = self._next(len(logits), logits.shape[1], logits.device)
-        self._put(class_passes(logits, targets, turns, room))
+        class_passes(logits, targets, turns, self._places(len(logits), logits.device), room)
         self._computed += len(targets)
 
     @property
