@@ -69,9 +69,11 @@ class LastLayer:
         Raises:
             CaptureError: If the first step shows that the layer does not give the logits of single samples.
         """
+        if self._layer is None:
+            return
         self.close()
         call, self._call = self._call, None
-        if self._layer is None or call is None:
+        if call is None:
             return
         if not self._fits(call, presentation):
             return

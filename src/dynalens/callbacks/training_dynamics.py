@@ -219,14 +219,14 @@ class TrainingDynamicsMonitor(RecordingCallback):
             # The checkpoint was saved after the epoch's last step: Lightning goes on.
             self._end_epoch(self._live.open_epoch)
             epoch = self._epoch(trainer)
-        if batch_idx == 0:
-            self._live.begin_epoch(epoch)
+        self._live.begin_step(epoch, first=batch_idx == 0)
         if self._processes is not None and self._processes.is_first:
             self._live.write_under_way(epoch)
         if self._log is not None:  # now, because the step may work in place
-            rows = self._identity.rows_before_step(trainer, batch)
             part = self._identity.part_of(batch)
-            self._log.see(rows, None if rows is None else inputs_to_show(part, self._observer.layout))
+            if self._log.copies:
+                rows = self._identity.rows_before_step(trainer, batch)
+                self._log.see(rows, None if rows is None else inputs_to_show(part, self._observer.layout))
             self._observer.start(pl_module, part)
         self._step.start(pl_module, batch)
         self._last_layer.start()
@@ -302,7 +302,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._step.keep_features(length)
             self._last_layer.record(presentation)
             logits, targets, units = presentation.logits, presentation.targets, presentation.units
-            self._live.update(self._epoch(trainer), rows, logits, targets, units)
+            self._live.update(rows, logits, targets, units)
             if self._log is not None:
                 self._log.mark(rows, None if units is None else units.marks)
             if not self._announced:

@@ -39,9 +39,10 @@ class DenseTargets:
 
     def are_samples(self, logits: Tensor, targets: Tensor) -> bool:
         """Return whether these are (N, K) and one class for each of N samples, so that nothing is to be told apart."""
-        rows = self._samples
-        shaped = logits.ndim == 2 and logits.shape[1] > 1 and targets.ndim == 1
-        return shaped and targets.dtype is torch.int64 and len(logits) == len(targets) == rows and self._flat is None
+        if self._flat is not None or targets.dtype is not torch.int64:
+            return False
+        shape, rows = logits.shape, self._samples  # not by `len`, which takes three calls
+        return len(shape) == 2 and shape[1] > 1 and shape[0] == rows and targets.shape == shape[:1]
 
     def of_classes(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Shown | None:
         """Return what a loss of classes shows of tokens or pixels; None where each sample has one class.

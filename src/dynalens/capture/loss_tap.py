@@ -43,7 +43,7 @@ class LossCall(NamedTuple):
 
     def counted_targets(self) -> Tensor:
         """Return the targets, with those that the loss ignores marked."""
-        if self.targets.is_floating_point() or self.ignore_index in (IGNORE_INDEX, IGNORED):
+        if self.ignore_index in (IGNORE_INDEX, IGNORED) or self.targets.is_floating_point():
             return self.targets
         return self.targets.masked_fill(self.targets == self.ignore_index, IGNORED)
 

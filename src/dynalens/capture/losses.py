@@ -31,6 +31,9 @@ class Reach(NamedTuple):
         return self.parameters and not self.others and not self.returned
 
 
+_NOWHERE = Reach()
+
+
 def reach(values: Tensor, *, fully: bool, running: bool = False) -> Reach:
     """Return where a backward pass through a tensor goes.
 
@@ -75,6 +78,9 @@ class StepLosses:
     Where Lightning begins the backward pass, these are the losses that it begins from. Where the step does it by hand,
     these are the ones with a gradient for parameters: a gradient for inputs alone, as of an attack on them, is none.
     What comes after the first pass that trains is kept apart: a second look at the same rows, or further rows.
+
+    Attributes:
+        computed: All that were seen with gradients.
     """
 
     def __init__(self) -> None:
@@ -83,7 +89,7 @@ class StepLosses:
     def start(self, automatic: bool | None, *, fully: bool = True) -> None:
         """A step begins; Lightning begins its backward pass if ``automatic``. ``fully``: see :func:`reach`."""
         self._automatic, self._fully = automatic, fully
-        self._calls: list[LossCall] = []
+        self.computed: list[LossCall] = []
         self._reached: list[Reach] = []
         self._first: int | None = None
 
@@ -93,36 +99,31 @@ class StepLosses:
             return
         if self._automatic is False:
             # A backward pass that the step begins by itself has no other sign.
-            on_gradient = functools.partial(self._on_gradient, call, len(self._calls))
+            on_gradient = functools.partial(self._on_gradient, call, len(self.computed))
             call.logits.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self._calls.append(call)
-        self._reached.append(Reach())
+        self.computed.append(call)
+        self._reached.append(_NOWHERE)
 
     def _on_gradient(self, call: LossCall, number: int, _gradient: Tensor) -> None:
-        if number >= len(self._calls) or self._calls[number] is not call:
+        if number >= len(self.computed) or self.computed[number] is not call:
             return  # of an earlier step
         reached = reach(call.logits, fully=self._fully, running=True)
         self._reached[number] = Reach(*map(max, self._reached[number], reached))
         if reached.ends_step and self._first is None:
-            self._first = len(self._calls)
+            self._first = len(self.computed)
 
     def begin_backward(self, loss: Tensor | None) -> None:
         """Lightning begins the backward pass from this loss: others are not trained on."""
-        first = self._calls[0].logits if self._calls else None
-        if loss is None or first is None:
+        if loss is None or len(self.computed) < 2:
             return
-        if not all(have_same_origin(call.logits, first) for call in self._calls[1:]):
-            self._calls = leads_to(loss, self._calls) or self._calls
-
-    @property
-    def computed(self) -> list[LossCall]:
-        """All that were seen with gradients."""
-        return self._calls
+        first, *others = self.computed
+        if not all(have_same_origin(call.logits, first.logits) for call in others):
+            self.computed = leads_to(loss, self.computed) or self.computed
 
     @property
     def trained(self) -> list[LossCall]:
         """Those that are trained on, until the first pass that does nothing else; those seen if no gradient was."""
-        return self._with_gradient(slice(self._first)) or self._calls
+        return self._with_gradient(slice(self._first)) or self.computed
 
     @property
     def later(self) -> list[LossCall]:
@@ -135,7 +136,7 @@ class StepLosses:
         return any(any(each) for each in self._reached)
 
     def _with_gradient(self, part: slice) -> list[LossCall]:
-        reached = list(zip(self._calls, self._reached, strict=False))[part]
+        reached = list(zip(self.computed, self._reached, strict=False))[part]
         return [call for call, each in reached if each.parameters] or [call for call, each in reached if each.others]
 
 

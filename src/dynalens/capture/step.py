@@ -61,8 +61,7 @@ class StepCapture:
         self._layer_name = layer_name_of(capture)
         self._listens = capture in ("auto", "labels", "loss")
         self._losses, self._of_numbers = StepLosses(), StepLosses()
-        self._armed = False
-        self._trained = False
+        self._armed = self._trained = False
         self._automatic: bool | None = None
         self._unknown_steps = 0
         self._needs_mode = True
@@ -93,26 +92,30 @@ class StepCapture:
 
     def close(self) -> None:
         """Stop listening; leave nothing behind."""
-        self._armed, self._layer, self._mode = False, None, None
-        self._losses.start(None)
-        self._of_numbers.start(None)
-        self._step.close()
+        self._armed = False
+        self._clear(None)
         TAP.remove(self._listen)
         NUMBERS_TAP.remove(self._listen_to_numbers)
         self._begin()
 
     def start(self, model: nn.Module) -> None:
         """A training step begins."""
-        self._step.close()
-        self._armed, self._trained, self._mode = True, False, None
+        self._armed, self._trained = True, False
         self._automatic = getattr(model, "automatic_optimization", None)
-        for losses in (self._losses, self._of_numbers):
-            losses.start(self._automatic, fully=not self._resolved)
+        self._clear(self._automatic)
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
             self._layer = self._step.enter_context(captured_output(layer, trained=True))
         elif self._listens and self._needs_mode and not is_compiled(model):
             self._mode = self._step.enter_context(DirectImports(self._before_own_backward))
+
+    def _clear(self, automatic: bool | None) -> None:
+        if self._layer is not None or self._mode is not None:
+            self._step.close()
+            self._layer = self._mode = None
+        self._observed.forget()
+        self._losses.start(automatic, fully=not self._resolved)
+        self._of_numbers.start(automatic, fully=not self._resolved)
 
     def before_backward(self, loss: Tensor | None = None) -> None:
         """What is computed from here on (recomputed activations, a second optimizer's pass) is not the step's loss.
@@ -128,11 +131,11 @@ class StepCapture:
         if self._listens and is_open and loss is not None and not self._losses.computed:
             with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
                 self._observed.look(loss, self._mode.inputs if self._mode else {})
-        # A loss without classes may be that of the first of several optimizers.
-        goes_on = loss is not None and (not self._observed.activations or not self._ends_step(loss))
-        self._armed = self._automatic is False and goes_on
+        self._armed = self._automatic is False and loss is not None and not self._ends_step(loss)
 
     def _ends_step(self, loss: Tensor) -> bool:
+        if not self._observed.activations:
+            return False  # a loss without classes may be that of the first of several optimizers
         return not loss.requires_grad or reach(loss, fully=not self._resolved).ends_step
 
     def _before_own_backward(self, loss: Tensor, inputs: Any) -> None:
@@ -173,11 +176,8 @@ class StepCapture:
         finally:
             self._dense.see(None, None)
             self._armed = False
-            self._step.close()
-            self._observed.forget()
-            calls, self._layer, self._mode = self._losses.computed + self._of_numbers.computed, None, None
-            self._losses.start(None)
-            self._of_numbers.start(None)
+            calls = self._losses.computed + self._of_numbers.computed
+            self._clear(None)
         if presentation is not None:
             self._resolved = True
             # From the second batch on, the mode stays only where nothing else sees the loss.
@@ -205,8 +205,8 @@ class StepCapture:
     def _listen(self, call: LossCall) -> None:
         if not self._armed:
             return
-        are_units = self._several.takes(call.logits.detach(), call.targets) or self._dense.has_masks(call.targets)
-        if call.name == PROBABILITIES and not are_units:
+        is_whole = call.name != PROBABILITIES or self._several.takes(call.logits.detach(), call.targets)
+        if not is_whole and not self._dense.has_masks(call.targets):
             return  # of two classes: the sigmoid before it is looked for, which has all digits
         self._losses.add(call)
 

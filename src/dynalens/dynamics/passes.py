@@ -9,7 +9,7 @@ from dynalens.dynamics.statistics import Array
 PARTS = 7
 """What the rows are made of: see :func:`class_passes`."""
 
-_BLOCK = 2**18  # numbers that are computed together on the host, 1 MiB: from 2**17 to 2**19 the time is flat
+_BLOCK = 2**19  # numbers that are computed together on the host, 2 MiB: of 2**15 to 2**19 it took the least time
 _MANY = 16  # classes from which on a CPU takes a sample's numbers in a row: with 10 to 20 both ways take the same time
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 

@@ -49,7 +49,8 @@ def part_at(value: Any, path: Path) -> Any:
     """Return what is at a path; None where there is nothing."""
     try:
         for key in path:
-            value = getattr(value, key) if is_dataclass(value) else value[key]
+            plain = type(value) in (list, tuple, dict)  # as nearly all batches are
+            value = getattr(value, key) if not plain and is_dataclass(value) else value[key]
     except (KeyError, IndexError, TypeError, AttributeError):
         return None
     return value

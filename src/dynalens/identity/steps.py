@@ -100,14 +100,23 @@ class StepRows:
             SampleIdentityError: If they cannot be known.
             CaptureError: If the targets of the first steps are no classes.
         """
+        part = self._identity.part_of(batch)
+        is_own = self._is_own(part, presentation.given)
+        self._of_classes = presentation.units is None
+        self._rounds = presentation.given.dtype in (torch.float16, torch.bfloat16)
+        if is_own and not TRACE.follows and views == 1 and presentation.targets.shape == rows.shape:
+            self._inputs = [rows]  # as in nearly all steps
+            return rows
+        return self._followed(trainer, part, rows, presentation, views=views, is_own=is_own)
+
+    def _followed(
+        self, trainer: Any, part: Any, rows: Tensor, presentation: Any, *, views: int, is_own: bool
+    ) -> Tensor:
+        """Return the same where the step's targets are not just those of the batch."""
         TRACE.stop()
         if TRACE.mixes(presentation.given):
             raise SampleIdentityError(MIXED)
-        part, targets = self._identity.part_of(batch), presentation.targets
-        is_own = self._is_own(part, presentation.given)
         delivered = None if is_own else self._identity.delivered(trainer, rows)
-        self._of_classes = presentation.units is None
-        self._rounds = presentation.given.dtype in (torch.float16, torch.bfloat16)
         order = self._order_after_hooks(delivered, part)
         followed = TRACE.followed(presentation.given)
         choice = followed.rows if followed is not None and followed.is_choice else None
@@ -117,7 +126,7 @@ class StepRows:
             if len(choice) == len(after_hooks) * views and not (TRACE.chose_inputs or presentation.chose_rows()):
                 self._expect_order(choice, len(after_hooks))
             of_targets = after_hooks.to(choice.device, non_blocking=True)[choice]  # moved with the rest of the epoch
-        elif targets.shape[0]:
+        elif (targets := presentation.targets).shape[0]:
             check_rows(targets.shape[0], after_hooks.shape[0], views, targets)
             of_targets = after_hooks.repeat(views) if views > 1 else after_hooks
         else:

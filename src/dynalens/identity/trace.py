@@ -74,6 +74,11 @@ class RowTrace(TorchFunctionMode):
         if self._known:
             self._entered.enter_context(self)
 
+    @property
+    def follows(self) -> bool:
+        """Whether any tensor of the step is known."""
+        return bool(self._known)
+
     def stop(self) -> None:
         """The step has run, and what is computed now is no part of it; what is known stays until ``close``."""
         if self._known:  # it is entered where something is known

@@ -140,6 +140,11 @@ class DynamicsLog:
         if self._projector is not None:
             self._projector.begin_epoch(epoch, statistics)
 
+    @property
+    def copies(self) -> bool:
+        """Whether ``see`` is to be shown the next batch."""
+        return self._projector is not None or (self.pictures is not None and self.pictures.copies)
+
     def see(self, rows: Tensor | None, inputs: Tensor | None) -> None:
         """Copy the inputs of suspects, and of what the projector shows, from a batch."""
         if self._projector is not None and rows is not None:

@@ -115,6 +115,11 @@ class DynamicsPictures:
         self._examples = examples
         self._follow(statistics, device)
 
+    @property
+    def copies(self) -> bool:
+        """Whether the next batch is of use: it may have a sample that is followed, or show if there are any inputs."""
+        return self._watch.follows or not self._inputs_seen
+
     def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
         """Copy the inputs of suspects from a batch; None where the batch holds no images or signals."""
         self._inputs_seen |= inputs is not None

@@ -57,6 +57,11 @@ class SuspectWatch:
         self.pictures = {sample: self.pictures[sample] for sample in samples if sample in self.pictures}
         self._wanted = torch.tensor(list(samples), dtype=torch.int64, device=device)
 
+    @property
+    def follows(self) -> bool:
+        """Whether any sample is followed."""
+        return bool(self._traces)
+
     def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
         """Copy the inputs of samples that are followed; does not wait for the device.
 

@@ -68,6 +68,7 @@ class LiveRecord:
         self._tolerance = tolerance
         self._given_class_names = class_names
         self._root_index = np.arange(0)
+        self._current: int | None = None  # the epoch of the newest step
         self._whole: int | None = None  # the epoch that is recorded from its first step on
         self._noted: int | None = None  # the epoch that is noted on disk as under way
         self._held: dict[int, Mapping[str, Array]] = {}  # presentations that could not be written yet
@@ -120,16 +121,16 @@ class LiveRecord:
         """Return the number of the epoch under way: the Trainer's, or the next one, as a second fit counts on."""
         return max(current, self.epochs[-1] + 1 if self.epochs else 0)
 
-    def begin_epoch(self, epoch: int) -> None:
-        """An epoch begins with its first step: what an earlier attempt at it lost is recorded now."""
-        self._whole = epoch
+    def begin_step(self, epoch: int, *, first: bool) -> None:
+        """A step of an epoch begins; with its first one, what an earlier attempt at the epoch lost is recorded now."""
+        self._current = epoch
+        if first:
+            self._whole = epoch
 
-    def update(
-        self, epoch: int, rows: Tensor, logits: Tensor, targets: Tensor, units: UnitPresentation | None = None
-    ) -> None:
-        """Add a batch of the epoch under way; where samples have several units, by these."""
+    def update(self, rows: Tensor, logits: Tensor, targets: Tensor, units: UnitPresentation | None = None) -> None:
+        """Add the batch of the step that began; where samples have several units, by these."""
         assert self.dynamics is not None
-        self.open_epoch, self._record = epoch, None
+        self.open_epoch, self._record = self._current, None
         if units is None:
             self.dynamics.update(rows, logits, targets)
         else:
