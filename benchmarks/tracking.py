@@ -1,7 +1,7 @@
 """What tracking costs: its statistics next to peers, all its hooks, the epoch's end, and bytes for each sample.
 
 Prints tables. All times are CPU time of this process on one thread; candidates take turns on the same numbers, and the
-least of the rounds is shown, since everything else on a machine only adds to it. ``pip install dynalens[benchmarks]``.
+least of the rounds is shown, since everything else on a machine only adds to it. ``pip install '.[benchmarks]'``.
 """
 
 import argparse

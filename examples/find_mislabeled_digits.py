@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     val_set, test_set = (TensorDataset(images[part], torch.from_numpy(labels[part])) for part in (val, test))
 
     print(f"Training on {len(kept):,} images; {len(wrong)} of their labels are wrong ({args.noise:.0%}).")
-    dynamics = TrainingDynamicsMonitor()
+    dynamics = TrainingDynamicsMonitor(audit=100)  # for `dynalens audit`: draws samples, and keeps their pictures
     pl.seed_everything(args.seed, verbose=False)
     trainer = train(
         train_set, Classifier(*shape), DataLoader(val_set, batch_size=256), max_epochs=args.epochs,

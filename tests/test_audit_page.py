@@ -77,7 +77,7 @@ def test_the_command_writes_the_page_and_takes_its_answers(
 
 @pytest.mark.parametrize("limits", [{"max_epochs": 3}, {"max_epochs": -1, "max_steps": 12}], ids=["epochs", "steps"])
 def test_the_monitor_keeps_the_pictures_of_the_samples_that_are_asked_about(
-    tmp_path: Path, limits: dict[str, Any]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], limits: dict[str, Any]
 ) -> None:
     fit(tmp_path, TrainingDynamicsMonitor(audit=12, top_k=1), **limits)
     record = load_record(tmp_path)
@@ -92,6 +92,11 @@ def test_the_monitor_keeps_the_pictures_of_the_samples_that_are_asked_about(
         assert np.abs(pictures[row][..., 0] - expected).max() <= 1
     cards = content_of(write_audit(record, tmp_path / "audit.html", n=12))["cards"]
     assert all("picture" in card for card in cards)
+    assert main(["audit", str(tmp_path), "--n", "12"]) == 0
+    assert "told by their ids" not in capsys.readouterr().out
+    assert main(["audit", str(tmp_path), "--n", "20"]) == 0
+    unknown = sum(row not in pictures for row in record.audit_plan(20)["sample_id"])
+    assert f"{unknown} of 20 samples can only be told by their ids: pass --data" in capsys.readouterr().out
 
 
 def test_a_fit_of_one_epoch_draws_no_audit_and_the_next_fit_does(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def _captum_class(name: str) -> Any:
         from captum import attr
     except ImportError as error:
         raise ValueError(
-            f"Expected Captum to be installed for {PREFIX}{name}, got none. Install it: `pip install dynalens[captum]`."
+            f"Expected Captum to be installed for {PREFIX}{name}, got none. Install it: `pip install captum`."
         ) from error
     cls = getattr(attr, name, None)
     reason = _why_not(cls, attr.Attribution)

@@ -69,7 +69,7 @@ def _families(name: str) -> dict[str, ModuleType]:
     except ImportError as error:
         raise ValueError(
             f"Expected LXT to be installed for {name}, with torchvision and transformers below 5, got {error}. Install "
-            "it: `pip install dynalens[lxt]`."
+            "it: `pip install lxt torchvision 'transformers<5'`."
         ) from error
     parts = [part for part in vars(models).values() if isinstance(part, ModuleType)]
     return {

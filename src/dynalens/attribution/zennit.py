@@ -84,8 +84,7 @@ def _composite(name: str) -> Any:
         from zennit import composites
     except ImportError as error:
         raise ValueError(
-            f"Expected zennit to be installed for {ZENNIT_PREFIX}{name}, got none. Install it: "
-            "`pip install dynalens[zennit]`."
+            f"Expected zennit to be installed for {ZENNIT_PREFIX}{name}, got none. Install it: `pip install zennit`."
         ) from error
     names = sorted(composite.__name__ for composite in composites.COMPOSITES.values())
     if name not in names:

@@ -41,7 +41,7 @@ def _add_compare(commands: Any) -> None:
 def _add_report(commands: Any) -> None:
     page: argparse.ArgumentParser = commands.add_parser(
         "report",
-        help="write a page on which to decide about suspects",
+        help="Write a page on which to decide about suspects.",
         description="Write one self-contained HTML page: a summary of the run, and its suspects to decide on.",
     )
     page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
@@ -57,7 +57,7 @@ def _add_report(commands: Any) -> None:
 def _add_audit(commands: Any) -> None:
     page: argparse.ArgumentParser = commands.add_parser(
         "audit",
-        help="draw samples, and write a page that asks whether their labels are right",
+        help="Draw samples, and write a page that asks whether their labels are right.",
         description="Draw samples at random, more where the run is undecided, and write one self-contained HTML page "
         "that asks whether their labels are right. A hundred answers give the fraction of wrong labels with an "
         "interval that holds: dynalens suspects RUN --answers answers.csv",

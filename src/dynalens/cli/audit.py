@@ -9,7 +9,13 @@ from dynalens.report.command import run_audit
 
 def run(args: argparse.Namespace) -> None:
     """Draw samples, and write a page that asks whether their labels are right."""
+    page, without_picture = run_audit(args)
+    if without_picture:
+        say(
+            f"{without_picture} of {args.n} samples can only be told by their ids: pass --data MODULE:CALLABLE for the "
+            f"pictures of the dataset, or train with TrainingDynamicsMonitor(audit={args.n}), which keeps them"
+        )
     say(
-        f"{run_audit(args)} written: open it in a browser, answer, and download answers.csv\n"
+        f"{page} written: open it in a browser, answer, and download answers.csv\n"
         f"Then: dynalens suspects {args.run_dir} --answers answers.csv --precision {PRECISION:g}"
     )

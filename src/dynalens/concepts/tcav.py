@@ -201,7 +201,7 @@ def _captum() -> Callable[[nn.Module, str, str], Any]:
     except ImportError as error:
         raise ValueError(
             "Expected Captum and scikit-learn to be installed for TCAV, got not both. Install them: "
-            "`pip install dynalens[concepts]`."
+            "`pip install captum scikit-learn`."
         ) from error
 
     class Logistic(Classifier):  # type: ignore[misc]  # Captum's classes have no types here

@@ -70,7 +70,7 @@ def _by_index(features: Tensor, k: int, rows: Array, pool_rows: Array) -> Iterat
     except ImportError as error:
         raise ImportError(
             f"Expected faiss for the neighbours of more than {MOST_EXACT} samples, got none. Install it with "
-            "`pip install 'dynalens[neighbours]'`, or leave the embeddings out."
+            "`pip install faiss-cpu`, or leave the embeddings out."
         ) from error
     pool = unit_rows(features[torch.from_numpy(pool_rows).to(features.device)]).cpu().numpy()
     index = faiss.IndexHNSWFlat(pool.shape[1], _EDGES, faiss.METRIC_INNER_PRODUCT)

@@ -251,7 +251,7 @@ def _captum_classes() -> tuple[Any, Any]:
         from captum.influence import TracInCP, TracInCPFast
     except ImportError as error:
         raise ValueError(
-            "Expected Captum to be installed for influence, got none. Install it: `pip install dynalens[captum]`."
+            "Expected Captum to be installed for influence, got none. Install it: `pip install captum`."
         ) from error
     return TracInCPFast, TracInCP
 

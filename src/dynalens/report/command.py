@@ -3,22 +3,31 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from dynalens.embeddings import read_embeddings
-from dynalens.record import load_record
+from dynalens.record import Record, load_record
 from dynalens.report.audit_page import write_audit
 from dynalens.report.page import write_report
 
 
-def run_audit(arguments: argparse.Namespace) -> Path:
-    """Draw the samples, write the page and return its path."""
+def run_audit(arguments: argparse.Namespace) -> tuple[Path, int]:
+    """Draw the samples, write the page, and return its path and how many samples it has neither picture nor text of."""
     record = load_record(arguments.run_dir)
     dataset = named_dataset(arguments.data) if arguments.data else None
     path = Path(arguments.out) if arguments.out else (record.folder or Path()) / "audit.html"
     options = {"n": arguments.n, "seed": arguments.seed, "answers": arguments.answers}
-    return write_audit(record, path, dataset=dataset, **options)
+    written = write_audit(record, path, dataset=dataset, **options)
+    return written, 0 if dataset is not None else _without_picture(record, record.audit_plan(**options)["sample_id"])
+
+
+def _without_picture(record: Record, samples: Iterable[Any]) -> int:
+    kept = record.pictures()
+    return sum(row not in kept for row in record.table().index.get_indexer(pd.Index(samples)).tolist())
 
 
 def run_report(arguments: argparse.Namespace) -> Path:

@@ -180,7 +180,6 @@ def _captum() -> tuple[Any, Any, Any]:
         from captum.robust import FGSM, PGD, MinParamPerturbation
     except ImportError as error:
         raise ValueError(
-            "Expected Captum to be installed for the smallest step, got none. Install it: "
-            "`pip install dynalens[captum]`."
+            "Expected Captum to be installed for the smallest step, got none. Install it: `pip install captum`."
         ) from error
     return FGSM, PGD, MinParamPerturbation

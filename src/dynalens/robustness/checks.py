@@ -32,7 +32,7 @@ def check_robustness(names: Sequence[str] | str) -> tuple[str, ...]:
     if set(listed) & set(ATTACKS) and importlib.util.find_spec("captum") is None:
         raise ValueError(
             f"Expected Captum to be installed for {', '.join(ATTACKS)}, got none. Install it: "
-            "`pip install dynalens[captum]`, or name corruptions only."
+            "`pip install captum`, or name corruptions only."
         )
     return listed
 

@@ -14,6 +14,5 @@ def scikit_learn(module: str) -> Any:
         return importlib.import_module(f"sklearn.{module}")
     except ImportError as error:
         raise ValueError(
-            "Expected scikit-learn to be installed for a surrogate, got none. Install it: "
-            "`pip install dynalens[surrogates]`."
+            "Expected scikit-learn to be installed for a surrogate, got none. Install it: `pip install scikit-learn`."
         ) from error

@@ -101,7 +101,7 @@ function seen(sample, alt) {
     image.addEventListener("load", () => image.classList.toggle("tiny", image.naturalWidth < 70));
     return image;
   }
-  return make("div", { class: "item" }, sample.text || "no picture or text was kept");
+  return make("div", { class: "item" }, sample.text || "no picture or text was kept: write the page with --data");
 }
 
 // The file's own name first: long paths often differ in their end only.
