@@ -344,5 +344,5 @@ def test_without_captum_the_error_says_what_to_install(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     monkeypatch.delitem(sys.modules, "captum", raising=False)
-    with pytest.raises(ValueError, match=r"Captum to be installed for captum:Occlusion, got none.*`pip install captum`"):
+    with pytest.raises(ValueError, match=r"Captum to be installed for captum:Occlusion, got none.*pip install captum"):
         check_methods("captum:Occlusion")
