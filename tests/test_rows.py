@@ -426,6 +426,12 @@ def test_a_layer_that_computes_with_rows_in_another_order_is_refused_in_the_firs
     assert len(module.seen) == 1
 
 
+def test_a_layer_that_computes_with_some_rows_is_refused_with_the_advice_for_them(tmp_path: Path) -> None:
+    model = Ordered(lambda x, y: (x[1:], y[1:]))
+    with pytest.raises(CaptureError, match=r"each of 3 rows of logits, got 4 .*-100 as the target of rows left out"):
+        fit(tmp_path, TrainingDynamicsMonitor(capture="module:net"), model=model)
+
+
 @pytest.mark.parametrize("capture", ["auto", "module:net"])
 def test_a_layer_that_computes_with_mixed_images_is_recorded(tmp_path: Path, capture: str) -> None:
     monitor = TrainingDynamicsMonitor(capture=capture, history=False)

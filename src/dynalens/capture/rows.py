@@ -106,6 +106,12 @@ def _without_single_axes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tenso
 
 
 def _soft(logits: Tensor, targets: Tensor, source: str) -> CaptureError:
+    if targets.ndim == 1 and not targets.is_floating_point():
+        return CaptureError(
+            f"Expected one class index for each of {len(logits)} rows of logits, got {len(targets)} ({source}). Return "
+            "a dict of `loss`, and `logits` and `targets` with a row for each sample, in the order of the batch, with "
+            "-100 as the target of rows left out."
+        )
     return CaptureError(
         f"Expected one class index for each of {len(logits)} rows of logits, got targets of shape "
         f"{tuple(targets.shape)}, {targets.dtype}: soft, mixed or multi-label targets ({source}). "
