@@ -323,11 +323,19 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         TrainingDynamicsMonitor(**arguments)
 
 
-def test_the_plan_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plan_is_said_once_in_each_fit_with_the_record_that_it_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
-    fit(tmp_path, TrainingDynamicsMonitor())
-    assert said == ["dynalens: logits: input of cross_entropy [4, 3]; targets: its argument; identity: sampler"]
+    monitor, line = TrainingDynamicsMonitor(), "dynalens: logits: input of cross_entropy [4, 3]; targets: its argument"
+    fit(tmp_path, monitor, max_epochs=2)
+    assert said == [f"{line}; identity: sampler"]
+    fit(tmp_path, monitor, max_epochs=1)
+    assert said[1:] == [f"{line}; identity: sampler; continues the record of 2 epochs, `reset()` begins a new one"]
+    monitor.reset()
+    fit(tmp_path, monitor, max_epochs=1)
+    assert said[2:] == said[:1]
 
 
 def test_meta_names_version_epochs_and_length(tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             if self._log is not None:
                 self._log.mark(rows, None if units is None else units.marks)
             if not self._announced:
-                announce(f"dynalens: {presentation.source}; identity: {self._identity.way}")
+                announce(f"dynalens: {presentation.source}; identity: {self._identity.way}{self._live.continued}")
                 self._announced = True
         self._step.close()
 

@@ -69,15 +69,15 @@ class CapturedRows:
                 f"{targets.dtype} ({source}). {advice} `capture=` with a callable(outputs, batch) -> (logits, targets) "
                 "that picks one row of logits for each sample."
             )
-        step_targets = targets
+        step_targets, of_rows = targets, ""
         if targets.shape == logits.shape:
             targets = self._levels.rows(targets)
-            source += " (the class of its smoothed one)" if self._levels.smoothed else " (the class of its one)"
+            of_rows = " (the class of its smoothed one)" if self._levels.smoothed else " (the class of its one)"
         elif targets.is_floating_point():
             raise _soft(logits, step_targets, source)
         if targets.shape != logits.shape[:1] or (step_targets.ndim == 2 and not self._levels.known):
             raise _soft(logits, step_targets, source)
-        return logits, targets.long(), source
+        return logits, targets.long(), source + of_rows
 
     def _two_classes(self, logits: Tensor, targets: Tensor, source: str) -> Rows:
         classes = self._levels.binary(targets.detach().flatten())

@@ -90,6 +90,12 @@ class LiveRecord:
         )
 
     @property
+    def continued(self) -> str:
+        """What a line on the way a fit is recorded says of epochs before it; an empty text where there are none."""
+        number = len(self.epochs)
+        return f"; continues the record of {number} epochs, `reset()` begins a new one" if number else ""
+
+    @property
     def num_samples(self) -> int | None:
         """Number of samples; None before they are known."""
         return None if self.dynamics is None else self.dynamics.num_samples
