@@ -224,9 +224,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.write_under_way(epoch)
         if self._log is not None:  # now, because the step may work in place
             part = self._identity.part_of(batch)
-            if self._log.copies:
-                rows = self._identity.rows_before_step(trainer, batch)
-                self._log.see(rows, None if rows is None else inputs_to_show(part, self._observer.layout))
+            inputs = inputs_to_show(part, self._observer.layout) if self._log.copies else None
+            if inputs is not None:
+                self._log.see(self._identity.rows_before_step(trainer, batch), inputs)
             self._observer.start(pl_module, part)
         self._step.start(pl_module, batch)
         self._last_layer.start()
