@@ -29,7 +29,7 @@ from dynalens.influences.last_layer import (
 )
 from dynalens.influences.result import Influence
 from dynalens.keys import LABEL_KEYS
-from dynalens.observation import checked_logits, two_class_logits, undisturbed
+from dynalens.observation import checked_logits, seeded, two_class_logits, undisturbed
 from dynalens.record import KeepsRecord, Record
 
 Split = Callable[[Any], tuple[Any, Tensor]]
@@ -76,7 +76,7 @@ def influence(
 
     Each checkpoint costs a forward pass of the dataset, and one of the test samples for each batch. With ``layers`` it
     costs a forward and a backward pass of each sample of both, one by one, and memory for the chosen weights once for
-    each test sample and each sample of a batch. The model is left as it was, weights included.
+    each test sample and each sample of a batch. The model is left as it was, weights included, as are random numbers.
 
     Source: Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent", NeurIPS 2020, section 3 and
     appendix F. https://arxiv.org/abs/2002.08484
@@ -314,7 +314,8 @@ def inputs_and_labels(batch: Any) -> tuple[Any, Any]:
 
 def _samples(record: Record | KeepsRecord | None, dataset: Any, settings: _Settings) -> pd.DataFrame:
     """Return the labels of the training samples, with what the record says of them."""
-    labels = torch.cat([y for _, y in _loader(dataset, settings)]).numpy()
+    with seeded():
+        labels = torch.cat([y for _, y in _loader(dataset, settings)]).numpy()
     table = pd.DataFrame({"label": list(labels)}, index=pd.RangeIndex(len(labels), name="sample_id"))
     if record is None:
         return table
@@ -323,7 +324,9 @@ def _samples(record: Record | KeepsRecord | None, dataset: Any, settings: _Setti
     if len(record_table) != len(table) or (labels[recorded] != record_table["label"].to_numpy()[recorded]).any():
         raise ValueError(
             f"Expected `dataset` to be the one of the record, with its {len(record_table)} labels in their order, got "
-            f"{len(table)} samples or others. Pass the dataset of the training loader, or `None` for the record."
+            f"{len(table)} samples{'' if len(record_table) != len(table) else ' with others'}. Pass the dataset of the "
+            "training loader. A record of ids has the order in which these came: pass `record=None` there, and ids are "
+            "positions in the dataset."
         )
     return record_table[["label", "suggested", "wrong_probability"]]
 
