@@ -616,6 +616,16 @@ def test_labels_that_differ_in_a_fifth_of_small_batches_are_told_within_a_hundre
         see_all()
 
 
+def test_targets_of_samples_without_a_label_are_not_compared_with_it() -> None:
+    y, check = torch.arange(60) % 3, LabelCheck()
+    given = torch.where(torch.arange(60) % 5 == 0, -1, y)  # a fifth has none, and gets one of a model
+    columns: Any = {GIVEN: given, (1,): y}
+    check.see(columns, y, classes=3, traced=True)
+    given[1] = (given[1] + 1) % 3
+    with pytest.raises(SampleIdentityError, match="got 1 of 96 samples with another one"):
+        check.see(columns, y, classes=3, traced=True)
+
+
 def test_targets_that_have_nothing_to_do_with_the_labels_are_looked_at_for_a_hundred_rows() -> None:
     check, generator = LabelCheck(), torch.Generator().manual_seed(0)
     rows = 0

@@ -148,7 +148,8 @@ class LabelCheck:
 
     def _check_given(self) -> None:
         """Raise where most targets are the label that the dataset shows, with a kappa above one half, and not all."""
-        label, target = self._together(GIVEN)
+        pairs = [pair for pair in zip(*self._together(GIVEN), strict=True) if pair[0] >= 0]  # others have no label
+        label, target = [each for each, _ in pairs], [each for _, each in pairs]
         same, chance = _agreement(label, target)
         if same - chance > (1 - chance) / 2 and _are_mostly_equal(label, target):
             wrong = sum(map(operator.ne, label, target))
@@ -251,7 +252,7 @@ def _are_mostly_equal(label: list[Any], target: list[int]) -> bool:
 
 def _agreement(label: list[Any], target: list[Any]) -> tuple[float, float]:
     """Return the fraction of targets that are their label's number, and that of unrelated ones."""
-    n, of_label, of_target = len(target), Counter(label), Counter(target)
+    n, of_label, of_target = max(len(target), 1), Counter(label), Counter(target)
     chance = sum(of_label[number] * of_target[number] for number in of_target) / n**2
     return sum(map(operator.eq, label, target)) / n, chance
 
