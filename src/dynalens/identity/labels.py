@@ -70,17 +70,11 @@ class LabelCheck:
         self.confirmed = False
         """Whether they are labels of the batch in its order, or follow from these."""
 
-        self._open = False
-        """Whether nothing has told so far what the targets have to do with the labels of the batch or the dataset."""
+        self.looks = True
+        """Whether the next step is to be shown to ``see``: each step asks, so that it is no computation."""
 
         self.witness: Path | None = None
         """Where the batches of the first steps hold their targets, number by number; None where nowhere."""
-
-    @property
-    def looks(self) -> bool:
-        """Whether the next step is to be shown to ``see``."""
-        rows = sum(len(targets) for _, targets in self._steps)
-        return len(self._steps) < _FIRST or (self._open and rows < _ROWS)
 
     def see(
         self,
@@ -123,7 +117,9 @@ class LabelCheck:
         is_open = {path for path in usual if not relations[path]}
         if GIVEN in is_open:
             self._check_given()
-        self._open = not labels_alike or GIVEN in is_open
+        # Nothing may have told so far what the targets have to do with the labels of the batch or the dataset.
+        tells_little = sum(len(targets) for _, targets in self._steps) < _ROWS
+        self.looks = len(self._steps) < _FIRST or (tells_little and (not labels_alike or GIVEN in is_open))
         if self.confirmed:
             return
         numbers = given if given is not None and len(given) == len(every) else target
