@@ -1,8 +1,8 @@
 """How the order of suspects depends on each of its constants: average precision on stored trainings.
 
 Run ``noisy_runs.py`` first. Each constant in turn has other values, all others their own. The table is of the tuned
-runs: labels that people gave, flips that follow a rule (pairs, classes) and all other flips. A second table has the
-weighted margin alone, with weights whose growth stops, for trainings of each length.
+runs: labels that people gave, flips that follow a rule (pairs, classes) and all other flips. A second table has
+trainings of each length, with weights of epochs that grow for shorter or longer.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -21,6 +22,7 @@ from sklearn.metrics import average_precision_score
 from suspects import margins, recorded, shorter, stored
 
 from dynalens.dynamics import SampleStatistics
+from dynalens.dynamics.weighting import GROWTH
 from dynalens.suspicion import confusions, score, streaming_score
 
 Array = npt.NDArray[Any]
@@ -37,11 +39,11 @@ CONSTANTS: dict[str, tuple[Any, Sequence[float]]] = {
 }
 """Module and values of each constant."""
 
-POWERS = ((2, 2), (0, 0), (1, 1), (1, 2), (2, 1), (2, 3), (2, 4), (3, 2), (3, 3), (3, 6), (4, 4))
-"""Of t + 1 and of the training error in the weight of epoch t."""
+POWERS = ((3, 2), (0, 0), (1, 1), (1, 2), (2, 1), (2, 2), (2, 3), (3, 1), (3, 3), (3, 4), (4, 2), (4, 3), (4, 4))
+"""Of min(t + 1, 10) and of the training error in the weight of epoch t, the order's own first."""
 
-STOPS = (5.0, 10.0, 20.0, math.inf)
-"""Epochs after which the growth of the weight has come half way, where t + 1 becomes (t + 1) / (t + 1 + stop)."""
+GROWTHS = (5, 8, 10, 12, 15, 20, math.inf)
+"""Epochs over which the weight of an epoch grows."""
 
 GROUPS: dict[str, Callable[[Run], bool]] = {
     "human": lambda run: run.data == HUMAN,
@@ -81,11 +83,10 @@ def presented(logits: Array, given: Array) -> dict[str, Array]:
     }
 
 
-def reweighted(one: Stored, powers: tuple[float, float], stop: float = math.inf) -> SampleStatistics:
-    """Return the record as if epoch t had the weight ((t + 1) / (1 + (t + 1) / stop))^a * error^b."""
+def reweighted(one: Stored, powers: tuple[float, float], growth: float = GROWTH) -> SampleStatistics:
+    """Return the record as if epoch t had the weight min(t + 1, growth)^a * error^b."""
     error = (one.presentations["margin"] <= 0).mean(0)
-    number = np.arange(len(error)) + 1.0
-    weight = (number / (1 + number / stop)) ** powers[0] * error ** powers[1]
+    weight = np.minimum(np.arange(len(error)) + 1.0, growth) ** powers[0] * error ** powers[1]
     weight = weight / weight.sum() if weight.sum() else np.full(len(error), 1 / len(error))
     return replace(one.statistics, **{f"weighted_{name}": each @ weight for name, each in one.presentations.items()})
 
@@ -118,7 +119,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("| constant | value | " + " | ".join(titles) + " |")
     print("|---" * (len(GROUPS) + 2) + "|")
     for powers in POWERS:
-        _print_row("epoch_weight", f"{powers[0]}, {powers[1]}", precisions(runs, lambda one: reweighted(one, powers)))  # noqa: B023
+        own = " (default)" if powers == POWERS[0] else ""
+        means = precisions(runs, lambda one: reweighted(one, powers))  # noqa: B023
+        _print_row("powers of the weight", f"{powers[0]}, {powers[1]}{own}", means)
     for name, (module, values) in CONSTANTS.items():
         for value in values:
             with constant(name, value):
@@ -129,25 +132,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def by_length(runs: Sequence[Stored]) -> None:
-    """Print the average precision of the weighted margin for trainings of each length, in percent."""
+    """Print the average precision of the order for trainings of each length, in percent."""
     groups: dict[str, list[Stored]] = {}
     for one in sorted(runs, key=lambda one: (one.run.data != HUMAN, _epochs(one))):
         kind = "human" if one.run.data == HUMAN else "flips"
         groups.setdefault(f"{kind}, {_epochs(one)} epochs", []).append(one)
-    print("\n| weight of epoch t | " + " | ".join(f"{name} ({len(part)})" for name, part in groups.items()) + " |")
+    print("\n| weights grow for | " + " | ".join(f"{name} ({len(part)})" for name, part in groups.items()) + " |")
     print("|---" * (len(groups) + 1) + "|")
-    weights = {"1 (AUM)": (0.0, math.inf)} | {f"growth half done after {stop:g}": (2.0, stop) for stop in STOPS}
-    for name, (power, stop) in weights.items():
-        means = [np.mean([_precision(one, power, stop) for one in part]) for part in groups.values()]
+    orders: dict[str, Callable[[Stored], Array]] = {"AUM": lambda one: -one.statistics.margin}
+    for growth in GROWTHS:
+        own = " (default)" if growth == GROWTH else ""
+        orders[f"{growth:g} epochs{own}"] = partial(_order, growth=growth)
+    for name, order in orders.items():
+        means = [np.mean([average_precision_score(one.wrong, order(one)) for one in part]) for part in groups.values()]
         print(f"| {name} | " + " | ".join(f"{100 * mean:.1f}" for mean in means) + " |", flush=True)
+
+
+def _order(one: Stored, growth: float) -> Array:
+    return streaming_score(reweighted(one, POWERS[0], growth))
 
 
 def _epochs(one: Stored) -> int:
     return int(one.statistics.presentations.max())
-
-
-def _precision(one: Stored, power: float, stop: float) -> float:
-    return float(average_precision_score(one.wrong, -reweighted(one, (power, power), stop).weighted_margin))
 
 
 def _print_row(name: str, value: str, means: Sequence[float]) -> None:

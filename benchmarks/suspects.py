@@ -68,10 +68,10 @@ def margins(logits: Array, given: Array) -> Array:
 def margin_scores(margin: Array) -> dict[str, Array]:
     """Return scores of the margins (N, E) alone, higher is more suspicious.
 
-    W weighs epoch t, from 0, by ((t + 1) * error)^2; EMA is an exponential moving average with a step of 0.3.
+    W weighs epoch t, from 0, by min(t + 1, 10)^3 * error^2; EMA is an exponential moving average with a step of 0.3.
     """
     epochs = margin.shape[1]
-    weight = ((np.arange(epochs) + 1) * (margin <= 0).mean(0)) ** 2
+    weight = np.minimum(np.arange(epochs) + 1, 10) ** 3 * (margin <= 0).mean(0) ** 2
     moving = margin[:, 0]
     for epoch in range(1, epochs):
         moving = 0.7 * moving + 0.3 * margin[:, epoch]

@@ -71,7 +71,7 @@ def weighted_margins(epochs: list[list[tuple[int, list[float]]]]) -> list[float]
     total, sums = 0.0, [0.0] * len(LABELS)
     for number, epoch in enumerate(epochs):
         margins = {i: z[LABELS[i]] - max(z[k] for k in range(K) if k != LABELS[i]) for i, z in epoch}
-        weight = ((number + 1) * sum(m <= 0 for m in margins.values()) / len(margins)) ** 2
+        weight = min(number + 1, 10) ** 3 * (sum(m <= 0 for m in margins.values()) / len(margins)) ** 2
         total += weight
         for i, margin in margins.items():
             sums[i] += weight * margin
@@ -126,14 +126,14 @@ def test_weighted_means_equal_their_definition_where_each_sample_is_seen_once_an
 
 def test_weighted_means_of_a_sample_that_is_seen_now_and_then_are_within_what_it_showed() -> None:
     dynamics = TrainingDynamics(2)
-    # Half of the first batch is wrong, weight 1 * 1/4, and all of the second, weight 4 * 1.
+    # Half of the first batch is wrong, weight 1 * 1/4, and all of the second, weight 8 * 1.
     dynamics.update([0, 1], torch.tensor([[0.0, 1.0], [0.0, 2.0]]), torch.tensor([0, 1]))
     dynamics.end_epoch(0)
     dynamics.update([0], torch.tensor([[0.0, 4.0]]), torch.tensor([0]))
     dynamics.end_epoch(1)
     found = dynamics.compute()
-    # Weights 1/4 and 4: the mean of -1 and -4 is -1 + (-3) * 4 / 4.25; sample 1 keeps its only margin.
-    np.testing.assert_allclose(found.weighted_margin, [-1 - 3 * 4 / 4.25, 2.0], rtol=1e-6)
+    # Weights 1/4 and 8: the mean of -1 and -4 is -1 + (-3) * 8 / 8.25; sample 1 keeps its only margin.
+    np.testing.assert_allclose(found.weighted_margin, [-1 - 3 * 8 / 8.25, 2.0], rtol=1e-6)
     np.testing.assert_allclose(found.weighted_confidence[1], 1 / (1 + math.exp(-2)), rtol=1e-6)
     np.testing.assert_allclose(found.weighted_rival[1], 1 / (1 + math.exp(2)), rtol=1e-6)
     np.testing.assert_allclose(found.candidate_share, [1.0, np.nan])

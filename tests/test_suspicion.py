@@ -429,13 +429,12 @@ def test_flips_are_found_counted_and_named(kind: str, rate: float) -> None:
     statistics, history = simulated(given, true, **options)
     found, wrong = assess(statistics, history), given != true
     assert average_precision(wrong, found.score) > 0.93
-    # Of three epochs, the last counts most, and 150 flips are few: the mean of all three is steadier.
-    given_away = 0.07 if (kind, rate) == ("few epochs", 0.05) else 0.01
-    assert average_precision(wrong, found.score) >= average_precision(wrong, -statistics.margin) - given_away
-    assert found.noise_rate.value == pytest.approx(rate, rel=1 / 3)
+    assert average_precision(wrong, found.score) >= average_precision(wrong, -statistics.margin) - 0.01
+    # After three epochs, hard samples are many beside 150 flips.
+    assert found.noise_rate.value == pytest.approx(rate, rel=0.4 if (kind, rate) == ("few epochs", 0.05) else 1 / 3)
     assert found.noise_rate.low <= rate <= found.noise_rate.high
     chosen = flagged(found.probability, 0.8)
-    assert wrong[chosen].mean() > (0.65 if (kind, rate) == ("few epochs", 0.05) else 0.7)
+    assert wrong[chosen].mean() > (0.6 if (kind, rate) == ("few epochs", 0.05) else 0.7)
     assert chosen[wrong].mean() > 0.6
     right_name = found.suggested[wrong & chosen] == true[wrong & chosen]
     assert right_name.mean() > 0.9

@@ -4,8 +4,8 @@ The whole order, for sample i with label y:
 
     score_i = (1 - s) L(-m_i) + s L(B_i) + constant
 
-    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by ((t + 1) e_t)^2, e_t the training
-          error in epoch t
+    m_i   margin: mean of z_y - max_{k != y} z_k over the epochs, weighted by min(t + 1, 10)^3 e_t^2, e_t the
+          training error in epoch t
     B_i   class pairs: log odds that the label is wrong by Bayes, from the weighted mean probabilities and the noise
           matrix, in the mean over the first rounds of estimating the matrix (`confusions.wrong_log_odds`)
     s     how much class pairs count: A / (1/4)^2, at least 0.2 and at most 1, with A how far confusions go one way
@@ -19,7 +19,8 @@ All of it is in the record's 64 bytes for each sample, so that what is shown whi
 Constants, all of them:
 
     name               value  why
-    epoch_weight       2, 2   powers of t + 1 and of e_t; the same within .7 points from 1 to 4 and from 1 to 3
+    epoch_weight       3, 2   powers of min(t + 1, 10) and of e_t; the same within .7 points from 1 to 4 and 1 to 3
+    weighting.GROWTH   10     epochs over which weights grow; the same within .3 points from 8 to 15
     PAIRS              0.2    least share of class pairs; human labels the same within .2 points from .1 to .4
     ONE_WAY            0.25   part of one-way confusions from which flips are a rule; none was measured below .07 that
                               is one (no rule: A < .005, a rule: A > .06)
