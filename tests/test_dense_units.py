@@ -1,6 +1,7 @@
 """Sequences and masks: what is recorded of samples with a class for each token or pixel, against plain Python."""
 
 import copy
+import html
 import itertools
 import math
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
@@ -264,7 +266,9 @@ class NextWord(Tagger):
 @pytest.mark.parametrize("way", ["shifted", "padded", "without the last"])
 def test_language_models_are_recorded_and_explained_by_the_token_that_is_predicted(tmp_path: Path, way: str) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
-    explained = AttributionMonitor(on_error="raise", methods="saliency", metrics=(), num_samples=2, suspects=1)
+    explained = AttributionMonitor(
+        on_error="raise", methods="saliency", metrics=(), num_samples=2, suspects=1, decode="<{}>".format
+    )
     logger = pl.loggers.TensorBoardLogger(tmp_path)
     trained = run(tmp_path, NextWord(way), monitor, explained, max_epochs=2, logger=logger)
     statistics, expected = monitor.statistics(), np.zeros(N)
@@ -288,6 +292,20 @@ def test_language_models_are_recorded_and_explained_by_the_token_that_is_predict
     suspect = int(arrays["suspects_label.ids"][0])
     place = sentences()[suspect, 1:].tolist().index(int(arrays["suspects_label.labels"][0]))
     np.testing.assert_allclose(arrays["suspects_label.logits"][0], scores[suspect, place], rtol=1e-4, atol=1e-5)
+    sample, text, given, suggested = suspects_in_tensorboard(tmp_path)[0]
+    named: Any = monitor.suspects().loc[int(sample)]
+    ids = sentences()[int(sample)].tolist()
+    marked = [f"[<{word}>]" if i == named["unit"] else f"<{word}>" for i, word in enumerate(ids)]
+    assert text.split()[: named["unit"] + 1] == marked[: named["unit"] + 1]
+    assert (given, suggested) == (f"token {named['unit']}: <{named['label']}>", f"<{named['suggested']}>")
+
+
+def suspects_in_tensorboard(folder: Path) -> list[list[str]]:
+    """Sample, text, given and suggested class of each suspect in TensorBoard's last table."""
+    events = EventAccumulator(str(folder / "lightning_logs" / "version_0"))
+    events.Reload()
+    table = events.Tensors("dynalens/suspects/table/text_summary")[-1].tensor_proto.string_val[0].decode()
+    return [[html.unescape(cell.strip()) for cell in row.split("|")[1:5]] for row in table.splitlines()[2:]]
 
 
 class TimeFirst(Tagger):

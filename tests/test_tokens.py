@@ -192,6 +192,10 @@ def test_the_monitor_writes_what_its_parts_compute_and_draws_words(tmp_path: Pat
     assert len(seen["suspects_label.ids"]) == 4
     events = EventAccumulator(str(tmp_path / "run" / "version_0"), size_guidance={"images": 0})
     events.Reload()
+    table = events.Tensors("dynalens/suspects/table/text_summary")[-1].tensor_proto.string_val[0].decode().splitlines()
+    assert table[0].startswith("| sample | text | given |")
+    sample, text = (cell.strip() for cell in table[2].split("|")[1:3])
+    assert text == " ".join(word for word in map(WORDS.__getitem__, tokens()[int(sample)].tolist()) if word)
     sheet = events.Images("dynalens/explanations/epochs 000-009")[-1]
     assert sheet.width == 700
     assert sheet.height > 2 * (3 + 4 + 4) * 3 * 64  # a band for each method of each sample

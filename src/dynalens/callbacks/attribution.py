@@ -41,7 +41,7 @@ from dynalens.host import (
     tensorboard_writer,
     validates_in_epoch,
 )
-from dynalens.logs import show_as_trained, sink_of, switched_off_on_error
+from dynalens.logs import GallerySource, show_as_trained, sink_of, switched_off_on_error
 from dynalens.observation import module_named
 from dynalens.paths import resolved
 from dynalens.record import epoch_file, forget_epochs, write_arrays
@@ -98,8 +98,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             dotted path. "auto": where the first training steps take the network's input and the loss's targets from;
             where that is not seen, the first entry and its label, or usual keys.
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        decode: Callable(token id) -> its word, as of a tokenizer, for pictures of tokens; an empty one is not drawn.
-            Default: the id.
+        decode: Callable(token id) -> its word, as of a tokenizer, for pictures of tokens and the table of suspects; an
+            empty one is not drawn. Default: the id.
         masks: Where the batch has a mask of the object (N, H, W), or boxes (N, 4), for "pointing_game" and
             "relevance_mass": key, position, callable(batch) or its dotted path; a tensor for given ``samples``.
         target_layer: Dotted name of the layer for class activation maps; default: the last one with feature maps, of
@@ -213,7 +213,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
         by_id = self._explanations.samples.by_id
-        self._tracked.install(trainer, by_id=by_id, contrasts=self._contrasts)
+        self._tracked.install(trainer, by_id=by_id, gallery=GallerySource(self._contrasts, self.decode))
         alone, self._ended = self._tracked.tracker is None, None
         precision, last = scoring_precision(trainer), last_epoch(trainer)
         self._explanations.begin_fit(self._settings, precision, alone=alone, last_epoch=last)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.identity import SampleIdentity
-from dynalens.logs import ContrastSource
+from dynalens.logs import GallerySource
 
 
 class TrackedSamples:
@@ -23,19 +23,19 @@ class TrackedSamples:
         self.tracker: TrainingDynamicsMonitor | None = None
         self._identity: SampleIdentity | None = None
 
-    def install(self, trainer: Any, *, by_id: bool, contrasts: ContrastSource) -> None:
+    def install(self, trainer: Any, *, by_id: bool, gallery: GallerySource) -> None:
         """A fit begins.
 
         Args:
             trainer: The Trainer.
             by_id: Whether ids are needed even without a tracker.
-            contrasts: Gives the tracker maps for its gallery.
+            gallery: Gives the tracker maps and words for its gallery.
         """
         trackers = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
         self.tracker = trackers[0] if trackers else None
         if self.tracker is not None:
             self._identity = self.tracker.identity
-            self.tracker.draw_contrasts_with(contrasts)
+            self.tracker.draw_gallery_with(gallery)
         elif by_id:
             self._identity = SampleIdentity()
             self._identity.install(trainer)

@@ -16,7 +16,7 @@ from dynalens.capture import BatchObserver, Capture, inputs_to_show
 from dynalens.dynamics import EpochRecord
 from dynalens.host import Processes, announce, check_data_parallel, check_tensorboard, run_folder, tag_prefix
 from dynalens.identity import SampleIdentity
-from dynalens.logs import ContrastSource, DynamicsLog, LogSettings
+from dynalens.logs import DynamicsLog, GallerySource, LogSettings
 from dynalens.paths import resolved
 from dynalens.record import LiveRecord, RecordFolder, RecordSettings
 from dynalens.tensorboard import Layout, dynamics_layout
@@ -158,7 +158,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         )
         self.name = name
         self._log: DynamicsLog | None = None
-        self._contrast_sources: list[ContrastSource] = []
+        self._gallery_sources: list[GallerySource] = []
         self._observer = BatchObserver(alone=False)
         self._identity = SampleIdentity(resolved(index), loader)
         self._step = TrainingStep(self._identity, capture, self._features, views)
@@ -196,7 +196,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self._processes.is_first:
             self._log = DynamicsLog(
                 trainer, pl_module, self._live, self._shown,
-                name=self.name, dataset=self._identity.dataset, contrast_sources=self._contrast_sources,
+                name=self.name, dataset=self._identity.dataset, sources=self._gallery_sources,
             )  # fmt: skip
             if self._live.epochs:
                 self._log.restore(self.statistics(), self._live.epochs, self._live.kept_history().readable())
@@ -224,7 +224,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.write_under_way(epoch)
         if self._log is not None:  # now, because the step may work in place
             part = self._identity.part_of(batch)
-            inputs = inputs_to_show(part, self._observer.layout) if self._log.copies else None
+            inputs = inputs_to_show(part, self._observer.layout, tokens=True) if self._log.copies else None
             if inputs is not None:
                 self._log.see(self._identity.rows_before_step(trainer, batch), inputs)
             self._observer.start(pl_module, part)
@@ -370,7 +370,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             if self._log is not None:
                 self._log.finish()
         self._log = None
-        self._contrast_sources.clear()
+        self._gallery_sources.clear()
 
     def _find_samples(self, trainer: Any, *, training: bool = True) -> None:
         self._identity.start(trainer, self._live.num_samples, training=training)
@@ -390,10 +390,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
             ids, features = self._live.sample_ids, self._features.rows
             self._log.write(log_to, epoch, statistics, presentations, ids, features, also=noise)
 
-    def draw_contrasts_with(self, source: ContrastSource) -> None:
-        """Ask this source for the maps in the gallery of suspects, until the fit ends."""
-        if source not in self._contrast_sources:
-            self._contrast_sources.append(source)
+    def draw_gallery_with(self, source: GallerySource) -> None:
+        """Ask this source for maps and words in the gallery of suspects, until the fit ends."""
+        if source not in self._gallery_sources:
+            self._gallery_sources.append(source)
 
     def followed_suspects(self, epoch: int) -> int:
         """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""

@@ -9,6 +9,7 @@ from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.labels import class_labels
 from dynalens.capture.layout import BatchLayout
 from dynalens.keys import INPUT_KEYS, LABEL_KEYS
+from dynalens.observation import is_tokens
 
 _INPUTS = (
     "`inputs=` with (key, key) or a callable(batch) -> (images, labels), one class for each sample; where the model "
@@ -96,10 +97,15 @@ def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
     )
 
 
-def inputs_to_show(batch: Any, layout: BatchLayout | None = None) -> Tensor | None:
-    """Return the images or signals (N, C, ...) of a batch, or None where its inputs are neither."""
+def inputs_to_show(batch: Any, layout: BatchLayout | None = None, *, tokens: bool = False) -> Tensor | None:
+    """Return the images or signals (N, C, ...) of a batch, or None where its inputs are neither.
+
+    With ``tokens``, ids of tokens (N, T) as well.
+    """
     inputs = input_of(batch, layout)
-    return inputs if isinstance(inputs, Tensor) and 3 <= inputs.ndim <= 5 else None  # N, C and space or time
+    if not isinstance(inputs, Tensor):
+        return None
+    return inputs if 3 <= inputs.ndim <= 5 or (tokens and is_tokens(inputs)) else None  # N, C and space or time
 
 
 def input_of(batch: Any, layout: BatchLayout | None = None) -> Any:

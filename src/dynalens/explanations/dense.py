@@ -23,11 +23,13 @@ class ExplainedUnit(NamedTuple):
         label: The class that was given to it.
         region: Shape of the sample's targets, bool.
         words: What a caption calls it.
+        place: Of a token, among the targets; None of a region.
     """
 
     label: int
     region: Tensor
     words: str
+    place: int | None = None
 
     def at_logits(self, shift: int, tokens: int) -> "ExplainedUnit":
         """Return a token as the place where the logits for it stand.
@@ -100,7 +102,8 @@ def first_unit(labels: Tensor) -> ExplainedUnit:
 
 def token(labels: Tensor, place: int) -> ExplainedUnit:
     """Return the token at this place."""
-    return ExplainedUnit(int(labels[place]), torch.arange(len(labels), device=labels.device) == place, f"token {place}")
+    is_here = torch.arange(len(labels), device=labels.device) == place
+    return ExplainedUnit(int(labels[place]), is_here, f"token {place}", place)
 
 
 def region(pixels: Tensor, label: int, *, contradicted: bool = False) -> ExplainedUnit:
@@ -167,6 +170,7 @@ def joined(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit])
         measured={name: _measured([result.measured[name] for result in results]) for name in names},
         ids=None if first.ids is None else [sample for result in results for sample in result.ids or ()],
         units=[unit.words for unit in units],
+        places=[unit.place for unit in units if unit.place is not None],
     )
 
 

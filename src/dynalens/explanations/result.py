@@ -13,7 +13,10 @@ from dynalens.explanations.files import packed
 from dynalens.explanations.names import caption, coded
 from dynalens.faithfulness import Curve, Faithfulness, class_probabilities, tie_fraction
 from dynalens.observation import is_tokens
-from dynalens.pictures import ExplanationRow, Normalisation, Shown, class_name, shown_inputs, shown_words
+from dynalens.pictures import Decode, ExplanationRow, Normalisation, Sentences, Shown, class_name, shown_inputs
+
+ClassName = Callable[[int, Sequence[str] | None], str]
+"""From a class, and the names of the classes where they have any, to its name."""
 
 RANDOM = "random"
 _DRAWN_POINTS = 33
@@ -35,6 +38,7 @@ class ExplanationResult:
         independent: Whether each label is there or not, with a probability of its own.
         numbers: Whether the model is a regression and one of its outputs was explained.
         units: What each token or region is called that was explained; empty where samples have one class.
+        places: Of each token that was explained, in the targets; empty where none was.
         given: Shape ``(N,)``, of several labels whether the one in ``labels`` was given; None: all were.
     """
 
@@ -50,6 +54,7 @@ class ExplanationResult:
     numbers: bool = False
     given: Tensor | None = None
     units: Sequence[str] = ()
+    places: Sequence[int] = ()
 
     def of_units(self, units: Mapping[int | str, tuple[int, int]] | None) -> "ExplanationResult":
         """Return the result with what the data say of the doubtful labels; the same where there are none."""
@@ -103,7 +108,7 @@ class ExplanationResult:
         *,
         names: Sequence[str] | None = None,
         normalisation: Normalisation | None = None,
-        decode: Callable[[int], str] | None = None,
+        decode: Decode | None = None,
     ) -> list[ExplanationRow]:
         """Return a row of the picture for each sample, its curves drawn at these fractions.
 
@@ -114,8 +119,9 @@ class ExplanationResult:
             normalisation: Of the inputs.
             decode: From a token to its word.
         """
-        pictures = self._shown(normalisation, decode)
-        shown_labels = self._labels(names)
+        sentences = self._sentences(decode)
+        pictures = sentences.all() if is_tokens(self.images) else self._shown(normalisation)
+        shown_labels = self._labels(names, sentences.name)
         curves = {method: _drawn(of_samples.curves, fractions) for method, of_samples in self.measured.items()}
         controls = curves.pop(RANDOM, {})
         areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in curves}
@@ -151,7 +157,7 @@ class ExplanationResult:
         """Return "prediction" for a label that was not given: its map shows what speaks for it."""
         return otherwise if self.given is None or self.given[row] else "prediction"
 
-    def _labels(self, names: Sequence[str] | None) -> list[tuple[str, str, float]]:
+    def _labels(self, names: Sequence[str] | None, name: ClassName) -> list[tuple[str, str, float]]:
         """Return names of given and predicted label of each sample, and the probability of the given one."""
         if self.numbers:
             outputs = self.explanation.logits.gather(1, self.targets.unsqueeze(1)).squeeze(1).tolist()
@@ -160,17 +166,20 @@ class ExplanationResult:
         p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
         labels = self.labels.tolist()
         if not self.independent:
-            predicted = [class_name(each, names) for each in p.argmax(dim=1).tolist()]
-            return list(zip([class_name(each, names) for each in labels], predicted, p_label, strict=True))
+            predicted = [name(each, names) for each in p.argmax(dim=1).tolist()]
+            return list(zip([name(each, names) for each in labels], predicted, p_label, strict=True))
         bits = [1] * len(labels) if self.given is None else self.given.tolist()
         return [
             (_there(name, bool(bit)), _there(name, p_k > 0.5), p_k if bit else 1 - p_k)
             for name, bit, p_k in zip([class_name(each, names) for each in labels], bits, p_label, strict=True)
         ]
 
-    def _shown(self, normalisation: Normalisation | None, decode: Callable[[int], str] | None) -> Sequence[Shown]:
-        if is_tokens(self.images):
-            return shown_words(self.images, decode)
+    def _sentences(self, decode: Decode | None) -> Sentences:
+        """Return the samples that are tokens; none where they are others."""
+        ids = self.images.tolist() if is_tokens(self.images) else []
+        return Sentences(ids, self.places or [None] * len(ids), self.labels.tolist()[: len(ids)], decode)
+
+    def _shown(self, normalisation: Normalisation | None) -> Sequence[Shown]:
         return shown_inputs(self.images.squeeze(1) if self.table else self.images, normalisation)
 
 

@@ -7,7 +7,7 @@ with `layer_pictures`, `concepts` which concepts it has, and `surrogates` what s
 """
 
 from dynalens.logs.concepts import ConceptLog, ConceptSettings, dissection_sheet
-from dynalens.logs.dynamics_log import ContrastSource, DynamicsLog
+from dynalens.logs.dynamics_log import DynamicsLog, GallerySource
 from dynalens.logs.layer_log import LayerLog
 from dynalens.logs.layer_pictures import LayerPictures
 from dynalens.logs.layer_settings import LayerSettings, unit_numbers
@@ -18,8 +18,8 @@ from dynalens.logs.surrogates import normlime_sheet, tree_picture
 __all__ = [
     "ConceptLog",
     "ConceptSettings",
-    "ContrastSource",
     "DynamicsLog",
+    "GallerySource",
     "LayerLog",
     "LayerPictures",
     "LayerSettings",

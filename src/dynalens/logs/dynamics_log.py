@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from dynalens.logs.noise_curve import NoiseCurve
 from dynalens.logs.projector import Projector
 from dynalens.logs.settings import LogSettings
 from dynalens.logs.sinks import sink_of, switched_off_on_error
-from dynalens.pictures import find_normalisation
+from dynalens.pictures import Decode, find_normalisation
 from dynalens.record import LiveRecord
 from dynalens.record.folder import write_sheet
 from dynalens.suspicion import (
@@ -39,8 +39,20 @@ from dynalens.suspicion import (
 )
 from dynalens.tensorboard import write_layout
 
-ContrastSource = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
+ContrastMaps = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
 """From the module, and suggested and given class by a sample's id, to maps by the id."""
+
+
+class GallerySource(NamedTuple):
+    """What another callback gives to the gallery of suspects.
+
+    Attributes:
+        contrasts: Makes maps of what speaks for the suggested class.
+        decode: Returns the word of a token's id; None where nobody knows it.
+    """
+
+    contrasts: ContrastMaps
+    decode: Decode | None = None
 
 
 def in_words(epoch: int, suspects: int, rate: NoiseRate) -> str:
@@ -62,7 +74,7 @@ class DynamicsLog:
         settings: What is shown of it.
         name: Of the monitor, which tags begin with.
         dataset: What is trained on.
-        contrast_sources: Asked in turn for maps of the gallery's suspects, until one has some.
+        sources: Asked in turn for maps of the gallery's suspects, until one has some, and for words.
 
     Attributes:
         similar: What suspects look like, as of the epoch before the last, so that their pictures have passed; None
@@ -78,11 +90,11 @@ class DynamicsLog:
         *,
         name: str | None,
         dataset: Any,
-        contrast_sources: Sequence[ContrastSource],
+        sources: Sequence[GallerySource],
     ) -> None:
         assert live.folder is not None
         self._live, self._settings, self._prefix = live, settings, tag_prefix(name)
-        self._contrast_sources = contrast_sources
+        self._sources = sources
         self._device: torch.device = pl_module.device
         self._flagged: Array | None = None
         self._audited = False
@@ -108,6 +120,7 @@ class DynamicsLog:
             top_k=settings.top_k,
             class_names=live.class_names,
             normalisation=normalisation,
+            decode=next((source.decode for source in sources if source.decode is not None), None),
         )
 
     def restore(
@@ -233,8 +246,8 @@ class DynamicsLog:
             for i in worst_samples(statistics, self._settings.top_k)
             if statistics.candidate[i] >= 0
         }
-        for source in self._contrast_sources if self.pictures is not None else ():
-            maps = source(trainer.lightning_module, classes)
+        for source in self._sources if self.pictures is not None else ():
+            maps = source.contrasts(trainer.lightning_module, classes)
             if maps:
                 return {str(sample): relevance for sample, relevance in maps.items()}
         return {}

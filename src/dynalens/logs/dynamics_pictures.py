@@ -11,8 +11,10 @@ from torch import Tensor
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.embeddings import SimilarSamples
 from dynalens.pictures import (
+    Decode,
     Normalisation,
     PicturePace,
+    Sentences,
     Suspect,
     SuspectWatch,
     class_name,
@@ -27,7 +29,7 @@ from dynalens.pictures import (
     suspects_table,
     training_data_analysis,
 )
-from dynalens.suspicion import named_targets, streaming_score, target_words, unit_words, worst_samples
+from dynalens.suspicion import named_targets, streaming_score, target_words, token_of, unit_words, worst_samples
 from dynalens.tensorboard import Sink, epochs_tag
 from dynalens.text import escaped
 
@@ -66,6 +68,7 @@ class DynamicsPictures:
         top_k: Suspects in the gallery.
         class_names: Name of each class, or None.
         normalisation: Of the inputs, or None.
+        decode: From the id of a token to its word, or None.
     """
 
     def __init__(
@@ -76,11 +79,12 @@ class DynamicsPictures:
         top_k: int,
         class_names: Sequence[str] | None,
         normalisation: Normalisation | None,
+        decode: Decode | None = None,
     ) -> None:
         self._sink, self._prefix, self._top_k = sink, prefix, top_k
-        self._names = class_names
+        self._names, self._decode = class_names, decode
         self._watch = SuspectWatch(normalisation)
-        self._inputs_seen = False
+        self._inputs_seen = self._are_pictures = False
         self._audited: Sequence[int] = ()
         self._pace = PicturePace()
         self._step, self._similar = 0, SimilarSamples(*(np.zeros((0, 0), np.int64),) * 3)
@@ -121,8 +125,9 @@ class DynamicsPictures:
         return self._watch.follows or not self._inputs_seen
 
     def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
-        """Copy the inputs of suspects from a batch; None where the batch holds no images or signals."""
+        """Copy the inputs of suspects from a batch; None where the batch holds no images, signals or tokens."""
         self._inputs_seen |= inputs is not None
+        self._are_pictures |= inputs is not None and inputs.ndim > 2  # no tokens
         self._watch.see(indices, inputs)
 
     def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
@@ -221,7 +226,7 @@ class DynamicsPictures:
         if self._watch.pictures:
             gallery = suspects_gallery(suspects, f"epoch {epoch}: the {len(suspects)} worst suspects and their scores")
             self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)
-        elif suspects and not self._inputs_seen:
+        elif suspects and not self._are_pictures:
             self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects), step)
 
     def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
@@ -238,7 +243,10 @@ class DynamicsPictures:
         names: Sequence[str] | None,
     ) -> list[Suspect]:
         score, samples = streaming_score(statistics), worst_samples(statistics, self._top_k)
-        labels, suggested = given_and_suggested(statistics, samples, self._names)
+        passed = [sample for sample in samples if sample in self._watch.sentences]
+        sentences = self._sentences(statistics, passed)
+        texts = {sample: escaped(sentences.text(place)) for place, sample in enumerate(passed)}
+        labels, suggested = given_and_suggested(statistics, samples, self._names, sentences.name)
         return [
             Suspect(
                 sample_id=escaped(str(sample if ids is None else ids[sample])),
@@ -250,9 +258,19 @@ class DynamicsPictures:
                 contrast=contrasts.get(str(sample if ids is None else ids[sample])),
                 name="" if names is None else escaped(names[sample]),
                 similar=self._similar_pictures(sample),
+                text=texts.get(sample),
             )
             for place, sample in enumerate(samples)
         ]
+
+    def _sentences(self, statistics: SampleStatistics, samples: Sequence[int]) -> Sentences:
+        """Return suspects that are tokens and have passed, with the doubtful token in brackets."""
+        return Sentences(
+            [self._watch.sentences[sample] for sample in samples],
+            [token_of(statistics, sample) for sample in samples],
+            [int(statistics.label[sample]) for sample in samples],
+            self._decode,
+        )
 
     def _similar_pictures(self, sample: int) -> tuple[list[Array | None], list[Array | None]]:
         rows_of_label, suggested = self._similar.of(sample)
@@ -261,12 +279,15 @@ class DynamicsPictures:
 
 
 def given_and_suggested(
-    statistics: SampleStatistics, samples: Sequence[int], names: Sequence[str] | None
+    statistics: SampleStatistics,
+    samples: Sequence[int],
+    names: Sequence[str] | None,
+    name: Callable[[int, Sequence[str] | None], str] = class_name,
 ) -> tuple[list[str], list[str]]:
     """Return what was given to each of some samples and what is suggested instead, as text."""
     if statistics.target is not None:
         return target_words(statistics, samples, names)
     given, suggested, targets = named_targets(statistics, names)
-    labels, proposed = ([class_name(int(codes[row]), targets) for row in samples] for codes in (given, suggested))
+    labels, proposed = ([name(int(codes[row]), targets) for row in samples] for codes in (given, suggested))
     units = unit_words(statistics, samples)
     return [f"{unit}: {label}".removeprefix(": ") for unit, label in zip(units, labels, strict=True)], proposed

@@ -19,27 +19,30 @@ from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, sig
 from dynalens.pictures.pace import PicturePace
 from dynalens.pictures.relatives import Relative, examples_sheet, relatives_sheet
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
+from dynalens.pictures.words import Decode, Sentences, excerpt
 
 if TYPE_CHECKING:
-    from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, shown_words, to_rgb
+    from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, to_rgb
     from dynalens.pictures.layers import filters_grid, labelled_grid, maps_grid
     from dynalens.pictures.thumbnails import Thumbnails
     from dynalens.pictures.watch import SuspectWatch
 else:
     __getattr__, __dir__ = deferred(
         __name__,
-        inputs="Normalisation find_normalisation shown_inputs shown_words to_rgb",
+        inputs="Normalisation find_normalisation shown_inputs to_rgb",
         layers="filters_grid labelled_grid maps_grid",
         thumbnails="Thumbnails",
         watch="SuspectWatch",
     )
 
 __all__ = [
+    "Decode",
     "ExplanationRow",
     "FilmStrip",
     "Normalisation",
     "PicturePace",
     "Relative",
+    "Sentences",
     "Shown",
     "Suspect",
     "SuspectWatch",
@@ -50,6 +53,7 @@ __all__ = [
     "curve_chart",
     "data_map",
     "examples_sheet",
+    "excerpt",
     "explanation_sheet",
     "filters_grid",
     "find_normalisation",
@@ -65,7 +69,6 @@ __all__ = [
     "png_bytes",
     "relatives_sheet",
     "shown_inputs",
-    "shown_words",
     "signal_cell",
     "suspects_gallery",
     "suspects_table",

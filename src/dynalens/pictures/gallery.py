@@ -36,6 +36,7 @@ class Suspect:
         name: Of its file, say; empty where it has none.
         similar: Pictures of the nearest samples of the given class, and of the suggested class; None where a picture is
             still to come.
+        text: Its words, with the token that is spoken of in brackets; None where it is none, empty where it is to come.
     """
 
     sample_id: str
@@ -47,6 +48,7 @@ class Suspect:
     contrast: Array | None = None
     name: str = ""
     similar: tuple[Sequence[Shown | None], Sequence[Shown | None]] = ((), ())
+    text: str | None = None
 
 
 def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
@@ -105,13 +107,16 @@ def suspects_table(suspects: Sequence[Suspect]) -> str:
         | --- | --- | --- | --- | --- |
         | 7 | a&#124;b | &lt;c&gt; | 1.25 | 0.50 0.25 |
     """
-    lines = ["| sample | given | suggested | score | p(given), last epochs |", "| --- | --- | --- | --- | --- |"]
+    has_texts = any(suspect.text for suspect in suspects)
+    titles = ["sample", *(["text"] if has_texts else []), "given", "suggested", "score", "p(given), last epochs"]
+    rows = [titles, ["---"] * len(titles)]
     for suspect in suspects:
         probabilities = suspect.trace[np.isfinite(suspect.trace)][-5:]
         cells = [suspect.sample_id, suspect.label, suspect.suggested, f"{suspect.score:.2f}"]
         cells.append(" ".join(f"{p:.2f}" for p in probabilities))
-        lines.append(f"| {' | '.join(_plain(cell) for cell in cells)} |")
-    return "\n".join(lines)
+        cells[1:1] = [suspect.text or "next epoch"] if has_texts else []
+        rows.append([_plain(cell) for cell in cells])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int) -> None:

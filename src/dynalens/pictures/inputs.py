@@ -1,6 +1,6 @@
 """What a model was given, as a person knows it: colours as in the file, grey, signals, many channels."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -89,17 +89,6 @@ def shown_inputs(inputs: Tensor, normalisation: Normalisation | None = None) -> 
     if inputs.ndim == 3:  # N, C and one axis of time
         return list(inputs.detach().float().cpu().numpy())
     return list(to_rgb(inputs, normalisation))
-
-
-def shown_words(tokens: Tensor, decode: Callable[[int], str] | None = None) -> list[tuple[str, ...]]:
-    """Return each sample as words, one for each token: what ``decode`` says of its id, or the id itself.
-
-    Example:
-        >>> shown_words(torch.tensor([[2, 0]]), ["", "good", "bad"].__getitem__)
-        [('bad', '')]
-    """
-    spoken = decode or str
-    return [tuple(spoken(int(token)) for token in sample) for sample in tokens.tolist()]
 
 
 def _undone(x: Tensor, normalisation: Normalisation) -> Tensor:

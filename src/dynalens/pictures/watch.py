@@ -13,6 +13,8 @@ from dynalens.pictures.inputs import Normalisation, shown_inputs
 
 _LONGEST_SIDE = 112
 _LONGEST_SIGNAL = 448
+_TOKENS = 2
+"""Axes of tokens, ``(N, T)``."""
 _SEEN = 0.4
 """How much of a picture is seen through a mark."""
 
@@ -25,6 +27,10 @@ class SuspectWatch:
 
     Args:
         normalisation: Undone for the pictures; None for what :func:`to_rgb` does without.
+
+    Attributes:
+        pictures: Of the samples that are followed and have passed.
+        sentences: Ids of their tokens, where they are no pictures but tokens.
 
     Example:
         >>> watch = SuspectWatch()
@@ -39,6 +45,7 @@ class SuspectWatch:
     def __init__(self, normalisation: Normalisation | None = None) -> None:
         self.normalisation = normalisation
         self.pictures: dict[int, Array] = {}
+        self.sentences: dict[int, list[int]] = {}
         self._traces: dict[int, dict[int, float]] = {}
         self._epochs: list[int] = []
         self._wanted: Tensor | None = None
@@ -55,6 +62,7 @@ class SuspectWatch:
         """
         self._traces = {sample: self._traces.get(sample, {}) for sample in samples}
         self.pictures = {sample: self.pictures[sample] for sample in samples if sample in self.pictures}
+        self.sentences = {sample: self.sentences[sample] for sample in samples if sample in self.sentences}
         self._wanted = torch.tensor(list(samples), dtype=torch.int64, device=device)
 
     @property
@@ -67,7 +75,7 @@ class SuspectWatch:
 
         Args:
             indices: Dataset index of each row.
-            inputs: Shape ``(N, C, *spatial)``; None or another N: nothing is copied.
+            inputs: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``; None or another N: nothing is copied.
         """
         if inputs is None or not self._traces or len(inputs) != len(indices):
             return
@@ -105,9 +113,12 @@ class SuspectWatch:
             shapes.setdefault(copy.shape, []).append(sample)
         for samples in shapes.values():
             stacked = torch.cat([self._fresh[sample] for sample in samples])  # one copy to the host
+            if stacked.ndim == _TOKENS:
+                self.sentences |= dict(zip(samples, stacked.tolist(), strict=True))
+                continue
             pictures = shown_inputs(stacked, self.normalisation)
             self.pictures |= dict(zip(samples, pictures, strict=True))
-        for sample in self._marks.keys() & self._fresh.keys():
+        for sample in self._marks.keys() & self._fresh.keys() & self.pictures.keys():
             self.pictures[sample] = marked(self.pictures[sample], self._marks[sample].cpu())
         self._fresh, self._marks, self._gathered = {}, {}, None
 
@@ -165,6 +176,8 @@ def marked(picture: Array, marks: Tensor) -> Array:
 
 def _small(inputs: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d) -> Tensor:
     """Return copies, averaged down, or another way, where they are larger than a card."""
+    if inputs.ndim == _TOKENS:
+        return inputs.clone()
     x = inputs.float()
     if x.ndim == 5:  # N, C and three axes of space, of which the middle slice is shown
         x = x.select(2, x.shape[2] // 2)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from dynalens.dynamics import Array
 from dynalens.keys import IMAGE_KEYS
-from dynalens.pictures import Normalisation, find_normalisation, shown_inputs
+from dynalens.pictures import Normalisation, excerpt, find_normalisation, shown_inputs
 from dynalens.report.samples import SamplePictures, drawn
 
 _GREY_AND_COLOUR = (1, 3)
 TEXT_KEYS = ("text", "sentence", "content", "document", "review", "question")
 WORD_KEYS = ("tokens", "words", "input_ids")
-_LONGEST_TEXT, _LONGEST_ROW = 2000, 60  # letters and numbers of a sample that are shown
+_LONGEST_TEXT = 2000  # letters of a sample that are shown
 
 
 class DatasetPictures(SamplePictures):
@@ -93,11 +93,11 @@ def as_text(item: Any, token: int | None = None) -> str | None:
     if isinstance(item, str):
         return item[:_LONGEST_TEXT]
     if _are_words(item):
-        return " ".join(_around(list(item), token))
+        return excerpt(list(item), token)
     values = item.numpy(force=True) if isinstance(item, Tensor) else np.asarray(item) if _is_row(item) else item
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iufb":
         return None
-    return ", ".join(_around([f"{value:.4g}" for value in values.tolist()], token))
+    return excerpt([f"{value:.4g}" for value in values.tolist()], token, ", ")
 
 
 def _are_words(item: Any) -> bool:
@@ -106,13 +106,6 @@ def _are_words(item: Any) -> bool:
 
 def _is_row(item: Any) -> bool:
     return isinstance(item, list) and len(item) > 0 and all(isinstance(value, int | float) for value in item)
-
-
-def _around(words: list[str], token: int | None) -> list[str]:
-    """Return the first words, or those around a token, which is marked; what is left out is told."""
-    first = 0 if token is None else max(0, min(token - _LONGEST_ROW // 2, len(words) - _LONGEST_ROW))
-    shown = [f"[{word}]" if place == token else word for place, word in enumerate(words)][first : first + _LONGEST_ROW]
-    return ["..."] * (first > 0) + shown + ["..."] * (len(words) > first + _LONGEST_ROW)
 
 
 def _tensor_of(array: Array) -> Tensor:

@@ -1,0 +1,109 @@
+"""Sentences in which the token that is spoken of is marked."""
+
+from collections.abc import Callable, Sequence
+
+from dynalens.pictures.drawing import class_name
+
+Decode = Callable[[int], str]
+"""From the id of a token to its word; an empty one is not shown."""
+
+_MOST = 60
+"""Words of a sentence that are shown."""
+
+
+def bracketed(words: Sequence[str], token: int | None) -> list[str]:
+    """Return words, one of them in brackets.
+
+    Example:
+        >>> bracketed(["Paris", "is", "big"], 0)
+        ['[Paris]', 'is', 'big']
+    """
+    return [f"[{word}]" if place == token else word for place, word in enumerate(words)]
+
+
+def excerpt(words: Sequence[str], token: int | None, between: str = " ") -> str:
+    """Return the first words, or those around a token, which stands in brackets; what is left out is told.
+
+    Example:
+        >>> excerpt(["Paris", "is", "big"], 2), excerpt(["4", "7"], None, ", ")
+        ('Paris is [big]', '4, 7')
+    """
+    first = 0 if token is None else max(0, min(token - _MOST // 2, len(words) - _MOST))
+    part = bracketed(words, token)[first : first + _MOST]
+    return between.join(["..."] * (first > 0) + part + ["..."] * (len(words) > first + _MOST))
+
+
+def next_word_shift(
+    sentences: Sequence[Sequence[int]], places: Sequence[int | None], classes: Sequence[int]
+) -> int | None:
+    """Return how far behind their places the given classes stand in their own sentences; None where they do not.
+
+    The classes of a language model are tokens. It is 0 where the batch has one row of them, and 1 where the targets are
+    a row of their own.
+
+    Args:
+        sentences: Ids of the tokens of each sample.
+        places: Of the token that is spoken of, in the targets; None where it is none.
+        classes: Given for it.
+
+    Example:
+        >>> next_word_shift([[5, 9, 4]], [1], [9]), next_word_shift([[5, 9, 4]], [1], [4])
+        (0, 1)
+        >>> next_word_shift([[5, 9, 4]], [1], [2]) is None
+        True
+    """
+    for shift in (0, 1):
+        rows = zip(sentences, places, classes, strict=True)
+        same = [row[at + shift] == k for row, at, k in rows if at is not None and at + shift < len(row)]
+        if same and all(same):
+            return shift
+    return None
+
+
+class Sentences:
+    """Samples that are tokens, each perhaps with one that is spoken of.
+
+    Args:
+        sentences: Ids of the tokens of each sample.
+        places: Of the token that is spoken of, in the targets; None where it is none.
+        classes: Given for these.
+        decode: From an id to its word; None: the ids themselves.
+
+    Example:
+        >>> words = ["", "the", "cat", "sat"].__getitem__
+        >>> tagged = Sentences([[1, 2, 3, 0]], [1], [0], words)
+        >>> tagged.text(0), tagged.name(2, ["noun", "verb", "other"])
+        ('the [cat] sat', 'other')
+        >>> spoken = Sentences([[1, 2, 3]], [1], [3], words)  # of a language model, whose targets are [2, 3, ...]
+        >>> spoken.text(0), spoken.name(2, None)
+        ('the cat [sat]', 'cat')
+    """
+
+    def __init__(
+        self,
+        sentences: Sequence[Sequence[int]],
+        places: Sequence[int | None],
+        classes: Sequence[int],
+        decode: Decode | None = None,
+    ) -> None:
+        self._sentences, self._classes, self._decode = sentences, classes, decode or str
+        self._shift = next_word_shift(sentences, places, classes)
+        self._marked = [place if place is None else place + (self._shift or 0) for place in places]
+
+    def all(self) -> list[tuple[str, ...]]:
+        """Return the words of each sample, one for each token, with the one that is spoken of in brackets."""
+        pairs = zip(self._sentences, self._marked, strict=True)
+        return [tuple(bracketed([self._decode(token) for token in sentence], marked)) for sentence, marked in pairs]
+
+    def text(self, sample: int) -> str:
+        """Return a sample as a text, without its empty words; a word behind the last token is added."""
+        words, marked = [self._decode(token) for token in self._sentences[sample]], self._marked[sample]
+        if self._shift is not None and marked == len(words):
+            words.append(self._decode(self._classes[sample]))
+        places = [place for place, word in enumerate(words) if word.strip() or place == marked]
+        return excerpt([words[place] for place in places], places.index(marked) if marked in places else None)
+
+    def name(self, label: int, names: Sequence[str] | None) -> str:
+        """Return the name of a class; of a language model's, which has no other names, the word."""
+        is_word = names is None and self._shift is not None and label >= 0
+        return self._decode(label) if is_word else class_name(label, names)
