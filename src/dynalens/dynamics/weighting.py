@@ -1,6 +1,5 @@
 """How much each epoch counts in the weighted means; nothing but numbers, so that reading a record needs no torch."""
 
-
 GROWTH = 10
 """Epochs over which the weight grows; from 8 to 15 the order is the same within .3 points (``docs/results.md``)."""
 
