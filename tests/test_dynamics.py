@@ -1,6 +1,5 @@
 """Every statistic equals a slow definition in plain Python, for any history."""
 
-import gc
 import io
 import math
 import weakref
@@ -609,17 +608,16 @@ def test_steps_in_and_out_of_inference_mode_give_the_same_record() -> None:
 
 
 def test_waiting_logits_keep_no_graph_and_are_bounded() -> None:
-    pending = PendingRows()
+    pending, given = PendingRows(), []
     weight = torch.ones(2, 10, requires_grad=True)
     for _ in range(1000):
         logits = torch.ones(100, 2) @ weight
-        alive = weakref.ref(logits)
+        given.append(weakref.ref(logits))
         pending.add(range(100), logits, torch.zeros(100).long())
         del logits
-        if alive() is not None:  # what measures coverage keeps the variables of a function in cycles now and then
-            gc.collect()
-        assert alive() is None
         assert len(pending._block) * 10 < 2**19
+    # What measures coverage may keep the variables of one call in a thousand.
+    assert sum(logits() is not None for logits in given) < 10
 
 
 def test_the_record_keeps_no_graph_and_changes_no_logits() -> None:
