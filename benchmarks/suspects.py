@@ -19,7 +19,7 @@ import torch
 from noisy_runs import HUMAN, JUDGED, SMALL, TUNED, Run, grid, load, out_of_fold
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from dynalens.dynamics import SampleStatistics, TrainingDynamics
+from dynalens.dynamics import SampleStatistics, TrainingDynamics, epoch_weight
 from dynalens.suspicion import assess, flagged
 from dynalens.suspicion.scores import named_scores
 
@@ -68,10 +68,10 @@ def margins(logits: Array, given: Array) -> Array:
 def margin_scores(margin: Array) -> dict[str, Array]:
     """Return scores of the margins (N, E) alone, higher is more suspicious.
 
-    W weighs epoch t, from 0, by min(t + 1, 10)^3 * error^2; EMA is an exponential moving average with a step of 0.3.
+    W weighs epochs as the order does (``epoch_weight``); EMA is an exponential moving average with a step of 0.3.
     """
     epochs = margin.shape[1]
-    weight = np.minimum(np.arange(epochs) + 1, 10) ** 3 * (margin <= 0).mean(0) ** 2
+    weight = np.array([epoch_weight(epoch, error) for epoch, error in enumerate((margin <= 0).mean(0))])
     moving = margin[:, 0]
     for epoch in range(1, epochs):
         moving = 0.7 * moving + 0.3 * margin[:, epoch]
