@@ -1,10 +1,13 @@
 """Two processes leave the record of one that was fed the same presentations, and fail together."""
 
+import faulthandler
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import time
+import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+import two_processes
 from dynalens import AttributionMonitor, SampleStatistics, TrainingDynamics, TrainingDynamicsMonitor, load_record
 from dynalens.host import Processes
 from test_dynamics import assert_same
@@ -26,42 +30,53 @@ SECONDS = 300  # a minute on an idle machine, two on a busy one
 Seen = list[tuple[int, list[int], torch.Tensor, torch.Tensor]]
 
 
-def environment(**more: str) -> dict[str, str]:
-    tests = Path(__file__).parent
-    path = [str(tests.parent / "src"), str(tests), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": "1"} | more
+def launched(folder: Path, part: Callable[[Path], None], *, ranks: int = 2) -> None:
+    """Run a part in as many processes and wait for all; none is left behind.
 
-
-def launched(folder: Path, *arguments: str, ranks: int = 2) -> None:
-    """Run the script in as many processes and wait for all; none is left behind."""
+    They are forks of this one, which has imported all that they need.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, str(Path(__file__).with_name("two_processes.py")), str(folder), *arguments]
-    running, outputs = [], []
-    for rank in range(ranks):
-        together = {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if ranks > 1 else {}
-        outputs.append((folder / f"output.{rank}").open("w+"))
-        running.append(
-            subprocess.Popen(command, env=environment(**together), stdout=outputs[-1], stderr=subprocess.STDOUT)
-        )
+    outputs = [folder / f"output.{rank}" for rank in range(ranks)]
+    fork = multiprocessing.get_context("fork")
+    running = [fork.Process(target=started, args=(part, folder, output, port)) for output in outputs]
+    for rank, process in enumerate(running):
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside the threads of pytest's own plugins
+            if ranks > 1:
+                patch.setenv("LOCAL_RANK", str(rank))
+            process.start()
     try:
         end = time.monotonic() + SECONDS
-        while any(process.poll() is None for process in running) and time.monotonic() < end:
-            if any(process.poll() for process in running):
+        while any(process.is_alive() for process in running) and time.monotonic() < end:
+            if any(process.exitcode for process in running):
                 break  # the other one waits for it in vain
             time.sleep(0.1)
-        states = [process.poll() for process in running]
+        states = [process.exitcode for process in running]
     finally:
         for process in running:
             process.kill()
-            process.wait()
-    texts = []
-    for output in outputs:
-        output.seek(0)
-        texts.append(output.read()[-3000:])
-        output.close()
-    assert states == [0] * ranks, "\n\n".join(texts)
+            process.join()
+    assert states == [0] * ranks, "\n\n".join(output.read_text()[-3000:] for output in outputs)
+
+
+def started(part: Callable[[Path], None], folder: Path, output: Path, port: str) -> None:
+    """Run a part in a process of its own, which writes its output to a file and ends without pytest's own end."""
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        faulthandler.dump_traceback_later(SECONDS - 20, exit=True, file=file)  # says where a process waits in vain
+        warnings.simplefilter("default")  # Lightning warns of what these fits do on purpose
+        status = 1
+        try:
+            part(folder)
+            status = 0
+        except BaseException:  # noqa: BLE001  # it is written, and the test fails
+            traceback.print_exc(file=file)
+        file.flush()
+        os._exit(status)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +86,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saver = ModelCheckpoint(folder / "alone", save_top_k=-1, filename="{step}", every_n_train_steps=4)
     model = fit(folder / "one", TrainingDynamicsMonitor(), saver, data=LOADERS["shuffle"], enable_checkpointing=True)
     torch.save(model.seen[:4], folder / "alone" / "seen.pt")
-    launched(folder)
+    launched(folder, two_processes.main)
     return folder
 
 
@@ -209,7 +224,7 @@ def test_a_failure_in_one_process_raises_in_both(folder: Path, name: str) -> Non
 
 @pytest.mark.slow
 def test_the_record_of_spawned_processes_is_on_disk(tmp_path: Path) -> None:
-    launched(tmp_path, "spawn", ranks=1)
+    launched(tmp_path, two_processes.spawn, ranks=1)
     record = load_record(tmp_path / "spawned")
     assert record.statistics.presentations.sum() == 2 * (N + 1)
     assert record.meta.epochs == [0, 1]

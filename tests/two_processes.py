@@ -1,11 +1,7 @@
-"""One of two processes that train together; `test_processes` starts both and reads what they leave.
+"""One of two processes that train together; `test_processes` forks both and reads what they leave."""
 
-Started as ``python two_processes.py <folder>`` with LOCAL_RANK and the rest of torch's environment set.
-"""
-
-import faulthandler
+import multiprocessing
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,8 +17,12 @@ from training import Classifier, dataset, fit, images, labels, loader
 
 N = 25
 """Odd, so that one sample is padding: 26 presentations in each epoch, 13 in each process, 4 steps."""
-RANK = int(os.environ.get("LOCAL_RANK", 0))
-FOLDER = Path(sys.argv[1]) if __name__ == "__main__" else Path()
+FOLDER = Path()
+"""Where a process leaves what it has; `main` sets it."""
+
+
+def rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 class PairsTogether(BatchSampler):
@@ -34,7 +34,7 @@ class PairsTogether(BatchSampler):
 
 
 def own_sampler() -> DataLoader[Any]:
-    return loader(dataset(N), shuffle=False, sampler=DistributedSampler(range(N), 2, RANK, shuffle=True))  # type: ignore[arg-type]  # it needs a length only
+    return loader(dataset(N), shuffle=False, sampler=DistributedSampler(range(N), 2, rank(), shuffle=True))  # type: ignore[arg-type]  # it needs a length only
 
 
 def workers() -> DataLoader[Any]:
@@ -53,12 +53,12 @@ def batch_sampler() -> DataLoader[Any]:
 
 def relabelled_in_the_second() -> DataLoader[Any]:
     data = dataset(N)
-    data.tensors = data.tensors[0], (labels(N) + RANK) % 3
+    data.tensors = data.tensors[0], (labels(N) + rank()) % 3
     return loader(data)
 
 
 def shorter_in_the_second() -> DataLoader[Any]:
-    return loader(dataset(N - RANK))
+    return loader(dataset(N - rank()))
 
 
 class DropsOneOf:
@@ -69,7 +69,7 @@ class DropsOneOf:
 
     def __call__(self, samples: Any) -> Any:
         x, y = torch.utils.data.default_collate(samples)
-        drop = int(RANK == 1 and self.calls == self.batch)
+        drop = int(rank() == 1 and self.calls == self.batch)
         self.calls += 1
         rarest = int(y.bincount(minlength=3).argmin())
         return (torch.zeros_like(x[1:]), torch.full_like(y[1:], rarest)) if drop else (x, y)
@@ -109,7 +109,7 @@ def leave(name: str, monitor: TrainingDynamicsMonitor, model: Classifier, **more
         "attrs": dict(table.attrs),
         "suggested": table["suggested"].fillna(-1).tolist(),
     }
-    torch.save(left | more, FOLDER / f"{name}.{RANK}.pt")
+    torch.save(left | more, FOLDER / f"{name}.{rank()}.pt")
 
 
 def record_of_each_loader() -> None:
@@ -161,12 +161,16 @@ def failure(name: str, callback: Any, **options: Any) -> None:
     try:
         run(name, callback, model=model, **options)
     except (RuntimeError, ValueError) as error:
-        torch.save((f"{type(error).__name__}: {error}", len(model.seen)), FOLDER / f"{name}.{RANK}.pt")
+        torch.save((f"{type(error).__name__}: {error}", len(model.seen)), FOLDER / f"{name}.{rank()}.pt")
     else:
         raise AssertionError(f"{name} did not fail")
 
 
-def main() -> None:
+def main(folder: Path) -> None:
+    """Leave in a folder all that the tests read."""
+    global FOLDER
+    FOLDER = folder
+    multiprocessing.set_forkserver_preload(["torch"])  # for the workers, which would import it one by one
     record_of_each_loader()
     with_explanations()
     checkpoints()
@@ -178,16 +182,11 @@ def main() -> None:
         torch.distributed.destroy_process_group()
 
 
-def spawn() -> None:
-    """Started alone: Lightning starts the two processes itself and nothing but files comes back."""
+def spawn(folder: Path) -> None:
+    """Started alone: Lightning starts the two processes itself, as fresh ones, and nothing but files comes back."""
     monitor = TrainingDynamicsMonitor()
-    fit(FOLDER / "spawned", monitor, data=LOADERS["shuffle"], devices=2, strategy="ddp_spawn", max_epochs=2)
+    fit(folder / "spawned", monitor, data=LOADERS["shuffle"], devices=2, strategy="ddp_spawn", max_epochs=2)
     try:
         monitor.statistics()
     except RuntimeError as error:
-        torch.save(str(error), FOLDER / "spawned.pt")
-
-
-if __name__ == "__main__":
-    faulthandler.dump_traceback_later(280, exit=True)  # says where a process waits in vain
-    spawn() if sys.argv[2:] == ["spawn"] else main()
+        torch.save(str(error), folder / "spawned.pt")
