@@ -26,6 +26,7 @@ from torch.utils.data import (
 
 from dynalens import SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
 from dynalens.identity.loaders import Iteration
+from spawned import Noisy, brightness, by_brightness
 from test_dynamics import assert_same
 from training import Classifier, K, N, fit, images, labels, trainer
 
@@ -36,19 +37,11 @@ pytestmark = [
 ]
 
 
-class Augmented(Dataset[Any]):
+class Augmented(Noisy):
     """Draws from the global generator for each sample; the index stays in the first pixel."""
 
     def __init__(self, n: int = N) -> None:
-        self.images, self.labels = images(n), labels(n)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        noise = 0.1 * torch.randn(1, 6, 6)
-        noise[:, 0, 0] = 0
-        return self.images[i] + noise, self.labels[i]
+        super().__init__(images(n), labels(n))
 
 
 class AtOnce(Augmented):
@@ -166,14 +159,6 @@ def without_label_two(samples: list[Any]) -> Any:
     return None if any(y == 2 for _, y in samples) and len(samples) == 2 else default_collate(samples)
 
 
-def brightness(sample: Any) -> float:
-    return float(sample[0][0, 1:].sum())
-
-
-def by_brightness(samples: list[Any]) -> Any:
-    return default_collate(sorted(samples, key=brightness))
-
-
 def sorted_in_place(samples: list[Any]) -> Any:
     samples.sort(key=brightness)
     return [torch.stack([x for x, _ in samples]), torch.stack([y for _, y in samples])]
@@ -281,7 +266,8 @@ CASES: dict[str, dict[str, Any]] = {
     "collate sorts, workers": {"data": lambda: loader(collate_fn=by_brightness, num_workers=2)},
     "collate sorts, spawned": {
         "data": lambda: loader(
-            collate_fn=by_brightness, num_workers=1, persistent_workers=True, multiprocessing_context="spawn"
+            Noisy(images(), labels()), collate_fn=by_brightness, num_workers=1, persistent_workers=True,
+            multiprocessing_context="spawn",
         ),
         # A forked worker draws the same numbers and starts in no time.
         "data without": lambda: loader(collate_fn=by_brightness, num_workers=1),
