@@ -3,6 +3,7 @@
 import logging
 import os
 
+import pytest
 import torch
 
 # Two threads are slower than one on a shared machine, and sums differ between thread counts.
@@ -13,3 +14,9 @@ torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 for name in ("pytorch_lightning", "lightning.pytorch"):
     logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is drawn at an epoch's end, which takes a third of a short fit: for tests that read the record alone."""
+    monkeypatch.setattr("dynalens.pictures.pace.PicturePace.offer", lambda pace, draw: None)

@@ -22,6 +22,8 @@ from dynalens.identity.loaders import Iteration
 from test_dynamics import assert_same
 from training import Classifier, K, N, dataset, fit, images, labels, loader, trainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def name(i: int) -> str:
     return f"folder/übung {i:03d}.png"

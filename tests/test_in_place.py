@@ -16,6 +16,8 @@ from dynalens import IndexedDataset, SampleIdentityError, TrainingDynamicsMonito
 from test_losses import assert_equals_the_definitions
 from training import Classifier, N, dataset, fit, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def by_copy(values: Tensor, order: Tensor) -> None:
     values.copy_(values[order])

@@ -31,6 +31,7 @@ from test_dynamics import assert_same
 from training import Classifier, K, N, fit, images, labels, trainer
 
 pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata calls it
     pytest.mark.filterwarnings("ignore:train_dataloader yielded None"),
     pytest.mark.filterwarnings("ignore:.*`dataloader_iter`"),

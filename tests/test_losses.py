@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from dynalens import CaptureError, SampleStatistics, TrainingDynamicsMonitor
 from training import Classifier, N, fit, images, labels, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 WEIGHT = torch.tensor([1.0, 2.0, 0.5])
 
 

@@ -18,6 +18,8 @@ from dynalens.dynamics.uncertainty import uncertainty
 from test_dynamics import EPOCHS, LABELS, K, assert_same, feed
 from training import Classifier, fit
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 History = list[list[tuple[int, list[float]]]]
 
 

@@ -14,6 +14,7 @@ from test_losses import assert_equals_the_definitions
 from training import fit
 
 pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata calls it
     pytest.mark.filterwarnings("ignore:.*training_step.* returned .None."),
     pytest.mark.filterwarnings("ignore:.*AMP with fp16 is not supported on CPU"),

@@ -35,6 +35,8 @@ from dynalens.suspicion import compared
 from dynalens.units import multi_label, regression
 from training import Classifier, N, assert_merged_alike, fit, images, labels, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def targets(columns: int = 1) -> Tensor:
     """Targets (N, columns), of another scale in each column."""

@@ -21,6 +21,8 @@ from dynalens.identity.labels import GIVEN, LabelCheck
 from test_losses import assert_equals_the_definitions
 from training import Classifier, K, N, dataset, fit, images, labels, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def permutation(y: Tensor) -> Tensor:
     """One that the generators have no part in."""

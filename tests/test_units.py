@@ -32,6 +32,8 @@ from dynalens.units import multi_label
 from test_regression import Regressor
 from training import Classifier, K, N, assert_merged_alike, fit, images, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def bits() -> Tensor:
     """Given labels (N, K): any number of them, also none and all."""
