@@ -1,10 +1,15 @@
 """Settings of the whole suite."""
 
+import functools
+import importlib.metadata
 import logging
 import os
 
 import pytest
 import torch
+
+# Each Trainer reads the metadata of all installed packages, which takes as long as a short fit. Here it is read once.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)  # type: ignore[assignment]  # called alike
 
 # Two threads are slower than one on a shared machine, and sums differ between thread counts.
 torch.set_num_threads(1)
