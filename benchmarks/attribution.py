@@ -112,10 +112,10 @@ def maps(
     return found
 
 
-def report_times(size: int, samples: int, steps: int, rounds: int) -> None:
+def report_times(size: int, samples: int, steps: int, rounds: int, width: int) -> None:
     """Print each map's CPU time over its bound."""
     images, batches, layer = SETTINGS[size]
-    network, (x, y) = resnet18(size), random_images(images, size)
+    network, (x, y) = resnet18(size, width=width), random_images(images, size)
     asked, limits = maps(network, x, y, layer, samples, steps), bounds(network, size, batches)
     cam, forward = "grad_cam alone, over one forward pass", "forward"
     candidates = {name: run for name, (run, _) in (limits | asked).items()}
@@ -165,10 +165,10 @@ def peak_in_a_process(name: str, size: int, number: int) -> str:
             return f"no answer in {MOST_SECONDS} s"
 
 
-def report_quality(data: str, size: int, train: int, steps: int, explained: int) -> None:
+def report_quality(data: str, size: int, train: int, steps: int, *, quick: bool) -> None:
     """Print the error of the steps of integrated gradients, and what bfloat16 changes, on a trained network."""
     images, labels = images_of(data, size)
-    network = trained_resnet18(images[:train], labels[:train])
+    network, explained = trained_resnet18(images[:train], labels[:train], width=width_of(quick)), 2 if quick else 16
     x, y = images[train : train + explained], labels[train : train + explained]
     held_out = accuracy(network, images[train : train + 300], labels[train : train + 300])
     print(f"\n{size} x {size}, trained on {train} images, accuracy {held_out:.2f}")
@@ -181,6 +181,11 @@ def report_quality(data: str, size: int, train: int, steps: int, explained: int)
         exact, fast = call(network, x, y, **arguments), call(network, x, y, autocast=True, **arguments)
         change = float((fast - exact).norm() / exact.norm())
         print(f"  {call.__name__}: bfloat16 changes it by {change:.3f} (relative norm)")
+
+
+def width_of(quick: bool) -> int:
+    """Return the channels of the network's stem: few, where it is only asked whether the benchmark runs."""
+    return 8 if quick else 64
 
 
 def main() -> None:
@@ -201,12 +206,12 @@ def main() -> None:
     if options.quick:
         SETTINGS[32] = (2, (2,), "layer3")
     for size in options.sizes:
-        report_times(size, samples, steps, options.rounds)
+        report_times(size, samples, steps, options.rounds, width_of(options.quick))
         if not options.quick:
             report_memory(size, options.numbers)
     report_passes(medians, options.rounds, few=options.quick)
     if options.data:
-        report_quality(options.data, min(options.sizes), options.train, steps, 2 if options.quick else 16)
+        report_quality(options.data, min(options.sizes), options.train, steps, quick=options.quick)
 
 
 if __name__ == "__main__":

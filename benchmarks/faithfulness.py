@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.quick:
             number, steps = 2, 4
             images, labels = random_images(number, size)
-            model: nn.Module = resnet18(size)
+            model: nn.Module = resnet18(size, width=8)
         else:
             number, steps = options.images or (16 if small else 8), options.steps
             train = options.train or (1500 if small else 320)

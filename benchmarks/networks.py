@@ -37,24 +37,26 @@ class ResNet18(nn.Sequential):
         classes: Number of logits.
         channels: Channels of the images.
         small: A 3 x 3 stem without pooling, as is usual for 32 x 32 images, instead of the 7 x 7 stem for 224 x 224.
+        width: Channels of the stem; fewer only to see whether a benchmark runs.
     """
 
-    def __init__(self, classes: int = 10, channels: int = 3, *, small: bool = True) -> None:
+    def __init__(self, classes: int = 10, channels: int = 3, *, small: bool = True, width: int = 64) -> None:
         super().__init__()
         size, stride = (3, 1) if small else (7, 2)
-        self.add_module("conv1", nn.Conv2d(channels, 64, size, stride, padding=size // 2, bias=False))
-        self.add_module("bn1", nn.BatchNorm2d(64))
+        self.add_module("conv1", nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False))
+        self.add_module("bn1", nn.BatchNorm2d(width))
         self.add_module("relu", nn.ReLU(inplace=True))
         if not small:
             self.add_module("maxpool", nn.MaxPool2d(3, 2, padding=1))
-        inputs = 64
-        for number, outputs in enumerate((64, 128, 256, 512), start=1):
+        inputs = width
+        for number in range(1, 5):
+            outputs = width << number - 1
             blocks = BasicBlock(inputs, outputs, 1 if number == 1 else 2), BasicBlock(outputs, outputs, 1)
             self.add_module(f"layer{number}", nn.Sequential(*blocks))
             inputs = outputs
         self.add_module("avgpool", nn.AdaptiveAvgPool2d(1))
         self.add_module("flatten", nn.Flatten())
-        self.add_module("fc", nn.Linear(512, classes))
+        self.add_module("fc", nn.Linear(inputs, classes))
 
 
 class Transformer(nn.Module):
@@ -117,19 +119,21 @@ def random_images(number: int, size: int, channels: int = 3) -> tuple[Tensor, Te
     return torch.randn(number, channels, size, size, generator=generator), torch.arange(number) % 10
 
 
-def resnet18(size: int, channels: int = 3, classes: int = 10) -> ResNet18:
+def resnet18(size: int, channels: int = 3, classes: int = 10, *, width: int = 64) -> ResNet18:
     """Return an untrained network for images of this side, the same at each call, in evaluation mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return ResNet18(classes, channels, small=size <= 64).eval()
+        return ResNet18(classes, channels, small=size <= 64, width=width).eval()
 
 
-def trained_resnet18(images: Tensor, labels: Tensor, *, epochs: int = 2, batch_size: int = 64) -> ResNet18:
+def trained_resnet18(
+    images: Tensor, labels: Tensor, *, epochs: int = 2, batch_size: int = 64, width: int = 64
+) -> ResNet18:
     """Return :func:`resnet18` after some epochs of SGD on the images.
 
     Hold back the images that are explained: curves of images seen in training are too steep.
     """
-    network = resnet18(images.shape[-1], images.shape[1], int(labels.max()) + 1)
+    network = resnet18(images.shape[-1], images.shape[1], int(labels.max()) + 1, width=width)
     steps = epochs * -(-len(images) // batch_size)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
