@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -32,7 +32,7 @@ from dynalens.pictures import (
     words_cell,
 )
 from dynalens.pictures.card import LINE
-from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, shortened, text_width
+from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, shortened, text_width, write
 from dynalens.pictures.gallery import sparkline
 from dynalens.pictures.overlays import word_lines
 from test_dynamics import _NoCopyBetweenDevices
@@ -229,6 +229,39 @@ def test_cut_text_fits_and_ends_in_an_ellipsis(width: int) -> None:
 def test_letters_beyond_ascii_are_written_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "_wide_font", lambda size: None)
     assert shortened("crème brûlée 猫", 20, 900) == "creme brulee ?"
+
+
+@pytest.mark.parametrize("halo", [0, 2])
+@pytest.mark.parametrize("place", [(3, 4), (3.25, 4.5), (40.0, 21.9)])
+@pytest.mark.parametrize(("anchor", "fill"), [("la", ORANGE), ("mm", (0, 0, 0))])
+def test_a_text_is_what_pillow_draws_the_first_time_and_again(
+    place: tuple[float, float], anchor: str, fill: tuple[int, int, int], halo: int
+) -> None:
+    expected = Image.new("RGB", (80, 40), (90, 160, 30))
+    font = ImageFont.load_default(13)
+    ImageDraw.Draw(expected).text(
+        place, "7 as 1", fill=fill, font=font, anchor=anchor, stroke_width=halo, stroke_fill=(255, 255, 255)
+    )
+    for _ in range(2):
+        image = Image.new("RGB", (80, 40), (90, 160, 30))
+        width = write(ImageDraw.Draw(image), place, "7 as 1", 13, fill=fill, anchor=anchor, halo=halo)
+        assert image.tobytes() == expected.tobytes()
+        assert width == font.getlength("7 as 1")
+
+
+def test_a_text_that_is_written_again_is_not_rendered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    render, texts = ImageFont.FreeTypeFont.getmask2, []
+
+    def watched(font: Any, text: str, *arguments: Any, **options: Any) -> Any:
+        texts.append(text)
+        return render(font, text, *arguments, **options)
+
+    monkeypatch.setattr(ImageFont.FreeTypeFont, "getmask2", watched)
+    draw = ImageDraw.Draw(Image.new("RGB", (200, 60)))
+    for colour in (ORANGE, RIGHT, ORANGE):
+        for text, x in (("margin", 0), ("epoch", 0), ("epoch", 40), ("epoch", 40.5)):
+            write(draw, (x, 0), text, 51, fill=colour)  # a size that nothing else asks for
+    assert texts == ["margin", "epoch", "epoch"] * 2  # whole pixels are one rendering; Pillow renders for each ink
 
 
 def test_the_film_keeps_the_first_and_the_latest_epoch_and_frames_each() -> None:
