@@ -359,6 +359,13 @@ def test_one_way_flips_of_two_classes_are_seen_though_the_network_has_learned_th
     assert best == pytest.approx((label != true).mean(), rel=0.2)
 
 
+def test_the_profile_of_an_epoch_is_fitted_once() -> None:
+    # Each later epoch's estimate reads all of the history again.
+    first, other = (candidates(2, *calibrated(2000, 3, rate), 3)[0].profile for rate in (0.1, 0.2))
+    assert candidates(2, *calibrated(2000, 3, 0.1), 3)[0].profile is first
+    assert not np.array_equal(first, other)
+
+
 def test_without_an_epoch_the_floor_is_not_known() -> None:
     assert refuted_rate([]) == (0.0, 0.0, 1.0)
 

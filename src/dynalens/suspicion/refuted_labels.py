@@ -16,6 +16,7 @@ _ROUNDS = 40  # of the fit
 _RIDGE = 0.01  # on the fit, so that perfectly separated bins have one
 _UNLIKELY = 2.0  # log likelihood below the best one: a 95 % interval of one parameter is 1.92
 _REFUTED = 16.0  # most that one epoch may say against a rate: where all labels are repeated, it refutes any
+_KEPT = 64  # fits; a thousand epochs of two classes ask for 40, of 5 kB each
 _FORGETTING = 0.75  # power of the epoch by which later ones count less: labels that were repeated are memorised
 
 
@@ -48,10 +49,11 @@ class Candidates:
         labels = float(self.given.sum())
         return labels + (float(self.count.sum()) - labels) / self.others
 
-    @functools.cached_property
+    @property
     def profile(self) -> Array:
-        """Log likelihood of each rate, which estimates after several epochs ask for."""
-        return _profile(self)
+        """Log likelihood of each rate; each later epoch's estimate asks for it again, so it is fitted once."""
+        columns = (self.against, self.count, self.given)
+        return _profile(*(np.asarray(column, np.float64).tobytes() for column in columns))
 
 
 def candidates(epoch: int, label: Array, p_label: Array, p_other: Array, classes: int) -> list[Candidates]:
@@ -131,19 +133,25 @@ def _pooled(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     return float(ends[0]), float(ends[1]), float(ends[2])
 
 
-def _profile(bins: Candidates) -> Array:
-    """Return the log likelihood of each rate, a and b at their best; Fisher scoring for all rates at once."""
-    mean = np.average(bins.against, weights=bins.count)
-    scale = np.sqrt(np.average((bins.against - mean) ** 2, weights=bins.count)) + 1e-9
-    u, rate = (bins.against - mean) / scale, _RATES[:, None]
-    overall = np.clip(bins.given.sum() / bins.count.sum(), 1e-3, 0.99)
+@functools.lru_cache(_KEPT)
+def _profile(*columns: bytes) -> Array:
+    """Return the log likelihood of each rate, a and b at their best; Fisher scoring for all rates at once.
+
+    Args:
+        *columns: ``against``, ``count`` and ``given`` of :class:`Candidates`, as the bytes of float64.
+    """
+    against, count, given = map(np.frombuffer, columns)
+    mean = np.average(against, weights=count)
+    scale = np.sqrt(np.average((against - mean) ** 2, weights=count)) + 1e-9
+    u, rate = (against - mean) / scale, _RATES[:, None]
+    overall = np.clip(given.sum() / count.sum(), 1e-3, 0.99)
     a, b = np.full(rate.shape, np.log(overall / (1 - overall))), np.ones(rate.shape)
     for _ in range(_ROUNDS):
         p_hard = 1 / (1 + np.exp(-np.clip(a - b * u, -30, 30)))
         p = np.clip(rate + (1 - rate) * p_hard, 1e-9, 1 - 1e-9)
         change = (1 - rate) * p_hard * (1 - p_hard)
-        pull = (bins.given - bins.count * p) * change / (p * (1 - p))
-        weight = bins.count * change**2 / (p * (1 - p))
+        pull = (given - count * p) * change / (p * (1 - p))
+        weight = count * change**2 / (p * (1 - p))
         g_a, g_b = pull.sum(1, keepdims=True), -(pull * u).sum(1, keepdims=True) - _RIDGE * b
         aa, bb = weight.sum(1, keepdims=True) + _RIDGE, (weight * u * u).sum(1, keepdims=True) + _RIDGE
         ab = -(weight * u).sum(1, keepdims=True)
@@ -153,5 +161,5 @@ def _profile(bins: Candidates) -> Array:
         a = a + np.clip(np.where(flat, g_a / aa, (bb * g_a - ab * g_b) / determinant), -1, 1)
         b = np.where(flat, _FLATTEST * scale, steeper)
     p = np.clip(rate + (1 - rate) / (1 + np.exp(-np.clip(a - b * u, -30, 30))), 1e-9, 1 - 1e-9)
-    likelihood: Array = (bins.given * np.log(p) + (bins.count - bins.given) * np.log(1 - p)).sum(1)
+    likelihood: Array = (given * np.log(p) + (count - given) * np.log(1 - p)).sum(1)
     return likelihood
