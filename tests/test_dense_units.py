@@ -35,7 +35,7 @@ from dynalens.explanations.units import contrasted_units, explained_suspects, ex
 from dynalens.faithfulness import CurveSettings
 from dynalens.pictures import SuspectWatch
 from dynalens.report import write_report
-from dynalens.units import dense, dense_binary
+from dynalens.units import dense, dense_binary, dense_labels
 from training import K, N, arrays_of, assert_merged_alike, images, loader, trainer
 
 T, WORDS = 7, 13
@@ -322,7 +322,7 @@ class Advised(TimeFirst):
 
 def test_rows_that_cannot_be_shared_out_raise_with_advice_that_works(tmp_path: Path) -> None:
     with pytest.raises(
-        SampleIdentityError, match=r"got 28. If these are tokens .* dict of `loss`, and of `logits` \(N, K, T\)"
+        SampleIdentityError, match=r"got 28. If these are tokens, .* dict of `loss`, and of `logits` \(N, K, T\)"
     ):
         run(tmp_path, TimeFirst(), TrainingDynamicsMonitor())
     monitor = TrainingDynamicsMonitor(history=False)
@@ -431,13 +431,6 @@ class BinaryOneHot(Segmenter):
         return F.binary_cross_entropy_with_logits(scores, given)
 
 
-class OneLabel(BinaryOneHot):
-    """Follows the advice of the error."""
-
-    def loss(self, scores: Tensor, given: Tensor) -> Any:
-        return {"loss": super().loss(scores, given), "logits": scores[:, 1], "targets": given[:, 1]}
-
-
 @pytest.mark.parametrize("way", [Segmenter, BinaryOneHot])
 def test_masks_in_one_hot_form_are_recorded_as_classes(tmp_path: Path, way: Callable[[], Segmenter]) -> None:
     monitor, model, given = TrainingDynamicsMonitor(history=False), way(), masks().clamp(min=0)
@@ -450,17 +443,63 @@ def test_masks_in_one_hot_form_are_recorded_as_classes(tmp_path: Path, way: Call
     check(monitor.statistics(), presentations)
 
 
-def test_masks_of_several_labels_are_refused_with_advice_that_works(tmp_path: Path) -> None:
+def overlapping() -> Tensor:
+    """Masks (N, K, H, W) of any number of labels for each pixel: label 1 is wherever one above 0 is."""
     several = F.one_hot(masks().clamp(min=0), K).movedim(-1, 1).float()
     several[:, 1] = masks() > 0
-    data = TensorDataset(images(), several, torch.arange(N))
-    with pytest.raises(CaptureError, match=r"return a dict of `loss`, and of `logits` and `targets` \(N, H, W\)"):
-        run(tmp_path, BinaryOneHot(), TrainingDynamicsMonitor(), data=data, max_epochs=1)
-    monitor, model = TrainingDynamicsMonitor(history=False), OneLabel()
-    run(tmp_path, model, monitor, data=data, max_epochs=1)
-    sample, logits = model.seen[0][0][0], model.seen[0][1][0, 1]
-    margins = torch.where(several[sample, 1] == 1, logits, -logits)
-    assert monitor.statistics().margin[sample] == pytest.approx(float(margins.min()), rel=1e-4)
+    return several
+
+
+class Overlapping(BinaryOneHot):
+    """Keeps the logits of labels of pixels as those of two classes: not given, and given."""
+
+    def shown(self, scores: Tensor) -> Tensor:
+        return torch.stack([torch.zeros_like(scores), scores], dim=1)
+
+
+class SigmoidOfLabels(Overlapping):
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.binary_cross_entropy(scores.sigmoid(), given)
+
+
+@pytest.mark.parametrize("way", [Overlapping, SigmoidOfLabels])
+def test_masks_of_several_labels_name_pixel_and_label(tmp_path: Path, way: Callable[[], Segmenter]) -> None:
+    given, model = overlapping(), way()
+    monitor = TrainingDynamicsMonitor(history=False, class_names=["cat", "dog", "owl"], save_dir=tmp_path / "record")
+    run(tmp_path, model, monitor, data=TensorDataset(images(), given, torch.arange(N)))
+    presentations: dict[int, list[tuple[Array, Array]]] = {}
+    for indices, logits in model.seen:
+        for sample, z in zip(indices.tolist(), logits, strict=True):
+            one = given[sample].flatten().long().numpy()
+            presentations.setdefault(sample, []).append((z.flatten(1).numpy(), one))
+    statistics, named = monitor.statistics(), 0
+    assert statistics.unit is not None
+    assert statistics.unit_label is not None
+    for sample, each in presentations.items():
+        expected = by_hand(each, masks=True)
+        named += "unit" in expected
+        if "unit" in expected:
+            k, expected["unit"] = divmod(expected["unit"], H * W)
+            assert statistics.unit_label[sample] == k
+        for name, value in expected.items():
+            assert getattr(statistics, name)[sample] == pytest.approx(value, rel=1e-3, abs=1e-4), (sample, name)
+    assert named > N / 4
+    table = load_record(tmp_path / "record").table()
+    assert table.equals(monitor.table())
+    names = table["unit_name"].tolist()
+    assert names == [["cat", "dog", "owl"][k] for k in statistics.unit_label]
+    assert table["label_name"].tolist() == [
+        name if bit else f"no {name}" for name, bit in zip(names, statistics.label, strict=True)
+    ]
+    assert "no dog" in write_report(monitor.record, tmp_path / "report.html").read_text()
+
+
+def test_pictures_show_labels_of_pixels_that_are_missing_and_extra() -> None:
+    z = torch.tensor([[[[2.0, -2.0, -2.0, -2.0]], [[-2.0, 2.0, 2.0, -2.0]]]])
+    given = torch.tensor([[[[1, 1, 0, 0]], [[0, 0, 0, 0]]]])
+    shown = dense_labels(z, given)
+    assert shown.marks is not None
+    assert shown.marks.tolist() == [[[0, 1, 2, 0]]]  # a given one that the network denies comes first
 
 
 class Certain(Tagger):

@@ -8,9 +8,10 @@ from torch import Tensor
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.flat import FlatTargets
+from dynalens.capture.several import without_ignored
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
-from dynalens.units import UnitPresentation, dense, dense_binary
+from dynalens.units import UnitPresentation, dense, dense_binary, dense_labels
 
 _LOOKS = 3
 """Steps whose flat targets are compared with their batch; one that has a single class throughout tells little."""
@@ -24,10 +25,13 @@ class DenseTargets:
 
     Flat rows, (N T, K) with targets (N T,), are those of N samples where an entry of the batch has these targets, in
     the order of its rows. The first batches are compared; in later ones nothing waits for the device.
+
+    Args:
+        several: Whether a pixel may have any number of labels although in the first batch each has one.
     """
 
-    def __init__(self) -> None:
-        self._levels = FixedLevels()
+    def __init__(self, *, several: bool = False) -> None:
+        self._several, self._levels = several, FixedLevels()
         self._flat: FlatTargets | None = None
         self._looks, self._first = _LOOKS, 0
         self._is_dense = self._has_one_hot = False
@@ -44,23 +48,28 @@ class DenseTargets:
         shape, rows = logits.shape, self._samples  # not by `len`, which takes three calls
         return len(shape) == 2 and shape[1] > 1 and shape[0] == rows and targets.shape == shape[:1]
 
-    def of_classes(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Shown | None:
+    def of_classes(
+        self, logits: Tensor, targets: Tensor, counted: Tensor | None = None, class_weight: Tensor | None = None
+    ) -> Shown | None:
         """Return what a loss of classes shows of tokens or pixels; None where each sample has one class.
 
         Args:
             logits: Those of the loss.
             targets: Its targets, negative where it ignores them, or of the logits' shape with one 1 for each.
-            weight: Of each label of a binary loss; with it, targets of the logits' shape are none.
+            counted: Which of them have a part in the loss; default: all.
+            class_weight: Shape ``(K,)``; a class of weight 0 has no part.
 
         Raises:
             CaptureError: If flat targets are others than those of the batch.
         """
         logits, targets = logits.detach(), targets.detach()
         if targets.is_floating_point() or targets.is_complex():
-            classes = self._of_one_hot(logits, targets) if weight is None else None
+            each_label = self._several or (counted is not None and counted.shape[1:] == targets.shape[1:])
+            classes = None if each_label else self._of_one_hot(logits, targets)
             if classes is None:
                 return None
             targets = classes
+        targets = _without(targets, counted, class_weight)
         first = self._first_place(targets) if logits.ndim == 3 else 0
         if logits.ndim == 2 and targets.shape == logits.shape[:1]:
             shape = self._shape_of_rows(targets)
@@ -75,26 +84,48 @@ class DenseTargets:
         self._is_dense = True
         return dense(logits, targets.long(), (targets >= 0) | (targets == NOT_A_CLASS), first=first), targets
 
-    def of_masks(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> Shown | None:
+    def in_rows(self, logits: Tensor, targets: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits and targets of N samples with K labels each as (N, K), where a loss has them flat."""
+        if not targets.is_floating_point() or targets.shape[1:] not in ((), (1,)) or logits.numel() != targets.numel():
+            return logits, targets, counted
+        shape = self._shape_of_rows(targets.flatten())
+        if shape is None or len(shape) > 2 or self._flat is None or self._flat.selected:
+            return logits, targets, counted
+        is_counted = None if counted is None else counted.expand_as(targets).reshape(shape)
+        return logits.reshape(shape), targets.reshape(shape), is_counted
+
+    def of_labels(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Shown | None:
+        """Return what a binary loss shows of pixels with one label each, with classes in one-hot form, or several."""
+        units = self.of_masks(logits, targets, counted) or self.of_classes(logits, targets, counted)
+        if units is not None or targets.ndim < 4 or targets.shape != logits.shape or self._has_one_hot:
+            return units
+        targets = targets.detach()
+        bits = self._levels.binary(without_ignored(targets, counted).flatten()).view(targets.shape)
+        if not self._levels.known:
+            return None
+        is_counted = None if counted is None else counted.expand_as(targets)
+        return dense_labels(logits, bits, is_counted), targets
+
+    def of_masks(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Shown | None:
         """Return what a binary loss shows of pixels; None where these are no masks.
 
         Args:
             logits: Those of the loss, one for each pixel.
             targets: Its targets, 0 and 1, or both smoothed by a fixed amount.
-            weight: Of each pixel; one of weight 0 is ignored.
+            counted: Which of them have a part in the loss; default: all.
         """
         mask = self._mask_of(targets.detach()) if logits.numel() == targets.numel() else None
         if mask is None:
             return None
-        classes = self._levels.binary(mask.flatten()).view(mask.shape)
+        is_counted = None if counted is None else counted.expand_as(targets).reshape(mask.shape)
+        classes = self._levels.binary(without_ignored(mask, is_counted).flatten()).view(mask.shape)
         if not self._levels.known:
             return None
-        is_counted = None if weight is None else (weight != 0).expand_as(logits).reshape(mask.shape)
         return dense_binary(logits.detach().reshape(mask.shape), classes, is_counted), mask
 
     def has_masks(self, targets: Tensor) -> bool:
-        """Return whether targets of a binary loss are masks."""
-        return self._mask_of(targets.detach()) is not None
+        """Return whether targets of a binary loss are masks, of one or several labels for each pixel."""
+        return targets.ndim > 3 or self._mask_of(targets.detach()) is not None
 
     def _mask_of(self, targets: Tensor) -> Tensor | None:
         """Return targets of a binary loss as masks (N, H, W); None where they are none."""
@@ -147,6 +178,16 @@ class DenseTargets:
             self._looks -= flat is not None
             self._flat = self._flat or flat
         return None if self._flat is None else self._flat.shape(self._batch, rows, samples)
+
+
+def _without(targets: Tensor, counted: Tensor | None, class_weight: Tensor | None) -> Tensor:
+    """Return targets, of which those without a part in the loss are ignored."""
+    if counted is not None and counted.shape == targets.shape:
+        targets = targets.masked_fill(~counted, IGNORED)
+    if class_weight is not None:
+        has_weight = (class_weight.detach() != 0)[targets.clamp(0, len(class_weight) - 1)]
+        targets = targets.masked_fill(~has_weight & (targets >= 0), IGNORED)
+    return targets
 
 
 def _put_back(logits: Tensor, targets: Tensor, entry: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ _SAME_VALUES = {
     "ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "SqueezeBackward0", "SqueezeBackward1",
     "SqueezeBackward2", "UnsqueezeBackward0", "ToCopyBackward0", "CloneBackward0", "AliasBackward0",
 }  # fmt: skip
-_NETWORK = (
+NETWORK = (
     "Addmm", "MmBackward", "Bmm", "Baddbmm", "Linear", "Convolution", "Mkldnn", "Cudnn", "Native", "Embedding",
     "Scaled", "torch::autograd::AccumulateGrad", "CompiledFunction",
 )  # fmt: skip
@@ -186,7 +186,7 @@ def chooses_rows(nodes: Iterable[Node]) -> bool:
     waiting, visited = list(nodes), set()
     while waiting:
         node = waiting.pop()
-        if node is None or node in visited or node.name().startswith(_NETWORK):
+        if node is None or node in visited or node.name().startswith(NETWORK):
             continue
         visited.add(node)
         axes = getattr(node, "_saved_dims", getattr(node, "_saved_dim", 0))
@@ -207,7 +207,7 @@ def _nodes_of_loss(loss: Tensor) -> Iterator[Node]:
     waiting, visited = [loss.grad_fn], set()
     while waiting:
         node = waiting.pop(0)
-        if node is None or node in visited or node.name().startswith(_NETWORK):
+        if node is None or node in visited or node.name().startswith(NETWORK):
             continue
         visited.add(node)
         yield node

@@ -10,12 +10,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dynalens.capture.graph import ACTIVATIONS, Node
+from dynalens.capture.left_out import UnreducedLoss
 from dynalens.dynamics import IGNORED
 
 PROBABILITIES = "binary_cross_entropy"
 BINARY = ("binary_cross_entropy_with_logits", PROBABILITIES, "multilabel_soft_margin_loss")
 """Losses of labels that are there or not, each with a logit or a probability of its own."""
-LOSSES = ("cross_entropy", "nll_loss", *BINARY)
+OF_CLASSES = ("cross_entropy", "nll_loss")
+LOSSES = (*OF_CLASSES, *BINARY)
 REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 """Losses of predictions and targets that are numbers."""
 _OPTIONS = {"smooth_l1_loss": ("beta", 5, 1.0), "huber_loss": ("delta", 3, 1.0)}
@@ -40,6 +42,15 @@ class LossCall(NamedTuple):
     weight: Tensor | None = None
     option: float | None = None
     """``beta`` or ``delta`` of a loss that has one."""
+    entries: UnreducedLoss | None = None
+    """The losses of single entries, where the call returned these."""
+
+    def is_counted(self) -> Tensor | None:
+        """Return which targets have an own weight and a part in the loss, bool; None: all. Not by their classes."""
+        counted = None if self.entries is None else self.entries.is_counted()
+        if self.weight is None or self.name in OF_CLASSES:
+            return counted
+        return self.weight != 0 if counted is None else (self.weight != 0) & counted
 
     def counted_targets(self) -> Tensor:
         """Return the targets, with those that the loss ignores marked."""
@@ -105,6 +116,8 @@ class LossTap:
         finally:
             self._inside = False
         call = _call_of(name, args, kwargs, direct=direct)
+        if loss.ndim and loss.grad_fn is not None and _is_unreduced(loss, call):
+            call = call._replace(entries=UnreducedLoss(loss))
         for listener in self._listeners:
             listener(call)
         return loss
@@ -128,6 +141,13 @@ def _call_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, direc
         weight=argument("weight", _WEIGHT_POSITIONS.get(name, _WEIGHT_POSITION), None),
         option=argument(*_OPTIONS[name]) if name in _OPTIONS else None,
     )
+
+
+def _is_unreduced(loss: Tensor, call: LossCall) -> bool:
+    """Whether a loss has an entry for each target."""
+    one_hot = call.name in OF_CLASSES and call.targets.is_floating_point()
+    shape = call.targets.shape[:1] + call.targets.shape[2:] if one_hot else call.targets.shape
+    return loss.shape == shape
 
 
 TAP = LossTap(LOSSES)

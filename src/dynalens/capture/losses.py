@@ -101,6 +101,8 @@ class StepLosses:
             # A backward pass that the step begins by itself has no other sign.
             on_gradient = functools.partial(self._on_gradient, call, len(self.computed))
             call.logits.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        if call.entries is not None:
+            call.entries.listen()
         self.computed.append(call)
         self._reached.append(_NOWHERE)
 
@@ -114,6 +116,9 @@ class StepLosses:
 
     def begin_backward(self, loss: Tensor | None) -> None:
         """Lightning begins the backward pass from this loss: others are not trained on."""
+        for call in self.computed:
+            if loss is not None and call.entries is not None:
+                call.entries.look(loss)
         if loss is None or len(self.computed) < 2:
             return
         first, *others = self.computed

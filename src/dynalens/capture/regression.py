@@ -79,8 +79,8 @@ class BatchTargets:
         inputs, others = _inputs_and_others(batch)
         matches: dict[Any, tuple[int, Matched]] = {}
         for place, call in enumerate(losses):
-            match = _made_of(call.targets, others, rows_of)
-            if match is not None and _made_of(call.targets, inputs, rows_of, inputs=True) is None:
+            match = _made_of(call, others, rows_of)
+            if match is not None and _made_of(call, inputs, rows_of, inputs=True) is None:
                 matches.setdefault((source_of(call.logits), match.entry, call.targets.shape), (place, match))
         if matches:
             self._places = [place for place, _ in matches.values()]
@@ -166,9 +166,10 @@ def _columns(call: LossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     predictions, targets = _in_full(call.logits), _in_full(call.targets)
     option = {"smooth_l1_loss": {"beta": call.option}, "huber_loss": {"delta": call.option}}.get(call.name, {})
     loss: Tensor = getattr(F, call.name)(predictions, targets, reduction="none", **option)
-    weights = torch.ones_like(loss) if call.weight is None else call.weight.detach().expand_as(loss)
+    counted = call.is_counted()
+    counted = torch.ones_like(loss, dtype=torch.bool) if counted is None else counted.expand_as(loss)
     n, each = (len(targets), targets.shape[1:].numel()) if targets.ndim else (1, 1)
-    every = (predictions - targets, targets, loss, weights != 0)
+    every = (predictions - targets, targets, loss, counted)
     residuals, given_targets, losses, is_counted = (values.reshape(n, each) for values in every)
     return residuals, given_targets, losses, is_counted
 
@@ -223,14 +224,18 @@ class Matched(NamedTuple):
         return bool(_is_ordered_alike(*(torch.cat(pair) for pair in pairs)))
 
 
-def _made_of(targets: Tensor, entries: Sequence[Tensor], rows_of: RowsOf, *, inputs: bool = False) -> Matched | None:
+def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inputs: bool = False) -> Matched | None:
     """Return the entry of the batch that targets are, or a column of one; None of these. Waits for the device.
 
-    A column of the inputs has to hold the same numbers: a feature in the order of the labels is a good feature.
+    A column of the inputs has to hold the same numbers: a feature in the order of the labels is a good feature. What a
+    step puts in the place of a missing target, whose loss it leaves out, is missing.
     """
+    targets, counted = call.targets, None if call.entries is None else call.entries.is_counted()
     if targets.ndim > 3 or targets.requires_grad or targets.is_complex():
         return None
     rows = rows_of(targets)
+    if counted is not None and targets.is_floating_point():
+        targets = targets.masked_fill(~counted, torch.nan)
     for number, column, entry in _with_columns(entries, rows, targets):
         with suppress(RuntimeError, TypeError):  # an entry of another kind, as a sparse one
             same = _same(targets, entry, chosen=rows is not None)

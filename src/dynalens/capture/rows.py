@@ -55,11 +55,11 @@ class CapturedRows:
         """As :meth:`checked`, of logits that are no binary ones."""
         logits, targets = _without_single_axes(logits.detach(), targets.detach())
         if logits.ndim != 2 or logits.shape[1] < 2:
-            several = targets.shape == logits.shape and targets.ndim > 2
+            soft = targets.shape == logits.shape and targets.ndim > 2
             advice = (
-                "Of several labels for each pixel, return a dict of `loss`, and of `logits` and `targets` (N, H, W) of "
-                "one label. Else pass"
-                if several
+                "Targets that are neither 0 nor 1 name no class: return a dict of `loss`, and of `logits` (N, K, H, W) "
+                "and `targets` (N, H, W). Else pass"
+                if soft
                 else "Put the classes of tokens and pixels on the second axis, as `cross_entropy` takes them: "
                 "`logits.movedim(-1, 1)`. Else pass"
             )

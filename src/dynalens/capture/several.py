@@ -1,5 +1,7 @@
 """Which targets of a binary loss are several labels for each sample, and what a step shows of these."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,24 +28,44 @@ class SeveralLabels:
         """Hear how many labels the dataset shows for each sample; the first batch may have one in each row."""
         self._expected = labels
 
-    def takes(self, logits: Tensor, targets: Tensor) -> bool:
+    def takes(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> bool:
         """Return whether the targets are several labels; waits for the device in the first batch only."""
         shaped = logits.ndim == 2 and targets.shape == logits.shape and 1 < logits.shape[1] <= MOST_LABELS
         if not shaped or not len(logits) or targets.is_complex():
             return False
+        if not self._levels.known:
+            targets = without_ignored(targets, counted)
         if self._several is None:
             is_expected = self._expected == logits.shape[1]
             one_each = not is_expected and bool((FixedLevels().rows(targets) != NOT_A_CLASS).all())
             self._several = not one_each and self._are_bits(targets)
         return self._several and (self._levels.known or self._are_bits(targets))
 
-    def shown(self, logits: Tensor, targets: Tensor, weight: Tensor | None = None) -> UnitPresentation:
-        """Return what a step shows of them; a label of weight 0 is ignored."""
-        has_weight = None if weight is None else (weight != 0).expand_as(logits)
-        return multi_label(logits, self._levels.binary(targets.detach()), has_weight)
+    def shown(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+        """Return what a step shows of them; labels that are not counted are ignored."""
+        is_counted = None if counted is None else counted.expand_as(logits)
+        return multi_label(logits, self._levels.binary(targets.detach()), is_counted)
 
     def _are_bits(self, targets: Tensor) -> bool:
         return bool((self._levels.binary(targets.detach()) != NOT_A_CLASS).all())
+
+
+def with_ignored(logits: Any, targets: Any) -> tuple[Any, Any, Tensor | None]:
+    """Return what a step or a callable returned, and which targets of the logits' shape count: not -100 and not NaN.
+
+    Example:
+        >>> with_ignored(torch.zeros(1, 3), torch.tensor([[1.0, -100.0, 0.0]]))[2]
+        tensor([[ True, False,  True]])
+    """
+    tensors = isinstance(logits, Tensor) and isinstance(targets, Tensor)
+    if not tensors or targets.ndim < 2 or targets.shape != logits.shape or targets.is_complex():
+        return logits, targets, None
+    return logits, targets, targets >= 0
+
+
+def without_ignored(targets: Tensor, counted: Tensor | None) -> Tensor:
+    """Return targets with 0 for those that do not count, whatever stands there."""
+    return targets if counted is None else torch.where(counted.expand_as(targets), targets, 0)
 
 
 def log_odds(probabilities: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from dynalens.capture.observed import ObservedLoss, shown
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.regression import REMEDY, BatchTargets
 from dynalens.capture.rows import CapturedRows
-from dynalens.capture.several import SeveralLabels, log_odds
+from dynalens.capture.several import SeveralLabels, log_odds, with_ignored
 from dynalens.capture.twice import warn_of_probabilities
 from dynalens.observation import captured_output, module_named
 
@@ -75,7 +75,7 @@ class StepCapture:
         self._resolved = self._observing = False
         self._rows = CapturedRows()
         self._several = SeveralLabels(always=self.capture == "labels")
-        self._dense = DenseTargets()
+        self._dense = DenseTargets(several=self.capture == "labels")
         self._observed = ObservedLoss()
         self._targets = BatchTargets()
         self._labels_in_batch = False
@@ -242,7 +242,7 @@ class StepCapture:
 
     def _find(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
         if self._function:
-            return self._checked(*self._function(outputs, batch), source="logits and targets: `capture`")
+            return self._checked(*with_ignored(*self._function(outputs, batch)), source="logits and targets: `capture`")
         if self._layer_name is not None:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
             return self._checked(self._layer.value, labels_of(samples), source=source)._replace(of_layer=True)
@@ -258,7 +258,8 @@ class StepCapture:
                 )
             if not self._resolved:
                 check_returned(outputs, self._losses.computed, rows_of)
-            return self._checked(outputs["logits"], outputs["targets"], source="logits and targets: of the result")
+            returned = with_ignored(outputs["logits"], outputs["targets"])
+            return self._checked(*returned, source="logits and targets: of the result")
         if self._losses.computed:
             return self._from_loss(batch, rows_of)
         return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
@@ -292,7 +293,7 @@ class StepCapture:
         if self._dense.are_samples(logits, targets):
             rows = logits.detach(), targets, source
         else:
-            units = self._dense.of_classes(logits, targets)
+            units = self._dense.of_classes(logits, targets, call.is_counted(), call.weight)
             if units is not None:
                 return _of_units(units, source, call.targets)
             rows = self._rows.classes(logits, targets, source)
@@ -302,7 +303,7 @@ class StepCapture:
     def _from_binary(self, call: LossCall) -> Presentation:
         logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
         source = _loss_source(call.name, call.logits.shape, logarithm=False)
-        return self._checked(logits, call.targets, source=source, weight=call.weight)
+        return self._checked(logits, call.targets, call.is_counted(), source=source)
 
     def _from_numbers(self, outputs: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
         """Return a regression of the batch's labels, or of the targets that the step returned; None if it is none."""
@@ -329,17 +330,18 @@ class StepCapture:
         presentation = self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
         return presentation._replace(given=labels if selection is None else selection)
 
-    def _checked(self, logits: Any, targets: Any, *, source: str, weight: Tensor | None = None) -> Presentation:
+    def _checked(self, logits: Any, targets: Any, counted: Tensor | None = None, *, source: str) -> Presentation:
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
             raise CaptureError(
                 f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
             )
-        if self._several.takes(logits, targets):
-            return _of_units((self._several.shown(logits, targets, weight), targets), source, targets)
-        units = self._dense.of_masks(logits, targets, weight) or self._dense.of_classes(logits, targets, weight)
+        given, (logits, targets, counted) = targets, self._dense.in_rows(logits, targets, counted)
+        if self._several.takes(logits, targets, counted):
+            return _of_units((self._several.shown(logits, targets, counted), targets), source, given)
+        units = self._dense.of_labels(logits, targets, counted)
         if units is not None:
-            return _of_units(units, source, targets)
-        return Presentation(*self._rows.checked(logits, targets, source), targets)
+            return _of_units(units, source, given)
+        return Presentation(*self._rows.checked(logits, targets, source), given)
 
     def _ambiguous(self, calls: str) -> CaptureError:
         numbers = _different(self._of_numbers.computed)
@@ -394,7 +396,5 @@ def _different(calls: list[LossCall]) -> list[LossCall]:
 
 
 def _listed(calls: list[LossCall]) -> str:
-    if not calls:
-        return "none"
     shapes = [f"{call.name} of {list(call.logits.shape)} and {list(call.targets.shape)}" for call in calls]
-    return f"{len(calls)}: " + "; ".join(shapes)
+    return f"{len(calls)}: " + "; ".join(shapes) if calls else "none"

@@ -27,10 +27,11 @@ class DenseRules:
     Args:
         counted: Name of the array with the places of the worst units, which tells a record of this kind.
         masks: Whether these are pixels, in rows and columns.
+        labels: Whether a pixel has any number of labels: class 2 k + 1 is label k that was given, and 2 k that was not.
     """
 
-    def __init__(self, counted: str, *, masks: bool) -> None:
-        self.COUNTED, self._masks = counted, masks
+    def __init__(self, counted: str, *, masks: bool, labels: bool = False) -> None:
+        self.COUNTED, self._masks, self._labels = counted, masks, labels
 
     def empty(self, num_samples: int, count: int) -> State:
         """Return what is kept of samples that were never seen."""
@@ -61,6 +62,10 @@ class DenseRules:
         """Return the statistics of the worst token or pixel of each sample."""
         labels, rival = state[_GIVEN], state[_RIVAL]
         columns = {"unit_columns": state[_COLUMNS].copy()} if self._masks else {}
+        if self._labels:
+            is_known = labels >= 0
+            columns["unit_label"] = np.where(is_known, labels >> 1, -1)
+            labels, rival = (np.where(is_known, codes & 1, -1) for codes in (labels, rival))
         return columns | {
             "label": labels.copy(),
             "candidate": rival.copy(),

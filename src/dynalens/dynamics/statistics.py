@@ -64,6 +64,8 @@ class SampleStatistics:
         unit_columns: Of masks, the columns of each, int: pixel ``unit`` is in row ``unit // unit_columns``. Of tokens
             and pixels, ``unit`` is the one that most presentations contradict first, and ``unit_margin`` minus the
             weighted mean of the largest loss of a token, or of the mean loss of the pixels.
+        unit_label: Of masks that give each pixel any number of labels, the label k that the worst unit is about, int;
+            ``label`` is then 1 where pixel ``unit`` has it and 0 where not.
 
     Example:
         >>> import torch
@@ -110,6 +112,7 @@ class SampleStatistics:
     tolerance: Array | None = None
     unit_residuals: Array | None = None
     unit_columns: Array | None = None
+    unit_label: Array | None = None
 
     def part(self, chosen: Array) -> "SampleStatistics":
         """Return the statistics of some samples, without mean probabilities."""

@@ -204,7 +204,7 @@ class ExplainedSamples:
             units: Of samples with several labels, what is doubtful of each suspect.
         """
         passed = self._suspects.result(most) if self._suspects is not None else None
-        if passed is not None and units and not self.dense:
+        if passed is not None and units and (self.several or self.numbers):
             doubtful = torch.tensor([units[sample][0] if sample in units else -1 for sample in passed[0]])
             # A single output is the second one of the two classes 0 and z.
             doubtful = passed[2].cpu() if self.numbers and bool(passed[2].all()) else doubtful

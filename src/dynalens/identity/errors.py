@@ -20,7 +20,7 @@ class SampleIdentityError(RuntimeError):
 
 _UNITS = (
     "Return a dict of `loss`, and of `logits` (N, K, T) and `targets` (N, T) of tokens, or (N, K, H, W) and (N, H, W) "
-    "of pixels, in the order of the batch."
+    "of pixels, in the order of the batch, with -100 as target of what does not count; of labels, both (N, K)."
 )
 
 
@@ -38,7 +38,7 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
     if samples and rows % samples == 0 and (targets is None or _are_views(targets, samples)):
         hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class."
     elif samples and rows > samples:
-        hint = f"If these are tokens or pixels: {_UNITS}"
+        hint = f"If these are tokens, pixels or labels: {_UNITS}"
     else:
         hint = (
             "Keep all rows and leave some out with -100 as their target, or return a dict of `loss`, and `logits` and "

@@ -34,6 +34,7 @@ from dynalens.suspicion import (
     NoiseRate,
     epoch_summary,
     flagged_of_run,
+    has_classes,
     overlap,
     worst_samples,
 )
@@ -239,7 +240,7 @@ class DynamicsLog:
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask those that explain why the gallery's suspects are taken for another class."""
-        if statistics.unit is not None:  # the label of the worst unit is no class
+        if not has_classes(statistics):
             return {}
         classes = {
             int(i) if ids is None else ids[i].item(): (int(statistics.candidate[i]), int(statistics.label[i]))

@@ -21,7 +21,7 @@ _CLASSES = ("label", "predicted", "candidate")
 _COUNTS = ("presentations", "forgetting_events")
 _EPOCHS = ("first_learned", "last_forgotten")
 _UNITS = {"unit": "iu", "unit_margin": "f", "mean_margin": "f"}
-_SOME_UNITS = {"unit_forgetting_events": "iu", "unit_columns": "iu"}
+_SOME_UNITS = {"unit_forgetting_events": "iu", "unit_columns": "iu", "unit_label": "iu"}
 """Kinds of the numbers that samples with several units have, and of those that some kinds of units have."""
 _TARGETS = ("target", "prediction", "residual", "absolute_residual", "tolerance", "unit_residuals")
 """What a regression has."""

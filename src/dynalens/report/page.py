@@ -27,7 +27,7 @@ from dynalens.report.assembly import assembled
 from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.kept import kept_sheets
 from dynalens.report.samples import SamplePictures, sample_pictures
-from dynalens.suspicion import is_dense, named_targets, target_words, token_of, unit_words
+from dynalens.suspicion import has_classes, named_targets, target_words, token_of, unit_words
 from dynalens.text import escaped, escaped_all
 
 _FEWEST_CARDS = 100
@@ -254,7 +254,7 @@ def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], li
 
 def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:
     """Return a name for each class that the table speaks of, its number where it has none; of several labels, two."""
-    if record.statistics.unit is not None and not is_dense(record.statistics):
+    if record.statistics.unit is not None and not has_classes(record.statistics):
         return [escaped(name) for name in named_targets(record.statistics, record.meta.class_names)[2] or ()]
     largest = [table[column].max() for column in ("label", "suggested", "predicted")]
     classes = 1 + max(int(value) for value in [*largest, -1] if not pd.isna(value))

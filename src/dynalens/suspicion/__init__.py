@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dynalens.defaults import PRECISION
 from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compared
-from dynalens.suspicion.dense import is_dense, token_of, unit_words
+from dynalens.suspicion.dense import has_classes, token_of, unit_words
 from dynalens.suspicion.doubts import doubts
 from dynalens.suspicion.joint import joined
 from dynalens.suspicion.noise_rate import NoiseRate
@@ -49,7 +49,7 @@ __all__ = [
     "epoch_summary",
     "flagged",
     "flagged_of_run",
-    "is_dense",
+    "has_classes",
     "joined",
     "named_targets",
     "neighbour_scores",

@@ -30,6 +30,11 @@ def is_dense(statistics: SampleStatistics) -> bool:
     return several and statistics.unit_margins is None and statistics.target is None
 
 
+def has_classes(statistics: SampleStatistics) -> bool:
+    """Return whether the label of a sample, or of its worst token or pixel, is a class."""
+    return statistics.unit is None or (is_dense(statistics) and statistics.unit_label is None)
+
+
 def doubts_of(statistics: SampleStatistics) -> Array:
     """Return how much each sample is contradicted, ``(N,)`` float64, higher is more."""
     assert statistics.unit_margin is not None

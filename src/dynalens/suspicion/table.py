@@ -213,8 +213,11 @@ def _given_and_suggested(
         columns |= _places(statistics.unit, statistics.unit_columns)
     else:
         suggested = assessment.suggested
-    if class_names is not None and statistics.unit is not None and statistics.unit_margins is not None:
-        columns["unit_name"] = _names(statistics.unit, class_names)
+    of_labels = statistics.unit if statistics.unit_margins is not None else statistics.unit_label
+    if statistics.unit_label is not None:
+        columns["unit_label"] = _nullable(statistics.unit_label, statistics.unit_label >= 0)
+    if class_names is not None and of_labels is not None:
+        columns["unit_name"] = _names(of_labels, class_names)
     for name, classes, codes in (
         ("label", statistics.label, labels),
         ("suggested", assessment.suggested, suggested),

@@ -62,11 +62,12 @@ def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
 def unit_codes(statistics: SampleStatistics) -> tuple[Array, Array]:
     """Return a number for what was given for the worst unit of each sample, and one for what is suggested instead.
 
-    Label k of a multi-label sample is 2 k + 1 where it was given and 2 k where it was not: their places in
-    :func:`unit_names`. -1 for a sample never seen.
+    Label k of a multi-label sample, or of a pixel with several, is 2 k + 1 where it was given and 2 k where it was not:
+    their places in :func:`unit_names`. -1 for a sample never seen.
     """
-    assert statistics.unit is not None
-    has_unit, unit = statistics.unit >= 0, 2 * statistics.unit.astype(np.int64)
+    labels = statistics.unit if statistics.unit_label is None else statistics.unit_label
+    assert labels is not None
+    has_unit, unit = labels >= 0, 2 * labels.astype(np.int64)
     return np.where(has_unit, unit + statistics.label, -1), np.where(has_unit, unit + statistics.candidate, -1)
 
 
@@ -77,9 +78,13 @@ def named_targets(
 
     They are classes where each sample has one label. Of samples with several they say which label it is about.
     """
-    if statistics.unit is None or statistics.unit_margins is None:
+    if statistics.unit_label is not None:
+        count = max(1 + int(statistics.unit_label.max(initial=0)), len(class_names or ()))
+    elif statistics.unit_margins is not None:
+        count = statistics.unit_margins.shape[1]
+    else:
         return statistics.label, statistics.candidate, class_names
-    return *unit_codes(statistics), unit_names(class_names, statistics.unit_margins.shape[1])
+    return *unit_codes(statistics), unit_names(class_names, count)
 
 
 def unit_names(class_names: Sequence[str] | None, count: int) -> list[str]:

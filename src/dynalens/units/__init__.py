@@ -4,8 +4,20 @@ A presentation of a sample is reduced to its worst unit, as a problem of two cla
 and 1, at least one is contradicted. All statistics of a sample with one label then hold for it unchanged.
 """
 
-from dynalens.units.dense import dense, dense_binary
-from dynalens.units.kinds import DENSE, GIVEN, LABELS, MEANS, PIXELS, POSITION, SUMMARY, TARGETS, TOKENS, UnitKind
+from dynalens.units.dense import dense, dense_binary, dense_labels
+from dynalens.units.kinds import (
+    DENSE,
+    GIVEN,
+    LABELS,
+    MEANS,
+    PIXEL_LABELS,
+    PIXELS,
+    POSITION,
+    SUMMARY,
+    TARGETS,
+    TOKENS,
+    UnitKind,
+)
 from dynalens.units.multi_label import MOST_LABELS, multi_label
 from dynalens.units.presentation import UnitPresentation, presented
 from dynalens.units.regression import MOST_TARGETS, regression
@@ -18,6 +30,7 @@ __all__ = [
     "MOST_LABELS",
     "MOST_TARGETS",
     "PIXELS",
+    "PIXEL_LABELS",
     "POSITION",
     "SUMMARY",
     "TARGETS",
@@ -26,6 +39,7 @@ __all__ = [
     "UnitPresentation",
     "dense",
     "dense_binary",
+    "dense_labels",
     "multi_label",
     "presented",
     "regression",

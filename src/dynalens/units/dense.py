@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalens.units.kinds import KIND, MEAN_LOSS, PIXELS, TOKENS, UnitKind
+from dynalens.units.kinds import KIND, MEAN_LOSS, PIXEL_LABELS, PIXELS, TOKENS, UnitKind
 from dynalens.units.masks import CERTAIN, MASKED, without_half_masks
 from dynalens.units.presentation import UnitPresentation, presented
 
@@ -75,6 +75,32 @@ def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
     return _joined([_reduced(units, given.shape[1:], 0)], PIXELS)
 
 
+def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+    r"""Return what a step shows of N samples whose pixels have each of K labels or not, by one logit for each of both.
+
+    A unit is a label of a pixel: its margin is :math:`(2 y - 1) z`, its loss :math:`\log(1 + \exp(-\mathrm{margin}))`.
+    Margin and doubt of the sample are those of :func:`dense`. Label k that was given is the class 2 k + 1, and one that
+    was not 2 k.
+
+    Args:
+        logits: Shape ``(N, K, H, W)``, any floating dtype.
+        given: Same shape, int64: 1 where a pixel has the label, 0 where not; negative where a target is none.
+        counted: Same shape, bool, False where the loss ignores a label of a pixel; default: all count.
+
+    Example:
+        >>> shown = dense_labels(torch.tensor([[[[2.0, 1.0]], [[3.0, -1.0]]]]), torch.tensor([[[[1, 1]], [[0, 0]]]]))
+        >>> shown.logits.tolist(), shown.numbers[0, 3:6].tolist()  # pixel 0 has no label 1, and should have it
+        ([[-3.0, 0.0]], [0.0, 2.0, 3.0])
+    """
+    z, y = logits.detach().float(), given.detach()
+    margins = torch.where(y == 1, z, -z)
+    counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted
+    units = _Units(*(each.flatten(1) for each in (margins, F.softplus(-margins), y, 1 - y, counts)))
+    rows, targets, numbers, marks = _reduced(units, z.shape[1:], 0, labels=z.shape[1])
+    missing_first = torch.where((marks == 1).any(dim=1), 1, marks.amax(dim=1)).to(marks.dtype)
+    return _joined([(rows, targets, numbers, missing_first)], PIXEL_LABELS)
+
+
 def _of_classes(logits: Tensor, classes: Tensor, counts: Tensor) -> _Units:
     z, y = without_half_masks(logits).float().flatten(2), classes.flatten(1)
     label = y.clamp(0, z.shape[1] - 1).unsqueeze(1)
@@ -86,16 +112,21 @@ def _of_classes(logits: Tensor, classes: Tensor, counts: Tensor) -> _Units:
     return _Units(torch.where(margins > -MASKED, CERTAIN, margins), losses, y, rivals, is_counted)
 
 
-def _reduced(units: _Units, shape: torch.Size, first: int) -> tuple[Tensor, ...]:
-    """Return logits, targets and numbers of each sample; the number of the kind is still 0."""
+def _reduced(units: _Units, shape: torch.Size, first: int, *, labels: int = 1) -> tuple[Tensor, ...]:
+    """Return logits, targets and numbers of each sample; the number of the kind is still 0.
+
+    Of K labels, the units of each follow those of the one before.
+    """
     reduced = presented(units.margins, units.losses, units.counted)
     place = reduced.unit.unsqueeze(1)
     label, rival = (each.gather(1, place).squeeze(1) for each in (units.given, units.rivals))
     lowest = units.given.masked_fill(~units.counted, 0).amin(dim=1)
     targets = torch.where(lowest < 0, lowest, torch.where(reduced.counted, 0, _IGNORED))
+    size = units.given.shape[1] // labels
+    classes = 2 * (reduced.unit // size)
     columns = torch.full_like(label, shape[-1])
     doubt = reduced.means[:, MEAN_LOSS] if len(shape) > 1 else units.losses.masked_fill(~units.counted, 0).amax(dim=1)
-    summary = [reduced.unit + first, label, rival, torch.zeros_like(label), doubt, columns]
+    summary = [reduced.unit % size + first, label + classes, rival + classes, torch.zeros_like(label), doubt, columns]
     numbers = torch.cat([reduced.means, torch.stack([each.float() for each in summary], dim=1)], dim=1)
     rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
     return rows, targets, numbers, *((_marks(units, shape),) if len(shape) > 1 else ())

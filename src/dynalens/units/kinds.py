@@ -11,10 +11,10 @@ BITS = 16
 """Bits in one float32 of a row, which holds integers up to 2^24 exactly."""
 
 
-LABELS, TARGETS, TOKENS, PIXELS = "labels", "targets", "tokens", "pixels"
-_NAMES = (LABELS, TARGETS, TOKENS, PIXELS)
+LABELS, TARGETS, TOKENS, PIXELS, PIXEL_LABELS = "labels", "targets", "tokens", "pixels", "labels of pixels"
+_NAMES = (LABELS, TARGETS, TOKENS, PIXELS, PIXEL_LABELS)
 """Their places are the numbers that stand for them in rows."""
-DENSE = (TOKENS, PIXELS)
+DENSE = (TOKENS, PIXELS, PIXEL_LABELS)
 DOUBT, COLUMNS = SUMMARY, SUMMARY + 1
 """Numbers of tokens and pixels: what suspects are ordered by, and the columns of a mask, for the row of a pixel."""
 
@@ -24,7 +24,8 @@ class UnitKind(NamedTuple):
 
     Attributes:
         name: "labels" of multi-label samples or "targets" of a regression, each with a record of its own; "tokens" of a
-            sequence or "pixels" of a mask, of which only the sample's reductions are kept.
+            sequence, "pixels" of a mask or "labels of pixels" of masks that overlap, of which only the sample's
+            reductions are kept.
         labels: Number K of labels, or D of targets; 0 for tokens and pixels, of which samples have different numbers.
     """
 

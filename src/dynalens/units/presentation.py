@@ -17,8 +17,8 @@ class UnitPresentation(NamedTuple):
             negative number where one of its targets is none.
         kind: What the units are.
         numbers: Shape ``(N, kind.numbers)``, float32.
-        marks: Of masks, shape ``(N, H, W)``, uint8: 1 where a given class above 0 is contradicted, 2 where class 0 is,
-            which is the background by custom, else 0.
+        marks: Of masks, shape ``(N, H, W)``, uint8: 1 where a given class above 0 is contradicted, or a label that was
+            given; 2 where class 0 is, which is the background by custom, or a label that was not; else 0.
     """
 
     logits: Tensor
