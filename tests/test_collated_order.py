@@ -3,7 +3,8 @@
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -234,10 +235,17 @@ def test_only_torchs_own_functions_are_known_to_keep_the_order() -> None:
     assert not is_in_order(sorted_pairs)
 
 
+class Draw(NamedTuple):
+    """Names its numbers; the position is the second."""
+
+    size: int
+    position: int
+
+
 @pytest.mark.parametrize(
     ("key", "position"),
     [(3, 3), (np.int32(-2), -2), (torch.tensor(4), 4), ((5, 320), 5), ((True, 6), 6), ((7, (32, 48)), 7),
-     ({"index": 8, "size": 32}, 8), ([9, "crop"], 9)],
+     ({"index": 8, "size": 32}, 8), ([9, "crop"], 9), (Draw(32, 10), 10), (SimpleNamespace(idx=-1), -1)],
 )  # fmt: skip
 def test_the_position_is_found_in_what_samplers_draw(key: Any, position: int) -> None:
     assert position_of(key) == position

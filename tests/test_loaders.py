@@ -185,6 +185,13 @@ class Sized(Augmented):
         return super().__getitem__(i)
 
 
+class BySize(Augmented):
+    """Asks for a size, and then for a position."""
+
+    def __getitem__(self, key: Any) -> tuple[Tensor, Tensor]:
+        return super().__getitem__(key[1])
+
+
 class Draws(RandomSampler):
     """Draws positions in a form of its own."""
 
@@ -284,6 +291,7 @@ CASES: dict[str, dict[str, Any]] = {
     "negative positions, stateful": {"data": lambda: stateful(sampler=Draws(lambda i: i - N), shuffle=False)},
     "positions with sizes": {"data": lambda: draws(lambda i: (i, 32), Sized())},
     "positions with two sizes": {"data": lambda: draws(lambda i: (i, (32, 48)), Sized(), num_workers=1)},
+    "position first, whatever else repeats": {"data": lambda: draws(lambda i: (i, i % 3), Sized())},
     "positions in dicts": {"data": lambda: draws(lambda i: {"size": 32, "index": i}, Sized())},
     "in_order=False": {"data": lambda: loader(num_workers=1, in_order=False, worker_init_fn=knows_its_dataset)},
     "in_order=False, __getitems__": {"data": lambda: loader(AtOnce(), num_workers=1, in_order=False)},
@@ -548,6 +556,10 @@ MISUSE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "bounds": (
         {}, {"data": lambda: loader(Named(), sampler=[{"bounds": 0.5}], shuffle=False)},
         "draw integers.*got {'bounds'.*pass `index=`",
+    ),
+    "position second": (
+        {}, {"data": lambda: loader(BySize(), sampler=[(i % 2, i) for i in range(N)], shuffle=False)},
+        r"whose first integer is the position.*got \[\(0, 0\), \(1, 1\), \(0, 2\)\].*Draw the position first",
     ),
     "no integers": (
         {}, {"data": lambda: loader(Named(), sampler=[2**70], shuffle=False)}, "draw positions.*OverflowError.*pass",

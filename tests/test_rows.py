@@ -143,6 +143,17 @@ class LooksAgain(Classifier):
         return loss + 0 * again.sum()
 
 
+class Padded(Classifier):
+    """Fills the last batch with rows that the loss ignores."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        missing = 4 - len(y)
+        logits = self(F.pad(x, (0,) * 7 + (missing,)) / N)
+        self.remember(x, logits[: len(y)], y)
+        return F.cross_entropy(logits, F.pad(y, (0, missing), value=-100))
+
+
 class FromTheSecondEpoch(Classifier):
     """Trains on hard samples alone, in their order, once it has seen all."""
 
@@ -174,6 +185,7 @@ EXACT: dict[str, tuple[Callable[[], Classifier], Callable[[], Any]]] = {
         lambda: Ordered(lambda x, y: (x, y.long())),
         lambda: loader(TensorDataset(images(), torch.zeros(N, dtype=torch.int32))),
     ),
+    "padded": (Padded, loader),
     "what names no rows": (lambda: Ordered(looked_at), loader),
     "renumbered": (Renumbered, loader),
     "hook that permutes": (lambda: Hooked(permuted), loader),
@@ -206,6 +218,13 @@ def test_two_views_are_followed_to_samples_in_another_order(tmp_path: Path) -> N
     monitor = TrainingDynamicsMonitor(history=False, views=2)
     module = fit(tmp_path, monitor, model=Twice(), max_epochs=2)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+def test_views_of_one_sample_that_are_side_by_side_raise_in_the_first_batch(tmp_path: Path) -> None:
+    beside = Ordered(lambda x, y: (x.repeat_interleave(2, dim=0), torch.tensor([int(c) for c in y for _ in (0, 1)])))
+    monitor = TrainingDynamicsMonitor(history=False, views=2)
+    with pytest.raises(SampleIdentityError, match=r"one view of all samples after another.*`torch\.cat"):
+        fit(tmp_path, monitor, model=beside, data=of_eight, limit_train_batches=1, max_epochs=1)
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
@@ -381,6 +400,12 @@ class Mixed(Classifier):
         return super().training_step((0.9 * x + 0.1 * x[permutation(y)], y), batch_idx)
 
 
+def half_labelled() -> DataLoader[Any]:
+    y = labels()
+    y[:11] = -1
+    return loader(TensorDataset(images(), y), batch_size=N)
+
+
 ORDER = "targets of the loss to be in the order of the batch"
 NUMBERS = "to be classes of the samples, got the numbers of the rows.*`capture=`"
 ROWS = "rows of logits for 4 samples.*with -100 as their target"
@@ -403,6 +428,9 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     ),
     "sorted, and labels as they come beside its logits": (
         lambda: SortedResult(sorted_rows), of_eight, CaptureError, "returned `targets` to be in the order",
+    ),
+    "without a label, but for the loss": (
+        lambda: OwnTargets(lambda y: y.clamp(min=0)), half_labelled, CaptureError, "-1 in the batch.*class 0.*be -100",
     ),
     "contrastive": (Contrastive, loader, CaptureError, NUMBERS),
     "contrastive, without labels": (
@@ -625,6 +653,14 @@ def test_targets_of_samples_without_a_label_are_not_compared_with_it() -> None:
     check.see(columns, y, classes=3, traced=True)
     given[1] = (given[1] + 1) % 3
     with pytest.raises(SampleIdentityError, match="got 1 of 96 samples with another one"):
+        check.see(columns, y, classes=3, traced=True)
+
+
+def test_labels_of_the_dataset_in_another_order_are_told_though_the_batch_has_the_same() -> None:
+    check, y = LabelCheck(), torch.arange(12) % 3
+    columns: Any = {GIVEN: y.roll(1), (1,): y}
+    check.see(columns, y, classes=3, traced=True)  # 3 % of unrelated labels have four of each class, too
+    with pytest.raises(SampleIdentityError, match="got the same in another order"):
         check.see(columns, y, classes=3, traced=True)
 
 

@@ -20,7 +20,7 @@ def position_of(key: Any) -> int:
 
     Args:
         key: An integer, or one with other things beside it: a tuple such as (index, size), whose first integer it is,
-            or a dict with a key ``index``, ``idx`` or ``position``.
+            or a dict, a named tuple or an object with a key or attribute ``index``, ``idx`` or ``position``.
 
     Raises:
         TypeError: If it names none.
@@ -31,8 +31,11 @@ def position_of(key: Any) -> int:
     """
     if isinstance(key, Mapping):
         candidates = [key[name] for name in INDEX_KEYS if name in key]
-    else:
-        candidates = list(key) if isinstance(key, tuple | list) else [key]
+    elif isinstance(key, tuple | list) and not hasattr(key, "_fields"):
+        candidates = list(key)
+    else:  # tuples and strings have a method `index`
+        named = [getattr(key, name) for name in INDEX_KEYS if not callable(getattr(key, name, callable))]
+        candidates = named or (list(key) if isinstance(key, tuple) else [key])
     for candidate in candidates:
         if not isinstance(candidate, bool | np.bool_):
             with suppress(TypeError):

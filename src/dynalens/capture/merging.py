@@ -66,12 +66,18 @@ def check_returned(outputs: Mapping[str, Any], calls: Sequence[LossCall], rows_o
 
 
 def adds_rows(later: Sequence[LossCall], first: LossCall, rows_of: RowsOf) -> bool:
-    """Return whether later losses are of other rows than the first one; waits for the device."""
+    """Return whether later losses are of other rows than the first one, or of other targets; waits for the device."""
     rows = rows_of(first.targets)
     if rows is None:
-        return False
+        return not all(_has_targets_of(call, first) for call in later)
     others = [rows_of(call.targets) for call in later]
     return not all(other is not None and bool(torch.isin(other, rows).all()) for other in others)
+
+
+def _has_targets_of(call: LossCall, first: LossCall) -> bool:
+    """Whether a loss may be a second look at the rows of another: it has the same targets."""
+    same_size = call.targets.numel() == first.targets.numel()
+    return same_size and torch.equal(call.targets.flatten(), first.targets.flatten())
 
 
 def joined(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> LossCall | None:

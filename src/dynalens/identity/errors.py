@@ -50,6 +50,25 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
     )
 
 
+def check_views(targets: Tensor, views: int) -> None:
+    """Raise a SampleIdentityError where the views of a sample differ in their targets; waits for the device.
+
+    Args:
+        targets: Shape ``(views * N,)``; negative ones are not counted.
+        views: Rows that each sample has.
+    """
+    if targets.shape[0] % views:
+        return  # some rows were left out
+    of_view = targets.view(views, -1)
+    others = (of_view != of_view[0]) & (of_view >= 0) & (of_view[0] >= 0)
+    if bool(others.any()):
+        raise SampleIdentityError(
+            f"Expected the same targets in each of {views} views, one view of all samples after another, got "
+            f"{int(others.any(dim=0).sum())} of {of_view.shape[1]} samples with others. Concatenate views as in "
+            "`torch.cat([first, second])`, so that the rows of one sample are not side by side."
+        )
+
+
 def _are_views(targets: Tensor, samples: int) -> bool:
     """Return whether targets of concatenated views may be those of the samples: the same ones again and again."""
     return targets.ndim == 1 and bool((targets.view(-1, samples) == targets[:samples]).all())

@@ -1,5 +1,6 @@
 """Whether the targets of the first steps belong to the rows of their batches, and those of an epoch to the dataset."""
 
+import math
 import operator
 from collections import Counter
 from collections.abc import Mapping
@@ -52,6 +53,13 @@ _CHANGED = (
     "return the labels that are trained on, or return a dict of `loss`, and `logits` and `targets` in the order of the "
     "batch, with the samples' own labels as targets."
 )
+_CHANCE = 0.01
+"""Below this, it is no accident that labels have the numbers of the targets in each step, and another order."""
+_UNLABELLED = (
+    "Expected samples without a label, {} in the batch, to be left out of the loss, got class {} for them as for "
+    "others. Let their target be -100, or return a dict of `loss`, and `logits` and `targets` of the whole batch with "
+    "-100 there."
+)
 _NO_CLASSES = (
     "Expected the targets of the loss to be classes of the samples, got {}, as a contrastive loss has it. Return a "
     "dict with `loss`, and with `logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, "
@@ -73,6 +81,7 @@ class LabelCheck:
         self.looks = True
         """Whether the next step is to be shown to ``see``: each step asks, so that it is no computation."""
 
+        self._given_order = _OrderCheck()
         self.witness: Path | None = None
         """Where the batches of the first steps hold their targets, number by number; None where nowhere."""
 
@@ -117,9 +126,12 @@ class LabelCheck:
         is_open = {path for path in usual if not relations[path]}
         if GIVEN in is_open:
             self._check_given()
+        of_usual = [_count_unlabelled(*self._together(path), relations[path]) for path in usual]
         # Nothing may have told so far what the targets have to do with the labels of the batch or the dataset.
         tells_little = sum(len(targets) for _, targets in self._steps) < _ROWS
-        self.looks = len(self._steps) < _FIRST or (tells_little and (not labels_alike or GIVEN in is_open))
+        self.looks = len(self._steps) < _FIRST or (
+            tells_little and (not labels_alike or GIVEN in is_open or any(of_usual))
+        )
         if self.confirmed:
             return
         numbers = given if given is not None and len(given) == len(every) else target
@@ -143,7 +155,13 @@ class LabelCheck:
                 raise SampleIdentityError(_CHANGED.format(wrong, len(target)))
 
     def _check_given(self) -> None:
-        """Raise where most targets are the label that the dataset shows, with a kappa above one half, and not all."""
+        """Raise where most targets are the label that the dataset shows, with a kappa above one half, and not all.
+
+        As well where they are these labels in another order.
+        """
+        columns, target = self._steps[-1]
+        if GIVEN in columns and self._given_order.refutes(columns[GIVEN], target):
+            raise SampleIdentityError(NOT_GIVEN.format("the dataset", "the same in another order in the first steps"))
         pairs = [pair for pair in zip(*self._together(GIVEN), strict=True) if pair[0] >= 0]  # others have no label
         label, target = [each for each, _ in pairs], [each for _, each in pairs]
         same, chance = _agreement(label, target)
@@ -156,6 +174,26 @@ class LabelCheck:
         label = [value for columns, _ in self._steps for value in columns.get(path, ())]
         target = [value for columns, targets in self._steps if path in columns for value in targets]
         return label, target
+
+
+class _OrderCheck:
+    r"""Whether targets are, in each of the first steps, the numbers of a column in another order, by no accident.
+
+    Classes that are drawn as often as those of n targets, :math:`c_k` of each, are that often each with probability
+    :math:`n! \prod_k (c_k / n)^{c_k} / c_k!`.
+    """
+
+    def __init__(self) -> None:
+        self._always, self._chance = True, 1.0
+
+    def refutes(self, label: list[Any], target: list[int]) -> bool:
+        """Return whether this step and those before tell so."""
+        counts, n = Counter(target), len(target)
+        if len(counts) > 1 and label != target:
+            self._always &= is_reordered(label, target)
+            logs = (c * math.log(c / n) - math.lgamma(c + 1) for c in counts.values())
+            self._chance *= math.exp(math.lgamma(n + 1) + sum(logs))
+        return self._always and self._chance < _CHANCE
 
 
 def check_given(dataset: Any, index: Array, targets: Array, *, same: bool) -> None:
@@ -211,6 +249,18 @@ def _refuse(dataset: Any, wrong: Array) -> None:
         raise SampleIdentityError(
             NOT_GIVEN.format(type(dataset).__name__, f"{others}{' and so on' if len(wrong) > 5 else ''}")
         )
+
+
+def _count_unlabelled(label: list[Any], target: list[int], relation: str) -> bool:
+    """Return whether negative labels are trained on as classes; raise where these are those of other labels, too."""
+    if relation != "function" or not all(isinstance(each, int) for each in label):
+        return False
+    pairs = set(zip(label, target, strict=True))
+    classes = {number for each, number in pairs if each >= 0}
+    for each, number in pairs:
+        if each < 0 and number in classes:
+            raise CaptureError(_UNLABELLED.format(each, number))
+    return any(each < 0 for each, _ in pairs)
 
 
 def _listed(column: Column, rows: list[int]) -> list[Any] | None:

@@ -22,6 +22,10 @@ from dynalens.identity.errors import REMEDY, SampleIdentityError
 
 # Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
 _KEPT = 8
+_TUPLES = 64
+"""Drawn tuples of an iterator that are looked at: more sizes, scales or domains than that are in no sampler."""
+_REPEATS = 4
+"""So many at least: two or three positions that are drawn with replacement may be the same."""
 
 
 class Iteration:
@@ -134,6 +138,7 @@ class _RecordingSampler:
 class _Draws:
     def __init__(self, entries: Iterator[Any], dataset: Any) -> None:
         self._entries, self._dataset = entries, dataset
+        self._tuples: list[tuple[int, ...]] = []
         self.queue: deque[np.ndarray | SampleIdentityError] = deque()
 
     def __iter__(self) -> Iterator[Any]:
@@ -141,8 +146,36 @@ class _Draws:
 
     def __next__(self) -> Any:
         entry = next(self._entries)
-        self.queue.append(_positions(entry, self._dataset))
+        positions = _positions(entry, self._dataset)
+        if isinstance(positions, np.ndarray) and len(self._tuples) < _TUPLES:
+            self._tuples += _integers_of(entry)
+            positions = _ambiguous(self._tuples, len(self._dataset)) or positions
+        self.queue.append(positions)
         return entry
+
+
+def _integers_of(entry: Any) -> list[tuple[int, ...]]:
+    """Return the integers of each tuple without names that was drawn, where there are several in each."""
+    keys = entry if isinstance(entry, list) else [entry]
+    if not all(type(key) is tuple for key in keys):
+        return []
+    return [tuple(each for each in key if type(each) is int) for key in keys]
+
+
+def _ambiguous(tuples: list[tuple[int, ...]], samples: int) -> SampleIdentityError | None:
+    """Return the error where the first integer of tuples repeats and another may be the position, as it does not."""
+    if len(tuples) < _REPEATS or len({len(each) for each in tuples}) > 1:
+        return None
+    first, *others = zip(*tuples, strict=True) if tuples[0] else [()]
+    if len(set(first)) == len(first):
+        return None
+    if not any(len(set(other)) == len(other) and max(other) < samples for other in others):
+        return None
+    return SampleIdentityError(
+        f"Expected the sampler to draw tuples whose first integer is the position in the dataset, got {tuples[:3]} and "
+        "so on, where it repeats and another one does not. Draw the position first, or let each sample carry its own "
+        "index, and pass `index=` the key of it, or a callable(batch) -> indices."
+    )
 
 
 def _positions(entry: Any, dataset: Any) -> np.ndarray | SampleIdentityError:

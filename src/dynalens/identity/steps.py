@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynalens.dynamics import ROWS, TARGET, given_units
 from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
-from dynalens.identity.errors import SampleIdentityError, check_rows
+from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
 from dynalens.identity.given import Array, given_labels, given_rows
 from dynalens.identity.labels import (
     ANOTHER_ORDER,
@@ -127,8 +127,7 @@ class StepRows:
                 self._expect_order(choice, len(after_hooks))
             of_targets = after_hooks.to(choice.device, non_blocking=True)[choice]  # moved with the rest of the epoch
         elif (targets := presentation.targets).shape[0]:
-            check_rows(targets.shape[0], after_hooks.shape[0], views, targets)
-            of_targets = after_hooks.repeat(views) if views > 1 else after_hooks
+            of_targets = _of_all(after_hooks, targets, views)
         else:
             of_targets = after_hooks[:0]
         of_first_view = of_targets if views == 1 else of_targets[: len(of_targets) // views]
@@ -137,6 +136,7 @@ class StepRows:
         self._chooses |= choice is not None or (inputs is not None and inputs.is_choice)
         batch = part if delivered is None else delivered
         if self._labels.looks:
+            check_views(presentation.targets, views)
             if presentation.of_layer:
                 _check_layer(TRACE.of_layers(), len(after_hooks))
             _check_in_place(self._noted, carried=delivered is None)
@@ -265,6 +265,20 @@ def _rows_of_inputs(inputs: Followed | None, batch: Tensor, of_targets: Tensor, 
         return [batch, of_targets]
     chosen_rows = inputs.rows[: len(inputs.rows) // views]
     return [batch.to(chosen_rows.device, non_blocking=True)[chosen_rows], batch]
+
+
+def _padding(targets: Tensor, count: int) -> int:
+    """Return how many rows behind those of the samples were added to fill the batch: the loss ignores them all."""
+    padding = max(targets.shape[0] - count, 0)
+    return padding if padding and not bool((targets[count:] >= 0).any()) else 0
+
+
+def _of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
+    """Return the row of the record of each target, where all of the batch's have one in each view; of padding, any."""
+    padding = _padding(targets, rows.shape[0]) if views == 1 else 0
+    check_rows(targets.shape[0] - padding, rows.shape[0], views, targets)
+    of_targets = rows.repeat(views) if views > 1 else rows
+    return torch.cat([of_targets, rows[:1].expand(padding)]) if padding else of_targets
 
 
 def _check_layer(inputs: Followed | None, count: int) -> None:
