@@ -1,12 +1,9 @@
-"""Kills processes amid their training at random moments, and reads what each has left; prints what was found.
+"""Kills processes amid their training at random moments, and reads what each has left."""
 
-Usage: killed.py FOLDER MOMENTS SEED
-"""
-
+import json
 import os
 import random
 import signal
-import sys
 import time
 import warnings
 from collections import Counter
@@ -15,6 +12,7 @@ from pathlib import Path
 from dynalens import TrainingDynamicsMonitor, load_record
 from training import N, fit
 
+MOMENTS = 20
 _LONGEST = 1.0
 """Seconds until a kill: a fit begins in about .3 of one, and writes an epoch some thirty times in each."""
 
@@ -44,21 +42,17 @@ def left_by(folder: Path, run: int) -> str:
     return "own" if owner == run else "earlier"
 
 
-def main(folder: Path, moments: int, seed: int) -> None:
-    """Kill so many trainings that write to one folder, and count whose record each kill left."""
-    draw, found = random.Random(seed), Counter[str]()
+def main(folder: Path) -> None:
+    """Kill trainings that write to one folder, and leave beside it whose record there was after how many kills."""
+    draw, found = random.Random(1), Counter[str]()
     warnings.simplefilter("ignore")
-    for run in range(moments):
+    for run in range(MOMENTS):
         child = os.fork()
         if not child:
-            train(folder, run)
+            train(folder / "record", run)
             os._exit(1)
         time.sleep(draw.uniform(0, _LONGEST))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        found[left_by(folder, run)] += 1
-    sys.stdout.write(f"found {dict(found)}\n")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+        found[left_by(folder / "record", run)] += 1
+    (folder / "found.json").write_text(json.dumps(found))

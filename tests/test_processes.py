@@ -1,13 +1,5 @@
 """Two processes leave the record of one that was fed the same presentations, and fail together."""
 
-import faulthandler
-import multiprocessing
-import os
-import socket
-import time
-import traceback
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +11,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+import forked
 import two_processes
 from dynalens import AttributionMonitor, SampleStatistics, TrainingDynamics, TrainingDynamicsMonitor, load_record
 from dynalens.host import Processes
@@ -26,57 +19,7 @@ from test_dynamics import assert_same
 from training import Classifier, dataset, fit, loader
 from two_processes import FAILURES, LOADERS, WITH_PROBABILITIES, N
 
-SECONDS = 300  # a minute on an idle machine, two on a busy one
 Seen = list[tuple[int, list[int], torch.Tensor, torch.Tensor]]
-
-
-def launched(folder: Path, part: Callable[[Path], None], *, ranks: int = 2) -> None:
-    """Run a part in as many processes and wait for all; none is left behind.
-
-    They are forks of this one, which has imported all that they need.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    outputs = [folder / f"output.{rank}" for rank in range(ranks)]
-    fork = multiprocessing.get_context("fork")
-    running = [fork.Process(target=started, args=(part, folder, output, port)) for output in outputs]
-    for rank, process in enumerate(running):
-        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside the threads of pytest's own plugins
-            if ranks > 1:
-                patch.setenv("LOCAL_RANK", str(rank))
-            process.start()
-    try:
-        end = time.monotonic() + SECONDS
-        while any(process.is_alive() for process in running) and time.monotonic() < end:
-            if any(process.exitcode for process in running):
-                break  # the other one waits for it in vain
-            time.sleep(0.1)
-        states = [process.exitcode for process in running]
-    finally:
-        for process in running:
-            process.kill()
-            process.join()
-    assert states == [0] * ranks, "\n\n".join(output.read_text()[-3000:] for output in outputs)
-
-
-def started(part: Callable[[Path], None], folder: Path, output: Path, port: str) -> None:
-    """Run a part in a process of its own, which writes its output to a file and ends without pytest's own end."""
-    with output.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        faulthandler.dump_traceback_later(SECONDS - 20, exit=True, file=file)  # says where a process waits in vain
-        warnings.simplefilter("default")  # Lightning warns of what these fits do on purpose
-        status = 1
-        try:
-            part(folder)
-            status = 0
-        except BaseException:  # noqa: BLE001  # it is written, and the test fails
-            traceback.print_exc(file=file)
-        file.flush()
-        os._exit(status)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     saver = ModelCheckpoint(folder / "alone", save_top_k=-1, filename="{step}", every_n_train_steps=4)
     model = fit(folder / "one", TrainingDynamicsMonitor(), saver, data=LOADERS["shuffle"], enable_checkpointing=True)
     torch.save(model.seen[:4], folder / "alone" / "seen.pt")
-    launched(folder, two_processes.main)
+    forked.run(folder, two_processes.main)
     return folder
 
 
@@ -224,7 +167,7 @@ def test_a_failure_in_one_process_raises_in_both(folder: Path, name: str) -> Non
 
 @pytest.mark.slow
 def test_the_record_of_spawned_processes_is_on_disk(tmp_path: Path) -> None:
-    launched(tmp_path, two_processes.spawn, ranks=1)
+    forked.run(tmp_path, two_processes.spawn, ranks=1)
     record = load_record(tmp_path / "spawned")
     assert record.statistics.presentations.sum() == 2 * (N + 1)
     assert record.meta.epochs == [0, 1]

@@ -1,14 +1,11 @@
 """A record's folder survives kills, full disks and strangers, and what is read is what was written."""
 
-import ast
 import errno
 import functools
 import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +18,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import TensorDataset
 
+import forked
+import killed
 from dynalens import TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
 from dynalens.record.checks import MOST_CLASSES
@@ -180,14 +179,8 @@ def test_an_epoch_that_was_cut_off_in_an_earlier_run_is_none_of_the_next_one(tmp
 
 @pytest.mark.slow
 def test_processes_that_are_killed_at_random_moments_leave_a_record_of_one_moment(tmp_path: Path) -> None:
-    moments = 20
-    command = [sys.executable, str(Path(__file__).with_name("killed.py")), str(tmp_path / "record"), str(moments), "1"]
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1] / "src")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    found = ast.literal_eval(ended.stdout.splitlines()[-1].removeprefix("found "))
-    assert sum(found.values()) == moments
+    forked.run(tmp_path, killed.main, ranks=1)
+    assert sum(json.loads((tmp_path / "found.json").read_text()).values()) == killed.MOMENTS
 
 
 class StopsAt(Classifier):
