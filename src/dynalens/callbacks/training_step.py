@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from dynalens.callbacks.layer_features import LayerFeatures
-from dynalens.capture import Capture, CaptureError, Presentation, StepCapture, is_compiled
+from dynalens.capture import Capture, CaptureError, ClaimedPairs, Presentation, StepCapture, is_compiled
 from dynalens.identity import SampleIdentity, StepRows, labels_each
 
 
@@ -26,12 +26,13 @@ class TrainingStep:
     def __init__(self, identity: SampleIdentity, capture: Capture, features: LayerFeatures, views: int) -> None:
         self._identity, self._features, self._views = identity, features, views
         self._first = True
-        self._capture = StepCapture(capture)
+        self._capture, self._pairs = StepCapture(capture), ClaimedPairs()
         self.rows = StepRows(identity)
 
     def install(self, trainer: Any, pl_module: Any) -> None:
         """A fit begins: what must stand before the first loader is made."""
         self._capture.install(pl_module)
+        self._pairs = ClaimedPairs()
         self.rows.begin(trainer, traces=not is_compiled(pl_module))
         self._identity.install(trainer)
         self._first = True
@@ -47,10 +48,12 @@ class TrainingStep:
             self._capture.expect_labels(labels_each(self._identity.dataset))
             self._first = False
         self._capture.start(pl_module)
+        self._pairs.start()
         self._features.start(pl_module)
 
     def before_backward(self, loss: Tensor) -> None:
         """The step's own loss is known: what runs from here on is not its forward pass."""
+        self._pairs.before_backward(loss)
         self._capture.before_backward(loss)
         self._features.close()
 
@@ -72,6 +75,7 @@ class TrainingStep:
         presentation = self._capture.finish(outputs, batch, samples, rows_of=self.rows.rows_of, count=count)
         if presentation is None:
             return None
+        self._pairs.check(presentation, self.rows.rows_of, accumulates=trainer.accumulate_grad_batches)
         target_rows = self.rows.of_targets(trainer, batch, rows, presentation, self._views)
         self._capture.trust_targets(self.rows.confirmed)
         return target_rows, presentation

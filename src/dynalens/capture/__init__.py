@@ -2,10 +2,12 @@
 
 from dynalens.capture.asked import Capture
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
+from dynalens.capture.claimed import ClaimedPairs
 from dynalens.capture.entries import copied
 from dynalens.capture.labels import class_labels, first_labels, have_several, name_no_classes
 from dynalens.capture.layout import BatchLayout, BatchObserver
 from dynalens.capture.presentation import Presentation
+from dynalens.capture.reordered import OrderCheck, is_reordered
 from dynalens.capture.step import StepCapture, is_compiled
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "BatchObserver",
     "Capture",
     "CaptureError",
+    "ClaimedPairs",
+    "OrderCheck",
     "Presentation",
     "StepCapture",
     "class_labels",
@@ -22,5 +26,6 @@ __all__ = [
     "images_and_labels",
     "inputs_to_show",
     "is_compiled",
+    "is_reordered",
     "name_no_classes",
 ]

@@ -1,6 +1,5 @@
 """Whether the targets of the first steps belong to the rows of their batches, and those of an epoch to the dataset."""
 
-import math
 import operator
 from collections import Counter
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dynalens.capture import CaptureError
+from dynalens.capture import CaptureError, OrderCheck, is_reordered
 from dynalens.identity.columns import Column, Path
 from dynalens.identity.errors import SampleIdentityError
 from dynalens.identity.given import Array, disagreeing, given_labels, given_rows
@@ -53,8 +52,6 @@ _CHANGED = (
     "return the labels that are trained on, or return a dict of `loss`, and `logits` and `targets` in the order of the "
     "batch, with the samples' own labels as targets."
 )
-_CHANCE = 0.01
-"""Below this, it is no accident that labels have the numbers of the targets in each step, and another order."""
 _UNLABELLED = (
     "Expected samples without a label, {} in the batch, to be left out of the loss, got class {} for them as for "
     "others. Let their target be -100, or return a dict of `loss`, and `logits` and `targets` of the whole batch with "
@@ -81,7 +78,7 @@ class LabelCheck:
         self.looks = True
         """Whether the next step is to be shown to ``see``: each step asks, so that it is no computation."""
 
-        self._given_order = _OrderCheck()
+        self._given_order = OrderCheck()
         self.witness: Path | None = None
         """Where the batches of the first steps hold their targets, number by number; None where nowhere."""
 
@@ -174,26 +171,6 @@ class LabelCheck:
         label = [value for columns, _ in self._steps for value in columns.get(path, ())]
         target = [value for columns, targets in self._steps if path in columns for value in targets]
         return label, target
-
-
-class _OrderCheck:
-    r"""Whether targets are, in each of the first steps, the numbers of a column in another order, by no accident.
-
-    Classes that are drawn as often as those of n targets, :math:`c_k` of each, are that often each with probability
-    :math:`n! \prod_k (c_k / n)^{c_k} / c_k!`.
-    """
-
-    def __init__(self) -> None:
-        self._always, self._chance = True, 1.0
-
-    def refutes(self, label: list[Any], target: list[int]) -> bool:
-        """Return whether this step and those before tell so."""
-        counts, n = Counter(target), len(target)
-        if len(counts) > 1 and label != target:
-            self._always &= is_reordered(label, target)
-            logs = (c * math.log(c / n) - math.lgamma(c + 1) for c in counts.values())
-            self._chance *= math.exp(math.lgamma(n + 1) + sum(logs))
-        return self._always and self._chance < _CHANCE
 
 
 def check_given(dataset: Any, index: Array, targets: Array, *, same: bool) -> None:
@@ -307,8 +284,3 @@ def _explain(label: list[Any], other: list[Any], target: list[int]) -> bool:
     """Return whether labels and another column tell the target together, which repeats show."""
     pairs = set(zip(label, other, strict=False))
     return len(label) == len(other) > len(pairs) == len(set(zip(label, other, target, strict=False)))
-
-
-def is_reordered(label: list[Any], target: list[Any]) -> bool:
-    """Return whether targets are the numbers of a column in another order."""
-    return len(set(target)) > 1 and label != target and Counter(label) == Counter(target)

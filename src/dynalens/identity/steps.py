@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynalens.capture import is_reordered
 from dynalens.dynamics import ROWS, TARGET, given_units
 from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
 from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
@@ -19,7 +20,6 @@ from dynalens.identity.labels import (
     LabelCheck,
     check_given,
     check_given_rows,
-    is_reordered,
 )
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity

@@ -1,0 +1,141 @@
+"""Whether logits and targets that were returned, or asked for by name, are paired as the loss paired them."""
+
+from contextlib import suppress
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens.capture.batch import CaptureError
+from dynalens.capture.graph import NETWORK, SOFTMAX, Node, look_behind
+from dynalens.capture.merging import RowsOf
+from dynalens.capture.presentation import Presentation
+from dynalens.capture.reordered import OrderCheck
+from dynalens.capture.soft import tolerance_of
+
+_LOOKS = 3
+"""Steps that are looked at, as many as those whose targets are compared with labels."""
+_LARGEST = 2**24
+"""Numbers that are compared at most to find the rows of logits among others, a tenth of a second on one core."""
+_ROUNDING = 1e-5
+"""How far, of its size, a float32 mean of losses may be from the same mean in another order."""
+_ORDER = (
+    "Expected each row of logits with the target that the loss compared it with, got these targets in another order. "
+    "Let `capture`, or what `training_step` returns, give `logits` and `targets` in the order of the batch, as in "
+    "`logits[order.argsort()]`."
+)
+_COMPILED = (
+    "Expected the loss of a compiled step to be the mean cross-entropy of the layer's output and the labels of the "
+    "batch, as nothing else tells that its rows are in their order, got {:.6g} and not {:.6g}. Return a dict of `loss`, "
+    "and `logits` and `targets` in the order of the batch, and leave `capture` out."
+)
+
+
+class _Compared(NamedTuple):
+    """What a loss compared: log-probabilities (M, K) and classes (M,)."""
+
+    log_p: Tensor
+    targets: Tensor
+
+
+class ClaimedPairs:
+    """Compare logits and targets of the first steps with those that the graph of their loss shows.
+
+    A loss that shows none, or several, tells nothing. Targets that a step changes are no error: their own labels are
+    what is to be returned beside them. The same targets in another order are one.
+    """
+
+    def __init__(self) -> None:
+        self._looks, self._order = _LOOKS, OrderCheck()
+        self._compared: _Compared | None = None
+        self._compiled_loss: Tensor | None = None
+
+    def start(self) -> None:
+        """A step begins."""
+        self._compared = self._compiled_loss = None
+
+    def before_backward(self, loss: Tensor) -> None:
+        """Look at a loss of the step before its backward pass."""
+        if self._looks and self._compared is None and self._compiled_loss is None:
+            with suppress(RuntimeError):  # autograd has freed what it saved
+                self._compared = _compared(loss)
+                hidden = self._compared is None and loss.numel() == 1 and _is_compiled(loss)
+                self._compiled_loss = loss.detach() if hidden else None
+
+    def check(self, presentation: Presentation, rows_of: RowsOf, *, accumulates: int = 1) -> None:
+        """Compare what was captured; waits for the device, in the first steps.
+
+        Args:
+            presentation: What was captured.
+            rows_of: Tells which rows of the batch some targets are; None where these are all rows, or not known.
+            accumulates: Batches whose losses Lightning averages.
+
+        Raises:
+            CaptureError: If rows and targets are paired otherwise.
+        """
+        compared, loss = self._compared, self._compiled_loss
+        if not self._looks or presentation.units is not None or not len(presentation.targets):
+            return
+        self._looks -= 1
+        if compared is not None:
+            self._check_compared(compared, presentation, rows_of)
+        elif loss is not None and presentation.of_layer:
+            _check_mean(loss, presentation, accumulates)
+
+    def _check_compared(self, compared: _Compared, presentation: Presentation, rows_of: RowsOf) -> None:
+        places = _places(presentation.logits, compared.log_p)
+        if places is None:
+            return
+        rows = None if presentation.of_layer else rows_of(compared.targets)  # a layer's inputs tell it
+        is_own = rows_of(presentation.given) is None and len(places) == len(compared.targets)
+        if rows is not None and is_own and not torch.equal(rows[places].cpu(), torch.arange(len(places))):
+            raise CaptureError(_ORDER)
+        pairs = zip(compared.targets[places].tolist(), presentation.targets.tolist(), strict=True)
+        counted = [(of_loss, target) for of_loss, target in pairs if of_loss >= 0 and target >= 0]
+        if self._order.refutes([of_loss for of_loss, _ in counted], [target for _, target in counted]):
+            raise CaptureError(_ORDER)
+
+
+def _compared(loss: Tensor) -> _Compared | None:
+    graph = look_behind(loss, {})
+    if len(graph.activations) != 1 or graph.activations[0].name not in SOFTMAX:
+        return None
+    logits = graph.activations[0].logits
+    n = len(logits)
+    vectors = [each for each in graph.constants if each.dtype is torch.int64 and each.shape in ((n,), (n, 1))]
+    different = {each.data_ptr(): each for each in vectors}
+    if len(different) != 1:
+        return None
+    return _Compared(logits.detach().float().log_softmax(dim=1), vectors[0].flatten())
+
+
+def _is_compiled(loss: Tensor) -> bool:
+    """Whether a loss comes from what was compiled, but for factors that Lightning adds."""
+    node: Node = loss.grad_fn
+    while node is not None and not node.name().startswith(NETWORK):
+        node = next((earlier_node for earlier_node, _ in node.next_functions if earlier_node is not None), None)
+    return node is not None and node.name().startswith("CompiledFunction")
+
+
+def _places(logits: Tensor, log_p: Tensor) -> Tensor | None:
+    """Return which row of a loss each row of logits is; None where that is not clear."""
+    if logits.ndim != 2 or log_p.shape[1] != logits.shape[1]:
+        return None
+    rows, tolerance = logits.detach().float().log_softmax(dim=1), max(_ROUNDING, tolerance_of(logits))
+    if rows.shape == log_p.shape and torch.allclose(rows, log_p, atol=tolerance):
+        return torch.arange(len(rows), device=rows.device)
+    if rows.numel() * len(log_p) > _LARGEST:
+        return None
+    near = torch.cdist(rows, log_p, p=torch.inf) < tolerance
+    return near.int().argmax(dim=1) if bool((near.sum(dim=1) == 1).all()) else None
+
+
+def _check_mean(loss: Tensor, presentation: Presentation, accumulates: int) -> None:
+    logits, targets = presentation.logits.float(), presentation.targets
+    every = F.cross_entropy(logits, targets.clamp(min=-1), ignore_index=-1, reduction="none")
+    total, mean = float(every.sum()), float(every.sum() / (targets >= 0).sum())
+    rounding = _ROUNDING if presentation.logits.dtype in (torch.float32, torch.float64) else tolerance_of(logits)
+    values = [float(loss) * factor for factor in {1, accumulates}]
+    if not any(abs(value - expected) <= rounding * abs(expected) for value in values for expected in (mean, total)):
+        raise CaptureError(_COMPILED.format(values[0], mean))

@@ -1,0 +1,43 @@
+"""Whether numbers are those of a column in another order, and whether that is an accident."""
+
+import math
+from collections import Counter
+from typing import Any
+
+_CHANCE = 0.01
+"""Below this, it is no accident that labels have the numbers of the targets in each step, and another order."""
+
+
+def is_reordered(label: list[Any], target: list[Any]) -> bool:
+    """Return whether targets are the numbers of a column in another order.
+
+    Example:
+        >>> is_reordered([0, 1, 2], [1, 0, 2]), is_reordered([0, 1, 2], [0, 1, 1])
+        (True, False)
+    """
+    return len(set(target)) > 1 and label != target and Counter(label) == Counter(target)
+
+
+class OrderCheck:
+    r"""Whether targets are, in each of the first steps, the numbers of a column in another order, by no accident.
+
+    Classes that are drawn as often as those of n targets, :math:`c_k` of each, are that often each with probability
+    :math:`n! \prod_k (c_k / n)^{c_k} / c_k!`.
+
+    Example:
+        >>> check = OrderCheck()
+        >>> check.refutes([0, 1, 2, 0], [1, 0, 0, 2]), [check.refutes([0, 1, 2, 0], [1, 0, 0, 2]) for _ in range(2)]
+        (False, [False, True])
+    """
+
+    def __init__(self) -> None:
+        self._always, self._chance = True, 1.0
+
+    def refutes(self, label: list[Any], target: list[int]) -> bool:
+        """Return whether this step and those before tell so."""
+        counts, n = Counter(target), len(target)
+        if len(counts) > 1 and label != target:
+            self._always &= is_reordered(label, target)
+            logs = (c * math.log(c / n) - math.lgamma(c + 1) for c in counts.values())
+            self._chance *= math.exp(math.lgamma(n + 1) + sum(logs))
+        return self._always and self._chance < _CHANCE
