@@ -66,3 +66,13 @@ def test_a_file_that_is_written_later_is_not_missing() -> None:
     writes.attempt("a", lambda: None)
     with pytest.warns(UserWarning, match="Missing or old: b. Make room."):
         writes.say_missing("Make room.")
+
+
+def test_memory_that_is_short_while_a_file_is_written_is_said_as_a_full_disk_is() -> None:
+    def short() -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    writes = Writes("maps to a folder", "Training goes on.")
+    with pytest.warns(UserWarning, match="Expected to write maps to a folder, got MemoryError: Unable.* Training goes"):
+        writes.attempt("a", short)
+    assert list(writes.missing) == ["a"]

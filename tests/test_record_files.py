@@ -23,6 +23,7 @@ import killed
 from dynalens import TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
 from dynalens.record.checks import MOST_CLASSES
+from dynalens.record.files import read_arrays
 from test_dynamics import assert_same
 from training import Classifier, N, dataset, fit, images, labels, loader
 
@@ -258,6 +259,19 @@ def test_a_file_in_the_way_ends_no_training(tmp_path: Path, place: str) -> None:
         fit(tmp_path, monitor, max_epochs=1)
     assert len(monitor.table()) == N
     assert in_the_way.read_text() == "in the way"
+
+
+def test_a_folder_that_cannot_even_be_looked_at_ends_no_training(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / ("long" * 99))
+    with pytest.warns(UserWarning, match="File name too long"):
+        fit(tmp_path, monitor, max_epochs=1)
+    assert len(monitor.table()) == N
+
+
+def test_arrays_of_another_byte_order_are_read_in_that_of_this_machine(tmp_path: Path) -> None:
+    np.savez(tmp_path / "record.npz", margin=np.array([0.5, -2.0], ">f4"))
+    margin = read_arrays(tmp_path / "record.npz")["margin"]
+    assert (margin.dtype, margin.tolist()) == (np.dtype("=f4"), [0.5, -2.0])
 
 
 class Deletes(pl.Callback):

@@ -27,8 +27,8 @@ _ORDER = (
 )
 _COMPILED = (
     "Expected the loss of a compiled step to be the mean cross-entropy of the layer's output and the labels of the "
-    "batch, as nothing else tells that its rows are in their order, got {:.6g} and not {:.6g}. Return a dict of `loss`, "
-    "and `logits` and `targets` in the order of the batch, and leave `capture` out."
+    "batch, as nothing else tells that its rows are in their order, got {:.6g} and not {:.6g}. Return a dict of "
+    "`loss`, and `logits` and `targets` in the order of the batch, and leave `capture` out."
 )
 
 

@@ -64,7 +64,11 @@ def read_with_digest(path: Path) -> tuple[dict[str, Array], int]:
         for member in members:
             _check_array(archive, member)
         with np.load(path, allow_pickle=False) as stored:
-            return dict(stored), _digest(archive)
+            # pandas and torch take the byte order of this machine alone.
+            arrays = {
+                name: values.astype(values.dtype.newbyteorder("="), copy=False) for name, values in stored.items()
+            }
+            return arrays, _digest(archive)
 
 
 def read_json(path: Path) -> Any:

@@ -76,8 +76,10 @@ class History:
         """Return the file of each epoch that has one, whosever it is."""
         if self.folder is None:
             return {}
-        # One look at the folder, however many epochs a record claims.
-        paths = {path.name: path for path in (self.folder / "history").glob("epoch_*.npz")}
+        # One look at the folder, however many epochs a record claims; of one that a drive has lost, nothing is there.
+        paths = {}
+        with suppress(OSError):
+            paths = {path.name: path for path in (self.folder / "history").glob("epoch_*.npz")}
         return {epoch: paths[epoch_file(epoch)] for epoch in self.epochs if epoch_file(epoch) in paths}
 
     def _can_be_read(self, epoch: int, path: Path) -> bool:

@@ -23,14 +23,14 @@ class Writes:
 
     def __init__(self, target: str, meanwhile: str) -> None:
         self._target, self._meanwhile, self._warned = target, meanwhile, False
-        self.missing: dict[str, OSError] = {}
+        self.missing: dict[str, OSError | MemoryError] = {}
 
     def attempt(self, name: str, write: Callable[[], None]) -> None:
-        """Write something; if the disk fails, note its name, and say so the first time."""
+        """Write something; if the disk fails, or memory is short, note its name, and say so the first time."""
         try:
             write()
             self.missing.pop(name, None)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             self.missing[name] = error
             if not self._warned:
                 self._warned = True
@@ -42,5 +42,5 @@ class Writes:
             expectation = self._expected(next(iter(self.missing.values())))
             warnings.warn(f"{expectation} Missing or old: {', '.join(self.missing)}. {advice}", stacklevel=4)
 
-    def _expected(self, error: OSError) -> str:
+    def _expected(self, error: OSError | MemoryError) -> str:
         return f"Expected to write {self._target}, got {type(error).__name__}: {error}."
