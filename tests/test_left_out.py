@@ -1,15 +1,20 @@
 """What a step leaves out of its loss after `reduction="none"` is not recorded: padding, missing labels and targets."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
+from dynalens import TrainingDynamicsMonitor
 from dynalens.capture import Capture, Presentation, StepCapture
 from dynalens.units import dense, dense_labels, multi_label, regression
+from training import Classifier, fit, images, loader
+from training import N as SAMPLES
 
 N, K, T = 4, 3, 6
 KEPT = torch.arange(N * T).view(N, T) % 5 > 0
@@ -168,3 +173,28 @@ def test_missing_targets_of_a_regression_are_left_out(loss: Callable[..., Tensor
     assert torch.equal(shown.numbers[:, -T:].isnan(), ~KEPT)
     torch.testing.assert_close(shown.numbers[:, 2], expected.numbers[:, 2])
     torch.testing.assert_close(shown.numbers[:, 7 : 7 + T][KEPT], expected.numbers[:, 7 : 7 + T][KEPT])
+
+
+class FewMissing(Classifier):
+    """Writes numbers in the place of the few targets that are missing, and masks their losses."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        z, filled_in, kept = self(x / SAMPLES), y.nan_to_num().clamp(min=0), y >= 0
+        if y.dtype is torch.int64:
+            scores = torch.stack([z, -z], dim=1).movedim(1, 2).flatten(0, 1)
+            losses = F.cross_entropy(scores, filled_in.flatten(), reduction="none").view(y.shape)
+        else:
+            losses = F.binary_cross_entropy_with_logits(z, filled_in, reduction="none")
+        return (losses * kept).sum()
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32], ids=["tokens", "labels"])
+def test_numbers_in_the_place_of_missing_targets_are_no_other_labels(tmp_path: Path, dtype: torch.dtype) -> None:
+    given = torch.tensor([[i >> k & 1 for k in range(K)] for i in range(SAMPLES)], dtype=dtype)
+    given[1::4, 0] = -1
+    given[3] = -1
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = TensorDataset(images(), given)
+    fit(tmp_path, monitor, model=FewMissing(), data=lambda: loader(data, shuffle=False), max_epochs=2)
+    assert monitor.statistics().presentations.tolist() == [2 * (i != 3) for i in range(SAMPLES)]

@@ -42,8 +42,8 @@ class BatchTargets:
 
     def presented(
         self, losses: Sequence[LossCall], outputs: Any, batch: Any, rows_of: RowsOf, *, probabilities: Sequence[Any]
-    ) -> tuple[UnitPresentation, Tensor, str] | None:
-        """Return what a step shows of a regression, its targets as they were given, and where they were found.
+    ) -> tuple[UnitPresentation, Tensor, str, Tensor | None] | None:
+        """Return what a step shows of a regression, its targets as given, where they were found, and which count.
 
         Args:
             losses: Of numbers that are trained on; of several with one prediction the first counts.
@@ -68,7 +68,7 @@ class BatchTargets:
             return None
         presentation = shown_targets(calls)
         count = "a number" if presentation.kind.labels == 1 else f"{presentation.kind.labels} numbers"
-        return presentation, calls[0].targets, f"{source} ({count} for each sample)"
+        return presentation, calls[0].targets, f"{source} ({count} for each sample)", calls[0].is_counted()
 
     def _calls(self, losses: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> list[LossCall]:
         """Return the losses whose targets are labels of the batch, one for each prediction."""

@@ -31,8 +31,10 @@ class SeveralLabels:
     def takes(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> bool:
         """Return whether the targets are several labels; waits for the device in the first batch only."""
         shaped = logits.ndim == 2 and targets.shape == logits.shape and 1 < logits.shape[1] <= MOST_LABELS
-        if not shaped or not len(logits) or targets.is_complex():
+        if not shaped or targets.is_complex():
             return False
+        if not len(logits):
+            return bool(self._several)
         if not self._levels.known:
             targets = without_ignored(targets, counted)
         if self._several is None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dynalens.capture.asked import Capture, function_of, layer_name_of
 from dynalens.capture.batch import CaptureError, described, holds, labels_of
-from dynalens.capture.dense import DenseTargets, Shown
+from dynalens.capture.dense import DenseTargets
 from dynalens.capture.graph import Node
 from dynalens.capture.loss_tap import (
     BINARY,
@@ -25,7 +25,7 @@ from dynalens.capture.loss_tap import (
 from dynalens.capture.losses import StepLosses, reach
 from dynalens.capture.merging import RowsOf, adds_rows, check_returned, joined, parts_joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
-from dynalens.capture.presentation import Presentation
+from dynalens.capture.presentation import Presentation, presentation_of_units
 from dynalens.capture.regression import REMEDY, BatchTargets
 from dynalens.capture.rows import CapturedRows
 from dynalens.capture.several import SeveralLabels, log_odds, with_ignored
@@ -293,9 +293,10 @@ class StepCapture:
         if self._dense.are_samples(logits, targets):
             rows = logits.detach(), targets, source
         else:
-            units = self._dense.of_classes(logits, targets, call.is_counted(), call.weight)
+            counted = call.is_counted()
+            units = self._dense.of_classes(logits, targets, counted, call.weight)
             if units is not None:
-                return _of_units(units, source, call.targets)
+                return presentation_of_units(units, source, call.targets, counted)
             rows = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
         return Presentation(*rows, call.targets)
@@ -315,8 +316,8 @@ class StepCapture:
             raise self._ambiguous(_listed(losses))
         if result is None:
             return None
-        units, targets, source = result
-        return Presentation(units.logits, units.targets, source, targets, units)
+        units, targets, source, counted = result
+        return Presentation(units.logits, units.targets, source, targets, units, counted=counted)
 
     def _from_graph(self, samples: Any, rows_of: RowsOf) -> Presentation:
         activations = self._observed.activations
@@ -337,10 +338,11 @@ class StepCapture:
             )
         given, (logits, targets, counted) = targets, self._dense.in_rows(logits, targets, counted)
         if self._several.takes(logits, targets, counted):
-            return _of_units((self._several.shown(logits, targets, counted), targets), source, given)
+            of_labels = self._several.shown(logits, targets, counted)
+            return presentation_of_units((of_labels, targets), source, given, counted)
         units = self._dense.of_labels(logits, targets, counted)
         if units is not None:
-            return _of_units(units, source, given)
+            return presentation_of_units(units, source, given, counted)
         return Presentation(*self._rows.checked(logits, targets, source), given)
 
     def _ambiguous(self, calls: str) -> CaptureError:
@@ -372,16 +374,6 @@ def is_compiled(model: nn.Module) -> bool:
     """Return whether a part of the model is compiled."""
     # Under a mode every graph is compiled once more, and breaks at each operation.
     return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
-
-
-def _of_units(units: Shown, source: str, targets: Tensor) -> Presentation:
-    presentation, targets_as_given = units
-    which = f"{presentation.kind.labels or 'several'} {presentation.kind.name} for each sample"
-    # Rows of the batch are followed to the step's own tensor, where that has one for each.
-    targets_as_given = targets if len(targets) == len(targets_as_given) else targets_as_given
-    return Presentation(
-        presentation.logits, presentation.targets, f"{source} ({which})", targets_as_given, presentation
-    )
 
 
 def _label_tensor(samples: Any) -> Tensor:

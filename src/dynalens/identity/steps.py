@@ -236,8 +236,8 @@ class StepRows:
                 columns[path] = [column[i] for i in places] if isinstance(column, list) else column[places]
         targets, classes = presentation.targets, presentation.logits.shape[1]
         if presentation.units is not None:
-            columns |= coded_columns(columns, presentation.given)
-            targets, classes = torch.tensor(row_codes(presentation.given)), 0
+            columns |= coded_columns(columns, presentation.given, presentation.counted)
+            targets, classes = torch.tensor(row_codes(presentation.given, presentation.counted)), 0
         if (shown := self._shown(of_targets, presentation)) is not None:
             columns[GIVEN] = shown
         self._labels.see(columns, targets, classes=classes, traced=traced, given=_listed(presentation.given))
@@ -254,7 +254,11 @@ class StepRows:
         if self._given is None or not len(of_targets) or int(of_targets.max()) >= len(self._given):
             return None
         values = torch.from_numpy(self._given[of_targets.numpy()])
-        return values if units is None else coded_columns({GIVEN: values}, presentation.given).get(GIVEN)
+        return (
+            values
+            if units is None
+            else coded_columns({GIVEN: values}, presentation.given, presentation.counted).get(GIVEN)
+        )
 
 
 def _rows_of_inputs(inputs: Followed | None, batch: Tensor, of_targets: Tensor, views: int) -> list[Tensor]:

@@ -8,8 +8,8 @@ from torch import Tensor
 from dynalens.identity.columns import Column, Path
 
 
-def row_codes(targets: Tensor) -> list[int]:
-    """Return a number above 0 for each row of ``(N, ...)`` that other rows do not have.
+def row_codes(targets: Tensor, counted: Tensor | None = None) -> list[int]:
+    """Return a number above 0 for each row of ``(N, ...)`` that other rows do not have, by what counts in it.
 
     Example:
         >>> import torch
@@ -17,15 +17,18 @@ def row_codes(targets: Tensor) -> list[int]:
         >>> codes[0] == codes[2] != codes[1]
         True
     """
-    rows = _rows(targets.detach().cpu().float()).numpy()
+    values = targets.detach().cpu().float()
+    if counted is not None:  # in its place may stand what the step wrote there
+        values = values.masked_fill(~counted.cpu().reshape(values.shape), 0)
+    rows = _rows(values).numpy()
     return [1 + zlib.crc32(row.tobytes()) for row in rows]
 
 
-def coded_columns(columns: Mapping[Path, Column], targets: Tensor) -> dict[Path, Column]:
+def coded_columns(columns: Mapping[Path, Column], targets: Tensor, counted: Tensor | None = None) -> dict[Path, Column]:
     """Return the codes of those columns whose rows have as many numbers as the targets', rounded as these are."""
     size = _rows(targets).shape[1]
     return {
-        path: row_codes(column.to(targets.dtype) if targets.is_floating_point() else column)
+        path: row_codes(column.to(targets.dtype) if targets.is_floating_point() else column, counted)
         for path, column in columns.items()
         if isinstance(column, Tensor) and column.ndim and not column.is_complex() and column[:1].numel() == size
     }
