@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from dynalens import TrainingDynamics
 from dynalens.dynamics import tracker
+from dynalens.dynamics.weighting import GROWTH
 from dynalens.suspicion import streaming_score
 from dynalens.units import UnitPresentation, multi_label, regression
 
@@ -182,10 +183,11 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     parser.add_argument("--size", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--power", type=float, help="another power of the epoch in the weights of epochs")
+    parser.add_argument("--growth", type=int, default=GROWTH, help="with --power, epochs after which these stay")
     args = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message="Lazy modules")
     if args.power is not None:
-        setattr(tracker, "unit_weight", lambda epoch: (epoch + 1.0) ** args.power)  # noqa: B010  # not exported there
+        setattr(tracker, "unit_weight", lambda epoch: min(epoch + 1.0, args.growth) ** args.power)  # noqa: B010  # not exported there
     print("| row | wrong | order | average precision | of single seeds |\n| --- | --- | --- | --- | --- |")
     for row in args.rows:
         problems = [rows[row](seed, args.size) for seed in args.seeds]

@@ -98,18 +98,23 @@ def run(folder: Path, model: pl.LightningModule, *callbacks: Any, data: Any = No
 def by_hand(presentations: list[tuple[Array, Array]], *, masks: bool) -> dict[str, Any]:
     """The record of one sample from logits (K, U) and classes (U,) of each presentation, in plain Python."""
     margins, losses, worst = [], [], []
+    was_right: dict[int, bool] = {}
+    forgotten_units = 0
     for z, given in presentations:
         of_units = {}
         for unit, y in enumerate(given):
             if y >= 0:
                 rivals = [z[k][unit] for k in range(len(z)) if k != y]
                 of_units[unit] = z[y][unit] - max(rivals), math.log(sum(math.exp(v[unit]) for v in z)) - z[y][unit]
+        is_right = {unit: margin > 0 for unit, (margin, _) in of_units.items()}
+        forgotten_units += sum(was_right.get(unit, False) and not right for unit, right in is_right.items())
+        was_right |= is_right
         margins.append([margin for margin, _ in of_units.values()])
         losses.append([loss for _, loss in of_units.values()])
         worst.append(min(of_units, key=lambda unit: of_units[unit][0]))
     doubts = [np.mean(each) if masks else max(each) for each in losses]
     right = [all(margin > 0 for margin in each) for each in margins]
-    votes = Counter(unit for unit, is_right in zip(worst, right, strict=True) if not is_right)
+    votes = Counter(unit for unit, every in zip(worst, right, strict=True) if not every)
     unit, most = votes.most_common(1)[0] if votes else (worst[-1], 0)
     values = {
         "margin": np.mean([min(each) for each in margins]),
@@ -117,8 +122,9 @@ def by_hand(presentations: list[tuple[Array, Array]], *, masks: bool) -> dict[st
         "correctness": np.mean([np.mean([margin > 0 for margin in each]) for each in margins]),
         "loss": np.mean([np.mean(each) for each in losses]),
         "forgetting_events": sum(one and not other for one, other in itertools.pairwise(right)),
+        "unit_forgetting_events": forgotten_units,
         "presentations": len(presentations),
-        "unit_margin": -np.average(doubts, weights=[t + 1 for t in range(len(doubts))]),
+        "unit_margin": -np.average(doubts, weights=[min(t + 1, 10) ** 3 for t in range(len(doubts))]),
     }
     if 2 * most > sum(votes.values()):  # what has a majority is told exactly
         y = presentations[0][1][unit]
@@ -154,6 +160,33 @@ def test_the_record_of_units_is_that_of_plain_python(shape: tuple[int, ...]) -> 
     flat = [[(z[i].flatten(1).numpy(), given[i].flatten().numpy()) for z in epochs] for i in range(6)]
     check(statistics, dict(enumerate(flat)))
     assert (statistics.unit_columns is not None) == (len(shape) > 1)
+
+
+def test_a_unit_that_did_not_count_in_between_is_forgotten_since_it_counted_last() -> None:
+    dynamics, z = TrainingDynamics(1), torch.tensor([[[2.0, 2.0, 2.0], [0.0, 0.0, 0.0]]])
+    for epoch, given in enumerate([[0, 0, IGNORED], [IGNORED, 1, 1], [1, 0, 1]]):  # right, then wrong
+        dynamics.update_units([0], dense(z, torch.tensor([given])))
+        dynamics.end_epoch(epoch)
+    assert dynamics.compute().arrays()["unit_forgetting_events"].tolist() == [2]
+
+
+def test_forgetting_in_sum_is_estimated_from_512_units_of_a_large_mask() -> None:
+    generator = torch.Generator().manual_seed(0)
+    right = torch.rand(6, 5, 64, 48, generator=generator) < 0.7
+    dynamics = TrainingDynamics(5)
+    for epoch, each in enumerate(right):
+        z = torch.where(each, 1.0, -1.0)
+        dynamics.update_units(torch.arange(5), dense_binary(z, torch.ones_like(z).long()))
+        dynamics.end_epoch(epoch)
+    exact = (right[:-1] & ~right[1:]).sum(dim=(0, 2, 3)).numpy()
+    estimate = dynamics.compute().arrays()["unit_forgetting_events"]
+    # Of 512 units with about one event each, the mean has a standard error of 4 %.
+    np.testing.assert_allclose(estimate, exact, rtol=0.1)
+    dynamics = TrainingDynamics(1)
+    for epoch, value in enumerate((1.0, -1.0)):
+        dynamics.update_units([0], dense_binary(torch.full((1, 30, 20), value), torch.ones(1, 30, 20).long()))
+        dynamics.end_epoch(epoch)
+    assert dynamics.compute().arrays()["unit_forgetting_events"].tolist() == [600]
 
 
 def test_a_mask_of_one_logit_is_that_of_two_classes() -> None:
@@ -559,6 +592,24 @@ def test_a_checkpoint_with_sums_of_margins_is_refused() -> None:
         TrainingDynamics(2).load_state_dict(state)
 
 
+def test_a_checkpoint_without_forgetting_in_sum_goes_on_without_it() -> None:
+    dynamics, shown = TrainingDynamics(2), dense(torch.zeros(2, 3, 4), torch.ones(2, 4).long())
+    dynamics.update_units([0, 1], shown)
+    dynamics.end_epoch(0)
+    dynamics.update_units([0], dense(torch.zeros(1, 3, 4), torch.ones(1, 4).long()))
+    state = dynamics.state_dict()
+    for name in ("unit.right_bits", "unit.forgotten"):
+        del state["state"][name]
+    state["pending"]["rows"] = state["pending"]["rows"][: 6 + 9]
+    resumed = TrainingDynamics(2)
+    resumed.load_state_dict(state)
+    resumed.update_units([1, 0], shown)
+    resumed.end_epoch(1)
+    statistics = resumed.compute()
+    assert statistics.unit_forgetting_events is None
+    assert statistics.presentations.tolist() == [3, 2]
+
+
 def test_processes_merge_units_also_where_one_has_none() -> None:
     one, other = TrainingDynamics(2), TrainingDynamics(2)
     one.update_units([1, 0], dense(torch.randn(2, K, H, W), torch.ones(2, H, W).long()))
@@ -682,6 +733,24 @@ def test_samples_of_every_epoch_are_explained_for_a_unit_and_suspects_for_theirs
                                    z[:, region].mean(dim=1).detach(), rtol=1e-4, atol=1e-5)  # fmt: skip
     assert len(arrays["suspects_label.labels"]) == 1
     assert arrays["suspects_prediction.targets"][0] == arrays["suspects_label.logits"][0].argmax()
+
+
+def test_the_gallery_asks_for_what_speaks_for_the_suggested_class_of_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[Any, Array]] = []
+
+    def noted(*arguments: Any) -> dict[Any, Array]:
+        drawn.append(contrasted_units(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(sys.modules["dynalens.explanations.run"], "contrasted_units", noted)
+    explained = AttributionMonitor(on_error="raise", methods="input_x_gradient", metrics=(), num_samples=1, suspects=1)
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    data = segmented(Segmenter())[0]
+    run(tmp_path, Segmenter(), TrainingDynamicsMonitor(), explained, data=data, max_epochs=2, logger=logger)
+    assert drawn[-1]
+    assert {relevance.shape[-2:] for relevance in drawn[-1].values()} == {(6, 6)}
 
 
 class Reordered(Tagger):

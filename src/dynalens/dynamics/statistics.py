@@ -49,7 +49,8 @@ class SampleStatistics:
             what is suggested instead.
         unit_margin: Weighted mean of the margin of the worst unit, the smallest of ``unit_margins``.
         mean_margin: Mean of the margin over units and presentations.
-        unit_forgetting_events: Forgetting events of all units of the sample, int.
+        unit_forgetting_events: Forgetting events of all units of the sample, int: presentations at which a unit was
+            wrong and had been right when it counted last. Of more than 512 tokens or pixels, an estimate from 512.
         unit_margins: Weighted mean of the margin of each label of a multi-label sample, shape ``(N, K)``, float32; NaN
             where the loss ignored it.
         target: Of a regression, the target of the worst unit, float64; None of classes. ``label``, ``predicted`` and

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynalens.dynamics.dense import EARLIER_DOUBT
+from dynalens.dynamics.dense import EARLIER_DOUBT, LATER
 from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics, with_entropy
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
 from dynalens.dynamics.rows import (
@@ -148,6 +148,7 @@ class TrainingDynamics:
         new = max(num_samples - self.num_samples, 0)
         added = empty_state(new, classes_of(self._state)) | empty_units(new, kind_of(self._state))
         added.pop(TOLERANCE, None)  # which is of all samples
+        added = {name: values for name, values in added.items() if name in self._state}
         self._state |= {k: np.append(self._state[k], v.astype(self._state[k].dtype), 0) for k, v in added.items()}
         self.num_samples += len(added["label"])
 
@@ -250,9 +251,10 @@ class TrainingDynamics:
         state = {name: values.cpu().numpy().copy() for name, values in state_dict["state"].items()}
         self._classes = classes_of(state) or len(rows) - ROWS
         if not self._room:
-            rows = rows if kind_of(state) is not None else rows[:ROWS]
-            self._classes = 0
-            state = {name: state[name] for name in empty_state(0) | empty_units(0, kind_of(state))}
+            self._classes, kind = 0, kind_of(state)
+            rows = rows[:ROWS] if kind is None else np.pad(rows, ((0, ROWS + kind.numbers - len(rows)), (0, 0)))
+            names = empty_state(0) | empty_units(0, kind)
+            state = {name: state[name] for name in names if name in state or name not in LATER}
         self._state, self._weight = with_entropy(state), float(state_dict["weight"])
         self._pending = self._nothing_pending()
         self._pending.continue_from(index, rows, step, state_dict["heads"])

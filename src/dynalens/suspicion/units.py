@@ -2,7 +2,7 @@ r"""Suspects among samples that have several units, each with a target of its ow
 
     score_i = L(-m_i) + constant
 
-    m_i   the smallest of the sample's units' mean margins, each weighted over the epochs by t + 1
+    m_i   the smallest of the sample's units' mean margins, weighted over the epochs by min(t + 1, 10)^3
     L     log odds of two normal distributions with one variance, of the samples with m_i < 0 and of the others
     constant  makes the mean probability the estimated noise rate
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dynalens.units.followed import packed_states
 from dynalens.units.kinds import KIND, MEAN_LOSS, PIXEL_LABELS, PIXELS, TOKENS, UnitKind
 from dynalens.units.masks import CERTAIN, MASKED, without_half_masks
 from dynalens.units.presentation import UnitPresentation, presented
@@ -127,7 +128,8 @@ def _reduced(units: _Units, shape: torch.Size, first: int, *, labels: int = 1) -
     columns = torch.full_like(label, shape[-1])
     doubt = reduced.means[:, MEAN_LOSS] if len(shape) > 1 else units.losses.masked_fill(~units.counted, 0).amax(dim=1)
     summary = [reduced.unit % size + first, label + classes, rival + classes, torch.zeros_like(label), doubt, columns]
-    numbers = torch.cat([reduced.means, torch.stack([each.float() for each in summary], dim=1)], dim=1)
+    states = packed_states(units.margins, units.counted)
+    numbers = torch.cat([reduced.means, torch.stack([each.float() for each in summary], dim=1), states], dim=1)
     rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
     return rows, targets, numbers, *((_marks(units, shape),) if len(shape) > 1 else ())
 

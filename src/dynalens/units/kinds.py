@@ -15,8 +15,15 @@ LABELS, TARGETS, TOKENS, PIXELS, PIXEL_LABELS = "labels", "targets", "tokens", "
 _NAMES = (LABELS, TARGETS, TOKENS, PIXELS, PIXEL_LABELS)
 """Their places are the numbers that stand for them in rows."""
 DENSE = (TOKENS, PIXELS, PIXEL_LABELS)
-DOUBT, COLUMNS = SUMMARY, SUMMARY + 1
-"""Numbers of tokens and pixels: what suspects are ordered by, and the columns of a mask, for the row of a pixel."""
+DOUBT, COLUMNS, SHARE = range(SUMMARY, SUMMARY + 3)
+"""Numbers of tokens and pixels: what suspects are ordered by, the columns of a mask, for the row of a pixel, and by how
+many units each one that is followed stands for."""
+FOLLOWED = 512
+"""Units of a sample whose last state is kept, a bit each, 64 bytes: all of most sequences, and a part of a mask."""
+DIGITS = 15
+"""Digits base 3 in one float32, which holds 3^15 exactly."""
+STATES = slice(SHARE + 1, SHARE + 1 - (-FOLLOWED // DIGITS))
+"""Where the states of the units that are followed stand, as :func:`~dynalens.units.followed.packed_states`."""
 
 
 class UnitKind(NamedTuple):
@@ -46,11 +53,11 @@ class UnitKind(NamedTuple):
             29
             >>> UnitKind("targets", 3).numbers  # a summary, 3 residuals and 3 targets
             13
-            >>> UnitKind("tokens", 0).numbers  # a summary, the doubt of the sample, and the columns of its mask
-            9
+            >>> UnitKind("tokens", 0).numbers  # a summary, three numbers of the sample, and 512 states in 35
+            45
         """
         if self.name in DENSE:
-            return SUMMARY + 2
+            return STATES.stop
         return SUMMARY + self.labels + (self.labels if self.name == TARGETS else -(-self.labels // BITS))
 
     @classmethod

@@ -52,6 +52,6 @@ def packed(given: Tensor) -> Tensor:
         >>> packed(torch.tensor([[1, 0, 1]])).tolist()
         [[5.0]]
     """
-    padded = F.pad((given == 1).float(), (0, -given.shape[1] % BITS)).view(len(given), -1, BITS)
+    padded = F.pad((given == 1).float(), (0, -given.shape[1] % BITS)).view(len(given), -(-given.shape[1] // BITS), BITS)
     powers = torch.arange(BITS, device=given.device).exp2()
     return (padded * powers).sum(dim=2)
