@@ -96,7 +96,8 @@ def class_name(number: int, names: Sequence[str] | None) -> str:
 def jpeg_bytes(image: Image.Image, quality: int = 80) -> bytes:
     """Return the picture as JPEG: for photographs, 24 times faster to encode than PNG and 7 times smaller."""
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=quality, subsampling=0)
+    rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies
+    rgb.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 

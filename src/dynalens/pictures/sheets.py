@@ -157,9 +157,10 @@ def curve_chart(
     draw.line((left, (top + bottom) // 2, right, (top + bottom) // 2), fill=GRID, width=2)
 
     def line(values: Array, colour: Colour) -> None:
+        heights = np.clip(np.nan_to_num(values), 0, 1).tolist()
         points = [
-            (left + float(x) * (right - left), bottom - float(np.clip(np.nan_to_num(y), 0, 1)) * (bottom - top))
-            for x, y in zip(fractions, values, strict=True)
+            (left + x * (right - left), bottom - y * (bottom - top))
+            for x, y in zip(fractions.tolist(), heights, strict=True)
         ]
         draw.line(points, fill=colour, width=4)
 
