@@ -91,8 +91,8 @@ def trainer(tmp_path: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
 
 
 def attribution_monitor(**arguments: Any) -> AttributionMonitor:
-    """A monitor that explains each epoch: those of the tests are far too short for it by default."""
-    return AttributionMonitor(**{"max_overhead": None, **arguments})
+    """A monitor that explains each epoch, in few steps: those of the tests are far too short for it by default."""
+    return AttributionMonitor(**{"max_overhead": None, "steps": 5, **arguments})
 
 
 def fit(
