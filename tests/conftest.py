@@ -22,6 +22,12 @@ for name in ("pytorch_lightning", "lightning.pytorch"):
 
 
 @pytest.fixture
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def drawn() -> None:
+    """For a test that draws in a module whose others are `undrawn`."""
+
+
+@pytest.fixture
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn at an epoch's end, which takes a third of a short fit: for tests that read the record alone."""
-    monkeypatch.setattr("dynalens.pictures.pace.PicturePace.offer", lambda pace, draw: None)
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("dynalens.pictures.pace.PicturePace.offer", lambda pace, draw: None)

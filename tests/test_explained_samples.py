@@ -25,7 +25,10 @@ from dynalens.faithfulness import (
 )
 from training import Classifier, N, arrays_of, attribution_monitor, dataset, fit, images, labels, loader, trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger"),
+]
 
 
 def in_order() -> DataLoader[Any]:
@@ -180,6 +183,7 @@ def test_an_id_that_never_passes_is_told(tmp_path: Path) -> None:
     assert explanation(tmp_path, 0)["ids"].tolist() == [1]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_the_target_can_be_the_prediction(tmp_path: Path) -> None:
     model = Remembers()
     fit(tmp_path, attribution_monitor(target="prediction", steps=3, num_samples=4), model=model, val=in_order)
@@ -211,6 +215,7 @@ def test_maps_are_compared_with_the_last_the_first_and_another_class(tmp_path: P
         assert float(values.abs().max()) < 1
 
 
+@pytest.mark.usefixtures("drawn")
 def test_steps_patches_baseline_and_precision_reach_the_curves(tmp_path: Path) -> None:
     model, x, y = Remembers(), images()[:3], labels()[:3]
     monitor = attribution_monitor(

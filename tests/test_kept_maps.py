@@ -16,7 +16,10 @@ from dynalens.explanations.names import content_ids
 from dynalens.pictures.overlays import bars_cell
 from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader
 
-pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger"),
+]
 
 
 def monitor(**arguments: Any) -> AttributionMonitor:
@@ -118,6 +121,7 @@ class Table(Classifier):
         return self.loss(self(batch[0]), batch[1])
 
 
+@pytest.mark.usefixtures("drawn")
 def test_rows_of_a_table_are_shown_as_bars(tmp_path: Path) -> None:
     rows = TensorDataset(images().flatten(1), labels())
     fit(

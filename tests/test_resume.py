@@ -17,7 +17,10 @@ from training import Classifier, N, dataset, fit, loader
 
 STEPS = 6
 """Of an epoch."""
-pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+]
 
 
 def in_order() -> Any:

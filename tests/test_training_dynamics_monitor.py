@@ -16,6 +16,8 @@ from dynalens import CaptureError, SampleIdentityError, TrainingDynamics, Traini
 from test_dynamics import assert_same
 from training import Classifier, K, N, dataset, fit, images, labels, loader, trainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def by_the_model(*models: Classifier, n: int = N) -> TrainingDynamics:
     """The record of what the models' own steps saw."""
@@ -87,6 +89,7 @@ def test_class_names_come_from_the_dataset(tmp_path: Path) -> None:
     assert monitor.table()["label_name"][1] == ["x", "y", "z"][int(labels()[1])]
 
 
+@pytest.mark.usefixtures("drawn")
 def test_files_hold_the_record(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()
     model = fit(tmp_path, monitor, logger=CSVLogger(tmp_path))
@@ -157,6 +160,7 @@ def test_a_second_fit_continues_and_reset_starts_anew(tmp_path: Path) -> None:
     assert len(list((tmp_path / "b" / "dynalens" / "history").iterdir())) == 3
 
 
+@pytest.mark.usefixtures("drawn")
 def test_validate_test_predict_sanity_check_and_fast_dev_run_leave_no_trace(tmp_path: Path) -> None:
     class Whole(Classifier):
         def test_step(self, batch: Any, batch_idx: int) -> None:
