@@ -753,6 +753,23 @@ def test_the_gallery_asks_for_what_speaks_for_the_suggested_class_of_masks(
     assert {relevance.shape[-2:] for relevance in drawn[-1].values()} == {(6, 6)}
 
 
+def test_suspects_of_masks_that_inputs_reduces_to_a_class_are_explained_for_that_class(tmp_path: Path) -> None:
+    explained = AttributionMonitor(
+        on_error="raise",
+        methods="saliency",
+        metrics=(),
+        suspects=2,
+        inputs=lambda batch: (batch[0], batch[1].flatten(1).amax(dim=1)),
+        forward=lambda module, pictures: module(pictures).mean(dim=(2, 3)),
+    )
+    logger = pl.loggers.TensorBoardLogger(tmp_path)
+    data = segmented(Segmenter())[0]
+    run(tmp_path, Segmenter(), TrainingDynamicsMonitor(), explained, data=data, max_epochs=2, logger=logger)
+    arrays = arrays_of(max(tmp_path.rglob("explanations/*.npz")))
+    samples = arrays["suspects_label.ids"].tolist()
+    assert arrays["suspects_label.targets"].tolist() == masks()[samples].flatten(1).amax(dim=1).tolist()
+
+
 class Reordered(Tagger):
     """Trains on the rows in another order, in a way that no function of torch shows."""
 
