@@ -45,7 +45,7 @@ def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
     assert "20 suspects among 120 samples" in shown
     assert "noise rate 16.7% (16.7% to 16.7%) with 95 % confidence, from 100 right, 20 wrong, 0 unsure" in shown
     assert main(["suspects", str(folder)]) == 0
-    assert "from the run alone; audit 100 samples for an interval that holds" in capsys.readouterr().out
+    assert "from the run alone; audit 100 samples for a confidence interval" in capsys.readouterr().out
     file.write_text("sample_id,answer\n0,perhaps\n")
     assert main(["suspects", str(folder), "--answers", str(file)]) == 2
     assert "Expected `answer` to be one of right, wrong, unsure" in capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     folders = [str(run(tmp_path / str(seed), seed)) for seed in range(3)]
     assert main(["compare", *folders, "--top", "20", "--csv", str(tmp_path / "agreed.csv")]) == 0
     shown = capsys.readouterr().out
-    assert "are flagged in all 3 runs; of 120 seen in all of them" in shown
+    assert "of the 120 samples that all 3 runs have seen are flagged in all of them" in shown
     agreed = pd.read_csv(tmp_path / "agreed.csv", index_col="sample_id")
     assert set(agreed.index[:20]) == set(range(20))
     assert main(["compare", folders[0], str(run(tmp_path / "other", n=90))]) == 2

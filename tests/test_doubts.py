@@ -59,7 +59,7 @@ def test_ends_that_are_farther_apart_than_those_of_a_hundred_answers_are_doubted
     near = NoiseRate(low=0.25 - 0.99 * half, value=0.18, high=0.25 + 0.99 * half)
     far = NoiseRate(low=0.25 - 1.01 * half, value=0.18, high=0.25 + 1.01 * half)
     assert kinds(near) == []
-    assert kinds(far) == ["The ends are"]
+    assert kinds(far) == ["The bounds are"]
 
 
 def test_few_samples_are_doubted_where_a_higher_rate_need_not_show() -> None:
@@ -76,7 +76,7 @@ def test_a_rate_with_answers_has_no_doubt() -> None:
 
 
 def test_every_printed_rate_says_what_it_is() -> None:
-    alone = "from the run alone; audit 100 samples for an interval that holds"
+    alone = "from the run alone; audit 100 samples for a confidence interval"
     assert str(SURE) == f"18.0% (14.0% to 23.0%), {alone}"
     assert repr(SURE) == f"NoiseRate(low=0.14, value=0.18, high=0.23, calibrated=False)  # {alone}"
     assert eval(repr(SURE)) == SURE
@@ -159,7 +159,7 @@ def test_a_run_that_memorised_its_labels_says_so(memorised: Path, record: Record
     assert not rate.calibrated
     assert record.doubts() == list(rate.doubts) == record.table().attrs["doubts"] == record.suspects(3).attrs["doubts"]
     said = " ".join(rate.doubts)
-    assert re.search("repeats 100.0% of the given labels.*ends are far apart.*few samples, 300", said)
+    assert re.search("repeats 100.0% of the given labels.*bounds are far apart.*few samples, 300", said)
     assert "The estimate still falls" in " ".join(load_record(memorised.parent / "short").doubts())
 
 
@@ -169,7 +169,7 @@ def test_functions_that_act_on_flags_warn_where_no_sample_is_flagged(record: Rec
     for _ in range(2):  # each time
         with pytest.warns(UserWarning, match=f"No label is flagged: `clean_indices\\(\\)` keeps every.*{doubtful}"):
             assert record.clean_indices() == list(range(300))
-    with pytest.warns(UserWarning, match=f"No label is flagged: `weights\\(\\)` leaves.*{doubtful}"):
+    with pytest.warns(UserWarning, match=f"No label is flagged: `weights\\(\\)` gives every.*{doubtful}"):
         assert record.weights().mean() > 0.98
     data = [(None, int(label)) for label in record.statistics.label]
     with pytest.warns(UserWarning, match=f"No label is flagged: `relabelled\\(\\)` changes no label.*{doubtful}"):
@@ -201,15 +201,15 @@ def test_the_command_line_says_what_is_doubtful(memorised: Path, capsys: pytest.
     assert main(["suspects", str(memorised), "--top", "5"]) == 0
     shown = capsys.readouterr().out
     assert "0 suspects among 300 samples" in shown
-    assert "from the run alone; audit 100 samples for an interval that holds\nDoubtful: The network repeats" in shown
+    assert "from the run alone; audit 100 samples for a confidence interval\nDoubtful: The network repeats" in shown
     assert "The 5 most suspicious follow: look at them." in shown
-    assert f"How many are wrong, 100 answers tell: dynalens audit {memorised}" in shown
+    assert f"To learn how many labels are wrong, answer 100 questions: dynalens audit {memorised}" in shown
 
 
 def test_the_report_says_what_is_doubtful(record: Record, tmp_path: Path) -> None:
     page = write_report(record, tmp_path / "report.html").read_text()
     assert '"doubts":["The network repeats 100.0% of the given labels' in page
-    assert '"note":"No label is flagged. The cards show the most suspicious ones' in page
+    assert '"note":"No label is flagged. The cards show the most suspicious samples' in page
 
 
 def test_the_flags_while_training_are_those_of_the_table() -> None:

@@ -168,7 +168,8 @@ def test_answers_of_an_audit_calibrate_the_page_and_say_where_to_stop(record: Re
     assert (
         dict(content["summary"])["noise rate, from an audit"] == f"{share} (95 % interval between {share} and {share})"
     )
-    assert f"calibrated on {N} answers. Among the first 6 of the order are 90 %" in content["note"]
+    assert f"calibrated on {N} answers." in content["note"]
+    assert "90 % of the wrong labels are among the first 6 samples of the order" in content["note"]
     assert [card["wrong"] for card in content["cards"]] == [1.0] * 6
     n, low, value, high = content["found"][-1]
     assert (n, low, value, high) == (N, 6, 6, 6)

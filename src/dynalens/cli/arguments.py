@@ -19,62 +19,95 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_suspects(commands: Any) -> None:
-    one = _table_command(commands, "suspects", "Show the samples of a run whose labels are probably wrong.")
+    one = _table_command(
+        commands, "suspects", "Show the samples of a run whose labels are probably wrong, the most suspicious first."
+    )
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
-    precision = "expected fraction of wrong labels (%(default)s)"
+    precision = "flag the top samples of which this fraction is expected to be wrong (default: %(default)s)"
     one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
-    embeddings = "(N, D) embeddings of the dataset by an encoder that never saw the labels, in its order; see `embed`"
+    embeddings = (
+        "let embeddings of the samples count in the order: an array (N, D), a row for each sample of the dataset, from "
+        "an encoder that never saw the labels; `dynalens.embed` writes one"
+    )
     one.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
-    answers = "calibrate on a person's answers: CSV with sample_id and answer, of `dynalens.audit_plan`"
+    answers = "use the answers of an audit, as downloaded from the page of `dynalens audit`: rate and order follow them"
     one.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
-    one.add_argument("--class-pair", nargs=2, metavar=("LABEL", "SUGGESTED"), help="only these, by name or number")
+    one.add_argument(
+        "--class-pair",
+        nargs=2,
+        metavar=("LABEL", "SUGGESTED"),
+        help="show only samples with this label and this suggestion, each the name or number of a class",
+    )
     one.add_argument("--json", type=Path, metavar="FILE", help="write the suspects as a list of objects")
     one.add_argument("--label-studio", type=Path, metavar="FILE", help="write them as tasks for Label Studio")
     one.add_argument("--fiftyone", type=Path, metavar="FILE", help="write them as labels for FiftyOne")
 
 
 def _add_compare(commands: Any) -> None:
-    several = _table_command(commands, "compare", "Show the suspects on which several runs agree, by their mean rank.")
-    several.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folders of runs on the same data")
+    several = _table_command(
+        commands, "compare", "Show the samples that several runs suspect, ordered by the mean of their ranks."
+    )
+    several.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="two or more folders of runs on the same data"
+    )
 
 
 def _add_report(commands: Any) -> None:
     page: argparse.ArgumentParser = commands.add_parser(
         "report",
-        help="Write a page on which to decide about suspects.",
-        description="Write one self-contained HTML page: a summary of the run, and its suspects to decide on.",
+        help="Write a page on which you keep, relabel or drop each suspect.",
+        description="Write one HTML file, which opens in any browser: a summary of the run, and its suspects with "
+        "their pictures. You keep, relabel or drop each, and download decisions.csv for `dynalens.apply_decisions`.",
     )
     page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
-    page.add_argument("--data", metavar="MODULE:CALLABLE", help="returns the training dataset; for its pictures")
-    embeddings = "(N, D) embeddings of the dataset by an encoder that never saw the labels; they count in the order"
+    page.add_argument(
+        "--data", metavar="MODULE:CALLABLE", help="function that returns the training dataset; its pictures are shown"
+    )
+    embeddings = "let embeddings of the samples count in the order: an array (N, D), as for `dynalens suspects`"
     page.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
     page.add_argument("--out", metavar="FILE", help="default: report.html in the record's folder")
-    page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="of an audit: calibrate on them")
-    page.add_argument("--limit", type=int, default=MOST_CARDS, help="at most so many suspects (default: %(default)s)")
+    page.add_argument(
+        "--answers",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="use the answers of an audit, as for `dynalens suspects`",
+    )
+    page.add_argument(
+        "--limit", type=int, default=MOST_CARDS, help="show at most this many suspects (default: %(default)s)"
+    )
     page.set_defaults(command="dynalens.cli.report.run")
 
 
 def _add_audit(commands: Any) -> None:
     page: argparse.ArgumentParser = commands.add_parser(
         "audit",
-        help="Draw samples, and write a page that asks whether their labels are right.",
-        description="Draw samples at random, more where the run is undecided, and write one self-contained HTML page "
-        "that asks whether their labels are right. A hundred answers give the fraction of wrong labels with an "
-        "interval that holds: dynalens suspects RUN --answers answers.csv",
+        help="Draw samples, and write a page that asks you whether their labels are right.",
+        description="Draw samples at random, and more of those about which the run is undecided. Write one HTML file, "
+        "which opens in any browser and asks you whether their labels are right. From the answers that you download, "
+        "dynalens suspects RUN --answers answers.csv estimates how many labels are wrong, with a 95 %% interval.",
     )
     page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
-    page.add_argument("--n", type=int, default=100, metavar="N", help="samples to ask about (%(default)s)")
-    page.add_argument("--seed", type=int, default=0, metavar="S", help="of the random order (%(default)s)")
-    page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help="of earlier rounds: others are drawn")
-    page.add_argument("--data", metavar="MODULE:CALLABLE", help="returns the training dataset; for its pictures")
+    page.add_argument(
+        "--n", type=int, default=100, metavar="N", help="number of samples to ask about (default: %(default)s)"
+    )
+    page.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the random draw (default: %(default)s)")
+    page.add_argument(
+        "--answers", nargs="+", type=Path, metavar="FILE", help="answers of earlier rounds: other samples are drawn"
+    )
+    page.add_argument(
+        "--data", metavar="MODULE:CALLABLE", help="function that returns the training dataset; its pictures are shown"
+    )
     page.add_argument("--out", metavar="FILE", help="default: audit.html in the record's folder")
     page.set_defaults(command="dynalens.cli.audit.run")
 
 
 def _table_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
     added: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-    added.add_argument("--top", type=_at_least_one, default=20, metavar="N", help="rows to show (%(default)s)")
-    added.add_argument("--csv", type=Path, metavar="FILE", help="write all rows and columns to a file as well")
+    added.add_argument(
+        "--top", type=_at_least_one, default=20, metavar="N", help="number of rows to show (default: %(default)s)"
+    )
+    added.add_argument("--csv", type=Path, metavar="FILE", help="also write all rows and columns to this file")
     added.set_defaults(command=f"dynalens.cli.{name}.run")
     return added
 

@@ -12,8 +12,9 @@ def run(args: argparse.Namespace) -> None:
     page, without_picture = run_audit(args)
     if without_picture:
         say(
-            f"{without_picture} of {args.n} samples can only be told by their ids: pass --data MODULE:CALLABLE for the "
-            f"pictures of the dataset, or train with TrainingDynamicsMonitor(audit={args.n}), which keeps them"
+            f"{without_picture} of {args.n} samples have no picture on the page, only their ids: pass --data "
+            f"MODULE:CALLABLE, a function that returns the training dataset, or train with "
+            f"TrainingDynamicsMonitor(audit={args.n}), which keeps the pictures"
         )
     say(
         f"{page} written: open it in a browser, answer, and download answers.csv\n"

@@ -25,7 +25,7 @@ def _agreement_of_maps(records: Sequence[Record]) -> list[str]:
         return []
     return [
         f"{method}: each run's maps agree with the consensus of the others by {np.nanmean(agreement):.2f}, the rank "
-        f"correlation over {len(ids)} samples; 0 is chance"
+        f"correlation over {len(ids)} samples; 0 is chance, 1 is full agreement"
         for method, (ids, agreement) in agreement_of_runs(epochs).items()
     ]
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     records = [load_record(run) for run in args.runs]
     together = compared([record.table() for record in records])
     agreed = int((together["flagged_in"] == len(records)).sum())
-    say(f"{agreed} samples are flagged in all {len(records)} runs; of {len(together)} seen in all of them")
+    say(f"{agreed} of the {len(together)} samples that all {len(records)} runs have seen are flagged in all of them")
     names = escaped_all(records[0].meta.class_names)
     if names and "suggested" in together and "unit" not in together:
         together["suggested_name"] = [None if pd.isna(k) else names[k] for k in together["suggested"]]

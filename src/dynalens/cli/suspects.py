@@ -34,7 +34,11 @@ def run(args: argparse.Namespace) -> None:
         one_each = audit is None and record.statistics.unit is None
         say(
             f"No label is flagged. The {len(suspects)} most suspicious follow: look at them."
-            + (f" How many are wrong, 100 answers tell: dynalens audit {args.run}" if one_each else "")
+            + (
+                f" To learn how many labels are wrong, answer 100 questions: dynalens audit {args.run}"
+                if one_each
+                else ""
+            )
         )
     show(suspects, args, SHOWN)
     files = None if "name" not in suspects else {sample_id: str(name) for sample_id, name in suspects["name"].items()}

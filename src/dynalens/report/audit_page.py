@@ -42,8 +42,8 @@ def write_audit(
         record: As of ``load_record``.
         path: The file.
         n: How many samples to ask about, as for :func:`dynalens.audit_plan`.
-        seed: Of the random order.
-        answers: Of earlier rounds; other samples of their plan follow, and all answers count in the page's estimate.
+        seed: Seed of the random order.
+        answers: Answers of earlier rounds. The page asks about other samples, and all answers count in its estimate.
         dataset: What was trained on; its pictures, texts or rows are shown. Without it, the pictures that the callback
             kept while training.
 

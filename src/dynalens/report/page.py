@@ -36,15 +36,15 @@ _NOTE = (
     "The cards show the samples whose labels are probably wrong, the worst first. {flagged} are flagged: "
     "{precision} of them are expected to be wrong. "
 )
-_NONE = "No label is flagged. The cards show the most suspicious ones, the worst first: look at them. "
+_NONE = "No label is flagged. The cards show the most suspicious samples, the worst first: look at them. "
 _ALONE = (
     "The rate and the probabilities come from the run alone. They can be far off on hard data. Audit 100 samples for "
-    "an interval that holds: dynalens audit RUN."
+    "a 95 % confidence interval: dynalens audit RUN."
 )
 _UNITS = "The rate and the probabilities come from the run alone, and can be far off on hard data."
 _AUDITED = (
-    "The rate and the probabilities are calibrated on {answers} answers. Among the first {enough} of the order are "
-    "90 % of the wrong labels, as far as the answers tell: after these one may stop looking."
+    "The rate and the probabilities are calibrated on {answers} answers. According to the answers, 90 % of the wrong "
+    "labels are among the first {enough} samples of the order: you may stop looking after these."
 )
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
@@ -70,11 +70,11 @@ def write_report(
         path: The file.
         dataset: What was trained on; its pictures are shown. Without it, those that the callback kept while training.
         limit: At most so many suspects, the worst.
-        answers: Of an audit, as for :func:`dynalens.audit`: rate and probabilities are calibrated on them, and a curve
-            shows how many of the first n labels of the order are wrong.
-        embeddings: As of :meth:`Record.with_embeddings`: they count in the order, and each card shows the training
-            samples of the given and of the suggested class that its sample looks like. Without them, those that the
-            callback found while training (``similar=``).
+        answers: Answers of an audit, as for :func:`dynalens.audit`: rate and probabilities are calibrated on them, and
+            a curve shows how many of the first n labels of the order are wrong.
+        embeddings: As for :meth:`Record.with_embeddings`. They count in the order, and each card shows the training
+            samples of the given and of the suggested class that its sample looks like. Without them, each card shows
+            those that the callback found during training (``similar=``).
 
     Raises:
         ValueError: If ``limit`` is not positive, the dataset has another length than the record, or the answers are not

@@ -49,12 +49,13 @@ def doubts(
     few = 3 / max(SUREST * samples, 1)
     sentences = {
         f"The network repeats {accuracy:.1%} of the given labels, more than can be right: it has learned wrong "
-        "ones by heart, which the estimate misses.": accuracy >= 1 - max(rate.value - error, REPEATED),
+        "labels by heart, and the estimate does not count those.": accuracy >= 1 - max(rate.value - error, REPEATED),
         f"The estimate still falls: it was {earlier_rate:.1%} halfway and is {rate.value:.1%} now, so that more "
         "labels may be wrong.": earlier_rate > rate.value + error,
         **dict.fromkeys(far_apart(rate), True),
-        f"There are few samples, {samples:,}: the estimate rests on the twentieth of them that the network is surest "
-        f"of, where a rate of {min(few, 1.0):.0%} need not show.": few > max(rate.value, EXCLUDED),
+        f"There are few samples, {samples:,}. The estimate rests on the twentieth of them of which the network is "
+        f"surest, and even if {min(few, 1.0):.0%} of the labels are wrong, none of these may be.": few
+        > max(rate.value, EXCLUDED),
     }
     return tuple(sentence for sentence, holds in sentences.items() if holds)
 
@@ -63,7 +64,7 @@ def far_apart(rate: NoiseRate) -> tuple[str, ...]:
     """Return the doubt of an estimate whose ends are farther apart than those of 100 answers, if it is one."""
     if rate.high - rate.low <= 2 * _two_errors((rate.low + rate.high) / 2, AUDIT):
         return ()
-    return (f"The ends are far apart: anything from {rate.low:.1%} to {rate.high:.1%} may be true.",)
+    return (f"The bounds are far apart: the true rate may be anything from {rate.low:.1%} to {rate.high:.1%}.",)
 
 
 def _two_errors(rate: float, samples: int) -> float:

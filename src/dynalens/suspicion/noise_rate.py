@@ -15,8 +15,8 @@ MOST = 0.5
 RULE = 0.5
 """Where this part of the confusions goes one way, three for one the other way, all doubted labels are flips."""
 
-FROM_THE_RUN_ALONE = "from the run alone; audit 100 samples for an interval that holds"
-"""What is said beside every rate that no answers stand behind."""
+FROM_THE_RUN_ALONE = "from the run alone; audit 100 samples for a confidence interval"
+"""What is said beside every rate that does not come from a person's answers."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class NoiseRate:
         >>> round(60_000 * rate.value)  # wrong labels to expect among 60,000
         6000
         >>> print(rate)
-        10.0% (5.0% to 20.0%), from the run alone; audit 100 samples for an interval that holds
+        10.0% (5.0% to 20.0%), from the run alone; audit 100 samples for a confidence interval
     """
 
     low: float

@@ -30,7 +30,7 @@ function feedback() {
   const which = last === cards[position] ? "This one" : "The last one";
   const suggests = last.suggested < 0 ? "the run suggests no other class" : `the run suggests ${nameOf(last.suggested)}`;
   return `${which}, #${last.id}${last.file ? " " + fileName(last.file) : ""}, given ${nameOf(last.label)}: you said ` +
-    `${saidOf(given)}; ${suggests} and holds the label for wrong with ${percent(last.wrong)}.`;
+    `${saidOf(given)}; ${suggests} and estimates the probability that the label is wrong at ${percent(last.wrong)}.`;
 }
 
 // Answers in each group of strata. A stratum without an answer is taken together with the next that has one.

@@ -108,7 +108,7 @@ function about(card) {
       make("div", { class: "suggested", title: nameOf(card.suggested) }, SUGGESTED + " " + nameOf(card.suggested))),
     make("div", { class: "meta" },
       make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),
-      make("span", { title: `probability that the ${isRegression ? "target" : "label"} is wrong` }, `wrong with ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
+      make("span", { title: `probability that the ${isRegression ? "target" : "label"} is wrong` }, `wrong: ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
     sparkline(card.trace, content.epochs), ...looksLike(card)];
 }
 
