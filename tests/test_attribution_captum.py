@@ -326,7 +326,7 @@ def test_arguments_that_the_class_does_not_take_are_refused(arguments: dict[str,
 
 def test_pairs_of_classes_and_unknown_layers_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"one class for each image, got pairs\. captum:Saliency explains no difference"
+        ValueError, match=r"one class for each image, got pairs\. captum:Saliency cannot explain the difference"
     ):
         explain(Net(), images(), torch.tensor([[0, 1], [1, 2]]), methods="captum:Saliency")
     method = "captum:LayerConductance"

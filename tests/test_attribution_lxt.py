@@ -107,7 +107,7 @@ def test_models_without_rules_are_refused(library: Any, monkeypatch: pytest.Monk
         with pytest.raises(ValueError, match=r"Expected Norm as its library has it .* patched already"):
             maps_of(net(), rows(), "lxt:attnLRP")
     library.rules[library.attention] = partial(replace_module, library.attention)
-    with pytest.raises(ValueError, match="replaces classes before a model is made"):
+    with pytest.raises(ValueError, match="LXT applies before a model is made"):
         maps_of(net(), rows(), "lxt:attnLRP")
 
 

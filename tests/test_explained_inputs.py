@@ -228,7 +228,7 @@ UNREADABLE: dict[str, tuple[Any, Dataset[Any], str]] = {
     "tags of tokens": (Tagger, Rows(tokens=TOKENS, tags=TOKENS % K), "defined for tokens.*`metrics=\\(\\)`"),
     "a language model": (Language, Rows(tokens=TOKENS, mask=TOKENS > 0), "one label .*`inputs=`.*`forward=`"),
     "integers that the model scales by dtype": (
-        ByDtype, TensorDataset(BRIGHT, labels()), "logits of their floating copies.*Pass `inputs=`",
+        ByDtype, TensorDataset(BRIGHT, labels()), "the same logits for .*floating copies of them.*Pass `inputs=`",
     ),
 }  # fmt: skip
 

@@ -73,7 +73,10 @@ def captum_method(name: str) -> Callable[..., Tensor]:
     ) -> Tensor:
         check_targets(images, targets)
         if targets.ndim > 1:
-            raise ValueError(f"Expected one class for each image, got pairs. {name} explains no difference of classes.")
+            raise ValueError(
+                f"Expected one class for each image, got pairs. {name} cannot explain the difference of two classes: "
+                "pass `targets` of shape (N,)."
+            )
         with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
             if images.is_floating_point() and _takes_gradients(cls):
                 first = model_input(model, images[:1]).clone().requires_grad_()

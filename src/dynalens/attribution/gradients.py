@@ -116,7 +116,7 @@ def smooth_grad(
             ``torch.channels_last``.
         samples: Noisy copies n of each image; each costs one forward and one backward pass.
         noise: The source finds 0.1 to 0.2 best.
-        seed: Of the noise.
+        seed: Seed of the noise.
         autocast: Run the model under bfloat16 autocast, for speed. The change of a map is then far below that of
             another seed; for plain saliency it would not be.
         at: Name of a layer; noise is then added to its output.

@@ -94,8 +94,8 @@ def _rules(name: str, map_name: str, families: Mapping[str, ModuleType], model: 
     if any(getattr(patch, "func", patch).__name__ == "replace_module" for patch in rules.values()):
         # A model that is trained has the classes of transformers already.
         raise ValueError(
-            f"Expected rules of LXT that reach a model that is there, got {parts[0].__name__}, which replaces classes "
-            "before a model is made. Use integrated_gradients or gradient_rollout."
+            f"Expected rules of LXT that can be applied to an existing model, got those of {parts[0].__name__}, which "
+            "LXT applies before a model is made. Use integrated_gradients or gradient_rollout."
         )
     return rules
 
@@ -134,7 +134,7 @@ def _check_logits(name: str, before: Tensor, after: Tensor) -> None:
     difference = float((before - after).abs().max())
     if not difference <= _SAME_LOGITS * max(float(before.abs().max()), 1.0):
         raise ValueError(
-            f"Expected the rules of {name} to leave the logits as they are, got a difference of {difference:.3g}. A "
-            "layer of the model is none that LXT knows, such as a LayerNorm over several dimensions: use "
+            f"Expected the rules of {name} to leave the logits as they are, got a difference of {difference:.3g}. LXT "
+            "has no rule for a layer of the model, for instance a LayerNorm over several dimensions: use "
             "integrated_gradients or gradient_rollout."
         )

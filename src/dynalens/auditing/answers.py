@@ -99,7 +99,7 @@ def _cells(source: AnswersSource) -> pd.DataFrame:
     if missing_columns:
         raise ValueError(
             f"Expected `answers` to have the columns sample_id and answer, got {[str(c) for c in table.columns]} in "
-            f"{place}. Add what {ANSWERS[0]!r}, {ANSWERS[1]!r} or {ANSWERS[2]!r} each sample is to the table of "
+            f"{place}. Add a column answer with {ANSWERS[0]!r}, {ANSWERS[1]!r} or {ANSWERS[2]!r} to the table of "
             "`dynalens.audit_plan`, or take the file that the page of `dynalens audit` exports."
         )
     columns = {name: _text(table[name]) if name in table else "" for name in _COLUMNS}
@@ -183,7 +183,7 @@ def _check_labels(table: pd.DataFrame, table_labels: Sequence[int | None], label
     if others:
         raise ValueError(
             f"Expected `answers` about the labels of this record, got others for {listed(others)}. Pass the record "
-            "that the plan was drawn from: labels that were corrected since need a run of their own."
+            "that the plan was drawn from. If you have corrected labels since then, train again to record these."
         )
 
 

@@ -20,7 +20,7 @@ class Plan:
     Attributes:
         label: Shape ``(N,)``, the labels of the record when the plan was drawn; -1 for a sample that was not seen yet.
         stratum: Shape ``(N,)``, of :func:`equal_doubt`.
-        seed: Of the random order.
+        seed: Seed of the random order.
         count: How many samples of the order were drawn so far.
 
     Example:

@@ -56,18 +56,19 @@ _METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_dr
 class AttributionMonitor(GuardedPictures, NamedCallback):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
-    Eight samples of as many classes as the first 100 batches of the first real validation hold are kept for the run
-    (of the first training batch where the first epoch has none) and explained in every epoch in float32, with the label
-    as target. Their ids and maps are kept: see :func:`load_explanations`.
-    Beside a TrainingDynamicsMonitor, the worst suspects of the epoch before are explained too, for given and predicted
-    label. Pictures go to TensorBoard, or to files without such a logger, all numbers of each sample to
-    ``<log_dir>/dynalens/explanations/``. Beside each metric stands that of a random ranking.
+    The same eight samples are explained in every epoch, in float32, with the label as target. They are chosen from the
+    first 100 batches of the first validation (not the sanity check), from as many classes as possible; if the first
+    epoch has no validation, from the first training batch. Their ids and maps are written to disk: see
+    :func:`load_explanations`. Beside a TrainingDynamicsMonitor, the worst suspects of the epoch before are explained,
+    too, each for its given and for its predicted label. Pictures go to TensorBoard, or to files if there is no
+    TensorBoardLogger. The numbers of each sample go to ``<log_dir>/dynalens/explanations/``. Each metric is logged next
+    to that of a random ranking.
 
-    Images, volumes (N, C, D, H, W), of which pictures show the middle slice, signals (N, C, T), rows of a table (N, F),
-    whose replaced columns are zero by default, and tokens (N, T), explained at their embedding, can be explained; so
-    can integer images that the model scales, and complex ones by real and imaginary parts. Samples whose label names no
-    class are left out. Where each token or pixel has a class, a token or region of each is explained, of a suspect the
-    doubtful one. With several processes the first one explains what it sees. Training is not disturbed.
+    The inputs may be images; volumes (N, C, D, H, W), of which pictures show the middle slice; signals (N, C, T); rows
+    of a table (N, F), whose replaced columns are zero by default; tokens (N, T), explained at their embedding; integer
+    images that the model scales; and complex images, as real and imaginary parts. Samples without a class as label are
+    left out. If each token or pixel has a class, one token or region of each sample is explained, of a suspect the
+    doubtful one. With several processes, the first one explains what it sees. Training is not disturbed.
 
     Args:
         methods: Names of maps: those of the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad",
@@ -83,20 +84,20 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             correlation with the last explanation), "randomisation_check" (with the first one) and "consensus" (with the
             mean of all before).
         baseline: What replaced pixels show: "blur", "zero", "mean" or a callable(images) -> images or its dotted path;
-            for tokens the id of one that says nothing: that of the mask or of unknown words.
+            for tokens the id of a token without meaning: that of the mask or of unknown words.
         steps: Steps of a curve, or "auto" to set points where it bends.
         patch_size: Side of the patches that are replaced together.
         precision: Of the passes that score perturbed images: "auto" is the Trainer's, or "float32", "bfloat16",
             "float16".
-        seed: Of the order of equally relevant pixels and of the random ranking.
-        num_samples: How many samples are kept.
-        samples: What to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples.
-        suspects: How many suspects are explained beside them: the first of ``TrainingDynamicsMonitor.suspects``
-            so far.
-        target: "label" or "prediction": the class that the kept samples are explained for.
+        seed: Seed of the order of equally relevant pixels and of the random ranking.
+        num_samples: How many samples are explained in every epoch.
+        samples: Which samples to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples.
+        suspects: How many suspects are explained besides: the first of ``TrainingDynamicsMonitor.suspects()`` at that
+            time.
+        target: "label" or "prediction": the class for which the samples of every epoch are explained.
         inputs: Where images and labels stand in the batch: (key, key), callable(batch) -> (images, labels) or its
-            dotted path. "auto": where the first training steps take the network's input and the loss's targets from;
-            where that is not seen, the first entry and its label, or usual keys.
+            dotted path. "auto": the entries that the first training steps give to the network and to the loss; if
+            these are not seen, the first entry and its label, or usual keys.
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
         decode: Callable(token id) -> its word, as of a tokenizer, for pictures of tokens and the table of suspects; an
             empty one is not drawn. Default: the id.
@@ -109,10 +110,10 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         robustness: What is done to the kept samples to see what changes their predictions: "fgsm", "pgd" and
             "random_sign" look for the smallest step (:func:`dynalens.smallest_step`), "gaussian_noise", "blur",
             "brightness" and "contrast" corrupt (:func:`dynalens.corrupted`). A picture and scalars show it.
-        every_n_epochs: Epochs between two explanations.
-        max_overhead: Explaining may take this fraction of the time of training. Where it takes more, fewer epochs are
-            explained: the first, the last, and evenly between them what there is time for; this is said once. None: in
-            each of the ``every_n_epochs``, whatever it takes.
+        every_n_epochs: Explain every so many epochs.
+        max_overhead: Largest fraction of the training time that explaining may take. If it would take more, fewer
+            epochs are explained, and this is said once: the first, the last, and evenly between them as many as there
+            is time for. None: no limit.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
         on_error: "warn" says once what fails while training and leaves it out: a method, a metric, or all explanations;
@@ -306,7 +307,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             return
         with self._or_switched_off():
             self._attempt("pictures", self._pictures.finish)
-        self._writes.say_missing("Numbers of epochs that are not named are whole.")
+        self._writes.say_missing("The files of all other epochs are complete.")
         if not self._explanations.samples.chosen:
             warnings.warn(
                 "Expected a batch whose images are explained, got none in this fit: nothing was explained. Validate "

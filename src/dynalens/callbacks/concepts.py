@@ -23,27 +23,28 @@ from dynalens.tensorboard import epochs_tag
 
 
 class ConceptMonitor(GuardedPictures, NamedCallback):
-    """Log for each epoch how far a layer has given concepts: TCAV of example sets, IoU of its channels with masks.
+    """Log after each epoch whether a layer has learned concepts that you name: TCAV of examples, IoU with masks.
 
-    For each class and concept, ``score`` is the part of the class's images for which the concept speaks
-    (:func:`dynalens.tcav`), ``random`` that of random images in its place, and ``p_value`` that of the test between
-    them: a concept that emerges while the network trains leaves 0.5 and its control. With ``masks``, a sheet shows the
-    channels that are detectors of a concept (:func:`dynalens.dissect`). Training is not disturbed: weights, random
-    streams and gradients stay as they would be without the callback.
+    For each class and concept, ``score`` is the fraction of the class's images for which the concept speaks for the
+    class (:func:`dynalens.tcav`), ``random`` the same for random images in place of the concept, and ``p_value`` that
+    of the test between the two. If the network learns to use a concept, ``score`` moves away from 0.5 and from
+    ``random``. With ``masks``, a sheet shows the channels that are detectors of a concept (:func:`dynalens.dissect`).
+    Training is not disturbed: weights, random numbers and gradients are those of a run without the callback.
 
     Args:
-        layer: Dotted name.
+        layer: Dotted name of the layer.
         samples: Images ``(N, C, *spatial)`` as the model takes them, and their classes ``(N,)``; or a folder that has a
             folder of pictures for each class, in the order of names, as torchvision's ImageFolder.
-        concepts: By name, tensors of examples or folders of pictures; none for dissection alone.
+        concepts: For each name of a concept a tensor of examples or a folder of pictures; none for dissection alone.
         random: Images without the concepts, a tensor or a folder.
-        transform: From a PIL image to a tensor; needed for folders.
-        runs: Random sets for each concept.
-        masks: By the concept's name, ``(N, H, W)``: where it is in the images of ``samples``; none for TCAV alone. With
-            a folder of samples, folders of pictures of the same names, white where the concept is.
+        transform: Callable(PIL image) -> tensor; needed for folders.
+        runs: How many random sets each concept is compared with.
+        masks: For each name of a concept, ``(N, H, W)``: where it is in the images of ``samples``; none for TCAV alone.
+            If ``samples`` is a folder, a folder of pictures of the same names, white where the concept is.
         top: As for :func:`dynalens.dissect`.
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        every_n_epochs: Epochs between two entries. Each costs a pass of all examples and a backward pass of the images.
+        every_n_epochs: Ask every so many epochs. Each time costs a pass of all examples and a backward pass of the
+            images.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
         on_error: "warn" switches it off with one warning if it fails while training; "raise" raises.

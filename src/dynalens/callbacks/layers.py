@@ -29,24 +29,24 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     Args:
         layer: Dotted name of the layer whose channels are shown.
-        channels: Which of them, or how many of the first.
+        channels: Numbers of the channels, or how many of the first ones.
         weights: Show the filters of the first convolution, or of the one of this name.
-        feature_maps: For how many inputs, the first of the first real validation batch (without validation, of the
-            first training batch), the maps of the channels are shown; 0 for none.
-        top_inputs: How many of the inputs that excite each channel most are shown; 0 for none. They are looked for
-            in the forward passes of each validation, in which the weights stay the same (in those of training where
-            there is no validation), by the largest value of the channel's map.
-        maximise: "classes" or "channels": at the end of training, an image that maximises each of them
+        feature_maps: For how many inputs the maps of the channels are shown; 0 for none. They are the first inputs of
+            the first validation batch (not of the sanity check), or without validation of the first training batch.
+        top_inputs: For each channel, how many of the inputs that it responds to most are shown, by the largest value of
+            the channel's map; 0 for none. They are searched in the forward passes of each validation, in which the
+            weights stay the same, or without validation in those of training.
+        maximise: "classes" or "channels": at the end of training, draw an image that maximises each of them
             (:func:`dynalens.maximise_activation`); None for none.
-        classes: Which classes are maximised, or how many of the first.
-        maximise_steps: Forward and backward passes for it.
+        classes: Numbers of the classes to maximise, or how many of the first ones.
+        maximise_steps: How many forward and backward passes make such an image.
         maximise_args: More arguments of :func:`dynalens.maximise_activation`: "variants", "diversity",
             "diversity_layer" (default: ``layer``), "frequency_penalty", "robust", "seed".
         inputs: Where images stand in the batch: "auto" (where the first training steps take the network's input from,
             else its first entry or a usual key), a key or callable(batch).
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        every_n_epochs: Epochs between two pictures. After ten epochs with pictures there are fewer, and always those of
-            the last one.
+        every_n_epochs: Draw pictures every so many epochs. After ten epochs with pictures they are drawn less often,
+            and always in the last epoch.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
         on_error: "warn" switches the pictures off with one warning if one fails while training; "raise" raises.

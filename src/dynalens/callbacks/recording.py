@@ -66,7 +66,7 @@ class RecordingCallback(NamedCallback):
         return self.record.noise_rate()
 
     def doubts(self) -> list[str]:
-        """Return :meth:`Record.doubts`: what speaks against that estimate and the flags."""
+        """Return :meth:`Record.doubts`: the reasons to doubt that estimate and the flags."""
         return self.record.doubts()
 
     def clean_indices(

@@ -24,35 +24,35 @@ from dynalens.units import TARGETS
 
 
 class TrainingDynamicsMonitor(RecordingCallback):
-    """Record, for each training sample, what the training steps show of it.
+    """Record how the network treats each training sample in each step, and rank the samples by suspicion.
 
-    Margin, confidence, forgetting events and the rest come from the step's own forward pass, before the update; no
-    second pass is made, the step never waits for the device, and weights, random streams and gradients stay as
-    they would be without the callback. Files go to ``<log_dir>/dynalens/``; ``docs/tensorboard.md`` lists the
-    TensorBoard tags. Without a TensorBoardLogger the pictures are files there, and a logger with ``log_image`` gets
-    them too.
+    Margin, confidence, forgetting events and the other statistics come from the step's own forward pass, before the
+    weights change. No second pass is made, no step waits for the device, and weights, random numbers and gradients are
+    those of a run without the callback. Files go to ``<log_dir>/dynalens/``; ``docs/tensorboard.md`` lists the
+    TensorBoard tags. Without a TensorBoardLogger the pictures are files there. A logger with ``log_image`` gets them
+    too.
 
     Args:
-        index: "auto" observes the loader's sampler; otherwise the key of the batch that holds the dataset index of each
-            sample, or its id, or a callable(batch) -> N of them, or its dotted path. Strings, and the integers of an
-            iterable dataset or from within a Subset, are ids: the record has a row for each id seen. (Integer ids on an
-            accelerator make each step wait for the device; strings and positions do not.)
-        capture: "auto" takes ``logits`` and ``targets`` from the dict that ``training_step`` returns, else from the
-            call of ``cross_entropy``, ``nll_loss`` or ``binary_cross_entropy_with_logits``, else ``predictions`` and
-            ``targets`` of a regression from that dict, or from ``mse_loss``, ``l1_loss``, ``smooth_l1_loss`` or
-            ``huber_loss`` with labels of the batch, else from the softmax or sigmoid on the way to the loss, with the
-            batch's label; "labels" is the same where each sample has any number of K labels, even if each of the first
-            batch has one (``docs/units.md``); "loss" and "outputs" allow one kind; "module:<dotted name>" takes the
-            output of a layer and the batch's label; a callable(outputs, batch), or the dotted path of one, returns
-            both. A binary logit, (N,) or (N, 1), counts as the two classes 0 and z. The inputs of ``nll_loss`` are
-            log-probabilities; their margins and probabilities are those of the logits.
-        loader: Which one to record, if training has several: the key of a dict or the place in a list. ``index`` is
-            then looked for in its part of the batch.
-        views: Rows of logits for each sample, as concatenated views, all with the sample's own class as target.
+        index: Which samples are in a batch. "auto" observes the loader's sampler. Otherwise the key under which the
+            batch has the dataset index, or an id, of each of its N samples, or a callable(batch) -> N of them, or its
+            dotted path. Strings, and integers of an iterable dataset or from within a Subset, are ids: the record has a
+            row for each. (Integer ids on an accelerator make each step wait for the device; the others do not.)
+        capture: Where logits and targets come from. "auto" takes the first of these that there is: ``logits`` and
+            ``targets`` in the dict that ``training_step`` returns; a call of ``cross_entropy``, ``nll_loss`` or
+            ``binary_cross_entropy_with_logits``; of a regression, ``predictions`` and ``targets`` in that dict, or a
+            call of ``mse_loss``, ``l1_loss``, ``smooth_l1_loss`` or ``huber_loss`` with labels of the batch; the
+            softmax or sigmoid on the way to the loss, with the batch's labels. "labels" is "auto" for samples with any
+            number of K labels, even if each has one in the first batch (``docs/units.md``). "loss" ignores the dict,
+            "outputs" demands it. "module:<dotted name>" takes the output of a layer and the batch's labels. A
+            callable(outputs, batch), or its dotted path, returns both. A binary logit z, (N,) or (N, 1), counts as two
+            classes with logits 0 and z. Log-probabilities given to ``nll_loss`` have the margins of their logits.
+        loader: Which loader to record, if training has several: its key in a dict or its place in a list. ``index``
+            is then looked for in its part of the batch.
+        views: How many rows of logits each sample has, as concatenated views, all with the sample's class as target.
         features: Dotted name of a layer, best the one before the last linear one. Its newest output for each sample,
             averaged over space or tokens, stays on the device in bfloat16, 2 bytes for each of N x D values, at most
             1 GiB, is in the checkpoint, and gives the table's column ``score_neighbours``.
-        projector_every_n_epochs: Epochs between views of 2,000 samples' features in the projector; None: none.
+        projector_every_n_epochs: Show features of 2,000 samples in the projector every so many epochs; None: never.
         gradient_noise: True, or the dotted name of the linear layer that gives the logits (default: the last one): log
             length and noise of its gradients, from what the step computed (:class:`~dynalens.GradientNoise`). Each step
             costs one more forward pass of that layer, and half a millisecond of small operations.
@@ -65,16 +65,16 @@ class TrainingDynamicsMonitor(RecordingCallback):
             says what of it is where. ``record.npz`` grows by as much.
         tolerance: Of a regression (``docs/units.md``): absolute residual below which a prediction is right, in the unit
             of the targets, a number or one for each target. Default: the median absolute deviation of the targets.
-        top_k: Suspects in the gallery; their pictures are copied from the batches of the epoch after.
-        similar: So many training samples of the given and of the suggested class that a suspect looks like, the nearest
-            ones by ``features``; gallery and report show them beside it. 0: none.
-        prototypes: So many prototypes, criticisms, easiest and hardest samples of each class, by ``features``, chosen
-            before the last epoch as for ``audit`` (:func:`~dynalens.prototypes`). A sheet shows 20 classes. 0: none.
-        audit: Samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures are
-            copied from its batches, for ``dynalens audit`` without ``--data``. Where ``max_steps``, ``max_time`` or
+        top_k: How many suspects the gallery shows. Their pictures are copied from the batches of the next epoch.
+        similar: How many training samples that a suspect looks like are shown beside it in gallery and report, of its
+            given and of its suggested class each: the nearest ones by ``features``. 0: none.
+        prototypes: How many prototypes, criticisms, easiest and hardest samples of each class a sheet shows, chosen by
+            ``features`` before the last epoch, for up to 20 classes (:func:`~dynalens.prototypes`). 0: no sheet.
+        audit: How many samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures
+            are copied from its batches, for ``dynalens audit`` without ``--data``. If ``max_steps``, ``max_time`` or
             early stopping may end training sooner, they are drawn before the epoch ``min_epochs``, at the earliest the
-            second, and copied from then on. A plan in the folder stays. One epoch alone: nothing is drawn.
-        log_every_n_epochs: Epochs between two entries in the logger.
+            second, and copied from then on. A plan that is in the folder is kept. In a fit of one epoch none is drawn.
+        log_every_n_epochs: Write to the logger every so many epochs.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
 

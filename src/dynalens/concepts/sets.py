@@ -127,8 +127,8 @@ def _transformed(name: str, files: Sequence[Path], transform: Transform | None) 
 
     if transform is None:
         raise ValueError(
-            f"Expected `transform` for the folder of {name!r}, got None. Pass the callable that makes an input of the "
-            "model of a PIL image, as for the validation data."
+            f"Expected `transform` for the folder of {name!r}, got None. Pass a callable that turns a PIL image into "
+            "an input of the model, as for the validation data."
         )
     images = []
     for path in files:
@@ -136,7 +136,7 @@ def _transformed(name: str, files: Sequence[Path], transform: Transform | None) 
             images.append(transform(picture.copy()))
     if len({image.shape for image in images}) > 1:
         raise ValueError(
-            f"Expected `transform` to make tensors of one shape of the pictures of {name!r}, got several. Let it "
-            "resize or crop them."
+            f"Expected `transform` to turn the pictures of {name!r} into tensors of one shape, got several shapes. Let "
+            "it resize or crop them."
         )
     return torch.stack(images)

@@ -65,7 +65,7 @@ def tcav(
         runs: Random sets, at least two.
         transform: From a PIL image to a tensor; needed for folders.
         forward: Callable(images) -> logits; default: ``model``.
-        seed: Of the random sets.
+        seed: Seed of the random sets.
 
     Returns:
         One row for each concept, index ``concept``: ``score`` in [0, 1], mean over the runs; ``random``, that of the
@@ -200,7 +200,7 @@ def _captum() -> Callable[[nn.Module, str, str], Any]:
         from captum.concept._utils.classifier import Classifier
     except ImportError as error:
         raise ValueError(
-            "Expected Captum and scikit-learn to be installed for TCAV, got not both. Install them: "
+            "Expected Captum and scikit-learn to be installed for TCAV, got at most one. Install both: "
             "`pip install captum scikit-learn`."
         ) from error
 

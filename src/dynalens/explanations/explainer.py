@@ -93,8 +93,8 @@ class Explainer:
         self.independent, self.numbers, self.shift = independent, numbers, shift
         if numbers and self.metrics:
             warnings.warn(
-                f"{', '.join(self.metrics)} are left out: they are of probabilities, which a regression has not. Pass "
-                "`metrics=()` to explain its outputs by maps alone.",
+                f"{', '.join(self.metrics)} are left out: they are of probabilities, which a regression has not. Maps "
+                "are drawn without them. Pass `metrics=()` to silence this warning.",
                 stacklevel=3,
             )
             self.metrics = ()

@@ -71,7 +71,7 @@ def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) ->
             same = False
     if not same:
         raise ValueError(
-            f"Expected the model to give images of {inputs.dtype} the logits of their floating copies, got others or "
-            "none: `training_step`, or the model by dtype, scales them. Pass `inputs=` with a callable(batch) -> "
-            "(scaled images, labels)."
+            f"Expected the model to return the same logits for images of {inputs.dtype} and for floating copies of "
+            "them, got others or none: `training_step` scales them, or the model does for some dtypes only. Pass "
+            "`inputs=` with a callable(batch) -> (scaled images, labels)."
         )

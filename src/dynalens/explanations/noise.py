@@ -21,7 +21,7 @@ class Noise:
         targets: Shape ``(N,)``.
         chunk_size: Images in one pass, or None.
         baseline: What replaced patches show.
-        seed: Of the patches that are replaced.
+        seed: Seed of the patches that are replaced.
     """
 
     model: nn.Module

@@ -114,7 +114,7 @@ def measured_robustness(
         images: Shape ``(N, C, *spatial)``.
         labels: Shape ``(N,)``.
         checks: Names of attacks and corruptions.
-        seed: Of noise and random directions.
+        seed: Seed of noise and random directions.
         chunk_size: Images in one forward pass.
     """
     steps = {
@@ -135,8 +135,8 @@ def none_of(checks: Sequence[str]) -> tuple[str, ...]:
     """Return no checks, and warn of those that several labels and the numbers of a regression leave out."""
     if checks:
         warnings.warn(
-            f"{', '.join(checks)} are left out: they ask for the one class that is predicted, which several labels and "
-            "numbers have not. Pass `robustness=()`.",
+            f"{', '.join(checks)} are left out: they ask for the one class that is predicted, which models of several "
+            "labels and regressions do not have. Pass `robustness=()`.",
             stacklevel=4,
         )
     return ()

@@ -315,8 +315,8 @@ class ExplainedSamples:
             self._told = True
             warnings.warn(
                 "Expected a classification loss in `training_step` where labels are numbers, saw none. "
-                "AttributionMonitor takes 0 and 1 for two classes. If they are none, pass `inputs=` and `forward=`, or "
-                "leave it out.",
+                "AttributionMonitor takes 0 and 1 as two classes. If they are not classes, pass `inputs=` and "
+                "`forward=`, or leave the callback out.",
                 stacklevel=4,
             )
 

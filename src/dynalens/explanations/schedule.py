@@ -85,7 +85,7 @@ class Schedule:
         self._told = True
         next_epoch = self.next_epoch if self.last_epoch is None else min(self.next_epoch, self.last_epoch)
         return (
-            f"explaining took {overhead:.0%} of the time of the training before it, more than "
+            f"explaining took {overhead:.0%} of the training time since the last explanation, more than "
             f"`max_overhead={self.max_overhead}`. Epoch {next_epoch} is explained next, and the last one always. Pass "
             "`max_overhead=None` to explain each epoch."
         )

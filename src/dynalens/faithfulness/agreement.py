@@ -101,7 +101,7 @@ def randomisation_check(
         explain: Callable(model, images, targets) -> maps (N, ...).
         images: Shape ``(N, C, *spatial)``.
         targets: Shape ``(N,)``, int64.
-        seed: Of the random weights; torch's own generators are not moved.
+        seed: Seed of the random weights; torch's own generators are not moved.
 
     Returns:
         As :func:`rank_correlation`.

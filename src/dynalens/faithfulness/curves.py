@@ -32,7 +32,7 @@ class CurveSettings:
         steps: Steps from no pixel to all of them, or "auto": points are set where a curve bends (``tolerance``).
         patch_size: Side of the patches that are replaced together, or 1. A 7 x 7 Grad-CAM and a map of pixels can be
             compared patch by patch only.
-        seed: Of the order of pixels with equal relevance, and of random rankings.
+        seed: Seed of the order of pixels with equal relevance, and of random rankings.
         precision: "float32", or "bfloat16" or "float16" to score under autocast (areas then differ by about .001).
         chunk_size: Images in one forward pass; bounds the memory. None: by device and size of the images.
         tolerance: With ``steps="auto"``, intervals of more rise (half of it their neighbours') x width are halved.

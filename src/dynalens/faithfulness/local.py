@@ -62,7 +62,7 @@ def local_fidelity(
         maps: Shape ``(N, *spatial)``.
         baseline: What replaced patches show: see :func:`baseline_images`.
         samples: Perturbed images for each image, of one forward pass each.
-        seed: Of the patches that are replaced.
+        seed: Seed of the patches that are replaced.
 
     Returns:
         Shape ``(N,)``, float32, in [0, 1]; NaN where the logit does not change at all.

@@ -56,7 +56,7 @@ def infidelity(
         perturb: Callable(images, generator) -> I of the images' shape; default: normal with standard deviation 0.1.
         samples: Perturbations of each image.
         normalize: Scale each map by the factor that makes its infidelity least, as the source does.
-        seed: Of the generator that ``perturb`` gets.
+        seed: Seed of the generator that ``perturb`` gets.
         chunk_size: Images in one forward pass.
 
     Returns:
@@ -114,7 +114,7 @@ def sensitivity_max(
         images: Shape ``(N, C, *spatial)``, floating.
         perturb: Callable(images, generator) -> delta; default: uniform in [-0.02, 0.02].
         samples: Perturbations of each image.
-        seed: Of the generator that ``perturb`` gets; torch's own is not touched.
+        seed: Seed of the generator that ``perturb`` gets; torch's own is not touched.
 
     Returns:
         Shape ``(N,)``, float32, >= 0.

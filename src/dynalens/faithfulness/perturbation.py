@@ -113,7 +113,7 @@ def random_ranking(images: Tensor, seed: int = 0) -> Tensor:
 
     Args:
         images: Shape ``(N, C, *spatial)``, or tokens (N, T); only its shape and device matter.
-        seed: Of the rankings. That of the i-th image does not depend on how many there are.
+        seed: Seed of the rankings. That of the i-th image does not depend on how many there are.
 
     Returns:
         Shape ``(N, *spatial)``, float32, without ties.
@@ -180,7 +180,7 @@ def replacement_ranks(maps: Tensor, *, patch_size: int = 1, seed: int = 0) -> Te
     Args:
         maps: Shape ``(N, *spatial)``.
         patch_size: Side of the patches that are replaced together; 1 replaces single pixels.
-        seed: Of the order of equal relevance.
+        seed: Seed of the order of equal relevance.
 
     Returns:
         Shape ``(N, *spatial)``, int64, in [0, P / patch_size**d): the pixels of a patch share a place.

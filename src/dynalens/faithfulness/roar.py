@@ -74,7 +74,7 @@ def roar_datasets(
             it again (four bytes a position for the ranks).
         fractions: Parts of the positions that are replaced.
         baseline: What replaced pixels show; None: the mean of each channel over the dataset, as in the source.
-        seed: Of the order of pixels with equal relevance.
+        seed: Seed of the order of pixels with equal relevance.
         batch_size: Images that are explained together.
 
     Returns:

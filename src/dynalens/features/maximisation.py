@@ -67,7 +67,7 @@ def maximise_activation(
         diversity_layer: Dotted name of the layer in whose maps they are compared; default: ``layer``.
         frequency_penalty: Weight of what neighbouring pixels differ by; 0.1, say.
         robust: Shift, rotate and scale.
-        seed: Of the first image and of shifts and rotations.
+        seed: Seed of the first image and of shifts and rotations.
         forward: Callable(images) -> logits; default: the model.
 
     Returns:

@@ -27,23 +27,22 @@ def audit_plan(
     seed: int = 0,
     answers: AnswersSource | Sequence[AnswersSource] | None = None,
 ) -> pd.DataFrame:
-    r"""Return the samples whose labels a person is asked about, in the order to be asked.
+    r"""Return samples to ask a person about: is the label right? They come in the order in which to ask.
 
     They are a stratified random sample without replacement. Up to 20 strata divide the samples in the order of their
-    scores, such that each holds the same sum of sqrt(p (1 - p)) + 0.2, with p the probability of the run alone that a
-    label is wrong. Each stratum gets the same number of answers, up to one: undecided samples are asked about more
-    often, and each has a probability above zero. A person may stop at any time, as every beginning of the plan is such
-    a sample.
+    scores, such that each stratum has the same sum of sqrt(p (1 - p)) + 0.2, where p is the probability that a label is
+    wrong, from the run alone. All strata get the same number of questions, give or take one. So undecided samples are
+    drawn more often, and each sample has a probability above zero. The person may stop at any time, because the first
+    samples of the plan, however many, are such a random sample, too.
 
-    The plan is kept beside the record (``audit_plans.npz``). Asked for again with the same seed, it gives the same
-    samples.
+    The plan is saved beside the record (``audit_plans.npz``). With the same seed, a later call gives the same samples.
 
     Args:
-        record_or_monitor: Of :func:`~dynalens.load_record`, or a monitor after its fit.
-        n: How many samples to ask about; fewer are returned where no more are left.
-        seed: Of the random order.
-        answers: Of earlier rounds, as for :func:`audit`. The next ``n`` samples of their plan follow that were not
-            answered, whatever ``seed`` is. Give the answers of all rounds to :func:`audit`.
+        record_or_monitor: A record, as from :func:`~dynalens.load_record`, or a monitor after its fit.
+        n: How many samples to ask about; fewer are returned if no more are left.
+        seed: Seed of the random order.
+        answers: Answers of earlier rounds, as for :func:`audit`. The plan goes on with the next ``n`` samples that were
+            not answered, whatever ``seed`` is. Pass the answers of all rounds to :func:`audit`.
 
     Returns:
         Columns ``sample_id``; ``label``, the given one; ``probability``, in (0, 1], with which the sample is among all
@@ -73,11 +72,11 @@ def audit(record_or_monitor: Record | KeepsRecord, answers: AskedFor) -> Audit:
 
     Args:
         record_or_monitor: The record that the plan was drawn from, or the monitor that keeps it.
-        answers: About samples of :func:`audit_plan`: a CSV file, or a table, with the columns ``sample_id`` and
-            ``answer``, "right", "wrong" or "unsure". Optional are ``label``, which is compared with the record's, and
-            ``new_label``, the class of a wrong one. Several are taken together, such as those of several rounds. They
-            need not be about all samples of the plan. Samples that were skipped must not be chosen by their label: pass
-            "unsure" for those that cannot be told.
+        answers: A CSV file or a table about samples of :func:`audit_plan`, or several of them, such as those of several
+            rounds. Its columns are ``sample_id`` and ``answer``, which is "right", "wrong" or "unsure". Optional
+            columns are ``label``, which is compared with the record's, and ``new_label``, the right class of a wrong
+            label. Not all samples of the plan need an answer, but do not skip samples because they are hard: answer
+            "unsure" for these.
 
     Raises:
         ValueError: If a row is about an unknown sample, one with another label, one that no plan of this record drew,

@@ -226,8 +226,8 @@ class LiveRecord:
         if missing_epochs and self.history:
             warnings.warn(
                 f"Expected the history of the epochs before this fit in {self._source}, got none of epochs "
-                f"{missing_epochs}. Labels are suggested by the record's majority sketch instead. Keep the folder of "
-                "the run to resume.",
+                f"{missing_epochs}. Suggested labels come from what the record itself keeps, and may be others. Keep "
+                "the folder of the run to resume.",
                 stacklevel=2,
             )
         self._source, self._record = folder.path, None

@@ -73,10 +73,10 @@ def _no_pictures() -> dict[int, Array]:
 
 @dataclass(eq=False, kw_only=True)
 class Record:
-    """What a run says of each of its N samples, as of the last epoch that ended.
+    """What a run recorded of each of its N samples, up to the last epoch that ended.
 
-    :class:`~dynalens.TrainingDynamicsMonitor` makes one while training goes on, :func:`~dynalens.load_record` reads one
-    from disk; both answer alike. Labels are assessed once, when it is asked for, and the history is read once for it.
+    :class:`~dynalens.TrainingDynamicsMonitor` makes one during training, and :func:`~dynalens.load_record` reads one
+    from disk. Both have the same methods. The first question about the labels reads the history and assesses them once.
 
     Attributes:
         statistics: Statistics of each sample.
@@ -88,7 +88,7 @@ class Record:
         presentations: The history, if presentations are kept.
         find_neighbours: Returns the scores of :func:`~dynalens.neighbour_scores`, shape ``(N,)``, or None.
         find_pictures: Returns small pictures of suspects by their rows.
-        evidence: What embeddings say of the labels, of a record :meth:`with_embeddings`; else None.
+        evidence: What embeddings say of the labels, in a record from :meth:`with_embeddings`; else None.
 
     Example:
         >>> import torch
@@ -119,12 +119,12 @@ class Record:
         self._audits = Audits(self)
 
     def with_embeddings(self, embeddings: Any) -> "Record":
-        """Return the record of the same run whose order also counts what embeddings say of the labels.
+        """Return a record of the same run in whose order embeddings of the samples count, too.
 
-        Features of an encoder that never saw the labels find wrong ones that the run has memorised. ``score``,
-        ``rank``, ``wrong_probability`` and ``flagged`` are then those of both (:func:`~dynalens.suspicion.joined`),
-        ``score_neighbours`` and ``score_probe`` what neighbours and linear probe say. Each call works for seconds to
-        minutes; ask the returned record as often as you like.
+        Features of an encoder that never saw the labels find wrong labels that the network has memorised. ``score``,
+        ``rank``, ``wrong_probability`` and ``flagged`` then come from both (:func:`~dynalens.suspicion.joined`);
+        ``score_neighbours`` and ``score_probe`` are those of the neighbours and of the linear probe. A call takes
+        seconds to minutes. Keep the returned record if you want to ask it more than one thing.
 
         Args:
             embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance of
@@ -242,13 +242,13 @@ class Record:
 
         Args:
             n: Return the first ``n`` of them.
-            precision: Return those of which this fraction is expected to be wrong; ``flagged`` is then at this
-                precision, without it at 0.8. Without answers that is the order's own guess: of what was flagged at 0.8,
-                46 to 90 % were wrong on labels that people gave (``docs/results.md``, *What is flagged without
+            precision: Return only the first ones of which this fraction is expected to be wrong, and set ``flagged`` at
+                this precision instead of 0.8. Without answers the expectation is an estimate: on labels that people
+                gave, 46 to 90 % of what was flagged at 0.8 was wrong (``docs/results.md``, *What is flagged without
                 answers*).
-            embeddings: As of :meth:`with_embeddings`.
-            answers: Of an audit: the probabilities are calibrated on them, labels that were answered to be wrong come
-                first, and those that were answered to be right are left out.
+            embeddings: As for :meth:`with_embeddings`.
+            answers: Answers of an audit. The probabilities are calibrated on them. Labels that were answered to be
+                wrong come first, and those that were answered to be right are left out.
         """
         if answers is None:
             return suspects(self.table(embeddings=embeddings), n, precision)
@@ -265,12 +265,12 @@ class Record:
     def noise_rate(self) -> NoiseRate:
         """Return the estimated fraction of wrong labels with its lower and upper end, from the run alone.
 
-        ``Audit.noise_rate`` has an interval that holds: see :meth:`audit`.
+        It has bounds, but no confidence interval. ``Audit.noise_rate`` has one: see :meth:`audit`.
         """
         return self.assess().noise_rate
 
     def doubts(self) -> list[str]:
-        """Return what speaks against :meth:`noise_rate` and the flags in this run: :func:`dynalens.suspicion.doubts`.
+        """Return the reasons to doubt :meth:`noise_rate` and the flags of this run: :func:`dynalens.suspicion.doubts`.
 
         The same sentences are in ``noise_rate().doubts`` and in the ``attrs`` of the table.
         """
@@ -286,7 +286,7 @@ class Record:
         Args:
             precision: As of :meth:`suspects`.
             embeddings: As of :meth:`with_embeddings`.
-            answers: Of an audit: no label that was answered to be wrong is then among these, and each right one is.
+            answers: Answers of an audit: labels answered to be wrong are then left out, and right ones are kept.
         """
         audited = answers is not None
         table = self._audited(answers, precision, embeddings) if audited else self.table(embeddings=embeddings)
@@ -303,15 +303,15 @@ class Record:
         return self._ids_of(removable(self.statistics, fraction).tolist())
 
     def weights(self, *, answers: AskedFor | None = None) -> Array:
-        """Return the probability that each label is right, shape (N,), to weigh the samples of a second training.
+        """Return the probability that each label is right, shape (N,), as weights for the samples of a second training.
 
-        With the answers of an audit it is calibrated on them, and 0 or 1 for the labels that were answered. Without
-        them, a warning says if the probabilities are doubtful.
+        With the answers of an audit they are calibrated, and 0 or 1 for the labels that were answered. Without answers,
+        a warning says if the probabilities are doubtful.
         """
         if answers is not None:
             return weights(self.audit(answers).table())
         table = self.table()
-        self._caution("`weights()` leaves every sample nearly its whole weight", flagged=bool(table["flagged"].any()))
+        self._caution("`weights()` gives every sample nearly the full weight", flagged=bool(table["flagged"].any()))
         return weights(table)
 
     def relabelled(
@@ -330,8 +330,8 @@ class Record:
             dataset: The one that was trained on. Not modified.
             precision: Expected fraction of wrong labels among the replaced ones.
             label: Where the label stands in a sample, as for :class:`~dynalens.datasets.RelabelledDataset`.
-            answers: Of an audit: wrong labels get the class that was named, or else the suggested one, and right labels
-                stay.
+            answers: Answers of an audit: wrong labels get the class that was named, or else the suggested one, and
+                right labels stay.
 
         Raises:
             ValueError: If the samples are known by ids, or the dataset has another length.

@@ -86,7 +86,7 @@ def smallest_step(
             image into the same grey.
         bounds: Lowest and highest value of an input; default: those of each channel of the images.
         iterations: Of "pgd".
-        seed: Of the directions of "random_sign".
+        seed: Seed of the directions of "random_sign".
         forward: Callable(images) -> logits; default: ``model``.
 
     Returns:

@@ -59,7 +59,7 @@ def corrupted(images: Tensor, corruption: str, *, bounds: tuple[float, float] | 
         images: Shape ``(N, C, *spatial)``, floating. Not modified.
         corruption: "gaussian_noise", "blur", "brightness" or "contrast".
         bounds: Lowest and highest value of an input; default: those of each channel of the images.
-        seed: Of the noise, which is the same in each call; torch's own generator is not touched.
+        seed: Seed of the noise, which is the same in each call; torch's own generator is not touched.
 
     Returns:
         Shape and dtype of ``images``.

@@ -61,7 +61,7 @@ def tree_surrogate(
         depth: Of the tree, at most; 4 ask 15 questions, about as many as one reads.
         feature_names: F names for the rules.
         class_names: K names for the rules.
-        seed: Of the rows that are held out, and of the tree's choice among equal questions.
+        seed: Seed of the rows that are held out, and of the tree's choice among equal questions.
         forward: Callable(inputs) -> logits; default: ``model``.
 
     Returns:
