@@ -85,7 +85,7 @@ def _add_audit(commands: Any) -> None:
         help="Draw samples, and write a page that asks you whether their labels are right.",
         description="Draw samples at random, and more of those about which the run is undecided. Write one HTML file, "
         "which opens in any browser and asks you whether their labels are right. From the answers that you download, "
-        "dynalens suspects RUN --answers answers.csv estimates how many labels are wrong, with a 95 %% interval.",
+        "dynalens suspects RUN --answers answers.csv estimates how many labels are wrong, with a 95 % interval.",
     )
     page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
     page.add_argument(
