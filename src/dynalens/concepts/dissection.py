@@ -21,7 +21,7 @@ _AT_ONCE = 32  # images in one pass
 
 @dataclass(frozen=True, eq=False)
 class Dissection:
-    """How far each of F channels is active where each concept is.
+    """How well the active positions of each of F channels match the masks of each concept.
 
     Attributes:
         iou: Shape ``(F, concepts)``, in [0, 1]; NaN where neither the channel nor the concept is anywhere.

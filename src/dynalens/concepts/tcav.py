@@ -41,7 +41,7 @@ def tcav(
     forward: Forward | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""Return for which part of a class's images each concept speaks for the class, and whether that is chance.
+    r"""Return for which fraction of a class's images each concept speaks for the class, and whether that is chance.
 
     A logistic regression tells the layer's output for the examples of a concept from that for random images; its
     weights are the vector v. The score is the fraction of the images at which the logit of the class grows along v:

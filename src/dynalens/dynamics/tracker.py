@@ -36,7 +36,7 @@ Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 class TrainingDynamics:
-    """Count and sum what training shows of each sample, exactly and without waiting for the device.
+    """Keep the statistics of each sample while training: exact, and without waiting for the device.
 
     ``update`` is called for each batch, ``end_epoch`` once an epoch, ``compute`` whenever the statistics are
     wanted. Works without Lightning. Takes 64 bytes for each sample, and 32 for each presentation of the epoch under

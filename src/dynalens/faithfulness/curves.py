@@ -25,7 +25,7 @@ CURVES = ("deletion", "insertion")
 
 @dataclass(frozen=True)
 class CurveSettings:
-    """How curves are measured; the same settings for everything that is compared.
+    """Settings of deletion and insertion curves. Use the same settings for all curves that you compare.
 
     Attributes:
         baseline: What replaced pixels show, see :func:`baseline_images`.

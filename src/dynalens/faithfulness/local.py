@@ -47,7 +47,7 @@ def local_fidelity(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the :math:`R^2` of the line through a map's sums over what is left of an image and the target's logits.
+    r"""Return the :math:`R^2` of a linear model of the target's logit whose weights are the map.
 
     Of each image, random halves of 7 x 7 patches are replaced by the baseline. With the sum s of the map over the
     patches that are left, and the logit z, it is :math:`\max(0, \mathrm{corr}(s, z))^2`: of the lines a + b s with

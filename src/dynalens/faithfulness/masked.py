@@ -18,7 +18,7 @@ def average_drop(
     precision: str = "float32",
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return which part of the target's probability is lost when the image is multiplied by its map; lower is better.
+    r"""Return which fraction of the target's probability the product of image and map loses; lower is better.
 
     :math:`\max(0, p(x) - p(x \cdot m)) / p(x)` with m the map scaled to [0, 1]; a constant map is all 1. The mean over
     images, times 100, is the source's percentage.

@@ -21,23 +21,24 @@ FROM_THE_RUN_ALONE = "from the run alone; audit 100 samples for a confidence int
 
 @dataclass(frozen=True)
 class NoiseRate:
-    """Fraction of wrong labels.
+    """Estimated fraction of wrong labels, in [0, 1], with a lower and an upper bound.
 
-    The ends are bounds of several views, not a confidence interval: on hard data the upper one counts hard samples,
-    too, and labels that were memorised from the first are in neither.
+    The bounds of an estimate from the run alone are no confidence interval. On hard data the upper bound counts hard
+    samples, too. Labels that the network memorised before it ever disagreed with them are in neither.
 
     Attributes:
-        low: The least that the labels which the network rules out leave likely (95 %), of a calibrated network, less
-            two standard errors; 0 without history.
+        low: Lower bound: the smallest rate that is likely (95 %) given the labels that the network rules out, for a
+            calibrated network, less two standard errors; 0 without history.
         value: The estimate.
-        high: The most of what disagrees with the weighted predictions and of what the labels that the network rules
-            out leave likely (95 %), plus two standard errors; hard samples are in it.
-        calibrated: Whether a person's answers stand behind it, as in :func:`dynalens.audit`: the ends are then those of
-            a 95 % interval. False for an estimate from the run alone, which can be far too low on labels that people
-            gave.
-        doubts: What speaks against the estimate in this run, as sentences (:func:`~dynalens.suspicion.doubts`); none
-            of a calibrated one.
-        alone: What is said beside the estimate: where it comes from, and what would be better.
+        high: Upper bound: the fraction of labels with which the weighted predictions disagree, hard samples included,
+            or, if it is larger, the largest rate that is likely (95 %) given the labels that the network rules out;
+            plus two standard errors.
+        calibrated: Whether the rate comes from a person's answers, as in :func:`dynalens.audit`: ``low`` and ``high``
+            are then a 95 % confidence interval. False for an estimate from the run alone, which can be far too low on
+            labels that people gave.
+        doubts: Reasons to doubt the estimate in this run, a sentence each (:func:`~dynalens.suspicion.doubts`); empty
+            if it is calibrated.
+        alone: What is printed beside an estimate that is not calibrated: where it comes from, and what would be better.
 
     Example:
         >>> rate = NoiseRate(low=0.05, value=0.1, high=0.2)
@@ -55,12 +56,12 @@ class NoiseRate:
     alone: str = FROM_THE_RUN_ALONE
 
     def in_words(self) -> str:
-        """Return the rate with its ends, and where it comes from."""
+        """Return the rate with its bounds, and where it comes from."""
         origin = "a 95 % interval from answers" if self.calibrated else self.alone
         return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%}), {origin}"
 
     def __str__(self) -> str:
-        """Return :meth:`in_words`, and what speaks against it."""
+        """Return :meth:`in_words`, and the reasons to doubt it."""
         return f"{self.in_words()}. {' '.join(self.doubts)}" if self.doubts else self.in_words()
 
     def __repr__(self) -> str:
