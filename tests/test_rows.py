@@ -408,6 +408,7 @@ def half_labelled() -> DataLoader[Any]:
 
 ORDER = "targets of the loss to be in the order of the batch"
 NUMBERS = "to be classes of the samples, got the numbers of the rows.*`capture=`"
+MADE = "to be classes of the samples, got numbers that the step itself makes"
 ROWS = "rows of logits for 4 samples.*with -100 as their target"
 RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Exception], str]] = {
     "through numpy": (lambda: Ordered(through_numpy), of_eight, SampleIdentityError, ORDER),
@@ -431,6 +432,12 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     ),
     "without a label, but for the loss": (
         lambda: OwnTargets(lambda y: y.clamp(min=0)), half_labelled, CaptureError, "-1 in the batch.*class 0.*be -100",
+    ),
+    "targets that are drawn": (
+        lambda: OwnTargets(lambda y: torch.randint(0, K, y.shape)), lambda: loader(batch_size=N), CaptureError, MADE,
+    ),
+    "contrastive, across processes": (
+        lambda: OwnTargets(lambda y: (torch.arange(len(y)) + 1) % K), loader, CaptureError, MADE,
     ),
     "contrastive": (Contrastive, loader, CaptureError, NUMBERS),
     "contrastive, without labels": (
@@ -567,18 +574,43 @@ def test_given_labels_are_read_without_a_sample() -> None:
             [{"path": "a.png", "label": 2}, {"path": "b.png", "label": 0}, {"path": "c.png", "label": 1}],
             [2, 0, 1],
         ),
+        ("_labels", [2, 0, 1], [2, 0, 1]),
+        ("imgs", [("a.png", 2), ("b.png", 0), ("c.png", 1)], [2, 0, 1]),
         ("frame", pd.DataFrame({"path": ["a", "b", "c"], "target": [2, 0, 1]}), [2, 0, 1]),
         ("targets", np.array([[1, 1, 0], [1, 0, 0], [0, 1, 0]]), None),
         ("targets", [0.5, 1.0, 2.0], None),
         ("labels", ["cat", "dog"], None),
     ],
-    ids=["floats", "objects", "rows with one 1", "dicts", "data frame", "several labels", "numbers", "class names"],
+    ids=[
+        "floats",
+        "objects",
+        "rows with one 1",
+        "dicts",
+        "private",
+        "images",
+        "data frame",
+        "several labels",
+        "numbers",
+        "class names",
+    ],
 )
 def test_given_labels_may_have_many_forms(name: str, values: Any, expected: list[int] | None) -> None:
     data: Any = type("Data", (list,), {})([0, 0, 0])
     setattr(data, name, values)
     given = given_labels(data)
     assert (given if given is None else given.tolist()) == expected
+
+
+def test_a_property_that_reads_samples_leaves_random_numbers_as_they_were() -> None:
+    class Augmented(Hidden):
+        @property
+        def targets(self) -> list[int]:
+            torch.rand(1)
+            return [int(self[i][1]) for i in range(len(self))]
+
+    state = torch.get_rng_state()
+    assert given_labels(Augmented(dataset())).tolist() == labels().tolist()  # type: ignore[union-attr]
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_given_labels_that_are_words_are_no_targets_by_number() -> None:

@@ -9,8 +9,12 @@ from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
 
 from dynalens.datasets import IndexedDataset, RelabelledDataset, hugging_face_label
 from dynalens.keys import LABEL_KEYS
+from dynalens.observation import seeded
 
 Array = np.ndarray[Any, np.dtype[Any]]
+_LABELS = (*LABEL_KEYS, "_labels")
+_SAMPLES = ("samples", "imgs", "_samples")
+"""Attributes that hold labels, and those that hold pairs or dicts of samples, as torchvision's datasets call them."""
 _NAMED = 2**40
 """The number of the first class that is named by a word: above all that targets are, so that none is taken for one."""
 
@@ -18,10 +22,10 @@ _NAMED = 2**40
 def given_labels(dataset: Any) -> Array | None:
     """Return the label of each sample, (N,) integers, or None where the dataset does not show them.
 
-    They are read from ``targets``, ``labels`` or the like, the pairs or dicts of ``samples``, the label column of a
-    data frame, a part of a TensorDataset or StackDataset, or the class column of a Hugging Face dataset, below subsets,
-    concatenations and our own wrappers. Classes may be whole numbers of any type, rows with one 1, or words, which get
-    numbers that no target has.
+    They are read from ``targets``, ``labels`` or the like, the pairs or dicts of ``samples`` or ``imgs``, the label
+    column of a data frame, a part of a TensorDataset or StackDataset, or the class column of a Hugging Face dataset,
+    below subsets, concatenations and our own wrappers. Classes may be whole numbers of any type, rows with one 1, or
+    words, which get numbers that no target has.
 
     Example:
         >>> import torch
@@ -132,14 +136,25 @@ def _shown(dataset: Any) -> Iterator[Any]:
         with suppress(Exception):
             yield dataset.with_format("numpy", columns=[column])[column][:]
         return
-    for name in LABEL_KEYS:
+    for name in _LABELS:
         with suppress(Exception):
-            yield getattr(dataset, name, None)
-    with suppress(Exception):
-        yield [_label_of(sample) for sample in getattr(dataset, "samples", ())]
+            yield _attribute(dataset, name)
+    for name in _SAMPLES:
+        with suppress(Exception):
+            yield [_label_of(sample) for sample in _attribute(dataset, name) or ()]
     with suppress(Exception):
         frames = [value for value in vars(dataset).values() if hasattr(value, "columns") and len(value) == len(dataset)]
         yield from [frame[name] for frame in frames for name in LABEL_KEYS if name in frame.columns]
+
+
+def _attribute(dataset: Any, name: str) -> Any:
+    """Return an attribute, None where there is none; a property may read samples, which draw random numbers."""
+    if name in vars(dataset):
+        return vars(dataset)[name]
+    if not hasattr(type(dataset), name) and not hasattr(type(dataset), "__getattr__"):
+        return None
+    with seeded():
+        return getattr(dataset, name, None)
 
 
 def _parts(dataset: TensorDataset | StackDataset[Any]) -> Iterator[Any]:

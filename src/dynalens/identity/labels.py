@@ -57,7 +57,7 @@ _UNLABELLED = (
     "others. Let their target be -100, or return a dict of `loss`, and `logits` and `targets` of the whole batch with "
     "-100 there."
 )
-_NO_CLASSES = (
+NO_CLASSES = (
     "Expected the targets of the loss to be classes of the samples, got {}, as a contrastive loss has it. Return a "
     "dict with `loss`, and with `logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, "
     "batch) -> (logits, targets), or leave the monitor out."
@@ -138,9 +138,9 @@ class LabelCheck:
             raise SampleIdentityError(ANOTHER_ORDER)
         # Each row's counterpart has its own number, or stands first.
         if target == list(range(len(target))) and classes >= len(target) > 2:
-            raise CaptureError(_NO_CLASSES.format("the numbers of the rows"))
+            raise CaptureError(NO_CLASSES.format("the numbers of the rows"))
         if not any(target) and classes > 2 and any(relations[path] == "constant" for path in usual):
-            raise CaptureError(_NO_CLASSES.format("class 0 throughout batches with several labels"))
+            raise CaptureError(NO_CLASSES.format("class 0 throughout batches with several labels"))
 
     def _check_changed(self, usual: set[Path]) -> None:
         """Raise where most targets follow from the labels, and the others from nothing that the batches hold."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynalens.capture import is_reordered
+from dynalens.capture import CaptureError, is_reordered
 from dynalens.dynamics import ROWS, TARGET, given_units
 from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
 from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
@@ -16,6 +16,7 @@ from dynalens.identity.labels import (
     GIVEN,
     LAYER_ORDER,
     MIXED,
+    NO_CLASSES,
     OTHER_LATER,
     LabelCheck,
     check_given,
@@ -241,6 +242,8 @@ class StepRows:
         if (shown := self._shown(of_targets, presentation)) is not None:
             columns[GIVEN] = shown
         self._labels.see(columns, targets, classes=classes, traced=traced, given=_listed(presentation.given))
+        if TRACE.makes(presentation.given):
+            raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
         if not self._labels.looks:
             self._given = None
 

@@ -24,6 +24,13 @@ _CHOOSES = frozenset({
     "repeat", "repeat_interleave", "tile",
 })  # fmt: skip
 _SORTS = frozenset({"sort", "topk", "msort"})
+# Functions that make numbers of nothing but sizes, and those that keep numbers so.
+_MAKES = frozenset({
+    "arange", "randint", "randperm", "rand", "randn", "zeros", "ones", "randint_like", "rand_like", "zeros_like",
+    "ones_like", "new_zeros", "new_ones",
+})  # fmt: skip
+_WRITES = frozenset({"__setitem__", "__set__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__ior__", "__iand__"})
+_KEEPS_MADE = _SAME_ROWS | {"cat", "concat", "stack", "repeat", "repeat_interleave", "flip", "roll", "argsort"}
 
 
 class Followed(NamedTuple):
@@ -54,6 +61,7 @@ class RowTrace(TorchFunctionMode):
         super().__init__()
         self._known: dict[int, Followed] = {}
         self._mixed: dict[int, Tensor] = {}
+        self._made: dict[int, Tensor] = {}
         self._entered = ExitStack()
         self._users: set[int] = set()
         self.chose_inputs = False
@@ -65,7 +73,7 @@ class RowTrace(TorchFunctionMode):
         self._users.add(id(user))
         if len(self._users) > 1:
             return
-        self.chose_inputs, self._known, self._mixed, self._computed_with = False, {}, {}, []
+        self.chose_inputs, self._known, self._mixed, self._made, self._computed_with = False, {}, {}, {}, []
         for _, part in parts(batch):
             if isinstance(part, Tensor) and part.ndim and not part.is_nested:
                 rows = torch.arange(len(part), device=part.device)
@@ -89,7 +97,7 @@ class RowTrace(TorchFunctionMode):
         self._users.discard(id(user))
         if self._known and not self._users:
             self._entered.close()
-            self._known, self._mixed, self._computed_with = {}, {}, []
+            self._known, self._mixed, self._made, self._computed_with = {}, {}, {}, []
 
     def of_layers(self) -> Followed | None:
         """Return the inputs that layers computed with last, with gradients if any did; None if not known."""
@@ -106,6 +114,10 @@ class RowTrace(TorchFunctionMode):
         """Return whether each number of a tensor was made of several rows of the batch, or of any of them."""
         return any(each is targets or _is_handle(each, targets) for each in self._mixed.values())
 
+    def makes(self, targets: Tensor) -> bool:
+        """Return whether the step made a tensor of nothing but sizes and random numbers: it says nothing of samples."""
+        return any(each is targets or _is_handle(each, targets) for each in self._made.values())
+
     def followed(self, targets: Tensor) -> Followed | None:
         """Return what is known of a tensor, or of one that it is another handle of, as autograd keeps it."""
         if not self._known:
@@ -116,6 +128,7 @@ class RowTrace(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        self._note_made(getattr(func, "__name__", ""), args, result)
         if any(id(value) in self._known for value in _operands(args)):
             with suppress(Exception):  # in the middle of the user's step: what cannot be followed is not known
                 self._follow(getattr(func, "__name__", ""), func, args, kwargs, result)
@@ -137,6 +150,18 @@ class RowTrace(TorchFunctionMode):
             self._know(result[0], source.choice(source.rows[result[1]]))
         elif name in _CHOOSES:
             self._choose(func, source, args, kwargs, result)
+
+    def _note_made(self, name: str, args: Any, result: Any) -> None:
+        """Note what is made of sizes alone; a tensor that is written to is made of something else."""
+        if name in _MAKES and isinstance(result, Tensor):
+            self._made[id(result)] = result
+        elif self._made:
+            tensors = [value for value in _operands(args) if isinstance(value, Tensor)]
+            if tensors and isinstance(result, Tensor) and all(id(each) in self._made for each in tensors):
+                if name in _KEEPS_MADE:
+                    self._made[id(result)] = result
+            elif tensors and (name in _WRITES or (name.endswith("_") and not name.endswith("__"))):
+                self._made.pop(id(tensors[0]), None)
 
     def _note_use(self, source: Followed, args: Any, kwargs: Any) -> None:
         """Note what a layer computes with: a function of inputs and parameters."""
