@@ -242,6 +242,36 @@ class KeepsObjects(Stateful):
         return torch.add(hidden.mean(dim=1, keepdim=True), total)
 
 
+class EnclosesACounter(Stateful):
+    """Functions that are attributes hold a number, a dict and another object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        calls = 0
+
+        def tick() -> int:
+            nonlocal calls
+            calls += 1
+            return calls
+
+        counts: Counter[str] = Counter()
+        self.tick, self.count = tick, functools.partial(counts.update, ["calls"])
+        self.total = functools.partial(counts.get, "calls")
+        self.helper = Ticks().tick
+
+    def scale(self, x: Tensor) -> float:
+        self.count()
+        return 0.9 ** (self.tick() + 2 * (self.total() or 0) + 4 * self.helper())
+
+
+class Ticks:
+    calls = 0
+
+    def tick(self) -> int:
+        self.calls += 1
+        return self.calls
+
+
 class ComputesAProperty(Stateful):
     """Once, from the first input."""
 
@@ -287,5 +317,6 @@ class Halves(Stateful):
 STATEFUL: tuple[type[Stateful], ...] = (
     CountsCalls, CountsOnTheClass, ListOnTheClass, CountsInATensor, AddsItsOutput, AppendsActivations, MovingAverage,
     CachesByShape, BuildsATableLazily, BuildsALayerLazily, RegistersAHook, NormalisesItsWeights, SetsItsWeights,
-    Spectral, OldWeightNorm, OwnsGenerators, KeepsContainers, KeepsObjects, ComputesAProperty, UpdatesMetrics, Halves,
+    Spectral, OldWeightNorm, OwnsGenerators, KeepsContainers, KeepsObjects, EnclosesACounter, ComputesAProperty,
+    UpdatesMetrics, Halves,
 )  # fmt: skip

@@ -1,16 +1,18 @@
 """All that a model holds, as it is now, and how to put it back.
 
 What a forward pass may change is found by walking from the modules through their attributes: containers, arrays,
-random generators and objects of the user's own classes. Each thing that can change is copied one level deep, by
-reference; only tensors and arrays are copied by value. What did not change is not touched when it is put back.
+random generators, functions with what they enclose, and objects of the user's own classes. Each thing that can change
+is copied one level deep, by reference; only tensors and arrays are copied by value. What did not change is not touched
+when it is put back.
 """
 
+import functools
 import operator
 import random
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from types import MemberDescriptorType, SimpleNamespace
+from types import CellType, FunctionType, MemberDescriptorType, MethodType, SimpleNamespace
 from typing import Any
 from weakref import CallableProxyType, ProxyType
 
@@ -119,6 +121,8 @@ class Snapshot:
             return (*self._container(value), getattr(value, "__dict__", None))
         if isinstance(value, (tuple, frozenset)):
             return _followed(value)
+        if isinstance(value, (FunctionType, MethodType, functools.partial)):
+            return self._function(value)
         undo = _state_of(value)
         if undo is not None:
             self._undo.append(undo)
@@ -143,6 +147,18 @@ class Snapshot:
         entries = list(value)
         self._undo.append(_undo_set(value, entries) if isinstance(value, set) else _undo_sequence(value, entries))
         return _followed(entries)
+
+    def _function(self, value: Any) -> Iterator[Any]:
+        if isinstance(value, functools.partial):
+            yield from (value.func, value.args, value.keywords)
+        elif isinstance(value, MethodType):
+            yield from (value.__func__, value.__self__)
+        elif str(value.__module__).partition(".")[0] not in _LIBRARIES:
+            cells = [(cell, _enclosed(cell)) for cell in value.__closure__ or ()]
+            if cells:
+                self._undo.append(_undo_cells(cells))
+            yield from (content for _, content in cells)
+            yield from (value.__defaults__, value.__kwdefaults__, vars(value))
 
     def _attributes(self, value: Any) -> Iterator[Any]:
         if isinstance(value, type):
@@ -268,6 +284,22 @@ def _undo_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> Un
                 slot.__set__(value, content)  # also of a frozen dataclass
 
     return undo
+
+
+def _undo_cells(cells: list[tuple[CellType, Any]]) -> Undo:
+    def undo() -> None:
+        for cell, content in cells:
+            if _enclosed(cell) is not content and content is not _EMPTY:
+                cell.cell_contents = content
+
+    return undo
+
+
+def _enclosed(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return _EMPTY
 
 
 def _undo_class(cls: type, attributes: dict[str, Any]) -> Undo:
