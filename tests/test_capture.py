@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from dynalens.capture import Capture, CaptureError, Presentation, StepCapture, images_and_labels
+from dynalens.capture import BatchLayout, Capture, CaptureError, Presentation, StepCapture, images_and_labels
 from dynalens.dynamics import NOT_A_CLASS
 from training import Classifier, K, N, fit, loader
 
@@ -439,6 +439,12 @@ def test_images_and_labels_are_found(batch: Any, inputs: Any) -> None:
     images, labels = images_and_labels(batch, inputs)
     assert images is X
     assert torch.equal(labels, Y)
+
+
+def test_inputs_are_found_behind_labels_that_stand_first() -> None:
+    images, classes = images_and_labels((Y, X), layout=BatchLayout(labels=(0,)))
+    assert images is X
+    assert classes is Y
 
 
 def test_tokens_are_inputs_too() -> None:
