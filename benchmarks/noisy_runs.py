@@ -1,9 +1,9 @@
 """Trainings on wrong labels whose logits are kept, so that scores can be redone without training.
 
-One run is a small network on one data set with one kind and rate of wrong labels: labels that people gave (CIFAR-10N),
-or flips. Each file holds the given and the true labels and the logits of every sample in every epoch, taken from the
-training step's own forward before its update. The learning rate is constant in runs of 12 and 30 epochs, so that their
-first epochs are shorter runs. Runs of 40 epochs follow a cosine.
+One run is a small network on one data set with one kind and rate of wrong labels: labels that people gave (CIFAR-10N,
+and the sentences of ``rated_texts.py``), or flips. Each file holds the given and the true labels and the logits of
+every sample in every epoch, taken from the training step's own forward before its update. The learning rate is constant
+in runs of 12 and 30 epochs, so that their first epochs are shorter runs. Runs of 40 epochs follow a cosine.
 """
 
 import argparse
@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import rated_texts
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 Array = npt.NDArray[Any]
 TUNED, JUDGED = "tuned", "judged"
-SMALL, RESNET9 = "small", "resnet9"
-HUMAN = "human"
+SMALL, RESNET9, BAG = "small", "resnet9", "bag"
+HUMAN, TEXTS = "human", "texts"
 """CIFAR-10N: Wei et al., "Learning with Noisy Labels Revisited", ICLR 2022. https://arxiv.org/abs/2110.12088"""
 
 HUMAN_FILE = "cifar10n_10k.npz"
@@ -62,6 +63,12 @@ def human_runs(split: str, seed: int) -> Iterator[Run]:
     for epochs, network in ((12, SMALL), (12, RESNET9), (30, SMALL)):
         for (labels, percent), augmented in itertools.product(HUMAN_LABELS.items(), _BOTH):
             yield Run(split, HUMAN, labels, percent, augmented, epochs, seed, network)
+
+
+def text_runs(seed: int) -> Iterator[Run]:
+    """Yield trainings on sentences with the labels of few people, which are only judged on."""
+    for (labels, percent), augmented in itertools.product(rated_texts.LABELS.items(), _BOTH):
+        yield Run(JUDGED, TEXTS, labels, percent, augmented, 12, seed, BAG)
 
 
 def tuned_runs(seed: int) -> Iterator[Run]:
@@ -114,17 +121,21 @@ def grid(seeds: int, split: str | None = None) -> list[Run]:
     runs: list[Run] = []
     for seed in range(seeds):
         runs += [*human_runs(TUNED, seed), *tuned_runs(seed)]
-        runs += [*human_runs(JUDGED, 100 + seed), *judged_runs(100 + seed)]
+        runs += [*human_runs(JUDGED, 100 + seed), *text_runs(100 + seed), *judged_runs(100 + seed)]
     return [run for run in runs if split in (None, run.split)]
 
 
 def data_file(data: str) -> str:
-    """Return the name of the file with the images of this data set."""
+    """Return the name of the file or folder with the images or sentences of this data set."""
+    if data == TEXTS:
+        return rated_texts.FOLDER
     return HUMAN_FILE if data == HUMAN else "cifar10_5k.npz" if data.startswith("cifar") else "mnist10k.npz"
 
 
 def load(folder: Path, data: str, seed: int, *, whole: bool = False) -> tuple[Tensor, Array]:
     """Return images (N, C, H, W), standardised, and true labels (N,); with ``whole``, all and not only 5,000 of them.
+
+    Of ``texts`` it returns the tokens (N, T) of all sentences.
 
     ``blend`` mixes each digit with a weaker one of another class, so that the network errs on clean labels, ``murky``
     more so, ``turned`` turns each as well, so that it is not half learned in 12 epochs; ``human`` is CIFAR-10N, always
@@ -132,9 +143,20 @@ def load(folder: Path, data: str, seed: int, *, whole: bool = False) -> tuple[Te
     ``hundred`` puts two digits side by side, one class for each pair; ``tail`` keeps 20 times fewer samples of the
     last class than of the first.
     """
+    if data == TEXTS:
+        sentences, ratings = rated_texts.read(folder)
+        return rated_texts.tokens(sentences), rated_texts.true_labels(ratings)
     if data == HUMAN:
         with np.load(folder / HUMAN_FILE) as file:
             return _standardised(file["images"].astype(np.float32)), file["clean"].astype(np.int64)
+    images, labels = _images(folder, data, seed)
+    if not whole:
+        count = 1000 if data.endswith("1000") else 3000 if data in ("blend", "murky") else 5000
+        images, labels = images[:count], labels[:count]
+    return _standardised(images), labels
+
+
+def _images(folder: Path, data: str, seed: int) -> tuple[Array, Array]:
     rng = np.random.default_rng(1_000 + seed)
     with np.load(folder / data_file(data)) as file:
         images, labels = file["images"].astype(np.float32), file["labels"].astype(np.int64)
@@ -155,10 +177,7 @@ def load(folder: Path, data: str, seed: int, *, whole: bool = False) -> tuple[Te
     elif data == "tail":
         kept = np.concatenate([np.flatnonzero(labels == k)[: round(900 * 20 ** (-k / 9))] for k in range(10)])
         images, labels = images[kept], labels[kept]
-    if not whole:
-        count = 1000 if data.endswith("1000") else 3000 if data in ("blend", "murky") else 5000
-        images, labels = images[:count], labels[:count]
-    return _standardised(images), labels
+    return images, labels
 
 
 def _standardised(images: Array) -> Tensor:
@@ -223,7 +242,7 @@ def resnet9(channels: int, classes: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(128, classes))
 
 
-NETWORKS = {SMALL: network, RESNET9: resnet9}
+NETWORKS = {SMALL: network, RESNET9: resnet9, BAG: rated_texts.network}
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:
@@ -241,13 +260,13 @@ class _Residual(nn.Module):
         return out
 
 
-def augment(images: Tensor, mirrored: bool, generator: torch.Generator) -> Tensor:
-    """Return the images moved by up to 3 pixels and, where ``mirrored``, half of them mirrored."""
-    n, _, height, width = images.shape
+def augment(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the images moved by up to 3 pixels and, where they have colours, half of them mirrored."""
+    n, channels, height, width = images.shape
     moved = torch.randint(0, 7, (n, 2), generator=generator)
     rows = moved[:, :1] + torch.arange(height)
     columns = moved[:, 1:] + torch.arange(width)
-    if mirrored:
+    if channels == 3:
         turn = torch.rand(n, generator=generator) < 0.5
         columns[turn] = columns[turn].flip(1)
     padded = F.pad(images, (3, 3, 3, 3), mode="replicate").permute(0, 2, 3, 1)
@@ -265,7 +284,9 @@ def train(
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     model = NETWORKS[run.network](images.shape[1], classes)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]  # in some torch releases
+    layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
+    model.to(memory_format=layout)  # type: ignore[call-overload, unused-ignore]  # in some torch releases
+    augmented = augment if images.ndim == 4 else rated_texts.augment
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     decayed = decayed or run.epochs == 40
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, run.epochs) if decayed else None
@@ -274,8 +295,8 @@ def train(
     for epoch in range(run.epochs):
         for index in torch.split(torch.randperm(len(given), generator=generator), 50):
             x = images[index]
-            x = augment(x, images.shape[1] == 3, generator) if run.augmented else x
-            logits = model(x.contiguous(memory_format=torch.channels_last))
+            x = augmented(x, generator) if run.augmented else x
+            logits = model(x.contiguous(memory_format=layout))
             optimizer.zero_grad()
             loss = _loss(logits, labels[index], None if weights is None else torch.from_numpy(weights)[index])
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no type here
@@ -314,6 +335,8 @@ def out_of_fold(images: Tensor, given: Array, run: Run, classes: int, folds: int
 
 def given_labels(run: Run, data: Path, images: Tensor, true: Array, doubts: Path) -> Array:
     """Return the labels (N,) that the run trains on; doubts for "instance" are trained once and kept in a folder."""
+    if run.data == TEXTS:
+        return rated_texts.given_labels(rated_texts.read(data)[1], run.flips)
     if run.data == HUMAN:
         with np.load(data / HUMAN_FILE) as file:
             return np.asarray(file[run.flips].astype(np.int64))
@@ -347,8 +370,8 @@ def make(run: Run, data: Path, out: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train whatever is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    files = f"folder of mnist10k.npz, cifar10_5k.npz and {HUMAN_FILE}; runs without their file are left out"
-    parser.add_argument("--data", required=True, type=Path, help=files)
+    files = f"folder of mnist10k.npz, cifar10_5k.npz, {HUMAN_FILE} and {rated_texts.FOLDER}"
+    parser.add_argument("--data", required=True, type=Path, help=f"{files}; runs without theirs are left out")
     parser.add_argument("--out", required=True, type=Path, help="folder for the trajectories")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of each split (%(default)s)")
     parser.add_argument("--split", choices=(TUNED, JUDGED), help="only these runs")
@@ -356,7 +379,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     for run in grid(args.seeds, args.split):
-        if (args.data / data_file(run.data)).is_file():
+        if (args.data / data_file(run.data)).exists():
             make(run, args.data, args.out)
 
 

@@ -1,9 +1,9 @@
 """Compare scores for wrong labels on stored trainings, with peers, and the estimated with the true noise rate.
 
 Run ``noisy_runs.py`` first. Two tables: runs that the default was tuned on, and runs that it is only judged on (other
-seeds; flips of CIFAR and class-dependent ones). Labels that people gave come first. A row is the mean over seeds;
-``sd`` is the spread of the default over seeds. Where as many samples are flagged as labels are wrong, precision, recall
-and F1 are the same: "F1 at the true count".
+seeds; flips of CIFAR and class-dependent ones; sentences that people rated). Labels that people gave come first. A row
+is the mean over seeds; ``sd`` is the spread of the default over seeds. Where as many samples are flagged as labels are
+wrong, precision, recall and F1 are the same: "F1 at the true count".
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from noisy_runs import HUMAN, JUDGED, SMALL, TUNED, Run, grid, load, out_of_fold
+from noisy_runs import BAG, HUMAN, JUDGED, SMALL, TEXTS, TUNED, Run, grid, load, out_of_fold
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dynalens.dynamics import SampleStatistics, TrainingDynamics, epoch_weight
@@ -25,6 +25,7 @@ from dynalens.suspicion.scores import named_scores
 
 Array = npt.NDArray[Any]
 MARGIN_SCORES = ("W", "EMA", "last third")
+_GROUPS = {HUMAN: "labels that people gave", TEXTS: "sentences that people rated"}
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def stored(folder: Path, split: str, seeds: int) -> Iterator[tuple[Run, Array, A
 
 def row_name(run: Run, epochs: int) -> str:
     """Return what the runs of several seeds have in common."""
-    network = "" if run.network == SMALL else f" ({run.network})"
+    network = "" if run.network in (SMALL, BAG) else f" ({run.network})"
     regime = "aug" if run.augmented else "plain"
     return f"{run.data}{network}, {run.flips} {run.percent} %, {regime}, {epochs} epochs"
 
@@ -163,7 +164,7 @@ def shorter(run: Run) -> tuple[int, ...]:
     """Return how many first epochs of the run are read as runs of their own."""
     if run.epochs != 12:
         return ()
-    return (5,) if run.data == HUMAN else (5, 3) if run.percent == 20 else ()
+    return (5,) if run.data in (HUMAN, TEXTS) else (5, 3) if run.percent == 20 else ()
 
 
 def split_rows(folder: Path, split: str, seeds: int, with_peers: bool) -> dict[str, list[Measured]]:
@@ -184,11 +185,11 @@ def show(rows: dict[str, list[Measured]], names: Sequence[str]) -> None:
         values = [100 * np.mean([run.scores[name][1] for run in runs]) for name in names]
         spread = 100 * np.std([run.scores["default"][1] for run in runs])
         print(f"| {row} | {len(runs)} | " + " | ".join(f"{value:.1f}" for value in values) + f" | {spread:.1f} |")
-    groups = {"labels that people gave": {row: runs for row, runs in scored.items() if row.startswith(HUMAN)}}
-    groups["flips"] = {row: runs for row, runs in scored.items() if row not in groups["labels that people gave"]}
+    groups: dict[str, dict[str, list[Measured]]] = defaultdict(dict)
+    for row, runs in scored.items():
+        groups[_GROUPS.get(row.split(",")[0].split(" ")[0], "flips")][row] = runs
     for title, part in groups.items():
-        if part:
-            _print_means(title, part)
+        _print_means(title, part)
     print("\n| run | true rate | estimated | low | high | flagged | precision of the flagged | F1 | InterpretDL's F1 |")
     print("|---" * 9 + "|")
     for row, runs in rows.items():

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 pytest.importorskip("sklearn")
 
 import noisy_runs
+import rated_texts
 import self_influence as self_influence_benchmark
 import sensitivity
 import suspects
@@ -62,7 +63,7 @@ def test_each_kind_of_flips_is_what_its_name_says() -> None:
 def test_the_tables_share_no_run_and_the_judged_one_has_its_own_data_and_seeds() -> None:
     tuned, judged = noisy_runs.grid(3, "tuned"), noisy_runs.grid(3, "judged")
     assert not {run.seed for run in tuned} & {run.seed for run in judged}
-    flipped, judged_flips = ([run for run in part if run.data != "human"] for part in (tuned, judged))
+    flipped, judged_flips = ([run for run in part if run.data not in ("human", "texts")] for part in (tuned, judged))
     assert not any(run.data.startswith("cifar") or run.flips == "class" for run in flipped)
     assert all(run.data.startswith("cifar") or run.flips == "class" for run in judged_flips)
     names = [run.name for run in tuned + judged]
@@ -95,6 +96,51 @@ def test_each_set_of_human_labels_has_each_regime_length_and_network() -> None:
     assert {(run.flips, run.percent) for run in runs} == {("aggre", 9), ("random2", 18), ("worse", 40)}
     assert {(run.augmented, run.epochs) for run in runs} == {(a, e) for a in (False, True) for e in (12, 30)}
     assert {run.network for run in runs} == {"small", "resnet9"}
+
+
+RATED = (  # sentence, ratings
+    ("A great film!", [3, 2, 4, 1]),
+    ("Not bad, not good.", [0, 0, 1, -1]),
+    ("A dull, dull film.", [-2, -3, -1, -2]),
+    ("It rained.", [1, 1, 0, 0]),
+    ("It snowed.", [-1, 0, -1, 0]),
+)
+
+
+def rated_folder(folder: Path) -> Path:
+    (folder / rated_texts.FOLDER).mkdir()
+    for source in rated_texts.SOURCES:
+        stem = folder / rated_texts.FOLDER / source
+        truth = [f"1_{i}\t{np.mean(ratings)}\t{sentence}" for i, (sentence, ratings) in enumerate(RATED)]
+        rated = [f"1_{i}\t{np.mean(ratings)}\t.5\t{ratings}" for i, (_, ratings) in enumerate(RATED)]
+        Path(f"{stem}_GroundTruth.txt").write_text("\n".join(truth), encoding="utf-8")
+        Path(f"{stem}_anonDataRatings.txt").write_text("\n".join(rated), encoding="utf-8-sig")
+    return folder
+
+
+def test_rated_sentences_have_the_class_of_their_mean_and_labels_of_three_people(tmp_path: Path) -> None:
+    sentences, ratings = rated_texts.read(rated_folder(tmp_path))
+    assert sentences == [sentence for sentence, _ in RATED] * 4
+    # Means 2.5, 0, -2, .5 and -.5: at the edges a sentence is no longer neutral.
+    assert rated_texts.true_labels(ratings).tolist() == [2, 1, 0, 2, 0] * 4
+    one, three, disputed = (rated_texts.given_labels(ratings, name) for name in ("one", "three", "disputed"))
+    for labels in (one, three, disputed):
+        assert labels[::5].tolist() == [2] * 4  # all who rated it agree
+        assert labels[2::5].tolist() == [0] * 4
+    # Two of four rated the fourth neutral, so one of any three did, and likewise of the fifth.
+    assert disputed[3::5].tolist() == [1] * 4
+    assert disputed[4::5].tolist() == [1] * 4
+
+
+def test_words_and_pairs_of_words_are_tokens_and_a_run_reads_them(tmp_path: Path) -> None:
+    ids = rated_texts.tokens(["A film!", "a  FILM"])
+    assert (ids != 0).sum(1).tolist() == [5, 3]  # a, film, !, "a film", "film !"; a, film, "a film"
+    assert ids[0, [0, 1, 3]].tolist() == ids[1, :3].tolist()
+    run = noisy_runs.Run("judged", "texts", "one", 18, augmented=True, epochs=1, seed=100, network="bag")
+    noisy_runs.make(run, rated_folder(tmp_path), tmp_path)
+    with np.load(tmp_path / f"{run.name}.npz") as arrays:
+        assert arrays["logits"].shape == (20, 1, 3)
+        assert arrays["true"].tolist() == [2, 1, 0, 2, 0] * 4
 
 
 def test_runs_whose_data_are_not_there_are_left_out(tmp_path: Path) -> None:
