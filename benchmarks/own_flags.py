@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from noisy_runs import HUMAN, JUDGED, TUNED
-from suspects import Array, recorded, row_name, shorter, stored
+from noisy_runs import JUDGED, TUNED
+from suspects import Array, grouped, recorded, row_name, shorter, stored
 
 from dynalens.suspicion import PRECISION, assess, flagged
 
@@ -75,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for run, logits, given, true in stored(args.runs, split, args.seeds):
             for epochs in (*shorter(run)[:1], run.epochs):
                 rows[row_name(run, epochs)].append(flags_of(logits[:, :epochs], given, true))
-    people = {row: runs for row, runs in rows.items() if row.startswith(HUMAN)}
-    for title, part in (("Labels that people gave", people), ("Flips", {r: rows[r] for r in rows if r not in people})):
-        print(f"\n{title}\n")
+    for title, part in grouped(rows).items():
+        print(f"\n{title.capitalize()}\n")
         show(dict(sorted(part.items())))
 
 

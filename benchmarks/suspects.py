@@ -7,11 +7,12 @@ wrong, precision, recall and F1 are the same: "F1 at the true count".
 """
 
 import argparse
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from dynalens.suspicion.scores import named_scores
 
 Array = npt.NDArray[Any]
 MARGIN_SCORES = ("W", "EMA", "last third")
+T = TypeVar("T")
 _GROUPS = {HUMAN: "labels that people gave", TEXTS: "sentences that people rated"}
 
 
@@ -160,6 +162,14 @@ def row_name(run: Run, epochs: int) -> str:
     return f"{run.data}{network}, {run.flips} {run.percent} %, {regime}, {epochs} epochs"
 
 
+def grouped(rows: Mapping[str, list[T]]) -> dict[str, dict[str, list[T]]]:
+    """Return the rows by where their wrong labels are from: people who saw pictures or sentences, or flips."""
+    groups: dict[str, dict[str, list[T]]] = defaultdict(dict)
+    for row, runs in rows.items():
+        groups[_GROUPS.get(re.split("[ ,]", row)[0], "flips")][row] = runs
+    return groups
+
+
 def shorter(run: Run) -> tuple[int, ...]:
     """Return how many first epochs of the run are read as runs of their own."""
     if run.epochs != 12:
@@ -185,10 +195,7 @@ def show(rows: dict[str, list[Measured]], names: Sequence[str]) -> None:
         values = [100 * np.mean([run.scores[name][1] for run in runs]) for name in names]
         spread = 100 * np.std([run.scores["default"][1] for run in runs])
         print(f"| {row} | {len(runs)} | " + " | ".join(f"{value:.1f}" for value in values) + f" | {spread:.1f} |")
-    groups: dict[str, dict[str, list[Measured]]] = defaultdict(dict)
-    for row, runs in scored.items():
-        groups[_GROUPS.get(row.split(",")[0].split(" ")[0], "flips")][row] = runs
-    for title, part in groups.items():
+    for title, part in grouped(scored).items():
         _print_means(title, part)
     print("\n| run | true rate | estimated | low | high | flagged | precision of the flagged | F1 | InterpretDL's F1 |")
     print("|---" * 9 + "|")
