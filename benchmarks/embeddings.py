@@ -16,12 +16,13 @@ from cleanlab.rank import get_label_quality_scores
 from sklearn.metrics import average_precision_score
 from suspects import recorded
 
+from dynalens.dynamics import SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence
 from dynalens.embeddings.probe import out_of_fold
-from dynalens.suspicion import Assessment, assess
-from dynalens.suspicion.joint import joined
+from dynalens.suspicion import Assessment, RunLoss, assess, joined
 
 Array = npt.NDArray[Any]
+History = list[dict[str, Array]]
 Scores = dict[str, Array]
 PRECISION = 0.8
 
@@ -35,8 +36,9 @@ def alone(embeddings: Array, given: Array, evidence: EmbeddingEvidence) -> Score
     return {"neighbours": evidence.neighbours, "probe": evidence.probe, "cleanlab on probe": -np.asarray(quality)}
 
 
-def scores_of(assessment: Assessment, embeddings: Array, given: Array) -> Scores:
+def scores_of(statistics: SampleStatistics, history: History, embeddings: Array, given: Array) -> Scores:
     """Return every score of one run."""
+    assessment = assess(statistics, history)
     rng = np.random.default_rng(0)
     evidence = embedding_evidence(torch.from_numpy(embeddings), given)
     bad: dict[str, Callable[[], Array]] = {
@@ -44,11 +46,19 @@ def scores_of(assessment: Assessment, embeddings: Array, given: Array) -> Scores
         "with shuffled": lambda: embeddings[rng.permutation(len(given))],
     }
     scores = {"run": assessment.score} | alone(embeddings, given, evidence)
-    scores["both"] = joined(assessment, evidence).score
+    scores["both"] = both(assessment, evidence, history)
     for name, make in bad.items():
         other = embedding_evidence(torch.from_numpy(make().astype(np.float32)), given)
-        scores[name] = joined(assessment, other).score
+        scores[name] = both(assessment, other, history)
     return scores
+
+
+def both(assessment: Assessment, evidence: EmbeddingEvidence, history: History) -> Array:
+    """Return the score of run and embeddings together."""
+    run_loss = RunLoss(evidence, np.zeros(0))
+    for epoch, presentations in enumerate(history):
+        run_loss.read(epoch, presentations)
+    return joined(assessment, evidence, run_loss.value).score
 
 
 def f1_at_true_count(wrong: Array, score: Array) -> float:
@@ -83,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in args.runs:
         with np.load(path) as run:
             logits, given, true = run["logits"].astype(np.float32), run["given"].astype(np.int64), run["true"]
-        scores = scores_of(assess(*recorded(logits, given)), embeddings, given)
+        scores = scores_of(*recorded(logits, given), embeddings, given)
         for name, measure in MEASURES.items():
             measured[name][path.stem] = [100 * measure(given != true, score) for score in scores.values()]
     for name, rows in measured.items():

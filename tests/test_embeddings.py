@@ -20,7 +20,8 @@ from dynalens.embeddings.evidence import neighbour_probabilities
 from dynalens.embeddings.probe import fit_probe, out_of_fold, rotated
 from dynalens.embeddings.storage import read_embeddings
 from dynalens.record import Record, RecordMeta
-from dynalens.suspicion import assess, joined
+from dynalens.suspicion import RunLoss, assess, joined
+from dynalens.suspicion.joint import embedding_weight
 from training import fit
 
 Array = Any
@@ -145,7 +146,9 @@ def test_a_flipped_label_stands_out() -> None:
     evidence = embedding_evidence(features, labels)
     for signal in (evidence.neighbours, evidence.probe, evidence.log_odds):
         assert signal[:20].min() > signal[20:].max()
-    assert 0.8 < evidence.told(20 / 300) <= 1
+    # Who knows every class, and how the labels are flipped, has a loss of 14 / 15 log(15 / 14) + 1 / 15 log 15.
+    assert 14 / 15 * np.log(15 / 14) + np.log(15) / 15 <= evidence.loss < 0.5
+    assert evidence.entropy == pytest.approx(np.log(3), abs=0.01)
 
 
 def test_samples_without_label_are_left_out() -> None:
@@ -161,7 +164,7 @@ def test_samples_without_label_are_left_out() -> None:
 def test_labels_of_one_class_say_nothing(labels: list[int]) -> None:
     evidence = embedding_evidence(torch.randn(3, 2), np.array(labels))
     assert np.isnan(evidence.log_odds).all()
-    assert evidence.told(0.1) == 0
+    assert embedding_weight(evidence, run_loss=0.5) == 0
 
 
 def test_a_zero_vector_has_no_neighbours_and_is_judged_by_the_probe() -> None:
@@ -183,13 +186,35 @@ def _with_order(features: Tensor, labels: Array, order: list[int]) -> Array:
     return embedding_evidence(features, np.array(order)[labels]).probe
 
 
-def test_the_information_in_embeddings_by_hand() -> None:
+@pytest.mark.parametrize(
+    ("loss", "run_loss", "weight"),
+    [
+        (1.0, 1.0, 2.0),  # as much as the run
+        (0.5, 1.0, 2.0),  # more
+        (1.5, 1.0, 2 / 2**8),  # half as much
+        (1.0, 2.5, 2.0),  # the run says nothing
+        (2.0, 1.0, 0.0),  # the embeddings say nothing
+        (2.1, 2.5, 0.0),  # neither does
+    ],
+)
+def test_the_weight_of_embeddings_by_hand(loss: float, run_loss: float, weight: float) -> None:
     none = np.zeros(1)
-    evidence = EmbeddingEvidence(none, none, none, loss=np.log(2), entropy=np.log(4), classes=4)
-    assert evidence.told(0) == pytest.approx(0.5)
-    # A tenth wrong: the best loss is -0.9 log 0.9 - 0.1 log(0.1 / 3) = 0.4349; (1.3863 - 0.6931) / (1.3863 - 0.4349).
-    assert evidence.told(0.1) == pytest.approx(0.7286, abs=1e-4)
-    assert EmbeddingEvidence(none, none, none, loss=3.0, entropy=1.0, classes=4).told(0.1) == 0
+    evidence = EmbeddingEvidence(none, none, none, loss=loss, entropy=2.0)
+    assert embedding_weight(evidence, run_loss) == pytest.approx(weight)
+
+
+def test_the_loss_of_a_run_is_that_of_the_epoch_that_agrees_best_with_the_embeddings() -> None:
+    log_odds = np.array([-2.0, -1.0, 1.0, np.nan])
+    loss = RunLoss(EmbeddingEvidence(log_odds, log_odds, log_odds), np.array([0.25, 0.75, np.nan, np.nan]))
+    assert loss.value == 0.5
+    order = np.array([3, 0, 2, 1])  # the last sample has no embedding: its probability does not count
+    loss.read(0, {"index": order, "p_label": np.array([0.0, 0.5, 0.5, 0.5], np.float32)})
+    assert loss.value == 0.5  # an epoch without differences agrees with nothing
+    epochs = [0.5, 0.5, 0.25], [0.8, 0.4, 0.1], [1.0, 0.2, 0.9]
+    for p_label in epochs:
+        loss.read(1, {"index": order, "p_label": np.array([0.9, p_label[0], p_label[2], p_label[1]])})
+    assert np.argmax([np.corrcoef(p_label, -log_odds[:3])[0, 1] for p_label in epochs]) == 1
+    assert loss.value == pytest.approx(-np.log(0.8 * 0.4 * 0.1) / 3)
 
 
 # --- the order of both
@@ -255,7 +280,7 @@ def test_columns_belong_to_the_order_of_both() -> None:
 
 def test_the_share_of_the_suggested_class_is_kept() -> None:
     record, features, labels, _ = run()
-    before, after = record.assess(), joined(record.assess(), embedding_evidence(features, labels))
+    before, after = record.assess(), joined(record.assess(), embedding_evidence(features, labels), run_loss=1.0)
     named = before.suggested >= 0
     np.testing.assert_allclose(
         (after.suggested_probability / after.probability)[named],

@@ -51,7 +51,7 @@ def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
     votes = _other_votes(near[:, :_VOTING], class_of)
     entropy = -float(frequency @ np.log(frequency))
     votes, probe, log_odds = (_spread(labels, labelled, each) for each in (votes, probe, log_odds))
-    return EmbeddingEvidence(votes, probe, log_odds, loss, entropy, len(classes))
+    return EmbeddingEvidence(votes, probe, log_odds, loss, entropy)
 
 
 def neighbour_probabilities(near: Array, labels: Array, frequency: Array) -> Array:

@@ -21,7 +21,6 @@ class EmbeddingEvidence:
         log_odds: Shape ``(N,)``, the same of the product of the probabilities of probe and neighbours: what both say.
         loss: Mean of -log p of the label, in nats, by the geometric mean of probe and neighbours.
         entropy: The same by how frequent the labels are.
-        classes: How many labels occur.
     """
 
     neighbours: Array
@@ -29,26 +28,6 @@ class EmbeddingEvidence:
     log_odds: Array
     loss: float = 0.0
     entropy: float = 0.0
-    classes: int = 0
-
-    def told(self, wrong: float) -> float:
-        """Return how much of what can be known of the labels the embeddings tell, in [0, 1].
-
-        (H_0 - H) / (H_0 - H_w) with H the loss, H_0 the entropy, and H_w = -(1 - w) log(1 - w) - w log(w / (K - 1)) the
-        loss of one who knows every true class where a fraction w of the labels is wrong, any class as often.
-
-        Args:
-            wrong: w, in [0, 1).
-
-        Example:
-            >>> nothing = np.zeros(1)
-            >>> evidence = EmbeddingEvidence(nothing, nothing, nothing, loss=1.5, entropy=2.0, classes=10)
-            >>> evidence.told(0.0)  # 0.5 of 2
-            0.25
-        """
-        least = -(1 - wrong) * np.log1p(-wrong) - (wrong * np.log(wrong / max(self.classes - 1, 1)) if wrong else 0.0)
-        possible = self.entropy - least
-        return float(np.clip((self.entropy - self.loss) / possible, 0, 1)) if possible > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from dynalens.suspicion import (
     PRECISION,
     Assessment,
     NoiseRate,
+    RunLoss,
     assess,
     clean_indices,
     joined,
@@ -67,10 +68,6 @@ def _nothing() -> None:
     return None
 
 
-def _no_pictures() -> dict[int, Array]:
-    return {}
-
-
 @dataclass(eq=False, kw_only=True)
 class Record:
     """What a run recorded of each of its N samples, up to the last epoch that ended.
@@ -110,7 +107,7 @@ class Record:
     folder: Path | None = None
     presentations: History | None = None
     find_neighbours: Callable[[], Array | None] = _nothing
-    find_pictures: Callable[[], dict[int, Array]] = _no_pictures
+    find_pictures: Callable[[], dict[int, Array]] = dict
     evidence: EmbeddingEvidence | None = None
 
     def __post_init__(self) -> None:
@@ -124,7 +121,7 @@ class Record:
         Features of an encoder that never saw the labels find wrong labels that the network has memorised. ``score``,
         ``rank``, ``wrong_probability`` and ``flagged`` then come from both (:func:`~dynalens.suspicion.joined`);
         ``score_neighbours`` and ``score_probe`` are those of the neighbours and of the linear probe. A call takes
-        seconds to minutes. Keep the returned record if you want to ask it more than one thing.
+        seconds to minutes: keep the returned record if you want to ask it more than one thing.
 
         Args:
             embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance of
@@ -142,7 +139,9 @@ class Record:
         with said_if_long(f"comparing the embeddings of {len(rows):,} samples"):
             evidence = embedding_evidence(rows, labels)
         both = dataclasses.replace(self, evidence=evidence, find_neighbours=lambda: evidence.neighbours)
-        both._assessment = joined(self.assess(), evidence)
+        run_loss = RunLoss(evidence, self.statistics.loss)
+        self.read_history(run_loss.read)
+        both._assessment = joined(self.assess(), evidence, run_loss.value)
         both._audits = self._audits.of(both)
         return both
 

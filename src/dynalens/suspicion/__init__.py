@@ -15,7 +15,7 @@ from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compared
 from dynalens.suspicion.dense import has_classes, token_of, unit_words
 from dynalens.suspicion.doubts import doubts
-from dynalens.suspicion.joint import joined
+from dynalens.suspicion.joint import RunLoss, joined
 from dynalens.suspicion.noise_rate import NoiseRate
 from dynalens.suspicion.score import Assessment, assess, streaming_score
 from dynalens.suspicion.table import (
@@ -42,6 +42,7 @@ __all__ = [
     "PRECISION",
     "Assessment",
     "NoiseRate",
+    "RunLoss",
     "assess",
     "clean_indices",
     "compared",
