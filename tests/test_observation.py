@@ -16,6 +16,7 @@ from dynalens.observation import (
     captured_output,
     captured_outputs,
     floating_dtype,
+    is_compiled,
     module_named,
     two_class_logits,
     undisturbed,
@@ -195,6 +196,12 @@ def test_hooks_see_a_model_that_was_compiled_and_run_before() -> None:
     with undisturbed(inner), captured_output(inner.conv) as captured:
         compiled(x)
     assert captured.value.shape == (2, 4, 6, 6)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_model_is_compiled_where_a_part_of_it_is_and_not_where_it_is_scripted() -> None:
+    parts: list[Any] = [nn.Linear(2, 2), torch.jit.ScriptModule(), torch.compile(nn.Linear(2, 2))]
+    assert [is_compiled(nn.Sequential(part)) for part in parts] == [False, False, True]
 
 
 def test_a_captured_output_keeps_its_graph() -> None:

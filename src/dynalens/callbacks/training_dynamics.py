@@ -223,11 +223,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self._processes is not None and self._processes.is_first:
             self._live.write_under_way(epoch)
         if self._log is not None:  # now, because the step may work in place
-            part = self._identity.part_of(batch)
-            inputs = inputs_to_show(part, self._observer.layout, tokens=True) if self._log.copies else None
-            if inputs is not None:
-                self._log.see(self._identity.rows_before_step(trainer, batch), inputs)
-            self._observer.start(pl_module, part)
+            if self._log.copies:
+                inputs = inputs_to_show(self._identity.part_of(batch), self._observer.layout, tokens=True)
+                self._log.see(None if inputs is None else self._identity.rows_before_step(trainer, batch), inputs)
+            self._observer.start(pl_module, self._identity.part_of(batch))
         self._step.start(pl_module, batch)
         self._last_layer.start()
 
@@ -240,6 +239,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Record the batch."""
+        self._step.stop()
         self._observer.finish()
         self._last_layer.close()
         if self._active and self._processes is not None:

@@ -6,8 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from dynalens.callbacks.layer_features import LayerFeatures
-from dynalens.capture import Capture, CaptureError, ClaimedPairs, Presentation, StepCapture, is_compiled
+from dynalens.capture import Capture, CaptureError, ClaimedPairs, Presentation, StepCapture
 from dynalens.identity import SampleIdentity, StepRows, labels_each
+from dynalens.observation import is_compiled
 
 
 class TrainingStep:
@@ -56,6 +57,10 @@ class TrainingStep:
         self._pairs.before_backward(loss)
         self._capture.before_backward(loss)
         self._features.close()
+
+    def stop(self) -> None:
+        """The step has run: what is computed from here on, as by other readers of the step, is no part of it."""
+        self._capture.stop()  # its rows are traced on, as losses of parts of the batch are yet to be joined
 
     def read(self, trainer: Any, outputs: Any, batch: Any) -> tuple[Tensor, Presentation] | None:
         """Return the row of the record of each target, (N,), with logits and targets; None if it trained on none.

@@ -8,7 +8,7 @@ from dynalens.capture.labels import class_labels, first_labels, have_several, na
 from dynalens.capture.layout import BatchLayout, BatchObserver
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.reordered import OrderCheck, is_reordered
-from dynalens.capture.step import StepCapture, is_compiled
+from dynalens.capture.step import StepCapture
 
 __all__ = [
     "BatchLayout",
@@ -25,7 +25,6 @@ __all__ = [
     "have_several",
     "images_and_labels",
     "inputs_to_show",
-    "is_compiled",
     "is_reordered",
     "name_no_classes",
 ]

@@ -72,6 +72,19 @@ def leads_to(loss: Tensor, calls: Sequence[LossCall]) -> list[LossCall]:
     return [call for call in calls if (call.logits.grad_fn, call.logits.output_nr) in met or call.logits.is_leaf]
 
 
+def different(calls: Sequence[LossCall]) -> list[LossCall]:
+    """Return those that differ in their logits or targets, of equal ones the last."""
+    return list({(id(call.logits), id(call.targets)): call for call in calls}.values())
+
+
+def listed(calls: Sequence[LossCall]) -> str:
+    """Return how many calls there are and what each was given, as text."""
+    if not calls:
+        return "none"
+    shapes = [f"{call.name} of {list(call.logits.shape)} and {list(call.targets.shape)}" for call in calls]
+    return f"{len(calls)}: " + "; ".join(shapes)
+
+
 class StepLosses:
     """The classification losses that a step computes, and which of them it trains on.
 

@@ -22,7 +22,7 @@ from dynalens.capture.loss_tap import (
     DirectImports,
     LossCall,
 )
-from dynalens.capture.losses import StepLosses, reach
+from dynalens.capture.losses import StepLosses, different, listed, reach
 from dynalens.capture.merging import RowsOf, adds_rows, check_returned, joined, parts_joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
 from dynalens.capture.presentation import Presentation, presentation_of_units
@@ -30,7 +30,7 @@ from dynalens.capture.regression import REMEDY, BatchTargets
 from dynalens.capture.rows import CapturedRows
 from dynalens.capture.several import SeveralLabels, log_odds, with_ignored
 from dynalens.capture.twice import warn_of_probabilities
-from dynalens.observation import captured_output, module_named
+from dynalens.observation import captured_output, is_compiled, module_named
 
 _REMEDY = (
     "Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass `capture=` with a "
@@ -63,6 +63,7 @@ class StepCapture:
         self._losses, self._of_numbers = StepLosses(), StepLosses()
         self._armed = self._trained = False
         self._automatic: bool | None = None
+        self._is_clear = False
         self._unknown_steps = 0
         self._needs_mode = True
         self._step = ExitStack()
@@ -101,18 +102,28 @@ class StepCapture:
     def start(self, model: nn.Module) -> None:
         """A training step begins."""
         self._armed, self._trained = True, False
-        self._automatic = getattr(model, "automatic_optimization", None)
-        self._clear(self._automatic)
+        automatic = getattr(model, "automatic_optimization", None)
+        if not self._is_clear or automatic is not self._automatic:  # else `finish` has done it
+            self._clear(automatic)
+        self._automatic, self._is_clear = automatic, False
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
             self._layer = self._step.enter_context(captured_output(layer, trained=True))
+        # Under a mode every graph would be compiled once more, and break at each operation.
         elif self._listens and self._needs_mode and not is_compiled(model):
             self._mode = self._step.enter_context(DirectImports(self._before_own_backward))
 
-    def _clear(self, automatic: bool | None) -> None:
-        if self._layer is not None or self._mode is not None:
+    def stop(self) -> None:
+        """The step has run: no function of torch that is called now is a part of it."""
+        if self._mode is not None:
             self._step.close()
-            self._layer = self._mode = None
+            self._mode = None
+
+    def _clear(self, automatic: bool | None) -> None:
+        self.stop()
+        if self._layer is not None:
+            self._step.close()
+            self._layer = None
         self._observed.forget()
         self._losses.start(automatic, fully=not self._resolved)
         self._of_numbers.start(automatic, fully=not self._resolved)
@@ -177,7 +188,8 @@ class StepCapture:
             self._dense.see(None, None)
             self._armed = False
             calls = self._losses.computed + self._of_numbers.computed
-            self._clear(None)
+            self._clear(self._automatic)
+            self._is_clear = self._resolved  # of the first step more is asked
         if presentation is not None:
             self._resolved = True
             # From the second batch on, the mode stays only where nothing else sees the loss.
@@ -268,7 +280,7 @@ class StepCapture:
         """Return the loss that was trained on: the only one, one computed twice, or one of each part of the batch."""
         if len(self._losses.computed) == 1:
             return self._losses.computed[0]
-        calls, later = _different(self._losses.trained), _different(self._losses.later)
+        calls, later = different(self._losses.trained), different(self._losses.later)
         first_step = not self._resolved
         call = same_loss(calls, first_step=first_step)
         if call is not None and later and self._joins is None:
@@ -277,7 +289,7 @@ class StepCapture:
             return call
         every = joined(calls + later, rows_of, first_step=first_step)
         if every is None:
-            raise self._ambiguous(_listed(calls + later))
+            raise self._ambiguous(listed(calls + later))
         return every
 
     def _from_loss(self, batch: Any, rows_of: RowsOf) -> Presentation:
@@ -313,7 +325,7 @@ class StepCapture:
         losses = parts_joined(self._of_numbers.trained, rows_of, first_step=not self._resolved)
         result = self._targets.presented(losses, outputs, samples, rows_of, probabilities=self._observed.activations)
         if result is None and self._targets.known:
-            raise self._ambiguous(_listed(losses))
+            raise self._ambiguous(listed(losses))
         if result is None:
             return None
         units, targets, source, counted = result
@@ -346,8 +358,8 @@ class StepCapture:
         return Presentation(*self._rows.checked(logits, targets, source), given)
 
     def _ambiguous(self, calls: str) -> CaptureError:
-        numbers = _different(self._of_numbers.computed)
-        others = f" and, of other numbers than labels of the batch, {_listed(numbers)}" if numbers else ""
+        numbers = different(self._of_numbers.computed)
+        others = f" and, of other numbers than labels of the batch, {listed(numbers)}" if numbers else ""
         return CaptureError(
             f"Expected one classification loss ({', '.join(LOSSES)}) in a training step, or one of numbers "
             f"({', '.join(REGRESSIONS)}) whose targets are labels of the batch, got {calls}{others}. {_REMEDY} "
@@ -370,23 +382,8 @@ def _loss_source(name: str, shape: torch.Size, *, logarithm: bool) -> str:
     return f"logits: {kind}input of {name} {list(shape)}; targets: its argument"
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Return whether a part of the model is compiled."""
-    # Under a mode every graph is compiled once more, and breaks at each operation.
-    return any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in model.modules())
-
-
 def _label_tensor(samples: Any) -> Tensor:
     labels = labels_of(samples)
     if not isinstance(labels, Tensor):
         raise CaptureError(f"Expected the batch's labels to be a tensor, got {described(labels)}. {_REMEDY}")
     return labels
-
-
-def _different(calls: list[LossCall]) -> list[LossCall]:
-    return list({(id(call.logits), id(call.targets)): call for call in calls}.values())
-
-
-def _listed(calls: list[LossCall]) -> str:
-    shapes = [f"{call.name} of {list(call.logits.shape)} and {list(call.targets.shape)}" for call in calls]
-    return f"{len(calls)}: " + "; ".join(shapes) if calls else "none"

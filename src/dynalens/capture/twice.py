@@ -41,6 +41,8 @@ def warn_of_probabilities(call: LossCall) -> None:
 
 def _given(logits: Tensor, function: str) -> str:
     """Return what the values were made by, if that puts them into [0, 1]; else an empty string."""
+    if bool(logits.detach().amin() < 0):  # as of nearly all logits, so that nothing else is computed
+        return ""
     if function == _SOFTMAX and (comes_from(logits, ("SoftmaxBackward0",)) or _are_distributions(logits.detach())):
         return _SOFTMAX
     values = logits.detach()

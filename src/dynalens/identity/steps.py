@@ -56,7 +56,7 @@ class StepRows:
             traces: Whether steps may be traced; a mode of torch's functions breaks a compiled graph.
         """
         self._may_trace, self._chooses = traces, False
-        self._traced = 0
+        self._traced, self._is_traced = 0, False
         self._hooked = trainer is not None and _has_hooks(trainer)
         self._looks, self._moves = _LOOKS, False
         self._labels = LabelCheck()
@@ -72,10 +72,10 @@ class StepRows:
 
     def start(self, batch: Any) -> None:
         """A step begins."""
-        TRACE.close(self)
+        self.close()
         self._noted = _noted(self._identity.part_of(batch)) if self._labels.looks else []
         if self.traces:
-            self._traced += 1
+            self._traced, self._is_traced = self._traced + 1, True
             TRACE.start(self, self._identity.part_of(batch))
 
     @property
@@ -85,7 +85,9 @@ class StepRows:
 
     def close(self) -> None:
         """The step has ended."""
-        TRACE.close(self)
+        if self._is_traced:
+            TRACE.close(self)
+            self._is_traced = False
 
     def of_targets(self, trainer: Any, batch: Any, rows: Tensor, presentation: Any, views: int) -> Tensor:
         """Return the row of the record of each target of the loss.
@@ -228,13 +230,10 @@ class StepRows:
         return order
 
     def _compare(self, batch: Any, rows: Tensor, of_targets: Tensor, presentation: Any, *, traced: bool) -> None:
-        # A sample that is drawn twice has one label.
-        place = dict(zip(rows.tolist(), range(len(rows)), strict=True))
-        places = [place[row] for row in of_targets.tolist()]
-        columns: dict[Path, Column] = {}
-        for path, column in columns_of_batch(batch, moved=True).items():
-            if len(column) == len(rows):
-                columns[path] = [column[i] for i in places] if isinstance(column, list) else column[places]
+        whole = {
+            path: column for path, column in columns_of_batch(batch, moved=True).items() if len(column) == len(rows)
+        }
+        columns = whole if of_targets is rows else _of_samples(whole, rows.tolist(), of_targets.tolist())
         targets, classes = presentation.targets, presentation.logits.shape[1]
         if presentation.units is not None:
             columns |= coded_columns(columns, presentation.given, presentation.counted)
@@ -286,6 +285,16 @@ def _of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
     check_rows(targets.shape[0] - padding, rows.shape[0], views, targets)
     of_targets = rows.repeat(views) if views > 1 else rows
     return torch.cat([of_targets, rows[:1].expand(padding)]) if padding else of_targets
+
+
+def _of_samples(columns: dict[Path, Column], samples: list[int], chosen: list[int]) -> dict[Path, Column]:
+    """Return the rows of some samples; one that is drawn twice has one label."""
+    place = dict(zip(samples, range(len(samples)), strict=True))
+    places = [place[sample] for sample in chosen]
+    return {
+        path: [column[i] for i in places] if isinstance(column, list) else column[places]
+        for path, column in columns.items()
+    }
 
 
 def _check_layer(inputs: Followed | None, count: int) -> None:

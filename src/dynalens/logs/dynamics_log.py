@@ -163,7 +163,7 @@ class DynamicsLog:
         """Copy the inputs of suspects, and of what the projector shows, from a batch."""
         if self._projector is not None and rows is not None:
             self._projector.see(rows, inputs)
-        if self.pictures is not None and rows is not None:
+        if self.pictures is not None:
             self.pictures.see(rows, inputs)
 
     def mark(self, rows: Tensor, marks: Tensor | None) -> None:

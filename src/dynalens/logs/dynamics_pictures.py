@@ -44,6 +44,9 @@ _HISTOGRAMS = ("margin", "confidence", "forgetting_events")
 # The order changes from epoch to epoch; more than are shown are followed, so that nearly all have a picture when they
 # rise: of 20 on CIFAR and MNIST 15 in the second epoch, 19 in the third, all later.
 FOLLOWED = 5
+# Batches of each epoch that are asked for inputs until one has some: it is the first for which the steps before it,
+# whose calls are watched, have told where inputs stand.
+_LOOKS = 4
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class DynamicsPictures:
         self._sink, self._prefix, self._top_k = sink, prefix, top_k
         self._names, self._decode = class_names, decode
         self._watch = SuspectWatch(normalisation)
-        self._inputs_seen = self._are_pictures = False
+        self._has_inputs = self._are_pictures = False
+        self._looks = _LOOKS
         self._audited: Sequence[int] = ()
         self._pace = PicturePace()
         self._step, self._similar = 0, SimilarSamples(*(np.zeros((0, 0), np.int64),) * 3)
@@ -122,13 +126,20 @@ class DynamicsPictures:
     @property
     def copies(self) -> bool:
         """Whether the next batch is of use: it may have a sample that is followed, or show if there are any inputs."""
-        return self._watch.follows or not self._inputs_seen
+        return self._watch.follows if self._has_inputs else self._looks > 0
 
-    def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
-        """Copy the inputs of suspects from a batch; None where the batch holds no images, signals or tokens."""
-        self._inputs_seen |= inputs is not None
+    def see(self, indices: Sequence[int] | Tensor | None, inputs: Tensor | None) -> None:
+        """Copy the inputs of suspects from a batch.
+
+        Args:
+            indices: The row of the record of each sample; None where it is not known yet.
+            inputs: Those of the batch; None where it holds no images, signals or tokens.
+        """
+        self._looks -= 1
+        self._has_inputs |= inputs is not None
         self._are_pictures |= inputs is not None and inputs.ndim > 2  # no tokens
-        self._watch.see(indices, inputs)
+        if indices is not None:
+            self._watch.see(indices, inputs)
 
     def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
         """Keep which pixels of the masks of suspects a step contradicts."""
@@ -153,6 +164,7 @@ class DynamicsPictures:
             similar: What suspects look like: to be shown, whose pictures have passed, and to be followed.
         """
         self._watch.take()
+        self._looks = _LOOKS
         drawn_samples, followed = similar
         self._similar, self._alike = drawn_samples or self._similar, [] if followed is None else followed.all()
         self._follow(statistics, device)

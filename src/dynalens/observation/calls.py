@@ -25,14 +25,17 @@ def captured_calls(model: nn.Module, observe: Callable[[Any, Any], None]) -> Ite
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Return whether a model, or a part of it, is compiled."""
+    """Return whether ``torch.compile`` compiles a model or a part of it: what watches it makes it compile once more.
+
+    A module that TorchScript has compiled is none: a mode of torch's functions leaves it as it is.
+    """
     return any(_own_compilation(module) for module in model.modules())
 
 
 def _own_compilation(module: nn.Module) -> bool:
     marks = ("_orig_mod", "_compiler_ctx")  # of torch._dynamo's wrapper, and of a module that Lightning took out of it
     compiled = any(getattr(module, mark, None) is not None for mark in marks)
-    return compiled or module._compiled_call_impl is not None or isinstance(module, torch.jit.ScriptModule)
+    return compiled or module._compiled_call_impl is not None
 
 
 def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
@@ -40,7 +43,8 @@ def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
     waiting = [model]
     while waiting:
         module = waiting.pop()
-        if module not in visited and not _own_compilation(module):
+        scripted = isinstance(module, torch.jit.ScriptModule)  # takes no hook
+        if module not in visited and not scripted and not _own_compilation(module):
             visited.add(module)
             yield module
             waiting += module.children()
