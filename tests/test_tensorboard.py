@@ -92,9 +92,7 @@ def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path
 
 def test_pictures_have_the_number_and_the_widths_that_the_guide_says(tmp_path: Path) -> None:
     found = events(tmp_path, TrainingDynamicsMonitor(), attribution_monitor(), max_epochs=3)
-    chart, sheets = re.findall(
-        r"Charts are (\d+) pixels wide, .* sheets (\d+ or \d+);", PAGE.read_text(encoding="utf-8")
-    )[0]
+    chart, sheets = re.findall(r"Charts are (\d+) pixels wide .* sheets (\d+ or \d+) wide", PAGE.read_text("utf-8"))[0]
     for tag in found.Tags()["images"]:
         pictures = found.Images(tag)
         widths = {int(chart)} if "/charts/" in tag else {int(width) for width in sheets.split(" or ")}
