@@ -302,7 +302,7 @@ def test_given_samples_whose_labels_are_no_classes_are_refused(numbers: Tensor) 
 
 def test_zeros_and_ones_of_a_loss_of_numbers_are_told_before_the_first_map(tmp_path: Path) -> None:
     data = TensorDataset(images(), (labels() > 0).long())
-    with pytest.warns(UserWarning, match="takes 0 and 1 for two classes") as caught:
+    with pytest.warns(UserWarning, match="takes 0 and 1 as two classes") as caught:
         fit(
             tmp_path, attribution_monitor(methods="saliency", metrics=()), model=Regression(), max_epochs=2,
             data=lambda: loader(data), val=lambda: loader(data, shuffle=False),
@@ -342,7 +342,7 @@ def test_a_binary_loss_with_floating_targets_is_explained(tmp_path: Path) -> Non
 
 def test_floating_targets_without_a_classification_loss_are_told(tmp_path: Path) -> None:
     data = TensorDataset(images(), (labels() > 0).float())
-    with pytest.warns(UserWarning, match="takes 0 and 1 for two classes"):
+    with pytest.warns(UserWarning, match="takes 0 and 1 as two classes"):
         fit(
             tmp_path, attribution_monitor(methods="saliency", steps=2), model=Regression(), max_epochs=1,
             data=lambda: loader(data), val=lambda: loader(data, shuffle=False),

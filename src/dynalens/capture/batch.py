@@ -111,7 +111,9 @@ def inputs_to_show(batch: Any, layout: BatchLayout | None = None, *, tokens: boo
 def input_of(batch: Any, layout: BatchLayout | None = None) -> Any:
     """Return what a training step gave to the network, else the first entry or what is under a usual key."""
     inputs = layout.input_in(batch) if layout is not None else None
-    usual = _usual_input_of(batch) if inputs is None else inputs
+    if inputs is not None:
+        return inputs
+    usual = _usual_input_of(batch)
     if layout is not None and isinstance(usual, Tensor) and usual is entry_at(batch, layout.labels):
         others = (leaf for _, leaf in leaves(batch) if leaf.ndim > 1 and len(leaf) == len(usual) and leaf is not usual)
         return next(others, usual)  # labels stand first, and a step scales its inputs itself
