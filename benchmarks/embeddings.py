@@ -5,9 +5,10 @@ order of these images. Random embeddings, and the embeddings in a random order o
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +20,14 @@ from suspects import recorded
 from dynalens.dynamics import SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence
 from dynalens.embeddings.probe import out_of_fold
-from dynalens.suspicion import Assessment, RunLoss, assess, joined
+from dynalens.suspicion import Assessment, RunLoss, assess, joined, joint
 
 Array = npt.NDArray[Any]
 History = list[dict[str, Array]]
 Scores = dict[str, Array]
 PRECISION = 0.8
+POWERS = (4, 6, 8, 12, 16)
+"""Values of ``dynalens.suspicion.joint.POWER``."""
 
 
 def alone(embeddings: Array, given: Array, evidence: EmbeddingEvidence) -> Scores:
@@ -47,6 +50,9 @@ def scores_of(statistics: SampleStatistics, history: History, embeddings: Array,
     }
     scores = {"run": assessment.score} | alone(embeddings, given, evidence)
     scores["both"] = both(assessment, evidence, history)
+    for power in POWERS:
+        with patch.object(joint, "POWER", power):
+            scores[f"power {power}"] = both(assessment, evidence, history)
     for name, make in bad.items():
         other = embedding_evidence(torch.from_numpy(make().astype(np.float32)), given)
         scores[name] = both(assessment, other, history)
@@ -81,25 +87,35 @@ MEASURES: dict[str, Callable[[Array, Array], float]] = {
 }
 
 
+def show(name: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> None:
+    """Print one table, with the means of its rows."""
+    print(f"| {name} | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
+    means = {column: float(np.mean([row[column] for row in rows.values()])) for column in columns}
+    for run_name, row in [*rows.items(), ("mean", means)]:
+        print(f"| {run_name} | " + " | ".join(f"{row[column]:.1f}" for column in columns) + " |", flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a table for each measure with a row for each run, in percent."""
+    """Print a table for each measure with a row for each run, in percent, and one for other powers of the weight."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--embeddings", type=Path, required=True, metavar="FILE.npy")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.npz", help="files of noisy_runs.py")
     args = parser.parse_args(argv)
     embeddings = np.load(args.embeddings).astype(np.float32)
-    measured: dict[str, dict[str, list[float]]] = {name: {} for name in MEASURES}
+    measured: dict[str, dict[str, dict[str, float]]] = {name: {} for name in MEASURES}
     scores: Scores = {}
     for path in args.runs:
         with np.load(path) as run:
             logits, given, true = run["logits"].astype(np.float32), run["given"].astype(np.int64), run["true"]
         scores = scores_of(*recorded(logits, given), embeddings, given)
         for name, measure in MEASURES.items():
-            measured[name][path.stem] = [100 * measure(given != true, score) for score in scores.values()]
+            measured[name][path.stem] = {
+                column: 100 * measure(given != true, score) for column, score in scores.items()
+            }
+    powers = [column for column in scores if column.startswith("power")]
     for name, rows in measured.items():
-        print(f"| {name} | " + " | ".join(scores) + " |\n|" + " --- |" * (len(scores) + 1))
-        for run_name, values in [*rows.items(), ("mean", list(np.mean(list(rows.values()), axis=0)))]:
-            print(f"| {run_name} | " + " | ".join(f"{value:.1f}" for value in values) + " |", flush=True)
+        show(name, [column for column in scores if column not in powers], rows)
+    show("average precision", ["run", *powers], measured["average precision"])
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ LABELS = {"three": 12, "one": 18, "disputed": 36}
 _LENGTH = 128
 _BUCKETS = 2**15
 _NEUTRAL = 0.5
-"""The authors call a mean rating above -.5 and below .5 neutral."""
+"""A mean rating between -.5 and .5 is nearest to 0, which people were told to give to neutral sentences."""
 
 
 def read(folder: Path) -> tuple[list[str], list[Array]]:

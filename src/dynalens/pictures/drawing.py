@@ -155,7 +155,7 @@ def _with_memory(font: Font) -> Font:
     """
     if isinstance(font, ImageFont.FreeTypeFont):
         font.getmask2 = lru_cache(_KEPT)(font.getmask2)  # type: ignore[assignment]  # called alike
-        font.getlength = lru_cache(_KEPT)(font.getlength)  # type: ignore[assignment]
+        font.getlength = lru_cache(_KEPT)(font.getlength)  # type: ignore[assignment]  # called alike
     return font
 
 
