@@ -112,7 +112,8 @@ Y = torch.tensor([0, 1, 2, 0, 1, 2, IGNORED, 0])
 def see(loss: Tensor, *, of_layer: bool = True) -> None:
     pairs = ClaimedPairs()
     pairs.start()
-    compiled = CompiledFunction.apply(Z.clone().requires_grad_(), loss)  # type: ignore[no-untyped-call]  # torch has no type here
+    z = Z.clone().requires_grad_()
+    compiled = CompiledFunction.apply(z, loss)  # type: ignore[no-untyped-call, unused-ignore]  # in some torch releases
     pairs.before_backward(compiled / 2)  # Lightning's factor
     pairs.check(Presentation(Z, Y, "", Y, of_layer=of_layer), lambda _: None, accumulates=2)
 
