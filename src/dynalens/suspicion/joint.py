@@ -50,7 +50,7 @@ class RunLoss:
         self._agreement = -np.inf
 
     def read(self, _: int, presentations: Mapping[str, Array]) -> None:
-        """Look at the number and the presentations of an epoch."""
+        """Look at the presentations of an epoch: their rows ``index`` and ``p_label``, shape ``(M,)``."""
         against = self._log_odds[presentations["index"]]
         judged = np.isfinite(against)
         p, against = presentations["p_label"][judged].astype(np.float64), against[judged]
@@ -90,12 +90,12 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     lets embeddings that tell two thirds of what the run tells, as pixels of photographs, cost next to nothing; from the
     sixth to the twelfth the order is nearly the same (``docs/results.md``).
 
+    ``probability`` keeps its mean, the noise rate of the run.
+
     Args:
         assessment: What the run says.
         evidence: What the embeddings say.
         run_loss: :math:`H_s`, in nats.
-
-    ``probability`` keeps its mean, the noise rate of the run.
     """
     rows = np.flatnonzero(np.isfinite(assessment.score) & np.isfinite(evidence.log_odds))
     if not len(rows):
