@@ -42,8 +42,10 @@ def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
     plan.assign(answer=np.where(plan["sample_id"] < 20, "wrong", "right")).to_csv(file, index=False)
     assert main(["suspects", str(folder), "--answers", str(file), "--top", "2"]) == 0
     shown = capsys.readouterr().out
-    assert "20 suspects among 120 samples" in shown
-    assert "noise rate 16.7% (16.7% to 16.7%) with 95 % confidence, from 100 right, 20 wrong, 0 unsure" in shown
+    assert "20 of 120 samples are flagged. About 80% of all flagged labels are expected to be wrong.\n" in shown
+    assert (
+        "Noise rate: 16.7% (16.7% to 16.7%) with 95 % confidence, from 100 right, 20 wrong, 0 unsure answers" in shown
+    )
     assert main(["suspects", str(folder)]) == 0
     assert "from the run alone; audit 100 samples for a confidence interval" in capsys.readouterr().out
     file.write_text("sample_id,answer\n0,perhaps\n")
@@ -75,7 +77,7 @@ def test_suspects_are_shown_with_their_names(tmp_path: Path, capsys: pytest.Capt
     shown = capsys.readouterr().out
     expected = load_record(folder).table()
     flagged = expected[expected["flagged"]].sort_values("rank")
-    assert f"{len(flagged)} suspects among 120 samples at an expected precision of 0.8" in shown
+    assert f"{len(flagged)} of 120 samples are flagged. About 80% of all flagged labels" in shown
     assert [f"{i}.png" in shown for i in flagged.index[:4]] == [True, True, True, False]
     assert "cat" in shown
     assert f"... and {len(flagged) - 3} more" in shown
@@ -88,7 +90,7 @@ def test_the_top_of_the_order_is_shown_where_nothing_is_flagged(
     folder = run(tmp_path, wrong=0)
     assert main(["suspects", str(folder), "--top", "5", "--csv", str(tmp_path / "new" / "top.csv")]) == 0
     shown = capsys.readouterr().out
-    assert "0 suspects among 120 samples" in shown
+    assert shown.startswith("0 of 120 samples are flagged.\n")
     assert "No label is flagged." in shown
     written = pd.read_csv(tmp_path / "new" / "top.csv", index_col="sample_id")
     assert written.index.tolist() == load_record(folder).suspects(5).index.tolist()
@@ -140,6 +142,24 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["suspects", str(tmp_path), "--top", "0"])
     assert "Expected a number of at least 1, got '0'" in capsys.readouterr().err
+
+
+def test_probabilities_are_shown_in_percent_and_positions_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run(tmp_path)
+    (folder / "dynalens" / "names.json").unlink()
+    assert main(["suspects", str(folder), "--top", "3"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    header, first = (words for words in lines if words[0] in ("label", "0"))
+    assert header == ["label", "suggested", "suggested_probability", "wrong_probability", "agreement"]
+    assert first == ["0", "dog", "cat", ">99%", ">99%", "100%"]
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    missing = tmp_path / "answers.csv"
+    assert main(["suspects", str(run(tmp_path)), "--answers", str(missing)]) == 2
+    assert capsys.readouterr().err == f"dynalens: No such file or directory: {missing}\n"
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -200,7 +200,7 @@ def test_answers_leave_nothing_to_warn_of(memorised: Path) -> None:
 def test_the_command_line_says_what_is_doubtful(memorised: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["suspects", str(memorised), "--top", "5"]) == 0
     shown = capsys.readouterr().out
-    assert "0 suspects among 300 samples" in shown
+    assert "0 of 300 samples are flagged.\n" in shown
     assert "from the run alone; audit 100 samples for a confidence interval\nDoubtful: The network repeats" in shown
     assert "The 5 most suspicious follow: look at them." in shown
     assert f"To learn how many labels are wrong, answer 100 questions: dynalens audit {memorised}" in shown

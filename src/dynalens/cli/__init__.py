@@ -19,7 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         imported(args.command)(args)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        named = error.strerror and error.filename
+        say(f"dynalens: {error.strerror}: {error.filename}" if named else f"dynalens: {error}", sys.stderr)
+        return 2
+    except ValueError as error:
         say(f"dynalens: {error}", sys.stderr)
         return 2
     return 0

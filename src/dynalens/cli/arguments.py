@@ -23,6 +23,11 @@ def _add_suspects(commands: Any) -> None:
         commands, "suspects", "Show the samples of a run whose labels are probably wrong, the most suspicious first."
     )
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
+    one.epilog = (
+        "Columns of the table: label is the given class. suggested is the class that the network predicted most often "
+        "instead, agreement the fraction of the presentations in which it did so, and suggested_probability the "
+        "probability that it is the true class. wrong_probability is the probability that the given label is wrong."
+    )
     precision = "flag the top samples of which this fraction is expected to be wrong (default: %(default)s)"
     one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
     embeddings = (
@@ -46,6 +51,10 @@ def _add_suspects(commands: Any) -> None:
 def _add_compare(commands: Any) -> None:
     several = _table_command(
         commands, "compare", "Show the samples that several runs suspect, ordered by the mean of their ranks."
+    )
+    several.epilog = (
+        "Columns of the table: suggested_in is the number of runs that suggest this class, flagged_in the number of "
+        "runs that flag the sample, rank_1 its rank in the first run, and mean_rank the mean of its ranks."
     )
     several.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="two or more folders of runs on the same data"

@@ -23,10 +23,10 @@ def run(args: argparse.Namespace) -> None:
     if args.class_pair:
         suspects = of_class_pair(suspects, args.class_pair, record.meta.class_names)
     number = int((record.statistics.presentations > 0).sum())
-    say(
-        f"{len(suspects)} suspects among {number} samples at an expected precision of {args.precision:g}"
-        f"{' for this class pair' if args.class_pair else ''}; {_rate_in_words(record, audit)}"
-    )
+    for_pair = " for this class pair" if args.class_pair else ""
+    expected = f" About {100 * args.precision:g}% of all flagged labels are expected to be wrong."
+    say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{expected if len(suspects) else ''}")
+    say(_rate_in_words(record, audit))
     for doubt in () if audit else record.doubts():
         say(f"Doubtful: {doubt}")
     if not len(suspects) and not args.class_pair:
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> None:
 def _rate_in_words(record: Record, audit: Audit | None) -> str:
     rate = record.noise_rate() if audit is None else audit.noise_rate
     if audit is None:
-        return f"estimated noise rate {rate.in_words()}"
+        return f"Estimated noise rate: {rate.in_words()}"
     return (
-        f"noise rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}) with 95 % confidence, from {audit.right} "
-        f"right, {audit.wrong} wrong, {audit.unsure} unsure"
+        f"Noise rate: {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}) with 95 % confidence, from {audit.right} "
+        f"right, {audit.wrong} wrong, {audit.unsure} unsure answers"
     )
 
 

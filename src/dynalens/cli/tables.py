@@ -14,6 +14,25 @@ SHOWN = (
 )  # fmt: skip
 
 
+def percent(probability: float) -> str:
+    """Return an estimated probability in percent, never rounded to certainty.
+
+    Example:
+        >>> [percent(value) for value in (0.875, 0.996, 0.004, float("nan"))]
+        ['88%', '>99%', '<1%', '']
+    """
+    if pd.isna(probability):
+        return ""
+    return ">99%" if probability > 0.99 else "<1%" if probability < 0.01 else f"{probability:.0%}"
+
+
+def _share(fraction: float) -> str:
+    return "" if pd.isna(fraction) else f"{fraction:.0%}"
+
+
+_IN_WORDS = {"suggested_probability": percent, "wrong_probability": percent, "agreement": _share}
+
+
 def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) -> None:
     """Show the first rows of a table in these columns, and write all of it to the file that was asked for."""
     rows = table.head(args.top)
@@ -22,8 +41,8 @@ def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) 
         name_column = f"{column}_name"
         if name_column in rows:
             view[column] = rows[name_column]
-        elif column in rows and not (column == "root_index" and "name" in rows):
-            view[column] = rows[column]
+        elif column in rows and not (column == "root_index" and _is_told(table)):
+            view[column] = rows[column].map(_IN_WORDS[column]) if column in _IN_WORDS else rows[column]
     if len(view):
         say(printable_cells(view.round(3)).to_string(max_colwidth=60))
     if len(table) > len(view):
@@ -32,3 +51,8 @@ def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) 
         args.csv.parent.mkdir(parents=True, exist_ok=True)
         inert_cells(table).to_csv(args.csv)
         say(f"{len(table)} rows written to {args.csv}")
+
+
+def _is_told(table: pd.DataFrame) -> bool:
+    """Return whether the position in the dataset needs no column: samples have names, or it is the sample id."""
+    return "name" in table or bool(table["root_index"].isna().all()) or [*table["root_index"]] == [*table.index]
