@@ -5,8 +5,7 @@ are made of, ``layers`` the search for the target layer, ``captum`` the adapter,
 once.
 """
 
-from dynalens.attribution.ablation import ablation_cam
-from dynalens.attribution.cam import grad_cam, grad_cam_plus_plus, layer_cam, score_cam
+from dynalens.attribution.cam import ablation_cam, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
 from dynalens.attribution.contrast import check_contrast, contrast
 from dynalens.attribution.explaining import Explanation, explain, find_forward
 from dynalens.attribution.gradients import (

@@ -1,5 +1,9 @@
 """Class activation maps: feature maps of a layer, weighted by what they do for the class."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -13,14 +17,14 @@ from dynalens.attribution.passes import (
     as_logits,
     check_finite,
     check_images,
+    chunks,
     model_input,
     one_pass,
-    pass_size,
     scores_of,
 )
-from dynalens.observation import captured_output, module_named, undisturbed, unwrapped
+from dynalens.observation import captured_output, module_named, replaced_output, undisturbed, unwrapped
 
-_MASKED = 32  # images in one pass without gradients
+_CHANNEL_PASS = 32  # images in one pass without gradients
 
 
 def grad_cam_formula(layer_pass: Pass) -> Tensor:
@@ -202,21 +206,124 @@ def score_cam(
         >>> score_cam(model, torch.tensor([[[[1.0, 0.0]]]]), torch.tensor([0]))
         tensor([[[0.5000, 0.0000]]])
     """
+    with _channels(model, images, targets, target_layer, forward, chunk_size) as channels:
+
+        def covered(sample: Tensor, channel: Tensor) -> Tensor:
+            masks = _scaled(resize(channels.feature_maps[sample, channel], channels.x.shape[2:]))
+            return channels.run(channels.x[sample] * masks.unsqueeze(1).to(channels.x.dtype))
+
+        weights = channels.scores_of_each(covered).softmax(dim=1)
+        return check_finite("score_cam", _weighted(weights, channels.feature_maps))
+
+
+def ablation_cam(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    *,
+    target_layer: str | None = None,
+    forward: Forward | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    r"""Return the Ablation-CAM map: feature maps weighted by how far the class's score falls without them.
+
+    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w_c = (z_y - z_y^{A_c = 0}) / |z_y|`, where
+    :math:`z_y^{A_c = 0}` is the score when feature map c of the layer is set to 0.
+
+    It needs no gradient, and a forward pass for each channel of the layer. Where the rest of the network is linear,
+    :math:`z_y - z_y^{A_c = 0}` is what the feature map contributes: Grad-CAM's weight times the sum of the map.
+
+    Source: Desai and Ramaswamy, "Ablation-CAM", WACV 2020, equations 2 and 3. Differs from the source: it divides by
+    :math:`z_y`, which turns the map into its opposite where the score is negative. A score of 0 is not divided by.
+
+    Args:
+        model: See :func:`grad_cam`, also for the arguments that are not named here.
+        target_layer: See :func:`grad_cam`; channels of tokens are set to 0 in all tokens.
+        chunk_size: Images in one pass; default: 32.
+
+    Returns:
+        As :func:`grad_cam`.
+
+    Example:
+        The channel x gives all of the score, 3, and the channel -x nothing.
+
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 1), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+        >>> head = [[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
+        >>> for layer, weight in ((model[0], [[[[1.0]]], [[[-1.0]]]]), (model[2], head)):
+        ...     _ = layer.weight.data.copy_(torch.tensor(weight)), layer.bias.data.zero_()
+        >>> ablation_cam(model, torch.tensor([[[[1.0, 2.0]]]]), torch.tensor([0]))
+        tensor([[[1., 2.]]])
+    """
+    with _channels(model, images, targets, target_layer, forward, chunk_size) as channels:
+        outputs, scores = channels.outputs, channels.scores
+        last = outputs.shape != channels.feature_maps.shape or not torch.equal(outputs.float(), channels.feature_maps)
+        axis = outputs.ndim - 1 if last else 1
+
+        def ablated(sample: Tensor, channel: Tensor) -> Tensor:
+            with replaced_output(channels.layer, _without(outputs[sample], channel, axis)):
+                return channels.run(channels.x[sample])
+
+        losses = scores.unsqueeze(1) - channels.scores_of_each(ablated)
+        weights = losses / torch.where(scores == 0, 1, scores.abs()).unsqueeze(1)
+        return check_finite("ablation_cam", _weighted(weights, channels.feature_maps))
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """A layer's output for images x, its feature maps (N, C, *spatial), and the scores (N,) of the targets."""
+
+    run: Forward
+    x: Tensor
+    targets: Tensor
+    layer: nn.Module
+    outputs: Tensor
+    feature_maps: Tensor
+    scores: Tensor
+    chunk_size: int
+
+    def scores_of_each(self, changed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return the scores (N, C) from ``changed(sample, channel)``, the model's output without one channel."""
+        shape, scores = self.feature_maps.shape[:2], []
+        for jobs in torch.split(torch.arange(shape.numel(), device=self.x.device), self.chunk_size):
+            sample, channel = jobs // shape[1], jobs % shape[1]
+            targets = self.targets[sample]
+            scores.append(scores_of(as_logits(changed(sample, channel), targets).float(), targets))
+        return torch.cat(scores).view(shape)
+
+
+@contextmanager
+def _channels(
+    model: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    target_layer: str | None,
+    forward: Forward | None,
+    chunk_size: int | None,
+) -> Iterator[_Channels]:
+    """Yield the channels of an undisturbed model's layer, without gradients."""
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)
     run = forward if forward is not None else unwrapped(model)
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images)
-        feature_maps = _feature_maps(model, run, x, targets, target_layer, forward, pass_size(x, chunk_size))
-        n, channels = feature_maps.shape[:2]
-        scores = []
-        for jobs in torch.split(torch.arange(n * channels, device=x.device), chunk_size or _MASKED):
-            sample = jobs // channels
-            masks = _scaled(resize(feature_maps[sample, jobs % channels], x.shape[2:]))
-            masked = x[sample] * masks.unsqueeze(1).to(x.dtype)
-            scores.append(scores_of(as_logits(run(masked), targets[sample]).float(), targets[sample]))
-        weights = torch.cat(scores).view(n, channels).softmax(dim=1)
-        return check_finite("score_cam", _weighted(weights, feature_maps))
+        name = target_layer or find_target_layer(model, x, forward=forward)
+        layer, arrange = module_named(model, name), arrangement(model, x, name, forward=forward)
+        parts, scores = [], []
+        for x_part, y_part in chunks(x, targets, chunk_size):
+            with captured_output(layer) as captured:
+                scores.append(scores_of(as_logits(run(x_part), y_part).float(), y_part))
+            parts.append(captured.value)
+        outputs = torch.cat(parts)
+        maps = arrange(outputs).float()
+        yield _Channels(run, x, targets, layer, outputs, maps, torch.cat(scores), chunk_size or _CHANNEL_PASS)
+
+
+def _without(outputs: Tensor, channel: Tensor, axis: int) -> Tensor:
+    """Return a copy of outputs (J, ...), of row j with channel ``channel[j]`` set to 0."""
+    shape = [1] * outputs.ndim
+    shape[axis] = outputs.shape[axis]
+    index = torch.arange(outputs.shape[axis], device=outputs.device).view(shape)
+    return outputs.masked_fill(index == channel.view(-1, *[1] * (outputs.ndim - 1)), 0)
 
 
 def _scaled(masks: Tensor) -> Tensor:
@@ -224,19 +331,6 @@ def _scaled(masks: Tensor) -> Tensor:
     flat = masks.flatten(1)
     low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)
     return ((flat - low) / torch.where(high > low, high - low, 1)).view(masks.shape)
-
-
-def _feature_maps(
-    model: nn.Module, run: Forward, x: Tensor, targets: Tensor, name: str | None, forward: Forward | None, size: int
-) -> Tensor:
-    name = name or find_target_layer(model, x, forward=forward)
-    layer, arrange = module_named(model, name), arrangement(model, x, name, forward=forward)
-    parts = []
-    for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
-        with captured_output(layer) as capture:
-            as_logits(run(x_part), y_part)
-        parts.append(arrange(capture.value).float())
-    return torch.cat(parts)
 
 
 def _cam(
@@ -275,7 +369,6 @@ def shared_passes(
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)
     run = forward if forward is not None else unwrapped(model)
-    size = pass_size(images, chunk_size)
     with undisturbed(model):
         x = model_input(model, images)
         name = target_layer if formulas.keys() & CAM_FORMULAS.keys() else None
@@ -286,7 +379,7 @@ def shared_passes(
         to_images = not formulas.keys() <= CAM_FORMULAS.keys()
         maps: dict[str, list[Tensor]] = {method: [] for method in formulas}
         all_logits = []
-        for x_part, y_part in zip(torch.split(x, size), torch.split(targets, size), strict=True):
+        for x_part, y_part in chunks(x, targets, chunk_size):
             layer_pass, logits = one_pass(run, x_part, y_part, layer=layer, arrange=arrange, to_images=to_images)
             all_logits.append(logits)
             for method, formula in formulas.items():

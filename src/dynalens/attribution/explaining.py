@@ -25,14 +25,7 @@ from dynalens.attribution.methods import (
     is_adapted,
     takes,
 )
-from dynalens.attribution.passes import (
-    Forward,
-    as_logits,
-    check_images,
-    check_targets,
-    model_input,
-    pass_size,
-)
+from dynalens.attribution.passes import Forward, as_logits, check_images, check_targets, chunks, model_input
 from dynalens.observation import is_tokens, logits_in, undisturbed, unit_logits_in, unwrapped
 
 
@@ -181,10 +174,9 @@ def _run(
 def _logits(
     model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None, chunk_size: int | None
 ) -> Tensor:
-    run, x, size = forward or unwrapped(model), model_input(model, images), pass_size(images, chunk_size)
+    run, x = forward or unwrapped(model), model_input(model, images)
     with torch.no_grad():
-        parts = zip(torch.split(x, size), torch.split(targets, size), strict=True)
-        return torch.cat([as_logits(run(x_part), y_part).float() for x_part, y_part in parts])
+        return torch.cat([as_logits(run(x_part), y_part).float() for x_part, y_part in chunks(x, targets, chunk_size)])
 
 
 def find_forward(model: nn.Module, images: Tensor, *, dense: bool = False) -> Forward:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_positive
-from dynalens.attribution.passes import Forward, Score, check_finite, pass_size, score
+from dynalens.attribution.passes import Forward, Score, check_finite, score
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor]
 
@@ -55,7 +55,7 @@ def saliency(
         tensor([[[[ 1., -2.]]]])
     """
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
-        return check_finite("saliency", _gradient(target_score, target_score.points))
+        return check_finite("saliency", target_score.gradients(target_score.points))
 
 
 def input_x_gradient(
@@ -84,7 +84,7 @@ def input_x_gradient(
         tensor([[[[  5., -10.]]]])
     """
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
-        return check_finite("input_x_gradient", target_score.points * _gradient(target_score, target_score.points))
+        return check_finite("input_x_gradient", target_score.points * target_score.gradients(target_score.points))
 
 
 def smooth_grad(
@@ -262,7 +262,8 @@ def interior_gradient(
         raise ValueError(f"Expected `alpha` to be in [0, 1], got {alpha}. It is the place between baseline and image.")
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
         start = _baseline(target_score, baseline)
-        return check_finite("interior_gradient", _gradient(target_score, start + alpha * (target_score.points - start)))
+        points = start + alpha * (target_score.points - start)
+        return check_finite("interior_gradient", target_score.gradients(points))
 
 
 def completeness_gap(
@@ -300,12 +301,6 @@ def completeness_gap(
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
         difference = target_score.values(target_score.points) - target_score.values(_baseline(target_score, baseline))
         return maps.flatten(1).sum(dim=1) - difference
-
-
-def _gradient(target_score: Score, points: Tensor) -> Tensor:
-    size = pass_size(points, target_score.chunk_size)
-    rows = torch.arange(len(points), device=points.device)
-    return torch.cat([target_score.gradient(points[part], part) for part in torch.split(rows, size)])
 
 
 def _quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:

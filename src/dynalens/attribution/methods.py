@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dynalens.attribution.ablation import ablation_cam
-from dynalens.attribution.cam import CAM_FORMULAS, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
+from dynalens.attribution.cam import CAM_FORMULAS, ablation_cam, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
 from dynalens.attribution.captum import PREFIX, captum_method
 from dynalens.attribution.gradients import (
     input_x_gradient,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from dynalens.attribution.cam import grad_cam
 from dynalens.attribution.maps import resize
 from dynalens.attribution.overrides import ReluRule, modified_relu
-from dynalens.attribution.passes import Forward, check_finite, pass_size, score
+from dynalens.attribution.passes import Forward, check_finite, score
 
 
 def guided_backprop(
@@ -175,14 +175,10 @@ def _modified(
         score(model, images, targets, forward=forward, chunk_size=chunk_size) as target_score,
         modified_relu(rule) as calls,
     ):
-        rows = torch.arange(len(target_score.points), device=target_score.points.device)
-        parts = [
-            target_score.gradient(target_score.points[part], part)
-            for part in torch.split(rows, pass_size(target_score.points, chunk_size))
-        ]
+        maps = target_score.gradients(target_score.points)
     if not calls:
         raise ValueError(
             f"Expected a model with ReLUs for {name}, got no call of one in {type(model).__name__}: the map would be "
             "the saliency. Use `saliency`, or a method that fits the model."
         )
-    return check_finite(name, torch.cat(parts))
+    return check_finite(name, maps)

@@ -4,7 +4,7 @@ Terms of the package. *Target*: the class whose logit z_y is explained, or a pai
 *Points*: where the score is differentiated: images, or the output of a layer for them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -39,6 +39,12 @@ _SCALES = tuple(2.0**power for power in range(14, -19, -4))
 def pass_size(points: Tensor, chunk_size: int | None) -> int:
     """Return how many images, or outputs of a layer, share a pass: where nothing is said 16 small ones, else 8."""
     return chunk_size or (_MORE if points.shape[1:].numel() <= _SMALL else _FEW)
+
+
+def chunks(images: Tensor, targets: Tensor, chunk_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the images and the targets that share each pass."""
+    size = pass_size(images, chunk_size)
+    return zip(torch.split(images, size), torch.split(targets, size), strict=True)
 
 
 def model_input(model: nn.Module, images: Tensor) -> Tensor:
@@ -231,11 +237,12 @@ class Score:
 
     def values(self, points: Tensor) -> Tensor:
         """Return the scores (N,) at one point for each sample, without gradients."""
-        rows = torch.arange(len(points), device=points.device)
-        size = pass_size(points, self.chunk_size)
         with torch.no_grad():
-            parts = [self.of(points[part], part) for part in torch.split(rows, size)]
-        return torch.cat(parts)
+            return torch.cat([self.of(points[rows], rows) for rows in self._passes(points)])
+
+    def gradients(self, points: Tensor) -> Tensor:
+        """Return the gradients (N, ...) at one point for each sample."""
+        return torch.cat([self.gradient(points[rows], rows) for rows in self._passes(points)])
 
     def mean_gradient(self, number: int, place: Callable[[int, Tensor], Tensor], weights: Tensor) -> Tensor:
         """Return for each sample sum_k w_k times the gradient at its k-th point: float32, the shape of ``points``.
@@ -260,6 +267,10 @@ class Score:
         """Return the layer's outputs for inputs of the model."""
         assert self.layer is not None
         return _outputs(self.run, self.layer, inputs, pass_size(inputs, self.chunk_size))
+
+    def _passes(self, points: Tensor) -> Sequence[Tensor]:
+        """Return the indices of the samples that share each pass."""
+        return torch.split(torch.arange(len(points), device=points.device), pass_size(points, self.chunk_size))
 
     def _memory_safe(self, number: int) -> int:
         """Return how many points keep activations within a budget: 44 MiB on a processor, 1 GiB on an accelerator."""

@@ -12,10 +12,10 @@ from dynalens.attribution.passes import (
     Forward,
     check_finite,
     check_images,
+    chunks,
     connected,
     gradients,
     model_input,
-    pass_size,
     scores_of,
 )
 from dynalens.observation import undisturbed, unwrapped
@@ -230,11 +230,9 @@ def _on_the_grid(
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)
     run = forward if forward is not None else unwrapped(model)
-    size = pass_size(images, chunk_size)
     with undisturbed(model):
         x = model_input(model, images)
-        pairs = zip(torch.split(x, size), torch.split(targets, size), strict=True)
-        rolled = torch.cat([part(run, x_part, y_part) for x_part, y_part in pairs])
+        rolled = torch.cat([part(run, x_part, y_part) for x_part, y_part in chunks(x, targets, chunk_size)])
         arrange, is_read = token_layout(model, x, rolled.shape[-1], forward=forward)
         relevance = rolled[:, is_read].mean(dim=1)
         return check_finite(name, arrange(relevance.unsqueeze(2)).squeeze(1))

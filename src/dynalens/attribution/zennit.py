@@ -15,9 +15,9 @@ from dynalens.attribution.passes import (
     as_logits,
     check_finite,
     check_images,
+    chunks,
     gradients,
     model_input,
-    pass_size,
     scores_of,
 )
 from dynalens.attribution.relevance import layers_passed, moves_values
@@ -63,7 +63,7 @@ def zennit_method(name: str) -> Callable[..., Tensor]:
             x, logits = model_input(model, images), forward or inner
             built = _built(composite, _canonizers(inner, canonizers), arguments, x)
             with _registered(name, built, inner, x, targets, logits):
-                parts = _split(x, targets, chunk_size)
+                parts = chunks(x, targets, chunk_size)
                 maps = torch.cat([_relevance(logits, x_part, y_part) for x_part, y_part in parts])
         return check_finite(name, maps)
 
@@ -168,11 +168,6 @@ def _check_rules(
 def _needs_no_rule(module: nn.Module) -> bool:
     """Return whether the gradient of a layer is its rule: batch norm, once merged, and ReLU only choose values."""
     return moves_values(module) or isinstance(module, nn.ReLU | nn.modules.batchnorm._BatchNorm)
-
-
-def _split(x: Tensor, targets: Tensor, chunk_size: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-    size = pass_size(x, chunk_size)
-    return zip(torch.split(x, size), torch.split(targets, size), strict=True)
 
 
 def _relevance(logits: Forward, x: Tensor, targets: Tensor) -> Tensor:
