@@ -30,7 +30,7 @@ ALLOWED = {
     "robustness": COMPUTING | {"arguments", "attribution", "faithfulness", "captum"},
     "embeddings": COMPUTING | {"deferred", "dynamics", "datasets", "keys", "faiss", "tqdm"},
     "influences": COMPUTING
-    | {"attribution", "captum", "pandas", "datasets", "dynamics", "embeddings", "keys", "record"},
+    | {"arguments", "attribution", "captum", "pandas", "datasets", "dynamics", "embeddings", "keys", "record"},
     "similarity": {"torch", "numpy", "pandas", "arguments", "dynamics", "embeddings", "record", "suspicion"},
     "concepts": COMPUTING | {"arguments", "dynamics", "features", "captum", "sklearn", "scipy", "pandas", "PIL"},
     "text": set(),

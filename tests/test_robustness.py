@@ -128,14 +128,14 @@ def test_margins_of_corrupted_images_are_the_labels_lead() -> None:
     [
         (
             lambda m, x: smallest_step(m, x, attack="bim"),
-            "Expected `attack` to be among fgsm, pgd, random_sign, got 'bim'",
+            "Expected `attack` to be one of fgsm, pgd, random_sign, got 'bim'",
         ),
         (lambda m, x: smallest_step(m, x, largest=0.0), "Expected `largest` to be a step above 0, got 0.0"),
         (lambda m, x: smallest_step(m, 0 * x), "Expected `largest` to be a step above 0, got 0.0"),
         (lambda m, x: smallest_step(m, x, bounds=(1, 0)), r"Expected `bounds` .* got \(1, 0\)"),
         (lambda m, x: smallest_step(m, x, iterations=0), "Expected `iterations` to be at least 1"),
         (lambda m, x: smallest_step(m, x * float("nan"), largest=1.0), "Expected finite logits"),
-        (lambda m, x: corrupted(x, "fog"), "Expected `corruption` to be among gaussian_noise, .* got 'fog'"),
+        (lambda m, x: corrupted(x, "fog"), "Expected `corruption` to be one of gaussian_noise, .* got 'fog'"),
         (lambda m, x: AttributionMonitor(robustness=("fog",)), "Expected `robustness` to be among fgsm, .* got fog"),
     ],
 )

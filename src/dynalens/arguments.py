@@ -1,6 +1,7 @@
 """What arguments must be, each refusal worded in one place."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 
 
 def check_positive(**arguments: int | None) -> None:
@@ -16,8 +17,8 @@ def check_positive(**arguments: int | None) -> None:
             raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
 
 
-def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
-    """Raise a ValueError if an argument is neither of two words.
+def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
+    """Raise a ValueError if an argument is none of some words.
 
     Example:
         >>> check_choice("target", "labels", ("label", "prediction"))
@@ -25,6 +26,40 @@ def check_choice(argument: str, value: str, choices: Sequence[str]) -> None:
         ValueError: Expected `target` to be 'label' or 'prediction', got 'labels'. Choose one of them.
     """
     if value not in choices:
+        allowed = " or ".join(map(repr, choices)) if len(choices) == 2 else f"one of {', '.join(choices)}"
+        raise ValueError(f"Expected `{argument}` to be {allowed}, got {value!r}. Choose one of them.")
+
+
+def checked_names(argument: str, names: Sequence[str] | str, choices: Sequence[str]) -> tuple[str, ...]:
+    """Return names, of which one may stand alone, as a tuple; raise a ValueError if one is unknown.
+
+    Example:
+        >>> checked_names("metrics", "deletion", ("deletion", "insertion"))
+        ('deletion',)
+    """
+    listed = (names,) if isinstance(names, str) else tuple(names)
+    unknown_names = [name for name in listed if name not in choices]
+    if unknown_names:
         raise ValueError(
-            f"Expected `{argument}` to be '{choices[0]}' or '{choices[1]}', got {value!r}. Choose one of them."
+            f"Expected `{argument}` to be among {', '.join(choices)}, got {', '.join(map(str, unknown_names))}. Name "
+            "some of them."
         )
+    return listed
+
+
+@contextmanager
+def installed(packages: str, purpose: str, install: str) -> Iterator[None]:
+    """Raise a ValueError that says what to install, in place of an ImportError.
+
+    Example:
+        >>> with installed("Captum", "captum:Lime", "captum"):
+        ...     import none_such
+        Traceback (most recent call last):
+        ValueError: Expected Captum to be installed for captum:Lime, got none. Install it: `pip install captum`.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ValueError(
+            f"Expected {packages} to be installed for {purpose}, got none. Install it: `pip install {install}`."
+        ) from error

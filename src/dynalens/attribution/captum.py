@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import installed
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
 from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut
 from dynalens.attribution.relevance import check_called_once, give_rules, is_relevance, layer_with_rule
@@ -91,12 +92,8 @@ def captum_method(name: str) -> Callable[..., Tensor]:
 
 
 def _captum_class(name: str) -> Any:
-    try:
+    with installed("Captum", PREFIX + name, "captum"):
         from captum import attr
-    except ImportError as error:
-        raise ValueError(
-            f"Expected Captum to be installed for {PREFIX}{name}, got none. Install it: `pip install captum`."
-        ) from error
     cls = getattr(attr, name, None)
     reason = _why_not(cls, attr.Attribution)
     if reason is not None:

@@ -5,16 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_choice
 from dynalens.attribution.methods import BUILT_IN, CLASSLESS
 
 
 def check_contrast(method: str, *, argument: str = "contrast") -> None:
     """Raise a ValueError unless this names a method that knows classes."""
-    class_methods = [name for name in BUILT_IN if name not in CLASSLESS]
-    if method not in class_methods:
-        raise ValueError(
-            f"Expected `{argument}` to be one of {', '.join(class_methods)}, got {method!r}. Choose one of them."
-        )
+    check_choice(argument, method, [name for name in BUILT_IN if name not in CLASSLESS])
 
 
 def contrast(

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dynalens.arguments import check_positive
+from dynalens.arguments import check_choice, check_positive
 from dynalens.attribution.passes import Forward, Score, check_finite, score
 
 Baseline = float | Tensor | Callable[[Tensor], Tensor]
@@ -305,12 +305,11 @@ def completeness_gap(
 
 def _quadrature(rule: str, steps: int) -> tuple[list[float], list[float]]:
     """Return points and weights of the mean over [0, 1]."""
+    check_choice("rule", rule, ("midpoint", "gauss_legendre"))
     if rule == "midpoint":
         return [(k + 0.5) / steps for k in range(steps)], [1 / steps] * steps
-    if rule == "gauss_legendre":
-        points, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
-        return ((points + 1) / 2).tolist(), (weights / 2).tolist()
-    raise ValueError(f"Expected `rule` to be 'midpoint' or 'gauss_legendre', got {rule!r}. Choose one of them.")
+    points, weights = np.polynomial.legendre.leggauss(steps)  # on [-1, 1]
+    return ((points + 1) / 2).tolist(), (weights / 2).tolist()
 
 
 def _baseline(target_score: Score, baseline: Baseline) -> Tensor:

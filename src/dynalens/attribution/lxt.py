@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_choice
 from dynalens.attribution.gradients import input_x_gradient
 from dynalens.attribution.passes import Forward, as_logits, check_finite, model_input
 from dynalens.observation import undisturbed, unwrapped
@@ -34,8 +35,7 @@ def lxt_method(name: str) -> Callable[..., Tensor]:
         ValueError: If LXT is not installed or cannot be imported, has no such map for the model, or changes its logits.
     """
     map_name = name.removeprefix(LXT_PREFIX)
-    if map_name not in _MAPS:
-        raise ValueError(f"Expected `{LXT_PREFIX}<map>` to be one of {', '.join(_MAPS)}, got {name!r}. Choose one.")
+    check_choice(f"{LXT_PREFIX}<map>", map_name, _MAPS)
     families = _families(name)
 
     def run(

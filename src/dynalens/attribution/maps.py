@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
+from dynalens.arguments import check_choice
+
 # The largest absolute gradient over channels is how Simonyan et al. 2014, section 3.1, show saliency. All other maps
 # hold contributions, which add up.
 _GRADIENTS = ("saliency", "smooth_grad", "interior_gradient", "guided_backprop", "deconvolution", "rect_grad")
@@ -35,8 +37,7 @@ def reduce_channels(maps: Tensor, how: str = "abs_max", *, dim: int = 1) -> Tens
         "abs_sum": lambda m: m.abs().sum(dim=dim),
         "sum": lambda m: m.sum(dim=dim),
     }
-    if how not in reductions:
-        raise ValueError(f"Expected `how` to be one of {', '.join(reductions)}, got {how!r}. Choose one of them.")
+    check_choice("how", how, reductions)
     return reductions[how](maps)
 
 

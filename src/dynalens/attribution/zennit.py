@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_choice, installed
 from dynalens.attribution.overrides import captured_joins
 from dynalens.attribution.passes import (
     Forward,
@@ -80,17 +81,10 @@ def zennit_method(name: str) -> Callable[..., Tensor]:
 
 
 def _composite(name: str) -> Any:
-    try:
+    with installed("zennit", ZENNIT_PREFIX + name, "zennit"):
         from zennit import composites
-    except ImportError as error:
-        raise ValueError(
-            f"Expected zennit to be installed for {ZENNIT_PREFIX}{name}, got none. Install it: `pip install zennit`."
-        ) from error
     names = sorted(composite.__name__ for composite in composites.COMPOSITES.values())
-    if name not in names:
-        raise ValueError(
-            f"Expected `{ZENNIT_PREFIX}<Composite>` to be one of {', '.join(names)}, got {name!r}. Choose one of them."
-        )
+    check_choice(f"{ZENNIT_PREFIX}<Composite>", name, names)
     return getattr(composites, name)
 
 

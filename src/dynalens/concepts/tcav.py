@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from dynalens.arguments import check_positive
+from dynalens.arguments import check_positive, installed
 from dynalens.concepts.sets import ConceptSet, concept_images
 from dynalens.dynamics import Array
 from dynalens.observation import (
@@ -152,7 +152,7 @@ def _scores(
     folder: str,
 ) -> dict[str | None, list[tuple[float, float]]]:
     """Return score and accuracy of each run, by concept; of None, of a random set in place of one."""
-    captum, concept_class = _captum(), _concept_class()
+    captum, concept_class = _captum()
     module = module_named(model.inner, layer, argument="layer")
     name = next(name for name, each in model.named_modules() if each is module)
     device = next((each.device for each in (*model.parameters(), *model.buffers())), images.device)
@@ -185,24 +185,13 @@ def _key(pair: Sequence[Any]) -> str:
     return "-".join(str(concept.id) for concept in pair)
 
 
-def _concept_class() -> Any:
-    from captum.concept import Concept
-
-    return Concept
-
-
-def _captum() -> Callable[[nn.Module, str, str], Any]:
-    """Return what makes Captum's TCAV of a model, a layer and a folder for its files."""
-    try:
+def _captum() -> tuple[Callable[[nn.Module, str, str], Any], Any]:
+    """Return what makes Captum's TCAV of a model, a layer and a folder for its files, and its class of concepts."""
+    with installed("Captum and scikit-learn", "TCAV", "captum scikit-learn"):
         import sklearn.linear_model as linear
         from captum.attr import LayerGradientXActivation
-        from captum.concept import TCAV
+        from captum.concept import TCAV, Concept
         from captum.concept._utils.classifier import Classifier
-    except ImportError as error:
-        raise ValueError(
-            "Expected Captum and scikit-learn to be installed for TCAV, got at most one. Install both: "
-            "`pip install captum scikit-learn`."
-        ) from error
 
     class Logistic(Classifier):  # type: ignore[misc]  # Captum's classes have no types here
         """A logistic regression, fitted to two thirds of the examples."""
@@ -228,7 +217,7 @@ def _captum() -> Callable[[nn.Module, str, str], Any]:
         gradient = LayerGradientXActivation(model, None, multiply_by_inputs=False)
         return TCAV(model, [layer], classifier=Logistic(), layer_attr_method=gradient, save_path=folder)
 
-    return made
+    return made, Concept
 
 
 def _held_out(labels: Array) -> Array:

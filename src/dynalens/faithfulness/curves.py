@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from dynalens.arguments import check_positive
+from dynalens.arguments import check_choice, check_positive, checked_names
 from dynalens.faithfulness.adaptive import bisected
 from dynalens.faithfulness.perturbation import (
     Baseline,
@@ -18,7 +18,7 @@ from dynalens.faithfulness.perturbation import (
     replacement,
     replacement_ranks,
 )
-from dynalens.faithfulness.scoring import Forward, Jobs, Perturbed, Scorer, check_precision, scoring, with_channel
+from dynalens.faithfulness.scoring import PRECISIONS, Forward, Jobs, Perturbed, Scorer, scoring, with_channel
 
 CURVES = ("deletion", "insertion")
 
@@ -53,7 +53,7 @@ class CurveSettings:
     def __post_init__(self) -> None:
         """Check what can be checked without images."""
         check_baseline(self.baseline)
-        check_precision(self.precision)
+        check_choice("precision", self.precision, PRECISIONS)
         if isinstance(self.steps, str) and self.steps != "auto":
             raise ValueError(f"Expected `steps` to be a number or 'auto', got {self.steps!r}. Pass one of them.")
         steps = None if isinstance(self.steps, str) else self.steps
@@ -144,7 +144,7 @@ def faithfulness_curves(
         >>> curves["deletion"].values, curves["insertion"].values
         (tensor([[0.9933, 0.5000, 0.5000]]), tensor([[0.5000, 0.9933, 0.9933]]))
     """
-    names = _check_names(metrics)
+    names = checked_names("metrics", metrics, CURVES)
     images, forward = with_channel(model, images, forward)
     check_shapes(images, targets, maps)
     guard = scoring(model, images, forward=forward, precision=settings.precision, chunk_size=settings.chunk_size)
@@ -370,11 +370,3 @@ def _fixed(
             values = values.index_select(1, torch.tensor(points).to(device, non_blocking=True))
         curves[name] = Curve(values, fractions, evaluations)
     return curves
-
-
-def _check_names(metrics: Sequence[str]) -> tuple[str, ...]:
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    unknown_names = [name for name in names if name not in CURVES]
-    if unknown_names:
-        raise ValueError(f"Expected `metrics` to be among {', '.join(CURVES)}, got {unknown_names}. Name some of them.")
-    return names

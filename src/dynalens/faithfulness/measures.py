@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from dynalens.arguments import checked_names
 from dynalens.faithfulness.curves import DEFAULT_SETTINGS, Curve, CurveSettings, faithfulness_curves
 from dynalens.faithfulness.gains import gain_of, rescaled
 from dynalens.faithfulness.localisation import pointing_game, relevance_mass
@@ -42,14 +43,7 @@ class Faithfulness:
 
 def check_metrics(metrics: Sequence[str]) -> tuple[str, ...]:
     """Return the names as a tuple, or raise a ValueError that lists the known ones."""
-    names = (metrics,) if isinstance(metrics, str) else tuple(metrics)
-    every_name = METRICS + METRICS_OF_REGIONS
-    unknown_names = [name for name in names if name not in every_name]
-    if unknown_names:
-        raise ValueError(
-            f"Expected `metrics` to be among {', '.join(every_name)}, got {unknown_names}. Name some of them or none."
-        )
-    return names
+    return checked_names("metrics", metrics, METRICS + METRICS_OF_REGIONS)
 
 
 def measure(

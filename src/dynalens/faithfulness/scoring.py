@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_choice
 from dynalens.observation import checked_logits, floating_dtype, is_tokens, two_class_logits, undisturbed
 
 Forward = Callable[[Tensor], Tensor]
@@ -14,15 +15,6 @@ Forward = Callable[[Tensor], Tensor]
 PRECISIONS = ("float32", "bfloat16", "float16")
 _CHANNELS_LAST_FROM = 128 * 128
 """Pixels from which a float32 convolution on a CPU gains by channels_last (1.0 times at 32 x 32, 1.3 at 224 x 224)."""
-
-
-def check_precision(precision: str) -> str:
-    """Return ``precision``, or raise a ValueError if it is none."""
-    if precision not in PRECISIONS:
-        raise ValueError(
-            f"Expected `precision` to be one of {', '.join(PRECISIONS)}, got {precision!r}. Choose one of them."
-        )
-    return precision
 
 
 def chunk_size_for(images: Tensor) -> int:
@@ -200,10 +192,10 @@ def scoring(
     if isinstance(model, nn.Module):
         guard = undisturbed(model)
         images = images.to(floating_dtype(model, images)) if images.is_floating_point() else images
-    low = check_precision(precision) != "float32"
+    check_choice("precision", precision, PRECISIONS)
     large = images.device.type == "cpu" and images.shape[2:].numel() >= _CHANNELS_LAST_FROM
     size = chunk_size if chunk_size is not None else chunk_size_for(images)
-    scorer = Scorer(forward or model, size, channels_last=images.ndim == 4 and (low or large))
+    scorer = Scorer(forward or model, size, channels_last=images.ndim == 4 and (precision != "float32" or large))
     with guard, torch.no_grad(), _autocast(images.device.type, precision):
         yield scorer, images.detach()
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, default_collate
 
+from dynalens.arguments import installed
 from dynalens.datasets import has_positions
 from dynalens.dynamics import Array
 from dynalens.embeddings.encoding import encoder_inputs
@@ -247,12 +248,8 @@ def _trainings(
 
 def _captum_classes() -> tuple[Any, Any]:
     """Return the form for the last layer, and that for any."""
-    try:
+    with installed("Captum", "influence", "captum"):
         from captum.influence import TracInCP, TracInCPFast
-    except ImportError as error:
-        raise ValueError(
-            "Expected Captum to be installed for influence, got none. Install it: `pip install captum`."
-        ) from error
     return TracInCPFast, TracInCP
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynalens.arguments import check_positive
+from dynalens.arguments import check_choice, check_positive, installed
 from dynalens.attribution.passes import as_logits, check_images, connected, model_input
 from dynalens.observation import undisturbed, unwrapped
 from dynalens.robustness.bounds import Bounds, bounds_of
@@ -129,8 +129,7 @@ Change = Callable[[Tensor, float, Tensor], Tensor]
 
 
 def _attack(name: str, run: Forward, limits: Bounds, iterations: int, seed: int) -> Change:
-    if name not in ATTACKS:
-        raise ValueError(f"Expected `attack` to be among {', '.join(ATTACKS)}, got {name!r}. Name one of them.")
+    check_choice("attack", name, ATTACKS)
     if name == "random_sign":
         return lambda x, step, _: _bounded(x + step * _random_signs(x, seed), limits)
     fgsm_class, pgd_class, _ = _captum()
@@ -176,10 +175,6 @@ def _random_signs(x: Tensor, seed: int) -> Tensor:
 
 
 def _captum() -> tuple[Any, Any, Any]:
-    try:
+    with installed("Captum", "the smallest step", "captum"):
         from captum.robust import FGSM, PGD, MinParamPerturbation
-    except ImportError as error:
-        raise ValueError(
-            "Expected Captum to be installed for the smallest step, got none. Install it: `pip install captum`."
-        ) from error
     return FGSM, PGD, MinParamPerturbation

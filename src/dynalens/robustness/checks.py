@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from dynalens.arguments import checked_names
 from dynalens.observation import is_tokens
 from dynalens.robustness.attacks import ATTACKS
 from dynalens.robustness.corruptions import CORRUPTIONS
@@ -22,13 +23,7 @@ def check_robustness(names: Sequence[str] | str) -> tuple[str, ...]:
         >>> check_robustness("contrast")
         ('contrast',)
     """
-    listed = (names,) if isinstance(names, str) else tuple(names)
-    unknown_names = [name for name in listed if name not in CHECKS]
-    if unknown_names:
-        raise ValueError(
-            f"Expected `robustness` to be among {', '.join(CHECKS)}, got {', '.join(map(str, unknown_names))}. "
-            "Name some of them or none."
-        )
+    listed = checked_names("robustness", names, CHECKS)
     if set(listed) & set(ATTACKS) and importlib.util.find_spec("captum") is None:
         raise ValueError(
             f"Expected Captum to be installed for {', '.join(ATTACKS)}, got none. Install it: "

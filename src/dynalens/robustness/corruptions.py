@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_choice
 from dynalens.faithfulness import blurred, class_logits
 from dynalens.robustness.bounds import Bounds, bounds_of
 
@@ -71,10 +72,7 @@ def corrupted(images: Tensor, corruption: str, *, bounds: tuple[float, float] | 
         >>> corrupted(torch.tensor([[[[0.0, 0.5, 1.0]]]]), "brightness")
         tensor([[[[0.3000, 0.8000, 1.0000]]]])
     """
-    if corruption not in CORRUPTIONS:
-        raise ValueError(
-            f"Expected `corruption` to be among {', '.join(CORRUPTIONS)}, got {corruption!r}. Name one of them."
-        )
+    check_choice("corruption", corruption, CORRUPTIONS)
     limits = bounds_of(images, bounds)
     return CORRUPTIONS[corruption](images, limits, seed).clamp(limits.low, limits.high)
 

@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+from dynalens.arguments import installed
+
 
 def scikit_learn(module: str) -> Any:
     """Return a module of scikit-learn.
@@ -10,9 +12,5 @@ def scikit_learn(module: str) -> Any:
     Raises:
         ValueError: If it is not installed.
     """
-    try:
+    with installed("scikit-learn", "a surrogate", "scikit-learn"):
         return importlib.import_module(f"sklearn.{module}")
-    except ImportError as error:
-        raise ValueError(
-            "Expected scikit-learn to be installed for a surrogate, got none. Install it: `pip install scikit-learn`."
-        ) from error
