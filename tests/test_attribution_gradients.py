@@ -295,3 +295,13 @@ def test_the_memory_layout_of_the_images_reaches_the_model() -> None:
 def test_bad_arguments_are_refused(function: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         function(cnn(), images(), Y, **arguments)
+
+
+@pytest.mark.parametrize("function", [saliency, smooth_grad, integrated_gradients])
+def test_a_batch_without_images_has_no_maps(function: Any) -> None:
+    assert function(cnn(), images()[:0], Y[:0]).shape == (0, 1, 6, 6)
+
+
+def test_a_layer_is_not_looked_for_without_images() -> None:
+    with pytest.raises(ValueError, match=r"`images` to have at least one, got \(0, 1, 6, 6\)"):
+        grad_cam(cnn(), images()[:0], Y[:0])

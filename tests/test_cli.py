@@ -4,6 +4,7 @@ import json
 import runpy
 import zipfile
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dynalens.dynamics import TrainingDynamics
 from dynalens.record import RecordFolder, RecordMeta, load_record
 
 
-def run(path: Path, seed: int = 0, n: int = 120, wrong: int = 20) -> Path:
+def run(path: Path, seed: int = 0, n: int = 120, wrong: int = 20, names: Sequence[str] = ("cat", "dog", "eel")) -> Path:
     """A record of cats and dogs of which the first are labelled the other way round."""
     rng = np.random.default_rng(seed)
     true = np.arange(n) % 3
@@ -29,7 +30,7 @@ def run(path: Path, seed: int = 0, n: int = 120, wrong: int = 20) -> Path:
         logits[np.arange(n), true] += 6
         dynamics.update(range(n), torch.from_numpy(logits), torch.from_numpy(given))
         folder.write_history(epoch, dynamics.end_epoch(epoch))
-    folder.write(dynamics.compute(), np.arange(n), RecordMeta(n, list(range(6)), [], ["cat", "dog", "eel"]))
+    folder.write(dynamics.compute(), np.arange(n), RecordMeta(n, list(range(6)), [], list(names)))
     folder.write_names([f"{i}.png" for i in range(n)])
     return path
 
@@ -132,6 +133,12 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert set(agreed.index[:20]) == set(range(20))
     assert main(["compare", folders[0], str(run(tmp_path / "other", n=90))]) == 2
     assert "runs on the same samples, got 120 in the first and 90 in run 2" in capsys.readouterr().err
+
+
+def test_compared_classes_without_a_name_go_by_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = [str(run(tmp_path / str(seed), seed, names=["cat"])) for seed in range(2)]
+    assert main(["compare", *folders, "--csv", str(tmp_path / "agreed.csv")]) == 0
+    assert set(pd.read_csv(tmp_path / "agreed.csv")["suggested_name"].dropna()) == {"cat", "1", "2"}
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

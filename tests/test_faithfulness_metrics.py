@@ -291,3 +291,30 @@ def test_metrics_by_name_are_the_functions_of_that_name() -> None:
         torch.testing.assert_close(found.values[name], values, equal_nan=True)
     assert measure(model, x, y, maps, ("attribution_drift",)).values == {}
     assert check_metrics("deletion") == ("deletion",)
+
+
+def test_maps_with_nan_have_no_rank_correlation() -> None:
+    maps = torch.tensor([[1.0, math.nan, 3.0], [1.0, 2.0, 3.0]])
+    assert rank_correlation(maps, torch.tensor([[1.0, 2.0, 3.0]] * 2)).isnan().tolist() == [True, False]
+
+
+def test_maps_of_half_precision_are_measured_in_float32() -> None:
+    change = sensitivity_max(lambda x: x.half(), torch.full((1, 1, 2, 2), 3e4), perturb=lambda x, _: x / 10)
+    torch.testing.assert_close(change, torch.tensor([0.1]), rtol=5e-3, atol=0)  # squares exceed 65504
+    of_range = torch.tensor([[[-6e4, 6e4], [0.0, 0.0]]], dtype=torch.float16)  # 12e4 from end to end
+    drop = average_drop(SumOfPixels(), IMAGE, FIRST, of_range)
+    left = 0 * 4 + 1 * 3 + 0.5 * (2 + 1)
+    torch.testing.assert_close(drop, torch.tensor([1 - sigmoid(left) / sigmoid(10)]))
+
+
+@pytest.mark.parametrize("steps", [4, "auto"])
+def test_a_batch_without_images_has_no_curves(steps: Any) -> None:
+    control = random_ranking_control(SumOfPixels(), IMAGE[:0], FIRST[:0], CurveSettings("zero", steps=steps))
+    assert [curve.areas.shape for curve in control.values()] == [(0,), (0,)]
+
+
+def test_noise_without_samples_is_refused() -> None:
+    with pytest.raises(ValueError, match="`samples` to be at least 1, got 0"):
+        infidelity(SumOfPixels(), IMAGE, FIRST, IMAGE, samples=0)
+    with pytest.raises(ValueError, match="`samples` to be at least 1, got 0"):
+        sensitivity_max(lambda x: x, IMAGE, samples=0)

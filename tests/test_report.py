@@ -281,6 +281,9 @@ def test_fiftyone_gets_labels_by_file_with_the_rest_as_attributes(tmp_path: Path
         "3": {"label": 1, "attributes": {"sample_id": 3, "suspicion": -1.0, "suggested": None}},
     }
 
+    with pytest.raises(ValueError, match=r"several called 'x' without their ending.*`files=`"):
+        to_fiftyone(TABLE, tmp_path / "f.json", files={7: "x.png", 3: "x.jpg"})
+
 
 def test_exports_take_a_real_table_without_class_names(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor()

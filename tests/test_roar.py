@@ -66,7 +66,10 @@ def test_retraining_calls_the_factory_for_each_fraction_and_seed(tmp_path: Path)
 
 def test_arguments_of_masking_out_of_their_range_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"`fraction` to be in \[0, 1\], got 2"):
-        roar_datasets(SET, values, tmp_path, fractions=(2,))
+        roar_datasets(SET, values, tmp_path / "unwritten", fractions=(0.5, 2))
+    with pytest.raises(ValueError, match=r"`baseline` to be one of .* got 'grey'"):
+        kar_datasets(SET, values, tmp_path / "unwritten", baseline="grey")
+    assert not (tmp_path / "unwritten").exists()
     with pytest.raises(ValueError, match="`dataset` to have samples, got 0"):
         roar_datasets(TensorDataset(IMAGES[:0], LABELS[:0]), values, tmp_path)
     with pytest.raises(ValueError, match="`maps` to be finite"):

@@ -166,6 +166,8 @@ class _Look:
 
 
 def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
+    if not len(images):
+        raise ValueError(f"Expected `images` to have at least one, got {tuple(images.shape)}. Leave empty batches out.")
     run = forward if forward is not None else unwrapped(model)
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as outputs:

@@ -255,11 +255,12 @@ class Score:
         size = self.chunk_size or self._memory_safe(number * len(self.points))
         total = torch.zeros_like(self.points, dtype=torch.float32)
         for rows in torch.split(torch.arange(len(self.points), device=self.points.device), size):
-            for ks in torch.split(torch.arange(number), max(size // len(rows), 1)):
+            for ks in torch.split(torch.arange(number), max(size // max(len(rows), 1), 1)):
                 # `cat` keeps the memory layout of images, `stack` would not.
                 points = torch.cat([place(int(k), rows) for k in ks])
                 gradient = self.gradient(points, rows.repeat(len(ks)))
-                for weight, part in zip(weights[ks].tolist(), torch.split(gradient, len(rows)), strict=True):
+                parts = gradient.view(len(ks), len(rows), *gradient.shape[1:])
+                for weight, part in zip(weights[ks].tolist(), parts, strict=True):
                     total[rows] += weight * part
         return total
 

@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> None:
     say(f"{agreed} of the {len(together)} samples that all {len(records)} runs have seen are flagged in all of them")
     names = escaped_all(records[0].meta.class_names)
     if names and "suggested" in together and "unit" not in together:
-        together["suggested_name"] = [None if pd.isna(k) else names[k] for k in together["suggested"]]
+        suggested = [None if pd.isna(k) else int(k) for k in together["suggested"]]
+        together["suggested_name"] = [k if k is None else names[k] if k < len(names) else str(k) for k in suggested]
     for line in _agreement_of_maps(records):
         say(line)
     ranks = [f"rank_{number + 1}" for number in range(len(records))]

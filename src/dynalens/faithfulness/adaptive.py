@@ -78,15 +78,15 @@ def bisected(
             curves[key].add(counts, [next(scores) for _ in counts])
         counts_of = {key: curves[key].wanted(tolerance) if counts else [] for key, counts in counts_of.items()}
     return {
-        name: _tensors([points for (curve_name, _), points in curves.items() if curve_name == name], targets)
+        name: _tensors([points for (curve_name, _), points in curves.items() if curve_name == name], targets, units)
         for name in names
     }
 
 
-def _tensors(curves: Sequence[_Points], targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    length = max(len(points.counts) for points in curves)
+def _tensors(curves: Sequence[_Points], targets: Tensor, units: int) -> tuple[Tensor, Tensor, Tensor]:
+    length = max((len(points.counts) for points in curves), default=2)
     values = [points.values + points.values[-1:] * (length - len(points.values)) for points in curves]
     counts = [points.counts + points.counts[-1:] * (length - len(points.counts)) for points in curves]
-    fractions = torch.tensor(counts, dtype=torch.float64) / curves[0].units
-    evaluations = torch.tensor([len(points.counts) - 2 for points in curves])
-    return torch.tensor(values, device=targets.device), fractions, evaluations
+    fractions = torch.tensor(counts, dtype=torch.float64).view(len(curves), length) / units
+    evaluations = torch.tensor([len(points.counts) - 2 for points in curves], dtype=torch.int64)
+    return torch.tensor(values, device=targets.device).view(len(curves), length), fractions, evaluations

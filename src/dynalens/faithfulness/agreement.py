@@ -17,7 +17,7 @@ def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
         others: Shape of ``maps``.
 
     Returns:
-        Shape ``(N,)``, float32, in [-1, 1]; NaN where a map is constant.
+        Shape ``(N,)``, float32, in [-1, 1]; NaN where a map is constant or holds NaN.
 
     Raises:
         ValueError: If the shapes differ.
@@ -177,4 +177,5 @@ def _centred_ranks(maps: Tensor) -> Tensor:
     not_larger = torch.searchsorted(ordered, values, right=True)
     # Twice the mean rank, scaled to keep float32 exact enough for sums over a large picture.
     ranks = (smaller + not_larger).float() / (2 * values.shape[1])
+    ranks = torch.where(values.isnan().any(dim=1, keepdim=True), torch.nan, ranks)  # NaN has no rank
     return ranks - ranks.mean(dim=1, keepdim=True)

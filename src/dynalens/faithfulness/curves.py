@@ -154,7 +154,7 @@ def faithfulness_curves(
             replacement(x, settings.baseline).to(x).contiguous(),  # autocast gives blurred ones its own dtype
             replacement_ranks(maps, patch_size=settings.patch_size, seed=settings.seed),
         )
-        units = maps[:1].numel() // settings.patch_size ** (maps.ndim - 1)
+        units = maps.shape[1:].numel() // settings.patch_size ** (maps.ndim - 1)
         ends = _ends(scorer, views, targets, logits)
         if settings.steps == "auto":
             curves = bisected(scorer, views, targets, ends, units=units, names=names, tolerance=settings.tolerance)
@@ -355,7 +355,7 @@ def _fixed(
 ) -> dict[str, Curve]:
     counts, n, device = replaced_pixels(units, steps), len(targets), targets.device
     inner = sorted(set(counts) - {0, units})
-    scores = torch.empty(n, len(names), 0, device=device)
+    scores = torch.empty(n, len(names), len(inner), device=device)
     if inner and n:
         rows = [(i, count, name == "insertion") for i in range(n) for name in names for count in inner]
         scores = scorer.perturbed(views, Jobs.of(rows, device), targets).view(n, len(names), len(inner))

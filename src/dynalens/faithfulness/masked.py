@@ -103,10 +103,9 @@ def masked_probabilities(
     """Return the target's probability (N,) for the images, and for the images times their maps scaled to [0, 1]."""
     check_shapes(images, targets, maps)
     check_finite(maps)
-    low, high = maps.flatten(1).amin(1), maps.flatten(1).amax(1)
-    column = (-1,) + (1,) * (maps.ndim - 1)
-    spread = (high - low).view(column)
-    unit_maps = torch.where(spread > 0, (maps - low.view(column)) / spread, 1.0)
+    axes = tuple(range(1, maps.ndim))
+    low, high = maps.float().amin(axes, keepdim=True), maps.float().amax(axes, keepdim=True)
+    unit_maps = torch.where(high > low, (maps - low) / (high - low), 1.0)
     with scoring(model, images, forward=forward, precision=precision, chunk_size=chunk_size) as (scorer, x):
         p_masked = scorer.of_targets(x * unit_maps.unsqueeze(1).to(x), targets)
         if logits is None:

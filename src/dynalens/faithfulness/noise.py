@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from dynalens.arguments import check_positive
 from dynalens.faithfulness.curves import check_finite
 from dynalens.faithfulness.scoring import Forward, scoring
 
@@ -63,7 +64,7 @@ def infidelity(
         Shape ``(N,)``, float32, >= 0, in squared logits.
 
     Raises:
-        ValueError: If maps and images have different shapes or a map is not finite.
+        ValueError: If maps and images have different shapes, a map is not finite or ``samples`` is not positive.
 
     Example:
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
@@ -72,6 +73,7 @@ def infidelity(
         >>> infidelity(score, image, target, torch.tensor([[[[0.0, 3.0]]]]), perturb=one)
         tensor([1.])
     """
+    check_positive(samples=samples)
     if maps.shape != images.shape:
         raise ValueError(
             f"Expected `maps` of the shape of `images`, {tuple(images.shape)}, got {tuple(maps.shape)}. "
@@ -119,17 +121,21 @@ def sensitivity_max(
     Returns:
         Shape ``(N,)``, float32, >= 0.
 
+    Raises:
+        ValueError: If ``samples`` is not positive.
+
     Example:
         >>> twice = lambda images, generator: images  # delta = x, and this map is linear
         >>> sensitivity_max(lambda x: 3 * x, torch.ones(1, 1, 2, 2), perturb=twice)
         tensor([1.])
     """
+    check_positive(samples=samples)
     draw, generator = perturb or uniform_noise(), torch.Generator().manual_seed(seed)
-    original = explain(images).flatten(1)
+    original = explain(images).float().flatten(1)
     norm = original.norm(dim=1)
     scale = torch.where(norm == 0, 1.0, norm)
     largest = torch.zeros_like(norm)
     for _ in range(samples):
-        perturbed = explain(images + draw(images, generator)).flatten(1)
+        perturbed = explain(images + draw(images, generator)).float().flatten(1)
         largest = torch.maximum(largest, (perturbed - original).norm(dim=1) / scale)
     return largest

@@ -124,9 +124,10 @@ def random_ranking(images: Tensor, seed: int = 0) -> Tensor:
     """
     space = images.shape[1:] if is_tokens(images) else images.shape[2:]
     generator = torch.Generator().manual_seed(seed)
-    ranks = [torch.randperm(space.numel(), generator=generator) for _ in range(len(images))]
-    maps = torch.stack(ranks).view(len(images), *space).float()
-    return maps.to(images.device, non_blocking=True)
+    maps = torch.empty(len(images), space.numel())
+    for ranks in maps:
+        ranks.copy_(torch.randperm(space.numel(), generator=generator))
+    return maps.view(len(images), *space).to(images.device, non_blocking=True)
 
 
 def tie_fraction(maps: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dynalens.faithfulness.curves import check_finite, check_shapes
-from dynalens.faithfulness.perturbation import Baseline, replacement, replacement_ranks
+from dynalens.faithfulness.perturbation import Baseline, check_baseline, replacement, replacement_ranks
 
 Explain = Callable[[Tensor, Tensor], Tensor]
 
@@ -28,8 +28,7 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, folder: Path, fraction: float, *, keep: bool = False, baseline: Baseline | None = None) -> None:
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"Expected `fraction` to be in [0, 1], got {fraction}. Pass the part to replace.")
+        _check(fraction, baseline)
         self.fraction, self.keep, self.baseline = fraction, keep, baseline
         # Mapped, not read: several of these sets share one file, also between the workers of a loader.
         self._images, self._ranks = (np.load(folder / name, mmap_mode="r") for name in ("images.npy", "ranks.npy"))
@@ -93,8 +92,7 @@ def roar_datasets(
         ...     print(masked[0.5][0][0])
         tensor([[[0., 1., 4., 4.]]])
     """
-    _write(dataset, explain, Path(folder), seed=seed, batch_size=batch_size)
-    return {fraction: MaskedImages(Path(folder), fraction, baseline=baseline) for fraction in fractions}
+    return _masked(dataset, explain, Path(folder), fractions, baseline, keep=False, seed=seed, batch_size=batch_size)
 
 
 def kar_datasets(
@@ -122,8 +120,7 @@ def kar_datasets(
         ...     print(masked[0.5][0][0])
         tensor([[[ 4.,  4.,  5., 10.]]])
     """
-    _write(dataset, explain, Path(folder), seed=seed, batch_size=batch_size)
-    return {fraction: MaskedImages(Path(folder), fraction, keep=True, baseline=baseline) for fraction in fractions}
+    return _masked(dataset, explain, Path(folder), fractions, baseline, keep=True, seed=seed, batch_size=batch_size)
 
 
 def retrain(
@@ -158,6 +155,30 @@ def retrain(
             "Mask both sets with the same ones."
         )
     return {fraction: [train(train_sets[fraction], test_sets[fraction], s) for s in seeds] for fraction in train_sets}
+
+
+def _masked(
+    dataset: Any,
+    explain: Explain,
+    folder: Path,
+    fractions: Sequence[float],
+    baseline: Baseline | None,
+    *,
+    keep: bool,
+    seed: int,
+    batch_size: int,
+) -> dict[float, MaskedImages]:
+    for fraction in fractions:  # before the maps, which take long
+        _check(fraction, baseline)
+    _write(dataset, explain, folder, seed=seed, batch_size=batch_size)
+    return {fraction: MaskedImages(folder, fraction, keep=keep, baseline=baseline) for fraction in fractions}
+
+
+def _check(fraction: float, baseline: Baseline | None) -> None:
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"Expected `fraction` to be in [0, 1], got {fraction}. Pass the part to replace.")
+    if baseline is not None:
+        check_baseline(baseline)
 
 
 def _write(dataset: Any, explain: Explain, folder: Path, *, seed: int, batch_size: int) -> None:

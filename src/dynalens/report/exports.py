@@ -75,6 +75,9 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
         table: As of ``suspects()``.
         path: The file.
         files: Path of each sample's image relative to ``data_path`` by its id; without it the id stands for it.
+
+    Raises:
+        ValueError: If the table is of a regression, or two files differ in nothing but their ending.
     """
     if "label" not in table:
         raise ValueError(
@@ -86,6 +89,11 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
     for row in rows:
         key = str((files or {}).get(row["sample_id"], row["sample_id"]))
         key = key.removesuffix(Path(key).suffix)
+        if key in labels:
+            raise ValueError(
+                f"Expected an image of its own for each sample, got several called {key!r} without their ending, by "
+                "which FiftyOne tells them apart. Pass `files=` with paths that differ."
+            )
         attributes = {
             "sample_id": row["sample_id"],
             "suspicion": row.get("score"),
