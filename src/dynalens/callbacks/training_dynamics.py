@@ -198,17 +198,15 @@ class TrainingDynamicsMonitor(RecordingCallback):
                 trainer, pl_module, self._live, self._shown,
                 name=self.name, dataset=self._identity.dataset, sources=self._gallery_sources,
             )  # fmt: skip
-            if self._live.epochs:
-                self._log.restore(self.statistics(), self._live.epochs, self._live.kept_history().readable())
+            self._log.restore()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the loader again, which Lightning may have made anew."""
         if self._active:
             self._find_samples(trainer)
             self._step.begin_epoch()
-            if self._log is not None and self._live.dynamics is not None:
-                statistics = self._live.dynamics.compute()
-                self._log.begin_epoch(trainer, self._epoch(trainer), statistics, self._features.rows)
+            if self._log is not None:
+                self._log.begin_epoch(trainer, self._epoch(trainer), self._features.rows)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Watch the step."""
@@ -364,11 +362,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._step.end_fit()
         self._last_layer.end_fit()
         if self._live.epochs and self._begun and self._processes and self._processes.is_first:
-            pictures = None if self._log is None else self._log.pictures
-            similar = None if self._log is None else self._log.similar
-            self._live.end_files({} if pictures is None else pictures.pictures, similar)
-            if self._log is not None:
-                self._log.finish()
+            if self._log is None:
+                self._live.end_files({})
+            else:
+                self._log.end_fit()
         self._log = None
         self._gallery_sources.clear()
 
@@ -382,13 +379,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def _write_epoch(self, presentations: EpochRecord, log_to: Any, noise: dict[str, float]) -> None:
         self._live.write_epoch(presentations)
-        if self._log is None:
-            return
-        epoch, statistics = self._live.epochs[-1], self.statistics()
-        self._log.end_epoch(epoch, statistics, presentations, self._features.rows)
-        if log_to is not None:
-            ids, features = self._live.sample_ids, self._features.rows
-            self._log.write(log_to, epoch, statistics, presentations, ids, features, also=noise)
+        if self._log is not None:
+            self._log.end_epoch(presentations, self._features.rows)
+            if log_to is not None:
+                self._log.write(log_to, presentations, self._features.rows, also=noise)
 
     def draw_gallery_with(self, source: GallerySource) -> None:
         """Ask this source for maps and words in the gallery of suspects, until the fit ends."""

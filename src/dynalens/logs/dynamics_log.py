@@ -1,7 +1,7 @@
 """What loggers show of a record: scalars of each epoch, and pictures as long as they can be drawn."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -124,21 +124,21 @@ class DynamicsLog:
             decode=next((source.decode for source in sources if source.decode is not None), None),
         )
 
-    def restore(
-        self, statistics: SampleStatistics, epochs: Sequence[int], history: Iterable[tuple[int, Mapping[str, Array]]]
-    ) -> None:
+    def restore(self) -> None:
         """Go on with a record: follow its worst samples, and keep what its history says of them and of the noise."""
-        presentations = dict(history)
+        if not self._live.epochs:
+            return
+        statistics, presentations = self._live.record().statistics, dict(self._live.kept_history().readable())
         if self.pictures is not None:
             self.pictures.restore(statistics, presentations.items())
-        for epoch in epochs:
+        for epoch in self._live.epochs:
             self._noise.note(presentations.get(epoch), len(statistics))
 
-    def begin_epoch(
-        self, trainer: Any, epoch: int, statistics: SampleStatistics, features: FeatureRows | None = None
-    ) -> None:
+    def begin_epoch(self, trainer: Any, epoch: int, features: FeatureRows | None = None) -> None:
         """Choose what the projector shows of this epoch; draw an audit and prototypes if it may be the last."""
-        last = may_be_last_epoch(trainer)
+        if self._live.dynamics is None:
+            return
+        statistics, last = self._live.dynamics.compute(), may_be_last_epoch(trainer)
         if self._settings.prototypes and last and features is not None and self.pictures is not None:
             with self._or_switched_off():
                 self.pictures.follow_examples(
@@ -172,10 +172,9 @@ class DynamicsLog:
             with self._or_switched_off():
                 self.pictures.mark(rows, marks)
 
-    def end_epoch(
-        self, epoch: int, statistics: SampleStatistics, record: EpochRecord, features: FeatureRows | None = None
-    ) -> None:
+    def end_epoch(self, record: EpochRecord, features: FeatureRows | None = None) -> None:
         """Follow those that are worst now, and what they look like."""
+        epoch, statistics = self._live.epochs[-1], self._live.record().statistics
         self._noise.note(record.presentations(), len(statistics))
         with self._or_switched_off():
             if self.pictures is not None:
@@ -185,17 +184,10 @@ class DynamicsLog:
                 self.pictures.end_epoch(epoch, statistics, record, self._device, similar=(self.similar, self._newest))
 
     def write(
-        self,
-        trainer: Any,
-        epoch: int,
-        statistics: SampleStatistics,
-        record: EpochRecord,
-        ids: Array | None,
-        features: FeatureRows | None = None,
-        *,
-        also: Mapping[str, float],
+        self, trainer: Any, record: EpochRecord, features: FeatureRows | None = None, *, also: Mapping[str, float]
     ) -> None:
         """Write scalars and pictures; ``also`` has more scalars, by name."""
+        epoch, statistics, ids = self._live.epochs[-1], self._live.record().statistics, self._live.sample_ids
         step, summary = log_step(trainer, self._settings.x_axis), epoch_summary(statistics, record) | dict(also)
         rate = self._noise.rate(statistics, epoch + 1)
         estimated = None
@@ -215,8 +207,9 @@ class DynamicsLog:
             if self._projector is not None and features is not None and self._projector.due(epoch):
                 self._projector.write(features, statistics, step, ids)
 
-    def finish(self) -> None:
-        """Draw the pictures of the last epoch if they were not drawn."""
+    def end_fit(self) -> None:
+        """Write the files that a fit leaves, and the pictures of the last epoch if they were not drawn."""
+        self._live.end_files({} if self.pictures is None else self.pictures.pictures, self.similar)
         with self._or_switched_off():
             if self.pictures is not None:
                 self._live.attempt("pictures", self.pictures.finish)
