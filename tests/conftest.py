@@ -30,4 +30,4 @@ def drawn() -> None:
 def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is drawn at an epoch's end, which takes a third of a short fit: for tests that read the record alone."""
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("dynalens.pictures.pace.PicturePace.offer", lambda pace, draw: None)
+        monkeypatch.setattr("dynalens.pictures.pace.PicturePace.offer", lambda pace, draw, **_: False)

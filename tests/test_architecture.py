@@ -19,6 +19,7 @@ ALLOWED = {
     "keys": set(),
     "defaults": set(),
     "deferred": set(),
+    "schedule": set(),
     "units": {"torch"},
     "dynamics": {"torch", "numpy", "deferred", "units"},
     "attribution": COMPUTING | {"arguments", "paths", "captum", "zennit"},
@@ -85,12 +86,13 @@ ALLOWED = {
         "pictures",
         "record",
         "robustness",
+        "schedule",
         "tensorboard",
         "PIL",
     },
     "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
     | {"attribution", "capture", "concepts", "embeddings", "faithfulness", "observation", "similarity", "suspicion"}
-    | {"surrogates", "tensorboard", "text"},
+    | {"schedule", "surrogates", "tensorboard", "text"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "paths", "units"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,

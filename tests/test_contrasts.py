@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import input_x_gradient
 from dynalens.explanations.collector import SampleCollector
-from dynalens.explanations.schedule import Schedule
 from dynalens.logs import dynamics_pictures
 from dynalens.pictures import Suspect, suspects_gallery
+from dynalens.schedule import Schedule
 from test_explained_samples import Remembers, SuspectsOfEachEpoch
 from training import N, attribution_monitor, fit, images, labels, loader
 
@@ -57,7 +57,7 @@ def test_the_map_of_a_suspect_is_the_difference_of_the_maps_of_both_classes(
     tmp_path: Path, galleries: list[list[Suspect]], first: int
 ) -> None:
     torch.manual_seed(0)
-    dynamics, model = Looks(top_k=5), Remembers()
+    dynamics, model = Looks(top_k=5, max_overhead=None), Remembers()
     monitors = [attribution_monitor(suspects=0, num_samples=2), dynamics]
     fit(tmp_path, *(monitors if first == 0 else monitors[::-1]), model=model, val=in_order)
     assert len(galleries) == 2  # from the second epoch on
@@ -80,10 +80,15 @@ def test_the_map_of_a_suspect_is_the_difference_of_the_maps_of_both_classes(
 def test_without_contrast_or_where_nothing_is_explained_there_is_no_map(
     tmp_path: Path, galleries: list[list[Suspect]]
 ) -> None:
-    fit(tmp_path / "a", attribution_monitor(contrast=None), TrainingDynamicsMonitor(top_k=5), val=in_order)
+    fit(
+        tmp_path / "a",
+        attribution_monitor(contrast=None),
+        TrainingDynamicsMonitor(max_overhead=None, top_k=5),
+        val=in_order,
+    )
     assert not [s for suspects in galleries for s in suspects if s.contrast is not None]
     galleries.clear()
-    callbacks = attribution_monitor(every_n_epochs=2), TrainingDynamicsMonitor(top_k=5)
+    callbacks = attribution_monitor(every_n_epochs=2), TrainingDynamicsMonitor(max_overhead=None, top_k=5)
     fit(tmp_path / "b", *callbacks, val=in_order)
     assert [[s.contrast is not None for s in suspects] for suspects in galleries] == [[False] * 5, [True] * 5]
 
@@ -91,7 +96,11 @@ def test_without_contrast_or_where_nothing_is_explained_there_is_no_map(
 def test_another_monitors_suspects_are_not_mistaken_for_ones_own(
     tmp_path: Path, galleries: list[list[Suspect]]
 ) -> None:
-    callbacks = TrainingDynamicsMonitor(top_k=5), TrainingDynamicsMonitor(top_k=6, name="b"), attribution_monitor()
+    callbacks = (
+        TrainingDynamicsMonitor(max_overhead=None, top_k=5),
+        TrainingDynamicsMonitor(top_k=6, name="b"),
+        attribution_monitor(),
+    )
     fit(tmp_path, *callbacks, val=in_order)
     for suspects in galleries:
         assert all((s.contrast is not None) == (len(suspects) == 5) for s in suspects)
@@ -101,7 +110,7 @@ def test_string_ids_find_their_maps(tmp_path: Path, galleries: list[list[Suspect
     def read(batch: Any) -> list[str]:
         return [f"s{int(i)}" for i in batch[0][:, 0, 0, 0]]
 
-    fit(tmp_path, attribution_monitor(), TrainingDynamicsMonitor(index=read, top_k=5), val=in_order)
+    fit(tmp_path, attribution_monitor(), TrainingDynamicsMonitor(index=read, top_k=5, max_overhead=None), val=in_order)
     assert all(s.contrast is not None and s.sample_id.startswith("s") for suspects in galleries for s in suspects)
 
 
@@ -113,11 +122,16 @@ def test_a_map_that_fails_switches_explanations_off_once_and_the_gallery_goes_on
 
     monkeypatch.setattr("dynalens.explanations.explainer.contrast", fails)
     with pytest.warns(UserWarning, match="switched off, training goes on: ZeroDivisionError: no map") as warned:
-        fit(tmp_path / "a", attribution_monitor(), TrainingDynamicsMonitor(), val=in_order)
+        fit(tmp_path / "a", attribution_monitor(), TrainingDynamicsMonitor(max_overhead=None), val=in_order)
     assert len([w for w in warned if "switched off" in str(w.message)]) == 1
     assert len(galleries) == 2
     with pytest.raises(ZeroDivisionError, match="no map"):
-        fit(tmp_path / "b", attribution_monitor(on_error="raise"), TrainingDynamicsMonitor(), val=in_order)
+        fit(
+            tmp_path / "b",
+            attribution_monitor(on_error="raise"),
+            TrainingDynamicsMonitor(max_overhead=None),
+            val=in_order,
+        )
 
 
 def test_contrasts_try_smaller_chunks_where_memory_runs_out(
@@ -133,7 +147,9 @@ def test_contrasts_try_smaller_chunks_where_memory_runs_out(
         return real(model, x, torch.stack([of, against], dim=1), forward=forward, chunk_size=chunk_size)
 
     monkeypatch.setattr("dynalens.explanations.explainer.contrast", greedy)
-    fit(tmp_path, attribution_monitor(), TrainingDynamicsMonitor(top_k=5), val=in_order, max_epochs=2)
+    fit(
+        tmp_path, attribution_monitor(), TrainingDynamicsMonitor(max_overhead=None, top_k=5), val=in_order, max_epochs=2
+    )
     assert sizes[0] is None
     assert sizes[-1] is not None
     assert sizes[-1] <= 4
@@ -151,7 +167,7 @@ def test_the_time_of_contrasts_counts_for_the_budget() -> None:
     budget.aside(3.0)
     assert budget.overhead(1.0) == pytest.approx(0.4)
     assert budget.wait(1.0) == 4  # 4 seconds are 10 % of 40, four epochs
-    budget.explained(0, 4)
+    budget.made(0, 4)
     budget.trained(10.0)
     assert budget.overhead(1.0) == pytest.approx(0.1)
 
@@ -171,7 +187,7 @@ def test_the_first_of_the_passing_samples() -> None:
 
 
 def test_the_explained_suspects_are_still_those_asked_for(tmp_path: Path) -> None:
-    dynamics = TrainingDynamicsMonitor(top_k=5)
+    dynamics = TrainingDynamicsMonitor(max_overhead=None, top_k=5)
     noted = SuspectsOfEachEpoch(dynamics, 2)
     fit(tmp_path, attribution_monitor(suspects=2), dynamics, noted, val=in_order)
     with np.load(tmp_path / "dynalens" / "explanations" / "epoch_000002.npz") as written:
@@ -196,7 +212,8 @@ class Signals(pl.LightningModule):
 def test_signals_have_maps_too(tmp_path: Path, galleries: list[list[Suspect]]) -> None:
     x = torch.randn(N, 2, 12, generator=torch.Generator().manual_seed(0))
     fit(
-        tmp_path, attribution_monitor(methods="saliency", metrics=()), TrainingDynamicsMonitor(top_k=5),
+        tmp_path, attribution_monitor(methods="saliency", metrics=()),
+        TrainingDynamicsMonitor(max_overhead=None, top_k=5),
         model=Signals(), data=lambda: loader(TensorDataset(x, labels())),
     )  # fmt: skip
     assert all(s.contrast is not None and s.contrast.shape == (12,) for suspects in galleries for s in suspects)

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 from dynalens import AttributionMonitor, IndexedDataset, TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
 from dynalens.explanations.collector import SampleCollector
-from dynalens.explanations.schedule import Schedule
 from dynalens.faithfulness import (
     CurveSettings,
     faithfulness_curves,
@@ -23,6 +22,7 @@ from dynalens.faithfulness import (
     rank_correlation,
     runner_up,
 )
+from dynalens.schedule import Schedule
 from training import Classifier, N, arrays_of, attribution_monitor, dataset, fit, images, labels, loader, trainer
 
 pytestmark = [
@@ -297,7 +297,7 @@ def test_a_budget_spreads_explanations_over_more_epochs() -> None:
     budget.trained(10)
     assert budget.overhead(2.5) == 0.25
     assert budget.wait(2.5) == 4  # 2.5 s of 10 s an epoch: 10 % after 2.5 epochs, at an even epoch
-    budget.explained(0, 4)
+    budget.made(0, 4)
     assert [epoch for epoch in range(9) if budget.due(epoch)] == [4, 6, 8]
     for _ in range(4):
         budget.trained(10)
@@ -340,7 +340,7 @@ def explained_epochs(
         return logits
 
     attribution = "dynalens.callbacks.attribution"
-    monkeypatch.setattr("dynalens.explanations.schedule.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("dynalens.schedule.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(f"{attribution}.announce", said.append)
     monkeypatch.setattr(f"{attribution}.log_scalars", lambda trainer, values, step: logged.append((step, dict(values))))
     monitor = AttributionMonitor(
@@ -359,7 +359,9 @@ def test_the_overhead_is_measured_logged_and_kept_in_the_whole_training(
     assert [values["dynalens/explanations/overhead"] for _, values in own] == pytest.approx([0.125] + 3 * [0.75 / 18])
     assert [values["dynalens/explanations/every_n_epochs"] for _, values in own] == [3, 3, 3, 3]
     assert len(said) == 1
-    assert re.search(r"explaining took 12% .* `max_overhead=0\.05`\. Epoch 3 is explained next, and the last", said[0])
+    assert re.search(
+        r"explanations took 12% .* `max_overhead=0\.05`\. The next ones are of epoch 3, and the last", said[0]
+    )
 
 
 def test_the_last_epoch_is_explained_where_training_stops_before_it_was_to_end(

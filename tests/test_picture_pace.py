@@ -1,14 +1,23 @@
-"""A long training draws fewer pictures, and always those of its last epoch."""
+"""A long training draws fewer pictures, a short one has little time for them, and both draw the last ones."""
 
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+import pytorch_lightning as pl
 import torch
+from PIL import Image
+from pytorch_lightning.loggers.logger import DummyLogger
 from torch import nn
 
+from dynalens import TrainingDynamicsMonitor
 from dynalens.dynamics import TrainingDynamics
 from dynalens.logs import LayerLog, LayerPictures, LayerSettings
 from dynalens.logs.dynamics_pictures import DynamicsPictures
+from training import Classifier, fit, loader
 
 
 class Sink:
@@ -61,3 +70,85 @@ def test_pictures_of_layers_are_drawn_less_often_too_and_the_last_as_they_were_i
         drawn.append(written.copy())
     assert [step for step, _ in drawn[0]] == [*range(11), 11]
     np.testing.assert_array_equal(drawn[0][-1][1], drawn[1][-1][1])
+
+
+class Fitted:
+    """A fit whose charts take a quarter of a second, with a clock of its own."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, train: Callable[..., Any], **arguments: Any):
+        self.now = 0.0
+        self.folder, self.drawn, self.said, self.logged = folder, list[int](), list[str](), list[dict[str, float]]()
+        pictures = "dynalens.logs.dynamics_pictures"
+        monkeypatch.setattr("dynalens.schedule.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr(f"{pictures}.announce", self.said.append)
+        monkeypatch.setattr(f"{pictures}.CHARTS", {"one": self.draw, "two": self.draw})
+        self.monitor = TrainingDynamicsMonitor(**arguments)
+        train(self)
+
+    def draw(self, statistics: Any, subtitle: str) -> Image.Image:
+        self.now += 0.25
+        self.drawn.append(int(subtitle.split()[1]))
+        return Image.new("RGB", (1, 1))
+
+    @property
+    def epochs(self) -> list[int]:
+        return sorted(set(self.drawn))
+
+
+def slow_fit(fitted: Fitted, *, epochs: int = 7, stop: int | None = None, fits: int = 1) -> None:
+    """Six steps of half a second and three of validation in each epoch, beside callbacks that take much longer."""
+
+    class Slow(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            fitted.now += 0.5
+            return super().training_step(batch, batch_idx)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            fitted.now += 0.5
+            self.trainer.should_stop = self.current_epoch == stop
+
+    class Other(pl.Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            fitted.now += 1000
+
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            fitted.now += 1000
+
+    class Notes(DummyLogger):
+        def log_metrics(self, metrics: Any, step: Any = None) -> None:
+            fitted.logged.append({name: value for name, value in metrics.items() if name.startswith("dynalens/")})
+
+        def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    for _ in range(fits):
+        torch.manual_seed(0)
+        fit(
+            fitted.folder, Other(), fitted.monitor, model=Slow(), val=lambda: loader(shuffle=False), logger=Notes(),
+            max_epochs=epochs, num_sanity_val_steps=0,
+        )  # fmt: skip
+
+
+def test_charts_take_a_twentieth_of_the_training_time_and_no_number_depends_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Fitted(tmp_path / "short", monkeypatch, slow_fit)
+    # An epoch is six seconds: 42 allow two, which are four times the charts.
+    assert short.epochs == [0, 2, 4, 6]
+    assert len(short.said) == 1
+    assert re.search(
+        r"pictures took 8% .* `max_overhead=0\.05`\. The next ones are of epoch 2, and .* last", short.said[0]
+    )
+    whole = Fitted(tmp_path / "whole", monkeypatch, slow_fit, max_overhead=None)
+    assert (whole.epochs, whole.said) == (list(range(7)), [])
+    assert short.logged == whole.logged
+    assert len([values for values in short.logged if values]) == 7
+    assert short.monitor.table().equals(whole.monitor.table())
+
+
+def test_charts_of_the_last_epoch_are_drawn_where_training_stops_sooner_and_in_a_second_fit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = Fitted(tmp_path / "a", monkeypatch, lambda fitted: slow_fit(fitted, stop=3))
+    assert stopped.epochs == [0, 2, 3]
+    twice = Fitted(tmp_path / "b", monkeypatch, lambda fitted: slow_fit(fitted, epochs=3, fits=2), max_overhead=0.001)
+    assert twice.epochs == [0, 2, 3, 5]

@@ -91,7 +91,8 @@ def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path
 
 
 def test_pictures_have_the_number_and_the_widths_that_the_guide_says(tmp_path: Path) -> None:
-    found = events(tmp_path, TrainingDynamicsMonitor(), attribution_monitor(), max_epochs=3)
+    dynamics = TrainingDynamicsMonitor(max_overhead=None)
+    found = events(tmp_path, dynamics, attribution_monitor(), max_epochs=3)
     chart, sheets = re.findall(r"Charts are (\d+) pixels wide .* sheets (\d+ or \d+) wide", PAGE.read_text("utf-8"))[0]
     for tag in found.Tags()["images"]:
         pictures = found.Images(tag)
@@ -120,7 +121,7 @@ def test_one_layout_groups_the_scalars_of_all_monitors(tmp_path: Path) -> None:
 
 
 def test_charts_and_the_gallery_have_a_picture_for_each_epoch(tmp_path: Path) -> None:
-    found = events(tmp_path, TrainingDynamicsMonitor(x_axis="epoch"), max_epochs=12, val=None)
+    found = events(tmp_path, TrainingDynamicsMonitor(x_axis="epoch", max_overhead=None), max_epochs=12, val=None)
     for name in ("charts/data_map", "suspects"):
         steps = [p.step for decade in ("000-009", "010-019") for p in found.Images(f"dynalens/{name}/epochs {decade}")]
         assert steps == list(range(0 if name.startswith("charts") else 1, 12))

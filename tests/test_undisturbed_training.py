@@ -140,6 +140,7 @@ def monitors(loader: str | None = None, *, plain: bool = False, few: bool = Fals
             gradient_noise="net.8",
             similar=2,
             prototypes=1,
+            max_overhead=100.0,
             projector_every_n_epochs=None if plain else 1,
         ),
         attribution_monitor(
@@ -251,7 +252,8 @@ def test_training_on_several_targets_is_bit_identical_with_the_callbacks(tmp_pat
         runner.fit(module, DataLoader(data, batch_size=4, shuffle=True), DataLoader(data, batch_size=4))
         return final_state(runner, module)
 
-    dynamics, maps = TrainingDynamicsMonitor(top_k=5), attribution_monitor(steps=2, max_overhead=100.0)
+    dynamics = TrainingDynamicsMonitor(top_k=5, max_overhead=100.0)
+    maps = attribution_monitor(steps=2, max_overhead=100.0)
     assert differences(ended("with", [dynamics, maps]), ended("without", [])) == []
     assert dynamics.table()["presentations"].tolist() == [2] * N
     last = max((tmp_path / "with").rglob("dynalens/explanations/*.npz"))

@@ -17,6 +17,18 @@ def check_positive(**arguments: int | None) -> None:
             raise ValueError(f"Expected `{argument}` to be at least 1, got {value}. Pass a positive number.")
 
 
+def check_overhead(max_overhead: float | None) -> None:
+    """Raise a ValueError unless a largest fraction of the training time is above 0; None is no limit.
+
+    Example:
+        >>> check_overhead(0.0)
+        Traceback (most recent call last):
+        ValueError: Expected `max_overhead` to be above 0 or None, got 0.0. Pass 0.1, say.
+    """
+    if max_overhead is not None and not max_overhead > 0:
+        raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {max_overhead}. Pass 0.1, say.")
+
+
 def check_choice(argument: str, value: object, choices: Collection[str]) -> None:
     """Raise a ValueError if an argument is none of some words.
 

@@ -35,6 +35,8 @@ class Tag(NamedTuple):
 
 _EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the second", "each explained epoch"
 _FEWER = ", fewer after the 10th, and the last"
+_IN_TIME = " within `max_overhead`" + _FEWER
+_DRAWN, _DRAWN_2ND = _EACH + _IN_TIME, _SECOND + _IN_TIME
 _AGAIN, _UNIT = "each explained epoch from the second", "[-1, 1]"
 _ROBUSTNESS = "dynalens/robustness"
 _CONCEPTS, _ASKED = "dynalens/concepts", "each `every_n_epochs` of `ConceptMonitor`"
@@ -57,24 +59,30 @@ TAGS = (
     Tag(f"{_DYNAMICS}/margin", "histogram of each sample's mean margin (AUM)", "logits", _EACH),
     Tag(f"{_DYNAMICS}/confidence", "histogram of each sample's mean p(label)", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/forgetting_events", "histogram of each sample's forgetting events", "events", _EACH),
-    Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness", "picture", _EACH + _FEWER),
+    Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness", "picture", _DRAWN),
     Tag(
         f"{_CHARTS}/training_data_analysis/<epochs>",
         "last forgetting event, and what p(label) lacks",
         "picture",
-        _EACH + _FEWER,
+        _DRAWN,
     ),
     Tag(
-        f"{_CHARTS}/forgetting_events/<epochs>", "how many samples were forgotten how often", "picture", _EACH + _FEWER
+        f"{_CHARTS}/forgetting_events/<epochs>",
+        "how many samples were forgotten how often",
+        "picture",
+        _DRAWN,
     ),
-    Tag(f"{_CHARTS}/margins/<epochs>", "mean margins; below 0 another class was ahead", "picture", _EACH + _FEWER),
+    Tag(f"{_CHARTS}/margins/<epochs>", "mean margins; below 0 another class was ahead", "picture", _DRAWN),
     Tag(
-        f"{_CHARTS}/class_pairs/<epochs>", "given against suggested class of flagged samples", "picture", _EACH + _FEWER
+        f"{_CHARTS}/class_pairs/<epochs>",
+        "given against suggested class of flagged samples",
+        "picture",
+        _DRAWN,
     ),
-    Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _EACH + _FEWER),
+    Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _DRAWN),
     Tag("dynalens/summary", "suspects and noise rate, and what speaks against them", "text", _EACH),
-    Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _SECOND + _FEWER),
-    Tag("dynalens/suspects/table", "the same as a table, for inputs without a picture", "text", _EACH + _FEWER),
+    Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _DRAWN_2ND),
+    Tag("dynalens/suspects/table", "the same as a table, for inputs without a picture", "text", _DRAWN),
     Tag("dynalens/prototypes", "what stands for each class, with `prototypes`", "picture", "end of training"),
     Tag("dynalens/projector", "features of up to 2,000 samples", "embedding", "each `projector_every_n_epochs`"),
     Tag(f"{_CONCEPTS}/<concept>/<class>/score", "images of the class for which the concept speaks", "[0, 1]", _ASKED),

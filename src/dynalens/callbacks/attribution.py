@@ -264,6 +264,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the samples that were chosen."""
+        self._explanations.schedule.end_step()
         if self._pictures is not None and not trainer.sanity_checking:
             self._explanations.samples.end_choice()
 
@@ -284,6 +285,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Learn from the first steps where images and labels stand in a batch."""
+        self._explanations.schedule.end_step()
         samples = self._explanations.samples
         if self._pictures is not None and not samples.observer.done:
             with self._or_switched_off():
@@ -352,17 +354,17 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         if self._pictures is None or self._ended is None or not due(self._ended[0]):
             return
         (epoch, step), schedule = self._ended, self._explanations.schedule
-        schedule.begin_explanations()
+        schedule.begin()
         with self._or_switched_off():
             units = self._tracked.units(self._explanations.samples.suspect_ids)
             explanations = self._explanations.explain(pl_module, units)
             if explanations is None:
                 return  # no sample that can be explained has passed yet
             self._write(trainer, explanations, epoch, step)
-            prefix, accounts = tag_prefix(self.name), schedule.end_explanations(epoch)
+            prefix, accounts = tag_prefix(self.name), schedule.end(epoch)
             scalars = {f"{prefix}/explanations/{key}": value for key, value in accounts.items()}
             log_scalars(trainer, scalars, step)
-            words = schedule.first_words(*accounts.values())
+            words = schedule.first_words("explanations", **accounts)
             if words is not None:
                 announce(f"dynalens: {words}")
 

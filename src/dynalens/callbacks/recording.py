@@ -11,6 +11,7 @@ from dynalens.dynamics import Array, SampleStatistics
 from dynalens.record import LiveRecord, Record
 from dynalens.record.plans import AskedFor
 from dynalens.suspicion import PRECISION, NoiseRate
+from dynalens.units import TARGETS
 
 
 class RecordingCallback(NamedCallback):
@@ -37,6 +38,12 @@ class RecordingCallback(NamedCallback):
     def class_names(self) -> Sequence[str] | None:
         """The name of each class: those that were given, else the dataset's."""
         return self._live.class_names
+
+    @property
+    def records_numbers(self) -> bool:
+        """Whether what is recorded is a regression."""
+        kind = None if self._live.dynamics is None else self._live.dynamics.kind
+        return kind is not None and kind.name == TARGETS
 
     def statistics(self) -> SampleStatistics:
         """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""

@@ -20,7 +20,6 @@ from dynalens.logs import DynamicsLog, GallerySource, LogSettings
 from dynalens.paths import resolved
 from dynalens.record import LiveRecord, RecordFolder, RecordSettings
 from dynalens.tensorboard import Layout, dynamics_layout
-from dynalens.units import TARGETS
 
 
 class TrainingDynamicsMonitor(RecordingCallback):
@@ -75,6 +74,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
             early stopping may end training sooner, they are drawn before the epoch ``min_epochs``, at the earliest the
             second, and copied from then on. A plan that is in the folder is kept. In a fit of one epoch none is drawn.
         log_every_n_epochs: Write to the logger every so many epochs.
+        max_overhead: Largest fraction of the training time that drawing charts and suspects may take. If it would take
+            more, fewer epochs are drawn, which is said once: the first, the last, and evenly between them as many as
+            there is time for. Numbers are written in each. None: no limit.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
 
@@ -116,6 +118,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     prototypes = Setting[int]("_shown")
     audit = Setting[int | None]("_shown")
     log_every_n_epochs = Setting[int]("_shown")
+    max_overhead = Setting[float | None]("_shown")
     x_axis = Setting[Literal["step", "epoch"]]("_shown")
 
     def __init__(
@@ -139,13 +142,15 @@ class TrainingDynamicsMonitor(RecordingCallback):
         prototypes: int = 0,
         audit: int | None = None,
         log_every_n_epochs: int = 1,
+        max_overhead: float | None = 0.05,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
     ) -> None:
         self._kept = RecordSettings(views, history, mean_probabilities, tolerance, name_of, save_dir)
         self._shown = LogSettings(
-            features, projector_every_n_epochs, top_k, similar, prototypes, audit, log_every_n_epochs, x_axis
-        )
+            features, projector_every_n_epochs, top_k, similar, prototypes, audit, log_every_n_epochs, max_overhead,
+            x_axis,
+        )  # fmt: skip
         self._features, self._last_layer = LayerFeatures(features), LastLayer(gradient_noise)
         super().__init__(
             LiveRecord(
@@ -192,7 +197,6 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return
         self._begin(trainer)
         assert self._processes is not None
-        assert self._live.folder is not None
         if self._processes.is_first:
             self._log = DynamicsLog(
                 trainer, pl_module, self._live, self._shown,
@@ -242,6 +246,13 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._last_layer.close()
         if self._active and self._processes is not None:
             self._processes.in_step(lambda: self._record(trainer, outputs, batch))
+        if self._log is not None:
+            self._log.schedule.end_step()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Count it as training, of whose time drawing may take a part."""
+        if self._log is not None:
+            self._log.schedule.end_step()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Fold the epoch into the record, write it and log it."""
@@ -249,6 +260,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return
         self._processes.end_steps(self._step.end_epoch)
         logged = self._shown.logged(trainer.current_epoch)
+        if self._log is not None:
+            self._log.schedule.end_epoch()
         self._end_epoch(self._epoch(trainer), log_to=trainer if logged else None)
 
     def tensorboard_layout(self) -> Layout:
@@ -348,12 +361,6 @@ class TrainingDynamicsMonitor(RecordingCallback):
         """Who is in a training batch, for callbacks that ask in the same step."""
         return self._identity
 
-    @property
-    def records_numbers(self) -> bool:
-        """Whether what is recorded is a regression."""
-        kind = None if self._live.dynamics is None else self._live.dynamics.kind
-        return kind is not None and kind.name == TARGETS
-
     def _end_fit(self) -> None:
         if not self._active:
             return
@@ -380,9 +387,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def _write_epoch(self, presentations: EpochRecord, log_to: Any, noise: dict[str, float]) -> None:
         self._live.write_epoch(presentations)
         if self._log is not None:
-            self._log.end_epoch(presentations, self._features.rows)
-            if log_to is not None:
-                self._log.write(log_to, presentations, self._features.rows, also=noise)
+            self._log.end_epoch(presentations, self._features.rows, log_to, also=noise)
 
     def draw_gallery_with(self, source: GallerySource) -> None:
         """Ask this source for maps and words in the gallery of suspects, until the fit ends."""
@@ -391,4 +396,5 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def followed_suspects(self, epoch: int) -> int:
         """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""
-        return self._shown.followed_suspects(epoch)
+        due = self._log is None or self._log.schedule.due(self._live.epoch(epoch))
+        return self._shown.followed_suspects(epoch) if due else 0

@@ -13,10 +13,10 @@ from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.explainer import Explainer
 from dynalens.explanations.robustness import none_of
 from dynalens.explanations.samples import ExplainedSamples, Units
-from dynalens.explanations.schedule import Schedule
 from dynalens.explanations.settings import ExplanationSettings
 from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
 from dynalens.robustness import check_robustness
+from dynalens.schedule import Schedule
 
 
 class RunExplanations:
@@ -107,7 +107,7 @@ class RunExplanations:
             "last": dict(self._earlier.last),
             "total": dict(self._earlier.total),
             "next_epoch": self.schedule.next_epoch,
-            "explained_epoch": self.schedule.explained_epoch,
+            "explained_epoch": self.schedule.newest_epoch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,4 +115,4 @@ class RunExplanations:
         self.samples.load_state_dict(state)
         self._earlier = EarlierMaps(state["first"], state["last"], state.get("total", {}))
         self.schedule.next_epoch = state["next_epoch"]
-        self.schedule.explained_epoch = state.get("explained_epoch")
+        self.schedule.newest_epoch = state.get("explained_epoch")

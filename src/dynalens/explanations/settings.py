@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.arguments import check_choice, check_positive
+from dynalens.arguments import check_choice, check_overhead, check_positive
 from dynalens.attribution import Method, check_contrast, check_methods
 from dynalens.explanations.collector import given_samples
 from dynalens.explanations.regions import Where
@@ -101,8 +101,7 @@ class ScheduleSettings:
     def __post_init__(self) -> None:
         """Check the numbers."""
         check_positive(every_n_epochs=self.every_n_epochs)
-        if self.max_overhead is not None and not self.max_overhead > 0:
-            raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {self.max_overhead}. Pass 0.1, say.")
+        check_overhead(self.max_overhead)
 
 
 @dataclass(frozen=True)

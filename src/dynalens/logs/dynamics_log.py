@@ -14,6 +14,7 @@ from dynalens.embeddings import SimilarSamples
 from dynalens.features import FeatureRows
 from dynalens.host import (
     chart_layouts,
+    last_epoch,
     log_scalars,
     log_step,
     may_be_last_epoch,
@@ -29,6 +30,7 @@ from dynalens.logs.sinks import sink_of, switched_off_on_error
 from dynalens.pictures import Decode, find_normalisation
 from dynalens.record import LiveRecord
 from dynalens.record.folder import write_sheet
+from dynalens.schedule import Schedule
 from dynalens.suspicion import (
     PRECISION,
     NoiseRate,
@@ -78,6 +80,7 @@ class DynamicsLog:
         sources: Asked in turn for maps of the gallery's suspects, until one has some, and for words.
 
     Attributes:
+        schedule: When there is time to draw charts and suspects, in the record's epochs.
         similar: What suspects look like, as of the epoch before the last, so that their pictures have passed; None
             where that is not asked for.
     """
@@ -101,6 +104,10 @@ class DynamicsLog:
         self._audited = False
         self.similar: SimilarSamples | None = None
         self._newest: SimilarSamples | None = None
+        last = last_epoch(trainer)
+        if last is not None:  # a second fit counts on
+            last += live.epoch(trainer.current_epoch) - trainer.current_epoch
+        self.schedule = Schedule(1, settings.max_overhead, last)
         self._noise = NoiseCurve(history=live.history)
         writer = tensorboard_writer(trainer)
         if writer is not None:
@@ -122,6 +129,7 @@ class DynamicsLog:
             class_names=live.class_names,
             normalisation=normalisation,
             decode=next((source.decode for source in sources if source.decode is not None), None),
+            schedule=self.schedule,
         )
 
     def restore(self) -> None:
@@ -136,6 +144,7 @@ class DynamicsLog:
 
     def begin_epoch(self, trainer: Any, epoch: int, features: FeatureRows | None = None) -> None:
         """Choose what the projector shows of this epoch; draw an audit and prototypes if it may be the last."""
+        self.schedule.begin_epoch()
         if self._live.dynamics is None:
             return
         statistics, last = self._live.dynamics.compute(), may_be_last_epoch(trainer)
@@ -172,8 +181,17 @@ class DynamicsLog:
             with self._or_switched_off():
                 self.pictures.mark(rows, marks)
 
-    def end_epoch(self, record: EpochRecord, features: FeatureRows | None = None) -> None:
-        """Follow those that are worst now, and what they look like."""
+    def end_epoch(
+        self, record: EpochRecord, features: FeatureRows | None, log_to: Any, *, also: Mapping[str, float]
+    ) -> None:
+        """Follow those that are worst now, and what they look like; log scalars and pictures.
+
+        Args:
+            record: Presentations of the epoch, which the record has taken in.
+            features: Newest features of the samples, or None.
+            log_to: The Trainer; None in an epoch that is not logged.
+            also: More scalars, by name.
+        """
         epoch, statistics = self._live.epochs[-1], self._live.record().statistics
         self._noise.note(record.presentations(), len(statistics))
         with self._or_switched_off():
@@ -182,11 +200,12 @@ class DynamicsLog:
                 newest = similar_of(features, statistics, self._settings)
                 self.similar, self._newest = self._newest or newest, newest
                 self.pictures.end_epoch(epoch, statistics, record, self._device, similar=(self.similar, self._newest))
+        if log_to is not None:
+            self._write(log_to, record, features, also)
 
-    def write(
-        self, trainer: Any, record: EpochRecord, features: FeatureRows | None = None, *, also: Mapping[str, float]
+    def _write(
+        self, trainer: Any, record: EpochRecord, features: FeatureRows | None, also: Mapping[str, float]
     ) -> None:
-        """Write scalars and pictures; ``also`` has more scalars, by name."""
         epoch, statistics, ids = self._live.epochs[-1], self._live.record().statistics, self._live.sample_ids
         step, summary = log_step(trainer, self._settings.x_axis), epoch_summary(statistics, record) | dict(also)
         rate = self._noise.rate(statistics, epoch + 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.embeddings import SimilarSamples
+from dynalens.host import announce
 from dynalens.pictures import (
     Decode,
     Normalisation,
@@ -29,6 +30,7 @@ from dynalens.pictures import (
     suspects_table,
     training_data_analysis,
 )
+from dynalens.schedule import Schedule
 from dynalens.suspicion import named_targets, streaming_score, target_words, token_of, unit_words, worst_samples
 from dynalens.tensorboard import Sink, epochs_tag
 from dynalens.text import escaped
@@ -72,6 +74,7 @@ class DynamicsPictures:
         class_names: Name of each class, or None.
         normalisation: Of the inputs, or None.
         decode: From the id of a token to its word, or None.
+        schedule: When there is time to draw; default: always.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class DynamicsPictures:
         class_names: Sequence[str] | None,
         normalisation: Normalisation | None,
         decode: Decode | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         self._sink, self._prefix, self._top_k = sink, prefix, top_k
         self._names, self._decode = class_names, decode
@@ -90,7 +94,7 @@ class DynamicsPictures:
         self._has_inputs = self._are_pictures = False
         self._looks = _LOOKS
         self._audited: Sequence[int] = ()
-        self._pace = PicturePace()
+        self._pace, self._schedule = PicturePace(), schedule or Schedule(1, None)
         self._step, self._similar = 0, SimilarSamples(*(np.zeros((0, 0), np.int64),) * 3)
         self._alike: list[int] = []
         self._examples: dict[int, dict[str, list[int]]] = {}
@@ -181,7 +185,7 @@ class DynamicsPictures:
         names: Sequence[str] | None = None,
         estimated: Estimated | None = None,
     ) -> None:
-        """Write summary and histograms and, in a long training less often, charts and the suspects.
+        """Write summary and histograms; charts and the suspects less often in a long training or where time is short.
 
         Args:
             statistics: The record.
@@ -203,7 +207,11 @@ class DynamicsPictures:
             self._draw_charts(statistics, epoch, step, estimated)
             self._draw_suspects(self._suspects(statistics, ids, contrasts or {}, names), epoch, step)
 
-        self._pace.offer(draw)
+        self._schedule.begin()
+        if self._pace.offer(draw, in_budget=self._schedule.due(epoch)):
+            words = self._schedule.first_words("charts and suspects' pictures", **self._schedule.end(epoch))
+            if words is not None:
+                announce(f"dynalens: {words}")
 
     def finish(self) -> None:
         """Draw the charts and suspects of the last epoch if they were not drawn."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from dynalens.arguments import check_positive
+from dynalens.arguments import check_overhead, check_positive
 from dynalens.host import check_x_axis
 from dynalens.logs.dynamics_pictures import FOLLOWED
 
@@ -23,6 +23,7 @@ class LogSettings:
     prototypes: int
     audit: int | None
     log_every_n_epochs: int
+    max_overhead: float | None
     x_axis: Literal["step", "epoch"]
 
     def __post_init__(self) -> None:
@@ -30,6 +31,7 @@ class LogSettings:
         check_positive(top_k=self.top_k, log_every_n_epochs=self.log_every_n_epochs)
         check_positive(projector_every_n_epochs=self.projector_every_n_epochs)
         check_x_axis(self.x_axis)
+        check_overhead(self.max_overhead)
         if self.projector_every_n_epochs is not None and self.features is None:
             raise ValueError(
                 "Expected `features` to name a layer with `projector_every_n_epochs`, got None. Pass the dotted name "

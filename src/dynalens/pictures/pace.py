@@ -25,13 +25,22 @@ class PicturePace:
         self._number = 0
         self._last: Callable[[], None] | None = None
 
-    def offer(self, draw: Callable[[], None]) -> None:
-        """Call ``draw`` now if the pictures of this epoch are due; else only at the end, if no others come after."""
-        due = self._number % (1 + self._number // OFTEN) == 0
+    def offer(self, draw: Callable[[], None], *, in_budget: bool = True) -> bool:
+        """Call ``draw`` now if the pictures of this epoch are due; else only at the end, if no others come after.
+
+        Args:
+            draw: Draws the pictures.
+            in_budget: Whether there is time to draw now.
+
+        Returns:
+            Whether it was called.
+        """
+        due = in_budget and self._number % (1 + self._number // OFTEN) == 0
         self._number += 1
         self._last = None if due else draw
         if due:
             draw()
+        return due
 
     def finish(self) -> None:
         """Draw the last pictures if they were not drawn."""

@@ -1,0 +1,140 @@
+"""When explanations and pictures are made: every n epochs, or less often where they took too much of the time."""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Schedule:
+    """Decides in which epochs some results are made, from the seconds that they and the training took.
+
+    They are made in the first and in the last epoch, and evenly between them as often as the whole training leaves room
+    for. Where the last epoch is not known, each is followed by as many epochs as it needs to be within the budget.
+
+    Args:
+        every_n_epochs: Epochs between two results, at least.
+        max_overhead: Results may take this fraction of the time of training; None: whatever they take.
+        last_epoch: The last epoch of the training; None where it is not known.
+
+    Attributes:
+        next_epoch: Results are made in no epoch before it but the last.
+        newest_epoch: In which they were made last, or None.
+
+    Example:
+        >>> schedule, epochs = Schedule(1, 0.1, last_epoch=40), []
+        >>> for epoch in range(41):
+        ...     schedule.trained(seconds=1.0)
+        ...     if schedule.due(epoch):
+        ...         epochs.append(epoch)
+        ...         plan = schedule.account(epoch, seconds=1.0)
+        >>> epochs  # 4 of 41 seconds
+        [0, 14, 27, 40]
+    """
+
+    def __init__(self, every_n_epochs: int, max_overhead: float | None, last_epoch: int | None = None) -> None:
+        self.every_n_epochs, self.max_overhead, self.last_epoch = every_n_epochs, max_overhead, last_epoch
+        self.next_epoch = 0
+        self.newest_epoch: int | None = None
+        self._told = False
+        self._trained, self._spent = 0.0, 0.0  # in the whole fit; what follows is since the last results
+        self._seconds, self._epochs, self._aside = 0.0, 0, 0.0
+        self._epoch_start = self._step_end = self._start = 0.0
+
+    def begin_epoch(self) -> None:
+        """An epoch of training begins now."""
+        self._epoch_start = self._step_end = time.perf_counter()
+
+    def end_step(self) -> None:
+        """A step or a validation of the epoch has ended now."""
+        self._step_end = time.perf_counter()
+
+    def end_epoch(self) -> None:
+        """The epoch's training has ended, with its last step or validation: what callbacks do after it is not of it."""
+        self.trained(self._step_end - self._epoch_start)
+
+    def trained(self, seconds: float) -> None:
+        """An epoch has ended that took so long without results."""
+        self._trained += seconds
+        self._seconds += seconds
+        self._epochs += 1
+
+    def aside(self, seconds: float) -> None:
+        """Something that goes with the next results took so long."""
+        self._aside += seconds
+
+    @contextmanager
+    def timed_aside(self) -> Iterator[None]:
+        """Count the body as :meth:`aside`."""
+        start = time.perf_counter()
+        yield
+        self.aside(time.perf_counter() - start)
+
+    def due(self, epoch: int) -> bool:
+        """Return whether results are made at the end of this epoch."""
+        if epoch == self.last_epoch and self.leaves_out(epoch):
+            return True
+        return epoch % self.every_n_epochs == 0 and epoch >= self.next_epoch
+
+    def leaves_out(self, epoch: int) -> bool:
+        """Return whether results would have been made by this epoch, if they took no time, since the newest ones."""
+        return self.newest_epoch is not None and epoch >= self.newest_epoch + self.every_n_epochs
+
+    def first_words(self, results: str, overhead: float, every_n_epochs: float) -> str | None:
+        """Return, the first time that epochs are left out, what is said of it; else None.
+
+        Args:
+            results: What they are called.
+            overhead: What :meth:`account` returned.
+            every_n_epochs: The same.
+        """
+        if self._told or every_n_epochs == self.every_n_epochs or self.newest_epoch == self.last_epoch:
+            return None
+        self._told = True
+        next_epoch = self.next_epoch if self.last_epoch is None else min(self.next_epoch, self.last_epoch)
+        return (
+            f"{results} took {overhead:.0%} of the training time since the last ones, more than "
+            f"`max_overhead={self.max_overhead}`. The next ones are of epoch {next_epoch}, and the last epoch always "
+            "has some. Pass `max_overhead=None` to their monitor to have them of each epoch."
+        )
+
+    def overhead(self, seconds: float) -> float:
+        """Return what results took, as a fraction of the training since the ones before."""
+        return (seconds + self._aside) / self._seconds if self._seconds else math.inf
+
+    def wait(self, seconds: float, remaining: int = 0) -> int:
+        """Return after how many epochs other results that take so long fit the budget.
+
+        Args:
+            seconds: What these took.
+            remaining: Epochs to come, if that is known: results are spread over them, up to the last one.
+        """
+        if self.max_overhead is None or not self._seconds:
+            return self.every_n_epochs
+        cost, mean = seconds + self._aside, self._seconds / self._epochs
+        epochs = cost / (self.max_overhead * mean)
+        if remaining > 0:
+            budget = self.max_overhead * (self._trained + remaining * mean) - self._spent - cost
+            epochs = remaining / max(1, budget // cost)
+        return self.every_n_epochs * max(1, math.ceil(epochs / self.every_n_epochs))
+
+    def begin(self) -> None:
+        """Making results begins now."""
+        self._start = time.perf_counter()
+
+    def end(self, epoch: int) -> dict[str, float]:
+        """The results are made now; return and plan what :meth:`account` does."""
+        return self.account(epoch, time.perf_counter() - self._start)
+
+    def account(self, epoch: int, seconds: float) -> dict[str, float]:
+        """Results took so long at the end of this epoch: return what is logged of it, and plan the next."""
+        remaining = 0 if self.last_epoch is None else self.last_epoch - epoch
+        overhead, wait = self.overhead(seconds), self.wait(seconds, remaining)
+        self._spent += seconds + self._aside
+        self.made(epoch, wait)
+        return {"overhead": overhead, "every_n_epochs": wait}
+
+    def made(self, epoch: int, wait: int) -> None:
+        """Results were made at the end of this epoch; the next come after ``wait`` epochs."""
+        self.newest_epoch, self.next_epoch = epoch, epoch + wait
+        self._seconds, self._epochs, self._aside = 0.0, 0, 0.0
