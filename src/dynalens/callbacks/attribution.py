@@ -56,68 +56,64 @@ _METRICS = ("deletion", "insertion", "symmetric_relevance_gain", "attribution_dr
 class AttributionMonitor(GuardedPictures, NamedCallback):
     """Show at the end of each epoch where the model looks, and whether its maps name the pixels that it uses.
 
-    The same eight samples are explained in every epoch, in float32, with the label as target. They are chosen from the
-    first 100 batches of the first validation (not the sanity check), from as many classes as possible; if the first
-    epoch has no validation, from the first training batch. Their ids and maps are written to disk: see
-    :func:`load_explanations`. Beside a TrainingDynamicsMonitor, the worst suspects of the epoch before are explained,
-    too, each for its given and for its predicted label. Pictures go to TensorBoard, or to files if there is no
-    TensorBoardLogger. The numbers of each sample go to ``<log_dir>/dynalens/explanations/``. Each metric is logged next
-    to that of a random ranking.
+    The monitor explains the same eight samples in every epoch, in float32, for the class of their label. It chooses
+    them from the first 100 batches of the first validation (not the sanity check), from as many classes as possible. If
+    the first epoch has no validation, it takes them from the first training batch. If there is a
+    TrainingDynamicsMonitor, it also explains the worst suspects of the epoch before, each for its given and for its
+    predicted label. Pictures go to TensorBoard, or to files if there is no TensorBoardLogger. The ids, maps and numbers
+    of the samples go to ``<log_dir>/dynalens/explanations/`` (:func:`load_explanations`). Each metric is logged next to
+    that of a random ranking. Training is not disturbed.
 
     The inputs may be images; volumes (N, C, D, H, W), of which pictures show the middle slice; signals (N, C, T); rows
     of a table (N, F), whose replaced columns are zero by default; tokens (N, T), explained at their embedding; integer
-    images that the model scales; and complex images, as real and imaginary parts. Samples without a class as label are
-    left out. If each token or pixel has a class, one token or region of each sample is explained, of a suspect the
-    doubtful one. With several processes, the first one explains what it sees. Training is not disturbed.
+    images that the model scales; and complex images, as real and imaginary parts. Samples whose label is no class are
+    left out. If each token or pixel has a class, one token or region of each sample is explained, and of a suspect the
+    suspicious one. With several processes, the first one explains samples that it sees.
 
     Args:
-        methods: Names of maps: those of the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad",
-            "grad_cam"; "captum:<Class>", such as "captum:Occlusion"; or callables (model, images, targets) -> maps or
-            dotted paths of such, which go by their ``__name__``.
-        method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. See
-            :func:`dynalens.explain`.
+        methods: Names of maps: the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad" or
+            "grad_cam"; "captum:<Class>", such as "captum:Occlusion"; callables (model, images, targets) -> maps, or
+            dotted paths of such, which are named by their ``__name__``.
+        method_args: Arguments of methods, by name: ``{"smooth_grad": {"samples": 10}}``. See :func:`dynalens.explain`.
         metrics: Names of metrics of each map: "deletion", "insertion" (areas under the curves),
             "symmetric_relevance_gain", "deletion_rescaled", "insertion_rescaled", "average_drop", "average_increase",
             "pointing_game", "relevance_mass" (in the object: see ``masks``), "infidelity", "sensitivity" (to noise),
-            "local_fidelity" (:func:`dynalens.local_fidelity`),
-            "class_sensitivity" (against the map of the most probable other class), "attribution_drift" (rank
-            correlation with the last explanation), "randomisation_check" (with the first one) and "consensus" (with the
-            mean of all before).
-        baseline: What replaced pixels show: "blur", "zero", "mean" or a callable(images) -> images or its dotted path;
-            for tokens the id of a token without meaning: that of the mask or of unknown words.
-        steps: Steps of a curve, or "auto" to set points where it bends.
+            "local_fidelity" (:func:`dynalens.local_fidelity`), "class_sensitivity" (against the map of the most
+            probable other class), "attribution_drift" (rank correlation with the last explanation),
+            "randomisation_check" (with the first one) and "consensus" (with the mean of all before).
+        baseline: What replaced pixels show: "blur", "zero", "mean", a callable(images) -> images, or its dotted path.
+            For tokens the id of a token without meaning: that of the mask or of unknown words.
+        steps: Number of steps of a curve, or "auto" to set points where it bends.
         patch_size: Side of the patches that are replaced together.
-        precision: Of the passes that score perturbed images: "auto" is the Trainer's, or "float32", "bfloat16",
-            "float16".
-        seed: Seed of the order of equally relevant pixels and of the random ranking.
+        precision: Of the passes that score perturbed images: "float32", "bfloat16", "float16", or "auto" for the
+            Trainer's.
+        seed: Seed of the order of equally relevant pixels, and of the random ranking.
         num_samples: How many samples are explained in every epoch.
-        samples: Which samples to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples.
-        suspects: How many suspects are explained besides: the first of ``TrainingDynamicsMonitor.suspects()`` at that
-            time.
-        target: "label" or "prediction": the class for which the samples of every epoch are explained.
-        inputs: Where images and labels stand in the batch: (key, key), callable(batch) -> (images, labels) or its
-            dotted path. "auto": the entries that the first training steps give to the network and to the loss; if
+        samples: Samples to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples.
+        suspects: How many suspects are explained besides: the first ones of ``TrainingDynamicsMonitor.suspects()``.
+        target: The class for which the samples of every epoch are explained: "label" or "prediction".
+        inputs: Where images and labels stand in the batch: (key, key), callable(batch) -> (images, labels), or its
+            dotted path. "auto": the entries that the first training steps give to the network and to the loss. If
             these are not seen, the first entry and its label, or usual keys.
-        forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        decode: Callable(token id) -> its word, as of a tokenizer, for pictures of tokens and the table of suspects; an
-            empty one is not drawn. Default: the id.
+        forward: Callable(pl_module, images) -> logits. Default: the module, or its only child that gives logits.
+        decode: Callable(token id) -> its word, such as a tokenizer's, for pictures of tokens and the table of suspects.
+            Empty words are not drawn. Default: the id.
         masks: Where the batch has a mask of the object (N, H, W), or boxes (N, 4), for "pointing_game" and
             "relevance_mass": key, position, callable(batch) or its dotted path; a tensor for given ``samples``.
-        target_layer: Dotted name of the layer for class activation maps; default: the last one with feature maps, of
-            convolutional networks and of transformers, found at the first explanation.
-        contrast: Name of the method that shows, in the gallery of a TrainingDynamicsMonitor's suspects, what speaks for
-            the suggested rather than the given class (:func:`dynalens.contrast`); None for no such map.
-        robustness: What is done to the kept samples to see what changes their predictions: "fgsm", "pgd" and
-            "random_sign" look for the smallest step (:func:`dynalens.smallest_step`), "gaussian_noise", "blur",
-            "brightness" and "contrast" corrupt (:func:`dynalens.corrupted`). A picture and scalars show it.
+        target_layer: Dotted name of the layer for class activation maps. Default: the last one with feature maps, of
+            convolutional networks and of transformers. It is searched at the first explanation.
+        contrast: Name of the method that shows in the gallery of suspects what speaks for the suggested rather than the
+            given class (:func:`dynalens.contrast`). None: no such map.
+        robustness: How to try to change the predictions of the explained samples: "fgsm", "pgd" and "random_sign" look
+            for the smallest step (:func:`dynalens.smallest_step`), "gaussian_noise", "blur", "brightness" and
+            "contrast" corrupt the samples (:func:`dynalens.corrupted`). A picture and scalars show the result.
         every_n_epochs: Explain every so many epochs.
-        max_overhead: Largest fraction of the training time that explaining may take. If it would take more, fewer
-            epochs are explained, and this is said once: the first, the last, and evenly between them as many as there
-            is time for. None: no limit.
-        x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
-        name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
-        on_error: "warn" says once what fails while training and leaves it out: a method, a metric, or all explanations;
-            "raise" raises. Where memory runs out, smaller and smaller chunks are tried first.
+        max_overhead: Largest fraction of the training time that explaining may take. If it would take more, the first
+            epoch, the last one and only some in between are explained, evenly spread. One line says so. None: no limit.
+        x_axis: "step", at which Lightning logs an epoch's metrics, or "epoch".
+        name: Tells several monitors of one Trainer apart. Files go to ``<log_dir>/dynalens/<name>/``.
+        on_error: If something fails during training, "warn" warns once and leaves it out: a method, a metric, or all
+            explanations. "raise" raises the error. If memory runs out, smaller chunks are tried first.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -23,9 +23,9 @@ from dynalens.logs import LayerLog, LayerPictures, LayerSettings, show_as_traine
 class LayerMonitor(GuardedPictures, NamedCallback):
     """Show what a layer computes: first-layer filters, feature maps, the inputs that excite a channel, ideal inputs.
 
-    Nothing is shown that is not asked for. Pictures go to TensorBoard, or to files where there is no such logger. With
-    several processes the first one shows what it sees. Training is not disturbed: weights, random streams and
-    gradients stay as they would be without the callback.
+    It shows only what you ask for. Pictures go to TensorBoard, or to files if there is no TensorBoardLogger. With
+    several processes, the first one shows what it sees. Training is not disturbed: weights, random numbers and
+    gradients are those of a run without the callback.
 
     Args:
         layer: Dotted name of the layer whose channels are shown.

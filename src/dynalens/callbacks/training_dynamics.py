@@ -26,59 +26,58 @@ class TrainingDynamicsMonitor(RecordingCallback):
     """Record how the network treats each training sample in each step, and rank the samples by suspicion.
 
     Margin, confidence, forgetting events and the other statistics come from the step's own forward pass, before the
-    weights change. No second pass is made, no step waits for the device, and weights, random numbers and gradients are
-    those of a run without the callback. Files go to ``<log_dir>/dynalens/``; ``docs/tensorboard.md`` lists the
-    TensorBoard tags. Without a TensorBoardLogger the pictures are files there. A logger with ``log_image`` gets them
-    too.
+    weights change. There is no second pass, no step waits for the device, and weights, random numbers and gradients are
+    those of a run without the callback. Files go to ``<log_dir>/dynalens/``. ``docs/tensorboard.md`` lists the
+    TensorBoard tags. Without a TensorBoardLogger the pictures are files. Loggers with ``log_image`` get them, too.
 
     Args:
-        index: Which samples are in a batch. "auto" observes the loader's sampler. Otherwise the key under which the
-            batch has the dataset index, or an id, of each of its N samples, or a callable(batch) -> N of them, or its
-            dotted path. Strings, and integers of an iterable dataset or from within a Subset, are ids: the record has a
-            row for each. (Integer ids on an accelerator make each step wait for the device; the others do not.)
-        capture: Where logits and targets come from. "auto" takes the first of these that there is: ``logits`` and
+        index: How to know which samples are in a batch. "auto" observes the loader's sampler. Otherwise the key under
+            which the batch has the dataset index, or an id, of each of its N samples; or a callable(batch) that returns
+            them; or its dotted path. Strings are ids, and so are integers of an iterable dataset or from within a
+            Subset. The record has a row for each id. (Only integer ids on an accelerator make a step wait for it.)
+        capture: How to find logits and targets. "auto" takes the first of these that it finds: ``logits`` and
             ``targets`` in the dict that ``training_step`` returns; a call of ``cross_entropy``, ``nll_loss`` or
-            ``binary_cross_entropy_with_logits``; of a regression, ``predictions`` and ``targets`` in that dict, or a
+            ``binary_cross_entropy_with_logits``; for a regression ``predictions`` and ``targets`` in that dict, or a
             call of ``mse_loss``, ``l1_loss``, ``smooth_l1_loss`` or ``huber_loss`` with labels of the batch; the
-            softmax or sigmoid on the way to the loss, with the batch's labels. "labels" is "auto" for samples with any
-            number of K labels, even if each has one in the first batch (``docs/units.md``). "loss" ignores the dict,
-            "outputs" demands it. "module:<dotted name>" takes the output of a layer and the batch's labels. A
-            callable(outputs, batch), or its dotted path, returns both. A binary logit z, (N,) or (N, 1), counts as two
-            classes with logits 0 and z. Log-probabilities given to ``nll_loss`` have the margins of their logits.
-        loader: Which loader to record, if training has several: its key in a dict or its place in a list. ``index``
-            is then looked for in its part of the batch.
-        views: How many rows of logits each sample has, as concatenated views, all with the sample's class as target.
-        features: Dotted name of a layer, best the one before the last linear one. Its newest output for each sample,
-            averaged over space or tokens, stays on the device in bfloat16, 2 bytes for each of N x D values, at most
-            1 GiB, is in the checkpoint, and gives the table's column ``score_neighbours``.
-        projector_every_n_epochs: Show features of 2,000 samples in the projector every so many epochs; None: never.
-        gradient_noise: True, or the dotted name of the linear layer that gives the logits (default: the last one): log
-            length and noise of its gradients, from what the step computed (:class:`~dynalens.GradientNoise`). Each step
-            costs one more forward pass of that layer, and half a millisecond of small operations.
-        class_names: Name of each class; default: the dataset's ``classes``.
-        name_of: Callable(sample id) -> name of a sample, for tables; default: the paths in the dataset's ``samples``.
-        save_dir: Folder of the record; default ``<log_dir>/dynalens``.
+            softmax or sigmoid before the loss, with the batch's labels. "labels" is "auto" for samples with any number
+            of labels, even if each has exactly one in the first batch (``docs/units.md``). "loss" ignores the dict.
+            "outputs" requires it. "module:<dotted name>" takes the output of a layer, and the batch's labels. A
+            callable(outputs, batch), or its dotted path, returns both. One logit z per sample counts as two classes
+            with logits 0 and z. Log-probabilities that ``nll_loss`` gets have the same margins as their logits.
+        loader: Which loader to record if training has several: its key in a dict or its position in a list. ``index``
+            is then looked for in the part of the batch that comes from it.
+        views: How many rows of logits each sample has, if a step concatenates several views of the batch.
+        features: Dotted name of a layer, best the one before the last linear layer. Its newest output for each sample,
+            averaged over space or tokens, gives the table's column ``score_neighbours``. It stays on the device in
+            bfloat16, 2 bytes for each of N x D values and at most 1 GiB, and is saved in checkpoints.
+        projector_every_n_epochs: Show features of 2,000 samples in the projector every so many epochs. None: never.
+        gradient_noise: True, or the dotted name of the linear layer that gives the logits (default: the last one). Logs
+            length and noise of its gradients (:class:`~dynalens.GradientNoise`). Each step then costs one more forward
+            pass of that layer and half a millisecond of small operations.
+        class_names: Name of each class. Default: the dataset's ``classes``.
+        name_of: Callable(sample id) that returns the name of a sample. Default: the paths in the dataset's ``samples``.
+        save_dir: Folder of the record. Default: ``<log_dir>/dynalens``.
         history: Keep index, p(label), margin, prediction and p(another class) of every presentation on disk.
-        mean_probabilities: Keep the mean of all K probabilities of each of the N samples, for cleanlab and the like:
-            True within 1 GiB, a number within that many, counted as 4 N K bytes; :class:`~dynalens.TrainingDynamics`
-            says what of it is where. ``record.npz`` grows by as much.
-        tolerance: Of a regression (``docs/units.md``): absolute residual below which a prediction is right, in the unit
-            of the targets, a number or one for each target. Default: the median absolute deviation of the targets.
+        mean_probabilities: Keep the mean of all K probabilities of each of the N samples, for cleanlab for instance.
+            True allows 1 GiB for them, and a number that many, counted as 4 N K bytes. ``record.npz`` grows by as
+            much. :class:`~dynalens.TrainingDynamics` says which memory they take.
+        tolerance: For a regression (``docs/regression.md``): the absolute residual below which a prediction is right, a
+            number or one for each target. Default: the median absolute deviation of the targets.
         top_k: How many suspects the gallery shows. Their pictures are copied from the batches of the next epoch.
-        similar: How many training samples that a suspect looks like are shown beside it in gallery and report, of its
-            given and of its suggested class each: the nearest ones by ``features``. 0: none.
-        prototypes: How many prototypes, criticisms, easiest and hardest samples of each class a sheet shows, chosen by
-            ``features`` before the last epoch, for up to 20 classes (:func:`~dynalens.prototypes`). 0: no sheet.
+        similar: How many similar training samples of its given class, and of its suggested class, are shown beside each
+            suspect in gallery and report: the nearest ones by ``features``. 0: none.
+        prototypes: How many prototypes, criticisms, easiest and hardest samples of each class a sheet shows, for up to
+            20 classes. They are chosen by ``features`` before the last epoch (:func:`~dynalens.prototypes`). 0: none.
         audit: How many samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures
-            are copied from its batches, for ``dynalens audit`` without ``--data``. If ``max_steps``, ``max_time`` or
-            early stopping may end training sooner, they are drawn before the epoch ``min_epochs``, at the earliest the
-            second, and copied from then on. A plan that is in the folder is kept. In a fit of one epoch none is drawn.
+            are copied from its batches, so that ``dynalens audit`` needs no ``--data``. If ``max_steps``, ``max_time``
+            or early stopping may end training sooner, they are drawn before the epoch ``min_epochs``, but not before
+            the second. A plan that is already in the folder is kept. A fit of one epoch draws none.
         log_every_n_epochs: Write to the logger every so many epochs.
         max_overhead: Largest fraction of the training time that drawing charts and suspects may take. If it would take
-            more, fewer epochs are drawn, which is said once: the first, the last, and evenly between them as many as
-            there is time for. Numbers are written in each. None: no limit.
-        x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
-        name: Tells several monitors of one Trainer apart; they write ``dynalens/<name>/``.
+            more, the first epoch, the last one and only some in between are drawn, evenly spread. One line says so.
+            Numbers are written in each epoch. None: no limit.
+        x_axis: "step", at which Lightning logs an epoch's metrics, or "epoch".
+        name: Tells several monitors of one Trainer apart. Files go to ``<log_dir>/dynalens/<name>/``.
 
     Raises:
         ValueError: If an argument is out of its range.

@@ -13,11 +13,11 @@ HISTORY = ("index", "p_label", "margin", "predicted", "p_other", "residual")
 
 @dataclass(frozen=True, eq=False)  # hashed as the object it is, so that what was worked out of it can be kept
 class SampleStatistics:
-    """Statistics of each of the N samples over its T presentations; a sample never seen has NaN.
+    """Statistics of each of the N samples over its T presentations. A sample that was never trained on has NaN.
 
     Attributes:
         label: Class that was trained on, int; -1 where never seen.
-        presentations: Number T of times seen (Toneva et al. 2019), int.
+        presentations: Number T of times that the network trained on it (Toneva et al. 2019), int.
         forgetting_events: Transitions correct -> wrong between consecutive presentations (Toneva et al. 2019), int.
         learned: Whether it was ever correct, bool.
         first_learned: Epoch of the first correct presentation; NaN where never learned.
@@ -30,23 +30,24 @@ class SampleStatistics:
         el2n: Mean of ||p - onehot(y)||_2, in [0, sqrt(2)] (Paul et al. 2021, who average over seeds).
         probability_gap: max_k p_k - p_y at the last presentation, in [0, 1].
         predicted: Class of the largest logit at the last presentation, int; -1 where never seen.
-        candidate: Majority among the predictions that disagree with the label (Boyer and Moore's sketch, so
-            exact where one class has more than half of them), int; -1 where none disagreed.
-        candidate_share: At least this fraction of the presentations predicted the candidate, and exactly this where
-            no other class but the label was predicted; NaN where none disagreed.
-        weighted_margin: Mean of the margin in which an epoch counts with :func:`~dynalens.dynamics.epoch_weight`, or,
-            where a sample has several units, with :func:`~dynalens.dynamics.weighting.unit_weight`.
+        candidate: Majority among the predictions that disagree with the label, int; -1 where none disagreed. It is
+            kept by Boyer and Moore's method, which is exact if one class has more than half of these predictions.
+        candidate_share: At least this fraction of the presentations predicted the candidate. It is exact if no class
+            but the label and the candidate was predicted; NaN where none disagreed.
+        weighted_margin: Weighted mean of the margin. The weight of an epoch is
+            :func:`~dynalens.dynamics.epoch_weight`, or, if a sample has several units,
+            :func:`~dynalens.dynamics.weighting.unit_weight`.
         weighted_confidence: The same mean of p_y.
         weighted_rival: The same mean of max_{k != y} p_k.
         mean_probabilities: Mean of p over presentations, shape ``(N, K)``, float32; None unless it was asked for, and
             before the first epoch has ended.
         expected_entropy: Mean of the entropy of p over presentations, in nats, in [0, ln K]; None where the mean
             probabilities are.
-        unit: Where a sample has several units, each with a target of its own: the place of the worst one, int; None
-            where it has one label. The margin of a presentation is then the smallest of its units, p_y the probability
-            of it, and correct is a presentation whose units all are. ``correctness`` is the fraction of units that were
-            right and ``loss`` their mean loss; ``label`` and ``candidate`` are what was given for the worst unit, and
-            what is suggested instead.
+        unit: If a sample has several units, each with a target of its own, the position of the worst one, int; None
+            where it has one label. The margin of a presentation is then the smallest of its units, p_y is the
+            probability of that margin, and a presentation is correct if all its units are. ``correctness`` is the
+            fraction of units that were right and ``loss`` their mean loss. ``label`` is what was given for the worst
+            unit, and ``candidate`` what is suggested instead.
         unit_margin: Weighted mean of the margin of the worst unit, the smallest of ``unit_margins``.
         mean_margin: Mean of the margin over units and presentations.
         unit_forgetting_events: Forgetting events of all units of the sample, int: presentations at which a unit was

@@ -35,7 +35,8 @@ class CurveSettings:
         seed: Seed of the order of pixels with equal relevance, and of random rankings.
         precision: "float32", or "bfloat16" or "float16" to score under autocast (areas then differ by about .001).
         chunk_size: Images in one forward pass; bounds the memory. None: by device and size of the images.
-        tolerance: With ``steps="auto"``, intervals of more rise (half of it their neighbours') x width are halved.
+        tolerance: With ``steps="auto"``, an interval is halved while its width times its rise exceeds this. The
+            rise is averaged with that of its neighbours.
 
     Example:
         >>> CurveSettings("zero", steps=10, patch_size=2).baseline

@@ -23,16 +23,17 @@ FROM_THE_RUN_ALONE = "from the run alone; audit 100 samples for a confidence int
 class NoiseRate:
     """Estimated fraction of wrong labels, in [0, 1], with a lower and an upper bound.
 
-    The bounds of an estimate from the run alone are no confidence interval. On hard data the upper bound counts hard
-    samples, too. Labels that the network memorised before it ever disagreed with them are in neither.
+    If the estimate comes from the run alone, its bounds are no confidence interval. On hard data the upper bound also
+    counts hard samples with right labels. Wrong labels that the network memorised before it ever disagreed with them
+    are counted in neither bound.
 
     Attributes:
-        low: Lower bound: the smallest rate that is likely (95 %) given the labels that the network rules out, for a
-            calibrated network, less two standard errors; 0 without history.
+        low: Lower bound. The network rules out some labels. If it is calibrated, this is the smallest rate at which so
+            many are likely (95 %), less two standard errors. 0 without history.
         value: The estimate.
-        high: Upper bound: the fraction of labels with which the weighted predictions disagree, hard samples included,
-            or, if it is larger, the largest rate that is likely (95 %) given the labels that the network rules out;
-            plus two standard errors.
+        high: Upper bound, the larger of two fractions plus two standard errors: the fraction of labels with which the
+            weighted predictions disagree, hard samples included; and the largest rate that is likely (95 %) given the
+            labels that the network rules out.
         calibrated: Whether the rate comes from a person's answers, as in :func:`dynalens.audit`: ``low`` and ``high``
             are then a 95 % confidence interval. False for an estimate from the run alone, which can be far too low on
             labels that people gave.
