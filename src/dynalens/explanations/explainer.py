@@ -23,6 +23,7 @@ from dynalens.attribution.methods import BUILT_IN, takes
 from dynalens.explanations.dense import ExplainedUnit
 from dynalens.explanations.forms import (
     Forward,
+    Query,
     check_floating_copies,
     explained_form,
     forward_of_form,
@@ -117,18 +118,17 @@ class Explainer:
             predicted: Whether to explain the predicted classes instead.
             regions: Masks of the object, (N, *spatial), for the metrics that need them.
         """
-        device = next((parameter.device for parameter in model.parameters()), samples[1].device)
-        ids, inputs, labels = samples[0], samples[1].to(device), samples[2].to(device)
+        inputs, labels = _beside(model, samples[1], samples[2])
         if is_table(inputs) and self.settings.baseline == "blur":  # columns have no neighbours
             self.settings = replace(self.settings, baseline="zero")
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
         if predicted:
-            targets = self._predicted(model, forward, images)
-        classes = labels if targets is None else targets
-        measured = functools.partial(self._measured, model, forward, images, classes, regions=regions)
-        result = self._in_memory(
-            images, lambda: self._explained(model, forward, images, labels, classes, ids, measured)
-        )
+            logits = self._in_memory(
+                images, lambda: class_logits(model, images, forward=forward, chunk_size=self.chunk_size)
+            )
+            targets = logits.argmax(dim=1)
+        query = Query(model, forward, images, labels if targets is None else targets)
+        result = self._in_memory(images, lambda: self._explained(query, labels, samples[0], regions))
         return replace(result, table=is_table(inputs), independent=self.independent, numbers=self.numbers)
 
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
@@ -149,8 +149,7 @@ class Explainer:
             self.robustness = none_of(self.robustness)
         if not self.robustness:
             return None
-        device = next((parameter.device for parameter in model.parameters()), inputs.device)
-        inputs, labels = inputs.to(device), labels.to(device)
+        inputs, labels = _beside(model, inputs, labels)
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
 
         def measured(checks: Sequence[str]) -> Robustness:
@@ -161,17 +160,12 @@ class Explainer:
                 ),
             )
 
-        try:
-            robustness = measured(self.robustness)
-        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
-            self.robustness = self._working(self.robustness, lambda check: measured([check]), error, one_must=False)
-            robustness = measured(self.robustness)
+        robustness, self.robustness = self._of_working(self.robustness, measured)
         return replace(robustness, table=is_table(inputs))
 
     def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, labels: Tensor, *, method: str) -> Tensor:
         """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the labels (N,)."""
-        device = next((parameter.device for parameter in model.parameters()), inputs.device)
-        inputs, suggested, labels = (part.to(device) for part in (inputs, suggested, labels))
+        inputs, suggested, labels = _beside(model, inputs, suggested, labels)
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
         own_arguments = dict((self.method_args or {}).get(method, {}))
         if takes(BUILT_IN[method], "target_layer"):
@@ -186,8 +180,7 @@ class Explainer:
     def _forward_of(self, model: nn.Module, inputs: Tensor) -> Forward:
         """Return what gives the logits of inputs as they are explained."""
         images = model_form(explained_form(inputs), inputs)
-        dense = self.unit is not None
-        forward = functools.partial(self.forward, model) if self.forward else find_forward(model, images, dense=dense)
+        forward = self._model_forward(model, images, dense=self.unit is not None)
         check_floating_copies(model, forward, inputs)
         run = forward_of_form(forward, inputs)
         if self.unit is not None:
@@ -197,18 +190,12 @@ class Explainer:
 
     def units_forward(self, model: nn.Module, inputs: Tensor) -> tuple[Forward, Tensor]:
         """Return what gives the logits of all tokens or pixels, and the inputs that it takes."""
-        device = next((parameter.device for parameter in model.parameters()), inputs.device)
-        inputs = inputs.to(device)
+        (inputs,) = _beside(model, inputs)
         images = model_form(explained_form(inputs), inputs)
-        return functools.partial(self.forward, model) if self.forward else find_forward(
-            model, images, dense=True
-        ), images
+        return self._model_forward(model, images, dense=True), images
 
-    def _predicted(self, model: nn.Module, forward: Forward, images: Tensor) -> Tensor:
-        logits = self._in_memory(
-            images, lambda: class_logits(model, images, forward=forward, chunk_size=self.chunk_size)
-        )
-        return logits.argmax(dim=1)
+    def _model_forward(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
+        return functools.partial(self.forward, model) if self.forward else find_forward(model, images, dense=dense)
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:
@@ -221,66 +208,41 @@ class Explainer:
             self.chunk_size = (self.chunk_size or max(_MAP_CHUNK, chunk_size_for(images))) // 2
 
     def _explained(
-        self,
-        model: nn.Module,
-        forward: Forward,
-        images: Tensor,
-        labels: Tensor,
-        targets: Tensor,
-        ids: Sequence[int | str] | None,
-        measured: Callable[[Tensor, Tensor], Faithfulness],
+        self, query: Query, labels: Tensor, ids: Sequence[int | str] | None, regions: Tensor | None
     ) -> ExplanationResult:
-        if is_tokens(images):
-            check_in_vocabulary(model, self.settings.baseline)
-        explanation = self._maps(model, forward, images, targets)
-        relevance = self._relevance(explanation, images)
-        results = {method: measured(maps, explanation.logits) for method, maps in relevance.items()}
-        control = random_ranking(images, self.settings.seed)
+        if is_tokens(query.images):
+            check_in_vocabulary(query.model, self.settings.baseline)
+        explanation = self._maps(query)
+        relevance = self._relevance(explanation, query.images)
+        measured = functools.partial(self._measured, query, explanation.logits, regions)
+        results = {method: measured(maps) for method, maps in relevance.items()}
+        control = random_ranking(query.images, self.settings.seed)
         if any(result.values for result in results.values()):
-            results[RANDOM] = measured(control, explanation.logits)
-        ranked = relevance | {RANDOM: control}
-        for method, noisy in self._under_noise(model, forward, images, targets, explanation, ranked).items():
+            results[RANDOM] = measured(control)
+        for method, noisy in self._under_noise(query, explanation, relevance | {RANDOM: control}).items():
             results.setdefault(method, Faithfulness({}, {})).values.update(noisy)
-        for method, values in self._class_sensitivity(model, forward, images, targets, explanation, relevance).items():
+        for method, values in self._class_sensitivity(query, explanation, relevance).items():
             results[method].values["class_sensitivity"] = values
-        return ExplanationResult(images, labels, targets, explanation, relevance, results, ids)
+        return ExplanationResult(query.images, labels, query.targets, explanation, relevance, results, ids)
 
-    def _measured(
-        self,
-        model: nn.Module,
-        forward: Forward,
-        images: Tensor,
-        targets: Tensor,
-        maps: Tensor,
-        logits: Tensor,
-        *,
-        regions: Tensor | None = None,
-    ) -> Faithfulness:
+    def _measured(self, query: Query, logits: Tensor, regions: Tensor | None, maps: Tensor) -> Faithfulness:
         settings = replace(self.settings, chunk_size=self.chunk_size)
 
         def measured(metrics: Sequence[str]) -> Faithfulness:
             return measure(
-                model, images, targets, maps, metrics, settings, forward=forward, logits=logits, regions=regions
-            )
+                query.model, query.images, query.targets, maps, metrics, settings, forward=query.forward,
+                logits=logits, regions=regions,
+            )  # fmt: skip
 
-        try:
-            return measured(self.metrics)
-        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
-            self.metrics = self._working(self.metrics, lambda metric: measured([metric]), error, one_must=False)
-        return measured(self.metrics)
+        result, self.metrics = self._of_working(self.metrics, measured)
+        return result
 
     def _under_noise(
-        self,
-        model: nn.Module,
-        forward: Forward,
-        images: Tensor,
-        targets: Tensor,
-        explanation: Explanation,
-        relevance: Mapping[str, Tensor],
+        self, query: Query, explanation: Explanation, relevance: Mapping[str, Tensor]
     ) -> dict[str, dict[str, Tensor]]:
         """Return the metrics under noise that are asked for, (N,) each, by method; "random" has no sensitivity."""
-        noise = Noise(model, forward, images, targets, self.chunk_size, self.settings.baseline, self.settings.seed)
-        same = {method: of_one for method, of_one in explanation.maps.items() if of_one.shape == images.shape}
+        noise = Noise(query, replace(self.settings, chunk_size=self.chunk_size))
+        same = {method: of_one for method, of_one in explanation.maps.items() if of_one.shape == query.images.shape}
         maps = {**relevance, **same}  # signs and channels count
 
         def measured(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
@@ -290,7 +252,7 @@ class Explainer:
             if "local_fidelity" in metrics:
                 of_metrics["local_fidelity"] = noise.local_fidelity(relevance)
             if "sensitivity" in metrics:
-                of_metrics["sensitivity"] = noise.sensitivity(lambda x: self._maps(model, forward, x, targets).maps)
+                of_metrics["sensitivity"] = noise.sensitivity(lambda x: self._maps(replace(query, images=x)).maps)
             return {
                 method: {name: values[method] for name, values in of_metrics.items() if method in values}
                 for method in relevance
@@ -299,50 +261,53 @@ class Explainer:
         noisy = [name for name in self.metrics if name in METRICS_UNDER_NOISE]
         if not noisy:
             return {}
-        try:
-            return measured(noisy)
-        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
-            usable = self._working(noisy, lambda metric: measured([metric]), error, one_must=False)
+        results, usable = self._of_working(noisy, measured)
         self.metrics = [name for name in self.metrics if name not in noisy or name in usable]
-        return measured(usable)
+        return results
 
     def _class_sensitivity(
-        self,
-        model: nn.Module,
-        forward: Forward,
-        images: Tensor,
-        targets: Tensor,
-        explanation: Explanation,
-        relevance: Mapping[str, Tensor],
+        self, query: Query, explanation: Explanation, relevance: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         """Return the rank correlation of each map with that of the most probable other class, (N,)."""
         if "class_sensitivity" not in self.metrics:
             return {}
-        others = self._maps(model, forward, images, runner_up(explanation.logits, targets))
-        maps = self._relevance(others, images)
+        others = self._maps(replace(query, targets=runner_up(explanation.logits, query.targets)))
+        maps = self._relevance(others, query.images)
         return {method: rank_correlation(relevance[method], maps[method]) for method in maps if method in relevance}
 
-    def _maps(self, model: nn.Module, forward: Forward, images: Tensor, targets: Tensor) -> Explanation:
+    def _maps(self, query: Query) -> Explanation:
         def explained(methods: Sequence[Method]) -> Explanation:
             names = {_name(method) for method in methods}
             return explain(
-                model, images, targets, methods=methods, target_layer=self.target_layer, forward=forward,
+                query.model, query.images, query.targets, methods=methods, target_layer=self.target_layer,
                 method_args={name: values for name, values in (self.method_args or {}).items() if name in names},
-                chunk_size=self.chunk_size,
+                forward=query.forward, chunk_size=self.chunk_size,
             )  # fmt: skip
 
-        try:
-            explanation = explained(self.methods)
-        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
-            self.methods = self._working(self.methods, lambda method: explained([method]), error)
-            explanation = explained(self.methods)
+        explanation, self.methods = self._of_working(self.methods, explained, one_must=True)
         self.target_layer = explanation.target_layer or self.target_layer  # looked for once in a run
         return explanation
 
+    def _of_working(
+        self, parts: Sequence[P], function: Callable[[Sequence[P]], T], *, one_must: bool = False
+    ) -> tuple[T, Sequence[P]]:
+        """Return what a function makes of the methods or metrics that do not fail, and these; warn of the others.
+
+        Args:
+            parts: Methods or metrics.
+            function: Called with all of them, and where it fails with each alone and with those that do not fail.
+            one_must: Whether it is an error if none works.
+        """
+        try:
+            return function(parts), parts
+        except Exception as error:  # noqa: BLE001  # raised again where nothing is left
+            usable = self._working(parts, lambda part: function([part]), error, one_must=one_must)
+        return function(usable), usable
+
     def _working(
-        self, parts: Sequence[P], attempt: Callable[[P], object], error: Exception, *, one_must: bool = True
+        self, parts: Sequence[P], attempt: Callable[[P], object], error: Exception, *, one_must: bool
     ) -> list[P]:
-        """Return the methods or metrics that do not fail, and warn of the others; raise if some must and none does."""
+        """Return the parts that do not fail, and warn of the others; raise if some must and none does."""
         if self.strict or isinstance(error, torch.OutOfMemoryError):
             raise error
         failures = {_name(part): _failure(functools.partial(attempt, part)) for part in parts}
@@ -352,7 +317,7 @@ class Explainer:
         for name, failure in failures.items():
             if failure is not None:
                 reason = f"{type(failure).__name__}: {failure}"
-                warnings.warn(f"{name} is left out of the explanations, training goes on: {reason}", stacklevel=3)
+                warnings.warn(f"{name} is left out of the explanations, training goes on: {reason}", stacklevel=4)
         return successes
 
     def _relevance(self, explanation: Explanation, images: Tensor) -> dict[str, Tensor]:
@@ -360,6 +325,12 @@ class Explainer:
         if is_tokens(images):
             return {method: token_relevance(method, of_one) for method, of_one in maps.items()}
         return {method: pixel_relevance(method, of_one, images.shape[2:]) for method, of_one in maps.items()}
+
+
+def _beside(model: nn.Module, *tensors: Tensor) -> list[Tensor]:
+    """Return tensors on the device of the model."""
+    device = next((parameter.device for parameter in model.parameters()), tensors[0].device)
+    return [tensor.to(device) for tensor in tensors]
 
 
 def _failure(attempt: Callable[[], object]) -> Exception | None:

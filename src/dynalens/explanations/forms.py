@@ -1,6 +1,7 @@
 """In which form inputs are explained, and how the model gets them back as it knows them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,23 @@ from dynalens.observation import is_tokens, undisturbed
 
 Forward = Callable[[Tensor], Tensor]
 _SAME = 1e-3
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked: why a model gives some images the logits of their targets.
+
+    Attributes:
+        model: The module.
+        forward: Gives its logits for images in the form in which they are explained.
+        images: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``.
+        targets: Shape ``(N,)``.
+    """
+
+    model: nn.Module
+    forward: Forward
+    images: Tensor
+    targets: Tensor
 
 
 def is_table(inputs: Tensor) -> bool:

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from dynalens.explanations.forms import Forward
-from dynalens.faithfulness import Baseline, PerturbedLogits, infidelity, sensitivity_max
+from dynalens.explanations.forms import Query
+from dynalens.faithfulness import CurveSettings, PerturbedLogits, infidelity, sensitivity_max
 
 
 @dataclass(frozen=True)
@@ -15,30 +15,21 @@ class Noise:
     """Measures maps under the same noise in every epoch.
 
     Attributes:
-        model: The module.
-        forward: Gives its logits.
-        images: Shape ``(N, C, *spatial)``.
-        targets: Shape ``(N,)``.
-        chunk_size: Images in one pass, or None.
-        baseline: What replaced patches show.
-        seed: Seed of the patches that are replaced.
+        query: Whose maps they are.
+        settings: Of the curves; what replaces patches, the seed of those that are replaced, and images in one pass.
     """
 
-    model: nn.Module
-    forward: Forward
-    images: Tensor
-    targets: Tensor
-    chunk_size: int | None
-    baseline: Baseline
-    seed: int
+    query: Query
+    settings: CurveSettings
 
     def local_fidelity(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return :func:`~dynalens.local_fidelity` of the maps (N, *spatial) of each method, (N,); they share passes."""
+        query, settings = self.query, self.settings
         perturbed = PerturbedLogits.of(
-            self.model, self.images, self.targets, baseline=self.baseline, seed=self.seed, forward=self.forward,
-            chunk_size=self.chunk_size,
+            query.model, query.images, query.targets, baseline=settings.baseline, seed=settings.seed,
+            forward=query.forward, chunk_size=settings.chunk_size,
         )  # fmt: skip
-        return perturbed.fidelities(maps)
+        return {method: perturbed.fidelity(of_one) for method, of_one in maps.items()}
 
     def infidelity(self, maps: Tensor) -> Tensor:
         """Return :func:`~dynalens.infidelity` of maps (N, C, *spatial), scaled so that it is least: shape ``(N,)``.
@@ -46,10 +37,11 @@ class Noise:
         Maps (N, *spatial) without channels count alike for each of them. Scaling lets rankings and maps of any
         magnitude be compared.
         """
-        of_channels = maps if maps.ndim == self.images.ndim else maps.unsqueeze(1).expand_as(self.images)
+        query = self.query
+        of_channels = maps if maps.ndim == query.images.ndim else maps.unsqueeze(1).expand_as(query.images)
         return infidelity(
-            self.model, self.images, self.targets, of_channels, normalize=True, forward=self.forward,
-            chunk_size=self.chunk_size,
+            query.model, query.images, query.targets, of_channels, normalize=True, forward=query.forward,
+            chunk_size=self.settings.chunk_size,
         )  # fmt: skip
 
     def sensitivity(self, explain: Callable[[Tensor], Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -58,7 +50,7 @@ class Noise:
         Args:
             explain: Gives the maps of all methods for images.
         """
-        results: list[Mapping[str, Tensor]] = []
+        results = [explain(self.query.images)]
 
         def maps_of(method: str) -> Callable[[Tensor], Tensor]:
             calls: Iterator[int] = count()
@@ -71,6 +63,4 @@ class Noise:
 
             return explained
 
-        first = explain(self.images)
-        results.append(first)
-        return {method: sensitivity_max(maps_of(method), self.images) for method in first}
+        return {method: sensitivity_max(maps_of(method), self.query.images) for method in results[0]}

@@ -1,7 +1,5 @@
 """Local fidelity: how far the sum of a map over what is left of an image foretells the logit."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 
@@ -141,7 +139,3 @@ class PerturbedLogits:
         fidelity = correlation.clamp(0, 1).square()
         changes = z.abs().amax(dim=1) > 0
         return torch.where(changes, fidelity, torch.nan).float()
-
-    def fidelities(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return that of the maps of each method."""
-        return {method: self.fidelity(of_one) for method, of_one in maps.items()}
