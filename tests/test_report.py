@@ -1,6 +1,5 @@
 """The page holds what the record says, whatever names hold; exports are what their readers expect."""
 
-import argparse
 import base64
 import io
 import json
@@ -20,10 +19,9 @@ from PIL import Image
 from torch.utils.data import Dataset, Subset
 
 from dynalens import Record, TrainingDynamicsMonitor, load_record
-from dynalens.cli import parser
+from dynalens.cli import main
 from dynalens.dynamics import SampleStatistics
 from dynalens.report import to_fiftyone, to_json, to_label_studio, write_report
-from dynalens.report.command import run_report
 from dynalens.report.items import DatasetPictures, as_image, as_text
 from dynalens.suspicion import NoiseRate
 from training import K, N, dataset, fit, loader
@@ -208,22 +206,15 @@ def test_a_record_that_cannot_be_reported_is_refused(record: Record, tmp_path: P
         write_report(record, tmp_path / "r.html", dataset=[1, 2, 3])
 
 
-def parsed(*arguments: str) -> argparse.Namespace:
-    return parser().parse_args(["report", *arguments])
-
-
 def test_the_command_writes_into_the_run_and_takes_a_dataset(
-    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mydata.py").write_text("from training import dataset\n\nnumber = 3\n")
     monkeypatch.chdir(tmp_path)
-    path = list(sys.path)
-    plain, with_data = (
-        parsed(str(record.folder)),
-        parsed(str(record.folder), "--data", "mydata:dataset", "--out", "x.html"),
-    )
-    assert run_report(plain) == Path(str(record.folder)) / "report.html"
-    assert run_report(with_data) == Path("x.html")
+    path, run = list(sys.path), str(record.folder)
+    assert main(["report", run]) == 0
+    assert str(Path(run) / "report.html") in capsys.readouterr().out
+    assert main(["report", run, "--data", "mydata:dataset", "--out", "x.html"]) == 0
     assert all("picture" in card for card in content_of(tmp_path / "x.html")["cards"])
     assert sys.path == path
     for name, message in (
@@ -231,9 +222,8 @@ def test_the_command_writes_into_the_run_and_takes_a_dataset(
         ("mydata", "module:callable, got 'mydata'"),
         ("mydata:number", "Name a function"),
     ):
-        arguments = parsed(str(record.folder), "--data", name)
-        with pytest.raises(ValueError, match=message):
-            run_report(arguments)
+        assert main(["report", run, "--data", name]) == 2
+        assert message in capsys.readouterr().err
 
 
 TABLE = pd.DataFrame(

@@ -1,7 +1,7 @@
 """The command line: ``dynalens suspects``, ``audit``, ``report`` and ``compare``, each with the folder of a run.
 
-`arguments` says what it takes. Each command is a module of its name, imported when it is run; `tables` and `output`
-are what they show.
+`arguments` says what it takes. `suspects`, `compare` and `pages` are the commands, imported when they are run; `tables`
+and `output` are what they show.
 """
 
 import sys

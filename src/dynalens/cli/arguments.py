@@ -62,53 +62,45 @@ def _add_compare(commands: Any) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    page: argparse.ArgumentParser = commands.add_parser(
+    page = _page_command(
+        commands,
         "report",
-        help="Write a page on which you keep, relabel or drop each suspect.",
-        description="Write one HTML file, which opens in any browser: a summary of the run, and its suspects with "
+        "Write a page on which you keep, relabel or drop each suspect.",
+        "Write one HTML file, which opens in any browser: a summary of the run, and its suspects with "
         "their pictures. You keep, relabel or drop each, and download decisions.csv for `dynalens.apply_decisions`.",
-    )
-    page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
-    page.add_argument(
-        "--data", metavar="MODULE:CALLABLE", help="function that returns the training dataset; its pictures are shown"
     )
     embeddings = "let embeddings of the samples count in the order: an array (N, D), as for `dynalens suspects`"
     page.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
-    page.add_argument("--out", metavar="FILE", help="default: report.html in the record's folder")
-    page.add_argument(
-        "--answers",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="use the answers of an audit, as for `dynalens suspects`",
-    )
-    page.add_argument(
-        "--limit", type=int, default=MOST_CARDS, help="show at most this many suspects (default: %(default)s)"
-    )
-    page.set_defaults(command="dynalens.cli.report.run")
+    answers = "use the answers of an audit, as for `dynalens suspects`"
+    page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
+    limit = "show at most this many suspects (default: %(default)s)"
+    page.add_argument("--limit", type=int, default=MOST_CARDS, help=limit)
 
 
 def _add_audit(commands: Any) -> None:
-    page: argparse.ArgumentParser = commands.add_parser(
+    page = _page_command(
+        commands,
         "audit",
-        help="Draw samples, and write a page that asks you whether their labels are right.",
-        description="Draw samples at random, and more of those about which the run is undecided. Write one HTML file, "
+        "Draw samples, and write a page that asks you whether their labels are right.",
+        "Draw samples at random, and more of those about which the run is undecided. Write one HTML file, "
         "which opens in any browser and asks you whether their labels are right. From the answers that you download, "
         "dynalens suspects RUN --answers answers.csv estimates how many labels are wrong, with a 95 % interval.",
     )
-    page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
-    page.add_argument(
-        "--n", type=int, default=100, metavar="N", help="number of samples to ask about (default: %(default)s)"
-    )
+    number = "number of samples to ask about (default: %(default)s)"
+    page.add_argument("--n", type=int, default=100, metavar="N", help=number)
     page.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the random draw (default: %(default)s)")
-    page.add_argument(
-        "--answers", nargs="+", type=Path, metavar="FILE", help="answers of earlier rounds: other samples are drawn"
-    )
-    page.add_argument(
-        "--data", metavar="MODULE:CALLABLE", help="function that returns the training dataset; its pictures are shown"
-    )
-    page.add_argument("--out", metavar="FILE", help="default: audit.html in the record's folder")
-    page.set_defaults(command="dynalens.cli.audit.run")
+    answers = "answers of earlier rounds: other samples are drawn"
+    page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
+
+
+def _page_command(commands: Any, name: str, summary: str, description: str) -> argparse.ArgumentParser:
+    page: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=description)
+    page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
+    dataset = "function that returns the training dataset; its pictures are shown"
+    page.add_argument("--data", metavar="MODULE:CALLABLE", help=dataset)
+    page.add_argument("--out", metavar="FILE", help=f"default: {name}.html in the record's folder")
+    page.set_defaults(command=f"dynalens.cli.pages.{name}")
+    return page
 
 
 def _table_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:

@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynalens.record import replaced
+
 _ASSETS = Path(__file__).with_name("assets")
 
 
-def assembled(name: str, title: str, content: Mapping[str, Any], scripts: Sequence[str] = ()) -> str:
-    """Return the page ``name`` as text.
+def write_page(
+    name: str, title: str, path: str | Path, content: Mapping[str, Any], scripts: Sequence[str] = ()
+) -> Path:
+    """Write the page ``name`` and return its path.
 
     Args:
         name: Of the template and the script in ``assets``.
         title: Any text; it is shown as it is, whatever letters it has.
+        path: The file.
         content: What the script reads, as JSON.
         scripts: Further scripts of ``assets``, which come before the page's own.
     """
@@ -24,7 +29,11 @@ def assembled(name: str, title: str, content: Mapping[str, Any], scripts: Sequen
     script = "\n".join(_asset(f"{each}.js") for each in ("common", *scripts, name))
     parts = {"title": html.escape(title), "style": _asset("style.css"), "script": script, "content": text}
     # In one pass, so that nothing that is put in is searched again.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset(f"{name}.html"))
+    page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset(f"{name}.html"))
+    with replaced(Path(path)) as temporary:
+        # A file name need not be UTF-8: what is not gets an escape, which JSON reads.
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
+    return Path(path)
 
 
 def _asset(name: str) -> str:

@@ -11,9 +11,9 @@ from dynalens.auditing import Plan
 from dynalens.auditing.answers import AnswersSource
 from dynalens.auditing.calibration import FAR
 from dynalens.dynamics import Array
-from dynalens.record import Record, replaced
+from dynalens.record import Record
 from dynalens.record.progress import said_if_long
-from dynalens.report.assembly import assembled
+from dynalens.report.assembly import write_page
 from dynalens.report.page import check_dataset, class_names_of, run_key
 from dynalens.report.samples import sample_pictures
 
@@ -65,11 +65,7 @@ def write_audit(
         "cards": cards,
     }
     title = "dynalens: audit" if record.folder is None else f"dynalens: audit of {record.folder.resolve().parent.name}"
-    target = Path(path)
-    with replaced(target) as temporary:
-        page = assembled("audit", title, content, ["estimate"])
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return target
+    return write_page("audit", title, path, content, ["estimate"])
 
 
 def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> dict[str, list[float]]:

@@ -21,11 +21,11 @@ from dynalens.pictures import (
     png_bytes,
     training_data_analysis,
 )
-from dynalens.record import AskedFor, Record, read_similar, replaced
+from dynalens.record import AskedFor, Record, read_similar
+from dynalens.record.folder import SHEETS
 from dynalens.record.progress import said_if_long
-from dynalens.report.assembly import assembled
+from dynalens.report.assembly import write_page
 from dynalens.report.course import AccuracyCurve, Traces
-from dynalens.report.kept import kept_sheets
 from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.suspicion import has_classes, named_targets, target_words, token_of, unit_words
 from dynalens.text import escaped, escaped_all
@@ -48,6 +48,7 @@ _AUDITED = (
 )
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
+_LARGEST_SHEET = 8 * 2**20  # bytes of a sheet that is shown: the page stays below some ten megabytes
 _SIMILAR_SIDE = 64  # three fit beside each other below the picture of a card
 
 
@@ -108,17 +109,12 @@ def write_report(
         "doubts": [] if audit else record.doubts(),
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
-        "sheets": [[name, _uri(png)] for name, png in kept_sheets(record.folder).items()],
+        "sheets": _sheets(record.folder),
         "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
         "cards": cards,
     }
-    target = Path(path)
     title = "dynalens" if record.folder is None else f"dynalens: {record.folder.resolve().parent.name}"
-    with replaced(target) as temporary:
-        page = assembled("report", title, content)
-        # A file name need not be UTF-8: what is not gets an escape, which JSON reads.
-        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
-    return target
+    return write_page("report", title, path, content)
 
 
 def check_dataset(record: Record, dataset: Any) -> None:
@@ -271,6 +267,12 @@ def run_key(record: Record) -> str:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
+
+
+def _sheets(folder: Path | None) -> list[list[str]]:
+    """Return name and picture of the sheets that the folder keeps, in the order of their names."""
+    files = [] if folder is None else sorted((folder / SHEETS).glob("*.png"))
+    return [[path.stem, _uri(path.read_bytes())] for path in files if path.stat().st_size <= _LARGEST_SHEET]
 
 
 def _uri(png: bytes) -> str:

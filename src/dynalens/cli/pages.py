@@ -1,0 +1,73 @@
+"""``dynalens report`` and ``dynalens audit``, which write pages."""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dynalens.cli.output import say
+from dynalens.defaults import PRECISION
+from dynalens.embeddings import read_embeddings
+from dynalens.record import Record, load_record
+from dynalens.report import write_audit, write_report
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write a page on which to decide about suspects."""
+    record = load_record(args.run_dir)
+    embeddings = read_embeddings(args.embeddings) if args.embeddings else None
+    dataset = named_dataset(args.data) if args.data else None
+    options = {"limit": args.limit, "answers": args.answers, "embeddings": embeddings}
+    page = write_report(record, _path(args, record, "report.html"), dataset=dataset, **options)
+    say(f"{page} written: open it in a browser, decide, and download decisions.csv")
+
+
+def audit(args: argparse.Namespace) -> None:
+    """Draw samples, and write a page that asks whether their labels are right."""
+    record = load_record(args.run_dir)
+    dataset = named_dataset(args.data) if args.data else None
+    options = {"n": args.n, "seed": args.seed, "answers": args.answers}
+    page = write_audit(record, _path(args, record, "audit.html"), dataset=dataset, **options)
+    if dataset is None:
+        kept, samples = record.pictures(), pd.Index(record.audit_plan(**options)["sample_id"])
+        without_picture = sum(row not in kept for row in record.table().index.get_indexer(samples).tolist())
+        if without_picture:
+            say(
+                f"{without_picture} of {args.n} samples have no picture on the page, only their ids: pass --data "
+                f"MODULE:CALLABLE, a function that returns the training dataset, or train with "
+                f"TrainingDynamicsMonitor(audit={args.n}), which keeps the pictures"
+            )
+    say(
+        f"{page} written: open it in a browser, answer, and download answers.csv\n"
+        f"Then: dynalens suspects {args.run_dir} --answers answers.csv --precision {PRECISION:g}"
+    )
+
+
+def _path(args: argparse.Namespace, record: Record, name: str) -> Path:
+    return Path(args.out) if args.out else (record.folder or Path()) / name
+
+
+def named_dataset(name: str) -> Any:
+    """Return what the callable ``module:callable`` returns; modules are also looked for in the working directory.
+
+    Raises:
+        ValueError: If there is no such module or callable.
+    """
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute, None) if module_name and attribute else None
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"Expected `--data` to name a module, got {name!r}: {error}. Run in the folder that holds it."
+        ) from error
+    finally:
+        sys.path.pop(0)
+    if not callable(factory):
+        raise ValueError(
+            f"Expected `--data` to be module:callable, got {name!r}. Name a function that returns the training dataset."
+        )
+    return factory()
