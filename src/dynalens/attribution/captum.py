@@ -172,9 +172,12 @@ def _attributed(
         with check_called_once(cls, model, part, forward=forward):
             results = attribution.attribute(part, **target, **cut)
         parts.append([_maps_of(cls, result, len(rows)) for result in (results if len(names) > 1 else [results])])
-    maps = [torch.cat(of_one) for of_one in zip(*parts, strict=True)]
+    maps = [torch.cat(layer_maps) for layer_maps in zip(*parts, strict=True)]
     if x.ndim > 2 and any(base.__name__ == "LayerAttribution" for base in cls.__mro__):
-        maps = [arrangement(model, x, name, forward=forward)(of_one) for name, of_one in zip(names, maps, strict=True)]
+        maps = [
+            arrangement(model, x, name, forward=forward)(layer_maps)
+            for name, layer_maps in zip(names, maps, strict=True)
+        ]
     return _summed(names, maps)
 
 
@@ -197,8 +200,8 @@ def _default_layer(model: nn.Module, x: Tensor, forward: Forward | None) -> str:
 
 def _summed(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:
     """Return the sum over layers, as contributions add up."""
-    if len({of_one.shape for of_one in maps}) > 1:
-        shapes = ", ".join(f"{name} {tuple(of_one.shape)}" for name, of_one in zip(names, maps, strict=True))
+    if len({layer_maps.shape for layer_maps in maps}) > 1:
+        shapes = ", ".join(f"{name} {tuple(layer_maps.shape)}" for name, layer_maps in zip(names, maps, strict=True))
         raise ValueError(f"Expected layers whose maps have one shape, got {shapes}. Name layers that can be added up.")
     return torch.stack(maps).sum(dim=0) if len(maps) > 1 else maps[0]
 

@@ -104,8 +104,8 @@ def explain(
     check_positive(chunk_size=chunk_size)
     layer = target_layer if any(_looks_at_a_layer(f) for f in functions.values()) else None
     with undisturbed(model):
-        searched = layer is None and any(_searches(name, f, arguments) for name, f in functions.items())
-        if searched and not is_tokens(images):
+        is_searched = layer is None and any(_searches(name, f, arguments) for name, f in functions.items())
+        if is_searched and not is_tokens(images):
             layer = find_target_layer(model, images, forward=forward)
         common: dict[str, Any] = {"forward": forward, "chunk_size": chunk_size}
         if formulas:

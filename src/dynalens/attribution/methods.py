@@ -36,8 +36,8 @@ BUILT_IN: dict[str, Function] = {
 }  # fmt: skip
 CLASSLESS = ("attention_rollout",)
 ONE_PASS: dict[str, Formula] = {
-    "saliency": lambda seen: seen.x_gradient,
-    "input_x_gradient": lambda seen: seen.x * seen.x_gradient,
+    "saliency": lambda layer_pass: layer_pass.x_gradient,
+    "input_x_gradient": lambda layer_pass: layer_pass.x * layer_pass.x_gradient,
     **CAM_FORMULAS,
 }
 """What is computed from one shared pass when it is asked for without arguments of its own."""

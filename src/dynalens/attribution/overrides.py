@@ -118,14 +118,14 @@ def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, fl
 
 
 class _AttentionMode(TorchFunctionMode):
-    def __init__(self, seen: list[Tensor]) -> None:
+    def __init__(self, attention: list[Tensor]) -> None:
         super().__init__()
-        self.seen = seen
+        self.attention = attention
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is F.scaled_dot_product_attention:
             weights, value = _attention(*args, **(kwargs or {}))
-            self.seen.append(weights)
+            self.attention.append(weights)
             return weights @ value
         if func is F.multi_head_attention_forward:
             return self._of_module(args, kwargs)
@@ -133,7 +133,7 @@ class _AttentionMode(TorchFunctionMode):
         if func in _SOFTMAX and result.ndim in (3, 4):
             dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else None)
             if dim in (-1, result.ndim - 1):
-                self.seen.append(result)
+                self.attention.append(result)
         return result
 
     def _of_module(self, args: Any, kwargs: Any) -> Any:
@@ -141,7 +141,7 @@ class _AttentionMode(TorchFunctionMode):
         options = {"need_weights": True, "average_attn_weights": False}
         output, by_head = F.multi_head_attention_forward(*args, **{**kwargs, **options})
         assert by_head is not None
-        self.seen.append(by_head if by_head._base is None else by_head._base)  # the view has no part in the output
+        self.attention.append(by_head if by_head._base is None else by_head._base)  # the view has no part in the output
         if not kwargs.get("need_weights", True):
             return output, None
         return output, by_head.mean(dim=-3) if kwargs.get("average_attn_weights", True) else by_head

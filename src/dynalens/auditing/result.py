@@ -71,7 +71,7 @@ class Audit:
             )
         self._table, self._answers = table, answers
         self._score = table["score"].to_numpy(np.float64)
-        self._seen = ~np.isnan(self._score)
+        self._is_recorded = ~np.isnan(self._score)
         self._stratum = _completed(plan.stratum, self._score)
         self._rank = table["rank"].astype("Float64").fillna(np.inf).to_numpy(np.float64)
         self.right, self.wrong = int(answers.right.sum()), int(answers.wrong.sum())
@@ -88,7 +88,7 @@ class Audit:
     @functools.cached_property
     def noise_rate(self) -> NoiseRate:
         """Fraction of wrong labels with its 95 % interval; ``stratified_rate`` and ``interval`` hold the formulas."""
-        whole = self._fraction(self._seen)
+        whole = self._fraction(self._is_recorded)
         return NoiseRate(whole.low, whole.value, whole.high, calibrated=True)
 
     def probability(self) -> Array:
@@ -101,14 +101,14 @@ class Audit:
     @functools.cached_property
     def _probability(self) -> Array:
         is_decided = self._answers.right | self._answers.wrong
-        place = np.cumsum(self._seen) - 1  # among the samples that were seen
+        place = np.cumsum(self._is_recorded) - 1  # among the samples that were seen
         sizes, answers_of = (
-            np.bincount(self._stratum[rows]) for rows in (np.flatnonzero(self._seen), self._answers.rows)
+            np.bincount(self._stratum[rows]) for rows in (np.flatnonzero(self._is_recorded), self._answers.rows)
         )
         asked_of = self._stratum[self._answers.rows[is_decided]]
         p = np.full(len(self._score), np.nan)
-        p[self._seen] = calibrated(
-            self._score[self._seen],
+        p[self._is_recorded] = calibrated(
+            self._score[self._is_recorded],
             place[self._answers.rows[is_decided]],
             self._answers.wrong[is_decided].astype(np.float64),
             sizes[asked_of] / answers_of[asked_of],
@@ -168,7 +168,7 @@ class Audit:
         """
         self._check(n)
         first = self._rank <= n
-        parts = [self._count(first), self._count(self._seen & ~first)]
+        parts = [self._count(first), self._count(self._is_recorded & ~first)]
         return _share(*parts)
 
     def curve(self, points: int = 50) -> pd.DataFrame:
@@ -180,7 +180,7 @@ class Audit:
         Args:
             points: At most so many n, in equal steps of the square root: close where the most suspicious are.
         """
-        number = int(self._seen.sum())
+        number = int(self._is_recorded.sum())
         ns = np.unique(np.maximum(1, np.round(number * (np.arange(1, points + 1) / points) ** 2)).astype(np.int64))
         parts = [self.precision_of(int(n)) for n in ns]
         # A longer beginning holds at least as many wrong labels: what is known of one n bounds all others.
@@ -207,11 +207,11 @@ class Audit:
 
     def _expected_wrong(self) -> Array:
         """Return the sum of the probabilities of the n most suspicious labels, for n = 1, 2, ..."""
-        order = np.argsort(self._rank, kind="stable")[: int(self._seen.sum())]
+        order = np.argsort(self._rank, kind="stable")[: int(self._is_recorded.sum())]
         return np.cumsum(self._probability[order])
 
     def _check(self, n: int) -> None:
-        number = int(self._seen.sum())
+        number = int(self._is_recorded.sum())
         if not 1 <= n <= number:
             raise ValueError(f"Expected `n` to be from 1 to {number}, the samples that were seen, got {n}. Pass fewer.")
 

@@ -68,8 +68,8 @@ def mmd_critic(features: Tensor, prototypes: int, criticisms: int, *, gamma: flo
     selection = _prototypes(kernel, mean, min(prototypes, len(rows)))
     outside = np.ones(len(rows), bool)
     outside[selection] = False
-    standing = kernel.columns(selection).mean(axis=1) if selection else np.zeros(len(rows))
-    critical = _criticisms(kernel, np.abs(mean - standing), outside, criticisms)
+    prototype_mean = kernel.columns(selection).mean(axis=1) if selection else np.zeros(len(rows))
+    critical = _criticisms(kernel, np.abs(mean - prototype_mean), outside, criticisms)
     return Representatives(rows[selection].tolist(), rows[critical].tolist())
 
 
@@ -96,8 +96,8 @@ class _Kernel:
 
 
 def _median_distance(x: Tensor) -> float:
-    some = x[torch.linspace(0, len(x) - 1, min(len(x), _FOR_SCALE), device=x.device).long()]
-    squared = (2 - 2 * (some @ some.T)).clamp(min=0)
+    sample = x[torch.linspace(0, len(x) - 1, min(len(x), _FOR_SCALE), device=x.device).long()]
+    squared = (2 - 2 * (sample @ sample.T)).clamp(min=0)
     upper = squared[torch.ones_like(squared, dtype=torch.bool).triu(1)]
     positive = upper[upper > _EQUAL]
     return float(positive.median()) if len(positive) else 1.0

@@ -51,10 +51,12 @@ class SimilarSamples:
 
     def of(self, row: int) -> tuple[list[int], list[int]]:
         """Return the similar samples of one of the rows: of the given and of the suggested class; none of another."""
-        place = np.flatnonzero(self.rows == row)
-        if not len(place):
+        places = np.flatnonzero(self.rows == row)
+        if not len(places):
             return [], []
-        rows_of_label, suggested = ([int(i) for i in each[place[0]] if i >= 0] for each in (self.given, self.suggested))
+        rows_of_label, suggested = (
+            [int(i) for i in each[places[0]] if i >= 0] for each in (self.given, self.suggested)
+        )
         return rows_of_label, suggested
 
     def all(self) -> list[int]:

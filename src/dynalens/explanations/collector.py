@@ -21,14 +21,14 @@ class SampleCollector:
 
     def __init__(self, wanted: Sequence[int | str]) -> None:
         self.wanted = list(dict.fromkeys(wanted))
-        self._found: dict[int | str, tuple[Tensor, Tensor]] = {}
+        self._samples: dict[int | str, tuple[Tensor, Tensor]] = {}
         self._slots: tuple[Tensor, Tensor, Tensor] | None = None
         self._begun = False
 
     @property
     def complete(self) -> bool:
         """Whether no further batch is needed, as far as the host knows."""
-        return len(self._found) == len(self.wanted)
+        return len(self._samples) == len(self.wanted)
 
     @property
     def begun(self) -> bool:
@@ -43,12 +43,12 @@ class SampleCollector:
                 self._offer_tensor(ids, images, labels)
                 return
             ids = ids.tolist()
-        new_ids = set(self.wanted) - set(self._found)
+        new_ids = set(self.wanted) - set(self._samples)
         if not new_ids.isdisjoint(ids):
             for row, sample in enumerate(ids):
                 if sample in new_ids:
                     # Cloned: the step may work in place.
-                    self._found.setdefault(sample, (images[row].detach().clone(), labels[row].detach().clone()))
+                    self._samples.setdefault(sample, (images[row].detach().clone(), labels[row].detach().clone()))
 
     def result(self, first: int | None = None) -> tuple[list[int | str], Tensor, Tensor] | None:
         """Return ids, images and labels of what has passed, or None if nothing has; may wait for the device.
@@ -61,7 +61,7 @@ class SampleCollector:
             rows = is_filled[:first].nonzero().squeeze(1)
             ids = [self.wanted[row] for row in rows.tolist()]
             return (ids, images[rows], labels[rows]) if ids else None
-        samples = [(i, *self._found[i]) for i in self.wanted[:first] if i in self._found]
+        samples = [(i, *self._samples[i]) for i in self.wanted[:first] if i in self._samples]
         alike = [sample for sample in samples if sample[1].shape == samples[0][1].shape]
         if not alike:
             return None

@@ -35,11 +35,11 @@ def agreement_of_runs(epochs: Sequence[ExplainedEpoch]) -> dict[str, tuple[list[
         return {}
     agreements: dict[str, tuple[list[int | str], Array]] = {}
     for method in epochs[0].maps:
-        of_runs = [epoch.maps[method] for epoch in epochs if method in epoch.maps]
-        if len(of_runs) < len(epochs) or len({maps.shape[1:] for maps in of_runs}) > 1:
+        run_maps = [epoch.maps[method] for epoch in epochs if method in epoch.maps]
+        if len(run_maps) < len(epochs) or len({maps.shape[1:] for maps in run_maps}) > 1:
             continue
         rows = [[place[key] for key in common] for place in places]
-        samples = [torch.as_tensor(maps[row]) for maps, row in zip(of_runs, rows, strict=True)]
+        samples = [torch.as_tensor(maps[row]) for maps, row in zip(run_maps, rows, strict=True)]
         agreements[method] = [sample for sample, _ in common], consensus_agreement(samples).numpy()
     return agreements
 

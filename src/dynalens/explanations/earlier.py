@@ -40,5 +40,5 @@ class EarlierMaps:
             self.total = {method: self._added(method, maps) for method, maps in explained.relevance.items()}
 
     def _added(self, method: str, maps: Tensor) -> Tensor:
-        total, now = self.total.get(method), normalised(maps)
-        return now if total is None or total.shape != now.shape else total.to(now.device) + now
+        total, maps_now = self.total.get(method), normalised(maps)
+        return maps_now if total is None or total.shape != maps_now.shape else total.to(maps_now.device) + maps_now

@@ -242,19 +242,25 @@ class Explainer:
     ) -> dict[str, dict[str, Tensor]]:
         """Return the metrics under noise that are asked for, (N,) each, by method; "random" has no sensitivity."""
         noise = Noise(query, replace(self.settings, chunk_size=self.chunk_size))
-        same = {method: of_one for method, of_one in explanation.maps.items() if of_one.shape == query.images.shape}
-        maps = {**relevance, **same}  # signs and channels count
+        unreduced = {
+            method: method_maps
+            for method, method_maps in explanation.maps.items()
+            if method_maps.shape == query.images.shape
+        }
+        maps = {**relevance, **unreduced}  # signs and channels count
 
         def measured(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-            of_metrics: dict[str, dict[str, Tensor]] = {}
+            values_of: dict[str, dict[str, Tensor]] = {}
             if "infidelity" in metrics:
-                of_metrics["infidelity"] = {method: noise.infidelity(of_one) for method, of_one in maps.items()}
+                values_of["infidelity"] = {
+                    method: noise.infidelity(method_maps) for method, method_maps in maps.items()
+                }
             if "local_fidelity" in metrics:
-                of_metrics["local_fidelity"] = noise.local_fidelity(relevance)
+                values_of["local_fidelity"] = noise.local_fidelity(relevance)
             if "sensitivity" in metrics:
-                of_metrics["sensitivity"] = noise.sensitivity(lambda x: self._maps(replace(query, images=x)).maps)
+                values_of["sensitivity"] = noise.sensitivity(lambda x: self._maps(replace(query, images=x)).maps)
             return {
-                method: {name: values[method] for name, values in of_metrics.items() if method in values}
+                method: {name: values[method] for name, values in values_of.items() if method in values}
                 for method in relevance
             }
 
@@ -323,8 +329,8 @@ class Explainer:
     def _relevance(self, explanation: Explanation, images: Tensor) -> dict[str, Tensor]:
         maps = explanation.maps
         if is_tokens(images):
-            return {method: token_relevance(method, of_one) for method, of_one in maps.items()}
-        return {method: pixel_relevance(method, of_one, images.shape[2:]) for method, of_one in maps.items()}
+            return {method: token_relevance(method, method_maps) for method, method_maps in maps.items()}
+        return {method: pixel_relevance(method, method_maps, images.shape[2:]) for method, method_maps in maps.items()}
 
 
 def _beside(model: nn.Module, *tensors: Tensor) -> list[Tensor]:

@@ -29,7 +29,7 @@ class Noise:
             query.model, query.images, query.targets, baseline=settings.baseline, seed=settings.seed,
             forward=query.forward, chunk_size=settings.chunk_size,
         )  # fmt: skip
-        return {method: perturbed.fidelity(of_one) for method, of_one in maps.items()}
+        return {method: perturbed.fidelity(method_maps) for method, method_maps in maps.items()}
 
     def infidelity(self, maps: Tensor) -> Tensor:
         """Return :func:`~dynalens.infidelity` of maps (N, C, *spatial), scaled so that it is least: shape ``(N,)``.
@@ -38,9 +38,9 @@ class Noise:
         magnitude be compared.
         """
         query = self.query
-        of_channels = maps if maps.ndim == query.images.ndim else maps.unsqueeze(1).expand_as(query.images)
+        channel_maps = maps if maps.ndim == query.images.ndim else maps.unsqueeze(1).expand_as(query.images)
         return infidelity(
-            query.model, query.images, query.targets, of_channels, normalize=True, forward=query.forward,
+            query.model, query.images, query.targets, channel_maps, normalize=True, forward=query.forward,
             chunk_size=self.settings.chunk_size,
         )  # fmt: skip
 

@@ -48,7 +48,7 @@ class Regions:
         """
         if not self.wanted or not rows:
             return
-        masks = masks_for(self._found(batch), images)
+        masks = masks_for(self._masks_in(batch), images)
         self.kept |= {sample: masks[row].detach().clone() for sample, row in rows.items()}
 
     def forget_others(self, ids: Collection[int | str]) -> None:
@@ -60,7 +60,7 @@ class Regions:
         masks = [self.kept[sample] for sample in ids if sample in self.kept]
         return torch.stack(masks) if masks and len(masks) == len(ids) else None
 
-    def _found(self, batch: Any) -> Any:
+    def _masks_in(self, batch: Any) -> Any:
         if callable(self._where):
             return self._where(batch)
         try:

@@ -122,7 +122,7 @@ class ExplanationResult:
         sentences = self._sentences(decode)
         pictures = sentences.all() if is_tokens(self.images) else self._shown(normalisation)
         shown_labels = self._labels(names, sentences.name)
-        curves = {method: _drawn(of_samples.curves, fractions) for method, of_samples in self.measured.items()}
+        curves = {method: _drawn(method_curves.curves, fractions) for method, method_curves in self.measured.items()}
         controls = curves.pop(RANDOM, {})
         areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in curves}
         relevance = {m: middle_slices(maps).cpu().numpy() for m, maps in self.relevance.items()}
@@ -142,11 +142,12 @@ class ExplanationResult:
                     explained_for=explained_for and self._explained_for(i, explained_for),
                     maps={m: maps[i] for m, maps in relevance.items()},
                     curves={
-                        m: {name: values[i].numpy() for name, values in of_samples.items()}
-                        for m, of_samples in curves.items()
+                        m: {name: values[i].numpy() for name, values in method_curves.items()}
+                        for m, method_curves in curves.items()
                     },
                     areas={
-                        m: {name: values[i] for name, values in of_samples.items()} for m, of_samples in areas.items()
+                        m: {name: values[i] for name, values in method_curves.items()}
+                        for m, method_curves in areas.items()
                     },
                     controls={name: values[i].numpy() for name, values in controls.items()},
                 )

@@ -127,8 +127,8 @@ def measured_robustness(
     def margins(corruption: str | None) -> Tensor:
         return corrupted_margins(model, images, labels, corruption, seed=seed, forward=forward, chunk_size=chunk_size)
 
-    of_each = {corruption: margins(corruption) for corruption in corruptions}
-    return Robustness(images, labels, steps, {CLEAN: margins(None), **of_each} if corruptions else {})
+    margins_of = {corruption: margins(corruption) for corruption in corruptions}
+    return Robustness(images, labels, steps, {CLEAN: margins(None), **margins_of} if corruptions else {})
 
 
 def none_of(checks: Sequence[str]) -> tuple[str, ...]:

@@ -80,11 +80,13 @@ class RunExplanations:
         suspects = self.samples.suspects(self._choice.suspects, units)
         if dense:
             self.explainer.robustness = none_of(self.explainer.robustness)
-            of_suspects = {} if suspects is None else explained_suspects(self.explainer, model, suspects, units or {})
-            return EpochExplanations(every_epoch, of_suspects)
-        of_suspects = {} if suspects is None else self.explainer.explained_twice(model, suspects)
-        of_suspects = {which: result.of_units(units) for which, result in of_suspects.items()}
-        return EpochExplanations(every_epoch, of_suspects, self.explainer.robust(model, samples[1], samples[2]))
+            suspect_results = (
+                {} if suspects is None else explained_suspects(self.explainer, model, suspects, units or {})
+            )
+            return EpochExplanations(every_epoch, suspect_results)
+        suspect_results = {} if suspects is None else self.explainer.explained_twice(model, suspects)
+        suspect_results = {which: result.of_units(units) for which, result in suspect_results.items()}
+        return EpochExplanations(every_epoch, suspect_results, self.explainer.robust(model, samples[1], samples[2]))
 
     def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
         """Return maps of what speaks for the suggested rather than the given class of suspects, by their ids.

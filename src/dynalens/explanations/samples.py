@@ -141,10 +141,10 @@ class ExplainedSamples:
         images, labels = self._read(batch, classes=True)
         name_of = _names(images, first, None if ids is None else listed(ids()))
         classes = self._classes(labels)
-        of_samples = (
+        sample_classes = (
             [first_unit(row).label if (row >= 0).any() else -1 for row in classes] if self.dense else classes.tolist()
         )
-        rows_of_samples = self._selection.offer(images, of_samples, name_of)
+        rows_of_samples = self._selection.offer(images, sample_classes, name_of)
         if self.dense:
             self._unit_labels |= {sample: classes[row].clone() for sample, row in rows_of_samples.items()}
             self._unit_labels = {sample: self._unit_labels[sample] for sample in self._selection.ids}
@@ -281,11 +281,11 @@ class ExplainedSamples:
 
     def _classes(self, labels: Tensor) -> Tensor:
         if self.dense:
-            of_units = labels.round().long() if labels.is_floating_point() else labels.long()  # of smoothed masks
-            is_ignored = of_units == self.observer.layout.ignore_index
+            unit_classes = labels.round().long() if labels.is_floating_point() else labels.long()  # of smoothed masks
+            is_ignored = unit_classes == self.observer.layout.ignore_index
             if self.shift:  # nothing predicts the first token
-                is_ignored |= torch.arange(of_units.shape[1], device=of_units.device) < self.shift
-            return of_units.masked_fill(is_ignored, IGNORED)
+                is_ignored |= torch.arange(unit_classes.shape[1], device=unit_classes.device) < self.shift
+            return unit_classes.masked_fill(is_ignored, IGNORED)
         if self.numbers:  # the first output; a single one is the second one of the two classes 0 and z
             return labels.new_full(labels.shape[:1], int(labels.shape[1:].numel() == 1), dtype=torch.int64)
         if self.several and labels.ndim == 2:

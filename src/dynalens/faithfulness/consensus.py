@@ -31,13 +31,13 @@ def consensus(maps: Sequence[Tensor] | Tensor) -> Tensor:
         tensor([[0.3000, 0.9000]])
     """
     listed = list(maps)
-    if not listed or len({of_one.shape for of_one in listed}) > 1:
-        shapes = ", ".join(sorted({str(tuple(of_one.shape)) for of_one in listed})) or "none"
+    if not listed or len({run_maps.shape for run_maps in listed}) > 1:
+        shapes = ", ".join(sorted({str(tuple(run_maps.shape)) for run_maps in listed})) or "none"
         raise ValueError(
             f"Expected `maps` of one shape (N, *spatial), got {shapes}. Pass maps of the same images by the same "
             "method."
         )
-    return torch.stack([normalised(of_one) for of_one in listed]).mean(dim=0)
+    return torch.stack([normalised(run_maps) for run_maps in listed]).mean(dim=0)
 
 
 def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
         raise ValueError(f"Expected two or more sets of `maps` to compare, got {len(listed)}. Pass those of each run.")
     consensus(listed)  # their shapes
     others = [consensus(listed[:r] + listed[r + 1 :]) for r in range(len(listed))]
-    return torch.stack([rank_correlation(of_one, other) for of_one, other in zip(listed, others, strict=True)])
+    return torch.stack([rank_correlation(run_maps, other) for run_maps, other in zip(listed, others, strict=True)])
 
 
 def normalised(maps: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ def box_masks(boxes: Regions, size: Sequence[int]) -> Tensor:
     """
     height, width = size
     masks = []
-    for of_image in boxes:
-        x0, y0, x1, y1 = of_image.reshape(-1, 4).unbind(dim=1)
-        x, y = torch.arange(width, device=of_image.device), torch.arange(height, device=of_image.device)
+    for image_boxes in boxes:
+        x0, y0, x1, y1 = image_boxes.reshape(-1, 4).unbind(dim=1)
+        x, y = torch.arange(width, device=image_boxes.device), torch.arange(height, device=image_boxes.device)
         columns = (x >= x0.unsqueeze(1)) & (x < x1.unsqueeze(1))
         rows = (y >= y0.unsqueeze(1)) & (y < y1.unsqueeze(1))
         masks.append((rows.unsqueeze(2) & columns.unsqueeze(1)).any(dim=0))

@@ -27,9 +27,9 @@ class Card:
         self.draw = ImageDraw.Draw(self._ground)
         self._pictures: list[tuple[Image.Image, tuple[int, int]]] = []
 
-    def paste(self, picture: Image.Image, at: tuple[int, int], frame: Colour | None = None) -> None:
+    def paste(self, picture: Image.Image, position: tuple[int, int], frame: Colour | None = None) -> None:
         """Place a picture, ``scale`` times as large as its room on the card, perhaps with a frame around it."""
-        x, y = at
+        x, y = position
         if frame is not None:
             width, height = picture.width // self.scale, picture.height // self.scale
             box = (x - FRAME, y - FRAME, x + width + FRAME - 1, y + height + FRAME - 1)

@@ -55,7 +55,7 @@ def coloured(strength: Array, scale: Scale) -> Array:
 
 def write(
     draw: ImageDraw.ImageDraw,
-    at: tuple[float, float],
+    position: tuple[float, float],
     text: str,
     size: int,
     *,
@@ -70,7 +70,7 @@ def write(
     """
     font, legible = _legible(text, size)
     legible = legible if width is None else _cut(legible, font, width)
-    draw.text(at, legible, fill=fill, font=font, anchor=anchor, stroke_width=halo, stroke_fill=PAPER)
+    draw.text(position, legible, fill=fill, font=font, anchor=anchor, stroke_width=halo, stroke_fill=PAPER)
     return float(font.getlength(legible))
 
 

@@ -59,22 +59,22 @@ class FilmStrip:
         return list(self._frames)
 
     def add(
-        self, epoch: int, shown: Sequence[Shown], maps: Sequence[Array], right: Sequence[bool | None], *, signed: bool
+        self, epoch: int, samples: Sequence[Shown], maps: Sequence[Array], right: Sequence[bool | None], *, signed: bool
     ) -> None:
         """Keep an epoch's frames: inputs as sheets show them, a map of each and whether it was predicted right.
 
         None where there is no right: the frame has no colour.
         """
-        heights = [words_height(one, _WORDS, TEXT, _MOST_LINES) for one in shown if isinstance(one, tuple)]
+        heights = [words_height(one, _WORDS, TEXT, _MOST_LINES) for one in samples if isinstance(one, tuple)]
         self._height_of_words = max(heights, default=0)
         size = (_WORDS, self._height_of_words) if heights else (_CELL, _CELL)
-        self._inputs = [input_cell(one, size) for one in shown]
+        self._inputs = [input_cell(one, size) for one in samples]
         self._frames[epoch] = [
             Frame(_framed(one, relevance, size, signed=signed), was_right)
-            for one, relevance, was_right in zip(shown, maps, right, strict=True)
+            for one, relevance, was_right in zip(samples, maps, right, strict=True)
         ]
         self._added.append(epoch)
-        self._sum_up(shown, maps, signed=signed)
+        self._sum_up(samples, maps, signed=signed)
         epochs = self._kept()
         while len(epochs) > self._columns:
             self._every *= 2

@@ -48,25 +48,25 @@ def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
     return pixels
 
 
-def input_cell(shown: Shown, size: tuple[int, int]) -> Image.Image:
+def input_cell(sample: Shown, size: tuple[int, int]) -> Image.Image:
     """Return an input in a cell of (width, height)."""
-    if isinstance(shown, tuple):
-        return words_cell(shown, np.zeros(len(shown)), size, signed=True)
-    if shown.ndim == 1:
-        return bars_cell(shown, size, colours=(FAINT, FAINT))
-    return signal_cell(shown, None, size, signed=False) if shown.ndim == 2 else fitted(shown, size)
+    if isinstance(sample, tuple):
+        return words_cell(sample, np.zeros(len(sample)), size, signed=True)
+    if sample.ndim == 1:
+        return bars_cell(sample, size, colours=(FAINT, FAINT))
+    return signal_cell(sample, None, size, signed=False) if sample.ndim == 2 else fitted(sample, size)
 
 
-def map_cell(shown: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
+def map_cell(sample: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
     """Return an input with its relevance, ``(H, W)``, ``(L,)`` or one value for each word, in a cell."""
-    if isinstance(shown, tuple):
-        return words_cell(shown, relevance, size, signed=signed)
-    if shown.ndim == 1:  # columns of a table
+    if isinstance(sample, tuple):
+        return words_cell(sample, relevance, size, signed=signed)
+    if sample.ndim == 1:  # columns of a table
         colours = (_FOR, _AGAINST) if signed else (_RELEVANT, _RELEVANT)
         return bars_cell(_strength(relevance, signed=signed), size, colours=colours)
-    if shown.ndim == 2:  # channels and time
-        return signal_cell(shown, relevance, size, signed=signed)
-    return fitted(overlay(shown, relevance, signed=signed), size)
+    if sample.ndim == 2:  # channels and time
+        return signal_cell(sample, relevance, size, signed=signed)
+    return fitted(overlay(sample, relevance, signed=signed), size)
 
 
 def bars_cell(heights: Array, size: tuple[int, int], *, colours: tuple[Colour, Colour]) -> Image.Image:

@@ -34,7 +34,7 @@ class Thumbnails:
         self._place = torch.full((num_rows + 1,), self._number)
         self._place[torch.tensor(list(samples), dtype=torch.int64)] = torch.arange(self._number)
         self._copies: Tensor | None = None
-        self._seen = torch.zeros(0)
+        self._is_filled = torch.zeros(0)
 
     def see(self, rows: Tensor, inputs: Tensor | None) -> None:
         """Copy from a batch what is wanted of it.
@@ -48,20 +48,20 @@ class Thumbnails:
         small = _square(inputs.detach())
         if self._copies is None:
             self._copies = small.new_zeros(self._number + 1, *small.shape[1:])
-            self._seen = torch.zeros(self._number + 1, dtype=torch.bool, device=small.device)
+            self._is_filled = torch.zeros(self._number + 1, dtype=torch.bool, device=small.device)
         if self._copies.shape[1:] != small.shape[1:]:
             return
         self._place = self._place.to(rows.device, non_blocking=True)
         places = self._place[rows.clamp(max=len(self._place) - 1)].to(small.device, non_blocking=True)
         self._copies.index_copy_(0, places, small)
-        self._seen.index_fill_(0, places, True)
+        self._is_filled.index_fill_(0, places, True)
 
     def pictures(self, normalisation: Normalisation | None = None) -> Array | None:
         """Return (M, 32, 32, 3), uint8, white where a sample has not passed; None if no images have."""
         if self._copies is None or not self._number:
             return None
         thumbnails = to_rgb(self._copies[:-1], normalisation)
-        thumbnails[~self._seen[:-1].cpu().numpy()] = 255
+        thumbnails[~self._is_filled[:-1].cpu().numpy()] = 255
         return thumbnails
 
 

@@ -168,10 +168,10 @@ def marked(picture: Array, marks: Tensor) -> Array:
     if picture.ndim != 3:
         return picture
     kinds = F.interpolate(marks, size=picture.shape[:2], mode="nearest")[0, 0].numpy()
-    shown = picture.astype(np.float64)
+    pixels = picture.astype(np.float64)
     for kind, colour in enumerate((ORANGE, BLUE), start=1):
-        shown[kinds == kind] = _SEEN * shown[kinds == kind] + (1 - _SEEN) * np.array(colour)
-    return shown.round().astype(np.uint8)
+        pixels[kinds == kind] = _SEEN * pixels[kinds == kind] + (1 - _SEEN) * np.array(colour)
+    return pixels.round().astype(np.uint8)
 
 
 def _small(inputs: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d) -> Tensor:

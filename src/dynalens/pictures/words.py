@@ -54,7 +54,7 @@ def next_word_shift(
     """
     for shift in (0, 1):
         rows = zip(sentences, places, classes, strict=True)
-        same = [row[at + shift] == k for row, at, k in rows if at is not None and at + shift < len(row)]
+        same = [row[place + shift] == k for row, place, k in rows if place is not None and place + shift < len(row)]
         if same and all(same):
             return shift
     return None

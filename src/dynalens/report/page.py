@@ -241,11 +241,11 @@ def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], li
     """Return id and picture, or text, of what a sample looks like of the given and of the suggested class."""
     ids = record.sample_ids
 
-    def shown(row: int) -> list[Any]:
+    def similar(row: int) -> list[Any]:
         thumbnail = pictures.thumbnail(row, _SIMILAR_SIDE)
         return [str(row if ids is None else ids[row]), thumbnail, None if thumbnail else pictures.text(row)]
 
-    return [[shown(row) for row in each] for each in rows] if any(rows) else []
+    return [[similar(row) for row in each] for each in rows] if any(rows) else []
 
 
 def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:

@@ -63,7 +63,7 @@ def influence_sheet(
         )
     selection = list((influence.wrong() or range(len(inputs)))[:_MOST_TESTS] if tests is None else tests)
     pictures = DatasetPictures(dataset)
-    shown = _shown(inputs, selection, find_normalisation(dataset))
+    test_inputs = _shown(inputs, selection, find_normalisation(dataset))
     labels = influence.samples["label"].tolist()
 
     def members(test: int, sign: int) -> list[Relative]:
@@ -75,7 +75,7 @@ def influence_sheet(
         ]
 
     rows = []
-    for test, picture in zip(selection, shown, strict=True):
+    for test, picture in zip(selection, test_inputs, strict=True):
         label, predicted = (
             class_name(int(each[test]), class_names) for each in (influence.labels, influence.predicted)
         )

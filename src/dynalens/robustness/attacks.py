@@ -157,7 +157,7 @@ def _smallest(run: Forward, x: Tensor, change: Change, unit: float) -> tuple[flo
     predicted = classes(x)
     search = _captum()[2](
         classes, lambda image, level: change(image, level * unit, predicted), "level", 0, _LEVELS + 1, 1,
-        mode="binary", correct_fn=lambda now: bool((now == predicted).all()),
+        mode="binary", correct_fn=lambda classes: bool((classes == predicted).all()),
     )  # fmt: skip
     is_changed, level = search.evaluate(x)
     if is_changed is None:
