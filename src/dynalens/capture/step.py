@@ -360,10 +360,10 @@ class StepCapture:
     def _ambiguous(self, calls: str) -> CaptureError:
         numbers = different(self._of_numbers.computed)
         others = f" and, of other numbers than labels of the batch, {listed(numbers)}" if numbers else ""
+        known = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
         return CaptureError(
-            f"Expected one classification loss ({', '.join(LOSSES)}) in a training step, or one of numbers "
-            f"({', '.join(REGRESSIONS)}) whose targets are labels of the batch, got {calls}{others}. {_REMEDY} "
-            f"For a regression: {REMEDY}"
+            "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "
+            f"the batch, got {calls}{others}. {_REMEDY} For a regression: {REMEDY}{known}"
         )
 
     def _look_for_classes(self, targets: Tensor, batch: Any) -> None:

@@ -124,10 +124,10 @@ class SampleStatistics:
     def of_one_label(self, asker: str) -> "SampleStatistics":
         """Return these statistics; raise a ValueError where samples have several labels, unfit for the asker."""
         if self.unit is not None:
-            kind, doubtful = ("several", "label") if self.target is None else ("a regression", "target")
+            kind, doubtful = ("several labels for each", "label") if self.target is None else ("a regression", "target")
             raise ValueError(
                 f"Expected a record of one label for each sample for {asker}, got one of {kind}. `suspects()` names "
-                f"the sample and its doubtful {doubtful}, `clean_indices()` leaves the flagged samples out."
+                f"the sample and its suspicious {doubtful}. `clean_indices()` leaves the flagged samples out."
             )
         return self
 
