@@ -124,17 +124,17 @@ def influence(
     x, y = samples
     if len(y) == 0:
         raise ValueError("Expected `samples` to be inputs and labels of at least one test sample, got none.")
-    rate_sum, latest, values, predicted = 0.0, -1, np.zeros((0, 0), np.float32), np.zeros(0, np.int64)
-    with _trainings(checkpoints, model, dataset, settings, x) as each_checkpoint:
-        for tracin, checkpoint in each_checkpoint:
-            part = tracin.influence((x, y)).float().cpu().numpy()
-            values = values + part if len(values) else part
-            rate_sum += checkpoint.learning_rate
-            if checkpoint.step > latest:
-                latest, predicted = checkpoint.step, _predicted(model, settings, x)
-    _check_rate(rate_sum)
-    table = _samples(record, dataset, settings)
-    return Influence(_finite(values), np.asarray(y.cpu()), predicted, table)
+    latest, predicted = -1, np.zeros(0, np.int64)
+
+    def of_tests(tracin: Any, checkpoint: Checkpoint) -> Tensor:
+        nonlocal latest, predicted
+        if checkpoint.step > latest:
+            latest, predicted = checkpoint.step, _predicted(model, settings, x)
+        influences: Tensor = tracin.influence((x, y))
+        return influences
+
+    values = _summed(of_tests, checkpoints, model, dataset, settings, x)
+    return Influence(values, np.asarray(y.cpu()), predicted, _samples(record, dataset, settings))
 
 
 def self_influence(
@@ -161,18 +161,8 @@ def self_influence(
     Source: Pruthi et al. 2020, section 4.1.
 
     Args:
-        record: As for :func:`influence`, as are all others.
-        checkpoints: A folder, or files.
-        model: The module that was trained.
-        dataset: Map-style, N samples.
-        layer: The linear layer that gives the logits.
-        layers: Layers whose weights count, or "all": the norm of a sample's gradient, squared.
-        forward: Callable(inputs) -> logits.
-        inputs: Callable(batch) -> (inputs, labels).
-        loss: Callable(logits, labels) -> sum over samples.
-        learning_rate: Of all checkpoints.
-        batch_size: Samples in one pass.
-        num_workers: Processes that read the dataset.
+        record: See :func:`influence`, also for the arguments that are not named here.
+        layers: Layers whose weights count, or "all": the influence is then the norm of a sample's gradient, squared.
 
     Returns:
         N values, at least 0, ``score_self_influence``, index ``sample_id``.
@@ -194,15 +184,39 @@ def self_influence(
         layer=layer, layers=layers, forward=forward, inputs=inputs, loss=loss,
         learning_rate=learning_rate, batch_size=batch_size, num_workers=num_workers,
     )  # fmt: skip
-    rate_sum, values = 0.0, np.zeros(0, np.float32)
-    with _trainings(checkpoints, model, dataset, settings, None) as each_checkpoint:
-        for tracin, checkpoint in each_checkpoint:
-            part = tracin.self_influence(outer_loop_by_checkpoints=True).float().cpu().numpy()
-            values = values + part if len(values) else part
+
+    def of_itself(tracin: Any, _checkpoint: Checkpoint) -> Tensor:
+        influences: Tensor = tracin.self_influence(outer_loop_by_checkpoints=True)
+        return influences
+
+    values = _summed(of_itself, checkpoints, model, dataset, settings, None)
+    return pd.Series(values, index=_samples(record, dataset, settings).index, name="score_self_influence")
+
+
+def _summed(
+    influences: Callable[[Any, Checkpoint], Tensor],
+    checkpoints: Checkpoints,
+    model: nn.Module,
+    dataset: Any,
+    settings: _Settings,
+    x: Any,
+) -> Array:
+    """Return the sum over the checkpoints of what a function makes of Captum's object for each."""
+    rate_sum, values = 0.0, np.zeros((), np.float32)
+    with _trainings(checkpoints, model, dataset, settings, x) as trainings:
+        for tracin, checkpoint in trainings:
+            values = values + influences(tracin, checkpoint).float().cpu().numpy()
             rate_sum += checkpoint.learning_rate
-    _check_rate(rate_sum)
-    index = _samples(record, dataset, settings).index
-    return pd.Series(_finite(values), index=index, name="score_self_influence")
+    if rate_sum == 0:
+        raise ValueError(
+            "Expected `checkpoints` with a learning rate above 0, got 0 in all of them: every influence would be 0. "
+            "Pass `learning_rate=1.0`, which leaves the checkpoints equal."
+        )
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "Expected finite influences, got NaN or infinity. Look for such numbers in the checkpoints or the data."
+        )
+    return values
 
 
 @contextmanager
@@ -333,19 +347,3 @@ def _predicted(model: nn.Module, settings: _Settings, x: Any) -> Array:
         output = checked_logits(run_on(model, runner(model, settings.forward, x), x))
         classes: Array = two_class_logits(output).argmax(dim=1).cpu().numpy()
     return classes
-
-
-def _check_rate(rate_sum: float) -> None:
-    if rate_sum == 0:
-        raise ValueError(
-            "Expected `checkpoints` with a learning rate above 0, got 0 in all of them: every influence would be 0. "
-            "Pass `learning_rate=1.0`, which leaves the checkpoints equal."
-        )
-
-
-def _finite(values: Array) -> Array:
-    if not np.isfinite(values).all():
-        raise ValueError(
-            "Expected finite influences, got NaN or infinity. Look for such numbers in the checkpoints or the data."
-        )
-    return values
