@@ -12,7 +12,8 @@ from PIL import Image
 
 from dynalens.dynamics import SampleStatistics
 from dynalens.pictures import charts
-from dynalens.pictures.axes import PLOT, WIDTH, Axes, Axis, even_ticks
+from dynalens.pictures.axes import PLOT, Axes, Axis, even_ticks
+from dynalens.pictures.card import WIDTH
 from dynalens.pictures.class_pairs import class_pairs, counted_pairs
 from dynalens.pictures.drawing import BLUE, GREEN, ORANGE, PAPER
 

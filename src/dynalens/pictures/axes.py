@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
+from dynalens.pictures.card import WIDTH
 from dynalens.pictures.drawing import FAINT, GRID, INK, PAPER, Colour, Scale, coloured, write
 
 PLOT = (252, 144)
 """Width and height of the plotting area beside a colour bar; whole cells of 2, 3, 4 and 6 pixels fit."""
-# TensorBoard's page *Images* shows a picture 350 pixels wide and its page *Time Series* 215 high, and both leave out
-# pixels of a larger one: a chart of this size is shown as it was drawn on both.
-WIDTH = 350
+# TensorBoard's page *Time Series* shows pictures 215 high, and leaves out pixels of a higher one: with the width of a
+# card, a chart is shown as it was drawn there and on the page *Images*.
 _LEFT, _TOP, _RIGHT, _BOTTOM = 50, 36, 14, 35
 _TITLE, _TEXT, _TICK = 14, 12, 12
 _TARGET_TICKS = 5

@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw
 from dynalens.dynamics import Array
 from dynalens.pictures.drawing import FAINT, HEAT, INK, LINES, PAPER, Colour, coloured, fitted, text_width, write
 
-_FOR: Colour = (200, 20, 30)
-_AGAINST: Colour = (20, 60, 200)
-_RELEVANT: Colour = (249, 142, 8)
+FOR: Colour = (200, 20, 30)
+AGAINST: Colour = (20, 60, 200)
+RELEVANT: Colour = (249, 142, 8)
 _SCALE_PERCENTILE = 99.5
 _MOST_LINES = 6
 _LEADING = 6
@@ -37,7 +37,7 @@ def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
     if signed:
         # Paler than the image itself, so that both colours stand out of black and of white.
         colour, opacity, ground = (
-            np.where(strength > 0, np.array(_FOR), np.array(_AGAINST)),
+            np.where(strength > 0, np.array(FOR), np.array(AGAINST)),
             np.abs(strength),
             90 + 0.5 * grey,
         )
@@ -62,7 +62,7 @@ def map_cell(sample: Shown, relevance: Array, size: tuple[int, int], *, signed: 
     if isinstance(sample, tuple):
         return words_cell(sample, relevance, size, signed=signed)
     if sample.ndim == 1:  # columns of a table
-        colours = (_FOR, _AGAINST) if signed else (_RELEVANT, _RELEVANT)
+        colours = (FOR, AGAINST) if signed else (RELEVANT, RELEVANT)
         return bars_cell(_strength(relevance, signed=signed), size, colours=colours)
     if sample.ndim == 2:  # channels and time
         return signal_cell(sample, relevance, size, signed=signed)
@@ -193,6 +193,6 @@ def _strength(relevance: Array, *, signed: bool) -> Array:
 def _tinted(relevance: Array, *, signed: bool) -> Array:
     """Return pale colours that dark letters and lines stay legible on."""
     strength = _strength(relevance, signed=signed)[..., None]
-    colour = np.where(strength > 0, np.array(_FOR), np.array(_AGAINST)) if signed else np.array(_RELEVANT)
+    colour = np.where(strength > 0, np.array(FOR), np.array(AGAINST)) if signed else np.array(RELEVANT)
     opacity = 0.6 * np.abs(strength)
     return np.asarray((1 - opacity) * np.array(PAPER) + opacity * colour)

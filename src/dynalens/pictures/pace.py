@@ -15,7 +15,7 @@ class PicturePace:
     Example:
         >>> pace, drawn = PicturePace(), []
         >>> for epoch in range(24):
-        ...     pace.offer(lambda epoch=epoch: drawn.append(epoch))
+        ...     _ = pace.offer(lambda epoch=epoch: drawn.append(epoch))
         >>> pace.finish()  # the last is always drawn
         >>> drawn[8:]
         [8, 9, 10, 12, 14, 16, 18, 21, 23]

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from dynalens.dynamics import Array
 from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import FAINT, GRID, LINES, PAPER, RIGHT, WRONG, Colour, shortened, write
-from dynalens.pictures.overlays import Shown, input_cell, map_cell, words_cell, words_height
+from dynalens.pictures.overlays import AGAINST, FOR, RELEVANT, Shown, input_cell, map_cell, words_cell, words_height
 
 _LARGEST_CELL = 64
 _SMALLEST_CELL = 32
@@ -153,22 +153,19 @@ def curve_chart(
     chart = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(chart)
     # Lines of two pixels and more, because TensorBoard leaves out every second one.
-    left, top, right, bottom = 0, 0, size[0] - 1, size[1] - 1
-    draw.line((left, (top + bottom) // 2, right, (top + bottom) // 2), fill=GRID, width=2)
+    right, bottom = size[0] - 1, size[1] - 1
+    draw.line((0, bottom // 2, right, bottom // 2), fill=GRID, width=2)
 
     def line(values: Array, colour: Colour) -> None:
         heights = np.clip(np.nan_to_num(values), 0, 1).tolist()
-        points = [
-            (left + x * (right - left), bottom - y * (bottom - top))
-            for x, y in zip(fractions.tolist(), heights, strict=True)
-        ]
+        points = [(x * right, bottom - y * bottom) for x, y in zip(fractions.tolist(), heights, strict=True)]
         draw.line(points, fill=colour, width=4)
 
     for values in (controls or {}).values():
         line(values, _RANDOM)
     for number, values in enumerate(curves.values()):
         line(values, LINES[number % len(LINES)])
-    draw.rectangle((left, top, right, bottom), outline=FAINT, width=2)
+    draw.rectangle((0, 0, right, bottom), outline=FAINT, width=2)
     return chart
 
 
@@ -211,9 +208,9 @@ def _keys(signed: Mapping[str, bool], row: ExplanationRow) -> list[tuple[str, Co
     if row.controls:
         keys.append(("random", _RANDOM))
     if any(signed.values()):
-        keys += [("for", (200, 20, 30)), ("against", (20, 60, 200))]
+        keys += [("for", FOR), ("against", AGAINST)]
     if not all(signed.values()):
-        keys.append(("relevant", (249, 142, 8)))
+        keys.append(("relevant", RELEVANT))
     return keys
 
 
