@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynalens import Record, TrainingDynamics, prototypes, similar_samples
 from dynalens.embeddings import mmd_critic
-from dynalens.embeddings.similar import similar_rows
+from dynalens.embeddings.neighbours import similar_rows
 from dynalens.record import RecordMeta
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from dynalens.arguments import check_positive
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.embeddings import embedding_rows
+from dynalens.embeddings.neighbours import similar_rows
 from dynalens.embeddings.prototypes import mmd_critic
-from dynalens.embeddings.similar import similar_rows
 from dynalens.embeddings.witness import SHOWN, SimilarSamples
 from dynalens.record import KeepsRecord, Record
 from dynalens.suspicion import worst_samples

@@ -2,8 +2,7 @@
 
 `encoding` runs an encoder over a dataset, `storage` keeps the rows, `checks` takes embeddings as a user has them,
 `neighbours` finds the nearest samples, `probe` is a linear model that judges samples it was not fitted to, `evidence`
-puts both together, and `witness` is what they say. `similar` finds the nearest samples of a class,
-`prototypes` those that stand for one.
+puts both together, and `witness` is what they say. `prototypes` finds the samples that stand for a class.
 """
 
 from typing import TYPE_CHECKING

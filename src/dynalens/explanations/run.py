@@ -4,17 +4,19 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from dynalens.dynamics import Array
-from dynalens.explanations.contrasts import suspect_contrasts
 from dynalens.explanations.earlier import EarlierMaps
 from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.explainer import Explainer
+from dynalens.explanations.result import middle_slices
 from dynalens.explanations.robustness import none_of
 from dynalens.explanations.samples import ExplainedSamples, Units
 from dynalens.explanations.settings import ExplanationSettings
 from dynalens.explanations.units import contrasted_units, explained_suspects, explained_units
+from dynalens.observation import is_tokens
 from dynalens.robustness import check_robustness
 from dynalens.schedule import Schedule
 
@@ -99,8 +101,16 @@ class RunExplanations:
             return {}
         if self.samples.dense:
             return contrasted_units(self.explainer, model, self.samples.suspects(), classes, self._maps.contrast)
-        contrasted = functools.partial(self.explainer.contrasted, model, method=self._maps.contrast)
-        return suspect_contrasts(self.samples.suspects(), classes, contrasted)
+        suspects = self.samples.suspects()
+        if suspects is None or is_tokens(suspects[1]):
+            return {}
+        rows = [row for row, sample in enumerate(suspects[0]) if sample in classes]
+        if not rows:
+            return {}
+        ids = [suspects[0][row] for row in rows]
+        suggested, labels = torch.tensor([classes[sample] for sample in ids]).unbind(dim=1)
+        maps = self.explainer.contrasted(model, suspects[1][rows], suggested, labels, method=self._maps.contrast)
+        return dict(zip(ids, middle_slices(maps).float().cpu().numpy(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the samples that are kept and the maps that later ones are compared with."""

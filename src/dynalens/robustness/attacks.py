@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from dynalens.arguments import check_choice, check_positive, installed
 from dynalens.attribution.passes import as_logits, check_images, connected, model_input
 from dynalens.observation import undisturbed, unwrapped
-from dynalens.robustness.bounds import Bounds, bounds_of
-from dynalens.robustness.corruptions import lead
+from dynalens.robustness.corruptions import Bounds, bounds_of, lead
 
 Forward = Callable[[Tensor], Tensor]
 

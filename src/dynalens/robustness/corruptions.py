@@ -1,13 +1,13 @@
 """A small set of corruptions, and what they leave of the margins."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_choice
 from dynalens.faithfulness import blurred, class_logits
-from dynalens.robustness.bounds import Bounds, bounds_of
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -16,6 +16,40 @@ _NOISE = 0.1
 _BLUR = 1 / 32
 _BRIGHTER = 0.3
 _CONTRAST = 0.15
+
+
+class Bounds(NamedTuple):
+    """The lowest and the highest value of each channel, shapes that broadcast to the images."""
+
+    low: Tensor
+    high: Tensor
+
+    @property
+    def span(self) -> Tensor:
+        """Their difference."""
+        return self.high - self.low
+
+
+def bounds_of(images: Tensor, bounds: tuple[float, float] | None) -> Bounds:
+    """Return the given bounds, or those of each channel of the images.
+
+    Args:
+        images: Shape ``(N, C, *spatial)``.
+        bounds: The same for all channels, or None.
+
+    Raises:
+        ValueError: If the first is not below the second.
+    """
+    if bounds is not None:
+        low, high = bounds
+        if not low < high:
+            raise ValueError(
+                f"Expected `bounds` to be the lowest and the highest value of an input, got {bounds}. "
+                "Pass (0, 1) for images that are not normalised."
+            )
+        return Bounds(images.new_tensor(low), images.new_tensor(high))
+    others = (0, *range(2, images.ndim))
+    return Bounds(images.amin(dim=others, keepdim=True), images.amax(dim=others, keepdim=True))
 
 
 def _with_noise(images: Tensor, bounds: Bounds, seed: int) -> Tensor:

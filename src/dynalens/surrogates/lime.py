@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynalens.arguments import check_positive
+from dynalens.arguments import check_positive, installed
 from dynalens.attribution.captum import captum_method
 from dynalens.faithfulness import patches
-from dynalens.surrogates.sklearn import scikit_learn
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -126,11 +125,14 @@ class _Ridge:
 
     def fit(self, batches: Iterable[Any], **_options: Any) -> None:
         left, logits, similarity = (torch.cat(list(part)).cpu().double().numpy() for part in zip(*batches, strict=True))
-        ridge = scikit_learn("linear_model").Ridge(alpha=self._penalty)
+        with installed("scikit-learn", "a surrogate", "scikit-learn"):
+            from sklearn.linear_model import Ridge
+            from sklearn.metrics import r2_score
+        ridge = Ridge(alpha=self._penalty)
         ridge.fit(left, logits - left @ self._prior, sample_weight=similarity)
         self._weights = ridge.coef_ + self._prior
         foretold = ridge.intercept_ + left @ self._weights
-        self.fidelity = float(scikit_learn("metrics").r2_score(logits, foretold, sample_weight=similarity))
+        self.fidelity = float(r2_score(logits, foretold, sample_weight=similarity))
 
     def representation(self) -> Tensor:
         return torch.as_tensor(self._weights).float().unsqueeze(0)

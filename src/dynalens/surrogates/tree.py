@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dynalens.arguments import check_positive
+from dynalens.arguments import check_positive, installed
 from dynalens.faithfulness import class_logits
-from dynalens.surrogates.sklearn import scikit_learn
 
 Forward = Callable[[Tensor], Tensor]
 _HELD_OUT = 4
@@ -89,8 +88,10 @@ def tree_surrogate(
     predicted = class_logits(model, inputs, forward=forward).argmax(dim=1).cpu()
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
     held_out, fitted = order[: len(order) // _HELD_OUT], order[len(order) // _HELD_OUT :]
-    rows, trees = inputs.detach().cpu().numpy(), scikit_learn("tree")
-    tree = trees.DecisionTreeClassifier(max_depth=depth, random_state=seed)
+    with installed("scikit-learn", "a surrogate", "scikit-learn"):
+        from sklearn.tree import DecisionTreeClassifier, export_text
+    rows = inputs.detach().cpu().numpy()
+    tree = DecisionTreeClassifier(max_depth=depth, random_state=seed)
     tree.fit(rows[fitted], predicted[fitted].numpy())
     common = int(predicted[fitted].mode().values)
     names = None if class_names is None else [str(class_names[label]) for label in tree.classes_]
@@ -98,7 +99,7 @@ def tree_surrogate(
         tree,
         fidelity=float(tree.score(rows[held_out], predicted[held_out].numpy())),
         majority=float((predicted[held_out] == common).float().mean()),
-        rules=trees.export_text(
+        rules=export_text(
             tree, feature_names=None if feature_names is None else list(feature_names), class_names=names
         ),
     )
