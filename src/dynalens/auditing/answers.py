@@ -11,6 +11,9 @@ import pandas as pd
 from dynalens.dynamics import Array
 from dynalens.keys import ANSWERS
 
+COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
+"""Of ``answers.csv``: what a page writes and :func:`dynalens.audit` reads."""
+
 AnswersSource = str | Path | pd.DataFrame
 _LISTED, _LETTERS = 5, 80
 
@@ -102,11 +105,8 @@ def _cells(source: AnswersSource) -> pd.DataFrame:
             f"{place}. Add a column answer with {ANSWERS[0]!r}, {ANSWERS[1]!r} or {ANSWERS[2]!r} to the table of "
             "`dynalens.audit_plan`, or take the file that the page of `dynalens audit` exports."
         )
-    columns = {name: _text(table[name]) if name in table else "" for name in _COLUMNS}
+    columns = {name: _text(table[name]) if name in table else "" for name in COLUMNS}
     return pd.DataFrame(columns, index=table.index)
-
-
-_COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
 
 
 def _text(column: "pd.Series[str]") -> list[str]:

@@ -52,10 +52,6 @@ class Plan:
         has_label = self.label >= 0
         return len(label) == len(self.label) and bool((self.label == label)[has_label].all())
 
-    def is_like(self, other: "Plan") -> bool:
-        """Return whether both have the same order."""
-        return self.seed == other.seed and np.array_equal(self.stratum, other.stratum)
-
     def missing(self, answers: Answers) -> Array:
         """Return the rows of answers that the plan did not draw, or not with the probability that they say."""
         order = self.order()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dynalens.auditing import Plan
-from dynalens.auditing.answers import AnswersSource
+from dynalens.auditing.answers import COLUMNS, AnswersSource
 from dynalens.auditing.calibration import FAR
 from dynalens.dynamics import Array
 from dynalens.record import Record
@@ -16,9 +16,6 @@ from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
 from dynalens.report.page import check_dataset, class_names_of, run_key
 from dynalens.report.samples import sample_pictures
-
-COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
-"""Of ``answers.csv``, which :func:`dynalens.audit` reads."""
 
 _SIDE = 512  # longest side of a picture, in pixels: one is shown at a time
 
