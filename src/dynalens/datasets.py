@@ -47,12 +47,12 @@ def position_of(key: Any) -> int:
 
 
 class IndexedDataset(Dataset[Any]):
-    """Let each sample of a dataset carry its own index, so that it is known whatever the loader does.
+    """A dataset whose samples carry their own index, so that each is known whatever the loader does.
 
     A dict gets the key ``index``; a tuple or list gets the index as its last element; any other item becomes the
-    tuple ``(item, index)``; None stays None, for collate functions that leave such samples out. Pass the whole to the
-    DataLoader: :class:`~dynalens.TrainingDynamicsMonitor` then needs no argument. Where it is wrapped once more,
-    pass ``index="index"``, or ``index=IndexedDataset.indices`` for tuples.
+    tuple ``(item, index)``; None stays None, for collate functions that leave such samples out. Give this dataset to
+    the DataLoader. :class:`~dynalens.TrainingDynamicsMonitor` then needs no argument. If another dataset wraps this
+    one, pass ``index="index"`` to the monitor, or ``index=IndexedDataset.indices`` for tuples.
 
     Args:
         dataset: A map-style dataset; the index is that into it. Not modified.
@@ -196,7 +196,7 @@ def sample_names(dataset: Any, roots: Sequence[int] | Any) -> list[str] | None:
 
 
 class RelabelledDataset(Dataset[Any]):
-    """A dataset in which some samples have another label; all else is the wrapped dataset's.
+    """A dataset that wraps another one and gives some samples another label.
 
     Args:
         dataset: Map-style; its samples are tuples, lists or dicts. Not modified.

@@ -79,13 +79,14 @@ def apply_decisions(
 ) -> DecidedDataset:
     r"""Return the dataset with the decisions of a file applied: dropped samples gone, corrected labels in place.
 
-    The file is the ``decisions.csv`` that the page of ``dynalens report`` gives, or the answers of an audit
-    (:func:`dynalens.audit`): a wrong label is replaced by its new one, or the sample is dropped where none was named;
-    right ones and those that could not be told stay. Samples that are kept or not named
-    in it stay as they are. A row with a name belongs to the sample of that name, wherever the dataset has it now, if
-    the dataset knows names (``samples`` of torchvision's image folders). The label of each row is compared with that
-    of its sample at once: if one row does not fit the dataset, the whole file is refused, since its rows may have
-    moved.
+    The file is the ``decisions.csv`` from the page of ``dynalens report``, or the answers of an audit
+    (:func:`dynalens.audit`). Samples with the decision "keep" and samples that the file does not name stay as they are.
+    In answers of an audit, a wrong label is replaced by its new label, or if there is none, the sample is dropped.
+    Samples with the answer "right" or "unsure" stay.
+
+    If the dataset knows names (``samples`` of torchvision's image folders), a row with a name is about the sample of
+    that name, wherever it stands now. All labels in the file are first compared with those of the dataset. If one row
+    does not fit, the whole file is refused, because its samples may have moved.
 
     Args:
         dataset: Map-style, as it was trained on; not modified. Items are tuples or lists (input, label, ...) or dicts.

@@ -34,19 +34,19 @@ class Estimate:
 class Audit:
     """How many labels are wrong, and which, from the answers of a person about a stratified random sample.
 
-    "Cannot tell" counts in two ways: ``low`` is the lower end of the interval where these labels are right, ``high``
-    the upper end where they are wrong, and ``value`` lies in the middle of the two estimates.
+    The answer "unsure" is counted in two ways. ``low`` is the lower end of the interval if all these labels are right,
+    ``high`` is the upper end if they are all wrong, and ``value`` lies in the middle of the two estimates.
 
     Args:
-        table: Of the record, one row for each sample.
-        plan: That drew the samples.
-        answers: About some or all of them. Those that were drawn and not answered are taken to be like the others of
-            their stratum.
+        table: The table of the record, one row for each sample.
+        plan: The plan that drew the samples.
+        answers: The answers about some or all of these samples. Samples without an answer are taken to be like the
+            answered ones of their stratum.
 
     Attributes:
-        right: How many labels were answered to be right.
-        wrong: How many to be wrong.
-        unsure: How many the person could not tell.
+        right: Number of labels with the answer "right".
+        wrong: Number of labels with the answer "wrong".
+        unsure: Number of labels with the answer "unsure".
 
     Example:
         >>> table = pd.DataFrame({"score": [3.0, 2.0, -2.0, -3.0], "rank": [1, 2, 3, 4], "label": 0, "suggested": 1})
@@ -94,7 +94,7 @@ class Audit:
     def probability(self) -> Array:
         """Return the probability that each label is wrong, shape ``(N,)``: 0 or 1 if answered, NaN if never seen.
 
-        Those that the person could not tell are treated as if they had not been asked.
+        Samples with the answer "unsure" are treated as if nobody had been asked about them.
         """
         return self._probability.copy()
 
@@ -119,10 +119,10 @@ class Audit:
     def table(self, precision: float = PRECISION) -> pd.DataFrame:
         """Return the record's table with what the answers change.
 
-        ``wrong_probability`` is calibrated: exactly 0 or 1 for labels that were answered. ``flagged`` are those of
-        which the fraction ``precision`` is expected to be wrong, and every label that was answered to be wrong. Where
-        the person named the right class it is ``suggested``, with a probability of 1. ``answer`` is what was answered.
-        The ranks stay those of the run.
+        ``wrong_probability`` is calibrated, and exactly 0 or 1 for labels that were answered. ``flagged`` are the
+        first labels of which the fraction ``precision`` is expected to be wrong, and every label with the answer
+        "wrong". If the person named the right class, it is ``suggested``, with a probability of 1.
+        ``answer`` is the answer. The ranks stay those of the run.
 
         Args:
             precision: Expected fraction of wrong labels among the flagged, in (0, 1].
@@ -190,7 +190,7 @@ class Audit:
         return pd.DataFrame({"n": ns, "low": low, "value": value, "high": np.maximum(low, high)})
 
     def enough(self, recall: float = 0.9) -> int:
-        """Return after how many of the most suspicious labels one may stop looking: the first n with this recall.
+        """Return how many of the most suspicious labels you have to look at to see this fraction of the wrong ones.
 
         The recall is that of the calibrated probabilities.
 

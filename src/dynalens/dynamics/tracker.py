@@ -38,18 +38,18 @@ Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 class TrainingDynamics:
     """Keep the statistics of each sample while training: exact, and without waiting for the device.
 
-    ``update`` is called for each batch, ``end_epoch`` once an epoch, ``compute`` whenever the statistics are
-    wanted. Works without Lightning. Takes 64 bytes for each sample, and 32 for each presentation of the epoch under
-    way, 24 of them on the device of the logits.
+    Call ``update`` for each batch, ``end_epoch`` after each epoch, and ``compute`` when you want the statistics.
+    This needs no Lightning. It takes 64 bytes for each sample, and 32 for each presentation in the current epoch, 24 of
+    them on the device of the logits. A presentation is one time that the network trains on a sample.
 
     Args:
         num_samples: Number N of samples in the dataset.
-        mean_probabilities: Keep the mean of all K probabilities of each sample: True within 1 GiB, a number within that
-            many, counted as 4 N K bytes. That much is on the device of the logits while an epoch lasts: 4 K bytes for
-            each of its presentations, and twice that while several processes merge them there. The host keeps half as
-            much again, and three times as much while an epoch ends.
-        tolerance: Of a regression: an absolute residual below it is right; a number, or one for each of D targets.
-            Default: that of :func:`~dynalens.dynamics.tolerance.default_tolerance` of the targets of the first epoch.
+        mean_probabilities: Keep the mean of all K probabilities of each sample. True allows 1 GiB, a number that many,
+            counted as 4 N K bytes. During an epoch the device of the logits holds 4 K bytes for each presentation, and
+            twice that while several processes merge theirs. The host keeps 6 N K bytes, and 12 N K more while an epoch
+            ends.
+        tolerance: For a regression, the absolute residual below which a prediction is right: a number, or one for each
+            of D targets. Default: :func:`~dynalens.dynamics.tolerance.default_tolerance` of the first epoch's targets.
 
     Raises:
         ValueError: If ``num_samples`` is not positive, ``mean_probabilities`` negative, or ``tolerance`` not positive.
@@ -153,12 +153,13 @@ class TrainingDynamics:
         self.num_samples += len(added["label"])
 
     def end_epoch(self, epoch: int, exchange: Exchange | None = None) -> EpochRecord:
-        """Move the epoch's rows to the host, once, and fold them into the record.
+        """End an epoch: move its presentations to the host, once, and add them to the record.
 
         Args:
             epoch: Number of the epoch, from 0.
-            exchange: Where several processes train: takes index ``(n,)``, rows ``(R, n)`` and step ``(n,)`` of this
-                process's presentations, and returns index and rows of those of all, in the order in which they count.
+            exchange: If several processes train, a callable that takes index ``(n,)``, rows ``(R, n)`` and step
+                ``(n,)`` of the presentations of this process, and returns index and rows of those of all processes, in
+                the order in which they count.
 
         Returns:
             The presentations of this epoch.

@@ -33,20 +33,20 @@ def embed(
 ) -> Array:
     """Return the outputs of an encoder for all samples, in the order of the dataset, for ``suspects(embeddings=...)``.
 
-    The encoder runs in evaluation mode and without gradients, and is left as it was, as are the random generators; with
-    another ``device`` a copy of it runs there. With ``path`` the rows go to disk as they come: the same call after a
-    kill goes on where it was, after comparing the first batch with what is there, and after the end it returns what is
-    there.
+    The encoder runs in evaluation mode and without gradients. It is left as it was, and so are the random generators.
+    With another ``device`` a copy of it runs there. With ``path``, rows are written to disk as they are computed. If
+    the process is killed, the same call continues where it stopped, after it has compared the first batch with the
+    file. If the file is complete, the call returns its content.
 
     Args:
         dataset: Map-style: a length, and samples by position. Samples are tensors, (input, label) tuples, or dicts with
             a key such as ``image``, ``pixel_values`` or ``input_ids``. Leave random augmentation out.
-        encoder: Gives one vector for each sample of a batch, of shape ``(B, D)`` or ``(B, D, 1, 1)``.
+        encoder: A module that returns one vector for each sample of a batch, of shape ``(B, D)`` or ``(B, D, 1, 1)``.
         batch_size: Samples at a time.
         device: Where to run; default: where the encoder is.
         path: An ``.npy`` file for the result, or None to keep it in memory.
         num_workers: Processes that read the dataset.
-        inputs: Takes a batch and returns what the encoder takes, to resize or normalise images for instance: a tensor,
+        inputs: Callable(batch) that returns what the encoder takes, to resize or normalise images for instance: a tensor,
             a tuple of arguments or a dict of named arguments. Default: the batch, the first part of a tuple, the image
             of a dict, or the ids of tokens of a dict with their mask as named arguments.
         collate_fn: As of ``torch.utils.data.DataLoader``.

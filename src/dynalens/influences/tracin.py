@@ -69,8 +69,8 @@ def influence(
     :math:`\sum_t \eta_t\, \nabla\ell(z_i; W_t) \cdot \nabla\ell(z'_j; W_t)` over the checkpoints t, with :math:`W_t`
     the weights of the last layer without its bias and :math:`\eta_t` the learning rate in the checkpoint. For that
     layer it is :math:`\eta_t\, (h_i \cdot h'_j)\,(g_i \cdot g'_j)`: h the layer's input, g the gradient at the logits,
-    softmax less one-hot for cross-entropy. Captum's ``TracInCPFast`` computes it. The sum approximates what the steps
-    on a training sample did to the loss of a test sample; it takes training as plain gradient descent.
+    softmax less one-hot for cross-entropy. Captum's ``TracInCPFast`` computes it. The sum approximates how far the
+    steps on a training sample lowered the loss of a test sample. It assumes that training was plain gradient descent.
 
     With ``layers``, W_t are the trained weights and biases of these layers, by Captum's ``TracInCP``: the gradient of
     each sample is computed, where the last layer has a closed form.
@@ -83,11 +83,11 @@ def influence(
     appendix F. https://arxiv.org/abs/2002.08484
 
     Args:
-        record: Of the run, or the monitor that keeps it: it gives ids, suggested labels and how probably each label is
-            wrong. None: ids are positions in the dataset.
-        checkpoints: A folder of ``ModelCheckpoint``, the run's folder, or files. They are unpickled as Lightning does:
-            read only your own. Of two files of one step, one counts.
-        model: The module that was trained; its present weights do not matter.
+        record: The record of the run, or the monitor that keeps it. It gives ids, suggested labels and the probability
+            that each label is wrong. None: ids are positions in the dataset.
+        checkpoints: A folder of ``ModelCheckpoint``, the run's folder, or files. They are unpickled, as Lightning does,
+            so read only your own. If two files are of the same step, one counts.
+        model: The module that was trained. Its present weights do not matter.
         dataset: Map-style, N samples, in the order of the record, without random augmentation.
         samples: The M test samples: inputs as ``model`` takes them, and labels.
         layer: Dotted name of the linear layer that gives the logits; default: the last one that does.
