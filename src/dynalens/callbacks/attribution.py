@@ -285,8 +285,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         samples = self._explanations.samples
         if self._pictures is not None and not samples.observer.done:
             with self._or_switched_off():
-                samples.numbers |= self._tracked.are_numbers
-                samples.end_step()
+                samples.end_step(self._tracked.presented_units)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the images that are kept, in the first process; the others wait for it."""

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from dynalens.callbacks.base import NamedCallback
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.record import LiveRecord, Record
 from dynalens.record.plans import AskedFor
 from dynalens.suspicion import PRECISION, NoiseRate
-from dynalens.units import TARGETS
 
 
 class RecordingCallback(NamedCallback):
@@ -19,11 +19,15 @@ class RecordingCallback(NamedCallback):
 
     Args:
         live: The record, empty.
+
+    Attributes:
+        presented_units: What the units of the last step's samples are, and its targets; None where each has one label.
     """
 
     def __init__(self, live: LiveRecord) -> None:
         super().__init__()
         self._live = live
+        self.presented_units: tuple[str, Tensor] | None = None
 
     @property
     def record(self) -> Record:
@@ -38,12 +42,6 @@ class RecordingCallback(NamedCallback):
     def class_names(self) -> Sequence[str] | None:
         """The name of each class: those that were given, else the dataset's."""
         return self._live.class_names
-
-    @property
-    def records_numbers(self) -> bool:
-        """Whether what is recorded is a regression."""
-        kind = None if self._live.dynamics is None else self._live.dynamics.kind
-        return kind is not None and kind.name == TARGETS
 
     def statistics(self) -> SampleStatistics:
         """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""

@@ -72,14 +72,15 @@ class TrackedSamples:
         return self.tracker.suspect_ids(number) if number else None
 
     @property
-    def are_numbers(self) -> bool:
-        """Whether the tracker records a regression."""
-        return self.tracker is not None and self.tracker.records_numbers
+    def presented_units(self) -> tuple[str, Tensor] | None:
+        """What the tracker took for the units of the last step's samples, and its targets; None where it took none."""
+        return None if self.tracker is None else self.tracker.presented_units
 
     def units(self, ids: Sequence[int | str] | None) -> dict[int | str, tuple[int, int]]:
         """Return the doubtful label of these samples, and whether it was given; nothing where each has one label.
 
-        Of a regression it is the doubtful target, which was given; of tokens and pixels place and class of the worst.
+        Of a regression it is the doubtful target, which was given; of tokens and pixels place and class of the worst,
+        of pixels with several labels the label.
         """
         if self.tracker is None or not ids:
             return {}
@@ -91,7 +92,8 @@ class TrackedSamples:
         rows = dict(zip(names, range(len(statistics)), strict=True))
         samples = [sample for sample in ids if sample in rows]
         labels = np.ones(len(statistics), np.int64) if statistics.target is not None else statistics.label
-        return {sample: (int(statistics.unit[rows[sample]]), int(labels[rows[sample]])) for sample in samples}
+        units = statistics.unit if statistics.unit_label is None else statistics.unit_label
+        return {sample: (int(units[rows[sample]]), int(labels[rows[sample]])) for sample in samples}
 
     def close(self) -> None:
         """Undo ``install``."""

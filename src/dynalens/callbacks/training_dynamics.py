@@ -308,6 +308,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
         if (presented := self._step.read(trainer, outputs, batch)) is not None:
             rows, presentation = presented
+            self.presented_units = self._step.units
             length = self._live.num_samples or self._live.make_room(self._identity.num_samples or 1).num_samples
             self._step.keep_features(length)
             self._last_layer.record(presentation)
@@ -363,7 +364,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def _end_fit(self) -> None:
         if not self._active:
             return
-        self._active = False
+        self._active, self.presented_units = False, None
         self._observer.close()
         self._step.end_fit()
         self._last_layer.end_fit()

@@ -22,6 +22,9 @@ class TrainingStep:
         capture: Where logits and targets come from, as of :class:`~dynalens.capture.StepCapture`.
         features: The layer whose output is kept.
         views: Rows of logits for each sample.
+
+    Attributes:
+        units: Name of the kind of units that the step's samples have, and its targets; None where each has one label.
     """
 
     def __init__(self, identity: SampleIdentity, capture: Capture, features: LayerFeatures, views: int) -> None:
@@ -29,6 +32,7 @@ class TrainingStep:
         self._first = True
         self._capture, self._pairs = StepCapture(capture), ClaimedPairs()
         self.rows = StepRows(identity)
+        self.units: tuple[str, Tensor] | None = None
 
     def install(self, trainer: Any, pl_module: Any) -> None:
         """A fit begins: what must stand before the first loader is made."""
@@ -80,6 +84,7 @@ class TrainingStep:
         presentation = self._capture.finish(outputs, batch, samples, rows_of=self.rows.rows_of, count=count)
         if presentation is None:
             return None
+        self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.given)
         self._pairs.check(presentation, self.rows.rows_of, accumulates=trainer.accumulate_grad_batches)
         target_rows = self.rows.of_targets(trainer, batch, rows, presentation, self._views)
         self._capture.trust_targets(self.rows.confirmed)
@@ -102,6 +107,7 @@ class TrainingStep:
 
     def end_fit(self) -> None:
         """Undo ``install``."""
+        self.units = None
         self._capture.close()
         self.rows.close()
         self._features.close()

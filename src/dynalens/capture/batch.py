@@ -83,17 +83,15 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
 
 
 def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
-    """Return the inputs of a batch and the class of each token (N, T) or pixel (N, H, W)."""
-    images, labels = input_of(batch, layout), entry_at(batch, layout.labels)
-    if labels is not None and labels.ndim == 4 and labels.shape[1] == 1:
-        labels = labels.squeeze(1)
-    binary = layout.loss is not None and layout.loss.startswith("binary")  # (N, K) flat are several labels
-    classes = labels is not None and labels.ndim in ((3,) if binary else (2, 3)) and not labels.is_complex()
-    if classes and isinstance(images, Tensor) and images.ndim > 1 and labels is not None and len(labels) == len(images):
+    """Return the inputs of a batch and the class of each token (N, T) or pixel (N, H, W), or labels (N, K, H, W)."""
+    images, entry = input_of(batch, layout), entry_at(batch, layout.labels)
+    labels = None if entry is None or entry.is_complex() or entry.ndim < 2 else layout.units.of(entry)
+    if isinstance(images, Tensor) and images.ndim > 1 and labels is not None and len(labels) == len(images):
         return images, labels
     raise CaptureError(
-        "Expected one class for each sample, or one for each token (N, T) or pixel (N, H, W) as the loss is given it, "
-        f"got {described(images)} and {described(labels)}. Pass {_INPUTS}."
+        "Expected the batch to hold the class of each token (N, T) or pixel (N, H, W), or the labels of each pixel (N, "
+        f"K, H, W), that the loss is given, got {described(images)} and, of such targets, {described(entry)}: "
+        f"`training_step` may make them. Pass {_INPUTS}."
     )
 
 

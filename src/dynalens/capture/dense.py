@@ -134,7 +134,7 @@ class DenseTargets:
             if shape is not None and self._flat is not None and not self._flat.selected:
                 targets = targets.reshape(shape)
         if targets.ndim > 3 and targets.shape[1] == 1:
-            targets = targets.squeeze(1)
+            return targets.squeeze(1)
         return targets if targets.ndim == 3 else None
 
     def _of_one_hot(self, logits: Tensor, targets: Tensor) -> Tensor | None:

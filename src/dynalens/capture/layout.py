@@ -13,9 +13,11 @@ from dynalens.capture.flat import FlatTargets
 from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
+from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
 from dynalens.capture.views import View, view_from
 from dynalens.keys import INPUT_KEYS
 from dynalens.observation import captured_calls, is_compiled
+from dynalens.units import DENSE, PIXELS, TARGETS
 
 _STEPS = 3
 _CALLS = 64
@@ -33,7 +35,8 @@ class BatchLayout:
         loss: Name of the loss function; None where none was seen.
         ignore_index: The target that this loss ignores.
         of_numbers: Whether no classification loss was seen, but one that compares numbers, as a regression has it.
-        dense: Whether the loss has a class for each token or pixel of a sample.
+        dense: Whether the loss has a class, or labels, for each token or pixel of a sample.
+        units: How the entry of these holds them.
         shift: Places by which the logits for a token stand before it: 1 in a causal language model.
         form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
     """
@@ -44,6 +47,7 @@ class BatchLayout:
     ignore_index: int = IGNORE_INDEX
     of_numbers: bool = False
     dense: bool = False
+    units: UnitLabels = CLASSES
     shift: int = 0
     form: View | None = None
 
@@ -71,6 +75,7 @@ class BatchObserver:
 
     Attributes:
         layout: What is known so far.
+        told_numbers: Whether somebody told that the targets are those of a regression.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
@@ -80,7 +85,7 @@ class BatchObserver:
         self._leaves: list[tuple[Path, Tensor]] = []
         self._calls: list[ModuleCall] = []
         self._losses: list[LossCall] = []
-        self._of_numbers = False
+        self._of_numbers = self.told_numbers = False
 
     @property
     def done(self) -> bool:
@@ -112,15 +117,21 @@ class BatchObserver:
             with suppress(Exception):  # a graph that says nothing
                 self._of_numbers = is_of_numbers(loss)
 
-    def finish(self) -> None:
-        """The training step has ended: work out where its inputs and targets stand."""
+    def finish(self, units: tuple[str, Tensor] | None = None) -> None:
+        """The training step has ended: work out where its inputs and targets stand.
+
+        Args:
+            units: What a tracker took for the units of its samples: the name of their kind, and the targets; None where
+                it took none.
+        """
+        self.told_numbers |= units is not None and units[0] == TARGETS
         if self.done:
             return
         self.stop()
         if not self._leaves:
             return
         with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
-            self.layout = self._learned()
+            self.layout = self._learned(units if units is not None and units[0] in DENSE else None)
         complete = self.layout.inputs is not None and self.layout.labels is not None
         self._steps_left = 0 if complete else self._steps_left - 1
         self.close()
@@ -144,10 +155,12 @@ class BatchObserver:
             if matches:
                 self._calls.append(ModuleCall(matches, [tensor for _, tensor in leaves(outputs)]))
 
-    def _learned(self) -> BatchLayout:
+    def _learned(self, units: tuple[str, Tensor] | None) -> BatchLayout:
         loss = next((call for call in self._losses if call.logits.requires_grad), None)
         entries, layout = dict(self._leaves), self.layout
-        targets = _Targets() if loss is None else _targets_of(self._leaves, loss)
+        targets = _Targets() if loss is None else _targets_of(self._leaves, loss, None if units is None else units[0])
+        if targets.path is None and units is not None:
+            targets = _as_told(self._leaves, *units)
         # A causal language model is given the tokens that it predicts.
         other_than_inputs = None if targets.shift else targets.path
         calls = _calls_to_logits(self._calls, entries, other_than_inputs, loss.logits if loss is not None else None)
@@ -159,6 +172,7 @@ class BatchObserver:
             ignore_index=loss.ignore_index if loss is not None else layout.ignore_index,
             of_numbers=loss is None and self._of_numbers,
             dense=layout.dense or targets.dense,
+            units=layout.units if layout.labels else targets.units,
             shift=layout.shift or targets.shift,
             form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
         )
@@ -170,6 +184,7 @@ class _Targets(NamedTuple):
     path: Path | None = None
     shift: int = 0
     dense: bool = False
+    units: UnitLabels = CLASSES
 
 
 def _same_memory(leaf: Tensor, tensor: Tensor) -> bool:
@@ -190,22 +205,47 @@ def _all_but_the_last(leaf: Tensor, tensor: Tensor) -> bool:
     return tokens and tensor.shape == leaf[:, :-1].shape and torch.equal(leaf[:, :-1], tensor.detach())
 
 
-def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> _Targets:
-    """Return where the targets stand: the loss's own tensor, one that has its tokens or pixels, or its classes."""
-    own = next((path for path, leaf in entries if _same_memory(leaf, loss.targets)), None)
-    units = _units_in(entries, loss) if own is None else None
-    if units is not None:
-        return _Targets(units.path, units.first, dense=True)
-    path = _path_of_classes(entries, loss) if own is None else own
-    return _Targets(path, dense=_is_dense(loss, dict(entries).get(path or ())))
+def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: str | None) -> _Targets:
+    """Return where the targets stand: the loss's own tensor, one that has its tokens or pixels, or its classes.
+
+    Args:
+        entries: Of the batch.
+        loss: That was trained on.
+        kind: Of the units, where it is known; None: it is told from the shapes.
+    """
+    own = [(path, leaf) for path, leaf in entries if _same_memory(leaf, loss.targets)][:1]
+    tokens = None if own else _units_in(entries, loss)
+    if tokens is not None and tokens.first:
+        return _Targets(tokens.path, tokens.first, dense=True)
+    kind = kind or kind_of_units(loss) or _kind_of_flat(loss, own[0][1] if own else None, tokens)
+    if kind is None:
+        return _Targets(own[0][0] if own else _path_of_classes(entries, loss))
+    targets = UnitTargets.of_kind(loss.counted_targets(), kind)
+    held = targets.held_by(own) or targets.held_by(entries)
+    if held is None:
+        return _Targets(None if tokens is None else tokens.path, dense=True)
+    return _Targets(held[0], dense=True, units=held[1])
 
 
-def _is_dense(loss: LossCall, labels: Tensor | None) -> bool:
-    """Return whether a loss has a class for each token or pixel, as they are in the batch or in rows of all samples."""
-    if loss.logits.ndim > 2:
-        return loss.targets.ndim > 1 and loss.targets[:1].numel() > 1
-    flat = labels is not None and labels.ndim > 1 and labels[:1].numel() > 1
-    return flat and labels is not None and len(loss.logits) == labels.numel()
+def _kind_of_flat(loss: LossCall, own: Tensor | None, tokens: FlatTargets | None) -> str | None:
+    """Return the kind of units where a loss has them in rows of all samples; None where these are no units."""
+    if tokens is not None:
+        return PIXELS
+    if own is None or loss.logits.ndim > 2 or own[:1].numel() == 1 or len(loss.logits) != own.numel():
+        return None
+    # (N, K) that a binary loss is given flat are several labels.
+    is_mask = own.ndim > 3 or (own.ndim == 3 and own.shape[1] > 1)
+    return PIXELS if is_mask or loss.name not in BINARY else None
+
+
+def _as_told(entries: Sequence[tuple[Path, Tensor]], kind: str, given: Tensor) -> _Targets:
+    """Return where the targets stand that somebody tells of, as those that a step returned; the shift of tokens too."""
+    samples = len(given)
+    flat = FlatTargets.told_by(given.detach().flatten(), entries, samples) if given.ndim == 2 else None
+    if flat is not None and flat.first:
+        return _Targets(flat.path, flat.first, dense=True)
+    held = UnitTargets.of_kind(given, kind).held_by(entries)
+    return _Targets(dense=True) if held is None else _Targets(held[0], dense=True, units=held[1])
 
 
 def _units_in(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> FlatTargets | None:

@@ -14,6 +14,8 @@ from dynalens.faithfulness import Curve, Faithfulness
 from dynalens.observation import unit_logits_in
 
 Forward = Callable[[Tensor], object]
+_LINEAR = {2: "bilinear", 3: "trilinear"}
+"""Names of linear interpolation, by the axes of space."""
 
 
 class ExplainedUnit(NamedTuple):
@@ -24,12 +26,14 @@ class ExplainedUnit(NamedTuple):
         region: Shape of the sample's targets, bool.
         words: What a caption calls it.
         place: Of a token, among the targets; None of a region.
+        given: Whether the data give the label to it: of several labels one may be missing.
     """
 
     label: int
     region: Tensor
     words: str
     place: int | None = None
+    given: bool = True
 
     def at_logits(self, shift: int, tokens: int) -> "ExplainedUnit":
         """Return a token as the place where the logits for it stand.
@@ -65,6 +69,9 @@ class ExplainedUnit(NamedTuple):
 def by_class(output: object, shape: torch.Size) -> Tensor:
     """Return the logits that a model returns as ``(N, K, *shape)``.
 
+    Logits of pixels that are coarser than the targets are brought to their size, linearly, as steps that train on them
+    do.
+
     Raises:
         ValueError: If they are not of units of this shape, or could be read both ways.
     """
@@ -75,6 +82,8 @@ def by_class(output: object, shape: torch.Size) -> Tensor:
         second, last = z.shape[2:] == shape, z.shape[1:-1] == shape
         if second != last:
             return z if second else z.movedim(-1, 1)
+        if len(shape) in _LINEAR and z.ndim == len(shape) + 2 and not second:
+            return F.interpolate(z, size=shape, mode=_LINEAR[len(shape)])
     got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
     raise ValueError(
         f"Expected the model to give a row of logits for each of {tuple(shape)} tokens or pixels, with classes on one "
@@ -83,16 +92,26 @@ def by_class(output: object, shape: torch.Size) -> Tensor:
     )
 
 
-def first_unit(labels: Tensor) -> ExplainedUnit:
+def first_unit(labels: Tensor, *, several: bool = False) -> ExplainedUnit:
     """Return the first token that counts, or the pixels of the most frequent class above 0, else those of class 0.
 
+    Of several labels it is the pixels of the most frequent one, or all pixels where none is given.
+
     Args:
-        labels: Shape ``(T,)`` or ``(H, W)``, negative where nothing counts; some do.
+        labels: Shape ``(T,)`` or ``(H, W)``, of several labels ``(K, H, W)``; negative where nothing counts; some do.
+        several: Whether pixels have several labels.
 
     Example:
         >>> first_unit(torch.tensor([-1, 2, 0])).words, first_unit(torch.tensor([[0, 3], [0, 3]])).label
         ('token 1', 3)
+        >>> first_unit(torch.tensor([[[0, 1]], [[1, 1]]]), several=True).label
+        1
     """
+    if several:
+        label = int((labels == 1).flatten(1).sum(dim=1).argmax())
+        pixels = labels[label] == 1
+        given = bool(pixels.any())
+        return region(pixels if given else (labels >= 0).any(dim=0), label)._replace(given=given)
     if labels.ndim == 1:
         return token(labels, int((labels >= 0).int().argmax()))
     above = labels[labels > 0]
@@ -151,6 +170,33 @@ def doubtful_region(labels: Tensor, label: int, logits: Tensor) -> ExplainedUnit
     return region(wrong, label, contradicted=True) if bool(wrong.any()) else region(pixels, label)
 
 
+def doubtful_label(labels: Tensor, doubted: tuple[int, int], logits: Tensor) -> ExplainedUnit:
+    """Return what is doubtful of a suspect with several labels: the pixels at which the network contradicts one.
+
+    Where no pixel is contradicted any more, it is all that have the label, or have not; where there are none, the first
+    unit.
+
+    Args:
+        labels: Shape ``(K, H, W)``, 0 or 1, negative where nothing counts.
+        doubted: The label of the worst pixel in the record, and whether it was given there.
+        logits: Shape ``(K, H, W)``.
+
+    Example:
+        >>> labels, z = torch.tensor([[[0, 0, 1]]]), torch.tensor([[[2.0, -1.0, -3.0]]])
+        >>> unit = doubtful_label(labels, (0, 0), z)  # missing at the first pixel
+        >>> unit.region.tolist(), unit.given
+        ([[True, False, False]], False)
+    """
+    label, bit = doubted
+    pixels = labels[label] == bit
+    if label < 0 or not bool(pixels.any()):
+        return first_unit(labels, several=True)
+    wrong = pixels & ((logits[label] > 0).to(labels.device) != bit)
+    contradicted = bool(wrong.any())
+    unit = region(wrong if contradicted else pixels, label, contradicted=contradicted)
+    return unit._replace(given=bool(bit))
+
+
 def joined(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit]) -> ExplanationResult:
     """Return the results of single samples as one, with the words for the unit of each."""
     first = results[0]
@@ -170,6 +216,7 @@ def joined(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit])
         measured={name: _measured([result.measured[name] for result in results]) for name in names},
         ids=None if first.ids is None else [sample for result in results for sample in result.ids or ()],
         units=[unit.words for unit in units],
+        given=torch.tensor([unit.given for unit in units]) if first.independent else None,
         places=[unit.place for unit in units if unit.place is not None],
     )
 

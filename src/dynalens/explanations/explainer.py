@@ -185,8 +185,12 @@ class Explainer:
         run = forward_of_form(forward, inputs)
         if self.unit is not None:
             unit = self.unit.at_logits(self.shift, inputs.shape[1])
-            return lambda explained: unit.logits(run(explained))
-        return Independent(run) if self.independent else run
+
+            def of_unit(explained: Tensor) -> Tensor:
+                return unit.logits(run(explained))
+
+            return Independent(of_unit) if self.independent else of_unit
+        return Independent(_in_rows(run)) if self.independent else run
 
     def units_forward(self, model: nn.Module, inputs: Tensor) -> tuple[Forward, Tensor]:
         """Return what gives the logits of all tokens or pixels, and the inputs that it takes."""
@@ -337,6 +341,17 @@ def _beside(model: nn.Module, *tensors: Tensor) -> list[Tensor]:
     """Return tensors on the device of the model."""
     device = next((parameter.device for parameter in model.parameters()), tensors[0].device)
     return [tensor.to(device) for tensor in tensors]
+
+
+def _in_rows(run: Forward) -> Forward:
+    """Return logits (N, K, 1) of K labels as (N, K), as where each token is a label of its own."""
+
+    def rows(images: Tensor) -> Tensor:
+        logits = run(images)
+        single = isinstance(logits, Tensor) and logits.ndim > 2 and logits.shape[2:].numel() == 1
+        return logits.flatten(1) if single else logits
+
+    return rows
 
 
 def _failure(attempt: Callable[[], object]) -> Exception | None:

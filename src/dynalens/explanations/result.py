@@ -178,7 +178,8 @@ class ExplanationResult:
     def _sentences(self, decode: Decode | None) -> Sentences:
         """Return the samples that are tokens; none where they are others."""
         ids = self.images.tolist() if is_tokens(self.images) else []
-        return Sentences(ids, self.places or [None] * len(ids), self.labels.tolist()[: len(ids)], decode)
+        places: Sequence[int | None] = self.places[: len(ids)] or [None] * len(ids)  # of signals it is in words
+        return Sentences(ids, places, self.labels.tolist()[: len(ids)], decode)
 
     def _shown(self, normalisation: Normalisation | None) -> Sequence[Shown]:
         return shown_inputs(self.images.squeeze(1) if self.table else self.images, normalisation)

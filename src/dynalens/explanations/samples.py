@@ -49,7 +49,7 @@ class ExplainedSamples:
 
     Attributes:
         observer: Learns where they stand.
-        several: Whether samples have several labels, each with a logit of its own.
+        several: Whether samples, or their pixels, have several labels, each with a logit of its own.
         numbers: Whether labels are the targets of a regression, and what is explained is the output for one.
         dense: Whether each token or pixel has a class; what is explained of a sample is chosen with its explanation.
         shift: Places by which the logits for a token stand before it.
@@ -120,9 +120,14 @@ class ExplainedSamples:
             self._held = copied(batch), choose, None if ids is None else ids()
         self.observer.start(model, batch)
 
-    def end_step(self) -> None:
-        """The training step has ended; read what was copied of its batch."""
-        self.observer.finish()
+    def end_step(self, units: tuple[str, Tensor] | None = None) -> None:
+        """The training step has ended; read what was copied of its batch.
+
+        Args:
+            units: What a tracker took for the units of its samples, and their targets; None where that is not known.
+        """
+        self.observer.finish(units)
+        self.numbers |= self.observer.told_numbers
         copied_step, self._held = self._held, None
         if copied_step is not None:
             batch, choose, ids = copied_step
@@ -141,9 +146,7 @@ class ExplainedSamples:
         images, labels = self._read(batch, classes=True)
         name_of = _names(images, first, None if ids is None else listed(ids()))
         classes = self._classes(labels)
-        sample_classes = (
-            [first_unit(row).label if (row >= 0).any() else -1 for row in classes] if self.dense else classes.tolist()
-        )
+        sample_classes = [self._first_unit(row) for row in classes] if self.dense else classes.tolist()
         rows_of_samples = self._selection.offer(images, sample_classes, name_of)
         if self.dense:
             self._unit_labels |= {sample: classes[row].clone() for sample, row in rows_of_samples.items()}
@@ -194,6 +197,7 @@ class ExplainedSamples:
             labels = torch.stack([self._unit_labels[sample] for sample in self._first_ids])
         if self._given is None:
             return _of_classes((self._first_ids, images, labels))
+        labels = self.observer.layout.units.of(labels) if self.dense else labels
         return _of_classes((content_ids(images), images, self._classes(labels)))
 
     def suspects(self, most: int | None = None, units: Units | None = None) -> PassedSuspects | None:
@@ -204,7 +208,7 @@ class ExplainedSamples:
             units: Of samples with several labels, what is doubtful of each suspect.
         """
         passed = self._suspects.result(most) if self._suspects is not None else None
-        if passed is not None and units and (self.several or self.numbers):
+        if passed is not None and units and not self.dense and (self.several or self.numbers):
             doubtful = torch.tensor([units[sample][0] if sample in units else -1 for sample in passed[0]])
             # A single output is the second one of the two classes 0 and z.
             doubtful = passed[2].cpu() if self.numbers and bool(passed[2].all()) else doubtful
@@ -271,6 +275,7 @@ class ExplainedSamples:
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
         if self._inputs == "auto":
             self.dense |= self.observer.layout.dense
+            self.several |= self.dense and self.observer.layout.units.several
             self.shift = self.shift or self.observer.layout.shift
         if classes and not self.dense:
             self.several |= have_several(labels) and not self.numbers
@@ -281,11 +286,10 @@ class ExplainedSamples:
 
     def _classes(self, labels: Tensor) -> Tensor:
         if self.dense:
-            unit_classes = labels.round().long() if labels.is_floating_point() else labels.long()  # of smoothed masks
-            is_ignored = unit_classes == self.observer.layout.ignore_index
+            is_ignored = labels == self.observer.layout.ignore_index
             if self.shift:  # nothing predicts the first token
-                is_ignored |= torch.arange(unit_classes.shape[1], device=unit_classes.device) < self.shift
-            return unit_classes.masked_fill(is_ignored, IGNORED)
+                is_ignored |= torch.arange(labels.shape[1], device=labels.device) < self.shift
+            return labels.masked_fill(is_ignored, IGNORED)
         if self.numbers:  # the first output; a single one is the second one of the two classes 0 and z
             return labels.new_full(labels.shape[:1], int(labels.shape[1:].numel() == 1), dtype=torch.int64)
         if self.several and labels.ndim == 2:
@@ -298,6 +302,10 @@ class ExplainedSamples:
                 "class indices (N,)."
             )
         return classes
+
+    def _first_unit(self, labels: Tensor) -> int:
+        """Return the class of the unit of a sample that is explained in every epoch; negative where it has none."""
+        return first_unit(labels, several=self.several).label if (labels >= 0).any() else IGNORED
 
     def _check_classes(self, images: Tensor, labels: Tensor) -> None:
         layout = self.observer.layout

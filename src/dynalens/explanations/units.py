@@ -11,11 +11,11 @@ from dynalens.dynamics import Array
 from dynalens.explanations.dense import (
     ExplainedUnit,
     by_class,
+    doubtful_label,
     doubtful_region,
     doubtful_token,
     first_unit,
     joined,
-    region,
     single,
 )
 from dynalens.explanations.explainer import Explainer
@@ -32,13 +32,14 @@ def explained_units(
     Args:
         explainer: Makes them, sample by sample, as each has a unit of its own.
         model: The module.
-        samples: Ids, inputs, and labels ``(N, T)`` or ``(N, H, W)``, negative where nothing counts.
+        samples: Ids, inputs, and labels ``(N, T)`` or ``(N, H, W)``, of several labels ``(N, K, H, W)``; negative where
+            nothing counts.
         predicted: Whether to explain the predicted classes instead.
         regions: As of :meth:`Explainer.explained`.
     """
     results, units = [], []
     for row, (ids, (inputs, labels)) in enumerate(single(samples[0], samples[1], samples[2])):
-        unit = first_unit(labels[0])
+        unit = first_unit(labels[0], several=explainer.independent)
         of_row = None if regions is None else regions[row : row + 1]
         with _explains(explainer, unit):
             passed = ids, inputs, labels.new_tensor([unit.label])
@@ -56,7 +57,8 @@ def explained_suspects(
         explainer: Makes them.
         model: The module.
         suspects: Ids, inputs and labels.
-        doubted: Place and class of the worst unit of each in the record, by the ids.
+        doubted: Place and class of the worst unit of each in the record, by the ids; of several labels the label, and
+            whether it was given.
     """
     results, units = [], []
     for ids, (inputs, labels) in single(suspects[0], suspects[1], suspects[2]):
@@ -102,13 +104,15 @@ def contrasted_units(
 def _doubtful(
     explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor, doubted: tuple[int, int] | None
 ) -> ExplainedUnit:
-    """Return the doubtful unit of one sample, by place and class of the worst one in the record."""
+    """Return the doubtful unit of one sample, by place and class, or label, of the worst one in the record."""
+    several = explainer.independent
     if labels.ndim == 2:
         return doubtful_token(labels[0], doubted)
-    with _explains(explainer, region(labels[0] >= 0, 0)):
-        run, images = explainer.units_forward(model, inputs)
-        with undisturbed(model), torch.no_grad():
-            logits = by_class(run(images), labels.shape[1:])[0]
+    run, images = explainer.units_forward(model, inputs)
+    with undisturbed(model), torch.no_grad():
+        logits = by_class(run(images), labels.shape[2:] if several else labels.shape[1:])[0]
+    if several:
+        return doubtful_label(labels[0], doubted or (-1, 0), logits)
     return doubtful_region(labels[0], -1 if doubted is None else doubted[1], logits)
 
 

@@ -1,0 +1,137 @@
+"""How an entry of a batch holds the classes of tokens or pixels, or their labels, that a step trains on."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dynalens.capture.entries import Path
+from dynalens.capture.loss_tap import BINARY, LossCall
+from dynalens.dynamics import NOT_A_CLASS
+from dynalens.keys import LABEL_KEYS
+from dynalens.units import PIXEL_LABELS, PIXELS, TOKENS
+
+
+class UnitLabels(NamedTuple):
+    """From an entry of a batch to the class of each token or pixel, or to the labels of each.
+
+    Attributes:
+        axis: Of the entry, on which the classes in one-hot form or the labels stand; None: it holds the classes.
+        several: Whether each unit may have any number of labels.
+        squeezed: Whether the entry has one channel more than there are axes of units.
+    """
+
+    axis: int | None = None
+    several: bool = False
+    squeezed: bool = False
+
+    def of(self, entry: Tensor) -> Tensor:
+        """Return classes ``(N, ...)`` or labels ``(N, K, ...)``, int64; smoothed ones are rounded.
+
+        A number is negative where the entry says no class.
+
+        Example:
+            >>> one_hot = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]])  # two classes behind three tokens
+            >>> UnitLabels(axis=-1).of(one_hot).tolist()
+            [[1, 0, -2147483648]]
+        """
+        whole = (entry.round() if entry.is_floating_point() else entry).long()
+        if self.axis is None:
+            return whole.squeeze(1) if self.squeezed else whole
+        levels = whole.movedim(self.axis, 1)
+        return levels if self.several else _of_one_hot(levels)
+
+
+CLASSES = UnitLabels()
+
+
+class UnitTargets(NamedTuple):
+    """The targets of a step that has some for each token or pixel.
+
+    Attributes:
+        values: Classes ``(N, ...)`` or flat, or labels ``(N, K, ...)``; int64, negative where they do not count.
+        several: Whether these are labels.
+        rounded: Whether they were fractions, as smoothed ones are.
+    """
+
+    values: Tensor
+    several: bool
+    rounded: bool = False
+
+    @classmethod
+    def of_kind(cls, targets: Tensor, kind: str) -> "UnitTargets":
+        """Return targets as they are told of, by the name of their kind of units."""
+        bits = CLASSES.of(targets.detach())
+        rounded = _has_fractions(targets)
+        channels = bits.ndim > 3 and bits.shape[1] == 1
+        if kind == PIXEL_LABELS and not channels:
+            return cls(bits, several=True, rounded=rounded)
+        is_one_hot = targets.is_floating_point() and bits.ndim > (2 if kind == TOKENS else 3) and not channels
+        classes = _of_one_hot(bits) if is_one_hot else bits.squeeze(1) if channels else bits
+        return cls(classes, several=False, rounded=rounded)
+
+    def held_by(self, entries: Iterable[tuple[Path, Tensor]]) -> "tuple[Path, UnitLabels] | None":
+        """Return the entry that holds these targets, and how; None if none does.
+
+        Fractions, such as an image that a threshold made a mask of, hold no classes but those that are smoothed.
+        """
+        if not bool((self.values >= 0).any()):
+            return None
+        suitable = [item for item in entries if item[1].ndim > 1 and not _is_odd(item[1])]
+        whole = [item for item in suitable if self.rounded or not _has_fractions(item[1])]
+        for path, entry in sorted(whole, key=_is_less_likely):
+            for form in self._forms(entry):
+                if self._agrees(form.of(entry.detach().to(self.values.device))):
+                    return path, form
+        return None
+
+    def _forms(self, entry: Tensor) -> Iterator[UnitLabels]:
+        if not self.several:
+            yield CLASSES
+        if entry.ndim > 2 and entry.shape[1] == 1 and not self.several:
+            yield UnitLabels(squeezed=True)
+        if entry.ndim > 2:
+            yield from (UnitLabels(axis, self.several) for axis in (1, -1))
+
+    def _agrees(self, values: Tensor) -> bool:
+        own = self.values
+        if own.ndim == 1 and own.numel() == values.numel():
+            own = own.reshape(values.shape)
+        return own.shape == values.shape and bool(((values == own) | (own < 0)).all())
+
+
+def kind_of_units(loss: LossCall) -> str | None:
+    """Return the kind of units that the targets of a loss have, by their shape; None where these are no units.
+
+    Of a binary loss with an axis of labels these are classes if each unit has exactly one; waits for the device.
+    """
+    targets, logits = loss.targets, loss.logits
+    if loss.name in BINARY:
+        if targets.ndim < 3 or targets[:1].numel() == 1:
+            return None
+        labels = targets.ndim > 3 and targets.shape[1] > 1
+        return PIXEL_LABELS if labels and bool((_of_one_hot(CLASSES.of(targets)) < 0).any()) else PIXELS
+    if logits.ndim < 3 or targets.ndim < 2 or targets[:1].numel() == 1:
+        return None
+    return TOKENS if logits.ndim == 3 else PIXELS
+
+
+def _is_odd(entry: Tensor) -> bool:
+    return entry.is_complex() or entry.is_nested or entry.is_sparse
+
+
+def _has_fractions(values: Tensor) -> bool:
+    return values.is_floating_point() and bool((values != values.round()).any())
+
+
+def _is_less_likely(item: tuple[Path, Tensor]) -> tuple[bool, bool]:
+    """Return whether an entry holds fractions, as inputs do, and whether it has no usual key of labels."""
+    path, entry = item
+    return _has_fractions(entry), not (path and path[-1] in LABEL_KEYS)
+
+
+def _of_one_hot(levels: Tensor) -> Tensor:
+    """Return the classes ``(N, ...)`` of zeros and ones ``(N, K, ...)`` with one 1 each; NOT_A_CLASS elsewhere."""
+    is_one_hot = ((levels == 0) | (levels == 1)).all(dim=1) & (levels.sum(dim=1) == 1)
+    return torch.where(is_one_hot, levels.argmax(dim=1), NOT_A_CLASS)
