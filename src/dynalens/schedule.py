@@ -93,9 +93,9 @@ class Schedule:
         self._told = True
         next_epoch = self.next_epoch if self.last_epoch is None else min(self.next_epoch, self.last_epoch)
         return (
-            f"{results} took {overhead:.0%} of the training time since the last ones, more than "
+            f"{results} took {overhead:.0%} of the training time since the previous ones, more than "
             f"`max_overhead={self.max_overhead}`. The next ones are of epoch {next_epoch}, and the last epoch always "
-            "has some. Pass `max_overhead=None` to their monitor to have them of each epoch."
+            "has some. To get them for every epoch, pass `max_overhead=None` to the callback."
         )
 
     def overhead(self, seconds: float) -> float:

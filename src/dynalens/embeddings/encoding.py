@@ -46,9 +46,9 @@ def embed(
         device: Where to run; default: where the encoder is.
         path: An ``.npy`` file for the result, or None to keep it in memory.
         num_workers: Processes that read the dataset.
-        inputs: Callable(batch) that returns what the encoder takes, to resize or normalise images for instance: a tensor,
-            a tuple of arguments or a dict of named arguments. Default: the batch, the first part of a tuple, the image
-            of a dict, or the ids of tokens of a dict with their mask as named arguments.
+        inputs: Callable(batch) that returns what the encoder takes: a tensor, a tuple of arguments or a dict of named
+            arguments. Use it to resize or normalise images, for instance. Default: the batch, the first part of a
+            tuple, the image of a dict, or the ids of tokens of a dict with their mask as named arguments.
         collate_fn: As of ``torch.utils.data.DataLoader``.
         progress: Whether to show a bar.
 
