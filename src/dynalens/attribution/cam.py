@@ -11,6 +11,7 @@ from dynalens.arguments import check_positive
 from dynalens.attribution.layers import arrangement, find_target_layer
 from dynalens.attribution.maps import resize
 from dynalens.attribution.passes import (
+    Arrange,
     Formula,
     Forward,
     Pass,
@@ -343,10 +344,9 @@ def _cam(
     chunk_size: int | None,
 ) -> Tensor:
     formulas = {name: CAM_FORMULAS[name]}
-    maps, _, _ = shared_passes(
+    return shared_passes(
         model, images, targets, formulas, target_layer=target_layer, forward=forward, chunk_size=chunk_size
-    )
-    return maps[name]
+    )[0][name]
 
 
 def shared_passes(
@@ -358,8 +358,8 @@ def shared_passes(
     target_layer: str | None = None,
     forward: Forward | None = None,
     chunk_size: int | None = None,
-) -> tuple[dict[str, Tensor], Tensor, str | None]:
-    """Return the maps of several formulas from one forward and one backward pass of each chunk, logits and layer name.
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the maps of several formulas from one forward and one backward pass of each chunk, and the logits.
 
     Args:
         model: See :func:`saliency`, also for the arguments that are not named here.
@@ -371,11 +371,11 @@ def shared_passes(
     run = forward if forward is not None else unwrapped(model)
     with undisturbed(model):
         x = model_input(model, images)
-        name = target_layer if formulas.keys() & CAM_FORMULAS.keys() else None
-        if name is None and formulas.keys() & CAM_FORMULAS.keys():
-            name = find_target_layer(model, x, forward=forward)
-        layer = None if name is None else module_named(model, name)
-        arrange = torch.detach if name is None else arrangement(model, x, name, forward=forward)
+        layer: nn.Module | None = None
+        arrange: Arrange = torch.detach
+        if formulas.keys() & CAM_FORMULAS.keys():
+            name = target_layer or find_target_layer(model, x, forward=forward)
+            layer, arrange = module_named(model, name), arrangement(model, x, name, forward=forward)
         to_images = not formulas.keys() <= CAM_FORMULAS.keys()
         maps: dict[str, list[Tensor]] = {method: [] for method in formulas}
         all_logits = []
@@ -384,5 +384,4 @@ def shared_passes(
             all_logits.append(logits)
             for method, formula in formulas.items():
                 maps[method].append(formula(layer_pass))
-        finite_maps = {method: check_finite(method, torch.cat(parts)) for method, parts in maps.items()}
-        return finite_maps, torch.cat(all_logits), name
+        return {method: check_finite(method, torch.cat(parts)) for method, parts in maps.items()}, torch.cat(all_logits)

@@ -109,7 +109,7 @@ def explain(
             layer = find_target_layer(model, images, forward=forward)
         common: dict[str, Any] = {"forward": forward, "chunk_size": chunk_size}
         if formulas:
-            maps, logits, _ = shared_passes(model, images, targets, formulas, target_layer=layer, **common)
+            maps, logits = shared_passes(model, images, targets, formulas, target_layer=layer, **common)
         else:
             maps, logits = {}, _logits(model, images, targets, **common)
         for name in functions.keys() - maps.keys():

@@ -37,7 +37,15 @@ def modified_relu(rule: ReluRule) -> Iterator[list[int]]:
         (tensor([-1., -1.]), 1)
     """
     calls: list[int] = []
-    with _ReluMode(rule, calls):
+
+    def call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        relu_call = _relu_call(func, args, kwargs)
+        if relu_call is None:
+            return func(*args, **kwargs)
+        calls.append(1)
+        return _Rectified.apply(*relu_call, rule)  # type: ignore[no-untyped-call, unused-ignore]  # in some torch releases
+
+    with _Replaced(call):
         yield calls
 
 
@@ -49,7 +57,24 @@ def captured_attention() -> Iterator[list[Tensor]]:
     last dimension of three or four: the modules of torch, timm and transformers use one or the other.
     """
     attention: list[Tensor] = []
-    with _AttentionMode(attention):
+
+    def call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        if func is F.scaled_dot_product_attention:
+            weights, value = _attention(*args, **kwargs)
+            attention.append(weights)
+            return weights @ value
+        if func is F.multi_head_attention_forward:
+            result, by_head = _module_attention(args, kwargs)
+            attention.append(by_head if by_head._base is None else by_head._base)  # the view has no part in the output
+            return result
+        result = func(*args, **kwargs)
+        if func in _SOFTMAX and result.ndim in (3, 4):
+            dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+            if dim in (-1, result.ndim - 1):
+                attention.append(result)
+        return result
+
+    with _Replaced(call):
         yield attention
 
 
@@ -66,8 +91,26 @@ def captured_joins() -> Iterator[list[str]]:
         ['add']
     """
     names: list[str] = []
-    with _JoinMode(names):
+
+    def call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        name = getattr(func, "__name__", "").strip("_")
+        if name in _JOINING and sum(isinstance(arg, Tensor) and arg.grad_fn is not None for arg in args) > 1:
+            names.append(name)
+        return func(*args, **kwargs)
+
+    with _Replaced(call):
         yield names
+
+
+class _Replaced(TorchFunctionMode):
+    """Calls something in place of each function of torch: ``call(function, args, kwargs)``."""
+
+    def __init__(self, call: Callable[[Any, Any, dict[str, Any]], Any]) -> None:
+        super().__init__()
+        self._call = call
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._call(func, args, kwargs or {})
 
 
 class _Rectified(torch.autograd.Function):
@@ -89,19 +132,6 @@ class _Rectified(torch.autograd.Function):
         return ctx.rule(gradients[0], active, output), None, None, None
 
 
-class _ReluMode(TorchFunctionMode):
-    def __init__(self, rule: ReluRule, calls: list[int]) -> None:
-        super().__init__()
-        self.rule, self.calls = rule, calls
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        relu_call = _relu_call(func, args, kwargs or {})
-        if relu_call is None:
-            return func(*args, **(kwargs or {}))
-        self.calls.append(1)
-        return _Rectified.apply(*relu_call, self.rule)  # type: ignore[no-untyped-call, unused-ignore]  # in some torch releases
-
-
 def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, float, bool] | None:
     """Return the input, the largest output and whether it works in place, if this is the call of a ReLU."""
     x: Tensor = args[0] if args else kwargs["input"]
@@ -117,46 +147,14 @@ def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, fl
     return None
 
 
-class _AttentionMode(TorchFunctionMode):
-    def __init__(self, attention: list[Tensor]) -> None:
-        super().__init__()
-        self.attention = attention
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.scaled_dot_product_attention:
-            weights, value = _attention(*args, **(kwargs or {}))
-            self.attention.append(weights)
-            return weights @ value
-        if func is F.multi_head_attention_forward:
-            return self._of_module(args, kwargs)
-        result = func(*args, **(kwargs or {}))
-        if func in _SOFTMAX and result.ndim in (3, 4):
-            dim = (kwargs or {}).get("dim", args[1] if len(args) > 1 else None)
-            if dim in (-1, result.ndim - 1):
-                self.attention.append(result)
-        return result
-
-    def _of_module(self, args: Any, kwargs: Any) -> Any:
-        """Run what ``nn.MultiheadAttention`` calls, whose inside no mode sees, so that it returns its weights."""
-        options = {"need_weights": True, "average_attn_weights": False}
-        output, by_head = F.multi_head_attention_forward(*args, **{**kwargs, **options})
-        assert by_head is not None
-        self.attention.append(by_head if by_head._base is None else by_head._base)  # the view has no part in the output
-        if not kwargs.get("need_weights", True):
-            return output, None
-        return output, by_head.mean(dim=-3) if kwargs.get("average_attn_weights", True) else by_head
-
-
-class _JoinMode(TorchFunctionMode):
-    def __init__(self, names: list[str]) -> None:
-        super().__init__()
-        self.names = names
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "").strip("_")
-        if name in _JOINING and sum(isinstance(arg, Tensor) and arg.grad_fn is not None for arg in args) > 1:
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
+def _module_attention(args: Any, kwargs: dict[str, Any]) -> tuple[Any, Tensor]:
+    """Return what ``nn.MultiheadAttention`` gets, and the weights of its heads, inside of which no mode sees."""
+    options = {"need_weights": True, "average_attn_weights": False}
+    output, by_head = F.multi_head_attention_forward(*args, **{**kwargs, **options})
+    assert by_head is not None
+    if not kwargs.get("need_weights", True):
+        return (output, None), by_head
+    return (output, by_head.mean(dim=-3) if kwargs.get("average_attn_weights", True) else by_head), by_head
 
 
 def _attention(
