@@ -446,7 +446,7 @@ def answers_of(*rows: Sequence[Any], columns: str = "sample_id,answer") -> pd.Da
     return pd.DataFrame(list(rows), columns=columns.split(","))
 
 
-MISTAKES = {
+MISTAKES: dict[str, tuple[Any, str]] = {
     "an unknown id": (answers_of((999, "right")), "name samples of this record, got sample 999"),
     "an id that is no number": (answers_of(("x", "right")), "name samples of this record, got sample x"),
     "a sample twice": (answers_of((3, "right"), (3, "right")), "one answer for each sample, got several for sample 3"),
@@ -470,6 +470,7 @@ MISTAKES = {
     "no column of answers": (answers_of((3,), columns="sample_id"), "the columns sample_id and answer, got"),
     "an endless id": (answers_of(("1" * 10**6, "right")), r"this record, got sample 1{80}\.\.\., which"),
     "no answer": (answers_of((3, "")), "hold at least one answer, got none"),
+    "no file": ([], "hold at least one answer, got none"),
 }
 
 

@@ -132,6 +132,7 @@ def test_margins_of_corrupted_images_are_the_labels_lead() -> None:
         ),
         (lambda m, x: smallest_step(m, x, largest=0.0), "Expected `largest` to be a step above 0, got 0.0"),
         (lambda m, x: smallest_step(m, 0 * x), "Expected `largest` to be a step above 0, got 0.0"),
+        (lambda m, x: smallest_step(m, x[:0]), "Expected `images` to have at least one, got"),
         (lambda m, x: smallest_step(m, x, bounds=(1, 0)), r"Expected `bounds` .* got \(1, 0\)"),
         (lambda m, x: smallest_step(m, x, iterations=0), "Expected `iterations` to be at least 1"),
         (lambda m, x: smallest_step(m, x * float("nan"), largest=1.0), "Expected finite logits"),

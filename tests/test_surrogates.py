@@ -214,9 +214,24 @@ def test_the_sheet_of_normlime_marks_what_is_important_in_the_mean_of_the_class(
         (lambda m, x: normlime(x[:, 0], Y, features=torch.arange(3)), r"Expected `features` of shape \(8, 9\)"),
         (lambda m, x: tree_surrogate(m, x), "Expected `inputs` to be at least 8 rows of a table"),
         (lambda m, x: tree_surrogate(m, torch.zeros(9, 2), depth=0), "Expected `depth` to be at least 1"),
+        (
+            lambda m, x: tree_surrogate(nn.Linear(2, 2), torch.full((9, 2), torch.nan)),
+            "Expected finite logits, got NaN",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(call: Any, message: str) -> None:
     model, x = linear()
     with pytest.raises(ValueError, match=message):
         call(model, x)
+
+
+def test_a_tree_of_a_network_in_bfloat16_is_fitted_to_its_inputs() -> None:
+    rows = torch.linspace(-1, 1, 40).unsqueeze(1).bfloat16()
+    assert tree_surrogate(nn.Identity(), torch.cat([-rows, rows], dim=1)).fidelity == 1
+
+
+def test_a_logit_that_never_changes_has_no_fidelity() -> None:
+    _, x = linear()
+    found = lime_maps(nn.Flatten(), x, Y, samples=8, forward=lambda x: torch.ones(len(x), 3))
+    assert found.fidelity.isnan().all()

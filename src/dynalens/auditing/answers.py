@@ -67,7 +67,8 @@ def read_answers(
         ([2, 0], [True, False], [2, -1])
     """
     several = [source] if isinstance(source, str | Path | pd.DataFrame) else list(source)
-    table = pd.concat([_cells(each) for each in several], ignore_index=True)
+    tables = [_cells(each) for each in several] or [pd.DataFrame(columns=list(COLUMNS))]
+    table = pd.concat(tables, ignore_index=True)
     table = table[table["answer"] != ""].reset_index(drop=True)
     _check_words(table)
     rows = _rows(table["sample_id"].tolist(), [str(each) for each in sample_ids])

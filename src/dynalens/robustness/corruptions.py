@@ -38,7 +38,7 @@ def bounds_of(images: Tensor, bounds: tuple[float, float] | None) -> Bounds:
         bounds: The same for all channels, or None.
 
     Raises:
-        ValueError: If the first is not below the second.
+        ValueError: If the first is not below the second, or there are no images to take them from.
     """
     if bounds is not None:
         low, high = bounds
@@ -48,6 +48,8 @@ def bounds_of(images: Tensor, bounds: tuple[float, float] | None) -> Bounds:
                 "Pass (0, 1) for images that are not normalised."
             )
         return Bounds(images.new_tensor(low), images.new_tensor(high))
+    if not len(images):
+        raise ValueError(f"Expected `images` to have at least one, got {tuple(images.shape)}. Leave empty batches out.")
     others = (0, *range(2, images.ndim))
     return Bounds(images.amin(dim=others, keepdim=True), images.amax(dim=others, keepdim=True))
 

@@ -21,7 +21,7 @@ class LimeMaps:
     Attributes:
         maps: Shape ``(N, *spatial)``, float32: the weight of the feature that each position belongs to.
         fidelity: Shape ``(N,)``, float32, at most 1: the weighted R^2 of each linear model on the perturbed samples
-            that it was fitted to.
+            that it was fitted to; NaN where the logit does not change at all.
         features: Shape ``spatial``, int64: the feature of each position.
 
     Example:
@@ -132,7 +132,8 @@ class _Ridge:
         ridge.fit(left, logits - left @ self._prior, sample_weight=similarity)
         self._weights = ridge.coef_ + self._prior
         foretold = ridge.intercept_ + left @ self._weights
-        self.fidelity = float(r2_score(logits, foretold, sample_weight=similarity))
+        if logits.min() < logits.max():
+            self.fidelity = float(r2_score(logits, foretold, sample_weight=similarity))
 
     def representation(self) -> Tensor:
         return torch.as_tensor(self._weights).float().unsqueeze(0)

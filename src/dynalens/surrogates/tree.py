@@ -67,7 +67,7 @@ def tree_surrogate(
         The tree, its fidelity, and its rules.
 
     Raises:
-        ValueError: If scikit-learn is not installed, or the inputs are no table.
+        ValueError: If scikit-learn is not installed, the inputs are no table, or logits are not finite.
 
     Example:
         >>> class Sign(torch.nn.Module):
@@ -85,12 +85,15 @@ def tree_surrogate(
             f"Expected `inputs` to be at least {least} rows of a table, floating (N, F), got {tuple(inputs.shape)}, "
             f"{inputs.dtype}. Trees of images say nothing: pass columns that mean something."
         )
-    predicted = class_logits(model, inputs, forward=forward).argmax(dim=1).cpu()
+    logits = class_logits(model, inputs, forward=forward)
+    if not bool(logits.isfinite().all()):
+        raise ValueError("Expected finite logits, got NaN or infinity. Are the weights and the inputs finite?")
+    predicted = logits.argmax(dim=1).cpu()
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
     held_out, fitted = order[: len(order) // _HELD_OUT], order[len(order) // _HELD_OUT :]
     with installed("scikit-learn", "a surrogate", "scikit-learn"):
         from sklearn.tree import DecisionTreeClassifier, export_text
-    rows = inputs.detach().cpu().numpy()
+    rows = inputs.detach().float().cpu().numpy()
     tree = DecisionTreeClassifier(max_depth=depth, random_state=seed)
     tree.fit(rows[fitted], predicted[fitted].numpy())
     common = int(predicted[fitted].mode().values)
