@@ -14,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.isotonic import IsotonicRegression
 
 from dynalens.auditing import StratifiedRate, interval, stratified_rate
 from dynalens.auditing.calibration import FAR, calibrated
 from dynalens.auditing.strata import asking_order, equal_doubt
+from dynalens.embeddings import embedding_evidence
 from dynalens.suspicion import assess, flagged
 
 Array = npt.NDArray[Any]
@@ -53,15 +55,19 @@ class Cell:
         return f"{self.held:.1f} ({self.width / self.simple:.2f})" if self.simple else f"{self.held:.1f}"
 
 
-def trained(folder: Path) -> Iterator[Population]:
-    """Yield the scores of the runs in a folder."""
-    from suspects import recorded  # the peers of that benchmark are not needed for made-up scores
+def trained(folder: Path, embeddings: Array | None = None) -> Iterator[Population]:
+    """Yield the scores of the runs in a folder, by run and embeddings together if there are embeddings."""
+    from embeddings import both  # the peers of these benchmarks are not needed for made-up scores
+    from suspects import recorded
 
     for path in sorted(folder.glob("*.npz")):
         with np.load(path) as run:
-            logits, given, true = run["logits"].astype(np.float32), run["given"], run["true"]
+            logits, given, true = run["logits"].astype(np.float32), run["given"].astype(np.int64), run["true"]
         statistics, history = recorded(logits, given)
-        yield Population(path.stem, assess(statistics, history).score, given != true)
+        assessment = assess(statistics, history)
+        if embeddings is not None:
+            assessment = both(assessment, embedding_evidence(torch.from_numpy(embeddings), given), history)
+        yield Population(path.stem, assessment.score, given != true)
 
 
 def made_up(size: int, seed: int = 5) -> Iterator[Population]:
@@ -182,12 +188,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print one table of Markdown."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, help="folder of the trajectories of noisy_runs.py")
+    parser.add_argument("--embeddings", type=Path, metavar="FILE.npy", help="let these count in the scores of all runs")
     parser.add_argument("--made-up", type=int, nargs="*", default=[], metavar="N", help="sizes of made-up data")
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--decisions", type=int, default=100, help="repetitions for what is flagged; 0 leaves it out")
     parser.add_argument("--cross-fitted", action="store_true", help="compare with prediction-powered inference instead")
     args = parser.parse_args(argv)
-    populations = [*(trained(args.runs) if args.runs else ())]
+    embeddings = np.load(args.embeddings).astype(np.float32) if args.embeddings else None
+    populations = [*(trained(args.runs, embeddings) if args.runs else ())]
     populations += [each for size in args.made_up for each in made_up(size)]
     if args.cross_fitted:
         show_cross_fitted(populations, 100, args.repetitions)

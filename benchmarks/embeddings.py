@@ -39,8 +39,10 @@ def alone(embeddings: Array, given: Array, evidence: EmbeddingEvidence) -> Score
     return {"neighbours": evidence.neighbours, "probe": evidence.probe, "cleanlab on probe": -np.asarray(quality)}
 
 
-def scores_of(statistics: SampleStatistics, history: History, embeddings: Array, given: Array) -> Scores:
-    """Return every score of one run."""
+def compared(
+    statistics: SampleStatistics, history: History, embeddings: Array, given: Array
+) -> tuple[Scores, dict[str, Array]]:
+    """Return every score of one run, and the classes that the run alone and both together suggest."""
     assessment = assess(statistics, history)
     rng = np.random.default_rng(0)
     evidence = embedding_evidence(torch.from_numpy(embeddings), given)
@@ -49,22 +51,23 @@ def scores_of(statistics: SampleStatistics, history: History, embeddings: Array,
         "with shuffled": lambda: embeddings[rng.permutation(len(given))],
     }
     scores = {"run": assessment.score} | alone(embeddings, given, evidence)
-    scores["both"] = both(assessment, evidence, history)
+    together = both(assessment, evidence, history)
+    scores["both"] = together.score
     for power in POWERS:
         with patch.object(joint, "POWER", power):
-            scores[f"power {power}"] = both(assessment, evidence, history)
+            scores[f"power {power}"] = both(assessment, evidence, history).score
     for name, make in bad.items():
         other = embedding_evidence(torch.from_numpy(make().astype(np.float32)), given)
-        scores[name] = both(assessment, other, history)
-    return scores
+        scores[name] = both(assessment, other, history).score
+    return scores, {"run": assessment.suggested, "both": together.suggested}
 
 
-def both(assessment: Assessment, evidence: EmbeddingEvidence, history: History) -> Array:
-    """Return the score of run and embeddings together."""
+def both(assessment: Assessment, evidence: EmbeddingEvidence, history: History) -> Assessment:
+    """Return what run and embeddings say together."""
     run_loss = RunLoss(evidence, np.zeros(0))
     for epoch, presentations in enumerate(history):
         run_loss.read(epoch, presentations)
-    return joined(assessment, evidence, run_loss.value).score
+    return joined(assessment, evidence, run_loss.value)
 
 
 def f1_at_true_count(wrong: Array, score: Array) -> float:
@@ -103,19 +106,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     embeddings = np.load(args.embeddings).astype(np.float32)
     measured: dict[str, dict[str, dict[str, float]]] = {name: {} for name in MEASURES}
+    suggestions: dict[str, dict[str, float]] = {}
     scores: Scores = {}
     for path in args.runs:
         with np.load(path) as run:
             logits, given, true = run["logits"].astype(np.float32), run["given"].astype(np.int64), run["true"]
-        scores = scores_of(*recorded(logits, given), embeddings, given)
+        scores, suggested = compared(*recorded(logits, given), embeddings, given)
+        wrong = given != true
+        suggestions[path.stem] = {name: 100 * float((each == true)[wrong].mean()) for name, each in suggested.items()}
         for name, measure in MEASURES.items():
-            measured[name][path.stem] = {
-                column: 100 * measure(given != true, score) for column, score in scores.items()
-            }
+            measured[name][path.stem] = {column: 100 * measure(wrong, score) for column, score in scores.items()}
     powers = [column for column in scores if column.startswith("power")]
     for name, rows in measured.items():
         show(name, [column for column in scores if column not in powers], rows)
     show("average precision", ["run", *powers], measured["average precision"])
+    show("suggested class is right, of wrong labels", ["run", "both"], suggestions)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,18 @@ def test_answers_of_an_audit_calibrate_the_rate_and_the_suspects(
     assert "Expected `answer` to be one of right, wrong, unsure" in capsys.readouterr().err
 
 
+def test_the_samples_of_an_audit_may_be_drawn_by_run_and_embeddings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = run(tmp_path), tmp_path / "embeddings.npy"
+    np.save(file, np.random.default_rng(0).normal(size=(120, 4)))
+    assert main(["audit", str(folder), "--n", "30", "--embeddings", str(file)]) == 0
+    assert f"Then: dynalens suspects {folder} --embeddings {file} --answers answers.csv" in capsys.readouterr().out
+    drawn = load_record(folder).with_embeddings(np.load(file)).audit_plan(30)
+    plan = load_record(folder).audit_plan(30)  # kept beside the record, so that no embeddings are needed
+    assert plan["sample_id"].tolist() == drawn["sample_id"].tolist()
+
+
 @pytest.mark.parametrize("command", ["suspects", "report", "audit"])
 def test_a_command_checks_and_reads_each_file_of_the_history_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str

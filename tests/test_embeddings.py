@@ -1,5 +1,6 @@
 """Embeddings of an encoder that never saw the labels: what they say, and the order of run and embeddings together."""
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dynalens.embeddings.evidence import neighbour_probabilities
 from dynalens.embeddings.probe import fit_probe, out_of_fold, rotated
 from dynalens.embeddings.storage import read_embeddings
 from dynalens.record import Record, RecordMeta
-from dynalens.suspicion import RunLoss, assess, joined
+from dynalens.suspicion import NoiseRate, RunLoss, assess, joined
 from dynalens.suspicion.joint import embedding_weight
 from training import fit
 
@@ -144,8 +145,9 @@ def test_a_flipped_label_stands_out() -> None:
     labels = true.copy()
     labels[:20] = (true[:20] + 1) % 3
     evidence = embedding_evidence(features, labels)
-    for signal in (evidence.neighbours, evidence.probe, evidence.log_odds):
+    for signal in (evidence.neighbours, evidence.probe, -evidence.margin):
         assert signal[:20].min() > signal[20:].max()
+    np.testing.assert_array_equal(evidence.rival[:20], true[:20])  # they look like what they are
     # Who knows every class, and how the labels are flipped, has a loss of 14 / 15 log(15 / 14) + 1 / 15 log 15.
     assert 14 / 15 * np.log(15 / 14) + np.log(15) / 15 <= evidence.loss < 0.5
     assert evidence.entropy == pytest.approx(np.log(3), abs=0.01)
@@ -156,14 +158,17 @@ def test_samples_without_label_are_left_out() -> None:
     part = embedding_evidence(features[:80], labels[:80])
     labels = np.where(np.arange(100) < 80, labels, -1)
     whole = embedding_evidence(features, labels)
-    np.testing.assert_allclose(whole.log_odds[:80], part.log_odds)
-    assert np.isnan([whole.neighbours[80:], whole.probe[80:], whole.log_odds[80:]]).all()
+    for name in ("p_label", "p_rival", "rival", "label"):
+        np.testing.assert_allclose(getattr(whole, name)[:80], getattr(part, name))
+    assert np.isnan([whole.neighbours[80:], whole.probe[80:], whole.p_label[80:], whole.p_rival[80:]]).all()
+    assert (whole.label[80:] == -1).all()
+    assert (whole.rival[80:] == -1).all()
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0], [-1, -1, -1], [1, -1, -1]])
 def test_labels_of_one_class_say_nothing(labels: list[int]) -> None:
     evidence = embedding_evidence(torch.randn(3, 2), np.array(labels))
-    assert np.isnan(evidence.log_odds).all()
+    assert np.isnan(evidence.p_label).all()
     assert embedding_weight(evidence, run_loss=0.5) == 0
 
 
@@ -172,14 +177,16 @@ def test_a_zero_vector_has_no_neighbours_and_is_judged_by_the_probe() -> None:
     features[7] = 0
     evidence = embedding_evidence(features, labels)
     assert np.flatnonzero(np.isnan(evidence.neighbours)).tolist() == [7]
-    assert np.isfinite(evidence.log_odds).all()
+    assert np.isfinite(evidence.margin).all()
 
 
 def test_classes_may_have_any_numbers_and_few_samples() -> None:
     features, labels = clusters(60)
     named = np.array([4, 900, 17])[labels]
-    np.testing.assert_allclose(embedding_evidence(features, named).probe, _with_order(features, labels, [0, 2, 1]))
-    assert np.isfinite(embedding_evidence(torch.eye(3), np.array([0, 1, 2])).log_odds).all()
+    evidence = embedding_evidence(features, named)
+    np.testing.assert_allclose(evidence.probe, _with_order(features, labels, [0, 2, 1]))
+    assert set(evidence.rival) == {4, 17, 900}
+    assert np.isfinite(embedding_evidence(torch.eye(3), np.array([0, 1, 2])).margin).all()
 
 
 def _with_order(features: Tensor, labels: Array, order: list[int]) -> Array:
@@ -199,13 +206,14 @@ def _with_order(features: Tensor, labels: Array, order: list[int]) -> Array:
 )
 def test_the_weight_of_embeddings_by_hand(loss: float, run_loss: float, weight: float) -> None:
     none = np.zeros(1)
-    evidence = EmbeddingEvidence(none, none, none, loss=loss, entropy=2.0)
+    evidence = EmbeddingEvidence(none, none, none, none, none, none, loss=loss, entropy=2.0)
     assert embedding_weight(evidence, run_loss) == pytest.approx(weight)
 
 
 def test_the_loss_of_a_run_is_that_of_the_epoch_that_agrees_best_with_the_embeddings() -> None:
-    log_odds = np.array([-2.0, -1.0, 1.0, np.nan])
-    loss = RunLoss(EmbeddingEvidence(log_odds, log_odds, log_odds), np.array([0.25, 0.75, np.nan, np.nan]))
+    margin, zeros = np.array([2.0, 1.0, -1.0, np.nan]), np.zeros(4, np.int64)
+    evidence = EmbeddingEvidence(margin, margin, zeros, np.exp(margin), zeros + 1, np.ones(4))
+    loss = RunLoss(evidence, np.array([0.25, 0.75, np.nan, np.nan]))
     assert loss.value == 0.5
     order = np.array([3, 0, 2, 1])  # the last sample has no embedding: its probability does not count
     loss.read(0, {"index": order, "p_label": np.array([0.0, 0.5, 0.5, 0.5], np.float32)})
@@ -213,7 +221,7 @@ def test_the_loss_of_a_run_is_that_of_the_epoch_that_agrees_best_with_the_embedd
     epochs = [0.5, 0.5, 0.25], [0.8, 0.4, 0.1], [1.0, 0.2, 0.9]
     for p_label in epochs:
         loss.read(1, {"index": order, "p_label": np.array([0.9, p_label[0], p_label[2], p_label[1]])})
-    assert np.argmax([np.corrcoef(p_label, -log_odds[:3])[0, 1] for p_label in epochs]) == 1
+    assert np.argmax([np.corrcoef(p_label, margin[:3])[0, 1] for p_label in epochs]) == 1
     assert loss.value == pytest.approx(-np.log(0.8 * 0.4 * 0.1) / 3)
 
 
@@ -249,6 +257,18 @@ def test_embeddings_reveal_what_the_run_has_memorised() -> None:
     assert both > 0.95
 
 
+def test_embeddings_find_flips_that_follow_a_rule() -> None:
+    features, true = clusters(2000, spread=1.5)
+    wrong = (np.arange(2000) < 800) & (true == 0)  # two fifths of class 0 are labelled 1, by everyone's rule
+    labels = np.where(wrong, 1, true)
+    evidence = embedding_evidence(features, labels)
+    run_score = np.random.default_rng(0).normal(size=2000)  # a run that knows nothing
+    run = dataclasses.replace(assess(TrainingDynamics(2000).compute()), score=run_score, noise_rate=NoiseRate(0, 0, 0))
+    by_margins = run_score - 2 * evidence.margin / evidence.margin.std()  # what it would be without class pairs
+    by_rule = joined(run, evidence, run_loss=9.0).score
+    assert average_precision_score(wrong, by_rule) > average_precision_score(wrong, by_margins) + 0.1
+
+
 @pytest.mark.parametrize("kind", ["random", "other order", "constant"])
 def test_embeddings_that_say_nothing_cost_nothing(kind: str) -> None:
     record, features, _, wrong = run()
@@ -278,14 +298,28 @@ def test_columns_belong_to_the_order_of_both() -> None:
     pd.testing.assert_frame_equal(record.table(), plain)
 
 
-def test_the_share_of_the_suggested_class_is_kept() -> None:
+def test_embeddings_that_count_less_than_the_run_keep_its_suggestions() -> None:
     record, features, labels, _ = run()
-    before, after = record.assess(), joined(record.assess(), embedding_evidence(features, labels), run_loss=1.0)
+    before, after = record.assess(), joined(record.assess(), embedding_evidence(features, labels), run_loss=0.001)
     named = before.suggested >= 0
+    np.testing.assert_array_equal(after.suggested, before.suggested)
     np.testing.assert_allclose(
         (after.suggested_probability / after.probability)[named],
         (before.suggested_probability / before.probability)[named],
     )
+
+
+def test_embeddings_that_tell_as_much_as_the_run_suggest_the_class() -> None:
+    record, features, labels, wrong = run()
+    evidence = embedding_evidence(features, labels)
+    before, after = record.assess(), joined(record.assess(), evidence, run_loss=1.0)
+    true = np.where(wrong, (labels + 2) % 3, labels)  # each wrong label is the class after the true one
+    assert (after.suggested == true)[wrong].mean() > (before.suggested == true)[wrong].mean() + 0.1
+    share = evidence.p_rival / (1 - evidence.p_label)
+    np.testing.assert_allclose(after.suggested_probability, after.probability * share)
+    other = after.suggested != before.suggested
+    assert np.isnan(after.agreement[other]).all()
+    np.testing.assert_array_equal(after.agreement[~other], before.agreement[~other])
 
 
 def test_samples_never_seen_stay_without_score() -> None:
@@ -317,6 +351,20 @@ def test_a_monitor_a_record_on_disk_and_the_command_line_agree(
         written["score_probe"], monitor.suspects(precision=0.01, embeddings=embeddings)["score_probe"]
     )
     assert main(["report", str(tmp_path), *command[2:]]) == 0
+
+
+def test_an_audit_of_run_and_embeddings_has_strata_in_the_order_of_both() -> None:
+    record, features, _, wrong = run()
+    both = record.with_embeddings(features)
+    plan = both.audit_plan(100)
+    for order, in_order in ((both, True), (record, False)):
+        scores = order.table()["score"].groupby(both.latest_plan().stratum)
+        highest, lowest = scores.max().to_numpy(), scores.min().to_numpy()
+        assert (highest[1:] <= lowest[:-1]).all() == in_order
+    answers = plan.assign(answer=np.where(wrong[plan["sample_id"]], "wrong", "right"))
+    rate = both.audit(answers).noise_rate
+    assert rate.low < wrong.mean() < rate.high
+    assert record.with_embeddings(features).audit(answers).noise_rate == rate
 
 
 def strange(file: Path, kind: str) -> None:

@@ -69,8 +69,6 @@ def _add_report(commands: Any) -> None:
         "Write one HTML file, which opens in any browser: a summary of the run, and its suspects with "
         "their pictures. You keep, relabel or drop each, and download decisions.csv for `dynalens.apply_decisions`.",
     )
-    embeddings = "let embeddings of the samples count in the order: an array (N, D), as for `dynalens suspects`"
-    page.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
     answers = "use the answers of an audit, as for `dynalens suspects`"
     page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
     limit = "show at most this many suspects (default: %(default)s)"
@@ -98,6 +96,8 @@ def _page_command(commands: Any, name: str, summary: str, description: str) -> a
     page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
     dataset = "function that returns the training dataset; its pictures are shown"
     page.add_argument("--data", metavar="MODULE:CALLABLE", help=dataset)
+    embeddings = "let embeddings of the samples count in the order: an array (N, D), as for `dynalens suspects`"
+    page.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
     page.add_argument("--out", metavar="FILE", help=f"default: {name}.html in the record's folder")
     page.set_defaults(command=f"dynalens.cli.pages.{name}")
     return page

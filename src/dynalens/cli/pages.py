@@ -28,6 +28,8 @@ def report(args: argparse.Namespace) -> None:
 def audit(args: argparse.Namespace) -> None:
     """Draw samples, and write a page that asks whether their labels are right."""
     record = load_record(args.run_dir)
+    if args.embeddings:
+        record = record.with_embeddings(read_embeddings(args.embeddings))
     dataset = named_dataset(args.data) if args.data else None
     options = {"n": args.n, "seed": args.seed, "answers": args.answers}
     page = write_audit(record, _path(args, record, "audit.html"), dataset=dataset, **options)
@@ -40,9 +42,10 @@ def audit(args: argparse.Namespace) -> None:
                 f"MODULE:CALLABLE, a function that returns the training dataset, or train with "
                 f"TrainingDynamicsMonitor(audit={args.n}), which keeps the pictures"
             )
+    embeddings = f" --embeddings {args.embeddings}" if args.embeddings else ""
     say(
         f"{page} written: open it in a browser, answer, and download answers.csv\n"
-        f"Then: dynalens suspects {args.run_dir} --answers answers.csv --precision {PRECISION:g}"
+        f"Then: dynalens suspects {args.run_dir}{embeddings} --answers answers.csv --precision {PRECISION:g}"
     )
 
 

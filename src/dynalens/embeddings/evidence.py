@@ -19,8 +19,8 @@ def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
 
     Two models say how probable each class is: a linear probe, out of fold (:func:`out_of_fold`), and the 50 nearest
     neighbours by cosine, :math:`(n_k + a\,\pi_k) / (50 + a)` with :math:`n_k` of them labelled k, :math:`\pi_k` the
-    fraction of all labels and :math:`a = \sqrt{50}`, which makes the largest expected error smallest. The log odds of
-    both are added.
+    fraction of all labels and :math:`a = \sqrt{50}`, which makes the largest expected error smallest. Together they say
+    the geometric mean of both, scaled to a sum of 1.
 
     Source: Trybula, "Some problems of simultaneous minimax estimation", 1958, for a; Zhu, Dong, Liu, "Detecting
     Corrupted Labels Without Training a Model to Predict", ICML 2022, for neighbours.
@@ -39,19 +39,54 @@ def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
     log_p = out_of_fold(x, y, len(classes)).cpu().numpy()
     frequency = np.bincount(class_of) / len(class_of)
     near = _neighbours(x)
-    probe, log_odds, loss = np.empty(len(class_of)), np.empty(len(class_of)), 0.0
+    probe, p_label, p_rival = np.empty((3, len(class_of)))
+    rival = np.empty(len(class_of), np.int64)
     size = max(1, _BLOCK // len(classes))
     for start in range(0, len(class_of), size):
         rows = slice(start, start + size)
         by_probe = np.maximum(log_p[rows], np.log(_LEAST))
-        both = by_probe + np.log(neighbour_probabilities(near[rows], class_of, frequency))
-        probe[rows], log_odds[rows] = (rival_log_odds(each, class_of[rows]) for each in (by_probe, both))
-        mean = both[np.arange(len(both)), class_of[rows]] / 2 - np.log(np.exp(both / 2).sum(axis=1))
-        loss -= float(mean.sum()) / len(class_of)
+        both = geometric_mean(by_probe, neighbour_probabilities(near[rows], class_of, frequency))
+        probe[rows] = rival_log_odds(by_probe, class_of[rows])
+        p_label[rows], rival[rows], p_rival[rows] = label_and_rival(both, class_of[rows])
     votes = _other_votes(near[:, :_VOTING], class_of)
-    entropy = -float(frequency @ np.log(frequency))
-    votes, probe, log_odds = (_spread(labels, labelled, each) for each in (votes, probe, log_odds))
-    return EmbeddingEvidence(votes, probe, log_odds, loss, entropy)
+    votes, probe, p_label, p_rival = (_spread(labels, labelled, each) for each in (votes, probe, p_label, p_rival))
+    rivals = np.full(len(labels), -1)
+    rivals[labelled] = classes[rival]
+    loss, entropy = -float(np.nanmean(np.log(p_label))), -float(frequency @ np.log(frequency))
+    return EmbeddingEvidence(
+        votes, probe, np.maximum(labels, -1).astype(np.int64), p_label, rivals, p_rival, loss, entropy
+    )
+
+
+def geometric_mean(log_p: Array, q: Array) -> Array:
+    """Return the geometric mean of two rows of probabilities, scaled to a sum of 1, shape ``(n, K)``.
+
+    Args:
+        log_p: Shape ``(n, K)``, logarithms of the one.
+        q: Shape ``(n, K)``, the other.
+
+    Example:
+        >>> geometric_mean(np.log([[0.5, 0.5]]), np.array([[0.8, 0.2]])).round(3)  # 2 : 1
+        array([[0.667, 0.333]])
+    """
+    mean = np.exp(log_p / 2) * np.sqrt(q)
+    scaled: Array = mean / mean.sum(axis=1, keepdims=True)
+    return scaled
+
+
+def label_and_rival(p: Array, labels: Array) -> tuple[Array, Array, Array]:
+    """Return the probability of each label, the most probable other class and its probability, shape ``(n,)`` each.
+
+    Example:
+        >>> p_label, rival, p_rival = label_and_rival(np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]), np.array([0, 2]))
+        >>> p_label.tolist(), rival.tolist(), p_rival.tolist()
+        ([0.5, 0.1], [1, 1], [0.25, 0.8])
+    """
+    row = np.arange(len(p))
+    others = p.copy()
+    others[row, labels] = -1
+    rival = others.argmax(axis=1)
+    return p[row, labels], rival, others[row, rival]
 
 
 def neighbour_probabilities(near: Array, labels: Array, frequency: Array) -> Array:
@@ -114,5 +149,5 @@ def _spread(labels: Array, rows: Array, values: Array) -> Array:
 
 
 def _silent(labels: Array) -> EmbeddingEvidence:
-    absent: Array = np.full(len(labels), np.nan)
-    return EmbeddingEvidence(absent, absent, absent)
+    absent, nothing = np.full(len(labels), np.nan), np.full(len(labels), -1)
+    return EmbeddingEvidence(absent, absent, nothing, absent, nothing, absent)

@@ -14,20 +14,39 @@ SHOWN = 3
 class EmbeddingEvidence:
     """What the embeddings of N samples say of their labels; NaN for a sample without label.
 
+    Probabilities are those of the linear probe, out of fold, and of the nearest neighbours together.
+
     Attributes:
         neighbours: Shape ``(N,)``, fraction of the ten nearest neighbours that have another label; NaN also where the
             embedding is zero.
-        probe: Shape ``(N,)``, log of the largest probability of another class over that of the label, out of fold.
-        log_odds: Shape ``(N,)``, the same of the product of the probabilities of probe and neighbours: what both say.
-        loss: Mean of -log p of the label, in nats, by the geometric mean of probe and neighbours.
+        probe: Shape ``(N,)``, log of the largest probability of another class over that of the label, by the probe.
+        label: Shape ``(N,)``, int64, the label; -1 where there is none.
+        p_label: Shape ``(N,)``, probability of the label.
+        rival: Shape ``(N,)``, int64, the most probable other class; -1 without label.
+        p_rival: Shape ``(N,)``, probability of the rival.
+        loss: Mean of -log p of the label, in nats.
         entropy: The same by how frequent the labels are.
+
+    Example:
+        >>> none, zero = np.full(1, np.nan), np.zeros(1, np.int64)
+        >>> EmbeddingEvidence(none, none, zero, np.array([0.25]), zero + 1, np.array([0.5])).margin.round(3)  # log 1/2
+        array([-0.693])
     """
 
     neighbours: Array
     probe: Array
-    log_odds: Array
+    label: Array
+    p_label: Array
+    rival: Array
+    p_rival: Array
     loss: float = 0.0
     entropy: float = 0.0
+
+    @property
+    def margin(self) -> Array:
+        """Log of the probability of the label over that of the rival, shape ``(N,)``."""
+        margin: Array = np.log(self.p_label) - np.log(self.p_rival)
+        return margin
 
 
 @dataclass(frozen=True, eq=False)

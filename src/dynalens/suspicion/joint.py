@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from dynalens.dynamics import Array
 from dynalens.embeddings import EmbeddingEvidence
-from dynalens.suspicion.score import Assessment, log_odds_offset, probability
+from dynalens.suspicion.predictions import Predictions
+from dynalens.suspicion.score import Assessment, log_odds_offset, predicted_score, probability
 
 POWER = 8.0
 """Of the share in the weight of embeddings; from 6 to 12 the order is nearly the same (docs/results.md)."""
@@ -33,8 +35,9 @@ class RunLoss:
         value: Mean of -log p of the label in that epoch, in nats.
 
     Example:
-        >>> none = np.zeros(2)
-        >>> loss = RunLoss(EmbeddingEvidence(none, none, log_odds=np.array([-1.0, 1.0])), np.array([0.1, 0.3]))
+        >>> none, zeros, p_label = np.full(2, np.nan), np.zeros(2, np.int64), np.array([0.8, 0.3])
+        >>> evidence = EmbeddingEvidence(none, none, zeros, p_label, rival=zeros + 1, p_rival=1 - p_label)
+        >>> loss = RunLoss(evidence, np.array([0.1, 0.3]))
         >>> loss.value
         0.2
         >>> loss.read(0, {"index": np.arange(2), "p_label": np.array([1.0, 0.5])})  # as the embeddings say
@@ -46,17 +49,17 @@ class RunLoss:
     def __init__(self, evidence: EmbeddingEvidence, mean_losses: Array) -> None:
         recorded = mean_losses[np.isfinite(mean_losses)]
         self.value = float(recorded.mean()) if len(recorded) else float("nan")
-        self._log_odds = evidence.log_odds
+        self._margin = evidence.margin
         self._agreement = -np.inf
 
     def read(self, _: int, presentations: Mapping[str, Array]) -> None:
         """Look at the presentations of an epoch: their rows ``index`` and ``p_label``, shape ``(M,)``."""
-        against = self._log_odds[presentations["index"]]
-        judged = np.isfinite(against)
-        p, against = presentations["p_label"][judged].astype(np.float64), against[judged]
-        if not len(p) or not p.std() or not against.std():
+        margin = self._margin[presentations["index"]]
+        judged = np.isfinite(margin)
+        p, margin = presentations["p_label"][judged].astype(np.float64), margin[judged]
+        if not len(p) or not p.std() or not margin.std():
             return
-        agreement = -float(np.corrcoef(p, against)[0, 1])
+        agreement = float(np.corrcoef(p, margin)[0, 1])
         if agreement > self._agreement:
             self._agreement, self.value = agreement, -float(np.log(np.maximum(p, _LEAST_P)).mean())
 
@@ -66,7 +69,7 @@ def embedding_weight(evidence: EmbeddingEvidence, run_loss: float) -> float:
 
     Example:
         >>> none = np.zeros(1)
-        >>> evidence = EmbeddingEvidence(none, none, none, loss=1.5, entropy=2.0)
+        >>> evidence = EmbeddingEvidence(none, none, none, none, none, none, loss=1.5, entropy=2.0)
         >>> embedding_weight(evidence, run_loss=1.0), embedding_weight(evidence, run_loss=1.6)  # 2 (0.5 / 1)^8
         (0.0078125, 2.0)
     """
@@ -79,42 +82,69 @@ def embedding_weight(evidence: EmbeddingEvidence, run_loss: float) -> float:
 def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float) -> Assessment:
     r"""Return the assessment with the order that run and embeddings give together.
 
-    .. math:: s_i + 2 \min(1, r)^8 \frac{\sigma_s}{\sigma_e} e_i \qquad r = \frac{H_0 - H_e}{H_0 - H_s}
+    .. math:: \frac{s_i + w\,\frac{\sigma_s}{\sigma_e}\,e_i}{1 + w} \qquad
+        w = 2 \min(1, r)^8 \qquad r = \frac{H_0 - H_e}{H_0 - H_s}
 
-    with s the score of the run, e the log odds of another class against the label by the embeddings' linear probe and
-    nearest neighbours, and :math:`\sigma` their standard deviations over the samples. r compares how much both tell of
-    the labels: :math:`H_0` is the entropy of the labels, :math:`H_e` their cross-entropy by the embeddings, out of
-    fold, and :math:`H_s` the run's in the epoch that agrees best with the embeddings (:class:`RunLoss`). So run, probe
-    and neighbours count alike where the embeddings tell as much as the run, and what tells less counts far less, for
-    the run knows most of it as well. Random embeddings have r = 0. Nothing is fitted to the truth. The eighth power
-    lets embeddings that tell two thirds of what the run tells, as pixels of photographs, cost next to nothing; from the
-    sixth to the twelfth the order is nearly the same (``docs/results.md``).
+    with s the score of the run, e the score by the same formula (:mod:`~dynalens.suspicion.score`) from the
+    probabilities that the embeddings' linear probe and nearest neighbours give, and :math:`\sigma` their standard
+    deviations over the samples. So flips that follow a rule are read from the embeddings as they are from the run: by
+    their noise matrix, and as far as their confusions go one way. The mean of the two, rather than their sum, has
+    probabilities about as sure as they should be. r compares how much both tell of the labels: :math:`H_0` is the
+    entropy of the labels, :math:`H_e` their cross-entropy by the embeddings, out of fold, and :math:`H_s` the run's in
+    the epoch that agrees best with the embeddings (:class:`RunLoss`). So run, probe and neighbours count alike where
+    the embeddings tell as much as the run, and what tells less counts far less, for the run knows most of it as well.
+    Random embeddings have r = 0. Nothing is fitted to the truth. The eighth power lets embeddings that tell two thirds
+    of what the run tells, as pixels of photographs, cost next to nothing; from the sixth to the twelfth the order is
+    nearly the same (``docs/results.md``).
 
-    ``probability`` keeps its mean, the noise rate of the run.
+    ``probability`` keeps its mean, the noise rate of the run. Where the embeddings count at least as much as the run,
+    they also suggest the class: their most probable other one, k, with the probability that the label is wrong times
+    :math:`p_k / (1 - p_y)`. ``agreement`` is then NaN where the run suggests another class.
 
     Args:
         assessment: What the run says.
         evidence: What the embeddings say.
         run_loss: :math:`H_s`, in nats.
     """
-    rows = np.flatnonzero(np.isfinite(assessment.score) & np.isfinite(evidence.log_odds))
+    rows = np.flatnonzero(np.isfinite(assessment.score) & np.isfinite(evidence.p_label))
     if not len(rows):
         return assessment
     rate, weight = assessment.noise_rate, embedding_weight(evidence, run_loss)
-    run, other = assessment.score[rows], evidence.log_odds[rows]
-    score = run + weight * run.std() / max(float(other.std()), _LEAST_SPREAD) * other
+    run, other = assessment.score[rows], predicted_score(_predictions(evidence, rows))
+    score = (run + weight * run.std() / max(float(other.std()), _LEAST_SPREAD) * other) / (1 + weight)
     score += log_odds_offset(score, max(rate.value, _LEAST_WRONG / len(rows)))
     wrong = probability(score) if rate.value else np.zeros(len(rows))
-    run_probability = assessment.probability[rows]
-    share = np.divide(
-        assessment.suggested_probability[rows], run_probability, out=np.zeros(len(rows)), where=run_probability > 0
+    if weight >= 1:
+        suggestion = _suggestion(evidence, rows, wrong, assessment)
+    else:
+        suggestion = {"suggested_probability": wrong * _share_of_suggested(assessment, rows)}
+    changes: dict[str, Any] = {"score": score, "probability": wrong, **suggestion}
+    for name, new in changes.items():
+        changes[name] = _replaced(getattr(assessment, name), rows, new)
+    return dataclasses.replace(assessment, **changes)
+
+
+def _suggestion(evidence: EmbeddingEvidence, rows: Array, wrong: Array, assessment: Assessment) -> dict[str, Array]:
+    """Return the class that the embeddings suggest, its probability, and how often the run named it."""
+    rival = evidence.rival[rows]
+    share = evidence.p_rival[rows] / np.maximum(1 - evidence.p_label[rows], _LEAST_P)
+    agreement = np.where(assessment.suggested[rows] == rival, assessment.agreement[rows], np.nan)
+    return {"suggested": rival, "suggested_probability": wrong * np.minimum(share, 1), "agreement": agreement}
+
+
+def _share_of_suggested(assessment: Assessment, rows: Array) -> Array:
+    """Return the probability that the suggested class of the run is the true one if the label is wrong."""
+    wrong = assessment.probability[rows]
+    return np.divide(assessment.suggested_probability[rows], wrong, out=np.zeros(len(rows)), where=wrong > 0)
+
+
+def _predictions(evidence: EmbeddingEvidence, rows: Array) -> Predictions:
+    """Return what the embeddings predict of some samples that have a label."""
+    label, p_label, rival, p_rival = (
+        each[rows] for each in (evidence.label, evidence.p_label, evidence.rival, evidence.p_rival)
     )
-    return dataclasses.replace(
-        assessment,
-        score=_replaced(assessment.score, rows, score),
-        probability=_replaced(assessment.probability, rows, wrong),
-        suggested_probability=_replaced(assessment.suggested_probability, rows, share * wrong),
-    )
+    classes = int(max(label.max(), rival.max())) + 1
+    return Predictions(label, evidence.margin[rows], p_label, rival, p_rival, classes)
 
 
 def _replaced(values: Array, rows: Array, new: Array) -> Array:

@@ -177,13 +177,16 @@ def _streamed(statistics: SampleStatistics) -> Array:
         return np.full(len(statistics), np.nan)
     if statistics.unit is not None:
         return _spread(len(statistics), rows, _unit_score(statistics.part(rows)))
-    predictions = Predictions.read(statistics.part(rows))
-    parts = score_parts(predictions, one_way(predictions.leader(), predictions.label))
-    return _spread(len(statistics), rows, combined(parts, predictions))
+    return _spread(len(statistics), rows, predicted_score(Predictions.read(statistics.part(rows))))
+
+
+def predicted_score(predictions: Predictions) -> Array:
+    """Return the score of these predictions up to a constant, shape ``(N,)``, whoever made them."""
+    return combined(score_parts(predictions, one_way(predictions.leader(), predictions.label)), predictions)
 
 
 def score_parts(predictions: Predictions, directed: float) -> dict[str, tuple[float, Array]]:
-    """Return weight and values of each part of the score that the run itself gives, by name."""
+    """Return weight and values of each part of the score, by name."""
     pairs = float(np.clip(directed / ONE_WAY**2, PAIRS, 1))
     return {"margin": (1 - pairs, -predictions.margin), "pairs": (pairs, wrong_log_odds(predictions))}
 
