@@ -34,9 +34,8 @@ class Tag(NamedTuple):
 
 
 _EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the second", "each explained epoch"
-_FEWER = ", fewer after the 10th, and the last"
-_IN_TIME = " within `max_overhead`" + _FEWER
-_DRAWN, _DRAWN_2ND = _EACH + _IN_TIME, _SECOND + _IN_TIME
+_DRAWN = "each epoch with charts"
+_DRAWN_2ND, _SHEETS = _DRAWN + " from the second", "each explained epoch with pictures"
 _AGAIN, _UNIT = "each explained epoch from the second", "[-1, 1]"
 _ROBUSTNESS = "dynalens/robustness"
 _CONCEPTS, _ASKED = "dynalens/concepts", "each `every_n_epochs` of `ConceptMonitor`"
@@ -46,83 +45,165 @@ _DYNAMICS, _CHARTS, _FAITHFULNESS = "dynalens/dynamics", "dynalens/charts", "dyn
 TAGS = (
     Tag(f"{_DYNAMICS}/forgotten", "samples that were right before and are wrong now", "samples", _EACH),
     Tag(f"{_DYNAMICS}/learned", "samples that are right for the first time", "samples", _EACH),
-    Tag(f"{_DYNAMICS}/never_learned", "samples that were seen and never right so far", "samples", _EACH),
-    Tag(f"{_DYNAMICS}/suspects", "flagged samples, those of `dynalens suspects`", "samples", _EACH),
-    Tag(f"{_DYNAMICS}/suspects_overlap", "their Jaccard index with those logged before", "[0, 1]", _SECOND),
+    Tag(f"{_DYNAMICS}/never_learned", "samples that were trained on and never right so far", "samples", _EACH),
+    Tag(f"{_DYNAMICS}/suspects", "flagged samples, the number that `dynalens suspects` prints", "samples", _EACH),
+    Tag(
+        f"{_DYNAMICS}/suspects_overlap",
+        "overlap (Jaccard index) of the flagged samples with those logged before",
+        "[0, 1]",
+        _SECOND,
+    ),
     Tag(f"{_DYNAMICS}/noise_rate", "estimated fraction of wrong labels, from the run alone", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/train_accuracy", "fraction of the epoch's presentations that were right", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/mean_margin", "mean margin of the epoch's presentations", "logits", _EACH),
     Tag(f"{_DYNAMICS}/non_finite", "presentations left out, because a logit was not finite", "presentations", _EACH),
     Tag(f"{_DYNAMICS}/gradient_norm", "length of the last layer's gradients, with `gradient_noise`", "[0, inf)", _EACH),
-    Tag(f"{_DYNAMICS}/gradient_variance", "trace of the covariance of single samples' gradients", "[0, inf)", _EACH),
-    Tag(f"{_DYNAMICS}/noise_scale", "batch size at which their noise is as large as the gradient", "samples", _EACH),
+    Tag(
+        f"{_DYNAMICS}/gradient_variance",
+        "variance of these gradients over samples (trace of the covariance)",
+        "[0, inf)",
+        _EACH,
+    ),
+    Tag(
+        f"{_DYNAMICS}/noise_scale",
+        "batch size at which noise and mean of the gradient are equally large",
+        "samples",
+        _EACH,
+    ),
     Tag(f"{_DYNAMICS}/margin", "histogram of each sample's mean margin (AUM)", "logits", _EACH),
     Tag(f"{_DYNAMICS}/confidence", "histogram of each sample's mean p(label)", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/forgetting_events", "histogram of each sample's forgetting events", "events", _EACH),
-    Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness", "picture", _DRAWN),
+    Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness of each sample", "picture", _DRAWN),
     Tag(
         f"{_CHARTS}/training_data_analysis/<epochs>",
-        "last forgetting event, and what p(label) lacks",
+        "epoch of the last forgetting event, and `probability_gap`",
         "picture",
         _DRAWN,
     ),
     Tag(
         f"{_CHARTS}/forgetting_events/<epochs>",
-        "how many samples were forgotten how often",
+        "number of samples by their forgetting events",
         "picture",
         _DRAWN,
     ),
-    Tag(f"{_CHARTS}/margins/<epochs>", "mean margins; below 0 another class was ahead", "picture", _DRAWN),
+    Tag(f"{_CHARTS}/margins/<epochs>", "histogram of mean margins; below 0 another class was ahead", "picture", _DRAWN),
     Tag(
         f"{_CHARTS}/class_pairs/<epochs>",
-        "given against suggested class of flagged samples",
+        "number of flagged samples by given and suggested class",
         "picture",
         _DRAWN,
     ),
-    Tag(f"{_CHARTS}/first_learned/<epochs>", "how many samples were learned when", "picture", _DRAWN),
-    Tag("dynalens/summary", "suspects and noise rate, and what speaks against them", "text", _EACH),
-    Tag("dynalens/suspects/<epochs>", "the `top_k` worst suspects, of images and signals", "picture", _DRAWN_2ND),
+    Tag(
+        f"{_CHARTS}/first_learned/<epochs>",
+        "number of samples by the epoch in which they were learned",
+        "picture",
+        _DRAWN,
+    ),
+    Tag("dynalens/summary", "flagged samples, noise rate, and reasons to doubt them", "text", _EACH),
+    Tag(
+        "dynalens/suspects/<epochs>",
+        "gallery of the `top_k` worst suspects, for images and signals",
+        "picture",
+        _DRAWN_2ND,
+    ),
     Tag("dynalens/suspects/table", "the same as a table, for inputs without a picture", "text", _DRAWN),
-    Tag("dynalens/prototypes", "what stands for each class, with `prototypes`", "picture", "end of training"),
-    Tag("dynalens/projector", "features of up to 2,000 samples", "embedding", "each `projector_every_n_epochs`"),
-    Tag(f"{_CONCEPTS}/<concept>/<class>/score", "images of the class for which the concept speaks", "[0, 1]", _ASKED),
-    Tag(f"{_CONCEPTS}/<concept>/<class>/random", "the same for random images in its place", "[0, 1]", _ASKED),
-    Tag(f"{_CONCEPTS}/<concept>/<class>/p_value", "of the two-sided test between both", "[0, 1]", _ASKED),
-    Tag(f"{_CONCEPTS}/<concept>/<class>/accuracy", "of telling the concept from random images", "[0, 1]", _ASKED),
-    Tag(f"{_CONCEPTS}/dissection/<epochs>", "channels that are active where a mask is", "picture", _ASKED),
-    Tag("dynalens/explanations/<epochs>", "one row per sample: input, maps, curves", "picture", _EXPLAINED + _FEWER),
-    Tag("dynalens/film/<method>", "the samples over the epochs", "picture", "1st, 2nd, 4th, ... and last of these"),
+    Tag(
+        "dynalens/prototypes",
+        "prototypes, criticisms, easiest and hardest samples of each class, with `prototypes`",
+        "picture",
+        "end of training",
+    ),
+    Tag(
+        "dynalens/projector",
+        "features of up to 2,000 samples, with `features`",
+        "embedding",
+        "each `projector_every_n_epochs`",
+    ),
+    Tag(
+        f"{_CONCEPTS}/<concept>/<class>/score",
+        "fraction of the class's images for which the concept speaks for the class",
+        "[0, 1]",
+        _ASKED,
+    ),
+    Tag(
+        f"{_CONCEPTS}/<concept>/<class>/random", "the same for random images in place of the concept", "[0, 1]", _ASKED
+    ),
+    Tag(
+        f"{_CONCEPTS}/<concept>/<class>/p_value",
+        "p-value of the two-sided test between `score` and `random`",
+        "[0, 1]",
+        _ASKED,
+    ),
+    Tag(
+        f"{_CONCEPTS}/<concept>/<class>/accuracy",
+        "accuracy of telling examples of the concept from random images",
+        "[0, 1]",
+        _ASKED,
+    ),
+    Tag(f"{_CONCEPTS}/dissection/<epochs>", "channels whose activity overlaps most with a mask", "picture", _ASKED),
+    Tag("dynalens/explanations/<epochs>", "one row per sample: input, maps, curves", "picture", _SHEETS),
+    Tag(
+        "dynalens/film/<method>",
+        "film strip: maps of the samples over the epochs",
+        "picture",
+        "1st, 2nd, 4th, ... and last explained epoch",
+    ),
     Tag(
         "dynalens/explanations/overhead",
-        "explaining time over training time",
+        "time spent explaining, as a fraction of the training time since the previous explanation",
         "fraction",
         _EXPLAINED,
     ),
     Tag(
         "dynalens/explanations/every_n_epochs",
-        "until the next; `max_overhead` makes it more",
+        "epochs until the next explanation; `max_overhead` makes it more",
         "epochs",
         _EXPLAINED,
     ),
-    Tag(f"{_ROBUSTNESS}/<epochs>", "the nearest inputs with another prediction", "picture", _EXPLAINED + _FEWER),
-    Tag(f"{_ROBUSTNESS}/<attack>/median_step", "smallest step that changes a prediction", "of an input", _EXPLAINED),
-    Tag(f"{_ROBUSTNESS}/<attack>/changed", "samples for which there is one", "[0, 1]", _EXPLAINED),
-    Tag(f"{_ROBUSTNESS}/<corruption>/accuracy", "of corrupted samples; none: as they are", "[0, 1]", _EXPLAINED),
-    Tag(f"{_ROBUSTNESS}/<corruption>/margin", "mean margin of corrupted samples", "logits", _EXPLAINED),
+    Tag(f"{_ROBUSTNESS}/<epochs>", "the nearest inputs with another prediction", "picture", _SHEETS),
+    Tag(
+        f"{_ROBUSTNESS}/<attack>/median_step",
+        "median of the smallest steps that change the prediction",
+        "units of the input",
+        _EXPLAINED,
+    ),
+    Tag(
+        f"{_ROBUSTNESS}/<attack>/changed",
+        "fraction of the samples for which there is such a step",
+        "[0, 1]",
+        _EXPLAINED,
+    ),
+    Tag(
+        f"{_ROBUSTNESS}/<corruption>/accuracy",
+        "accuracy on corrupted samples; `none`: on unchanged ones",
+        "[0, 1]",
+        _EXPLAINED,
+    ),
+    Tag(
+        f"{_ROBUSTNESS}/<corruption>/margin",
+        "mean margin of corrupted samples; `none`: of unchanged ones",
+        "logits",
+        _EXPLAINED,
+    ),
     Tag(f"{_LAYERS}/weights/<epochs>", "filters of the first layer", "picture", _EACH_N),
     Tag(f"{_LAYERS}/feature_maps/<epochs>", "maps of a layer's channels for fixed inputs", "picture", _EACH_N),
-    Tag(f"{_LAYERS}/top_inputs/<epochs>", "the inputs that excite a channel most", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/top_inputs/<epochs>", "the inputs to which a channel responds most", "picture", _EACH_N),
     Tag(f"{_LAYERS}/maximised", "images that maximise classes or channels", "picture", "end of training"),
-    Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean of the metric over the samples", _UNIT, _EXPLAINED),
+    Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean of the metric over the explained samples", _UNIT, _EXPLAINED),
     Tag(f"{_FAITHFULNESS}/random/<metric>", "the same for a random ranking, which a map must beat", _UNIT, _EXPLAINED),
-    Tag(f"{_FAITHFULNESS}/<method>/attribution_drift", "rank correlation with the previous map", _UNIT, _AGAIN),
+    Tag(
+        f"{_FAITHFULNESS}/<method>/attribution_drift",
+        "rank correlation with the map of the previous explanation",
+        _UNIT,
+        _AGAIN,
+    ),
 )
 
 
 def tags_table() -> str:
     """Return the guide's table of tags in Markdown."""
     rows = [f"| `{tag.tag}` | {tag.what} | {tag.unit} | {tag.when} |" for tag in TAGS]
-    return "\n".join(["| tag | what | unit or range | when |", "| --- | --- | --- | --- |", *rows])
+    return "\n".join(["| tag | what it shows | unit or range | when |", "| --- | --- | --- | --- |", *rows])
 
 
 def epochs_tag(prefix: str, epoch: int) -> str:
