@@ -11,7 +11,7 @@ _LINK = re.compile(r":(?:func|class|meth|mod|attr):`~?([\w.]+)`")
 _PAGES = Path(__file__).parents[1] / "api"
 _SHOWN = {name for page in _PAGES.glob("*.md") for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)}
 # A "<" that would begin a tag, outside of code.
-_TAG = re.compile(r"(`[^`]+`|^ *(?:>>>|\.\.\.).*$)|<(?=[A-Za-z])", re.MULTILINE)
+_TAG = re.compile(r"(``[^`]+``|`[^`]+`|^ *(?:>>>|\.\.\.).*$)|<(?=[A-Za-z])", re.MULTILINE)
 _FORMULA = re.compile(r":math:`([^`]+)`")
 
 
