@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dynalens import deletion_curve, explain
 from dynalens.attribution import find_target_layer, saliency
-from dynalens.attribution.explaining import find_forward
+from dynalens.attribution.explanation import find_forward
 from dynalens.faithfulness import class_logits
 from toys import SmallCNN, ToyTransformer
 from traces import traces

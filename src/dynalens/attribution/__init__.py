@@ -1,13 +1,14 @@
 """Where a model looks: maps of relevance.
 
-``gradients``, ``cam``, ``modified`` and ``rollout`` hold the methods, ``passes`` the score and its gradient that they
-are made of, ``layers`` the search for the target layer, ``captum`` the adapter, and ``explaining`` asks for several at
-once.
+``gradients``, ``cam``, ``backpropagation`` and ``rollout`` hold the methods, ``passes`` the score and its gradient
+that they are made of, ``layers`` the search for the target layer, ``captum`` the adapter, and ``explanation`` asks
+for several at once.
 """
 
+from dynalens.attribution.backpropagation import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.cam import ablation_cam, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
 from dynalens.attribution.contrast import check_contrast, contrast
-from dynalens.attribution.explaining import Explanation, explain, find_forward
+from dynalens.attribution.explanation import Explanation, explain, find_forward
 from dynalens.attribution.gradients import (
     completeness_gap,
     input_x_gradient,
@@ -27,7 +28,6 @@ from dynalens.attribution.methods import (
     check_methods,
     resolved_methods,
 )
-from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.rollout import attention_rollout, gradient_rollout, transition_attention
 
 __all__ = [

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dynalens.attribution.backpropagation import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.cam import CAM_FORMULAS, ablation_cam, grad_cam, grad_cam_plus_plus, layer_cam, score_cam
 from dynalens.attribution.captum import PREFIX, captum_method
 from dynalens.attribution.gradients import (
@@ -16,7 +17,6 @@ from dynalens.attribution.gradients import (
     smooth_grad,
 )
 from dynalens.attribution.lxt import LXT_PREFIX, lxt_method
-from dynalens.attribution.modified import deconvolution, guided_backprop, guided_grad_cam, rect_grad
 from dynalens.attribution.passes import Formula
 from dynalens.attribution.rollout import attention_rollout, gradient_rollout, transition_attention
 from dynalens.attribution.zennit import ZENNIT_PREFIX, zennit_method

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dynalens.dynamics import Array
-from dynalens.explanations.earlier import EarlierMaps
+from dynalens.explanations.drift import EarlierMaps
 from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.explainer import Explainer
 from dynalens.explanations.result import middle_slices

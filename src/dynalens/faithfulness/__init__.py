@@ -9,6 +9,7 @@ from dynalens.faithfulness.agreement import (
     rank_correlation,
     runner_up,
 )
+from dynalens.faithfulness.confidence import average_drop, average_increase
 from dynalens.faithfulness.consensus import consensus, consensus_agreement, normalised
 from dynalens.faithfulness.curves import (
     DEFAULT_SETTINGS,
@@ -20,10 +21,9 @@ from dynalens.faithfulness.curves import (
     insertion_curve,
     random_ranking_control,
 )
+from dynalens.faithfulness.fidelity import PerturbedLogits, local_fidelity, patches
 from dynalens.faithfulness.gains import rescaled, rescaled_curve, symmetric_relevance_gain
-from dynalens.faithfulness.local import PerturbedLogits, local_fidelity, patches
 from dynalens.faithfulness.localisation import box_masks, pointing_game, relevance_mass
-from dynalens.faithfulness.masked import average_drop, average_increase
 from dynalens.faithfulness.measures import (
     METRICS,
     METRICS_OF_MAPS,

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from dynalens.arguments import checked_names
+from dynalens.faithfulness.confidence import drop_of, increase_of, masked_probabilities
 from dynalens.faithfulness.curves import DEFAULT_SETTINGS, Curve, CurveSettings, faithfulness_curves
 from dynalens.faithfulness.gains import gain_of, rescaled
 from dynalens.faithfulness.localisation import pointing_game, relevance_mass
-from dynalens.faithfulness.masked import drop_of, increase_of, masked_probabilities
 from dynalens.faithfulness.scoring import Forward
 
 _NEEDS = {

@@ -1,4 +1,4 @@
-"""TracIn over the checkpoints of a run, by Captum: in its form for the last layer, or for chosen ones."""
+"""TracIn over the checkpoints of a run, by Captum: in its form for the last layer, or for others."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +17,6 @@ from dynalens.datasets import has_positions
 from dynalens.dynamics import Array
 from dynalens.embeddings.encoding import encoder_inputs
 from dynalens.influences.checkpoints import Checkpoint, Checkpoints, checkpoint_files, read_checkpoints
-from dynalens.influences.chosen_layers import CHOSEN, ChosenLayers, Layers, chosen_weights, loss_of_each
 from dynalens.influences.last_layer import (
     Forward,
     LastLayer,
@@ -28,6 +27,7 @@ from dynalens.influences.last_layer import (
     run_on,
     runner,
 )
+from dynalens.influences.layers import WEIGHTS, Layers, LayerWeights, loss_of_each, trained_weights
 from dynalens.influences.result import Influence
 from dynalens.keys import LABEL_KEYS
 from dynalens.observation import checked_logits, seeded, two_class_logits, undisturbed
@@ -242,16 +242,16 @@ def _trainings(
             if last_layer is None:
                 last_layer = _last_layer(model, next(iter(loader))[0] if x is None else x, settings)
                 if settings.layers is not None:
-                    weights = chosen_weights(last_layer, settings.layers, next(iter(loader))[0])
+                    weights = trained_weights(last_layer, settings.layers, next(iter(loader))[0])
             rate = checkpoint.learning_rate
             # The weights are there already: Captum would read each file again for every batch.
             options = {"checkpoints_load_func": lambda _model, _checkpoint, rate=rate: rate}
             if weights is None:
                 yield fast(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options), checkpoint
             else:
-                chosen = ChosenLayers(last_layer, weights)
+                wrapped = LayerWeights(last_layer, weights)
                 yield (
-                    full(chosen, loader, [checkpoint], layers=[CHOSEN], loss_fn=loss_of_each(loss), **options),
+                    full(wrapped, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options),
                     checkpoint,
                 )
 

@@ -25,8 +25,8 @@ from dynalens.record import AskedFor, Record, read_similar
 from dynalens.record.folder import SHEETS
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
-from dynalens.report.course import AccuracyCurve, Traces
 from dynalens.report.samples import SamplePictures, sample_pictures
+from dynalens.report.traces import AccuracyCurve, Traces
 from dynalens.suspicion import has_classes, named_targets, target_words, token_of, unit_words
 from dynalens.text import escaped, escaped_all
 

@@ -1,4 +1,4 @@
-"""The model as TracIn needs it for the weights of chosen layers, with a loss of each sample."""
+"""The model as TracIn needs it for the weights of some layers, with a loss of each sample."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ from dynalens.influences.last_layer import LastLayer, Loss
 from dynalens.observation import module_named
 
 Layers = Sequence[str] | str
-CHOSEN = "chosen"
-"""Name of the module that holds the chosen weights, for Captum."""
+WEIGHTS = "weights"
+"""Name of the module that holds the weights, for Captum."""
 
 
-class ChosenLayers(nn.Module):
+class LayerWeights(nn.Module):
     """Gives the logits, and holds the weights that count, each once, as one module.
 
     Args:
@@ -24,7 +24,7 @@ class ChosenLayers(nn.Module):
 
     def __init__(self, logits: LastLayer, weights: Iterable[nn.Parameter]) -> None:
         super().__init__()
-        self.logits, self.chosen = logits, nn.ParameterList(weights)
+        self.logits, self.weights = logits, nn.ParameterList(weights)
 
     def forward(self, inputs: Any) -> Tensor:
         """Return the logits (N, K)."""
@@ -32,7 +32,7 @@ class ChosenLayers(nn.Module):
         return logits
 
 
-def chosen_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.Parameter]:
+def trained_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.Parameter]:
     """Return the trained weights of these layers, or of all for "all", on which the logits depend.
 
     Raises:
