@@ -351,6 +351,7 @@ def test_a_monitor_a_record_on_disk_and_the_command_line_agree(
         written["score_probe"], monitor.suspects(precision=0.01, embeddings=embeddings)["score_probe"]
     )
     assert main(["report", str(tmp_path), *command[2:]]) == 0
+    assert "the probabilities from run and embeddings" in (tmp_path / "dynalens" / "report.html").read_text()
 
 
 def test_an_audit_of_run_and_embeddings_has_strata_in_the_order_of_both() -> None:

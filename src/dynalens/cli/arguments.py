@@ -26,7 +26,9 @@ def _add_suspects(commands: Any) -> None:
     one.epilog = (
         "Columns of the table: label is the given class. suggested is the class that the network predicted most often "
         "instead, agreement the fraction of the presentations in which it did so, and suggested_probability the "
-        "probability that it is the true class. wrong_probability is the probability that the given label is wrong."
+        "probability that it is the true class. wrong_probability is the probability that the given label is wrong. "
+        "With good --embeddings, suggested is the class that they find most probable, and agreement is empty where the "
+        "network predicted another."
     )
     precision = "flag the top samples of which this fraction is expected to be wrong (default: %(default)s)"
     one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)

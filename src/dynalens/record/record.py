@@ -119,9 +119,10 @@ class Record:
         """Return a record of the same run in whose order embeddings of the samples count, too.
 
         Features of an encoder that never saw the labels find wrong labels that the network has memorised. ``score``,
-        ``rank``, ``wrong_probability`` and ``flagged`` then come from both (:func:`~dynalens.suspicion.joined`);
-        ``score_neighbours`` and ``score_probe`` are those of the neighbours and of the linear probe. A call takes
-        seconds to minutes: keep the returned record if you want to ask it more than one thing.
+        ``rank``, ``wrong_probability`` and ``flagged`` then come from both (:func:`~dynalens.suspicion.joined`), and
+        ``suggested`` from embeddings that count at least as much as the run; :meth:`audit_plan` draws by the order of
+        both. ``score_neighbours`` and ``score_probe`` are those of neighbours and linear probe. A call takes seconds to
+        minutes: keep the returned record if you want to ask it more than one thing.
 
         Args:
             embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance of

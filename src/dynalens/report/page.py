@@ -37,11 +37,9 @@ _NOTE = (
     "{precision} of them are expected to be wrong. "
 )
 _NONE = "No label is flagged. The cards show the most suspicious samples, the worst first: look at them. "
-_ALONE = (
-    "The rate and the probabilities come from the run alone. They can be far off on hard data. Audit 100 samples for "
-    "a 95 % confidence interval: dynalens audit RUN."
-)
-_UNITS = "The rate and the probabilities come from the run alone, and can be far off on hard data."
+_ALONE = "The rate and the probabilities come from the run alone. They can be far off on hard data."
+_BOTH = "The rate comes from the run alone, the probabilities from run and embeddings. Both can be far off."
+_ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN."
 _AUDITED = (
     "The rate and the probabilities are calibrated on {answers} answers. According to the answers, 90 % of the wrong "
     "labels are among the first {enough} samples of the order: you may stop looking after these."
@@ -105,7 +103,7 @@ def write_report(
         "several": record.statistics.unit is not None,
         "words": ["given", "suggested"] if record.statistics.target is None else ["target", "predicted"],
         "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
-        "note": _note(table, audit, alone=_ALONE if record.statistics.unit is None else _UNITS),
+        "note": _note(record, table, audit),
         "doubts": [] if audit else record.doubts(),
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
@@ -164,11 +162,12 @@ def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
     return ["noise rate, from an audit", f"{_percent(rate.value)} (95 % interval between {ends})"]
 
 
-def _note(table: pd.DataFrame, audit: Audit | None, *, alone: str) -> str:
+def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
     flagged = int(table["flagged"].sum())
     note = _NOTE.format(flagged=f"{flagged:,}", precision=f"{100 * PRECISION:.0f} %") if flagged else _NONE
     if audit is None:
-        return note + alone
+        source = _ALONE if record.evidence is None else _BOTH
+        return note + source + (_ASK if record.statistics.unit is None else "")
     return note + _AUDITED.format(answers=audit.right + audit.wrong + audit.unsure, enough=f"{audit.enough():,}")
 
 
