@@ -20,7 +20,7 @@ from suspects import recorded
 from dynalens.dynamics import SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence
 from dynalens.embeddings.probe import out_of_fold
-from dynalens.suspicion import Assessment, RunLoss, assess, joined, joint
+from dynalens.suspicion import Assessment, RunLoss, assess, flagged, joined, joint
 
 Array = npt.NDArray[Any]
 History = list[dict[str, Array]]
@@ -41,8 +41,8 @@ def alone(embeddings: Array, given: Array, evidence: EmbeddingEvidence) -> Score
 
 def compared(
     statistics: SampleStatistics, history: History, embeddings: Array, given: Array
-) -> tuple[Scores, dict[str, Array]]:
-    """Return every score of one run, and the classes that the run alone and both together suggest."""
+) -> tuple[Scores, dict[str, Assessment]]:
+    """Return every score of one run, and what the run alone and both together say."""
     assessment = assess(statistics, history)
     rng = np.random.default_rng(0)
     evidence = embedding_evidence(torch.from_numpy(embeddings), given)
@@ -59,7 +59,7 @@ def compared(
     for name, make in bad.items():
         other = embedding_evidence(torch.from_numpy(make().astype(np.float32)), given)
         scores[name] = both(assessment, other, history).score
-    return scores, {"run": assessment.suggested, "both": together.suggested}
+    return scores, {"run": assessment, "both": together}
 
 
 def both(assessment: Assessment, evidence: EmbeddingEvidence, history: History) -> Assessment:
@@ -68,6 +68,22 @@ def both(assessment: Assessment, evidence: EmbeddingEvidence, history: History) 
     for epoch, presentations in enumerate(history):
         run_loss.read(epoch, presentations)
     return joined(assessment, evidence, run_loss.value)
+
+
+def right_suggestions(assessment: Assessment, given: Array, true: Array) -> float:
+    """Return the part of the wrong labels whose suggested class is the true one."""
+    return float((assessment.suggested == true)[given != true].mean())
+
+
+def precision_of_flags(assessment: Assessment, given: Array, true: Array) -> float:
+    """Return the part of what is flagged at a precision of 80 % that is wrong."""
+    chosen = flagged(assessment.probability, PRECISION)
+    return float((given != true)[chosen].mean()) if chosen.any() else float("nan")
+
+
+def recall_of_flags(assessment: Assessment, given: Array, true: Array) -> float:
+    """Return the part of the wrong labels that is flagged at a precision of 80 %."""
+    return float(flagged(assessment.probability, PRECISION)[given != true].mean())
 
 
 def f1_at_true_count(wrong: Array, score: Array) -> float:
@@ -90,6 +106,13 @@ MEASURES: dict[str, Callable[[Array, Array], float]] = {
 }
 
 
+DECISIONS: dict[str, Callable[[Assessment, Array, Array], float]] = {
+    "suggested class is right, of the wrong labels": right_suggestions,
+    "wrong, of the flagged": precision_of_flags,
+    "flagged, of the wrong labels": recall_of_flags,
+}
+
+
 def show(name: str, columns: Sequence[str], rows: Mapping[str, Mapping[str, float]]) -> None:
     """Print one table, with the means of its rows."""
     print(f"| {name} | " + " | ".join(columns) + " |\n|" + " --- |" * (len(columns) + 1))
@@ -106,21 +129,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     embeddings = np.load(args.embeddings).astype(np.float32)
     measured: dict[str, dict[str, dict[str, float]]] = {name: {} for name in MEASURES}
-    suggestions: dict[str, dict[str, float]] = {}
+    decided: dict[str, dict[str, dict[str, float]]] = {name: {} for name in DECISIONS}
     scores: Scores = {}
     for path in args.runs:
         with np.load(path) as run:
             logits, given, true = run["logits"].astype(np.float32), run["given"].astype(np.int64), run["true"]
-        scores, suggested = compared(*recorded(logits, given), embeddings, given)
-        wrong = given != true
-        suggestions[path.stem] = {name: 100 * float((each == true)[wrong].mean()) for name, each in suggested.items()}
+        scores, assessments = compared(*recorded(logits, given), embeddings, given)
+        for name, decision in DECISIONS.items():
+            decided[name][path.stem] = {who: 100 * decision(each, given, true) for who, each in assessments.items()}
         for name, measure in MEASURES.items():
-            measured[name][path.stem] = {column: 100 * measure(wrong, score) for column, score in scores.items()}
+            measured[name][path.stem] = {
+                column: 100 * measure(given != true, score) for column, score in scores.items()
+            }
     powers = [column for column in scores if column.startswith("power")]
     for name, rows in measured.items():
         show(name, [column for column in scores if column not in powers], rows)
     show("average precision", ["run", *powers], measured["average precision"])
-    show("suggested class is right, of wrong labels", ["run", "both"], suggestions)
+    for name, rows in decided.items():
+        show(name, ["run", "both"], rows)
 
 
 if __name__ == "__main__":
