@@ -19,6 +19,7 @@ ALLOWED = {
     "keys": set(),
     "defaults": set(),
     "deferred": set(),
+    "notices": set(),
     "schedule": set(),
     "units": {"torch"},
     "dynamics": {"torch", "numpy", "deferred", "units"},
@@ -50,7 +51,7 @@ ALLOWED = {
         "suspicion",
         "units",
     }
-    | {"text"},
+    | {"notices", "text"},
     "records": {"record"},
     "__main__": {"cli"},
     "pictures": {"torch", "numpy", "PIL", "deferred", "dynamics", "text"},
@@ -83,6 +84,7 @@ ALLOWED = {
         "datasets",
         "dynamics",
         "faithfulness",
+        "notices",
         "pictures",
         "record",
         "robustness",
@@ -92,9 +94,9 @@ ALLOWED = {
     },
     "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
     | {"attribution", "capture", "concepts", "embeddings", "faithfulness", "observation", "similarity", "suspicion"}
-    | {"schedule", "surrogates", "tensorboard", "text"},
-    "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "pictures", "record"},
-    "capture": {"torch", "observation", "dynamics", "keys", "paths", "units"} | LIGHTNING,
+    | {"notices", "schedule", "surrogates", "tensorboard", "text"},
+    "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "notices", "pictures", "record"},
+    "capture": {"torch", "observation", "dynamics", "keys", "notices", "paths", "units"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,
     "datasets": COMPUTING | {"keys"},
     "host": {"torch", "numpy", "observation"} | LIGHTNING,

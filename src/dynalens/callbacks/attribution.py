@@ -1,7 +1,6 @@
 """The callback that explains some samples in every epoch: Lightning hooks become calls."""
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -42,6 +41,7 @@ from dynalens.host import (
     validates_in_epoch,
 )
 from dynalens.logs import GallerySource, show_as_trained, sink_of, switched_off_on_error
+from dynalens.notices import warn
 from dynalens.observation import module_named
 from dynalens.paths import resolved
 from dynalens.record import epoch_file, forget_epochs, write_arrays
@@ -222,10 +222,9 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     def _open_pictures(self, trainer: Any) -> None:
         self._pictures = ExplanationPictures(sink_of(trainer, self._folder), tag_prefix(self.name), self.decode)
         if tensorboard_writer(trainer) is None and not picture_loggers(trainer):
-            warnings.warn(
+            warn(
                 "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` to "
-                f"see explanations there; their pictures are written to {self._folder / 'pictures'} meanwhile.",
-                stacklevel=2,
+                f"see explanations there; their pictures are written to {self._folder / 'pictures'} meanwhile."
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -306,10 +305,9 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             self._attempt("pictures", self._pictures.finish)
         self._writes.say_missing("The files of all other epochs are complete.")
         if not self._explanations.samples.chosen:
-            warnings.warn(
+            warn(
                 "Expected a batch whose images are explained, got none in this fit: nothing was explained. Validate "
-                "more often, or pass `samples=`: images and labels, or ids.",
-                stacklevel=2,
+                "more often, or pass `samples=`: images and labels, or ids."
             )
 
     def tensorboard_layout(self) -> Layout:

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import os
-import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from dynalens.callbacks.concepts import ConceptMonitor
 from dynalens.callbacks.layers import LayerMonitor
 from dynalens.callbacks.training_dynamics import TrainingDynamicsMonitor
 from dynalens.host import CallbackBase, run_folder
+from dynalens.notices import warn
 from dynalens.paths import resolved
 
 VARIABLE = "DYNALENS"
@@ -79,10 +79,7 @@ class Unasked(CallbackBase):
     def give_up(self, error: Exception) -> None:
         """Say what went wrong, undo what was installed, and do nothing until the next fit."""
         self.idle = True
-        warnings.warn(
-            f"What {VARIABLE} asks for is switched off in this fit, training goes on: {type(error).__name__}: {error}",
-            stacklevel=4,
-        )
+        warn(f"What {VARIABLE} asks for is switched off in this fit, training goes on: {type(error).__name__}: {error}")
         with suppress(Exception):
             super().on_exception(cast("Any", None), cast("Any", None), error)
 

@@ -1,6 +1,5 @@
 """The inputs of the last layer in each training step, for the noise of its gradients: Lightning hooks become calls."""
 
-import warnings
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from dynalens.capture import CaptureError, Presentation
 from dynalens.dynamics import GradientNoise
 from dynalens.host import Processes
+from dynalens.notices import warn
 from dynalens.observation import CapturingCall, captured_call, module_named, two_class_logits
 
 _ADVICE = "Pass `gradient_noise=` with the dotted name of the linear layer that gives the logits, or leave it out."
@@ -117,7 +117,7 @@ class LastLayer:
         """Warn once that the noise is of other steps only."""
         if not self._warned:
             self._warned = True
-            warnings.warn(f"A step is left out of the gradient noise, training goes on: {reason}.", stacklevel=2)
+            warn(f"A step is left out of the gradient noise, training goes on: {reason}.")
 
     def _check_same(self) -> None:
         if self._same is not None and not self._same.item():

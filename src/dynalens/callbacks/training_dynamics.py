@@ -1,6 +1,5 @@
 """The callback that keeps the per-sample record: Lightning hooks become calls."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from dynalens.dynamics import EpochRecord
 from dynalens.host import Processes, announce, check_data_parallel, check_tensorboard, run_folder, tag_prefix
 from dynalens.identity import SampleIdentity
 from dynalens.logs import DynamicsLog, GallerySource, LogSettings
+from dynalens.notices import warn
 from dynalens.paths import resolved
 from dynalens.record import LiveRecord, RecordFolder, RecordSettings
 from dynalens.tensorboard import Layout, dynamics_layout
@@ -291,9 +291,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
                 self._live.cut_off()
             self._end_fit()
         except Exception as error:  # noqa: BLE001  # the user's own exception is the one to see
-            warnings.warn(
-                f"Expected to write the record after an exception, got {type(error).__name__}: {error}. Call `save()`.",
-                stacklevel=2,
+            warn(
+                f"Expected to write the record after an exception, got {type(error).__name__}: {error}. Call `save()`."
             )
         self._processes = None
 

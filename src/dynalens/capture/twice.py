@@ -1,12 +1,11 @@
 """Losses of logits that are given what is in [0, 1] already."""
 
-import warnings
-
 from torch import Tensor
 
 from dynalens.capture.graph import comes_from, divides_exponentials
 from dynalens.capture.loss_tap import LossCall
 from dynalens.capture.soft import tolerance_of
+from dynalens.notices import warn
 
 _SOFTMAX, _SIGMOID = "softmax", "sigmoid"
 _TAKES = {"cross_entropy": _SOFTMAX} | dict.fromkeys(
@@ -31,11 +30,10 @@ def warn_of_probabilities(call: LossCall) -> None:
         _given(call.logits, function) if function and call.logits.grad_fn is not None and call.logits.numel() else ""
     )
     if given:
-        warnings.warn(
+        warn(
             f"Expected logits as the input of `{call.name}`, got the result of a {given}: the loss takes the "
             f"{function} of its input by itself, and hardly learns. The record has what this loss saw. Leave the first "
-            "one out.",
-            stacklevel=2,
+            "one out."
         )
 
 

@@ -1,7 +1,6 @@
 """From a model and some samples to their maps and metrics, in as much memory as there is."""
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -47,6 +46,7 @@ from dynalens.faithfulness import (
     rank_correlation,
     runner_up,
 )
+from dynalens.notices import warn
 from dynalens.observation import is_tokens
 
 T = TypeVar("T")
@@ -93,10 +93,9 @@ class Explainer:
         """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
         self.independent, self.numbers, self.shift = independent, numbers, shift
         if numbers and self.metrics:
-            warnings.warn(
+            warn(
                 f"{', '.join(self.metrics)} are left out: they are of probabilities, which a regression has not. Maps "
-                "are drawn without them. Pass `metrics=()` to silence this warning.",
-                stacklevel=3,
+                "are drawn without them. Pass `metrics=()` to silence this warning."
             )
             self.metrics = ()
 
@@ -327,7 +326,7 @@ class Explainer:
         for name, failure in failures.items():
             if failure is not None:
                 reason = f"{type(failure).__name__}: {failure}"
-                warnings.warn(f"{name} is left out of the explanations, training goes on: {reason}", stacklevel=4)
+                warn(f"{name} is left out of the explanations, training goes on: {reason}")
         return successes
 
     def _relevance(self, explanation: Explanation, images: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,5 @@
 """How little changes the predictions of the samples that are explained: measured, as scalars, arrays and a picture."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from dynalens.dynamics import Array
 from dynalens.explanations.forms import Forward
+from dynalens.notices import warn
 from dynalens.pictures import Normalisation, Shown, class_name, labelled_grid, shown_inputs
 from dynalens.robustness import ATTACKS, SmallestStep, corrupted_margins, smallest_step
 
@@ -134,10 +134,9 @@ def measured_robustness(
 def none_of(checks: Sequence[str]) -> tuple[str, ...]:
     """Return no checks, and warn of those that several labels and the numbers of a regression leave out."""
     if checks:
-        warnings.warn(
+        warn(
             f"{', '.join(checks)} are left out: they ask for the one class that is predicted, which models of several "
-            "labels and regressions do not have. Pass `robustness=()`.",
-            stacklevel=4,
+            "labels and regressions do not have. Pass `robustness=()`."
         )
     return ()
 

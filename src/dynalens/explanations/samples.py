@@ -1,6 +1,5 @@
 """Which samples the attribution monitor explains, taken from the batches as they pass."""
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +24,7 @@ from dynalens.explanations.names import content_ids, listed, validation_ids
 from dynalens.explanations.regions import Regions, masks_for
 from dynalens.explanations.selection import BalancedSelection
 from dynalens.explanations.settings import SampleSettings
+from dynalens.notices import warn
 
 Ids = Callable[[], Sequence[int | str] | Tensor]
 Passed = tuple[Sequence[int | str] | None, Tensor, Tensor]
@@ -183,10 +183,9 @@ class ExplainedSamples:
                 sample_id for sample_id in self._wanted.wanted if samples is None or sample_id not in samples[0]
             ]
             if missing_ids:
-                warnings.warn(
+                warn(
                     f"Expected `samples` to name samples that are trained on, got {missing_ids}, which have not passed "
-                    "in this epoch. Pass ids of the training set, or images and labels.",
-                    stacklevel=3,
+                    "in this epoch. Pass ids of the training set, or images and labels."
                 )
             return _of_classes(samples)
         images_and_labels = self._given or self._first
@@ -266,7 +265,7 @@ class ExplainedSamples:
                 images, labels = self._read(batch)
             except Exception as error:  # noqa: BLE001  # also of the user's `inputs`: the other samples do not need it
                 self._suspects, self.suspects_readable = None, False
-                warnings.warn(f"Suspects are not explained, training goes on: {error}", stacklevel=3)
+                warn(f"Suspects are not explained, training goes on: {error}")
                 return
             self._suspects.offer(ids(), images, self._classes(labels))
 
@@ -321,11 +320,10 @@ class ExplainedSamples:
         guessed = layout.loss is None and (labels.is_floating_point() or layout.of_numbers)
         if guessed and one_number and self._inputs == "auto" and not self._told:
             self._told = True
-            warnings.warn(
+            warn(
                 "Expected a classification loss in `training_step` where labels are numbers, saw none. "
                 "AttributionMonitor takes 0 and 1 as two classes. If they are not classes, pass `inputs=` and "
-                "`forward=`, or leave the callback out.",
-                stacklevel=4,
+                "`forward=`, or leave the callback out."
             )
 
 

@@ -1,6 +1,5 @@
 """Where pictures of a run go, how they show inputs and classes, and how one that fails ends."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Protocol
 
 from dynalens.datasets import class_names
 from dynalens.host import picture_loggers, tensorboard_writer
+from dynalens.notices import warn
 from dynalens.pictures import Normalisation, find_normalisation
 from dynalens.tensorboard import Sink, make_sink
 
@@ -40,4 +40,4 @@ def switched_off_on_error(part: str, switch_off: Callable[[], None], on_error: s
         switch_off()
         if on_error == "raise":
             raise
-        warnings.warn(f"{part} are switched off, training goes on: {type(error).__name__}: {error}", stacklevel=4)
+        warn(f"{part} are switched off, training goes on: {type(error).__name__}: {error}")

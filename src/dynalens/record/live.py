@@ -1,7 +1,6 @@
 """The record while training goes on: the epochs that ended, the one under way, and the folder they go to."""
 
 import functools
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.embeddings import SimilarSamples
+from dynalens.notices import warn
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
@@ -167,10 +167,9 @@ class LiveRecord:
         statistics = self.record().statistics
         if statistics.unit is not None:
             kind = "several labels" if statistics.target is None else "a regression"
-            warnings.warn(
+            warn(
                 f"Expected samples with one label each for `audit`, got {kind}: no audit is drawn. Look at the first "
-                "of `suspects()` instead.",
-                stacklevel=2,
+                "of `suspects()` instead."
             )
             return []
         self.record().audit_plan(n)
@@ -224,11 +223,10 @@ class LiveRecord:
         self.attempt("names.json", lambda: self._begin_folder(folder))
         missing_epochs = [epoch for epoch in self.epochs if epoch not in folder.digests and epoch not in self._held]
         if missing_epochs and self.history:
-            warnings.warn(
+            warn(
                 f"Expected the history of the epochs before this fit in {self._source}, got none of epochs "
                 f"{missing_epochs}. Suggested labels come from what the record itself keeps, and may be others. Keep "
-                "the folder of the run to resume.",
-                stacklevel=2,
+                "the folder of the run to resume."
             )
         self._source, self._record = folder.path, None
 

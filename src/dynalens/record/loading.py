@@ -2,7 +2,6 @@
 
 import functools
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
+from dynalens.notices import warn
 from dynalens.record.checks import MOST_EPOCHS, check_meta, check_names, check_rows, check_statistics, is_texts
 from dynalens.record.files import read_arrays, read_json, text_digest, whole
 from dynalens.record.folder import META, NAMES, NEIGHBOURS, PICTURES, UNDER_WAY
@@ -136,10 +136,9 @@ def _names(path: Path, num_samples: int, expected_digest: Any) -> list[str] | No
             raise ValueError(f"{len(names)} names for {num_samples} samples")
     sample_names: list[str] = names[:num_samples]
     if expected_digest is not ... and text_digest(sample_names) != expected_digest:
-        warnings.warn(
+        warn(
             f"Expected the names of this record's samples in {file}, got those of another run. Samples are shown "
-            "without names.",
-            stacklevel=4,
+            "without names."
         )
         return None
     return sample_names

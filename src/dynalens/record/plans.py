@@ -1,7 +1,6 @@
 """The plans of audits that belong to a record: drawn, kept beside it, and found again for the answers."""
 
 import functools
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from dynalens.auditing import Answers, Audit, Plan, draw, fitting, read_answers
 from dynalens.auditing.answers import AnswersSource
 from dynalens.auditing.plan import FIRST
 from dynalens.dynamics import Array
+from dynalens.notices import warn
 from dynalens.record.files import write_arrays
 
 if TYPE_CHECKING:
@@ -123,10 +123,9 @@ class Audits:
         try:
             write_plans(self._record.folder / PLANS, plans)
         except OSError as error:
-            warnings.warn(
+            warn(
                 f"Expected to write the plan of the audit to {self._record.folder}, got {type(error).__name__}: "
-                f"{error}. It is kept in memory: give the answers to this record.",
-                stacklevel=5,
+                f"{error}. It is kept in memory: give the answers to this record."
             )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from dynalens.auditing import Audit, Plan
 from dynalens.auditing.answers import AnswersSource
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence
+from dynalens.notices import warn
 from dynalens.record.history import UNREADABLE, History, Presentations
 from dynalens.record.plans import AskedFor, Audits
 from dynalens.record.progress import said_if_long
@@ -361,8 +361,9 @@ class Record:
         if not flagged or doubtful:
             reason = "The flags are doubtful." if flagged else f"No label is flagged: {unchanged}."
             audit = ", and audit 100 samples: `dynalens audit RUN`" if self.statistics.unit is None else ""
-            advice, rate = f"Look at the first of `suspects()`{audit}.", str(self.noise_rate()).rstrip(".")
-            warnings.warn(f"{reason} The estimated noise rate is {rate}. {advice}", stacklevel=3)
+            rate = self.noise_rate()
+            causes = [f"The estimated noise rate is {rate.in_words()}.", *rate.doubts]
+            warn("\n  ".join([f"{reason} Look at the first of `suspects()`{audit}.", *causes]))
 
     def _ids_of(self, rows: list[int]) -> list[Any]:
         ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()
@@ -381,10 +382,9 @@ class Record:
         lost_epochs = self._history.lost()
         reason = f"got none of epochs {lost_epochs}" if lost_epochs else reason
         if reason:
-            warnings.warn(
+            warn(
                 f"Expected the history of this record in {self.folder}, {reason}. Suspects and the noise rate come "
-                "from the record's means alone and may be others than before. Put the files back, or train again.",
-                stacklevel=5,
+                "from the record's means alone and may be others than before. Put the files back, or train again."
             )
         return assess(self.statistics)
 

@@ -1,7 +1,8 @@
 """Writing while a training goes on: a disk that fails ends nothing, is said once, and is tried again."""
 
-import warnings
 from collections.abc import Callable
+
+from dynalens.notices import warn
 
 
 class Writes:
@@ -34,13 +35,13 @@ class Writes:
             self.missing[name] = error
             if not self._warned:
                 self._warned = True
-                warnings.warn(f"{self._expected(error)} {self._meanwhile}", stacklevel=4)
+                warn(f"{self._expected(error)} {self._meanwhile}")
 
     def say_missing(self, advice: str) -> None:
         """Warn of what is missing at the end, if anything is, with what to do about it."""
         if self.missing:
             expectation = self._expected(next(iter(self.missing.values())))
-            warnings.warn(f"{expectation} Missing or old: {', '.join(self.missing)}. {advice}", stacklevel=4)
+            warn(f"{expectation} Missing or old: {', '.join(self.missing)}. {advice}")
 
     def _expected(self, error: OSError | MemoryError) -> str:
         return f"Expected to write {self._target}, got {type(error).__name__}: {error}."

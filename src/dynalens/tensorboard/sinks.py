@@ -1,7 +1,6 @@
 """Where pictures, texts and distributions go: to an event file, to plain files, to a logger's own pictures."""
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from dynalens.dynamics import Array
+from dynalens.notices import warn
 from dynalens.pictures import jpeg_bytes, png_bytes
 from dynalens.record import replaced
 from dynalens.tensorboard.tags import Layout
@@ -174,10 +174,7 @@ class Sinks:
                 write(sink)
             except Exception as error:  # noqa: BLE001, PERF203  # of the logger: it is said, and the others go on
                 self._others.remove(sink)
-                warnings.warn(
-                    f"Pictures for {sink.name} are switched off, training goes on: {type(error).__name__}: {error}",
-                    stacklevel=5,
-                )
+                warn(f"Pictures for {sink.name} are switched off, training goes on: {type(error).__name__}: {error}")
 
 
 def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink:

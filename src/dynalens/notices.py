@@ -1,0 +1,19 @@
+"""Warnings that name the line of the user's code that led to them."""
+
+import sys
+import warnings
+
+_PASSED = frozenset({"dynalens", "lightning", "pytorch_lightning", "lightning_fabric", "torch", "contextlib"})
+"""Packages between that line and the warning: Lightning calls a hook, and decorators of torch stand around it."""
+
+
+def warn(message: str) -> None:
+    """Warn, at the nearest caller outside dynalens, Lightning and torch.
+
+    Python prints that line below the warning: the user's `trainer.fit(...)` or `clean_indices()`. Without such a caller
+    it is the outermost line.
+    """
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _PASSED:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
