@@ -1,11 +1,18 @@
 """What a look at a model may not change."""
 
+import hashlib
 import random
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+
+def bits(tensor: Tensor) -> str:
+    """Return a digest of the bits of a tensor: lists of the numbers of a ResNet take ten seconds."""
+    numbers = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(numbers.tobytes()).hexdigest()
 
 
 def traces(model: nn.Module) -> dict[str, Any]:
@@ -14,13 +21,13 @@ def traces(model: nn.Module) -> dict[str, Any]:
         "modes": [module.training for module in model.modules()],
         "requires_grad": [p.requires_grad for p in model.parameters()],
         "grad identities": [id(p.grad) for p in model.parameters()],
-        "grads": [None if p.grad is None else p.grad.tolist() for p in model.parameters()],
-        "buffers": {name: (id(b), b.tolist()) for name, b in model.named_buffers()},
+        "grads": [None if p.grad is None else bits(p.grad) for p in model.parameters()],
+        "buffers": {name: (id(b), bits(b)) for name, b in model.named_buffers()},
         "absent buffers": [name for m in model.modules() for name, b in m._buffers.items() if b is None],
-        "torch": torch.get_rng_state().tolist(),
+        "torch": bits(torch.get_rng_state()),
         "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]  # numpy's stub allows two forms
         "python": random.getstate(),
-        "parameters": [p.tolist() for p in model.parameters()],
+        "parameters": [bits(p) for p in model.parameters()],
         "hooks": [
             [len(getattr(module, f"_{kind}_hooks")) for kind in ("forward", "forward_pre", "backward", "backward_pre")]
             for module in model.modules()
