@@ -244,6 +244,8 @@ def test_resized_maps_put_pixels_at_their_centres() -> None:
     # Halfway between two centres is their mean; beyond the outer centres there is nothing but the edge.
     expected = torch.tensor([[[0.0, 0.25, 0.75, 1.0]]])
     torch.testing.assert_close(resize(torch.tensor([[[0.0, 1.0]]]), (1, 4)), expected)
+    with pytest.raises(ValueError, match=r"one to three axes of space, got \(2,\)"):
+        resize(torch.zeros(2), ())
 
 
 def test_pixel_relevance_is_the_usual_reduction_of_each_method() -> None:

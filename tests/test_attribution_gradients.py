@@ -289,6 +289,7 @@ def test_the_memory_layout_of_the_images_reaches_the_model() -> None:
         (integrated_gradients, {"steps": 0}, "`steps` to be at least 1, got 0"),
         (integrated_gradients, {"rule": "left"}, "`rule` to be 'midpoint' or 'gauss_legendre', got 'left'"),
         (integrated_gradients, {"baseline": torch.zeros(5)}, r"`baseline` to broadcast to \(3, 1, 6, 6\), got \(5,\)"),
+        (completeness_gap, {"maps": torch.zeros(1, 1, 6, 6)}, "`maps` to hold one for each of 3 images, got 1"),
         (interior_gradient, {"alpha": 2.0}, r"`alpha` to be in \[0, 1\], got 2.0"),
     ],
 )

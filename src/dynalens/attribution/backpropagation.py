@@ -31,7 +31,7 @@ def guided_backprop(
         As :func:`saliency`.
 
     Raises:
-        ValueError: Also if the model calls no ReLU.
+        ValueError: As :func:`saliency`, and if the model calls no ReLU.
 
     Example:
         Logit 0 is ReLU(x) - ReLU(-x): the gradient through the second is negative, and does not pass.
@@ -98,6 +98,9 @@ def rect_grad(
 
     Returns:
         As :func:`saliency`.
+
+    Raises:
+        ValueError: As :func:`guided_backprop`, and if ``percentile`` is out of its range.
 
     Example:
         The products a g are 1 and 2; only what exceeds their median, 1, passes.

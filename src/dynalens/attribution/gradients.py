@@ -125,6 +125,9 @@ def smooth_grad(
     Returns:
         As :func:`saliency`.
 
+    Raises:
+        ValueError: As :func:`saliency`, and if ``samples`` is not positive or ``noise`` is below 0.
+
     Example:
         The gradient of a linear model is the same everywhere.
 
@@ -201,7 +204,7 @@ def integrated_gradients(
         As :func:`saliency`.
 
     Raises:
-        ValueError: Also if ``rule`` is unknown or the baseline does not broadcast to the images.
+        ValueError: As :func:`saliency`, and if ``rule`` is unknown or the baseline does not broadcast to the images.
 
     Example:
         For a linear model this is weight times (image - baseline).
@@ -251,6 +254,9 @@ def interior_gradient(
     Returns:
         As :func:`saliency`.
 
+    Raises:
+        ValueError: As :func:`integrated_gradients`, and if ``alpha`` is outside [0, 1].
+
     Example:
         >>> class Square(torch.nn.Module):
         ...     def forward(self, x):
@@ -292,12 +298,19 @@ def completeness_gap(
     Returns:
         Shape ``(N,)``, float32, signed, in units of the logit.
 
+    Raises:
+        ValueError: As :func:`integrated_gradients`, and if there is not one map for each image.
+
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
         >>> image, target = torch.full((1, 1, 1, 2), 5.0), torch.tensor([0])
         >>> completeness_gap(model, image, target, integrated_gradients(model, image, target)).abs() < 1e-5
         tensor([True])
     """
+    if len(maps) != len(images):
+        raise ValueError(
+            f"Expected `maps` to hold one for each of {len(images)} images, got {len(maps)}. Pass those of the images."
+        )
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
         difference = target_score.values(target_score.points) - target_score.values(_baseline(target_score, baseline))
         return maps.flatten(1).sum(dim=1) - difference

@@ -116,9 +116,17 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         Shape ``(N, *size)``.
 
+    Raises:
+        ValueError: If there are more axes of space than three, or none.
+
     Example:
         >>> resize(Tensor([[0.0, 4.0]]), [4])  # a new centre lies a quarter between the old ones
         tensor([[0., 1., 3., 4.]])
     """
+    if maps.ndim - 1 not in _INTERPOLATION:
+        raise ValueError(
+            f"Expected `maps` (N, *spatial) with one to three axes of space, got {tuple(maps.shape)}. Reduce the "
+            "others, as `reduce_channels` does channels."
+        )
     mode = _INTERPOLATION[maps.ndim - 1]
     return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=mode, align_corners=False).squeeze(1)

@@ -33,6 +33,9 @@ def average_drop(
     Returns:
         Shape ``(N,)``, float32, in [0, 1].
 
+    Raises:
+        ValueError: If shapes do not agree or a map is not finite.
+
     Example:
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
         >>> image, target = torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([0])

@@ -133,6 +133,9 @@ def faithfulness_curves(
         forward: Callable(images) -> logits, where it is not the model.
         logits: Shape ``(N, K)``; logits of the images, where they are known already.
 
+    Returns:
+        By the name of each metric, the curves of the N images.
+
     Raises:
         ValueError: If shapes do not agree, a map is not finite or an argument is unknown.
 
@@ -259,6 +262,9 @@ def random_ranking_control(
     Args:
         model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
         settings: Baseline, steps and the like; the seed also determines the rankings.
+
+    Returns:
+        As :func:`faithfulness_curves`.
 
     Example:
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)

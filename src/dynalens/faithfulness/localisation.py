@@ -52,6 +52,9 @@ def pointing_game(maps: Tensor, regions: Regions, *, tolerance: int = 0) -> Tens
     Returns:
         Shape ``(N,)``, float32, in [0, 1].
 
+    Raises:
+        ValueError: If the regions are not of the shape of the maps, nor boxes.
+
     Example:
         >>> pointing_game(torch.tensor([[[0.0, 9.0], [1.0, 2.0]]]), torch.tensor([[1, 0, 2, 1]]))
         tensor([1.])
@@ -75,6 +78,9 @@ def relevance_mass(maps: Tensor, regions: Regions) -> Tensor:
 
     Returns:
         Shape ``(N,)``, float32, in [0, 1]; NaN where nothing is relevant.
+
+    Raises:
+        ValueError: If the regions are not of the shape of the maps, nor boxes.
 
     Example:
         >>> relevance_mass(torch.tensor([[[1.0, 3.0], [-5.0, 0.0]]]), torch.tensor([[1, 0, 2, 2]]))
