@@ -2,6 +2,7 @@
 
 import copy
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from dynalens import TrainingDynamicsMonitor, load_record
@@ -239,6 +241,78 @@ def test_string_ids_and_views(tmp_path: Path) -> None:
         expected = sum(before[0](views * images() / N).mean(dim=(2, 3)) for views in (1, 2)) / 2
     assert monitor._features.rows is not None
     torch.testing.assert_close(monitor._features.rows.values.float(), expected, rtol=1e-2, atol=1e-3)
+
+
+Passes = Callable[["Again", Tensor, Tensor], Tensor]
+
+
+class Again(Classifier):
+    """Runs its network more than once in a step, and keeps what its convolution gave for what the loss is of."""
+
+    def __init__(self, passes: Passes) -> None:
+        super().__init__()
+        self.passes, self.features = passes, dict[int, Tensor]()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return self.passes(self, x, y)
+
+    def loss_of(self, x: Tensor, y: Tensor) -> Tensor:
+        out = self.net[0](x / N)
+        self.features |= dict(zip(indices_of(x), out.detach().mean(dim=(2, 3)), strict=True))
+        return F.cross_entropy(self.net[1:](out), y)
+
+    def other(self, x: Tensor) -> Tensor:
+        z: Tensor = self(x / N)
+        return 0.1 * z.square().mean()
+
+
+def in_halves(model: Again, x: Tensor, y: Tensor) -> Tensor:
+    halves = zip(x.chunk(2), y.chunk(2), strict=True)
+    return torch.stack([model.loss_of(*half) for half in halves]).mean()
+
+
+def copied_backwards(x: Tensor) -> Tensor:
+    return torch.from_numpy(x.numpy()[::-1].copy())  # what follows rows in torch does not see it
+
+
+PASSES: dict[str, Passes] = {
+    "some rows again": lambda model, x, y: model.loss_of(x, y) + model.other(x[:2]),
+    "all rows backwards": lambda model, x, y: model.loss_of(x, y) + model.other(x.flip(0)),
+    "backwards before": lambda model, x, y: model.other(x.flip(0)) + model.loss_of(x, y),
+    "backwards, unseen": lambda model, x, y: model.loss_of(x, y) + model.other(copied_backwards(x)),
+    "the loss backwards": lambda model, x, y: model.loss_of(x.flip(0), y.flip(0)) + model.other(x),
+    "noise": lambda model, x, y: model.loss_of(x, y) + model.other(torch.ones_like(x)),
+    "parts of the batch": in_halves,
+}
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("name", PASSES)
+def test_features_are_of_the_pass_that_the_loss_is_of(tmp_path: Path, name: str) -> None:
+    monitor, model = TrainingDynamicsMonitor(features="net.0", history=False), Again(PASSES[name])
+    fit(tmp_path, monitor, model=model, max_epochs=1)
+    assert monitor._features.rows is not None
+    expected = torch.stack([model.features[i] for i in range(N)])
+    torch.testing.assert_close(monitor._features.rows.values.float(), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_a_layer_with_several_calls_behind_the_logits_is_refused_and_the_advice_works(tmp_path: Path) -> None:
+    class Pairs(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.joined = nn.Identity()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            return self.loss(self.net[1:](self.joined(self.net[0](x / N) - self.net[0](2 * x / N))), y)
+
+    with pytest.raises(ValueError, match=r"logits of a step need one call, got 2 calls of net\.0.*`nn\.Identity\(\)`"):
+        fit(tmp_path, TrainingDynamicsMonitor(features="net.0"), model=Pairs())
+    monitor = TrainingDynamicsMonitor(features="joined", history=False)
+    fit(tmp_path, monitor, model=Pairs(), max_epochs=1)
+    assert monitor._features.rows is not None
+    assert bool(monitor._features.rows.known[:N].all())
 
 
 class Signals(pl.LightningModule):

@@ -293,6 +293,32 @@ def test_a_layer_is_asked_for_what_was_trained_on_not_for_a_later_look(tmp_path:
     assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
+class Aside(Classifier):
+    """Computes what no rows of the batch give, too, and lets its loss have a part of it where it is told so."""
+
+    def __init__(self, *, both: bool) -> None:
+        super().__init__()
+        self.both = both
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        z = self(x / N)
+        self.remember(x, z, y)
+        other = self(torch.ones_like(x)).square().mean()
+        return F.cross_entropy(z, y) + (other if self.both else other.detach())
+
+
+def test_a_layer_that_runs_again_with_gradients_is_asked_for_what_the_loss_is_of(tmp_path: Path) -> None:
+    monitor, module = TrainingDynamicsMonitor(capture="module:net", history=False), Aside(both=False)
+    fit(tmp_path / "a", monitor, model=module, max_epochs=1)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    with pytest.raises(CaptureError, match="a layer with one call on the way to the loss, got 2 of net"):
+        fit(tmp_path / "b", TrainingDynamicsMonitor(capture="module:net"), model=Aside(both=True))
+    advised, module = TrainingDynamicsMonitor(history=False), Aside(both=True)
+    fit(tmp_path / "c", advised, model=module, max_epochs=1)
+    assert_equals_the_definitions(advised.statistics(), module.seen)
+
+
 class Contrastive(Classifier):
     """Scores of each sample against all; the counterpart has the sample's own number."""
 

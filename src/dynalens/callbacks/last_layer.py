@@ -9,7 +9,7 @@ from dynalens.capture import CaptureError, Presentation
 from dynalens.dynamics import GradientNoise
 from dynalens.host import Processes
 from dynalens.notices import warn
-from dynalens.observation import CapturingCall, captured_call, module_named, two_class_logits
+from dynalens.observation import LayerCall, LayerCalls, layer_calls, module_named, two_class_logits
 
 _ADVICE = "Pass `gradient_noise=` with the dotted name of the linear layer that gives the logits, or leave it out."
 _SAME = 1e-3
@@ -28,7 +28,7 @@ class LastLayer:
         self._noise = GradientNoise()
         self._layer: nn.Linear | None = None
         self._step = ExitStack()
-        self._call: CapturingCall | None = None
+        self._calls: LayerCalls | None = None
         self._same: Tensor | None = None
         self._begun = self._warned = False
 
@@ -56,7 +56,7 @@ class LastLayer:
         """A training step begins."""
         if self._layer is not None:
             self._step.close()
-            self._call = self._step.enter_context(captured_call(self._layer))
+            self._calls = self._step.enter_context(layer_calls(self._layer, mark=lambda features: features))
 
     def close(self) -> None:
         """Stop watching: what runs from here on is not the step's forward pass."""
@@ -72,13 +72,11 @@ class LastLayer:
         if self._layer is None:
             return
         self.close()
-        call, self._call = self._call, None
+        calls, self._calls = self._calls, None
+        call = None if calls is None else self._fitting(calls, presentation)
         if call is None:
             return
-        if not self._fits(call, presentation):
-            return
-        features, outputs = call.values
-        logits, targets = outputs.detach().float(), presentation.targets
+        features, logits, targets = call.mark, call.value.detach().float(), presentation.targets
         layer_probabilities, recorded = (
             part.float().softmax(dim=1) for part in (two_class_logits(logits), presentation.logits)
         )
@@ -92,8 +90,8 @@ class LastLayer:
         except Exception as error:  # noqa: BLE001  # such as a full device: the training needs no noise
             self._leave_out(f"{type(error).__name__}: {error}")
 
-    def _fits(self, call: CapturingCall, presentation: Presentation) -> bool:
-        """Return whether there is one row for each target; raise in the first step, and warn once later."""
+    def _fitting(self, calls: LayerCalls, presentation: Presentation) -> LayerCall | None:
+        """Return the call with one row for each target, or None; raise in the first step, and warn once later."""
         if presentation.units is not None:
             raise CaptureError(
                 "Expected one class for each sample with `gradient_noise`, got several labels or parts, or numbers. "
@@ -101,17 +99,18 @@ class LastLayer:
             )
         rows = len(presentation.targets)
         try:
-            features, outputs = call.values
+            call = calls.leading_to(presentation.nodes)[-1]
         except RuntimeError:
             text = "a step that does not call the layer with a tensor"
         else:
-            if features.ndim == 2 and len(features) == len(outputs) == rows:
-                return True
-            text = f"{rows} targets and inputs {tuple(features.shape)} of the layer"
+            features = call.mark
+            if isinstance(features, Tensor) and features.ndim == 2 and len(features) == len(call.value) == rows:
+                return call
+            text = f"{rows} targets and inputs {tuple(getattr(features, 'shape', ()))} of the layer"
         if not self._begun:
             raise CaptureError(f"Expected `gradient_noise` to see a row for each sample, got {text}. {_ADVICE}")
         self._leave_out(text)
-        return False
+        return None
 
     def _leave_out(self, reason: str) -> None:
         """Warn once that the noise is of other steps only."""
@@ -138,4 +137,4 @@ class LastLayer:
     def end_fit(self) -> None:
         """Let go of the layer."""
         self.close()
-        self._layer = self._call = None
+        self._layer = self._calls = None

@@ -1,16 +1,30 @@
 """The newest output of a layer for each training sample: Lightning hooks become calls."""
 
 import functools
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from dynalens.dynamics import Array
 from dynalens.features import FeatureRows, pooled
 from dynalens.host import Processes
-from dynalens.observation import Capturing, captured_output, module_named
+from dynalens.observation import LayerCall, LayerCalls, layer_calls, module_named
 from dynalens.suspicion import neighbour_scores
+
+
+class Features(NamedTuple):
+    """What a layer gave in a step.
+
+    Attributes:
+        values: Shape ``(M, D)``, of the samples, or of one view of them after another.
+        calls: Those that gave them, with what was noted of their inputs.
+    """
+
+    values: Tensor
+    calls: Sequence[LayerCall]
 
 
 class LayerFeatures:
@@ -24,7 +38,8 @@ class LayerFeatures:
         self.name = name
         self._rows: FeatureRows | None = None
         self._step = ExitStack()
-        self._captured: Capturing | None = None
+        self._calls: LayerCalls | None = None
+        self._losses: list[Any] = []
 
     @property
     def rows(self) -> FeatureRows | None:
@@ -36,48 +51,79 @@ class LayerFeatures:
         if self.name is not None:
             module_named(model, self.name, argument="features")
 
-    def start(self, model: Any) -> None:
-        """A training step begins."""
+    def start(self, model: Any, source_of: Callable[[Any], Any]) -> None:
+        """A training step begins.
+
+        Args:
+            model: The module.
+            source_of: Tells what is known of the rows of the layer's input.
+        """
         if self.name is not None:
             self._step.close()
             layer = module_named(model, self.name, argument="features")
-            watch = captured_output(layer, functools.partial(pooled, layer), trained=True)
-            self._captured = self._step.enter_context(watch)
+            watch = layer_calls(layer, functools.partial(pooled, layer), mark=source_of)
+            self._calls, self._losses = self._step.enter_context(watch), []
+
+    def before_backward(self, loss: Tensor, *, is_only: bool) -> None:
+        """A loss is known; if it is the step's only one, what runs from here on is not the step's forward pass."""
+        if self.name is not None:
+            self._losses.append(loss.grad_fn)
+            if is_only:
+                self._step.close()
 
     def close(self) -> None:
-        """Stop watching: the loss is known, and what runs from here on is not the step's forward pass."""
+        """Stop watching: the step has run."""
         if self.name is not None:
             self._step.close()
 
-    @property
-    def count(self) -> int:
-        """How many rows the layer gave in this step."""
-        return 0 if self._captured is None else len(self._captured.value)
-
-    def record(self, rows: Tensor, num_samples: int, views: int) -> None:
-        """Keep the features of a step's samples.
+    def of_step(self, nodes: Sequence[Any], samples: int, views: int) -> Features | None:
+        """Return what the layer gave for the step's logits, once; None without a layer.
 
         Args:
-            rows: Shape ``(N,)``, rows of the record.
-            num_samples: How many there are.
-            views: Views of each sample, one after another, whose features are averaged.
+            nodes: Those of autograd's graph that gave the logits; where none are known, those of the losses count.
+            samples: How many targets there are, of all views.
+            views: Rows of each sample, one view after another.
 
         Raises:
-            ValueError: If there are not N of them, or of each view.
+            ValueError: If several calls lead to the logits, and they are neither views nor parts of the batch.
             RuntimeError: If the layer did not run.
         """
         self.close()
-        if self.name is None or self._captured is None:
-            return
-        features, self._captured = self._captured.value, None
-        if len(features) not in (len(rows), len(rows) * views):
+        calls, self._calls = self._calls, None
+        if calls is None:
+            return None
+        leading = calls.leading_to(nodes or self._losses)
+        lengths = {len(call.value) for call in leading}
+        are_views = len(leading) == views and lengths == {samples // views}
+        are_parts = sum(len(call.value) for call in leading) == samples and all(call.mark for call in leading)
+        if len(leading) > 1 and not are_views and not are_parts:
+            raise ValueError(
+                f"Expected `features` to name a layer of which the logits of a step need one call, got {len(leading)} "
+                f"calls of {self.name}. Name one that runs once, such as an `nn.Identity()` through which the logits' "
+                "features pass."
+            )
+        values = leading[0].value if len(leading) == 1 else torch.cat([call.value for call in leading])
+        return Features(values, leading)
+
+    def record(self, values: Tensor, rows: Tensor, num_samples: int, views: int) -> None:
+        """Keep the features of a step's samples.
+
+        Args:
+            values: Shape ``(views * N, D)`` or ``(N, D)``, one view after another, which are averaged.
+            rows: Shape ``(N,)``, rows of the record.
+            num_samples: How many there are.
+            views: Views of each sample.
+
+        Raises:
+            ValueError: If there are not N of them, or of each view.
+        """
+        if len(values) not in (len(rows), len(rows) * views):
             raise ValueError(
                 f"Expected `features` to name a layer that gives a row for each of {len(rows)} samples, got "
-                f"{len(features)} rows of {self.name}. Name a layer that sees the samples one by one."
+                f"{len(values)} rows of {self.name}. Name a layer that sees the samples one by one."
             )
-        features = features.view(-1, len(rows), features.shape[1]).mean(dim=0)
         self._rows = self._rows or FeatureRows()
-        self._rows.update(rows, features, num_samples)
+        self._rows.update(rows, values.view(-1, len(rows), values.shape[1]).mean(dim=0), num_samples)
 
     def end_epoch(self, processes: Processes) -> None:
         """Share the features of the epoch between processes; all of them have to call it."""

@@ -145,7 +145,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """What runs from here on is not the step's forward pass."""
-        self._layer.stop()
+        self._layer.stop(loss)
         self._observer.stop(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

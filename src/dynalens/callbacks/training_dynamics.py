@@ -309,7 +309,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             rows, presentation = presented
             self.presented_units = self._step.units
             length = self._live.num_samples or self._live.make_room(self._identity.num_samples or 1).num_samples
-            self._step.keep_features(length)
+            self._step.keep_features(presentation, length)
             self._last_layer.record(presentation)
             logits, targets, units = presentation.logits, presentation.targets, presentation.units
             self._live.update(rows, logits, targets, units)

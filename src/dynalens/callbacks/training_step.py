@@ -29,7 +29,7 @@ class TrainingStep:
 
     def __init__(self, identity: SampleIdentity, capture: Capture, features: LayerFeatures, views: int) -> None:
         self._identity, self._features, self._views = identity, features, views
-        self._first = True
+        self._first = self._is_automatic = True
         self._capture, self._pairs = StepCapture(capture), ClaimedPairs()
         self.rows = StepRows(identity)
         self.units: tuple[str, Tensor] | None = None
@@ -54,13 +54,14 @@ class TrainingStep:
             self._first = False
         self._capture.start(pl_module)
         self._pairs.start()
-        self._features.start(pl_module)
+        self._is_automatic = bool(getattr(pl_module, "automatic_optimization", True))
+        self._features.start(pl_module, self.rows.source_of)
 
     def before_backward(self, loss: Tensor) -> None:
         """The step's own loss is known: what runs from here on is not its forward pass."""
         self._pairs.before_backward(loss)
         self._capture.before_backward(loss)
-        self._features.close()
+        self._features.before_backward(loss, is_only=self._is_automatic)
 
     def stop(self) -> None:
         """The step has run: what is computed from here on, as by other readers of the step, is no part of it."""
@@ -90,12 +91,13 @@ class TrainingStep:
         self._capture.trust_targets(self.rows.confirmed)
         return target_rows, presentation
 
-    def keep_features(self, num_samples: int) -> None:
+    def keep_features(self, presentation: Presentation, num_samples: int) -> None:
         """Keep the layer's output for the samples of the step that was read, rows of a record of this length."""
-        if self._features.name is None:
-            return
-        rows = self.rows.of_inputs(self._features.count // self._views)
-        self._features.record(rows, len(self._identity.ids or range(num_samples)), self._views)
+        features = self._features.of_step(presentation.nodes, len(presentation.targets), self._views)
+        if features is not None:
+            rows = self.rows.of_inputs(len(features.values) // self._views, [call.mark for call in features.calls])
+            length = len(self._identity.ids or range(num_samples))
+            self._features.record(features.values, rows, length, self._views)
 
     def close(self) -> None:
         """The step was recorded."""

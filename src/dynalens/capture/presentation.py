@@ -1,10 +1,12 @@
 """What a training step computed with, whatever way tells it."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from dynalens.capture.graph import Node, chooses_rows
+from dynalens.capture.graph import Activation, Node, chooses_rows
+from dynalens.capture.loss_tap import LossCall
 from dynalens.units import UnitPresentation
 
 
@@ -18,7 +20,7 @@ class Presentation(NamedTuple):
         given: The targets as the step had them.
         units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
         of_layer: Whether the logits are those of a layer and the targets those of the batch, and no loss joins them.
-        nodes: Those of autograd's graph that gave the logits, where rows of the targets were chosen or ordered.
+        nodes: Those of autograd's graph that gave the logits, as far as they are known.
         counted: Of units, in the shape of ``given``, bool: which the step did not leave out after its loss; None: all.
     """
 
@@ -34,6 +36,22 @@ class Presentation(NamedTuple):
     def chose_rows(self) -> bool:
         """Return whether the step chose or ordered rows of its logits, as far as their graph tells."""
         return chooses_rows(self.nodes)
+
+
+def nodes_of_logits(outputs: Any, calls: Sequence[LossCall], activations: Sequence[Activation]) -> tuple[Node, ...]:
+    """Return the nodes of the graph that gave the logits: those that a step returned, or those that losses were given.
+
+    Args:
+        outputs: What the step returned.
+        calls: Those of losses.
+        activations: Probabilities on the way to a loss of one's own.
+    """
+    returned = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if isinstance(returned, Tensor):
+        if returned.grad_fn is not None:
+            return (returned.grad_fn,)
+        calls = [call for call in calls if call.logits.data_ptr() == returned.data_ptr()] or calls
+    return (*[call.logits.grad_fn for call in calls], *[each.node for each in activations])
 
 
 def presentation_of_units(

@@ -25,12 +25,12 @@ from dynalens.capture.loss_tap import (
 from dynalens.capture.losses import StepLosses, different, listed, reach
 from dynalens.capture.merging import RowsOf, adds_rows, check_returned, joined, parts_joined, same_loss
 from dynalens.capture.observed import ObservedLoss, shown
-from dynalens.capture.presentation import Presentation, presentation_of_units
+from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units
 from dynalens.capture.regression import REMEDY, BatchTargets
 from dynalens.capture.rows import CapturedRows
 from dynalens.capture.several import SeveralLabels, log_odds, with_ignored
 from dynalens.capture.twice import warn_of_probabilities
-from dynalens.observation import captured_output, is_compiled, module_named
+from dynalens.observation import LayerCalls, is_compiled, layer_calls, module_named
 
 _REMEDY = (
     "Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass `capture=` with a "
@@ -67,7 +67,8 @@ class StepCapture:
         self._unknown_steps = 0
         self._needs_mode = True
         self._step = ExitStack()
-        self._layer: Any = None
+        self._layer: LayerCalls | None = None
+        self._backward: list[Node] = []
         self._mode: DirectImports | None = None
         self._begin()
 
@@ -108,7 +109,7 @@ class StepCapture:
         self._automatic, self._is_clear = automatic, False
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
-            self._layer = self._step.enter_context(captured_output(layer, trained=True))
+            self._layer, self._backward = self._step.enter_context(layer_calls(layer)), []
         # Under a mode every graph would be compiled once more, and break at each operation.
         elif self._listens and self._needs_mode and not is_compiled(model):
             self._mode = self._step.enter_context(DirectImports(self._before_own_backward))
@@ -133,6 +134,8 @@ class StepCapture:
 
         Where the step begins its backward passes, one for an attack on its inputs may come before.
         """
+        if self._layer is not None and loss is not None:
+            self._backward.append(loss.grad_fn)
         if not self._armed or (self._automatic is False and self._losses.computed):
             return
         self._trained = True
@@ -182,8 +185,10 @@ class StepCapture:
             presentation = None
             if self._has_trained(outputs):
                 presentation = self._find(outputs, batch, part, rows_of)
-            if presentation is not None and rows_of(presentation.given) is not None:
-                presentation = presentation._replace(nodes=self._nodes())
+            if presentation is not None:
+                calls = self._losses.computed or self._of_numbers.computed
+                nodes = nodes_of_logits(outputs, calls, self._observed.activations)
+                presentation = presentation._replace(nodes=nodes)
         finally:
             self._dense.see(None, None)
             self._armed = False
@@ -195,10 +200,6 @@ class StepCapture:
             # From the second batch on, the mode stays only where nothing else sees the loss.
             self._needs_mode = self._observing or any(call.direct for call in calls)
         return presentation
-
-    def _nodes(self) -> tuple[Node, ...]:
-        calls = self._losses.computed or self._of_numbers.computed
-        return (*[call.logits.grad_fn for call in calls], *[each.node for each in self._observed.activations])
 
     def _has_trained(self, outputs: Any) -> bool:
         """Whether gradients were computed; without a Trainer, whether the step has a result."""
@@ -255,9 +256,9 @@ class StepCapture:
     def _find(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
         if self._function:
             return self._checked(*with_ignored(*self._function(outputs, batch)), source="logits and targets: `capture`")
-        if self._layer_name is not None:
+        if self._layer is not None:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
-            return self._checked(self._layer.value, labels_of(samples), source=source)._replace(of_layer=True)
+            return self._checked(self._of_layer(), labels_of(samples), source=source)._replace(of_layer=True)
         keys = isinstance(outputs, Mapping) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
             numbers = None if keys else self._from_numbers(outputs, samples, rows_of)
@@ -275,6 +276,16 @@ class StepCapture:
         if self._losses.computed:
             return self._from_loss(batch, rows_of)
         return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
+
+    def _of_layer(self) -> Any:
+        assert self._layer is not None
+        calls = self._layer.leading_to(self._backward)
+        if len(calls) == 1:
+            return calls[0].value
+        raise CaptureError(
+            f"Expected `capture` to name a layer with one call on the way to the loss, got {len(calls)} of "
+            f"{self._layer_name}. {_REMEDY}"
+        )
 
     def _one_loss(self, rows_of: RowsOf) -> LossCall:
         """Return the loss that was trained on: the only one, one computed twice, or one of each part of the batch."""

@@ -1,6 +1,6 @@
 """The rows of the record that the rows of a step's loss belong to, whatever happened on the way to it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -62,7 +62,7 @@ class StepRows:
         self._labels = LabelCheck()
         self._of_classes, self._rounds = True, False
         self._given: Array | None = None
-        self._inputs: list[Tensor] = []
+        self._of_step: tuple[Tensor, Tensor, int] | None = None
         self._noted: list[tuple[Any, list[Any]]] = []
         self._others: Tensor | None = None
 
@@ -108,7 +108,7 @@ class StepRows:
         self._of_classes = presentation.units is None
         self._rounds = presentation.given.dtype in (torch.float16, torch.bfloat16)
         if is_own and not TRACE.follows and views == 1 and presentation.targets.shape == rows.shape:
-            self._inputs = [rows]  # as in nearly all steps
+            self._of_step = rows, rows, 1  # as in nearly all steps
             return rows
         return self._followed(trainer, part, rows, presentation, views=views, is_own=is_own)
 
@@ -135,7 +135,7 @@ class StepRows:
             of_targets = after_hooks[:0]
         of_first_view = of_targets if views == 1 else of_targets[: len(of_targets) // views]
         inputs = TRACE.of_layers()
-        self._inputs = _rows_of_inputs(inputs, after_hooks, of_first_view, views)
+        self._of_step = after_hooks, of_first_view, views
         self._chooses |= choice is not None or (inputs is not None and inputs.is_choice)
         batch = part if delivered is None else delivered
         if self._labels.looks:
@@ -153,12 +153,27 @@ class StepRows:
         """Return which rows of the step's batch some targets are; None where all in order, or not known."""
         return TRACE.rows_of(targets)
 
-    def of_inputs(self, count: int) -> Tensor:
+    def source_of(self, layer_input: Any) -> Followed | None:
+        """Return what is known of the rows of a layer's input, while the step runs."""
+        return TRACE.source_of(self, layer_input)
+
+    def of_inputs(self, count: int, sources: Sequence[Followed | None]) -> Tensor:
         """Return the rows of the record that a layer with so many rows saw: the whole batch, or what was chosen of it.
 
-        Where these are as many, the step ordered them: before the layer, if it ordered more than the targets.
+        Where these are as many and nothing is known, the step ordered them: before the layer, if it ordered more than
+        the targets.
+
+        Args:
+            count: Rows of a view.
+            sources: What is known of the inputs of the layer's calls, one after another.
         """
-        return next((rows for rows in self._inputs if len(rows) == count), self._inputs[0])
+        assert self._of_step is not None
+        known = [source for source in sources if source is not None]
+        inputs = known[0] if known else None
+        if inputs is not None and len(known) > 1:
+            inputs = inputs.choice(torch.cat([source.rows for source in known]))
+        choices = _rows_of_inputs(inputs if len(known) == len(sources) else None, *self._of_step)
+        return next((rows for rows in choices if len(rows) == count), choices[0])
 
     @property
     def confirmed(self) -> bool:

@@ -1,6 +1,6 @@
 """Which rows of the batch the targets of a loss are, followed through what the step does to the batch's labels."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple
 
@@ -67,13 +67,14 @@ class RowTrace(TorchFunctionMode):
         self.chose_inputs = False
         """Whether the step chose or ordered rows of something that is no vector, as its inputs."""
         self._computed_with: list[tuple[Followed, bool]] = []
+        self._asked: dict[int, int] = {}
 
     def start(self, user: Any, batch: Any) -> None:
         """A training step with this batch begins; the callbacks that ask share one trace of it."""
         self._users.add(id(user))
         if len(self._users) > 1:
             return
-        self.chose_inputs, self._known, self._mixed, self._made, self._computed_with = False, {}, {}, {}, []
+        self._forget()
         for _, part in parts(batch):
             if isinstance(part, Tensor) and part.ndim and not part.is_nested:
                 rows = torch.arange(len(part), device=part.device)
@@ -97,7 +98,21 @@ class RowTrace(TorchFunctionMode):
         self._users.discard(id(user))
         if self._known and not self._users:
             self._entered.close()
-            self._known, self._mixed, self._made, self._computed_with = {}, {}, {}, []
+            self._forget()
+
+    def _forget(self) -> None:
+        self.chose_inputs, self._computed_with, self._asked = False, [], {}
+        self._known, self._mixed, self._made = {}, {}, {}
+
+    def source_of(self, user: Any, value: Any) -> Followed | None:
+        """Return what is known of a layer's input: itself, or what layers computed with since this user asked last."""
+        asked = self._asked.get(id(user), 0)
+        self._asked[id(user)] = len(self._computed_with)
+        if (own := self._known.get(id(value))) is not None:
+            return own
+        calls = self._computed_with[asked:]
+        sources = [source for source, has_gradients in calls if has_gradients] or [source for source, _ in calls]
+        return sources[-1] if sources and _are_of_same_rows(sources) else None
 
     def of_layers(self) -> Followed | None:
         """Return the inputs that layers computed with last, with gradients if any did; None if not known."""
@@ -144,7 +159,7 @@ class RowTrace(TorchFunctionMode):
             self._index(args, result)
         elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
             self._know(result, source.choice(torch.cat([each.rows for each in entries if each])))
-        elif first is None or (source.value.ndim > 1 and not _along_rows(source, name, args, kwargs)):
+        elif first is None or (source.value.ndim > 1 and not _along_rows(name, args, kwargs)):
             self._note_use(source, args, kwargs)
         elif name in _SORTS:
             self._know(result[0], source.choice(source.rows[result[1]]))
@@ -203,7 +218,7 @@ class RowTrace(TorchFunctionMode):
             self._known[id(value)] = source._replace(value=value)
 
 
-def _are_of_same_rows(entries: list[Followed | None]) -> bool:
+def _are_of_same_rows(entries: Sequence[Followed | None]) -> bool:
     """Whether the operands of a function of one number for each row hold the same rows; it waits for no device."""
     first, *others = [each for each in entries if each is not None]
     return all(each.rows is first.rows or _agree(each, first) for each in others)
@@ -229,9 +244,9 @@ def _masked(rows: Tensor, mask: Tensor, count: int) -> Tensor:
     return rows[mask.bool().argsort(descending=True, stable=True)[:count]]
 
 
-def _along_rows(source: Followed, name: str, args: Any, kwargs: Any) -> bool:
+def _along_rows(name: str, args: Any, kwargs: Any) -> bool:
     """Whether a function of images or the like chooses or orders rows, not what is in them."""
-    if source.is_vector and name in ("split", "chunk", "tensor_split"):
+    if name in ("split", "chunk", "tensor_split"):
         return bool(kwargs.get("dim", args[2] if len(args) > 2 else 0) == 0)
     dimension = kwargs.get("dim", kwargs.get("dims", args[1] if len(args) > 1 else None))
     return name in ("flip", "index_select", "narrow") and dimension in (0, (0,), [0])

@@ -22,7 +22,7 @@ from dynalens.features import (
 )
 from dynalens.logs.layer_pictures import LayerPictures
 from dynalens.logs.layer_settings import LayerSettings
-from dynalens.observation import Capturing, captured_output, module_named
+from dynalens.observation import LayerCalls, layer_calls, module_named
 
 _KEPT = 32  # images that tell size and range of an input
 
@@ -45,7 +45,8 @@ class LayerLog:
         self.images: Tensor | None = None
         self._top: TopInputs | None = None
         self._pass = ExitStack()
-        self._watched: tuple[Tensor | None, Capturing] | None = None
+        self._watched: tuple[Tensor | None, LayerCalls] | None = None
+        self._nodes: tuple[Any, ...] = ()
 
     def check(self, model: Any) -> None:
         """Raise a ValueError if the model lacks a layer that is to be shown."""
@@ -71,17 +72,18 @@ class LayerLog:
         if self.settings.top_inputs and self.settings.layer is not None and search:
             layer = module_named(model, self.settings.layer, argument="layer")
             self._pass.close()
-            capture = self._pass.enter_context(captured_output(layer, channel_activations, trained=True))
-            self._watched = None if images is None else small_copies(images), capture
+            calls = self._pass.enter_context(layer_calls(layer, channel_activations))
+            self._watched = None if images is None else small_copies(images), calls
 
     def _keep(self, images: Tensor) -> None:
         if self.images is None:
             # Cloned: the step may work in place.
             self.images = images[: max(_KEPT, self.settings.feature_maps)].detach().clone()
 
-    def stop(self) -> None:
-        """What runs from here on is not the forward pass."""
+    def stop(self, loss: Tensor | None = None) -> None:
+        """What runs from here on is not the forward pass, which has given this loss."""
         self._pass.close()
+        self._nodes = () if loss is None else (loss.grad_fn,)
 
     def finish(self, images: Tensor | None = None) -> None:
         """The pass has ended: take what the layer computed.
@@ -93,20 +95,23 @@ class LayerLog:
             CaptureError: If it did not compute a row for each input.
         """
         self._pass.close()
-        images_and_capture, self._watched = self._watched, None
+        images_and_calls, self._watched = self._watched, None
+        nodes, self._nodes = self._nodes, ()
         if images is not None:
             self._keep(images)
-        if images_and_capture is None:
+        if images_and_calls is None:
             return
-        small, capture = images_and_capture
+        small, calls = images_and_calls
         if small is None:
             assert images is not None
             small = small_copies(images)
-        activations = capture.value
-        if len(small) != len(activations):
+        outputs = [call.value for call in calls.leading_to(nodes)]
+        activations = outputs[-1]  # without a loss, as in a validation, the latest
+        if len(small) != len(activations) or (nodes and len(outputs) > 1):
+            count = f"{len(activations)} rows" if len(outputs) == 1 else f"{len(outputs)} calls behind the loss"
             raise CaptureError(
-                f"Expected `layer` to give a row for each of {len(small)} inputs, got {len(activations)} rows of "
-                f"{self.settings.layer}. Name a layer that sees the inputs one by one."
+                f"Expected `layer` to give a row for each of {len(small)} inputs, got {count} of "
+                f"{self.settings.layer}. Name a layer that sees the inputs one by one, and once in a step."
             )
         channels = existing_channels(self.settings.channels, activations.shape[1])
         self._top = self._top or TopInputs(channels, self.settings.top_inputs)

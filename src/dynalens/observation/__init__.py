@@ -1,10 +1,9 @@
 """Look at a model and leave no trace: the only part that changes modes, hooks a layer or switches gradients on."""
 
 from dynalens.observation.calls import captured_calls, is_compiled
+from dynalens.observation.layer_calls import LayerCall, LayerCalls, layer_calls
 from dynalens.observation.layers import (
     Capturing,
-    CapturingCall,
-    captured_call,
     captured_output,
     captured_outputs,
     layers_by_name,
@@ -26,9 +25,9 @@ from dynalens.observation.models import (
 
 __all__ = [
     "Capturing",
-    "CapturingCall",
+    "LayerCall",
+    "LayerCalls",
     "LogitsModule",
-    "captured_call",
     "captured_calls",
     "captured_output",
     "captured_outputs",
@@ -37,6 +36,7 @@ __all__ = [
     "gradients_throughout",
     "is_compiled",
     "is_tokens",
+    "layer_calls",
     "layers_by_name",
     "logits_in",
     "module_named",

@@ -1,11 +1,10 @@
 """Layers: found by name, and their output seen or replaced while a model runs."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -14,7 +13,6 @@ class Capturing:
 
     def __init__(self) -> None:
         self._values: list[Any] = []
-        self._is_trained = False
 
     @property
     def value(self) -> Tensor:
@@ -28,13 +26,10 @@ class Capturing:
 
 
 @contextmanager
-def captured_output(
-    layer: nn.Module, reduced: Callable[[Tensor], Tensor] | None = None, *, trained: bool = False
-) -> Iterator[Capturing]:
-    """Yield an object whose ``value`` is the layer's latest output, or what ``reduced`` makes of it at once.
+def captured_output(layer: nn.Module) -> Iterator[Capturing]:
+    """Yield an object whose ``value`` is the layer's latest output.
 
-    With ``trained`` it is the latest one where gradients were on, if they ever were: what a step computes beside it
-    without gradients, of other rows perhaps, is not what it trains on. The tensor keeps its graph. Where the next
+    The tensor keeps its graph. Where the next
     operation works in place (a ReLU, say), its result is what is seen; value and gradient then still belong together.
 
     Example:
@@ -48,55 +43,11 @@ def captured_output(
     capture = Capturing()
 
     def keep(_module: nn.Module, _args: Any, output: Any) -> None:
-        if trained and capture._is_trained and not torch.is_grad_enabled():
-            return
-        capture._is_trained = torch.is_grad_enabled()
-        capture._values = [output if reduced is None or not isinstance(output, Tensor) else reduced(output)]
+        capture._values = [output]
 
     handle = layer.register_forward_hook(keep)
     try:
         yield capture
-    finally:
-        handle.remove()
-
-
-class CapturingCall:
-    """Holds the first input and the output of the latest call of a layer while it is being captured."""
-
-    def __init__(self) -> None:
-        self._calls: list[tuple[Any, Any]] = []
-
-    @property
-    def values(self) -> tuple[Tensor, Tensor]:
-        """Input and output; raises RuntimeError if the layer did not run with tensors."""
-        if not self._calls or not all(isinstance(value, Tensor) for value in self._calls[-1]):
-            raise RuntimeError(
-                f"Expected the layer to run with a tensor, got {'others' if self._calls else 'no call of it'}. Name a "
-                "layer that this forward pass uses."
-            )
-        return self._calls[-1]
-
-
-@contextmanager
-def captured_call(layer: nn.Module) -> Iterator[CapturingCall]:
-    """Yield an object whose ``values`` are the first input and the output of the layer's latest call.
-
-    Example:
-        >>> import torch
-        >>> layer = torch.nn.Flatten()
-        >>> with captured_call(layer) as call:
-        ...     _ = layer(torch.zeros(1, 2, 2))
-        >>> [tuple(value.shape) for value in call.values]
-        [(1, 2, 2), (1, 4)]
-    """
-    call = CapturingCall()
-
-    def keep(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        call._calls = [(args[0] if args else next(iter(kwargs.values()), None), output)]
-
-    handle = layer.register_forward_hook(keep, with_kwargs=True)
-    try:
-        yield call
     finally:
         handle.remove()
 

@@ -1,0 +1,126 @@
+"""The calls of a layer in a training step, and those that a loss or its logits were computed from."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Node = Any
+"""torch.autograd.graph.Node."""
+_Edge = tuple[Node, int]
+"""A node of autograd's graph, and the number of one of its results."""
+
+
+class LayerCall(NamedTuple):
+    """One call of a layer.
+
+    Attributes:
+        value: Its output, or what was made of it.
+        edge: Where autograd's graph has the output; None where it has no gradient.
+        mark: What the watch was told to note beside it.
+    """
+
+    value: Any
+    edge: _Edge | None
+    mark: Any
+
+
+class LayerCalls:
+    """The calls of a layer while it is watched: those where gradients were on, if there were any, else all."""
+
+    def __init__(self) -> None:
+        self._trained: list[LayerCall] = []
+        self._others: list[LayerCall] = []
+
+    def add(self, call: LayerCall) -> None:
+        """Hear of a call."""
+        (self._trained if torch.is_grad_enabled() else self._others).append(call)
+
+    def leading_to(self, nodes: Iterable[Node]) -> list[LayerCall]:
+        """Return the calls that something was computed from, in their order.
+
+        A call that is behind another one, as of a layer that runs again on its own output, is left out.
+
+        Args:
+            nodes: Those of autograd's graph that gave it; where there are none, all calls are returned.
+
+        Raises:
+            RuntimeError: If the layer did not run, or gave no tensor.
+        """
+        calls = self._trained or self._others
+        nodes = [node for node in nodes if node is not None]
+        if len(calls) > 1 and nodes and self._trained:
+            calls = _nearest(calls, nodes)
+        if not calls or not all(isinstance(call.value, Tensor) for call in calls):
+            kind = f"a {type(calls[-1].value).__name__}" if calls else "no call of it"
+            raise RuntimeError(
+                f"Expected the layer to run and give a tensor, got {kind}. Name a layer that this forward pass uses."
+            )
+        return calls
+
+
+@contextmanager
+def layer_calls(
+    layer: nn.Module,
+    reduced: Callable[[Tensor], Tensor] = lambda output: output,
+    *,
+    mark: Callable[[Any], Any] = lambda _input: None,
+) -> Iterator[LayerCalls]:
+    """Yield an object that hears of each call of a layer; what a backward pass computes again is none.
+
+    Args:
+        layer: The layer.
+        reduced: Makes of an output what is kept, at once: what follows may work in place.
+        mark: Tells from the layer's input what to note beside it.
+
+    Example:
+        >>> import torch
+        >>> layer = torch.nn.Linear(1, 1)
+        >>> with layer_calls(layer) as calls:
+        ...     first, second = layer(torch.zeros(1, 1)), layer(torch.ones(2, 1))
+        >>> [call.value is first for call in calls.leading_to([first.exp().grad_fn])]
+        [True]
+    """
+    calls = LayerCalls()
+
+    def keep(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        is_eager = not torch.compiler.is_compiling()
+        if is_eager and torch._C._current_graph_task_id() != -1:  # an activation checkpoint computes once more
+            return
+        is_tensor = isinstance(output, Tensor)
+        edge = (output.grad_fn, output.output_nr) if is_eager and is_tensor and output.grad_fn is not None else None
+        layer_input = args[0] if args else next(iter(kwargs.values()), None)
+        calls.add(LayerCall(reduced(output) if is_tensor else output, edge, mark(layer_input) if is_eager else None))
+
+    handle = layer.register_forward_hook(keep, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def _nearest(calls: list[LayerCall], nodes: Iterable[Node]) -> list[LayerCall]:
+    latest = {call.edge: call for call in calls if call.edge is not None}
+    own = set(nodes)
+    met = {edge for edge in latest if edge[0] in own}
+    met |= _met([edge for node in own - {node for node, _ in met} for edge in node.next_functions], latest.keys())
+    if len(met) > 1:
+        met -= {edge for node, _ in met for edge in _met(node.next_functions, latest.keys(), through=True)}
+    return [call for call in calls if call.edge in met and latest[call.edge] is call]
+
+
+def _met(starts: Iterable[_Edge], sought: Collection[_Edge], *, through: bool = False) -> set[_Edge]:
+    """Return which of some results lie behind others; with ``through`` also those behind the ones that are met."""
+    waiting, visited, met = list(starts), set[_Edge](), set[_Edge]()
+    while waiting:
+        edge = waiting.pop()
+        if edge[0] is None or edge in visited:
+            continue
+        visited.add(edge)
+        if edge in sought:
+            met.add(edge)
+        if through or edge not in sought:
+            waiting += edge[0].next_functions
+    return met
