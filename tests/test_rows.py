@@ -715,11 +715,24 @@ def test_targets_of_samples_without_a_label_are_not_compared_with_it() -> None:
 
 
 def test_labels_of_the_dataset_in_another_order_are_told_though_the_batch_has_the_same() -> None:
-    check, y = LabelCheck(), torch.arange(12) % 3
+    check, y = LabelCheck(), torch.arange(12) // 4
     columns: Any = {GIVEN: y.roll(1), (1,): y}
     check.see(columns, y, classes=3, traced=True)  # 3 % of unrelated labels have four of each class, too
     with pytest.raises(SampleIdentityError, match="got the same in another order"):
         check.see(columns, y, classes=3, traced=True)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("is_sorted", [False, True])
+def test_classes_that_the_dataset_exchanges_are_no_other_order(classes: int, is_sorted: bool) -> None:
+    check = LabelCheck()
+    for step in range(3):  # balanced batches, as of samplers that draw so many of each class
+        order = torch.randperm(4 * classes, generator=torch.Generator().manual_seed(step))
+        y = (torch.arange(4 * classes) % classes)[order]
+        y = y.sort().values if is_sorted else y
+        exchanged = classes - 1 - y
+        check.see({GIVEN: y, (1,): exchanged}, exchanged, classes=classes, traced=True)
+    assert check.confirmed
 
 
 def test_targets_that_have_nothing_to_do_with_the_labels_are_looked_at_for_a_hundred_rows() -> None:

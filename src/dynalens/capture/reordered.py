@@ -22,7 +22,8 @@ class OrderCheck:
     r"""Whether targets are, in each of the first steps, the numbers of a column in another order, by no accident.
 
     Classes that are drawn as often as those of n targets, :math:`c_k` of each, are that often each with probability
-    :math:`n! \prod_k (c_k / n)^{c_k} / c_k!`.
+    :math:`n! \prod_k (c_k / n)^{c_k} / c_k!`. Where each class has become one class throughout, the
+    classes were exchanged: batches with as many samples of each look as if they were in another order.
 
     Example:
         >>> check = OrderCheck()
@@ -32,12 +33,15 @@ class OrderCheck:
 
     def __init__(self) -> None:
         self._always, self._chance = True, 1.0
+        self._pairs: set[tuple[Any, int]] = set()
 
     def refutes(self, label: list[Any], target: list[int]) -> bool:
         """Return whether this step and those before tell so."""
         counts, n = Counter(target), len(target)
+        self._pairs.update(zip(label, target, strict=True))
         if len(counts) > 1 and label != target:
             self._always &= is_reordered(label, target)
             logs = (c * math.log(c / n) - math.lgamma(c + 1) for c in counts.values())
             self._chance *= math.exp(math.lgamma(n + 1) + sum(logs))
-        return self._always and self._chance < _CHANCE
+        exchanged = len(self._pairs) == len(dict(self._pairs))
+        return self._always and not exchanged and self._chance < _CHANCE
