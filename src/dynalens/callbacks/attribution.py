@@ -306,7 +306,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._writes.say_missing("The files of all other epochs are complete.")
         if not self._explanations.samples.chosen:
             warn(
-                "Expected a batch whose images are explained, got none in this fit: nothing was explained. Validate "
+                "Expected a batch with samples to explain, got none in this fit, so nothing was explained. Validate "
                 "more often, or pass `samples=`: images and labels, or ids."
             )
 

@@ -36,5 +36,6 @@ def function_of(capture: Capture) -> Callable[[Any, Any], tuple[Tensor, Tensor]]
 def _unknown(capture: Any) -> ValueError:
     return ValueError(
         "Expected `capture` to be 'auto', 'labels', 'loss', 'outputs', 'module:<dotted name>', a callable or the "
-        f"dotted path of one that can be imported, got {capture!r}. Use 'auto' unless its first batch raises."
+        f"dotted path of one that can be imported, got {capture!r}. Use 'auto': if it "
+        "cannot read the step, its error says what to pass."
     )

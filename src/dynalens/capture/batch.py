@@ -90,7 +90,7 @@ def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
         return images, labels
     raise CaptureError(
         "Expected the batch to hold the class of each token (N, T) or pixel (N, H, W), or the labels of each pixel (N, "
-        f"K, H, W), that the loss is given, got {described(images)} and, of such targets, {described(entry)}: "
+        f"K, H, W), that the loss is given, got {described(images)} as inputs and {described(entry)} as such targets: "
         f"`training_step` may make them. Pass {_INPUTS}."
     )
 

@@ -121,8 +121,8 @@ class ObservedLoss:
 
     def _disagreement(self, activation: Activation) -> CaptureError:
         return CaptureError(
-            f"Expected a loss of the batch's labels and {shown(activation)}, got one in which these are not seen, or "
-            "others beside them. Return a dict with `loss`, `logits` and `targets` from "
+            f"Expected a loss of the batch's labels and {shown(activation)}, got one that does not use these "
+            "labels, or uses others, too. Return a dict with `loss`, `logits` and `targets` from "
             "`training_step`, or pass `capture=` with a callable(outputs, batch) -> (logits, targets)."
         )
 

@@ -144,7 +144,7 @@ def _assigned(pairs: list[Pair], samples: Mapping[Path, list[Any]]) -> Order:
             if not tests or any(_differ(samples, candidates[0], other) for other in candidates[1:]):
                 raise OrderError("its rows are in another order than the samples, and several could be the same one")
         if not candidates:
-            raise OrderError("its rows are in another order than the samples, and some are none of them")
+            raise OrderError("its rows are in another order than the samples, and some rows equal none of the samples")
         order.append(candidates[0])
         free[key].remove(candidates[0])
     return order

@@ -292,5 +292,5 @@ def _check_followed(trainer: Any, source: TrainingLoader) -> None:
     if followed(trainer, source.position) is None:
         raise SampleIdentityError(
             f"Expected the iterator of the {type(source.loader).__name__} to be made in `fit`, got one that was there "
-            "before, as that of persistent workers. Make a new loader for `fit`."
+            "before, for instance because of persistent workers. Make a new loader for `fit`."
         )
