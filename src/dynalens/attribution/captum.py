@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dynalens.arguments import installed
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
 from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut
-from dynalens.attribution.relevance import check_called_once, give_rules, is_relevance, layer_with_rule
+from dynalens.attribution.relevance import check_called_once, give_rules, is_a, layer_with_rule
 from dynalens.observation import (
     LogitsModule,
     module_named,
@@ -26,6 +26,7 @@ PREFIX = "captum:"
 _AT_ONCE = 8  # images: what a method makes of each, such as fifty steps, comes on top
 # Their baselines are a sample of a distribution, not one for each image.
 _DISTRIBUTION = ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap")
+_OF_GRADIENTS = ("GradientAttribution", "NoiseTunnel", "NeuronAttribution")
 _SEVERAL_LAYERS = ("LayerGradientXActivation", "LayerIntegratedGradients", "LayerLRP")
 # It exchanges features between the images of a batch.
 _WHOLE_BATCH = ("FeaturePermutation",)
@@ -79,7 +80,7 @@ def captum_method(name: str) -> Callable[..., Tensor]:
                 "pass `targets` of shape (N,)."
             )
         with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
-            if images.is_floating_point() and _takes_gradients(cls):
+            if images.is_floating_point() and is_a(cls, *_OF_GRADIENTS):
                 first = model_input(model, images[:1]).clone().requires_grad_()
                 _, way = uncut(forward or unwrapped(model), first, targets[:1])
                 stack.enter_context(way or nullcontext())
@@ -135,10 +136,6 @@ def _signature(cls: Any) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _takes_gradients(cls: Any) -> bool:
-    return any(base.__name__ in ("GradientAttribution", "NoiseTunnel", "NeuronAttribution") for base in cls.__mro__)
-
-
 def _attributed(
     cls: Any,
     model: nn.Module,
@@ -154,7 +151,7 @@ def _attributed(
     names: tuple[str, ...] = ()
     if "layer" in constructor:
         names = _layer_names(cls, settings.pop("layer", None)) or (_default_layer(model, x, forward),)
-    if is_relevance(cls):
+    if is_a(cls, "LRP"):  # and LayerLRP
         names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
         give_rules(cls, model, x, forward=forward)
     attribution = _built(cls, LogitsModule(inner, forward or inner), model, settings, names)
@@ -173,7 +170,7 @@ def _attributed(
             results = attribution.attribute(part, **target, **cut)
         parts.append([_maps_of(cls, result, len(rows)) for result in (results if len(names) > 1 else [results])])
     maps = [torch.cat(layer_maps) for layer_maps in zip(*parts, strict=True)]
-    if x.ndim > 2 and any(base.__name__ == "LayerAttribution" for base in cls.__mro__):
+    if x.ndim > 2 and is_a(cls, "LayerAttribution"):
         maps = [
             arrangement(model, x, name, forward=forward)(layer_maps)
             for name, layer_maps in zip(names, maps, strict=True)

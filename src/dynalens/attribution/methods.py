@@ -52,7 +52,7 @@ ADAPTED: dict[str, Callable[[str], Function]] = {
 }
 """What makes the function of a name that begins so, by another library."""
 
-_PASSED = ("model", "images", "targets", "forward", "chunk_size")
+_PASSED = ("model", "images", "targets", "forward")  # by `explain`, to every method
 
 
 def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | None = None) -> dict[str, Function]:
@@ -145,7 +145,7 @@ def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> N
             )
     for name, arguments in method_args.items():
         parameters = inspect.signature(methods[name]).parameters
-        names = [key for key in parameters if key not in _PASSED[:4]]
+        names = [key for key in parameters if key not in _PASSED]
         free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         unknown_keys = [key for key in arguments if key not in names]
         if unknown_keys and not free:

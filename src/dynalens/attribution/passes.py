@@ -29,7 +29,7 @@ Forward = Callable[[Tensor], Tensor]
 _FEW, _MORE = 8, 16  # images in one pass: more gain nothing on a processor, and cost memory
 _SMALL = 2**14  # numbers in an image of which more share a pass
 _MOST_POINTS = 32
-_NOTHING = torch.empty(0)
+_NOTHING = torch.empty(0)  # in place of what nobody asked for
 _KEPT_BYTES = {"cpu": 44 * 2**20}  # two images of 224 x 224 in a ResNet-18: one takes a third longer for each
 _KEPT_BYTES_ACCELERATOR = 2**30
 # Half precision underflows below 6e-8 and overflows above 65504: the largest scale that stays finite is taken.
@@ -367,10 +367,9 @@ def one_pass(
     if to_images:
         leaves["images"] = leaf
     gradient_of = dict(zip(leaves, gradients(scores_of(logits, targets), leaves), strict=True))
-    none = torch.empty(0)
     return Pass(
         x=leaf.detach(),
-        x_gradient=gradient_of["images"].float() if to_images else none,
-        activation=none if capture is None else arrange(capture.value.detach()).float(),
-        activation_gradient=none if capture is None else arrange(gradient_of["the target layer"]).float(),
+        x_gradient=gradient_of["images"].float() if to_images else _NOTHING,
+        activation=_NOTHING if capture is None else arrange(capture.value.detach()).float(),
+        activation_gradient=_NOTHING if capture is None else arrange(gradient_of["the target layer"]).float(),
     ), logits.detach()

@@ -13,14 +13,11 @@ from dynalens.observation import captured_outputs, module_named, unwrapped
 
 # Captum passes relevance through these itself.
 _ACTIVATIONS = (nn.ReLU, nn.Dropout, nn.Tanh)
-# Epsilon rule: what is linear or moves values. Captum has rules for some of them.
-_EPSILON = (
-    nn.Linear, nn.modules.conv._ConvNd, nn.Flatten, nn.Unflatten, nn.Upsample, nn.PixelShuffle,
-    nn.modules.batchnorm._BatchNorm, nn.Identity, nn.modules.dropout._DropoutNd,
-)  # fmt: skip
 _MOVING = (
     nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd, nn.PixelShuffle, nn.Upsample,
 )  # fmt: skip
+# Epsilon rule: what is linear or moves values. Captum has rules for some of them.
+_EPSILON = (nn.Linear, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, *_MOVING)
 _MOVING_NAMES = ("MaxPool", "ZeroPad", "ConstantPad")
 _EPSILON_NAMES = ("Pool", "ZeroPad", "ConstantPad", "Addition_Module")
 # Identity rule: what keeps the shape and works on each value, up to a scale that counts as a constant.
@@ -30,9 +27,9 @@ _IDENTITY = (
 )  # fmt: skip
 
 
-def is_relevance(cls: Any) -> bool:
-    """Return whether a class of Captum is LRP or LayerLRP."""
-    return any(base.__name__ == "LRP" for base in cls.__mro__)
+def is_a(cls: Any, *names: str) -> bool:
+    """Return whether a class of Captum, which is imported only where it is asked for, has a base of these names."""
+    return any(base.__name__ in names for base in cls.__mro__)
 
 
 def give_rules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward | None) -> None:
