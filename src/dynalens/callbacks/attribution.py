@@ -306,8 +306,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._writes.say_missing("The files of all other epochs are complete.")
         if not self._explanations.samples.chosen:
             warn(
-                "Expected a batch with samples to explain, got none in this fit, so nothing was explained. Validate "
-                "more often, or pass `samples=`: images and labels, or ids."
+                "Expected a batch whose images can be explained, got none in this fit, so nothing was explained. "
+                "Validate more often, or pass `samples=`: images and labels, or ids."
             )
 
     def tensorboard_layout(self) -> Layout:
