@@ -187,7 +187,7 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     args = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message="Lazy modules")
     if args.power is not None:
-        setattr(tracker, "unit_weight", lambda epoch: min(epoch + 1.0, args.growth) ** args.power)  # noqa: B010  # not exported there
+        setattr(tracker, "unit_weight", lambda epoch, **_: min(epoch + 1.0, args.growth) ** args.power)  # noqa: B010  # not exported there
     print("| row | wrong | order | average precision | of single seeds |\n| --- | --- | --- | --- | --- |")
     for row in args.rows:
         problems = [rows[row](seed, args.size) for seed in args.seeds]

@@ -124,7 +124,7 @@ def by_hand(presentations: list[tuple[Array, Array]], *, masks: bool) -> dict[st
         "forgetting_events": sum(one and not other for one, other in itertools.pairwise(right)),
         "unit_forgetting_events": forgotten_units,
         "presentations": len(presentations),
-        "unit_margin": -np.average(doubts, weights=[min(t + 1, 10) ** 3 for t in range(len(doubts))]),
+        "unit_margin": -np.average(doubts, weights=[min(t + 1, 10 if masks else 20) ** 3 for t in range(len(doubts))]),
     }
     if 2 * most > sum(votes.values()):  # what has a majority is told exactly
         y = presentations[0][1][unit]

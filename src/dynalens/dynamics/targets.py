@@ -78,6 +78,19 @@ def settled(state: State, index: Array, rows: Array, given: Array | None) -> Arr
     return rows
 
 
+def mean_error(state: State, numbers: Array) -> float:
+    """Return the mean absolute residual of an epoch, in tolerances, over the targets that count; 0 where none does.
+
+    Args:
+        state: The record, which has the tolerance.
+        numbers: Shape ``(R, M)``, those of M presentations.
+    """
+    kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
+    ratio = np.abs(numbers[kind.logits].T.astype(np.float64)) / state[TOLERANCE]
+    counted = ratio[~np.isnan(numbers[kind.given].T) & np.isfinite(ratio)]
+    return float(counted.mean()) if counted.size else 0.0
+
+
 def present(state: State, at: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples."""
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])

@@ -24,11 +24,11 @@ from dynalens.dynamics.rows import (
     PendingRows,
 )
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
-from dynalens.dynamics.targets import TOLERANCE, residuals, settled
+from dynalens.dynamics.targets import TOLERANCE, mean_error, residuals, settled
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
-from dynalens.dynamics.weighting import epoch_weight, unit_weight
-from dynalens.units import MEANS, TARGETS, UnitKind, UnitPresentation
+from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, epoch_weight, unit_weight
+from dynalens.units import MEANS, TARGETS, TOKENS, UnitKind, UnitPresentation
 from dynalens.units.kinds import KIND
 
 VERSION = 4
@@ -273,10 +273,13 @@ class TrainingDynamics:
         """Return this epoch's weight as a part of all weights with it."""
         if not rows.shape[1]:
             return 0.0
-        if kind_of(self._state) is None:
+        kind = kind_of(self._state)
+        if kind is None:
             weight = epoch_weight(epoch, error=float((rows[MARGIN] <= 0).mean()))
+        elif kind.name == TARGETS:
+            weight = unit_weight(epoch, error=mean_error(self._state, rows[ROWS:]))
         else:
-            weight = unit_weight(epoch)
+            weight = unit_weight(epoch, growth=TOKEN_GROWTH if kind.name == TOKENS else GROWTH)
         self._weight += weight
         return weight / self._weight if self._weight else 0.0
 

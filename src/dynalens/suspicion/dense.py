@@ -2,8 +2,8 @@ r"""Suspects among samples with a class for each token or pixel.
 
     score_i = L(d_i) + constant
 
-    d_i   log of the mean over the epochs, weighted by min(t + 1, 10)^3, of the largest loss of a token, or of the mean
-          loss of the pixels
+    d_i   log of a weighted mean over the epochs: of the largest loss of a token with the weight min(t + 1, 20)^3, or of
+          the mean loss of the pixels with min(t + 1, 10)^3
     L     log odds of two normal distributions with one variance, of as many of the highest d as the noise rate says and
           of the others
     constant  makes the mean probability the estimated noise rate
