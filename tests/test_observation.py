@@ -1,5 +1,6 @@
 """A look leaves no trace, also when it fails."""
 
+import itertools
 import random
 import threading
 import weakref
@@ -8,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -157,6 +159,25 @@ def test_a_model_that_refers_to_itself_and_to_a_thread_is_walked_once() -> None:
     with undisturbed(model):
         model.parent = None
     assert dict(vars(model)) == before
+
+
+def test_counters_iterators_and_small_tables_go_on_where_they_stood() -> None:
+    model: Any = nn.Linear(1, 1)
+    holders: Any = {
+        "number": itertools.count(5, 2),
+        "turns": [iter([1, 2, 3])],
+        "series": pd.Series([0.0]),
+        "large": pd.Series(np.zeros(2000)),
+    }
+    vars(model).update(holders, alias=holders["number"])
+    assert next(holders["turns"][0]) == 1
+    with undisturbed(model):
+        assert [next(holder) for holder in (model.number, model.alias, model.turns[0])] == [5, 7, 2]
+        model.series[0] += 1
+        assert model.large is holders["large"]
+    assert all(vars(model)[name] is holder for name, holder in holders.items())
+    assert model.alias is model.number
+    assert [next(model.number), next(model.turns[0]), model.series[0]] == [5, 2, 0.0]
 
 
 def test_gradients_of_tensors_in_lists_are_put_back() -> None:

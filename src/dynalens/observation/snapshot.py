@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dynalens.observation.stand_ins import StandIns
+
 Undo = Callable[[], None]
 
 _ATOMS = frozenset(
@@ -74,6 +76,7 @@ class Snapshot:
         self._undo: list[Undo] = []
         self._empty: list[Any] = []
         self._seen: dict[int, Any] = {}  # the values keep the ids from being given away
+        self._stand_ins = StandIns()
         self._copied = copied
         self._walk(list(roots))
         self._values = _Values([t for t in self.tensors if id(t) not in copied and _has_values(t)])
@@ -143,9 +146,12 @@ class Snapshot:
         if isinstance(value, dict):
             keys, values = list(value.keys()), list(value.values())
             self._undo.append(_undo_dict(value, keys, values))
+            self._stand_ins.put(value, dict, zip(keys, _followed(values), strict=False))
             return _followed(values)
         entries = list(value)
         self._undo.append(_undo_set(value, entries) if isinstance(value, set) else _undo_sequence(value, entries))
+        if isinstance(value, list):
+            self._stand_ins.put(value, list, enumerate(_followed(entries)))
         return _followed(entries)
 
     def _function(self, value: Any) -> Iterator[Any]:
