@@ -25,6 +25,7 @@ from training import K, N, loader
 PACKAGES: dict[str, Any] = {"pytorch_lightning": pl, "lightning.pytorch": other_package}
 CLIS: dict[str, Any] = {"pytorch_lightning": LightningCLI, "lightning.pytorch": OtherCLI}
 pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
     pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger"),
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended"),
 ]

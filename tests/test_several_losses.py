@@ -12,6 +12,8 @@ from dynalens import CaptureError, TrainingDynamicsMonitor
 from test_losses import assert_equals_the_definitions, own_loss
 from training import Classifier, N, fit, loader
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 class ByHand(Classifier):
     """Optimises by hand; ``remembered`` says which pass the step trains on."""
