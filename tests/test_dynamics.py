@@ -475,7 +475,7 @@ def test_all_ways_through_the_classes_find_the_same(classes: int) -> None:
     logits[0, 1:], logits[1, :-1], logits[2, 1], logits[3, 2] = -torch.inf, -torch.inf, torch.nan, torch.inf
     labels, turns = torch.arange(40) % classes, torch.arange(40).flip(0) % classes
     by_sample = np.empty((PARTS - 1, 40), np.float32)
-    _by_sample(logits.clone(), labels.numpy(), turns.numpy(), by_sample, None)
+    _by_sample(logits.clone(), labels.numpy(), turns.numpy(), by_sample)
     ways: list[Iterable[Tensor]] = [
         torch.from_numpy(by_sample),
         _by_class(logits.clone(), labels, turns, 1),
@@ -702,8 +702,9 @@ def test_pending_presentations_can_be_dropped() -> None:
     dynamics = TrainingDynamics(2)
     dynamics.update([0, 1], torch.eye(2), torch.tensor([0, 1]))
     assert dynamics.discard_pending() == 2
-    dynamics.end_epoch(0)
-    assert dynamics.compute().presentations.tolist() == [0, 0]
+    dynamics.update([1], torch.tensor([[3.0, 0.0]]), torch.tensor([0]))  # where the others waited
+    assert dynamics.end_epoch(0).margin.tolist() == [3.0]
+    assert dynamics.compute().presentations.tolist() == [0, 1]
 
 
 def test_indices_of_any_stride_and_integer_type_and_lists_are_recorded_in_their_order() -> None:

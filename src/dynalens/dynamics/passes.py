@@ -9,7 +9,7 @@ from dynalens.dynamics.statistics import Array
 PARTS = 7
 """What the rows are made of: see :func:`class_passes`."""
 
-_BLOCK = 2**19  # numbers that are computed together on the host, 2 MiB: of 2**15 to 2**19 it took the least time
+_BLOCK = 2**19  # numbers that are computed together on the host, 2 MiB: of 2**15 to 2**20 it took the least time
 _MANY = 16  # classes from which on a CPU takes a sample's numbers in a row: with 10 to 20 both ways take the same time
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
@@ -17,8 +17,8 @@ _FAR = 3e38  # times any difference of logits that a softmax can show, it is bey
 class HostBlock:
     """Copies of logits on the host, until there are enough of them for one computation, which uses them up.
 
-    A step's operations cost more than its numbers, and fresh memory costs as much as a pass over it: so all steps are
-    copied into the same block, and the results of passes lie in one more that is used again.
+    A step's operations cost more than its numbers, and fresh memory costs as much as a pass over it: so the steps of
+    all epochs are copied into the same block.
 
     Attributes:
         classes: K of the logits in it.
@@ -26,8 +26,7 @@ class HostBlock:
     """
 
     def __init__(self) -> None:
-        self._logits, self._softmax = np.empty((0, 0), np.float32), np.empty((0, 0), np.float32)
-        self._targets = np.empty(0, np.int64)
+        self._logits, self._targets = np.empty((0, 0), np.float32), np.empty(0, np.int64)
         self._rows = self.classes = self.free = 0
 
     def __len__(self) -> int:
@@ -36,9 +35,13 @@ class HostBlock:
     def begin(self, classes: int) -> None:
         """Make room for logits of so many classes; what is in it is lost."""
         rows = max(_BLOCK // classes, 1)
-        self._logits, self._softmax = np.empty((2, rows, classes), np.float32)
-        self._targets, self._rows = np.empty(rows, np.int64), 0
-        self.classes, self.free = classes, rows
+        self._logits, self._targets = np.empty((rows, classes), np.float32), np.empty(rows, np.int64)
+        self.classes = classes
+        self.drop()
+
+    def drop(self) -> None:
+        """Lose what is in it."""
+        self._rows, self.free = 0, len(self._targets)
 
     def take(self, logits: Array, targets: Array) -> None:
         """Copy rows, no more than are free."""
@@ -47,14 +50,14 @@ class HostBlock:
         self._logits[begin : begin + count] = logits
         self._targets[begin : begin + count] = targets
 
-    def emptied(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits ``(n, K)`` and targets ``(n,)``, and room for a softmax ``(n, K)``; the next rows go there."""
-        n, self._rows, self.free = self._rows, 0, len(self._targets)
-        logits, targets, room = (torch.from_numpy(x[:n]) for x in (self._logits, self._targets, self._softmax))
-        return logits, targets, room
+    def emptied(self) -> tuple[Tensor, Tensor]:
+        """Return logits ``(n, K)`` and targets ``(n,)``, where the next rows go."""
+        n = self._rows
+        self.drop()
+        return torch.from_numpy(self._logits[:n]), torch.from_numpy(self._targets[:n])
 
 
-def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor, room: Tensor | None = None) -> None:
+def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor) -> None:
     """Write what the rows are made of into ``parts``, :data:`PARTS` times ``(N,)``.
 
     With the softmax q over all classes but the label: the logits of the label, of the class in turn and of the rival,
@@ -65,14 +68,13 @@ def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor, 
         targets: Shape ``(N,)``; negative ones are taken for class 0.
         turns: Shape ``(N,)``, a class each.
         parts: Shape ``(PARTS, N)``, float32.
-        room: Shape ``(N, K)``, for a softmax on the host.
     """
     if logits.device.type != "cpu":
         torch.stack((*_by_class(logits, targets.clamp(min=0), turns, 1), targets), out=parts)
         return
     places, numbers = parts.numpy(), targets.numpy()
     if logits.shape[1] >= _MANY:
-        _by_sample(logits, np.maximum(numbers, 0), turns.numpy(), places, room)
+        _by_sample(logits, np.maximum(numbers, 0), turns.numpy(), places)
     else:
         # A CPU reduces over few classes, which are few numbers in a row, one by one; over the first axis, it takes
         # many samples at once. numpy turns the axes in a third of torch's time.
@@ -83,7 +85,7 @@ def class_passes(logits: Tensor, targets: Tensor, turns: Tensor, parts: Tensor, 
     places[-1] = numbers
 
 
-def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array, room: Tensor | None) -> None:
+def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array) -> None:
     """Go through the classes of one sample after the other, each time while its numbers are in the fastest cache.
 
     All but the exponentials is numpy's: its operations begin in a third of torch's time, its largest takes a tenth, and
@@ -96,7 +98,7 @@ def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array, room: Tensor 
     rival = z.numpy().argmax(1)
     rival_places = first + rival
     parts[2], parts[5] = logits[rival_places], rival
-    q = torch.softmax(z, 1, out=room).numpy()
+    q = torch.softmax(z, 1, out=z).numpy()
     parts[3] = q.reshape(-1)[rival_places]
     square = np.matmul(q[:, np.newaxis], q[:, :, np.newaxis])  # each row by itself, whatever the others are
     np.sqrt(square[:, 0, 0], out=parts[4])

@@ -160,12 +160,13 @@ class PendingRows:
 
     Args:
         probabilities: Keep the probabilities of all K classes too, 4 K bytes for each presentation.
+        block: Where logits wait on the host; empty.
 
     Attributes:
         beside: Numbers of units of each presentation, which follow in the rows.
     """
 
-    def __init__(self, *, probabilities: bool = False) -> None:
+    def __init__(self, *, probabilities: bool = False, block: HostBlock | None = None) -> None:
         self._probabilities: list[Tensor] | None = [] if probabilities else None
         self.beside: list[Tensor] = []
         self._index = Indices()
@@ -173,7 +174,7 @@ class PendingRows:
         # What is kept lies in one place: small tensors between large ones keep freed memory from being used again.
         self._parts = torch.empty(PARTS, 0)
         self._unfinished = 0  # presentations in it
-        self._block = HostBlock()
+        self._block = HostBlock() if block is None else block
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self._waiting_numbers = 0
         self._kind: tuple[int, torch.dtype, torch.dtype, torch.device] | None = None
@@ -280,13 +281,13 @@ class PendingRows:
             self._rows.append(_finished(self._parts.narrow(1, 0, self._unfinished)))
             self._unfinished = 0
 
-    def _keep(self, logits: Tensor, targets: Tensor, room: Tensor | None = None) -> None:
+    def _keep(self, logits: Tensor, targets: Tensor) -> None:
         """Compute what the rows are made of; the logits are used up."""
         self.heads.add(logits.shape[1])
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1))
         turns = self._next(len(logits), logits.shape[1], logits.device)
-        class_passes(logits, targets, turns, self._places(len(logits), logits.device), room)
+        class_passes(logits, targets, turns, self._places(len(logits), logits.device))
         self._computed += len(targets)
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dynalens.dynamics.dense import EARLIER_DOUBT, LATER
 from dynalens.dynamics.fold import classes_of, empty_state, fold, read_statistics, with_entropy
+from dynalens.dynamics.passes import HostBlock
 from dynalens.dynamics.probabilities import check_probabilities, probability_room
 from dynalens.dynamics.rows import (
     CERTAIN,
@@ -80,7 +81,7 @@ class TrainingDynamics:
         self._tolerance = checked_tolerance(tolerance)
         self._state = empty_state(num_samples)
         self._weight = 0.0
-        self._classes = 0
+        self._classes, self._block = 0, HostBlock()
         self._pending = self._nothing_pending()
 
     def update(
@@ -168,8 +169,9 @@ class TrainingDynamics:
             ValueError: If a target is no class, an index is out of range, or the label of a sample changed
                 since its last presentation. The record is then as before.
         """
-        pending, self._pending = self._pending, self._nothing_pending()
+        pending = self._pending
         index, rows, step = pending.on_host()
+        self._pending = self._nothing_pending()
         self._settle_other(rows, pending)
         if exchange is not None:
             index, rows = exchange(index, rows, step)
@@ -263,7 +265,8 @@ class TrainingDynamics:
 
     def _nothing_pending(self) -> PendingRows:
         self._presented = 0  # in this epoch, counted where room has to be
-        return PendingRows(probabilities=self._room > 0)
+        self._block.drop()
+        return PendingRows(probabilities=self._room > 0, block=self._block)
 
     @property
     def _is_regression(self) -> bool:
