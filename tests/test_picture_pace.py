@@ -17,6 +17,7 @@ from dynalens import TrainingDynamicsMonitor
 from dynalens.dynamics import TrainingDynamics
 from dynalens.logs import LayerLog, LayerPictures, LayerSettings
 from dynalens.logs.dynamics_pictures import DynamicsPictures
+from dynalens.schedule import Schedule
 from training import Classifier, fit, loader
 
 
@@ -152,3 +153,16 @@ def test_charts_of_the_last_epoch_are_drawn_where_training_stops_sooner_and_in_a
     assert stopped.epochs == [0, 2, 3]
     twice = Fitted(tmp_path / "b", monkeypatch, lambda fitted: slow_fit(fitted, epochs=3, fits=2), max_overhead=0.001)
     assert twice.epochs == [0, 2, 3, 5]
+
+
+def test_the_training_time_of_an_epoch_that_a_checkpoint_cut_begins_with_the_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("dynalens.schedule.time.perf_counter", lambda: now[0])
+    schedule = Schedule(1, 0.05)  # Lightning tells nothing of the beginning of an epoch that goes on
+    now[0] += 6
+    schedule.end_step()
+    now[0] += 50  # other callbacks
+    schedule.end_epoch()
+    assert schedule.overhead(0.3) == pytest.approx(0.05)

@@ -39,7 +39,8 @@ class Schedule:
         self._told = False
         self._trained, self._spent = 0.0, 0.0  # in the whole fit; what follows is since the last results
         self._seconds, self._epochs, self._aside = 0.0, 0, 0.0
-        self._epoch_start = self._step_end = self._start = 0.0
+        self._start = 0.0
+        self.begin_epoch()  # a training that goes on within an epoch says nothing of its beginning
 
     def begin_epoch(self) -> None:
         """An epoch of training begins now."""

@@ -151,15 +151,11 @@ class TrainingDynamicsMonitor(RecordingCallback):
             x_axis,
         )  # fmt: skip
         self._features, self._last_layer = LayerFeatures(features), LastLayer(gradient_noise)
-        super().__init__(
-            LiveRecord(
-                history=history,
-                mean_probabilities=mean_probabilities,
-                tolerance=tolerance,
-                class_names=class_names,
-                neighbours=self._features.scores,
-            )
-        )
+        live = LiveRecord(
+            history=history, mean_probabilities=mean_probabilities, tolerance=tolerance,
+            class_names=class_names, neighbours=self._features.scores,
+        )  # fmt: skip
+        super().__init__(live)
         self.name = name
         self._log: DynamicsLog | None = None
         self._gallery_sources: list[GallerySource] = []
@@ -215,14 +211,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         """Watch the step."""
         if not self._active:
             return
-        epoch = self._epoch(trainer)
-        if self._live.open_epoch is not None and self._live.open_epoch != epoch:
-            # The checkpoint was saved after the epoch's last step: Lightning goes on.
-            self._end_epoch(self._live.open_epoch)
-            epoch = self._epoch(trainer)
-        self._live.begin_step(epoch, first=batch_idx == 0)
-        if self._processes is not None and self._processes.is_first:
-            self._live.write_under_way(epoch)
+        if batch_idx == 0 or self._live.current is None:  # asked once an epoch, as each question takes its time
+            self._begin_steps(trainer, first=batch_idx == 0)
         if self._log is not None:  # now, because the step may work in place
             if self._log.copies:
                 inputs = inputs_to_show(self._identity.part_of(batch), self._observer.layout, tokens=True)
@@ -258,10 +248,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if not self._active or self._processes is None:
             return
         self._processes.end_steps(self._step.end_epoch)
-        logged = self._shown.logged(trainer.current_epoch)
         if self._log is not None:
             self._log.schedule.end_epoch()
-        self._end_epoch(self._epoch(trainer), log_to=trainer if logged else None)
+        self._end_epoch(self._epoch(trainer), log_to=trainer if self._shown.logged(trainer.current_epoch) else None)
 
     def tensorboard_layout(self) -> Layout:
         """Return the custom charts that show this monitor's scalars together."""
@@ -303,6 +292,15 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._describe_samples()
         self._processes.in_first(self._live.begin_files)
         self._begun = True
+
+    def _begin_steps(self, trainer: Any, *, first: bool) -> None:
+        if self._live.open_epoch is not None and self._live.open_epoch != self._epoch(trainer):
+            # The checkpoint was saved after the epoch's last step: Lightning goes on.
+            self._end_epoch(self._live.open_epoch)
+        epoch = self._epoch(trainer)
+        self._live.begin_steps(epoch, first=first)
+        if self._processes is not None and self._processes.is_first:
+            self._live.write_under_way(epoch)
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
         if (presented := self._step.read(trainer, outputs, batch)) is not None:

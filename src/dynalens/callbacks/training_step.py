@@ -54,14 +54,16 @@ class TrainingStep:
             self._first = False
         self._capture.start(pl_module)
         self._pairs.start()
-        self._is_automatic = bool(getattr(pl_module, "automatic_optimization", True))
-        self._features.start(pl_module, self.rows.source_of)
+        if self._features.name is not None:
+            self._is_automatic = bool(getattr(pl_module, "automatic_optimization", True))
+            self._features.start(pl_module, self.rows.source_of)
 
     def before_backward(self, loss: Tensor) -> None:
         """The step's own loss is known: what runs from here on is not its forward pass."""
         self._pairs.before_backward(loss)
         self._capture.before_backward(loss)
-        self._features.before_backward(loss, is_only=self._is_automatic)
+        if self._features.name is not None:
+            self._features.before_backward(loss, is_only=self._is_automatic)
 
     def stop(self) -> None:
         """The step has run: what is computed from here on, as by other readers of the step, is no part of it."""
@@ -74,7 +76,8 @@ class TrainingStep:
             CaptureError: If logits or targets are ambiguous or were not seen.
             SampleIdentityError: If the samples cannot be known.
         """
-        self._features.close()
+        if self._features.name is not None:
+            self._features.close()
         rows = self._identity.rows(trainer, batch) if batch is not None else None
         if rows is None:  # this step trained on no sample of the loader
             with suppress(CaptureError):

@@ -94,7 +94,7 @@ class BatchObserver:
 
     def start(self, model: nn.Module, batch: Any) -> None:
         """A training step begins; watch it if it is one of the first."""
-        if self.done:
+        if not self._steps_left:
             return
         self.close()
         self._leaves = list(leaves(batch))
@@ -110,7 +110,7 @@ class BatchObserver:
         Args:
             loss: That of the step, before its backward pass.
         """
-        if self.done:
+        if not self._steps_left:
             return
         self._watching.close()
         if loss is not None and not self._losses:
@@ -125,7 +125,7 @@ class BatchObserver:
                 it took none.
         """
         self.told_numbers |= units is not None and units[0] == TARGETS
-        if self.done:
+        if not self._steps_left:
             return
         self.stop()
         if not self._leaves:

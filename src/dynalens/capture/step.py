@@ -259,7 +259,7 @@ class StepCapture:
         if self._layer is not None:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
             return self._checked(self._of_layer(), labels_of(samples), source=source)._replace(of_layer=True)
-        keys = isinstance(outputs, Mapping) and "logits" in outputs and "targets" in outputs
+        keys = isinstance(outputs, (dict, Mapping)) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
             numbers = None if keys else self._from_numbers(outputs, samples, rows_of)
             if numbers is not None:

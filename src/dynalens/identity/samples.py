@@ -169,8 +169,10 @@ class SampleIdentity:
 
     def part_of(self, batch: Any) -> Any:
         """Return what the loader gave to a batch, where training has several; None if nothing, or not known."""
+        if self._source is None or not self._source.path:
+            return batch  # at once: each step asks several times
         try:
-            return batch if self._source is None else self._source.part_of(batch)
+            return self._source.part_of(batch)
         except SampleIdentityError:
             return None
 

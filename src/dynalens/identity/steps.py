@@ -72,7 +72,8 @@ class StepRows:
 
     def start(self, batch: Any) -> None:
         """A step begins."""
-        self.close()
+        if self._is_traced:
+            self.close()
         self._noted = _noted(self._identity.part_of(batch)) if self._labels.looks else []
         if self.traces:
             self._traced, self._is_traced = self._traced + 1, True

@@ -42,6 +42,7 @@ class LiveRecord:
     Attributes:
         dynamics: The statistics; None before the samples are known.
         epochs: Epochs that ended.
+        current: Epoch of the newest steps; None before the first of a fit.
         open_epoch: Epoch with presentations that are not in the statistics yet.
         folder: Where files go; None before a fit.
         names: Name of each sample, or None.
@@ -68,7 +69,7 @@ class LiveRecord:
         self._tolerance = tolerance
         self._given_class_names = class_names
         self._root_index = np.arange(0)
-        self._current: int | None = None  # the epoch of the newest step
+        self.current: int | None = None
         self._whole: int | None = None  # the epoch that is recorded from its first step on
         self._noted: int | None = None  # the epoch that is noted on disk as under way
         self._held: dict[int, Mapping[str, Array]] = {}  # presentations that could not be written yet
@@ -127,16 +128,16 @@ class LiveRecord:
         """Return the number of the epoch under way: the Trainer's, or the next one, as a second fit counts on."""
         return max(current, self.epochs[-1] + 1 if self.epochs else 0)
 
-    def begin_step(self, epoch: int, *, first: bool) -> None:
-        """A step of an epoch begins; with its first one, what an earlier attempt at the epoch lost is recorded now."""
-        self._current = epoch
+    def begin_steps(self, epoch: int, *, first: bool) -> None:
+        """Steps of an epoch begin; with its first one, what an earlier attempt at the epoch lost is recorded now."""
+        self.current = epoch
         if first:
             self._whole = epoch
 
     def update(self, rows: Tensor, logits: Tensor, targets: Tensor, units: UnitPresentation | None = None) -> None:
         """Add the batch of the step that began; where samples have several units, by these."""
         assert self.dynamics is not None
-        self.open_epoch, self._record = self._current, None
+        self.open_epoch, self._record = self.current, None
         if units is None:
             self.dynamics.update(rows, logits, targets)
         else:
@@ -213,7 +214,7 @@ class LiveRecord:
         """Let a fit write to this folder."""
         if self.folder is not None:
             self._digests = dict(self.folder.digests)
-        self.folder = folder
+        self.folder, self.current = folder, None
 
     def begin_files(self) -> None:
         """Make the folder that of this run: with the history of the epochs that it continues, and no other."""
