@@ -28,7 +28,8 @@ class StandIns:
             entries: Keys or positions, and what stands there.
         """
         for place, entry in entries:
-            if not is_replaced(type(entry)):
+            kind_of_entry: Any = type(entry)
+            if not is_replaced(kind_of_entry):
                 continue
             _, copied = self._copies.setdefault(id(entry), (entry, stand_in(entry)))
             if copied is not None:
