@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
 from dynalens.explanations.dense import by_class
+from dynalens.explanations.pictures import ExplanationPictures
 from training import arrays_of, trainer
 
 N, K, H, W = 12, 3, 4, 6
@@ -145,6 +146,21 @@ def test_labels_of_pixels_are_explained_where_the_network_contradicts_the_doubte
         assert arrays["suspects_label.labels"][row] == k
         expected = z[sample][:, wrong if wrong.any() else pixels].mean(dim=1)
         np.testing.assert_allclose(arrays["suspects_label.logits"][row], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_sheets_name_classes_as_the_tracker_was_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[Any] = []
+    finish = ExplanationPictures.finish
+
+    def noted(pictures: ExplanationPictures) -> None:
+        names.append(pictures.names)
+        finish(pictures)
+
+    monkeypatch.setattr(ExplanationPictures, "finish", noted)
+    monitor = TrainingDynamicsMonitor(class_names=["paper", "ink", "blot"])
+    explained = AttributionMonitor(on_error="raise", methods="saliency", metrics=(), num_samples=1, suspects=0)
+    fit(tmp_path, Dense(F.cross_entropy), Z, CLASSES, monitor, explained)
+    assert names == [["paper", "ink", "blot"]]
 
 
 def test_targets_that_a_step_makes_of_masks_end_explanations_with_one_warning(tmp_path: Path) -> None:

@@ -234,6 +234,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         folder, epoch = self._folder / "explanations", trainer.current_epoch
         self._attempt(folder.name, lambda: forget_epochs(folder, epoch))
         show_as_trained(self._pictures, trainer, pl_module)
+        self._pictures.names = self._tracked.class_names or self._pictures.names
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))

@@ -72,6 +72,11 @@ class TrackedSamples:
         return self.tracker.suspect_ids(number) if number else None
 
     @property
+    def class_names(self) -> Sequence[str] | None:
+        """The name of each class that the tracker was given or read from the dataset; None where there are none."""
+        return None if self.tracker is None else self.tracker.class_names
+
+    @property
     def presented_units(self) -> tuple[str, Tensor] | None:
         """What the tracker took for the units of the last step's samples, and its targets; None where it took none."""
         return None if self.tracker is None else self.tracker.presented_units

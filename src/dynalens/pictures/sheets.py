@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
 from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
-from dynalens.pictures.drawing import FAINT, GRID, LINES, PAPER, RIGHT, WRONG, Colour, shortened, write
+from dynalens.pictures.drawing import FAINT, GRID, LINES, PAPER, RIGHT, WRONG, Colour, shortened, text_width, write
 from dynalens.pictures.overlays import AGAINST, FOR, RELEVANT, Shown, input_cell, map_cell, words_cell, words_height
 
 _LARGEST_CELL = 64
@@ -196,7 +196,8 @@ def _caption_parts(row: ExplanationRow, label: str, predicted: str, width: float
     probability = f"p(label) {row.p_label:.2f}"
     if row.explained_for:
         reason = f"given: {label}" if row.explained_for == "label" else f"predicted: {predicted}"
-        return [f"{shortened(row.note, TEXT, width)}, why {reason}", probability]
+        room = 2 * width - text_width(label if row.explained_for == "label" else predicted, TEXT)
+        return [f"{shortened(row.note, TEXT, room)}, why {reason}", probability]
     names = label if row.right else f"{label}, predicted {predicted}"
     return [names, probability, *([row.note] if row.note else [])]
 
