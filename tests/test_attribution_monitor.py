@@ -11,7 +11,6 @@ from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
@@ -23,11 +22,19 @@ from dynalens.faithfulness import (
     random_ranking,
     replaced_fractions,
 )
-from training import Classifier, N, arrays_of, attribution_monitor, dataset, fit, images, labels, loader, trainer
-
-
-def in_order() -> DataLoader[Any]:
-    return loader(shuffle=False)
+from training import (
+    Classifier,
+    N,
+    arrays_of,
+    attribution_monitor,
+    dataset,
+    fit,
+    images,
+    in_order,
+    labels,
+    loader,
+    trainer,
+)
 
 
 def logged(tmp_path: Path, *callbacks: Any, **options: Any) -> tuple[Any, EventAccumulator]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import input_x_gradient
@@ -16,7 +16,7 @@ from dynalens.logs import dynamics_pictures
 from dynalens.pictures import Suspect, suspects_gallery
 from dynalens.schedule import Schedule
 from test_explained_samples import Remembers, SuspectsOfEachEpoch
-from training import N, attribution_monitor, fit, images, labels, loader
+from training import N, attribution_monitor, fit, images, in_order, labels, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 
@@ -33,10 +33,6 @@ def galleries(monkeypatch: pytest.MonkeyPatch) -> list[list[Suspect]]:
 
     monkeypatch.setattr(dynamics_pictures, "suspects_gallery", notes)
     return drawn
-
-
-def in_order() -> DataLoader[Any]:
-    return loader(shuffle=False)
 
 
 class Looks(TrainingDynamicsMonitor):

@@ -19,7 +19,7 @@ from dynalens.attribution import explain, saliency
 from dynalens.explanations.forms import explained_form, forward_of_form, model_form
 from dynalens.explanations.selection import BalancedSelection
 from dynalens.pictures import ExplanationRow, explanation_sheet
-from training import Classifier, K, N, arrays_of, attribution_monitor, fit, images, labels, loader
+from training import Classifier, K, N, arrays_of, attribution_monitor, fit, images, in_order, labels, loader
 
 pytestmark = pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
 BRIGHT = (images() * 20).clamp(0, 255).to(torch.uint8)
@@ -27,10 +27,6 @@ BRIGHT = (images() * 20).clamp(0, 255).to(torch.uint8)
 
 def explanation(tmp_path: Path, epoch: int) -> dict[str, np.ndarray]:
     return arrays_of(tmp_path / "dynalens" / "explanations" / f"epoch_{epoch:06d}.npz")
-
-
-def in_order() -> DataLoader[Any]:
-    return loader(shuffle=False)
 
 
 def explained_epochs(tmp_path: Path) -> int:

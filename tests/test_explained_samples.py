@@ -23,16 +23,24 @@ from dynalens.faithfulness import (
     runner_up,
 )
 from dynalens.schedule import Schedule
-from training import Classifier, N, arrays_of, attribution_monitor, dataset, fit, images, labels, loader, trainer
+from training import (
+    Classifier,
+    N,
+    arrays_of,
+    attribution_monitor,
+    dataset,
+    fit,
+    images,
+    in_order,
+    labels,
+    loader,
+    trainer,
+)
 
 pytestmark = [
     pytest.mark.usefixtures("undrawn"),
     pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger"),
 ]
-
-
-def in_order() -> DataLoader[Any]:
-    return loader(shuffle=False)
 
 
 def explanation(tmp_path: Path, epoch: int, name: str = "") -> dict[str, np.ndarray]:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor, explain, load_explanations
 from dynalens.explanations.files import packed
 from dynalens.explanations.names import content_ids
 from dynalens.pictures.overlays import bars_cell
-from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader
+from training import Classifier, N, attribution_monitor, dataset, fit, images, in_order, labels, loader
 
 pytestmark = [
     pytest.mark.usefixtures("undrawn"),
@@ -25,10 +25,6 @@ pytestmark = [
 def monitor(**arguments: Any) -> AttributionMonitor:
     defaults: dict[str, Any] = {"num_samples": 2, "metrics": (), "on_error": "raise"}
     return attribution_monitor(**(defaults | arguments))
-
-
-def in_order() -> DataLoader[Any]:
-    return loader(shuffle=False)
 
 
 def test_maps_and_positions_in_the_validation_set_are_kept(tmp_path: Path) -> None:

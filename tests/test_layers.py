@@ -18,11 +18,7 @@ from dynalens.features.maximisation import likeness, roughness, transformed
 from dynalens.logs import layer_pictures
 from dynalens.pictures import filters_grid, labelled_grid, maps_grid
 from toys import SmallCNN
-from training import Classifier, K, N, dataset, fit, images, labels, loader
-
-
-def in_order() -> DataLoader[Any]:
-    return loader(shuffle=False)
+from training import Classifier, K, N, dataset, fit, images, in_order, labels, loader
 
 
 def test_the_first_convolution_is_found_and_others_by_name() -> None:

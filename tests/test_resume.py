@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynalens import SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
 from test_dynamics import assert_same
-from training import Classifier, N, dataset, fit, loader
+from training import Classifier, N, dataset, fit, in_order, loader
 
 STEPS = 6
 """Of an epoch."""
@@ -21,10 +21,6 @@ pytestmark = [
     pytest.mark.usefixtures("undrawn"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
 ]
-
-
-def in_order() -> Any:
-    return loader(shuffle=False)
 
 
 def checkpointed(tmp_path: Path, monitor: Any, saver: dict[str, Any] | None = None, **options: Any) -> Any:

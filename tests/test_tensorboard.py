@@ -17,14 +17,10 @@ from torch.utils.data import DataLoader, TensorDataset
 from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.tensorboard import TAGS, tags_table
 from test_concepts import monitor as concept_monitor
-from training import Classifier, N, attribution_monitor, dataset, fit, images, labels, loader
+from training import Classifier, N, attribution_monitor, dataset, fit, images, in_order, labels, loader
 
 PAGE = Path(__file__).parents[1] / "docs" / "tensorboard.md"
 KEEP_ALL = {"images": 0, "scalars": 0, "tensors": 0, "histograms": 0}
-
-
-def in_order() -> DataLoader[Any]:
-    return loader(shuffle=False)
 
 
 def events(folder: Path, *callbacks: Any, **options: Any) -> EventAccumulator:

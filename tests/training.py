@@ -76,6 +76,10 @@ def loader(data: Dataset[Any] | None = None, **options: Any) -> DataLoader[Any]:
     return DataLoader(data if data is not None else dataset(), **options)
 
 
+def in_order() -> DataLoader[Any]:
+    return loader(shuffle=False)
+
+
 def trainer(tmp_path: Path, *callbacks: Any, **options: Any) -> pl.Trainer:
     defaults: dict[str, Any] = {
         "max_epochs": 3,
