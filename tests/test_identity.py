@@ -410,3 +410,24 @@ def test_two_ways_in_one_trainer_make_the_same_record(tmp_path: Path) -> None:
     fit(tmp_path, automatic, explicit, model=OfDicts(), data=lambda: loader(Carries()))
     assert_same(automatic.statistics(), explicit.statistics())
     assert_same(load_record(tmp_path / "dynalens" / "a").statistics, explicit.statistics())
+
+
+def test_a_subset_that_grows_within_an_epoch_is_refused_and_the_advice_works(tmp_path: Path) -> None:
+    chosen = [0, 5, 2, 7]
+
+    class Curriculum(pl.Callback):
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch:
+                chosen[:] = range(12)
+
+    def grown(data: Callable[[], Any]) -> TrainingDynamicsMonitor:
+        monitor = TrainingDynamicsMonitor(history=False)
+        fit(tmp_path, monitor, Curriculum(), data=data, max_epochs=2)
+        return monitor
+
+    with pytest.raises(SampleIdentityError, match=r"keep its 4 samples during an epoch, got 12.*with a sampler"):
+        grown(lambda: DataLoader(Subset(dataset(), chosen), batch_size=2))
+    chosen[:] = [0, 5, 2, 7]
+    presented = grown(lambda: DataLoader(dataset(), batch_size=2, sampler=chosen)).table()["presentations"]
+    assert presented.sum() == 2 * 4  # as many batches as Lightning counted at first
+    assert presented[0] == 2

@@ -197,7 +197,13 @@ class SampleIdentity:
         """Return, for each of the first rows, the position in the dataset below all subsets; -1 where not known."""
         dataset = self.dataset
         if self._by_position is not False:
-            return root_indices(dataset)
+            roots = root_indices(dataset)
+            if 0 < length != len(roots):
+                raise SampleIdentityError(
+                    f"Expected the dataset to keep its {length} samples during an epoch, got {len(roots)}. Give the "
+                    "loader all samples and choose from them with a sampler."
+                )
+            return roots
         while isinstance(dataset, Subset):
             dataset = dataset.dataset
         ids = np.arange(0) if self.ids is None else self.ids.array(length)
@@ -225,6 +231,9 @@ class SampleIdentity:
 
         Returns:
             Positions below all subsets, ids where these are no positions, names of samples, and names of classes.
+
+        Raises:
+            SampleIdentityError: If samples are known by their position, and the dataset has others by now.
         """
         roots, ids = self.root_index(length), None if self.ids is None else self.ids.array(length)
         names = None
