@@ -92,7 +92,7 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
         if key in labels:
             raise ValueError(
                 f"Expected an image of its own for each sample, got several called {key!r} without their ending, by "
-                "which FiftyOne tells them apart. Pass `files=` with paths that differ."
+                "which FiftyOne tells them apart. Rename all but one of them, or pass `files=` with paths that differ."
             )
         attributes = {
             "sample_id": row["sample_id"],
