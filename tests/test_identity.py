@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -225,6 +226,20 @@ def test_ids_that_come_late_get_rows_of_their_own(tmp_path: Path) -> None:
     table = monitor.table()
     assert table.index.tolist() == [name(i) for i in range(18)]
     assert table["presentations"].tolist() == [3] * 6 + [2] * 6 + [1] * 6
+
+
+def test_a_pool_that_grows_between_fits_keeps_its_record_by_names_alone(tmp_path: Path) -> None:
+    def grown(monitor: TrainingDynamicsMonitor) -> list[Any]:
+        for size in (6, 12):
+            pool = Subset(Carries(name), range(size))
+            fit(tmp_path, monitor, model=OfDicts(), data=partial(DataLoader[Any], pool, batch_size=4), max_epochs=1)
+        table = monitor.table()
+        assert table.index.tolist() == [name(i) for i in range(12)]
+        return table["presentations"].tolist()
+
+    with pytest.raises(SampleIdentityError, match=r"6 samples, got one of 12\. .* return a name \(str\) with each"):
+        grown(TrainingDynamicsMonitor())
+    assert grown(TrainingDynamicsMonitor(index="id")) == [2] * 6 + [1] * 6
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,8 @@ class SampleIdentity:
             if length != record_length:
                 raise SampleIdentityError(
                     f"Expected the dataset of the record, {record_length} samples, got one of {length}. "
-                    "Resume with the dataset of the checkpoint, or call `reset()` first."
+                    "Resume with the dataset of the checkpoint, or call `reset()` to begin a new record. If samples "
+                    "come and go while you train, return a name (str) with each and pass its key as `index=`."
                 )
             self._by_position = True
 
