@@ -1,6 +1,7 @@
 """Pictures show inputs as a person knows them, and put what matters where it can be seen."""
 
 import io
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,7 +32,7 @@ from dynalens.pictures import (
     to_rgb,
     words_cell,
 )
-from dynalens.pictures.card import LINE
+from dynalens.pictures.card import LINE, TEXT
 from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, shortened, text_width, write
 from dynalens.pictures.gallery import sparkline
 from dynalens.pictures.overlays import word_lines
@@ -293,6 +294,22 @@ def test_the_gallery_has_a_card_for_each_suspect_with_or_without_a_picture_or_a_
     contrast = suspects_gallery([suspect(picture=red, contrast=np.ones((4, 4)))], "title")
     assert count_of(contrast, (255, 0, 0)) == 154 * 154
     assert count_of(contrast, (200, 20, 30)) >= 154 * 154  # everything speaks for the suggested class
+
+
+def test_the_gallery_makes_cards_wider_where_names_or_numbers_would_be_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: dict[str, float] = {}
+
+    def noted(draw: Any, position: Any, text: str, size: int, *, width: float | None = None, **options: Any) -> float:
+        lines[text] = math.inf if width is None else width
+        return write(draw, position, text, size, width=width, **options)
+
+    monkeypatch.setattr("dynalens.pictures.gallery.write", noted)
+    number = suspect(label="4.287", suggested="3.424 (-0.863)")
+    heights = [suspects_gallery([card] * 12, "title", ("target", "predicted")).height for card in (suspect(), number)]
+    assert heights[1] > heights[0]  # three cards in a row, not four
+    assert "orange: target, blue: predicted; line: p(target)" in lines
+    assert lines["3.424 (-0.863)"] >= text_width("3.424 (-0.863)", TEXT)
+    assert suspects_gallery([suspect(label="w" * 90)] * 4, "title").height > 0  # cut, in two columns
 
 
 @pytest.mark.parametrize("trace", [[], [0.5], [np.nan, np.nan], [0.0, 1.0, 2.0]])

@@ -602,6 +602,7 @@ def test_a_record_of_a_regression_is_read_back_with_every_residual(exchanged: Tr
     page = write_report(record, exchanged.record.folder / "report.html").read_text()
     assert '"words":["target","predicted"]' in page
     assert '"5.571"' in page
+    assert "samples whose targets are probably wrong" in page
 
 
 def test_exports_and_comparisons_of_a_regression_speak_of_numbers(

@@ -11,6 +11,7 @@ from dynalens.cli.tables import SHOWN, show
 from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, load_record
 from dynalens.report import to_fiftyone, to_json, to_label_studio
+from dynalens.suspicion import label_word
 
 
 def run(args: argparse.Namespace) -> None:
@@ -24,7 +25,8 @@ def run(args: argparse.Namespace) -> None:
         suspects = of_class_pair(suspects, args.class_pair, record.meta.class_names)
     number = int((record.statistics.presentations > 0).sum())
     for_pair = " for this class pair" if args.class_pair else ""
-    expected = f" About {100 * args.precision:g}% of all flagged labels are expected to be wrong."
+    label = label_word(record.statistics)
+    expected = f" About {100 * args.precision:g}% of all flagged {label}s are expected to be wrong."
     say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{expected if len(suspects) else ''}")
     say(_rate_in_words(record, audit))
     for doubt in () if audit else record.doubts():
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         suspects = record.suspects(args.top, answers=audit).assign(flagged=False)
         one_each = audit is None and record.statistics.unit is None
         say(
-            f"No label is flagged. The {len(suspects)} most suspicious follow: look at them."
+            f"No {label} is flagged. The {len(suspects)} most suspicious follow: look at them."
             + (
                 f" To learn how many labels are wrong, answer 100 questions: dynalens audit {args.run}"
                 if one_each

@@ -31,7 +31,15 @@ from dynalens.pictures import (
     training_data_analysis,
 )
 from dynalens.schedule import Schedule
-from dynalens.suspicion import named_targets, streaming_score, target_words, token_of, unit_words, worst_samples
+from dynalens.suspicion import (
+    named_targets,
+    streaming_score,
+    target_words,
+    token_of,
+    unit_words,
+    words_of,
+    worst_samples,
+)
 from dynalens.tensorboard import Sink, epochs_tag
 from dynalens.text import escaped
 
@@ -205,7 +213,8 @@ class DynamicsPictures:
 
         def draw() -> None:
             self._draw_charts(statistics, epoch, step, estimated)
-            self._draw_suspects(self._suspects(statistics, ids, contrasts or {}, names), epoch, step)
+            suspects = self._suspects(statistics, ids, contrasts or {}, names)
+            self._draw_suspects(suspects, words_of(statistics), epoch, step)
 
         self._schedule.begin()
         if self._pace.offer(draw, in_budget=self._schedule.due(epoch)):
@@ -242,12 +251,13 @@ class DynamicsPictures:
             tag = epochs_tag(f"{self._prefix}/charts/{name}", epoch)
             self._sink.chart(tag, draw(statistics, subtitle), step)
 
-    def _draw_suspects(self, suspects: Sequence[Suspect], epoch: int, step: int) -> None:
+    def _draw_suspects(self, suspects: Sequence[Suspect], words: tuple[str, str], epoch: int, step: int) -> None:
         if self._watch.pictures:
-            gallery = suspects_gallery(suspects, f"epoch {epoch}: the {len(suspects)} worst suspects and their scores")
+            title = f"epoch {epoch}: the {len(suspects)} worst suspects and their scores"
+            gallery = suspects_gallery(suspects, title, words)
             self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)
         elif suspects and not self._are_pictures:
-            self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects), step)
+            self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects, words), step)
 
     def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
         worst = worst_samples(statistics, FOLLOWED * self._top_k)

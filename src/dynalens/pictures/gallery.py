@@ -13,12 +13,15 @@ from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, Col
 from dynalens.pictures.overlays import Shown, input_cell, map_cell
 
 _COLUMNS = 4
+_FEWEST_COLUMNS = 2
 _PICTURE = 77
+_ARROW = 13  # its width, with the gap behind it
 _GAP = 8
 _SPARK = 20
 _SCALE = 2
 _SMALL, _EDGE = 22, 3  # three similar samples and a bar in the width of a card
 _ROW = _SMALL + _EDGE
+_WORDS = ("given", "suggested")
 
 
 @dataclass(frozen=True)
@@ -51,16 +54,18 @@ class Suspect:
     text: str | None = None
 
 
-def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
+def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, str] = _WORDS) -> Image.Image:
     """Return a grid of cards, worst first: picture, given and suggested label, score and p(label) over the epochs.
+
+    Cards are wider where what they say would be cut.
 
     Args:
         suspects: At least one.
         title: First line.
+        words: What was given and what is suggested are called.
     """
     contrasts = any(suspect.contrast is not None for suspect in suspects)
-    columns = _COLUMNS // 2 if contrasts else _COLUMNS
-    inner = _PICTURE * 2 + _GAP if contrasts else _PICTURE
+    columns, inner = _grid(suspects, _FEWEST_COLUMNS if contrasts else _COLUMNS)
     has_names = any(suspect.name for suspect in suspects)
     has_similar = any(any(suspect.similar) for suspect in suspects)
     pitch = _PICTURE + (3 + has_names) * LINE + _SPARK + 2 * _GAP + has_similar * 2 * _ROW
@@ -68,7 +73,7 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
     card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
     room = WIDTH - 2 * _GAP
     write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
-    legend = ["orange: given, blue: suggested; line: p(given)"]
+    legend = [f"orange: {words[0]}, blue: {words[1]}; line: p({words[0]})"]
     legend += ["maps: red speaks for the suggested, blue for the given"] if contrasts else []
     legend += ["below: what it looks like of the given, and of the suggested class"] if has_similar else []
     for number, line in enumerate(legend, start=1):
@@ -77,6 +82,15 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str) -> Image.Image:
         position = (_GAP + number % columns * (inner + _GAP), top + number // columns * pitch)
         _suspect(card, position, suspect, inner)
     return card.image()
+
+
+def _grid(suspects: Sequence[Suspect], most: int) -> tuple[int, int]:
+    """Return the number of columns, at most so many, and the width of a card that leaves names and numbers whole."""
+    needed = max(
+        max(text_width(suspect.label, TEXT), _ARROW + text_width(suspect.suggested, TEXT)) for suspect in suspects
+    )
+    widths = {columns: (WIDTH - _GAP) // columns - _GAP for columns in range(most, _FEWEST_COLUMNS - 1, -1)}
+    return next(((columns, width) for columns, width in widths.items() if needed <= width), min(widths.items()))
 
 
 def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
@@ -98,8 +112,12 @@ def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
     return cell
 
 
-def suspects_table(suspects: Sequence[Suspect]) -> str:
+def suspects_table(suspects: Sequence[Suspect], words: tuple[str, str] = _WORDS) -> str:
     """Return the suspects as a Markdown table, worst first, for inputs that are no images.
+
+    Args:
+        suspects: Its rows.
+        words: What was given and what is suggested are called.
 
     Example:
         >>> print(suspects_table([Suspect("7", "a|b", "<c>", 1.25, np.array([0.5, 0.25]))]))
@@ -108,7 +126,7 @@ def suspects_table(suspects: Sequence[Suspect]) -> str:
         | 7 | a&#124;b | &lt;c&gt; | 1.25 | 0.50 0.25 |
     """
     has_texts = any(suspect.text for suspect in suspects)
-    titles = ["sample", *(["text"] if has_texts else []), "given", "suggested", "score", "p(given), last epochs"]
+    titles = ["sample", *(["text"] if has_texts else []), *words, "score", f"p({words[0]}), last epochs"]
     rows = [titles, ["---"] * len(titles)]
     for suspect in suspects:
         probabilities = suspect.trace[np.isfinite(suspect.trace)][-5:]
@@ -132,7 +150,7 @@ def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int
     y += _PICTURE + 1
     write(draw, (x, y), suspect.label, TEXT, fill=ORANGE, width=inner)
     _arrow(draw, (x, y + LINE + 7))
-    write(draw, (x + 13, y + LINE), suspect.suggested or "-", TEXT, fill=BLUE, width=inner - 13)
+    write(draw, (x + _ARROW, y + LINE), suspect.suggested or "-", TEXT, fill=BLUE, width=inner - _ARROW)
     score = write(draw, (x + inner, y + 2 * LINE), f"{suspect.score:.2f}", TEXT, fill=INK, anchor="ra")
     write(draw, (x, y + 2 * LINE), f"#{suspect.sample_id}", TEXT, fill=FAINT, width=inner - score - 4)
     y += 3 * LINE + 1

@@ -27,16 +27,16 @@ from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
 from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.report.traces import AccuracyCurve, Traces
-from dynalens.suspicion import has_classes, named_targets, target_words, token_of, unit_words
+from dynalens.suspicion import has_classes, label_word, named_targets, target_words, token_of, unit_words, words_of
 from dynalens.text import escaped, escaped_all
 
 _FEWEST_CARDS = 100
 """So many are shown even where fewer are flagged: what is next in the order is worth a look."""
 _NOTE = (
-    "The cards show the samples whose labels are probably wrong, the worst first. {flagged} are flagged: "
+    "The cards show the samples whose {label}s are probably wrong, the worst first. {flagged} are flagged: "
     "{precision} of them are expected to be wrong. "
 )
-_NONE = "No label is flagged. The cards show the most suspicious samples, the worst first: look at them. "
+_NONE = "No {label} is flagged. The cards show the most suspicious samples, the worst first: look at them. "
 _ALONE = "The rate and the probabilities come from the run alone. They can be far off on hard data."
 _BOTH = "The rate comes from the run alone, the probabilities from run and embeddings. Both can be far off."
 _ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN."
@@ -101,7 +101,7 @@ def write_report(
         "run": run_key(record),
         "names": names,
         "several": record.statistics.unit is not None,
-        "words": ["given", "suggested"] if record.statistics.target is None else ["target", "predicted"],
+        "words": words_of(record.statistics),
         "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
         "note": _note(record, table, audit),
         "doubts": [] if audit else record.doubts(),
@@ -164,7 +164,8 @@ def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
 
 def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
     flagged = int(table["flagged"].sum())
-    note = _NOTE.format(flagged=f"{flagged:,}", precision=f"{100 * PRECISION:.0f} %") if flagged else _NONE
+    words = {"flagged": f"{flagged:,}", "precision": f"{100 * PRECISION:.0f} %", "label": label_word(record.statistics)}
+    note = (_NOTE if flagged else _NONE).format(**words)
     if audit is None:
         source = _ALONE if record.evidence is None else _BOTH
         return note + source + (_ASK if record.statistics.unit is None else "")

@@ -29,7 +29,7 @@ from dynalens.suspicion.table import (
     weights,
     worst_samples,
 )
-from dynalens.suspicion.targets import target_words
+from dynalens.suspicion.targets import label_word, target_words, words_of
 from dynalens.suspicion.unforgettable import removable
 from dynalens.suspicion.units import named_targets
 
@@ -52,6 +52,7 @@ __all__ = [
     "flagged_of_run",
     "has_classes",
     "joined",
+    "label_word",
     "named_targets",
     "neighbour_scores",
     "overlap",
@@ -63,5 +64,6 @@ __all__ = [
     "token_of",
     "unit_words",
     "weights",
+    "words_of",
     "worst_samples",
 ]

@@ -39,6 +39,16 @@ def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     return NoiseRate(0.0, value, min(1.0, beyond + error), alone=ALONE)
 
 
+def label_word(statistics: SampleStatistics) -> str:
+    """Return what may be wrong about a sample: its label, or the target of a regression."""
+    return "label" if statistics.target is None else "target"
+
+
+def words_of(statistics: SampleStatistics) -> tuple[str, str]:
+    """Return what the label of a sample and what stands against it are called, of a regression other words."""
+    return ("given", "suggested") if statistics.target is None else ("target", "predicted")
+
+
 def target_words(
     statistics: SampleStatistics, samples: Sequence[int], names: Sequence[str] | None = None
 ) -> tuple[list[str], list[str]]:

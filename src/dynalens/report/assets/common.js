@@ -110,8 +110,8 @@ function fileName(path) {
   return cut < 0 ? path : `${path.slice(cut + 1)} \u2013 ${path.slice(0, cut)}`;
 }
 
-// p(given label) over the epochs, with both axes said.
-function sparkline(trace, epochs) {
+// p(given label) over the epochs, with both axes said; of a regression the label is a target.
+function sparkline(trace, epochs, given = "given label") {
   const svg = draw("svg", { viewBox: "0 0 200 48", role: "img" });
   const x = i => trace.length > 1 ? 14 + 182 * i / (trace.length - 1) : 105;
   const y = p => 36 - 0.31 * p;
@@ -127,8 +127,8 @@ function sparkline(trace, epochs) {
   flush();
   svg.append(
     draw("text", { x: 14, y: 46 }, `epoch ${epochs[0]}`),
-    draw("text", { x: 105, y: 46, "text-anchor": "middle" }, "p(given label)"),
+    draw("text", { x: 105, y: 46, "text-anchor": "middle" }, `p(${given})`),
     draw("text", { x: 197, y: 46, "text-anchor": "end" }, `epoch ${epochs[1]}`),
-    draw("title", {}, "Probability of the given label, from 0 to 1, over the epochs of training"));
+    draw("title", {}, `Probability of the ${given}, from 0 to 1, over the epochs of training`));
   return svg;
 }

@@ -36,6 +36,8 @@ if (content.found.length) {
 
 const [GIVEN, SUGGESTED] = content.words;
 const isRegression = GIVEN === "target";
+const LABEL = isRegression ? "target" : "label";
+by("kind").textContent = LABEL;
 for (const element of document.querySelectorAll("[data-of]"))
   element.hidden = element.dataset.of === "pairs" ? isRegression : content.several;
 const pairOf = card => card.label + ">" + card.suggested;
@@ -108,8 +110,8 @@ function about(card) {
       make("div", { class: "suggested", title: nameOf(card.suggested) }, SUGGESTED + " " + nameOf(card.suggested))),
     make("div", { class: "meta" },
       make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),
-      make("span", { title: `probability that the ${isRegression ? "target" : "label"} is wrong` }, `wrong: ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
-    sparkline(card.trace, content.epochs), ...looksLike(card)];
+      make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
+    sparkline(card.trace, content.epochs, isRegression ? "target" : "given label"), ...looksLike(card)];
 }
 
 // What the sample looks like: a row of the given and a row of the suggested class.
