@@ -675,3 +675,37 @@ def test_explanations_of_a_regression_are_of_its_outputs(tmp_path: Path, outputs
     np.testing.assert_allclose(sums, arrays["logits"][:, unit] - linear.bias[0].item(), rtol=1e-2, atol=2e-2)
     doubtful = dynamics.statistics().arrays()["unit"][arrays["suspects_label.ids"]]
     assert arrays["suspects_label.targets"].tolist() == ([1] * 4 if outputs == 1 else doubtful.tolist())
+
+
+class WithHead(Regressor):
+    """Its ``forward`` returns features, of which the step predicts the second column of the batch's targets."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.features, self.head = nn.Linear(36, 3), nn.Linear(3, 1)
+        self.net = nn.Sequential(nn.Flatten(), self.features)
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(self.head(logits).squeeze(1), y[:, 1])
+
+
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_explanations_of_a_regression_are_of_predictions_and_not_of_features(tmp_path: Path) -> None:
+    """The prediction is a linear function here, so that its saliency is the same for each sample."""
+    options: dict[str, Any] = {"methods": "saliency", "metrics": (), "on_error": "raise", "num_samples": 2}
+
+    def explained(**forward: Any) -> WithHead:
+        model = WithHead()
+        callbacks = TrainingDynamicsMonitor(), AttributionMonitor(**options, **forward)
+        fit(tmp_path, *callbacks, model=model, data=data(targets(2)), max_epochs=2)
+        return model
+
+    with pytest.raises(ValueError, match=r"as many numbers .* with its targets, 1, got 3. Pass `forward=`"):
+        explained()
+    model = explained(forward=lambda module, inputs: module.head(module(inputs)))
+    arrays = read_arrays(tmp_path / "dynalens" / "explanations" / "epoch_000001.npz")
+    expected = (model.head.weight @ model.features.weight).detach().abs().flatten()
+    assert expected.max() > 0
+    maps = np.abs(arrays["saliency.maps"].astype(np.float32).reshape(2, -1)) * arrays["saliency.scales"].reshape(2, -1)
+    np.testing.assert_allclose(maps, np.tile(expected, (2, 1)), rtol=1e-2, atol=1e-3)
+    assert set(arrays["targets"]) | set(arrays["suspects_label.targets"]) == {1}  # of the logits 0 and z

@@ -75,7 +75,7 @@ class BatchObserver:
 
     Attributes:
         layout: What is known so far.
-        told_numbers: Whether somebody told that the targets are those of a regression.
+        told_numbers: Targets of each sample where somebody told that they are those of a regression; else 0.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
@@ -85,7 +85,7 @@ class BatchObserver:
         self._leaves: list[tuple[Path, Tensor]] = []
         self._calls: list[ModuleCall] = []
         self._losses: list[LossCall] = []
-        self._of_numbers = self.told_numbers = False
+        self._of_numbers, self.told_numbers = False, 0
 
     @property
     def done(self) -> bool:
@@ -124,7 +124,8 @@ class BatchObserver:
             units: What a tracker took for the units of its samples: the name of their kind, and the targets; None where
                 it took none.
         """
-        self.told_numbers |= units is not None and units[0] == TARGETS
+        if units is not None and units[0] == TARGETS:
+            self.told_numbers = units[1].shape[1:].numel()
         if not self._steps_left:
             return
         self.stop()

@@ -24,6 +24,7 @@ from dynalens.explanations.forms import (
     Forward,
     Query,
     check_floating_copies,
+    check_outputs,
     explained_form,
     forward_of_form,
     is_table,
@@ -68,6 +69,7 @@ class Explainer:
         chunk_size: Images in one pass; None until memory has run out.
         independent: Whether the logits are of labels that are there or not, and not of classes.
         numbers: Whether they are the outputs of a regression, which have no probabilities.
+        outputs: Of a regression, how many a sample has; None where that is not known.
         forward: Callable(model, inputs) -> logits; default: the model, or its only child that gives logits.
         strict: Whether a method or a metric that fails raises; otherwise it is left out from then on, with a warning.
         robustness: Names of attacks and corruptions.
@@ -86,12 +88,13 @@ class Explainer:
     robustness: Sequence[str] = ()
     independent: bool = field(default=False, init=False)
     numbers: bool = field(default=False, init=False)
+    outputs: int | None = field(default=None, init=False)
     unit: ExplainedUnit | None = field(default=None, init=False)
     shift: int = field(default=0, init=False)
 
-    def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0) -> None:
+    def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0, outputs: int | None = None) -> None:
         """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
-        self.independent, self.numbers, self.shift = independent, numbers, shift
+        self.independent, self.numbers, self.shift, self.outputs = independent, numbers, shift, outputs
         if numbers and self.metrics:
             warn(
                 f"{', '.join(self.metrics)} are left out: they are of probabilities, which a regression has not. Maps "
@@ -181,6 +184,8 @@ class Explainer:
         images = model_form(explained_form(inputs), inputs)
         forward = self._model_forward(model, images, dense=self.unit is not None)
         check_floating_copies(model, forward, inputs)
+        if self.numbers and self.outputs is not None:
+            check_outputs(model, forward, images, self.outputs)
         run = forward_of_form(forward, inputs)
         if self.unit is not None:
             unit = self.unit.at_logits(self.shift, inputs.shape[1])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dynalens.observation import is_tokens, undisturbed
+from dynalens.observation import checked_logits, floating_dtype, is_tokens, undisturbed
 
 Forward = Callable[[Tensor], Tensor]
 _SAME = 1e-3
@@ -92,4 +92,17 @@ def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) ->
             f"Expected the model to return the same logits for images of {inputs.dtype} and for floating copies of "
             "them, got others or none: `training_step` scales them, or the model does for some dtypes only. Pass "
             "`inputs=` with a callable(batch) -> (scaled images, labels)."
+        )
+
+
+def check_outputs(model: nn.Module, forward: Forward, images: Tensor, outputs: int) -> None:
+    """Raise a ValueError unless a regression's model gives as many numbers for each sample as it is trained on."""
+    image = images[:1]
+    image = image.to(floating_dtype(model, image)) if image.is_floating_point() else image
+    with undisturbed(model), torch.no_grad():
+        number = checked_logits(forward(image)).numel()
+    if number != outputs:
+        raise ValueError(
+            "Expected the module to return as many numbers for a sample as `training_step` compares with its targets, "
+            f"{outputs}, got {number}. Pass `forward=` with a callable(pl_module, inputs) -> predictions."
         )

@@ -70,8 +70,9 @@ class RunExplanations:
         """
         samples = self.samples.every_epoch()
         self.explainer.take_labels(
-            independent=self.samples.several, numbers=self.samples.numbers, shift=self.samples.shift
-        )
+            independent=self.samples.several, numbers=self.samples.numbers, shift=self.samples.shift,
+            outputs=self.samples.outputs,
+        )  # fmt: skip
         if samples is None:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])

@@ -51,6 +51,7 @@ class ExplainedSamples:
         observer: Learns where they stand.
         several: Whether samples, or their pixels, have several labels, each with a logit of its own.
         numbers: Whether labels are the targets of a regression, and what is explained is the output for one.
+        outputs: Of a regression, the numbers that are predicted of each sample; None where that is not known.
         dense: Whether each token or pixel has a class; what is explained of a sample is chosen with its explanation.
         shift: Places by which the logits for a token stand before it.
     """
@@ -64,6 +65,7 @@ class ExplainedSamples:
         self.suspects_readable, self._told = True, False
         self.several = self.numbers = self.dense = False
         self.shift = 0
+        self.outputs: int | None = None
         self._unit_labels: dict[int | str, Tensor] = {}
         self._regions = Regions(settings.masks)
         if self._given is not None:
@@ -127,7 +129,8 @@ class ExplainedSamples:
             units: What a tracker took for the units of its samples, and their targets; None where that is not known.
         """
         self.observer.finish(units)
-        self.numbers |= self.observer.told_numbers
+        self.outputs = self.observer.told_numbers or self.outputs
+        self.numbers |= self.outputs is not None
         copied_step, self._held = self._held, None
         if copied_step is not None:
             batch, choose, ids = copied_step
@@ -222,6 +225,7 @@ class ExplainedSamples:
             "kept_ids": self._first_ids,
             "several": self.several,
             "numbers": self.numbers,
+            "outputs": self.outputs,
             "dense": self.dense,
             "shift": self.shift,
             "unit_labels": self._unit_labels,
@@ -234,6 +238,7 @@ class ExplainedSamples:
         self._first, self._first_ids = state["kept"], state.get("kept_ids", [])
         self.several |= state.get("several", False)
         self.numbers |= state.get("numbers", False)
+        self.outputs = self.outputs or state.get("outputs")
         self.dense |= state.get("dense", False)
         self.shift = self.shift or state.get("shift", 0)
         self._unit_labels = dict(state.get("unit_labels", {}))
@@ -290,7 +295,8 @@ class ExplainedSamples:
                 is_ignored |= torch.arange(labels.shape[1], device=labels.device) < self.shift
             return labels.masked_fill(is_ignored, IGNORED)
         if self.numbers:  # the first output; a single one is the second one of the two classes 0 and z
-            return labels.new_full(labels.shape[:1], int(labels.shape[1:].numel() == 1), dtype=torch.int64)
+            outputs = self.outputs or labels.shape[1:].numel()  # of other columns than those that are learned, too
+            return labels.new_full(labels.shape[:1], int(outputs == 1), dtype=torch.int64)
         if self.several and labels.ndim == 2:
             return first_labels(labels)
         layout = self.observer.layout
