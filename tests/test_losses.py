@@ -579,6 +579,24 @@ def in_order(y: Tensor) -> Callable[[], DataLoader[Any]]:
     return lambda: loader(TensorDataset(images(), y), shuffle=False)
 
 
+class Renumbers(Classifier):
+    """Learns whether a label is 0; a list of Python holds the answers, so that nothing can be followed."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        logits, answers = self(x / N), torch.tensor([int(label == 0) for label in y.tolist()])
+        self.remember(x, logits, answers)
+        return F.cross_entropy(logits, answers)
+
+
+def test_a_first_batch_of_class_0_alone_after_a_renumbering_is_not_taken_for_a_contrastive_loss(tmp_path: Path) -> None:
+    y = torch.tensor([1, 2, 2, 1] + [0, 1, 2] * 6)
+    monitor, model = TrainingDynamicsMonitor(), Renumbers()
+    fit(tmp_path, monitor, model=model, data=in_order(y))
+    assert [targets.tolist() for *_, targets in model.seen[:2]] == [[0, 0, 0, 0], [1, 0, 0, 1]]
+    assert_equals_the_definitions(monitor.statistics(), model.seen)
+
+
 @pytest.mark.parametrize(
     ("model", "views", "y"),
     [(TwoViews, 2, labels().sort().values), (Classifier, 1, torch.zeros(N, dtype=torch.int64))],

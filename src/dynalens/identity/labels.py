@@ -136,11 +136,20 @@ class LabelCheck:
         of_rows = (_listed(columns[path], list(rows_to_read)) for path in labels if path in usual)
         if any(is_reordered(values, numbers) for values in of_rows if values is not None):
             raise SampleIdentityError(ANOTHER_ORDER)
-        # Each row's counterpart has its own number, or stands first.
+        self._check_contrastive(target, classes, {path for path in usual if relations[path] == "constant"})
+
+    def _check_contrastive(self, target: list[int], classes: int, constant: set[Path]) -> None:
+        """Raise where each row's counterpart has its own number, or always stands first.
+
+        A step that renumbers labels may get some batches of class 0 alone: as many labels as there are classes tell
+        that no other class will come, or else all the steps that are looked at.
+        """
         if target == list(range(len(target))) and classes >= len(target) > 2:
             raise CaptureError(NO_CLASSES.format("the numbers of the rows"))
-        if not any(target) and classes > 2 and any(relations[path] == "constant" for path in usual):
-            raise CaptureError(NO_CLASSES.format("class 0 throughout batches with several labels"))
+        if not any(target) and classes > 2:
+            labels = [set(self._together(path)[0]) for path in constant]
+            if any(not self.looks or len(of_path) >= classes for of_path in labels):
+                raise CaptureError(NO_CLASSES.format("class 0 throughout batches with several labels"))
 
     def _check_changed(self, usual: set[Path]) -> None:
         """Raise where most targets follow from the labels, and the others from nothing that the batches hold."""
