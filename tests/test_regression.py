@@ -650,10 +650,13 @@ def test_a_resumed_fit_continues_the_record_of_a_regression(tmp_path: Path) -> N
     np.testing.assert_array_equal(resumed.statistics().tolerance, whole.statistics().tolerance)
 
 
-def test_training_on_numbers_ends_bit_identical_with_the_monitor(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
+def test_training_on_numbers_ends_bit_identical_with_the_monitors(tmp_path: Path) -> None:
     model = Regressor()
+    model.net = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 1))
     alone = fit(tmp_path, model=copy.deepcopy(model), data=data())
-    _, watched = monitored(tmp_path, model)
+    attribution = AttributionMonitor(methods="saliency", metrics=(), on_error="raise", num_samples=2)
+    watched = fit(tmp_path, TrainingDynamicsMonitor(), attribution, model=model, data=data())
     for before, after in zip(alone.parameters(), watched.parameters(), strict=True):
         assert torch.equal(before, after)
 
