@@ -242,6 +242,32 @@ def test_a_pool_that_grows_between_fits_keeps_its_record_by_names_alone(tmp_path
     assert grown(TrainingDynamicsMonitor(index="id")) == [2] * 6 + [1] * 6
 
 
+def test_folds_of_the_same_length_share_a_record_by_names_alone(tmp_path: Path) -> None:
+    def fold(monitor: TrainingDynamicsMonitor, start: int) -> list[Any]:
+        part = Subset(Carries(name), range(start, N, 2))
+        data = partial(DataLoader[Any], part, batch_size=4)
+        return list(fit(tmp_path, monitor, model=OfDicts(), data=data, max_epochs=1).seen)
+
+    monitor = TrainingDynamicsMonitor()
+    fold(monitor, 0)
+    for _ in range(2):
+        with pytest.raises(SampleIdentityError, match=r"others at 11 of 11 positions, at 0 sample 1 .* instead of 0"):
+            fold(monitor, 1)
+    fold(monitor, 0)
+    assert monitor.statistics().presentations.tolist() == [2] * 11
+    monitor.reset()
+    fold(monitor, 1)
+    assert monitor.statistics().presentations.tolist() == [1] * 11
+
+    by_name, margins = TrainingDynamicsMonitor(index="id"), dict[str, list[float]]()
+    for _, index, logits, targets in [step for start in (0, 1, 0) for step in fold(by_name, start)]:
+        for i, z, y in zip(index, logits.double(), targets.tolist(), strict=True):
+            margins.setdefault(name(i), []).append(float(z[y] - max(z[k] for k in range(K) if k != y)))
+    table = by_name.table()
+    assert table["presentations"].to_dict() == {name(i): 2 - i % 2 for i in range(N)}
+    assert table["margin"].to_dict() == pytest.approx({sample: np.mean(of) for sample, of in margins.items()}, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [

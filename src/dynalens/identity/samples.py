@@ -45,6 +45,8 @@ class SampleIdentity:
         self._source: TrainingLoader | None = None
         self._extract: Index | None = None
         self._by_position: bool | None = None
+        self._roots: Any = None
+        """Position below all subsets of each sample of the record that a fit of this process began."""
 
     def install(self, trainer: Any) -> None:
         """Follow what must be followed from before the first loader is made."""
@@ -236,6 +238,8 @@ class SampleIdentity:
             SampleIdentityError: If samples are known by their position, and the dataset has others by now.
         """
         roots, ids = self.root_index(length), None if self.ids is None else self.ids.array(length)
+        if self._by_position:
+            self._check_same_samples(roots)
         names = None
         if name_of is None:
             names = self.sample_names(roots)
@@ -273,8 +277,24 @@ class SampleIdentity:
                 )
             self._by_position = True
 
+    def _check_same_samples(self, roots: Any) -> None:
+        """Raise where subsets of the same length, as the folds of a cross-validation, would share a record."""
+        if self._roots is None or len(self._roots) != len(roots):
+            self._roots = roots
+        moved = np.flatnonzero(self._roots != roots)
+        if len(moved):
+            first = moved[0]
+            raise SampleIdentityError(
+                f"Expected the samples of the record at their positions in the dataset, got others at {len(moved)} of "
+                f"{len(roots)} positions, at {first} sample {roots[first]} of the whole dataset instead of "
+                f"{self._roots[first]}. Give each subset a callback of its own, or call `reset()` to begin a new "
+                "record. For one record of all subsets, return a name (str) with each sample and pass its key as "
+                "`index=`."
+            )
+
     def load_state(self, state: Iterable[int | str] | None) -> None:
         """Continue with the rows of ``state``."""
+        self._roots = None
         self.ids = None if state is None else SampleIds(state)
 
 

@@ -212,7 +212,7 @@ class LiveRecord:
 
     def use(self, folder: RecordFolder) -> None:
         """Let a fit write to this folder."""
-        if self.folder is not None:
+        if self.folder is not None and self.folder.is_begun:  # not where a fit was refused before its first step
             self._digests = dict(self.folder.digests)
         self.folder, self.current = folder, None
 
