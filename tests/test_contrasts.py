@@ -27,9 +27,9 @@ def galleries(monkeypatch: pytest.MonkeyPatch) -> list[list[Suspect]]:
     drawn: list[list[Suspect]] = []
     draw = suspects_gallery
 
-    def notes(suspects: Any, title: str) -> Any:
+    def notes(suspects: Any, *options: Any) -> Any:
         drawn.append(list(suspects))
-        return draw(suspects, title)
+        return draw(suspects, *options)
 
     monkeypatch.setattr(dynamics_pictures, "suspects_gallery", notes)
     return drawn
