@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from dynalens.capture import (
     BatchLayout,
     BatchObserver,
+    CaptureError,
     class_labels,
     images_and_labels,
     inputs_to_show,
@@ -250,3 +251,9 @@ def test_fractions_are_those_of_a_regression_unless_a_binary_loss_smooths_them()
     assert name_no_classes(torch.tensor([0.5, 1.0]))
     assert not name_no_classes(torch.tensor([0.0, 1.0]))
     assert not name_no_classes(torch.tensor([0.9, 0.1]), loss="binary_cross_entropy_with_logits")
+
+
+def test_a_batch_without_the_class_of_each_pixel_says_what_was_got() -> None:
+    layout = BatchLayout(inputs=("x",), labels=("y",), dense=True)
+    with pytest.raises(CaptureError, match=r"the class of each token \(N, T\) or pixel .* as such targets: .*`inputs="):
+        images_and_labels({"x": pixels(), "y": CLASSES}, layout=layout)

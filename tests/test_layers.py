@@ -356,6 +356,17 @@ def test_a_picture_that_fails_is_warned_of_once_and_training_goes_on(tmp_path: P
         fit(tmp_path, LayerMonitor(maximise="classes"), model=Flat(), data=lambda: loader(flat))
 
 
+def test_a_layer_that_the_loss_needs_two_calls_of_has_no_strongest_inputs(tmp_path: Path) -> None:
+    class Twice(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            logits = self(batch[0]) + self(batch[0].flip(2))
+            return nn.functional.cross_entropy(logits, batch[1])
+
+    monitor = LayerMonitor(layer="net.0", top_inputs=1)
+    with pytest.warns(UserWarning, match=r"got 2 calls behind the loss of net.0. Name a layer .* once in a step"):
+        fit(tmp_path, monitor, model=Twice(), max_epochs=1)
+
+
 def test_mistakes_are_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Expected `weights`, `feature_maps`.*to ask for something"):
         LayerMonitor(layer="net.0")

@@ -29,8 +29,8 @@ class Capturing:
 def captured_output(layer: nn.Module) -> Iterator[Capturing]:
     """Yield an object whose ``value`` is the layer's latest output.
 
-    The tensor keeps its graph. Where the next
-    operation works in place (a ReLU, say), its result is what is seen; value and gradient then still belong together.
+    The tensor keeps its graph. Where the next operation works in place (a ReLU, say), its result is what is seen; value
+    and gradient then still belong together.
 
     Example:
         >>> import torch
