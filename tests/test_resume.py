@@ -1,6 +1,7 @@
 """What a checkpoint keeps is continued, and what it loses is said."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint, OnExceptionCheckpoint
 from torch import Tensor
+from torch.utils.data import Subset, TensorDataset
 
 from dynalens import SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
 from test_dynamics import assert_same
-from training import Classifier, N, dataset, fit, in_order, loader
+from training import Classifier, K, N, dataset, fit, images, in_order, loader
 
 STEPS = 6
 """Of an epoch."""
@@ -133,6 +135,42 @@ def test_a_checkpoint_of_another_dataset_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoints" / "step6.ckpt"
     with pytest.raises(SampleIdentityError, match=f"{N} samples, got one of 30. Resume with the dataset"):
         fit(tmp_path, TrainingDynamicsMonitor(), ckpt_path=str(path), data=lambda: loader(dataset(30)))
+
+
+TWINS = TensorDataset(images(), torch.arange(N) // 2 % K)
+EVEN, ODD = (Subset(TWINS, range(start, N, 2)) for start in (0, 1))
+NAMES = [f"{i:02}.png" for i in range(N)]
+
+
+class Files(TensorDataset):
+    """As an image folder, which shows the paths of its samples."""
+
+    def __init__(self, root: str, names: list[str]) -> None:
+        super().__init__(*TWINS.tensors)
+        self.samples = [(f"{root}/{name}", 0) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (EVEN, EVEN, None),
+        (Files("old", NAMES), Files("new", NAMES), None),
+        (Files("old", NAMES), TWINS, None),
+        (EVEN, ODD, r"at their positions in the dataset, got 11 others, from sample 1 of the whole dataset on"),
+        (Files("old", NAMES), Files("old", NAMES[::-1]), r"files of .* 22 samples, got .* from 'old/21\.png' on"),
+    ],
+    ids=["the same subset", "another folder", "files that are not known", "another subset", "other files"],
+)
+def test_a_checkpoint_goes_on_in_another_process_with_the_same_samples_alone(
+    tmp_path: Path, first: Any, second: Any, message: str | None
+) -> None:
+    saver = ModelCheckpoint(tmp_path, filename="first")
+    fit(tmp_path, TrainingDynamicsMonitor(), saver, data=lambda: loader(first), max_epochs=1, enable_checkpointing=True)
+    monitor = TrainingDynamicsMonitor()
+    with pytest.raises(SampleIdentityError, match=message) if message else nullcontext():
+        fit(tmp_path, monitor, data=lambda: loader(second), ckpt_path=str(tmp_path / "first.ckpt"), max_epochs=2)
+    if message is None:
+        assert monitor.statistics().presentations.tolist() == [2] * len(second)
 
 
 def test_a_history_that_is_gone_is_said_and_not_half_counted(tmp_path: Path) -> None:

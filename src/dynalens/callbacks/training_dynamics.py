@@ -167,7 +167,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def reset(self) -> None:
         """Forget the record; the next fit starts a new one."""
-        self._identity.load_state(None)
+        self._identity.load_state({})
         self._features.load_state(None)
         self._live = self._live.renewed()
 
@@ -341,8 +341,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return {}
         # A collective would dead-lock where one process alone writes a checkpoint, as on an exception.
         alone = self._processes is None or self._processes.number == 1
-        identity_and_features = {"sample_ids": self._identity.state(), "features": self._features.state()}
-        return self._live.state(alone=alone) | identity_and_features
+        return self._live.state(alone=alone) | self._identity.state() | {"features": self._features.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the record of a checkpoint."""
@@ -351,7 +350,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._features.load_state(state_dict.get("features"))
         # With several processes, the first one brings the epoch under way to the merge.
         self._live.load_state(state_dict, pending=self._processes is None or self._processes.is_first)
-        self._identity.load_state(state_dict["sample_ids"])
+        self._identity.load_state(state_dict)
 
     @property
     def identity(self) -> SampleIdentity:

@@ -1,6 +1,6 @@
 """The rows of the record that a step's samples belong to, whatever way tells them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from dynalens.identity.recorder import (
     step_indices,
     training_loader,
 )
+from dynalens.identity.same import SameSamples
 
 Index = str | Callable[[Any], Any]
 
@@ -45,8 +46,7 @@ class SampleIdentity:
         self._source: TrainingLoader | None = None
         self._extract: Index | None = None
         self._by_position: bool | None = None
-        self._roots: Any = None
-        """Position below all subsets of each sample of the record that a fit of this process began."""
+        self._same = SameSamples()
 
     def install(self, trainer: Any) -> None:
         """Follow what must be followed from before the first loader is made."""
@@ -238,18 +238,18 @@ class SampleIdentity:
             SampleIdentityError: If samples are known by their position, and the dataset has others by now.
         """
         roots, ids = self.root_index(length), None if self.ids is None else self.ids.array(length)
+        names = self.sample_names(roots)
         if self._by_position:
-            self._check_same_samples(roots)
-        names = None
+            self._same.check(roots, names)
         if name_of is None:
-            names = self.sample_names(roots)
-        elif not self.undecided:
-            names = [str(name_of(sample)) for sample in (range(len(roots)) if ids is None else ids.tolist())]
+            return roots, ids, names, self.class_names()
+        samples = range(len(roots)) if ids is None else ids.tolist()
+        names = None if self.undecided else [str(name_of(sample)) for sample in samples]
         return roots, ids, names, self.class_names()
 
-    def state(self) -> list[int | str] | None:
-        """Return the ids in the order of their rows, or None if samples are known by their position."""
-        return None if self.ids is None else list(self.ids)
+    def state(self) -> dict[str, Any]:
+        """Return the ids in the order of their rows, None if samples are known by position, and what tells these."""
+        return {"sample_ids": None if self.ids is None else list(self.ids), "same_samples": self._same.state()}
 
     def _find(self, trainer: Any, batch: Any) -> Tensor | list[str] | None:
         assert self._source is not None
@@ -277,25 +277,10 @@ class SampleIdentity:
                 )
             self._by_position = True
 
-    def _check_same_samples(self, roots: Any) -> None:
-        """Raise where subsets of the same length, as the folds of a cross-validation, would share a record."""
-        if self._roots is None or len(self._roots) != len(roots):
-            self._roots = roots
-        moved = np.flatnonzero(self._roots != roots)
-        if len(moved):
-            first = moved[0]
-            raise SampleIdentityError(
-                f"Expected the samples of the record at their positions in the dataset, got others at {len(moved)} of "
-                f"{len(roots)} positions, at {first} sample {roots[first]} of the whole dataset instead of "
-                f"{self._roots[first]}. Give each subset a callback of its own, or call `reset()` to begin a new "
-                "record. For one record of all subsets, return a name (str) with each sample and pass its key as "
-                "`index=`."
-            )
-
-    def load_state(self, state: Iterable[int | str] | None) -> None:
-        """Continue with the rows of ``state``."""
-        self._roots = None
-        self.ids = None if state is None else SampleIds(state)
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continue with the samples of ``state``; of an empty one, with none."""
+        ids = state.get("sample_ids")
+        self._same, self.ids = SameSamples(state.get("same_samples")), None if ids is None else SampleIds(ids)
 
 
 def _new_ids(trainer: Any) -> SampleIds:

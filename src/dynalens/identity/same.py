@@ -1,0 +1,85 @@
+"""Whether the samples at the record's positions are still those that they were when it began."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+
+import numpy as np
+
+from dynalens.identity.errors import SampleIdentityError
+from dynalens.identity.given import Array
+
+_REMEDY = (
+    "Give each subset a callback of its own, or call `reset()` to begin a new record. For one record of all subsets, "
+    "return a name (str) with each sample and pass its key as `index=`."
+)
+
+
+class SameSamples:
+    """Compares the samples of each fit with those of the record, which know their positions alone.
+
+    Within a process the positions below all subsets are compared. A checkpoint has checksums (CRC-32) of these, and of
+    the names of the files without their folders, which may be elsewhere on another machine.
+
+    Example:
+        >>> samples = SameSamples()
+        >>> samples.check(np.array([0, 2]), ["old/a.png", "old/c.png"])
+        >>> resumed = SameSamples(samples.state())
+        >>> resumed.check(np.array([0, 2]), ["new/a.png", "new/c.png"])
+        >>> resumed.state() == samples.state()
+        True
+    """
+
+    def __init__(self, state: Mapping[str, int | None] | None = None) -> None:
+        self._roots: Array | None = None
+        self._checksums = state
+
+    def state(self) -> dict[str, int | None] | None:
+        """Return the checksums of the samples; None before any were seen."""
+        return None if self._checksums is None else dict(self._checksums)
+
+    def check(self, roots: Array, paths: Sequence[str] | None) -> None:
+        """Compare the samples of a fit.
+
+        Args:
+            roots: Shape ``(N,)``, the position of each below all subsets.
+            paths: Of each one's file; None where the dataset shows none.
+
+        Raises:
+            SampleIdentityError: If they are others than those of the record.
+        """
+        if self._roots is not None and len(self._roots) == len(roots):
+            _check_positions(self._roots, roots)
+            return
+        found = _checksums(roots, paths)
+        expected = self._checksums if self._checksums is not None and self._roots is None else {}
+        if expected.get("positions") not in (None, found["positions"]):
+            raise SampleIdentityError(
+                f"Expected the samples of the record at their positions in the dataset, got {len(roots)} others, from "
+                f"sample {roots[0]} of the whole dataset on. Resume with the subset of the checkpoint. {_REMEDY}"
+            )
+        if None not in (expected.get("files"), found["files"]) and expected["files"] != found["files"]:
+            raise SampleIdentityError(
+                f"Expected the files of the record's {len(roots)} samples, got others or in another order, from "
+                f"{(paths or [''])[0]!r} on. Resume with the files of the checkpoint. {_REMEDY}"
+            )
+        self._roots, self._checksums = roots, found
+
+
+def _check_positions(expected: Array, roots: Array) -> None:
+    moved = np.flatnonzero(expected != roots)
+    if len(moved):
+        first = moved[0]
+        raise SampleIdentityError(
+            f"Expected the samples of the record at their positions in the dataset, got others at {len(moved)} of "
+            f"{len(roots)} positions, at {first} sample {roots[first]} of the whole dataset instead of "
+            f"{expected[first]}. {_REMEDY}"
+        )
+
+
+def _checksums(roots: Array, paths: Sequence[str] | None) -> dict[str, int | None]:
+    names = None if paths is None else "\0".join(PurePath(path).name for path in paths)
+    return {
+        "positions": zlib.crc32(np.ascontiguousarray(roots, dtype="<i8").tobytes()),
+        "files": None if names is None else zlib.crc32(names.encode(errors="surrogatepass")),
+    }
