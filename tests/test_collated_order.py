@@ -73,6 +73,16 @@ def as_dataclass(samples: list[Any]) -> Any:
     return Batch(torch.stack([x for x, _ in chosen]), torch.tensor([y for _, y in chosen]))
 
 
+def objects() -> list[Any]:
+    return [SimpleNamespace(x=IMAGES[i][None], y=torch.tensor(LABELS[i : i + 1])) for i in range(6)]
+
+
+def concatenated(samples: list[Any]) -> Any:
+    """As graphs are put into one, whose nodes have no axis of the batch."""
+    chosen = [samples[i] for i in (2, 0, 1, 5, 4, 3)]
+    return Batch(torch.cat([each.x for each in chosen]), torch.cat([each.y for each in chosen]))
+
+
 def normalised(samples: list[Any]) -> Any:
     """Inputs that are no sample's numbers, in order."""
     return (torch.stack([x for x, _ in samples]) - 0.5) / 3, torch.tensor([y for _, y in samples])
@@ -90,6 +100,7 @@ FOLLOWED: dict[str, tuple[Callable[[], list[Any]], Callable[[Any], Any], list[in
     "padded": (dicts, padded, BY_LENGTH),
     "padded at the beginning": (dicts, lambda samples: padded(samples, end=True), BY_LENGTH),
     "a dataclass": (pairs, as_dataclass, [2, 0, 1, 5, 4, 3]),
+    "objects": (objects, concatenated, [2, 0, 1, 5, 4, 3]),
     "one class": (lambda: [(x, 0) for x, _ in pairs()], sorted_pairs, BY_BRIGHTNESS),
     "None left out": (
         lambda: [None, *pairs()[1:]], lambda samples: default_collate([s for s in samples if s is not None]),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Path = tuple[Any, ...]
 Column = Tensor | list[Any]
@@ -21,6 +21,8 @@ _PLACES = 32
 def parts(value: Any, path: Path = (), depth: int = 3) -> Iterator[tuple[Path, Any]]:
     """Yield the path to each tensor, array, number, string and list of numbers in a sample or batch, and what is there.
 
+    Samples and batches are tuples, lists, mappings, dataclasses, or other objects with attributes.
+
     Example:
         >>> list(parts({"x": [0.5, 1.5], "meta": ("cat", 3)}))
         [(('x',), [0.5, 1.5]), (('meta', 0), 'cat'), (('meta', 1), 3)]
@@ -32,10 +34,17 @@ def parts(value: Any, path: Path = (), depth: int = 3) -> Iterator[tuple[Path, A
         items: Any = [(field.name, getattr(value, field.name, None)) for field in fields(value)]
     elif isinstance(value, Mapping):
         items = value.items()
+    elif isinstance(value, tuple | list):
+        items = enumerate(value)
     else:
-        items = enumerate(value) if isinstance(value, tuple | list) else ()
+        items = _attributes(value).items()
     for key, part in items if depth else ():
         yield from parts(part, (*path, key), depth - 1)
+
+
+def _attributes(value: Any) -> dict[str, Any]:
+    """Return those of an object that a user's code may keep a sample or a batch in."""
+    return {} if isinstance(value, nn.Module | type) or callable(value) else getattr(value, "__dict__", {})
 
 
 def is_leaf(value: Any) -> bool:
@@ -49,17 +58,27 @@ def part_at(value: Any, path: Path) -> Any:
     """Return what is at a path; None where there is nothing."""
     try:
         for key in path:
-            plain = type(value) in (list, tuple, dict)  # as nearly all batches are
-            value = getattr(value, key) if not plain and is_dataclass(value) else value[key]
+            is_attribute = type(key) is str and not isinstance(value, Mapping)
+            value = getattr(value, key) if is_attribute else value[key]
     except (KeyError, IndexError, TypeError, AttributeError):
         return None
     return value
 
 
 def columns_of_samples(samples: Sequence[Any]) -> dict[Path, list[Any]]:
-    """Return, for each path in the first sample, what is there in all of them, where all have something."""
-    columns = {path: [part_at(sample, path) for sample in samples] for path, _ in parts(samples[0])}
+    """Return, for each path in the first sample, what is there in all of them, where all have something.
+
+    Of an array with one row, also the row: batches are concatenated of such samples.
+    """
+    paths = [(*path, *row) for path, part in parts(samples[0]) for row in ([(), (0,)] if _has_one_row(part) else [()])]
+    columns = {path: [part_at(sample, path) for sample in samples] for path in paths}
     return {path: values for path, values in columns.items() if all(value is not None for value in values)}
+
+
+def _has_one_row(value: Any) -> bool:
+    if not isinstance(value, Tensor | np.ndarray) or (isinstance(value, Tensor) and value.is_nested):
+        return False
+    return value.shape[:1] == (1,)
 
 
 def columns_of_batch(batch: Any, *, moved: bool = False) -> dict[Path, Column]:

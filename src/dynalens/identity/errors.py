@@ -38,7 +38,10 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
     if samples and rows % samples == 0 and (targets is None or _are_views(targets, samples)):
         hint = f"Pass `views={rows // samples}` if each sample has that many rows, all with its own class."
     elif samples and rows > samples:
-        hint = f"If these are tokens, pixels or labels: {_UNITS}"
+        hint = (
+            "Where the collate function repeats samples, wrap the dataset in `IndexedDataset`. If these are tokens, "
+            f"pixels or labels: {_UNITS}"
+        )
     else:
         hint = (
             "Keep all rows and leave some out with -100 as their target, or return a dict of `loss`, and `logits` and "
