@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torchmetrics
+from pytorch_lightning import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -304,6 +305,62 @@ class UpdatesMetrics(Stateful):
         return self.mean.compute() + values["max"] + values["cat"].sum() + self.plain[0].compute()
 
 
+calls_of_all = 0
+calls_by_kind: dict[str, list[float]] = {}
+
+
+class Settings:
+    """Its class counts, in a method that only a global function of the forward pass calls."""
+
+    calls = 0
+
+    def count(self) -> None:
+        type(self).calls += 1
+
+
+SETTINGS = Settings()
+
+
+def count_in_globals(value: float) -> float:
+    global calls_of_all
+    calls_of_all += 1
+    SETTINGS.count()
+    calls_by_kind.setdefault("forward", []).append(value)
+    return calls_of_all + 2 * Settings.calls + 4 * sum(calls_by_kind["forward"])
+
+
+class CountsInGlobals(Stateful):
+    """In variables of its own Python module."""
+
+    def __init__(self) -> None:
+        global calls_of_all
+        super().__init__()
+        calls_of_all = Settings.calls = 0
+        calls_by_kind.clear()
+
+    def scale(self, x: Tensor) -> float:
+        return float(0.9 ** count_in_globals(float(x.detach().mean())))
+
+
+class Counting(Callback):
+    """A callback of Lightning that counts in a hook."""
+
+    calls = 0
+
+    def hook(self, _module: nn.Module, _arguments: Any, output: Tensor) -> Tensor:
+        self.calls += 1
+        return output * 0.9**self.calls
+
+
+class CountedByACallback(Stateful):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net.register_forward_hook(Counting().hook)
+
+    def scale(self, x: Tensor) -> float:
+        return 1.0
+
+
 class Halves(Stateful):
     """Changes its own type of numbers, as code for deployment does."""
 
@@ -318,5 +375,5 @@ STATEFUL: tuple[type[Stateful], ...] = (
     CountsCalls, CountsOnTheClass, ListOnTheClass, CountsInATensor, AddsItsOutput, AppendsActivations, MovingAverage,
     CachesByShape, BuildsATableLazily, BuildsALayerLazily, RegistersAHook, NormalisesItsWeights, SetsItsWeights,
     Spectral, OldWeightNorm, OwnsGenerators, KeepsContainers, KeepsObjects, EnclosesACounter, ComputesAProperty,
-    UpdatesMetrics, Halves,
+    UpdatesMetrics, CountsInGlobals, CountedByACallback, Halves,
 )  # fmt: skip

@@ -102,10 +102,10 @@ ALLOWED = {
     "host": {"torch", "numpy", "observation"} | LIGHTNING,
 }
 STANDARD = {
-    "argparse", "array", "base64", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib", "functools",
-    "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers", "operator", "os",
-    "pathlib", "random", "re", "shutil", "sys", "tempfile", "threading", "time", "types", "typing", "unicodedata",
-    "warnings", "weakref", "zipfile", "zlib",
+    "argparse", "array", "base64", "builtins", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib",
+    "dis", "functools", "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers",
+    "operator", "os", "pathlib", "random", "re", "shutil", "sys", "sysconfig", "tempfile", "threading", "time",
+    "types", "typing", "unicodedata", "warnings", "weakref", "zipfile", "zlib",
 }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens.observation import (
     captured_output,
@@ -23,6 +24,7 @@ from dynalens.observation import (
     two_class_logits,
     undisturbed,
 )
+from dynalens.observation.own_code import OwnCode
 from stateful import STATEFUL, Halves, KeepsObjects, Stateful
 from toys import SmallCNN
 from traces import traces
@@ -161,23 +163,66 @@ def test_a_model_that_refers_to_itself_and_to_a_thread_is_walked_once() -> None:
     assert dict(vars(model)) == before
 
 
-def test_counters_iterators_and_small_tables_go_on_where_they_stood() -> None:
+def test_counters_iterators_and_tables_go_on_where_they_stood() -> None:
     model: Any = nn.Linear(1, 1)
     holders: Any = {
         "number": itertools.count(5, 2),
         "turns": [iter([1, 2, 3])],
         "series": pd.Series([0.0]),
-        "large": pd.Series(np.zeros(2000)),
+        "large": pd.DataFrame(np.zeros((2000, 2))),
     }
     vars(model).update(holders, alias=holders["number"])
     assert next(holders["turns"][0]) == 1
     with undisturbed(model):
         assert [next(holder) for holder in (model.number, model.alias, model.turns[0])] == [5, 7, 2]
         model.series[0] += 1
-        assert model.large is holders["large"]
+        model.large.iloc[1999, 1] += 1
     assert all(vars(model)[name] is holder for name, holder in holders.items())
     assert model.alias is model.number
     assert [next(model.number), next(model.turns[0]), model.series[0]] == [5, 2, 0.0]
+    assert not model.large.to_numpy().any()
+
+
+SPENT: list[Any] = [
+    (i for i in range(9)),
+    itertools.cycle([0, 1]),
+    zip([0]),
+    iter(DataLoader(TensorDataset(torch.zeros(1)))),
+]
+
+
+@pytest.mark.parametrize("iterator", SPENT)
+def test_an_iterator_that_cannot_go_on_where_it_stood_is_not_drawn_from(iterator: Any) -> None:
+    model: Any = nn.Identity()
+    model.draws = iterator
+    with pytest.raises(ValueError, match=r"that can be put back, got one that draws from a \w+,"), undisturbed(model):
+        next(iter(model.draws))
+    assert model.draws is iterator
+    assert next(iterator) in (0, (0,), [torch.zeros(1)])
+
+
+def test_globals_that_only_the_loading_of_data_mentions_are_not_copied() -> None:
+    code = OwnCode()
+    code.add_class(LoadsData)
+    assert {name for _, name in code.new_globals()} == {"scale_of_data"}
+
+
+DATA = [0.0] * 9
+
+
+def scale_of_data() -> float:
+    return 1.0
+
+
+class LoadsData:
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scaled(x)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        return x * scale_of_data()
+
+    def train_dataloader(self) -> Any:
+        return DATA
 
 
 def test_gradients_of_tensors_in_lists_are_put_back() -> None:

@@ -25,11 +25,16 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
       attributes, the entries of lists, dictionaries, sets and deques, values of arrays, parameters, buffers and other
       tensors, states of metrics, hooks, and class attributes. Of a container with more than a thousand entries it is
       the entries, not what these hold.
+    - global variables that the functions of your own files mention, from ``forward`` on, and what these hold.
     - each parameter's ``requires_grad`` and ``.grad`` (None inside),
     - the random generators of torch on every device, of numpy and of Python, and those that modules hold.
 
     What a LightningModule logs inside goes nowhere. Inference mode and autocast are off; compiled modules run eagerly,
     since hooks added after a compilation would be ignored, and activation checkpoints keep what they compute.
+
+    Raises:
+        ValueError: If the forward pass draws from a generator, an iterator of a loader, or one of ``itertools`` other
+            than ``count``, which cannot be put back.
 
     Example:
         >>> model = torch.nn.Dropout()

@@ -7,12 +7,11 @@ when it is put back.
 """
 
 import functools
-import operator
 import random
 from array import array
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from types import CellType, FunctionType, MemberDescriptorType, MethodType, SimpleNamespace
+from types import FunctionType, MethodType, SimpleNamespace
 from typing import Any
 from weakref import CallableProxyType, ProxyType
 
@@ -21,9 +20,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from dynalens.observation.own_code import OwnCode
 from dynalens.observation.stand_ins import StandIns
-
-Undo = Callable[[], None]
+from dynalens.observation.undo import (
+    EMPTY,
+    Undo,
+    enclosed,
+    is_data,
+    slot_value,
+    slots_of,
+    undo_cells,
+    undo_class,
+    undo_dict,
+    undo_entry,
+    undo_sequence,
+    undo_set,
+    undo_slots,
+)
 
 _ATOMS = frozenset(
     {
@@ -76,9 +89,11 @@ class Snapshot:
         self._undo: list[Undo] = []
         self._empty: list[Any] = []
         self._seen: dict[int, Any] = {}  # the values keep the ids from being given away
-        self._stand_ins = StandIns()
+        self._stand_ins, self._code = StandIns(), OwnCode()
         self._copied = copied
         self._walk(list(roots))
+        while self._walk_globals():
+            pass
         self._values = _Values([t for t in self.tensors if id(t) not in copied and _has_values(t)])
 
     @property
@@ -97,7 +112,7 @@ class Snapshot:
 
     def keep(self, attributes: dict[str, Any]) -> None:
         """Put these attributes of something else back too, by identity: what they hold is not followed."""
-        self._undo.append(_undo_dict(attributes, list(attributes.keys()), list(attributes.values())))
+        self._undo.append(undo_dict(attributes, list(attributes.keys()), list(attributes.values())))
 
     def _walk(self, pending: list[Any]) -> None:
         while pending:
@@ -113,6 +128,17 @@ class Snapshot:
                 self.tensors.append(value)
             else:
                 pending.extend(self._kept(value))
+
+    def _walk_globals(self) -> bool:
+        """Follow the global variables that code which is known by now mentions, and return whether there were any."""
+        found = [(namespace, name, namespace.get(name, EMPTY)) for namespace, name in self._code.new_globals()]
+        for namespace, name, content in found:
+            self._undo.append(undo_entry(namespace, name, content))
+            self._stand_ins.put(namespace, dict, [(name, content)])
+            if isinstance(content, type) and _is_plain_object(content):
+                self._code.add_class(content, makes=True)
+        self._walk([content for _, _, content in found])
+        return bool(found)
 
     def _kept(self, value: Any) -> Iterable[Any]:
         """Note how to put one thing back, and return what it holds."""
@@ -145,11 +171,11 @@ class Snapshot:
     def _container(self, value: Any) -> Iterable[Any]:
         if isinstance(value, dict):
             keys, values = list(value.keys()), list(value.values())
-            self._undo.append(_undo_dict(value, keys, values))
+            self._undo.append(undo_dict(value, keys, values))
             self._stand_ins.put(value, dict, zip(keys, _followed(values), strict=False))
             return _followed(values)
         entries = list(value)
-        self._undo.append(_undo_set(value, entries) if isinstance(value, set) else _undo_sequence(value, entries))
+        self._undo.append(undo_set(value, entries) if isinstance(value, set) else undo_sequence(value, entries))
         if isinstance(value, list):
             self._stand_ins.put(value, list, enumerate(_followed(entries)))
         return _followed(entries)
@@ -159,23 +185,30 @@ class Snapshot:
             yield from (value.func, value.args, value.keywords)
         elif isinstance(value, MethodType):
             yield from (value.__func__, value.__self__)
+            if (
+                _package(type(value.__self__)) not in _LIBRARIES
+            ):  # of a class of the user's, whatever it is derived from
+                yield getattr(value.__self__, "__dict__", None)
         elif str(value.__module__).partition(".")[0] not in _LIBRARIES:
-            cells = [(cell, _enclosed(cell)) for cell in value.__closure__ or ()]
+            cells = [(cell, enclosed(cell)) for cell in value.__closure__ or ()]
             if cells:
-                self._undo.append(_undo_cells(cells))
+                self._undo.append(undo_cells(cells))
             yield from (content for _, content in cells)
             yield from (value.__defaults__, value.__kwdefaults__, vars(value))
+            self._code.add_function(value)
 
     def _attributes(self, value: Any) -> Iterator[Any]:
         if isinstance(value, type):
-            attributes = {name: content for name, content in vars(value).items() if _is_data(name, content)}
-            self._undo.append(_undo_class(value, attributes))
+            attributes = {name: content for name, content in vars(value).items() if is_data(name, content)}
+            self._undo.append(undo_class(value, attributes))
+            self._code.add_class(value)
             yield from _followed(list(attributes.values()))
             return
+        yield from type(value).__mro__
         yield getattr(value, "__dict__", None)
-        slots = [(slot, _slot_value(slot, value)) for slot in _slots(type(value))]
+        slots = [(slot, slot_value(slot, value)) for slot in slots_of(type(value))]
         if slots:
-            self._undo.append(_undo_slots(value, slots))
+            self._undo.append(undo_slots(value, slots))
             yield from (content for _, content in slots)
 
 
@@ -238,107 +271,6 @@ def _same_bits(one: Tensor, other: Tensor) -> bool:
 
 def _followed(entries: Any) -> Iterable[Any]:
     return entries if len(entries) <= _MOST_FOLLOWED else ()
-
-
-def _identical(entries: Iterable[Any], earlier_entries: list[Any]) -> bool:
-    return all(map(operator.is_, entries, earlier_entries))
-
-
-def _undo_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> Undo:
-    # The methods of the plain types: those of a subclass may do more. An OrderedDict keeps an order of its own.
-    kind: Any = OrderedDict if isinstance(value, OrderedDict) else dict
-
-    def undo() -> None:
-        same_size = len(value) == len(keys)
-        if same_size and _identical(dict.values(value), values) and _identical(kind.keys(value), keys):
-            return
-        kind.clear(value)
-        for key, content in zip(keys, values, strict=True):
-            kind.__setitem__(value, key, content)
-
-    return undo
-
-
-def _undo_sequence(value: Any, entries: list[Any]) -> Undo:
-    kind: Any = deque if isinstance(value, deque) else list
-
-    def undo() -> None:
-        if len(value) != len(entries) or not _identical(value, entries):
-            kind.clear(value)
-            kind.extend(value, entries)
-
-    return undo
-
-
-def _undo_set(value: set[Any], entries: list[Any]) -> Undo:
-    def undo() -> None:
-        if len(value) != len(entries) or not all(entry in value for entry in entries):
-            set.clear(value)
-            set.update(value, entries)
-
-    return undo
-
-
-def _undo_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> Undo:
-    def undo() -> None:
-        for slot, content in slots:
-            if _slot_value(slot, value) is content:
-                continue
-            if content is _EMPTY:
-                slot.__delete__(value)
-            else:
-                slot.__set__(value, content)  # also of a frozen dataclass
-
-    return undo
-
-
-def _undo_cells(cells: list[tuple[CellType, Any]]) -> Undo:
-    def undo() -> None:
-        for cell, content in cells:
-            if _enclosed(cell) is not content and content is not _EMPTY:
-                cell.cell_contents = content
-
-    return undo
-
-
-def _enclosed(cell: CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not assigned yet
-        return _EMPTY
-
-
-def _undo_class(cls: type, attributes: dict[str, Any]) -> Undo:
-    def undo() -> None:
-        present = {name: content for name, content in vars(cls).items() if _is_data(name, content)}
-        for name in present.keys() - attributes.keys():
-            type.__delattr__(cls, name)
-        for name, content in attributes.items():
-            if present.get(name, _EMPTY) is not content:
-                type.__setattr__(cls, name, content)
-
-    return undo
-
-
-def _is_data(name: str, value: Any) -> bool:
-    return not name.startswith("__") and not callable(value) and not hasattr(type(value), "__get__")
-
-
-_EMPTY = object()
-
-
-def _slots(cls: type) -> list[MemberDescriptorType]:
-    slotted = [vars(base).values() for base in cls.__mro__ if "__slots__" in vars(base)]
-    return [
-        attribute for attributes in slotted for attribute in attributes if isinstance(attribute, MemberDescriptorType)
-    ]
-
-
-def _slot_value(slot: MemberDescriptorType, value: Any) -> Any:
-    try:
-        return slot.__get__(value)
-    except AttributeError:
-        return _EMPTY
 
 
 def _state_of(value: Any) -> Undo | None:

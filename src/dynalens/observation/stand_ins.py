@@ -1,16 +1,32 @@
-"""Copies of objects that change when they are used and cannot be set back: they are used in their place."""
+"""Objects that change when they are used and cannot be set back: copies are used in their place, or nothing is."""
 
 import copy
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 _EMPTY: tuple[Sequence[Any], ...] = ([], (), "", b"", range(0))
 _ITERATORS = tuple(type(iter(values)) for values in _EMPTY)
-_LARGEST = 1000
-"""Values of a table above which it is data, which a forward pass reads and does not change."""
+_DRAWN_FROM = ("builtins", "itertools", "torch.utils.data.dataloader")
+"""Modules whose iterators can be used once, among them generators."""
+
+
+class _Exhaustible:
+    """Stands for an iterator that no look may draw from."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        raise ValueError(
+            f"Expected a forward pass that can be put back, got one that draws from a {self.kind}, which would go on "
+            "elsewhere after the model was looked at. Draw from a list by a number, or outside of `forward`."
+        )
 
 
 class StandIns:
@@ -32,31 +48,31 @@ class StandIns:
             if not is_replaced(kind_of_entry):
                 continue
             _, copied = self._copies.setdefault(id(entry), (entry, stand_in(entry)))
-            if copied is not None:
-                kind.__setitem__(container, place, copied)
+            kind.__setitem__(container, place, copied)
 
 
 @functools.cache
 def is_replaced(kind: Any) -> bool:
     """Return whether copies of this type stand for its objects."""
     of_pandas = kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("DataFrame", "Series")
-    return of_pandas or kind is itertools.count or kind in _ITERATORS
+    return of_pandas or (kind.__module__ in _DRAWN_FROM and issubclass(kind, Iterator))
 
 
 def stand_in(value: Any) -> Any:
-    """Return a copy that goes on where an object of such a type stands, or None if it cannot or need not be copied.
+    """Return a copy that goes on where an object of such a type stands.
 
     That is a counter of ``itertools`` in whole numbers, an iterator over a list, tuple, string, bytes or range, and a
-    small table or series of pandas.
+    table or series of pandas. Other iterators, as generators, cannot be copied: what stands for them raises a
+    ValueError when it is drawn from.
 
     Example:
         >>> numbers = itertools.count(3)
         >>> next(stand_in(numbers)), next(numbers)
         (3, 3)
     """
-    if type(value) is itertools.count:
-        whole = re.fullmatch(r"count\((-?\d+)(?:, (-?\d+))?\)", repr(value))  # Python 3.14 can copy it no more
-        return itertools.count(*(int(number) for number in whole.groups(default="1"))) if whole else None
+    whole = type(value) is itertools.count and re.fullmatch(r"count\((-?\d+)(?:, (-?\d+))?\)", repr(value))
+    if whole:  # Python 3.14 can copy it no more
+        return itertools.count(*(int(number) for number in whole.groups(default="1")))
     if type(value) in _ITERATORS:
         return copy.copy(value)
-    return value.copy() if value.size <= _LARGEST else None
+    return _Exhaustible(type(value).__name__) if isinstance(value, Iterator) else value.copy()

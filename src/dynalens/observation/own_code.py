@@ -1,0 +1,110 @@
+"""Global variables that a model's own code mentions, found in its compiled functions."""
+
+import builtins
+import dis
+import functools
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+_PACKAGES = tuple(
+    {str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
+_OF_GLOBALS = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME")
+_MAKING = ("__init__", "__new__", "__post_init__")
+"""Methods that a forward pass calls of no object that is there already."""
+
+
+class _Names(NamedTuple):
+    """What a function mentions."""
+
+    of_globals: frozenset[str]
+    all: frozenset[str]
+
+
+class OwnCode:
+    """Collects the functions of the user's own files that a forward pass may run, and tells which globals they mention.
+
+    A method counts if a function that counts mentions its name; ``forward`` and methods with two underscores do from
+    the start. So what loads the data, and mentions all of them, is left out, and so are functions of packages.
+
+    Example:
+        >>> code = OwnCode()
+        >>> code.add_function(lambda x: x * SCALE)
+        >>> [name for _, name in code.new_globals()]
+        ['SCALE']
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[type, bool] = {}
+        self._waiting: list[FunctionType] = []
+        self._met: set[FunctionType] = set()
+        self._names = {"forward"}
+        self._told: set[tuple[int, str]] = set()
+
+    def add_class(self, cls: type, *, makes: bool = False) -> None:
+        """Let the methods of a class count; those that make an object, only if the code may make some."""
+        self._classes[cls] = self._classes.get(cls, False) or makes
+
+    def add_function(self, function: FunctionType) -> None:
+        """Let a function count, unless a package brought it."""
+        if function not in self._met and _is_own(function.__code__.co_filename):
+            self._met.add(function)
+            self._waiting.append(function)
+
+    def new_globals(self) -> Iterator[tuple[dict[str, Any], str]]:
+        """Yield namespace and name of each global variable that was not yielded before; it may not be there yet."""
+        while self._waiting or self._has_more_methods():
+            function = self._waiting.pop()
+            names = _names_of(function.__code__)
+            self._names |= names.all
+            for name in names.of_globals:
+                if name in function.__globals__ or not hasattr(builtins, name):
+                    yield from self._new(function.__globals__, name)
+            for module in _own_modules(function.__globals__, names.of_globals):
+                for name in names.all & vars(module).keys():
+                    yield from self._new(vars(module), name)
+
+    def _new(self, namespace: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
+        if (id(namespace), name) not in self._told:
+            self._told.add((id(namespace), name))
+            yield namespace, name
+
+    def _has_more_methods(self) -> bool:
+        for cls, makes in self._classes.items():
+            for name, member in vars(cls).items():
+                is_special = name.startswith("__") and (makes or name not in _MAKING)
+                if is_special or name in self._names:
+                    for function in _functions_in(member):
+                        self.add_function(function)
+        return bool(self._waiting)
+
+
+def _functions_in(member: Any) -> Iterator[FunctionType]:
+    """Yield the functions of a method, a property, or what a decorator made of one."""
+    parts = ("__func__", "fget", "fset", "func", "__wrapped__")
+    candidates = [member] if isinstance(member, FunctionType) else [getattr(member, part, None) for part in parts]
+    candidates += [getattr(member, "__wrapped__", None)]
+    return (each for each in candidates if isinstance(each, FunctionType))
+
+
+@functools.cache
+def _is_own(file: str) -> bool:
+    return file.startswith("<") or not str(Path(file).resolve()).startswith(_PACKAGES)
+
+
+@functools.cache
+def _names_of(code: CodeType) -> _Names:
+    inner = [_names_of(each) for each in code.co_consts if isinstance(each, CodeType)]
+    own = {str(each.argval) for each in dis.get_instructions(code) if each.opname in _OF_GLOBALS}
+    of_globals = frozenset(own.union(*(names.of_globals for names in inner)))
+    return _Names(of_globals, frozenset(code.co_names).union(*(names.all for names in inner)))
+
+
+def _own_modules(namespace: dict[str, Any], names: frozenset[str]) -> Iterator[ModuleType]:
+    modules = (namespace.get(name) for name in names)
+    for module in modules:
+        if isinstance(module, ModuleType) and (file := getattr(module, "__file__", None)) and _is_own(file):
+            yield module

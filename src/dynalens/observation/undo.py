@@ -1,0 +1,137 @@
+"""How to put back one dictionary, list, set, object or class as it is now."""
+
+import operator
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from types import CellType, MemberDescriptorType
+from typing import Any
+
+Undo = Callable[[], None]
+EMPTY = object()
+"""Stands where there is nothing."""
+
+
+def _identical(entries: Iterable[Any], earlier_entries: list[Any]) -> bool:
+    return all(map(operator.is_, entries, earlier_entries))
+
+
+def undo_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> Undo:
+    """Return how to put back these entries of a dictionary."""
+    # The methods of the plain types: those of a subclass may do more. An OrderedDict keeps an order of its own.
+    kind: Any = OrderedDict if isinstance(value, OrderedDict) else dict
+
+    def undo() -> None:
+        same_size = len(value) == len(keys)
+        if same_size and _identical(dict.values(value), values) and _identical(kind.keys(value), keys):
+            return
+        kind.clear(value)
+        for key, content in zip(keys, values, strict=True):
+            kind.__setitem__(value, key, content)
+
+    return undo
+
+
+def undo_entry(value: dict[str, Any], key: str, content: Any) -> Undo:
+    """Return how to put back one entry of a dictionary; EMPTY: that there is none."""
+
+    def undo() -> None:
+        if value.get(key, EMPTY) is content:
+            return
+        if content is EMPTY:
+            del value[key]
+        else:
+            value[key] = content
+
+    return undo
+
+
+def undo_sequence(value: Any, entries: list[Any]) -> Undo:
+    """Return how to put back these entries of a list or deque."""
+    kind: Any = deque if isinstance(value, deque) else list
+
+    def undo() -> None:
+        if len(value) != len(entries) or not _identical(value, entries):
+            kind.clear(value)
+            kind.extend(value, entries)
+
+    return undo
+
+
+def undo_set(value: set[Any], entries: list[Any]) -> Undo:
+    """Return how to put back these entries of a set."""
+
+    def undo() -> None:
+        if len(value) != len(entries) or not all(entry in value for entry in entries):
+            set.clear(value)
+            set.update(value, entries)
+
+    return undo
+
+
+def undo_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> Undo:
+    """Return how to put back what an object has in these slots."""
+
+    def undo() -> None:
+        for slot, content in slots:
+            if slot_value(slot, value) is content:
+                continue
+            if content is EMPTY:
+                slot.__delete__(value)
+            else:
+                slot.__set__(value, content)  # also of a frozen dataclass
+
+    return undo
+
+
+def undo_cells(cells: list[tuple[CellType, Any]]) -> Undo:
+    """Return how to put back what a function encloses."""
+
+    def undo() -> None:
+        for cell, content in cells:
+            if enclosed(cell) is not content and content is not EMPTY:
+                cell.cell_contents = content
+
+    return undo
+
+
+def enclosed(cell: CellType) -> Any:
+    """Return what a function encloses in a cell; EMPTY where it is not assigned yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return EMPTY
+
+
+def undo_class(cls: type, attributes: dict[str, Any]) -> Undo:
+    """Return how to put back these attributes of a class."""
+
+    def undo() -> None:
+        present = {name: content for name, content in vars(cls).items() if is_data(name, content)}
+        for name in present.keys() - attributes.keys():
+            type.__delattr__(cls, name)
+        for name, content in attributes.items():
+            if present.get(name, EMPTY) is not content:
+                type.__setattr__(cls, name, content)
+
+    return undo
+
+
+def is_data(name: str, value: Any) -> bool:
+    """Return whether an attribute of a class is neither a method nor another descriptor."""
+    return not name.startswith("__") and not callable(value) and not hasattr(type(value), "__get__")
+
+
+def slots_of(cls: type) -> list[MemberDescriptorType]:
+    """Return the slots of the objects of a class."""
+    slotted = [vars(base).values() for base in cls.__mro__ if "__slots__" in vars(base)]
+    return [
+        attribute for attributes in slotted for attribute in attributes if isinstance(attribute, MemberDescriptorType)
+    ]
+
+
+def slot_value(slot: MemberDescriptorType, value: Any) -> Any:
+    """Return what an object has in a slot; EMPTY where it has nothing."""
+    try:
+        return slot.__get__(value)
+    except AttributeError:
+        return EMPTY
