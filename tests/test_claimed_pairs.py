@@ -74,6 +74,15 @@ def captured(outputs: Any, batch: Any) -> Any:
     return outputs["z"], batch[1]
 
 
+class Exchanged(Classifier):
+    """Returns two rows of logits in each other's place, whose labels are the same."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits = self(x / N)
+        return {"loss": self.loss(logits, y), "logits": logits[[3, 1, 2, 0, 4, 5, 6]], "targets": y}
+
+
 REFUSED: dict[str, tuple[Callable[[], Classifier], dict[str, Any], int]] = {
     "a callable, rows followed": (lambda: Followed(by_torch, nothing), {"capture": captured}, 1),
     "a layer, rows not followed": (lambda: Returns(by_lists, nothing), {"capture": "module:net"}, 3),
@@ -89,6 +98,11 @@ def test_logits_beside_targets_of_other_rows_are_refused_in_the_first_batches(
     monitor = TrainingDynamicsMonitor(history=False, **arguments)
     with pytest.raises(CaptureError, match=ORDER):
         fit(tmp_path, monitor, model=model(), data=lambda: loader(batch_size=7), limit_train_batches=steps)
+
+
+def test_rows_of_the_same_label_in_each_others_place_are_refused_too(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match=ORDER):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=Exchanged(), data=lambda: loader(batch_size=7, shuffle=False))
 
 
 def test_the_advice_of_the_error_gives_the_exact_record(tmp_path: Path) -> None:

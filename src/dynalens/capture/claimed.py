@@ -91,6 +91,9 @@ class ClaimedPairs:
         is_own = rows_of(presentation.given) is None and len(places) == len(compared.targets)
         if rows is not None and is_own and not torch.equal(rows[places].cpu(), torch.arange(len(places))):
             raise CaptureError(_ORDER)
+        in_order = torch.equal(places.cpu(), torch.arange(len(places)))
+        if not in_order and _is_same_vector(compared.targets, presentation.given):
+            raise CaptureError(_ORDER)
         pairs = zip(compared.targets[places].tolist(), presentation.targets.tolist(), strict=True)
         counted = [(of_loss, target) for of_loss, target in pairs if of_loss >= 0 and target >= 0]
         if self._order.refutes([of_loss for of_loss, _ in counted], [target for _, target in counted]):
@@ -108,6 +111,11 @@ def _compared(loss: Tensor) -> _Compared | None:
     if len(different) != 1:
         return None
     return _Compared(logits.detach().float().log_softmax(dim=1), vectors[0].flatten())
+
+
+def _is_same_vector(one: Tensor, other: Tensor) -> bool:
+    """Whether a loss was given the very targets that were captured, so that its rows are theirs."""
+    return one.numel() == other.numel() and one.dtype == other.dtype and one.data_ptr() == other.data_ptr()
 
 
 def _is_compiled(loss: Tensor) -> bool:
