@@ -1,9 +1,12 @@
 """Imports go in one direction; only `observation` changes a model's mode, hooks or gradients."""
 
 import ast
+import functools
 import inspect
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -113,8 +116,8 @@ def module_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+def imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -125,6 +128,23 @@ def imports(tree: ast.AST) -> Iterator[str]:
             yield parts[1] if parts[0] == "dynalens" and len(parts) > 1 else parts[0]
 
 
+class Source(NamedTuple):
+    """What a module imports when it is imported and anywhere, and the attributes that it names."""
+
+    at_once: set[str]
+    anywhere: set[str]
+    attributes: list[str]
+
+
+@functools.cache
+def parsed(path: Path) -> Source:
+    """Parse a module, once for all tests."""
+    module = ast.parse(path.read_text())
+    nodes = list(ast.walk(module))
+    attributes = [node.attr for node in nodes if isinstance(node, ast.Attribute)]
+    return Source(set(imports(module.body)), set(imports(nodes)), attributes)
+
+
 SOURCES = sorted(ROOT.rglob("*.py"))
 
 
@@ -132,27 +152,16 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 def test_modules_import_only_what_they_may(path: Path) -> None:
     module = module_of(path)
     if module in ALLOWED:
-        assert set(imports(ast.parse(path.read_text()))) - STANDARD - {module} <= ALLOWED[module]
+        assert parsed(path).anywhere - STANDARD - {module} <= ALLOWED[module]
     else:
         assert module in {"__init__", "callbacks", "cli"}
 
 
 def test_captum_is_imported_only_where_it_is_asked_for() -> None:
-    top_level = {name for path in SOURCES for node in ast.parse(path.read_text()).body for name in _imports_of(node)}
-    assert not {"captum", "zennit", "lxt"} & top_level
-    anywhere = [str(path.relative_to(ROOT)) for path in SOURCES if "captum" in _imports_anywhere(path)]
+    assert not {"captum", "zennit", "lxt"} & {name for path in SOURCES for name in parsed(path).at_once}
+    anywhere = [str(path.relative_to(ROOT)) for path in SOURCES if "captum" in parsed(path).anywhere]
     asking = ["attribution/captum.py", "attribution/relevance.py", "concepts/tcav.py", "influences/tracin.py"]
     assert anywhere == [*asking, "robustness/attacks.py"]
-
-
-def _imports_of(node: ast.AST) -> set[str]:
-    return set(imports(node)) if isinstance(node, (ast.Import, ast.ImportFrom)) else set()
-
-
-def _imports_anywhere(path: Path) -> set[str]:
-    found = {node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))}
-    names = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
-    return {name.split(".")[0] for name in names | {str(n.module) for n in found if isinstance(n, ast.ImportFrom)}}
 
 
 def test_only_observation_touches_modes_hooks_and_gradient_modes() -> None:
@@ -161,11 +170,11 @@ def test_only_observation_touches_modes_hooks_and_gradient_modes() -> None:
         "register_full_backward_hook", "enable_grad", "set_grad_enabled", "inference_mode", "backward",
     }  # fmt: skip
     found = {
-        f"{path.relative_to(ROOT)}:{node.lineno} {node.attr}"
+        f"{path.relative_to(ROOT)} {name}"
         for path in SOURCES
         if module_of(path) != "observation"
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr in forbidden
+        for name in parsed(path).attributes
+        if name in forbidden
     }
     # An input of one's own may require gradients, and the Trainer's stage is no mode of a model.
     assert {entry.split()[1] for entry in found if not entry.startswith(("attribution", "identity"))} == set()
@@ -193,10 +202,5 @@ PRONOUNS = {"it", "its", "that", "their", "these", "they", "this", "those", "wha
 
 def test_the_names_of_tests_begin_with_their_subject() -> None:
     files = sorted(Path(__file__).parent.glob("test_*.py"))
-    tests = {
-        node.name
-        for path in files
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
-    }
+    tests = {name for path in files for name in re.findall(r"^ *def (test_\w+)", path.read_text(), re.MULTILINE)}
     assert [name for name in sorted(tests) if name.split("_")[1] in PRONOUNS] == []

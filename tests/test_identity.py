@@ -3,10 +3,10 @@
 import gc
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -114,12 +114,37 @@ def ids_by_the_module(model: Classifier, form: Callable[[int], Any]) -> dict[Any
     return found
 
 
-@pytest.mark.parametrize(("index", "data", "model", "form"), WAYS.values(), ids=WAYS.keys())
-def test_every_source_of_ids_gives_the_same_table(
-    tmp_path: Path, index: Any, data: Any, model: type[Classifier], form: Callable[[int], Any]
-) -> None:
-    monitor, module = TrainingDynamicsMonitor(index=index), model()
-    fit(tmp_path, monitor, data=data, model=module)
+class Fitted(NamedTuple):
+    """What a fit with a monitor left: its module, folder and announcements."""
+
+    monitor: TrainingDynamicsMonitor
+    module: Classifier
+    folder: Path
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Fitted]:
+    """One fit for each way, which several tests read."""
+
+    @cache
+    def fit_in(way: str) -> Fitted:
+        index, data, model, _ = WAYS[way]
+        folder, said = tmp_path_factory.mktemp("way"), list[str]()
+        pl.seed_everything(7, verbose=False)
+        monitor, module = TrainingDynamicsMonitor(index=index), model()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
+            fit(folder, monitor, data=data, model=module, max_epochs=2)
+        return Fitted(monitor, module, folder, said)
+
+    return fit_in
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_source_of_ids_gives_the_same_table(fitted: Callable[[str], Fitted], way: str) -> None:
+    form = WAYS[way][3]
+    monitor, module, folder, _ = fitted(way)
     expected, table = ids_by_the_module(module, form), monitor.table()
     assert set(expected) <= set(table.index)
     assert len(table) in (len(expected), N)
@@ -132,9 +157,9 @@ def test_every_source_of_ids_gives_the_same_table(
     assert clean == [i for i in table.index if not table["flagged"][i]]
     assert {type(i) for i in clean} == {type(form(0))}
     assert monitor.suspects()["rank"].is_monotonic_increasing
-    record = load_record(tmp_path)
+    record = load_record(folder)
     assert record.table().equals(table)
-    stored = pd.read_csv(tmp_path / "dynalens" / "samples.csv", index_col="sample_id")
+    stored = pd.read_csv(folder / "dynalens" / "samples.csv", index_col="sample_id")
     assert stored.index.tolist() == table.index.tolist()
 
 
@@ -160,15 +185,12 @@ def test_labels_are_looked_for_in_the_batch_of_the_recorded_loader(tmp_path: Pat
     assert monitor.table()["label"].tolist() == dataset().tensors[1].tolist()
 
 
-@pytest.mark.parametrize(("index", "data", "model", "form"), WAYS.values(), ids=WAYS.keys())
-def test_weights_are_bit_identical_in_every_way(
-    tmp_path: Path, index: Any, data: Any, model: type[Classifier], form: Any
-) -> None:
-    def weights(*callbacks: Any) -> dict[str, Tensor]:
-        pl.seed_everything(7, verbose=False)
-        return dict(fit(tmp_path, *callbacks, data=data, model=model(), max_epochs=2).state_dict())
-
-    watched, plain = weights(TrainingDynamicsMonitor(index=index)), weights()
+@pytest.mark.parametrize("way", WAYS)
+def test_weights_are_bit_identical_in_every_way(tmp_path: Path, fitted: Callable[[str], Fitted], way: str) -> None:
+    _, data, model, _ = WAYS[way]
+    watched = fitted(way).module.state_dict()
+    pl.seed_everything(7, verbose=False)
+    plain = fit(tmp_path, data=data, model=model(), max_epochs=2).state_dict()
     assert all(torch.equal(watched[key], plain[key]) for key in plain)
 
 
@@ -436,11 +458,11 @@ def test_a_batch_without_indices_raises(batch: Any, index: str, message: str) ->
         indices_in_batch(batch, index)
 
 
-def test_the_way_ids_are_found_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+def test_the_way_ids_are_found_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fitted: Callable[[str], Fitted]
+) -> None:
+    said = [text for way in WAYS for text in fitted(way).said]
     monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
-    for index, data, model, _ in WAYS.values():
-        fit(tmp_path, TrainingDynamicsMonitor(index=index), data=data, model=model(), max_epochs=1)
     fit(tmp_path, TrainingDynamicsMonitor(), data=lambda: loader(num_workers=1, in_order=False), max_epochs=1)
     ways = [text.split("identity: ")[1] for text in said]
     assert ways == ["sampler", *["`index`"] * 7, *["IndexedDataset"] * 4, "`index`", "carried with the samples"]
