@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from find_mislabeled_digits import Classifier, flip
+from find_mislabeled_digits import Classifier, flip, in_percent
 
 
 class Images(Dataset[tuple[Tensor, int]]):
@@ -110,7 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )  # fmt: skip
     trainer.fit(ResNet18(len(names), args.width), DataLoader(train_set, 64, shuffle=True), DataLoader(val_set, 256))
     suspects, rate = dynamics.suspects(), dynamics.noise_rate()
-    print(suspects.head(12)[["label_name", "suggested_name", "wrong_probability"]].round(2).to_string())
+    columns = ["label_name", "suggested_name", "wrong_probability"]
+    print(suspects.head(12)[columns].to_string(formatters={"wrong_probability": in_percent}))
     print(f"\nNoise rate: {rate.value:.3f} ({rate.low:.3f} to {rate.high:.3f}); flipped: {args.noise}.")
     found = set(flipped.tolist()) & set(suspects.index[: len(flipped)])
     print(f"{len(found)} of {len(flipped)} flipped labels are among the {len(flipped)} worst suspects.")

@@ -125,13 +125,18 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), T_95[len(values) - 2] * float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
+def in_percent(probability: float) -> str:
+    """Return an estimated probability in percent, which is never rounded to certainty."""
+    return ">99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
+
+
 def show_suspects(dynamics: TrainingDynamicsMonitor, wrong: set[int], samples: int) -> str:
     """Print the worst suspects, and return how many of the wrong labels are among as many of the worst."""
     suspects = dynamics.suspects()
     print(f"\nThe {SHOWN} most suspicious labels, and the probability that each is wrong:")
     shown = suspects.head(SHOWN)[["label", "suggested", "wrong_probability"]]
     shown = shown.rename(columns={"label": "given", "wrong_probability": "wrong"})
-    print(shown.to_string(formatters={"wrong": lambda p: ">99 %" if p > 0.99 else f"{p:.0%}"}))
+    print(shown.to_string(formatters={"wrong": in_percent}))
     number = len(wrong)
     top = len(wrong & set(suspects.index[:number]))
     return (
@@ -202,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train_set = TensorDataset(images[kept], torch.from_numpy(given))
     val_set, test_set = (TensorDataset(images[part], torch.from_numpy(labels[part])) for part in (val, test))
 
-    print(f"Training on {len(kept):,} images; {len(wrong)} of their labels are wrong ({args.noise:.0%}).")
+    print(f"Training on {len(kept):,} images; {len(wrong)} of their labels are wrong ({100 * args.noise:.0f} %).")
     dynamics = TrainingDynamicsMonitor(audit=100)  # for `dynalens audit`: draws samples, and keeps their pictures
     pl.seed_everything(args.seed, verbose=False)
     trainer = train(

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from dynalens import load_record
 
 sys.path.insert(0, str(Path(__file__).parent))
-from find_mislabeled_digits import Classifier, flip, load
+from find_mislabeled_digits import Classifier, flip, in_percent, load
 
 
 class Digits(pl.LightningDataModule):
@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     cli = LightningCLI(Classifier, Digits, args=argv, save_config_kwargs={"overwrite": True})
     folder = Path(str(cli.trainer.log_dir))
     columns = ["label", "suggested", "wrong_probability", "forgetting_events"]
-    print(load_record(folder).table().sort_values("rank").head(10)[columns].round(2).to_string())
+    worst = load_record(folder).table().sort_values("rank").head(10)[columns]
+    print(worst.to_string(formatters={"wrong_probability": in_percent}))
     print(f"\nAll of it: dynalens suspects {folder}\nTensorBoard: tensorboard --logdir {folder}")
 
 

@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for title, mask in (("remove and retrain", roar_datasets), ("keep and retrain", kar_datasets)):
         panels[title] = curves(mask, sets, args)
         print(f"{title}: test accuracy by the fraction of pixels replaced, mean of {args.seeds} networks")
-        print(f"{'':22}" + "".join(f"{fraction:>8.0%}" for fraction in args.fractions))
+        print(f"{'':22}" + "".join(f"{100 * fraction:>6.0f} %" for fraction in args.fractions))
         for method, accuracies in panels[title].items():
             print(f"{method:22}" + "".join(f"{mean:8.3f}" for mean in accuracies.mean(dim=1).tolist()))
     path = args.out / "roar.png"

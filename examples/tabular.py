@@ -55,6 +55,11 @@ def train(data: Dataset[Any], columns: int, args: argparse.Namespace, **options:
     return model.eval(), trainer
 
 
+def in_percent(probability: float) -> str:
+    """Return an estimated probability in percent, which is never rounded to certainty."""
+    return ">99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Flip labels, train, print the suspects, train again without them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -78,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = len(set(flipped.tolist()) & set(suspects.index[: len(flipped)]))
     rate, clean = dynamics.noise_rate(), dynamics.clean_indices()
     columns = ["name", "label_name", "suggested_name", "wrong_probability", "margin"]
-    print(suspects.head(10)[columns].round(2).to_string(index=False))
+    print(suspects.head(10)[columns].round(2).to_string(index=False, formatters={"wrong_probability": in_percent}))
     print(
         f"\n{found} of {len(flipped)} flipped labels are among the {len(flipped)} worst suspects of {len(kept)} rows."
     )

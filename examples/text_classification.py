@@ -91,6 +91,11 @@ class Reader(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
 
 
+def in_percent(probability: float) -> str:
+    """Return an estimated probability in percent, which is never rounded to certainty."""
+    return ">99 %" if probability > 0.99 else f"{100 * probability:.0f} %"
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, and print the worst suspects."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -112,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer.fit(Reader(), DataLoader(train, 32, shuffle=True), DataLoader(val, 64))
     suspects = dynamics.suspects()
     worst = set(suspects.index[: len(train.flipped)])
-    print(suspects.head(8)[["name", "label_name", "suggested_name", "wrong_probability"]].round(2).to_string())
+    columns = ["name", "label_name", "suggested_name", "wrong_probability"]
+    print(suspects.head(8)[columns].to_string(formatters={"wrong_probability": in_percent}))
     print(f"\n{len(worst & train.flipped)} of {len(worst)} flipped labels are among the {len(worst)} worst suspects.")
     print(f"TensorBoard: tensorboard --logdir {Path(str(trainer.log_dir))}")
 

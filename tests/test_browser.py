@@ -21,6 +21,7 @@ from torch.utils.data import TensorDataset
 from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, apply_decisions, load_record
 from dynalens.auditing import StratifiedRate, interval, stratified_rate
 from dynalens.report import write_audit, write_report
+from dynalens.text import percent
 from training import N, fit, images, labels, loader
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -427,8 +428,8 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     rate = audited.noise_rate
     assert audited.right + audited.wrong + audited.unsure == 20
     assert (audited.wrong, rate.calibrated) == (4, True)
-    ends = f"wrong labels: {rate.value:.1%} (95 % interval {rate.low:.1%} to {rate.high:.1%})"
-    assert shown == ends.replace("%", " %").replace("95  %", "95 %")
+    ends = f"wrong labels: {percent(rate.value)} (95 % interval {percent(rate.low)} to {percent(rate.high)})"
+    assert shown == ends
 
     # A page with nothing in its storage reads the file back.
     browser.execute_script("localStorage.clear()")

@@ -77,12 +77,12 @@ def test_a_rate_with_answers_has_no_doubt() -> None:
 
 def test_every_printed_rate_says_what_it_is() -> None:
     alone = "from the run alone; audit 100 samples for a confidence interval"
-    assert str(SURE) == f"18.0% (14.0% to 23.0%), {alone}"
+    assert str(SURE) == f"18.0 % (14.0 % to 23.0 %), {alone}"
     assert repr(SURE) == f"NoiseRate(low=0.14, value=0.18, high=0.23, calibrated=False)  # {alone}"
     assert eval(repr(SURE)) == SURE
-    assert str(dataclasses.replace(SURE, doubts=("It falls.",))) == f"18.0% (14.0% to 23.0%), {alone}. It falls."
+    assert str(dataclasses.replace(SURE, doubts=("It falls.",))) == f"18.0 % (14.0 % to 23.0 %), {alone}. It falls."
     audited = dataclasses.replace(SURE, calibrated=True)
-    assert str(audited) == "18.0% (14.0% to 23.0%), a 95 % interval from answers"
+    assert str(audited) == "18.0 % (14.0 % to 23.0 %), a 95 % interval from answers"
     assert repr(audited) == "NoiseRate(low=0.14, value=0.18, high=0.23, calibrated=True)"
 
 
@@ -159,7 +159,7 @@ def test_a_run_that_memorised_its_labels_says_so(memorised: Path, record: Record
     assert not rate.calibrated
     assert record.doubts() == list(rate.doubts) == record.table().attrs["doubts"] == record.suspects(3).attrs["doubts"]
     said = " ".join(rate.doubts)
-    assert re.search("repeats 100.0% of the given labels.*bounds are far apart.*few samples, 300", said)
+    assert re.search("repeats 100.0 % of the given labels.*bounds are far apart.*few samples, 300", said)
     assert "The estimate still falls" in " ".join(load_record(memorised.parent / "short").doubts())
 
 
@@ -167,7 +167,7 @@ def test_functions_that_act_on_flags_warn_where_no_sample_is_flagged(record: Rec
     assert not record.table()["flagged"].any()
     doubtful = (
         r"Look at the first of `suspects\(\)`, and audit 100 samples: `dynalens audit RUN`\.\n"
-        r"  The estimated noise rate is .*from the run alone.*\.\n  The network repeats 100\.0%"
+        r"  The estimated noise rate is .*from the run alone.*\.\n  The network repeats 100\.0 %"
     )
     for _ in range(2):  # each time
         with pytest.warns(UserWarning, match=f"No label is flagged: `clean_indices\\(\\)` keeps every .*{doubtful}"):
@@ -211,7 +211,7 @@ def test_the_command_line_says_what_is_doubtful(memorised: Path, capsys: pytest.
 
 def test_the_report_says_what_is_doubtful(record: Record, tmp_path: Path) -> None:
     page = write_report(record, tmp_path / "report.html").read_text()
-    assert '"doubts":["The network repeats 100.0% of the given labels' in page
+    assert '"doubts":["The network repeats 100.0 % of the given labels' in page
     assert '"note":"No label is flagged. The cards show the most suspicious samples' in page
 
 

@@ -172,7 +172,7 @@ def test_the_picture_of_a_tree_has_its_questions_and_its_classes_under_the_answe
     surrogate = tree_surrogate(Signs(), rows)
     tree_picture(surrogate, feature_names=["width", "height"], class_names=["cat", "dog", "owl"])
     title = next(text for text in written if text.startswith("agrees"))
-    assert title.startswith("agrees with the network on 100% of the rows held out")
+    assert title.startswith("agrees with the network on 100 % of the rows held out")
     boxes = {text: position for text, position in written.items() if text in {"height", "width", "cat", "dog", "owl"}}
     assert len(boxes) == 5
     # `height <= 0?` comes first: no leads to the owl, on the right; yes to the width, whose yes is the cat.
@@ -180,7 +180,7 @@ def test_the_picture_of_a_tree_has_its_questions_and_its_classes_under_the_answe
     assert boxes["height"][1] < boxes["width"][1] == boxes["owl"][1] < boxes["cat"][1] == boxes["dog"][1]
     tree = surrogate.tree.tree_
     assert f"<= {tree.threshold[0]:.3g}?  300 rows" in written
-    assert f"{tree.n_node_samples[tree.children_right[0]]} rows, 100% right" in written
+    assert f"{tree.n_node_samples[tree.children_right[0]]} rows, 100 % right" in written
 
 
 def test_the_sheet_of_normlime_marks_what_is_important_in_the_mean_of_the_class() -> None:

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dynalens.text import percent
+
 
 class Schedule:
     """Decides in which epochs some results are made, from the seconds that they and the training took.
@@ -94,7 +96,7 @@ class Schedule:
         self._told = True
         next_epoch = self.next_epoch if self.last_epoch is None else min(self.next_epoch, self.last_epoch)
         return (
-            f"{results} took {overhead:.0%} of the training time since the previous ones, more than "
+            f"{results} took {percent(overhead, 0)} of the training time since the previous ones, more than "
             f"`max_overhead={self.max_overhead}`. The next ones are of epoch {next_epoch}, and the last epoch always "
             "has some. To get them for every epoch, pass `max_overhead=None` to the callback."
         )

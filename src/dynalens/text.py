@@ -1,4 +1,4 @@
-"""Names of files and classes as they can be written and shown, whatever letters they have."""
+"""Texts that are shown: names of files and classes, whatever letters they have, and percentages."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,16 @@ def escaped(text: str) -> str:
         caf\udce9.png café.png
     """
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """Return a fraction in percent, the one way in which all texts of the package write it.
+
+    Example:
+        >>> percent(0.288), percent(0.8, 0)
+        ('28.8 %', '80 %')
+    """
+    return f"{100 * fraction:.{digits}f} %"
 
 
 def escaped_all(texts: Sequence[str] | None) -> list[str] | None:

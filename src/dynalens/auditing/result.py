@@ -12,6 +12,7 @@ from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
 from dynalens.auditing.plan import Plan
 from dynalens.dynamics import Array
 from dynalens.suspicion import PRECISION, NoiseRate, flagged
+from dynalens.text import percent
 
 _HALVINGS = 50
 
@@ -81,8 +82,8 @@ class Audit:
         """Show the rate and what it was made from."""
         rate = self.noise_rate
         return (
-            f"Audit({self.right} right, {self.wrong} wrong, {self.unsure} unsure: {rate.value:.1%} of the labels are "
-            f"wrong, {rate.low:.1%} to {rate.high:.1%})"
+            f"Audit({self.right} right, {self.wrong} wrong, {self.unsure} unsure: {percent(rate.value)} of the labels "
+            f"are wrong, {percent(rate.low)} to {percent(rate.high)})"
         )
 
     @functools.cached_property

@@ -12,6 +12,7 @@ from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, load_record
 from dynalens.report import to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import label_word
+from dynalens.text import percent
 
 
 def run(args: argparse.Namespace) -> None:
@@ -26,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     number = int((record.statistics.presentations > 0).sum())
     for_pair = " for this class pair" if args.class_pair else ""
     label = label_word(record.statistics)
-    expected = f" About {100 * args.precision:g}% of all flagged {label}s are expected to be wrong."
+    expected = f" About {100 * args.precision:g} % of all flagged {label}s are expected to be wrong."
     say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{expected if len(suspects) else ''}")
     say(_rate_in_words(record, audit))
     for doubt in () if audit else record.doubts():
@@ -57,8 +58,8 @@ def _rate_in_words(record: Record, audit: Audit | None) -> str:
     if audit is None:
         return f"Estimated noise rate: {rate.in_words()}"
     return (
-        f"Noise rate: {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}) with 95 % confidence, from {audit.right} "
-        f"right, {audit.wrong} wrong, {audit.unsure} unsure answers"
+        f"Noise rate: {percent(rate.value)} ({percent(rate.low)} to {percent(rate.high)}) with 95 % confidence, from "
+        f"{audit.right} right, {audit.wrong} wrong, {audit.unsure} unsure answers"
     )
 
 

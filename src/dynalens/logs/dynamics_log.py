@@ -41,6 +41,7 @@ from dynalens.suspicion import (
     worst_samples,
 )
 from dynalens.tensorboard import write_layout
+from dynalens.text import percent
 
 ContrastMaps = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
 """From the module, and suggested and given class by a sample's id, to maps by the id."""
@@ -63,7 +64,7 @@ def in_words(epoch: int, suspects: int, rate: NoiseRate) -> str:
     doubts = "".join(f"\n- Doubtful: {doubt}" for doubt in rate.doubts)
     return (
         f"Epoch {epoch}: **{suspects:,} suspects** at an expected precision of {PRECISION:g}. Estimated noise rate "
-        f"**{rate.value:.1%}** ({rate.low:.1%} to {rate.high:.1%}), {rate.alone}.\n{doubts}"
+        f"**{percent(rate.value)}** ({percent(rate.low)} to {percent(rate.high)}), {rate.alone}.\n{doubts}"
     )
 
 

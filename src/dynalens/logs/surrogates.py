@@ -11,6 +11,7 @@ from dynalens.pictures import Relative, class_name, map_cell, relatives_sheet, s
 from dynalens.pictures.card import GAP, LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import FAINT, INK, LINES, write
 from dynalens.surrogates import TreeSurrogate
+from dynalens.text import percent
 
 _CELL = 144  # pixels of a picture: more than twice its side on the sheet
 _BOX, _PITCH = 118, 5 * LINE  # width of a node, and height of a level: two lines, and a branch with its word
@@ -23,16 +24,16 @@ def normlime_sheet(
     *,
     class_names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Return a row for each class: the mean of its samples, and where NormLIME finds it important.
+    """Return a picture with a row for each class: the mean of its samples, and where NormLIME finds it important.
 
     Args:
-        importance: By class, ``spatial``, as of :func:`dynalens.normlime`.
-        images: Shape ``(N, C, *spatial)``, or ``(N, F)`` for rows of a table: the samples.
-        labels: Shape ``(N,)``, their classes.
-        class_names: Name of each class; without them, its number.
+        importance: For each class shape ``spatial``, the result of :func:`dynalens.normlime`.
+        images: The samples, shape ``(N, C, *spatial)``, or ``(N, F)`` for rows of a table.
+        labels: Shape ``(N,)``, the classes of the samples.
+        class_names: Name of each class. Default: its number.
 
     Raises:
-        ValueError: If a class has no sample, or another size.
+        ValueError: If a class has no sample, or its importance has another size than the samples.
 
     Example:
         >>> import torch
@@ -70,15 +71,15 @@ def tree_picture(
     feature_names: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Return the tree with its questions; a leaf says the class, how many rows it has and for how many it is right.
+    """Return a picture of the tree. A leaf shows its class, its number of rows, and the share of them that is right.
 
-    Where the answer is yes, the branch goes to the left. Rows are those that fitted the tree; right is what the network
-    predicts. The first line says the fidelity on the rows held out.
+    If the answer to a question is yes, follow the branch to the left. The rows are those that the tree was fitted to,
+    and "right" means: as the network predicts. The first line shows the fidelity on held-out rows.
 
     Args:
-        surrogate: As of :func:`dynalens.tree_surrogate`.
-        feature_names: F names; without them, numbers.
-        class_names: K names; without them, numbers.
+        surrogate: The result of :func:`dynalens.tree_surrogate`.
+        feature_names: F names. Default: numbers.
+        class_names: K names. Default: numbers.
 
     Example:
         >>> import pytest, torch
@@ -93,8 +94,8 @@ def tree_picture(
     root = _node(surrogate.tree, 0, 0, leaves, feature_names, class_names)
     width = max(WIDTH, len(leaves) * (_BOX + GAP) + GAP)
     card = Card(2 * LINE + (surrogate.tree.get_depth() + 1) * _PITCH, width=width)
-    agreement = f"agrees with the network on {surrogate.fidelity:.0%} of the rows held out"
-    title = f"{agreement}; always one class on {surrogate.majority:.0%}"
+    agreement = f"agrees with the network on {percent(surrogate.fidelity, 0)} of the rows held out"
+    title = f"{agreement}; always one class on {percent(surrogate.majority, 0)}"
     write(card.draw, (GAP, 2), title, TEXT, width=width - 2 * GAP)
     _draw(card, root)
     return card.image()
@@ -117,7 +118,8 @@ def _node(
         label = int(tree.classes_[shares.argmax()])
         x = GAP + len(leaves) * (_BOX + GAP) + _BOX / 2
         leaves.append(index)
-        return _Node((class_name(label, class_names), f"{rows} rows, {shares.max():.0%} right"), x, level, label)
+        correct = percent(shares.max(), 0)
+        return _Node((class_name(label, class_names), f"{rows} rows, {correct} right"), x, level, label)
     below = tuple(_node(tree, each, level + 1, leaves, feature_names, class_names) for each in (left, right))
     column = int(inner.feature[index])
     name = f"feature {column}" if feature_names is None else str(feature_names[column])

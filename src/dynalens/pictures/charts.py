@@ -8,6 +8,7 @@ from PIL import Image
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.pictures.axes import PLOT, Axes, Axis, number
 from dynalens.pictures.drawing import AGREEMENT, BLUE, DENSITY, FAINT, GREEN, ORANGE, PAPER, coloured
+from dynalens.text import percent
 
 _PALEST = 0.5
 """Opacity of a cell with one sample; the fullest cell is opaque."""
@@ -250,4 +251,4 @@ def _range(values: Array, finite: Array, threshold: float) -> tuple[float, float
 
 
 def _share(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    return percent(part / whole) if whole else "-"

@@ -28,7 +28,7 @@ from dynalens.report.assembly import write_page
 from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.report.traces import AccuracyCurve, Traces
 from dynalens.suspicion import has_classes, label_word, named_targets, target_words, token_of, unit_words, words_of
-from dynalens.text import escaped, escaped_all
+from dynalens.text import escaped, escaped_all, percent
 
 _FEWEST_CARDS = 100
 """So many are shown even where fewer are flagged: what is next in the order is worth a look."""
@@ -137,12 +137,12 @@ def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> li
             f"{len(table):,}" + ("" if has_presentations.all() else f" ({int(has_presentations.sum()):,} seen)"),
         ],
         ["epochs", f"{len(record.meta.epochs)}"],
-        ["flagged", f"{int(table['flagged'].sum()):,} ({_percent(float(table['flagged'].mean()))})"],
+        ["flagged", f"{int(table['flagged'].sum()):,} ({percent(float(table['flagged'].mean()))})"],
         ["never learned", f"{int((has_presentations & ~table['learned']).sum()):,}"],
         ["forgotten at least once", f"{int((table['forgetting_events'] > 0).sum()):,}"],
     ]
     if accuracy.values:
-        rows.append([f"{_accuracy_of(record)}, last epoch", _percent(accuracy.values[-1])])
+        rows.append([f"{_accuracy_of(record)}, last epoch", percent(accuracy.values[-1])])
     return rows
 
 
@@ -156,15 +156,15 @@ def _accuracy_of(record: Record) -> str:
 def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
     """Return what the rate of wrong labels is called, and the rate with its ends."""
     rate = record.noise_rate() if audit is None else audit.noise_rate
-    ends = f"{_percent(rate.low)} and {_percent(rate.high)}"
+    ends = f"{percent(rate.low)} and {percent(rate.high)}"
     if audit is None:
-        return ["estimated noise rate, from the run alone", f"{_percent(rate.value)} (between {ends})"]
-    return ["noise rate, from an audit", f"{_percent(rate.value)} (95 % interval between {ends})"]
+        return ["estimated noise rate, from the run alone", f"{percent(rate.value)} (between {ends})"]
+    return ["noise rate, from an audit", f"{percent(rate.value)} (95 % interval between {ends})"]
 
 
 def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
     flagged = int(table["flagged"].sum())
-    words = {"flagged": f"{flagged:,}", "precision": f"{100 * PRECISION:.0f} %", "label": label_word(record.statistics)}
+    words = {"flagged": f"{flagged:,}", "precision": percent(PRECISION, 0), "label": label_word(record.statistics)}
     note = (_NOTE if flagged else _NONE).format(**words)
     if audit is None:
         source = _ALONE if record.evidence is None else _BOTH
@@ -263,10 +263,6 @@ def run_key(record: Record) -> str:
     digest = hashlib.sha256(str(record.folder and record.folder.resolve()).encode(errors="surrogateescape"))
     digest.update(np.ascontiguousarray(record.statistics.margin).tobytes())
     return f"dynalens:{digest.hexdigest()[:16]}"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
 
 
 def _sheets(folder: Path | None) -> list[list[str]]:

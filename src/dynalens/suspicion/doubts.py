@@ -4,6 +4,7 @@ import math
 
 from dynalens.suspicion.course import SUREST
 from dynalens.suspicion.noise_rate import NoiseRate
+from dynalens.text import percent
 
 AUDIT = 100
 """Answers of the audit that is recommended."""
@@ -41,20 +42,20 @@ def doubts(
         ()
         >>> [doubt] = doubts(NoiseRate(0.14, 0.18, 0.23), samples=5000, accuracy=0.74, earlier=0.25)
         >>> doubt
-        'The estimate still falls: it was 25.0% halfway and is 18.0% now, so that more labels may be wrong.'
+        'The estimate still falls: it was 25.0 % halfway and is 18.0 % now, so that more labels may be wrong.'
     """
     if rate.calibrated or math.isnan(rate.value):
         return ()
     earlier_rate, error = rate.value if earlier is None else earlier, _two_errors(rate.value, samples)
     few = 3 / max(SUREST * samples, 1)
     sentences = {
-        f"The network repeats {accuracy:.1%} of the given labels, more than can be right: it has learned wrong "
+        f"The network repeats {percent(accuracy)} of the given labels, more than can be right: it has learned wrong "
         "labels by heart, and the estimate does not count those.": accuracy >= 1 - max(rate.value - error, REPEATED),
-        f"The estimate still falls: it was {earlier_rate:.1%} halfway and is {rate.value:.1%} now, so that more "
-        "labels may be wrong.": earlier_rate > rate.value + error,
+        f"The estimate still falls: it was {percent(earlier_rate)} halfway and is {percent(rate.value)} now, so that "
+        "more labels may be wrong.": earlier_rate > rate.value + error,
         **dict.fromkeys(far_apart(rate), True),
         f"There are few samples, {samples:,}. The estimate rests on the twentieth of them of which the network is "
-        f"surest, and even if {min(few, 1.0):.0%} of the labels are wrong, none of these may be.": few
+        f"surest, and even if {percent(min(few, 1.0), 0)} of the labels are wrong, none of these may be.": few
         > max(rate.value, EXCLUDED),
     }
     return tuple(sentence for sentence, holds in sentences.items() if holds)
@@ -64,7 +65,8 @@ def far_apart(rate: NoiseRate) -> tuple[str, ...]:
     """Return the doubt of an estimate whose ends are farther apart than those of 100 answers, if it is one."""
     if rate.high - rate.low <= 2 * _two_errors((rate.low + rate.high) / 2, AUDIT):
         return ()
-    return (f"The bounds are far apart: the true rate may be anything from {rate.low:.1%} to {rate.high:.1%}.",)
+    ends = f"{percent(rate.low)} to {percent(rate.high)}"
+    return (f"The bounds are far apart: the true rate may be anything from {ends}.",)
 
 
 def _two_errors(rate: float, samples: int) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 from dynalens.suspicion.course import Disagreement, halfway
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.refuted_labels import Candidates, refuted_rate
+from dynalens.text import percent
 
 MOST = 0.5
 """Labels are taken to be right more often than not; else the network has learned nothing yet."""
@@ -46,7 +47,7 @@ class NoiseRate:
         >>> round(60_000 * rate.value)  # wrong labels to expect among 60,000
         6000
         >>> print(rate)
-        10.0% (5.0% to 20.0%), from the run alone; audit 100 samples for a confidence interval
+        10.0 % (5.0 % to 20.0 %), from the run alone; audit 100 samples for a confidence interval
     """
 
     low: float
@@ -59,7 +60,7 @@ class NoiseRate:
     def in_words(self) -> str:
         """Return the rate with its bounds, and where it comes from."""
         origin = "a 95 % interval from answers" if self.calibrated else self.alone
-        return f"{self.value:.1%} ({self.low:.1%} to {self.high:.1%}), {origin}"
+        return f"{percent(self.value)} ({percent(self.low)} to {percent(self.high)}), {origin}"
 
     def __str__(self) -> str:
         """Return :meth:`in_words`, and the reasons to doubt it."""
