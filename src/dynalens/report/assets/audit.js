@@ -2,7 +2,7 @@ const { cards } = content;
 const answers = new Kept(content.run, () => show());
 let position = 0, choosing = false;
 
-content.names.forEach((name, number) => by("class").append(make("option", { value: number }, name)));
+listClasses(by("class"));
 const firstOpen = () => cards.findIndex(card => !answers.has(card.id));
 const SAID = { right: "right", wrong: "wrong", unsure: "cannot tell" };
 const saidOf = ({ answer, to }) => SAID[answer] + (answer === "wrong" && to !== undefined ? `, it is ${nameOf(to)}` : "");
@@ -85,11 +85,10 @@ function choose(card) {
   by("search").focus();
 }
 function search() {
-  const part = by("search").value.toLowerCase();
+  const letters = by("search").value;
   by("class").value = "";
-  for (const option of by("class").options) option.hidden = !option.textContent.toLowerCase().includes(part);
-  const first = [...by("class").options].find(option => !option.hidden && Number(option.value) !== cards[position].label);
-  if (first && part) first.selected = true;
+  const first = classesWith(letters, by("class")).find(option => Number(option.value) !== cards[position].label);
+  if (first && letters) first.selected = true;
 }
 function chosen() {
   const [option] = by("class").selectedOptions;
@@ -134,26 +133,17 @@ by("download").addEventListener("click", () => download("answers.csv", csvOf([co
     const given = answers.get(card.id);
     return [card.id, card.label, given.answer, given.to ?? "", ...card.rest];
   })])));
-onFile(by("read"), rows => {
-  const known = new Map(cards.map(card => [card.id, card]));
-  let taken = 0;
-  for (const row of rows) {
-    const card = known.get(row.sample_id);
-    if (!card || !(row.answer in SAID) || (row.label && Number(row.label) !== card.label)) continue;
-    const to = row.answer === "wrong" && row.new_label !== "" ? { to: Number(row.new_label) } : {};
-    answers.set(card.id, { answer: row.answer, ...to });
-    taken++;
-  }
+readRows(by("read"), "answer", (row, card) => {
+  if (!(row.answer in SAID)) return false;
+  const to = row.answer === "wrong" && row.new_label !== "" ? { to: Number(row.new_label) } : {};
+  answers.set(card.id, { answer: row.answer, ...to });
+  return true;
+}, message => {
   position = Math.max(0, firstOpen());
-  const left = rows.length - taken;
-  by("message").textContent = `${plural(taken, "answer")} read${left ? `, ${plural(left, "row")} did not fit this page` : ""}.`;
+  by("message").textContent = message;
   show();
 });
-by("clear").addEventListener("click", () => {
-  if (!answers.size || !confirm(`Forget all ${answers.size} answers?`)) return;
-  answers.clear();
-  move(-cards.length);
-});
+forgetOnClick(by("clear"), answers, "answer", () => move(-cards.length));
 
 position = Math.max(0, firstOpen());
 show();

@@ -86,12 +86,39 @@ function download(name, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-function onFile(input, take) {
+// Takes from a chosen CSV file the rows of this page's cards whose label is that of the card, if `take` returns true.
+function readRows(input, word, take, done) {
+  const cardOf = new Map(content.cards.map(card => [card.id, card]));
   input.addEventListener("change", async () => {
     const [file] = input.files;
-    if (file) take(csvRows(await file.text()));
+    const rows = file ? csvRows(await file.text()) : [];
     input.value = "";
+    if (!file) return;
+    const accepted = rows.filter(row => {
+      const card = cardOf.get(row.sample_id);
+      return card && (!row.label || Number(row.label) === card.label) && take(row, card);
+    }).length;
+    const refused = rows.length - accepted;
+    done(`${plural(accepted, word)} read${refused ? `, ${plural(refused, "row")} did not fit this page` : ""}.`);
   });
+}
+
+function forgetOnClick(button, kept, word, done) {
+  button.addEventListener("click", () => {
+    if (!kept.size || !confirm(`Forget all ${kept.size} ${word}s?`)) return;
+    kept.clear();
+    done();
+  });
+}
+
+// The list of classes, and the options in it whose name has these letters; the others are hidden.
+function listClasses(select) {
+  content.names.forEach((name, number) => select.append(make("option", { value: number }, name)));
+}
+function classesWith(letters, select) {
+  const options = [...select.options];
+  for (const option of options) option.hidden = !option.textContent.toLowerCase().includes(letters.toLowerCase());
+  return options.filter(option => !option.hidden);
 }
 
 // A sample as a person sees it: its picture, else its text or row.

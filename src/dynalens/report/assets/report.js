@@ -48,7 +48,7 @@ for (const [key, number] of [...pairs].sort((a, b) => b[1] - a[1])) {
   const [label, suggested] = key.split(">").map(Number);
   by("pair").append(make("option", { value: key }, `${nameOf(label)} \u2192 ${nameOf(suggested)} (${number})`));
 }
-content.names.forEach((name, number) => by("class").append(make("option", { value: number }, name)));
+listClasses(by("class"));
 
 // Counts of each pair of classes; a cell filters. More classes than fit a window are left to the list of pairs.
 const MOST_CLASSES = 30;
@@ -110,7 +110,7 @@ function about(card) {
       make("div", { class: "suggested", title: nameOf(card.suggested) }, SUGGESTED + " " + nameOf(card.suggested))),
     make("div", { class: "meta" },
       make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),
-      make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${card.wrong > .99 ? "over 99 %" : percent(card.wrong)}`)),
+      make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${card.wrong > .99 ? ">99 %" : percent(card.wrong)}`)),
     sparkline(card.trace, content.epochs, isRegression ? "target" : "given label"), ...looksLike(card)];
 }
 
@@ -231,12 +231,7 @@ function choose(card) {
   by("search").focus();
 }
 function search() {
-  const part = by("search").value.toLowerCase();
-  let first = null;
-  for (const option of by("class").options) {
-    option.hidden = !option.textContent.toLowerCase().includes(part);
-    if (!option.hidden && first === null) first = option;
-  }
+  const [first] = classesWith(by("search").value, by("class"));
   if (first && (by("class").selectedIndex < 0 || by("class").selectedOptions[0].hidden)) first.selected = true;
 }
 by("search").addEventListener("input", search);
@@ -273,9 +268,7 @@ by("cards").addEventListener("click", event => {
 });
 by("filter").addEventListener("submit", event => event.preventDefault());
 for (const id of ["pair", "probability", "state"]) by(id).addEventListener("change", filter);
-by("clear").addEventListener("click", () => {
-  if (!decisions.size || !confirm(`Forget all ${decisions.size} decisions?`)) return;
-  decisions.clear();
+forgetOnClick(by("clear"), decisions, "decision", () => {
   made.length = 0;
   boxes.forEach(show);
   filter();
@@ -292,21 +285,16 @@ function csv() {
   return csvOf(rows);
 }
 by("download").addEventListener("click", () => download("decisions.csv", csv()));
-onFile(by("read"), rows => {
-  const known = new Map(cards.map(card => [card.id, card]));
-  let taken = 0;
-  for (const row of rows) {
-    const card = known.get(row.sample_id), to = Number(row.new_label || NaN);
-    if (!card || (row.label && Number(row.label) !== card.label)) continue;
-    if (row.decision === "relabel" && to in content.names) decisions.set(card.id, { decision: "relabel", to });
-    else if (["keep", "drop"].includes(row.decision)) decisions.set(card.id, { decision: row.decision });
-    else continue;
-    taken++;
-  }
+readRows(by("read"), "decision", (row, card) => {
+  const to = Number(row.new_label || NaN);
+  if (row.decision === "relabel" && to in content.names) decisions.set(card.id, { decision: "relabel", to });
+  else if (["keep", "drop"].includes(row.decision)) decisions.set(card.id, { decision: row.decision });
+  else return false;
+  return true;
+}, message => {
   boxes.forEach(show);
   filter();
-  const left = rows.length - taken;
-  count(`${plural(taken, "decision")} read${left ? `, ${plural(left, "row")} did not fit this page` : ""}.`);
+  count(message);
 });
 
 boxes.forEach(box => { near.observe(box); show(box); });
