@@ -19,20 +19,20 @@ KINDS = ("prototype", "criticism", "easiest", "hardest")
 
 
 def similar_samples(record: Record | KeepsRecord, embeddings: Any, n: int = 20, *, k: int = SHOWN) -> pd.DataFrame:
-    """Return, for each of the first suspects, the training samples that it looks like in the space of embeddings.
+    """Return for each of the first suspects the most similar training samples of its given and of its suggested class.
 
-    These are the nearest by cosine among those with its given label, and among those with its suggested label. A label
-    is wrong the more surely, the more its sample looks like those of the suggested class and unlike those of the given.
+    Similarity is the cosine of embeddings. If a sample looks like those of the suggested class and unlike those of the
+    given class, its label is probably wrong.
 
     Args:
-        record: Of :func:`~dynalens.load_record`, or a monitor after its fit.
-        embeddings: As of :meth:`Record.with_embeddings`: ``(N, D)`` in the order of the dataset, or by ids.
-        n: How many suspects, from the most suspicious on.
-        k: Samples of each class.
+        record: The result of :func:`~dynalens.load_record`, or a monitor after its fit.
+        embeddings: As for :meth:`Record.with_embeddings`: ``(N, D)`` in the order of the dataset, or by ids.
+        n: Number of suspects, from the most suspicious on.
+        k: Number of samples of each class.
 
     Returns:
-        One row for each suspect, index ``sample_id``: ``label`` and ``suggested``; ``similar_given`` and
-        ``similar_suggested``, lists of at most k ids, the nearest first.
+        One row for each suspect, with the index ``sample_id``: ``label`` and ``suggested``; ``similar_given`` and
+        ``similar_suggested`` are lists of at most k ids, the most similar first.
 
     Raises:
         ValueError: If ``n`` or ``k`` is not positive, the embeddings do not fit the record, or its samples have several
@@ -69,19 +69,21 @@ def similar_of(record: Record, embeddings: Any, sample_ids: "pd.Index[Any]", k: 
 
 
 def prototypes(record: Record | KeepsRecord, embeddings: Any, n: int = 3) -> pd.DataFrame:
-    """Return, for each class, samples that stand for it, samples that these do not stand for, its easiest and hardest.
+    """Return samples of each class: typical ones, ones that these do not represent, the easiest and the hardest ones.
 
-    Prototypes and criticisms are MMD-critic's of the class's embeddings (:func:`dynalens.embeddings.mmd_critic`); the
-    easiest have the largest mean margin in the record, the hardest the smallest.
+    Prototypes (typical samples) and criticisms (samples that the prototypes do not represent) are those of MMD-critic
+    in the embeddings of the class (:func:`dynalens.embeddings.mmd_critic`). The easiest samples have the largest mean
+    margin in the record, the hardest ones the smallest. A class is given by its labels, so it also holds samples whose
+    label is wrong.
 
     Args:
-        record: Of :func:`~dynalens.load_record`, or a monitor after its fit.
-        embeddings: As of :meth:`Record.with_embeddings`.
-        n: Samples of each kind; fewer where the class has fewer.
+        record: The result of :func:`~dynalens.load_record`, or a monitor after its fit.
+        embeddings: As for :meth:`Record.with_embeddings`.
+        n: Number of samples of each kind; fewer if the class has fewer.
 
     Returns:
-        Columns ``label``; ``kind``, "prototype", "criticism", "easiest" or "hardest"; ``sample_id``. The rows of each
-        kind are in the order of the choice. A class is given by its labels, wrong ones included.
+        The columns ``label``, ``kind`` ("prototype", "criticism", "easiest" or "hardest") and ``sample_id``. The rows
+        of each kind are in the order in which they were chosen.
 
     Raises:
         ValueError: As for :func:`similar_samples`.

@@ -14,24 +14,26 @@ from dynalens.attribution.passes import Forward, check_finite, score
 def guided_backprop(
     model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None = None, chunk_size: int | None = None
 ) -> Tensor:
-    r"""Return the gradient that only positive parts pass backwards through active ReLUs.
+    r"""Return guided backpropagation: the gradient of which only positive parts pass back through active ReLUs.
 
-    A gradient :math:`g` at the output of a ReLU becomes :math:`g \cdot [g > 0] \cdot [x > 0]` at its input x.
+    If :math:`g` is the gradient at the output of a ReLU, its input :math:`x` gets
+    :math:`g \cdot [g > 0] \cdot [x > 0]`, where a bracket is 1 if the condition holds and else 0.
 
-    It shows edges more than the model's reasons: for many models it hardly changes with the class or with random
-    weights (Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018).
+    Do not take the map for the reasons of the model: it mostly shows edges. For many models it hardly changes if
+    another class is explained or the weights are random (Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS
+    2018).
 
     Source: Springenberg et al., "Striving for Simplicity", 2015, section 3.4.
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here. It must use
-            ReLU or ReLU6, as modules or functions.
+        model: This and all arguments that are not listed here: see :func:`saliency`. The model must call ReLU or ReLU6,
+            as a module or a function.
 
     Returns:
         As :func:`saliency`.
 
     Raises:
-        ValueError: As :func:`saliency`, and if the model calls no ReLU.
+        ValueError: As for :func:`saliency`, and if the model calls no ReLU.
 
     Example:
         Logit 0 is ReLU(x) - ReLU(-x): the gradient through the second is negative, and does not pass.
@@ -50,15 +52,16 @@ def guided_backprop(
 def deconvolution(
     model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None = None, chunk_size: int | None = None
 ) -> Tensor:
-    r"""Return the gradient that only positive parts pass backwards through all ReLUs, active or not.
+    r"""Return the deconvolution map: the gradient of which only positive parts pass back through ReLUs, active or not.
 
-    A gradient :math:`g` at the output of a ReLU becomes :math:`g \cdot [g > 0]` at its input.
+    If :math:`g` is the gradient at the output of a ReLU, its input gets :math:`g \cdot [g > 0]`, where the bracket is 1
+    if the condition holds and else 0.
 
-    Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 2.1, as read
-    by Simonyan et al. 2014, section 4.
+    Source: Zeiler and Fergus, "Visualizing and Understanding Convolutional Networks", ECCV 2014, section 2.1, written
+    as a gradient as in Simonyan et al., "Deep Inside Convolutional Networks", 2014, section 4.
 
     Args:
-        model: See :func:`guided_backprop`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`guided_backprop`.
 
     Returns:
         As :func:`saliency`.
@@ -83,24 +86,26 @@ def rect_grad(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the gradient that only the most important units of each layer pass backwards.
+    r"""Return RectGrad: the gradient that only the most important units of each ReLU layer pass back.
 
-    A gradient :math:`g` at the output :math:`a` of a ReLU becomes :math:`g \cdot [a g > \tau]` at its input, where
-    :math:`\tau` is the percentile of :math:`a g` over the layer's units, for each image.
+    If :math:`a` is the output of a ReLU and :math:`g` the gradient at this output, the input gets
+    :math:`g \cdot [a g > \tau]`, where the bracket is 1 if the condition holds and else 0, and :math:`\tau` is the
+    given percentile of :math:`a g` over all units of the layer, for each image. The percentile is the smallest value
+    that at least so many units do not exceed.
 
     Source: Kim et al., "Why are Saliency Maps Noisy? Cause of and Solution to Noisy Saliency Maps", 2019, section 3.
-    Differs from the source: tau is never below 0, so that a percentile of 0 is guided backpropagation; the map is not
-    multiplied by the image. The percentile is the smallest value that so many do not exceed.
+    Differs from the source: :math:`\tau` is never negative, so that a percentile of 0 gives guided backpropagation, and
+    the map is not multiplied by the image.
 
     Args:
-        model: See :func:`guided_backprop`, also for the arguments that are not named here.
-        percentile: In [0, 100).
+        model: This and all arguments that are not listed here: see :func:`guided_backprop`.
+        percentile: In [0, 100). The higher it is, the fewer units pass a gradient back.
 
     Returns:
         As :func:`saliency`.
 
     Raises:
-        ValueError: As :func:`guided_backprop`, and if ``percentile`` is out of its range.
+        ValueError: As for :func:`guided_backprop`, and if ``percentile`` is out of its range.
 
     Example:
         The products a g are 1 and 2; only what exceeds their median, 1, passes.
@@ -131,13 +136,13 @@ def guided_grad_cam(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return guided backpropagation times Grad-CAM at the size of the image.
+    """Return guided Grad-CAM: guided backpropagation multiplied by Grad-CAM at the size of the image.
 
-    Source: Selvaraju et al., "Grad-CAM", ICCV 2017, section 3.2. Captum's default enlarges by nearest neighbours, the
-    source and this function linearly.
+    Source: Selvaraju et al., "Grad-CAM", ICCV 2017, section 3.2. Grad-CAM is enlarged by linear interpolation, as in
+    the source. Captum's default is the nearest neighbour.
 
     Args:
-        model: See :func:`guided_backprop`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`guided_backprop`.
         target_layer: See :func:`grad_cam`.
 
     Returns:

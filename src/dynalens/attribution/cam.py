@@ -69,25 +69,25 @@ def grad_cam(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the Grad-CAM map at the resolution of the layer.
+    r"""Return the Grad-CAM map, at the resolution of the layer.
 
-    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)`, with the layer's feature maps :math:`A_c` and :math:`w_c` the
-    spatial mean of :math:`\partial z_y / \partial A_c`.
+    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)`, where :math:`A_c` are the feature maps of the layer and :math:`w_c`
+    is the mean of :math:`\partial z_y / \partial A_c` over all positions, with :math:`z_y` the logit of the target.
 
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, equations 1 and 2. Captum leaves the ReLU out by default.
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`saliency`.
         images: Shape ``(N, C, *spatial)``, floating. Not modified.
-        target_layer: Dotted name; default: :func:`find_target_layer`. Its output is (N, C, *spatial), or (N, *spatial,
-            C), or the tokens (N, T, C) of a transformer, laid out on the grid of the patches without the class and
-            register tokens before them.
+        target_layer: Dotted name of the layer. Default: :func:`find_target_layer`. Its output is ``(N, C, *spatial)``,
+            ``(N, *spatial, C)``, or the tokens ``(N, T, C)`` of a transformer. Tokens are laid out on the grid of the
+            patches, without the class and register tokens before them.
 
     Returns:
-        Shape ``(N, *layer_spatial)``, float32, >= 0. ``resize`` brings it to the size of the images.
+        Shape ``(N, *layer_spatial)``, float32, >= 0. Use :func:`resize` to bring it to the size of the images.
 
     Raises:
-        ValueError: As :func:`saliency`, and if the layer is unknown or its output has no positions.
+        ValueError: As for :func:`saliency`, and if the layer is unknown or its output has no positions.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.Flatten(), torch.nn.Linear(2, 2))
@@ -108,19 +108,20 @@ def grad_cam_plus_plus(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the Grad-CAM++ map, which weights positions where the class appears several times more evenly.
+    r"""Return the Grad-CAM++ map, which gives several places where the class appears more equal weights than Grad-CAM.
 
-    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w_c = \sum_p \alpha_{cp}\,\mathrm{ReLU}(g_{cp})`,
-    :math:`g = \partial z_y / \partial A` and :math:`\alpha_{cp} = g_{cp}^2 / (2 g_{cp}^2 + g_{cp}^3 \sum_q A_{cq})`,
-    zero where :math:`g_{cp}` is.
+    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w_c = \sum_p \alpha_{cp}\,\mathrm{ReLU}(g_{cp})` and
+    :math:`\alpha_{cp} = g_{cp}^2 / (2 g_{cp}^2 + g_{cp}^3 \sum_q A_{cq})`, where :math:`A_c` are the feature maps of
+    the layer, p and q positions in them, and :math:`g = \partial z_y / \partial A`. Where :math:`g_{cp}` is 0,
+    :math:`\alpha_{cp}` is 0.
 
-    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, equations 10, 17 and 19.
-    Differs from the source: the factor exp(z_y), common to a map, is left out. pytorch-grad-cam adds 1e-6 to the
-    denominator, which changes the maps where gradients are about 1e-3 and smaller.
+    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, equations 10, 17 and 19. The source has a factor
+    :math:`\exp(z_y)`, which is the same for the whole map and left out here. pytorch-grad-cam adds 1e-6 to the
+    denominator, which changes maps whose gradients are 1e-3 or smaller.
 
     Args:
-        model: See :func:`grad_cam`, also for the arguments that are not named here.
-        target_layer: See :func:`grad_cam`. The definition is meant for feature maps that are not negative.
+        model: This and all arguments that are not listed here: see :func:`grad_cam`.
+        target_layer: See :func:`grad_cam`. The definition assumes feature maps that are not negative.
 
     Returns:
         As :func:`grad_cam`.
@@ -146,14 +147,16 @@ def layer_cam(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the LayerCAM map, whose weights differ from position to position: useful in shallow, finer layers.
+    r"""Return the LayerCAM map, which weights each position of a feature map by its own gradient.
 
-    :math:`\mathrm{ReLU}\bigl(\sum_c \mathrm{ReLU}(\partial z_y / \partial A_c) \odot A_c\bigr)`.
+    :math:`\mathrm{ReLU}\bigl(\sum_c \mathrm{ReLU}(\partial z_y / \partial A_c) \odot A_c\bigr)`, where :math:`A_c` are
+    the feature maps of the layer and :math:`z_y` is the logit of the target. It also works in shallow layers, whose
+    maps are finer.
 
     Source: Jiang et al., "LayerCAM", IEEE TIP 2021, equations 6 and 7.
 
     Args:
-        model: See :func:`grad_cam`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`grad_cam`.
 
     Returns:
         As :func:`grad_cam`.
@@ -179,19 +182,20 @@ def score_cam(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the Score-CAM map: feature maps weighted by the class's score when only what they cover is shown.
+    r"""Return the Score-CAM map: each feature map is weighted by the logit when only what it covers is shown.
 
-    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w = \mathrm{softmax}_c\, z_y(x \odot M_c)` and
-    :math:`M_c` the feature map :math:`A_c` at the size of the image, scaled to [0, 1].
+    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w = \mathrm{softmax}_c\, z_y(x \odot M_c)`, where
+    :math:`A_c` are the feature maps of the layer, :math:`M_c` is :math:`A_c` at the size of the image :math:`x` and
+    scaled to [0, 1], and :math:`z_y` is the logit of the target. If a feature map is the same everywhere, :math:`M_c`
+    is 0.
 
-    It needs no gradient, and a forward pass for each channel of the layer.
+    It needs no gradient, but one forward pass for each channel of the layer.
 
-    Source: Wang et al., "Score-CAM", CVPR Workshops 2020, algorithm 1. A feature map that is the same everywhere covers
-    nothing.
+    Source: Wang et al., "Score-CAM", CVPR Workshops 2020, algorithm 1.
 
     Args:
-        model: See :func:`grad_cam`, also for the arguments that are not named here.
-        chunk_size: Masked images in one pass; default: 32.
+        model: This and all arguments that are not listed here: see :func:`grad_cam`.
+        chunk_size: Number of masked images in one pass. Default: 32.
 
     Returns:
         As :func:`grad_cam`.
@@ -226,21 +230,22 @@ def ablation_cam(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the Ablation-CAM map: feature maps weighted by how far the class's score falls without them.
+    r"""Return the Ablation-CAM map: each feature map is weighted by how far the logit falls without it.
 
-    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w_c = (z_y - z_y^{A_c = 0}) / |z_y|`, where
-    :math:`z_y^{A_c = 0}` is the score when feature map c of the layer is set to 0.
+    :math:`\mathrm{ReLU}\bigl(\sum_c w_c A_c\bigr)` with :math:`w_c = (z_y - z_y^{A_c = 0}) / |z_y|`, where :math:`A_c`
+    are the feature maps of the layer, :math:`z_y` is the logit of the target, and :math:`z_y^{A_c = 0}` is that logit
+    when feature map c is set to 0. If :math:`z_y` is 0, there is no division.
 
-    It needs no gradient, and a forward pass for each channel of the layer. Where the rest of the network is linear,
-    :math:`z_y - z_y^{A_c = 0}` is what the feature map contributes: Grad-CAM's weight times the sum of the map.
+    It needs no gradient, but one forward pass for each channel of the layer. If the rest of the network is linear,
+    :math:`z_y - z_y^{A_c = 0}` is Grad-CAM's weight times the sum of the feature map.
 
-    Source: Desai and Ramaswamy, "Ablation-CAM", WACV 2020, equations 2 and 3. Differs from the source: it divides by
-    :math:`z_y`, which turns the map into its opposite where the score is negative. A score of 0 is not divided by.
+    Source: Desai and Ramaswamy, "Ablation-CAM", WACV 2020, equations 2 and 3. The source divides by :math:`z_y` instead
+    of :math:`|z_y|`, which turns the map into its opposite if the logit is negative.
 
     Args:
-        model: See :func:`grad_cam`, also for the arguments that are not named here.
-        target_layer: See :func:`grad_cam`; channels of tokens are set to 0 in all tokens.
-        chunk_size: Images in one pass; default: 32.
+        model: This and all arguments that are not listed here: see :func:`grad_cam`.
+        target_layer: See :func:`grad_cam`. In a transformer, a channel is set to 0 in all tokens.
+        chunk_size: Number of images in one pass. Default: 32.
 
     Returns:
         As :func:`grad_cam`.

@@ -23,22 +23,23 @@ def contrast(
     method: str = "saliency",
     **arguments: Any,
 ) -> Tensor:
-    r"""Return a map of :math:`z_a - z_b`: what speaks for class a and against class b.
+    """Return a map of the difference of two logits: which pixels speak for class a and against class b.
 
-    With a the predicted and b the given label, it shows why a sample is taken for another class than it is labelled.
+    It is the map of :math:`z_a - z_b`. If a is the predicted class and b the given label, it shows why the model
+    disagrees with the label.
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here.
-        class_a: Shape ``(N,)``, int64, or one class for all.
-        class_b: The same.
-        method: Name of any built-in method but "attention_rollout", which knows no class.
-        arguments: Of the method: ``samples=``, ``target_layer=``, ``forward=``, ...
+        model: This and all arguments that are not listed here: see :func:`saliency`.
+        class_a: Shape ``(N,)``, int64, or one class for all images.
+        class_b: The same for the other class.
+        method: Name of a built-in method. "attention_rollout" is refused, because its map is the same for all classes.
+        arguments: Arguments of the method, such as ``samples=``, ``target_layer=`` or ``forward=``.
 
     Returns:
         What the method returns.
 
     Raises:
-        ValueError: If the method is unknown, and as it does.
+        ValueError: If the method is unknown, and whatever the method raises.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))

@@ -31,13 +31,14 @@ from dynalens.observation import is_tokens, logits_in, undisturbed, unit_logits_
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps of one batch.
+    """The maps of one batch, as :func:`explain` returns them.
 
     Attributes:
-        maps: For each method, float32: ``(N, C, *spatial)`` for input methods, ``(N, *layer_spatial)`` for class
-            activation maps and rollouts; for tokens ``(N, T, C)`` at an embedding of C channels.
+        maps: For the name of each method its maps, float32: ``(N, C, *spatial)`` for maps of the input,
+            ``(N, *layer_spatial)`` for class activation maps and rollouts, and ``(N, T, C)`` for tokens at an embedding
+            with C channels.
         logits: Shape ``(N, K)``, float32.
-        target_layer: Dotted name of the layer that class activation maps used; None where no method needs one.
+        target_layer: Dotted name of the layer that class activation maps used, or None if no method needed one.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(1, 2, bias=False))
@@ -62,32 +63,36 @@ def explain(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Explanation:
-    """Return the maps of several methods.
+    """Return the maps of several methods for one batch.
 
-    Saliency, input x gradient, Grad-CAM, Grad-CAM++ and LayerCAM share one forward and one backward pass for each chunk
-    of images where ``method_args`` has no entry for them. The model is in evaluation mode meanwhile and afterwards as
-    it was: modes, hooks, gradients, buffers, random numbers.
+    Saliency, input x gradient, Grad-CAM, Grad-CAM++ and LayerCAM share one forward and one backward pass per chunk of
+    images, unless ``method_args`` has an entry for them. The model runs in evaluation mode and is left as it was:
+    modes, hooks, gradients, buffers and random numbers.
 
     Args:
-        model: The model whose layers are looked at.
-        images: Shape ``(N, C, *spatial)``, floating, as the model expects them; or tokens ``(N, T)``, integers, which
-            the gradient methods explain at the embedding's output (``at``, by default :func:`find_embedding`), and
-            Captum's classes and callables as they do. Not modified.
-        targets: Shape ``(N,)``, int64, in [0, K): class to explain for each image; ``(N, 2)`` as :func:`contrast`.
-        methods: Names of built-in methods; "captum:<Class>" for any class of ``captum.attr`` with attribute(inputs,
-            target=...); "zennit:<Composite>", such as "zennit:EpsilonPlusFlat", for relevance propagation, and
-            "lxt:attnLRP" or "lxt:cp_LRP" for that of transformers; callables (model, images, targets) -> maps or dotted
-            paths of such, which go by their ``__name__``.
-        method_args: For the name of a method, arguments of its function: ``{"smooth_grad": {"samples": 10}}``. For
-            Captum's classes, arguments of the constructor and of ``attribute``, ``layer`` as a dotted name or names.
-        target_layer: Dotted name of the layer for class activation maps; default: :func:`find_target_layer`, which
+        model: The model.
+        images: Shape ``(N, C, *spatial)``, floating, as the model expects them. Or tokens ``(N, T)``, integers: the
+            gradient methods then explain the output of the embedding (``at``, by default :func:`find_embedding`). Not
+            modified.
+        targets: Shape ``(N,)``, int64, in [0, K): the class to explain for each image. Or pairs of classes, ``(N, 2)``,
+            as for :func:`contrast`.
+        methods: Names of built-in methods; "captum:<Class>" for a class of ``captum.attr`` whose method ``attribute``
+            takes inputs and ``target``; "zennit:<Composite>", such as "zennit:EpsilonPlusFlat", for relevance
+            propagation; "lxt:attnLRP" or "lxt:cp_LRP" for relevance propagation in transformers; callables (model,
+            images, targets) that return maps, or dotted paths of such callables. A callable is named by its
+            ``__name__``.
+        method_args: For the name of a method, the arguments of its function, as in
+            ``{"smooth_grad": {"samples": 10}}``. For a class of Captum, arguments of its constructor and of
+            ``attribute``; ``layer`` is a dotted name or a list of names.
+        target_layer: Dotted name of the layer for class activation maps. Default: :func:`find_target_layer`, which
             costs one more pass of one image.
-        forward: Callable(images) -> logits, (N, K), or (N,) or (N, 1) for two classes; default: ``model``.
-        chunk_size: Images in one pass; bounds the memory. Default: what each method documents.
+        forward: Callable(images) that returns logits, shape ``(N, K)``; for two classes also ``(N,)`` or ``(N, 1)``.
+            Default: ``model``.
+        chunk_size: Number of images in one pass, which limits the memory. Default: as each method documents it.
 
     Raises:
-        ValueError: If a method, an argument or the layer is unknown, shapes do not agree, the output is no logits, or a
-            map is not finite.
+        ValueError: If a method, an argument or the layer is unknown, shapes do not agree, the output is not a tensor of
+            logits, or a map is not finite.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))

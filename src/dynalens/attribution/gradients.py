@@ -21,32 +21,36 @@ def saliency(
     at: str | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the saliency map, the gradient of the target's logit.
+    r"""Return the saliency map: the gradient of the target's logit with respect to the image.
 
-    :math:`\partial z_y / \partial x` with image :math:`x` and logit :math:`z_y` of the target :math:`y`.
+    :math:`\partial z_y / \partial x`, where :math:`x` is the image, :math:`y` the target class and :math:`z_y` its
+    logit.
 
-    Source: Simonyan et al., "Deep Inside Convolutional Networks", 2014, section 3.
-    Differs from the source, and from Captum's default: the sign is kept; ``reduce_channels`` takes the absolute value.
+    Source: Simonyan et al., "Deep Inside Convolutional Networks", 2014, section 3. The source, and Captum by default,
+    take the absolute value. Here the sign is kept, and ``reduce_channels`` takes the absolute value.
+
+    The arguments below are those of all functions that compute a map, so they are explained only here.
 
     Args:
-        model: The model; undisturbed, and in evaluation mode meanwhile.
-        images: Shape ``(N, C, *spatial)``, floating; with ``at``, whatever the model takes. Not modified.
-        targets: Shape ``(N,)``, int64, in [0, K): the class y to explain for each image. A pair of classes (a, b) for
-            each, ``(N, 2)``, explains z_a - z_b: see :func:`contrast`.
-        forward: Callable(images) -> logits, (N, K), or (N,) or (N, 1) for two classes; default: ``model``.
-        at: Dotted name of a layer whose output takes the place of the image, such as the embedding of tokens. The
-            map then has the shape of this output.
-        chunk_size: Images in one pass; bounds the memory. Default: 16, or 8 of more than 16,384 numbers each, where an
-            image needs one pass; elsewhere what keeps the activations below 44 MiB on a processor and 1 GiB on an
-            accelerator, at most 32.
+        model: The model. It runs in evaluation mode and is left as it was (:func:`undisturbed`).
+        images: Shape ``(N, C, *spatial)``, floating. If ``at`` is given, whatever the model takes. Not modified.
+        targets: Shape ``(N,)``, int64, in [0, K): the class y to explain for each image. With shape ``(N, 2)`` each row
+            is a pair of classes (a, b), and :math:`z_a - z_b` is explained: see :func:`contrast`.
+        forward: Callable(images) that returns logits, shape ``(N, K)``; for two classes also ``(N,)`` or ``(N, 1)``.
+            Default: ``model``.
+        at: Dotted name of a layer, such as the embedding of tokens. The map is then computed for the output of this
+            layer instead of the image, and has the shape of this output.
+        chunk_size: Number of images in one pass, which limits the memory. Default: 16, or 8 if an image has more than
+            16,384 numbers. Maps that need several passes of an image choose the number such that activations take less
+            than 44 MiB on a CPU and 1 GiB on an accelerator, at most 32.
 
     Returns:
-        Shape ``(N, C, *spatial)``, float32, on the device of ``images``. Computed in the dtype of the model with
-        autocast off: in half precision for a bfloat16 or float16 model, for the latter with its gradients scaled.
+        Shape ``(N, C, *spatial)``, float32, on the device of ``images``. It is computed in the dtype of the model, with
+        autocast off. The gradients of a float16 model are scaled, so that small ones do not become 0.
 
     Raises:
-        ValueError: If shapes do not agree, a target is out of range, the output is no logits or no function of the
-            images, or the map is not finite.
+        ValueError: If shapes do not agree, a target is out of range, the output is not a tensor of logits or does not
+            depend on the images, or the map is not finite.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
@@ -67,15 +71,18 @@ def input_x_gradient(
     at: str | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return input times gradient, :math:`x \cdot \partial z_y / \partial x`.
+    r"""Return the input multiplied by the gradient, element by element: :math:`x \cdot \partial z_y / \partial x`.
 
-    Source: Shrikumar et al., "Not Just a Black Box", 2016.
+    :math:`x` is the image and :math:`z_y` the logit of its target y. If the model has ReLUs and no biases, each map
+    sums to :math:`z_y`.
+
+    Source: Shrikumar et al., "Not Just a Black Box", 2016, section 3.2 compares with it.
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`saliency`.
 
     Returns:
-        As :func:`saliency`. For a model without biases and with ReLUs a map sums to z_y.
+        As :func:`saliency`.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
@@ -100,33 +107,35 @@ def smooth_grad(
     at: str | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the mean gradient over noisy copies of the image.
+    r"""Return SmoothGrad: the gradient averaged over noisy copies of the image.
 
-    :math:`\frac{1}{n} \sum_k \partial z_y / \partial x \,(x + \sigma \epsilon_k)` with standard normal
-    :math:`\epsilon_k` and :math:`\sigma` = ``noise`` times (largest - smallest value of the image).
+    :math:`\frac{1}{n} \sum_{k=1}^n \partial z_y / \partial x \,(x + \sigma \epsilon_k)`, where :math:`x` is the image,
+    :math:`z_y` the logit of its target, :math:`n` the number of copies, :math:`\epsilon_k` standard normal noise, and
+    :math:`\sigma` is ``noise`` times the difference between the largest and the smallest value of the image.
 
-    The noise comes from a generator of its own on the CPU, so that it is the same on every device, and the same for
-    each image, so that a map does not depend on the rest of its batch. On a GPU drawing it costs a copy.
+    All images of a batch get the same noise, so that a map does not depend on the other images. The noise is drawn on
+    the CPU by a generator of its own, so that it is the same on every device.
 
     Source: Smilkov et al., "SmoothGrad", 2017, section 3.
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here.
-        images: Shape ``(N, C, *spatial)``. Their memory layout is kept: large images are faster in
+        model: This and all arguments that are not listed here: see :func:`saliency`.
+        images: Shape ``(N, C, *spatial)``. Their memory layout is kept. Large images are faster in
             ``torch.channels_last``.
-        samples: Noisy copies n of each image; each costs one forward and one backward pass.
-        noise: The source finds 0.1 to 0.2 best.
+        samples: Number n of noisy copies of each image. Each costs one forward and one backward pass.
+        noise: Standard deviation of the noise, as a fraction of the range of the image. The source finds 0.1 to 0.2
+            best.
         seed: Seed of the noise.
-        autocast: Run the model under bfloat16 autocast, for speed. The change of a map is then far below that of
-            another seed; for plain saliency it would not be.
-        at: Name of a layer; noise is then added to its output.
-        chunk_size: Copies in one pass.
+        autocast: Run the model under bfloat16 autocast, which is faster. It changes a map far less than another seed
+            does.
+        at: Dotted name of a layer. The noise is then added to the output of this layer.
+        chunk_size: Number of noisy copies in one pass.
 
     Returns:
         As :func:`saliency`.
 
     Raises:
-        ValueError: As :func:`saliency`, and if ``samples`` is not positive or ``noise`` is below 0.
+        ValueError: As for :func:`saliency`, and if ``samples`` is not positive or ``noise`` is negative.
 
     Example:
         The gradient of a linear model is the same everywhere.
@@ -180,31 +189,34 @@ def integrated_gradients(
     at: str | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the integrated gradients, the gradient's line integral from the baseline to the image.
+    r"""Return integrated gradients: the gradient averaged from the baseline to the image, times their difference.
 
-    :math:`(x - x') \int_0^1 \partial z_y / \partial x \,(x' + \alpha (x - x'))\, d\alpha` with image :math:`x` and
-    baseline :math:`x'`. A map sums to z_y(x) - z_y(x') up to :func:`completeness_gap`.
+    :math:`(x - x') \int_0^1 \partial z_y / \partial x \,(x' + \alpha (x - x'))\, d\alpha`, where :math:`x` is the
+    image, :math:`x'` the baseline and :math:`z_y` the logit of the target. Each map sums to :math:`z_y(x) - z_y(x')`,
+    up to the :func:`completeness_gap`.
 
-    Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, section 3.
-    Differs from the source: it sums at the right ends of the steps. The midpoints of networks with ReLUs leave half the
-    gap of Captum's default, Gauss and Legendre's points, at 50 steps.
+    Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, section 3. The source evaluates
+    the gradient at the right end of each step, this function in the middle of it. For networks with ReLUs and 50 steps,
+    this halves the gap that Captum's default (Gauss-Legendre) leaves.
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here.
-        images: Shape ``(N, C, *spatial)``; their memory layout is kept, see :func:`smooth_grad`.
-        baseline: The image x' that shows nothing, as for deletion curves: a number, a tensor that broadcasts to the
-            images, or callable(images) -> tensor, such as ``functools.partial(baseline_images, baseline="blur")``.
-            With ``at``, for the layer's output, or integer inputs of the model to compute it from.
-        steps: Points on the line; each costs one forward and one backward pass.
-        rule: Where they lie: "midpoint" or "gauss_legendre".
+        model: This and all arguments that are not listed here: see :func:`saliency`.
+        images: Shape ``(N, C, *spatial)``. Their memory layout is kept, see :func:`smooth_grad`.
+        baseline: The image x' that shows nothing: a number, a tensor that broadcasts to the images, or a
+            callable(images) that returns such a tensor, for instance
+            ``functools.partial(baseline_images, baseline="blur")``. If ``at`` is given, it is a baseline of the output
+            of that layer, or integer inputs of the model from which this output is computed.
+        steps: Number of points between baseline and image. Each costs one forward and one backward pass.
+        rule: Rule by which the points are chosen: "midpoint" or "gauss_legendre".
         autocast: See :func:`smooth_grad`.
-        chunk_size: Points in one pass.
+        chunk_size: Number of points in one pass.
 
     Returns:
         As :func:`saliency`.
 
     Raises:
-        ValueError: As :func:`saliency`, and if ``rule`` is unknown or the baseline does not broadcast to the images.
+        ValueError: As for :func:`saliency`, and if ``rule`` is unknown or the baseline does not broadcast to the
+            images.
 
     Example:
         For a linear model this is weight times (image - baseline).
@@ -239,23 +251,24 @@ def interior_gradient(
     at: str | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the gradient at one point between baseline and image: what integrated gradients average.
+    r"""Return the gradient at one point between baseline and image, which integrated gradients average over all points.
 
-    :math:`\partial z_y / \partial x \,(x' + \alpha (x - x'))`. Where the score saturates, the gradient at the image is
-    small everywhere; at a small :math:`\alpha` it still shows what matters.
+    :math:`\partial z_y / \partial x \,(x' + \alpha (x - x'))`, where :math:`x` is the image, :math:`x'` the baseline
+    and :math:`z_y` the logit of the target. Where the logit saturates, the gradient at the image itself is nearly 0
+    everywhere. With a small :math:`\alpha` it still shows which pixels matter.
 
     Source: Sundararajan et al., "Gradients of Counterfactuals", 2016, section 2.
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here.
-        alpha: Place on the line, in [0, 1].
+        model: This and all arguments that are not listed here: see :func:`saliency`.
+        alpha: Place between baseline (0) and image (1).
         baseline: See :func:`integrated_gradients`.
 
     Returns:
         As :func:`saliency`.
 
     Raises:
-        ValueError: As :func:`integrated_gradients`, and if ``alpha`` is outside [0, 1].
+        ValueError: As for :func:`integrated_gradients`, and if ``alpha`` is outside [0, 1].
 
     Example:
         >>> class Square(torch.nn.Module):
@@ -283,23 +296,25 @@ def completeness_gap(
     at: str | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return by how much each map's sum differs from what it should explain.
+    r"""Return the numerical error of integrated gradients: the sum of each map minus what it should be.
 
-    :math:`\sum_i m_i - (z_y(x) - z_y(x'))` for a map :math:`m` of :func:`integrated_gradients`: the error of its steps.
+    :math:`\sum_i m_i - (z_y(x) - z_y(x'))`, where :math:`m_i` are the values of a map of :func:`integrated_gradients`,
+    :math:`x` is the image, :math:`x'` the baseline and :math:`z_y` the logit of the target. If the gap is large, use
+    more ``steps``.
 
-    Source: Sundararajan et al., ICML 2017, section 3, axiom "completeness".
+    Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, section 3, axiom "completeness".
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here.
-        maps: Shape ``(N, ...)``.
-        baseline: That of the maps.
-        at: That of the maps.
+        model: This and all arguments that are not listed here: see :func:`saliency`.
+        maps: Shape ``(N, ...)``, the maps of these images.
+        baseline: The baseline that the maps were computed with.
+        at: The layer that the maps were computed at.
 
     Returns:
-        Shape ``(N,)``, float32, signed, in units of the logit.
+        Shape ``(N,)``, float32, in units of the logit. It may be negative.
 
     Raises:
-        ValueError: As :func:`integrated_gradients`, and if there is not one map for each image.
+        ValueError: As for :func:`integrated_gradients`, and if there is not one map for each image.
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))

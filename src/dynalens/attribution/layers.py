@@ -18,24 +18,25 @@ _LISTED = 8
 
 
 def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | None = None) -> str:
-    """Return the dotted name of the last layer with feature maps: the usual choice for class activation maps.
+    """Return the dotted name of the last layer with feature maps, which is the usual layer for class activation maps.
 
-    It is the submodule that finishes last among those whose output has positions, at more than one of which the
-    logits depend on it. Pooling, dropout and the like are passed over, and so is the inside of attention. A block
-    counts as its last layer: in a ResNet of torchvision it is ``layer4``. In a transformer whose class token alone
-    reaches the head it is the norm before the last attention, after which the other tokens have no effect.
+    Of all submodules whose output has positions, it is the last one to finish such that the logits depend on more than
+    one of its positions. Layers such as pooling and dropout, and everything inside an attention module, are skipped. If
+    a block ends with such a layer, the block is returned: ``layer4`` in a ResNet of torchvision. If only the class
+    token of a transformer reaches the head, it is the norm before the last attention, because the other tokens have no
+    effect after it.
 
-    Whether logits depend on a position is seen from where NaN comes to in a backward pass, not from the size of a
-    gradient: a head with zero weights, as of a new ViT, does not matter.
+    To find out whether the logits depend on a position, NaN is sent back through the network. So the search does not
+    fail if gradients are 0, as for a new ViT whose head has zero weights.
 
     Args:
-        model: The model; run forward and backward once, on the first image. Wrappers of ``torch.compile`` and
-            DistributedDataParallel are looked through and do not appear in the name.
+        model: The model. One forward and one backward pass of the first image are made. Wrappers of ``torch.compile``
+            and DistributedDataParallel do not appear in the name.
         images: Shape ``(N, C, *spatial)``, floating.
-        forward: Callable(images) -> logits; default: ``model``.
+        forward: Callable(images) that returns logits. Default: ``model``.
 
     Raises:
-        ValueError: If there is no such layer; it lists the last layers with the shapes of their outputs.
+        ValueError: If there is no such layer. The message lists the last layers with the shapes of their outputs.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
@@ -57,18 +58,18 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
 
 
 def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None = None) -> str:
-    """Return the dotted name of the layer that embeds tokens: the place of gradient methods for integer inputs.
+    """Return the dotted name of the layer that embeds tokens, at whose output gradient methods explain integer inputs.
 
-    It is the one ``nn.Embedding`` that gives each token its own row of the weights. Those of positions and of segments
-    are told apart by what they give.
+    It is the ``nn.Embedding`` that gives each token its own row of weights. Embeddings of positions and of segments do
+    not.
 
     Args:
-        model: The model; run forward once, on the first sample.
+        model: The model. One forward pass of the first sample is made.
         tokens: Shape ``(N, T)``, integers.
-        forward: Callable(tokens) -> logits; default: ``model``.
+        forward: Callable(tokens) that returns logits. Default: ``model``.
 
     Raises:
-        ValueError: If there is none or more than one.
+        ValueError: If there is no such layer, or more than one.
 
     Example:
         >>> model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 2))

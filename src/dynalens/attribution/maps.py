@@ -14,12 +14,13 @@ _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def reduce_channels(maps: Tensor, how: str = "abs_max", *, dim: int = 1) -> Tensor:
-    """Return maps without their channels.
+    """Return maps without their channels, by one of three reductions.
 
     Args:
         maps: Shape ``(N, C, *spatial)``.
-        how: "abs_max" (largest absolute value, as Simonyan et al. show saliency), "abs_sum" or "sum" (signed).
-        dim: Where the channels are: -1 for maps of tokens, ``(N, T, C)``.
+        how: "abs_max", the largest absolute value, by which Simonyan et al. 2014 show saliency; "abs_sum", the sum of
+            absolute values; or "sum", the sum with signs.
+        dim: Dimension of the channels. For maps of tokens, ``(N, T, C)``, it is -1.
 
     Returns:
         Shape ``(N, *spatial)``.
@@ -42,16 +43,16 @@ def reduce_channels(maps: Tensor, how: str = "abs_max", *, dim: int = 1) -> Tens
 
 
 def pixel_relevance(method: str, maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Return one relevance for each pixel: what a picture shows and what deletion orders by.
+    """Return one relevance for each pixel. Pictures show it, and the deletion curve replaces pixels in its order.
 
-    Gradients become their largest absolute value over channels (Simonyan et al. 2014, section 3.1); all other maps,
-    Captum's and callables' included, their sum, as contributions add up. Maps of another size than the images are
-    brought to it by :func:`resize`.
+    If the map is a gradient, the relevance is the largest absolute value over the channels (Simonyan et al. 2014,
+    section 3.1). All other maps, also those of Captum and of callables, hold contributions, and their channels are
+    added up. If a map does not have the size of the images, it is resized (:func:`resize`).
 
     Args:
         method: Name of the method.
-        maps: What :func:`explain` gave for it: ``(N, C, *spatial)`` or ``(N, *spatial)``.
-        size: Height and width of the images; the length of series.
+        maps: Its maps from :func:`explain`: ``(N, C, *spatial)`` or ``(N, *spatial)``.
+        size: Height and width of the images, or the length of signals.
 
     Returns:
         Shape ``(N, *size)``.
@@ -76,13 +77,13 @@ def pixel_relevance(method: str, maps: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def token_relevance(method: str, maps: Tensor) -> Tensor:
-    """Return one relevance for each token: what a picture of words shows and what deletion orders by.
+    """Return one relevance for each token. Pictures show it, and the deletion curve replaces tokens in its order.
 
-    Reduced over the channels of the embedding as :func:`pixel_relevance` does over those of an image.
+    The channels of the embedding are reduced as :func:`pixel_relevance` reduces the channels of an image.
 
     Args:
         method: Name of the method.
-        maps: What :func:`explain` gave for it: ``(N, T, C)`` or ``(N, T)``.
+        maps: Its maps from :func:`explain`: ``(N, T, C)`` or ``(N, T)``.
 
     Returns:
         Shape ``(N, T)``.
@@ -104,20 +105,20 @@ def token_relevance(method: str, maps: Tensor) -> Tensor:
 
 
 def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Return maps (N, *spatial) at another size, linear between centres with aligned outer edges of the pixels.
+    """Return maps at another size, by linear interpolation between the centres of the pixels.
 
-    This is ``torch.nn.functional.interpolate`` with ``align_corners=False``, as OpenCV and pytorch-grad-cam do it;
-    Captum's default is nearest.
+    This is ``torch.nn.functional.interpolate`` with ``align_corners=False``, as in OpenCV and pytorch-grad-cam.
+    Captum's default is the nearest pixel.
 
     Args:
-        maps: Shape ``(N, *spatial)``, floating; one to three axes of space.
-        size: The new length of each axis.
+        maps: Shape ``(N, *spatial)``, floating, with one to three spatial dimensions.
+        size: The new length of each spatial dimension.
 
     Returns:
         Shape ``(N, *size)``.
 
     Raises:
-        ValueError: If there are more axes of space than three, or none.
+        ValueError: If there is no spatial dimension or more than three.
 
     Example:
         >>> resize(Tensor([[0.0, 4.0]]), [4])  # a new centre lies a quarter between the old ones

@@ -29,32 +29,34 @@ def attention_rollout(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the attention of all layers multiplied out, from the tokens that reach the head to the patches.
+    r"""Return the attention rollout: how much each patch reaches the head through the attention of all layers.
 
-    :math:`\prod_l (W_l + I) / 2`, the last layer on the left, with the attention :math:`W_l` of layer l averaged over
-    its heads. Rows are those of the tokens that the head reads, their mean where it reads several: the class token, or
-    all that are averaged. It knows no class.
+    :math:`\prod_l (W_l + I) / 2`, with the last layer on the left, where :math:`W_l` is the attention matrix of layer l
+    averaged over its heads and :math:`I`, the identity, stands for the shortcut around it. Of this product, the map is
+    the row of the token that the head reads, usually the class token. If the head averages several tokens, it is the
+    mean of their rows. The map is the same for all classes.
 
     Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, section 3.
 
     Args:
-        model: A vision transformer. Attention is seen where ``scaled_dot_product_attention`` or a softmax is called: in
-            models of torchvision, timm and transformers, but not in windows (Swin).
+        model: A vision transformer. Attention is read from calls of ``scaled_dot_product_attention`` and softmax, as in
+            models of torchvision, timm and transformers. Attention in windows (Swin) is not supported.
         images: Shape ``(N, C, H, W)``, floating. Not modified.
-        targets: Not used; here so that all methods are called alike.
-        forward: Callable(images) -> logits; default: ``model``.
-        chunk_size: Images in one pass; default: 16, or 8 of more than 16,384 numbers each.
+        targets: Not used. The argument is there so that all methods can be called alike.
+        forward: Callable(images) that returns logits. Default: ``model``.
+        chunk_size: Number of images in one pass. Default: 16, or 8 if an image has more than 16,384 numbers.
 
     Returns:
-        Shape ``(N, h, w)``, float32, >= 0: the grid of the patches.
+        Shape ``(N, h, w)``, float32, >= 0, where h x w is the grid of the patches.
 
     Raises:
-        ValueError: If the model has no attention over all of its tokens, or they fit no grid.
+        ValueError: If the model has no attention over all of its tokens, or the tokens fit no grid.
 
     Example:
-        Half of the attention of one fifth comes from each patch, the other half is the shortcut's.
+        The head reads the class token, which attends to five tokens, one fifth each. A tenth comes from each patch,
+        because the shortcut is the other half of the matrix.
 
-        >>> class OneLayer(torch.nn.Module):  # the head reads the class token, which attends evenly to all five
+        >>> class OneLayer(torch.nn.Module):
         ...     def forward(self, x):
         ...         tokens = torch.cat([x.new_zeros(len(x), 1, 1), x.flatten(1).unsqueeze(2)], dim=1)
         ...         mixed = torch.nn.functional.scaled_dot_product_attention(0 * tokens, tokens, tokens)
@@ -75,20 +77,25 @@ def attention_rollout(
 def gradient_rollout(
     model: nn.Module, images: Tensor, targets: Tensor, *, forward: Forward | None = None, chunk_size: int | None = None
 ) -> Tensor:
-    r"""Return the attention that raises the target's logit, multiplied out over the layers.
+    r"""Return the gradient rollout: how much each patch reaches the head by attention that raises the target's logit.
 
-    :math:`\prod_l (I + \bar W_l)` with :math:`\bar W_l` the mean over heads of
-    :math:`(\partial z_y / \partial W_l \odot W_l)^+`; else as :func:`attention_rollout`.
+    :math:`\prod_l (I + \bar W_l)`, where :math:`\bar W_l` is the mean over the heads of
+    :math:`(\partial z_y / \partial W_l \odot W_l)^+`, :math:`W_l` is the attention of layer l, :math:`z_y` the logit of
+    the target, and :math:`^+` replaces negative values by 0. The map is taken from the product as in
+    :func:`attention_rollout`.
 
     Source: Chefer et al., "Generic Attention-model Explainability", ICCV 2021, equations 5 and 6.
 
     Args:
-        model: See :func:`attention_rollout`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`attention_rollout`.
         images: Shape ``(N, C, H, W)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``: see :func:`saliency`.
+        targets: Shape ``(N,)`` or ``(N, 2)``, see :func:`saliency`.
 
     Returns:
         As :func:`attention_rollout`.
+
+    Raises:
+        ValueError: As for :func:`attention_rollout`.
 
     Example:
         The gradient for a patch's attention is its value; the attention is one fifth.
@@ -125,29 +132,31 @@ def transition_attention(
 ) -> Tensor:
     r"""Return transition attention maps (TAM): attention as the transitions of a Markov chain, weighted by gradients.
 
-    With the attention :math:`\bar W_l` of layer l averaged over heads, the state begins as :math:`S = \bar W_L` of the
-    last layer, and becomes :math:`S \bar W_l + S` for l = L - 1, ..., s. It is multiplied, element by element, with the
-    mean over heads of :math:`\bigl(\frac{1}{n}\sum_k \partial z_y / \partial W_L (\alpha_k x)\bigr)^+`, at n even steps
-    :math:`\alpha_k` from 0 to 1. Rows are read as by :func:`attention_rollout`.
-
-    Source: Yuan, Li, Xiong, Cao, and Dou, "Explaining Information Flow Inside Vision Transformers Using Markov Chain",
-    2021, with their code.
+    :math:`\bar W_l` is the attention of layer l averaged over its heads. The state S begins as :math:`\bar W_L`, the
+    attention of the last layer, and becomes :math:`S \bar W_l + S` for l = L - 1, ..., s. In the end it is multiplied,
+    element by element, by the mean over the heads of
+    :math:`\bigl(\frac{1}{n}\sum_k \partial z_y / \partial W_L (\alpha_k x)\bigr)^+`, where :math:`x` is the image,
+    :math:`z_y` the logit of the target, :math:`\alpha_k` are n numbers at equal distances from 0 to 1, and :math:`^+`
+    replaces negative values by 0. The map is taken from the result as in :func:`attention_rollout`.
 
     It costs ``steps`` + 1 forward and ``steps`` backward passes.
 
+    Source: Yuan, Li, Xiong, Cao, and Dou, "Explaining Information Flow Inside Vision Transformers Using Markov Chain",
+    2021, and the authors' code.
+
     Args:
-        model: See :func:`attention_rollout`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`attention_rollout`.
         images: Shape ``(N, C, H, W)``.
-        targets: Shape ``(N,)`` or ``(N, 2)``: see :func:`saliency`.
-        steps: Points n of the integral.
-        start_layer: The first layer s that the state passes, from 0; default: a third of the layers, the authors' 4 of
-            12.
+        targets: Shape ``(N,)`` or ``(N, 2)``, see :func:`saliency`.
+        steps: Number n of gradients that are averaged.
+        start_layer: Number s of the first layer that counts, from 0. Default: a third of the layers, as in the authors'
+            code, which begins with 4 of 12.
 
     Returns:
         As :func:`attention_rollout`.
 
     Raises:
-        ValueError: If the model has not so many layers, or as :func:`attention_rollout`.
+        ValueError: As for :func:`attention_rollout`, and if the model has no layer ``start_layer``.
 
     Example:
         The attention is one fifth; the gradient for a patch's attention is its value, half of it on average over the

@@ -21,11 +21,12 @@ _AT_ONCE = 32  # images in one pass
 
 @dataclass(frozen=True, eq=False)
 class Dissection:
-    """How well the active positions of each of F channels match the masks of each concept.
+    """How well the active positions of F channels match the masks of concepts, as :func:`dissect` returns it.
 
     Attributes:
-        iou: Shape ``(F, concepts)``, in [0, 1]; NaN where neither the channel nor the concept is anywhere.
-        concepts: Their names.
+        iou: Shape ``(F, concepts)``, intersection over union, in [0, 1]. It is NaN if neither the channel is active nor
+            the concept present in any image.
+        concepts: Names of the concepts.
         active: Shape ``(N, F, *spatial)``, bool, at the size of the images: where each channel is active.
 
     Example:
@@ -39,7 +40,10 @@ class Dissection:
     active: Tensor
 
     def detectors(self, least: float = DETECTOR) -> pd.DataFrame:
-        """Return ``channel``, ``concept`` and ``iou`` of those whose best concept has at least this IoU, best first."""
+        """Return the channels that detect a concept: those whose best concept has at least this IoU, the best first.
+
+        The columns are ``channel``, ``concept`` and ``iou``.
+        """
         shares = np.nan_to_num(self.iou, nan=-1.0)
         best = shares.argmax(axis=1)
         table = pd.DataFrame(
@@ -62,33 +66,37 @@ def dissect(
     top: float = _TOP,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Dissection:
-    r"""Return the intersection over union of each channel's active positions with the masks of concepts.
+    r"""Return how well each channel's active positions match the masks of concepts, as intersection over union (IoU).
 
-    A channel is active where its map, brought to the size of the images bilinearly, is above the threshold that the
-    channel exceeds in a fraction ``top`` of the positions of all its maps. With A the active positions and L those of
-    the concept in all N images, :math:`|A \cap L| / |A \cup L|`. The model is left as it was.
+    :math:`|A \cap L| / |A \cup L|`, where :math:`A` are the active positions of a channel in all N images and :math:`L`
+    those of a concept. The maps of the channel are enlarged to the size of the images by bilinear interpolation. A
+    position is active if its value is above the threshold that the channel exceeds in a fraction ``top`` of all
+    positions of its maps. The model is left as it was.
 
     Source: Bau et al., "Network Dissection: Quantifying Interpretability of Deep Visual Representations", CVPR 2017,
-    section 2.3. https://arxiv.org/abs/1704.05796. They count only the images in which a concept is annotated; here each
-    mask covers all images.
+    section 2.3. https://arxiv.org/abs/1704.05796. The source counts only images in which a concept is annotated. Here
+    each mask covers all images.
 
     Args:
         model: The model.
-        images: Shape ``(N, C, H, W)``, or with another number of axes of space.
-        masks: By the concept's name, ``(N, H, W)``: where it is, as bool or as numbers that are not 0.
-        layer: Dotted name of a layer with a map for each channel.
-        top: In (0, 1).
-        forward: Callable(images) that runs the model; default: the model.
+        images: Shape ``(N, C, H, W)``, or with another number of spatial dimensions.
+        masks: For the name of each concept, shape ``(N, H, W)``: where the concept is, as bool or as numbers that are
+            not 0.
+        layer: Dotted name of a layer whose output has a map for each channel.
+        top: Fraction of the positions that are active, in (0, 1).
+        forward: Callable(images) that runs the model. Default: the model.
 
     Raises:
-        ValueError: If a mask has another shape, there is none, or the layer gives no maps.
+        ValueError: If a mask has another shape, there is no mask, or the layer has no maps.
 
     Example:
+        The pixels of 9 and 8 are active, the concept is the left column. They share one pixel of three.
+
         >>> model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Flatten())
         >>> _ = model[0].weight.data.fill_(1.0)
         >>> images = torch.tensor([[[[9.0, 8.0], [0.0, 0.0]]]])
         >>> masks = {"left": torch.tensor([[[True, False], [True, False]]])}
-        >>> dissect(model, images, masks, layer="0", top=0.5).iou  # active: above; left and above: 1 of 3
+        >>> dissect(model, images, masks, layer="0", top=0.5).iou
         array([[0.33333333]])
     """
     check_masks(images, masks, top)

@@ -41,46 +41,52 @@ def tcav(
     forward: Forward | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
-    r"""Return for which fraction of a class's images each concept speaks for the class, and whether that is chance.
+    r"""Return how often each concept speaks for a class, and whether that could be chance (TCAV).
 
-    A logistic regression tells the layer's output for the examples of a concept from that for random images; its
-    weights are the vector v. The score is the fraction of the images at which the logit of the class grows along v:
-    :math:`v \cdot \nabla_h z_k > 0`. This is done against ``runs`` sets drawn from ``random``. The control puts one of
-    these sets in place of the concept; a two-sided t-test (Welch's) compares its scores with those of the concept.
+    A logistic regression separates the layer's output for examples of the concept from its output for random images.
+    Its weights are the concept's vector :math:`v`. The score is the fraction of the class's images at which the logit
+    :math:`z_k` of the class grows along this vector: :math:`v \cdot \nabla_h z_k > 0`, where :math:`h` is the output of
+    the layer. This is repeated with ``runs`` sets of random images. In the control, one random set takes the place of
+    the concept. Welch's t-test, two-sided, compares the scores of the concept with those of the control.
 
-    Captum's ``TCAV`` computes the scores, with the gradient itself where its default multiplies it by the activation.
-    The model is left as it was, as are random numbers.
+    Captum's ``TCAV`` computes the scores. Unlike Captum's default, the gradient is not multiplied by the activation.
+    The model is left as it was, and so are random numbers.
 
     Source: Kim et al., "Interpretability Beyond Feature Attribution: Quantitative Testing with Concept Activation
     Vectors", ICML 2018, section 3. https://arxiv.org/abs/1711.11279
 
     Args:
         model: The model.
-        images: Shape ``(N, C, *spatial)``, of the class that is asked about, as the model takes them.
+        images: Shape ``(N, C, *spatial)``: images of the class, as the model takes them.
         target: The class k.
-        concepts: By name, at least two examples each: tensors ``(M, C, *spatial)`` or folders of pictures.
-        random: Images without the concepts, from which each of the random sets is drawn: at least as many as the
-            largest concept has.
-        layer: Dotted name.
-        runs: Random sets, at least two.
-        transform: From a PIL image to a tensor; needed for folders.
-        forward: Callable(images) -> logits; default: ``model``.
+        concepts: For the name of each concept at least two examples: a tensor ``(M, C, *spatial)`` or a folder of
+            pictures.
+        random: Images without the concepts. The random sets are drawn from them, so there must be at least as many as
+            the largest concept has examples.
+        layer: Dotted name of the layer.
+        runs: Number of random sets, at least two.
+        transform: Callable that makes a tensor of a PIL image. Needed for folders.
+        forward: Callable(images) that returns logits. Default: ``model``.
         seed: Seed of the random sets.
 
     Returns:
-        One row for each concept, index ``concept``: ``score`` in [0, 1], mean over the runs; ``random``, that of the
-        control; ``p_value`` of the test, uncorrected for several concepts; ``accuracy`` with which held-out examples
-        are told apart, mean over the runs: near 0.5 the layer does not have the concept.
+        One row for each concept, with the index ``concept``: ``score`` in [0, 1], the mean over the runs; ``random``,
+        that of the control; ``p_value`` of the test, not corrected for several concepts; and ``accuracy``, the fraction
+        of held-out examples that the regression classifies correctly, as a mean over the runs. If it is near 0.5, the
+        layer does not have the concept.
 
     Raises:
-        ValueError: If Captum or scikit-learn is not installed, a set is no images, or there are too few random images.
-        RuntimeError: If the layer does not run.
+        ValueError: If Captum or scikit-learn is not installed, a set does not hold images, or there are too few random
+            images.
+        RuntimeError: If the forward pass does not run the layer.
 
     Example:
+        The first feature speaks for class 0, and the examples of the concept have more of it than the random images.
+
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2, bias=False))
         >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         >>> noise = torch.randn(40, 1, 1, 2, generator=torch.Generator().manual_seed(0))
-        >>> right = noise[:9] + torch.tensor([9.0, 0.0])  # the first feature speaks for class 0
+        >>> right = noise[:9] + torch.tensor([9.0, 0.0])
         >>> table = tcav(model, noise[:4], 0, {"right": right}, noise, layer="0", runs=4)
         >>> table[["score", "accuracy"]].to_numpy().tolist()
         [[1.0, 1.0]]

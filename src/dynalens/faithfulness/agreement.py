@@ -10,14 +10,16 @@ Explain = Callable[[Tensor, Tensor], Tensor]
 
 
 def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
-    """Return Spearman's rank correlation of two maps of each image; ties share their mean rank.
+    """Return Spearman's rank correlation of two maps of each image.
+
+    Pixels of equal relevance share the mean of their ranks.
 
     Args:
         maps: Shape ``(N, ...)``.
-        others: Shape of ``maps``.
+        others: The other maps, of the same shape.
 
     Returns:
-        Shape ``(N,)``, float32, in [-1, 1]; NaN where a map is constant or holds NaN.
+        Shape ``(N,)``, float32, in [-1, 1]. It is NaN if one of the maps is constant or holds NaN.
 
     Raises:
         ValueError: If the shapes differ.
@@ -37,32 +39,33 @@ def rank_correlation(maps: Tensor, others: Tensor) -> Tensor:
 
 
 def attribution_drift(maps: Tensor, previous: Tensor) -> Tensor:
-    """Return the rank correlation with an earlier epoch's maps of the same images: 1 has not drifted, 0 has wholly.
+    """Return the rank correlation of maps with those of the same images from an earlier epoch.
 
-    Arguments, values and errors are those of :func:`rank_correlation`.
+    1 means that the map has not changed its order, 0 that the new order has nothing to do with the old one. Arguments,
+    values and errors are those of :func:`rank_correlation`.
     """
     return rank_correlation(maps, previous)
 
 
 def class_sensitivity(explain: Explain, images: Tensor, targets: Tensor, other_targets: Tensor) -> Tensor:
-    """Return the rank correlation of the target's map with that of another class; lower is better.
+    """Return the rank correlation of the target's map with the map of another class. Lower is better.
 
-    A map that is the same whatever the class shows where something is, not what speaks for the class.
+    If a map is the same for all classes, it shows where something is in the image, but not what speaks for the class.
 
-    Source: Li et al., "Quantitative Evaluations on Saliency Methods", 2020; the random-logit test of Sixt et al.,
-    "When Explanations Lie", ICML 2020, uses a similarity of pictures instead.
+    Source: Li et al., "Quantitative Evaluations on Saliency Methods", 2020. The random-logit test of Sixt et al., "When
+    Explanations Lie", ICML 2020, compares the maps by a similarity of pictures instead.
 
     Args:
-        explain: Callable(images, targets) -> maps (N, ...).
+        explain: Callable(images, targets) that returns maps (N, ...).
         images: Shape ``(N, C, *spatial)``.
         targets: Shape ``(N,)``, int64.
-        other_targets: Shape ``(N,)``, int64; the least or the second most probable class, say.
+        other_targets: Shape ``(N,)``, int64, for instance the least probable class or the second most probable one.
 
     Returns:
         As :func:`rank_correlation`.
 
     Raises:
-        ValueError: If a target is compared with itself.
+        ValueError: If an other target is equal to the target.
     """
     if bool((targets == other_targets).any()):
         raise ValueError(
@@ -73,7 +76,7 @@ def class_sensitivity(explain: Explain, images: Tensor, targets: Tensor, other_t
 
 
 def runner_up(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return for each row the most probable class that is not its target, int64 (N,).
+    """Return for each row the most probable class other than its target, int64, shape ``(N,)``.
 
     Example:
         >>> runner_up(torch.tensor([[3.0, 1.0, 2.0], [3.0, 1.0, 2.0]]), torch.tensor([0, 1]))
@@ -90,24 +93,26 @@ def randomisation_check(
     *,
     seed: int = 0,
 ) -> Tensor:
-    """Return the rank correlation of the map with that of the same network with random weights; lower is better.
+    """Return the rank correlation of the map with that of the same network with random weights. Lower is better.
 
-    A map that survives cannot be about what was learned: an edge detector, say.
+    If a map stays the same, it shows nothing that the network has learned. An edge detector, for instance, does not
+    depend on weights.
 
     Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018, section 3.
 
     Args:
-        model: Copied; not modified. In training, the map at epoch 0 serves as well and costs nothing.
-        explain: Callable(model, images, targets) -> maps (N, ...).
+        model: The model. It is copied and not modified. During training you can instead compare with the map of epoch
+            0, which costs nothing.
+        explain: Callable(model, images, targets) that returns maps (N, ...).
         images: Shape ``(N, C, *spatial)``.
         targets: Shape ``(N,)``, int64.
-        seed: Seed of the random weights; torch's own generators are not moved.
+        seed: Seed of the random weights. The random numbers of torch's own generators stay as they were.
 
     Returns:
         As :func:`rank_correlation`.
 
     Example:
-        A map of the image alone survives.
+        This map depends on the image alone, so random weights do not change it.
 
         >>> images, targets = torch.tensor([[[[1.0, 3.0, 2.0]]]]), torch.tensor([0])
         >>> randomisation_check(nn.Linear(3, 2), lambda model, images, targets: images[:, 0], images, targets)
@@ -125,12 +130,13 @@ def cascading_randomisation(
     *,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Return :func:`randomisation_check` after each layer from the last to the first has been randomised as well.
+    """Return the :func:`randomisation_check` after each layer, randomised one after another from the last to the first.
 
-    Arguments are those of :func:`randomisation_check`.
+    The layers that were randomised before stay random. Arguments are those of :func:`randomisation_check`.
 
     Returns:
-        For each layer with weights, the last of ``named_modules`` first: shape ``(N,)``, float32.
+        For the name of each layer with weights, in the order of randomisation, the correlations, shape ``(N,)``,
+        float32.
     """
     original, other = explain(model, images, targets), copy.deepcopy(model)
     layers = [(name, module) for name, module in other.named_modules() if any(True for _ in _own(module))]
@@ -142,10 +148,10 @@ def cascading_randomisation(
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Return a copy with the weights as they were before any training: each layer's own initialisation.
+    """Return a copy of the model with weights as before training, drawn by the initialisation of each layer.
 
-    What no layer initialises (an embedding of positions, say) is drawn from a normal distribution with standard
-    deviation 0.02, as transformers begin.
+    Parameters that no layer initialises, for instance embeddings of positions, are drawn from a normal distribution
+    with standard deviation 0.02, as is usual for transformers.
     """
     other = copy.deepcopy(model)
     for number, module in enumerate(other.modules()):

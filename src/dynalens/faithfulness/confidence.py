@@ -18,17 +18,20 @@ def average_drop(
     precision: str = "float32",
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return which fraction of the target's probability the product of image and map loses; lower is better.
+    r"""Return the fraction of the target's probability that is lost when the image is multiplied by its map.
 
-    :math:`\max(0, p(x) - p(x \cdot m)) / p(x)` with m the map scaled to [0, 1]; a constant map is all 1. The mean over
-    images, times 100, is the source's percentage.
+    Lower is better.
+
+    :math:`\max(0, p(x) - p(x \cdot m)) / p(x)`, where :math:`p` is the probability of the target, :math:`x` the image
+    and :math:`m` its map, scaled to [0, 1]. A constant map counts as 1 everywhere. The mean over images, times 100, is
+    the percentage of the source.
 
     Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1.1.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`faithfulness_curves`.
         precision: See :class:`CurveSettings`.
-        chunk_size: Images in one forward pass.
+        chunk_size: Number of images in one forward pass.
 
     Returns:
         Shape ``(N,)``, float32, in [0, 1].
@@ -37,9 +40,11 @@ def average_drop(
         ValueError: If shapes do not agree or a map is not finite.
 
     Example:
+        The map scales to 0 and 1, so that only the pixel of 5 is left.
+
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
         >>> image, target = torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([0])
-        >>> average_drop(score, image, target, torch.tensor([[[3.0, 4.0]]]))  # sigmoid(6) to sigmoid(5)
+        >>> average_drop(score, image, target, torch.tensor([[[3.0, 4.0]]]))  # from sigmoid(6) to sigmoid(5)
         tensor([0.0042])
     """
     p_image, p_masked = masked_probabilities(
@@ -59,21 +64,27 @@ def average_increase(
     precision: str = "float32",
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Return 1 where the image times its map has a higher probability of the target, else 0; higher is better.
+    """Return 1 if the target is more probable when the image is multiplied by its map, else 0. Higher is better.
 
-    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1.2: the mean over images is the increase in
-    confidence.
+    The mean over images is the "increase in confidence" of the source.
+
+    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, section 4.1.2.
 
     Args:
-        model: See :func:`average_drop`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`average_drop`.
 
     Returns:
         Shape ``(N,)``, float32, 0 or 1.
 
+    Raises:
+        ValueError: As for :func:`average_drop`.
+
     Example:
+        The map scales to 0 and 1, which removes the pixel that speaks against the target.
+
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
         >>> image, target = torch.tensor([[[[-1.0, 5.0]]]]), torch.tensor([0])
-        >>> average_increase(score, image, target, torch.tensor([[[0.0, 4.0]]]))  # sigmoid(4) to sigmoid(5)
+        >>> average_increase(score, image, target, torch.tensor([[[0.0, 4.0]]]))  # from sigmoid(4) to sigmoid(5)
         tensor([1.])
     """
     p_image, p_masked = masked_probabilities(

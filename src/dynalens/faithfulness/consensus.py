@@ -9,22 +9,24 @@ from dynalens.faithfulness.agreement import rank_correlation
 
 
 def consensus(maps: Sequence[Tensor] | Tensor) -> Tensor:
-    r"""Return the mean of normalised maps of the same images: over epochs, seeds, runs or methods.
+    r"""Return the consensus of several maps of the same images: the mean of the normalised maps.
 
-    :math:`\frac{1}{R} \sum_r A_r / \lVert A_r \rVert_2` for each image, so that no map counts more because its
-    gradients are larger. A map of zeros votes for nothing.
+    :math:`\frac{1}{R} \sum_r A_r / \lVert A_r \rVert_2`, where :math:`A_r` are the R maps of an image, from several
+    epochs, seeds, runs or methods. Without the norm, a map would count more because its gradients are larger. A map of
+    zeros adds nothing.
 
     Source: Li et al., "Cross-Model Consensus of Explanations and Beyond for Image Classification Models", Machine
-    Learning 112 (2023), section 3.2, who normalise LIME's so, and other maps to [0, 1], which loses their signs.
+    Learning 112 (2023), section 3.2. The source normalises the maps of LIME in this way. It scales other maps to [0,
+    1], which loses their signs.
 
     Args:
-        maps: R of them, shape ``(N, *spatial)`` each.
+        maps: R tensors of shape ``(N, *spatial)``.
 
     Returns:
         Shape ``(N, *spatial)``, float32.
 
     Raises:
-        ValueError: If there are none, or their shapes differ.
+        ValueError: If there are no maps, or their shapes differ.
 
     Example:
         >>> consensus([torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 10.0]])])
@@ -41,18 +43,18 @@ def consensus(maps: Sequence[Tensor] | Tensor) -> Tensor:
 
 
 def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
-    """Return for each of R sets of maps the rank correlation with the :func:`consensus` of the others.
+    """Return how well each of R sets of maps agrees with the :func:`consensus` of the others, as a rank correlation.
 
-    A map is left out of the consensus that it is compared with: it would agree with itself.
+    The consensus leaves out the set that is compared with it, because otherwise the set would be compared with itself.
 
     Args:
-        maps: R of them, at least 2, shape ``(N, *spatial)`` each.
+        maps: R tensors of shape ``(N, *spatial)``, at least 2.
 
     Returns:
-        Shape ``(R, N)``, float32, in [-1, 1]; NaN where a map is constant.
+        Shape ``(R, N)``, float32, in [-1, 1]. It is NaN if a map is constant.
 
     Raises:
-        ValueError: If there are fewer than two, or their shapes differ.
+        ValueError: If there are fewer than two tensors, or their shapes differ.
 
     Example:
         >>> consensus_agreement([torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[2.0, 4.0, 6.0]])])

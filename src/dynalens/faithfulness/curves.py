@@ -29,14 +29,17 @@ class CurveSettings:
 
     Attributes:
         baseline: What replaced pixels show, see :func:`baseline_images`.
-        steps: Steps from no pixel to all of them, or "auto": points are set where a curve bends (``tolerance``).
-        patch_size: Side of the patches that are replaced together, or 1. A 7 x 7 Grad-CAM and a map of pixels can be
-            compared patch by patch only.
+        steps: Number of steps from no replaced pixel to all of them. Or "auto": points are set where the curve bends,
+            see ``tolerance``.
+        patch_size: Side of the patches that are replaced together; 1 replaces single pixels. Compare a 7 x 7 Grad-CAM
+            with a map of pixels patch by patch only.
         seed: Seed of the order of pixels with equal relevance, and of random rankings.
-        precision: "float32", or "bfloat16" or "float16" to score under autocast (areas then differ by about .001).
-        chunk_size: Images in one forward pass; bounds the memory. None: by device and size of the images.
-        tolerance: With ``steps="auto"``, an interval is halved while its width times its rise exceeds this. The
-            rise is averaged with that of its neighbours.
+        precision: "float32", or "bfloat16" or "float16" to run the model under autocast. Areas then differ by about
+            .001.
+        chunk_size: Number of images in one forward pass, which limits the memory. None: chosen by device and size of
+            the images.
+        tolerance: With ``steps="auto"``, an interval is halved while its width times its rise exceeds this. The rise is
+            averaged with that of its neighbours.
 
     Example:
         >>> CurveSettings("zero", steps=10, patch_size=2).baseline
@@ -117,27 +120,29 @@ def faithfulness_curves(
     forward: Forward | None = None,
     logits: Tensor | None = None,
 ) -> dict[str, Curve]:
-    """Return for each metric the curves that :func:`deletion_curve` and :func:`insertion_curve` define.
+    """Return the curves of maps that :func:`deletion_curve` and :func:`insertion_curve` define.
 
-    All perturbed images of all samples and curves are scored in chunks, each image once: both curves share their
-    ends. With a number of steps the host never waits for the device before the curves are ready.
+    The perturbed images of all samples and both curves are scored together in chunks. Both curves share their ends,
+    which are scored once. If ``steps`` is a number, the CPU does not wait for the device before the curves are ready.
+
+    The arguments below are those of all functions that measure maps, so they are explained only here.
 
     Args:
-        model: Gives logits; in evaluation mode meanwhile, and afterwards as it was.
-        images: Shape ``(N, C, *spatial)``, floating: pictures (N, C, H, W) or signals (N, C, T); or tokens (N, T),
-            integers, which a ``baseline`` token replaces. Not modified.
+        model: Module or callable that returns logits. A module runs in evaluation mode and is left as it was.
+        images: Shape ``(N, C, *spatial)``, floating: pictures (N, C, H, W) or signals (N, C, T). Or tokens (N, T),
+            integers, which are replaced by the token ``baseline``. Not modified.
         targets: Shape ``(N,)``, int64.
-        maps: Shape ``(N, *spatial)``, finite; larger is more relevant. Only their order matters.
-        settings: Baseline, steps and the like.
-        metrics: Names: ``deletion``, ``insertion``.
-        forward: Callable(images) -> logits, where it is not the model.
-        logits: Shape ``(N, K)``; logits of the images, where they are known already.
+        maps: Shape ``(N, *spatial)``, finite. Larger values mean more relevant. Only their order counts.
+        settings: Baseline, steps and so on.
+        metrics: Names of curves: "deletion", "insertion".
+        forward: Callable(images) that returns logits, if ``model`` does not.
+        logits: Shape ``(N, K)``, the logits of the images, if you know them already. This saves a forward pass.
 
     Returns:
-        By the name of each metric, the curves of the N images.
+        For the name of each metric, the curves of the N images.
 
     Raises:
-        ValueError: If shapes do not agree, a map is not finite or an argument is unknown.
+        ValueError: If shapes do not agree, a map is not finite, or an argument is unknown.
 
     Example:
         The logit is the sum of the pixels, and the map is the image.
@@ -184,22 +189,26 @@ def deletion_curve(
     seed: int = 0,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Return the probability of the target while its most relevant pixels are replaced by the baseline.
+    """Return the deletion curve: the target's probability while its most relevant pixels become the baseline.
 
-    At step k the round(k * P / steps) most relevant of the P positions are replaced, in all channels at once.
-    A faithful map makes the curve fall early.
+    At step k the round(k * P / steps) most relevant of the P positions are replaced, in all channels at once. If the
+    map is faithful, the curve falls early.
 
-    Source: Petsiuk et al., "RISE", BMVC 2018, section 4.2.
-    Differs from the source: the number of steps is fixed rather than the pixels of a step, both end points are
-    included, ties are broken by a seeded permutation, and the baseline is named (the source deletes to zero).
+    Source: Petsiuk et al., "RISE", BMVC 2018, section 4.2. Differs from the source: it fixes the number of steps, not
+    the pixels per step. Both end points are included. A seeded permutation orders pixels of equal relevance. The
+    baseline can be chosen, where the source replaces pixels by zero.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for ``images``, ``targets`` and ``maps``; the settings that are not
-            named here are those of :class:`CurveSettings`.
-        least_first: Replace the least relevant first, in exactly the reverse order.
+        model: This, ``images``, ``targets`` and ``maps``: see :func:`faithfulness_curves`. The settings that are not
+            listed here are those of :class:`CurveSettings`.
+        least_first: Replace the least relevant pixels first, in exactly the reverse order.
 
     Returns:
-        Shape ``(N, steps + 1)``, float32, in [0, 1]; :func:`replaced_fractions` is its abscissa.
+        Shape ``(N, steps + 1)``, float32, in [0, 1]. :func:`replaced_fractions` gives the fraction of replaced pixels
+        for each entry.
+
+    Raises:
+        ValueError: As for :func:`faithfulness_curves`.
 
     Example:
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
@@ -224,15 +233,16 @@ def insertion_curve(
     seed: int = 0,
     chunk_size: int | None = None,
 ) -> Tensor:
-    """Return the probability of the target while its most relevant pixels are put back into the baseline.
+    """Return the insertion curve: the target's probability while its most relevant pixels are put into the baseline.
 
-    The counterpart of :func:`deletion_curve`, from the baseline to the image; a faithful map makes it rise early.
+    It is the counterpart of :func:`deletion_curve` and goes from the baseline to the image. If the map is faithful, the
+    curve rises early.
 
-    Source: Petsiuk et al., "RISE", BMVC 2018, section 4.2; differs as :func:`deletion_curve` does.
+    Source: Petsiuk et al., "RISE", BMVC 2018, section 4.2, with the same differences as :func:`deletion_curve`.
 
     Args:
-        model: See :func:`deletion_curve`, also for the arguments that are not named here.
-        least_first: Put the least relevant back first.
+        model: This and all arguments that are not listed here: see :func:`deletion_curve`.
+        least_first: Put in the least relevant pixels first.
 
     Returns:
         Shape ``(N, steps + 1)``, float32, in [0, 1].
@@ -257,11 +267,11 @@ def random_ranking_control(
     forward: Forward | None = None,
     logits: Tensor | None = None,
 ) -> dict[str, Curve]:
-    """Return the curves of a random ranking, with the same budget and settings: what a map must beat.
+    """Return the curves of a random order of the pixels, with the same settings: a map is useful only if it beats them.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
-        settings: Baseline, steps and the like; the seed also determines the rankings.
+        model: This and all arguments that are not listed here: see :func:`faithfulness_curves`.
+        settings: Baseline, steps and so on. The seed also determines the random orders.
 
     Returns:
         As :func:`faithfulness_curves`.
@@ -278,16 +288,18 @@ def random_ranking_control(
 
 
 def area_under_curve(curves: Tensor, fractions: Tensor) -> Tensor:
-    """Return the area under each curve by the trapezoid rule over the true fractions.
+    """Return the area under each curve by the trapezoid rule.
 
     Args:
         curves: Shape ``(..., M)``.
-        fractions: Shape ``(M,)`` or that of ``curves``, ascending.
+        fractions: Abscissa of the points, ascending, of shape ``(M,)`` or the shape of ``curves``.
 
     Returns:
-        Shape ``(...)``; for probabilities over [0, 1] it is in [0, 1].
+        Shape ``(...)``. For probabilities over [0, 1] it is in [0, 1].
 
     Example:
+        The trapezoids are 0.25 (1.0 + 0.5) / 2 and 0.75 (0.5 + 0.0) / 2.
+
         >>> area_under_curve(torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, 0.25, 1.0]))
         tensor(0.3750)
     """

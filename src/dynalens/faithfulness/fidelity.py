@@ -45,31 +45,31 @@ def local_fidelity(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the :math:`R^2` of a linear model of the target's logit whose weights are the map.
+    r"""Return how well sums of the map predict the target's logit when patches are replaced, as :math:`R^2`.
 
-    Of each image, random halves of 7 x 7 patches are replaced by the baseline. With the sum s of the map over the
-    patches that are left, and the logit z, it is :math:`\max(0, \mathrm{corr}(s, z))^2`: of the lines a + b s with
-    :math:`b \ge 0`, the one that fits best explains this share of the variance of z. 1 says that the model is, around
-    the image, the sum that the map claims.
+    The image is divided into 7 x 7 patches. In copies of it, a random half of the patches is replaced by the baseline.
+    Let s be the sum of the map over the patches that are kept, and z the logit. The value is
+    :math:`\max(0, \mathrm{corr}(s, z))^2`: the share of the variance of z that the best line a + b s with
+    :math:`b \ge 0` explains. At 1, the model behaves around the image like the sum that the map describes.
 
     Source: the local fidelity of Ribeiro et al., "Why Should I Trust You?", KDD 2016, for the linear model whose
     weights are the map up to a factor.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`faithfulness_curves`.
         maps: Shape ``(N, *spatial)``.
-        baseline: What replaced patches show: see :func:`baseline_images`.
-        samples: Perturbed images for each image, of one forward pass each.
-        seed: Seed of the patches that are replaced.
+        baseline: What replaced patches show, see :func:`baseline_images`.
+        samples: Number of perturbed copies of each image. Each costs one forward pass.
+        seed: Seed by which patches are replaced.
 
     Returns:
-        Shape ``(N,)``, float32, in [0, 1]; NaN where the logit does not change at all.
+        Shape ``(N,)``, float32, in [0, 1]. It is NaN if the logit does not change at all.
 
     Raises:
         ValueError: If the shapes do not agree, or ``samples`` is not positive.
 
     Example:
-        The logit is the sum of the pixels.
+        The logit is the sum of the pixels. The image itself is then a perfect map, and its negative a useless one.
 
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
         >>> image, target = torch.tensor([[[[1.0, 5.0, 2.0]]]]), torch.tensor([0])

@@ -21,20 +21,24 @@ def symmetric_relevance_gain(
     forward: Forward | None = None,
     logits: Tensor | None = None,
 ) -> Tensor:
-    """Return how much longer the class survives when the least relevant pixels go first than when the most do.
+    """Return how much larger the area is if the least relevant pixels are replaced first than if the most relevant are.
 
-    A_least - A_most, with A the area under p(target) over the fraction of replaced pixels. Rankings of methods by this
-    gain agree across baselines where those by deletion or insertion alone do not; a random ranking has a gain near 0.
+    A_least - A_most, where A is the area under the probability of the target over the fraction of replaced pixels. A
+    random order has a gain near 0. If you compare methods by this gain, the choice of baseline hardly changes their
+    order. With deletion or insertion alone it does.
 
     Source: Blücher et al., "Decoupling Pixel Flipping and Occlusion Strategy for Consistent XAI Benchmarks", TMLR 2024.
-    Read from its end, the insertion curve is the curve that replaces the least relevant first, so A_least is its area
-    and no further image is scored.
+    Read backwards, the insertion curve is the curve that replaces the least relevant pixels first. So A_least is its
+    area, and no further image is scored.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
+        model: This and all arguments that are not listed here: see :func:`faithfulness_curves`.
 
     Returns:
         Shape ``(N,)``, float32, in [-1, 1].
+
+    Raises:
+        ValueError: As for :func:`faithfulness_curves`.
 
     Example:
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
@@ -53,21 +57,20 @@ def gain_of(curves: Mapping[str, Curve]) -> Tensor:
 
 
 def rescaled_curve(values: Tensor, original: Tensor, baseline: Tensor, *, least_gap: float = _LEAST_GAP) -> Tensor:
-    r"""Return a curve between its own ends: what is left of the difference between image and baseline.
+    """Return curves on a scale from 0, the probability for the baseline, to 1, the probability for the image.
 
-    :math:`(p - p_b) / (p_x - p_b)` with p_x and p_b the probabilities of the image and of its baseline. Over epochs,
-    raw areas follow the confidence p_x; these do not. NaN where \|p_x - p_b\| < ``least_gap``: then the quotient says
-    nothing.
+    :math:`(p - p_b) / (p_x - p_b)`, where :math:`p` is a value of the curve and :math:`p_x` and :math:`p_b` are the
+    probabilities of the target for the image and for its baseline. Over the epochs of a training, raw areas grow with
+    the confidence :math:`p_x`. Rescaled ones do not.
 
     Args:
-        values: Shape ``(N, M)``.
-        original: Shape ``(N,)``, p_x.
-        baseline: Shape ``(N,)``, p_b.
-        least_gap: In [0, 1].
+        values: Shape ``(N, M)``, the curves.
+        original: Shape ``(N,)``, :math:`p_x`.
+        baseline: Shape ``(N,)``, :math:`p_b`.
+        least_gap: In [0, 1]. If :math:`|p_x - p_b|` is smaller, the quotient says nothing, and the curve is NaN.
 
     Returns:
-        Shape ``(N, M)``; 1 where the curve is as high as at the image, 0 where it is as low as at the baseline; it may
-        leave [0, 1].
+        Shape ``(N, M)``. Values may be outside [0, 1].
 
     Example:
         >>> rescaled_curve(torch.tensor([[0.9, 0.5, 0.1]]), torch.tensor([0.9]), torch.tensor([0.1]))
@@ -79,11 +82,11 @@ def rescaled_curve(values: Tensor, original: Tensor, baseline: Tensor, *, least_
 
 
 def rescaled(curves: Mapping[str, Curve], *, least_gap: float = _LEAST_GAP) -> dict[str, Curve]:
-    """Return deletion and insertion curves as :func:`rescaled_curve` gives them.
+    """Return the curves after :func:`rescaled_curve`.
 
     Args:
-        curves: What :func:`faithfulness_curves` gave.
-        least_gap: In [0, 1].
+        curves: The result of :func:`faithfulness_curves`.
+        least_gap: In [0, 1], see :func:`rescaled_curve`.
     """
     rescaled_curves = {}
     for name, curve in curves.items():

@@ -36,26 +36,29 @@ def box_masks(boxes: Regions, size: Sequence[int]) -> Tensor:
 
 
 def pointing_game(maps: Tensor, regions: Regions, *, tolerance: int = 0) -> Tensor:
-    """Return 1 where the most relevant pixel lies in the region, else 0; higher is better.
+    """Return 1 if the most relevant pixel lies in the region, else 0. Higher is better.
 
-    Where several pixels are the most relevant, the share of them that does: the hit to be expected of one drawn at
-    random.
+    If several pixels have the largest relevance, it is the share of them that lie in the region: what is expected if
+    one of them is drawn at random.
 
-    Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2, with a tolerance
-    of 15 pixels.
+    Source: Zhang et al., "Top-down Neural Attention by Excitation Backprop", IJCV 2018, section 4.2. The source has a
+    tolerance of 15 pixels.
 
     Args:
         maps: Shape ``(N, H, W)``, finite.
         regions: Masks ``(N, H, W)``, or boxes as :func:`box_masks` takes them.
-        tolerance: Pixels by which a region grows on each side (a square, where the source has a circle).
+        tolerance: Number of pixels by which a region grows on each side. It grows by a square, in the source by a
+            circle.
 
     Returns:
         Shape ``(N,)``, float32, in [0, 1].
 
     Raises:
-        ValueError: If the regions are not of the shape of the maps, nor boxes.
+        ValueError: If the regions are neither boxes nor of the shape of the maps.
 
     Example:
+        The largest value, 9, is in the box of column 1 and row 0.
+
         >>> pointing_game(torch.tensor([[[0.0, 9.0], [1.0, 2.0]]]), torch.tensor([[1, 0, 2, 1]]))
         tensor([1.])
     """
@@ -68,7 +71,7 @@ def pointing_game(maps: Tensor, regions: Regions, *, tolerance: int = 0) -> Tens
 
 
 def relevance_mass(maps: Tensor, regions: Regions) -> Tensor:
-    """Return the share of the positive relevance that lies in the region; higher is better.
+    """Return the share of the positive relevance that lies in the region. Higher is better.
 
     Source: Arras et al., "CLEVR-XAI", Information Fusion 2022, "relevance mass accuracy".
 
@@ -77,12 +80,14 @@ def relevance_mass(maps: Tensor, regions: Regions) -> Tensor:
         regions: Masks ``(N, H, W)``, or boxes as :func:`box_masks` takes them.
 
     Returns:
-        Shape ``(N,)``, float32, in [0, 1]; NaN where nothing is relevant.
+        Shape ``(N,)``, float32, in [0, 1]. It is NaN if no pixel has positive relevance.
 
     Raises:
-        ValueError: If the regions are not of the shape of the maps, nor boxes.
+        ValueError: If the regions are neither boxes nor of the shape of the maps.
 
     Example:
+        The box is column 1. It holds 3 of the positive relevance, 4.
+
         >>> relevance_mass(torch.tensor([[[1.0, 3.0], [-5.0, 0.0]]]), torch.tensor([[1, 0, 2, 2]]))
         tensor([0.7500])
     """

@@ -43,33 +43,37 @@ def infidelity(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return how badly a map predicts what a perturbation does to the target's logit; lower is better.
+    r"""Return the infidelity: the error with which a map predicts how the target's logit changes. Lower is better.
 
-    :math:`\mathrm{E}_I\bigl[(I^\top \Phi - (z_y(x) - z_y(x - I)))^2\bigr]` with the map :math:`\Phi`, perturbations
-    :math:`I` and the target's logit :math:`z_y`.
+    :math:`\mathrm{E}_I\bigl[(I^\top \Phi - (z_y(x) - z_y(x - I)))^2\bigr]`, where :math:`x` is the image, :math:`\Phi`
+    its map, :math:`I` a random perturbation, and :math:`z_y` the logit of the target. The expectation is estimated by
+    the mean over ``samples`` perturbations.
 
     Source: Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019, definition 2.1.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
-        maps: Shape of ``images``: contributions, as input x gradient or integrated gradients give them for I around a
-            baseline, or a gradient for small I.
-        perturb: Callable(images, generator) -> I of the images' shape; default: normal with standard deviation 0.1.
-        samples: Perturbations of each image.
+        model: This and all arguments that are not listed here: see :func:`faithfulness_curves`.
+        maps: Shape of ``images``. If perturbations are small, pass a gradient. If they lead to a baseline, pass
+            contributions, such as input x gradient or integrated gradients.
+        perturb: Callable(images, generator) that returns I, of the shape of the images. Default: normal with standard
+            deviation 0.1.
+        samples: Number of perturbations of each image.
         normalize: Scale each map by the factor that makes its infidelity least, as the source does.
         seed: Seed of the generator that ``perturb`` gets.
-        chunk_size: Images in one forward pass.
+        chunk_size: Number of images in one forward pass.
 
     Returns:
         Shape ``(N,)``, float32, >= 0, in squared logits.
 
     Raises:
-        ValueError: If maps and images have different shapes, a map is not finite or ``samples`` is not positive.
+        ValueError: If maps and images have different shapes, a map is not finite, or ``samples`` is not positive.
 
     Example:
+        Each pixel is lowered by 1, so the logit, their sum, falls by 2. The map predicts 0 + 3. The squared error is 1.
+
         >>> score = lambda x: torch.stack([x.sum(dim=(1, 2, 3)), torch.zeros(len(x))], dim=1)
         >>> image, target = torch.tensor([[[[1.0, 5.0]]]]), torch.tensor([0])
-        >>> one = lambda images, generator: torch.ones_like(images)  # the logit falls by 2, the map says 0 + 3
+        >>> one = lambda images, generator: torch.ones_like(images)
         >>> infidelity(score, image, target, torch.tensor([[[[0.0, 3.0]]]]), perturb=one)
         tensor([1.])
     """
@@ -104,19 +108,20 @@ def sensitivity_max(
     samples: int = 10,
     seed: int = 0,
 ) -> Tensor:
-    r"""Return the largest relative change of a map among small perturbations of the image; lower is better.
+    r"""Return the maximum sensitivity: the largest relative change of a map under small perturbations. Lower is better.
 
-    :math:`\max_\delta \lVert \Phi(x + \delta) - \Phi(x) \rVert_2 / \lVert \Phi(x) \rVert_2`, the Monte Carlo estimate
-    of it; a map of zeros is compared with 1.
+    :math:`\max_\delta \lVert \Phi(x + \delta) - \Phi(x) \rVert_2 / \lVert \Phi(x) \rVert_2`, where :math:`x` is the
+    image, :math:`\Phi` its map and :math:`\delta` a random perturbation. The maximum is over ``samples`` perturbations.
+    If :math:`\Phi(x)` is 0, it is not divided by its norm.
 
     Source: Yeh et al., "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019, section 4.
 
     Args:
-        explain: Callable(images) -> maps (N, ...), for fixed targets.
+        explain: Callable(images) that returns maps (N, ...) for fixed targets.
         images: Shape ``(N, C, *spatial)``, floating.
-        perturb: Callable(images, generator) -> delta; default: uniform in [-0.02, 0.02].
-        samples: Perturbations of each image.
-        seed: Seed of the generator that ``perturb`` gets; torch's own is not touched.
+        perturb: Callable(images, generator) that returns delta. Default: uniform in [-0.02, 0.02].
+        samples: Number of perturbations of each image.
+        seed: Seed of the generator that ``perturb`` gets. Torch's own generator is not used.
 
     Returns:
         Shape ``(N,)``, float32, >= 0.
@@ -125,8 +130,10 @@ def sensitivity_max(
         ValueError: If ``samples`` is not positive.
 
     Example:
-        >>> twice = lambda images, generator: images  # delta = x, and this map is linear
-        >>> sensitivity_max(lambda x: 3 * x, torch.ones(1, 1, 2, 2), perturb=twice)
+        The map is linear and the perturbation is the image itself, so that the map doubles.
+
+        >>> double = lambda images, generator: images
+        >>> sensitivity_max(lambda x: 3 * x, torch.ones(1, 1, 2, 2), perturb=double)
         tensor([1.])
     """
     check_positive(samples=samples)

@@ -32,7 +32,13 @@ def replaced_pixels(pixels: int, steps: int) -> list[int]:
 
 
 def replaced_fractions(pixels: int, steps: int) -> Tensor:
-    """Return :func:`replaced_pixels` over P, the abscissa of a curve: shape ``(steps + 1,)``, float64, in [0, 1].
+    """Return the fraction of replaced pixels at each step of a curve: shape ``(steps + 1,)``, float64, in [0, 1].
+
+    Entry k is round(k * P / steps) / P, where P is the number of positions.
+
+    Args:
+        pixels: Number P of positions.
+        steps: Number of steps.
 
     Example:
         >>> replaced_fractions(4, 2).tolist()
@@ -53,19 +59,19 @@ def check_baseline(baseline: Baseline) -> Baseline:
 
 
 def baseline_images(images: Tensor, baseline: Baseline) -> Tensor:
-    """Return what replaced pixels show.
+    """Return the baseline of each image: what replaced pixels show.
 
     Args:
         images: Shape ``(N, C, *spatial)``.
-        baseline: "blur" (Gaussian, standard deviation an eighth of the longest side, edges mirrored), "zero" (in the
-            model's input space), "mean" (of each image and channel), a tensor that broadcasts to the images, or a
-            callable(images) -> such a tensor.
+        baseline: "blur", a Gaussian blur with a standard deviation of an eighth of the longest side and mirrored edges;
+            "zero", in the input space of the model; "mean", the mean of each image and channel; a tensor that
+            broadcasts to the images; or a callable(images) that returns such a tensor.
 
     Returns:
         Shape of ``images``.
 
     Raises:
-        ValueError: If ``baseline`` is unknown or does not broadcast.
+        ValueError: If ``baseline`` is unknown or does not broadcast to the images.
 
     Example:
         >>> baseline_images(torch.tensor([[[[1.0, 3.0]]]]), "mean")
@@ -131,7 +137,7 @@ def random_ranking(images: Tensor, seed: int = 0) -> Tensor:
 
 
 def tie_fraction(maps: Tensor) -> Tensor:
-    """Return how many of a map's pixels share their value with another one: what the seed, not the map, orders.
+    """Return the fraction of a map's pixels that share their value with another pixel, so that the seed orders them.
 
     Args:
         maps: Shape ``(N, *spatial)``.

@@ -57,33 +57,34 @@ def roar_datasets(
     seed: int = 0,
     batch_size: int = 64,
 ) -> dict[float, MaskedImages]:
-    """Write what remove-and-retrain needs, and return for each fraction the dataset without its most relevant pixels.
+    """Return for each fraction the dataset without that part of its most relevant pixels (remove and retrain, ROAR).
 
-    A network is trained anew on each of them; the more accuracy is lost, the better the map named what is needed.
-    Blurry maps do well in it whatever they know of the model (Song et al. 2023), so never show it alone, and beside it
-    a random ranking: ``explain=lambda images, targets: random_ranking(images)``.
+    Train a new network on each of them. The more accuracy is lost, the better the maps name pixels that are needed.
+    Blurry maps do well in this test even if they say nothing about the model (Song et al. 2023). So show it together
+    with other metrics and with a random ranking: ``explain=lambda images, targets: random_ranking(images)``.
 
     Source: Hooker et al., "A Benchmark for Interpretability Methods in Deep Neural Networks", NeurIPS 2019.
 
     Args:
-        dataset: Map-style, of (image, label); read once, in order. Without random augmentation, which the written
-            images would freeze.
-        explain: Callable(images, targets) -> maps (N, *spatial), of a batch.
-        folder: Gets ``images.npy``, ``labels.npy``, ``ranks.npy`` and ``mean.npy``: the size of the images, and half of
-            it again (four bytes a position for the ranks).
-        fractions: Parts of the positions that are replaced.
-        baseline: What replaced pixels show; None: the mean of each channel over the dataset, as in the source.
+        dataset: Map-style dataset of (image, label). It is read once, in order. Leave random augmentation out, because
+            the images are written to disk.
+        explain: Callable(images, targets) that returns maps (N, *spatial) of a batch.
+        folder: Folder for ``images.npy``, ``labels.npy``, ``ranks.npy`` and ``mean.npy``. They take the size of the
+            images and four bytes per position.
+        fractions: Fractions of the positions that are replaced.
+        baseline: What replaced pixels show. None: the mean of each channel over the dataset, as in the source.
         seed: Seed of the order of pixels with equal relevance.
-        batch_size: Images that are explained together.
+        batch_size: Number of images that are explained together.
 
     Returns:
         For each fraction a dataset of (image, label).
 
     Raises:
-        ValueError: If the dataset is empty, a fraction is outside [0, 1], or a map is not finite or of another size.
+        ValueError: If the dataset is empty, a fraction is outside [0, 1], or a map is not finite or has another size
+            than the image.
 
     Example:
-        Half of the pixels, the brightest here, are replaced by the mean.
+        Half of the pixels, here the two brightest, are replaced by the mean.
 
         >>> import tempfile
         >>> image = torch.tensor([[[0.0, 1.0, 5.0, 10.0]]])  # its mean is 4
@@ -105,13 +106,13 @@ def kar_datasets(
     seed: int = 0,
     batch_size: int = 64,
 ) -> dict[float, MaskedImages]:
-    """Return for each fraction the dataset without its least relevant pixels: keep and retrain.
+    """Return for each fraction the dataset without that part of its least relevant pixels (keep and retrain, KAR).
 
-    The less accuracy is lost, the better the map named what is enough. See :func:`roar_datasets` for the arguments
-    and the source.
+    Train a new network on each of them. The less accuracy is lost, the better the maps name pixels that are sufficient.
+    Arguments, errors and source are those of :func:`roar_datasets`.
 
     Example:
-        Half of the pixels, the darkest here, are replaced by the mean.
+        Half of the pixels, here the two darkest, are replaced by the mean.
 
         >>> import tempfile
         >>> image = torch.tensor([[[0.0, 1.0, 5.0, 10.0]]])  # its mean is 4
@@ -130,19 +131,19 @@ def retrain(
     *,
     seeds: Sequence[int] = (0,),
 ) -> dict[float, list[float]]:
-    """Train a new network for each fraction and seed, and return what it reaches.
+    """Train a new network for each fraction and seed, and return the accuracies.
 
     Args:
-        train_sets: What :func:`roar_datasets` or :func:`kar_datasets` gave for the training set.
+        train_sets: The result of :func:`roar_datasets` or :func:`kar_datasets` for the training set.
         test_sets: The same for the test set, with the same fractions.
-        train: Callable(train_set, test_set, seed) -> accuracy; makes a new network each time and trains it.
-        seeds: Of the repetitions; the source has five.
+        train: Callable(train_set, test_set, seed) that makes a new network, trains it, and returns its accuracy.
+        seeds: A seed for each repetition. The source has five repetitions.
 
     Returns:
-        For each fraction, an accuracy for each seed.
+        For each fraction, one accuracy for each seed.
 
     Raises:
-        ValueError: If the fractions differ.
+        ValueError: If the fractions of both differ.
 
     Example:
         >>> sets = {0.5: [1, 2]}

@@ -11,20 +11,21 @@ from dynalens.observation import captured_output, floating_dtype, module_named, 
 def feature_maps(
     model: nn.Module, images: Tensor, layer: str, *, forward: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """Return the output of a layer in evaluation mode; the model is left as it was.
+    """Return the feature maps of a layer: its output in evaluation mode. The model is left as it was.
 
     Args:
         model: The model.
         images: Shape ``(N, C, *spatial)``, as the model expects them. Not modified.
-        layer: Dotted name of a layer that gives a map for each channel, channels first; not one of a transformer.
-        forward: Callable(images) that runs the model; default: the model.
+        layer: Dotted name of a layer whose output has a map for each channel, channels first. Layers of transformers do
+            not.
+        forward: Callable(images) that runs the model. Default: the model.
 
     Returns:
         Shape ``(N, F, *layer_spatial)``, float32.
 
     Raises:
-        ValueError: If there is no such layer, with the nearest names, or it gives no maps.
-        RuntimeError: If the forward pass does not run it.
+        ValueError: If there is no such layer, or its output has no maps. The message lists similar names.
+        RuntimeError: If the forward pass does not run the layer.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Flatten())

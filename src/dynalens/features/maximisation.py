@@ -36,42 +36,42 @@ def maximise_activation(
     seed: int = 0,
     forward: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    r"""Return an image for each unit that maximises it: the logit of a class, or the mean of a channel's map.
+    r"""Return for each unit an image that maximises it. A unit is the logit of a class, or the mean of a channel's map.
 
-    The image is low + (high - low) * sigmoid(x), with x the inverse Fourier transform of the parameters, each scaled by
-    1 / max(frequency, 1 / longest side), so that all frequencies are learned equally fast. In each of the steps of Adam
-    (learning rate 0.05) it is shifted by up to 1/16 of its sides, rotated by up to 5 degrees and scaled by up to a
-    tenth.
+    The image is low + (high - low) * sigmoid(x), where x is the inverse Fourier transform of the parameters. Each
+    parameter is scaled by 1 / max(frequency, 1 / longest side), so that all frequencies are learned equally fast. Adam
+    with a learning rate of 0.05 makes the steps. In each step the image is shifted by up to 1/16 of its sides, rotated
+    by up to 5 degrees, and scaled by up to a tenth.
 
-    What is maximised of a unit with the activation a is :math:`a - |a| (\delta D + \phi F)`, with the weights
+    The objective for a unit with the activation a is :math:`a - |a| (\delta D + \phi F)`. The weights are
     :math:`\delta`, "diversity", and :math:`\phi`, "frequency_penalty". D is the mean cosine similarity of the Gram
-    matrices of a layer's maps for any two variants of the unit; F is the sum of squared differences of neighbouring
-    pixels over four times the variance, 1 for white noise. Both are relative to :math:`|a|`, so that a weight means the
-    same in each network.
+    matrices of a layer's maps, over all pairs of variants of the unit. F is the sum of squared differences of
+    neighbouring pixels over four times the variance; it is 1 for white noise. Because both are multiplied by
+    :math:`|a|`, a weight means the same in each network.
 
     Source: Olah, Mordvintsev, Schubert, "Feature Visualization", Distill 2017, sections "The Enemy of Feature
-    Visualization" and "Preconditioning and Parameterization". https://distill.pub/2017/feature-visualization
-    Its sections "Diversity" and "The Enemy of Feature Visualization" (frequency penalization) have the two terms.
-    Differs from the source: colours are not decorrelated, since images may have any channels.
+    Visualization", "Preconditioning and Parameterization" and "Diversity".
+    https://distill.pub/2017/feature-visualization. Differs from the source: colours are not decorrelated, because
+    images may have any number of channels.
 
     Args:
-        model: In evaluation mode meanwhile and afterwards as it was, its gradients and random numbers included.
+        model: The model. It runs in evaluation mode and is left as it was, including its gradients and random numbers.
         units: Numbers of the classes or channels.
         size: Channels, height and width of an image.
-        layer: Dotted name of the layer whose channels they are; None for classes.
-        low: Smallest value of a pixel as the model sees it, one or one for each channel, (C,).
-        high: The largest.
-        steps: Forward and backward passes.
-        variants: Images of each unit, one after another.
-        diversity: Weight of the variants' likeness, which is kept low; 3, say.
-        diversity_layer: Dotted name of the layer in whose maps they are compared; default: ``layer``.
-        frequency_penalty: Weight of what neighbouring pixels differ by; 0.1, say.
-        robust: Shift, rotate and scale.
-        seed: Seed of the first image and of shifts and rotations.
-        forward: Callable(images) -> logits; default: the model.
+        layer: Dotted name of the layer that the channels belong to. None: the units are classes.
+        low: Smallest value of a pixel as the model sees it: a number, or one for each channel, (C,).
+        high: Largest value of a pixel.
+        steps: Number of forward and backward passes.
+        variants: Number of images of each unit. They follow one another in the result.
+        diversity: Weight of the similarity of variants, which is kept low. Try 3.
+        diversity_layer: Dotted name of the layer by whose maps the variants are compared. Default: ``layer``.
+        frequency_penalty: Weight of the differences of neighbouring pixels, which are kept small. Try 0.1.
+        robust: Whether to shift, rotate and scale the image in each step.
+        seed: Seed of the first image, and of shifts and rotations.
+        forward: Callable(images) that returns logits. Default: the model.
 
     Returns:
-        Shape ``(len(units) * variants, *size)``, float32, in [low, high], on the model's device.
+        Shape ``(len(units) * variants, *size)``, float32, in [low, high], on the device of the model.
 
     Raises:
         ValueError: If an argument is out of its range, the layer is unknown, or it has no such unit.

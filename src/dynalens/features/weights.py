@@ -8,17 +8,17 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def first_layer_weights(model: nn.Module, layer: str | None = None) -> tuple[str, Tensor]:
-    """Return name and filters of the first convolution in the order of the model's modules.
+    """Return the name and the filters of the first convolution, in the order of the model's modules.
 
-    Filters of other layers have as many channels as the layer before has; only those of the first layer are images.
+    Only filters of the first layer are images: those of another layer have as many channels as the layer before.
 
     Args:
         model: The model.
         layer: Dotted name of another convolution.
 
     Returns:
-        The name, and the weights, shape ``(F, C, H, W)``; ``(F, C, L)`` of a one-dimensional convolution; of a
-        three-dimensional one ``(F, C, D, H, W)``. A copy.
+        The name, and a copy of the weights: ``(F, C, H, W)``, or ``(F, C, L)`` and ``(F, C, D, H, W)`` if the
+        convolution has one or three dimensions.
 
     Raises:
         ValueError: If there is no convolution, or none of this name.

@@ -10,14 +10,15 @@ from dynalens.dynamics import Array
 
 @dataclass(frozen=True, eq=False)
 class Influence:
-    """Influence of N training samples on M test samples.
+    """Influence of N training samples on M test samples, as :func:`influence` returns it.
 
     Attributes:
-        values: Shape ``(M, N)``, float32: by how much the steps on a training sample lowered the loss of a test sample.
-        labels: Shape ``(M,)``, of the test samples, as they were given.
-        predicted: Shape ``(M,)``, the class of the largest logit at the last checkpoint.
-        samples: One row for each training sample, index ``sample_id``, in the order of the dataset: ``label`` and, with
-            a record, ``suggested`` and ``wrong_probability``.
+        values: Shape ``(M, N)``, float32: how much the training steps on a training sample lowered the loss of a test
+            sample. A negative value means that they raised it.
+        labels: Shape ``(M,)``, the given labels of the test samples.
+        predicted: Shape ``(M,)``, the class with the largest logit at the last checkpoint.
+        samples: One row for each training sample, in the order of the dataset, with the index ``sample_id``: ``label``
+            and, if there is a record, ``suggested`` and ``wrong_probability``.
 
     Example:
         >>> samples = pd.DataFrame({"label": [0, 1, 1]}, index=pd.RangeIndex(3, name="sample_id"))
@@ -34,23 +35,23 @@ class Influence:
     samples: pd.DataFrame = field(repr=False)
 
     def opponents(self, test: int, n: int = 10) -> pd.DataFrame:
-        """Return the training samples that raised the loss of a test sample most: what made it wrong.
+        """Return the training samples that raised the loss of a test sample most.
 
         Args:
-            test: Which test sample, in [0, M).
-            n: At most so many.
+            test: Number of the test sample, in [0, M).
+            n: Largest number of training samples.
 
         Returns:
-            The rows of ``samples`` whose influence is negative, with it as ``influence``, from the most negative on.
+            Rows of ``samples`` with the column ``influence``. All are negative, and the most negative come first.
         """
         return self._ranked(test, n, sign=-1)
 
     def proponents(self, test: int, n: int = 10) -> pd.DataFrame:
-        """Return the training samples that lowered the loss of a test sample most, from the largest influence on."""
+        """Return the training samples that lowered the loss of a test sample most, the largest influence first."""
         return self._ranked(test, n, sign=1)
 
     def wrong(self) -> list[int]:
-        """Return which test samples are predicted as another class than their label."""
+        """Return the numbers of the test samples whose predicted class is not their label."""
         rows: list[int] = np.flatnonzero(self.labels != self.predicted).tolist()
         return rows
 

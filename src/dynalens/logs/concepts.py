@@ -146,17 +146,19 @@ class ConceptLog:
 
 
 def dissection_sheet(dissection: Dissection, images: Tensor, title: str) -> Image.Image:
-    """Return a row for each of the channels with the largest IoU: the images in which it is active most, and where.
+    """Return a picture with a row for each of the channels with the largest IoU: where it is active in images.
+
+    The images of a row are those in which the channel is active at most positions.
 
     Args:
-        dissection: As of :func:`dynalens.dissect`.
-        images: Shape ``(N, C, H, W)``, those that were dissected.
-        title: First line.
+        dissection: The result of :func:`dynalens.dissect`.
+        images: Shape ``(N, C, H, W)``, the images that were dissected.
+        title: First line of the picture.
 
     Example:
         >>> active = torch.zeros(2, 1, 8, 8, dtype=torch.bool)
-        >>> found = Dissection(np.array([[0.5]]), ("sky",), active)
-        >>> dissection_sheet(found, torch.rand(2, 1, 8, 8), "one channel").size  # a row of two pictures
+        >>> dissection = Dissection(np.array([[0.5]]), ("sky",), active)
+        >>> dissection_sheet(dissection, torch.rand(2, 1, 8, 8), "one channel").size  # a row of two pictures
         (700, 256)
     """
     table = dissection.detectors(least=0.0).head(_MOST_ROWS)

@@ -24,14 +24,14 @@ _TO_THE_BORDER = 2.5
 
 @dataclass(frozen=True)
 class SmallestStep:
-    """How far images must be changed until the prediction does.
+    """How much images must be changed to change their predictions, as :func:`smallest_step` returns it.
 
     Attributes:
-        steps: Shape ``(N,)``, float32, > 0: the largest change of a value; infinity where no step that was tried
-            changes the prediction.
-        images: Shape ``(N, C, *spatial)``: the changed images, or the images where there is none.
-        predicted: Shape ``(N,)``, int64: the class of each image.
-        changed_to: Shape ``(N,)``, int64: the class of each changed image.
+        steps: Shape ``(N,)``, float32, > 0: the largest change of a value. It is infinite if no step changes the
+            prediction.
+        images: Shape ``(N, C, *spatial)``: the changed images. If no step changes the prediction, the original image.
+        predicted: Shape ``(N,)``, int64: the predicted class of each image.
+        changed_to: Shape ``(N,)``, int64: the predicted class of each changed image.
 
     Example:
         >>> label = torch.tensor([0])
@@ -61,41 +61,48 @@ def smallest_step(
     seed: int = 0,
     forward: Forward | None = None,
 ) -> SmallestStep:
-    r"""Return the smallest step of an attack that changes each prediction, a bound of the distance to another class.
+    r"""Return the smallest step of an attack that changes each prediction.
 
-    A step :math:`\varepsilon` of "fgsm" is :math:`x + \varepsilon\,\mathrm{sign}\,\nabla_x(\max_{k \ne c} z_k - z_c)`
-    with the predicted class c; of "pgd" several such steps of :math:`2.5\,\varepsilon` over their number, after each of
-    which values are brought back to within :math:`\varepsilon`; of "random_sign" the same change of all values in
-    random directions: the control. Values stay within the bounds. The smallest step is found by bisection among 128 of
-    equal distance, as if a larger one changed whatever a smaller one does.
+    It is an upper bound of the distance from the image to the nearest image of another class. For an image :math:`x`
+    with the predicted class c and the logits :math:`z`, a step :math:`\varepsilon` is:
 
-    Source: Goodfellow et al., ICLR 2015 (FGSM); Madry et al., ICLR 2018 (PGD); both and the search by
-    ``captum.robust``. In place of the cross-entropy, the lead of the next class is followed, as in Carlini and Wagner,
-    2017: it does not vanish where the model is sure.
+    - "fgsm": :math:`x + \varepsilon\,\mathrm{sign}\,\nabla_x(\max_{k \ne c} z_k - z_c)`.
+    - "pgd": ``iterations`` such steps, each of size :math:`2.5\,\varepsilon` divided by their number. After each of
+      them, values are brought back to within :math:`\varepsilon` of :math:`x`.
+    - "random_sign": each value is changed by :math:`\varepsilon` in a random direction. Compare the attacks with this
+      control.
 
-    It costs up to 9 times 2 forward and 1 backward passes for each image with "fgsm", 9 times 11 and 10 with "pgd" and
-    its 10 iterations, and 9 forward ones with "random_sign". The model is in evaluation mode meanwhile and afterwards
+    Values stay within the bounds. The smallest step is found by bisection among 128 steps at equal distances. Bisection
+    assumes that a larger step also changes whatever a smaller one changes.
+
+    An image costs up to 9 times 2 forward and 1 backward passes with "fgsm", 9 times 11 forward and 10 backward passes
+    with "pgd" and 10 iterations, and 9 forward passes with "random_sign". The model runs in evaluation mode and is left
     as it was.
 
+    Source: Goodfellow et al., "Explaining and Harnessing Adversarial Examples", ICLR 2015 (FGSM); Madry et al.,
+    "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018 (PGD). ``captum.robust`` computes both
+    and does the search. The sources follow the gradient of the cross-entropy, which vanishes if the model is sure. Here
+    the attack follows the difference to the logit of the next class, as in Carlini and Wagner, 2017.
+
     Args:
-        model: Gives logits (N, K).
+        model: Returns logits (N, K).
         images: Shape ``(N, C, *spatial)``, floating. Not modified.
         attack: "fgsm", "pgd" or "random_sign".
-        largest: The largest step; default: half of the widest channel's range, from which on an attack may turn each
-            image into the same grey.
-        bounds: Lowest and highest value of an input; default: those of each channel of the images.
-        iterations: Of "pgd".
+        largest: The largest step. Default: half of the range of the widest channel. With a larger one, an attack may
+            turn every image into the same grey.
+        bounds: Lowest and highest value of an input. Default: those of each channel of the images.
+        iterations: Number of steps of "pgd".
         seed: Seed of the directions of "random_sign".
-        forward: Callable(images) -> logits; default: ``model``.
+        forward: Callable(images) that returns logits. Default: ``model``.
 
     Returns:
-        The steps, changed images and classes of both.
+        The steps, the changed images, and the predicted classes of both.
 
     Raises:
         ValueError: If Captum is not installed, the attack is unknown, or an argument is out of its range.
 
     Example:
-        The logits are x and 0, so that 0.5 is 0.5 away from the other class. Steps that are told apart are 1/128 apart.
+        The logits are x and 0, so that 0.5 is at a distance of 0.5 from the other class. Steps are 1/128 apart.
 
         >>> class Sign(torch.nn.Module):
         ...     def forward(self, x):

@@ -82,27 +82,27 @@ CORRUPTIONS: dict[str, Callable[[Tensor, Bounds, int], Tensor]] = {
 
 
 def corrupted(images: Tensor, corruption: str, *, bounds: tuple[float, float] | None = None, seed: int = 0) -> Tensor:
-    r"""Return corrupted images, within the bounds of the originals.
+    r"""Return images with one of four corruptions. Their values stay within the bounds.
 
-    With the range r of the values: "gaussian_noise" adds noise of standard deviation 0.1 r, "blur" has a standard
-    deviation of 1/32 of the longest side, "brightness" adds 0.3 r, and "contrast" brings values to
-    :math:`\bar x + 0.15 (x - \bar x)` with the mean :math:`\bar x` of each image and channel.
+    If r is the range of the values, "gaussian_noise" adds noise with a standard deviation of 0.1 r. "blur" is a
+    Gaussian blur with a standard deviation of 1/32 of the longest side. "brightness" adds 0.3 r. "contrast" changes
+    values to :math:`\bar x + 0.15 (x - \bar x)`, where :math:`\bar x` is the mean of each image and channel.
 
     Source: Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations",
-    ICLR 2019, the strongest severity for images of 32 x 32. We add brightness to each channel instead of the value in
-    HSV, so that it is defined for any number of channels.
+    ICLR 2019, the strongest severity for images of 32 x 32. The source changes brightness as the value in HSV. Here it
+    is added to each channel, so that it is defined for any number of channels.
 
     Args:
         images: Shape ``(N, C, *spatial)``, floating. Not modified.
         corruption: "gaussian_noise", "blur", "brightness" or "contrast".
-        bounds: Lowest and highest value of an input; default: those of each channel of the images.
-        seed: Seed of the noise, which is the same in each call; torch's own generator is not touched.
+        bounds: Lowest and highest value of an input. Default: those of each channel of the images.
+        seed: Seed of the noise. The noise is the same in each call. Torch's own generator is not used.
 
     Returns:
         Shape and dtype of ``images``.
 
     Raises:
-        ValueError: If the corruption is unknown or the bounds are none.
+        ValueError: If the corruption is unknown, or the lower bound is not below the upper one.
 
     Example:
         >>> corrupted(torch.tensor([[[[0.0, 0.5, 1.0]]]]), "brightness")
@@ -124,27 +124,28 @@ def corrupted_margins(
     forward: Forward | None = None,
     chunk_size: int | None = None,
 ) -> Tensor:
-    r"""Return the margin :math:`z_y - \max_{k \ne y} z_k` of each label's logit in corrupted images.
+    r"""Return the margin of each label in corrupted images: its logit minus the largest logit of another class.
 
-    A prediction is right where it is above 0. The model is in evaluation mode meanwhile and afterwards as it was. It
-    costs one forward pass.
+    :math:`z_y - \max_{k \ne y} z_k`, where :math:`z` are the logits of the corrupted image and y is the label. If it is
+    positive, the prediction is right. The model runs in evaluation mode and is left as it was. It costs one forward
+    pass.
 
     Args:
-        model: Gives logits (N, K).
-        images: See :func:`corrupted`, also for the arguments that are not named here.
+        model: Returns logits (N, K).
+        images: This and all arguments that are not listed here: see :func:`corrupted`.
         labels: Shape ``(N,)``, int64, in [0, K).
-        corruption: None for the images as they are.
-        forward: Callable(images) -> logits; default: ``model``.
-        chunk_size: Images in one forward pass.
+        corruption: Name of a corruption, or None for the original images.
+        forward: Callable(images) that returns logits. Default: ``model``.
+        chunk_size: Number of images in one forward pass.
 
     Returns:
-        Shape ``(N,)``, float32, in logits.
+        Shape ``(N,)``, float32, in units of the logit.
 
     Raises:
-        ValueError: If a margin is not finite, or as :func:`corrupted`.
+        ValueError: As for :func:`corrupted`, and if a margin is not finite.
 
     Example:
-        The model compares the first pixel with the second; at full contrast they are 4 apart, then 0.15 of that.
+        The logits are the two pixels. They differ by 4, and with less contrast by 0.15 times 4.
 
         >>> logits = lambda x: x.flatten(1)
         >>> images, labels = torch.tensor([[[[5.0, 1.0]]]]), torch.tensor([0])

@@ -16,13 +16,13 @@ Forward = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class LimeMaps:
-    """Linear models around samples.
+    """Linear models around N samples, as :func:`lime_maps` returns them.
 
     Attributes:
-        maps: Shape ``(N, *spatial)``, float32: the weight of the feature that each position belongs to.
-        fidelity: Shape ``(N,)``, float32, at most 1: the weighted R^2 of each linear model on the perturbed samples
-            that it was fitted to; NaN where the logit does not change at all.
-        features: Shape ``spatial``, int64: the feature of each position.
+        maps: Shape ``(N, *spatial)``, float32: for each position the weight of its feature.
+        fidelity: Shape ``(N,)``, float32, at most 1: the weighted R^2 of each linear model on the perturbed copies that
+            it was fitted to. It is NaN if the logit does not change at all.
+        features: Shape ``spatial``, int64: for each position the number of its feature.
 
     Example:
         >>> LimeMaps(torch.ones(1, 2), torch.ones(1), torch.arange(2)).fidelity
@@ -47,29 +47,30 @@ def lime_maps(
     forward: Forward | None = None,
     chunk_size: int = 50,
 ) -> LimeMaps:
-    r"""Return LIME's linear model around each sample, and with a prior that of G-LIME.
+    r"""Return the weights of LIME's linear model around each sample, or with ``prior`` those of G-LIME.
 
-    The weights minimise :math:`\sum_k \pi_k (z_k - b - v_k^\top w)^2 + \lambda \lVert w - w_0 \rVert^2` over perturbed
-    samples k, with the target's logits :math:`z_k`, which features :math:`v_k` were left, Captum's similarity
-    :math:`\pi_k` to the sample, and the prior :math:`w_0`, 0 in LIME.
+    The weights :math:`w` minimise :math:`\sum_k \pi_k (z_k - b - v_k^\top w)^2 + \lambda \lVert w - w_0 \rVert^2` over
+    perturbed copies k of the sample, where :math:`z_k` is the target's logit for copy k, :math:`v_k` says which
+    features are kept in it (1) or replaced (0), :math:`\pi_k` is Captum's similarity of the copy to the sample,
+    :math:`b` is the intercept, :math:`\lambda` the penalty, and :math:`w_0` the prior, 0 in LIME.
 
-    Source: Ribeiro et al., KDD 2016 (LIME), by ``captum.attr.Lime`` and scikit-learn's ``Ridge``; Li et al., "G-LIME:
-    Statistical learning for local interpretations of deep neural networks using global priors", 2023, for the prior,
-    such as :func:`normlime` gives of other samples.
+    The perturbed copies are the same in each call. A sample costs ``samples`` forward passes.
 
-    The perturbed samples are the same in each call. It costs ``samples`` forward passes for each sample.
+    Source: Ribeiro et al., "Why Should I Trust You?", KDD 2016 (LIME), computed by ``captum.attr.Lime`` and
+    scikit-learn's ``Ridge``; Li et al., "G-LIME: Statistical learning for local interpretations of deep neural networks
+    using global priors", 2023, for the prior. :func:`normlime` of other samples is such a prior.
 
     Args:
-        model: Gives logits (N, K).
-        images: Shape ``(N, C, *spatial)``, floating; rows of a table as (N, 1, F). Not modified.
+        model: Returns logits (N, K).
+        images: Shape ``(N, C, *spatial)``, floating. Pass rows of a table as (N, 1, F). Not modified.
         targets: Shape ``(N,)``, int64.
-        features: Which feature each position belongs to, int64, ``spatial``; default: a grid of 7 x 7 patches.
-        samples: Perturbed samples.
+        features: For each position the number of its feature, int64, ``spatial``. Default: a grid of 7 x 7 patches.
+        samples: Number of perturbed copies of each sample.
         baseline: What replaced features show: a value, or a tensor that broadcasts to the images.
-        prior: For a class, the weights ``spatial`` towards which those of its samples are drawn.
+        prior: For a class, weights ``spatial``. The weights of its samples are drawn towards them.
         penalty: :math:`\lambda`, at least 0.
-        forward: Callable(images) -> logits; default: ``model``.
-        chunk_size: Perturbed samples in one forward pass.
+        forward: Callable(images) that returns logits. Default: ``model``.
+        chunk_size: Number of perturbed copies in one forward pass.
 
     Returns:
         The maps, their fidelity, and the features.
@@ -78,6 +79,8 @@ def lime_maps(
         ValueError: If Captum or scikit-learn is not installed, or shapes do not agree.
 
     Example:
+        For a linear model, the weight of a feature is its value times the model's weight: 3 * 1 and 2 * -2.
+
         >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(2, 2))
         >>> _ = model[1].weight.data.copy_(torch.tensor([[1.0, -2.0], [0.0, 0.0]]))
         >>> image, label = torch.tensor([[[3.0, 2.0]]]), torch.tensor([0])

@@ -5,32 +5,34 @@ from torch import Tensor
 
 
 def normlime(maps: Tensor, labels: Tensor, *, features: Tensor | None = None) -> dict[int, Tensor]:
-    r"""Return the importance of each feature for each class, from the linear models of its samples.
+    r"""Return the importance of each feature for each class (NormLIME), from the linear models of single samples.
 
-    :math:`I_c(f) = \frac{1}{|E_f|} \sum_{i \in E_f} \frac{|w_{if}|}{\lVert w_i \rVert_1} |w_{if}|` with the weight
-    :math:`w_{if}` of feature f in the explanation of sample i for class c, and the explanations :math:`E_f` in which it
-    has one other than 0.
+    :math:`I_c(f) = \frac{1}{|E_f|} \sum_{i \in E_f} \frac{|w_{if}|}{\lVert w_i \rVert_1} |w_{if}|`, where
+    :math:`w_{if}` is the weight of feature f in the linear model of sample i for class c, and :math:`E_f` are the
+    samples of the class in whose model this weight is not 0.
 
-    Source: Ahern et al., "NormLime: A New Feature Importance Metric for Explaining Deep Neural Networks", 2019,
-    section 3.
+    A feature is a position. This is useful if positions mean the same in all samples, as in digits, aligned faces, and
+    rows of a table.
 
-    A feature is a position: it means something where samples are aligned, as digits, faces, and rows of a table are.
+    Source: Ahern et al., "NormLime: A New Feature Importance Metric for Explaining Deep Neural Networks", 2019, section
+    3.
 
     Args:
-        maps: Shape ``(N, *spatial)``, such as :attr:`LimeMaps.maps`, or those of "captum:Lime" that an
-            AttributionMonitor kept. Each for the class of its label.
+        maps: Shape ``(N, *spatial)``: :attr:`LimeMaps.maps`, or the maps of "captum:Lime" that an AttributionMonitor
+            stored. Each explains the class in ``labels``.
         labels: Shape ``(N,)``, int64.
-        features: Which feature each position belongs to, int64, ``spatial``, if several share one, whose weights are
-            then their mean; default: each is one.
+        features: For each position the number of its feature, int64, ``spatial``. Positions of one feature share the
+            mean of their weights. Default: each position is a feature.
 
     Returns:
-        For each class that has a sample: ``spatial``, float32, >= 0.
+        For each class that has a sample: shape ``spatial``, float32, >= 0.
 
     Raises:
         ValueError: If the shapes do not agree.
 
     Example:
-        The weights of the first sample are 1/4 and 3/4 of their sum. The second feature has none in the second.
+        In the first sample the features have 1/4 and 3/4 of the sum of weights, in the second one 1 and 0. Feature 1
+        has the importance (1/4 * 1 + 1 * 2) / 2, feature 2 has 3/4 * 3.
 
         >>> normlime(torch.tensor([[1.0, -3.0], [2.0, 0.0]]), torch.tensor([7, 7]))
         {7: tensor([1.1250, 2.2500])}

@@ -17,12 +17,12 @@ _HELD_OUT = 4
 
 @dataclass(frozen=True)
 class TreeSurrogate:
-    """A tree that predicts what a network predicts.
+    """A decision tree that imitates a network, as :func:`tree_surrogate` returns it.
 
     Attributes:
         tree: A ``sklearn.tree.DecisionTreeClassifier``.
-        fidelity: Fraction of the rows held out for which the tree predicts what the network does.
-        majority: The same for the class that the network predicts most often: what is reached without a tree.
+        fidelity: Fraction of the held-out rows for which the tree predicts the same class as the network.
+        majority: The same for the class that the network predicts most often. Without a tree you reach this fidelity.
         rules: The tree as text.
 
     Example:
@@ -46,28 +46,28 @@ def tree_surrogate(
     seed: int = 0,
     forward: Forward | None = None,
 ) -> TreeSurrogate:
-    """Return a decision tree that predicts the classes that the network predicts for rows of a table.
+    """Return a decision tree that imitates a network: for rows of a table it predicts what the network predicts.
 
-    Three of four rows fit the tree; the others say how often it agrees with the network. Read the rules only as far as
-    the fidelity carries them. It costs one forward pass of the inputs.
+    The tree is fitted to three of four rows. The other rows show how often it agrees with the network, which is its
+    fidelity. The lower the fidelity, the less its rules say about the network. It costs one forward pass of the inputs.
 
-    Source: global surrogates as in Molnar, "Interpretable Machine Learning", chapter "Global Surrogate"; the tree is
+    Source: global surrogates as in Molnar, "Interpretable Machine Learning", chapter "Global Surrogate". The tree is
     scikit-learn's.
 
     Args:
-        model: Gives logits (N, K).
+        model: Returns logits (N, K).
         inputs: Shape ``(N, F)``, floating, at least 8 rows. Not modified.
-        depth: Of the tree, at most; 4 ask 15 questions, about as many as one reads.
+        depth: Largest depth of the tree. A depth of 4 gives up to 15 questions, about as many as a person reads.
         feature_names: F names for the rules.
         class_names: K names for the rules.
-        seed: Seed of the rows that are held out, and of the tree's choice among equal questions.
-        forward: Callable(inputs) -> logits; default: ``model``.
+        seed: Seed by which rows are held out, and by which the tree chooses among equal questions.
+        forward: Callable(inputs) that returns logits. Default: ``model``.
 
     Returns:
         The tree, its fidelity, and its rules.
 
     Raises:
-        ValueError: If scikit-learn is not installed, the inputs are no table, or logits are not finite.
+        ValueError: If scikit-learn is not installed, the inputs are not a table, or logits are not finite.
 
     Example:
         >>> class Sign(torch.nn.Module):
