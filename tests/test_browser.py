@@ -103,7 +103,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         AttributionMonitor(num_samples=3, steps=5),
         LayerMonitor(
             layer="net.0", weights=True, feature_maps=2, top_inputs=3, maximise="classes", maximise_steps=20,
-            every_n_epochs=6,
+            every_n_epochs=6, max_overhead=None,
         ),
         val=lambda: loader(shuffle=False), data=lambda: loader(train_set()), max_epochs=12,
         logger=TensorBoardLogger(folder, name="logs"),

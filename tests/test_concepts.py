@@ -153,6 +153,7 @@ def monitor(**options: Any) -> ConceptMonitor:
     concepts = {"bright": drawn(5, 3, 1.0)}
     masks = {"left": torch.ones(6, 6, 6)}
     defaults: dict[str, Any] = {"concepts": concepts, "random": drawn(9, 2), "runs": 2, "masks": masks, "top": 0.2}
+    defaults["max_overhead"] = None
     return ConceptMonitor(**({"layer": "net.1", "samples": samples, "on_error": "raise"} | defaults | options))
 
 

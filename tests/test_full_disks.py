@@ -45,7 +45,7 @@ def test_explanations_go_on_when_there_is_room_again(tmp_path: Path, monkeypatch
 
 
 def test_pictures_of_layers_go_on_when_there_is_room_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monitor = LayerMonitor(weights=True)
+    monitor = LayerMonitor(weights=True, max_overhead=None)
     with pytest.warns(UserWarning, match="pictures of layers to .*No space left.*writing is tried again") as said:
         fit(tmp_path, FullDisk(monkeypatch), monitor, val=lambda: loader(shuffle=False), max_epochs=3)
     assert len([each for each in said if "No space left" in str(each.message)]) == 1

@@ -13,12 +13,12 @@ from PIL import Image
 from pytorch_lightning.loggers.logger import DummyLogger
 from torch import nn
 
-from dynalens import TrainingDynamicsMonitor
+from dynalens import ConceptMonitor, LayerMonitor, TrainingDynamicsMonitor
 from dynalens.dynamics import TrainingDynamics
-from dynalens.logs import LayerLog, LayerPictures, LayerSettings
+from dynalens.logs import ConceptLog, LayerLog, LayerPictures, LayerSettings
 from dynalens.logs.dynamics_pictures import DynamicsPictures
 from dynalens.schedule import Schedule
-from training import Classifier, fit, loader
+from training import Classifier, fit, images, labels, loader
 
 
 class Sink:
@@ -166,3 +166,58 @@ def test_the_training_time_of_an_epoch_that_a_checkpoint_cut_begins_with_the_fit
     now[0] += 50  # other callbacks
     schedule.end_epoch()
     assert schedule.overhead(0.3) == pytest.approx(0.05)
+
+
+class Paced(Fitted):
+    """A fit whose layer is looked at for half a second."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, **options: Any) -> None:
+        self.now, self.folder, self.monitor = 0.0, folder, paced_monitor(kind, **options)
+        self.drawn, self.said, self.logged = list[int](), list[str](), list[dict[str, float]]()
+        monkeypatch.setattr("dynalens.schedule.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("dynalens.callbacks.paced.announce", self.said.append)
+        monkeypatch.setattr(LayerLog, "draw", lambda *_, epoch, **__: self.look(epoch))
+        monkeypatch.setattr(ConceptLog, "sheet", lambda _, __, ___, epoch: self.look(epoch))
+
+    def look(self, epoch: int) -> None:
+        self.now += 0.5
+        self.drawn.append(epoch)
+
+
+def paced_monitor(kind: str, **options: Any) -> Any:
+    if kind == "layers":
+        return LayerMonitor(weights=True, on_error="raise", **options)
+    masks = {"all": torch.ones(4, 6, 6)}
+    return ConceptMonitor(layer="net.1", samples=(images(4), labels(4)), masks=masks, on_error="raise", **options)
+
+
+@pytest.mark.parametrize("kind", ["layers", "concepts"])
+def test_layers_and_concepts_take_a_twentieth_of_the_training_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    short = Paced(tmp_path / "a", monkeypatch, kind)
+    slow_fit(short)
+    assert short.epochs == [0, 2, 4, 6]  # 2.1 of 42 seconds are four times half a second
+    words = {"layers": "pictures of layers", "concepts": "concepts"}[kind]
+    assert [said.split(" took ")[0] for said in short.said] == [f"dynalens: {words}"]
+    whole = Paced(tmp_path / "b", monkeypatch, kind, max_overhead=None, every_n_epochs=2)
+    slow_fit(whole)
+    assert (whole.epochs, whole.said) == ([0, 2, 4, 6], [])
+    stopped = Paced(tmp_path / "c", monkeypatch, kind, max_overhead=0.001)
+    slow_fit(stopped, stop=3)
+    assert stopped.epochs == [0, 3]
+    with pytest.raises(ValueError, match=r"`max_overhead` to be above 0 or None, got -1"):
+        paced_monitor(kind, max_overhead=-1)
+
+
+@pytest.mark.parametrize("kind", ["layers", "concepts"])
+def test_a_resumed_training_keeps_to_the_time_of_layers_and_concepts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    first = Paced(tmp_path, monkeypatch, kind, max_overhead=0.001)
+    slow_fit(first, epochs=9, stop=1)
+    resumed = paced_monitor(kind, max_overhead=0.001)
+    resumed.load_state_dict(first.monitor.state_dict())
+    assert first.epochs == [0, 1]
+    assert resumed.state_dict()["newest_epoch"] == 1
+    assert resumed.state_dict()["next_epoch"] > 1

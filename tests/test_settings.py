@@ -33,7 +33,7 @@ from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
             {
                 "layer": "body", "channels": [1, 2], "weights": True, "feature_maps": 1, "top_inputs": 2,
                 "maximise": "classes", "classes": [0], "maximise_steps": 3, "inputs": "x", "forward": print,
-                "every_n_epochs": 2, "x_axis": "epoch", "name": "own", "on_error": "raise",
+                "every_n_epochs": 2, "max_overhead": 0.5, "x_axis": "epoch", "name": "own", "on_error": "raise",
             },
         ),
     ],

@@ -157,6 +157,7 @@ def monitors(loader: str | None = None, *, plain: bool = False, few: bool = Fals
             top_inputs=2,
             maximise="classes",
             maximise_steps=3,
+            max_overhead=None,
             on_error="raise",
         ),
         attribution_monitor(

@@ -6,15 +6,16 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.arguments import check_choice, check_positive
-from dynalens.callbacks.base import GuardedPictures, NamedCallback
+from dynalens.arguments import check_choice, check_overhead, check_positive
+from dynalens.callbacks.base import NamedCallback
+from dynalens.callbacks.paced import PacedPictures
 from dynalens.concepts import ConceptSet
 from dynalens.host import (
     Processes,
     check_whole_model,
     check_x_axis,
+    last_epoch,
     log_scalars,
-    log_step,
     run_folder,
     tag_prefix,
 )
@@ -22,7 +23,7 @@ from dynalens.logs import ConceptLog, ConceptSettings, sink_of
 from dynalens.tensorboard import epochs_tag
 
 
-class ConceptMonitor(GuardedPictures, NamedCallback):
+class ConceptMonitor(PacedPictures, NamedCallback):
     """Log after each epoch whether a layer has learned concepts that you name: TCAV of examples, IoU with masks.
 
     For each class and concept, ``score`` is the fraction of the class's images for which the concept speaks for the
@@ -43,8 +44,10 @@ class ConceptMonitor(GuardedPictures, NamedCallback):
             If ``samples`` is a folder, a folder of pictures of the same names, white where the concept is.
         top: As for :func:`dynalens.dissect`.
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        every_n_epochs: Ask every so many epochs. Each time costs a pass of all examples and a backward pass of the
-            images.
+        every_n_epochs: Ask every so many epochs, at least. Each time costs a pass of all examples and a backward pass
+            of the images.
+        max_overhead: Largest fraction of the training time that asking may take. If it would take more, it is asked in
+            the first and the last epoch, and in those between only as often as there is time. None: whatever it takes.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
         on_error: "warn" switches it off with one warning if it fails while training; "raise" raises.
@@ -78,6 +81,7 @@ class ConceptMonitor(GuardedPictures, NamedCallback):
         top: float = 0.005,
         forward: Callable[[Any, Tensor], Tensor] | None = None,
         every_n_epochs: int = 1,
+        max_overhead: float | None = 0.05,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -85,9 +89,12 @@ class ConceptMonitor(GuardedPictures, NamedCallback):
         super().__init__()
         settings = ConceptSettings(layer, samples, concepts or {}, random, transform, runs, masks or {}, top)
         check_positive(every_n_epochs=every_n_epochs)
+        check_overhead(max_overhead)
         check_choice("on_error", on_error, ("warn", "raise"))
-        self.forward, self.every_n_epochs, self.name = forward, every_n_epochs, name
+        self.forward, self.name = forward, name
+        self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
         self.x_axis, self.on_error = check_x_axis(x_axis), on_error
+        self._begin_schedule()
         self._concepts = ConceptLog(settings)
         self._processes: Processes | None = None
         self._pictures: Any = None
@@ -98,19 +105,16 @@ class ConceptMonitor(GuardedPictures, NamedCallback):
             return
         check_whole_model(trainer, type(self).__name__)
         self._processes = Processes(trainer)
+        self._begin_schedule(last_epoch(trainer))
         self._concepts.check(pl_module)
         folder = run_folder(trainer, self.name)
         self._begin_writes(folder)
         if self._processes.is_first:
             self._pictures = sink_of(trainer, folder)
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Ask for the concepts, in the first process; the others wait for it."""
-        if self._processes is not None and trainer.current_epoch % self.every_n_epochs == 0:
-            self._processes.in_first(lambda: self._log(trainer, pl_module))
-
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Say what could not be written."""
+        """Ask for those of the last epoch, and say what could not be written."""
+        super().on_train_end(trainer, pl_module)
         if self._pictures is not None:
             self._writes.say_missing("Make room on the disk before the next fit.")
 
@@ -122,14 +126,10 @@ class ConceptMonitor(GuardedPictures, NamedCallback):
         """As ``teardown``, which Lightning leaves out after an exception."""
         self.teardown(trainer, pl_module, "fit")
 
-    def _log(self, trainer: Any, pl_module: Any) -> None:
-        if self._pictures is None:
-            return
-        with self._or_switched_off():
-            prefix, step = f"{tag_prefix(self.name)}/concepts", log_step(trainer, self.x_axis)
-            sink, epoch = self._pictures, trainer.current_epoch
-            scores = self._concepts.scores(pl_module, self.forward)
-            log_scalars(trainer, {f"{prefix}/{tag}": value for tag, value in scores.items()}, step)
-            sheet = self._concepts.sheet(pl_module, self.forward, epoch)
-            if sheet is not None:
-                self._attempt("pictures", lambda: sink.image(epochs_tag(f"{prefix}/dissection", epoch), sheet, step))
+    def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
+        prefix, sink = f"{tag_prefix(self.name)}/concepts", self._pictures
+        scores = self._concepts.scores(pl_module, self.forward)
+        log_scalars(trainer, {f"{prefix}/{tag}": value for tag, value in scores.items()}, step)
+        sheet = self._concepts.sheet(pl_module, self.forward, epoch)
+        if sheet is not None:
+            self._attempt("pictures", lambda: sink.image(epochs_tag(f"{prefix}/dissection", epoch), sheet, step))

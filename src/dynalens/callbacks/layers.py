@@ -6,13 +6,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.arguments import check_choice, check_positive
-from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting
+from dynalens.arguments import check_choice, check_overhead, check_positive
+from dynalens.callbacks.base import NamedCallback, Setting
+from dynalens.callbacks.paced import PacedPictures
 from dynalens.capture import BatchObserver, CaptureError, copied, inputs_to_show
 from dynalens.host import (
     Processes,
     check_whole_model,
     check_x_axis,
+    last_epoch,
     log_step,
     run_folder,
     tag_prefix,
@@ -20,7 +22,7 @@ from dynalens.host import (
 from dynalens.logs import LayerLog, LayerPictures, LayerSettings, show_as_trained, sink_of, unit_numbers
 
 
-class LayerMonitor(GuardedPictures, NamedCallback):
+class LayerMonitor(PacedPictures, NamedCallback):
     """Show what a layer computes: first-layer filters, feature maps, the inputs that excite a channel, ideal inputs.
 
     It shows only what you ask for. Pictures go to TensorBoard, or to files if there is no TensorBoardLogger. With
@@ -45,8 +47,11 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         inputs: Where images stand in the batch: "auto" (where the first training steps take the network's input from,
             else its first entry or a usual key), a key or callable(batch).
         forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        every_n_epochs: Draw pictures every so many epochs. After ten epochs with pictures they are drawn less often,
-            and always in the last epoch.
+        every_n_epochs: Draw pictures every so many epochs, at least. After ten epochs with pictures they are drawn less
+            often, and always in the last epoch.
+        max_overhead: Largest fraction of the training time that pictures may take, without the search for the strongest
+            inputs and without ideal inputs. If they would take more, the first and the last epoch have them, and those
+            between only as often as there is time. None: whatever they take.
         x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
         name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
         on_error: "warn" switches the pictures off with one warning if one fails while training; "raise" raises.
@@ -89,6 +94,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         inputs: Callable[[Any], Tensor] | str = "auto",
         forward: Callable[[Any, Tensor], Tensor] | None = None,
         every_n_epochs: int = 1,
+        max_overhead: float | None = 0.05,
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
         on_error: Literal["warn", "raise"] = "warn",
@@ -99,9 +105,12 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             unit_numbers("classes", classes), maximise_steps, maximise_args,
         )  # fmt: skip
         check_positive(every_n_epochs=every_n_epochs)
+        check_overhead(max_overhead)
         check_choice("on_error", on_error, ("warn", "raise"))
-        self.inputs, self.forward, self.every_n_epochs = inputs, forward, every_n_epochs
+        self.inputs, self.forward = inputs, forward
+        self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
+        self._begin_schedule()
         self._layer = LayerLog(self._settings)
         self._processes: Processes | None = None
         self._pictures: LayerPictures | None = None
@@ -114,6 +123,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             return
         check_whole_model(trainer, type(self).__name__)
         self._processes = Processes(trainer)
+        self._begin_schedule(last_epoch(trainer))
         self._layer.settings = self._settings
         self._observer = BatchObserver()
         self._layer.check(pl_module)
@@ -129,6 +139,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin the search for the strongest inputs anew."""
+        super().on_train_epoch_start(trainer, pl_module)
         self._layer.begin_search()
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
@@ -150,6 +161,7 @@ class LayerMonitor(GuardedPictures, NamedCallback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Take what the layer computed."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._observer.finish()
         unlearned, self._unlearned = self._unlearned, None
         self._end(unlearned if not trainer.enable_validation else None)
@@ -167,13 +179,9 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         """Take what the layer computed."""
         self._end()
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Draw, in the first process; the others wait for it."""
-        if self._processes is not None and trainer.current_epoch % self.every_n_epochs == 0:
-            self._processes.in_first(lambda: self._draw(trainer, pl_module))
-
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Draw the last pictures and maximise what is asked for, in the first process; the others wait for it."""
+        super().on_train_end(trainer, pl_module)
         if self._processes is not None and self.maximise is not None:
             self._processes.in_first(lambda: self._maximise(trainer, pl_module))
         if self._pictures is not None:
@@ -194,12 +202,13 @@ class LayerMonitor(GuardedPictures, NamedCallback):
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the images that are kept."""
-        return {"kept": self._layer.images}
+        """Return the images that are kept, and when pictures are drawn."""
+        return {"kept": self._layer.images, **super().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with the images of a checkpoint."""
         self._layer.images = state_dict["kept"]
+        super().load_state_dict(state_dict)
 
     def _begin(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         if self._pictures is None:
@@ -229,14 +238,10 @@ class LayerMonitor(GuardedPictures, NamedCallback):
             )
         return images
 
-    def _draw(self, trainer: Any, pl_module: Any) -> None:
-        if self._pictures is not None:
-            step = log_step(trainer, self.x_axis)
-            draw = functools.partial(
-                self._layer.draw, self._pictures, pl_module, self.forward, epoch=trainer.current_epoch, step=step
-            )
-            with self._or_switched_off():
-                self._attempt("pictures", draw)
+    def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
+        assert self._pictures is not None
+        draw = functools.partial(self._layer.draw, self._pictures, pl_module, self.forward, epoch=epoch, step=step)
+        self._attempt("pictures", draw)
 
     def _maximise(self, trainer: Any, pl_module: Any) -> None:
         if self._pictures is not None:

@@ -1,0 +1,77 @@
+"""What monitors have in common whose results are made as often as the training leaves time for."""
+
+from collections.abc import Callable
+from typing import Any
+
+from dynalens.callbacks.base import GuardedPictures
+from dynalens.host import Processes, announce, log_step
+from dynalens.schedule import Schedule
+
+
+class PacedPictures(GuardedPictures):
+    """The part of a monitor that makes its results in the first and the last epoch, and between them if there is time.
+
+    The monitor calls ``_begin_schedule`` in ``setup``, and ``super()`` in the hooks that it has of its own.
+    """
+
+    every_n_epochs: int
+    max_overhead: float | None
+    x_axis: str
+    _processes: Processes | None
+    _schedule: Schedule
+    _ended: tuple[int, int] | None  # the last epoch that has ended, and its step in the logger
+
+    def _begin_schedule(self, last: int | None = None) -> None:
+        """A fit begins, whose last epoch this is, None where it is not known."""
+        self._schedule = Schedule(self.every_n_epochs, self.max_overhead, last)
+        self._ended = None
+
+    def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
+        """Make the results of this epoch and show them at this step of the logger."""
+        raise NotImplementedError
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """The time of training begins."""
+        self._schedule.begin_epoch()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Count the step."""
+        self._schedule.end_step()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Count the validation."""
+        self._schedule.end_step()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Make the results if they are due, in the first process; the others wait for it."""
+        self._schedule.end_epoch()
+        self._ended = trainer.current_epoch, log_step(trainer, self.x_axis)
+        self._make_in_first(trainer, pl_module, self._schedule.due)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Make those of the last epoch if training stopped sooner than was known."""
+        self._make_in_first(trainer, pl_module, self._schedule.leaves_out)
+
+    def _make_in_first(self, trainer: Any, pl_module: Any, due: Callable[[int], bool]) -> None:
+        if self._processes is not None:
+            self._processes.in_first(lambda: self._make_if(due, trainer, pl_module))
+
+    def _make_if(self, due: Callable[[int], bool], trainer: Any, pl_module: Any) -> None:
+        if self._pictures is None or self._ended is None or not due(self._ended[0]):
+            return
+        epoch, step = self._ended
+        self._schedule.begin()
+        with self._or_switched_off():
+            self._make(trainer, pl_module, epoch=epoch, step=step)
+            words = self._schedule.first_words(self.guarded.lower(), **self._schedule.end(epoch))
+            if words is not None:
+                announce(f"dynalens: {words}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return in which epochs results were made and will be made."""
+        return {"next_epoch": self._schedule.next_epoch, "newest_epoch": self._schedule.newest_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with those of a checkpoint; checkpoints of earlier versions have none."""
+        self._schedule.next_epoch = state_dict.get("next_epoch", 0)
+        self._schedule.newest_epoch = state_dict.get("newest_epoch")
