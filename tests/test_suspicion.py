@@ -638,6 +638,16 @@ def test_runs_are_compared_by_their_mean_rank() -> None:
     assert (given != true)[together.index[:60]].mean() > 0.95
 
 
+def test_runs_suggest_together_the_most_frequent_class_and_the_smallest_of_several() -> None:
+    labels = np.array([0, 1, 2, 3])
+    tables = [table(*simulated(labels, labels)) for _ in range(3)]
+    for rows, suggested in zip(tables, ([1, 3, None, None], [2, 0, 1, None], [2, 2, None, None]), strict=True):
+        rows["suggested"] = pd.array(suggested, "Int64")
+    together = compared(tables).sort_index()
+    assert together["suggested"].fillna(-1).tolist() == [2, 0, 1, -1]
+    assert together["suggested_in"].tolist() == [2, 1, 1, 0]
+
+
 def test_runs_on_other_data_are_refused() -> None:
     given, true = flips(60, 4, 0.2, pair=False)
     one, other = table(*simulated(given, true)), table(*simulated(true, true))

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
+
+from dynalens.dynamics import Array
 
 _KEPT = ("root_index", "name", "label", "label_name", "target")
 
@@ -31,9 +34,9 @@ def compared(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     result = tables[0][[name for name in _KEPT if name in tables[0]]].copy()
     for name in ("unit", "suggested"):
         if name in tables[0]:
-            values = pd.concat([table[name] for table in tables], axis=1)
-            result[name] = values.mode(axis=1)[0].astype("Int64")
-            result[f"{name}_in"] = values.eq(result[name], axis=0).sum(axis=1).astype("int64")
+            numbers = np.array([table[name].to_numpy("float64", na_value=np.nan) for table in tables])
+            values, counts = _modes(numbers)
+            result[name], result[f"{name}_in"] = pd.array(values, "Int64"), counts
     if "prediction" in tables[0]:
         result["prediction"] = pd.concat([table["prediction"] for table in tables], axis=1).mean(axis=1)
     result["flagged_in"] = pd.concat([table["flagged"] for table in tables], axis=1).sum(axis=1)
@@ -41,6 +44,20 @@ def compared(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     result["mean_rank"] = ranks.astype("Float64").mean(axis=1, skipna=False)
     result = result.join(ranks)
     return result[result["mean_rank"].notna()].sort_values("mean_rank", kind="stable")
+
+
+def _modes(numbers: Array) -> tuple[Array, Array]:
+    """Return the most frequent number of each column, the smallest of several, and how often it is there.
+
+    pandas has the same as ``DataFrame.mode(axis=1)``, but takes half a millisecond for each row.
+
+    Example:
+        >>> _modes(np.array([[3.0, 1.0, np.nan], [2.0, 1.0, np.nan], [2.0, 0.0, 5.0]]))
+        (array([2., 1., 5.]), array([2, 2, 1]))
+    """
+    counts = np.array([(numbers == row).sum(axis=0) for row in numbers])
+    most = counts.max(axis=0)
+    return np.where(counts == most, numbers, np.inf).min(axis=0), most
 
 
 def _check_alike(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:
