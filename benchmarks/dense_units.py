@@ -4,7 +4,7 @@ Tags follow from a word and the one before it by a table; a part of the sentence
 pictures in which two digits of scikit-learn stand side by side, each with a class of its own; in a part of them a digit
 is shifted, missing, or merged with the other one's class.
 
-    python benchmarks/dense_units.py --size 600      # all rows, three seeds, as in docs/results.md
+    python benchmarks/dense_units.py --size 600 --folds 5    # all rows, three seeds, as in docs/results.md
     python benchmarks/dense_units.py --rows "masks, 5 %" --seeds 2
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from units import Problem, Scores, digits_of_scikit_learn, main
+from units import PEER, Problem, Scores, digits_of_scikit_learn, main
 
 from dynalens.units import dense
 
@@ -45,6 +45,7 @@ def wrong_tags(percent: float, seed: int, size: int) -> Problem:
         network=Tagger,
         loss=F.cross_entropy,
         presented=dense,
+        values=functools.partial(torch.softmax, dim=1),
         peers=_token_peers,
     )
 
@@ -72,6 +73,7 @@ def wrong_masks(percent: float, seed: int, size: int) -> Problem:
         network=Segmenter,
         loss=F.cross_entropy,
         presented=dense,
+        values=functools.partial(torch.softmax, dim=1),
         peers=_pixel_peers,
     )
 
@@ -124,29 +126,19 @@ def _block(ins: int, outs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(ins, outs, 3, padding=1), nn.BatchNorm2d(outs), nn.ReLU())
 
 
-def _token_peers(logits: Tensor, given: Tensor) -> Scores:
+def _token_peers(probabilities: Tensor, given: Tensor) -> Scores:
     from cleanlab.token_classification.rank import get_label_quality_scores
 
     lengths = (given >= 0).sum(dim=1).tolist()
     labels = [row[:length] for row, length in zip(given.tolist(), lengths, strict=True)]
-
-    def quality(probabilities: Tensor) -> Any:
-        rows = [p[:, :length].T.double().numpy() for p, length in zip(probabilities, lengths, strict=True)]
-        return -get_label_quality_scores(labels, rows)[0]
-
-    return _of_probabilities(logits, quality)
+    rows = [p[:, :length].T.double().numpy() for p, length in zip(probabilities, lengths, strict=True)]
+    return {PEER: -get_label_quality_scores(labels, rows)[0]}
 
 
-def _pixel_peers(logits: Tensor, given: Tensor) -> Scores:
+def _pixel_peers(probabilities: Tensor, given: Tensor) -> Scores:
     from cleanlab.segmentation.rank import get_label_quality_scores
 
-    labels = given.numpy()
-    return _of_probabilities(logits, lambda p: -get_label_quality_scores(labels, p.numpy(), verbose=False)[0])
-
-
-def _of_probabilities(logits: Tensor, quality: Callable[[Tensor], Any]) -> Scores:
-    averaged = torch.stack([z.softmax(dim=1) for z in logits]).mean(dim=0)
-    return {"cleanlab, averaged": quality(averaged), "cleanlab, last epoch": quality(logits[-1].softmax(dim=1))}
+    return {PEER: -get_label_quality_scores(given.numpy(), probabilities.numpy(), verbose=False)[0]}
 
 
 ROWS: dict[str, Callable[[int, int], Problem]] = {}

@@ -6,17 +6,18 @@ turned, and a part of the targets is exchanged among each other; a sample is wro
 least half the standard deviation, and samples that were exchanged for less are left out.
 
 A network learns the wrong targets. What it computes in each training step is what is recorded and what cleanlab is
-given, averaged over the epochs and of the last one. Another row is one more entry of ``ROWS``. The weights of epochs
-were chosen with seeds 0 and 1, so that the others judge them.
+given, averaged over the epochs and of the last one. With ``--folds``, cleanlab is also given what it asks for: the
+outputs for each sample of a network that was trained, for as many epochs, on the other folds alone. Another row is one
+more entry of ``ROWS``. The weights of epochs were chosen with seeds 0 and 1, so that the others judge them.
 
-    python benchmarks/units.py                 # all rows, three seeds, as in docs/results.md
+    python benchmarks/units.py --folds 5       # all rows, three seeds, as in docs/results.md
     python benchmarks/units.py --rows "regression, 5 %" --seeds 0
 """
 
 import argparse
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,7 @@ from dynalens.units import UnitPresentation, multi_label, regression
 
 Array = npt.NDArray[Any]
 EPOCHS, BATCH, RATE = 20, 32, 1e-3
-OURS = "dynalens"
+OURS, PEER = "dynalens", "cleanlab"
 Scores = dict[str, Array]
 
 
@@ -51,7 +52,8 @@ class Problem:
         network: Makes the network.
         loss: Of outputs and targets.
         presented: What a step shows of outputs and targets.
-        peers: Scores by name, higher is more suspicious, from the outputs of all epochs, ``(E, N, ...)``, and targets.
+        values: From outputs ``(N, ...)`` to what peers are given: probabilities, or predictions.
+        peers: Scores by name, higher is more suspicious, from such values and targets.
     """
 
     inputs: Tensor
@@ -60,6 +62,7 @@ class Problem:
     network: Callable[[], nn.Module]
     loss: Callable[[Tensor, Tensor], Tensor]
     presented: Callable[[Tensor, Tensor], UnitPresentation]
+    values: Callable[[Tensor], Tensor]
     peers: Callable[[Tensor, Tensor], Scores]
 
 
@@ -77,6 +80,7 @@ def several_labels(percent: float, seed: int, size: int) -> Problem:
         network=lambda: convolutional(10),
         loss=F.binary_cross_entropy_with_logits,
         presented=lambda logits, given: multi_label(logits, given.long()),
+        values=torch.sigmoid,
         peers=_multi_label_peers,
     )
 
@@ -98,6 +102,7 @@ def exchanged_numbers(percent: float, seed: int, size: int) -> Problem:
         network=lambda: convolutional(1),
         loss=F.mse_loss,
         presented=lambda z, given: regression(z - given, given, (z - given).square()),
+        values=lambda predictions: predictions,
         peers=_regression_peers,
     )
 
@@ -109,29 +114,59 @@ for _percent in (5, 10):
     ROWS[f"regression, {_percent:g} %"] = functools.partial(exchanged_numbers, _percent)
 
 
-def measured(problem: Problem, seed: int, epochs: int = EPOCHS) -> dict[str, float]:
+def measured(problem: Problem, seed: int, epochs: int = EPOCHS, folds: int = 0) -> dict[str, float]:
     """Train, and return the average precision of each order by its name."""
     torch.manual_seed(seed)
     network, dynamics = problem.network(), TrainingDynamics(len(problem.inputs))
-    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
-    outputs = []
-    for epoch in range(epochs):
-        of_epoch: list[Tensor] = [torch.empty(0)] * len(problem.inputs)
-        for rows in torch.split(torch.randperm(len(problem.inputs)), BATCH):
-            z, given = network(problem.inputs[rows]), problem.given[rows]
-            dynamics.update_units(rows, problem.presented(z.detach(), given))
-            optimizer.zero_grad()
-            problem.loss(z, given).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimizer.step()
-            for row, output in zip(rows.tolist(), z.detach(), strict=True):
-                of_epoch[row] = output
+    values = []
+    for epoch, outputs in enumerate(_trained(problem, network, torch.arange(len(problem.inputs)), epochs, dynamics)):
         dynamics.end_epoch(epoch)
-        outputs.append(torch.stack(of_epoch))
-    scores = {OURS: streaming_score(dynamics.compute())} | problem.peers(torch.stack(outputs), problem.given)
+        values.append(problem.values(outputs))
+    given = {"averaged": torch.stack(values).mean(dim=0), "last epoch": values[-1]}
+    if folds:
+        given["cross-validated"] = problem.values(_held_out(problem, seed, epochs, folds))
+    scores = {OURS: streaming_score(dynamics.compute())}
+    for values_of, probabilities in given.items():
+        of_peers = problem.peers(probabilities, problem.given)
+        scores |= {f"{name}, {values_of}": score for name, score in of_peers.items()}
     counts = problem.wrong >= 0
     return {
         name: float(average_precision_score(problem.wrong[counts], score[counts])) for name, score in scores.items()
     }
+
+
+def _trained(
+    problem: Problem, network: nn.Module, samples: Tensor, epochs: int, dynamics: TrainingDynamics | None = None
+) -> Iterator[Tensor]:
+    """Train on these samples, and yield the outputs of each epoch's steps in their order."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE)
+    for _ in range(epochs):
+        of_epoch: list[Tensor] = [torch.empty(0)] * len(samples)
+        for places in torch.split(torch.randperm(len(samples)), BATCH):
+            rows = samples[places]
+            z, given = network(problem.inputs[rows]), problem.given[rows]
+            if dynamics is not None:
+                dynamics.update_units(rows, problem.presented(z.detach(), given))
+            optimizer.zero_grad()
+            problem.loss(z, given).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            optimizer.step()
+            for place, output in zip(places.tolist(), z.detach(), strict=True):
+                of_epoch[place] = output
+        yield torch.stack(of_epoch)
+
+
+def _held_out(problem: Problem, seed: int, epochs: int, folds: int) -> Tensor:
+    """Return the outputs for each sample of a network that was trained on the other folds."""
+    outputs: list[Tensor] = [torch.empty(0)] * len(problem.inputs)
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(problem.inputs)))
+    for fold in order.tensor_split(folds):
+        network = problem.network()
+        for _ in _trained(problem, network, order[~torch.isin(order, fold)], epochs):
+            pass
+        with torch.no_grad():
+            for place, output in zip(fold.tolist(), network.eval()(problem.inputs[fold]), strict=True):
+                outputs[place] = output
+    return torch.stack(outputs)
 
 
 def convolutional(outputs: int) -> nn.Module:
@@ -156,23 +191,19 @@ def digits_of_scikit_learn() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(digits.images).float().unsqueeze(1) / 16, torch.from_numpy(digits.target).long()
 
 
-def _multi_label_peers(logits: Tensor, given: Tensor) -> Scores:
+def _multi_label_peers(probabilities: Tensor, given: Tensor) -> Scores:
     from cleanlab.multilabel_classification import get_label_quality_scores
 
     labels = [np.flatnonzero(row).tolist() for row in given.numpy()]
-    probabilities = logits.sigmoid()
-    every = {"cleanlab, averaged": probabilities.mean(dim=0), "cleanlab, last epoch": probabilities[-1]}
-    return {name: -get_label_quality_scores(labels, p.double().numpy()) for name, p in every.items()}
+    return {PEER: -get_label_quality_scores(labels, probabilities.double().numpy())}
 
 
 def _regression_peers(predictions: Tensor, given: Tensor) -> Scores:
     from cleanlab.regression.rank import get_label_quality_scores
 
-    every = {"cleanlab, averaged": predictions.mean(dim=0), "cleanlab, last epoch": predictions[-1]}
-    target = given.flatten().numpy()
-    scores = {name: -get_label_quality_scores(target, p.flatten().numpy()) for name, p in every.items()}
-    residual = -get_label_quality_scores(target, every["cleanlab, averaged"].flatten().numpy(), method="residual")
-    return scores | {"its residual, averaged": residual}
+    target, predicted = given.flatten().numpy(), predictions.flatten().numpy()
+    residual = -get_label_quality_scores(target, predicted, method="residual")
+    return {PEER: -get_label_quality_scores(target, predicted), "its residual": residual}
 
 
 def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[int, int], Problem]] = ROWS) -> None:
@@ -182,6 +213,7 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     parser.add_argument("--seeds", nargs="+", type=int, default=[2, 3, 4])
     parser.add_argument("--size", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--folds", type=int, default=0, help="of the cross-validation that cleanlab is given; 0: none")
     parser.add_argument("--power", type=float, help="another power of the epoch in the weights of epochs")
     parser.add_argument("--growth", type=int, default=GROWTH, help="with --power, epochs after which these stay")
     args = parser.parse_args(arguments)
@@ -191,7 +223,9 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     print("| row | wrong | order | average precision | of single seeds |\n| --- | --- | --- | --- | --- |")
     for row in args.rows:
         problems = [rows[row](seed, args.size) for seed in args.seeds]
-        runs = [measured(problem, seed, args.epochs) for problem, seed in zip(problems, args.seeds, strict=True)]
+        runs = [
+            measured(problem, seed, args.epochs, args.folds) for problem, seed in zip(problems, args.seeds, strict=True)
+        ]
         wrong = np.mean([problem.wrong[problem.wrong >= 0].mean() for problem in problems])
         for name in runs[0]:
             values = [100 * run[name] for run in runs]

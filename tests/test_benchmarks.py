@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -105,17 +106,16 @@ def test_the_least_width_of_an_audit_is_that_of_the_best_allocation() -> None:
     assert audit["least_width"](audit["Population"]("two", score, wrong)) == pytest.approx(0.25 / np.sqrt(3 / 16))
 
 
-BOTH = ["dynalens", "cleanlab, averaged", "cleanlab, last epoch"]
+GIVEN = ["averaged", "last epoch", "cross-validated"]
+ORDERS = ["dynalens", *(f"cleanlab, {values}" for values in GIVEN)]
+OF_NUMBERS = ["dynalens", *(f"{peer}, {values}" for values in GIVEN for peer in ("cleanlab", "its residual"))]
 
 
 @pytest.mark.parametrize(
     ("script", "orders"),
     [
-        (
-            "units.py",
-            {"several labels, 20 % of bits": BOTH, "regression, 10 %": [*BOTH, "its residual, averaged"]},
-        ),
-        ("dense_units.py", {"tokens, 20 %": BOTH, "masks, 20 %": BOTH}),
+        ("units.py", {"several labels, 20 % of bits": ORDERS, "regression, 10 %": OF_NUMBERS}),
+        ("dense_units.py", {"tokens, 20 %": ORDERS, "masks, 20 %": ORDERS}),
     ],
 )
 def test_the_benchmarks_of_units_print_each_order(
@@ -124,7 +124,43 @@ def test_the_benchmarks_of_units_print_each_order(
     pytest.importorskip("cleanlab")
     monkeypatch.syspath_prepend(BENCHMARKS)
     run = runpy.run_path(str(BENCHMARKS / script))
-    run["main"](["--rows", *orders, "--seeds", "0", "--size", "64", "--epochs", "2"], run["ROWS"])
+    run["main"](["--rows", *orders, "--seeds", "0", "--size", "64", "--epochs", "2", "--folds", "2"], run["ROWS"])
     lines = capsys.readouterr().out.strip().splitlines()[2:]
     printed = {row: [line.split(" | ")[2] for line in lines if line.startswith(f"| {row} ")] for row in orders}
     assert printed == orders
+
+
+def test_cross_validation_trains_each_network_on_the_other_folds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    units = runpy.run_path(str(BENCHMARKS / "units.py"))
+    seen: list[list[int]] = []
+
+    class Noting(torch.nn.Module):
+        """Gives each sample the number of distinct samples that its network was trained on, and notes those."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+            seen.append([])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.training:
+                seen[-1].extend(x.flatten().int().tolist())
+                return x + self.weight
+            assert not set(seen[-1]) & set(x.flatten().int().tolist())
+            return x * 0 + len(set(seen[-1]))
+
+    problem = units["Problem"](
+        inputs=torch.arange(10.0).unsqueeze(1),
+        given=torch.zeros(10, 1),
+        wrong=np.zeros(10),
+        network=Noting,
+        loss=torch.nn.functional.mse_loss,
+        presented=None,
+        values=None,
+        peers=None,
+    )
+    outputs = units["_held_out"](problem, 0, 2, 3)
+    # Folds of 4, 3 and 3 of the 10 samples: their networks saw 6, 7 and 7.
+    assert sorted(outputs.flatten().tolist()) == [6, 6, 6, 6, 7, 7, 7, 7, 7, 7]
+    assert [len(of_network) for of_network in seen] == [12, 14, 14]
