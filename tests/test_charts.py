@@ -1,7 +1,7 @@
 """Charts count every sample once, whatever the record looks like, and say what they show."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from dynalens.pictures import charts
 from dynalens.pictures.axes import PLOT, Axes, Axis, even_ticks
 from dynalens.pictures.card import WIDTH
 from dynalens.pictures.class_pairs import class_pairs, counted_pairs
-from dynalens.pictures.drawing import BLUE, GREEN, ORANGE, PAPER
+from dynalens.pictures.drawing import BLUE, GREEN, ORANGE, PAPER, write
 
 LEFT, TOP = 50, 36
 
@@ -35,8 +35,9 @@ def record(n: int, **values: Any) -> SampleStatistics:
         "confidence": 0.75, "variability": 0.25, "correctness": 1.0, "probability_gap": 0.0,
     } | values  # fmt: skip
     kinds = {"presentations": np.int32, "forgetting_events": np.int32, "learned": np.bool_}
+    every = [f.name for f in fields(SampleStatistics) if f.default is MISSING]  # none that only some records have
     return SampleStatistics(
-        **{f.name: np.full(n, given.get(f.name, 0), kinds.get(f.name, np.float64)) for f in fields(SampleStatistics)}
+        **{name: np.full(n, given.get(name, 0), kinds.get(name, np.float64)) for name in every}
         | {name: np.asarray(value) for name, value in values.items() if np.ndim(value)}
     )
 
@@ -193,3 +194,37 @@ def test_the_matrix_is_darkest_where_most_samples_are() -> None:
     }
     assert cells[0, 1] < cells[1, 0] < cells[0, 0] == cells[1, 1] == sum(PAPER)  # given down, suggested across
     assert np.array_equal(class_pairs(np.zeros(0, int), np.zeros(0, int)).size, (350, 215))  # says that there is none
+
+
+LABEL = {"data map": ["variability of p(label)", "mean p(label)", "hard or mislabeled"]}
+LABEL |= {"analysis": ["max p - p(label)", "mislabeled?"], "margins": ["mean margin (logits)"]}
+CLOSENESS = {"data map": ["variability of closeness", "mean closeness", "hard or wrong target"]}
+CLOSENESS |= {"analysis": ["1 - 2 closeness, at least 0", "wrong target?"]}
+CLOSENESS |= {"margins": ["mean log(tolerance / |residual|)"]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ({}, LABEL),
+        ({"unit": [0], "target": [0.5]}, CLOSENESS),
+        ({"unit": [0], "unit_margins": [[1.0, 2.0]]}, {"data map": ["mean p(worst label)"]}),
+        ({"unit": [0]}, {"data map": ["mean p(worst token)"], "analysis": ["max p - p(worst token)"]}),
+        ({"unit": [0], "unit_columns": [8]}, {"data map": ["mean p(worst pixel)"]}),
+    ],
+    ids=["label", "number", "labels", "tokens", "pixels"],
+)
+def test_a_chart_names_what_it_shows_of_each_kind_of_target(
+    monkeypatch: pytest.MonkeyPatch, kind: dict[str, Any], words: dict[str, list[str]]
+) -> None:
+    written: list[str] = []
+
+    def noted(draw: Any, position: Any, text: str, size: int, **options: Any) -> float:
+        written.append(text)
+        return write(draw, position, text, size, **options)
+
+    monkeypatch.setattr("dynalens.pictures.axes.write", noted)
+    for chart, expected in words.items():
+        written.clear()
+        CHARTS[chart](record(1, **kind))
+        assert set(expected) <= set(written)

@@ -305,9 +305,12 @@ def test_the_gallery_makes_cards_wider_where_names_or_numbers_would_be_cut(monke
 
     monkeypatch.setattr("dynalens.pictures.gallery.write", noted)
     number = suspect(label="4.287", suggested="3.424 (-0.863)")
-    heights = [suspects_gallery([card] * 12, "title", ("target", "predicted")).height for card in (suspect(), number)]
+    heights = [
+        suspects_gallery([card] * 12, "title", ("target", "predicted", "closeness")).height
+        for card in (suspect(), number)
+    ]
     assert heights[1] > heights[0]  # three cards in a row, not four
-    assert "orange: target, blue: predicted; line: p(target)" in lines
+    assert "orange: target, blue: predicted; line: closeness" in lines
     assert lines["3.424 (-0.863)"] >= text_width("3.424 (-0.863)", TEXT)
     assert suspects_gallery([suspect(label="w" * 90)] * 4, "title").height > 0  # cut, in two columns
 

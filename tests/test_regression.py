@@ -600,7 +600,7 @@ def test_a_record_of_a_regression_is_read_back_with_every_residual(exchanged: Tr
         residual = dict(zip(presentations["index"].tolist(), presentations["residual"].tolist(), strict=True))
         assert residual[3] == pytest.approx(-5, abs=0.3)
     page = write_report(record, exchanged.record.folder / "report.html").read_text()
-    assert '"words":["target","predicted"]' in page
+    assert '"words":["target","predicted","closeness"]' in page
     assert '"5.571"' in page
     assert "samples whose targets are probably wrong" in page
 

@@ -33,7 +33,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TrainingDynamic
     """Three epochs with everything on, and what each gallery was drawn of."""
     folder, galleries = tmp_path_factory.mktemp("similar"), list[list[Suspect]]()
 
-    def noted(suspects: Any, title: str, words: tuple[str, str]) -> Image.Image:
+    def noted(suspects: Any, title: str, words: tuple[str, str, str]) -> Image.Image:
         galleries.append(suspects)
         return suspects_gallery(suspects, title, words)
 

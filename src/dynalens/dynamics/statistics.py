@@ -131,6 +131,21 @@ class SampleStatistics:
             )
         return self
 
+    @property
+    def probability_name(self) -> str:
+        """Return in words what ``confidence`` is the mean of: a probability, or the closeness of a regression.
+
+        The closeness is e / (e + abs(r)) with the tolerance e and the residual r: 1 if the prediction equals the
+        target, 1/2 if it is off by the tolerance. Of samples with several units it is the worst one's probability.
+        """
+        if self.target is not None:
+            return "closeness"
+        if self.unit is None:
+            return "p(label)"
+        if self.unit_margins is not None:
+            return "p(worst label)"
+        return "p(worst token)" if self.unit_columns is None else "p(worst pixel)"
+
     def arrays(self) -> dict[str, Array]:
         """Return the statistics that there are, by name."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}

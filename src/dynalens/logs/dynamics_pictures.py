@@ -251,7 +251,7 @@ class DynamicsPictures:
             tag = epochs_tag(f"{self._prefix}/charts/{name}", epoch)
             self._sink.chart(tag, draw(statistics, subtitle), step)
 
-    def _draw_suspects(self, suspects: Sequence[Suspect], words: tuple[str, str], epoch: int, step: int) -> None:
+    def _draw_suspects(self, suspects: Sequence[Suspect], words: tuple[str, str, str], epoch: int, step: int) -> None:
         if self._watch.pictures:
             title = f"epoch {epoch}: the {len(suspects)} worst suspects and their scores"
             gallery = suspects_gallery(suspects, title, words)

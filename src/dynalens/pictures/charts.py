@@ -38,7 +38,8 @@ def data_map(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
     """
-    x, y = Axis("variability of p(label)", 0.0, 0.5), Axis("mean p(label)", 0.0, 1.0)
+    p = statistics.probability_name
+    x, y = Axis(f"variability of {p}", 0.0, 0.5), Axis(f"mean {p}", 0.0, 1.0)
     axes = Axes("Data map", subtitle, x=x, y=y, colour_bar=True)
     cells = counted(x.place(statistics.variability), y.place(statistics.confidence), statistics.correctness)
     axes.colour_bar(AGREEMENT, "correctness", low="0", high="1")
@@ -48,7 +49,7 @@ def data_map(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
     assert cells.mean is not None
     axes.raster(_mixed(coloured(np.nan_to_num(cells.mean), AGREEMENT), cells.samples))
     axes.legend([("strong: many samples, pale: few", FAINT)])
-    axes.name(0.03, 0.04, "hard or mislabeled", "ld")
+    axes.name(0.03, 0.04, f"hard or {_mislabeled(statistics)}", "ld")
     axes.name(0.98, 0.5, "ambiguous", "rm")
     return axes.image
 
@@ -56,7 +57,8 @@ def data_map(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
 def training_data_analysis(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
     """Return the scatter of last forgetting epoch and probability gap, where mislabeled samples stand at the top.
 
-    Across: epoch of the last forgetting event, "never" at the left; up: max_k p_k - p(label) at the last presentation.
+    Across: epoch of the last forgetting event, "never" at the left; up: max_k p_k - p(label) at the last presentation,
+    of a regression 1 - 2 p with its closeness p, at least 0.
     Easy samples are at the bottom left, difficult ones to the right, mislabeled ones at the top.
 
     Source: the training-data analysis of Li et al., "InterpretDL", JMLR 2022.
@@ -68,7 +70,8 @@ def training_data_analysis(statistics: SampleStatistics, subtitle: str = "") -> 
     last = np.fmax(statistics.last_forgotten, -1.0)  # NaN, never forgotten, becomes -1
     epochs = int(max(1, last.max(initial=0)))
     x = Axis("epoch of the last forgetting event", -1.5, epochs + 0.5, whole=True, names=((-1.0, "never"),))
-    y = Axis("max p - p(label)", 0.0, 1.0)
+    p = statistics.probability_name
+    y = Axis(f"max p - {p}" if statistics.target is None else f"1 - 2 {p}, at least 0", 0.0, 1.0)
     axes = Axes("Training-data analysis", subtitle, x=x, y=y, colour_bar=True)
     cells = counted(x.place(last), y.place(statistics.probability_gap), across=min(epochs + 2, 84))
     most = int(cells.samples.max(initial=0))
@@ -78,7 +81,7 @@ def training_data_analysis(statistics: SampleStatistics, subtitle: str = "") -> 
         return axes.image
     strength = np.log1p(cells.samples) / np.log1p(most)
     axes.raster(np.where(cells.samples[..., None] > 0, coloured(strength, DENSITY), PAPER).round().astype(np.uint8))
-    axes.name(0.03, 0.97, "mislabeled?", "la")
+    axes.name(0.03, 0.97, f"{_mislabeled(statistics)}?", "la")
     axes.name(0.97, 0.97, "difficult", "ra")
     return axes.image
 
@@ -102,10 +105,13 @@ def forgetting_events(statistics: SampleStatistics, subtitle: str = "") -> Image
 def margins(statistics: SampleStatistics, subtitle: str = "", *, threshold: float = 0.0) -> Image.Image:
     """Return the distribution of the mean margin (AUM), with a threshold drawn in.
 
+    The margin of a regression is log(tolerance / abs(residual)).
+
     Args:
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
-        threshold: Mean margin below which bars are marked: another class was ahead of the label.
+        threshold: Mean margin below which bars are marked: another class was ahead of the label, or the prediction
+            was farther off than the tolerance.
     """
     margin = statistics.margin
     finite = np.isfinite(margin)
@@ -113,7 +119,8 @@ def margins(statistics: SampleStatistics, subtitle: str = "", *, threshold: floa
     bins = np.where(finite, (margin - low) * (_BARS / (high - low)), _BARS)  # none reaches the last edge
     heights = np.bincount(bins.astype(np.int32), minlength=_BARS + 1)[:_BARS]
     edges = np.linspace(low, high, _BARS + 1)
-    axes = Axes("Margins", subtitle, x=Axis("mean margin (logits)", low, high), y=_count_axis(heights))
+    label = "mean margin (logits)" if statistics.target is None else "mean log(tolerance / |residual|)"
+    axes = Axes("Margins", subtitle, x=Axis(label, low, high), y=_count_axis(heights))
     if not finite.any():
         axes.note(_NO_DATA)
         return axes.image
@@ -183,6 +190,10 @@ def counted(x: Array, y: Array, value: Array | None = None, *, across: int | Non
         return Counts(samples, None)
     sums = _folded(np.bincount(cell, value, points).reshape(shape))
     return Counts(samples, np.divide(sums, samples, out=np.full(samples.shape, np.nan), where=samples > 0))
+
+
+def _mislabeled(statistics: SampleStatistics) -> str:
+    return "mislabeled" if statistics.target is None else "wrong target"
 
 
 def _all_inside(x: Array, y: Array) -> bool:

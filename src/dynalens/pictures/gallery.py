@@ -21,7 +21,7 @@ _SPARK = 20
 _SCALE = 2
 _SMALL, _EDGE = 22, 3  # three similar samples and a bar in the width of a card
 _ROW = _SMALL + _EDGE
-_WORDS = ("given", "suggested")
+_WORDS = ("given", "suggested", "p(given)")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Suspect:
         label: Name of the given class.
         suggested: Name of the class suggested instead; empty for none.
         score: Higher is more suspicious.
-        trace: p(label) of each epoch, ``(E,)``, in [0, 1]; NaN where it is not known.
+        trace: p(label), or closeness, of each epoch, ``(E,)``, in [0, 1]; NaN where it is not known.
         picture: As sheets show it; None where there is none.
         contrast: Relevance that speaks for the suggested rather than the given class, or None.
         name: Of its file, say; empty where it has none.
@@ -54,7 +54,7 @@ class Suspect:
     text: str | None = None
 
 
-def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, str] = _WORDS) -> Image.Image:
+def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, str, str] = _WORDS) -> Image.Image:
     """Return a grid of cards, worst first: picture, given and suggested label, score and p(label) over the epochs.
 
     Cards are wider where what they say would be cut.
@@ -62,7 +62,7 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, 
     Args:
         suspects: At least one.
         title: First line.
-        words: What was given and what is suggested are called.
+        words: What was given, what is suggested, and what is drawn over the epochs are called.
     """
     contrasts = any(suspect.contrast is not None for suspect in suspects)
     columns, inner = _grid(suspects, _FEWEST_COLUMNS if contrasts else _COLUMNS)
@@ -73,7 +73,7 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, 
     card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
     room = WIDTH - 2 * _GAP
     write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
-    legend = [f"orange: {words[0]}, blue: {words[1]}; line: p({words[0]})"]
+    legend = [f"orange: {words[0]}, blue: {words[1]}; line: {words[2]}"]
     legend += ["maps: red speaks for the suggested, blue for the given"] if contrasts else []
     legend += ["below: what it looks like of the given, and of the suggested class"] if has_similar else []
     for number, line in enumerate(legend, start=1):
@@ -94,7 +94,7 @@ def _grid(suspects: Sequence[Suspect], most: int) -> tuple[int, int]:
 
 
 def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
-    """Return p(label) over the epochs as a line between 0 and 1; gaps where it is not known."""
+    """Return p(label), or closeness, over the epochs as a line between 0 and 1; gaps where it is not known."""
     width, height = size
     cell = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(cell)
@@ -112,12 +112,12 @@ def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
     return cell
 
 
-def suspects_table(suspects: Sequence[Suspect], words: tuple[str, str] = _WORDS) -> str:
+def suspects_table(suspects: Sequence[Suspect], words: tuple[str, str, str] = _WORDS) -> str:
     """Return the suspects as a Markdown table, worst first, for inputs that are no images.
 
     Args:
         suspects: Its rows.
-        words: What was given and what is suggested are called.
+        words: What was given, what is suggested, and what is drawn over the epochs are called.
 
     Example:
         >>> print(suspects_table([Suspect("7", "a|b", "<c>", 1.25, np.array([0.5, 0.25]))]))
@@ -126,7 +126,7 @@ def suspects_table(suspects: Sequence[Suspect], words: tuple[str, str] = _WORDS)
         | 7 | a&#124;b | &lt;c&gt; | 1.25 | 0.50 0.25 |
     """
     has_texts = any(suspect.text for suspect in suspects)
-    titles = ["sample", *(["text"] if has_texts else []), *words, "score", f"p({words[0]}), last epochs"]
+    titles = ["sample", *(["text"] if has_texts else []), *words[:2], "score", f"{words[2]}, last epochs"]
     rows = [titles, ["---"] * len(titles)]
     for suspect in suspects:
         probabilities = suspect.trace[np.isfinite(suspect.trace)][-5:]

@@ -44,9 +44,14 @@ def label_word(statistics: SampleStatistics) -> str:
     return "label" if statistics.target is None else "target"
 
 
-def words_of(statistics: SampleStatistics) -> tuple[str, str]:
-    """Return what the label of a sample and what stands against it are called, of a regression other words."""
-    return ("given", "suggested") if statistics.target is None else ("target", "predicted")
+def words_of(statistics: SampleStatistics) -> tuple[str, str, str]:
+    """Return what the label of a sample, what stands against it and what the network thinks of it are called.
+
+    The last one is followed over the epochs: a probability, or the closeness of a regression.
+    """
+    if statistics.target is not None:
+        return "target", "predicted", statistics.probability_name
+    return "given", "suggested", "p(given)"
 
 
 def target_words(

@@ -137,8 +137,8 @@ function fileName(path) {
   return cut < 0 ? path : `${path.slice(cut + 1)} \u2013 ${path.slice(0, cut)}`;
 }
 
-// p(given label) over the epochs, with both axes said; of a regression the label is a target.
-function sparkline(trace, epochs, given = "given label") {
+// p(given label) over the epochs, with both axes said; of a regression another quantity.
+function sparkline(trace, epochs, quantity = ["p(given label)", "Probability of the given label, from 0 to 1"]) {
   const svg = draw("svg", { viewBox: "0 0 200 48", role: "img" });
   const x = i => trace.length > 1 ? 14 + 182 * i / (trace.length - 1) : 105;
   const y = p => 36 - 0.31 * p;
@@ -154,8 +154,8 @@ function sparkline(trace, epochs, given = "given label") {
   flush();
   svg.append(
     draw("text", { x: 14, y: 46 }, `epoch ${epochs[0]}`),
-    draw("text", { x: 105, y: 46, "text-anchor": "middle" }, `p(${given})`),
+    draw("text", { x: 105, y: 46, "text-anchor": "middle" }, quantity[0]),
     draw("text", { x: 197, y: 46, "text-anchor": "end" }, `epoch ${epochs[1]}`),
-    draw("title", {}, `Probability of the ${given}, from 0 to 1, over the epochs of training`));
+    draw("title", {}, `${quantity[1]}, over the epochs of training`));
   return svg;
 }

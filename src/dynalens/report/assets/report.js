@@ -37,6 +37,7 @@ if (content.found.length) {
 const [GIVEN, SUGGESTED] = content.words;
 const isRegression = GIVEN === "target";
 const LABEL = isRegression ? "target" : "label";
+const CLOSENESS = ["closeness to the target", "Closeness: 1 where the prediction equals the target, one half where it is off by the tolerance"];
 by("kind").textContent = LABEL;
 for (const element of document.querySelectorAll("[data-of]"))
   element.hidden = element.dataset.of === "pairs" ? isRegression : content.several;
@@ -111,7 +112,7 @@ function about(card) {
     make("div", { class: "meta" },
       make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),
       make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${card.wrong > .99 ? ">99 %" : percent(card.wrong)}`)),
-    sparkline(card.trace, content.epochs, isRegression ? "target" : "given label"), ...looksLike(card)];
+    isRegression ? sparkline(card.trace, content.epochs, CLOSENESS) : sparkline(card.trace, content.epochs), ...looksLike(card)];
 }
 
 // What the sample looks like: a row of the given and a row of the suggested class.
