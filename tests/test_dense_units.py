@@ -272,6 +272,26 @@ def test_losses_of_tokens_are_recorded(tmp_path: Path, model: Callable[[], Tagge
     check(monitor.statistics(), presentations)
 
 
+class OwnPadding(Tagger):
+    """Reads a number of its own for padding from the batch."""
+
+    def loss(self, scores: Tensor, given: Tensor) -> Any:
+        return F.cross_entropy(scores.movedim(2, 1), given.masked_fill(given == K, IGNORED))
+
+
+@pytest.mark.parametrize(("model", "padding"), [(Selected, IGNORED), (OtherPadding, IGNORED), (OwnPadding, K)])
+def test_padding_that_a_step_marks_by_another_number_than_the_batch_is_no_changed_label(
+    tmp_path: Path, model: Callable[[], Tagger], padding: int
+) -> None:
+    # Sequences are all different, so that no repeats tell what follows from what, and most have no padding.
+    words = torch.randint(1, WORDS, (N, T), generator=torch.Generator().manual_seed(1))
+    given = words % K
+    given[::4, 5:] = padding
+    monitor = TrainingDynamicsMonitor(history=False)
+    run(tmp_path, model(), monitor, data=TensorDataset(words, given, torch.arange(N)))
+    assert (monitor.statistics().presentations > 0).all()
+
+
 class NextWord(Tagger):
     """A causal language model, whose words are its classes."""
 

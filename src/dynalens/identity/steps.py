@@ -25,7 +25,7 @@ from dynalens.identity.labels import (
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.trace import TRACE, Followed
-from dynalens.identity.units import coded_columns, row_codes
+from dynalens.identity.units import coded_columns, row_codes, what_counts
 
 _LOOKS = 3
 """Batches whose rows are compared before and after a module's hooks; all of them once one was reordered."""
@@ -252,8 +252,9 @@ class StepRows:
         columns = whole if of_targets is rows else _of_samples(whole, rows.tolist(), of_targets.tolist())
         targets, classes = presentation.targets, presentation.logits.shape[1]
         if presentation.units is not None:
-            columns |= coded_columns(columns, presentation.given, presentation.counted)
-            targets, classes = torch.tensor(row_codes(presentation.given, presentation.counted)), 0
+            counted = what_counts(presentation.given, presentation.counted)
+            columns |= coded_columns(columns, presentation.given, counted)
+            targets, classes = torch.tensor(row_codes(presentation.given, counted)), 0
         if (shown := self._shown(of_targets, presentation)) is not None:
             columns[GIVEN] = shown
         self._labels.see(columns, targets, classes=classes, traced=traced, given=_listed(presentation.given))
@@ -272,11 +273,10 @@ class StepRows:
         if self._given is None or not len(of_targets) or int(of_targets.max()) >= len(self._given):
             return None
         values = torch.from_numpy(self._given[of_targets.numpy()])
-        return (
-            values
-            if units is None
-            else coded_columns({GIVEN: values}, presentation.given, presentation.counted).get(GIVEN)
-        )
+        if units is None:
+            return values
+        counted = what_counts(presentation.given, presentation.counted)
+        return coded_columns({GIVEN: values}, presentation.given, counted).get(GIVEN)
 
 
 def _rows_of_inputs(inputs: Followed | None, batch: Tensor, of_targets: Tensor, views: int) -> list[Tensor]:

@@ -18,10 +18,20 @@ def row_codes(targets: Tensor, counted: Tensor | None = None) -> list[int]:
         True
     """
     values = targets.detach().cpu().float()
-    if counted is not None:  # in its place may stand what the step wrote there
+    if counted is not None:  # in the place of others may stand what the step wrote there
         values = values.masked_fill(~counted.cpu().reshape(values.shape), 0)
     rows = _rows(values).numpy()
     return [1 + zlib.crc32(row.tobytes()) for row in rows]
+
+
+def what_counts(targets: Tensor, counted: Tensor | None) -> Tensor | None:
+    """Return which targets have a part in the loss: classes that it ignores have none, whatever number says so.
+
+    The batch may mark them by another number than the step: -100 is -1 where it selects the tokens that count.
+    """
+    if targets.is_floating_point() or targets.is_complex():
+        return counted
+    return targets >= 0 if counted is None else counted & (targets >= 0)
 
 
 def coded_columns(columns: Mapping[Path, Column], targets: Tensor, counted: Tensor | None = None) -> dict[Path, Column]:
