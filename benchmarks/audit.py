@@ -3,7 +3,7 @@
 The runs are those of ``noisy_runs.py``; with ``--made-up``, scores of every quality are tried as well. A person who
 always knows the answer is asked about n labels, and that is repeated with other random numbers. Widths are compared
 with Wilson's interval of a simple random sample of n labels without replacement, and with the least width that any
-choice of samples by these scores could have.
+choice of samples by these scores could have. With embeddings, the answers also choose how much these count.
 """
 
 import argparse
@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import average_precision_score
 
 from dynalens.auditing import StratifiedRate, interval, stratified_rate
-from dynalens.auditing.calibration import FAR, calibrated
+from dynalens.auditing.calibration import FAR, calibrated, reweighed
 from dynalens.auditing.strata import asking_order, equal_doubt
 from dynalens.embeddings import embedding_evidence
 from dynalens.suspicion import assess, flagged
@@ -30,11 +31,13 @@ PRECISION = 0.8
 
 @dataclass(frozen=True)
 class Population:
-    """Scores of N labels, log odds of being wrong, and which of them are."""
+    """Scores of N labels, log odds of being wrong, and which of them are; of embeddings, their contrast and share."""
 
     name: str
     score: Array
     wrong: Array
+    contrast: Array | None = None
+    share: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -67,7 +70,7 @@ def trained(folder: Path, embeddings: Array | None = None) -> Iterator[Populatio
         assessment = assess(statistics, history)
         if embeddings is not None:
             assessment = both(assessment, embedding_evidence(torch.from_numpy(embeddings), given), history)
-        yield Population(path.stem, assessment.score, given != true)
+        yield Population(path.stem, assessment.score, given != true, assessment.contrast, assessment.share)
 
 
 def made_up(size: int, seed: int = 5) -> Iterator[Population]:
@@ -94,15 +97,31 @@ def simple_width(rate: float, answers: int, size: int) -> float:
     return float(2 * np.sqrt(z2 * (rate * (1 - rate) / n + z2 / (4 * n * n))) / (1 + z2 / n))
 
 
+def true_fraction(population: Population) -> Array:
+    """Return the fraction of wrong labels at each score: the monotone function that is nearest to the truth."""
+    p: Array = IsotonicRegression().fit_transform(population.score, population.wrong.astype(float))
+    return p
+
+
 def least_width(population: Population) -> float:
     """Return the standard error of the best draw, which knows the truth, over that of a simple random sample.
 
-    It asks in proportion to sqrt(p (1 - p)) (Neyman 1934), with p the fraction of wrong labels at each score: the
-    monotone function of the score that is nearest to the truth. NaN where no label is wrong.
+    It asks in proportion to sqrt(p (1 - p)) (Neyman 1934), with p the :func:`true_fraction`. NaN where no label is
+    wrong.
     """
-    p = IsotonicRegression().fit_transform(population.score, population.wrong.astype(float))
+    p = true_fraction(population)
     spread = np.sqrt(population.rate * (1 - population.rate))
     return float(np.sqrt(p * (1 - p)).mean() / spread) if spread else float("nan")
+
+
+def best_width(population: Population, answers: int, repetitions: int) -> float:
+    """Return the mean width of the interval, in simple random samples', if the true fractions were the scores."""
+    if not population.rate:
+        return float("nan")
+    p = np.clip(true_fraction(population), 1e-4, 1 - 1e-4)
+    order = np.argsort(np.argsort(population.score)) / len(p)  # neighbours in the order stay neighbours
+    cell = coverage(Population("", np.log(p / (1 - p)) + 1e-6 * order, population.wrong), answers, repetitions)
+    return cell.width / cell.simple
 
 
 def drawn(population: Population, answers: int, repetitions: int) -> tuple[StratifiedRate, Array, list[Array]]:
@@ -130,21 +149,31 @@ def coverage(population: Population, answers: int, repetitions: int) -> Cell:
     )
 
 
-def decision(population: Population, answers: int, repetitions: int) -> tuple[float, float, float]:
-    """Return the mean precision of what is flagged at 0.8, and the mean recall of it and of the best cut."""
+def decision(population: Population, answers: int, repetitions: int) -> tuple[float, float, float, float]:
+    """Return what is decided after so many answers, in the mean.
+
+    That is the precision and the recall of what is flagged at 0.8, the recall of the best cut of the order before the
+    answers, and the average precision of the order after them, minus that of the order before.
+    """
     strata, stratum, draws = drawn(population, answers, repetitions)
     rates, wrong = stratified_rate(strata), population.wrong
     order = np.argsort(-population.score, kind="stable")
     best = np.flatnonzero(np.cumsum(wrong[order]) / np.arange(1, len(order) + 1) >= PRECISION)
     most = float(wrong[order[: best[-1] + 1]].sum()) if len(best) else 0.0
-    precisions, recalls = [], []
+    precisions, recalls, gains = [], [], []
+    before = average_precision_score(wrong, population.score) if wrong.any() else np.nan
     for rows, asked, rate in zip(draws, strata.asked, rates, strict=True):
         weight = (strata.size / asked)[stratum[rows]]
-        p = calibrated(population.score, rows, wrong[rows].astype(float), weight, float(rate))
+        answer, score = wrong[rows].astype(float), population.score
+        if population.contrast is not None:
+            score = reweighed(score, population.contrast, population.share, rows, answer, weight)
+            gains.append(average_precision_score(wrong, score) - before)
+        p = calibrated(score, rows, answer, weight, float(rate))
         chosen = flagged(p, PRECISION)
         precisions += [wrong[chosen].mean()] if chosen.any() else []
         recalls.append(wrong[chosen].sum() / max(wrong.sum(), 1))
-    return float(np.mean(precisions or [np.nan])), float(np.mean(recalls)), most / max(int(wrong.sum()), 1)
+    best_recall, gain = most / max(int(wrong.sum()), 1), float(np.mean(gains)) if gains else 0.0
+    return float(np.mean(precisions or [np.nan])), float(np.mean(recalls)), best_recall, gain
 
 
 def cross_fitted(population: Population, rows: Array, weight: Array) -> float:
@@ -174,13 +203,15 @@ def show_cross_fitted(populations: Sequence[Population], answers: int, repetitio
 
 def show(populations: Sequence[Population], repetitions: int, decisions: int) -> None:
     """Print the rows of the table; with repetitions for decisions, what is flagged after 100 answers as well."""
-    heads = ("run", "wrong", *map(str, ANSWERS), "least", "precision", "recall", "best recall")
+    heads = ("run", "wrong", *map(str, ANSWERS), "best at 100", "least", "precision", "recall", "best recall")
+    heads += ("gain",) * any(each.contrast is not None for each in populations)
     print(f"| {' | '.join(heads)} |")
     print("| --- " * len(heads) + "|")
     for population in populations:
         cells = [str(coverage(population, n, repetitions)) if n <= len(population.score) else "" for n in ANSWERS]
-        cells.append(f"{least_width(population):.2f}")
-        flags = [f"{x:.2f}" for x in decision(population, 100, decisions)] if decisions else ["", "", ""]
+        cells += [f"{best_width(population, 100, repetitions):.2f}", f"{least_width(population):.2f}"]
+        *flags, gain = [f"{x:.2f}" for x in decision(population, 100, decisions)] if decisions else [""] * 4
+        flags += [gain] if population.contrast is not None else []
         print(f"| {population.name} | {population.rate:.1%} | {' | '.join([*cells, *flags])} |", flush=True)
 
 

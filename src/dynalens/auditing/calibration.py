@@ -1,5 +1,7 @@
 """From answers to the probability that each label is wrong."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dynalens.auditing.estimate import shifted
@@ -11,6 +13,7 @@ FAR = 7.0
 
 _STEPS, _LONGEST = 50, 2.0
 _SLOPE = 0.1  # precision of the normal prior of each slope; 0.5 flattens the curve, which costs 6 % of recall
+_CONTRAST = 4.0  # precision of the normal prior of the slope of the contrast; from 1 to 16 the orders are alike
 _BOTH = 0.5  # half a wrong and half a right answer are spread over all of them
 
 
@@ -63,7 +66,8 @@ def calibrated(score: Array, asked: Array, wrong: Array, weight: Array, rate: fl
     columns = list(range(z.shape[1]))
     slopes = np.zeros(z.shape[1])
     while columns:
-        fitted = _fit(z[asked][:, columns], wrong, weight / weight.mean() if len(weight) else weight)
+        relative = weight / weight.mean() if len(weight) else weight
+        fitted = _fit(z[asked][:, columns], wrong, relative, precision=[_SLOPE] * len(columns))
         if (fitted >= 0).all():
             slopes[columns] = fitted
             break
@@ -81,11 +85,56 @@ def calibrated(score: Array, asked: Array, wrong: Array, weight: Array, rate: fl
     return p
 
 
-def _fit(z: Array, wrong: Array, weight: Array) -> Array:
-    """Return the slopes; the intercept is fitted as well."""
+def reweighed(score: Array, contrast: Array, share: float, asked: Array, wrong: Array, weight: Array) -> Array:
+    r"""Return the scores with the share of the embeddings that the answers of a person speak for.
+
+    With s the score of the run, e that of the embeddings on the same scale and a the share, the score is
+    (1 - a) s + a e, but for a constant. Another share, a', adds (a' - a) times the contrast e - s. The log odds that a
+    label is wrong are taken to be :math:`\alpha + b\,z(\text{score}) + c\,z(\text{contrast})`, where z has mean 0 and
+    standard deviation 1, and fitted as in :func:`calibrated`. The prior of c is a normal distribution around 0 with a
+    standard deviation of 1/2, so that few answers change little. Then
+
+    .. math:: a' = a + \frac{c / \sigma_{\text{contrast}}}{b / \sigma_{\text{score}}},
+
+    but at least 0 and at most 1: neither signal counts against itself.
+
+    Args:
+        score: Shape ``(N,)``, log odds by run and embeddings, without NaN.
+        contrast: Shape ``(N,)``, e - s.
+        share: a, in [0, 1].
+        asked: Shape ``(n,)``, rows that were answered as right or wrong.
+        wrong: Shape ``(n,)``, 1 where the answer was "wrong", else 0.
+        weight: Shape ``(n,)``, samples that each answer stands for.
+
+    Returns:
+        Shape ``(N,)``. The scores as they are where the answers do not follow them (b at most 0).
+
+    Example:
+        >>> run, embeddings = np.array([1.0, 1.0, -1.0, -1.0]), np.array([1.0, -1.0, 1.0, -1.0])
+        >>> score, contrast = (run + embeddings) / 2, embeddings - run  # the share is 1/2
+        >>> reweighed(score, contrast, 0.5, np.arange(4), np.array([1, 0, 0, 0]), np.ones(4))  # for neither of them
+        array([ 1.,  0.,  0., -1.])
+        >>> _, second, third, _ = reweighed(score, contrast, 0.5, np.arange(4), np.array([1, 0, 1, 0]), np.ones(4))
+        >>> bool(second < third)  # the answers are as the embeddings say
+        True
+    """
+    both = np.stack([score, contrast], axis=1)
+    spread = both.std(axis=0)
+    if not spread.all() or not len(asked):
+        return score
+    z = (both[asked] - both.mean(axis=0)) / spread
+    along, across = _fit(z, wrong, weight / weight.mean(), precision=(_SLOPE, _CONTRAST)) / spread
+    if along <= 0:
+        return score
+    result: Array = score + np.clip(across / along, -share, 1 - share) * contrast
+    return result
+
+
+def _fit(z: Array, wrong: Array, weight: Array, precision: Sequence[float]) -> Array:
+    """Return the slopes, given the precision of the normal prior of each; the intercept is fitted as well."""
     x = np.concatenate([np.ones((len(z), 1)), z], axis=1)
     added = _BOTH / max(len(z), 1)
-    penalty = np.diag([1e-9, *[_SLOPE] * z.shape[1]])
+    penalty = np.diag([1e-9, *precision])
     b = np.zeros(x.shape[1])
     for _ in range(_STEPS):
         q = probability(x @ b)

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 
 from dynalens.auditing.answers import Answers
-from dynalens.auditing.calibration import FAR, calibrated
+from dynalens.auditing.calibration import FAR, calibrated, reweighed
 from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
 from dynalens.auditing.plan import Plan
 from dynalens.dynamics import Array
 from dynalens.suspicion import PRECISION, NoiseRate, flagged
+from dynalens.suspicion.score import ranks
 from dynalens.text import percent
 
 _HALVINGS = 50
@@ -43,6 +44,10 @@ class Audit:
         plan: The plan that drew the samples.
         answers: The answers about some or all of these samples. Samples without an answer are taken to be like the
             answered ones of their stratum.
+        contrast: Shape ``(N,)``, how much more suspicious each label is to embeddings than to the run
+            (:class:`~dynalens.suspicion.Assessment`). With it the answers also say how much the embeddings count in
+            the order of :meth:`table` and of what is asked about its first n.
+        share: Part that embeddings have in the table's ``score``, in [0, 1].
 
     Attributes:
         right: Number of labels with the answer "right".
@@ -64,7 +69,15 @@ class Audit:
         [True, True, False, False]
     """
 
-    def __init__(self, table: pd.DataFrame, plan: Plan, answers: Answers) -> None:
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        plan: Plan,
+        answers: Answers,
+        *,
+        contrast: Array | None = None,
+        share: float = 0.0,
+    ) -> None:
         if not len(answers):
             raise ValueError(
                 "Expected `answers` to hold at least one answer, got none. Write right, wrong or unsure beside the "
@@ -75,6 +88,10 @@ class Audit:
         self._is_recorded = ~np.isnan(self._score)
         self._stratum = _completed(plan.stratum, self._score)
         self._rank = table["rank"].astype("Float64").fillna(np.inf).to_numpy(np.float64)
+        self._ordering, seen = self._score.copy(), self._is_recorded
+        if contrast is not None:
+            self._ordering[seen] = reweighed(self._score[seen], contrast[seen], share, *self._decided())
+            self._rank = np.where(seen, ranks(self._ordering), np.inf)
         self.right, self.wrong = int(answers.right.sum()), int(answers.wrong.sum())
         self.unsure = len(answers) - self.right - self.wrong
 
@@ -101,21 +118,23 @@ class Audit:
 
     @functools.cached_property
     def _probability(self) -> Array:
-        is_decided = self._answers.right | self._answers.wrong
-        place = np.cumsum(self._is_recorded) - 1  # among the samples that were seen
-        sizes, answers_of = (
-            np.bincount(self._stratum[rows]) for rows in (np.flatnonzero(self._is_recorded), self._answers.rows)
-        )
-        asked_of = self._stratum[self._answers.rows[is_decided]]
         p = np.full(len(self._score), np.nan)
-        p[self._is_recorded] = calibrated(
-            self._score[self._is_recorded],
-            place[self._answers.rows[is_decided]],
-            self._answers.wrong[is_decided].astype(np.float64),
-            sizes[asked_of] / answers_of[asked_of],
-            self.noise_rate.value,
-        )
+        rate = self.noise_rate.value
+        p[self._is_recorded] = calibrated(self._ordering[self._is_recorded], *self._decided(), rate)
         return p
+
+    def _decided(self) -> tuple[Array, Array, Array]:
+        """Return the place of each sample that was answered as right or wrong, among those that were seen.
+
+        Also return which are wrong, and how many samples each stands for.
+        """
+        answers = self._answers
+        is_decided = answers.right | answers.wrong
+        rows = answers.rows[is_decided]
+        place = np.cumsum(self._is_recorded) - 1
+        sizes, answers_of = (np.bincount(self._stratum[each]) for each in (self._is_recorded, answers.rows))
+        of = self._stratum[rows]
+        return place[rows], answers.wrong[is_decided].astype(np.float64), sizes[of] / answers_of[of]
 
     def table(self, precision: float = PRECISION) -> pd.DataFrame:
         """Return the record's table with what the answers change.
@@ -123,13 +142,15 @@ class Audit:
         ``wrong_probability`` is calibrated, and exactly 0 or 1 for labels that were answered. ``flagged`` are the
         first labels of which the fraction ``precision`` is expected to be wrong, and every label with the answer
         "wrong". If the person named the right class, it is ``suggested``, with a probability of 1.
-        ``answer`` is the answer. The ranks stay those of the run.
+        ``answer`` is the answer. ``score`` and ``rank`` stay those of the record, unless embeddings count in it: the
+        answers then change how much (:func:`~dynalens.auditing.calibration.reweighed`).
 
         Args:
             precision: Expected fraction of wrong labels among the flagged, in (0, 1].
         """
         table, answers, p = self._table.copy(), self._answers, self._probability
-        table["wrong_probability"] = p
+        table["score"], table["wrong_probability"] = self._ordering, p
+        table["rank"] = pd.Series(np.where(self._is_recorded, self._rank, np.nan), table.index).astype("Int64")
         table["flagged"] = flagged(p, precision) | (p == 1)
         has_new_label = answers.new_label >= 0
         words = np.select([answers.right, answers.wrong], ["right", "wrong"], "unsure")

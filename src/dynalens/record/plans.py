@@ -83,7 +83,14 @@ class Audits:
                 "Expected `answers` of a plan of this record, got a plan for other labels in its folder. Draw a new "
                 "one with `dynalens.audit_plan(record)`, or pass the record that the plan was drawn from."
             )
-        return Audit(self._record.table(), self._drawn_by(own_plans, answers_read), answers_read)
+        assessment = self._record.assess()
+        return Audit(
+            self._record.table(),
+            self._drawn_by(own_plans, answers_read),
+            answers_read,
+            contrast=assessment.contrast,
+            share=assessment.share,
+        )
 
     def _drawn_by(self, plans: Sequence[Plan], answers: Answers) -> Plan:
         """Return the plan of the answers; of a record without one, what a first plan would be."""

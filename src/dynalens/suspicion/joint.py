@@ -101,6 +101,9 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     they also suggest the class: their most probable other one, k, with the probability that the label is wrong times
     :math:`p_k / (1 - p_y)`. ``agreement`` is then NaN where the run suggests another class.
 
+    ``share`` is w / (1 + w), and ``contrast`` the difference of :math:`\sigma_s e / \sigma_e` and s, each less its
+    mean. With them the answers of an audit choose another weight (:func:`~dynalens.auditing.calibration.reweighed`).
+
     Args:
         assessment: What the run says.
         evidence: What the embeddings say.
@@ -111,7 +114,10 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
         return assessment
     rate, weight = assessment.noise_rate, embedding_weight(evidence, run_loss)
     run, other = assessment.score[rows], predicted_score(_predictions(evidence, rows))
-    score = (run + weight * run.std() / max(float(other.std()), _LEAST_SPREAD) * other) / (1 + weight)
+    other = run.std() / max(float(other.std()), _LEAST_SPREAD) * other
+    contrast = np.zeros(len(assessment.score))
+    contrast[rows] = (other - other.mean()) - (run - run.mean())
+    score = (run + weight * other) / (1 + weight)
     score += log_odds_offset(score, max(rate.value, _LEAST_WRONG / len(rows)))
     wrong = probability(score) if rate.value else np.zeros(len(rows))
     if weight >= 1:
@@ -121,7 +127,7 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     changes: dict[str, Any] = {"score": score, "probability": wrong, **suggestion}
     for name, new in changes.items():
         changes[name] = _replaced(getattr(assessment, name), rows, new)
-    return dataclasses.replace(assessment, **changes)
+    return dataclasses.replace(assessment, contrast=contrast, share=weight / (1 + weight), **changes)
 
 
 def _suggestion(evidence: EmbeddingEvidence, rows: Array, wrong: Array, assessment: Assessment) -> dict[str, Array]:

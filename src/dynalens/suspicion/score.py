@@ -69,6 +69,10 @@ class Assessment:
         agreement: Fraction of the presentations that predicted the suggested class.
         probability_margin: Mean of p_y - max_{k != y} p_k over the presentations; NaN without history.
         noise_rate: Fraction of wrong labels; NaN before anything was seen.
+        contrast: How much more suspicious each label is to embeddings than to the run, in the log odds of ``score``,
+            with mean 0; 0 where the embeddings say nothing. None without embeddings.
+        share: Part that embeddings have in ``score``, in [0, 1]: another share, a, would give
+            ``score + (a - share) * contrast``. 0 without embeddings.
     """
 
     score: Array
@@ -78,6 +82,8 @@ class Assessment:
     agreement: Array
     probability_margin: Array
     noise_rate: NoiseRate
+    contrast: Array | None = None
+    share: float = 0.0
 
 
 def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] = ()) -> Assessment:
