@@ -250,31 +250,27 @@ def test_scores_are_in_the_trainers_precision(tmp_path: Path) -> None:
     assert monitor._explanations.explainer.settings.precision == "float32"
 
 
-REFUSED: list[int] = []
-"""Numbers of images; not of the module, whose attributes are put back after each look at it."""
-
-
 class LittleMemory(Classifier):
-    """Runs out of memory on more images than it has room for."""
+    """Runs out of memory on more images than it has room for, and writes their numbers to a file."""
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: int, refused: Path) -> None:
         super().__init__()
-        self.room = room
+        self.room, self.refused = room, refused
 
     def forward(self, x: Tensor) -> Tensor:
         if len(x) > self.room:
-            REFUSED.append(len(x))
+            with self.refused.open("a") as file:  # attributes and globals are put back after each look
+                print(len(x), file=file)
             raise torch.OutOfMemoryError("none left")
         return super().forward(x)
 
 
 def test_out_of_memory_takes_smaller_chunks_and_changes_nothing(tmp_path: Path) -> None:
-    REFUSED.clear()
-    few, enough = LittleMemory(5), Classifier()
+    few, enough = LittleMemory(5, tmp_path / "refused"), Classifier()
     few.load_state_dict(enough.state_dict())
     fit(tmp_path / "few", attribution_monitor(steps=6, num_samples=4), model=few, val=in_order)
     fit(tmp_path / "enough", attribution_monitor(steps=6, num_samples=4), model=enough, val=in_order)
-    assert REFUSED == [32, 16, 8]  # in the first epoch; the later ones know
+    assert (tmp_path / "refused").read_text().split() == ["32", "16", "8"]  # in the first epoch; the later ones know
     for name, values in explanation(tmp_path / "enough", 2).items():
         np.testing.assert_allclose(explanation(tmp_path / "few", 2)[name], values, rtol=1e-4, atol=1e-6)
 
