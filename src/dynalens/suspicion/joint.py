@@ -102,7 +102,8 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     :math:`p_k / (1 - p_y)`. ``agreement`` is then NaN where the run suggests another class.
 
     ``share`` is w / (1 + w), and ``contrast`` the difference of :math:`\sigma_s e / \sigma_e` and s, each less its
-    mean. With them the answers of an audit choose another weight (:func:`~dynalens.auditing.calibration.reweighed`).
+    mean. With them the answers of an audit choose another weight (:func:`~dynalens.auditing.calibration.reweighed`),
+    unless w is 0.
 
     Args:
         assessment: What the run says.
@@ -127,7 +128,9 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     changes: dict[str, Any] = {"score": score, "probability": wrong, **suggestion}
     for name, new in changes.items():
         changes[name] = _replaced(getattr(assessment, name), rows, new)
-    return dataclasses.replace(assessment, contrast=contrast, share=weight / (1 + weight), **changes)
+    if weight:  # no answers make embeddings count that know less of the labels than how frequent each is
+        changes["contrast"], changes["share"] = contrast, weight / (1 + weight)
+    return dataclasses.replace(assessment, **changes)
 
 
 def _suggestion(evidence: EmbeddingEvidence, rows: Array, wrong: Array, assessment: Assessment) -> dict[str, Array]:

@@ -70,7 +70,8 @@ class Assessment:
         probability_margin: Mean of p_y - max_{k != y} p_k over the presentations; NaN without history.
         noise_rate: Fraction of wrong labels; NaN before anything was seen.
         contrast: How much more suspicious each label is to embeddings than to the run, in the log odds of ``score``,
-            with mean 0; 0 where the embeddings say nothing. None without embeddings.
+            with mean 0; 0 where the embeddings say nothing of a sample. None without embeddings, and of embeddings
+            that say nothing at all.
         share: Part that embeddings have in ``score``, in [0, 1]: another share, a, would give
             ``score + (a - share) * contrast``. 0 without embeddings.
     """
