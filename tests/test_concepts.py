@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
-from dynalens import ConceptMonitor, dissect, dissection_sheet, tcav
+from dynalens import ConceptMonitor, LayerMonitor, dissect, dissection_sheet, tcav
 from dynalens.concepts.tcav import p_value
 from test_undisturbed_training import differences, final_state, run
 from toys import SmallCNN
@@ -196,6 +196,14 @@ def test_a_fit_in_which_concepts_and_robustness_fail_ends_as_without(
     plain = final_state(*run(tmp_path / "a", [], manual=False, error=None))
     with pytest.warns(UserWarning, match="Concepts are switched off, training goes on: RuntimeError: on purpose"):
         watched = final_state(*run(tmp_path / "b", [concepts, maps], manual=False, error=None))
+    assert differences(plain, watched) == []
+
+
+def test_a_fit_in_which_pictures_of_a_layer_fail_ends_as_without(tmp_path: Path) -> None:
+    layers = LayerMonitor(layer="net.0", feature_maps=2, forward=fails, on_error="warn")
+    plain = final_state(*run(tmp_path / "a", [], manual=False, error=None))
+    with pytest.warns(UserWarning, match=r"switched off, training goes on: RuntimeError: on purpose"):
+        watched = final_state(*run(tmp_path / "b", [layers], manual=False, error=None))
     assert differences(plain, watched) == []
 
 

@@ -28,7 +28,7 @@ class PacedPictures(GuardedPictures):
 
     def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
         """Make the results of this epoch and show them at this step of the logger."""
-        raise NotImplementedError
+        raise NotImplementedError  # each monitor makes its own
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """The time of training begins."""
