@@ -69,6 +69,11 @@ def test_the_python_of_a_page_runs_after_that_of_the_example_data(
         example.evaluate()
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES[1:] if "```python" in page.read_text()], ids=name_of)
+def test_a_page_with_python_says_where_the_lines_before_it_stand(page: Path) -> None:
+    assert page == TOYS or "(example-data.md)" in page.read_text()
+
+
 def test_a_page_whose_code_fails_would_be_noticed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n")
