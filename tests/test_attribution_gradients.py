@@ -289,7 +289,7 @@ def test_the_memory_layout_of_the_images_reaches_the_model() -> None:
         (integrated_gradients, {"steps": 0}, "`steps` to be at least 1, got 0"),
         (integrated_gradients, {"rule": "left"}, "`rule` to be 'midpoint' or 'gauss_legendre', got 'left'"),
         (integrated_gradients, {"baseline": torch.zeros(5)}, r"`baseline` to broadcast to \(3, 1, 6, 6\), got \(5,\)"),
-        (completeness_gap, {"maps": torch.zeros(1, 1, 6, 6)}, "`maps` to hold one for each of 3 images, got 1"),
+        (completeness_gap, {"maps": torch.zeros(1, 1, 6, 6)}, "`maps` to hold one map for each of 3 images, got 1"),
         (interior_gradient, {"alpha": 2.0}, r"`alpha` to be in \[0, 1\], got 2.0"),
     ],
 )
@@ -304,5 +304,5 @@ def test_a_batch_without_images_has_no_maps(function: Any) -> None:
 
 
 def test_a_layer_is_not_looked_for_without_images() -> None:
-    with pytest.raises(ValueError, match=r"`images` to have at least one, got \(0, 1, 6, 6\)"):
+    with pytest.raises(ValueError, match=r"`images` to hold at least one image, got shape \(0, 1, 6, 6\)"):
         grad_cam(cnn(), images()[:0], Y[:0])

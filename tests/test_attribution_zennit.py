@@ -131,7 +131,7 @@ class OutOfOrder(nn.Module):
         (Adds(), "the function add of two outputs"),
         (Twice(), "conv, which is called 2 times"),
         (normed(), "1: GroupNorm"),
-        (OutOfOrder(), "a batch norm does not follow .*'canonizers'"),
+        (OutOfOrder(), "merge a batch norm with a layer that it does not follow.*'canonizers'"),
     ],
 )
 def test_modules_beyond_the_rules_are_refused_and_leave_no_trace(model: nn.Module, got: str) -> None:

@@ -255,5 +255,5 @@ def test_fractions_are_those_of_a_regression_unless_a_binary_loss_smooths_them()
 
 def test_a_batch_without_the_class_of_each_pixel_says_what_was_got() -> None:
     layout = BatchLayout(inputs=("x",), labels=("y",), dense=True)
-    with pytest.raises(CaptureError, match=r"the class of each token \(N, T\) or pixel .* as such targets: .*`inputs="):
+    with pytest.raises(CaptureError, match=r"the class of each token \(N, T\) or pixel .* as targets. .*`inputs="):
         images_and_labels({"x": pixels(), "y": CLASSES}, layout=layout)

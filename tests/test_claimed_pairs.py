@@ -15,7 +15,7 @@ from dynalens.dynamics import IGNORED
 from test_losses import assert_equals_the_definitions, own_loss
 from training import Classifier, N, fit, loader
 
-ORDER = r"that the loss compared it with, got these targets in another order.*`logits\[order\.argsort\(\)\]`"
+ORDER = r"that the loss compared it with, got the targets in another order.*`logits\[order\.argsort\(\)\]`"
 
 
 def by_torch(y: Tensor) -> Tensor:

@@ -142,7 +142,7 @@ def test_dissection_is_the_intersection_over_the_union_of_all_images() -> None:
     assert dissection_sheet(result, images, "title").height > 4 * 100
     with pytest.raises(ValueError, match="Expected `masks` of shape"):
         dissect(model, images, {"a": torch.zeros(5, 3, 3)}, layer="conv")
-    with pytest.raises(ValueError, match="Expected `images` to have at least one"):
+    with pytest.raises(ValueError, match="Expected `images` to hold at least one image"):
         dissect(model, images[:0], {"a": torch.zeros(0, 6, 6)}, layer="conv")
     with pytest.raises(ValueError, match="Expected `top` in"):
         dissect(model, images, masks, layer="conv", top=1.0)

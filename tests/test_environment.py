@@ -211,7 +211,9 @@ def test_a_fit_that_cannot_be_recorded_goes_on_with_one_warning_and_leaves_nothi
 ) -> None:
     functions = F.cross_entropy, F.binary_cross_entropy_with_logits, F.mse_loss
     monkeypatch.setenv("DYNALENS", values)
-    with pytest.warns(UserWarning, match="DYNALENS asks for is switched off in this fit, training goes on") as said:
+    with pytest.warns(
+        UserWarning, match="The callbacks that DYNALENS names are switched off in this fit, training goes on"
+    ) as said:
         watched = ended(tmp_path, model, data)
     warned = [str(each.message) for each in said if "DYNALENS" in str(each.message)]
     assert len(warned) == 1 or (values != "dynamics" and len(warned) == 2)

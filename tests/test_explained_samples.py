@@ -186,7 +186,7 @@ def test_samples_by_id_are_kept_when_they_first_pass(tmp_path: Path, tracked: bo
 
 
 def test_an_id_that_never_passes_is_told(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"samples that are trained on, got \[99\], which have not passed"):
+    with pytest.warns(UserWarning, match=r"samples that are trained on, got \[99\], which were in no batch"):
         fit(tmp_path, attribution_monitor(samples=[1, 99], steps=2), max_epochs=1)
     assert explanation(tmp_path, 0)["ids"].tolist() == [1]
 

@@ -166,7 +166,7 @@ def test_sheets_name_classes_as_the_tracker_was_told_to(tmp_path: Path, monkeypa
 def test_targets_that_a_step_makes_of_masks_end_explanations_with_one_warning(tmp_path: Path) -> None:
     model, monitor = Dense(lambda z, y: F.cross_entropy(z, y.clamp(max=1))), TrainingDynamicsMonitor()
     run = trainer(tmp_path, monitor, AttributionMonitor(), max_epochs=2, logger=pl.loggers.TensorBoardLogger(tmp_path))
-    message = r"switched off.*that the loss is given.*`training_step` may make them"
+    message = r"switched off.*that the loss is given.*Perhaps `training_step` makes the targets"
     with pytest.warns(UserWarning, match=message) as told:
         run.fit(model, DataLoader(TensorDataset(Z, CLASSES), batch_size=4))
     assert len([each for each in told if "Explanations" in str(each.message)]) == 1

@@ -140,7 +140,7 @@ def test_pooling_takes_the_mean_over_positions() -> None:
     assert torch.equal(copy, flat)
     assert copy.data_ptr() != flat.data_ptr()
     assert not copy.requires_grad
-    with pytest.raises(ValueError, match=r"tells tokens \(N, T, C\) from signals.*got ReLU"):
+    with pytest.raises(ValueError, match=r"whose kind tells whether .* got ReLU"):
         pooled(nn.ReLU(), x)
     with pytest.raises(ValueError, match=r"gives floating \(N, D\), tokens or maps, got \(3,\)"):
         pooled(nn.ReLU(), torch.zeros(3))
@@ -307,7 +307,9 @@ def test_a_layer_with_several_calls_behind_the_logits_is_refused_and_the_advice_
             x, y = batch
             return self.loss(self.net[1:](self.joined(self.net[0](x / N) - self.net[0](2 * x / N))), y)
 
-    with pytest.raises(ValueError, match=r"logits of a step need one call, got 2 calls of net\.0.*`nn\.Identity\(\)`"):
+    with pytest.raises(
+        ValueError, match=r"once to compute the logits of a step, got 2 calls of net\.0.*`nn\.Identity\(\)`"
+    ):
         fit(tmp_path, TrainingDynamicsMonitor(features="net.0"), model=Pairs())
     monitor = TrainingDynamicsMonitor(features="joined", history=False)
     fit(tmp_path, monitor, model=Pairs(), max_epochs=1)
@@ -338,7 +340,7 @@ def test_mistakes_are_said_in_the_first_batch(tmp_path: Path) -> None:
     unused.other = nn.Linear(1, 1)
     with pytest.raises(RuntimeError, match="Expected the layer to run and give a tensor, got no call of it"):
         fit(tmp_path, TrainingDynamicsMonitor(features="other"), model=unused)
-    with pytest.raises(ValueError, match="Expected `features` to name a layer with `projector_every_n_epochs`"):
+    with pytest.raises(ValueError, match="Expected `features` to name a layer if `projector_every_n_epochs`"):
         TrainingDynamicsMonitor(projector_every_n_epochs=1)
     with pytest.raises(ValueError, match="Expected `projector_every_n_epochs` to be at least 1, got 0"):
         TrainingDynamicsMonitor(features="net.0", projector_every_n_epochs=0)

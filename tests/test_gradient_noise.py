@@ -158,10 +158,25 @@ class Several(Classifier):
     [
         (Classifier, "net.0", ValueError, "Expected `gradient_noise` to name a linear layer, got a Conv2d"),
         (Classifier, "head", ValueError, "Expected `gradient_noise` to name a layer"),
-        (Pooled, True, CaptureError, r"Expected `gradient_noise` to see a row for each sample, got .* \(4, 1, 36\)"),
-        (Unused, True, CaptureError, "got a step that does not call the layer with a tensor. Pass `gradient_noise=`"),
-        (Several, True, CaptureError, "Expected one class for each sample with `gradient_noise`, got several labels"),
-        (Doubled, True, CaptureError, "Expected `gradient_noise` to name the layer of the logits, got others"),
+        (
+            Pooled,
+            True,
+            CaptureError,
+            r"Expected the layer of `gradient_noise` to get one row for each sample, got .* \(4, 1, 36\)",
+        ),
+        (Unused, True, CaptureError, "got no call of the layer with a tensor. Pass `gradient_noise=`"),
+        (
+            Several,
+            True,
+            CaptureError,
+            "Expected one class for each sample with `gradient_noise`, got samples with several labels",
+        ),
+        (
+            Doubled,
+            True,
+            CaptureError,
+            "Expected `gradient_noise` to name the layer that gives the logits, got a layer with other outputs",
+        ),
     ],
 )
 def test_a_layer_that_does_not_give_the_logits_is_refused_at_once(

@@ -150,4 +150,4 @@ def test_a_loss_of_logits_that_is_given_probabilities_is_warned_of_once(
     fit(tmp_path, TrainingDynamicsMonitor(history=False), model=Activated(), max_epochs=1)
     warned = [str(each.message) for each in recwarn if "by itself" in str(each.message)]
     assert len(warned) == (message is not None)
-    assert message is None or re.search(f"{message}.*Leave the first one out", warned[0])
+    assert message is None or re.search(f"{message}.*Leave the .* out and pass logits", warned[0])

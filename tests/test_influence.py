@@ -332,7 +332,7 @@ def test_a_sheet_of_influence_is_on_the_page_of_its_run_until_another_takes_the_
     assert '["influence","data:image/png;base64,' in page
     with pytest.raises(ValueError, match="Expected `name` to be letters"):
         show_in_report(record, "../influence", sheet)
-    with pytest.raises(ValueError, match="Pass the same ones"):
+    with pytest.raises(ValueError, match="Pass the inputs and the dataset"):
         influence_sheet(result, scaled(), TEST[0][:2])
     fit(tmp_path, TrainingDynamicsMonitor(save_dir=folder / "dynalens"), max_epochs=1)
     assert not list(folder.glob("dynalens/sheets/*.png"))

@@ -156,8 +156,12 @@ class Files(TensorDataset):
         (EVEN, EVEN, None),
         (Files("old", NAMES), Files("new", NAMES), None),
         (Files("old", NAMES), TWINS, None),
-        (EVEN, ODD, r"at their positions in the dataset, got 11 others, from sample 1 of the whole dataset on"),
-        (Files("old", NAMES), Files("old", NAMES[::-1]), r"files of .* 22 samples, got .* from 'old/21\.png' on"),
+        (
+            EVEN,
+            ODD,
+            r"got 11 other samples, of which the first is sample 1 of the whole dataset",
+        ),
+        (Files("old", NAMES), Files("old", NAMES[::-1]), r"files of .* 22 samples, got .* 'old/21\.png' is the first"),
     ],
     ids=["the same subset", "another folder", "files that are not known", "another subset", "other files"],
 )

@@ -132,7 +132,7 @@ def test_margins_of_corrupted_images_are_the_labels_lead() -> None:
         ),
         (lambda m, x: smallest_step(m, x, largest=0.0), "Expected `largest` to be a step above 0, got 0.0"),
         (lambda m, x: smallest_step(m, 0 * x), "Expected `largest` to be a step above 0, got 0.0"),
-        (lambda m, x: smallest_step(m, x[:0]), "Expected `images` to have at least one, got"),
+        (lambda m, x: smallest_step(m, x[:0]), "Expected `images` to hold at least one image, got"),
         (lambda m, x: smallest_step(m, x, bounds=(1, 0)), r"Expected `bounds` .* got \(1, 0\)"),
         (lambda m, x: smallest_step(m, x, iterations=0), "Expected `iterations` to be at least 1"),
         (lambda m, x: smallest_step(m, x * float("nan"), largest=1.0), "Expected finite logits"),
@@ -214,7 +214,7 @@ def test_rows_of_a_table_have_steps_and_no_blur(tmp_path: Path) -> None:
     (epoch,) = load_explanations(tmp_path / "steps")
     assert epoch.values["fgsm/smallest_step"].shape == (2,)
     assert list((tmp_path / "steps").rglob("robustness/*/*.jpg"))
-    with pytest.raises(ValueError, match="Expected `robustness` of rows of a table"):
+    with pytest.raises(ValueError, match="Expected `robustness` without 'blur' for rows of a table"):
         fitted("blur", "blur")
 
 
@@ -251,7 +251,7 @@ def test_several_labels_have_no_steps_and_this_is_said_once(tmp_path: Path) -> N
     monitor = AttributionMonitor(
         methods="saliency", metrics=(), robustness=("fgsm", "blur"), num_samples=2, max_overhead=None
     )
-    with pytest.warns(UserWarning, match="fgsm, blur are left out: they ask for the one class") as caught:
+    with pytest.warns(UserWarning, match="left out: fgsm, blur. They need one predicted class") as caught:
         fit(
             tmp_path,
             TrainingDynamicsMonitor(),

@@ -196,7 +196,7 @@ def test_the_sheet_of_normlime_marks_what_is_important_in_the_mean_of_the_class(
     assert (columns < 350).all()
     assert rows[-1] - rows[0] > 100  # one mark at the top of the first class, one at the bottom of the second
     for importance in ({}, {2: corner}, {0: corner[:4]}):
-        with pytest.raises(ValueError, match="Expected `importance` of classes that have samples"):
+        with pytest.raises(ValueError, match="Expected `importance` to hold classes that have samples"):
             normlime_sheet(importance, x, y)
     assert normlime_sheet({0: torch.rand(5)}, torch.rand(4, 5), y).width == 700
 

@@ -114,7 +114,9 @@ class Two(nn.Module):
 
 @pytest.mark.parametrize(("model", "got"), [(Votes(), "none"), (Two(), "a, b")])
 def test_without_one_embedding_the_error_names_the_argument(model: nn.Module, got: str) -> None:
-    with pytest.raises(ValueError, match=rf"one nn.Embedding of the tokens .*, got {got}.*`layer` for Captum's"):
+    with pytest.raises(
+        ValueError, match=rf"exactly one nn.Embedding, tokens of shape .*, got {got}.*`layer` for Captum's"
+    ):
         explain(model, tokens(2), torch.tensor([0, 1]), methods="saliency")
 
 

@@ -53,8 +53,8 @@ def checked_names(argument: str, names: Sequence[str] | str, choices: Sequence[s
     unknown_names = [name for name in listed if name not in choices]
     if unknown_names:
         raise ValueError(
-            f"Expected `{argument}` to be among {', '.join(choices)}, got {', '.join(map(str, unknown_names))}. Name "
-            "some of them."
+            f"Expected `{argument}` to be among {', '.join(choices)}, got {', '.join(map(str, unknown_names))}. "
+            "Choose from these names."
         )
     return listed
 
@@ -73,5 +73,6 @@ def installed(packages: str, purpose: str, install: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ValueError(
-            f"Expected {packages} to be installed for {purpose}, got none. Install it: `pip install {install}`."
+            f"Expected {packages} to be installed for {purpose}, got no such package. Install it: `pip install "
+            f"{install}`."
         ) from error

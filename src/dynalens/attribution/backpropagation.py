@@ -116,7 +116,10 @@ def rect_grad(
         tensor([[[0., 1.]]])
     """
     if not 0 <= percentile < 100:
-        raise ValueError(f"Expected `percentile` to be in [0, 100), got {percentile}. At 100 no unit would be left.")
+        raise ValueError(
+            f"Expected `percentile` to be in [0, 100), got {percentile}. Pass a smaller number: at 100, no unit "
+            "would be left."
+        )
 
     def rule(gradient: Tensor, _active: Tensor, output: Tensor) -> Tensor:
         importance = (output * gradient).flatten(1)
@@ -186,7 +189,8 @@ def _modified(
         maps = target_score.gradients(target_score.points)
     if not calls:
         raise ValueError(
-            f"Expected a model with ReLUs for {name}, got no call of one in {type(model).__name__}: the map would be "
-            "the saliency. Use `saliency`, or a method that fits the model."
+            f"Expected the model to call ReLUs, whose gradients {name} changes, got no such call in "
+            f"{type(model).__name__}. Without ReLUs the map equals that of `saliency`: use `saliency` or another "
+            "method."
         )
     return check_finite(name, maps)

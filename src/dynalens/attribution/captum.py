@@ -76,8 +76,8 @@ def captum_method(name: str) -> Callable[..., Tensor]:
         check_targets(images, targets)
         if targets.ndim > 1:
             raise ValueError(
-                f"Expected one class for each image, got pairs. {name} cannot explain the difference of two classes: "
-                "pass `targets` of shape (N,)."
+                f"Expected one class for each image, got pairs of classes. {name} cannot explain the difference of "
+                "two classes: pass `targets` of shape (N,)."
             )
         with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
             if images.is_floating_point() and is_a(cls, *_OF_GRADIENTS):
@@ -199,7 +199,10 @@ def _summed(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:
     """Return the sum over layers, as contributions add up."""
     if len({layer_maps.shape for layer_maps in maps}) > 1:
         shapes = ", ".join(f"{name} {tuple(layer_maps.shape)}" for name, layer_maps in zip(names, maps, strict=True))
-        raise ValueError(f"Expected layers whose maps have one shape, got {shapes}. Name layers that can be added up.")
+        raise ValueError(
+            f"Expected the maps of the layers to have the same shape, because they are added up, got {shapes}. "
+            "Name layers whose outputs have equal shapes."
+        )
     return torch.stack(maps).sum(dim=0) if len(maps) > 1 else maps[0]
 
 

@@ -132,8 +132,8 @@ def _at_the_embedding(
     if blind:
         raise ValueError(
             f"Expected `methods` for tokens {tuple(tokens.shape)}, {tokens.dtype}, to be among "
-            f"{', '.join(TOKEN_METHODS)}, captum:<Class> and callables, got {', '.join(blind)}. "
-            "Tokens have no feature maps: explain their embedding."
+            f"{', '.join(TOKEN_METHODS)}, captum:<Class> and callables, got {', '.join(blind)}. Tokens have no "
+            "feature maps: use a method that explains the output of their embedding."
         )
     unplaced = [name for name in functions if explains_outputs(name) and "at" not in arguments.get(name, {})]
     if not unplaced:

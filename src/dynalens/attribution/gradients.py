@@ -278,7 +278,10 @@ def interior_gradient(
         tensor([[[0., 2.]]])
     """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"Expected `alpha` to be in [0, 1], got {alpha}. It is the place between baseline and image.")
+        raise ValueError(
+            f"Expected `alpha` to be in [0, 1], got {alpha}. Pass 0 for the baseline, 1 for the image, or a number "
+            "between them."
+        )
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
         start = _baseline(target_score, baseline)
         points = start + alpha * (target_score.points - start)
@@ -324,7 +327,8 @@ def completeness_gap(
     """
     if len(maps) != len(images):
         raise ValueError(
-            f"Expected `maps` to hold one for each of {len(images)} images, got {len(maps)}. Pass those of the images."
+            f"Expected `maps` to hold one map for each of {len(images)} images, got {len(maps)} maps. Pass the "
+            "maps of these images."
         )
     with score(model, images, targets, forward=forward, at=at, chunk_size=chunk_size) as target_score:
         difference = target_score.values(target_score.points) - target_score.values(_baseline(target_score, baseline))

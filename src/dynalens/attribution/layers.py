@@ -82,9 +82,10 @@ def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None 
         names = {name for name, module, output in outputs if _embeds(module, first, output)}
     if len(names) != 1:
         raise ValueError(
-            f"Expected {type(unwrapped(model)).__name__} to have one nn.Embedding of the tokens {tuple(tokens.shape)}, "
-            f"{tokens.dtype}, got {', '.join(sorted(names)) or 'none'}. Name the layer whose output is explained: `at` "
-            'for gradient methods, `layer` for Captum\'s, as in `method_args={"saliency": {"at": "embedding"}}`.'
+            f"Expected {type(unwrapped(model)).__name__} to look up the tokens in exactly one nn.Embedding, tokens "
+            f"of shape {tuple(tokens.shape)}, {tokens.dtype}, got {', '.join(sorted(names)) or 'none'}. Name the "
+            "layer whose output is explained: `at` for gradient methods, `layer` for Captum's, as in "
+            '`method_args={"saliency": {"at": "embedding"}}`.'
         )
     return names.pop()
 
@@ -168,7 +169,9 @@ class _Look:
 
 def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
     if not len(images):
-        raise ValueError(f"Expected `images` to have at least one, got {tuple(images.shape)}. Leave empty batches out.")
+        raise ValueError(
+            f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Leave empty batches out."
+        )
     run = forward if forward is not None else unwrapped(model)
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as outputs:

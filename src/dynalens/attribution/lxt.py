@@ -113,8 +113,9 @@ def _patched(name: str, rules: Mapping[Any, Callable[[Any], bool]]) -> Iterator[
                     target.ALL_ATTENTION_FUNCTIONS = dict(target.ALL_ATTENTION_FUNCTIONS.items())
                 if not patch(target):
                     raise ValueError(
-                        f"Expected {target.__name__} as its library has it for {name}, got one that was patched "
-                        "already. Leave out `lxt.efficient.monkey_patch`: it would change the gradients of training."
+                        f"Expected {target.__name__} to be as its library defines it for {name}, got one that was "
+                        "patched already. Do not call `lxt.efficient.monkey_patch`: it also changes the gradients "
+                        "of training."
                     )
         yield
     finally:

@@ -69,7 +69,7 @@ def pixel_relevance(method: str, maps: Tensor, size: Sequence[int]) -> Tensor:
     if maps.ndim not in (len(size) + 1, len(size) + 2):
         raise ValueError(
             f"Expected the maps of {method} to be (N, *spatial) or (N, C, *spatial) for images of size {size}, got "
-            f"{tuple(maps.shape)}. Let the method return them so."
+            f"{tuple(maps.shape)}. Let the method return maps of such a shape."
         )
     if maps.ndim == len(size) + 2:
         maps = reduce_channels(maps, "abs_max" if method in _GRADIENTS else "sum")
@@ -99,7 +99,7 @@ def token_relevance(method: str, maps: Tensor) -> Tensor:
     if maps.ndim not in (2, 3):
         raise ValueError(
             f"Expected the maps of {method} to be (N, T) or (N, T, C) for tokens (N, T), got {tuple(maps.shape)}. "
-            "Let the method return them so."
+            "Let the method return maps of such a shape."
         )
     return reduce_channels(maps, "abs_max" if method in _GRADIENTS else "sum", dim=-1) if maps.ndim == 3 else maps
 
@@ -127,7 +127,7 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
     if maps.ndim - 1 not in _INTERPOLATION:
         raise ValueError(
             f"Expected `maps` (N, *spatial) with one to three axes of space, got {tuple(maps.shape)}. Reduce the "
-            "others, as `reduce_channels` does channels."
+            "other axes first, as `reduce_channels` reduces the channels."
         )
     mode = _INTERPOLATION[maps.ndim - 1]
     return F.interpolate(maps.unsqueeze(1), size=tuple(size), mode=mode, align_corners=False).squeeze(1)

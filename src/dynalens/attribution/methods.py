@@ -133,8 +133,8 @@ def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> N
     foreign_names = [name for name in method_args if name not in methods]
     if foreign_names:
         raise ValueError(
-            f"Expected `method_args` to have entries for {', '.join(methods)} only, got {', '.join(foreign_names)}. "
-            "Its keys are names of methods that are used."
+            f"Expected `method_args` to have entries for {', '.join(methods)} only, got "
+            f"{', '.join(foreign_names)}. Leave out the entries of methods that are not used."
         )
     for name, function in methods.items():
         missing_keys = [key for key in getattr(function, "required", ()) if key not in method_args.get(name, {})]

@@ -75,14 +75,19 @@ def _way_for(images: Tensor) -> str:
     if images.is_complex():
         return "Pass real and imaginary parts as channels, and `forward=` with a callable that puts them together."
     if images.ndim > 2 and not images.is_floating_point():
-        return "Pass `images.float()` if the model scales them itself, else what it makes of them."
+        return (
+            "If the model scales the images itself, pass `images.float()`. If not, pass the images as they were "
+            "scaled for training."
+        )
     return "Pass them as the model expects them, or explain the output of an embedding with `at=`."
 
 
 def check_finite(name: str, maps: Tensor) -> Tensor:
     """Return the maps in float32, or raise a ValueError if one has NaN or infinity."""
     if not bool(maps.isfinite().all()):
-        raise ValueError(f"Expected finite maps, got NaN or infinity in {name}. Are the weights or the images finite?")
+        raise ValueError(
+            f"Expected finite maps, got NaN or infinity in {name}. Check that the weights and the images are finite."
+        )
     return maps.detach().float()
 
 

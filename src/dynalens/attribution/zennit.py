@@ -129,8 +129,8 @@ def _registered(
         ):
             raise ValueError(
                 f"Expected the canonizers of {name} to leave the logits as they are, got a difference of "
-                f"{float((logits_before - logits_after).abs().max()):.3g}: a batch norm does not follow the layer "
-                f"before which it stands. Pass `method_args={{'{name}': {{'canonizers': []}}}}`."
+                f"{float((logits_before - logits_after).abs().max()):.3g}: they merge a batch norm with a layer "
+                f"that it does not follow. Pass `method_args={{'{name}': {{'canonizers': []}}}}`."
             )
     finally:
         for handle in reversed(handles):

@@ -223,8 +223,9 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._pictures = ExplanationPictures(sink_of(trainer, self._folder), tag_prefix(self.name), self.decode)
         if tensorboard_writer(trainer) is None and not picture_loggers(trainer):
             warn(
-                "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` to "
-                f"see explanations there; their pictures are written to {self._folder / 'pictures'} meanwhile."
+                "Expected the Trainer to have a TensorBoardLogger, got none. Pass `logger=TensorBoardLogger(...)` "
+                "to see the explanations in TensorBoard. Their pictures are written to "
+                f"{self._folder / 'pictures'}."
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:

@@ -79,7 +79,10 @@ class Unasked(CallbackBase):
     def give_up(self, error: Exception) -> None:
         """Say what went wrong, undo what was installed, and do nothing until the next fit."""
         self.idle = True
-        warn(f"What {VARIABLE} asks for is switched off in this fit, training goes on: {type(error).__name__}: {error}")
+        warn(
+            f"The callbacks that {VARIABLE} names are switched off in this fit, training goes on: "
+            f"{type(error).__name__}: {error}"
+        )
         with suppress(Exception):
             super().on_exception(cast("Any", None), cast("Any", None), error)
 
@@ -149,8 +152,9 @@ def callbacks_from_environment() -> list[CallbackBase]:
     unknown_keys = sorted(key for key, value in callables.items() if not callable(value))
     if unknown_keys:
         raise ValueError(
-            f"Expected the environment variable {VARIABLE} to name among {', '.join(_MONITORS)} and dotted paths of "
-            f"callables that can be imported, got {unknown_keys}. Correct it, or unset it to train without dynalens."
+            f"Expected the environment variable {VARIABLE} to name some of {', '.join(_MONITORS)}, or dotted paths "
+            f"of callables that can be imported, got {unknown_keys}. Correct it, or unset it to train without "
+            "dynalens."
         )
     named = [monitor() for key, monitor in _MONITORS.items() if key in keys]
     return [*named, *(_guarded_monitor(key, make()) for key, make in callables.items())]

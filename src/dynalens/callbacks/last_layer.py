@@ -94,21 +94,23 @@ class LastLayer:
         """Return the call with one row for each target, or None; raise in the first step, and warn once later."""
         if presentation.units is not None:
             raise CaptureError(
-                "Expected one class for each sample with `gradient_noise`, got several labels or parts, or numbers. "
-                "Leave it out."
+                "Expected one class for each sample with `gradient_noise`, got samples with several labels, "
+                "tokens or pixels, or a regression. Leave `gradient_noise` out."
             )
         rows = len(presentation.targets)
         try:
             call = calls.leading_to(presentation.nodes)[-1]
         except RuntimeError:
-            text = "a step that does not call the layer with a tensor"
+            text = "no call of the layer with a tensor"
         else:
             features = call.mark
             if isinstance(features, Tensor) and features.ndim == 2 and len(features) == len(call.value) == rows:
                 return call
             text = f"{rows} targets and inputs {tuple(getattr(features, 'shape', ()))} of the layer"
         if not self._begun:
-            raise CaptureError(f"Expected `gradient_noise` to see a row for each sample, got {text}. {_ADVICE}")
+            raise CaptureError(
+                f"Expected the layer of `gradient_noise` to get one row for each sample, got {text}. {_ADVICE}"
+            )
         self._leave_out(text)
         return None
 
@@ -116,11 +118,14 @@ class LastLayer:
         """Warn once that the noise is of other steps only."""
         if not self._warned:
             self._warned = True
-            warn(f"A step is left out of the gradient noise, training goes on: {reason}.")
+            warn(f"Steps are left out of the gradient noise, training goes on. The first one had {reason}.")
 
     def _check_same(self) -> None:
         if self._same is not None and not self._same.item():
-            raise CaptureError(f"Expected `gradient_noise` to name the layer of the logits, got others. {_ADVICE}")
+            raise CaptureError(
+                "Expected `gradient_noise` to name the layer that gives the logits, got a layer with other "
+                f"outputs. {_ADVICE}"
+            )
 
     def end_epoch(self, processes: Processes) -> dict[str, float]:
         """Return the epoch's noise; all processes have to call it.

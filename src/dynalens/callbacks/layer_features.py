@@ -98,9 +98,9 @@ class LayerFeatures:
         are_parts = sum(len(call.value) for call in leading) == samples and all(call.mark for call in leading)
         if len(leading) > 1 and not are_views and not are_parts:
             raise ValueError(
-                f"Expected `features` to name a layer of which the logits of a step need one call, got {len(leading)} "
-                f"calls of {self.name}. Name one that runs once, such as an `nn.Identity()` through which the logits' "
-                "features pass."
+                "Expected `features` to name a layer that is called once to compute the logits of a step, got "
+                f"{len(leading)} calls of {self.name}. Name one that runs once, such as an `nn.Identity()` through "
+                "which the logits' features pass."
             )
         values = leading[0].value if len(leading) == 1 else torch.cat([call.value for call in leading])
         return Features(values, leading)
@@ -120,7 +120,7 @@ class LayerFeatures:
         if len(values) not in (len(rows), len(rows) * views):
             raise ValueError(
                 f"Expected `features` to name a layer that gives a row for each of {len(rows)} samples, got "
-                f"{len(values)} rows of {self.name}. Name a layer that sees the samples one by one."
+                f"{len(values)} rows of {self.name}. Name a layer whose output has one row for each sample."
             )
         self._rows = self._rows or FeatureRows()
         self._rows.update(rows, values.view(-1, len(rows), values.shape[1]).mean(dim=0), num_samples)

@@ -12,8 +12,9 @@ from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 from dynalens.observation import is_tokens
 
 _INPUTS = (
-    "`inputs=` with (key, key) or a callable(batch) -> (images, labels), one class for each sample; where the model "
-    "gives no row of logits for each, pass `forward=` with a callable(pl_module, images) that picks one, too"
+    "`inputs=` with (key, key) or a callable(batch) -> (images, labels), one class for each sample; if the model "
+    "does not give one row of logits for each sample, also pass `forward=` with a callable(pl_module, images) "
+    "that picks one"
 )
 
 
@@ -89,9 +90,9 @@ def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
     if isinstance(images, Tensor) and images.ndim > 1 and labels is not None and len(labels) == len(images):
         return images, labels
     raise CaptureError(
-        "Expected the batch to hold the class of each token (N, T) or pixel (N, H, W), or the labels of each pixel (N, "
-        f"K, H, W), that the loss is given, got {described(images)} as inputs and {described(entry)} as such targets: "
-        f"`training_step` may make them. Pass {_INPUTS}."
+        "Expected the batch to hold the class of each token (N, T) or pixel (N, H, W), or the labels of each "
+        f"pixel (N, K, H, W), that the loss is given, got {described(images)} as inputs and {described(entry)} as "
+        f"targets. Perhaps `training_step` makes the targets: pass {_INPUTS}."
     )
 
 

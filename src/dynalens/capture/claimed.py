@@ -21,14 +21,15 @@ _LARGEST = 2**24
 _ROUNDING = 1e-5
 """How far, of its size, a float32 mean of losses may be from the same mean in another order."""
 _ORDER = (
-    "Expected each row of logits with the target that the loss compared it with, got these targets in another order. "
-    "Let `capture`, or what `training_step` returns, give `logits` and `targets` in the order of the batch, as in "
-    "`logits[order.argsort()]`."
+    "Expected each row of logits to come with the target that the loss compared it with, got the targets in "
+    "another order. Let `capture`, or what `training_step` returns, give `logits` and `targets` in the order of "
+    "the batch, as in `logits[order.argsort()]`."
 )
 _COMPILED = (
-    "Expected the loss of a compiled step to be the mean cross-entropy of the layer's output and the labels of the "
-    "batch, as nothing else tells that its rows are in their order, got {:.6g} and not {:.6g}. Return a dict of "
-    "`loss`, and `logits` and `targets` in the order of the batch, and leave `capture` out."
+    "Expected the loss of a compiled step to be the mean cross-entropy of the layer's output and the labels of "
+    "the batch, got {:.6g} where that mean is {:.6g}. Nothing else shows that the rows of a compiled step are "
+    "in the order of the batch. Return a dict of `loss`, and `logits` and `targets` in the order of the batch, "
+    "and leave `capture` out."
 )
 
 

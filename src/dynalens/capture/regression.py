@@ -102,7 +102,8 @@ class BatchTargets:
             if labels and not first.has_scale_of(call.targets, labels[0]):
                 raise CaptureError(
                     "Expected the targets of the loss to be on one scale in every batch, got another scale in the "
-                    f"second batch than in the first, as by the mean or the spread of a batch. {REMEDY}"
+                    "second batch than in the first. A step that divides targets by the mean or the spread of "
+                    f"their batch does this. {REMEDY}"
                 )
 
     def _as_before(self, losses: Sequence[LossCall]) -> list[LossCall]:
@@ -123,7 +124,8 @@ def shown_targets(calls: Sequence[LossCall]) -> UnitPresentation:
     parts = [_columns(call) for call in calls]
     if len({len(part[0]) for part in parts}) > 1:
         raise CaptureError(
-            f"Expected as many rows in each loss of the step, got {[len(part[0]) for part in parts]}. {REMEDY}"
+            "Expected all losses of the step to have the same number of rows, got "
+            f"{[len(part[0]) for part in parts]}. {REMEDY}"
         )
     residuals, targets, losses, is_counted = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
     if targets.shape[1] > MOST_TARGETS:

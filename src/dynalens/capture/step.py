@@ -249,8 +249,8 @@ class StepCapture:
         self._labels_in_batch, self._class_above_0 = False, None
         if above_0 is not None and not trusted and not above_0.item():
             raise CaptureError(
-                "Expected the targets of the loss to be classes of the samples, got class 0 throughout the epoch, in a "
-                f"tensor that is not of the batch, as a contrastive loss has it. {_REMEDY}"
+                "Expected the targets of the loss to be classes of the samples, got class 0 for every sample of "
+                f"the epoch, in a tensor that does not come from the batch. Contrastive losses do this. {_REMEDY}"
             )
 
     def _find(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
@@ -283,8 +283,8 @@ class StepCapture:
         if len(calls) == 1:
             return calls[0].value
         raise CaptureError(
-            f"Expected `capture` to name a layer with one call on the way to the loss, got {len(calls)} of "
-            f"{self._layer_name}. {_REMEDY}"
+            f"Expected `capture` to name a layer that is called once to compute the loss, got {len(calls)} calls "
+            f"of {self._layer_name}. {_REMEDY}"
         )
 
     def _one_loss(self, rows_of: RowsOf) -> LossCall:
@@ -345,7 +345,7 @@ class StepCapture:
     def _from_graph(self, samples: Any, rows_of: RowsOf) -> Presentation:
         activations = self._observed.activations
         if self._observed.passes > 1:
-            raise self._ambiguous(f"{self._observed.passes} backward passes from others")
+            raise self._ambiguous(f"{self._observed.passes} backward passes from losses of another kind")
         if len(activations) != 1:
             raise self._ambiguous("none" if not activations else "; ".join(map(shown, activations)))
         labels, selection = _label_tensor(samples), self._observed.chosen(rows_of)
@@ -370,7 +370,7 @@ class StepCapture:
 
     def _ambiguous(self, calls: str) -> CaptureError:
         numbers = different(self._of_numbers.computed)
-        others = f" and, of other numbers than labels of the batch, {listed(numbers)}" if numbers else ""
+        others = f" (not counting losses whose targets are no labels, {listed(numbers)})" if numbers else ""
         known = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
         return CaptureError(
             "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "

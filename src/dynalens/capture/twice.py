@@ -32,8 +32,8 @@ def warn_of_probabilities(call: LossCall) -> None:
     if given:
         warn(
             f"Expected logits as the input of `{call.name}`, got the result of a {given}: the loss takes the "
-            f"{function} of its input by itself, so the network hardly learns. The record has the "
-            "probabilities that this loss computes. Leave the first one out: pass logits."
+            f"{function} of its input by itself, so the network hardly learns. The record has the probabilities "
+            f"that this loss computes. Leave the {given} out and pass logits."
         )
 
 

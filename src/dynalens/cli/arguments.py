@@ -33,11 +33,14 @@ def _add_suspects(commands: Any) -> None:
     precision = "flag the top samples of which this fraction is expected to be wrong (default: %(default)s)"
     one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
     embeddings = (
-        "let embeddings of the samples count in the order: an array (N, D), a row for each sample of the dataset, from "
-        "an encoder that never saw the labels; `dynalens.embed` writes one"
+        "also order the samples by their embeddings: an array (N, D) with one row for each sample of the dataset, "
+        "from an encoder that never saw the labels; `dynalens.embed` writes one"
     )
     one.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
-    answers = "use the answers of an audit, as downloaded from the page of `dynalens audit`: rate and order follow them"
+    answers = (
+        "adapt the noise rate and the order to the answers of an audit, the files that you downloaded from the "
+        "page of `dynalens audit`"
+    )
     one.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
     one.add_argument(
         "--class-pair",
@@ -46,8 +49,8 @@ def _add_suspects(commands: Any) -> None:
         help="show only samples with this label and this suggestion, each the name or number of a class",
     )
     one.add_argument("--json", type=Path, metavar="FILE", help="write the suspects as a list of objects")
-    one.add_argument("--label-studio", type=Path, metavar="FILE", help="write them as tasks for Label Studio")
-    one.add_argument("--fiftyone", type=Path, metavar="FILE", help="write them as labels for FiftyOne")
+    one.add_argument("--label-studio", type=Path, metavar="FILE", help="write the suspects as tasks for Label Studio")
+    one.add_argument("--fiftyone", type=Path, metavar="FILE", help="write the suspects as labels for FiftyOne")
 
 
 def _add_compare(commands: Any) -> None:
@@ -71,7 +74,7 @@ def _add_report(commands: Any) -> None:
         "Write one HTML file, which opens in any browser: a summary of the run, and its suspects with "
         "their pictures. You keep, relabel or drop each, and download decisions.csv for `dynalens.apply_decisions`.",
     )
-    answers = "use the answers of an audit, as for `dynalens suspects`"
+    answers = "adapt the noise rate and the order to the answers of an audit, as in `dynalens suspects`"
     page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
     limit = "show at most this many suspects (default: %(default)s)"
     page.add_argument("--limit", type=int, default=MOST_CARDS, help=limit)
@@ -89,7 +92,7 @@ def _add_audit(commands: Any) -> None:
     number = "number of samples to ask about (default: %(default)s)"
     page.add_argument("--n", type=int, default=100, metavar="N", help=number)
     page.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the random draw (default: %(default)s)")
-    answers = "answers of earlier rounds: other samples are drawn"
+    answers = "answers of earlier rounds; the page asks about other samples"
     page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
 
 
@@ -98,7 +101,7 @@ def _page_command(commands: Any, name: str, summary: str, description: str) -> a
     page.add_argument("run_dir", metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
     dataset = "function that returns the training dataset; its pictures are shown"
     page.add_argument("--data", metavar="MODULE:CALLABLE", help=dataset)
-    embeddings = "let embeddings of the samples count in the order: an array (N, D), as for `dynalens suspects`"
+    embeddings = "also order the samples by their embeddings: an array (N, D), as in `dynalens suspects`"
     page.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
     page.add_argument("--out", metavar="FILE", help=f"default: {name}.html in the record's folder")
     page.set_defaults(command=f"dynalens.cli.pages.{name}")

@@ -24,8 +24,8 @@ def _agreement_of_maps(records: Sequence[Record]) -> list[str]:
     if len(epochs) < len(records):
         return []
     return [
-        f"{method}: each run's maps agree with the consensus of the others by {np.nanmean(agreement):.2f}, the rank "
-        f"correlation over {len(ids)} samples; 0 is chance, 1 is full agreement"
+        f"{method}: the rank correlation of a run's maps with the consensus of the other runs is "
+        f"{np.nanmean(agreement):.2f}, the mean over {len(ids)} samples; 0 is chance, 1 is full agreement"
         for method, (ids, agreement) in agreement_of_runs(epochs).items()
     ]
 

@@ -117,9 +117,15 @@ def dissect(
 def check_masks(images: Tensor, masks: Mapping[str, Tensor], top: float) -> None:
     """Raise a ValueError if a mask does not cover the images, there is none, or the fraction is out of its range."""
     if not 0 < top < 1:
-        raise ValueError(f"Expected `top` in (0, 1), got {top}. Pass 0.005, the source's, for large sets of images.")
+        raise ValueError(
+            f"Expected `top` in (0, 1), got {top}. Pass for instance 0.005, the value of the paper for large sets "
+            "of images."
+        )
     if not len(images):
-        raise ValueError(f"Expected `images` to have at least one, got {tuple(images.shape)}. Pass some with masks.")
+        raise ValueError(
+            f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Pass images that have "
+            "masks."
+        )
     shape = (len(images), *images.shape[2:])
     wrong = {name: tuple(mask.shape) for name, mask in masks.items() if tuple(mask.shape) != shape}
     if wrong or not masks:

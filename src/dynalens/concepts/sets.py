@@ -63,14 +63,14 @@ def class_images(folder: str | Path, transform: Transform | None) -> tuple[Tenso
     if misplaced:
         raise ValueError(
             f"Expected the folders in {root} to be those of the classes 0, 1, ... in the order of names, got "
-            f"{misplaced[0]!r} at another place. Write numbers with as many digits each, and keep an empty folder for "
-            "a class without pictures."
+            f"{misplaced[0]!r} at another place. Write all numbers with the same number of digits, and keep an "
+            "empty folder for a class without pictures."
         )
     pictures = [(number, path) for number, each in enumerate(classes) for path in _pictures(each)]
     if not pictures:
         raise ValueError(
-            f"Expected `samples` to be a folder with a folder of pictures for each class, got none in {root}. Name one "
-            "as torchvision's ImageFolder takes it."
+            f"Expected `samples` to be a folder with a folder of pictures for each class, got none in {root}. Name "
+            "a folder as torchvision's ImageFolder takes it."
         )
     images = _transformed("samples", [path for _, path in pictures], transform)
     names = [str(path.relative_to(root).with_suffix("")) for _, path in pictures]

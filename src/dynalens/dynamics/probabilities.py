@@ -42,8 +42,8 @@ def check_probabilities(room: float, rows: int, classes: int, known: int = 0) ->
         gibibytes = 4 * rows * classes / _GIB
         raise ValueError(
             f"Expected `mean_probabilities` to fit {room / _GIB:g} GiB, got {rows:,} x {classes:,} float32, "
-            f"{gibibytes:.3g} GiB. Pass `mean_probabilities={_rounded_up(gibibytes)}` if device and host have that "
-            "much and half as much again, or train without."
+            f"{gibibytes:.3g} GiB. Pass `mean_probabilities={_rounded_up(gibibytes)}` if device and host each have "
+            "one and a half times as many GiB free, or train without it."
         )
     return classes
 

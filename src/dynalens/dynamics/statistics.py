@@ -126,8 +126,8 @@ class SampleStatistics:
         if self.unit is not None:
             kind, doubtful = ("several labels for each", "label") if self.target is None else ("a regression", "target")
             raise ValueError(
-                f"Expected a record of one label for each sample for {asker}, got one of {kind}. `suspects()` names "
-                f"the sample and its suspicious {doubtful}. `clean_indices()` leaves the flagged samples out."
+                f"Expected a record of one label for each sample for {asker}, got a record of {kind}. `suspects()` "
+                f"names the sample and its suspicious {doubtful}. `clean_indices()` leaves the flagged samples out."
             )
         return self
 

@@ -128,9 +128,9 @@ class TrainingDynamics:
         """
         if self._room:
             raise ValueError(
-                "Expected `mean_probabilities=False` with several labels or targets for each sample, got probabilities "
-                "to keep. Leave the argument out: the record has the margin of each label, or the residual of each "
-                "target."
+                "Expected `mean_probabilities=False` with several labels or targets for each sample, got a "
+                "request to keep probabilities. Leave the argument out: the record has the margin of each label, "
+                "or the residual of each target."
             )
         if shown.kind.name == TARGETS and self._tolerance is not None:
             for_each_target(self._tolerance, shown.kind.labels)
@@ -303,22 +303,23 @@ class TrainingDynamics:
         if len(index) and (index.min() < 0 or index.max() >= self.num_samples):
             outside = int(((index < 0) | (index >= self.num_samples)).sum())
             raise ValueError(
-                f"Expected `indices` to be in [0, {self.num_samples}), got {outside} outside it, "
-                f"the largest {index.max()}. Did the dataset grow? Start a new record."
+                f"Expected `indices` to be in [0, {self.num_samples}), got {outside} indices outside it, the "
+                f"largest of all is {index.max()}. If the dataset has grown, call `reset()` to begin a new record."
             )
         wrong = int((rows[TARGET] == NOT_A_CLASS).sum())
         if wrong:
             raise ValueError(
-                f"Expected the targets to be classes, got {wrong} that are none in this epoch: binary targets that are "
-                "neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture='labels'` if a sample may have any "
-                "number of labels, else `capture=` with a callable that returns logits and class indices."
+                f"Expected the targets to be classes, got {wrong} targets in this epoch that name no class: binary "
+                "targets that are neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture='labels'` if "
+                "a sample may have any number of labels, else `capture=` with a callable that returns logits and "
+                "class indices."
             )
         changes = self._changed_labels(index, rows[TARGET]) + changed_units(self._state, index, rows[ROWS:])
         if changes:
             raise ValueError(
-                f"Expected the label of a sample to stay the same, got {changes} samples whose label changed between "
-                "presentations. Indices and rows of the batch do not belong together, or labels are drawn anew: "
-                "let the dataset return its index and pass `index=`."
+                f"Expected the label of a sample to stay the same, got {changes} samples whose label changed "
+                "between presentations. Either the indices do not belong to the rows of the batch, or labels are "
+                "drawn anew. Let the dataset return its index and pass `index=`."
             )
 
     def _adopt(self, kind: UnitKind) -> None:

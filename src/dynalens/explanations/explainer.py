@@ -97,8 +97,9 @@ class Explainer:
         self.independent, self.numbers, self.shift, self.outputs = independent, numbers, shift, outputs
         if numbers and self.metrics:
             warn(
-                f"{', '.join(self.metrics)} are left out: they are of probabilities, which a regression has not. Maps "
-                "are drawn without them. Pass `metrics=()` to silence this warning."
+                f"These metrics are left out: {', '.join(self.metrics)}. They compare probabilities, which a "
+                "regression does not have. Maps are drawn without metrics. Pass `metrics=()` to silence this "
+                "warning."
             )
             self.metrics = ()
 

@@ -95,7 +95,7 @@ def masks_for(regions: Any, images: Tensor) -> Tensor:
     if not isinstance(regions, Tensor) or regions.shape != (len(images), *spatial):
         got = tuple(regions.shape) if isinstance(regions, Tensor) else f"a {type(regions).__name__}"
         raise ValueError(
-            f"Expected `masks` of shape {(len(images), *spatial)} or boxes ({len(images)}, 4), got {got}. Pass a "
-            "region for each image, of its size."
+            f"Expected `masks` of shape {(len(images), *spatial)} or boxes ({len(images)}, 4), got {got}. Pass one "
+            "region for each image, of the size of the image."
         )
     return regions.bool()

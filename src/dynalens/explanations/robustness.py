@@ -135,8 +135,8 @@ def none_of(checks: Sequence[str]) -> tuple[str, ...]:
     """Return no checks, and warn of those that several labels and the numbers of a regression leave out."""
     if checks:
         warn(
-            f"{', '.join(checks)} are left out: they ask for the one class that is predicted, which models of several "
-            "labels and regressions do not have. Pass `robustness=()`."
+            f"These robustness checks are left out: {', '.join(checks)}. They need one predicted class, which "
+            "models of several labels and regressions do not have. Pass `robustness=()` to silence this warning."
         )
     return ()
 

@@ -187,8 +187,8 @@ class ExplainedSamples:
             ]
             if missing_ids:
                 warn(
-                    f"Expected `samples` to name samples that are trained on, got {missing_ids}, which have not passed "
-                    "in this epoch. Pass ids of the training set, or images and labels."
+                    f"Expected `samples` to name samples that are trained on, got {missing_ids}, which were in no "
+                    "batch of this epoch. Pass ids of the training set, or images and labels."
                 )
             return _of_classes(samples)
         images_and_labels = self._given or self._first

@@ -136,6 +136,6 @@ class ExplanationSettings:
             )
         if masks is not None and not isinstance(masks, Tensor) and given_samples(samples)[0] is not None:
             raise ValueError(
-                f"Expected `masks` of the given `samples` as a tensor (N, H, W), got {masks!r}. Given samples come "
-                "with no batch."
+                f"Expected `masks` of the given `samples` as a tensor (N, H, W), got {masks!r}. `samples` come "
+                "without a batch that could hold their masks."
             )

@@ -319,7 +319,10 @@ def check_shapes(images: Tensor, targets: Tensor, maps: Tensor) -> None:
 def check_finite(maps: Tensor) -> None:
     """Raise a ValueError if a map has no order of pixels."""
     if not bool(maps.isfinite().all()):
-        raise ValueError("Expected `maps` to be finite, got NaN or infinity. Such a map has no order of pixels.")
+        raise ValueError(
+            "Expected `maps` to be finite, got NaN or infinity. Pixels cannot be ordered by such a map: look for "
+            "such numbers in the weights and the images."
+        )
 
 
 def _one(

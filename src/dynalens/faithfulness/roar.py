@@ -152,8 +152,8 @@ def retrain(
     """
     if set(train_sets) != set(test_sets):
         raise ValueError(
-            f"Expected `test_sets` with the fractions {sorted(train_sets)}, got {sorted(test_sets)}. "
-            "Mask both sets with the same ones."
+            f"Expected `test_sets` with the fractions {sorted(train_sets)}, got {sorted(test_sets)}. Mask both "
+            "sets with the same fractions."
         )
     return {fraction: [train(train_sets[fraction], test_sets[fraction], s) for s in seeds] for fraction in train_sets}
 
@@ -177,7 +177,9 @@ def _masked(
 
 def _check(fraction: float, baseline: Baseline | None) -> None:
     if not 0 <= fraction <= 1:
-        raise ValueError(f"Expected `fraction` to be in [0, 1], got {fraction}. Pass the part to replace.")
+        raise ValueError(
+            f"Expected `fraction` to be in [0, 1], got {fraction}. Pass the part of the pixels that is replaced."
+        )
     if baseline is not None:
         check_baseline(baseline)
 

@@ -172,7 +172,8 @@ class _Terms:
         if self.diversity and (self.variants == 1 or self.diversity_layer is None):
             raise ValueError(
                 f"Expected `variants` and `diversity_layer` with `diversity`, got {self.variants} and "
-                f"{self.diversity_layer}. Pass at least 2 images of each unit, and a layer whose maps are compared."
+                f"{self.diversity_layer}. Pass `variants=2` or more, and as `diversity_layer` the layer whose maps "
+                "are compared."
             )
 
     def objective(

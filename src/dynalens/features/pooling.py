@@ -48,7 +48,7 @@ def _channels_first(layer: nn.Module) -> bool:
     telling = [m for m in layer.modules() if isinstance(m, (*_CHANNELS_FIRST, *_CHANNELS_LAST))]
     if not telling:
         raise ValueError(
-            f"Expected `features` to name a layer that tells tokens (N, T, C) from signals (N, C, L), got "
-            f"{type(layer).__name__}. Name the convolution, norm or linear layer before it."
+            "Expected `features` to name a layer whose kind tells whether its output is tokens (N, T, C) or "
+            f"signals (N, C, L), got {type(layer).__name__}. Name the convolution, norm or linear layer before it."
         )
     return isinstance(telling[-1], _CHANNELS_FIRST)

@@ -107,8 +107,8 @@ class FeatureRows:
         length, width, device = len(self._known) - 1, features.shape[1], features.device
         if length and width != self._values.shape[1]:
             raise ValueError(
-                f"Expected `features` to name a layer that always gives {self._values.shape[1]} values, got {width}. "
-                "Name a layer after the pooling, or call `reset()` where the layer was changed."
+                f"Expected `features` to name a layer that always gives {self._values.shape[1]} values, got "
+                f"{width}. Name a layer after the pooling, or call `reset()` if the layer was changed."
             )
         if self._values.device != device:
             self._values, self._known, self._stamp = (t.to(device) for t in (self._values, self._known, self._stamp))

@@ -67,8 +67,9 @@ def check_views(targets: Tensor, views: int) -> None:
     if bool(others.any()):
         raise SampleIdentityError(
             f"Expected the same targets in each of {views} views, one view of all samples after another, got "
-            f"{int(others.any(dim=0).sum())} of {of_view.shape[1]} samples with others. Concatenate views as in "
-            "`torch.cat([first, second])`, so that the rows of one sample are not side by side."
+            f"{int(others.any(dim=0).sum())} of {of_view.shape[1]} samples whose targets differ between views. "
+            "Concatenate views as in `torch.cat([first, second])`, so that the rows of one sample are not side by "
+            "side."
         )
 
 

@@ -32,25 +32,27 @@ LAYER_ORDER = (
     "order of the batch."
 )
 OTHER_LATER = (
-    "Expected the targets of the loss to be the labels of the batch, as in the first steps, got {} others in this "
-    "epoch: rows in another order, or labels that were changed. Reorder inputs and labels with torch's functions, "
-    "as in `labels = labels[order]`, or return a dict of `loss`, and `logits` and `targets` in the order of the batch."
+    "Expected the targets of the loss to be the labels of the batch, as in the first steps, got {} other "
+    "targets in this epoch. Either the step reorders rows in a way that cannot be followed, or it changes labels. "
+    "Reorder inputs and labels with torch's functions, as in `labels = labels[order]`, or return a dict of "
+    "`loss`, and `logits` and `targets` in the order of the batch."
 )
 MIXED = (
-    "Expected each target of the loss to be the label of one row of the batch, got numbers made of several rows, as by "
-    "`torch.where(choice, labels, labels[order])`. Return a dict of `loss`, and `logits` and `targets` in the order of "
-    "the batch, with the samples' own labels as targets."
+    "Expected each target of the loss to be the label of one row of the batch, got numbers made of several rows, "
+    "as `torch.where(choice, labels, labels[order])` makes them. Return a dict of `loss`, and `logits` and "
+    "`targets` in the order of the batch, with the samples' own labels as targets."
 )
 NOT_GIVEN = (
-    "Expected the targets of the samples to be the labels that {} shows, got {}: another sample in the place of a "
-    "broken one, rows in another order, or labels that were changed. Leave broken samples out with a Subset, let the "
-    "dataset's labels be those that it returns, or let each sample carry the index of what it is and pass `index=`."
+    "Expected the targets of the samples to be the labels that {} shows, got {}. This happens if the dataset "
+    "returns another sample in the place of a broken one, if rows are reordered, or if labels are changed. Leave "
+    "broken samples out with a Subset, let the dataset's labels be those that it returns, or let each sample "
+    "carry its own index and pass `index=`."
 )
 _CHANGED = (
-    "Expected the targets of the loss to follow from the labels of the batch, as most of them do, got {} of {} in the "
-    "first steps that do not: rows in another order, or labels that the step changes or draws anew. Let the dataset "
-    "return the labels that are trained on, or return a dict of `loss`, and `logits` and `targets` in the order of the "
-    "batch, with the samples' own labels as targets."
+    "Expected the targets of the loss to follow from the labels of the batch, as most of them do, got {} of "
+    "{} targets in the first steps that do not. Either rows are reordered, or the step changes labels or draws "
+    "them anew. Let the dataset return the labels that are trained on, or return a dict of `loss`, and `logits` "
+    "and `targets` in the order of the batch, with the samples' own labels as targets."
 )
 _UNLABELLED = (
     "Expected samples without a label, {} in the batch, to be left out of the loss, got class {} for them as for "

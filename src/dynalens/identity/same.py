@@ -55,13 +55,14 @@ class SameSamples:
         expected = self._checksums if self._checksums is not None and self._roots is None else {}
         if expected.get("positions") not in (None, found["positions"]):
             raise SampleIdentityError(
-                f"Expected the samples of the record at their positions in the dataset, got {len(roots)} others, from "
-                f"sample {roots[0]} of the whole dataset on. Resume with the subset of the checkpoint. {_REMEDY}"
+                f"Expected the samples of the record at their positions in the dataset, got {len(roots)} other "
+                f"samples, of which the first is sample {roots[0]} of the whole dataset. Resume with the subset of "
+                f"the checkpoint. {_REMEDY}"
             )
         if None not in (expected.get("files"), found["files"]) and expected["files"] != found["files"]:
             raise SampleIdentityError(
-                f"Expected the files of the record's {len(roots)} samples, got others or in another order, from "
-                f"{(paths or [''])[0]!r} on. Resume with the files of the checkpoint. {_REMEDY}"
+                f"Expected the files of the record's {len(roots)} samples, got other files or another order, in "
+                f"which {(paths or [''])[0]!r} is the first. Resume with the files of the checkpoint. {_REMEDY}"
             )
         self._roots, self._checksums = roots, found
 
@@ -71,9 +72,9 @@ def _check_positions(expected: Array, roots: Array) -> None:
     if len(moved):
         first = moved[0]
         raise SampleIdentityError(
-            f"Expected the samples of the record at their positions in the dataset, got others at {len(moved)} of "
-            f"{len(roots)} positions, at {first} sample {roots[first]} of the whole dataset instead of "
-            f"{expected[first]}. {_REMEDY}"
+            "Expected the samples of the record at their positions in the dataset, got other samples at "
+            f"{len(moved)} of {len(roots)} positions. The first of them is position {first}, where sample "
+            f"{roots[first]} of the whole dataset stands instead of sample {expected[first]}. {_REMEDY}"
         )
 
 

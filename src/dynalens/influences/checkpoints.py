@@ -81,6 +81,6 @@ def _learning_rate(content: Mapping[str, Any], path: Path) -> float:
     if len(rates) != 1:
         raise ValueError(
             f"Expected `checkpoints` with one learning rate, got {sorted(rates) or 'none'} in {path}. Pass "
-            "`learning_rate=` with that of the last layer; 1.0 leaves the checkpoints equal."
+            "`learning_rate=` with that of the last layer; with 1.0 all checkpoints count equally."
         )
     return rates.pop()

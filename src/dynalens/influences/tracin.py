@@ -123,7 +123,10 @@ def influence(
     )  # fmt: skip
     x, y = samples
     if len(y) == 0:
-        raise ValueError("Expected `samples` to be inputs and labels of at least one test sample, got none.")
+        raise ValueError(
+            "Expected `samples` to be inputs and labels of at least one test sample, got none. Pass the samples "
+            "whose predictions are to be explained."
+        )
     latest, predicted = -1, np.zeros(0, np.int64)
 
     def of_tests(tracin: Any, checkpoint: Checkpoint) -> Tensor:
@@ -209,8 +212,8 @@ def _summed(
             rate_sum += checkpoint.learning_rate
     if rate_sum == 0:
         raise ValueError(
-            "Expected `checkpoints` with a learning rate above 0, got 0 in all of them: every influence would be 0. "
-            "Pass `learning_rate=1.0`, which leaves the checkpoints equal."
+            "Expected `checkpoints` with a learning rate above 0, got 0 in all of them: every influence would be "
+            "0. Pass `learning_rate=1.0`, with which all checkpoints count equally."
         )
     if not np.isfinite(values).all():
         raise ValueError(

@@ -58,8 +58,8 @@ class ConceptSettings:
         images, classes = self.images
         if not self.concepts and not self.masks:
             raise ValueError(
-                "Expected `concepts` or `masks` to ask for something, got neither. Pass sets of examples and `random`, "
-                "or a mask for each image."
+                "Expected `concepts` or `masks` to be passed, got neither. Pass sets of examples and `random`, or "
+                "a mask for each image."
             )
         if len(images) != len(classes) or not len(images) or classes.is_floating_point():
             raise ValueError(

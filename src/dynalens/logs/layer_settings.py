@@ -41,8 +41,9 @@ class LayerSettings:
         needs_layer = self.feature_maps or self.top_inputs or self.maximise == "channels"
         if not (needs_layer or self.weights or self.maximise) or min(self.feature_maps, self.top_inputs) < 0:
             raise ValueError(
-                "Expected `weights`, `feature_maps`, `top_inputs` or `maximise` to ask for something, got none or a "
-                "negative number. Pass `weights=True`, say."
+                "Expected at least one of `weights`, `feature_maps`, `top_inputs` and `maximise`, and no negative "
+                f"number, got {self.weights}, {self.feature_maps}, {self.top_inputs} and {self.maximise}. Pass "
+                "`weights=True`, say."
             )
         if needs_layer and self.layer is None:
             raise ValueError(
@@ -60,6 +61,7 @@ def unit_numbers(argument: str, numbers: Sequence[int] | int) -> Sequence[int]:
     units: Sequence[int] = range(numbers) if isinstance(numbers, int) else list(numbers)
     if not units or min(units) < 0:
         raise ValueError(
-            f"Expected `{argument}` to be a positive number or numbers from 0, got {numbers}. Pass [0, 5], say."
+            f"Expected `{argument}` to be a positive number, or a list of numbers of at least 0, got {numbers}. "
+            "Pass [0, 5], say."
         )
     return units

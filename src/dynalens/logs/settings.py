@@ -34,14 +34,15 @@ class LogSettings:
         check_overhead(self.max_overhead)
         if self.projector_every_n_epochs is not None and self.features is None:
             raise ValueError(
-                "Expected `features` to name a layer with `projector_every_n_epochs`, got None. Pass the dotted name "
-                "of the layer before the last linear one."
+                "Expected `features` to name a layer if `projector_every_n_epochs` is set, got None. Pass the "
+                "dotted name of the layer before the last linear one."
             )
         for name, number in (("similar", self.similar), ("prototypes", self.prototypes)):
             if number < 0 or (number and self.features is None):
                 raise ValueError(
-                    f"Expected `{name}` to be 0, or a positive number with `features`, got {number} and "
-                    f"{self.features!r}. Pass `features=` with the dotted name of the layer before the last linear one."
+                    f"Expected `{name}` to be 0, or a positive number together with `features`, got {number} and "
+                    f"features={self.features!r}. Pass `features=` with the dotted name of the layer before the "
+                    "last linear one."
                 )
         whole = isinstance(self.audit, int) and not isinstance(self.audit, bool)
         if self.audit is not None and (not whole or self.audit < 1):

@@ -44,8 +44,8 @@ def normlime_sheet(
     unfit = [label for label, each in importance.items() if tuple(each.shape) != spatial or not (labels == label).any()]
     if unfit or not importance:
         raise ValueError(
-            f"Expected `importance` of classes that have samples, of their size {spatial}, got others for "
-            f"{unfit or 'no class'}. Pass the images and labels whose maps went to `normlime`."
+            f"Expected `importance` to hold classes that have samples, each with a map of their size {spatial}, "
+            f"got {unfit or 'no classes'}. Pass the images and labels whose maps went to `normlime`."
         )
     rows = []
     for label, each in sorted(importance.items()):

@@ -24,8 +24,9 @@ class _Exhaustible:
 
     def __next__(self) -> Any:
         raise ValueError(
-            f"Expected a forward pass that can be put back, got one that draws from a {self.kind}, which would go on "
-            "elsewhere after the model was looked at. Draw from a list by a number, or outside of `forward`."
+            f"Expected a forward pass that leaves no trace, got one that takes an item from a {self.kind}, to "
+            "which the item cannot be given back. Take items from a list by their position, or take them outside "
+            "of `forward`."
         )
 
 

@@ -226,8 +226,8 @@ class LiveRecord:
         if missing_epochs and self.history:
             warn(
                 f"Expected the history of the epochs before this fit in {self._source}, got none of epochs "
-                f"{missing_epochs}. Suggested labels come from what the record itself keeps, and may be others. Keep "
-                "the folder of the run to resume."
+                f"{missing_epochs}. Suggested labels now come from the summary that the record keeps, and can "
+                "differ. To avoid this, keep the folder of the earlier run at this place."
             )
         self._source, self._record = folder.path, None
 

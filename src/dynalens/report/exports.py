@@ -81,7 +81,7 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
     """
     if "label" not in table:
         raise ValueError(
-            "Expected suspects with classes for FiftyOne, got those of numbers. Use `to_json`, or `--json`."
+            "Expected suspects with classes for FiftyOne, got the numbers of a regression. Use `to_json`, or `--json`."
         )
     rows = _records(table)
     names = sorted({_named(row, kind) for row in rows for kind in ("label", "suggested") if row.get(kind) is not None})
@@ -91,8 +91,9 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
         key = key.removesuffix(Path(key).suffix)
         if key in labels:
             raise ValueError(
-                f"Expected an image of its own for each sample, got several called {key!r} without their ending, by "
-                "which FiftyOne tells them apart. Rename all but one of them, or pass `files=` with paths that differ."
+                "Expected the image files of the samples to differ in their names without the ending, because "
+                f"FiftyOne tells samples apart by these names, got {key!r} several times. Rename all but one of "
+                "these files, or pass `files=` with paths that differ."
             )
         attributes = {
             "sample_id": row["sample_id"],

@@ -117,7 +117,7 @@ def smallest_step(
     furthest = float(limits.span.max()) / 2 if largest is None else largest
     if not 0 < furthest < float("inf"):
         raise ValueError(
-            f"Expected `largest` to be a step above 0, got {furthest}. Pass one in the units of the images."
+            f"Expected `largest` to be a step above 0, got {furthest}. Pass a step in the units of the images."
         )
     run = forward if forward is not None else unwrapped(model)
     with undisturbed(model), warnings.catch_warnings():
@@ -157,7 +157,9 @@ def _smallest(run: Forward, x: Tensor, change: Change, unit: float) -> tuple[flo
         with torch.no_grad():
             logits = as_logits(run(images), torch.zeros(len(images), dtype=torch.int64, device=images.device))
         if not bool(logits.isfinite().all()):
-            raise ValueError("Expected finite logits, got NaN or infinity. Are the weights and the images finite?")
+            raise ValueError(
+                "Expected finite logits, got NaN or infinity. Check that the weights and the images are finite."
+            )
         return logits.argmax(dim=1)
 
     predicted = classes(x)

@@ -46,6 +46,6 @@ def check_robust_inputs(inputs: Tensor, names: Sequence[str]) -> None:
         )
     if "blur" in names and inputs.ndim == 2:
         raise ValueError(
-            f"Expected `robustness` of rows of a table, {tuple(inputs.shape)}, to be without 'blur', got it. Columns "
-            "have no neighbours: name other corruptions."
+            f"Expected `robustness` without 'blur' for rows of a table, {tuple(inputs.shape)}, got a list with it. "
+            "Columns have no neighbours: name other corruptions."
         )

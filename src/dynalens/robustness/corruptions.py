@@ -49,7 +49,9 @@ def bounds_of(images: Tensor, bounds: tuple[float, float] | None) -> Bounds:
             )
         return Bounds(images.new_tensor(low), images.new_tensor(high))
     if not len(images):
-        raise ValueError(f"Expected `images` to have at least one, got {tuple(images.shape)}. Leave empty batches out.")
+        raise ValueError(
+            f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Leave empty batches out."
+        )
     others = (0, *range(2, images.ndim))
     return Bounds(images.amin(dim=others, keepdim=True), images.amax(dim=others, keepdim=True))
 
@@ -156,8 +158,8 @@ def corrupted_margins(
     margins = lead(class_logits(model, corrupted_images, forward=forward, chunk_size=chunk_size), labels)
     if not bool(margins.isfinite().all()):
         raise ValueError(
-            "Expected finite logits, got NaN or infinity, or fewer than two classes. Are the weights finite? Check "
-            "`bounds` and the images."
+            "Expected finite logits, got NaN or infinity, or fewer than two classes. Check the weights, `bounds` "
+            "and the images."
         )
     return margins
 

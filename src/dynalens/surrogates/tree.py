@@ -87,7 +87,9 @@ def tree_surrogate(
         )
     logits = class_logits(model, inputs, forward=forward)
     if not bool(logits.isfinite().all()):
-        raise ValueError("Expected finite logits, got NaN or infinity. Are the weights and the inputs finite?")
+        raise ValueError(
+            "Expected finite logits, got NaN or infinity. Check that the weights and the inputs are finite."
+        )
     predicted = logits.argmax(dim=1).cpu()
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
     held_out, fitted = order[: len(order) // _HELD_OUT], order[len(order) // _HELD_OUT :]

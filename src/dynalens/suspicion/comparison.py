@@ -63,12 +63,15 @@ def _modes(numbers: Array) -> tuple[Array, Array]:
 def _check_alike(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:
     if not first.index.equals(other.index) or not first["root_index"].equals(other["root_index"]):
         raise ValueError(
-            f"Expected runs on the same samples, got {len(first)} in the first and {len(other)} in run {number}, or "
-            "other ids. Compare runs whose training dataset is the same, in the same order."
+            f"Expected runs on the same samples, got {len(first)} in the first and {len(other)} in run {number}, "
+            "or samples with other ids. Compare runs whose training dataset is the same, in the same order."
         )
     kind = "target" if "target" in first else "label"
     if kind not in other:
-        raise ValueError("Expected runs on the same labels, got classes and numbers. Compare runs of one kind.")
+        raise ValueError(
+            "Expected runs on the same labels, got classes in one run and numbers in another. Compare classifiers "
+            "with classifiers, and regressions with regressions."
+        )
     both = first[kind].notna() & other[kind].notna()
     if "unit" in first and "unit" in other:  # two runs may doubt two labels of a sample
         both &= (first["unit"] == other["unit"]).fillna(False).astype(bool)

@@ -47,7 +47,7 @@ def removable(statistics: SampleStatistics, fraction: float) -> Array:
     if count > len(never_forgotten):
         raise ValueError(
             f"Expected `fraction` to be at most {len(never_forgotten) / samples:.3g}, the share of the {samples} "
-            f"samples seen that were learned and never forgotten, got {fraction}. Leave out fewer, or train longer."
+            f"samples that were learned and never forgotten, got {fraction}. Leave out fewer, or train longer."
         )
     first, margin = statistics.first_learned[never_forgotten], statistics.margin[never_forgotten]
     return never_forgotten[np.lexsort((never_forgotten, -margin, first))][:count]
