@@ -1,16 +1,20 @@
 """Wrong targets of samples with several labels and of regressions: average precision of the order, beside cleanlab.
 
 Data are the digits of scikit-learn. Of several labels, two digits stand in one picture and each bit is flipped with a
-probability; a sample is wrong if one of its bits is. Of a regression, the target is the angle by which a digit was
-turned, and a part of the targets is exchanged among each other; a sample is wrong if its target is another one by at
-least half the standard deviation, and samples that were exchanged for less are left out.
+probability, or each label that a sample has is left out; a sample is wrong if one of its bits is. Of a regression, the
+target is the angle by which a digit was turned, and a part of the targets is exchanged among each other; a sample is
+wrong if its target is another one by at least half the standard deviation, and samples that were exchanged for less are
+left out.
 
 A network learns the wrong targets. What it computes in each training step is what is recorded and what cleanlab is
 given, averaged over the epochs and of the last one. With ``--folds``, cleanlab is also given what it asks for: the
-outputs for each sample of a network that was trained, for as many epochs, on the other folds alone. Another row is one
-more entry of ``ROWS``. The weights of epochs were chosen with seeds 0 and 1, so that the others judge them.
+outputs for each sample of a network that was trained, for as many epochs, on the other folds alone. With ``--rates``,
+the lines tell instead how many samples the record takes to be wrong, and how many of those that it flags are. Another
+row is one more entry of ``ROWS``. The weights of epochs were chosen with seeds 0 and 1, and how wrong labels are
+counted with seed 0, so that the others judge them.
 
     python benchmarks/units.py --folds 5       # all rows, three seeds, as in docs/results.md
+    python benchmarks/units.py --rates         # how many samples are wrong, and which are flagged
     python benchmarks/units.py --rows "regression, 5 %" --seeds 0
 """
 
@@ -23,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
@@ -32,7 +37,8 @@ from torch.nn import functional as F
 from dynalens import TrainingDynamics
 from dynalens.dynamics import tracker
 from dynalens.dynamics.weighting import GROWTH
-from dynalens.suspicion import streaming_score
+from dynalens.suspicion import assess, streaming_score
+from dynalens.suspicion.table import flagged_of_run
 from dynalens.units import UnitPresentation, multi_label, regression
 
 Array = npt.NDArray[Any]
@@ -66,13 +72,13 @@ class Problem:
     peers: Callable[[Tensor, Tensor], Scores]
 
 
-def several_labels(percent: float, seed: int, size: int) -> Problem:
-    """Return pictures of two digits, of whose ten bits each is flipped with this probability."""
+def several_labels(percent: float, seed: int, size: int, *, only_missing: bool = False) -> Problem:
+    """Return pictures of two digits, of whose ten bits, or of whose labels, each is flipped with this probability."""
     rng = np.random.default_rng(seed)
     images, labels = digits_of_scikit_learn()
     pairs = torch.from_numpy(rng.integers(0, len(images), (2, size)))
     truth = (F.one_hot(labels[pairs[0]], 10) | F.one_hot(labels[pairs[1]], 10)).bool()
-    flipped = torch.from_numpy(rng.random((size, 10)) < percent / 100)
+    flipped = torch.from_numpy(rng.random((size, 10)) < percent / 100) & (truth | (not only_missing))
     return Problem(
         inputs=torch.cat([images[pairs[0]], images[pairs[1]]], dim=3),
         given=(truth ^ flipped).float(),
@@ -110,6 +116,8 @@ def exchanged_numbers(percent: float, seed: int, size: int) -> Problem:
 ROWS: dict[str, Callable[[int, int], Problem]] = {}
 for _percent in (0.5, 1, 3, 5, 10, 20):
     ROWS[f"several labels, {_percent:g} % of bits"] = functools.partial(several_labels, _percent)
+for _percent in (5, 10, 20):
+    ROWS[f"missing labels, {_percent} %"] = functools.partial(several_labels, _percent, only_missing=True)
 for _percent in (5, 10):
     ROWS[f"regression, {_percent:g} %"] = functools.partial(exchanged_numbers, _percent)
 
@@ -132,6 +140,26 @@ def measured(problem: Problem, seed: int, epochs: int = EPOCHS, folds: int = 0) 
     counts = problem.wrong >= 0
     return {
         name: float(average_precision_score(problem.wrong[counts], score[counts])) for name, score in scores.items()
+    }
+
+
+def rated(problem: Problem, seed: int, epochs: int) -> dict[str, float]:
+    """Train, and return the fraction of wrong samples, its estimate, and how good the flags at precision .8 are."""
+    torch.manual_seed(seed)
+    network, dynamics = problem.network(), TrainingDynamics(len(problem.inputs))
+    for epoch, _ in enumerate(_trained(problem, network, torch.arange(len(problem.inputs)), epochs, dynamics)):
+        dynamics.end_epoch(epoch)
+    statistics = dynamics.compute()
+    rate = assess(statistics).noise_rate
+    counts, wrong = problem.wrong >= 0, problem.wrong == 1
+    flags = flagged_of_run(statistics, rate.value) & counts
+    return {
+        "wrong": wrong[counts].mean(),
+        "estimated": rate.value,
+        "upper end": rate.high,
+        "flagged": flags[counts].mean(),
+        "wrong of the flagged": wrong[flags].mean() if flags.any() else float("nan"),
+        "flagged of the wrong": flags[wrong].mean() if wrong.any() else float("nan"),
     }
 
 
@@ -214,12 +242,16 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     parser.add_argument("--size", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--folds", type=int, default=0, help="of the cross-validation that cleanlab is given; 0: none")
+    parser.add_argument("--rates", action="store_true", help="how many samples are wrong instead of their order")
     parser.add_argument("--power", type=float, help="another power of the epoch in the weights of epochs")
     parser.add_argument("--growth", type=int, default=GROWTH, help="with --power, epochs after which these stay")
     args = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message="Lazy modules")
     if args.power is not None:
         setattr(tracker, "unit_weight", lambda epoch, **_: min(epoch + 1.0, args.growth) ** args.power)  # noqa: B010  # not exported there
+    if args.rates:
+        _print_rates({row: rows[row] for row in args.rows}, args)
+        return
     print("| row | wrong | order | average precision | of single seeds |\n| --- | --- | --- | --- | --- |")
     for row in args.rows:
         problems = [rows[row](seed, args.size) for seed in args.seeds]
@@ -231,6 +263,15 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
             values = [100 * run[name] for run in runs]
             single = ", ".join(f"{value:.1f}" for value in values)
             print(f"| {row} | {wrong:.1%} | {name} | {np.mean(values):.1f} | {single} |", flush=True)
+
+
+def _print_rates(rows: Mapping[str, Callable[[int, int], Problem]], args: argparse.Namespace) -> None:
+    """Print a line for each row, in percent, the means over the seeds where there is a number."""
+    for place, (row, make) in enumerate(rows.items()):
+        runs = pd.DataFrame([rated(make(seed, args.size), seed, args.epochs) for seed in args.seeds])
+        if not place:
+            print(f"| row | {' | '.join(map(str, runs.columns))} |\n|{' --- |' * (1 + runs.shape[1])}")
+        print(f"| {row} | {' | '.join(f'{100 * value:.1f}' for value in runs.mean())} |", flush=True)
 
 
 if __name__ == "__main__":

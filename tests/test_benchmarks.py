@@ -130,6 +130,21 @@ def test_the_benchmarks_of_units_print_each_order(
     assert printed == orders
 
 
+def test_the_benchmark_of_units_prints_how_many_samples_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    units = runpy.run_path(str(BENCHMARKS / "units.py"))
+    row = "missing labels, 20 %"
+    units["main"](["--rates", "--rows", row, "--seeds", "0", "--size", "64", "--epochs", "2"], units["ROWS"])
+    names, _, values = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.strip().splitlines())
+    printed = dict(zip(names, values, strict=True))
+    assert printed["row"] == row
+    wrong = 100 * units["ROWS"][row](0, 64).wrong.mean()
+    assert float(printed["wrong"]) == pytest.approx(wrong, abs=0.05)
+    assert 0 <= float(printed["estimated"]) <= float(printed["upper end"]) <= 100
+
+
 def test_cross_validation_trains_each_network_on_the_other_folds_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     units = runpy.run_path(str(BENCHMARKS / "units.py"))

@@ -412,6 +412,7 @@ STRANGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "foreign entry": (arrays(foreign=np.zeros(N)), "record.npz.*foreign"),
     "missing entry": (arrays(margin=None), "record.npz.*no margin"),
     "a pickle": (arrays(margin=np.array([None] * N)), "record.npz.*objects"),
+    "given labels of other samples": (arrays(unit_given=np.zeros((3, 2), np.int8)), r"record.npz.*unit_given of int8"),
     "another length": (arrays(margin=np.zeros(3)), r"record.npz.*margin of shape \(3,\)"),
     "texts": (arrays(margin=np.array(["a"] * N)), "record.npz.*margin of <U1"),
     "a class of 2e9": (arrays(label=NO_CLASS), "record.npz.*label from 0 to 2000000000"),

@@ -76,6 +76,7 @@ def by_hand(epochs: list[tuple[Array, Array]], given: Array) -> dict[str, Any]:
             b and not a for before, after in steps for b, a in zip(before, after, strict=True)
         ),
         "unit_margins": weighted,
+        "unit_given": list(given),
         "unit": int(np.argmin(weighted)),
         "unit_margin": min(weighted),
         "label": int(given[int(np.argmin(weighted))]),
@@ -113,6 +114,7 @@ def test_a_label_of_weight_0_is_left_out() -> None:
     assert statistics.presentations.tolist() == [1, 0]
     assert statistics.unit_margins is not None
     np.testing.assert_array_equal(statistics.unit_margins[0], [2.0, np.nan])
+    np.testing.assert_array_equal(statistics.arrays()["unit_given"], [[1, -1], [-1, -1]])
 
 
 def test_samples_with_a_logit_that_is_not_finite_are_left_out() -> None:

@@ -84,4 +84,5 @@ def read(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
         "unit_margin": np.where(has_presentations, margins[rows, unit], np.nan),
         "unit_forgetting_events": state[_FORGOTTEN].copy(),
         "unit_margins": margins,
+        "unit_given": state[_BITS].copy(),
     }

@@ -54,6 +54,8 @@ class SampleStatistics:
             wrong and had been right when it counted last. Of more than 512 tokens or pixels, an estimate from 512.
         unit_margins: Weighted mean of the margin of each label of a multi-label sample, shape ``(N, K)``, float32; NaN
             where the loss ignored it.
+        unit_given: What each label of a multi-label sample was given, shape ``(N, K)``, int8: 1 if the sample has the
+            label, 0 if not, -1 where the loss ignored it. None in a record that was written without.
         target: Of a regression, the target of the worst unit, float64; None of classes. ``label``, ``predicted`` and
             ``candidate`` are then -1.
         prediction: Weighted mean of the prediction of it, in the unit of the target.
@@ -107,6 +109,7 @@ class SampleStatistics:
     mean_margin: Array | None = None
     unit_forgetting_events: Array | None = None
     unit_margins: Array | None = None
+    unit_given: Array | None = None
     target: Array | None = None
     prediction: Array | None = None
     residual: Array | None = None

@@ -52,6 +52,7 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     _check_units(arrays, num_samples)
     for name, least in (("mean_probabilities", 2), ("unit_margins", 2), ("unit_residuals", 1)):
         _check_each_class(name, arrays.get(name), num_samples, least)
+    _check_given(arrays)
 
 
 def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
@@ -143,6 +144,15 @@ def _check_targets(arrays: Mapping[str, Array], num_samples: int) -> None:
     for name in _TARGETS[:-1]:
         _check_kind(name, arrays[name], num_samples, "f")
     _check_finite(arrays, _TARGETS[:-1])
+
+
+def _check_given(arrays: Mapping[str, Array]) -> None:
+    if "unit_given" not in arrays:
+        return
+    given, shape = arrays["unit_given"], arrays["unit_margins"].shape if "unit_margins" in arrays else None
+    if given.shape != shape or given.dtype.kind not in "iu":
+        raise ValueError(f"unit_given of {given.dtype} and shape {given.shape} for unit_margins of shape {shape}")
+    check_range("unit_given", given.ravel(), -1, 2)
 
 
 def _check_each_class(name: str, values: Array | None, num_samples: int, least: int) -> None:

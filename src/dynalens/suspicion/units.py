@@ -36,27 +36,40 @@ def worst_margin(statistics: SampleStatistics) -> Array:
 def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     """Return how many samples have a wrong label.
 
-    With c the fraction of doubted labels, those of negative mean margin, and f the same among the twentieth of the
-    labels with the largest absolute margin, at most c, v = f + f (c - f) of the labels are wrong, as
-    :func:`~dynalens.suspicion.noise_rate.estimate_noise_rate` counts classes. Of samples with K labels, 1 - (1 - v)^K
-    have a wrong one if these are independent; at most the fraction of samples with a doubted label, which is the upper
-    end, plus two standard errors. The lower end is 0: no label is ruled out.
+    The labels that the mean logits predict to be there are one group, those that they predict to be missing the other:
+    most labels of most samples are missing, which a network learns first, and an estimate from all of them together
+    would say nothing of the others. Of each group, with c the fraction of doubted labels, those of negative mean
+    margin, and f the same among the twentieth of the labels with the largest absolute margin, at most c,
+    v = f + f (c - f) are wrong, at most half, as :func:`~dynalens.suspicion.noise_rate.estimate_noise_rate` counts
+    classes.
+
+    Of samples with K labels of which v are wrong in both groups together, 1 - (1 - v)^K have a wrong one if these are
+    independent; at most the fraction of samples with a doubted label, which is the upper end, plus two standard errors.
+    The lower end is 0: no label is ruled out.
 
     Args:
-        statistics: Of multi-label samples that were seen.
+        statistics: Of multi-label samples that were seen. Without ``unit_given`` all labels are one group.
     """
     assert statistics.unit_margins is not None
-    margins = statistics.unit_margins
-    finite_margins = margins[np.isfinite(margins)].astype(np.float64)
-    doubted = float((finite_margins < 0).mean())
-    surest = float(
-        (finite_margins < 0)[np.abs(finite_margins) >= np.quantile(np.abs(finite_margins), 1 - SUREST)].mean()
-    )
-    wrong = min(doubted, surest)
+    margins, given = statistics.unit_margins.astype(np.float64), statistics.unit_given
+    is_counted = np.isfinite(margins)
+    is_there = np.zeros(margins.shape, np.bool_) if given is None else (margins > 0) == (given == 1)
+    groups = [margins[is_counted & group] for group in (is_there, ~is_there)]
+    wrong = sum(len(group) * _wrong_part(group) for group in groups) / max(int(is_counted.sum()), 1)
     samples = float((worst_margin(statistics) < 0).mean())
-    value = min(MOST, samples, 1 - (1 - wrong - wrong * (doubted - wrong)) ** margins.shape[1])
+    value = min(samples, 1 - (1 - wrong) ** margins.shape[1])
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(margins)) / len(margins)))
     return NoiseRate(0.0, value, min(1.0, samples + error), alone=ALONE)
+
+
+def _wrong_part(margins: Array) -> float:
+    """Return the fraction of these labels that is wrong: f + f (c - f), at most half."""
+    if not len(margins):
+        return 0.0
+    is_doubted, sureness = margins < 0, np.abs(margins)
+    doubted = float(is_doubted.mean())
+    surest = min(doubted, float(is_doubted[sureness >= np.quantile(sureness, 1 - SUREST)].mean()))
+    return min(MOST, surest + surest * (doubted - surest))
 
 
 def unit_codes(statistics: SampleStatistics) -> tuple[Array, Array]:

@@ -1,0 +1,59 @@
+"""How many multi-label samples have a wrong label, from records whose estimate can be worked out by hand."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dynalens import SampleStatistics, TrainingDynamics
+from dynalens.suspicion.units import unit_noise_rate
+from dynalens.units import multi_label
+
+N = 200
+
+
+def record(logits: torch.Tensor, given: torch.Tensor) -> SampleStatistics:
+    """Return the statistics of samples that were seen once."""
+    dynamics = TrainingDynamics(len(logits))
+    dynamics.update_units(torch.arange(len(logits)), multi_label(logits, given))
+    dynamics.end_epoch(0)
+    return dynamics.compute()
+
+
+def missing_labels(*, doubted: int = 40) -> SampleStatistics:
+    """Return a record of two labels: one is predicted everywhere, and the other, far more surely, nowhere.
+
+    The given labels lack the first one in so many samples, of which one is among the 10 with the largest logit.
+    """
+    logits = torch.stack([torch.arange(1.0, N + 1), -1000 - torch.arange(1.0, N + 1)], dim=1)
+    given = torch.tensor([[1, 0]]).repeat(N, 1)
+    given[: doubted - 1, 0] = 0
+    given[-1, 0] = 0
+    return record(logits, given)
+
+
+def test_labels_that_are_missing_count_although_others_are_predicted_more_surely() -> None:
+    # there: c = 40 / 200, f = 1 / 10, so that v = .1 + .1 (.2 - .1) = .11 of 200 labels; missing: 0 of 200
+    assert unit_noise_rate(missing_labels()).value == pytest.approx(1 - (1 - 0.11 / 2) ** 2)
+
+
+def test_no_more_samples_are_wrong_than_have_a_doubted_label() -> None:
+    rate = unit_noise_rate(missing_labels(doubted=1))
+    # c = 1 / 200 and f, which is 1 / 10 of the surest, at most c: v = 1 / 400 of all labels
+    assert rate.value == pytest.approx(1 - (1 - 1 / 400) ** 2)
+    assert rate.low == 0
+    assert rate.value < 1 / N < rate.high
+
+
+def test_more_than_half_of_the_samples_may_have_a_wrong_label() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(2000, 10, generator=generator) < 0.5
+    flipped = torch.rand(2000, 10, generator=generator) < 0.15
+    logits = torch.where(truth, 1.0, -1.0) * (1 + torch.rand(2000, 10, generator=generator))
+    rate = unit_noise_rate(record(logits, (truth ^ flipped).long())).value
+    assert rate == pytest.approx(1 - 0.85**10, abs=0.05)  # .80
+
+
+def test_a_record_without_the_given_labels_counts_all_labels_together() -> None:
+    statistics = replace(missing_labels(), unit_given=None)
+    assert unit_noise_rate(statistics).value == 0  # the twentieth that is surest is of the label nobody has
