@@ -367,9 +367,13 @@ def shared_passes(
     """Return the maps of several formulas from one forward and one backward pass of each chunk, and the logits.
 
     Args:
-        model: See :func:`saliency`, also for the arguments that are not named here.
-        formulas: By the names of their methods.
-        target_layer: See :func:`grad_cam`; it is looked for only where a formula needs one.
+        model: See :func:`saliency`, also for the arguments that are not described here.
+        formulas: The formula of each method, by the name of the method.
+        target_layer: See :func:`grad_cam`. If it is None, it is looked for only if a formula needs a layer.
+
+    Returns:
+        The maps of each method by its name, each of shape ``(N, *spatial)`` or ``(N, C, *spatial)`` as the method
+        gives them, and the logits, shape ``(N, K)``.
     """
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)

@@ -229,7 +229,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             )
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Find out how inputs and classes are shown."""
+        """Find out how inputs are scaled and what the classes are called, so that pictures can show both."""
         if self._pictures is None:
             return
         folder, epoch = self._folder / "explanations", trainer.current_epoch
@@ -241,7 +241,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             write_layout(writer, chart_layouts(trainer))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Look out for the suspects of the epochs before."""
+        """Ask the record for the suspects that are to be explained, and begin to collect them from the batches."""
         self._explanations.schedule.begin_epoch()
         with self._or_switched_off():
             self._tracked.begin_epoch(trainer)
@@ -250,7 +250,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Choose samples of the first real validation."""
+        """Choose the samples to explain from the first validation that is no sanity check."""
         samples = self._explanations.samples
         if self._pictures is None or trainer.sanity_checking or dataloader_idx or samples.chosen:
             return
@@ -266,7 +266,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             self._explanations.samples.end_choice()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Keep what is to be explained of the training images."""
+        """Copy those samples of the batch that are to be explained."""
         if self._pictures is None:
             return
         with self._or_switched_off():
@@ -277,11 +277,11 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
                 samples.begin_step(pl_module, part, ids, choose=not validates_in_epoch(trainer))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """What is computed from here on is not the step's forward pass."""
+        """Stop observing the forward pass of the training step, which ends here."""
         self._explanations.samples.observer.stop(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Learn from the first steps where images and labels stand in a batch."""
+        """Find out from the first steps where images and labels stand in a batch."""
         self._explanations.schedule.end_step()
         samples = self._explanations.samples
         if self._pictures is not None and not samples.observer.done:
@@ -289,7 +289,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
                 samples.end_step(self._tracked.presented_units)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Explain the images that are kept, in the first process; the others wait for it."""
+        """Explain the chosen samples in the first process, while the others wait for it."""
         self._explanations.schedule.end_epoch()
         self._ended = trainer.current_epoch, log_step(trainer, self.x_axis)
         if self._processes is not None:
@@ -297,7 +297,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, due))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Explain the last epoch if it was not, and write the last sheet and film strips; say if there were none."""
+        """Explain the last epoch if it is due, write the last pictures, and warn if nothing could be explained."""
         if self._processes is not None:
             left_out = self._explanations.schedule.leaves_out
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, left_out))
@@ -318,19 +318,19 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         return faithfulness_layout(tag_prefix(self.name), names, self.metrics)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go of the writer and of the loader."""
+        """Release the writer, the loader and the collected samples."""
         self._end_fit()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """As ``teardown``, which Lightning leaves out after an exception."""
+        """Do what ``teardown`` does, because Lightning does not call that after an exception."""
         self._end_fit()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the images that are kept and the maps that later ones are compared with."""
+        """Return the chosen samples and the maps with which later maps are compared."""
         return self._explanations.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the images of a checkpoint."""
+        """Continue with the samples and maps of a checkpoint."""
         self._explanations.load_state_dict(state_dict)
 
     def _end_fit(self) -> None:

@@ -38,7 +38,7 @@ class Setting(Generic[T]):
 
 
 class NamedCallback(CallbackBase):
-    """A callback whose state in a checkpoint is told from that of others of its class by its name."""
+    """A callback whose name tells its state in a checkpoint from that of others of its class."""
 
     name: str | None
 
@@ -49,7 +49,7 @@ class NamedCallback(CallbackBase):
 
 
 class GuardedPictures:
-    """The part of a monitor that runs the model; what it reads is the monitor's."""
+    """The part of a monitor that runs the model. If it fails, it is switched off and training goes on."""
 
     guarded: ClassVar[str] = "Pictures"
     """What is switched off."""
@@ -58,19 +58,19 @@ class GuardedPictures:
     _writes: Writes
 
     def _begin_writes(self, folder: Path) -> None:
-        """A fit begins, and writes to this folder."""
+        """Begin a fit that writes to this folder."""
         meanwhile = "Training goes on, and writing is tried again in later epochs. Make room on the disk."
         self._writes = Writes(f"{self.guarded.lower()} to {folder}", meanwhile)
 
     def _attempt(self, name: str, write: Callable[[], None]) -> None:
-        """Write something; a disk that fails is said once, unless the user wants it to raise."""
+        """Call ``write``. If the disk fails, warn once, or raise if ``on_error`` is "raise"."""
         if self.on_error == "raise":
             write()
         else:
             self._writes.attempt(name, write)
 
     def _or_switched_off(self) -> AbstractContextManager[None]:
-        """What fails is said once; training goes on unless the user wants it to raise."""
+        """Switch this part off if the body fails, and warn once, or raise if ``on_error`` is "raise"."""
 
         def switch_off() -> None:
             self._pictures = None

@@ -113,17 +113,17 @@ class ConceptMonitor(PacedPictures, NamedCallback):
             self._pictures = sink_of(trainer, folder)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Ask for those of the last epoch, and say what could not be written."""
+        """Make the results of the last epoch if they are due, and warn of files that could not be written."""
         super().on_train_end(trainer, pl_module)
         if self._pictures is not None:
             self._writes.say_missing("Make room on the disk before the next fit.")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go of the writer."""
+        """Release the writer."""
         self._pictures = self._processes = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """As ``teardown``, which Lightning leaves out after an exception."""
+        """Do what ``teardown`` does, because Lightning does not call that after an exception."""
         self.teardown(trainer, pl_module, "fit")
 
     def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:

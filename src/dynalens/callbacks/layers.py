@@ -133,21 +133,21 @@ class LayerMonitor(PacedPictures, NamedCallback):
             self._pictures = LayerPictures(sink_of(trainer, folder), tag_prefix(self.name))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Find out how inputs and classes are shown."""
+        """Find out how inputs are scaled and what the classes are called, so that pictures can show both."""
         if self._pictures is not None:
             show_as_trained(self._pictures, trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin the search for the strongest inputs anew."""
+        """Begin a new search for the strongest inputs."""
         super().on_train_epoch_start(trainer, pl_module)
         self._layer.begin_search()
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """As for a training epoch: each validation is searched by itself."""
+        """Begin a new search, as for a training epoch: each validation has its own strongest inputs."""
         self._layer.begin_search()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Learn where inputs stand; keep and watch training batches where there is no validation."""
+        """Find out where a batch holds its inputs. Without a validation, also collect inputs from training batches."""
         if self._pictures is not None and self.inputs == "auto" and not self._observer.done:
             self._unlearned = copied(batch)  # the step may work in place
             self._observer.start(pl_module, batch)
@@ -155,12 +155,12 @@ class LayerMonitor(PacedPictures, NamedCallback):
             self._begin(trainer, pl_module, batch)
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """What runs from here on is not the step's forward pass."""
+        """Stop observing the forward pass of the training step, which ends here."""
         self._layer.stop(loss)
         self._observer.stop(loss)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Take what the layer computed."""
+        """Keep what the layer computed for the batch."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._observer.finish()
         unlearned, self._unlearned = self._unlearned, None
@@ -169,18 +169,18 @@ class LayerMonitor(PacedPictures, NamedCallback):
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep and watch the batches of the first validation loader."""
+        """Collect inputs from the batches of the first validation loader."""
         if not trainer.sanity_checking and dataloader_idx == 0:
             self._begin(trainer, pl_module, batch)
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Take what the layer computed."""
+        """Keep what the layer computed for the batch."""
         self._end()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Draw the last pictures and maximise what is asked for, in the first process; the others wait for it."""
+        """Draw the last pictures and the activation maxima in the first process, while the others wait for it."""
         super().on_train_end(trainer, pl_module)
         if self._processes is not None and self.maximise is not None:
             self._processes.in_first(lambda: self._maximise(trainer, pl_module))
@@ -191,22 +191,22 @@ class LayerMonitor(PacedPictures, NamedCallback):
             self._writes.say_missing("Make room on the disk before the next fit.")
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Let go of the writer and of the layer."""
+        """Release the writer and the hooks on the layer."""
         self._layer.close()
         self._observer.close()
         self._unlearned = None
         self._pictures, self._processes = None, None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """As ``teardown``, which Lightning leaves out after an exception."""
+        """Do what ``teardown`` does, because Lightning does not call that after an exception."""
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the images that are kept, and when pictures are drawn."""
+        """Return the collected inputs, and the epochs in which pictures are drawn."""
         return {"kept": self._layer.images, **super().state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the images of a checkpoint."""
+        """Continue with the inputs of a checkpoint."""
         self._layer.images = state_dict["kept"]
         super().load_state_dict(state_dict)
 

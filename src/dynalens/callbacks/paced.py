@@ -22,7 +22,7 @@ class PacedPictures(GuardedPictures):
     _ended: tuple[int, int] | None  # the last epoch that has ended, and its step in the logger
 
     def _begin_schedule(self, last: int | None = None) -> None:
-        """A fit begins, whose last epoch this is, None where it is not known."""
+        """Begin a fit whose last epoch is ``last``, None if that is not known."""
         self._schedule = Schedule(self.every_n_epochs, self.max_overhead, last)
         self._ended = None
 
@@ -31,25 +31,25 @@ class PacedPictures(GuardedPictures):
         raise NotImplementedError  # each monitor makes its own
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """The time of training begins."""
+        """Begin to measure the training time of the epoch."""
         self._schedule.begin_epoch()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Count the step."""
+        """Add the step to the training time."""
         self._schedule.end_step()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Count the validation."""
+        """Add the validation to the training time."""
         self._schedule.end_step()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Make the results if they are due, in the first process; the others wait for it."""
+        """Make the results if they are due, in the first process, while the others wait for it."""
         self._schedule.end_epoch()
         self._ended = trainer.current_epoch, log_step(trainer, self.x_axis)
         self._make_in_first(trainer, pl_module, self._schedule.due)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Make those of the last epoch if training stopped sooner than was known."""
+        """Make the results of the last epoch if training stopped earlier than planned."""
         self._make_in_first(trainer, pl_module, self._schedule.leaves_out)
 
     def _make_in_first(self, trainer: Any, pl_module: Any, due: Callable[[int], bool]) -> None:
@@ -68,10 +68,10 @@ class PacedPictures(GuardedPictures):
                 announce(f"dynalens: {words}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return in which epochs results were made and will be made."""
+        """Return the epoch of the newest results and that of the next ones."""
         return {"next_epoch": self._schedule.next_epoch, "newest_epoch": self._schedule.newest_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with those of a checkpoint; checkpoints of earlier versions have none."""
+        """Continue with the epochs of a checkpoint. Checkpoints of earlier versions do not have them."""
         self._schedule.next_epoch = state_dict.get("next_epoch", 0)
         self._schedule.newest_epoch = state_dict.get("newest_epoch")

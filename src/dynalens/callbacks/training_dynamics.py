@@ -172,7 +172,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._live = self._live.renewed()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Install what must stand before the first loader is made."""
+        """Install what must be in place before Lightning makes the first loader."""
         if stage != "fit" or trainer.fast_dev_run:
             return
         check_data_parallel(trainer, type(self).__name__)
@@ -200,7 +200,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._log.restore()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Look at the loader again, which Lightning may have made anew."""
+        """Follow the training loader again, because Lightning may have made a new one."""
         if self._active:
             self._find_samples(trainer)
             self._step.begin_epoch()
@@ -208,7 +208,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
                 self._log.begin_epoch(trainer, self._epoch(trainer), self._features.rows)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Watch the step."""
+        """Begin to observe the training step."""
         if not self._active:
             return
         if batch_idx == 0 or self._live.current is None:  # asked once an epoch, as each question takes its time
@@ -222,14 +222,14 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._last_layer.start()
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
-        """The step's own loss is known."""
+        """Note the loss of the step, from which gradients are computed."""
         if self._active:
             self._step.before_backward(loss)
             self._last_layer.close()
             self._observer.stop()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Record the batch."""
+        """Record what the step showed of each sample in its batch."""
         self._step.stop()
         self._observer.finish()
         self._last_layer.close()
@@ -239,12 +239,12 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._log.schedule.end_step()
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Count it as training, of whose time drawing may take a part."""
+        """Count the validation as training time, a part of which may be spent on drawing."""
         if self._log is not None:
             self._log.schedule.end_step()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Fold the epoch into the record, write it and log it."""
+        """Add the epoch to the record, write the record and log it."""
         if not self._active or self._processes is None:
             return
         self._processes.end_steps(self._step.end_epoch)
@@ -274,7 +274,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._processes = None
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """As ``teardown``, which Lightning leaves out after an exception; the epoch that was cut off is dropped."""
+        """Do what ``teardown`` does, which Lightning does not call after an exception. Drop the unfinished epoch."""
         try:
             if self._active:
                 self._live.cut_off()
@@ -354,7 +354,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     @property
     def identity(self) -> SampleIdentity:
-        """Who is in a training batch, for callbacks that ask in the same step."""
+        """The samples in the current training batch, for other callbacks that ask in the same step."""
         return self._identity
 
     def _end_fit(self) -> None:
@@ -391,6 +391,6 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._gallery_sources.append(source)
 
     def followed_suspects(self, epoch: int) -> int:
-        """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""
+        """Return the largest number of suspects in the gallery of this epoch, 0 if no gallery is drawn."""
         due = self._log is None or self._log.schedule.due(self._live.epoch(epoch))
         return self._shown.followed_suspects(epoch) if due else 0

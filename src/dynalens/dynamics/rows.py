@@ -32,19 +32,25 @@ _TURNS = 2**13  # classes in turn, after which they begin again
 
 
 def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = None) -> Tensor:
-    r"""Return margin, log-probability of the label, EL2N, prediction, target and log-probability of a class in turn.
+    r"""Return the six numbers that the record takes from each presentation of a sample.
 
-    With logits :math:`z`, label :math:`y` and :math:`p = \mathrm{softmax}(z)`:
-    :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1), :math:`\log p_y`,
-    :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021), :math:`\arg\max_k z_k`, :math:`y`, and
-    :math:`\log p_k` of one class :math:`k`. No operation waits for the device, and a row does not depend on others,
-    except for the turn of its class where that is not given. (With several threads, its last digits may.) A class may
-    be masked by -inf: its probability is 0; the margin is inf where all but the label's are.
+    With the logits :math:`z`, the label :math:`y` and :math:`p = \mathrm{softmax}(z)`, they are in this order:
+
+    - the margin :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1),
+    - the log-probability of the label, :math:`\log p_y`,
+    - EL2N, :math:`\lVert p - \mathrm{onehot}(y) \rVert_2` (Paul et al. 2021),
+    - the prediction :math:`\arg\max_k z_k`,
+    - the target :math:`y`,
+    - the log-probability :math:`\log p_k` of one class :math:`k`, which ``turns`` names.
+
+    No operation waits for the device. The numbers of a presentation do not depend on the other presentations of the
+    batch, except for k if ``turns`` is None, and for the last digits if torch uses several threads. A class may be
+    masked by a logit of -inf: its probability is 0. If all classes but the label are masked, the margin is inf.
 
     Args:
         logits: Shape ``(N, K)``, K >= 2, any floating dtype; computed in float32.
         targets: Shape ``(N,)``, integers in [0, K). A negative value marks a presentation that is not counted.
-        turns: Shape ``(N,)``, integers in [0, K): the class k of each; by default all in turn.
+        turns: Shape ``(N,)``, integers in [0, K): the class k of each presentation. Default: all classes in turn.
 
     Returns:
         Shape ``(6, N)``, float32, on the device of ``logits``.
@@ -53,6 +59,8 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
         >>> import torch
         >>> presentation_rows(torch.tensor([[2.0, 0.5]]), torch.tensor([1]))[[0, 3, 4], 0]
         tensor([-1.5000,  0.0000,  1.0000])
+
+        The margin is 0.5 - 2, class 0 is predicted, and the target is class 1.
     """
     turns = in_turn(len(targets), logits.shape[1], targets.device) if turns is None else turns
     parts = torch.empty(PARTS, len(targets), device=logits.device)

@@ -37,18 +37,18 @@ Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 class TrainingDynamics:
-    """Keep the statistics of each sample while training: exact, and without waiting for the device.
+    """Compute the statistics of each training sample, exactly, and without waiting for the device in a step.
 
     Call ``update`` for each batch, ``end_epoch`` after each epoch, and ``compute`` when you want the statistics.
-    This needs no Lightning. It takes 64 bytes for each sample, and 32 for each presentation in the current epoch, 24 of
-    them on the device of the logits. A presentation is one time that the network trains on a sample.
+    This needs no Lightning. A presentation is one time that the network trains on a sample. The record takes 64 bytes
+    for each sample. During an epoch, each presentation takes 32 bytes more, 24 of them on the device of the logits.
 
     Args:
         num_samples: Number N of samples in the dataset.
-        mean_probabilities: Keep the mean of all K probabilities of each sample. True allows 1 GiB, a number that many,
-            counted as 4 N K bytes. During an epoch the device of the logits holds 4 K bytes for each presentation, and
-            twice that while several processes merge theirs. The host keeps 6 N K bytes, and 12 N K more while an epoch
-            ends.
+        mean_probabilities: Also keep the mean of all K probabilities of each sample. True allows them 1 GiB, a number
+            allows that many GiB, counted as 4 N K bytes. During an epoch, the device of the logits holds 4 K bytes for
+            each presentation, and twice as many while several processes merge their records. The host holds 6 N K
+            bytes, and 12 N K bytes more while an epoch ends.
         tolerance: For a regression, the absolute residual below which a prediction is right: a number, or one for each
             of D targets. Default: :func:`~dynalens.dynamics.tolerance.default_tolerance` of the first epoch's targets.
 
@@ -87,16 +87,16 @@ class TrainingDynamics:
     def update(
         self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor, *, beside: Tensor | None = None
     ) -> None:
-        """Record one batch; a sample may occur in it more than once.
+        """Record one batch. A sample may occur in it more than once.
 
         Args:
             indices: Dataset index of each row, N integers in [0, num_samples).
-            logits: Shape ``(N, K)``, K >= 2. Neither modified nor kept.
-            targets: Shape ``(N,)``, int64, the classes trained on.
-            beside: Numbers of units, of :meth:`update_units`.
+            logits: Shape ``(N, K)``, K >= 2. They are not modified, and no reference to them is kept.
+            targets: Shape ``(N,)``, int64: the class that each row was trained on.
+            beside: Numbers of units. Only :meth:`update_units` passes them.
 
         Raises:
-            ValueError: If the shapes do not agree, or mean probabilities do not fit their room.
+            ValueError: If the shapes do not agree, or the mean probabilities take more memory than is allowed.
         """
         one_each = not isinstance(indices, Tensor) or (indices.ndim == 1 and not indices.is_floating_point())
         shaped = logits.ndim == 2 and logits.shape[1] > 1 and targets.shape == logits.shape[:1]
@@ -121,10 +121,10 @@ class TrainingDynamics:
 
         Args:
             indices: Dataset index of each sample, N integers in [0, num_samples).
-            shown: Of :func:`~dynalens.units.multi_label` or :func:`~dynalens.units.regression`.
+            shown: What :func:`~dynalens.units.multi_label` or :func:`~dynalens.units.regression` returns.
 
         Raises:
-            ValueError: If the units are others than in the batches before, or mean probabilities are asked for.
+            ValueError: If earlier batches had another kind or number of units, or ``mean_probabilities`` is set.
         """
         if self._room:
             raise ValueError(
@@ -141,11 +141,11 @@ class TrainingDynamics:
 
     @property
     def kind(self) -> UnitKind | None:
-        """What the units of the samples are; None where each has one label, or none was recorded yet."""
+        """Kind of the units of the samples. None if each sample has one label, or if nothing was recorded yet."""
         return kind_of(self._state)
 
     def grow(self, num_samples: int) -> None:
-        """Make room for more samples, with the indices after those known; never takes any away."""
+        """Add samples until there are ``num_samples``. They get the next indices. No sample is ever removed."""
         new = max(num_samples - self.num_samples, 0)
         added = empty_state(new, classes_of(self._state)) | empty_units(new, kind_of(self._state))
         added.pop(TOLERANCE, None)  # which is of all samples
@@ -154,7 +154,7 @@ class TrainingDynamics:
         self.num_samples += len(added["label"])
 
     def end_epoch(self, epoch: int, exchange: Exchange | None = None) -> EpochRecord:
-        """End an epoch: move its presentations to the host, once, and add them to the record.
+        """End an epoch: move its presentations to the host in one copy, and add them to the record.
 
         Args:
             epoch: Number of the epoch, from 0.
@@ -204,16 +204,20 @@ class TrainingDynamics:
         )
 
     def discard_pending(self) -> int:
-        """Drop the presentations since the last ``end_epoch`` and return how many there were."""
+        """Drop the presentations since the last ``end_epoch``, and return their number."""
         dropped, self._pending = len(self._pending), self._nothing_pending()
         return dropped
 
     def compute(self) -> SampleStatistics:
-        """Return the statistics of the epochs that have ended; arrays of length N, copies."""
+        """Return the statistics over the epochs that have ended: copies, one value for each of the N samples."""
         return read_statistics(self._state)
 
     def state_dict(self, *, pending: bool = True) -> dict[str, Any]:
-        """Return version, N, the record and, if wanted, the epoch under way: tensors and plain Python."""
+        """Return what :meth:`load_state_dict` needs to continue, as tensors and plain Python.
+
+        Args:
+            pending: Also return the presentations of the epoch under way.
+        """
         under_way = self._pending if pending else PendingRows()
         presentations = zip(("index", "rows", "step"), under_way.on_host(), strict=True)
         return {
@@ -227,11 +231,11 @@ class TrainingDynamics:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Continue from ``state_dict``.
+        """Continue from what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: If it has another version or another number of samples, no mean probabilities where they are
-                kept, or tokens or pixels as an earlier version recorded them.
+            ValueError: If its version or its number of samples differ, if it lacks the mean probabilities that this
+                object keeps, or if it holds tokens or pixels that an earlier version of dynalens recorded.
         """
         version, num_samples = state_dict.get("version"), state_dict.get("num_samples")
         if (version, num_samples) != (VERSION, self.num_samples):

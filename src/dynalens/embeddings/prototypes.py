@@ -28,23 +28,31 @@ class Representatives:
 
 
 def mmd_critic(features: Tensor, prototypes: int, criticisms: int, *, gamma: float | None = None) -> Representatives:
-    r"""Return the prototypes and criticisms of a set, each chosen greedily.
+    r"""Return the prototypes and criticisms of a set of samples (MMD-critic).
 
-    The prototypes S make the squared maximum mean discrepancy to all n samples small: each next one raises most
+    Prototypes stand for the set: their distribution is close to that of all n samples, measured by the squared maximum
+    mean discrepancy. They are chosen one by one. The next one added to the prototypes S is the sample that raises most
     :math:`J(S) = \frac{2}{n|S|} \sum_{i \le n, j \in S} k(x_i, x_j) - \frac{1}{|S|^2} \sum_{i, j \in S} k(x_i, x_j)`.
-    The criticisms C are where both distributions differ: each next one raises most
+
+    Criticisms are samples that the prototypes do not stand for: at them the two distributions differ. The next one
+    added to the criticisms C is the sample that raises most
     :math:`\sum_{l \in C} |\frac1n \sum_i k(x_i, x_l) - \frac{1}{|S|} \sum_{j \in S} k(x_j, x_l)| + \log\det K_{C,C}`.
-    The kernel is :math:`k(x, y) = \exp(-\gamma |x - y|^2)` of rows of length 1.
+
+    The kernel is :math:`k(x, y) = \exp(-\gamma |x - y|^2)`. Each row of features is scaled to length 1 first.
 
     Source: Kim, Khanna, Koyejo, "Examples are not Enough, Learn to Criticize!", NeurIPS 2016, sections 3 and 4.
-    https://papers.nips.cc/paper/6300. They choose :math:`\gamma` by cross-validation; the default here needs none: one
-    over the median of the squared distances (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, section 8).
+    https://papers.nips.cc/paper/6300. Differs from the source: they choose :math:`\gamma` by cross-validation. The
+    default here is one over the median of the squared distances (Gretton et al., "A Kernel Two-Sample Test", JMLR 2012,
+    section 8).
 
     Args:
-        features: Shape ``(n, D)``, floating; rows that are all zeros or not finite are left out.
-        prototypes: At most so many.
-        criticisms: At most so many.
-        gamma: Positive.
+        features: Shape ``(n, D)``, floating. Rows that are all zeros or not finite are left out.
+        prototypes: Largest number of prototypes, at least 0.
+        criticisms: Largest number of criticisms, at least 0.
+        gamma: Width parameter of the kernel, above 0.
+
+    Returns:
+        The rows of ``features`` that were chosen.
 
     Raises:
         ValueError: If a number is negative, or ``gamma`` is not positive.

@@ -58,13 +58,16 @@ def measure(
     logits: Tensor | None = None,
     regions: Tensor | None = None,
 ) -> Faithfulness:
-    """Return the metrics of these names that perturb images or know where the object is; others are passed over.
+    """Return the metrics of these names, for each image.
+
+    This covers the metrics that perturb the images, and those that compare maps with the region of an object. The
+    names of other metrics, which compare maps with each other, are ignored here.
 
     Args:
-        model: See :func:`faithfulness_curves`, also for the arguments that are not named here.
-        maps: Shape ``(N, *spatial)``; a :func:`random_ranking` gives the control.
+        model: See :func:`faithfulness_curves`, also for the arguments that are not described here.
+        maps: Shape ``(N, *spatial)``. Pass those of :func:`random_ranking` to get the values of the random control.
         metrics: Names from ``METRICS``.
-        regions: Masks of the object, shape ``(N, *spatial)``; without them the metrics that need them are passed over.
+        regions: Masks of the object, shape ``(N, *spatial)``. Without them, the metrics of regions are ignored.
     """
     names = check_metrics(metrics)
     curve_names = sorted({curve for name in names for curve in _NEEDS.get(name, ())})

@@ -47,7 +47,11 @@ class Influence:
         return self._ranked(test, n, sign=-1)
 
     def proponents(self, test: int, n: int = 10) -> pd.DataFrame:
-        """Return the training samples that lowered the loss of a test sample most, the largest influence first."""
+        """Return the training samples that lowered the loss of a test sample most.
+
+        The arguments and the table are those of :meth:`opponents`. Here all influences are positive, and the largest
+        come first.
+        """
         return self._ranked(test, n, sign=1)
 
     def wrong(self) -> list[int]:
@@ -56,7 +60,10 @@ class Influence:
         return rows
 
     def rows(self, test: int, n: int, *, sign: int) -> list[int]:
-        """Return the places in the dataset of the first ``n`` whose influence has this sign."""
+        """Return the positions in the dataset of the ``n`` samples with the strongest influence of this sign.
+
+        There are fewer if fewer samples have an influence of this sign.
+        """
         towards = sign * self.values[test]
         order = np.argsort(-towards, kind="stable")[:n]
         rows: list[int] = order[towards[order] > 0].tolist()

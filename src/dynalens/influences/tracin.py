@@ -66,18 +66,21 @@ def influence(
 ) -> Influence:
     r"""Return by how much each training sample lowered or raised the loss of some test samples (TracIn).
 
-    :math:`\sum_t \eta_t\, \nabla\ell(z_i; W_t) \cdot \nabla\ell(z'_j; W_t)` over the checkpoints t, with :math:`W_t`
-    the weights of the last layer without its bias and :math:`\eta_t` the learning rate in the checkpoint. For that
-    layer it is :math:`\eta_t\, (h_i \cdot h'_j)\,(g_i \cdot g'_j)`: h the layer's input, g the gradient at the logits,
-    softmax less one-hot for cross-entropy. Captum's ``TracInCPFast`` computes it. The sum approximates how far the
-    steps on a training sample lowered the loss of a test sample. It assumes that training was plain gradient descent.
+    The influence of training sample :math:`z'_j` on test sample :math:`z_i` is
+    :math:`\sum_t \eta_t\, \nabla\ell(z_i; W_t) \cdot \nabla\ell(z'_j; W_t)`. The sum is over the checkpoints t,
+    :math:`\ell` is the loss, :math:`W_t` are the weights of the last layer without its bias, and :math:`\eta_t` is the
+    learning rate in the checkpoint. The sum approximates how far the steps on the training sample lowered the loss of
+    the test sample. It assumes that training was plain gradient descent.
 
-    With ``layers``, W_t are the trained weights and biases of these layers, by Captum's ``TracInCP``: the gradient of
-    each sample is computed, where the last layer has a closed form.
+    For the last layer, a term of the sum is :math:`\eta_t\, (h_i \cdot h'_j)\,(g_i \cdot g'_j)`, where h is the input
+    of the layer and g the gradient of the loss at the logits: softmax minus one-hot for cross-entropy. Captum's
+    ``TracInCPFast`` computes it. With ``layers``, :math:`W_t` are the trained weights and biases of these layers, and
+    Captum's ``TracInCP`` computes the gradient of each sample.
 
-    Each checkpoint costs a forward pass of the dataset, and one of the test samples for each batch. With ``layers`` it
-    costs a forward and a backward pass of each sample of both, one by one, and memory for the chosen weights once for
-    each test sample and each sample of a batch. The model is left as it was, weights included, as are random numbers.
+    Each checkpoint costs one forward pass of the dataset, and one forward pass of the test samples for each batch of
+    the dataset. With ``layers``, it costs a forward and a backward pass of every single training and test sample. It
+    also takes memory for one copy of the chosen weights per test sample and per sample of a batch. Afterwards the
+    model, its weights and the random generators are as they were before.
 
     Source: Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent", NeurIPS 2020, section 3 and
     appendix F. https://arxiv.org/abs/2002.08484
@@ -85,8 +88,8 @@ def influence(
     Args:
         record: The record of the run, or the monitor that keeps it. It gives ids, suggested labels and the probability
             that each label is wrong. None: ids are positions in the dataset.
-        checkpoints: A folder of ``ModelCheckpoint``, the run's folder, or files. They are unpickled, as Lightning does,
-            so read only your own. If two files are of the same step, one counts.
+        checkpoints: A folder that ``ModelCheckpoint`` wrote, the run's folder, or files. As in Lightning, they are
+            unpickled, so pass only files that you trust. If two files are of the same step, only one of them counts.
         model: The module that was trained. Its present weights do not matter.
         dataset: Map-style, N samples, in the order of the record, without random augmentation.
         samples: The M test samples: inputs as ``model`` takes them, and labels.
@@ -96,9 +99,12 @@ def influence(
         inputs: Callable(batch) -> (inputs, labels) of a batch of ``dataset``; default: the first two of a tuple, or the
             usual keys of a dict.
         loss: Callable(logits, labels) -> sum over samples; default: cross-entropy of one class each.
-        learning_rate: Of all checkpoints, where they have none (``save_weights_only``) or several.
-        batch_size: Training samples in one pass.
-        num_workers: Processes that read the dataset.
+        learning_rate: Learning rate of all checkpoints. Pass it if they hold none (``save_weights_only``) or several.
+        batch_size: Number of training samples in one pass.
+        num_workers: Number of processes that read the dataset.
+
+    Returns:
+        An :class:`Influence` whose ``values`` have shape ``(M, N)``, float32. Positive: the training sample helped.
 
     Raises:
         ValueError: If Captum is not installed, the checkpoints are not of this model, the layer does not give the
@@ -157,18 +163,21 @@ def self_influence(
 ) -> "pd.Series[float]":
     r"""Return the influence of each training sample on itself, :math:`\sum_t \eta_t\, |h_i|^2 |g_i|^2`.
 
-    A sample that only its own steps help is unlike the others or wrongly labelled: higher is more suspicious. As
-    a score it needs the checkpoints and a forward pass of the dataset for each. ``record.table().join(scores)`` puts it
-    beside the others; ``docs/results.md`` compares it with the default order.
+    The sum is over the checkpoints t. :math:`\eta_t` is the learning rate, :math:`h_i` the input of the last layer and
+    :math:`g_i` the gradient of the loss at the logits. If only the steps on a sample itself lower its loss, the sample
+    is unlike the others or its label is wrong: a higher value is more suspicious. Each checkpoint costs one forward
+    pass of the dataset. ``record.table().join(scores)`` adds the values to the table of the record.
+    ``docs/results.md`` compares them with the default order of suspects.
 
     Source: Pruthi et al. 2020, section 4.1.
 
     Args:
         record: See :func:`influence`, also for the arguments that are not named here.
-        layers: Layers whose weights count, or "all": the influence is then the norm of a sample's gradient, squared.
+        layers: Layers whose weights count, or "all". The influence is then the squared norm of a sample's gradient at
+            these weights, times the learning rate, summed over the checkpoints.
 
     Returns:
-        N values, at least 0, ``score_self_influence``, index ``sample_id``.
+        A series with the name ``score_self_influence`` and the index ``sample_id``: N values, each at least 0.
 
     Raises:
         ValueError: As for :func:`influence`.

@@ -17,24 +17,25 @@ from dynalens.observation.snapshot import Snapshot
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the body on a model in evaluation mode with gradients on, and put back everything it could change.
+    """Run the body with the model in evaluation mode and gradients on, then undo all that the body changed.
 
-    Saved and restored, also when the body raises:
+    These are saved before the body and put back after it, even if the body raises an error:
 
-    - of every module, also of those that stand in lists, and of the objects of your own classes that they hold: all
-      attributes, the entries of lists, dictionaries, sets and deques, values of arrays, parameters, buffers and other
-      tensors, states of metrics, hooks, and class attributes. Of a container with more than a thousand entries it is
-      the entries, not what these hold.
-    - global variables that the functions of your own files mention, from ``forward`` on, and what these hold.
-    - each parameter's ``requires_grad`` and ``.grad`` (None inside),
+    - the state of every module, also of modules in lists, and of the objects of your own classes that modules hold:
+      attributes, entries of lists, dictionaries, sets and deques, values of arrays, parameters, buffers and other
+      tensors, states of metrics, hooks, and class attributes. In a container with more than a thousand entries, the
+      entries are put back, but not what these hold,
+    - the global variables that ``forward`` and the functions of your own files that it calls mention, and what these
+      hold,
+    - ``requires_grad`` and ``.grad`` of each parameter. In the body, ``.grad`` is None,
     - the random generators of torch on every device, of numpy and of Python, and those that modules hold.
 
-    What a LightningModule logs inside goes nowhere. Inference mode and autocast are off; compiled modules run eagerly,
-    since hooks added after a compilation would be ignored, and activation checkpoints keep what they compute.
+    In the body, a LightningModule logs nothing, and inference mode and autocast are off. Compiled modules run eagerly,
+    because they would ignore hooks that are added after the compilation. Activation checkpoints keep what they compute.
 
     Raises:
-        ValueError: If the forward pass draws from a generator, an iterator of a loader, or one of ``itertools`` other
-            than ``count``, which cannot be put back.
+        ValueError: If the forward pass takes an item from a generator, from an iterator of a loader, or from an
+            iterator of ``itertools`` other than ``count``. The item cannot be given back.
 
     Example:
         >>> model = torch.nn.Dropout()
