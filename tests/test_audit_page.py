@@ -119,6 +119,15 @@ def test_a_plan_that_cannot_be_written_only_warns(tmp_path: Path, monkeypatch: p
     assert load_record(tmp_path).meta.epochs == [0, 1, 2]
 
 
+def test_a_damaged_plan_of_an_earlier_run_ends_no_fit(tmp_path: Path) -> None:
+    folder = tmp_path / "record"
+    folder.mkdir()
+    (folder / "audit_plans.npz").write_text("no plan")
+    with pytest.warns(UserWarning, match=r"switched off, training goes on: DamagedFileError: .*audit_plans\.npz"):
+        fit(tmp_path, TrainingDynamicsMonitor(audit=12, save_dir=folder), max_epochs=2)
+    assert load_record(folder).meta.epochs == [0, 1]
+
+
 @pytest.mark.parametrize("audit", [0, -1, 1.5, True, "100"])
 def test_a_number_of_audited_samples_that_makes_no_sense_is_an_error(audit: Any) -> None:
     with pytest.raises(ValueError, match="Expected `audit` to be None or a whole number of at least 1, got"):

@@ -2,21 +2,30 @@
 
 import csv
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from torch.utils.data import TensorDataset
 
-from dynalens import TrainingDynamicsMonitor, apply_decisions, load_record
+from dynalens import TrainingDynamicsMonitor, apply_decisions, audit, load_record, similar_samples
+from dynalens.auditing import read_answers
 from dynalens.cli import main
-from dynalens.report import write_report
+from dynalens.report import write_audit, write_report
+from dynalens.text import escaped, inert, plain, printable
 from test_report import content_of
-from training import N, dataset, fit, loader
+from training import Classifier, N, dataset, fit, images, labels, loader
 
 NAMES = ["caf\udce9.png", "=1+1", "+1", "-1", "@sum", "\tx", "\rx", "\x1b[31mred\x1b[0m", "a\nb", "ä.png", "'tis.png"]
-CELLS = ["caf\\udce9.png", "'=1+1", "'+1", "'-1", "'@sum", "'\\tx", "'\\rx"]
+CELLS = ["caf\\udce9.png", "'=1+1", "'+1", "'-1", "'@sum", "\\tx", "\\rx"]
 CLASSES = ["=class\udcff", "\x1b]0;title\x07", "c"]
+
+
+IDS = [f"{name}{i}" for i, name in enumerate([*NAMES, "'=1", *NAMES][:N])]
 
 
 def numbered(name: str, number: int) -> str:
@@ -49,6 +58,72 @@ def test_tables_hold_odd_names_escaped_and_the_record_as_they_are(run: tuple[Pat
         assert table["name"][1] == "=1+11"
         assert set(table["label_name"]) == {"=class\\udcff", *CLASSES[1:]}
     assert len(monitor.suspects()) == len(record.suspects()) == N
+
+
+class Identified(TensorDataset):
+    def __getitem__(self, i: Any) -> Any:
+        return {"x": self.tensors[0][i], "y": self.tensors[1][i], "id": IDS[i]}
+
+
+class OfDicts(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step((batch["x"], batch["y"]), batch_idx)
+
+
+@pytest.fixture(scope="module")
+def identified(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("identified")
+    data = Identified(images(), labels())
+    monitor = TrainingDynamicsMonitor(index="id", features="net.0", similar=2)
+    fit(folder, monitor, model=OfDicts(), data=lambda: loader(data), max_epochs=2)
+    return folder
+
+
+@pytest.mark.parametrize("source", ["page", "table", "file", "terminal"])
+def test_answers_about_odd_ids_are_found_wherever_the_ids_were_read(
+    identified: Path, tmp_path: Path, source: str
+) -> None:
+    record = load_record(identified)
+    plan = record.audit_plan(12)
+    cards = content_of(write_audit(record, tmp_path / "audit.html", n=12))["cards"]
+    assert [card["id"] for card in cards] == plan["sample_id"].tolist()
+    cells: dict[str, Callable[[str], str]] = {"page": cell_of_page, "table": str, "file": inert, "terminal": printable}
+    ids = [cells[source](sample) for sample in plan["sample_id"]]
+    answers = pd.DataFrame({"sample_id": ids, "label": plan["label"], "answer": ["wrong"] * 5 + ["right"] * 7})
+    answers.to_csv(tmp_path / "answers.csv", index=False)
+    table = audit(record, answers if source == "table" else tmp_path / "answers.csv").table()
+    shown = [escaped(sample) for sample in IDS]
+    assert [labels()[shown.index(sample)] for sample in plan["sample_id"]] == plan["label"].tolist()
+    assert table["answer"].loc[plan["sample_id"]].tolist() == answers["answer"].tolist()
+    assert (table["answer"] != "").sum() == 12
+
+
+def cell_of_page(sample: str) -> str:
+    """Return the cell that the page's `csvOf` writes."""
+    return f"'{sample}" if re.match(r"'*[=+\-@\t\r]", sample) else sample
+
+
+def test_ids_that_look_alike_in_a_terminal_are_told_by_exact_letters_alone() -> None:
+    alike: dict[str, Any] = {"sample_ids": ["\t1", "\\t1"], "labels": np.array([0, 1])}
+    exact = read_answers(pd.DataFrame({"sample_id": ["\\t1"], "answer": ["right"]}), **alike)
+    assert exact.rows.tolist() == [1]
+    with pytest.raises(ValueError, match="Expected `answers` to name samples of this record"):
+        read_answers(pd.DataFrame({"sample_id": [" \\t1"], "answer": ["right"]}), **alike)
+
+
+def test_similar_samples_of_odd_ids_are_found(identified: Path, tmp_path: Path) -> None:
+    record = load_record(identified)
+    vectors = {sample: images()[i].flatten().numpy() for i, sample in enumerate(IDS)}
+    similar = similar_samples(record, vectors, 5, k=2)
+    assert similar.index.tolist() == record.suspects(5).index.tolist()
+    shown = [escaped(sample) for sample in IDS]
+    for sample, near in zip(similar.index.tolist(), similar["similar_given"], strict=True):
+        given = labels()[shown.index(sample)]
+        assert near
+        assert all(labels()[shown.index(other)] == given for other in near)
+    page = content_of(write_report(record, tmp_path / "report.html", embeddings=vectors))
+    assert {card["id"] for card in page["cards"]} == set(shown)
+    assert all(card["label"] == labels()[shown.index(card["id"])] for card in page["cards"])
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -109,3 +184,8 @@ def test_a_page_of_odd_names_gives_decisions_that_are_found_again(
     frame = pd.DataFrame([row | {"name": cards["0"]["name"]}])  # the name counts, not the position
     frame.to_csv(tmp_path / "decisions.csv", index=False)
     assert int(apply_decisions(odd(), tmp_path / "decisions.csv")[0][1]) == new
+
+
+@pytest.mark.parametrize("name", [*NAMES, "'=x", "''-1", "'", "''"])
+def test_a_name_is_what_its_cell_says(name: str) -> None:
+    assert plain(inert(name)) == printable(name)

@@ -387,13 +387,13 @@ def content(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], Non
     return changed
 
 
-def claims(shape: tuple[int, ...]) -> Callable[[Path], None]:
+def claims(shape: tuple[int, ...], name: str = "record.npz") -> Callable[[Path], None]:
     """An array whose header says more than there is."""
 
     def change(folder: Path) -> None:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
-        with zipfile.ZipFile(folder / "record.npz", "a") as archive:
+        with zipfile.ZipFile(folder / name, "a") as archive:
             archive.writestr("mean_probabilities.npy", header.getvalue() + bytes(64))
 
     return change
@@ -468,11 +468,45 @@ def test_a_strangers_folder_is_refused_with_one_error_that_names_the_file(
     assert "damaged" in said or "version" in said
 
 
+def plan(change: Callable[[Path], None]) -> Callable[[Path], None]:
+    """A folder in which a plan of an audit was drawn, and changed."""
+
+    def changed(folder: Path) -> None:
+        load_record(folder).audit_plan(4)
+        change(folder)
+
+    return changed
+
+
+PLANS: dict[str, tuple[Callable[[Path], None], str]] = {
+    name: (arrays("audit_plans.npz", **changes), said)
+    for name, changes, said in (
+        ("no seed", {"seed": None}, "no seed"),
+        ("a foreign array", {"foreign": np.zeros(1)}, "foreign"),
+        ("a negative seed", {"seed": np.array([-1])}, "seed from -1"),
+        ("texts", {"seed": np.array(["x"])}, "seed of <U1"),
+        ("more drawn than there are", {"count": np.array([N + 1])}, "count from 23"),
+        ("a negative count", {"count": np.array([-1])}, "count from -1"),
+        ("a huge stratum", {"stratum": np.full((1, N), 10**9)}, "stratum from 1000000000"),
+        ("one row", {"stratum": np.zeros(N, np.int64)}, "stratum of int64"),
+        ("a huge class", {"label": np.full((1, N), 2 * 10**9)}, "label from 2000000000"),
+        ("labels of nothing", {"label": np.full((1, N), np.nan)}, "label of float64"),
+        ("two seeds", {"seed": np.array([0, 1])}, "seed of int64"),
+        ("objects", {"label": np.array([[None] * N])}, "objects in label"),
+    )
+} | {
+    "half of it": (content("audit_plans.npz", lambda old: old[:99]), "not a zip"),
+    "more than it holds": (claims((10**12,), "audit_plans.npz"), "label.npy|mean_probabilities"),
+}
+
 SIDE: dict[str, tuple[Callable[[Path], None], Callable[[Any], Any], str]] = {
     "neighbours": (arrays("neighbours.npz", score=np.zeros(3)), lambda record: record.neighbours(), "neighbours.npz"),
     "no neighbours": (content("neighbours.npz", lambda old: old[:99]), lambda record: record.table(), "neighbours.npz"),
     "pictures": (arrays("pictures.npz", **{"0": np.zeros((9, 9))}), lambda record: record.pictures(), ""),
     "a foreign picture": (arrays("pictures.npz", x=np.zeros(9)), lambda record: record.pictures(), "pictures.npz.*x"),
+} | {
+    f"a plan with {name}": (plan(change), lambda record: record.audit_plan(4), f"audit_plans.npz to be as .*{said}")
+    for name, (change, said) in PLANS.items()
 }
 
 

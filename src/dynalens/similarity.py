@@ -52,7 +52,7 @@ def similar_samples(record: Record | KeepsRecord, embeddings: Any, n: int = 20, 
     """
     check_positive(n=n, k=k)
     answering = _record(record)
-    table, ids = answering.suspects(n)[["label", "suggested"]].copy(), _ids(answering)
+    table, ids = answering.suspects(n)[["label", "suggested"]].copy(), answering.shown_ids()
     similar = similar_of(answering, embeddings, table.index, k)
     for name, near in (("similar_given", similar.given), ("similar_suggested", similar.suggested)):
         table[name] = pd.Series([[ids[i] for i in row if i >= 0] for row in near.tolist()], table.index, dtype=object)
@@ -63,7 +63,7 @@ def similar_of(record: Record, embeddings: Any, sample_ids: "pd.Index[Any]", k: 
     """Return the similar samples of these suspects by their rows."""
     statistics = record.statistics.of_one_label("similar samples")
     features = embedding_rows(embeddings, len(statistics), record.sample_ids)
-    rows = pd.Index(_ids(record)).get_indexer(sample_ids)
+    rows = pd.Index(record.shown_ids()).get_indexer(sample_ids)
     suggested = record.table()["suggested"].astype("Float64").fillna(-1).to_numpy(np.int64)
     return similar_rows(features, labels_of(statistics), rows, suggested[rows], k)
 
@@ -102,7 +102,7 @@ def prototypes(record: Record | KeepsRecord, embeddings: Any, n: int = 3) -> pd.
     check_positive(n=n)
     answering = _record(record)
     statistics = answering.statistics.of_one_label("prototypes")
-    ids = _ids(answering)
+    ids = answering.shown_ids()
     by_class = class_examples(embedding_rows(embeddings, len(statistics), answering.sample_ids), statistics, n)
     entries = [(label, kind, ids[row]) for label, kinds in by_class.items() for kind in KINDS for row in kinds[kind]]
     return pd.DataFrame(entries, columns=["label", "kind", "sample_id"])
@@ -140,7 +140,3 @@ def similar_to_suspects(features: Tensor, statistics: SampleStatistics, n: int, 
 
 def _record(record: Record | KeepsRecord) -> Record:
     return record if isinstance(record, Record) else record.record
-
-
-def _ids(record: Record) -> list[Any]:
-    return list(range(record.meta.num_samples)) if record.sample_ids is None else record.sample_ids.tolist()

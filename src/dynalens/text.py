@@ -1,9 +1,10 @@
 """Texts that are shown: names of files and classes, whatever letters they have, and percentages."""
 
+import re
 from collections.abc import Sequence
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a text begins with that a spreadsheet takes for a formula (OWASP, "CSV Injection")."""
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+"""What a text begins with that a spreadsheet takes for a formula (OWASP, "CSV Injection"), after any apostrophes."""
 _HARMLESS = "\u00a0\u200c\u200d\u202f\u3000"
 """Spaces and joiners that names of many scripts need."""
 
@@ -55,7 +56,8 @@ def inert(text: str) -> str:
         >>> inert("=1+1"), inert("cat.png")
         ("'=1+1", 'cat.png')
     """
-    return f"'{printable(text)}" if text.startswith(_FORMULA) else printable(text)
+    shown = printable(text)
+    return f"'{shown}" if _FORMULA.match(shown) else shown
 
 
 def plain(cell: str) -> str:
@@ -65,4 +67,4 @@ def plain(cell: str) -> str:
         >>> plain("'=1+1"), plain("'tis.png")
         ('=1+1', "'tis.png")
     """
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA) else cell
+    return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell

@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dynalens.dynamics import Array
 from dynalens.keys import ANSWERS
+from dynalens.text import plain, printable
 
 COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
 """Of ``answers.csv``: what a page writes and :func:`dynalens.audit` reads."""
@@ -106,7 +108,9 @@ def _cells(source: AnswersSource) -> pd.DataFrame:
             f"{place}. Add a column answer with {ANSWERS[0]!r}, {ANSWERS[1]!r} or {ANSWERS[2]!r} to the table of "
             "`dynalens.audit_plan`, or take the file that the page of `dynalens audit` exports."
         )
-    columns = {name: _text(table[name]) if name in table else "" for name in COLUMNS}
+    columns: dict[str, Any] = {name: _text(table[name]) if name in table else "" for name in COLUMNS}
+    words = [name for name in COLUMNS if name in table and name != "sample_id"]  # of an id any letter may be a part
+    columns |= {name: [cell.strip() for cell in columns[name]] for name in words}
     return pd.DataFrame(columns, index=table.index)
 
 
@@ -116,7 +120,7 @@ def _text(column: "pd.Series[str]") -> list[str]:
 
 def _whole(cell: object) -> str:
     """Return the text of a cell; a column of integers with a missing one holds floats."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def _check_words(table: pd.DataFrame) -> None:
@@ -130,9 +134,14 @@ def _check_words(table: pd.DataFrame) -> None:
 
 
 def _rows(samples: Sequence[str], sample_ids: Sequence[str]) -> Array:
-    places: Mapping[str, int] = {sample: row for row, sample in enumerate(sample_ids)}
-    # A spreadsheet's apostrophe keeps an id from being read as a formula.
-    rows = [places.get(sample, places.get(sample[1:], -1) if sample[:1] == "'" else -1) for sample in samples]
+    places = {sample: row for row, sample in enumerate(sample_ids)}
+    rows = [places.get(sample, -1) for sample in samples]
+    if min(rows, default=0) < 0:  # as cells of a file or letters of a terminal show them
+        shown = [printable(sample).strip() for sample in sample_ids]
+        times_shown = Counter(shown)
+        places_shown = {sample: row for row, sample in enumerate(shown) if times_shown[sample] == 1}
+        cells = [printable(plain(sample)).strip() for sample in samples]
+        rows = [places_shown.get(cell, -1) if row < 0 else row for row, cell in zip(rows, cells, strict=True)]
     unknown_samples = [sample for sample, row in zip(samples, rows, strict=True) if row < 0]
     if unknown_samples:
         raise ValueError(

@@ -61,9 +61,9 @@ def _in_order(embeddings: Any, sample_ids: Array) -> Array:
     """Return the vectors of a mapping in the order of the ids."""
     if not isinstance(embeddings, Mapping):
         raise ValueError(
-            f"Expected `embeddings` to be a mapping of ids to vectors, as the samples of this record are known by ids "
-            f"such as {sample_ids[0]!r}, got a {type(embeddings).__name__}. Pass {{id: vector, ...}} in Python, for "
-            "instance to `load_record(folder).suspects(embeddings=...)`."
+            f"Expected `embeddings` to be a mapping of ids to vectors, as the samples of this record are known by "
+            f"ids such as {sample_ids[0].item()!r}, got a {type(embeddings).__name__}. Pass {{id: vector, ...}} in "
+            "Python, for instance to `load_record(folder).suspects(embeddings=...)`."
         )
     missing_ids = [sample_id for sample_id in sample_ids.tolist() if sample_id not in embeddings]
     if missing_ids:

@@ -12,15 +12,18 @@ import pandas as pd
 from dynalens.auditing import Answers, Audit, Plan, draw, fitting, read_answers
 from dynalens.auditing.answers import AnswersSource
 from dynalens.auditing.plan import FIRST
+from dynalens.auditing.strata import MOST_STRATA
 from dynalens.dynamics import Array
 from dynalens.notices import warn
-from dynalens.record.files import write_arrays
+from dynalens.record.checks import MOST_CLASSES, check_names, check_range
+from dynalens.record.files import read_arrays, whole, write_arrays
 
 if TYPE_CHECKING:
     from dynalens.record.record import Record
 
 PLANS = "audit_plans.npz"
 """Of each plan: its seed, how many it drew, and stratum and label of each sample."""
+_ARRAYS = ("label", "stratum", "seed", "count")
 
 AskedFor = AnswersSource | Sequence[AnswersSource] | Audit
 """Answers, or what was made of them before."""
@@ -109,8 +112,7 @@ class Audits:
 
     @functools.cached_property
     def _ids(self) -> Array:
-        ids = self._record.sample_ids
-        return np.arange(len(self._label)) if ids is None else ids
+        return np.array(self._record.shown_ids())
 
     def _read(self, answers: AnswersSource | Sequence[AnswersSource]) -> Answers:
         names = self._record.meta.class_names
@@ -148,11 +150,25 @@ def write_plans(path: Path, plans: Sequence[Plan]) -> None:
 
 
 def read_plans(path: Path) -> list[Plan]:
-    """Return the plans of a record, the latest last; none if there is no file."""
+    """Return the plans of a record, the latest last; none if there is no file.
+
+    Raises:
+        DamagedFileError: If the file holds something else.
+    """
     if not path.is_file():
         return []
-    with np.load(path) as stored:
-        parts = [stored[name] for name in ("label", "stratum", "seed", "count")]
+    arrays = read_arrays(path)
+    with whole(path):
+        check_names(arrays, _ARRAYS, _ARRAYS)
+        parts = [arrays[name] for name in _ARRAYS]
+        plans, samples = parts[0].shape
+        for name, values in arrays.items():
+            expected = (plans, samples) if name in ("label", "stratum") else (plans,)
+            if values.shape != expected or values.dtype.kind != "i" or not plans:
+                raise ValueError(f"{name} of {values.dtype} and shape {values.shape} instead of {expected}")
+        limits = (-1, MOST_CLASSES), (-1, MOST_STRATA), (0, 2**63), (0, samples + 1)
+        for name, (low, high) in zip(_ARRAYS, limits, strict=True):
+            check_range(name, arrays[name].ravel(), low, high)
     return [
         Plan(label.astype(np.int64), stratum.astype(np.int64), int(seed), int(count))
         for label, stratum, seed, count in zip(*parts, strict=True)

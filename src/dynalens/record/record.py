@@ -32,7 +32,7 @@ from dynalens.suspicion import (
     weights,
     worst_samples,
 )
-from dynalens.text import escaped_all
+from dynalens.text import escaped, escaped_all
 
 VERSION = 1
 
@@ -166,6 +166,11 @@ class Record:
         """Return the scores of the samples' neighbours; None without features, or where epochs came after them."""
         return self._neighbours
 
+    def shown_ids(self) -> list[Any]:
+        """Return the id of each sample as tables, pages and files have it: whatever letters it has, escaped."""
+        ids: list[Any] = (np.arange(len(self.statistics)) if self.sample_ids is None else self.sample_ids).tolist()
+        return [escaped(sample) if isinstance(sample, str) else sample for sample in ids]
+
     def pictures(self) -> dict[int, Array]:
         """Return the small pictures of suspects, by their rows: images ``(H, W, 3)``, uint8, or signals ``(C, L)``."""
         return self.find_pictures()
@@ -204,7 +209,7 @@ class Record:
             self.assess(),
             class_names=escaped_all(self.meta.class_names),
             root_index=self.root_index,
-            sample_ids=_escaped_ids(self.sample_ids),
+            sample_ids=None if self.sample_ids is None else self.shown_ids(),
             names=escaped_all(self.sample_names),
             neighbours=self.neighbours(),
             probe=None if self.evidence is None else self.evidence.probe,
@@ -288,10 +293,10 @@ class Record:
             embeddings: As of :meth:`with_embeddings`.
             answers: Answers of an audit: labels answered to be wrong are then left out, and right ones are kept.
         """
-        audited = answers is not None
-        table = self._audited(answers, precision, embeddings) if audited else self.table(embeddings=embeddings)
-        clean = clean_indices(table.reset_index(drop=True), None if audited else precision)
-        if not audited:
+        of_run = answers is None
+        table = self.table(embeddings=embeddings) if answers is None else self._audited(answers, precision, embeddings)
+        clean = clean_indices(table.reset_index(drop=True), precision if of_run else None)
+        if of_run:
             self._caution("`clean_indices()` keeps every sample", flagged=len(clean) < len(table))
         return self._ids_of(clean)
 
@@ -350,8 +355,7 @@ class Record:
         changes = {int(i): (int(y), int(new)) for i, y, new in suggestions[["label", "suggested"]].itertuples()}
         return RelabelledDataset(dataset, changes, label=label, length=length)
 
-    def _audited(self, answers: AskedFor | None, precision: float | None, embeddings: Any) -> pd.DataFrame:
-        assert answers is not None
+    def _audited(self, answers: AskedFor, precision: float | None, embeddings: Any) -> pd.DataFrame:
         record = self if embeddings is None else self.with_embeddings(embeddings)
         return record.audit(answers).table(PRECISION if precision is None else precision)
 
@@ -394,7 +398,3 @@ class Record:
             for watch in watches:
                 watch(epoch, presentations)
             yield presentations
-
-
-def _escaped_ids(ids: Array | None) -> Array | None:
-    return ids if ids is None or ids.dtype.kind != "U" else np.array(escaped_all(ids.tolist()))

@@ -216,7 +216,7 @@ def _cards(
 
 
 def _rows(record: Record, worst: pd.DataFrame) -> list[int]:
-    rows = worst.index if record.sample_ids is None else pd.Index(record.sample_ids).get_indexer(worst.index)
+    rows = worst.index if record.sample_ids is None else pd.Index(record.shown_ids()).get_indexer(worst.index)
     numbers: list[int] = rows.tolist()
     return numbers
 
@@ -239,11 +239,11 @@ def _named(record: Record, table: pd.DataFrame, worst: pd.DataFrame) -> tuple[li
 
 def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:
     """Return id and picture, or text, of what a sample looks like of the given and of the suggested class."""
-    ids = record.sample_ids
+    ids = record.shown_ids()
 
     def similar(row: int) -> list[Any]:
         thumbnail = pictures.thumbnail(row, _SIMILAR_SIDE)
-        return [str(row if ids is None else ids[row]), thumbnail, None if thumbnail else pictures.text(row)]
+        return [str(ids[row]), thumbnail, None if thumbnail else pictures.text(row)]
 
     return [[similar(row) for row in each] for each in rows] if any(rows) else []
 

@@ -26,7 +26,7 @@ def samples_table(
     *,
     class_names: Sequence[str] | None = None,
     root_index: Array | None = None,
-    sample_ids: Array | None = None,
+    sample_ids: Sequence[Any] | None = None,
     names: Sequence[str] | None = None,
     neighbours: Array | None = None,
     probe: Array | None = None,
@@ -46,7 +46,7 @@ def samples_table(
         assessment: Of this record.
         class_names: Name of each class; without it the name columns are left out.
         root_index: Shape ``(N,)``, index in the dataset below all subsets.
-        sample_ids: Shape ``(N,)``, id of each sample, strings or integers; default: its position. With ids, the root
+        sample_ids: Id of each sample, strings or integers; default: its position. With ids, the root
             index is missing where it is -1.
         names: Name of each sample, a path for instance; without it the column ``name`` is left out.
         neighbours: Shape ``(N,)``, of :func:`neighbour_scores`; without it ``score_neighbours`` is left out.
@@ -72,7 +72,7 @@ def samples_table(
     if sample_ids is not None:
         roots = table["root_index"].to_numpy()
         table["root_index"] = _nullable(roots, roots >= 0)
-        table.index = pd.Index(sample_ids.tolist(), name="sample_id")
+        table.index = pd.Index(sample_ids, name="sample_id")
     return table
 
 

@@ -53,7 +53,7 @@ class Kept {
 function csvOf(rows) {
   const cell = value => {
     let text = String(value);
-    if (typeof value === "string" && /^[=+\-@\t\r]/.test(text)) text = "'" + text;
+    if (typeof value === "string" && /^'*[=+\-@\t\r]/.test(text)) text = "'" + text;
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   };
   return rows.map(row => row.map(cell).join(",")).join("\n") + "\n";
@@ -75,7 +75,7 @@ function csvRows(text) {
   }
   if (cell !== "" || row.length) endRow();
   const header = (lines.shift() || []).map(name => name.replace(/^\ufeff/, ""));
-  const plain = value => (value ?? "").replace(/^'(?=[=+\-@\t\r])/, "");
+  const plain = value => (value ?? "").replace(/^'(?='*[=+\-@\t\r])/, "");
   return lines.map(line => Object.fromEntries(header.map((name, i) => [name, plain(line[i])])));
 }
 
