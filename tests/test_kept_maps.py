@@ -55,6 +55,41 @@ def test_images_are_named_by_their_contents_whatever_their_dtype() -> None:
     assert len(set(content_ids(images()))) == N
 
 
+def written(folder: Path, name: str = "epoch_000000", **changes: Any) -> None:
+    content: dict[str, Any] = {**packed("saliency", torch.rand(2, 3, 3)), "ids": np.array([7, 8])}
+    content |= {"labels": np.array([0, 1]), "targets": np.array([0, 1])} | changes
+    (folder / "explanations").mkdir(exist_ok=True)
+    np.savez(
+        folder / "explanations" / f"{name}.npz", **{key: each for key, each in content.items() if each is not None}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": None}, "labels"),
+        ({"labels": np.array([0])}, "labels of int64"),
+        ({"targets": np.array([0.5, 1.0])}, "targets of float64"),
+        ({"ids": np.arange(3)}, "labels of int64 and shape .2,. for 3 samples"),
+        ({"saliency.scales": None}, "saliency.scales"),
+        ({"saliency.maps": np.zeros((5, 3, 3), np.float16)}, "broadcast"),
+        ({"ids": np.array(["a", None], dtype=object)}, "objects"),
+    ],
+)
+def test_a_strangers_maps_are_refused_with_one_error_that_names_the_file(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    written(tmp_path, **changes)
+    with pytest.raises(ValueError, match=rf"epoch_000000\.npz to be as dynalens writes it, got .*{message}"):
+        load_explanations(tmp_path)
+
+
+def test_files_of_other_names_are_no_epochs(tmp_path: Path) -> None:
+    written(tmp_path)
+    written(tmp_path, name="epoch_best")
+    assert [epoch.epoch for epoch in load_explanations(tmp_path)] == [0]
+
+
 def test_samples_of_the_training_set_keep_their_ids(tmp_path: Path) -> None:
     fit(tmp_path / "given", monitor(samples=[3, 5]), max_epochs=1)
     assert load_explanations(tmp_path / "given")[0].ids == [3, 5]

@@ -13,6 +13,7 @@ from dynalens.record import read_arrays, whole
 
 _MAPS, _SCALES = ".maps", ".scales"
 _FOLDER = "explanations"
+_CLASSES = ("labels", "targets")
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,8 @@ def load_explanations(folder: str | Path) -> list[ExplainedEpoch]:
         (0, [7], [[[0.5, 1.0]]])
     """
     path = _explanations_folder(Path(folder))
-    numbered = ((int(file.stem.split("_")[1]), file) for file in sorted(path.glob("epoch_*.npz")))
-    epochs = [_read(number, file) for number, file in numbered]
+    numbered = [(file.stem.removeprefix("epoch_"), file) for file in sorted(path.glob("epoch_*.npz"))]
+    epochs = [_read(int(number), file) for number, file in numbered if number.isdecimal()]
     return [epoch for epoch in epochs if epoch.maps]
 
 
@@ -120,6 +121,9 @@ def _read(epoch: int, file: Path) -> ExplainedEpoch:
             if name.endswith(".values") and not name.startswith("suspects_")
         }
         ids = decoded(arrays["ids"], int(arrays.get("ids_of", 0)))
+        for name, each in {"labels": arrays["labels"], "targets": arrays["targets"], **maps, **values}.items():
+            if each.shape[:1] != (len(ids),) or (name in _CLASSES and (each.ndim > 1 or each.dtype.kind not in "iu")):
+                raise ValueError(f"{name} of {each.dtype} and shape {each.shape} for {len(ids)} samples")
         return ExplainedEpoch(epoch, ids, arrays["labels"], arrays["targets"], maps, values)
 
 
