@@ -37,7 +37,8 @@ ALLOWED = {
     "influences": COMPUTING
     | {"arguments", "attribution", "captum", "pandas", "datasets", "dynamics", "embeddings", "keys", "record"},
     "similarity": {"torch", "numpy", "pandas", "arguments", "dynamics", "embeddings", "record", "suspicion"},
-    "concepts": COMPUTING | {"arguments", "dynamics", "features", "captum", "sklearn", "scipy", "pandas", "PIL"},
+    "concepts": COMPUTING
+    | {"arguments", "dynamics", "features", "text", "captum", "sklearn", "scipy", "pandas", "PIL"},
     "text": set(),
     "cells": {"pandas", "text"},
     "record": {
@@ -102,13 +103,13 @@ ALLOWED = {
     "capture": {"torch", "observation", "dynamics", "keys", "notices", "paths", "units"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,
     "datasets": COMPUTING | {"keys"},
-    "host": {"torch", "numpy", "observation"} | LIGHTNING,
+    "host": {"torch", "numpy", "notices", "observation"} | LIGHTNING,
 }
 STANDARD = {
     "argparse", "array", "base64", "builtins", "collections", "contextlib", "copy", "csv", "dataclasses", "difflib",
-    "dis", "functools", "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math", "numbers",
-    "operator", "os", "pathlib", "random", "re", "shutil", "sys", "sysconfig", "tempfile", "threading", "time",
-    "types", "typing", "unicodedata", "warnings", "weakref", "zipfile", "zlib",
+    "dis", "errno", "functools", "hashlib", "html", "importlib", "inspect", "io", "itertools", "json", "math",
+    "numbers", "operator", "os", "pathlib", "random", "re", "shutil", "sys", "sysconfig", "tempfile", "threading",
+    "time", "types", "typing", "unicodedata", "warnings", "weakref", "zipfile", "zlib",
 }  # fmt: skip
 
 

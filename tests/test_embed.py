@@ -1,5 +1,7 @@
 """An encoder over a dataset: order, what it leaves behind, going on after a kill, errors."""
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -133,6 +135,54 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
     again = Killed(-1)
     np.testing.assert_array_equal(embed(again, Encoder(), batch_size=3, path=path, progress=False), rows)
     assert again.read == [0, 1, 2]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="room cannot be asked for on this system")
+def test_a_full_disk_is_an_error_after_the_first_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    data = Killed(-1)
+    with pytest.raises(OSError, match=r"No space left on device: '.*rows\.npy\.part'"):
+        embed(data, Encoder(), batch_size=2, path=tmp_path / "rows.npy", progress=False)
+    assert data.read == [0, 1]  # from which the length of the rows is known
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_cannot_be_asked_for_room_is_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*arguments: Any) -> None:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "posix_fallocate", unknown, raising=False)
+    rows = embed(list(IMAGES), Encoder(), path=tmp_path / "rows.npy", progress=False)
+    np.testing.assert_array_equal(np.load(tmp_path / "rows.npy"), rows)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"done": -1}', '{"done": 11}', '{"done": "2"}', '{"done": 2.5}'])
+def test_a_number_of_rows_that_is_none_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "rows.npy"
+    with pytest.raises(KeyboardInterrupt):
+        embed(Killed(7), Encoder(), batch_size=2, path=path, progress=False)
+    (tmp_path / "rows.npy.part.json").write_text(content)
+    with pytest.raises(ValueError, match=r"Expected the number of rows .* in .*rows\.npy\.part\.json, got something"):
+        embed(list(IMAGES), Encoder(), path=path, progress=False)
+
+
+def test_a_number_of_rows_of_a_part_that_is_gone_is_none_of_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    path = tmp_path / "rows.npy"
+    (tmp_path / "rows.npy.part.json").write_text('{"done": 10}')  # as a kill between the last two steps leaves it
+    monkeypatch.setattr("dynalens.embeddings.storage._take_room", killed)
+    with pytest.raises(KeyboardInterrupt):
+        embed(list(IMAGES), Encoder(), path=path, progress=False)
+    monkeypatch.undo()
+    rows = embed(list(IMAGES), Encoder(), path=path, progress=False)
+    np.testing.assert_allclose(rows, expected(Encoder()), rtol=1e-5, atol=1e-6)
 
 
 def test_a_file_of_another_dataset_or_encoder_is_refused(tmp_path: Path) -> None:

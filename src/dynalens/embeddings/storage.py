@@ -1,5 +1,6 @@
 """Rows of embeddings in memory or on disk, where a run that was killed goes on."""
 
+import errno
 import json
 import math
 import os
@@ -36,8 +37,7 @@ class EmbeddingFile:
         if path is not None and path.exists():
             self._rows, self.done = self._opened(path), samples
         elif path is not None and self._part.exists() and self._progress.exists():
-            self._rows = self._opened(self._part)
-            self.done = int(json.loads(self._progress.read_text(encoding="utf-8"))["done"])
+            self._rows, self.done = self._opened(self._part), self._rows_done()
 
     @property
     def _part(self) -> Path:
@@ -93,8 +93,26 @@ class EmbeddingFile:
         if self.path is None:
             return np.empty(shape, np.float32)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._progress.unlink(missing_ok=True)  # of a part that is gone
         part: Array = np.lib.format.open_memmap(self._part, mode="w+", dtype=np.float32, shape=shape)
+        try:
+            _take_room(self._part)
+        except OSError:
+            self._part.unlink()
+            raise
         return part
+
+    def _rows_done(self) -> int:
+        try:
+            done = json.loads(self._progress.read_text(encoding="utf-8"))["done"]
+            if type(done) is int and 0 <= done <= self.samples:
+                return done
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise ValueError(
+            f"Expected the number of rows that are written in {self._progress}, got something else. Delete that file "
+            "or pass another `path`: the rows are computed anew."
+        )
 
     def _opened(self, path: Path) -> Array:
         try:
@@ -110,6 +128,17 @@ class EmbeddingFile:
                 f"{rows.shape} in {path}. Delete that file or pass another `path`."
             )
         return rows
+
+
+def _take_room(path: Path) -> None:
+    """Raise an OSError if the disk has no room for all of a file; writing to its map would kill the process later."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def read_embeddings(path: str | Path) -> Array:
