@@ -171,6 +171,15 @@ def test_a_monitor_logs_what_the_functions_return_for_each_epoch(tmp_path: Path)
     assert len(events.Images("dynalens/concepts/dissection/epochs 000-009")) == 2
 
 
+def test_names_of_concepts_may_have_any_letters(tmp_path: Path) -> None:
+    name, images, masks = "caf\udce9\x1b", drawn(12, 1), torch.rand(12, 6, 6) > 0.5
+    table = tcav(network(), images, 1, {name: images[:4]}, images[4:], layer="pool", runs=2)
+    dissection = dissect(network(), images, {name: masks}, layer="conv")
+    assert [*table.index] == [*dissection.concepts] == ["caf\\udce9\x1b"]
+    assert dissection_sheet(dissection, images, "title").width
+    fit(tmp_path, monitor(concepts={name: images[:4]}, masks={name: masks}, samples=(images, torch.arange(12) % 3)))
+
+
 def test_a_fit_with_concepts_ends_as_without(tmp_path: Path) -> None:
     plain = final_state(*run(tmp_path / "a", [], manual=False, error=None))
     watched = final_state(*run(tmp_path / "b", [monitor(layer="net.6")], manual=False, error=None))

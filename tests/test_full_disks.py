@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.loggers.logger import DummyLogger
 
-from dynalens import LayerMonitor, load_explanations
+from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_explanations
 from dynalens.record import Writes
 from training import attribution_monitor, fit, loader
 
@@ -56,6 +57,33 @@ def test_a_full_disk_raises_where_errors_are_asked_for(tmp_path: Path, monkeypat
     monitor = attribution_monitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
     with pytest.raises(OSError, match="No space left"):
         fit(tmp_path, FullDisk(monkeypatch), monitor, val=lambda: loader(shuffle=False), max_epochs=1)
+
+
+class Away(DummyLogger):
+    """A server that is away in the first epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[str] = []
+
+    def log_hyperparams(self, *args: Any, **options: Any) -> None: ...
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        if not any(name.startswith("dynalens/") for name in metrics):
+            return
+        if step < 6:
+            raise ConnectionError("server is away")
+        self.taken += metrics
+
+
+def test_numbers_that_a_logger_does_not_take_end_no_fit_and_are_tried_again(tmp_path: Path) -> None:
+    plain, away = fit(tmp_path / "plain", val=lambda: loader(shuffle=False), max_epochs=2), Away()
+    monitors = TrainingDynamicsMonitor(), attribution_monitor(methods="saliency", num_samples=2, on_error="raise")
+    with pytest.warns(UserWarning, match="log numbers to Away, got ConnectionError: server is away") as said:
+        model = fit(tmp_path / "away", *monitors, val=lambda: loader(shuffle=False), max_epochs=2, logger=away)
+    assert len([each for each in said if "server is away" in str(each.message)]) == 1
+    assert {"dynamics", "faithfulness"} <= {name.split("/")[1] for name in away.taken}
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
 def test_a_file_that_is_written_later_is_not_missing() -> None:

@@ -1,6 +1,7 @@
 """What touches Lightning beyond its documented callback hooks: one place, for both of its packages."""
 
 import math
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.utils.data import BatchSampler, SequentialSampler
 
+from dynalens.notices import warn
+
 if TYPE_CHECKING:
     CallbackBase = pl.Callback
 else:
@@ -25,6 +28,8 @@ else:
     CallbackBase = type("CallbackBase", tuple(dict.fromkeys((pl.Callback, _OtherCallback))), {})
 
 X_AXES = ("step", "epoch")
+_FAILED: "weakref.WeakSet[Any]" = weakref.WeakSet()
+"""Loggers that did not take numbers, which was said."""
 _SHARDED = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
 
 Array = npt.NDArray[Any]
@@ -217,10 +222,18 @@ def log_step(trainer: Any, x_axis: str) -> int:
 
 
 def log_scalars(trainer: Any, values: Mapping[str, float], step: int) -> None:
-    """Send the finite values to each of the Trainer's loggers."""
+    """Send the finite values to each of the Trainer's loggers; one that fails ends no training, and is said once."""
     finite = {tag: float(value) for tag, value in values.items() if math.isfinite(value)}
     for logger in trainer.loggers:
-        logger.log_metrics(finite, step=step)
+        try:
+            logger.log_metrics(finite, step=step)
+        except Exception as error:  # noqa: BLE001, PERF203  # as of a server that is away, which may come back
+            if logger not in _FAILED:
+                _FAILED.add(logger)
+                warn(
+                    f"Expected to log numbers to {type(logger).__name__}, got {type(error).__name__}: {error}. "
+                    "Training goes on, and later numbers are tried again. Look at the logger."
+                )
 
 
 def scoring_precision(trainer: Any) -> str:

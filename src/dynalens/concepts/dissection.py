@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dynalens.dynamics import Array
 from dynalens.features import feature_maps
+from dynalens.text import escaped
 
 DETECTOR = 0.04
 """Intersection over union above which the source calls a channel a detector of the concept."""
@@ -111,7 +112,7 @@ def dissect(
     large = F.interpolate(maps, size=images.shape[2:], mode=mode, align_corners=False)
     active = large > threshold.view(1, -1, *[1] * (images.ndim - 2))
     iou = np.stack([_iou(active, mask.cpu() != 0) for mask in masks.values()], axis=1)
-    return Dissection(iou, tuple(masks), active)
+    return Dissection(iou, tuple(map(escaped, masks)), active)
 
 
 def check_masks(images: Tensor, masks: Mapping[str, Tensor], top: float) -> None:

@@ -22,6 +22,7 @@ from dynalens.observation import (
     undisturbed,
     unwrapped,
 )
+from dynalens.text import escaped
 
 _AT_ONCE = 32  # images in one pass
 _HELD_OUT = 3  # each third example is left out of the fit, as Captum's own classifier does
@@ -106,7 +107,7 @@ def tcav(
             )
     control = scores[None]
     rows = {
-        name: {
+        escaped(name): {
             "score": float(np.mean([score for score, _ in each])),
             "random": float(np.mean([score for score, _ in control])),
             "p_value": p_value([score for score, _ in each], [score for score, _ in control]),
