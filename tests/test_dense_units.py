@@ -36,6 +36,7 @@ from dynalens.faithfulness import CurveSettings
 from dynalens.pictures import SuspectWatch
 from dynalens.report import write_report
 from dynalens.units import dense, dense_binary, dense_labels
+from test_audit_page import content_of
 from training import K, N, arrays_of, assert_merged_alike, images, loader, trainer
 
 T, WORDS = 7, 13
@@ -351,6 +352,10 @@ def test_language_models_are_recorded_and_explained_by_the_token_that_is_predict
     marked = [f"[<{word}>]" if i == named["unit"] else f"<{word}>" for i, word in enumerate(ids)]
     assert text.split()[: named["unit"] + 1] == marked[: named["unit"] + 1]
     assert (given, suggested) == (f"token {named['unit']}: <{named['label']}>", f"<{named['suggested']}>")
+    page = content_of(write_report(load_record(tmp_path / "lightning_logs" / "version_0"), tmp_path / "report.html"))
+    card = next(each for each in page["cards"] if each["id"] == sample)
+    assert card["text"] == text
+    assert [page["names"][card[which]] for which in ("label", "suggested")] == [given.split()[-1], suggested]
 
 
 def suspects_in_tensorboard(folder: Path) -> list[list[str]]:
@@ -671,6 +676,24 @@ def test_the_report_names_the_token_and_the_pixel_of_a_suspect(
     place = f'"unit":"pixel {worst["unit_row"]}, {worst["unit_column"]}"'
     assert place in write_report(masked.record, tmp_path / "masks.html").read_text()
     assert masked.record.pictures() or load_record(tmp_path / "record").pictures()
+
+
+def test_the_report_needs_no_dataset_to_show_the_token_of_a_suspect_in_its_sentence(
+    suspected: tuple[TrainingDynamicsMonitor, Path], tmp_path: Path
+) -> None:
+    record, words = load_record(suspected[1] / "record"), [str(word) for word in sentences()[6].tolist()]
+    cards = {card["id"]: card for card in content_of(write_report(record, tmp_path / "report.html"))["cards"]}
+    assert cards["6"]["text"] == " ".join([*words[:2], f"[{words[2]}]", *words[3:]])
+
+
+def test_words_that_the_network_was_given_count_more_than_the_words_of_the_dataset(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(decode=lambda token: f"##{token}" if token else "", save_dir=tmp_path / "record")
+    run(tmp_path, Certain(), monitor, max_epochs=2)
+    words = [f"##{word}" for word in sentences()[6].tolist()]
+    shown = " ".join([*words[:2], f"[{words[2]}]", *words[3 : lengths()[6]]])  # no padding
+    for dataset in (None, [{"tokens": ["of", "the", "dataset"]}] * N):
+        page = content_of(write_report(load_record(tmp_path / "record"), tmp_path / "report.html", dataset=dataset))
+        assert next(card["text"] for card in page["cards"] if card["id"] == "6") == shown
 
 
 class FixedTagger(nn.Module):

@@ -22,6 +22,7 @@ import forked
 import killed
 from dynalens import TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
+from dynalens.record import KeptSentences, Record, read_sentences
 from dynalens.record.checks import MOST_CLASSES
 from dynalens.record.files import read_arrays
 from test_dynamics import assert_same
@@ -499,10 +500,21 @@ PLANS: dict[str, tuple[Callable[[Path], None], str]] = {
     "more than it holds": (claims((10**12,), "audit_plans.npz"), "label.npy|mean_probabilities"),
 }
 
+
+def sentences(record: Record) -> KeptSentences:
+    return read_sentences(record.folder, record.meta.num_samples)
+
+
 SIDE: dict[str, tuple[Callable[[Path], None], Callable[[Any], Any], str]] = {
     "neighbours": (arrays("neighbours.npz", score=np.zeros(3)), lambda record: record.neighbours(), "neighbours.npz"),
     "no neighbours": (content("neighbours.npz", lambda old: old[:99]), lambda record: record.table(), "neighbours.npz"),
     "pictures": (arrays("pictures.npz", **{"0": np.zeros((9, 9))}), lambda record: record.pictures(), ""),
+    "sentences": (text("sentences.json", '{"tokens": {"0": [7, 8]}, "words": {"7": "a"}}'), sentences, ""),
+    "a sentence of words": (text("sentences.json", '{"tokens": {"0": ["a"]}, "words": {}}'), sentences, "no ids"),
+    "a sentence of nobody": (text("sentences.json", '{"tokens": {"999": [7]}, "words": {}}'), sentences, "row 999"),
+    "a word that is a number": (text("sentences.json", '{"tokens": {}, "words": {"7": 8}}'), sentences, "no texts"),
+    "a word of no token": (text("sentences.json", '{"tokens": {}, "words": {"a": "b"}}'), sentences, "no numbers"),
+    "a foreign sentence": (text("sentences.json", '{"x": {}}'), sentences, "sentences.json.*no tokens, words"),
     "a foreign picture": (arrays("pictures.npz", x=np.zeros(9)), lambda record: record.pictures(), "pictures.npz.*x"),
 } | {
     f"a plan with {name}": (plan(change), lambda record: record.audit_plan(4), f"audit_plans.npz to be as .*{said}")

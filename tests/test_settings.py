@@ -14,6 +14,7 @@ from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor
             TrainingDynamicsMonitor,
             {
                 "views": 2, "history": False, "mean_probabilities": 0.5, "name_of": str, "save_dir": "here", "top_k": 3,
+                "decode": str,
                 "features": "head", "projector_every_n_epochs": 2, "audit": 9, "log_every_n_epochs": 4,
                 "max_overhead": 0.5, "x_axis": "epoch", "name": "own", "class_names": ["cat", "dog"],
             },

@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import TrainingDynamicsMonitor
 from dynalens.attribution import explain, find_embedding, token_relevance
+from dynalens.cli import main
 from dynalens.faithfulness import CurveSettings, deletion_curve, faithfulness_curves, insertion_curve, random_ranking
+from test_audit_page import content_of
 from training import attribution_monitor, fit, trainer
 
 UNKNOWN, WORDS = 1, ("", "?", "good", "bad", "film", "the")
@@ -244,3 +246,13 @@ def test_a_baseline_outside_the_vocabulary_is_refused_before_it_is_looked_up(tmp
     monitor = attribution_monitor(methods="saliency", baseline=baseline, on_error="raise")
     with pytest.raises(ValueError, match=rf"`baseline` to be a token in \[0, 6\), got {baseline}"):
         trainer(tmp_path, monitor).fit(Words(), sentences())
+
+
+def test_an_audit_of_texts_needs_no_dataset_to_show_their_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(tmp_path, TrainingDynamicsMonitor(audit=6, decode=WORDS.__getitem__), model=Words(), data=sentences)
+    assert main(["audit", str(tmp_path), "--n", "6"]) == 0
+    assert "neither picture nor text" not in capsys.readouterr().out
+    for card in content_of(tmp_path / "dynalens" / "audit.html")["cards"]:
+        assert card["text"].split() == [WORDS[token] for token in tokens()[int(card["id"])].tolist() if token]

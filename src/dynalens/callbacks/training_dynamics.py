@@ -56,6 +56,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             pass of that layer and half a millisecond of small operations.
         class_names: Name of each class. Default: the dataset's ``classes``.
         name_of: Callable(sample id) that returns the name of a sample. Default: the paths in the dataset's ``samples``.
+        decode: Callable(token id) that returns its word, such as a tokenizer's ``decode``, for samples that are tokens.
+            An empty word is not shown. Default: that of an AttributionMonitor of the same Trainer.
         save_dir: Folder of the record. Default: ``<log_dir>/dynalens``.
         history: Keep index, p(label), margin, prediction and p(another class) of every presentation on disk.
         mean_probabilities: Keep the mean of all K probabilities of each of the N samples, for cleanlab for instance.
@@ -119,6 +121,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     log_every_n_epochs = Setting[int]("_shown")
     max_overhead = Setting[float | None]("_shown")
     x_axis = Setting[Literal["step", "epoch"]]("_shown")
+    decode = Setting[Callable[[int], str] | None]("_shown")
 
     def __init__(
         self,
@@ -132,6 +135,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         gradient_noise: bool | str = False,
         class_names: Sequence[str] | None = None,
         name_of: Callable[[Any], str] | None = None,
+        decode: Callable[[int], str] | None = None,
         save_dir: str | Path | None = None,
         history: bool = True,
         mean_probabilities: bool | float = False,
@@ -148,7 +152,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._kept = RecordSettings(views, history, mean_probabilities, tolerance, name_of, save_dir)
         self._shown = LogSettings(
             features, projector_every_n_epochs, top_k, similar, prototypes, audit, log_every_n_epochs, max_overhead,
-            x_axis,
+            x_axis, decode,
         )  # fmt: skip
         self._features, self._last_layer = LayerFeatures(features), LastLayer(gradient_noise)
         live = LiveRecord(

@@ -13,6 +13,7 @@ from dynalens.defaults import PRECISION
 from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, load_record
 from dynalens.report import write_audit, write_report
+from dynalens.report.sentences import kept_texts
 
 
 def report(args: argparse.Namespace) -> None:
@@ -34,11 +35,12 @@ def audit(args: argparse.Namespace) -> None:
     options = {"n": args.n, "seed": args.seed, "answers": args.answers}
     page = write_audit(record, _path(args, record, "audit.html"), dataset=dataset, **options)
     if dataset is None:
-        kept, samples = record.pictures(), pd.Index(record.audit_plan(**options)["sample_id"])
+        kept = record.pictures().keys() | kept_texts(record).texts.keys()
+        samples = pd.Index(record.audit_plan(**options)["sample_id"])
         without_picture = sum(row not in kept for row in record.table().index.get_indexer(samples).tolist())
         if without_picture:
             say(
-                f"{without_picture} of {args.n} samples have no picture on the page, only their ids: pass --data "
+                f"{without_picture} of {args.n} samples have neither picture nor text on the page: pass --data "
                 f"MODULE:CALLABLE, a function that returns the training dataset, or train with "
                 f"TrainingDynamicsMonitor(audit={args.n}), which keeps the pictures"
             )

@@ -28,7 +28,7 @@ from dynalens.logs.projector import Projector
 from dynalens.logs.settings import LogSettings
 from dynalens.logs.sinks import sink_of, switched_off_on_error
 from dynalens.pictures import Decode, find_normalisation
-from dynalens.record import LiveRecord
+from dynalens.record import KeptSentences, LiveRecord
 from dynalens.record.folder import write_sheet
 from dynalens.schedule import Schedule
 from dynalens.suspicion import (
@@ -123,13 +123,14 @@ class DynamicsLog:
                 class_names=live.class_names,
                 normalisation=normalisation,
             )
+        decoders = (settings.decode, *(source.decode for source in sources))
         self.pictures: DynamicsPictures | None = DynamicsPictures(
             sink_of(trainer, live.folder.path),
             self._prefix,
             top_k=settings.top_k,
             class_names=live.class_names,
             normalisation=normalisation,
-            decode=next((source.decode for source in sources if source.decode is not None), None),
+            decode=next((decode for decode in decoders if decode is not None), None),
             schedule=self.schedule,
         )
 
@@ -229,7 +230,12 @@ class DynamicsLog:
 
     def end_fit(self) -> None:
         """Write the files that a fit leaves, and the pictures of the last epoch if they were not drawn."""
-        self._live.end_files({} if self.pictures is None else self.pictures.pictures, self.similar)
+        sentences = None
+        with self._or_switched_off():
+            if self.pictures is not None and self._live.dynamics is not None:
+                sentences = KeptSentences(*self.pictures.sentences(self._live.record().statistics))
+        pictures = {} if self.pictures is None else self.pictures.pictures
+        self._live.end_files(pictures, self.similar, sentences=sentences)
         with self._or_switched_off():
             if self.pictures is not None:
                 self._live.attempt("pictures", self.pictures.finish)

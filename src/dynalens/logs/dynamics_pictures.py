@@ -112,6 +112,17 @@ class DynamicsPictures:
         """Return a small picture of each sample that is followed and was seen since."""
         return self._watch.pictures
 
+    def sentences(self, statistics: SampleStatistics) -> tuple[dict[int, list[int]], dict[int, str]]:
+        """Return the tokens of each sample that is followed and was seen since, and words of these; none: no words."""
+        tokens = self._watch.sentences
+        if self._decode is None:
+            return tokens, {}
+        named = {token for sentence in tokens.values() for token in sentence}
+        if self._sentences(statistics, list(tokens)).shift is not None:  # classes are tokens
+            classes = (statistics.label, statistics.candidate)
+            named |= {int(each[sample]) for each in classes for sample in tokens}
+        return tokens, {token: self._decode(token) for token in sorted(named) if token >= 0}
+
     def restore(self, statistics: SampleStatistics, history: Iterable[tuple[int, Mapping[str, Array]]]) -> None:
         """Follow the worst samples of a record that is continued, with what its history says of them."""
         self._follow(statistics, None)

@@ -6,6 +6,7 @@ from typing import Literal
 from dynalens.arguments import check_overhead, check_positive
 from dynalens.host import check_x_axis
 from dynalens.logs.dynamics_pictures import FOLLOWED
+from dynalens.pictures import Decode
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class LogSettings:
     log_every_n_epochs: int
     max_overhead: float | None
     x_axis: Literal["step", "epoch"]
+    decode: Decode | None = None
 
     def __post_init__(self) -> None:
         """Check each, and that there are features where the projector is to show them."""

@@ -12,13 +12,14 @@ _MOST = 60
 
 
 def bracketed(words: Sequence[str], token: int | None) -> list[str]:
-    """Return words, one of them in brackets.
+    """Return words, one of them in brackets; in two where others stand in brackets, as ``[CLS]`` does.
 
     Example:
-        >>> bracketed(["Paris", "is", "big"], 0)
-        ['[Paris]', 'is', 'big']
+        >>> bracketed(["Paris", "is", "big"], 0), bracketed(["[CLS]", "Paris"], 1)
+        (['[Paris]', 'is', 'big'], ['[CLS]', '[[Paris]]'])
     """
-    return [f"[{word}]" if place == token else word for place, word in enumerate(words)]
+    before, after = ("[[", "]]") if any(word.startswith("[") for word in words) else ("[", "]")
+    return [f"{before}{word}{after}" if place == token else word for place, word in enumerate(words)]
 
 
 def excerpt(words: Sequence[str], token: int | None, between: str = " ") -> str:
@@ -69,6 +70,9 @@ class Sentences:
         classes: Given for these.
         decode: From an id to its word; None: the ids themselves.
 
+    Attributes:
+        shift: As of :func:`next_word_shift`; None where classes are no tokens.
+
     Example:
         >>> words = ["", "the", "cat", "sat"].__getitem__
         >>> tagged = Sentences([[1, 2, 3, 0]], [1], [0], words)
@@ -87,8 +91,8 @@ class Sentences:
         decode: Decode | None = None,
     ) -> None:
         self._sentences, self._classes, self._decode = sentences, classes, decode or str
-        self._shift = next_word_shift(sentences, places, classes)
-        self._marked = [place if place is None else place + (self._shift or 0) for place in places]
+        self.shift = next_word_shift(sentences, places, classes)
+        self._marked = [place if place is None else place + (self.shift or 0) for place in places]
 
     def all(self) -> list[tuple[str, ...]]:
         """Return the words of each sample, one for each token, with the one that is spoken of in brackets."""
@@ -98,12 +102,12 @@ class Sentences:
     def text(self, sample: int) -> str:
         """Return a sample as a text, without its empty words; a word behind the last token is added."""
         words, marked = [self._decode(token) for token in self._sentences[sample]], self._marked[sample]
-        if self._shift is not None and marked == len(words):
+        if self.shift is not None and marked == len(words):
             words.append(self._decode(self._classes[sample]))
         places = [place for place, word in enumerate(words) if word.strip() or place == marked]
         return excerpt([words[place] for place in places], places.index(marked) if marked in places else None)
 
     def name(self, label: int, names: Sequence[str] | None) -> str:
         """Return the name of a class; of a language model's, which has no other names, the word."""
-        is_word = names is None and self._shift is not None and label >= 0
+        is_word = names is None and self.shift is not None and label >= 0
         return self._decode(label) if is_word else class_name(label, names)

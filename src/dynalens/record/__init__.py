@@ -3,7 +3,7 @@
 `record` is what a user asks, live or on disk; `live` keeps it while training goes on; `folder` writes a run's folder,
 `loading` reads it and `checks` says what it refuses; `history` reads every presentation; `files` writes whole files or
 none, and `writes` outlasts a disk that fails; `plans` keeps the plans of audits, and `asking` is what a user calls for
-one; `settings` says what is kept, and `similar` what suspects look like.
+one; `settings` says what is kept, `similar` what suspects look like, and `sentences` what they say.
 """
 
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from dynalens.record.history import History, read_history
 from dynalens.record.loading import load_record
 from dynalens.record.plans import AskedFor
 from dynalens.record.record import Record, RecordMeta
+from dynalens.record.sentences import KeptSentences, read_sentences
 from dynalens.record.settings import RecordSettings
 from dynalens.record.similar import read_similar
 from dynalens.record.writes import Writes
@@ -29,6 +30,7 @@ __all__ = [
     "AskedFor",
     "History",
     "KeepsRecord",
+    "KeptSentences",
     "LiveRecord",
     "Record",
     "RecordFolder",
@@ -42,6 +44,7 @@ __all__ = [
     "load_record",
     "read_arrays",
     "read_history",
+    "read_sentences",
     "read_similar",
     "replaced",
     "whole",

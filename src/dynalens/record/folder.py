@@ -26,8 +26,9 @@ META = "meta.json"
 NAMES = "names.json"
 TABLES = ("samples.csv", "suspects.csv")
 NEIGHBOURS, PICTURES, SIMILAR = "neighbours.npz", "pictures.npz", "similar.npz"
+SENTENCES = "sentences.json"
 UNDER_WAY = "under_way.json"
-_OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, SIMILAR, *TABLES, UNDER_WAY)
+_OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, SENTENCES, SIMILAR, *TABLES, UNDER_WAY)
 SHEETS = "sheets"
 """Folder of pictures for the report."""
 
@@ -155,6 +156,11 @@ class RecordFolder:
         """Write ``pictures.npz``: small pictures of suspects, by their rows; nothing if there are none."""
         if pictures:
             write_arrays(self.path / PICTURES, {str(sample): picture for sample, picture in pictures.items()})
+
+    def write_sentences(self, tokens: Mapping[int, Sequence[int]], words: Mapping[int, str]) -> None:
+        """Write ``sentences.json``: tokens of suspects by their rows, and words of these; nothing if there are none."""
+        if tokens:
+            write_json(self.path / SENTENCES, {"tokens": dict(tokens), "words": dict(words)})
 
     def write_similar(self, similar: SimilarSamples, epochs: Sequence[int]) -> None:
         """Write ``similar.npz``: what suspects look like after these epochs."""

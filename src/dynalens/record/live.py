@@ -14,6 +14,7 @@ from dynalens.notices import warn
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
+from dynalens.record.sentences import KeptSentences
 from dynalens.record.writes import Writes
 from dynalens.units import UnitPresentation
 
@@ -250,7 +251,13 @@ class LiveRecord:
             self.attempt("names.json", lambda: folder.write_names(self.names))
         self.attempt("record.npz", lambda: folder.write_record(record))
 
-    def end_files(self, pictures: Mapping[int, Array], similar: SimilarSamples | None = None) -> None:
+    def end_files(
+        self,
+        pictures: Mapping[int, Array],
+        similar: SimilarSamples | None = None,
+        *,
+        sentences: KeptSentences | None = None,
+    ) -> None:
         """Write what a fit leaves, and say what could not be written."""
         folder = self.folder
         assert folder is not None
@@ -264,6 +271,8 @@ class LiveRecord:
         table = record.table()
         self.attempt("samples.csv and suspects.csv", lambda: folder.write_tables(table))
         self.attempt("pictures.npz", lambda: folder.write_pictures(pictures))
+        if sentences is not None:
+            self.attempt("sentences.json", lambda: folder.write_sentences(*sentences))
         self.attempt("under_way.json", folder.end)
         self._writes.say_missing(
             "Make room, or choose another folder, and call `save(<folder>)`: the record is in memory, and in the "

@@ -16,6 +16,7 @@ from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
 from dynalens.report.page import check_dataset, class_names_of, run_key
 from dynalens.report.samples import sample_pictures
+from dynalens.report.sentences import kept_texts
 
 _SIDE = 512  # longest side of a picture, in pixels: one is shown at a time
 
@@ -83,7 +84,7 @@ def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> di
 
 
 def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, dataset: Any) -> list[dict[str, Any]]:
-    table, names, pictures = record.table(), record.names(), sample_pictures(record.pictures(), dataset)
+    table, names, pictures = record.table(), record.names(), sample_pictures(record, dataset, kept_texts(record))
     cards = []
     for row, probability in zip(rows.tolist(), probabilities.tolist(), strict=True):
         sample = table.iloc[row]

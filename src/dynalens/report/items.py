@@ -16,7 +16,8 @@ from dynalens.report.samples import SamplePictures, drawn
 
 _GREY_AND_COLOUR = (1, 3)
 TEXT_KEYS = ("text", "sentence", "content", "document", "review", "question")
-WORD_KEYS = ("tokens", "words", "input_ids")
+_IDS = "input_ids"
+WORD_KEYS = ("tokens", "words", _IDS)
 _LONGEST_TEXT = 2000  # letters of a sample that are shown
 
 
@@ -26,16 +27,19 @@ class DatasetPictures(SamplePictures):
     Args:
         dataset: What was trained on. It is indexed, so this is not for the middle of a run.
         kept: Pictures that show more than the dataset's, by sample.
+        texts: Texts that show more than the dataset's, by sample.
     """
 
-    def __init__(self, dataset: Any, kept: Mapping[int, Array] | None = None) -> None:
-        super().__init__(kept or {})
+    def __init__(
+        self, dataset: Any, kept: Mapping[int, Array] | None = None, texts: Mapping[int, str] | None = None
+    ) -> None:
+        super().__init__(kept or {}, texts)
         self._dataset = dataset
         self._normalisation = find_normalisation(dataset)
 
     def text(self, sample: Any, token: int | None = None) -> str | None:
         """Return the text of a sample that is a text, or the numbers of one that is a row; None if it is neither."""
-        return as_text(self._dataset[sample], token)
+        return super().text(sample, token) or as_text(self._dataset[sample], token)
 
     def file_name(self, sample: Any) -> str:
         """Return the name of the sample's file, where the dataset keeps it as torchvision's do; else an empty text."""
@@ -84,10 +88,11 @@ def as_text(item: Any, token: int | None = None) -> str | None:
         ('a fine film', '0.5, 2', 'bad')
         >>> as_text({"tokens": ["Paris", "is", "big"]}, 0), as_text((torch.tensor([4, 7, 9]), 0), 1)
         ('[Paris] is big', '4, [7], 9')
+        >>> as_text({"tokens": ["Paris", "is"], "input_ids": [1, 8, 3, 2]}, 1)  # which the model is given
+        '1, [8], 3, 2'
     """
     if isinstance(item, Mapping):
-        keys = WORD_KEYS if token is not None else TEXT_KEYS
-        item = next((item[key] for key in (*keys, *TEXT_KEYS, *WORD_KEYS) if key in item), None)
+        item = item[key] if (key := _key_of_text(item, token)) else None
     elif isinstance(item, tuple | list):
         item = item[0] if item else None
     if isinstance(item, str):
@@ -98,6 +103,15 @@ def as_text(item: Any, token: int | None = None) -> str | None:
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iufb":
         return None
     return excerpt([f"{value:.4g}" for value in values.tolist()], token, ", ")
+
+
+def _key_of_text(item: Mapping[str, Any], token: int | None) -> str | None:
+    """Return the key of the text, or of the row in which a token stands: pieces of words are more than the words."""
+    keys = (*TEXT_KEYS, *WORD_KEYS) if token is None else (*WORD_KEYS, *TEXT_KEYS)
+    found = [key for key in keys if key in item]
+    if token is not None and _IDS in found and len(item[found[0]]) != len(item[_IDS]):
+        return _IDS
+    return next(iter(found), None)
 
 
 def _are_words(item: Any) -> bool:

@@ -26,6 +26,7 @@ from dynalens.record.folder import SHEETS
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
 from dynalens.report.samples import SamplePictures, sample_pictures
+from dynalens.report.sentences import KeptTexts, kept_texts
 from dynalens.report.traces import AccuracyCurve, Traces
 from dynalens.suspicion import has_classes, label_word, named_targets, target_words, token_of, unit_words, words_of
 from dynalens.text import escaped, escaped_all, percent
@@ -87,14 +88,16 @@ def write_report(
     audit = None if answers is None else record.audit(answers)
     table = record.table() if audit is None else audit.table()
     worst = record.suspects(min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)), answers=audit)
-    names, given, suggested = _named(record, table, worst)
+    kept = kept_texts(record)
+    names, given, suggested = _named(record, table, worst, kept)
     similar = read_similar(record.folder, record.meta)
     if embeddings is not None and len(worst):
         from dynalens.similarity import similar_of  # torch, which pages without embeddings do without
 
         similar = similar_of(record, embeddings, worst.index)
     with said_if_long(f"reading the pictures of {len(worst):,} samples"):
-        cards = _cards(record, worst, traces, dataset, similar)
+        pictures = sample_pictures(record, dataset, kept)
+        cards = _cards(record, worst, traces, pictures, similar)
     for card, label, proposed in zip(cards, given, suggested, strict=True):
         card |= {"label": label, "suggested": proposed}
     content = {
@@ -188,13 +191,11 @@ def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:
 
 
 def _cards(
-    record: Record, worst: pd.DataFrame, traces: Traces, dataset: Any, similar: SimilarSamples | None
+    record: Record, worst: pd.DataFrame, traces: Traces, pictures: SamplePictures, similar: SimilarSamples | None
 ) -> list[dict[str, Any]]:
-    marked = record.statistics.unit_columns is not None
-    pictures = sample_pictures(record.pictures(), dataset, marked=marked)
+    cards, rows = [], _rows(record, worst)
     names = escaped_all(record.names())
     side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
-    cards, rows = [], _rows(record, worst)
     units = unit_words(record.statistics, rows)
     for sample, unit, row in zip(rows, units, worst.reset_index().to_dict("records"), strict=True):
         card: dict[str, Any] = {
@@ -221,7 +222,9 @@ def _rows(record: Record, worst: pd.DataFrame) -> list[int]:
     return numbers
 
 
-def _named(record: Record, table: pd.DataFrame, worst: pd.DataFrame) -> tuple[list[str], list[int], list[int]]:
+def _named(
+    record: Record, table: pd.DataFrame, worst: pd.DataFrame, kept: KeptTexts
+) -> tuple[list[str], list[int], list[int]]:
     """Return names, and which of them was given to each suspect and which is suggested; -1 for none."""
     rows, statistics = _rows(record, worst), record.statistics
     if statistics.target is not None:
@@ -234,7 +237,10 @@ def _named(record: Record, table: pd.DataFrame, worst: pd.DataFrame) -> tuple[li
         proposed = worst["suggested"].astype("Int64").fillna(-1).astype(int).tolist()
     else:
         proposed = suggested[rows].tolist()
-    return class_names_of(record, table), labels[rows].tolist(), proposed
+    names = class_names_of(record, table)
+    if record.meta.class_names is None:
+        names = [kept.words.get(number, name) for number, name in enumerate(names)]
+    return names, labels[rows].tolist(), proposed
 
 
 def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:

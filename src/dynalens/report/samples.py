@@ -9,6 +9,9 @@ from PIL import Image
 
 from dynalens.dynamics import Array
 from dynalens.pictures import input_cell
+from dynalens.record import Record
+from dynalens.report.sentences import KeptTexts
+from dynalens.suspicion import is_dense
 
 _SIGNAL_CELL = (160, 120)
 
@@ -18,10 +21,11 @@ class SamplePictures:
 
     Args:
         kept: Pictures that were kept while training, by sample.
+        texts: Texts of those that were tokens, by sample; with the doubtful token in brackets, where there is one.
     """
 
-    def __init__(self, kept: Mapping[int, Array]) -> None:
-        self._kept = kept
+    def __init__(self, kept: Mapping[int, Array], texts: Mapping[int, str] | None = None) -> None:
+        self._kept, self._texts = kept, texts or {}
 
     def thumbnail(self, sample: Any, side: int) -> str | None:
         """Return a picture as a data URI, at most ``side`` pixels wide and high; None if there is none."""
@@ -38,7 +42,7 @@ class SamplePictures:
 
     def text(self, sample: Any, token: int | None = None) -> str | None:
         """Return the text of a sample, with this token marked; None where there is none."""
-        return None
+        return self._texts.get(sample)
 
     def file_name(self, sample: Any) -> str:
         """Return the name of the sample's file; an empty text where none is known."""
@@ -50,19 +54,22 @@ class SamplePictures:
         return None if thumbnail is None else drawn(thumbnail)
 
 
-def sample_pictures(kept: Mapping[int, Array], dataset: Any = None, *, marked: bool = False) -> SamplePictures:
-    """Return what looks up the samples of a dataset, or, without one, those whose pictures were kept.
+def sample_pictures(record: Record, dataset: Any, kept: KeptTexts) -> SamplePictures:
+    """Return what looks up the samples of a dataset, or, without one, what was kept of them.
 
     Args:
-        kept: Pictures that were kept while training, by sample.
-        dataset: What was trained on.
-        marked: Whether the kept ones show more than those of the dataset, as what a network contradicts.
+        record: That keeps pictures.
+        dataset: What was trained on, or None.
+        kept: Texts that it keeps.
     """
     if dataset is None:
-        return SamplePictures(kept)
+        return SamplePictures(record.pictures(), kept.texts)
     from dynalens.report.items import DatasetPictures  # torch, which pages without a dataset do without
 
-    return DatasetPictures(dataset, kept if marked else None)
+    if not is_dense(record.statistics):
+        return DatasetPictures(dataset)
+    # Pictures have the pixels that the network contradicts, and words are those that its tokens were made of.
+    return DatasetPictures(dataset, record.pictures(), kept.texts if kept.decoded else None)
 
 
 def drawn(pixels: Array) -> Image.Image:

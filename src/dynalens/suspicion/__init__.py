@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dynalens.defaults import PRECISION
 from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compared
-from dynalens.suspicion.dense import has_classes, token_of, unit_words
+from dynalens.suspicion.dense import has_classes, is_dense, token_of, unit_words
 from dynalens.suspicion.doubts import doubts
 from dynalens.suspicion.joint import RunLoss, joined
 from dynalens.suspicion.noise_rate import NoiseRate
@@ -51,6 +51,7 @@ __all__ = [
     "flagged",
     "flagged_of_run",
     "has_classes",
+    "is_dense",
     "joined",
     "label_word",
     "named_targets",

@@ -1,0 +1,35 @@
+"""Sentences of suspects, as a run left them in its folder, as texts."""
+
+from typing import NamedTuple
+
+from dynalens.pictures import Sentences
+from dynalens.record import Record, read_sentences
+from dynalens.suspicion import token_of
+from dynalens.text import escaped
+
+
+class KeptTexts(NamedTuple):
+    """What a run kept of its samples that are tokens.
+
+    Attributes:
+        texts: By the row of a sample; the doubtful token of one with a class for each token stands in brackets.
+        decoded: Whether they are words, and not the ids of tokens.
+        words: Words of the classes of a language model, by their numbers; of other models none.
+    """
+
+    texts: dict[int, str]
+    decoded: bool
+    words: dict[int, str]
+
+
+def kept_texts(record: Record) -> KeptTexts:
+    """Return the texts of the samples that a run followed; none where these are no tokens."""
+    kept, statistics = read_sentences(record.folder, record.meta.num_samples), record.statistics
+    rows = [row for row in kept.tokens if statistics.presentations[row] > 0]
+    places, labels = [token_of(statistics, row) for row in rows], statistics.label[rows].tolist()
+    sentences = Sentences([kept.tokens[row] for row in rows], places, labels, kept.word)
+    words: dict[int, str] = {}
+    if sentences.shift is not None:
+        words = {number: escaped(kept.word(number)) for number in {*labels, *statistics.candidate[rows].tolist()}}
+    texts = {row: escaped(sentences.text(place)) for place, row in enumerate(rows)}
+    return KeptTexts(texts, bool(kept.words), words)
