@@ -170,9 +170,9 @@ def test_probabilities_are_shown_in_percent_and_positions_once(
     (folder / "dynalens" / "names.json").unlink()
     assert main(["suspects", str(folder), "--top", "3"]) == 0
     lines = [re.split(r" +(?!%)", line.strip()) for line in capsys.readouterr().out.splitlines()]
-    header, first = (words for words in lines if words[0] in ("label", "0"))
-    assert header == ["label", "suggested", "suggested_probability", "wrong_probability", "agreement"]
-    assert first == ["0", "dog", "cat", ">99 %", ">99 %", "100 %"]
+    header, first = (words for words in lines if words[0] in ("rank", "0"))
+    assert header == ["rank", "label", "suggested", "suggested_probability", "wrong_probability", "agreement"]
+    assert first == ["0", "1", "dog", "cat", ">99 %", ">99 %", "100 %"]
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

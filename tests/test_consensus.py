@@ -108,7 +108,7 @@ def test_runs_are_compared_by_the_maps_that_they_kept_of_the_same_samples(
         )  # fmt: skip
     assert main(["compare", *runs]) == 0
     said = capsys.readouterr().out
-    assert "saliency: each run's maps agree with the consensus of the others by" in said
+    assert "saliency: the rank correlation of a run's maps with the consensus of the other runs is" in said
     assert "over 2 samples; 0 is chance" in said
 
 

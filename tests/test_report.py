@@ -271,7 +271,7 @@ def test_fiftyone_gets_labels_by_file_with_the_rest_as_attributes(tmp_path: Path
         "3": {"label": 1, "attributes": {"sample_id": 3, "suspicion": -1.0, "suggested": None}},
     }
 
-    with pytest.raises(ValueError, match=r"several called 'x' without their ending.*`files=`"):
+    with pytest.raises(ValueError, match=r"names without the ending.*got 'x' several times.*`files=`"):
         to_fiftyone(TABLE, tmp_path / "f.json", files={7: "x.png", 3: "x.jpg"})
 
 

@@ -24,11 +24,12 @@ def _add_suspects(commands: Any) -> None:
     )
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
     one.epilog = (
-        "Columns of the table: label is the given class. suggested is the class that the network predicted most often "
-        "instead, agreement the fraction of the presentations in which it did so, and suggested_probability the "
-        "probability that it is the true class. wrong_probability is the probability that the given label is wrong. "
-        "With good --embeddings, suggested is the class that they find most probable, and agreement is empty where the "
-        "network predicted another."
+        "Columns of the table: rank is the place in the order, from 1, the most suspicious. label is the given "
+        "class. suggested is the class that the network predicted most often instead, agreement the fraction of "
+        "the presentations in which it did so, and suggested_probability the probability that it is the true "
+        "class. wrong_probability is the probability that the given label is wrong. With good --embeddings, "
+        "suggested is the class that they find most probable, and agreement is empty where the network predicted "
+        "another."
     )
     precision = "flag the top samples of which this fraction is expected to be wrong (default: %(default)s)"
     one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)

@@ -10,7 +10,7 @@ from dynalens.cli.output import say
 from dynalens.text import percent
 
 SHOWN = (
-    "name", "root_index", "unit", "unit_row", "unit_column", "label", "target", "prediction", "residual",
+    "rank", "name", "root_index", "unit", "unit_row", "unit_column", "label", "target", "prediction", "residual",
     "suggested", "suggested_probability", "wrong_probability", "agreement",
 )  # fmt: skip
 

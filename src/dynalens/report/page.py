@@ -200,6 +200,7 @@ def _cards(
     for sample, unit, row in zip(rows, units, worst.reset_index().to_dict("records"), strict=True):
         card: dict[str, Any] = {
             "id": str(row["sample_id"]),
+            "rank": int(row["rank"]),
             "wrong": round(float(row["wrong_probability"]), 4),
             "flagged": bool(row["flagged"]),
             "trace": traces.of(sample),

@@ -10,7 +10,7 @@ const saidOf = ({ answer, to }) => SAID[answer] + (answer === "wrong" && to !== 
 function show() {
   const card = cards[position], given = answers.get(card.id);
   by("picture").replaceChildren(seen(card, `sample ${card.id}`));
-  by("question").replaceChildren(`Is this `, make("b", { class: "given" }, nameOf(card.label)), "?");
+  by("question").replaceChildren("Is the label ", make("b", { class: "given" }, nameOf(card.label)), " right?");
   for (const button of by("answers").querySelectorAll("[data-answer]"))
     button.setAttribute("aria-pressed", button.dataset.answer === given?.answer);
   const done = cards.filter(each => answers.has(each.id)).length;
@@ -30,7 +30,7 @@ function feedback() {
   const which = last === cards[position] ? "This one" : "The last one";
   const suggests = last.suggested < 0 ? "the run suggests no other class" : `the run suggests ${nameOf(last.suggested)}`;
   return `${which}, #${last.id}${last.file ? " " + fileName(last.file) : ""}, given ${nameOf(last.label)}: you said ` +
-    `${saidOf(given)}; ${suggests} and estimates the probability that the label is wrong at ${percent(last.wrong)}.`;
+    `${saidOf(given)}; ${suggests} and estimates the probability that the label is wrong at ${estimate(last.wrong)}.`;
 }
 
 // Answers in each group of strata. A stratum without an answer is taken together with the next that has one.

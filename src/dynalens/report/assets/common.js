@@ -18,6 +18,8 @@ function draw(tag, attributes = {}, ...children) {
 
 const nameOf = number => number < 0 ? "\u2013" : (content.names[number] ?? String(number));
 const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)} %`;
+// An estimated probability, never rounded to certainty.
+const estimate = value => value > .99 ? ">99 %" : value < .01 ? "<1 %" : percent(value);
 const plural = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
 // What a person entered, by sample id. The browser's storage keeps it where it may; each change reads what is stored
@@ -139,11 +141,11 @@ function fileName(path) {
 
 // p(given label) over the epochs, with both axes said; of a regression another quantity.
 function sparkline(trace, epochs, quantity = ["p(given label)", "Probability of the given label, from 0 to 1"]) {
-  const svg = draw("svg", { viewBox: "0 0 200 48", role: "img" });
+  const svg = draw("svg", { viewBox: "0 0 200 54", role: "img" });
   const x = i => trace.length > 1 ? 14 + 182 * i / (trace.length - 1) : 105;
-  const y = p => 36 - 0.31 * p;
+  const y = p => 39 - 0.33 * p;
   for (const [p, text] of [[100, "1"], [0, "0"]])
-    svg.append(draw("line", { class: "frame", x1: 12, x2: 198, y1: y(p), y2: y(p) }), draw("text", { x: 3, y: y(p) + 3 }, text));
+    svg.append(draw("line", { class: "frame", x1: 12, x2: 198, y1: y(p), y2: y(p) }), draw("text", { x: 3, y: y(p) + 4 }, text));
   let points = [];
   const flush = () => {
     if (points.length === 1) points.push([points[0][0] + 2, points[0][1]]);
@@ -153,9 +155,9 @@ function sparkline(trace, epochs, quantity = ["p(given label)", "Probability of 
   trace.forEach((p, i) => p === null ? flush() : points.push([x(i), y(p)]));
   flush();
   svg.append(
-    draw("text", { x: 14, y: 46 }, `epoch ${epochs[0]}`),
-    draw("text", { x: 105, y: 46, "text-anchor": "middle" }, quantity[0]),
-    draw("text", { x: 197, y: 46, "text-anchor": "end" }, `epoch ${epochs[1]}`),
+    draw("text", { x: 14, y: 51 }, `epoch ${epochs[0]}`),
+    draw("text", { x: 105, y: 51, "text-anchor": "middle" }, quantity[0]),
+    draw("text", { x: 197, y: 51, "text-anchor": "end" }, `epoch ${epochs[1]}`),
     draw("title", {}, `${quantity[1]}, over the epochs of training`));
   return svg;
 }

@@ -6,7 +6,13 @@ for (const [term, value] of content.summary)
   by("summary").append(make("div", {}, make("dt", {}, term), make("dd", {}, value)));
 by("note").textContent = content.note;
 for (const doubt of content.doubts) by("doubts").append(make("li", {}, doubt));
-for (const [alt, src] of content.charts) by("charts").append(make("img", { alt, src }));
+// The first charts fill one row of a usual window, so that the suspects come soon.
+const FIRST_CHARTS = 3;
+const charts = content.charts.map(([alt, src]) => make("img", { alt, src }));
+by("charts").append(...charts.splice(0, FIRST_CHARTS));
+by("more").hidden = !charts.length;
+by("more").firstElementChild.textContent = `${plural(charts.length, "more chart")}: ${charts.map(image => image.alt).join(", ")}`;
+by("more").lastElementChild.append(...charts);
 for (const [alt, src] of content.sheets)
   by("sheets").append(make("details", {}, make("summary", {}, alt), make("img", { alt, src })));
 
@@ -110,8 +116,8 @@ function about(card) {
       make("div", { class: "given", title: nameOf(card.label) }, `${card.unit ? card.unit + ": " : ""}${GIVEN} ${nameOf(card.label)}`),
       make("div", { class: "suggested", title: nameOf(card.suggested) }, SUGGESTED + " " + nameOf(card.suggested))),
     make("div", { class: "meta" },
-      make("span", { title: card.file || card.id }, `#${card.id}${card.file ? " " + fileName(card.file) : ""}`),
-      make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${card.wrong > .99 ? ">99 %" : percent(card.wrong)}`)),
+      make("span", { title: card.file || card.id }, `rank ${card.rank}, #${card.id}${card.file ? " " + fileName(card.file) : ""}`),
+      make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${estimate(card.wrong)}`)),
     isRegression ? sparkline(card.trace, content.epochs, CLOSENESS) : sparkline(card.trace, content.epochs), ...looksLike(card)];
 }
 
