@@ -8,6 +8,7 @@ from torch import Tensor
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.flat import FlatTargets
+from dynalens.capture.sequences import label_axis
 from dynalens.capture.several import without_ignored
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
@@ -27,7 +28,8 @@ class DenseTargets:
     the order of its rows. The first batches are compared; in later ones nothing waits for the device.
 
     Args:
-        several: Whether a pixel may have any number of labels although in the first batch each has one.
+        several: Whether a pixel may have any number of labels although in the first batch each has one, and whether
+            targets with three axes are labels of tokens, (N, T, K), although the batch has no tokens.
     """
 
     def __init__(self, *, several: bool = False) -> None:
@@ -35,6 +37,8 @@ class DenseTargets:
         self._flat: FlatTargets | None = None
         self._looks, self._first = _LOOKS, 0
         self._is_dense = self._has_one_hot = False
+        self._label_axis: int | None = None
+        self._knows_axis = False
         self.see(None, None)
 
     def see(self, batch: Any, samples: int | None) -> None:
@@ -85,7 +89,16 @@ class DenseTargets:
         return dense(logits, targets.long(), (targets >= 0) | (targets == NOT_A_CLASS), first=first), targets
 
     def in_rows(self, logits: Tensor, targets: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return logits and targets of N samples with K labels each as (N, K), where a loss has them flat."""
+        """Return logits and targets of N samples with K labels each as (N, K), where a loss has them flat.
+
+        Those of N x T tokens, (N T, K), are returned as (N, T, K).
+        """
+        if targets.ndim == 2 and targets.shape == logits.shape and (self._samples or len(targets)) < len(targets):
+            shape = self._shape_of_rows(targets.flatten())
+            if shape is not None and len(shape) == 3 and self._flat is not None and not self._flat.selected:
+                is_counted = None if counted is None else counted.expand_as(targets).reshape(shape)
+                return logits.reshape(shape), targets.reshape(shape), is_counted
+            return logits, targets, counted
         if not targets.is_floating_point() or targets.shape[1:] not in ((), (1,)) or logits.numel() != targets.numel():
             return logits, targets, counted
         shape = self._shape_of_rows(targets.flatten())
@@ -95,16 +108,32 @@ class DenseTargets:
         return logits.reshape(shape), targets.reshape(shape), is_counted
 
     def of_labels(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Shown | None:
-        """Return what a binary loss shows of pixels with one label each, with classes in one-hot form, or several."""
+        """Return what a binary loss shows of pixels with one label each, with classes in one-hot form, or several.
+
+        Tokens are told from pixels by the first batch.
+        """
+        if targets.ndim == 3 and targets.shape == logits.shape and (axis := self._axis_of_labels(targets)) is not None:
+            return self._of_several(logits, targets, counted, axis)
         units = self.of_masks(logits, targets, counted) or self.of_classes(logits, targets, counted)
         if units is not None or targets.ndim < 4 or targets.shape != logits.shape or self._has_one_hot:
             return units
+        return self._of_several(logits, targets, counted, axis=1)
+
+    def _of_several(self, logits: Tensor, targets: Tensor, counted: Tensor | None, axis: int) -> Shown | None:
+        """Return what a loss shows of pixels or tokens with several labels, which stand on this axis."""
         targets = targets.detach()
         bits = self._levels.binary(without_ignored(targets, counted).flatten()).view(targets.shape)
         if not self._levels.known:
             return None
-        is_counted = None if counted is None else counted.expand_as(targets)
-        return dense_labels(logits, bits, is_counted), targets
+        is_counted = None if counted is None else counted.expand_as(targets).movedim(axis, 1)
+        return dense_labels(logits.movedim(axis, 1), bits.movedim(axis, 1), is_counted), targets
+
+    def _axis_of_labels(self, targets: Tensor) -> int | None:
+        """Return on which axis the labels of tokens stand; None where these are masks. The first batch tells."""
+        if not self._knows_axis:
+            self._knows_axis = True
+            self._label_axis = label_axis(targets, leaves(self._batch)) or (2 if self._several else None)
+        return self._label_axis
 
     def of_masks(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Shown | None:
         """Return what a binary loss shows of pixels; None where these are no masks.

@@ -13,11 +13,12 @@ from dynalens.capture.flat import FlatTargets
 from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
+from dynalens.capture.sequences import label_axis
 from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
 from dynalens.capture.views import View, view_from
 from dynalens.keys import INPUT_KEYS
 from dynalens.observation import captured_calls, is_compiled
-from dynalens.units import DENSE, PIXELS, TARGETS
+from dynalens.units import DENSE, PIXELS, TARGETS, TOKEN_LABELS
 
 _STEPS = 3
 _CALLS = 64
@@ -218,6 +219,8 @@ def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: st
     tokens = None if own else _units_in(entries, loss)
     if tokens is not None and tokens.first:
         return _Targets(tokens.path, tokens.first, dense=True)
+    if kind == TOKEN_LABELS:
+        return _as_told(entries, kind, loss.counted_targets())
     kind = kind or kind_of_units(loss) or _kind_of_flat(loss, own[0][1] if own else None, tokens)
     if kind is None:
         return _Targets(own[0][0] if own else _path_of_classes(entries, loss))
@@ -241,7 +244,8 @@ def _kind_of_flat(loss: LossCall, own: Tensor | None, tokens: FlatTargets | None
 
 def _as_told(entries: Sequence[tuple[Path, Tensor]], kind: str, given: Tensor) -> _Targets:
     """Return where the targets stand that somebody tells of, as those that a step returned; the shift of tokens too."""
-    samples = len(given)
+    samples, axis = len(given), label_axis(given, entries) if kind == TOKEN_LABELS else None
+    given = given if axis is None else given.movedim(axis, 1)
     flat = FlatTargets.told_by(given.detach().flatten(), entries, samples) if given.ndim == 2 else None
     if flat is not None and flat.first:
         return _Targets(flat.path, flat.first, dense=True)

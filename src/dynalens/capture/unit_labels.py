@@ -10,7 +10,7 @@ from dynalens.capture.entries import Path
 from dynalens.capture.loss_tap import BINARY, LossCall
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.keys import LABEL_KEYS
-from dynalens.units import PIXEL_LABELS, PIXELS, TOKENS
+from dynalens.units import PIXEL_LABELS, PIXELS, TOKEN_LABELS, TOKENS
 
 
 class UnitLabels(NamedTuple):
@@ -65,7 +65,7 @@ class UnitTargets(NamedTuple):
         bits = CLASSES.of(targets.detach())
         rounded = _has_fractions(targets)
         channels = bits.ndim > 3 and bits.shape[1] == 1
-        if kind == PIXEL_LABELS and not channels:
+        if kind == TOKEN_LABELS or (kind == PIXEL_LABELS and not channels):
             return cls(bits, several=True, rounded=rounded)
         is_one_hot = targets.is_floating_point() and bits.ndim > (2 if kind == TOKENS else 3) and not channels
         classes = _of_one_hot(bits) if is_one_hot else bits.squeeze(1) if channels else bits

@@ -36,7 +36,7 @@ class DenseRules:
     Args:
         counted: Name of the array with the places of the worst units, which tells a record of this kind.
         masks: Whether these are pixels, in rows and columns.
-        labels: Whether a pixel has any number of labels: class 2 k + 1 is label k that was given, and 2 k that was not.
+        labels: Whether a unit has any number of labels: class 2 k + 1 is label k that was given, and 2 k that was not.
     """
 
     def __init__(self, counted: str, *, masks: bool, labels: bool = False) -> None:

@@ -68,8 +68,8 @@ class SampleStatistics:
         unit_columns: Of masks, the columns of each, int: pixel ``unit`` is in row ``unit // unit_columns``. Of tokens
             and pixels, ``unit`` is the one that most presentations contradict first, and ``unit_margin`` minus the
             weighted mean of the largest loss of a token, or of the mean loss of the pixels.
-        unit_label: Of masks that give each pixel any number of labels, the label k that the worst unit is about, int;
-            ``label`` is then 1 where pixel ``unit`` has it and 0 where not.
+        unit_label: Where pixels or tokens have any number of labels, the label k that the worst unit is about, int;
+            ``label`` is then 1 where pixel or token ``unit`` has it and 0 where not.
 
     Example:
         >>> import torch

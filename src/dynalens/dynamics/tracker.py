@@ -29,7 +29,7 @@ from dynalens.dynamics.targets import TOLERANCE, mean_error, residuals, settled
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
 from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, epoch_weight, unit_weight
-from dynalens.units import MEANS, TARGETS, TOKENS, UnitKind, UnitPresentation
+from dynalens.units import MEANS, TARGETS, TOKEN_LABELS, TOKENS, UnitKind, UnitPresentation
 from dynalens.units.kinds import KIND
 
 VERSION = 4
@@ -286,7 +286,7 @@ class TrainingDynamics:
         elif kind.name == TARGETS:
             weight = unit_weight(epoch, error=mean_error(self._state, rows[ROWS:]))
         else:
-            weight = unit_weight(epoch, growth=TOKEN_GROWTH if kind.name == TOKENS else GROWTH)
+            weight = unit_weight(epoch, growth=TOKEN_GROWTH if kind.name in (TOKENS, TOKEN_LABELS) else GROWTH)
         self._weight += weight
         return weight / self._weight if self._weight else 0.0
 

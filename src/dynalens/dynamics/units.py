@@ -8,7 +8,7 @@ import numpy as np
 from dynalens.dynamics import labels, targets
 from dynalens.dynamics.dense import DenseRules
 from dynalens.dynamics.statistics import Array
-from dynalens.units import LABELS, MEANS, PIXEL_LABELS, PIXELS, TARGETS, TOKENS, UnitKind
+from dynalens.units import LABELS, MEANS, PIXEL_LABELS, PIXELS, TARGETS, TOKEN_LABELS, TOKENS, UnitKind
 from dynalens.units.kinds import KIND
 
 State = dict[str, Array]
@@ -35,6 +35,7 @@ _RULES: dict[str, _Rules] = {
     TOKENS: DenseRules("unit.token", masks=False),
     PIXELS: DenseRules("unit.pixel", masks=True),
     PIXEL_LABELS: DenseRules("unit.pixel_label", masks=True, labels=True),
+    TOKEN_LABELS: DenseRules("unit.token_label", masks=False, labels=True),
 }
 
 

@@ -95,11 +95,13 @@ def by_class(output: object, shape: torch.Size) -> Tensor:
 def first_unit(labels: Tensor, *, several: bool = False) -> ExplainedUnit:
     """Return the first token that counts, or the pixels of the most frequent class above 0, else those of class 0.
 
-    Of several labels it is the pixels of the most frequent one, or all pixels where none is given.
+    Of several labels it is the pixels of the most frequent one, or all pixels where none is given; of tokens with
+    several, the first label of the first token that has any.
 
     Args:
-        labels: Shape ``(T,)`` or ``(H, W)``, of several labels ``(K, H, W)``; negative where nothing counts; some do.
-        several: Whether pixels have several labels.
+        labels: Shape ``(T,)`` or ``(H, W)``, of several labels ``(K, T)`` or ``(K, H, W)``; negative where nothing
+            counts; some do.
+        several: Whether pixels or tokens have several labels.
 
     Example:
         >>> first_unit(torch.tensor([-1, 2, 0])).words, first_unit(torch.tensor([[0, 3], [0, 3]])).label
@@ -107,6 +109,11 @@ def first_unit(labels: Tensor, *, several: bool = False) -> ExplainedUnit:
         >>> first_unit(torch.tensor([[[0, 1]], [[1, 1]]]), several=True).label
         1
     """
+    if several and labels.ndim == 2:
+        levels = (labels == 1).int() + (labels >= 0).int()  # 2: given, 1: not given, 0: does not count
+        place = int(levels.amax(dim=0).argmax())
+        label = int(levels[:, place].argmax())
+        return token(labels[label], place)._replace(label=label, given=bool(labels[label, place] == 1))
     if several:
         label = int((labels == 1).flatten(1).sum(dim=1).argmax())
         pixels = labels[label] == 1
@@ -174,12 +181,12 @@ def doubtful_label(labels: Tensor, doubted: tuple[int, int], logits: Tensor) -> 
     """Return what is doubtful of a suspect with several labels: the pixels at which the network contradicts one.
 
     Where no pixel is contradicted any more, it is all that have the label, or have not; where there are none, the first
-    unit.
+    unit. Of tokens it is the one at which the network contradicts the label most.
 
     Args:
-        labels: Shape ``(K, H, W)``, 0 or 1, negative where nothing counts.
-        doubted: The label of the worst pixel in the record, and whether it was given there.
-        logits: Shape ``(K, H, W)``.
+        labels: Shape ``(K, H, W)`` or ``(K, T)``, 0 or 1, negative where nothing counts.
+        doubted: The label of the worst pixel or token in the record, and whether it was given there.
+        logits: Same shape.
 
     Example:
         >>> labels, z = torch.tensor([[[0, 0, 1]]]), torch.tensor([[[2.0, -1.0, -3.0]]])
@@ -191,6 +198,10 @@ def doubtful_label(labels: Tensor, doubted: tuple[int, int], logits: Tensor) -> 
     pixels = labels[label] == bit
     if label < 0 or not bool(pixels.any()):
         return first_unit(labels, several=True)
+    if labels.ndim == 2:
+        margins = (2 * bit - 1) * logits[label].float().to(labels.device)
+        place = int(margins.masked_fill(~pixels, torch.inf).argmin())
+        return token(labels[label], place)._replace(label=label, given=bool(bit))
     wrong = pixels & ((logits[label] > 0).to(labels.device) != bit)
     contradicted = bool(wrong.any())
     unit = region(wrong if contradicted else pixels, label, contradicted=contradicted)

@@ -32,8 +32,8 @@ def explained_units(
     Args:
         explainer: Makes them, sample by sample, as each has a unit of its own.
         model: The module.
-        samples: Ids, inputs, and labels ``(N, T)`` or ``(N, H, W)``, of several labels ``(N, K, H, W)``; negative where
-            nothing counts.
+        samples: Ids, inputs, and labels ``(N, T)`` or ``(N, H, W)``, of several labels ``(N, K, T)`` or
+            ``(N, K, H, W)``; negative where nothing counts.
         predicted: Whether to explain the predicted classes instead.
         regions: As of :meth:`Explainer.explained`.
     """

@@ -32,6 +32,7 @@ from dynalens.pictures import (
 )
 from dynalens.schedule import Schedule
 from dynalens.suspicion import (
+    has_classes,
     named_targets,
     streaming_score,
     target_words,
@@ -309,7 +310,7 @@ class DynamicsPictures:
         return Sentences(
             [self._watch.sentences[sample] for sample in samples],
             [token_of(statistics, sample) for sample in samples],
-            [int(statistics.label[sample]) for sample in samples],
+            [int(statistics.label[sample]) if has_classes(statistics) else -1 for sample in samples],
             self._decode,
         )
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from dynalens.pictures import Sentences
 from dynalens.record import Record, read_sentences
-from dynalens.suspicion import token_of
+from dynalens.suspicion import has_classes, token_of
 from dynalens.text import escaped
 
 
@@ -26,7 +26,8 @@ def kept_texts(record: Record) -> KeptTexts:
     """Return the texts of the samples that a run followed; none where these are no tokens."""
     kept, statistics = read_sentences(record.folder, record.meta.num_samples), record.statistics
     rows = [row for row in kept.tokens if statistics.presentations[row] > 0]
-    places, labels = [token_of(statistics, row) for row in rows], statistics.label[rows].tolist()
+    places = [token_of(statistics, row) for row in rows]
+    labels = statistics.label[rows].tolist() if has_classes(statistics) else [-1] * len(rows)
     sentences = Sentences([kept.tokens[row] for row in rows], places, labels, kept.word)
     words: dict[int, str] = {}
     if sentences.shift is not None:

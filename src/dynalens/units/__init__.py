@@ -15,6 +15,7 @@ from dynalens.units.kinds import (
     POSITION,
     SUMMARY,
     TARGETS,
+    TOKEN_LABELS,
     TOKENS,
     UnitKind,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "SUMMARY",
     "TARGETS",
     "TOKENS",
+    "TOKEN_LABELS",
     "UnitKind",
     "UnitPresentation",
     "dense",

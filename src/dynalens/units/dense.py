@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynalens.units.followed import packed_states
-from dynalens.units.kinds import KIND, MEAN_LOSS, PIXEL_LABELS, PIXELS, TOKENS, UnitKind
+from dynalens.units.kinds import KIND, MEAN_LOSS, PIXEL_LABELS, PIXELS, TOKEN_LABELS, TOKENS, UnitKind
 from dynalens.units.masks import CERTAIN, MASKED, without_half_masks
 from dynalens.units.presentation import UnitPresentation, presented
 
@@ -77,16 +77,16 @@ def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
 
 
 def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
-    r"""Return what a step shows of N samples whose pixels have each of K labels or not, by one logit for each of both.
+    r"""Return what a step shows of N samples whose pixels or tokens have each of K labels or not, by a logit for each.
 
-    A unit is a label of a pixel: its margin is :math:`(2 y - 1) z`, its loss :math:`\log(1 + \exp(-\mathrm{margin}))`.
-    Margin and doubt of the sample are those of :func:`dense`. Label k that was given is the class 2 k + 1, and one that
-    was not 2 k.
+    A unit is a label of a pixel or token: its margin is :math:`(2 y - 1) z`, its loss
+    :math:`\log(1 + \exp(-\mathrm{margin}))`. Margin and doubt of the sample are those of :func:`dense`. Label k that
+    was given is the class 2 k + 1, and one that was not 2 k.
 
     Args:
-        logits: Shape ``(N, K, H, W)``, any floating dtype.
-        given: Same shape, int64: 1 where a pixel has the label, 0 where not; negative where a target is none.
-        counted: Same shape, bool, False where the loss ignores a label of a pixel; default: all count.
+        logits: Shape ``(N, K, H, W)`` of pixels, or ``(N, K, T)`` of tokens, any floating dtype.
+        given: Same shape, int64: 1 where a unit has the label, 0 where not; negative where a target is none.
+        counted: Same shape, bool, False where the loss ignores a label of a unit; default: all count.
 
     Example:
         >>> shown = dense_labels(torch.tensor([[[[2.0, 1.0]], [[3.0, -1.0]]]]), torch.tensor([[[[1, 1]], [[0, 0]]]]))
@@ -97,6 +97,8 @@ def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
     margins = torch.where(y == 1, z, -z)
     counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted
     units = _Units(*(each.flatten(1) for each in (margins, F.softplus(-margins), y, 1 - y, counts)))
+    if z.ndim == 3:
+        return _joined([_reduced(units, z.shape[2:], 0, labels=z.shape[1])], TOKEN_LABELS)
     rows, targets, numbers, marks = _reduced(units, z.shape[1:], 0, labels=z.shape[1])
     missing_first = torch.where((marks == 1).any(dim=1), 1, marks.amax(dim=1)).to(marks.dtype)
     return _joined([(rows, targets, numbers, missing_first)], PIXEL_LABELS)

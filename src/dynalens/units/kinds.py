@@ -12,9 +12,10 @@ BITS = 16
 
 
 LABELS, TARGETS, TOKENS, PIXELS, PIXEL_LABELS = "labels", "targets", "tokens", "pixels", "labels of pixels"
-_NAMES = (LABELS, TARGETS, TOKENS, PIXELS, PIXEL_LABELS)
+TOKEN_LABELS = "labels of tokens"
+_NAMES = (LABELS, TARGETS, TOKENS, PIXELS, PIXEL_LABELS, TOKEN_LABELS)
 """Their places are the numbers that stand for them in rows."""
-DENSE = (TOKENS, PIXELS, PIXEL_LABELS)
+DENSE = (TOKENS, PIXELS, PIXEL_LABELS, TOKEN_LABELS)
 DOUBT, COLUMNS, SHARE = range(SUMMARY, SUMMARY + 3)
 """Numbers of tokens and pixels: what suspects are ordered by, the columns of a mask, for the row of a pixel, and by how
 many units each one that is followed stands for."""
@@ -31,8 +32,8 @@ class UnitKind(NamedTuple):
 
     Attributes:
         name: "labels" of multi-label samples or "targets" of a regression, each with a record of its own; "tokens" of a
-            sequence, "pixels" of a mask or "labels of pixels" of masks that overlap, of which only the sample's
-            reductions are kept.
+            sequence, "pixels" of a mask, or "labels of pixels" and "labels of tokens" that may have any number of
+            labels, of which only the sample's reductions are kept.
         labels: Number K of labels, or D of targets; 0 for tokens and pixels, of which samples have different numbers.
     """
 
