@@ -4,6 +4,7 @@ import faulthandler
 import multiprocessing
 import os
 import socket
+import sys
 import time
 import traceback
 import warnings
@@ -48,6 +49,7 @@ def _started(part: Callable[[Path], None], folder: Path, output: Path, port: str
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file  # pytest's own lead elsewhere
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         faulthandler.dump_traceback_later(SECONDS - 20, exit=True, file=file)  # says where a process waits in vain
         warnings.simplefilter("default")  # Lightning warns of what these fits do on purpose

@@ -1,9 +1,7 @@
 """Every example runs, on small data."""
 
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import forked
 from training import arrays_of
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -139,13 +138,16 @@ def test_the_configuration_file_runs_with_lightning_cli(
     assert "baseline: zero" in next(tmp_path.rglob("config.yaml")).read_text()
 
 
+def ddp(folder: Path) -> None:
+    """Run the example as a script in one of two processes, as `torchrun` starts them."""
+    sys.argv[1:] = ["--samples", "201", "--epochs", "2", "--out", str(folder)]
+    runpy.run_path(str(EXAMPLES / "ddp.py"), run_name="__main__")
+
+
 def test_ddp_ends_with_one_record_in_both_processes(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(EXAMPLES.parent / "src"), *sys.path])
-    command = [sys.executable, str(EXAMPLES / "ddp.py"), "--samples", "201", "--epochs", "2", "--out", str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = dict(re.findall(r"process (\d): saw 202 samples in 2 epochs; (.*)", done.stdout))
+    forked.run(tmp_path, ddp)
+    outputs = "".join((tmp_path / f"output.{rank}").read_text() for rank in range(2))
+    said = dict(re.findall(r"process (\d): saw 202 samples in 2 epochs; (.*)", outputs))
     assert sorted(said) == ["0", "1"]
     assert said["0"] == said["1"]
     assert "the record has 404 presentations of 201 samples" in said["0"]  # one is repeated in each epoch

@@ -174,19 +174,18 @@ def monitors(loader: str | None = None, *, plain: bool = False, few: bool = Fals
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"max_epochs": 3},
-    "accumulation": {"accumulate_grad_batches": 4},
+    "accumulation, clipping and validation in the epoch": {
+        "accumulate_grad_batches": 4, "gradient_clip_val": 0.1, "val_check_interval": 2,
+    },
     "manual optimisation": {"manual": True},
     # Validation would drop the gradients that wait.
     "gradients that wait": {"manual": True, "limit_val_batches": 0},
-    "validation in the epoch": {"val_check_interval": 2},
-    "no validation": {"limit_val_batches": 0},
+    "a loss of its own, no validation": {"own_loss": True, "limit_val_batches": 0},
     "bf16-mixed": {"precision": "bf16-mixed"},
-    "clipping": {"gradient_clip_val": 0.1},
     "indices with the samples": {"data": lambda: shuffled(num_workers=1, in_order=False)},
-    "a loss of its own": {"own_loss": True},
     "several loaders": {"data": lambda: CombinedLoader({"b": shuffled(), "a": shuffled()}, "max_size_cycle")},
     "pictures as files": {"logger": False},
-}
+}  # fmt: skip
 
 
 DRAWN = ("plain", "several loaders", "pictures as files")
