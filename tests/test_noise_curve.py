@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dynalens import TrainingDynamicsMonitor
+from dynalens import SampleStatistics, TrainingDynamicsMonitor
 from dynalens.dynamics import TrainingDynamics
 from dynalens.logs.noise_curve import NoiseCurve
 from dynalens.suspicion import assess
@@ -70,37 +70,62 @@ def test_a_part_of_the_samples_stands_for_all_samples() -> None:
     statistics, history = noisy(4000)
     part = NoiseCurve(most_samples=1000)
     for epoch in history:
-        part.note(epoch, 4000)
+        part.note(epoch, statistics)
     rate = part.rate(statistics, 4)
     assert rate is not None
     assert rate.value != assess(statistics, history).noise_rate.value
     assert rate.value == pytest.approx(0.2, abs=0.05)
-    assert part._history is not None
-    assert {len(epoch["index"]) for epoch in part._history} == {1000}  # what it keeps does not grow with the dataset
     chosen = part._rows(4000)
     assert len(np.unique(chosen)) == 1000
-    np.testing.assert_array_equal(part._history[-1]["margin"], history[-1]["margin"][chosen])
+    place = {row: k for k, row in enumerate(chosen)}
+    of_part = [  # those of the chosen samples, one by one
+        {name: values[[i in place for i in epoch["index"]]] for name, values in epoch.items()} for epoch in history
+    ]
+    renumbered = [epoch | {"index": np.array([place[i] for i in epoch["index"]])} for epoch in of_part]
+    assert rate == assess(statistics.part(chosen), renumbered).noise_rate
+
+
+def test_no_epoch_is_read_again() -> None:
+    statistics, history = noisy(300, epochs=9)
+    curve, expected = NoiseCurve(), assess(statistics, history).noise_rate
+    for number, epoch in enumerate(history):
+        curve.note(epoch, statistics)
+        assert curve.rate(statistics, number + 1) is not None
+        epoch.clear()
+    assert curve.rate(statistics, 9) == expected
+
+
+def test_of_a_third_class_that_comes_later_the_epochs_from_then_on_count() -> None:
+    statistics, history = noisy(300, epochs=3)
+    two = np.flatnonzero(statistics.label < 2)
+    first = {name: values[np.isin(history[0]["index"], two)] for name, values in history[0].items()}
+    known = statistics.arrays() | {"label": np.where(statistics.label < 2, statistics.label, -1)}
+    curve = NoiseCurve()
+    curve.note(first, SampleStatistics(**known))
+    for epoch in history[1:]:
+        curve.note(epoch, statistics)
+    rate = curve.rate(statistics, 3)
+    assert rate is not None
+    assert rate.value == pytest.approx(0.2, abs=0.05)
 
 
 def test_ids_that_come_later_leave_what_is_kept_as_it_is() -> None:
-    _, early = noisy(30, epochs=1)
+    few, early = noisy(30, epochs=1)
     statistics, late = noisy(60, epochs=1)
     curve = NoiseCurve(most_samples=40)
-    curve.note(early[0], 30)
-    curve.note(late[0], 60)
-    assert curve._rows(60).tolist() == list(range(40))
-    assert curve._history is not None
-    assert [len(epoch["index"]) for epoch in curve._history] == [30, 40]
-    assert curve.rate(statistics, 2) is not None
+    curve.note(early[0], few)
+    curve.note(late[0], statistics)
+    of_first = {name: values[late[0]["index"] < 40] for name, values in late[0].items()}
+    first = np.arange(40)
+    assert curve.rate(statistics, 2) == assess(statistics.part(first), [early[0], of_first]).noise_rate
 
 
 def test_a_lost_epoch_leaves_the_record_alone() -> None:
     statistics, history = noisy(200)
     curve = NoiseCurve()
-    curve.note(history[0], 200)
-    curve.note(None, 200)
-    curve.note(history[2], 200)
-    assert curve._history is None  # of a half, nothing is kept
+    curve.note(history[0], statistics)
+    curve.note(None, statistics)
+    curve.note(history[2], statistics)
     assert curve.rate(statistics, 4) == assess(statistics).noise_rate
 
 
@@ -108,7 +133,7 @@ def test_with_many_classes_the_estimate_waits_for_its_turn(monkeypatch: pytest.M
     statistics, history = noisy(100)
     curve = NoiseCurve()
     for epoch in history:
-        curve.note(epoch, 100)
+        curve.note(epoch, statistics)
     assert all(curve.rate(statistics, epochs) is not None for epochs in range(1, 9))
     monkeypatch.setattr("dynalens.logs.noise_curve.EVERY_EPOCH", 299)  # 100 samples of 3 classes
     made = [epochs for epochs in range(1, 20) if curve.rate(statistics, epochs) is not None]

@@ -142,7 +142,7 @@ class DynamicsLog:
         if self.pictures is not None:
             self.pictures.restore(statistics, presentations.items())
         for epoch in self._live.epochs:
-            self._noise.note(presentations.get(epoch), len(statistics))
+            self._noise.note(presentations.get(epoch), statistics)
 
     def begin_epoch(self, trainer: Any, epoch: int, features: FeatureRows | None = None) -> None:
         """Choose what the projector shows of this epoch; draw an audit and prototypes if it may be the last."""
@@ -195,7 +195,7 @@ class DynamicsLog:
             also: More scalars, by name.
         """
         epoch, statistics = self._live.epochs[-1], self._live.record().statistics
-        self._noise.note(record.presentations(), len(statistics))
+        self._noise.note(record.presentations(), statistics)
         with self._or_switched_off():
             if self.pictures is not None:
                 # Their pictures pass in the epoch after: what is shown was found in the one before.

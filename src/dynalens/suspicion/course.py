@@ -38,6 +38,10 @@ class WeightedMeans:
     def __init__(self, num_samples: int) -> None:
         self._sums = np.zeros((3, num_samples))
 
+    def make_room(self, num_samples: int) -> None:
+        """Let so many samples count, at least as many as before."""
+        self._sums = np.append(self._sums, np.zeros((3, num_samples - self._sums.shape[1])), axis=1)
+
     def add(self, epoch: int, index: Array, p_label: Array, p_rival: Array) -> None:
         """Add the presentations of an epoch."""
         if not len(index):

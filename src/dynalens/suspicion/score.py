@@ -48,7 +48,7 @@ from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.targets import target_noise_rate
 from dynalens.suspicion.units import unit_noise_rate, worst_margin
-from dynalens.suspicion.votes import count_votes
+from dynalens.suspicion.votes import Votes, count_votes
 
 PAIRS = 0.2
 """Share of class pairs in the score where flips follow no rule: people mistake classes for each other both ways."""
@@ -98,6 +98,13 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
         history: For each epoch, in order, ``index``, ``p_label``, ``margin``, ``predicted`` and, for the noise
             rate, ``p_other`` of its presentations.
     """
+    if statistics.unit is not None:
+        history = ()
+    return assess_votes(statistics, count_votes(statistics.label.astype(np.int64), history))
+
+
+def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
+    """Return :func:`assess` of a history whose votes were counted."""
     rows = np.flatnonzero(statistics.presentations > 0)
     if not len(rows):
         return _nothing(len(statistics))
@@ -106,7 +113,6 @@ def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] 
     predictions = Predictions.read(statistics.part(rows))
     directed = one_way(predictions.leader(), predictions.label)
     score = combined(score_parts(predictions, directed), predictions)
-    votes = count_votes(statistics.label.astype(np.int64), history)
     whole = bool((votes.presentations[rows] > 0).all())
     rate = estimate_noise_rate(predictions, directed, votes.candidates if whole else ())
     earlier = earlier_estimate(votes.course, votes.candidates, directed, votes.epochs) if whole else None

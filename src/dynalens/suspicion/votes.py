@@ -1,7 +1,7 @@
 """What the history of a run adds to its record: the class that predictions named most often, exactly."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,33 +44,89 @@ def count_votes(label: Array, history: Iterable[Mapping[str, Array]]) -> Votes:
         history: For each epoch, in order, ``index``, ``p_label``, ``margin``, ``predicted`` and, for the noise
             rate, ``p_other`` of its presentations.
     """
-    n, all_candidates = len(label), list[Candidates]()
-    presentations, gap = np.zeros(n, np.int64), np.zeros(n)
-    keys, counts, latest = (np.zeros(0, np.int64) for _ in range(3))
-    classes, past_presentations, epochs = max(len(np.unique(label[label >= 0])), 2), 0, 0
-    means, course = WeightedMeans(n), list[Disagreement]()
-    for number, epoch in enumerate(history):
-        index = epoch["index"].astype(np.int64)
-        presentations += np.bincount(index, minlength=n)
+    count = VoteCount()
+    for epoch in history:
+        count.add(label, epoch)
+    return count.votes(label)
+
+
+class VoteCount:
+    """Counts the votes of a run epoch by epoch, so that no epoch is read again.
+
+    It keeps some numbers for each sample and 24 bytes for each class that was predicted of a sample against its label.
+
+    Attributes:
+        epochs: How many were counted.
+    """
+
+    def __init__(self) -> None:
+        self._presentations, self._gap = np.zeros(0, np.int64), np.zeros(0)
+        self._keys, self._counts, self._latest = (np.zeros(0, np.int64) for _ in range(3))
+        self._means, self._course = WeightedMeans(0), list[Disagreement]()
+        self._candidates: list[Candidates] = []
+        self._past_presentations = self.epochs = 0
+
+    def add(self, label: Array, epoch: Mapping[str, Array]) -> None:
+        """Count an epoch.
+
+        Args:
+            label: Shape ``(N,)``, the class trained on, -1 of samples that were never seen. N may grow.
+            epoch: Its presentations, as for :func:`count_votes`.
+        """
+        self._make_room(len(label))
+        number, index, n = self.epochs, epoch["index"].astype(np.int64), len(label)
+        self._presentations += np.bincount(index, minlength=n)
         lead = _probability_margin(epoch)
-        gap += np.bincount(index, lead, n)
+        self._gap += np.bincount(index, lead, n)
         wrong = np.flatnonzero(epoch["predicted"] != label[index])
-        key = np.append(keys, index[wrong] * _CLASSES + epoch["predicted"][wrong])
-        keys, counts, latest = _once(
-            key, np.append(counts, np.ones(len(wrong), int)), np.append(latest, past_presentations + wrong)
+        self._keys, self._counts, self._latest = _once(
+            np.append(self._keys, index[wrong] * _CLASSES + epoch["predicted"][wrong]),
+            np.append(self._counts, np.ones(len(wrong), int)),
+            np.append(self._latest, self._past_presentations + wrong),
         )
-        past_presentations, epochs = past_presentations + len(index), number + 1
-        means.add(number, index, epoch["p_label"], epoch["p_label"] - lead)
+        self._past_presentations, self.epochs = self._past_presentations + len(index), number + 1
+        self._means.add(number, index, epoch["p_label"], epoch["p_label"] - lead)
         if is_read(number) and len(index):
-            course += means.disagreement(number)
+            self._course += self._means.disagreement(number)
             if "p_other" in epoch:
-                all_candidates += candidates(number, label[index], epoch["p_label"], epoch["p_other"], classes)
-    times = np.where(presentations > 0, presentations, np.nan)
-    suggested, agreement = np.full(n, -1), np.full(n, np.nan)
-    order = np.lexsort((latest, counts))  # the last assignment wins: by count, then by how recent the prediction is
-    sample = keys[order] // _CLASSES
-    suggested[sample], agreement[sample] = keys[order] % _CLASSES, counts[order] / times[sample]
-    return Votes(suggested, agreement, gap / times, all_candidates, presentations, course, epochs)
+                shown = label[index], epoch["p_label"], epoch["p_other"]
+                self._candidates += candidates(number, *shown, _count_classes(label))
+
+    def votes(self, label: Array) -> Votes:
+        """Return the votes so far; of labels ``(N,)`` as for :meth:`add`."""
+        n = len(label)
+        self._make_room(n)
+        times = np.where(self._presentations > 0, self._presentations, np.nan)
+        suggested, agreement = np.full(n, -1), np.full(n, np.nan)
+        # The last assignment wins: by count, then by how recent the prediction is.
+        order = np.lexsort((self._latest, self._counts))
+        sample = self._keys[order] // _CLASSES
+        suggested[sample], agreement[sample] = self._keys[order] % _CLASSES, self._counts[order] / times[sample]
+        return Votes(
+            suggested=suggested,
+            agreement=agreement,
+            probability_margin=self._gap / times,
+            candidates=_of_classes(self._candidates, _count_classes(label)),
+            presentations=self._presentations.copy(),
+            course=list(self._course),
+            epochs=self.epochs,
+        )
+
+    def _make_room(self, num_samples: int) -> None:
+        new = num_samples - len(self._gap)
+        self._presentations = np.append(self._presentations, np.zeros(new, np.int64))
+        self._gap = np.append(self._gap, np.zeros(new))
+        self._means.make_room(num_samples)
+
+
+def _count_classes(label: Array) -> int:
+    return max(len(np.unique(label[label >= 0])), 2)
+
+
+def _of_classes(every: list[Candidates], classes: int) -> list[Candidates]:
+    """Return these where so many classes are given; those of when only two of more were known are of no use then."""
+    usable = [each for each in every if each.classes == classes or min(each.classes, classes) > 2]
+    return [replace(each, classes=classes) for each in usable]
 
 
 def is_read(epoch: int) -> bool:
