@@ -1,12 +1,13 @@
-"""How many multi-label samples have a wrong label, from records whose estimate can be worked out by hand."""
+"""Which multi-label samples have a wrong label and how many, from records of which both can be worked out by hand."""
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from dynalens import SampleStatistics, TrainingDynamics
-from dynalens.suspicion.units import unit_noise_rate
+from dynalens.suspicion.units import unit_noise_rate, worst_odds
 from dynalens.units import multi_label
 
 N = 200
@@ -30,6 +31,25 @@ def missing_labels(*, doubted: int = 40) -> SampleStatistics:
     given[: doubted - 1, 0] = 0
     given[-1, 0] = 0
     return record(logits, given)
+
+
+def test_where_labels_are_missing_those_that_are_there_are_believed() -> None:
+    logits = torch.tensor([[0.5, -5.0], *4 * [[3.0, -5.0]], [0.4, -0.5]])
+    given = torch.tensor([[1, 0], *4 * [[0, 0]], [1, 0]])
+    statistics = record(logits, given)
+    # Predicted: 6 labels, of which 2 are given; not predicted: 6 labels, of which none is given. With half a label more
+    # on both sides, P(1 | predicted) = 2.5 / 7, P(1 | not) = .5 / 7, P(0 | not) = 6.5 / 7, P(0 | predicted) = 4.5 / 7.
+    there, missing = np.log(2.5 / 0.5), np.log(6.5 / 4.5)
+    expected = [0.5 + there, *4 * [-3 + missing], 0.5 + missing]  # of the last .5 + .37, not .4 + 1.61
+    np.testing.assert_allclose(worst_odds(statistics), expected, rtol=1e-6)
+    assert statistics.arrays()["unit"].tolist() == [0, 0, 0, 0, 0, 1]
+    assert statistics.arrays()["unit_margin"][-1] == 0.5
+
+
+def test_a_record_without_the_given_labels_is_ordered_by_the_smallest_margins() -> None:
+    logits = torch.tensor([[0.5, -5.0], *4 * [[3.0, -5.0]]])
+    statistics = replace(record(logits, torch.tensor([[1, 0], *4 * [[0, 0]]])), unit_given=None)
+    np.testing.assert_allclose(worst_odds(statistics), [0.5, -3, -3, -3, -3])
 
 
 def test_labels_that_are_missing_count_although_others_are_predicted_more_surely() -> None:

@@ -47,7 +47,7 @@ from dynalens.suspicion.doubts import doubts, far_apart
 from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.targets import target_noise_rate
-from dynalens.suspicion.units import unit_noise_rate, worst_margin
+from dynalens.suspicion.units import has_doubted_unit, unit_noise_rate, worst_odds
 from dynalens.suspicion.votes import Votes, count_votes
 
 PAIRS = 0.2
@@ -167,8 +167,7 @@ def _unit_score(statistics: SampleStatistics) -> Array:
     if is_dense(statistics):
         doubt = doubts_of(statistics)
         return log_odds(doubt, highest(doubt, dense_noise_rate(statistics).value))
-    margin = worst_margin(statistics)
-    return log_odds(-margin, margin < 0)
+    return log_odds(-worst_odds(statistics), has_doubted_unit(statistics))
 
 
 def streaming_score(statistics: SampleStatistics) -> Array:

@@ -1,9 +1,11 @@
 r"""Suspects among samples that have several units, each with a target of its own.
 
-    score_i = L(-m_i) + constant
+    score_i = L(-o_i) + constant
 
-    m_i   the smallest of the sample's units' mean margins, weighted over the epochs by min(t + 1, 10)^3
-    L     log odds of two normal distributions with one variance, of the samples with m_i < 0 and of the others
+    o_i   the smallest of the log odds that each of the sample's units is as given. Of a label they are the mean of its
+          margin, weighted over the epochs by min(t + 1, 10)^3, and the log ratio of how often what was given is given
+          where it is predicted and where it is not; of a number, log(tolerance / mean absolute residual)
+    L     log odds of two normal distributions with one variance, of the samples with a doubted unit and of the others
     constant  makes the mean probability the estimated noise rate
 
 The minimum comes after the mean over time, so that the unit that is named is the one that the whole run contradicts.
@@ -14,23 +16,42 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
+from dynalens.dynamics.labels import given_log_odds
 from dynalens.suspicion.course import SUREST
 from dynalens.suspicion.noise_rate import MOST, NoiseRate
 
 ALONE = "from the run alone; look at the first of `suspects()`"
 
 
-def worst_margin(statistics: SampleStatistics) -> Array:
-    """Return the smallest weighted margin of a unit of each sample, ``(N,)`` float64; NaN if never seen.
+def worst_odds(statistics: SampleStatistics) -> Array:
+    """Return the log odds that the worst unit of each sample is as given, ``(N,)`` float64; NaN if never seen.
 
-    Of a regression it is the log of the tolerance divided by the weighted mean absolute residual.
+    Of several labels it is the smallest :func:`~dynalens.dynamics.labels.given_log_odds`, or, in a record without
+    ``unit_given``, the smallest margin. Of a regression it is the log of the tolerance divided by the weighted mean
+    absolute residual.
 
     Raises:
         ValueError: If each sample has one label.
     """
     if statistics.unit_margin is None:
         raise ValueError("Expected statistics of samples with several units, got those of one label each.")
-    return statistics.unit_margin.astype(np.float64)
+    if statistics.unit_margins is None or statistics.unit_given is None:
+        return statistics.unit_margin.astype(np.float64)
+    return _smallest(given_log_odds(statistics.unit_margins, statistics.unit_given))
+
+
+def has_doubted_unit(statistics: SampleStatistics) -> Array:
+    """Return which samples have a unit with a negative mean margin, or residual above the tolerance, ``(N,)`` bool."""
+    assert statistics.unit_margin is not None
+    margins = statistics.unit_margin if statistics.unit_margins is None else _smallest(statistics.unit_margins)
+    doubted: Array = margins < 0
+    return doubted
+
+
+def _smallest(values: Array) -> Array:
+    """Return the smallest of each row that is finite; NaN where none is."""
+    least = np.where(np.isfinite(values), values, np.inf).min(axis=1)
+    return np.where(np.isinf(least), np.nan, least)
 
 
 def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
@@ -56,7 +77,7 @@ def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     is_there = np.zeros(margins.shape, np.bool_) if given is None else (margins > 0) == (given == 1)
     groups = [margins[is_counted & group] for group in (is_there, ~is_there)]
     wrong = sum(len(group) * _wrong_part(group) for group in groups) / max(int(is_counted.sum()), 1)
-    samples = float((worst_margin(statistics) < 0).mean())
+    samples = float(has_doubted_unit(statistics).mean())
     value = min(samples, 1 - (1 - wrong) ** margins.shape[1])
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(margins)) / len(margins)))
     return NoiseRate(0.0, value, min(1.0, samples + error), alone=ALONE)
