@@ -242,19 +242,6 @@ class PartsTwice(PartsByHand):
         super().train_on(x, y)
 
 
-class GeneratorFirst(ByHand):
-    """A step for samples that are made, with targets of its own, and one for those of the batch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.critic = nn.Linear(36, 1)
-
-    def train_on(self, x: Tensor, y: Tensor) -> None:
-        scores = self.critic(torch.ones(len(x), 36))
-        self.manual_backward(F.binary_cross_entropy_with_logits(scores, torch.ones_like(scores)))
-        super().train_on(x, y)
-
-
 class OverlappingParts(Classifier):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         x, y = batch
@@ -265,7 +252,6 @@ class OverlappingParts(Classifier):
     "model",
     [
         AttackByBackward, AttackByBackwardOnOwnLoss, CleanAndAttacked, InnerAndOuter, PartsTwice, OverlappingParts,
-        GeneratorFirst,
     ],
 )  # fmt: skip
 def test_two_losses_of_one_sample_are_an_error_in_the_first_batch(tmp_path: Path, model: type[Classifier]) -> None:

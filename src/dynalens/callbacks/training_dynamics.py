@@ -167,7 +167,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._identity = SampleIdentity(resolved(index), loader)
         self._step = TrainingStep(self._identity, capture, self._features, views)
         self._processes: Processes | None = None
-        self._active = self._begun = self._announced = False
+        self._active, self._begun, self._announced = False, False, set[bool]()
 
     def reset(self) -> None:
         """Forget the record; the next fit starts a new one."""
@@ -186,7 +186,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             check_tensorboard(trainer, "projector_every_n_epochs")
         self._processes = Processes(trainer)
         self._live.use(RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name)))
-        self._active, self._begun, self._announced = True, False, False
+        self._active, self._begun, self._announced = True, False, set()
         self._observer = BatchObserver(alone=False)
         self._step.install(trainer, pl_module)
 
@@ -317,9 +317,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.update(rows, logits, targets, units)
             if self._log is not None:
                 self._log.mark(rows, None if units is None else units.marks)
-            if not self._announced:
+            if presentation.several not in self._announced:
                 announce(f"dynalens: {presentation.source}; identity: {self._identity.way}{self._live.continued}")
-                self._announced = True
+                self._announced.add(presentation.several)
         self._step.close()
 
     def _epoch(self, trainer: Any) -> int:

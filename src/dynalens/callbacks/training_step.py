@@ -85,7 +85,9 @@ class TrainingStep:
             return None
         samples = self._identity.samples_of(batch)
         count = rows.shape[0] if self._views == 1 else None
-        presentation = self._capture.finish(outputs, batch, samples, rows_of=self.rows.rows_of, count=count)
+        presentation = self._capture.finish(
+            outputs, batch, samples, rows_of=self.rows.rows_of, choose=self.rows.loss_of_labels, count=count
+        )
         if presentation is None:
             return None
         self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.given)

@@ -4,10 +4,11 @@ from dynalens.capture.asked import Capture
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
 from dynalens.capture.claimed import ClaimedPairs
 from dynalens.capture.entries import copied
+from dynalens.capture.graph import share_values
 from dynalens.capture.labels import class_labels, first_labels, have_several, name_no_classes
 from dynalens.capture.layout import BatchLayout, BatchObserver
 from dynalens.capture.presentation import Presentation
-from dynalens.capture.reordered import OrderCheck, is_reordered
+from dynalens.capture.reordered import OrderCheck, SameNumbers, is_reordered
 from dynalens.capture.step import StepCapture
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ClaimedPairs",
     "OrderCheck",
     "Presentation",
+    "SameNumbers",
     "StepCapture",
     "class_labels",
     "copied",
@@ -27,4 +29,5 @@ __all__ = [
     "inputs_to_show",
     "is_reordered",
     "name_no_classes",
+    "share_values",
 ]

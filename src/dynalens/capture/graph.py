@@ -19,9 +19,10 @@ _SAME_VALUES = {
     "ViewBackward0", "ReshapeAliasBackward0", "UnsafeViewBackward0", "SqueezeBackward0", "SqueezeBackward1",
     "SqueezeBackward2", "UnsqueezeBackward0", "ToCopyBackward0", "CloneBackward0", "AliasBackward0",
 }  # fmt: skip
+_PARAMETER = "torch::autograd::AccumulateGrad"
 NETWORK = (
     "Addmm", "MmBackward", "Bmm", "Baddbmm", "Linear", "Convolution", "Mkldnn", "Cudnn", "Native", "Embedding",
-    "Scaled", "torch::autograd::AccumulateGrad", "CompiledFunction",
+    "Scaled", _PARAMETER, "CompiledFunction",
 )  # fmt: skip
 """How the operations begin that belong to a network and not to its loss: what lies behind them is not looked at."""
 _CHOOSES = (
@@ -93,6 +94,44 @@ def source_of(values: Tensor) -> tuple[Any, int]:
     while node.name() in _SAME_VALUES:
         node, number = node.next_functions[0]
     return node, number
+
+
+def share_values(one: Tensor, other: Tensor) -> bool:
+    """Return whether two results of a network may be made of the same numbers of it; parts of one output are not.
+
+    Example:
+        >>> logits = torch.nn.Linear(2, 3)(torch.ones(4, 2))
+        >>> first, second = logits[:2], logits[2:]
+        >>> share_values(logits / 2, logits), share_values(first, second), share_values(first, logits[1:])
+        (True, False, True)
+    """
+    return bool(_outputs(one) & _outputs(other)) and not _are_apart(one, other)
+
+
+def _outputs(values: Tensor) -> set[Node]:
+    """Return the operations of a network whose results the values are made of."""
+    outputs, met, waiting = set(), set(), [values.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in met or node.name() == _PARAMETER:
+            continue
+        met.add(node)
+        if node.name().startswith(NETWORK):
+            outputs.add(node)
+        else:
+            waiting += [earlier_node for earlier_node, _ in node.next_functions]
+    return outputs
+
+
+def _are_apart(one: Tensor, other: Tensor) -> bool:
+    """Return whether both are views of one result, of different numbers of it."""
+    whole = one._base is not None and one._base is other._base
+    begins, ends = zip(*((each.data_ptr(), _end(each)) for each in (one, other)), strict=True)
+    return whole and one.is_contiguous() and other.is_contiguous() and max(begins) >= min(ends)
+
+
+def _end(values: Tensor) -> int:
+    return values.data_ptr() + values.numel() * values.element_size()
 
 
 def comes_from(logits: Tensor, names: tuple[str, ...]) -> bool:

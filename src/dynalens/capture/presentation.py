@@ -21,6 +21,7 @@ class Presentation(NamedTuple):
         units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
         of_layer: Whether the logits are those of a layer and the targets those of the batch, and no loss joins them.
         nodes: Those of autograd's graph that gave the logits, as far as they are known.
+        several: Whether the step had other losses, too, and these are of the one with the labels of the batch.
         counted: Of units, in the shape of ``given``, bool: which the step did not leave out after its loss; None: all.
     """
 
@@ -32,6 +33,7 @@ class Presentation(NamedTuple):
     of_layer: bool = False
     nodes: tuple[Node, ...] = ()
     counted: Tensor | None = None
+    several: bool = False
 
     def chose_rows(self) -> bool:
         """Return whether the step chose or ordered rows of its logits, as far as their graph tells."""

@@ -18,6 +18,42 @@ def is_reordered(label: list[Any], target: list[Any]) -> bool:
     return len(set(target)) > 1 and label != target and Counter(label) == Counter(target)
 
 
+def chance_of(counts: Counter[int], *, in_order: bool = False) -> float:
+    """Return the probability that independent targets have classes exactly so often, or in this very order.
+
+    Example:
+        >>> chance_of(Counter([0, 1])), chance_of(Counter([0, 1]), in_order=True)
+        (0.5, 0.25)
+    """
+    n = counts.total()
+    of_one_order = sum(c * math.log(c / n) for c in counts.values())
+    orders = 0.0 if in_order else math.lgamma(n + 1) - sum(math.lgamma(c + 1) for c in counts.values())
+    return math.exp(of_one_order + orders)
+
+
+class SameNumbers:
+    """Whether two vectors of a step are the same numbers in whatever order, by no accident, in each of the first steps.
+
+    Example:
+        >>> same = SameNumbers()
+        >>> same.tells([0, 1, 2, 0], [0, 2, 1, 0]), same.tells([0, 1, 2, 0], [0, 1, 2, 0])
+        (False, True)
+    """
+
+    def __init__(self) -> None:
+        self.is_open = True
+        """Whether a further step may tell."""
+
+        self._chance = 1.0
+
+    def tells(self, one: list[int], other: list[int]) -> bool:
+        """Return whether this step and those before tell so."""
+        counts = Counter(other)
+        self.is_open &= Counter(one) == counts
+        self._chance *= chance_of(counts, in_order=one == other) if counts else 1.0
+        return self.is_open and self._chance < _CHANCE
+
+
 class OrderCheck:
     r"""Whether targets are, in each of the first steps, the numbers of a column in another order, by no accident.
 
@@ -37,11 +73,10 @@ class OrderCheck:
 
     def refutes(self, label: list[Any], target: list[int]) -> bool:
         """Return whether this step and those before tell so."""
-        counts, n = Counter(target), len(target)
+        counts = Counter(target)
         self._pairs.update(zip(label, target, strict=True))
         if len(counts) > 1 and label != target:
             self._always &= is_reordered(label, target)
-            logs = (c * math.log(c / n) - math.lgamma(c + 1) for c in counts.values())
-            self._chance *= math.exp(math.lgamma(n + 1) + sum(logs))
+            self._chance *= chance_of(counts)
         exchanged = len(self._pairs) == len(dict(self._pairs))
         return self._always and not exchanged and self._chance < _CHANCE

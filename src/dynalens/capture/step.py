@@ -23,8 +23,9 @@ from dynalens.capture.loss_tap import (
     LossCall,
 )
 from dynalens.capture.losses import StepLosses, different, listed, reach
-from dynalens.capture.merging import RowsOf, adds_rows, check_returned, joined, parts_joined, same_loss
+from dynalens.capture.merging import RowsOf, check_returned, parts_joined
 from dynalens.capture.observed import ObservedLoss, shown
+from dynalens.capture.one_loss import Choose, OneLoss
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units
 from dynalens.capture.regression import REMEDY, BatchTargets
 from dynalens.capture.rows import CapturedRows
@@ -82,7 +83,7 @@ class StepCapture:
         self._targets = BatchTargets()
         self._labels_in_batch = False
         self._class_above_0: Tensor | None = None
-        self._joins: bool | None = None
+        self._one = OneLoss()
 
     def install(self, model: nn.Module) -> None:
         """Begin to listen for losses, or look for the layer that ``capture`` names."""
@@ -126,6 +127,7 @@ class StepCapture:
             self._step.close()
             self._layer = None
         self._observed.forget()
+        self._one.chosen = []
         self._losses.start(automatic, fully=not self._resolved)
         self._of_numbers.start(automatic, fully=not self._resolved)
 
@@ -165,6 +167,7 @@ class StepCapture:
         samples: Any = None,
         *,
         rows_of: RowsOf = lambda _targets: None,
+        choose: Choose = lambda _calls: None,
         count: int | None = None,
     ) -> Presentation | None:
         """The step has ended: return what it computed with, or None if it trained on nothing.
@@ -174,6 +177,7 @@ class StepCapture:
             batch: The batch.
             samples: The part of it where the labels are to be looked for; default: all of it.
             rows_of: Tells which rows of the batch some targets are; None where these are all rows, or not known.
+            choose: Tells which of several losses is that of the batch's labels; None where that is not known.
             count: Number of samples in the batch, each with one row; None where it is not known.
 
         Raises:
@@ -184,11 +188,12 @@ class StepCapture:
         try:
             presentation = None
             if self._has_trained(outputs):
-                presentation = self._find(outputs, batch, part, rows_of)
+                presentation = self._find(outputs, batch, part, rows_of, choose)
             if presentation is not None:
-                calls = self._losses.computed or self._of_numbers.computed
+                calls = self._one.chosen or self._losses.computed or self._of_numbers.computed
                 nodes = nodes_of_logits(outputs, calls, self._observed.activations)
-                presentation = presentation._replace(nodes=nodes)
+                source = presentation.source + self._one.told
+                presentation = presentation._replace(nodes=nodes, source=source, several=bool(self._one.chosen))
         finally:
             self._dense.see(None, None)
             self._armed = False
@@ -253,7 +258,7 @@ class StepCapture:
                 f"the epoch, in a tensor that does not come from the batch. Contrastive losses do this. {_REMEDY}"
             )
 
-    def _find(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
+    def _find(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf, choose: Choose) -> Presentation | None:
         if self._function:
             return self._checked(*with_ignored(*self._function(outputs, batch)), source="logits and targets: `capture`")
         if self._layer is not None:
@@ -274,7 +279,7 @@ class StepCapture:
             returned = with_ignored(outputs["logits"], outputs["targets"])
             return self._checked(*returned, source="logits and targets: of the result")
         if self._losses.computed:
-            return self._from_loss(batch, rows_of)
+            return self._from_loss(batch, rows_of, choose)
         return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
 
     def _of_layer(self) -> Any:
@@ -287,24 +292,10 @@ class StepCapture:
             f"of {self._layer_name}. {_REMEDY}"
         )
 
-    def _one_loss(self, rows_of: RowsOf) -> LossCall:
-        """Return the loss that was trained on: the only one, one computed twice, or one of each part of the batch."""
-        if len(self._losses.computed) == 1:
-            return self._losses.computed[0]
-        calls, later = different(self._losses.trained), different(self._losses.later)
-        first_step = not self._resolved
-        call = same_loss(calls, first_step=first_step)
-        if call is not None and later and self._joins is None:
-            self._joins = adds_rows(later, call, rows_of)
-        if call is not None and not (later and self._joins):
-            return call
-        every = joined(calls + later, rows_of, first_step=first_step)
-        if every is None:
-            raise self._ambiguous(listed(calls + later))
-        return every
-
-    def _from_loss(self, batch: Any, rows_of: RowsOf) -> Presentation:
-        call = self._one_loss(rows_of)
+    def _from_loss(self, batch: Any, rows_of: RowsOf, choose: Choose) -> Presentation:
+        call = self._one.of(self._losses, rows_of, choose, first_step=not self._resolved)
+        if call is None:
+            raise self._ambiguous(listed(self._one.calls))
         if not self._resolved:
             warn_of_probabilities(call)
         if call.name in BINARY:

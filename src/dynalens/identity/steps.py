@@ -24,6 +24,7 @@ from dynalens.identity.labels import (
 )
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
+from dynalens.identity.several import LossOfLabels
 from dynalens.identity.trace import TRACE, Followed
 from dynalens.identity.units import coded_columns, row_codes, what_counts
 
@@ -59,7 +60,7 @@ class StepRows:
         self._traced, self._is_traced = 0, False
         self._hooked = trainer is not None and _has_hooks(trainer)
         self._looks, self._moves = _LOOKS, False
-        self._labels = LabelCheck()
+        self._labels, self._losses = LabelCheck(), LossOfLabels()
         self._of_classes, self._rounds = True, False
         self._given: Array | None = None
         self._of_step: tuple[Tensor, Tensor, int] | None = None
@@ -153,6 +154,12 @@ class StepRows:
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return which rows of the step's batch some targets are; None where all in order, or not known."""
         return TRACE.rows_of(targets)
+
+    def loss_of_labels(self, calls: Sequence[Any]) -> Any:
+        """Return which of several losses is that of the batch's labels, or None; further steps are traced, too."""
+        own = self._losses.of(calls) if self._is_traced else None
+        self._chooses |= own is not None
+        return own
 
     def source_of(self, layer_input: Any) -> Followed | None:
         """Return what is known of the rows of a layer's input, while the step runs."""

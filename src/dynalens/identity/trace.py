@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dynalens.identity.columns import parts
+from dynalens.identity.inputs import InputUse
 
 # Functions of one number for each row, and those that give a row another form.
 _SAME_ROWS = frozenset({
@@ -68,6 +69,8 @@ class RowTrace(TorchFunctionMode):
         """Whether the step chose or ordered rows of something that is no vector, as its inputs."""
         self._computed_with: list[tuple[Followed, bool]] = []
         self._asked: dict[int, int] = {}
+        self.inputs = InputUse()
+        """What the step computes of what is no vector."""
 
     def start(self, user: Any, batch: Any) -> None:
         """A training step with this batch begins; the callbacks that ask share one trace of it."""
@@ -80,6 +83,7 @@ class RowTrace(TorchFunctionMode):
                 rows = torch.arange(len(part), device=part.device)
                 is_vector = part.numel() == len(part)
                 self._know(part, Followed(part, rows, is_choice=False, of=len(part), is_vector=is_vector))
+        self.inputs.begin([each.value for each in self._known.values() if not each.is_vector])
         if self._known:
             self._entered.enter_context(self)
 
@@ -103,6 +107,7 @@ class RowTrace(TorchFunctionMode):
     def _forget(self) -> None:
         self.chose_inputs, self._computed_with, self._asked = False, [], {}
         self._known, self._mixed, self._made = {}, {}, {}
+        self.inputs.begin([])
 
     def source_of(self, user: Any, value: Any) -> Followed | None:
         """Return what is known of a layer's input: itself, or what layers computed with since this user asked last."""
@@ -144,6 +149,7 @@ class RowTrace(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         self._note_made(getattr(func, "__name__", ""), args, result)
+        self.inputs.note(args, kwargs, result)
         if any(id(value) in self._known for value in _operands(args)):
             with suppress(Exception):  # in the middle of the user's step: what cannot be followed is not known
                 self._follow(getattr(func, "__name__", ""), func, args, kwargs, result)

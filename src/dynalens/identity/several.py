@@ -1,0 +1,45 @@
+"""Which of several losses of a step is that of the samples' labels: told by what the step made its targets of."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dynalens.capture import SameNumbers, share_values
+from dynalens.identity.trace import TRACE
+
+
+class LossOfLabels:
+    """Choose among different losses of a step that was traced.
+
+    One is chosen if its targets are the batch's vector of labels, row by row, and its logits were computed from the
+    batch's inputs. The targets of all others must be made of something else, as of sizes or of what a network predicts,
+    and their logits must be others: mixed labels, a second view and a second head are never chosen among.
+    """
+
+    def __init__(self) -> None:
+        self._alike: dict[int, SameNumbers] = {}
+
+    def of(self, calls: Sequence[Any]) -> Any:
+        """Return the call of a loss, or None where none or several may be meant; waits in the first such steps."""
+        own_calls = [call for call in calls if _is_of_labels(call)]
+        if len(own_calls) != 1:
+            return None
+        own = own_calls[0]
+        others = [call for call in calls if call is not own]
+        if any(TRACE.followed(call.targets) or TRACE.mixes(call.targets) for call in others):
+            return None
+        if any(share_values(own.logits, call.logits) for call in others) or not TRACE.inputs.lead_to(own.logits):
+            return None
+        are_labels = [self._are_labels(place, own, call) for place, call in enumerate(others)]
+        return None if any(are_labels) else own
+
+    def _are_labels(self, place: int, own: Any, other: Any) -> bool:
+        """Return whether other targets are the labels after all, in whatever order, made by what cannot be followed."""
+        alike = self._alike.setdefault(place, SameNumbers())
+        if not alike.is_open:
+            return False
+        return alike.tells(own.targets.flatten().tolist(), other.targets.flatten().tolist())
+
+
+def _is_of_labels(call: Any) -> bool:
+    followed = TRACE.followed(call.targets)
+    return followed is not None and followed.is_vector and not followed.is_choice and call.targets.ndim == 1
