@@ -249,6 +249,8 @@ def log_odds_offset(log_odds: Array, mean: float) -> float:
     low, high = -float(log_odds.max()) - 60, -float(log_odds.min()) + 60
     for _ in range(100):
         middle = (low + high) / 2
+        if not low < middle < high:
+            break  # no number is between them
         low, high = (low, middle) if probability(log_odds + middle).mean() > mean else (middle, high)
     return (low + high) / 2
 
