@@ -9,9 +9,11 @@ from dynalens.capture.labels import class_labels, first_labels, have_several, na
 from dynalens.capture.layout import BatchLayout, BatchObserver
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.reordered import OrderCheck, SameNumbers, is_reordered
+from dynalens.capture.sequences import MASK, padding_of
 from dynalens.capture.step import StepCapture
 
 __all__ = [
+    "MASK",
     "BatchLayout",
     "BatchObserver",
     "Capture",
@@ -29,5 +31,6 @@ __all__ = [
     "inputs_to_show",
     "is_reordered",
     "name_no_classes",
+    "padding_of",
     "share_values",
 ]

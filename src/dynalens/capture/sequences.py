@@ -1,11 +1,16 @@
-"""Which targets of a binary loss are labels of the tokens of sequences, and not pixels of masks."""
+"""What tells sequences of tokens: labels of each token, and the token that fills them up."""
 
 from collections.abc import Iterable
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from dynalens.capture.entries import Path
+from dynalens.capture.entries import Path, entry_at
 from dynalens.observation import is_tokens
+
+MASK = "attention_mask"
+"""Name of the entry, and of the argument, that says which tokens count."""
 
 
 def label_axis(targets: Tensor, entries: Iterable[tuple[Path, Tensor]]) -> int | None:
@@ -32,3 +37,28 @@ def label_axis(targets: Tensor, entries: Iterable[tuple[Path, Tensor]]) -> int |
         return None
     lengths = {leaf.shape[1] for leaf in leaves if is_tokens(leaf) and len(leaf) == len(targets)}
     return next((axis for axis in (2, 1) if targets.shape[3 - axis] in lengths), None)
+
+
+def padding_of(batch: Any, path: Path | None) -> int | None:
+    """Return the token that fills up sequences: it stands where the entry ``attention_mask`` is 0, and nowhere else.
+
+    None where the batch has no such entry, no sequence is filled up, or another token is masked, too. Waits for the
+    device.
+
+    Args:
+        batch: With tokens (N, T) and, beside them, their mask.
+        path: Where the tokens stand in it.
+
+    Example:
+        >>> batch = {"input_ids": torch.tensor([[5, 7], [6, 0]]), "attention_mask": torch.tensor([[1, 1], [1, 0]])}
+        >>> padding_of(batch, ("input_ids",))
+        0
+    """
+    tokens = entry_at(batch, path)
+    mask = None if not path or tokens is None else entry_at(batch, (*path[:-1], MASK))
+    if tokens is None or mask is None or mask.shape != tokens.shape or not is_tokens(tokens):
+        return None
+    hidden = tokens[mask == 0]
+    if not len(hidden) or not torch.equal(tokens == hidden[0], mask == 0):
+        return None
+    return int(hidden[0])

@@ -6,14 +6,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dynalens.capture import name_no_classes
+from dynalens.dynamics import IGNORED
 
 
 class SampleCollector:
     """Keep the images and labels of some samples at their first presentation.
 
-    The host never waits for the device while batches pass. Images of another size than the first ones are left out.
+    The host never waits for the device while batches pass. Images of another size than the first ones are left out;
+    shorter sequences are filled up where it is known with which token.
 
     Args:
         wanted: Ids of the samples, in the order in which they are returned.
@@ -50,11 +53,14 @@ class SampleCollector:
                     # Cloned: the step may work in place.
                     self._samples.setdefault(sample, (images[row].detach().clone(), labels[row].detach().clone()))
 
-    def result(self, first: int | None = None) -> tuple[list[int | str], Tensor, Tensor] | None:
+    def result(
+        self, first: int | None = None, padding: int | None = None
+    ) -> tuple[list[int | str], Tensor, Tensor] | None:
         """Return ids, images and labels of what has passed, or None if nothing has; may wait for the device.
 
         Args:
             first: Only of the first so many that were wanted.
+            padding: Token that fills up sequences of tokens; None where it is not known.
         """
         if self._slots is not None:
             is_filled, images, labels = self._slots
@@ -62,6 +68,7 @@ class SampleCollector:
             ids = [self.wanted[row] for row in rows.tolist()]
             return (ids, images[rows], labels[rows]) if ids else None
         samples = [(i, *self._samples[i]) for i in self.wanted[:first] if i in self._samples]
+        samples = samples if padding is None else _filled_up(samples, padding)
         alike = [sample for sample in samples if sample[1].shape == samples[0][1].shape]
         if not alike:
             return None
@@ -91,6 +98,19 @@ class SampleCollector:
             torch.where(new.view(column), images.detach()[row], kept_images),
             torch.where(new.view(-1, *[1] * (labels.ndim - 1)), labels[row], kept_labels),
         )
+
+
+def _filled_up(
+    samples: Sequence[tuple[int | str, Tensor, Tensor]], padding: int
+) -> list[tuple[int | str, Tensor, Tensor]]:
+    """Return samples, of which all sequences are as long as the longest; labels of tokens do not count there."""
+    longest = max((tokens.shape[-1] for _, tokens, _ in samples), default=0)
+    filled = []
+    for sample, tokens, labels in samples:
+        ends = (0, longest - len(tokens))
+        labels = F.pad(labels, ends, value=IGNORED) if labels.shape[-1:] == tokens.shape else labels
+        filled.append((sample, F.pad(tokens, ends, value=padding), labels))
+    return filled
 
 
 def _is_id(part: Any) -> bool:

@@ -34,7 +34,7 @@ from dynalens.explanations.noise import Noise
 from dynalens.explanations.result import RANDOM, ExplanationResult
 from dynalens.explanations.robustness import Robustness, measured_robustness, none_of
 from dynalens.explanations.samples import Passed, PassedSuspects
-from dynalens.explanations.tokens import check_in_vocabulary
+from dynalens.explanations.tokens import check_in_vocabulary, with_mask
 from dynalens.faithfulness import (
     METRICS_UNDER_NOISE,
     CurveSettings,
@@ -75,6 +75,7 @@ class Explainer:
         robustness: Names of attacks and corruptions.
         unit: The token or region that is explained of the samples, of a network that has logits for each.
         shift: Places by which the logits for a token stand before it.
+        padding: The token that fills up sequences, None where it is not known.
     """
 
     methods: Sequence[Method]
@@ -91,6 +92,7 @@ class Explainer:
     outputs: int | None = field(default=None, init=False)
     unit: ExplainedUnit | None = field(default=None, init=False)
     shift: int = field(default=0, init=False)
+    padding: int | None = field(default=None, init=False)
 
     def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0, outputs: int | None = None) -> None:
         """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
@@ -204,7 +206,9 @@ class Explainer:
         return self._model_forward(model, images, dense=True), images
 
     def _model_forward(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
-        return functools.partial(self.forward, model) if self.forward else find_forward(model, images, dense=dense)
+        if self.forward:
+            return functools.partial(self.forward, model)
+        return with_mask(find_forward(model, images, dense=dense), images, self.padding)
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:

@@ -73,6 +73,7 @@ class RunExplanations:
             independent=self.samples.several, numbers=self.samples.numbers, shift=self.samples.shift,
             outputs=self.samples.outputs,
         )  # fmt: skip
+        self.explainer.padding = self.samples.padding
         if samples is None:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])

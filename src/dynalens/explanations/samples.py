@@ -15,6 +15,7 @@ from dynalens.capture import (
     have_several,
     images_and_labels,
     name_no_classes,
+    padding_of,
 )
 from dynalens.datasets import IndexedDataset
 from dynalens.dynamics import IGNORED
@@ -54,6 +55,7 @@ class ExplainedSamples:
         outputs: Of a regression, the numbers that are predicted of each sample; None where that is not known.
         dense: Whether each token or pixel has a class; what is explained of a sample is chosen with its explanation.
         shift: Places by which the logits for a token stand before it.
+        padding: The token that fills up sequences, None where it is not known.
     """
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
@@ -64,8 +66,9 @@ class ExplainedSamples:
         self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
         self.suspects_readable, self._told = True, False
         self.several = self.numbers = self.dense = False
-        self.shift = 0
+        self.shift, self._asks_padding = 0, True
         self.outputs: int | None = None
+        self.padding: int | None = None
         self._unit_labels: dict[int | str, Tensor] = {}
         self._regions = Regions(settings.masks)
         if self._given is not None:
@@ -171,7 +174,7 @@ class ExplainedSamples:
 
     def look_for_suspects(self, ids: Sequence[int | str] | None) -> None:
         """Look out for these samples in the epoch that begins, and forget those of the epoch before."""
-        self._suspects = None if ids is None else SampleCollector(ids)
+        self._suspects, self._asks_padding = None if ids is None else SampleCollector(ids), True
 
     @property
     def suspect_ids(self) -> Sequence[int | str]:
@@ -181,7 +184,7 @@ class ExplainedSamples:
     def every_epoch(self) -> Passed | None:
         """Return what is explained in every epoch; None where nothing has passed yet."""
         if self._wanted is not None:
-            samples = self._wanted.result()
+            samples = self._wanted.result(padding=self.padding)
             missing_ids = [
                 sample_id for sample_id in self._wanted.wanted if samples is None or sample_id not in samples[0]
             ]
@@ -209,7 +212,7 @@ class ExplainedSamples:
             most: How many.
             units: Of samples with several labels, what is doubtful of each suspect.
         """
-        passed = self._suspects.result(most) if self._suspects is not None else None
+        passed = self._suspects.result(most, self.padding) if self._suspects is not None else None
         if passed is not None and units and not self.dense and (self.several or self.numbers):
             doubtful = torch.tensor([units[sample][0] if sample in units else -1 for sample in passed[0]])
             # A single output is the second one of the two classes 0 and z.
@@ -228,6 +231,7 @@ class ExplainedSamples:
             "outputs": self.outputs,
             "dense": self.dense,
             "shift": self.shift,
+            "padding": self.padding,
             "unit_labels": self._unit_labels,
             "masks": dict(self._regions.kept),
             "chosen": self._wanted.result() if self._wanted is not None else None,
@@ -241,6 +245,7 @@ class ExplainedSamples:
         self.outputs = self.outputs or state.get("outputs")
         self.dense |= state.get("dense", False)
         self.shift = self.shift or state.get("shift", 0)
+        self.padding = state.get("padding")
         self._unit_labels = dict(state.get("unit_labels", {}))
         if self._first is not None and not self._first_ids:  # of a version that kept none
             self._first_ids = content_ids(self._first[0])
@@ -281,6 +286,8 @@ class ExplainedSamples:
             self.dense |= self.observer.layout.dense
             self.several |= self.dense and self.observer.layout.units.several
             self.shift = self.shift or self.observer.layout.shift
+            if self._asks_padding and self.padding is None:  # once an epoch, as it waits for the device
+                self._asks_padding, self.padding = False, padding_of(batch, self.observer.layout.inputs)
         if classes and not self.dense:
             self.several |= have_several(labels) and not self.numbers
             if not self.numbers:

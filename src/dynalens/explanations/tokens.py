@@ -1,11 +1,13 @@
 """What the attribution monitor can say of tokens: ids of words, integers (N, T)."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from dynalens.attribution import TOKEN_METHODS, Method, blind_to_tokens
+from dynalens.capture import MASK
 from dynalens.faithfulness import METRICS_OF_MAPS, METRICS_OF_REGIONS, METRICS_UNDER_NOISE
 from dynalens.observation import is_tokens
 from dynalens.robustness import check_robust_inputs
@@ -32,6 +34,34 @@ def check_inputs(
             f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients, and as "
             "`baseline` the id of a token that says nothing (mask or unknown word), or `metrics=()`."
         )
+
+
+def with_mask(forward: Callable[..., Any], tokens: Tensor, padding: int | None) -> Callable[[Tensor], Any]:
+    """Return a forward pass that does not attend to tokens which fill up sequences, where it can be told.
+
+    Without the mask that a network is trained with it would compute other logits.
+
+    Args:
+        forward: Of the network.
+        tokens: That are explained. Of a single sample the mask stays, whatever takes the place of its tokens.
+        padding: The token that fills up sequences; None where it is not known.
+    """
+    if padding is None or not is_tokens(tokens) or not _takes_mask(forward):
+        return forward
+    own = tokens != padding if len(tokens) == 1 else None
+
+    def masked(ids: Tensor) -> Any:
+        attended = ids != padding if own is None else own.expand(len(ids), -1)
+        return forward(ids, **{MASK: attended.long()})
+
+    return masked
+
+
+def _takes_mask(forward: Callable[..., Any]) -> bool:
+    try:
+        return MASK in inspect.signature(getattr(forward, "forward", forward)).parameters
+    except (TypeError, ValueError):  # it has no signature, as a scripted module
+        return False
 
 
 def check_in_vocabulary(model: nn.Module, baseline: Any) -> None:

@@ -1,0 +1,105 @@
+"""Sequences that are filled up, as collators do: explained as the network was trained, with its attention mask."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
+
+from dynalens import AttributionMonitor, TrainingDynamicsMonitor
+from dynalens.capture.sequences import padding_of
+from training import K, N, arrays_of, trainer
+
+PAD, WORDS = 1, 13
+
+
+def sentence(i: int) -> Tensor:
+    return 2 + (i * 5 + torch.arange(3 + i % 4) * 3) % (WORDS - 2)
+
+
+def collated(samples: list[int]) -> dict[str, Tensor]:
+    sentences = [sentence(i) for i in samples]
+    tokens = pad_sequence(sentences, batch_first=True, padding_value=PAD)
+    labels = pad_sequence([each % K for each in sentences], batch_first=True, padding_value=-100)
+    return {"input_ids": tokens, "attention_mask": (tokens != PAD).long(), "labels": labels}
+
+
+class Mixed(nn.Module):
+    """Adds to each token the mean of those that are attended to, as attention of equal weights; loss inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.words, self.tag = nn.Embedding(WORDS, 8), nn.Linear(8, K)
+
+    def forward(self, input_ids: Tensor, attention_mask: Any = None, labels: Any = None) -> dict[str, Any]:
+        counts = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        states, weight = self.words(input_ids), counts.unsqueeze(2).float()
+        mean = (states * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
+        logits = self.tag(states + 4 * mean)
+        loss = None if labels is None else F.cross_entropy(logits.view(-1, K), labels.view(-1))
+        return {"loss": loss, "logits": logits}
+
+
+class Tagger(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Mixed()
+
+    def forward(self, **batch: Tensor) -> Any:
+        return self.model(**batch)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self(**batch)["loss"]
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+def fitted(folder: Path, *callbacks: Any) -> Tagger:
+    pl.seed_everything(3, verbose=False)
+    model, logger = Tagger(), pl.loggers.TensorBoardLogger(folder)
+    # Each batch has another length.
+    loader: DataLoader[Any] = DataLoader(list(range(N)), batch_size=3, collate_fn=collated)  # type: ignore[arg-type]
+    trainer(folder, *callbacks, logger=logger).fit(model, loader)
+    return model
+
+
+def test_padded_tokens_are_explained_with_the_mask_and_in_every_length(tmp_path: Path) -> None:
+    explained = AttributionMonitor(
+        on_error="raise",
+        methods="input_x_gradient",
+        metrics=("deletion",),
+        baseline=0,
+        steps=3,
+        suspects=5,
+        num_samples=3,
+    )
+    monitor = TrainingDynamicsMonitor(history=False)
+    trained = fitted(tmp_path / "with", monitor, explained)
+    for name, values in fitted(tmp_path / "without").state_dict().items():
+        assert torch.equal(values, trained.state_dict()[name])
+    arrays = arrays_of(max(tmp_path.rglob("explanations/*.npz")))
+    assert len({len(sentence(i)) for i in arrays["suspects_label.ids"].tolist()}) > 1
+    assert len(arrays["suspects_label.ids"]) == 5
+    unit = monitor.statistics().unit
+    assert unit is not None
+    places = {"": [0] * 3, "suspects_label.": [int(unit[i]) for i in arrays["suspects_label.ids"]]}
+    for prefix, chosen in places.items():
+        for row, sample in enumerate(arrays[f"{prefix}ids"].tolist()):
+            scores = trained.model(sentence(sample).unsqueeze(0))["logits"][0].detach()  # alone, it needs no mask
+            np.testing.assert_allclose(arrays[f"{prefix}logits"][row], scores[chosen[row]], rtol=1e-4, atol=1e-5)
+
+
+def test_a_token_that_is_masked_only_at_some_places_is_no_padding() -> None:
+    tokens, path = torch.tensor([[5, 7], [6, 0]]), ("input_ids",)
+    assert padding_of({"input_ids": tokens, "attention_mask": torch.tensor([[1, 1], [1, 0]])}, path) == 0
+    for mask in ([[1, 0], [1, 0]], [[1, 1], [1, 1]]):
+        assert padding_of({"input_ids": tokens, "attention_mask": torch.tensor(mask)}, path) is None
+    assert padding_of({"input_ids": tokens}, path) is None
+    assert padding_of((tokens, torch.ones(2)), (0,)) is None
