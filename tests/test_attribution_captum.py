@@ -200,7 +200,7 @@ def test_layers_of_images_are_added_up_too() -> None:
 
     torch.testing.assert_close(maps(["conv", "act"]), maps("conv") + maps(["act"]))
     with pytest.raises(
-        ValueError, match=r"layers whose maps have one shape, got conv \(2, 4, 6, 6\), pool \(2, 4, 3, 3\)"
+        ValueError, match=r"same shape, because they are added up, got conv \(2, 4, 6, 6\), pool \(2, 4, 3, 3\)"
     ):
         maps(["conv", "pool"])
 
@@ -326,7 +326,8 @@ def test_arguments_that_the_class_does_not_take_are_refused(arguments: dict[str,
 
 def test_pairs_of_classes_and_unknown_layers_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"one class for each image, got pairs\. captum:Saliency cannot explain the difference"
+        ValueError,
+        match=r"one class for each image, got pairs of classes\. captum:Saliency cannot explain the difference",
     ):
         explain(Net(), images(), torch.tensor([[0, 1], [1, 2]]), methods="captum:Saliency")
     method = "captum:LayerConductance"
@@ -344,5 +345,7 @@ def test_without_captum_the_error_says_what_to_install(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     monkeypatch.delitem(sys.modules, "captum", raising=False)
-    with pytest.raises(ValueError, match=r"Captum to be installed for captum:Occlusion, got none.*pip install captum"):
+    with pytest.raises(
+        ValueError, match=r"Captum to be installed for captum:Occlusion, got no such package.*pip install captum"
+    ):
         check_methods("captum:Occlusion")

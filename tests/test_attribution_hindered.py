@@ -224,7 +224,9 @@ def test_bytes_and_complex_numbers_are_refused_with_a_way_that_works() -> None:
             return super().forward(x.float() / 255)
 
     pixels = torch.arange(72, dtype=torch.uint8).view(2, 1, 6, 6)
-    with pytest.raises(ValueError, match=r"floating .*, got \(2, 1, 6, 6\), torch\.uint8\. Pass `images\.float\(\)`"):
+    with pytest.raises(
+        ValueError, match=r"floating .*, got \(2, 1, 6, 6\), torch\.uint8\. If .* pass `images\.float\(\)`"
+    ):
         saliency(Scales("as usual"), pixels, Y)
     expected = saliency(Probe("as usual"), pixels.float() / 255, Y) / 255
     torch.testing.assert_close(saliency(Scales("as usual"), pixels.float(), Y), expected)

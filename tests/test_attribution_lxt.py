@@ -104,7 +104,7 @@ def test_models_without_rules_are_refused(library: Any, monkeypatch: pytest.Monk
         maps_of(net(), rows(), "lxt:cp_LRP")
     with monkeypatch.context() as patching:
         patching.setattr(Norm, "forward", detached)
-        with pytest.raises(ValueError, match=r"Expected Norm as its library has it .* patched already"):
+        with pytest.raises(ValueError, match=r"Expected Norm to be as its library defines it .* patched already"):
             maps_of(net(), rows(), "lxt:attnLRP")
     library.rules[library.attention] = partial(replace_module, library.attention)
     with pytest.raises(ValueError, match="LXT applies before a model is made"):

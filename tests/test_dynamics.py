@@ -654,10 +654,10 @@ def refused(index: list[int], targets: list[int]) -> TrainingDynamics:
 @pytest.mark.parametrize(
     ("index", "targets", "message"),
     [
-        ([2], [0], r"`indices` to be in \[0, 2\), got 1 outside it, the largest 2"),
+        ([2], [0], r"`indices` to be in \[0, 2\), got 1 outside it, the largest of all is 2"),
         ([-1], [0], r"`indices` to be in \[0, 2\), got 1 outside it"),
         ([0, 1], [1, 1], "got 1 samples whose label changed between presentations"),
-        ([0], [NOT_A_CLASS], "the targets to be classes, got 1 that are none in this epoch: binary targets"),
+        ([0], [NOT_A_CLASS], "the targets to be classes, got 1 in this epoch that name no class: binary targets"),
     ],
 )
 def test_a_wrong_epoch_is_refused_and_leaves_the_record_as_it_was(

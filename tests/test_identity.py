@@ -273,7 +273,10 @@ def test_folds_of_the_same_length_share_a_record_by_names_alone(tmp_path: Path) 
     monitor = TrainingDynamicsMonitor()
     fold(monitor, 0)
     for _ in range(2):
-        with pytest.raises(SampleIdentityError, match=r"others at 11 of 11 positions, at 0 sample 1 .* instead of 0"):
+        with pytest.raises(
+            SampleIdentityError,
+            match=r"other samples at 11 of 11 positions.* position 0, where sample 1 .* instead of sample 0",
+        ):
             fold(monitor, 1)
     fold(monitor, 0)
     assert monitor.statistics().presentations.tolist() == [2] * 11

@@ -460,9 +460,7 @@ def test_an_observed_loss_that_mixes_later_is_marked_and_raised_at_the_epochs_en
             return own_loss(logits, y.flip(0) if len(self.seen) == 5 else y)
 
     wrong = int((labels()[16:20] != labels()[16:20].flip(0)).sum())
-    with pytest.raises(
-        ValueError, match=f"targets to be classes, got {wrong} targets in this epoch that name no class"
-    ):
+    with pytest.raises(ValueError, match=f"targets to be classes, got {wrong} in this epoch that name no class"):
         fit(tmp_path, TrainingDynamicsMonitor(), model=MixesLater(own_loss), data=lambda: loader(shuffle=False))
 
 
@@ -560,9 +558,7 @@ def test_binary_targets_that_are_no_classes_later_are_counted_and_raised_at_the_
             return super().training_step(batch, batch_idx)
 
     wrong = int((labels()[8:12] == 1).sum())
-    with pytest.raises(
-        ValueError, match=f"targets to be classes, got {wrong} targets in this epoch that name no class"
-    ):
+    with pytest.raises(ValueError, match=f"targets to be classes, got {wrong} in this epoch that name no class"):
         fit(tmp_path, TrainingDynamicsMonitor(), model=Later((-1,)), data=lambda: loader(shuffle=False))
 
 

@@ -195,7 +195,10 @@ SPENT: list[Any] = [
 def test_an_iterator_that_cannot_go_on_where_it_stood_is_not_drawn_from(iterator: Any) -> None:
     model: Any = nn.Identity()
     model.draws = iterator
-    with pytest.raises(ValueError, match=r"that can be put back, got one that draws from a \w+,"), undisturbed(model):
+    with (
+        pytest.raises(ValueError, match=r"that leaves no trace, got one that takes an item from a \w+,"),
+        undisturbed(model),
+    ):
         next(iter(model.draws))
     assert model.draws is iterator
     assert next(iterator) in (0, (0,), [torch.zeros(1)])

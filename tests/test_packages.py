@@ -327,7 +327,9 @@ def test_the_environment_asks_for_monitors_by_name(monkeypatch: pytest.MonkeyPat
     assert asked("dynamics") == ["TrainingDynamicsMonitor"]
     assert asked("attribution, dynamics") == ["TrainingDynamicsMonitor", "AttributionMonitor"]
     assert asked("dynamics, test_packages.filters") == ["TrainingDynamicsMonitor", "LayerMonitor"]
-    names = r"variable DYNALENS to name among dynamics, attribution and dotted paths of callables that can be imported"
+    names = (
+        r"variable DYNALENS to name some of dynamics, attribution, or dotted paths of callables that can be imported"
+    )
     with pytest.raises(ValueError, match=rf"{names}, got \['a.b', 'gradcam'\]"):
         asked("gradcam,a.b")
     with pytest.raises(

@@ -236,7 +236,7 @@ def test_an_order_that_begins_later_and_is_not_followed_raises_at_the_epochs_end
 
     unlabelled: Any = [dataset()[i] for i in range(N)]  # which shows no labels by itself
     module = Later(through_numpy)
-    with pytest.raises(SampleIdentityError, match=r"as in the first steps, got \d others in this epoch"):
+    with pytest.raises(SampleIdentityError, match=r"as in the first steps, got \d other targets in this epoch"):
         fit(tmp_path, TrainingDynamicsMonitor(history=False), model=module, data=lambda: loader(unlabelled))
     assert {seen[0] for seen in module.seen} == set(range(epoch + 1))
 
@@ -312,7 +312,7 @@ def test_a_layer_that_runs_again_with_gradients_is_asked_for_what_the_loss_is_of
     monitor, module = TrainingDynamicsMonitor(capture="module:net", history=False), Aside(both=False)
     fit(tmp_path / "a", monitor, model=module, max_epochs=1)
     assert_equals_the_definitions(monitor.statistics(), module.seen)
-    with pytest.raises(CaptureError, match="a layer with one call on the way to the loss, got 2 of net"):
+    with pytest.raises(CaptureError, match="a layer that is called once to compute the loss, got 2 calls of net"):
         fit(tmp_path / "b", TrainingDynamicsMonitor(capture="module:net"), model=Aside(both=True))
     advised, module = TrainingDynamicsMonitor(history=False), Aside(both=True)
     fit(tmp_path / "c", advised, model=module, max_epochs=1)
@@ -448,7 +448,7 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     "labels alone, a loss of the module's own": (lambda: LabelsAlone(by_hand), of_eight, SampleIdentityError, ORDER),
     "labels of two rows": (lambda: OwnTargets(chosen_of_two), of_eight, SampleIdentityError, "made of several rows"),
     "noise in the step": (
-        lambda: OwnTargets(noisy), lambda: loader(batch_size=N), SampleIdentityError, "follow.*got 4 of 22 in",
+        lambda: OwnTargets(noisy), lambda: loader(batch_size=N), SampleIdentityError, "follow.*got 4 of 22 targets in",
     ),
     "noise in the dataset, whose labels can be read": (
         Classifier, lambda: loader(Neighbour(5), batch_size=N), SampleIdentityError, "shows, got 4 of 22 samples",

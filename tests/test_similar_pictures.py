@@ -151,9 +151,11 @@ def test_a_search_for_examples_that_fails_ends_no_fit(
 
 @pytest.mark.parametrize("option", ["similar", "prototypes"])
 def test_options_that_need_features_say_so(option: str) -> None:
-    with pytest.raises(ValueError, match=f"Expected `{option}` to be 0, or a positive number with `features`, got 3"):
+    with pytest.raises(
+        ValueError, match=f"Expected `{option}` to be 0, or a positive number together with `features`, got 3"
+    ):
         TrainingDynamicsMonitor(**{option: 3})  # type: ignore[arg-type]  # a keyword by its name
-    with pytest.raises(ValueError, match="got -1 and 'net'"):
+    with pytest.raises(ValueError, match="got -1 and features='net'"):
         TrainingDynamicsMonitor(features="net", **{option: -1})  # type: ignore[arg-type]  # a keyword by its name
 
 

@@ -307,15 +307,15 @@ class TrainingDynamics:
         if len(index) and (index.min() < 0 or index.max() >= self.num_samples):
             outside = int(((index < 0) | (index >= self.num_samples)).sum())
             raise ValueError(
-                f"Expected `indices` to be in [0, {self.num_samples}), got {outside} indices outside it, the "
-                f"largest of all is {index.max()}. If the dataset has grown, call `reset()` to begin a new record."
+                f"Expected `indices` to be in [0, {self.num_samples}), got {outside} outside it, the largest of "
+                f"all is {index.max()}. If the dataset has grown, call `reset()` to begin a new record."
             )
         wrong = int((rows[TARGET] == NOT_A_CLASS).sum())
         if wrong:
             raise ValueError(
-                f"Expected the targets to be classes, got {wrong} targets in this epoch that name no class: binary "
-                "targets that are neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture='labels'` if "
-                "a sample may have any number of labels, else `capture=` with a callable that returns logits and "
+                f"Expected the targets to be classes, got {wrong} in this epoch that name no class: binary targets "
+                "that are neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture='labels'` if a "
+                "sample may have any number of labels, else `capture=` with a callable that returns logits and "
                 "class indices."
             )
         changes = self._changed_labels(index, rows[TARGET]) + changed_units(self._state, index, rows[ROWS:])
