@@ -674,7 +674,9 @@ def test_the_report_names_the_token_and_the_pixel_of_a_suspect(
     run(tmp_path, Segmenter(), masked, data=segmented(Segmenter())[0], max_epochs=2)
     worst = masked.suspects(1).iloc[0]
     place = f'"unit":"pixel {worst["unit_row"]}, {worst["unit_column"]}"'
-    assert place in write_report(masked.record, tmp_path / "masks.html").read_text()
+    page = write_report(masked.record, tmp_path / "masks.html").read_text()
+    assert place in page
+    assert "blue where the mask has no object" in page
     assert masked.record.pictures() or load_record(tmp_path / "record").pictures()
 
 

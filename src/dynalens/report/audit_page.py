@@ -14,7 +14,7 @@ from dynalens.dynamics import Array
 from dynalens.record import Record
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
-from dynalens.report.page import check_dataset, class_names_of, run_key
+from dynalens.report.page import check_dataset, class_names_of, run_key, run_name
 from dynalens.report.samples import sample_pictures
 from dynalens.report.sentences import kept_texts
 
@@ -62,7 +62,7 @@ def write_audit(
         "strata": _strata(plan, table, record, answers),
         "cards": cards,
     }
-    title = "dynalens: audit" if record.folder is None else f"dynalens: audit of {record.folder.resolve().parent.name}"
+    title = "dynalens: audit" if record.folder is None else f"dynalens: audit of {run_name(record.folder)}"
     return write_page("audit", title, path, content, ["estimate"])
 
 

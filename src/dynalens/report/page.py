@@ -38,6 +38,7 @@ _NOTE = (
     "{precision} of them are expected to be wrong. "
 )
 _NONE = "No {label} is flagged. The cards show the most suspicious samples, the worst first: look at them. "
+_PIXELS = "The network contradicts the coloured pixels: blue where the mask has no object, orange where it has one. "
 _ALONE = "The rate and the probabilities come from the run alone. They can be far off on hard data."
 _BOTH = "The rate comes from the run alone, the probabilities from run and embeddings. Both can be far off."
 _ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN."
@@ -114,8 +115,20 @@ def write_report(
         "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
         "cards": cards,
     }
-    title = "dynalens" if record.folder is None else f"dynalens: {record.folder.resolve().parent.name}"
+    title = "dynalens" if record.folder is None else f"dynalens: {run_name(record.folder)}"
     return write_page("report", title, path, content)
+
+
+def run_name(folder: Path) -> str:
+    """Return what a run is called by the folder of its record, with the name of the monitor where it has one.
+
+    Example:
+        >>> run_name(Path("logs/version_3/dynalens")), run_name(Path("logs/version_3/dynalens/teacher"))
+        ('version_3', 'version_3, teacher')
+    """
+    folder = folder.resolve()
+    named = folder.parent.name == "dynalens"
+    return f"{folder.parent.parent.name}, {folder.name}" if named else folder.parent.name
 
 
 def check_dataset(record: Record, dataset: Any) -> None:
@@ -169,6 +182,7 @@ def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
     flagged = int(table["flagged"].sum())
     words = {"flagged": f"{flagged:,}", "precision": percent(PRECISION, 0), "label": label_word(record.statistics)}
     note = (_NOTE if flagged else _NONE).format(**words)
+    note += _PIXELS if record.statistics.unit_columns is not None else ""
     if audit is None:
         source = _ALONE if record.evidence is None else _BOTH
         return note + source + (_ASK if record.statistics.unit is None else "")
