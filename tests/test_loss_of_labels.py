@@ -307,3 +307,29 @@ def test_labels_in_another_order_by_a_way_that_cannot_be_followed_are_told_withi
 ) -> None:
     with pytest.raises(CaptureError, match="Expected one classification loss"):
         fit(tmp_path, TrainingDynamicsMonitor(history=False), model=AuxiliaryHeadInAnotherOrder(), max_epochs=1)
+
+
+class ChangesAView(Classifier):
+    """After the change, torch raises where it is asked for the view's place in the graph."""
+
+    flat = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x = batch[0] / N
+        inputs = (x.flatten(1) if self.flat else x).requires_grad_()
+        with torch.no_grad():
+            inputs.chunk(2)[0].mul_(1.0)
+        logits = self(inputs.view_as(x))
+        self.remember(batch[0], logits, batch[1])
+        return self.loss(logits, batch[1])
+
+
+class ChangesAViewOfRows(ChangesAView):
+    flat = True
+
+
+@pytest.mark.parametrize("model", [ChangesAView, ChangesAViewOfRows])
+def test_a_view_of_the_inputs_that_is_changed_without_gradients_ends_no_fit(
+    tmp_path: Path, model: type[Classifier]
+) -> None:
+    assert_recorded(tmp_path, model, loader)

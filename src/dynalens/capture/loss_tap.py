@@ -150,6 +150,13 @@ def _is_unreduced(loss: Tensor, call: LossCall) -> bool:
     return loss.shape == shape
 
 
+def _node_of(result: Tensor) -> Node:
+    try:
+        return result.grad_fn
+    except RuntimeError:  # of a view that was changed without gradients, torch does not answer
+        return None
+
+
 TAP = LossTap(LOSSES)
 NUMBERS_TAP = LossTap(REGRESSIONS)
 
@@ -178,7 +185,7 @@ class DirectImports(TorchFunctionMode):
         if getattr(func, "__name__", "") == "backward" and args and isinstance(args[0], Tensor):
             self._on_backward(args[0], kwargs.get("inputs"))
         result = func(*args, **kwargs)
-        node = result.grad_fn if isinstance(result, Tensor) and result.ndim <= 2 else None
+        node = _node_of(result) if isinstance(result, Tensor) and result.ndim <= 2 else None
         if node is not None and node.name() in ACTIVATIONS:
             loss_input = kwargs["input"] if "input" in kwargs else args[0]
             # `float`, `contiguous` and the like may return the probabilities that they were given.

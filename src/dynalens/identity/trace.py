@@ -149,7 +149,8 @@ class RowTrace(TorchFunctionMode):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         self._note_made(getattr(func, "__name__", ""), args, result)
-        self.inputs.note(args, kwargs, result)
+        with suppress(Exception):  # as below
+            self.inputs.note(args, kwargs, result)
         if any(id(value) in self._known for value in _operands(args)):
             with suppress(Exception):  # in the middle of the user's step: what cannot be followed is not known
                 self._follow(getattr(func, "__name__", ""), func, args, kwargs, result)
