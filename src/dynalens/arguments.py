@@ -38,8 +38,8 @@ def check_choice(argument: str, value: object, choices: Collection[str]) -> None
         ValueError: Expected `target` to be 'label' or 'prediction', got 'labels'. Choose one of them.
     """
     if value not in choices:
-        allowed = " or ".join(map(repr, choices)) if len(choices) == 2 else f"one of {', '.join(choices)}"
-        raise ValueError(f"Expected `{argument}` to be {allowed}, got {value!r}. Choose one of them.")
+        options = " or ".join(map(repr, choices)) if len(choices) == 2 else f"one of {', '.join(choices)}"
+        raise ValueError(f"Expected `{argument}` to be {options}, got {value!r}. Choose one of them.")
 
 
 def checked_names(argument: str, names: Sequence[str] | str, choices: Sequence[str]) -> tuple[str, ...]:
@@ -49,14 +49,14 @@ def checked_names(argument: str, names: Sequence[str] | str, choices: Sequence[s
         >>> checked_names("metrics", "deletion", ("deletion", "insertion"))
         ('deletion',)
     """
-    listed = (names,) if isinstance(names, str) else tuple(names)
-    unknown_names = [name for name in listed if name not in choices]
+    name_tuple = (names,) if isinstance(names, str) else tuple(names)
+    unknown_names = [name for name in name_tuple if name not in choices]
     if unknown_names:
         raise ValueError(
             f"Expected `{argument}` to be among {', '.join(choices)}, got {', '.join(map(str, unknown_names))}. "
             "Choose from these names."
         )
-    return listed
+    return name_tuple
 
 
 @contextmanager

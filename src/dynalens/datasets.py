@@ -34,8 +34,8 @@ def position_of(key: Any) -> int:
     elif isinstance(key, tuple | list) and not hasattr(key, "_fields"):
         candidates = list(key)
     else:  # tuples and strings have a method `index`
-        named = [getattr(key, name) for name in INDEX_KEYS if not callable(getattr(key, name, callable))]
-        candidates = named or (list(key) if isinstance(key, tuple) else [key])
+        fields = [getattr(key, name) for name in INDEX_KEYS if not callable(getattr(key, name, callable))]
+        candidates = fields or (list(key) if isinstance(key, tuple) else [key])
     for candidate in candidates:
         if not isinstance(candidate, bool | np.bool_):
             with suppress(TypeError):

@@ -49,10 +49,12 @@ class DecidedDataset(Subset[Any]):
     """
 
     def __init__(self, dataset: Any, decisions: Mapping[int, Decision], label_key: int | str | None = None) -> None:
-        dropped = {i for i, decision in decisions.items() if decision.decision == "drop"}
-        super().__init__(dataset, [i for i in range(len(dataset)) if i not in dropped])
+        dropped_rows = {i for i, decision in decisions.items() if decision.decision == "drop"}
+        super().__init__(dataset, [i for i in range(len(dataset)) if i not in dropped_rows])
         self.classes = class_names(dataset)
-        self.relabelled = {i: d.new_label for i, d in decisions.items() if d.new_label is not None and i not in dropped}
+        self.relabelled = {
+            i: d.new_label for i, d in decisions.items() if d.new_label is not None and i not in dropped_rows
+        }
         self._label_key = label_key
 
     def __iter__(self) -> Iterator[Any]:
@@ -159,11 +161,11 @@ def _placed(rows: Sequence[Decision], dataset: Any, sample_ids: Sequence[str] | 
     ids = None if sample_ids is None else {escaped(str(sample)): position for position, sample in enumerate(sample_ids)}
     names = escaped_all(sample_names(dataset, root_indices(dataset)))
     by_name = {} if names is None else {name: position for position, name in enumerate(names)}
-    repeated = {name for name, times in Counter(names).items() if times > 1}
+    repeated_names = {name for name, times in Counter(names).items() if times > 1}
     decisions: dict[int, Decision] = {}
     strangers = []
     for row in rows:
-        if names is None or not row.name or row.name in repeated:
+        if names is None or not row.name or row.name in repeated_names:
             position = _position(row, len(dataset), ids)
         elif row.name in by_name:
             position = by_name[row.name]
@@ -222,9 +224,9 @@ def _position(row: Decision, length: int, positions: Mapping[str, int] | None) -
     else:
         index = int(row.sample) if row.sample.isascii() and row.sample.isdigit() else -1
     if not 0 <= index < length:
-        allowed = "one of `sample_ids`" if positions is not None else f"in [0, {length})"
+        options = "one of `sample_ids`" if positions is not None else f"in [0, {length})"
         raise ValueError(
-            f"Expected `sample_id` to be {allowed}, got {row.sample!r} in line {row.line}. "
+            f"Expected `sample_id` to be {options}, got {row.sample!r} in line {row.line}. "
             "Pass the dataset that was trained on."
         )
     return index
@@ -247,9 +249,9 @@ def _with_new_label(decision: Decision, row: Mapping[str, str], classes: Sequenc
     text, name = row["new_label"], row.get("new_label_name", "")
     new = int(text) if text.isascii() and text.isdigit() else -1
     if new < 0 or (classes is not None and new >= len(classes)):
-        allowed = f"a class in [0, {len(classes)})" if classes is not None else "the number of a class"
+        options = f"a class in [0, {len(classes)})" if classes is not None else "the number of a class"
         raise ValueError(
-            f"Expected `new_label` to be {allowed}, got {text!r} in line {decision.line}. Choose a class that exists."
+            f"Expected `new_label` to be {options}, got {text!r} in line {decision.line}. Choose a class that exists."
         )
     if name and classes is not None and name not in (classes[new], str(new)):
         raise ValueError(

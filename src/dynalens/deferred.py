@@ -30,14 +30,14 @@ def deferred(package: str, **places: str) -> tuple[Callable[[str], Any], Callabl
         module = place_of.get(name, name)
         path = f"{package}.{module}"
         try:
-            imported = None if name.startswith("__") else importlib.import_module(path)
+            submodule = None if name.startswith("__") else importlib.import_module(path)
         except ModuleNotFoundError as error:
             if error.name != path:  # one that this one needs is missing
                 raise
-            imported = None
-        if imported is None:
+            submodule = None
+        if submodule is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(imported, name) if name in place_of else imported
+        value = getattr(submodule, name) if name in place_of else submodule
         setattr(sys.modules[package], name, value)  # later looks find it without this function
         return value
 

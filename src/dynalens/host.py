@@ -57,8 +57,8 @@ def check_data_parallel(trainer: Any, who: str) -> None:
 def check_whole_model(trainer: Any, who: str) -> None:
     """Raise where a process does not hold the whole model, so that it cannot run it on its own."""
     # By name: the two packages' strategies are different classes.
-    sharded = {cls.__name__ for cls in type(trainer.strategy).__mro__} & _SHARDED
-    if sharded:
+    sharding_classes = {cls.__name__ for cls in type(trainer.strategy).__mro__} & _SHARDED
+    if sharding_classes:
         raise MisconfigurationException(
             f"Expected `strategy` to keep the whole model in each process, as {who} runs it in one of them, got "
             f"{type(trainer.strategy).__name__}. Train with DDP, or explain the trained model with `dynalens.explain`."
@@ -89,9 +89,9 @@ class Processes:
         sizes = [int(size) for size in self._all_gather(torch.tensor([len(local)], device=local.device))]
         if not max(sizes):
             return [tensor.cpu() for _ in sizes]
-        padded = local.new_zeros(max(sizes), *local.shape[1:])
-        padded[: len(local)] = local
-        return [part[:size].cpu() for part, size in zip(self._all_gather(padded), sizes, strict=True)]
+        padded_values = local.new_zeros(max(sizes), *local.shape[1:])
+        padded_values[: len(local)] = local
+        return [part[:size].cpu() for part, size in zip(self._all_gather(padded_values), sizes, strict=True)]
 
     def agree(self, error: Exception | None) -> None:
         """Raise in every process if one of them has an error, so that none waits for another that has gone.
@@ -105,8 +105,10 @@ class Processes:
             raise error
         for rank, message in enumerate(messages):
             if len(message):
-                failed = bytes(message.tolist()).decode()
-                raise RuntimeError(f"Expected all {self.number} processes to go on, got an error in {rank}: {failed}")
+                message_text = bytes(message.tolist()).decode()
+                raise RuntimeError(
+                    f"Expected all {self.number} processes to go on, got an error in {rank}: {message_text}"
+                )
 
     def together(self, action: Callable[[], None]) -> None:
         """Do something in each process, and raise in all of them if it fails in one."""
@@ -217,8 +219,8 @@ def log_step(trainer: Any, x_axis: str) -> int:
     if x_axis == "epoch":
         return int(trainer.current_epoch)
     # `global_step` counts every optimizer; the logger connector uses this counter.
-    stepped = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
-    return max(0, int(stepped) - 1)
+    step_count = getattr(trainer.fit_loop.epoch_loop, "_batches_that_stepped", trainer.global_step)
+    return max(0, int(step_count) - 1)
 
 
 def log_scalars(trainer: Any, values: Mapping[str, float], step: int) -> None:

@@ -105,20 +105,20 @@ class Schedule:
         """Return what results took, as a fraction of the training since the ones before."""
         return (seconds + self._aside) / self._seconds if self._seconds else math.inf
 
-    def wait(self, seconds: float, remaining: int = 0) -> int:
+    def wait(self, seconds: float, epochs_left: int = 0) -> int:
         """Return after how many epochs other results that take so long fit the budget.
 
         Args:
             seconds: What these took.
-            remaining: Epochs to come, if that is known: results are spread over them, up to the last one.
+            epochs_left: Epochs to come, if that is known: results are spread over them, up to the last one.
         """
         if self.max_overhead is None or not self._seconds:
             return self.every_n_epochs
         cost, mean = seconds + self._aside, self._seconds / self._epochs
         epochs = cost / (self.max_overhead * mean)
-        if remaining > 0:
-            budget = self.max_overhead * (self._trained + remaining * mean) - self._spent - cost
-            epochs = remaining / max(1, budget // cost)
+        if epochs_left > 0:
+            budget = self.max_overhead * (self._trained + epochs_left * mean) - self._spent - cost
+            epochs = epochs_left / max(1, budget // cost)
         return self.every_n_epochs * max(1, math.ceil(epochs / self.every_n_epochs))
 
     def begin(self) -> None:
@@ -131,8 +131,8 @@ class Schedule:
 
     def account(self, epoch: int, seconds: float) -> dict[str, float]:
         """Results took so long at the end of this epoch: return what is logged of it, and plan the next."""
-        remaining = 0 if self.last_epoch is None else self.last_epoch - epoch
-        overhead, wait = self.overhead(seconds), self.wait(seconds, remaining)
+        epochs_left = 0 if self.last_epoch is None else self.last_epoch - epoch
+        overhead, wait = self.overhead(seconds), self.wait(seconds, epochs_left)
         self._spent += seconds + self._aside
         self.made(epoch, wait)
         return {"overhead": overhead, "every_n_epochs": wait}

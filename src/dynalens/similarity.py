@@ -51,9 +51,9 @@ def similar_samples(record: Record | KeepsRecord, embeddings: Any, n: int = 20, 
         ([1], [[2, 3]], [[0]])
     """
     check_positive(n=n, k=k)
-    answering = _record(record)
-    table, ids = answering.suspects(n)[["label", "suggested"]].copy(), answering.shown_ids()
-    similar = similar_of(answering, embeddings, table.index, k)
+    source = _record(record)
+    table, ids = source.suspects(n)[["label", "suggested"]].copy(), source.shown_ids()
+    similar = similar_of(source, embeddings, table.index, k)
     for name, near in (("similar_given", similar.given), ("similar_suggested", similar.suggested)):
         table[name] = pd.Series([[ids[i] for i in row if i >= 0] for row in near.tolist()], table.index, dtype=object)
     return table
@@ -100,10 +100,10 @@ def prototypes(record: Record | KeepsRecord, embeddings: Any, n: int = 3) -> pd.
         [['prototype', 0], ['criticism', 3], ['easiest', 2], ['hardest', 3]]
     """
     check_positive(n=n)
-    answering = _record(record)
-    statistics = answering.statistics.of_one_label("prototypes")
-    ids = answering.shown_ids()
-    by_class = class_examples(embedding_rows(embeddings, len(statistics), answering.sample_ids), statistics, n)
+    source = _record(record)
+    statistics = source.statistics.of_one_label("prototypes")
+    ids = source.shown_ids()
+    by_class = class_examples(embedding_rows(embeddings, len(statistics), source.sample_ids), statistics, n)
     entries = [(label, kind, ids[row]) for label, kinds in by_class.items() for kind in KINDS for row in kinds[kind]]
     return pd.DataFrame(entries, columns=["label", "kind", "sample_id"])
 

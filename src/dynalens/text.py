@@ -56,8 +56,8 @@ def inert(text: str) -> str:
         >>> inert("=1+1"), inert("cat.png")
         ("'=1+1", 'cat.png')
     """
-    shown = printable(text)
-    return f"'{shown}" if _FORMULA.match(shown) else shown
+    printable_text = printable(text)
+    return f"'{printable_text}" if _FORMULA.match(printable_text) else printable_text
 
 
 def plain(cell: str) -> str:

@@ -161,8 +161,8 @@ def guided_grad_cam(
         tensor([[[[ 8., 24.]]]])
     """
     cam = grad_cam(model, images, targets, target_layer=target_layer, forward=forward, chunk_size=chunk_size)
-    guided = guided_backprop(model, images, targets, forward=forward, chunk_size=chunk_size)
-    return guided * resize(cam, images.shape[2:]).unsqueeze(1)
+    backprop_maps = guided_backprop(model, images, targets, forward=forward, chunk_size=chunk_size)
+    return backprop_maps * resize(cam, images.shape[2:]).unsqueeze(1)
 
 
 def _guided(gradient: Tensor, active: Tensor, _output: Tensor) -> Tensor:

@@ -287,13 +287,13 @@ class _Channels:
     scores: Tensor
     chunk_size: int
 
-    def scores_of_each(self, changed: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    def scores_of_each(self, change: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Return the scores (N, C) from ``changed(sample, channel)``, the model's output without one channel."""
         shape, scores = self.feature_maps.shape[:2], []
         for jobs in torch.split(torch.arange(shape.numel(), device=self.x.device), self.chunk_size):
             sample, channel = jobs // shape[1], jobs % shape[1]
             targets = self.targets[sample]
-            scores.append(scores_of(as_logits(changed(sample, channel), targets).float(), targets))
+            scores.append(scores_of(as_logits(change(sample, channel), targets).float(), targets))
         return torch.cat(scores).view(shape)
 
 
@@ -316,9 +316,9 @@ def _channels(
         layer, arrange = module_named(model, name), arrangement(model, x, name, forward=forward)
         parts, scores = [], []
         for x_part, y_part in chunks(x, targets, chunk_size):
-            with captured_output(layer) as captured:
+            with captured_output(layer) as capture:
                 scores.append(scores_of(as_logits(run(x_part), y_part).float(), y_part))
-            parts.append(captured.value)
+            parts.append(capture.value)
         outputs = torch.cat(parts)
         maps = arrange(outputs).float()
         yield _Channels(run, x, targets, layer, outputs, maps, torch.cat(scores), chunk_size or _CHANNEL_PASS)

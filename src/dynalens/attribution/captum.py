@@ -160,14 +160,14 @@ def _attributed(
     parts = []
     takes_target = cls.__name__ == "NoiseTunnel" or "target" in inspect.signature(cls.attribute).parameters
     for rows in torch.split(torch.arange(len(x), device=x.device), size):
-        cut = {
+        batch_arguments = {
             key: value[rows] if _one_for_each(cls, key, value, len(x)) else value
             for key, value in call_arguments.items()
         }
         part = x[rows].requires_grad_(x.is_floating_point())
         target = {"target": targets[rows]} if takes_target else {}
         with check_called_once(cls, model, part, forward=forward):
-            results = attribution.attribute(part, **target, **cut)
+            results = attribution.attribute(part, **target, **batch_arguments)
         parts.append([_maps_of(cls, result, len(rows)) for result in (results if len(names) > 1 else [results])])
     maps = [torch.cat(layer_maps) for layer_maps in zip(*parts, strict=True)]
     if x.ndim > 2 and is_a(cls, "LayerAttribution"):
@@ -220,8 +220,8 @@ def _built(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, An
         init_arguments["layer"] = layers if len(layers) > 1 else layers[0]
     if cls.__name__ != "NoiseTunnel":
         return cls(logits, **init_arguments)
-    smoothed = init_arguments.get("attribution_method", "Saliency")
-    return cls(_captum_class(smoothed)(logits)) if isinstance(smoothed, str) else cls(smoothed)
+    inner_method = init_arguments.get("attribution_method", "Saliency")
+    return cls(_captum_class(inner_method)(logits)) if isinstance(inner_method, str) else cls(inner_method)
 
 
 def _one_for_each(cls: Any, key: str, value: Any, images: int) -> bool:

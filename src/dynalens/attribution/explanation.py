@@ -135,11 +135,11 @@ def _at_the_embedding(
             f"{', '.join(TOKEN_METHODS)}, captum:<Class> and callables, got {', '.join(blind)}. Tokens have no "
             "feature maps: use a method that explains the output of their embedding."
         )
-    unplaced = [name for name in functions if explains_outputs(name) and "at" not in arguments.get(name, {})]
-    if not unplaced:
+    names_without_layer = [name for name in functions if explains_outputs(name) and "at" not in arguments.get(name, {})]
+    if not names_without_layer:
         return arguments
     embedding = find_embedding(model, tokens, forward=forward)
-    return {**arguments, **{name: {**arguments.get(name, {}), "at": embedding} for name in unplaced}}
+    return {**arguments, **{name: {**arguments.get(name, {}), "at": embedding} for name in names_without_layer}}
 
 
 def _looks_at_a_layer(function: Function) -> bool:

@@ -153,10 +153,10 @@ def smooth_grad(
     ) as target_score:
         draw = _Draws(seed, target_score.points)
         values = target_score.points.flatten(1)
-        spread = (values.amax(dim=1) - values.amin(dim=1)).view(-1, *[1] * (target_score.points.ndim - 1))
+        value_range = (values.amax(dim=1) - values.amin(dim=1)).view(-1, *[1] * (target_score.points.ndim - 1))
 
         def noisy(k: int, rows: Tensor) -> Tensor:
-            return target_score.points[rows] + noise * spread[rows] * draw(k)
+            return target_score.points[rows] + noise * value_range[rows] * draw(k)
 
         return check_finite(
             "smooth_grad", target_score.mean_gradient(samples, noisy, torch.full((samples,), 1 / samples))

@@ -175,7 +175,7 @@ def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
     run = forward if forward is not None else unwrapped(model)
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as outputs:
-        logits = connected(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), again=outputs.clear)
+        logits = connected(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), restart=outputs.clear)
     inside = {id(part) for m in model.modules() if _is_attention(m) for part in m.modules() if part is not m}
     look = _Look([], [], logits)
     for name, module, output in outputs:

@@ -103,7 +103,7 @@ def _rules(name: str, map_name: str, families: Mapping[str, ModuleType], model: 
 @contextmanager
 def _patched(name: str, rules: Mapping[Any, Callable[[Any], bool]]) -> Iterator[None]:
     """Let LXT's rules stand on the classes, and put back what was there, whatever happens."""
-    before = [(target, dict(vars(target))) for target in rules]
+    originals = [(target, dict(vars(target))) for target in rules]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # LXT's own, of what is patched already: raised below
@@ -119,7 +119,7 @@ def _patched(name: str, rules: Mapping[Any, Callable[[Any], bool]]) -> Iterator[
                     )
         yield
     finally:
-        for target, attributes in before:
+        for target, attributes in originals:
             _put_back(target, attributes)
 
 
@@ -131,9 +131,9 @@ def _put_back(target: Any, attributes: Mapping[str, Any]) -> None:
             setattr(target, key, attributes[key])
 
 
-def _check_logits(name: str, before: Tensor, after: Tensor) -> None:
-    difference = float((before - after).abs().max())
-    if not difference <= _SAME_LOGITS * max(float(before.abs().max()), 1.0):
+def _check_logits(name: str, logits_before: Tensor, logits_after: Tensor) -> None:
+    difference = float((logits_before - logits_after).abs().max())
+    if not difference <= _SAME_LOGITS * max(float(logits_before.abs().max()), 1.0):
         raise ValueError(
             f"Expected the rules of {name} to leave the logits as they are, got a difference of {difference:.3g}. LXT "
             "has no rule for a layer of the model, for instance a LayerNorm over several dimensions: use "

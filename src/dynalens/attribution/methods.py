@@ -66,24 +66,24 @@ def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | 
     Raises:
         ValueError: If a name is unknown or comes twice, or a method does not take an argument; it lists what is known.
     """
-    listed = resolved_methods(methods)
-    names = [method if isinstance(method, str) else _name_of(method) for method in listed]
-    unknown_names = [m for m in listed if isinstance(m, str) and m not in BUILT_IN and not is_adapted(m)]
+    method_list = resolved_methods(methods)
+    names = [method if isinstance(method, str) else _name_of(method) for method in method_list]
+    unknown_names = [m for m in method_list if isinstance(m, str) and m not in BUILT_IN and not is_adapted(m)]
     if unknown_names or not names or len(set(names)) < len(names):
         raise ValueError(
             f"Expected `methods` to be among {', '.join(BUILT_IN)}, {PREFIX}<Class>, {ZENNIT_PREFIX}<Composite>, "
             f"{LXT_PREFIX}<map>, callables and dotted paths of callables that can be imported, each once, got "
             f"{unknown_names or names or 'none'}. Name one or more of them."
         )
-    functions = {name: _function(method) for name, method in zip(names, listed, strict=True)}
+    functions = {name: _function(method) for name, method in zip(names, method_list, strict=True)}
     _check_arguments(functions, method_args or {})
     return functions
 
 
 def resolved_methods(methods: Sequence[Method] | Method) -> tuple[Method, ...]:
     """Return the methods as a tuple, the callables of dotted paths in place of these; other names as they are."""
-    listed = (methods,) if isinstance(methods, str) or callable(methods) else methods
-    return tuple(method if isinstance(method, str) and is_adapted(method) else resolved(method) for method in listed)
+    entries = (methods,) if isinstance(methods, str) or callable(methods) else methods
+    return tuple(method if isinstance(method, str) and is_adapted(method) else resolved(method) for method in entries)
 
 
 def takes(function: Function, argument: str) -> bool:

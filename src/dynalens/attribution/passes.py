@@ -109,7 +109,7 @@ def as_logits(output: object, targets: Tensor) -> Tensor:
     return logits
 
 
-def connected(run: Forward, leaf: Tensor, targets: Tensor, *, again: Callable[[], None] = lambda: None) -> Tensor:
+def connected(run: Forward, leaf: Tensor, targets: Tensor, *, restart: Callable[[], None] = lambda: None) -> Tensor:
     """Return logits (N, K) with a graph that reaches the leaf, also where the model switches gradients off on the way.
 
     Then it runs a second time with ``no_grad``, ``inference_mode`` and ``detach`` without effect, as for a backbone
@@ -119,12 +119,12 @@ def connected(run: Forward, leaf: Tensor, targets: Tensor, *, again: Callable[[]
         run: Gives logits of the leaf, or of something that the leaf is part of.
         leaf: Requires gradients; else the model runs once, whatever it does.
         targets: As everywhere.
-        again: Called before the second pass.
+        restart: Called before the second pass.
     """
     logits, way = uncut(run, leaf, targets)
     if way is None and logits is not None:
         return logits
-    again()
+    restart()
     try:
         with way or nullcontext():
             return as_logits(run(leaf), targets)
@@ -152,15 +152,15 @@ def uncut(run: Forward, leaf: Tensor, targets: Tensor) -> tuple[Tensor | None, A
 
 
 def _reaches(logits: Tensor, leaf: Tensor) -> bool:
-    pending, visited = [logits.grad_fn], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in visited:
+    queue, known_nodes = [logits.grad_fn], set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in known_nodes:
             continue
         if getattr(node, "variable", None) is leaf:
             return True
-        visited.add(node)
-        pending.extend(successor for successor, _ in node.next_functions)
+        known_nodes.add(node)
+        queue.extend(successor for successor, _ in node.next_functions)
     return False
 
 
@@ -172,7 +172,7 @@ def scores_of(logits: Tensor, targets: Tensor) -> Tensor:
     return pairs[:, 0] - pairs[:, 1]
 
 
-def gradients(scores: Tensor, of: dict[str, Tensor]) -> list[Tensor]:
+def gradients(scores: Tensor, tensors: dict[str, Tensor]) -> list[Tensor]:
     """Return the gradient of each sample's score with respect to each named tensor.
 
     Scores in float16 are multiplied by a power of two before, and gradients divided by it in float32 after, so that
@@ -181,11 +181,11 @@ def gradients(scores: Tensor, of: dict[str, Tensor]) -> list[Tensor]:
     Raises:
         ValueError: If the scores do not depend on one of the tensors.
     """
-    if all(tensor.dtype is not torch.float16 for tensor in of.values()):
-        return _connected(scores, of, retain=False)
+    if all(tensor.dtype is not torch.float16 for tensor in tensors.values()):
+        return _connected(scores, tensors, retain=False)
     scaled_gradients: list[Tensor] = []
     for scale in _SCALES:
-        scaled_gradients = [gradient.float() / scale for gradient in _connected(scores * scale, of, retain=True)]
+        scaled_gradients = [gradient.float() / scale for gradient in _connected(scores * scale, tensors, retain=True)]
         if all(bool(gradient.isfinite().all()) for gradient in scaled_gradients):
             break
     return scaled_gradients

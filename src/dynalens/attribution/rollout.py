@@ -210,10 +210,10 @@ Part = Callable[[Forward, Tensor, Tensor], Tensor]
 def _rolled(mix: Callable[[list[Tensor], Tensor], list[Tensor]]) -> Part:
     def part(run: Forward, x: Tensor, targets: Tensor) -> Tensor:
         layers = mix(*_attention(run, x, targets))
-        rolled = layers[0].detach().float()
+        rollout = layers[0].detach().float()
         for layer in layers[1:]:
-            rolled = layer.detach().float() @ rolled
-        return rolled
+            rollout = layer.detach().float() @ rollout
+        return rollout
 
     return part
 
@@ -221,7 +221,7 @@ def _rolled(mix: Callable[[list[Tensor], Tensor], list[Tensor]]) -> Part:
 def _attention(run: Forward, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
     """Return the weights of each layer with their graph, and the scores (N,)."""
     with captured_attention() as attention:
-        logits = connected(run, x.clone().requires_grad_(), targets, again=attention.clear)
+        logits = connected(run, x.clone().requires_grad_(), targets, restart=attention.clear)
         scores = scores_of(logits.float(), targets)
     return _self_attention(attention, len(x)), scores
 
@@ -241,9 +241,9 @@ def _on_the_grid(
     run = forward if forward is not None else unwrapped(model)
     with undisturbed(model):
         x = model_input(model, images)
-        rolled = torch.cat([part(run, x_part, y_part) for x_part, y_part in chunks(x, targets, chunk_size)])
-        arrange, is_read = token_layout(model, x, rolled.shape[-1], forward=forward)
-        relevance = rolled[:, is_read].mean(dim=1)
+        rollout = torch.cat([part(run, x_part, y_part) for x_part, y_part in chunks(x, targets, chunk_size)])
+        arrange, is_read = token_layout(model, x, rollout.shape[-1], forward=forward)
+        relevance = rollout[:, is_read].mean(dim=1)
         return check_finite(name, arrange(relevance.unsqueeze(2)).squeeze(1))
 
 

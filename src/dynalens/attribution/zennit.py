@@ -62,8 +62,8 @@ def zennit_method(name: str) -> Callable[..., Tensor]:
         inner = unwrapped(model)
         with undisturbed(model), out_of_place(model):
             x, logits = model_input(model, images), forward or inner
-            built = _built(composite, _canonizers(inner, canonizers), arguments, x)
-            with _registered(name, built, inner, x, targets, logits):
+            rules = _built(composite, _canonizers(inner, canonizers), arguments, x)
+            with _registered(name, rules, inner, x, targets, logits):
                 parts = chunks(x, targets, chunk_size)
                 maps = torch.cat([_relevance(logits, x_part, y_part) for x_part, y_part in parts])
         return check_finite(name, maps)
@@ -95,11 +95,11 @@ def _canonizers(model: nn.Module, names: Sequence[str] | str | None) -> list[Any
         blocks = (torchvision.ResNetBasicBlock, torchvision.ResNetBottleneck)
         residual = any(isinstance(module, blocks) for module in model.modules())
         return [torchvision.ResNetCanonizer() if residual else canonizers.SequentialMergeBatchNorm()]
-    listed = [names] if isinstance(names, str) else list(names)
-    classes = [getattr(canonizers, name, None) or getattr(torchvision, name, None) for name in listed]
+    name_list = [names] if isinstance(names, str) else list(names)
+    classes = [getattr(canonizers, name, None) or getattr(torchvision, name, None) for name in name_list]
     if None in classes:
         raise ValueError(
-            f"Expected `canonizers` to name classes of zennit.canonizers or zennit.torchvision, got {listed}. "
+            f"Expected `canonizers` to name classes of zennit.canonizers or zennit.torchvision, got {name_list}. "
             "Pass 'ResNetCanonizer', say."
         )
     return [cls() for cls in classes if cls is not None]
@@ -143,11 +143,11 @@ def _check_rules(
     name: str, composite: Any, layer_outputs: Sequence[tuple[str, nn.Module, Tensor]], joins: Sequence[str]
 ) -> None:
     context: dict[str, Any] = {}
-    ruled = {place: composite.module_map(context, place, module) is not None for place, module, _ in layer_outputs}
+    has_rule = {place: composite.module_map(context, place, module) is not None for place, module, _ in layer_outputs}
     leaves = [(place, module) for place, module, _ in layer_outputs if not any(True for _ in module.children())]
-    unruled = [(place, module) for place, module in leaves if not (ruled[place] or _needs_no_rule(module))]
-    bare = [f"{place}: {type(module).__name__}" for place, module in unruled]
-    calls = Counter(place for place, module in leaves if ruled[place] and any(True for _ in module.parameters()))
+    bare_layers = [(place, module) for place, module in leaves if not (has_rule[place] or _needs_no_rule(module))]
+    bare = [f"{place}: {type(module).__name__}" for place, module in bare_layers]
+    calls = Counter(place for place, module in leaves if has_rule[place] and any(True for _ in module.parameters()))
     often = [f"{place}, which is called {number} times" for place, number in calls.items() if number > 1]
     functions = [f"the function {function} of two outputs" for function in joins]
     unfit = bare + often + functions

@@ -156,8 +156,8 @@ def callbacks_from_environment() -> list[CallbackBase]:
             f"of callables that can be imported, got {unknown_keys}. Correct it, or unset it to train without "
             "dynalens."
         )
-    named = [monitor() for key, monitor in _MONITORS.items() if key in keys]
-    return [*named, *(_guarded_monitor(key, make()) for key, make in callables.items())]
+    own_monitors = [monitor() for key, monitor in _MONITORS.items() if key in keys]
+    return [*own_monitors, *(_guarded_monitor(key, make()) for key, make in callables.items())]
 
 
 def _guarded_monitor(key: str, monitor: Any) -> CallbackBase:

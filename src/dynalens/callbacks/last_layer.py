@@ -77,10 +77,10 @@ class LastLayer:
         if call is None:
             return
         features, logits, targets = call.mark, call.value.detach().float(), presentation.targets
-        layer_probabilities, recorded = (
+        layer_probabilities, loss_probabilities = (
             part.float().softmax(dim=1) for part in (two_class_logits(logits), presentation.logits)
         )
-        same = (layer_probabilities - recorded).abs().amax() < _SAME
+        same = (layer_probabilities - loss_probabilities).abs().amax() < _SAME
         self._same = same if self._same is None else self._same & same
         if not self._begun:
             self._check_same()  # the only time that a step waits for the device

@@ -92,18 +92,18 @@ class LayerFeatures:
         calls, self._calls = self._calls, None
         if calls is None:
             return None
-        leading = calls.leading_to(nodes or self._losses)
-        lengths = {len(call.value) for call in leading}
-        are_views = len(leading) == views and lengths == {samples // views}
-        are_parts = sum(len(call.value) for call in leading) == samples and all(call.mark for call in leading)
-        if len(leading) > 1 and not are_views and not are_parts:
+        calls_behind = calls.leading_to(nodes or self._losses)
+        lengths = {len(call.value) for call in calls_behind}
+        are_views = len(calls_behind) == views and lengths == {samples // views}
+        are_parts = sum(len(call.value) for call in calls_behind) == samples and all(call.mark for call in calls_behind)
+        if len(calls_behind) > 1 and not are_views and not are_parts:
             raise ValueError(
                 "Expected `features` to name a layer that is called once to compute the logits of a step, got "
-                f"{len(leading)} calls of {self.name}. Name one that runs once, such as an `nn.Identity()` through "
-                "which the logits' features pass."
+                f"{len(calls_behind)} calls of {self.name}. Name one that runs once, such as an `nn.Identity()` "
+                "through which the logits' features pass."
             )
-        values = leading[0].value if len(leading) == 1 else torch.cat([call.value for call in leading])
-        return Features(values, leading)
+        values = calls_behind[0].value if len(calls_behind) == 1 else torch.cat([call.value for call in calls_behind])
+        return Features(values, calls_behind)
 
     def record(self, values: Tensor, rows: Tensor, num_samples: int, views: int) -> None:
         """Keep the features of a step's samples.

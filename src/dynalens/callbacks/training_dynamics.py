@@ -307,8 +307,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.write_under_way(epoch)
 
     def _record(self, trainer: Any, outputs: Any, batch: Any) -> None:
-        if (presented := self._step.read(trainer, outputs, batch)) is not None:
-            rows, presentation = presented
+        if (presentation_of_step := self._step.read(trainer, outputs, batch)) is not None:
+            rows, presentation = presentation_of_step
             self.presented_units = self._step.units
             length = self._live.num_samples or self._live.make_room(self._identity.num_samples or 1).num_samples
             self._step.keep_features(presentation, length)

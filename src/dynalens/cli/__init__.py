@@ -20,8 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         imported(args.command)(args)
     except OSError as error:
-        named = error.strerror and error.filename
-        say(f"dynalens: {error.strerror}: {error.filename}" if named else f"dynalens: {error}", sys.stderr)
+        has_file = error.strerror and error.filename
+        say(f"dynalens: {error.strerror}: {error.filename}" if has_file else f"dynalens: {error}", sys.stderr)
         return 2
     except ValueError as error:
         say(f"dynalens: {error}", sys.stderr)

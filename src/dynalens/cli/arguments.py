@@ -110,13 +110,13 @@ def _page_command(commands: Any, name: str, summary: str, description: str) -> a
 
 
 def _table_command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
-    added: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-    added.add_argument(
+    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    command.add_argument(
         "--top", type=_at_least_one, default=20, metavar="N", help="number of rows to show (default: %(default)s)"
     )
-    added.add_argument("--csv", type=Path, metavar="FILE", help="also write all rows and columns to this file")
-    added.set_defaults(command=f"dynalens.cli.{name}.run")
-    return added
+    command.add_argument("--csv", type=Path, metavar="FILE", help="also write all rows and columns to this file")
+    command.set_defaults(command=f"dynalens.cli.{name}.run")
+    return command
 
 
 def _at_least_one(text: str) -> int:

@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> None:
     """Show the suspects on which several runs agree, by their mean rank."""
     records = [load_record(run) for run in args.runs]
     together = compared([record.table() for record in records])
-    agreed = int((together["flagged_in"] == len(records)).sum())
-    say(f"{agreed} of the {len(together)} samples that all {len(records)} runs have seen are flagged in all of them")
+    common = int((together["flagged_in"] == len(records)).sum())
+    say(f"{common} of the {len(together)} samples that all {len(records)} runs have seen are flagged in all of them")
     names = escaped_all(records[0].meta.class_names)
     if names and "suggested" in together and "unit" not in together:
         suggested = [None if pd.isna(k) else int(k) for k in together["suggested"]]

@@ -35,9 +35,11 @@ def audit(args: argparse.Namespace) -> None:
     options = {"n": args.n, "seed": args.seed, "answers": args.answers}
     page = write_audit(record, _path(args, record, "audit.html"), dataset=dataset, **options)
     if dataset is None:
-        kept = record.pictures().keys() | kept_texts(record).texts.keys()
+        rows_with_content = record.pictures().keys() | kept_texts(record).texts.keys()
         samples = pd.Index(record.audit_plan(**options)["sample_id"])
-        without_picture = sum(row not in kept for row in record.table().index.get_indexer(samples).tolist())
+        without_picture = sum(
+            row not in rows_with_content for row in record.table().index.get_indexer(samples).tolist()
+        )
         if without_picture:
             say(
                 f"{without_picture} of {args.n} samples have neither picture nor text on the page: pass --data "

@@ -27,8 +27,8 @@ def run(args: argparse.Namespace) -> None:
     number = int((record.statistics.presentations > 0).sum())
     for_pair = " for this class pair" if args.class_pair else ""
     label = label_word(record.statistics)
-    expected = f" About {100 * args.precision:g} % of all flagged {label}s are expected to be wrong."
-    say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{expected if len(suspects) else ''}")
+    precision_words = f" About {100 * args.precision:g} % of all flagged {label}s are expected to be wrong."
+    say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{precision_words if len(suspects) else ''}")
     say(_rate_in_words(record, audit))
     for doubt in () if audit else record.doubts():
         say(f"Doubtful: {doubt}")
@@ -67,8 +67,8 @@ def of_class_pair(table: pd.DataFrame, pair: Sequence[str], names: Sequence[str]
     """Return the rows with this label and this suggestion, each a class's name or number."""
     if "label" not in table:
         raise ValueError("Expected a record of classes for `--class-pair`, got a regression. Leave the option out.")
-    label, proposed = (_class_number(each, names) for each in pair)
-    return table[(table["label"] == label).fillna(False) & (table["suggested"] == proposed).fillna(False)]
+    label, suggestion = (_class_number(each, names) for each in pair)
+    return table[(table["label"] == label).fillna(False) & (table["suggested"] == suggestion).fillna(False)]
 
 
 def _class_number(text: str, names: Sequence[str] | None) -> int:
@@ -76,5 +76,5 @@ def _class_number(text: str, names: Sequence[str] | None) -> int:
         return list(names).index(text)
     if text.isdecimal():
         return int(text)
-    allowed = f"one of {', '.join(names)}, or its number" if names else "a number: the record has no class names"
-    raise ValueError(f"Expected a class of `--class-pair` to be {allowed}, got {text!r}. See the column `label`.")
+    options = f"one of {', '.join(names)}, or its number" if names else "a number: the record has no class names"
+    raise ValueError(f"Expected a class of `--class-pair` to be {options}, got {text!r}. See the column `label`.")

@@ -59,11 +59,13 @@ def class_images(folder: str | Path, transform: Transform | None) -> tuple[Tenso
     """
     root = Path(folder)
     classes = sorted(path for path in root.glob("*") if path.is_dir())
-    misplaced = [path.name for number, path in enumerate(classes) if path.name.isdecimal() and int(path.name) != number]
-    if misplaced:
+    misplaced_names = [
+        path.name for number, path in enumerate(classes) if path.name.isdecimal() and int(path.name) != number
+    ]
+    if misplaced_names:
         raise ValueError(
             f"Expected the folders in {root} to be those of the classes 0, 1, ... in the order of names, got "
-            f"{misplaced[0]!r} at another place. Write all numbers with the same number of digits, and keep an "
+            f"{misplaced_names[0]!r} at another place. Write all numbers with the same number of digits, and keep an "
             "empty folder for a class without pictures."
         )
     pictures = [(number, path) for number, each in enumerate(classes) for path in _pictures(each)]

@@ -176,14 +176,14 @@ def _scores(
         (each, [one, other]) for each, one in concepts_by_name.items() for other in chance[1:]
     ]
     pairs += [(None, [chance[0], other]) for other in chance[1:]]
-    testing = captum(model, name, folder)
+    tcav = captum(model, name, folder)
     sums = np.zeros(len(pairs))
     for part in torch.split(images.to(device, dtype), _AT_ONCE):
-        result = testing.interpret(part, [pair for _, pair in pairs], target=target)
+        result = tcav.interpret(part, [pair for _, pair in pairs], target=target)
         sums += [len(part) * float(result[_key(pair)][name]["sign_count"][0]) for _, pair in pairs]
     scores: dict[str | None, list[tuple[float, float]]] = {each: [] for each in (*sets, None)}
     for (each, pair), total in zip(pairs, sums, strict=True):
-        accuracy = float(testing.cavs[_key(pair)][name].stats["accs"])
+        accuracy = float(tcav.cavs[_key(pair)][name].stats["accs"])
         scores[each].append((float(total) / len(images), accuracy))
     return scores
 

@@ -50,30 +50,30 @@ class DenseRules:
         arrays |= {name: np.zeros(num_samples, np.float32) for name in (_DOUBT, _FORGOTTEN)}
         return arrays | {_BITS: np.zeros((num_samples, FOLLOWED // 8), np.uint8)}
 
-    def present(self, state: State, at: "slice | Array", numbers: Array, step: float) -> None:
+    def present(self, state: State, places: "slice | Array", numbers: Array, step: float) -> None:
         """Add one presentation of each of some different samples."""
-        part = np.where(state["presentations"][at] == 1, np.float32(1), np.float32(step))
-        state[_DOUBT][at] += part * (numbers[DOUBT] - state[_DOUBT][at])
-        worst, contradicted = numbers[POSITION].astype(np.int32), numbers[RIGHT] < 1
-        votes, same = state[_VOTES][at], state[self.COUNTED][at] == worst
+        part = np.where(state["presentations"][places] == 1, np.float32(1), np.float32(step))
+        state[_DOUBT][places] += part * (numbers[DOUBT] - state[_DOUBT][places])
+        worst, is_contradicted = numbers[POSITION].astype(np.int32), numbers[RIGHT] < 1
+        votes, same = state[_VOTES][places], state[self.COUNTED][places] == worst
         new = votes == 0  # no unit has a majority: this one is named, with a vote if it is contradicted
-        state[_VOTES][at] = votes + np.where(contradicted, np.where(new | same, 1, -1), 0)
+        state[_VOTES][places] = votes + np.where(is_contradicted, np.where(new | same, 1, -1), 0)
         units = {self.COUNTED: worst, _GIVEN: numbers[GIVEN], _RIVAL: numbers[CONTRADICTION]}
         units |= {_COLUMNS: numbers[COLUMNS]}
         for name in units.keys() & state.keys():
-            state[name][at] = np.where(new | (same & contradicted), units[name], state[name][at])
-        state[_RIGHT][at] = ~contradicted
+            state[name][places] = np.where(new | (same & is_contradicted), units[name], state[name][places])
+        state[_RIGHT][places] = ~is_contradicted
         if _BITS in state:
-            self._count(state, at, numbers)
+            self._count(state, places, numbers)
 
-    def _count(self, state: State, at: "slice | Array", numbers: Array) -> None:
+    def _count(self, state: State, places: "slice | Array", numbers: Array) -> None:
         """Add the forgetting events of the units that are followed."""
         states = unpacked_states(numbers[STATES].T)
-        bits = np.unpackbits(state[_BITS][at], axis=1).astype(np.bool_)
+        bits = np.unpackbits(state[_BITS][places], axis=1).astype(np.bool_)
         was_right = bits[:, : states.shape[1]]
-        state[_FORGOTTEN][at] += numbers[SHARE] * (was_right & (states == _WRONG)).sum(axis=1)
+        state[_FORGOTTEN][places] += numbers[SHARE] * (was_right & (states == _WRONG)).sum(axis=1)
         bits[:, : states.shape[1]] = np.where(states > 0, states == _IS_RIGHT, was_right)
-        state[_BITS][at] = np.packbits(bits, axis=1)
+        state[_BITS][places] = np.packbits(bits, axis=1)
 
     def changed(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int:
         """Return 0: crops move a mask's pixels, and a masked language model draws its targets anew."""
@@ -98,14 +98,14 @@ class DenseRules:
         }
 
 
-def unpacked_states(packed: Array) -> Array:
+def unpacked_states(codes: Array) -> Array:
     """Return the states of :func:`~dynalens.units.followed.packed_states`, ``(M, U)`` int8, up to the last that counts.
 
     Example:
         >>> unpacked_states(np.array([[5.0, 0.0]]))[0, :4]
         array([2, 1, 0, 0], dtype=int8)
     """
-    used = np.flatnonzero(packed.any(axis=0))
-    digits = packed[:, : used[-1] + 1 if len(used) else 0].astype(np.int32)
+    used = np.flatnonzero(codes.any(axis=0))
+    digits = codes[:, : used[-1] + 1 if len(used) else 0].astype(np.int32)
     states = digits[:, :, np.newaxis] // 3 ** np.arange(DIGITS, dtype=np.int32) % 3
-    return states.astype(np.int8).reshape(len(packed), -1)[:, :FOLLOWED]
+    return states.astype(np.int8).reshape(len(codes), -1)[:, :FOLLOWED]

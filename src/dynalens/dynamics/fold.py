@@ -61,10 +61,10 @@ def with_entropy(state: State) -> State:
     if not classes_of(state) or f"{_ENTROPY}.high" in state:
         return state
     num_samples = len(state["label"])
-    added: State = {f"{_ENTROPY}.high": np.zeros(num_samples, np.int32)}
-    added[f"{_ENTROPY}.low"] = np.zeros(num_samples, np.int16)
-    _write_sum(added, _ENTROPY, np.s_[:], np.where(state["presentations"] > 0, np.nan, 0.0))
-    return state | added
+    entropy_state: State = {f"{_ENTROPY}.high": np.zeros(num_samples, np.int32)}
+    entropy_state[f"{_ENTROPY}.low"] = np.zeros(num_samples, np.int16)
+    _write_sum(entropy_state, _ENTROPY, np.s_[:], np.where(state["presentations"] > 0, np.nan, 0.0))
+    return state | entropy_state
 
 
 def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tuple[int, int]:
@@ -82,7 +82,7 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
     """
     rounds = _rounds(index, len(state["label"]))
     _widen(state, rows, epoch, len(rounds))
-    forgotten = learned = 0
+    forgotten_count = learned_count = 0
     size = max(1, _BLOCK * ROWS // len(rows))
     for order in rounds:
         every = len(order) == len(state["label"])  # sorted and all of them: a slice says the same and is faster
@@ -90,14 +90,14 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
             block = order[start : start + size]
             places = slice(start, start + len(block)) if every else index[block]
             changes = _present_once(state, places, rows.take(block, axis=1), epoch, step)
-            forgotten, learned = forgotten + changes[0], learned + changes[1]
-    return forgotten, learned
+            forgotten_count, learned_count = forgotten_count + changes[0], learned_count + changes[1]
+    return forgotten_count, learned_count
 
 
-def read_sum(state: Mapping[str, Array], name: str, at: "slice | Array" = np.s_[:]) -> Array:
+def read_sum(state: Mapping[str, Array], name: str, places: "slice | Array" = np.s_[:]) -> Array:
     """Return a sum as float64."""
-    bits = state[f"{name}.high"][at].astype(np.int64) << 32
-    bits |= state[f"{name}.low"][at].view(np.uint16).astype(np.int64) << 16
+    bits = state[f"{name}.high"][places].astype(np.int64) << 32
+    bits |= state[f"{name}.low"][places].view(np.uint16).astype(np.int64) << 16
     return bits.view(np.float64)
 
 
@@ -114,12 +114,12 @@ def _rounds(index: Array, num_samples: int) -> Sequence[Array]:
         return []
     position = np.full(num_samples, -1)
     position[index] = np.arange(len(index))
-    once = position if len(index) == num_samples else position[position >= 0]
-    if len(once) == len(index) and (len(index) < num_samples or once.min() >= 0):
-        return [once]
+    single_places = position if len(index) == num_samples else position[position >= 0]
+    if len(single_places) == len(index) and (len(index) < num_samples or single_places.min() >= 0):
+        return [single_places]
     order = np.argsort(index, kind="stable")
-    ordered = index[order]
-    first = np.append(True, ordered[1:] != ordered[:-1])
+    sorted_index = index[order]
+    first = np.append(True, sorted_index[1:] != sorted_index[:-1])
     place = np.arange(len(index))
     repeat = place - np.maximum.accumulate(np.where(first, place, 0))
     return np.split(order[np.argsort(repeat, kind="stable")], np.bincount(repeat).cumsum()[:-1])
@@ -138,11 +138,11 @@ def _present_once(state: State, places: "slice | Array", rows: Array, epoch: int
     margin, log_p, p = rows[MARGIN], rows[LOG_P], np.exp(rows[LOG_P])
     correct = margin > 0
     forgot = ~correct & (state[_LEAD][places] > 0)
-    learned = correct & (state["first_learned"][places] < 0)
+    is_new = correct & (state["first_learned"][places] < 0)
     state["presentations"][places] += 1
     state["correct"][places] += correct
     state["forgetting_events"][places] += forgot
-    state["first_learned"][places] = np.where(learned, epoch, state["first_learned"][places])
+    state["first_learned"][places] = np.where(is_new, epoch, state["first_learned"][places])
     state["last_forgotten"][places] = np.where(forgot, epoch, state["last_forgotten"][places])
     state["label"][places] = rows[TARGET]
     state["predicted"][places] = rows[PREDICTED]
@@ -155,7 +155,7 @@ def _present_once(state: State, places: "slice | Array", rows: Array, epoch: int
     _vote(state, places, rows)
     if kind_of(state) is not None:
         present_units(state, places, rows[ROWS:], step)
-    return int(np.count_nonzero(forgot)), int(np.count_nonzero(learned))
+    return int(np.count_nonzero(forgot)), int(np.count_nonzero(is_new))
 
 
 def _add_to_sums(state: State, places: "slice | Array", rows: Array, p: Array) -> None:

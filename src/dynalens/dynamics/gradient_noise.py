@@ -68,9 +68,11 @@ class GradientNoise:
 
     def _add(self, residual: Tensor, features: Tensor, samples: Tensor, *, bias: bool) -> None:
         lengths = _squared(residual, dim=1) * (_squared(features, dim=1) + bias)
-        squared = (_squared(residual.T @ features) + bias * _squared(residual.sum(dim=0))) / samples**2
-        variance = (lengths.sum() - samples * squared) / (samples - 1)
-        step = torch.stack([squared.sqrt(), variance, squared - variance / samples, torch.ones_like(squared)])
+        squared_norm = (_squared(residual.T @ features) + bias * _squared(residual.sum(dim=0))) / samples**2
+        variance = (lengths.sum() - samples * squared_norm) / (samples - 1)
+        step = torch.stack(
+            [squared_norm.sqrt(), variance, squared_norm - variance / samples, torch.ones_like(squared_norm)]
+        )
         step = torch.where(step.isfinite().all() & (samples > 1), step, 0.0)
         wide = step.double() if step.device.type != "mps" else step  # which has no such numbers
         self._sums = wide if self._sums is None else self._sums + wide
@@ -88,11 +90,11 @@ class GradientNoise:
         sums = torch.zeros(_SUMS) if self._sums is None else self._sums
         self._sums = None
         rows = torch.cat(gather(sums.unsqueeze(0))) if gather is not None else sums.unsqueeze(0)
-        norm, variance, squared, steps = rows.sum(dim=0).tolist()
+        norm, variance, squared_norm, steps = rows.sum(dim=0).tolist()
         if not steps:
             return {}
         means = {"gradient_norm": norm / steps, "gradient_variance": variance / steps}
-        scale = variance / squared if squared > 0 else math.inf
+        scale = variance / squared_norm if squared_norm > 0 else math.inf
         return means | ({"noise_scale": scale} if scale < math.inf else {})
 
 

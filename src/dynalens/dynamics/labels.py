@@ -29,19 +29,19 @@ def empty(num_samples: int, count: int) -> State:
     }
 
 
-def present(state: State, at: "slice | Array", numbers: Array, step: float) -> None:
+def present(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples."""
     kind = UnitKind(LABELS, state[_MARGINS].shape[1])
     logits, bits = numbers[kind.logits].T, unpacked(numbers[kind.given].T, kind.labels)
     is_counted = ~np.isnan(logits)
     margins = np.where(bits == 1, logits, -logits)
-    earlier, is_known = state[_MARGINS][at], state[_BITS][at] >= 0
+    earlier, is_known = state[_MARGINS][places], state[_BITS][places] >= 0
     part = np.where(is_known, np.float32(step), np.float32(1))
-    state[_MARGINS][at] = np.where(is_counted, earlier + part * (margins - earlier), earlier)
-    state[_BITS][at] = np.where(is_counted, bits, state[_BITS][at])
+    state[_MARGINS][places] = np.where(is_counted, earlier + part * (margins - earlier), earlier)
+    state[_BITS][places] = np.where(is_counted, bits, state[_BITS][places])
     right = margins > 0  # False where it is not counted
-    state[_FORGOTTEN][at] += (state[_RIGHT][at] & ~right & is_counted).sum(axis=1).astype(np.int32)
-    state[_RIGHT][at] = np.where(is_counted, right, state[_RIGHT][at])
+    state[_FORGOTTEN][places] += (state[_RIGHT][places] & ~right & is_counted).sum(axis=1).astype(np.int32)
+    state[_RIGHT][places] = np.where(is_counted, right, state[_RIGHT][places])
 
 
 def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
@@ -56,15 +56,15 @@ def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
     return len(np.unique(index[differs.any(axis=1)]))
 
 
-def unpacked(packed: Array, count: int) -> Array:
+def unpacked(codes: Array, count: int) -> Array:
     """Return the bits of :func:`~dynalens.units.multi_label.packed`, ``(M, count)`` int8.
 
     Example:
         >>> unpacked(np.array([[5.0]]), 3)
         array([[1, 0, 1]], dtype=int8)
     """
-    bits = packed.astype(np.int32)[:, :, np.newaxis] >> np.arange(BITS) & 1
-    return bits.reshape(len(packed), -1)[:, :count].astype(np.int8)
+    bits = codes.astype(np.int32)[:, :, np.newaxis] >> np.arange(BITS) & 1
+    return bits.reshape(len(codes), -1)[:, :count].astype(np.int8)
 
 
 def given_log_odds(margins: Array, given: Array) -> Array:

@@ -21,22 +21,22 @@ def probability_room(mean_probabilities: bool | float) -> float:
     return float(mean_probabilities) * _GIB
 
 
-def check_probabilities(room: float, rows: int, classes: int, known: int = 0) -> int:
+def check_probabilities(room: float, rows: int, classes: int, known_classes: int = 0) -> int:
     """Return the number of classes, if the probabilities of that many rows fit.
 
     Args:
         room: Bytes that they may take.
         rows: Samples of the dataset, or presentations of the epoch where these are more.
         classes: Number K of classes in this batch.
-        known: The same of the batches before; 0 if this is the first.
+        known_classes: The same of the batches before; 0 if this is the first.
 
     Raises:
         ValueError: If they do not fit, or K changed.
     """
-    if known not in (0, classes):
+    if known_classes not in (0, classes):
         raise ValueError(
-            f"Expected `logits` of {known} classes, as in the steps before, got {classes}. Means of probabilities need "
-            "the same classes in each step: train without `mean_probabilities`."
+            f"Expected `logits` of {known_classes} classes, as in the steps before, got {classes}. Means of "
+            "probabilities need the same classes in each step: train without `mean_probabilities`."
         )
     if 4 * rows * classes > room:
         gibibytes = 4 * rows * classes / _GIB

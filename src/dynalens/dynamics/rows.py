@@ -78,10 +78,10 @@ def _finished(parts: Tensor) -> Tensor:
     label_at, turn_at, rival_at, q_rival, q_norm, rival, target = parts.unbind()
     label, top = target.clamp(min=0), torch.maximum(label_at, rival_at)
     label_below, rival_below, turn_below = label_at - top, rival_at - top, turn_at - top
-    hidden = rival_below == -torch.inf  # no class is left beside the label
+    has_no_rival = rival_below == -torch.inf  # no class is left beside the label
     # e_k = exp(z_k - top), and q_k = e_k / sum(e) over all classes but the label, so that the rival's tells the sum.
-    e_others = torch.where(hidden, 0.0, rival_below.exp() / q_rival)
-    norm = torch.where(hidden, 0.0, q_norm * e_others)
+    e_others = torch.where(has_no_rival, 0.0, rival_below.exp() / q_rival)
+    norm = torch.where(has_no_rival, 0.0, q_norm * e_others)
     # p_k = e_k / sum(e). One e is 1; the rest of the sum keeps its digits when p_y is near 1.
     e_rest = e_others + label_below.expm1()
     log_sum = e_rest.log1p()
@@ -154,8 +154,8 @@ class Indices:
         self._close()
         pieces: list[Any] = []
         for device, together in groupby(self._pieces, key=_device_of):
-            listed: list[Any] = list(together)
-            pieces += listed if device is None else [torch.cat(listed).cpu().numpy()]
+            pieces_there: list[Any] = list(together)
+            pieces += pieces_there if device is None else [torch.cat(pieces_there).cpu().numpy()]
         step = np.repeat(np.arange(len(self._counts)), np.asarray(self._counts))
         return np.concatenate(pieces, dtype=np.int64), step
 
@@ -192,8 +192,8 @@ class PendingRows:
         self.heads: set[int] = set()  # numbers of classes of the logits
 
     def __len__(self) -> int:
-        continued = len(self._continued[0]) if self._continued else 0
-        return continued + len(self._index)
+        continued_count = len(self._continued[0]) if self._continued else 0
+        return continued_count + len(self._index)
 
     def add(self, index: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add one step: N indices, logits (N, K) and targets (N,). All are copied or used up before it returns."""
@@ -276,8 +276,9 @@ class PendingRows:
     def _places(self, n: int, device: torch.device) -> Tensor:
         """Return where the parts of the next rows go, (PARTS, n)."""
         begin, end = self._unfinished, self._unfinished + n
-        sealed = self._parts.is_inference() and not torch.is_inference_mode_enabled()  # made there, torch keeps it so
-        if sealed or end > self._parts.shape[1] or device != self._parts.device:
+        # A tensor that was made in inference mode stays one.
+        is_inference = self._parts.is_inference() and not torch.is_inference_mode_enabled()
+        if is_inference or end > self._parts.shape[1] or device != self._parts.device:
             self._finish()
             begin, end = 0, n
             self._parts = torch.empty(PARTS, max(_FINISHED, end), device=device)

@@ -43,14 +43,14 @@ def residuals(numbers: Array) -> Array:
     return worst
 
 
-def settled(state: State, index: Array, rows: Array, given: Array | None) -> Array:
+def settled(state: State, index: Array, rows: Array, tolerance: Array | None) -> Array:
     """Return the rows of an epoch with what the tolerance tells: margin, probabilities, and the worst target.
 
     Args:
         state: The record; it gets the tolerance if it has none.
         index: Shape ``(M,)``, the sample of each presentation.
         rows: Shape ``(R, M)``; changed in place.
-        given: The tolerance that was asked for, ``(D,)`` or ``()``; None for :func:`default_tolerance` of the targets
+        tolerance: The tolerance that was asked for, ``(D,)`` or ``()``. None: :func:`default_tolerance` of the targets
             of the first epoch.
     """
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
@@ -59,7 +59,7 @@ def settled(state: State, index: Array, rows: Array, given: Array | None) -> Arr
     if len(index) and np.isnan(state[TOLERANCE]).any():
         _, first = np.unique(index, return_index=True)
         state[TOLERANCE][0] = (
-            default_tolerance(targets[first]) if given is None else for_each_target(given, kind.labels)
+            default_tolerance(targets[first]) if tolerance is None else for_each_target(tolerance, kind.labels)
         )
     ratio = np.abs(residuals.astype(np.float64)) / state[TOLERANCE]
     is_counted = ~np.isnan(targets)
@@ -87,23 +87,23 @@ def mean_error(state: State, numbers: Array) -> float:
     """
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
     ratio = np.abs(numbers[kind.logits].T.astype(np.float64)) / state[TOLERANCE]
-    counted = ratio[~np.isnan(numbers[kind.given].T) & np.isfinite(ratio)]
-    return float(counted.mean()) if counted.size else 0.0
+    finite_ratios = ratio[~np.isnan(numbers[kind.given].T) & np.isfinite(ratio)]
+    return float(finite_ratios.mean()) if finite_ratios.size else 0.0
 
 
-def present(state: State, at: "slice | Array", numbers: Array, step: float) -> None:
+def present(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples."""
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
     residuals, targets = numbers[kind.logits].T, numbers[kind.given].T
-    is_counted, is_known = ~np.isnan(targets), ~np.isnan(state[_TARGETS][at])
-    was_within, is_within = (np.abs(each) < state[TOLERANCE] for each in (state[_LAST][at], residuals))  # NaN is not
+    is_counted, is_known = ~np.isnan(targets), ~np.isnan(state[_TARGETS][places])
+    was_within, is_within = (np.abs(each) < state[TOLERANCE] for each in (state[_LAST][places], residuals))  # NaN: no
     part = np.where(is_known, np.float32(step), np.float32(1))
     for name, values in ((_RESIDUALS, residuals), (_ABSOLUTE, np.abs(residuals))):
-        earlier = state[name][at]
-        state[name][at] = np.where(is_counted, earlier + part * (values - earlier), earlier)
+        earlier = state[name][places]
+        state[name][places] = np.where(is_counted, earlier + part * (values - earlier), earlier)
     for name, values in ((_TARGETS, targets), (_LAST, residuals)):
-        state[name][at] = np.where(is_counted, values, state[name][at])
-    state[_FORGOTTEN][at] += (was_within & ~is_within & is_counted).sum(axis=1).astype(np.int32)
+        state[name][places] = np.where(is_counted, values, state[name][places])
+    state[_FORGOTTEN][places] += (was_within & ~is_within & is_counted).sum(axis=1).astype(np.int32)
 
 
 def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:

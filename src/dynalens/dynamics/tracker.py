@@ -99,8 +99,8 @@ class TrainingDynamics:
             ValueError: If the shapes do not agree, or the mean probabilities take more memory than is allowed.
         """
         one_each = not isinstance(indices, Tensor) or (indices.ndim == 1 and not indices.is_floating_point())
-        shaped = logits.ndim == 2 and logits.shape[1] > 1 and targets.shape == logits.shape[:1]
-        if not shaped or not one_each or _count(indices) != targets.shape[0]:
+        has_shape = logits.ndim == 2 and logits.shape[1] > 1 and targets.shape == logits.shape[:1]
+        if not has_shape or not one_each or _count(indices) != targets.shape[0]:
             raise ValueError(
                 f"Expected `logits` of shape (N, K), K >= 2, with N `targets` and N integer `indices`, got "
                 f"{tuple(logits.shape)}, {tuple(targets.shape)} and {_described(indices)}. "
@@ -147,11 +147,11 @@ class TrainingDynamics:
     def grow(self, num_samples: int) -> None:
         """Add samples until there are ``num_samples``. They get the next indices. No sample is ever removed."""
         new = max(num_samples - self.num_samples, 0)
-        added = empty_state(new, classes_of(self._state)) | empty_units(new, kind_of(self._state))
-        added.pop(TOLERANCE, None)  # which is of all samples
-        added = {name: values for name, values in added.items() if name in self._state}
-        self._state |= {k: np.append(self._state[k], v.astype(self._state[k].dtype), 0) for k, v in added.items()}
-        self.num_samples += len(added["label"])
+        new_state = empty_state(new, classes_of(self._state)) | empty_units(new, kind_of(self._state))
+        new_state.pop(TOLERANCE, None)  # which is of all samples
+        new_state = {name: values for name, values in new_state.items() if name in self._state}
+        self._state |= {k: np.append(self._state[k], v.astype(self._state[k].dtype), 0) for k, v in new_state.items()}
+        self.num_samples += len(new_state["label"])
 
     def end_epoch(self, epoch: int, exchange: Exchange | None = None) -> EpochRecord:
         """End an epoch: move its presentations to the host in one copy, and add them to the record.
@@ -169,10 +169,10 @@ class TrainingDynamics:
             ValueError: If a target is no class, an index is out of range, or the label of a sample changed
                 since its last presentation. The record is then as before.
         """
-        pending = self._pending
-        index, rows, step = pending.on_host()
+        pending_rows = self._pending
+        index, rows, step = pending_rows.on_host()
         self._pending = self._nothing_pending()
-        self._settle_other(rows, pending)
+        self._settle_other(rows, pending_rows)
         if exchange is not None:
             index, rows = exchange(index, rows, step)
         if len(rows) > ROWS and len(index) and not self._room:  # this process may have had no presentation
@@ -205,8 +205,8 @@ class TrainingDynamics:
 
     def discard_pending(self) -> int:
         """Drop the presentations since the last ``end_epoch``, and return their number."""
-        dropped, self._pending = len(self._pending), self._nothing_pending()
-        return dropped
+        count, self._pending = len(self._pending), self._nothing_pending()
+        return count
 
     def compute(self) -> SampleStatistics:
         """Return the statistics over the epochs that have ended: copies, one value for each of the N samples."""
@@ -290,10 +290,10 @@ class TrainingDynamics:
         self._weight += weight
         return weight / self._weight if self._weight else 0.0
 
-    def _settle_other(self, rows: Array, pending: PendingRows) -> None:
+    def _settle_other(self, rows: Array, pending_rows: PendingRows) -> None:
         """Leave a probability of another class only where it is no mask's, and of a class that is a label elsewhere."""
-        label, turn = np.maximum(rows[TARGET], 0).astype(np.int64), pending.turns()
-        if pending.classes == 2:  # the turn would be the label's every other time, and the other one is known
+        label, turn = np.maximum(rows[TARGET], 0).astype(np.int64), pending_rows.turns()
+        if pending_rows.classes == 2:  # the turn would be the label's every other time, and the other one is known
             with np.errstate(invalid="ignore"):  # what is not finite is not counted
                 rows[LOG_OTHER], turn = rows[LOG_P] - rows[MARGIN], 1 - label
         labels = np.append(self._state["label"], rows[TARGET]).astype(np.int64)
@@ -332,11 +332,11 @@ class TrainingDynamics:
             self._state = empty_state(self.num_samples) | empty_units(self.num_samples, kind)
 
     def _check_kind(self, kind: UnitKind | None) -> None:
-        recorded = kind_of(self._state)
-        if kind != recorded:
+        record_kind = kind_of(self._state)
+        if kind != record_kind:
             raise ValueError(
-                f"Expected {_several(recorded)}, as in the record so far, got {_several(kind)}. Train with one kind of "
-                "targets, or call `reset()` to begin a new record."
+                f"Expected {_several(record_kind)}, as in the record so far, got {_several(kind)}. Train with one "
+                "kind of targets, or call `reset()` to begin a new record."
             )
 
     def _changed_labels(self, index: Array, target: Array) -> int:

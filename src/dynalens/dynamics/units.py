@@ -24,7 +24,7 @@ class _Rules(Protocol):
     """The array ``(N, K)``, or ``(N,)`` of tokens and pixels, that tells a record of this kind."""
 
     def empty(self, num_samples: int, count: int) -> State: ...
-    def present(self, state: State, at: "slice | Array", numbers: Array, step: float) -> None: ...
+    def present(self, state: State, places: "slice | Array", numbers: Array, step: float) -> None: ...
     def changed(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int: ...
     def read(self, state: Mapping[str, Array], times: Array) -> dict[str, Array]: ...
 
@@ -46,20 +46,20 @@ def empty_units(num_samples: int, kind: UnitKind | None) -> State:
     return {name: np.zeros(num_samples) for name in _SUMS} | _RULES[kind.name].empty(num_samples, kind.labels)
 
 
-def present_units(state: State, at: "slice | Array", numbers: Array, step: float) -> None:
+def present_units(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples.
 
     Args:
         state: The record; changed in place.
-        at: Its rows.
+        places: Its rows.
         numbers: Shape ``(R, n)``, those of :class:`~dynalens.units.UnitPresentation`.
         step: Of the weighted means.
     """
     for name, place in zip(_SUMS, MEANS, strict=True):
-        state[name][at] += numbers[place]
+        state[name][places] += numbers[place]
     kind = kind_of(state)
     assert kind is not None
-    _RULES[kind.name].present(state, at, numbers, step)
+    _RULES[kind.name].present(state, places, numbers, step)
 
 
 def kind_of(state: Mapping[str, Array]) -> UnitKind | None:

@@ -22,8 +22,8 @@ class SampleCollector:
         wanted: Ids of the samples, in the order in which they are returned.
     """
 
-    def __init__(self, wanted: Sequence[int | str]) -> None:
-        self.wanted = list(dict.fromkeys(wanted))
+    def __init__(self, sample_ids: Sequence[int | str]) -> None:
+        self.wanted = list(dict.fromkeys(sample_ids))
         self._samples: dict[int | str, tuple[Tensor, Tensor]] = {}
         self._slots: tuple[Tensor, Tensor, Tensor] | None = None
         self._begun = False

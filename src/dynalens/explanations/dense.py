@@ -117,12 +117,12 @@ def first_unit(labels: Tensor, *, several: bool = False) -> ExplainedUnit:
     if several:
         label = int((labels == 1).flatten(1).sum(dim=1).argmax())
         pixels = labels[label] == 1
-        given = bool(pixels.any())
-        return region(pixels if given else (labels >= 0).any(dim=0), label)._replace(given=given)
+        has_pixels = bool(pixels.any())
+        return region(pixels if has_pixels else (labels >= 0).any(dim=0), label)._replace(given=has_pixels)
     if labels.ndim == 1:
         return token(labels, int((labels >= 0).int().argmax()))
-    above = labels[labels > 0]
-    label = int(above.mode().values) if len(above) else 0
+    positive_labels = labels[labels > 0]
+    label = int(positive_labels.mode().values) if len(positive_labels) else 0
     return region(labels == label, label)
 
 
@@ -132,24 +132,24 @@ def token(labels: Tensor, place: int) -> ExplainedUnit:
     return ExplainedUnit(int(labels[place]), is_here, f"token {place}", place)
 
 
-def region(pixels: Tensor, label: int, *, contradicted: bool = False) -> ExplainedUnit:
+def region(pixels: Tensor, label: int, *, is_contradicted: bool = False) -> ExplainedUnit:
     """Return a region of pixels that have this class."""
-    words = f"{int(pixels.sum())} {'contradicted ' if contradicted else ''}pixels"
+    words = f"{int(pixels.sum())} {'contradicted ' if is_contradicted else ''}pixels"
     return ExplainedUnit(label, pixels, words)
 
 
-def doubtful_token(labels: Tensor, doubted: tuple[int, int] | None) -> ExplainedUnit:
+def doubtful_token(labels: Tensor, doubtful_unit: tuple[int, int] | None) -> ExplainedUnit:
     """Return the doubtful token of a suspect; the first one where the targets have moved since it was recorded.
 
     Args:
         labels: Shape ``(T,)``, negative where nothing counts.
-        doubted: Place and class of the worst token in the record.
+        doubtful_unit: Place and class of the worst token in the record.
 
     Example:
         >>> doubtful_token(torch.tensor([-1, 4, 2]), (2, 2)).words, doubtful_token(torch.tensor([-1, 4, 2]), None).words
         ('token 2', 'token 1')
     """
-    place, label = doubted or (-1, -1)
+    place, label = doubtful_unit or (-1, -1)
     same = 0 <= place < len(labels) and int(labels[place]) == label
     return token(labels, place) if same else first_unit(labels)
 
@@ -174,10 +174,10 @@ def doubtful_region(labels: Tensor, label: int, logits: Tensor) -> ExplainedUnit
         return first_unit(labels)
     predicted = (logits[0] > 0).long() if len(logits) == 1 else logits.argmax(dim=0)
     wrong = pixels & (predicted.to(labels.device) != labels)
-    return region(wrong, label, contradicted=True) if bool(wrong.any()) else region(pixels, label)
+    return region(wrong, label, is_contradicted=True) if bool(wrong.any()) else region(pixels, label)
 
 
-def doubtful_label(labels: Tensor, doubted: tuple[int, int], logits: Tensor) -> ExplainedUnit:
+def doubtful_label(labels: Tensor, doubtful_unit: tuple[int, int], logits: Tensor) -> ExplainedUnit:
     """Return what is doubtful of a suspect with several labels: the pixels at which the network contradicts one.
 
     Where no pixel is contradicted any more, it is all that have the label, or have not; where there are none, the first
@@ -185,7 +185,7 @@ def doubtful_label(labels: Tensor, doubted: tuple[int, int], logits: Tensor) -> 
 
     Args:
         labels: Shape ``(K, H, W)`` or ``(K, T)``, 0 or 1, negative where nothing counts.
-        doubted: The label of the worst pixel or token in the record, and whether it was given there.
+        doubtful_unit: The label of the worst pixel or token in the record, and whether it was given there.
         logits: Same shape.
 
     Example:
@@ -194,7 +194,7 @@ def doubtful_label(labels: Tensor, doubted: tuple[int, int], logits: Tensor) -> 
         >>> unit.region.tolist(), unit.given
         ([[True, False, False]], False)
     """
-    label, bit = doubted
+    label, bit = doubtful_unit
     pixels = labels[label] == bit
     if label < 0 or not bool(pixels.any()):
         return first_unit(labels, several=True)
@@ -203,8 +203,8 @@ def doubtful_label(labels: Tensor, doubted: tuple[int, int], logits: Tensor) -> 
         place = int(margins.masked_fill(~pixels, torch.inf).argmin())
         return token(labels[label], place)._replace(label=label, given=bool(bit))
     wrong = pixels & ((logits[label] > 0).to(labels.device) != bit)
-    contradicted = bool(wrong.any())
-    unit = region(wrong if contradicted else pixels, label, contradicted=contradicted)
+    is_contradicted = bool(wrong.any())
+    unit = region(wrong if is_contradicted else pixels, label, is_contradicted=is_contradicted)
     return unit._replace(given=bool(bit))
 
 

@@ -23,21 +23,21 @@ class EarlierMaps:
     last: Mapping[str, Tensor] = field(default_factory=dict)
     total: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def compare(self, explained: ExplanationResult, metrics: Sequence[str]) -> None:
+    def compare(self, result: ExplanationResult, metrics: Sequence[str]) -> None:
         """Add the metrics that compare epochs, where asked for, and remember these maps.
 
         They are "attribution_drift", "randomisation_check" and "consensus", with the mean of all earlier epochs.
         """
         earlier_maps_of = {"attribution_drift": self.last, "randomisation_check": self.first, "consensus": self.total}
         for name, earlier in earlier_maps_of.items():
-            for method, maps in explained.relevance.items():
+            for method, maps in result.relevance.items():
                 earlier_maps = earlier.get(method)
                 if name in metrics and earlier_maps is not None and earlier_maps.shape == maps.shape:
-                    explained.measured[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
-        self.last = explained.relevance
-        self.first = self.first or explained.relevance
+                    result.measured[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
+        self.last = result.relevance
+        self.first = self.first or result.relevance
         if "consensus" in metrics:
-            self.total = {method: self._added(method, maps) for method, maps in explained.relevance.items()}
+            self.total = {method: self._added(method, maps) for method, maps in result.relevance.items()}
 
     def _added(self, method: str, maps: Tensor) -> Tensor:
         total, maps_now = self.total.get(method), normalised(maps)

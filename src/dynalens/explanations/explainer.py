@@ -193,8 +193,8 @@ class Explainer:
         if self.unit is not None:
             unit = self.unit.at_logits(self.shift, inputs.shape[1])
 
-            def of_unit(explained: Tensor) -> Tensor:
-                return unit.logits(run(explained))
+            def of_unit(inputs_of_unit: Tensor) -> Tensor:
+                return unit.logits(run(inputs_of_unit))
 
             return Independent(of_unit) if self.independent else of_unit
         return Independent(_in_rows(run)) if self.independent else run
@@ -227,11 +227,11 @@ class Explainer:
             check_in_vocabulary(query.model, self.settings.baseline)
         explanation = self._maps(query)
         relevance = self._relevance(explanation, query.images)
-        measured = functools.partial(self._measured, query, explanation.logits, regions)
-        results = {method: measured(maps) for method, maps in relevance.items()}
+        measure = functools.partial(self._measured, query, explanation.logits, regions)
+        results = {method: measure(maps) for method, maps in relevance.items()}
         control = random_ranking(query.images, self.settings.seed)
         if any(result.values for result in results.values()):
-            results[RANDOM] = measured(control)
+            results[RANDOM] = measure(control)
         for method, noisy in self._under_noise(query, explanation, relevance | {RANDOM: control}).items():
             results.setdefault(method, Faithfulness({}, {})).values.update(noisy)
         for method, values in self._class_sensitivity(query, explanation, relevance).items():
@@ -255,12 +255,12 @@ class Explainer:
     ) -> dict[str, dict[str, Tensor]]:
         """Return the metrics under noise that are asked for, (N,) each, by method; "random" has no sensitivity."""
         noise = Noise(query, replace(self.settings, chunk_size=self.chunk_size))
-        unreduced = {
+        full_maps = {
             method: method_maps
             for method, method_maps in explanation.maps.items()
             if method_maps.shape == query.images.shape
         }
-        maps = {**relevance, **unreduced}  # signs and channels count
+        maps = {**relevance, **full_maps}  # signs and channels count
 
         def measured(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
             values_of: dict[str, dict[str, Tensor]] = {}

@@ -92,8 +92,8 @@ def load_explanations(folder: str | Path) -> list[ExplainedEpoch]:
         (0, [7], [[[0.5, 1.0]]])
     """
     path = _explanations_folder(Path(folder))
-    numbered = [(file.stem.removeprefix("epoch_"), file) for file in sorted(path.glob("epoch_*.npz"))]
-    epochs = [_read(int(number), file) for number, file in numbered if number.isdecimal()]
+    files_by_number = [(file.stem.removeprefix("epoch_"), file) for file in sorted(path.glob("epoch_*.npz"))]
+    epochs = [_read(int(number), file) for number, file in files_by_number if number.isdecimal()]
     return [epoch for epoch in epochs if epoch.maps]
 
 

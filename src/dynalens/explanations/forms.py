@@ -73,7 +73,7 @@ def model_form(images: Tensor, inputs: Tensor) -> Tensor:
 def forward_of_form(forward: Forward, inputs: Tensor) -> Forward:
     """Return what gives the logits of inputs in the form that is explained."""
     if is_table(inputs) or inputs.is_complex():
-        return lambda explained: forward(model_form(explained, inputs))
+        return lambda float_inputs: forward(model_form(float_inputs, inputs))
     return forward
 
 

@@ -25,11 +25,11 @@ class Noise:
     def local_fidelity(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return :func:`~dynalens.local_fidelity` of the maps (N, *spatial) of each method, (N,); they share passes."""
         query, settings = self.query, self.settings
-        perturbed = PerturbedLogits.of(
+        perturbation = PerturbedLogits.of(
             query.model, query.images, query.targets, baseline=settings.baseline, seed=settings.seed,
             forward=query.forward, chunk_size=settings.chunk_size,
         )  # fmt: skip
-        return {method: perturbed.fidelity(method_maps) for method, method_maps in maps.items()}
+        return {method: perturbation.fidelity(method_maps) for method, method_maps in maps.items()}
 
     def infidelity(self, maps: Tensor) -> Tensor:
         """Return :func:`~dynalens.infidelity` of maps (N, C, *spatial), scaled so that it is least: shape ``(N,)``.

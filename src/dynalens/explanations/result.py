@@ -185,8 +185,8 @@ class ExplanationResult:
         return shown_inputs(self.images.squeeze(1) if self.table else self.images, normalisation)
 
 
-def _there(name: str, there: bool) -> str:
-    return name if there else f"no {name}"
+def _there(name: str, is_there: bool) -> str:
+    return name if is_there else f"no {name}"
 
 
 def middle_slices(maps: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ class RunExplanations:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])
         dense = self.samples.dense
-        explained = functools.partial(explained_units, self.explainer) if dense else self.explainer.explained
-        every_epoch = explained(model, samples, predicted=predicted, regions=regions)
+        explain_batch = functools.partial(explained_units, self.explainer) if dense else self.explainer.explained
+        every_epoch = explain_batch(model, samples, predicted=predicted, regions=regions)
         self._earlier.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects, units)
         if dense:

@@ -101,8 +101,8 @@ class ExplainedSamples:
 
     def readable(self, batch: Any, dataset: Any) -> Any:
         """Return the batch without the index that ``IndexedDataset`` has put behind the label."""
-        indexed = isinstance(dataset, IndexedDataset) and self._inputs == "auto"
-        return IndexedDataset.without_indices(batch) if indexed else batch
+        has_indices = isinstance(dataset, IndexedDataset) and self._inputs == "auto"
+        return IndexedDataset.without_indices(batch) if has_indices else batch
 
     def begin_step(self, model: Any, batch: Any, ids: Ids | None, *, choose: bool) -> None:
         """A training step begins: copy what is wanted of its batch.
@@ -212,13 +212,13 @@ class ExplainedSamples:
             most: How many.
             units: Of samples with several labels, what is doubtful of each suspect.
         """
-        passed = self._suspects.result(most, self.padding) if self._suspects is not None else None
-        if passed is not None and units and not self.dense and (self.several or self.numbers):
-            doubtful = torch.tensor([units[sample][0] if sample in units else -1 for sample in passed[0]])
+        samples_so_far = self._suspects.result(most, self.padding) if self._suspects is not None else None
+        if samples_so_far is not None and units and not self.dense and (self.several or self.numbers):
+            doubtful = torch.tensor([units[sample][0] if sample in units else -1 for sample in samples_so_far[0]])
             # A single output is the second one of the two classes 0 and z.
-            doubtful = passed[2].cpu() if self.numbers and bool(passed[2].all()) else doubtful
-            passed = passed[0], passed[1], doubtful.to(passed[2].device)
-        samples = _of_classes(passed)
+            doubtful = samples_so_far[2].cpu() if self.numbers and bool(samples_so_far[2].all()) else doubtful
+            samples_so_far = samples_so_far[0], samples_so_far[1], doubtful.to(samples_so_far[2].device)
+        samples = _of_classes(samples_so_far)
         return None if samples is None or samples[0] is None else (samples[0], samples[1], samples[2])
 
     def state_dict(self) -> dict[str, Any]:
@@ -330,8 +330,8 @@ class ExplainedSamples:
                 "images) -> logits, or leave AttributionMonitor out. The outputs of a regression are explained where a "
                 "TrainingDynamicsMonitor that records it stands before it in `callbacks`."
             )
-        guessed = layout.loss is None and (labels.is_floating_point() or layout.of_numbers)
-        if guessed and one_number and self._inputs == "auto" and not self._told:
+        is_guess = layout.loss is None and (labels.is_floating_point() or layout.of_numbers)
+        if is_guess and one_number and self._inputs == "auto" and not self._told:
             self._told = True
             warn(
                 "Expected a classification loss in `training_step` where labels are numbers, saw none. "

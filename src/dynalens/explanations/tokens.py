@@ -24,13 +24,13 @@ def check_inputs(
     if not is_tokens(inputs):
         return
     blind = blind_to_tokens(method for method in methods if isinstance(method, str))
-    masked = [name for name in metrics if name.startswith("average_") or name in METRICS_UNDER_NOISE]
+    masking_metrics = [name for name in metrics if name.startswith("average_") or name in METRICS_UNDER_NOISE]
     curves = set(metrics) - {*METRICS_OF_MAPS, *METRICS_OF_REGIONS}
     baselines = [repr(baseline)] if isinstance(baseline, str) and curves else []
-    if blind or masked or baselines:
+    if blind or masking_metrics or baselines:
         raise ValueError(
             f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
-            f"{inputs.dtype}, got {', '.join([*blind, *masked, *baselines])}. Pass methods among "
+            f"{inputs.dtype}, got {', '.join([*blind, *masking_metrics, *baselines])}. Pass methods among "
             f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients, and as "
             "`baseline` the id of a token that says nothing (mask or unknown word), or `metrics=()`."
         )

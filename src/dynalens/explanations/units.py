@@ -42,14 +42,14 @@ def explained_units(
         unit = first_unit(labels[0], several=explainer.independent)
         of_row = None if regions is None else regions[row : row + 1]
         with _explains(explainer, unit):
-            passed = ids, inputs, labels.new_tensor([unit.label])
-            results.append(explainer.explained(model, passed, predicted=predicted, regions=of_row))
+            sample = ids, inputs, labels.new_tensor([unit.label])
+            results.append(explainer.explained(model, sample, predicted=predicted, regions=of_row))
         units.append(unit)
     return joined(results, units)
 
 
 def explained_suspects(
-    explainer: Explainer, model: nn.Module, suspects: PassedSuspects, doubted: Units
+    explainer: Explainer, model: nn.Module, suspects: PassedSuspects, doubtful_units: Units
 ) -> dict[str, ExplanationResult]:
     """Return maps and metrics of the doubtful unit of each suspect, for its given class and for the predicted one.
 
@@ -57,13 +57,13 @@ def explained_suspects(
         explainer: Makes them.
         model: The module.
         suspects: Ids, inputs and labels.
-        doubted: Place and class of the worst unit of each in the record, by the ids; of several labels the label, and
-            whether it was given.
+        doubtful_units: Place and class of the worst unit of each suspect in the record, by its id. Of several labels:
+            the label, and whether it was given.
     """
     results, units = [], []
     for ids, (inputs, labels) in single(suspects[0], suspects[1], suspects[2]):
         assert ids is not None
-        unit = _doubtful(explainer, model, inputs, labels, doubted.get(ids[0]))
+        unit = _doubtful(explainer, model, inputs, labels, doubtful_units.get(ids[0]))
         with _explains(explainer, unit):
             results.append(explainer.explained_twice(model, (ids, inputs, labels.new_tensor([unit.label]))))
         units.append(unit)
@@ -102,18 +102,18 @@ def contrasted_units(
 
 
 def _doubtful(
-    explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor, doubted: tuple[int, int] | None
+    explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor, doubtful_units: tuple[int, int] | None
 ) -> ExplainedUnit:
     """Return the doubtful unit of one sample, by place and class, or label, of the worst one in the record."""
     several = explainer.independent
     if labels.ndim == 2:
-        return doubtful_token(labels[0], doubted)
+        return doubtful_token(labels[0], doubtful_units)
     run, images = explainer.units_forward(model, inputs)
     with undisturbed(model), torch.no_grad():
         logits = by_class(run(images), labels.shape[2:] if several else labels.shape[1:])[0]
     if several:
-        return doubtful_label(labels[0], doubted or (-1, 0), logits)
-    return doubtful_region(labels[0], -1 if doubted is None else doubted[1], logits)
+        return doubtful_label(labels[0], doubtful_units or (-1, 0), logits)
+    return doubtful_region(labels[0], -1 if doubtful_units is None else doubtful_units[1], logits)
 
 
 @contextmanager

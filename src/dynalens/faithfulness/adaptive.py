@@ -41,8 +41,8 @@ class _Points:
         """
         rises = [abs(b - a) for a, b in itertools.pairwise(self.values)]
         padded_rises = [rises[0], *rises, rises[-1]]
-        mixed = [rise / 2 + (padded_rises[i] + padded_rises[i + 2]) / 4 for i, rise in enumerate(rises)]
-        return [rise * self._width(i) / self.units for i, rise in enumerate(mixed)]
+        mean_rises = [rise / 2 + (padded_rises[i] + padded_rises[i + 2]) / 4 for i, rise in enumerate(rises)]
+        return [rise * self._width(i) / self.units for i, rise in enumerate(mean_rises)]
 
     def _width(self, i: int) -> int:
         return self.counts[i + 1] - self.counts[i]

@@ -178,9 +178,9 @@ def _randomise(module: nn.Module, seed: int) -> None:
 
 def _centred_ranks(maps: Tensor) -> Tensor:
     values = maps.detach().flatten(1).float().contiguous()
-    ordered = values.sort(dim=1).values
-    smaller = torch.searchsorted(ordered, values)
-    not_larger = torch.searchsorted(ordered, values, right=True)
+    sorted_values = values.sort(dim=1).values
+    smaller = torch.searchsorted(sorted_values, values)
+    not_larger = torch.searchsorted(sorted_values, values, right=True)
     # Twice the mean rank, scaled to keep float32 exact enough for sums over a large picture.
     ranks = (smaller + not_larger).float() / (2 * values.shape[1])
     ranks = torch.where(values.isnan().any(dim=1, keepdim=True), torch.nan, ranks)  # NaN has no rank

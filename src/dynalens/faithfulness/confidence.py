@@ -93,14 +93,14 @@ def average_increase(
     return increase_of(p_image, p_masked)
 
 
-def drop_of(before: Tensor, after: Tensor) -> Tensor:
+def drop_of(p_image: Tensor, p_masked: Tensor) -> Tensor:
     """Return :func:`average_drop` of probabilities that are known."""
-    return (before - after).relu() / before.clamp(min=torch.finfo(before.dtype).tiny)
+    return (p_image - p_masked).relu() / p_image.clamp(min=torch.finfo(p_image.dtype).tiny)
 
 
-def increase_of(before: Tensor, after: Tensor) -> Tensor:
+def increase_of(p_image: Tensor, p_masked: Tensor) -> Tensor:
     """Return :func:`average_increase` of probabilities that are known."""
-    return (after > before).float()
+    return (p_masked > p_image).float()
 
 
 def masked_probabilities(

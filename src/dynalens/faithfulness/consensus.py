@@ -32,14 +32,14 @@ def consensus(maps: Sequence[Tensor] | Tensor) -> Tensor:
         >>> consensus([torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 10.0]])])
         tensor([[0.3000, 0.9000]])
     """
-    listed = list(maps)
-    if not listed or len({run_maps.shape for run_maps in listed}) > 1:
-        shapes = ", ".join(sorted({str(tuple(run_maps.shape)) for run_maps in listed})) or "none"
+    map_sets = list(maps)
+    if not map_sets or len({run_maps.shape for run_maps in map_sets}) > 1:
+        shapes = ", ".join(sorted({str(tuple(run_maps.shape)) for run_maps in map_sets})) or "none"
         raise ValueError(
             f"Expected `maps` of one shape (N, *spatial), got {shapes}. Pass maps of the same images by the same "
             "method."
         )
-    return torch.stack([normalised(run_maps) for run_maps in listed]).mean(dim=0)
+    return torch.stack([normalised(run_maps) for run_maps in map_sets]).mean(dim=0)
 
 
 def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
@@ -61,12 +61,14 @@ def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
         tensor([[1.],
                 [1.]])
     """
-    listed = list(maps)
-    if len(listed) < 2:
-        raise ValueError(f"Expected two or more sets of `maps` to compare, got {len(listed)}. Pass those of each run.")
-    consensus(listed)  # their shapes
-    others = [consensus(listed[:r] + listed[r + 1 :]) for r in range(len(listed))]
-    return torch.stack([rank_correlation(run_maps, other) for run_maps, other in zip(listed, others, strict=True)])
+    map_sets = list(maps)
+    if len(map_sets) < 2:
+        raise ValueError(
+            f"Expected two or more sets of `maps` to compare, got {len(map_sets)}. Pass those of each run."
+        )
+    consensus(map_sets)  # their shapes
+    others = [consensus(map_sets[:r] + map_sets[r + 1 :]) for r in range(len(map_sets))]
+    return torch.stack([rank_correlation(run_maps, other) for run_maps, other in zip(map_sets, others, strict=True)])
 
 
 def normalised(maps: Tensor) -> Tensor:

@@ -357,12 +357,12 @@ def _check_scored(curves: Iterable[Curve]) -> None:
 def _ends(scorer: Scorer, views: Perturbed, targets: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the probabilities (N,) of the originals and of what replaces them."""
     if len(views.replacement) == 1:
-        replaced = scorer.probabilities(views.replacement).squeeze(0).index_select(0, targets)
+        p_replacement = scorer.probabilities(views.replacement).squeeze(0).index_select(0, targets)
     else:
-        replaced = scorer.of_targets(views.replacement, targets)
+        p_replacement = scorer.of_targets(views.replacement, targets)
     if logits is None:
-        return scorer.of_targets(views.originals, targets), replaced
-    return scorer.of_logits(logits).gather(1, targets.unsqueeze(1)).squeeze(1), replaced
+        return scorer.of_targets(views.originals, targets), p_replacement
+    return scorer.of_logits(logits).gather(1, targets.unsqueeze(1)).squeeze(1), p_replacement
 
 
 def _fixed(

@@ -78,10 +78,10 @@ def local_fidelity(
         >>> local_fidelity(score, image, target, -image[:, 0], baseline="zero")
         tensor([0.])
     """
-    perturbed = PerturbedLogits.of(
+    perturbation = PerturbedLogits.of(
         model, images, targets, baseline=baseline, samples=samples, seed=seed, forward=forward, chunk_size=chunk_size
     )
-    return perturbed.fidelity(maps)
+    return perturbation.fidelity(maps)
 
 
 class PerturbedLogits:
@@ -93,8 +93,8 @@ class PerturbedLogits:
         patch: Shape ``spatial``: the patch of each position.
     """
 
-    def __init__(self, left: Tensor, logits: Tensor, patch: Tensor) -> None:
-        self._left, self._logits, self._patch = left, logits, patch
+    def __init__(self, presence: Tensor, logits: Tensor, patch: Tensor) -> None:
+        self._left, self._logits, self._patch = presence, logits, patch
 
     @classmethod
     def of(
@@ -113,8 +113,8 @@ class PerturbedLogits:
         check_positive(samples=samples)
         patch = patches(images.shape[2:])
         generator = torch.Generator().manual_seed(seed)
-        left = torch.randint(0, 2, (samples, int(patch.max()) + 1), generator=generator)
-        is_visible = left[:, patch].to(images.device).bool()
+        presence = torch.randint(0, 2, (samples, int(patch.max()) + 1), generator=generator)
+        is_visible = presence[:, patch].to(images.device).bool()
         rows = []
         with scoring(model, images, forward=forward, chunk_size=chunk_size) as (scorer, x):
             others = replacement(x, baseline).expand_as(x)
@@ -122,7 +122,7 @@ class PerturbedLogits:
             for mask in is_visible:
                 logits = scorer.logits(torch.where(mask, x, others))
                 rows.append(logits.gather(1, column).squeeze(1))
-        return cls(left.to(images.device).double(), torch.stack(rows, dim=1).double(), patch.to(images.device))
+        return cls(presence.to(images.device).double(), torch.stack(rows, dim=1).double(), patch.to(images.device))
 
     def fidelity(self, maps: Tensor) -> Tensor:
         """Return :func:`local_fidelity` of maps ``(N, *spatial)``."""

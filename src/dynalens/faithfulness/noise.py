@@ -143,6 +143,6 @@ def sensitivity_max(
     scale = torch.where(norm == 0, 1.0, norm)
     largest = torch.zeros_like(norm)
     for _ in range(samples):
-        perturbed = explain(images + draw(images, generator)).float().flatten(1)
-        largest = torch.maximum(largest, (perturbed - original).norm(dim=1) / scale)
+        noisy_maps = explain(images + draw(images, generator)).float().flatten(1)
+        largest = torch.maximum(largest, (noisy_maps - original).norm(dim=1) / scale)
     return largest

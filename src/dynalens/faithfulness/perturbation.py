@@ -107,10 +107,10 @@ def replacement(images: Tensor, baseline: Baseline) -> Tensor:
         ) from None
 
 
-def _no_token(described: str) -> ValueError:
+def _no_token(description: str) -> ValueError:
     return ValueError(
-        f"Expected `baseline` for tokens to be the id of a token that says nothing, got {described}. Pass that of the "
-        "mask or of unknown words, such as `baseline=1`, or measure nothing: `metrics=()`."
+        f"Expected `baseline` for tokens to be the id of a token that says nothing, got {description}. Pass that "
+        "of the mask or of unknown words, such as `baseline=1`, or measure nothing: `metrics=()`."
     )
 
 
@@ -149,8 +149,8 @@ def tie_fraction(maps: Tensor) -> Tensor:
         >>> tie_fraction(torch.tensor([[0.0, 0.0, 1.0, 2.0]]))
         tensor([0.5000])
     """
-    ordered = maps.flatten(1).sort(dim=1).values
-    equal = ordered[:, 1:] == ordered[:, :-1]
+    sorted_values = maps.flatten(1).sort(dim=1).values
+    equal = sorted_values[:, 1:] == sorted_values[:, :-1]
     return (F.pad(equal, (1, 0)) | F.pad(equal, (0, 1))).float().mean(dim=1)
 
 
@@ -207,9 +207,9 @@ def replacement_ranks(maps: Tensor, *, patch_size: int = 1, seed: int = 0) -> Te
 def _places(relevance: Tensor, seed: int) -> Tensor:
     units = relevance.shape[1]
     # On the CPU, so that every device breaks ties alike; the same order for each sample, whatever its batch.
-    shuffled = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
-    shuffled = shuffled.to(relevance.device, non_blocking=True)
-    order = shuffled[relevance[:, shuffled].argsort(dim=1, descending=True, stable=True)]
+    permutation = torch.randperm(units, generator=torch.Generator().manual_seed(seed))
+    permutation = permutation.to(relevance.device, non_blocking=True)
+    order = permutation[relevance[:, permutation].argsort(dim=1, descending=True, stable=True)]
     return torch.empty_like(order).scatter_(1, order, torch.arange(units, device=order.device).expand_as(order))
 
 
@@ -226,7 +226,7 @@ def blurred(images: Tensor, sigma: float) -> Tensor:
         kernel = [math.exp(-0.5 * (offset / sigma) ** 2) for offset in range(-radius, radius + 1)]
         weight = torch.tensor([[[value / sum(kernel) for value in kernel]]], dtype=images.dtype)
         lines = images.movedim(dim, -1)
-        padded = F.pad(lines.reshape(-1, 1, side), (radius, radius), mode="reflect")
-        blurred = F.conv1d(padded, weight.to(images.device, non_blocking=True))
-        images = blurred.view(lines.shape).movedim(-1, dim)
+        padded_lines = F.pad(lines.reshape(-1, 1, side), (radius, radius), mode="reflect")
+        blur = F.conv1d(padded_lines, weight.to(images.device, non_blocking=True))
+        images = blur.view(lines.shape).movedim(-1, dim)
     return images

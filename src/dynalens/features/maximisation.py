@@ -110,11 +110,11 @@ def maximise_activation(
 def transformed(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return the images (N, C, H, W), each rotated, scaled and shifted at random; what comes in repeats the border."""
     n, _, height, width = images.shape
-    angle, down, across, scale = ((2 * torch.rand(n, generator=generator) - 1) for _ in range(4))
+    angle, vertical, horizontal, scale = ((2 * torch.rand(n, generator=generator) - 1) for _ in range(4))
     angle, scale = angle * math.radians(_DEGREES), 1 + _SCALING * scale
     sin, cos = scale * angle.sin(), scale * angle.cos()
     # In coordinates from -1 to 1, in which the sides of an image that is not square have different lengths.
-    rows = [cos, -sin * height / width, 2 * _JITTER * across, sin * width / height, cos, 2 * _JITTER * down]
+    rows = [cos, -sin * height / width, 2 * _JITTER * horizontal, sin * width / height, cos, 2 * _JITTER * vertical]
     theta = torch.stack(rows, dim=1).view(n, 2, 3).to(images.device)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -128,10 +128,10 @@ def roughness(images: Tensor) -> Tensor:
         >>> roughness(board.view(1, 1, 8, 8))
         tensor([2.])
     """
-    across = images.diff(dim=3).square().flatten(1).mean(dim=1) if images.shape[3] > 1 else 0.0
-    down = images.diff(dim=2).square().flatten(1).mean(dim=1) if images.shape[2] > 1 else 0.0
+    horizontal = images.diff(dim=3).square().flatten(1).mean(dim=1) if images.shape[3] > 1 else 0.0
+    vertical = images.diff(dim=2).square().flatten(1).mean(dim=1) if images.shape[2] > 1 else 0.0
     variance = (images - images.mean(dim=(2, 3), keepdim=True)).square().flatten(1).mean(dim=1)
-    return (across + down) / (4 * variance.clamp(min=torch.finfo(images.dtype).tiny))
+    return (horizontal + vertical) / (4 * variance.clamp(min=torch.finfo(images.dtype).tiny))
 
 
 def likeness(maps: Tensor, variants: int) -> Tensor:

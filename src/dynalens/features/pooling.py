@@ -45,10 +45,10 @@ def pooled(layer: nn.Module, output: Tensor) -> Tensor:
 
 
 def _channels_first(layer: nn.Module) -> bool:
-    telling = [m for m in layer.modules() if isinstance(m, (*_CHANNELS_FIRST, *_CHANNELS_LAST))]
-    if not telling:
+    known_modules = [m for m in layer.modules() if isinstance(m, (*_CHANNELS_FIRST, *_CHANNELS_LAST))]
+    if not known_modules:
         raise ValueError(
             "Expected `features` to name a layer whose kind tells whether its output is tokens (N, T, C) or "
             f"signals (N, C, L), got {type(layer).__name__}. Name the convolution, norm or linear layer before it."
         )
-    return isinstance(telling[-1], _CHANNELS_FIRST)
+    return isinstance(known_modules[-1], _CHANNELS_FIRST)

@@ -131,5 +131,5 @@ class FeatureRows:
         return self._values if len(self._known) > 1 else torch.zeros(1, width, dtype=_DTYPE, device=device)
 
 
-def _longer(tensor: Tensor, by: int, *, keep: int) -> Tensor:
-    return torch.cat([tensor[:keep], tensor.new_zeros(by + 1, *tensor.shape[1:])])
+def _longer(tensor: Tensor, extra: int, *, keep: int) -> Tensor:
+    return torch.cat([tensor[:keep], tensor.new_zeros(extra + 1, *tensor.shape[1:])])

@@ -87,8 +87,8 @@ def linear_layer(model: nn.Module, name: str | None, run: Forward, inputs: Any) 
         linear = [module for _, module, z in outputs if isinstance(module, nn.Linear) and gives(output, z)]
         layer = linear[-1] if linear else None
     else:
-        named = module_named(model, name, argument="layer")
-        layer = named if isinstance(named, nn.Linear) else None
+        layer_of_name = module_named(model, name, argument="layer")
+        layer = layer_of_name if isinstance(layer_of_name, nn.Linear) else None
     if layer is None:
         raise ValueError(
             f"Expected `layer` to name the linear layer that gives the logits, got {name or 'none that does'}. Name "
@@ -111,8 +111,8 @@ def gives(output: Tensor, logits: Tensor) -> bool:
     logits = logits.detach().float()
     if logits.shape[1] == 1:
         return _same(output, logits) or _same(output, logits.sigmoid())
-    centred = output - output.mean(dim=1, keepdim=True), logits - logits.mean(dim=1, keepdim=True)
-    return _same(*centred) or _same(output, logits.softmax(dim=1))
+    centred_logits = output - output.mean(dim=1, keepdim=True), logits - logits.mean(dim=1, keepdim=True)
+    return _same(*centred_logits) or _same(output, logits.softmax(dim=1))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -40,9 +40,9 @@ def trained_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.P
     """
     names = [layers] if isinstance(layers, str) else list(layers)
     modules = {name: _module(logits.inner, name) for name in names}
-    trained = [weight for weight in logits.inner.parameters() if weight.requires_grad]
-    gradients = torch.autograd.grad(logits(inputs).sum(), trained, allow_unused=True) if trained else ()
-    used = {id(weight) for weight, gradient in zip(trained, gradients, strict=True) if gradient is not None}
+    all_weights = [weight for weight in logits.inner.parameters() if weight.requires_grad]
+    gradients = torch.autograd.grad(logits(inputs).sum(), all_weights, allow_unused=True) if all_weights else ()
+    used = {id(weight) for weight, gradient in zip(all_weights, gradients, strict=True) if gradient is not None}
     idle = [name for name, each in modules.items() if not any(id(weight) in used for weight in each.parameters())]
     if idle or not names:
         raise ValueError(

@@ -261,9 +261,9 @@ def _trainings(
             if weights is None:
                 yield fast(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options), checkpoint
             else:
-                wrapped = LayerWeights(last_layer, weights)
+                chosen_layers = LayerWeights(last_layer, weights)
                 yield (
-                    full(wrapped, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options),
+                    full(chosen_layers, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options),
                     checkpoint,
                 )
 
@@ -343,8 +343,8 @@ def _samples(record: Record | KeepsRecord | None, dataset: Any, settings: _Setti
     if record is None:
         return table
     record_table = (record if isinstance(record, Record) else record.record).table()
-    recorded = record_table["label"].notna().to_numpy() if len(record_table) == len(table) else np.zeros(0, bool)
-    if len(record_table) != len(table) or (labels[recorded] != record_table["label"].to_numpy()[recorded]).any():
+    is_recorded = record_table["label"].notna().to_numpy() if len(record_table) == len(table) else np.zeros(0, bool)
+    if len(record_table) != len(table) or (labels[is_recorded] != record_table["label"].to_numpy()[is_recorded]).any():
         raise ValueError(
             f"Expected `dataset` to be the one of the record, with its {len(record_table)} labels in their order, got "
             f"{len(table)} samples{'' if len(record_table) != len(table) else ' with others'}. Pass the dataset of the "

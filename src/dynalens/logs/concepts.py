@@ -71,8 +71,8 @@ class ConceptSettings:
                 f"Expected `random` images and at least 2 `runs` for `concepts`, got {self.random!r} and {self.runs}. "
                 "Pass images without the concepts: they are the control."
             )
-        read = {name: concept_images(name, examples, self.transform) for name, examples in self.concepts.items()}
-        object.__setattr__(self, "concepts", read)
+        concepts = {name: concept_images(name, examples, self.transform) for name, examples in self.concepts.items()}
+        object.__setattr__(self, "concepts", concepts)
         if self.random is not None:
             object.__setattr__(self, "random", concept_images("random", self.random, self.transform))
         if self.masks:
@@ -100,8 +100,8 @@ class ConceptSettings:
                 "Masks are found by the names of the samples' pictures: pass a folder for `samples`, or tensors for "
                 "`masks`."
             )
-        read = {name: mask_images(name, folder, names or []) for name, folder in folders.items()}
-        object.__setattr__(self, "masks", {**self.masks, **read})
+        masks = {name: mask_images(name, folder, names or []) for name, folder in folders.items()}
+        object.__setattr__(self, "masks", {**self.masks, **masks})
 
 
 class ConceptLog:

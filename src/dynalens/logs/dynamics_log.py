@@ -211,18 +211,18 @@ class DynamicsLog:
         epoch, statistics, ids = self._live.epochs[-1], self._live.record().statistics, self._live.sample_ids
         step, summary = log_step(trainer, self._settings.x_axis), epoch_summary(statistics, record) | dict(also)
         rate = self._noise.rate(statistics, epoch + 1)
-        estimated = None
+        estimate = None
         if rate is not None:
-            flagged = flagged_of_run(statistics, rate.value)
-            estimated = Estimated(flagged, in_words(epoch, int(flagged.sum()), rate))
-            summary |= {"noise_rate": rate.value, "suspects": int(flagged.sum())} | self._overlap(flagged)
+            is_flagged = flagged_of_run(statistics, rate.value)
+            estimate = Estimated(is_flagged, in_words(epoch, int(is_flagged.sum()), rate))
+            summary |= {"noise_rate": rate.value, "suspects": int(is_flagged.sum())} | self._overlap(is_flagged)
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
         contrasts = self._contrasts(trainer, statistics, ids)
         with self._or_switched_off():
             if self.pictures is not None:
                 write = functools.partial(
                     self.pictures.write, statistics, epoch, step, ids, contrasts,
-                    names=self._live.names, estimated=estimated,
+                    names=self._live.names, estimate=estimate,
                 )  # fmt: skip
                 self._live.attempt("pictures", write)
             if self._projector is not None and features is not None and self._projector.due(epoch):
@@ -249,13 +249,13 @@ class DynamicsLog:
         if png is not None:
             write_sheet(self._live.folder.path, "prototypes", png)
 
-    def _overlap(self, flagged: Array) -> dict[str, float]:
+    def _overlap(self, is_flagged: Array) -> dict[str, float]:
         """Return how many of the flagged samples were flagged before; nothing the first time."""
-        previous, self._flagged = self._flagged, flagged
+        previous, self._flagged = self._flagged, is_flagged
         if previous is None:
             return {}
-        new = len(flagged) - len(previous)  # ids that were not seen before
-        return {"suspects_overlap": overlap(flagged, np.append(previous, np.zeros(new, bool)))}
+        new = len(is_flagged) - len(previous)  # ids that were not seen before
+        return {"suspects_overlap": overlap(is_flagged, np.append(previous, np.zeros(new, bool)))}
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask those that explain why the gallery's suspects are taken for another class."""

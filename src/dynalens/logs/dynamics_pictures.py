@@ -118,11 +118,11 @@ class DynamicsPictures:
         tokens = self._watch.sentences
         if self._decode is None:
             return tokens, {}
-        named = {token for sentence in tokens.values() for token in sentence}
+        token_ids = {token for sentence in tokens.values() for token in sentence}
         if self._sentences(statistics, list(tokens)).shift is not None:  # classes are tokens
             classes = (statistics.label, statistics.candidate)
-            named |= {int(each[sample]) for each in classes for sample in tokens}
-        return tokens, {token: self._decode(token) for token in sorted(named) if token >= 0}
+            token_ids |= {int(each[sample]) for each in classes for sample in tokens}
+        return tokens, {token: self._decode(token) for token in sorted(token_ids) if token >= 0}
 
     def restore(self, statistics: SampleStatistics, history: Iterable[tuple[int, Mapping[str, Array]]]) -> None:
         """Follow the worst samples of a record that is continued, with what its history says of them."""
@@ -189,8 +189,9 @@ class DynamicsPictures:
         """
         self._watch.take()
         self._looks = _LOOKS
-        drawn_samples, followed = similar
-        self._similar, self._alike = drawn_samples or self._similar, [] if followed is None else followed.all()
+        drawn_samples, further_samples = similar
+        self._similar = drawn_samples or self._similar
+        self._alike = [] if further_samples is None else further_samples.all()
         self._follow(statistics, device)
         self._watch.note(epoch, {"index": record.index, "p_label": record.p_label})
 
@@ -203,7 +204,7 @@ class DynamicsPictures:
         contrasts: Mapping[str, Array] | None = None,
         *,
         names: Sequence[str] | None = None,
-        estimated: Estimated | None = None,
+        estimate: Estimated | None = None,
     ) -> None:
         """Write summary and histograms; charts and the suspects less often in a long training or where time is short.
 
@@ -214,17 +215,17 @@ class DynamicsPictures:
             ids: Id of each sample; default: its position.
             contrasts: Maps of what speaks for the suggested class, by the sample's id as text.
             names: Of the samples.
-            estimated: What follows from the noise rate; None where it is not estimated.
+            estimate: What follows from the noise rate; None where it is not estimated.
         """
         self._step, has_presentations = step, statistics.presentations > 0
-        if estimated is not None:
-            self._sink.text(f"{self._prefix}/summary", estimated.words, step)
+        if estimate is not None:
+            self._sink.text(f"{self._prefix}/summary", estimate.words, step)
         for quantity in _HISTOGRAMS:
             values = getattr(statistics, quantity)[has_presentations]
             self._sink.histogram(f"{self._prefix}/dynamics/{quantity}", values, step)
 
         def draw() -> None:
-            self._draw_charts(statistics, epoch, step, estimated)
+            self._draw_charts(statistics, epoch, step, estimate)
             suspects = self._suspects(statistics, ids, contrasts or {}, names)
             self._draw_suspects(suspects, words_of(statistics), epoch, step)
 
@@ -252,10 +253,10 @@ class DynamicsPictures:
         self._sink.image(f"{self._prefix}/prototypes", sheet, self._step)
         return png_bytes(sheet)
 
-    def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimated: Estimated | None) -> None:
-        if estimated is not None and statistics.target is None:
+    def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimate: Estimated | None) -> None:
+        if estimate is not None and statistics.target is None:
             labels, suggested, targets = named_targets(statistics, self._names)
-            labels, suggested = labels[estimated.flagged], suggested[estimated.flagged]
+            labels, suggested = labels[estimate.flagged], suggested[estimate.flagged]
             chart = class_pairs(labels, suggested, targets, f"epoch {epoch} · {len(labels):,} flagged")
             self._sink.chart(epochs_tag(f"{self._prefix}/charts/class_pairs", epoch), chart, step)
         subtitle = f"epoch {epoch} · {int((statistics.presentations > 0).sum()):,} samples"
@@ -285,9 +286,9 @@ class DynamicsPictures:
         names: Sequence[str] | None,
     ) -> list[Suspect]:
         score, samples = streaming_score(statistics), worst_samples(statistics, self._top_k)
-        passed = [sample for sample in samples if sample in self._watch.sentences]
-        sentences = self._sentences(statistics, passed)
-        texts = {sample: escaped(sentences.text(place)) for place, sample in enumerate(passed)}
+        rows_with_tokens = [sample for sample in samples if sample in self._watch.sentences]
+        sentences = self._sentences(statistics, rows_with_tokens)
+        texts = {sample: escaped(sentences.text(place)) for place, sample in enumerate(rows_with_tokens)}
         labels, suggested = given_and_suggested(statistics, samples, self._names, sentences.name)
         return [
             Suspect(
@@ -329,7 +330,9 @@ def given_and_suggested(
     """Return what was given to each of some samples and what is suggested instead, as text."""
     if statistics.target is not None:
         return target_words(statistics, samples, names)
-    given, suggested, targets = named_targets(statistics, names)
-    labels, proposed = ([name(int(codes[row]), targets) for row in samples] for codes in (given, suggested))
+    label_codes, suggestion_codes, targets = named_targets(statistics, names)
+    labels, suggestions = (
+        [name(int(codes[row]), targets) for row in samples] for codes in (label_codes, suggestion_codes)
+    )
     units = unit_words(statistics, samples)
-    return [f"{unit}: {label}".removeprefix(": ") for unit, label in zip(units, labels, strict=True)], proposed
+    return [f"{unit}: {label}".removeprefix(": ") for unit, label in zip(units, labels, strict=True)], suggestions

@@ -50,8 +50,8 @@ def normlime_sheet(
     rows = []
     for label, each in sorted(importance.items()):
         mean = shown_inputs(images[labels == label].float().mean(dim=0, keepdim=True))[0]
-        marked = map_cell(mean, each.detach().cpu().numpy(), (_CELL, _CELL), signed=False)
-        groups = {"mean": [Relative(mean, "")], "important": [Relative(marked, "")]}
+        map_picture = map_cell(mean, each.detach().cpu().numpy(), (_CELL, _CELL), signed=False)
+        groups = {"mean": [Relative(mean, "")], "important": [Relative(map_picture, "")]}
         rows.append((f"class {class_name(label, class_names)}", groups))
     return relatives_sheet(rows, "what is important for each class (NormLIME)")
 
@@ -120,11 +120,11 @@ def _node(
         leaves.append(index)
         correct = percent(shares.max(), 0)
         return _Node((class_name(label, class_names), f"{rows} rows, {correct} right"), x, level, label)
-    below = tuple(_node(tree, each, level + 1, leaves, feature_names, class_names) for each in (left, right))
+    children = tuple(_node(tree, each, level + 1, leaves, feature_names, class_names) for each in (left, right))
     column = int(inner.feature[index])
     name = f"feature {column}" if feature_names is None else str(feature_names[column])
     question = f"<= {inner.threshold[index]:.3g}?  {rows} rows"
-    return _Node((name, question), (below[0].x + below[1].x) / 2, level, None, below)
+    return _Node((name, question), (children[0].x + children[1].x) / 2, level, None, children)
 
 
 def _draw(card: Card, node: _Node) -> None:

@@ -93,8 +93,8 @@ def forgetting_events(statistics: SampleStatistics, subtitle: str = "") -> Image
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
     """
-    learned, never, total = _learned(statistics)
-    counts = np.bincount(statistics.forgetting_events[learned], minlength=2)
+    has_learned, never, total = _learned(statistics)
+    counts = np.bincount(statistics.forgetting_events[has_learned], minlength=2)
     axes = _whole_numbers("Forgetting", subtitle, counts, never, label="forgetting events", log=True)
     if total:
         unforgotten = f"never forgotten {_share(int(counts[0]), total)}"
@@ -126,8 +126,8 @@ def margins(statistics: SampleStatistics, subtitle: str = "", *, threshold: floa
         return axes.image
     middles = (edges[:-1] + edges[1:]) / 2
     axes.bars(edges, heights, [ORANGE if middle < threshold else BLUE for middle in middles])
-    flagged, total = int((margin < threshold).sum()), int(finite.sum())
-    axes.legend([(f"below: {flagged:,} of {total:,} ({_share(flagged, total)})", ORANGE)])
+    count_below, total = int((margin < threshold).sum()), int(finite.sum())
+    axes.legend([(f"below: {count_below:,} of {total:,} ({_share(count_below, total)})", ORANGE)])
     axes.mark(threshold, "threshold")
     return axes.image
 
@@ -139,8 +139,8 @@ def first_learned(statistics: SampleStatistics, subtitle: str = "") -> Image.Ima
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
     """
-    learned, never, total = _learned(statistics)
-    counts = np.bincount(statistics.first_learned[learned].astype(np.int32), minlength=2)
+    has_learned, never, total = _learned(statistics)
+    counts = np.bincount(statistics.first_learned[has_learned].astype(np.int32), minlength=2)
     label = "epoch of the first correct prediction"
     axes = _whole_numbers("First learned", subtitle, counts, never, label=label, log=False)
     if total:
@@ -212,14 +212,14 @@ def _mixed(colours: Array, samples: Array) -> Array:
     """Mix with paper: the more samples, the stronger."""
     strength = np.log(np.maximum(samples, 1)) / max(np.log(samples.max()), 1.0)
     opacity = np.where(samples > 0, _PALEST + (1 - _PALEST) * strength, 0.0)[..., None]
-    mixed: Array = opacity * colours + (1 - opacity) * np.array(PAPER)
-    return mixed.round().astype(np.uint8)
+    blend: Array = opacity * colours + (1 - opacity) * np.array(PAPER)
+    return blend.round().astype(np.uint8)
 
 
 def _regrouped(counts: Array, group: int) -> Array:
     """Sum each ``group`` neighbouring counts."""
-    padded = np.pad(counts, (0, -len(counts) % group))
-    return np.asarray(padded.reshape(-1, group).sum(axis=1))
+    padded_counts = np.pad(counts, (0, -len(counts) % group))
+    return np.asarray(padded_counts.reshape(-1, group).sum(axis=1))
 
 
 def _count_axis(heights: Array, *, log: bool = False) -> Axis:
@@ -242,8 +242,8 @@ def _whole_numbers(title: str, subtitle: str, counts: Array, never: int, *, labe
     group = -(-len(counts) // _BARS)
     heights = np.append(_regrouped(counts, group), [0, never])
     edges = np.arange(len(heights) + 1) * group - 0.5
-    apart = float(edges[-2:].mean())
-    x = Axis(label, edges[0], edges[-1], whole=True, names=((apart, "never"),), last_tick=len(counts) - 1)
+    place_of_never = float(edges[-2:].mean())
+    x = Axis(label, edges[0], edges[-1], whole=True, names=((place_of_never, "never"),), last_tick=len(counts) - 1)
     axes = Axes(title, subtitle, x=x, y=_count_axis(heights, log=log))
     if not heights.any():
         axes.note(_NO_DATA)

@@ -28,13 +28,13 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
     tick_names = [class_name(each, names) for each in classes]
     if any(text_width(name, _TICK) > PLOT[0] / k - 3 for name in tick_names):
         tick_names = [str(each) for each in classes]  # cut names of many classes look alike
-    across = tuple((float(i), name) for i, name in enumerate(tick_names))
-    down = tuple((float(k - 1 - i), shortened(name, _TICK, _ROOM)) for i, name in enumerate(tick_names))
+    column_names = tuple((float(i), name) for i, name in enumerate(tick_names))
+    row_names = tuple((float(k - 1 - i), shortened(name, _TICK, _ROOM)) for i, name in enumerate(tick_names))
     end = max(k, 1) - 0.5
     axes = Axes(
         "Given and suggested", subtitle, colour_bar=True,
-        x=Axis("suggested class", -0.5, end, names=across, last_tick=-1.0),
-        y=Axis("given class", -0.5, end, names=down, last_tick=-1.0),
+        x=Axis("suggested class", -0.5, end, names=column_names, last_tick=-1.0),
+        y=Axis("given class", -0.5, end, names=row_names, last_tick=-1.0),
     )  # fmt: skip
     most = int(counts.max(initial=0))
     axes.colour_bar(DENSITY, "flagged", low="1", high=number(max(most, 1)))

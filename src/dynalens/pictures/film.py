@@ -83,9 +83,9 @@ class FilmStrip:
 
     def _sum_up(self, samples: Sequence[Shown], maps: Sequence[Array], *, signed: bool) -> None:
         """Add the maps to the consensus of all epochs, each over its 2-norm."""
-        normalised = [relevance / (np.linalg.norm(relevance) or 1.0) for relevance in maps]
-        alike = [total.shape for total in self._total] == [relevance.shape for relevance in normalised]
-        self._total = [t + a for t, a in zip(self._total, normalised, strict=True)] if alike else normalised
+        unit_maps = [relevance / (np.linalg.norm(relevance) or 1.0) for relevance in maps]
+        alike = [total.shape for total in self._total] == [relevance.shape for relevance in unit_maps]
+        self._total = [t + a for t, a in zip(self._total, unit_maps, strict=True)] if alike else unit_maps
         self._count = self._count + 1 if alike else 1
         self._shown, self._signed = samples, (self._signed and alike) or signed
 

@@ -86,11 +86,11 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, 
 
 def _grid(suspects: Sequence[Suspect], most: int) -> tuple[int, int]:
     """Return the number of columns, at most so many, and the width of a card that leaves names and numbers whole."""
-    needed = max(
+    least_width = max(
         max(text_width(suspect.label, TEXT), _ARROW + text_width(suspect.suggested, TEXT)) for suspect in suspects
     )
     widths = {columns: (WIDTH - _GAP) // columns - _GAP for columns in range(most, _FEWEST_COLUMNS - 1, -1)}
-    return next(((columns, width) for columns, width in widths.items() if needed <= width), min(widths.items()))
+    return next(((columns, width) for columns, width in widths.items() if least_width <= width), min(widths.items()))
 
 
 def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:

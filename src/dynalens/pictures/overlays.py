@@ -43,8 +43,8 @@ def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
         )
     else:
         colour, opacity, ground = coloured(strength[..., 0], HEAT), 0.85 * np.sqrt(strength), grey
-    mixed: Array = (1 - opacity) * ground + opacity * colour
-    pixels: Array = mixed.round().astype(np.uint8)
+    blend: Array = (1 - opacity) * ground + opacity * colour
+    pixels: Array = blend.round().astype(np.uint8)
     return pixels
 
 
@@ -142,13 +142,13 @@ def words_cell(
     room = max(1, size[1] // height)
     for number, line in enumerate(lines[:room]):
         x, y = 2.0, 2.0 + number * height
-        cut = number + 1 == room < len(lines)
-        for i in line[:-1] if cut else line:
+        is_cut = number + 1 == room < len(lines)
+        for i in line[:-1] if is_cut else line:
             width = _word_width(words[i], size[0], type_size)
             draw.rectangle((x, y, x + width - 2, y + height - 3), fill=tuple(tints[i]))
             write(draw, (x + 2, y + 1), words[i], type_size, width=width)
             x += width
-        if cut:
+        if is_cut:
             write(draw, (x + 2, y + 1), "…", type_size)
     return cell
 

@@ -104,19 +104,19 @@ class SuspectWatch:
     def take(self) -> None:
         """Take the copies to the host."""
         if self._gathered is not None and self._wanted is not None:
-            hit, copies = (part.cpu() for part in self._gathered)
-            for sample, is_hit, copy in zip(self._wanted.tolist(), hit.tolist(), copies, strict=True):
+            is_match, copies = (part.cpu() for part in self._gathered)
+            for sample, is_hit, copy in zip(self._wanted.tolist(), is_match.tolist(), copies, strict=True):
                 if is_hit:
                     self._fresh[sample] = copy.unsqueeze(0)
         shapes: dict[torch.Size, list[int]] = {}
         for sample, copy in self._fresh.items():
             shapes.setdefault(copy.shape, []).append(sample)
         for samples in shapes.values():
-            stacked = torch.cat([self._fresh[sample] for sample in samples])  # one copy to the host
-            if stacked.ndim == _TOKENS:
-                self.sentences |= dict(zip(samples, stacked.tolist(), strict=True))
+            stack = torch.cat([self._fresh[sample] for sample in samples])  # one copy to the host
+            if stack.ndim == _TOKENS:
+                self.sentences |= dict(zip(samples, stack.tolist(), strict=True))
                 continue
-            pictures = shown_inputs(stacked, self.normalisation)
+            pictures = shown_inputs(stack, self.normalisation)
             self.pictures |= dict(zip(samples, pictures, strict=True))
         for sample in self._marks.keys() & self._fresh.keys() & self.pictures.keys():
             self.pictures[sample] = marked(self.pictures[sample], self._marks[sample].cpu())
@@ -145,13 +145,13 @@ class SuspectWatch:
         assert self._wanted is not None
         samples = self._wanted.to(indices.device, non_blocking=True)
         matches = samples.unsqueeze(1) == indices.unsqueeze(0)
-        hit = matches.any(dim=1)
+        is_match = matches.any(dim=1)
         copies = _small(inputs.index_select(0, matches.byte().argmax(dim=1)))
         if self._gathered is not None and self._gathered[1].shape == copies.shape:
             earlier_hit, earlier_copies = self._gathered
-            copies = torch.where(hit.view(-1, *[1] * (copies.ndim - 1)), copies, earlier_copies)
-            hit = hit | earlier_hit
-        self._gathered = hit, copies
+            copies = torch.where(is_match.view(-1, *[1] * (copies.ndim - 1)), copies, earlier_copies)
+            is_match = is_match | earlier_hit
+        self._gathered = is_match, copies
 
 
 def marked(picture: Array, marks: Tensor) -> Array:

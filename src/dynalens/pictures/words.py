@@ -18,11 +18,11 @@ def bracketed(words: Sequence[str], token: int | None) -> list[str]:
         >>> bracketed(["Paris", "is", "big"], 0), bracketed(["[CLS]", "Paris"], 1)
         (['[Paris]', 'is', 'big'], ['[CLS]', '[[Paris]]'])
     """
-    before, after = ("[[", "]]") if any(word.startswith("[") for word in words) else ("[", "]")
-    return [f"{before}{word}{after}" if place == token else word for place, word in enumerate(words)]
+    opening, closing = ("[[", "]]") if any(word.startswith("[") for word in words) else ("[", "]")
+    return [f"{opening}{word}{closing}" if place == token else word for place, word in enumerate(words)]
 
 
-def excerpt(words: Sequence[str], token: int | None, between: str = " ") -> str:
+def excerpt(words: Sequence[str], token: int | None, separator: str = " ") -> str:
     """Return the first words, or those around a token, which stands in brackets; what is left out is told.
 
     Example:
@@ -31,7 +31,7 @@ def excerpt(words: Sequence[str], token: int | None, between: str = " ") -> str:
     """
     first = 0 if token is None else max(0, min(token - _MOST // 2, len(words) - _MOST))
     part = bracketed(words, token)[first : first + _MOST]
-    return between.join(["..."] * (first > 0) + part + ["..."] * (len(words) > first + _MOST))
+    return separator.join(["..."] * (first > 0) + part + ["..."] * (len(words) > first + _MOST))
 
 
 def next_word_shift(
@@ -101,11 +101,13 @@ class Sentences:
 
     def text(self, sample: int) -> str:
         """Return a sample as a text, without its empty words; a word behind the last token is added."""
-        words, marked = [self._decode(token) for token in self._sentences[sample]], self._marked[sample]
-        if self.shift is not None and marked == len(words):
+        words, place_of_mark = [self._decode(token) for token in self._sentences[sample]], self._marked[sample]
+        if self.shift is not None and place_of_mark == len(words):
             words.append(self._decode(self._classes[sample]))
-        places = [place for place, word in enumerate(words) if word.strip() or place == marked]
-        return excerpt([words[place] for place in places], places.index(marked) if marked in places else None)
+        places = [place for place, word in enumerate(words) if word.strip() or place == place_of_mark]
+        return excerpt(
+            [words[place] for place in places], places.index(place_of_mark) if place_of_mark in places else None
+        )
 
     def name(self, label: int, names: Sequence[str] | None) -> str:
         """Return the name of a class; of a language model's, which has no other names, the word."""

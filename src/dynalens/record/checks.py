@@ -32,10 +32,10 @@ _ASSESSED = ("margin", "confidence", "weighted_margin", "weighted_confidence", "
 def check_statistics(arrays: Mapping[str, Array]) -> None:
     """Raise a ValueError if these are not the statistics of one number of samples."""
     every = {field.name: field.default is MISSING for field in fields(SampleStatistics)}
-    required = {name for name, is_required in every.items() if is_required}
-    check_names(arrays, required, every)
+    required_names = {name for name, is_required in every.items() if is_required}
+    check_names(arrays, required_names, every)
     num_samples = len(np.atleast_1d(arrays["label"]))
-    for name in required:
+    for name in required_names:
         _check_kind(name, arrays[name], num_samples)
     for name in _CLASSES:
         check_range(name, arrays[name], -1, MOST_CLASSES)
@@ -101,9 +101,10 @@ def check_meta(raw: Any, presentations: Array) -> None:
         raise ValueError(f"class_names {_short(classes)} instead of names")
 
 
-def check_names(entries: Collection[str], required: Collection[str], known: Collection[str]) -> None:
+def check_names(entries: Collection[str], required_names: Collection[str], known_names: Collection[str]) -> None:
     """Raise a ValueError if there are others than these."""
-    missing_names, foreign = sorted(set(required) - set(entries)), sorted(map(str, set(entries) - set(known)))
+    missing_names = sorted(set(required_names) - set(entries))
+    foreign = sorted(map(str, set(entries) - set(known_names)))
     if missing_names:
         raise ValueError(f"no {', '.join(missing_names)}")
     if foreign:
@@ -136,10 +137,10 @@ def _check_units(arrays: Mapping[str, Array], num_samples: int) -> None:
 
 
 def _check_targets(arrays: Mapping[str, Array], num_samples: int) -> None:
-    given = set(_TARGETS) & arrays.keys()
-    if not given:
+    present_names = set(_TARGETS) & arrays.keys()
+    if not present_names:
         return
-    if given != set(_TARGETS) or "unit" not in arrays:
+    if present_names != set(_TARGETS) or "unit" not in arrays:
         raise ValueError(f"no {', '.join(sorted({*_TARGETS, 'unit'} - arrays.keys()))}")
     for name in _TARGETS[:-1]:
         _check_kind(name, arrays[name], num_samples, "f")
@@ -149,10 +150,12 @@ def _check_targets(arrays: Mapping[str, Array], num_samples: int) -> None:
 def _check_given(arrays: Mapping[str, Array]) -> None:
     if "unit_given" not in arrays:
         return
-    given, shape = arrays["unit_given"], arrays["unit_margins"].shape if "unit_margins" in arrays else None
-    if given.shape != shape or given.dtype.kind not in "iu":
-        raise ValueError(f"unit_given of {given.dtype} and shape {given.shape} for unit_margins of shape {shape}")
-    check_range("unit_given", given.ravel(), -1, 2)
+    unit_given, shape = arrays["unit_given"], arrays["unit_margins"].shape if "unit_margins" in arrays else None
+    if unit_given.shape != shape or unit_given.dtype.kind not in "iu":
+        raise ValueError(
+            f"unit_given of {unit_given.dtype} and shape {unit_given.shape} for unit_margins of shape {shape}"
+        )
+    check_range("unit_given", unit_given.ravel(), -1, 2)
 
 
 def _check_each_class(name: str, values: Array | None, num_samples: int, least: int) -> None:

@@ -63,10 +63,10 @@ def read_with_digest(path: Path) -> tuple[dict[str, Array], int]:
             raise ValueError("arrays that are larger than the file")
         for member in members:
             _check_array(archive, member)
-        with np.load(path, allow_pickle=False) as stored:
+        with np.load(path, allow_pickle=False) as npz_file:
             # pandas and torch take the byte order of this machine alone.
             arrays = {
-                name: values.astype(values.dtype.newbyteorder("="), copy=False) for name, values in stored.items()
+                name: values.astype(values.dtype.newbyteorder("="), copy=False) for name, values in npz_file.items()
             }
             return arrays, _digest(archive)
 

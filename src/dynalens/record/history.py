@@ -48,9 +48,9 @@ class History:
                 if presentations is not None:
                     yield epoch, presentations
 
-    def readable(self, without: Collection[int] = ()) -> Iterator[tuple[int, Presentations]]:
+    def readable(self, excluded_epochs: Collection[int] = ()) -> Iterator[tuple[int, Presentations]]:
         """Yield the same for what is only shown: without these epochs, and without those that cannot be read."""
-        for epoch in [epoch for epoch in self.epochs if epoch not in without]:
+        for epoch in [epoch for epoch in self.epochs if epoch not in excluded_epochs]:
             with suppress(*UNREADABLE):
                 yield from History(self.folder, [epoch], self.num_samples, self.digests, self.held)
 

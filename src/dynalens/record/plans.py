@@ -163,9 +163,9 @@ def read_plans(path: Path) -> list[Plan]:
         parts = [arrays[name] for name in _ARRAYS]
         plans, samples = parts[0].shape
         for name, values in arrays.items():
-            expected = (plans, samples) if name in ("label", "stratum") else (plans,)
-            if values.shape != expected or values.dtype.kind != "i" or not plans:
-                raise ValueError(f"{name} of {values.dtype} and shape {values.shape} instead of {expected}")
+            shape = (plans, samples) if name in ("label", "stratum") else (plans,)
+            if values.shape != shape or values.dtype.kind != "i" or not plans:
+                raise ValueError(f"{name} of {values.dtype} and shape {values.shape} instead of {shape}")
         limits = (-1, MOST_CLASSES), (-1, MOST_STRATA), (0, 2**63), (0, samples + 1)
         for name, (low, high) in zip(_ARRAYS, limits, strict=True):
             check_range(name, arrays[name].ravel(), low, high)

@@ -192,7 +192,7 @@ class Record:
         if self._assessment is None:
             with said_if_long(f"assessing the labels of {len(self.statistics):,} samples"):
                 self._assessment = self._assessed(watches, read_epochs)
-        for epoch, presentations in self._history.readable(without=read_epochs) if watches else ():
+        for epoch, presentations in self._history.readable(excluded_epochs=read_epochs) if watches else ():
             for watch in watches:
                 watch(epoch, presentations)
 

@@ -25,12 +25,13 @@ def read_similar(folder: Path | None, meta: RecordMeta) -> SimilarSamples | None
     arrays = read_arrays(file)
     with whole(file):
         check_names(arrays, [*_FIELDS, "epochs"], [*_FIELDS, "epochs"])
-        rows, given, suggested = (arrays[name] for name in _FIELDS)
-        fits = rows.ndim == 1 and given.ndim == 2 and given.shape == suggested.shape and len(given) == len(rows)
-        for name, values in zip(_FIELDS, (rows, given, suggested), strict=True):
-            within = values.dtype.kind == "i" and ((values >= -1) & (values < meta.num_samples)).all()
-            if not fits or not within:
+        rows, of_label, of_suggestion = (arrays[name] for name in _FIELDS)
+        fits = rows.ndim == 1 and of_label.ndim == 2 and of_label.shape == of_suggestion.shape
+        fits = fits and len(of_label) == len(rows)
+        for name, values in zip(_FIELDS, (rows, of_label, of_suggestion), strict=True):
+            is_in_range = values.dtype.kind == "i" and ((values >= -1) & (values < meta.num_samples)).all()
+            if not fits or not is_in_range:
                 raise ValueError(f"{name} of {values.dtype} and shape {values.shape} for {meta.num_samples} samples")
         if not np.array_equal(arrays["epochs"], meta.epochs):
             return None
-        return SimilarSamples(rows, given, suggested)
+        return SimilarSamples(rows, of_label, of_suggestion)

@@ -31,9 +31,9 @@ class DatasetPictures(SamplePictures):
     """
 
     def __init__(
-        self, dataset: Any, kept: Mapping[int, Array] | None = None, texts: Mapping[int, str] | None = None
+        self, dataset: Any, stored_pictures: Mapping[int, Array] | None = None, texts: Mapping[int, str] | None = None
     ) -> None:
-        super().__init__(kept or {}, texts)
+        super().__init__(stored_pictures or {}, texts)
         self._dataset = dataset
         self._normalisation = find_normalisation(dataset)
 
@@ -108,10 +108,10 @@ def as_text(item: Any, token: int | None = None) -> str | None:
 def _key_of_text(item: Mapping[str, Any], token: int | None) -> str | None:
     """Return the key of the text, or of the row in which a token stands: pieces of words are more than the words."""
     keys = (*TEXT_KEYS, *WORD_KEYS) if token is None else (*WORD_KEYS, *TEXT_KEYS)
-    found = [key for key in keys if key in item]
-    if token is not None and _IDS in found and len(item[found[0]]) != len(item[_IDS]):
+    present_keys = [key for key in keys if key in item]
+    if token is not None and _IDS in present_keys and len(item[present_keys[0]]) != len(item[_IDS]):
         return _IDS
-    return next(iter(found), None)
+    return next(iter(present_keys), None)
 
 
 def _are_words(item: Any) -> bool:

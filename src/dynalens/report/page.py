@@ -89,18 +89,18 @@ def write_report(
     audit = None if answers is None else record.audit(answers)
     table = record.table() if audit is None else audit.table()
     worst = record.suspects(min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)), answers=audit)
-    kept = kept_texts(record)
-    names, given, suggested = _named(record, table, worst, kept)
+    texts = kept_texts(record)
+    names, label_places, suggestion_places = _named(record, table, worst, texts)
     similar = read_similar(record.folder, record.meta)
     if embeddings is not None and len(worst):
         from dynalens.similarity import similar_of  # torch, which pages without embeddings do without
 
         similar = similar_of(record, embeddings, worst.index)
     with said_if_long(f"reading the pictures of {len(worst):,} samples"):
-        pictures = sample_pictures(record, dataset, kept)
+        pictures = sample_pictures(record, dataset, texts)
         cards = _cards(record, worst, traces, pictures, similar)
-    for card, label, proposed in zip(cards, given, suggested, strict=True):
-        card |= {"label": label, "suggested": proposed}
+    for card, label, suggestion in zip(cards, label_places, suggestion_places, strict=True):
+        card |= {"label": label, "suggested": suggestion}
     content = {
         "run": run_key(record),
         "names": names,
@@ -179,9 +179,13 @@ def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
 
 
 def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
-    flagged = int(table["flagged"].sum())
-    words = {"flagged": f"{flagged:,}", "precision": percent(PRECISION, 0), "label": label_word(record.statistics)}
-    note = (_NOTE if flagged else _NONE).format(**words)
+    flagged_count = int(table["flagged"].sum())
+    words = {
+        "flagged": f"{flagged_count:,}",
+        "precision": percent(PRECISION, 0),
+        "label": label_word(record.statistics),
+    }
+    note = (_NOTE if flagged_count else _NONE).format(**words)
     note += _PIXELS if record.statistics.unit_columns is not None else ""
     if audit is None:
         source = _ALONE if record.evidence is None else _BOTH
@@ -238,24 +242,28 @@ def _rows(record: Record, worst: pd.DataFrame) -> list[int]:
 
 
 def _named(
-    record: Record, table: pd.DataFrame, worst: pd.DataFrame, kept: KeptTexts
+    record: Record, table: pd.DataFrame, worst: pd.DataFrame, texts: KeptTexts
 ) -> tuple[list[str], list[int], list[int]]:
     """Return names, and which of them was given to each suspect and which is suggested; -1 for none."""
     rows, statistics = _rows(record, worst), record.statistics
     if statistics.target is not None:
-        given, predicted = target_words(statistics, rows, record.meta.class_names)
-        names = [escaped(word) for word in dict.fromkeys([*given, *predicted])]
+        label_words, prediction_words = target_words(statistics, rows, record.meta.class_names)
+        names = [escaped(word) for word in dict.fromkeys([*label_words, *prediction_words])]
         places = {name: place for place, name in enumerate(names)}
-        return names, [places[escaped(word)] for word in given], [places[escaped(word)] for word in predicted]
+        return (
+            names,
+            [places[escaped(word)] for word in label_words],
+            [places[escaped(word)] for word in prediction_words],
+        )
     labels, suggested, _ = named_targets(statistics, None)
     if statistics.unit is None:
-        proposed = worst["suggested"].astype("Int64").fillna(-1).astype(int).tolist()
+        suggestion = worst["suggested"].astype("Int64").fillna(-1).astype(int).tolist()
     else:
-        proposed = suggested[rows].tolist()
+        suggestion = suggested[rows].tolist()
     names = class_names_of(record, table)
     if record.meta.class_names is None:
-        names = [kept.words.get(number, name) for number, name in enumerate(names)]
-    return names, labels[rows].tolist(), proposed
+        names = [texts.words.get(number, name) for number, name in enumerate(names)]
+    return names, labels[rows].tolist(), suggestion
 
 
 def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:

@@ -24,8 +24,8 @@ class SamplePictures:
         texts: Texts of those that were tokens, by sample; with the doubtful token in brackets, where there is one.
     """
 
-    def __init__(self, kept: Mapping[int, Array], texts: Mapping[int, str] | None = None) -> None:
-        self._kept, self._texts = kept, texts or {}
+    def __init__(self, stored_pictures: Mapping[int, Array], texts: Mapping[int, str] | None = None) -> None:
+        self._kept, self._texts = stored_pictures, texts or {}
 
     def thumbnail(self, sample: Any, side: int) -> str | None:
         """Return a picture as a data URI, at most ``side`` pixels wide and high; None if there is none."""
@@ -54,22 +54,22 @@ class SamplePictures:
         return None if thumbnail is None else drawn(thumbnail)
 
 
-def sample_pictures(record: Record, dataset: Any, kept: KeptTexts) -> SamplePictures:
+def sample_pictures(record: Record, dataset: Any, texts: KeptTexts) -> SamplePictures:
     """Return what looks up the samples of a dataset, or, without one, what was kept of them.
 
     Args:
         record: That keeps pictures.
         dataset: What was trained on, or None.
-        kept: Texts that it keeps.
+        texts: Texts that it keeps.
     """
     if dataset is None:
-        return SamplePictures(record.pictures(), kept.texts)
+        return SamplePictures(record.pictures(), texts.texts)
     from dynalens.report.items import DatasetPictures  # torch, which pages without a dataset do without
 
     if not is_dense(record.statistics):
         return DatasetPictures(dataset)
     # Pictures have the pixels that the network contradicts, and words are those that its tokens were made of.
-    return DatasetPictures(dataset, record.pictures(), kept.texts if kept.decoded else None)
+    return DatasetPictures(dataset, record.pictures(), texts.texts if texts.decoded else None)
 
 
 def drawn(pixels: Array) -> Image.Image:

@@ -9,7 +9,7 @@ from dynalens.text import escaped
 
 
 class KeptTexts(NamedTuple):
-    """What a run kept of its samples that are tokens.
+    """What a run archive of its samples that are tokens.
 
     Attributes:
         texts: By the row of a sample; the doubtful token of one with a class for each token stands in brackets.
@@ -24,13 +24,13 @@ class KeptTexts(NamedTuple):
 
 def kept_texts(record: Record) -> KeptTexts:
     """Return the texts of the samples that a run followed; none where these are no tokens."""
-    kept, statistics = read_sentences(record.folder, record.meta.num_samples), record.statistics
-    rows = [row for row in kept.tokens if statistics.presentations[row] > 0]
+    archive, statistics = read_sentences(record.folder, record.meta.num_samples), record.statistics
+    rows = [row for row in archive.tokens if statistics.presentations[row] > 0]
     places = [token_of(statistics, row) for row in rows]
     labels = statistics.label[rows].tolist() if has_classes(statistics) else [-1] * len(rows)
-    sentences = Sentences([kept.tokens[row] for row in rows], places, labels, kept.word)
+    sentences = Sentences([archive.tokens[row] for row in rows], places, labels, archive.word)
     words: dict[int, str] = {}
     if sentences.shift is not None:
-        words = {number: escaped(kept.word(number)) for number in {*labels, *statistics.candidate[rows].tolist()}}
+        words = {number: escaped(archive.word(number)) for number in {*labels, *statistics.candidate[rows].tolist()}}
     texts = {row: escaped(sentences.text(place)) for place, row in enumerate(rows)}
-    return KeptTexts(texts, bool(kept.words), words)
+    return KeptTexts(texts, bool(archive.words), words)

@@ -23,13 +23,13 @@ def check_robustness(names: Sequence[str] | str) -> tuple[str, ...]:
         >>> check_robustness("contrast")
         ('contrast',)
     """
-    listed = checked_names("robustness", names, CHECKS)
-    if set(listed) & set(ATTACKS) and importlib.util.find_spec("captum") is None:
+    check_list = checked_names("robustness", names, CHECKS)
+    if set(check_list) & set(ATTACKS) and importlib.util.find_spec("captum") is None:
         raise ValueError(
             f"Expected Captum to be installed for {', '.join(ATTACKS)}, got none. Install it: "
             "`pip install captum`, or name corruptions only."
         )
-    return listed
+    return check_list
 
 
 def check_robust_inputs(inputs: Tensor, names: Sequence[str]) -> None:

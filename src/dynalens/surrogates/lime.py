@@ -127,14 +127,16 @@ class _Ridge:
         self.fidelity = float("nan")
 
     def fit(self, batches: Iterable[Any], **_options: Any) -> None:
-        left, logits, similarity = (torch.cat(list(part)).cpu().double().numpy() for part in zip(*batches, strict=True))
+        presence, logits, similarity = (
+            torch.cat(list(part)).cpu().double().numpy() for part in zip(*batches, strict=True)
+        )
         with installed("scikit-learn", "a surrogate", "scikit-learn"):
             from sklearn.linear_model import Ridge
             from sklearn.metrics import r2_score
         ridge = Ridge(alpha=self._penalty)
-        ridge.fit(left, logits - left @ self._prior, sample_weight=similarity)
+        ridge.fit(presence, logits - presence @ self._prior, sample_weight=similarity)
         self._weights = ridge.coef_ + self._prior
-        foretold = ridge.intercept_ + left @ self._weights
+        foretold = ridge.intercept_ + presence @ self._weights
         if logits.min() < logits.max():
             self.fidelity = float(r2_score(logits, foretold, sample_weight=similarity))
 

@@ -56,8 +56,8 @@ def normlime(maps: Tensor, labels: Tensor, *, features: Tensor | None = None) ->
     importance = {}
     for label in sorted(set(labels.tolist())):
         rows = labels == label
-        explained = (weights[rows] != 0).sum(dim=0)
-        importance[int(label)] = (shares[rows].sum(dim=0) / explained.clamp(min=1))[place].view(spatial)
+        counts = (weights[rows] != 0).sum(dim=0)
+        importance[int(label)] = (shares[rows].sum(dim=0) / counts.clamp(min=1))[place].view(spatial)
     return importance
 
 

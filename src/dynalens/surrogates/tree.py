@@ -92,13 +92,13 @@ def tree_surrogate(
         )
     predicted = logits.argmax(dim=1).cpu()
     order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))
-    held_out, fitted = order[: len(order) // _HELD_OUT], order[len(order) // _HELD_OUT :]
+    held_out, fit_rows = order[: len(order) // _HELD_OUT], order[len(order) // _HELD_OUT :]
     with installed("scikit-learn", "a surrogate", "scikit-learn"):
         from sklearn.tree import DecisionTreeClassifier, export_text
     rows = inputs.detach().float().cpu().numpy()
     tree = DecisionTreeClassifier(max_depth=depth, random_state=seed)
-    tree.fit(rows[fitted], predicted[fitted].numpy())
-    common = int(predicted[fitted].mode().values)
+    tree.fit(rows[fit_rows], predicted[fit_rows].numpy())
+    common = int(predicted[fit_rows].mode().values)
     names = None if class_names is None else [str(class_names[label]) for label in tree.classes_]
     return TreeSurrogate(
         tree,

@@ -78,8 +78,10 @@ class EventSink:
         )
 
     def _encoded(self, tag: str, image: Image.Image, data: bytes, step: int) -> None:
-        encoded = Summary.Image(height=image.height, width=image.width, colorspace=_RGB, encoded_image_string=data)
-        self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)
+        summary_image = Summary.Image(
+            height=image.height, width=image.width, colorspace=_RGB, encoded_image_string=data
+        )
+        self._writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=summary_image)]), step)
 
 
 class FileSink:
