@@ -61,8 +61,8 @@ class ClaimedPairs:
         if self._looks and self._compared is None and self._compiled_loss is None:
             with suppress(RuntimeError):  # autograd has freed what it saved
                 self._compared = _compared(loss)
-                hidden = self._compared is None and loss.numel() == 1 and _is_compiled(loss)
-                self._compiled_loss = loss.detach() if hidden else None
+                is_hidden = self._compared is None and loss.numel() == 1 and _is_compiled(loss)
+                self._compiled_loss = loss.detach() if is_hidden else None
 
     def check(self, presentation: Presentation, rows_of: RowsOf, *, accumulates: int = 1) -> None:
         """Compare what was captured; waits for the device, in the first steps.
@@ -75,29 +75,29 @@ class ClaimedPairs:
         Raises:
             CaptureError: If rows and targets are paired otherwise.
         """
-        compared, loss = self._compared, self._compiled_loss
+        comparison, loss = self._compared, self._compiled_loss
         if not self._looks or presentation.units is not None or not len(presentation.targets):
             return
         self._looks -= 1
-        if compared is not None:
-            self._check_compared(compared, presentation, rows_of)
+        if comparison is not None:
+            self._check_compared(comparison, presentation, rows_of)
         elif loss is not None and presentation.of_layer:
             _check_mean(loss, presentation, accumulates)
 
-    def _check_compared(self, compared: _Compared, presentation: Presentation, rows_of: RowsOf) -> None:
-        places = _places(presentation.logits, compared.log_p)
+    def _check_compared(self, comparison: _Compared, presentation: Presentation, rows_of: RowsOf) -> None:
+        places = _places(presentation.logits, comparison.log_p)
         if places is None:
             return
-        rows = None if presentation.of_layer else rows_of(compared.targets)  # a layer's inputs tell it
-        is_own = rows_of(presentation.given) is None and len(places) == len(compared.targets)
+        rows = None if presentation.of_layer else rows_of(comparison.targets)  # a layer's inputs tell it
+        is_own = rows_of(presentation.given) is None and len(places) == len(comparison.targets)
         if rows is not None and is_own and not torch.equal(rows[places].cpu(), torch.arange(len(places))):
             raise CaptureError(_ORDER)
         in_order = torch.equal(places.cpu(), torch.arange(len(places)))
-        if not in_order and _is_same_vector(compared.targets, presentation.given):
+        if not in_order and _is_same_vector(comparison.targets, presentation.given):
             raise CaptureError(_ORDER)
-        pairs = zip(compared.targets[places].tolist(), presentation.targets.tolist(), strict=True)
-        counted = [(of_loss, target) for of_loss, target in pairs if of_loss >= 0 and target >= 0]
-        if self._order.refutes([of_loss for of_loss, _ in counted], [target for _, target in counted]):
+        pairs = zip(comparison.targets[places].tolist(), presentation.targets.tolist(), strict=True)
+        counted_pairs = [(of_loss, target) for of_loss, target in pairs if of_loss >= 0 and target >= 0]
+        if self._order.refutes([of_loss for of_loss, _ in counted_pairs], [target for _, target in counted_pairs]):
             raise CaptureError(_ORDER)
 
 
@@ -144,7 +144,9 @@ def _check_mean(loss: Tensor, presentation: Presentation, accumulates: int) -> N
     logits, targets = presentation.logits.float(), presentation.targets
     every = F.cross_entropy(logits, targets.clamp(min=-1), ignore_index=-1, reduction="none")
     total, mean = float(every.sum()), float(every.sum() / (targets >= 0).sum())
-    rounding = _ROUNDING if presentation.logits.dtype in (torch.float32, torch.float64) else tolerance_of(logits)
+    relative_error = _ROUNDING if presentation.logits.dtype in (torch.float32, torch.float64) else tolerance_of(logits)
     values = [float(loss) * factor for factor in {1, accumulates}]
-    if not any(abs(value - expected) <= rounding * abs(expected) for value in values for expected in (mean, total)):
+    if not any(
+        abs(value - reference) <= relative_error * abs(reference) for value in values for reference in (mean, total)
+    ):
         raise CaptureError(_COMPILED.format(values[0], mean))

@@ -180,8 +180,8 @@ class DenseTargets:
         return torch.where(is_one_hot, targets.argmax(dim=1), NOT_A_CLASS)
 
     def _takes(self, logits: Tensor, targets: Tensor) -> bool:
-        shaped = logits.ndim >= 3 and targets.shape == (len(logits), *logits.shape[2:]) and logits.shape[1] > 1
-        return shaped and (self._is_dense or targets[:1].numel() > 1)
+        has_shape = logits.ndim >= 3 and targets.shape == (len(logits), *logits.shape[2:]) and logits.shape[1] > 1
+        return has_shape and (self._is_dense or targets[:1].numel() > 1)
 
     def _first_place(self, targets: Tensor) -> int:
         """Return the place of the first of targets (N, T) in its row of the batch; 0 where it is not known."""

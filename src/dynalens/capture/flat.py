@@ -57,17 +57,17 @@ class FlatTargets(NamedTuple):
                 for first in dict.fromkeys((0, 1, rows.shape[1] - rows_of_targets.shape[1])):
                     if 0 <= first < rows.shape[1] and _follows(rows_of_targets, rows[:, first:]):
                         return cls(path, first)
-        selected = (path for path, entry in suitable.items() if torch.equal(entry[entry >= 0], targets))
-        return next((cls(path, selected=True) for path in selected), None)
+        paths = (path for path, entry in suitable.items() if torch.equal(entry[entry >= 0], targets))
+        return next((cls(path, selected=True) for path in paths), None)
 
 
 def _is_label(path: Path) -> bool:
     return bool(path) and path[-1] in LABEL_KEYS
 
 
-def _follows(given: Tensor, rows: Tensor) -> bool:
+def _follows(target_rows: Tensor, rows: Tensor) -> bool:
     """Whether each target that counts is the entry at its place, and none is beyond the last entry."""
-    is_counted = given >= 0
-    common_length = min(given.shape[1], rows.shape[1])
-    same = (given[:, :common_length] == rows[:, :common_length]) | ~is_counted[:, :common_length]
+    is_counted = target_rows >= 0
+    common_length = min(target_rows.shape[1], rows.shape[1])
+    same = (target_rows[:, :common_length] == rows[:, :common_length]) | ~is_counted[:, :common_length]
     return bool(same.all()) and not bool(is_counted[:, common_length:].any())

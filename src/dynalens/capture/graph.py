@@ -156,9 +156,9 @@ def divides_exponentials(logits: Tensor) -> bool:
         >>> divides_exponentials(1 / (1 + torch.exp(-logits))), divides_exponentials(logits.sum().exp() * logits)
         (True, False)
     """
-    waiting, divides = [(origin(logits), _QUOTIENT_DEPTH)], False
-    while waiting:
-        node, depth = waiting.pop()
+    queue, divides = [(origin(logits), _QUOTIENT_DEPTH)], False
+    while queue:
+        node, depth = queue.pop()
         if node is None or isinstance(node, Tensor) or not depth:
             continue
         if node.name() == "ExpBackward0":
@@ -166,7 +166,7 @@ def divides_exponentials(logits: Tensor) -> bool:
                 return True
         elif node.name() in _QUOTIENT or node.name() in _SAME_VALUES:
             divides |= node.name() in ("DivBackward0", "ReciprocalBackward0")
-            waiting += [(earlier_node, depth - 1) for earlier_node, _ in node.next_functions]
+            queue += [(earlier_node, depth - 1) for earlier_node, _ in node.next_functions]
     return False
 
 
@@ -192,9 +192,11 @@ def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
         logits = inputs.get(node)
         logits = _logits_of(node) if logits is None else logits
         if logits is not None and logits.ndim <= 2 and _over_classes(node, logits):
-            source, negated = _unsigned(node)
-            if not negated or source not in activations:
-                activations[source] = Activation((-logits if negated else logits).detach(), node.name(), node, negated)
+            source, is_negated = _unsigned(node)
+            if not is_negated or source not in activations:
+                activations[source] = Activation(
+                    (-logits if is_negated else logits).detach(), node.name(), node, is_negated
+                )
     return LossGraph(loss, list(activations.values()), constants)
 
 
@@ -222,16 +224,16 @@ def chooses_rows(nodes: Iterable[Node]) -> bool:
         >>> chooses_rows([logits.flip(0).grad_fn]), chooses_rows([logits[:, 1:].grad_fn])
         (True, False)
     """
-    waiting, visited = list(nodes), set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in visited or node.name().startswith(NETWORK):
+    queue, known_nodes = list(nodes), set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in known_nodes or node.name().startswith(NETWORK):
             continue
-        visited.add(node)
+        known_nodes.add(node)
         axes = getattr(node, "_saved_dims", getattr(node, "_saved_dim", 0))
         if node.name().startswith(_CHOOSES) and 0 in (axes if isinstance(axes, tuple) else (axes,)):
             return True
-        waiting += [successor for successor, _ in node.next_functions]
+        queue += [successor for successor, _ in node.next_functions]
     return False
 
 
@@ -243,15 +245,15 @@ def pull(loss: Tensor, activation: Activation) -> Tensor:
 
 
 def _nodes_of_loss(loss: Tensor) -> Iterator[Node]:
-    waiting, visited = [loss.grad_fn], set()
-    while waiting:
-        node = waiting.pop(0)
-        if node is None or node in visited or node.name().startswith(NETWORK):
+    queue, known_nodes = [loss.grad_fn], set()
+    while queue:
+        node = queue.pop(0)
+        if node is None or node in known_nodes or node.name().startswith(NETWORK):
             continue
-        visited.add(node)
+        known_nodes.add(node)
         yield node
         if node.name() not in ACTIVATIONS:
-            waiting += [successor for successor, _ in node.next_functions]
+            queue += [successor for successor, _ in node.next_functions]
 
 
 def _unsigned(node: Node) -> tuple[Any, bool]:
@@ -284,9 +286,9 @@ def _over_classes(node: Node, logits: Tensor) -> bool:
 
 def _constants(node: Node) -> Iterator[Tensor]:
     for name in _SAVED:
-        saved = getattr(node, name, None)
-        if name == "_saved_indices" and saved:
-            saved = [index for index in saved if index is not None][-1]  # of logits[rows, classes]
+        constant = getattr(node, name, None)
+        if name == "_saved_indices" and constant:
+            constant = [index for index in constant if index is not None][-1]  # of logits[rows, classes]
         # A number is a factor of the whole loss, except where a batch of one was squeezed.
-        if isinstance(saved, Tensor) and (saved.ndim or name == "_saved_target") and not saved.requires_grad:
-            yield saved.detach()
+        if isinstance(constant, Tensor) and (constant.ndim or name == "_saved_target") and not constant.requires_grad:
+            yield constant.detach()

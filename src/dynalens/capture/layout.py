@@ -225,10 +225,10 @@ def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: st
     if kind is None:
         return _Targets(own[0][0] if own else _path_of_classes(entries, loss))
     targets = UnitTargets.of_kind(loss.counted_targets(), kind)
-    held = targets.held_by(own) or targets.held_by(entries)
-    if held is None:
+    holder = targets.held_by(own) or targets.held_by(entries)
+    if holder is None:
         return _Targets(None if tokens is None else tokens.path, dense=True)
-    return _Targets(held[0], dense=True, units=held[1])
+    return _Targets(holder[0], dense=True, units=holder[1])
 
 
 def _kind_of_flat(loss: LossCall, own: Tensor | None, tokens: FlatTargets | None) -> str | None:
@@ -242,15 +242,15 @@ def _kind_of_flat(loss: LossCall, own: Tensor | None, tokens: FlatTargets | None
     return PIXELS if is_mask or loss.name not in BINARY else None
 
 
-def _as_told(entries: Sequence[tuple[Path, Tensor]], kind: str, given: Tensor) -> _Targets:
+def _as_told(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: Tensor) -> _Targets:
     """Return where the targets stand that somebody tells of, as those that a step returned; the shift of tokens too."""
-    samples, axis = len(given), label_axis(given, entries) if kind == TOKEN_LABELS else None
-    given = given if axis is None else given.movedim(axis, 1)
-    flat = FlatTargets.told_by(given.detach().flatten(), entries, samples) if given.ndim == 2 else None
+    samples, axis = len(targets), label_axis(targets, entries) if kind == TOKEN_LABELS else None
+    targets = targets if axis is None else targets.movedim(axis, 1)
+    flat = FlatTargets.told_by(targets.detach().flatten(), entries, samples) if targets.ndim == 2 else None
     if flat is not None and flat.first:
         return _Targets(flat.path, flat.first, dense=True)
-    held = UnitTargets.of_kind(given, kind).held_by(entries)
-    return _Targets(dense=True) if held is None else _Targets(held[0], dense=True, units=held[1])
+    holder = UnitTargets.of_kind(targets, kind).held_by(entries)
+    return _Targets(dense=True) if holder is None else _Targets(holder[0], dense=True, units=holder[1])
 
 
 def _units_in(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> FlatTargets | None:
@@ -284,7 +284,7 @@ def _matches(
     entries: Sequence[tuple[Path, Tensor]], tensors: Sequence[Tensor], same: Callable[[Tensor, Tensor], bool]
 ) -> dict[Path, Tensor]:
     pairs = ((path, [tensor for tensor in tensors if same(leaf, tensor)]) for path, leaf in entries)
-    return {path: matching[0] for path, matching in pairs if matching}
+    return {path: paths[0] for path, paths in pairs if paths}
 
 
 def _calls_to_logits(
@@ -297,10 +297,10 @@ def _calls_to_logits(
     ]
     with_inputs = [call for call in with_inputs if call.given]
     nodes = _graph_of(logits) if logits is not None else set()
-    leading = [
+    calls_to_logits = [
         call for call in with_inputs if any(output is logits or output.grad_fn in nodes for output in call.outputs)
     ]
-    return leading or with_inputs
+    return calls_to_logits or with_inputs
 
 
 def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
@@ -322,10 +322,10 @@ def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> V
 def _graph_of(tensor: Tensor) -> set[Any]:
     """Return all that autograd has computed the tensor from."""
     nodes: set[Any] = set()
-    waiting = [tensor.grad_fn]
-    while waiting:
-        node = waiting.pop()
+    queue = [tensor.grad_fn]
+    while queue:
+        node = queue.pop()
         if node is not None and node not in nodes:
             nodes.add(node)
-            waiting += [predecessor for predecessor, _ in node.next_functions]
+            queue += [predecessor for predecessor, _ in node.next_functions]
     return nodes

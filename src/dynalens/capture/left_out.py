@@ -63,20 +63,20 @@ class UnreducedLoss:
 def _names_between(loss: Tensor, losses: Tensor) -> set[str]:
     """Return the names of the operations on all ways from losses to the loss; a product of two results is its own."""
     start, users = losses.grad_fn, defaultdict[Node, list[Node]](list)
-    waiting, visited = [loss.grad_fn], set()
-    while waiting:
-        node: Any = waiting.pop()
-        if node is None or node is start or node in visited or node.name().startswith(NETWORK):
+    queue, known_nodes = [loss.grad_fn], set()
+    while queue:
+        node: Any = queue.pop()
+        if node is None or node is start or node in known_nodes or node.name().startswith(NETWORK):
             continue
-        visited.add(node)
+        known_nodes.add(node)
         for part, _ in node.next_functions:
             users[part].append(node)
-            waiting.append(part)
-    waiting, on_way = [start], set()
-    while waiting:
-        further = [user for user in users[waiting.pop()] if user not in on_way]
+            queue.append(part)
+    queue, on_way = [start], set()
+    while queue:
+        further = [user for user in users[queue.pop()] if user not in on_way]
         on_way.update(further)
-        waiting += further
+        queue += further
     return {_PRODUCT if _is_product(node) else node.name() for node in on_way}
 
 

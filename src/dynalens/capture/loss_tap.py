@@ -47,10 +47,10 @@ class LossCall(NamedTuple):
 
     def is_counted(self) -> Tensor | None:
         """Return which targets have an own weight and a part in the loss, bool; None: all. Not by their classes."""
-        counted = None if self.entries is None else self.entries.is_counted()
+        mask = None if self.entries is None else self.entries.is_counted()
         if self.weight is None or self.name in OF_CLASSES:
-            return counted
-        return self.weight != 0 if counted is None else (self.weight != 0) & counted
+            return mask
+        return self.weight != 0 if mask is None else (self.weight != 0) & mask
 
     def counted_targets(self) -> Tensor:
         """Return the targets, with those that the loss ignores marked."""

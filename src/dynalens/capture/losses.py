@@ -63,13 +63,15 @@ def leads_to(loss: Tensor, calls: Sequence[LossCall]) -> list[LossCall]:
     """Return those calls whose logits a loss was computed from."""
     # With the number of the result: all parts of a split have one node.
     logits = {(call.logits.grad_fn, call.logits.output_nr) for call in calls}
-    met, waiting = set(), [(loss.grad_fn, loss.output_nr)]
-    while waiting:
-        edge = waiting.pop()
-        if edge[0] is not None and edge not in met:
-            met.add(edge)
-            waiting += edge[0].next_functions if edge not in logits else []
-    return [call for call in calls if (call.logits.grad_fn, call.logits.output_nr) in met or call.logits.is_leaf]
+    known_edges, queue = set(), [(loss.grad_fn, loss.output_nr)]
+    while queue:
+        edge = queue.pop()
+        if edge[0] is not None and edge not in known_edges:
+            known_edges.add(edge)
+            queue += edge[0].next_functions if edge not in logits else []
+    return [
+        call for call in calls if (call.logits.grad_fn, call.logits.output_nr) in known_edges or call.logits.is_leaf
+    ]
 
 
 def different(calls: Sequence[LossCall]) -> list[LossCall]:
@@ -122,9 +124,9 @@ class StepLosses:
     def _on_gradient(self, call: LossCall, number: int, _gradient: Tensor) -> None:
         if number >= len(self.computed) or self.computed[number] is not call:
             return  # of an earlier step
-        reached = reach(call.logits, fully=self._fully, running=True)
-        self._reached[number] = Reach(*map(max, self._reached[number], reached))
-        if reached.ends_step and self._first is None:
+        reach_of_call = reach(call.logits, fully=self._fully, running=True)
+        self._reached[number] = Reach(*map(max, self._reached[number], reach_of_call))
+        if reach_of_call.ends_step and self._first is None:
             self._first = len(self.computed)
 
     def begin_backward(self, loss: Tensor | None) -> None:
@@ -154,20 +156,20 @@ class StepLosses:
         return any(any(each) for each in self._reached)
 
     def _with_gradient(self, part: slice) -> list[LossCall]:
-        reached = list(zip(self.computed, self._reached, strict=False))[part]
-        return [call for call, each in reached if each.parameters] or [call for call, each in reached if each.others]
+        reaches = list(zip(self.computed, self._reached, strict=False))[part]
+        return [call for call, each in reaches if each.parameters] or [call for call, each in reaches if each.others]
 
 
 def _ends(values: Tensor) -> Iterator[Node]:
-    met, waiting = set(), [torch.autograd.graph.get_gradient_edge(values).node]
-    while waiting:
-        node: Node = waiting.pop()
-        if node is None or node in met:
+    known_nodes, queue = set(), [torch.autograd.graph.get_gradient_edge(values).node]
+    while queue:
+        node: Node = queue.pop()
+        if node is None or node in known_nodes:
             continue
-        met.add(node)
+        known_nodes.add(node)
         if node.name() in (_LEAF, _HIDING):
             yield node
-        waiting += [earlier_node for earlier_node, _ in node.next_functions]
+        queue += [earlier_node for earlier_node, _ in node.next_functions]
 
 
 def _goes_to(node: Node) -> str:

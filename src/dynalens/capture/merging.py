@@ -87,17 +87,17 @@ def joined(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> L
     """
     parts = [rows for rows in (rows_of(call.targets) for call in calls) if rows is not None]
     kinds = {(call.name, call.ignore_index, call.logits.shape[1:], call.targets.shape[1:]) for call in calls}
-    weighted = calls[0].name in BINARY and any(call.weight is not None for call in calls)
-    if weighted or len(parts) < len(calls) or len(kinds) > 1 or any(rows.ndim != 1 for rows in parts):
+    has_weights = calls[0].name in BINARY and any(call.weight is not None for call in calls)
+    if has_weights or len(parts) < len(calls) or len(kinds) > 1 or any(rows.ndim != 1 for rows in parts):
         return None
     rows, order = torch.cat(parts).sort()
-    repeated = torch.zeros_like(rows, dtype=torch.bool)
-    repeated[order[1:]] = rows[1:] == rows[:-1]
-    if first_step and bool(repeated.any()):
+    is_repeated = torch.zeros_like(rows, dtype=torch.bool)
+    is_repeated[order[1:]] = rows[1:] == rows[:-1]
+    if first_step and bool(is_repeated.any()):
         return None
     logits = torch.cat([call.logits.detach() for call in calls])
     targets = torch.cat([call.targets for call in calls])
-    marks = repeated.view(-1, *[1] * (targets.ndim - 1))
+    marks = is_repeated.view(-1, *[1] * (targets.ndim - 1))
     mark = math.nan if calls[0].name in REGRESSIONS else NOT_A_CLASS
     return calls[0]._replace(logits=logits, targets=targets.masked_fill(marks, mark))
 

@@ -95,10 +95,10 @@ class ObservedLoss:
         constants = zip(self._graph.constants, self._levels, strict=False)  # the last levels are the labels'
         comparisons = [_compared(constant, labels, classes, levels) for constant, levels in constants]
         self._agreeing = [bool(each.agrees.all()) for each in comparisons]
-        contradicted = any(
+        is_contradicted = any(
             each.decides and not agreed for each, agreed in zip(comparisons, self._agreeing, strict=True)
         )
-        if contradicted or not any(self._agreeing):
+        if is_contradicted or not any(self._agreeing):
             raise self._disagreement(self._graph.activations[0])
         self._turned = classes == 1 and self._is_turned(labels)
         self._known = self._kinds()

@@ -48,11 +48,11 @@ def nodes_of_logits(outputs: Any, calls: Sequence[LossCall], activations: Sequen
         calls: Those of losses.
         activations: Probabilities on the way to a loss of one's own.
     """
-    returned = outputs.get("logits") if isinstance(outputs, Mapping) else None
-    if isinstance(returned, Tensor):
-        if returned.grad_fn is not None:
-            return (returned.grad_fn,)
-        calls = [call for call in calls if call.logits.data_ptr() == returned.data_ptr()] or calls
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+    if isinstance(logits, Tensor):
+        if logits.grad_fn is not None:
+            return (logits.grad_fn,)
+        calls = [call for call in calls if call.logits.data_ptr() == logits.data_ptr()] or calls
     return (*[call.logits.grad_fn for call in calls], *[each.node for each in activations])
 
 
@@ -67,12 +67,14 @@ def presentation_of_units(
         targets: As the step had them, maybe flat.
         counted: Which of them have a part in the loss.
     """
-    shown, given = units
-    which = f"{shown.kind.labels or 'several'} {shown.kind.name} for each sample"
+    presentation, unit_targets = units
+    which = f"{presentation.kind.labels or 'several'} {presentation.kind.name} for each sample"
     # Rows of the batch are followed to the step's own tensor, where that has one for each.
-    if len(targets) == len(given):
-        given = targets
-    elif targets.numel() == given.numel():
-        given = targets.reshape(given.shape)
-    kept = None if counted is None or counted.numel() != given.numel() else counted.reshape(given.shape)
-    return Presentation(shown.logits, shown.targets, f"{source} ({which})", given, shown, counted=kept)
+    if len(targets) == len(unit_targets):
+        unit_targets = targets
+    elif targets.numel() == unit_targets.numel():
+        unit_targets = targets.reshape(unit_targets.shape)
+    mask = None if counted is None or counted.numel() != unit_targets.numel() else counted.reshape(unit_targets.shape)
+    return Presentation(
+        presentation.logits, presentation.targets, f"{source} ({which})", unit_targets, presentation, counted=mask
+    )

@@ -55,10 +55,10 @@ class BatchTargets:
         Raises:
             CaptureError: If predictions and targets do not go together.
         """
-        returned = _returned(outputs) if not self.known or self._returned else None
-        if returned is not None and not (probabilities and _are_bits(returned.targets)):
+        returned_loss = _returned(outputs) if not self.known or self._returned else None
+        if returned_loss is not None and not (probabilities and _are_bits(returned_loss.targets)):
             self._returned, self._places = True, []
-            calls, source = [returned], "predictions and targets: returned by the step"
+            calls, source = [returned_loss], "predictions and targets: returned by the step"
         else:
             numbers = [call for call in losses if not (probabilities and _are_bits(call.targets))]
             calls = self._calls(numbers, batch, rows_of)
@@ -168,10 +168,10 @@ def _columns(call: LossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     predictions, targets = _in_full(call.logits), _in_full(call.targets)
     option = {"smooth_l1_loss": {"beta": call.option}, "huber_loss": {"delta": call.option}}.get(call.name, {})
     loss: Tensor = getattr(F, call.name)(predictions, targets, reduction="none", **option)
-    counted = call.is_counted()
-    counted = torch.ones_like(loss, dtype=torch.bool) if counted is None else counted.expand_as(loss)
+    mask = call.is_counted()
+    mask = torch.ones_like(loss, dtype=torch.bool) if mask is None else mask.expand_as(loss)
     n, each = (len(targets), targets.shape[1:].numel()) if targets.ndim else (1, 1)
-    every = (predictions - targets, targets, loss, counted)
+    every = (predictions - targets, targets, loss, mask)
     residuals, given_targets, losses, is_counted = (values.reshape(n, each) for values in every)
     return residuals, given_targets, losses, is_counted
 
@@ -232,15 +232,15 @@ def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inpu
     A column of the inputs has to hold the same numbers: a feature in the order of the labels is a good feature. What a
     step puts in the place of a missing target, whose loss it leaves out, is missing.
     """
-    targets, counted = call.targets, None if call.entries is None else call.entries.is_counted()
+    targets, mask = call.targets, None if call.entries is None else call.entries.is_counted()
     if targets.ndim > 3 or targets.requires_grad or targets.is_complex():
         return None
     rows = rows_of(targets)
-    if counted is not None and targets.is_floating_point():
-        targets = targets.masked_fill(~counted, torch.nan)
+    if mask is not None and targets.is_floating_point():
+        targets = targets.masked_fill(~mask, torch.nan)
     for number, column, entry in _with_columns(entries, rows, targets):
         with suppress(RuntimeError, TypeError):  # an entry of another kind, as a sparse one
-            same = _same(targets, entry, chosen=rows is not None)
+            same = _same(targets, entry, is_choice=rows is not None)
             if same or (not (inputs and column is not None) and _same_order(targets, entry)):
                 numbers, labels = (values.detach().float().reshape(len(targets), -1) for values in (targets, entry))
                 return Matched((number, column), numbers, labels, scaled=not same)
@@ -261,7 +261,7 @@ def _with_columns(
             yield from ((number, column, selection[:, column]) for column in range(selection.shape[1]))
 
 
-def _same(targets: Tensor, entry: Tensor, *, chosen: bool) -> bool:
+def _same(targets: Tensor, entry: Tensor, *, is_choice: bool) -> bool:
     """Whether an entry holds these numbers, in this order.
 
     One number alone tells only where it is the entry itself, or was chosen from one.
@@ -270,8 +270,8 @@ def _same(targets: Tensor, entry: Tensor, *, chosen: bool) -> bool:
         return False
     numbers, others = targets.flatten(), entry.detach().flatten().to(targets.dtype)
     same = bool(((numbers == others) | (numbers.isnan() & others.isnan())).all())
-    varied = bool((numbers != numbers[0]).any())
-    return same and (varied or chosen or entry is targets or entry.data_ptr() == targets.data_ptr())
+    varies = bool((numbers != numbers[0]).any())
+    return same and (varies or is_choice or entry is targets or entry.data_ptr() == targets.data_ptr())
 
 
 def _same_order(targets: Tensor, entry: Tensor) -> bool:
@@ -287,5 +287,5 @@ def _same_order(targets: Tensor, entry: Tensor) -> bool:
 def _is_ordered_alike(columns: Tensor, others: Tensor) -> Tensor:
     order = columns.argsort(dim=0, stable=True)
     steps = columns.gather(0, order).diff(dim=0), others.gather(0, order).diff(dim=0)
-    rising = (steps[1] > 0) == (steps[0] > 0)
-    return rising.all() & (steps[0] > 0).any(dim=0).all() & (steps[1] >= 0).all()
+    rises = (steps[1] > 0) == (steps[0] > 0)
+    return rises.all() & (steps[0] > 0).any(dim=0).all() & (steps[1] >= 0).all()

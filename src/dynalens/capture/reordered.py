@@ -78,5 +78,5 @@ class OrderCheck:
         if len(counts) > 1 and label != target:
             self._always &= is_reordered(label, target)
             self._chance *= chance_of(counts)
-        exchanged = len(self._pairs) == len(dict(self._pairs))
-        return self._always and not exchanged and self._chance < _CHANCE
+        is_exchange = len(self._pairs) == len(dict(self._pairs))
+        return self._always and not is_exchange and self._chance < _CHANCE

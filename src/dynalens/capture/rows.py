@@ -28,8 +28,8 @@ class CapturedRows:
         none are marked.
         """
         classes = min(values.ndim - 1, 1)
-        off = (values.sum(dim=classes, dtype=torch.float32) - 1).abs() > tolerance_of(values)
-        rows = (values >= 0).all(dim=classes) & ~off
+        is_off = (values.sum(dim=classes, dtype=torch.float32) - 1).abs() > tolerance_of(values)
+        rows = (values >= 0).all(dim=classes) & ~is_off
         if self.takes_logarithm is None:
             self.takes_logarithm = bool(rows.all())
         if not self.takes_logarithm:

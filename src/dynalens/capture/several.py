@@ -30,8 +30,8 @@ class SeveralLabels:
 
     def takes(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> bool:
         """Return whether the targets are several labels; waits for the device in the first batch only."""
-        shaped = logits.ndim == 2 and targets.shape == logits.shape and 1 < logits.shape[1] <= MOST_LABELS
-        if not shaped or targets.is_complex():
+        has_shape = logits.ndim == 2 and targets.shape == logits.shape and 1 < logits.shape[1] <= MOST_LABELS
+        if not has_shape or targets.is_complex():
             return False
         if not len(logits):
             return bool(self._several)

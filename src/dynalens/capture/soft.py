@@ -48,8 +48,8 @@ class FixedLevels:
         low, others = values.amin(dim=1), values.shape[1] - 1
         levels = self._levels or (float(low[0]), float(high[0]))
         uniform = (values.sum(dim=1) - high - others * low).abs() <= tolerance
-        fixed = ((low - levels[0]).abs() <= tolerance) & ((high - levels[1]).abs() <= tolerance)
-        return self._first(torch.where(uniform & fixed & (high > low + tolerance), classes, NOT_A_CLASS), levels)
+        is_fixed = ((low - levels[0]).abs() <= tolerance) & ((high - levels[1]).abs() <= tolerance)
+        return self._first(torch.where(uniform & is_fixed & (high > low + tolerance), classes, NOT_A_CLASS), levels)
 
     def _first(self, classes: Tensor, levels: tuple[float, float]) -> Tensor:
         if self._levels is None and bool((classes != NOT_A_CLASS).all()):

@@ -210,12 +210,12 @@ class StepCapture:
         """Whether gradients were computed; without a Trainer, whether the step has a result."""
         if self._automatic:
             return self._trained
-        nothing = outputs is None or (isinstance(outputs, Mapping) and not outputs)
+        is_empty = outputs is None or (isinstance(outputs, Mapping) and not outputs)
         if self._automatic is None:
-            return bool(self._losses.computed) or not self._resolved or not nothing
+            return bool(self._losses.computed) or not self._resolved or not is_empty
         self._trained |= self._losses.have_gradients or (self._targets.known and self._of_numbers.have_gradients)
         # By hand, a layer that is named and a callable see nothing of the backward pass.
-        if self._listens and nothing:
+        if self._listens and is_empty:
             self._unknown_steps += not self._trained
             return self._trained
         return True
@@ -236,9 +236,9 @@ class StepCapture:
         """Hear how many labels the dataset shows for each sample; None where it shows no rows of them."""
         self._several.expect(labels)
 
-    def trust_targets(self, trusted: bool) -> None:
+    def trust_targets(self, is_trusted: bool) -> None:
         """Hear whether the targets are known to be labels of the batches."""
-        self._labels_in_batch |= trusted
+        self._labels_in_batch |= is_trusted
 
     def end_epoch(self) -> None:
         """The epoch has ended; waits for the device.
@@ -250,9 +250,9 @@ class StepCapture:
         if self._unknown_steps and not self._resolved:
             raise self._ambiguous("none")
         self._unknown_steps = 0
-        above_0, trusted = self._class_above_0, self._labels_in_batch
+        above_0, is_trusted = self._class_above_0, self._labels_in_batch
         self._labels_in_batch, self._class_above_0 = False, None
-        if above_0 is not None and not trusted and not above_0.item():
+        if above_0 is not None and not is_trusted and not above_0.item():
             raise CaptureError(
                 "Expected the targets of the loss to be classes of the samples, got class 0 for every sample of "
                 f"the epoch, in a tensor that does not come from the batch. Contrastive losses do this. {_REMEDY}"
@@ -276,8 +276,8 @@ class StepCapture:
                 )
             if not self._resolved:
                 check_returned(outputs, self._losses.computed, rows_of)
-            returned = with_ignored(outputs["logits"], outputs["targets"])
-            return self._checked(*returned, source="logits and targets: of the result")
+            tensors = with_ignored(outputs["logits"], outputs["targets"])
+            return self._checked(*tensors, source="logits and targets: of the result")
         if self._losses.computed:
             return self._from_loss(batch, rows_of, choose)
         return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
@@ -350,22 +350,22 @@ class StepCapture:
             raise CaptureError(
                 f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
             )
-        given, (logits, targets, counted) = targets, self._dense.in_rows(logits, targets, counted)
+        own_targets, (logits, targets, counted) = targets, self._dense.in_rows(logits, targets, counted)
         if self._several.takes(logits, targets, counted):
             of_labels = self._several.shown(logits, targets, counted)
-            return presentation_of_units((of_labels, targets), source, given, counted)
+            return presentation_of_units((of_labels, targets), source, own_targets, counted)
         units = self._dense.of_labels(logits, targets, counted)
         if units is not None:
-            return presentation_of_units(units, source, given, counted)
-        return Presentation(*self._rows.checked(logits, targets, source), given)
+            return presentation_of_units(units, source, own_targets, counted)
+        return Presentation(*self._rows.checked(logits, targets, source), own_targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
         numbers = different(self._of_numbers.computed)
         others = f" (not counting losses whose targets are no labels, {listed(numbers)})" if numbers else ""
-        known = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
+        hint = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
         return CaptureError(
             "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "
-            f"the batch, got {calls}{others}. {_REMEDY} For a regression: {REMEDY}{known}"
+            f"the batch, got {calls}{others}. {_REMEDY} For a regression: {REMEDY}{hint}"
         )
 
     def _look_for_classes(self, targets: Tensor, batch: Any) -> None:

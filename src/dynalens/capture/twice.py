@@ -26,14 +26,14 @@ def warn_of_probabilities(call: LossCall) -> None:
     network, so the graph must tell, too, that they are the result of a sigmoid or a clamp.
     """
     function = _TAKES.get(call.name)
-    given = (
+    operation = (
         _given(call.logits, function) if function and call.logits.grad_fn is not None and call.logits.numel() else ""
     )
-    if given:
+    if operation:
         warn(
-            f"Expected logits as the input of `{call.name}`, got the result of a {given}: the loss takes the "
+            f"Expected logits as the input of `{call.name}`, got the result of a {operation}: the loss takes the "
             f"{function} of its input by itself, so the network hardly learns. The record has the probabilities "
-            f"that this loss computes. Leave the {given} out and pass logits."
+            f"that this loss computes. Leave the {operation} out and pass logits."
         )
 
 
@@ -49,8 +49,8 @@ def _given(logits: Tensor, function: str) -> str:
     # A clamp with other limits has values beyond them, too, unless a network is fresh.
     has_limits = bool(((values == 0) | (values == 1)).any())
     by_name = (name for name, operations in _OPERATIONS.items() if comes_from(logits, operations))
-    given = next(by_name, _SIGMOID if divides_exponentials(logits) else "")
-    return given if given in (_SIGMOID, "") or has_limits else ""
+    operation = next(by_name, _SIGMOID if divides_exponentials(logits) else "")
+    return operation if operation in (_SIGMOID, "") or has_limits else ""
 
 
 def _are_distributions(values: Tensor) -> bool:

@@ -63,13 +63,13 @@ class UnitTargets(NamedTuple):
     def of_kind(cls, targets: Tensor, kind: str) -> "UnitTargets":
         """Return targets as they are told of, by the name of their kind of units."""
         bits = CLASSES.of(targets.detach())
-        rounded = _has_fractions(targets)
+        has_fractions = _has_fractions(targets)
         channels = bits.ndim > 3 and bits.shape[1] == 1
         if kind == TOKEN_LABELS or (kind == PIXEL_LABELS and not channels):
-            return cls(bits, several=True, rounded=rounded)
+            return cls(bits, several=True, rounded=has_fractions)
         is_one_hot = targets.is_floating_point() and bits.ndim > (2 if kind == TOKENS else 3) and not channels
         classes = _of_one_hot(bits) if is_one_hot else bits.squeeze(1) if channels else bits
-        return cls(classes, several=False, rounded=rounded)
+        return cls(classes, several=False, rounded=has_fractions)
 
     def held_by(self, entries: Iterable[tuple[Path, Tensor]]) -> "tuple[Path, UnitLabels] | None":
         """Return the entry that holds these targets, and how; None if none does.

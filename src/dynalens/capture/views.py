@@ -47,8 +47,8 @@ def view_from(entry: Tensor, tensor: Tensor) -> View | None:
     if entry.ndim == tensor.ndim == 2 and tensor.shape[1] < entry.shape[1]:
         return View(end=tensor.shape[1] - entry.shape[1])
     for order in itertools.permutations(range(1, entry.ndim)) if entry.ndim == tensor.ndim else ():
-        permuted = entry.permute(0, *order)
-        if (permuted.shape, permuted.stride()) == (tensor.shape, tensor.stride()):
+        channels_last = entry.permute(0, *order)
+        if (channels_last.shape, channels_last.stride()) == (tensor.shape, tensor.stride()):
             return View(axes=(0, *order))
     if entry.is_contiguous() and tensor.is_contiguous():
         return View(shape=tuple(tensor.shape[1:]))

@@ -155,8 +155,9 @@ def _are_among(batch: Any, draws: list[Any]) -> bool:
     """Return whether a batch is a list of the samples themselves, in whatever order."""
     if not isinstance(batch, list | tuple) or not batch:
         return False
-    drawn = {id(sample) for sample in draws if not isinstance(sample, int | float | str)}  # each is one object for all
-    return all(id(sample) in drawn for sample in batch)
+    # Small numbers and strings are one object for all.
+    drawn_ids = {id(sample) for sample in draws if not isinstance(sample, int | float | str)}
+    return all(id(sample) in drawn_ids for sample in batch)
 
 
 def _order_in_list(draws: list[Any], samples: list[Any]) -> Order:

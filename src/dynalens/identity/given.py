@@ -48,21 +48,21 @@ def given_rows(dataset: Any) -> Array | None:
     return _given(dataset, _rows)
 
 
-def _given(dataset: Any, read: Callable[[Any], Array | None]) -> Array | None:
+def _given(dataset: Any, reader: Callable[[Any], Array | None]) -> Array | None:
     if isinstance(dataset, IndexedDataset):
-        return _given(dataset.dataset, read)
+        return _given(dataset.dataset, reader)
     if isinstance(dataset, RelabelledDataset):
-        return _changed(_given(dataset.dataset, read), dataset.changes)
+        return _changed(_given(dataset.dataset, reader), dataset.changes)
     if isinstance(dataset, Subset):
-        labels = _given(dataset.dataset, read) if _only_chooses(dataset) else None
+        labels = _given(dataset.dataset, reader) if _only_chooses(dataset) else None
         return None if labels is None else labels[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, ConcatDataset):
-        every = [_given(part, read) for part in dataset.datasets]
+        every = [_given(part, reader) for part in dataset.datasets]
         parts = [labels for labels in every if labels is not None]
         return np.concatenate(parts) if parts and len(parts) == len(every) else None
     for values in _shown(dataset):
         with suppress(Exception):  # whatever an attribute of the user's does, it is only looked at
-            labels = read(values)
+            labels = reader(values)
             if labels is not None and len(labels) == len(dataset):
                 return labels
     return None
@@ -169,7 +169,7 @@ def _label_of(sample: Any) -> Any:
     return sample[1]
 
 
-def disagreeing(given: Array, targets: Array) -> Array:
+def disagreeing(labels: Array, targets: Array) -> Array:
     r"""Return the places where targets are not those of the given labels, though on the whole they are.
 
     Targets that are a function of the labels (renumbered, or in coarser classes) agree. Otherwise the most frequent
@@ -178,7 +178,7 @@ def disagreeing(given: Array, targets: Array) -> Array:
     independent labels and targets. Below, the dataset's labels are about something else than what is trained on.
 
     Args:
-        given: Shape ``(N,)``, integers.
+        labels: Shape ``(N,)``, integers.
         targets: Shape ``(N,)``, integers >= 0.
 
     Example:
@@ -187,16 +187,16 @@ def disagreeing(given: Array, targets: Array) -> Array:
         >>> disagreeing(np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 1, 1, 1]))
         array([], dtype=int64)
     """
-    if not len(given):
+    if not len(labels):
         return np.empty(0, np.int64)
-    _, label = np.unique(given, return_inverse=True)
+    _, label = np.unique(labels, return_inverse=True)
     _, target = np.unique(targets, return_inverse=True)
     classes = int(target.max()) + 1
     pairs, counts = np.unique(label * classes + target, return_counts=True)
-    meant = np.zeros(int(label.max()) + 1, np.int64)
+    class_of_label = np.zeros(int(label.max()) + 1, np.int64)
     by_count = pairs[np.argsort(counts, kind="stable")]
-    meant[by_count // classes] = by_count % classes  # the most frequent one is assigned last
-    same = meant[label] == target
-    chance = float(np.bincount(meant[label], minlength=classes) @ np.bincount(target)) / len(given) ** 2
-    related = float(same.mean()) - chance > (1 - chance) / 2
-    return np.flatnonzero(~same) if related else np.empty(0, np.int64)
+    class_of_label[by_count // classes] = by_count % classes  # the most frequent one is assigned last
+    same = class_of_label[label] == target
+    chance = float(np.bincount(class_of_label[label], minlength=classes) @ np.bincount(target)) / len(labels) ** 2
+    are_related = float(same.mean()) - chance > (1 - chance) / 2
+    return np.flatnonzero(~same) if are_related else np.empty(0, np.int64)

@@ -215,20 +215,20 @@ def _as_array(entry: Any) -> np.ndarray:
 
 
 @functools.cache
-def _recording_loader(base: Any, tagged: bool) -> type:
+def _recording_loader(base: Any, is_tagged: bool) -> type:
     def index_sampler(self: Any) -> Any:
         sampler = base._index_sampler.fget(self)
-        return sampler if tagged else _RecordingSampler(sampler, self.dataset)
+        return sampler if is_tagged else _RecordingSampler(sampler, self.dataset)
 
     def get_iterator(self: Any) -> Any:
-        with _indices_with_samples(self) if tagged else _order_with_batch(self):
-            return _recorded(base._get_iterator(self), tagged)
+        with _indices_with_samples(self) if is_tagged else _order_with_batch(self):
+            return _recorded(base._get_iterator(self), is_tagged)
 
     def iterate(self: Any) -> Any:
-        if not tagged and self.persistent_workers and self._iterator is not None:
+        if not is_tagged and self.persistent_workers and self._iterator is not None:
             # Its workers run since before it was followed; only the draws of the next iteration are new.
             self._iterator._index_sampler = self._index_sampler
-            _recorded(self._iterator, tagged)
+            _recorded(self._iterator, is_tagged)
         batches = base.__iter__(self)
         iteration = iteration_of(batches)
         if iteration is not None:
@@ -247,16 +247,16 @@ def _recording_loader(base: Any, tagged: bool) -> type:
     return type(base.__name__, (base,), members)
 
 
-def _recorded(batches: Any, tagged: bool) -> Any:
+def _recorded(batches: Any, is_tagged: bool) -> Any:
     if iteration_of(batches) is None:
         base: Any = type(batches)
-        batches.__class__ = _recording_iterator(base, tagged)
+        batches.__class__ = _recording_iterator(base, is_tagged)
         batches._dynalens = Iteration()
     return batches
 
 
 @functools.cache
-def _recording_iterator(base: Any, tagged: bool) -> type:
+def _recording_iterator(base: Any, is_tagged: bool) -> type:
     def advance(self: Any) -> Any:
         iteration = self._dynalens
         try:
@@ -264,7 +264,7 @@ def _recording_iterator(base: Any, tagged: bool) -> type:
         except StopIteration:
             iteration.exhausted = True
             raise
-        if tagged:
+        if is_tagged:
             indices, batch = batch
         else:
             indices = self._sampler_iter.queue.popleft()

@@ -73,14 +73,17 @@ def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]
         >>> order_of_rows({(1,): [4, 2, 9]}, {("y",): torch.tensor([2, 4, 9])}, arrays=False)
         [1, 0, 2]
     """
-    agreeing, moved = _sorted_out(samples, rows, arrays=arrays)
-    agreeing = [pair for pair in agreeing if len(set(pair.samples)) > 1]  # what all samples share tells no order
+    pairs_in_order, moved_pairs = _sorted_out(samples, rows, arrays=arrays)
+    # A value that all samples share tells no order.
+    pairs_in_order = [pair for pair in pairs_in_order if len(set(pair.samples)) > 1]
     count = len(next(iter(samples.values()), ()))
-    length = count if agreeing else max((len(pair.rows) for pair in moved), default=0)
-    moved = [pair for pair in moved if len(pair.rows) == length]
-    if not moved or (agreeing and len(set(zip(*(pair.samples for pair in agreeing), strict=True))) == count):
+    length = count if pairs_in_order else max((len(pair.rows) for pair in moved_pairs), default=0)
+    moved_pairs = [pair for pair in moved_pairs if len(pair.rows) == length]
+    if not moved_pairs or (
+        pairs_in_order and len(set(zip(*(pair.samples for pair in pairs_in_order), strict=True))) == count
+    ):
         return None
-    return _assigned([*moved, *agreeing], samples)
+    return _assigned([*moved_pairs, *pairs_in_order], samples)
 
 
 def _sorted_out(
@@ -88,18 +91,18 @@ def _sorted_out(
 ) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs that agree in order, and those of other columns that do in another order."""
     every = [(place, pair) for place, leaf in rows.items() for pair in _pairs(samples, leaf, arrays=arrays)]
-    agreeing = [(place, pair) for place, pair in every if pair.in_order]
-    places, paths = {place for place, _ in agreeing}, {pair.path for _, pair in agreeing}
-    moved: dict[Path, Pair] = {}
+    pairs_in_order = [(place, pair) for place, pair in every if pair.in_order]
+    places, paths = {place for place, _ in pairs_in_order}, {pair.path for _, pair in pairs_in_order}
+    moved_pairs: dict[Path, Pair] = {}
     for place, pair in every:
         if place in places or pair.path in paths:
             continue
         if pair.in_another_order:
-            if place not in moved or pair.path[-1:] == place[-1:]:
-                moved[place] = pair
+            if place not in moved_pairs or pair.path[-1:] == place[-1:]:
+                moved_pairs[place] = pair
         elif pair.overlaps:
             raise OrderError("some of its rows are the samples at their places and some are not")
-    return [pair for _, pair in agreeing], list(moved.values())
+    return [pair for _, pair in pairs_in_order], list(moved_pairs.values())
 
 
 def _pairs(samples: Mapping[Path, list[Any]], leaf: Column, *, arrays: bool) -> list[Pair]:

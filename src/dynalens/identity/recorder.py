@@ -28,8 +28,8 @@ class IndexRecorder:
     @classmethod
     def attach(cls, trainer: Any) -> "IndexRecorder":
         """Return the Trainer's recorder, made and installed at the first call."""
-        wrapped = vars(trainer.strategy).get("process_dataloader")
-        recorder = getattr(wrapped, "dynalens_recorder", None)
+        wrapper = vars(trainer.strategy).get("process_dataloader")
+        recorder = getattr(wrapper, "dynalens_recorder", None)
         if recorder is None:
             recorder = cls(trainer.strategy)
 
@@ -108,9 +108,9 @@ def batches_ahead(trainer: Any) -> int:
         SampleIdentityError: If a step with ``dataloader_iter`` took another number of batches than one.
     """
     fetcher = trainer.fit_loop._data_fetcher
-    ahead = getattr(fetcher, "batches", None)
-    if ahead is not None:
-        return len(ahead)
+    batches = getattr(fetcher, "batches", None)
+    if batches is not None:
+        return len(batches)
     steps = trainer.fit_loop.epoch_loop.batch_progress.current.ready
     if fetcher.fetched != steps:
         raise SampleIdentityError(
@@ -162,10 +162,10 @@ def training_loader(trainer: Any, name: str | int | None) -> TrainingLoader:
     Raises:
         SampleIdentityError: If there is none of that name, or no name and several loaders.
     """
-    combined = trainer.fit_loop._combined_loader
+    combined_loader = trainer.fit_loop._combined_loader
     candidates = [
         TrainingLoader(loader, position, path)
-        for position, (path, loader) in enumerate(_leaves(combined.iterables, combined.flattened, ()))
+        for position, (path, loader) in enumerate(_leaves(combined_loader.iterables, combined_loader.flattened, ()))
     ]
     names = [candidate.name for candidate in candidates]
     if name is None and len(candidates) == 1:
@@ -182,10 +182,10 @@ def training_loader(trainer: Any, name: str | int | None) -> TrainingLoader:
     )
 
 
-def _leaves(loaders: Any, expanded: list[Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+def _leaves(loaders: Any, flat_loaders: list[Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
     """The loaders of a structure and the path to each, in Lightning's order."""
-    if any(loaders is loader for loader in expanded):
+    if any(loaders is loader for loader in flat_loaders):
         yield path, loaders
         return
     for key, value in loaders.items() if isinstance(loaders, Mapping) else enumerate(loaders):
-        yield from _leaves(value, expanded, (*path, key))
+        yield from _leaves(value, flat_loaders, (*path, key))

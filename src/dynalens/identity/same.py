@@ -51,30 +51,33 @@ class SameSamples:
         if self._roots is not None and len(self._roots) == len(roots):
             _check_positions(self._roots, roots)
             return
-        found = _checksums(roots, paths)
-        expected = self._checksums if self._checksums is not None and self._roots is None else {}
-        if expected.get("positions") not in (None, found["positions"]):
+        checksums = _checksums(roots, paths)
+        earlier_checksums = self._checksums if self._checksums is not None and self._roots is None else {}
+        if earlier_checksums.get("positions") not in (None, checksums["positions"]):
             raise SampleIdentityError(
                 f"Expected the samples of the record at their positions in the dataset, got {len(roots)} other "
                 f"samples, of which the first is sample {roots[0]} of the whole dataset. Resume with the subset of "
                 f"the checkpoint. {_REMEDY}"
             )
-        if None not in (expected.get("files"), found["files"]) and expected["files"] != found["files"]:
+        if (
+            None not in (earlier_checksums.get("files"), checksums["files"])
+            and earlier_checksums["files"] != checksums["files"]
+        ):
             raise SampleIdentityError(
                 f"Expected the files of the record's {len(roots)} samples, got other files or another order, in "
                 f"which {(paths or [''])[0]!r} is the first. Resume with the files of the checkpoint. {_REMEDY}"
             )
-        self._roots, self._checksums = roots, found
+        self._roots, self._checksums = roots, checksums
 
 
-def _check_positions(expected: Array, roots: Array) -> None:
-    moved = np.flatnonzero(expected != roots)
-    if len(moved):
-        first = moved[0]
+def _check_positions(earlier_roots: Array, roots: Array) -> None:
+    moved_positions = np.flatnonzero(earlier_roots != roots)
+    if len(moved_positions):
+        first = moved_positions[0]
         raise SampleIdentityError(
             "Expected the samples of the record at their positions in the dataset, got other samples at "
-            f"{len(moved)} of {len(roots)} positions. The first of them is position {first}, where sample "
-            f"{roots[first]} of the whole dataset stands instead of sample {expected[first]}. {_REMEDY}"
+            f"{len(moved_positions)} of {len(roots)} positions. The first of them is position {first}, where sample "
+            f"{roots[first]} of the whole dataset stands instead of sample {earlier_roots[first]}. {_REMEDY}"
         )
 
 

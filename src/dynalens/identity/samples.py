@@ -64,12 +64,12 @@ class SampleIdentity:
             self._recorder.detach()
         self._recorder, self._source = None, None
 
-    def start(self, trainer: Any, recorded: int | None, *, training: bool = True) -> None:
+    def start(self, trainer: Any, record_length: int | None, *, training: bool = True) -> None:
         """Find the loader, when training begins and again after each reload.
 
         Args:
             trainer: The Trainer.
-            recorded: Number of samples in the record that is continued; None if it is a new one.
+            record_length: Number of samples in the record that is continued; None if it is a new one.
             training: Whether steps follow; False where a resumed fit has none left, and no iterator was made.
 
         Raises:
@@ -87,7 +87,7 @@ class SampleIdentity:
                 _check_followed(trainer, self._source)
             self.way = "carried with the samples" if is_tagged(self._source.loader) else "sampler"
         self._by_position = _by_position(self.dataset, explicit=self.way == "`index`")
-        self._check_continues(recorded)
+        self._check_continues(record_length)
 
     def check_processes(self, processes: Any, num_samples: int | None) -> None:
         """Check that all processes record the same dataset; all of them have to call it.

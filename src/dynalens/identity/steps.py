@@ -123,11 +123,11 @@ class StepRows:
             raise SampleIdentityError(MIXED)
         delivered = None if is_own else self._identity.delivered(trainer, rows)
         order = self._order_after_hooks(delivered, part)
-        followed = TRACE.followed(presentation.given)
-        choice = followed.rows if followed is not None and followed.is_choice else None
+        source = TRACE.followed(presentation.given)
+        choice = source.rows if source is not None and source.is_choice else None
         after_hooks = rows if order is None else rows[order]
         if choice is not None and len(choice) <= len(after_hooks) * views:
-            check_rows(followed.of if followed else 0, len(after_hooks), 1)
+            check_rows(source.of if source else 0, len(after_hooks), 1)
             if len(choice) == len(after_hooks) * views and not (TRACE.chose_inputs or presentation.chose_rows()):
                 self._expect_order(choice, len(after_hooks))
             of_targets = after_hooks.to(choice.device, non_blocking=True)[choice]  # moved with the rest of the epoch
@@ -145,9 +145,9 @@ class StepRows:
             if presentation.of_layer:
                 _check_layer(TRACE.of_layers(), len(after_hooks))
             _check_in_place(self._noted, carried=delivered is None)
-            traced = followed is not None and not self._hooked
-            self._compare(batch, rows, of_targets.cpu(), presentation, traced=traced)
-        elif not is_own and presentation.units is None and views == 1 and followed is None:
+            is_traced = source is not None and not self._hooked
+            self._compare(batch, rows, of_targets.cpu(), presentation, traced=is_traced)
+        elif not is_own and presentation.units is None and views == 1 and source is None:
             self._count_others(batch, order, presentation)
         return of_targets
 
@@ -176,11 +176,11 @@ class StepRows:
             sources: What is known of the inputs of the layer's calls, one after another.
         """
         assert self._of_step is not None
-        known = [source for source in sources if source is not None]
-        inputs = known[0] if known else None
-        if inputs is not None and len(known) > 1:
-            inputs = inputs.choice(torch.cat([source.rows for source in known]))
-        choices = _rows_of_inputs(inputs if len(known) == len(sources) else None, *self._of_step)
+        known_sources = [source for source in sources if source is not None]
+        inputs = known_sources[0] if known_sources else None
+        if inputs is not None and len(known_sources) > 1:
+            inputs = inputs.choice(torch.cat([source.rows for source in known_sources]))
+        choices = _rows_of_inputs(inputs if len(known_sources) == len(sources) else None, *self._of_step)
         return next((rows for rows in choices if len(rows) == count), choices[0])
 
     @property
@@ -259,9 +259,9 @@ class StepRows:
         columns = whole if of_targets is rows else _of_samples(whole, rows.tolist(), of_targets.tolist())
         targets, classes = presentation.targets, presentation.logits.shape[1]
         if presentation.units is not None:
-            counted = what_counts(presentation.given, presentation.counted)
-            columns |= coded_columns(columns, presentation.given, counted)
-            targets, classes = torch.tensor(row_codes(presentation.given, counted)), 0
+            mask = what_counts(presentation.given, presentation.counted)
+            columns |= coded_columns(columns, presentation.given, mask)
+            targets, classes = torch.tensor(row_codes(presentation.given, mask)), 0
         if (shown := self._shown(of_targets, presentation)) is not None:
             columns[GIVEN] = shown
         self._labels.see(columns, targets, classes=classes, traced=traced, given=_listed(presentation.given))
@@ -282,8 +282,8 @@ class StepRows:
         values = torch.from_numpy(self._given[of_targets.numpy()])
         if units is None:
             return values
-        counted = what_counts(presentation.given, presentation.counted)
-        return coded_columns({GIVEN: values}, presentation.given, counted).get(GIVEN)
+        mask = what_counts(presentation.given, presentation.counted)
+        return coded_columns({GIVEN: values}, presentation.given, mask).get(GIVEN)
 
 
 def _rows_of_inputs(inputs: Followed | None, batch: Tensor, of_targets: Tensor, views: int) -> list[Tensor]:
@@ -310,10 +310,10 @@ def _of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
     return torch.cat([of_targets, rows[:1].expand(padding)]) if padding else of_targets
 
 
-def _of_samples(columns: dict[Path, Column], samples: list[int], chosen: list[int]) -> dict[Path, Column]:
+def _of_samples(columns: dict[Path, Column], samples: list[int], selection: list[int]) -> dict[Path, Column]:
     """Return the rows of some samples; one that is drawn twice has one label."""
     place = dict(zip(samples, range(len(samples)), strict=True))
-    places = [place[sample] for sample in chosen]
+    places = [place[sample] for sample in selection]
     return {
         path: [column[i] for i in places] if isinstance(column, list) else column[places]
         for path, column in columns.items()
@@ -340,11 +340,11 @@ def _is_integer_vector(part: Any) -> bool:
     return isinstance(part, Tensor) and part.ndim == 1 and not part.is_floating_point() and not part.is_complex()
 
 
-def _check_in_place(noted: list[tuple[Any, list[Any]]], *, carried: bool) -> None:
+def _check_in_place(vectors: list[tuple[Any, list[Any]]], *, carried: bool) -> None:
     """Raise where a step has put labels into another order in place; an index that the batch carries may go along."""
-    changes = [values for vector, values in noted if is_reordered(values, list(_noted([vector])[0][1]))]
-    along = carried and any(len(set(values)) == len(values) for values in changes)
-    if changes and not along:
+    changes = [values for vector, values in vectors if is_reordered(values, list(_noted([vector])[0][1]))]
+    ids_move_along = carried and any(len(set(values)) == len(values) for values in changes)
+    if changes and not ids_move_along:
         raise SampleIdentityError(
             "Expected the step to leave the labels of its batch in their order, got them in another order in the same "
             "tensor. Order copies instead, inputs and labels alike: `labels = labels[order]`."

@@ -111,24 +111,24 @@ class RowTrace(TorchFunctionMode):
 
     def source_of(self, user: Any, value: Any) -> Followed | None:
         """Return what is known of a layer's input: itself, or what layers computed with since this user asked last."""
-        asked = self._asked.get(id(user), 0)
+        start = self._asked.get(id(user), 0)
         self._asked[id(user)] = len(self._computed_with)
         if (own := self._known.get(id(value))) is not None:
             return own
-        calls = self._computed_with[asked:]
+        calls = self._computed_with[start:]
         sources = [source for source, has_gradients in calls if has_gradients] or [source for source, _ in calls]
         return sources[-1] if sources and _are_of_same_rows(sources) else None
 
     def of_layers(self) -> Followed | None:
         """Return the inputs that layers computed with last, with gradients if any did; None if not known."""
         sources = [source for source, _ in self._computed_with]
-        trained = [source for source, has_gradients in self._computed_with if has_gradients]
-        return (trained or sources)[-1] if sources else None
+        sources_with_gradients = [source for source, has_gradients in self._computed_with if has_gradients]
+        return (sources_with_gradients or sources)[-1] if sources else None
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return the rows of the batch that a tensor of the step holds, or None if all in order, or not known."""
-        followed = self.followed(targets)
-        return followed.rows if followed is not None and followed.is_choice else None
+        source = self.followed(targets)
+        return source.rows if source is not None and source.is_choice else None
 
     def mixes(self, targets: Tensor) -> bool:
         """Return whether each number of a tensor was made of several rows of the batch, or of any of them."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from dynalens.identity.columns import Column, Path
 
 
-def row_codes(targets: Tensor, counted: Tensor | None = None) -> list[int]:
+def row_codes(targets: Tensor, mask: Tensor | None = None) -> list[int]:
     """Return a number above 0 for each row of ``(N, ...)`` that other rows do not have, by what counts in it.
 
     Example:
@@ -18,27 +18,27 @@ def row_codes(targets: Tensor, counted: Tensor | None = None) -> list[int]:
         True
     """
     values = targets.detach().cpu().float()
-    if counted is not None:  # in the place of others may stand what the step wrote there
-        values = values.masked_fill(~counted.cpu().reshape(values.shape), 0)
+    if mask is not None:  # in the place of others may stand what the step wrote there
+        values = values.masked_fill(~mask.cpu().reshape(values.shape), 0)
     rows = _rows(values).numpy()
     return [1 + zlib.crc32(row.tobytes()) for row in rows]
 
 
-def what_counts(targets: Tensor, counted: Tensor | None) -> Tensor | None:
+def what_counts(targets: Tensor, mask: Tensor | None) -> Tensor | None:
     """Return which targets have a part in the loss: classes that it ignores have none, whatever number says so.
 
     The batch may mark them by another number than the step: -100 is -1 where it selects the tokens that count.
     """
     if targets.is_floating_point() or targets.is_complex():
-        return counted
-    return targets >= 0 if counted is None else counted & (targets >= 0)
+        return mask
+    return targets >= 0 if mask is None else mask & (targets >= 0)
 
 
-def coded_columns(columns: Mapping[Path, Column], targets: Tensor, counted: Tensor | None = None) -> dict[Path, Column]:
+def coded_columns(columns: Mapping[Path, Column], targets: Tensor, mask: Tensor | None = None) -> dict[Path, Column]:
     """Return the codes of those columns whose rows have as many numbers as the targets', rounded as these are."""
     size = _rows(targets).shape[1]
     return {
-        path: row_codes(column.to(targets.dtype) if targets.is_floating_point() else column, counted)
+        path: row_codes(column.to(targets.dtype) if targets.is_floating_point() else column, mask)
         for path, column in columns.items()
         if isinstance(column, Tensor) and column.ndim and not column.is_complex() and column[:1].numel() == size
     }

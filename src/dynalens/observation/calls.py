@@ -34,17 +34,17 @@ def is_compiled(model: nn.Module) -> bool:
 
 def _own_compilation(module: nn.Module) -> bool:
     marks = ("_orig_mod", "_compiler_ctx")  # of torch._dynamo's wrapper, and of a module that Lightning took out of it
-    compiled = any(getattr(module, mark, None) is not None for mark in marks)
-    return compiled or module._compiled_call_impl is not None
+    is_compiled = any(getattr(module, mark, None) is not None for mark in marks)
+    return is_compiled or module._compiled_call_impl is not None
 
 
 def _eager_modules(model: nn.Module) -> Iterator[nn.Module]:
-    visited: set[nn.Module] = set()
-    waiting = [model]
-    while waiting:
-        module = waiting.pop()
-        scripted = isinstance(module, torch.jit.ScriptModule)  # takes no hook
-        if module not in visited and not scripted and not _own_compilation(module):
-            visited.add(module)
+    known_modules: set[nn.Module] = set()
+    queue = [model]
+    while queue:
+        module = queue.pop()
+        is_script = isinstance(module, torch.jit.ScriptModule)  # takes no hook
+        if module not in known_modules and not is_script and not _own_compilation(module):
+            known_modules.add(module)
             yield module
-            waiting += module.children()
+            queue += module.children()

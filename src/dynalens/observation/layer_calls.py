@@ -104,23 +104,23 @@ def layer_calls(
 def _nearest(calls: list[LayerCall], nodes: Iterable[Node]) -> list[LayerCall]:
     latest = {call.edge: call for call in calls if call.edge is not None}
     own = set(nodes)
-    met = {edge for edge in latest if edge[0] in own}
-    met |= _met([edge for node in own - {node for node, _ in met} for edge in node.next_functions], latest.keys())
-    if len(met) > 1:
-        met -= {edge for node, _ in met for edge in _met(node.next_functions, latest.keys(), through=True)}
-    return [call for call in calls if call.edge in met and latest[call.edge] is call]
+    edges = {edge for edge in latest if edge[0] in own}
+    edges |= _met([edge for node in own - {node for node, _ in edges} for edge in node.next_functions], latest.keys())
+    if len(edges) > 1:
+        edges -= {edge for node, _ in edges for edge in _met(node.next_functions, latest.keys(), through=True)}
+    return [call for call in calls if call.edge in edges and latest[call.edge] is call]
 
 
-def _met(starts: Iterable[_Edge], sought: Collection[_Edge], *, through: bool = False) -> set[_Edge]:
+def _met(starts: Iterable[_Edge], targets: Collection[_Edge], *, through: bool = False) -> set[_Edge]:
     """Return which of some results lie behind others; with ``through`` also those behind the ones that are met."""
-    waiting, visited, met = list(starts), set[_Edge](), set[_Edge]()
-    while waiting:
-        edge = waiting.pop()
-        if edge[0] is None or edge in visited:
+    queue, known_edges, found_edges = list(starts), set[_Edge](), set[_Edge]()
+    while queue:
+        edge = queue.pop()
+        if edge[0] is None or edge in known_edges:
             continue
-        visited.add(edge)
-        if edge in sought:
-            met.add(edge)
-        if through or edge not in sought:
-            waiting += edge[0].next_functions
-    return met
+        known_edges.add(edge)
+        if edge in targets:
+            found_edges.add(edge)
+        if through or edge not in targets:
+            queue += edge[0].next_functions
+    return found_edges

@@ -91,13 +91,13 @@ def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Te
 @contextmanager
 def out_of_place(model: nn.Module) -> Iterator[None]:
     """Switch off the ``inplace`` flag of every submodule: Captum's backward hooks cannot follow such layers."""
-    flagged = [module for module in model.modules() if getattr(module, "inplace", False) is True]
+    modules = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     try:
-        for module in flagged:
+        for module in modules:
             module.__dict__["inplace"] = False
         yield
     finally:
-        for module in flagged:
+        for module in modules:
             module.__dict__["inplace"] = True
 
 

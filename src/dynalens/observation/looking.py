@@ -180,8 +180,8 @@ class _Uncheckpointed:
 
 @contextmanager
 def _same_random_numbers() -> Iterator[None]:
-    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-    cuda = torch.cuda.get_rng_state_all() if started else []
+    has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+    cuda = torch.cuda.get_rng_state_all() if has_cuda else []
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     cpu, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:

@@ -34,9 +34,9 @@ def unit_logits_in(output: object) -> object:
     if isinstance(output, Tensor):
         return output
     for name in ("logits", "out"):
-        named = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
-        if isinstance(named, Tensor):
-            return named
+        value_of_name = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(value_of_name, Tensor):
+            return value_of_name
     entries: Any = output.values() if isinstance(output, Mapping) else output if _is_many(output) else ()
     tensors = [entry for entry in entries if isinstance(entry, Tensor) and entry.ndim > 2 and entry.is_floating_point()]
     return tensors[0] if tensors and all(each.shape == tensors[0].shape for each in tensors) else output

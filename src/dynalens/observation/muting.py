@@ -59,13 +59,13 @@ def _silent_copy(logger: Any) -> Any:
     cls = type(logger)
     if isinstance(logger, _Silent) or issubclass(cls, _Muted):
         return logger
-    writing = [
+    writing_methods = [
         name
         for name in dir(cls)
         if name.startswith(("log", "save", "finalize", "after_save", "watch"))
         and inspect.isfunction(inspect.getattr_static(cls, name))
     ]
-    silent = type(cls.__name__, (_Muted, cls), {"experiment": _Silent(), **dict.fromkeys(writing, _nothing)})
+    silent = type(cls.__name__, (_Muted, cls), {"experiment": _Silent(), **dict.fromkeys(writing_methods, _nothing)})
     copy: Any = object.__new__(silent)
     copy.__dict__.update(vars(logger))
     return copy

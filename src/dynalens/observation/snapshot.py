@@ -114,9 +114,9 @@ class Snapshot:
         """Put these attributes of something else back too, by identity: what they hold is not followed."""
         self._undo.append(undo_dict(attributes, list(attributes.keys()), list(attributes.values())))
 
-    def _walk(self, pending: list[Any]) -> None:
-        while pending:
-            value = pending.pop()
+    def _walk(self, queue: list[Any]) -> None:
+        while queue:
+            value = queue.pop()
             kind = type(value)
             if kind in _ATOMS or id(value) in self._seen:
                 continue
@@ -127,18 +127,18 @@ class Snapshot:
             if isinstance(value, Tensor):
                 self.tensors.append(value)
             else:
-                pending.extend(self._kept(value))
+                queue.extend(self._kept(value))
 
     def _walk_globals(self) -> bool:
         """Follow the global variables that code which is known by now mentions, and return whether there were any."""
-        found = [(namespace, name, namespace.get(name, EMPTY)) for namespace, name in self._code.new_globals()]
-        for namespace, name, content in found:
+        entries = [(namespace, name, namespace.get(name, EMPTY)) for namespace, name in self._code.new_globals()]
+        for namespace, name, content in entries:
             self._undo.append(undo_entry(namespace, name, content))
             self._stand_ins.put(namespace, dict, [(name, content)])
             if isinstance(content, type) and _is_plain_object(content):
                 self._code.add_class(content, makes=True)
-        self._walk([content for _, _, content in found])
-        return bool(found)
+        self._walk([content for _, _, content in entries])
+        return bool(entries)
 
     def _kept(self, value: Any) -> Iterable[Any]:
         """Note how to put one thing back, and return what it holds."""

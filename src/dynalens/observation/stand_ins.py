@@ -48,8 +48,8 @@ class StandIns:
             kind_of_entry: Any = type(entry)
             if not is_replaced(kind_of_entry):
                 continue
-            _, copied = self._copies.setdefault(id(entry), (entry, stand_in(entry)))
-            kind.__setitem__(container, place, copied)
+            _, copy = self._copies.setdefault(id(entry), (entry, stand_in(entry)))
+            kind.__setitem__(container, place, copy)
 
 
 @functools.cache

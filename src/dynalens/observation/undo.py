@@ -123,9 +123,9 @@ def is_data(name: str, value: Any) -> bool:
 
 def slots_of(cls: type) -> list[MemberDescriptorType]:
     """Return the slots of the objects of a class."""
-    slotted = [vars(base).values() for base in cls.__mro__ if "__slots__" in vars(base)]
+    slots = [vars(base).values() for base in cls.__mro__ if "__slots__" in vars(base)]
     return [
-        attribute for attributes in slotted for attribute in attributes if isinstance(attribute, MemberDescriptorType)
+        attribute for attributes in slots for attribute in attributes if isinstance(attribute, MemberDescriptorType)
     ]
 
 

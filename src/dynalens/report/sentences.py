@@ -9,7 +9,7 @@ from dynalens.text import escaped
 
 
 class KeptTexts(NamedTuple):
-    """What a run archive of its samples that are tokens.
+    """What a run kept of its samples that are tokens.
 
     Attributes:
         texts: By the row of a sample; the doubtful token of one with a class for each token stands in brackets.

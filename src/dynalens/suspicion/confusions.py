@@ -212,5 +212,5 @@ def _balanced(leader: Array, label: Array, count: Array, classes: int) -> Array:
         )
         scale *= (label_weight / leader_weight) ** 0.25
         scale = np.clip(scale / np.exp(np.log(scale).mean()), 1 / limit, limit)
-    balanced: Array = count * scale[leader] / scale[label]
-    return balanced
+    balance: Array = count * scale[leader] / scale[label]
+    return balance

@@ -58,13 +58,15 @@ def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
         statistics: Of samples that were seen, with a class for each token or pixel.
     """
     doubts = doubts_of(statistics)
-    contradicted = int((statistics.margin < 0).sum())
+    contradicted_count = int((statistics.margin < 0).sum())
     distance = doubts - np.median(doubts)
-    above, below = np.sort(distance[distance > 0]), np.sort(-distance[distance < 0])
-    n, places = len(doubts), np.concatenate([above, below])
-    usual = float(np.quantile(below, USUAL)) if len(below) else 0.0
-    value = min(MOST, min(contradicted, max(0, _beyond(above, usual) - _beyond(below, usual))) / n)
-    most = max(value, max((_beyond(above, d) - _beyond(below, d) for d in places), default=0) / n)
+    distances_above, distances_below = np.sort(distance[distance > 0]), np.sort(-distance[distance < 0])
+    n, places = len(doubts), np.concatenate([distances_above, distances_below])
+    usual = float(np.quantile(distances_below, USUAL)) if len(distances_below) else 0.0
+    value = min(
+        MOST, min(contradicted_count, max(0, _beyond(distances_above, usual) - _beyond(distances_below, usual))) / n
+    )
+    most = max(value, max((_beyond(distances_above, d) - _beyond(distances_below, d) for d in places), default=0) / n)
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / n) / n))
     return NoiseRate(0.0, value, min(1.0, most + error), alone=ALONE)
 

@@ -47,16 +47,16 @@ class RunLoss:
     """
 
     def __init__(self, evidence: EmbeddingEvidence, mean_losses: Array) -> None:
-        recorded = mean_losses[np.isfinite(mean_losses)]
-        self.value = float(recorded.mean()) if len(recorded) else float("nan")
+        finite_losses = mean_losses[np.isfinite(mean_losses)]
+        self.value = float(finite_losses.mean()) if len(finite_losses) else float("nan")
         self._margin = evidence.margin
         self._agreement = -np.inf
 
     def read(self, _: int, presentations: Mapping[str, Array]) -> None:
         """Look at the presentations of an epoch: their rows ``index`` and ``p_label``, shape ``(M,)``."""
         margin = self._margin[presentations["index"]]
-        judged = np.isfinite(margin)
-        p, margin = presentations["p_label"][judged].astype(np.float64), margin[judged]
+        has_margin = np.isfinite(margin)
+        p, margin = presentations["p_label"][has_margin].astype(np.float64), margin[has_margin]
         if not len(p) or not p.std() or not margin.std():
             return
         agreement = float(np.corrcoef(p, margin)[0, 1])

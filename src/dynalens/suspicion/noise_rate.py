@@ -72,7 +72,7 @@ class NoiseRate:
         return f"NoiseRate({ends})" if self.calibrated else f"NoiseRate({ends})  # {self.alone}"
 
 
-def estimate_noise_rate(predictions: Predictions, directed: float, epochs: Sequence[Candidates] = ()) -> NoiseRate:
+def estimate_noise_rate(predictions: Predictions, direction: float, epochs: Sequence[Candidates] = ()) -> NoiseRate:
     """Return how many labels are wrong.
 
     Let c be the fraction of labels that are doubted: the leading class is another one. Hard samples are in it. Wrong
@@ -91,7 +91,7 @@ def estimate_noise_rate(predictions: Predictions, directed: float, epochs: Seque
 
     Args:
         predictions: Means of the run.
-        directed: How far confusions go one way, A in [0, 1].
+        direction: How far confusions go one way, A in [0, 1].
         epochs: What the history says of labels that the network rules out; none without history.
     """
     leader = predictions.leader()
@@ -100,30 +100,30 @@ def estimate_noise_rate(predictions: Predictions, directed: float, epochs: Seque
         return NoiseRate(0.0, MOST, 1.0)
     p_leader = np.where(differ, predictions.p_rival, predictions.p_label)
     disagreement = Disagreement.measured(0, differ, p_leader)
-    low, refuted, high = refuted_rate(epochs) if epochs else (0.0, 0.0, 0.0)
-    value, doubted = _estimate(disagreement, refuted, directed), disagreement.doubted
+    low, refuted_share, high = refuted_rate(epochs) if epochs else (0.0, 0.0, 0.0)
+    value, doubtful_share = _estimate(disagreement, refuted_share, direction), disagreement.doubted
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(predictions)) / len(predictions)))
-    return NoiseRate(max(0.0, min(low, value) - error), value, min(1.0, max(doubted, high) + error))
+    return NoiseRate(max(0.0, min(low, value) - error), value, min(1.0, max(doubtful_share, high) + error))
 
 
 def earlier_estimate(
-    course: Sequence[Disagreement], candidates: Sequence[Candidates], directed: float, epochs: int
+    course: Sequence[Disagreement], candidates: Sequence[Candidates], direction: float, epochs: int
 ) -> float | None:
     """Return the estimate as of about half of the epochs; None of a single epoch, and without history.
 
     Args:
         course: How far the network disagreed with the labels after some of the epochs.
         candidates: As for :func:`estimate_noise_rate`.
-        directed: How far confusions go one way, as of now.
+        direction: How far confusions go one way, as of now.
         epochs: How many there are.
     """
     half = halfway(course, epochs)
     if half is None:
         return None
     first_half = [each for each in candidates if each.epoch <= half.epoch]
-    return _estimate(half, refuted_rate(first_half)[1] if first_half else 0.0, directed)
+    return _estimate(half, refuted_rate(first_half)[1] if first_half else 0.0, direction)
 
 
-def _estimate(disagreement: Disagreement, refuted: float, directed: float) -> float:
-    wrong = min(disagreement.doubted, max(refuted, disagreement.surest))
-    return min(MOST, wrong + max(wrong, min(1.0, directed / RULE**2)) * (disagreement.doubted - wrong))
+def _estimate(disagreement: Disagreement, refuted_share: float, direction: float) -> float:
+    wrong = min(disagreement.doubted, max(refuted_share, disagreement.surest))
+    return min(MOST, wrong + max(wrong, min(1.0, direction / RULE**2)) * (disagreement.doubted - wrong))

@@ -125,10 +125,10 @@ def _pooled(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     weight = np.array([(each.epoch + 1.0) ** -_FORGETTING for each in epochs])
     fits = [each.profile for each in epochs]
     evidence = [np.maximum(likelihood - likelihood.max(), -_REFUTED) for likelihood in fits]
-    pooled = sum(w * each for w, each in zip(weight / weight.sum(), evidence, strict=True))
-    likely = np.flatnonzero(pooled > pooled.max() - _UNLIKELY)
+    log_likelihood = sum(w * each for w, each in zip(weight / weight.sum(), evidence, strict=True))
+    likely = np.flatnonzero(log_likelihood > log_likelihood.max() - _UNLIKELY)
     low, high = max(int(likely[0]) - 1, 0), min(int(likely[-1]) + 1, len(_RATES) - 1)
-    r, m = _RATES[[low, int(pooled.argmax()), high]], epochs[0].others
+    r, m = _RATES[[low, int(log_likelihood.argmax()), high]], epochs[0].others
     ends = r * m / (1 - r + r * m / (epochs[0].classes - 1))
     return float(ends[0]), float(ends[1]), float(ends[2])
 

@@ -111,11 +111,11 @@ def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
     if statistics.unit is not None:
         return _assess_units(statistics, rows)
     predictions = Predictions.read(statistics.part(rows))
-    directed = one_way(predictions.leader(), predictions.label)
-    score = combined(score_parts(predictions, directed), predictions)
+    direction = one_way(predictions.leader(), predictions.label)
+    score = combined(score_parts(predictions, direction), predictions)
     whole = bool((votes.presentations[rows] > 0).all())
-    rate = estimate_noise_rate(predictions, directed, votes.candidates if whole else ())
-    earlier = earlier_estimate(votes.course, votes.candidates, directed, votes.epochs) if whole else None
+    rate = estimate_noise_rate(predictions, direction, votes.candidates if whole else ())
+    earlier = earlier_estimate(votes.course, votes.candidates, direction, votes.epochs) if whole else None
     right = float((statistics.predicted[rows] == statistics.label[rows]).mean())
     reasons = doubts(rate, samples=len(rows), accuracy=right, earlier=earlier)
     score = with_mean(score, rate.value)
@@ -197,22 +197,22 @@ def predicted_score(predictions: Predictions) -> Array:
     return combined(score_parts(predictions, one_way(predictions.leader(), predictions.label)), predictions)
 
 
-def score_parts(predictions: Predictions, directed: float) -> dict[str, tuple[float, Array]]:
+def score_parts(predictions: Predictions, direction: float) -> dict[str, tuple[float, Array]]:
     """Return weight and values of each part of the score, by name."""
-    pairs = float(np.clip(directed / ONE_WAY**2, PAIRS, 1))
+    pairs = float(np.clip(direction / ONE_WAY**2, PAIRS, 1))
     return {"margin": (1 - pairs, -predictions.margin), "pairs": (pairs, wrong_log_odds(predictions))}
 
 
 def combined(parts: Mapping[str, tuple[float, Array]], predictions: Predictions) -> Array:
     """Return the sum over the parts of weight * L(values), shape ``(N,)``; what is added here is part of the order."""
-    doubted = predictions.leader() != predictions.label
+    is_doubtful = predictions.leader() != predictions.label
     total = np.zeros(len(predictions))
     for weight, values in parts.values():
-        total += weight * log_odds(values, doubted)
+        total += weight * log_odds(values, is_doubtful)
     return total
 
 
-def log_odds(values: Array, doubted: Array) -> Array:
+def log_odds(values: Array, is_doubtful: Array) -> Array:
     """Return the log odds, up to a constant, of two groups that are normal in ``values`` with one variance.
 
     With means a of the doubted and b of the others and the variance v within the groups, (a - b) / v times the
@@ -221,21 +221,21 @@ def log_odds(values: Array, doubted: Array) -> Array:
 
     Args:
         values: Shape ``(N,)``, finite.
-        doubted: Shape ``(N,)``, bool.
+        is_doubtful: Shape ``(N,)``, bool.
 
     Example:
         >>> import numpy as np
         >>> log_odds(np.array([0.0, 2.0, 4.0, 6.0]), np.array([False, False, True, True])).round(6)
         array([-12.,  -4.,   4.,  12.])
     """
-    centred: Array = values - values.mean()
-    wrong, right = centred[doubted], centred[~doubted]
+    distances: Array = values - values.mean()
+    wrong, right = distances[is_doubtful], distances[~is_doubtful]
     if not len(wrong) or not len(right):
-        spread = float(centred.std())
-        return centred / spread if spread else centred
+        deviation = float(distances.std())
+        return distances / deviation if deviation else distances
     variance = (len(wrong) * wrong.var() + len(right) * right.var()) / (len(wrong) + len(right))
     slope: float = max(0.0, wrong.mean() - right.mean()) / (variance + 1e-9)
-    return slope * centred
+    return slope * distances
 
 
 def log_odds_offset(log_odds: Array, mean: float) -> float:

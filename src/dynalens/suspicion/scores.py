@@ -25,17 +25,17 @@ def named_scores(statistics: SampleStatistics, probability_margin: Array) -> dic
         statistics: The record.
         probability_margin: Shape ``(N,)``, the mean of p_y - max_{k != y} p_k.
     """
-    has_presentations, learned = statistics.presentations > 0, statistics.learned
-    latest = np.max(statistics.first_learned, where=learned, initial=-1)
+    has_presentations, has_learned = statistics.presentations > 0, statistics.learned
+    latest = np.max(statistics.first_learned, where=has_learned, initial=-1)
     scores = {
         "aum": -statistics.margin,
         "probability_margin": -probability_margin,
         "confidence": -statistics.confidence,
         "loss": statistics.loss,
         "el2n": statistics.el2n,
-        "forgetting": np.where(learned, statistics.forgetting_events, statistics.presentations),
+        "forgetting": np.where(has_learned, statistics.forgetting_events, statistics.presentations),
         "correctness": -statistics.correctness,
-        "first_learned": np.where(learned, statistics.first_learned, latest + 1),
+        "first_learned": np.where(has_learned, statistics.first_learned, latest + 1),
     }
     if statistics.target is not None:
         scores = {name: scores[name] for name in ("loss", "forgetting", "correctness", "first_learned")}

@@ -135,15 +135,15 @@ def worst_samples(statistics: SampleStatistics, n: int) -> list[int]:
     return worst
 
 
-def overlap(now: Array, before: Array) -> float:
+def overlap(newer: Array, older: Array) -> float:
     """Return how many samples are in both of two masks, of those in either; NaN if none is.
 
     Example:
         >>> overlap(np.array([True, True, False]), np.array([True, False, True]))
         0.3333333333333333
     """
-    either = int((now | before).sum())
-    return int((now & before).sum()) / either if either else float("nan")
+    either = int((newer | older).sum())
+    return int((newer & older).sum()) / either if either else float("nan")
 
 
 def clean_indices(table: pd.DataFrame, precision: float | None = None) -> list[Any]:

@@ -34,9 +34,9 @@ def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     is_known = ~np.isnan(residuals).all(axis=0)
     usual = np.nanmedian(residuals[:, is_known], axis=0)
     value = min(MOST, float((_NORMAL * residuals[:, is_known] > OUTLYING * usual).any(axis=1).mean()))
-    beyond = max(value, float((statistics.unit_margin <= 0).mean()))
+    high = max(value, float((statistics.unit_margin <= 0).mean()))
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(residuals)) / len(residuals)))
-    return NoiseRate(0.0, value, min(1.0, beyond + error), alone=ALONE)
+    return NoiseRate(0.0, value, min(1.0, high + error), alone=ALONE)
 
 
 def label_word(statistics: SampleStatistics) -> str:

@@ -120,25 +120,25 @@ def _reduced(units: _Units, shape: torch.Size, first: int, *, labels: int = 1) -
 
     Of K labels, the units of each follow those of the one before.
     """
-    reduced = presented(units.margins, units.losses, units.counted)
-    place = reduced.unit.unsqueeze(1)
+    result = presented(units.margins, units.losses, units.counted)
+    place = result.unit.unsqueeze(1)
     label, rival = (each.gather(1, place).squeeze(1) for each in (units.given, units.rivals))
     lowest = units.given.masked_fill(~units.counted, 0).amin(dim=1)
-    targets = torch.where(lowest < 0, lowest, torch.where(reduced.counted, 0, _IGNORED))
+    targets = torch.where(lowest < 0, lowest, torch.where(result.counted, 0, _IGNORED))
     size = units.given.shape[1] // labels
-    classes = 2 * (reduced.unit // size)
+    classes = 2 * (result.unit // size)
     columns = torch.full_like(label, shape[-1])
-    doubt = reduced.means[:, MEAN_LOSS] if len(shape) > 1 else units.losses.masked_fill(~units.counted, 0).amax(dim=1)
-    summary = [reduced.unit % size + first, label + classes, rival + classes, torch.zeros_like(label), doubt, columns]
+    doubt = result.means[:, MEAN_LOSS] if len(shape) > 1 else units.losses.masked_fill(~units.counted, 0).amax(dim=1)
+    summary = [result.unit % size + first, label + classes, rival + classes, torch.zeros_like(label), doubt, columns]
     states = packed_states(units.margins, units.counted)
-    numbers = torch.cat([reduced.means, torch.stack([each.float() for each in summary], dim=1), states], dim=1)
-    rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
+    numbers = torch.cat([result.means, torch.stack([each.float() for each in summary], dim=1), states], dim=1)
+    rows = torch.stack([result.worst, torch.zeros_like(result.worst)], dim=1)
     return rows, targets, numbers, *((_marks(units, shape),) if len(shape) > 1 else ())
 
 
 def _marks(units: _Units, shape: torch.Size) -> Tensor:
-    contradicted = units.counted & ~(units.margins > 0)
-    return (contradicted * torch.where(units.given > 0, 1, 2)).to(torch.uint8).view(-1, *shape)
+    is_contradicted = units.counted & ~(units.margins > 0)
+    return (is_contradicted * torch.where(units.given > 0, 1, 2)).to(torch.uint8).view(-1, *shape)
 
 
 def _joined(parts: list[tuple[Tensor, ...]], name: str) -> UnitPresentation:

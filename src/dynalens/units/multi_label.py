@@ -31,17 +31,17 @@ def multi_label(logits: Tensor, given: Tensor, counted: Tensor | None = None) ->
     z = logits.detach().float()
     counted = torch.ones_like(z, dtype=torch.bool) if counted is None else counted
     margins = torch.where(given == 1, z, -z)
-    reduced = presented(margins, F.softplus(-margins), counted)
-    targets = torch.where(reduced.counted, 0, _NONE)
+    result = presented(margins, F.softplus(-margins), counted)
+    targets = torch.where(result.counted, 0, _NONE)
     no_labels = given.masked_fill(~counted, 0).amin(dim=1)
     targets = torch.where(no_labels < 0, no_labels, targets)
-    bit = given.gather(1, reduced.unit.unsqueeze(1)).squeeze(1)
+    bit = given.gather(1, result.unit.unsqueeze(1)).squeeze(1)
     kind = UnitKind(LABELS, z.shape[1])
-    worst_numbers = [reduced.unit, bit, torch.where(reduced.worst > 0, bit, 1 - bit), torch.full_like(bit, kind.code)]
+    worst_numbers = [result.unit, bit, torch.where(result.worst > 0, bit, 1 - bit), torch.full_like(bit, kind.code)]
     summary = torch.stack(worst_numbers, dim=1).float()
     kept_logits = z.masked_fill(~counted, torch.nan)
-    numbers = torch.cat([reduced.means, summary, kept_logits, packed(given)], dim=1)
-    rows = torch.stack([reduced.worst, torch.zeros_like(reduced.worst)], dim=1)
+    numbers = torch.cat([result.means, summary, kept_logits, packed(given)], dim=1)
+    rows = torch.stack([result.worst, torch.zeros_like(result.worst)], dim=1)
     return UnitPresentation(rows, targets, kind, numbers)
 
 
@@ -52,6 +52,8 @@ def packed(given: Tensor) -> Tensor:
         >>> packed(torch.tensor([[1, 0, 1]])).tolist()
         [[5.0]]
     """
-    padded = F.pad((given == 1).float(), (0, -given.shape[1] % BITS)).view(len(given), -(-given.shape[1] // BITS), BITS)
+    padded_bits = F.pad((given == 1).float(), (0, -given.shape[1] % BITS)).view(
+        len(given), -(-given.shape[1] // BITS), BITS
+    )
     powers = torch.arange(BITS, device=given.device).exp2()
-    return (padded * powers).sum(dim=2)
+    return (padded_bits * powers).sum(dim=2)
