@@ -108,6 +108,7 @@ MEASURES: dict[str, Callable[[Array, Array], float]] = {
 
 DECISIONS: dict[str, Callable[[Assessment, Array, Array], float]] = {
     "suggested class is right, of the wrong labels": right_suggestions,
+    "estimated fraction of wrong labels": lambda assessment, *_: assessment.noise_rate.value,
     "wrong, of the flagged": precision_of_flags,
     "flagged, of the wrong labels": recall_of_flags,
 }

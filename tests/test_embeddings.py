@@ -21,8 +21,12 @@ from dynalens.embeddings.evidence import neighbour_probabilities
 from dynalens.embeddings.probe import fit_probe, out_of_fold, rotated
 from dynalens.embeddings.storage import read_embeddings
 from dynalens.record import Record, RecordMeta
+from dynalens.report import write_report
 from dynalens.suspicion import NoiseRate, RunLoss, assess, joined
-from dynalens.suspicion.joint import embedding_weight
+from dynalens.suspicion.confusions import confident_rate
+from dynalens.suspicion.doubts import far_apart
+from dynalens.suspicion.joint import embedding_weight, joint_rate
+from dynalens.suspicion.predictions import Predictions
 from training import fit
 
 Array = Any
@@ -269,6 +273,43 @@ def test_embeddings_find_flips_that_follow_a_rule() -> None:
     assert average_precision_score(wrong, by_rule) > average_precision_score(wrong, by_margins) + 0.1
 
 
+def test_the_rate_of_both_is_the_geometric_mean_by_how_much_the_embeddings_count() -> None:
+    rate = NoiseRate(0.01, 0.02, 0.1)
+    assert joint_rate(rate, 0.16, 2.0).value == pytest.approx((0.02 * 0.16) ** (1 / 2))
+    assert joint_rate(rate, 0.16, 0.5).value == pytest.approx((0.02 * 0.02 * 0.16) ** (1 / 3))
+    assert joint_rate(rate, 0.16, 0.0) == rate
+    assert joint_rate(NoiseRate(0, 0, 0.1), 0.16, 2.0).value == 0  # a run that doubts nothing
+    assert joint_rate(NoiseRate(0.3, 0.5, 0.6), 0.7, 2.0).value == 0.5  # labels are right more often than not
+    both = joint_rate(rate, 0.16, 2.0)
+    assert (both.low, both.high) == (0.01, 0.16)
+    assert str(both).startswith("5.7 % (1.0 % to 16.0 %), from the run and the embeddings; audit 100 samples")
+
+
+def test_doubts_of_the_run_are_told_as_those_and_the_ends_are_those_of_both() -> None:
+    rate = NoiseRate(0.0, 0.02, 0.3)
+    [wide] = far_apart(rate)
+    doubtful = dataclasses.replace(rate, doubts=("The estimate still falls.", wide))
+    assert joint_rate(doubtful, 0.4, 2.0).doubts == (
+        "Without the embeddings: the estimate still falls.",
+        "The bounds are far apart: the true rate may be anything from 0.0 % to 40.0 %.",
+    )
+
+
+def test_the_confident_joint_of_embeddings_by_hand() -> None:
+    # Thresholds: class 0 (.9 + .7) / 2, class 1 (.8 + .2) / 2. True 0: samples 0 and 3 (labelled 1), true 1: sample 2.
+    # Each count is raised by the root of how many lead so: [[1 + sqrt 2, 1 + 1], [0, 1 + 1]], the columns scaled to 2.
+    label, p_label = np.array([0, 0, 1, 1]), np.array([0.9, 0.7, 0.8, 0.2])
+    predictions = Predictions(label, np.log(p_label / (1 - p_label)), p_label, 1 - label, 1 - p_label, 2)
+    assert confident_rate(predictions) == pytest.approx(1 / 4)
+
+
+def test_labels_that_the_run_has_memorised_are_counted_with_embeddings() -> None:
+    record, features, _, wrong = run()
+    alone, both = record.noise_rate().value, record.with_embeddings(features).noise_rate().value
+    assert alone < 0.08
+    assert abs(both - wrong.mean()) < abs(alone - wrong.mean())
+
+
 @pytest.mark.parametrize("kind", ["random", "other order", "constant"])
 def test_embeddings_that_say_nothing_cost_nothing(kind: str) -> None:
     record, features, _, wrong = run()
@@ -295,7 +336,7 @@ def test_columns_belong_to_the_order_of_both() -> None:
     np.testing.assert_array_equal(table["score_neighbours"], evidence.neighbours)
     assert table["rank"].tolist() == table["score"].rank(ascending=False, method="first").astype(int).tolist()
     np.testing.assert_allclose(table["wrong_probability"], 1 / (1 + np.exp(-table["score"])))
-    assert table["wrong_probability"].mean() == pytest.approx(record.noise_rate().value)
+    assert table["wrong_probability"].mean() == pytest.approx(record.with_embeddings(features).noise_rate().value)
     assert record.clean_indices(0.9, embeddings=features) == record.with_embeddings(features).clean_indices(0.9)
     pd.testing.assert_frame_equal(record.suspects(5, embeddings=features), table.sort_values("rank").head(5))
     # The record itself stays as it was.
@@ -355,7 +396,14 @@ def test_a_monitor_a_record_on_disk_and_the_command_line_agree(
         written["score_probe"], monitor.suspects(precision=0.01, embeddings=embeddings)["score_probe"]
     )
     assert main(["report", str(tmp_path), *command[2:]]) == 0
-    assert "the probabilities from run and embeddings" in (tmp_path / "dynalens" / "report.html").read_text()
+    assert "the probabilities come from the run alone" in (tmp_path / "dynalens" / "report.html").read_text()
+
+
+def test_the_report_says_that_its_rate_comes_from_both(tmp_path: Path) -> None:
+    record, features, _, _ = run(n=200)
+    page = write_report(record.with_embeddings(features), tmp_path / "report.html").read_text()
+    assert "estimated noise rate, from the run and embeddings" in page
+    assert "The rate and the probabilities come from the run and the embeddings." in page
 
 
 def test_an_audit_of_run_and_embeddings_has_strata_in_the_order_of_both() -> None:

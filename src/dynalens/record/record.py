@@ -268,7 +268,7 @@ class Record:
         return self._ids_of(worst_samples(self.statistics, n))
 
     def noise_rate(self) -> NoiseRate:
-        """Return the estimated fraction of wrong labels with its lower and upper end, from the run alone.
+        """Return the estimated fraction of wrong labels with its lower and upper end, from the run and embeddings.
 
         It has bounds, but no confidence interval. ``Audit.noise_rate`` has one: see :meth:`audit`.
         """

@@ -29,6 +29,7 @@ from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.report.sentences import KeptTexts, kept_texts
 from dynalens.report.traces import AccuracyCurve, Traces
 from dynalens.suspicion import has_classes, label_word, named_targets, target_words, token_of, unit_words, words_of
+from dynalens.suspicion.noise_rate import FROM_BOTH
 from dynalens.text import escaped, escaped_all, percent
 
 _FEWEST_CARDS = 100
@@ -40,7 +41,7 @@ _NOTE = (
 _NONE = "No {label} is flagged. The cards show the most suspicious samples, the worst first: look at them. "
 _PIXELS = "The network contradicts the coloured pixels: blue where the mask has no object, orange where it has one. "
 _ALONE = "The rate and the probabilities come from the run alone. They can be far off on hard data."
-_BOTH = "The rate comes from the run alone, the probabilities from run and embeddings. Both can be far off."
+_BOTH = "The rate and the probabilities come from the run and the embeddings. They can be far off on hard data."
 _ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN."
 _AUDITED = (
     "The rate and the probabilities are calibrated on {answers} answers. According to the answers, 90 % of the wrong "
@@ -174,7 +175,8 @@ def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
     rate = record.noise_rate() if audit is None else audit.noise_rate
     ends = f"{percent(rate.low)} and {percent(rate.high)}"
     if audit is None:
-        return ["estimated noise rate, from the run alone", f"{percent(rate.value)} (between {ends})"]
+        origin = "run and embeddings" if rate.alone == FROM_BOTH else "run alone"
+        return [f"estimated noise rate, from the {origin}", f"{percent(rate.value)} (between {ends})"]
     return ["noise rate, from an audit", f"{percent(rate.value)} (95 % interval between {ends})"]
 
 
@@ -188,7 +190,7 @@ def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
     note = (_NOTE if flagged_count else _NONE).format(**words)
     note += _PIXELS if record.statistics.unit_columns is not None else ""
     if audit is None:
-        source = _ALONE if record.evidence is None else _BOTH
+        source = _BOTH if record.noise_rate().alone == FROM_BOTH else _ALONE
         return note + source + (_ASK if record.statistics.unit is None else "")
     return note + _AUDITED.format(answers=audit.right + audit.wrong + audit.unsure, enough=f"{audit.enough():,}")
 

@@ -46,6 +46,13 @@ def confident_joint(predictions: Predictions) -> Array:
     return pairs.dense(_confident_counts(predictions, pairs))
 
 
+def confident_rate(predictions: Predictions) -> float:
+    """Return the fraction of wrong labels by the confident joint: what it has beside its diagonal, in [0, 1]."""
+    pairs = ClassPairs.of(predictions)
+    joint = _confident_counts(predictions, pairs)
+    return 1 - float(joint[pairs.is_diagonal()].sum() / joint.sum())
+
+
 def _confident_counts(predictions: Predictions, pairs: ClassPairs) -> Array:
     """Return the confident joint of each pair, shape ``(P,)``."""
     label, rival, classes = predictions.label, predictions.rival, predictions.classes

@@ -8,6 +8,9 @@ import numpy as np
 
 from dynalens.dynamics import Array
 from dynalens.embeddings import EmbeddingEvidence
+from dynalens.suspicion.confusions import confident_rate
+from dynalens.suspicion.doubts import far_apart
+from dynalens.suspicion.noise_rate import FROM_BOTH, MOST, NoiseRate
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.score import Assessment, log_odds_offset, predicted_score, probability
 
@@ -79,6 +82,38 @@ def embedding_weight(evidence: EmbeddingEvidence, run_loss: float) -> float:
     return 2.0 if of_run <= of_embeddings else float(2 * (of_embeddings / of_run) ** POWER)
 
 
+def joint_rate(rate: NoiseRate, counted: float, weight: float) -> NoiseRate:
+    r"""Return how many labels are wrong by a run and by embeddings.
+
+    .. math:: r^{1 - a} \, c^a \qquad a = \frac{v}{1 + v} \qquad v = \min(1, w)
+
+    Here r is the rate of the run, c the fraction of wrong labels by the confident joint of the probabilities that the
+    embeddings give (Northcutt et al., "Confident Learning", JAIR 2021), and w the weight of the embeddings
+    (:func:`joined`). The run counts the labels that it rules out, which are too few on labels that people gave; the
+    embeddings never saw the labels and take hard samples for wrong ones, which are too many. Where both tell as much of
+    the labels, the estimate is their geometric mean; embeddings that tell less count less. The upper end is at least c.
+
+    Args:
+        rate: r with its ends.
+        counted: c, in [0, 1].
+        weight: w, in [0, 2]; with 0 the rate stays as it is.
+
+    Example:
+        >>> rate = joint_rate(NoiseRate(0.0, 0.04, 0.1), 0.16, weight=2.0)
+        >>> round(rate.value, 6), rate.high
+        (0.08, 0.16)
+    """
+    if not weight or np.isnan(rate.value):
+        return rate
+    counts = min(1.0, weight)
+    part = counts / (1 + counts)
+    value = min(MOST, float(rate.value ** (1 - part) * counted**part))
+    both = NoiseRate(min(rate.low, value), value, max(rate.high, counted), alone=FROM_BOTH)
+    of_run = [doubt for doubt in rate.doubts if doubt not in far_apart(rate)]
+    told = tuple(f"Without the embeddings: {doubt[0].lower()}{doubt[1:]}" for doubt in of_run)
+    return dataclasses.replace(both, doubts=(*told, *far_apart(both)))
+
+
 def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float) -> Assessment:
     r"""Return the assessment with the order that run and embeddings give together.
 
@@ -97,9 +132,9 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     of what the run tells, as pixels of photographs, cost next to nothing; from the sixth to the twelfth the order is
     nearly the same (``docs/results.md``).
 
-    ``probability`` keeps its mean, the noise rate of the run. Where the embeddings count at least as much as the run,
-    they also suggest the class: their most probable other one, k, with the probability that the label is wrong times
-    :math:`p_k / (1 - p_y)`. ``agreement`` is then NaN where the run suggests another class.
+    ``noise_rate`` is :func:`joint_rate`, and the mean of ``probability``. Where the embeddings count at least as much
+    as the run, they also suggest the class: their most probable other one, k, with the probability that the label is
+    wrong times :math:`p_k / (1 - p_y)`. ``agreement`` is then NaN where the run suggests another class.
 
     ``share`` is w / (1 + w), and ``contrast`` the difference of :math:`\sigma_s e / \sigma_e` and s, each less its
     mean. With them the answers of an audit choose another weight (:func:`~dynalens.auditing.calibration.reweighed`),
@@ -113,8 +148,9 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     rows = np.flatnonzero(np.isfinite(assessment.score) & np.isfinite(evidence.p_label))
     if not len(rows):
         return assessment
-    rate, weight = assessment.noise_rate, embedding_weight(evidence, run_loss)
-    run, other = assessment.score[rows], predicted_score(_predictions(evidence, rows))
+    weight, predictions = embedding_weight(evidence, run_loss), _predictions(evidence, rows)
+    rate = joint_rate(assessment.noise_rate, confident_rate(predictions), weight)
+    run, other = assessment.score[rows], predicted_score(predictions)
     other = run.std() / max(float(other.std()), _LEAST_SPREAD) * other
     contrast = np.zeros(len(assessment.score))
     contrast[rows] = (other - other.mean()) - (run - run.mean())
@@ -128,6 +164,7 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     changes: dict[str, Any] = {"score": score, "probability": wrong, **suggestion}
     for name, new in changes.items():
         changes[name] = _replaced(getattr(assessment, name), rows, new)
+    changes["noise_rate"] = rate
     if weight:  # no answers make embeddings count that know less of the labels than how frequent each is
         changes["contrast"], changes["share"] = contrast, weight / (1 + weight)
     return dataclasses.replace(assessment, **changes)

@@ -19,6 +19,9 @@ RULE = 0.5
 FROM_THE_RUN_ALONE = "from the run alone; audit 100 samples for a confidence interval"
 """What is said beside every rate that does not come from a person's answers."""
 
+FROM_BOTH = "from the run and the embeddings; audit 100 samples for a confidence interval"
+"""What is said instead where embeddings count, too."""
+
 
 @dataclass(frozen=True)
 class NoiseRate:
