@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
@@ -184,14 +183,9 @@ def main(folder: Path) -> None:
 
 
 def spawn(folder: Path) -> None:
-    """Started alone: Lightning starts the two processes itself, as fresh ones, and nothing but files comes back.
-
-    They get all pickled, as with `ddp_spawn`, but from a server that imports what they need once for both.
-    """
+    """Started alone: Lightning starts the two processes itself, as fresh ones, and nothing but files comes back."""
     monitor = TrainingDynamicsMonitor()
-    multiprocessing.set_forkserver_preload(["pytorch_lightning"])
-    strategy = DDPStrategy(start_method="forkserver")
-    fit(folder / "spawned", monitor, data=LOADERS["shuffle"], devices=2, strategy=strategy, max_epochs=2)
+    fit(folder / "spawned", monitor, data=LOADERS["shuffle"], devices=2, strategy="ddp_spawn", max_epochs=2)
     try:
         monitor.statistics()
     except RuntimeError as error:
