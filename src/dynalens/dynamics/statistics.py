@@ -49,7 +49,7 @@ class SampleStatistics:
             fraction of units that were right and ``loss`` their mean loss. ``label`` is what was given for the worst
             unit, and ``candidate`` what is suggested instead.
         unit_margin: Weighted mean of the margin of the worst unit. Of several labels, the worst one is that of the
-            smallest :func:`~dynalens.dynamics.labels.given_log_odds`.
+            smallest :func:`~dynalens.dynamics.given_labels.given_log_odds`.
         mean_margin: Mean of the margin over units and presentations.
         unit_forgetting_events: Forgetting events of all units of the sample, int: presentations at which a unit was
             wrong and had been right when it counted last. Of more than 512 tokens or pixels, an estimate from 512.

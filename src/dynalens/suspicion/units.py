@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
-from dynalens.dynamics.labels import given_log_odds
+from dynalens.dynamics.given_labels import given_log_odds
 from dynalens.suspicion.course import SUREST
 from dynalens.suspicion.noise_rate import MOST, NoiseRate
 
@@ -26,7 +26,7 @@ ALONE = "from the run alone; look at the first of `suspects()`"
 def worst_odds(statistics: SampleStatistics) -> Array:
     """Return the log odds that the worst unit of each sample is as given, ``(N,)`` float64; NaN if never seen.
 
-    Of several labels it is the smallest :func:`~dynalens.dynamics.labels.given_log_odds`, or, in a record without
+    Of several labels it is the smallest :func:`~dynalens.dynamics.given_labels.given_log_odds`, or, in a record without
     ``unit_given``, the smallest margin. Of a regression it is the log of the tolerance divided by the weighted mean
     absolute residual.
 
