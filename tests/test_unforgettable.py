@@ -51,7 +51,7 @@ def test_a_fraction_that_rounding_leaves_just_below_a_number_is_that_number() ->
 
 
 def test_a_fraction_above_that_of_the_never_forgotten_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"`fraction` to be at most 0\.714, the share of the 7 samples seen"):
+    with pytest.raises(ValueError, match=r"`fraction` to be at most 0\.714, the share of the 7 samples that"):
         removable(statistics(), 0.9)
 
 

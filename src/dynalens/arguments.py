@@ -64,10 +64,10 @@ def installed(packages: str, purpose: str, install: str) -> Iterator[None]:
     """Raise a ValueError that says what to install, in place of an ImportError.
 
     Example:
-        >>> with installed("Captum", "captum:Lime", "captum"):
+        >>> with installed("Captum", "LIME", "captum"):
         ...     import none_such
         Traceback (most recent call last):
-        ValueError: Expected Captum to be installed for captum:Lime, got none. Install it: `pip install captum`.
+        ValueError: Expected Captum to be installed for LIME, got no such package. Install it: `pip install captum`.
     """
     try:
         yield

@@ -63,7 +63,7 @@ class ConceptMonitor(PacedPictures, NamedCallback):
         1
         >>> ConceptMonitor(layer="layer4", samples=(images, classes))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: Expected `concepts` or `masks` to ask for something, got neither. ...
+        ValueError: Expected `concepts` or `masks` to be passed, got neither. ...
     """
 
     guarded = "Concepts"

@@ -22,7 +22,7 @@ def chance_of(counts: Counter[int], *, in_order: bool = False) -> float:
     """Return the probability that independent targets have classes exactly so often, or in this very order.
 
     Example:
-        >>> chance_of(Counter([0, 1])), chance_of(Counter([0, 1]), in_order=True)
+        >>> round(chance_of(Counter([0, 1])), 9), round(chance_of(Counter([0, 1]), in_order=True), 9)
         (0.5, 0.25)
     """
     n = counts.total()
