@@ -113,8 +113,8 @@ def convolutions(classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, classes))
 
 
-def train(fit: Fit, images: int, callbacks: Callable[[], Sequence[pl.Callback]]) -> None:
-    """Train on noise whose brightness tells the class."""
+def train(fit: Fit, images: int, callbacks: Callable[[], Sequence[pl.Callback]], written: list[float]) -> None:
+    """Train on noise whose brightness tells the class, and add the MB of TensorBoard's files to ``written``."""
     pl.seed_everything(0, verbose=False)
     labels = torch.randint(fit.classes, (images,))
     inputs = torch.randn(images, 3, 32, 32) + labels.view(-1, 1, 1, 1) / fit.classes
@@ -127,21 +127,24 @@ def train(fit: Fit, images: int, callbacks: Callable[[], Sequence[pl.Callback]])
         )  # fmt: skip
         model = Small(fit.classes, convolutional=fit.convolutional)
         trainer.fit(model, DataLoader(data, 128, shuffle=True), DataLoader(validation, 128))
+        written.append(sum(file.stat().st_size for file in Path(folder).rglob("events.out.*")) / 1e6)
 
 
 def fit_row(fit: Fit, images: int, rounds: int) -> dict[str, object]:
-    """Return the seconds of a fit without callbacks, with the record, and with both, and what these add in percent."""
+    """Return the seconds of a fit without and with callbacks, what these add in percent, and what TensorBoard gets."""
     sets: dict[str, Callable[[], Sequence[pl.Callback]]] = {
         "without": list,
         "recorded": lambda: [TrainingDynamicsMonitor()],
         "explained": lambda: [AttributionMonitor()],
         "both": lambda: [TrainingDynamicsMonitor(), AttributionMonitor()],
     }
-    jobs = {name: functools.partial(train, fit, images, callbacks) for name, callbacks in sets.items()}
+    written: dict[str, list[float]] = {name: [] for name in sets}
+    jobs = {name: functools.partial(train, fit, images, callbacks, written[name]) for name, callbacks in sets.items()}
     seconds = {name: value / 1e6 for name, value in in_turns(jobs, rounds).items()}
     more = {f"{name} %": 100 * (value / seconds["without"] - 1) for name, value in seconds.items() if name != "without"}
     network = "3 convolutions" if fit.convolutional else "MLP"
-    return {"network": network, "classes": fit.classes, "epochs": fit.epochs, **seconds, **more}
+    what = {"network": network, "classes": fit.classes, "epochs": fit.epochs}
+    return {**what, **seconds, **more, "MB of both": written["both"][-1]}
 
 
 def record_seconds(size: Size) -> dict[str, float]:
