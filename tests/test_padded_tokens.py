@@ -65,7 +65,7 @@ def fitted(folder: Path, *callbacks: Any) -> Tagger:
     pl.seed_everything(3, verbose=False)
     model, logger = Tagger(), pl.loggers.TensorBoardLogger(folder)
     # Each batch has another length.
-    loader: DataLoader[Any] = DataLoader(list(range(N)), batch_size=3, collate_fn=collated)  # type: ignore[arg-type]
+    loader: DataLoader[Any] = DataLoader(list(range(N)), batch_size=3, collate_fn=collated)  # type: ignore[arg-type]  # a list
     trainer(folder, *callbacks, logger=logger).fit(model, loader)
     return model
 
