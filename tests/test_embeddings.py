@@ -281,7 +281,9 @@ def test_the_rate_of_both_is_the_geometric_mean_by_how_much_the_embeddings_count
     assert joint_rate(NoiseRate(0, 0, 0.1), 0.16, 2.0).value == 0  # a run that doubts nothing
     assert joint_rate(NoiseRate(0.3, 0.5, 0.6), 0.7, 2.0).value == 0.5  # labels are right more often than not
     both = joint_rate(rate, 0.16, 2.0)
-    assert (both.low, both.high) == (0.01, 0.16)
+    assert [both.low, both.high] == pytest.approx([0.01, 0.16])
+    assert joint_rate(rate, 0.16, 0.5).high == pytest.approx((0.1 * 0.16 * 0.16) ** (1 / 3))
+    assert joint_rate(rate, 0.05, 2.0).high == 0.1
     assert str(both).startswith("5.7 % (1.0 % to 16.0 %), from the run and the embeddings; audit 100 samples")
 
 

@@ -91,7 +91,8 @@ def joint_rate(rate: NoiseRate, counted: float, weight: float) -> NoiseRate:
     embeddings give (Northcutt et al., "Confident Learning", JAIR 2021), and w the weight of the embeddings
     (:func:`joined`). The run counts the labels that it rules out, which are too few on labels that people gave; the
     embeddings never saw the labels and take hard samples for wrong ones, which are too many. Where both tell as much of
-    the labels, the estimate is their geometric mean; embeddings that tell less count less. The upper end is at least c.
+    the labels, the estimate is their geometric mean; embeddings that tell less count less. The upper end is at
+    least :math:`h^{1 - 2a} c^{2a}` with that of the run, h: c where both tell as much.
 
     Args:
         rate: r with its ends.
@@ -108,7 +109,8 @@ def joint_rate(rate: NoiseRate, counted: float, weight: float) -> NoiseRate:
     counts = min(1.0, weight)
     part = counts / (1 + counts)
     value = min(MOST, float(rate.value ** (1 - part) * counted**part))
-    both = NoiseRate(min(rate.low, value), value, max(rate.high, counted), alone=FROM_BOTH)
+    high = max(rate.high, float(rate.high ** (1 - 2 * part) * counted ** (2 * part)))
+    both = NoiseRate(min(rate.low, value), value, high, alone=FROM_BOTH)
     of_run = [doubt for doubt in rate.doubts if doubt not in far_apart(rate)]
     told = tuple(f"Without the embeddings: {doubt[0].lower()}{doubt[1:]}" for doubt in of_run)
     return dataclasses.replace(both, doubts=(*told, *far_apart(both)))
