@@ -21,7 +21,7 @@ def given_log_odds(margins: Array, given: Array) -> Array:
         given: Shape ``(N, K)``, 1 or 0; labels of -1 are not counted.
 
     Returns:
-        Shape ``(N, K)``, float64.
+        Shape ``(N, K)``, of the dtype of ``margins``.
 
     Example:
         >>> import numpy as np
@@ -30,17 +30,26 @@ def given_log_odds(margins: Array, given: Array) -> Array:
         >>> np.exp(given_log_odds(margins, given) - margins).round(6).T  # 3.5 / 5 : .5 / 2 and 1.5 / 2 : 1.5 / 5
         array([[2.8, 2.8, 2.8, 2.5, 2.5]])
     """
-    odds = margins.astype(np.float64)
-    for g in (0, 1):
-        as_predicted, against = (_part_given(g, margins, given, sign) for sign in (1, -1))
-        odds[given == g] += np.log(as_predicted) - np.log(against)
+    odds: Array = margins + log_ratios(margins, given)[given].astype(margins.dtype)
     return odds
 
 
-def _part_given(g: int, margins: Array, given: Array, sign: int) -> float:
-    """Return the fraction given as g, of the labels that are predicted as g (sign 1) or not (-1).
+def log_ratios(margins: Array, given: Array) -> Array:
+    """Return log(P(given g | predicted g) / P(given g | predicted 1 - g)) for g = 0 and 1, shape ``(2,)``, float64.
 
-    Half a label is added to both sides, so that it is never 0 (Jeffreys' prior).
+    Half a label is added to both sides of each fraction, so that it is never 0 (Jeffreys' prior).
+
+    Args:
+        margins: Shape ``(N, K)``; the sign says whether a label is predicted as it was given.
+        given: Shape ``(N, K)``, 1 or 0; labels of -1 are not counted.
     """
-    is_g, is_other = ((given == g) & (sign * margins > 0)), ((given == 1 - g) & (sign * margins < 0))
-    return float((is_g.sum() + 0.5) / (is_g.sum() + is_other.sum() + 1))
+    is_g = [given == g for g in (0, 1)]
+    with_it, against_it = ([int((each & signs).sum()) for each in is_g] for signs in (margins > 0, margins < 0))
+    predicted = [_fraction(with_it[g], against_it[1 - g]) for g in (0, 1)]
+    other_predicted = [_fraction(against_it[g], with_it[1 - g]) for g in (0, 1)]
+    ratios: Array = np.log(predicted) - np.log(other_predicted)
+    return ratios
+
+
+def _fraction(count: int, others: int) -> float:
+    return (count + 0.5) / (count + others + 1)

@@ -102,18 +102,18 @@ def contrasted_units(
 
 
 def _doubtful(
-    explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor, doubtful_units: tuple[int, int] | None
+    explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor, doubtful_unit: tuple[int, int] | None
 ) -> ExplainedUnit:
     """Return the doubtful unit of one sample, by place and class, or label, of the worst one in the record."""
     several = explainer.independent
     if labels.ndim == 2:
-        return doubtful_token(labels[0], doubtful_units)
+        return doubtful_token(labels[0], doubtful_unit)
     run, images = explainer.units_forward(model, inputs)
     with undisturbed(model), torch.no_grad():
         logits = by_class(run(images), labels.shape[2:] if several else labels.shape[1:])[0]
     if several:
-        return doubtful_label(labels[0], doubtful_units or (-1, 0), logits)
-    return doubtful_region(labels[0], -1 if doubtful_units is None else doubtful_units[1], logits)
+        return doubtful_label(labels[0], doubtful_unit or (-1, 0), logits)
+    return doubtful_region(labels[0], -1 if doubtful_unit is None else doubtful_unit[1], logits)
 
 
 @contextmanager

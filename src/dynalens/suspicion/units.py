@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
-from dynalens.dynamics.given_labels import given_log_odds
+from dynalens.dynamics.given_labels import log_ratios
 from dynalens.suspicion.course import SUREST
 from dynalens.suspicion.noise_rate import MOST, NoiseRate
 
@@ -35,23 +35,20 @@ def worst_odds(statistics: SampleStatistics) -> Array:
     """
     if statistics.unit_margin is None:
         raise ValueError("Expected statistics of samples with several units, got those of one label each.")
-    if statistics.unit_margins is None or statistics.unit_given is None:
-        return statistics.unit_margin.astype(np.float64)
-    return _smallest(given_log_odds(statistics.unit_margins, statistics.unit_given))
+    odds = statistics.unit_margin.astype(np.float64)
+    if statistics.unit_margins is not None and statistics.unit_given is not None:
+        without, with_it = log_ratios(statistics.unit_margins, statistics.unit_given)
+        odds += np.where(statistics.label == 1, with_it, without)
+    return odds
 
 
 def has_doubted_unit(statistics: SampleStatistics) -> Array:
     """Return which samples have a unit with a negative mean margin, or residual above the tolerance, ``(N,)`` bool."""
     assert statistics.unit_margin is not None
-    margins = statistics.unit_margin if statistics.unit_margins is None else _smallest(statistics.unit_margins)
-    doubted: Array = margins < 0
-    return doubted
-
-
-def _smallest(values: Array) -> Array:
-    """Return the smallest of each row that is finite; NaN where none is."""
-    least = np.where(np.isfinite(values), values, np.inf).min(axis=1)
-    return np.where(np.isinf(least), np.nan, least)
+    is_negative: Array = statistics.unit_margin < 0
+    if statistics.unit_margins is not None:
+        is_negative = np.any(statistics.unit_margins < 0, axis=1)
+    return is_negative
 
 
 def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
