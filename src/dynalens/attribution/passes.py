@@ -18,6 +18,7 @@ from dynalens.observation import (
     floating_dtype,
     gradients_throughout,
     module_named,
+    nodes_behind,
     replaced_output,
     two_class_logits,
     undisturbed,
@@ -152,16 +153,7 @@ def uncut(run: Forward, leaf: Tensor, targets: Tensor) -> tuple[Tensor | None, A
 
 
 def _reaches(logits: Tensor, leaf: Tensor) -> bool:
-    queue, known_nodes = [logits.grad_fn], set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in known_nodes:
-            continue
-        if getattr(node, "variable", None) is leaf:
-            return True
-        known_nodes.add(node)
-        queue.extend(successor for successor, _ in node.next_functions)
-    return False
+    return any(getattr(node, "variable", None) is leaf for node in nodes_behind([logits.grad_fn]))
 
 
 def scores_of(logits: Tensor, targets: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dynalens.observation import nodes_behind
+
 SOFTMAX = ("SoftmaxBackward0", "LogSoftmaxBackward0", "LogsumexpBackward0")
 SIGMOID = ("SigmoidBackward0", "LogSigmoidBackward0")
 ACTIVATIONS = (*SOFTMAX, *SIGMOID)
@@ -110,17 +112,8 @@ def share_values(one: Tensor, other: Tensor) -> bool:
 
 def _outputs(values: Tensor) -> set[Node]:
     """Return the operations of a network whose results the values are made of."""
-    outputs, met, waiting = set(), set(), [values.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in met or node.name() == _PARAMETER:
-            continue
-        met.add(node)
-        if node.name().startswith(NETWORK):
-            outputs.add(node)
-        else:
-            waiting += [earlier_node for earlier_node, _ in node.next_functions]
-    return outputs
+    behind = nodes_behind([values.grad_fn], NETWORK)
+    return {node for node in behind if node.name().startswith(NETWORK) and node.name() != _PARAMETER}
 
 
 def _are_apart(one: Tensor, other: Tensor) -> bool:
@@ -224,17 +217,12 @@ def chooses_rows(nodes: Iterable[Node]) -> bool:
         >>> chooses_rows([logits.flip(0).grad_fn]), chooses_rows([logits[:, 1:].grad_fn])
         (True, False)
     """
-    queue, known_nodes = list(nodes), set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in known_nodes or node.name().startswith(NETWORK):
-            continue
-        known_nodes.add(node)
-        axes = getattr(node, "_saved_dims", getattr(node, "_saved_dim", 0))
-        if node.name().startswith(_CHOOSES) and 0 in (axes if isinstance(axes, tuple) else (axes,)):
-            return True
-        queue += [successor for successor, _ in node.next_functions]
-    return False
+    return any(_chooses(node) for node in nodes_behind(nodes, NETWORK) if not node.name().startswith(NETWORK))
+
+
+def _chooses(node: Node) -> bool:
+    axes = getattr(node, "_saved_dims", getattr(node, "_saved_dim", 0))
+    return node.name().startswith(_CHOOSES) and 0 in (axes if isinstance(axes, tuple) else (axes,))
 
 
 def pull(loss: Tensor, activation: Activation) -> Tensor:
@@ -245,15 +233,8 @@ def pull(loss: Tensor, activation: Activation) -> Tensor:
 
 
 def _nodes_of_loss(loss: Tensor) -> Iterator[Node]:
-    queue, known_nodes = [loss.grad_fn], set()
-    while queue:
-        node = queue.pop(0)
-        if node is None or node in known_nodes or node.name().startswith(NETWORK):
-            continue
-        known_nodes.add(node)
-        yield node
-        if node.name() not in ACTIVATIONS:
-            queue += [successor for successor, _ in node.next_functions]
+    behind = nodes_behind([loss.grad_fn], (*NETWORK, *ACTIVATIONS))
+    return (node for node in behind if not node.name().startswith(NETWORK))
 
 
 def _unsigned(node: Node) -> tuple[Any, bool]:

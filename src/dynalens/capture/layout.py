@@ -17,7 +17,7 @@ from dynalens.capture.sequences import label_axis
 from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
 from dynalens.capture.views import View, view_from
 from dynalens.keys import INPUT_KEYS
-from dynalens.observation import captured_calls, is_compiled
+from dynalens.observation import captured_calls, is_compiled, nodes_behind
 from dynalens.units import DENSE, PIXELS, TARGETS, TOKEN_LABELS
 
 _STEPS = 3
@@ -296,7 +296,7 @@ def _calls_to_logits(
         for call in calls
     ]
     with_inputs = [call for call in with_inputs if call.given]
-    nodes = _graph_of(logits) if logits is not None else set()
+    nodes = set() if logits is None else set(nodes_behind([logits.grad_fn]))
     calls_to_logits = [
         call for call in with_inputs if any(output is logits or output.grad_fn in nodes for output in call.outputs)
     ]
@@ -317,15 +317,3 @@ def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> V
     if any(tensor.shape == entry.shape and tensor.stride() == entry.stride() for tensor in arguments):
         return None
     return view_from(entry, arguments[-1])
-
-
-def _graph_of(tensor: Tensor) -> set[Any]:
-    """Return all that autograd has computed the tensor from."""
-    nodes: set[Any] = set()
-    queue = [tensor.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is not None and node not in nodes:
-            nodes.add(node)
-            queue += [predecessor for predecessor, _ in node.next_functions]
-    return nodes

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from dynalens.capture.graph import Node, have_same_origin
 from dynalens.capture.loss_tap import LossCall
+from dynalens.observation import nodes_behind
 
 _LEAF = "torch::autograd::AccumulateGrad"
 _HIDING = "CheckpointFunctionBackward"
@@ -161,15 +162,8 @@ class StepLosses:
 
 
 def _ends(values: Tensor) -> Iterator[Node]:
-    known_nodes, queue = set(), [torch.autograd.graph.get_gradient_edge(values).node]
-    while queue:
-        node: Node = queue.pop()
-        if node is None or node in known_nodes:
-            continue
-        known_nodes.add(node)
-        if node.name() in (_LEAF, _HIDING):
-            yield node
-        queue += [earlier_node for earlier_node, _ in node.next_functions]
+    behind = nodes_behind([torch.autograd.graph.get_gradient_edge(values).node])
+    return (node for node in behind if node.name() in (_LEAF, _HIDING))
 
 
 def _goes_to(node: Node) -> str:

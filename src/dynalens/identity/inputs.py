@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from dynalens.observation import nodes_behind
+
 
 class InputUse:
     """Note the first operations with gradients that a step gives the inputs of its batch, or what it made of these."""
@@ -36,15 +38,8 @@ class InputUse:
 
     def lead_to(self, values: Tensor) -> bool:
         """Return whether values were computed from inputs; rows with one 1 each may be labels, and tell nothing."""
-        met, waiting = set(), [values.grad_fn]
-        used_inputs = set()
-        while waiting:
-            node = waiting.pop()
-            if node is None or node in met:
-                continue
-            met.add(node)
-            used_inputs |= {self._operations[node]} if node in self._operations else set()
-            waiting += [earlier_node for earlier_node, _ in node.next_functions]
+        behind = nodes_behind([values.grad_fn])
+        used_inputs = {self._operations[node] for node in behind if node in self._operations}
         return any(not _is_one_hot(self._inputs[each]) for each in used_inputs)
 
     def _sources(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[int]:

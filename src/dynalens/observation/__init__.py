@@ -1,6 +1,7 @@
 """Look at a model and leave no trace: the only part that changes modes, hooks a layer or switches gradients on."""
 
 from dynalens.observation.calls import captured_calls, is_compiled
+from dynalens.observation.graph import nodes_behind
 from dynalens.observation.layer_calls import LayerCall, LayerCalls, layer_calls
 from dynalens.observation.layers import (
     Capturing,
@@ -40,6 +41,7 @@ __all__ = [
     "layers_by_name",
     "logits_in",
     "module_named",
+    "nodes_behind",
     "out_of_place",
     "replaced_output",
     "seeded",
