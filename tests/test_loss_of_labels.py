@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from dynalens import CaptureError, TrainingDynamicsMonitor
 from test_losses import assert_equals_the_definitions
 from test_several_losses import ByHand
-from training import Classifier, K, N, fit, images, labels, loader
+from training import Classifier, K, N, fit, fit_undisturbed, images, labels, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -114,16 +114,9 @@ class BinaryBesideAnother(Rotations):
 
 def assert_recorded(tmp_path: Path, model: type[Classifier], data: Callable[[], Any], **options: Any) -> None:
     """Compare with the record that the model keeps and with a fit without the monitor."""
-    state = model().state_dict()
     monitor = TrainingDynamicsMonitor(history=False, **options)
-    runs = []
-    for callbacks in ([monitor], []):
-        module = model()
-        module.load_state_dict(state)
-        runs.append(fit(tmp_path, *callbacks, model=module, data=data, max_epochs=2))
-    assert_equals_the_definitions(monitor.statistics(), runs[0].seen)
-    for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
-        assert torch.equal(a, b)
+    module = fit_undisturbed(tmp_path, monitor, model, data=data, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
 @pytest.mark.parametrize(

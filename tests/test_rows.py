@@ -19,7 +19,7 @@ from dynalens.identity import SampleIdentity, StepRows
 from dynalens.identity.given import disagreeing, given_labels
 from dynalens.identity.labels import GIVEN, LabelCheck
 from test_losses import assert_equals_the_definitions
-from training import Classifier, K, N, dataset, fit, images, labels, loader
+from training import Classifier, K, N, dataset, fit, fit_undisturbed, images, labels, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -203,15 +203,8 @@ def test_rows_are_followed_and_weights_stay_bit_identical(
 ) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
     torch.manual_seed(0)
-    state = model().state_dict()
-    runs = []
-    for callbacks in ([monitor], []):
-        module = model()
-        module.load_state_dict(state)
-        runs.append(fit(tmp_path, *callbacks, model=module, data=data, max_epochs=2))
-    assert_equals_the_definitions(monitor.statistics(), runs[0].seen)
-    for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
-        assert torch.equal(a, b)
+    module = fit_undisturbed(tmp_path, monitor, model, data=data, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
 
 
 def test_two_views_are_followed_to_samples_in_another_order(tmp_path: Path) -> None:

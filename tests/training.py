@@ -117,6 +117,19 @@ def fit(
     return module
 
 
+def fit_undisturbed(tmp_path: Path, callback: Any, model: Callable[[], pl.LightningModule], **options: Any) -> Any:
+    """Fit with the callback and, from the same weights, without; both end alike. Return the model of the first."""
+    state = model().state_dict()
+    runs = []
+    for callbacks in ([callback], []):
+        module = model()
+        module.load_state_dict(state)
+        runs.append(fit(tmp_path, *callbacks, model=module, **options))
+    for a, b in zip(runs[0].parameters(), runs[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+    return runs[0]
+
+
 def arrays_of(path: Path) -> dict[str, Any]:
     """Read an npz file and close it: one that the garbage collector closes is an error in whatever test runs then."""
     with np.load(path) as arrays:
