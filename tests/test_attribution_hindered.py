@@ -155,6 +155,7 @@ class ModelOutput:
 RETURNED: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "a dictionary": lambda logits, features: {"features": features, "logits": logits},
     "a dictionary without the name": lambda logits, features: {"map": features[:, None, None], "out": logits},
+    "a dictionary that begins with auxiliary logits": lambda logits, features: {"aux": -logits, "out": logits},
     "logits and auxiliary logits": lambda logits, features: (logits, -logits),
     "a named tuple": lambda logits, features: Outputs(logits, -logits),
     "a loss and logits": lambda logits, features: (logits.sum(), logits),
@@ -197,6 +198,7 @@ def test_logits_are_found_in_what_a_model_returns(what: Callable[[Tensor, Tensor
     [
         lambda logits, features: (features, logits),
         lambda logits, features: {"features": features, "out": logits},
+        lambda logits, features: {"early": -logits, "late": logits},
         lambda logits, features: (features[:, None, None], logits, logits),
         lambda logits, features: "logits",
     ],

@@ -146,7 +146,7 @@ class BatchObserver:
     def _observe_loss(self, call: LossCall) -> None:
         self._losses.append(call)
 
-    def _observe_call(self, arguments: Any, outputs: Any) -> None:
+    def _observe_call(self, _module: nn.Module, arguments: Any, outputs: Any) -> None:
         if len(self._calls) == _CALLS or torch.compiler.is_compiling():
             return
         with suppress(Exception):  # in the middle of the user's forward pass, which must go on

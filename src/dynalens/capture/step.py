@@ -108,6 +108,8 @@ class StepCapture:
         if not self._is_clear or automatic is not self._automatic:  # else `finish` has done it
             self._clear(automatic)
         self._automatic, self._is_clear = automatic, False
+        if self._listens and not self._resolved:
+            self._one.watch(model)
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
             self._layer, self._backward = self._step.enter_context(layer_calls(layer)), []
@@ -117,6 +119,7 @@ class StepCapture:
 
     def stop(self) -> None:
         """The step has run: no function of torch that is called now is a part of it."""
+        self._one.stop()
         if self._mode is not None:
             self._step.close()
             self._mode = None
@@ -127,7 +130,7 @@ class StepCapture:
             self._step.close()
             self._layer = None
         self._observed.forget()
-        self._one.chosen = []
+        self._one.forget()
         self._losses.start(automatic, fully=not self._resolved)
         self._of_numbers.start(automatic, fully=not self._resolved)
 
@@ -324,7 +327,9 @@ class StepCapture:
         """Return a regression of the batch's labels, or of the targets that the step returned; None if it is none."""
         if self._observing or (self._resolved and not self._targets.known):
             return None
-        losses = parts_joined(self._of_numbers.trained, rows_of, first_step=not self._resolved)
+        is_first = not self._resolved
+        losses = self._one.of_numbers(self._of_numbers.trained, first_step=is_first)
+        losses = parts_joined(losses, rows_of, first_step=is_first)
         result = self._targets.presented(losses, outputs, samples, rows_of, probabilities=self._observed.activations)
         if result is None and self._targets.known:
             raise self._ambiguous(listed(losses))

@@ -41,7 +41,7 @@ class LastLayer(nn.Module):
     def forward(self, inputs: Any) -> Tensor:
         """Return the logits (N, K) before what follows the layer, if that changes no probability."""
         calls: list[tuple[Tensor, Tensor]] = []
-        with captured_calls(self.layer, lambda call, output: calls.append((call[0][0], output))):
+        with captured_calls(self.layer, lambda _module, call, output: calls.append((call[0][0], output))):
             output = checked_logits(run_on(self.inner, self._run, inputs))
         if len(calls) != 1 or calls[0][0].ndim != 2:
             shapes = [tuple(x.shape) for x, _ in calls]

@@ -20,6 +20,7 @@ from dynalens.observation.models import (
     floating_dtype,
     is_tokens,
     logits_in,
+    named_logits,
     two_class_logits,
     unit_logits_in,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "layers_by_name",
     "logits_in",
     "module_named",
+    "named_logits",
     "nodes_behind",
     "out_of_place",
     "replaced_output",

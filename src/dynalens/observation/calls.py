@@ -9,16 +9,16 @@ from torch import nn
 
 
 @contextmanager
-def captured_calls(model: nn.Module, observe: Callable[[Any, Any], None]) -> Iterator[None]:
-    """Call ``observe`` with arguments and output of each module that runs, in the order they finish.
+def captured_calls(model: nn.Module, observe: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
+    """Call ``observe`` with each module that runs, its arguments and its output, in the order they finish.
 
     Compiled modules are left alone, and so is what is in them: a hook would compile them once more.
     """
     with ExitStack() as hooks:
         for module in _eager_modules(model):
 
-            def call(_module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-                observe((args, kwargs), output)
+            def call(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+                observe(module, (args, kwargs), output)
 
             hooks.callback(module.register_forward_hook(call, with_kwargs=True).remove)
         yield

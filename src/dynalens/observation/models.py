@@ -19,16 +19,14 @@ def is_tokens(inputs: Tensor) -> bool:
     return inputs.ndim == 2 and counts
 
 
-def unit_logits_in(output: object) -> object:
-    """Return the logits of tokens or pixels in what a model returns: a tensor as it is, else what is clearly theirs.
+def named_logits(output: object) -> object:
+    """Return what a model returns if it is a tensor, else its tensor ``logits`` or ``out``, as key or attribute.
 
-    That is ``logits`` or ``out``, as key or attribute, as transformers and torchvision return them; else the only
-    floating tensor with three axes or more, or the first one where all have one shape, as those of auxiliary heads.
     What has no such entry is returned as it is.
 
     Example:
-        >>> scores = torch.zeros(2, 5, 3)
-        >>> unit_logits_in({"loss": torch.tensor(1.0), "logits": scores}) is scores
+        >>> scores = torch.zeros(2, 3)
+        >>> named_logits({"aux": torch.ones(2, 3), "out": scores}) is scores
         True
     """
     if isinstance(output, Tensor):
@@ -37,17 +35,38 @@ def unit_logits_in(output: object) -> object:
         value_of_name = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
         if isinstance(value_of_name, Tensor):
             return value_of_name
+    return output
+
+
+def unit_logits_in(output: object) -> object:
+    """Return the logits of tokens or pixels in what a model returns: a tensor as it is, else what is clearly theirs.
+
+    That is ``logits`` or ``out``, as key or attribute, as transformers and torchvision return them; else the only
+    floating tensor with three axes or more, or the first one of a tuple or list where all have one shape, as those of
+    auxiliary heads. What has no such entry is returned as it is.
+
+    Example:
+        >>> scores = torch.zeros(2, 5, 3)
+        >>> unit_logits_in({"loss": torch.tensor(1.0), "logits": scores}) is scores
+        True
+    """
+    output = named_logits(output)
+    if isinstance(output, Tensor):
+        return output
     entries: Any = output.values() if isinstance(output, Mapping) else output if _is_many(output) else ()
     tensors = [entry for entry in entries if isinstance(entry, Tensor) and entry.ndim > 2 and entry.is_floating_point()]
-    return tensors[0] if tensors and all(each.shape == tensors[0].shape for each in tensors) else output
+    has_order = not isinstance(output, Mapping)
+    is_clear = len(tensors) == 1 or (has_order and len({each.shape for each in tensors}) == 1)
+    return tensors[0] if is_clear else output
 
 
 def logits_in(output: object) -> object:
     """Return the logits in what a model returns: a tensor as it is, else the entry that is clearly the logits.
 
-    That is ``logits``, as key or attribute; of other dictionaries the only tensor (N, K); of tuples and lists the
-    first, if it is (N, K) and no other entry is of another (N, K'): what follows may be auxiliary heads. A loss without
-    dimensions may stand before it. What has no such entry is returned as it is.
+    That is ``logits``, as key or attribute; of other dictionaries the only tensor (N, K), or ``out`` if there are
+    several of one shape; of tuples and lists the first, if it is (N, K) and no other entry is of another (N, K'): what
+    follows may be auxiliary heads. A loss without dimensions may stand before it. What has no such entry is returned as
+    it is.
 
     Example:
         >>> main, auxiliary = torch.ones(2, 3), torch.zeros(2, 3)
@@ -69,8 +88,9 @@ def logits_in(output: object) -> object:
     rows = [tensor for tensor in tensors if tensor.ndim == 2 and tensor.is_floating_point()]
     if not rows or any(tensor.shape != rows[0].shape for tensor in rows):
         return output
-    first = (isinstance(output, Mapping) and len(rows) == 1) or rows[0] is tensors[0]
-    return rows[0] if first else output
+    if isinstance(output, Mapping):
+        return rows[0] if len(rows) == 1 else output.get("out", output)
+    return rows[0] if rows[0] is tensors[0] else output
 
 
 def checked_logits(output: object) -> Tensor:

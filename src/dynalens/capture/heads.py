@@ -1,0 +1,134 @@
+"""Which of several heads of a network is the main one: told by what the network returns in evaluation mode."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.capture.entries import leaves
+from dynalens.capture.graph import NETWORK
+from dynalens.capture.loss_tap import LossCall
+from dynalens.capture.losses import in_backward
+from dynalens.observation import captured_calls, named_logits, nodes_behind, undisturbed
+
+_MOST_CALLS = 16
+"""Calls of modules with several outputs that are kept in a step. A network with more of them is not told apart."""
+
+Weights = frozenset[int]
+"""Identities of parameters."""
+
+
+class _Call(NamedTuple):
+    module: nn.Module
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    outputs: list[Tensor]
+
+
+class Heads:
+    """Choose the loss of a network's main head among the losses of its heads.
+
+    A network such as Inception returns logits of the main head and of auxiliary ones in training mode, and those of the
+    main head alone in evaluation mode. So the main head is the one with the parameters that give the logits in
+    evaluation mode, which takes one more forward pass, in the first step alone. In later steps it is the one with the
+    same parameters.
+    """
+
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+        self._calls: list[_Call] = []
+        self._weights = Weights()
+        self._watching = ExitStack()
+
+    def watch(self, model: nn.Module) -> None:
+        """Note which modules return several tensors until ``stop``."""
+        self.forget()
+        self._model = model
+        self._watching.enter_context(captured_calls(model, self._observe))
+
+    def stop(self) -> None:
+        """Watch no longer: the step has run."""
+        self._watching.close()
+
+    def forget(self) -> None:
+        """Let go of what the step computed."""
+        self.stop()
+        self._model, self._calls = None, []
+
+    def learn(self, call: LossCall) -> None:
+        """Hear of the loss that the first step is recorded by."""
+        self._weights = weights_before(call.logits)
+
+    def main_of(self, calls: Sequence[LossCall]) -> LossCall | None:
+        """Return the loss of the main head, in the first step; None where that is not known or targets differ.
+
+        It waits for the device.
+        """
+        first, *others = calls
+        same_targets = all(call.name == first.name and _are_same(call.targets, first.targets) for call in others)
+        weights = self._of_evaluation([call.logits for call in calls]) if same_targets else Weights()
+        return _of_weights(calls, weights)
+
+    def same_as_before(self, calls: Sequence[LossCall]) -> LossCall | None:
+        """Return the loss whose logits the same parameters gave as those of the first step; None of none or several."""
+        return _of_weights(calls, self._weights)
+
+    def _observe(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        if isinstance(output, Tensor) or torch.compiler.is_compiling() or in_backward():
+            return
+        if torch.is_grad_enabled() and len(self._calls) < _MOST_CALLS:
+            with suppress(Exception):  # in the middle of the user's forward pass, which must go on
+                outputs = [leaf for _, leaf in leaves(output) if leaf.requires_grad]
+                if len(outputs) > 1:
+                    args, kwargs = arguments
+                    self._calls.append(_Call(module, args, kwargs, outputs))
+
+    def _of_evaluation(self, logits: Sequence[Tensor]) -> Weights:
+        """Return the parameters that give the logits of the network in evaluation mode; none where that is not clear.
+
+        The network is the outermost module that returned all these logits. It may return more than one tensor in
+        evaluation mode, too, if the name of one says that it is the logits.
+        """
+        heads = {weights_before(each) for each in logits}
+        for call in reversed(self._calls):  # in the order in which they ended, so that the outermost comes last
+            if self._model is not None and heads <= {weights_before(each) for each in call.outputs}:
+                with suppress(Exception), undisturbed(self._model):  # then several losses are an error, as ever
+                    output = named_logits(call.module(*call.args, **call.kwargs))
+                    return weights_before(output) if isinstance(output, Tensor) else Weights()
+        return Weights()
+
+
+def weights_before(logits: Tensor) -> Weights:
+    """Return which parameters the last layer computed logits with: the identities of those that no module changes.
+
+    Example:
+        >>> head = torch.nn.Linear(2, 3)
+        >>> logits = head(torch.nn.Linear(2, 2)(torch.ones(1, 2))).view(-1, 3) / 2
+        >>> weights_before(logits) == {id(head.weight), id(head.bias)}
+        True
+    """
+    behind = nodes_behind([logits.grad_fn], NETWORK)
+    layers = [node for node in behind if node.name().startswith(NETWORK)]
+    leaf_nodes = (_leaf(node) for layer in layers for node, _ in layer.next_functions)
+    return Weights(id(leaf) for leaf in leaf_nodes if isinstance(leaf, nn.Parameter))
+
+
+def _leaf(node: Any) -> Any:
+    """Return the tensor behind a line of operations that each have one input, as those that transpose or convert it."""
+    while node is not None and not hasattr(node, "variable"):
+        earlier_nodes = [earlier_node for earlier_node, _ in node.next_functions if earlier_node is not None]
+        if len(earlier_nodes) != 1 or node.name().startswith(NETWORK):
+            return None
+        node = earlier_nodes[0]
+    return None if node is None else node.variable
+
+
+def _are_same(one: Tensor, other: Tensor) -> bool:
+    return one is other or (one.shape == other.shape and torch.equal(one, other))
+
+
+def _of_weights(calls: Sequence[LossCall], weights: Weights) -> LossCall | None:
+    same = [call for call in calls if weights and weights_before(call.logits) == weights]
+    return same[0] if len(same) == 1 else None
