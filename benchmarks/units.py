@@ -9,12 +9,14 @@ left out.
 A network learns the wrong targets. What it computes in each training step is what is recorded and what cleanlab is
 given, averaged over the epochs and of the last one. With ``--folds``, cleanlab is also given what it asks for: the
 outputs for each sample of a network that was trained, for as many epochs, on the other folds alone. With ``--rates``,
-the lines tell instead how many samples the record takes to be wrong, and how many of those that it flags are. Another
+the lines tell instead how many samples the record takes to be wrong, and how many of those that it flags are. With
+``--answers``, they tell what an audit of so many samples says of it, by a person who always knows the answer. Another
 row is one more entry of ``ROWS``. The weights of epochs were chosen with seeds 0 and 1, and how wrong labels are
 counted with seed 0, so that the others judge them.
 
     python benchmarks/units.py --folds 5       # all rows, three seeds, as in docs/results.md
     python benchmarks/units.py --rates         # how many samples are wrong, and which are flagged
+    python benchmarks/units.py --answers 100   # what an audit says
     python benchmarks/units.py --rows "regression, 5 %" --seeds 0
 """
 
@@ -29,13 +31,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from audit import Population, coverage, decision
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalens import TrainingDynamics
-from dynalens.dynamics import tracker
+from dynalens.dynamics import SampleStatistics, tracker
 from dynalens.dynamics.weighting import GROWTH
 from dynalens.suspicion import assess, streaming_score
 from dynalens.suspicion.table import flagged_of_run
@@ -44,6 +47,7 @@ from dynalens.units import UnitPresentation, multi_label, regression
 Array = npt.NDArray[Any]
 EPOCHS, BATCH, RATE = 20, 32, 1e-3
 OURS, PEER = "dynalens", "cleanlab"
+REPETITIONS, DECISIONS = 500, 100
 Scores = dict[str, Array]
 
 
@@ -145,11 +149,7 @@ def measured(problem: Problem, seed: int, epochs: int = EPOCHS, folds: int = 0) 
 
 def rated(problem: Problem, seed: int, epochs: int) -> dict[str, float]:
     """Train, and return the fraction of wrong samples, its estimate, and how good the flags at precision .8 are."""
-    torch.manual_seed(seed)
-    network, dynamics = problem.network(), TrainingDynamics(len(problem.inputs))
-    for epoch, _ in enumerate(_trained(problem, network, torch.arange(len(problem.inputs)), epochs, dynamics)):
-        dynamics.end_epoch(epoch)
-    statistics = dynamics.compute()
+    statistics = _recorded(problem, seed, epochs)
     rate = assess(statistics).noise_rate
     counts, wrong = problem.wrong >= 0, problem.wrong == 1
     flags = flagged_of_run(statistics, rate.value) & counts
@@ -161,6 +161,35 @@ def rated(problem: Problem, seed: int, epochs: int) -> dict[str, float]:
         "wrong of the flagged": wrong[flags].mean() if flags.any() else float("nan"),
         "flagged of the wrong": flags[wrong].mean() if wrong.any() else float("nan"),
     }
+
+
+def audited(problem: Problem, seed: int, epochs: int, answers: int) -> dict[str, float]:
+    """Train, and return how often the interval of an audit holds the fraction of wrong samples, and what is flagged.
+
+    ``width`` is that of the interval, relative to the one of a simple random sample of as many answers; ``best cut``
+    is the largest part of the wrong samples that any first n of the order have at precision .8.
+    """
+    score, counts = streaming_score(_recorded(problem, seed, epochs)), problem.wrong >= 0
+    population = Population("", score[counts], problem.wrong[counts] == 1)
+    cell = coverage(population, answers, REPETITIONS)
+    precision, recall, best, _ = decision(population, answers, DECISIONS)
+    return {
+        "wrong": population.rate,
+        "interval holds": cell.held / 100,
+        "width": cell.width / cell.simple,
+        "wrong of the flagged": precision,
+        "flagged of the wrong": recall,
+        "best cut": best,
+    }
+
+
+def _recorded(problem: Problem, seed: int, epochs: int) -> SampleStatistics:
+    """Train, and return the record."""
+    torch.manual_seed(seed)
+    network, dynamics = problem.network(), TrainingDynamics(len(problem.inputs))
+    for epoch, _ in enumerate(_trained(problem, network, torch.arange(len(problem.inputs)), epochs, dynamics)):
+        dynamics.end_epoch(epoch)
+    return dynamics.compute()
 
 
 def _trained(
@@ -243,14 +272,15 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--folds", type=int, default=0, help="of the cross-validation that cleanlab is given; 0: none")
     parser.add_argument("--rates", action="store_true", help="how many samples are wrong instead of their order")
+    parser.add_argument("--answers", type=int, default=0, help="of an audit; 0: none")
     parser.add_argument("--power", type=float, help="another power of the epoch in the weights of epochs")
     parser.add_argument("--growth", type=int, default=GROWTH, help="with --power, epochs after which these stay")
     args = parser.parse_args(arguments)
     warnings.filterwarnings("ignore", message="Lazy modules")
     if args.power is not None:
         setattr(tracker, "unit_weight", lambda epoch, **_: min(epoch + 1.0, args.growth) ** args.power)  # noqa: B010  # not exported there
-    if args.rates:
-        _print_rates({row: rows[row] for row in args.rows}, args)
+    if args.rates or args.answers:
+        _print_means({row: rows[row] for row in args.rows}, args)
         return
     print("| row | wrong | order | average precision | of single seeds |\n| --- | --- | --- | --- | --- |")
     for row in args.rows:
@@ -265,10 +295,11 @@ def main(arguments: Sequence[str] | None = None, rows: Mapping[str, Callable[[in
             print(f"| {row} | {wrong:.1%} | {name} | {np.mean(values):.1f} | {single} |", flush=True)
 
 
-def _print_rates(rows: Mapping[str, Callable[[int, int], Problem]], args: argparse.Namespace) -> None:
+def _print_means(rows: Mapping[str, Callable[[int, int], Problem]], args: argparse.Namespace) -> None:
     """Print a line for each row, in percent, the means over the seeds where there is a number."""
     for place, (row, make) in enumerate(rows.items()):
-        runs = pd.DataFrame([rated(make(seed, args.size), seed, args.epochs) for seed in args.seeds])
+        problems = [(make(seed, args.size), seed, args.epochs) for seed in args.seeds]
+        runs = pd.DataFrame([audited(*each, args.answers) if args.answers else rated(*each) for each in problems])
         if not place:
             print(f"| row | {' | '.join(map(str, runs.columns))} |\n|{' --- |' * (1 + runs.shape[1])}")
         print(f"| {row} | {' | '.join(f'{100 * value:.1f}' for value in runs.mean())} |", flush=True)

@@ -59,7 +59,7 @@ ALLOWED = {
     "records": {"record"},
     "__main__": {"cli"},
     "pictures": {"torch", "numpy", "PIL", "deferred", "dynamics", "text"},
-    "decisions": {"torch", "datasets", "keys", "text"},
+    "decisions": {"torch", "numpy", "datasets", "keys", "text"},
     "report": {
         "arguments",
         "torch",
@@ -68,6 +68,7 @@ ALLOWED = {
         "PIL",
         "auditing",
         "cells",
+        "datasets",
         "defaults",
         "deferred",
         "dynamics",

@@ -544,7 +544,7 @@ def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
 def test_an_audit_says_what_it_was_made_from() -> None:
     record = record_of(population(10)[0])
     done = audit(record, audit_plan(record, 10).assign(answer=["wrong", *["right"] * 9]))
-    assert repr(done) == "Audit(9 right, 1 wrong, 0 unsure: 10.0 % of the labels are wrong, 10.0 % to 10.0 %)"
+    assert repr(done) == "Audit(9 right, 1 wrong, 0 unsure: 10.0 % are wrong, 10.0 % to 10.0 %)"
     assert isinstance(done, Audit)
     assert record.audit(done) is done
 

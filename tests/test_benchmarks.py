@@ -143,6 +143,11 @@ def test_the_benchmark_of_units_prints_how_many_samples_are_wrong(
     wrong = 100 * units["ROWS"][row](0, 64).wrong.mean()
     assert float(printed["wrong"]) == pytest.approx(wrong, abs=0.05)
     assert 0 <= float(printed["estimated"]) <= float(printed["upper end"]) <= 100
+    units["main"](["--answers", "30", "--rows", row, "--seeds", "0", "--size", "64", "--epochs", "2"], units["ROWS"])
+    names, _, values = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.strip().splitlines())
+    audited = dict(zip(names, values, strict=True))
+    assert audited["wrong"] == printed["wrong"]
+    assert 90 <= float(audited["interval holds"]) <= 100  # 95 of 100, of 500 repetitions
 
 
 def test_cross_validation_trains_each_network_on_the_other_folds_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, 
 from dynalens.auditing import StratifiedRate, interval, stratified_rate
 from dynalens.report import write_audit, write_report
 from dynalens.text import percent
+from test_units import MultiLabel, several_labels
 from training import N, fit, images, labels, loader
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -439,4 +440,34 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
     assert "20 answers read." in browser.find_element("id", "message").text
     assert browser.find_element("id", "rate").text == shown
+    assert browser.get_log("browser") == []
+
+
+def test_all_labels_of_a_sample_are_answered_at_once(browser: Any, tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(class_names=NAMES)
+    fit(tmp_path / "run", monitor, model=MultiLabel(), data=lambda: loader(several_labels()))
+    record = load_record(tmp_path / "run")
+    page = write_audit(record, tmp_path / "audit.html", n=5, dataset=several_labels()).as_uri()
+    browser.get(page)
+    assert browser.find_element("id", "ask").text == "Are all labels of each sample right, and is none missing?"
+    first = int(record.audit_plan(5)["sample_id"].iloc[0])
+    given = ", ".join(NAMES[k] for k in range(3) if first >> k & 1) or "no label"
+    assert browser.find_element("id", "question").text == f"Are these all the labels that it should have: {given}?"
+    keys(browser, *"nynuy")  # no class is asked for after a wrong one
+    waited(lambda: ", 5 answered" in browser.find_element("id", "count").text)
+    assert "the run doubts" in browser.find_element("id", "last").text
+    shown = browser.find_element("id", "rate").text
+    shot(browser, "audit-of-several-labels")
+    browser.find_element("id", "download").click()
+    file = tmp_path / "downloads" / "answers.csv"
+    waited(file.exists)
+    audited = record.audit(file)
+    rate = audited.noise_rate
+    assert (audited.right, audited.wrong, audited.unsure) == (2, 2, 1)
+    ends = f"{percent(rate.value)} (95 % interval {percent(rate.low)} to {percent(rate.high)})"
+    assert shown == f"samples with a wrong label: {ends}"
+    browser.execute_script("localStorage.clear()")
+    browser.get(page)
+    browser.find_element("id", "read").send_keys(str(file))
+    waited(lambda: ", 5 answered" in browser.find_element("id", "count").text)
     assert browser.get_log("browser") == []

@@ -621,11 +621,10 @@ def test_exports_and_comparisons_of_a_regression_speak_of_numbers(
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda record: record.audit_plan(5),
         lambda record: record.relabelled(TensorDataset(images(), targets())),
         lambda record: record.with_embeddings(torch.zeros(N, 2)),
     ],
-    ids=["audit", "relabelled", "embeddings"],
+    ids=["relabelled", "embeddings"],
 )
 def test_methods_that_need_a_class_say_so(exchanged: TrainingDynamicsMonitor, ask: Callable[[Any], Any]) -> None:
     with pytest.raises(

@@ -359,11 +359,10 @@ def test_a_record_of_several_labels_is_read_back_alike_and_reported(tmp_path: Pa
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda record: record.audit_plan(5),
         lambda record: record.relabelled(several_labels()),
         lambda record: record.with_embeddings(torch.zeros(N, 2)),
     ],
-    ids=["audit", "relabelled", "embeddings"],
+    ids=["relabelled", "embeddings"],
 )
 def test_methods_that_need_one_label_say_so(tmp_path: Path, ask: Callable[[Any], Any]) -> None:
     monitor, _ = monitored(tmp_path)

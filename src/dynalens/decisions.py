@@ -6,11 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.data import Subset
 
 from dynalens.datasets import class_names, label_place, root_indices, sample_names, with_label
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
-from dynalens.text import escaped, escaped_all, plain
+from dynalens.text import escaped, escaped_all, label_positions, plain
 
 
 class Decision(NamedTuple):
@@ -20,7 +22,7 @@ class Decision(NamedTuple):
         line: Of the file.
         sample: The sample's id, as the file has it.
         name: The sample's name, as the file has it; empty if it has none.
-        label: The label that was looked at; None if the file does not say.
+        label: The label that was looked at, as the file has it; empty if the file does not say.
         decision: "keep", "relabel" or "drop".
         new_label: Class to use instead of it, for "relabel".
         new_label_name: Its name, where it has one.
@@ -29,7 +31,7 @@ class Decision(NamedTuple):
     line: int
     sample: str
     name: str
-    label: int | None
+    label: str
     decision: str
     new_label: int | None = None
     new_label_name: str = ""
@@ -186,22 +188,45 @@ def _check_labels(decisions: Mapping[int, Decision], dataset: Any, label_key: in
     """Compare the labels that were decided on with those that the dataset has now."""
     others = []
     for position, row in decisions.items():
-        if row.label is None and row.decision != "relabel":
+        if not row.label and row.decision != "relabel":
             continue
         label = _label(dataset[position], position, label_key)
-        if row.label is not None and label != row.label:
-            others.append(f"line {row.line}: sample {row.sample} has the label {label}, not {row.label}")
+        if row.decision == "relabel" and label.size != 1:
+            others.append(f"line {row.line}: sample {row.sample} has several labels, and cannot get one new class")
+        elif row.label and _differs(label, row.label):
+            others.append(f"line {row.line}: sample {row.sample} has the label {_words(label)}, not {row.label}")
     _refuse(others)
 
 
-def _label(sample: Any, position: int, label_key: int | str | None) -> int:
+def _label(sample: Any, position: int, label_key: int | str | None) -> npt.NDArray[np.float64]:
+    """Return the label of a sample: a class, a number, or 0 or 1 for each of its labels."""
     try:
-        return int(sample[label_place(sample, label_key)])
+        label: npt.NDArray[np.float64] = np.asarray(sample[label_place(sample, label_key)]).astype(np.float64)
+        return label
     except ValueError as error:
         raise ValueError(
             f"Expected sample {position} to be (input, label, ...) or a dict with one of {', '.join(LABEL_KEYS)}, got "
             f"a {type(sample).__name__}. Pass `label_key=`."
         ) from error
+
+
+def _words(label: npt.NDArray[np.float64]) -> str:
+    """Return a label as answers and decisions have it."""
+    if label.size != 1:
+        return label_positions(label.ravel().tolist())
+    number = float(label.item())
+    return str(int(number)) if number.is_integer() else f"{number:.6g}"
+
+
+def _differs(label: npt.NDArray[np.float64], text: str) -> bool:
+    """Return whether a file says another label than the dataset; the name of a class is not compared."""
+    words = _words(label)
+    if label.size != 1:
+        return words != text
+    try:
+        return float(words) != float(text)
+    except ValueError:
+        return False
 
 
 _LISTED = 20  # lines of an error message; the rest is counted
@@ -239,9 +264,7 @@ def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) 
             f"Expected `decision` to be one of {', '.join(DECISIONS)}, got {row['decision']!r} in line {line}. "
             "Leave out rows that are not decided."
         )
-    text = row.get("label", "")
-    label = int(text) if text.isascii() and text.isdigit() else None
-    decision = Decision(line, row["sample_id"], row.get("name", ""), label, row["decision"])
+    decision = Decision(line, row["sample_id"], row.get("name", ""), row.get("label", ""), row["decision"])
     return decision if decision.decision != "relabel" else _with_new_label(decision, row, classes)
 
 

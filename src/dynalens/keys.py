@@ -1,6 +1,8 @@
 """Words that dicts and files use: usual keys of samples and batches, a person's decisions and answers."""
 
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
+UNIT_LABEL_KEYS = (*LABEL_KEYS, "tags", "ner_tags", "pos_tags", "mask", "masks", "segmentation")
+"""Of samples with a label for each token or pixel."""
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x", "input", "inputs")
 INPUT_KEYS = (*IMAGE_KEYS, "input_ids", "tokens")
 INDEX_KEYS = ("index", "idx", "position")

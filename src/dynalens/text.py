@@ -68,3 +68,17 @@ def plain(cell: str) -> str:
         ('=1+1', "'tis.png")
     """
     return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
+
+
+def label_positions(given: Sequence[float]) -> str:
+    """Return the numbers of the labels that a sample has, of those that were not given with a question mark.
+
+    Args:
+        given: Of each label: 1 where the sample has it, 0 where not, below 0 where nobody said.
+
+    Example:
+        >>> label_positions([1, 0, 1, -1]), label_positions([0, 0])
+        ('0 2 ?3', 'none')
+    """
+    words = [f"?{k}" if label < 0 else str(k) for k, label in enumerate(given) if label]
+    return " ".join(words) or "none"

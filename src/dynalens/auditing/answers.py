@@ -1,7 +1,7 @@
 """What a person said about the labels of some samples: read, and checked against the record."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ def read_answers(
     sample_ids: Sequence[object],
     labels: Array,
     class_names: Sequence[str] | None = None,
+    texts: Callable[[Array], list[str]] | None = None,
 ) -> Answers:
     """Return the answers of one or several files or tables; nothing is returned if one row is in error.
 
@@ -58,6 +59,8 @@ def read_answers(
         sample_ids: Id of each of the N samples.
         labels: Shape ``(N,)``, label of each sample; -1 for one that was never seen.
         class_names: Name of each class.
+        texts: Where samples do not have one class each, says what was given to some of them, by their rows. ``label``
+            is compared with it, and there is no ``new_label``.
 
     Raises:
         ValueError: If a row is not an answer about a sample of this record.
@@ -74,15 +77,12 @@ def read_answers(
     table = table[table["answer"] != ""].reset_index(drop=True)
     _check_words(table)
     rows = _rows(table["sample_id"].tolist(), [str(each) for each in sample_ids])
-    names = {name: number for number, name in enumerate(class_names or ())}
-    table_labels = _classes(table, "label", names)
-    _check_labels(table, table_labels, labels[rows])
     answer = table["answer"].to_numpy()
     return Answers(
         rows=rows,
         right=answer == "right",
         wrong=answer == "wrong",
-        new_label=_new_labels(table, names, labels[rows], len(class_names) if class_names else None),
+        new_label=_checked_texts(table, texts(rows)) if texts else _checked_classes(table, labels[rows], class_names),
         probability=pd.to_numeric(table["probability"], errors="coerce").to_numpy(np.float64),
     )
 
@@ -167,6 +167,28 @@ def _short(text: str) -> str:
     return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
 
 
+def _checked_classes(table: pd.DataFrame, labels: Array, class_names: Sequence[str] | None) -> Array:
+    """Return the right classes of the wrong labels, after a look at the labels that the table names."""
+    names = {name: number for number, name in enumerate(class_names or ())}
+    _check_labels(table, _classes(table, "label", names), labels.tolist())
+    return _new_labels(table, names, labels, len(class_names) if class_names else None)
+
+
+def _checked_texts(table: pd.DataFrame, given: Sequence[str]) -> Array:
+    """Return no right class for any answer, after a look at what the table says that the samples were given."""
+    cells = [plain(cell) if text else "" for cell, text in zip(table["label"], given, strict=True)]
+    _check_labels(table, [cell or None for cell in cells], given)
+    corrected = table[table["new_label"] != ""]
+    if len(corrected):
+        row = corrected.iloc[0]
+        raise ValueError(
+            f"Expected no `new_label`, as the samples of this record do not have one class each, got "
+            f"{_short(row['new_label'])!r} for sample {row['sample_id']}. Leave the column empty, and correct the "
+            "labels of wrong samples in your data."
+        )
+    return np.full(len(table), -1, dtype=np.int64)
+
+
 def _classes(table: pd.DataFrame, column: str, names: Mapping[str, int]) -> list[int | None]:
     return [_class(cell, sample, column, names) for cell, sample in zip(table[column], table["sample_id"], strict=True)]
 
@@ -184,10 +206,10 @@ def _class(cell: str, sample: str, column: str, names: Mapping[str, int]) -> int
     )
 
 
-def _check_labels(table: pd.DataFrame, table_labels: Sequence[int | None], labels: Array) -> None:
+def _check_labels(table: pd.DataFrame, table_labels: Sequence[object], labels: Sequence[object]) -> None:
     others = [
         f"{sample} (label {label}, not {table_label})"
-        for sample, table_label, label in zip(table["sample_id"], table_labels, labels.tolist(), strict=True)
+        for sample, table_label, label in zip(table["sample_id"], table_labels, labels, strict=True)
         if table_label is not None and table_label != label
     ]
     if others:

@@ -36,6 +36,8 @@ class Estimate:
 class Audit:
     """How many labels are wrong, and which, from the answers of a person about a stratified random sample.
 
+    Where a sample has several labels, an answer is about all of them, and the rates count samples with a wrong label.
+
     The answer "unsure" is counted in two ways. ``low`` is the lower end of the interval if all these labels are right,
     ``high`` is the upper end if they are all wrong, and ``value`` lies in the middle of the two estimates.
 
@@ -99,8 +101,8 @@ class Audit:
         """Show the rate and what it was made from."""
         rate = self.noise_rate
         return (
-            f"Audit({self.right} right, {self.wrong} wrong, {self.unsure} unsure: {percent(rate.value)} of the labels "
-            f"are wrong, {percent(rate.low)} to {percent(rate.high)})"
+            f"Audit({self.right} right, {self.wrong} wrong, {self.unsure} unsure: {percent(rate.value)} are wrong, "
+            f"{percent(rate.low)} to {percent(rate.high)})"
         )
 
     @functools.cached_property

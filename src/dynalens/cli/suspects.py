@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dynalens.auditing import Audit
+from dynalens.auditing import Audit, audit_options
 from dynalens.cli.output import say
 from dynalens.cli.tables import SHOWN, show
 from dynalens.embeddings import read_embeddings
@@ -34,14 +34,11 @@ def run(args: argparse.Namespace) -> None:
         say(f"Doubtful: {doubt}")
     if not len(suspects) and not args.class_pair:
         suspects = record.suspects(args.top, answers=audit).assign(flagged=False)
-        one_each = audit is None and record.statistics.unit is None
+        ask = f" To learn how many {label}s are wrong, answer 100 questions: dynalens audit {args.run}"
+        ask += audit_options(record.statistics)
         say(
             f"No {label} is flagged. The {len(suspects)} most suspicious follow: look at them."
-            + (
-                f" To learn how many labels are wrong, answer 100 questions: dynalens audit {args.run}"
-                if one_each
-                else ""
-            )
+            + (ask if audit is None else "")
         )
     show(suspects, args, SHOWN)
     files = None if "name" not in suspects else {sample_id: str(name) for sample_id, name in suspects["name"].items()}

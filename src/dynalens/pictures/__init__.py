@@ -15,6 +15,7 @@ from dynalens.pictures.class_pairs import class_pairs
 from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
+from dynalens.pictures.masks import AREAS, beside_areas
 from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.pace import PicturePace
 from dynalens.pictures.relatives import Relative, examples_sheet, relatives_sheet
@@ -36,6 +37,7 @@ else:
     )
 
 __all__ = [
+    "AREAS",
     "Decode",
     "ExplanationRow",
     "FilmStrip",
@@ -48,6 +50,7 @@ __all__ = [
     "SuspectWatch",
     "Thumbnails",
     "accuracy_curve",
+    "beside_areas",
     "class_name",
     "class_pairs",
     "curve_chart",

@@ -10,13 +10,12 @@ from torch.nn import functional as F
 from dynalens.dynamics import Array
 from dynalens.pictures.drawing import BLUE, ORANGE
 from dynalens.pictures.inputs import Normalisation, shown_inputs
+from dynalens.pictures.masks import painted
 
 _LONGEST_SIDE = 112
 _LONGEST_SIGNAL = 448
 _TOKENS = 2
 """Axes of tokens, ``(N, T)``."""
-_SEEN = 0.4
-"""How much of a picture is seen through a mark."""
 
 
 class SuspectWatch:
@@ -168,10 +167,9 @@ def marked(picture: Array, marks: Tensor) -> Array:
     if picture.ndim != 3:
         return picture
     kinds = F.interpolate(marks, size=picture.shape[:2], mode="nearest")[0, 0].numpy()
-    pixels = picture.astype(np.float64)
     for kind, colour in enumerate((ORANGE, BLUE), start=1):
-        pixels[kinds == kind] = _SEEN * pixels[kinds == kind] + (1 - _SEEN) * np.array(colour)
-    return pixels.round().astype(np.uint8)
+        picture = painted(picture, kinds == kind, colour)
+    return picture
 
 
 def _small(inputs: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d) -> Tensor:

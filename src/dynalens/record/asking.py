@@ -35,6 +35,9 @@ def audit_plan(
     drawn more often, and each sample has a probability above zero. The person may stop at any time, because the first
     samples of the plan, however many, are such a random sample, too.
 
+    Where a sample has several labels, or labels for each token or pixel, ask whether all of them are right. Of a
+    regression, ask whether the number is right.
+
     The plan is saved beside the record (``audit_plans.npz``). With the same seed, a later call gives the same samples.
 
     Args:
@@ -46,7 +49,9 @@ def audit_plan(
 
     Returns:
         Columns ``sample_id``; ``label``, the given one; ``probability``, in (0, 1], with which the sample is among all
-        that the plan has drawn: n_h / N_h in its stratum h.
+        that the plan has drawn: n_h / N_h in its stratum h. Where samples do not have one class each, ``label`` is a
+        text: the numbers of the labels of a sample, the target of a regression, or nothing where the record keeps
+        only one of several labels.
 
     Raises:
         ValueError: If ``n`` or ``seed`` are out of range, or ``answers`` are not of a plan of this record.
@@ -74,9 +79,9 @@ def audit(record_or_monitor: Record | KeepsRecord, answers: AskedFor) -> Audit:
         record_or_monitor: The record that the plan was drawn from, or the monitor that keeps it.
         answers: A CSV file or a table about samples of :func:`audit_plan`, or several of them, such as those of several
             rounds. Its columns are ``sample_id`` and ``answer``, which is "right", "wrong" or "unsure". Optional
-            columns are ``label``, which is compared with the record's, and ``new_label``, the right class of a wrong
-            label. Not all samples of the plan need an answer, but do not skip samples because they are hard: answer
-            "unsure" for these.
+            columns are ``label``, which is compared with the record's, and, where each sample has one class,
+            ``new_label``, the right class of a wrong label. Not all samples of the plan need an answer, but do not skip
+            samples because they are hard: answer "unsure" for these.
 
     Raises:
         ValueError: If a row is about an unknown sample, one with another label, one that no plan of this record drew,

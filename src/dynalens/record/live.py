@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from dynalens.auditing import keeps_all_given
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.embeddings import SimilarSamples
 from dynalens.notices import warn
@@ -166,12 +167,11 @@ class LiveRecord:
         """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
         if not self.epochs:
             return []
-        statistics = self.record().statistics
-        if statistics.unit is not None:
-            kind = "several labels" if statistics.target is None else "a regression"
+        if not keeps_all_given(self.record().statistics):
             warn(
-                f"Expected samples with one label each for `audit`, got {kind}: no audit is drawn. Look at the first "
-                "of `suspects()` instead."
+                "Expected `audit` with samples whose labels the record keeps, got labels for each token or pixel, or "
+                "several numbers: no audit is drawn while training. After it, write the page with "
+                "`dynalens audit RUN --data MODULE:CALLABLE`, which shows the labels of the dataset."
             )
             return []
         self.record().audit_plan(n)

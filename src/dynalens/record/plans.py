@@ -11,11 +11,12 @@ import pandas as pd
 
 from dynalens.auditing import Answers, Audit, Plan, draw, fitting, read_answers
 from dynalens.auditing.answers import AnswersSource
+from dynalens.auditing.given import MOST_CODES, Given, given_to
 from dynalens.auditing.plan import FIRST
 from dynalens.auditing.strata import MOST_STRATA
 from dynalens.dynamics import Array
 from dynalens.notices import warn
-from dynalens.record.checks import MOST_CLASSES, check_names, check_range
+from dynalens.record.checks import check_names, check_range
 from dynalens.record.files import read_arrays, whole, write_arrays
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Audits:
             plan = same[-1] if same else Plan.of(self._score, label=self._label, n=n, seed=seed)
         plan, rows = draw(plan, n, answered_rows)
         self._keep([*(other for other in plans if other.seed != plan.seed), plan])
-        columns = {"sample_id": self._ids[rows], "label": self._label[rows], "probability": plan.probabilities(rows)}
+        labels = self._label[rows] if self._given.texts is None else self._given.texts(rows)
+        columns = {"sample_id": self._ids[rows], "label": labels, "probability": plan.probabilities(rows)}
         return pd.DataFrame(columns)
 
     def latest(self) -> Plan:
@@ -106,17 +108,23 @@ class Audits:
     def _score(self) -> Array:
         return self._record.assess().score
 
+    @functools.cached_property
+    def _given(self) -> Given:
+        return given_to(self._record.statistics)
+
     @property
     def _label(self) -> Array:
-        return self._record.statistics.of_one_label("an audit").label.astype(np.int64)
+        return self._given.codes
 
     @functools.cached_property
     def _ids(self) -> Array:
         return np.array(self._record.shown_ids())
 
     def _read(self, answers: AnswersSource | Sequence[AnswersSource]) -> Answers:
-        names = self._record.meta.class_names
-        return read_answers(answers, sample_ids=self._ids.tolist(), labels=self._label, class_names=names)
+        given, names = self._given, self._record.meta.class_names
+        return read_answers(
+            answers, sample_ids=self._ids.tolist(), labels=given.codes, class_names=names, texts=given.texts
+        )
 
     def _fitting_labels(self) -> list[Plan]:
         return [plan for plan in self._kept() if plan.belongs_to(self._label)]
@@ -166,7 +174,7 @@ def read_plans(path: Path) -> list[Plan]:
             shape = (plans, samples) if name in ("label", "stratum") else (plans,)
             if values.shape != shape or values.dtype.kind != "i" or not plans:
                 raise ValueError(f"{name} of {values.dtype} and shape {values.shape} instead of {shape}")
-        limits = (-1, MOST_CLASSES), (-1, MOST_STRATA), (0, 2**63), (0, samples + 1)
+        limits = (-1, MOST_CODES), (-1, MOST_STRATA), (0, 2**63), (0, samples + 1)
         for name, (low, high) in zip(_ARRAYS, limits, strict=True):
             check_range(name, arrays[name].ravel(), low, high)
     return [

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dynalens.auditing import Audit, Plan
+from dynalens.auditing import Audit, Plan, audit_options
 from dynalens.auditing.answers import AnswersSource
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence
@@ -364,10 +364,10 @@ class Record:
         doubtful, self._cautioned = bool(self.doubts()) and not self._cautioned, True
         if not flagged or doubtful:
             reason = "The flags are doubtful." if flagged else f"No label is flagged: {unchanged}."
-            audit = ", and audit 100 samples: `dynalens audit RUN`" if self.statistics.unit is None else ""
-            rate = self.noise_rate()
+            command = f"`dynalens audit RUN{audit_options(self.statistics)}`"
+            advice, rate = f"Look at the first of `suspects()`, and audit 100 samples: {command}.", self.noise_rate()
             causes = [f"The estimated noise rate is {rate.in_words()}.", *rate.doubts]
-            warn("\n  ".join([f"{reason} Look at the first of `suspects()`{audit}.", *causes]))
+            warn("\n  ".join([f"{reason} {advice}", *causes]))
 
     def _ids_of(self, rows: list[int]) -> list[Any]:
         ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()

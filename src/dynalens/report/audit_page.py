@@ -15,10 +15,10 @@ from dynalens.record import Record
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
 from dynalens.report.page import check_dataset, class_names_of, run_key, run_name
-from dynalens.report.samples import sample_pictures
+from dynalens.report.questions import Asked, check_labels_are_known, opinions, question
+from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.report.sentences import kept_texts
-
-_SIDE = 512  # longest side of a picture, in pixels: one is shown at a time
+from dynalens.suspicion import is_dense
 
 
 def write_audit(
@@ -43,13 +43,14 @@ def write_audit(
         seed: Seed of the random order.
         answers: Answers of earlier rounds. The page asks about other samples, and all answers count in its estimate.
         dataset: What was trained on; its pictures, texts or rows are shown. Without it, the pictures that the callback
-            kept while training.
+            kept while training. It is needed where samples have a label for each token or pixel, or several numbers.
 
     Raises:
         ValueError: If an argument is out of its range, the dataset has another length than the record, or the record
-            is one of ids.
+            is one of ids; or without a dataset, if it is needed.
     """
     check_dataset(record, dataset)
+    check_labels_are_known(record, dataset)
     samples = record.audit_plan(n, seed=seed, answers=answers)
     plan, table = record.latest_plan(), record.table()
     rows = table.index.get_indexer(pd.Index(samples["sample_id"]))
@@ -57,7 +58,8 @@ def write_audit(
         cards = _cards(record, plan, rows, samples["probability"].to_numpy(), dataset)
     content = {
         "run": f"{run_key(record)}:audit:{plan.seed}",
-        "names": class_names_of(record, table),
+        "names": class_names_of(record, table) if record.statistics.unit is None else [],
+        "question": question(record.statistics)._asdict(),
         "columns": COLUMNS,
         "strata": _strata(plan, table, record, answers),
         "cards": cards,
@@ -84,22 +86,30 @@ def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> di
 
 
 def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, dataset: Any) -> list[dict[str, Any]]:
-    table, names, pictures = record.table(), record.names(), sample_pictures(record, dataset, kept_texts(record))
-    cards = []
-    for row, probability in zip(rows.tolist(), probabilities.tolist(), strict=True):
-        sample = table.iloc[row]
-        card: dict[str, Any] = {
-            "id": str(table.index[row]),
-            "label": int(sample["label"]),
-            "suggested": -1 if pd.isna(sample["suggested"]) else int(sample["suggested"]),
-            "wrong": round(float(sample["wrong_probability"]), 4),
-            "stratum": int(plan.stratum[row]),
+    table, statistics = record.table().iloc[rows], record.statistics
+    if is_dense(statistics):  # what was kept of these shows where the run contradicts them
+        from dynalens.report.items import DatasetPictures  # torch
+
+        pictures: SamplePictures = DatasetPictures(dataset)
+    else:
+        pictures = sample_pictures(record, dataset, kept_texts(record))
+    suggested = table["suggested"] if statistics.unit is None else pd.Series(-1, table.index)
+    return [
+        {
+            "id": str(sample_id),
+            "wrong": round(float(wrong), 4),
+            "opinion": opinion,
+            "stratum": int(stratum),
             "rest": [probability],
         }
-        optional = {
-            "picture": pictures.thumbnail(row, _SIDE),
-            "text": pictures.text(row),
-            "file": names[row] if names else pictures.file_name(row),
-        }
-        cards.append(card | {key: value for key, value in optional.items() if value})
-    return cards
+        | asked
+        for sample_id, wrong, opinion, stratum, probability, asked in zip(
+            table.index,
+            table["wrong_probability"],
+            opinions(record, rows.tolist(), suggested),
+            plan.stratum[rows],
+            probabilities.tolist(),
+            Asked(record, dataset, pictures).cards(rows),
+            strict=True,
+        )
+    ]

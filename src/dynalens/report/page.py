@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dynalens.arguments import check_positive
-from dynalens.auditing import Audit
+from dynalens.auditing import Audit, audit_options
 from dynalens.defaults import MOST_CARDS, PRECISION
 from dynalens.embeddings import SimilarSamples
 from dynalens.pictures import (
@@ -25,6 +25,7 @@ from dynalens.record import AskedFor, Record, read_similar
 from dynalens.record.folder import SHEETS
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
+from dynalens.report.questions import question
 from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.report.sentences import KeptTexts, kept_texts
 from dynalens.report.traces import AccuracyCurve, Traces
@@ -44,8 +45,8 @@ _ALONE = "The rate and the probabilities come from the run alone. They can be fa
 _BOTH = "The rate and the probabilities come from the run and the embeddings. They can be far off on hard data."
 _ASK = " Audit 100 samples for a 95 % confidence interval: dynalens audit RUN."
 _AUDITED = (
-    "The rate and the probabilities are calibrated on {answers} answers. According to the answers, 90 % of the wrong "
-    "labels are among the first {enough} samples of the order: you may stop looking after these."
+    "The rate and the probabilities are calibrated on {answers} answers. According to the answers, 90 % of the {wrong} "
+    "are among the first {enough} samples of the order: you may stop looking after these."
 )
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
@@ -191,8 +192,12 @@ def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
     note += _PIXELS if record.statistics.unit_columns is not None else ""
     if audit is None:
         source = _BOTH if record.noise_rate().alone == FROM_BOTH else _ALONE
-        return note + source + (_ASK if record.statistics.unit is None else "")
-    return note + _AUDITED.format(answers=audit.right + audit.wrong + audit.unsure, enough=f"{audit.enough():,}")
+        return note + source + _ASK + audit_options(record.statistics)
+    return note + _AUDITED.format(
+        answers=audit.right + audit.wrong + audit.unsure,
+        wrong=question(record.statistics).rate,
+        enough=f"{audit.enough():,}",
+    )
 
 
 def _charts(record: Record, accuracy: AccuracyCurve) -> list[list[str]]:

@@ -30,15 +30,7 @@ class SamplePictures:
     def thumbnail(self, sample: Any, side: int) -> str | None:
         """Return a picture as a data URI, at most ``side`` pixels wide and high; None if there is none."""
         image = self.image(sample)
-        if image is None:
-            return None
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        # Tiny pictures are enlarged by the browser, where JPEG's blocks would be seen.
-        small = max(image.size) <= side // 2
-        image.convert("RGB").save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 72}))
-        kind = "png" if small else "jpeg"
-        return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+        return None if image is None else data_uri(image, side)
 
     def text(self, sample: Any, token: int | None = None) -> str | None:
         """Return the text of a sample, with this token marked; None where there is none."""
@@ -70,6 +62,17 @@ def sample_pictures(record: Record, dataset: Any, texts: KeptTexts) -> SamplePic
         return DatasetPictures(dataset)
     # Pictures have the pixels that the network contradicts, and words are those that its tokens were made of.
     return DatasetPictures(dataset, record.pictures(), texts.texts if texts.decoded else None)
+
+
+def data_uri(image: Image.Image, side: int) -> str:
+    """Return a picture as a data URI, at most ``side`` pixels wide and high; it is made smaller in place."""
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    # Tiny pictures are enlarged by the browser, where JPEG's blocks would be seen.
+    small = max(image.size) <= side // 2
+    image.convert("RGB").save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 72}))
+    kind = "png" if small else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def drawn(pixels: Array) -> Image.Image:

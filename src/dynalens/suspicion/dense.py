@@ -19,7 +19,7 @@ import numpy as np
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.noise_rate import MOST, NoiseRate
 
-ALONE = "from the run alone: it counts only samples that stand out; look at the first of `suspects()`"
+ALONE = "from the run alone: it counts only samples that stand out; audit 100 samples for a confidence interval"
 USUAL = 0.95
 """Part of the lower half of the samples that says how far from the median one is not yet conspicuous."""
 

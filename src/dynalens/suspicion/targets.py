@@ -11,7 +11,7 @@ OUTLYING = 3.5
 """Modified z-score from which a number is taken for an outlier (Iglewicz and Hoaglin 1993)."""
 _NORMAL = 0.6745
 """Third quartile of the standard normal distribution: the median absolute deviation of normal numbers over theirs."""
-ALONE = "from the run alone: it counts targets that stand out of the residuals, not those that are wrong by less"
+ALONE = "from the run alone: it counts targets that stand out of the residuals; audit 100 samples to count the others"
 
 
 def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:

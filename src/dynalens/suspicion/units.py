@@ -20,8 +20,6 @@ from dynalens.dynamics.given_labels import log_ratios
 from dynalens.suspicion.course import SUREST
 from dynalens.suspicion.noise_rate import MOST, NoiseRate
 
-ALONE = "from the run alone; look at the first of `suspects()`"
-
 
 def worst_odds(statistics: SampleStatistics) -> Array:
     """Return the log odds that the worst unit of each sample is as given, ``(N,)`` float64; NaN if never seen.
@@ -77,7 +75,7 @@ def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     samples = float(has_doubted_unit(statistics).mean())
     value = min(samples, 1 - (1 - wrong) ** margins.shape[1])
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(margins)) / len(margins)))
-    return NoiseRate(0.0, value, min(1.0, samples + error), alone=ALONE)
+    return NoiseRate(0.0, value, min(1.0, samples + error))
 
 
 def _wrong_part(margins: Array) -> float:

@@ -3,14 +3,17 @@ const answers = new Kept(content.run, () => show());
 let position = 0, choosing = false;
 
 listClasses(by("class"));
+by("ask").textContent = content.question.all;
 const firstOpen = () => cards.findIndex(card => !answers.has(card.id));
 const SAID = { right: "right", wrong: "wrong", unsure: "cannot tell" };
 const saidOf = ({ answer, to }) => SAID[answer] + (answer === "wrong" && to !== undefined ? `, it is ${nameOf(to)}` : "");
 
 function show() {
   const card = cards[position], given = answers.get(card.id);
-  by("picture").replaceChildren(seen(card, `sample ${card.id}`));
-  by("question").replaceChildren("Is the label ", make("b", { class: "given" }, nameOf(card.label)), " right?");
+  by("picture").replaceChildren(card.tokens ? tagged(card.tokens) : seen(card, `sample ${card.id}`));
+  by("legend").replaceChildren(...(card.legend ?? []).map(colourKey));
+  const { before, after } = content.question;
+  by("question").replaceChildren(before, make("b", { class: "given" }, labelOf(card)), after);
   for (const button of by("answers").querySelectorAll("[data-answer]"))
     button.setAttribute("aria-pressed", button.dataset.answer === given?.answer);
   const done = cards.filter(each => answers.has(each.id)).length;
@@ -22,15 +25,26 @@ function show() {
   by("last").textContent = feedback();
 }
 
+// All that was given to a sample in words, or its class.
+const labelOf = card => card.given ?? (typeof card.label === "number" ? nameOf(card.label) : card.label);
+// A sentence with what was given to each token above it.
+function tagged(tokens) {
+  return make("div", { class: "item" }, ...tokens.map(([word, tag]) => make("ruby", {}, word, make("rt", {}, tag))));
+}
+function colourKey([colour, name]) {
+  const square = make("i");
+  square.style.background = colour;
+  return make("span", {}, square, name);
+}
+
 // After the answer only: what the run thinks.
 function feedback() {
   const last = answers.has(cards[position].id) ? cards[position] : cards[position - 1];
   const given = last && answers.get(last.id);
   if (!given) return "";
   const which = last === cards[position] ? "This one" : "The last one";
-  const suggests = last.suggested < 0 ? "the run suggests no other class" : `the run suggests ${nameOf(last.suggested)}`;
-  return `${which}, #${last.id}${last.file ? " " + fileName(last.file) : ""}, given ${nameOf(last.label)}: you said ` +
-    `${saidOf(given)}; ${suggests} and estimates the probability that the label is wrong at ${estimate(last.wrong)}.`;
+  return `${which}, #${last.id}${last.file ? " " + fileName(last.file) : ""}${labelOf(last) ? `, given ${labelOf(last)}` : ""}: you said ` +
+    `${saidOf(given)}; ${last.opinion} and estimates the probability that ${content.question.wrong} at ${estimate(last.wrong)}.`;
 }
 
 // Answers in each group of strata. A stratum without an answer is taken together with the next that has one.
@@ -66,13 +80,13 @@ function rateText() {
   const rate = estimated();
   if (!rate) return "";
   const [low, value, high] = rate.map(part => percent(part, 1));
-  return `wrong labels: ${value} (95 % interval ${low} to ${high})`;
+  return `${content.question.rate}: ${value} (95 % interval ${low} to ${high})`;
 }
 
 function answer(kind) {
   const card = cards[position], before = answers.get(card.id);
   answers.set(card.id, kind === "wrong" && before?.answer === "wrong" ? before : { answer: kind });
-  choosing = kind === "wrong";
+  choosing = kind === "wrong" && content.names.length > 0;
   if (choosing) { choose(card); return; }
   move(1);
 }

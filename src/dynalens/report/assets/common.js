@@ -98,7 +98,7 @@ function readRows(input, word, take, done) {
     if (!file) return;
     const accepted = rows.filter(row => {
       const card = cardOf.get(row.sample_id);
-      return card && (!row.label || Number(row.label) === card.label) && take(row, card);
+      return card && (!row.label || row.label === String(card.label) || Number(row.label) === card.label) && take(row, card);
     }).length;
     const refused = rows.length - accepted;
     done(`${plural(accepted, word)} read${refused ? `, ${plural(refused, "row")} did not fit this page` : ""}.`);

@@ -1,0 +1,49 @@
+"""Pictures with the areas that were given to them."""
+
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image
+
+from dynalens.dynamics import Array
+from dynalens.pictures.drawing import FAINT, LINES, Colour
+
+AREAS = (*LINES, (230, 159, 0), (86, 180, 233), (240, 228, 66))
+"""Okabe and Ito's palette, which colour-blind people tell apart; from the eighth area on its colours come again."""
+_SEEN = 0.4
+"""How much of a picture is seen through a colour."""
+_GAP = 8
+
+
+def painted(picture: Array, area: Array, colour: Colour) -> Array:
+    """Return a picture ``(H, W, 3)``, uint8, with an area ``(H, W)``, bool, in a colour that it shows through.
+
+    Example:
+        >>> painted(np.zeros((1, 2, 3), np.uint8), np.array([[False, True]]), (200, 100, 0)).tolist()
+        [[[0, 0, 0], [120, 60, 0]]]
+    """
+    pixels = picture.astype(np.float64)
+    pixels[area] = _SEEN * pixels[area] + (1 - _SEEN) * np.array(colour)
+    return pixels.round().astype(np.uint8)
+
+
+def beside_areas(picture: Image.Image, areas: Iterable[Array], side: int) -> Image.Image:
+    """Return a picture and, beside it, the same one with coloured areas.
+
+    Args:
+        picture: In colour or grey.
+        areas: Shape ``(h, w)``, bool, each of them the whole picture; their colours are those of ``AREAS`` in turn.
+        side: The longest side that the picture gets, in pixels.
+    """
+    scale = side / max(picture.size)
+    width, height = (max(1, round(length * scale)) for length in picture.size)
+    smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    plain = picture.convert("RGB").resize((width, height), smooth)
+    pixels = np.asarray(plain)
+    for place, area in enumerate(areas):
+        fitted = np.asarray(Image.fromarray(area).resize((width, height), Image.Resampling.NEAREST))
+        pixels = painted(pixels, fitted, AREAS[place % len(AREAS)])
+    both = Image.new("RGB", (2 * width + _GAP, height), FAINT)
+    both.paste(plain, (0, 0))
+    both.paste(Image.fromarray(pixels), (width + _GAP, 0))
+    return both

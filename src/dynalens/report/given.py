@@ -1,0 +1,110 @@
+"""What was given to a sample with a label for each token or pixel, or with several numbers, from the dataset."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from dynalens.datasets import label_place
+from dynalens.dynamics import Array
+from dynalens.keys import UNIT_LABEL_KEYS
+from dynalens.pictures import class_name
+from dynalens.report.items import WORD_KEYS
+
+
+def labels_of(item: Any) -> Array:
+    """Return the labels of a dataset's item: its second part, or the first of the usual keys of a dict.
+
+    Raises:
+        ValueError: If the item has none.
+    """
+    keys = [key for key in UNIT_LABEL_KEYS if key in item] if isinstance(item, Mapping) else [None]
+    labels = item[label_place(item, *keys[:1])]
+    return np.asarray(labels.numpy(force=True) if isinstance(labels, Tensor) else labels)
+
+
+def number_words(item: Any, names: Sequence[str] | None) -> str:
+    """Return the numbers of a regression's sample, each with its name where it has one.
+
+    Example:
+        >>> number_words(("picture", [1.5, 2.0]), None), number_words(("picture", [1.5, 2.0]), ["x", "y"])
+        ('1.5, 2', 'x: 1.5, y: 2')
+    """
+    numbers = [f"{number:.6g}" for number in labels_of(item).ravel().tolist()]
+    named = (names is not None and len(names) == len(numbers)) or None
+    return ", ".join(f"{class_name(d, names)}: {number}" if named else number for d, number in enumerate(numbers))
+
+
+def tagged_words(item: Any, names: Sequence[str] | None, word: Callable[[int], str] = str) -> list[list[str]]:
+    """Return each token of a sample and what was given to it: a class, or several labels; empty for an ignored one.
+
+    Ignored tokens at the end, such as padding, are left out.
+
+    Args:
+        item: Of the dataset: tokens, words or their ids, and as many labels.
+        names: Of the classes.
+        word: Says the word of an id.
+
+    Raises:
+        ValueError: If the item has no labels, or not as many as tokens.
+
+    Example:
+        >>> tagged_words((["Paris", "is"], [1, 0]), ["other", "place"])
+        [['Paris', 'place'], ['is', 'other']]
+        >>> tagged_words(([7, 8, 9, 0], [1, -100, 0, -100]), None, {7: "Paris", 8: "-", 9: "Lyon", 0: ""}.__getitem__)
+        [['Paris', '1'], ['-', ''], ['Lyon', '0']]
+    """
+    labels = labels_of(item)
+    tokens = _tokens(item, len(labels))
+    words = [token if isinstance(token, str) else word(int(token)) for token in tokens]
+    last = max((place for place, label in enumerate(labels) if np.max(label) >= 0), default=-1)
+    return [[each, _tag(label, names)] for each, label in list(zip(words, labels, strict=True))[: last + 1]]
+
+
+def _tokens(item: Any, number: int) -> list[Any]:
+    rows = [item[key] for key in WORD_KEYS if key in item] if isinstance(item, Mapping) else [item[0]]
+    lists: list[list[Any]] = [row.tolist() if isinstance(row, Tensor | np.ndarray) else list(row) for row in rows]
+    fitting = next((row for row in lists if len(row) == number), None)
+    if fitting is None:
+        raise ValueError(
+            f"Expected as many labels as tokens in each sample of the dataset, got {number} labels and "
+            f"{' or '.join(str(len(row)) for row in lists) or 'no'} tokens. Let the function of `--data` return items "
+            "of tokens and their labels, as the model is trained on."
+        )
+    return fitting
+
+
+def _tag(label: Any, names: Sequence[str] | None) -> str:
+    if np.ndim(label):
+        return "+".join(class_name(int(k), names) for k in np.flatnonzero(label > 0))
+    return class_name(int(label), names)
+
+
+def areas_of(item: Any) -> dict[int, Array]:
+    """Return where in its picture a sample has each class but 0, usually the background, or each of several labels.
+
+    Args:
+        item: Of the dataset. Its labels are a class for each pixel, ``(H, W)`` or ``(1, H, W)``, or 0 or 1 for each
+            label and pixel, ``(K, H, W)``.
+
+    Returns:
+        By class, shape ``(H, W)``, bool; nothing of a class or label that no pixel has.
+
+    Raises:
+        ValueError: If the item has no such labels.
+
+    Example:
+        >>> {label: area.tolist() for label, area in areas_of(("picture", [[0, 2], [2, 0]])).items()}
+        {2: [[False, True], [True, False]]}
+    """
+    labels = labels_of(item)
+    if labels.ndim == 3 and len(labels) > 1:
+        return {label: mask > 0 for label, mask in enumerate(labels) if (mask > 0).any()}
+    mask = labels[0] if labels.ndim == 3 else labels
+    if mask.ndim != 2:
+        raise ValueError(
+            f"Expected a mask of shape (H, W) or (K, H, W) in each sample of the dataset, got labels of the shape "
+            f"{labels.shape}. Let the function of `--data` return items of a picture and its mask."
+        )
+    return {int(label): mask == label for label in np.unique(mask) if label > 0}

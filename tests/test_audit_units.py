@@ -1,0 +1,235 @@
+"""Audits of samples with several labels, numbers, tokens or pixels: what is asked, and what the answers say."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import TensorDataset
+
+from dynalens import Record, TrainingDynamicsMonitor, apply_decisions, audit, audit_plan, load_record
+from dynalens.cli import main
+from dynalens.report import write_audit, write_report
+from dynalens.report.given import areas_of, number_words, tagged_words
+from test_audit_page import content_of
+from test_dense_units import Segmenter, Tagger, masks, run, tagged
+from test_regression import Regressor, targets
+from test_units import MultiLabel, bits, several_labels
+from training import N, fit, images, loader
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+WRONG = [2, 5, 11]
+"""Samples that a person says have a wrong label."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on samples that each have any number of three labels."""
+    path = tmp_path_factory.mktemp("several")
+    monitor = TrainingDynamicsMonitor(class_names=["cat", "dog", "owl"], save_dir=path)
+    fit(path, monitor, model=MultiLabel(), data=lambda: loader(several_labels()))
+    return path
+
+
+@pytest.fixture
+def record(folder: Path) -> Record:
+    (folder / "audit_plans.npz").unlink(missing_ok=True)
+    return load_record(folder)
+
+
+def answered(record: Record, n: int = N) -> pd.DataFrame:
+    plan = audit_plan(record, n=n)
+    return plan.assign(answer=np.where(np.isin(plan["sample_id"], WRONG), "wrong", "right"))
+
+
+def test_the_plan_says_which_labels_each_sample_has(record: Record) -> None:
+    plan = audit_plan(record, n=N)
+    assert record.folder is not None
+    given = {i: " ".join(str(k) for k in range(3) if i >> k & 1) or "none" for i in range(N)}  # as `bits` gives them
+    assert dict(zip(plan["sample_id"], plan["label"], strict=True)) == given
+    assert audit_plan(load_record(record.folder), n=5)["sample_id"].tolist() == plan["sample_id"].tolist()[:5]
+
+
+def test_an_audit_counts_samples_with_a_wrong_label(record: Record) -> None:
+    whole = audit(record, answered(record))
+    rate = whole.noise_rate
+    assert (rate.low, rate.value, rate.high) == (3 / N, 3 / N, 3 / N)  # every sample was answered
+    assert set(record.clean_indices(answers=whole)) == set(range(N)) - set(WRONG)
+    assert record.weights(answers=whole).tolist() == [0.0 if i in WRONG else 1.0 for i in range(N)]
+    worst = record.suspects(answers=whole)
+    assert sorted(worst.index) == WRONG
+    assert worst["label_name"].notna().all()  # the label that the run doubts
+
+
+def test_answers_of_other_labels_or_with_a_new_class_are_refused(record: Record) -> None:
+    answers = answered(record, 6)
+    other = answers.assign(label=["0 1 2 ?3", *answers["label"][1:]])
+    with pytest.raises(ValueError, match=r"the labels of this record, got others for sample .* not 0 1 2 \?3"):
+        audit(record, other)
+    with pytest.raises(ValueError, match="Expected no `new_label`, as the samples of this record do not"):
+        audit(record, answers.assign(answer="wrong", new_label=1))
+    assert audit(record, answers.drop(columns="label")).right + audit(record, answers).wrong == 6
+
+
+def test_a_plan_of_other_labels_in_the_folder_is_told(record: Record, tmp_path: Path) -> None:
+    answers = answered(record, 6)
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "record")
+    flipped = TensorDataset(images(), 1 - bits())
+    fit(tmp_path, monitor, model=MultiLabel(), data=lambda: loader(flipped))
+    assert record.folder is not None
+    (tmp_path / "record" / "audit_plans.npz").write_bytes((record.folder / "audit_plans.npz").read_bytes())
+    with pytest.raises(ValueError, match="Expected `answers` of a plan of this record, got a plan for other labels"):
+        load_record(tmp_path / "record").audit(answers.drop(columns="label"))
+
+
+def test_the_page_asks_whether_all_labels_are_right(record: Record, tmp_path: Path) -> None:
+    page = write_audit(record, tmp_path / "audit.html", n=8, dataset=several_labels())
+    content = content_of(page)
+    assert content["question"]["all"] == "Are all labels of each sample right, and is none missing?"
+    assert content["names"] == []  # no class is asked for
+    names = ["cat", "dog", "owl"]
+    for card in content["cards"]:
+        sample = int(card["id"])
+        assert card["given"] == (", ".join(names[k] for k in range(3) if sample >> k & 1) or "no label")
+        assert card["label"] == (" ".join(str(k) for k in range(3) if sample >> k & 1) or "none")
+        assert card["opinion"].startswith("the run doubts ")
+        assert card["picture"].startswith("data:image/png")
+
+
+def test_the_command_asks_and_takes_the_answers(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", str(record.folder), "--n", "6", "--out", str(tmp_path / "audit.html")]) == 0
+    answered(record, 6).to_csv(tmp_path / "answers.csv", index=False)
+    assert main(["suspects", str(record.folder), "--answers", str(tmp_path / "answers.csv")]) == 0
+    assert "with 95 % confidence, from" in capsys.readouterr().out
+    report = write_report(record, tmp_path / "report.html", answers=tmp_path / "answers.csv").read_text()
+    assert "90 % of the samples with a wrong label are among the first" in report
+
+
+def test_the_monitor_keeps_the_pictures_of_the_samples_that_are_asked_about(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(audit=12, top_k=1)
+    fit(tmp_path, monitor, model=MultiLabel(), data=lambda: loader(several_labels()))
+    kept = load_record(tmp_path)
+    assert len(kept.audited_rows()) == 12
+    assert set(kept.audited_rows()) <= set(kept.pictures())
+
+
+def test_answers_drop_samples_of_the_dataset_whose_labels_they_name(record: Record, tmp_path: Path) -> None:
+    file = tmp_path / "answers.csv"
+    answered(record).to_csv(file, index=False)
+    cleaned = apply_decisions(several_labels(), file)
+    assert list(cleaned.indices) == [i for i in range(N) if i not in WRONG]
+    moved = TensorDataset(images().roll(1, 0), bits().roll(1, 0))
+    with pytest.raises(ValueError, match=r"got 22 that do not. Nothing was applied.[\s\S]*has the label .*, not "):
+        apply_decisions(moved, file)
+    decisions = tmp_path / "decisions.csv"
+    decisions.write_text("sample_id,decision,new_label\n3,relabel,1\n")
+    with pytest.raises(ValueError, match="line 2: sample 3 has several labels, and cannot get one new class"):
+        apply_decisions(several_labels(), decisions)
+
+
+def regressed(folder: Path, columns: int) -> Record:
+    y = targets(columns)
+    monitor = TrainingDynamicsMonitor(class_names=["x", "y"][:columns])
+    fit(folder, monitor, model=Regressor(columns), data=lambda: loader(TensorDataset(images(), y)))
+    return load_record(folder)
+
+
+def test_a_number_is_asked_about(tmp_path: Path) -> None:
+    record = regressed(tmp_path, 1)
+    plan = audit_plan(record, n=N)
+    assert plan["label"].tolist() == [f"{targets()[i].item():.6g}" for i in plan["sample_id"]]
+    assert audit(record, answered(record)).noise_rate.value == 3 / N
+    content = content_of(write_audit(record, tmp_path / "audit.html", n=4))
+    assert content["question"]["before"] == "Is the number "
+    assert all(card["opinion"].startswith("the run predicts ") for card in content["cards"])
+    file = tmp_path / "answers.csv"
+    answered(record).to_csv(file, index=False)
+    kept = apply_decisions(TensorDataset(images(), targets()), file)
+    assert list(kept.indices) == [i for i in range(N) if i not in WRONG]
+
+
+def test_several_numbers_are_asked_about_as_the_dataset_has_them(tmp_path: Path) -> None:
+    record = regressed(tmp_path, 2)
+    assert set(audit_plan(record, n=N)["label"]) == {""}
+    with pytest.raises(ValueError, match="Expected the dataset for an audit of this record"):
+        write_audit(record, tmp_path / "audit.html", n=4)
+    data = TensorDataset(images(), targets(2))
+    for card in content_of(write_audit(record, tmp_path / "audit.html", n=4, dataset=data))["cards"]:
+        x, y = targets(2)[int(card["id"])].tolist()
+        assert card["given"] == f"x: {x:.6g}, y: {y:.6g}"
+        assert card["label"] == ""
+
+
+def test_tokens_are_asked_about_with_the_tag_of_each(tmp_path: Path) -> None:
+    run(tmp_path, Tagger(), TrainingDynamicsMonitor(class_names=["noun", "verb", "other"]), max_epochs=2)
+    record = load_record(tmp_path)
+    words, given = tagged().tensors[:2]
+    content = content_of(write_audit(record, tmp_path / "audit.html", n=5, dataset=tagged()))
+    for card in content["cards"]:
+        sample = int(card["id"])
+        counted = [t for t in range(len(given[sample])) if given[sample, t] >= 0]
+        expected = [[str(int(words[sample, t])), ["noun", "verb", "other"][given[sample, t]]] for t in counted]
+        assert [pair for pair in card["tokens"] if pair[1]] == expected
+        assert "text" not in card  # with the doubtful token in brackets it would lead the answer
+        assert card["opinion"].startswith("the run doubts token ")
+    assert 0 <= audit(record, answered(record, 6)).noise_rate.value <= 1
+
+
+def test_masks_are_asked_about_beside_their_pictures(tmp_path: Path) -> None:
+    data = TensorDataset(images(), masks())
+    run(tmp_path, Segmenter(), TrainingDynamicsMonitor(), data=data, max_epochs=2)
+    record = load_record(tmp_path)
+    assert main(["audit", str(tmp_path), "--n", "3"]) != 0  # without the dataset nothing could be asked
+    content = content_of(write_audit(record, tmp_path / "audit.html", n=3, dataset=data))
+    for card in content["cards"]:
+        there = sorted(set(masks()[int(card["id"])].flatten().tolist()) - {0, -100})
+        assert [name for _, name in card["legend"]] == [str(label) for label in there]
+        assert "picture" in card
+
+
+@pytest.mark.parametrize("model", [Tagger, Segmenter])
+def test_no_audit_of_tokens_and_pixels_is_drawn_while_training(tmp_path: Path, model: Callable[[], Any]) -> None:
+    data = tagged() if model is Tagger else TensorDataset(images(), masks())
+    with pytest.warns(UserWarning, match="no audit is drawn while training. After it, write the page with"):
+        run(tmp_path, model(), TrainingDynamicsMonitor(audit=5), data=data, max_epochs=2)
+    assert load_record(tmp_path).audited_rows() == []
+
+
+def test_items_that_cannot_be_shown_are_told() -> None:
+    with pytest.raises(ValueError, match=r"as many labels as tokens .* got 3 labels and 2 tokens"):
+        tagged_words((["a", "b"], [0, 1, 0]), None)
+    with pytest.raises(ValueError, match=r"a mask of shape \(H, W\) or \(K, H, W\) .* got labels of the shape \(2,\)"):
+        areas_of(("picture", [0, 1]))
+    with pytest.raises(ValueError, match="where the label stands in a sample"):
+        number_words({"image": 1}, None)
+
+
+def test_labels_of_tokens_and_of_pixels_are_shown_by_name() -> None:
+    several = np.array([[1, 0], [1, 1], [0, 0]])
+    item = {"tokens": ["big", "Paris", "."], "ner_tags": several}
+    assert tagged_words(item, ["adjective", "place"]) == [["big", "adjective"], ["Paris", "adjective+place"], [".", ""]]
+    overlapping = torch.zeros(3, 2, 2)
+    overlapping[1, 0, 0] = overlapping[2, 0] = 1
+    areas = areas_of({"image": 0, "mask": overlapping})
+    assert {label: area.tolist() for label, area in areas.items()} == {
+        1: [[True, False], [False, False]],
+        2: [[True, True], [False, False]],
+    }
+
+
+def test_areas_are_painted_beside_the_picture() -> None:
+    from dynalens.pictures import AREAS, beside_areas
+
+    area = np.array([[True, False], [False, False]])
+    both = np.asarray(beside_areas(Image.new("L", (2, 2), 100), [area], side=4))
+    assert both.shape == (4, 16, 3)  # twice the width, and a gap
+    assert (both[:, :4] == 100).all()
+    expected = np.round(0.4 * 100 + 0.6 * np.array(AREAS[0]))
+    assert (both[:2, 12:14] == expected).all()
+    assert (both[2:, 12:] == 100).all()
