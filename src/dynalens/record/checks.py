@@ -25,6 +25,15 @@ _SOME_UNITS = {"unit_forgetting_events": "iu", "unit_columns": "iu", "unit_label
 """Kinds of the numbers that samples with several units have, and of those that some kinds of units have."""
 _TARGETS = ("target", "prediction", "residual", "absolute_residual", "tolerance", "unit_residuals")
 """What a regression has."""
+_FRACTIONS = (
+    "confidence", "variability", "correctness", "probability_gap", "candidate_share", "weighted_confidence",
+    "weighted_rival", "mean_probabilities",
+)  # fmt: skip
+"""What lies in [0, 1]."""
+_ROUNDING = 1e-3
+"""How far a mean of many float32 numbers may be out of its range, and more."""
+_LARGEST = float(np.finfo(np.float32).max)
+"""All numbers come from float32 logits: whatever is larger would overflow what is computed of them."""
 _ASSESSED = ("margin", "confidence", "weighted_margin", "weighted_confidence", "weighted_rival")
 """Statistics that suspects are told by: every sample seen has them."""
 
@@ -53,6 +62,8 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     for name, least in (("mean_probabilities", 2), ("unit_margins", 2), ("unit_residuals", 1)):
         _check_each_class(name, arrays.get(name), num_samples, least)
     _check_given(arrays)
+    _check_ranges(arrays)
+    _check_agreement(arrays)
 
 
 def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
@@ -65,6 +76,8 @@ def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
     if sample_ids is not None and (sample_ids.shape != shape or sample_ids.dtype.kind not in "iuU"):
         raise ValueError(f"sample_id of {sample_ids.dtype} and shape {sample_ids.shape} for labels of shape {shape}")
     check_range("root_index", root_index, -1, 2**62)
+    if sample_ids is not None and len(np.unique(sample_ids)) < len(sample_ids):
+        raise ValueError(f"sample_id of {len(np.unique(sample_ids))} different ids for {len(sample_ids)} samples")
     return root_index, sample_ids
 
 
@@ -163,6 +176,8 @@ def _check_each_class(name: str, values: Array | None, num_samples: int, least: 
         return
     if values.ndim != 2 or len(values) != num_samples or not least <= values.shape[1] <= MOST_CLASSES:
         raise ValueError(f"{name} of shape {values.shape} for {num_samples} samples")
+    if values.dtype.kind != "f":
+        raise ValueError(f"{name} of {values.dtype}")
 
 
 def _check_kind(name: str, values: Array, num_samples: int, kinds: str = "") -> None:
@@ -177,6 +192,39 @@ def _check_finite(arrays: Mapping[str, Array], names: Collection[str] = _ASSESSE
     for name in names:
         if not np.isfinite(arrays[name][arrays["presentations"] > 0]).all():
             raise ValueError(f"{name} that is not finite")
+
+
+def _check_ranges(arrays: Mapping[str, Array]) -> None:
+    """Raise where a number is none that its formula gives; NaN, of samples that were never seen, is none."""
+    for name, values in arrays.items():
+        if values.dtype.kind == "f":
+            low, high = (-_ROUNDING, 1 + _ROUNDING) if name in _FRACTIONS else (-_LARGEST, _LARGEST)
+            numbers = values[~np.isnan(values)]
+            if len(numbers) and not (numbers.min() >= low and numbers.max() <= high):
+                raise ValueError(f"{name} from {numbers.min():g} to {numbers.max():g}")
+    for name in {"loss", "el2n", "expected_entropy", "absolute_residual", "unit_residuals"} & arrays.keys():
+        if (arrays[name] < -_ROUNDING).any():
+            raise ValueError(f"{name} below 0")
+    if "tolerance" in arrays and (arrays["tolerance"] <= 0).any():
+        raise ValueError("tolerance that is not above 0")
+
+
+def _check_agreement(arrays: Mapping[str, Array]) -> None:
+    """Raise where arrays contradict each other: each is then as it may be, and one of them is another record's."""
+    is_seen = arrays["presentations"] > 0
+    if (arrays["learned"] != np.isfinite(arrays["first_learned"])).any():
+        raise ValueError("first_learned of samples that were not learned, or none of samples that were")
+    if ((arrays["forgetting_events"] > 0) != np.isfinite(arrays["last_forgotten"])).any():
+        raise ValueError("last_forgotten of samples that were not forgotten, or none of samples that were")
+    if "target" not in arrays and (arrays["label"][is_seen] < 0).any():
+        raise ValueError("label of no class of samples that were seen")
+    if "unit" not in arrays and ((arrays["candidate"] >= 0) & (arrays["candidate"] == arrays["label"])).any():
+        raise ValueError("candidate that is the label itself")
+    for names, of_each in (
+        (_CLASSES, "mean_probabilities"), (("unit",), "unit_margins"), (("unit",), "unit_residuals"),
+    ):  # fmt: skip
+        for name in names if of_each in arrays else ():
+            check_range(name, arrays[name], -1, arrays[of_each].shape[1])
 
 
 def _check_epochs(name: str, epochs: Any, most: int) -> None:
