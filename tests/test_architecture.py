@@ -103,7 +103,7 @@ ALLOWED = {
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "notices", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "notices", "paths", "units"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,
-    "datasets": COMPUTING | {"keys"},
+    "datasets": COMPUTING | {"keys", "text"},
     "host": {"torch", "numpy", "notices", "observation"} | LIGHTNING,
 }
 STANDARD = {

@@ -471,3 +471,30 @@ def test_all_labels_of_a_sample_are_answered_at_once(browser: Any, tmp_path: Pat
     browser.find_element("id", "read").send_keys(str(file))
     waited(lambda: ", 5 answered" in browser.find_element("id", "count").text)
     assert browser.get_log("browser") == []
+
+
+def test_the_doubted_one_of_several_labels_is_corrected_with_a_key(browser: Any, tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(class_names=NAMES)
+    fit(tmp_path / "run", monitor, model=MultiLabel(), data=lambda: loader(several_labels()))
+    page = write_report(load_record(tmp_path / "run"), tmp_path / "report.html", dataset=several_labels()).as_uri()
+    browser.get(page)
+    waited(lambda: "decided" in browser.find_element("id", "count").text)
+    keys(browser, *"skd")
+    waited(lambda: ", 3 decided" in browser.find_element("id", "count").text)
+    shot(browser, "report-of-several-labels")
+    browser.find_element("id", "download").click()
+    file = tmp_path / "downloads" / "decisions.csv"
+    waited(file.exists)
+    first, second, third = monitor.suspects(3).index
+    decided = apply_decisions(several_labels(), file)
+    unit, suggested = monitor.suspects(1)[["unit", "suggested"]].iloc[0]
+    expected = several_labels()[first][1].clone()
+    expected[unit] = suggested
+    assert decided.indices == [i for i in range(N) if i != third]
+    assert decided[decided.indices.index(first)][1].tolist() == expected.tolist()
+    assert decided[decided.indices.index(second)][1].tolist() == several_labels()[second][1].tolist()
+    browser.execute_script("localStorage.clear()")
+    browser.get(page)
+    browser.find_element("id", "read").send_keys(str(file))
+    waited(lambda: ", 3 decided" in browser.find_element("id", "count").text)
+    assert browser.get_log("browser") == []

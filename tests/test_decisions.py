@@ -173,3 +173,30 @@ def test_answers_of_an_audit_are_applied(tmp_path: Path) -> None:
     assert list(decided) == [("a", 0), ("c", 0), ("d", 0), ("e", 1)]
     with pytest.raises(ValueError, match=r"`answer` to be one of right, wrong, unsure, got 'maybe' in line 2"):
         apply_decisions([("a", 0)], written(tmp_path, "0,maybe\n", "sample_id,answer\n"))
+
+
+SEVERAL = "sample_id,label,decision,new_label,new_label_name\n"
+
+
+def test_samples_with_several_labels_get_all_their_new_ones(tmp_path: Path) -> None:
+    rows = '0,0 1,relabel,0 2,"cat, <b>,""x"""\n1,none,relabel,1,dog\n2,0 1 2,relabel,none,no label\n3,1,keep,,\n'
+    data = Named([("a", [1, 1, 0]), ("b", [0, 0, 0]), ("c", [1, 1, 1]), ("d", [0, 1, 0])])
+    decided = apply_decisions(data, written(tmp_path, rows, header=SEVERAL))
+    assert list(decided) == [("a", [1, 0, 1]), ("b", [0, 1, 0]), ("c", [0, 0, 0]), ("d", [0, 1, 0])]
+    assert decided.relabelled == {0: "0 2", 1: 1, 2: "none"}
+
+
+@pytest.mark.parametrize(
+    ("label", "row", "message"),
+    [
+        ([1, 0, 0], "0,1,relabel,2,", "line 2: sample 0 has the label 0, not 1$"),
+        ([1, 0], "0,0,relabel,0 2,", "line 2: sample 0 has 2 labels, and cannot get '0 2'$"),
+        (0, "0,0,relabel,0 2,", "line 2: sample 0 has one class, and cannot get '0 2'$"),
+        (0, "0,0,relabel,none,", "line 2: sample 0 has one class, and cannot get 'none'$"),
+        ([1, 0, 0], '0,0,relabel,0 3,"cat, dog"', "`new_label` to be a class in .0, 3., got '0 3' in line 2"),
+        ([1, 0, 0], "0,0,relabel,0 1,cat", "`new_label_name` of class 0 1 to be 'cat, dog', got 'cat' in line 2"),
+    ],
+)
+def test_labels_that_do_not_fit_several_are_refused(tmp_path: Path, label: Any, row: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        apply_decisions(Named([("a", label)]), written(tmp_path, row + "\n", header=SEVERAL))

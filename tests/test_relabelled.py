@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,3 +48,27 @@ def test_other_data_are_refused() -> None:
         RelabelledDataset([{"z": 0}], {0: (0, 2)})[0]
     with pytest.raises(ValueError, match=r"`label` to be where the label stands in a sample, got None for str"):
         RelabelledDataset(["x"], {0: (0, 2)})[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([1, 0, 0, -100], [0, 1, 1, -100]),
+        ((1.0, 0.0, 0.0, -100.0), (0.0, 1.0, 1.0, -100.0)),
+        (np.array([1, 0, 0, -100], np.int8), np.array([0, 1, 1, -100], np.int8)),
+        (torch.tensor([1.0, 0.0, 0.0, torch.nan]), torch.tensor([0.0, 1.0, 1.0, torch.nan])),
+    ],
+)
+def test_several_labels_are_replaced_in_their_type_but_those_that_nobody_gave(labels: Any, expected: Any) -> None:
+    data = RelabelledDataset([("x", labels)], {0: ("0 ?3", "1 2 ?3")})
+    changed = data[0][1]
+    assert type(changed) is type(labels)
+    assert getattr(changed, "dtype", None) == getattr(labels, "dtype", None)
+    np.testing.assert_array_equal(np.asarray(changed), np.asarray(expected))
+    assert np.asarray(labels)[0] == 1  # the original stays
+    with pytest.raises(ValueError, match="to have the label 0 1 that was trained on, got"):
+        RelabelledDataset([("x", labels)], {0: ("0 1", "1")})[0]
+
+
+def test_a_class_in_one_hot_form_is_replaced_in_one_hot_form() -> None:
+    assert RelabelledDataset([("x", [0, 1, 0])], {0: (1, 2)})[0] == ("x", [0, 0, 1])

@@ -345,6 +345,8 @@ def test_a_wrong_bit_is_named_and_left_out_of_the_clean_samples(tmp_path: Path) 
     assert extra == [0, 1, 0, "cat", "cat", "no cat", 0]
     assert worst["correctness"].tolist() == pytest.approx([2 / 3, 2 / 3])
     assert set(dynamics.clean_indices()) == set(range(N)) - {6, 8}
+    corrected = dynamics.relabelled(TensorDataset(images(), given))
+    assert torch.equal(torch.stack([corrected[i][1] for i in range(N)]), truth)
 
 
 def test_a_record_of_several_labels_is_read_back_alike_and_reported(tmp_path: Path) -> None:
@@ -356,18 +358,10 @@ def test_a_record_of_several_labels_is_read_back_alike_and_reported(tmp_path: Pa
     assert '"several":true' in page
 
 
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda record: record.relabelled(several_labels()),
-        lambda record: record.with_embeddings(torch.zeros(N, 2)),
-    ],
-    ids=["relabelled", "embeddings"],
-)
-def test_methods_that_need_one_label_say_so(tmp_path: Path, ask: Callable[[Any], Any]) -> None:
+def test_embeddings_need_one_label_and_say_so(tmp_path: Path) -> None:
     monitor, _ = monitored(tmp_path)
     with pytest.raises(ValueError, match=r"Expected a record of one label for each sample for .* `suspects\(\)` names"):
-        ask(monitor.record)
+        monitor.record.with_embeddings(torch.zeros(N, 2))
 
 
 def test_a_resumed_fit_continues_the_record_of_several_labels(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from dynalens.keys import INDEX_KEYS, LABEL_KEYS
+from dynalens.text import label_positions, labels_in
 
 INDEX_KEY = INDEX_KEYS[0]
 
@@ -200,7 +201,8 @@ class RelabelledDataset(Dataset[Any]):
 
     Args:
         dataset: Map-style; its samples are tuples, lists or dicts. Not modified.
-        changes: For a sample's index, the label that it has and the one it gets.
+        changes: For a sample's index, the label that it has and the one it gets: classes, or the numbers of all labels
+            of a sample with several, as text (``"0 2"``, or ``"none"``).
         label: Position of the label in a tuple or list, or its key in a dict; default: 1, and the first of ``label``,
             ``labels``, ``target``, ``targets`` and ``y`` that is there.
         length: Expected length of the dataset.
@@ -213,12 +215,14 @@ class RelabelledDataset(Dataset[Any]):
         >>> data = RelabelledDataset([("cat.png", 0), ("dog.png", 0)], {1: (0, 1)})
         >>> data[0], data[1]
         (('cat.png', 0), ('dog.png', 1))
+        >>> RelabelledDataset([("park.png", [1, 0, 0])], {0: ("0", "0 2")})[0]
+        ('park.png', [1, 0, 1])
     """
 
     def __init__(
         self,
         dataset: Any,
-        changes: Mapping[int, tuple[int, int]],
+        changes: Mapping[int, tuple[int | str, int | str]],
         *,
         label: str | int | None = None,
         length: int | None = None,
@@ -241,7 +245,7 @@ class RelabelledDataset(Dataset[Any]):
             return sample
         place = label_place(sample, self.label)
         old_label, new_label = self.changes[index]
-        if int(sample[place]) != old_label:
+        if label_text(sample[place]) != str(old_label):
             raise ValueError(
                 f"Expected sample {index} of `dataset` to have the label {old_label} that was trained on, got "
                 f"{sample[place]}. Pass the dataset of the training loader, and `label=` if the label stands elsewhere."
@@ -279,12 +283,39 @@ def label_place(sample: Any, label: str | int | None = None) -> Any:
     return places[0]
 
 
-def with_label(sample: Any, place: Any, label: int) -> Any:
-    """Return a copy of the sample with this class as its label, in the type of the label that it replaces.
+def label_text(label: Any) -> str:
+    """Return a label as text: a class or a number, or the numbers of those of several labels that are there.
+
+    Args:
+        label: A number, or 0 or 1 for each of several labels.
+
+    Raises:
+        TypeError: If it is neither.
+        ValueError: If it is neither.
 
     Example:
-        >>> with_label(("cat.png", 0), 1, 2)
-        ('cat.png', 2)
+        >>> label_text(torch.tensor(3)), label_text(0.25), label_text([0, 1, 1, -100])
+        ('3', '0.25', '1 2 ?3')
+    """
+    values = np.asarray(label).astype(np.float64)
+    if values.size != 1:
+        return label_positions(values.ravel().tolist())
+    number = float(values.item())
+    return str(int(number)) if number.is_integer() else f"{number:.6g}"
+
+
+def with_label(sample: Any, place: Any, label: int | str) -> Any:
+    """Return a copy of the sample with this label, in the type of the one that it replaces.
+
+    Args:
+        sample: Of a dataset; not modified.
+        place: Where its label stands.
+        label: A class. Of a sample with several labels, the numbers of all that it is to have; of labels that nobody
+            gave (below 0) nothing changes.
+
+    Example:
+        >>> with_label(("cat.png", 0), 1, 2), with_label(("park.png", [1, 0, 0, -1]), 1, "1 2 ?3")
+        (('cat.png', 2), ('park.png', [0, 1, 1, -1]))
     """
     value = _like(sample[place], label)
     if isinstance(sample, MutableMapping):
@@ -296,7 +327,21 @@ def with_label(sample: Any, place: Any, label: int) -> Any:
     return type(sample)(*items) if hasattr(sample, "_fields") else type(sample)(items)
 
 
-def _like(value: Any, label: int) -> Any:
+def _like(value: Any, label: int | str) -> Any:
+    if np.asarray(value).size != 1:
+        return _labels_like(value, labels_in(str(label)) or [])
+    label = int(label)
     if isinstance(value, Tensor):
         return torch.full_like(value, label)
     return value.dtype.type(label) if isinstance(value, np.generic) else type(value)(label)
+
+
+def _labels_like(value: Any, labels: Sequence[int]) -> Any:
+    """Return 1 for these labels and 0 for the others, in the type of the value; what nobody gave stays as it is."""
+    old = torch.as_tensor(value)
+    there = torch.zeros_like(old)
+    there[list(labels)] = 1
+    new = torch.where(old >= 0, there, old)
+    if isinstance(value, Tensor):
+        return new
+    return new.numpy() if isinstance(value, np.ndarray) else type(value)(new.tolist())

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import Subset
 
-from dynalens.datasets import class_names, label_place, root_indices, sample_names, with_label
+from dynalens.datasets import class_names, label_place, label_text, root_indices, sample_names, with_label
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
-from dynalens.text import escaped, escaped_all, label_positions, plain
+from dynalens.text import escaped, escaped_all, labels_in, plain
 
 
 class Decision(NamedTuple):
@@ -24,7 +23,7 @@ class Decision(NamedTuple):
         name: The sample's name, as the file has it; empty if it has none.
         label: The label that was looked at, as the file has it; empty if the file does not say.
         decision: "keep", "relabel" or "drop".
-        new_label: Class to use instead of it, for "relabel".
+        new_label: Class to use instead of it, for "relabel"; of several labels, the numbers of all of them as text.
         new_label_name: Its name, where it has one.
     """
 
@@ -33,7 +32,7 @@ class Decision(NamedTuple):
     name: str
     label: str
     decision: str
-    new_label: int | None = None
+    new_label: int | str | None = None
     new_label_name: str = ""
 
 
@@ -191,40 +190,40 @@ def _check_labels(decisions: Mapping[int, Decision], dataset: Any, label_key: in
         if not row.label and row.decision != "relabel":
             continue
         label = _label(dataset[position], position, label_key)
-        if row.decision == "relabel" and label.size != 1:
-            others.append(f"line {row.line}: sample {row.sample} has several labels, and cannot get one new class")
-        elif row.label and _differs(label, row.label):
-            others.append(f"line {row.line}: sample {row.sample} has the label {_words(label)}, not {row.label}")
+        words, labels = f"line {row.line}: sample {row.sample} has", np.asarray(label).size
+        if row.label and _differs(label, row.label):
+            others.append(f"{words} the label {label_text(label)}, not {row.label}")
+        elif row.new_label is not None and not _is_one_of(row.new_label, labels):
+            number = "one class" if labels == 1 else f"{labels} labels"
+            others.append(f"{words} {number}, and cannot get {row.new_label!r}")
     _refuse(others)
 
 
-def _label(sample: Any, position: int, label_key: int | str | None) -> npt.NDArray[np.float64]:
+def _label(sample: Any, position: int, label_key: int | str | None) -> Any:
     """Return the label of a sample: a class, a number, or 0 or 1 for each of its labels."""
     try:
-        label: npt.NDArray[np.float64] = np.asarray(sample[label_place(sample, label_key)]).astype(np.float64)
+        label = sample[label_place(sample, label_key)]
+        label_text(label)
         return label
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected sample {position} to be (input, label, ...) or a dict with one of {', '.join(LABEL_KEYS)}, got "
             f"a {type(sample).__name__}. Pass `label_key=`."
         ) from error
 
 
-def _words(label: npt.NDArray[np.float64]) -> str:
-    """Return a label as answers and decisions have it."""
-    if label.size != 1:
-        return label_positions(label.ravel().tolist())
-    number = float(label.item())
-    return str(int(number)) if number.is_integer() else f"{number:.6g}"
+def _is_one_of(new_label: int | str, labels: int) -> bool:
+    """Return whether a sample with so many labels, 1 for a class, can get this one."""
+    numbers = labels_in(str(new_label)) or []
+    return isinstance(new_label, int) if labels == 1 else max(numbers, default=0) < labels
 
 
-def _differs(label: npt.NDArray[np.float64], text: str) -> bool:
+def _differs(label: Any, text: str) -> bool:
     """Return whether a file says another label than the dataset; the name of a class is not compared."""
-    words = _words(label)
-    if label.size != 1:
-        return words != text
+    if np.asarray(label).size != 1:
+        return label_text(label) != text
     try:
-        return float(words) != float(text)
+        return float(label_text(label)) != float(text)
     except ValueError:
         return False
 
@@ -270,15 +269,16 @@ def _decision(row: Mapping[str, str], classes: Sequence[str] | None, line: int) 
 
 def _with_new_label(decision: Decision, row: Mapping[str, str], classes: Sequence[str] | None) -> Decision:
     text, name = row["new_label"], row.get("new_label_name", "")
-    new = int(text) if text.isascii() and text.isdigit() else -1
-    if new < 0 or (classes is not None and new >= len(classes)):
+    labels = labels_in(text)
+    if labels is None or (classes is not None and max(labels, default=0) >= len(classes)):
         options = f"a class in [0, {len(classes)})" if classes is not None else "the number of a class"
         raise ValueError(
             f"Expected `new_label` to be {options}, got {text!r} in line {decision.line}. Choose a class that exists."
         )
-    if name and classes is not None and name not in (classes[new], str(new)):
+    words = name if classes is None else ", ".join(classes[label] for label in labels) or name
+    if name and name not in (words, text):
         raise ValueError(
-            f"Expected `new_label_name` of class {new} to be {classes[new]!r}, got {name!r} in line {decision.line}. "
+            f"Expected `new_label_name` of class {text} to be {words!r}, got {name!r} in line {decision.line}. "
             "Pass the dataset whose classes were shown."
         )
-    return decision._replace(new_label=new, new_label_name=name)
+    return decision._replace(new_label=labels[0] if text == str(*labels[:1]) else text, new_label_name=name)

@@ -74,11 +74,24 @@ def label_positions(given: Sequence[float]) -> str:
     """Return the numbers of the labels that a sample has, of those that were not given with a question mark.
 
     Args:
-        given: Of each label: 1 where the sample has it, 0 where not, below 0 where nobody said.
+        given: Of each label: 1 where the sample has it, 0 where not, below 0 or NaN where nobody said.
 
     Example:
         >>> label_positions([1, 0, 1, -1]), label_positions([0, 0])
         ('0 2 ?3', 'none')
     """
-    words = [f"?{k}" if label < 0 else str(k) for k, label in enumerate(given) if label]
+    words = [str(k) if label >= 0.5 else f"?{k}" for k, label in enumerate(given) if not 0 <= label < 0.5]
     return " ".join(words) or "none"
+
+
+def labels_in(text: str) -> list[int] | None:
+    """Return the numbers of the labels that :func:`label_positions` says a sample has; None for another text.
+
+    Example:
+        >>> labels_in("0 2 ?3"), labels_in("none"), labels_in("cat")
+        ([0, 2], [], None)
+    """
+    words = [] if text.strip() == "none" else text.split()
+    if not text.strip() or not all(word.removeprefix("?").isdecimal() and word.isascii() for word in words):
+        return None
+    return [int(word) for word in words if not word.startswith("?")]

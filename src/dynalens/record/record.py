@@ -25,6 +25,7 @@ from dynalens.suspicion import (
     RunLoss,
     assess,
     clean_indices,
+    corrections,
     joined,
     removable,
     samples_table,
@@ -327,7 +328,7 @@ class Record:
         *,
         answers: AskedFor | None = None,
     ) -> Any:
-        """Return the dataset with the suggested label in place of each flagged one.
+        """Return the dataset with the suggested label in place of each flagged one; of several labels, of the worst.
 
         Without answers, a warning says if no label is replaced, or if the flags are doubtful.
 
@@ -339,7 +340,7 @@ class Record:
                 right labels stay.
 
         Raises:
-            ValueError: If the samples are known by ids, or the dataset has another length.
+            ValueError: If samples are known by ids, or have no classes of their own, or the dataset has another length.
         """
         from dynalens.datasets import RelabelledDataset  # torch, which a record does without
 
@@ -348,12 +349,10 @@ class Record:
                 "Expected samples that are known by their position in the dataset, got ids. "
                 "Replace the labels of `suspects()` where the dataset reads them."
             )
-        length = len(self.statistics.of_one_label("relabelling"))
-        suggestions = self.suspects(precision=precision, answers=answers).dropna(subset="suggested")
+        changes = corrections(self.statistics, self.suspects(precision=precision, answers=answers))
         if answers is None:
-            self._caution("`relabelled()` changes no label", flagged=len(suggestions) > 0)
-        changes = {int(i): (int(y), int(new)) for i, y, new in suggestions[["label", "suggested"]].itertuples()}
-        return RelabelledDataset(dataset, changes, label=label, length=length)
+            self._caution("`relabelled()` changes no label", flagged=bool(changes))
+        return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics))
 
     def _audited(self, answers: AskedFor, precision: float | None, embeddings: Any) -> pd.DataFrame:
         record = self if embeddings is None else self.with_embeddings(embeddings)

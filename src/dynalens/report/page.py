@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,18 @@ from dynalens.report.questions import question
 from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.report.sentences import KeptTexts, kept_texts
 from dynalens.report.traces import AccuracyCurve, Traces
-from dynalens.suspicion import has_classes, label_word, named_targets, target_words, token_of, unit_words, words_of
+from dynalens.suspicion import (
+    corrections,
+    has_classes,
+    label_word,
+    named_targets,
+    target_words,
+    token_of,
+    unit_words,
+    words_of,
+)
 from dynalens.suspicion.noise_rate import FROM_BOTH
-from dynalens.text import escaped, escaped_all, percent
+from dynalens.text import escaped, escaped_all, labels_in, percent
 
 _FEWEST_CARDS = 100
 """So many are shown even where fewer are flagged: what is next in the order is worth a look."""
@@ -103,6 +113,7 @@ def write_report(
         cards = _cards(record, worst, traces, pictures, similar)
     for card, label, suggestion in zip(cards, label_places, suggestion_places, strict=True):
         card |= {"label": label, "suggested": suggestion}
+    _add_corrections(record, worst, cards)
     content = {
         "run": run_key(record),
         "names": names,
@@ -271,6 +282,20 @@ def _named(
     if record.meta.class_names is None:
         names = [texts.words.get(number, name) for number, name in enumerate(names)]
     return names, labels[rows].tolist(), suggestion
+
+
+def _add_corrections(record: Record, worst: pd.DataFrame, cards: Sequence[dict[str, Any]]) -> None:
+    """Add to cards of samples with several labels all of them, and all if the suggestion about one is followed."""
+    if record.statistics.unit_given is None:
+        return
+    rows = _rows(record, worst)
+    changes = corrections(record.statistics, worst.set_axis(rows))
+    for card, row in zip(cards, rows, strict=True):
+        given, corrected = changes[row]
+        card["labels"], card["corrected"] = given, corrected
+        labels = labels_in(str(corrected)) or []
+        names = record.meta.class_names
+        card["corrected_names"] = ", ".join(class_name(label, names) for label in labels) or "no label"
 
 
 def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:

@@ -31,7 +31,7 @@ from dynalens.suspicion.table import (
 )
 from dynalens.suspicion.targets import label_word, target_words, words_of
 from dynalens.suspicion.unforgettable import removable
-from dynalens.suspicion.units import named_targets
+from dynalens.suspicion.units import corrections, named_targets
 
 if TYPE_CHECKING:
     from dynalens.suspicion.neighbours import neighbour_scores
@@ -46,6 +46,7 @@ __all__ = [
     "assess",
     "clean_indices",
     "compared",
+    "corrections",
     "doubts",
     "epoch_summary",
     "flagged",

@@ -14,11 +14,13 @@ The minimum comes after the mean over time, so that the unit that is named is th
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.dynamics.given_labels import log_ratios
 from dynalens.suspicion.course import SUREST
 from dynalens.suspicion.noise_rate import MOST, NoiseRate
+from dynalens.text import label_positions
 
 
 def worst_odds(statistics: SampleStatistics) -> Array:
@@ -86,6 +88,34 @@ def _wrong_part(margins: Array) -> float:
     doubted = float(is_doubted.mean())
     surest = min(doubted, float(is_doubted[sureness >= np.quantile(sureness, 1 - SUREST)].mean()))
     return min(MOST, surest + surest * (doubted - surest))
+
+
+def corrections(statistics: SampleStatistics, suspects: pd.DataFrame) -> dict[int, tuple[int | str, int | str]]:
+    """Return the label of each of some samples and the one that it has if the suggestion is followed.
+
+    They are classes. Of a sample with several labels they are the numbers of all of them as text, and the suggestion is
+    about the worst one.
+
+    Args:
+        statistics: The record.
+        suspects: Index: the rows of the samples. ``suggested`` is a class, or 0 or 1 for the worst label; where nothing
+            is suggested nothing is corrected.
+
+    Raises:
+        ValueError: If samples have neither classes nor labels that the record keeps.
+    """
+    if statistics.unit_given is None:
+        statistics.of_one_label("relabelling")
+    suggested = suspects["suggested"].dropna()
+    pairs = [(int(row), int(new)) for row, new in zip(suggested.index, suggested, strict=True)]
+    if statistics.unit_given is None or statistics.unit is None:
+        return {row: (int(statistics.label[row]), new) for row, new in pairs}
+    changes: dict[int, tuple[int | str, int | str]] = {}
+    for row, new in pairs:
+        given = statistics.unit_given[row].tolist()
+        unit = int(statistics.unit[row])
+        changes[row] = label_positions(given), label_positions([*given[:unit], new, *given[unit + 1 :]])
+    return changes
 
 
 def unit_codes(statistics: SampleStatistics) -> tuple[Array, Array]:

@@ -98,7 +98,8 @@ function readRows(input, word, take, done) {
     if (!file) return;
     const accepted = rows.filter(row => {
       const card = cardOf.get(row.sample_id);
-      return card && (!row.label || row.label === String(card.label) || Number(row.label) === card.label) && take(row, card);
+      const label = card?.labels ?? card?.label;
+      return card && (!row.label || row.label === String(label) || Number(row.label) === label) && take(row, card);
     }).length;
     const refused = rows.length - accepted;
     done(`${plural(accepted, word)} read${refused ? `, ${plural(refused, "row")} did not fit this page` : ""}.`);

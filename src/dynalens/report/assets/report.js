@@ -45,8 +45,10 @@ const isRegression = GIVEN === "target";
 const LABEL = isRegression ? "target" : "label";
 const CLOSENESS = ["closeness to the target", "Closeness: 1 where the prediction equals the target, one half where it is off by the tolerance"];
 by("kind").textContent = LABEL;
-for (const element of document.querySelectorAll("[data-of]"))
-  element.hidden = element.dataset.of === "pairs" ? isRegression : content.several;
+// One of several labels has no other class to choose, and of a token, a pixel or a number nothing can be corrected here.
+const corrects = !content.several || cards.some(card => card.corrected);
+const hidden = { pairs: isRegression, classes: content.several, corrections: !corrects };
+for (const element of document.querySelectorAll("[data-of]")) element.hidden = hidden[element.dataset.of];
 const pairOf = card => card.label + ">" + card.suggested;
 const pairs = new Map();
 for (const card of cards) pairs.set(pairOf(card), (pairs.get(pairOf(card)) || 0) + 1);
@@ -89,9 +91,8 @@ const near = new IntersectionObserver(entries => {
   for (const entry of entries) entry.isIntersecting ? fill(entry.target) : entry.target.replaceChildren();
 }, { rootMargin: "1200px 0px" });
 
-// One of several labels has no class to choose instead: its sample is kept, or dropped and corrected elsewhere.
-const BUTTONS = [["keep", "k"], ["suggested", "s"], ["other", "r"], ["drop", "d"]]
-  .filter(([, key]) => !content.several || "kd".includes(key));
+const KEYS = content.several ? (corrects ? "ksduv" : "kduv") : "ksrduv";
+const BUTTONS = [["keep", "k"], ["suggested", "s"], ["other", "r"], ["drop", "d"]].filter(([, key]) => KEYS.includes(key));
 function fill(box) {
   const card = cards[box.position];
   const picture = make("button", { type: "button", class: "picture", "aria-label": `larger view of ${described(card)}` },
@@ -216,8 +217,8 @@ function act(key) {
   const card = cards[current.position];
   if (key === "k") decide({ decision: "keep" });
   else if (key === "d") decide({ decision: "drop" });
-  else if (key === "s" && card.suggested >= 0) decide({ decision: "relabel", to: card.suggested });
-  else if (key === "r") choose(card);
+  else if (key === "s" && corrects && card.suggested >= 0) decide({ decision: "relabel", to: card.suggested });
+  else if (key === "r" && !content.several) choose(card);
   else if (key === "v") by("large").open ? by("large").close() : enlarge();
 }
 function enlarge() {
@@ -260,7 +261,7 @@ document.addEventListener("keydown", event => {
   const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns() };
   const key = event.key.toLowerCase();
   if (event.key in moves) step(moves[event.key]);
-  else if (key.length === 1 && (content.several ? "kduv" : "ksrduv").includes(key)) act(key);
+  else if (key.length === 1 && KEYS.includes(key)) act(key);
   else return;
   event.preventDefault();
 });
@@ -286,14 +287,16 @@ function csv() {
   for (const card of cards) {
     const decision = decisions.get(card.id);
     if (!decision) continue;
-    const to = decision.decision === "relabel" ? [decision.to, nameOf(decision.to)] : ["", ""];
-    rows.push([card.id, content.several ? "" : card.label, nameOf(card.label), decision.decision, ...to, card.name || ""]);
+    const to = decision.decision !== "relabel" ? ["", ""]
+      : card.corrected ? [card.corrected, card.corrected_names] : [decision.to, nameOf(decision.to)];
+    const label = content.several ? card.labels ?? "" : card.label;
+    rows.push([card.id, label, nameOf(card.label), decision.decision, ...to, card.name || ""]);
   }
   return csvOf(rows);
 }
 by("download").addEventListener("click", () => download("decisions.csv", csv()));
 readRows(by("read"), "decision", (row, card) => {
-  const to = Number(row.new_label || NaN);
+  const to = card.corrected ? (row.new_label === card.corrected ? card.suggested : NaN) : Number(row.new_label || NaN);
   if (row.decision === "relabel" && to in content.names) decisions.set(card.id, { decision: "relabel", to });
   else if (["keep", "drop"].includes(row.decision)) decisions.set(card.id, { decision: row.decision });
   else return false;
