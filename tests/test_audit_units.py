@@ -96,7 +96,7 @@ def test_the_page_asks_whether_all_labels_are_right(record: Record, tmp_path: Pa
         sample = int(card["id"])
         assert card["given"] == (", ".join(names[k] for k in range(3) if sample >> k & 1) or "no label")
         assert card["label"] == (" ".join(str(k) for k in range(3) if sample >> k & 1) or "none")
-        assert card["opinion"].startswith("the run doubts ")
+        assert card["opinion"].startswith("the run is least sure of ")
         assert card["picture"].startswith("data:image/png")
 
 
@@ -176,7 +176,7 @@ def test_tokens_are_asked_about_with_the_tag_of_each(tmp_path: Path) -> None:
         expected = [[str(int(words[sample, t])), ["noun", "verb", "other"][given[sample, t]]] for t in counted]
         assert [pair for pair in card["tokens"] if pair[1]] == expected
         assert "text" not in card  # with the doubtful token in brackets it would lead the answer
-        assert card["opinion"].startswith("the run doubts token ")
+        assert card["opinion"].startswith("the run is least sure of token ")
     assert 0 <= audit(record, answered(record, 6)).noise_rate.value <= 1
 
 

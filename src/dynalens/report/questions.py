@@ -159,7 +159,7 @@ def opinions(record: Record, rows: Sequence[int], suggested: "pd.Series[int]") -
     labels, others, of_units = named_targets(statistics, names)
     places = [f"{words}, " if words else "" for words in unit_words(statistics, rows)]
     return [
-        f"the run doubts {place}{class_name(int(labels[row]), of_units)} and suggests "
+        f"the run is least sure of {place}{class_name(int(labels[row]), of_units)}, suggests "
         f"{class_name(int(others[row]), of_units) or 'nothing else'} there"
         for row, place in zip(rows, places, strict=True)
     ]
