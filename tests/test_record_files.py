@@ -511,7 +511,7 @@ PLANS: dict[str, tuple[Callable[[Path], None], str]] = {
         ("a negative count", {"count": np.array([-1])}, "count from -1"),
         ("a huge stratum", {"stratum": np.full((1, N), 10**9)}, "stratum from 1000000000"),
         ("one row", {"stratum": np.zeros(N, np.int64)}, "stratum of int64"),
-        ("a huge class", {"label": np.full((1, N), 2 * 10**9)}, "label from 2000000000"),
+        ("a huge class", {"label": np.full((1, N), 10**12)}, "label from 1000000000000"),
         ("labels of nothing", {"label": np.full((1, N), np.nan)}, "label of float64"),
         ("two seeds", {"seed": np.array([0, 1])}, "seed of int64"),
         ("objects", {"label": np.array([[None] * N])}, "objects in label"),
