@@ -446,14 +446,38 @@ def test_a_loss_that_cannot_be_told_is_refused_in_the_first_batch(
     assert len(model.seen) == 1
 
 
-def test_an_observed_loss_that_mixes_later_is_marked_and_raised_at_the_epochs_end(tmp_path: Path) -> None:
-    class MixesLater(WithLoss):
-        def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-            return own_loss(logits, y.flip(0) if len(self.seen) == 5 else y)
+class MixesLater(WithLoss):
+    """In one step, the loss is given the labels of other rows."""
 
-    wrong = int((labels()[16:20] != labels()[16:20].flip(0)).sum())
-    with pytest.raises(ValueError, match=f"targets to be classes, got {wrong} in this epoch that name no class"):
-        fit(tmp_path, TrainingDynamicsMonitor(), model=MixesLater(own_loss), data=lambda: loader(shuffle=False))
+    step = 5
+
+    def __init__(self) -> None:
+        super().__init__(own_loss)
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return own_loss(logits, y.flip(0) if len(self.seen) == self.step else y)
+
+
+class MixesInTheSecondEpoch(MixesLater):
+    step = 11
+
+
+WRONG = int((labels()[16:20] != labels()[16:20].flip(0)).sum())
+
+
+def test_an_observed_loss_that_mixes_in_the_first_epoch_is_an_error_as_all_rows_may_be_in_another_order(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match=f"targets to be classes, got {WRONG} in this epoch that name no class"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=MixesLater(), data=lambda: loader(shuffle=False))
+
+
+def test_a_step_of_an_observed_loss_that_mixes_in_a_later_epoch_is_left_out(tmp_path: Path) -> None:
+    monitor, model = TrainingDynamicsMonitor(), MixesInTheSecondEpoch()
+    with pytest.warns(UserWarning, match=f"got {WRONG} in this epoch that name no class.* training goes on"):
+        fit(tmp_path, monitor, model=model, data=lambda: loader(shuffle=False), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), [*model.seen[:10], *model.seen[11:]])
+    assert monitor.record.meta.incomplete_epochs == [1]
 
 
 def test_the_announcement_names_the_observed_logits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -543,15 +567,16 @@ def test_binary_targets_that_are_no_classes_are_refused_in_the_first_batch_that_
     assert len(model.seen) == 1
 
 
-def test_binary_targets_that_are_no_classes_later_are_counted_and_raised_at_the_epochs_end(tmp_path: Path) -> None:
+def test_binary_targets_that_are_no_classes_in_one_of_the_first_steps_are_refused_in_it(tmp_path: Path) -> None:
     class Later(Binary):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             self.value = 0.5 if batch_idx == 2 else 1.0
             return super().training_step(batch, batch_idx)
 
-    wrong = int((labels()[8:12] == 1).sum())
-    with pytest.raises(ValueError, match=f"targets to be classes, got {wrong} in this epoch that name no class"):
-        fit(tmp_path, TrainingDynamicsMonitor(), model=Later((-1,)), data=lambda: loader(shuffle=False))
+    wrong, model = int((labels()[8:12] == 1).sum()), Later((-1,))
+    with pytest.raises(CaptureError, match=f"first steps to be classes, got {wrong} that name no class in one of them"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=model, data=lambda: loader(shuffle=False))
+    assert len(model.seen) == 3
 
 
 class Contrastive(Classifier):

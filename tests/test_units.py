@@ -220,7 +220,7 @@ class Hidden(Dataset[Any]):
 
 
 def test_a_first_batch_of_one_label_each_names_the_argument_that_helps(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"multi-label ones. Pass `capture='labels'` if a sample may have any number"):
+    with pytest.raises(CaptureError, match=r"got 1 that name no class .* Pass `capture='labels'` if a sample may have"):
         fit(tmp_path, TrainingDynamicsMonitor(), model=MultiLabel(), data=lambda: loader(Hidden(), shuffle=False))
     monitor = TrainingDynamicsMonitor(capture="labels")
     fit(tmp_path, monitor, model=MultiLabel(), data=lambda: loader(Hidden(), shuffle=False))

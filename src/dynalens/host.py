@@ -93,6 +93,10 @@ class Processes:
         padded_values[: len(local)] = local
         return [part[:size].cpu() for part, size in zip(self._all_gather(padded_values), sizes, strict=True)]
 
+    def any(self, value: bool) -> bool:
+        """Return whether a value is true in one of the processes."""
+        return value if self.number == 1 else any(bool(each) for each in self.gather(torch.tensor([value])))
+
     def agree(self, error: Exception | None) -> None:
         """Raise in every process if one of them has an error, so that none waits for another that has gone.
 

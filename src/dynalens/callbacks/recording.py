@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dynalens.callbacks.base import NamedCallback
 from dynalens.dynamics import Array, SampleStatistics
+from dynalens.logs import GallerySource
 from dynalens.record import LiveRecord, Record
 from dynalens.record.plans import AskedFor
 from dynalens.suspicion import PRECISION, NoiseRate
@@ -28,6 +29,7 @@ class RecordingCallback(NamedCallback):
         super().__init__()
         self._live = live
         self.presented_units: tuple[str, Tensor] | None = None
+        self._gallery_sources: list[GallerySource] = []
 
     @property
     def record(self) -> Record:
@@ -106,3 +108,8 @@ class RecordingCallback(NamedCallback):
     def suspect_ids(self, n: int) -> list[Any]:
         """Return :meth:`Record.suspect_ids`, the ``n`` most suspicious samples; none before an epoch is complete."""
         return self.record.suspect_ids(n) if self._live.epochs else []
+
+    def draw_gallery_with(self, source: GallerySource) -> None:
+        """Ask this source for maps and words in the gallery of suspects, until the fit ends."""
+        if source not in self._gallery_sources:
+            self._gallery_sources.append(source)

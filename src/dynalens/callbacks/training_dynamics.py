@@ -15,7 +15,7 @@ from dynalens.capture import BatchObserver, Capture, inputs_to_show
 from dynalens.dynamics import EpochRecord
 from dynalens.host import Processes, announce, check_data_parallel, check_tensorboard, run_folder, tag_prefix
 from dynalens.identity import SampleIdentity
-from dynalens.logs import DynamicsLog, GallerySource, LogSettings
+from dynalens.logs import DynamicsLog, LogSettings
 from dynalens.notices import warn
 from dynalens.paths import resolved
 from dynalens.record import LiveRecord, RecordFolder, RecordSettings
@@ -162,7 +162,6 @@ class TrainingDynamicsMonitor(RecordingCallback):
         super().__init__(live)
         self.name = name
         self._log: DynamicsLog | None = None
-        self._gallery_sources: list[GallerySource] = []
         self._observer = BatchObserver(alone=False)
         self._identity = SampleIdentity(resolved(index), loader)
         self._step = TrainingStep(self._identity, capture, self._features, views)
@@ -320,6 +319,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
             if presentation.several not in self._announced:
                 announce(f"dynalens: {presentation.source}; identity: {self._identity.way}{self._live.continued}")
                 self._announced.add(presentation.several)
+        elif self._step.misses:
+            self._live.leave_out(self._epoch(trainer))
         self._step.close()
 
     def _epoch(self, trainer: Any) -> int:
@@ -333,7 +334,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.dynamics.grow(len(self._identity.ids))
         if self._identity.ids is not None or self._live.names is None:
             self._describe_samples()
-        presentations = self._live.end_epoch(epoch, self._step.rows.checked(self._processes))
+        presentations = self._live.end_epoch(epoch, self._step.merge(self._processes))
+        if self._processes.any(self._step.misses):
+            self._live.leave_out(epoch)
         self._features.end_epoch(self._processes)
         noise = self._last_layer.end_epoch(self._processes)
         if presentations is not None:  # that of weight averaging, say, has no training step
@@ -388,11 +391,6 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._live.write_epoch(presentations)
         if self._log is not None:
             self._log.end_epoch(presentations, self._features.rows, log_to, also=noise)
-
-    def draw_gallery_with(self, source: GallerySource) -> None:
-        """Ask this source for maps and words in the gallery of suspects, until the fit ends."""
-        if source not in self._gallery_sources:
-            self._gallery_sources.append(source)
 
     def followed_suspects(self, epoch: int) -> int:
         """Return the largest number of suspects in the gallery of this epoch, 0 if no gallery is drawn."""

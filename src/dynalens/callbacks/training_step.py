@@ -1,14 +1,23 @@
 """What a training step shows of its samples: rows of the record, logits, targets, and features of a layer."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dynalens.callbacks.layer_features import LayerFeatures
 from dynalens.capture import Capture, CaptureError, ClaimedPairs, Presentation, StepCapture
+from dynalens.dynamics import NOT_A_CLASS, TARGET, Array
 from dynalens.identity import SampleIdentity, StepRows, labels_each
+from dynalens.notices import warn
 from dynalens.observation import is_compiled
+
+_NO_CLASSES = (
+    "Expected the targets to be classes, got {} in this epoch that name no class: soft or mixed ones, as mixup has "
+    "them, or binary ones that are neither 0 nor 1. Pass `capture='labels'` if a sample may have any number of labels."
+)
 
 
 class TrainingStep:
@@ -24,6 +33,7 @@ class TrainingStep:
         views: Rows of logits for each sample.
 
     Attributes:
+        misses: Whether a step of this epoch could not be read, after the first ones could.
         units: Name of the kind of units that the step's samples have, and its targets; None where each has one label.
     """
 
@@ -33,6 +43,7 @@ class TrainingStep:
         self._capture, self._pairs = StepCapture(capture), ClaimedPairs()
         self.rows = StepRows(identity)
         self.units: tuple[str, Tensor] | None = None
+        self.misses = self._told_of_miss = self._has_epoch = False
 
     def install(self, trainer: Any, pl_module: Any) -> None:
         """A fit begins: what must stand before the first loader is made."""
@@ -40,10 +51,11 @@ class TrainingStep:
         self._pairs = ClaimedPairs()
         self.rows.begin(trainer, traces=not is_compiled(pl_module))
         self._identity.install(trainer)
-        self._first = True
+        self._first, self._told_of_miss, self._has_epoch = True, False, False
 
     def begin_epoch(self) -> None:
         """An epoch begins."""
+        self.misses = False
         self.rows.begin_epoch()
 
     def start(self, pl_module: Any, batch: Any) -> None:
@@ -72,8 +84,10 @@ class TrainingStep:
     def read(self, trainer: Any, outputs: Any, batch: Any) -> tuple[Tensor, Presentation] | None:
         """Return the row of the record of each target, (N,), with logits and targets; None if it trained on none.
 
+        A later step that cannot be read ends no training: ``misses`` is then true, and it returns None.
+
         Raises:
-            CaptureError: If logits or targets are ambiguous or were not seen.
+            CaptureError: If logits or targets of one of the first steps are ambiguous or were not seen.
             SampleIdentityError: If the samples cannot be known.
         """
         if self._features.name is not None:
@@ -85,9 +99,15 @@ class TrainingStep:
             return None
         samples = self._identity.samples_of(batch)
         count = rows.shape[0] if self._views == 1 else None
-        presentation = self._capture.finish(
-            outputs, batch, samples, rows_of=self.rows.rows_of, choose=self.rows.loss_of_labels, count=count
-        )
+        presentation = None
+        try:
+            presentation = self._capture.finish(
+                outputs, batch, samples, rows_of=self.rows.rows_of, choose=self.rows.loss_of_labels, count=count
+            )
+        except CaptureError as error:
+            if not self.rows.confirms:
+                raise
+            self._miss(error)
         if presentation is None:
             return None
         self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.given)
@@ -95,6 +115,34 @@ class TrainingStep:
         target_rows = self.rows.of_targets(trainer, batch, rows, presentation, self._views)
         self._capture.trust_targets(self.rows.confirmed)
         return target_rows, presentation
+
+    def merge(self, processes: Any) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
+        """Return how presentations are checked and merged; steps with targets that name no class are left out."""
+        checked = self.rows.checked(processes)
+
+        def merged(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
+            is_wrong = rows[TARGET] == NOT_A_CLASS
+            # Of an own loss, other labels than the batch's may tell that all rows so far were in another order.
+            is_new = self.rows.confirms and (self._has_epoch or not self._capture.observes)
+            self._has_epoch |= not is_wrong.any()
+            if is_new and is_wrong.any():
+                self._miss(CaptureError(_NO_CLASSES.format(int(is_wrong.sum()))))
+                is_readable = ~np.isin(step, step[is_wrong])  # where some labels are mixed, all inputs are
+                index, rows, step = index[is_readable], rows[:, is_readable], step[is_readable]
+            return checked(index, rows, step)
+
+        return merged
+
+    def _miss(self, error: CaptureError) -> None:
+        """Leave out a step that shows other losses than the first ones did, and trace the next ones."""
+        self.misses = True
+        self.rows.trace_all()
+        if not self._told_of_miss:
+            self._told_of_miss = True
+            warn(
+                f"{error} The first steps of this fit could be read, so training goes on. Such steps are not "
+                "recorded, and `incomplete_epochs` names their epochs."
+            )
 
     def keep_features(self, presentation: Presentation, num_samples: int) -> None:
         """Keep the layer's output for the samples of the step that was read, rows of a record of this length."""

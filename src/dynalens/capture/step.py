@@ -52,6 +52,9 @@ class StepCapture:
             Where a step calls none of the known losses, the softmax or sigmoid on the way to its
             loss is looked for.
 
+    Attributes:
+        observes: Whether the labels of the batch are compared with those that the graph of an own loss shows.
+
     Raises:
         ValueError: If ``capture`` is none of these.
     """
@@ -75,7 +78,7 @@ class StepCapture:
 
     def _begin(self) -> None:
         """What is known of the fit."""
-        self._resolved = self._observing = False
+        self._resolved = self.observes = False
         self._rows = CapturedRows()
         self._several = SeveralLabels(always=self.capture == "labels")
         self._dense = DenseTargets(several=self.capture == "labels")
@@ -146,7 +149,7 @@ class StepCapture:
         self._trained = True
         self._losses.begin_backward(loss)
         self._of_numbers.begin_backward(loss)
-        is_open = self._observing or not self._resolved
+        is_open = self.observes or not self._resolved
         if self._listens and is_open and loss is not None and not self._losses.computed:
             with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
                 self._observed.look(loss, self._mode.inputs if self._mode else {})
@@ -206,7 +209,7 @@ class StepCapture:
         if presentation is not None:
             self._resolved = True
             # From the second batch on, the mode stays only where nothing else sees the loss.
-            self._needs_mode = self._observing or any(call.direct for call in calls)
+            self._needs_mode = self.observes or any(call.direct for call in calls)
         return presentation
 
     def _has_trained(self, outputs: Any) -> bool:
@@ -325,7 +328,7 @@ class StepCapture:
 
     def _from_numbers(self, outputs: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
         """Return a regression of the batch's labels, or of the targets that the step returned; None if it is none."""
-        if self._observing or (self._resolved and not self._targets.known):
+        if self.observes or (self._resolved and not self._targets.known):
             return None
         is_first = not self._resolved
         losses = self._one.of_numbers(self._of_numbers.trained, first_step=is_first)
@@ -346,7 +349,7 @@ class StepCapture:
             raise self._ambiguous("none" if not activations else "; ".join(map(shown, activations)))
         labels, selection = _label_tensor(samples), self._observed.chosen(rows_of)
         rows = self._observed.rows(labels if selection is None else labels.flatten()[rows_of(selection)])
-        self._observing = True
+        self.observes = True
         presentation = self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
         return presentation._replace(given=labels if selection is None else selection)
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from dynalens.capture import CaptureError, OrderCheck, is_reordered
+from dynalens.dynamics import NOT_A_CLASS
 from dynalens.identity.columns import Column, Path
 from dynalens.identity.errors import SampleIdentityError
 from dynalens.identity.given import Array, disagreeing, given_labels, given_rows
@@ -53,6 +54,12 @@ _CHANGED = (
     "{} targets in the first steps that do not. Either rows are reordered, or the step changes labels or draws "
     "them anew. Let the dataset return the labels that are trained on, or return a dict of `loss`, and `logits` "
     "and `targets` in the order of the batch, with the samples' own labels as targets."
+)
+_MIXED_LATER = (
+    "Expected the targets of the first steps to be classes, got {} that name no class in one of them: soft or mixed "
+    "ones, or binary ones that are neither 0 nor 1. Return a dict of `loss`, and `logits` and `targets` in the order "
+    "of the batch, with the samples' own labels as targets. Pass `capture='labels'` if a sample may have any number "
+    "of labels."
 )
 _UNLABELLED = (
     "Expected samples without a label, {} in the batch, to be left out of the loss, got class {} for them as for "
@@ -107,6 +114,8 @@ class LabelCheck:
             CaptureError: If they are no classes.
         """
         every = targets.tolist()
+        if NOT_A_CLASS in every:
+            raise CaptureError(_MIXED_LATER.format(every.count(NOT_A_CLASS)))
         rows = [row for row, target in enumerate(every) if target >= 0]
         if not rows:
             self.confirmed |= traced

@@ -13,9 +13,13 @@ class LossOfLabels:
     One is chosen if its targets are the batch's vector of labels, row by row, and its logits were computed from the
     batch's inputs. The targets of all others must be made of something else, as of sizes or of what a network predicts,
     and their logits must be others: mixed labels, a second view and a second head are never chosen among.
+
+    Attributes:
+        is_refuted: Whether the targets of another loss turned out to be labels, after one was chosen.
     """
 
     def __init__(self) -> None:
+        self.is_refuted = self._has_chosen = False
         self._alike: dict[int, SameNumbers] = {}
 
     def of(self, calls: Sequence[Any]) -> Any:
@@ -30,6 +34,8 @@ class LossOfLabels:
         if any(share_values(own.logits, call.logits) for call in others) or not TRACE.inputs.lead_to(own.logits):
             return None
         are_labels = [self._are_labels(place, own, call) for place, call in enumerate(others)]
+        self.is_refuted |= self._has_chosen and any(are_labels)
+        self._has_chosen |= not any(are_labels)
         return None if any(are_labels) else own
 
     def _are_labels(self, place: int, own: Any, other: Any) -> bool:

@@ -85,6 +85,15 @@ class StepRows:
         """Whether the next step is traced."""
         return self._may_trace and (self._chooses or self._labels.looks or self._traced < _TRACED)
 
+    @property
+    def confirms(self) -> bool:
+        """Whether the first steps were read and compared with labels, and nothing has refuted them since."""
+        return not self._labels.looks and not self._losses.is_refuted
+
+    def trace_all(self) -> None:
+        """Trace every further step: a step was not understood, which a trace may help with."""
+        self._chooses = True
+
     def close(self) -> None:
         """The step has ended."""
         if self._is_traced:

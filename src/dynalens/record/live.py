@@ -157,6 +157,10 @@ class LiveRecord:
             self._incomplete = [other for other in self._incomplete if other != epoch]
         return presentations
 
+    def leave_out(self, epoch: int) -> None:
+        """Hear that a step of an epoch could not be recorded: the epoch is incomplete."""
+        self._incomplete, self._whole, self._record = sorted({*self._incomplete, epoch}), None, None
+
     def cut_off(self) -> None:
         """Drop the epoch under way, which an exception ended."""
         if self.dynamics is not None:

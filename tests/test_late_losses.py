@@ -1,0 +1,123 @@
+"""Losses that begin after the first steps: what can still be told is recorded, what cannot ends no training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dynalens import CaptureError, TrainingDynamicsMonitor, load_record
+from test_loss_of_labels import FixMatch, two_loaders
+from test_losses import assert_equals_the_definitions
+from training import Classifier, N, fit, fit_undisturbed, loader
+
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+class Late(Classifier):
+    """Another loss begins in the second epoch, or in the middle of the first."""
+
+    begins = 1, 0
+
+    def is_late(self, batch_idx: int) -> bool:
+        return (self.current_epoch, batch_idx) >= self.begins
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.late_step(batch) if self.is_late(batch_idx) else super().training_step(batch, batch_idx)
+
+    def late_step(self, batch: Any) -> Any:
+        raise NotImplementedError
+
+
+class Mixup(Late):
+    """Two labels for each row: no number of a sample's own is there any more."""
+
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        order = torch.arange(len(y)).roll(1)
+        logits = self((0.7 * x + 0.3 * x[order]) / N)
+        if torch.equal(y, y[order]):  # the loss is that of the samples' own labels
+            self.remember(x, logits, y)
+        return 0.7 * self.loss(logits, y) + 0.3 * self.loss(logits, y[order])
+
+
+class MixupInTheFirstEpoch(Mixup):
+    begins = 0, 4  # when steps are no longer traced
+
+
+class Distilled(Late):
+    """The second epoch has no classification loss."""
+
+    def late_step(self, batch: Any) -> Any:
+        log_p = F.log_softmax(self(batch[0] / N), dim=1)
+        return F.kl_div(log_p, torch.full_like(log_p, 1 / 3), reduction="batchmean")
+
+
+class EveryOther(Distilled):
+    """Each second step of the second epoch has one."""
+
+    def is_late(self, batch_idx: int) -> bool:
+        return super().is_late(batch_idx) and batch_idx % 2 == 1
+
+
+class SecondView(Late):
+    def late_step(self, batch: Any) -> Any:
+        x, y = batch
+        return self.loss(self(x / N), y) + self.loss(self(x.flip(3) / N), y)
+
+
+MODELS = [Mixup, MixupInTheFirstEpoch, Distilled, EveryOther, SecondView]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_loss_that_cannot_be_told_from_another_ends_no_training_and_its_steps_are_left_out(
+    tmp_path: Path, model: type[Classifier]
+) -> None:
+    monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "record")
+    with pytest.warns(UserWarning, match="Expected .* training goes on.* not recorded") as said:
+        module = fit_undisturbed(tmp_path, monitor, model, max_epochs=2)
+    assert len([each for each in said if "training goes on" in str(each.message)]) == 1
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    recorded = sorted({epoch for epoch, *_ in module.seen})
+    incomplete = [0, 1] if model is MixupInTheFirstEpoch else [1]
+    for record in (monitor.record, load_record(tmp_path / "record")):
+        assert record.meta.epochs == recorded
+        assert record.meta.incomplete_epochs == incomplete
+        assert record.table().attrs["incomplete_epochs"] == incomplete
+
+
+class WarmsUp(FixMatch):
+    """The pseudo-labels of a second loader count from the middle of the second epoch on; the head is the same."""
+
+    left_out = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if (self.current_epoch, batch_idx) >= (1, 3):
+            loss = super().training_step(batch, batch_idx)
+            if not self.left_out:  # the first such step is not traced
+                self.left_out = True
+                self.seen.pop()
+            return loss
+        x, y = batch["labelled"]
+        logits = self(x / N)
+        self.remember(x, logits, y)
+        return self.loss(logits, y)
+
+
+def test_after_one_step_that_is_left_out_the_loss_of_the_labels_is_told_by_a_trace(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False, loader="labelled")
+    with pytest.warns(UserWarning, match=r"got 2: .* training goes on"):
+        module = fit(tmp_path, monitor, model=WarmsUp(), data=two_loaders, max_epochs=3)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    assert monitor.record.meta.epochs == [0, 1, 2]
+    assert monitor.record.meta.incomplete_epochs == [1]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_loss_that_begins_within_the_first_steps_is_an_error(tmp_path: Path, batch: int) -> None:
+    class Early(Mixup):
+        begins = 0, batch
+
+    with pytest.raises(CaptureError, match=r"Expected one classification loss|first steps to be classes"):
+        fit(tmp_path, TrainingDynamicsMonitor(history=False), model=Early(), data=loader, max_epochs=1)
