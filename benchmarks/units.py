@@ -38,10 +38,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalens import TrainingDynamics
+from dynalens.defaults import PRECISION
 from dynalens.dynamics import SampleStatistics, tracker
 from dynalens.dynamics.weighting import GROWTH
-from dynalens.suspicion import assess, streaming_score
-from dynalens.suspicion.table import flagged_of_run
+from dynalens.suspicion import assess, flagged, streaming_score, wrong_probabilities
 from dynalens.units import UnitPresentation, multi_label, regression
 
 Array = npt.NDArray[Any]
@@ -152,7 +152,7 @@ def rated(problem: Problem, seed: int, epochs: int) -> dict[str, float]:
     statistics = _recorded(problem, seed, epochs)
     rate = assess(statistics).noise_rate
     counts, wrong = problem.wrong >= 0, problem.wrong == 1
-    flags = flagged_of_run(statistics, rate.value) & counts
+    flags = flagged(wrong_probabilities(statistics, rate.value), PRECISION) & counts
     return {
         "wrong": wrong[counts].mean(),
         "estimated": rate.value,

@@ -19,7 +19,7 @@ from dynalens.cli import main
 from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
 from dynalens.record import Record, RecordFolder, RecordMeta
 from dynalens.report import write_report
-from dynalens.suspicion import NoiseRate, assess, doubts, flagged_of_run
+from dynalens.suspicion import NoiseRate, assess, doubts, flagged, wrong_probabilities
 from dynalens.suspicion.course import Disagreement, WeightedMeans, halfway
 from dynalens.suspicion.predictions import Predictions
 
@@ -220,9 +220,9 @@ def test_the_flags_while_training_are_those_of_the_table() -> None:
     assessment = assess(statistics, history)
     expected = np.sort(-assessment.probability)
     count = int((-np.cumsum(expected) / np.arange(1, 2001) >= 0.8).sum())  # the mean of the first falls as they grow
-    flagged = flagged_of_run(statistics, assessment.noise_rate.value)
-    assert flagged.sum() == count > 100
-    assert not flagged_of_run(statistics, 0.0).any()
+    is_flagged = flagged(wrong_probabilities(statistics, assessment.noise_rate.value), 0.8)
+    assert is_flagged.sum() == count > 100
+    assert not flagged(wrong_probabilities(statistics, 0.0), 0.8).any()
 
 
 def test_the_means_of_the_history_are_those_of_the_record() -> None:

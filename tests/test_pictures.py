@@ -279,7 +279,8 @@ def test_the_film_keeps_the_first_and_the_latest_epoch_and_frames_each() -> None
 
 def suspect(**changes: Any) -> Suspect:
     given: dict[str, Any] = {
-        "sample_id": "12", "label": "cat", "suggested": "dog", "score": 3.5, "trace": np.array([0.1, np.nan, 0.2, 0.3])
+        "sample_id": "12", "label": "cat", "suggested": "dog", "wrong_probability": 0.9,
+        "trace": np.array([0.1, np.nan, 0.2, 0.3]),
     }  # fmt: skip
     return Suspect(**(given | changes))
 
@@ -310,7 +311,8 @@ def test_the_gallery_makes_cards_wider_where_names_or_numbers_would_be_cut(monke
         for card in (suspect(), number)
     ]
     assert heights[1] > heights[0]  # three cards in a row, not four
-    assert "orange: target, blue: predicted; line: closeness" in lines
+    assert "orange: target; in %: how probably it is wrong" in lines
+    assert "blue: predicted; line: closeness over the epochs" in lines
     assert lines["3.424 (-0.863)"] >= text_width("3.424 (-0.863)", TEXT)
     assert suspects_gallery([suspect(label="w" * 90)] * 4, "title").height > 0  # cut, in two columns
 

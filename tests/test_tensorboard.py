@@ -1,5 +1,6 @@
 """What is written under which tag, and where it goes without TensorBoard."""
 
+import html
 import itertools
 import re
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_record
 from dynalens.tensorboard import TAGS, tags_table
+from dynalens.text import estimate_in_percent
 from test_concepts import monitor as concept_monitor
 from training import Classifier, N, attribution_monitor, dataset, fit, images, in_order, labels, loader
 
@@ -182,6 +184,9 @@ def test_inputs_that_are_no_images_have_their_suspects_in_a_table(tmp_path: Path
     last = found.Tensors("dynalens/suspects/table/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert [line.split(" | ")[0].strip("| ") for line in last.splitlines()[2:]] == [
         str(i) for i in monitor.suspects(4).index
+    ]
+    assert [line.split(" | ")[3] for line in last.splitlines()[2:]] == [
+        html.escape(estimate_in_percent(probability)) for probability in monitor.suspects(4)["wrong_probability"]
     ]
 
 

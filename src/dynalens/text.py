@@ -1,5 +1,6 @@
 """Texts that are shown: names of files and classes, whatever letters they have, and percentages."""
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -27,6 +28,18 @@ def percent(fraction: float, digits: int = 1) -> str:
         ('28.8 %', '80 %')
     """
     return f"{100 * fraction:.{digits}f} %"
+
+
+def estimate_in_percent(probability: float) -> str:
+    """Return an estimated probability in percent, never rounded to certainty; empty for NaN.
+
+    Example:
+        >>> [estimate_in_percent(value) for value in (0.875, 0.996, 0.004, float("nan"))]
+        ['88 %', '>99 %', '<1 %', '']
+    """
+    if math.isnan(probability):
+        return ""
+    return ">99 %" if probability > 0.99 else "<1 %" if probability < 0.01 else percent(probability, 0)
 
 
 def escaped_all(texts: Sequence[str] | None) -> list[str] | None:

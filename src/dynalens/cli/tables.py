@@ -7,7 +7,7 @@ import pandas as pd
 
 from dynalens.cells import inert_cells, printable_cells
 from dynalens.cli.output import say
-from dynalens.text import percent
+from dynalens.text import estimate_in_percent, percent
 
 SHOWN = (
     "rank", "name", "root_index", "unit", "unit_row", "unit_column", "label", "target", "prediction", "residual",
@@ -15,25 +15,13 @@ SHOWN = (
 )  # fmt: skip
 
 
-def probability_in_words(probability: float) -> str:
-    """Return an estimated probability in percent, never rounded to certainty.
-
-    Example:
-        >>> [probability_in_words(value) for value in (0.875, 0.996, 0.004, float("nan"))]
-        ['88 %', '>99 %', '<1 %', '']
-    """
-    if pd.isna(probability):
-        return ""
-    return ">99 %" if probability > 0.99 else "<1 %" if probability < 0.01 else percent(probability, 0)
-
-
 def _share(fraction: float) -> str:
     return "" if pd.isna(fraction) else percent(fraction, 0)
 
 
 _IN_WORDS = {
-    "suggested_probability": probability_in_words,
-    "wrong_probability": probability_in_words,
+    "suggested_probability": estimate_in_percent,
+    "wrong_probability": estimate_in_percent,
     "agreement": _share,
 }
 

@@ -35,10 +35,11 @@ from dynalens.suspicion import (
     PRECISION,
     NoiseRate,
     epoch_summary,
-    flagged_of_run,
+    flagged,
     has_classes,
     overlap,
     worst_samples,
+    wrong_probabilities,
 )
 from dynalens.tensorboard import write_layout
 from dynalens.text import percent
@@ -59,11 +60,12 @@ class GallerySource(NamedTuple):
     decode: Decode | None = None
 
 
-def in_words(epoch: int, suspects: int, rate: NoiseRate) -> str:
-    """Return suspects and noise rate of an epoch as Markdown, with what speaks against them."""
+def in_words(epoch: int, is_flagged: Array, rate: NoiseRate) -> str:
+    """Return flagged samples and noise rate of an epoch as Markdown, with reasons to doubt them."""
     doubts = "".join(f"\n- Doubtful: {doubt}" for doubt in rate.doubts)
     return (
-        f"Epoch {epoch}: **{suspects:,} suspects** at an expected precision of {PRECISION:g}. Estimated noise rate "
+        f"Epoch {epoch}: **{int(is_flagged.sum()):,} of {len(is_flagged):,} samples are flagged**. About "
+        f"{percent(PRECISION, 0)} of all flagged labels are expected to be wrong. Estimated noise rate: "
         f"**{percent(rate.value)}** ({percent(rate.low)} to {percent(rate.high)}), {rate.alone}.\n{doubts}"
     )
 
@@ -213,8 +215,9 @@ class DynamicsLog:
         rate = self._noise.rate(statistics, epoch + 1)
         estimate = None
         if rate is not None:
-            is_flagged = flagged_of_run(statistics, rate.value)
-            estimate = Estimated(is_flagged, in_words(epoch, int(is_flagged.sum()), rate))
+            wrong = wrong_probabilities(statistics, rate.value)
+            is_flagged = flagged(wrong, PRECISION)
+            estimate = Estimated(wrong, is_flagged, in_words(epoch, is_flagged, rate))
             summary |= {"noise_rate": rate.value, "suspects": int(is_flagged.sum())} | self._overlap(is_flagged)
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
         contrasts = self._contrasts(trainer, statistics, ids)

@@ -1,5 +1,6 @@
 """What the training dynamics monitor shows of its record: charts and the gallery of suspects."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,6 @@ from dynalens.schedule import Schedule
 from dynalens.suspicion import (
     has_classes,
     named_targets,
-    streaming_score,
     target_words,
     token_of,
     unit_words,
@@ -65,10 +65,12 @@ class Estimated:
     """What follows from the noise rate of an epoch.
 
     Attributes:
+        wrong: Shape ``(N,)``, probability that each label is wrong; NaN for samples never seen.
         flagged: Shape ``(N,)``, which samples are flagged.
-        words: Suspects and noise rate, and what speaks against them, in Markdown.
+        words: Flagged samples and noise rate, and reasons to doubt them, in Markdown.
     """
 
+    wrong: Array
     flagged: Array
     words: str
 
@@ -226,7 +228,7 @@ class DynamicsPictures:
 
         def draw() -> None:
             self._draw_charts(statistics, epoch, step, estimate)
-            suspects = self._suspects(statistics, ids, contrasts or {}, names)
+            suspects = self._suspects(statistics, ids, contrasts or {}, names, estimate)
             self._draw_suspects(suspects, words_of(statistics), epoch, step)
 
         self._schedule.begin()
@@ -266,7 +268,7 @@ class DynamicsPictures:
 
     def _draw_suspects(self, suspects: Sequence[Suspect], words: tuple[str, str, str], epoch: int, step: int) -> None:
         if self._watch.pictures:
-            title = f"epoch {epoch}: the {len(suspects)} worst suspects and their scores"
+            title = f"epoch {epoch}: the {len(suspects)} worst suspects"
             gallery = suspects_gallery(suspects, title, words)
             self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)
         elif suspects and not self._are_pictures:
@@ -284,8 +286,9 @@ class DynamicsPictures:
         ids: Array | None,
         contrasts: Mapping[str, Array],
         names: Sequence[str] | None,
+        estimate: Estimated | None,
     ) -> list[Suspect]:
-        score, samples = streaming_score(statistics), worst_samples(statistics, self._top_k)
+        samples = worst_samples(statistics, self._top_k)
         rows_with_tokens = [sample for sample in samples if sample in self._watch.sentences]
         sentences = self._sentences(statistics, rows_with_tokens)
         texts = {sample: escaped(sentences.text(place)) for place, sample in enumerate(rows_with_tokens)}
@@ -295,7 +298,7 @@ class DynamicsPictures:
                 sample_id=escaped(str(sample if ids is None else ids[sample])),
                 label=labels[place],
                 suggested=suggested[place],
-                score=float(score[sample]),
+                wrong_probability=math.nan if estimate is None else float(estimate.wrong[sample]),
                 trace=self._watch.trace(sample),
                 picture=self._watch.pictures.get(sample),
                 contrast=contrasts.get(str(sample if ids is None else ids[sample])),

@@ -19,6 +19,7 @@ PLOT = (252, 144)
 _LEFT, _TOP, _RIGHT, _BOTTOM = 50, 36, 14, 35
 _TITLE, _TEXT, _TICK = 14, 12, 12
 _TARGET_TICKS = 5
+_MIDDLE_GREY = 128
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,11 @@ class Axes:
             if all(math.isfinite(v) for v in (*start, *end)):
                 self._draw.line((*start, *end), fill=colour, width=width)
 
-    def mark(self, x: float, text: str) -> None:
-        """Draw a dashed vertical line at ``x`` with a text at its head."""
+    def mark(self, x: float) -> None:
+        """Draw a dashed vertical line at ``x``."""
         column = float(self._across(np.array([x]))[0])
         for y in range(self.top, self.bottom, 8):
             self._draw.line((column, y, column, min(y + 4, self.bottom)), fill=INK, width=2)
-        side = "ra" if column > (self.left + self.right) / 2 else "la"
-        write(self._draw, (column + (-5 if side == "ra" else 5), self.top + 3), text, _TICK, anchor=side)
 
     def legend(self, entries: Sequence[tuple[str, Colour]]) -> None:
         """Name colours in one line between title and plot."""
@@ -172,6 +171,12 @@ class Axes:
         """Name a region, at a place between (0, 0), the lower left corner of the plot, and (1, 1)."""
         position = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
         write(self._draw, position, text, _TICK, fill=FAINT, anchor=anchor, halo=2)
+
+    def count(self, x: float, y: float, text: str, background: Array) -> None:
+        """Write a number over a cell of this colour, dark on light or light on dark, at a place as for ``name``."""
+        position = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
+        fill = INK if background.mean() > _MIDDLE_GREY else PAPER
+        write(self._draw, position, text, _TICK, fill=fill, anchor="mm")
 
     def note(self, text: str) -> None:
         """Write into the middle of the plotting area."""

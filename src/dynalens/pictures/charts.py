@@ -103,7 +103,7 @@ def forgetting_events(statistics: SampleStatistics, subtitle: str = "") -> Image
 
 
 def margins(statistics: SampleStatistics, subtitle: str = "", *, threshold: float = 0.0) -> Image.Image:
-    """Return the distribution of the mean margin (AUM), with a threshold drawn in.
+    """Return the distribution of the mean margin (AUM), with a line at the threshold.
 
     The margin of a regression is log(tolerance / abs(residual)).
 
@@ -127,8 +127,8 @@ def margins(statistics: SampleStatistics, subtitle: str = "", *, threshold: floa
     middles = (edges[:-1] + edges[1:]) / 2
     axes.bars(edges, heights, [ORANGE if middle < threshold else BLUE for middle in middles])
     count_below, total = int((margin < threshold).sum()), int(finite.sum())
-    axes.legend([(f"below: {count_below:,} of {total:,} ({_share(count_below, total)})", ORANGE)])
-    axes.mark(threshold, "threshold")
+    axes.legend([(f"below {threshold:g}: {count_below:,} of {total:,} ({_share(count_below, total)})", ORANGE)])
+    axes.mark(threshold)
     return axes.image
 
 

@@ -42,9 +42,11 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
         axes.note("no sample is flagged")
         return axes.image
     strength = (counts / most)[..., None]
-    axes.raster(np.where(strength > 0, coloured(strength[..., 0], DENSITY), PAPER).round().astype(np.uint8))
+    cells = np.where(strength > 0, coloured(strength[..., 0], DENSITY), PAPER).round().astype(np.uint8)
+    axes.raster(cells)
     for row, column in np.argwhere(counts):
-        axes.name((column + 0.5) / k, 1 - (row + 0.5) / k, number(int(counts[row, column])), "mm")
+        text = number(int(counts[row, column]))
+        axes.count((column + 0.5) / k, 1 - (row + 0.5) / k, text, background=cells[row, column])
     if several > k:
         axes.legend([(f"the {k} classes with the most, of {several}", DENSITY[-1])])
     return axes.image

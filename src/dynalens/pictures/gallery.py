@@ -11,6 +11,7 @@ from dynalens.dynamics import Array
 from dynalens.pictures.card import LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import BLUE, FAINT, GRID, INK, ORANGE, PAPER, Colour, text_width, write
 from dynalens.pictures.overlays import Shown, input_cell, map_cell
+from dynalens.text import estimate_in_percent
 
 _COLUMNS = 4
 _FEWEST_COLUMNS = 2
@@ -32,20 +33,20 @@ class Suspect:
         sample_id: Its id, as tables show it.
         label: Name of the given class.
         suggested: Name of the class suggested instead; empty for none.
-        score: Higher is more suspicious.
+        wrong_probability: Of a wrong label, in [0, 1]; NaN where it was not estimated.
         trace: p(label), or closeness, of each epoch, ``(E,)``, in [0, 1]; NaN where it is not known.
         picture: As sheets show it; None where there is none.
         contrast: Relevance that speaks for the suggested rather than the given class, or None.
         name: Of its file, say; empty where it has none.
-        similar: Pictures of the nearest samples of the given class, and of the suggested class; None where a picture is
-            still to come.
-        text: Its words, with the token that is spoken of in brackets; None where it is none, empty where it is to come.
+        similar: Pictures of the nearest samples of the given class, and of the suggested class; None where there is
+            no picture yet.
+        text: Its words, with the doubtful token in brackets; None where it is no text, empty where there is none yet.
     """
 
     sample_id: str
     label: str
     suggested: str
-    score: float
+    wrong_probability: float
     trace: Array
     picture: Shown | None = None
     contrast: Array | None = None
@@ -55,7 +56,7 @@ class Suspect:
 
 
 def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, str, str] = _WORDS) -> Image.Image:
-    """Return a grid of cards, worst first: picture, given and suggested label, score and p(label) over the epochs.
+    """Return a grid of cards, worst first: picture, labels, how probably it is wrong, p(label) of each epoch.
 
     Cards are wider where what they say would be cut.
 
@@ -69,11 +70,12 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, 
     has_names = any(suspect.name for suspect in suspects)
     has_similar = any(any(suspect.similar) for suspect in suspects)
     pitch = _PICTURE + (3 + has_names) * LINE + _SPARK + 2 * _GAP + has_similar * 2 * _ROW
-    top = (2 + contrasts + has_similar) * LINE + 6
+    top = (3 + contrasts + has_similar) * LINE + 6
     card = Card(top + -(-len(suspects) // columns) * pitch, _SCALE)
     room = WIDTH - 2 * _GAP
     write(card.draw, (_GAP, 2), title, TEXT + 1, width=room)
-    legend = [f"orange: {words[0]}, blue: {words[1]}; line: {words[2]}"]
+    legend = [f"orange: {words[0]}; in %: how probably it is wrong"]
+    legend += [f"blue: {words[1]}; line: {words[2]} over the epochs"]
     legend += ["maps: red speaks for the suggested, blue for the given"] if contrasts else []
     legend += ["below: what it looks like of the given, and of the suggested class"] if has_similar else []
     for number, line in enumerate(legend, start=1):
@@ -120,19 +122,19 @@ def suspects_table(suspects: Sequence[Suspect], words: tuple[str, str, str] = _W
         words: What was given, what is suggested, and what is drawn over the epochs are called.
 
     Example:
-        >>> print(suspects_table([Suspect("7", "a|b", "<c>", 1.25, np.array([0.5, 0.25]))]))
-        | sample | given | suggested | score | p(given), last epochs |
+        >>> print(suspects_table([Suspect("7", "a|b", "<c>", 0.75, np.array([0.5, 0.25]))]))
+        | sample | given | suggested | probably wrong | p(given), last epochs |
         | --- | --- | --- | --- | --- |
-        | 7 | a&#124;b | &lt;c&gt; | 1.25 | 0.50 0.25 |
+        | 7 | a&#124;b | &lt;c&gt; | 75 % | 0.50 0.25 |
     """
     has_texts = any(suspect.text for suspect in suspects)
-    titles = ["sample", *(["text"] if has_texts else []), *words[:2], "score", f"{words[2]}, last epochs"]
+    titles = ["sample", *(["text"] if has_texts else []), *words[:2], "probably wrong", f"{words[2]}, last epochs"]
     rows = [titles, ["---"] * len(titles)]
     for suspect in suspects:
         probabilities = suspect.trace[np.isfinite(suspect.trace)][-5:]
-        cells = [suspect.sample_id, suspect.label, suspect.suggested, f"{suspect.score:.2f}"]
+        cells = [suspect.sample_id, suspect.label, suspect.suggested, estimate_in_percent(suspect.wrong_probability)]
         cells.append(" ".join(f"{p:.2f}" for p in probabilities))
-        cells[1:1] = [suspect.text or "next epoch"] if has_texts else []
+        cells[1:1] = [suspect.text or "no text"] if has_texts else []
         rows.append([_plain(cell) for cell in cells])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -141,7 +143,7 @@ def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int
     (x, y), draw, square = position, card.draw, (_PICTURE * _SCALE, _PICTURE * _SCALE)
     if suspect.picture is None:
         draw.rectangle((x, y, x + _PICTURE - 1, y + _PICTURE - 1), outline=GRID)
-        write(draw, (x + _PICTURE / 2, y + _PICTURE / 2), "next epoch", TEXT, fill=FAINT, anchor="mm")
+        write(draw, (x + _PICTURE / 2, y + _PICTURE / 2), "no picture", TEXT, fill=FAINT, anchor="mm")
     else:
         card.paste(input_cell(suspect.picture, square), position)
         if suspect.contrast is not None:
@@ -151,8 +153,9 @@ def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int
     write(draw, (x, y), suspect.label, TEXT, fill=ORANGE, width=inner)
     _arrow(draw, (x, y + LINE + 7))
     write(draw, (x + _ARROW, y + LINE), suspect.suggested or "-", TEXT, fill=BLUE, width=inner - _ARROW)
-    score = write(draw, (x + inner, y + 2 * LINE), f"{suspect.score:.2f}", TEXT, fill=INK, anchor="ra")
-    write(draw, (x, y + 2 * LINE), f"#{suspect.sample_id}", TEXT, fill=FAINT, width=inner - score - 4)
+    wrong = estimate_in_percent(suspect.wrong_probability)
+    used_width = write(draw, (x + inner, y + 2 * LINE), wrong, TEXT, fill=INK, anchor="ra")
+    write(draw, (x, y + 2 * LINE), f"#{suspect.sample_id}", TEXT, fill=FAINT, width=inner - used_width - 4)
     y += 3 * LINE + 1
     card.paste(sparkline(suspect.trace, (inner * _SCALE, _SPARK * _SCALE)), (x, y))
     y += _SPARK

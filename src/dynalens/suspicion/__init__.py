@@ -22,12 +22,12 @@ from dynalens.suspicion.table import (
     clean_indices,
     epoch_summary,
     flagged,
-    flagged_of_run,
     overlap,
     samples_table,
     suspects,
     weights,
     worst_samples,
+    wrong_probabilities,
 )
 from dynalens.suspicion.targets import label_word, target_words, words_of
 from dynalens.suspicion.unforgettable import removable
@@ -50,7 +50,6 @@ __all__ = [
     "doubts",
     "epoch_summary",
     "flagged",
-    "flagged_of_run",
     "has_classes",
     "is_dense",
     "joined",
@@ -68,4 +67,5 @@ __all__ = [
     "weights",
     "words_of",
     "worst_samples",
+    "wrong_probabilities",
 ]

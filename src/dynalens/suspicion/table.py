@@ -100,14 +100,14 @@ def flagged(probability: Array, precision: float) -> Array:
     return flags
 
 
-def flagged_of_run(statistics: SampleStatistics, rate: float, precision: float = PRECISION) -> Array:
-    """Return which samples :func:`samples_table` flags at this noise rate, shape ``(N,)``, without making the table."""
+def wrong_probabilities(statistics: SampleStatistics, rate: float) -> Array:
+    """Return ``wrong_probability`` of :func:`samples_table` at this noise rate, ``(N,)``, without making the table."""
     score = streaming_score(statistics)
     rows = np.flatnonzero(~np.isnan(score))
     wrong: Array = np.full(len(score), np.nan)
-    if len(rows) and rate > 0:
-        wrong[rows] = probability(with_mean(score[rows], rate))
-    return flagged(wrong, precision)
+    if len(rows):
+        wrong[rows] = probability(with_mean(score[rows], rate)) if rate > 0 else 0.0
+    return wrong
 
 
 def suspects(table: pd.DataFrame, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
