@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynalens import maximise_activation
-from dynalens.features.maximisation import likeness, roughness, transformed
+from dynalens.features.maximisation import likeness, random_views, roughness
 
 SIDE, COPIES = 32, 64
 Make = Callable[[str | None, list[int], int], Tensor]
@@ -105,7 +105,7 @@ def report(network: nn.Sequential, natural: Tensor, make: dict[str, Make], seeds
                 took.append(time.process_time() - start)
                 generator = torch.Generator().manual_seed(0)
                 for image, unit, most in zip(torch.split(images, 1), chosen, strongest[alive].tolist(), strict=True):
-                    copies = transformed(image.expand(COPIES, -1, -1, -1), generator)
+                    copies = random_views(image.expand(COPIES, -1, -1, -1), generator)
                     still.append(float(activations(network, layer, image)[0, unit]) / most)
                     moved.append(float(activations(network, layer, copies)[:, unit].mean()) / most)
                     rough.append(float(roughness(image)[0]))

@@ -20,7 +20,7 @@ from torch.utils.data import TensorDataset
 
 from dynalens import TrainingDynamicsMonitor, load_record
 from dynalens.dynamics import TrainingDynamics
-from dynalens.features import FeatureRows, pooled
+from dynalens.features import FeatureRows, position_mean
 from dynalens.logs.projector import chosen_samples
 from dynalens.pictures import Thumbnails
 from dynalens.suspicion import neighbour_scores
@@ -130,20 +130,22 @@ def test_wrong_shapes_are_said() -> None:
 
 def test_pooling_takes_the_mean_over_positions() -> None:
     x = torch.arange(24.0).view(2, 3, 4)
-    torch.testing.assert_close(pooled(nn.Conv1d(1, 3, 1), x), x.mean(2))
-    torch.testing.assert_close(pooled(nn.LayerNorm(4), x), x.mean(1))
-    torch.testing.assert_close(pooled(nn.Sequential(nn.Conv1d(1, 1, 1), nn.BatchNorm1d(3), nn.ReLU()), x), x.mean(2))
-    torch.testing.assert_close(pooled(nn.ReLU(), x.view(2, 3, 2, 2)), x.mean(2))
-    torch.testing.assert_close(pooled(nn.ReLU(), x.view(2, 3, 2, 2, 1)), x.mean(2))
+    torch.testing.assert_close(position_mean(nn.Conv1d(1, 3, 1), x), x.mean(2))
+    torch.testing.assert_close(position_mean(nn.LayerNorm(4), x), x.mean(1))
+    torch.testing.assert_close(
+        position_mean(nn.Sequential(nn.Conv1d(1, 1, 1), nn.BatchNorm1d(3), nn.ReLU()), x), x.mean(2)
+    )
+    torch.testing.assert_close(position_mean(nn.ReLU(), x.view(2, 3, 2, 2)), x.mean(2))
+    torch.testing.assert_close(position_mean(nn.ReLU(), x.view(2, 3, 2, 2, 1)), x.mean(2))
     flat = torch.randn(2, 3, requires_grad=True)
-    copy = pooled(nn.Identity(), flat)
+    copy = position_mean(nn.Identity(), flat)
     assert torch.equal(copy, flat)
     assert copy.data_ptr() != flat.data_ptr()
     assert not copy.requires_grad
     with pytest.raises(ValueError, match=r"whose kind tells whether .* got ReLU"):
-        pooled(nn.ReLU(), x)
+        position_mean(nn.ReLU(), x)
     with pytest.raises(ValueError, match=r"gives floating \(N, D\), tokens or maps, got \(3,\)"):
-        pooled(nn.ReLU(), torch.zeros(3))
+        position_mean(nn.ReLU(), torch.zeros(3))
 
 
 def test_the_last_row_of_a_sample_counts() -> None:
@@ -170,7 +172,7 @@ def test_no_update_of_features_waits_for_the_device() -> None:
         rows, thumbnails = FeatureRows(), Thumbnails([0, 2], 5)
         for _ in range(2):
             at, x = torch.tensor([0, 1, 2]), torch.randn(3, 4, 6, 6)
-            rows.update(at, pooled(nn.Conv2d(1, 4, 1), x), 5)
+            rows.update(at, position_mean(nn.Conv2d(1, 4, 1), x), 5)
             thumbnails.see(at, x)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import IndexedDataset, LayerMonitor, feature_maps, first_layer_weights, maximise_activation
 from dynalens.features import TopInputs, channel_activations, small_copies
-from dynalens.features.maximisation import likeness, roughness, transformed
+from dynalens.features.maximisation import likeness, random_views, roughness
 from dynalens.logs import layer_pictures
 from dynalens.pictures import filters_grid, labelled_grid, maps_grid
 from toys import SmallCNN
@@ -141,7 +141,7 @@ def test_images_that_are_not_moved_while_made_are_stronger_where_they_stand_and_
     still, moved = (maximise_activation(model, [0], (1, 16, 16), steps=80, robust=robust) for robust in (False, True))
     with torch.no_grad():
         shaken = [
-            transformed(image.expand(64, -1, -1, -1), torch.Generator().manual_seed(0)) for image in (still, moved)
+            random_views(image.expand(64, -1, -1, -1), torch.Generator().manual_seed(0)) for image in (still, moved)
         ]
         here = [float(model(image)[0, 0]) for image in (still, moved)]
         there = [float(model(images)[:, 0].mean()) for images in shaken]
@@ -177,14 +177,14 @@ def test_terms_that_make_no_sense_are_refused(options: dict[str, Any], message: 
 def test_an_image_is_rotated_by_five_degrees_scaled_by_a_tenth_and_shifted_by_a_sixteenth_at_most() -> None:
     x = torch.zeros(200, 1, 65, 33)
     x[:, 0, 32, 16] = 1  # the centre moves with the shift alone
-    moved = transformed(x, torch.Generator().manual_seed(0))[:, 0]
+    moved = random_views(x, torch.Generator().manual_seed(0))[:, 0]
     weight = moved.sum(dim=(1, 2))
     down = (moved.sum(2) * torch.arange(65)).sum(1) / weight - 32
     across = (moved.sum(1) * torch.arange(33)).sum(1) / weight - 16
     assert 3.5 < down.abs().max() <= 65 / 16 + 0.5
     assert 1.5 < across.abs().max() <= 33 / 16 + 0.5
     constant = torch.full((2, 1, 8, 8), 0.7)
-    torch.testing.assert_close(transformed(constant, torch.Generator().manual_seed(0)), constant)
+    torch.testing.assert_close(random_views(constant, torch.Generator().manual_seed(0)), constant)
 
 
 def test_pictures_have_the_width_of_a_card() -> None:

@@ -46,7 +46,7 @@ def guided_backprop(
         >>> float(guided_backprop(Two(), image, target))
         0.0
     """
-    return _modified("guided_backprop", _guided, model, images, targets, forward, chunk_size)
+    return _modified_gradients("guided_backprop", _guided_gradient, model, images, targets, forward, chunk_size)
 
 
 def deconvolution(
@@ -74,7 +74,7 @@ def deconvolution(
         >>> deconvolution(model, torch.tensor([[[-3.0]]]), torch.tensor([0]))
         tensor([[[2.]]])
     """
-    return _modified("deconvolution", _deconvolved, model, images, targets, forward, chunk_size)
+    return _modified_gradients("deconvolution", _deconvolution_gradient, model, images, targets, forward, chunk_size)
 
 
 def rect_grad(
@@ -127,7 +127,7 @@ def rect_grad(
         tau = importance.kthvalue(rank, dim=1, keepdim=True).values.clamp(min=0)
         return torch.where((importance > tau).view(gradient.shape), gradient, 0)
 
-    return _modified("rect_grad", rule, model, images, targets, forward, chunk_size)
+    return _modified_gradients("rect_grad", rule, model, images, targets, forward, chunk_size)
 
 
 def guided_grad_cam(
@@ -165,15 +165,15 @@ def guided_grad_cam(
     return backprop_maps * resize(cam, images.shape[2:]).unsqueeze(1)
 
 
-def _guided(gradient: Tensor, active: Tensor, _output: Tensor) -> Tensor:
+def _guided_gradient(gradient: Tensor, active: Tensor, _output: Tensor) -> Tensor:
     return torch.where(active, gradient.clamp(min=0), 0)
 
 
-def _deconvolved(gradient: Tensor, _active: Tensor, _output: Tensor) -> Tensor:
+def _deconvolution_gradient(gradient: Tensor, _active: Tensor, _output: Tensor) -> Tensor:
     return gradient.clamp(min=0)
 
 
-def _modified(
+def _modified_gradients(
     name: str,
     rule: ReluRule,
     model: nn.Module,

@@ -31,7 +31,7 @@ _CHANNEL_PASS = 32  # images in one pass without gradients
 def grad_cam_formula(layer_pass: Pass) -> Tensor:
     """Return :func:`grad_cam` from one pass."""
     weights = layer_pass.activation_gradient.flatten(2).mean(dim=2)
-    return _weighted(weights, layer_pass.activation)
+    return _weighted_sum(weights, layer_pass.activation)
 
 
 def grad_cam_plus_plus_formula(layer_pass: Pass) -> Tensor:
@@ -41,7 +41,7 @@ def grad_cam_plus_plus_formula(layer_pass: Pass) -> Tensor:
     # alpha of the source with g squared taken out of the fraction: it cannot underflow.
     alpha = 1 / (2 + total * g)
     weights = torch.where(g > 0, alpha * g, 0).flatten(2).sum(dim=2)
-    return _weighted(weights, layer_pass.activation)
+    return _weighted_sum(weights, layer_pass.activation)
 
 
 def layer_cam_formula(layer_pass: Pass) -> Tensor:
@@ -49,7 +49,7 @@ def layer_cam_formula(layer_pass: Pass) -> Tensor:
     return (layer_pass.activation_gradient.relu() * layer_pass.activation).sum(dim=1).relu()
 
 
-def _weighted(weights: Tensor, activation: Tensor) -> Tensor:
+def _weighted_sum(weights: Tensor, activation: Tensor) -> Tensor:
     return torch.einsum("nc,nc...->n...", weights, activation).relu()
 
 
@@ -213,12 +213,12 @@ def score_cam(
     """
     with _channels(model, images, targets, target_layer, forward, chunk_size) as channels:
 
-        def covered(sample: Tensor, channel: Tensor) -> Tensor:
-            masks = _scaled(resize(channels.feature_maps[sample, channel], channels.x.shape[2:]))
+        def logits_under_mask(sample: Tensor, channel: Tensor) -> Tensor:
+            masks = _unit_range(resize(channels.feature_maps[sample, channel], channels.x.shape[2:]))
             return channels.run(channels.x[sample] * masks.unsqueeze(1).to(channels.x.dtype))
 
-        weights = channels.scores_of_each(covered).softmax(dim=1)
-        return check_finite("score_cam", _weighted(weights, channels.feature_maps))
+        weights = channels.scores_of_each(logits_under_mask).softmax(dim=1)
+        return check_finite("score_cam", _weighted_sum(weights, channels.feature_maps))
 
 
 def ablation_cam(
@@ -265,13 +265,13 @@ def ablation_cam(
         last = outputs.shape != channels.feature_maps.shape or not torch.equal(outputs.float(), channels.feature_maps)
         axis = outputs.ndim - 1 if last else 1
 
-        def ablated(sample: Tensor, channel: Tensor) -> Tensor:
-            with replaced_output(channels.layer, _without(outputs[sample], channel, axis)):
+        def logits_without(sample: Tensor, channel: Tensor) -> Tensor:
+            with replaced_output(channels.layer, _zero_channel(outputs[sample], channel, axis)):
                 return channels.run(channels.x[sample])
 
-        losses = scores.unsqueeze(1) - channels.scores_of_each(ablated)
+        losses = scores.unsqueeze(1) - channels.scores_of_each(logits_without)
         weights = losses / torch.where(scores == 0, 1, scores.abs()).unsqueeze(1)
-        return check_finite("ablation_cam", _weighted(weights, channels.feature_maps))
+        return check_finite("ablation_cam", _weighted_sum(weights, channels.feature_maps))
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,7 @@ def _channels(
         yield _Channels(run, x, targets, layer, outputs, maps, torch.cat(scores), chunk_size or _CHANNEL_PASS)
 
 
-def _without(outputs: Tensor, channel: Tensor, axis: int) -> Tensor:
+def _zero_channel(outputs: Tensor, channel: Tensor, axis: int) -> Tensor:
     """Return a copy of outputs (J, ...), of row j with channel ``channel[j]`` set to 0."""
     shape = [1] * outputs.ndim
     shape[axis] = outputs.shape[axis]
@@ -332,7 +332,7 @@ def _without(outputs: Tensor, channel: Tensor, axis: int) -> Tensor:
     return outputs.masked_fill(index == channel.view(-1, *[1] * (outputs.ndim - 1)), 0)
 
 
-def _scaled(masks: Tensor) -> Tensor:
+def _unit_range(masks: Tensor) -> Tensor:
     """Return each mask with its values brought to [0, 1]; a constant one becomes zero."""
     flat = masks.flatten(1)
     low, high = flat.amin(dim=1, keepdim=True), flat.amax(dim=1, keepdim=True)

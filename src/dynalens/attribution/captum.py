@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dynalens.arguments import installed
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
-from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut
+from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut_graph
 from dynalens.attribution.relevance import check_called_once, give_rules, is_a, layer_with_rule
 from dynalens.observation import (
     LogitsModule,
@@ -82,12 +82,12 @@ def captum_method(name: str) -> Callable[..., Tensor]:
         with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
             if images.is_floating_point() and is_a(cls, *_OF_GRADIENTS):
                 first = model_input(model, images[:1]).clone().requires_grad_()
-                _, way = uncut(forward or unwrapped(model), first, targets[:1])
+                _, way = uncut_graph(forward or unwrapped(model), first, targets[:1])
                 stack.enter_context(way or nullcontext())
             warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
-            return check_finite(name, _attributed(cls, model, images, targets, forward, chunk_size, arguments))
+            return check_finite(name, _attribution_maps(cls, model, images, targets, forward, chunk_size, arguments))
 
-    run.required = _required(cls)  # type: ignore[attr-defined]  # what `check_methods` asks for
+    run.required = _required_arguments(cls)  # type: ignore[attr-defined]  # what `check_methods` asks for
     run.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what `inspect.signature` reads
     return run
 
@@ -119,7 +119,7 @@ def _why_not(cls: Any, base: type) -> str | None:
     return None
 
 
-def _required(cls: Any) -> tuple[str, ...]:
+def _required_arguments(cls: Any) -> tuple[str, ...]:
     return ("neuron_selector",) if "neuron_selector" in inspect.signature(cls.attribute).parameters else ()
 
 
@@ -136,7 +136,7 @@ def _signature(cls: Any) -> inspect.Signature:
     return inspect.Signature(parameters)
 
 
-def _attributed(
+def _attribution_maps(
     cls: Any,
     model: nn.Module,
     images: Tensor,
@@ -146,7 +146,7 @@ def _attributed(
     arguments: dict[str, Any],
 ) -> Tensor:
     x, inner = model_input(model, images), unwrapped(model)
-    settings = {key: _settled(value, x) for key, value in arguments.items() if value is not None}
+    settings = {key: _captum_argument(value, x) for key, value in arguments.items() if value is not None}
     constructor = inspect.signature(cls).parameters
     names: tuple[str, ...] = ()
     if "layer" in constructor:
@@ -175,7 +175,7 @@ def _attributed(
             arrangement(model, x, name, forward=forward)(layer_maps)
             for name, layer_maps in zip(names, maps, strict=True)
         ]
-    return _summed(names, maps)
+    return _sum_over_layers(names, maps)
 
 
 def _layer_names(cls: Any, layers: Any) -> tuple[str, ...]:
@@ -195,7 +195,7 @@ def _default_layer(model: nn.Module, x: Tensor, forward: Forward | None) -> str:
     return find(model, x, forward=forward)
 
 
-def _summed(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:
+def _sum_over_layers(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:
     """Return the sum over layers, as contributions add up."""
     if len({layer_maps.shape for layer_maps in maps}) > 1:
         shapes = ", ".join(f"{name} {tuple(layer_maps.shape)}" for name, layer_maps in zip(names, maps, strict=True))
@@ -206,11 +206,11 @@ def _summed(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:
     return torch.stack(maps).sum(dim=0) if len(maps) > 1 else maps[0]
 
 
-def _settled(value: Any, x: Tensor) -> Any:
+def _captum_argument(value: Any, x: Tensor) -> Any:
     """Return an argument as Captum wants it: a tensor on the device of the images, a tuple for YAML's list."""
     if isinstance(value, Tensor):
         return value.to(x.device)
-    return tuple(_settled(part, x) for part in value) if isinstance(value, (list, tuple)) else value
+    return tuple(_captum_argument(part, x) for part in value) if isinstance(value, (list, tuple)) else value
 
 
 def _built(cls: Any, logits: nn.Module, model: nn.Module, settings: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.attribution.overrides import captured_attention
-from dynalens.attribution.passes import Arrange, Forward, connected, model_input
+from dynalens.attribution.passes import Arrange, Forward, connected_logits, model_input
 from dynalens.observation import captured_outputs, module_named, undisturbed, unwrapped
 
 # What keeps or shrinks a feature map without computing one.
@@ -46,13 +46,13 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
     with undisturbed(model):
         look = _look(model, images, forward)
         candidates = [layer for layer in look.layers if layer.arrange is not None and not _is_passive(layer.module)]
-        masks = _reached(look.logits, [layer.output for layer in candidates])
+        masks = _nan_gradients(look.logits, [layer.output for layer in candidates])
         for layer, mask in zip(reversed(candidates), reversed(masks), strict=True):
             if mask is not None and layer.arrange is not None and _positions(layer.arrange(mask)) > 1:
                 return layer.name
     raise ValueError(
         f"Expected a model with a layer whose output is (N, C, *spatial) and larger than one position, got none in "
-        f"{type(unwrapped(model)).__name__}: {_listed(look.layers)}. Pass `target_layer=`, or leave out the methods "
+        f"{type(unwrapped(model)).__name__}: {_name_list(look.layers)}. Pass `target_layer=`, or leave out the methods "
         "that need one."
     )
 
@@ -104,13 +104,13 @@ def arrangement(model: nn.Module, images: Tensor, name: str, *, forward: Forward
     def arrange(output: Tensor) -> Tensor:
         if not arranges:
             from_shape = _arrange(module, output.shape, images.shape, []) if output.ndim == images.ndim else None
-            arranges.append(from_shape or _searched(model, images, name, forward))
+            arranges.append(from_shape or _arrangement_of(model, images, name, forward))
         return arranges[0](output)
 
     return arrange
 
 
-def _searched(model: nn.Module, images: Tensor, name: str, forward: Forward | None) -> Arrange:
+def _arrangement_of(model: nn.Module, images: Tensor, name: str, forward: Forward | None) -> Arrange:
     module = module_named(model, name)
     with undisturbed(model):
         look = _look(model, images, forward)
@@ -121,7 +121,7 @@ def _searched(model: nn.Module, images: Tensor, name: str, forward: Forward | No
     candidates = [layer for layer in look.layers if layer.arrange is not None]
     raise ValueError(
         f"Expected `target_layer` to name a layer with an output of shape (N, C, *spatial) or (N, tokens, C), got "
-        f"{name!r} with {shape}. Layers that have one: {_listed(candidates)}."
+        f"{name!r} with {shape}. Layers that have one: {_name_list(candidates)}."
     )
 
 
@@ -138,7 +138,7 @@ def token_layout(
     with undisturbed(model), captured_attention() as attention:
         look = _look(model, images, forward)
         last = [weights for weights in attention if weights.shape[-2:] == (number, number)][-1]
-        (mask,) = _reached(look.logits, [last])
+        (mask,) = _nan_gradients(look.logits, [last])
     arrange = _tokens(number, images.shape, look.patches)
     if arrange is None or mask is None:
         raise ValueError(
@@ -175,7 +175,7 @@ def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
     run = forward if forward is not None else unwrapped(model)
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as outputs:
-        logits = connected(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), restart=outputs.clear)
+        logits = connected_logits(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), restart=outputs.clear)
     inside = {id(part) for m in model.modules() if _is_attention(m) for part in m.modules() if part is not m}
     look = _Look([], [], logits)
     for name, module, output in outputs:
@@ -251,7 +251,7 @@ def _tokens(number: int, image: torch.Size, patches: list[tuple[int, ...]]) -> A
     return on_the_grid
 
 
-def _reached(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
+def _nan_gradients(logits: Tensor, outputs: list[Tensor]) -> list[Tensor | None]:
     """Return for each output where the logits depend on it: NaN there, after a backward pass that starts with NaN."""
     if not logits.requires_grad or not outputs:
         return [None] * len(outputs)
@@ -269,5 +269,5 @@ def _positions(gradient: Tensor) -> int:
     return int(gradient.isnan().flatten(2).any(dim=1).sum())
 
 
-def _listed(layers: list[_Layer]) -> str:
+def _name_list(layers: list[_Layer]) -> str:
     return ", ".join(f"{layer.name} {tuple(layer.output.shape)}" for layer in layers[-_LISTED:] if layer.name) or "none"

@@ -52,7 +52,7 @@ def lxt_method(name: str) -> Callable[..., Tensor]:
             with torch.no_grad():
                 x, logits = model_input(model, images[:1]), forward or unwrapped(model)
                 logits_before = as_logits(logits(x), targets[:1])
-            with _patched(name, rules):
+            with _rules_in_place(name, rules):
                 with torch.no_grad():
                     logits_after = as_logits(logits(x), targets[:1])
                 _check_logits(name, logits_before, logits_after)
@@ -101,7 +101,7 @@ def _rules(name: str, map_name: str, families: Mapping[str, ModuleType], model: 
 
 
 @contextmanager
-def _patched(name: str, rules: Mapping[Any, Callable[[Any], bool]]) -> Iterator[None]:
+def _rules_in_place(name: str, rules: Mapping[Any, Callable[[Any], bool]]) -> Iterator[None]:
     """Let LXT's rules stand on the classes, and put back what was there, whatever happens."""
     originals = [(target, dict(vars(target))) for target in rules]
     try:

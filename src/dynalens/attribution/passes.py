@@ -110,7 +110,9 @@ def as_logits(output: object, targets: Tensor) -> Tensor:
     return logits
 
 
-def connected(run: Forward, leaf: Tensor, targets: Tensor, *, restart: Callable[[], None] = lambda: None) -> Tensor:
+def connected_logits(
+    run: Forward, leaf: Tensor, targets: Tensor, *, restart: Callable[[], None] = lambda: None
+) -> Tensor:
     """Return logits (N, K) with a graph that reaches the leaf, also where the model switches gradients off on the way.
 
     Then it runs a second time with ``no_grad``, ``inference_mode`` and ``detach`` without effect, as for a backbone
@@ -122,7 +124,7 @@ def connected(run: Forward, leaf: Tensor, targets: Tensor, *, restart: Callable[
         targets: As everywhere.
         restart: Called before the second pass.
     """
-    logits, way = uncut(run, leaf, targets)
+    logits, way = uncut_graph(run, leaf, targets)
     if way is None and logits is not None:
         return logits
     restart()
@@ -135,7 +137,9 @@ def connected(run: Forward, leaf: Tensor, targets: Tensor, *, restart: Callable[
         return logits  # such as of numpy, which takes no tensor with a graph
 
 
-def uncut(run: Forward, leaf: Tensor, targets: Tensor) -> tuple[Tensor | None, AbstractContextManager[None] | None]:
+def uncut_graph(
+    run: Forward, leaf: Tensor, targets: Tensor
+) -> tuple[Tensor | None, AbstractContextManager[None] | None]:
     """Return the logits of a pass, and what keeps the graph whole where the model cuts it between the leaf and them.
 
     Nothing is needed where gradients are not wanted. An output that is detached itself stays so: it was meant to be.
@@ -174,16 +178,18 @@ def gradients(scores: Tensor, tensors: dict[str, Tensor]) -> list[Tensor]:
         ValueError: If the scores do not depend on one of the tensors.
     """
     if all(tensor.dtype is not torch.float16 for tensor in tensors.values()):
-        return _connected(scores, tensors, retain=False)
+        return _connected_gradients(scores, tensors, retain=False)
     scaled_gradients: list[Tensor] = []
     for scale in _SCALES:
-        scaled_gradients = [gradient.float() / scale for gradient in _connected(scores * scale, tensors, retain=True)]
+        scaled_gradients = [
+            gradient.float() / scale for gradient in _connected_gradients(scores * scale, tensors, retain=True)
+        ]
         if all(bool(gradient.isfinite().all()) for gradient in scaled_gradients):
             break
     return scaled_gradients
 
 
-def _connected(scores: Tensor, tensors: dict[str, Tensor], *, retain: bool) -> list[Tensor]:
+def _connected_gradients(scores: Tensor, tensors: dict[str, Tensor], *, retain: bool) -> list[Tensor]:
     gradients_or_none: tuple[Tensor | None, ...] = (None,) * len(tensors)
     if scores.requires_grad:
         gradients_or_none = torch.autograd.grad(
@@ -223,9 +229,9 @@ class Score:
         """Return the scores (P,) at points (P, ...), of which point p stands for sample ``rows[p]``."""
         targets = self.targets[rows]
         if self.layer is None:
-            return scores_of(connected(self.run, points, targets).float(), targets)
+            return scores_of(connected_logits(self.run, points, targets).float(), targets)
         with replaced_output(self.layer, points):
-            return scores_of(connected(lambda _: self.run(self.inputs[rows]), points, targets).float(), targets)
+            return scores_of(connected_logits(lambda _: self.run(self.inputs[rows]), points, targets).float(), targets)
 
     def gradient(self, points: Tensor, rows: Tensor) -> Tensor:
         """Return the gradients of :meth:`of` in float32, shape ``(P, ...)``."""
@@ -359,7 +365,7 @@ def one_pass(
     """
     leaf = x.clone().requires_grad_()
     with captured_output(layer) if layer is not None else nullcontext() as capture:
-        logits = connected(run, leaf, targets).float()
+        logits = connected_logits(run, leaf, targets).float()
         leaves = {} if capture is None else {"the target layer": capture.value}
     if to_images:
         leaves["images"] = leaf

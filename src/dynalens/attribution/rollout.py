@@ -13,7 +13,7 @@ from dynalens.attribution.passes import (
     check_finite,
     check_images,
     chunks,
-    connected,
+    connected_logits,
     gradients,
     model_input,
     scores_of,
@@ -71,7 +71,7 @@ def attention_rollout(
         heads = [_by_head(weights, len(scores)).mean(dim=1) for weights in attention]
         return [(weights + _identity(weights)) / 2 for weights in heads]
 
-    return _on_the_grid("attention_rollout", _rolled(mix), model, images, classes, forward, chunk_size)
+    return _on_the_grid("attention_rollout", _rollout_of(mix), model, images, classes, forward, chunk_size)
 
 
 def gradient_rollout(
@@ -117,7 +117,7 @@ def gradient_rollout(
             for gradient, weights in zip(attention_gradients, attention, strict=True)
         ]
 
-    return _on_the_grid("gradient_rollout", _rolled(mix), model, images, targets, forward, chunk_size)
+    return _on_the_grid("gradient_rollout", _rollout_of(mix), model, images, targets, forward, chunk_size)
 
 
 def transition_attention(
@@ -207,7 +207,7 @@ Part = Callable[[Forward, Tensor, Tensor], Tensor]
 """(run, images, targets) -> for each image, what each token (row) has from each other one (column), (N, T, T)."""
 
 
-def _rolled(mix: Callable[[list[Tensor], Tensor], list[Tensor]]) -> Part:
+def _rollout_of(mix: Callable[[list[Tensor], Tensor], list[Tensor]]) -> Part:
     def part(run: Forward, x: Tensor, targets: Tensor) -> Tensor:
         layers = mix(*_attention(run, x, targets))
         rollout = layers[0].detach().float()
@@ -221,7 +221,7 @@ def _rolled(mix: Callable[[list[Tensor], Tensor], list[Tensor]]) -> Part:
 def _attention(run: Forward, x: Tensor, targets: Tensor) -> tuple[list[Tensor], Tensor]:
     """Return the weights of each layer with their graph, and the scores (N,)."""
     with captured_attention() as attention:
-        logits = connected(run, x.clone().requires_grad_(), targets, restart=attention.clear)
+        logits = connected_logits(run, x.clone().requires_grad_(), targets, restart=attention.clear)
         scores = scores_of(logits.float(), targets)
     return _self_attention(attention, len(x)), scores
 

@@ -63,7 +63,7 @@ def zennit_method(name: str) -> Callable[..., Tensor]:
         with undisturbed(model), out_of_place(model):
             x, logits = model_input(model, images), forward or inner
             rules = _built(composite, _canonizers(inner, canonizers), arguments, x)
-            with _registered(name, rules, inner, x, targets, logits):
+            with _rules_in_place(name, rules, inner, x, targets, logits):
                 parts = chunks(x, targets, chunk_size)
                 maps = torch.cat([_relevance(logits, x_part, y_part) for x_part, y_part in parts])
         return check_finite(name, maps)
@@ -112,7 +112,7 @@ def _built(composite: Any, canonizers: list[Any], arguments: dict[str, Any], x: 
 
 
 @contextmanager
-def _registered(
+def _rules_in_place(
     name: str, composite: Any, model: nn.Module, x: Tensor, targets: Tensor, logits: Forward
 ) -> Iterator[None]:
     """Let the composite's rules stand in the model, after it was checked that they fit it."""

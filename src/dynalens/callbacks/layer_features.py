@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dynalens.dynamics import Array
-from dynalens.features import FeatureRows, pooled
+from dynalens.features import FeatureRows, position_mean
 from dynalens.host import Processes
 from dynalens.observation import LayerCall, LayerCalls, layer_calls, module_named
 from dynalens.suspicion import neighbour_scores
@@ -61,7 +61,7 @@ class LayerFeatures:
         if self.name is not None:
             self._step.close()
             layer = module_named(model, self.name, argument="features")
-            watch = layer_calls(layer, functools.partial(pooled, layer), mark=source_of)
+            watch = layer_calls(layer, functools.partial(position_mean, layer), mark=source_of)
             self._calls, self._losses = self._step.enter_context(watch), []
 
     def before_backward(self, loss: Tensor, *, is_only: bool) -> None:

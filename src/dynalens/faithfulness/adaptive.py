@@ -16,8 +16,8 @@ _MOST_INTERVALS = 128
 class _Points:
     """The points of one curve, ascending; intervals are halved until each is narrow or flat enough."""
 
-    def __init__(self, first: float, last: float, units: int) -> None:
-        self.counts, self.values, self.units = [0, units], [first, last], units
+    def __init__(self, first: float, last_value: float, units: int) -> None:
+        self.counts, self.values, self.units = [0, units], [first, last_value], units
 
     def add(self, counts: Sequence[int], values: Sequence[float]) -> None:
         points = sorted([*zip(self.counts, self.values, strict=True), *zip(counts, values, strict=True)])
@@ -27,7 +27,7 @@ class _Points:
         grid = {round(k * self.units / _FIRST_INTERVALS) for k in range(_FIRST_INTERVALS + 1)}
         return sorted(grid - set(self.counts))
 
-    def wanted(self, tolerance: float) -> list[int]:
+    def heavy_middles(self, tolerance: float) -> list[int]:
         """Return the middles of the intervals that weigh more than the tolerance, the heaviest first."""
         weights = self.weights()
         heavy = [i for i in sorted(range(len(weights)), key=lambda i: -weights[i]) if weights[i] > tolerance]
@@ -48,7 +48,7 @@ class _Points:
         return self.counts[i + 1] - self.counts[i]
 
 
-def bisected(
+def bisected_curve(
     scorer: Scorer,
     views: Perturbed,
     targets: Tensor,
@@ -73,10 +73,10 @@ def bisected(
     counts_of = {key: points.start() for key, points in curves.items()}
     while any(counts_of.values()):
         rows = [(i, count, name == "insertion") for (name, i), counts in counts_of.items() for count in counts]
-        scores = iter(scorer.perturbed(views, Jobs.of(rows, targets.device), targets).cpu().tolist())
+        scores = iter(scorer.perturbed_probabilities(views, Jobs.from_rows(rows, targets.device), targets).cpu().tolist())
         for key, counts in counts_of.items():
             curves[key].add(counts, [next(scores) for _ in counts])
-        counts_of = {key: curves[key].wanted(tolerance) if counts else [] for key, counts in counts_of.items()}
+        counts_of = {key: curves[key].heavy_middles(tolerance) if counts else [] for key, counts in counts_of.items()}
     return {
         name: _tensors([points for (curve_name, _), points in curves.items() if curve_name == name], targets, units)
         for name in names

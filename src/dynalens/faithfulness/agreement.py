@@ -139,7 +139,7 @@ def cascading_randomisation(
         float32.
     """
     original, other = explain(model, images, targets), copy.deepcopy(model)
-    layers = [(name, module) for name, module in other.named_modules() if any(True for _ in _own(module))]
+    layers = [(name, module) for name, module in other.named_modules() if any(True for _ in _own_parameters(module))]
     correlations = {}
     for number, (name, layer) in enumerate(reversed(layers)):
         _randomise(layer, seed + number)
@@ -159,12 +159,12 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     return other
 
 
-def _own(module: nn.Module) -> list[nn.Parameter]:
+def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
     return list(module.parameters(recurse=False))
 
 
 def _randomise(module: nn.Module, seed: int) -> None:
-    parameters = _own(module)
+    parameters = _own_parameters(module)
     devices = sorted({p.device.index for p in parameters if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         torch.manual_seed(seed)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_choice, check_positive, checked_names
-from dynalens.faithfulness.adaptive import bisected
+from dynalens.faithfulness.adaptive import bisected_curve
 from dynalens.faithfulness.perturbation import (
     Baseline,
     check_baseline,
@@ -166,10 +166,12 @@ def faithfulness_curves(
         units = maps.shape[1:].numel() // settings.patch_size ** (maps.ndim - 1)
         ends = _ends(scorer, views, targets, logits)
         if settings.steps == "auto":
-            curves = bisected(scorer, views, targets, ends, units=units, names=names, tolerance=settings.tolerance)
+            curves = bisected_curve(
+                scorer, views, targets, ends, units=units, names=names, tolerance=settings.tolerance
+            )
             curve_of = {name: Curve(*parts) for name, parts in curves.items()}
         else:
-            curve_of = _fixed(scorer, views, targets, ends, units=units, names=names, steps=settings.steps)
+            curve_of = _fixed_curve(scorer, views, targets, ends, units=units, names=names, steps=settings.steps)
     check_finite(maps)  # only now: it waits for the device
     if not images.is_floating_point():
         _check_scored(curve_of.values())
@@ -217,7 +219,7 @@ def deletion_curve(
         tensor([[0.9933, 0.5000, 0.5000]])
     """
     settings = CurveSettings(baseline, steps, patch_size, seed, chunk_size=chunk_size)
-    return _one(model, images, targets, maps, settings, metric="deletion", least_first=least_first)
+    return _one_curve(model, images, targets, maps, settings, metric="deletion", least_first=least_first)
 
 
 def insertion_curve(
@@ -254,7 +256,7 @@ def insertion_curve(
         tensor([[0.5000, 0.9933, 0.9933]])
     """
     settings = CurveSettings(baseline, steps, patch_size, seed, chunk_size=chunk_size)
-    return _one(model, images, targets, maps, settings, metric="insertion", least_first=least_first)
+    return _one_curve(model, images, targets, maps, settings, metric="insertion", least_first=least_first)
 
 
 def random_ranking_control(
@@ -325,7 +327,7 @@ def check_finite(maps: Tensor) -> None:
         )
 
 
-def _one(
+def _one_curve(
     model: nn.Module | Forward,
     images: Tensor,
     targets: Tensor,
@@ -365,7 +367,7 @@ def _ends(scorer: Scorer, views: Perturbed, targets: Tensor, logits: Tensor | No
     return scorer.of_logits(logits).gather(1, targets.unsqueeze(1)).squeeze(1), p_replacement
 
 
-def _fixed(
+def _fixed_curve(
     scorer: Scorer,
     views: Perturbed,
     targets: Tensor,
@@ -380,7 +382,7 @@ def _fixed(
     scores = torch.empty(n, len(names), len(inner), device=device)
     if inner and n:
         rows = [(i, count, name == "insertion") for i in range(n) for name in names for count in inner]
-        scores = scorer.perturbed(views, Jobs.of(rows, device), targets).view(n, len(names), len(inner))
+        scores = scorer.perturbed_probabilities(views, Jobs.from_rows(rows, device), targets).view(n, len(names), len(inner))
     place = {0: 0, units: len(inner) + 1} | {count: i for i, count in enumerate(inner, start=1)}
     points = [place[count] for count in counts]
     fractions, evaluations = replaced_fractions(units, steps), torch.full((n,), len(inner))

@@ -88,10 +88,10 @@ def rescaled(curves: Mapping[str, Curve], *, least_gap: float = _LEAST_GAP) -> d
         curves: The result of :func:`faithfulness_curves`.
         least_gap: In [0, 1], see :func:`rescaled_curve`.
     """
-    rescaled_curves = {}
+    rescaled = {}
     for name, curve in curves.items():
         first, last = curve.values[:, 0], curve.values[:, -1]
         original, baseline = (first, last) if name == "deletion" else (last, first)
         values = rescaled_curve(curve.values, original, baseline, least_gap=least_gap)
-        rescaled_curves[name] = Curve(values, curve.fractions, curve.evaluations)
-    return rescaled_curves
+        rescaled[name] = Curve(values, curve.fractions, curve.evaluations)
+    return rescaled

@@ -93,7 +93,9 @@ def roar_datasets(
         ...     print(masked[0.5][0][0])
         tensor([[[0., 1., 4., 4.]]])
     """
-    return _masked(dataset, explain, Path(folder), fractions, baseline, keep=False, seed=seed, batch_size=batch_size)
+    return _masked_copy(
+        dataset, explain, Path(folder), fractions, baseline, keep=False, seed=seed, batch_size=batch_size
+    )
 
 
 def kar_datasets(
@@ -121,7 +123,9 @@ def kar_datasets(
         ...     print(masked[0.5][0][0])
         tensor([[[ 4.,  4.,  5., 10.]]])
     """
-    return _masked(dataset, explain, Path(folder), fractions, baseline, keep=True, seed=seed, batch_size=batch_size)
+    return _masked_copy(
+        dataset, explain, Path(folder), fractions, baseline, keep=True, seed=seed, batch_size=batch_size
+    )
 
 
 def retrain(
@@ -158,7 +162,7 @@ def retrain(
     return {fraction: [train(train_sets[fraction], test_sets[fraction], s) for s in seeds] for fraction in train_sets}
 
 
-def _masked(
+def _masked_copy(
     dataset: Any,
     explain: Explain,
     folder: Path,
@@ -189,8 +193,8 @@ def _write(dataset: Any, explain: Explain, folder: Path, *, seed: int, batch_siz
         raise ValueError("Expected `dataset` to have samples, got 0 of them. Check its filter or path.")
     folder.mkdir(parents=True, exist_ok=True)
     first = torch.as_tensor(dataset[0][0])
-    images = _new(folder / "images.npy", (len(dataset), *first.shape), first.numpy().dtype)
-    ranks = _new(folder / "ranks.npy", (len(dataset), *first.shape[1:]), np.dtype(np.int32))
+    images = _new_file(folder / "images.npy", (len(dataset), *first.shape), first.numpy().dtype)
+    ranks = _new_file(folder / "ranks.npy", (len(dataset), *first.shape[1:]), np.dtype(np.int32))
     labels, total = np.empty(len(dataset), dtype=np.int64), torch.zeros(len(first), dtype=torch.float64)
     for start, x, y in _batches(dataset, batch_size):
         maps = explain(x, y).detach().cpu()
@@ -207,7 +211,7 @@ def _write(dataset: Any, explain: Explain, folder: Path, *, seed: int, batch_siz
     np.save(folder / "mean.npy", mean.numpy())
 
 
-def _new(path: Path, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "np.memmap[Any, np.dtype[Any]]":
+def _new_file(path: Path, shape: tuple[int, ...], dtype: "np.dtype[Any]") -> "np.memmap[Any, np.dtype[Any]]":
     return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
 
 

@@ -80,7 +80,7 @@ class Scorer:
         """Return logits (N, K), float32, whatever the number of images."""
         return torch.cat([two_class_logits(self._logits(x)).float() for x in torch.split(images, self.chunk_size)])
 
-    def perturbed(self, views: "Perturbed", jobs: "Jobs", targets: Tensor) -> Tensor:
+    def perturbed_probabilities(self, views: "Perturbed", jobs: "Jobs", targets: Tensor) -> Tensor:
         """Return the probability (J,) of the target in each perturbed image."""
         classes = targets.index_select(0, jobs.sample).unsqueeze(1)
         scores = []
@@ -109,7 +109,7 @@ class Jobs:
     insert: Tensor
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[int, int, bool]], device: torch.device) -> "Jobs":
+    def from_rows(cls, rows: Sequence[tuple[int, int, bool]], device: torch.device) -> "Jobs":
         """Return jobs of (sample, count, insert), in one copy that nobody waits for."""
         return cls(*torch.tensor(rows, dtype=torch.int64).to(device, non_blocking=True).unbind(dim=1))
 

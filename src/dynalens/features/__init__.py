@@ -2,7 +2,7 @@
 
 from dynalens.features.maps import channel_activations, existing_channels, feature_maps, layer_output
 from dynalens.features.maximisation import maximise_activation
-from dynalens.features.pooling import pooled
+from dynalens.features.pooling import position_mean
 from dynalens.features.rows import FeatureRows
 from dynalens.features.top_inputs import TopInputs, small_copies
 from dynalens.features.weights import first_layer_weights
@@ -16,6 +16,6 @@ __all__ = [
     "first_layer_weights",
     "layer_output",
     "maximise_activation",
-    "pooled",
+    "position_mean",
     "small_copies",
 ]

@@ -99,7 +99,7 @@ def maximise_activation(
         moments = torch.zeros_like(spectrum), torch.zeros_like(spectrum)
         for step in range(1, steps + 1):
             images = _image(spectrum, scale, size, low, high)
-            inputs = (transformed(images, generator) if robust else images).to(floating_dtype(model, images))
+            inputs = (random_views(images, generator) if robust else images).to(floating_dtype(model, images))
             objective = terms.objective(model, run, images, inputs, units)
             gradient = torch.autograd.grad(objective, spectrum)[0]
             with torch.no_grad():
@@ -107,7 +107,7 @@ def maximise_activation(
         return _image(spectrum, scale, size, low, high).detach()
 
 
-def transformed(images: Tensor, generator: torch.Generator) -> Tensor:
+def random_views(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return the images (N, C, H, W), each rotated, scaled and shifted at random; what comes in repeats the border."""
     n, _, height, width = images.shape
     angle, vertical, horizontal, scale = ((2 * torch.rand(n, generator=generator) - 1) for _ in range(4))

@@ -9,7 +9,7 @@ _CHANNELS_FIRST = (
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding, nn.MultiheadAttention)
 
 
-def pooled(layer: nn.Module, output: Tensor) -> Tensor:
+def position_mean(layer: nn.Module, output: Tensor) -> Tensor:
     """Return the mean of a layer's output over all positions, a vector for each sample.
 
     Space, (N, C, H, W) and (N, C, D, H, W), is averaged for each channel. Of (N, A, B) the last part of the layer that
@@ -28,7 +28,7 @@ def pooled(layer: nn.Module, output: Tensor) -> Tensor:
 
     Example:
         >>> import torch
-        >>> pooled(nn.Identity(), torch.tensor([[[[1.0, 3.0]], [[0.0, 8.0]]]]))
+        >>> position_mean(nn.Identity(), torch.tensor([[[[1.0, 3.0]], [[0.0, 8.0]]]]))
         tensor([[2., 4.]])
     """
     x = output.detach()

@@ -31,7 +31,7 @@ class FeatureRows:
         self._budget = budget
         # One row more than there are samples takes what a later row of the same batch replaces.
         self._values = torch.empty(1, 0, dtype=_DTYPE)
-        self._known = torch.zeros(1, dtype=torch.bool)
+        self._has_row = torch.zeros(1, dtype=torch.bool)
         self._stamp = torch.zeros(1, dtype=torch.int64)  # of the step in this epoch, from 1
         self._step = 0
 
@@ -43,7 +43,7 @@ class FeatureRows:
     @property
     def known(self) -> Tensor:
         """Shape ``(N,)``, bool."""
-        return self._known[:-1]
+        return self._has_row[:-1]
 
     def update(self, rows: Tensor, features: Tensor, num_samples: int) -> None:
         """Keep the features of a batch; of a sample that is in it twice, the later ones.
@@ -58,10 +58,10 @@ class FeatureRows:
         """
         self._make_room(num_samples, features)
         later = (rows.unsqueeze(1) == rows).triu(1).any(dim=1)
-        places = torch.where(later, len(self._known) - 1, rows).to(features.device, non_blocking=True)
+        places = torch.where(later, len(self._has_row) - 1, rows).to(features.device, non_blocking=True)
         self._step += 1
         self._values.index_copy_(0, places, features.to(_DTYPE))
-        self._known.index_fill_(0, places, True)
+        self._has_row.index_fill_(0, places, True)
         self._stamp.index_fill_(0, places, self._step)
 
     def merge(self, gather: Callable[[Tensor], list[Tensor]]) -> None:
@@ -70,7 +70,7 @@ class FeatureRows:
         Args:
             gather: Returns the tensors of all processes, whose first dimensions may differ.
         """
-        shapes = torch.cat(gather(torch.tensor([[len(self._known) - 1, self._values.shape[1]]])))
+        shapes = torch.cat(gather(torch.tensor([[len(self._has_row) - 1, self._values.shape[1]]])))
         length, width = shapes.amax(dim=0).tolist()
         if not width:
             return
@@ -84,7 +84,7 @@ class FeatureRows:
         newest = newest_first[first]
         places = torch.from_numpy(row[newest]).to(self._values.device)
         self._values.index_copy_(0, places, values[torch.from_numpy(newest)].to(self._values.device))
-        self._known.index_fill_(0, places, True)
+        self._has_row.index_fill_(0, places, True)
         self.end_epoch()
 
     def end_epoch(self) -> None:
@@ -100,18 +100,20 @@ class FeatureRows:
         """Go on with the features of a checkpoint; they move to the device with the next batch."""
         n, width = state["values"].shape
         self._values = torch.zeros(n + 1, width, dtype=_DTYPE)
-        self._known, self._stamp = torch.zeros(n + 1, dtype=torch.bool), torch.zeros(n + 1, dtype=torch.int64)
-        self._values[:-1], self._known[:-1], self._step = state["values"], state["known"], 0
+        self._has_row, self._stamp = torch.zeros(n + 1, dtype=torch.bool), torch.zeros(n + 1, dtype=torch.int64)
+        self._values[:-1], self._has_row[:-1], self._step = state["values"], state["known"], 0
 
     def _make_room(self, num_samples: int, features: Tensor) -> None:
-        length, width, device = len(self._known) - 1, features.shape[1], features.device
+        length, width, device = len(self._has_row) - 1, features.shape[1], features.device
         if length and width != self._values.shape[1]:
             raise ValueError(
                 f"Expected `features` to name a layer that always gives {self._values.shape[1]} values, got "
                 f"{width}. Name a layer after the pooling, or call `reset()` if the layer was changed."
             )
         if self._values.device != device:
-            self._values, self._known, self._stamp = (t.to(device) for t in (self._values, self._known, self._stamp))
+            self._values, self._has_row, self._stamp = (
+                t.to(device) for t in (self._values, self._has_row, self._stamp)
+            )
         if num_samples <= length:
             return
         size = num_samples * width * _DTYPE.itemsize
@@ -123,12 +125,12 @@ class FeatureRows:
         most = self._budget // (width * _DTYPE.itemsize)
         # Ids come one after another: room for as many again, where there is some left.
         room = num_samples if not length else min(max(num_samples, 2 * length), most)
-        self._values, self._known, self._stamp = (
-            _longer(t, room - length, keep=length) for t in (self._values_of(width, device), self._known, self._stamp)
+        self._values, self._has_row, self._stamp = (
+            _longer(t, room - length, keep=length) for t in (self._values_of(width, device), self._has_row, self._stamp)
         )
 
     def _values_of(self, width: int, device: torch.device) -> Tensor:
-        return self._values if len(self._known) > 1 else torch.zeros(1, width, dtype=_DTYPE, device=device)
+        return self._values if len(self._has_row) > 1 else torch.zeros(1, width, dtype=_DTYPE, device=device)
 
 
 def _longer(tensor: Tensor, extra: int, *, keep: int) -> Tensor:

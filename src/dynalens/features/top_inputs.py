@@ -29,19 +29,19 @@ class TopInputs:
 
     def __init__(self, channels: Sequence[int], k: int) -> None:
         self.channels, self._k = list(channels), k
-        self._kept: tuple[Tensor, Tensor] | None = None
+        self._best: tuple[Tensor, Tensor] | None = None
 
     @property
     def activations(self) -> Tensor:
         """Shape ``(C, k)``, the largest first; -inf where fewer inputs have passed."""
-        assert self._kept is not None
-        return self._kept[0]
+        assert self._best is not None
+        return self._best[0]
 
     @property
     def images(self) -> Tensor:
         """Shape ``(C, k, channels, H, W)``, or ``(C, k, channels, L)`` of signals."""
-        assert self._kept is not None
-        return self._kept[1]
+        assert self._best is not None
+        return self._best[1]
 
     def offer(self, small: Tensor, activations: Tensor) -> None:
         """Keep what is stronger than before.
@@ -51,10 +51,10 @@ class TopInputs:
                 one is left out.
             activations: Shape ``(N, F)``; NaN counts as -inf.
         """
-        if self._kept is None:
+        if self._best is None:
             empty = activations.new_full((len(self.channels), self._k), -torch.inf)
-            self._kept = empty, small.new_zeros(*empty.shape, *small.shape[1:])
-        activations_so_far, pictures = self._kept
+            self._best = empty, small.new_zeros(*empty.shape, *small.shape[1:])
+        activations_so_far, pictures = self._best
         if pictures.shape[2:] != small.shape[1:]:
             return
         new = torch.stack([activations.detach()[:, channel] for channel in self.channels])  # no index from the host
@@ -64,7 +64,7 @@ class TopInputs:
         earlier_places = place.clamp(max=self._k - 1).view(column).expand(-1, -1, *small.shape[1:])
         new_pictures = small[(place - self._k).clamp(min=0)]
         pictures = torch.where((place < self._k).view(column), pictures.gather(1, earlier_places), new_pictures)
-        self._kept = strongest, pictures
+        self._best = strongest, pictures
 
 
 def small_copies(images: Tensor, side: int = 96) -> Tensor:

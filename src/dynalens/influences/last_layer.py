@@ -50,7 +50,7 @@ class LastLayer(nn.Module):
                 ". Name the linear layer that gives the logits."
             )
         logits = calls[0][1]
-        if not (_same(output, logits) if self._own_loss else gives(output, logits)):
+        if not (_are_close(output, logits) if self._own_loss else gives(output, logits)):
             raise ValueError(
                 "Expected `layer` to give the logits that the model returns, got others: something between them "
                 "changes the probabilities. Pass `forward=` with a callable that returns the layer's own output."
@@ -62,14 +62,14 @@ def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
     """Return what the model gives for inputs as a loader yields them, moved to where and what it computes in."""
     device = _device(model)
 
-    def moved(value: Any) -> Any:
+    def to_device(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         return value.to(device, floating_dtype(model, value) if value.is_floating_point() else value.dtype)
 
     if isinstance(inputs, Mapping):
-        return run(**{key: moved(value) for key, value in inputs.items()})
-    return run(moved(inputs))
+        return run(**{key: to_device(value) for key, value in inputs.items()})
+    return run(to_device(inputs))
 
 
 def _device(model: nn.Module) -> torch.device:
@@ -110,9 +110,9 @@ def gives(output: Tensor, logits: Tensor) -> bool:
     output = output.detach().reshape(logits.shape).float()
     logits = logits.detach().float()
     if logits.shape[1] == 1:
-        return _same(output, logits) or _same(output, logits.sigmoid())
+        return _are_close(output, logits) or _are_close(output, logits.sigmoid())
     centred_logits = output - output.mean(dim=1, keepdim=True), logits - logits.mean(dim=1, keepdim=True)
-    return _same(*centred_logits) or _same(output, logits.softmax(dim=1))
+    return _are_close(*centred_logits) or _are_close(output, logits.softmax(dim=1))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def checked_loss(loss: Loss) -> Loss:
     """Return the loss on the labels' device; raise a ValueError where it is not a sum over samples."""
 
-    def summed(logits: Tensor, labels: Tensor) -> Tensor:
+    def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
         labels = labels.to(logits.device)
         value = loss(logits, labels)
         with torch.no_grad():
@@ -146,10 +146,10 @@ def checked_loss(loss: Loss) -> Loss:
             )
         return value
 
-    return summed
+    return summed_loss
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _are_close(one: Tensor, other: Tensor) -> bool:
     if one.numel() != other.numel():
         return False
     return torch.allclose(one.detach().float().flatten(), other.detach().float().flatten(), _RELATIVE, _ABSOLUTE)

@@ -44,7 +44,7 @@ class Influence:
         Returns:
             Rows of ``samples`` with the column ``influence``. All are negative, and the most negative come first.
         """
-        return self._ranked(test, n, sign=-1)
+        return self._ranking(test, n, sign=-1)
 
     def proponents(self, test: int, n: int = 10) -> pd.DataFrame:
         """Return the training samples that lowered the loss of a test sample most.
@@ -52,7 +52,7 @@ class Influence:
         The arguments and the table are those of :meth:`opponents`. Here all influences are positive, and the largest
         come first.
         """
-        return self._ranked(test, n, sign=1)
+        return self._ranking(test, n, sign=1)
 
     def wrong(self) -> list[int]:
         """Return the numbers of the test samples whose predicted class is not their label."""
@@ -69,7 +69,7 @@ class Influence:
         rows: list[int] = order[towards[order] > 0].tolist()
         return rows
 
-    def _ranked(self, test: int, n: int, *, sign: int) -> pd.DataFrame:
+    def _ranking(self, test: int, n: int, *, sign: int) -> pd.DataFrame:
         rows = self.rows(test, n, sign=sign)
         table = self.samples.iloc[rows].copy()
         table.insert(0, "influence", self.values[test, rows])

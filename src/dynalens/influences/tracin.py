@@ -142,7 +142,7 @@ def influence(
         influences: Tensor = tracin.influence((x, y))
         return influences
 
-    values = _summed(of_tests, checkpoints, model, dataset, settings, x)
+    values = _sum_over_checkpoints(of_tests, checkpoints, model, dataset, settings, x)
     return Influence(values, np.asarray(y.cpu()), predicted, _samples(record, dataset, settings))
 
 
@@ -201,11 +201,11 @@ def self_influence(
         influences: Tensor = tracin.self_influence(outer_loop_by_checkpoints=True)
         return influences
 
-    values = _summed(of_itself, checkpoints, model, dataset, settings, None)
+    values = _sum_over_checkpoints(of_itself, checkpoints, model, dataset, settings, None)
     return pd.Series(values, index=_samples(record, dataset, settings).index, name="score_self_influence")
 
 
-def _summed(
+def _sum_over_checkpoints(
     influences: Callable[[Any, Checkpoint], Tensor],
     checkpoints: Checkpoints,
     model: nn.Module,
@@ -246,7 +246,7 @@ def _trainings(
     loader = _loader(dataset, settings)
     loss = checked_loss(settings.loss) if settings.loss else cross_entropy
 
-    def each() -> Iterator[tuple[Any, Checkpoint]]:
+    def parts_of_checkpoints() -> Iterator[tuple[Any, Checkpoint]]:
         last_layer: LastLayer | None = None
         weights: list[nn.Parameter] | None = None
         for checkpoint in read_checkpoints(files, settings.learning_rate):
@@ -269,7 +269,7 @@ def _trainings(
 
     with undisturbed(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"captum\.")
-        yield each()
+        yield parts_of_checkpoints()
 
 
 def _captum_classes() -> tuple[Any, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_choice, check_positive, installed
-from dynalens.attribution.passes import as_logits, check_images, connected, model_input
+from dynalens.attribution.passes import as_logits, check_images, connected_logits, model_input
 from dynalens.observation import undisturbed, unwrapped
 from dynalens.robustness.corruptions import Bounds, bounds_of, lead
 
@@ -140,7 +140,7 @@ def _attack(name: str, run: Forward, limits: Bounds, iterations: int, seed: int)
         return lambda x, step, _: _bounded(x + step * _random_signs(x, seed), limits)
     fgsm_class, pgd_class, _ = _captum()
     attack: Any = (fgsm_class if name == "fgsm" else pgd_class)(
-        lambda x: connected(run, x, torch.zeros(len(x), dtype=torch.int64, device=x.device)),
+        lambda x: connected_logits(run, x, torch.zeros(len(x), dtype=torch.int64, device=x.device)),
         lambda logits, predicted: -lead(logits.float(), predicted),
     )
     attack.bound = lambda x: _bounded(x, limits)  # Captum's own are the same for all channels
