@@ -252,4 +252,4 @@ def test_the_surest_twentieth_is_counted_by_hand() -> None:
     p_leader = np.array([*np.linspace(0.3, 0.8, 38), 0.95, 0.99])
     differ = np.zeros(40, bool)
     differ[[0, 1, 39]] = True
-    assert Disagreement.measured(3, differ, p_leader) == Disagreement(3, doubted=3 / 40, surest=0.5)
+    assert Disagreement.from_samples(3, differ, p_leader) == Disagreement(3, doubted=3 / 40, surest=0.5)

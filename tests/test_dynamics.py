@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dynalens.dynamics import IGNORED, NOT_A_CLASS, SampleStatistics, TrainingDynamics, presentation_rows
 from dynalens.dynamics.passes import PARTS, _by_class, _by_sample
-from dynalens.dynamics.rows import PendingRows, _finished, in_turn
+from dynalens.dynamics.rows import PendingRows, _presentation_rows, in_turn
 
 K = 3
 # Few values, so that ties (wrong by definition) and large probabilities both occur often.
@@ -481,7 +481,7 @@ def test_all_ways_through_the_classes_find_the_same(classes: int) -> None:
         _by_class(logits.clone(), labels, turns, 1),
         _by_class(logits.T.contiguous(), labels, turns, 0),
     ]
-    rows = [_finished(torch.stack([*(each.float() for each in way), labels.float()])) for way in ways]
+    rows = [_presentation_rows(torch.stack([*(each.float() for each in way), labels.float()])) for way in ways]
     counted = rows[0].isfinite().all(0)
     assert counted.tolist() == [number not in (0, 1, 2, 3) for number in range(40)]
     assert rows[0][0, 0] == torch.inf  # all but the label of sample 0 are masked

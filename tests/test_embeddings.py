@@ -18,7 +18,7 @@ from dynalens.cli import main
 from dynalens.dynamics import TrainingDynamics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence, nearest
 from dynalens.embeddings.evidence import neighbour_probabilities
-from dynalens.embeddings.probe import fit_probe, out_of_fold, rotated
+from dynalens.embeddings.probe import fit_probe, out_of_fold, principal_components
 from dynalens.embeddings.storage import read_embeddings
 from dynalens.record import Record, RecordMeta
 from dynalens.report import write_report
@@ -99,7 +99,7 @@ def test_classes_of_neighbours_by_hand() -> None:
 @pytest.mark.parametrize("strength", [1.0, 0.01])
 def test_the_probe_is_the_minimum_that_a_peer_finds(strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters(200, spread=3.0)
-    x, variance = rotated(features)
+    x, variance = principal_components(features)
     y = torch.from_numpy(labels)
     quick = fit_probe(x, variance, y, 3, strength).log_probabilities(x).exp().numpy()
     monkeypatch.setattr("dynalens.embeddings.probe._TOLERANCE", 1e-6)
@@ -115,8 +115,10 @@ def test_more_dimensions_than_samples_give_the_same_probe() -> None:
     wide = torch.cat([features, features, features, features, features], dim=1)  # 40 columns, 30 samples
     y = torch.from_numpy(labels)
     # Five equal columns share a weight w as w / 5 each, at a fifth of the penalty.
-    narrow_p = fit_probe(*rotated(features), y, 3, 0.1).log_probabilities(rotated(features)[0])
-    wide_p = fit_probe(*rotated(wide), y, 3, 0.5).log_probabilities(rotated(wide)[0])
+    narrow_p = fit_probe(*principal_components(features), y, 3, 0.1).log_probabilities(
+        principal_components(features)[0]
+    )
+    wide_p = fit_probe(*principal_components(wide), y, 3, 0.5).log_probabilities(principal_components(wide)[0])
     torch.testing.assert_close(wide_p, narrow_p, atol=5e-3, rtol=0)
 
 

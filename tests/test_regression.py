@@ -31,7 +31,7 @@ from dynalens.dynamics import Array
 from dynalens.dynamics.tolerance import default_tolerance
 from dynalens.record import read_arrays
 from dynalens.report import to_fiftyone, to_label_studio, write_report
-from dynalens.suspicion import compared
+from dynalens.suspicion import compare_runs
 from dynalens.units import multi_label, regression
 from training import Classifier, N, assert_merged_alike, fit, images, labels, loader
 
@@ -613,7 +613,7 @@ def test_exports_and_comparisons_of_a_regression_speak_of_numbers(
     assert tasks["predictions"][0][0]["result"][0]["value"]["number"] == pytest.approx(0.571, abs=0.3)
     with pytest.raises(ValueError, match=r"classes for FiftyOne, got the numbers of a regression. Use `to_json`"):
         to_fiftyone(exchanged.suspects(1), tmp_path / "labels.json")
-    together = compared([exchanged.table(), exchanged.table()])
+    together = compare_runs([exchanged.table(), exchanged.table()])
     assert together.index.tolist()[:2] == [3, 8]
     assert together["prediction"].iloc[0] == pytest.approx(exchanged.suspects(1)["prediction"].iloc[0])
 

@@ -60,7 +60,7 @@ def test_a_run_keeps_what_its_suspects_look_like_by_its_own_features(
     labels, features = record.statistics.label, features_of(dynamics)
     cosine = torch.nn.functional.cosine_similarity(features[:, None], features[None], dim=2)
     for row in similar.rows.tolist():
-        given, suggested = similar.of(row)
+        given, suggested = similar.similar_to(row)
         for near, label in ((given, labels[row]), (suggested, record.statistics.candidate[row])):
             others = [i for i in range(N) if labels[i] == label and i != row]
             assert near == sorted(others, key=lambda i: -cosine[row, i])[:2]

@@ -100,7 +100,7 @@ def test_all_public_names_are_listed_and_no_other_name_is_there() -> None:
 
 
 def test_modules_of_the_package_are_there_after_it_is_imported() -> None:
-    assert "pandas" in imported_by("import dynalens; dynalens.suspicion.compared")
+    assert "pandas" in imported_by("import dynalens; dynalens.suspicion.compare_runs")
 
 
 def test_deferred_names_can_be_pickled(folder: Path) -> None:

@@ -16,7 +16,7 @@ from dynalens.suspicion import (
     Assessment,
     assess,
     clean_indices,
-    compared,
+    compare_runs,
     flagged,
     samples_table,
     suspects,
@@ -25,7 +25,7 @@ from dynalens.suspicion import (
 )
 from dynalens.suspicion import confusions as rules
 from dynalens.suspicion.class_pairs import ClassPairs
-from dynalens.suspicion.confusions import confident_joint, deconvolved, one_way, wrong_log_odds
+from dynalens.suspicion.confusions import confident_joint, deconvolution, one_way, wrong_log_odds
 from dynalens.suspicion.noise_rate import estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.refuted_labels import candidates, refuted_rate
@@ -133,7 +133,7 @@ def test_a_confusion_of_which_no_sample_is_confident_is_counted_all_the_same() -
 def test_deconvolution_inverts_a_noise_matrix() -> None:
     rates = np.array([[0.7, 0.3, 0.0], [0.0, 0.7, 0.3], [0.3, 0.0, 0.7]])
     true = np.array([[0.98, 0.01, 0.01], [0.1, 0.8, 0.1]])
-    p_true = deconvolved((true @ rates).T, np.stack([rates, rates], axis=2), np.ones((3, 2)), steps=10)
+    p_true = deconvolution((true @ rates).T, np.stack([rates, rates], axis=2), np.ones((3, 2)), steps=10)
     np.testing.assert_allclose(p_true.T, true, atol=0.06)
 
 
@@ -149,7 +149,7 @@ def log_odds_with_all_classes(views: Predictions) -> Array:
         joint = joint + 1e-9 * np.eye(classes)
         rates = 0.999 * joint / joint.sum(axis=1, keepdims=True) + 0.001 / classes
         repeated = np.repeat(rates[:, :, None], n, axis=2)
-        p_true = deconvolved(p_given.T, repeated, p_true.T, steps=rules.STEPS).T
+        p_true = deconvolution(p_given.T, repeated, p_true.T, steps=rules.STEPS).T
         posterior = p_true * rates[:, views.label].T
         right = posterior[row, views.label]
         odds = np.clip(np.log(posterior.sum(axis=1) - right) - np.log(right), -7, 7)
@@ -255,7 +255,7 @@ def test_candidates_are_sorted_by_what_speaks_against_them() -> None:
 
 def test_of_two_classes_each_is_asked_about_by_itself() -> None:
     zero, one = candidates(0, np.array([0, 1, 1]), np.array([0.4, 0.8, 0.3]), np.array([0.6, 0.2, 0.7]), 2)
-    assert (zero.of, one.of) == (0, 1)
+    assert (zero.asked_class, one.asked_class) == (0, 1)
     np.testing.assert_allclose(zero.against, [np.log(0.6 / 0.4), np.log(0.8 / 0.2)])
     np.testing.assert_allclose(zero.given, [1, 0])
     np.testing.assert_allclose(one.against, [np.log(0.7 / 0.3)])
@@ -629,7 +629,7 @@ def test_names_stand_beside_the_labels() -> None:
 def test_runs_are_compared_by_their_mean_rank() -> None:
     given, true = flips(400, 4, 0.2, pair=False)
     tables = [table(*simulated(given, true, seed=seed)) for seed in range(3)]
-    together = compared(tables)
+    together = compare_runs(tables)
     ranks = pd.concat([one["rank"] for one in tables], axis=1).astype(float).mean(axis=1)
     assert together["mean_rank"].tolist() == sorted(ranks)
     pd.testing.assert_series_equal(together["mean_rank"].astype(float).sort_index(), ranks, check_names=False)
@@ -643,7 +643,7 @@ def test_runs_suggest_together_the_most_frequent_class_and_the_smallest_of_sever
     tables = [table(*simulated(labels, labels)) for _ in range(3)]
     for rows, suggested in zip(tables, ([1, 3, None, None], [2, 0, 1, None], [2, 2, None, None]), strict=True):
         rows["suggested"] = pd.array(suggested, "Int64")
-    together = compared(tables).sort_index()
+    together = compare_runs(tables).sort_index()
     assert together["suggested"].fillna(-1).tolist() == [2, 0, 1, -1]
     assert together["suggested_in"].tolist() == [2, 1, 1, 0]
 
@@ -652,11 +652,11 @@ def test_runs_on_other_data_are_refused() -> None:
     given, true = flips(60, 4, 0.2, pair=False)
     one, other = table(*simulated(given, true)), table(*simulated(true, true))
     with pytest.raises(ValueError, match="two or more runs to compare, got 1"):
-        compared([one])
+        compare_runs([one])
     with pytest.raises(ValueError, match="on the same labels, got 12 samples with another label in run 2"):
-        compared([one, other])
+        compare_runs([one, other])
     with pytest.raises(ValueError, match="on the same samples, got 60 in the first and 59 in run 3"):
-        compared([one, one, one.iloc[:59]])
+        compare_runs([one, one, one.iloc[:59]])
 
 
 def test_an_assessment_names_all_that_a_table_needs() -> None:

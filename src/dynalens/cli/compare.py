@@ -9,7 +9,7 @@ import pandas as pd
 from dynalens.cli.output import say
 from dynalens.cli.tables import SHOWN, show
 from dynalens.record import Record, load_record
-from dynalens.suspicion import compared
+from dynalens.suspicion import compare_runs
 from dynalens.text import escaped_all
 
 
@@ -33,7 +33,7 @@ def _agreement_of_maps(records: Sequence[Record]) -> list[str]:
 def run(args: argparse.Namespace) -> None:
     """Show the suspects on which several runs agree, by their mean rank."""
     records = [load_record(run) for run in args.runs]
-    together = compared([record.table() for record in records])
+    together = compare_runs([record.table() for record in records])
     common = int((together["flagged_in"] == len(records)).sum())
     say(f"{common} of the {len(together)} samples that all {len(records)} runs have seen are flagged in all of them")
     names = escaped_all(records[0].meta.class_names)

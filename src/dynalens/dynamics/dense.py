@@ -75,7 +75,7 @@ class DenseRules:
         bits[:, : states.shape[1]] = np.where(states > 0, states == _IS_RIGHT, was_right)
         state[_BITS][places] = np.packbits(bits, axis=1)
 
-    def changed(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int:
+    def count_changes(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int:
         """Return 0: crops move a mask's pixels, and a masked language model draws its targets anew."""
         return 0
 

@@ -67,8 +67,8 @@ class GradientNoise:
             self._add(residual, features.detach().float(), (targets >= 0).sum(), bias=bias)
 
     def _add(self, residual: Tensor, features: Tensor, samples: Tensor, *, bias: bool) -> None:
-        lengths = _squared(residual, dim=1) * (_squared(features, dim=1) + bias)
-        squared_norm = (_squared(residual.T @ features) + bias * _squared(residual.sum(dim=0))) / samples**2
+        lengths = _squared_norm(residual, dim=1) * (_squared_norm(features, dim=1) + bias)
+        squared_norm = (_squared_norm(residual.T @ features) + bias * _squared_norm(residual.sum(dim=0))) / samples**2
         variance = (lengths.sum() - samples * squared_norm) / (samples - 1)
         step = torch.stack(
             [squared_norm.sqrt(), variance, squared_norm - variance / samples, torch.ones_like(squared_norm)]
@@ -98,7 +98,7 @@ class GradientNoise:
         return means | ({"noise_scale": scale} if scale < math.inf else {})
 
 
-def _squared(values: Tensor, dim: int | None = None) -> Tensor:
+def _squared_norm(values: Tensor, dim: int | None = None) -> Tensor:
     length: Tensor = torch.linalg.vector_norm(values, dim=dim)
     return length.square()
 

@@ -33,7 +33,7 @@ def empty(num_samples: int, count: int) -> State:
 def present(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples."""
     kind = UnitKind(LABELS, state[_MARGINS].shape[1])
-    logits, bits = numbers[kind.logits].T, unpacked(numbers[kind.given].T, kind.labels)
+    logits, bits = numbers[kind.logits].T, bits_of_codes(numbers[kind.given].T, kind.labels)
     is_counted = ~np.isnan(logits)
     margins = np.where(bits == 1, logits, -logits)
     earlier, is_known = state[_MARGINS][places], state[_BITS][places] >= 0
@@ -45,10 +45,10 @@ def present(state: State, places: "slice | Array", numbers: Array, step: float) 
     state[_RIGHT][places] = np.where(is_counted, right, state[_RIGHT][places])
 
 
-def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
+def count_changes(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
     """Return the number of samples of which a given label differs between presentations."""
     kind = UnitKind(LABELS, state[_MARGINS].shape[1])
-    bits = unpacked(numbers[kind.given].T, kind.labels)
+    bits = bits_of_codes(numbers[kind.given].T, kind.labels)
     bits[np.isnan(numbers[kind.logits].T)] = -1
     known_bits = state[_BITS].copy()
     known_bits[index] = np.where(known_bits[index] >= 0, known_bits[index], bits)
@@ -57,11 +57,11 @@ def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
     return len(np.unique(index[differs.any(axis=1)]))
 
 
-def unpacked(codes: Array, count: int) -> Array:
+def bits_of_codes(codes: Array, count: int) -> Array:
     """Return the bits of :func:`~dynalens.units.multi_label.packed`, ``(M, count)`` int8.
 
     Example:
-        >>> unpacked(np.array([[5.0]]), 3)
+        >>> bits_of_codes(np.array([[5.0]]), 3)
         array([[1, 0, 1]], dtype=int8)
     """
     bits = codes.astype(np.int32)[:, :, np.newaxis] >> np.arange(BITS) & 1

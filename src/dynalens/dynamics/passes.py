@@ -50,7 +50,7 @@ class HostBlock:
         self._logits[begin : begin + count] = logits
         self._targets[begin : begin + count] = targets
 
-    def emptied(self) -> tuple[Tensor, Tensor]:
+    def take_all(self) -> tuple[Tensor, Tensor]:
         """Return logits ``(n, K)`` and targets ``(n,)``, where the next rows go."""
         n = self._rows
         self.drop()

@@ -64,16 +64,16 @@ def presentation_rows(logits: Tensor, targets: Tensor, turns: Tensor | None = No
     """
     turns = in_turn(len(targets), logits.shape[1], targets.device) if turns is None else turns
     parts = torch.empty(PARTS, len(targets), device=logits.device)
-    class_passes(_copied(logits), targets.detach(), turns, parts)
-    return _finished(parts)
+    class_passes(_float_copy(logits), targets.detach(), turns, parts)
+    return _presentation_rows(parts)
 
 
-def _copied(logits: Tensor) -> Tensor:
+def _float_copy(logits: Tensor) -> Tensor:
     """Return a copy that may be used up; in other strides the sums would have other last digits."""
     return logits.detach().to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
-def _finished(parts: Tensor) -> Tensor:
+def _presentation_rows(parts: Tensor) -> Tensor:
     """Return the rows; some operations on one number for each presentation, which cost the same for many of them."""
     label_at, turn_at, rival_at, q_rival, q_norm, rival, target = parts.unbind()
     label, top = target.clamp(min=0), torch.maximum(label_at, rival_at)
@@ -93,14 +93,14 @@ def _finished(parts: Tensor) -> Tensor:
     )
 
 
-def in_turn(many: int, classes: int, device: torch.device) -> Tensor:
+def in_turn(number: int, classes: int, device: torch.device) -> Tensor:
     """Return all K classes in turn, so many, each round one class further on: labels in turn shall not meet them.
 
     Example:
         >>> in_turn(7, 3, torch.device("cpu"))
         tensor([0, 1, 2, 1, 2, 0, 2])
     """
-    place = torch.arange(many, device=device) % _period(classes)
+    place = torch.arange(number, device=device) % _period(classes)
     return (place + place // classes) % classes
 
 
@@ -181,18 +181,18 @@ class PendingRows:
         self._rows: list[Tensor] = []
         # What is kept lies in one place: small tensors between large ones keep freed memory from being used again.
         self._parts = torch.empty(PARTS, 0)
-        self._unfinished = 0  # presentations in it
+        self._rows_in_part = 0  # presentations in it
         self._block = HostBlock() if block is None else block
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._transfers: list[tuple[Tensor, Tensor]] = []
         self._waiting_numbers = 0
         self._kind: tuple[int, torch.dtype, torch.dtype, torch.device] | None = None
-        self._continued: tuple[Array, Array, Array] | None = None
-        self._computed = 0  # presentations whose rows are made
+        self._earlier_rows: tuple[Array, Array, Array] | None = None
+        self._rows_made = 0  # presentations whose rows are made
         self._turns = 0, torch.empty(0, dtype=torch.int64)  # of how many classes, and these in turn
         self.heads: set[int] = set()  # numbers of classes of the logits
 
     def __len__(self) -> int:
-        continued_count = len(self._continued[0]) if self._continued else 0
+        continued_count = len(self._earlier_rows[0]) if self._earlier_rows else 0
         return continued_count + len(self._index)
 
     def add(self, index: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
@@ -208,7 +208,7 @@ class PendingRows:
             self._wait(logits, targets)
 
     def _copy(self, logits: Array, targets: Array) -> None:
-        if self._waiting or self._block.classes != logits.shape[1]:
+        if self._transfers or self._block.classes != logits.shape[1]:
             self._compute()
             self._block.begin(logits.shape[1])
         while self._block.free <= len(targets):
@@ -225,9 +225,9 @@ class PendingRows:
             self._compute()
             self._kind = kind
         if at_once:
-            self._keep(_copied(logits), targets)
+            self._keep(_float_copy(logits), targets)
             return
-        self._waiting.append((logits.clone(), targets.clone()))
+        self._transfers.append((logits.clone(), targets.clone()))
         self._waiting_numbers += logits.numel()
         if self._waiting_numbers >= _TOGETHER:
             self._compute()
@@ -247,11 +247,11 @@ class PendingRows:
             if further:
                 # One by one: all of them together would need the room on the device twice.
                 rows = np.concatenate([rows, np.concatenate([each.cpu().numpy() for each in further]).T])
-        if self._continued is None:
+        if self._earlier_rows is None:
             return index, rows, step
-        earlier_index, rows_before, step_before = self._continued
+        earlier_index, rows_before, step_before = self._earlier_rows
         if not len(index):
-            return self._continued
+            return self._earlier_rows
         return (
             np.concatenate([earlier_index, index]),
             np.concatenate([rows_before, rows], axis=1),
@@ -261,34 +261,34 @@ class PendingRows:
     def continue_from(self, index: Array, rows: Array, step: Array, heads: Iterable[int]) -> None:
         """Put back what ``on_host`` returned and ``heads``, before anything is added."""
         # Every process counts its own steps from 0, and only one continues a checkpoint: its earlier ones come before.
-        self._continued = (index, rows, step - step[-1] - 1) if len(index) else None
-        self._computed = len(index)
+        self._earlier_rows = (index, rows, step - step[-1] - 1) if len(index) else None
+        self._rows_made = len(index)
         self.heads = set(heads)
 
     def _compute(self) -> None:
         if len(self._block):
-            self._keep(*self._block.emptied())
-        if self._waiting:
-            logits, targets = (torch.cat(each) for each in zip(*self._waiting, strict=True))
-            self._waiting, self._waiting_numbers = [], 0
+            self._keep(*self._block.take_all())
+        if self._transfers:
+            logits, targets = (torch.cat(each) for each in zip(*self._transfers, strict=True))
+            self._transfers, self._waiting_numbers = [], 0
             self._keep(logits.float(), targets)
 
     def _places(self, n: int, device: torch.device) -> Tensor:
         """Return where the parts of the next rows go, (PARTS, n)."""
-        begin, end = self._unfinished, self._unfinished + n
+        begin, end = self._rows_in_part, self._rows_in_part + n
         # A tensor that was made in inference mode stays one.
         is_inference = self._parts.is_inference() and not torch.is_inference_mode_enabled()
         if is_inference or end > self._parts.shape[1] or device != self._parts.device:
             self._finish()
             begin, end = 0, n
             self._parts = torch.empty(PARTS, max(_FINISHED, end), device=device)
-        self._unfinished = end
+        self._rows_in_part = end
         return self._parts.narrow(1, begin, n)
 
     def _finish(self) -> None:
-        if self._unfinished:
-            self._rows.append(_finished(self._parts.narrow(1, 0, self._unfinished)))
-            self._unfinished = 0
+        if self._rows_in_part:
+            self._rows.append(_presentation_rows(self._parts.narrow(1, 0, self._rows_in_part)))
+            self._rows_in_part = 0
 
     def _keep(self, logits: Tensor, targets: Tensor) -> None:
         """Compute what the rows are made of; the logits are used up."""
@@ -297,7 +297,7 @@ class PendingRows:
             self._probabilities.append(logits.softmax(dim=1))
         turns = self._next(len(logits), logits.shape[1], logits.device)
         class_passes(logits, targets, turns, self._places(len(logits), logits.device))
-        self._computed += len(targets)
+        self._rows_made += len(targets)
 
     @property
     def classes(self) -> int | None:
@@ -316,4 +316,4 @@ class PendingRows:
         if classes_of_turns != classes or turns.device != device or len(turns) < period + n:
             turns = in_turn(period + n, classes, device)
             self._turns = classes, turns
-        return turns.narrow(0, self._computed % period, n)
+        return turns.narrow(0, self._rows_made % period, n)

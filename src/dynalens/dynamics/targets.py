@@ -43,7 +43,7 @@ def residuals(numbers: Array) -> Array:
     return worst
 
 
-def settled(state: State, index: Array, rows: Array, tolerance: Array | None) -> Array:
+def rows_within_tolerance(state: State, index: Array, rows: Array, tolerance: Array | None) -> Array:
     """Return the rows of an epoch with what the tolerance tells: margin, probabilities, and the worst target.
 
     Args:
@@ -106,7 +106,7 @@ def present(state: State, places: "slice | Array", numbers: Array, step: float) 
     state[_FORGOTTEN][places] += (was_within & ~is_within & is_counted).sum(axis=1).astype(np.int32)
 
 
-def changed(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
+def count_changes(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
     """Return the number of samples of which a target differs between presentations."""
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
     targets, known_targets = numbers[kind.given].T, state[_TARGETS].copy()

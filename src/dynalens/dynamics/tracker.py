@@ -25,7 +25,7 @@ from dynalens.dynamics.rows import (
     PendingRows,
 )
 from dynalens.dynamics.statistics import Array, EpochRecord, SampleStatistics
-from dynalens.dynamics.targets import TOLERANCE, mean_error, residuals, settled
+from dynalens.dynamics.targets import TOLERANCE, mean_error, residuals, rows_within_tolerance
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
 from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, epoch_weight, unit_weight
@@ -82,7 +82,7 @@ class TrainingDynamics:
         self._state = empty_state(num_samples)
         self._weight = 0.0
         self._classes, self._block = 0, HostBlock()
-        self._pending = self._nothing_pending()
+        self._pending_rows = self._nothing_pending()
 
     def update(
         self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor, *, beside: Tensor | None = None
@@ -103,18 +103,18 @@ class TrainingDynamics:
         if not has_shape or not one_each or _count(indices) != targets.shape[0]:
             raise ValueError(
                 f"Expected `logits` of shape (N, K), K >= 2, with N `targets` and N integer `indices`, got "
-                f"{tuple(logits.shape)}, {tuple(targets.shape)} and {_described(indices)}. "
+                f"{tuple(logits.shape)}, {tuple(targets.shape)} and {_shape_in_words(indices)}. "
                 "Pass one row of logits, one class and one dataset index for each sample."
             )
         if beside is None:
             self._check_kind(None)
         else:
-            self._pending.beside.append(beside)
+            self._pending_rows.beside.append(beside)
         if self._room:
-            self._presented += logits.shape[0]
-            rows = max(self.num_samples, self._presented)
+            self._presentations += logits.shape[0]
+            rows = max(self.num_samples, self._presentations)
             self._classes = check_probabilities(self._room, rows, logits.shape[1], self._classes)
-        self._pending.add(indices, logits, targets)
+        self._pending_rows.add(indices, logits, targets)
 
     def update_units(self, indices: Sequence[int] | Tensor, shown: UnitPresentation) -> None:
         """Record one batch of samples that have several units each.
@@ -134,7 +134,7 @@ class TrainingDynamics:
             )
         if shown.kind.name == TARGETS and self._tolerance is not None:
             for_each_target(self._tolerance, shown.kind.labels)
-        if not len(self._pending):
+        if not len(self._pending_rows):
             self._adopt(shown.kind)
         self._check_kind(shown.kind)
         self.update(indices, shown.logits, shown.targets, beside=shown.numbers)
@@ -169,9 +169,9 @@ class TrainingDynamics:
             ValueError: If a target is no class, an index is out of range, or the label of a sample changed
                 since its last presentation. The record is then as before.
         """
-        pending_rows = self._pending
+        pending_rows = self._pending_rows
         index, rows, step = pending_rows.on_host()
-        self._pending = self._nothing_pending()
+        self._pending_rows = self._nothing_pending()
         self._settle_other(rows, pending_rows)
         if exchange is not None:
             index, rows = exchange(index, rows, step)
@@ -179,7 +179,7 @@ class TrainingDynamics:
             self._adopt(UnitKind.told_by(len(rows) - ROWS, int(rows[ROWS + KIND, 0])))
         self._check(index, rows)
         if self._is_regression:
-            rows = settled(self._state, index, rows, self._tolerance)
+            rows = rows_within_tolerance(self._state, index, rows, self._tolerance)
         has_label = rows[TARGET] >= 0
         rows[MARGIN, rows[MARGIN] > -MASKED] = CERTAIN
         finite = np.isfinite(rows[: EL2N + 1]).all(axis=0) & (rows[MARGIN] > MASKED)
@@ -205,7 +205,7 @@ class TrainingDynamics:
 
     def discard_pending(self) -> int:
         """Drop the presentations since the last ``end_epoch``, and return their number."""
-        count, self._pending = len(self._pending), self._nothing_pending()
+        count, self._pending_rows = len(self._pending_rows), self._nothing_pending()
         return count
 
     def compute(self) -> SampleStatistics:
@@ -218,7 +218,7 @@ class TrainingDynamics:
         Args:
             pending: Also return the presentations of the epoch under way.
         """
-        under_way = self._pending if pending else PendingRows()
+        under_way = self._pending_rows if pending else PendingRows()
         presentations = zip(("index", "rows", "step"), under_way.on_host(), strict=True)
         return {
             "version": VERSION,
@@ -263,12 +263,12 @@ class TrainingDynamics:
             names = empty_state(0) | empty_units(0, kind)
             state = {name: state[name] for name in names if name in state or name not in LATER}
         self._state, self._weight = with_entropy(state), float(state_dict["weight"])
-        self._pending = self._nothing_pending()
-        self._pending.continue_from(index, rows, step, state_dict["heads"])
-        self._presented = len(self._pending)
+        self._pending_rows = self._nothing_pending()
+        self._pending_rows.continue_from(index, rows, step, state_dict["heads"])
+        self._presentations = len(self._pending_rows)
 
     def _nothing_pending(self) -> PendingRows:
-        self._presented = 0  # in this epoch, counted where room has to be
+        self._presentations = 0  # in this epoch, counted where room has to be
         self._block.drop()
         return PendingRows(probabilities=self._room > 0, block=self._block)
 
@@ -359,5 +359,5 @@ def _count(indices: Sequence[int] | Tensor) -> int:
     return indices.shape[0] if isinstance(indices, Tensor) else len(indices)  # ten times as fast
 
 
-def _described(indices: Sequence[int] | Tensor) -> str:
+def _shape_in_words(indices: Sequence[int] | Tensor) -> str:
     return f"{tuple(indices.shape)} of {indices.dtype}" if isinstance(indices, Tensor) else f"{len(indices)} of them"

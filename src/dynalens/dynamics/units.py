@@ -25,7 +25,7 @@ class _Rules(Protocol):
 
     def empty(self, num_samples: int, count: int) -> State: ...
     def present(self, state: State, places: "slice | Array", numbers: Array, step: float) -> None: ...
-    def changed(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int: ...
+    def count_changes(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int: ...
     def read(self, state: Mapping[str, Array], times: Array) -> dict[str, Array]: ...
 
 
@@ -80,7 +80,7 @@ def changed_units(state: Mapping[str, Array], index: Array, numbers: Array) -> i
         numbers: Shape ``(R, M)``.
     """
     kind = kind_of(state)
-    return 0 if kind is None or not len(index) else _RULES[kind.name].changed(state, index, numbers)
+    return 0 if kind is None or not len(index) else _RULES[kind.name].count_changes(state, index, numbers)
 
 
 def given_units(numbers: Array) -> Array | None:
@@ -99,7 +99,7 @@ def given_units(numbers: Array) -> Array | None:
         return numbers[kind.given].T
     if kind.name != LABELS:
         return None
-    return np.where(np.isnan(numbers[kind.logits].T), np.nan, labels.unpacked(numbers[kind.given].T, kind.labels))
+    return np.where(np.isnan(numbers[kind.logits].T), np.nan, labels.bits_of_codes(numbers[kind.given].T, kind.labels))
 
 
 def read_units(state: State, times: Array) -> dict[str, Array]:

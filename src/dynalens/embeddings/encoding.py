@@ -76,18 +76,18 @@ def embed(
             f"{type(dataset).__name__}. Read an iterable dataset into a list first."
         )
     rows = EmbeddingFile(None if path is None else Path(path), len(dataset))
-    model = _on(encoder, device)
+    model = _encoder_on(encoder, device)
     loading = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": collate_fn}
     with undisturbed(model), torch.no_grad():
-        if rows.done:
+        if rows.row_count:
             first = Subset(dataset, range(min(batch_size, len(dataset))))
             rows.check(next(_vectors(first, 0, model, inputs, loading)))
-        remainder = Subset(dataset, range(rows.done, len(dataset)))
-        with _bar(len(dataset), rows.done, progress) as bar:
-            for vectors in _vectors(remainder, rows.done, model, inputs, loading):
+        remainder = Subset(dataset, range(rows.row_count, len(dataset)))
+        with _bar(len(dataset), rows.row_count, progress) as bar:
+            for vectors in _vectors(remainder, rows.row_count, model, inputs, loading):
                 rows.write(vectors)
                 bar.update(len(vectors))
-    return rows.finished()
+    return rows.whole_array()
 
 
 def encoder_inputs(batch: Any) -> Any:
@@ -125,24 +125,24 @@ def _vectors(
         return
     for batch in DataLoader(part, shuffle=False, **loading):
         arguments = (inputs or encoder_inputs)(batch)
-        output = _called(model, _moved(arguments, device, model))
+        output = _output_of(model, _to_device(arguments, device, model))
         batch_size = min(loading["batch_size"], len(part) - (start - part.indices[0]))
-        yield _checked(output, batch_size, start)
+        yield _as_rows(output, batch_size, start)
         start += batch_size
 
 
-def _called(model: nn.Module, arguments: Any) -> Any:
+def _output_of(model: nn.Module, arguments: Any) -> Any:
     if isinstance(arguments, Mapping):
         return model(**arguments)
     return model(*arguments) if isinstance(arguments, tuple) else model(arguments)
 
 
-def _moved(arguments: Any, device: torch.device, model: nn.Module) -> Any:
+def _to_device(arguments: Any, device: torch.device, model: nn.Module) -> Any:
     """Return the arguments on the device, floating ones in the encoder's type."""
     if isinstance(arguments, Mapping):
-        return {key: _moved(each, device, model) for key, each in arguments.items()}
+        return {key: _to_device(each, device, model) for key, each in arguments.items()}
     if isinstance(arguments, tuple):
-        return tuple(_moved(each, device, model) for each in arguments)
+        return tuple(_to_device(each, device, model) for each in arguments)
     if not isinstance(arguments, Tensor):
         return arguments
     if arguments.dtype is torch.uint8 and arguments.ndim >= _IMAGE_DIMENSIONS:
@@ -154,7 +154,7 @@ def _moved(arguments: Any, device: torch.device, model: nn.Module) -> Any:
     return arguments.to(device, dtype)
 
 
-def _checked(output: Any, number: int, start: int) -> Array:
+def _as_rows(output: Any, number: int, start: int) -> Array:
     """Return the encoder's output as rows (B, D), float32, on the CPU."""
     if not isinstance(output, Tensor):
         raise TypeError(
@@ -178,7 +178,7 @@ def _checked(output: Any, number: int, start: int) -> Array:
     return rows
 
 
-def _on(encoder: nn.Module, device: str | torch.device | None) -> nn.Module:
+def _encoder_on(encoder: nn.Module, device: str | torch.device | None) -> nn.Module:
     """Return the encoder, or a copy of it on another device."""
     tensors = (*encoder.parameters(), *encoder.buffers())
     if device is None or all(each.device == torch.device(device) for each in tensors):

@@ -33,7 +33,7 @@ def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
     labelled = np.flatnonzero(labels >= 0)
     classes, class_of = np.unique(labels[labelled], return_inverse=True)
     if len(classes) < 2:
-        return _silent(labels)
+        return _no_evidence(labels)
     y = torch.from_numpy(class_of.astype(np.int64)).to(embeddings.device)
     x = embeddings[torch.from_numpy(labelled).to(embeddings.device)]
     log_p = out_of_fold(x, y, len(classes)).cpu().numpy()
@@ -89,11 +89,11 @@ def label_and_rival(p: Array, labels: Array) -> tuple[Array, Array, Array]:
     return p[row, labels], rival, others[row, rival]
 
 
-def neighbour_probabilities(near: Array, labels: Array, frequency: Array) -> Array:
+def neighbour_probabilities(neighbours: Array, labels: Array, frequency: Array) -> Array:
     """Return the class probabilities (n, K) of samples by the labels of their neighbours.
 
     Args:
-        near: Shape ``(n, k)``, the neighbours of each; -1 where there are fewer.
+        neighbours: Shape ``(n, k)``, the neighbours of each; -1 where there are fewer.
         labels: Shape ``(N,)``, of all samples, in [0, K).
         frequency: Shape ``(K,)``, of the classes among them.
 
@@ -103,9 +103,9 @@ def neighbour_probabilities(near: Array, labels: Array, frequency: Array) -> Arr
         array([[0.7, 0.3]])
     """
     classes = len(frequency)
-    row = np.repeat(np.arange(len(near)), near.shape[1])[near.ravel() >= 0]
-    votes = np.bincount(row * classes + labels[near[near >= 0]], minlength=len(near) * classes)
-    prior = np.sqrt(near.shape[1]) * frequency
+    row = np.repeat(np.arange(len(neighbours)), neighbours.shape[1])[neighbours.ravel() >= 0]
+    votes = np.bincount(row * classes + labels[neighbours[neighbours >= 0]], minlength=len(neighbours) * classes)
+    prior = np.sqrt(neighbours.shape[1]) * frequency
     counts = votes.reshape(-1, classes) + prior
     probabilities: Array = counts / counts.sum(axis=1, keepdims=True)
     return probabilities
@@ -134,10 +134,10 @@ def _neighbours(x: Tensor) -> Array:
     return near
 
 
-def _other_votes(near: Array, labels: Array) -> Array:
+def _other_votes(neighbours: Array, labels: Array) -> Array:
     """Return the fraction of the neighbours that have another label; NaN without one."""
-    present = near >= 0
-    differ = ((labels[near] != labels[:, None]) & present).sum(axis=1)
+    present = neighbours >= 0
+    differ = ((labels[neighbours] != labels[:, None]) & present).sum(axis=1)
     number = present.sum(axis=1)
     return np.where(number > 0, differ / np.maximum(number, 1), np.nan)
 
@@ -148,6 +148,6 @@ def _spread(labels: Array, rows: Array, values: Array) -> Array:
     return everywhere
 
 
-def _silent(labels: Array) -> EmbeddingEvidence:
+def _no_evidence(labels: Array) -> EmbeddingEvidence:
     absent, nothing = np.full(len(labels), np.nan), np.full(len(labels), -1)
     return EmbeddingEvidence(absent, absent, nothing, absent, nothing, absent)

@@ -75,13 +75,13 @@ def similar_rows(features: Tensor, labels: Array, rows: Array, suggested: Array,
     askable = np.isin(rows, usable)
 
     def of_classes(classes: Array) -> Array:
-        near: Array = np.full((len(rows), k), -1)
+        neighbours_of_rows: Array = np.full((len(rows), k), -1)
         for label in np.unique(classes[askable & (classes >= 0)]):
             members, places = usable[labels[usable] == label], np.flatnonzero(askable & (classes == label))
             if len(members):
                 for block, neighbours in nearest(features, k, rows[places], members):
-                    near[places[block], : neighbours.shape[1]] = neighbours
-        return near
+                    neighbours_of_rows[places[block], : neighbours.shape[1]] = neighbours
+        return neighbours_of_rows
 
     return SimilarSamples(rows, of_classes(labels[rows]), of_classes(suggested))
 
@@ -115,9 +115,9 @@ def _by_index(features: Tensor, k: int, rows: Array, pool_rows: Array) -> Iterat
         yield block, _without_itself(np.where(place >= 0, pool_rows[place], -1), rows[block], min(k, len(pool_rows)))
 
 
-def _without_itself(near: Array, rows: Array, k: int) -> Array:
+def _without_itself(neighbours: Array, rows: Array, k: int) -> Array:
     """Return each row's first k neighbours other than itself and other than the index's gaps."""
-    itself = near == rows[:, None]
-    order = np.argsort(itself | (near < 0), axis=1, kind="stable")[:, :k]
-    others: Array = np.take_along_axis(np.where(itself, -1, near), order, axis=1)
+    itself = neighbours == rows[:, None]
+    order = np.argsort(itself | (neighbours < 0), axis=1, kind="stable")[:, :k]
+    others: Array = np.take_along_axis(np.where(itself, -1, neighbours), order, axis=1)
     return others

@@ -49,12 +49,12 @@ def out_of_fold(features: Tensor, labels: Tensor, classes: int) -> Tensor:
         labels: Shape ``(N,)``, int64, in [0, K).
         classes: K.
     """
-    x, variance = rotated(features)
+    x, variance = principal_components(features)
     folds = min(FOLDS, len(x))
     part = torch.from_numpy(np.random.default_rng(0).permutation(len(x)) % folds).to(x.device)
     log_p = x.new_empty(len(x), classes)
     inside, outside = part != 0, part == 0
-    strength, probe = _chosen(x, variance, labels, classes, part)
+    strength, probe = _best_penalty(x, variance, labels, classes, part)
     log_p[outside] = probe.log_probabilities(x[outside])
     for fold in range(1, folds):
         inside, outside = part != fold, part == fold
@@ -63,7 +63,7 @@ def out_of_fold(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     return log_p
 
 
-def rotated(features: Tensor) -> tuple[Tensor, Tensor]:
+def principal_components(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return the standardised features along their principal axes, float32, and the variance of each.
 
     A rotation changes no prediction and no penalty; the optimizer needs a tenth of the rounds along these axes. Labels
@@ -87,8 +87,8 @@ def fit_probe(
     r"""Return the minimum of the mean cross-entropy plus :math:`\frac{\lambda}{2} |W|^2`, by L-BFGS.
 
     Args:
-        x: Shape ``(N, D)``, of :func:`rotated`.
-        variance: Shape ``(D,)``, of :func:`rotated`.
+        x: Shape ``(N, D)``, of :func:`principal_components`.
+        variance: Shape ``(D,)``, of :func:`principal_components`.
         labels: Shape ``(N,)``, int64, in [0, K).
         classes: K.
         strength: The penalty, positive. scikit-learn's ``C`` is 1 / (N * strength).
@@ -113,7 +113,7 @@ def fit_probe(
     return LinearProbe(weight * scale, bias.detach())
 
 
-def _chosen(x: Tensor, variance: Tensor, labels: Tensor, classes: int, part: Tensor) -> tuple[float, LinearProbe]:
+def _best_penalty(x: Tensor, variance: Tensor, labels: Tensor, classes: int, part: Tensor) -> tuple[float, LinearProbe]:
     """Return the penalty, and the probe that was fitted with it without the first part."""
     inside, outside = part != 0, part == 0
     strength, best = _STRONGEST, float("inf")

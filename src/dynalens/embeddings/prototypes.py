@@ -89,16 +89,16 @@ class _Kernel:
     def mean(self) -> Array:
         """Return the mean of each row of the kernel, (n,), float64, in blocks."""
         size = max(1, _BLOCK // len(self.x))
-        parts = [self._of(part).mean(dim=1) for part in torch.split(self.x, size)]
+        parts = [self._kernel_rows(part).mean(dim=1) for part in torch.split(self.x, size)]
         means: Array = torch.cat(parts).cpu().numpy()
         return means
 
-    def columns(self, chosen: list[int]) -> Array:
+    def columns(self, rows: list[int]) -> Array:
         """Return the kernel of all with the chosen ones, (n, m), float64."""
-        values: Array = self._of(self.x[chosen]).T.cpu().numpy()
+        values: Array = self._kernel_rows(self.x[rows]).T.cpu().numpy()
         return values
 
-    def _of(self, rows: Tensor) -> Tensor:
+    def _kernel_rows(self, rows: Tensor) -> Tensor:
         squared = (2 - 2 * (rows @ self.x.T)).clamp(min=0)  # of rows of length 1
         return torch.exp(-self._gamma * squared.double())
 

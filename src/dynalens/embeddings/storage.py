@@ -25,19 +25,19 @@ class EmbeddingFile:
         samples: N.
 
     Attributes:
-        done: Rows that are there.
+        row_count: Rows that are there.
 
     Raises:
         ValueError: If the file, or a part of it, has another number of rows or is no such array.
     """
 
     def __init__(self, path: Path | None, samples: int) -> None:
-        self.path, self.samples, self.done = path, samples, 0
+        self.path, self.samples, self.row_count = path, samples, 0
         self._rows: Array | None = None
         if path is not None and path.exists():
-            self._rows, self.done = self._opened(path), samples
+            self._rows, self.row_count = self._open(path), samples
         elif path is not None and self._part.exists() and self._progress.exists():
-            self._rows, self.done = self._opened(self._part), self._rows_done()
+            self._rows, self.row_count = self._open(self._part), self._rows_done()
 
     @property
     def _part(self) -> Path:
@@ -51,7 +51,7 @@ class EmbeddingFile:
     def check(self, rows: Array) -> None:
         """Raise a ValueError if the first rows are others than these: of another encoder, dataset or order."""
         assert self._rows is not None
-        stored = self._rows[: min(len(rows), self.done)]
+        stored = self._rows[: min(len(rows), self.row_count)]
         rows = rows[: len(stored)]
         same = stored.shape == rows.shape
         if same:
@@ -60,23 +60,23 @@ class EmbeddingFile:
         if not same:
             raise ValueError(
                 f"Expected `path` to be a new file or one of this dataset by this encoder, got other embeddings in "
-                f"{self.path if self.done == self.samples else self._part}. Delete that file or pass another `path`; "
-                "and pass the dataset without random augmentation."
+                f"{self.path if self.row_count == self.samples else self._part}. Delete that file or pass another "
+                "`path`; and pass the dataset without random augmentation."
             )
 
     def write(self, rows: Array) -> None:
         """Add rows after those that are there."""
         if self._rows is None:
-            self._rows = self._new(rows.shape[1])
-        self._rows[self.done : self.done + len(rows)] = rows
-        self.done += len(rows)
+            self._rows = self._new_array(rows.shape[1])
+        self._rows[self.row_count : self.row_count + len(rows)] = rows
+        self.row_count += len(rows)
         if isinstance(self._rows, np.memmap):
             self._rows.flush()
             temporary = self._progress.with_name(self._progress.name + ".new")
-            temporary.write_text(json.dumps({"done": self.done}), encoding="utf-8")
+            temporary.write_text(json.dumps({"done": self.row_count}), encoding="utf-8")
             os.replace(temporary, self._progress)
 
-    def finished(self) -> Array:
+    def whole_array(self) -> Array:
         """Return the whole array; of a file, a copy in memory is made of what is written to."""
         assert self._rows is not None
         if self.path is None:
@@ -88,7 +88,7 @@ class EmbeddingFile:
         whole: Array = np.load(self.path, mmap_mode="c")
         return whole
 
-    def _new(self, dimensions: int) -> Array:
+    def _new_array(self, dimensions: int) -> Array:
         shape = (self.samples, dimensions)
         if self.path is None:
             return np.empty(shape, np.float32)
@@ -114,7 +114,7 @@ class EmbeddingFile:
             "or pass another `path`: the rows are computed anew."
         )
 
-    def _opened(self, path: Path) -> Array:
+    def _open(self, path: Path) -> Array:
         try:
             rows: Array = np.lib.format.open_memmap(path, mode="r" if path == self.path else "r+")
         except (ValueError, OSError) as error:

@@ -68,7 +68,7 @@ class SimilarSamples:
     given: Array
     suggested: Array
 
-    def of(self, row: int) -> tuple[list[int], list[int]]:
+    def similar_to(self, row: int) -> tuple[list[int], list[int]]:
         """Return the similar samples of one of the rows: of the given and of the suggested class; none of another."""
         places = np.flatnonzero(self.rows == row)
         if not len(places):

@@ -73,7 +73,9 @@ def bisected_curve(
     counts_of = {key: points.start() for key, points in curves.items()}
     while any(counts_of.values()):
         rows = [(i, count, name == "insertion") for (name, i), counts in counts_of.items() for count in counts]
-        scores = iter(scorer.perturbed_probabilities(views, Jobs.from_rows(rows, targets.device), targets).cpu().tolist())
+        scores = iter(
+            scorer.perturbed_probabilities(views, Jobs.from_rows(rows, targets.device), targets).cpu().tolist()
+        )
         for key, counts in counts_of.items():
             curves[key].add(counts, [next(scores) for _ in counts])
         counts_of = {key: curves[key].heavy_middles(tolerance) if counts else [] for key, counts in counts_of.items()}

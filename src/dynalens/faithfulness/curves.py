@@ -382,7 +382,9 @@ def _fixed_curve(
     scores = torch.empty(n, len(names), len(inner), device=device)
     if inner and n:
         rows = [(i, count, name == "insertion") for i in range(n) for name in names for count in inner]
-        scores = scorer.perturbed_probabilities(views, Jobs.from_rows(rows, device), targets).view(n, len(names), len(inner))
+        scores = scorer.perturbed_probabilities(views, Jobs.from_rows(rows, device), targets).view(
+            n, len(names), len(inner)
+        )
     place = {0: 0, units: len(inner) + 1} | {count: i for i, count in enumerate(inner, start=1)}
     points = [place[count] for count in counts]
     fractions, evaluations = replaced_fractions(units, steps), torch.full((n,), len(inner))

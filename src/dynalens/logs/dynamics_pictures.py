@@ -319,7 +319,7 @@ class DynamicsPictures:
         )
 
     def _similar_pictures(self, sample: int) -> tuple[list[Array | None], list[Array | None]]:
-        rows_of_label, suggested = self._similar.of(sample)
+        rows_of_label, suggested = self._similar.similar_to(sample)
         pictures = self._watch.pictures
         return [pictures.get(row) for row in rows_of_label], [pictures.get(row) for row in suggested]
 

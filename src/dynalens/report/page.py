@@ -243,7 +243,7 @@ def _cards(
         }
         optional = {
             "picture": pictures.thumbnail(sample, side),
-            "similar": [] if similar is None else _similar(record, pictures, similar.of(sample)),
+            "similar": [] if similar is None else _similar(record, pictures, similar.similar_to(sample)),
             "text": pictures.text(sample, token_of(record.statistics, sample)),
             "unit": unit,
             "name": names[sample] if names else None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dynalens.defaults import PRECISION
 from dynalens.deferred import deferred
-from dynalens.suspicion.comparison import compared
+from dynalens.suspicion.comparison import compare_runs
 from dynalens.suspicion.dense import has_classes, is_dense, token_of, unit_words
 from dynalens.suspicion.doubts import doubts
 from dynalens.suspicion.joint import RunLoss, joined
@@ -45,7 +45,7 @@ __all__ = [
     "RunLoss",
     "assess",
     "clean_indices",
-    "compared",
+    "compare_runs",
     "corrections",
     "doubts",
     "epoch_summary",

@@ -10,7 +10,7 @@ from dynalens.dynamics import Array
 _KEPT = ("root_index", "name", "label", "label_name", "target")
 
 
-def compared(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def compare_runs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return the samples that all runs have seen, by their mean rank; the first is the most suspicious to all.
 
     Columns: those that name the sample and its label; ``suggested``, the class that most runs suggest, among equally

@@ -73,7 +73,7 @@ def wrong_log_odds(predictions: Predictions) -> Array:
     r"""Return log P(label wrong) / P(label right) of each sample by Bayes, from its probabilities and its label.
 
     A network that trains on noisy labels learns P(given | x) = sum_k P(true = k | x) T[k, given] with T the noise
-    matrix: the rule of the flips is in its probabilities. P(true | x) is found by :func:`deconvolved`, and
+    matrix: the rule of the flips is in its probabilities. P(true | x) is found by :func:`deconvolution`, and
     P(true = k | x, given = j) is proportional to P(true = k | x) T[k, j]. The record knows the probabilities of two
     classes, the label y and its rival r; what is left of 1 is spread evenly over all classes, and the others are taken
     together as a third one, o, whose rates are their means.
@@ -92,7 +92,7 @@ def wrong_log_odds(predictions: Predictions) -> Array:
     joint = _confident_counts(predictions, pairs)
     for _ in range(ROUNDS):
         rates = _rates(pairs, joint)
-        p_true = deconvolved(p_given, rates, p_true, steps=STEPS)
+        p_true = deconvolution(p_given, rates, p_true, steps=STEPS)
         posterior = p_true * rates[:, 0]
         odds = np.log(posterior[1:].sum(axis=0) + 1e-12) - np.log(posterior[0] + 1e-12)
         odds = np.clip(odds, -FARTHEST, FARTHEST)
@@ -139,7 +139,7 @@ def _rates(pairs: ClassPairs, joint: Array) -> Array:
     return rates
 
 
-def deconvolved(p_given: Array, rates: Array, start: Array, *, steps: int) -> Array:
+def deconvolution(p_given: Array, rates: Array, start: Array, *, steps: int) -> Array:
     """Return the probabilities of J classes from which ``rates`` make those closest to ``p_given``.
 
     Source: expectation maximisation, Richardson 1972, Lucy 1974. More steps come closer.
@@ -154,7 +154,7 @@ def deconvolved(p_given: Array, rates: Array, start: Array, *, steps: int) -> Ar
         >>> import numpy as np
         >>> flips = np.array([[0.6, 0.4], [0.0, 1.0]])  # 4 in 10 of class 0 are labelled 1
         >>> p_given = np.array([[0.6, 0.0], [0.4, 1.0]])  # of two samples; the limit is [[1, 0], [0, 1]]
-        >>> deconvolved(p_given, np.stack([flips, flips], axis=2), np.ones((2, 2)), steps=10).round(1)
+        >>> deconvolution(p_given, np.stack([flips, flips], axis=2), np.ones((2, 2)), steps=10).round(1)
         array([[0.9, 0. ],
                [0.1, 1. ]])
     """
@@ -177,7 +177,7 @@ def one_way(leader: Array, label: Array) -> float:
 
     over the pairs. Classes that resemble each other are mistaken for each
     other both ways, up to how often each is named at all: n(k, j) / n(j, k) = r_k / r_j, quasi-symmetry (Caussinus
-    1965). Before, :func:`_balanced` takes that out.
+    1965). Before, :func:`_balanced_counts` takes that out.
 
     Args:
         leader: Shape ``(N,)``, the class that the network names.
@@ -197,7 +197,7 @@ def one_way(leader: Array, label: Array) -> float:
     classes = int(max(leader.max(), label.max())) + 1
     pair, count = np.unique(leader[differ].astype(np.int64) * classes + label[differ], return_counts=True)
     first, second = pair // classes, pair % classes
-    count = _balanced(first, second, count, classes)
+    count = _balanced_counts(first, second, count, classes)
     _, place = np.unique(np.minimum(first, second) * classes + np.maximum(first, second), return_inverse=True)
     total = np.bincount(place, count)
     difference = np.bincount(place, np.where(first < second, count, -count))
@@ -205,7 +205,7 @@ def one_way(leader: Array, label: Array) -> float:
     return float(np.clip(excess / (total**2).sum(), 0, 1))
 
 
-def _balanced(leader: Array, label: Array, count: Array, classes: int) -> Array:
+def _balanced_counts(leader: Array, label: Array, count: Array, classes: int) -> Array:
     """Return the counts scaled by d_leader / d_label so that each class is named as often as it is given.
 
     Source: balancing of matrices, Osborne 1960. Differs from the source: d stays within sqrt(3) of its mean.

@@ -26,7 +26,7 @@ class Disagreement:
     surest: float
 
     @classmethod
-    def measured(cls, epoch: int, differ: Array, p_leader: Array) -> "Disagreement":
+    def from_samples(cls, epoch: int, differ: Array, p_leader: Array) -> "Disagreement":
         """Return it for samples whose leading class, of this probability, is another one than the label or not."""
         surest = differ[p_leader >= np.quantile(p_leader, 1 - SUREST)]
         return cls(epoch, float(differ.mean()), float(surest.mean()))
@@ -55,7 +55,7 @@ class WeightedMeans:
         weight, p_label, p_rival = self._sums[:, self._sums[0] > 0]
         if not len(weight):
             return []
-        return [Disagreement.measured(epoch, p_rival > p_label, np.maximum(p_label, p_rival) / weight)]
+        return [Disagreement.from_samples(epoch, p_rival > p_label, np.maximum(p_label, p_rival) / weight)]
 
 
 def halfway(course: Sequence[Disagreement], epochs: int) -> Disagreement | None:

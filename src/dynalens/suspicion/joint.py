@@ -82,7 +82,7 @@ def embedding_weight(evidence: EmbeddingEvidence, run_loss: float) -> float:
     return 2.0 if of_run <= of_embeddings else float(2 * (of_embeddings / of_run) ** POWER)
 
 
-def joint_rate(rate: NoiseRate, counted: float, weight: float) -> NoiseRate:
+def joint_rate(rate: NoiseRate, confident_rate: float, weight: float) -> NoiseRate:
     r"""Return how many labels are wrong by a run and by embeddings.
 
     .. math:: r^{1 - a} \, c^a \qquad a = \frac{v}{1 + v} \qquad v = \min(1, w)
@@ -96,7 +96,7 @@ def joint_rate(rate: NoiseRate, counted: float, weight: float) -> NoiseRate:
 
     Args:
         rate: r with its ends.
-        counted: c, in [0, 1].
+        confident_rate: c, in [0, 1].
         weight: w, in [0, 2]; with 0 the rate stays as it is.
 
     Example:
@@ -108,8 +108,8 @@ def joint_rate(rate: NoiseRate, counted: float, weight: float) -> NoiseRate:
         return rate
     counts = min(1.0, weight)
     part = counts / (1 + counts)
-    value = min(MOST, float(rate.value ** (1 - part) * counted**part))
-    high = max(rate.high, float(rate.high ** (1 - 2 * part) * counted ** (2 * part)))
+    value = min(MOST, float(rate.value ** (1 - part) * confident_rate**part))
+    high = max(rate.high, float(rate.high ** (1 - 2 * part) * confident_rate ** (2 * part)))
     both = NoiseRate(min(rate.low, value), value, high, alone=FROM_BOTH)
     of_run = [doubt for doubt in rate.doubts if doubt not in far_apart(rate)]
     told = tuple(f"Without the embeddings: {doubt[0].lower()}{doubt[1:]}" for doubt in of_run)
@@ -165,7 +165,7 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
         suggestion = {"suggested_probability": wrong * _share_of_suggested(assessment, rows)}
     changes: dict[str, Any] = {"score": score, "probability": wrong, **suggestion}
     for name, new in changes.items():
-        changes[name] = _replaced(getattr(assessment, name), rows, new)
+        changes[name] = _copy_with(getattr(assessment, name), rows, new)
     changes["noise_rate"] = rate
     if weight:  # no answers make embeddings count that know less of the labels than how frequent each is
         changes["contrast"], changes["share"] = contrast, weight / (1 + weight)
@@ -195,7 +195,7 @@ def _predictions(evidence: EmbeddingEvidence, rows: Array) -> Predictions:
     return Predictions(label, evidence.margin[rows], p_label, rival, p_rival, classes)
 
 
-def _replaced(values: Array, rows: Array, new: Array) -> Array:
+def _copy_with(values: Array, rows: Array, new_values: Array) -> Array:
     copy = values.copy()
-    copy[rows] = new
+    copy[rows] = new_values
     return copy

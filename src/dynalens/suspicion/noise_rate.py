@@ -102,7 +102,7 @@ def estimate_noise_rate(predictions: Predictions, direction: float, epochs: Sequ
     if differ.all():
         return NoiseRate(0.0, MOST, 1.0)
     p_leader = np.where(differ, predictions.p_rival, predictions.p_label)
-    disagreement = Disagreement.measured(0, differ, p_leader)
+    disagreement = Disagreement.from_samples(0, differ, p_leader)
     low, refuted_share, high = refuted_rate(epochs) if epochs else (0.0, 0.0, 0.0)
     value, doubtful_share = _estimate(disagreement, refuted_share, direction), disagreement.doubted
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(predictions)) / len(predictions)))

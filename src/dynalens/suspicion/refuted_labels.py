@@ -32,7 +32,7 @@ class Candidates:
         classes: Number L of classes that are given as label.
         others: Candidates that are not labels, for each presentation: fewer than one, as it is the label's turn now and
             then, or that of an output that is never a label.
-        of: The class asked about; -1 for any.
+        asked_class: The class asked about; -1 for any.
     """
 
     epoch: int
@@ -41,7 +41,7 @@ class Candidates:
     given: Array
     classes: int
     others: float
-    of: int = -1
+    asked_class: int = -1
 
     @property
     def improbable(self) -> float:
@@ -69,13 +69,15 @@ def candidates(epoch: int, label: Array, p_label: Array, p_other: Array, classes
         classes: How many classes are given as label, at least 2.
     """
     if classes > 2:
-        every = [_binned(epoch, p_label, p_other, classes)]
+        every = [_candidates(epoch, p_label, p_other, classes)]
     else:
-        every = [_binned(epoch, p_label[label == k], p_other[label != k], classes, int(k)) for k in np.unique(label)]
+        every = [
+            _candidates(epoch, p_label[label == k], p_other[label != k], classes, int(k)) for k in np.unique(label)
+        ]
     return [each for each in every if each.others > 0]
 
 
-def _binned(epoch: int, p_label: Array, p_other: Array, classes: int, label: int = -1) -> Candidates:
+def _candidates(epoch: int, p_label: Array, p_other: Array, classes: int, label: int = -1) -> Candidates:
     has_other = ~np.isnan(p_other)
     others = float(has_other.mean()) if len(has_other) else 0.0
     p_label, p_other = p_label[p_label <= _HALF], p_other[has_other & (p_other <= _HALF)]
@@ -111,16 +113,21 @@ def refuted_rate(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     Source: the mixture proportion of Blanchard, Lee, Scott, "Semi-supervised novelty detection", JMLR 2010; the fit is
     the three-parameter logistic of item response theory with its guessing parameter, Birnbaum 1968.
     """
-    groups = [[each for each in epochs if each.of == label] for label in sorted({each.of for each in epochs})]
+    groups = [
+        [each for each in epochs if each.asked_class == label]
+        for label in sorted({each.asked_class for each in epochs})
+    ]
     groups = [group for group in groups if any(len(each.count) > 2 for each in group)]
     if not groups:
         return 0.0, 0.0, 1.0
     share = [sum(each.improbable for each in group) for group in groups]
-    low, best, high = np.minimum(np.average([_pooled(group) for group in groups], axis=0, weights=share), 1.0).tolist()
+    low, best, high = np.minimum(
+        np.average([_pooled_estimate(group) for group in groups], axis=0, weights=share), 1.0
+    ).tolist()
     return low, best, high
 
 
-def _pooled(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
+def _pooled_estimate(epochs: Sequence[Candidates]) -> tuple[float, float, float]:
     epochs = [each for each in epochs if len(each.count) > 2]
     weight = np.array([(each.epoch + 1.0) ** -_FORGETTING for each in epochs])
     fits = [each.profile for each in epochs]

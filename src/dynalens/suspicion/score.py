@@ -107,12 +107,12 @@ def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
     """Return :func:`assess` of a history whose votes were counted."""
     rows = np.flatnonzero(statistics.presentations > 0)
     if not len(rows):
-        return _nothing(len(statistics))
+        return _empty_assessment(len(statistics))
     if statistics.unit is not None:
         return _assess_units(statistics, rows)
     predictions = Predictions.read(statistics.part(rows))
     direction = one_way(predictions.leader(), predictions.label)
-    score = combined(score_parts(predictions, direction), predictions)
+    score = score_of_parts(score_parts(predictions, direction), predictions)
     whole = bool((votes.presentations[rows] > 0).all())
     rate = estimate_noise_rate(predictions, direction, votes.candidates if whole else ())
     earlier = earlier_estimate(votes.course, votes.candidates, direction, votes.epochs) if whole else None
@@ -176,14 +176,14 @@ def streaming_score(statistics: SampleStatistics) -> Array:
     Several pictures of an epoch ask for it, so it is worked out once for each statistics.
     """
     if statistics not in _STREAMED:
-        _STREAMED[statistics] = _streamed(statistics)
+        _STREAMED[statistics] = _streaming_score(statistics)
     return _STREAMED[statistics]
 
 
 _STREAMED: "weakref.WeakKeyDictionary[SampleStatistics, Array]" = weakref.WeakKeyDictionary()
 
 
-def _streamed(statistics: SampleStatistics) -> Array:
+def _streaming_score(statistics: SampleStatistics) -> Array:
     rows = np.flatnonzero(statistics.presentations > 0)
     if not len(rows):
         return np.full(len(statistics), np.nan)
@@ -194,7 +194,7 @@ def _streamed(statistics: SampleStatistics) -> Array:
 
 def predicted_score(predictions: Predictions) -> Array:
     """Return the score of these predictions up to a constant, shape ``(N,)``, whoever made them."""
-    return combined(score_parts(predictions, one_way(predictions.leader(), predictions.label)), predictions)
+    return score_of_parts(score_parts(predictions, one_way(predictions.leader(), predictions.label)), predictions)
 
 
 def score_parts(predictions: Predictions, direction: float) -> dict[str, tuple[float, Array]]:
@@ -203,7 +203,7 @@ def score_parts(predictions: Predictions, direction: float) -> dict[str, tuple[f
     return {"margin": (1 - pairs, -predictions.margin), "pairs": (pairs, wrong_log_odds(predictions))}
 
 
-def combined(parts: Mapping[str, tuple[float, Array]], predictions: Predictions) -> Array:
+def score_of_parts(parts: Mapping[str, tuple[float, Array]], predictions: Predictions) -> Array:
     """Return the sum over the parts of weight * L(values), shape ``(N,)``; what is added here is part of the order."""
     is_doubtful = predictions.leader() != predictions.label
     total = np.zeros(len(predictions))
@@ -286,6 +286,6 @@ def _spread(n: int, rows: Array, values: Array) -> Array:
     return full
 
 
-def _nothing(n: int) -> Assessment:
+def _empty_assessment(n: int) -> Assessment:
     absent: Array = np.full(n, np.nan)
     return Assessment(absent, absent, np.full(n, -1), absent, absent, absent, NoiseRate(np.nan, np.nan, np.nan))

@@ -79,7 +79,7 @@ class VoteCount:
         lead = _probability_margin(epoch)
         self._gap += np.bincount(index, lead, n)
         wrong = np.flatnonzero(epoch["predicted"] != label[index])
-        self._keys, self._counts, self._latest = _once(
+        self._keys, self._counts, self._latest = _one_vote_each(
             np.append(self._keys, index[wrong] * _CLASSES + epoch["predicted"][wrong]),
             np.append(self._counts, np.ones(len(wrong), int)),
             np.append(self._latest, self._past_presentations + wrong),
@@ -147,7 +147,7 @@ def _probability_margin(epoch: Mapping[str, Array]) -> Array:
     return gap
 
 
-def _once(key: Array, counts: Array, latest: Array) -> tuple[Array, Array, Array]:
+def _one_vote_each(key: Array, counts: Array, latest: Array) -> tuple[Array, Array, Array]:
     """Return each key once, ascending, with the sum of its counts and its latest place."""
     unique, place = np.unique(key, return_inverse=True)
     last = np.zeros(len(unique), np.int64)
