@@ -455,7 +455,7 @@ def test_all_labels_of_a_sample_are_answered_at_once(browser: Any, tmp_path: Pat
     assert browser.find_element("id", "question").text == f"Are these all the labels that it should have: {given}?"
     keys(browser, *"nynuy")  # no class is asked for after a wrong one
     waited(lambda: ", 5 answered" in browser.find_element("id", "count").text)
-    assert "the run doubts" in browser.find_element("id", "last").text
+    assert "the run is least sure of" in browser.find_element("id", "last").text
     shown = browser.find_element("id", "rate").text
     shot(browser, "audit-of-several-labels")
     browser.find_element("id", "download").click()
