@@ -93,7 +93,7 @@ def recorded(epochs: list[list[tuple[int, list[float]]]], size: int = 4) -> Trai
     return dynamics
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(epochs=EPOCHS, size=st.integers(1, 9))
 def test_statistics_equal_their_definitions_for_any_split_into_batches(
     epochs: list[list[tuple[int, list[float]]]], size: int

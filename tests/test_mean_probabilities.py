@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from dynalens import TrainingDynamics, TrainingDynamicsMonitor, load_record
@@ -48,7 +49,7 @@ def kept(monitor: TrainingDynamicsMonitor) -> Any:
     return monitor.statistics().mean_probabilities
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 @given(epochs=EPOCHS)
 def test_mean_probabilities_equal_their_definition_and_change_nothing_else(epochs: History) -> None:
     dynamics = recorded(epochs)
@@ -124,20 +125,20 @@ def test_a_checkpoint_that_summed_no_entropy_goes_on_without_it() -> None:
     assert expected[1] == pytest.approx(math.log(3))
 
 
-@settings(deadline=None, max_examples=50)
-@given(epochs=EPOCHS)
-def test_a_saved_record_continues_as_if_never_interrupted(epochs: History) -> None:
-    for cut in (0, len(epochs[-1]) // 2, len(epochs[-1])):
-        first = recorded(epochs[:-1])
-        for i, z in epochs[-1][:cut]:
-            first.update([i], torch.tensor([z]), torch.tensor([LABELS[i]]))
-        buffer = io.BytesIO()
-        torch.save(first.state_dict(), buffer)
-        buffer.seek(0)
-        second = TrainingDynamics(len(LABELS), mean_probabilities=True)
-        second.load_state_dict(torch.load(buffer, weights_only=True))
-        feed(second, len(epochs) - 1, epochs[-1][cut:], 4)
-        assert_same(second.compute(), recorded(epochs).compute())
+@settings(deadline=None, max_examples=60)
+@given(epochs=EPOCHS, part=st.sampled_from([0.0, 0.5, 1.0]))
+def test_a_saved_record_continues_as_if_never_interrupted(epochs: History, part: float) -> None:
+    cut = int(part * len(epochs[-1]))
+    first = recorded(epochs[:-1])
+    for i, z in epochs[-1][:cut]:
+        first.update([i], torch.tensor([z]), torch.tensor([LABELS[i]]))
+    buffer = io.BytesIO()
+    torch.save(first.state_dict(), buffer)
+    buffer.seek(0)
+    second = TrainingDynamics(len(LABELS), mean_probabilities=True)
+    second.load_state_dict(torch.load(buffer, weights_only=True))
+    feed(second, len(epochs) - 1, epochs[-1][cut:], 4)
+    assert_same(second.compute(), recorded(epochs).compute())
 
 
 def test_mean_probabilities_keep_their_digits_over_a_thousand_epochs() -> None:
