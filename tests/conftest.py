@@ -1,9 +1,12 @@
 """Settings of the whole suite."""
 
 import functools
+import gc
 import importlib.metadata
 import logging
 import os
+from collections.abc import Generator
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +22,17 @@ torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 for name in ("pytorch_lightning", "lightning.pytorch"):
     logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Half a million objects are imported and collected, and stay: the garbage collector walks through none of them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture
