@@ -95,7 +95,7 @@ def test_every_chart_draws_every_record(name: str, case: str) -> None:
 @given(st.lists(st.tuples(*[st.sampled_from([0.0, 0.01, 0.5, 0.999, 1.0, np.nan, -0.1, 1.1])] * 3), max_size=30))
 def test_cells_count_each_point_of_the_unit_square_once(points: list[tuple[float, float, float]]) -> None:
     x, y, value = np.array(points or [(np.nan, 0, 0)]).T
-    cells = charts.counted(x, y, value)
+    cells = charts.cell_counts(x, y, value)
     rows, columns = cells.samples.shape
     expected: dict[tuple[int, int], list[float]] = {}
     for a, b, v in zip(x, y, value, strict=True):
@@ -179,7 +179,7 @@ def test_pairs_of_classes_are_counted_by_hand() -> None:
     counts, classes = counted_pairs(given, suggested)
     assert classes == [0, 1, 2]
     assert counts.tolist() == [[0, 2, 0], [1, 0, 0], [2, 0, 0]]  # given by row; the last suggests nothing
-    counts, classes = counted_pairs(given, suggested, most=2)
+    counts, classes = counted_pairs(given, suggested, most_classes=2)
     assert classes == [0, 1]  # met five times and three times, class 2 twice
     assert counts.tolist() == [[0, 2], [1, 0]]
 

@@ -159,12 +159,12 @@ def test_an_unknown_method_is_refused() -> None:
 
 def test_the_time_of_contrasts_counts_for_the_budget() -> None:
     budget = Schedule(1, 0.1)
-    budget.trained(10.0)
-    budget.aside(3.0)
+    budget.add_training(10.0)
+    budget.add_aside(3.0)
     assert budget.overhead(1.0) == pytest.approx(0.4)
     assert budget.wait(1.0) == 4  # 4 seconds are 10 % of 40, four epochs
-    budget.made(0, 4)
-    budget.trained(10.0)
+    budget.note_results(0, 4)
+    budget.add_training(10.0)
     assert budget.overhead(1.0) == pytest.approx(0.1)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from dynalens import AttributionMonitor, TrainingDynamicsMonitor, explain, load_explanations
-from dynalens.explanations.files import packed
+from dynalens.explanations.files import packed_maps
 from dynalens.explanations.names import content_ids
 from dynalens.pictures.overlays import bars_cell
 from training import Classifier, N, attribution_monitor, dataset, fit, images, in_order, labels, loader
@@ -56,7 +56,7 @@ def test_images_are_named_by_their_contents_whatever_their_dtype() -> None:
 
 
 def written(folder: Path, name: str = "epoch_000000", **changes: Any) -> None:
-    content: dict[str, Any] = {**packed("saliency", torch.rand(2, 3, 3)), "ids": np.array([7, 8])}
+    content: dict[str, Any] = {**packed_maps("saliency", torch.rand(2, 3, 3)), "ids": np.array([7, 8])}
     content |= {"labels": np.array([0, 1]), "targets": np.array([0, 1])} | changes
     (folder / "explanations").mkdir(exist_ok=True)
     np.savez(
@@ -127,7 +127,7 @@ def test_a_fit_that_goes_on_explains_the_samples_of_an_earlier_version_by_name(t
 
 def test_small_gradients_are_kept_in_half_precision() -> None:
     maps = torch.tensor([[[1e-12, -3e-12]], [[0.0, 0.0]]])
-    arrays = packed("saliency", maps)
+    arrays = packed_maps("saliency", maps)
     assert arrays["saliency.maps"].dtype == np.float16
     np.testing.assert_allclose(arrays["saliency.maps"] * arrays["saliency.scales"][:, None, None], maps, rtol=1e-3)
 

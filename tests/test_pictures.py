@@ -33,7 +33,7 @@ from dynalens.pictures import (
     words_cell,
 )
 from dynalens.pictures.card import LINE, TEXT
-from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, shortened, text_width, write
+from dynalens.pictures.drawing import ORANGE, RIGHT, WRONG, text_that_fits, text_width, write
 from dynalens.pictures.gallery import sparkline
 from dynalens.pictures.overlays import word_lines
 from test_dynamics import _NoCopyBetweenDevices
@@ -220,16 +220,16 @@ def test_long_class_names_do_not_change_the_size_of_a_sheet() -> None:
 @pytest.mark.parametrize("width", [10, 60, 200])
 def test_cut_text_fits_and_ends_in_an_ellipsis(width: int) -> None:
     text = "golden retriever, standing"
-    cut = shortened(text, 20, width)
+    cut = text_that_fits(text, 20, width)
     assert cut == text or cut.endswith("…")
     assert text_width(cut, 20) <= max(width, text_width("…", 20))
     assert text.startswith(cut.rstrip("…"))
-    assert shortened("cat", 20, 200) == "cat"
+    assert text_that_fits("cat", 20, 200) == "cat"
 
 
 def test_letters_beyond_ascii_are_written_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "_wide_font", lambda size: None)
-    assert shortened("crème brûlée 猫", 20, 900) == "creme brulee ?"
+    assert text_that_fits("crème brûlée 猫", 20, 900) == "creme brulee ?"
 
 
 @pytest.mark.parametrize("halo", [0, 2])

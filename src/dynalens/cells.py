@@ -10,20 +10,20 @@ from dynalens.text import escaped, inert, printable
 
 def inert_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with each text in it, the index too, as an :func:`~dynalens.text.inert` cell."""
-    return _mapped(table, inert)
+    return _map_texts(table, inert)
 
 
 def printable_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with each text in it, the index too, :func:`~dynalens.text.printable`."""
-    return _mapped(table, printable)
+    return _map_texts(table, printable)
 
 
 def escaped_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with each text in it, the index too, :func:`~dynalens.text.escaped`."""
-    return _mapped(table, escaped)
+    return _map_texts(table, escaped)
 
 
-def _mapped(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
+def _map_texts(table: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
     def cell(value: Any) -> Any:
         return change(value) if isinstance(value, str) else value
 

@@ -38,9 +38,12 @@ class Schedule:
         self.every_n_epochs, self.max_overhead, self.last_epoch = every_n_epochs, max_overhead, last_epoch
         self.next_epoch = 0
         self.newest_epoch: int | None = None
-        self._told = False
-        self._trained, self._spent = 0.0, 0.0  # in the whole fit; what follows is since the last results
-        self._seconds, self._epochs, self._aside = 0.0, 0, 0.0
+        self._has_told = False
+        self._seconds_of_training, self._seconds_of_results = (
+            0.0,
+            0.0,
+        )  # in the whole fit; what follows is since the last results
+        self._seconds, self._epochs, self._seconds_aside = 0.0, 0, 0.0
         self._start = 0.0
         self.begin_epoch()  # a training that goes on within an epoch says nothing of its beginning
 
@@ -54,24 +57,24 @@ class Schedule:
 
     def end_epoch(self) -> None:
         """The epoch's training has ended, with its last step or validation: what callbacks do after it is not of it."""
-        self.trained(self._step_end - self._epoch_start)
+        self.add_training(self._step_end - self._epoch_start)
 
-    def trained(self, seconds: float) -> None:
+    def add_training(self, seconds: float) -> None:
         """An epoch has ended that took so long without results."""
-        self._trained += seconds
+        self._seconds_of_training += seconds
         self._seconds += seconds
         self._epochs += 1
 
-    def aside(self, seconds: float) -> None:
+    def add_aside(self, seconds: float) -> None:
         """Something that goes with the next results took so long."""
-        self._aside += seconds
+        self._seconds_aside += seconds
 
     @contextmanager
     def timed_aside(self) -> Iterator[None]:
-        """Count the body as :meth:`aside`."""
+        """Count the body as :meth:`add_aside`."""
         start = time.perf_counter()
         yield
-        self.aside(time.perf_counter() - start)
+        self.add_aside(time.perf_counter() - start)
 
     def due(self, epoch: int) -> bool:
         """Return whether results are made at the end of this epoch."""
@@ -91,9 +94,9 @@ class Schedule:
             overhead: What :meth:`account` returned.
             every_n_epochs: The same.
         """
-        if self._told or every_n_epochs == self.every_n_epochs or self.newest_epoch == self.last_epoch:
+        if self._has_told or every_n_epochs == self.every_n_epochs or self.newest_epoch == self.last_epoch:
             return None
-        self._told = True
+        self._has_told = True
         next_epoch = self.next_epoch if self.last_epoch is None else min(self.next_epoch, self.last_epoch)
         return (
             f"{results} took {percent(overhead, 0)} of the training time since the previous ones, more than "
@@ -103,7 +106,7 @@ class Schedule:
 
     def overhead(self, seconds: float) -> float:
         """Return what results took, as a fraction of the training since the ones before."""
-        return (seconds + self._aside) / self._seconds if self._seconds else math.inf
+        return (seconds + self._seconds_aside) / self._seconds if self._seconds else math.inf
 
     def wait(self, seconds: float, epochs_left: int = 0) -> int:
         """Return after how many epochs other results that take so long fit the budget.
@@ -114,10 +117,12 @@ class Schedule:
         """
         if self.max_overhead is None or not self._seconds:
             return self.every_n_epochs
-        cost, mean = seconds + self._aside, self._seconds / self._epochs
+        cost, mean = seconds + self._seconds_aside, self._seconds / self._epochs
         epochs = cost / (self.max_overhead * mean)
         if epochs_left > 0:
-            budget = self.max_overhead * (self._trained + epochs_left * mean) - self._spent - cost
+            budget = (
+                self.max_overhead * (self._seconds_of_training + epochs_left * mean) - self._seconds_of_results - cost
+            )
             epochs = epochs_left / max(1, budget // cost)
         return self.every_n_epochs * max(1, math.ceil(epochs / self.every_n_epochs))
 
@@ -133,11 +138,11 @@ class Schedule:
         """Results took so long at the end of this epoch: return what is logged of it, and plan the next."""
         epochs_left = 0 if self.last_epoch is None else self.last_epoch - epoch
         overhead, wait = self.overhead(seconds), self.wait(seconds, epochs_left)
-        self._spent += seconds + self._aside
-        self.made(epoch, wait)
+        self._seconds_of_results += seconds + self._seconds_aside
+        self.note_results(epoch, wait)
         return {"overhead": overhead, "every_n_epochs": wait}
 
-    def made(self, epoch: int, wait: int) -> None:
+    def note_results(self, epoch: int, wait: int) -> None:
         """Results were made at the end of this epoch; the next come after ``wait`` epochs."""
         self.newest_epoch, self.next_epoch = epoch, epoch + wait
-        self._seconds, self._epochs, self._aside = 0.0, 0, 0.0
+        self._seconds, self._epochs, self._seconds_aside = 0.0, 0, 0.0

@@ -30,7 +30,7 @@ class LastLayer:
         self._step = ExitStack()
         self._calls: LayerCalls | None = None
         self._same: Tensor | None = None
-        self._begun = self._warned = False
+        self._begun = self._has_warned = False
 
     def install(self, model: Any) -> None:
         """A fit begins.
@@ -38,10 +38,10 @@ class LastLayer:
         Raises:
             ValueError: If the model has no such layer.
         """
-        self._noise, self._same, self._begun, self._warned = GradientNoise(), None, False, False
-        self._layer = self._found(model) if self.name else None
+        self._noise, self._same, self._begun, self._has_warned = GradientNoise(), None, False, False
+        self._layer = self._find_layer(model) if self.name else None
 
-    def _found(self, model: Any) -> nn.Linear:
+    def _find_layer(self, model: Any) -> nn.Linear:
         if isinstance(self.name, str):
             layer: Any = module_named(model, self.name, argument="gradient_noise")
         else:
@@ -73,7 +73,7 @@ class LastLayer:
             return
         self.close()
         calls, self._calls = self._calls, None
-        call = None if calls is None else self._fitting(calls, presentation)
+        call = None if calls is None else self._call_of_targets(calls, presentation)
         if call is None:
             return
         features, logits, targets = call.mark, call.value.detach().float(), presentation.targets
@@ -90,7 +90,7 @@ class LastLayer:
         except Exception as error:  # noqa: BLE001  # such as a full device: the training needs no noise
             self._leave_out(f"{type(error).__name__}: {error}")
 
-    def _fitting(self, calls: LayerCalls, presentation: Presentation) -> LayerCall | None:
+    def _call_of_targets(self, calls: LayerCalls, presentation: Presentation) -> LayerCall | None:
         """Return the call with one row for each target, or None; raise in the first step, and warn once later."""
         if presentation.units is not None:
             raise CaptureError(
@@ -116,8 +116,8 @@ class LastLayer:
 
     def _leave_out(self, reason: str) -> None:
         """Warn once that the noise is of other steps only."""
-        if not self._warned:
-            self._warned = True
+        if not self._has_warned:
+            self._has_warned = True
             warn(f"Steps are left out of the gradient noise, training goes on. The first one had {reason}.")
 
     def _check_same(self) -> None:

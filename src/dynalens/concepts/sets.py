@@ -74,7 +74,7 @@ def class_images(folder: str | Path, transform: Transform | None) -> tuple[Tenso
             f"Expected `samples` to be a folder with a folder of pictures for each class, got none in {root}. Name "
             "a folder as torchvision's ImageFolder takes it."
         )
-    images = _transformed("samples", [path for _, path in pictures], transform)
+    images = _tensor_of_files("samples", [path for _, path in pictures], transform)
     names = [str(path.relative_to(root).with_suffix("")) for _, path in pictures]
     return images, torch.tensor([number for number, _ in pictures]), names
 
@@ -121,10 +121,10 @@ def _read(name: str, folder: Path, transform: Transform | None) -> Tensor:
         raise ValueError(
             f"Expected pictures of the concept {name!r} in {folder}, got none. Name a folder that holds them."
         )
-    return _transformed(name, files, transform)
+    return _tensor_of_files(name, files, transform)
 
 
-def _transformed(name: str, files: Sequence[Path], transform: Transform | None) -> Tensor:
+def _tensor_of_files(name: str, files: Sequence[Path], transform: Transform | None) -> Tensor:
     from PIL import Image
 
     if transform is None:

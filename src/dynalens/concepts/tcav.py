@@ -220,11 +220,11 @@ def _captum() -> tuple[Callable[[nn.Module, str, str], Any], Any]:
         def classes(self) -> list[int]:
             return [int(label) for label in self.model.classes_]
 
-    def made(model: nn.Module, layer: str, folder: str) -> Any:
+    def concept_classifier(model: nn.Module, layer: str, folder: str) -> Any:
         gradient = LayerGradientXActivation(model, None, multiply_by_inputs=False)
         return TCAV(model, [layer], classifier=Logistic(), layer_attr_method=gradient, save_path=folder)
 
-    return made, Concept
+    return concept_classifier, Concept
 
 
 def _held_out(labels: Array) -> Array:

@@ -99,14 +99,14 @@ class _Kernel:
         return values
 
     def _kernel_rows(self, rows: Tensor) -> Tensor:
-        squared = (2 - 2 * (rows @ self.x.T)).clamp(min=0)  # of rows of length 1
-        return torch.exp(-self._gamma * squared.double())
+        squared_distance = (2 - 2 * (rows @ self.x.T)).clamp(min=0)  # of rows of length 1
+        return torch.exp(-self._gamma * squared_distance.double())
 
 
 def _median_distance(x: Tensor) -> float:
     sample = x[torch.linspace(0, len(x) - 1, min(len(x), _FOR_SCALE), device=x.device).long()]
-    squared = (2 - 2 * (sample @ sample.T)).clamp(min=0)
-    upper = squared[torch.ones_like(squared, dtype=torch.bool).triu(1)]
+    squared_distance = (2 - 2 * (sample @ sample.T)).clamp(min=0)
+    upper = squared_distance[torch.ones_like(squared_distance, dtype=torch.bool).triu(1)]
     positive = upper[upper > _EQUAL]
     return float(positive.median()) if len(positive) else 1.0
 

@@ -29,7 +29,7 @@ def agreement_of_runs(epochs: Sequence[ExplainedEpoch]) -> dict[str, tuple[list[
         >>> ids, agreement.tolist()
         (['a', 'b'], [[-1.0, -1.0], [-1.0, -1.0]])
     """
-    places = [dict(zip(_named(epoch), range(len(epoch.ids)), strict=True)) for epoch in epochs]
+    places = [dict(zip(_ids_and_targets(epoch), range(len(epoch.ids)), strict=True)) for epoch in epochs]
     common = [key for key in places[0] if all(key in place for place in places)]
     if not common:
         return {}
@@ -44,5 +44,5 @@ def agreement_of_runs(epochs: Sequence[ExplainedEpoch]) -> dict[str, tuple[list[
     return agreements
 
 
-def _named(epoch: ExplainedEpoch) -> list[tuple[int | str, int]]:
+def _ids_and_targets(epoch: ExplainedEpoch) -> list[tuple[int | str, int]]:
     return [(sample, int(target)) for sample, target in zip(epoch.ids, epoch.targets, strict=True)]

@@ -208,7 +208,7 @@ def doubtful_label(labels: Tensor, doubtful_unit: tuple[int, int], logits: Tenso
     return unit._replace(given=bool(bit))
 
 
-def joined(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit]) -> ExplanationResult:
+def joined_results(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit]) -> ExplanationResult:
     """Return the results of single samples as one, with the words for the unit of each."""
     first = results[0]
     explanations = [result.explanation for result in results]
@@ -224,7 +224,7 @@ def joined(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit])
         targets=torch.cat([result.targets for result in results]),
         explanation=Explanation(maps, torch.cat([each.logits for each in explanations]), layer),
         relevance={name: torch.cat([result.relevance[name] for result in results]) for name in maps},
-        measured={name: _measured([result.measured[name] for result in results]) for name in names},
+        measured={name: _joined_faithfulness([result.measured[name] for result in results]) for name in names},
         ids=None if first.ids is None else [sample for result in results for sample in result.ids or ()],
         units=[unit.words for unit in units],
         given=torch.tensor([unit.given for unit in units]) if first.independent else None,
@@ -232,7 +232,7 @@ def joined(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit])
     )
 
 
-def _measured(parts: Sequence[Faithfulness]) -> Faithfulness:
+def _joined_faithfulness(parts: Sequence[Faithfulness]) -> Faithfulness:
     curves = {name: _curve([part.curves[name] for part in parts]) for name in _in_all([part.curves for part in parts])}
     names = _in_all([part.values for part in parts])
     return Faithfulness(curves, {name: torch.cat([part.values[name] for part in parts]) for name in names})

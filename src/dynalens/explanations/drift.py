@@ -37,8 +37,8 @@ class EarlierMaps:
         self.last = result.relevance
         self.first = self.first or result.relevance
         if "consensus" in metrics:
-            self.total = {method: self._added(method, maps) for method, maps in result.relevance.items()}
+            self.total = {method: self._running_sum(method, maps) for method, maps in result.relevance.items()}
 
-    def _added(self, method: str, maps: Tensor) -> Tensor:
+    def _running_sum(self, method: str, maps: Tensor) -> Tensor:
         total, maps_now = self.total.get(method), normalised(maps)
         return maps_now if total is None or total.shape != maps_now.shape else total.to(maps_now.device) + maps_now

@@ -105,7 +105,7 @@ class Explainer:
             )
             self.metrics = ()
 
-    def explained(
+    def explanation_of(
         self,
         model: nn.Module,
         samples: Passed,
@@ -123,7 +123,7 @@ class Explainer:
             predicted: Whether to explain the predicted classes instead.
             regions: Masks of the object, (N, *spatial), for the metrics that need them.
         """
-        inputs, labels = _beside(model, samples[1], samples[2])
+        inputs, labels = _on_device_of(model, samples[1], samples[2])
         if is_table(inputs) and self.settings.baseline == "blur":  # columns have no neighbours
             self.settings = replace(self.settings, baseline="zero")
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
@@ -142,11 +142,11 @@ class Explainer:
         What speaks for one of several labels is one map, whether it was given or not: there is "label" alone, as for
         the output of a regression.
         """
-        for_label = self.explained(model, suspects)
+        for_label = self.explanation_of(model, suspects)
         if self.independent or self.numbers:
             return {"label": for_label}
         predicted = for_label.explanation.logits.argmax(dim=1)
-        return {"label": for_label, "prediction": self.explained(model, suspects, targets=predicted)}
+        return {"label": for_label, "prediction": self.explanation_of(model, suspects, targets=predicted)}
 
     def robust(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Robustness | None:
         """Return what attacks and corruptions do to samples in the model's form; None where none is asked for."""
@@ -154,10 +154,10 @@ class Explainer:
             self.robustness = none_of(self.robustness)
         if not self.robustness:
             return None
-        inputs, labels = _beside(model, inputs, labels)
+        inputs, labels = _on_device_of(model, inputs, labels)
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
 
-        def measured(checks: Sequence[str]) -> Robustness:
+        def robustness_of(checks: Sequence[str]) -> Robustness:
             return self._in_memory(
                 images,
                 lambda: measured_robustness(
@@ -165,12 +165,14 @@ class Explainer:
                 ),
             )
 
-        robustness, self.robustness = self._of_working(self.robustness, measured)
+        robustness, self.robustness = self._of_working(self.robustness, robustness_of)
         return replace(robustness, table=is_table(inputs))
 
-    def contrasted(self, model: nn.Module, inputs: Tensor, suggested: Tensor, labels: Tensor, *, method: str) -> Tensor:
+    def contrast_maps(
+        self, model: nn.Module, inputs: Tensor, suggested: Tensor, labels: Tensor, *, method: str
+    ) -> Tensor:
         """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the labels (N,)."""
-        inputs, suggested, labels = _beside(model, inputs, suggested, labels)
+        inputs, suggested, labels = _on_device_of(model, inputs, suggested, labels)
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
         own_arguments = dict((self.method_args or {}).get(method, {}))
         if takes(BUILT_IN[method], "target_layer"):
@@ -201,7 +203,7 @@ class Explainer:
 
     def units_forward(self, model: nn.Module, inputs: Tensor) -> tuple[Forward, Tensor]:
         """Return what gives the logits of all tokens or pixels, and the inputs that it takes."""
-        (inputs,) = _beside(model, inputs)
+        (inputs,) = _on_device_of(model, inputs)
         images = model_form(explained_form(inputs), inputs)
         return self._model_forward(model, images, dense=True), images
 
@@ -241,13 +243,13 @@ class Explainer:
     def _measured(self, query: Query, logits: Tensor, regions: Tensor | None, maps: Tensor) -> Faithfulness:
         settings = replace(self.settings, chunk_size=self.chunk_size)
 
-        def measured(metrics: Sequence[str]) -> Faithfulness:
+        def faithfulness_of(metrics: Sequence[str]) -> Faithfulness:
             return measure(
                 query.model, query.images, query.targets, maps, metrics, settings, forward=query.forward,
                 logits=logits, regions=regions,
             )  # fmt: skip
 
-        result, self.metrics = self._of_working(self.metrics, measured)
+        result, self.metrics = self._of_working(self.metrics, faithfulness_of)
         return result
 
     def _under_noise(
@@ -262,7 +264,7 @@ class Explainer:
         }
         maps = {**relevance, **full_maps}  # signs and channels count
 
-        def measured(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+        def values_under_noise(metrics: Sequence[str]) -> dict[str, dict[str, Tensor]]:
             values_of: dict[str, dict[str, Tensor]] = {}
             if "infidelity" in metrics:
                 values_of["infidelity"] = {
@@ -280,7 +282,7 @@ class Explainer:
         noisy = [name for name in self.metrics if name in METRICS_UNDER_NOISE]
         if not noisy:
             return {}
-        results, usable = self._of_working(noisy, measured)
+        results, usable = self._of_working(noisy, values_under_noise)
         self.metrics = [name for name in self.metrics if name not in noisy or name in usable]
         return results
 
@@ -295,7 +297,7 @@ class Explainer:
         return {method: rank_correlation(relevance[method], maps[method]) for method in maps if method in relevance}
 
     def _maps(self, query: Query) -> Explanation:
-        def explained(methods: Sequence[Method]) -> Explanation:
+        def explanation_of(methods: Sequence[Method]) -> Explanation:
             names = {_name(method) for method in methods}
             return explain(
                 query.model, query.images, query.targets, methods=methods, target_layer=self.target_layer,
@@ -303,7 +305,7 @@ class Explainer:
                 forward=query.forward, chunk_size=self.chunk_size,
             )  # fmt: skip
 
-        explanation, self.methods = self._of_working(self.methods, explained, one_must=True)
+        explanation, self.methods = self._of_working(self.methods, explanation_of, one_must=True)
         self.target_layer = explanation.target_layer or self.target_layer  # looked for once in a run
         return explanation
 
@@ -320,10 +322,10 @@ class Explainer:
         try:
             return function(parts), parts
         except Exception as error:  # noqa: BLE001  # raised again where nothing is left
-            usable = self._working(parts, lambda part: function([part]), error, one_must=one_must)
+            usable = self._parts_that_work(parts, lambda part: function([part]), error, one_must=one_must)
         return function(usable), usable
 
-    def _working(
+    def _parts_that_work(
         self, parts: Sequence[P], attempt: Callable[[P], object], error: Exception, *, one_must: bool
     ) -> list[P]:
         """Return the parts that do not fail, and warn of the others; raise if some must and none does."""
@@ -346,7 +348,7 @@ class Explainer:
         return {method: pixel_relevance(method, method_maps, images.shape[2:]) for method, method_maps in maps.items()}
 
 
-def _beside(model: nn.Module, *tensors: Tensor) -> list[Tensor]:
+def _on_device_of(model: nn.Module, *tensors: Tensor) -> list[Tensor]:
     """Return tensors on the device of the model."""
     device = next((parameter.device for parameter in model.parameters()), tensors[0].device)
     return [tensor.to(device) for tensor in tensors]

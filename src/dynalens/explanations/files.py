@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynalens.dynamics import Array
-from dynalens.explanations.names import decoded
+from dynalens.explanations.names import ids_of_arrays
 from dynalens.record import read_arrays, whole
 
 _MAPS, _SCALES = ".maps", ".scales"
@@ -45,7 +45,7 @@ class ExplainedEpoch:
     values: dict[str, Array]
 
 
-def packed(method: str, maps: Tensor) -> dict[str, Array]:
+def packed_maps(method: str, maps: Tensor) -> dict[str, Array]:
     """Return maps as they are kept: float16 of each map over its largest magnitude, and that magnitude in float32.
 
     So small gradients do not become zero. Half a step of float16 is 2^-11 of a value.
@@ -55,7 +55,7 @@ def packed(method: str, maps: Tensor) -> dict[str, Array]:
         maps: Shape ``(N, *spatial)``.
 
     Example:
-        >>> arrays = packed("saliency", torch.tensor([[[1e-9, -4e-9]]]))
+        >>> arrays = packed_maps("saliency", torch.tensor([[[1e-9, -4e-9]]]))
         >>> arrays["saliency.maps"].tolist(), arrays["saliency.scales"].tolist() == [np.float32(4e-9)]
         ([[[0.25, -1.0]]], True)
     """
@@ -82,7 +82,7 @@ def load_explanations(folder: str | Path) -> list[ExplainedEpoch]:
     Example:
         >>> import tempfile
         >>> from dynalens.record import epoch_file, write_arrays
-        >>> arrays = packed("saliency", torch.tensor([[[0.5, 1.0]]]))
+        >>> arrays = packed_maps("saliency", torch.tensor([[[0.5, 1.0]]]))
         >>> arrays |= {"ids": np.array([7]), "labels": np.array([2]), "targets": np.array([2])}
         >>> with tempfile.TemporaryDirectory() as run:
         ...     (Path(run) / "explanations").mkdir()
@@ -114,18 +114,18 @@ def _read(epoch: int, file: Path) -> ExplainedEpoch:
         methods = [name.removesuffix(_MAPS) for name in arrays if name.endswith(_MAPS)]
         if not methods:  # of a version that kept none
             return ExplainedEpoch(epoch, [], arrays["labels"], arrays["targets"], {}, {})
-        maps = {method: _unpacked(arrays[method + _MAPS], arrays[method + _SCALES]) for method in methods}
+        maps = {method: _unpacked_maps(arrays[method + _MAPS], arrays[method + _SCALES]) for method in methods}
         values = {
             "/".join(name.removesuffix(".values").rsplit(".", 1)): values
             for name, values in arrays.items()
             if name.endswith(".values") and not name.startswith("suspects_")
         }
-        ids = decoded(arrays["ids"], int(arrays.get("ids_of", 0)))
+        ids = ids_of_arrays(arrays["ids"], int(arrays.get("ids_of", 0)))
         for name, each in {"labels": arrays["labels"], "targets": arrays["targets"], **maps, **values}.items():
             if each.shape[:1] != (len(ids),) or (name in _CLASSES and (each.ndim > 1 or each.dtype.kind not in "iu")):
                 raise ValueError(f"{name} of {each.dtype} and shape {each.shape} for {len(ids)} samples")
         return ExplainedEpoch(epoch, ids, arrays["labels"], arrays["targets"], maps, values)
 
 
-def _unpacked(shares: Array, scales: Array) -> Array:
+def _unpacked_maps(shares: Array, scales: Array) -> Array:
     return np.asarray(shares.astype(np.float32) * scales.reshape(-1, *[1] * (shares.ndim - 1)))

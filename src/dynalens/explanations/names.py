@@ -61,11 +61,11 @@ def caption(sample: int | str, kind: str) -> str:
     return str(sample) if str(sample).startswith((_VALIDATION, _IMAGE)) else f"{kind} {sample}"
 
 
-def coded(ids: Sequence[int | str]) -> dict[str, Array]:
+def id_arrays(ids: Sequence[int | str]) -> dict[str, Array]:
     """Return ids as they are kept on disk: numbers, and as ``ids_of`` what they are numbers of.
 
     Example:
-        >>> {name: array.tolist() for name, array in coded(["validation 8", "validation 9"]).items()}
+        >>> {name: array.tolist() for name, array in id_arrays(["validation 8", "validation 9"]).items()}
         {'ids': [8, 9], 'ids_of': 1}
     """
     for kind, (start, base) in _NUMBERED.items():
@@ -75,11 +75,11 @@ def coded(ids: Sequence[int | str]) -> dict[str, Array]:
     return {"ids": np.array(ids)}
 
 
-def decoded(ids: Array, kind: int) -> list[int | str]:
-    """Return the ids of :func:`coded`.
+def ids_of_arrays(ids: Array, kind: int) -> list[int | str]:
+    """Return the ids of :func:`id_arrays`.
 
     Example:
-        >>> decoded(np.array([8]), 1), decoded(np.array([255]), 2), decoded(np.array([3]), 0)
+        >>> ids_of_arrays(np.array([8]), 1), decoded(np.array([255]), 2), decoded(np.array([3]), 0)
         (['validation 8'], ['image 0000000000ff'], [3])
     """
     start, base = _NUMBERED.get(kind, ("", 0))
@@ -87,6 +87,6 @@ def decoded(ids: Array, kind: int) -> list[int | str]:
     return [f"{start}{number:{digits[base]}}" for number in ids.tolist()] if start else list(ids.tolist())
 
 
-def listed(ids: Sequence[int | str] | Tensor) -> list[int | str]:
+def id_list(ids: Sequence[int | str] | Tensor) -> list[int | str]:
     """Return ids as a list; waits for the device where they are there."""
     return ids.tolist() if isinstance(ids, Tensor) else list(ids)

@@ -55,12 +55,12 @@ class Noise:
         def maps_of(method: str) -> Callable[[Tensor], Tensor]:
             calls: Iterator[int] = count()
 
-            def explained(images: Tensor) -> Tensor:  # the same noise is drawn for each method
+            def maps_under_noise(images: Tensor) -> Tensor:  # the same noise is drawn for each method
                 call = next(calls)
                 if call == len(results):
                     results.append(explain(images))
                 return results[call][method]
 
-            return explained
+            return maps_under_noise
 
         return {method: sensitivity_max(maps_of(method), self.query.images) for method in results[0]}

@@ -28,10 +28,10 @@ class Regions:
 
     def __init__(self, where: Where) -> None:
         self._where = where
-        self.kept: dict[int | str, Tensor] = {}
+        self.masks: dict[int | str, Tensor] = {}
 
     @property
-    def wanted(self) -> bool:
+    def reads_batches(self) -> bool:
         """Whether masks are read from batches."""
         return self._where is not None and not isinstance(self._where, Tensor)
 
@@ -46,18 +46,18 @@ class Regions:
         Raises:
             ValueError: If the batch has no masks there, or their shape is not that of the images.
         """
-        if not self.wanted or not rows:
+        if not self.reads_batches or not rows:
             return
         masks = masks_for(self._masks_in(batch), images)
-        self.kept |= {sample: masks[row].detach().clone() for sample, row in rows.items()}
+        self.masks |= {sample: masks[row].detach().clone() for sample, row in rows.items()}
 
     def forget_others(self, ids: Collection[int | str]) -> None:
         """Drop the masks of samples that were traded for others."""
-        self.kept = {sample: mask for sample, mask in self.kept.items() if sample in ids}
+        self.masks = {sample: mask for sample, mask in self.masks.items() if sample in ids}
 
     def of(self, ids: Sequence[int | str]) -> Tensor | None:
         """Return masks ``(N, *spatial)``, bool, of these samples; None where none are kept."""
-        masks = [self.kept[sample] for sample in ids if sample in self.kept]
+        masks = [self.masks[sample] for sample in ids if sample in self.masks]
         return torch.stack(masks) if masks and len(masks) == len(ids) else None
 
     def _masks_in(self, batch: Any) -> Any:

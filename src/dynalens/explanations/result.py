@@ -9,8 +9,8 @@ from torch import Tensor
 
 from dynalens.attribution import Explanation
 from dynalens.dynamics import Array
-from dynalens.explanations.files import packed
-from dynalens.explanations.names import caption, coded
+from dynalens.explanations.files import packed_maps
+from dynalens.explanations.names import caption, id_arrays
 from dynalens.faithfulness import Curve, Faithfulness, class_probabilities, tie_fraction
 from dynalens.observation import is_tokens
 from dynalens.pictures import Decode, ExplanationRow, Normalisation, Sentences, Shown, class_name, shown_inputs
@@ -80,7 +80,7 @@ class ExplanationResult:
                 arrays[f"{method}.{name}.curves"] = curve.values
                 arrays[f"{method}.{name}.fractions"] = curve.fractions
                 arrays[f"{method}.{name}.errors"] = curve.errors
-        ids = {} if self.ids is None else {prefix + name: array for name, array in coded(self.ids).items()}
+        ids = {} if self.ids is None else {prefix + name: array for name, array in id_arrays(self.ids).items()}
         return ids | {prefix + name: values.cpu().numpy() for name, values in arrays.items()}
 
     def kept_maps(self) -> dict[str, Array]:
@@ -91,7 +91,7 @@ class ExplanationResult:
         arrays: dict[str, Array] = {}
         for method, relevance in self.relevance.items():
             maps = self.explanation.maps[method]
-            arrays |= packed(method, maps if maps.ndim == relevance.ndim else relevance)
+            arrays |= packed_maps(method, maps if maps.ndim == relevance.ndim else relevance)
         return arrays
 
     def fractions(self) -> Tensor:
@@ -120,9 +120,11 @@ class ExplanationResult:
             decode: From a token to its word.
         """
         sentences = self._sentences(decode)
-        pictures = sentences.all() if is_tokens(self.images) else self._shown(normalisation)
+        pictures = sentences.all() if is_tokens(self.images) else self._pictures(normalisation)
         shown_labels = self._labels(names, sentences.name)
-        curves = {method: _drawn(method_curves.curves, fractions) for method, method_curves in self.measured.items()}
+        curves = {
+            method: _curves_at(method_curves.curves, fractions) for method, method_curves in self.measured.items()
+        }
         controls = curves.pop(RANDOM, {})
         areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in curves}
         relevance = {m: middle_slices(maps).cpu().numpy() for m, maps in self.relevance.items()}
@@ -181,7 +183,7 @@ class ExplanationResult:
         places: Sequence[int | None] = self.places[: len(ids)] or [None] * len(ids)  # of signals it is in words
         return Sentences(ids, places, self.labels.tolist()[: len(ids)], decode)
 
-    def _shown(self, normalisation: Normalisation | None) -> Sequence[Shown]:
+    def _pictures(self, normalisation: Normalisation | None) -> Sequence[Shown]:
         return shown_inputs(self.images.squeeze(1) if self.table else self.images, normalisation)
 
 
@@ -194,5 +196,5 @@ def middle_slices(maps: Tensor) -> Tensor:
     return maps[:, maps.shape[1] // 2] if maps.ndim == 4 else maps
 
 
-def _drawn(curves: dict[str, Curve], fractions: Tensor) -> dict[str, Tensor]:
+def _curves_at(curves: dict[str, Curve], fractions: Tensor) -> dict[str, Tensor]:
     return {name: curve.resampled(fractions).cpu() for name, curve in curves.items()}

@@ -70,10 +70,10 @@ class Robustness:
         """
         if not self.steps:
             return None
-        samples = {"": self._shown(self.images, normalisation)}
+        samples = {"": self._pictures(self.images, normalisation)}
         for attack, smallest in self.steps.items():
-            samples[attack] = self._shown(smallest.images, normalisation)
-            samples[f"{attack}: change"] = self._shown(_visible(smallest.images - self.images), None)
+            samples[attack] = self._pictures(smallest.images, normalisation)
+            samples[f"{attack}: change"] = self._pictures(_visible(smallest.images - self.images), None)
         rows = [
             (self._captions(number, names), [column[number] for column in samples.values()])
             for number in range(len(self.images))
@@ -92,7 +92,7 @@ class Robustness:
             captions += [later, f"{float(smallest.steps[number]):.2g}"] if changes else ["none", ""]
         return captions
 
-    def _shown(self, images: Tensor, normalisation: Normalisation | None) -> Sequence[Shown]:
+    def _pictures(self, images: Tensor, normalisation: Normalisation | None) -> Sequence[Shown]:
         return shown_inputs(images.squeeze(1) if self.table else images, normalisation)
 
 

@@ -78,7 +78,7 @@ class RunExplanations:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])
         dense = self.samples.dense
-        explain_batch = functools.partial(explained_units, self.explainer) if dense else self.explainer.explained
+        explain_batch = functools.partial(explained_units, self.explainer) if dense else self.explainer.explanation_of
         every_epoch = explain_batch(model, samples, predicted=predicted, regions=regions)
         self._earlier.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects, units)
@@ -111,7 +111,7 @@ class RunExplanations:
             return {}
         ids = [suspects[0][row] for row in rows]
         suggested, labels = torch.tensor([classes[sample] for sample in ids]).unbind(dim=1)
-        maps = self.explainer.contrasted(model, suspects[1][rows], suggested, labels, method=self._maps.contrast)
+        maps = self.explainer.contrast_maps(model, suspects[1][rows], suggested, labels, method=self._maps.contrast)
         return dict(zip(ids, middle_slices(maps).float().cpu().numpy(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from dynalens.datasets import IndexedDataset
 from dynalens.dynamics import IGNORED
 from dynalens.explanations.collector import SampleCollector, given_samples
 from dynalens.explanations.dense import first_unit
-from dynalens.explanations.names import content_ids, listed, validation_ids
+from dynalens.explanations.names import content_ids, id_list, validation_ids
 from dynalens.explanations.regions import Regions, masks_for
 from dynalens.explanations.selection import BalancedSelection
 from dynalens.explanations.settings import SampleSettings
@@ -76,7 +76,7 @@ class ExplainedSamples:
             self.several = have_several(self._given[1])
             if isinstance(settings.masks, Tensor):
                 masks = masks_for(settings.masks, self._given[0])
-                self._regions.kept = dict(zip(content_ids(self._given[0]), masks, strict=True))
+                self._regions.masks = dict(zip(content_ids(self._given[0]), masks, strict=True))
         self.begin_fit()
 
     def begin_fit(self, *, alone: bool = True) -> None:
@@ -150,7 +150,7 @@ class ExplainedSamples:
         if self.chosen:
             return
         images, labels = self._read(batch, classes=True)
-        name_of = _names(images, first, None if ids is None else listed(ids()))
+        name_of = _names(images, first, None if ids is None else id_list(ids()))
         classes = self._classes(labels)
         sample_classes = [self._first_unit(row) for row in classes] if self.dense else classes.tolist()
         rows_of_samples = self._selection.offer(images, sample_classes, name_of)
@@ -233,7 +233,7 @@ class ExplainedSamples:
             "shift": self.shift,
             "padding": self.padding,
             "unit_labels": self._unit_labels,
-            "masks": dict(self._regions.kept),
+            "masks": dict(self._regions.masks),
             "chosen": self._wanted.result() if self._wanted is not None else None,
         }
 
@@ -249,7 +249,7 @@ class ExplainedSamples:
         self._unit_labels = dict(state.get("unit_labels", {}))
         if self._first is not None and not self._first_ids:  # of a version that kept none
             self._first_ids = content_ids(self._first[0])
-        self._regions.kept |= state.get("masks", {})
+        self._regions.masks |= state.get("masks", {})
         if self._wanted is not None and state["chosen"] is not None:
             self._wanted.offer(*state["chosen"])
 
@@ -266,9 +266,9 @@ class ExplainedSamples:
             images, labels = self._read(batch, classes=not self._wanted.begun)
             sample_ids = ids()
             self._wanted.offer(sample_ids, images, self._classes(labels))
-            if self._regions.wanted:  # which waits for the device
-                maskless = set(self._wanted.wanted) - set(self._regions.kept)
-                rows = {sample: row for row, sample in enumerate(listed(sample_ids)) if sample in maskless}
+            if self._regions.reads_batches:  # which waits for the device
+                maskless = set(self._wanted.wanted) - set(self._regions.masks)
+                rows = {sample: row for row, sample in enumerate(id_list(sample_ids)) if sample in maskless}
                 self._regions.keep(batch, images, rows)
         if self._suspects is not None and not self._suspects.complete:
             try:
@@ -325,7 +325,7 @@ class ExplainedSamples:
         numbers = layout.of_numbers and one_number and bool(((labels != 0) & (labels != 1)).any())
         if numbers or name_no_classes(labels, loss=layout.loss):
             raise CaptureError(
-                f"Expected classes as labels of {len(images)} samples, got {_said(labels)}. Pass "
+                f"Expected classes as labels of {len(images)} samples, got {_labels_in_words(labels)}. Pass "
                 "`inputs=` with a callable(batch) -> (images, classes) and `forward=` with a callable(pl_module, "
                 "images) -> logits, or leave AttributionMonitor out. The outputs of a regression are explained where a "
                 "TrainingDynamicsMonitor that records it stands before it in `callbacks`."
@@ -349,7 +349,7 @@ def _names(images: Tensor, first: int | None, ids: Sequence[int | str] | None) -
     return lambda row: content_ids(images[row : row + 1])[0]
 
 
-def _said(labels: Tensor) -> str:
+def _labels_in_words(labels: Tensor) -> str:
     if labels.is_floating_point() and bool((labels != labels.round()).any()):
         return "fractions, as a regression has them"
     if labels.ndim == 1 or labels.shape[1] == 1:

@@ -26,17 +26,17 @@ class BalancedSelection:
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._kept: list[tuple[int, Tensor, int | str]] = []
+        self._rows: list[tuple[int, Tensor, int | str]] = []
 
     @property
     def complete(self) -> bool:
         """Whether no sample can make the classes more even."""
-        return len(self._kept) == self._number == len({label for label, _, _ in self._kept})
+        return len(self._rows) == self._number == len({label for label, _, _ in self._rows})
 
     @property
     def ids(self) -> list[int | str]:
         """Return what the samples are called, in the order in which they passed."""
-        return [sample for _, _, sample in self._kept]
+        return [sample for _, _, sample in self._rows]
 
     def offer(self, images: Tensor, labels: Sequence[int], name_of: Callable[[int], int | str]) -> dict[int | str, int]:
         """Take what is wanted of a batch; a negative label names no class.
@@ -54,26 +54,26 @@ class BalancedSelection:
             if label >= 0 and self._has_room_for(label, images.shape[1:]):
                 sample = name_of(row)
                 rows_of_samples[sample] = row
-                self._kept.append((label, images[row].detach().clone(), sample))  # the step may work in place
+                self._rows.append((label, images[row].detach().clone(), sample))  # the step may work in place
         return rows_of_samples
 
     def result(self) -> tuple[Tensor, Tensor] | None:
         """Return images and labels (N,), int64, in the order in which they passed; None where there are none."""
-        if not self._kept:
+        if not self._rows:
             return None
-        images = torch.stack([image for _, image, _ in self._kept])
-        labels = torch.tensor([label for label, _, _ in self._kept], device=images.device)
+        images = torch.stack([image for _, image, _ in self._rows])
+        labels = torch.tensor([label for label, _, _ in self._rows], device=images.device)
         return images, labels
 
     def _has_room_for(self, label: int, shape: torch.Size) -> bool:
-        if self._kept and self._kept[0][1].shape != shape:
+        if self._rows and self._rows[0][1].shape != shape:
             return False
-        if len(self._kept) < self._number:
+        if len(self._rows) < self._number:
             return True
-        counts = Counter(label for label, _, _ in self._kept)
+        counts = Counter(label for label, _, _ in self._rows)
         frequent, most = counts.most_common(1)[0]
         if most < counts[label] + 2:
             return False
-        newest = max(place for place, (other, _, _) in enumerate(self._kept) if other == frequent)
-        del self._kept[newest]
+        newest = max(place for place, (other, _, _) in enumerate(self._rows) if other == frequent)
+        del self._rows[newest]
         return True

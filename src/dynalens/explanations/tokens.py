@@ -50,11 +50,11 @@ def with_mask(forward: Callable[..., Any], tokens: Tensor, padding: int | None) 
         return forward
     own = tokens != padding if len(tokens) == 1 else None
 
-    def masked(ids: Tensor) -> Any:
+    def logits_with_mask(ids: Tensor) -> Any:
         attended = ids != padding if own is None else own.expand(len(ids), -1)
         return forward(ids, **{MASK: attended.long()})
 
-    return masked
+    return logits_with_mask
 
 
 def _takes_mask(forward: Callable[..., Any]) -> bool:

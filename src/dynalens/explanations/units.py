@@ -15,7 +15,7 @@ from dynalens.explanations.dense import (
     doubtful_region,
     doubtful_token,
     first_unit,
-    joined,
+    joined_results,
     single,
 )
 from dynalens.explanations.explainer import Explainer
@@ -43,9 +43,9 @@ def explained_units(
         of_row = None if regions is None else regions[row : row + 1]
         with _explains(explainer, unit):
             sample = ids, inputs, labels.new_tensor([unit.label])
-            results.append(explainer.explained(model, sample, predicted=predicted, regions=of_row))
+            results.append(explainer.explanation_of(model, sample, predicted=predicted, regions=of_row))
         units.append(unit)
-    return joined(results, units)
+    return joined_results(results, units)
 
 
 def explained_suspects(
@@ -67,7 +67,7 @@ def explained_suspects(
         with _explains(explainer, unit):
             results.append(explainer.explained_twice(model, (ids, inputs, labels.new_tensor([unit.label]))))
         units.append(unit)
-    return {which: joined([result[which] for result in results], units) for which in results[0]}
+    return {which: joined_results([result[which] for result in results], units) for which in results[0]}
 
 
 def contrasted_units(
@@ -96,7 +96,7 @@ def contrasted_units(
         unit = _doubtful(explainer, model, inputs, labels, (-1, label))
         pair = (labels.new_tensor([each]) for each in (suggested, label))
         with _explains(explainer, unit):
-            contrast = middle_slices(explainer.contrasted(model, inputs, *pair, method=method))
+            contrast = middle_slices(explainer.contrast_maps(model, inputs, *pair, method=method))
         maps[ids[0]] = contrast[0].float().cpu().numpy()
     return maps
 

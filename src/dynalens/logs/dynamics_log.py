@@ -104,7 +104,7 @@ class DynamicsLog:
         self._sources = sources
         self._device: torch.device = pl_module.device
         self._flagged: Array | None = None
-        self._audited = False
+        self._has_audit = False
         self.similar: SimilarSamples | None = None
         self._newest: SimilarSamples | None = None
         last = last_epoch(trainer)
@@ -157,11 +157,11 @@ class DynamicsLog:
                 self.pictures.follow_examples(
                     class_examples_of(features, statistics, self._settings.prototypes), statistics, self._device
                 )
-        if self._settings.audit is not None and not self._audited and last:
-            self._audited = True
+        if self._settings.audit is not None and not self._has_audit and last:
+            self._has_audit = True
             with self._or_switched_off():
                 rows = self._live.draw_audit(self._settings.audit)
-                self._audited = bool(rows)
+                self._has_audit = bool(rows)
                 if self.pictures is not None:
                     self.pictures.follow_audited(rows, statistics, self._device)
         if self._projector is not None:

@@ -104,7 +104,7 @@ class DynamicsPictures:
         self._watch = SuspectWatch(normalisation)
         self._has_inputs = self._are_pictures = False
         self._looks = _LOOKS
-        self._audited: Sequence[int] = ()
+        self._audit_rows: Sequence[int] = ()
         self._pace, self._schedule = PicturePace(), schedule or Schedule(1, None)
         self._step, self._similar = 0, SimilarSamples(*(np.zeros((0, 0), np.int64),) * 3)
         self._alike: list[int] = []
@@ -136,7 +136,7 @@ class DynamicsPictures:
         self, rows: Sequence[int], statistics: SampleStatistics, device: torch.device | None = None
     ) -> None:
         """Keep pictures of the samples of an audit as well, until the fit ends."""
-        self._audited = rows
+        self._audit_rows = rows
         self._follow(statistics, device)
 
     def follow_examples(
@@ -277,7 +277,7 @@ class DynamicsPictures:
     def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
         worst = worst_samples(statistics, FOLLOWED * self._top_k)
         examples = [row for kinds in self._examples.values() for rows in kinds.values() for row in rows]
-        rows = [*worst, *self._audited, *self._alike, *self._similar.all(), *examples]
+        rows = [*worst, *self._audit_rows, *self._alike, *self._similar.all(), *examples]
         self._watch.follow(list(dict.fromkeys(rows)), device)
 
     def _suspects(

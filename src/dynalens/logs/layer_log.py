@@ -45,7 +45,7 @@ class LayerLog:
         self.images: Tensor | None = None
         self._top: TopInputs | None = None
         self._pass = ExitStack()
-        self._watched: tuple[Tensor | None, LayerCalls] | None = None
+        self._images_and_calls: tuple[Tensor | None, LayerCalls] | None = None
         self._nodes: tuple[Any, ...] = ()
 
     def check(self, model: Any) -> None:
@@ -73,7 +73,7 @@ class LayerLog:
             layer = module_named(model, self.settings.layer, argument="layer")
             self._pass.close()
             calls = self._pass.enter_context(layer_calls(layer, channel_activations))
-            self._watched = None if images is None else small_copies(images), calls
+            self._images_and_calls = None if images is None else small_copies(images), calls
 
     def _keep(self, images: Tensor) -> None:
         if self.images is None:
@@ -95,7 +95,7 @@ class LayerLog:
             CaptureError: If it did not compute a row for each input.
         """
         self._pass.close()
-        images_and_calls, self._watched = self._watched, None
+        images_and_calls, self._images_and_calls = self._images_and_calls, None
         nodes, self._nodes = self._nodes, ()
         if images is not None:
             self._keep(images)
@@ -120,7 +120,7 @@ class LayerLog:
     def close(self) -> None:
         """Let go of the layer and of what was found of it; the images stay."""
         self._pass.close()
-        self._top = self._watched = None
+        self._top = self._images_and_calls = None
 
     def draw(self, pictures: LayerPictures, model: Any, forward: Forward | None, *, epoch: int, step: int) -> None:
         """Draw filters, maps and the strongest inputs, in a long training less often, and always the last ones.

@@ -29,7 +29,7 @@ class NoiseCurve:
     def __init__(self, *, history: bool = True, most_samples: int = MOST_SAMPLES) -> None:
         self._most_samples = most_samples
         self._count = VoteCount() if history else None
-        self._chosen: Array | None = None
+        self._sample_rows: Array | None = None
 
     def note(self, presentations: Mapping[str, Array] | None, statistics: SampleStatistics) -> None:
         """Count the votes that an epoch has of the chosen samples.
@@ -70,9 +70,9 @@ class NoiseCurve:
     def _rows(self, num_samples: int) -> Array:
         if num_samples <= self._most_samples:
             return np.arange(num_samples)
-        if self._chosen is None:
+        if self._sample_rows is None:
             # Ids that came when there was room for all: what is kept of them stays as it is.
             has_history = self._count is not None and self._count.epochs > 0
             rows = np.random.default_rng(0).permutation(num_samples)[: self._most_samples]
-            self._chosen = np.arange(self._most_samples) if has_history else np.sort(rows)
-        return self._chosen
+            self._sample_rows = np.arange(self._most_samples) if has_history else np.sort(rows)
+        return self._sample_rows

@@ -43,7 +43,7 @@ class Projector:
     ) -> None:
         self._writer, self._tag, self._every = writer, tag, every_n_epochs
         self._names, self._normalisation = class_names, normalisation
-        self._chosen: list[int] = []
+        self._chosen_samples: list[int] = []
         self._thumbnails: Thumbnails | None = None
 
     def due(self, epoch: int) -> bool:
@@ -52,10 +52,10 @@ class Projector:
 
     def begin_epoch(self, epoch: int, statistics: SampleStatistics) -> None:
         """Choose the samples and look out for their pictures."""
-        self._chosen, self._thumbnails = [], None
+        self._chosen_samples, self._thumbnails = [], None
         if self.due(epoch):
-            self._chosen = chosen_samples(statistics)
-            self._thumbnails = Thumbnails(self._chosen, len(statistics))
+            self._chosen_samples = chosen_samples(statistics)
+            self._thumbnails = Thumbnails(self._chosen_samples, len(statistics))
 
     def see(self, rows: Tensor, inputs: Tensor | None) -> None:
         """Copy thumbnails from a batch."""
@@ -66,7 +66,7 @@ class Projector:
         """Write the features of those of the samples that have any."""
         is_finite = features.known[: len(statistics)] & features.values[: len(statistics)].isfinite().all(dim=1)
         usable = is_finite.cpu().numpy() & (statistics.label >= 0)
-        samples = self._chosen or chosen_samples(statistics)
+        samples = self._chosen_samples or chosen_samples(statistics)
         places = [place for place, row in enumerate(samples) if usable[row]]
         rows = [samples[place] for place in places]
         if not rows:

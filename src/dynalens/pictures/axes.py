@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
 from dynalens.pictures.card import WIDTH
-from dynalens.pictures.drawing import FAINT, GRID, INK, PAPER, Colour, Scale, coloured, write
+from dynalens.pictures.drawing import FAINT, GRID, INK, PAPER, Colour, Scale, colours_of, write
 
 PLOT = (252, 144)
 """Width and height of the plotting area beside a colour bar; whole cells of 2, 3, 4 and 6 pixels fit."""
@@ -159,7 +159,7 @@ class Axes:
         """Draw a scale of colours with its ends' values."""
         left, height = self.right + 8, PLOT[1] - 40
         top = self.top + 20
-        strip = coloured(np.linspace(1, 0, height)[:, None], scale).round().astype(np.uint8)
+        strip = colours_of(np.linspace(1, 0, height)[:, None], scale).round().astype(np.uint8)
         self.image.paste(Image.fromarray(np.repeat(strip, 12, axis=1)), (left, top))
         write(self._draw, (WIDTH - 3, top - 3), high, _TICK, anchor="rd")
         write(self._draw, (left + 6, top + height + 3), low, _TICK, anchor="ma")

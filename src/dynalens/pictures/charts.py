@@ -7,7 +7,7 @@ from PIL import Image
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.pictures.axes import PLOT, Axes, Axis, number
-from dynalens.pictures.drawing import AGREEMENT, BLUE, DENSITY, FAINT, GREEN, ORANGE, PAPER, coloured
+from dynalens.pictures.drawing import AGREEMENT, BLUE, DENSITY, FAINT, GREEN, ORANGE, PAPER, colours_of
 from dynalens.text import percent
 
 _PALEST = 0.5
@@ -41,13 +41,13 @@ def data_map(statistics: SampleStatistics, subtitle: str = "") -> Image.Image:
     p = statistics.probability_name
     x, y = Axis(f"variability of {p}", 0.0, 0.5), Axis(f"mean {p}", 0.0, 1.0)
     axes = Axes("Data map", subtitle, x=x, y=y, colour_bar=True)
-    cells = counted(x.place(statistics.variability), y.place(statistics.confidence), statistics.correctness)
+    cells = cell_counts(x.place(statistics.variability), y.place(statistics.confidence), statistics.correctness)
     axes.colour_bar(AGREEMENT, "correctness", low="0", high="1")
     if not cells.samples.any():
         axes.note(_NO_DATA)
         return axes.image
     assert cells.mean is not None
-    axes.raster(_mixed(coloured(np.nan_to_num(cells.mean), AGREEMENT), cells.samples))
+    axes.raster(_mixed_with_paper(colours_of(np.nan_to_num(cells.mean), AGREEMENT), cells.samples))
     axes.legend([("strong: many samples, pale: few", FAINT)])
     axes.name(0.03, 0.04, f"hard or {_mislabeled(statistics)}", "ld")
     axes.name(0.98, 0.5, "ambiguous", "rm")
@@ -73,14 +73,14 @@ def training_data_analysis(statistics: SampleStatistics, subtitle: str = "") -> 
     p = statistics.probability_name
     y = Axis(f"max p - {p}" if statistics.target is None else f"1 - 2 {p}, at least 0", 0.0, 1.0)
     axes = Axes("Training-data analysis", subtitle, x=x, y=y, colour_bar=True)
-    cells = counted(x.place(last), y.place(statistics.probability_gap), across=min(epochs + 2, 84))
+    cells = cell_counts(x.place(last), y.place(statistics.probability_gap), across=min(epochs + 2, 84))
     most = int(cells.samples.max(initial=0))
     axes.colour_bar(DENSITY, "samples (log)", low="1", high=number(max(most, 1)))
     if not most:
         axes.note(_NO_DATA)
         return axes.image
     strength = np.log1p(cells.samples) / np.log1p(most)
-    axes.raster(np.where(cells.samples[..., None] > 0, coloured(strength, DENSITY), PAPER).round().astype(np.uint8))
+    axes.raster(np.where(cells.samples[..., None] > 0, colours_of(strength, DENSITY), PAPER).round().astype(np.uint8))
     axes.name(0.03, 0.97, f"{_mislabeled(statistics)}?", "la")
     axes.name(0.97, 0.97, "difficult", "ra")
     return axes.image
@@ -93,7 +93,7 @@ def forgetting_events(statistics: SampleStatistics, subtitle: str = "") -> Image
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
     """
-    has_learned, never, total = _learned(statistics)
+    has_learned, never, total = _learned_counts(statistics)
     counts = np.bincount(statistics.forgetting_events[has_learned], minlength=2)
     axes = _whole_numbers("Forgetting", subtitle, counts, never, label="forgetting events", log=True)
     if total:
@@ -139,7 +139,7 @@ def first_learned(statistics: SampleStatistics, subtitle: str = "") -> Image.Ima
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
     """
-    has_learned, never, total = _learned(statistics)
+    has_learned, never, total = _learned_counts(statistics)
     counts = np.bincount(statistics.first_learned[has_learned].astype(np.int32), minlength=2)
     label = "epoch of the first correct prediction"
     axes = _whole_numbers("First learned", subtitle, counts, never, label=label, log=False)
@@ -162,7 +162,7 @@ def accuracy_curve(epochs: Array, accuracy: Array, subtitle: str = "") -> Image.
     return axes.image
 
 
-def counted(x: Array, y: Array, value: Array | None = None, *, across: int | None = None) -> Counts:
+def cell_counts(x: Array, y: Array, value: Array | None = None, *, across: int | None = None) -> Counts:
     """Count the points of the unit square in cells whose size fits their number.
 
     Args:
@@ -172,7 +172,7 @@ def counted(x: Array, y: Array, value: Array | None = None, *, across: int | Non
         across: Number of columns, where the data say it.
 
     Example:
-        >>> counted(np.array([0.0, 1.0]), np.array([0.0, 1.0])).samples.shape
+        >>> cell_counts(np.array([0.0, 1.0]), np.array([0.0, 1.0])).samples.shape
         (36, 63)
     """
     size = next((side for most, side in _CELL_SIZES if len(x) <= most), _SMALLEST_CELL)
@@ -185,10 +185,10 @@ def counted(x: Array, y: Array, value: Array | None = None, *, across: int | Non
     cell *= columns + 1
     cell += (x * columns).astype(np.int32)
     points, shape = (rows + 1) * (columns + 1), (rows + 1, columns + 1)
-    samples = _folded(np.bincount(cell, minlength=points).reshape(shape))
+    samples = _folded_cells(np.bincount(cell, minlength=points).reshape(shape))
     if value is None:
         return Counts(samples, None)
-    sums = _folded(np.bincount(cell, value, points).reshape(shape))
+    sums = _folded_cells(np.bincount(cell, value, points).reshape(shape))
     return Counts(samples, np.divide(sums, samples, out=np.full(samples.shape, np.nan), where=samples > 0))
 
 
@@ -201,14 +201,14 @@ def _all_inside(x: Array, y: Array) -> bool:
     return bool(len(x)) and all(values.min() >= 0 and values.max() <= 1 for values in (x, y))
 
 
-def _folded(cells: Array) -> Array:
+def _folded_cells(cells: Array) -> Array:
     """Add the last row and column to those before them, and put the first row at the bottom."""
     cells[-2] += cells[-1]
     cells[:, -2] += cells[:, -1]
     return cells[-2::-1, :-1]
 
 
-def _mixed(colours: Array, samples: Array) -> Array:
+def _mixed_with_paper(colours: Array, samples: Array) -> Array:
     """Mix with paper: the more samples, the stronger."""
     strength = np.log(np.maximum(samples, 1)) / max(np.log(samples.max()), 1.0)
     opacity = np.where(samples > 0, _PALEST + (1 - _PALEST) * strength, 0.0)[..., None]
@@ -216,7 +216,7 @@ def _mixed(colours: Array, samples: Array) -> Array:
     return blend.round().astype(np.uint8)
 
 
-def _regrouped(counts: Array, group: int) -> Array:
+def _sums_of_groups(counts: Array, group: int) -> Array:
     """Sum each ``group`` neighbouring counts."""
     padded_counts = np.pad(counts, (0, -len(counts) % group))
     return np.asarray(padded_counts.reshape(-1, group).sum(axis=1))
@@ -229,7 +229,7 @@ def _count_axis(heights: Array, *, log: bool = False) -> Axis:
     return Axis("samples", 0.0, max(most * 1.08, 2.0), whole=True)
 
 
-def _learned(statistics: SampleStatistics) -> tuple[Array, int, int]:
+def _learned_counts(statistics: SampleStatistics) -> tuple[Array, int, int]:
     """Return which samples were learned, how many that were seen were not, and how many were seen."""
     has_presentations = statistics.presentations > 0
     has_learned = has_presentations & statistics.learned
@@ -240,7 +240,7 @@ def _learned(statistics: SampleStatistics) -> tuple[Array, int, int]:
 def _whole_numbers(title: str, subtitle: str, counts: Array, never: int, *, label: str, log: bool) -> Axes:
     """Return bars of the counts of 0, 1, ..., and a bar apart from them for the samples never learned."""
     group = -(-len(counts) // _BARS)
-    heights = np.append(_regrouped(counts, group), [0, never])
+    heights = np.append(_sums_of_groups(counts, group), [0, never])
     edges = np.arange(len(heights) + 1) * group - 0.5
     place_of_never = float(edges[-2:].mean())
     x = Axis(label, edges[0], edges[-1], whole=True, names=((place_of_never, "never"),), last_tick=len(counts) - 1)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dynalens.dynamics import Array
 from dynalens.pictures.axes import PLOT, Axes, Axis, number
-from dynalens.pictures.drawing import DENSITY, PAPER, class_name, coloured, shortened, text_width
+from dynalens.pictures.drawing import DENSITY, PAPER, class_name, colours_of, text_that_fits, text_width
 
 MOST_CLASSES = 12
 """Classes that a matrix has room for; of more, those with the most flagged samples are shown."""
@@ -29,7 +29,7 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
     if any(text_width(name, _TICK) > PLOT[0] / k - 3 for name in tick_names):
         tick_names = [str(each) for each in classes]  # cut names of many classes look alike
     column_names = tuple((float(i), name) for i, name in enumerate(tick_names))
-    row_names = tuple((float(k - 1 - i), shortened(name, _TICK, _ROOM)) for i, name in enumerate(tick_names))
+    row_names = tuple((float(k - 1 - i), text_that_fits(name, _TICK, _ROOM)) for i, name in enumerate(tick_names))
     end = max(k, 1) - 0.5
     axes = Axes(
         "Given and suggested", subtitle, colour_bar=True,
@@ -42,7 +42,7 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
         axes.note("no sample is flagged")
         return axes.image
     strength = (counts / most)[..., None]
-    cells = np.where(strength > 0, coloured(strength[..., 0], DENSITY), PAPER).round().astype(np.uint8)
+    cells = np.where(strength > 0, colours_of(strength[..., 0], DENSITY), PAPER).round().astype(np.uint8)
     axes.raster(cells)
     for row, column in np.argwhere(counts):
         text = number(int(counts[row, column]))
@@ -52,7 +52,7 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
     return axes.image
 
 
-def counted_pairs(given: Array, suggested: Array, most: int = MOST_CLASSES) -> tuple[Array, list[int]]:
+def counted_pairs(given: Array, suggested: Array, most_classes: int = MOST_CLASSES) -> tuple[Array, list[int]]:
     """Return the counts of pairs, given class by row and suggested one by column, and the classes in their order.
 
     Example:
@@ -63,7 +63,7 @@ def counted_pairs(given: Array, suggested: Array, most: int = MOST_CLASSES) -> t
     has_suggestion = suggested >= 0
     given, suggested = given[has_suggestion], suggested[has_suggestion]
     classes, frequency = np.unique(np.append(given, suggested), return_counts=True)
-    classes = np.sort(classes[np.argsort(-frequency, kind="stable")[:most]])
+    classes = np.sort(classes[np.argsort(-frequency, kind="stable")[:most_classes]])
     is_frequent = np.isin(given, classes) & np.isin(suggested, classes)
     pairs = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(

@@ -41,11 +41,11 @@ _KEPT = 1024
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def coloured(strength: Array, scale: Scale) -> Array:
+def colours_of(strength: Array, scale: Scale) -> Array:
     """Return the colours ``(..., 3)``, float64, of values in [0, 1] on a scale of evenly spaced colours.
 
     Example:
-        >>> coloured(np.array([0.5]), ((0, 0, 0), (200, 100, 0)))
+        >>> colours_of(np.array([0.5]), ((0, 0, 0), (200, 100, 0)))
         array([[100.,  50.,   0.]])
     """
     position = np.asarray(strength, dtype=np.float64) * (len(scale) - 1)
@@ -74,7 +74,7 @@ def write(
     return float(font.getlength(legible))
 
 
-def shortened(text: str, size: int, width: float) -> str:
+def text_that_fits(text: str, size: int, width: float) -> str:
     """Return the text, cut with an ellipsis where it is wider than ``width`` pixels at this size of type."""
     font, legible = _legible(text, size)
     return _cut(legible, font, width)
@@ -109,7 +109,7 @@ def png_bytes(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def fitted(pixels: Array, size: tuple[int, int]) -> Image.Image:
+def fit_picture(pixels: Array, size: tuple[int, int]) -> Image.Image:
     """Fit a picture ``(H, W, 3)`` into a cell of (width, height): small ones enlarged pixel by pixel, or averaged."""
     picture = Image.fromarray(pixels)
     scale = min(size[0] / picture.width, size[1] / picture.height)
@@ -161,10 +161,10 @@ def _with_memory(font: Font) -> Font:
 
 @lru_cache
 def _wide_font(size: int) -> Font | None:
-    return next((font for name in _WIDE_FONTS if (font := _installed(name, size)) is not None), None)
+    return next((font for name in _WIDE_FONTS if (font := _font_file(name, size)) is not None), None)
 
 
-def _installed(name: str, size: int) -> Font | None:
+def _font_file(name: str, size: int) -> Font | None:
     try:
         return _with_memory(ImageFont.truetype(name, size))
     except OSError:

@@ -46,8 +46,8 @@ class FilmStrip:
         self._every = 1
         self._inputs: list[Image.Image] = []
         self._frames: dict[int, list[Frame]] = {}
-        self._added: list[int] = []
-        self._shown: Sequence[Shown] = []
+        self._all_epochs: list[int] = []
+        self._samples: Sequence[Shown] = []
         self._total: list[Array] = []
         self._count = 0
         self._signed = False
@@ -70,15 +70,15 @@ class FilmStrip:
         size = (_WORDS, self._height_of_words) if heights else (_CELL, _CELL)
         self._inputs = [input_cell(one, size) for one in samples]
         self._frames[epoch] = [
-            Frame(_framed(one, relevance, size, signed=signed), was_right)
+            Frame(_map_picture(one, relevance, size, signed=signed), was_right)
             for one, relevance, was_right in zip(samples, maps, right, strict=True)
         ]
-        self._added.append(epoch)
+        self._all_epochs.append(epoch)
         self._sum_up(samples, maps, signed=signed)
-        epochs = self._kept()
+        epochs = self._epochs_to_keep()
         while len(epochs) > self._columns:
             self._every *= 2
-            epochs = self._kept()
+            epochs = self._epochs_to_keep()
         self._frames = {past: frames for past, frames in self._frames.items() if past in epochs}
 
     def _sum_up(self, samples: Sequence[Shown], maps: Sequence[Array], *, signed: bool) -> None:
@@ -87,14 +87,14 @@ class FilmStrip:
         alike = [total.shape for total in self._total] == [relevance.shape for relevance in unit_maps]
         self._total = [t + a for t, a in zip(self._total, unit_maps, strict=True)] if alike else unit_maps
         self._count = self._count + 1 if alike else 1
-        self._shown, self._signed = samples, (self._signed and alike) or signed
+        self._samples, self._signed = samples, (self._signed and alike) or signed
 
     def _consensus(self, size: tuple[int, int]) -> list[Frame]:
         """Return a frame of what all epochs agree on for each sample; none where there was one epoch."""
         if self._count < 2:
             return []
-        pairs = zip(self._shown, self._total, strict=True)
-        return [Frame(_framed(one, total, size, signed=self._signed), None) for one, total in pairs]
+        pairs = zip(self._samples, self._total, strict=True)
+        return [Frame(_map_picture(one, total, size, signed=self._signed), None) for one, total in pairs]
 
     def image(self, title: str, names: Sequence[str]) -> Image.Image:
         """Return the strip: a row for each sample with its input at the left, a column for each epoch.
@@ -149,11 +149,11 @@ class FilmStrip:
                     card.draw.rectangle(edge, fill=RIGHT if frame.right else WRONG)
         return card.image()
 
-    def _kept(self) -> set[int]:
-        return {*self._added[:: self._every], self._added[-1]}
+    def _epochs_to_keep(self) -> set[int]:
+        return {*self._all_epochs[:: self._every], self._all_epochs[-1]}
 
 
-def _framed(picture: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
+def _map_picture(picture: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
     if isinstance(picture, tuple):
         return words_cell(picture, relevance, size, signed=signed, type_size=TEXT)
     return map_cell(picture, relevance, size, signed=signed)

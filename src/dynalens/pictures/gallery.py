@@ -86,12 +86,12 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, 
     return card.image()
 
 
-def _grid(suspects: Sequence[Suspect], most: int) -> tuple[int, int]:
+def _grid(suspects: Sequence[Suspect], most_columns: int) -> tuple[int, int]:
     """Return the number of columns, at most so many, and the width of a card that leaves names and numbers whole."""
     least_width = max(
         max(text_width(suspect.label, TEXT), _ARROW + text_width(suspect.suggested, TEXT)) for suspect in suspects
     )
-    widths = {columns: (WIDTH - _GAP) // columns - _GAP for columns in range(most, _FEWEST_COLUMNS - 1, -1)}
+    widths = {columns: (WIDTH - _GAP) // columns - _GAP for columns in range(most_columns, _FEWEST_COLUMNS - 1, -1)}
     return next(((columns, width) for columns, width in widths.items() if least_width <= width), min(widths.items()))
 
 

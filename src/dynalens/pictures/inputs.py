@@ -71,7 +71,11 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
     """
     x = images.detach().float().cpu()
     x = x[:, :, x.shape[2] // 2] if x.ndim == 5 else x  # N, C and three axes of space
-    values = _undone(x, normalisation) if normalisation is not None and x.shape[1] in (1, 3) else _scaled(x)
+    values = (
+        _original_values(x, normalisation)
+        if normalisation is not None and x.shape[1] in (1, 3)
+        else _in_colour_range(x)
+    )
     values = values if values.shape[1] == 3 else values.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
     pixels: Array = (_BYTE * values.clamp(0, 1)).round().byte().permute(0, 2, 3, 1).numpy()
     return pixels
@@ -91,14 +95,14 @@ def shown_inputs(inputs: Tensor, normalisation: Normalisation | None = None) -> 
     return list(to_rgb(inputs, normalisation))
 
 
-def _undone(x: Tensor, normalisation: Normalisation) -> Tensor:
+def _original_values(x: Tensor, normalisation: Normalisation) -> Tensor:
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in normalisation)
     if mean.shape[1] not in (1, x.shape[1]):
-        return _scaled(x)  # of other images than these
+        return _in_colour_range(x)  # of other images than these
     return x * std + mean
 
 
-def _scaled(x: Tensor) -> Tensor:
+def _in_colour_range(x: Tensor) -> Tensor:
     finite = x.nan_to_num(0, 0, 0)
     low, high = (float(end) for end in finite.aminmax()) if x.numel() else (0.0, 0.0)
     if x.shape[1] in (1, 3):
@@ -106,11 +110,11 @@ def _scaled(x: Tensor) -> Tensor:
             return finite
         if low >= 0 and high <= _BYTE and bool((finite == finite.round()).all()):
             return finite / _BYTE
-        return _stretched(finite, (1, 2, 3))
-    return _stretched(finite, (2, 3))
+        return _unit_range(finite, (1, 2, 3))
+    return _unit_range(finite, (2, 3))
 
 
-def _stretched(x: Tensor, dims: tuple[int, ...]) -> Tensor:
+def _unit_range(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     low, high = x.amin(dim=dims, keepdim=True), x.amax(dim=dims, keepdim=True)
     return (x - low) / (high - low).clamp(min=1e-12)
 

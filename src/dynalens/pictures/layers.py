@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynalens.dynamics import Array
 from dynalens.pictures.card import GAP, LINE, TEXT, WIDTH, Card
-from dynalens.pictures.drawing import FAINT, GRID, HEAT, coloured, write
+from dynalens.pictures.drawing import FAINT, GRID, HEAT, colours_of, write
 from dynalens.pictures.inputs import shown_inputs
 from dynalens.pictures.overlays import Shown, input_cell
 
@@ -90,4 +90,4 @@ def _map(strength: Array) -> Shown:
     if strength.ndim == 1:
         return np.asarray(strength, dtype=np.float32)[None]
     flat = strength if strength.ndim == 2 else strength[len(strength) // 2]
-    return coloured(flat, HEAT).round().astype(np.uint8)
+    return colours_of(flat, HEAT).round().astype(np.uint8)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
-from dynalens.pictures.drawing import FAINT, HEAT, INK, LINES, PAPER, Colour, coloured, fitted, text_width, write
+from dynalens.pictures.drawing import FAINT, HEAT, INK, LINES, PAPER, Colour, colours_of, fit_picture, text_width, write
 
 FOR: Colour = (200, 20, 30)
 AGAINST: Colour = (20, 60, 200)
@@ -42,7 +42,7 @@ def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
             90 + 0.5 * grey,
         )
     else:
-        colour, opacity, ground = coloured(strength[..., 0], HEAT), 0.85 * np.sqrt(strength), grey
+        colour, opacity, ground = colours_of(strength[..., 0], HEAT), 0.85 * np.sqrt(strength), grey
     blend: Array = (1 - opacity) * ground + opacity * colour
     pixels: Array = blend.round().astype(np.uint8)
     return pixels
@@ -54,7 +54,7 @@ def input_cell(sample: Shown, size: tuple[int, int]) -> Image.Image:
         return words_cell(sample, np.zeros(len(sample)), size, signed=True)
     if sample.ndim == 1:
         return bars_cell(sample, size, colours=(FAINT, FAINT))
-    return signal_cell(sample, None, size, signed=False) if sample.ndim == 2 else fitted(sample, size)
+    return signal_cell(sample, None, size, signed=False) if sample.ndim == 2 else fit_picture(sample, size)
 
 
 def map_cell(sample: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
@@ -66,7 +66,7 @@ def map_cell(sample: Shown, relevance: Array, size: tuple[int, int], *, signed: 
         return bars_cell(_strength(relevance, signed=signed), size, colours=colours)
     if sample.ndim == 2:  # channels and time
         return signal_cell(sample, relevance, size, signed=signed)
-    return fitted(overlay(sample, relevance, signed=signed), size)
+    return fit_picture(overlay(sample, relevance, signed=signed), size)
 
 
 def bars_cell(heights: Array, size: tuple[int, int], *, colours: tuple[Colour, Colour]) -> Image.Image:
@@ -109,7 +109,7 @@ def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *
     width, height = size
     ground = np.full((1, max(signal.shape[1], 1), 3), PAPER, dtype=np.uint8)
     if relevance is not None:
-        ground = _tinted(relevance, signed=signed).round().astype(np.uint8)[None]
+        ground = _pale_colours(relevance, signed=signed).round().astype(np.uint8)[None]
     cell = Image.fromarray(ground).resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(cell)
     finite = signal[np.isfinite(signal)]
@@ -137,7 +137,7 @@ def words_cell(
     """
     cell = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(cell)
-    tints = _tinted(relevance, signed=signed).round().astype(int).tolist()
+    tints = _pale_colours(relevance, signed=signed).round().astype(int).tolist()
     lines, height = word_lines(words, size[0], type_size), type_size + _LEADING
     room = max(1, size[1] // height)
     for number, line in enumerate(lines[:room]):
@@ -190,7 +190,7 @@ def _strength(relevance: Array, *, signed: bool) -> Array:
     return np.clip(finite / (scale or 1.0), -1 if signed else 0, 1)
 
 
-def _tinted(relevance: Array, *, signed: bool) -> Array:
+def _pale_colours(relevance: Array, *, signed: bool) -> Array:
     """Return pale colours that dark letters and lines stay legible on."""
     strength = _strength(relevance, signed=signed)[..., None]
     colour = np.where(strength > 0, np.array(FOR), np.array(AGAINST)) if signed else np.array(RELEVANT)

@@ -23,7 +23,7 @@ class PicturePace:
 
     def __init__(self) -> None:
         self._number = 0
-        self._last: Callable[[], None] | None = None
+        self._last_draw: Callable[[], None] | None = None
 
     def offer(self, draw: Callable[[], None], *, in_budget: bool = True) -> bool:
         """Call ``draw`` now if the pictures of this epoch are due; else only at the end, if no others come after.
@@ -37,13 +37,13 @@ class PicturePace:
         """
         due = in_budget and self._number % (1 + self._number // OFTEN) == 0
         self._number += 1
-        self._last = None if due else draw
+        self._last_draw = None if due else draw
         if due:
             draw()
         return due
 
     def finish(self) -> None:
         """Draw the last pictures if they were not drawn."""
-        draw, self._last = self._last, None
+        draw, self._last_draw = self._last_draw, None
         if draw is not None:
             draw()

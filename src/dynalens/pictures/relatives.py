@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from dynalens.pictures.card import GAP, LINE, TEXT, WIDTH, Card
-from dynalens.pictures.drawing import FAINT, GRID, INK, class_name, fitted, write
+from dynalens.pictures.drawing import FAINT, GRID, INK, class_name, fit_picture, write
 from dynalens.pictures.overlays import Shown, input_cell
 
 _CELL = 56  # in pixels of the card: a digit is told at that size
@@ -92,7 +92,7 @@ def _draw(card: Card, position: tuple[int, int], member: Relative, cell: int) ->
     if member.picture is None:
         card.draw.rectangle((x, y, x + cell - 1, y + cell - 1), outline=GRID)
     elif isinstance(member.picture, Image.Image):
-        card.paste(fitted(np.asarray(member.picture.convert("RGB")), size), position)
+        card.paste(fit_picture(np.asarray(member.picture.convert("RGB")), size), position)
     else:
         card.paste(input_cell(member.picture, size), position)
     write(card.draw, (x, y + cell + 1), member.caption, TEXT, fill=FAINT, width=cell + GAP - 2)

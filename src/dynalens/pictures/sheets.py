@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 
 from dynalens.dynamics import Array
 from dynalens.pictures.card import FRAME, GAP, LINE, TEXT, WIDTH, Card
-from dynalens.pictures.drawing import FAINT, GRID, LINES, PAPER, RIGHT, WRONG, Colour, shortened, text_width, write
+from dynalens.pictures.drawing import FAINT, GRID, LINES, PAPER, RIGHT, WRONG, Colour, text_that_fits, text_width, write
 from dynalens.pictures.overlays import AGAINST, FOR, RELEVANT, Shown, input_cell, map_cell, words_cell, words_height
 
 _LARGEST_CELL = 64
@@ -181,7 +181,7 @@ def _areas(draw: ImageDraw.ImageDraw, position: tuple[int, int], side: int, row:
 
 def _caption(draw: ImageDraw.ImageDraw, position: tuple[int, int], row: ExplanationRow) -> None:
     width = WIDTH - 2 * GAP
-    label, predicted = (shortened(name, TEXT, width * 0.33) for name in (row.label, row.predicted))
+    label, predicted = (text_that_fits(name, TEXT, width * 0.33) for name in (row.label, row.predicted))
     x, y = position
     if row.right is not None:
         word = "right" if row.right else "wrong"
@@ -197,7 +197,7 @@ def _caption_parts(row: ExplanationRow, label: str, predicted: str, width: float
     if row.explained_for:
         reason = f"given: {label}" if row.explained_for == "label" else f"predicted: {predicted}"
         room = 2 * width - text_width(label if row.explained_for == "label" else predicted, TEXT)
-        return [f"{shortened(row.note, TEXT, room)}, why {reason}", probability]
+        return [f"{text_that_fits(row.note, TEXT, room)}, why {reason}", probability]
     names = label if row.right else f"{label}, predicted {predicted}"
     return [names, probability, *([row.note] if row.note else [])]
 

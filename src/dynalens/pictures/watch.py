@@ -47,10 +47,10 @@ class SuspectWatch:
         self.sentences: dict[int, list[int]] = {}
         self._traces: dict[int, dict[int, float]] = {}
         self._epochs: list[int] = []
-        self._wanted: Tensor | None = None
+        self._followed_rows: Tensor | None = None
         self._fresh: dict[int, Tensor] = {}
         self._marks: dict[int, Tensor] = {}
-        self._gathered: tuple[Tensor, Tensor] | None = None
+        self._device_copies: tuple[Tensor, Tensor] | None = None
 
     def follow(self, samples: Sequence[int], device: torch.device | None = None) -> None:
         """Follow these samples from now on, and forget the others.
@@ -62,7 +62,7 @@ class SuspectWatch:
         self._traces = {sample: self._traces.get(sample, {}) for sample in samples}
         self.pictures = {sample: self.pictures[sample] for sample in samples if sample in self.pictures}
         self.sentences = {sample: self.sentences[sample] for sample in samples if sample in self.sentences}
-        self._wanted = torch.tensor(list(samples), dtype=torch.int64, device=device)
+        self._followed_rows = torch.tensor(list(samples), dtype=torch.int64, device=device)
 
     @property
     def follows(self) -> bool:
@@ -102,9 +102,9 @@ class SuspectWatch:
 
     def take(self) -> None:
         """Take the copies to the host."""
-        if self._gathered is not None and self._wanted is not None:
-            is_match, copies = (part.cpu() for part in self._gathered)
-            for sample, is_hit, copy in zip(self._wanted.tolist(), is_match.tolist(), copies, strict=True):
+        if self._device_copies is not None and self._followed_rows is not None:
+            is_match, copies = (part.cpu() for part in self._device_copies)
+            for sample, is_hit, copy in zip(self._followed_rows.tolist(), is_match.tolist(), copies, strict=True):
                 if is_hit:
                     self._fresh[sample] = copy.unsqueeze(0)
         shapes: dict[torch.Size, list[int]] = {}
@@ -118,8 +118,8 @@ class SuspectWatch:
             pictures = shown_inputs(stack, self.normalisation)
             self.pictures |= dict(zip(samples, pictures, strict=True))
         for sample in self._marks.keys() & self._fresh.keys() & self.pictures.keys():
-            self.pictures[sample] = marked(self.pictures[sample], self._marks[sample].cpu())
-        self._fresh, self._marks, self._gathered = {}, {}, None
+            self.pictures[sample] = picture_with_marks(self.pictures[sample], self._marks[sample].cpu())
+        self._fresh, self._marks, self._device_copies = {}, {}, None
 
     def note(self, epoch: int, presentations: Mapping[str, Array]) -> None:
         """Note the last p(label) that an epoch has of each sample that is followed.
@@ -141,19 +141,19 @@ class SuspectWatch:
 
     def _gather(self, indices: Tensor, inputs: Tensor) -> None:
         """As in ``see``, for indices on the device: every sample is looked up, whether it is in the batch or not."""
-        assert self._wanted is not None
-        samples = self._wanted.to(indices.device, non_blocking=True)
+        assert self._followed_rows is not None
+        samples = self._followed_rows.to(indices.device, non_blocking=True)
         matches = samples.unsqueeze(1) == indices.unsqueeze(0)
         is_match = matches.any(dim=1)
         copies = _small(inputs.index_select(0, matches.byte().argmax(dim=1)))
-        if self._gathered is not None and self._gathered[1].shape == copies.shape:
-            earlier_hit, earlier_copies = self._gathered
+        if self._device_copies is not None and self._device_copies[1].shape == copies.shape:
+            earlier_hit, earlier_copies = self._device_copies
             copies = torch.where(is_match.view(-1, *[1] * (copies.ndim - 1)), copies, earlier_copies)
             is_match = is_match | earlier_hit
-        self._gathered = is_match, copies
+        self._device_copies = is_match, copies
 
 
-def marked(picture: Array, marks: Tensor) -> Array:
+def picture_with_marks(picture: Array, marks: Tensor) -> Array:
     """Return a picture ``(H, W, 3)`` with coloured pixels: orange where marks are 1, and blue where they are 2.
 
     Args:
@@ -161,7 +161,7 @@ def marked(picture: Array, marks: Tensor) -> Array:
         marks: Shape ``(1, 1, h, w)``.
 
     Example:
-        >>> marked(np.zeros((1, 2, 3), np.uint8), torch.tensor([[[[0.0, 1.0]]]])).tolist()
+        >>> picture_with_marks(np.zeros((1, 2, 3), np.uint8), torch.tensor([[[[0.0, 1.0]]]])).tolist()
         [[[0, 0, 0], [128, 56, 0]]]
     """
     if picture.ndim != 3:

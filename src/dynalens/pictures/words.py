@@ -11,11 +11,11 @@ _MOST = 60
 """Words of a sentence that are shown."""
 
 
-def bracketed(words: Sequence[str], token: int | None) -> list[str]:
+def words_with_brackets(words: Sequence[str], token: int | None) -> list[str]:
     """Return words, one of them in brackets; in two where others stand in brackets, as ``[CLS]`` does.
 
     Example:
-        >>> bracketed(["Paris", "is", "big"], 0), bracketed(["[CLS]", "Paris"], 1)
+        >>> words_with_brackets(["Paris", "is", "big"], 0), bracketed(["[CLS]", "Paris"], 1)
         (['[Paris]', 'is', 'big'], ['[CLS]', '[[Paris]]'])
     """
     opening, closing = ("[[", "]]") if any(word.startswith("[") for word in words) else ("[", "]")
@@ -30,7 +30,7 @@ def excerpt(words: Sequence[str], token: int | None, separator: str = " ") -> st
         ('Paris is [big]', '4, 7')
     """
     first = 0 if token is None else max(0, min(token - _MOST // 2, len(words) - _MOST))
-    part = bracketed(words, token)[first : first + _MOST]
+    part = words_with_brackets(words, token)[first : first + _MOST]
     return separator.join(["..."] * (first > 0) + part + ["..."] * (len(words) > first + _MOST))
 
 
@@ -92,16 +92,19 @@ class Sentences:
     ) -> None:
         self._sentences, self._classes, self._decode = sentences, classes, decode or str
         self.shift = next_word_shift(sentences, places, classes)
-        self._marked = [place if place is None else place + (self.shift or 0) for place in places]
+        self._doubtful_places = [place if place is None else place + (self.shift or 0) for place in places]
 
     def all(self) -> list[tuple[str, ...]]:
         """Return the words of each sample, one for each token, with the one that is spoken of in brackets."""
-        pairs = zip(self._sentences, self._marked, strict=True)
-        return [tuple(bracketed([self._decode(token) for token in sentence], marked)) for sentence, marked in pairs]
+        pairs = zip(self._sentences, self._doubtful_places, strict=True)
+        return [
+            tuple(words_with_brackets([self._decode(token) for token in sentence], marked))
+            for sentence, marked in pairs
+        ]
 
     def text(self, sample: int) -> str:
         """Return a sample as a text, without its empty words; a word behind the last token is added."""
-        words, place_of_mark = [self._decode(token) for token in self._sentences[sample]], self._marked[sample]
+        words, place_of_mark = [self._decode(token) for token in self._sentences[sample]], self._doubtful_places[sample]
         if self.shift is not None and place_of_mark == len(words):
             words.append(self._decode(self._classes[sample]))
         places = [place for place, word in enumerate(words) if word.strip() or place == place_of_mark]

@@ -84,7 +84,7 @@ class RecordFolder:
             history.mkdir(parents=True, exist_ok=True)
         if source is not None:
             earlier_history = History(source, epochs, digests=digests)
-            lost_epochs = set(earlier_history.lost())
+            lost_epochs = set(earlier_history.lost_epochs())
             for epoch, old in earlier_history.files().items():
                 if epoch not in lost_epochs and earlier_history.holds(epoch):
                     self._take_over(epoch, old)

@@ -60,7 +60,7 @@ class History:
         recorded_epochs = files if self.digests is None else self.digests
         return all(epoch in self.held or (epoch in recorded_epochs and epoch in files) for epoch in self.epochs)
 
-    def lost(self) -> list[int]:
+    def lost_epochs(self) -> list[int]:
         """Return the epochs whose presentations were kept and are gone, or are not as they were."""
         files = self.files()
         # A record that does not say what it kept may never have had a history: no file at all is no loss.

@@ -382,7 +382,7 @@ class Record:
                     return assessment
             except UNREADABLE as error:
                 reason = str(error)
-        lost_epochs = self._history.lost()
+        lost_epochs = self._history.lost_epochs()
         reason = f"got none of epochs {lost_epochs}" if lost_epochs else reason
         if reason:
             warn(

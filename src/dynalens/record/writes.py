@@ -23,7 +23,7 @@ class Writes:
     """
 
     def __init__(self, target: str, meanwhile: str) -> None:
-        self._target, self._meanwhile, self._warned = target, meanwhile, False
+        self._target, self._meanwhile, self._has_warned = target, meanwhile, False
         self.missing: dict[str, OSError | MemoryError] = {}
 
     def attempt(self, name: str, write: Callable[[], None]) -> None:
@@ -33,8 +33,8 @@ class Writes:
             self.missing.pop(name, None)
         except (OSError, MemoryError) as error:
             self.missing[name] = error
-            if not self._warned:
-                self._warned = True
+            if not self._has_warned:
+                self._has_warned = True
                 warn(f"{self._expected(error)} {self._meanwhile}")
 
     def say_missing(self, advice: str) -> None:

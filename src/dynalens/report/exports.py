@@ -27,7 +27,7 @@ def to_json(table: pd.DataFrame, path: str | Path) -> Path:
         >>> to_json(table, file).read_text()
         '[\n {\n  "sample_id": 7,\n  "label": 3\n }\n]\n'
     """
-    return _written(path, _records(table))
+    return _write_json(path, _records(table))
 
 
 def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, str] | None = None) -> Path:
@@ -54,7 +54,7 @@ def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any
         if row.get("suggested_probability") is not None:
             prediction["score"] = row["suggested_probability"]
         if row.get("suggested") is not None:
-            choice = {"choices": [_named(row, "suggested")]}
+            choice = {"choices": [_class_name(row, "suggested")]}
             prediction["result"] = [
                 {"from_name": "choice", "to_name": "image", "type": "choices", "value": choice}
             ]  # fmt: skip
@@ -62,7 +62,7 @@ def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any
             number = {"number": row["prediction"]}
             prediction["result"] = [{"from_name": "number", "to_name": "image", "type": "number", "value": number}]
         tasks.append({"data": data, "predictions": [prediction]})
-    return _written(path, tasks)
+    return _write_json(path, tasks)
 
 
 def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, str] | None = None) -> Path:
@@ -84,7 +84,9 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
             "Expected suspects with classes for FiftyOne, got the numbers of a regression. Use `to_json`, or `--json`."
         )
     rows = _records(table)
-    names = sorted({_named(row, kind) for row in rows for kind in ("label", "suggested") if row.get(kind) is not None})
+    names = sorted(
+        {_class_name(row, kind) for row in rows for kind in ("label", "suggested") if row.get(kind) is not None}
+    )
     labels = {}
     for row in rows:
         key = str((files or {}).get(row["sample_id"], row["sample_id"]))
@@ -98,10 +100,10 @@ def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, st
         attributes = {
             "sample_id": row["sample_id"],
             "suspicion": row.get("score"),
-            "suggested": _named(row, "suggested") if row.get("suggested") is not None else None,
+            "suggested": _class_name(row, "suggested") if row.get("suggested") is not None else None,
         }
-        labels[key] = {"label": names.index(_named(row, "label")), "attributes": attributes}
-    return _written(path, {"classes": names, "labels": labels})
+        labels[key] = {"label": names.index(_class_name(row, "label")), "attributes": attributes}
+    return _write_json(path, {"classes": names, "labels": labels})
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -113,15 +115,15 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _given(row: Mapping[str, Any]) -> Any:
-    return row["target"] if "target" in row else _named(row, "label")
+    return row["target"] if "target" in row else _class_name(row, "label")
 
 
-def _named(row: Mapping[str, Any], kind: str) -> str:
+def _class_name(row: Mapping[str, Any], kind: str) -> str:
     name = row.get(f"{kind}_name")
     return str(row[kind] if name is None else name)
 
 
-def _written(path: str | Path, content: Any) -> Path:
+def _write_json(path: str | Path, content: Any) -> Path:
     target = Path(path)
     with replaced(target) as temporary:
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -12,7 +12,7 @@ from torch import Tensor
 from dynalens.dynamics import Array
 from dynalens.keys import IMAGE_KEYS
 from dynalens.pictures import Normalisation, excerpt, find_normalisation, shown_inputs
-from dynalens.report.samples import SamplePictures, drawn
+from dynalens.report.samples import SamplePictures, picture_of
 
 _GREY_AND_COLOUR = (1, 3)
 TEXT_KEYS = ("text", "sentence", "content", "document", "review", "question")
@@ -73,7 +73,7 @@ def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | No
         item = _tensor_of(item)
     if not isinstance(item, Tensor) or item.ndim not in (2, 3, 4):
         return None
-    return drawn(shown_inputs(item.unsqueeze(0), normalisation)[0])
+    return picture_of(shown_inputs(item.unsqueeze(0), normalisation)[0])
 
 
 def as_text(item: Any, token: int | None = None) -> str | None:

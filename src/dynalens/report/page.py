@@ -239,7 +239,7 @@ def _cards(
             "rank": int(row["rank"]),
             "wrong": round(float(row["wrong_probability"]), 4),
             "flagged": bool(row["flagged"]),
-            "trace": traces.of(sample),
+            "trace": traces.trace_of(sample),
         }
         optional = {
             "picture": pictures.thumbnail(sample, side),

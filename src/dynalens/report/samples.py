@@ -25,7 +25,7 @@ class SamplePictures:
     """
 
     def __init__(self, stored_pictures: Mapping[int, Array], texts: Mapping[int, str] | None = None) -> None:
-        self._kept, self._texts = stored_pictures, texts or {}
+        self._stored_pictures, self._texts = stored_pictures, texts or {}
 
     def thumbnail(self, sample: Any, side: int) -> str | None:
         """Return a picture as a data URI, at most ``side`` pixels wide and high; None if there is none."""
@@ -42,8 +42,8 @@ class SamplePictures:
 
     def image(self, sample: Any) -> Image.Image | None:
         """Return the picture of a sample; None where there is none."""
-        thumbnail = self._kept.get(sample)
-        return None if thumbnail is None else drawn(thumbnail)
+        thumbnail = self._stored_pictures.get(sample)
+        return None if thumbnail is None else picture_of(thumbnail)
 
 
 def sample_pictures(record: Record, dataset: Any, texts: KeptTexts) -> SamplePictures:
@@ -75,6 +75,6 @@ def data_uri(image: Image.Image, side: int) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def drawn(pixels: Array) -> Image.Image:
+def picture_of(pixels: Array) -> Image.Image:
     """Return an image ``(H, W, 3)`` or a signal ``(C, L)`` as a picture."""
     return Image.fromarray(pixels) if pixels.ndim == 3 else input_cell(pixels, _SIGNAL_CELL)

@@ -64,7 +64,7 @@ def influence_sheet(
         )
     selection = list((influence.wrong() or range(len(inputs)))[:_MOST_TESTS] if tests is None else tests)
     pictures = DatasetPictures(dataset)
-    test_inputs = _shown(inputs, selection, find_normalisation(dataset))
+    test_inputs = _shown_inputs(inputs, selection, find_normalisation(dataset))
     labels = influence.samples["label"].tolist()
 
     def members(test: int, sign: int) -> list[Relative]:
@@ -124,7 +124,7 @@ def show_in_report(record: Record, name: str, sheet: Image.Image) -> Path:
     return write_sheet(record.folder, name, png_bytes(sheet))
 
 
-def _shown(inputs: Any, rows: Sequence[int], normalisation: Normalisation | None) -> list[Any]:
+def _shown_inputs(inputs: Any, rows: Sequence[int], normalisation: Normalisation | None) -> list[Any]:
     """Return the inputs as sheets show them; nothing for what is no tensor of images, signals or columns."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 3:
         return [None] * len(rows)

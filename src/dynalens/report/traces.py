@@ -40,18 +40,18 @@ class Traces:
 
     def __init__(self, meta: RecordMeta) -> None:
         places = np.linspace(0, len(meta.epochs) - 1, _POINTS).round().astype(int)
-        self._chosen = {meta.epochs[place] for place in places} if len(meta.epochs) else set()
+        self._epochs = {meta.epochs[place] for place in places} if len(meta.epochs) else set()
         self._num_samples = meta.num_samples
         self._columns: list[Array] = []
 
     def see(self, epoch: int, presentations: Mapping[str, Array]) -> None:
         """Take up an epoch if it is one of those that are shown."""
-        if epoch in self._chosen:
+        if epoch in self._epochs:
             column = np.full(self._num_samples, _NOT_SEEN, np.uint8)
             column[presentations["index"]] = (100 * presentations["p_label"]).round()
             self._columns.append(column)
 
-    def of(self, row: int) -> list[int | None]:
+    def trace_of(self, row: int) -> list[int | None]:
         """Return p(label) in percent at each of the epochs, None where the sample was not seen."""
         percent = [int(column[row]) for column in self._columns]
         return [None if value == _NOT_SEEN else value for value in percent]

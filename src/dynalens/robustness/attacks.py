@@ -137,13 +137,13 @@ Change = Callable[[Tensor, float, Tensor], Tensor]
 def _attack(name: str, run: Forward, limits: Bounds, iterations: int, seed: int) -> Change:
     check_choice("attack", name, ATTACKS)
     if name == "random_sign":
-        return lambda x, step, _: _bounded(x + step * _random_signs(x, seed), limits)
+        return lambda x, step, _: _clip(x + step * _random_signs(x, seed), limits)
     fgsm_class, pgd_class, _ = _captum()
     attack: Any = (fgsm_class if name == "fgsm" else pgd_class)(
         lambda x: connected_logits(run, x, torch.zeros(len(x), dtype=torch.int64, device=x.device)),
         lambda logits, predicted: -lead(logits.float(), predicted),
     )
-    attack.bound = lambda x: _bounded(x, limits)  # Captum's own are the same for all channels
+    attack.bound = lambda x: _clip(x, limits)  # Captum's own are the same for all channels
     (attack if name == "fgsm" else attack.fgsm).zero_thresh = 0.0  # small gradients have a sign, too
     if name == "fgsm":
         return lambda x, step, predicted: attack.perturb(x, step, predicted).detach()
@@ -173,7 +173,7 @@ def _smallest(run: Forward, x: Tensor, change: Change, unit: float) -> tuple[flo
     return level * unit, is_changed, predicted, classes(is_changed)
 
 
-def _bounded(x: Tensor, limits: Bounds) -> Tensor:
+def _clip(x: Tensor, limits: Bounds) -> Tensor:
     return torch.maximum(torch.minimum(x, limits.high), limits.low)
 
 

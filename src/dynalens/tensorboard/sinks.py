@@ -49,11 +49,11 @@ class EventSink:
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a picture as JPEG; ``add_image`` would encode a PNG, 24 times as long and 7 times as large."""
-        self._encoded(tag, image, jpeg_bytes(image), step)
+        self._encode(tag, image, jpeg_bytes(image), step)
 
     def chart(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a picture as PNG with a palette."""
-        self._encoded(tag, image, png_bytes(image), step)
+        self._encode(tag, image, png_bytes(image), step)
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Write a text."""
@@ -77,7 +77,7 @@ class EventSink:
             global_step=step,
         )
 
-    def _encoded(self, tag: str, image: Image.Image, data: bytes, step: int) -> None:
+    def _encode(self, tag: str, image: Image.Image, data: bytes, step: int) -> None:
         summary_image = Summary.Image(
             height=image.height, width=image.width, colorspace=_RGB, encoded_image_string=data
         )
@@ -109,8 +109,8 @@ class FileSink:
     def histogram(self, tag: str, values: Array, step: int) -> None:
         """Write nothing: the values themselves are in ``record.npz``."""
 
-    def _write(self, tag: str, step: int, ending: str, data: bytes) -> None:
-        path = self._folder / re.sub(r"[^\w/.-]", "_", tag) / f"{step:06d}.{ending}"
+    def _write(self, tag: str, step: int, suffix: str, data: bytes) -> None:
+        path = self._folder / re.sub(r"[^\w/.-]", "_", tag) / f"{step:06d}.{suffix}"
         with replaced(path) as temporary:
             temporary.write_bytes(data)
 

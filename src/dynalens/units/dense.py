@@ -50,8 +50,8 @@ def dense(logits: Tensor, given: Tensor, counted: Tensor | None = None, *, first
     size = max(1, _AT_ONCE // max(logits[:1].numel(), 1))
     counted = given >= 0 if counted is None else counted
     samples = zip(*(torch.split(each.detach(), size) for each in (logits, given, counted)), strict=True)
-    parts = [_reduced(_of_classes(*sample), given.shape[1:], first) for sample in samples]
-    return _joined(parts, TOKENS if given.ndim == 2 else PIXELS)
+    parts = [_reductions(_of_classes(*sample), given.shape[1:], first) for sample in samples]
+    return _join(parts, TOKENS if given.ndim == 2 else PIXELS)
 
 
 def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
@@ -73,7 +73,7 @@ def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
     margins = torch.where(y == 1, z, -z)
     counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted.flatten(1)
     units = _Units(margins, F.softplus(-margins), y, 1 - y, counts)
-    return _joined([_reduced(units, given.shape[1:], 0)], PIXELS)
+    return _join([_reductions(units, given.shape[1:], 0)], PIXELS)
 
 
 def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
@@ -98,10 +98,10 @@ def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
     counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted
     units = _Units(*(each.flatten(1) for each in (margins, F.softplus(-margins), y, 1 - y, counts)))
     if z.ndim == 3:
-        return _joined([_reduced(units, z.shape[2:], 0, labels=z.shape[1])], TOKEN_LABELS)
-    rows, targets, numbers, marks = _reduced(units, z.shape[1:], 0, labels=z.shape[1])
+        return _join([_reductions(units, z.shape[2:], 0, labels=z.shape[1])], TOKEN_LABELS)
+    rows, targets, numbers, marks = _reductions(units, z.shape[1:], 0, labels=z.shape[1])
     missing_first = torch.where((marks == 1).any(dim=1), 1, marks.amax(dim=1)).to(marks.dtype)
-    return _joined([(rows, targets, numbers, missing_first)], PIXEL_LABELS)
+    return _join([(rows, targets, numbers, missing_first)], PIXEL_LABELS)
 
 
 def _of_classes(logits: Tensor, classes: Tensor, counts: Tensor) -> _Units:
@@ -115,7 +115,7 @@ def _of_classes(logits: Tensor, classes: Tensor, counts: Tensor) -> _Units:
     return _Units(torch.where(margins > -MASKED, CERTAIN, margins), losses, y, rivals, is_counted)
 
 
-def _reduced(units: _Units, shape: torch.Size, first: int, *, labels: int = 1) -> tuple[Tensor, ...]:
+def _reductions(units: _Units, shape: torch.Size, first: int, *, labels: int = 1) -> tuple[Tensor, ...]:
     """Return logits, targets and numbers of each sample; the number of the kind is still 0.
 
     Of K labels, the units of each follow those of the one before.
@@ -141,7 +141,7 @@ def _marks(units: _Units, shape: torch.Size) -> Tensor:
     return (is_contradicted * torch.where(units.given > 0, 1, 2)).to(torch.uint8).view(-1, *shape)
 
 
-def _joined(parts: list[tuple[Tensor, ...]], name: str) -> UnitPresentation:
+def _join(parts: list[tuple[Tensor, ...]], name: str) -> UnitPresentation:
     kind = UnitKind(name, 0)
     rows, targets, numbers, *marks = (torch.cat(each) for each in zip(*parts, strict=True))
     numbers[:, KIND] = kind.code
