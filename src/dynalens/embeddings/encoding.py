@@ -91,7 +91,7 @@ def embed(
 
 
 def encoder_inputs(batch: Any) -> Any:
-    """Return what of a batch an encoder takes: not the label, and the mask together with ids of tokens.
+    """Return the part of a batch that an encoder takes, without the label. Ids of tokens come with their mask.
 
     Raises:
         ValueError: If a dict has none of the usual keys.

@@ -1,4 +1,4 @@
-"""Asks embeddings that never saw the labels what they say of them: by a linear probe and by neighbours."""
+"""Judges labels by embeddings that never saw them, with a linear probe and with neighbours."""
 
 import numpy as np
 import torch

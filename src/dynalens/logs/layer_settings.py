@@ -1,4 +1,4 @@
-"""What of a layer is shown, as it was asked for: settings that refuse what does not go together."""
+"""Which pictures of a layer are shown: settings that refuse combinations without a meaning."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _MAXIMISE_ARGS = ("variants", "diversity", "diversity_layer", "frequency_penalty
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """What of a layer is shown; :class:`dynalens.LayerMonitor` says what each means.
+    """Which pictures of a layer are shown. :class:`dynalens.LayerMonitor` says what each means.
 
     Raises:
         ValueError: If one of them is out of its range, or nothing is asked for.

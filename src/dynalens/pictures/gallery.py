@@ -206,7 +206,7 @@ def _arrow(draw: ImageDraw.ImageDraw, position: tuple[int, int]) -> None:
 
 
 def _plain(text: str) -> str:
-    """Escape what Markdown and HTML would take for their own."""
+    """Escape letters that Markdown or HTML would read as markup."""
     marks = {
         "&": "&amp;",
         "<": "&lt;",

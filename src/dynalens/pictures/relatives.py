@@ -10,7 +10,7 @@ from dynalens.pictures.card import GAP, LINE, TEXT, WIDTH, Card
 from dynalens.pictures.drawing import FAINT, GRID, INK, class_name, fit_picture, write
 from dynalens.pictures.overlays import Shown, input_cell
 
-_CELL = 56  # in pixels of the card: a digit is told at that size
+_CELL = 56  # in pixels of the card: a digit can be read at that size
 _BETWEEN = 10  # groups
 
 

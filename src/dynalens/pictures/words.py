@@ -1,4 +1,4 @@
-"""Sentences in which the token that is spoken of is marked."""
+"""Sentences in which the doubtful token is marked."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +23,7 @@ def words_with_brackets(words: Sequence[str], token: int | None) -> list[str]:
 
 
 def excerpt(words: Sequence[str], token: int | None, separator: str = " ") -> str:
-    """Return the first words, or those around a token, which stands in brackets; what is left out is told.
+    """Return the first words, or those around a token, which stands in brackets. Dots say that words are left out.
 
     Example:
         >>> excerpt(["Paris", "is", "big"], 2), excerpt(["4", "7"], None, ", ")
@@ -44,7 +44,7 @@ def next_word_shift(
 
     Args:
         sentences: Ids of the tokens of each sample.
-        places: Of the token that is spoken of, in the targets; None where it is none.
+        places: Place of the doubtful token in the targets; None where it is none.
         classes: Given for it.
 
     Example:
@@ -62,11 +62,11 @@ def next_word_shift(
 
 
 class Sentences:
-    """Samples that are tokens, each perhaps with one that is spoken of.
+    """Samples that are tokens, each perhaps with a doubtful one.
 
     Args:
         sentences: Ids of the tokens of each sample.
-        places: Of the token that is spoken of, in the targets; None where it is none.
+        places: Place of the doubtful token in the targets; None where it is none.
         classes: Given for these.
         decode: From an id to its word; None: the ids themselves.
 
@@ -95,7 +95,7 @@ class Sentences:
         self._doubtful_places = [place if place is None else place + (self.shift or 0) for place in places]
 
     def all(self) -> list[tuple[str, ...]]:
-        """Return the words of each sample, one for each token, with the one that is spoken of in brackets."""
+        """Return the words of each sample, one for each token, with the doubtful one in brackets."""
         pairs = zip(self._sentences, self._doubtful_places, strict=True)
         return [
             tuple(words_with_brackets([self._decode(token) for token in sentence], marked))
