@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -61,11 +62,11 @@ class Tagger(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
-def fitted(folder: Path, *callbacks: Any) -> Tagger:
+def fitted(folder: Path, *callbacks: Any, collate: Any = collated) -> Tagger:
     pl.seed_everything(3, verbose=False)
     model, logger = Tagger(), pl.loggers.TensorBoardLogger(folder)
     # Each batch has another length.
-    loader: DataLoader[Any] = DataLoader(list(range(N)), batch_size=3, collate_fn=collated)  # type: ignore[arg-type]  # a list
+    loader: DataLoader[Any] = DataLoader(list(range(N)), batch_size=3, collate_fn=collate)  # type: ignore[arg-type]  # a list
     trainer(folder, *callbacks, logger=logger).fit(model, loader)
     return model
 
@@ -94,6 +95,30 @@ def test_padded_tokens_are_explained_with_the_mask_and_in_every_length(tmp_path:
         for row, sample in enumerate(arrays[f"{prefix}ids"].tolist()):
             scores = trained.model(sentence(sample).unsqueeze(0))["logits"][0].detach()  # alone, it needs no mask
             np.testing.assert_allclose(arrays[f"{prefix}logits"][row], scores[chosen[row]], rtol=1e-4, atol=1e-5)
+
+
+def filled_at_front(samples: list[int]) -> dict[str, Tensor]:
+    """As tokenizers of GPT-2 with ``padding_side="left"``."""
+    batch = collated(samples)
+    lengths = batch["attention_mask"].sum(dim=1).tolist()
+    return {
+        key: torch.stack([row.roll(len(row) - length) for row, length in zip(values, lengths, strict=True)])
+        for key, values in batch.items()
+    }
+
+
+def test_sequences_that_are_filled_up_at_the_front_are_warned_of_once_and_their_losses_are_right(
+    tmp_path: Path,
+) -> None:
+    monitors = TrainingDynamicsMonitor(history=False), TrainingDynamicsMonitor(history=False)
+    with pytest.warns(
+        UserWarning, match="filled up at their end, got some whose `attention_mask` begins with 0"
+    ) as said:
+        fitted(tmp_path / "front", monitors[0], collate=filled_at_front)
+    assert len([each for each in said if "filled up" in str(each.message)]) == 1
+    fitted(tmp_path / "end", monitors[1])
+    losses = [monitor.statistics().loss for monitor in monitors]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
 
 
 def test_a_token_that_is_masked_only_at_some_places_is_no_padding() -> None:

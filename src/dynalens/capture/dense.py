@@ -8,7 +8,7 @@ from torch import Tensor
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.flat import FlatTargets
-from dynalens.capture.sequences import label_axis
+from dynalens.capture.sequences import FrontPadding, label_axis
 from dynalens.capture.several import without_ignored
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
@@ -39,6 +39,7 @@ class DenseTargets:
         self._is_dense = self._has_one_hot = False
         self._label_axis: int | None = None
         self._knows_axis = False
+        self._front_padding = FrontPadding(_LOOKS)
         self.see(None, None)
 
     def see(self, batch: Any, samples: int | None) -> None:
@@ -86,6 +87,8 @@ class DenseTargets:
         if not self._takes(logits, targets):
             return None
         self._is_dense = True
+        if targets.ndim == 2:
+            self._front_padding.look(leaves(self._batch))
         return dense(logits, targets.long(), (targets >= 0) | (targets == NOT_A_CLASS), first=first), targets
 
     def in_rows(self, logits: Tensor, targets: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -113,6 +116,7 @@ class DenseTargets:
         Tokens are told from pixels by the first batch.
         """
         if targets.ndim == 3 and targets.shape == logits.shape and (axis := self._axis_of_labels(targets)) is not None:
+            self._front_padding.look(leaves(self._batch))
             return self._of_several(logits, targets, counted, axis)
         units = self.of_masks(logits, targets, counted) or self.of_classes(logits, targets, counted)
         if units is not None or targets.ndim < 4 or targets.shape != logits.shape or self._has_one_hot:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from dynalens.capture.entries import Path, entry_at
+from dynalens.notices import warn
 from dynalens.observation import is_tokens
 
 MASK = "attention_mask"
@@ -62,3 +63,38 @@ def padding_of(batch: Any, path: Path | None) -> int | None:
     if not len(hidden) or not torch.equal(tokens == hidden[0], mask == 0):
         return None
     return int(hidden[0])
+
+
+class FrontPadding:
+    """Warn once where the first batches hold sequences that are filled up at the front, which moves their tokens."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+
+    def look(self, entries: Iterable[tuple[Path, Tensor]]) -> None:
+        """Look at the entry ``attention_mask`` of a batch, if there is one; waits for the device.
+
+        Args:
+            entries: Of the batch, with their paths.
+        """
+        if not self._looks:
+            return
+        self._looks -= 1
+        masks = [leaf for path, leaf in entries if path and path[-1] == MASK and leaf.ndim == 2 and leaf.numel()]
+        if any(is_filled_at_front(mask) for mask in masks):
+            self._looks = 0
+            warn(
+                f"Expected sequences that are filled up at their end, got some whose `{MASK}` begins with 0. A token "
+                "then has another position in each batch, so `unit` and `unit_forgetting_events` may mix tokens; the "
+                "numbers of whole sequences are right. Fill up at the end: `tokenizer.padding_side = 'right'`."
+            )
+
+
+def is_filled_at_front(mask: Tensor) -> bool:
+    """Return whether a row (T,) of a mask (N, T) begins with 0 and has another number further on.
+
+    Example:
+        >>> is_filled_at_front(torch.tensor([[0, 1, 1]])), is_filled_at_front(torch.tensor([[1, 1, 0], [0, 0, 0]]))
+        (True, False)
+    """
+    return bool(((mask[:, 0] == 0) & (mask != 0).any(dim=1)).any())
