@@ -33,6 +33,16 @@ def test_tracking_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
     assert (samples, record, epoch_under_way) == ("1,000", "64", "32")
 
 
+def test_versions_are_measured_in_processes_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [f"now={BENCHMARKS.parent}", "--turns", "1", "--steps", "6", "--sizes", "8x10"]
+    runpy.run_path(str(BENCHMARKS / "versions.py"))["main"](arguments)
+    _, hooks, _, statistics = capsys.readouterr().out.strip().split("\n\n")
+    for table in (hooks, statistics):
+        names, _, *rows = table.splitlines()
+        assert [row.split(" | ")[1] for row in rows] == ["now"]
+        assert {row.count("|") for row in rows} == {names.count("|")}
+
+
 @pytest.mark.filterwarnings("ignore:Starting from v1.9.0", "ignore:grad_cam is left out")  # an MLP has no maps
 def test_whole_fits_print_their_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)  # as Python does for the folder of a script
