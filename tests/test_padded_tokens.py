@@ -118,7 +118,7 @@ def test_sequences_that_are_filled_up_at_the_front_are_warned_of_once_and_their_
     assert len([each for each in said if "filled up" in str(each.message)]) == 1
     fitted(tmp_path / "end", monitors[1])
     losses = [monitor.statistics().loss for monitor in monitors]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 def test_a_token_that_is_masked_only_at_some_places_is_no_padding() -> None:
