@@ -63,7 +63,8 @@ class Items(Dataset[Any]):
     """A dataset of the user's own, whose samples have some form."""
 
     def __init__(self, form: Form, y: Tensor, *, shown: bool) -> None:
-        self.form, self.images, self.labels = form, images(), y.tolist()
+        self.form, self.images = form, images()
+        self.labels: list[Any] = y.tolist() if y.ndim == 1 else list(y)
         if shown:
             self.targets = list(self.labels)
 
@@ -159,7 +160,9 @@ class Loss(NamedTuple):
 
     function: Callable[[Tensor, Tensor], Tensor]
     kind: str = ""
-    """"binary" where the logits are (N, 1); "observed" where it calls none of torch's losses; "ignores" class 2."""
+    """"binary" where the logits are (N, 1); "observed" where it calls none of torch's losses; "ignores" class 2;
+    "auxiliary" where a second head has the same targets; "beside" where another loss has none of the labels; "labels",
+    "tokens" and "numbers" where a sample has several targets, or is none of a class."""
 
 
 def focal(z: Tensor, y: Tensor) -> Tensor:
@@ -208,6 +211,11 @@ LOSSES: dict[str, Loss] = {
         lambda z, y: F.binary_cross_entropy_with_logits(z[:, 0], 0.9 * y.to(z.dtype) + 0.05), "binary"
     ),
     "by hand": Loss(by_hand, "binary observed"),
+    "auxiliary": Loss(F.cross_entropy, "auxiliary"),
+    "beside": Loss(F.cross_entropy, "beside"),
+    "labels": Loss(lambda z, y: F.binary_cross_entropy_with_logits(z, y.to(z.dtype)), "labels"),
+    "tokens": Loss(lambda z, y: F.cross_entropy(z, y.long()), "tokens"),
+    "numbers": Loss(lambda z, y: F.mse_loss(z, y.to(z.dtype)), "numbers"),
 }  # fmt: skip
 
 
@@ -230,6 +238,11 @@ class Combination(NamedTuple):
     @property
     def is_binary(self) -> bool:
         return "binary" in LOSSES[self.loss].kind
+
+    @property
+    def has_units(self) -> bool:
+        """Whether the targets of a sample are no class."""
+        return LOSSES[self.loss].kind in ("labels", "tokens", "numbers")
 
 
 DATASETS = ["own", "own", "shown", "tensors", "subset", "parts", "indexed", "int32", "at once"]
@@ -265,6 +278,12 @@ def _possible(case: Combination) -> Combination:
     """Return the combination without what does not go together, in torch, in Lightning or in what can be known."""
     if case.sampler in ("sized", "dicts") and case.dataset not in ("indexed", "at once"):  # torch's own take none
         case = case._replace(dataset="own")
+    if case.has_units:
+        dataset = "own" if case.dataset in ("int32", "at once") else case.dataset
+        step, hook = (f if f in (same, reverse) else reverse for f in (case.step, case.hook))
+        case = case._replace(dataset=dataset, step=step, hook=hook, returns=False)
+    if case.loss == "beside":  # the labels of which are to be followed in the order of the batch
+        case = case._replace(step=same)
     if case.dataset in ("tensors", "int32"):
         case = case._replace(form="pairs")
     if case.dataset == "at once":
@@ -285,8 +304,20 @@ def may_raise(case: Combination) -> bool:
     return case.step is through_lists or (case.collate == "sorted, scaled" and case.dataset != "indexed")
 
 
+def targets_of(case: Combination) -> Tensor:
+    """Return the targets of all samples."""
+    y = labels()
+    if case.loss == "labels":  # one to three of them
+        return (y[:, None] >= torch.arange(K)).float()
+    if case.loss == "tokens":
+        return torch.stack([y, (y + 1) % K], dim=1)
+    if case.loss == "numbers":
+        return 1.5 * y - 0.1 * torch.arange(N)
+    return (y == 1).long() if case.is_binary else y
+
+
 def dataset_of(case: Combination) -> Any:
-    y = (labels() == 1).long() if case.is_binary else labels()
+    y = targets_of(case)
     if case.dataset in ("tensors", "int32"):
         return TensorDataset(images(), y.int() if case.dataset == "int32" else y)
     kind = AtOnce if case.dataset == "at once" else Items
@@ -336,6 +367,19 @@ class Network(nn.Module):
         )
 
 
+class Heads(nn.Module):
+    """Returns auxiliary logits, too, and first, while it trains."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net, self.auxiliary = net, nn.Linear(64, K)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.net[:3](x)
+        main = self.net[3](features)
+        return (self.auxiliary(features), main) if self.training else main
+
+
 class Combined(Classifier):
     """Does as its combination says, and keeps its own record."""
 
@@ -344,6 +388,7 @@ class Combined(Classifier):
         self.case, self.form, self.kind = case, FORMS[case.form], LOSSES[case.loss].kind
         self.automatic_optimization = not case.manual
         self.whole = Network(self.net)
+        self.heads = Heads(self.net)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         x, y = self.form.parts(batch)
@@ -359,7 +404,7 @@ class Combined(Classifier):
         if skips == "before":
             return None
         x, y = self.case.step(*self.form.parts(batch))
-        logits, targets, loss = self.computed(x / N, y.long())
+        logits, targets, loss = self.computed(x / N, y if self.case.has_units else y.long())
         if skips:
             return None
         self.note(x, logits, targets)
@@ -381,7 +426,16 @@ class Combined(Classifier):
             outputs = self.whole(x, y)
             logits = outputs["logits"]
             return logits, y, function(logits.float(), y) if "twice" in self.kind else outputs["loss"]
+        if self.kind == "auxiliary":
+            auxiliary, logits = self.heads(x)
+            return logits, y, function(logits, y) + 0.4 * function(auxiliary, y)
         logits = self(x)
+        if self.kind == "beside":
+            one, other = (self.net[:3](view).flatten(1) for view in (x, x.flip(3)))
+            return logits, y, function(logits, y) + 0.1 * F.cross_entropy(one @ other.T, torch.arange(len(one)))
+        if self.kind == "tokens":
+            logits = torch.stack([logits, 0.5 * logits.flip(1)], dim=2)
+        logits = logits[:, 0] if self.kind == "numbers" else logits
         logits = logits[:, :1] if self.case.is_binary else logits
         return logits, y, function(logits, y)
 
@@ -390,7 +444,9 @@ class Combined(Classifier):
         if self.case.is_binary:
             flat = logits.detach().flatten()
             logits = torch.stack([torch.zeros_like(flat), flat], dim=1)
-        keep = torch.ones_like(y, dtype=torch.bool)
+        if self.kind == "numbers":
+            y = y.to(logits.dtype)  # as the loss is given them
+        keep = torch.ones(len(y), dtype=torch.bool)
         if self.kind == "ignores":
             keep = y != 2
         elif self.kind == "masked" and bool((y > 0).any()):

@@ -143,6 +143,14 @@ class AfterViews(TwoHeads):
         return super().loss(logits.double().view(-1, K), y.clone())
 
 
+class InAnotherOrder(TwoHeads):
+    """The step orders its rows, so that it is known which ones both heads have."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        order = batch[1].argsort(stable=True)
+        return super().training_step([part[order] for part in batch], batch_idx)
+
+
 class Binary(TwoHeads):
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logits[:, 0], (y > 0).float())
@@ -162,7 +170,7 @@ class WarmsUp(TwoHeads):
         return self.loss(main, y) + (0.4 * self.loss(auxiliary, y) if is_late else 0)
 
 
-MODELS = [TwoHeads, OfTuple, OfDict, OfSkips, AfterViews, Binary, WarmsUp]
+MODELS = [TwoHeads, OfTuple, OfDict, OfSkips, AfterViews, InAnotherOrder, Binary, WarmsUp]
 
 
 @pytest.mark.parametrize("model", MODELS)

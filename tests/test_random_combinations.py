@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from combinations import Combined, data_of, drawn, may_raise
 from dynalens import CaptureError, SampleIdentityError, TrainingDynamicsMonitor
 from test_losses import assert_equals_the_definitions
-from training import fit
+from training import N, fit
 
 pytestmark = [
     pytest.mark.usefixtures("undrawn"),
@@ -30,6 +31,42 @@ def trained(folder: Path, module: Combined, number: int, *monitors: Any) -> Tens
     return torch.get_rng_state()
 
 
+def unit_margins(z: Tensor, y: Tensor) -> Tensor:
+    """Return the margin of each unit of a sample: of labels (K,) with their bits, or of tokens (K, T) with classes."""
+    if z.ndim == 1:
+        return (2 * y - 1) * z
+    others = [torch.cat([z[: int(k), t], z[int(k) + 1 :, t]]).max() for t, k in enumerate(y)]
+    return torch.stack([z[int(k), t] - other for (t, k), other in zip(enumerate(y), others, strict=True)])
+
+
+def assert_units(statistics: Any, seen: Any) -> None:
+    """Compare with a record of samples whose targets are no classes, made one presentation at a time, in float64."""
+    histories: dict[int, list[tuple[Tensor, Tensor]]] = {}
+    for _, index, logits, targets in seen:
+        for i, z, y in zip(index, logits.double(), targets.double(), strict=True):
+            histories.setdefault(i, []).append((z, y))
+    assert statistics.presentations.tolist() == [len(histories.get(i, [])) for i in range(N)]
+    for i, history in histories.items():
+        if history[0][0].ndim == 0:  # numbers
+            tolerance = float(statistics.tolerance[i])
+            assert statistics.target[i] == pytest.approx(float(history[0][1]))
+            margins = [float((tolerance / (z - y).abs()).log()) for z, y in history]
+            assert statistics.margin[i] == pytest.approx(sum(margins) / len(margins), rel=1e-3, abs=1e-3)
+            continue
+        units = [unit_margins(z, y) for z, y in history]
+        assert statistics.margin[i] == pytest.approx(
+            sum(float(m.min()) for m in units) / len(units), rel=1e-4, abs=1e-5
+        )
+        assert statistics.correctness[i] == pytest.approx(
+            sum(float((m > 0).double().mean()) for m in units) / len(units)
+        )
+        losses = [
+            F.softplus(-m).mean() if z.ndim == 1 else F.cross_entropy(z.T, y.long())
+            for m, (z, y) in zip(units, history, strict=True)
+        ]
+        assert statistics.loss[i] == pytest.approx(float(sum(losses)) / len(losses), rel=1e-4)
+
+
 @pytest.mark.parametrize("number", range(FIRST, FIRST + COUNT))
 def test_a_random_combination_gives_the_exact_record_or_one_error_in_the_first_batch(
     tmp_path: Path, number: int
@@ -46,7 +83,8 @@ def test_a_random_combination_gives_the_exact_record_or_one_error_in_the_first_b
         if may_raise(case) and first and str(error).startswith("Expected"):
             return
         raise
-    assert_equals_the_definitions(monitor.statistics(), modules[0].seen)
+    compare = assert_units if case.has_units else assert_equals_the_definitions
+    compare(monitor.statistics(), modules[0].seen)
     assert torch.equal(random_state, trained(tmp_path / "without", modules[1], number))
     for key, value in modules[1].state_dict().items():
         assert torch.equal(value, modules[0].state_dict()[key]), key

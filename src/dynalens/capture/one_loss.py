@@ -72,7 +72,8 @@ class OneLoss:
             self._joins = adds_rows(later, call, rows_of)
         if call is not None and not (later and self._joins):
             return call
-        every = joined(self.calls, rows_of, first_step=first_step)
+        # Heads have the same rows: where these are known, they would look like parts that overlap.
+        every = None if self._has_main else joined(self.calls, rows_of, first_step=first_step)
         if every is not None:
             return every
         call, self._way = choose(self.calls), _OF_LABELS
