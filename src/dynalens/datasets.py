@@ -317,7 +317,7 @@ def with_label(sample: Any, place: Any, label: int | str) -> Any:
         >>> with_label(("cat.png", 0), 1, 2), with_label(("park.png", [1, 0, 0, -1]), 1, "1 2 ?3")
         (('cat.png', 2), ('park.png', [0, 1, 1, -1]))
     """
-    value = _like(sample[place], label)
+    value = _label_like(sample[place], label)
     if isinstance(sample, MutableMapping):
         return type(sample)({**sample, place: value})  # type: ignore[call-arg]  # dict and its kin
     if isinstance(sample, Mapping):
@@ -327,7 +327,7 @@ def with_label(sample: Any, place: Any, label: int | str) -> Any:
     return type(sample)(*items) if hasattr(sample, "_fields") else type(sample)(items)
 
 
-def _like(value: Any, label: int | str) -> Any:
+def _label_like(value: Any, label: int | str) -> Any:
     if np.asarray(value).size != 1:
         return _labels_like(value, labels_in(str(label)) or [])
     label = int(label)

@@ -79,7 +79,7 @@ class Processes:
         self.is_first: bool = trainer.is_global_zero
         self._strategy = trainer.strategy
         self._step_error: Exception | None = None
-        self._agreed = False
+        self._has_agreed = False
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Return the tensors of all processes on the CPU, by rank; their first dimensions may differ."""
@@ -138,9 +138,9 @@ class Processes:
                 if self.number == 1:
                     raise
                 self._step_error = error
-        if not self._agreed:
+        if not self._has_agreed:
             self.agree(self._step_error)
-            self._agreed = True
+            self._has_agreed = True
 
     def end_steps(self, action: Callable[[], None]) -> None:
         """Do something in each process after an epoch's steps, and raise in all of them if it or a step failed."""

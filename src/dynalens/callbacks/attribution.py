@@ -252,7 +252,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     ) -> None:
         """Choose the samples to explain from the first validation that is no sanity check."""
         samples = self._explanations.samples
-        if self._pictures is None or trainer.sanity_checking or dataloader_idx or samples.chosen:
+        if self._pictures is None or trainer.sanity_checking or dataloader_idx or samples.is_chosen:
             return
         with self._or_switched_off():
             loader = loader_at(trainer.val_dataloaders, dataloader_idx)
@@ -306,7 +306,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         with self._or_switched_off():
             self._attempt("pictures", self._pictures.finish)
         self._writes.say_missing("The files of all other epochs are complete.")
-        if not self._explanations.samples.chosen:
+        if not self._explanations.samples.is_chosen:
             warn(
                 "Expected a batch whose images can be explained, got none in this fit, so nothing was explained. "
                 "Validate more often, or pass `samples=`: images and labels, or ids."

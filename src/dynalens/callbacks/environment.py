@@ -46,7 +46,7 @@ class Unasked(CallbackBase):
         cls._made, cls._writers = 0, {}
         cls.__name__ = cls.__mro__[2].__name__  # what it is for whoever looks; pickles go by the qualified name
         for hook in _HOOKS:
-            setattr(cls, hook, _guarded(getattr(super(), hook)))
+            setattr(cls, hook, _guarded_hook(getattr(super(), hook)))
 
     def __init__(self) -> None:
         super().__init__(name=NAME)  # type: ignore[call-arg]  # of the monitor that stands beside this class
@@ -87,7 +87,7 @@ class Unasked(CallbackBase):
             super().on_exception(cast("Any", None), cast("Any", None), error)
 
 
-def _guarded(hook: Callable[..., Any]) -> Callable[..., Any]:
+def _guarded_hook(hook: Callable[..., Any]) -> Callable[..., Any]:
     name = hook.__name__
 
     @functools.wraps(hook)

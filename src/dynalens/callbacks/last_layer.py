@@ -29,7 +29,7 @@ class LastLayer:
         self._layer: nn.Linear | None = None
         self._step = ExitStack()
         self._calls: LayerCalls | None = None
-        self._same: Tensor | None = None
+        self._is_same: Tensor | None = None
         self._begun = self._has_warned = False
 
     def install(self, model: Any) -> None:
@@ -38,7 +38,7 @@ class LastLayer:
         Raises:
             ValueError: If the model has no such layer.
         """
-        self._noise, self._same, self._begun, self._has_warned = GradientNoise(), None, False, False
+        self._noise, self._is_same, self._begun, self._has_warned = GradientNoise(), None, False, False
         self._layer = self._find_layer(model) if self.name else None
 
     def _find_layer(self, model: Any) -> nn.Linear:
@@ -81,7 +81,7 @@ class LastLayer:
             part.float().softmax(dim=1) for part in (two_class_logits(logits), presentation.logits)
         )
         same = (layer_probabilities - loss_probabilities).abs().amax() < _SAME
-        self._same = same if self._same is None else self._same & same
+        self._is_same = same if self._is_same is None else self._is_same & same
         if not self._begun:
             self._check_same()  # the only time that a step waits for the device
             self._begun = True
@@ -121,7 +121,7 @@ class LastLayer:
             warn(f"Steps are left out of the gradient noise, training goes on. The first one had {reason}.")
 
     def _check_same(self) -> None:
-        if self._same is not None and not self._same.item():
+        if self._is_same is not None and not self._is_same.item():
             raise CaptureError(
                 "Expected `gradient_noise` to name the layer that gives the logits, got a layer with other "
                 f"outputs. {_ADVICE}"
@@ -136,7 +136,7 @@ class LastLayer:
         if self._layer is None:
             return {}
         processes.together(self._check_same)
-        self._same = None
+        self._is_same = None
         return self._noise.end_epoch(processes.gather)
 
     def end_fit(self) -> None:

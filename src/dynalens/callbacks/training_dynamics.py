@@ -106,22 +106,22 @@ class TrainingDynamicsMonitor(RecordingCallback):
         [2.0, 1.0, -3.0]
     """
 
-    views = Setting[int]("_kept")
-    history = Setting[bool]("_kept")
-    mean_probabilities = Setting[bool | float]("_kept")
-    tolerance = Setting[float | Sequence[float] | None]("_kept")
-    name_of = Setting[Callable[[Any], str] | None]("_kept")
-    save_dir = Setting[str | Path | None]("_kept")
-    features = Setting[str | None]("_shown")
-    projector_every_n_epochs = Setting[int | None]("_shown")
-    top_k = Setting[int]("_shown")
-    similar = Setting[int]("_shown")
-    prototypes = Setting[int]("_shown")
-    audit = Setting[int | None]("_shown")
-    log_every_n_epochs = Setting[int]("_shown")
-    max_overhead = Setting[float | None]("_shown")
-    x_axis = Setting[Literal["step", "epoch"]]("_shown")
-    decode = Setting[Callable[[int], str] | None]("_shown")
+    views = Setting[int]("_record_settings")
+    history = Setting[bool]("_record_settings")
+    mean_probabilities = Setting[bool | float]("_record_settings")
+    tolerance = Setting[float | Sequence[float] | None]("_record_settings")
+    name_of = Setting[Callable[[Any], str] | None]("_record_settings")
+    save_dir = Setting[str | Path | None]("_record_settings")
+    features = Setting[str | None]("_log_settings")
+    projector_every_n_epochs = Setting[int | None]("_log_settings")
+    top_k = Setting[int]("_log_settings")
+    similar = Setting[int]("_log_settings")
+    prototypes = Setting[int]("_log_settings")
+    audit = Setting[int | None]("_log_settings")
+    log_every_n_epochs = Setting[int]("_log_settings")
+    max_overhead = Setting[float | None]("_log_settings")
+    x_axis = Setting[Literal["step", "epoch"]]("_log_settings")
+    decode = Setting[Callable[[int], str] | None]("_log_settings")
 
     def __init__(
         self,
@@ -149,8 +149,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         x_axis: Literal["step", "epoch"] = "step",
         name: str | None = None,
     ) -> None:
-        self._kept = RecordSettings(views, history, mean_probabilities, tolerance, name_of, save_dir)
-        self._shown = LogSettings(
+        self._record_settings = RecordSettings(views, history, mean_probabilities, tolerance, name_of, save_dir)
+        self._log_settings = LogSettings(
             features, projector_every_n_epochs, top_k, similar, prototypes, audit, log_every_n_epochs, max_overhead,
             x_axis, decode,
         )  # fmt: skip
@@ -166,13 +166,13 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._identity = SampleIdentity(resolved(index), loader)
         self._step = TrainingStep(self._identity, capture, self._features, views)
         self._processes: Processes | None = None
-        self._active, self._begun, self._announced = False, False, set[bool]()
+        self._active, self._begun, self._announcements = False, False, set[bool]()
 
     def reset(self) -> None:
         """Forget the record; the next fit starts a new one."""
         self._identity.load_state({})
         self._features.load_state(None)
-        self._live = self._live.renewed()
+        self._live = self._live.empty_copy()
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Install what must be in place before Lightning makes the first loader."""
@@ -185,7 +185,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             check_tensorboard(trainer, "projector_every_n_epochs")
         self._processes = Processes(trainer)
         self._live.use(RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name)))
-        self._active, self._begun, self._announced = True, False, set()
+        self._active, self._begun, self._announcements = True, False, set()
         self._observer = BatchObserver(alone=False)
         self._step.install(trainer, pl_module)
 
@@ -197,7 +197,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         assert self._processes is not None
         if self._processes.is_first:
             self._log = DynamicsLog(
-                trainer, pl_module, self._live, self._shown,
+                trainer, pl_module, self._live, self._log_settings,
                 name=self.name, dataset=self._identity.dataset, sources=self._gallery_sources,
             )  # fmt: skip
             self._log.restore()
@@ -253,7 +253,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._processes.end_steps(self._step.end_epoch)
         if self._log is not None:
             self._log.schedule.end_epoch()
-        self._end_epoch(self._epoch(trainer), log_to=trainer if self._shown.logged(trainer.current_epoch) else None)
+        self._end_epoch(
+            self._epoch(trainer), log_to=trainer if self._log_settings.logged(trainer.current_epoch) else None
+        )
 
     def tensorboard_layout(self) -> Layout:
         """Return the custom charts that show this monitor's scalars together."""
@@ -316,9 +318,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.update(rows, logits, targets, units)
             if self._log is not None:
                 self._log.mark(rows, None if units is None else units.marks)
-            if presentation.several not in self._announced:
+            if presentation.several not in self._announcements:
                 announce(f"dynalens: {presentation.source}; identity: {self._identity.way}{self._live.continued}")
-                self._announced.add(presentation.several)
+                self._announcements.add(presentation.several)
         elif self._step.misses:
             self._live.leave_out(self._epoch(trainer))
         self._step.close()
@@ -395,4 +397,4 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def followed_suspects(self, epoch: int) -> int:
         """Return the largest number of suspects in the gallery of this epoch, 0 if no gallery is drawn."""
         due = self._log is None or self._log.schedule.due(self._live.epoch(epoch))
-        return self._shown.followed_suspects(epoch) if due else 0
+        return self._log_settings.followed_suspects(epoch) if due else 0

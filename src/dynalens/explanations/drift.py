@@ -15,12 +15,12 @@ class EarlierMaps:
 
     Attributes:
         first: For each method, its maps in the first explanation.
-        last: For each method, its maps in the explanation before.
+        previous_maps: For each method, its maps in the explanation before.
         total: For each method, the sum of its normalised maps in all explanations so far.
     """
 
     first: Mapping[str, Tensor] = field(default_factory=dict)
-    last: Mapping[str, Tensor] = field(default_factory=dict)
+    previous_maps: Mapping[str, Tensor] = field(default_factory=dict)
     total: Mapping[str, Tensor] = field(default_factory=dict)
 
     def compare(self, result: ExplanationResult, metrics: Sequence[str]) -> None:
@@ -28,13 +28,17 @@ class EarlierMaps:
 
         They are "attribution_drift", "randomisation_check" and "consensus", with the mean of all earlier epochs.
         """
-        earlier_maps_of = {"attribution_drift": self.last, "randomisation_check": self.first, "consensus": self.total}
+        earlier_maps_of = {
+            "attribution_drift": self.previous_maps,
+            "randomisation_check": self.first,
+            "consensus": self.total,
+        }
         for name, earlier in earlier_maps_of.items():
             for method, maps in result.relevance.items():
                 earlier_maps = earlier.get(method)
                 if name in metrics and earlier_maps is not None and earlier_maps.shape == maps.shape:
                     result.measured[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
-        self.last = result.relevance
+        self.previous_maps = result.relevance
         self.first = self.first or result.relevance
         if "consensus" in metrics:
             self.total = {method: self._running_sum(method, maps) for method, maps in result.relevance.items()}

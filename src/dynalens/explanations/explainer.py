@@ -133,7 +133,7 @@ class Explainer:
             )
             targets = logits.argmax(dim=1)
         query = Query(model, forward, images, labels if targets is None else targets)
-        result = self._in_memory(images, lambda: self._explained(query, labels, samples[0], regions))
+        result = self._in_memory(images, lambda: self._explanation_of_images(query, labels, samples[0], regions))
         return replace(result, table=is_table(inputs), independent=self.independent, numbers=self.numbers)
 
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
@@ -222,14 +222,14 @@ class Explainer:
             # Outside of the handler, whose error keeps alive what filled the memory.
             self.chunk_size = (self.chunk_size or max(_MAP_CHUNK, chunk_size_for(images))) // 2
 
-    def _explained(
+    def _explanation_of_images(
         self, query: Query, labels: Tensor, ids: Sequence[int | str] | None, regions: Tensor | None
     ) -> ExplanationResult:
         if is_tokens(query.images):
             check_in_vocabulary(query.model, self.settings.baseline)
         explanation = self._maps(query)
         relevance = self._relevance(explanation, query.images)
-        measure = functools.partial(self._measured, query, explanation.logits, regions)
+        measure = functools.partial(self._faithfulness_of, query, explanation.logits, regions)
         results = {method: measure(maps) for method, maps in relevance.items()}
         control = random_ranking(query.images, self.settings.seed)
         if any(result.values for result in results.values()):
@@ -240,7 +240,7 @@ class Explainer:
             results[method].values["class_sensitivity"] = values
         return ExplanationResult(query.images, labels, query.targets, explanation, relevance, results, ids)
 
-    def _measured(self, query: Query, logits: Tensor, regions: Tensor | None, maps: Tensor) -> Faithfulness:
+    def _faithfulness_of(self, query: Query, logits: Tensor, regions: Tensor | None, maps: Tensor) -> Faithfulness:
         settings = replace(self.settings, chunk_size=self.chunk_size)
 
         def faithfulness_of(metrics: Sequence[str]) -> Faithfulness:

@@ -118,7 +118,7 @@ class RunExplanations:
         """Return the samples that are kept and the maps that later ones are compared with."""
         return self.samples.state_dict() | {
             "first": dict(self._earlier.first),
-            "last": dict(self._earlier.last),
+            "last": dict(self._earlier.previous_maps),
             "total": dict(self._earlier.total),
             "next_epoch": self.schedule.next_epoch,
             "explained_epoch": self.schedule.newest_epoch,

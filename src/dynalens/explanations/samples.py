@@ -59,12 +59,12 @@ class ExplainedSamples:
     """
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
-        self._given, self._wanted = given_samples(settings.samples)
+        self._given, self._collector_by_id = given_samples(settings.samples)
         self._first: tuple[Tensor, Tensor] | None = None
         self._first_ids: Sequence[int | str] = []
         self._suspects: SampleCollector | None = None
         self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
-        self.suspects_readable, self._told = True, False
+        self.suspects_readable, self._has_told = True, False
         self.several = self.numbers = self.dense = False
         self.shift, self._asks_padding = 0, True
         self.outputs: int | None = None
@@ -87,15 +87,15 @@ class ExplainedSamples:
         """
         self.observer = BatchObserver(alone=alone)
         self._selection, self._batches = BalancedSelection(self._number), 0
-        self._held: tuple[Any, bool, Sequence[int | str] | Tensor | None] | None = None
+        self._batch: tuple[Any, bool, Sequence[int | str] | Tensor | None] | None = None
 
     @property
     def by_id(self) -> bool:
         """Whether samples are chosen by their ids."""
-        return self._wanted is not None
+        return self._collector_by_id is not None
 
     @property
-    def chosen(self) -> bool:
+    def is_chosen(self) -> bool:
         """Whether it is decided which samples are explained in every epoch."""
         return self._first is not None or self._given is not None or self.by_id
 
@@ -114,15 +114,15 @@ class ExplainedSamples:
             choose: Whether the samples of every epoch are chosen from it.
         """
         wants = ids is not None and any(
-            collector is not None and not collector.complete for collector in (self._wanted, self._suspects)
+            collector is not None and not collector.complete for collector in (self._collector_by_id, self._suspects)
         )
-        choose = choose and not self.chosen
+        choose = choose and not self.is_chosen
         ids = ids if wants or choose else None
         if self._inputs != "auto" or self.observer.done:
             self._take(batch, ids, choose)
             return
         if wants or choose:  # before it is known where images and labels stand
-            self._held = copied(batch), choose, None if ids is None else ids()
+            self._batch = copied(batch), choose, None if ids is None else ids()
         self.observer.start(model, batch)
 
     def end_step(self, units: tuple[str, Tensor] | None = None) -> None:
@@ -134,7 +134,7 @@ class ExplainedSamples:
         self.observer.finish(units)
         self.outputs = self.observer.told_numbers or self.outputs
         self.numbers |= self.outputs is not None
-        copied_step, self._held = self._held, None
+        copied_step, self._batch = self._batch, None
         if copied_step is not None:
             batch, choose, ids = copied_step
             self._take(batch, None if ids is None else lambda: ids, choose)
@@ -147,7 +147,7 @@ class ExplainedSamples:
             first: Position of its first sample in the validation set, where it is known.
             ids: Gives the ids of its samples in the training set, where they are known.
         """
-        if self.chosen:
+        if self.is_chosen:
             return
         images, labels = self._read(batch, classes=True)
         name_of = _names(images, first, None if ids is None else id_list(ids()))
@@ -165,7 +165,7 @@ class ExplainedSamples:
 
     def end_choice(self) -> None:
         """Keep what was chosen so far for the whole run."""
-        if not self.chosen:
+        if not self.is_chosen:
             self._first, self._first_ids = self._selection.result(), self._selection.ids
 
     def regions(self, ids: Sequence[int | str] | None) -> Tensor | None:
@@ -183,10 +183,12 @@ class ExplainedSamples:
 
     def every_epoch(self) -> Passed | None:
         """Return what is explained in every epoch; None where nothing has passed yet."""
-        if self._wanted is not None:
-            samples = self._wanted.result(padding=self.padding)
+        if self._collector_by_id is not None:
+            samples = self._collector_by_id.result(padding=self.padding)
             missing_ids = [
-                sample_id for sample_id in self._wanted.wanted if samples is None or sample_id not in samples[0]
+                sample_id
+                for sample_id in self._collector_by_id.wanted
+                if samples is None or sample_id not in samples[0]
             ]
             if missing_ids:
                 warn(
@@ -234,7 +236,7 @@ class ExplainedSamples:
             "padding": self.padding,
             "unit_labels": self._unit_labels,
             "masks": dict(self._regions.masks),
-            "chosen": self._wanted.result() if self._wanted is not None else None,
+            "chosen": self._collector_by_id.result() if self._collector_by_id is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -250,8 +252,8 @@ class ExplainedSamples:
         if self._first is not None and not self._first_ids:  # of a version that kept none
             self._first_ids = content_ids(self._first[0])
         self._regions.masks |= state.get("masks", {})
-        if self._wanted is not None and state["chosen"] is not None:
-            self._wanted.offer(*state["chosen"])
+        if self._collector_by_id is not None and state["chosen"] is not None:
+            self._collector_by_id.offer(*state["chosen"])
 
     def _take(self, batch: Any, ids: Ids | None, choose: bool) -> None:
         if choose:
@@ -261,13 +263,13 @@ class ExplainedSamples:
             self._offer(batch, ids)
 
     def _offer(self, batch: Any, ids: Ids) -> None:
-        if self._wanted is not None and not self._wanted.complete:
+        if self._collector_by_id is not None and not self._collector_by_id.complete:
             # Classes once: reading labels waits for the device.
-            images, labels = self._read(batch, classes=not self._wanted.begun)
+            images, labels = self._read(batch, classes=not self._collector_by_id.begun)
             sample_ids = ids()
-            self._wanted.offer(sample_ids, images, self._classes(labels))
+            self._collector_by_id.offer(sample_ids, images, self._classes(labels))
             if self._regions.reads_batches:  # which waits for the device
-                maskless = set(self._wanted.wanted) - set(self._regions.masks)
+                maskless = set(self._collector_by_id.wanted) - set(self._regions.masks)
                 rows = {sample: row for row, sample in enumerate(id_list(sample_ids)) if sample in maskless}
                 self._regions.keep(batch, images, rows)
         if self._suspects is not None and not self._suspects.complete:
@@ -331,8 +333,8 @@ class ExplainedSamples:
                 "TrainingDynamicsMonitor that records it stands before it in `callbacks`."
             )
         is_guess = layout.loss is None and (labels.is_floating_point() or layout.of_numbers)
-        if is_guess and one_number and self._inputs == "auto" and not self._told:
-            self._told = True
+        if is_guess and one_number and self._inputs == "auto" and not self._has_told:
+            self._has_told = True
             warn(
                 "Expected a classification loss in `training_step` where labels are numbers, saw none. "
                 "AttributionMonitor takes 0 and 1 as two classes. If they are not classes, pass `inputs=` and "

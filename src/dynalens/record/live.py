@@ -73,8 +73,8 @@ class LiveRecord:
         self._root_index = np.arange(0)
         self.current: int | None = None
         self._whole: int | None = None  # the epoch that is recorded from its first step on
-        self._noted: int | None = None  # the epoch that is noted on disk as under way
-        self._held: dict[int, Mapping[str, Array]] = {}  # presentations that could not be written yet
+        self._noted_epoch: int | None = None  # the epoch that is noted on disk as under way
+        self._unwritten: dict[int, Mapping[str, Array]] = {}  # presentations that could not be written yet
         self._digests: dict[int, int] | None = None  # of the history's files, as the checkpoint has them
         self._writes = Writes("the record", _MEANWHILE)
         self._incomplete: list[int] = []
@@ -82,7 +82,7 @@ class LiveRecord:
         self._record: Record | None = None
         self._similar: SimilarSamples | None = None  # as of the fit's end
 
-    def renewed(self) -> "LiveRecord":
+    def empty_copy(self) -> "LiveRecord":
         """Return an empty record with the same settings."""
         return LiveRecord(
             history=self.history,
@@ -165,7 +165,7 @@ class LiveRecord:
         """Drop the epoch under way, which an exception ended."""
         if self.dynamics is not None:
             self.dynamics.discard_pending()
-            self._incomplete, self.open_epoch, self._record = self._missing(), None, None
+            self._incomplete, self.open_epoch, self._record = self._missing_epochs(), None, None
 
     def draw_audit(self, n: int) -> list[int]:
         """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
@@ -213,7 +213,7 @@ class LiveRecord:
             return History(None, list(self.epochs))
         # Processes that do not write find what the first one wrote.
         digests = dict(self.folder.digests) if self.folder.is_begun else None
-        return History(self.folder.path, list(self.epochs), self.num_samples or 0, digests, dict(self._held))
+        return History(self.folder.path, list(self.epochs), self.num_samples or 0, digests, dict(self._unwritten))
 
     def use(self, folder: RecordFolder) -> None:
         """Let a fit write to this folder."""
@@ -224,10 +224,12 @@ class LiveRecord:
     def begin_files(self) -> None:
         """Make the folder that of this run: with the history of the epochs that it continues, and no other."""
         assert self.folder is not None
-        self._writes, self._noted = Writes(f"the record to {self.folder.path}", _MEANWHILE), None
+        self._writes, self._noted_epoch = Writes(f"the record to {self.folder.path}", _MEANWHILE), None
         folder = self.folder
         self.attempt("names.json", lambda: self._begin_folder(folder))
-        missing_epochs = [epoch for epoch in self.epochs if epoch not in folder.digests and epoch not in self._held]
+        missing_epochs = [
+            epoch for epoch in self.epochs if epoch not in folder.digests and epoch not in self._unwritten
+        ]
         if missing_epochs and self.history:
             warn(
                 f"Expected the history of the epochs before this fit in {self._source}, got none of epochs "
@@ -239,8 +241,8 @@ class LiveRecord:
     def write_under_way(self, epoch: int) -> None:
         """Note on disk that an epoch is under way, for the case that nothing else can be written any more."""
         folder = self.folder
-        if folder is not None and self.epochs and self._noted != epoch:
-            self._noted = epoch
+        if folder is not None and self.epochs and self._noted_epoch != epoch:
+            self._noted_epoch = epoch
             self.attempt("under_way.json", lambda: folder.begin_epoch(epoch))
 
     def write_epoch(self, presentations: EpochRecord) -> None:
@@ -311,7 +313,7 @@ class LiveRecord:
             return self.folder
         folder = RecordFolder(path)
         folder.begin(self.epochs if self.history else [], source, None if self.folder is None else self.folder.digests)
-        for epoch, presentations in self._held.items():
+        for epoch, presentations in self._unwritten.items():
             folder.write_history(epoch, presentations)
         return folder
 
@@ -320,14 +322,14 @@ class LiveRecord:
         folder.write_names(self.names)
 
     def _hold(self, epoch: int, presentations: Mapping[str, Array]) -> None:
-        self._held[epoch] = presentations
-        if sum(values.nbytes for each in self._held.values() for values in each.values()) > MOST_HELD:
-            self._held.clear()  # the history is no longer whole, and no part of it counts
+        self._unwritten[epoch] = presentations
+        if sum(values.nbytes for each in self._unwritten.values() for values in each.values()) > MOST_HELD:
+            self._unwritten.clear()  # the history is no longer whole, and no part of it counts
 
     def _write_held(self, folder: RecordFolder) -> None:
-        for epoch in list(self._held):
-            folder.write_history(epoch, self._held[epoch])
-            del self._held[epoch]
+        for epoch in list(self._unwritten):
+            folder.write_history(epoch, self._unwritten[epoch])
+            del self._unwritten[epoch]
             self._record = None  # it looks for these presentations elsewhere now
 
     def state(self, *, alone: bool) -> dict[str, Any]:
@@ -336,7 +338,7 @@ class LiveRecord:
         return {
             "dynamics": self.dynamics.state_dict(pending=alone),
             "epochs": list(self.epochs),
-            "incomplete_epochs": list(self._incomplete) if alone else self._missing(),
+            "incomplete_epochs": list(self._incomplete) if alone else self._missing_epochs(),
             "open_epoch": self.open_epoch if alone else None,
             "folder": str(self.folder.path) if self.folder else "",
             "history": dict(self.folder.digests) if self.folder else {},
@@ -350,10 +352,10 @@ class LiveRecord:
         self.epochs, self._incomplete = list(state["epochs"]), list(state["incomplete_epochs"])
         self.open_epoch = state["open_epoch"]
         self._source = Path(state["folder"]) if state["folder"] else None
-        self._digests, self._held = state.get("history"), {}
+        self._digests, self._unwritten = state.get("history"), {}
         if not pending:
             dynamics.discard_pending()
 
-    def _missing(self) -> list[int]:
+    def _missing_epochs(self) -> list[int]:
         """The epochs that presentations were lost of, if those not yet folded are lost too."""
         return sorted({*self._incomplete, *(() if self.open_epoch is None else (self.open_epoch,))})

@@ -113,7 +113,7 @@ class Record:
 
     def __post_init__(self) -> None:
         self._assessment: Assessment | None = None
-        self._cautioned = False
+        self._has_warned = False
         self._audits = Audits(self)
 
     def with_embeddings(self, embeddings: Any) -> "Record":
@@ -192,7 +192,7 @@ class Record:
         read_epochs: set[int] = set()
         if self._assessment is None:
             with said_if_long(f"assessing the labels of {len(self.statistics):,} samples"):
-                self._assessment = self._assessed(watches, read_epochs)
+                self._assessment = self._assess(watches, read_epochs)
         for epoch, presentations in self._history.readable(excluded_epochs=read_epochs) if watches else ():
             for watch in watches:
                 watch(epoch, presentations)
@@ -258,7 +258,7 @@ class Record:
         """
         if answers is None:
             return suspects(self.table(embeddings=embeddings), n, precision)
-        table = self._audited(answers, precision, embeddings)
+        table = self._table_of(answers, precision, embeddings)
         worst = table[table["rank"].notna() & (table["answer"] != "right")].sort_values("rank")
         worst = worst.iloc[(worst["answer"] != "wrong").to_numpy().argsort(kind="stable")]
         worst = worst if precision is None else worst[worst["flagged"]]
@@ -295,7 +295,7 @@ class Record:
             answers: Answers of an audit: labels answered to be wrong are then left out, and right ones are kept.
         """
         of_run = answers is None
-        table = self.table(embeddings=embeddings) if answers is None else self._audited(answers, precision, embeddings)
+        table = self.table(embeddings=embeddings) if answers is None else self._table_of(answers, precision, embeddings)
         clean = clean_indices(table.reset_index(drop=True), precision if of_run else None)
         if of_run:
             self._caution("`clean_indices()` keeps every sample", flagged=len(clean) < len(table))
@@ -354,13 +354,13 @@ class Record:
             self._caution("`relabelled()` changes no label", flagged=bool(changes))
         return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics))
 
-    def _audited(self, answers: AskedFor, precision: float | None, embeddings: Any) -> pd.DataFrame:
+    def _table_of(self, answers: AskedFor, precision: float | None, embeddings: Any) -> pd.DataFrame:
         record = self if embeddings is None else self.with_embeddings(embeddings)
         return record.audit(answers).table(PRECISION if precision is None else precision)
 
     def _caution(self, unchanged: str, *, flagged: bool) -> None:
         """Warn where flags that a person does not see are acted on: each time if there are none, once if doubtful."""
-        doubtful, self._cautioned = bool(self.doubts()) and not self._cautioned, True
+        doubtful, self._has_warned = bool(self.doubts()) and not self._has_warned, True
         if not flagged or doubtful:
             reason = "The flags are doubtful." if flagged else f"No label is flagged: {unchanged}."
             command = f"`dynalens audit RUN{audit_options(self.statistics)}`"
@@ -372,12 +372,12 @@ class Record:
         ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()
         return ids
 
-    def _assessed(self, watches: Sequence[Watch], read_epochs: set[int]) -> Assessment:
+    def _assess(self, watches: Sequence[Watch], read_epochs: set[int]) -> Assessment:
         """Assess the labels; no half of a history counts, without a whole one the record's own means are read."""
         reason = ""
         if self._history.is_there():
             try:
-                assessment = assess(self.statistics, self._watched(watches, read_epochs))
+                assessment = assess(self.statistics, self._watch_history(watches, read_epochs))
                 if read_epochs.issuperset(self.meta.epochs):
                     return assessment
             except UNREADABLE as error:
@@ -391,7 +391,7 @@ class Record:
             )
         return assess(self.statistics)
 
-    def _watched(self, watches: Sequence[Watch], read_epochs: set[int]) -> Iterator[Presentations]:
+    def _watch_history(self, watches: Sequence[Watch], read_epochs: set[int]) -> Iterator[Presentations]:
         for epoch, presentations in self._history:
             read_epochs.add(epoch)
             for watch in watches:

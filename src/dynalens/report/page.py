@@ -102,7 +102,7 @@ def write_report(
     table = record.table() if audit is None else audit.table()
     worst = record.suspects(min(limit, max(int(table["flagged"].sum()), _FEWEST_CARDS)), answers=audit)
     texts = kept_texts(record)
-    names, label_places, suggestion_places = _named(record, table, worst, texts)
+    names, label_places, suggestion_places = _names_of_classes(record, table, worst, texts)
     similar = read_similar(record.folder, record.meta)
     if embeddings is not None and len(worst):
         from dynalens.similarity import similar_of  # torch, which pages without embeddings do without
@@ -259,7 +259,7 @@ def _rows(record: Record, worst: pd.DataFrame) -> list[int]:
     return numbers
 
 
-def _named(
+def _names_of_classes(
     record: Record, table: pd.DataFrame, worst: pd.DataFrame, texts: KeptTexts
 ) -> tuple[list[str], list[int], list[int]]:
     """Return names, and which of them was given to each suspect and which is suggested; -1 for none."""
