@@ -112,6 +112,7 @@ def test_a_record_from_disk_answers_as_the_callback_does(tmp_path: Path) -> None
         "record",
         "class_names",
         "draw_audit",
+        "draw_gallery_with",
         "save",
     }
 
