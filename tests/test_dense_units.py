@@ -39,6 +39,8 @@ from dynalens.units import dense, dense_binary, dense_labels
 from test_audit_page import content_of
 from training import K, N, arrays_of, assert_merged_alike, images, loader, trainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 T, WORDS = 7, 13
 IGNORED = -100
 
@@ -317,6 +319,7 @@ class NextWord(Tagger):
         return F.cross_entropy(scores.view(-1, WORDS), shifted.view(-1))
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("way", ["shifted", "padded", "without the last"])
 def test_language_models_are_recorded_and_explained_by_the_token_that_is_predicted(tmp_path: Path, way: str) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
@@ -848,6 +851,7 @@ def test_rows_that_a_step_chooses_are_followed(tmp_path: Path) -> None:
     assert monitor.statistics().presentations.tolist() == [3 * (length > 4) for length in lengths()]
 
 
+@pytest.mark.usefixtures("drawn")
 @pytest.mark.parametrize("options", [{"accumulate_grad_batches": 3}, {"precision": "bf16-mixed"}])
 def test_training_on_units_ends_bit_identical_with_the_monitor(tmp_path: Path, options: dict[str, Any]) -> None:
     masks = segmented(Segmenter())[0]
