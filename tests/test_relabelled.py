@@ -72,3 +72,16 @@ def test_several_labels_are_replaced_in_their_type_but_those_that_nobody_gave(la
 
 def test_a_class_in_one_hot_form_is_replaced_in_one_hot_form() -> None:
     assert RelabelledDataset([("x", [0, 1, 0])], {0: (1, 2)})[0] == ("x", [0, 0, 1])
+
+
+def test_labels_that_stand_in_a_row_are_replaced_one_by_one() -> None:
+    data = RelabelledDataset([("x", torch.tensor([[1, 0, 0]]))], {0: ("0", "0 2")})
+    assert data[0][1].tolist() == [[1, 0, 1]]
+
+
+@pytest.mark.parametrize("label", [[1], (1,), np.array([1.0]), np.array(1), torch.tensor([1.0])])
+def test_a_class_that_is_alone_in_an_array_is_replaced_in_its_type(label: Any) -> None:
+    changed = RelabelledDataset([("x", label)], {0: (1, 0)})[0][1]
+    assert type(changed) is type(label)
+    assert np.shape(changed) == np.shape(label)
+    assert np.ravel(changed).tolist() == [0]

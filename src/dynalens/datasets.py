@@ -333,15 +333,19 @@ def _label_like(value: Any, label: int | str) -> Any:
     label = int(label)
     if isinstance(value, Tensor):
         return torch.full_like(value, label)
+    if isinstance(value, np.ndarray):
+        return np.full_like(value, label)
+    if isinstance(value, list | tuple):
+        return type(value)([_label_like(value[0], label)])
     return value.dtype.type(label) if isinstance(value, np.generic) else type(value)(label)
 
 
 def _labels_like(value: Any, labels: Sequence[int]) -> Any:
     """Return 1 for these labels and 0 for the others, in the type of the value; what nobody gave stays as it is."""
     old = torch.as_tensor(value)
-    there = torch.zeros_like(old)
+    there = torch.zeros(old.numel(), dtype=old.dtype, device=old.device)
     there[list(labels)] = 1
-    new = torch.where(old >= 0, there, old)
+    new = torch.where(old >= 0, there.reshape(old.shape), old)  # labels may stand in a row, (1, K)
     if isinstance(value, Tensor):
         return new
     return new.numpy() if isinstance(value, np.ndarray) else type(value)(new.tolist())
