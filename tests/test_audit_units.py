@@ -132,8 +132,8 @@ def test_answers_drop_samples_of_the_dataset_whose_labels_they_name(record: Reco
     assert apply_decisions(several_labels(), decisions)[3][1].tolist() == [0, 1, 0]
 
 
-def regressed(folder: Path, columns: int) -> Record:
-    y = targets(columns)
+def regressed(folder: Path, columns: int, scale: float = 1.0) -> Record:
+    y = scale * targets(columns)
     monitor = TrainingDynamicsMonitor(class_names=["x", "y"][:columns])
     fit(folder, monitor, model=Regressor(columns), data=lambda: loader(TensorDataset(images(), y)))
     return load_record(folder)
@@ -151,6 +151,20 @@ def test_a_number_is_asked_about(tmp_path: Path) -> None:
     answered(record).to_csv(file, index=False)
     kept = apply_decisions(TensorDataset(images(), targets()), file)
     assert list(kept.indices) == [i for i in range(N) if i not in WRONG]
+
+
+def test_numbers_of_answers_may_be_written_by_a_spreadsheet(tmp_path: Path) -> None:
+    record = regressed(tmp_path, 1, scale=1e6)
+    answers = answered(record, 12)
+    assert answers["label"].str.contains("e\\+06").any()
+    answers.to_csv(tmp_path / "answers.csv", index=False)
+    read = pd.read_csv(tmp_path / "answers.csv")  # whose numbers are floats
+    assert read["label"].dtype == np.float64
+    assert audit(record, read).noise_rate == audit(record, answers).noise_rate
+    read.to_csv(tmp_path / "again.csv", index=False)
+    assert audit(record, tmp_path / "again.csv").noise_rate == audit(record, answers).noise_rate
+    data = TensorDataset(images(), targets() * 1e6)
+    assert len(apply_decisions(data, tmp_path / "again.csv")) == N - int((answers["answer"] == "wrong").sum())
 
 
 def test_several_numbers_are_asked_about_as_the_dataset_has_them(tmp_path: Path) -> None:

@@ -200,3 +200,27 @@ def test_samples_with_several_labels_get_all_their_new_ones(tmp_path: Path) -> N
 def test_labels_that_do_not_fit_several_are_refused(tmp_path: Path, label: Any, row: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         apply_decisions(Named([("a", label)]), written(tmp_path, row + "\n", header=SEVERAL))
+
+
+@pytest.mark.parametrize(
+    ("label", "text"),
+    [
+        (1234567.0, "1.23457e+06"),  # as plans write it
+        (1234567, "1234570"),  # as a spreadsheet does
+        (1.0000049999, "1.00001"),  # 1.0000050068 as float32, which the record keeps
+        (-1.5, "'-1.5"),
+        (-0.0, "-0"),
+        (float("nan"), "nan"),
+        ([0, 1, 0], "1.0"),
+    ],
+)
+def test_numbers_are_the_same_however_they_are_written(tmp_path: Path, label: Any, text: str) -> None:
+    answers = written(tmp_path, f"0,{text},wrong\n", header="sample_id,label,answer\n")
+    assert list(apply_decisions([("a", label), ("b", 0)], answers)) == [("b", 0)]
+
+
+@pytest.mark.parametrize(("label", "text"), [(1234567.0, "1.23458e+06"), (1.0, "1.00001"), (100_000, "100001")])
+def test_numbers_that_differ_in_six_digits_are_refused(tmp_path: Path, label: Any, text: str) -> None:
+    answers = written(tmp_path, f"0,{text},wrong\n", header="sample_id,label,answer\n")
+    with pytest.raises(ValueError, match="line 2: sample 0 has the label"):
+        apply_decisions([("a", label)], answers)

@@ -1,6 +1,7 @@
 """What a person decided about labels, and a dataset in which it is so."""
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch.utils.data import Subset
 
 from dynalens.datasets import class_names, label_place, label_text, root_indices, sample_names, with_label
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
-from dynalens.text import escaped, escaped_all, labels_in, plain
+from dynalens.text import escaped, escaped_all, is_same_label, labels_in, plain
 
 
 class Decision(NamedTuple):
@@ -220,14 +221,16 @@ def _is_one_of(new_label: int | str, labels: int) -> bool:
 
 def _differs(label: Any, text: str) -> bool:
     """Return whether a file says another label than the dataset; the name of a class is not compared."""
-    if np.asarray(label).size != 1:
-        return label_text(label) != text
+    is_same = is_same_label(label_text(label), text)
+    if is_same or np.asarray(label).size != 1:
+        return not is_same
     try:
-        return float(label_text(label)) != float(text)
+        return not math.isclose(float(np.asarray(label).item()), float(text), rel_tol=_ROUNDED)
     except ValueError:
         return False
 
 
+_ROUNDED = 6e-6  # numbers are written with six digits: at most 5e-6 off, and 1e-7 as the record keeps float32
 _LISTED = 20  # lines of an error message; the rest is counted
 
 

@@ -108,3 +108,16 @@ def labels_in(text: str) -> list[int] | None:
     if not text.strip() or not all(word.removeprefix("?").isdecimal() and word.isascii() for word in words):
         return None
     return [int(word) for word in words if not word.startswith("?")]
+
+
+def is_same_label(text: str, other: str) -> bool:
+    """Return whether two texts say the same label or number, as spreadsheets write numbers in their own ways.
+
+    Example:
+        >>> is_same_label("1", "1.0"), is_same_label("1.23457e+06", "1234570"), is_same_label("0 2", "2")
+        (True, True, False)
+    """
+    try:
+        return text == other or float(text) == float(other)
+    except ValueError:
+        return False

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dynalens.dynamics import Array
 from dynalens.keys import ANSWERS
-from dynalens.text import plain, printable
+from dynalens.text import is_same_label, plain, printable
 
 COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
 """Of ``answers.csv``: what a page writes and :func:`dynalens.audit` reads."""
@@ -177,7 +177,8 @@ def _checked_classes(table: pd.DataFrame, labels: Array, class_names: Sequence[s
 def _checked_texts(table: pd.DataFrame, given: Sequence[str]) -> Array:
     """Return no right class for any answer, after a look at what the table says that the samples were given."""
     cells = [plain(cell) if text else "" for cell, text in zip(table["label"], given, strict=True)]
-    _check_labels(table, [cell or None for cell in cells], given)
+    others = [None if is_same_label(cell, text) else cell for cell, text in zip(cells, given, strict=True)]
+    _check_labels(table, [cell or None for cell in others], given)
     corrected = table[table["new_label"] != ""]
     if len(corrected):
         row = corrected.iloc[0]
