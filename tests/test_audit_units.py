@@ -236,6 +236,13 @@ def test_labels_of_tokens_and_of_pixels_are_shown_by_name() -> None:
     }
 
 
+def test_smoothed_labels_are_shown_from_one_half_on() -> None:
+    tags = np.array([[0.95, 0.05], [0.05, 0.05]])
+    assert tagged_words((["Paris", "is"], tags), ["place", "verb"]) == [["Paris", "place"], ["is", ""]]
+    masks = np.array([[[0.95, 0.05]], [[0.05, 0.05]]])
+    assert {label: area.tolist() for label, area in areas_of(("picture", masks)).items()} == {0: [[True, False]]}
+
+
 def test_areas_are_painted_beside_the_picture() -> None:
     from dynalens.pictures import AREAS, beside_areas
 

@@ -24,6 +24,17 @@ def labels_of(item: Any) -> Array:
     return np.asarray(labels.numpy(force=True) if isinstance(labels, Tensor) else labels)
 
 
+def several_labels_of(item: Any) -> Array:
+    """Return what each label of a dataset's item was given: 1 (0.5 and above), 0, or -1 where nobody said.
+
+    Example:
+        >>> several_labels_of(("picture", [0.95, 0.05, -100, float("nan")])).tolist()
+        [1, 0, -1, -1]
+    """
+    labels = labels_of(item).ravel()
+    return np.where(labels >= 0.5, 1, np.where(labels >= 0, 0, -1))
+
+
 def number_words(item: Any, names: Sequence[str] | None) -> str:
     """Return the numbers of a regression's sample, each with its name where it has one.
 
@@ -77,7 +88,7 @@ def _tokens(item: Any, number: int) -> list[Any]:
 
 def _tag(label: Any, names: Sequence[str] | None) -> str:
     if np.ndim(label):
-        return "+".join(class_name(int(k), names) for k in np.flatnonzero(label > 0))
+        return "+".join(class_name(int(k), names) for k in np.flatnonzero(label >= 0.5))
     return class_name(int(label), names)
 
 
@@ -100,7 +111,7 @@ def areas_of(item: Any) -> dict[int, Array]:
     """
     labels = labels_of(item)
     if labels.ndim == 3 and len(labels) > 1:
-        return {label: mask > 0 for label, mask in enumerate(labels) if (mask > 0).any()}
+        return {label: mask >= 0.5 for label, mask in enumerate(labels) if (mask >= 0.5).any()}
     mask = labels[0] if labels.ndim == 3 else labels
     if mask.ndim != 2:
         raise ValueError(

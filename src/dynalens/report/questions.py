@@ -124,13 +124,13 @@ class Asked:
 
     def _of_dataset(self, row: int) -> dict[str, Any]:
         """Return what the dataset says was given to a sample, where the record does not keep it."""
-        from dynalens.report.given import areas_of, labels_of, number_words, tagged_words  # torch
+        from dynalens.report.given import areas_of, number_words, several_labels_of, tagged_words  # torch
 
         statistics, item = self._record.statistics, self._dataset[row]
         if statistics.target is not None:
             return {"given": number_words(item, self._names), **self._input(row)}
         if not is_dense(statistics):
-            return {"given": label_list(labels_of(item), self._names), **self._input(row)}
+            return {"given": label_list(several_labels_of(item), self._names), **self._input(row)}
         if statistics.unit_columns is None:
             return {"tokens": tagged_words(item, self._names, self._word)}
         image, areas = self._pictures.image(row), areas_of(item)
