@@ -70,8 +70,13 @@ def test_answers_of_other_labels_or_with_a_new_class_are_refused(record: Record)
     other = answers.assign(label=["0 1 2 ?3", *answers["label"][1:]])
     with pytest.raises(ValueError, match=r"the labels of this record, got others for sample .* not 0 1 2 \?3"):
         audit(record, other)
-    with pytest.raises(ValueError, match="Expected no `new_label`, as the samples of this record do not"):
-        audit(record, answers.assign(answer="wrong", new_label=1))
+    for new_label in ("dog", answers["label"].iloc[0]):
+        with pytest.raises(ValueError, match=r"`new_label` to be empty, or the numbers of all right labels .* Correct"):
+            audit(record, answers.assign(answer="wrong", new_label=new_label))
+    with pytest.raises(ValueError, match=r"`new_label` to be empty, .* and the answer 'right'"):
+        audit(record, answers.assign(answer="right", new_label="0 1 2 9"))
+    corrected = answers.assign(answer="wrong", new_label="0 1 2 9")
+    assert audit(record, corrected).wrong == 6
     assert audit(record, answers.drop(columns="label")).right + audit(record, answers).wrong == 6
 
 
@@ -229,6 +234,8 @@ def test_labels_of_tokens_and_of_pixels_are_shown_by_name() -> None:
     assert tagged_words(item, ["adjective", "place"]) == [["big", "adjective"], ["Paris", "adjective+place"], [".", ""]]
     overlapping = torch.zeros(3, 2, 2)
     overlapping[1, 0, 0] = overlapping[2, 0] = 1
+    soft = areas_of(("picture", [[[0.0, 0.2, 0.9, 1.0]]]))
+    assert {label: area.tolist() for label, area in soft.items()} == {1: [[False, False, True, True]]}
     areas = areas_of({"image": 0, "mask": overlapping})
     assert {label: area.tolist() for label, area in areas.items()} == {
         1: [[True, False], [False, False]],

@@ -11,7 +11,7 @@ import pandas as pd
 
 from dynalens.dynamics import Array
 from dynalens.keys import ANSWERS
-from dynalens.text import is_same_label, plain, printable
+from dynalens.text import is_same_label, labels_in, plain, printable
 
 COLUMNS = ("sample_id", "label", "answer", "new_label", "probability")
 """Of ``answers.csv``: what a page writes and :func:`dynalens.audit` reads."""
@@ -60,7 +60,7 @@ def read_answers(
         labels: Shape ``(N,)``, label of each sample; -1 for one that was never seen.
         class_names: Name of each class.
         texts: Where samples do not have one class each, says what was given to some of them, by their rows. ``label``
-            is compared with it, and there is no ``new_label``.
+            is compared with it. ``new_label`` may then hold the numbers of all right labels, which are not returned.
 
     Raises:
         ValueError: If a row is not an answer about a sample of this record.
@@ -179,15 +179,20 @@ def _checked_texts(table: pd.DataFrame, given: Sequence[str]) -> Array:
     cells = [plain(cell) if text else "" for cell, text in zip(table["label"], given, strict=True)]
     others = [None if is_same_label(cell, text) else cell for cell, text in zip(cells, given, strict=True)]
     _check_labels(table, [cell or None for cell in others], given)
-    corrected = table[table["new_label"] != ""]
-    if len(corrected):
-        row = corrected.iloc[0]
-        raise ValueError(
-            f"Expected no `new_label`, as the samples of this record do not have one class each, got "
-            f"{_short(row['new_label'])!r} for sample {row['sample_id']}. Leave the column empty, and correct the "
-            "labels of wrong samples in your data."
-        )
+    for sample, answer, new, text in zip(table["sample_id"], table["answer"], table["new_label"], given, strict=True):
+        if new and not (answer == "wrong" and _are_other_labels(new, text)):
+            raise ValueError(
+                f"Expected `new_label` to be empty, or the numbers of all right labels for an answer 'wrong', got "
+                f"{_short(new)!r} for sample {sample} with the labels {text or '(not kept)'} and the answer "
+                f"{answer!r}. Correct the row."
+            )
     return np.full(len(table), -1, dtype=np.int64)
+
+
+def _are_other_labels(new: str, given: str) -> bool:
+    """Return whether both say which of several labels a sample has, and not the same ones."""
+    numbers = labels_in(new), labels_in(given)
+    return None not in numbers and numbers[0] != numbers[1]
 
 
 def _classes(table: pd.DataFrame, column: str, names: Mapping[str, int]) -> list[int | None]:

@@ -42,7 +42,7 @@ def audit(args: argparse.Namespace) -> None:
         )
         if without_picture:
             say(
-                f"{without_picture} of {args.n} samples have neither picture nor text on the page: pass --data "
+                f"{without_picture} of {len(samples)} samples have neither picture nor text on the page: pass --data "
                 f"MODULE:CALLABLE, a function that returns the training dataset, or train with "
                 f"TrainingDynamicsMonitor(audit={args.n}), which keeps the pictures"
             )

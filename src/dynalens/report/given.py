@@ -113,6 +113,8 @@ def areas_of(item: Any) -> dict[int, Array]:
     if labels.ndim == 3 and len(labels) > 1:
         return {label: mask >= 0.5 for label, mask in enumerate(labels) if (mask >= 0.5).any()}
     mask = labels[0] if labels.ndim == 3 else labels
+    if mask.dtype.kind == "f":  # of one class, perhaps with soft edges
+        mask = np.where((mask > 0) & (mask < 1), mask >= 0.5, mask)
     if mask.ndim != 2:
         raise ValueError(
             f"Expected a mask of shape (H, W) or (K, H, W) in each sample of the dataset, got labels of the shape "
