@@ -26,7 +26,7 @@ class Schedule:
     Example:
         >>> schedule, epochs = Schedule(1, 0.1, last_epoch=40), []
         >>> for epoch in range(41):
-        ...     schedule.trained(seconds=1.0)
+        ...     schedule.add_training(seconds=1.0)
         ...     if schedule.due(epoch):
         ...         epochs.append(epoch)
         ...         plan = schedule.account(epoch, seconds=1.0)
@@ -39,10 +39,8 @@ class Schedule:
         self.next_epoch = 0
         self.newest_epoch: int | None = None
         self._has_told = False
-        self._seconds_of_training, self._seconds_of_results = (
-            0.0,
-            0.0,
-        )  # in the whole fit; what follows is since the last results
+        # In the whole fit; what follows is since the last results.
+        self._seconds_of_training, self._seconds_of_results = 0.0, 0.0
         self._seconds, self._epochs, self._seconds_aside = 0.0, 0, 0.0
         self._start = 0.0
         self.begin_epoch()  # a training that goes on within an epoch says nothing of its beginning

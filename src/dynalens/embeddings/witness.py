@@ -60,7 +60,7 @@ class SimilarSamples:
 
     Example:
         >>> similar = SimilarSamples(np.array([4]), np.array([[1, -1]]), np.array([[2, 0]]))
-        >>> similar.of(4), similar.of(3)
+        >>> similar.similar_to(4), similar.similar_to(3)
         (([1], [2, 0]), ([], []))
     """
 

@@ -79,7 +79,7 @@ def ids_of_arrays(ids: Array, kind: int) -> list[int | str]:
     """Return the ids of :func:`id_arrays`.
 
     Example:
-        >>> ids_of_arrays(np.array([8]), 1), decoded(np.array([255]), 2), decoded(np.array([3]), 0)
+        >>> ids_of_arrays(np.array([8]), 1), ids_of_arrays(np.array([255]), 2), ids_of_arrays(np.array([3]), 0)
         (['validation 8'], ['image 0000000000ff'], [3])
     """
     start, base = _NUMBERED.get(kind, ("", 0))

@@ -35,7 +35,7 @@ def explained_units(
         samples: Ids, inputs, and labels ``(N, T)`` or ``(N, H, W)``, of several labels ``(N, K, T)`` or
             ``(N, K, H, W)``; negative where nothing counts.
         predicted: Whether to explain the predicted classes instead.
-        regions: As of :meth:`Explainer.explained`.
+        regions: As of :meth:`Explainer.explanation_of`.
     """
     results, units = [], []
     for row, (ids, (inputs, labels)) in enumerate(single(samples[0], samples[1], samples[2])):

@@ -15,7 +15,7 @@ def words_with_brackets(words: Sequence[str], token: int | None) -> list[str]:
     """Return words, one of them in brackets; in two where others stand in brackets, as ``[CLS]`` does.
 
     Example:
-        >>> words_with_brackets(["Paris", "is", "big"], 0), bracketed(["[CLS]", "Paris"], 1)
+        >>> words_with_brackets(["Paris", "is", "big"], 0), words_with_brackets(["[CLS]", "Paris"], 1)
         (['[Paris]', 'is', 'big'], ['[CLS]', '[[Paris]]'])
     """
     opening, closing = ("[[", "]]") if any(word.startswith("[") for word in words) else ("[", "]")

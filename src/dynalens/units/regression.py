@@ -15,7 +15,8 @@ def regression(residuals: Tensor, targets: Tensor, losses: Tensor, counted: Tens
     """Return what a step shows of N samples that have D targets each.
 
     What is within the tolerance is told at the end of the epoch, when the tolerance is known
-    (:func:`~dynalens.dynamics.targets.settled`): the row has no margin before. Takes no gradient and does not wait.
+    (:func:`~dynalens.dynamics.targets.rows_within_tolerance`): the row has no margin before. Takes no gradient and does
+    not wait.
 
     Args:
         residuals: Shape ``(N, D)``, prediction - target, any floating dtype.
