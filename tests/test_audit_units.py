@@ -19,7 +19,7 @@ from test_audit_page import content_of
 from test_dense_units import Segmenter, Tagger, masks, run, tagged
 from test_regression import Regressor, targets
 from test_units import MultiLabel, bits, several_labels
-from training import N, fit, images, loader
+from training import N, fit, fit_undisturbed, images, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 WRONG = [2, 5, 11]
@@ -122,6 +122,12 @@ def test_the_monitor_keeps_the_pictures_of_the_samples_that_are_asked_about(tmp_
     kept = load_record(tmp_path)
     assert len(kept.audited_rows()) == 12
     assert set(kept.audited_rows()) <= set(kept.pictures())
+
+
+def test_training_ends_alike_if_an_audit_of_several_labels_is_drawn(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(audit=12, save_dir=tmp_path / "record")
+    fit_undisturbed(tmp_path, monitor, MultiLabel, data=lambda: loader(several_labels()))
+    assert len(monitor.record.audited_rows()) == 12
 
 
 def test_answers_drop_samples_of_the_dataset_whose_labels_they_name(record: Record, tmp_path: Path) -> None:

@@ -224,3 +224,11 @@ def test_numbers_that_differ_in_six_digits_are_refused(tmp_path: Path, label: An
     answers = written(tmp_path, f"0,{text},wrong\n", header="sample_id,label,answer\n")
     with pytest.raises(ValueError, match="line 2: sample 0 has the label"):
         apply_decisions([("a", label)], answers)
+
+
+@pytest.mark.parametrize("label", [[0, 4, 2], [[0, 1], [1, 1]], [[0, 1, 3]]], ids=["tags", "mask", "classes"])
+def test_labels_that_are_not_0_or_1_each_are_refused(tmp_path: Path, label: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"label of sample 0 to be a class, or 0 or 1 for each .* numbers up to \d\. Cor"
+    ):
+        apply_decisions([("a", label)], written(tmp_path, "0,,relabel,1,\n", header=SEVERAL))

@@ -204,13 +204,19 @@ def _label(sample: Any, position: int, label_key: int | str | None) -> Any:
     """Return the label of a sample: a class, a number, or 0 or 1 for each of its labels."""
     try:
         label = sample[label_place(sample, label_key)]
-        label_text(label)
-        return label
+        values = np.asarray(label).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected sample {position} to be (input, label, ...) or a dict with one of {', '.join(LABEL_KEYS)}, got "
             f"a {type(sample).__name__}. Pass `label_key=`."
         ) from error
+    if values.size > 1 and (values.size != max(values.shape) or (values > 1).any()):
+        raise ValueError(
+            f"Expected the label of sample {position} to be a class, or 0 or 1 for each of several labels, got an "
+            f"array of shape {values.shape} with numbers up to {values.max():g}. Correct tags, masks and lists of "
+            "classes in your own data."
+        )
+    return label
 
 
 def _is_one_of(new_label: int | str, labels: int) -> bool:
