@@ -89,6 +89,7 @@ def hooks(batch: int, classes: int, steps: int) -> list[int]:
     return monitor.steps
 
 
+# As in tracking.py, which imports what earlier versions do not have.
 def forgetting(stats: dict[int, list[list[Any]]], ids: Sequence[int], logits: Tensor, targets: Tensor) -> None:
     """InterpretDL's ForgettingEventsInterpreter: accuracy and prediction of each presentation, nothing else."""
     predicted = logits.argmax(1).numpy()

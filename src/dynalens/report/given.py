@@ -43,8 +43,9 @@ def number_words(item: Any, names: Sequence[str] | None) -> str:
         ('1.5, 2', 'x: 1.5, y: 2')
     """
     numbers = [f"{number:.6g}" for number in labels_of(item).ravel().tolist()]
-    named = (names is not None and len(names) == len(numbers)) or None
-    return ", ".join(f"{class_name(d, names)}: {number}" if named else number for d, number in enumerate(numbers))
+    if names is None or len(names) != len(numbers):
+        return ", ".join(numbers)
+    return ", ".join(f"{class_name(d, names)}: {number}" for d, number in enumerate(numbers))
 
 
 def tagged_words(item: Any, names: Sequence[str] | None, word: Callable[[int], str] = str) -> list[list[str]]:
