@@ -80,7 +80,7 @@ ALLOWED = {
         "similarity",
         "suspicion",
     }
-    | {"text"},
+    | {"notices", "text"},
     "explanations": COMPUTING
     | {
         "arguments",
@@ -99,7 +99,7 @@ ALLOWED = {
     },
     "logs": {"torch", "numpy", "PIL", "arguments", "datasets", "dynamics", "features", "host", "pictures", "record"}
     | {"attribution", "capture", "concepts", "embeddings", "faithfulness", "observation", "similarity", "suspicion"}
-    | {"notices", "schedule", "surrogates", "tensorboard", "text"},
+    | {"auditing", "notices", "schedule", "surrogates", "tensorboard", "text", "units"},
     "tensorboard": {"torch", "numpy", "PIL", "tensorboard", "dynamics", "notices", "pictures", "record"},
     "capture": {"torch", "observation", "dynamics", "keys", "notices", "paths", "units"} | LIGHTNING,
     "identity": {"torch", "numpy", "observation", "capture", "datasets", "dynamics", "keys"} | LIGHTNING,

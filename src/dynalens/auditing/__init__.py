@@ -7,7 +7,7 @@ and its interval of it, `calibration` the probability of each label, and `result
 
 from dynalens.auditing.answers import Answers, read_answers
 from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
-from dynalens.auditing.given import Given, audit_options, given_to, keeps_all_given, label_list
+from dynalens.auditing.given import Given, given_to, keeps_all_given, label_list
 from dynalens.auditing.plan import Plan, draw, fitting
 from dynalens.auditing.result import Audit
 
@@ -17,7 +17,6 @@ __all__ = [
     "Given",
     "Plan",
     "StratifiedRate",
-    "audit_options",
     "draw",
     "fitting",
     "given_to",

@@ -60,11 +60,6 @@ def keeps_all_given(statistics: SampleStatistics) -> bool:
     return statistics.unit is None or statistics.unit_given is not None or has_one_target
 
 
-def audit_options(statistics: SampleStatistics) -> str:
-    """Return what ``dynalens audit RUN`` needs for this record; an empty text if it needs no more."""
-    return "" if keeps_all_given(statistics) else " --data MODULE:CALLABLE"
-
-
 def label_list(given: Array, names: Sequence[str] | None) -> str:
     """Return in words which labels a sample has.
 

@@ -71,9 +71,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
         prototypes: How many prototypes, criticisms, easiest and hardest samples of each class a sheet shows, for up to
             20 classes. They are chosen by ``features`` before the last epoch (:func:`~dynalens.prototypes`). 0: none.
         audit: How many samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures
-            are copied from its batches, so that ``dynalens audit`` needs no ``--data``. If ``max_steps``, ``max_time``
-            or early stopping may end training sooner, they are drawn before the epoch ``min_epochs``, but not before
-            the second. A plan that is already in the folder is kept. A fit of one epoch draws none.
+            and labels of tokens and pixels are copied from its batches: ``dynalens audit`` needs no ``--data``. If
+            ``max_steps``, ``max_time`` or early stopping may end training sooner, they are drawn before the epoch
+            ``min_epochs``, but not before the second. A plan in the folder is kept. A fit of one epoch draws none.
         log_every_n_epochs: Write to the logger every so many epochs.
         max_overhead: Largest fraction of the training time that drawing charts and suspects may take. If it would take
             more, the first epoch, the last one and only some in between are drawn, evenly spread. One line says so.
@@ -317,7 +317,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             logits, targets, units = presentation.logits, presentation.targets, presentation.units
             self._live.update(rows, logits, targets, units)
             if self._log is not None:
-                self._log.mark(rows, None if units is None else units.marks)
+                self._log.note(rows, units)
             if presentation.several not in self._announcements:
                 announce(f"dynalens: {presentation.source}; identity: {self._identity.way}{self._live.continued}")
                 self._announcements.add(presentation.several)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from dynalens.auditing import keeps_all_given
 from dynalens.cli.output import say
 from dynalens.defaults import PRECISION
 from dynalens.embeddings import read_embeddings
@@ -34,7 +35,7 @@ def audit(args: argparse.Namespace) -> None:
     dataset = named_dataset(args.data) if args.data else None
     options = {"n": args.n, "seed": args.seed, "answers": args.answers}
     page = write_audit(record, _path(args, record, "audit.html"), dataset=dataset, **options)
-    if dataset is None:
+    if dataset is None and keeps_all_given(record.statistics):
         rows_with_content = record.pictures().keys() | kept_texts(record).texts.keys()
         samples = pd.Index(record.audit_plan(**options)["sample_id"])
         without_picture = sum(

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from dynalens.auditing import Audit, audit_options
+from dynalens.auditing import Audit
 from dynalens.cli.output import say
 from dynalens.cli.tables import SHOWN, show
 from dynalens.embeddings import read_embeddings
-from dynalens.record import Record, load_record
+from dynalens.record import Record, audit_options, load_record
 from dynalens.report import to_fiftyone, to_json, to_label_studio
 from dynalens.suspicion import label_word
 from dynalens.text import percent
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     if not len(suspects) and not args.class_pair:
         suspects = record.suspects(args.top, answers=audit).assign(flagged=False)
         ask = f" To learn how many {label}s are wrong, answer 100 questions: dynalens audit {args.run}"
-        ask += audit_options(record.statistics)
+        ask += audit_options(record.statistics, record.folder)
         say(
             f"No {label} is flagged. The {len(suspects)} most suspicious follow: look at them."
             + (ask if audit is None else "")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dynalens.auditing import keeps_all_given
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.embeddings import SimilarSamples
 from dynalens.features import FeatureRows
@@ -21,6 +22,7 @@ from dynalens.host import (
     tag_prefix,
     tensorboard_writer,
 )
+from dynalens.logs.audited import AuditWatch
 from dynalens.logs.dynamics_pictures import DynamicsPictures, Estimated
 from dynalens.logs.examples import class_examples_of, similar_of
 from dynalens.logs.noise_curve import NoiseCurve
@@ -43,6 +45,7 @@ from dynalens.suspicion import (
 )
 from dynalens.tensorboard import write_layout
 from dynalens.text import percent
+from dynalens.units import UnitPresentation
 
 ContrastMaps = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
 """From the module, and suggested and given class by a sample's id, to maps by the id."""
@@ -115,7 +118,10 @@ class DynamicsLog:
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))
-        normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+        self._audit: AuditWatch | None = None
+        self._normalisation = normalisation = find_normalisation(
+            pl_module, getattr(trainer, "datamodule", None), dataset
+        )
         self._projector: Projector | None = None
         if settings.projector_every_n_epochs is not None:
             self._projector = Projector(
@@ -164,6 +170,8 @@ class DynamicsLog:
                 self._has_audit = bool(rows)
                 if self.pictures is not None:
                     self.pictures.follow_audited(rows, statistics, self._device)
+                if rows and not keeps_all_given(statistics):
+                    self._audit = AuditWatch(rows, self._normalisation)
         if self._projector is not None:
             self._projector.begin_epoch(epoch, statistics)
 
@@ -178,12 +186,18 @@ class DynamicsLog:
             self._projector.see(rows, inputs)
         if self.pictures is not None:
             self.pictures.see(rows, inputs)
+        if self._audit is not None and rows is not None:
+            self._audit.see(rows, inputs)
 
-    def mark(self, rows: Tensor, marks: Tensor | None) -> None:
-        """Keep which pixels of the masks of suspects a step contradicts; None where these are no masks."""
-        if self.pictures is not None and marks is not None:
-            with self._or_switched_off():
-                self.pictures.mark(rows, marks)
+    def note(self, rows: Tensor, units: UnitPresentation | None) -> None:
+        """Keep what was given to samples of an audit, and which pixels of the masks of suspects a step contradicts."""
+        if units is None:
+            return
+        with self._or_switched_off():
+            if self.pictures is not None and units.marks is not None:
+                self.pictures.mark(rows, units.marks)
+            if self._audit is not None:
+                self._audit.note(rows, units)
 
     def end_epoch(
         self, record: EpochRecord, features: FeatureRows | None, log_to: Any, *, also: Mapping[str, float]
@@ -199,6 +213,8 @@ class DynamicsLog:
         epoch, statistics = self._live.epochs[-1], self._live.record().statistics
         self._noise.note(record.presentations(), statistics)
         with self._or_switched_off():
+            if self._audit is not None:
+                self._audit.take()
             if self.pictures is not None:
                 # Their pictures pass in the epoch after: what is shown was found in the one before.
                 newest = similar_of(features, statistics, self._settings)
@@ -238,7 +254,8 @@ class DynamicsLog:
             if self.pictures is not None and self._live.dynamics is not None:
                 sentences = KeptSentences(*self.pictures.sentences(self._live.record().statistics))
         pictures = {} if self.pictures is None else self.pictures.pictures
-        self._live.end_files(pictures, self.similar, sentences=sentences)
+        audited = {} if self._audit is None else self._audit.samples
+        self._live.end_files(pictures, self.similar, sentences=sentences, audited=audited)
         with self._or_switched_off():
             if self.pictures is not None:
                 self._live.attempt("pictures", self.pictures.finish)
@@ -279,6 +296,6 @@ class DynamicsLog:
         """A picture that fails is no reason to end a training run, because the record does not need it."""
 
         def switch_off() -> None:
-            self.pictures = self._projector = None
+            self.pictures = self._projector = self._audit = None
 
         return switched_off_on_error("Pictures of the record", switch_off)

@@ -15,7 +15,7 @@ from dynalens.pictures.class_pairs import class_pairs
 from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
-from dynalens.pictures.masks import AREAS, beside_areas
+from dynalens.pictures.masks import AREAS, IGNORED_AREA, beside_areas
 from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, signal_cell, words_cell
 from dynalens.pictures.pace import PicturePace
 from dynalens.pictures.relatives import Relative, examples_sheet, relatives_sheet
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
     from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, to_rgb
     from dynalens.pictures.layers import filters_grid, labelled_grid, maps_grid
     from dynalens.pictures.thumbnails import Thumbnails
-    from dynalens.pictures.watch import SuspectWatch
+    from dynalens.pictures.watch import SuspectWatch, small_copies
 else:
     __getattr__, __dir__ = deferred(
         __name__,
         inputs="Normalisation find_normalisation shown_inputs to_rgb",
         layers="filters_grid labelled_grid maps_grid",
         thumbnails="Thumbnails",
-        watch="SuspectWatch",
+        watch="SuspectWatch small_copies",
     )
 
 __all__ = [
     "AREAS",
+    "IGNORED_AREA",
     "Decode",
     "ExplanationRow",
     "FilmStrip",
@@ -73,6 +74,7 @@ __all__ = [
     "relatives_sheet",
     "shown_inputs",
     "signal_cell",
+    "small_copies",
     "suspects_gallery",
     "suspects_table",
     "to_rgb",

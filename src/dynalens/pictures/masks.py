@@ -10,6 +10,8 @@ from dynalens.pictures.drawing import FAINT, LINES, Colour
 
 AREAS = (*LINES, (230, 159, 0), (86, 180, 233), (240, 228, 66))
 """Okabe and Ito's palette, which colour-blind people tell apart; from the eighth area on its colours come again."""
+IGNORED_AREA = (150, 150, 150)
+"""Colour of the pixels that the loss ignores."""
 _SEEN = 0.4
 """How much of a picture is seen through a colour."""
 _GAP = 8
@@ -27,12 +29,12 @@ def painted(picture: Array, area: Array, colour: Colour) -> Array:
     return pixels.round().astype(np.uint8)
 
 
-def beside_areas(picture: Image.Image, areas: Iterable[Array], side: int) -> Image.Image:
+def beside_areas(picture: Image.Image, areas: Iterable[tuple[Array, Colour]], side: int) -> Image.Image:
     """Return a picture and, beside it, the same one with coloured areas.
 
     Args:
         picture: In colour or grey.
-        areas: Shape ``(h, w)``, bool, each of them the whole picture; their colours are those of ``AREAS`` in turn.
+        areas: Shape ``(h, w)``, bool, each of them the whole picture, with its colour.
         side: The longest side that the picture gets, in pixels.
     """
     scale = side / max(picture.size)
@@ -40,9 +42,9 @@ def beside_areas(picture: Image.Image, areas: Iterable[Array], side: int) -> Ima
     smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
     plain = picture.convert("RGB").resize((width, height), smooth)
     pixels = np.asarray(plain)
-    for place, area in enumerate(areas):
+    for area, colour in areas:
         fitted = np.asarray(Image.fromarray(area).resize((width, height), Image.Resampling.NEAREST))
-        pixels = painted(pixels, fitted, AREAS[place % len(AREAS)])
+        pixels = painted(pixels, fitted, colour)
     both = Image.new("RGB", (2 * width + _GAP, height), FAINT)
     both.paste(plain, (0, 0))
     both.paste(Image.fromarray(pixels), (width + _GAP, 0))

@@ -84,7 +84,7 @@ class SuspectWatch:
         for row, sample in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
             if sample in self._traces:
                 # Not by an index held on the host, which would wait for the device.
-                self._fresh[sample] = _small(inputs.detach().narrow(0, row, 1))
+                self._fresh[sample] = small_copies(inputs.detach().narrow(0, row, 1))
 
     def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
         """Keep which pixels of their masks a step contradicts, for the pictures; does not wait for the device.
@@ -98,7 +98,7 @@ class SuspectWatch:
             return
         for row, sample in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
             if sample in self._traces:
-                self._marks[sample] = _small(marks.narrow(0, row, 1).unsqueeze(1), pool=F.adaptive_max_pool2d)
+                self._marks[sample] = small_copies(marks.narrow(0, row, 1).unsqueeze(1), pool=F.adaptive_max_pool2d)
 
     def take(self) -> None:
         """Take the copies to the host."""
@@ -145,7 +145,7 @@ class SuspectWatch:
         samples = self._followed_rows.to(indices.device, non_blocking=True)
         matches = samples.unsqueeze(1) == indices.unsqueeze(0)
         is_match = matches.any(dim=1)
-        copies = _small(inputs.index_select(0, matches.byte().argmax(dim=1)))
+        copies = small_copies(inputs.index_select(0, matches.byte().argmax(dim=1)))
         if self._device_copies is not None and self._device_copies[1].shape == copies.shape:
             earlier_hit, earlier_copies = self._device_copies
             copies = torch.where(is_match.view(-1, *[1] * (copies.ndim - 1)), copies, earlier_copies)
@@ -172,8 +172,16 @@ def picture_with_marks(picture: Array, marks: Tensor) -> Array:
     return picture
 
 
-def _small(inputs: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d) -> Tensor:
-    """Return copies, averaged down, or another way, where they are larger than a card."""
+def small_copies(
+    inputs: Tensor, longest_side: int = _LONGEST_SIDE, *, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d
+) -> Tensor:
+    """Return copies of inputs, averaged down, or another way, where they are larger than a card.
+
+    Args:
+        inputs: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``. Of three axes of space the middle slice is copied.
+        longest_side: Of a picture, in pixels.
+        pool: Makes a picture smaller.
+    """
     if inputs.ndim == _TOKENS:
         return inputs.clone()
     x = inputs.float()
@@ -182,7 +190,7 @@ def _small(inputs: Tensor, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d) 
     if x.ndim == 3:  # N, C and time
         return F.adaptive_avg_pool1d(x, _LONGEST_SIGNAL) if x.shape[2] > _LONGEST_SIGNAL else x.clone()
     longest = max(x.shape[2:])
-    if longest <= _LONGEST_SIDE:
+    if longest <= longest_side:
         return x.clone()
-    height, width = (max(1, round(side * _LONGEST_SIDE / longest)) for side in x.shape[2:])
+    height, width = (max(1, round(side * longest_side / longest)) for side in x.shape[2:])
     return pool(x, (height, width))

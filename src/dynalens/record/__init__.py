@@ -3,13 +3,15 @@
 `record` is what a user asks, live or on disk; `live` keeps it while training goes on; `folder` writes a run's folder,
 `loading` reads it and `checks` says what it refuses; `history` reads every presentation; `files` writes whole files or
 none, and `writes` outlasts a disk that fails; `plans` keeps the plans of audits, and `asking` is what a user calls for
-one; `settings` says what is kept, `similar` what suspects look like, and `sentences` what they say.
+one; `settings` says what is kept, `similar` what suspects look like, `sentences` what they say, and `audited` what was
+given to samples of an audit.
 """
 
 from typing import TYPE_CHECKING
 
 from dynalens.deferred import deferred
 from dynalens.record.asking import KeepsRecord, audit, audit_plan
+from dynalens.record.audited import AuditedSample, audit_options, read_audited
 from dynalens.record.files import epoch_file, forget_epochs, read_arrays, replaced, whole, write_arrays
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
@@ -28,6 +30,7 @@ else:
 
 __all__ = [
     "AskedFor",
+    "AuditedSample",
     "History",
     "KeepsRecord",
     "KeptSentences",
@@ -38,11 +41,13 @@ __all__ = [
     "RecordSettings",
     "Writes",
     "audit",
+    "audit_options",
     "audit_plan",
     "epoch_file",
     "forget_epochs",
     "load_record",
     "read_arrays",
+    "read_audited",
     "read_history",
     "read_sentences",
     "read_similar",

@@ -18,6 +18,7 @@ import pandas as pd
 from dynalens.cells import inert_cells
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.embeddings import SimilarSamples
+from dynalens.record.audited import AUDITED, AuditedSample, audited_arrays
 from dynalens.record.files import digest, epoch_file, replaced, text_digest, write_arrays, write_json
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
@@ -28,7 +29,7 @@ TABLES = ("samples.csv", "suspects.csv")
 NEIGHBOURS, PICTURES, SIMILAR = "neighbours.npz", "pictures.npz", "similar.npz"
 SENTENCES = "sentences.json"
 UNDER_WAY = "under_way.json"
-_OF_THE_RUN_BEFORE = (META, NEIGHBOURS, PICTURES, SENTENCES, SIMILAR, *TABLES, UNDER_WAY)
+_OF_THE_RUN_BEFORE = (AUDITED, META, NEIGHBOURS, PICTURES, SENTENCES, SIMILAR, *TABLES, UNDER_WAY)
 SHEETS = "sheets"
 """Folder of pictures for the report."""
 
@@ -156,6 +157,11 @@ class RecordFolder:
         """Write ``pictures.npz``: small pictures of suspects, by their rows; nothing if there are none."""
         if pictures:
             write_arrays(self.path / PICTURES, {str(sample): picture for sample, picture in pictures.items()})
+
+    def write_audited(self, samples: Mapping[int, AuditedSample]) -> None:
+        """Write ``audited.npz``: samples of an audit by their rows, with what was given; nothing if there are none."""
+        if samples:
+            write_arrays(self.path / AUDITED, audited_arrays(samples))
 
     def write_sentences(self, tokens: Mapping[int, Sequence[int]], words: Mapping[int, str]) -> None:
         """Write ``sentences.json``: tokens of suspects by their rows, and words of these; nothing if there are none."""

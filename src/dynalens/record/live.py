@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dynalens.auditing import keeps_all_given
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.embeddings import SimilarSamples
 from dynalens.notices import warn
+from dynalens.record.audited import AuditedSample
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
@@ -171,13 +171,6 @@ class LiveRecord:
         """Draw the first ``n`` samples of an audit, and return the rows of all drawn ones; none before an epoch."""
         if not self.epochs:
             return []
-        if not keeps_all_given(self.record().statistics):
-            warn(
-                "Expected `audit` with samples whose labels the record keeps, got labels for each token or pixel, or "
-                "several numbers: no audit is drawn while training. After it, write the page with "
-                "`dynalens audit RUN --data MODULE:CALLABLE`, which shows the labels of the dataset."
-            )
-            return []
         self.record().audit_plan(n)
         return self.record().audited_rows()
 
@@ -263,6 +256,7 @@ class LiveRecord:
         similar: SimilarSamples | None = None,
         *,
         sentences: KeptSentences | None = None,
+        audited: Mapping[int, AuditedSample] | None = None,
     ) -> None:
         """Write what a fit leaves, and say what could not be written."""
         folder = self.folder
@@ -279,6 +273,8 @@ class LiveRecord:
         self.attempt("pictures.npz", lambda: folder.write_pictures(pictures))
         if sentences is not None:
             self.attempt("sentences.json", lambda: folder.write_sentences(*sentences))
+        if audited is not None:
+            self.attempt("audited.npz", lambda: folder.write_audited(audited))
         self.attempt("under_way.json", folder.end)
         self._writes.say_missing(
             "Make room, or choose another folder, and call `save(<folder>)`: the record is in memory, and in the "

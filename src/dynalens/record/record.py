@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dynalens.auditing import Audit, Plan, audit_options
+from dynalens.auditing import Audit, Plan
 from dynalens.auditing.answers import AnswersSource
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence
 from dynalens.notices import warn
+from dynalens.record.audited import audit_options
 from dynalens.record.history import UNREADABLE, History, Presentations
 from dynalens.record.plans import AskedFor, Audits
 from dynalens.record.progress import said_if_long
@@ -363,7 +364,7 @@ class Record:
         doubtful, self._has_warned = bool(self.doubts()) and not self._has_warned, True
         if not flagged or doubtful:
             reason = "The flags are doubtful." if flagged else f"No label is flagged: {unchanged}."
-            command = f"`dynalens audit RUN{audit_options(self.statistics)}`"
+            command = f"`dynalens audit RUN{audit_options(self.statistics, self.folder)}`"
             advice, rate = f"Look at the first of `suspects()`, and audit 100 samples: {command}.", self.noise_rate()
             causes = [f"The estimated noise rate is {rate.in_words()}.", *rate.doubts]
             warn("\n  ".join([f"{reason} {advice}", *causes]))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dynalens.auditing import Plan
+from dynalens.auditing import Plan, keeps_all_given
 from dynalens.auditing.answers import COLUMNS, AnswersSource
 from dynalens.auditing.calibration import FAR
 from dynalens.dynamics import Array
@@ -15,10 +15,9 @@ from dynalens.record import Record
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
 from dynalens.report.page import check_dataset, class_names_of, run_key, run_name
-from dynalens.report.questions import Asked, check_labels_are_known, opinions, question
+from dynalens.report.questions import Asked, items_to_ask, opinions, question
 from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.report.sentences import kept_texts
-from dynalens.suspicion import is_dense
 
 
 def write_audit(
@@ -43,19 +42,21 @@ def write_audit(
         seed: Seed of the random order.
         answers: Answers of earlier rounds. The page asks about other samples, and all answers count in its estimate.
         dataset: What was trained on; its pictures, texts or rows are shown. Without it, the pictures that the callback
-            kept while training. It is needed where samples have a label for each token or pixel, or several numbers.
+            kept while training. Where samples have a label for each token or pixel, or several numbers, it is needed
+            unless the callback drew the audit (``audit=``) and kept what was given to its samples.
 
     Raises:
         ValueError: If an argument is out of its range, the dataset has another length than the record, or the record
             is one of ids; or without a dataset, if it is needed.
     """
     check_dataset(record, dataset)
-    check_labels_are_known(record, dataset)
     samples = record.audit_plan(n, seed=seed, answers=answers)
     plan, table = record.latest_plan(), record.table()
     rows = table.index.get_indexer(pd.Index(samples["sample_id"]))
+    items, can_be_shown = items_to_ask(record, dataset, rows)
+    rows, samples = rows[can_be_shown], samples[can_be_shown]
     with said_if_long(f"reading the pictures of {len(rows):,} samples"):
-        cards = _cards(record, plan, rows, samples["probability"].to_numpy(), dataset)
+        cards = _cards(record, plan, rows, samples["probability"].to_numpy(), items)
     content = {
         "run": f"{run_key(record)}:audit:{plan.seed}",
         "names": class_names_of(record, table) if record.statistics.unit is None else [],
@@ -85,14 +86,14 @@ def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> di
     return strata
 
 
-def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, dataset: Any) -> list[dict[str, Any]]:
+def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, items: Any) -> list[dict[str, Any]]:
     table, statistics = record.table().iloc[rows], record.statistics
-    if is_dense(statistics):  # what was kept of these shows where the run contradicts them
+    if not keeps_all_given(statistics):  # pictures that were kept of suspects show where the run contradicts them
         from dynalens.report.items import DatasetPictures  # torch
 
-        pictures: SamplePictures = DatasetPictures(dataset)
+        pictures: SamplePictures = DatasetPictures(items)
     else:
-        pictures = sample_pictures(record, dataset, kept_texts(record))
+        pictures = sample_pictures(record, items, kept_texts(record))
     suggested = table["suggested"] if statistics.unit is None else pd.Series(-1, table.index)
     return [
         {
@@ -109,7 +110,7 @@ def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, datase
             opinions(record, rows.tolist(), suggested),
             plan.stratum[rows],
             probabilities.tolist(),
-            Asked(record, dataset, pictures).cards(rows),
+            Asked(record, items, pictures).cards(rows),
             strict=True,
         )
     ]

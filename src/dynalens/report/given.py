@@ -4,13 +4,51 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
 from dynalens.datasets import label_place
 from dynalens.dynamics import Array
 from dynalens.keys import UNIT_LABEL_KEYS
 from dynalens.pictures import class_name
+from dynalens.record import AuditedSample
 from dynalens.report.items import WORD_KEYS
+
+IGNORED = -1
+"""Number of the area that the loss ignores."""
+
+
+def kept_items(samples: Mapping[int, AuditedSample]) -> dict[int, tuple[Any, Array]]:
+    """Return what a run kept of the samples of an audit as items of a dataset, by their rows.
+
+    Of a sequence whose tokens are not known, or are not as many as its labels, the places take the place of the words.
+
+    Example:
+        >>> kept = {3: AuditedSample(np.array([1, 0, -1]), np.array([7, 8])), 5: AuditedSample(np.array([0, 1]))}
+        >>> [([str(word) for word in item[0]], item[1].tolist()) for item in kept_items(kept).values()]
+        [(['7', '8'], [1, 0]), (['0', '1'], [0, 1])]
+    """
+    return {row: (_input_of(sample), _labels_in_rows(sample)) for row, sample in samples.items()}
+
+
+def _labels_in_rows(sample: AuditedSample) -> Array:
+    """Return the labels of tokens as a dataset has them, with a row for each token, and of no more than there are."""
+    given, tokens = sample.given, sample.input
+    is_sequence = given.dtype.kind == "i" and (tokens is None or tokens.ndim < 3) and given.ndim < 3
+    if not is_sequence:
+        return given
+    rows = given.T
+    number = len(rows) if tokens is None or tokens.ndim > 1 else len(tokens)
+    return rows[:number] if (rows[number:] < 0).all() else rows
+
+
+def _input_of(sample: AuditedSample) -> Any:
+    if sample.input is None or sample.input.ndim == 1:
+        labels = _labels_in_rows(sample)
+        has_tokens = sample.input is not None and (labels.dtype.kind == "f" or len(sample.input) == len(labels))
+        return sample.input if has_tokens else [str(place) for place in range(len(labels))]
+    return Image.fromarray(sample.input) if sample.input.ndim == 3 else torch.from_numpy(sample.input)
 
 
 def labels_of(item: Any) -> Array:
@@ -101,7 +139,8 @@ def areas_of(item: Any) -> dict[int, Array]:
             label and pixel, ``(K, H, W)``.
 
     Returns:
-        By class, shape ``(H, W)``, bool; nothing of a class or label that no pixel has.
+        By class, shape ``(H, W)``, bool; nothing of a class or label that no pixel has. Pixels that the loss ignores
+        are those of the class -1.
 
     Raises:
         ValueError: If the item has no such labels.
@@ -112,7 +151,9 @@ def areas_of(item: Any) -> dict[int, Array]:
     """
     labels = labels_of(item)
     if labels.ndim == 3 and len(labels) > 1:
-        return {label: mask >= 0.5 for label, mask in enumerate(labels) if (mask >= 0.5).any()}
+        areas = {label: mask >= 0.5 for label, mask in enumerate(labels) if (mask >= 0.5).any()}
+        ignored = (labels < 0).all(axis=0)
+        return areas | ({IGNORED: ignored} if ignored.any() else {})
     mask = labels[0] if labels.ndim == 3 else labels
     if mask.dtype.kind == "f":  # of one class, perhaps with soft edges
         mask = np.where((mask > 0) & (mask < 1), mask >= 0.5, mask)
@@ -121,4 +162,6 @@ def areas_of(item: Any) -> dict[int, Array]:
             f"Expected a mask of shape (H, W) or (K, H, W) in each sample of the dataset, got labels of the shape "
             f"{labels.shape}. Let the function of `--data` return items of a picture and its mask."
         )
-    return {int(label): mask == label for label in np.unique(mask) if label > 0}
+    areas = {int(label): mask == label for label in np.unique(mask) if label > 0}
+    ignored = (mask < 0) | np.isnan(mask)
+    return areas | ({IGNORED: ignored} if ignored.any() else {})

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dynalens.arguments import check_positive
-from dynalens.auditing import Audit, audit_options
+from dynalens.auditing import Audit
 from dynalens.defaults import MOST_CARDS, PRECISION
 from dynalens.embeddings import SimilarSamples
 from dynalens.pictures import (
@@ -22,7 +22,7 @@ from dynalens.pictures import (
     png_bytes,
     training_data_analysis,
 )
-from dynalens.record import AskedFor, Record, read_similar
+from dynalens.record import AskedFor, Record, audit_options, read_similar
 from dynalens.record.folder import SHEETS
 from dynalens.record.progress import said_if_long
 from dynalens.report.assembly import write_page
@@ -203,7 +203,7 @@ def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
     note += _PIXELS if record.statistics.unit_columns is not None else ""
     if audit is None:
         source = _BOTH if record.noise_rate().alone == FROM_BOTH else _ALONE
-        return note + source + _ASK + audit_options(record.statistics)
+        return note + source + _ASK + audit_options(record.statistics, record.folder)
     return note + _AUDITED.format(
         answers=audit.right + audit.wrong + audit.unsure,
         wrong=question(record.statistics).rate,

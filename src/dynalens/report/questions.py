@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from dynalens.auditing import given_to, keeps_all_given, label_list
 from dynalens.dynamics import Array, SampleStatistics
-from dynalens.pictures import AREAS, beside_areas, class_name
-from dynalens.record import Record, read_sentences
+from dynalens.notices import warn
+from dynalens.pictures import AREAS, IGNORED_AREA, beside_areas, class_name
+from dynalens.record import Record, read_audited, read_sentences
 from dynalens.report.samples import SamplePictures, data_uri
 from dynalens.suspicion import is_dense, named_targets, target_words, unit_words
 from dynalens.text import escaped, escaped_all
@@ -81,13 +83,40 @@ def question(statistics: SampleStatistics) -> Question:
     return _TOKENS if statistics.unit_columns is None else _PIXELS
 
 
-def check_labels_are_known(record: Record, dataset: Any) -> None:
-    """Raise a ValueError if the page could not show what was given to the samples."""
-    if dataset is None and not keeps_all_given(record.statistics):
+def items_to_ask(record: Record, dataset: Any, samples: Array) -> tuple[Any, Array]:
+    """Return where the samples' items are found, and which of the samples the page can show, shape ``(n,)``, bool.
+
+    The items are those of the dataset. Without it, they are those that the run kept of samples that it drew for an
+    audit, where the record does not say all that was given to a sample.
+
+    Args:
+        record: The record.
+        dataset: What was trained on, or None.
+        samples: Rows of the record, shape ``(n,)``.
+
+    Raises:
+        ValueError: If nothing says what was given to any of them.
+    """
+    if dataset is not None or keeps_all_given(record.statistics):
+        return dataset, np.ones(len(samples), np.bool_)
+    kept = read_audited(record.folder, record.meta.num_samples)
+    is_kept = np.isin(samples, list(kept))
+    if not is_kept.any():
+        which = "of other samples than these" if kept else "of none"
         raise ValueError(
-            "Expected the dataset for an audit of this record, which keeps only one label of each sample, got none. "
-            "Pass `dataset=`, or `--data MODULE:CALLABLE`: the page then shows all labels of each sample."
+            "Expected what was given to the samples of the audit, of which this record keeps only one label each, got "
+            f"it {which}. Train with `TrainingDynamicsMonitor(audit=100)`, which keeps it of samples that it draws, "
+            "or pass `dataset=`, or `--data MODULE:CALLABLE`."
         )
+    if not is_kept.all():
+        warn(
+            f"Expected what was given to the {len(samples)} samples of the audit, got it of {int(is_kept.sum())}, "
+            "which passed after the run had drawn them. The page asks about these. To ask about all, pass `dataset=`, "
+            "or `--data MODULE:CALLABLE`."
+        )
+    from dynalens.report.given import kept_items  # torch
+
+    return kept_items(kept), is_kept
 
 
 class Asked:
@@ -95,12 +124,12 @@ class Asked:
 
     Args:
         record: The record.
-        dataset: What was trained on, or None.
+        items: Of the samples, by their rows, as the dataset has them; or None.
         pictures: Of the samples.
     """
 
-    def __init__(self, record: Record, dataset: Any, pictures: SamplePictures) -> None:
-        self._record, self._dataset, self._pictures = record, dataset, pictures
+    def __init__(self, record: Record, items: Any, pictures: SamplePictures) -> None:
+        self._record, self._items, self._pictures = record, items, pictures
         self._names = record.meta.class_names
         self._word = read_sentences(record.folder, record.meta.num_samples).word
         self._sample_names = escaped_all(record.names())
@@ -112,7 +141,7 @@ class Asked:
         labels = given.codes[rows].tolist() if given.texts is None else given.texts(rows)
         cards = []
         for row, label in zip(rows.tolist(), labels, strict=True):
-            parts = self._input(row) if keeps_all_given(statistics) else self._of_dataset(row)
+            parts = self._input(row) if keeps_all_given(statistics) else self._of_item(row)
             if statistics.unit_given is not None:
                 parts["given"] = label_list(statistics.unit_given[row], self._names)
             parts["file"] = self._sample_names[row] if self._sample_names else self._pictures.file_name(row)
@@ -122,11 +151,11 @@ class Asked:
     def _input(self, row: int) -> dict[str, Any]:
         return {"picture": self._pictures.thumbnail(row, _SIDE), "text": self._pictures.text(row)}
 
-    def _of_dataset(self, row: int) -> dict[str, Any]:
-        """Return what the dataset says was given to a sample, where the record does not keep it."""
+    def _of_item(self, row: int) -> dict[str, Any]:
+        """Return what the item of a sample says was given to it, where the record does not keep it."""
         from dynalens.report.given import areas_of, number_words, several_labels_of, tagged_words  # torch
 
-        statistics, item = self._record.statistics, self._dataset[row]
+        statistics, item = self._record.statistics, self._items[row]
         if statistics.target is not None:
             return {"given": number_words(item, self._names), **self._input(row)}
         if not is_dense(statistics):
@@ -136,10 +165,11 @@ class Asked:
         image, areas = self._pictures.image(row), areas_of(item)
         if image is None:
             return {}
-        legend = [
-            [f"rgb{AREAS[place % len(AREAS)]}", class_name(label, self._names)] for place, label in enumerate(areas)
-        ]
-        return {"picture": data_uri(beside_areas(image, areas.values(), _SIDE), 2 * _SIDE), "legend": legend}
+        colours = [AREAS[place % len(AREAS)] if label >= 0 else IGNORED_AREA for place, label in enumerate(areas)]
+        names = [class_name(label, self._names) or "ignored" for label in areas]
+        both = beside_areas(image, zip(areas.values(), colours, strict=True), _SIDE)
+        legend = [[f"rgb{colour}", name] for colour, name in zip(colours, names, strict=True)]
+        return {"picture": data_uri(both, 2 * _SIDE), "legend": legend}
 
 
 def opinions(record: Record, rows: Sequence[int], suggested: "pd.Series[int]") -> list[str]:

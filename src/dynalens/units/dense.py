@@ -48,10 +48,12 @@ def dense(logits: Tensor, given: Tensor, counted: Tensor | None = None, *, first
         [1.0, 0.0, 1.0]
     """
     size = max(1, _AT_ONCE // max(logits[:1].numel(), 1))
+    kept = _with_ignored(given.detach(), counted)
     counted = given >= 0 if counted is None else counted
     samples = zip(*(torch.split(each.detach(), size) for each in (logits, given, counted)), strict=True)
     parts = [_reductions(_of_classes(*sample), given.shape[1:], first) for sample in samples]
-    return _join(parts, TOKENS if given.ndim == 2 else PIXELS)
+    kept = F.pad(kept, (first, 0), value=_IGNORED) if first else kept
+    return _join(parts, TOKENS if given.ndim == 2 else PIXELS)._replace(given=kept)
 
 
 def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
@@ -73,7 +75,8 @@ def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
     margins = torch.where(y == 1, z, -z)
     counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted.flatten(1)
     units = _Units(margins, F.softplus(-margins), y, 1 - y, counts)
-    return _join([_reductions(units, given.shape[1:], 0)], PIXELS)
+    shown = _join([_reductions(units, given.shape[1:], 0)], PIXELS)
+    return shown._replace(given=_with_ignored(given.detach(), counted))
 
 
 def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
@@ -97,11 +100,16 @@ def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
     margins = torch.where(y == 1, z, -z)
     counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted
     units = _Units(*(each.flatten(1) for each in (margins, F.softplus(-margins), y, 1 - y, counts)))
+    kept = _with_ignored(y, counted)
     if z.ndim == 3:
-        return _join([_reductions(units, z.shape[2:], 0, labels=z.shape[1])], TOKEN_LABELS)
+        return _join([_reductions(units, z.shape[2:], 0, labels=z.shape[1])], TOKEN_LABELS)._replace(given=kept)
     rows, targets, numbers, marks = _reductions(units, z.shape[1:], 0, labels=z.shape[1])
     missing_first = torch.where((marks == 1).any(dim=1), 1, marks.amax(dim=1)).to(marks.dtype)
-    return _join([(rows, targets, numbers, missing_first)], PIXEL_LABELS)
+    return _join([(rows, targets, numbers, missing_first)], PIXEL_LABELS)._replace(given=kept)
+
+
+def _with_ignored(given: Tensor, counted: Tensor | None) -> Tensor:
+    return given if counted is None else given.masked_fill(~counted, _IGNORED)
 
 
 def _of_classes(logits: Tensor, classes: Tensor, counts: Tensor) -> _Units:

@@ -19,6 +19,9 @@ class UnitPresentation(NamedTuple):
         numbers: Shape ``(N, kind.numbers)``, float32.
         marks: Of masks, shape ``(N, H, W)``, uint8: 1 where a given class above 0 is contradicted, or a label that was
             given; 2 where class 0 is, which is the background by custom, or a label that was not; else 0.
+        given: What was given to each sample, negative, or NaN, where it has no part in the loss: of tokens the classes
+            ``(N, T)``, of masks ``(N, H, W)``; with any number of labels 0 or 1 for each, ``(N, K, T)`` and ``(N, K, H,
+            W)``; of a regression the targets ``(N, D)``. None where the record keeps all of it.
     """
 
     logits: Tensor
@@ -26,6 +29,7 @@ class UnitPresentation(NamedTuple):
     kind: UnitKind
     numbers: Tensor
     marks: Tensor | None = None
+    given: Tensor | None = None
 
 
 class Reduced(NamedTuple):

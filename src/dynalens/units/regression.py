@@ -37,6 +37,7 @@ def regression(residuals: Tensor, targets: Tensor, losses: Tensor, counted: Tens
         min=1
     )
     summary[:, KIND] = kind.code
-    numbers = torch.cat([summary, residuals.detach().float(), given.masked_fill(~counted, torch.nan)], dim=1)
+    given = given.masked_fill(~counted, torch.nan)
+    numbers = torch.cat([summary, residuals.detach().float(), given], dim=1)
     marks = torch.where(counted.any(dim=1), _COUNTED, _NONE)
-    return UnitPresentation(given.new_zeros(len(given), 2), marks, kind, numbers)
+    return UnitPresentation(given.new_zeros(len(given), 2), marks, kind, numbers, given=given)

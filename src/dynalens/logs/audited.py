@@ -1,0 +1,149 @@
+"""What was given to the samples of an audit, and what it was given to, taken from the batches as they pass."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynalens.dynamics import Array
+from dynalens.pictures import Normalisation, shown_inputs, small_copies
+from dynalens.record import AuditedSample
+from dynalens.units import PIXEL_LABELS, PIXELS, TARGETS, TOKENS, UnitPresentation
+
+_LONGEST_SIDE = 256
+"""Of a picture. A mask of as many pixels takes as many bytes as the next number says."""
+_MOST_BYTES = 2**17
+"""Of what was given to a sample: masks are scaled down to it, and of longer sequences the first tokens are kept."""
+_DTYPES = {TOKENS: torch.int32, PIXELS: torch.int16, TARGETS: torch.float32}
+_TOKENS = 2
+"""Axes of tokens, ``(N, T)``."""
+Copies = dict[int, Tensor]
+"""By the row of the record, with a first axis of one."""
+
+
+class AuditWatch:
+    """Keeps inputs and targets of some samples that have labels for each token or pixel, or several numbers.
+
+    In a step nothing waits for the device: copies stay there until :meth:`take` moves them to the host.
+
+    Args:
+        rows: Of the record.
+        normalisation: Undone for the pictures.
+
+    Attributes:
+        samples: Those that have passed, by their rows.
+
+    Example:
+        >>> from dynalens.units import dense
+        >>> watch = AuditWatch([5])
+        >>> watch.see([4, 5], torch.tensor([[7, 8, 9], [3, 1, 2]]))
+        >>> watch.note([4, 5], dense(torch.zeros(2, 2, 3), torch.tensor([[0, 0, 0], [1, 0, -100]])))
+        >>> watch.take()
+        >>> watch.samples[5].input.tolist(), watch.samples[5].given.tolist()
+        ([3, 1, 2], [1, 0, -100])
+    """
+
+    def __init__(self, rows: Sequence[int], normalisation: Normalisation | None = None) -> None:
+        self.samples: dict[int, AuditedSample] = {}
+        self._rows, self._normalisation = set(rows), normalisation
+        self._order = torch.tensor(sorted(rows), dtype=torch.int64)
+        self._inputs: Copies = {}
+        self._given: Copies = {}
+        self._on_device: list[tuple[Copies, Tensor, Tensor]] = []
+
+    def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
+        """Copy the inputs of these samples before a step, which may work in place.
+
+        Args:
+            indices: Row of the record of each sample.
+            inputs: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``; None or another N: nothing is copied.
+        """
+        if inputs is not None and len(inputs) == len(indices):
+            self._copy(indices, inputs.detach(), self._inputs, lambda row: small_copies(row, _LONGEST_SIDE))
+
+    def note(self, indices: Sequence[int] | Tensor, units: UnitPresentation | None) -> None:
+        """Copy what was given to these samples after a step.
+
+        Args:
+            indices: Row of the record of each sample.
+            units: What the step showed of them; None where each has one label.
+        """
+        if units is not None and units.given is not None and len(units.given) == len(indices):
+            name = units.kind.name
+            self._copy(indices, units.given.detach(), self._given, lambda row: bounded(row, name))
+
+    def take(self) -> None:
+        """Take the copies to the host: of samples of which both have passed, or the targets alone."""
+        for place, is_match, copies in self._on_device:
+            hits = is_match.cpu().nonzero().squeeze(1).tolist()
+            place.update({int(self._order[hit]): copies[hit : hit + 1] for hit in hits})
+        pictures: dict[int, Tensor] = {row: copy for row, copy in self._inputs.items() if row in self._given}
+        shapes: dict[torch.Size, list[int]] = {}
+        for row, copy in pictures.items():
+            shapes.setdefault(copy.shape, []).append(row)
+        shown: dict[int, Array] = {}
+        for rows in shapes.values():
+            stack = torch.cat([pictures[row] for row in rows])  # one copy to the host
+            is_picture = stack.ndim > _TOKENS
+            shown |= dict(
+                zip(rows, shown_inputs(stack, self._normalisation) if is_picture else _array(stack), strict=True)
+            )
+        self.samples |= {row: AuditedSample(_array(given[0]), shown.get(row)) for row, given in self._given.items()}
+        self._inputs, self._given, self._on_device = {}, {}, []
+
+    def _copy(
+        self, indices: Sequence[int] | Tensor, values: Tensor, place: Copies, copy: Callable[[Tensor], Tensor]
+    ) -> None:
+        if isinstance(indices, Tensor) and indices.device.type != "cpu":
+            self._gather(indices, values, place, copy)
+            return
+        for position, row in enumerate(indices.tolist() if isinstance(indices, Tensor) else indices):
+            if row in self._rows:
+                # Not by an index held on the host, which would wait for the device.
+                place[row] = copy(values.narrow(0, position, 1))
+
+    def _gather(self, indices: Tensor, values: Tensor, place: Copies, copy: Callable[[Tensor], Tensor]) -> None:
+        """As ``_copy``, for indices on the device: every sample is looked up, whether it is in the batch or not."""
+        matches = self._order.to(indices.device, non_blocking=True).unsqueeze(1) == indices.unsqueeze(0)
+        is_match = matches.any(dim=1)
+        copies = copy(values.index_select(0, matches.byte().argmax(dim=1)))
+        for entry, (earlier_place, earlier_match, earlier) in enumerate(self._on_device):
+            if earlier_place is place and earlier.shape == copies.shape:
+                kept = torch.where(is_match.view(-1, *[1] * (copies.ndim - 1)), copies, earlier)
+                self._on_device[entry] = place, is_match | earlier_match, kept
+                return
+        self._on_device.append((place, is_match, copies))
+
+
+def _array(values: Tensor) -> Array:
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()
+
+
+def bounded(given: Tensor, kind: str) -> Tensor:
+    """Return copies of what was given to samples, in at most 2^17 bytes each.
+
+    Args:
+        given: As of :class:`~dynalens.units.UnitPresentation`. Of masks with a third axis of space, the middle slice.
+        kind: Name of the kind of units.
+
+    Example:
+        >>> bounded(torch.arange(4).view(1, 4), "tokens").dtype
+        torch.int32
+        >>> bounded(torch.zeros(1, 512, 1024, dtype=torch.int64), "pixels").shape
+        torch.Size([1, 181, 362])
+    """
+    if kind in (PIXELS, PIXEL_LABELS) and given.ndim == (4 if kind == PIXELS else 5):
+        given = given.select(-3, given.shape[-3] // 2)
+    dtype = _DTYPES.get(kind, torch.int8)
+    most = _MOST_BYTES // dtype.itemsize
+    if kind not in (PIXELS, PIXEL_LABELS):
+        length = most // max(given[:1, ..., 0].numel(), 1)  # of tokens, the last axis
+        return given[..., :length].to(dtype, copy=True)
+    scale = math.sqrt(most / max(given[:1].numel(), 1))
+    if scale < 1:
+        size = [max(1, int(side * scale)) for side in given.shape[-2:]]
+        masks = given.float() if kind == PIXEL_LABELS else given.float().unsqueeze(1)
+        given = F.interpolate(masks, size, mode="nearest").view(*given.shape[:-2], *size)
+    return given.to(dtype, copy=True)
