@@ -265,6 +265,23 @@ def test_a_text_that_is_written_again_is_not_rendered_again(monkeypatch: pytest.
     assert texts == ["margin", "epoch", "epoch"] * 2  # whole pixels are one rendering; Pillow renders for each ink
 
 
+def test_a_text_is_drawn_by_pillow_before_11_which_passes_the_place_as_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Image.new("RGB", (80, 40))
+    write(ImageDraw.Draw(expected), (3.25, 4.5), "7 as 1", 13)
+    fresh: Any = drawing._with_memory(ImageFont.load_default(13))
+    render = fresh.getmask2
+
+    def with_list(*arguments: Any, **options: Any) -> Any:
+        as_list = [list(value) if isinstance(value, tuple) else value for value in arguments]
+        return render(*as_list, **{name: list(v) if isinstance(v, tuple) else v for name, v in options.items()})
+
+    monkeypatch.setattr(fresh, "getmask2", with_list)
+    monkeypatch.setattr(drawing, "_own_font", lambda size: fresh)
+    image = Image.new("RGB", (80, 40))
+    write(ImageDraw.Draw(image), (3.25, 4.5), "7 as 1", 13)
+    assert image.tobytes() == expected.tobytes()
+
+
 def test_the_film_keeps_the_first_and_the_latest_epoch_and_frames_each() -> None:
     strip = FilmStrip(columns=5)
     for epoch in range(0, 60, 2):

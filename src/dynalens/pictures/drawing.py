@@ -2,8 +2,9 @@
 
 import io
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -39,6 +40,8 @@ _KEPT = 1024
 """Texts that a font keeps as drawn. Ten epochs of both callbacks draw 600 different ones, of 450 bytes each."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+Result = TypeVar("Result")
 
 
 def colours_of(strength: Array, scale: Scale) -> Array:
@@ -154,9 +157,23 @@ def _with_memory(font: Font) -> Font:
     What is kept is a mask, before any colour, and it belongs to the fraction of a pixel at which the text begins.
     """
     if isinstance(font, ImageFont.FreeTypeFont):
-        font.getmask2 = lru_cache(_KEPT)(font.getmask2)  # type: ignore[assignment]  # called alike
-        font.getlength = lru_cache(_KEPT)(font.getlength)  # type: ignore[assignment]  # called alike
+        font.getmask2 = _remembered(font.getmask2)  # type: ignore[method-assign]  # called alike
+        font.getlength = _remembered(font.getlength)  # type: ignore[method-assign]  # called alike
     return font
+
+
+def _remembered(function: Callable[..., Result]) -> Callable[..., Result]:
+    """Return a function that keeps its last results; lists, which Pillow before 11 passes, are read as tuples."""
+    remembered = lru_cache(_KEPT)(function)
+
+    def call(*args: Any, **kwargs: Any) -> Result:
+        return remembered(*map(_hashable, args), **{name: _hashable(value) for name, value in kwargs.items()})
+
+    return call
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 @lru_cache
