@@ -214,15 +214,26 @@ def chooses_rows(nodes: Iterable[Node]) -> bool:
 
     Example:
         >>> logits = torch.nn.Linear(2, 3)(torch.ones(4, 2))
-        >>> chooses_rows([logits.flip(0).grad_fn]), chooses_rows([logits[:, 1:].grad_fn])
-        (True, False)
+        >>> chooses_rows([logits.flip(0).grad_fn]), chooses_rows([logits[1:].grad_fn])
+        (True, True)
+        >>> chooses_rows([logits[:, 1:].grad_fn]), chooses_rows([logits[:4].grad_fn])
+        (False, False)
     """
     return any(_chooses(node) for node in nodes_behind(nodes, NETWORK) if not node.name().startswith(NETWORK))
 
 
 def _chooses(node: Node) -> bool:
     axes = getattr(node, "_saved_dims", getattr(node, "_saved_dim", 0))
-    return node.name().startswith(_CHOOSES) and 0 in (axes if isinstance(axes, tuple) else (axes,))
+    is_of_rows = node.name().startswith(_CHOOSES) and 0 in (axes if isinstance(axes, tuple) else (axes,))
+    return is_of_rows and not _takes_all_rows(node)
+
+
+def _takes_all_rows(node: Node) -> bool:
+    """Return whether an operation is a slice of all rows, which older releases of torch note for ``logits[:, 1:]``."""
+    if not node.name().startswith("Slice"):
+        return False
+    first, last = node._saved_start or 0, node._saved_end
+    return first == 0 and node._saved_step == 1 and (last is None or last >= node._saved_self_sym_sizes[0])
 
 
 def pull(loss: Tensor, activation: Activation) -> Tensor:
