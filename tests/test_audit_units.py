@@ -142,6 +142,29 @@ def test_answers_drop_samples_of_the_dataset_whose_labels_they_name(record: Reco
     assert apply_decisions(several_labels(), decisions)[3][1].tolist() == [0, 1, 0]
 
 
+def test_labels_that_a_person_named_are_those_of_the_relabelled_dataset(record: Record) -> None:
+    answers = answered(record).assign(new_label="")
+    answers.loc[answers["sample_id"] == WRONG[0], "new_label"] = "0 2"
+    data = record.relabelled(several_labels(), answers=answers)
+    assert data[WRONG[0]][1].tolist() == [1, 0, 1]
+    for sample in WRONG[1:]:  # the suggestion changes one label
+        assert (data[sample][1] != bits()[sample]).sum() == 1
+    assert all(torch.equal(data[i][1], bits()[i]) for i in range(N) if i not in WRONG)
+    answers.loc[answers["sample_id"] == WRONG[0], "new_label"] = "0 7"
+    with pytest.raises(ValueError, match=r"`new_label` to name labels from 0 to 2, got '0 7' for the sample in row 2"):
+        record.relabelled(several_labels(), answers=answers)
+
+
+def test_lists_of_classes_are_told_which_form_is_expected(record: Record, tmp_path: Path) -> None:
+    lists = [(0, bits()[i].nonzero().flatten().tolist()) for i in range(N)]
+    changed = record.relabelled(lists, answers=answered(record))
+    with pytest.raises(ValueError, match=r"label of sample 5 .*0 or 1 for each of several labels \(.*\[1, 0, 1, 0\]"):
+        changed[5]  # which has the labels 0 and 2
+    answered(record).to_csv(tmp_path / "answers.csv", index=False)
+    with pytest.raises(ValueError, match=r"0 or 1 for each of several labels \(.*\[1, 0, 1, 0\]"):
+        apply_decisions(lists, tmp_path / "answers.csv")
+
+
 def regressed(folder: Path, columns: int, scale: float = 1.0) -> Record:
     y = scale * targets(columns)
     monitor = TrainingDynamicsMonitor(class_names=["x", "y"][:columns])
@@ -154,6 +177,11 @@ def test_a_number_is_asked_about(tmp_path: Path) -> None:
     plan = audit_plan(record, n=N)
     assert plan["label"].tolist() == [f"{targets()[i].item():.6g}" for i in plan["sample_id"]]
     assert audit(record, answered(record)).noise_rate.value == 3 / N
+    assert sorted(record.suspects(answers=answered(record)).index) == WRONG
+    with pytest.raises(
+        ValueError, match=r"of classes, or of several labels .* for relabelling, got one of a regression"
+    ):
+        record.relabelled(TensorDataset(images(), targets()), answers=answered(record))
     content = content_of(write_audit(record, tmp_path / "audit.html", n=4))
     assert content["question"]["before"] == "Is the number "
     assert all(card["opinion"].startswith("the run predicts ") for card in content["cards"])

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from dynalens import SampleStatistics, TrainingDynamics
+from dynalens.suspicion.dense import dense_noise_rate
+from dynalens.suspicion.doubts import far_apart
 from dynalens.suspicion.units import unit_noise_rate, worst_odds
-from dynalens.units import multi_label
+from dynalens.units import dense, multi_label
 
 N = 200
 
@@ -63,6 +65,18 @@ def test_no_more_samples_are_wrong_than_have_a_doubted_label() -> None:
     assert rate.value == pytest.approx(1 - (1 - 1 / 400) ** 2)
     assert rate.low == 0
     assert rate.value < 1 / N < rate.high
+
+
+def test_the_bound_of_tokens_counts_samples_that_are_not_learned_yet() -> None:
+    dynamics = TrainingDynamics(40)
+    logits = torch.zeros(40, 2, 5)
+    logits[:, 1] = torch.linspace(-2, 2, 40)[:, None]  # half of them are contradicted, and none stands out
+    dynamics.update_units(list(range(40)), dense(logits, torch.zeros(40, 5, dtype=torch.int64)))
+    dynamics.end_epoch(0)
+    rate = dense_noise_rate(dynamics.compute())
+    assert rate.value == 0
+    assert rate.high >= 0.5
+    assert far_apart(rate)
 
 
 def test_more_than_half_of_the_samples_may_have_a_wrong_label() -> None:

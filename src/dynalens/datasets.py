@@ -245,6 +245,8 @@ class RelabelledDataset(Dataset[Any]):
             return sample
         place = label_place(sample, self.label)
         old_label, new_label = self.changes[index]
+        if isinstance(old_label, str):
+            check_labels(sample[place], index)
         if label_text(sample[place]) != str(old_label):
             raise ValueError(
                 f"Expected sample {index} of `dataset` to have the label {old_label} that was trained on, got "
@@ -281,6 +283,24 @@ def label_place(sample: Any, label: str | int | None = None) -> Any:
             "Pass the position in a tuple or the key of a dict."
         )
     return places[0]
+
+
+def check_labels(label: Any, index: int) -> None:
+    """Raise a ValueError unless the label is a class, or 0 or 1 for each of several labels.
+
+    Args:
+        label: Of a sample.
+        index: The sample's position, for the error.
+    """
+    values = np.asarray(label).astype(np.float64)
+    if values.size == 1 or (values.size == max(values.shape, default=1) and not (values > 1).any()):
+        return
+    numbers = f" with numbers up to {values.max():g}" if values.size else ""
+    raise ValueError(
+        f"Expected the label of sample {index} to be a class, or 0 or 1 for each of several labels (of 4 labels, of "
+        f"which it has the first and the third, [1, 0, 1, 0]), got an array of shape {values.shape}{numbers}. Correct "
+        "tags, masks and lists of classes in your own data, or let the dataset return 0 or 1 for each label."
+    )
 
 
 def label_text(label: Any) -> str:

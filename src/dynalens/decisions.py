@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import Subset
 
-from dynalens.datasets import class_names, label_place, label_text, root_indices, sample_names, with_label
+from dynalens.datasets import check_labels, class_names, label_place, label_text, root_indices, sample_names, with_label
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
 from dynalens.text import escaped, escaped_all, is_same_label, labels_in, plain
 
@@ -204,18 +204,13 @@ def _label(sample: Any, position: int, label_key: int | str | None) -> Any:
     """Return the label of a sample: a class, a number, or 0 or 1 for each of its labels."""
     try:
         label = sample[label_place(sample, label_key)]
-        values = np.asarray(label).astype(np.float64)
+        np.asarray(label).astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Expected sample {position} to be (input, label, ...) or a dict with one of {', '.join(LABEL_KEYS)}, got "
             f"a {type(sample).__name__}. Pass `label_key=`."
         ) from error
-    if values.size > 1 and (values.size != max(values.shape) or (values > 1).any()):
-        raise ValueError(
-            f"Expected the label of sample {position} to be a class, or 0 or 1 for each of several labels, got an "
-            f"array of shape {values.shape} with numbers up to {values.max():g}. Correct tags, masks and lists of "
-            "classes in your own data."
-        )
+    check_labels(label, position)
     return label
 
 

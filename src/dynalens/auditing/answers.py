@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Answers:
         wrong: Shape ``(M,)``, bool; neither where the person could not tell.
         new_label: Shape ``(M,)``, int64: the right class of a wrong one, -1 where it was not named.
         probability: Shape ``(M,)``, that a sample is drawn, as a plan said; NaN where the answers do not hold it.
+        new_labels: By the row of a sample with several labels, the numbers of all right ones where they were named.
     """
 
     rows: Array
@@ -37,6 +38,7 @@ class Answers:
     wrong: Array
     new_label: Array
     probability: Array
+    new_labels: Mapping[int, list[int]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -60,7 +62,7 @@ def read_answers(
         labels: Shape ``(N,)``, label of each sample; -1 for one that was never seen.
         class_names: Name of each class.
         texts: Where samples do not have one class each, says what was given to some of them, by their rows. ``label``
-            is compared with it. ``new_label`` may then hold the numbers of all right labels, which are not returned.
+            is compared with it. ``new_label`` may then hold the numbers of all right labels.
 
     Raises:
         ValueError: If a row is not an answer about a sample of this record.
@@ -84,6 +86,7 @@ def read_answers(
         wrong=answer == "wrong",
         new_label=_checked_texts(table, texts(rows)) if texts else _checked_classes(table, labels[rows], class_names),
         probability=pd.to_numeric(table["probability"], errors="coerce").to_numpy(np.float64),
+        new_labels=_right_labels(table, rows) if texts else {},
     )
 
 
@@ -187,6 +190,11 @@ def _checked_texts(table: pd.DataFrame, given: Sequence[str]) -> Array:
                 f"{answer!r}. Correct the row."
             )
     return np.full(len(table), -1, dtype=np.int64)
+
+
+def _right_labels(table: pd.DataFrame, rows: Array) -> dict[int, list[int]]:
+    numbers = zip(rows.tolist(), map(labels_in, table["new_label"]), strict=True)
+    return {row: labels for row, labels in numbers if labels is not None}
 
 
 def _are_other_labels(new: str, given: str) -> bool:

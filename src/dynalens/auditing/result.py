@@ -1,6 +1,7 @@
 """What the answers of a person say of the whole record."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -162,10 +163,17 @@ class Audit:
             ("suggested_probability", answers.rows[has_new_label], 1.0),
             ("answer", answers.rows, words),
         ):
+            if column not in table:  # a regression suggests no class
+                continue
             values_of_column = table[column].copy()
             values_of_column.iloc[rows] = values
             table[column] = values_of_column
         return table
+
+    @property
+    def new_labels(self) -> Mapping[int, Sequence[int]]:
+        """By the row of a sample with several labels, the numbers of all right ones where the person named them."""
+        return self._answers.new_labels
 
     def precision_of(self, n: int) -> Estimate:
         """Return which fraction of the n most suspicious labels are wrong, with its 95 % interval.

@@ -44,8 +44,8 @@ def audit(args: argparse.Namespace) -> None:
         if without_picture:
             say(
                 f"{without_picture} of {len(samples)} samples have neither picture nor text on the page: pass --data "
-                f"MODULE:CALLABLE, a function that returns the training dataset, or train with "
-                f"TrainingDynamicsMonitor(audit={args.n}), which keeps the pictures"
+                f"MODULE:CALLABLE, a function that returns the training dataset, or, if they are pictures, signals or "
+                f"tokens, train with TrainingDynamicsMonitor(audit={args.n}), which keeps them"
             )
     embeddings = f" --embeddings {args.embeddings}" if args.embeddings else ""
     say(

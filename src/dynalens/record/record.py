@@ -123,8 +123,8 @@ class Record:
         Features of an encoder that never saw the labels find wrong labels that the network has memorised. ``score``,
         ``rank``, ``wrong_probability`` and ``flagged`` then come from both (:func:`~dynalens.suspicion.joined`), and
         ``suggested`` from embeddings that count at least as much as the run; :meth:`audit_plan` draws by the order of
-        both. ``score_neighbours`` and ``score_probe`` are those of neighbours and linear probe. A call takes seconds to
-        minutes: keep the returned record if you want to ask it more than one thing.
+        both. ``score_neighbours`` and ``score_probe`` are those of neighbours and linear probe. Keep the record: a call
+        takes seconds to minutes.
 
         Args:
             embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance of
@@ -331,26 +331,26 @@ class Record:
     ) -> Any:
         """Return the dataset with the suggested label in place of each flagged one; of several labels, of the worst.
 
-        Without answers, a warning says if no label is replaced, or if the flags are doubtful.
-
         Args:
             dataset: The one that was trained on. Not modified.
-            precision: Expected fraction of wrong labels among the replaced ones.
+            precision: Expected fraction of wrong labels among the replaced ones. Without answers, a warning says if no
+                label is replaced, or if the flags are doubtful.
             label: Where the label stands in a sample, as for :class:`~dynalens.datasets.RelabelledDataset`.
-            answers: Answers of an audit: wrong labels get the class that was named, or else the suggested one, and
-                right labels stay.
+            answers: Answers of an audit: wrong labels become those that were named, or else suggested; right ones stay.
 
         Raises:
-            ValueError: If samples are known by ids, or have no classes of their own, or the dataset has another length.
+            ValueError: If samples are known by ids or have no labels of their own, or the dataset has another length.
         """
         from dynalens.datasets import RelabelledDataset  # torch, which a record does without
 
         if self.sample_ids is not None:
             raise ValueError(
-                "Expected samples that are known by their position in the dataset, got ids. "
-                "Replace the labels of `suspects()` where the dataset reads them."
+                "Expected samples that are known by their position in the dataset, got ids. Replace the labels of "
+                "`suspects()` where the dataset reads them."
             )
-        changes = corrections(self.statistics, self.suspects(precision=precision, answers=answers))
+        audit = None if answers is None else self.audit(answers)
+        named = None if audit is None else audit.new_labels
+        changes = corrections(self.statistics, self.suspects(precision=precision, answers=audit), named)
         if answers is None:
             self._caution("`relabelled()` changes no label", flagged=bool(changes))
         return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics))

@@ -51,8 +51,9 @@ def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     Right samples are taken to lie as often so far above the median of d as below it. With q the distance below the
     median that 95 % of the lower half have at most, the estimate is the fraction of samples that are more than q above
     it, less the fraction that are more than q below it, and at most that of samples of negative ``unit_margin``. The
-    upper end is the largest such difference for any distance, plus two standard errors; the lower end is 0, as hard
-    samples may stand out.
+    upper end is the largest such difference for any distance, and of tokens at least the fraction of samples of which
+    the network contradicted one when it last saw them, plus two standard errors: what it has not learned yet does not
+    stand out. The lower end is 0, as hard samples may stand out.
 
     Args:
         statistics: Of samples that were seen, with a class for each token or pixel.
@@ -67,6 +68,8 @@ def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
         MOST, min(contradicted_count, max(0, _beyond(distances_above, usual) - _beyond(distances_below, usual))) / n
     )
     most = max(value, max((_beyond(distances_above, d) - _beyond(distances_below, d) for d in places), default=0) / n)
+    if statistics.unit_columns is None:  # of masks, the network contradicts some pixel of each
+        most = max(most, float((statistics.probability_gap > 0).mean()))
     error = 2 * float(np.sqrt(max(value * (1 - value), 1 / n) / n))
     return NoiseRate(0.0, value, min(1.0, most + error), alone=ALONE)
 

@@ -11,7 +11,7 @@ r"""Suspects among samples that have several units, each with a target of its ow
 The minimum comes after the mean over time, so that the unit that is named is the one that the whole run contradicts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -90,7 +90,9 @@ def _wrong_part(margins: Array) -> float:
     return min(MOST, surest + surest * (doubted - surest))
 
 
-def corrections(statistics: SampleStatistics, suspects: pd.DataFrame) -> dict[int, tuple[int | str, int | str]]:
+def corrections(
+    statistics: SampleStatistics, suspects: pd.DataFrame, named: Mapping[int, Sequence[int]] | None = None
+) -> dict[int, tuple[int | str, int | str]]:
     """Return the label of each of some samples and the one that it has if the suggestion is followed.
 
     They are classes. Of a sample with several labels they are the numbers of all of them as text, and the suggestion is
@@ -100,12 +102,18 @@ def corrections(statistics: SampleStatistics, suspects: pd.DataFrame) -> dict[in
         statistics: The record.
         suspects: Index: the rows of the samples. ``suggested`` is a class, or 0 or 1 for the worst label; where nothing
             is suggested nothing is corrected.
+        named: Numbers of all right labels of some samples, by their rows, which a person named.
 
     Raises:
-        ValueError: If samples have neither classes nor labels that the record keeps.
+        ValueError: If samples have neither classes nor labels that the record keeps, or a person named one that does
+            not exist.
     """
-    if statistics.unit_given is None:
-        statistics.of_one_label("relabelling")
+    if statistics.unit_given is None and statistics.unit is not None:
+        kind = "labels for each token or pixel" if statistics.target is None else "a regression"
+        raise ValueError(
+            f"Expected a record of classes, or of several labels for each sample, for relabelling, got one of {kind}. "
+            "Correct them in your own data, where `suspects()` says. `clean_indices()` leaves the flagged samples out."
+        )
     suggested = suspects["suggested"].dropna()
     pairs = [(int(row), int(new)) for row, new in zip(suggested.index, suggested, strict=True)]
     if statistics.unit_given is None or statistics.unit is None:
@@ -115,6 +123,20 @@ def corrections(statistics: SampleStatistics, suspects: pd.DataFrame) -> dict[in
         given = statistics.unit_given[row].tolist()
         unit = int(statistics.unit[row])
         changes[row] = label_positions(given), label_positions([*given[:unit], new, *given[unit + 1 :]])
+    return changes | _named_changes(statistics.unit_given, named or {})
+
+
+def _named_changes(given: Array, named: Mapping[int, Sequence[int]]) -> dict[int, tuple[int | str, int | str]]:
+    changes: dict[int, tuple[int | str, int | str]] = {}
+    for row, labels in named.items():
+        if max(labels, default=0) >= given.shape[1]:
+            raise ValueError(
+                f"Expected `new_label` to name labels from 0 to {given.shape[1] - 1}, got "
+                f"{' '.join(map(str, labels))!r} for the sample in row {row} of the record. Correct the answer."
+            )
+        is_right = np.isin(np.arange(given.shape[1]), labels)
+        corrected = np.where(given[row] < 0, -1, is_right)
+        changes[row] = label_positions(given[row].tolist()), label_positions(corrected.tolist())
     return changes
 
 
