@@ -50,6 +50,23 @@ def test_masks_that_passed_are_asked_about_without_the_dataset(tmp_path: Path) -
         assert kept[int(card["id"])].given.clip(-1).tolist() == masks()[int(card["id"])].clip(-1).tolist()
 
 
+class VoidSegmenter(Segmenter):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return F.cross_entropy(self(batch[0]), batch[1], ignore_index=255)
+
+
+def test_pixels_without_a_class_are_ignored_ones(tmp_path: Path) -> None:
+    void = masks().masked_fill(masks() < 0, 255)
+    void[:, 0, 0] = 255
+    data, names = TensorDataset(images(), void), ["ground", "tree", "house"]
+    run(tmp_path, VoidSegmenter(), TrainingDynamicsMonitor(audit=9, class_names=names), data=data, max_epochs=2)
+    record = load_record(tmp_path)
+    with_data = content_of(write_audit(record, tmp_path / "with.html", n=9, dataset=data))["cards"]
+    without = content_of(write_audit(record, tmp_path / "without.html", n=9))["cards"]
+    assert all(legend_of(card)[-1] == "ignored" and set(legend_of(card)[:-1]) <= set(names) for card in without)
+    assert [card["legend"] for card in without] == [card["legend"] for card in with_data]
+
+
 def test_several_numbers_that_passed_are_asked_about_without_the_dataset(tmp_path: Path) -> None:
     data = TensorDataset(images(), targets(2))
     fit(tmp_path, TrainingDynamicsMonitor(audit=9), model=Regressor(2), data=lambda: loader(data))

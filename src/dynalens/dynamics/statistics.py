@@ -130,8 +130,9 @@ class SampleStatistics:
         if self.unit is not None:
             kind, doubtful = ("several labels for each", "label") if self.target is None else ("a regression", "target")
             raise ValueError(
-                f"Expected a record of one label for each sample for {asker}, got a record of {kind}. `suspects()` "
-                f"names the sample and its suspicious {doubtful}. `clean_indices()` leaves the flagged samples out."
+                f"Expected a record of one label for each sample for {asker}, got a record of {kind}. Leave {asker} "
+                f"out, which compare samples by the one class of each. `suspects()` names the sample and its "
+                f"suspicious {doubtful} without them."
             )
         return self
 

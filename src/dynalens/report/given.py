@@ -104,12 +104,24 @@ def tagged_words(item: Any, names: Sequence[str] | None, word: Callable[[int], s
         [['Paris', 'place'], ['is', 'other']]
         >>> tagged_words(([7, 8, 9, 0], [1, -100, 0, -100]), None, {7: "Paris", 8: "-", 9: "Lyon", 0: ""}.__getitem__)
         [['Paris', '1'], ['-', ''], ['Lyon', '0']]
+        >>> tagged_words(([7, 8], [-100, 8]), None, {7: "in", 8: "Paris"}.__getitem__)  # of a language model
+        [['in', ''], ['Paris', 'Paris']]
     """
     labels = labels_of(item)
     tokens = _tokens(item, len(labels))
     words = [token if isinstance(token, str) else word(int(token)) for token in tokens]
     last = max((place for place, label in enumerate(labels) if np.max(label) >= 0), default=-1)
+    if names is None and _are_of_language_model(labels, tokens):
+        return [[each, each if label >= 0 else ""] for each, label in list(zip(words, labels, strict=True))[: last + 1]]
     return [[each, _tag(label, names)] for each, label in list(zip(words, labels, strict=True))[: last + 1]]
+
+
+def _are_of_language_model(labels: Array, tokens: Sequence[Any]) -> bool:
+    """Return whether each label that counts is the token that it stands at, so that words say what it is."""
+    if np.ndim(labels) > 1:
+        return False
+    counted = [(int(label), token) for label, token in zip(labels, tokens, strict=True) if label >= 0]
+    return all(not isinstance(token, str) and label == int(token) for label, token in counted)
 
 
 def _tokens(item: Any, number: int) -> list[Any]:
@@ -131,16 +143,18 @@ def _tag(label: Any, names: Sequence[str] | None) -> str:
     return class_name(int(label), names)
 
 
-def areas_of(item: Any) -> dict[int, Array]:
+def areas_of(item: Any, classes: int | None = None) -> dict[int, Array]:
     """Return where in its picture a sample has each class but 0, usually the background, or each of several labels.
 
     Args:
         item: Of the dataset. Its labels are a class for each pixel, ``(H, W)`` or ``(1, H, W)``, or 0 or 1 for each
             label and pixel, ``(K, H, W)``.
+        classes: How many classes there are, where that is known. Numbers from it on, such as the usual 255, mark pixels
+            that the loss ignores.
 
     Returns:
-        By class, shape ``(H, W)``, bool; nothing of a class or label that no pixel has. Pixels that the loss ignores
-        are those of the class -1.
+        By class, shape ``(H, W)``, bool; nothing of a class or label that no pixel has. Pixels that the loss ignores,
+        and those of negative numbers, are those of the class -1.
 
     Raises:
         ValueError: If the item has no such labels.
@@ -148,6 +162,8 @@ def areas_of(item: Any) -> dict[int, Array]:
     Example:
         >>> {label: area.tolist() for label, area in areas_of(("picture", [[0, 2], [2, 0]])).items()}
         {2: [[False, True], [True, False]]}
+        >>> {label: area.tolist() for label, area in areas_of(("picture", [[1, 255]]), classes=2).items()}
+        {1: [[True, False]], -1: [[False, True]]}
     """
     labels = labels_of(item)
     if labels.ndim == 3 and len(labels) > 1:
@@ -162,6 +178,6 @@ def areas_of(item: Any) -> dict[int, Array]:
             f"Expected a mask of shape (H, W) or (K, H, W) in each sample of the dataset, got labels of the shape "
             f"{labels.shape}. Let the function of `--data` return items of a picture and its mask."
         )
-    areas = {int(label): mask == label for label in np.unique(mask) if label > 0}
-    ignored = (mask < 0) | np.isnan(mask)
+    ignored = (mask < 0) | np.isnan(mask) | (mask >= (np.inf if classes is None else classes))
+    areas = {int(label): mask == label for label in np.unique(mask[~ignored]) if label > 0}
     return areas | ({IGNORED: ignored} if ignored.any() else {})

@@ -162,7 +162,7 @@ class Asked:
             return {"given": label_list(several_labels_of(item), self._names), **self._input(row)}
         if statistics.unit_columns is None:
             return {"tokens": tagged_words(item, self._names, self._word)}
-        image, areas = self._pictures.image(row), areas_of(item)
+        image, areas = self._pictures.image(row), areas_of(item, len(self._names) if self._names else None)
         if image is None:
             return {}
         colours = [AREAS[place % len(AREAS)] if label >= 0 else IGNORED_AREA for place, label in enumerate(areas)]
