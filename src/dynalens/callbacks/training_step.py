@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -99,10 +100,11 @@ class TrainingStep:
             return None
         samples = self._identity.samples_of(batch)
         count = rows.shape[0] if self._views == 1 else None
+        choose = partial(self.rows.loss_of_labels, views=self._views)
         presentation = None
         try:
             presentation = self._capture.finish(
-                outputs, batch, samples, rows_of=self.rows.rows_of, choose=self.rows.loss_of_labels, count=count
+                outputs, batch, samples, rows_of=self.rows.rows_of, choose=choose, count=count
             )
         except CaptureError as error:
             if not self.rows.confirms:

@@ -67,7 +67,7 @@ class DenseTargets:
         Raises:
             CaptureError: If flat targets are others than those of the batch.
         """
-        logits, targets = logits.detach(), targets.detach()
+        logits, targets = logits.detach(), _without_channel(logits, targets.detach())
         if targets.is_floating_point() or targets.is_complex():
             each_label = self._several or (counted is not None and counted.shape[1:] == targets.shape[1:])
             classes = None if each_label else self._of_one_hot(logits, targets)
@@ -221,6 +221,16 @@ def _without(targets: Tensor, counted: Tensor | None, class_weight: Tensor | Non
         has_weight = (class_weight.detach() != 0)[targets.clamp(0, len(class_weight) - 1)]
         targets = targets.masked_fill(~has_weight & (targets >= 0), IGNORED)
     return targets
+
+
+def _without_channel(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return classes of pixels that stand in one channel, (N, 1, ...), as (N, ...) integers; others as they are."""
+    has_channel = targets.ndim > 3 and targets.shape == (len(logits), 1, *logits.shape[2:]) and logits.shape[1] > 1
+    if not has_channel or targets.is_complex():
+        return targets
+    classes = targets.squeeze(1)
+    is_whole = classes == classes.round() if classes.is_floating_point() else torch.ones_like(classes, dtype=torch.bool)
+    return torch.where(is_whole, classes, NOT_A_CLASS).long()
 
 
 def _put_back(logits: Tensor, targets: Tensor, entry: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from dynalens.capture.columns import of_columns
 from dynalens.capture.heads import Heads
 from dynalens.capture.loss_tap import LossCall
 from dynalens.capture.losses import StepLosses, different
@@ -19,7 +20,7 @@ _AS_BEFORE = "that of the head that was recorded before"
 
 
 class OneLoss:
-    """Find the loss that was trained on: the only one, one computed twice, or one of each part of the batch.
+    """Find the loss that was trained on: the only one, one computed twice, or one of each part of the batch or column.
 
     Of several others, the one that has the labels of the batch is chosen, if only one has. Of several heads of a
     network with the same targets, it is the main one.
@@ -67,6 +68,9 @@ class OneLoss:
             return losses.computed[0]
         calls, later = different(losses.trained), different(losses.later)
         self.calls = calls + later
+        whole = of_columns(calls) if len(calls) > 1 and not later else None
+        if whole is not None:
+            return whole
         call = same_loss(calls, first_step=first_step)
         if call is not None and later and self._joins is None:
             self._joins = adds_rows(later, call, rows_of)

@@ -370,10 +370,11 @@ class StepCapture:
     def _ambiguous(self, calls: str) -> CaptureError:
         numbers = different(self._of_numbers.computed)
         others = f" (not counting losses whose targets are no labels, {listed(numbers)})" if numbers else ""
+        of_numbers = "" if self._losses.computed else f" For a regression: {REMEDY}"
         hint = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
         return CaptureError(
             "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "
-            f"the batch, got {calls}{others}. {_REMEDY} For a regression: {REMEDY}{hint}"
+            f"the batch, got {calls}{others}. {_REMEDY}{of_numbers}{hint}"
         )
 
     def _look_for_classes(self, targets: Tensor, batch: Any) -> None:

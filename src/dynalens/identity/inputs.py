@@ -8,14 +8,22 @@ from torch import Tensor
 
 from dynalens.observation import nodes_behind
 
+Node = Any
+"""A node of autograd's graph."""
+Origin = int | Node
+"""The identity of an input, or the node of what was detached from its graph."""
+
 
 class InputUse:
-    """Note the first operations with gradients that a step gives the inputs of its batch, or what it made of these."""
+    """Note the first operations with gradients that a step gives the inputs of its batch, or what it made of these.
+
+    A probe beside another loss is given features that were detached: these are followed through the graph they left.
+    """
 
     def __init__(self) -> None:
         self._inputs: dict[int, Tensor] = {}
-        self._made: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self._operations: dict[Any, int] = {}
+        self._made: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
+        self._operations: dict[Node, Origin] = {}
 
     def begin(self, inputs: Sequence[Tensor]) -> None:
         """A step with these inputs begins; none where it has ended."""
@@ -26,28 +34,40 @@ class InputUse:
     def note(self, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
         """Note a call of torch; what it makes of inputs is held by nobody here."""
         source = next(self._sources(args, kwargs), None)
-        if source is None:
-            return
         for value in result if isinstance(result, tuple | list) else (result,):
             if not isinstance(value, Tensor):
                 continue
-            if value.grad_fn is None:
-                self._made[id(value)] = weakref.ref(value), source
-            else:
-                self._operations.setdefault(value.grad_fn, source)
+            if value.grad_fn is not None:
+                if source is not None:
+                    self._operations.setdefault(value.grad_fn, source)
+            elif (origin := source or next(_nodes(args, kwargs), None)) is not None:
+                self._made[id(value)] = weakref.ref(value), origin
 
     def lead_to(self, values: Tensor) -> bool:
         """Return whether values were computed from inputs; rows with one 1 each may be labels, and tell nothing."""
-        behind = nodes_behind([values.grad_fn])
-        used_inputs = {self._operations[node] for node in behind if node in self._operations}
-        return any(not _is_one_hot(self._inputs[each]) for each in used_inputs)
+        origins: set[Origin] = set()
+        found_nodes = {values.grad_fn}
+        while found_nodes:
+            behind = nodes_behind(list(found_nodes))
+            new_origins = {self._operations[node] for node in behind if node in self._operations} - origins
+            origins |= new_origins
+            found_nodes = {origin for origin in new_origins if not isinstance(origin, int)}
+        return any(isinstance(each, int) and not _is_one_hot(self._inputs[each]) for each in origins)
 
-    def _sources(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[int]:
-        for value in (*args, *kwargs.values()) if kwargs else args:
-            for each in value if isinstance(value, tuple | list) else (value,):
-                entry = self._made.get(id(each))
-                if entry is not None and entry[0]() is each:
-                    yield entry[1]
+    def _sources(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Origin]:
+        for each in _operands(args, kwargs):
+            entry = self._made.get(id(each))
+            if entry is not None and entry[0]() is each:
+                yield entry[1]
+
+
+def _operands(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        yield from value if isinstance(value, tuple | list) else (value,)
+
+
+def _nodes(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Node]:
+    return (each.grad_fn for each in _operands(args, kwargs) if isinstance(each, Tensor) and each.grad_fn is not None)
 
 
 def _is_one_hot(values: Tensor) -> bool:

@@ -71,6 +71,12 @@ NO_CLASSES = (
     "dict with `loss`, and with `logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, "
     "batch) -> (logits, targets), or leave the monitor out."
 )
+_RENUMBERED = (
+    "Expected each class to have the same number in all steps, got targets that number the classes of each batch anew, "
+    "as few-shot learning does, so that a number means another class in each step. If the module also has logits of "
+    "all classes, return a dict of `loss`, and of these `logits` and their `targets` in the order of the batch. Else "
+    "leave the monitor out."
+)
 
 
 class LabelCheck:
@@ -131,6 +137,7 @@ class LabelCheck:
         self.confirmed = traced or bool(labels_alike)
         if not labels_alike:
             self._check_changed(usual - {GIVEN})
+            self._check_renumbered(usual)
         is_open = {path for path in usual if not relations[path]}
         if GIVEN in is_open:
             self._check_given()
@@ -170,6 +177,13 @@ class LabelCheck:
             if _are_mostly_equal(label, target) and not any(_explain(label, other, target) for other in others):
                 wrong = sum(map(operator.ne, label, target))
                 raise SampleIdentityError(_CHANGED.format(wrong, len(target)))
+
+    def _check_renumbered(self, usual: set[Path]) -> None:
+        """Raise where each step numbers its classes by its labels, and the steps do it differently."""
+        for path in usual:
+            of_steps = [(columns[path], target) for columns, target in self._steps if path in columns]
+            if len(of_steps) > 1 and all(_is_numbering(label, target) for label, target in of_steps):
+                raise CaptureError(_RENUMBERED)
 
     def _check_given(self) -> None:
         """Raise where most targets are the label that the dataset shows, with a kappa above one half, and not all.
@@ -282,6 +296,13 @@ def _relation(label: list[Any], target: list[int]) -> str:
         return "constant" if len(values) > 1 else ""
     functional = len(set(zip(label, target, strict=True))) == len(values)
     return "function" if functional and len(values) < len(label) and not is_reordered(label, target) else ""
+
+
+def _is_numbering(label: list[Any], target: list[int]) -> bool:
+    """Return whether the targets of a step stand for its labels one to one, which two of each label show."""
+    repeats = Counter(label).values()
+    pairs = set(zip(label, target, strict=True))
+    return len(repeats) > 1 and min(repeats) > 1 and len(pairs) == len(repeats) == len(set(target))
 
 
 def _are_mostly_equal(label: list[Any], target: list[int]) -> bool:

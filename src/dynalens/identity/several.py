@@ -10,9 +10,9 @@ from dynalens.identity.trace import TRACE
 class LossOfLabels:
     """Choose among different losses of a step that was traced.
 
-    One is chosen if its targets are the batch's vector of labels, row by row, and its logits were computed from the
-    batch's inputs. The targets of all others must be made of something else, as of sizes or of what a network predicts,
-    and their logits must be others: mixed labels, a second view and a second head are never chosen among.
+    One is chosen if its targets are the batch's vector of labels, row by row in each view, and its logits were computed
+    from the batch's inputs. The targets of all others must be made of something else, as of sizes or of what a network
+    predicts, and their logits must be others: mixed labels, another view and a second head are never chosen among.
 
     Attributes:
         is_refuted: Whether the targets of another loss turned out to be labels, after one was chosen.
@@ -22,9 +22,9 @@ class LossOfLabels:
         self.is_refuted = self._has_chosen = False
         self._alike: dict[int, SameNumbers] = {}
 
-    def of(self, calls: Sequence[Any]) -> Any:
+    def of(self, calls: Sequence[Any], views: int = 1) -> Any:
         """Return the call of a loss, or None where none or several may be meant; waits in the first such steps."""
-        own_calls = [call for call in calls if _is_of_labels(call)]
+        own_calls = [call for call in calls if _is_of_labels(call, views)]
         if len(own_calls) != 1:
             return None
         own = own_calls[0]
@@ -46,6 +46,9 @@ class LossOfLabels:
         return alike.tells(own.targets.flatten().tolist(), other.targets.flatten().tolist())
 
 
-def _is_of_labels(call: Any) -> bool:
+def _is_of_labels(call: Any, views: int) -> bool:
     followed = TRACE.followed(call.targets)
-    return followed is not None and followed.is_vector and not followed.is_choice and call.targets.ndim == 1
+    if followed is None or not followed.is_vector or call.targets.ndim != 1:
+        return False
+    # Of several views, the order is compared later, on the device.
+    return len(followed.rows) == followed.of * views if views > 1 else not followed.is_choice

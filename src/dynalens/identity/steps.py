@@ -164,9 +164,9 @@ class StepRows:
         """Return which rows of the step's batch some targets are; None where all in order, or not known."""
         return TRACE.rows_of(targets)
 
-    def loss_of_labels(self, calls: Sequence[Any]) -> Any:
+    def loss_of_labels(self, calls: Sequence[Any], views: int) -> Any:
         """Return which of several losses is that of the batch's labels, or None; further steps are traced, too."""
-        own = self._losses.of(calls) if self._is_traced else None
+        own = self._losses.of(calls, views) if self._is_traced else None
         self._chooses |= own is not None
         return own
 
