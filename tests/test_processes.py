@@ -71,6 +71,19 @@ def test_each_process_has_the_record_of_all_and_weights_stay_bit_identical(folde
 
 
 @pytest.mark.slow
+def test_a_step_that_one_process_cannot_read_makes_the_epoch_incomplete_in_all(folder: Path) -> None:
+    ranks = left(folder, "left out")
+    assert [len(rank["seen"]) for rank in ranks] == [8, 7]
+    expected = fed(TrainingDynamics(N), [rank["seen"] for rank in ranks]).compute()
+    assert expected.presentations.sum() == 2 * (N + 1) - 4
+    for rank in ranks:
+        assert_same(statistics(rank), expected)
+        assert rank["attrs"]["incomplete_epochs"] == [1]
+        for parameter, value in rank["plain"].items():
+            assert torch.equal(rank["weights"][parameter], value), parameter
+
+
+@pytest.mark.slow
 def test_files_are_written_once_and_hold_the_merged_record_in_its_order(folder: Path) -> None:
     ranks = left(folder, "shuffle")
     record = load_record(folder / "shuffle")

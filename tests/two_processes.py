@@ -3,9 +3,11 @@
 import multiprocessing
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -119,6 +121,26 @@ def record_of_each_loader() -> None:
         leave(name, monitor, model, plain=run(f"{name}, plain", data=data).state_dict())
 
 
+class MixesInTheSecond(Classifier):
+    """In one step of the second epoch, one of the processes mixes the labels of two samples: there it is left out."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        if (self.current_epoch, batch_idx, rank()) != (1, 2, 1):
+            return super().training_step(batch, batch_idx)
+        x, y = batch
+        logits = self(0.5 * (x + x.flip(0)) / N)
+        return 0.5 * self.loss(logits, y) + 0.5 * self.loss(logits, y.flip(0))
+
+
+def step_left_out_in_one() -> None:
+    monitor, model, plain = TrainingDynamicsMonitor(), MixesInTheSecond(), MixesInTheSecond()
+    plain.load_state_dict(model.state_dict())
+    with pytest.warns(UserWarning, match="training goes on") if rank() else nullcontext():
+        run("left out", monitor, model=model, data=LOADERS["in order"])
+    run("left out, plain", model=plain, data=LOADERS["in order"])
+    leave("left out", monitor, model, plain=plain.state_dict())
+
+
 def with_explanations() -> None:
     dynamics = TrainingDynamicsMonitor(features="net.3", projector_every_n_epochs=1)  # the logits
     explaining = AttributionMonitor(samples=(images(4), labels(4)), steps=3)
@@ -172,6 +194,7 @@ def main(folder: Path) -> None:
     FOLDER = folder
     multiprocessing.set_forkserver_preload(["torch"])  # for the workers, which would import it one by one
     record_of_each_loader()
+    step_left_out_in_one()
     with_explanations()
     checkpoints()
     for name, data in FAILURES.items():
