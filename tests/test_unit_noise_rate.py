@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from dynalens import SampleStatistics, TrainingDynamics
+from dynalens.suspicion import assess
 from dynalens.suspicion.dense import dense_noise_rate
 from dynalens.suspicion.doubts import far_apart
 from dynalens.suspicion.units import unit_noise_rate, worst_odds
@@ -77,6 +78,17 @@ def test_the_bound_of_tokens_counts_samples_that_are_not_learned_yet() -> None:
     assert rate.value == 0
     assert rate.high >= 0.5
     assert far_apart(rate)
+
+
+def test_a_rate_of_nothing_is_doubted() -> None:
+    dynamics = TrainingDynamics(40)
+    logits = torch.zeros(40, 2, 2, 5)
+    logits[:, 1] = torch.linspace(-2, -1, 40)[:, None, None]
+    dynamics.update_units(list(range(40)), dense(logits, torch.zeros(40, 2, 5, dtype=torch.int64)))
+    dynamics.end_epoch(0)
+    rate = assess(dynamics.compute()).noise_rate
+    assert rate.value == 0
+    assert rate.doubts[-1].startswith("Not one sample stands out")
 
 
 def test_more_than_half_of_the_samples_may_have_a_wrong_label() -> None:

@@ -69,5 +69,20 @@ def far_apart(rate: NoiseRate) -> tuple[str, ...]:
     return (f"The bounds are far apart: the true rate may be anything from {ends}.",)
 
 
+def nothing_found(rate: NoiseRate, samples: int) -> tuple[str, ...]:
+    """Return the doubt of an estimate of less than one of the samples: the network may not have learned enough yet.
+
+    Example:
+        >>> nothing_found(NoiseRate(0.0, 0.1, 0.2), 100), len(nothing_found(NoiseRate(0.0, 0.0, 0.01), 100))
+        ((), 1)
+    """
+    if math.isnan(rate.value) or rate.value * samples >= 1:
+        return ()
+    return (
+        "Not one sample stands out: hardly any is wrong, or the network has not learned enough yet to contradict wrong "
+        "ones.",
+    )
+
+
 def _two_errors(rate: float, samples: int) -> float:
     return 2 * math.sqrt(max(rate * (1 - rate), 0.0) / max(samples, 1))

@@ -43,7 +43,7 @@ import numpy as np
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.confusions import one_way, wrong_log_odds
 from dynalens.suspicion.dense import dense_noise_rate, doubts_of, highest, is_dense
-from dynalens.suspicion.doubts import doubts, far_apart
+from dynalens.suspicion.doubts import doubts, far_apart, nothing_found
 from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.targets import target_noise_rate
@@ -155,12 +155,14 @@ def _unit_rate(part: SampleStatistics) -> tuple[NoiseRate, tuple[str, ...]]:
     """Return the noise rate of samples with several units, and what speaks against it."""
     if part.target is not None:
         rate = target_noise_rate(part)
-        return rate, far_apart(rate)
-    if is_dense(part):
+        reasons = far_apart(rate)
+    elif is_dense(part):
         rate = dense_noise_rate(part)
-        return rate, far_apart(rate)
-    rate = unit_noise_rate(part)
-    return rate, doubts(rate, samples=len(part), accuracy=float((part.probability_gap == 0).mean()))
+        reasons = far_apart(rate)
+    else:
+        rate = unit_noise_rate(part)
+        reasons = doubts(rate, samples=len(part), accuracy=float((part.probability_gap == 0).mean()))
+    return rate, (*reasons, *nothing_found(rate, len(part)))
 
 
 def _unit_score(statistics: SampleStatistics) -> Array:
