@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dynalens.dynamics import SampleStatistics
-from dynalens.pictures import charts
+from dynalens.pictures import axes, charts
 from dynalens.pictures.axes import PLOT, Axes, Axis, even_ticks
 from dynalens.pictures.card import WIDTH
 from dynalens.pictures.class_pairs import class_pairs, counted_pairs
@@ -182,6 +182,26 @@ def test_pairs_of_classes_are_counted_by_hand() -> None:
     counts, classes = counted_pairs(given, suggested, most_classes=2)
     assert classes == [0, 1]  # met five times and three times, class 2 twice
     assert counts.tolist() == [[0, 2], [1, 0]]
+
+
+def test_the_matrix_cuts_names_and_shows_numbers_where_they_would_be_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = list[str]()
+
+    def watched(draw: Any, position: Any, text: str, *arguments: Any, **options: Any) -> float:
+        written.append(text)
+        return write(draw, position, text, *arguments, **options)
+
+    monkeypatch.setattr(axes, "write", watched)
+    given, suggested = np.arange(4), np.arange(4)[::-1]
+    class_pairs(given, suggested, ["airplane", "automobile", "dog", "ship"])
+    assert {"airplane", "dog", "ship"} <= set(written)  # across, with room for eight letters
+    rows = [text for text in written if text and ("automobile".startswith(text) or "airplane".startswith(text))]
+    assert all(len(text) >= 3 for text in rows)
+    assert len(set(rows)) == 4  # and cut once more, down
+    written.clear()
+    class_pairs(given, suggested, ["training a", "training b", "training c", "training d"])
+    assert not any(text.startswith("tr") for text in written)
+    assert {"0", "1", "2", "3"} <= set(written)
 
 
 def test_the_matrix_is_darkest_where_most_samples_are() -> None:

@@ -209,7 +209,9 @@ def test_a_record_that_cannot_be_reported_is_refused(record: Record, tmp_path: P
 def test_the_command_writes_into_the_run_and_takes_a_dataset(
     record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "mydata.py").write_text("from training import dataset\n\nnumber = 3\n")
+    (tmp_path / "mydata.py").write_text(
+        "from training import dataset\n\nnumber = 3\n\ndef of(root):\n    return dataset()\n"
+    )
     monkeypatch.chdir(tmp_path)
     path, run = list(sys.path), str(record.folder)
     assert main(["report", run]) == 0
@@ -221,6 +223,7 @@ def test_the_command_writes_into_the_run_and_takes_a_dataset(
         ("nowhere:dataset", "`--data` to name a module, got 'nowhere:dataset'"),
         ("mydata", "module:callable, got 'mydata'"),
         ("mydata:number", "Name a function"),
+        ("mydata:of", "without arguments, got 'mydata:of': missing a required argument: 'root'"),
     ):
         assert main(["report", run, "--data", name]) == 2
         assert message in capsys.readouterr().err

@@ -2,7 +2,9 @@
 
 import argparse
 import importlib
+import inspect
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +64,7 @@ def named_dataset(name: str) -> Any:
     """Return what the callable ``module:callable`` returns; modules are also looked for in the working directory.
 
     Raises:
-        ValueError: If there is no such module or callable.
+        ValueError: If there is no such module or callable, or if it needs arguments.
     """
     module_name, _, attribute = name.partition(":")
     sys.path.insert(0, str(Path.cwd()))
@@ -78,4 +80,12 @@ def named_dataset(name: str) -> Any:
         raise ValueError(
             f"Expected `--data` to be module:callable, got {name!r}. Name a function that returns the training dataset."
         )
+    try:
+        with suppress(ValueError):  # of a callable whose arguments are not known
+            inspect.signature(factory).bind()
+    except TypeError as error:
+        raise ValueError(
+            f"Expected `--data` to name a callable without arguments, got {name!r}: {error}. Write a function that "
+            "returns the training dataset, and name it."
+        ) from error
     return factory()

@@ -7,11 +7,12 @@ from PIL import Image
 
 from dynalens.dynamics import Array
 from dynalens.pictures.axes import PLOT, Axes, Axis, number
-from dynalens.pictures.drawing import DENSITY, PAPER, class_name, colours_of, text_that_fits, text_width
+from dynalens.pictures.drawing import DENSITY, PAPER, class_name, colours_of, text_width
 
 MOST_CLASSES = 12
 """Classes that a matrix has room for; of more, those with the most flagged samples are shown."""
 _TICK, _ROOM = 12, 26  # size of letters, and pixels left of the plot
+_FEWEST_LETTERS = 3  # of a name that is cut: a number says as much as fewer
 
 
 def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = None, subtitle: str = "") -> Image.Image:
@@ -20,16 +21,17 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
     Args:
         given: Shape ``(M,)``, class that each flagged sample was trained on.
         suggested: Shape ``(M,)``, class that the network names instead; -1 where it names none, which is left out.
-        names: Name of each class, or None.
+        names: Name of each class, or None. Long names are cut to their first letters; where these would be alike, or
+            fewer than three, the axes show the numbers of the classes.
         subtitle: Behind the title.
     """
     counts, classes = counted_pairs(given, suggested)
     k, several = len(classes), len(np.unique(np.append(given[suggested >= 0], suggested[suggested >= 0])))
-    tick_names = [class_name(each, names) for each in classes]
-    if any(text_width(name, _TICK) > PLOT[0] / k - 3 for name in tick_names):
-        tick_names = [str(each) for each in classes]  # cut names of many classes look alike
-    column_names = tuple((float(i), name) for i, name in enumerate(tick_names))
-    row_names = tuple((float(k - 1 - i), text_that_fits(name, _TICK, _ROOM)) for i, name in enumerate(tick_names))
+    columns, rows = (_tick_names(classes, names, width) for width in (PLOT[0] / max(k, 1) - 3, _ROOM))
+    if columns is None or rows is None:
+        columns = rows = [str(each) for each in classes]
+    column_names = tuple((float(i), name) for i, name in enumerate(columns))
+    row_names = tuple((float(k - 1 - i), name) for i, name in enumerate(rows))
     end = max(k, 1) - 0.5
     axes = Axes(
         "Given and suggested", subtitle, colour_bar=True,
@@ -50,6 +52,20 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
     if several > k:
         axes.legend([(f"the {k} classes with the most, of {several}", DENSITY[-1])])
     return axes.image
+
+
+def _tick_names(classes: Sequence[int], names: Sequence[str] | None, width: float) -> list[str] | None:
+    """Return the names of classes, cut to their first letters where they are too wide; None if these look alike."""
+    whole_names = [class_name(each, names) for each in classes]
+    beginnings = [_beginning(name, width) for name in whole_names]
+    are_clear = all(
+        len(cut) >= min(_FEWEST_LETTERS, len(name)) for cut, name in zip(beginnings, whole_names, strict=True)
+    )
+    return beginnings if are_clear and len(set(beginnings)) == len(classes) else None
+
+
+def _beginning(name: str, width: float) -> str:
+    return next((name[:end] for end in range(len(name), 0, -1) if text_width(name[:end], _TICK) <= width), "")
 
 
 def counted_pairs(given: Array, suggested: Array, most_classes: int = MOST_CLASSES) -> tuple[Array, list[int]]:
