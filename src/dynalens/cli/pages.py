@@ -16,7 +16,10 @@ from dynalens.defaults import PRECISION
 from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, load_record
 from dynalens.report import write_audit, write_report
+from dynalens.report.samples import sample_pictures
 from dynalens.report.sentences import kept_texts
+
+_WHERE_FILES_ARE = "run this in the folder in which training ran, if the samples are named after picture files; or "
 
 
 def report(args: argparse.Namespace) -> None:
@@ -38,14 +41,15 @@ def audit(args: argparse.Namespace) -> None:
     options = {"n": args.n, "seed": args.seed, "answers": args.answers}
     page = write_audit(record, _path(args, record, "audit.html"), dataset=dataset, **options)
     if dataset is None and keeps_all_given(record.statistics):
-        rows_with_content = record.pictures().keys() | kept_texts(record).texts.keys()
+        pictures = sample_pictures(record, None, kept_texts(record))
         samples = pd.Index(record.audit_plan(**options)["sample_id"])
         without_picture = sum(
-            row not in rows_with_content for row in record.table().index.get_indexer(samples).tolist()
+            not pictures.has_content(row) for row in record.table().index.get_indexer(samples).tolist()
         )
         if without_picture:
             say(
-                f"{without_picture} of {len(samples)} samples have neither picture nor text on the page: pass --data "
+                f"{without_picture} of {len(samples)} samples have neither picture nor text on the page: "
+                f"{_WHERE_FILES_ARE if record.names() else ''}pass --data "
                 f"MODULE:CALLABLE, a function that returns the training dataset, or, if they are pictures, signals or "
                 f"tokens, train with TrainingDynamicsMonitor(audit={args.n}), which keeps them"
             )

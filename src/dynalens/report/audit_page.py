@@ -41,9 +41,10 @@ def write_audit(
         n: How many samples to ask about, as for :func:`dynalens.audit_plan`.
         seed: Seed of the random order.
         answers: Answers of earlier rounds. The page asks about other samples, and all answers count in its estimate.
-        dataset: What was trained on; its pictures, texts or rows are shown. Without it, the pictures that the callback
-            kept while training. Where samples have a label for each token or pixel, or several numbers, it is needed
-            unless the callback drew the audit (``audit=``) and kept what was given to its samples.
+        dataset: What was trained on; its pictures, texts or rows are shown. Without it, the picture files that samples
+            are named after, and the pictures that the callback kept while training. Where samples have a label for each
+            token or pixel, or several numbers, it is needed unless the callback drew the audit (``audit=``) and kept
+            what was given to its samples.
 
     Raises:
         ValueError: If an argument is out of its range, the dataset has another length than the record, or the record

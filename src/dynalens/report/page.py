@@ -81,7 +81,8 @@ def write_report(
     Args:
         record: As of ``load_record``.
         path: The file.
-        dataset: What was trained on; its pictures are shown. Without it, those that the callback kept while training.
+        dataset: What was trained on; its pictures are shown. Without it, the picture files that samples are named
+            after, and the pictures that the callback kept while training.
         limit: At most so many suspects, the worst.
         answers: Answers of an audit, as for :func:`dynalens.audit`: rate and probabilities are calibrated on them, and
             a curve shows how many of the first n labels of the order are wrong.

@@ -1,8 +1,10 @@
-"""Small pictures of samples as they were kept while training; those of a dataset are in ``items``."""
+"""Pictures of samples as they were kept while training, or in their files; those of a dataset are in ``items``."""
 
 import base64
 import io
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -14,18 +16,35 @@ from dynalens.report.sentences import KeptTexts
 from dynalens.suspicion import is_dense
 
 _SIGNAL_CELL = (160, 120)
+_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Of files that torchvision's ImageFolder takes for pictures."""
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
+"""Pillow's names of what is in them: no other program is started to read one."""
+_LONGEST_SIDE = 1000
+"""Of a picture that is read from a JPEG file; larger ones take longer, and pages show none."""
 
 
 class SamplePictures:
-    """Looks up samples among the pictures that were kept; their texts and files were not.
+    """Looks up samples in their files, if their names are those of files, and among the pictures that were kept.
 
     Args:
-        kept: Pictures that were kept while training, by sample.
+        stored_pictures: Pictures that were kept while training, by sample.
         texts: Texts of those that were tokens, by sample; with the doubtful token in brackets, where there is one.
+        files: Path of the file of each sample; None where the dataset had none.
     """
 
-    def __init__(self, stored_pictures: Mapping[int, Array], texts: Mapping[int, str] | None = None) -> None:
-        self._stored_pictures, self._texts = stored_pictures, texts or {}
+    def __init__(
+        self,
+        stored_pictures: Mapping[int, Array],
+        texts: Mapping[int, str] | None = None,
+        files: Sequence[str] | None = None,
+    ) -> None:
+        self._stored_pictures, self._texts, self._files = stored_pictures, texts or {}, files
+
+    def has_content(self, sample: int) -> bool:
+        """Return whether there is a picture or a text to show."""
+        is_kept = sample in self._stored_pictures or sample in self._texts
+        return is_kept or is_picture_file(self._file_of(sample))
 
     def thumbnail(self, sample: Any, side: int) -> str | None:
         """Return a picture as a data URI, at most ``side`` pixels wide and high; None if there is none."""
@@ -42,26 +61,64 @@ class SamplePictures:
 
     def image(self, sample: Any) -> Image.Image | None:
         """Return the picture of a sample; None where there is none."""
+        picture = picture_in_file(self._file_of(sample))
+        if picture is not None:  # as a person knows it: whole, and larger than the copy that was kept
+            return picture
         thumbnail = self._stored_pictures.get(sample)
         return None if thumbnail is None else picture_of(thumbnail)
 
+    def _file_of(self, sample: int) -> str:
+        return self._files[sample] if self._files is not None and sample < len(self._files) else ""
+
 
 def sample_pictures(record: Record, dataset: Any, texts: KeptTexts) -> SamplePictures:
-    """Return what looks up the samples of a dataset, or, without one, what was kept of them.
+    """Return what looks up the samples of a dataset, or, without one, their files and what was kept of them.
 
     Args:
-        record: That keeps pictures.
+        record: That keeps pictures, and the names of files.
         dataset: What was trained on, or None.
         texts: Texts that it keeps.
     """
     if dataset is None:
-        return SamplePictures(record.pictures(), texts.texts)
+        # Of masks, the copies that were kept have the pixels that the network contradicts.
+        files = None if is_dense(record.statistics) else record.names()
+        return SamplePictures(record.pictures(), texts.texts, files)
     from dynalens.report.items import DatasetPictures  # torch, which pages without a dataset do without
 
     if not is_dense(record.statistics):
         return DatasetPictures(dataset)
     # Pictures have the pixels that the network contradicts, and words are those that its tokens were made of.
     return DatasetPictures(dataset, record.pictures(), texts.texts if texts.decoded else None)
+
+
+def is_picture_file(path: str) -> bool:
+    """Return whether there is a file of this name whose suffix says that it is a picture.
+
+    Example:
+        >>> is_picture_file("photos/no_such_cat.jpg")
+        False
+    """
+    try:
+        return path.lower().endswith(_SUFFIXES) and Path(path).is_file()
+    except ValueError:  # a name that no file can have
+        return False
+
+
+def picture_in_file(path: str) -> Image.Image | None:
+    """Return the picture in a file; None where there is none, or none that can be read.
+
+    A picture of so many pixels that Pillow warns of it is left alone: the record may be a stranger's.
+    """
+    if not is_picture_file(path):
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with Image.open(path, formats=_FORMATS) as image:
+                image.draft("RGB", (_LONGEST_SIDE, _LONGEST_SIDE))
+                return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError):
+        return None
 
 
 def data_uri(image: Image.Image, side: int) -> str:
