@@ -20,8 +20,10 @@ from torch.utils.data import TensorDataset
 
 from dynalens import AttributionMonitor, LayerMonitor, TrainingDynamicsMonitor, apply_decisions, load_record
 from dynalens.auditing import StratifiedRate, interval, stratified_rate
+from dynalens.record import RecordFolder
 from dynalens.report import write_audit, write_report
 from dynalens.text import percent
+from test_cli import run as recorded
 from test_units import MultiLabel, several_labels
 from training import N, fit, images, labels, loader
 
@@ -210,6 +212,31 @@ def shown_ids(browser: Any) -> list[str]:
     found = browser.execute_script("return [...document.querySelectorAll('.card')].map(card => card.dataset.id)")
     assert isinstance(found, list)
     return found
+
+
+def test_names_of_files_and_a_chosen_number_of_the_matrix_are_legible(browser: Any, tmp_path: Path) -> None:
+    folder = recorded(tmp_path)
+    names = [f"/data/pictures/of/the/year/photograph_{i:05d}.png" for i in range(120)]
+    RecordFolder(folder / "dynalens").write_names(names)
+    browser.get(write_report(load_record(folder), tmp_path / "report.html").as_uri())
+    first = waited(lambda: browser.find_elements("css selector", ".card .file"))[0]
+    assert first.text.startswith("photograph_")
+    # The name of the file itself ends before its line does.
+    assert browser.execute_script(
+        """const line = arguments[0], range = document.createRange();
+        range.setStart(line.firstChild, 0); range.setEnd(line.firstChild, line.textContent.indexOf(".png") + 4);
+        return range.getBoundingClientRect().right <= line.getBoundingClientRect().right""", first,
+    )  # fmt: skip
+    keys(browser, "k")  # the stripe of a decision takes room, too
+    for card in browser.find_elements("css selector", ".card")[:3]:
+        heights = browser.execute_script("return [arguments[0].scrollHeight, arguments[0].clientHeight]", card)
+        assert heights[0] == heights[1]
+    browser.find_element("css selector", "#pairs summary").click()
+    cell = browser.find_elements("css selector", "#matrix button")[0]
+    colour = cell.value_of_css_property("color")
+    cell.click()
+    assert cell.get_attribute("aria-pressed") == "true"
+    assert cell.value_of_css_property("color") == colour
 
 
 def test_decisions_of_the_page_are_those_of_the_dataset(browser: Any, run: Path, tmp_path: Path) -> None:

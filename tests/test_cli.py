@@ -147,6 +147,12 @@ def test_runs_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "runs on the same samples, got 120 in the first and 90 in run 2" in capsys.readouterr().err
 
 
+def test_a_run_is_not_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = run(tmp_path / "0")
+    assert main(["compare", str(folder), str(folder / "dynalens")]) == 2
+    assert f"Expected each run once, got {folder / 'dynalens'} a second time" in capsys.readouterr().err
+
+
 def test_compared_classes_without_a_name_go_by_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folders = [str(run(tmp_path / str(seed), seed, names=["cat"])) for seed in range(2)]
     assert main(["compare", *folders, "--csv", str(tmp_path / "agreed.csv")]) == 0

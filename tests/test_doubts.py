@@ -160,6 +160,7 @@ def test_a_run_that_memorised_its_labels_says_so(memorised: Path, record: Record
     assert record.doubts() == list(rate.doubts) == record.table().attrs["doubts"] == record.suspects(3).attrs["doubts"]
     said = " ".join(rate.doubts)
     assert re.search("repeats 100.0 % of the given labels.*bounds are far apart.*few samples: 300", said)
+    assert "Even if 20 % of all labels were wrong, these few might all be right." in said
     assert "The estimate still falls" in " ".join(load_record(memorised.parent / "short").doubts())
 
 

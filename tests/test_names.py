@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_no_cell_of_a_csv_file_is_a_formula(run: tuple[Path, TrainingDynamicsMonitor], tmp_path: Path) -> None:
     folder, _ = run
     assert main(["suspects", str(folder), "--precision", "0.01", "--csv", str(tmp_path / "suspects.csv")]) == 0
-    assert main(["compare", str(folder), str(folder), "--csv", str(tmp_path / "compared.csv")]) == 0
+    other = shutil.copytree(folder, tmp_path / "other")
+    assert main(["compare", str(folder), str(other), "--csv", str(tmp_path / "compared.csv")]) == 0
     everything = rows_of(folder / "dynalens" / "samples.csv")
     for rows in (everything, rows_of(tmp_path / "suspects.csv"), rows_of(tmp_path / "compared.csv")):
         texts = [row[name] for row in rows for name in row if name.endswith("name")]
@@ -146,10 +148,11 @@ def test_no_cell_of_a_csv_file_is_a_formula(run: tuple[Path, TrainingDynamicsMon
 
 
 def test_no_letter_of_a_name_reaches_the_terminal_as_a_command(
-    run: tuple[Path, TrainingDynamicsMonitor], capsys: pytest.CaptureFixture[str]
+    run: tuple[Path, TrainingDynamicsMonitor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, _ = run
-    for command in (["suspects", str(folder), "--precision", "0.01"], ["compare", str(folder), str(folder)]):
+    other = shutil.copytree(folder, tmp_path / "other")
+    for command in (["suspects", str(folder), "--precision", "0.01"], ["compare", str(folder), str(other)]):
         assert main([*command, "--top", "99"]) == 0
         said = capsys.readouterr().out
         assert r"\x1b[31mred\x1b[0m" in said

@@ -137,7 +137,7 @@ def test_charts_take_a_twentieth_of_the_training_time_and_no_number_depends_on_i
     assert short.epochs == [0, 2, 4, 6]
     assert len(short.said) == 1
     assert re.search(
-        r"pictures took 8 % .* `max_overhead=0\.05`\. The next ones are of epoch 2, and .* last", short.said[0]
+        r"pictures took 8\.3 % .* `max_overhead=0\.05`\. The next ones are of epoch 2, and .* last", short.said[0]
     )
     whole = Fitted(tmp_path / "whole", monkeypatch, slow_fit, max_overhead=None)
     assert (whole.epochs, whole.said) == (list(range(7)), [])

@@ -223,6 +223,7 @@ def test_the_command_writes_into_the_run_and_takes_a_dataset(
         ("nowhere:dataset", "`--data` to name a module, got 'nowhere:dataset'"),
         ("mydata", "module:callable, got 'mydata'"),
         ("mydata:number", "Name a function"),
+        ("mydata:dataste", "to name a callable, got 'mydata:dataste': the module mydata has no 'dataste'"),
         ("mydata:of", "without arguments, got 'mydata:of': missing a required argument: 'root'"),
     ):
         assert main(["report", run, "--data", name]) == 2

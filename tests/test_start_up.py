@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,8 @@ record = load_record({str(folder)!r})
 record.table(), record.suspects(), record.removable(0.1), record.noise_rate(), list(record.history())
 """
     run, file = str(folder), str(folder / "suspects.json")
-    commands = [["suspects", run, "--json", file], ["compare", run, run], ["suspects", str(folder / "nothing")]]
+    other = str(shutil.copytree(folder, folder.with_name("other")))
+    commands = [["suspects", run, "--json", file], ["compare", run, other], ["suspects", str(folder / "nothing")]]
     assert not imported_by(code + COMMANDS.format(commands=commands)) & (SLOW | PAGES)
     assert Path(file).is_file()
 

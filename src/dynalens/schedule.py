@@ -97,7 +97,7 @@ class Schedule:
         self._has_told = True
         next_epoch = self.next_epoch if self.last_epoch is None else min(self.next_epoch, self.last_epoch)
         return (
-            f"{results} took {percent(overhead, 0)} of the training time since the previous ones, more than "
+            f"{results} took {percent(overhead)} of the training time since the previous ones, more than "
             f"`max_overhead={self.max_overhead}`. The next ones are of epoch {next_epoch}, and the last epoch always "
             "has some. To get them for every epoch, pass `max_overhead=None` to the callback."
         )

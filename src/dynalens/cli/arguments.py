@@ -78,7 +78,7 @@ def _add_report(commands: Any) -> None:
     answers = "adapt the noise rate and the order to the answers of an audit, as in `dynalens suspects`"
     page.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
     limit = "show at most this many suspects (default: %(default)s)"
-    page.add_argument("--limit", type=int, default=MOST_CARDS, help=limit)
+    page.add_argument("--limit", type=int, default=MOST_CARDS, metavar="N", help=limit)
 
 
 def _add_audit(commands: Any) -> None:

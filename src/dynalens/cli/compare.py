@@ -30,9 +30,20 @@ def _agreement_of_maps(records: Sequence[Record]) -> list[str]:
     ]
 
 
+def _check_that_runs_differ(records: Sequence[Record], runs: Sequence[str]) -> None:
+    """Refuse a run that is named twice: it would agree with itself."""
+    folders = [record.folder.resolve() for record in records if record.folder is not None]
+    for position, folder in enumerate(folders):
+        if folder in folders[:position]:
+            raise ValueError(
+                f"Expected each run once, got {runs[position]} a second time. Pass the folders of different runs."
+            )
+
+
 def run(args: argparse.Namespace) -> None:
     """Show the suspects on which several runs agree, by their mean rank."""
     records = [load_record(run) for run in args.runs]
+    _check_that_runs_differ(records, args.runs)
     together = compare_runs([record.table() for record in records])
     common = int((together["flagged_in"] == len(records)).sum())
     say(f"{common} of the {len(together)} samples that all {len(records)} runs have seen are flagged in all of them")

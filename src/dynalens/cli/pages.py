@@ -80,6 +80,11 @@ def named_dataset(name: str) -> Any:
         ) from error
     finally:
         sys.path.pop(0)
+    if module_name and attribute and factory is None:
+        raise ValueError(
+            f"Expected `--data` to name a callable, got {name!r}: the module {module_name} has no {attribute!r}. "
+            "Name a function that returns the training dataset."
+        )
     if not callable(factory):
         raise ValueError(
             f"Expected `--data` to be module:callable, got {name!r}. Name a function that returns the training dataset."

@@ -54,8 +54,8 @@ def doubts(
         f"The estimate still falls: it was {percent(earlier_rate)} halfway and is {percent(rate.value)} now, so that "
         "more labels may be wrong.": earlier_rate > rate.value + error,
         **dict.fromkeys(far_apart(rate), True),
-        f"There are few samples: {samples:,}. The estimate uses only the 5 % of them that the network is surest "
-        f"of. Even if {percent(min(few, 1.0), 0)} of all labels are wrong, it can be that none of these is.": few
+        f"There are few samples: {samples:,}. The estimate looks at the 5 % of them of which the network is surest. "
+        f"Even if {percent(min(few, 1.0), 0)} of all labels were wrong, these few might all be right.": few
         > max(rate.value, EXCLUDED),
     }
     return tuple(sentence for sentence, holds in sentences.items() if holds)

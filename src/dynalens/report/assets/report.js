@@ -117,8 +117,9 @@ function about(card) {
       make("div", { class: "given", title: nameOf(card.label) }, `${card.unit ? card.unit + ": " : ""}${GIVEN} ${nameOf(card.label)}`),
       make("div", { class: "suggested", title: nameOf(card.suggested) }, SUGGESTED + " " + nameOf(card.suggested))),
     make("div", { class: "meta" },
-      make("span", { title: card.file || card.id }, `rank ${card.rank}, #${card.id}${card.file ? " " + fileName(card.file) : ""}`),
+      make("span", { title: card.id }, `rank ${card.rank}, #${card.id}`),
       make("span", { title: `probability that the ${LABEL} is wrong` }, `wrong: ${estimate(card.wrong)}`)),
+    ...(card.file ? [make("div", { class: "file", title: card.file }, fileName(card.file))] : []),
     isRegression ? sparkline(card.trace, content.epochs, CLOSENESS) : sparkline(card.trace, content.epochs), ...looksLike(card)];
 }
 
