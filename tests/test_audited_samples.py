@@ -14,6 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 from dynalens import TrainingDynamicsMonitor, audit, audit_plan, load_record
 from dynalens.cli import main
 from dynalens.logs.audited import AuditWatch, bounded
+from dynalens.pictures import SuspectWatch
 from dynalens.record import RecordFolder, read_audited, write_arrays
 from dynalens.report import write_audit
 from dynalens.units import dense
@@ -113,6 +114,24 @@ def test_training_ends_alike_if_an_audit_of_tokens_or_pixels_is_drawn(tmp_path: 
     monitor = TrainingDynamicsMonitor(audit=12, save_dir=tmp_path / "record")
     fit_undisturbed(tmp_path, monitor, model, data=lambda: loader(data))
     assert len(read_audited(tmp_path / "record", N)) == 12
+
+
+@pytest.mark.parametrize(
+    ("part", "method"),
+    [(AuditWatch, "see"), (AuditWatch, "note"), (AuditWatch, "take"), (SuspectWatch, "see")],
+)
+def test_training_ends_alike_if_copies_of_samples_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, method: str
+) -> None:
+    def failing(*args: Any) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(part, method, failing)
+    monitor = TrainingDynamicsMonitor(audit=12, save_dir=tmp_path / "record")
+    data = TensorDataset(images(), masks())
+    with pytest.warns(UserWarning, match="Pictures of the record are switched off, training goes on: RuntimeError"):
+        fit_undisturbed(tmp_path, monitor, Segmenter, data=lambda: loader(data), max_epochs=3)
+    assert load_record(tmp_path / "record").table()["presentations"].eq(3).all()
 
 
 def test_a_disk_that_has_no_room_for_what_was_given_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

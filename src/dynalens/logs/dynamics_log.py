@@ -173,7 +173,8 @@ class DynamicsLog:
                 if rows and not keeps_all_given(statistics):
                     self._audit = AuditWatch(rows, self._normalisation)
         if self._projector is not None:
-            self._projector.begin_epoch(epoch, statistics)
+            with self._or_switched_off():
+                self._projector.begin_epoch(epoch, statistics)
 
     @property
     def copies(self) -> bool:
@@ -182,12 +183,13 @@ class DynamicsLog:
 
     def see(self, rows: Tensor | None, inputs: Tensor | None) -> None:
         """Copy the inputs of suspects, and of what the projector shows, from a batch."""
-        if self._projector is not None and rows is not None:
-            self._projector.see(rows, inputs)
-        if self.pictures is not None:
-            self.pictures.see(rows, inputs)
-        if self._audit is not None and rows is not None:
-            self._audit.see(rows, inputs)
+        with self._or_switched_off():
+            if self._projector is not None and rows is not None:
+                self._projector.see(rows, inputs)
+            if self.pictures is not None:
+                self.pictures.see(rows, inputs)
+            if self._audit is not None and rows is not None:
+                self._audit.see(rows, inputs)
 
     def note(self, rows: Tensor, units: UnitPresentation | None) -> None:
         """Keep what was given to samples of an audit, and which pixels of the masks of suspects a step contradicts."""
