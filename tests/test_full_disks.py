@@ -103,4 +103,4 @@ def test_memory_that_is_short_while_a_file_is_written_is_said_as_a_full_disk_is(
     writes = Writes("maps to a folder", "Training goes on.")
     with pytest.warns(UserWarning, match="Expected to write maps to a folder, got MemoryError: Unable.* Training goes"):
         writes.attempt("a", short)
-    assert list(writes.missing) == ["a"]
+    assert list(writes.errors) == ["a"]

@@ -15,7 +15,7 @@ from dynalens import TrainingDynamicsMonitor
 from dynalens.callbacks.recording import RecordingCallback
 from dynalens.cli import main
 from dynalens.dynamics import EpochRecord, SampleStatistics, TrainingDynamics
-from dynalens.record import RecordFolder, RecordMeta, load_record, read_history, replaced
+from dynalens.record import RecordFolder, RecordMeta, load_record, read_history, replacement_file
 from dynalens.suspicion import assess, epoch_summary, samples_table
 from training import arrays_of, dataset, fit
 
@@ -201,7 +201,7 @@ def test_a_failed_write_leaves_the_file_before_whole(tmp_path: Path) -> None:
     path.write_text("before")
 
     def fail() -> None:
-        with replaced(path) as temporary:
+        with replacement_file(path) as temporary:
             temporary.write_text("half")
             raise OSError("disk full")
 

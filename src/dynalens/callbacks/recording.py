@@ -11,7 +11,7 @@ from dynalens.callbacks.base import NamedCallback
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.logs import GallerySource
 from dynalens.record import LiveRecord, Record
-from dynalens.record.plans import AskedFor
+from dynalens.record.plans import AuditAnswers
 from dynalens.suspicion import PRECISION, NoiseRate
 
 
@@ -63,7 +63,7 @@ class RecordingCallback(NamedCallback):
         precision: float | None = None,
         *,
         embeddings: Any = None,
-        answers: AskedFor | None = None,
+        answers: AuditAnswers | None = None,
     ) -> pd.DataFrame:
         """Return :meth:`Record.suspects`: the samples that were seen, the most suspicious first."""
         return self.record.suspects(n, precision, embeddings=embeddings, answers=answers)
@@ -77,12 +77,12 @@ class RecordingCallback(NamedCallback):
         return self.record.doubts()
 
     def clean_indices(
-        self, precision: float | None = None, *, embeddings: Any = None, answers: AskedFor | None = None
+        self, precision: float | None = None, *, embeddings: Any = None, answers: AuditAnswers | None = None
     ) -> list[Any]:
         """Return :meth:`Record.clean_indices`: the ids of the samples that are not flagged."""
         return self.record.clean_indices(precision, embeddings=embeddings, answers=answers)
 
-    def weights(self, *, answers: AskedFor | None = None) -> Array:
+    def weights(self, *, answers: AuditAnswers | None = None) -> Array:
         """Return :meth:`Record.weights`: the probability that each label is right, shape (N,)."""
         return self.record.weights(answers=answers)
 
@@ -92,7 +92,7 @@ class RecordingCallback(NamedCallback):
         precision: float = PRECISION,
         label: str | int | None = None,
         *,
-        answers: AskedFor | None = None,
+        answers: AuditAnswers | None = None,
     ) -> Any:
         """Return :meth:`Record.relabelled`: the dataset with the suggested label in place of each flagged one."""
         return self.record.relabelled(dataset, precision, label, answers=answers)

@@ -303,7 +303,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             # The checkpoint was saved after the epoch's last step: Lightning goes on.
             self._end_epoch(self._live.open_epoch)
         epoch = self._epoch(trainer)
-        self._live.begin_steps(epoch, first=first)
+        self._live.begin_steps(epoch, is_first_step=first)
         if self._processes is not None and self._processes.is_first:
             self._live.write_under_way(epoch)
 
@@ -350,7 +350,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return {}
         # A collective would dead-lock where one process alone writes a checkpoint, as on an exception.
         alone = self._processes is None or self._processes.number == 1
-        return self._live.state(alone=alone) | self._identity.state() | {"features": self._features.state()}
+        return self._live.state(is_only_process=alone) | self._identity.state() | {"features": self._features.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the record of a checkpoint."""

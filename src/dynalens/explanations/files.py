@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynalens.dynamics import Array
 from dynalens.explanations.names import ids_of_arrays
-from dynalens.record import read_arrays, whole
+from dynalens.record import damage_errors, read_arrays
 
 _MAPS, _SCALES = ".maps", ".scales"
 _FOLDER = "explanations"
@@ -110,7 +110,7 @@ def _explanations_folder(folder: Path) -> Path:
 
 def _read(epoch: int, file: Path) -> ExplainedEpoch:
     arrays = read_arrays(file)
-    with whole(file):
+    with damage_errors(file):
         methods = [name.removesuffix(_MAPS) for name in arrays if name.endswith(_MAPS)]
         if not methods:  # of a version that kept none
             return ExplainedEpoch(epoch, [], arrays["labels"], arrays["targets"], {}, {})

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from dynalens.deferred import deferred
 from dynalens.record.asking import KeepsRecord, audit, audit_plan
 from dynalens.record.audited import AuditedSample, audit_options, read_audited
-from dynalens.record.files import epoch_file, forget_epochs, read_arrays, replaced, whole, write_arrays
+from dynalens.record.files import damage_errors, epoch_file, forget_epochs, read_arrays, replacement_file, write_arrays
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
 from dynalens.record.loading import load_record
-from dynalens.record.plans import AskedFor
+from dynalens.record.plans import AuditAnswers
 from dynalens.record.record import Record, RecordMeta
 from dynalens.record.sentences import KeptSentences, read_sentences
 from dynalens.record.settings import RecordSettings
@@ -29,7 +29,7 @@ else:
     __getattr__, __dir__ = deferred(__name__, live="LiveRecord")
 
 __all__ = [
-    "AskedFor",
+    "AuditAnswers",
     "AuditedSample",
     "History",
     "KeepsRecord",
@@ -43,6 +43,7 @@ __all__ = [
     "audit",
     "audit_options",
     "audit_plan",
+    "damage_errors",
     "epoch_file",
     "forget_epochs",
     "load_record",
@@ -51,7 +52,6 @@ __all__ = [
     "read_history",
     "read_sentences",
     "read_similar",
-    "replaced",
-    "whole",
+    "replacement_file",
     "write_arrays",
 ]

@@ -7,7 +7,7 @@ import pandas as pd
 
 from dynalens.auditing import Audit
 from dynalens.auditing.answers import AnswersSource
-from dynalens.record.plans import AskedFor
+from dynalens.record.plans import AuditAnswers
 from dynalens.record.record import Record
 
 
@@ -72,7 +72,7 @@ def audit_plan(
     return _record(record_or_monitor).audit_plan(n, seed=seed, answers=answers)
 
 
-def audit(record_or_monitor: Record | KeepsRecord, answers: AskedFor) -> Audit:
+def audit(record_or_monitor: Record | KeepsRecord, answers: AuditAnswers) -> Audit:
     """Return how many labels are wrong, and which, from the answers of a person.
 
     Args:

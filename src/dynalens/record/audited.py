@@ -9,7 +9,7 @@ import numpy as np
 from dynalens.auditing import keeps_all_given
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.record.checks import check_names
-from dynalens.record.files import read_arrays, whole
+from dynalens.record.files import damage_errors, read_arrays
 
 AUDITED = "audited.npz"
 """Of each sample that an audit drew while training: what was given to it, and its input."""
@@ -34,8 +34,8 @@ class AuditedSample(NamedTuple):
 
 def audit_options(statistics: SampleStatistics, folder: Path | None) -> str:
     """Return what ``dynalens audit RUN`` needs for this record; an empty text if it needs no more."""
-    kept = keeps_all_given(statistics) or (folder is not None and (folder / AUDITED).is_file())
-    return "" if kept else " --data MODULE:CALLABLE"
+    is_answerable = keeps_all_given(statistics) or (folder is not None and (folder / AUDITED).is_file())
+    return "" if is_answerable else " --data MODULE:CALLABLE"
 
 
 def audited_arrays(samples: Mapping[int, AuditedSample]) -> dict[str, Array]:
@@ -58,10 +58,10 @@ def read_audited(folder: Path | None, num_samples: int) -> dict[int, AuditedSamp
     if file is None or not file.is_file():
         return {}
     arrays = read_arrays(file)
-    with whole(file):
+    with damage_errors(file):
         rows = [name.removesuffix(f"_{_GIVEN}") for name in arrays if name.endswith(f"_{_GIVEN}")]
-        known = [f"{row}_{part}" for row in rows for part in (_GIVEN, _INPUT)]
-        check_names(arrays, [], known)
+        known_names = [f"{row}_{part}" for row in rows for part in (_GIVEN, _INPUT)]
+        check_names(arrays, [], known_names)
         for row in rows:
             if not (row.isdecimal() and int(row) < num_samples):
                 raise ValueError(f"{row:.20} instead of a row of {num_samples} samples")

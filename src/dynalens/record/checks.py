@@ -40,9 +40,9 @@ _ASSESSED = ("margin", "confidence", "weighted_margin", "weighted_confidence", "
 
 def check_statistics(arrays: Mapping[str, Array]) -> None:
     """Raise a ValueError if these are not the statistics of one number of samples."""
-    every = {field.name: field.default is MISSING for field in fields(SampleStatistics)}
-    required_names = {name for name, is_required in every.items() if is_required}
-    check_names(arrays, required_names, every)
+    required_by_name = {field.name: field.default is MISSING for field in fields(SampleStatistics)}
+    required_names = {name for name, is_required in required_by_name.items() if is_required}
+    check_names(arrays, required_names, required_by_name)
     num_samples = len(np.atleast_1d(arrays["label"]))
     for name in required_names:
         _check_kind(name, arrays[name], num_samples)
@@ -59,8 +59,8 @@ def check_statistics(arrays: Mapping[str, Array]) -> None:
     if "expected_entropy" in arrays:
         _check_kind("expected_entropy", arrays["expected_entropy"], num_samples)
     _check_units(arrays, num_samples)
-    for name, least in (("mean_probabilities", 2), ("unit_margins", 2), ("unit_residuals", 1)):
-        _check_each_class(name, arrays.get(name), num_samples, least)
+    for name, min_columns in (("mean_probabilities", 2), ("unit_margins", 2), ("unit_residuals", 1)):
+        _check_each_class(name, arrays.get(name), num_samples, min_columns)
     _check_given(arrays)
     _check_ranges(arrays)
     _check_agreement(arrays)
@@ -105,13 +105,13 @@ def check_meta(raw: Any, presentations: Array) -> None:
     names = ("num_samples", "epochs", "incomplete_epochs", "class_names", "version")
     check_names(raw, {"num_samples", "epochs"}, names)
     if raw["num_samples"] != len(presentations):
-        raise ValueError(f"num_samples {_short(raw['num_samples'])} where the arrays are of {len(presentations)}")
-    most = max(int(presentations.sum(dtype=np.int64)), _FEW_EPOCHS)
+        raise ValueError(f"num_samples {_excerpt(raw['num_samples'])} where the arrays are of {len(presentations)}")
+    max_epochs = max(int(presentations.sum(dtype=np.int64)), _FEW_EPOCHS)
     for name in ("epochs", "incomplete_epochs"):
-        _check_epochs(name, raw.get(name, []), most)
+        _check_epochs(name, raw.get(name, []), max_epochs)
     classes = raw.get("class_names")
     if classes is not None and not (is_texts(classes) and len(classes) <= MOST_CLASSES):
-        raise ValueError(f"class_names {_short(classes)} instead of names")
+        raise ValueError(f"class_names {_excerpt(classes)} instead of names")
 
 
 def check_names(entries: Collection[str], required_names: Collection[str], known_names: Collection[str]) -> None:
@@ -121,7 +121,7 @@ def check_names(entries: Collection[str], required_names: Collection[str], known
     if missing_names:
         raise ValueError(f"no {', '.join(missing_names)}")
     if foreign:
-        raise ValueError(f"the foreign entries {_short(', '.join(foreign))}")
+        raise ValueError(f"the foreign entries {_excerpt(', '.join(foreign))}")
 
 
 def check_range(name: str, values: Array, low: int, high: float) -> None:
@@ -136,12 +136,12 @@ def is_texts(values: Any) -> bool:
 
 
 def _check_units(arrays: Mapping[str, Array], num_samples: int) -> None:
-    present = _UNITS.keys() & arrays.keys()
-    if present and present != _UNITS.keys():
-        raise ValueError(f"no {', '.join(sorted(_UNITS.keys() - present))}")
-    for name in present:
+    unit_names = _UNITS.keys() & arrays.keys()
+    if unit_names and unit_names != _UNITS.keys():
+        raise ValueError(f"no {', '.join(sorted(_UNITS.keys() - unit_names))}")
+    for name in unit_names:
         _check_kind(name, arrays[name], num_samples, _UNITS[name])
-    if present:
+    if unit_names:
         for name in _SOME_UNITS.keys() & arrays.keys():
             _check_kind(name, arrays[name], num_samples, _SOME_UNITS[name])
         check_range("unit", arrays["unit"], -1, 2**31)
@@ -171,10 +171,10 @@ def _check_given(arrays: Mapping[str, Array]) -> None:
     check_range("unit_given", unit_given.ravel(), -1, 2)
 
 
-def _check_each_class(name: str, values: Array | None, num_samples: int, least: int) -> None:
+def _check_each_class(name: str, values: Array | None, num_samples: int, min_columns: int) -> None:
     if values is None:
         return
-    if values.ndim != 2 or len(values) != num_samples or not least <= values.shape[1] <= MOST_CLASSES:
+    if values.ndim != 2 or len(values) != num_samples or not min_columns <= values.shape[1] <= MOST_CLASSES:
         raise ValueError(f"{name} of shape {values.shape} for {num_samples} samples")
     if values.dtype.kind != "f":
         raise ValueError(f"{name} of {values.dtype}")
@@ -220,22 +220,22 @@ def _check_agreement(arrays: Mapping[str, Array]) -> None:
         raise ValueError("label of no class of samples that were seen")
     if "unit" not in arrays and ((arrays["candidate"] >= 0) & (arrays["candidate"] == arrays["label"])).any():
         raise ValueError("candidate that is the label itself")
-    for names, of_each in (
+    for names, matrix_name in (
         (_CLASSES, "mean_probabilities"), (("unit",), "unit_margins"), (("unit",), "unit_residuals"),
     ):  # fmt: skip
-        for name in names if of_each in arrays else ():
-            check_range(name, arrays[name], -1, arrays[of_each].shape[1])
+        for name in names if matrix_name in arrays else ():
+            check_range(name, arrays[name], -1, arrays[matrix_name].shape[1])
 
 
-def _check_epochs(name: str, epochs: Any, most: int) -> None:
+def _check_epochs(name: str, epochs: Any, max_epochs: int) -> None:
     if not isinstance(epochs, list) or not all(type(epoch) is int for epoch in epochs):
-        raise ValueError(f"{name} {_short(epochs)} instead of a list of numbers")
+        raise ValueError(f"{name} {_excerpt(epochs)} instead of a list of numbers")
     if epochs and not (len(set(epochs)) == len(epochs) and min(epochs) >= 0 and max(epochs) < MOST_EPOCHS):
-        raise ValueError(f"{name} {_short(epochs)} instead of different numbers below {MOST_EPOCHS:,}")
-    if len(epochs) > most:
-        raise ValueError(f"{len(epochs):,} {name} where the arrays have {most:,} presentations at most")
+        raise ValueError(f"{name} {_excerpt(epochs)} instead of different numbers below {MOST_EPOCHS:,}")
+    if len(epochs) > max_epochs:
+        raise ValueError(f"{len(epochs):,} {name} where the arrays have {max_epochs:,} presentations at most")
 
 
-def _short(value: Any) -> str:
+def _excerpt(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -20,7 +20,7 @@ class DamagedFileError(ValueError):
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
+def replacement_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path that takes the place of ``path`` at the end, so that a kill leaves the old file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")  # several processes may save at once
@@ -33,13 +33,13 @@ def replaced(path: Path) -> Iterator[Path]:
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write an npz file, whole or not at all."""
-    with replaced(path) as temporary, temporary.open("wb") as file:
+    with replacement_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub mixes the arrays up with its own keyword
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all, in ASCII: names need not be UTF-8."""
-    with replaced(path) as temporary:
+    with replacement_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="ascii")
 
 
@@ -57,7 +57,7 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 def read_with_digest(path: Path) -> tuple[dict[str, Array], int]:
     """Return the arrays of :func:`read_arrays` and the :func:`digest`, which is of the same file."""
-    with whole(path), zipfile.ZipFile(path) as archive:
+    with damage_errors(path), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("arrays that are larger than the file")
@@ -78,12 +78,12 @@ def read_json(path: Path) -> Any:
         DamagedFileError: If it is none.
         OSError: If it cannot be opened.
     """
-    with whole(path):
+    with damage_errors(path):
         return json.loads(path.read_text(encoding="utf-8"))
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[None]:
+def damage_errors(path: Path) -> Iterator[None]:
     """Let whatever goes wrong while a file is read be one error that names the file; errors of the disk stay."""
     try:
         yield
@@ -104,7 +104,7 @@ def digest(path: Path) -> int:
         DamagedFileError: If it is no such file.
         OSError: If it cannot be opened.
     """
-    with whole(path), zipfile.ZipFile(path) as archive:
+    with damage_errors(path), zipfile.ZipFile(path) as archive:
         return _digest(archive)
 
 
@@ -125,9 +125,9 @@ def epoch_file(epoch: int) -> str:
 
 def forget_epochs(folder: Path, begin: int) -> None:
     """Delete the files of this epoch and of later ones: an earlier run left them, and nothing would tell them apart."""
-    for old in folder.glob("epoch_*.npz"):
-        if old.name >= epoch_file(begin):
-            old.unlink()
+    for path in folder.glob("epoch_*.npz"):
+        if path.name >= epoch_file(begin):
+            path.unlink()
 
 
 def _check_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:

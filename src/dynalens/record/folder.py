@@ -19,7 +19,7 @@ from dynalens.cells import inert_cells
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.embeddings import SimilarSamples
 from dynalens.record.audited import AUDITED, AuditedSample, audited_arrays
-from dynalens.record.files import digest, epoch_file, replaced, text_digest, write_arrays, write_json
+from dynalens.record.files import digest, epoch_file, replacement_file, text_digest, write_arrays, write_json
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta
 
@@ -38,7 +38,7 @@ def write_sheet(folder: Path, name: str, png: bytes) -> Path:
     """Write a picture for the report into a record's folder and return its path."""
     path = folder / SHEETS / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path) as temporary:
+    with replacement_file(path) as temporary:
         temporary.write_bytes(png)
     return path
 
@@ -78,17 +78,17 @@ class RecordFolder:
         self.is_begun, self._continues, self.digests = True, source is not None, {}
         history = self.path / "history"
         if source is None:
-            for old in history.glob("epoch_*.npz"):
-                old.unlink()
+            for path in history.glob("epoch_*.npz"):
+                path.unlink()
         elif source.resolve() != self.path.resolve():
             self._continues = False
             history.mkdir(parents=True, exist_ok=True)
         if source is not None:
             earlier_history = History(source, epochs, digests=digests)
             lost_epochs = set(earlier_history.lost_epochs())
-            for epoch, old in earlier_history.files().items():
+            for epoch, path in earlier_history.files().items():
                 if epoch not in lost_epochs and earlier_history.holds(epoch):
-                    self._take_over(epoch, old)
+                    self._take_over(epoch, path)
         return [epoch for epoch in epochs if epoch not in self.digests]
 
     def write_history(self, epoch: int, presentations: EpochRecord | Mapping[str, Array]) -> None:
@@ -104,14 +104,14 @@ class RecordFolder:
     ) -> None:
         """Write ``record.npz``, which is the record, and ``meta.json``, a part of it for people."""
         self.path.mkdir(parents=True, exist_ok=True)
-        ids = {} if sample_ids is None else {"sample_id": sample_ids}
-        inside = np.frombuffer(json.dumps(self._inside(meta)).encode(), np.uint8)
+        rows = {"root_index": root_index} if sample_ids is None else {"root_index": root_index, "sample_id": sample_ids}
+        meta_bytes = np.frombuffer(json.dumps(self._meta_fields(meta)).encode(), np.uint8)
         # A kill may leave the old record or the new one, but no file of the one beside the other.
         new_run = self.is_begun and not self._continues
         sheets = (self.path / SHEETS).glob("*.png") if new_run else ()
-        for old in (*(self.path / name for name in (_OF_THE_RUN_BEFORE if new_run else (META,))), *sheets):
-            old.unlink(missing_ok=True)
-        write_arrays(self.path / "record.npz", {**statistics.arrays(), "root_index": root_index, **ids, "meta": inside})
+        for path in (*(self.path / name for name in (_OF_THE_RUN_BEFORE if new_run else (META,))), *sheets):
+            path.unlink(missing_ok=True)
+        write_arrays(self.path / "record.npz", {**statistics.arrays(), **rows, "meta": meta_bytes})
         self._continues = True
         write_json(self.path / META, asdict(meta))
         if self.is_begun:
@@ -142,7 +142,7 @@ class RecordFolder:
         """Write ``samples.csv`` and, flagged ones only and worst first, ``suspects.csv``."""
         table = inert_cells(table)
         for name, rows in zip(TABLES, (table, table[table["flagged"]].sort_values("rank")), strict=True):
-            with replaced(self.path / name) as temporary:
+            with replacement_file(self.path / name) as temporary:
                 rows.to_csv(temporary)
 
     def write_neighbours(self, scores: Array | None, epochs: Sequence[int]) -> None:
@@ -173,21 +173,21 @@ class RecordFolder:
         arrays = {"rows": similar.rows, "given": similar.given, "suggested": similar.suggested}
         write_arrays(self.path / SIMILAR, {**arrays, "epochs": np.array(epochs)})
 
-    def _take_over(self, epoch: int, old: Path) -> None:
+    def _take_over(self, epoch: int, source: Path) -> None:
         if not self._continues:
-            with replaced(self.path / "history" / old.name) as temporary:
-                shutil.copy2(old, temporary)
-        self.digests[epoch] = digest(old)
+            with replacement_file(self.path / "history" / source.name) as temporary:
+                shutil.copy2(source, temporary)
+        self.digests[epoch] = digest(source)
 
-    def _inside(self, meta: RecordMeta) -> dict[str, Any]:
-        inside: dict[str, Any] = asdict(meta)
-        inside["history"] = {str(epoch): self.digests[epoch] for epoch in meta.epochs if epoch in self.digests}
+    def _meta_fields(self, meta: RecordMeta) -> dict[str, Any]:
+        meta_fields: dict[str, Any] = asdict(meta)
+        meta_fields["history"] = {str(epoch): self.digests[epoch] for epoch in meta.epochs if epoch in self.digests}
         if self._names_known:
-            inside["names"] = None if self._names is None else text_digest(self._names[: meta.num_samples])
-        return inside
+            meta_fields["names"] = None if self._names is None else text_digest(self._names[: meta.num_samples])
+        return meta_fields
 
     def _tidy(self, epochs: Sequence[int]) -> None:
         names = {epoch_file(epoch) for epoch in epochs}
-        for old in (self.path / "history").glob("epoch_*.npz"):
-            if old.name not in names:
-                old.unlink()
+        for path in (self.path / "history").glob("epoch_*.npz"):
+            if path.name not in names:
+                path.unlink()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dynalens.dynamics import Array
 from dynalens.record.checks import MOST_SAMPLES, check_presentations
-from dynalens.record.files import DamagedFileError, digest, epoch_file, read_with_digest, whole
+from dynalens.record.files import DamagedFileError, damage_errors, digest, epoch_file, read_with_digest
 
 Presentations = Mapping[str, Array]
 UNREADABLE = (OSError, DamagedFileError)
@@ -24,14 +24,14 @@ class History:
         num_samples: Number of samples of the record.
         digests: Of the file of each epoch that was kept, so that another run's file is not taken for it; None for a
             record that does not say, as those of 0.1.0.
-        held: Presentations that are in memory, by epoch.
+        unwritten: Presentations that are in memory, by epoch.
     """
 
     folder: Path | None
     epochs: Sequence[int]
     num_samples: int = MOST_SAMPLES
     digests: Mapping[int, int] | None = None
-    held: Mapping[int, Presentations] = field(default_factory=dict)
+    unwritten: Mapping[int, Presentations] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[int, Presentations]]:
         """Yield number and presentations of each epoch that was kept and is still there.
@@ -41,10 +41,10 @@ class History:
         """
         files = self.files()
         for epoch in self.epochs:
-            if epoch in self.held:
-                yield epoch, self.held[epoch]
+            if epoch in self.unwritten:
+                yield epoch, self.unwritten[epoch]
             elif epoch in files:
-                presentations = self._read(epoch, files[epoch])
+                presentations = self._own_presentations(epoch, files[epoch])
                 if presentations is not None:
                     yield epoch, presentations
 
@@ -52,25 +52,25 @@ class History:
         """Yield the same for what is only shown: without these epochs, and without those that cannot be read."""
         for epoch in [epoch for epoch in self.epochs if epoch not in excluded_epochs]:
             with suppress(*UNREADABLE):
-                yield from History(self.folder, [epoch], self.num_samples, self.digests, self.held)
+                yield from History(self.folder, [epoch], self.num_samples, self.digests, self.unwritten)
 
     def is_there(self) -> bool:
         """Return whether every epoch was kept and has a file; no file is opened to see if it is this record's."""
         files = self.files()
         recorded_epochs = files if self.digests is None else self.digests
-        return all(epoch in self.held or (epoch in recorded_epochs and epoch in files) for epoch in self.epochs)
+        return all(epoch in self.unwritten or (epoch in recorded_epochs and epoch in files) for epoch in self.epochs)
 
     def lost_epochs(self) -> list[int]:
         """Return the epochs whose presentations were kept and are gone, or are not as they were."""
         files = self.files()
         # A record that does not say what it kept may never have had a history: no file at all is no loss.
         recorded_epochs = self.digests if self.digests is not None else self.epochs if files else ()
-        epochs_on_disk = [epoch for epoch in self.epochs if epoch in recorded_epochs and epoch not in self.held]
+        epochs_on_disk = [epoch for epoch in self.epochs if epoch in recorded_epochs and epoch not in self.unwritten]
         return [epoch for epoch in epochs_on_disk if epoch not in files or not self._can_be_read(epoch, files[epoch])]
 
     def holds(self, epoch: int) -> bool:
         """Return whether the presentations of this epoch were kept, as far as that is known."""
-        return epoch in self.held or self.digests is None or epoch in self.digests
+        return epoch in self.unwritten or self.digests is None or epoch in self.digests
 
     def files(self) -> dict[int, Path]:
         """Return the file of each epoch that has one, whosever it is."""
@@ -91,14 +91,14 @@ class History:
     def _is_own(self, epoch: int, number: int) -> bool:
         return self.digests is None or self.digests.get(epoch) == number
 
-    def _read(self, epoch: int, path: Path) -> Presentations | None:
+    def _own_presentations(self, epoch: int, path: Path) -> Presentations | None:
         """Return the presentations; None where the file is another run's."""
         if self.digests is not None and epoch not in self.digests:
             return None
         arrays, number = read_with_digest(path)
         if not self._is_own(epoch, number):
             return None
-        with whole(path):
+        with damage_errors(path):
             check_presentations(arrays, self.num_samples)
         return arrays
 

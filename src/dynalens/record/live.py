@@ -72,7 +72,7 @@ class LiveRecord:
         self._given_class_names = class_names
         self._root_index = np.arange(0)
         self.current: int | None = None
-        self._whole: int | None = None  # the epoch that is recorded from its first step on
+        self._complete_epoch: int | None = None  # the epoch that is recorded from its first step on
         self._noted_epoch: int | None = None  # the epoch that is noted on disk as under way
         self._unwritten: dict[int, Mapping[str, Array]] = {}  # presentations that could not be written yet
         self._digests: dict[int, int] | None = None  # of the history's files, as the checkpoint has them
@@ -130,11 +130,11 @@ class LiveRecord:
         """Return the number of the epoch under way: the Trainer's, or the next one, as a second fit counts on."""
         return max(current, self.epochs[-1] + 1 if self.epochs else 0)
 
-    def begin_steps(self, epoch: int, *, first: bool) -> None:
+    def begin_steps(self, epoch: int, *, is_first_step: bool) -> None:
         """Steps of an epoch begin; with its first one, what an earlier attempt at the epoch lost is recorded now."""
         self.current = epoch
-        if first:
-            self._whole = epoch
+        if is_first_step:
+            self._complete_epoch = epoch
 
     def update(self, rows: Tensor, logits: Tensor, targets: Tensor, units: UnitPresentation | None = None) -> None:
         """Add the batch of the step that began; where samples have several units, by these."""
@@ -149,17 +149,22 @@ class LiveRecord:
         """Fold the epoch into the statistics and return its presentations; None, and no epoch, if it had none."""
         assert self.dynamics is not None
         presentations = self.dynamics.end_epoch(epoch, merge)
-        whole, self.open_epoch, self._record, self._whole = self._whole == epoch, None, None, None
+        is_complete, self.open_epoch, self._record, self._complete_epoch = (
+            self._complete_epoch == epoch,
+            None,
+            None,
+            None,
+        )
         if not len(presentations.index) and not presentations.non_finite:
             return None
         self.epochs.append(epoch)
-        if whole:
-            self._incomplete = [other for other in self._incomplete if other != epoch]
+        if is_complete:
+            self._incomplete = [number for number in self._incomplete if number != epoch]
         return presentations
 
     def leave_out(self, epoch: int) -> None:
         """Hear that a step of an epoch could not be recorded: the epoch is incomplete."""
-        self._incomplete, self._whole, self._record = sorted({*self._incomplete, epoch}), None, None
+        self._incomplete, self._complete_epoch, self._record = sorted({*self._incomplete, epoch}), None, None
 
     def cut_off(self) -> None:
         """Drop the epoch under way, which an exception ended."""
@@ -246,7 +251,7 @@ class LiveRecord:
             self._hold(self.epochs[-1], presentations.presentations())
             self.attempt("history", lambda: self._write_held(folder))
         record = self.record()
-        if self.sample_ids is not None or len(self.epochs) == 1 or "names.json" in self._writes.missing:
+        if self.sample_ids is not None or len(self.epochs) == 1 or "names.json" in self._writes.errors:
             self.attempt("names.json", lambda: folder.write_names(self.names))
         self.attempt("record.npz", lambda: folder.write_record(record))
 
@@ -298,9 +303,9 @@ class LiveRecord:
         folder.write_tables(record.table())
         return folder.path
 
-    def attempt(self, what: str, action: Callable[[], None]) -> None:
+    def attempt(self, name: str, action: Callable[[], None]) -> None:
         """Write something; if the disk fails, say so once and go on: the record is in memory."""
-        self._writes.attempt(what, action)
+        self._writes.attempt(name, action)
 
     def _other_folder(self, path: Path) -> RecordFolder:
         """Return a folder with the history in it, the own one if the path is its."""
@@ -319,7 +324,7 @@ class LiveRecord:
 
     def _hold(self, epoch: int, presentations: Mapping[str, Array]) -> None:
         self._unwritten[epoch] = presentations
-        if sum(values.nbytes for each in self._unwritten.values() for values in each.values()) > MOST_HELD:
+        if sum(values.nbytes for arrays in self._unwritten.values() for values in arrays.values()) > MOST_HELD:
             self._unwritten.clear()  # the history is no longer whole, and no part of it counts
 
     def _write_held(self, folder: RecordFolder) -> None:
@@ -328,14 +333,14 @@ class LiveRecord:
             del self._unwritten[epoch]
             self._record = None  # it looks for these presentations elsewhere now
 
-    def state(self, *, alone: bool) -> dict[str, Any]:
+    def state(self, *, is_only_process: bool) -> dict[str, Any]:
         """Return the record as tensors and plain Python; the epoch under way only if one process has all of it."""
         assert self.dynamics is not None
         return {
-            "dynamics": self.dynamics.state_dict(pending=alone),
+            "dynamics": self.dynamics.state_dict(pending=is_only_process),
             "epochs": list(self.epochs),
-            "incomplete_epochs": list(self._incomplete) if alone else self._missing_epochs(),
-            "open_epoch": self.open_epoch if alone else None,
+            "incomplete_epochs": list(self._incomplete) if is_only_process else self._missing_epochs(),
+            "open_epoch": self.open_epoch if is_only_process else None,
             "folder": str(self.folder.path) if self.folder else "",
             "history": dict(self.folder.digests) if self.folder else {},
         }

@@ -12,7 +12,7 @@ import numpy as np
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.notices import warn
 from dynalens.record.checks import MOST_EPOCHS, check_meta, check_names, check_rows, check_statistics, is_texts
-from dynalens.record.files import read_arrays, read_json, text_digest, whole
+from dynalens.record.files import damage_errors, read_arrays, read_json, text_digest
 from dynalens.record.folder import META, NAMES, NEIGHBOURS, PICTURES, UNDER_WAY
 from dynalens.record.history import History
 from dynalens.record.record import VERSION, Record, RecordMeta
@@ -49,24 +49,24 @@ def load_record(folder: str | Path) -> Record:
     """
     path = _record_folder(Path(folder))
     arrays = read_arrays(path / "record.npz")
-    outside = read_json(path / META) if (path / META).is_file() else None
-    _check_version(outside, path)
-    with whole(path / "record.npz"):
-        inside = json.loads(arrays.pop("meta").tobytes()) if "meta" in arrays else None
-        _check_version(inside, path)
+    meta_copy = read_json(path / META) if (path / META).is_file() else None
+    _check_version(meta_copy, path)
+    with damage_errors(path / "record.npz"):
+        meta_fields = json.loads(arrays.pop("meta").tobytes()) if "meta" in arrays else None
+        _check_version(meta_fields, path)
         root_index, sample_ids = check_rows(arrays)
         check_statistics(arrays)
-        digests, names = _digests(inside)
-        if inside is not None:
-            check_meta(inside, arrays["presentations"])
-    if outside is not None:
-        with whole(path / META):
-            check_meta(outside, arrays["presentations"])
+        digests, names = _digests(meta_fields)
+        if meta_fields is not None:
+            check_meta(meta_fields, arrays["presentations"])
+    if meta_copy is not None:
+        with damage_errors(path / META):
+            check_meta(meta_copy, arrays["presentations"])
     # The record itself says what is in it. A kill may have left `meta.json` as it was an epoch before.
-    fields: dict[str, Any] | None = outside if inside is None else inside
-    if fields is None:
+    meta_source: dict[str, Any] | None = meta_copy if meta_fields is None else meta_fields
+    if meta_source is None:
         raise FileNotFoundError(f"Expected {path} to hold {META}, got none. Take the folder from a backup.")
-    meta = _with_epoch_under_way(path, RecordMeta(**fields))
+    meta = _with_epoch_under_way(path, RecordMeta(**meta_source))
     num_samples = len(root_index)
     return Record(
         statistics=SampleStatistics(**arrays),
@@ -76,7 +76,7 @@ def load_record(folder: str | Path) -> Record:
         sample_names=_names(path, num_samples, names),
         folder=path,
         presentations=History(path, meta.epochs, num_samples, digests),
-        find_neighbours=functools.partial(_neighbours, path, meta, outside),
+        find_neighbours=functools.partial(_neighbours, path, meta, meta_copy),
         find_pictures=functools.partial(_pictures, path, num_samples),
     )
 
@@ -98,14 +98,14 @@ def _check_version(raw: Any, path: Path) -> None:
         )
 
 
-def _digests(inside: Any) -> tuple[dict[int, int] | None, Any]:
+def _digests(meta_fields: Any) -> tuple[dict[int, int] | None, Any]:
     """Return the digest of each epoch's file, and that of the names, ``...`` where the record does not say."""
-    if not isinstance(inside, dict):
+    if not isinstance(meta_fields, dict):
         return None, ...
-    history = inside.pop("history", {})
+    history = meta_fields.pop("history", {})
     if not isinstance(history, dict) or not all(isinstance(value, int) for value in history.values()):
         raise ValueError("a history that is no object of numbers")
-    return {int(epoch): value for epoch, value in history.items()}, inside.pop("names", ...)
+    return {int(epoch): value for epoch, value in history.items()}, meta_fields.pop("names", ...)
 
 
 def _with_epoch_under_way(path: Path, meta: RecordMeta) -> RecordMeta:
@@ -113,7 +113,7 @@ def _with_epoch_under_way(path: Path, meta: RecordMeta) -> RecordMeta:
     if not (path / UNDER_WAY).is_file():
         return meta
     raw = read_json(path / UNDER_WAY)
-    with whole(path / UNDER_WAY):
+    with damage_errors(path / UNDER_WAY):
         check_names(raw, ["epoch"], ["epoch"])
         epoch = raw["epoch"]
         if type(epoch) is not int or not 0 <= epoch < MOST_EPOCHS:
@@ -129,7 +129,7 @@ def _names(path: Path, num_samples: int, expected_digest: Any) -> list[str] | No
     if expected_digest is None or not file.is_file():
         return None
     names = read_json(file)
-    with whole(file):
+    with damage_errors(file):
         if not is_texts(names):
             raise ValueError("no list of names")
         if expected_digest is ... and len(names) != num_samples:
@@ -144,19 +144,19 @@ def _names(path: Path, num_samples: int, expected_digest: Any) -> list[str] | No
     return sample_names
 
 
-def _neighbours(path: Path, meta: RecordMeta, outside: Mapping[str, Any] | None) -> Array | None:
+def _neighbours(path: Path, meta: RecordMeta, meta_copy: Mapping[str, Any] | None) -> Array | None:
     """Return the scores of neighbours; None where there is none, or not as of these epochs."""
     file = path / NEIGHBOURS
     if not file.is_file():
         return None
     arrays = read_arrays(file)
-    with whole(file):
+    with damage_errors(file):
         check_names(arrays, ["score", "epochs"], ["score", "epochs"])
         scores = arrays["score"]
         if scores.shape != (meta.num_samples,) or scores.dtype.kind != "f":
             raise ValueError(f"score of {scores.dtype} and shape {scores.shape} for {meta.num_samples} samples")
         epochs = arrays["epochs"].tolist()
-        return scores if epochs == list(meta.epochs) == (epochs if outside is None else outside["epochs"]) else None
+        return scores if epochs == list(meta.epochs) == (epochs if meta_copy is None else meta_copy["epochs"]) else None
 
 
 def _pictures(path: Path, num_samples: int) -> dict[int, Array]:
@@ -165,7 +165,7 @@ def _pictures(path: Path, num_samples: int) -> dict[int, Array]:
     if not file.is_file():
         return {}
     arrays = read_arrays(file)
-    with whole(file):
+    with damage_errors(file):
         for name, picture in arrays.items():
             image = picture.ndim == 3 and picture.shape[2] == 3 and picture.dtype == np.uint8
             signal = picture.ndim == 2 and picture.dtype.kind == "f"

@@ -17,7 +17,7 @@ from dynalens.auditing.strata import MOST_STRATA
 from dynalens.dynamics import Array
 from dynalens.notices import warn
 from dynalens.record.checks import check_names, check_range
-from dynalens.record.files import read_arrays, whole, write_arrays
+from dynalens.record.files import damage_errors, read_arrays, write_arrays
 
 if TYPE_CHECKING:
     from dynalens.record.record import Record
@@ -26,7 +26,7 @@ PLANS = "audit_plans.npz"
 """Of each plan: its seed, how many it drew, and stratum and label of each sample."""
 _ARRAYS = ("label", "stratum", "seed", "count")
 
-AskedFor = AnswersSource | Sequence[AnswersSource] | Audit
+AuditAnswers = AnswersSource | Sequence[AnswersSource] | Audit
 """Answers, or what was made of them before."""
 
 
@@ -42,12 +42,12 @@ class Audits:
 
     def __init__(self, record: "Record") -> None:
         self._record = record
-        self._held: list[Plan] = []
+        self._plans_in_memory: list[Plan] = []
 
-    def of(self, record: "Record") -> "Audits":
+    def copy_for(self, record: "Record") -> "Audits":
         """Return the audits of a record of the same run, with the plans that are held in memory."""
         audits = Audits(record)
-        audits._held = self._held
+        audits._plans_in_memory = self._plans_in_memory
         return audits
 
     def plan(self, n: int, seed: int, answers: AnswersSource | Sequence[AnswersSource] | None) -> pd.DataFrame:
@@ -57,14 +57,14 @@ class Audits:
         plans = self._fitting_labels()
         answered_rows = np.array([], dtype=np.int64)
         if answers is not None:
-            answers_read = self._read(answers)
+            answers_read = self._read_answers(answers)
             plan, answered_rows = self._drawn_by(plans, answers_read), answers_read.rows
         else:
-            same = [plan for plan in plans if plan.seed == seed]
-            plan = same[-1] if same else Plan.of(self._score, label=self._label, n=n, seed=seed)
+            plans_of_seed = [plan for plan in plans if plan.seed == seed]
+            plan = plans_of_seed[-1] if plans_of_seed else Plan.of(self._score, label=self._label, n=n, seed=seed)
         plan, rows = draw(plan, n, answered_rows)
-        self._keep([*(other for other in plans if other.seed != plan.seed), plan])
-        labels = self._label[rows] if self._given.texts is None else self._given.texts(rows)
+        self._keep([*(earlier_plan for earlier_plan in plans if earlier_plan.seed != plan.seed), plan])
+        labels = self._label[rows] if self._given_labels.texts is None else self._given_labels.texts(rows)
         columns = {"sample_id": self._ids[rows], "label": labels, "probability": plan.probabilities(rows)}
         return pd.DataFrame(columns)
 
@@ -76,12 +76,12 @@ class Audits:
         """Return the rows that were drawn so far, by any plan."""
         return sorted({int(row) for plan in self._fitting_labels() for row in plan.order()[: plan.count]})
 
-    def result(self, answers: AskedFor) -> Audit:
+    def result(self, answers: AuditAnswers) -> Audit:
         """Return what the answers say of the record, as :func:`dynalens.audit`."""
         if isinstance(answers, Audit):
             return answers
-        answers_read = self._read(answers)
-        plans = self._kept()
+        answers_read = self._read_answers(answers)
+        plans = self._all_plans()
         own_plans = [plan for plan in plans if plan.belongs_to(self._label)]
         if plans and not own_plans:
             raise ValueError(
@@ -100,8 +100,8 @@ class Audits:
     def _drawn_by(self, plans: Sequence[Plan], answers: Answers) -> Plan:
         """Return the plan of the answers; of a record without one, what a first plan would be."""
         if not plans:
-            first = Plan.of(self._score, label=self._label, n=FIRST, seed=0)
-            plans = [replace(first, count=max(FIRST, len(answers)))]
+            first_plan = Plan.of(self._score, label=self._label, n=FIRST, seed=0)
+            plans = [replace(first_plan, count=max(FIRST, len(answers)))]
         return fitting(plans, answers, self._ids.tolist())
 
     @functools.cached_property
@@ -109,32 +109,32 @@ class Audits:
         return self._record.assess().score
 
     @functools.cached_property
-    def _given(self) -> Given:
+    def _given_labels(self) -> Given:
         return given_to(self._record.statistics)
 
     @property
     def _label(self) -> Array:
-        return self._given.codes
+        return self._given_labels.codes
 
     @functools.cached_property
     def _ids(self) -> Array:
         return np.array(self._record.shown_ids())
 
-    def _read(self, answers: AnswersSource | Sequence[AnswersSource]) -> Answers:
-        given, names = self._given, self._record.meta.class_names
+    def _read_answers(self, answers: AnswersSource | Sequence[AnswersSource]) -> Answers:
+        labels, names = self._given_labels, self._record.meta.class_names
         return read_answers(
-            answers, sample_ids=self._ids.tolist(), labels=given.codes, class_names=names, texts=given.texts
+            answers, sample_ids=self._ids.tolist(), labels=labels.codes, class_names=names, texts=labels.texts
         )
 
     def _fitting_labels(self) -> list[Plan]:
-        return [plan for plan in self._kept() if plan.belongs_to(self._label)]
+        return [plan for plan in self._all_plans() if plan.belongs_to(self._label)]
 
-    def _kept(self) -> list[Plan]:
+    def _all_plans(self) -> list[Plan]:
         folder = self._record.folder
-        return self._held or ([] if folder is None else read_plans(folder / PLANS))
+        return self._plans_in_memory or ([] if folder is None else read_plans(folder / PLANS))
 
     def _keep(self, plans: list[Plan]) -> None:
-        self._held = plans
+        self._plans_in_memory = plans
         if self._record.folder is None:
             return
         try:
@@ -166,7 +166,7 @@ def read_plans(path: Path) -> list[Plan]:
     if not path.is_file():
         return []
     arrays = read_arrays(path)
-    with whole(path):
+    with damage_errors(path):
         check_names(arrays, _ARRAYS, _ARRAYS)
         parts = [arrays[name] for name in _ARRAYS]
         plans, samples = parts[0].shape
@@ -183,10 +183,10 @@ def read_plans(path: Path) -> list[Plan]:
     ]
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
+def _check_count(name: str, value: Any, minimum: int) -> None:
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if not is_integer or value < minimum:
         raise ValueError(
-            f"Expected `{name}` to be a whole number of at least {least}, got {value!r}. Pass for instance "
-            f"{max(least, FIRST if name == 'n' else 0)}."
+            f"Expected `{name}` to be a whole number of at least {minimum}, got {value!r}. Pass for instance "
+            f"{max(minimum, FIRST if name == 'n' else 0)}."
         )

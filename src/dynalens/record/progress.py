@@ -10,7 +10,7 @@ PATIENCE = 2.0
 
 
 @contextmanager
-def said_if_long(text: str) -> Iterator[None]:
+def progress_notice(text: str) -> Iterator[None]:
     """Print one line on stderr if what is done meanwhile takes more than two seconds."""
     timer = threading.Timer(PATIENCE, lambda: sys.stderr.write(f"dynalens: {text} ...\n"))
     timer.daemon = True

@@ -17,8 +17,8 @@ from dynalens.embeddings import EmbeddingEvidence
 from dynalens.notices import warn
 from dynalens.record.audited import audit_options
 from dynalens.record.history import UNREADABLE, History, Presentations
-from dynalens.record.plans import AskedFor, Audits
-from dynalens.record.progress import said_if_long
+from dynalens.record.plans import AuditAnswers, Audits
+from dynalens.record.progress import progress_notice
 from dynalens.suspicion import (
     PRECISION,
     Assessment,
@@ -139,14 +139,14 @@ class Record:
 
         rows = embedding_rows(embeddings, self.meta.num_samples, self.sample_ids)
         labels = np.where(self.statistics.presentations > 0, self.statistics.of_one_label("embeddings").label, -1)
-        with said_if_long(f"comparing the embeddings of {len(rows):,} samples"):
+        with progress_notice(f"comparing the embeddings of {len(rows):,} samples"):
             evidence = embedding_evidence(rows, labels)
-        both = dataclasses.replace(self, evidence=evidence, find_neighbours=lambda: evidence.neighbours)
+        record = dataclasses.replace(self, evidence=evidence, find_neighbours=lambda: evidence.neighbours)
         run_loss = RunLoss(evidence, self.statistics.loss)
         self.read_history(run_loss.read)
-        both._assessment = joined(self.assess(), evidence, run_loss.value)
-        both._audits = self._audits.of(both)
-        return both
+        record._assessment = joined(self.assess(), evidence, run_loss.value)
+        record._audits = self._audits.copy_for(record)
+        return record
 
     def history(self) -> Iterator[tuple[int, Presentations]]:
         """Yield each complete epoch's number and its presentations: index (row) and the rest of ``EpochRecord``."""
@@ -192,7 +192,7 @@ class Record:
         """
         read_epochs: set[int] = set()
         if self._assessment is None:
-            with said_if_long(f"assessing the labels of {len(self.statistics):,} samples"):
+            with progress_notice(f"assessing the labels of {len(self.statistics):,} samples"):
                 self._assessment = self._assess(watches, read_epochs)
         for epoch, presentations in self._history.readable(excluded_epochs=read_epochs) if watches else ():
             for watch in watches:
@@ -225,7 +225,7 @@ class Record:
         """Return the samples whose labels a person is asked about, as :func:`dynalens.audit_plan`."""
         return self._audits.plan(n, seed, answers)
 
-    def audit(self, answers: AskedFor) -> Audit:
+    def audit(self, answers: AuditAnswers) -> Audit:
         """Return what a person's answers say of the labels, as :func:`dynalens.audit`."""
         return self._audits.result(answers)
 
@@ -243,7 +243,7 @@ class Record:
         precision: float | None = None,
         *,
         embeddings: Any = None,
-        answers: AskedFor | None = None,
+        answers: AuditAnswers | None = None,
     ) -> pd.DataFrame:
         """Return the samples that were seen, the most suspicious first.
 
@@ -259,7 +259,7 @@ class Record:
         """
         if answers is None:
             return suspects(self.table(embeddings=embeddings), n, precision)
-        table = self._table_of(answers, precision, embeddings)
+        table = self._audit_table(answers, precision, embeddings)
         worst = table[table["rank"].notna() & (table["answer"] != "right")].sort_values("rank")
         worst = worst.iloc[(worst["answer"] != "wrong").to_numpy().argsort(kind="stable")]
         worst = worst if precision is None else worst[worst["flagged"]]
@@ -267,7 +267,7 @@ class Record:
 
     def suspect_ids(self, n: int) -> list[Any]:
         """Return the ids of the first ``n`` of :meth:`suspects`; no file is read for them."""
-        return self._ids_of(worst_samples(self.statistics, n))
+        return self._ids_at(worst_samples(self.statistics, n))
 
     def noise_rate(self) -> NoiseRate:
         """Return the estimated fraction of wrong labels with its lower and upper end, from the run and embeddings.
@@ -284,7 +284,7 @@ class Record:
         return list(self.noise_rate().doubts)
 
     def clean_indices(
-        self, precision: float | None = None, *, embeddings: Any = None, answers: AskedFor | None = None
+        self, precision: float | None = None, *, embeddings: Any = None, answers: AuditAnswers | None = None
     ) -> list[Any]:
         """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions.
 
@@ -295,21 +295,21 @@ class Record:
             embeddings: As of :meth:`with_embeddings`.
             answers: Answers of an audit: labels answered to be wrong are then left out, and right ones are kept.
         """
-        of_run = answers is None
-        table = self.table(embeddings=embeddings) if answers is None else self._table_of(answers, precision, embeddings)
-        clean = clean_indices(table.reset_index(drop=True), precision if of_run else None)
-        if of_run:
-            self._caution("`clean_indices()` keeps every sample", flagged=len(clean) < len(table))
-        return self._ids_of(clean)
+        if answers is not None:
+            return self._ids_at(clean_indices(self._audit_table(answers, precision, embeddings).reset_index(drop=True)))
+        table = self.table(embeddings=embeddings)
+        clean = clean_indices(table.reset_index(drop=True), precision)
+        self._caution("`clean_indices()` keeps every sample", any_flagged=len(clean) < len(table))
+        return self._ids_at(clean)
 
     def removable(self, fraction: float) -> list[Any]:
         """Return the ids of that fraction of the samples which training needs least, for training on less data.
 
         :func:`dynalens.removable` says which: never forgotten, and learned first.
         """
-        return self._ids_of(removable(self.statistics, fraction).tolist())
+        return self._ids_at(removable(self.statistics, fraction).tolist())
 
-    def weights(self, *, answers: AskedFor | None = None) -> Array:
+    def weights(self, *, answers: AuditAnswers | None = None) -> Array:
         """Return the probability that each label is right, shape (N,), as weights for the samples of a second training.
 
         With the answers of an audit they are calibrated, and 0 or 1 for the labels that were answered. Without answers,
@@ -318,7 +318,7 @@ class Record:
         if answers is not None:
             return weights(self.audit(answers).table())
         table = self.table()
-        self._caution("`weights()` gives every sample nearly the full weight", flagged=bool(table["flagged"].any()))
+        self._caution("`weights()` gives every sample nearly the full weight", any_flagged=bool(table["flagged"].any()))
         return weights(table)
 
     def relabelled(
@@ -327,7 +327,7 @@ class Record:
         precision: float = PRECISION,
         label: str | int | None = None,
         *,
-        answers: AskedFor | None = None,
+        answers: AuditAnswers | None = None,
     ) -> Any:
         """Return the dataset with the suggested label in place of each flagged one; of several labels, of the worst.
 
@@ -349,27 +349,27 @@ class Record:
                 "`suspects()` where the dataset reads them."
             )
         audit = None if answers is None else self.audit(answers)
-        named = None if audit is None else audit.new_labels
-        changes = corrections(self.statistics, self.suspects(precision=precision, answers=audit), named)
+        new_labels = None if audit is None else audit.new_labels
+        changes = corrections(self.statistics, self.suspects(precision=precision, answers=audit), new_labels)
         if answers is None:
-            self._caution("`relabelled()` changes no label", flagged=bool(changes))
+            self._caution("`relabelled()` changes no label", any_flagged=bool(changes))
         return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics))
 
-    def _table_of(self, answers: AskedFor, precision: float | None, embeddings: Any) -> pd.DataFrame:
+    def _audit_table(self, answers: AuditAnswers, precision: float | None, embeddings: Any) -> pd.DataFrame:
         record = self if embeddings is None else self.with_embeddings(embeddings)
         return record.audit(answers).table(PRECISION if precision is None else precision)
 
-    def _caution(self, unchanged: str, *, flagged: bool) -> None:
+    def _caution(self, consequence: str, *, any_flagged: bool) -> None:
         """Warn where flags that a person does not see are acted on: each time if there are none, once if doubtful."""
-        doubtful, self._has_warned = bool(self.doubts()) and not self._has_warned, True
-        if not flagged or doubtful:
-            reason = "The flags are doubtful." if flagged else f"No label is flagged: {unchanged}."
+        has_doubts, self._has_warned = bool(self.doubts()) and not self._has_warned, True
+        if not any_flagged or has_doubts:
+            reason = "The flags are doubtful." if any_flagged else f"No label is flagged: {consequence}."
             command = f"`dynalens audit RUN{audit_options(self.statistics, self.folder)}`"
             advice, rate = f"Look at the first of `suspects()`, and audit 100 samples: {command}.", self.noise_rate()
             causes = [f"The estimated noise rate is {rate.in_words()}.", *rate.doubts]
             warn("\n  ".join([f"{reason} {advice}", *causes]))
 
-    def _ids_of(self, rows: list[int]) -> list[Any]:
+    def _ids_at(self, rows: list[int]) -> list[Any]:
         ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()
         return ids
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dynalens.record.checks import check_names
-from dynalens.record.files import read_json, whole
+from dynalens.record.files import damage_errors, read_json
 from dynalens.record.folder import SENTENCES
 
 _FIELDS = ("tokens", "words")
@@ -42,7 +42,7 @@ def read_sentences(folder: Path | None, num_samples: int) -> KeptSentences:
     if file is None or not file.is_file():
         return KeptSentences({}, {})
     content = read_json(file)
-    with whole(file):
+    with damage_errors(file):
         check_names(content, _FIELDS, _FIELDS)
         tokens, words = (_by_number(content[name]) for name in _FIELDS)
         for row, ids in tokens.items():

@@ -6,7 +6,7 @@ import numpy as np
 
 from dynalens.embeddings import SimilarSamples
 from dynalens.record.checks import check_names
-from dynalens.record.files import read_arrays, whole
+from dynalens.record.files import damage_errors, read_arrays
 from dynalens.record.folder import SIMILAR
 from dynalens.record.record import RecordMeta
 
@@ -23,7 +23,7 @@ def read_similar(folder: Path | None, meta: RecordMeta) -> SimilarSamples | None
     if file is None or not file.is_file():
         return None
     arrays = read_arrays(file)
-    with whole(file):
+    with damage_errors(file):
         check_names(arrays, [*_FIELDS, "epochs"], [*_FIELDS, "epochs"])
         rows, of_label, of_suggestion = (arrays[name] for name in _FIELDS)
         fits = rows.ndim == 1 and of_label.ndim == 2 and of_label.shape == of_suggestion.shape

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynalens.record import replaced
+from dynalens.record import replacement_file
 
 _ASSETS = Path(__file__).with_name("assets")
 
@@ -30,7 +30,7 @@ def write_page(
     parts = {"title": html.escape(title), "style": _asset("style.css"), "script": script, "content": text}
     # In one pass, so that nothing that is put in is searched again.
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset(f"{name}.html"))
-    with replaced(Path(path)) as temporary:
+    with replacement_file(Path(path)) as temporary:
         # A file name need not be UTF-8: what is not gets an escape, which JSON reads.
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return Path(path)

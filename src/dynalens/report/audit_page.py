@@ -12,7 +12,7 @@ from dynalens.auditing.answers import COLUMNS, AnswersSource
 from dynalens.auditing.calibration import FAR
 from dynalens.dynamics import Array
 from dynalens.record import Record
-from dynalens.record.progress import said_if_long
+from dynalens.record.progress import progress_notice
 from dynalens.report.assembly import write_page
 from dynalens.report.page import check_dataset, class_names_of, run_key, run_name
 from dynalens.report.questions import Asked, items_to_ask, opinions, question
@@ -56,7 +56,7 @@ def write_audit(
     rows = table.index.get_indexer(pd.Index(samples["sample_id"]))
     items, can_be_shown = items_to_ask(record, dataset, rows)
     rows, samples = rows[can_be_shown], samples[can_be_shown]
-    with said_if_long(f"reading the pictures of {len(rows):,} samples"):
+    with progress_notice(f"reading the pictures of {len(rows):,} samples"):
         cards = _cards(record, plan, rows, samples["probability"].to_numpy(), items)
     content = {
         "run": f"{run_key(record)}:audit:{plan.seed}",

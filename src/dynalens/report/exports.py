@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from dynalens.cells import escaped_cells
-from dynalens.record import replaced
+from dynalens.record import replacement_file
 
 _MODEL = "dynalens"
 
@@ -125,7 +125,7 @@ def _class_name(row: Mapping[str, Any], kind: str) -> str:
 
 def _write_json(path: str | Path, content: Any) -> Path:
     target = Path(path)
-    with replaced(target) as temporary:
+    with replacement_file(target) as temporary:
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")  # JSON reads it as an escape
     return target

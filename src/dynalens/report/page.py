@@ -22,9 +22,9 @@ from dynalens.pictures import (
     png_bytes,
     training_data_analysis,
 )
-from dynalens.record import AskedFor, Record, audit_options, read_similar
+from dynalens.record import AuditAnswers, Record, audit_options, read_similar
 from dynalens.record.folder import SHEETS
-from dynalens.record.progress import said_if_long
+from dynalens.record.progress import progress_notice
 from dynalens.report.assembly import write_page
 from dynalens.report.questions import question
 from dynalens.report.samples import SamplePictures, sample_pictures
@@ -70,7 +70,7 @@ def write_report(
     *,
     dataset: Any = None,
     limit: int = MOST_CARDS,
-    answers: AskedFor | None = None,
+    answers: AuditAnswers | None = None,
     embeddings: Any = None,
 ) -> Path:
     """Write one HTML file that needs no network: a summary of the run, and its suspects to decide on.
@@ -109,7 +109,7 @@ def write_report(
         from dynalens.similarity import similar_of  # torch, which pages without embeddings do without
 
         similar = similar_of(record, embeddings, worst.index)
-    with said_if_long(f"reading the pictures of {len(worst):,} samples"):
+    with progress_notice(f"reading the pictures of {len(worst):,} samples"):
         pictures = sample_pictures(record, dataset, texts)
         cards = _cards(record, worst, traces, pictures, similar)
     for card, label, suggestion in zip(cards, label_places, suggestion_places, strict=True):

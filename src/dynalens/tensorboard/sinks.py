@@ -13,7 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from dynalens.dynamics import Array
 from dynalens.notices import warn
 from dynalens.pictures import jpeg_bytes, png_bytes
-from dynalens.record import replaced
+from dynalens.record import replacement_file
 from dynalens.tensorboard.tags import Layout
 
 _BINS = 64
@@ -111,7 +111,7 @@ class FileSink:
 
     def _write(self, tag: str, step: int, suffix: str, data: bytes) -> None:
         path = self._folder / re.sub(r"[^\w/.-]", "_", tag) / f"{step:06d}.{suffix}"
-        with replaced(path) as temporary:
+        with replacement_file(path) as temporary:
             temporary.write_bytes(data)
 
 
