@@ -2,16 +2,16 @@
 
 `record` is what a user asks, live or on disk; `live` keeps it while training goes on; `folder` writes a run's folder,
 `loading` reads it and `checks` says what it refuses; `history` reads every presentation; `files` writes whole files or
-none, and `writes` outlasts a disk that fails; `plans` keeps the plans of audits, and `asking` is what a user calls for
-one; `settings` says what is kept, `similar` what suspects look like, `sentences` what they say, and `audited` what was
-given to samples of an audit.
+none, and `writes` outlasts a disk that fails;
+`plans` keeps the plans of audits, and `audits` is what a user calls for one; `settings` says what is kept, `similar`
+what suspects look like, `sentences` what they say, and `audit_samples` what was given to samples of an audit.
 """
 
 from typing import TYPE_CHECKING
 
 from dynalens.deferred import deferred
-from dynalens.record.asking import KeepsRecord, audit, audit_plan
-from dynalens.record.audited import AuditedSample, audit_options, read_audited
+from dynalens.record.audit_samples import AuditedSample, audit_options, read_audited
+from dynalens.record.audits import KeepsRecord, audit, audit_plan
 from dynalens.record.files import damage_errors, epoch_file, forget_epochs, read_arrays, replacement_file, write_arrays
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history

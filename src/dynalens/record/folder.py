@@ -18,7 +18,7 @@ import pandas as pd
 from dynalens.cells import inert_cells
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.embeddings import SimilarSamples
-from dynalens.record.audited import AUDITED, AuditedSample, audited_arrays
+from dynalens.record.audit_samples import AUDITED, AuditedSample, audited_arrays
 from dynalens.record.files import digest, epoch_file, replacement_file, text_digest, write_arrays, write_json
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta

@@ -11,7 +11,7 @@ from torch import Tensor
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics, TrainingDynamics
 from dynalens.embeddings import SimilarSamples
 from dynalens.notices import warn
-from dynalens.record.audited import AuditedSample
+from dynalens.record.audit_samples import AuditedSample
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
 from dynalens.record.record import Record, RecordMeta

@@ -15,7 +15,7 @@ from dynalens.auditing.answers import AnswersSource
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence
 from dynalens.notices import warn
-from dynalens.record.audited import audit_options
+from dynalens.record.audit_samples import audit_options
 from dynalens.record.history import UNREADABLE, History, Presentations
 from dynalens.record.plans import AuditAnswers, Audits
 from dynalens.record.progress import progress_notice
