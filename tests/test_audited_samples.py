@@ -48,7 +48,7 @@ def test_masks_that_passed_are_asked_about_without_the_dataset(tmp_path: Path) -
     assert [card["id"] for card in without] == [card["id"] for card in with_data]
     kept = read_audited(record.folder, N)
     for card in without:
-        assert kept[int(card["id"])].given.clip(-1).tolist() == masks()[int(card["id"])].clip(-1).tolist()
+        assert kept[int(card["id"])].labels.clip(-1).tolist() == masks()[int(card["id"])].clip(-1).tolist()
 
 
 class VoidSegmenter(Segmenter):
@@ -187,7 +187,7 @@ def test_ids_on_an_accelerator_give_what_those_on_the_host_give(monkeypatch: pyt
         watch.take()
     assert watches[0].samples.keys() == watches[1].samples.keys() == {1, 2, 6}
     for row, sample in watches[0].samples.items():
-        assert sample.given.tolist() == watches[1].samples[row].given.tolist() == given[row].tolist()
+        assert sample.labels.tolist() == watches[1].samples[row].labels.tolist() == given[row].tolist()
         other = watches[1].samples[row].input
         assert sample.input is not None
         assert other is not None

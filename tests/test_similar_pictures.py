@@ -69,7 +69,7 @@ def test_a_run_keeps_what_its_suspects_look_like_by_its_own_features(
     saved = load_record(dynamics.save(tmp_path / "copy"))
     copied = read_similar(saved.folder, saved.meta)
     assert copied is not None
-    np.testing.assert_array_equal(copied.given, similar.given)
+    np.testing.assert_array_equal(copied.label_rows, similar.label_rows)
 
 
 def test_galleries_show_what_a_suspect_looks_like(run: tuple[Path, Any, list[list[Suspect]]]) -> None:

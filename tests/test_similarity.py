@@ -98,7 +98,7 @@ def test_similar_rows_are_the_nearest_of_each_class_by_cosine() -> None:
     similar = similar_rows(x, labels.numpy(), rows, suggested, k=4)
     cosine = torch.nn.functional.cosine_similarity(x[:, None], x[None], dim=2)
     for place, row in enumerate(rows.tolist()):
-        for near, label in ((similar.given, labels[row].item()), (similar.suggested, suggested[place])):
+        for near, label in ((similar.label_rows, labels[row].item()), (similar.suggestion_rows, suggested[place])):
             others = [i for i in range(30) if labels[i] == label and i not in (row, 4)]
             expected = sorted(others, key=lambda i: -cosine[row, i])[:4] if row != 4 else []
             assert [i for i in near[place].tolist() if i >= 0] == expected

@@ -54,8 +54,10 @@ def similar_samples(record: Record | KeepsRecord, embeddings: Any, n: int = 20, 
     source = _record(record)
     table, ids = source.suspects(n)[["label", "suggested"]].copy(), source.shown_ids()
     similar = similar_of(source, embeddings, table.index, k)
-    for name, near in (("similar_given", similar.given), ("similar_suggested", similar.suggested)):
-        table[name] = pd.Series([[ids[i] for i in row if i >= 0] for row in near.tolist()], table.index, dtype=object)
+    for name, neighbours in (("similar_given", similar.label_rows), ("similar_suggested", similar.suggestion_rows)):
+        table[name] = pd.Series(
+            [[ids[i] for i in row if i >= 0] for row in neighbours.tolist()], table.index, dtype=object
+        )
     return table
 
 
@@ -64,8 +66,8 @@ def similar_of(record: Record, embeddings: Any, sample_ids: "pd.Index[Any]", k: 
     statistics = record.statistics.of_one_label("similar samples")
     features = embedding_rows(embeddings, len(statistics), record.sample_ids)
     rows = pd.Index(record.shown_ids()).get_indexer(sample_ids)
-    suggested = record.table()["suggested"].astype("Float64").fillna(-1).to_numpy(np.int64)
-    return similar_rows(features, labels_of(statistics), rows, suggested[rows], k)
+    suggestions = record.table()["suggested"].astype("Float64").fillna(-1).to_numpy(np.int64)
+    return similar_rows(features, labels_of(statistics), rows, suggestions[rows], k)
 
 
 def prototypes(record: Record | KeepsRecord, embeddings: Any, n: int = 3) -> pd.DataFrame:
@@ -109,11 +111,11 @@ def prototypes(record: Record | KeepsRecord, embeddings: Any, n: int = 3) -> pd.
 
 
 def class_examples(
-    features: Tensor, statistics: SampleStatistics, n: int, *, most: int | None = None
+    features: Tensor, statistics: SampleStatistics, n: int, *, max_classes: int | None = None
 ) -> dict[int, dict[str, list[int]]]:
     """Return the rows of each class's prototypes, criticisms, easiest and hardest, of at most so many classes."""
     labels, examples = labels_of(statistics), {}
-    for label in np.unique(labels[labels >= 0])[:most].tolist():
+    for label in np.unique(labels[labels >= 0])[:max_classes].tolist():
         rows = np.flatnonzero(labels == label)
         selection = mmd_critic(features[rows.tolist()], n, n)
         order = rows[np.argsort(statistics.margin[rows], kind="stable")]

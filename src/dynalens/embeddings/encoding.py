@@ -80,8 +80,8 @@ def embed(
     loading = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": collate_fn}
     with undisturbed(model), torch.no_grad():
         if rows.row_count:
-            first = Subset(dataset, range(min(batch_size, len(dataset))))
-            rows.check(next(_vectors(first, 0, model, inputs, loading)))
+            first_batch = Subset(dataset, range(min(batch_size, len(dataset))))
+            rows.check(next(_vectors(first_batch, 0, model, inputs, loading)))
         remainder = Subset(dataset, range(rows.row_count, len(dataset)))
         with _bar(len(dataset), rows.row_count, progress) as bar:
             for vectors in _vectors(remainder, rows.row_count, model, inputs, loading):
@@ -120,7 +120,7 @@ def _vectors(
     part: Subset[Any], start: int, model: nn.Module, inputs: Callable[[Any], Any] | None, loading: dict[str, Any]
 ) -> Iterator[Array]:
     """Yield the checked vectors of each batch of a part of the dataset."""
-    device = next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     if not len(part):
         return
     for batch in DataLoader(part, shuffle=False, **loading):
@@ -140,9 +140,9 @@ def _output_of(model: nn.Module, arguments: Any) -> Any:
 def _to_device(arguments: Any, device: torch.device, model: nn.Module) -> Any:
     """Return the arguments on the device, floating ones in the encoder's type."""
     if isinstance(arguments, Mapping):
-        return {key: _to_device(each, device, model) for key, each in arguments.items()}
+        return {key: _to_device(value, device, model) for key, value in arguments.items()}
     if isinstance(arguments, tuple):
-        return tuple(_to_device(each, device, model) for each in arguments)
+        return tuple(_to_device(value, device, model) for value in arguments)
     if not isinstance(arguments, Tensor):
         return arguments
     if arguments.dtype is torch.uint8 and arguments.ndim >= _IMAGE_DIMENSIONS:
@@ -181,7 +181,7 @@ def _as_rows(output: Any, number: int, start: int) -> Array:
 def _encoder_on(encoder: nn.Module, device: str | torch.device | None) -> nn.Module:
     """Return the encoder, or a copy of it on another device."""
     tensors = (*encoder.parameters(), *encoder.buffers())
-    if device is None or all(each.device == torch.device(device) for each in tensors):
+    if device is None or all(tensor.device == torch.device(device) for tensor in tensors):
         return encoder
     return copy.deepcopy(encoder).to(device)
 

@@ -30,28 +30,28 @@ def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
         embeddings: Shape ``(N, D)``, floating and finite, of any device.
         labels: Shape ``(N,)``, integers; negative where there is none.
     """
-    labelled = np.flatnonzero(labels >= 0)
-    classes, class_of = np.unique(labels[labelled], return_inverse=True)
+    positions = np.flatnonzero(labels >= 0)
+    classes, class_of = np.unique(labels[positions], return_inverse=True)
     if len(classes) < 2:
         return _no_evidence(labels)
     y = torch.from_numpy(class_of.astype(np.int64)).to(embeddings.device)
-    x = embeddings[torch.from_numpy(labelled).to(embeddings.device)]
+    x = embeddings[torch.from_numpy(positions).to(embeddings.device)]
     log_p = out_of_fold(x, y, len(classes)).cpu().numpy()
     frequency = np.bincount(class_of) / len(class_of)
-    near = _neighbours(x)
+    neighbours = _neighbours(x)
     probe, p_label, p_rival = np.empty((3, len(class_of)))
     rival = np.empty(len(class_of), np.int64)
     size = max(1, _BLOCK // len(classes))
     for start in range(0, len(class_of), size):
         rows = slice(start, start + size)
-        by_probe = np.maximum(log_p[rows], np.log(_LEAST))
-        both = geometric_mean(by_probe, neighbour_probabilities(near[rows], class_of, frequency))
-        probe[rows] = rival_log_odds(by_probe, class_of[rows])
-        p_label[rows], rival[rows], p_rival[rows] = label_and_rival(both, class_of[rows])
-    votes = _other_votes(near[:, :_VOTING], class_of)
-    votes, probe, p_label, p_rival = (_spread(labels, labelled, each) for each in (votes, probe, p_label, p_rival))
+        probe_log_p = np.maximum(log_p[rows], np.log(_LEAST))
+        probabilities = geometric_mean(probe_log_p, neighbour_probabilities(neighbours[rows], class_of, frequency))
+        probe[rows] = rival_log_odds(probe_log_p, class_of[rows])
+        p_label[rows], rival[rows], p_rival[rows] = label_and_rival(probabilities, class_of[rows])
+    votes = _other_votes(neighbours[:, :_VOTING], class_of)
+    votes, probe, p_label, p_rival = (_spread(labels, positions, values) for values in (votes, probe, p_label, p_rival))
     rivals = np.full(len(labels), -1)
-    rivals[labelled] = classes[rival]
+    rivals[positions] = classes[rival]
     loss, entropy = -float(np.nanmean(np.log(p_label))), -float(frequency @ np.log(frequency))
     return EmbeddingEvidence(
         votes, probe, np.maximum(labels, -1).astype(np.int64), p_label, rivals, p_rival, loss, entropy
@@ -70,8 +70,8 @@ def geometric_mean(log_p: Array, q: Array) -> Array:
         array([[0.667, 0.333]])
     """
     mean = np.exp(log_p / 2) * np.sqrt(q)
-    scaled: Array = mean / mean.sum(axis=1, keepdims=True)
-    return scaled
+    probabilities: Array = mean / mean.sum(axis=1, keepdims=True)
+    return probabilities
 
 
 def label_and_rival(p: Array, labels: Array) -> tuple[Array, Array, Array]:
@@ -83,10 +83,10 @@ def label_and_rival(p: Array, labels: Array) -> tuple[Array, Array, Array]:
         ([0.5, 0.1], [1, 1], [0.25, 0.8])
     """
     row = np.arange(len(p))
-    others = p.copy()
-    others[row, labels] = -1
-    rival = others.argmax(axis=1)
-    return p[row, labels], rival, others[row, rival]
+    other_p = p.copy()
+    other_p[row, labels] = -1
+    rival = other_p.argmax(axis=1)
+    return p[row, labels], rival, other_p[row, rival]
 
 
 def neighbour_probabilities(neighbours: Array, labels: Array, frequency: Array) -> Array:
@@ -119,26 +119,26 @@ def rival_log_odds(log_p: Array, labels: Array) -> Array:
         array([-0.693,  2.079])
     """
     row = np.arange(len(log_p))
-    others = log_p.copy()
-    others[row, labels] = -np.inf
-    odds: Array = others.max(axis=1) - log_p[row, labels]
+    other_log_p = log_p.copy()
+    other_log_p[row, labels] = -np.inf
+    odds: Array = other_log_p.max(axis=1) - log_p[row, labels]
     return odds
 
 
 def _neighbours(x: Tensor) -> Array:
     """Return the neighbours (N, k) of all samples; -1 where there are fewer."""
     rows = usable_rows(x)
-    near = np.full((len(x), min(NEIGHBOURS, max(len(rows), 1))), -1)
+    neighbours = np.full((len(x), min(NEIGHBOURS, max(len(rows), 1))), -1)
     for block, block_neighbours in nearest(x, NEIGHBOURS, rows, rows):
-        near[rows[block]] = block_neighbours
-    return near
+        neighbours[rows[block]] = block_neighbours
+    return neighbours
 
 
 def _other_votes(neighbours: Array, labels: Array) -> Array:
     """Return the fraction of the neighbours that have another label; NaN without one."""
-    present = neighbours >= 0
-    differ = ((labels[neighbours] != labels[:, None]) & present).sum(axis=1)
-    number = present.sum(axis=1)
+    is_neighbour = neighbours >= 0
+    differ = ((labels[neighbours] != labels[:, None]) & is_neighbour).sum(axis=1)
+    number = is_neighbour.sum(axis=1)
     return np.where(number > 0, differ / np.maximum(number, 1), np.nan)
 
 
@@ -149,5 +149,5 @@ def _spread(labels: Array, rows: Array, values: Array) -> Array:
 
 
 def _no_evidence(labels: Array) -> EmbeddingEvidence:
-    absent, nothing = np.full(len(labels), np.nan), np.full(len(labels), -1)
-    return EmbeddingEvidence(absent, absent, nothing, absent, nothing, absent)
+    nan, no_class = np.full(len(labels), np.nan), np.full(len(labels), -1)
+    return EmbeddingEvidence(nan, nan, no_class, nan, no_class, nan)

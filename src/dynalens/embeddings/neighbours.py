@@ -26,14 +26,14 @@ def usable_rows(features: Tensor) -> Array:
     return rows
 
 
-def nearest(features: Tensor, k: int, rows: Array, among: Array) -> Iterator[tuple[slice, Array]]:
+def nearest(features: Tensor, k: int, rows: Array, pool_rows: Array) -> Iterator[tuple[slice, Array]]:
     """Yield slices of ``rows`` with the neighbours of each, from the nearest to the farthest.
 
     Args:
         features: Shape ``(N, D)``, floating, of any device, on which the products are made.
         k: Neighbours of each row, positive.
         rows: Shape ``(M,)``, the rows whose neighbours are asked for.
-        among: Shape ``(R,)``, ascending, the rows that may be neighbours; a row is none of its own.
+        pool_rows: Shape ``(R,)``, ascending, the rows that may be neighbours; a row is none of its own.
 
     Yields:
         A slice of n of the rows, and their neighbours, shape ``(n, min(k, R))``, int64, rows of ``features``; -1 where
@@ -42,34 +42,34 @@ def nearest(features: Tensor, k: int, rows: Array, among: Array) -> Iterator[tup
     Raises:
         ImportError: If there are more than 200,000 rows among which to look, and no faiss.
     """
-    if len(among) > MOST_EXACT:
-        yield from _by_index(features, k, rows, among)
+    if len(pool_rows) > MOST_EXACT:
+        yield from _by_index(features, k, rows, pool_rows)
         return
-    columns = torch.from_numpy(among).to(features.device)
+    columns = torch.from_numpy(pool_rows).to(features.device)
     pool = unit_rows(features[columns])
-    size = max(1, _BLOCK // max(len(among), 1))
+    size = max(1, _BLOCK // max(len(pool_rows), 1))
     for start in range(0, len(rows), size):
         block = slice(start, min(start + size, len(rows)))
         queries = torch.from_numpy(rows[block]).to(features.device)
         cosine = (unit_rows(features[queries]) @ pool.T).masked_fill_(queries.unsqueeze(1) == columns, -torch.inf)
-        near, place = cosine.topk(min(k, len(among)), dim=1)
-        yield block, torch.where(near > -torch.inf, columns[place], -1).cpu().numpy()
+        similarity, place = cosine.topk(min(k, len(pool_rows)), dim=1)
+        yield block, torch.where(similarity > -torch.inf, columns[place], -1).cpu().numpy()
 
 
-def similar_rows(features: Tensor, labels: Array, rows: Array, suggested: Array, k: int = SHOWN) -> SimilarSamples:
+def similar_rows(features: Tensor, labels: Array, rows: Array, suggestions: Array, k: int = SHOWN) -> SimilarSamples:
     """Return the nearest samples of each class by cosine.
 
     Args:
         features: Shape ``(N, D)``, floating; rows without a direction, all zeros, are near to none.
         labels: Shape ``(N,)``, integers; negative for samples that are not compared with.
         rows: Shape ``(M,)``, of the samples asked for.
-        suggested: Shape ``(M,)``, the class suggested for each of them; negative for none.
+        suggestions: Shape ``(M,)``, the class suggested for each of them; negative for none.
         k: Samples of each class.
 
     Example:
         >>> features = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.9, 0.2], [0.0, 1.0]])
         >>> similar_rows(features, np.array([0, 0, 1, 1]), np.array([0]), np.array([1]), k=2)
-        SimilarSamples(rows=array([0]), given=array([[ 1, -1]]), suggested=array([[2, 3]]))
+        SimilarSamples(rows=array([0]), label_rows=array([[ 1, -1]]), suggestion_rows=array([[2, 3]]))
     """
     usable = usable_rows(features)
     askable = np.isin(rows, usable)
@@ -83,7 +83,7 @@ def similar_rows(features: Tensor, labels: Array, rows: Array, suggested: Array,
                     neighbours_of_rows[places[block], : neighbours.shape[1]] = neighbours
         return neighbours_of_rows
 
-    return SimilarSamples(rows, of_classes(labels[rows]), of_classes(suggested))
+    return SimilarSamples(rows, of_classes(labels[rows]), of_classes(suggestions))
 
 
 def unit_rows(features: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def _by_index(features: Tensor, k: int, rows: Array, pool_rows: Array) -> Iterat
 
 def _without_itself(neighbours: Array, rows: Array, k: int) -> Array:
     """Return each row's first k neighbours other than itself and other than the index's gaps."""
-    itself = neighbours == rows[:, None]
-    order = np.argsort(itself | (neighbours < 0), axis=1, kind="stable")[:, :k]
-    others: Array = np.take_along_axis(np.where(itself, -1, neighbours), order, axis=1)
-    return others
+    is_itself = neighbours == rows[:, None]
+    order = np.argsort(is_itself | (neighbours < 0), axis=1, kind="stable")[:, :k]
+    neighbours_left: Array = np.take_along_axis(np.where(is_itself, -1, neighbours), order, axis=1)
+    return neighbours_left

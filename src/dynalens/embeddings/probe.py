@@ -53,13 +53,13 @@ def out_of_fold(features: Tensor, labels: Tensor, classes: int) -> Tensor:
     folds = min(FOLDS, len(x))
     part = torch.from_numpy(np.random.default_rng(0).permutation(len(x)) % folds).to(x.device)
     log_p = x.new_empty(len(x), classes)
-    inside, outside = part != 0, part == 0
+    is_train, is_held_out = part != 0, part == 0
     strength, probe = _best_penalty(x, variance, labels, classes, part)
-    log_p[outside] = probe.log_probabilities(x[outside])
+    log_p[is_held_out] = probe.log_probabilities(x[is_held_out])
     for fold in range(1, folds):
-        inside, outside = part != fold, part == fold
-        probe = fit_probe(x[inside], variance, labels[inside], classes, strength)
-        log_p[outside] = probe.log_probabilities(x[outside])
+        is_train, is_held_out = part != fold, part == fold
+        probe = fit_probe(x[is_train], variance, labels[is_train], classes, strength)
+        log_p[is_held_out] = probe.log_probabilities(x[is_held_out])
     return log_p
 
 
@@ -115,13 +115,13 @@ def fit_probe(
 
 def _best_penalty(x: Tensor, variance: Tensor, labels: Tensor, classes: int, part: Tensor) -> tuple[float, LinearProbe]:
     """Return the penalty, and the probe that was fitted with it without the first part."""
-    inside, outside = part != 0, part == 0
+    is_train, is_held_out = part != 0, part == 0
     strength, best = _STRONGEST, float("inf")
     best_probe: tuple[float, LinearProbe] | None = None
     probe = None
     while strength >= _WEAKEST:
-        probe = fit_probe(x[inside], variance, labels[inside], classes, strength, probe)
-        loss = float(F.nll_loss(probe.log_probabilities(x[outside]), labels[outside]))
+        probe = fit_probe(x[is_train], variance, labels[is_train], classes, strength, probe)
+        loss = float(F.nll_loss(probe.log_probabilities(x[is_held_out]), labels[is_held_out]))
         if best_probe is not None and loss >= best:
             break
         best, best_probe, strength = loss, (strength, probe), strength / _STEP

@@ -74,10 +74,10 @@ def mmd_critic(features: Tensor, prototypes: int, criticisms: int, *, gamma: flo
     kernel = _Kernel(x, gamma)
     mean = kernel.mean()
     selection = _prototypes(kernel, mean, min(prototypes, len(rows)))
-    outside = np.ones(len(rows), bool)
-    outside[selection] = False
+    is_candidate = np.ones(len(rows), bool)
+    is_candidate[selection] = False
     prototype_mean = kernel.columns(selection).mean(axis=1) if selection else np.zeros(len(rows))
-    critical = _criticisms(kernel, np.abs(mean - prototype_mean), outside, criticisms)
+    critical = _criticisms(kernel, np.abs(mean - prototype_mean), is_candidate, criticisms)
     return Representatives(rows[selection].tolist(), rows[critical].tolist())
 
 
@@ -125,19 +125,19 @@ def _prototypes(kernel: _Kernel, mean: Array, number: int) -> list[int]:
     return selection
 
 
-def _criticisms(kernel: _Kernel, witness: Array, candidate: Array, number: int) -> list[int]:
+def _criticisms(kernel: _Kernel, witness: Array, is_candidate: Array, number: int) -> list[int]:
     """Return the greedy choice; the log determinant grows by the log of what a candidate adds to those chosen."""
     selection: list[int] = []
-    candidate = candidate.copy()
-    for _ in range(min(number, int(candidate.sum()))):
-        left = np.ones(len(witness))
+    is_candidate = is_candidate.copy()
+    for _ in range(min(number, int(is_candidate.sum()))):
+        residual = np.ones(len(witness))
         if selection:
             columns = kernel.columns(selection)
-            left = 1 - np.einsum("nm,nm->n", columns, np.linalg.solve(columns[selection], columns.T).T)
-        gain = np.where(candidate & (left > _EQUAL), witness + np.log(np.maximum(left, _EQUAL)), -np.inf)
+            residual = 1 - np.einsum("nm,nm->n", columns, np.linalg.solve(columns[selection], columns.T).T)
+        gain = np.where(is_candidate & (residual > _EQUAL), witness + np.log(np.maximum(residual, _EQUAL)), -np.inf)
         best = int(gain.argmax())
         if not np.isfinite(gain[best]):
             break
         selection.append(best)
-        candidate[best] = False
+        is_candidate[best] = False
     return selection

@@ -51,13 +51,13 @@ class EmbeddingFile:
     def check(self, rows: Array) -> None:
         """Raise a ValueError if the first rows are others than these: of another encoder, dataset or order."""
         assert self._rows is not None
-        stored = self._rows[: min(len(rows), self.row_count)]
-        rows = rows[: len(stored)]
-        same = stored.shape == rows.shape
-        if same:
-            far = np.linalg.norm(rows - stored, axis=1) > _SAME * np.linalg.norm(stored, axis=1)
-            same = not far.any()
-        if not same:
+        stored_rows = self._rows[: min(len(rows), self.row_count)]
+        rows = rows[: len(stored_rows)]
+        is_same = stored_rows.shape == rows.shape
+        if is_same:
+            is_far = np.linalg.norm(rows - stored_rows, axis=1) > _SAME * np.linalg.norm(stored_rows, axis=1)
+            is_same = not is_far.any()
+        if not is_same:
             raise ValueError(
                 f"Expected `path` to be a new file or one of this dataset by this encoder, got other embeddings in "
                 f"{self.path if self.row_count == self.samples else self._part}. Delete that file or pass another "
@@ -85,8 +85,8 @@ class EmbeddingFile:
         if self._part.exists():
             os.replace(self._part, self.path)
             self._progress.unlink(missing_ok=True)
-        whole: Array = np.load(self.path, mmap_mode="c")
-        return whole
+        rows: Array = np.load(self.path, mmap_mode="c")
+        return rows
 
     def _new_array(self, dimensions: int) -> Array:
         shape = (self.samples, dimensions)
@@ -104,9 +104,9 @@ class EmbeddingFile:
 
     def _rows_done(self) -> int:
         try:
-            done = json.loads(self._progress.read_text(encoding="utf-8"))["done"]
-            if type(done) is int and 0 <= done <= self.samples:
-                return done
+            row_count = json.loads(self._progress.read_text(encoding="utf-8"))["done"]
+            if type(row_count) is int and 0 <= row_count <= self.samples:
+                return row_count
         except (ValueError, KeyError, TypeError):
             pass
         raise ValueError(
@@ -155,8 +155,8 @@ def read_embeddings(path: str | Path) -> Array:
                 f"Expected {path} to be an .npy file of numbers, got {error}. Write it with `np.save` or "
                 "`dynalens.embed`."
             ) from error
-        stored: Array = np.load(file, allow_pickle=False)
-    return stored
+        rows: Array = np.load(file, allow_pickle=False)
+    return rows
 
 
 def _check_header(file: BinaryIO) -> None:

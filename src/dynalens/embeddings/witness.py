@@ -55,8 +55,8 @@ class SimilarSamples:
 
     Attributes:
         rows: Shape ``(M,)``, the samples.
-        given: Shape ``(M, k)``, the nearest others with the same label, from the nearest on; -1 where there are fewer.
-        suggested: Shape ``(M, k)``, the same of those with the suggested label; -1 throughout where none is suggested.
+        label_rows: Shape ``(M, k)``, the nearest others with the same label, nearest first; -1 where there are fewer.
+        suggestion_rows: Shape ``(M, k)``, the same of those with the suggested label; -1 where none is suggested.
 
     Example:
         >>> similar = SimilarSamples(np.array([4]), np.array([[1, -1]]), np.array([[2, 0]]))
@@ -65,20 +65,20 @@ class SimilarSamples:
     """
 
     rows: Array
-    given: Array
-    suggested: Array
+    label_rows: Array
+    suggestion_rows: Array
 
     def similar_to(self, row: int) -> tuple[list[int], list[int]]:
         """Return the similar samples of one of the rows: of the given and of the suggested class; none of another."""
         places = np.flatnonzero(self.rows == row)
         if not len(places):
             return [], []
-        rows_of_label, suggested = (
-            [int(i) for i in each[places[0]] if i >= 0] for each in (self.given, self.suggested)
+        rows_of_label, rows_of_suggestion = (
+            [int(i) for i in rows[places[0]] if i >= 0] for rows in (self.label_rows, self.suggestion_rows)
         )
-        return rows_of_label, suggested
+        return rows_of_label, rows_of_suggestion
 
-    def all(self) -> list[int]:
+    def rows_shown(self) -> list[int]:
         """Return every similar sample once, the nearest of all rows first."""
-        both = np.stack([self.given, self.suggested], axis=2) if len(self.rows) else np.zeros((0, 0, 2), int)
-        return [int(i) for i in dict.fromkeys(both.transpose(1, 0, 2).ravel().tolist()) if i >= 0]
+        rows = np.stack([self.label_rows, self.suggestion_rows], axis=2) if len(self.rows) else np.zeros((0, 0, 2), int)
+        return [int(i) for i in dict.fromkeys(rows.transpose(1, 0, 2).ravel().tolist()) if i >= 0]

@@ -41,7 +41,7 @@ class AuditWatch:
         >>> watch.see([4, 5], torch.tensor([[7, 8, 9], [3, 1, 2]]))
         >>> watch.note([4, 5], dense(torch.zeros(2, 2, 3), torch.tensor([[0, 0, 0], [1, 0, -100]])))
         >>> watch.take()
-        >>> watch.samples[5].input.tolist(), watch.samples[5].given.tolist()
+        >>> watch.samples[5].input.tolist(), watch.samples[5].labels.tolist()
         ([3, 1, 2], [1, 0, -100])
     """
 

@@ -193,7 +193,7 @@ class DynamicsPictures:
         self._looks = _LOOKS
         drawn_samples, further_samples = similar
         self._similar = drawn_samples or self._similar
-        self._alike = [] if further_samples is None else further_samples.all()
+        self._alike = [] if further_samples is None else further_samples.rows_shown()
         self._follow(statistics, device)
         self._watch.note(epoch, {"index": record.index, "p_label": record.p_label})
 
@@ -277,7 +277,7 @@ class DynamicsPictures:
     def _follow(self, statistics: SampleStatistics, device: torch.device | None) -> None:
         worst = worst_samples(statistics, FOLLOWED * self._top_k)
         examples = [row for kinds in self._examples.values() for rows in kinds.values() for row in rows]
-        rows = [*worst, *self._audit_rows, *self._alike, *self._similar.all(), *examples]
+        rows = [*worst, *self._audit_rows, *self._alike, *self._similar.rows_shown(), *examples]
         self._watch.follow(list(dict.fromkeys(rows)), device)
 
     def _suspects(

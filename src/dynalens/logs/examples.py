@@ -24,4 +24,4 @@ def class_examples_of(features: FeatureRows, statistics: SampleStatistics, n: in
     """Return the rows of each class's prototypes and their like; none where there are no features or single labels."""
     if not features.values.shape[1] or statistics.unit is not None or not (statistics.presentations > 0).any():
         return {}
-    return class_examples(features.values[: len(statistics)], statistics, n, most=_MOST_CLASSES)
+    return class_examples(features.values[: len(statistics)], statistics, n, max_classes=_MOST_CLASSES)

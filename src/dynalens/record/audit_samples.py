@@ -22,13 +22,13 @@ class AuditedSample(NamedTuple):
     """What a batch held of a sample.
 
     Attributes:
-        given: Of tokens a class for each ``(T,)``, or 0 or 1 for each label ``(K, T)``; a mask ``(h, w)``, or one for
+        labels: Of tokens a class for each ``(T,)``, or 0 or 1 for each label ``(K, T)``; a mask ``(h, w)``, or one for
             each label ``(K, h, w)``; the targets ``(D,)`` of a regression. Negative, or NaN, where the loss ignores it.
         input: Tokens ``(T,)``, numbers ``(F,)``, a picture ``(H, W, 3)``, uint8, or a signal ``(C, L)``; None where
             it was none of these.
     """
 
-    given: Array
+    labels: Array
     input: Array | None = None
 
 
@@ -42,7 +42,7 @@ def audited_arrays(samples: Mapping[int, AuditedSample]) -> dict[str, Array]:
     """Return these samples as arrays with the names that they have in the file."""
     arrays: dict[str, Array] = {}
     for row, sample in samples.items():
-        arrays[f"{row}_{_GIVEN}"] = sample.given
+        arrays[f"{row}_{_GIVEN}"] = sample.labels
         if sample.input is not None:
             arrays[f"{row}_{_INPUT}"] = sample.input
     return arrays
@@ -69,9 +69,9 @@ def read_audited(folder: Path | None, num_samples: int) -> dict[int, AuditedSamp
     return {int(row): AuditedSample(arrays[f"{row}_{_GIVEN}"], arrays.get(f"{row}_{_INPUT}")) for row in rows}
 
 
-def _check(given: Array, sample_input: Array | None) -> None:
-    if given.dtype.kind not in "if" or given.ndim not in (1, 2, 3) or not given.size:
-        raise ValueError(f"labels of {given.dtype} and shape {given.shape}")
+def _check(labels: Array, sample_input: Array | None) -> None:
+    if labels.dtype.kind not in "if" or labels.ndim not in (1, 2, 3) or not labels.size:
+        raise ValueError(f"labels of {labels.dtype} and shape {labels.shape}")
     if sample_input is None:
         return
     kinds, shape = _INPUT_KINDS.get(sample_input.ndim, ""), sample_input.shape

@@ -170,7 +170,7 @@ class RecordFolder:
 
     def write_similar(self, similar: SimilarSamples, epochs: Sequence[int]) -> None:
         """Write ``similar.npz``: what suspects look like after these epochs."""
-        arrays = {"rows": similar.rows, "given": similar.given, "suggested": similar.suggested}
+        arrays = {"rows": similar.rows, "given": similar.label_rows, "suggested": similar.suggestion_rows}
         write_arrays(self.path / SIMILAR, {**arrays, "epochs": np.array(epochs)})
 
     def _take_over(self, epoch: int, source: Path) -> None:

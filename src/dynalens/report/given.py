@@ -34,7 +34,7 @@ def kept_items(samples: Mapping[int, AuditedSample]) -> dict[int, tuple[Any, Arr
 
 def _labels_in_rows(sample: AuditedSample) -> Array:
     """Return the labels of tokens as a dataset has them, with a row for each token, and of no more than there are."""
-    given, tokens = sample.given, sample.input
+    given, tokens = sample.labels, sample.input
     is_sequence = given.dtype.kind == "i" and (tokens is None or tokens.ndim < 3) and given.ndim < 3
     if not is_sequence:
         return given
