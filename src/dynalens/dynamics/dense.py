@@ -34,34 +34,35 @@ class DenseRules:
     """The rules of tokens, or those of pixels.
 
     Args:
-        counted: Name of the array with the places of the worst units, which tells a record of this kind.
+        marker: Name of the array with the places of the worst units, which tells a record of this kind.
         masks: Whether these are pixels, in rows and columns.
         labels: Whether a unit has any number of labels: class 2 k + 1 is label k that was given, and 2 k that was not.
     """
 
-    def __init__(self, counted: str, *, masks: bool, labels: bool = False) -> None:
-        self.COUNTED, self._masks, self._labels = counted, masks, labels
+    def __init__(self, marker: str, *, masks: bool, labels: bool = False) -> None:
+        self.MARKER, self._masks, self._labels = marker, masks, labels
 
-    def empty(self, num_samples: int, count: int) -> State:
+    def empty_state(self, num_samples: int, count: int) -> State:
         """Return what is kept of samples that were never seen."""
-        names = (self.COUNTED, _GIVEN, _RIVAL, *((_COLUMNS,) if self._masks else ()))
+        names = (self.MARKER, _GIVEN, _RIVAL, *((_COLUMNS,) if self._masks else ()))
         arrays: State = {name: np.full(num_samples, -1, np.int32) for name in names}
         arrays |= {_VOTES: np.zeros(num_samples, np.int32), _RIGHT: np.zeros(num_samples, np.bool_)}
         arrays |= {name: np.zeros(num_samples, np.float32) for name in (_DOUBT, _FORGOTTEN)}
         return arrays | {_BITS: np.zeros((num_samples, FOLLOWED // 8), np.uint8)}
 
-    def present(self, state: State, places: "slice | Array", numbers: Array, step: float) -> None:
+    def add_presentations(self, state: State, places: "slice | Array", numbers: Array, step: float) -> None:
         """Add one presentation of each of some different samples."""
         part = np.where(state["presentations"][places] == 1, np.float32(1), np.float32(step))
         state[_DOUBT][places] += part * (numbers[DOUBT] - state[_DOUBT][places])
         worst, is_contradicted = numbers[POSITION].astype(np.int32), numbers[RIGHT] < 1
-        votes, same = state[_VOTES][places], state[self.COUNTED][places] == worst
-        new = votes == 0  # no unit has a majority: this one is named, with a vote if it is contradicted
-        state[_VOTES][places] = votes + np.where(is_contradicted, np.where(new | same, 1, -1), 0)
-        units = {self.COUNTED: worst, _GIVEN: numbers[GIVEN], _RIVAL: numbers[CONTRADICTION]}
+        votes, is_same_unit = state[_VOTES][places], state[self.MARKER][places] == worst
+        has_no_majority = votes == 0  # this unit is named, with a vote if it is contradicted
+        state[_VOTES][places] = votes + np.where(is_contradicted, np.where(has_no_majority | is_same_unit, 1, -1), 0)
+        units = {self.MARKER: worst, _GIVEN: numbers[GIVEN], _RIVAL: numbers[CONTRADICTION]}
         units |= {_COLUMNS: numbers[COLUMNS]}
         for name in units.keys() & state.keys():
-            state[name][places] = np.where(new | (same & is_contradicted), units[name], state[name][places])
+            is_named = has_no_majority | (is_same_unit & is_contradicted)
+            state[name][places] = np.where(is_named, units[name], state[name][places])
         state[_RIGHT][places] = ~is_contradicted
         if _BITS in state:
             self._count(state, places, numbers)
@@ -79,7 +80,7 @@ class DenseRules:
         """Return 0: crops move a mask's pixels, and a masked language model draws its targets anew."""
         return 0
 
-    def read(self, state: Mapping[str, Array], times: Array) -> dict[str, Array]:
+    def read_statistics(self, state: Mapping[str, Array], times: Array) -> dict[str, Array]:
         """Return the statistics of the worst token or pixel of each sample."""
         labels, rival = state[_GIVEN], state[_RIVAL]
         columns = {"unit_columns": state[_COLUMNS].copy()} if self._masks else {}
@@ -93,7 +94,7 @@ class DenseRules:
             "label": labels.copy(),
             "candidate": rival.copy(),
             "predicted": np.where(state[_RIGHT], labels, rival),
-            "unit": state[self.COUNTED].copy(),
+            "unit": state[self.MARKER].copy(),
             "unit_margin": np.where(np.isnan(times), np.nan, -state[_DOUBT].astype(np.float64)),
         }
 
@@ -105,7 +106,7 @@ def unpacked_states(codes: Array) -> Array:
         >>> unpacked_states(np.array([[5.0, 0.0]]))[0, :4]
         array([2, 1, 0, 0], dtype=int8)
     """
-    used = np.flatnonzero(codes.any(axis=0))
-    digits = codes[:, : used[-1] + 1 if len(used) else 0].astype(np.int32)
+    filled_columns = np.flatnonzero(codes.any(axis=0))
+    digits = codes[:, : filled_columns[-1] + 1 if len(filled_columns) else 0].astype(np.int32)
     states = digits[:, :, np.newaxis] // 3 ** np.arange(DIGITS, dtype=np.int32) % 3
     return states.astype(np.int8).reshape(len(codes), -1)[:, :FOLLOWED]

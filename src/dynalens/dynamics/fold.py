@@ -8,7 +8,7 @@ import numpy as np
 from dynalens.dynamics.rows import EL2N, LOG_P, MARGIN, PREDICTED, ROWS, TARGET
 from dynalens.dynamics.statistics import Array, SampleStatistics
 from dynalens.dynamics.uncertainty import entropies
-from dynalens.dynamics.units import kind_of, present_units, read_units
+from dynalens.dynamics.units import add_units, kind_of, read_units
 
 State = dict[str, Array]
 
@@ -85,11 +85,11 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
     forgotten_count = learned_count = 0
     size = max(1, _BLOCK * ROWS // len(rows))
     for order in rounds:
-        every = len(order) == len(state["label"])  # sorted and all of them: a slice says the same and is faster
+        covers_all = len(order) == len(state["label"])  # sorted and all of them: a slice says the same and is faster
         for start in range(0, len(order), size):
             block = order[start : start + size]
-            places = slice(start, start + len(block)) if every else index[block]
-            changes = _present_once(state, places, rows.take(block, axis=1), epoch, step)
+            places = slice(start, start + len(block)) if covers_all else index[block]
+            changes = _add_once(state, places, rows.take(block, axis=1), epoch, step)
             forgotten_count, learned_count = forgotten_count + changes[0], learned_count + changes[1]
     return forgotten_count, learned_count
 
@@ -119,9 +119,9 @@ def _rounds(index: Array, num_samples: int) -> Sequence[Array]:
         return [single_places]
     order = np.argsort(index, kind="stable")
     sorted_index = index[order]
-    first = np.append(True, sorted_index[1:] != sorted_index[:-1])
+    is_first = np.append(True, sorted_index[1:] != sorted_index[:-1])
     place = np.arange(len(index))
-    repeat = place - np.maximum.accumulate(np.where(first, place, 0))
+    repeat = place - np.maximum.accumulate(np.where(is_first, place, 0))
     return np.split(order[np.argsort(repeat, kind="stable")], np.bincount(repeat).cumsum()[:-1])
 
 
@@ -133,7 +133,7 @@ def _widen(state: State, rows: Array, epoch: int, repeats: int) -> None:
             state.update({name: state[name].astype(np.int32) for name in names})
 
 
-def _present_once(state: State, places: "slice | Array", rows: Array, epoch: int, step: float) -> tuple[int, int]:
+def _add_once(state: State, places: "slice | Array", rows: Array, epoch: int, step: float) -> tuple[int, int]:
     """Add one presentation of each of some different samples: every statistic's own recursion stands here."""
     margin, log_p, p = rows[MARGIN], rows[LOG_P], np.exp(rows[LOG_P])
     correct = margin > 0
@@ -154,7 +154,7 @@ def _present_once(state: State, places: "slice | Array", rows: Array, epoch: int
     _move_means(state, places, (margin, p, rival), step)
     _vote(state, places, rows)
     if kind_of(state) is not None:
-        present_units(state, places, rows[ROWS:], step)
+        add_units(state, places, rows[ROWS:], step)
     return int(np.count_nonzero(forgot)), int(np.count_nonzero(is_new))
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from dynalens.dynamics.statistics import Array
 
 
-def given_log_odds(margins: Array, given: Array) -> Array:
+def given_log_odds(margins: Array, bits: Array) -> Array:
     r"""Return the log odds that each label is as it was given, by Bayes with two rates of noise for all labels.
 
         m_k + log(P(given g | predicted g) / P(given g | predicted 1 - g))
@@ -18,7 +18,7 @@ def given_log_odds(margins: Array, given: Array) -> Array:
 
     Args:
         margins: Shape ``(N, K)``, weighted means of the margins.
-        given: Shape ``(N, K)``, 1 or 0; labels of -1 are not counted.
+        bits: Shape ``(N, K)``, 1 or 0; labels of -1 are not counted.
 
     Returns:
         Shape ``(N, K)``, of the dtype of ``margins``.
@@ -30,26 +30,26 @@ def given_log_odds(margins: Array, given: Array) -> Array:
         >>> np.exp(given_log_odds(margins, given) - margins).round(6).T  # 3.5 / 5 : .5 / 2 and 1.5 / 2 : 1.5 / 5
         array([[2.8, 2.8, 2.8, 2.5, 2.5]])
     """
-    odds: Array = margins + log_ratios(margins, given)[given].astype(margins.dtype)
+    odds: Array = margins + log_ratios(margins, bits)[bits].astype(margins.dtype)
     return odds
 
 
-def log_ratios(margins: Array, given: Array) -> Array:
+def log_ratios(margins: Array, bits: Array) -> Array:
     """Return log(P(given g | predicted g) / P(given g | predicted 1 - g)) for g = 0 and 1, shape ``(2,)``, float64.
 
     Half a label is added to both sides of each fraction, so that it is never 0 (Jeffreys' prior).
 
     Args:
         margins: Shape ``(N, K)``; the sign says whether a label is predicted as it was given.
-        given: Shape ``(N, K)``, 1 or 0; labels of -1 are not counted.
+        bits: Shape ``(N, K)``, 1 or 0; labels of -1 are not counted.
     """
-    is_g = [given == g for g in (0, 1)]
-    with_it, against_it = ([int((each & signs).sum()) for each in is_g] for signs in (margins > 0, margins < 0))
+    bit_masks = [bits == g for g in (0, 1)]
+    with_it, against_it = ([int((mask & signs).sum()) for mask in bit_masks] for signs in (margins > 0, margins < 0))
     predicted = [_fraction(with_it[g], against_it[1 - g]) for g in (0, 1)]
     other_predicted = [_fraction(against_it[g], with_it[1 - g]) for g in (0, 1)]
     ratios: Array = np.log(predicted) - np.log(other_predicted)
     return ratios
 
 
-def _fraction(count: int, others: int) -> float:
-    return (count + 0.5) / (count + others + 1)
+def _fraction(count: int, other_count: int) -> float:
+    return (count + 0.5) / (count + other_count + 1)

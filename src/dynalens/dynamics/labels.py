@@ -12,10 +12,10 @@ from dynalens.units.kinds import BITS
 State = dict[str, Array]
 
 _MARGINS, _BITS, _RIGHT, _FORGOTTEN = "unit.margins", "unit.bits", "unit.right", "unit.forgotten"
-COUNTED = _MARGINS
+MARKER = _MARGINS
 
 
-def empty(num_samples: int, count: int) -> State:
+def empty_state(num_samples: int, count: int) -> State:
     """Return what is kept of samples that were never seen.
 
     For each (sample, label), 6 bytes: the weighted mean of the margin, the given bit, -1 while it is not known, and
@@ -30,19 +30,19 @@ def empty(num_samples: int, count: int) -> State:
     }
 
 
-def present(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
+def add_presentations(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples."""
     kind = UnitKind(LABELS, state[_MARGINS].shape[1])
     logits, bits = numbers[kind.logits].T, bits_of_codes(numbers[kind.given].T, kind.labels)
     is_counted = ~np.isnan(logits)
     margins = np.where(bits == 1, logits, -logits)
-    earlier, is_known = state[_MARGINS][places], state[_BITS][places] >= 0
+    means, is_known = state[_MARGINS][places], state[_BITS][places] >= 0
     part = np.where(is_known, np.float32(step), np.float32(1))
-    state[_MARGINS][places] = np.where(is_counted, earlier + part * (margins - earlier), earlier)
+    state[_MARGINS][places] = np.where(is_counted, means + part * (margins - means), means)
     state[_BITS][places] = np.where(is_counted, bits, state[_BITS][places])
-    right = margins > 0  # False where it is not counted
-    state[_FORGOTTEN][places] += (state[_RIGHT][places] & ~right & is_counted).sum(axis=1).astype(np.int32)
-    state[_RIGHT][places] = np.where(is_counted, right, state[_RIGHT][places])
+    is_right = margins > 0  # False where it is not counted
+    state[_FORGOTTEN][places] += (state[_RIGHT][places] & ~is_right & is_counted).sum(axis=1).astype(np.int32)
+    state[_RIGHT][places] = np.where(is_counted, is_right, state[_RIGHT][places])
 
 
 def count_changes(state: Mapping[str, Array], index: Array, numbers: Array) -> int:
@@ -52,8 +52,8 @@ def count_changes(state: Mapping[str, Array], index: Array, numbers: Array) -> i
     bits[np.isnan(numbers[kind.logits].T)] = -1
     known_bits = state[_BITS].copy()
     known_bits[index] = np.where(known_bits[index] >= 0, known_bits[index], bits)
-    earlier = known_bits[index]
-    differs = (bits >= 0) & (earlier >= 0) & (bits != earlier)
+    first_bits = known_bits[index]
+    differs = (bits >= 0) & (first_bits >= 0) & (bits != first_bits)
     return len(np.unique(index[differs.any(axis=1)]))
 
 
@@ -68,7 +68,7 @@ def bits_of_codes(codes: Array, count: int) -> Array:
     return bits.reshape(len(codes), -1)[:, :count].astype(np.int8)
 
 
-def read(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
+def read_statistics(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
     """Return the statistics of the worst label of each sample, and the margins of all."""
     has_presentations = ~np.isnan(times)
     is_known = state[_BITS] >= 0
@@ -76,11 +76,11 @@ def read(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
     unit = np.where(is_known, given_log_odds(state[_MARGINS], state[_BITS]), np.inf).argmin(axis=1)
     rows = np.arange(len(unit))
     bits = np.where(has_presentations, state[_BITS][rows, unit], -1).astype(np.int32)
-    last = np.where(state[_RIGHT][rows, unit], bits, 1 - bits)
+    last_bits = np.where(state[_RIGHT][rows, unit], bits, 1 - bits)
     return {
         "label": bits,
         "candidate": np.where(has_presentations, 1 - bits, -1).astype(np.int32),
-        "predicted": np.where(has_presentations, last, -1).astype(np.int32),
+        "predicted": np.where(has_presentations, last_bits, -1).astype(np.int32),
         "unit": np.where(has_presentations, unit, -1).astype(np.int32),
         "unit_margin": np.where(has_presentations, margins[rows, unit], np.nan),
         "unit_forgetting_events": state[_FORGOTTEN].copy(),

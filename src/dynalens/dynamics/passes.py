@@ -22,12 +22,12 @@ class HostBlock:
 
     Attributes:
         classes: K of the logits in it.
-        free: How many rows more have room.
+        free_rows: How many rows more have room.
     """
 
     def __init__(self) -> None:
         self._logits, self._targets = np.empty((0, 0), np.float32), np.empty(0, np.int64)
-        self._rows = self.classes = self.free = 0
+        self._rows = self.classes = self.free_rows = 0
 
     def __len__(self) -> int:
         return self._rows
@@ -41,12 +41,12 @@ class HostBlock:
 
     def drop(self) -> None:
         """Lose what is in it."""
-        self._rows, self.free = 0, len(self._targets)
+        self._rows, self.free_rows = 0, len(self._targets)
 
     def take(self, logits: Array, targets: Array) -> None:
         """Copy rows, no more than are free."""
         begin, count = self._rows, len(targets)
-        self._rows, self.free = begin + count, self.free - count
+        self._rows, self.free_rows = begin + count, self.free_rows - count
         self._logits[begin : begin + count] = logits
         self._targets[begin : begin + count] = targets
 
@@ -91,12 +91,12 @@ def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array) -> None:
     All but the exponentials is numpy's: its operations begin in a third of torch's time, its largest takes a tenth, and
     its product of a row with itself half of the time of torch's norm.
     """
-    logits, first = z.numpy().reshape(-1), np.arange(0, z.numel(), z.shape[1])
-    label_places = first + label
-    parts[0], parts[1] = logits[label_places], logits[first + turn]
+    logits, row_starts = z.numpy().reshape(-1), np.arange(0, z.numel(), z.shape[1])
+    label_places = row_starts + label
+    parts[0], parts[1] = logits[label_places], logits[row_starts + turn]
     logits[label_places] = -np.inf
     rival = z.numpy().argmax(1)
-    rival_places = first + rival
+    rival_places = row_starts + rival
     parts[2], parts[5] = logits[rival_places], rival
     q = torch.softmax(z, 1, out=z).numpy()
     parts[3] = q.reshape(-1)[rival_places]

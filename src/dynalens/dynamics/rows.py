@@ -153,8 +153,8 @@ class Indices:
         """Return all M indices in their order, (M,), and the number of the step of each, (M,), int64."""
         self._close()
         pieces: list[Any] = []
-        for device, together in groupby(self._pieces, key=_device_of):
-            pieces_there: list[Any] = list(together)
+        for device, device_pieces in groupby(self._pieces, key=_device_of):
+            pieces_there: list[Any] = list(device_pieces)
             pieces += pieces_there if device is None else [torch.cat(pieces_there).cpu().numpy()]
         step = np.repeat(np.arange(len(self._counts)), np.asarray(self._counts))
         return np.concatenate(pieces, dtype=np.int64), step
@@ -171,12 +171,12 @@ class PendingRows:
         block: Where logits wait on the host; empty.
 
     Attributes:
-        beside: Numbers of units of each presentation, which follow in the rows.
+        unit_numbers: Numbers of units of each presentation, which follow in the rows.
     """
 
     def __init__(self, *, probabilities: bool = False, block: HostBlock | None = None) -> None:
         self._probabilities: list[Tensor] | None = [] if probabilities else None
-        self.beside: list[Tensor] = []
+        self.unit_numbers: list[Tensor] = []
         self._index = Indices()
         self._rows: list[Tensor] = []
         # What is kept lies in one place: small tensors between large ones keep freed memory from being used again.
@@ -211,8 +211,8 @@ class PendingRows:
         if self._transfers or self._block.classes != logits.shape[1]:
             self._compute()
             self._block.begin(logits.shape[1])
-        while self._block.free <= len(targets):
-            count = self._block.free
+        while self._block.free_rows <= len(targets):
+            count = self._block.free_rows
             self._block.take(logits[:count], targets[:count])
             self._compute()
             logits, targets = logits[count:], targets[count:]
@@ -243,10 +243,10 @@ class PendingRows:
         self._finish()
         index, step = self._index.on_host()
         rows = torch.cat(self._rows, dim=1).cpu().numpy() if self._rows else np.empty((ROWS, 0), np.float32)
-        for further in (self._probabilities, self.beside):
-            if further:
+        for extra_rows in (self._probabilities, self.unit_numbers):
+            if extra_rows:
                 # One by one: all of them together would need the room on the device twice.
-                rows = np.concatenate([rows, np.concatenate([each.cpu().numpy() for each in further]).T])
+                rows = np.concatenate([rows, np.concatenate([piece.cpu().numpy() for piece in extra_rows]).T])
         if self._earlier_rows is None:
             return index, rows, step
         earlier_index, rows_before, step_before = self._earlier_rows
@@ -269,7 +269,7 @@ class PendingRows:
         if len(self._block):
             self._keep(*self._block.take_all())
         if self._transfers:
-            logits, targets = (torch.cat(each) for each in zip(*self._transfers, strict=True))
+            logits, targets = (torch.cat(tensors) for tensors in zip(*self._transfers, strict=True))
             self._transfers, self._waiting_numbers = [], 0
             self._keep(logits.float(), targets)
 
@@ -295,7 +295,7 @@ class PendingRows:
         self.heads.add(logits.shape[1])
         if self._probabilities is not None:
             self._probabilities.append(logits.softmax(dim=1))
-        turns = self._next(len(logits), logits.shape[1], logits.device)
+        turns = self._next_turns(len(logits), logits.shape[1], logits.device)
         class_passes(logits, targets, turns, self._places(len(logits), logits.device))
         self._rows_made += len(targets)
 
@@ -310,7 +310,7 @@ class PendingRows:
             return np.full(len(self), -1)
         return in_turn(len(self), self.classes, torch.device("cpu")).numpy()
 
-    def _next(self, n: int, classes: int, device: torch.device) -> Tensor:
+    def _next_turns(self, n: int, classes: int, device: torch.device) -> Tensor:
         """Return which classes come next: all in turn, however the presentations are computed together."""
         period, (classes_of_turns, turns) = _period(classes), self._turns
         if classes_of_turns != classes or turns.device != device or len(turns) < period + n:

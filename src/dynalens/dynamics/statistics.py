@@ -128,11 +128,11 @@ class SampleStatistics:
     def of_one_label(self, asker: str) -> "SampleStatistics":
         """Return these statistics; raise a ValueError where samples have several labels, unfit for the asker."""
         if self.unit is not None:
-            kind, doubtful = ("several labels for each", "label") if self.target is None else ("a regression", "target")
+            kind, unit = ("several labels for each", "label") if self.target is None else ("a regression", "target")
             raise ValueError(
                 f"Expected a record of one label for each sample for {asker}, got a record of {kind}. Leave {asker} "
                 f"out, which compare samples by the one class of each. `suspects()` names the sample and its "
-                f"suspicious {doubtful} without them."
+                f"suspicious {unit} without them."
             )
         return self
 
@@ -153,8 +153,8 @@ class SampleStatistics:
 
     def arrays(self) -> dict[str, Array]:
         """Return the statistics that there are, by name."""
-        every = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: values for name, values in every.items() if values is not None}
+        values_by_name = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: values for name, values in values_by_name.items() if values is not None}
 
     def __len__(self) -> int:
         return len(self.label)
@@ -189,8 +189,8 @@ class EpochRecord:
 
     def presentations(self) -> dict[str, Array]:
         """Return what a history keeps of the epoch, by name."""
-        every = {name: getattr(self, name) for name in HISTORY}
-        return {name: values for name, values in every.items() if values is not None}
+        values_by_name = {name: getattr(self, name) for name in HISTORY}
+        return {name: values for name, values in values_by_name.items() if values is not None}
 
     @property
     def accuracy(self) -> float:

@@ -19,10 +19,10 @@ State = dict[str, Array]
 
 _TARGETS, _RESIDUALS, _ABSOLUTE, _LAST = "unit.targets", "unit.residuals", "unit.absolute", "unit.last"
 _FORGOTTEN, TOLERANCE = "unit.forgotten", "unit.tolerance"
-COUNTED = _RESIDUALS
+MARKER = _RESIDUALS
 
 
-def empty(num_samples: int, count: int) -> State:
+def empty_state(num_samples: int, count: int) -> State:
     """Return what is kept of samples that were never seen.
 
     For each (sample, target), 16 bytes: the target, NaN while it is not known, the weighted means of the residual and
@@ -57,9 +57,9 @@ def rows_within_tolerance(state: State, index: Array, rows: Array, tolerance: Ar
     numbers = rows[ROWS:]
     residuals, targets = numbers[kind.logits].T, numbers[kind.given].T
     if len(index) and np.isnan(state[TOLERANCE]).any():
-        _, first = np.unique(index, return_index=True)
+        _, first_rows = np.unique(index, return_index=True)
         state[TOLERANCE][0] = (
-            default_tolerance(targets[first]) if tolerance is None else for_each_target(tolerance, kind.labels)
+            default_tolerance(targets[first_rows]) if tolerance is None else for_each_target(tolerance, kind.labels)
         )
     ratio = np.abs(residuals.astype(np.float64)) / state[TOLERANCE]
     is_counted = ~np.isnan(targets)
@@ -67,9 +67,9 @@ def rows_within_tolerance(state: State, index: Array, rows: Array, tolerance: Ar
     largest = np.where(rows[TARGET] >= 0, ratio[np.arange(len(worst)), worst], 0)
     with np.errstate(divide="ignore", invalid="ignore"):  # what is not finite is not counted
         margins = np.minimum(-np.log(ratio), CERTAIN)
-        margin, others = np.minimum(-np.log(largest), CERTAIN), largest / (1 + largest)
-        rows[LOG_OTHER] = np.log(others)
-    rows[MARGIN], rows[LOG_P], rows[EL2N] = margin, -np.log1p(largest), np.sqrt(2) * others
+        margin, other_probability = np.minimum(-np.log(largest), CERTAIN), largest / (1 + largest)
+        rows[LOG_OTHER] = np.log(other_probability)
+    rows[MARGIN], rows[LOG_P], rows[EL2N] = margin, -np.log1p(largest), np.sqrt(2) * other_probability
     rows[PREDICTED] = margin <= 0
     number = np.maximum(is_counted.sum(axis=1), 1)
     numbers[MEAN_MARGIN] = np.where(is_counted, margins, 0).sum(axis=1) / number
@@ -91,16 +91,16 @@ def mean_error(state: State, numbers: Array) -> float:
     return float(finite_ratios.mean()) if finite_ratios.size else 0.0
 
 
-def present(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
+def add_presentations(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples."""
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
     residuals, targets = numbers[kind.logits].T, numbers[kind.given].T
     is_counted, is_known = ~np.isnan(targets), ~np.isnan(state[_TARGETS][places])
-    was_within, is_within = (np.abs(each) < state[TOLERANCE] for each in (state[_LAST][places], residuals))  # NaN: no
+    was_within, is_within = (np.abs(r) < state[TOLERANCE] for r in (state[_LAST][places], residuals))  # NaN: no
     part = np.where(is_known, np.float32(step), np.float32(1))
     for name, values in ((_RESIDUALS, residuals), (_ABSOLUTE, np.abs(residuals))):
-        earlier = state[name][places]
-        state[name][places] = np.where(is_counted, earlier + part * (values - earlier), earlier)
+        means = state[name][places]
+        state[name][places] = np.where(is_counted, means + part * (values - means), means)
     for name, values in ((_TARGETS, targets), (_LAST, residuals)):
         state[name][places] = np.where(is_counted, values, state[name][places])
     state[_FORGOTTEN][places] += (was_within & ~is_within & is_counted).sum(axis=1).astype(np.int32)
@@ -111,11 +111,12 @@ def count_changes(state: Mapping[str, Array], index: Array, numbers: Array) -> i
     kind = UnitKind(TARGETS, state[_RESIDUALS].shape[1])
     targets, known_targets = numbers[kind.given].T, state[_TARGETS].copy()
     known_targets[index] = np.where(np.isnan(known_targets[index]), targets, known_targets[index])
-    earlier = known_targets[index]
-    return len(np.unique(index[(~np.isnan(targets) & ~np.isnan(earlier) & (targets != earlier)).any(axis=1)]))
+    first_targets = known_targets[index]
+    differs = ~np.isnan(targets) & ~np.isnan(first_targets) & (targets != first_targets)
+    return len(np.unique(index[differs.any(axis=1)]))
 
 
-def read(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
+def read_statistics(state: Mapping[str, Array], times: Array) -> dict[str, Array]:
     """Return the statistics of the worst target of each sample, and the residuals of all."""
     has_presentations = ~np.isnan(times)
     is_known = ~np.isnan(state[_TARGETS])

@@ -109,7 +109,7 @@ class TrainingDynamics:
         if beside is None:
             self._check_kind(None)
         else:
-            self._pending_rows.beside.append(beside)
+            self._pending_rows.unit_numbers.append(beside)
         if self._room:
             self._presentations += logits.shape[0]
             rows = max(self.num_samples, self._presentations)
@@ -146,8 +146,8 @@ class TrainingDynamics:
 
     def grow(self, num_samples: int) -> None:
         """Add samples until there are ``num_samples``. They get the next indices. No sample is ever removed."""
-        new = max(num_samples - self.num_samples, 0)
-        new_state = empty_state(new, classes_of(self._state)) | empty_units(new, kind_of(self._state))
+        num_new = max(num_samples - self.num_samples, 0)
+        new_state = empty_state(num_new, classes_of(self._state)) | empty_units(num_new, kind_of(self._state))
         new_state.pop(TOLERANCE, None)  # which is of all samples
         new_state = {name: values for name, values in new_state.items() if name in self._state}
         self._state |= {k: np.append(self._state[k], v.astype(self._state[k].dtype), 0) for k, v in new_state.items()}
@@ -190,15 +190,15 @@ class TrainingDynamics:
             index, rows = index[is_recorded], rows[:, is_recorded]
         if self._room and len(rows) > ROWS and not classes_of(self._state):
             self._state = empty_state(self.num_samples, len(rows) - ROWS) | self._state
-        forgotten, learned = fold(self._state, index, rows, epoch, self._step(rows, epoch))
+        num_forgotten, num_learned = fold(self._state, index, rows, epoch, self._step(rows, epoch))
         return EpochRecord(
             index=index,
             p_label=np.exp(rows[LOG_P]),
             margin=rows[MARGIN],
             predicted=rows[PREDICTED].astype(np.int32),
             p_other=np.exp(rows[LOG_OTHER]),
-            forgotten=forgotten,
-            learned=learned,
+            forgotten=num_forgotten,
+            learned=num_learned,
             non_finite=int((has_label & ~finite).sum()),
             residual=residuals(rows[ROWS:]) if self._is_regression else None,
         )
@@ -305,15 +305,15 @@ class TrainingDynamics:
 
     def _check(self, index: Array, rows: Array) -> None:
         if len(index) and (index.min() < 0 or index.max() >= self.num_samples):
-            outside = int(((index < 0) | (index >= self.num_samples)).sum())
+            num_outside = int(((index < 0) | (index >= self.num_samples)).sum())
             raise ValueError(
-                f"Expected `indices` to be in [0, {self.num_samples}), got {outside} outside it, the largest of "
+                f"Expected `indices` to be in [0, {self.num_samples}), got {num_outside} outside it, the largest of "
                 f"all is {index.max()}. If the dataset has grown, call `reset()` to begin a new record."
             )
-        wrong = int((rows[TARGET] == NOT_A_CLASS).sum())
-        if wrong:
+        num_wrong = int((rows[TARGET] == NOT_A_CLASS).sum())
+        if num_wrong:
             raise ValueError(
-                f"Expected the targets to be classes, got {wrong} in this epoch that name no class: binary targets "
+                f"Expected the targets to be classes, got {num_wrong} in this epoch that name no class: binary targets "
                 "that are neither 0 nor 1, or soft, mixed or multi-label ones. Pass `capture='labels'` if a "
                 "sample may have any number of labels, else `capture=` with a callable that returns logits and "
                 "class indices."
@@ -335,7 +335,7 @@ class TrainingDynamics:
         record_kind = kind_of(self._state)
         if kind != record_kind:
             raise ValueError(
-                f"Expected {_several(record_kind)}, as in the record so far, got {_several(kind)}. Train with one "
+                f"Expected {_in_words(record_kind)}, as in the record so far, got {_in_words(kind)}. Train with one "
                 "kind of targets, or call `reset()` to begin a new record."
             )
 
@@ -343,15 +343,15 @@ class TrainingDynamics:
         if target.min(initial=0) < 0:
             index, target = index[target >= 0], target[target >= 0]
         labels = self._state["label"].astype(np.float32)
-        earlier = labels[index]
-        is_new = earlier < 0
+        first_labels = labels[index]
+        is_new = first_labels < 0
         if is_new.any():
             labels[index[is_new]] = target[is_new]
-            earlier = labels[index]
-        return len(np.unique(index[earlier != target]))
+            first_labels = labels[index]
+        return len(np.unique(index[first_labels != target]))
 
 
-def _several(kind: UnitKind | None) -> str:
+def _in_words(kind: UnitKind | None) -> str:
     return "one label for each sample" if kind is None else f"{kind.labels or 'several'} {kind.name} for each sample"
 
 

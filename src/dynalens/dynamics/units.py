@@ -20,13 +20,13 @@ _SUMS = ("unit.margin_sum", "unit.right_sum", "unit.loss_sum")
 class _Rules(Protocol):
     """What a module has to have for each kind of units."""
 
-    COUNTED: str
+    MARKER: str
     """The array ``(N, K)``, or ``(N,)`` of tokens and pixels, that tells a record of this kind."""
 
-    def empty(self, num_samples: int, count: int) -> State: ...
-    def present(self, state: State, places: "slice | Array", numbers: Array, step: float) -> None: ...
+    def empty_state(self, num_samples: int, count: int) -> State: ...
+    def add_presentations(self, state: State, places: "slice | Array", numbers: Array, step: float) -> None: ...
     def count_changes(self, state: Mapping[str, Array], index: Array, numbers: Array) -> int: ...
-    def read(self, state: Mapping[str, Array], times: Array) -> dict[str, Array]: ...
+    def read_statistics(self, state: Mapping[str, Array], times: Array) -> dict[str, Array]: ...
 
 
 _RULES: dict[str, _Rules] = {
@@ -43,10 +43,10 @@ def empty_units(num_samples: int, kind: UnitKind | None) -> State:
     """Return what the record adds for samples that were never seen; nothing without a kind."""
     if kind is None:
         return {}
-    return {name: np.zeros(num_samples) for name in _SUMS} | _RULES[kind.name].empty(num_samples, kind.labels)
+    return {name: np.zeros(num_samples) for name in _SUMS} | _RULES[kind.name].empty_state(num_samples, kind.labels)
 
 
-def present_units(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
+def add_units(state: State, places: "slice | Array", numbers: Array, step: float) -> None:
     """Add one presentation of each of some different samples.
 
     Args:
@@ -59,15 +59,15 @@ def present_units(state: State, places: "slice | Array", numbers: Array, step: f
         state[name][places] += numbers[place]
     kind = kind_of(state)
     assert kind is not None
-    _RULES[kind.name].present(state, places, numbers, step)
+    _RULES[kind.name].add_presentations(state, places, numbers, step)
 
 
 def kind_of(state: Mapping[str, Array]) -> UnitKind | None:
     """Return what the units of a record are; None where each sample has one label."""
     if _SUMS[0] not in state:
         return None
-    names = [name for name, rules in _RULES.items() if rules.COUNTED in state]
-    shape = state[_RULES[names[0]].COUNTED].shape
+    names = [name for name, rules in _RULES.items() if rules.MARKER in state]
+    shape = state[_RULES[names[0]].MARKER].shape
     return UnitKind(names[0], shape[1] if len(shape) > 1 else 0)
 
 
@@ -112,6 +112,6 @@ def read_units(state: State, times: Array) -> dict[str, Array]:
     kind = kind_of(state)
     if kind is None:
         return {}
-    margin, right, loss = (state[name] / times for name in _SUMS)
-    means = {"correctness": right, "loss": loss, "mean_margin": margin}
-    return means | _RULES[kind.name].read(state, times)
+    margin, right_fraction, loss = (state[name] / times for name in _SUMS)
+    means = {"correctness": right_fraction, "loss": loss, "mean_margin": margin}
+    return means | _RULES[kind.name].read_statistics(state, times)
