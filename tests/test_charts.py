@@ -145,7 +145,7 @@ def test_ticks_are_few_even_and_inside(low: float, span: float, whole: bool) -> 
     high = low + span
     if not high > low:
         return
-    ticks = even_ticks(low, high, whole=whole)
+    ticks = even_ticks(low, high, integers=whole)
     assert len(ticks) <= 7
     tolerance = max(1e-6 * max(abs(low), abs(high), span), 1e-9 * whole)  # whole ticks are at least 1 apart
     assert all(low - tolerance <= tick <= high + tolerance for tick in ticks)

@@ -436,7 +436,7 @@ def test_the_two_rows_of_a_suspect_have_different_captions_within_the_card() -> 
     def sheet(explained_for: str) -> Image.Image:
         row = ExplanationRow(
             np.zeros((6, 6, 3), np.uint8), "tabby cat", "golden retriever", 0.03, {"saliency": np.zeros((6, 6))},
-            right=False, note="sample 12", explained_for=explained_for,
+            is_correct=False, note="sample 12", explained_for=explained_for,
         )  # fmt: skip
         return explanation_sheet([row], fractions=np.linspace(0, 1, 2), title="")
 

@@ -133,7 +133,7 @@ def test_words_that_find_no_room_are_an_ellipsis_in_the_last_line() -> None:
 def test_a_sheet_and_a_film_of_words_have_a_band_for_each_method_and_epoch() -> None:
     words = ("the", "film", "was", "good")
     maps = {"a": np.array([0.0, 0.0, 0.0, 1.0]), "b": np.array([0.0, -1.0, 0.0, 1.0])}
-    row = ExplanationRow(words, "good", "bad", 0.2, maps, right=False)
+    row = ExplanationRow(words, "good", "bad", 0.2, maps, is_correct=False)
     one, two = (explanation_sheet([row] * n, fractions=np.array([0.0, 1.0]), title="t") for n in (1, 2))
     assert one.width == two.width == 700
     band = 2 * (14 + 17 + 2 + 5)  # a line for the method, one of words, a gap
@@ -168,18 +168,18 @@ def test_an_overlay_shows_the_sign_of_relevance() -> None:
 
 def row(**changes: Any) -> ExplanationRow:
     given: dict[str, Any] = {
-        "image": np.zeros((4, 8, 3), np.uint8), "label": "cat", "predicted": "dog", "p_label": 0.25, "right": False,
-        "maps": {"saliency": np.eye(4, 8)}, "curves": {"saliency": {"deletion": 1 - FRACTIONS}},
+        "image": np.zeros((4, 8, 3), np.uint8), "label": "cat", "predicted": "dog", "p_label": 0.25,
+        "is_correct": False, "maps": {"saliency": np.eye(4, 8)}, "curves": {"saliency": {"deletion": 1 - FRACTIONS}},
         "areas": {"saliency": {"deletion": 0.5}},
     }  # fmt: skip
     return ExplanationRow(**(given | changes))
 
 
 def test_right_and_wrong_predictions_have_frames_of_two_colours() -> None:
-    sheet = explanation_sheet([row(), row(right=True)], fractions=FRACTIONS, title="epoch 0")
+    sheet = explanation_sheet([row(), row(is_correct=True)], fractions=FRACTIONS, title="epoch 0")
     for colour in (RIGHT, WRONG):
         assert count_of(sheet, colour) > 4 * 2 * 2 * 128
-    unframed = explanation_sheet([row(right=None, curves={})], fractions=FRACTIONS, title="epoch 0")
+    unframed = explanation_sheet([row(is_correct=None, curves={})], fractions=FRACTIONS, title="epoch 0")
     assert count_of(unframed, RIGHT) == count_of(unframed, WRONG) == 0
 
 
@@ -296,7 +296,7 @@ def test_the_film_keeps_the_first_and_the_latest_epoch_and_frames_each() -> None
 
 def suspect(**changes: Any) -> Suspect:
     given: dict[str, Any] = {
-        "sample_id": "12", "label": "cat", "suggested": "dog", "wrong_probability": 0.9,
+        "sample_id": "12", "label": "cat", "suggestion": "dog", "wrong_probability": 0.9,
         "trace": np.array([0.1, np.nan, 0.2, 0.3]),
     }  # fmt: skip
     return Suspect(**(given | changes))
@@ -322,7 +322,7 @@ def test_the_gallery_makes_cards_wider_where_names_or_numbers_would_be_cut(monke
         return write(draw, position, text, size, width=width, **options)
 
     monkeypatch.setattr("dynalens.pictures.gallery.write", noted)
-    number = suspect(label="4.287", suggested="3.424 (-0.863)")
+    number = suspect(label="4.287", suggestion="3.424 (-0.863)")
     heights = [
         suspects_gallery([card] * 12, "title", ("target", "predicted", "closeness")).height
         for card in (suspect(), number)
@@ -341,7 +341,7 @@ def test_a_sparkline_takes_any_trace(trace: list[float]) -> None:
 
 
 def test_the_table_of_suspects_escapes_what_markdown_would_read() -> None:
-    text = suspects_table([suspect(label="<script>alert(1)</script>", suggested="a|b *c* [d](e)")])
+    text = suspects_table([suspect(label="<script>alert(1)</script>", suggestion="a|b *c* [d](e)")])
     assert "<script" not in text
     assert text.splitlines()[-1].count("|") == 6
     assert not set("*[") & set(text.splitlines()[-1])

@@ -78,7 +78,7 @@ def test_galleries_show_what_a_suspect_looks_like(run: tuple[Path, Any, list[lis
     pictures = [picture for suspect in last for side in suspect.similar for picture in side]
     assert len(pictures) == 2 * 2 * 4
     assert all(picture is not None for picture in pictures)
-    without = [Suspect(s.sample_id, s.label, s.suggested, s.wrong_probability, s.trace, s.picture) for s in last]
+    without = [Suspect(s.sample_id, s.label, s.suggestion, s.wrong_probability, s.trace, s.picture) for s in last]
     assert suspects_gallery(last, "").height > suspects_gallery(without, "").height
 
 

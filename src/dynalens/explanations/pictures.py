@@ -73,12 +73,12 @@ class ExplanationPictures:
         if len(rows) != len(self._film_labels):
             self._films = {}  # samples that were chosen by their ids have not all passed before
         self._film_labels = [row.label for row in rows]
-        self._film_colours = any(row.right is not None for row in rows)
+        self._film_colours = any(row.is_correct is not None for row in rows)
         for method in rows[0].maps:
             maps = [row.maps[method] for row in rows]
             signed = any((relevance < 0).any() for relevance in maps)
             film = self._films.setdefault(method, FilmStrip())
-            film.add(epoch, [row.image for row in rows], maps, [row.right for row in rows], signed=signed)
+            film.add(epoch, [row.image for row in rows], maps, [row.is_correct for row in rows], signed=signed)
 
     def _write_films(self) -> None:
         if self._step is None:

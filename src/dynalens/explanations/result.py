@@ -120,7 +120,7 @@ class ExplanationResult:
             decode: From a token to its word.
         """
         sentences = self._sentences(decode)
-        pictures = sentences.all() if is_tokens(self.images) else self._pictures(normalisation)
+        pictures = sentences.words() if is_tokens(self.images) else self._pictures(normalisation)
         shown_labels = self._labels(names, sentences.name)
         curves = {
             method: _curves_at(method_curves.curves, fractions) for method, method_curves in self.measured.items()
@@ -139,7 +139,7 @@ class ExplanationResult:
                     label=label,
                     predicted=predicted,
                     p_label=p_label,
-                    right=None if self.numbers else label == predicted,
+                    is_correct=None if self.numbers else label == predicted,
                     note=sample,
                     explained_for=explained_for and self._explained_for(i, explained_for),
                     maps={m: maps[i] for m, maps in relevance.items()},

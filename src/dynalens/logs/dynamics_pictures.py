@@ -297,7 +297,7 @@ class DynamicsPictures:
             Suspect(
                 sample_id=escaped(str(sample if ids is None else ids[sample])),
                 label=labels[place],
-                suggested=suggested[place],
+                suggestion=suggested[place],
                 wrong_probability=math.nan if estimate is None else float(estimate.wrong[sample]),
                 trace=self._watch.trace(sample),
                 picture=self._watch.pictures.get(sample),

@@ -30,7 +30,7 @@ class Axis:
         label: Quantity and unit.
         low: Value at the left or lower end.
         high: Value at the other end.
-        whole: Ticks at whole numbers only.
+        integers: Ticks at whole numbers only.
         log: Logarithmic; ``low`` must be positive.
         names: Tick labels for certain values, in place of even ticks' numbers.
         last_tick: Largest value with a number.
@@ -39,7 +39,7 @@ class Axis:
     label: str
     low: float
     high: float
-    whole: bool = False
+    integers: bool = False
     log: bool = False
     names: tuple[tuple[float, str], ...] = ()
     last_tick: float = math.inf
@@ -55,33 +55,33 @@ class Axis:
     def ticks(self) -> list[tuple[float, str]]:
         """Return values and their labels."""
         if self.log:
-            first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high) + 1e-9)
-            step = max(1, math.ceil((last - first) / _TARGET_TICKS))
-            return [(10.0**k, number(10.0**k)) for k in range(first, last + 1, step)]
+            begin, end = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high) + 1e-9)
+            step = max(1, math.ceil((end - begin) / _TARGET_TICKS))
+            return [(10.0**k, number(10.0**k)) for k in range(begin, end + 1, step)]
         named_values = [value for value, _ in self.names]
         even = [
             value
-            for value in even_ticks(self.low, self.high, whole=self.whole)
+            for value in even_ticks(self.low, self.high, integers=self.integers)
             if value not in named_values and value <= self.last_tick
         ]
         clear = 0.12 * (self.high - self.low)  # a name needs room
-        even = [value for value in even if all(abs(value - other) >= clear for other in named_values)]
+        even = [value for value in even if all(abs(value - named_value) >= clear for named_value in named_values)]
         return [*self.names, *((value, number(value)) for value in even)]
 
 
-def even_ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+def even_ticks(low: float, high: float, *, integers: bool = False) -> list[float]:
     """Return about five values in [low, high], one, two or five times a power of ten apart.
 
     Example:
-        >>> even_ticks(0.0, 0.5), even_ticks(0, 3, whole=True)
+        >>> even_ticks(0.0, 0.5), even_ticks(0, 3, integers=True)
         ([0.0, 0.1, 0.2, 0.3, 0.4, 0.5], [0.0, 1.0, 2.0, 3.0])
     """
     rough = (high - low) / _TARGET_TICKS
     power = 10.0 ** math.floor(math.log10(rough))
     step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-    step = max(step, 1.0) if whole else step
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(k * step, 12) + 0.0 for k in range(first, last + 1)]
+    step = max(step, 1.0) if integers else step
+    begin, end = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(k * step, 12) + 0.0 for k in range(begin, end + 1)]
 
 
 def number(value: float) -> str:
@@ -126,8 +126,8 @@ class Axes:
 
     def bars(self, edges: Array, heights: Array, colours: Sequence[Colour]) -> None:
         """Draw a bar between each two edges."""
-        lefts, rights = self._across(edges[:-1]), self._across(edges[1:])
-        for left, right, height, colour in zip(lefts, rights, self._down(heights), colours, strict=True):
+        lefts, rights = self._columns(edges[:-1]), self._columns(edges[1:])
+        for left, right, height, colour in zip(lefts, rights, self._rows(heights), colours, strict=True):
             if height < self.bottom:
                 gap = 1 if right - left > 3 else 0
                 self._draw.rectangle(
@@ -137,14 +137,14 @@ class Axes:
 
     def line(self, xs: Array, ys: Array, colour: Colour, *, width: int = 2) -> None:
         """Draw a line through the points; a NaN interrupts it."""
-        points = list(zip(self._across(xs), self._down(ys), strict=True))
+        points = list(zip(self._columns(xs), self._rows(ys), strict=True))
         for start, end in itertools.pairwise(points):
             if all(math.isfinite(v) for v in (*start, *end)):
                 self._draw.line((*start, *end), fill=colour, width=width)
 
     def mark(self, x: float) -> None:
         """Draw a dashed vertical line at ``x``."""
-        column = float(self._across(np.array([x]))[0])
+        column = float(self._columns(np.array([x]))[0])
         for y in range(self.top, self.bottom, 8):
             self._draw.line((column, y, column, min(y + 4, self.bottom)), fill=INK, width=2)
 
@@ -183,10 +183,10 @@ class Axes:
         middle = ((self.left + self.right) / 2, (self.top + self.bottom) / 2)
         write(self._draw, middle, text, _TEXT, fill=FAINT, anchor="mm", width=self.right - self.left - 20)
 
-    def _across(self, values: Array) -> Array:
+    def _columns(self, values: Array) -> Array:
         return self.left + self.x.place(values) * (self.right - self.left)
 
-    def _down(self, values: Array) -> Array:
+    def _rows(self, values: Array) -> Array:
         return self.bottom - self.y.place(values) * PLOT[1]
 
     def _frame(self) -> None:
@@ -194,11 +194,11 @@ class Axes:
 
     def _scales(self) -> None:
         for value, text in self.x.ticks():
-            pixel = float(self._across(np.array([value]))[0])
+            pixel = float(self._columns(np.array([value]))[0])
             self._draw.line((pixel, self.top, pixel, self.bottom + 3), fill=GRID)
             write(self._draw, (pixel, self.bottom + 5), text, _TICK, anchor="ma")
         for value, text in self.y.ticks():
-            pixel = float(self._down(np.array([value]))[0])
+            pixel = float(self._rows(np.array([value]))[0])
             self._draw.line((self.left - 3, pixel, self.right, pixel), fill=GRID)
             write(self._draw, (self.left - 5, pixel), text, _TICK, anchor="rm")
         write(self._draw, ((self.left + self.right) / 2, self.bottom + 19), self.x.label, _TEXT, anchor="ma")

@@ -39,7 +39,7 @@ class Card:
     def image(self) -> Image.Image:
         """Return the whole, ``scale`` times as large as the card."""
         size = (self._ground.width * self.scale, self._ground.height * self.scale)
-        whole = self._ground.resize(size, Image.Resampling.NEAREST)
-        for picture, position in self._pictures:
-            whole.paste(picture, position)
-        return whole
+        picture = self._ground.resize(size, Image.Resampling.NEAREST)
+        for small_picture, position in self._pictures:
+            picture.paste(small_picture, position)
+        return picture

@@ -67,19 +67,19 @@ def training_data_analysis(statistics: SampleStatistics, subtitle: str = "") -> 
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
     """
-    last = np.fmax(statistics.last_forgotten, -1.0)  # NaN, never forgotten, becomes -1
-    epochs = int(max(1, last.max(initial=0)))
-    x = Axis("epoch of the last forgetting event", -1.5, epochs + 0.5, whole=True, names=((-1.0, "never"),))
+    last_epochs = np.fmax(statistics.last_forgotten, -1.0)  # NaN, never forgotten, becomes -1
+    epochs = int(max(1, last_epochs.max(initial=0)))
+    x = Axis("epoch of the last forgetting event", -1.5, epochs + 0.5, integers=True, names=((-1.0, "never"),))
     p = statistics.probability_name
     y = Axis(f"max p - {p}" if statistics.target is None else f"1 - 2 {p}, at least 0", 0.0, 1.0)
     axes = Axes("Training-data analysis", subtitle, x=x, y=y, colour_bar=True)
-    cells = cell_counts(x.place(last), y.place(statistics.probability_gap), across=min(epochs + 2, 84))
-    most = int(cells.samples.max(initial=0))
-    axes.colour_bar(DENSITY, "samples (log)", low="1", high=number(max(most, 1)))
-    if not most:
+    cells = cell_counts(x.place(last_epochs), y.place(statistics.probability_gap), num_columns=min(epochs + 2, 84))
+    max_count = int(cells.samples.max(initial=0))
+    axes.colour_bar(DENSITY, "samples (log)", low="1", high=number(max(max_count, 1)))
+    if not max_count:
         axes.note(_NO_DATA)
         return axes.image
-    strength = np.log1p(cells.samples) / np.log1p(most)
+    strength = np.log1p(cells.samples) / np.log1p(max_count)
     axes.raster(np.where(cells.samples[..., None] > 0, colours_of(strength, DENSITY), PAPER).round().astype(np.uint8))
     axes.name(0.03, 0.97, f"{_mislabeled(statistics)}?", "la")
     axes.name(0.97, 0.97, "difficult", "ra")
@@ -93,12 +93,12 @@ def forgetting_events(statistics: SampleStatistics, subtitle: str = "") -> Image
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
     """
-    has_learned, never, total = _learned_counts(statistics)
-    counts = np.bincount(statistics.forgetting_events[has_learned], minlength=2)
-    axes = _whole_numbers("Forgetting", subtitle, counts, never, label="forgetting events", log=True)
+    is_learned, num_never_learned, total = _learned_counts(statistics)
+    counts = np.bincount(statistics.forgetting_events[is_learned], minlength=2)
+    axes = _count_bars("Forgetting", subtitle, counts, num_never_learned, label="forgetting events", log=True)
     if total:
         unforgotten = f"never forgotten {_share(int(counts[0]), total)}"
-        axes.legend([(unforgotten, GREEN), (f"never learned {_share(never, total)}", ORANGE)])
+        axes.legend([(unforgotten, GREEN), (f"never learned {_share(num_never_learned, total)}", ORANGE)])
     return axes.image
 
 
@@ -139,12 +139,12 @@ def first_learned(statistics: SampleStatistics, subtitle: str = "") -> Image.Ima
         statistics: The record; samples never seen are left out.
         subtitle: Behind the title.
     """
-    has_learned, never, total = _learned_counts(statistics)
-    counts = np.bincount(statistics.first_learned[has_learned].astype(np.int32), minlength=2)
+    is_learned, num_never_learned, total = _learned_counts(statistics)
+    counts = np.bincount(statistics.first_learned[is_learned].astype(np.int32), minlength=2)
     label = "epoch of the first correct prediction"
-    axes = _whole_numbers("First learned", subtitle, counts, never, label=label, log=False)
+    axes = _count_bars("First learned", subtitle, counts, num_never_learned, label=label, log=False)
     if total:
-        axes.legend([(f"never learned: {never:,} ({_share(never, total)})", ORANGE)])
+        axes.legend([(f"never learned: {num_never_learned:,} ({_share(num_never_learned, total)})", ORANGE)])
     return axes.image
 
 
@@ -156,30 +156,30 @@ def accuracy_curve(epochs: Array, accuracy: Array, subtitle: str = "") -> Image.
         accuracy: Shape ``(E,)``, in [0, 1].
         subtitle: Behind the title.
     """
-    x = Axis("epoch", float(epochs[0]), float(max(epochs[-1], epochs[0] + 1)), whole=True)
+    x = Axis("epoch", float(epochs[0]), float(max(epochs[-1], epochs[0] + 1)), integers=True)
     axes = Axes("Training accuracy", subtitle, x=x, y=Axis("right presentations", 0.0, 1.0))
     axes.line(epochs, accuracy, BLUE, width=3)
     return axes.image
 
 
-def cell_counts(x: Array, y: Array, value: Array | None = None, *, across: int | None = None) -> Counts:
+def cell_counts(x: Array, y: Array, value: Array | None = None, *, num_columns: int | None = None) -> Counts:
     """Count the points of the unit square in cells whose size fits their number.
 
     Args:
         x: Shape ``(N,)``; points outside [0, 1] and NaN are left out.
         y: Shape ``(N,)``, upwards.
         value: Shape ``(N,)``, averaged in each cell.
-        across: Number of columns, where the data say it.
+        num_columns: Number of columns, where the data say it.
 
     Example:
         >>> cell_counts(np.array([0.0, 1.0]), np.array([0.0, 1.0])).samples.shape
         (36, 63)
     """
-    size = next((side for most, side in _CELL_SIZES if len(x) <= most), _SMALLEST_CELL)
-    columns, rows = across or PLOT[0] // size, PLOT[1] // size
+    size = next((side for max_points, side in _CELL_SIZES if len(x) <= max_points), _SMALLEST_CELL)
+    columns, rows = num_columns or PLOT[0] // size, PLOT[1] // size
     if not _all_inside(x, y):
-        inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)  # NaN is not
-        x, y, value = x[inside], y[inside], None if value is None else value[inside]
+        is_inside = (x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)  # NaN is not
+        x, y, value = x[is_inside], y[is_inside], None if value is None else value[is_inside]
     # One column and one row more than there are cells, for the points at 1; they are folded back below.
     cell = (y * rows).astype(np.int32)
     cell *= columns + 1
@@ -223,33 +223,33 @@ def _sums_of_groups(counts: Array, group: int) -> Array:
 
 
 def _count_axis(heights: Array, *, log: bool = False) -> Axis:
-    most = float(max(heights.max(initial=0), 1))
+    max_count = float(max(heights.max(initial=0), 1))
     if log:
-        return Axis("samples (log)", 0.5, max(most * 1.5, 10.0), log=True)
-    return Axis("samples", 0.0, max(most * 1.08, 2.0), whole=True)
+        return Axis("samples (log)", 0.5, max(max_count * 1.5, 10.0), log=True)
+    return Axis("samples", 0.0, max(max_count * 1.08, 2.0), integers=True)
 
 
 def _learned_counts(statistics: SampleStatistics) -> tuple[Array, int, int]:
     """Return which samples were learned, how many that were seen were not, and how many were seen."""
     has_presentations = statistics.presentations > 0
-    has_learned = has_presentations & statistics.learned
+    is_learned = has_presentations & statistics.learned
     total = int(has_presentations.sum())
-    return has_learned, total - int(has_learned.sum()), total
+    return is_learned, total - int(is_learned.sum()), total
 
 
-def _whole_numbers(title: str, subtitle: str, counts: Array, never: int, *, label: str, log: bool) -> Axes:
+def _count_bars(title: str, subtitle: str, counts: Array, num_never_learned: int, *, label: str, log: bool) -> Axes:
     """Return bars of the counts of 0, 1, ..., and a bar apart from them for the samples never learned."""
     group = -(-len(counts) // _BARS)
-    heights = np.append(_sums_of_groups(counts, group), [0, never])
+    heights = np.append(_sums_of_groups(counts, group), [0, num_never_learned])
     edges = np.arange(len(heights) + 1) * group - 0.5
     place_of_never = float(edges[-2:].mean())
-    x = Axis(label, edges[0], edges[-1], whole=True, names=((place_of_never, "never"),), last_tick=len(counts) - 1)
+    x = Axis(label, edges[0], edges[-1], integers=True, names=((place_of_never, "never"),), last_tick=len(counts) - 1)
     axes = Axes(title, subtitle, x=x, y=_count_axis(heights, log=log))
     if not heights.any():
         axes.note(_NO_DATA)
         return axes
-    first = GREEN if log else BLUE
-    axes.bars(edges, heights, [first, *[BLUE] * (len(heights) - 2), ORANGE])
+    first_colour = GREEN if log else BLUE
+    axes.bars(edges, heights, [first_colour, *[BLUE] * (len(heights) - 2), ORANGE])
     return axes
 
 
@@ -261,5 +261,5 @@ def _range(values: Array, finite: Array, threshold: float) -> tuple[float, float
     return low - room, high + room
 
 
-def _share(part: int, whole: int) -> str:
-    return percent(part / whole) if whole else "-"
+def _share(part: int, total: int) -> str:
+    return percent(part / total) if total else "-"

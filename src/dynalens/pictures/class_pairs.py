@@ -15,21 +15,24 @@ _TICK, _ROOM = 12, 26  # size of letters, and pixels left of the plot
 _FEWEST_LETTERS = 3  # of a name that is cut: a number says as much as fewer
 
 
-def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = None, subtitle: str = "") -> Image.Image:
+def class_pairs(
+    labels: Array, suggestions: Array, names: Sequence[str] | None = None, subtitle: str = ""
+) -> Image.Image:
     """Return how many flagged samples have which given class (down) and which suggested one (across).
 
     Args:
-        given: Shape ``(M,)``, class that each flagged sample was trained on.
-        suggested: Shape ``(M,)``, class that the network names instead; -1 where it names none, which is left out.
+        labels: Shape ``(M,)``, class that each flagged sample was trained on.
+        suggestions: Shape ``(M,)``, class that the network names instead; -1 where it names none, which is left out.
         names: Name of each class, or None. Long names are cut to their first letters; where these would be alike, or
             fewer than three, the axes show the numbers of the classes.
         subtitle: Behind the title.
     """
-    counts, classes = counted_pairs(given, suggested)
-    k, several = len(classes), len(np.unique(np.append(given[suggested >= 0], suggested[suggested >= 0])))
+    counts, classes = counted_pairs(labels, suggestions)
+    has_suggestion = suggestions >= 0
+    k, num_all_classes = len(classes), len(np.unique(np.append(labels[has_suggestion], suggestions[has_suggestion])))
     columns, rows = (_tick_names(classes, names, width) for width in (PLOT[0] / max(k, 1) - 3, _ROOM))
     if columns is None or rows is None:
-        columns = rows = [str(each) for each in classes]
+        columns = rows = [str(label) for label in classes]
     column_names = tuple((float(i), name) for i, name in enumerate(columns))
     row_names = tuple((float(k - 1 - i), name) for i, name in enumerate(rows))
     end = max(k, 1) - 0.5
@@ -38,28 +41,29 @@ def class_pairs(given: Array, suggested: Array, names: Sequence[str] | None = No
         x=Axis("suggested class", -0.5, end, names=column_names, last_tick=-1.0),
         y=Axis("given class", -0.5, end, names=row_names, last_tick=-1.0),
     )  # fmt: skip
-    most = int(counts.max(initial=0))
-    axes.colour_bar(DENSITY, "flagged", low="1", high=number(max(most, 1)))
-    if not most:
+    max_count = int(counts.max(initial=0))
+    axes.colour_bar(DENSITY, "flagged", low="1", high=number(max(max_count, 1)))
+    if not max_count:
         axes.note("no sample is flagged")
         return axes.image
-    strength = (counts / most)[..., None]
+    strength = (counts / max_count)[..., None]
     cells = np.where(strength > 0, colours_of(strength[..., 0], DENSITY), PAPER).round().astype(np.uint8)
     axes.raster(cells)
     for row, column in np.argwhere(counts):
         text = number(int(counts[row, column]))
         axes.count((column + 0.5) / k, 1 - (row + 0.5) / k, text, background=cells[row, column])
-    if several > k:
-        axes.legend([(f"the {k} classes with the most, of {several}", DENSITY[-1])])
+    if num_all_classes > k:
+        axes.legend([(f"the {k} classes with the most, of {num_all_classes}", DENSITY[-1])])
     return axes.image
 
 
 def _tick_names(classes: Sequence[int], names: Sequence[str] | None, width: float) -> list[str] | None:
     """Return the names of classes, cut to their first letters where they are too wide; None if these look alike."""
-    whole_names = [class_name(each, names) for each in classes]
+    whole_names = [class_name(label, names) for label in classes]
     beginnings = [_beginning(name, width) for name in whole_names]
     are_clear = all(
-        len(cut) >= min(_FEWEST_LETTERS, len(name)) for cut, name in zip(beginnings, whole_names, strict=True)
+        len(beginning) >= min(_FEWEST_LETTERS, len(name))
+        for beginning, name in zip(beginnings, whole_names, strict=True)
     )
     return beginnings if are_clear and len(set(beginnings)) == len(classes) else None
 
@@ -68,7 +72,7 @@ def _beginning(name: str, width: float) -> str:
     return next((name[:end] for end in range(len(name), 0, -1) if text_width(name[:end], _TICK) <= width), "")
 
 
-def counted_pairs(given: Array, suggested: Array, most_classes: int = MOST_CLASSES) -> tuple[Array, list[int]]:
+def counted_pairs(labels: Array, suggestions: Array, most_classes: int = MOST_CLASSES) -> tuple[Array, list[int]]:
     """Return the counts of pairs, given class by row and suggested one by column, and the classes in their order.
 
     Example:
@@ -76,13 +80,13 @@ def counted_pairs(given: Array, suggested: Array, most_classes: int = MOST_CLASS
         (array([[0, 2],
                [1, 0]]), [3, 5])
     """
-    has_suggestion = suggested >= 0
-    given, suggested = given[has_suggestion], suggested[has_suggestion]
-    classes, frequency = np.unique(np.append(given, suggested), return_counts=True)
+    has_suggestion = suggestions >= 0
+    labels, suggestions = labels[has_suggestion], suggestions[has_suggestion]
+    classes, frequency = np.unique(np.append(labels, suggestions), return_counts=True)
     classes = np.sort(classes[np.argsort(-frequency, kind="stable")[:most_classes]])
-    is_frequent = np.isin(given, classes) & np.isin(suggested, classes)
+    is_frequent = np.isin(labels, classes) & np.isin(suggestions, classes)
     pairs = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(
-        pairs, (np.searchsorted(classes, given[is_frequent]), np.searchsorted(classes, suggested[is_frequent])), 1
+        pairs, (np.searchsorted(classes, labels[is_frequent]), np.searchsorted(classes, suggestions[is_frequent])), 1
     )
     return pairs, classes.tolist()

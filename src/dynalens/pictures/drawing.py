@@ -72,7 +72,7 @@ def write(
     A halo of so many pixels in the colour of paper keeps it legible over a picture.
     """
     font, legible = _legible(text, size)
-    legible = legible if width is None else _cut(legible, font, width)
+    legible = legible if width is None else _with_ellipsis(legible, font, width)
     draw.text(position, legible, fill=fill, font=font, anchor=anchor, stroke_width=halo, stroke_fill=PAPER)
     return float(font.getlength(legible))
 
@@ -80,7 +80,7 @@ def write(
 def text_that_fits(text: str, size: int, width: float) -> str:
     """Return the text, cut with an ellipsis where it is wider than ``width`` pixels at this size of type."""
     font, legible = _legible(text, size)
-    return _cut(legible, font, width)
+    return _with_ellipsis(legible, font, width)
 
 
 def text_width(text: str, size: int) -> float:
@@ -106,9 +106,9 @@ def jpeg_bytes(image: Image.Image, quality: int = 80) -> bytes:
 
 def png_bytes(image: Image.Image) -> bytes:
     """Return the picture as PNG with at most 256 colours: for charts, a quarter of the time and size of a full one."""
-    few = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    palette_image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
-    few.save(buffer, "PNG")
+    palette_image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -123,7 +123,7 @@ def fit_picture(pixels: Array, size: tuple[int, int]) -> Image.Image:
     return cell
 
 
-def _cut(text: str, font: Font, width: float) -> str:
+def _with_ellipsis(text: str, font: Font, width: float) -> str:
     if font.getlength(text) <= width:
         return text
     low, high = 0, len(text)  # letters that fit with the ellipsis: found by halving

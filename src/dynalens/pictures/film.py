@@ -23,7 +23,7 @@ class Frame(NamedTuple):
     """A sample in one epoch: its picture and whether the prediction was its label, if there was one."""
 
     picture: Image.Image
-    right: bool | None
+    is_correct: bool | None
 
 
 class FilmStrip:
@@ -43,14 +43,14 @@ class FilmStrip:
 
     def __init__(self, columns: int = 8) -> None:
         self._columns = max(columns, 3)
-        self._every = 1
+        self._stride = 1
         self._inputs: list[Image.Image] = []
         self._frames: dict[int, list[Frame]] = {}
         self._all_epochs: list[int] = []
         self._samples: Sequence[Shown] = []
         self._total: list[Array] = []
         self._count = 0
-        self._signed = False
+        self._is_signed = False
         self._height_of_words = 0
 
     @property
@@ -65,21 +65,21 @@ class FilmStrip:
 
         None where there is no right: the frame has no colour.
         """
-        heights = [words_height(one, _WORDS, TEXT, _MOST_LINES) for one in samples if isinstance(one, tuple)]
+        heights = [words_height(sample, _WORDS, TEXT, _MOST_LINES) for sample in samples if isinstance(sample, tuple)]
         self._height_of_words = max(heights, default=0)
         size = (_WORDS, self._height_of_words) if heights else (_CELL, _CELL)
-        self._inputs = [input_cell(one, size) for one in samples]
+        self._inputs = [input_cell(sample, size) for sample in samples]
         self._frames[epoch] = [
-            Frame(_map_picture(one, relevance, size, signed=signed), was_right)
-            for one, relevance, was_right in zip(samples, maps, right, strict=True)
+            Frame(_map_picture(sample, relevance, size, signed=signed), is_correct)
+            for sample, relevance, is_correct in zip(samples, maps, right, strict=True)
         ]
         self._all_epochs.append(epoch)
         self._sum_up(samples, maps, signed=signed)
         epochs = self._epochs_to_keep()
         while len(epochs) > self._columns:
-            self._every *= 2
+            self._stride *= 2
             epochs = self._epochs_to_keep()
-        self._frames = {past: frames for past, frames in self._frames.items() if past in epochs}
+        self._frames = {kept_epoch: frames for kept_epoch, frames in self._frames.items() if kept_epoch in epochs}
 
     def _sum_up(self, samples: Sequence[Shown], maps: Sequence[Array], *, signed: bool) -> None:
         """Add the maps to the consensus of all epochs, each over its 2-norm."""
@@ -87,14 +87,14 @@ class FilmStrip:
         alike = [total.shape for total in self._total] == [relevance.shape for relevance in unit_maps]
         self._total = [t + a for t, a in zip(self._total, unit_maps, strict=True)] if alike else unit_maps
         self._count = self._count + 1 if alike else 1
-        self._samples, self._signed = samples, (self._signed and alike) or signed
+        self._samples, self._is_signed = samples, (self._is_signed and alike) or signed
 
     def _consensus(self, size: tuple[int, int]) -> list[Frame]:
         """Return a frame of what all epochs agree on for each sample; none where there was one epoch."""
         if self._count < 2:
             return []
         pairs = zip(self._samples, self._total, strict=True)
-        return [Frame(_map_picture(one, total, size, signed=self._signed), None) for one, total in pairs]
+        return [Frame(_map_picture(sample, total, size, signed=self._is_signed), None) for sample, total in pairs]
 
     def image(self, title: str, names: Sequence[str]) -> Image.Image:
         """Return the strip: a row for each sample with its input at the left, a column for each epoch.
@@ -123,7 +123,7 @@ class FilmStrip:
             frames = [Frame(picture, None), *(frames[row] for frames in self._frames.values())]
             frames += consensus[row : row + 1]
             for column, frame in enumerate(frames):
-                colour = None if frame.right is None else RIGHT if frame.right else WRONG
+                colour = None if frame.is_correct is None else RIGHT if frame.is_correct else WRONG
                 cell = frame.picture.resize((side * _SCALE, side * _SCALE), Image.Resampling.LANCZOS)
                 card.paste(cell, (GAP + column * pitch, y + LINE + FRAME), colour)
         return card.image()
@@ -145,12 +145,12 @@ class FilmStrip:
                 cell = frame.picture.resize((size[0] * _SCALE, size[1] * _SCALE), Image.Resampling.NEAREST)
                 card.paste(cell, position)
                 edge = (position[0] - 2 * FRAME, position[1], position[0] - FRAME, position[1] + size[1] - 3)
-                if frame.right is not None:
-                    card.draw.rectangle(edge, fill=RIGHT if frame.right else WRONG)
+                if frame.is_correct is not None:
+                    card.draw.rectangle(edge, fill=RIGHT if frame.is_correct else WRONG)
         return card.image()
 
     def _epochs_to_keep(self) -> set[int]:
-        return {*self._all_epochs[:: self._every], self._all_epochs[-1]}
+        return {*self._all_epochs[:: self._stride], self._all_epochs[-1]}
 
 
 def _map_picture(picture: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:

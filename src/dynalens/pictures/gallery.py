@@ -32,7 +32,7 @@ class Suspect:
     Attributes:
         sample_id: Its id, as tables show it.
         label: Name of the given class.
-        suggested: Name of the class suggested instead; empty for none.
+        suggestion: Name of the class suggested instead; empty for none.
         wrong_probability: Of a wrong label, in [0, 1]; NaN where it was not estimated.
         trace: p(label), or closeness, of each epoch, ``(E,)``, in [0, 1]; NaN where it is not known.
         picture: As sheets show it; None where there is none.
@@ -45,7 +45,7 @@ class Suspect:
 
     sample_id: str
     label: str
-    suggested: str
+    suggestion: str
     wrong_probability: float
     trace: Array
     picture: Shown | None = None
@@ -89,7 +89,7 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, 
 def _grid(suspects: Sequence[Suspect], most_columns: int) -> tuple[int, int]:
     """Return the number of columns, at most so many, and the width of a card that leaves names and numbers whole."""
     least_width = max(
-        max(text_width(suspect.label, TEXT), _ARROW + text_width(suspect.suggested, TEXT)) for suspect in suspects
+        max(text_width(suspect.label, TEXT), _ARROW + text_width(suspect.suggestion, TEXT)) for suspect in suspects
     )
     widths = {columns: (WIDTH - _GAP) // columns - _GAP for columns in range(most_columns, _FEWEST_COLUMNS - 1, -1)}
     return next(((columns, width) for columns, width in widths.items() if least_width <= width), min(widths.items()))
@@ -132,7 +132,7 @@ def suspects_table(suspects: Sequence[Suspect], words: tuple[str, str, str] = _W
     rows = [titles, ["---"] * len(titles)]
     for suspect in suspects:
         probabilities = suspect.trace[np.isfinite(suspect.trace)][-5:]
-        cells = [suspect.sample_id, suspect.label, suspect.suggested, estimate_in_percent(suspect.wrong_probability)]
+        cells = [suspect.sample_id, suspect.label, suspect.suggestion, estimate_in_percent(suspect.wrong_probability)]
         cells.append(" ".join(f"{p:.2f}" for p in probabilities))
         cells[1:1] = [suspect.text or "no text"] if has_texts else []
         rows.append([_plain(cell) for cell in cells])
@@ -152,9 +152,9 @@ def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int
     y += _PICTURE + 1
     write(draw, (x, y), suspect.label, TEXT, fill=ORANGE, width=inner)
     _arrow(draw, (x, y + LINE + 7))
-    write(draw, (x + _ARROW, y + LINE), suspect.suggested or "-", TEXT, fill=BLUE, width=inner - _ARROW)
-    wrong = estimate_in_percent(suspect.wrong_probability)
-    used_width = write(draw, (x + inner, y + 2 * LINE), wrong, TEXT, fill=INK, anchor="ra")
+    write(draw, (x + _ARROW, y + LINE), suspect.suggestion or "-", TEXT, fill=BLUE, width=inner - _ARROW)
+    probability = estimate_in_percent(suspect.wrong_probability)
+    used_width = write(draw, (x + inner, y + 2 * LINE), probability, TEXT, fill=INK, anchor="ra")
     write(draw, (x, y + 2 * LINE), f"#{suspect.sample_id}", TEXT, fill=FAINT, width=inner - used_width - 4)
     y += 3 * LINE + 1
     card.paste(sparkline(suspect.trace, (inner * _SCALE, _SPARK * _SCALE)), (x, y))
@@ -190,12 +190,12 @@ def base_name(name: str, width: float) -> str:
         >>> base_name("train/cat/IMG_0042.jpg", 200), base_name("train/cat/IMG_0042.jpg", 50)
         ('IMG_0042.jpg', '…042.jpg')
     """
-    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    text = last
-    for start in range(1, len(last)):
+    file_name = name.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    text = file_name
+    for start in range(1, len(file_name)):
         if text_width(text, TEXT) <= width:
             break
-        text = f"…{last[start:]}"
+        text = f"…{file_name[start:]}"
     return text
 
 

@@ -47,10 +47,10 @@ def maps_grid(inputs: Sequence[Shown], maps: Array, channels: Sequence[int], tit
     strength = (values - low) / np.maximum(high - low, 1e-12)
     rows: list[tuple[str, list[Shown]]] = []
     for picture, strengths in zip(inputs, strength, strict=True):
-        cells = [_map(one) for one in strengths]
+        cells = [_map(strength_map) for strength_map in strengths]
         for start in range(0, len(cells), _COLUMNS - 1):
-            first = picture if start == 0 else np.full((1, 1, 3), 255, np.uint8)
-            rows.append(("", [first, *cells[start : start + _COLUMNS - 1]]))
+            first_cell = picture if start == 0 else np.full((1, 1, 3), 255, np.uint8)
+            rows.append(("", [first_cell, *cells[start : start + _COLUMNS - 1]]))
     names = ", ".join(str(channel) for channel in channels)
     return labelled_grid(rows, title, f"input, then channels {names}; bright is much")
 

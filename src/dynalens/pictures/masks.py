@@ -17,11 +17,11 @@ _SEEN = 0.4
 _GAP = 8
 
 
-def painted(picture: Array, area: Array, colour: Colour) -> Array:
+def tinted_picture(picture: Array, area: Array, colour: Colour) -> Array:
     """Return a picture ``(H, W, 3)``, uint8, with an area ``(H, W)``, bool, in a colour that it shows through.
 
     Example:
-        >>> painted(np.zeros((1, 2, 3), np.uint8), np.array([[False, True]]), (200, 100, 0)).tolist()
+        >>> tinted_picture(np.zeros((1, 2, 3), np.uint8), np.array([[False, True]]), (200, 100, 0)).tolist()
         [[[0, 0, 0], [120, 60, 0]]]
     """
     pixels = picture.astype(np.float64)
@@ -43,9 +43,9 @@ def beside_areas(picture: Image.Image, areas: Iterable[tuple[Array, Colour]], si
     plain = picture.convert("RGB").resize((width, height), smooth)
     pixels = np.asarray(plain)
     for area, colour in areas:
-        fitted = np.asarray(Image.fromarray(area).resize((width, height), Image.Resampling.NEAREST))
-        pixels = painted(pixels, fitted, colour)
-    both = Image.new("RGB", (2 * width + _GAP, height), FAINT)
-    both.paste(plain, (0, 0))
-    both.paste(Image.fromarray(pixels), (width + _GAP, 0))
-    return both
+        resized_area = np.asarray(Image.fromarray(area).resize((width, height), Image.Resampling.NEAREST))
+        pixels = tinted_picture(pixels, resized_area, colour)
+    pair = Image.new("RGB", (2 * width + _GAP, height), FAINT)
+    pair.paste(plain, (0, 0))
+    pair.paste(Image.fromarray(pixels), (width + _GAP, 0))
+    return pair

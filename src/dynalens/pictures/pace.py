@@ -35,12 +35,12 @@ class PicturePace:
         Returns:
             Whether it was called.
         """
-        due = in_budget and self._number % (1 + self._number // OFTEN) == 0
+        is_due = in_budget and self._number % (1 + self._number // OFTEN) == 0
         self._number += 1
-        self._last_draw = None if due else draw
-        if due:
+        self._last_draw = None if is_due else draw
+        if is_due:
             draw()
-        return due
+        return is_due
 
     def finish(self) -> None:
         """Draw the last pictures if they were not drawn."""

@@ -43,18 +43,18 @@ def relatives_sheet(rows: Sequence[Row], title: str, *, cell: int = _CELL) -> Im
     for _, groups in rows:
         for name, members in groups.items():
             widths[name] = max(widths.get(name, 0), len(members))
-    lefts, right = {}, GAP
+    lefts, end = {}, GAP
     for name, number in widths.items():
-        lefts[name] = right
-        right += max(number, 1) * (cell + GAP) + _BETWEEN
+        lefts[name] = end
+        end += max(number, 1) * (cell + GAP) + _BETWEEN
     pitch, top = 2 * LINE + cell + 2 * GAP, 2 * LINE + 6
-    card = Card(top + len(rows) * pitch, width=max(WIDTH, right))
-    write(card.draw, (GAP, 2), title, TEXT + 1, width=max(WIDTH, right) - 2 * GAP)
+    card = Card(top + len(rows) * pitch, width=max(WIDTH, end))
+    write(card.draw, (GAP, 2), title, TEXT + 1, width=max(WIDTH, end) - 2 * GAP)
     for name, left in lefts.items():
         write(card.draw, (left, LINE + 4), name, TEXT, fill=FAINT, width=max(widths[name], 1) * (cell + GAP))
     for number, (line, groups) in enumerate(rows):
         y = top + number * pitch
-        write(card.draw, (GAP, y), line, TEXT, fill=INK, width=max(WIDTH, right) - 2 * GAP)
+        write(card.draw, (GAP, y), line, TEXT, fill=INK, width=max(WIDTH, end) - 2 * GAP)
         for name, members in groups.items():
             for place, member in enumerate(members):
                 _draw(card, (lefts[name] + place * (cell + GAP), y + LINE), member, cell)

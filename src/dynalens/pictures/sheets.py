@@ -29,7 +29,7 @@ class ExplanationRow:
         predicted: Name of the class with the largest logit.
         p_label: Probability of the label; NaN of a regression, whose output is the label.
         maps: For each method, relevance ``(H, W)``, ``(L,)`` or of each word.
-        right: Whether the prediction is the label; None where there is no saying.
+        is_correct: Whether the prediction is the label; None where there is no saying.
         curves: For each method and metric, a curve ``(steps + 1,)`` in [0, 1].
         areas: For each method and metric, the curve's area.
         controls: For each metric, the curve of a random ranking.
@@ -43,7 +43,7 @@ class ExplanationRow:
     predicted: str
     p_label: float
     maps: Mapping[str, Array]
-    right: bool | None = None
+    is_correct: bool | None = None
     curves: Mapping[str, Mapping[str, Array]] = field(default_factory=dict)
     areas: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     controls: Mapping[str, Array] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
         cells = [input_cell(row.image, size)]
         cells += [map_cell(row.image, row.maps[m], size, signed=signed[m]) for m in methods]
         for column, cell in enumerate(cells):
-            frame = None if column or row.right is None else RIGHT if row.right else WRONG
+            frame = None if column or row.is_correct is None else RIGHT if row.is_correct else WRONG
             card.paste(cell, (GAP + column * (side + GAP), y + LINE + FRAME), frame)
         for column, method in enumerate(charts, start=len(cells)):
             _chart(card, (GAP + column * (side + GAP), y + LINE + FRAME), side, row, method, fractions)
@@ -101,8 +101,8 @@ def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str
     charts = any(rows[0].curves.get(method) for method in methods)
     signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
     width = WIDTH - 2 * GAP - charts * (_LARGEST_CELL + GAP)
-    least = LINE + _LARGEST_CELL if charts else 0
-    heights = [max(LINE + words_height(_words(row), width, TEXT, _MOST_LINES), least) + GAP for row in rows]
+    min_height = LINE + _LARGEST_CELL if charts else 0
+    heights = [max(LINE + words_height(_words(row), width, TEXT, _MOST_LINES), min_height) + GAP for row in rows]
     keys = _keys(signed, rows[0])
     top = LINE + 6 + LINE * (len(keys) > 0)
     card = Card(top + sum(LINE + GAP + len(methods) * height for height in heights))
@@ -183,9 +183,9 @@ def _caption(draw: ImageDraw.ImageDraw, position: tuple[int, int], row: Explanat
     width = WIDTH - 2 * GAP
     label, predicted = (text_that_fits(name, TEXT, width * 0.33) for name in (row.label, row.predicted))
     x, y = position
-    if row.right is not None:
-        word = "right" if row.right else "wrong"
-        x += round(write(draw, (x, y), word, TEXT, fill=RIGHT if row.right else WRONG)) + GAP
+    if row.is_correct is not None:
+        word = "right" if row.is_correct else "wrong"
+        x += round(write(draw, (x, y), word, TEXT, fill=RIGHT if row.is_correct else WRONG)) + GAP
     text = " · ".join(_caption_parts(row, label, predicted, width * 0.33))
     write(draw, (x, y), text, TEXT, width=position[0] + width - x)
 
@@ -198,7 +198,7 @@ def _caption_parts(row: ExplanationRow, label: str, predicted: str, width: float
         reason = f"given: {label}" if row.explained_for == "label" else f"predicted: {predicted}"
         room = 2 * width - text_width(label if row.explained_for == "label" else predicted, TEXT)
         return [f"{text_that_fits(row.note, TEXT, room)}, why {reason}", probability]
-    names = label if row.right else f"{label}, predicted {predicted}"
+    names = label if row.is_correct else f"{label}, predicted {predicted}"
     return [names, probability, *([row.note] if row.note else [])]
 
 

@@ -71,5 +71,6 @@ def _square(images: Tensor) -> Tensor:
     longest = max(x.shape[2:])
     size = max(1, round(x.shape[2] * SIDE / longest)), max(1, round(x.shape[3] * SIDE / longest))
     small = F.adaptive_avg_pool2d(x, size) if longest > SIDE else F.interpolate(x, size, mode="nearest")
-    across, down = SIDE - size[1], SIDE - size[0]
-    return F.pad(small, (across // 2, across - across // 2, down // 2, down - down // 2), mode="replicate")
+    pad_columns, pad_rows = SIDE - size[1], SIDE - size[0]
+    padding = (pad_columns // 2, pad_columns - pad_columns // 2, pad_rows // 2, pad_rows - pad_rows // 2)
+    return F.pad(small, padding, mode="replicate")

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dynalens.dynamics import Array
 from dynalens.pictures.drawing import BLUE, ORANGE
 from dynalens.pictures.inputs import Normalisation, shown_inputs
-from dynalens.pictures.masks import painted
+from dynalens.pictures.masks import tinted_picture
 
 _LONGEST_SIDE = 112
 _LONGEST_SIGNAL = 448
@@ -168,7 +168,7 @@ def picture_with_marks(picture: Array, marks: Tensor) -> Array:
         return picture
     kinds = F.interpolate(marks, size=picture.shape[:2], mode="nearest")[0, 0].numpy()
     for kind, colour in enumerate((ORANGE, BLUE), start=1):
-        picture = painted(picture, kinds == kind, colour)
+        picture = tinted_picture(picture, kinds == kind, colour)
     return picture
 
 

@@ -29,9 +29,9 @@ def excerpt(words: Sequence[str], token: int | None, separator: str = " ") -> st
         >>> excerpt(["Paris", "is", "big"], 2), excerpt(["4", "7"], None, ", ")
         ('Paris is [big]', '4, 7')
     """
-    first = 0 if token is None else max(0, min(token - _MOST // 2, len(words) - _MOST))
-    part = words_with_brackets(words, token)[first : first + _MOST]
-    return separator.join(["..."] * (first > 0) + part + ["..."] * (len(words) > first + _MOST))
+    begin = 0 if token is None else max(0, min(token - _MOST // 2, len(words) - _MOST))
+    part = words_with_brackets(words, token)[begin : begin + _MOST]
+    return separator.join(["..."] * (begin > 0) + part + ["..."] * (len(words) > begin + _MOST))
 
 
 def next_word_shift(
@@ -55,8 +55,8 @@ def next_word_shift(
     """
     for shift in (0, 1):
         rows = zip(sentences, places, classes, strict=True)
-        same = [row[place + shift] == k for row, place, k in rows if place is not None and place + shift < len(row)]
-        if same and all(same):
+        matches = [row[place + shift] == k for row, place, k in rows if place is not None and place + shift < len(row)]
+        if matches and all(matches):
             return shift
     return None
 
@@ -94,12 +94,11 @@ class Sentences:
         self.shift = next_word_shift(sentences, places, classes)
         self._doubtful_places = [place if place is None else place + (self.shift or 0) for place in places]
 
-    def all(self) -> list[tuple[str, ...]]:
+    def words(self) -> list[tuple[str, ...]]:
         """Return the words of each sample, one for each token, with the doubtful one in brackets."""
         pairs = zip(self._sentences, self._doubtful_places, strict=True)
         return [
-            tuple(words_with_brackets([self._decode(token) for token in sentence], marked))
-            for sentence, marked in pairs
+            tuple(words_with_brackets([self._decode(token) for token in sentence], place)) for sentence, place in pairs
         ]
 
     def text(self, sample: int) -> str:
