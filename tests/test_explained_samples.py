@@ -297,12 +297,12 @@ def test_explanations_end_with_one_warning_where_one_image_is_too_much(tmp_path:
 
 def test_a_budget_spreads_explanations_over_more_epochs() -> None:
     budget = Schedule(2, 0.1)
-    assert [epoch for epoch in range(3) if budget.due(epoch)] == [0, 2]
+    assert [epoch for epoch in range(3) if budget.is_due(epoch)] == [0, 2]
     budget.add_training(10)
     assert budget.overhead(2.5) == 0.25
     assert budget.wait(2.5) == 4  # 2.5 s of 10 s an epoch: 10 % after 2.5 epochs, at an even epoch
     budget.note_results(0, 4)
-    assert [epoch for epoch in range(9) if budget.due(epoch)] == [4, 6, 8]
+    assert [epoch for epoch in range(9) if budget.is_due(epoch)] == [4, 6, 8]
     for _ in range(4):
         budget.add_training(10)
     assert budget.overhead(2.0) == 0.05
@@ -316,8 +316,8 @@ def test_the_first_and_the_last_epoch_are_explained_however_long_that_takes() ->
     short = Schedule(1, 0.05, last_epoch=9)
     for epoch in range(10):
         short.add_training(1.0)
-        assert short.due(epoch) == (epoch in (0, 9))
-        if short.due(epoch):
+        assert short.is_due(epoch) == (epoch in (0, 9))
+        if short.is_due(epoch):
             short.account(epoch, 3.0)
 
 

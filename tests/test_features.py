@@ -153,7 +153,7 @@ def test_the_last_row_of_a_sample_counts() -> None:
     rows.update(torch.tensor([1, 0, 1]), torch.tensor([[1.0], [2.0], [3.0]]), 3)
     rows.update(torch.tensor([0, 0]), torch.tensor([[5.0], [6.0]]), 3)
     assert rows.values.flatten().tolist() == [6, 3, 0]
-    assert rows.known.tolist() == [True, True, False]
+    assert rows.has_row.tolist() == [True, True, False]
 
 
 def test_room_grows_with_the_ids_up_to_the_budget() -> None:
@@ -201,7 +201,7 @@ def test_of_several_processes_the_later_step_counts(ranks: tuple[int, int]) -> N
         rows.merge(lambda _tensor, answers=answers: list(next(answers)))  # type: ignore[misc]  # a default binds it
     # Sample 1 in step 1 of both: the higher rank; sample 3 in step 2 of the first and step 1 of the second.
     assert [rows.values.flatten().tolist() for rows in both] == [[1, 4, 0, 3]] * 2
-    assert [rows.known.tolist() for rows in both] == [[True, True, False, True]] * 2
+    assert [rows.has_row.tolist() for rows in both] == [[True, True, False, True]] * 2
 
 
 def test_features_survive_a_checkpoint(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_a_layer_with_several_calls_behind_the_logits_is_refused_and_the_advice_
     monitor = TrainingDynamicsMonitor(features="joined", history=False)
     fit(tmp_path, monitor, model=Pairs(), max_epochs=1)
     assert monitor._features.rows is not None
-    assert bool(monitor._features.rows.known[:N].all())
+    assert bool(monitor._features.rows.has_row[:N].all())
 
 
 class Signals(pl.LightningModule):

@@ -42,25 +42,25 @@ def check_x_axis(x_axis: str) -> str:
     return x_axis
 
 
-def check_data_parallel(trainer: Any, who: str) -> None:
+def check_data_parallel(trainer: Any, asker: str) -> None:
     """Raise where processes share their batches: each presentation would be counted more than once."""
     sampling: Mapping[str, int] = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
     replicas = sampling.get("num_replicas", trainer.world_size)
     if replicas != trainer.world_size:
         raise MisconfigurationException(
-            f"Expected `strategy` to give each process batches of its own, as {who} counts what every process sees, "
+            f"Expected `strategy` to give each process batches of its own, as {asker} counts what every process sees, "
             f"got {type(trainer.strategy).__name__} with {trainer.world_size} processes for {replicas} shares of the "
             "data. Train without tensor parallelism."
         )
 
 
-def check_whole_model(trainer: Any, who: str) -> None:
+def check_whole_model(trainer: Any, asker: str) -> None:
     """Raise where a process does not hold the whole model, so that it cannot run it on its own."""
     # By name: the two packages' strategies are different classes.
     sharding_classes = {cls.__name__ for cls in type(trainer.strategy).__mro__} & _SHARDED
     if sharding_classes:
         raise MisconfigurationException(
-            f"Expected `strategy` to keep the whole model in each process, as {who} runs it in one of them, got "
+            f"Expected `strategy` to keep the whole model in each process, as {asker} runs it in one of them, got "
             f"{type(trainer.strategy).__name__}. Train with DDP, or explain the trained model with `dynalens.explain`."
         )
 
@@ -95,7 +95,7 @@ class Processes:
 
     def any(self, value: bool) -> bool:
         """Return whether a value is true in one of the processes."""
-        return value if self.number == 1 else any(bool(each) for each in self.gather(torch.tensor([value])))
+        return value if self.number == 1 else any(bool(flag) for flag in self.gather(torch.tensor([value])))
 
     def agree(self, error: Exception | None) -> None:
         """Raise in every process if one of them has an error, so that none waits for another that has gone.
@@ -114,7 +114,7 @@ class Processes:
                     f"Expected all {self.number} processes to go on, got an error in {rank}: {message_text}"
                 )
 
-    def together(self, action: Callable[[], None]) -> None:
+    def run_in_all(self, action: Callable[[], None]) -> None:
         """Do something in each process, and raise in all of them if it fails in one."""
         error: Exception | None = None
         try:
@@ -150,11 +150,11 @@ class Processes:
                 raise self._step_error
             action()
 
-        self.together(act)
+        self.run_in_all(act)
 
     def in_first(self, action: Callable[[], None]) -> None:
         """Do something in the first process, and raise in all of them if it fails."""
-        self.together(action if self.is_first else lambda: None)
+        self.run_in_all(action if self.is_first else lambda: None)
 
     def merge(self, index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
         """Return the presentations of all processes, ordered by step, then rank, then position in the batch.
@@ -206,8 +206,8 @@ def may_be_last_epoch(trainer: Any) -> bool:
     """Return whether the epoch that begins is the last one, or, where training may end sooner, of ``min_epochs``."""
     kinds = {kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__}
     if trainer.max_epochs == -1 or trainer.max_steps != -1 or kinds & {"EarlyStopping", "Timer"}:
-        least = max(trainer.min_epochs or 1, 1)
-        return int(trainer.current_epoch) + 1 >= least
+        min_epochs = max(trainer.min_epochs or 1, 1)
+        return int(trainer.current_epoch) + 1 >= min_epochs
     return int(trainer.current_epoch) + 1 == int(trainer.max_epochs)
 
 
@@ -301,12 +301,12 @@ def loader_at(loaders: Any, place: int) -> Any:
 
 def validates_in_epoch(trainer: Any) -> bool:
     """Return whether validation runs before the epoch under way ends."""
-    every = trainer.check_val_every_n_epoch
+    period = trainer.check_val_every_n_epoch
     if not trainer.enable_validation:
         return False
-    if every is None:  # counted in steps over all epochs
+    if period is None:  # counted in steps over all epochs
         return bool(trainer.val_check_batch <= trainer.num_training_batches)
-    return (int(trainer.current_epoch) + 1) % int(every) == 0
+    return (int(trainer.current_epoch) + 1) % int(period) == 0
 
 
 def first_position(loader: Any, batch_idx: int) -> int | None:

@@ -27,7 +27,7 @@ class Schedule:
         >>> schedule, epochs = Schedule(1, 0.1, last_epoch=40), []
         >>> for epoch in range(41):
         ...     schedule.add_training(seconds=1.0)
-        ...     if schedule.due(epoch):
+        ...     if schedule.is_due(epoch):
         ...         epochs.append(epoch)
         ...         plan = schedule.account(epoch, seconds=1.0)
         >>> epochs  # 4 of 41 seconds
@@ -74,7 +74,7 @@ class Schedule:
         yield
         self.add_aside(time.perf_counter() - start)
 
-    def due(self, epoch: int) -> bool:
+    def is_due(self, epoch: int) -> bool:
         """Return whether results are made at the end of this epoch."""
         if epoch == self.last_epoch and self.leaves_out(epoch):
             return True

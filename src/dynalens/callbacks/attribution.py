@@ -293,7 +293,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._explanations.schedule.end_epoch()
         self._ended = trainer.current_epoch, log_step(trainer, self.x_axis)
         if self._processes is not None:
-            due = self._explanations.schedule.due
+            due = self._explanations.schedule.is_due
             self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, due))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
@@ -340,7 +340,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._tracked.close()
 
     def _suspects_to_explain(self, epoch: int) -> Sequence[int | str] | None:
-        due = self._pictures is not None and self._explanations.schedule.due(epoch)
+        due = self._pictures is not None and self._explanations.schedule.is_due(epoch)
         if not due or not self._explanations.samples.suspects_readable:
             return None
         return self._tracked.suspects(self.suspects, epoch, in_gallery=self.contrast is not None)

@@ -135,7 +135,7 @@ class LastLayer:
         """
         if self._layer is None:
             return {}
-        processes.together(self._check_same)
+        processes.run_in_all(self._check_same)
         self._is_same = None
         return self._noise.end_epoch(processes.gather)
 

@@ -46,7 +46,7 @@ class PacedPictures(GuardedPictures):
         """Make the results if they are due, in the first process, while the others wait for it."""
         self._schedule.end_epoch()
         self._ended = trainer.current_epoch, log_step(trainer, self.x_axis)
-        self._make_in_first(trainer, pl_module, self._schedule.due)
+        self._make_in_first(trainer, pl_module, self._schedule.is_due)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Make the results of the last epoch if training stopped earlier than planned."""

@@ -396,5 +396,5 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def followed_suspects(self, epoch: int) -> int:
         """Return the largest number of suspects in the gallery of this epoch, 0 if no gallery is drawn."""
-        due = self._log is None or self._log.schedule.due(self._live.epoch(epoch))
+        due = self._log is None or self._log.schedule.is_due(self._live.epoch(epoch))
         return self._log_settings.followed_suspects(epoch) if due else 0

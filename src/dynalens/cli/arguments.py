@@ -19,11 +19,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_suspects(commands: Any) -> None:
-    one = _table_command(
+    parser = _table_command(
         commands, "suspects", "Show the samples of a run whose labels are probably wrong, the most suspicious first."
     )
-    one.add_argument("run", type=Path, metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
-    one.epilog = (
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run, for instance lightning_logs/version_0")
+    parser.epilog = (
         "Columns of the table: rank is the place in the order, from 1, the most suspicious. label is the given "
         "class. suggested is the class that the network predicted most often instead, agreement the fraction of "
         "the presentations in which it did so, and suggested_probability the probability that it is the true "
@@ -32,37 +32,38 @@ def _add_suspects(commands: Any) -> None:
         "another."
     )
     precision = "flag the top samples of which this fraction is expected to be wrong (default: %(default)s)"
-    one.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
+    parser.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
     embeddings = (
         "also order the samples by their embeddings: an array (N, D) with one row for each sample of the dataset, "
         "from an encoder that never saw the labels; `dynalens.embed` writes one"
     )
-    one.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
+    parser.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
     answers = (
         "adapt the noise rate and the order to the answers of an audit, the files that you downloaded from the "
         "page of `dynalens audit`"
     )
-    one.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
-    one.add_argument(
+    parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
+    parser.add_argument(
         "--class-pair",
         nargs=2,
         metavar=("LABEL", "SUGGESTED"),
         help="show only samples with this label and this suggestion, each the name or number of a class",
     )
-    one.add_argument("--json", type=Path, metavar="FILE", help="write the suspects as a list of objects")
-    one.add_argument("--label-studio", type=Path, metavar="FILE", help="write the suspects as tasks for Label Studio")
-    one.add_argument("--fiftyone", type=Path, metavar="FILE", help="write the suspects as labels for FiftyOne")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the suspects as a list of objects")
+    tasks = "write the suspects as tasks for Label Studio"
+    parser.add_argument("--label-studio", type=Path, metavar="FILE", help=tasks)
+    parser.add_argument("--fiftyone", type=Path, metavar="FILE", help="write the suspects as labels for FiftyOne")
 
 
 def _add_compare(commands: Any) -> None:
-    several = _table_command(
+    parser = _table_command(
         commands, "compare", "Show the samples that several runs suspect, ordered by the mean of their ranks."
     )
-    several.epilog = (
+    parser.epilog = (
         "Columns of the table: suggested_in is the number of runs that suggest this class, flagged_in the number of "
         "runs that flag the sample, rank_1 its rank in the first run, and mean_rank the mean of its ranks."
     )
-    several.add_argument(
+    parser.add_argument(
         "runs", nargs="+", type=Path, metavar="RUN", help="two or more folders of runs on the same data"
     )
 

@@ -44,14 +44,14 @@ def run(args: argparse.Namespace) -> None:
     """Show the suspects on which several runs agree, by their mean rank."""
     records = [load_record(run) for run in args.runs]
     _check_that_runs_differ(records, args.runs)
-    together = compare_runs([record.table() for record in records])
-    common = int((together["flagged_in"] == len(records)).sum())
-    say(f"{common} of the {len(together)} samples that all {len(records)} runs have seen are flagged in all of them")
+    table = compare_runs([record.table() for record in records])
+    common = int((table["flagged_in"] == len(records)).sum())
+    say(f"{common} of the {len(table)} samples that all {len(records)} runs have seen are flagged in all of them")
     names = escaped_all(records[0].meta.class_names)
-    if names and "suggested" in together and "unit" not in together:
-        suggested = [None if pd.isna(k) else int(k) for k in together["suggested"]]
-        together["suggested_name"] = [k if k is None else names[k] if k < len(names) else str(k) for k in suggested]
+    if names and "suggested" in table and "unit" not in table:
+        suggestions = [None if pd.isna(k) else int(k) for k in table["suggested"]]
+        table["suggested_name"] = [k if k is None else names[k] if k < len(names) else str(k) for k in suggestions]
     for line in _agreement_of_maps(records):
         say(line)
     ranks = [f"rank_{number + 1}" for number in range(len(records))]
-    show(together, args, [*SHOWN, "suggested_in", "flagged_in", "mean_rank", *ranks])
+    show(table, args, [*SHOWN, "suggested_in", "flagged_in", "mean_rank", *ranks])

@@ -64,7 +64,7 @@ def of_class_pair(table: pd.DataFrame, pair: Sequence[str], names: Sequence[str]
     """Return the rows with this label and this suggestion, each a class's name or number."""
     if "label" not in table:
         raise ValueError("Expected a record of classes for `--class-pair`, got a regression. Leave the option out.")
-    label, suggestion = (_class_number(each, names) for each in pair)
+    label, suggestion = (_class_number(text, names) for text in pair)
     return table[(table["label"] == label).fillna(False) & (table["suggested"] == suggestion).fillna(False)]
 
 

@@ -195,11 +195,11 @@ class _Terms:
         return (of_units - of_units.detach().abs() * penalty).sum()
 
 
-def _activations(output: Tensor, units: Sequence[int], what: str) -> Tensor:
+def _activations(output: Tensor, units: Sequence[int], source: str) -> Tensor:
     """Return the activation of each image's unit, (N,)."""
     if output.ndim < 2 or max(units) >= output.shape[1] or min(units) < 0:
         raise ValueError(
-            f"Expected units in [0, {output.shape[1] if output.ndim > 1 else 1}) of {what}, got "
+            f"Expected units in [0, {output.shape[1] if output.ndim > 1 else 1}) of {source}, got "
             f"{sorted(set(units))}. Name classes, or channels of a layer that gives (N, C, ...)."
         )
     activations = output[
@@ -229,5 +229,5 @@ def _adam(gradient: Tensor, moments: tuple[Tensor, Tensor], step: int) -> Tensor
     """Return the step of Adam (Kingma and Ba 2015) without its learning rate."""
     for moment, power, beta in zip(moments, (gradient, gradient.square()), _BETAS, strict=True):
         moment.lerp_(power, 1 - beta)
-    first, second = (moment / (1 - beta**step) for moment, beta in zip(moments, _BETAS, strict=True))
-    return first / (second.sqrt() + _TINY)
+    mean, variance = (moment / (1 - beta**step) for moment, beta in zip(moments, _BETAS, strict=True))
+    return mean / (variance.sqrt() + _TINY)

@@ -23,7 +23,7 @@ class FeatureRows:
         >>> rows = FeatureRows()
         >>> rows.update(torch.tensor([2, 0]), torch.tensor([[1.0], [2.0]]), num_samples=3)
         >>> rows.update(torch.tensor([2]), torch.tensor([[5.0]]), num_samples=3)
-        >>> rows.known.tolist(), rows.values[:, 0].tolist()
+        >>> rows.has_row.tolist(), rows.values[:, 0].tolist()
         ([True, False, True], [2.0, 0.0, 5.0])
     """
 
@@ -41,7 +41,7 @@ class FeatureRows:
         return self._values[:-1]
 
     @property
-    def known(self) -> Tensor:
+    def has_row(self) -> Tensor:
         """Shape ``(N,)``, bool."""
         return self._has_row[:-1]
 
@@ -57,8 +57,8 @@ class FeatureRows:
             ValueError: If they take more than the budget, or D changes.
         """
         self._make_room(num_samples, features)
-        later = (rows.unsqueeze(1) == rows).triu(1).any(dim=1)
-        places = torch.where(later, len(self._has_row) - 1, rows).to(features.device, non_blocking=True)
+        is_repeated = (rows.unsqueeze(1) == rows).triu(1).any(dim=1)
+        places = torch.where(is_repeated, len(self._has_row) - 1, rows).to(features.device, non_blocking=True)
         self._step += 1
         self._values.index_copy_(0, places, features.to(_DTYPE))
         self._has_row.index_fill_(0, places, True)
@@ -80,8 +80,8 @@ class FeatureRows:
         # As bytes, which every backend can gather.
         values = torch.cat(gather(self._values[mine].view(torch.uint8))).view(_DTYPE)
         newest_first = np.argsort(stamp, kind="stable")[::-1].copy()
-        _, first = np.unique(row[newest_first], return_index=True)
-        newest = newest_first[first]
+        _, newest_places = np.unique(row[newest_first], return_index=True)
+        newest = newest_first[newest_places]
         places = torch.from_numpy(row[newest]).to(self._values.device)
         self._values.index_copy_(0, places, values[torch.from_numpy(newest)].to(self._values.device))
         self._has_row.index_fill_(0, places, True)
@@ -94,7 +94,7 @@ class FeatureRows:
 
     def state_dict(self) -> dict[str, Any]:
         """Return copies on the host: 2 x N x D bytes."""
-        return {"values": self.values.cpu().clone(), "known": self.known.cpu().clone()}
+        return {"values": self.values.cpu().clone(), "known": self.has_row.cpu().clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the features of a checkpoint; they move to the device with the next batch."""
@@ -122,9 +122,9 @@ class FeatureRows:
                 f"Expected `features` to name a layer whose outputs of all samples fit into {self._budget:,} bytes, "
                 f"got {num_samples:,} samples with {width:,} values of 2 bytes, {size:,} bytes. Name a narrower one."
             )
-        most = self._budget // (width * _DTYPE.itemsize)
+        max_rows = self._budget // (width * _DTYPE.itemsize)
         # Ids come one after another: room for as many again, where there is some left.
-        room = num_samples if not length else min(max(num_samples, 2 * length), most)
+        room = num_samples if not length else min(max(num_samples, 2 * length), max_rows)
         self._values, self._has_row, self._stamp = (
             _longer(t, room - length, keep=length) for t in (self._values_of(width, device), self._has_row, self._stamp)
         )

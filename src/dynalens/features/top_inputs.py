@@ -52,14 +52,15 @@ class TopInputs:
             activations: Shape ``(N, F)``; NaN counts as -inf.
         """
         if self._best is None:
-            empty = activations.new_full((len(self.channels), self._k), -torch.inf)
-            self._best = empty, small.new_zeros(*empty.shape, *small.shape[1:])
+            no_activation = activations.new_full((len(self.channels), self._k), -torch.inf)
+            self._best = no_activation, small.new_zeros(*no_activation.shape, *small.shape[1:])
         activations_so_far, pictures = self._best
         if pictures.shape[2:] != small.shape[1:]:
             return
-        new = torch.stack([activations.detach()[:, channel] for channel in self.channels])  # no index from the host
-        every = torch.cat([activations_so_far, new.nan_to_num(nan=-torch.inf)], dim=1)
-        strongest, place = every.topk(self._k, dim=1)
+        # Channel by channel: an index from the host would wait for the device.
+        strength = torch.stack([activations.detach()[:, channel] for channel in self.channels])
+        all_activations = torch.cat([activations_so_far, strength.nan_to_num(nan=-torch.inf)], dim=1)
+        strongest, place = all_activations.topk(self._k, dim=1)
         column = (-1, self._k, *[1] * (small.ndim - 1))
         earlier_places = place.clamp(max=self._k - 1).view(column).expand(-1, -1, *small.shape[1:])
         new_pictures = small[(place - self._k).clamp(min=0)]

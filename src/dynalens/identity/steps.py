@@ -214,7 +214,7 @@ class StepRows:
                 check_given_rows(self._identity.dataset, index, given, same=same)
 
         def merged(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
-            processes.together(lambda: check(index, rows))
+            processes.run_in_all(lambda: check(index, rows))
             merged_index, merged_rows = processes.merge(index, rows, step)
             return merged_index, merged_rows
 

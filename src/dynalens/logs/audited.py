@@ -50,7 +50,7 @@ class AuditWatch:
         self._rows, self._normalisation = set(rows), normalisation
         self._order = torch.tensor(sorted(rows), dtype=torch.int64)
         self._inputs: Copies = {}
-        self._given: Copies = {}
+        self._targets: Copies = {}
         self._on_device: list[tuple[Copies, Tensor, Tensor]] = []
 
     def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
@@ -72,26 +72,28 @@ class AuditWatch:
         """
         if units is not None and units.given is not None and len(units.given) == len(indices):
             name = units.kind.name
-            self._copy(indices, units.given.detach(), self._given, lambda row: bounded(row, name))
+            self._copy(indices, units.given.detach(), self._targets, lambda row: bounded(row, name))
 
     def take(self) -> None:
         """Take the copies to the host: of samples of which both have passed, or the targets alone."""
         for place, is_match, copies in self._on_device:
             hits = is_match.cpu().nonzero().squeeze(1).tolist()
             place.update({int(self._order[hit]): copies[hit : hit + 1] for hit in hits})
-        pictures: dict[int, Tensor] = {row: copy for row, copy in self._inputs.items() if row in self._given}
+        pictures: dict[int, Tensor] = {row: copy for row, copy in self._inputs.items() if row in self._targets}
         shapes: dict[torch.Size, list[int]] = {}
         for row, copy in pictures.items():
             shapes.setdefault(copy.shape, []).append(row)
-        shown: dict[int, Array] = {}
+        inputs: dict[int, Array] = {}
         for rows in shapes.values():
             stack = torch.cat([pictures[row] for row in rows])  # one copy to the host
             is_picture = stack.ndim > _TOKENS
-            shown |= dict(
+            inputs |= dict(
                 zip(rows, shown_inputs(stack, self._normalisation) if is_picture else _array(stack), strict=True)
             )
-        self.samples |= {row: AuditedSample(_array(given[0]), shown.get(row)) for row, given in self._given.items()}
-        self._inputs, self._given, self._on_device = {}, {}, []
+        self.samples |= {
+            row: AuditedSample(_array(targets[0]), inputs.get(row)) for row, targets in self._targets.items()
+        }
+        self._inputs, self._targets, self._on_device = {}, {}, []
 
     def _copy(
         self, indices: Sequence[int] | Tensor, values: Tensor, place: Copies, copy: Callable[[Tensor], Tensor]
@@ -109,10 +111,10 @@ class AuditWatch:
         matches = self._order.to(indices.device, non_blocking=True).unsqueeze(1) == indices.unsqueeze(0)
         is_match = matches.any(dim=1)
         copies = copy(values.index_select(0, matches.byte().argmax(dim=1)))
-        for entry, (earlier_place, earlier_match, earlier) in enumerate(self._on_device):
-            if earlier_place is place and earlier.shape == copies.shape:
-                kept = torch.where(is_match.view(-1, *[1] * (copies.ndim - 1)), copies, earlier)
-                self._on_device[entry] = place, is_match | earlier_match, kept
+        for entry, (last_place, last_match, last_copies) in enumerate(self._on_device):
+            if last_place is place and last_copies.shape == copies.shape:
+                merged_copies = torch.where(is_match.view(-1, *[1] * (copies.ndim - 1)), copies, last_copies)
+                self._on_device[entry] = place, is_match | last_match, merged_copies
                 return
         self._on_device.append((place, is_match, copies))
 
@@ -121,11 +123,11 @@ def _array(values: Tensor) -> Array:
     return (values.float() if values.is_floating_point() else values).cpu().numpy()
 
 
-def bounded(given: Tensor, kind: str) -> Tensor:
+def bounded(targets: Tensor, kind: str) -> Tensor:
     """Return copies of what was given to samples, in at most 2^17 bytes each.
 
     Args:
-        given: As of :class:`~dynalens.units.UnitPresentation`. Of masks with a third axis of space, the middle slice.
+        targets: As of :class:`~dynalens.units.UnitPresentation`. Of masks with a third axis of space, the middle slice.
         kind: Name of the kind of units.
 
     Example:
@@ -134,16 +136,16 @@ def bounded(given: Tensor, kind: str) -> Tensor:
         >>> bounded(torch.zeros(1, 512, 1024, dtype=torch.int64), "pixels").shape
         torch.Size([1, 181, 362])
     """
-    if kind in (PIXELS, PIXEL_LABELS) and given.ndim == (4 if kind == PIXELS else 5):
-        given = given.select(-3, given.shape[-3] // 2)
+    if kind in (PIXELS, PIXEL_LABELS) and targets.ndim == (4 if kind == PIXELS else 5):
+        targets = targets.select(-3, targets.shape[-3] // 2)
     dtype = _DTYPES.get(kind, torch.int8)
-    most = _MOST_BYTES // dtype.itemsize
+    max_numbers = _MOST_BYTES // dtype.itemsize
     if kind not in (PIXELS, PIXEL_LABELS):
-        length = most // max(given[:1, ..., 0].numel(), 1)  # of tokens, the last axis
-        return given[..., :length].to(dtype, copy=True)
-    scale = math.sqrt(most / max(given[:1].numel(), 1))
+        length = max_numbers // max(targets[:1, ..., 0].numel(), 1)  # of tokens, the last axis
+        return targets[..., :length].to(dtype, copy=True)
+    scale = math.sqrt(max_numbers / max(targets[:1].numel(), 1))
     if scale < 1:
-        size = [max(1, int(side * scale)) for side in given.shape[-2:]]
-        masks = given.float() if kind == PIXEL_LABELS else given.float().unsqueeze(1)
-        given = F.interpolate(masks, size, mode="nearest").view(*given.shape[:-2], *size)
-    return given.to(dtype, copy=True)
+        size = [max(1, int(side * scale)) for side in targets.shape[-2:]]
+        masks = targets.float() if kind == PIXEL_LABELS else targets.float().unsqueeze(1)
+        targets = F.interpolate(masks, size, mode="nearest").view(*targets.shape[:-2], *size)
+    return targets.to(dtype, copy=True)

@@ -164,15 +164,15 @@ def dissection_sheet(dissection: Dissection, images: Tensor, title: str) -> Imag
     table = dissection.detectors(least=0.0).head(_MOST_ROWS)
     pictures, rows = shown_inputs(images), []
     for channel, concept, iou in table.itertuples(index=False):
-        active = dissection.active[:, channel].flatten(1).sum(dim=1)
-        order = torch.argsort(active, descending=True, stable=True)[:_SHOWN].tolist()
+        active_area = dissection.active[:, channel].flatten(1).sum(dim=1)
+        order = torch.argsort(active_area, descending=True, stable=True)[:_SHOWN].tolist()
         cells = [Relative(_active_region(pictures[i], dissection.active[i, channel].numpy()), f"#{i}") for i in order]
         rows.append((f"channel {channel}: {concept}, IoU {iou:.2f}", {"active most": cells}))
     return relatives_sheet(rows or [("no channel is active anywhere", {})], title)
 
 
-def _active_region(image: Array, active: Array) -> Image.Image:
-    return map_cell(image, active.astype(np.float32), (_CELL, _CELL), signed=False)
+def _active_region(image: Array, active_area: Array) -> Image.Image:
+    return map_cell(image, active_area.astype(np.float32), (_CELL, _CELL), signed=False)
 
 
 def _logits_of(model: Any, images: Tensor, forward: Forward | None) -> Callable[[Tensor], Tensor]:

@@ -23,7 +23,7 @@ from dynalens.host import (
     tensorboard_writer,
 )
 from dynalens.logs.audited import AuditWatch
-from dynalens.logs.dynamics_pictures import DynamicsPictures, Estimated
+from dynalens.logs.dynamics_pictures import DynamicsPictures, Estimate
 from dynalens.logs.examples import class_examples_of, similar_of
 from dynalens.logs.noise_curve import NoiseCurve
 from dynalens.logs.projector import Projector
@@ -106,14 +106,14 @@ class DynamicsLog:
         self._live, self._settings, self._prefix = live, settings, tag_prefix(name)
         self._sources = sources
         self._device: torch.device = pl_module.device
-        self._flagged: Array | None = None
+        self._was_flagged: Array | None = None
         self._has_audit = False
         self.similar: SimilarSamples | None = None
         self._newest: SimilarSamples | None = None
-        last = last_epoch(trainer)
-        if last is not None:  # a second fit counts on
-            last += live.epoch(trainer.current_epoch) - trainer.current_epoch
-        self.schedule = Schedule(1, settings.max_overhead, last)
+        last_number = last_epoch(trainer)
+        if last_number is not None:  # a second fit counts on
+            last_number += live.epoch(trainer.current_epoch) - trainer.current_epoch
+        self.schedule = Schedule(1, settings.max_overhead, last_number)
         self._noise = NoiseCurve(history=live.history)
         writer = tensorboard_writer(trainer)
         if writer is not None:
@@ -157,13 +157,13 @@ class DynamicsLog:
         self.schedule.begin_epoch()
         if self._live.dynamics is None:
             return
-        statistics, last = self._live.dynamics.compute(), may_be_last_epoch(trainer)
-        if self._settings.prototypes and last and features is not None and self.pictures is not None:
+        statistics, may_be_last = self._live.dynamics.compute(), may_be_last_epoch(trainer)
+        if self._settings.prototypes and may_be_last and features is not None and self.pictures is not None:
             with self._or_switched_off():
                 self.pictures.follow_examples(
                     class_examples_of(features, statistics, self._settings.prototypes), statistics, self._device
                 )
-        if self._settings.audit is not None and not self._has_audit and last:
+        if self._settings.audit is not None and not self._has_audit and may_be_last:
             self._has_audit = True
             with self._or_switched_off():
                 rows = self._live.draw_audit(self._settings.audit)
@@ -233,9 +233,9 @@ class DynamicsLog:
         rate = self._noise.rate(statistics, epoch + 1)
         estimate = None
         if rate is not None:
-            wrong = wrong_probabilities(statistics, rate.value)
-            is_flagged = flagged(wrong, PRECISION)
-            estimate = Estimated(wrong, is_flagged, in_words(epoch, is_flagged, rate))
+            probabilities = wrong_probabilities(statistics, rate.value)
+            is_flagged = flagged(probabilities, PRECISION)
+            estimate = Estimate(probabilities, is_flagged, in_words(epoch, is_flagged, rate))
             summary |= {"noise_rate": rate.value, "suspects": int(is_flagged.sum())} | self._overlap(is_flagged)
         log_scalars(trainer, {f"{self._prefix}/dynamics/{key}": value for key, value in summary.items()}, step)
         contrasts = self._contrasts(trainer, statistics, ids)
@@ -246,7 +246,7 @@ class DynamicsLog:
                     names=self._live.names, estimate=estimate,
                 )  # fmt: skip
                 self._live.attempt("pictures", write)
-            if self._projector is not None and features is not None and self._projector.due(epoch):
+            if self._projector is not None and features is not None and self._projector.is_due(epoch):
                 self._projector.write(features, statistics, step, ids)
 
     def end_fit(self) -> None:
@@ -273,11 +273,11 @@ class DynamicsLog:
 
     def _overlap(self, is_flagged: Array) -> dict[str, float]:
         """Return how many of the flagged samples were flagged before; nothing the first time."""
-        previous, self._flagged = self._flagged, is_flagged
-        if previous is None:
+        was_flagged, self._was_flagged = self._was_flagged, is_flagged
+        if was_flagged is None:
             return {}
-        new = len(is_flagged) - len(previous)  # ids that were not seen before
-        return {"suspects_overlap": overlap(is_flagged, np.append(previous, np.zeros(new, bool)))}
+        num_new = len(is_flagged) - len(was_flagged)  # ids that were not seen before
+        return {"suspects_overlap": overlap(is_flagged, np.append(was_flagged, np.zeros(num_new, bool)))}
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
         """Ask those that explain why the gallery's suspects are taken for another class."""

@@ -61,17 +61,17 @@ _LOOKS = 4
 
 
 @dataclass(frozen=True)
-class Estimated:
+class Estimate:
     """What follows from the noise rate of an epoch.
 
     Attributes:
-        wrong: Shape ``(N,)``, probability that each label is wrong; NaN for samples never seen.
-        flagged: Shape ``(N,)``, which samples are flagged.
+        probabilities: Shape ``(N,)``, probability that each label is wrong; NaN for samples never seen.
+        is_flagged: Shape ``(N,)``, which samples are flagged.
         words: Flagged samples and noise rate, and reasons to doubt them, in Markdown.
     """
 
-    wrong: Array
-    flagged: Array
+    probabilities: Array
+    is_flagged: Array
     words: str
 
 
@@ -123,7 +123,7 @@ class DynamicsPictures:
         token_ids = {token for sentence in tokens.values() for token in sentence}
         if self._sentences(statistics, list(tokens)).shift is not None:  # classes are tokens
             classes = (statistics.label, statistics.candidate)
-            token_ids |= {int(each[sample]) for each in classes for sample in tokens}
+            token_ids |= {int(values[sample]) for values in classes for sample in tokens}
         return tokens, {token: self._decode(token) for token in sorted(token_ids) if token >= 0}
 
     def restore(self, statistics: SampleStatistics, history: Iterable[tuple[int, Mapping[str, Array]]]) -> None:
@@ -206,7 +206,7 @@ class DynamicsPictures:
         contrasts: Mapping[str, Array] | None = None,
         *,
         names: Sequence[str] | None = None,
-        estimate: Estimated | None = None,
+        estimate: Estimate | None = None,
     ) -> None:
         """Write summary and histograms; charts and the suspects less often in a long training or where time is short.
 
@@ -232,7 +232,7 @@ class DynamicsPictures:
             self._draw_suspects(suspects, words_of(statistics), epoch, step)
 
         self._schedule.begin()
-        if self._pace.offer(draw, in_budget=self._schedule.due(epoch)):
+        if self._pace.offer(draw, in_budget=self._schedule.is_due(epoch)):
             words = self._schedule.first_words("charts and suspects' pictures", **self._schedule.end(epoch))
             if words is not None:
                 announce(f"dynalens: {words}")
@@ -255,11 +255,11 @@ class DynamicsPictures:
         self._sink.image(f"{self._prefix}/prototypes", sheet, self._step)
         return png_bytes(sheet)
 
-    def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimate: Estimated | None) -> None:
+    def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimate: Estimate | None) -> None:
         if estimate is not None and statistics.target is None:
-            labels, suggested, targets = named_targets(statistics, self._names)
-            labels, suggested = labels[estimate.flagged], suggested[estimate.flagged]
-            chart = class_pairs(labels, suggested, targets, f"epoch {epoch} · {len(labels):,} flagged")
+            labels, suggestions, targets = named_targets(statistics, self._names)
+            labels, suggestions = labels[estimate.is_flagged], suggestions[estimate.is_flagged]
+            chart = class_pairs(labels, suggestions, targets, f"epoch {epoch} · {len(labels):,} flagged")
             self._sink.chart(epochs_tag(f"{self._prefix}/charts/class_pairs", epoch), chart, step)
         subtitle = f"epoch {epoch} · {int((statistics.presentations > 0).sum()):,} samples"
         for name, draw in CHARTS.items():
@@ -286,19 +286,19 @@ class DynamicsPictures:
         ids: Array | None,
         contrasts: Mapping[str, Array],
         names: Sequence[str] | None,
-        estimate: Estimated | None,
+        estimate: Estimate | None,
     ) -> list[Suspect]:
         samples = worst_samples(statistics, self._top_k)
         rows_with_tokens = [sample for sample in samples if sample in self._watch.sentences]
         sentences = self._sentences(statistics, rows_with_tokens)
         texts = {sample: escaped(sentences.text(place)) for place, sample in enumerate(rows_with_tokens)}
-        labels, suggested = given_and_suggested(statistics, samples, self._names, sentences.name)
+        labels, suggestions = given_and_suggested(statistics, samples, self._names, sentences.name)
         return [
             Suspect(
                 sample_id=escaped(str(sample if ids is None else ids[sample])),
                 label=labels[place],
-                suggestion=suggested[place],
-                wrong_probability=math.nan if estimate is None else float(estimate.wrong[sample]),
+                suggestion=suggestions[place],
+                wrong_probability=math.nan if estimate is None else float(estimate.probabilities[sample]),
                 trace=self._watch.trace(sample),
                 picture=self._watch.pictures.get(sample),
                 contrast=contrasts.get(str(sample if ids is None else ids[sample])),
@@ -319,9 +319,9 @@ class DynamicsPictures:
         )
 
     def _similar_pictures(self, sample: int) -> tuple[list[Array | None], list[Array | None]]:
-        rows_of_label, suggested = self._similar.similar_to(sample)
+        rows_of_label, suggestions = self._similar.similar_to(sample)
         pictures = self._watch.pictures
-        return [pictures.get(row) for row in rows_of_label], [pictures.get(row) for row in suggested]
+        return [pictures.get(row) for row in rows_of_label], [pictures.get(row) for row in suggestions]
 
 
 def given_and_suggested(

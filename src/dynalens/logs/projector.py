@@ -41,19 +41,19 @@ class Projector:
         class_names: Sequence[str] | None,
         normalisation: Normalisation | None,
     ) -> None:
-        self._writer, self._tag, self._every = writer, tag, every_n_epochs
+        self._writer, self._tag, self._period = writer, tag, every_n_epochs
         self._names, self._normalisation = class_names, normalisation
         self._chosen_samples: list[int] = []
         self._thumbnails: Thumbnails | None = None
 
-    def due(self, epoch: int) -> bool:
+    def is_due(self, epoch: int) -> bool:
         """Return whether it is written at the end of this epoch."""
-        return epoch % self._every == 0
+        return epoch % self._period == 0
 
     def begin_epoch(self, epoch: int, statistics: SampleStatistics) -> None:
         """Choose the samples and look out for their pictures."""
         self._chosen_samples, self._thumbnails = [], None
-        if self.due(epoch):
+        if self.is_due(epoch):
             self._chosen_samples = chosen_samples(statistics)
             self._thumbnails = Thumbnails(self._chosen_samples, len(statistics))
 
@@ -64,7 +64,7 @@ class Projector:
 
     def write(self, features: FeatureRows, statistics: SampleStatistics, step: int, ids: Array | None) -> None:
         """Write the features of those of the samples that have any."""
-        is_finite = features.known[: len(statistics)] & features.values[: len(statistics)].isfinite().all(dim=1)
+        is_finite = features.has_row[: len(statistics)] & features.values[: len(statistics)].isfinite().all(dim=1)
         usable = is_finite.cpu().numpy() & (statistics.label >= 0)
         samples = self._chosen_samples or chosen_samples(statistics)
         places = [place for place, row in enumerate(samples) if usable[row]]

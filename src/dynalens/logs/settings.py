@@ -46,8 +46,8 @@ class LogSettings:
                     f"features={self.features!r}. Pass `features=` with the dotted name of the layer before the "
                     "last linear one."
                 )
-        whole = isinstance(self.audit, int) and not isinstance(self.audit, bool)
-        if self.audit is not None and (not whole or self.audit < 1):
+        is_integer = isinstance(self.audit, int) and not isinstance(self.audit, bool)
+        if self.audit is not None and (not is_integer or self.audit < 1):
             raise ValueError(
                 f"Expected `audit` to be None or a whole number of at least 1, got {self.audit!r}. Pass 100, say."
             )

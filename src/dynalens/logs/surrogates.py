@@ -41,16 +41,18 @@ def normlime_sheet(
         (700, 256)
     """
     spatial = tuple(images.shape[2:]) or tuple(images.shape[1:])
-    unfit = [label for label, each in importance.items() if tuple(each.shape) != spatial or not (labels == label).any()]
+    unfit = [
+        label for label, values in importance.items() if tuple(values.shape) != spatial or not (labels == label).any()
+    ]
     if unfit or not importance:
         raise ValueError(
             f"Expected `importance` to hold classes that have samples, each with a map of their size {spatial}, "
             f"got {unfit or 'no classes'}. Pass the images and labels whose maps went to `normlime`."
         )
     rows = []
-    for label, each in sorted(importance.items()):
+    for label, values in sorted(importance.items()):
         mean = shown_inputs(images[labels == label].float().mean(dim=0, keepdim=True))[0]
-        map_picture = map_cell(mean, each.detach().cpu().numpy(), (_CELL, _CELL), signed=False)
+        map_picture = map_cell(mean, values.detach().cpu().numpy(), (_CELL, _CELL), signed=False)
         groups = {"mean": [Relative(mean, "")], "important": [Relative(map_picture, "")]}
         rows.append((f"class {class_name(label, class_names)}", groups))
     return relatives_sheet(rows, "what is important for each class (NormLIME)")
@@ -111,16 +113,18 @@ def _node(
 ) -> _Node:
     """Return the node with all below it; ``leaves`` are those to the left of it, and grow."""
     inner = tree.tree_
-    left, right = int(inner.children_left[index]), int(inner.children_right[index])
+    yes_child, no_child = int(inner.children_left[index]), int(inner.children_right[index])
     rows = int(inner.n_node_samples[index])
-    if left == right:
+    if yes_child == no_child:
         shares = inner.value[index][0] / inner.value[index][0].sum()
         label = int(tree.classes_[shares.argmax()])
         x = GAP + len(leaves) * (_BOX + GAP) + _BOX / 2
         leaves.append(index)
         correct = percent(shares.max(), 0)
         return _Node((class_name(label, class_names), f"{rows} rows, {correct} right"), x, level, label)
-    children = tuple(_node(tree, each, level + 1, leaves, feature_names, class_names) for each in (left, right))
+    children = tuple(
+        _node(tree, child, level + 1, leaves, feature_names, class_names) for child in (yes_child, no_child)
+    )
     column = int(inner.feature[index])
     name = f"feature {column}" if feature_names is None else str(feature_names[column])
     question = f"<= {inner.threshold[index]:.3g}?  {rows} rows"

@@ -26,7 +26,7 @@ def write_page(
     """
     # Inside a script element only "<" could end it; as an escape it is the same text to JSON.
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    script = "\n".join(_asset(f"{each}.js") for each in ("common", *scripts, name))
+    script = "\n".join(_asset(f"{script_name}.js") for script_name in ("common", *scripts, name))
     parts = {"title": html.escape(title), "style": _asset("style.css"), "script": script, "content": text}
     # In one pass, so that nothing that is put in is searched again.
     page = re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset(f"{name}.html"))

@@ -15,7 +15,7 @@ from dynalens.record import Record
 from dynalens.record.progress import progress_notice
 from dynalens.report.assembly import write_page
 from dynalens.report.page import check_dataset, class_names_of, run_key, run_name
-from dynalens.report.questions import Asked, items_to_ask, opinions, question
+from dynalens.report.questions import QuestionCards, items_to_ask, opinions, question
 from dynalens.report.samples import SamplePictures, sample_pictures
 from dynalens.report.sentences import kept_texts
 
@@ -95,23 +95,23 @@ def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, items:
         pictures: SamplePictures = DatasetPictures(items)
     else:
         pictures = sample_pictures(record, items, kept_texts(record))
-    suggested = table["suggested"] if statistics.unit is None else pd.Series(-1, table.index)
+    suggestions = table["suggested"] if statistics.unit is None else pd.Series(-1, table.index)
     return [
         {
             "id": str(sample_id),
-            "wrong": round(float(wrong), 4),
+            "wrong": round(float(probability), 4),
             "opinion": opinion,
             "stratum": int(stratum),
-            "rest": [probability],
+            "rest": [draw_probability],
         }
-        | asked
-        for sample_id, wrong, opinion, stratum, probability, asked in zip(
+        | card
+        for sample_id, probability, opinion, stratum, draw_probability, card in zip(
             table.index,
             table["wrong_probability"],
-            opinions(record, rows.tolist(), suggested),
+            opinions(record, rows.tolist(), suggestions),
             plan.stratum[rows],
             probabilities.tolist(),
-            Asked(record, items, pictures).cards(rows),
+            QuestionCards(record, items, pictures).cards(rows),
             strict=True,
         )
     ]

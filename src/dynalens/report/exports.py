@@ -48,7 +48,7 @@ def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any
     tasks = []
     for row in _records(table):
         sample = row["sample_id"]
-        data = {"image": str((files or {}).get(sample, sample)), "sample_id": sample, "given": _given(row)}
+        data = {"image": str((files or {}).get(sample, sample)), "sample_id": sample, "given": _given_text(row)}
         data["suspicion"] = row.get("score")
         prediction: dict[str, Any] = {"model_version": _MODEL, "result": []}
         if row.get("suggested_probability") is not None:
@@ -114,7 +114,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return records
 
 
-def _given(row: Mapping[str, Any]) -> Any:
+def _given_text(row: Mapping[str, Any]) -> Any:
     return row["target"] if "target" in row else _class_name(row, "label")
 
 

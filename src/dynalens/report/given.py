@@ -34,11 +34,11 @@ def kept_items(samples: Mapping[int, AuditedSample]) -> dict[int, tuple[Any, Arr
 
 def _labels_in_rows(sample: AuditedSample) -> Array:
     """Return the labels of tokens as a dataset has them, with a row for each token, and of no more than there are."""
-    given, tokens = sample.labels, sample.input
-    is_sequence = given.dtype.kind == "i" and (tokens is None or tokens.ndim < 3) and given.ndim < 3
+    labels, tokens = sample.labels, sample.input
+    is_sequence = labels.dtype.kind == "i" and (tokens is None or tokens.ndim < 3) and labels.ndim < 3
     if not is_sequence:
-        return given
-    rows = given.T
+        return labels
+    rows = labels.T
     number = len(rows) if tokens is None or tokens.ndim > 1 else len(tokens)
     return rows[:number] if (rows[number:] < 0).all() else rows
 
@@ -110,18 +110,19 @@ def tagged_words(item: Any, names: Sequence[str] | None, word: Callable[[int], s
     labels = labels_of(item)
     tokens = _tokens(item, len(labels))
     words = [token if isinstance(token, str) else word(int(token)) for token in tokens]
-    last = max((place for place, label in enumerate(labels) if np.max(label) >= 0), default=-1)
+    length = 1 + max((place for place, label in enumerate(labels) if np.max(label) >= 0), default=-1)
+    pairs = list(zip(words, labels, strict=True))[:length]
     if names is None and _are_of_language_model(labels, tokens):
-        return [[each, each if label >= 0 else ""] for each, label in list(zip(words, labels, strict=True))[: last + 1]]
-    return [[each, _tag(label, names)] for each, label in list(zip(words, labels, strict=True))[: last + 1]]
+        return [[text, text if label >= 0 else ""] for text, label in pairs]
+    return [[text, _tag(label, names)] for text, label in pairs]
 
 
 def _are_of_language_model(labels: Array, tokens: Sequence[Any]) -> bool:
     """Return whether each label that counts is the token that it stands at, so that words say what it is."""
     if np.ndim(labels) > 1:
         return False
-    counted = [(int(label), token) for label, token in zip(labels, tokens, strict=True) if label >= 0]
-    return all(not isinstance(token, str) and label == int(token) for label, token in counted)
+    pairs = [(int(label), token) for label, token in zip(labels, tokens, strict=True) if label >= 0]
+    return all(not isinstance(token, str) and label == int(token) for label, token in pairs)
 
 
 def _tokens(item: Any, number: int) -> list[Any]:
@@ -168,8 +169,8 @@ def areas_of(item: Any, classes: int | None = None) -> dict[int, Array]:
     labels = labels_of(item)
     if labels.ndim == 3 and len(labels) > 1:
         areas = {label: mask >= 0.5 for label, mask in enumerate(labels) if (mask >= 0.5).any()}
-        ignored = (labels < 0).all(axis=0)
-        return areas | ({IGNORED: ignored} if ignored.any() else {})
+        is_ignored = (labels < 0).all(axis=0)
+        return areas | ({IGNORED: is_ignored} if is_ignored.any() else {})
     mask = labels[0] if labels.ndim == 3 else labels
     if mask.dtype.kind == "f":  # of one class, perhaps with soft edges
         mask = np.where((mask > 0) & (mask < 1), mask >= 0.5, mask)
@@ -178,6 +179,6 @@ def areas_of(item: Any, classes: int | None = None) -> dict[int, Array]:
             f"Expected a mask of shape (H, W) or (K, H, W) in each sample of the dataset, got labels of the shape "
             f"{labels.shape}. Let the function of `--data` return items of a picture and its mask."
         )
-    ignored = (mask < 0) | np.isnan(mask) | (mask >= (np.inf if classes is None else classes))
-    areas = {int(label): mask == label for label in np.unique(mask[~ignored]) if label > 0}
-    return areas | ({IGNORED: ignored} if ignored.any() else {})
+    is_ignored = (mask < 0) | np.isnan(mask) | (mask >= (np.inf if classes is None else classes))
+    areas = {int(label): mask == label for label in np.unique(mask[~is_ignored]) if label > 0}
+    return areas | ({IGNORED: is_ignored} if is_ignored.any() else {})

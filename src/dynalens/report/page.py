@@ -141,8 +141,8 @@ def run_name(folder: Path) -> str:
         ('version_3', 'version_3, teacher')
     """
     folder = folder.resolve()
-    named = folder.parent.name == "dynalens"
-    return f"{folder.parent.parent.name}, {folder.name}" if named else folder.parent.name
+    has_name = folder.parent.name == "dynalens"
+    return f"{folder.parent.parent.name}, {folder.name}" if has_name else folder.parent.name
 
 
 def check_dataset(record: Record, dataset: Any) -> None:
@@ -186,11 +186,11 @@ def _accuracy_of(record: Record) -> str:
 def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
     """Return what the rate of wrong labels is called, and the rate with its ends."""
     rate = record.noise_rate() if audit is None else audit.noise_rate
-    ends = f"{percent(rate.low)} and {percent(rate.high)}"
+    bounds = f"{percent(rate.low)} and {percent(rate.high)}"
     if audit is None:
         origin = "run and embeddings" if rate.alone == FROM_BOTH else "run alone"
-        return [f"estimated noise rate, from the {origin}", f"{percent(rate.value)} (between {ends})"]
-    return ["noise rate, from an audit", f"{percent(rate.value)} (95 % interval between {ends})"]
+        return [f"estimated noise rate, from the {origin}", f"{percent(rate.value)} (between {bounds})"]
+    return ["noise rate, from an audit", f"{percent(rate.value)} (95 % interval between {bounds})"]
 
 
 def _note(record: Record, table: pd.DataFrame, audit: Audit | None) -> str:
@@ -232,7 +232,7 @@ def _cards(
 ) -> list[dict[str, Any]]:
     cards, rows = [], _rows(record, worst)
     names = escaped_all(record.names())
-    side = next((side for most, side in _SIDES if len(worst) <= most), _SIDES[-1][1])
+    side = next((side for max_cards, side in _SIDES if len(worst) <= max_cards), _SIDES[-1][1])
     units = unit_words(record.statistics, rows)
     for sample, unit, row in zip(rows, units, worst.reset_index().to_dict("records"), strict=True):
         card: dict[str, Any] = {
@@ -274,11 +274,11 @@ def _names_of_classes(
             [places[escaped(word)] for word in label_words],
             [places[escaped(word)] for word in prediction_words],
         )
-    labels, suggested, _ = named_targets(statistics, None)
+    labels, suggestions, _ = named_targets(statistics, None)
     if statistics.unit is None:
         suggestion = worst["suggested"].astype("Int64").fillna(-1).astype(int).tolist()
     else:
-        suggestion = suggested[rows].tolist()
+        suggestion = suggestions[rows].tolist()
     names = class_names_of(record, table)
     if record.meta.class_names is None:
         names = [texts.words.get(number, name) for number, name in enumerate(names)]
@@ -292,11 +292,11 @@ def _add_corrections(record: Record, worst: pd.DataFrame, cards: Sequence[dict[s
     rows = _rows(record, worst)
     changes = corrections(record.statistics, worst.set_axis(rows))
     for card, row in zip(cards, rows, strict=True):
-        given, corrected = changes[row]
-        card["labels"], card["corrected"] = given, corrected
-        labels = labels_in(str(corrected)) or []
+        labels, new_labels = changes[row]
+        card["labels"], card["corrected"] = labels, new_labels
+        numbers = labels_in(str(new_labels)) or []
         names = record.meta.class_names
-        card["corrected_names"] = ", ".join(class_name(label, names) for label in labels) or "no label"
+        card["corrected_names"] = ", ".join(class_name(label, names) for label in numbers) or "no label"
 
 
 def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:
@@ -307,7 +307,7 @@ def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], li
         thumbnail = pictures.thumbnail(row, _SIMILAR_SIDE)
         return [str(ids[row]), thumbnail, None if thumbnail else pictures.text(row)]
 
-    return [[similar(row) for row in each] for each in rows] if any(rows) else []
+    return [[similar(row) for row in class_rows] for class_rows in rows] if any(rows) else []
 
 
 def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:

@@ -99,13 +99,13 @@ def items_to_ask(record: Record, dataset: Any, samples: Array) -> tuple[Any, Arr
     """
     if dataset is not None or keeps_all_given(record.statistics):
         return dataset, np.ones(len(samples), np.bool_)
-    kept = read_audited(record.folder, record.meta.num_samples)
-    is_kept = np.isin(samples, list(kept))
+    audit_samples = read_audited(record.folder, record.meta.num_samples)
+    is_kept = np.isin(samples, list(audit_samples))
     if not is_kept.any():
-        which = "of other samples than these" if kept else "of none"
+        origin = "of other samples than these" if audit_samples else "of none"
         raise ValueError(
             "Expected what was given to the samples of the audit, of which this record keeps only one label each, got "
-            f"it {which}. Train with `TrainingDynamicsMonitor(audit=100)`, which keeps it of samples that it draws, "
+            f"it {origin}. Train with `TrainingDynamicsMonitor(audit=100)`, which keeps it of samples that it draws, "
             "or pass `dataset=`, or `--data MODULE:CALLABLE`."
         )
     if not is_kept.all():
@@ -116,10 +116,10 @@ def items_to_ask(record: Record, dataset: Any, samples: Array) -> tuple[Any, Arr
         )
     from dynalens.report.given import kept_items  # torch
 
-    return kept_items(kept), is_kept
+    return kept_items(audit_samples), is_kept
 
 
-class Asked:
+class QuestionCards:
     """Shows what was given to samples of a record, which a person is asked about.
 
     Args:
@@ -137,8 +137,8 @@ class Asked:
     def cards(self, rows: Array) -> list[dict[str, Any]]:
         """Return what the page needs to ask about these rows: what was given, and what it was given to."""
         statistics = self._record.statistics
-        given = given_to(statistics)
-        labels = given.codes[rows].tolist() if given.texts is None else given.texts(rows)
+        given_labels = given_to(statistics)
+        labels = given_labels.codes[rows].tolist() if given_labels.texts is None else given_labels.texts(rows)
         cards = []
         for row, label in zip(rows.tolist(), labels, strict=True):
             parts = self._input(row) if keeps_all_given(statistics) else self._of_item(row)
@@ -167,29 +167,29 @@ class Asked:
             return {}
         colours = [AREAS[place % len(AREAS)] if label >= 0 else IGNORED_AREA for place, label in enumerate(areas)]
         names = [class_name(label, self._names) or "ignored" for label in areas]
-        both = beside_areas(image, zip(areas.values(), colours, strict=True), _SIDE)
+        pair = beside_areas(image, zip(areas.values(), colours, strict=True), _SIDE)
         legend = [[f"rgb{colour}", name] for colour, name in zip(colours, names, strict=True)]
-        return {"picture": data_uri(both, 2 * _SIDE), "legend": legend}
+        return {"picture": data_uri(pair, 2 * _SIDE), "legend": legend}
 
 
-def opinions(record: Record, rows: Sequence[int], suggested: "pd.Series[int]") -> list[str]:
+def opinions(record: Record, rows: Sequence[int], suggestions: "pd.Series[int]") -> list[str]:
     """Return in words what the run thinks of these samples: the class or the number that it would give.
 
     Args:
         record: The record.
         rows: Of the samples.
-        suggested: Class that is suggested for each of them, where each has one; missing: none.
+        suggestions: Class that is suggested for each of them, where each has one; missing: none.
     """
     statistics, names = record.statistics, record.meta.class_names
     if statistics.target is not None:
         return [f"the run predicts {escaped(words)}" for words in target_words(statistics, rows, names)[1]]
     if statistics.unit is None:
-        classes = [-1 if pd.isna(each) else int(each) for each in suggested]
+        classes = [-1 if pd.isna(label) else int(label) for label in suggestions]
         return [f"the run suggests {class_name(k, names) or 'no other class'}" for k in classes]
-    labels, others, of_units = named_targets(statistics, names)
+    labels, suggestions_of_units, unit_names = named_targets(statistics, names)
     places = [f"{words}, " if words else "" for words in unit_words(statistics, rows)]
     return [
-        f"the run is least sure of {place}{class_name(int(labels[row]), of_units)}, suggests "
-        f"{class_name(int(others[row]), of_units) or 'nothing else'} there"
+        f"the run is least sure of {place}{class_name(int(labels[row]), unit_names)}, suggests "
+        f"{class_name(int(suggestions_of_units[row]), unit_names) or 'nothing else'} there"
         for row, place in zip(rows, places, strict=True)
     ]

@@ -88,7 +88,7 @@ def sample_pictures(record: Record, dataset: Any, texts: KeptTexts) -> SamplePic
     if not is_dense(record.statistics):
         return DatasetPictures(dataset)
     # Pictures have the pixels that the network contradicts, and words are those that its tokens were made of.
-    return DatasetPictures(dataset, record.pictures(), texts.texts if texts.decoded else None)
+    return DatasetPictures(dataset, record.pictures(), texts.texts if texts.has_words else None)
 
 
 def is_picture_file(path: str) -> bool:

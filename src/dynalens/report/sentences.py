@@ -13,12 +13,12 @@ class KeptTexts(NamedTuple):
 
     Attributes:
         texts: By the row of a sample; the doubtful token of one with a class for each token stands in brackets.
-        decoded: Whether they are words, and not the ids of tokens.
+        has_words: Whether they are words, and not the ids of tokens.
         words: Words of the classes of a language model, by their numbers; of other models none.
     """
 
     texts: dict[int, str]
-    decoded: bool
+    has_words: bool
     words: dict[int, str]
 
 

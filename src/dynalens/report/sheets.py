@@ -78,7 +78,7 @@ def influence_sheet(
     rows = []
     for test, picture in zip(selection, test_inputs, strict=True):
         label, predicted = (
-            class_name(int(each[test]), class_names) for each in (influence.labels, influence.predicted)
+            class_name(int(classes[test]), class_names) for classes in (influence.labels, influence.predicted)
         )
         groups = {
             "test sample": [Relative(picture, f"#{test}")],

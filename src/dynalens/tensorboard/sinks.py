@@ -143,39 +143,39 @@ class Sinks:
     """Writes to each of several sinks; a logger that fails is left out from then on, with a warning.
 
     Args:
-        own: Where pictures go in any case.
-        others: Those of loggers, in the order of writing.
+        own_sink: Where pictures go in any case.
+        logger_sinks: Those of loggers, in the order of writing.
     """
 
-    def __init__(self, own: Sink, others: Sequence[LoggerSink]) -> None:
-        self._own, self._others = own, list(others)
+    def __init__(self, own_sink: Sink, logger_sinks: Sequence[LoggerSink]) -> None:
+        self._own_sink, self._logger_sinks = own_sink, list(logger_sinks)
 
     def image(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a picture."""
-        self._own.image(tag, image, step)
-        self._write_to_others(lambda sink: sink.image(tag, image, step))
+        self._own_sink.image(tag, image, step)
+        self._write_to_loggers(lambda sink: sink.image(tag, image, step))
 
     def chart(self, tag: str, image: Image.Image, step: int) -> None:
         """Write a chart."""
-        self._own.chart(tag, image, step)
-        self._write_to_others(lambda sink: sink.chart(tag, image, step))
+        self._own_sink.chart(tag, image, step)
+        self._write_to_loggers(lambda sink: sink.chart(tag, image, step))
 
     def text(self, tag: str, markdown: str, step: int) -> None:
         """Write a text."""
-        self._own.text(tag, markdown, step)
-        self._write_to_others(lambda sink: sink.text(tag, markdown, step))
+        self._own_sink.text(tag, markdown, step)
+        self._write_to_loggers(lambda sink: sink.text(tag, markdown, step))
 
     def histogram(self, tag: str, values: Array, step: int) -> None:
         """Write a distribution."""
-        self._own.histogram(tag, values, step)
-        self._write_to_others(lambda sink: sink.histogram(tag, values, step))
+        self._own_sink.histogram(tag, values, step)
+        self._write_to_loggers(lambda sink: sink.histogram(tag, values, step))
 
-    def _write_to_others(self, write: Callable[[Sink], None]) -> None:
-        for sink in list(self._others):
+    def _write_to_loggers(self, write: Callable[[Sink], None]) -> None:
+        for sink in list(self._logger_sinks):
             try:
                 write(sink)
             except Exception as error:  # noqa: BLE001, PERF203  # of the logger: it is said, and the others go on
-                self._others.remove(sink)
+                self._logger_sinks.remove(sink)
                 warn(f"Pictures for {sink.name} are switched off, training goes on: {type(error).__name__}: {error}")
 
 

@@ -14,9 +14,9 @@ class Tag(NamedTuple):
     """A tag's row in ``docs/tensorboard.md``; ``<epochs>``, ``<method>`` and ``<metric>`` stand for names."""
 
     tag: str
-    what: str
+    quantity: str
     unit: str
-    when: str
+    frequency: str
 
 
 _EACH, _SECOND, _EXPLAINED = "each logged epoch", "each logged epoch from the second", "each explained epoch"
@@ -188,7 +188,7 @@ TAGS = (
 
 def tags_table() -> str:
     """Return the guide's table of tags in Markdown."""
-    rows = [f"| `{tag.tag}` | {tag.what} | {tag.unit} | {tag.when} |" for tag in TAGS]
+    rows = [f"| `{tag.tag}` | {tag.quantity} | {tag.unit} | {tag.frequency} |" for tag in TAGS]
     return "\n".join(["| tag | what it shows | unit or range | when |", "| --- | --- | --- | --- |", *rows])
 
 
@@ -201,8 +201,8 @@ def epochs_tag(prefix: str, epoch: int) -> str:
         >>> epochs_tag("dynalens/explanations", 12)
         'dynalens/explanations/epochs 010-019'
     """
-    first = epoch - epoch % _EPOCHS_IN_A_TAG
-    return f"{prefix}/epochs {first:03d}-{first + _EPOCHS_IN_A_TAG - 1:03d}"
+    begin = epoch - epoch % _EPOCHS_IN_A_TAG
+    return f"{prefix}/epochs {begin:03d}-{begin + _EPOCHS_IN_A_TAG - 1:03d}"
 
 
 def dynamics_layout(prefix: str) -> Layout:
