@@ -151,8 +151,8 @@ def class_names(dataset: Any) -> list[str] | None:
     while isinstance(dataset, Subset | IndexedDataset | RelabelledDataset):
         dataset = dataset.dataset
     if isinstance(dataset, ConcatDataset):
-        every = [class_names(part) for part in dataset.datasets]
-        return every[0] if all(names == every[0] for names in every) else None
+        name_lists = [class_names(part) for part in dataset.datasets]
+        return name_lists[0] if all(names == name_lists[0] for names in name_lists) else None
     column = hugging_face_label(dataset)
     owner, attribute = (dataset, "classes") if column is None else (dataset.features[column], "names")
     classes = getattr(owner, attribute, None)
@@ -362,10 +362,10 @@ def _label_like(value: Any, label: int | str) -> Any:
 
 def _labels_like(value: Any, labels: Sequence[int]) -> Any:
     """Return 1 for these labels and 0 for the others, in the type of the value; what nobody gave stays as it is."""
-    old = torch.as_tensor(value)
-    there = torch.zeros(old.numel(), dtype=old.dtype, device=old.device)
-    there[list(labels)] = 1
-    new = torch.where(old >= 0, there.reshape(old.shape), old)  # labels may stand in a row, (1, K)
+    values = torch.as_tensor(value)
+    is_given = torch.zeros(values.numel(), dtype=values.dtype, device=values.device)
+    is_given[list(labels)] = 1
+    new_values = torch.where(values >= 0, is_given.reshape(values.shape), values)  # labels may stand in a row, (1, K)
     if isinstance(value, Tensor):
-        return new
-    return new.numpy() if isinstance(value, np.ndarray) else type(value)(new.tolist())
+        return new_values
+    return new_values.numpy() if isinstance(value, np.ndarray) else type(value)(new_values.tolist())

@@ -64,16 +64,16 @@ class DecidedDataset(Subset[Any]):
 
     def __getitem__(self, position: Any) -> Any:
         index = self.indices[position]
-        return self._corrected(index, self.dataset[index])
+        return self._relabel(index, self.dataset[index])
 
     def __getitems__(self, positions: list[int]) -> list[Any]:
         """Return several samples at once, as the original does if it can."""
         indices = [self.indices[position] for position in positions]
         at_once = getattr(self.dataset, "__getitems__", None)
         samples = at_once(indices) if at_once else [self.dataset[index] for index in indices]
-        return [self._corrected(index, sample) for index, sample in zip(indices, samples, strict=True)]
+        return [self._relabel(index, sample) for index, sample in zip(indices, samples, strict=True)]
 
-    def _corrected(self, index: int, sample: Any) -> Any:
+    def _relabel(self, index: int, sample: Any) -> Any:
         label = self.relabelled.get(index)
         return sample if label is None else with_label(sample, label_place(sample, self._label_key), label)
 
@@ -113,14 +113,14 @@ def apply_decisions(
     """
     classes = escaped_all(class_names(dataset))
     rows = [_decision(row, classes, line) for line, row in _rows(Path(path))]
-    decisions = _placed(rows, dataset, sample_ids)
+    decisions = _decisions_by_position(rows, dataset, sample_ids)
     _check_labels(decisions, dataset, label_key)
     return DecidedDataset(dataset, decisions, label_key)
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
-        return list(_read(path))
+        return list(_rows_of_file(path))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(
             f"Expected `path` to be a CSV file, got {path}: {error}. Download the decisions from the page of `dynalens "
@@ -128,7 +128,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         ) from error
 
 
-def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def _rows_of_file(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         names = set(reader.fieldnames or ())
@@ -143,22 +143,24 @@ def _read(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if not answers:
                 yield reader.line_num, cells
             elif cells["answer"]:
-                yield reader.line_num, _decided(cells, reader.line_num)
+                yield reader.line_num, _decision_of_answer(cells, reader.line_num)
 
 
-def _decided(cells: dict[str, str], line: int) -> dict[str, str]:
+def _decision_of_answer(cells: dict[str, str], line: int) -> dict[str, str]:
     """Return what an answer of an audit decides."""
     if cells["answer"] not in ANSWERS:
         raise ValueError(
             f"Expected `answer` to be one of {', '.join(ANSWERS)}, got {cells['answer']!r} in line {line}. Leave out "
             "rows that were not answered."
         )
-    new = cells.get("new_label", "") if cells["answer"] == "wrong" else ""
-    decision = "keep" if cells["answer"] != "wrong" else "relabel" if new else "drop"
-    return {**cells, "decision": decision, "new_label": new}
+    new_label = cells.get("new_label", "") if cells["answer"] == "wrong" else ""
+    decision = "keep" if cells["answer"] != "wrong" else "relabel" if new_label else "drop"
+    return {**cells, "decision": decision, "new_label": new_label}
 
 
-def _placed(rows: Sequence[Decision], dataset: Any, sample_ids: Sequence[str] | None) -> dict[int, Decision]:
+def _decisions_by_position(
+    rows: Sequence[Decision], dataset: Any, sample_ids: Sequence[str] | None
+) -> dict[int, Decision]:
     """Return each decision by the position of its sample."""
     ids = None if sample_ids is None else {escaped(str(sample)): position for position, sample in enumerate(sample_ids)}
     names = escaped_all(sample_names(dataset, root_indices(dataset)))
@@ -186,18 +188,18 @@ def _placed(rows: Sequence[Decision], dataset: Any, sample_ids: Sequence[str] | 
 
 def _check_labels(decisions: Mapping[int, Decision], dataset: Any, label_key: int | str | None) -> None:
     """Compare the labels that were decided on with those that the dataset has now."""
-    others = []
+    misfits = []
     for position, row in decisions.items():
         if not row.label and row.decision != "relabel":
             continue
         label = _label(dataset[position], position, label_key)
         words, labels = f"line {row.line}: sample {row.sample} has", np.asarray(label).size
         if row.label and _differs(label, row.label):
-            others.append(f"{words} the label {label_text(label)}, not {row.label}")
+            misfits.append(f"{words} the label {label_text(label)}, not {row.label}")
         elif row.new_label is not None and not _is_one_of(row.new_label, labels):
             number = "one class" if labels == 1 else f"{labels} labels"
-            others.append(f"{words} {number}, and cannot get {row.new_label!r}")
-    _refuse(others)
+            misfits.append(f"{words} {number}, and cannot get {row.new_label!r}")
+    _refuse(misfits)
 
 
 def _label(sample: Any, position: int, label_key: int | str | None) -> Any:
@@ -238,11 +240,11 @@ _LISTED = 20  # lines of an error message; the rest is counted
 def _refuse(misfits: Sequence[str]) -> None:
     if not misfits:
         return
-    more = f"\n... and {len(misfits) - _LISTED} more" if len(misfits) > _LISTED else ""
+    rest = f"\n... and {len(misfits) - _LISTED} more" if len(misfits) > _LISTED else ""
     lines = "\n".join(misfits[:_LISTED])
     raise ValueError(
         f"Expected each row to fit the dataset, got {len(misfits)} that do not. Nothing was applied. Pass the dataset "
-        f"that was trained on, before any correction.\n{lines}{more}"
+        f"that was trained on, before any correction.\n{lines}{rest}"
     )
 
 

@@ -101,7 +101,7 @@ def dissect(
         array([[0.33333333]])
     """
     check_masks(images, masks, top)
-    device = next((each.device for each in (*model.parameters(), *model.buffers())), images.device)
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
     parts = [
         feature_maps(model, part.to(device), layer, forward=forward).cpu() for part in torch.split(images, _AT_ONCE)
     ]
@@ -110,9 +110,9 @@ def dissect(
     threshold = torch.from_numpy(np.quantile(by_channel, 1 - top, axis=1).astype(np.float32))
     mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[images.ndim - 2]
     large = F.interpolate(maps, size=images.shape[2:], mode=mode, align_corners=False)
-    active = large > threshold.view(1, -1, *[1] * (images.ndim - 2))
-    iou = np.stack([_iou(active, mask.cpu() != 0) for mask in masks.values()], axis=1)
-    return Dissection(iou, tuple(map(escaped, masks)), active)
+    is_active = large > threshold.view(1, -1, *[1] * (images.ndim - 2))
+    iou = np.stack([_iou(is_active, mask.cpu() != 0) for mask in masks.values()], axis=1)
+    return Dissection(iou, tuple(map(escaped, masks)), is_active)
 
 
 def check_masks(images: Tensor, masks: Mapping[str, Tensor], top: float) -> None:
@@ -128,18 +128,18 @@ def check_masks(images: Tensor, masks: Mapping[str, Tensor], top: float) -> None
             "masks."
         )
     shape = (len(images), *images.shape[2:])
-    wrong = {name: tuple(mask.shape) for name, mask in masks.items() if tuple(mask.shape) != shape}
-    if wrong or not masks:
+    shapes = {name: tuple(mask.shape) for name, mask in masks.items() if tuple(mask.shape) != shape}
+    if shapes or not masks:
         raise ValueError(
-            f"Expected `masks` of shape {shape}, one for each image, got {wrong or 'none'}. Pass a mask for each image "
-            "and concept, empty where it is not there."
+            f"Expected `masks` of shape {shape}, one for each image, got {shapes or 'none'}. Pass a mask for each "
+            "image and concept, empty where it is not there."
         )
 
 
-def _iou(active: Tensor, mask: Tensor) -> Array:
+def _iou(is_active: Tensor, mask: Tensor) -> Array:
     """Return the intersection over union (F,) over all images."""
-    dims = [0, *range(2, active.ndim)]
-    inside = (active & mask.unsqueeze(1)).sum(dim=dims).double()
-    either = (active | mask.unsqueeze(1)).sum(dim=dims).double()
-    ratio: Array = torch.where(either > 0, inside / either, torch.nan).numpy()
+    dims = [0, *range(2, is_active.ndim)]
+    intersection = (is_active & mask.unsqueeze(1)).sum(dim=dims).double()
+    union = (is_active | mask.unsqueeze(1)).sum(dim=dims).double()
+    ratio: Array = torch.where(union > 0, intersection / union, torch.nan).numpy()
     return ratio

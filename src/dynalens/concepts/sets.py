@@ -33,7 +33,7 @@ def concept_images(name: str, examples: ConceptSet, transform: Transform | None)
         torch.Size([2, 1, 4, 4])
     """
     if isinstance(examples, (str, Path)):
-        examples = _read(name, Path(examples), transform)
+        examples = _concept_images(name, Path(examples), transform)
     if not isinstance(examples, Tensor) or examples.ndim < 2 or len(examples) < 2 or not examples.is_floating_point():
         kind = tuple(examples.shape) if isinstance(examples, Tensor) else type(examples).__name__
         raise ValueError(
@@ -68,7 +68,7 @@ def class_images(folder: str | Path, transform: Transform | None) -> tuple[Tenso
             f"{misplaced_names[0]!r} at another place. Write all numbers with the same number of digits, and keep an "
             "empty folder for a class without pictures."
         )
-    pictures = [(number, path) for number, each in enumerate(classes) for path in _pictures(each)]
+    pictures = [(number, path) for number, class_folder in enumerate(classes) for path in _pictures(class_folder)]
     if not pictures:
         raise ValueError(
             f"Expected `samples` to be a folder with a folder of pictures for each class, got none in {root}. Name "
@@ -93,10 +93,10 @@ def mask_images(name: str, folder: str | Path, samples: Sequence[str]) -> Tensor
     from PIL import Image
 
     by_name = {str(path.relative_to(folder).with_suffix("")): path for path in Path(folder).rglob("*.*")}
-    absent = [sample for sample in samples if sample not in by_name]
-    if absent:
+    maskless = [sample for sample in samples if sample not in by_name]
+    if maskless:
         raise ValueError(
-            f"Expected a mask of {name!r} for each sample in {folder}, got none for {absent[0]}. Add a black picture "
+            f"Expected a mask of {name!r} for each sample in {folder}, got none for {maskless[0]}. Add a black picture "
             "of this name where the concept is not in the sample."
         )
     masks = []
@@ -115,7 +115,7 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.suffix.lower() in _ENDINGS)
 
 
-def _read(name: str, folder: Path, transform: Transform | None) -> Tensor:
+def _concept_images(name: str, folder: Path, transform: Transform | None) -> Tensor:
     files = _pictures(folder)
     if not files:
         raise ValueError(

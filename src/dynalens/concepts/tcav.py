@@ -108,18 +108,18 @@ def tcav(
     control = scores[None]
     rows = {
         escaped(name): {
-            "score": float(np.mean([score for score, _ in each])),
+            "score": float(np.mean([score for score, _ in run_scores])),
             "random": float(np.mean([score for score, _ in control])),
-            "p_value": p_value([score for score, _ in each], [score for score, _ in control]),
-            "accuracy": float(np.mean([accuracy for _, accuracy in each])),
+            "p_value": p_value([score for score, _ in run_scores], [score for score, _ in control]),
+            "accuracy": float(np.mean([accuracy for _, accuracy in run_scores])),
         }
-        for name, each in scores.items()
+        for name, run_scores in scores.items()
         if name is not None
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("concept")
 
 
-def p_value(one: Sequence[float], other: Sequence[float]) -> float:
+def p_value(scores: Sequence[float], control: Sequence[float]) -> float:
     """Return that of Welch's two-sided t-test for equal means; of two constants 1 if they are equal, else 0.
 
     Example:
@@ -128,11 +128,11 @@ def p_value(one: Sequence[float], other: Sequence[float]) -> float:
     """
     from scipy.stats import ttest_ind
 
-    if np.ptp(one) == 0 and np.ptp(other) == 0:
-        return float(one[0] == other[0])
+    if np.ptp(scores) == 0 and np.ptp(control) == 0:
+        return float(scores[0] == control[0])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # of one of them that is constant
-        return float(ttest_ind(one, other, equal_var=False).pvalue)
+        return float(ttest_ind(scores, control, equal_var=False).pvalue)
 
 
 def _check(sets: Mapping[str, Tensor], pool: Tensor, runs: int, images: Tensor) -> None:
@@ -161,8 +161,8 @@ def _scores(
     """Return score and accuracy of each run, by concept; of None, of a random set in place of one."""
     captum, concept_class = _captum()
     module = module_named(model.inner, layer, argument="layer")
-    name = next(name for name, each in model.named_modules() if each is module)
-    device = next((each.device for each in (*model.parameters(), *model.buffers())), images.device)
+    name = next(name for name, child in model.named_modules() if child is module)
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), images.device)
     dtype = floating_dtype(model, images)
 
     def concept(number: int, examples: Tensor) -> Any:
@@ -170,21 +170,21 @@ def _scores(
         parts = [part.to(device, dtype) for part in torch.split(examples, _AT_ONCE)]
         return concept_class(id=number, name=str(number), data_iter=parts)
 
-    concepts_by_name = {each: concept(number, examples) for number, (each, examples) in enumerate(sets.items())}
+    concepts_by_name = {key: concept(number, examples) for number, (key, examples) in enumerate(sets.items())}
     chance = [concept(len(sets) + number, examples) for number, examples in enumerate(randoms)]
     pairs: list[tuple[str | None, list[Any]]] = [
-        (each, [one, other]) for each, one in concepts_by_name.items() for other in chance[1:]
+        (key, [example_set, control]) for key, example_set in concepts_by_name.items() for control in chance[1:]
     ]
-    pairs += [(None, [chance[0], other]) for other in chance[1:]]
+    pairs += [(None, [chance[0], control]) for control in chance[1:]]
     tcav = captum(model, name, folder)
     sums = np.zeros(len(pairs))
     for part in torch.split(images.to(device, dtype), _AT_ONCE):
         result = tcav.interpret(part, [pair for _, pair in pairs], target=target)
         sums += [len(part) * float(result[_key(pair)][name]["sign_count"][0]) for _, pair in pairs]
-    scores: dict[str | None, list[tuple[float, float]]] = {each: [] for each in (*sets, None)}
-    for (each, pair), total in zip(pairs, sums, strict=True):
+    scores: dict[str | None, list[tuple[float, float]]] = {key: [] for key in (*sets, None)}
+    for (key, pair), total in zip(pairs, sums, strict=True):
         accuracy = float(tcav.cavs[_key(pair)][name].stats["accs"])
-        scores[each].append((float(total) / len(images), accuracy))
+        scores[key].append((float(total) / len(images), accuracy))
     return scores
 
 

@@ -16,8 +16,8 @@ _MOST_INTERVALS = 128
 class _Points:
     """The points of one curve, ascending; intervals are halved until each is narrow or flat enough."""
 
-    def __init__(self, first: float, last_value: float, units: int) -> None:
-        self.counts, self.values, self.units = [0, units], [first, last_value], units
+    def __init__(self, first_value: float, last_value: float, units: int) -> None:
+        self.counts, self.values, self.units = [0, units], [first_value, last_value], units
 
     def add(self, counts: Sequence[int], values: Sequence[float]) -> None:
         points = sorted([*zip(self.counts, self.values, strict=True), *zip(counts, values, strict=True)])
@@ -52,7 +52,7 @@ def bisected_curve(
     scorer: Scorer,
     views: Perturbed,
     targets: Tensor,
-    ends: tuple[Tensor, Tensor],
+    end_values: tuple[Tensor, Tensor],
     *,
     units: int,
     names: Sequence[str],
@@ -64,11 +64,11 @@ def bisected_curve(
     is above the tolerance are halved. A tolerance for each interval instead of their sum spends less on the roughest
     curves, where points help least. The host waits once for each round, of which there are about five.
     """
-    both = torch.stack(ends).cpu().tolist()
+    rows = torch.stack(end_values).cpu().tolist()
     curves = {
         (name, i): _Points(*((x, b) if name == "deletion" else (b, x)), units)
         for name in names
-        for i, (x, b) in enumerate(zip(*both, strict=True))
+        for i, (x, b) in enumerate(zip(*rows, strict=True))
     }
     counts_of = {key: points.start() for key, points in curves.items()}
     while any(counts_of.values()):

@@ -138,12 +138,14 @@ def cascading_randomisation(
         For the name of each layer with weights, in the order of randomisation, the correlations, shape ``(N,)``,
         float32.
     """
-    original, other = explain(model, images, targets), copy.deepcopy(model)
-    layers = [(name, module) for name, module in other.named_modules() if any(True for _ in _own_parameters(module))]
+    original, random_model = explain(model, images, targets), copy.deepcopy(model)
+    layers = [
+        (name, module) for name, module in random_model.named_modules() if any(True for _ in _own_parameters(module))
+    ]
     correlations = {}
     for number, (name, layer) in enumerate(reversed(layers)):
         _randomise(layer, seed + number)
-        correlations[name] = rank_correlation(original, explain(other, images, targets))
+        correlations[name] = rank_correlation(original, explain(random_model, images, targets))
     return correlations
 
 
@@ -153,10 +155,10 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     Parameters that no layer initialises, for instance embeddings of positions, are drawn from a normal distribution
     with standard deviation 0.02, as is usual for transformers.
     """
-    other = copy.deepcopy(model)
-    for number, module in enumerate(other.modules()):
+    random_model = copy.deepcopy(model)
+    for number, module in enumerate(random_model.modules()):
         _randomise(module, seed + number)
-    return other
+    return random_model
 
 
 def _own_parameters(module: nn.Module) -> list[nn.Parameter]:

@@ -67,8 +67,8 @@ def consensus_agreement(maps: Sequence[Tensor] | Tensor) -> Tensor:
             f"Expected two or more sets of `maps` to compare, got {len(map_sets)}. Pass those of each run."
         )
     consensus(map_sets)  # their shapes
-    others = [consensus(map_sets[:r] + map_sets[r + 1 :]) for r in range(len(map_sets))]
-    return torch.stack([rank_correlation(run_maps, other) for run_maps, other in zip(map_sets, others, strict=True)])
+    means = [consensus(map_sets[:r] + map_sets[r + 1 :]) for r in range(len(map_sets))]
+    return torch.stack([rank_correlation(run_maps, mean) for run_maps, mean in zip(map_sets, means, strict=True)])
 
 
 def normalised(maps: Tensor) -> Tensor:

@@ -102,10 +102,10 @@ class Curve:
         """Return the values at other fractions, linear between the points: shape ``(N, len(fractions))``."""
         abscissa = self.fractions.to(self.values).expand_as(self.values).contiguous()
         points = fractions.to(abscissa).expand(len(abscissa), -1).contiguous()
-        right = torch.searchsorted(abscissa, points).clamp(1, abscissa.shape[1] - 1)
-        left = right - 1
-        x0, x1 = abscissa.gather(1, left), abscissa.gather(1, right)
-        y0, y1 = self.values.gather(1, left), self.values.gather(1, right)
+        upper = torch.searchsorted(abscissa, points).clamp(1, abscissa.shape[1] - 1)
+        lower = upper - 1
+        x0, x1 = abscissa.gather(1, lower), abscissa.gather(1, upper)
+        y0, y1 = self.values.gather(1, lower), self.values.gather(1, upper)
         return torch.lerp(y0, y1, ((points - x0) / (x1 - x0).clamp(min=1e-12)).clamp(0, 1))
 
 
@@ -164,14 +164,14 @@ def faithfulness_curves(
             replacement_ranks(maps, patch_size=settings.patch_size, seed=settings.seed),
         )
         units = maps.shape[1:].numel() // settings.patch_size ** (maps.ndim - 1)
-        ends = _ends(scorer, views, targets, logits)
+        end_values = _end_values(scorer, views, targets, logits)
         if settings.steps == "auto":
             curves = bisected_curve(
-                scorer, views, targets, ends, units=units, names=names, tolerance=settings.tolerance
+                scorer, views, targets, end_values, units=units, names=names, tolerance=settings.tolerance
             )
             curve_of = {name: Curve(*parts) for name, parts in curves.items()}
         else:
-            curve_of = _fixed_curve(scorer, views, targets, ends, units=units, names=names, steps=settings.steps)
+            curve_of = _fixed_curve(scorer, views, targets, end_values, units=units, names=names, steps=settings.steps)
     check_finite(maps)  # only now: it waits for the device
     if not images.is_floating_point():
         _check_scored(curve_of.values())
@@ -356,7 +356,7 @@ def _check_scored(curves: Iterable[Curve]) -> None:
         )
 
 
-def _ends(scorer: Scorer, views: Perturbed, targets: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
+def _end_values(scorer: Scorer, views: Perturbed, targets: Tensor, logits: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the probabilities (N,) of the originals and of what replaces them."""
     if len(views.replacement) == 1:
         p_replacement = scorer.probabilities(views.replacement).squeeze(0).index_select(0, targets)
@@ -371,7 +371,7 @@ def _fixed_curve(
     scorer: Scorer,
     views: Perturbed,
     targets: Tensor,
-    ends: tuple[Tensor, Tensor],
+    end_values: tuple[Tensor, Tensor],
     *,
     units: int,
     names: Sequence[str],
@@ -390,8 +390,8 @@ def _fixed_curve(
     fractions, evaluations = replaced_fractions(units, steps), torch.full((n,), len(inner))
     curves = {}
     for number, name in enumerate(names):
-        first, last = ends if name == "deletion" else ends[::-1]
-        values = torch.cat([first.unsqueeze(1), scores[:, number], last.unsqueeze(1)], dim=1)
+        first_values, last_values = end_values if name == "deletion" else end_values[::-1]
+        values = torch.cat([first_values.unsqueeze(1), scores[:, number], last_values.unsqueeze(1)], dim=1)
         if len(points) > values.shape[1]:  # more steps than pixels: some repeat
             values = values.index_select(1, torch.tensor(points).to(device, non_blocking=True))
         curves[name] = Curve(values, fractions, evaluations)

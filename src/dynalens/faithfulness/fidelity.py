@@ -88,13 +88,13 @@ class PerturbedLogits:
     """Which patches were left in which perturbed image, and the logits; any number of maps are compared with them.
 
     Args:
-        left: Shape ``(S, P)``, in {0, 1}: the same for all images.
+        presence: Shape ``(S, P)``, in {0, 1}: the same for all images.
         logits: Shape ``(N, S)``.
         patch: Shape ``spatial``: the patch of each position.
     """
 
     def __init__(self, presence: Tensor, logits: Tensor, patch: Tensor) -> None:
-        self._left, self._logits, self._patch = presence, logits, patch
+        self._presence, self._logits, self._patch = presence, logits, patch
 
     @classmethod
     def of(
@@ -117,10 +117,10 @@ class PerturbedLogits:
         is_visible = presence[:, patch].to(images.device).bool()
         rows = []
         with scoring(model, images, forward=forward, chunk_size=chunk_size) as (scorer, x):
-            others = replacement(x, baseline).expand_as(x)
+            replacements = replacement(x, baseline).expand_as(x)
             column = targets.unsqueeze(1)
             for mask in is_visible:
-                logits = scorer.logits(torch.where(mask, x, others))
+                logits = scorer.logits(torch.where(mask, x, replacements))
                 rows.append(logits.gather(1, column).squeeze(1))
         return cls(presence.to(images.device).double(), torch.stack(rows, dim=1).double(), patch.to(images.device))
 
@@ -131,8 +131,9 @@ class PerturbedLogits:
                 f"Expected `maps` of shape {(len(self._logits), *self._patch.shape)}, got {tuple(maps.shape)}. Pass "
                 "one relevance for each pixel of each image: see `pixel_relevance`."
             )
-        flat = maps.to(self._left).flatten(1)
-        sums = flat.new_zeros(len(flat), self._left.shape[1]).index_add_(1, self._patch.flatten(), flat) @ self._left.T
+        presence = self._presence
+        flat = maps.to(presence).flatten(1)
+        sums = flat.new_zeros(len(flat), presence.shape[1]).index_add_(1, self._patch.flatten(), flat) @ presence.T
         s, z = (values - values.mean(dim=1, keepdim=True) for values in (sums, self._logits))
         scale = s.norm(dim=1) * z.norm(dim=1)
         correlation = torch.where(scale > 0, (s * z).sum(dim=1) / scale, 0.0)

@@ -90,8 +90,8 @@ def rescaled(curves: Mapping[str, Curve], *, least_gap: float = _LEAST_GAP) -> d
     """
     rescaled = {}
     for name, curve in curves.items():
-        first, last = curve.values[:, 0], curve.values[:, -1]
-        original, baseline = (first, last) if name == "deletion" else (last, first)
+        first_values, last_values = curve.values[:, 0], curve.values[:, -1]
+        original, baseline = (first_values, last_values) if name == "deletion" else (last_values, first_values)
         values = rescaled_curve(curve.values, original, baseline, least_gap=least_gap)
         rescaled[name] = Curve(values, curve.fractions, curve.evaluations)
     return rescaled

@@ -43,8 +43,8 @@ class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
         count = round(self.fraction * ranks.numel())
         is_replaced = ranks >= ranks.numel() - count if self.keep else ranks < count
         values = self._mean if self.baseline is None else self.baseline
-        other = replacement(image.unsqueeze(0), values).squeeze(0)
-        return torch.where(is_replaced.unsqueeze(0), other, image), torch.tensor(int(self._labels[i]))
+        replacement_image = replacement(image.unsqueeze(0), values).squeeze(0)
+        return torch.where(is_replaced.unsqueeze(0), replacement_image, image), torch.tensor(int(self._labels[i]))
 
 
 def roar_datasets(
@@ -192,10 +192,10 @@ def _write(dataset: Any, explain: Explain, folder: Path, *, seed: int, batch_siz
     if not len(dataset):
         raise ValueError("Expected `dataset` to have samples, got 0 of them. Check its filter or path.")
     folder.mkdir(parents=True, exist_ok=True)
-    first = torch.as_tensor(dataset[0][0])
-    images = _new_file(folder / "images.npy", (len(dataset), *first.shape), first.numpy().dtype)
-    ranks = _new_file(folder / "ranks.npy", (len(dataset), *first.shape[1:]), np.dtype(np.int32))
-    labels, total = np.empty(len(dataset), dtype=np.int64), torch.zeros(len(first), dtype=torch.float64)
+    first_image = torch.as_tensor(dataset[0][0])
+    images = _new_file(folder / "images.npy", (len(dataset), *first_image.shape), first_image.numpy().dtype)
+    ranks = _new_file(folder / "ranks.npy", (len(dataset), *first_image.shape[1:]), np.dtype(np.int32))
+    labels, total = np.empty(len(dataset), dtype=np.int64), torch.zeros(len(first_image), dtype=torch.float64)
     for start, x, y in _batches(dataset, batch_size):
         maps = explain(x, y).detach().cpu()
         check_shapes(x, y, maps)
@@ -207,7 +207,7 @@ def _write(dataset: Any, explain: Explain, folder: Path, *, seed: int, batch_siz
     for array in (images, ranks):
         array.flush()
     np.save(folder / "labels.npy", labels)
-    mean = (total / len(dataset)).to(first.dtype).view(-1, *(1,) * (first.ndim - 1))
+    mean = (total / len(dataset)).to(first_image.dtype).view(-1, *(1,) * (first_image.ndim - 1))
     np.save(folder / "mean.npy", mean.numpy())
 
 

@@ -140,11 +140,11 @@ class Perturbed:
         # Deletion keeps the ranks from the count on, insertion those below it.
         is_original = (ranks < jobs.count.view(column)) == jobs.insert.view(column)
         originals = self.originals.index_select(0, jobs.sample)
-        others = self.replacement if len(self.replacement) == 1 else self.replacement.index_select(0, jobs.sample)
+        replacements = self.replacement if len(self.replacement) == 1 else self.replacement.index_select(0, jobs.sample)
         if not originals.is_floating_point():
-            return torch.where(is_original.unsqueeze(1), originals, others)
+            return torch.where(is_original.unsqueeze(1), originals, replacements)
         # The same, five times faster on a processor, where `where` branches at each element; weights 0 and 1 are exact.
-        return torch.lerp(others, originals, is_original.unsqueeze(1).to(originals))
+        return torch.lerp(replacements, originals, is_original.unsqueeze(1).to(originals))
 
 
 def with_channel(model: nn.Module | Forward, images: Tensor, forward: Forward | None) -> tuple[Tensor, Forward | None]:

@@ -39,12 +39,12 @@ def checkpoint_files(checkpoints: Checkpoints) -> list[Path]:
         files = sorted([*folder.glob("*.ckpt"), *folder.glob("checkpoints/*.ckpt")])
         files = [folder] if folder.is_file() else files
     else:
-        files = [Path(each) for each in checkpoints]
-    absent = [str(path) for path in files if not path.is_file()]
-    if not files or absent:
+        files = [Path(checkpoint) for checkpoint in checkpoints]
+    strays = [str(path) for path in files if not path.is_file()]
+    if not files or strays:
         raise ValueError(
-            f"Expected `checkpoints` to be files of ModelCheckpoint or a folder of such, got {absent or checkpoints!r}"
-            f"{'' if absent else ' with none'}. Train with `ModelCheckpoint(save_top_k=-1)` and pass its `dirpath`."
+            f"Expected `checkpoints` to be files of ModelCheckpoint or a folder of such, got {strays or checkpoints!r}"
+            f"{'' if strays else ' with none'}. Train with `ModelCheckpoint(save_top_k=-1)` and pass its `dirpath`."
         )
     return files
 

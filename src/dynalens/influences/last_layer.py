@@ -73,7 +73,7 @@ def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
 
 
 def _device(model: nn.Module) -> torch.device:
-    return next((each.device for each in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def linear_layer(model: nn.Module, name: str | None, run: Forward, inputs: Any) -> nn.Linear:
@@ -138,8 +138,8 @@ def checked_loss(loss: Loss) -> Loss:
         labels = labels.to(logits.device)
         value = loss(logits, labels)
         with torch.no_grad():
-            twice = loss(torch.cat([logits, logits]), torch.cat([labels, labels]))
-        if value.ndim or not torch.isclose(twice, 2 * value, rtol=1e-3).item():
+            double_value = loss(torch.cat([logits, logits]), torch.cat([labels, labels]))
+        if value.ndim or not torch.isclose(double_value, 2 * value, rtol=1e-3).item():
             raise ValueError(
                 "Expected `loss` to be the sum over samples, got one that does not double when each sample comes twice"
                 ". Pass it with `reduction='sum'`."
@@ -149,10 +149,10 @@ def checked_loss(loss: Loss) -> Loss:
     return summed_loss
 
 
-def _are_close(one: Tensor, other: Tensor) -> bool:
-    if one.numel() != other.numel():
+def _are_close(a: Tensor, b: Tensor) -> bool:
+    if a.numel() != b.numel():
         return False
-    return torch.allclose(one.detach().float().flatten(), other.detach().float().flatten(), _RELATIVE, _ABSOLUTE)
+    return torch.allclose(a.detach().float().flatten(), b.detach().float().flatten(), _RELATIVE, _ABSOLUTE)
 
 
 def runner(model: nn.Module, forward: Forward | None, inputs: Any) -> Forward:

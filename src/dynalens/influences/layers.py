@@ -42,14 +42,18 @@ def trained_weights(logits: LastLayer, layers: Layers, inputs: Any) -> list[nn.P
     modules = {name: _module(logits.inner, name) for name in names}
     all_weights = [weight for weight in logits.inner.parameters() if weight.requires_grad]
     gradients = torch.autograd.grad(logits(inputs).sum(), all_weights, allow_unused=True) if all_weights else ()
-    used = {id(weight) for weight, gradient in zip(all_weights, gradients, strict=True) if gradient is not None}
-    idle = [name for name, each in modules.items() if not any(id(weight) in used for weight in each.parameters())]
+    weight_ids = {id(weight) for weight, gradient in zip(all_weights, gradients, strict=True) if gradient is not None}
+    idle = [
+        name for name, layer in modules.items() if not any(id(weight) in weight_ids for weight in layer.parameters())
+    ]
     if idle or not names:
         raise ValueError(
             f"Expected `layers` to name layers with trained weights on which the logits depend, or to be 'all', got "
             f"{', '.join(idle) or 'none'}. Frozen layers have no influence: name others."
         )
-    weights = {id(weight): weight for each in modules.values() for weight in each.parameters() if id(weight) in used}
+    weights = {
+        id(weight): weight for layer in modules.values() for weight in layer.parameters() if id(weight) in weight_ids
+    }
     return list(weights.values())
 
 

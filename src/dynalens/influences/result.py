@@ -64,9 +64,9 @@ class Influence:
 
         There are fewer if fewer samples have an influence of this sign.
         """
-        towards = sign * self.values[test]
-        order = np.argsort(-towards, kind="stable")[:n]
-        rows: list[int] = order[towards[order] > 0].tolist()
+        strength = sign * self.values[test]
+        order = np.argsort(-strength, kind="stable")[:n]
+        rows: list[int] = order[strength[order] > 0].tolist()
         return rows
 
     def _ranking(self, test: int, n: int, *, sign: int) -> pd.DataFrame:

@@ -236,7 +236,7 @@ def _trainings(
     checkpoints: Checkpoints, model: nn.Module, dataset: Any, settings: _Settings, x: Any
 ) -> Iterator[Iterator[tuple[Any, Checkpoint]]]:
     """Yield what yields Captum's object for each checkpoint, whose weights the model then has."""
-    fast, full = _captum_classes()
+    fast_class, full_class = _captum_classes()
     if not has_positions(dataset) or not len(dataset):
         raise ValueError(
             f"Expected `dataset` to be map-style, with samples by position and a length above 0, got "
@@ -259,11 +259,16 @@ def _trainings(
             # The weights are there already: Captum would read each file again for every batch.
             options = {"checkpoints_load_func": lambda _model, _checkpoint, rate=rate: rate}
             if weights is None:
-                yield fast(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options), checkpoint
+                yield (
+                    fast_class(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options),
+                    checkpoint,
+                )
             else:
                 chosen_layers = LayerWeights(last_layer, weights)
                 yield (
-                    full(chosen_layers, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options),
+                    full_class(
+                        chosen_layers, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options
+                    ),
                     checkpoint,
                 )
 

@@ -52,8 +52,8 @@ def bounds_of(images: Tensor, bounds: tuple[float, float] | None) -> Bounds:
         raise ValueError(
             f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Leave empty batches out."
         )
-    others = (0, *range(2, images.ndim))
-    return Bounds(images.amin(dim=others, keepdim=True), images.amax(dim=others, keepdim=True))
+    dims = (0, *range(2, images.ndim))
+    return Bounds(images.amin(dim=dims, keepdim=True), images.amax(dim=dims, keepdim=True))
 
 
 def _with_noise(images: Tensor, bounds: Bounds, seed: int) -> Tensor:

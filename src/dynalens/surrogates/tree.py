@@ -79,10 +79,10 @@ def tree_surrogate(
         (1.0, '|--- x <= 0.00')
     """
     check_positive(depth=depth)
-    least = 2 * _HELD_OUT
-    if inputs.ndim != 2 or not inputs.is_floating_point() or len(inputs) < least:
+    min_rows = 2 * _HELD_OUT
+    if inputs.ndim != 2 or not inputs.is_floating_point() or len(inputs) < min_rows:
         raise ValueError(
-            f"Expected `inputs` to be at least {least} rows of a table, floating (N, F), got {tuple(inputs.shape)}, "
+            f"Expected `inputs` to be at least {min_rows} rows of a table, floating (N, F), got {tuple(inputs.shape)}, "
             f"{inputs.dtype}. Trees of images say nothing: pass columns that mean something."
         )
     logits = class_logits(model, inputs, forward=forward)
