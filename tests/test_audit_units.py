@@ -93,7 +93,7 @@ def test_a_plan_of_other_labels_in_the_folder_is_told(record: Record, tmp_path: 
 def test_the_page_asks_whether_all_labels_are_right(record: Record, tmp_path: Path) -> None:
     page = write_audit(record, tmp_path / "audit.html", n=8, dataset=several_labels())
     content = content_of(page)
-    assert content["question"]["all"] == "Are all labels of each sample right, and is none missing?"
+    assert content["question"]["heading"] == "Are all labels of each sample right, and is none missing?"
     assert content["names"] == []  # no class is asked for
     names = ["cat", "dog", "owl"]
     for card in content["cards"]:
@@ -183,7 +183,7 @@ def test_a_number_is_asked_about(tmp_path: Path) -> None:
     ):
         record.relabelled(TensorDataset(images(), targets()), answers=answered(record))
     content = content_of(write_audit(record, tmp_path / "audit.html", n=4))
-    assert content["question"]["before"] == "Is the number "
+    assert content["question"]["beginning"] == "Is the number "
     assert all(card["opinion"].startswith("the run predicts ") for card in content["cards"])
     file = tmp_path / "answers.csv"
     answered(record).to_csv(file, index=False)

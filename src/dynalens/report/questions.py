@@ -22,17 +22,17 @@ class Question(NamedTuple):
     """What is asked about each sample.
 
     Attributes:
-        all: The question about all samples.
-        before: Words before what was given to a sample.
-        after: Words after it.
-        wrong: What is the case if the answer is no.
+        heading: The question about all samples.
+        beginning: Words before what was given to a sample.
+        end: Words after it.
+        defect: What is the case if the answer is no.
         rate: What the estimated rate is one of.
     """
 
-    all: str
-    before: str
-    after: str
-    wrong: str
+    heading: str
+    beginning: str
+    end: str
+    defect: str
     rate: str
 
 

@@ -3,7 +3,7 @@ const answers = new Kept(content.run, () => show());
 let position = 0, choosing = false;
 
 listClasses(by("class"));
-by("ask").textContent = content.question.all;
+by("ask").textContent = content.question.heading;
 const firstOpen = () => cards.findIndex(card => !answers.has(card.id));
 const SAID = { right: "right", wrong: "wrong", unsure: "cannot tell" };
 const saidOf = ({ answer, to }) => SAID[answer] + (answer === "wrong" && to !== undefined ? `, it is ${nameOf(to)}` : "");
@@ -12,8 +12,8 @@ function show() {
   const card = cards[position], given = answers.get(card.id);
   by("picture").replaceChildren(card.tokens ? tagged(card.tokens) : seen(card, `sample ${card.id}`));
   by("legend").replaceChildren(...(card.legend ?? []).map(colourKey));
-  const { before, after } = content.question;
-  by("question").replaceChildren(before, make("b", { class: "given" }, labelOf(card)), after);
+  const { beginning, end } = content.question;
+  by("question").replaceChildren(beginning, make("b", { class: "given" }, labelOf(card)), end);
   for (const button of by("answers").querySelectorAll("[data-answer]"))
     button.setAttribute("aria-pressed", button.dataset.answer === given?.answer);
   const done = cards.filter(each => answers.has(each.id)).length;
@@ -44,7 +44,7 @@ function feedback() {
   if (!given) return "";
   const which = last === cards[position] ? "This one" : "The last one";
   return `${which}, #${last.id}${last.file ? " " + fileName(last.file) : ""}${labelOf(last) ? `, given ${labelOf(last)}` : ""}: you said ` +
-    `${saidOf(given)}; ${last.opinion} and estimates the probability that ${content.question.wrong} at ${estimate(last.wrong)}.`;
+    `${saidOf(given)}; ${last.opinion} and estimates the probability that ${content.question.defect} at ${estimate(last.wrong)}.`;
 }
 
 // Answers in each group of strata. A stratum without an answer is taken together with the next that has one.
