@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from dynalens import Record, TrainingDynamicsMonitor, apply_decisions, audit, audit_plan, load_record
 from dynalens.cli import main
 from dynalens.report import write_audit, write_report
-from dynalens.report.given import areas_of, number_words, tagged_words
+from dynalens.report.item_labels import areas_of, number_words, tagged_words
 from test_audit_page import content_of
 from test_dense_units import Segmenter, Tagger, masks, run, tagged
 from test_regression import Regressor, targets

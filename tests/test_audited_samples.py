@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from dynalens import TrainingDynamicsMonitor, audit, audit_plan, load_record
 from dynalens.cli import main
-from dynalens.logs.audited import AuditWatch, bounded
+from dynalens.logs.audit_watch import AuditWatch, bounded
 from dynalens.pictures import SuspectWatch
 from dynalens.record import RecordFolder, read_audited, write_arrays
 from dynalens.report import write_audit

@@ -22,7 +22,7 @@ from dynalens.host import (
     tag_prefix,
     tensorboard_writer,
 )
-from dynalens.logs.audited import AuditWatch
+from dynalens.logs.audit_watch import AuditWatch
 from dynalens.logs.dynamics_pictures import DynamicsPictures, Estimate
 from dynalens.logs.examples import class_examples_of, similar_of
 from dynalens.logs.noise_curve import NoiseCurve

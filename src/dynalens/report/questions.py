@@ -114,7 +114,7 @@ def items_to_ask(record: Record, dataset: Any, samples: Array) -> tuple[Any, Arr
             "which passed after the run had drawn them. The page asks about these. To ask about all, pass `dataset=`, "
             "or `--data MODULE:CALLABLE`."
         )
-    from dynalens.report.given import kept_items  # torch
+    from dynalens.report.item_labels import kept_items  # torch
 
     return kept_items(audit_samples), is_kept
 
@@ -153,7 +153,7 @@ class QuestionCards:
 
     def _of_item(self, row: int) -> dict[str, Any]:
         """Return what the item of a sample says was given to it, where the record does not keep it."""
-        from dynalens.report.given import areas_of, number_words, several_labels_of, tagged_words  # torch
+        from dynalens.report.item_labels import areas_of, number_words, several_labels_of, tagged_words  # torch
 
         statistics, item = self._record.statistics, self._items[row]
         if statistics.target is not None:
