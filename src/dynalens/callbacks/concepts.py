@@ -6,14 +6,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.arguments import check_choice, check_overhead, check_positive
 from dynalens.callbacks.base import NamedCallback
 from dynalens.callbacks.paced import PacedPictures
 from dynalens.concepts import ConceptSet
 from dynalens.host import (
     Processes,
     check_whole_model,
-    check_x_axis,
     last_epoch,
     log_scalars,
     run_folder,
@@ -88,13 +86,8 @@ class ConceptMonitor(PacedPictures, NamedCallback):
     ) -> None:
         super().__init__()
         settings = ConceptSettings(layer, samples, concepts or {}, random, transform, runs, masks or {}, top)
-        check_positive(every_n_epochs=every_n_epochs)
-        check_overhead(max_overhead)
-        check_choice("on_error", on_error, ("warn", "raise"))
-        self.forward, self.name = forward, name
-        self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
-        self.x_axis, self.on_error = check_x_axis(x_axis), on_error
-        self._begin_schedule()
+        self._set_pace(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
+        self.forward = forward
         self._concepts = ConceptLog(settings)
         self._processes: Processes | None = None
         self._pictures: Any = None

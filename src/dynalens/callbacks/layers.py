@@ -6,14 +6,12 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.arguments import check_choice, check_overhead, check_positive
 from dynalens.callbacks.base import NamedCallback, Setting
 from dynalens.callbacks.paced import PacedPictures
 from dynalens.capture import BatchObserver, CaptureError, copied, inputs_to_show
 from dynalens.host import (
     Processes,
     check_whole_model,
-    check_x_axis,
     last_epoch,
     log_step,
     run_folder,
@@ -104,13 +102,8 @@ class LayerMonitor(PacedPictures, NamedCallback):
             layer, unit_numbers("channels", channels), weights, feature_maps, top_inputs, maximise,
             unit_numbers("classes", classes), maximise_steps, maximise_args,
         )  # fmt: skip
-        check_positive(every_n_epochs=every_n_epochs)
-        check_overhead(max_overhead)
-        check_choice("on_error", on_error, ("warn", "raise"))
+        self._set_pace(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         self.inputs, self.forward = inputs, forward
-        self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
-        self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
-        self._begin_schedule()
         self._layer = LayerLog(self._settings)
         self._processes: Processes | None = None
         self._pictures: LayerPictures | None = None

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
+from dynalens.arguments import check_choice, check_overhead, check_positive
 from dynalens.callbacks.base import GuardedPictures
-from dynalens.host import Processes, announce, log_step
+from dynalens.host import Processes, announce, check_x_axis, log_step
 from dynalens.schedule import Schedule
 
 
@@ -17,9 +18,22 @@ class PacedPictures(GuardedPictures):
     every_n_epochs: int
     max_overhead: float | None
     x_axis: str
+    name: str | None
+    on_error: str
     _processes: Processes | None
     _schedule: Schedule
     _ended: tuple[int, int] | None  # the last epoch that has ended, and its step in the logger
+
+    def _set_pace(
+        self, every_n_epochs: int, max_overhead: float | None, x_axis: str, *, name: str | None, on_error: str
+    ) -> None:
+        """Take the arguments that all of these monitors have; raise a ValueError if one is out of its range."""
+        check_positive(every_n_epochs=every_n_epochs)
+        check_overhead(max_overhead)
+        check_choice("on_error", on_error, ("warn", "raise"))
+        self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
+        self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
+        self._begin_schedule()
 
     def _begin_schedule(self, last: int | None = None) -> None:
         """Begin a fit whose last epoch is ``last``, None if that is not known."""
