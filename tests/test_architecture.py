@@ -59,7 +59,7 @@ ALLOWED = {
     "records": {"record"},
     "__main__": {"cli"},
     "pictures": {"torch", "numpy", "PIL", "deferred", "dynamics", "text"},
-    "decisions": {"torch", "numpy", "datasets", "keys", "text"},
+    "decisions": {"torch", "numpy", "datasets", "keys", "notices", "text"},
     "report": {
         "arguments",
         "torch",

@@ -208,3 +208,17 @@ def test_a_report_is_written_and_suspects_are_exported(tmp_path: Path, capsys: p
     assert main(["report", str(folder)]) == 0
     assert (folder / "dynalens" / "report.html").stat().st_size > 10_000
     assert "report.html written" in capsys.readouterr().out
+
+
+def test_a_file_name_without_an_ending_gets_that_of_what_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = str(run(tmp_path)), tmp_path / "new folder"
+    for command in ("report", "audit"):
+        assert main([command, folder, "--out", str(out / command)]) == 0
+        assert f"{out / command}.html written" in capsys.readouterr().out
+    options = [part for kind in ("csv", "json", "label-studio", "fiftyone") for part in (f"--{kind}", str(out / kind))]
+    assert main(["suspects", folder, *options]) == 0
+    assert main(["suspects", folder, "--csv", str(out / "table.txt")]) == 0
+    endings = {"audit.html", "csv.csv", "fiftyone.json", "json.json", "label-studio.json", "report.html", "table.txt"}
+    assert {file.name for file in out.iterdir()} == endings

@@ -149,6 +149,13 @@ def test_a_dataset_with_decisions_keeps_root_positions_and_names_for_the_next_re
     assert sample_names(relabelled, roots) == ["b.png", "c.png"]
 
 
+@pytest.mark.parametrize("header", [HEADER, "sample_id,answer,new_label\n", "sample_id,answer,new_label\n0,,\n"])
+def test_a_file_in_which_nothing_is_decided_gives_a_warning(tmp_path: Path, header: str) -> None:
+    path = written(tmp_path, "", header)
+    with pytest.warns(UserWarning, match="decisions.csv holds no decision, so the dataset stays as it is. Decide on"):
+        assert list(apply_decisions(Named([("a", 0), ("b", 1)]), path)) == [("a", 0), ("b", 1)]
+
+
 def test_an_item_without_a_label_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, "0,0,,relabel,1,\n")
     with pytest.raises(ValueError, match=r"\(input, label, ...\) or a dict .* got a str. Pass `label_key=`"):

@@ -467,8 +467,11 @@ def test_the_way_ids_are_found_is_said_once(
     said = [text for way in WAYS for text in fitted(way).said]
     monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
     fit(tmp_path, TrainingDynamicsMonitor(), data=lambda: loader(num_workers=1, in_order=False), max_epochs=1)
-    ways = [text.split("identity: ")[1] for text in said]
-    assert ways == ["sampler", *["`index`"] * 7, *["IndexedDataset"] * 4, "`index`", "carried with the samples"]
+    ways = [text.split("samples: identified by ")[1] for text in said]
+    index, added = "the values of `index`", "the positions that IndexedDataset adds"
+    sampler, loader_itself = "which the sampler drew", "which the loader passes on with the samples"
+    positions = [f"their positions, {source}" for source in (sampler, loader_itself)]
+    assert ways == [positions[0], *[index] * 7, *[added] * 4, index, positions[1]]
 
 
 def test_two_ways_in_one_trainer_make_the_same_record(tmp_path: Path) -> None:

@@ -486,7 +486,7 @@ def test_the_announcement_names_the_observed_logits(tmp_path: Path, monkeypatch:
     fit(tmp_path, TrainingDynamicsMonitor(), model=WithLoss(focal), max_epochs=1)
     assert said == [
         "dynalens: logits: the input of LogSoftmax [4, 3] on the way to the loss; targets: labels of the batch; "
-        "identity: sampler"
+        "samples: identified by their positions, which the sampler drew"
     ]
 
 

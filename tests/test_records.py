@@ -196,6 +196,26 @@ def test_no_record_and_a_newer_record_are_refused(tmp_path: Path) -> None:
         load_record(folder.path)
 
 
+def test_the_error_of_a_folder_that_does_not_exist_names_the_most_similar_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [written(tmp_path / "logs" / f"version_{number}" / "dynalens").path.parent for number in (0, 1)]
+    missing = tmp_path / "logs" / "verion_1"
+    with pytest.raises(FileNotFoundError) as error:
+        load_record(missing)
+    assert str(error.value).endswith(f"got {missing}, which does not exist. Did you mean {runs[1]}, {runs[0]}?")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"got lags, which does not exist. Did you mean logs/version_0, logs/"):
+        load_record("lags")
+    with pytest.raises(FileNotFoundError, match=r"the file .*record.npz. Name the folder of a run"):
+        load_record(runs[0] / "dynalens" / "record.npz")
+
+
+def test_the_error_of_a_missing_folder_without_records_near_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"does not exist. There is no record in {tmp_path} either."):
+        load_record(tmp_path / "logs" / "version_0")
+
+
 def test_a_failed_write_leaves_the_file_before_whole(tmp_path: Path) -> None:
     path = tmp_path / "record.npz"
     path.write_text("before")

@@ -327,6 +327,9 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         TrainingDynamicsMonitor(**arguments)
 
 
+SAMPLER = "samples: identified by their positions, which the sampler drew"
+
+
 def test_the_plan_is_said_once_in_each_fit_with_the_record_that_it_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,9 +337,9 @@ def test_the_plan_is_said_once_in_each_fit_with_the_record_that_it_continues(
     monkeypatch.setattr("dynalens.callbacks.training_dynamics.announce", said.append)
     monitor, line = TrainingDynamicsMonitor(), "dynalens: logits: input of cross_entropy [4, 3]; targets: its argument"
     fit(tmp_path, monitor, max_epochs=2)
-    assert said == [f"{line}; identity: sampler"]
+    assert said == [f"{line}; {SAMPLER}"]
     fit(tmp_path, monitor, max_epochs=1)
-    assert said[1:] == [f"{line}; identity: sampler; continues the record of 2 epochs, `reset()` begins a new one"]
+    assert said[1:] == [f"{line}; {SAMPLER}; continues the record of 2 epochs (`reset()` begins a new one)"]
     monitor.reset()
     fit(tmp_path, monitor, max_epochs=1)
     assert said[2:] == said[:1]

@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from dynalens.datasets import check_labels, class_names, label_place, label_text, root_indices, sample_names, with_label
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
+from dynalens.notices import warn
 from dynalens.text import escaped, escaped_all, is_same_label, labels_in, plain
 
 
@@ -90,7 +91,8 @@ def apply_decisions(
 
     If the dataset knows names (``samples`` of torchvision's image folders), a row with a name is about the sample of
     that name, wherever it stands now. All labels in the file are first compared with those of the dataset. If one row
-    does not fit, the whole file is refused, because its samples may have moved.
+    does not fit, the whole file is refused, because its samples may have moved. A file without a decision gives a
+    warning, and the dataset stays as it is.
 
     Args:
         dataset: Map-style, as it was trained on; not modified. Items are tuples or lists (input, label, ...) or dicts.
@@ -113,6 +115,10 @@ def apply_decisions(
     """
     classes = escaped_all(class_names(dataset))
     rows = [_decision(row, classes, line) for line, row in _rows(Path(path))]
+    if not rows:
+        warn(
+            f"{path} holds no decision, so the dataset stays as it is. Decide on the page, and download the file again."
+        )
     decisions = _decisions_by_position(rows, dataset, sample_ids)
     _check_labels(decisions, dataset, label_key)
     return DecidedDataset(dataset, decisions, label_key)

@@ -319,7 +319,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             if self._log is not None:
                 self._log.note(rows, units)
             if presentation.several not in self._announcements:
-                announce(f"dynalens: {presentation.source}; identity: {self._identity.way}{self._live.continued}")
+                announce(f"dynalens: {presentation.source}; {self._identity.in_words}{self._live.continued}")
                 self._announcements.add(presentation.several)
         elif self._step.misses:
             self._live.leave_out(self._epoch(trainer))

@@ -49,10 +49,10 @@ def _add_suspects(commands: Any) -> None:
         metavar=("LABEL", "SUGGESTED"),
         help="show only samples with this label and this suggestion, each the name or number of a class",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the suspects as a list of objects")
-    tasks = "write the suspects as tasks for Label Studio"
-    parser.add_argument("--label-studio", type=Path, metavar="FILE", help=tasks)
-    parser.add_argument("--fiftyone", type=Path, metavar="FILE", help="write the suspects as labels for FiftyOne")
+    kinds = {"json": "a list of objects", "label-studio": "tasks for Label Studio", "fiftyone": "labels for FiftyOne"}
+    for name, kind in kinds.items():
+        words = f"write the suspects as {kind}; .json is added to a name without an ending"
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=words)
 
 
 def _add_compare(commands: Any) -> None:
@@ -105,7 +105,11 @@ def _page_command(commands: Any, name: str, summary: str, description: str) -> a
     page.add_argument("--data", metavar="MODULE:CALLABLE", help=dataset)
     embeddings = "also order the samples by their embeddings: an array (N, D), as in `dynalens suspects`"
     page.add_argument("--embeddings", type=Path, metavar="FILE.npy", help=embeddings)
-    page.add_argument("--out", metavar="FILE", help=f"default: {name}.html in the record's folder")
+    page.add_argument(
+        "--out",
+        metavar="FILE",
+        help=f"file to write (default: {name}.html in the record's folder); .html is added to a name without an ending",
+    )
     page.set_defaults(command=f"dynalens.cli.pages.{name}")
     return page
 
@@ -115,7 +119,12 @@ def _table_command(commands: Any, name: str, summary: str) -> argparse.ArgumentP
     command.add_argument(
         "--top", type=_at_least_one, default=20, metavar="N", help="number of rows to show (default: %(default)s)"
     )
-    command.add_argument("--csv", type=Path, metavar="FILE", help="also write all rows and columns to this file")
+    command.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="also write all rows and columns to this file; .csv is added to a name without an ending",
+    )
     command.set_defaults(command=f"dynalens.cli.{name}.run")
     return command
 

@@ -1,9 +1,23 @@
 """Lines and tables as a terminal shows them."""
 
 import sys
+from pathlib import Path
 from typing import TextIO
 
 from dynalens.text import printable
+
+
+def output_file(path: str | Path, ending: str) -> Path:
+    """Return the file that a command writes: a name without an ending gets this one, and its folders are made.
+
+    Example:
+        >>> output_file("report", ".html").name, output_file("report.htm", ".html").name
+        ('report.html', 'report.htm')
+    """
+    file = Path(path)
+    file = file if file.suffix or file.is_dir() else file.with_name(file.name + ending)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from dynalens.auditing import keeps_all_given
-from dynalens.cli.output import say
+from dynalens.cli.output import output_file, say
 from dynalens.defaults import PRECISION
 from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, load_record
@@ -61,7 +61,7 @@ def audit(args: argparse.Namespace) -> None:
 
 
 def _path(args: argparse.Namespace, record: Record, name: str) -> Path:
-    return Path(args.out) if args.out else (record.folder or Path()) / name
+    return output_file(args.out, ".html") if args.out else (record.folder or Path()) / name
 
 
 def named_dataset(name: str) -> Any:

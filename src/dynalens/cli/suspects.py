@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dynalens.auditing import Audit
-from dynalens.cli.output import say
+from dynalens.cli.output import output_file, say
 from dynalens.cli.tables import SHOWN, show
 from dynalens.embeddings import read_embeddings
 from dynalens.record import Record, audit_options, load_record
@@ -43,11 +43,14 @@ def run(args: argparse.Namespace) -> None:
     show(suspects, args, SHOWN)
     files = None if "name" not in suspects else {sample_id: str(name) for sample_id, name in suspects["name"].items()}
     if args.json:
-        say(f"{len(suspects)} rows written to {to_json(suspects, args.json)}")
+        path = output_file(args.json, ".json")
+        say(f"{len(suspects)} rows written to {to_json(suspects, path)}")
     if args.label_studio:
-        say(f"{len(suspects)} tasks written to {to_label_studio(suspects, args.label_studio, files=files)}")
+        path = output_file(args.label_studio, ".json")
+        say(f"{len(suspects)} tasks written to {to_label_studio(suspects, path, files=files)}")
     if args.fiftyone:
-        say(f"{len(suspects)} labels written to {to_fiftyone(suspects, args.fiftyone, files=files)}")
+        path = output_file(args.fiftyone, ".json")
+        say(f"{len(suspects)} labels written to {to_fiftyone(suspects, path, files=files)}")
 
 
 def _rate_in_words(record: Record, audit: Audit | None) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from dynalens.cells import inert_cells, printable_cells
-from dynalens.cli.output import say
+from dynalens.cli.output import output_file, say
 from dynalens.text import estimate_in_percent, percent
 
 SHOWN = (
@@ -41,9 +41,9 @@ def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) 
     if len(table) > len(view):
         say(f"... and {len(table) - len(view)} more: --top {len(table)}, or --csv FILE")
     if args.csv:
-        args.csv.parent.mkdir(parents=True, exist_ok=True)
-        inert_cells(table).to_csv(args.csv)
-        say(f"{len(table)} rows written to {args.csv}")
+        file = output_file(args.csv, ".csv")
+        inert_cells(table).to_csv(file)
+        say(f"{len(table)} rows written to {file}")
 
 
 def _is_told(table: pd.DataFrame) -> bool:

@@ -24,6 +24,14 @@ from dynalens.identity.same import SameSamples
 
 Index = str | Callable[[Any], Any]
 
+WAYS = {
+    "sampler": "their positions, which the sampler drew",
+    "carried": "their positions, which the loader passes on with the samples",
+    "`index`": "the values of `index`",
+    "IndexedDataset": "the positions that IndexedDataset adds",
+}
+"""How samples can be identified, and what the line at the start of a fit says of it."""
+
 
 class SampleIdentity:
     """Know the samples of each training step.
@@ -85,7 +93,7 @@ class SampleIdentity:
         else:
             if training:
                 _check_followed(trainer, self._source)
-            self.way = "carried with the samples" if is_tagged(self._source.loader) else "sampler"
+            self.way = "carried" if is_tagged(self._source.loader) else "sampler"
         self._by_position = _by_position(self.dataset, explicit=self.way == "`index`")
         self._check_continues(record_length)
 
@@ -177,6 +185,11 @@ class SampleIdentity:
             return self._source.part_of(batch)
         except SampleIdentityError:
             return None
+
+    @property
+    def in_words(self) -> str:
+        """How samples are identified, for the line at the start of a fit."""
+        return f"samples: identified by {WAYS[self.way]}"
 
     @property
     def known_by_loader(self) -> bool:

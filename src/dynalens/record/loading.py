@@ -15,6 +15,7 @@ from dynalens.record.checks import MOST_EPOCHS, check_meta, check_names, check_r
 from dynalens.record.files import damage_errors, read_arrays, read_json, text_digest
 from dynalens.record.folder import META, NAMES, NEIGHBOURS, PICTURES, UNDER_WAY
 from dynalens.record.history import History
+from dynalens.record.nearby import missing_record
 from dynalens.record.record import VERSION, Record, RecordMeta
 
 _INSIDE = ("history", "names")
@@ -85,9 +86,7 @@ def _record_folder(folder: Path) -> Path:
     for path in (folder, folder / "dynalens"):
         if (path / "record.npz").is_file():
             return path
-    nearby = sorted(str(path.parent) for path in folder.glob("**/record.npz"))
-    hint = f"Did you mean {', '.join(nearby)}?" if nearby else "A record is written when the first epoch ends."
-    raise FileNotFoundError(f"Expected `folder` to hold record.npz or dynalens/record.npz, got {folder}. {hint}")
+    raise missing_record(folder)
 
 
 def _check_version(raw: Any, path: Path) -> None:
