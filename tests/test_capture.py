@@ -338,7 +338,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], Tensor, str]] = {
     "soft labels": (
         lambda z: F.binary_cross_entropy_with_logits(z, torch.rand(4, 3)),
         torch.zeros(4, 3),
-        r"multi-label targets .*`capture=` with a callable",
+        r"multi-label targets .*Return a dict of `loss`",
     ),
 }
 

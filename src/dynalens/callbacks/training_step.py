@@ -152,7 +152,10 @@ class TrainingStep:
         if features is not None:
             rows = self.rows.of_inputs(len(features.values) // self._views, [call.mark for call in features.calls])
             length = len(self._identity.ids or range(num_samples))
-            self._features.record(features.values, rows, length, self._views)
+            values = features.values
+            if len(values) == len(presentation.targets):
+                values = self.rows.in_views(values, self._views)
+            self._features.record(values, rows, length, self._views)
 
     def close(self) -> None:
         """The step was recorded."""

@@ -8,7 +8,14 @@ from dynalens.capture.soft import FixedLevels, tolerance_of
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.observation import two_class_logits
 
-_REMEDY = "Pass `capture=` with a callable(outputs, batch) -> (logits, targets) that picks one class for each sample."
+_REMEDY = (
+    "Return a dict of `loss`, and of `logits` (N, K) and `targets` (N,) with one class for each sample, in the order "
+    "of the batch, from `training_step`."
+)
+_OF_PAIRS = (
+    "If these are pairs of samples, as a contrastive loss has them, they are no classes: return a dict of `loss`, and "
+    "of `logits` and `targets` of a classifier that is trained beside, or leave the monitor out. Else return"
+)
 
 Rows = tuple[Tensor, Tensor, str]
 
@@ -112,8 +119,9 @@ def _soft(logits: Tensor, targets: Tensor, source: str) -> CaptureError:
             "a dict of `loss`, and `logits` and `targets` with a row for each sample, in the order of the batch, with "
             "-100 as the target of rows left out."
         )
+    are_square = targets.shape == (len(logits), len(logits))
+    remedy = _OF_PAIRS + _REMEDY.removeprefix("Return") if are_square else _REMEDY
     return CaptureError(
         f"Expected one class index for each of {len(logits)} rows of logits, got targets of shape "
-        f"{tuple(targets.shape)}, {targets.dtype}: soft, mixed or multi-label targets ({source}). "
-        f"{_REMEDY}"
+        f"{tuple(targets.shape)}, {targets.dtype}: soft, mixed or multi-label targets ({source}). {remedy}"
     )

@@ -8,35 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dynalens.capture.advice import REMEDY, not_one_loss
 from dynalens.capture.asked import Capture, function_of, layer_name_of
 from dynalens.capture.batch import CaptureError, described, holds, labels_of
 from dynalens.capture.dense import DenseTargets
 from dynalens.capture.graph import Node
 from dynalens.capture.loss_tap import (
     BINARY,
-    LOSSES,
     NUMBERS_TAP,
     PROBABILITIES,
-    REGRESSIONS,
     TAP,
     DirectImports,
     LossCall,
 )
-from dynalens.capture.losses import StepLosses, different, listed, reach
+from dynalens.capture.losses import StepLosses, listed, reach
 from dynalens.capture.merging import RowsOf, check_returned, parts_joined
 from dynalens.capture.observed import ObservedLoss, shown
 from dynalens.capture.one_loss import Choose, OneLoss
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units
-from dynalens.capture.regression import REMEDY, BatchTargets
+from dynalens.capture.regression import BatchTargets
 from dynalens.capture.rows import CapturedRows
 from dynalens.capture.several import SeveralLabels, log_odds, with_ignored
 from dynalens.capture.twice import warn_of_probabilities
 from dynalens.observation import LayerCalls, is_compiled, layer_calls, module_named
-
-_REMEDY = (
-    "Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass `capture=` with a "
-    "callable(outputs, batch) -> (logits, targets), or with 'module:<name>' of the layer that gives the logits."
-)
 
 
 class StepCapture:
@@ -261,7 +255,7 @@ class StepCapture:
         if above_0 is not None and not is_trusted and not above_0.item():
             raise CaptureError(
                 "Expected the targets of the loss to be classes of the samples, got class 0 for every sample of "
-                f"the epoch, in a tensor that does not come from the batch. Contrastive losses do this. {_REMEDY}"
+                f"the epoch, in a tensor that does not come from the batch. Contrastive losses do this. {REMEDY}"
             )
 
     def _find(self, outputs: Any, batch: Any, samples: Any, rows_of: RowsOf, choose: Choose) -> Presentation | None:
@@ -295,7 +289,7 @@ class StepCapture:
             return calls[0].value
         raise CaptureError(
             f"Expected `capture` to name a layer that is called once to compute the loss, got {len(calls)} calls "
-            f"of {self._layer_name}. {_REMEDY}"
+            f"of {self._layer_name}. {REMEDY}"
         )
 
     def _from_loss(self, batch: Any, rows_of: RowsOf, choose: Choose) -> Presentation:
@@ -356,7 +350,7 @@ class StepCapture:
     def _checked(self, logits: Any, targets: Any, counted: Tensor | None = None, *, source: str) -> Presentation:
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
             raise CaptureError(
-                f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {_REMEDY}"
+                f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {REMEDY}"
             )
         own_targets, (logits, targets, counted) = targets, self._dense.in_rows(logits, targets, counted)
         if self._several.takes(logits, targets, counted):
@@ -368,14 +362,7 @@ class StepCapture:
         return Presentation(*self._rows.checked(logits, targets, source), own_targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
-        numbers = different(self._of_numbers.computed)
-        others = f" (not counting losses whose targets are no labels, {listed(numbers)})" if numbers else ""
-        of_numbers = "" if self._losses.computed else f" For a regression: {REMEDY}"
-        hint = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
-        return CaptureError(
-            "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "
-            f"the batch, got {calls}{others}. {_REMEDY}{of_numbers}{hint}"
-        )
+        return not_one_loss(calls, self._losses, self._of_numbers, is_manual=self._automatic is False)
 
     def _look_for_classes(self, targets: Tensor, batch: Any) -> None:
         """Labels of the batch may all be class 0; a tensor made in the step that never holds another one names none."""
@@ -396,5 +383,5 @@ def _loss_source(name: str, shape: torch.Size, *, logarithm: bool) -> str:
 def _label_tensor(samples: Any) -> Tensor:
     labels = labels_of(samples)
     if not isinstance(labels, Tensor):
-        raise CaptureError(f"Expected the batch's labels to be a tensor, got {described(labels)}. {_REMEDY}")
+        raise CaptureError(f"Expected the batch's labels to be a tensor, got {described(labels)}. {REMEDY}")
     return labels

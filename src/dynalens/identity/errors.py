@@ -74,5 +74,8 @@ def check_views(targets: Tensor, views: int) -> None:
 
 
 def _are_views(targets: Tensor, samples: int) -> bool:
-    """Return whether targets of concatenated views may be those of the samples: the same ones again and again."""
-    return targets.ndim == 1 and bool((targets.view(-1, samples) == targets[:samples]).all())
+    """Return whether targets may be those of views, one after another or side by side: each sample's are the same."""
+    if targets.ndim != 1:
+        return False
+    one_after_another, side_by_side = targets.view(-1, samples), targets.view(samples, -1)
+    return bool((one_after_another == targets[:samples]).all() or (side_by_side == side_by_side[:, :1]).all())

@@ -13,6 +13,7 @@ class LossOfLabels:
     One is chosen if its targets are the batch's vector of labels, row by row in each view, and its logits were computed
     from the batch's inputs. The targets of all others must be made of something else, as of sizes or of what a network
     predicts, and their logits must be others: mixed labels, another view and a second head are never chosen among.
+    Targets that tell which pairs of samples have the same label are no labels.
 
     Attributes:
         is_refuted: Whether the targets of another loss turned out to be labels, after one was chosen.
@@ -28,7 +29,7 @@ class LossOfLabels:
         if len(own_calls) != 1:
             return None
         own = own_calls[0]
-        others = [call for call in calls if call is not own]
+        others = [call for call in calls if call is not own and not TRACE.are_of_pairs(call.targets)]
         if any(TRACE.followed(call.targets) or TRACE.mixes(call.targets) for call in others):
             return None
         if any(share_values(own.logits, call.logits) for call in others) or not TRACE.inputs.lead_to(own.logits):

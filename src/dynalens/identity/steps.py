@@ -25,6 +25,7 @@ from dynalens.identity.labels import (
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.several import LossOfLabels
+from dynalens.identity.side_by_side import are_side_by_side, in_views
 from dynalens.identity.trace import TRACE, Followed
 from dynalens.identity.units import coded_columns, row_codes, what_counts
 
@@ -61,7 +62,7 @@ class StepRows:
         self._hooked = trainer is not None and _has_hooks(trainer)
         self._looks, self._moves = _LOOKS, False
         self._labels, self._losses = LabelCheck(), LossOfLabels()
-        self._of_classes, self._rounds = True, False
+        self._of_classes, self._rounds, self._is_beside = True, False, False
         self._given: Array | None = None
         self._of_step: tuple[Tensor, Tensor, int] | None = None
         self._noted: list[tuple[Any, list[Any]]] = []
@@ -144,13 +145,12 @@ class StepRows:
             of_targets = _of_all(after_hooks, targets, views)
         else:
             of_targets = after_hooks[:0]
-        of_first_view = of_targets if views == 1 else of_targets[: len(of_targets) // views]
         inputs = TRACE.of_layers()
-        self._of_step = after_hooks, of_first_view, views
-        self._chooses |= choice is not None or (inputs is not None and inputs.is_choice)
+        self._note_rows(choice, after_hooks, of_targets, views)
+        self._chooses |= choice is not None or _are_chosen(inputs, len(after_hooks) * views)
         batch = part if delivered is None else delivered
         if self._labels.looks:
-            check_views(presentation.targets, views)
+            check_views(presentation.targets, views if choice is None else 1)
             if presentation.of_layer:
                 _check_layer(TRACE.of_layers(), len(after_hooks))
             _check_in_place(self._noted, carried=delivered is None)
@@ -189,6 +189,8 @@ class StepRows:
         inputs = known_sources[0] if known_sources else None
         if inputs is not None and len(known_sources) > 1:
             inputs = inputs.choice(torch.cat([source.rows for source in known_sources]))
+        if inputs is not None and inputs.is_choice and len(inputs.rows) == count * self._of_step[2]:
+            inputs = inputs.choice(self.in_views(inputs.rows, self._of_step[2]))
         choices = _rows_of_inputs(inputs if len(known_sources) == len(sources) else None, *self._of_step)
         return next((rows for rows in choices if len(rows) == count), choices[0])
 
@@ -219,6 +221,17 @@ class StepRows:
             return merged_index, merged_rows
 
         return merged
+
+    def _note_rows(self, choice: Tensor | None, after_hooks: Tensor, of_targets: Tensor, views: int) -> None:
+        """Note the rows of the step's samples and of its first view, which layers may have seen."""
+        if views > 1 and choice is not None and (self._labels.looks or choice.device.type == "cpu"):
+            self._is_beside = are_side_by_side(choice, views)
+        of_first_view = self.in_views(of_targets, views)[: len(of_targets) // views]
+        self._of_step = after_hooks, of_first_view, views
+
+    def in_views(self, values: Tensor, views: int) -> Tensor:
+        """Return rows of all views, one view of all samples after another."""
+        return in_views(values, views) if self._is_beside else values
 
     def _expect_order(self, choice: Tensor, count: int) -> None:
         """Hear of targets whose order the logits do not share, as far as anything tells; it must be the batch's."""
@@ -273,6 +286,8 @@ class StepRows:
             targets, classes = torch.tensor(row_codes(presentation.given, mask)), 0
         if (shown := self._shown(of_targets, presentation)) is not None:
             columns[GIVEN] = shown
+        if TRACE.are_of_pairs(presentation.given):
+            raise CaptureError(NO_CLASSES.format("marks of the pairs of samples that have the same label"))
         self._labels.see(columns, targets, classes=classes, traced=traced, given=_listed(presentation.given))
         if TRACE.makes(presentation.given):
             raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
@@ -293,6 +308,11 @@ class StepRows:
             return values
         mask = what_counts(presentation.given, presentation.counted)
         return coded_columns({GIVEN: values}, presentation.given, mask).get(GIVEN)
+
+
+def _are_chosen(inputs: Followed | None, most: int) -> bool:
+    """Return whether a step chose or ordered its inputs; more rows than these are frames, say, and tell no choice."""
+    return inputs is not None and inputs.is_choice and len(inputs.rows) <= most
 
 
 def _rows_of_inputs(inputs: Followed | None, batch: Tensor, of_targets: Tensor, views: int) -> list[Tensor]:
@@ -331,7 +351,11 @@ def _of_samples(columns: dict[Path, Column], samples: list[int], selection: list
 
 def _check_layer(inputs: Followed | None, count: int) -> None:
     """Raise where layers computed with other rows than all of the batch in order, or these again for each view."""
-    if inputs is not None and not torch.equal(inputs.rows.cpu(), torch.arange(len(inputs.rows)) % count):
+    if inputs is None:
+        return
+    place = torch.arange(len(inputs.rows))
+    side_by_side = place // max(len(place) // count, 1)  # of crops, whose features are averaged
+    if not any(torch.equal(inputs.rows.cpu(), order) for order in (place % count, side_by_side)):
         raise SampleIdentityError(LAYER_ORDER)
 
 

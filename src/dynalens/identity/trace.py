@@ -24,6 +24,7 @@ _CHOOSES = frozenset({
     "index_select", "masked_select", "gather", "take", "flip", "roll", "narrow", "split", "chunk", "tensor_split",
     "repeat", "repeat_interleave", "tile",
 })  # fmt: skip
+_RESHAPES = frozenset({"view", "reshape", "flatten", "expand"})
 _SORTS = frozenset({"sort", "topk", "msort"})
 # Functions that make numbers of nothing but sizes, and those that keep numbers so.
 _MAKES = frozenset({
@@ -63,6 +64,7 @@ class RowTrace(TorchFunctionMode):
         self._known: dict[int, Followed] = {}
         self._mixed: dict[int, Tensor] = {}
         self._made: dict[int, Tensor] = {}
+        self._of_pairs: dict[int, Tensor] = {}
         self._entered = ExitStack()
         self._users: set[int] = set()
         self.chose_inputs = False
@@ -106,7 +108,7 @@ class RowTrace(TorchFunctionMode):
 
     def _forget(self) -> None:
         self.chose_inputs, self._computed_with, self._asked = False, [], {}
-        self._known, self._mixed, self._made = {}, {}, {}
+        self._known, self._mixed, self._made, self._of_pairs = {}, {}, {}, {}
         self.inputs.begin([])
 
     def source_of(self, user: Any, value: Any) -> Followed | None:
@@ -138,6 +140,10 @@ class RowTrace(TorchFunctionMode):
         """Return whether the step made a tensor of nothing but sizes and random numbers: it says nothing of samples."""
         return any(each is targets or _is_handle(each, targets) for each in self._made.values())
 
+    def are_of_pairs(self, targets: Tensor) -> bool:
+        """Return whether a tensor was made by comparing labels with one another: it tells which pairs are alike."""
+        return any(each is targets or _is_handle(each, targets) for each in self._of_pairs.values())
+
     def followed(self, targets: Tensor) -> Followed | None:
         """Return what is known of a tensor, or of one that it is another handle of, as autograd keeps it."""
         if not self._known:
@@ -160,8 +166,11 @@ class RowTrace(TorchFunctionMode):
         entries = [self._known.get(id(value)) for value in _operands(args)]
         first = entries[0]
         source = next(each for each in entries if each is not None)
-        if name in _SAME_ROWS:
+        if name in _RESHAPES and first is not None:
+            self._reshape(first, result)
+        elif name in _SAME_ROWS:
             self._keep_rows(entries, source, result)
+            self._note_pairs(source, args, result)
         elif name == "__getitem__":
             self._index(args, result)
         elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
@@ -195,6 +204,24 @@ class RowTrace(TorchFunctionMode):
             self._know(result, source)
         elif isinstance(result, Tensor):
             self._mixed[id(result)] = result
+
+    def _note_pairs(self, source: Followed, args: Any, result: Any) -> None:
+        """Note what is made of a column of labels and the same ones as a row."""
+        tensors = [value for value in _operands(args) if isinstance(value, Tensor)]
+        memory = {each.untyped_storage().data_ptr() for each in tensors}
+        compares = source.is_vector and len({each.shape for each in tensors}) == 2 and len(memory) == 1
+        if isinstance(result, Tensor) and (compares or any(id(each) in self._of_pairs for each in tensors)):
+            self._of_pairs[id(result)] = result
+
+    def _reshape(self, source: Followed, result: Tensor) -> None:
+        """Note rows that stay the first axis, and those of crops (N, V, ...) that are now (N V, ...), side by side."""
+        value = source.value
+        if result.numel() == value.numel() or result.ndim == value.ndim:  # else `expand` has put an axis before them
+            self._know(result, source)
+        if value.ndim < 2 or not (source.is_vector or value.is_floating_point()):
+            return
+        if result.shape == (value.shape[0] * value.shape[1], *value.shape[2:]) and value.shape[1] > 1:
+            self._know(result, source.choice(source.rows.repeat_interleave(value.shape[1])))
 
     def _choose(self, func: Callable[..., Any], source: Followed, args: Any, kwargs: Any, result: Any) -> None:
         mask = kwargs.get("mask", args[1] if len(args) > 1 else None)
@@ -255,6 +282,8 @@ def _along_rows(name: str, args: Any, kwargs: Any) -> bool:
     """Whether a function of images or the like chooses or orders rows, not what is in them."""
     if name in ("split", "chunk", "tensor_split"):
         return bool(kwargs.get("dim", args[2] if len(args) > 2 else 0) == 0)
+    if name == "repeat_interleave":
+        return bool(kwargs.get("dim", args[2] if len(args) > 2 else None) == 0)
     dimension = kwargs.get("dim", kwargs.get("dims", args[1] if len(args) > 1 else None))
     return name in ("flip", "index_select", "narrow") and dimension in (0, (0,), [0])
 

@@ -1,0 +1,35 @@
+"""What to do about a step that shows no loss, or more than one."""
+
+from dynalens.capture.batch import CaptureError
+from dynalens.capture.loss_tap import LOSSES, REGRESSIONS
+from dynalens.capture.losses import StepLosses, different, listed
+from dynalens.capture.regression import REMEDY as OF_NUMBERS
+
+REMEDY = (
+    "Return a dict with `loss`, `logits` and `targets` from `training_step`, or pass `capture=` with a "
+    "callable(outputs, batch) -> (logits, targets), or with 'module:<name>' of the layer that gives the logits."
+)
+_FEW_SHOT = (
+    " If these are losses of tasks that each number their classes anew, as in few-shot learning, no logits are those "
+    "of the same classes in all steps: leave the monitor out."
+)
+
+
+def not_one_loss(calls: str, losses: StepLosses, of_numbers: StepLosses, *, is_manual: bool) -> CaptureError:
+    """Return the error about a step whose one loss is not known.
+
+    Args:
+        calls: What was seen, as text; "none" where nothing was.
+        losses: The step's losses of classes.
+        of_numbers: Its losses of numbers.
+        is_manual: Whether the step begins its backward passes, as one with an inner loop does.
+    """
+    numbers = different(of_numbers.computed)
+    others = f" (not counting losses whose targets are no labels, {listed(numbers)})" if numbers else ""
+    few_shot = _FEW_SHOT if is_manual and len(different(losses.computed)) > 2 else ""
+    regression = "" if losses.computed else f" For a regression: {OF_NUMBERS}"
+    hint = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
+    return CaptureError(
+        "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "
+        f"the batch, got {calls}{others}. {REMEDY}{few_shot}{regression}{hint}"
+    )

@@ -1,0 +1,32 @@
+"""Rows of several views of each sample that stand side by side, not one view of all samples after another."""
+
+from torch import Tensor
+
+
+def are_side_by_side(rows: Tensor, views: int) -> bool:
+    """Return whether so many rows that follow one another are always those of one sample; waits for the device.
+
+    Args:
+        rows: Which row of the batch each is.
+        views: Rows of each sample, more than one.
+
+    Example:
+        >>> are_side_by_side(torch.tensor([2, 2, 0, 0]), 2), are_side_by_side(torch.tensor([2, 0, 2, 0]), 2)
+        (True, False)
+    """
+    if len(rows) % views or not len(rows):
+        return False
+    of_sample = rows.view(-1, views)
+    return bool((of_sample == of_sample[:, :1]).all())
+
+
+def in_views(values: Tensor, views: int) -> Tensor:
+    """Return rows that stand side by side as one view of all samples after another; other numbers of rows as they are.
+
+    Example:
+        >>> in_views(torch.tensor([20, 21, 0, 1]), 2)
+        tensor([20,  0, 21,  1])
+    """
+    if len(values) % views:
+        return values
+    return values.view(-1, views, *values.shape[1:]).transpose(0, 1).flatten(0, 1)
