@@ -46,19 +46,39 @@ def doubts(
     """
     if rate.calibrated or math.isnan(rate.value):
         return ()
-    earlier_rate, error = rate.value if earlier is None else earlier, _two_errors(rate.value, samples)
+    earlier_rate = rate.value if earlier is None else earlier
     few = 3 / max(SUREST * samples, 1)
     sentences = {
         f"The network repeats {percent(accuracy)} of the given labels, more than can be right: it has learned wrong "
-        "labels by heart, and the estimate does not count those.": accuracy >= 1 - max(rate.value - error, REPEATED),
+        "labels by heart, and the estimate does not count those.": has_memorised(rate.value, samples, accuracy),
         f"The estimate still falls: it was {percent(earlier_rate)} halfway and is {percent(rate.value)} now, so that "
-        "more labels may be wrong.": earlier_rate > rate.value + error,
+        "more labels may be wrong.": still_falls(rate.value, samples, earlier),
         **dict.fromkeys(far_apart(rate), True),
         f"There are few samples: {samples:,}. The estimate looks at the 5 % of them of which the network is surest. "
         f"Even if {percent(min(few, 1.0), 0)} of all labels were wrong, these few might all be right.": few
         > max(rate.value, EXCLUDED),
     }
     return tuple(sentence for sentence, holds in sentences.items() if holds)
+
+
+def has_memorised(rate: float, samples: int, accuracy: float) -> bool:
+    """Return whether a network is right more often, by the given labels, than it can be at this rate of wrong ones.
+
+    Example:
+        >>> has_memorised(0.2, samples=10_000, accuracy=0.79), has_memorised(0.2, samples=10_000, accuracy=0.85)
+        (False, True)
+    """
+    return accuracy >= 1 - max(rate - _two_errors(rate, samples), REPEATED)
+
+
+def still_falls(rate: float, samples: int, earlier: float | None) -> bool:
+    """Return whether the estimate of about half of the epochs was higher; False if there was none.
+
+    Example:
+        >>> still_falls(0.2, samples=10_000, earlier=0.207), still_falls(0.2, samples=10_000, earlier=0.21)
+        (False, True)
+    """
+    return earlier is not None and earlier > rate + _two_errors(rate, samples)
 
 
 def far_apart(rate: NoiseRate) -> tuple[str, ...]:

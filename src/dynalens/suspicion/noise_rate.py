@@ -1,7 +1,7 @@
 """How many labels are wrong."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,9 @@ MOST = 0.5
 RULE = 0.5
 """Where this part of the confusions goes one way, three for one the other way, all doubted labels are flips."""
 
+_SECOND = 1
+"""The second epoch, counted from 0."""
+
 FROM_THE_RUN_ALONE = "from the run alone; audit 100 samples for a confidence interval"
 """What is said beside every rate that does not come from a person's answers."""
 
@@ -28,8 +31,8 @@ class NoiseRate:
     """Estimated fraction of wrong labels, in [0, 1], with a lower and an upper bound.
 
     If the estimate comes from the run alone, its bounds are no confidence interval. On hard data the upper bound also
-    counts hard samples with right labels. Wrong labels that the network memorised before it ever disagreed with them
-    are counted in neither bound.
+    counts hard samples with right labels. Wrong labels that the network never disagreed with are counted in neither
+    bound.
 
     Attributes:
         low: Lower bound. The network rules out some labels. If it is calibrated, this is the smallest rate at which so
@@ -37,12 +40,13 @@ class NoiseRate:
         value: The estimate.
         high: Upper bound, the larger of two fractions plus two standard errors: the fraction of labels with which the
             weighted predictions disagree, hard samples included; and the largest rate that is likely (95 %) given the
-            labels that the network rules out.
+            labels that the network rules out. The first of these is read at an earlier epoch, too, if the estimate
+            still falls or the network has learned its labels by heart (:func:`with_earlier_bound`).
         calibrated: Whether the rate comes from a person's answers, as in :func:`dynalens.audit`: ``low`` and ``high``
             are then a 95 % confidence interval. False for an estimate from the run alone, which can be far too low on
             labels that people gave.
-        doubts: Reasons to doubt the estimate in this run, a sentence each (:func:`~dynalens.suspicion.doubts`); empty
-            if it is calibrated.
+        doubts: Reasons to doubt the rate, a sentence each (:func:`~dynalens.suspicion.doubts`). A calibrated rate has
+            one at most: that there are few answers.
         alone: What is printed beside an estimate that is not calibrated: where it comes from, and what would be better.
 
     Example:
@@ -125,6 +129,32 @@ def earlier_estimate(
         return None
     first_half = [each for each in candidates if each.epoch <= half.epoch]
     return _estimate(half, refuted_rate(first_half)[1] if first_half else 0.0, direction)
+
+
+def with_earlier_bound(
+    rate: NoiseRate, course: Sequence[Disagreement], epochs: int, *, falls: bool, memorised: bool
+) -> NoiseRate:
+    """Return the rate with an upper bound from before the network had learned wrong labels by heart.
+
+    By the end such a network contradicts hardly any label, the wrong ones included, so that the bound says nothing. It
+    is therefore at least the fraction of labels with which the weighted predictions disagreed halfway, where the
+    estimate still falls, and as of the second epoch, where the network has learned its labels by heart.
+
+    Args:
+        rate: As of the last epoch.
+        course: How far the network disagreed with the labels after some of the epochs; none without history.
+        epochs: How many there are.
+        falls: Whether the estimate still falls.
+        memorised: Whether the network repeats more labels than can be right.
+
+    Example:
+        >>> course = [Disagreement(0, 0.5, 0.2), Disagreement(1, 0.3, 0.1), Disagreement(2, 0.1, 0.0)]
+        >>> with_earlier_bound(NoiseRate(0.0, 0.01, 0.02), course, 3, falls=False, memorised=True).high
+        0.3
+    """
+    half = halfway(course, epochs) if falls else None
+    early = [each for each in course if each.epoch == _SECOND and memorised]
+    return replace(rate, high=max(rate.high, *(each.doubted for each in (half, *early) if each), 0.0))
 
 
 def _estimate(disagreement: Disagreement, refuted_share: float, direction: float) -> float:

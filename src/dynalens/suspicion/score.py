@@ -43,8 +43,8 @@ import numpy as np
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.confusions import one_way, wrong_log_odds
 from dynalens.suspicion.dense import dense_noise_rate, doubts_of, highest, is_dense
-from dynalens.suspicion.doubts import doubts, far_apart, nothing_found
-from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate
+from dynalens.suspicion.doubts import doubts, far_apart, has_memorised, nothing_found, still_falls
+from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate, with_earlier_bound
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.targets import target_noise_rate
 from dynalens.suspicion.units import has_doubted_unit, unit_noise_rate, worst_odds
@@ -114,10 +114,8 @@ def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
     direction = one_way(predictions.leader(), predictions.label)
     score = score_of_parts(score_parts(predictions, direction), predictions)
     whole = bool((votes.presentations[rows] > 0).all())
-    rate = estimate_noise_rate(predictions, direction, votes.candidates if whole else ())
-    earlier = earlier_estimate(votes.course, votes.candidates, direction, votes.epochs) if whole else None
     right = float((statistics.predicted[rows] == statistics.label[rows]).mean())
-    reasons = doubts(rate, samples=len(rows), accuracy=right, earlier=earlier)
+    rate = _run_rate(predictions, direction, votes if whole else count_votes(predictions.label, ()), right)
     score = with_mean(score, rate.value)
     wrong = probability(score) if rate.value else np.zeros(len(rows))
     n, some = len(statistics), votes.presentations.any()
@@ -130,8 +128,18 @@ def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
         suggested_probability=_spread(n, rows, wrong) * _share_of_doubts(agreement, statistics.correctness),
         agreement=agreement,
         probability_margin=votes.probability_margin,
-        noise_rate=replace(rate, doubts=reasons),
+        noise_rate=rate,
     )
+
+
+def _run_rate(predictions: Predictions, direction: float, votes: Votes, accuracy: float) -> NoiseRate:
+    """Return the noise rate, and what speaks against it; of votes without an epoch, from the means of the run alone."""
+    rate, number = estimate_noise_rate(predictions, direction, votes.candidates), len(predictions)
+    earlier = earlier_estimate(votes.course, votes.candidates, direction, votes.epochs)
+    falls = still_falls(rate.value, number, earlier)
+    memorised = has_memorised(rate.value, number, accuracy)
+    rate = with_earlier_bound(rate, votes.course, votes.epochs, falls=falls, memorised=memorised)
+    return replace(rate, doubts=doubts(rate, samples=number, accuracy=accuracy, earlier=earlier))
 
 
 def _assess_units(statistics: SampleStatistics, rows: Array) -> Assessment:
