@@ -164,6 +164,19 @@ def test_a_run_that_memorised_its_labels_says_so(memorised: Path, record: Record
     assert "The estimate still falls" in " ".join(load_record(memorised.parent / "short").doubts())
 
 
+@pytest.mark.parametrize("length", [20, 4])  # all labels are learned by heart; the estimate falls, halfway is epoch 2
+def test_the_upper_bound_counts_labels_that_were_contradicted_earlier(length: int) -> None:
+    epochs = [(given, logits) for _, given, logits in photographs()]
+    given = epochs[0][0]
+    early, late = (presented(300, given, given, [z for _, z in epochs[:count]]) for count in (2, length))
+    contradicted = (early[0].weighted_rival > early[0].weighted_confidence).mean()
+    rate = assess(*late).noise_rate
+    assert rate.high == pytest.approx(contradicted)
+    assert rate.high > (late[0].weighted_rival > late[0].weighted_confidence).mean()
+    assert rate.high > 0.1  # the true rate
+    assert assess(late[0]).noise_rate.high < rate.high  # without history
+
+
 def test_functions_that_act_on_flags_warn_where_no_sample_is_flagged(record: Record) -> None:
     assert not record.table()["flagged"].any()
     doubtful = (
@@ -199,6 +212,33 @@ def test_answers_leave_nothing_to_warn_of(memorised: Path) -> None:
         record.clean_indices(answers=answers)
         record.weights(answers=answers)
     assert record.audit(answers).noise_rate.doubts == ()
+
+
+def test_few_answers_make_rate_and_flags_doubtful(
+    memorised: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = load_record(memorised)
+    plan = record.audit_plan(29)
+    answers = plan.assign(answer=np.where(plan["sample_id"] < 30, "wrong", "right"))
+    [doubt] = record.audit(answers).noise_rate.doubts
+    assert doubt == "There are only 29 answers: rate and flags can be far off. Answer at least 30 of the drawn samples."
+    assert record.audit(answers.head(1)).noise_rate.doubts[0].startswith("There is only 1 answer: ")
+    for acts in (record.clean_indices, record.weights):
+        with pytest.warns(UserWarning, match="There are only 29 answers"):
+            acts(answers=answers)
+    answers.to_csv(tmp_path / "answers.csv")
+    assert main(["suspects", str(memorised), "--answers", str(tmp_path / "answers.csv")]) == 0
+    assert f"Doubtful: {doubt}" in capsys.readouterr().out
+    assert f'"doubts":["{doubt}"]' in write_report(record, tmp_path / "r.html", answers=answers).read_text()
+
+
+def test_a_person_who_answered_about_every_sample_knows() -> None:
+    dynamics = TrainingDynamics(2)
+    dynamics.update([0, 1], torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0]))
+    dynamics.end_epoch(0)
+    record = Record(statistics=dynamics.compute(), meta=RecordMeta(num_samples=2, epochs=[0]), root_index=np.arange(2))
+    answers = record.audit_plan(2).assign(answer=["right", "wrong"])
+    assert record.audit(answers).noise_rate == NoiseRate(0.5, 0.5, 0.5, calibrated=True)
 
 
 def test_the_command_line_says_what_is_doubtful(memorised: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,9 @@ from dynalens.suspicion import PRECISION, NoiseRate, flagged
 from dynalens.suspicion.score import ranks
 from dynalens.text import percent
 
+FEWEST = 30
+"""Answers from which on rate and flags can be relied on, as measured (``docs/results.md``, *After few answers*)."""
+
 _HALVINGS = 50
 
 
@@ -108,9 +111,19 @@ class Audit:
 
     @functools.cached_property
     def noise_rate(self) -> NoiseRate:
-        """Fraction of wrong labels with its 95 % interval; ``stratified_rate`` and ``interval`` hold the formulas."""
+        """Fraction of wrong labels with its 95 % interval; ``stratified_rate`` and ``interval`` hold the formulas.
+
+        It has a doubt if there are fewer than 30 answers, and samples without one.
+        """
         whole = self._fraction(self._is_recorded)
-        return NoiseRate(whole.low, whole.value, whole.high, calibrated=True)
+        return NoiseRate(whole.low, whole.value, whole.high, calibrated=True, doubts=self._doubts())
+
+    def _doubts(self) -> tuple[str, ...]:
+        number = len(self._answers)
+        if number >= min(FEWEST, int(self._is_recorded.sum())):
+            return ()
+        there_are = "There is only 1 answer" if number == 1 else f"There are only {number} answers"
+        return (f"{there_are}: rate and flags can be far off. Answer at least {FEWEST} of the drawn samples.",)
 
     def probability(self) -> Array:
         """Return the probability that each label is wrong, shape ``(N,)``: 0 or 1 if answered, NaN if never seen.

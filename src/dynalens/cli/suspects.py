@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
     precision_words = f" About {100 * args.precision:g} % of all flagged {label}s are expected to be wrong."
     say(f"{len(suspects)} of {number} samples are flagged{for_pair}.{precision_words if len(suspects) else ''}")
     say(_rate_in_words(record, audit))
-    for doubt in () if audit else record.doubts():
+    for doubt in record.doubts() if audit is None else audit.noise_rate.doubts:
         say(f"Doubtful: {doubt}")
     if not len(suspects) and not args.class_pair:
         suspects = record.suspects(args.top, answers=audit).assign(flagged=False)

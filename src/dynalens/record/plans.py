@@ -97,6 +97,13 @@ class Audits:
             share=assessment.share,
         )
 
+    def result_to_act_on(self, answers: AuditAnswers) -> Audit:
+        """Return :meth:`result` for flags that a person does not see; warn if few answers make them doubtful."""
+        audit = self.result(answers)
+        for doubt in audit.noise_rate.doubts:
+            warn(doubt)
+        return audit
+
     def _drawn_by(self, plans: Sequence[Plan], answers: Answers) -> Plan:
         """Return the plan of the answers; of a record without one, what a first plan would be."""
         if not plans:

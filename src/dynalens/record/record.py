@@ -129,7 +129,7 @@ class Record:
         Args:
             embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance of
                 :func:`dynalens.embed`; a mapping of ids to vectors where samples are known by ids. With a tensor on an
-                accelerator, the work is done there.
+                accelerator, the work is done there. With None, the record itself is returned.
 
         Raises:
             ValueError: If there are not N rows of finite numbers.
@@ -137,6 +137,8 @@ class Record:
         """
         from dynalens.embeddings import embedding_evidence, embedding_rows  # torch, which a record does without
 
+        if embeddings is None:
+            return self
         rows = embedding_rows(embeddings, self.meta.num_samples, self.sample_ids)
         labels = np.where(self.statistics.presentations > 0, self.statistics.of_one_label("embeddings").label, -1)
         with progress_notice(f"comparing the embeddings of {len(rows):,} samples"):
@@ -259,11 +261,10 @@ class Record:
         """
         if answers is None:
             return suspects(self.table(embeddings=embeddings), n, precision)
-        table = self._audit_table(answers, precision, embeddings)
+        table = self.with_embeddings(embeddings)._audit_table(answers, precision)
         worst = table[table["rank"].notna() & (table["answer"] != "right")].sort_values("rank")
         worst = worst.iloc[(worst["answer"] != "wrong").to_numpy().argsort(kind="stable")]
-        worst = worst if precision is None else worst[worst["flagged"]]
-        return worst.head(len(worst) if n is None else n)
+        return (worst if precision is None else worst[worst["flagged"]]).iloc[:n]
 
     def suspect_ids(self, n: int) -> list[Any]:
         """Return the ids of the first ``n`` of :meth:`suspects`; no file is read for them."""
@@ -296,7 +297,8 @@ class Record:
             answers: Answers of an audit: labels answered to be wrong are then left out, and right ones are kept.
         """
         if answers is not None:
-            return self._ids_at(clean_indices(self._audit_table(answers, precision, embeddings).reset_index(drop=True)))
+            audit = self.with_embeddings(embeddings)._audits.result_to_act_on(answers)
+            return self._ids_at(clean_indices(self._audit_table(audit, precision).reset_index(drop=True)))
         table = self.table(embeddings=embeddings)
         clean = clean_indices(table.reset_index(drop=True), precision)
         self._caution("`clean_indices()` keeps every sample", any_flagged=len(clean) < len(table))
@@ -316,7 +318,7 @@ class Record:
         a warning says if the probabilities are doubtful.
         """
         if answers is not None:
-            return weights(self.audit(answers).table())
+            return weights(self._audits.result_to_act_on(answers).table())
         table = self.table()
         self._caution("`weights()` gives every sample nearly the full weight", any_flagged=bool(table["flagged"].any()))
         return weights(table)
@@ -348,16 +350,15 @@ class Record:
                 "Expected samples that are known by their position in the dataset, got ids. Replace the labels of "
                 "`suspects()` where the dataset reads them."
             )
-        audit = None if answers is None else self.audit(answers)
+        audit = None if answers is None else self._audits.result_to_act_on(answers)
         new_labels = None if audit is None else audit.new_labels
         changes = corrections(self.statistics, self.suspects(precision=precision, answers=audit), new_labels)
         if answers is None:
             self._caution("`relabelled()` changes no label", any_flagged=bool(changes))
         return RelabelledDataset(dataset, changes, label=label, length=len(self.statistics))
 
-    def _audit_table(self, answers: AuditAnswers, precision: float | None, embeddings: Any) -> pd.DataFrame:
-        record = self if embeddings is None else self.with_embeddings(embeddings)
-        return record.audit(answers).table(PRECISION if precision is None else precision)
+    def _audit_table(self, answers: AuditAnswers, precision: float | None) -> pd.DataFrame:
+        return self.audit(answers).table(PRECISION if precision is None else precision)
 
     def _caution(self, consequence: str, *, any_flagged: bool) -> None:
         """Warn where flags that a person does not see are acted on: each time if there are none, once if doubtful."""
@@ -370,8 +371,7 @@ class Record:
             warn("\n  ".join([f"{reason} {advice}", *causes]))
 
     def _ids_at(self, rows: list[int]) -> list[Any]:
-        ids: list[Any] = rows if self.sample_ids is None else self.sample_ids[rows].tolist()
-        return ids
+        return rows if self.sample_ids is None else [*self.sample_ids[rows].tolist()]
 
     def _assess(self, watches: Sequence[Watch], read_epochs: set[int]) -> Assessment:
         """Assess the labels; no half of a history counts, without a whole one the record's own means are read."""

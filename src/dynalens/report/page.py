@@ -122,7 +122,7 @@ def write_report(
         "words": words_of(record.statistics),
         "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
         "note": _note(record, table, audit),
-        "doubts": [] if audit else record.doubts(),
+        "doubts": record.doubts() if audit is None else audit.noise_rate.doubts,
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
         "sheets": _sheets(record.folder),
