@@ -166,7 +166,7 @@ def test_no_letter_of_a_name_reaches_the_terminal_as_a_command(
 
 def test_exports_hold_odd_names(run: tuple[Path, TrainingDynamicsMonitor], tmp_path: Path) -> None:
     folder, _ = run
-    files = {kind: tmp_path / kind for kind in ("json", "label-studio", "fiftyone")}
+    files = {kind: tmp_path / f"{kind}.json" for kind in ("json", "label-studio", "fiftyone")}
     options = [text for kind, path in files.items() for text in (f"--{kind}", str(path))]
     assert main(["suspects", str(folder), "--precision", "0.01", *options]) == 0
     rows = {kind: json.loads(path.read_text(encoding="utf-8")) for kind, path in files.items()}
