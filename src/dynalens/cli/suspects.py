@@ -1,7 +1,9 @@
 """``dynalens suspects``."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import pandas as pd
 
@@ -41,16 +43,19 @@ def run(args: argparse.Namespace) -> None:
             + (ask if audit is None else "")
         )
     show(suspects, args, SHOWN)
+    _write_exports(suspects, args)
+
+
+def _write_exports(suspects: pd.DataFrame, args: argparse.Namespace) -> None:
     files = None if "name" not in suspects else {sample_id: str(name) for sample_id, name in suspects["name"].items()}
-    if args.json:
-        path = output_file(args.json, ".json")
-        say(f"{len(suspects)} rows written to {to_json(suspects, path)}")
-    if args.label_studio:
-        path = output_file(args.label_studio, ".json")
-        say(f"{len(suspects)} tasks written to {to_label_studio(suspects, path, files=files)}")
-    if args.fiftyone:
-        path = output_file(args.fiftyone, ".json")
-        say(f"{len(suspects)} labels written to {to_fiftyone(suspects, path, files=files)}")
+    exports: tuple[tuple[Path | None, str, Callable[[pd.DataFrame, Path], Path]], ...] = (
+        (args.json, "rows", to_json),
+        (args.label_studio, "tasks", partial(to_label_studio, files=files)),
+        (args.fiftyone, "labels", partial(to_fiftyone, files=files)),
+    )
+    for path, noun, export in exports:
+        if path:
+            say(f"{len(suspects)} {noun} written to {export(suspects, output_file(path, '.json'))}")
 
 
 def _rate_in_words(record: Record, audit: Audit | None) -> str:

@@ -182,14 +182,11 @@ class TrainingDynamics:
             rows = rows_within_tolerance(self._state, index, rows, self._tolerance)
         has_label = rows[TARGET] >= 0
         rows[MARGIN, rows[MARGIN] > -MASKED] = CERTAIN
-        finite = np.isfinite(rows[: EL2N + 1]).all(axis=0) & (rows[MARGIN] > MASKED)
-        if kind_of(self._state) is not None:
-            finite &= np.isfinite(rows[ROWS:][list(MEANS)]).all(axis=0)
-        is_recorded = has_label & finite
+        is_finite = self._are_finite(rows)
+        is_recorded = has_label & is_finite
         if not is_recorded.all():
             index, rows = index[is_recorded], rows[:, is_recorded]
-        if self._room and len(rows) > ROWS and not classes_of(self._state):
-            self._state = empty_state(self.num_samples, len(rows) - ROWS) | self._state
+        self._adopt_classes(len(rows) - ROWS)
         num_forgotten, num_learned = fold(self._state, index, rows, epoch, self._step(rows, epoch))
         return EpochRecord(
             index=index,
@@ -199,7 +196,7 @@ class TrainingDynamics:
             p_other=np.exp(rows[LOG_OTHER]),
             forgotten=num_forgotten,
             learned=num_learned,
-            non_finite=int((has_label & ~finite).sum()),
+            non_finite=int((has_label & ~is_finite).sum()),
             residual=residuals(rows[ROWS:]) if self._is_regression else None,
         )
 
@@ -325,6 +322,18 @@ class TrainingDynamics:
                 "between presentations. Either the indices do not belong to the rows of the batch, or labels are "
                 "drawn anew. Let the dataset return its index and pass `index=`."
             )
+
+    def _adopt_classes(self, classes: int) -> None:
+        """Make room for mean probabilities, where they are kept, with the first presentations."""
+        if self._room and classes > 0 and not classes_of(self._state):
+            self._state = empty_state(self.num_samples, classes) | self._state
+
+    def _are_finite(self, rows: Array) -> Array:
+        """Return which presentations have a finite number in all that is recorded of them, (M,) bool."""
+        is_finite: Array = np.isfinite(rows[: EL2N + 1]).all(axis=0) & (rows[MARGIN] > MASKED)
+        if kind_of(self._state) is not None:
+            is_finite &= np.isfinite(rows[ROWS:][list(MEANS)]).all(axis=0)
+        return is_finite
 
     def _adopt(self, kind: UnitKind) -> None:
         """Make room for units if nothing is recorded yet."""

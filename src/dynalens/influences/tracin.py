@@ -236,7 +236,7 @@ def _trainings(
     checkpoints: Checkpoints, model: nn.Module, dataset: Any, settings: _Settings, x: Any
 ) -> Iterator[Iterator[tuple[Any, Checkpoint]]]:
     """Yield what yields Captum's object for each checkpoint, whose weights the model then has."""
-    fast_class, full_class = _captum_classes()
+    tracin_classes = _captum_classes()
     if not has_positions(dataset) or not len(dataset):
         raise ValueError(
             f"Expected `dataset` to be map-style, with samples by position and a length above 0, got "
@@ -255,26 +255,29 @@ def _trainings(
                 last_layer = _last_layer(model, next(iter(loader))[0] if x is None else x, settings)
                 if settings.layers is not None:
                     weights = trained_weights(last_layer, settings.layers, next(iter(loader))[0])
-            rate = checkpoint.learning_rate
-            # The weights are there already: Captum would read each file again for every batch.
-            options = {"checkpoints_load_func": lambda _model, _checkpoint, rate=rate: rate}
-            if weights is None:
-                yield (
-                    fast_class(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options),
-                    checkpoint,
-                )
-            else:
-                chosen_layers = LayerWeights(last_layer, weights)
-                yield (
-                    full_class(
-                        chosen_layers, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options
-                    ),
-                    checkpoint,
-                )
+            yield _tracin(tracin_classes, last_layer, weights, loader, checkpoint, loss), checkpoint
 
     with undisturbed(model), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"captum\.")
         yield parts_of_checkpoints()
+
+
+def _tracin(
+    classes: tuple[Any, Any],
+    last_layer: LastLayer,
+    weights: list[nn.Parameter] | None,
+    loader: Any,
+    checkpoint: Checkpoint,
+    loss: Loss,
+) -> Any:
+    """Return Captum's object for a checkpoint that the model was loaded from: for these weights or the last layer."""
+    of_last_layer, of_any_layer = classes
+    # The weights are there already: Captum would read each file again for every batch.
+    options = {"checkpoints_load_func": lambda _model, _checkpoint: checkpoint.learning_rate}
+    if weights is None:
+        return of_last_layer(last_layer, last_layer.layer, loader, [checkpoint], loss_fn=loss, **options)
+    layers = LayerWeights(last_layer, weights)
+    return of_any_layer(layers, loader, [checkpoint], layers=[WEIGHTS], loss_fn=loss_of_each(loss), **options)
 
 
 def _captum_classes() -> tuple[Any, Any]:

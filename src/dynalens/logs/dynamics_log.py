@@ -102,7 +102,6 @@ class DynamicsLog:
         dataset: Any,
         sources: Sequence[GallerySource],
     ) -> None:
-        assert live.folder is not None
         self._live, self._settings, self._prefix = live, settings, tag_prefix(name)
         self._sources = sources
         self._device: torch.device = pl_module.device
@@ -119,25 +118,31 @@ class DynamicsLog:
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))
         self._audit: AuditWatch | None = None
-        self._normalisation = normalisation = find_normalisation(
-            pl_module, getattr(trainer, "datamodule", None), dataset
+        self._normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
+        self._projector = self._new_projector(writer)
+        self.pictures: DynamicsPictures | None = self._new_pictures(trainer)
+
+    def _new_projector(self, writer: Any) -> Projector | None:
+        period = self._settings.projector_every_n_epochs
+        if period is None:
+            return None
+        return Projector(
+            writer,
+            f"{self._prefix}/projector",
+            every_n_epochs=period,
+            class_names=self._live.class_names,
+            normalisation=self._normalisation,
         )
-        self._projector: Projector | None = None
-        if settings.projector_every_n_epochs is not None:
-            self._projector = Projector(
-                writer,
-                f"{self._prefix}/projector",
-                every_n_epochs=settings.projector_every_n_epochs,
-                class_names=live.class_names,
-                normalisation=normalisation,
-            )
-        decoders = (settings.decode, *(source.decode for source in sources))
-        self.pictures: DynamicsPictures | None = DynamicsPictures(
-            sink_of(trainer, live.folder.path),
+
+    def _new_pictures(self, trainer: Any) -> DynamicsPictures:
+        assert self._live.folder is not None
+        decoders = (self._settings.decode, *(source.decode for source in self._sources))
+        return DynamicsPictures(
+            sink_of(trainer, self._live.folder.path),
             self._prefix,
-            top_k=settings.top_k,
-            class_names=live.class_names,
-            normalisation=normalisation,
+            top_k=self._settings.top_k,
+            class_names=self._live.class_names,
+            normalisation=self._normalisation,
             decode=next((decode for decode in decoders if decode is not None), None),
             schedule=self.schedule,
         )

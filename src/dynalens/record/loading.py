@@ -64,10 +64,7 @@ def load_record(folder: str | Path) -> Record:
         with damage_errors(path / META):
             check_meta(meta_copy, arrays["presentations"])
     # The record itself says what is in it. A kill may have left `meta.json` as it was an epoch before.
-    meta_source: dict[str, Any] | None = meta_copy if meta_fields is None else meta_fields
-    if meta_source is None:
-        raise FileNotFoundError(f"Expected {path} to hold {META}, got none. Take the folder from a backup.")
-    meta = _with_epoch_under_way(path, RecordMeta(**meta_source))
+    meta = _meta(path, meta_copy if meta_fields is None else meta_fields)
     num_samples = len(root_index)
     return Record(
         statistics=SampleStatistics(**arrays),
@@ -105,6 +102,12 @@ def _digests(meta_fields: Any) -> tuple[dict[int, int] | None, Any]:
     if not isinstance(history, dict) or not all(isinstance(value, int) for value in history.values()):
         raise ValueError("a history that is no object of numbers")
     return {int(epoch): value for epoch, value in history.items()}, meta_fields.pop("names", ...)
+
+
+def _meta(path: Path, fields: dict[str, Any] | None) -> RecordMeta:
+    if fields is None:
+        raise FileNotFoundError(f"Expected {path} to hold {META}, got none. Take the folder from a backup.")
+    return _with_epoch_under_way(path, RecordMeta(**fields))
 
 
 def _with_epoch_under_way(path: Path, meta: RecordMeta) -> RecordMeta:

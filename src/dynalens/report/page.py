@@ -115,9 +115,16 @@ def write_report(
     for card, label, suggestion in zip(cards, label_places, suggestion_places, strict=True):
         card |= {"label": label, "suggested": suggestion}
     _add_corrections(record, worst, cards)
-    content = {
+    content = _run_content(record, table, audit, accuracy) | {"names": names, "cards": cards}
+    title = "dynalens" if record.folder is None else f"dynalens: {run_name(record.folder)}"
+    return write_page("report", title, path, content)
+
+
+def _run_content(record: Record, table: pd.DataFrame, audit: Audit | None, accuracy: AccuracyCurve) -> dict[str, Any]:
+    """Return what the page says of the run as a whole."""
+    epochs = record.meta.epochs
+    return {
         "run": run_key(record),
-        "names": names,
         "several": record.statistics.unit is not None,
         "words": words_of(record.statistics),
         "summary": [*_summary(record, table, accuracy), _noise_rate(record, audit)],
@@ -126,11 +133,8 @@ def write_report(
         "found": [] if audit is None else audit.curve().round(2).to_numpy().tolist(),
         "charts": _charts(record, accuracy),
         "sheets": _sheets(record.folder),
-        "epochs": [record.meta.epochs[0], record.meta.epochs[-1]] if record.meta.epochs else [0, 0],
-        "cards": cards,
+        "epochs": [epochs[0], epochs[-1]] if epochs else [0, 0],
     }
-    title = "dynalens" if record.folder is None else f"dynalens: {run_name(record.folder)}"
-    return write_page("report", title, path, content)
 
 
 def run_name(folder: Path) -> str:
