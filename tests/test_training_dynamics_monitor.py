@@ -262,7 +262,7 @@ MISUSE: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], str]] =
         "the collate function to keep the order of its samples.*`IndexedDataset`",
     ),
     "two losses": ({}, {"model": TwoLosses}, CaptureError, "one classification loss .* got 2: .*`capture="),
-    "soft": ({}, {"model": Soft}, CaptureError, r"one class index .* got targets of shape \(4, 3\).*`capture="),
+    "soft": ({}, {"model": Soft}, CaptureError, r"one class index .* got targets of shape \(4, 3\).*`logits` \(N, K\)"),
     "no loss": ({}, {"model": NoLoss}, CaptureError, "one classification loss .* got none"),
     "empty": (
         {},
