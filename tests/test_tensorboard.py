@@ -16,6 +16,7 @@ from tensorboard.plugins.custom_scalar import layout_pb2
 from torch.utils.data import DataLoader, TensorDataset
 
 from dynalens import LayerMonitor, TrainingDynamicsMonitor, load_record
+from dynalens.faithfulness import METRICS, UNCONTROLLED
 from dynalens.tensorboard import TAGS, tags_table
 from dynalens.text import estimate_in_percent
 from test_concepts import monitor as concept_monitor
@@ -70,7 +71,6 @@ def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path
     written |= embeddings_of(tmp_path / "a")
     written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
     named = {
-        "<epochs>": r"epochs \d{3}-\d{3}",
         "<method>": "(saliency|grad_cam)",
         "<metric>": "(deletion|insertion|symmetric_relevance_gain)",
         "<concept>": "bright",
@@ -97,34 +97,57 @@ def test_pictures_have_the_number_and_the_widths_that_the_guide_says(tmp_path: P
         widths = {int(chart)} if "/charts/" in tag else {int(width) for width in sheets.split(" or ")}
         assert {picture.width for picture in pictures} <= widths
         if "/film/" not in tag:
-            assert len(pictures) == 3 - ("/suspects/" in tag), tag
+            assert len(pictures) == 3 - tag.endswith("/suspects"), tag
 
 
 def test_one_layout_groups_the_scalars_of_all_monitors(tmp_path: Path) -> None:
     found = events(tmp_path, TrainingDynamicsMonitor(), TrainingDynamicsMonitor(name="b"), attribution_monitor())
     (written,) = found.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
+    metrics = ("deletion", "insertion", "symmetric_relevance_gain")
     assert [category.title for category in layout.category] == [
-        "dynalens", "dynalens/b", "dynalens faithfulness",
+        "dynalens", "dynalens/b",
+        *(f"dynalens {metric} (the shading ends at the random ranking)" for metric in metrics),
+        "dynalens attribution_drift",
     ]  # fmt: skip
     scalars = found.Tags()["scalars"]
     assert len([tag for tag in scalars if not tag.startswith("dynalens/b")]) <= 24  # two pages of TensorBoard
-    charts = {chart.title: list(chart.multiline.tag) for c in layout.category for chart in c.chart}
-    assert charts["deletion: all methods"] == ["dynalens/faithfulness/[^/]+/deletion$"]
-    deletion = [tag for tag in scalars if re.match(charts["deletion: all methods"][0], tag)]
-    assert {tag.split("/")[2] for tag in deletion} == {"saliency", "grad_cam", "random"}
-    for title, patterns in charts.items():
-        matching = [tag for tag in scalars if any(re.match(p, tag) for p in patterns)]
-        assert matching, title
+    for category in layout.category:
+        for chart in category.chart:
+            # One line in each, as TensorBoard gives all lines of a run one colour.
+            patterns = list(chart.multiline.tag) or [re.escape(series.value) for series in chart.margin.series]
+            assert len([tag for tag in scalars if any(re.match(p, tag) for p in patterns)]) == 1, chart.title
+    deletion = {chart.title: chart.margin.series[0] for chart in layout.category[2].chart}
+    assert list(deletion) == ["saliency: deletion", "grad_cam: deletion"]
+    assert deletion["saliency: deletion"].value == "dynalens/faithfulness/saliency/deletion"
+    assert {deletion["saliency: deletion"].lower, deletion["saliency: deletion"].upper} == {
+        "dynalens/faithfulness/random/deletion", "dynalens/faithfulness/saliency/deletion",
+    }  # fmt: skip
+    assert {series.lower for series in deletion.values()} <= set(scalars)
+
+
+def test_metrics_have_shading_in_their_charts_where_a_random_ranking_is_measured(tmp_path: Path) -> None:
+    monitor = attribution_monitor(metrics=METRICS)
+    scalars = events(tmp_path, monitor, max_epochs=2).Tags()["scalars"]
+    controlled = {tag.split("/")[-1] for tag in scalars if tag.startswith("dynalens/faithfulness/random/")}
+    assert controlled == set(METRICS) - set(UNCONTROLLED)
+    charts = [chart for charts in monitor.tensorboard_layout().values() for chart in charts.items()]
+    assert {title.split(": ")[1] for title, (kind, _) in charts if kind == "Margin"} == controlled
+    assert {title.split(": ")[1] for title, (kind, _) in charts if kind == "Multiline"} == set(UNCONTROLLED)
 
 
 def test_charts_and_the_gallery_have_a_picture_for_each_epoch(tmp_path: Path) -> None:
     found = events(tmp_path, TrainingDynamicsMonitor(x_axis="epoch", max_overhead=None), max_epochs=12, val=None)
     for name in ("charts/data_map", "suspects"):
-        steps = [p.step for decade in ("000-009", "010-019") for p in found.Images(f"dynalens/{name}/epochs {decade}")]
+        steps = [picture.step for picture in found.Images(f"dynalens/{name}")]
         assert steps == list(range(0 if name.startswith("charts") else 1, 12))
-    picture = found.Images("dynalens/suspects/epochs 010-019")[0].encoded_image_string
-    chart = found.Images("dynalens/charts/data_map/epochs 010-019")[0].encoded_image_string
+    sampled = EventAccumulator(str(tmp_path / "run" / "version_0"), size_guidance={"images": 10})  # as TensorBoard's
+    sampled.Reload()
+    shown = [picture.step for picture in sampled.Images("dynalens/charts/data_map")]
+    assert len(shown) == 10
+    assert shown[-1] == 11  # the newest is always shown
+    picture = found.Images("dynalens/suspects")[0].encoded_image_string
+    chart = found.Images("dynalens/charts/data_map")[0].encoded_image_string
     assert picture[:2] == b"\xff\xd8"  # JPEG
     assert chart[:4] == b"\x89PNG"
 

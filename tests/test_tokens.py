@@ -200,7 +200,7 @@ def test_the_monitor_writes_what_its_parts_compute_and_draws_words(tmp_path: Pat
     assert table[0].startswith("| sample | text | given |")
     sample, text = (cell.strip() for cell in table[2].split("|")[1:3])
     assert text == " ".join(word for word in map(WORDS.__getitem__, tokens()[int(sample)].tolist()) if word)
-    sheet = events.Images("dynalens/explanations/epochs 000-009")[-1]
+    sheet = events.Images("dynalens/explanations")[-1]
     assert sheet.width == 700
     assert sheet.height > 2 * (3 + 4 + 4) * 3 * 64  # a band for each method of each sample
     assert events.Images("dynalens/film/saliency")[-1].width == 700

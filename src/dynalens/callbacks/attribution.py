@@ -21,7 +21,7 @@ from dynalens.explanations import (
     SampleSettings,
     ScheduleSettings,
 )
-from dynalens.faithfulness import check_metrics
+from dynalens.faithfulness import UNCONTROLLED, check_metrics
 from dynalens.host import (
     Processes,
     announce,
@@ -313,9 +313,11 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             )
 
     def tensorboard_layout(self) -> Layout:
-        """Return the custom charts that show this monitor's scalars together."""
+        """Return the custom charts that compare each method with a random ranking."""
         names = [method if isinstance(method, str) else method.__name__ for method in self.methods]
-        return faithfulness_layout(tag_prefix(self.name), names, self.metrics)
+        controlled = [metric for metric in self.metrics if metric not in UNCONTROLLED]
+        uncontrolled = [metric for metric in self.metrics if metric in UNCONTROLLED]
+        return faithfulness_layout(tag_prefix(self.name), names, controlled=controlled, uncontrolled=uncontrolled)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Release the writer, the loader and the collected samples."""

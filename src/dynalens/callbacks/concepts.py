@@ -18,7 +18,6 @@ from dynalens.host import (
     tag_prefix,
 )
 from dynalens.logs import ConceptLog, ConceptSettings, sink_of
-from dynalens.tensorboard import epochs_tag
 
 
 class ConceptMonitor(PacedPictures, NamedCallback):
@@ -125,4 +124,4 @@ class ConceptMonitor(PacedPictures, NamedCallback):
         log_scalars(trainer, {f"{prefix}/{tag}": value for tag, value in scores.items()}, step)
         sheet = self._concepts.sheet(pl_module, self.forward, epoch)
         if sheet is not None:
-            self._attempt("pictures", lambda: sink.image(epochs_tag(f"{prefix}/dissection", epoch), sheet, step))
+            self._attempt("pictures", lambda: sink.image(f"{prefix}/dissection", sheet, step))

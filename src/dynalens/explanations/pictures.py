@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dynalens.explanations.epoch import EpochExplanations
 from dynalens.explanations.robustness import Robustness
 from dynalens.pictures import ExplanationRow, FilmStrip, Normalisation, PicturePace, explanation_sheet
-from dynalens.tensorboard import Sink, epochs_tag
+from dynalens.tensorboard import Sink
 
 
 class ExplanationPictures:
@@ -55,13 +55,13 @@ class ExplanationPictures:
         self, explanations: EpochExplanations, rows: Sequence[ExplanationRow], epoch: int, step: int
     ) -> None:
         sheet = explanation_sheet(rows, fractions=explanations.fractions().numpy(), title=explanations.title(epoch))
-        self._sink.image(epochs_tag(f"{self._prefix}/explanations", epoch), sheet, step)
+        self._sink.image(f"{self._prefix}/explanations", sheet, step)
 
     def _write_robustness(self, robustness: Robustness, epoch: int, step: int) -> None:
         title = f"epoch {epoch}: the smallest steps that change predictions"
         picture = robustness.picture(title, self.names, self.normalisation)
         if picture is not None:
-            self._sink.image(epochs_tag(f"{self._prefix}/robustness", epoch), picture, step)
+            self._sink.image(f"{self._prefix}/robustness", picture, step)
 
     def finish(self) -> None:
         """Write the last sheets, and the film strips as they are now, if they were not written."""

@@ -23,6 +23,8 @@ _MASKED = ("average_drop", "average_increase")
 METRICS_OF_MAPS = ("class_sensitivity", "attribution_drift", "randomisation_check", "consensus")
 METRICS_OF_REGIONS = ("pointing_game", "relevance_mass")
 METRICS_UNDER_NOISE = ("infidelity", "sensitivity", "local_fidelity")
+UNCONTROLLED = ("sensitivity", *METRICS_OF_MAPS)
+"""Metrics without a random control: a random ranking is the same for all images, classes and epochs."""
 METRICS = (*_NEEDS, *_MASKED, *METRICS_UNDER_NOISE, *METRICS_OF_MAPS)
 """All names but those that need masks. A random ranking is the control of all but "sensitivity" and those that compare
 maps with each other."""

@@ -41,7 +41,7 @@ from dynalens.suspicion import (
     words_of,
     worst_samples,
 )
-from dynalens.tensorboard import Sink, epochs_tag
+from dynalens.tensorboard import Sink
 from dynalens.text import escaped
 
 CHARTS: dict[str, Callable[[SampleStatistics, str], Image.Image]] = {
@@ -260,17 +260,17 @@ class DynamicsPictures:
             labels, suggestions, targets = named_targets(statistics, self._names)
             labels, suggestions = labels[estimate.is_flagged], suggestions[estimate.is_flagged]
             chart = class_pairs(labels, suggestions, targets, f"epoch {epoch} · {len(labels):,} flagged")
-            self._sink.chart(epochs_tag(f"{self._prefix}/charts/class_pairs", epoch), chart, step)
+            self._sink.chart(f"{self._prefix}/charts/class_pairs", chart, step)
         subtitle = f"epoch {epoch} · {int((statistics.presentations > 0).sum()):,} samples"
         for name, draw in CHARTS.items():
-            tag = epochs_tag(f"{self._prefix}/charts/{name}", epoch)
+            tag = f"{self._prefix}/charts/{name}"
             self._sink.chart(tag, draw(statistics, subtitle), step)
 
     def _draw_suspects(self, suspects: Sequence[Suspect], words: tuple[str, str, str], epoch: int, step: int) -> None:
         if self._watch.pictures:
             title = f"epoch {epoch}: the {len(suspects)} worst suspects"
             gallery = suspects_gallery(suspects, title, words)
-            self._sink.image(epochs_tag(f"{self._prefix}/suspects", epoch), gallery, step)
+            self._sink.image(f"{self._prefix}/suspects", gallery, step)
         elif suspects and not self._are_pictures:
             self._sink.text(f"{self._prefix}/suspects/table", suspects_table(suspects, words), step)
 

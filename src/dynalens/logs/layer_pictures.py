@@ -14,7 +14,7 @@ from dynalens.pictures import (
     maps_grid,
     shown_inputs,
 )
-from dynalens.tensorboard import Sink, epochs_tag
+from dynalens.tensorboard import Sink
 
 _COLUMNS = 8
 
@@ -53,7 +53,7 @@ class LayerPictures:
     def write_filters(self, layer: str, weights: Tensor, epoch: int, step: int) -> None:
         """Write the filters of a convolution."""
         grid = filters_grid(weights.cpu(), f"epoch {epoch}: filters of {layer}")
-        self._sink.chart(epochs_tag(f"{self._prefix}/weights", epoch), grid, step)
+        self._sink.chart(f"{self._prefix}/weights", grid, step)
 
     def write_maps(
         self, images: Tensor, maps: Tensor, layer: str, channels: Sequence[int], epoch: int, step: int
@@ -62,7 +62,7 @@ class LayerPictures:
         layer_channels = existing_channels(channels, maps.shape[1])
         pictures = shown_inputs(images, self.normalisation)
         grid = maps_grid(pictures, maps.cpu().numpy(), layer_channels, f"epoch {epoch}: feature maps of {layer}")
-        self._sink.image(epochs_tag(f"{self._prefix}/feature_maps", epoch), grid, step)
+        self._sink.image(f"{self._prefix}/feature_maps", grid, step)
 
     def write_top_inputs(self, top: TopInputs, layer: str, epoch: int, step: int) -> None:
         """Write the strongest inputs of each channel."""
@@ -79,7 +79,7 @@ class LayerPictures:
             rows += [("", cells[i : i + _COLUMNS]) for i in range(_COLUMNS, len(cells), _COLUMNS)]
         title = f"epoch {epoch}: inputs that excite {layer} most"
         grid = labelled_grid(rows, title, "largest value of the channel's map, strongest first")
-        self._sink.image(epochs_tag(f"{self._prefix}/top_inputs", epoch), grid, step)
+        self._sink.image(f"{self._prefix}/top_inputs", grid, step)
 
     def write_maximised(self, images: Tensor, units: Sequence[int], layer: str | None, step: int) -> None:
         """Write the images that maximise classes or channels."""

@@ -1,7 +1,7 @@
 """TensorBoard's tags, and what is written under them: to an event file, to plain files, to a logger's own pictures."""
 
 from dynalens.tensorboard.sinks import Sink, make_sink, write_embedding, write_layout
-from dynalens.tensorboard.tags import TAGS, Layout, Tag, dynamics_layout, epochs_tag, faithfulness_layout, tags_table
+from dynalens.tensorboard.tags import TAGS, Layout, Tag, dynamics_layout, faithfulness_layout, tags_table
 
 __all__ = [
     "TAGS",
@@ -9,7 +9,6 @@ __all__ = [
     "Sink",
     "Tag",
     "dynamics_layout",
-    "epochs_tag",
     "faithfulness_layout",
     "make_sink",
     "tags_table",

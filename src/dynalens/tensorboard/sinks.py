@@ -217,7 +217,7 @@ def write_layout(writer: Any, layouts: Sequence[Layout]) -> None:
     merged_layout: dict[str, dict[str, list[Any]]] = {}
     for layout in layouts:
         for category, charts in layout.items():
-            entries = {title: ["Multiline", list(tags)] for title, tags in charts.items()}
+            entries = {title: [kind, list(tags)] for title, (kind, tags) in charts.items()}
             merged_layout.setdefault(category, {}).update(entries)
     if merged_layout and not getattr(writer, "_dynalens_layout", False):
         writer._dynalens_layout = True

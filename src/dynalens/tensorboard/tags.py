@@ -1,17 +1,21 @@
-"""The tags under which TensorBoard shows what the monitors write, and the custom charts made of them."""
+"""The tags under which TensorBoard shows what the monitors write, and the custom charts made of them.
+
+A picture has one tag for all epochs. TensorBoard shows ten steps of it, the newest always among them.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-_EPOCHS_IN_A_TAG = 10
+Chart = tuple[Literal["Multiline", "Margin"], Sequence[str]]
+"""A custom chart: lines of the scalars with these tags, or one line, and the lower and upper end of its shading."""
 
-Layout = Mapping[str, Mapping[str, Sequence[str]]]
-"""Custom charts: category -> title -> regular expressions of the scalars on it."""
+Layout = Mapping[str, Mapping[str, Chart]]
+"""Custom charts: category -> title -> chart. TensorBoard colours by run, so each chart has one line."""
 
 
 class Tag(NamedTuple):
-    """A tag's row in ``docs/tensorboard.md``; ``<epochs>``, ``<method>`` and ``<metric>`` stand for names."""
+    """A tag's row in ``docs/tensorboard.md``; ``<method>`` and ``<metric>`` stand for names."""
 
     tag: str
     quantity: str
@@ -59,35 +63,35 @@ TAGS = (
     Tag(f"{_DYNAMICS}/margin", "histogram of each sample's mean margin (AUM)", "logits", _EACH),
     Tag(f"{_DYNAMICS}/confidence", "histogram of each sample's mean p(label)", "[0, 1]", _EACH),
     Tag(f"{_DYNAMICS}/forgetting_events", "histogram of each sample's forgetting events", "events", _EACH),
-    Tag(f"{_CHARTS}/data_map/<epochs>", "variability, confidence and correctness of each sample", "picture", _DRAWN),
+    Tag(f"{_CHARTS}/data_map", "variability, confidence and correctness of each sample", "picture", _DRAWN),
     Tag(
-        f"{_CHARTS}/training_data_analysis/<epochs>",
+        f"{_CHARTS}/training_data_analysis",
         "epoch of the last forgetting event, and `probability_gap`",
         "picture",
         _DRAWN,
     ),
     Tag(
-        f"{_CHARTS}/forgetting_events/<epochs>",
+        f"{_CHARTS}/forgetting_events",
         "number of samples by their forgetting events",
         "picture",
         _DRAWN,
     ),
-    Tag(f"{_CHARTS}/margins/<epochs>", "histogram of mean margins; below 0 another class was ahead", "picture", _DRAWN),
+    Tag(f"{_CHARTS}/margins", "histogram of mean margins; below 0 another class was ahead", "picture", _DRAWN),
     Tag(
-        f"{_CHARTS}/class_pairs/<epochs>",
+        f"{_CHARTS}/class_pairs",
         "number of flagged samples by given and suggested class",
         "picture",
         _DRAWN,
     ),
     Tag(
-        f"{_CHARTS}/first_learned/<epochs>",
+        f"{_CHARTS}/first_learned",
         "number of samples by the epoch in which they were learned",
         "picture",
         _DRAWN,
     ),
     Tag("dynalens/summary", "flagged samples, noise rate, and reasons to doubt them", "text", _EACH),
     Tag(
-        "dynalens/suspects/<epochs>",
+        "dynalens/suspects",
         "gallery of the `top_k` worst suspects, for images and signals",
         "picture",
         _DRAWN_2ND,
@@ -126,8 +130,8 @@ TAGS = (
         "[0, 1]",
         _ASKED,
     ),
-    Tag(f"{_CONCEPTS}/dissection/<epochs>", "channels whose activity overlaps most with a mask", "picture", _ASKED),
-    Tag("dynalens/explanations/<epochs>", "one row per sample: input, maps, curves", "picture", _SHEETS),
+    Tag(f"{_CONCEPTS}/dissection", "channels whose activity overlaps most with a mask", "picture", _ASKED),
+    Tag("dynalens/explanations", "one row per sample: input, maps, curves", "picture", _SHEETS),
     Tag(
         "dynalens/film/<method>",
         "film strip: maps of the samples over the epochs",
@@ -146,7 +150,7 @@ TAGS = (
         "epochs",
         _EXPLAINED,
     ),
-    Tag(f"{_ROBUSTNESS}/<epochs>", "the nearest inputs with another prediction", "picture", _SHEETS),
+    Tag(f"{_ROBUSTNESS}", "the nearest inputs with another prediction", "picture", _SHEETS),
     Tag(
         f"{_ROBUSTNESS}/<attack>/median_step",
         "median of the smallest steps that change the prediction",
@@ -171,9 +175,9 @@ TAGS = (
         "logits",
         _EXPLAINED,
     ),
-    Tag(f"{_LAYERS}/weights/<epochs>", "filters of the first layer", "picture", _EACH_N),
-    Tag(f"{_LAYERS}/feature_maps/<epochs>", "maps of a layer's channels for fixed inputs", "picture", _EACH_N),
-    Tag(f"{_LAYERS}/top_inputs/<epochs>", "the inputs to which a channel responds most", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/weights", "filters of the first layer", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/feature_maps", "maps of a layer's channels for fixed inputs", "picture", _EACH_N),
+    Tag(f"{_LAYERS}/top_inputs", "the inputs to which a channel responds most", "picture", _EACH_N),
     Tag(f"{_LAYERS}/maximised", "images that maximise classes or channels", "picture", "end of training"),
     Tag(f"{_FAITHFULNESS}/<method>/<metric>", "mean of the metric over the explained samples", _UNIT, _EXPLAINED),
     Tag(f"{_FAITHFULNESS}/random/<metric>", "the same for a random ranking, which a map must beat", _UNIT, _EXPLAINED),
@@ -192,33 +196,48 @@ def tags_table() -> str:
     return "\n".join(["| tag | what it shows | unit or range | when |", "| --- | --- | --- | --- |", *rows])
 
 
-def epochs_tag(prefix: str, epoch: int) -> str:
-    """Return the tag of an epoch's picture.
-
-    TensorBoard's server shows ten steps of an image tag, drawn at random; a tag for each ten epochs shows them all.
-
-    Example:
-        >>> epochs_tag("dynalens/explanations", 12)
-        'dynalens/explanations/epochs 010-019'
-    """
-    begin = epoch - epoch % _EPOCHS_IN_A_TAG
-    return f"{prefix}/epochs {begin:03d}-{begin + _EPOCHS_IN_A_TAG - 1:03d}"
-
-
 def dynamics_layout(prefix: str) -> Layout:
     """Return the custom charts of a :class:`TrainingDynamicsMonitor`."""
-    pattern = f"{re.escape(prefix)}/dynamics"
-    counts: dict[str, tuple[str, ...]] = {"forgotten and learned in the epoch": ("forgotten", "learned")}
-    counts |= {"never learned and suspects": ("never_learned", "suspects")}
-    counts |= {"stability of the suspects": ("suspects_overlap",)}
-    counts |= {"estimated noise rate": ("noise_rate",)}
-    return {prefix: {title: [f"{pattern}/{name}$" for name in names] for title, names in counts.items()}}
+    titles = {
+        "noise_rate": "estimated noise rate",
+        "suspects": "flagged samples",
+        "suspects_overlap": "overlap of the flagged samples with those before",
+        "never_learned": "samples never learned",
+        "learned": "samples learned in the epoch",
+        "forgotten": "samples forgotten in the epoch",
+    }
+    return {prefix: {title: _line(f"{prefix}/dynamics/{name}") for name, title in titles.items()}}
 
 
-def faithfulness_layout(prefix: str, methods: Sequence[str], metrics: Sequence[str]) -> Layout:
-    """Return the custom charts of an :class:`AttributionMonitor`: methods compared, and each alone."""
-    pattern = f"{re.escape(prefix)}/faithfulness"
-    charts = {f"{metric}: all methods": [f"{pattern}/[^/]+/{re.escape(metric)}$"] for metric in metrics}
-    # A method's own chart also shows its random control and whatever else is measured of it.
-    charts |= {f"{method}: metrics and random order": [f"{pattern}/{re.escape(method)}/.*"] for method in methods}
-    return {f"{prefix} faithfulness": charts} if metrics else {}
+def faithfulness_layout(
+    prefix: str, methods: Sequence[str], *, controlled: Sequence[str], uncontrolled: Sequence[str]
+) -> Layout:
+    """Return the custom charts of an :class:`AttributionMonitor`: for each metric, a chart of each method.
+
+    Args:
+        prefix: What tags begin with.
+        methods: Names of the methods.
+        controlled: Metrics that are also measured of a random ranking; the shading ends there.
+        uncontrolled: The other metrics.
+    """
+    faithfulness = f"{prefix}/faithfulness"
+    with_shading: dict[str, dict[str, Chart]] = {
+        f"{prefix} {metric} (the shading ends at the random ranking)": {
+            f"{method}: {metric}": _shaded_line(f"{faithfulness}/{method}/{metric}", f"{faithfulness}/random/{metric}")
+            for method in methods
+        }
+        for metric in controlled
+    }
+    plain: dict[str, dict[str, Chart]] = {
+        f"{prefix} {metric}": {f"{method}: {metric}": _line(f"{faithfulness}/{method}/{metric}") for method in methods}
+        for metric in uncontrolled
+    }
+    return with_shading | plain
+
+
+def _line(tag: str) -> Chart:
+    return "Multiline", [f"{re.escape(tag)}$"]
+
+
+def _shaded_line(tag: str, control_tag: str) -> Chart:
+    return "Margin", [tag, control_tag, tag]
