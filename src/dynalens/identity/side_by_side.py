@@ -11,6 +11,7 @@ def are_side_by_side(rows: Tensor, views: int) -> bool:
         views: Rows of each sample, more than one.
 
     Example:
+        >>> import torch
         >>> are_side_by_side(torch.tensor([2, 2, 0, 0]), 2), are_side_by_side(torch.tensor([2, 0, 2, 0]), 2)
         (True, False)
     """
@@ -24,6 +25,7 @@ def in_views(values: Tensor, views: int) -> Tensor:
     """Return rows that stand side by side as one view of all samples after another; other numbers of rows as they are.
 
     Example:
+        >>> import torch
         >>> in_views(torch.tensor([20, 21, 0, 1]), 2)
         tensor([20,  0, 21,  1])
     """
