@@ -535,6 +535,17 @@ SIDE: dict[str, tuple[Callable[[Path], None], Callable[[Any], Any], str]] = {
     "a sentence of nobody": (text("sentences.json", '{"tokens": {"999": [7]}, "words": {}}'), sentences, "row 999"),
     "a word that is a number": (text("sentences.json", '{"tokens": {}, "words": {"7": 8}}'), sentences, "no texts"),
     "a word of no token": (text("sentences.json", '{"tokens": {}, "words": {"a": "b"}}'), sentences, "no numbers"),
+    "numbers as a text": (text("sentences.json", '{"tokens": {}, "words": {}, "texts": {"0": "1, 2"}}'), sentences, ""),
+    "numbers of nobody": (
+        text("sentences.json", '{"tokens": {}, "words": {}, "texts": {"999": "1"}}'),
+        sentences,
+        "texts of other rows",
+    ),
+    "numbers as numbers": (
+        text("sentences.json", '{"tokens": {}, "words": {}, "texts": {"0": 1}}'),
+        sentences,
+        "no texts",
+    ),
     "a foreign sentence": (text("sentences.json", '{"x": {}}'), sentences, "sentences.json.*no tokens, words"),
     "a foreign picture": (arrays("pictures.npz", x=np.zeros(9)), lambda record: record.pictures(), "pictures.npz.*x"),
 } | {

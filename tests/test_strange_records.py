@@ -75,7 +75,7 @@ def made(kind: str, folder: Path) -> Path:
     writer.write_pictures({0: np.zeros((4, 4, 3), np.uint8), 7: np.zeros((4, 4, 3), np.uint8)})
     similar = np.array([[1, 2, 3], [4, 5, 6]])
     writer.write_similar(SimilarSamples(np.array([0, 7]), similar, similar + 3), [0, 1, 2])
-    writer.write_sentences({0: [3, 4], 7: [4]}, {3: "three", 4: "four"})
+    writer.write_sentences({0: [3, 4], 7: [4]}, {3: "three", 4: "four"}, {5: "0.5, 2"})
     writer.begin_epoch(3)
     if kind == "classes":
         load_record(path).audit_plan(4)

@@ -47,7 +47,7 @@ def tags_of(found: EventAccumulator) -> set[str]:
 
 
 class Flat(Classifier):
-    """Trains on vectors, of which there is nothing to show."""
+    """Trains on vectors, which are shown as numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,7 +208,9 @@ def test_inputs_that_are_no_images_have_their_suspects_in_a_table(tmp_path: Path
     assert [line.split(" | ")[0].strip("| ") for line in last.splitlines()[2:]] == [
         str(i) for i in monitor.suspects(4).index
     ]
-    assert [line.split(" | ")[3] for line in last.splitlines()[2:]] == [
+    for line, sample in zip(last.splitlines()[2:], monitor.suspects(4).index, strict=True):
+        assert line.split(" | ")[1].startswith(f"{images().flatten(1)[sample, 0]:.4g}, ")
+    assert [line.split(" | ")[4] for line in last.splitlines()[2:]] == [
         html.escape(estimate_in_percent(probability)) for probability in monitor.suspects(4)["wrong_probability"]
     ]
 

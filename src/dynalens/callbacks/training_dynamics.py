@@ -70,7 +70,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             suspect in gallery and report: the nearest ones by ``features``. 0: none.
         prototypes: How many prototypes, criticisms, easiest and hardest samples of each class a sheet shows, for up to
             20 classes. They are chosen by ``features`` before the last epoch (:func:`~dynalens.prototypes`). 0: none.
-        audit: How many samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their pictures
+        audit: How many samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their inputs
             and labels of tokens and pixels are copied from its batches: ``dynalens audit`` needs no ``--data``. If
             ``max_steps``, ``max_time`` or early stopping may end training sooner, they are drawn before the epoch
             ``min_epochs``, but not before the second. A plan in the folder is kept. A fit of one epoch draws none.
@@ -218,7 +218,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._begin_steps(trainer, first=batch_idx == 0)
         if self._log is not None:  # now, because the step may work in place
             if self._log.copies:
-                inputs = inputs_to_show(self._identity.part_of(batch), self._observer.layout, tokens=True)
+                inputs = inputs_to_show(self._identity.part_of(batch), self._observer.layout, rows=True)
                 self._log.see(None if inputs is None else self._identity.rows_before_step(trainer, batch), inputs)
             self._observer.start(pl_module, self._identity.part_of(batch))
         self._step.start(pl_module, batch)

@@ -96,15 +96,16 @@ def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
     )
 
 
-def inputs_to_show(batch: Any, layout: BatchLayout | None = None, *, tokens: bool = False) -> Tensor | None:
+def inputs_to_show(batch: Any, layout: BatchLayout | None = None, *, rows: bool = False) -> Tensor | None:
     """Return the images or signals (N, C, ...) of a batch, or None where its inputs are neither.
 
-    With ``tokens``, ids of tokens (N, T) as well.
+    With ``rows``, ids of tokens (N, T) and rows of numbers (N, F) as well.
     """
     inputs = input_of(batch, layout)
     if not isinstance(inputs, Tensor):
         return None
-    return inputs if 3 <= inputs.ndim <= 5 or (tokens and is_tokens(inputs)) else None  # N, C and space or time
+    is_row = rows and (is_tokens(inputs) or (inputs.ndim == 2 and inputs.is_floating_point()))
+    return inputs if 3 <= inputs.ndim <= 5 or is_row else None  # N, C and space or time
 
 
 def input_of(batch: Any, layout: BatchLayout | None = None) -> Any:

@@ -50,8 +50,8 @@ def audit(args: argparse.Namespace) -> None:
             say(
                 f"{without_picture} of {len(samples)} samples have neither picture nor text on the page: "
                 f"{_WHERE_FILES_ARE if record.names() else ''}pass --data "
-                f"MODULE:CALLABLE, a function that returns the training dataset, or, if they are pictures, signals or "
-                f"tokens, train with TrainingDynamicsMonitor(audit={args.n}), which keeps them"
+                f"MODULE:CALLABLE, a function that returns the training dataset, or, if they are pictures, signals, "
+                f"tokens or numbers, train with TrainingDynamicsMonitor(audit={args.n}), which keeps them"
             )
     embeddings = f" --embeddings {args.embeddings}" if args.embeddings else ""
     say(

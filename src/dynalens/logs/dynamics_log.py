@@ -30,7 +30,7 @@ from dynalens.logs.projector import Projector
 from dynalens.logs.settings import LogSettings
 from dynalens.logs.sinks import sink_of, switched_off_on_error
 from dynalens.pictures import Decode, find_normalisation
-from dynalens.record import KeptSentences, LiveRecord
+from dynalens.record import LiveRecord
 from dynalens.record.folder import write_sheet
 from dynalens.schedule import Schedule
 from dynalens.suspicion import (
@@ -163,6 +163,8 @@ class DynamicsLog:
         if self._live.dynamics is None:
             return
         statistics, may_be_last = self._live.dynamics.compute(), may_be_last_epoch(trainer)
+        if self.pictures is not None:
+            self.pictures.may_be_last_epoch = may_be_last
         if self._settings.prototypes and may_be_last and features is not None and self.pictures is not None:
             with self._or_switched_off():
                 self.pictures.follow_examples(
@@ -259,7 +261,7 @@ class DynamicsLog:
         sentences = None
         with self._or_switched_off():
             if self.pictures is not None and self._live.dynamics is not None:
-                sentences = KeptSentences(*self.pictures.sentences(self._live.record().statistics))
+                sentences = self.pictures.sentences(self._live.record().statistics)
         pictures = {} if self.pictures is None else self.pictures.pictures
         audited = {} if self._audit is None else self._audit.samples
         self._live.end_files(pictures, self.similar, sentences=sentences, audited=audited)

@@ -31,6 +31,7 @@ from dynalens.pictures import (
     suspects_table,
     training_data_analysis,
 )
+from dynalens.record import KeptSentences
 from dynalens.schedule import Schedule
 from dynalens.suspicion import (
     has_classes,
@@ -86,6 +87,10 @@ class DynamicsPictures:
         normalisation: Of the inputs, or None.
         decode: From the id of a token to its word, or None.
         schedule: When there is time to draw; default: always.
+
+    Attributes:
+        may_be_last_epoch: Rows of numbers are copied in the last epoch alone: copies take time, and a person who looks
+            at the pages then reads them.
     """
 
     def __init__(
@@ -102,7 +107,8 @@ class DynamicsPictures:
         self._sink, self._prefix, self._top_k = sink, prefix, top_k
         self._names, self._decode = class_names, decode
         self._watch = SuspectWatch(normalisation)
-        self._has_inputs = self._are_pictures = False
+        self.may_be_last_epoch = False
+        self._has_inputs = self._are_pictures = self._are_numbers = False
         self._looks = _LOOKS
         self._audit_rows: Sequence[int] = ()
         self._pace, self._schedule = PicturePace(), schedule or Schedule(1, None)
@@ -115,16 +121,16 @@ class DynamicsPictures:
         """Return a small picture of each sample that is followed and was seen since."""
         return self._watch.pictures
 
-    def sentences(self, statistics: SampleStatistics) -> tuple[dict[int, list[int]], dict[int, str]]:
-        """Return the tokens of each sample that is followed and was seen since, and words of these; none: no words."""
-        tokens = self._watch.sentences
+    def sentences(self, statistics: SampleStatistics) -> KeptSentences:
+        """Return tokens or numbers of each sample that is followed and was seen since."""
+        tokens, texts = self._watch.sentences, self._watch.texts
         if self._decode is None:
-            return tokens, {}
+            return KeptSentences(tokens, {}, texts)
         token_ids = {token for sentence in tokens.values() for token in sentence}
         if self._sentences(statistics, list(tokens)).shift is not None:  # classes are tokens
             classes = (statistics.label, statistics.candidate)
             token_ids |= {int(values[sample]) for values in classes for sample in tokens}
-        return tokens, {token: self._decode(token) for token in sorted(token_ids) if token >= 0}
+        return KeptSentences(tokens, {token: self._decode(token) for token in sorted(token_ids) if token >= 0}, texts)
 
     def restore(self, statistics: SampleStatistics, history: Iterable[tuple[int, Mapping[str, Array]]]) -> None:
         """Follow the worst samples of a record that is continued, with what its history says of them."""
@@ -152,18 +158,21 @@ class DynamicsPictures:
     @property
     def copies(self) -> bool:
         """Whether the next batch is of use: it may have a sample that is followed, or show if there are any inputs."""
-        return self._watch.follows if self._has_inputs else self._looks > 0
+        if not self._has_inputs:
+            return self._looks > 0
+        return self._watch.follows and (self.may_be_last_epoch or not self._are_numbers)
 
     def see(self, indices: Sequence[int] | Tensor | None, inputs: Tensor | None) -> None:
         """Copy the inputs of suspects from a batch.
 
         Args:
             indices: The row of the record of each sample; None where it is not known yet.
-            inputs: Those of the batch; None where it holds no images, signals or tokens.
+            inputs: Those of the batch; None where it holds no images, signals, tokens or rows of numbers.
         """
         self._looks -= 1
         self._has_inputs |= inputs is not None
-        self._are_pictures |= inputs is not None and inputs.ndim > 2  # no tokens
+        self._are_pictures |= inputs is not None and inputs.ndim > 2  # no tokens or numbers
+        self._are_numbers |= inputs is not None and inputs.ndim == 2 and inputs.is_floating_point()
         if indices is not None:
             self._watch.see(indices, inputs)
 
@@ -292,6 +301,7 @@ class DynamicsPictures:
         rows_with_tokens = [sample for sample in samples if sample in self._watch.sentences]
         sentences = self._sentences(statistics, rows_with_tokens)
         texts = {sample: escaped(sentences.text(place)) for place, sample in enumerate(rows_with_tokens)}
+        texts |= {sample: self._watch.texts[sample] for sample in samples if sample in self._watch.texts}
         labels, suggestions = given_and_suggested(statistics, samples, self._names, sentences.name)
         return [
             Suspect(

@@ -20,7 +20,7 @@ from dynalens.pictures.overlays import Shown, input_cell, map_cell, overlay, sig
 from dynalens.pictures.pace import PicturePace
 from dynalens.pictures.relatives import Relative, examples_sheet, relatives_sheet
 from dynalens.pictures.sheets import ExplanationRow, curve_chart, explanation_sheet
-from dynalens.pictures.words import Decode, Sentences, excerpt
+from dynalens.pictures.words import Decode, Sentences, excerpt, numbers_text
 
 if TYPE_CHECKING:
     from dynalens.pictures.inputs import Normalisation, find_normalisation, shown_inputs, to_rgb
@@ -69,6 +69,7 @@ __all__ = [
     "map_cell",
     "maps_grid",
     "margins",
+    "numbers_text",
     "overlay",
     "png_bytes",
     "relatives_sheet",

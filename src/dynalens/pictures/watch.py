@@ -11,11 +11,14 @@ from dynalens.dynamics import Array
 from dynalens.pictures.drawing import BLUE, ORANGE
 from dynalens.pictures.inputs import Normalisation, shown_inputs
 from dynalens.pictures.masks import tinted_picture
+from dynalens.pictures.words import numbers_text
 
 _LONGEST_SIDE = 112
 _LONGEST_SIGNAL = 448
-_TOKENS = 2
-"""Axes of tokens, ``(N, T)``."""
+_ROWS = 2
+"""Axes of tokens ``(N, T)``, and of rows of numbers ``(N, F)``."""
+_MOST_NUMBERS = 100
+"""Of a row that is copied: more than a text of it shows."""
 
 
 class SuspectWatch:
@@ -30,6 +33,7 @@ class SuspectWatch:
     Attributes:
         pictures: Of the samples that are followed and have passed.
         sentences: Ids of their tokens, where they are no pictures but tokens.
+        texts: Their first numbers as a text, where they are rows of numbers.
 
     Example:
         >>> watch = SuspectWatch()
@@ -45,6 +49,7 @@ class SuspectWatch:
         self.normalisation = normalisation
         self.pictures: dict[int, Array] = {}
         self.sentences: dict[int, list[int]] = {}
+        self.texts: dict[int, str] = {}
         self._traces: dict[int, dict[int, float]] = {}
         self._epochs: list[int] = []
         self._followed_rows: Tensor | None = None
@@ -62,6 +67,7 @@ class SuspectWatch:
         self._traces = {sample: self._traces.get(sample, {}) for sample in samples}
         self.pictures = {sample: self.pictures[sample] for sample in samples if sample in self.pictures}
         self.sentences = {sample: self.sentences[sample] for sample in samples if sample in self.sentences}
+        self.texts = {sample: self.texts[sample] for sample in samples if sample in self.texts}
         self._followed_rows = torch.tensor(list(samples), dtype=torch.int64, device=device)
 
     @property
@@ -74,7 +80,8 @@ class SuspectWatch:
 
         Args:
             indices: Dataset index of each row.
-            inputs: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``; None or another N: nothing is copied.
+            inputs: Shape ``(N, C, *spatial)``, tokens ``(N, T)`` or rows of numbers ``(N, F)``; None or another N:
+                nothing is copied.
         """
         if inputs is None or not self._traces or len(inputs) != len(indices):
             return
@@ -111,15 +118,19 @@ class SuspectWatch:
         for sample, copy in self._fresh.items():
             shapes.setdefault(copy.shape, []).append(sample)
         for samples in shapes.values():
-            stack = torch.cat([self._fresh[sample] for sample in samples])  # one copy to the host
-            if stack.ndim == _TOKENS:
-                self.sentences |= dict(zip(samples, stack.tolist(), strict=True))
-                continue
-            pictures = shown_inputs(stack, self.normalisation)
-            self.pictures |= dict(zip(samples, pictures, strict=True))
+            self._keep(samples, torch.cat([self._fresh[sample] for sample in samples]))
         for sample in self._marks.keys() & self._fresh.keys() & self.pictures.keys():
             self.pictures[sample] = picture_with_marks(self.pictures[sample], self._marks[sample].cpu())
         self._fresh, self._marks, self._device_copies = {}, {}, None
+
+    def _keep(self, samples: list[int], inputs: Tensor) -> None:
+        """Keep inputs of one shape; one copy of all of them goes to the host."""
+        if inputs.ndim > _ROWS:
+            self.pictures |= dict(zip(samples, shown_inputs(inputs, self.normalisation), strict=True))
+        elif inputs.is_floating_point():
+            self.texts |= dict(zip(samples, map(numbers_text, inputs.tolist()), strict=True))
+        else:
+            self.sentences |= dict(zip(samples, inputs.tolist(), strict=True))
 
     def note(self, epoch: int, presentations: Mapping[str, Array]) -> None:
         """Note the last p(label) that an epoch has of each sample that is followed.
@@ -178,12 +189,13 @@ def small_copies(
     """Return copies of inputs, averaged down, or another way, where they are larger than a card.
 
     Args:
-        inputs: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``. Of three axes of space the middle slice is copied.
+        inputs: Shape ``(N, C, *spatial)``, tokens ``(N, T)`` or rows of numbers ``(N, F)``, of which the first 100 are
+            copied. Of three axes of space the middle slice is copied.
         longest_side: Of a picture, in pixels.
         pool: Makes a picture smaller.
     """
-    if inputs.ndim == _TOKENS:
-        return inputs.clone()
+    if inputs.ndim == _ROWS:
+        return (inputs[:, :_MOST_NUMBERS] if inputs.is_floating_point() else inputs).clone()
     x = inputs.float()
     if x.ndim == 5:  # N, C and three axes of space, of which the middle slice is shown
         x = x.select(2, x.shape[2] // 2)

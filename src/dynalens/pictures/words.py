@@ -34,6 +34,16 @@ def excerpt(words: Sequence[str], token: int | None, separator: str = " ") -> st
     return separator.join(["..."] * (begin > 0) + part + ["..."] * (len(words) > begin + _MOST))
 
 
+def numbers_text(values: Sequence[float], place: int | None = None) -> str:
+    """Return the first numbers of a row as a text, with four digits; the one at a place stands in brackets.
+
+    Example:
+        >>> numbers_text([0.5, 2.0]), numbers_text([1 / 3, 4], 1)
+        ('0.5, 2', '0.3333, [4]')
+    """
+    return excerpt([f"{value:.4g}" for value in values], place, ", ")
+
+
 def next_word_shift(
     sentences: Sequence[Sequence[int]], places: Sequence[int | None], classes: Sequence[int]
 ) -> int | None:

@@ -163,10 +163,13 @@ class RecordFolder:
         if samples:
             write_arrays(self.path / AUDITED, audited_arrays(samples))
 
-    def write_sentences(self, tokens: Mapping[int, Sequence[int]], words: Mapping[int, str]) -> None:
-        """Write ``sentences.json``: tokens of suspects by their rows, and words of these; nothing if there are none."""
-        if tokens:
-            write_json(self.path / SENTENCES, {"tokens": dict(tokens), "words": dict(words)})
+    def write_sentences(
+        self, tokens: Mapping[int, Sequence[int]], words: Mapping[int, str], texts: Mapping[int, str]
+    ) -> None:
+        """Write ``sentences.json``: tokens or texts of suspects by their rows, and words; nothing if there are none."""
+        if tokens or texts:
+            parts = {"tokens": tokens, "words": words, "texts": texts}
+            write_json(self.path / SENTENCES, {name: dict(part) for name, part in parts.items()})
 
     def write_similar(self, similar: SimilarSamples, epochs: Sequence[int]) -> None:
         """Write ``similar.npz``: what suspects look like after these epochs."""

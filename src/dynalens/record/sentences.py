@@ -1,6 +1,8 @@
-"""Sentences of suspects, whose inputs are tokens, as a run left them in its folder."""
+"""Sentences of suspects, whose inputs are tokens or rows of numbers, as a run left them in its folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from dynalens.record.checks import check_names
@@ -8,6 +10,7 @@ from dynalens.record.files import damage_errors, read_json
 from dynalens.record.folder import SENTENCES
 
 _FIELDS = ("tokens", "words")
+_TEXTS = "texts"
 
 
 class KeptSentences(NamedTuple):
@@ -16,10 +19,12 @@ class KeptSentences(NamedTuple):
     Attributes:
         tokens: Ids of the tokens of each sample, by its row of the record.
         words: By the id of a token, where ``decode=`` was given.
+        texts: Of samples that are rows of numbers, these as a text, by the row of the record.
     """
 
     tokens: dict[int, list[int]]
     words: dict[int, str]
+    texts: Mapping[int, str] = MappingProxyType({})
 
     def word(self, token: int) -> str:
         """Return the word of a token; its id where none is known.
@@ -43,14 +48,16 @@ def read_sentences(folder: Path | None, num_samples: int) -> KeptSentences:
         return KeptSentences({}, {})
     content = read_json(file)
     with damage_errors(file):
-        check_names(content, _FIELDS, _FIELDS)
-        tokens, words = (_by_number(content[name]) for name in _FIELDS)
+        check_names(content, _FIELDS, (*_FIELDS, _TEXTS))
+        tokens, words, texts = (_by_number(content.get(name, {})) for name in (*_FIELDS, _TEXTS))
         for row, ids in tokens.items():
             if row >= num_samples or not isinstance(ids, list) or not all(type(token) is int for token in ids):
                 raise ValueError(f"no ids of tokens of row {row} of {num_samples} samples")
-        if not all(isinstance(word, str) for word in words.values()):
+        if not all(isinstance(word, str) for word in (*words.values(), *texts.values())):
             raise ValueError("words that are no texts")
-    return KeptSentences(tokens, words)
+        if any(row >= num_samples for row in texts):
+            raise ValueError(f"texts of other rows than those of {num_samples} samples")
+    return KeptSentences(tokens, words, texts)
 
 
 def _by_number(content: Any) -> dict[int, Any]:

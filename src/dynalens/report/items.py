@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dynalens.dynamics import Array
 from dynalens.keys import IMAGE_KEYS
-from dynalens.pictures import Normalisation, excerpt, find_normalisation, shown_inputs
+from dynalens.pictures import Normalisation, excerpt, find_normalisation, numbers_text, shown_inputs
 from dynalens.report.samples import SamplePictures, picture_of
 
 _GREY_AND_COLOUR = (1, 3)
@@ -102,7 +102,7 @@ def as_text(item: Any, token: int | None = None) -> str | None:
     values = item.numpy(force=True) if isinstance(item, Tensor) else np.asarray(item) if _is_row(item) else item
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iufb":
         return None
-    return excerpt([f"{value:.4g}" for value in values.tolist()], token, ", ")
+    return numbers_text(values.tolist(), token)
 
 
 def _key_of_text(item: Mapping[str, Any], token: int | None) -> str | None:

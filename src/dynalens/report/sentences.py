@@ -9,7 +9,7 @@ from dynalens.text import escaped
 
 
 class KeptTexts(NamedTuple):
-    """What a run kept of its samples that are tokens.
+    """What a run kept of its samples that are tokens or rows of numbers.
 
     Attributes:
         texts: By the row of a sample; the doubtful token of one with a class for each token stands in brackets.
@@ -33,4 +33,5 @@ def kept_texts(record: Record) -> KeptTexts:
     if sentences.shift is not None:
         words = {number: escaped(archive.word(number)) for number in {*labels, *statistics.candidate[rows].tolist()}}
     texts = {row: escaped(sentences.text(place)) for place, row in enumerate(rows)}
+    texts |= {row: escaped(text) for row, text in archive.texts.items()}
     return KeptTexts(texts, bool(archive.words), words)

@@ -1,0 +1,99 @@
+"""Pages show samples that are rows of numbers, as those of a table, without the dataset."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from dynalens import TrainingDynamicsMonitor, load_record
+from dynalens.cli import main
+from dynalens.pictures import SuspectWatch
+from dynalens.report import write_report
+from test_audit_page import content_of
+from training import Classifier, K, N, fit, labels, loader
+
+MOST = 60
+"""Numbers that a text shows."""
+
+
+def rows(width: int = 5) -> Tensor:
+    values = torch.randn(N, width, generator=torch.Generator().manual_seed(3))
+    values[:, 1] = torch.arange(N)  # which one it is
+    values[7, 2] = torch.nan
+    return values
+
+
+class RowClassifier(Classifier):
+    """A network for the rows, which sees no NaN."""
+
+    def __init__(self, width: int = 5) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(width, 8), nn.ReLU(), nn.Linear(8, K))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        return self.loss(self(x.nan_to_num()), y)
+
+
+def fitted(path: Path, *monitors: TrainingDynamicsMonitor, width: int = 5, **options: Any) -> RowClassifier:
+    torch.manual_seed(0)
+    model = RowClassifier(width)
+    torch.manual_seed(1)
+    fit(path, *monitors, model=model, data=lambda: loader(TensorDataset(rows(width), labels())), **options)
+    return model
+
+
+def text_of(sample: int, width: int = 5) -> str:
+    return ", ".join(f"{value:.4g}" for value in rows(width)[sample].tolist()[:MOST])
+
+
+def audit_cards(path: Path) -> list[dict[str, Any]]:
+    folder = load_record(path).folder
+    assert folder is not None
+    return list(content_of(folder / "audit.html")["cards"])
+
+
+def test_an_audit_shows_the_numbers_of_the_drawn_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = fitted(tmp_path, TrainingDynamicsMonitor(audit=N))
+    without = fitted(tmp_path / "without")
+    for name, values in model.state_dict().items():
+        assert torch.equal(values, without.state_dict()[name])
+    assert main(["audit", str(tmp_path), "--n", str(N)]) == 0
+    assert "neither picture nor text" not in capsys.readouterr().out
+    cards = audit_cards(tmp_path)
+    assert {card["id"]: card["text"] for card in cards} == {str(i): text_of(i) for i in range(N)}
+
+
+def test_a_report_shows_the_numbers_of_the_suspects(tmp_path: Path) -> None:
+    fitted(tmp_path, TrainingDynamicsMonitor(top_k=1))  # which follows more than one
+    record = load_record(tmp_path)
+    cards = content_of(write_report(record, tmp_path / "report.html"))["cards"]
+    texts = {card["id"]: card["text"] for card in cards if "text" in card}
+    assert texts
+    assert texts == {sample: text_of(int(sample)) for sample in texts}
+
+
+def test_long_rows_are_cut_off(tmp_path: Path) -> None:
+    fitted(tmp_path, TrainingDynamicsMonitor(audit=4), width=150)
+    assert main(["audit", str(tmp_path), "--n", "4"]) == 0
+    for card in audit_cards(tmp_path):
+        assert card["text"] == text_of(int(card["id"]), 150) + ", ..."
+
+
+@pytest.mark.parametrize("epochs", [3, 6])
+def test_rows_are_copied_in_the_last_epoch_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
+    batches: list[int] = []
+    see = SuspectWatch.see
+
+    def counted(watch: SuspectWatch, indices: Any, inputs: Any) -> None:
+        batches.append(len(indices))
+        see(watch, indices, inputs)
+
+    monkeypatch.setattr(SuspectWatch, "see", counted)
+    fitted(tmp_path, TrainingDynamicsMonitor(audit=4), max_epochs=epochs)
+    first = batches[: -len(loader())]  # looked at to learn what the inputs are
+    assert sum(batches[len(first) :]) == N
+    assert len(first) == 1
