@@ -391,7 +391,7 @@ def test_answers_fit_any_plan_of_the_record(tmp_path: Path) -> None:
     one, other = (answered(audit_plan(saved(tmp_path, score), 30, seed=seed), wrong) for seed in (1, 2))
     for answers in (one, other):
         assert audit(saved(tmp_path, score), answers).right + audit(saved(tmp_path, score), answers).wrong == 30
-    with pytest.raises(ValueError, match="not drawn or drawn by another plan"):
+    with pytest.raises(ValueError, match="which none of its plans drew"):
         audit(saved(tmp_path, score), pd.concat([one, other]).drop_duplicates("sample_id").drop(columns="probability"))
 
 
@@ -490,7 +490,7 @@ def test_a_sample_that_the_plan_did_not_draw_is_an_error() -> None:
     plan = audit_plan(record, 30)
     stranger = min(set(range(100)) - set(plan["sample_id"]))
     answers = answers_of((stranger, "right"), (plan["sample_id"][0], "right"))
-    with pytest.raises(ValueError, match=f"a plan of this record drew, got sample {stranger}, not drawn"):
+    with pytest.raises(ValueError, match=f"a plan of this record drew, got sample {stranger}, which none"):
         audit(record, answers)
 
 
@@ -500,7 +500,7 @@ def test_a_plan_of_another_record_is_an_error(tmp_path: Path) -> None:
     strange = answered(audit_plan(other, 30), wrong)
     record = saved(tmp_path, score)
     audit_plan(record, 30)
-    with pytest.raises(ValueError, match="not drawn or drawn by another plan"):
+    with pytest.raises(ValueError, match="which none of its plans drew"):
         audit(record, strange)
     longer = saved(tmp_path, population(130)[0])
     with pytest.raises(ValueError, match="got a plan for other labels in its folder"):
@@ -510,7 +510,9 @@ def test_a_plan_of_another_record_is_an_error(tmp_path: Path) -> None:
 def test_a_probability_that_the_plan_does_not_have_is_an_error() -> None:
     record = record_of(population(100)[0])
     plan = audit_plan(record, 30).assign(answer="right")
-    with pytest.raises(ValueError, match="drawn by another plan"):
+    with pytest.raises(
+        ValueError, match="which none of its plans drew, or not with the probability that the answers name"
+    ):
         audit(record, plan.assign(probability=plan["probability"] * 0.9))
 
 

@@ -96,7 +96,10 @@ def test_the_monitor_keeps_the_pictures_of_the_samples_that_are_asked_about(
     assert "told by their ids" not in capsys.readouterr().out
     assert main(["audit", str(tmp_path), "--n", "20"]) == 0
     unknown = sum(row not in pictures for row in record.audit_plan(20)["sample_id"])
-    assert f"{unknown} of 20 samples have neither picture nor text on the page: pass --data" in capsys.readouterr().out
+    assert (
+        f"{unknown} of 20 samples have neither picture nor text on the page. To show them, pass --data"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_fit_of_one_epoch_draws_no_audit_and_the_next_fit_does(tmp_path: Path) -> None:

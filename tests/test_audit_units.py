@@ -208,7 +208,9 @@ def test_numbers_of_answers_may_be_written_by_a_spreadsheet(tmp_path: Path) -> N
 def test_several_numbers_are_asked_about_as_the_dataset_has_them(tmp_path: Path) -> None:
     record = regressed(tmp_path, 2)
     assert set(audit_plan(record, n=N)["label"]) == {""}
-    with pytest.raises(ValueError, match="of which this record keeps only one label each, got it of none"):
+    with pytest.raises(
+        ValueError, match="all labels of the samples of the audit, got none: this record keeps one label"
+    ):
         write_audit(record, tmp_path / "audit.html", n=4)
     data = TensorDataset(images(), targets(2))
     for card in content_of(write_audit(record, tmp_path / "audit.html", n=4, dataset=data))["cards"]:

@@ -148,12 +148,14 @@ def test_a_disk_that_has_no_room_for_what_was_given_only_warns(tmp_path: Path, m
 def test_a_second_hundred_that_did_not_pass_is_told(tmp_path: Path) -> None:
     run(tmp_path, Tagger(), TrainingDynamicsMonitor(audit=5), max_epochs=2)
     record = load_record(tmp_path)
-    with pytest.warns(UserWarning, match="what was given to the 8 samples of the audit, got it of 5, which passed"):
+    with pytest.warns(
+        UserWarning, match="all labels of the 8 samples of the audit, got those of 5 samples. The others"
+    ):
         page = write_audit(record, tmp_path / "audit.html", n=8)
     plan = audit_plan(record, n=8)
     assert [card["id"] for card in content_of(page)["cards"]] == [str(i) for i in plan["sample_id"][:5]]
     answers = plan.head(5).assign(answer="right")
-    with pytest.raises(ValueError, match="got it of other samples than these"):
+    with pytest.raises(ValueError, match="got those of other samples"):
         write_audit(record, tmp_path / "audit.html", n=3, answers=answers)
 
 

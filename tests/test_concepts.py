@@ -250,7 +250,7 @@ def test_folders_of_samples_and_masks_that_do_not_fit_are_refused(tmp_path: Path
         ({"samples": samples, "masks": {"fur": half}}, "Expected a mask of 'fur' for each sample .* none for dog/1"),
         ({"samples": samples, "masks": {"fur": whole}}, "Expected masks of 'fur' of one size"),
         ({"samples": whole, "masks": {"fur": whole}}, "Expected `transform` to turn .* into tensors of one shape"),
-        ({"masks": {"fur": half}}, "Expected `samples` to be a folder where `masks` are"),
+        ({"masks": {"fur": half}}, "Expected `samples` to be a folder, because `masks` are in the folder"),
         ({"samples": numbers, "masks": {"fur": half}}, "classes 0, 1, .* got '1' at another place"),
         ({"samples": tmp_path / "none", "masks": {"fur": half}}, "a folder of pictures for each class, got none in"),
     ):

@@ -69,7 +69,7 @@ def test_a_file_that_is_gone_is_replaced_by_what_was_kept_and_the_command_counts
     assert {int(card["id"]) for card in cards if "picture" in card} == set(kept) != set(range(N))
     assert main(["audit", run, "--n", str(N)]) == 0
     output = capsys.readouterr().out
-    assert f"{N - len(kept)} of {N} samples have neither picture nor text on the page: run this in the folder" in output
+    assert f"{N - len(kept)} of {N} samples have neither picture nor text on the page. If they are named" in output
 
 
 def test_names_that_are_no_pictures_are_not_read(record: Record, tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def test_a_damaged_history_is_said_and_ends_no_fit(tmp_path: Path, damage: Calla
     monitor = TrainingDynamicsMonitor(save_dir=tmp_path / "record")
     fit(tmp_path, monitor, max_epochs=2)
     damage(tmp_path / "record" / "history" / "epoch_000000.npz")
-    with pytest.warns(UserWarning, match="Expected the history of this record in .* may be others than before"):
+    with pytest.warns(UserWarning, match="Expected the history of this record in .* may differ from before"):
         table = load_record(tmp_path / "record").table()
     assert table["score"].tolist() == plain.table()["score"].tolist()
     with pytest.warns(UserWarning, match="Expected the history of "):

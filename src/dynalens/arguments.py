@@ -23,10 +23,10 @@ def check_overhead(max_overhead: float | None) -> None:
     Example:
         >>> check_overhead(0.0)
         Traceback (most recent call last):
-        ValueError: Expected `max_overhead` to be above 0 or None, got 0.0. Pass 0.1, say.
+        ValueError: Expected `max_overhead` to be above 0 or None, got 0.0. Pass for instance 0.1.
     """
     if max_overhead is not None and not max_overhead > 0:
-        raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {max_overhead}. Pass 0.1, say.")
+        raise ValueError(f"Expected `max_overhead` to be above 0 or None, got {max_overhead}. Pass for instance 0.1.")
 
 
 def check_choice(argument: str, value: object, choices: Collection[str]) -> None:

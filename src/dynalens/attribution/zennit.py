@@ -100,7 +100,7 @@ def _canonizers(model: nn.Module, names: Sequence[str] | str | None) -> list[Any
     if None in classes:
         raise ValueError(
             f"Expected `canonizers` to name classes of zennit.canonizers or zennit.torchvision, got {name_list}. "
-            "Pass 'ResNetCanonizer', say."
+            "Pass for instance 'ResNetCanonizer'."
         )
     return [cls() for cls in classes if cls is not None]
 

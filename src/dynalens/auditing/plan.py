@@ -113,6 +113,7 @@ def fitting(plans: Sequence[Plan], answers: Answers, ids: Sequence[object]) -> P
     fewest = min(strangers, key=len)
     raise ValueError(
         f"Expected answers about samples that a plan of this record drew, got {listed([ids[row] for row in fewest])}, "
-        "not drawn or drawn by another plan. Answer the samples of `dynalens.audit_plan(record)`, and pass the record "
-        "that it was drawn from: only for these are the probabilities known."
+        "which none of its plans drew, or not with the probability that the answers name. The rate can only be "
+        "estimated from samples that were drawn with known probabilities. Answer the samples of "
+        "`dynalens.audit_plan(record)`, and pass the record from which they were drawn."
     )

@@ -19,7 +19,7 @@ from dynalens.report import write_audit, write_report
 from dynalens.report.samples import sample_pictures
 from dynalens.report.sentences import kept_texts
 
-_WHERE_FILES_ARE = "run this in the folder in which training ran, if the samples are named after picture files; or "
+_WHERE_FILES_ARE = "If they are named after picture files, run this in the folder in which training ran. "
 
 
 def report(args: argparse.Namespace) -> None:
@@ -48,10 +48,10 @@ def audit(args: argparse.Namespace) -> None:
         )
         if without_picture:
             say(
-                f"{without_picture} of {len(samples)} samples have neither picture nor text on the page: "
-                f"{_WHERE_FILES_ARE if record.names() else ''}pass --data "
-                f"MODULE:CALLABLE, a function that returns the training dataset, or, if they are pictures, signals, "
-                f"tokens or numbers, train with TrainingDynamicsMonitor(audit={args.n}), which keeps them"
+                f"{without_picture} of {len(samples)} samples have neither picture nor text on the page. "
+                f"{_WHERE_FILES_ARE if record.names() else ''}To show them, pass --data MODULE:CALLABLE, a function "
+                "that returns the training dataset. Or, if they are pictures, signals, tokens or numbers, train with "
+                f"TrainingDynamicsMonitor(audit={args.n}), which keeps them."
             )
     embeddings = f" --embeddings {args.embeddings}" if args.embeddings else ""
     say(

@@ -90,8 +90,8 @@ def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) ->
     if not same:
         raise ValueError(
             f"Expected the model to return the same logits for images of {inputs.dtype} and for floating copies of "
-            "them, got others or none: `training_step` scales them, or the model does for some dtypes only. Pass "
-            "`inputs=` with a callable(batch) -> (scaled images, labels)."
+            "them, got other logits or an error. Either `training_step` scales the images, or the model scales some "
+            "dtypes only. Pass `inputs=` with a callable(batch) -> (scaled images, labels)."
         )
 
 

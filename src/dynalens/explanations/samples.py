@@ -329,14 +329,14 @@ class ExplainedSamples:
             raise CaptureError(
                 f"Expected classes as labels of {len(images)} samples, got {_labels_in_words(labels)}. Pass "
                 "`inputs=` with a callable(batch) -> (images, classes) and `forward=` with a callable(pl_module, "
-                "images) -> logits, or leave AttributionMonitor out. The outputs of a regression are explained where a "
-                "TrainingDynamicsMonitor that records it stands before it in `callbacks`."
+                "images) -> logits, or leave AttributionMonitor out. If this is a regression, put a "
+                "TrainingDynamicsMonitor before AttributionMonitor in `callbacks`: then its outputs are explained."
             )
         is_guess = layout.loss is None and (labels.is_floating_point() or layout.of_numbers)
         if is_guess and one_number and self._inputs == "auto" and not self._has_told:
             self._has_told = True
             warn(
-                "Expected a classification loss in `training_step` where labels are numbers, saw none. "
+                "Expected a classification loss in `training_step`, because the labels are floating numbers, got none. "
                 "AttributionMonitor takes 0 and 1 as two classes. If they are not classes, pass `inputs=` and "
                 "`forward=`, or leave the callback out."
             )

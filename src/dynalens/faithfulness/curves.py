@@ -63,7 +63,7 @@ class CurveSettings:
         steps = None if isinstance(self.steps, str) else self.steps
         check_positive(steps=steps, patch_size=self.patch_size, chunk_size=self.chunk_size)
         if not self.tolerance > 0:
-            raise ValueError(f"Expected `tolerance` to be above 0, got {self.tolerance}. Pass 0.006, say.")
+            raise ValueError(f"Expected `tolerance` to be above 0, got {self.tolerance}. Pass for instance 0.006.")
 
 
 DEFAULT_SETTINGS = CurveSettings()

@@ -356,8 +356,8 @@ def _samples(record: Record | KeepsRecord | None, dataset: Any, settings: _Setti
         raise ValueError(
             f"Expected `dataset` to be the one of the record, with its {len(record_table)} labels in their order, got "
             f"{len(table)} samples{'' if len(record_table) != len(table) else ' with others'}. Pass the dataset of the "
-            "training loader. A record of ids has the order in which these came: pass `record=None` there, and ids are "
-            "positions in the dataset."
+            "training loader. If the record knows samples by ids of your own, their order is not that of the dataset: "
+            "pass `record=None`, and the table shows positions in the dataset."
         )
     return record_table[["label", "suggested", "wrong_probability"]]
 

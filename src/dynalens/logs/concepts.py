@@ -96,9 +96,9 @@ class ConceptSettings:
         folders = {name: mask for name, mask in self.masks.items() if isinstance(mask, (str, Path))}
         if folders and names is None:
             raise ValueError(
-                f"Expected `samples` to be a folder where `masks` are, got tensors and {next(iter(folders.values()))}. "
-                "Masks are found by the names of the samples' pictures: pass a folder for `samples`, or tensors for "
-                "`masks`."
+                "Expected `samples` to be a folder, because `masks` are in the folder "
+                f"{next(iter(folders.values()))}, got tensors. A mask is found by the name of its sample's "
+                "picture. Pass a folder for `samples`, or tensors for `masks`."
             )
         masks = {name: mask_images(name, folder, names or []) for name, folder in folders.items()}
         object.__setattr__(self, "masks", {**self.masks, **masks})

@@ -43,7 +43,7 @@ class LayerSettings:
             raise ValueError(
                 "Expected at least one of `weights`, `feature_maps`, `top_inputs` and `maximise`, and no negative "
                 f"number, got {self.weights}, {self.feature_maps}, {self.top_inputs} and {self.maximise}. Pass "
-                "`weights=True`, say."
+                "`weights=True`, for instance."
             )
         if needs_layer and self.layer is None:
             raise ValueError(
@@ -62,6 +62,6 @@ def unit_numbers(argument: str, numbers: Sequence[int] | int) -> Sequence[int]:
     if not units or min(units) < 0:
         raise ValueError(
             f"Expected `{argument}` to be a positive number, or a list of numbers of at least 0, got {numbers}. "
-            "Pass [0, 5], say."
+            "Pass for instance [0, 5]."
         )
     return units

@@ -49,7 +49,8 @@ class LogSettings:
         is_integer = isinstance(self.audit, int) and not isinstance(self.audit, bool)
         if self.audit is not None and (not is_integer or self.audit < 1):
             raise ValueError(
-                f"Expected `audit` to be None or a whole number of at least 1, got {self.audit!r}. Pass 100, say."
+                f"Expected `audit` to be None or a whole number of at least 1, got {self.audit!r}. "
+                "Pass for instance 100."
             )
 
     def logged(self, epoch: int) -> bool:

@@ -232,7 +232,7 @@ class LiveRecord:
             warn(
                 f"Expected the history of the epochs before this fit in {self._source}, got none of epochs "
                 f"{missing_epochs}. Suggested labels now come from the summary that the record keeps, and can "
-                "differ. To avoid this, keep the folder of the earlier run at this place."
+                "differ from those before. To avoid this, keep the folder of the earlier run where it was."
             )
         self._source, self._record = folder.path, None
 

@@ -387,8 +387,8 @@ class Record:
         reason = f"got none of epochs {lost_epochs}" if lost_epochs else reason
         if reason:
             warn(
-                f"Expected the history of this record in {self.folder}, {reason}. Suspects and the noise rate come "
-                "from the record's means alone and may be others than before. Put the files back, or train again."
+                f"Expected the history of this record in {self.folder}, {reason}. Rate, flags and suggested "
+                "classes now come from means over epochs and may differ from before. Put the files back or train again."
             )
         return assess(self.statistics)
 

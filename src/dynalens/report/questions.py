@@ -102,17 +102,17 @@ def items_to_ask(record: Record, dataset: Any, samples: Array) -> tuple[Any, Arr
     audit_samples = read_audited(record.folder, record.meta.num_samples)
     is_kept = np.isin(samples, list(audit_samples))
     if not is_kept.any():
-        origin = "of other samples than these" if audit_samples else "of none"
+        origin = "those of other samples" if audit_samples else "none"
         raise ValueError(
-            "Expected what was given to the samples of the audit, of which this record keeps only one label each, got "
-            f"it {origin}. Train with `TrainingDynamicsMonitor(audit=100)`, which keeps it of samples that it draws, "
-            "or pass `dataset=`, or `--data MODULE:CALLABLE`."
+            f"Expected all labels of the samples of the audit, got {origin}: this record keeps one label of each "
+            "sample only. Train with `TrainingDynamicsMonitor(audit=100)`, which keeps all labels of the samples "
+            "that it draws, or pass `dataset=`, or `--data MODULE:CALLABLE`."
         )
     if not is_kept.all():
         warn(
-            f"Expected what was given to the {len(samples)} samples of the audit, got it of {int(is_kept.sum())}, "
-            "which passed after the run had drawn them. The page asks about these. To ask about all, pass `dataset=`, "
-            "or `--data MODULE:CALLABLE`."
+            f"Expected all labels of the {len(samples)} samples of the audit, got those of {int(is_kept.sum())} "
+            "samples. The others were in no batch after the run had drawn them. The page asks about the "
+            f"{int(is_kept.sum())} samples. To ask about all, pass `dataset=`, or `--data MODULE:CALLABLE`."
         )
     from dynalens.report.item_labels import kept_items  # torch
 

@@ -58,9 +58,9 @@ def influence_sheet(
     """
     if len(inputs) != len(influence.labels) or len(dataset) != len(influence.samples):
         raise ValueError(
-            f"Expected `inputs` and `dataset` of the influences, {len(influence.labels)} test samples and "
-            f"{len(influence.samples)} training samples, got {len(inputs)} and {len(dataset)}. Pass the inputs and "
-            "the dataset that `influence` was called with."
+            f"Expected `inputs` to be {len(influence.labels)} test samples and `dataset` to have "
+            f"{len(influence.samples)} training samples, as in the influence, got {len(inputs)} and {len(dataset)}. "
+            "Pass the inputs and the dataset with which you called `influence`."
         )
     selection = list((influence.wrong() or range(len(inputs)))[:_MOST_TESTS] if tests is None else tests)
     pictures = DatasetPictures(dataset)
