@@ -185,7 +185,7 @@ def test_tensorboard_draws_the_scalars_together(browser: Any, tensorboard: str) 
     def titles() -> str:
         return " ".join(everywhere(browser, "*", ".map(node => node.textContent || '')"))
 
-    waited(lambda: "deletion: all methods" in titles() and "forgotten and learned in the epoch" in titles())
+    waited(lambda: "grad_cam: deletion" in titles() and "samples forgotten in the epoch" in titles())
     lines = waited(lambda: everywhere(browser, "vz-line-chart2, line-chart, .line-chart", ".length"))
     assert lines >= 3
     shot(browser, "tensorboard_custom_scalars")
