@@ -183,6 +183,19 @@ def test_right_and_wrong_predictions_have_frames_of_two_colours() -> None:
     assert count_of(unframed, RIGHT) == count_of(unframed, WRONG) == 0
 
 
+def test_the_curves_of_a_method_stand_beside_its_map_and_under_its_whole_name() -> None:
+    names = ("saliency", "grad_cam", "smooth_grad")
+    maps, curves = {name: np.eye(4, 8) for name in names}, {name: {"deletion": FRACTIONS} for name in names}
+    image = np.zeros((4, 8, 3), np.uint8)
+    scaled = explanation_sheet([row(image=image, maps=maps, curves=curves)], fractions=FRACTIONS, title="")
+    sheet = np.asarray(scaled.resize((350, scaled.height // 3), Image.Resampling.BOX), dtype=float)
+    cell = 5 + (350 - 5) // 7 - 5  # with the gap to the next one
+    dark = [sheet[-40:-20, 5 + column * cell : column * cell + cell].mean() < 128 for column in range(7)]
+    assert dark == [True, True, False, True, False, True, False]  # input; map and chart, three times
+    assert text_width("smooth-grad", TEXT) > cell  # more than a column
+    assert sheet[30:46, 5 + 6 * cell : 15 + 6 * cell].min() < 200  # its last letters, over its curves
+
+
 def test_letters_are_whole_in_a_card_and_pictures_have_their_detail() -> None:
     """A card of 350 pixels takes every second pixel of a sheet of five columns."""
     maps, noise = (

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -52,7 +53,7 @@ class ExplanationRow:
 
 
 def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title: str) -> Image.Image:
-    """Return one picture: for each sample the input, each method's overlay, and each method's curves.
+    """Return one picture: for each sample the input, and of each method the overlay and beside it the curves.
 
     A blue frame is a right prediction, an orange one a wrong one.
 
@@ -66,32 +67,36 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
     if isinstance(rows[0].image, tuple):
         return _sheet_of_words(rows, fractions, title)
     methods = list(rows[0].maps)
-    charts = [method for method in methods if rows[0].curves.get(method)]
+    # The name of a method stands over its overlay and its curves, where there is room for it.
+    cells_of = {"": 1} | {method: 2 if rows[0].curves.get(method) else 1 for method in methods}
+    first_cells = dict(zip(cells_of, accumulate(cells_of.values(), initial=0), strict=False))
     signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
-    heads = ["input", *methods, *charts]
-    side = max(min(_LARGEST_CELL, (WIDTH - GAP) // len(heads) - GAP), _SMALLEST_CELL)
-    width = max(WIDTH, GAP + len(heads) * (side + GAP))
+    columns = sum(cells_of.values())
+    side = max(min(_LARGEST_CELL, (WIDTH - GAP) // columns - GAP), _SMALLEST_CELL)
+    width = max(WIDTH, GAP + columns * (side + GAP))
     keys = _keys(signed, rows[0])
     top = 2 * LINE + 6 + LINE * (len(keys) > 0)
     pitch = LINE + side + 2 * GAP
     # Cells of many columns are narrow; at their actual size they should still show something.
-    card = Card(top + len(rows) * pitch, scale=2 if len(heads) <= _FEW_COLUMNS else 3, width=width)
+    card = Card(top + len(rows) * pitch, scale=2 if columns <= _FEW_COLUMNS else 3, width=width)
     write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
     _legend(card.draw, keys)
-    for column, name in enumerate(heads):
-        x = GAP + column * (side + GAP)
-        write(card.draw, (x, top - LINE - 2), name.replace("_", "-"), TEXT, fill=FAINT, width=side)
+    for method, column in first_cells.items():
+        x, name = GAP + column * (side + GAP), method.replace("_", "-") or "input"
+        room = cells_of[method] * (side + GAP) - GAP
+        write(card.draw, (x, top - LINE - 2), name, TEXT, fill=FAINT, width=room)
     size = (side * card.scale, side * card.scale)
     for number, row in enumerate(rows):
         y = top + number * pitch
         _caption(card.draw, (GAP, y), row)
-        cells = [input_cell(row.image, size)]
-        cells += [map_cell(row.image, row.maps[m], size, signed=signed[m]) for m in methods]
-        for column, cell in enumerate(cells):
-            frame = None if column or row.is_correct is None else RIGHT if row.is_correct else WRONG
-            card.paste(cell, (GAP + column * (side + GAP), y + LINE + FRAME), frame)
-        for column, method in enumerate(charts, start=len(cells)):
-            _chart(card, (GAP + column * (side + GAP), y + LINE + FRAME), side, row, method, fractions)
+        frame = None if row.is_correct is None else RIGHT if row.is_correct else WRONG
+        card.paste(input_cell(row.image, size), (GAP, y + LINE + FRAME), frame)
+        for method in methods:
+            x = GAP + first_cells[method] * (side + GAP)
+            cell = map_cell(row.image, row.maps[method], size, signed=signed[method])
+            card.paste(cell, (x, y + LINE + FRAME), None)
+            if cells_of[method] > 1:
+                _chart(card, (x + side + GAP, y + LINE + FRAME), side, row, method, fractions)
     return card.image()
 
 
