@@ -16,6 +16,7 @@ from dynalens import CaptureError, TrainingDynamicsMonitor
 from dynalens.attribution import explain, pixel_relevance
 from dynalens.faithfulness import CurveSettings, faithfulness_curves
 from test_losses import assert_equals_the_definitions
+from test_random_combinations import assert_units
 from training import (
     Classifier,
     K,
@@ -92,10 +93,27 @@ class SkipsBlocks(Inception):
         return (last * 0, early) if self.training and bool(torch.rand(()) < 0.5) else (last, early)
 
 
+class Stacked(Inception):
+    """Returns its heads in one tensor, as networks of MONAI with deep supervision."""
+
+    axis = 1
+
+    def forward(self, x: Tensor) -> Any:
+        main, auxiliary = self.heads(x)
+        return torch.stack([auxiliary, main], dim=self.axis).float() if self.training else main
+
+
+class StackedAtTheEnd(Stacked):
+    axis = -1
+
+
 def both(outputs: Any) -> tuple[Tensor, Tensor]:
     """Return the logits of the main and of the auxiliary head, as a user knows them."""
     if isinstance(outputs, dict):
         return outputs["out"], outputs["aux"]
+    if isinstance(outputs, Tensor):
+        auxiliary, main = outputs.unbind(1) if outputs.shape[-1] > 2 else (outputs[..., 0], outputs[:, :, -1])
+        return main, auxiliary
     return (outputs[1], outputs[0]) if type(outputs) is tuple else outputs
 
 
@@ -136,6 +154,14 @@ class OfSkips(TwoHeads):
     network = SkipsBlocks
 
 
+class OfStack(TwoHeads):
+    network = Stacked
+
+
+class OfStackAtTheEnd(TwoHeads):
+    network = StackedAtTheEnd
+
+
 class AfterViews(TwoHeads):
     """The step converts and reshapes what the network returned."""
 
@@ -170,7 +196,7 @@ class WarmsUp(TwoHeads):
         return self.loss(main, y) + (0.4 * self.loss(auxiliary, y) if is_late else 0)
 
 
-MODELS = [TwoHeads, OfTuple, OfDict, OfSkips, AfterViews, InAnotherOrder, Binary, WarmsUp]
+MODELS = [TwoHeads, OfTuple, OfDict, OfSkips, OfStack, OfStackAtTheEnd, AfterViews, InAnotherOrder, Binary, WarmsUp]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -238,6 +264,42 @@ def test_heads_of_which_none_is_the_main_one_are_one_error_whose_advice_works(
         monitor = TrainingDynamicsMonitor(history=False, capture=capture)
         module = fit(tmp_path, monitor, model=model(), max_epochs=2)
         assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+class DeepSupervision(Classifier):
+    """Both heads give a class for each pixel; that of the smaller features is enlarged to the mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net: Any = nn.Conv2d(1, 4, 3, padding=1)
+        self.low, self.main, self.early = nn.Conv2d(4, 4, 3, stride=2), nn.Conv2d(4, K, 1), nn.Conv2d(4, K, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.net(x).relu()
+        main, early = self.main(features), self.early(self.low(features).relu())
+        return self.heads(main, F.interpolate(early, size=x.shape[2:], mode="bilinear")) if self.training else main
+
+    def heads(self, main: Tensor, early: Tensor) -> Any:
+        return [early, main]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, masks = batch
+        early, main = self(x / N)
+        self.remember(x, main.flatten(2), masks.flatten(1))
+        return 0.4 * F.cross_entropy(early, masks) + F.cross_entropy(main, masks)
+
+
+class StackedSupervision(DeepSupervision):
+    def heads(self, main: Tensor, early: Tensor) -> Any:
+        return torch.stack([early, main])
+
+
+@pytest.mark.parametrize("model", [DeepSupervision, StackedSupervision])
+def test_the_main_head_of_deep_supervision_of_masks_is_recorded(tmp_path: Path, model: type[DeepSupervision]) -> None:
+    masks = ((torch.arange(N)[:, None] + torch.arange(36)) % K).view(N, 6, 6)
+    monitor, data = TrainingDynamicsMonitor(history=False), TensorDataset(images(), masks)
+    module = fit_undisturbed(tmp_path, monitor, model, data=lambda: loader(data), max_epochs=2)
+    assert_units(monitor.statistics(), module.seen)
 
 
 class OfNumbers(TwoHeads):

@@ -237,6 +237,15 @@ def test_samples_that_the_collate_function_puts_in_are_noticed() -> None:
     assert "some are not" in OrderedCollate(refilled)(pairs()).problem
 
 
+def test_short_rows_that_are_alike_by_accident_are_no_samples_at_their_places() -> None:
+    """A size of two ones looks like the first two of three labels in most samples."""
+    bits = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]).repeat(2, 1)
+    samples = [(x, torch.ones(2), bits[i]) for i, (x, _) in enumerate(pairs())]
+    kept = [0, 1, 3, 4, 5]
+    collated = OrderedCollate(lambda drawn: default_collate([drawn[i] for i in kept]))(samples)
+    assert (collated.order, collated.problem) == (kept, "")
+
+
 def test_labels_that_tell_all_samples_apart_give_the_order() -> None:
     assert order_of_rows({(1,): [4, 2, 9]}, {("y",): torch.tensor([2, 4, 9])}, arrays=False) == [1, 0, 2]
 

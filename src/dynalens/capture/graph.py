@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dynalens.capture.stacked import entry_behind
 from dynalens.observation import nodes_behind
 
 SOFTMAX = ("SoftmaxBackward0", "LogSoftmaxBackward0", "LogsumexpBackward0")
@@ -88,13 +89,16 @@ def have_same_origin(one: Tensor, other: Tensor) -> bool:
 
 
 def source_of(values: Tensor) -> tuple[Any, int]:
-    """Return the node that gave the values, and which of its results they are: all parts of a split have one node."""
+    """Return the node that gave the values, and which of its results they are: all parts of a split have one node.
+
+    Entries of a stack are what was stacked.
+    """
     node: Any = values.grad_fn
     if node is None:
         return values.data_ptr(), 0
     number = values.output_nr
-    while node.name() in _SAME_VALUES:
-        node, number = node.next_functions[0]
+    while edge := node.next_functions[0] if node.name() in _SAME_VALUES else entry_behind(node, number):
+        node, number = edge
     return node, number
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.entries import leaves
-from dynalens.capture.graph import NETWORK
+from dynalens.capture.graph import NETWORK, Node, source_of
 from dynalens.capture.loss_tap import LossCall
 from dynalens.capture.losses import in_backward
+from dynalens.capture.stacked import entries_of
 from dynalens.observation import captured_calls, named_logits, nodes_behind, undisturbed
 
 _MOST_CALLS = 16
@@ -24,7 +25,8 @@ class _Call(NamedTuple):
     module: nn.Module
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
-    outputs: list[Tensor]
+    heads: list[Node]
+    """The operations that gave each of its outputs."""
 
 
 class Heads:
@@ -76,14 +78,14 @@ class Heads:
         return _of_weights(calls, self._weights)
 
     def _observe(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        if isinstance(output, Tensor) or torch.compiler.is_compiling() or in_backward():
+        if torch.compiler.is_compiling() or in_backward():
             return
         if torch.is_grad_enabled() and len(self._calls) < _MOST_CALLS:
             with suppress(Exception):  # in the middle of the user's forward pass, which must go on
-                outputs = [leaf for _, leaf in leaves(output) if leaf.requires_grad]
-                if len(outputs) > 1:
+                heads = _heads_of(output)
+                if len(heads) > 1:
                     args, kwargs = arguments
-                    self._calls.append(_Call(module, args, kwargs, outputs))
+                    self._calls.append(_Call(module, args, kwargs, heads))
 
     def _of_evaluation(self, logits: Sequence[Tensor]) -> Weights:
         """Return the parameters that give the logits of the network in evaluation mode; none where that is not clear.
@@ -93,7 +95,7 @@ class Heads:
         """
         heads = {weights_before(each) for each in logits}
         for call in reversed(self._calls):  # in the order in which they ended, so that the outermost comes last
-            if self._model is not None and heads <= {weights_before(each) for each in call.outputs}:
+            if self._model is not None and heads <= set(map(_weights_behind, call.heads)):
                 with suppress(Exception), undisturbed(self._model):  # then several losses are an error, as ever
                     output = named_logits(call.module(*call.args, **call.kwargs))
                     return weights_before(output) if isinstance(output, Tensor) else Weights()
@@ -109,10 +111,21 @@ def weights_before(logits: Tensor) -> Weights:
         >>> weights_before(logits) == {id(head.weight), id(head.bias)}
         True
     """
-    behind = nodes_behind([logits.grad_fn], NETWORK)
+    return _weights_behind(source_of(logits)[0] if logits.grad_fn is not None else None)
+
+
+def _weights_behind(node: Node) -> Weights:
+    behind = nodes_behind([node], NETWORK)
     layers = [node for node in behind if node.name().startswith(NETWORK)]
     leaf_nodes = (_leaf(node) for layer in layers for node, _ in layer.next_functions)
     return Weights(id(leaf) for leaf in leaf_nodes if isinstance(leaf, nn.Parameter))
+
+
+def _heads_of(output: Any) -> list[Node]:
+    """Return the operations that gave the outputs of a network, if it has several: these may stand in a stack."""
+    if isinstance(output, Tensor):
+        return entries_of(output.grad_fn)
+    return [source_of(leaf)[0] for _, leaf in leaves(output) if leaf.grad_fn is not None]
 
 
 def _leaf(node: Any) -> Any:

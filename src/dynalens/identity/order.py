@@ -1,5 +1,6 @@
 """Which sample each row of a batch is, by comparing what samples and rows hold."""
 
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -52,9 +53,16 @@ class Pair:
 
     @property
     def overlaps(self) -> bool:
-        """Whether more than half of the rows are the samples at their places, which is no accident for arrays."""
-        same = sum(a == b for a, b in zip(self.samples, self.rows, strict=False))
-        return self.is_row is not None and 2 * same > len(self.rows)
+        """Whether arrays are the samples at their places in more than half of the rows, beyond chance.
+
+        That is a kappa above one half: what has few values, such as a size or several labels, is alike by accident.
+        """
+        if self.is_row is None or not self.rows:
+            return False
+        of_sample, of_row, count = Counter(self.samples), Counter(self.rows), len(self.rows)
+        chance = sum(of_sample[key] * of_row[key] for key in of_row) / (len(self.samples) * count)
+        same = sum(map(operator.eq, self.samples, self.rows)) / count
+        return bool(same - chance > (1 - chance) / 2)
 
 
 def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool) -> Order | None:

@@ -1,0 +1,59 @@
+"""Results of a network that were stacked and taken apart again, as heads of deep supervision are."""
+
+from typing import Any
+
+Node = Any
+"""torch.autograd.graph.Node, whose attributes torch does not type."""
+Edge = tuple[Node, int]
+"""An operation, and which of its results is meant."""
+
+_STACK = "StackBackward0"
+
+
+def entry_behind(node: Node, number: int) -> Edge | None:
+    """Return what stood in a stack where an operation took one entry of it; None where it did not.
+
+    Args:
+        node: The operation.
+        number: Which of its results is meant.
+
+    Example:
+        >>> import torch
+        >>> first, second = (torch.ones(2, requires_grad=True) * factor for factor in (2, 3))
+        >>> taken = torch.stack([first, second], dim=1)[:, 1]
+        >>> entry_behind(taken.grad_fn, 0)[0] is second.grad_fn
+        True
+    """
+    if node.name() not in ("UnbindBackward0", "SelectBackward0"):
+        return None
+    stack, _ = node.next_functions[0]
+    if stack is None or stack.name() != _STACK:
+        return None
+    entries = stack.next_functions
+    ndim = len(stack._input_metadata[0].shape)
+    if _axis(node, ndim) != _axis(stack, ndim):
+        return None
+    place = number if node.name() == "UnbindBackward0" else _signed(node._saved_index)
+    edge: Edge = entries[place]
+    return edge if edge[0] is not None else None
+
+
+def entries_of(node: Node) -> list[Node]:
+    """Return the operations whose results a stack holds; an empty list of what is no stack.
+
+    Example:
+        >>> import torch
+        >>> values = torch.ones(2, requires_grad=True) * 2
+        >>> len(entries_of(torch.stack([values, values + 1]).grad_fn)), entries_of(values.grad_fn)
+        (2, [])
+    """
+    return [entry for entry, _ in node.next_functions] if node is not None and node.name() == _STACK else []
+
+
+def _axis(node: Node, ndim: int) -> int:
+    return _signed(node._saved_dim) % ndim
+
+
+def _signed(number: int) -> int:
+    """Return a number that autograd keeps without its sign."""
+    return number - 2**64 if number >= 2**63 else number
