@@ -371,8 +371,8 @@ class Steep(Classifier):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def explained(folder: Path, model: Classifier, **options: Any) -> dict[str, Any]:
-    monitor = attribution_monitor(num_samples=3, steps=5, on_error="raise")
+def explained(folder: Path, model: Classifier, forward: Any = None, **options: Any) -> dict[str, Any]:
+    monitor = attribution_monitor(num_samples=3, steps=5, on_error="raise", forward=forward)
     fit(folder, monitor, model=model, val=in_order, max_epochs=1, **options)
     return arrays_of(folder / "dynalens" / "explanations" / "epoch_000000.npz")
 

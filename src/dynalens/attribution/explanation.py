@@ -184,25 +184,35 @@ def _logits(
         return torch.cat([as_logits(run(x_part), y_part).float() for x_part, y_part in chunks(x, targets, chunk_size)])
 
 
-def find_forward(model: nn.Module, images: Tensor, *, dense: bool = False) -> Forward:
+def find_forward(
+    model: nn.Module, images: Tensor, *, dense: bool = False, network: Sequence[str | None] | None = None
+) -> Forward:
     """Return what gives logits: the model, or its only child that does where its ``forward`` takes no tensor.
 
-    It may have none of its own, or pass on keywords alone, as ``forward(**batch)``.
+    It may have none of its own, or pass on keywords alone, as ``forward(**batch)``. If it was seen which modules give
+    the logits, these are taken instead of a child, and instead of a ``forward`` that ends before the logits.
 
     Args:
         model: The module.
         images: Some of its inputs.
         dense: Whether it has logits for each token or pixel.
+        network: Dotted names of the modules that were seen to give the logits, one after another: "" is the model, None
+            what is no module. Default: nothing was seen.
 
     Raises:
-        ValueError: If no child or several of them give logits.
+        ValueError: If no child or several of them give logits, or what gives them is no module.
     """
+    path = tuple(network or ())
+    if path[:1] == ("",) and len(path) > 1:  # `forward` ends before the logits
+        return _one_after_another(model, path)
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images[:1])
         if _takes(model, x):
             with suppress(NotImplementedError):  # no `forward` of its own
                 model(x)
                 return model
+        if path:
+            return _one_after_another(model, path)
         children = [(name, child) for name, child in model.named_children() if _gives_logits(child, x, dense=dense)]
     if len(children) != 1:
         raise ValueError(
@@ -210,6 +220,24 @@ def find_forward(model: nn.Module, images: Tensor, *, dense: bool = False) -> Fo
             f"{[name for name, _ in children]}. Pass `forward=` with a callable(pl_module, images) -> logits."
         )
     return children[0][1]
+
+
+def _one_after_another(model: nn.Module, path: Sequence[str | None]) -> Forward:
+    """Return what passes inputs through modules of a model."""
+    if None in path:
+        raise ValueError(
+            f"Expected {type(model).__name__} to have a `forward` that returns the logits of its loss, or modules that "
+            "give them one after another, got a step that computes something between them. Pass `forward=` with a "
+            "callable(pl_module, images) -> logits."
+        )
+    modules = [model.get_submodule(name) for name in path if name is not None]
+
+    def run(x: Tensor) -> Any:
+        for module in modules:
+            x = module(x)
+        return x
+
+    return modules[0] if len(modules) == 1 else run
 
 
 def _takes(model: nn.Module, x: Tensor) -> bool:

@@ -13,6 +13,7 @@ from dynalens.capture.flat import FlatTargets
 from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
+from dynalens.capture.network import NetworkRuns
 from dynalens.capture.sequences import label_axis
 from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
 from dynalens.capture.views import View, view_from
@@ -76,6 +77,7 @@ class BatchObserver:
 
     Attributes:
         layout: What is known so far.
+        network: Names of the modules that gave the logits, as of :class:`NetworkRuns`; None where that is not known.
         told_numbers: Targets of each sample where somebody told that they are those of a regression; else 0.
     """
 
@@ -86,6 +88,9 @@ class BatchObserver:
         self._leaves: list[tuple[Path, Tensor]] = []
         self._calls: list[ModuleCall] = []
         self._losses: list[LossCall] = []
+        self._runs = NetworkRuns()
+        self._model: nn.Module | None = None
+        self.network: tuple[str | None, ...] | None = None
         self._of_numbers, self.told_numbers = False, 0
 
     @property
@@ -98,7 +103,7 @@ class BatchObserver:
         if not self._steps_left:
             return
         self.close()
-        self._leaves = list(leaves(batch))
+        self._leaves, self._model = list(leaves(batch)), model
         TAP.add(self._observe_loss)
         self._watching.callback(TAP.remove, self._observe_loss)
         self._watching.enter_context(captured_calls(model, self._observe_call))
@@ -132,6 +137,8 @@ class BatchObserver:
         self.stop()
         if not self._leaves:
             return
+        with suppress(Exception):  # an odd graph: the model's own `forward` or its only child counts
+            self._learn_network()
         with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
             self.layout = self._learned(units if units is not None and units[0] in DENSE else None)
         complete = self.layout.inputs is not None and self.layout.labels is not None
@@ -141,13 +148,23 @@ class BatchObserver:
     def close(self) -> None:
         """Watch no longer, and let go of the step's tensors."""
         self.stop()
-        self._leaves, self._calls, self._losses = [], [], []
+        self._leaves, self._calls, self._losses, self._model = [], [], [], None
+        self._runs.forget()
 
     def _observe_loss(self, call: LossCall) -> None:
         self._losses.append(call)
 
-    def _observe_call(self, _module: nn.Module, arguments: Any, outputs: Any) -> None:
-        if len(self._calls) == _CALLS or torch.compiler.is_compiling():
+    def _learn_network(self) -> None:
+        loss = next((call for call in self._losses if call.logits.requires_grad), None)
+        if self.network is None and loss is not None and self._model is not None:
+            self.network = self._runs.path(self._model, loss.logits)
+
+    def _observe_call(self, module: nn.Module, arguments: Any, outputs: Any) -> None:
+        if torch.compiler.is_compiling():
+            return
+        with suppress(Exception):  # in the middle of the user's forward pass, which must go on
+            self._runs.observe(module, arguments, outputs)
+        if len(self._calls) == _CALLS:
             return
         with suppress(Exception):  # in the middle of the user's forward pass, which must go on
             tensors = [tensor for _, tensor in leaves(arguments)]

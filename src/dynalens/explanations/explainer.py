@@ -76,6 +76,7 @@ class Explainer:
         unit: The token or region that is explained of the samples, of a network that has logits for each.
         shift: Places by which the logits for a token stand before it.
         padding: The token that fills up sequences, None where it is not known.
+        network: Names of the modules that were seen to give the logits, None where that is not known.
     """
 
     methods: Sequence[Method]
@@ -93,6 +94,7 @@ class Explainer:
     unit: ExplainedUnit | None = field(default=None, init=False)
     shift: int = field(default=0, init=False)
     padding: int | None = field(default=None, init=False)
+    network: Sequence[str | None] | None = field(default=None, init=False)
 
     def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0, outputs: int | None = None) -> None:
         """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
@@ -210,7 +212,8 @@ class Explainer:
     def _model_forward(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
         if self.forward:
             return functools.partial(self.forward, model)
-        return with_mask(find_forward(model, images, dense=dense), images, self.padding)
+        forward = find_forward(model, images, dense=dense, network=self.network)
+        return with_mask(forward, images, self.padding)
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:

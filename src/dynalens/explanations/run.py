@@ -73,7 +73,7 @@ class RunExplanations:
             independent=self.samples.several, numbers=self.samples.numbers, shift=self.samples.shift,
             outputs=self.samples.outputs,
         )  # fmt: skip
-        self.explainer.padding = self.samples.padding
+        self.explainer.padding, self.explainer.network = self.samples.padding, self.samples.observer.network
         if samples is None:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])

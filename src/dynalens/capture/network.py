@@ -1,0 +1,114 @@
+"""Which modules of a training step gave the logits of its loss, one after another."""
+
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dynalens.capture.entries import leaves
+from dynalens.capture.graph import NETWORK, Node, source_of
+from dynalens.observation import nodes_behind
+
+Path = tuple[str | None, ...]
+
+
+class _Output(NamedTuple):
+    """A tensor that a module returned, which nobody here keeps alive."""
+
+    value: "weakref.ref[Tensor]"
+    source: tuple[Any, int]
+    node: Node
+    shape: torch.Size
+
+
+class _Run(NamedTuple):
+    """One call of a module."""
+
+    module: nn.Module
+    before: "_Run | None"
+    """The call whose output is its only input; None where another tensor is, or several are."""
+    takes_one: bool
+    """Whether it was given one tensor, which that call returned or which nothing with gradients made."""
+    outputs: list[_Output]
+
+
+class NetworkRuns:
+    """Note the outermost modules that run in a step, and find those that lead from its inputs to logits.
+
+    A step may call ``self.head(self.backbone(x))`` although the module has no ``forward``, or one that ends before the
+    logits.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[_Run] = []
+
+    def forget(self) -> None:
+        """Let go of what the step computed."""
+        self._runs = []
+
+    def observe(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        """Note a call, and forget those that happened within it."""
+        outputs = [
+            _Output(weakref.ref(leaf), source_of(leaf), leaf.grad_fn, leaf.shape)
+            for _, leaf in leaves(output)
+            if leaf.grad_fn is not None
+        ]
+        if not outputs or not torch.is_grad_enabled():
+            return
+        inputs = [leaf for _, leaf in leaves(arguments)]
+        before = self._run_that_gave(inputs[0]) if len(inputs) == 1 else None
+        takes_one = len(inputs) == 1 and (before is not None or inputs[0].grad_fn is None)
+        inner = set(module.modules()) - {module}
+        self._runs = [run for run in self._runs if run.module not in inner]
+        self._runs.append(_Run(module, before, takes_one, outputs))
+
+    def _run_that_gave(self, value: Tensor) -> _Run | None:
+        return next((run for run in self._runs if len(run.outputs) == 1 and run.outputs[0].value() is value), None)
+
+    def path(self, model: nn.Module, logits: Tensor) -> Path | None:
+        """Return the dotted names of the modules that gave logits, each given the output of the one before.
+
+        The name of the model itself is empty. If something that is no module stands between, the path is (None,), or
+        ("", None) behind the model's own ``forward``. It is None where no module is known to lead to the logits.
+        """
+        names: Mapping[nn.Module, str] = {module: name for name, module in model.named_modules()}
+        run = next((run for run in reversed(self._runs) if _gave(run.outputs, logits)), None)
+        modules: list[nn.Module] = []
+        while run is not None and run.takes_one:
+            modules.insert(0, run.module)
+            if run.before is None:
+                return tuple(names[module] for module in modules)
+            run = run.before
+        nodes = set(nodes_behind([logits.grad_fn]))
+        modules = [each.module for each in self._runs if any(output.node in nodes for output in each.outputs)]
+        has_given = any(each.module is model and _gave(each.outputs, logits) for each in self._runs)
+        if has_given or not modules:
+            return None
+        return ("", None) if model in modules else (None,)
+
+
+def _gave(outputs: Sequence[_Output], logits: Tensor) -> bool:
+    """Return whether logits are an output, have its shape, or are a part or a mean of it, without another layer."""
+    if source_of(logits) in {each.source for each in outputs}:
+        return True
+    behind: set[Node] = set(nodes_behind([logits.grad_fn], NETWORK))
+    has_shape = any(each.node in behind and each.shape == logits.shape for each in outputs)
+    return has_shape or _are_of_nothing_else(logits, {each.node for each in outputs})
+
+
+def _are_of_nothing_else(logits: Tensor, nodes: set[Node]) -> bool:
+    """Return whether logits were computed from these operations alone, and from no parameter or layer besides."""
+    queue: list[Node] = [logits.grad_fn]
+    known_nodes: set[Node] = {None}
+    while queue:
+        node = queue.pop()
+        if node in known_nodes:
+            continue
+        known_nodes.add(node)
+        if node not in nodes:
+            if node.name().startswith(NETWORK):
+                return False
+            queue.extend(earlier_node for earlier_node, _ in node.next_functions)
+    return bool(known_nodes & nodes)
