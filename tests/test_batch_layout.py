@@ -189,10 +189,10 @@ def test_only_the_first_steps_are_watched() -> None:
         observer.finish()
     unseen = BatchObserver()
     for _ in range(3):
-        assert not unseen.done
+        assert not unseen.is_done
         unseen.start(model, batch)
         unseen.finish()
-    assert unseen.done
+    assert unseen.is_done
 
 
 def test_a_compiled_part_gets_no_hooks() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import default_collate
 
 from dynalens import SampleIdentityError
 from dynalens.datasets import position_of
-from dynalens.identity.collated import OrderedCollate, is_in_order
+from dynalens.identity.collate_order import OrderedCollate, is_in_order
 from dynalens.identity.order import order_of_rows
 
 IMAGES = torch.rand(6, 1, 5, 5, generator=torch.Generator().manual_seed(2))
@@ -184,7 +184,7 @@ def test_an_order_that_only_labels_show_is_not_guessed() -> None:
 
     collated = OrderedCollate(collate)(pairs())
     assert "several could be the same one" in collated.problem
-    error = collated.ordered(np.arange(6))
+    error = collated.indices_of_rows(np.arange(6))
     assert isinstance(error, SampleIdentityError)
     assert "the collate function to keep the order" in str(error)
     assert "`IndexedDataset`" in str(error)
@@ -212,7 +212,7 @@ def test_samples_that_cannot_be_looked_at_do_not_stop_the_loader() -> None:
 
     collated = OrderedCollate(len)([Secret(y=1), Secret(y=2)])
     assert collated.batch == 2
-    assert "samples cannot be looked at (OSError: locked)" in str(collated.ordered(np.arange(2)))
+    assert "samples cannot be looked at (OSError: locked)" in str(collated.indices_of_rows(np.arange(2)))
 
 
 def test_arrays_that_all_samples_share_tell_no_order() -> None:

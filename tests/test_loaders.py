@@ -455,17 +455,17 @@ def test_a_pass_gives_each_step_its_own_entry() -> None:
     first, second = Iteration(), Iteration()
     entries = [torch.tensor([i]) for i in range(6)]
     with pytest.raises(LookupError):
-        first.take(0, ahead=0)
+        first.take(0, num_ahead=0)
     first.delivered.extend(entries[:3])  # the first is of a step that never ended
-    assert first.take(1, ahead=1) is first.take(1, ahead=1) is entries[1]
+    assert first.take(1, num_ahead=1) is first.take(1, num_ahead=1) is entries[1]
     with pytest.raises(LookupError):
-        first.take(2, ahead=1)
+        first.take(2, num_ahead=1)
     first.exhausted = True
     second.continues(first)
     second.delivered.append(entries[3])
-    assert [second.take(step, ahead=3 - step) for step in (2, 3)] == entries[2:4]
+    assert [second.take(step, num_ahead=3 - step) for step in (2, 3)] == entries[2:4]
     second.exhausted = True
-    assert second.take(4, ahead=0) is None
+    assert second.take(4, num_ahead=0) is None
     unused = Iteration()
     unused.delivered.append(entries[4])
     unused.exhausted = True

@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, StackDataset, S
 from dynalens import CaptureError, IndexedDataset, RelabelledDataset, SampleIdentityError, TrainingDynamicsMonitor
 from dynalens.capture import Presentation
 from dynalens.identity import SampleIdentity, StepRows
-from dynalens.identity.given import disagreeing, given_labels
+from dynalens.identity.dataset_labels import disagreeing, given_labels
 from dynalens.identity.labels import GIVEN, LabelCheck
 from test_losses import assert_equals_the_definitions
 from training import Classifier, K, N, dataset, fit, fit_undisturbed, images, labels, loader
@@ -691,7 +691,7 @@ def test_labels_that_differ_in_a_fifth_of_small_batches_are_told_within_a_hundre
     def see_all() -> None:
         for rows in torch.arange(100).view(25, 4):
             assert check.looks
-            check.see({path: y[rows], ("number",): rows}, targets[rows], classes=2, traced=True)
+            check.see({path: y[rows], ("number",): rows}, targets[rows], classes=2, is_traced=True)
 
     with pytest.raises(SampleIdentityError, match=r"got \d+ of \d+"):
         see_all()
@@ -701,18 +701,18 @@ def test_targets_of_samples_without_a_label_are_not_compared_with_it() -> None:
     y, check = torch.arange(60) % 3, LabelCheck()
     given = torch.where(torch.arange(60) % 5 == 0, -1, y)  # a fifth has none, and gets one of a model
     columns: Any = {GIVEN: given, (1,): y}
-    check.see(columns, y, classes=3, traced=True)
+    check.see(columns, y, classes=3, is_traced=True)
     given[1] = (given[1] + 1) % 3
     with pytest.raises(SampleIdentityError, match="got 1 of 96 samples with another one"):
-        check.see(columns, y, classes=3, traced=True)
+        check.see(columns, y, classes=3, is_traced=True)
 
 
 def test_labels_of_the_dataset_in_another_order_are_told_though_the_batch_has_the_same() -> None:
     check, y = LabelCheck(), torch.arange(12) // 4
     columns: Any = {GIVEN: y.roll(1), (1,): y}
-    check.see(columns, y, classes=3, traced=True)  # 3 % of unrelated labels have four of each class, too
+    check.see(columns, y, classes=3, is_traced=True)  # 3 % of unrelated labels have four of each class, too
     with pytest.raises(SampleIdentityError, match="got the same in another order"):
-        check.see(columns, y, classes=3, traced=True)
+        check.see(columns, y, classes=3, is_traced=True)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
@@ -724,7 +724,7 @@ def test_classes_that_the_dataset_exchanges_are_no_other_order(classes: int, is_
         y = (torch.arange(4 * classes) % classes)[order]
         y = y.sort().values if is_sorted else y
         exchanged = classes - 1 - y
-        check.see({GIVEN: y, (1,): exchanged}, exchanged, classes=classes, traced=True)
+        check.see({GIVEN: y, (1,): exchanged}, exchanged, classes=classes, is_traced=True)
     assert check.confirmed
 
 
@@ -736,7 +736,7 @@ def test_targets_that_have_nothing_to_do_with_the_labels_are_looked_at_for_a_hun
             {("label",): torch.randint(2, (10,), generator=generator)},
             torch.randint(2, (10,), generator=generator),
             classes=2,
-            traced=True,
+            is_traced=True,
         )
         rows += 10
     assert rows == 100
@@ -746,7 +746,9 @@ def test_two_classes_in_turn_backwards_are_another_order_and_no_renumbering() ->
     check = LabelCheck()
     column: dict[Any, Any] = {("label",): torch.tensor([0, 1, 0, 1])}
     with pytest.raises(SampleIdentityError, match="got its labels in another order"):
-        check.see(column, torch.tensor([1, 0, 1, 0]), classes=2, traced=False)
+        check.see(column, torch.tensor([1, 0, 1, 0]), classes=2, is_traced=False)
     renumbered = LabelCheck()
-    renumbered.see({("label",): torch.tensor([0, 1, 0, 1, 1])}, torch.tensor([1, 0, 1, 0, 0]), classes=2, traced=False)
+    renumbered.see(
+        {("label",): torch.tensor([0, 1, 0, 1, 1])}, torch.tensor([1, 0, 1, 0, 0]), classes=2, is_traced=False
+    )
     assert renumbered.confirmed

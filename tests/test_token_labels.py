@@ -123,9 +123,9 @@ def test_explanations_of_a_suspect_are_of_the_doubted_label_of_one_token(tmp_pat
 
 def test_the_explained_token_is_the_first_that_has_a_label_or_the_one_that_is_contradicted_most() -> None:
     given = torch.tensor([[-1, 0, 0], [-1, 0, 1]])  # two labels of three tokens
-    first = first_unit(given, several=True)
-    assert (first.place, first.label, first.given) == (2, 1, True)
-    none = first_unit(given.clamp(max=0), several=True)
-    assert (none.place, none.label, none.given) == (1, 0, False)
+    first = first_unit(given, multi_label=True)
+    assert (first.place, first.label, first.is_given) == (2, 1, True)
+    none = first_unit(given.clamp(max=0), multi_label=True)
+    assert (none.place, none.label, none.is_given) == (1, 0, False)
     doubted = doubtful_label(given, (0, 0), torch.tensor([[9.0, -1.0, 2.0], [0.0, 0.0, 0.0]]))
-    assert (doubted.place, doubted.label, doubted.given) == (2, 0, False)
+    assert (doubted.place, doubted.label, doubted.is_given) == (2, 0, False)

@@ -297,13 +297,13 @@ def test_columns_are_compared_with_targets_as_these_are_rounded() -> None:
 def test_rows_of_the_dataset_that_have_little_to_do_with_the_targets_are_not_compared() -> None:
     given = bits().numpy()
     data = TensorDataset(images(), 1 - bits())
-    check_given_rows(data, np.arange(N), given, same=False)
+    check_given_rows(data, np.arange(N), given, is_same=False)
     data.tensors = (images(), bits())
     data.tensors[1][:12] = 1 - data.tensors[1][:12]
-    check_given_rows(data, np.arange(N), given, same=False)
+    check_given_rows(data, np.arange(N), given, is_same=False)
     data.tensors[1][2:12] = bits()[2:12]
     with pytest.raises(SampleIdentityError, match=r"got 2 samples with another one, 0, 1\."):
-        check_given_rows(data, np.arange(N), given, same=False)
+        check_given_rows(data, np.arange(N), given, is_same=False)
 
 
 class Chosen(MultiLabel):

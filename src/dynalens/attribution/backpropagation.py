@@ -121,7 +121,7 @@ def rect_grad(
             "would be left."
         )
 
-    def rule(gradient: Tensor, _active: Tensor, output: Tensor) -> Tensor:
+    def rule(gradient: Tensor, _is_active: Tensor, output: Tensor) -> Tensor:
         importance = (output * gradient).flatten(1)
         rank = max(math.ceil(percentile / 100 * importance.shape[1]), 1)
         tau = importance.kthvalue(rank, dim=1, keepdim=True).values.clamp(min=0)
@@ -165,11 +165,11 @@ def guided_grad_cam(
     return backprop_maps * resize(cam, images.shape[2:]).unsqueeze(1)
 
 
-def _guided_gradient(gradient: Tensor, active: Tensor, _output: Tensor) -> Tensor:
-    return torch.where(active, gradient.clamp(min=0), 0)
+def _guided_gradient(gradient: Tensor, is_active: Tensor, _output: Tensor) -> Tensor:
+    return torch.where(is_active, gradient.clamp(min=0), 0)
 
 
-def _deconvolution_gradient(gradient: Tensor, _active: Tensor, _output: Tensor) -> Tensor:
+def _deconvolution_gradient(gradient: Tensor, _is_active: Tensor, _output: Tensor) -> Tensor:
     return gradient.clamp(min=0)
 
 

@@ -262,8 +262,10 @@ def ablation_cam(
     """
     with _channels(model, images, targets, target_layer, forward, chunk_size) as channels:
         outputs, scores = channels.outputs, channels.scores
-        last = outputs.shape != channels.feature_maps.shape or not torch.equal(outputs.float(), channels.feature_maps)
-        axis = outputs.ndim - 1 if last else 1
+        is_last = outputs.shape != channels.feature_maps.shape or not torch.equal(
+            outputs.float(), channels.feature_maps
+        )
+        axis = outputs.ndim - 1 if is_last else 1
 
         def logits_without(sample: Tensor, channel: Tensor) -> Tensor:
             with replaced_output(channels.layer, _zero_channel(outputs[sample], channel, axis)):

@@ -81,8 +81,8 @@ def captum_method(name: str) -> Callable[..., Tensor]:
             )
         with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
             if images.is_floating_point() and is_a(cls, *_OF_GRADIENTS):
-                first = model_input(model, images[:1]).clone().requires_grad_()
-                _, way = uncut_graph(forward or unwrapped(model), first, targets[:1])
+                first_input = model_input(model, images[:1]).clone().requires_grad_()
+                _, way = uncut_graph(forward or unwrapped(model), first_input, targets[:1])
                 stack.enter_context(way or nullcontext())
             warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
             return check_finite(name, _attribution_maps(cls, model, images, targets, forward, chunk_size, arguments))
@@ -182,10 +182,9 @@ def _layer_names(cls: Any, layers: Any) -> tuple[str, ...]:
     """Return the layers by name: none, one, or where the class takes them several."""
     names = (layers,) if isinstance(layers, str) else tuple(layers or ())
     if not all(isinstance(name, str) for name in names) or (len(names) > 1 and cls.__name__ not in _SEVERAL_LAYERS):
-        several = f"; {', '.join(_SEVERAL_LAYERS)} take several" if cls.__name__ not in _SEVERAL_LAYERS else ""
+        hint = f"; {', '.join(_SEVERAL_LAYERS)} take several" if cls.__name__ not in _SEVERAL_LAYERS else ""
         raise ValueError(
-            f"Expected `layer` of {cls.__name__} to be the dotted name of a layer, got {layers!r}. "
-            f"Pass one name{several}."
+            f"Expected `layer` of {cls.__name__} to be the dotted name of a layer, got {layers!r}. Pass one name{hint}."
         )
     return names
 

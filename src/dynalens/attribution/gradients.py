@@ -166,14 +166,14 @@ def smooth_grad(
 class _Draws:
     """Standard normal tensors k = 0, 1, ... of the shape of one sample, asked for in order, several times over."""
 
-    def __init__(self, seed: int, like: Tensor) -> None:
-        self.seed, self.like = seed, like
+    def __init__(self, seed: int, template: Tensor) -> None:
+        self.seed, self.template = seed, template
         self.generator = torch.Generator()
 
     def __call__(self, k: int) -> Tensor:
         if k == 0:
             self.generator.manual_seed(self.seed)
-        return torch.randn(self.like.shape[1:], generator=self.generator).to(self.like)
+        return torch.randn(self.template.shape[1:], generator=self.generator).to(self.template)
 
 
 def integrated_gradients(

@@ -76,10 +76,10 @@ def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None 
         >>> find_embedding(model, torch.tensor([[1, 2, 3]]))
         '0'
     """
-    run, first = forward if forward is not None else unwrapped(model), tokens[:1]
+    run, first_tokens = forward if forward is not None else unwrapped(model), tokens[:1]
     with undisturbed(model), torch.no_grad(), captured_outputs(model) as outputs:
-        run(first)
-        names = {name for name, module, output in outputs if _embeds(module, first, output)}
+        run(first_tokens)
+        names = {name for name, module, output in outputs if _embeds(module, first_tokens, output)}
     if len(names) != 1:
         raise ValueError(
             f"Expected {type(unwrapped(model)).__name__} to look up the tokens in exactly one nn.Embedding, tokens "
@@ -137,8 +137,8 @@ def token_layout(
     """
     with undisturbed(model), captured_attention() as attention:
         look = _look(model, images, forward)
-        last = [weights for weights in attention if weights.shape[-2:] == (number, number)][-1]
-        (mask,) = _nan_gradients(look.logits, [last])
+        last_weights = [weights for weights in attention if weights.shape[-2:] == (number, number)][-1]
+        (mask,) = _nan_gradients(look.logits, [last_weights])
     arrange = _tokens(number, images.shape, look.patches)
     if arrange is None or mask is None:
         raise ValueError(
@@ -176,10 +176,10 @@ def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as outputs:
         logits = connected_logits(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), restart=outputs.clear)
-    inside = {id(part) for m in model.modules() if _is_attention(m) for part in m.modules() if part is not m}
+    inner_ids = {id(part) for m in model.modules() if _is_attention(m) for part in m.modules() if part is not m}
     look = _Look([], [], logits)
     for name, module, output in outputs:
-        arrange = None if id(module) in inside else _arrange(module, output.shape, x.shape, look.patches)
+        arrange = None if id(module) in inner_ids else _arrange(module, output.shape, x.shape, look.patches)
         if arrange is not None and output.ndim == x.ndim:
             look.patches.append(tuple(arrange(output).shape[2:]))
         look.layers.append(_Layer(name, module, output, arrange))
@@ -202,9 +202,9 @@ def _is_attention(module: nn.Module) -> bool:
 
 def _arrange(module: nn.Module, shape: torch.Size, image: torch.Size, patches: list[tuple[int, ...]]) -> Arrange | None:
     if len(shape) == len(image):
-        last = _channels_last(module, shape, image)
-        size = shape[1:-1] if last else shape[2:]
-        return None if size.numel() < 2 else (_to_channels_first if last else _as_it_is)
+        is_last = _channels_last(module, shape, image)
+        size = shape[1:-1] if is_last else shape[2:]
+        return None if size.numel() < 2 else (_to_channels_first if is_last else _as_it_is)
     if len(shape) == 3 and len(image) == 4:
         return _tokens(shape[1], image, patches)
     return None

@@ -76,7 +76,7 @@ def _families(name: str) -> dict[str, ModuleType]:
         target.__name__: part
         for target, rules in models.DEFAULT_MAP.items()
         for part in parts
-        if any(getattr(part, each, None) is rules for each in _MAPS)
+        if any(getattr(part, map_name, None) is rules for map_name in _MAPS)
     }
 
 
@@ -85,9 +85,9 @@ def _rules(name: str, map_name: str, families: Mapping[str, ModuleType], model: 
     sources = {type(module).__module__ for module in unwrapped(model).modules()}
     parts = [part for source, part in families.items() if source in sources]
     if len(parts) != 1 or not hasattr(parts[0], map_name):
-        which = f"{parts[0].__name__}, which has no such rules" if len(parts) == 1 else f"{len(parts)} of them"
+        kind = f"{parts[0].__name__}, which has no such rules" if len(parts) == 1 else f"{len(parts)} of them"
         raise ValueError(
-            f"Expected the model to have parts of one of {', '.join(families)} for {name}, got {which}. Use "
+            f"Expected the model to have parts of one of {', '.join(families)} for {name}, got {kind}. Use "
             "integrated_gradients or gradient_rollout."
         )
     rules: Mapping[Any, Any] = getattr(parts[0], map_name)

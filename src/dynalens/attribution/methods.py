@@ -146,9 +146,9 @@ def _check_arguments(methods: dict[str, Function], method_args: MethodArgs) -> N
     for name, arguments in method_args.items():
         parameters = inspect.signature(methods[name]).parameters
         names = [key for key in parameters if key not in _PASSED]
-        free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
         unknown_keys = [key for key in arguments if key not in names]
-        if unknown_keys and not free:
+        if unknown_keys and not takes_any:
             raise ValueError(
                 f"Expected `method_args` of {name} to be among {', '.join(names) or 'none'}, got "
                 f"{', '.join(unknown_keys)}. See the documentation of the method."

@@ -119,17 +119,17 @@ class _Rectified(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, top: float, in_place: bool, rule: ReluRule) -> Tensor:
         ctx.rule = rule
-        active = (x > 0) & (x < top)
+        is_active = (x > 0) & (x < top)
         output = x.clamp_(0, top) if in_place else x.clamp(0, top)
         if in_place:
             ctx.mark_dirty(x)
-        ctx.save_for_backward(active, output)
+        ctx.save_for_backward(is_active, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        active, output = ctx.saved_tensors
-        return ctx.rule(gradients[0], active, output), None, None, None
+        is_active, output = ctx.saved_tensors
+        return ctx.rule(gradients[0], is_active, output), None, None, None
 
 
 def _relu_call(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Tensor, float, bool] | None:

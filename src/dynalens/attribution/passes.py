@@ -225,7 +225,7 @@ class Score:
     layer: nn.Module | None
     chunk_size: int | None
 
-    def of(self, points: Tensor, rows: Tensor) -> Tensor:
+    def scores_at(self, points: Tensor, rows: Tensor) -> Tensor:
         """Return the scores (P,) at points (P, ...), of which point p stands for sample ``rows[p]``."""
         targets = self.targets[rows]
         if self.layer is None:
@@ -236,12 +236,12 @@ class Score:
     def gradient(self, points: Tensor, rows: Tensor) -> Tensor:
         """Return the gradients of :meth:`of` in float32, shape ``(P, ...)``."""
         leaf = points.detach().clone().requires_grad_()
-        return gradients(self.of(leaf, rows), {"images" if self.layer is None else "the layer": leaf})[0].float()
+        return gradients(self.scores_at(leaf, rows), {"images" if self.layer is None else "the layer": leaf})[0].float()
 
     def values(self, points: Tensor) -> Tensor:
         """Return the scores (N,) at one point for each sample, without gradients."""
         with torch.no_grad():
-            return torch.cat([self.of(points[rows], rows) for rows in self._passes(points)])
+            return torch.cat([self.scores_at(points[rows], rows) for rows in self._passes(points)])
 
     def gradients(self, points: Tensor) -> Tensor:
         """Return the gradients (N, ...) at one point for each sample."""
@@ -280,9 +280,9 @@ class Score:
         """Return how many points keep activations within a budget: 44 MiB on a processor, 1 GiB on an accelerator."""
         if number <= _FEW:
             return _FEW
-        each = max(self._kept_bytes(2) - self._kept_bytes(1), 1)
+        point_bytes = max(self._kept_bytes(2) - self._kept_bytes(1), 1)
         budget = _KEPT_BYTES.get(self.points.device.type, _KEPT_BYTES_ACCELERATOR)
-        return min(max(budget // each, 1), _MOST_POINTS)
+        return min(max(budget // point_bytes, 1), _MOST_POINTS)
 
     def _kept_bytes(self, number: int) -> int:
         """Return the bytes that a forward pass of the first sample, so many times, keeps for its backward pass."""
@@ -295,7 +295,7 @@ class Score:
         rows = torch.zeros(number, dtype=torch.int64, device=self.points.device)
         points = self.points[rows].requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            self.of(points, rows)
+            self.scores_at(points, rows)
         return sum(storage.nbytes() for storage in storages.values())
 
 

@@ -72,9 +72,9 @@ def layer_with_rule(model: nn.Module, images: Tensor, name: str, *, forward: For
     An activation passes relevance on as it is, so that of its output is that of the layer before it.
     """
     layer_outputs, layer = layers_passed(model, images, forward), module_named(model, name, argument="layer")
-    ends = [place for place, (_, module, _) in enumerate(layer_outputs) if module is layer]
-    for candidate, module, output in reversed(layer_outputs[: ends[-1] + 1] if ends else []):
-        if _is_leaf(module) and type(module) not in _ACTIVATIONS and output.shape == layer_outputs[ends[-1]][2].shape:
+    places = [place for place, (_, module, _) in enumerate(layer_outputs) if module is layer]
+    for candidate, module, output in reversed(layer_outputs[: places[-1] + 1] if places else []):
+        if _is_leaf(module) and type(module) not in _ACTIVATIONS and output.shape == layer_outputs[places[-1]][2].shape:
             return candidate
     return name
 
@@ -92,10 +92,10 @@ def check_called_once(cls: Any, model: nn.Module, images: Tensor, *, forward: Fo
         if "used more than once" not in str(error):
             raise
         calls = Counter(name for name, _, _ in layers_passed(model, images, forward))
-        often = ", ".join(f"{name} {number} times" for name, number in calls.items() if number > 1)
+        repeats = ", ".join(f"{name} {number} times" for name, number in calls.items() if number > 1)
         raise ValueError(
             f"Expected the model to call each of its layers once for captum:{cls.__name__}, which keeps one input and "
-            f"output of each, got {often}. Give each call a layer of its own (`self.relu1`, `self.relu2`), or use "
+            f"output of each, got {repeats}. Give each call a layer of its own (`self.relu1`, `self.relu2`), or use "
             "captum:IntegratedGradients or captum:GradientShap, which need no such layers."
         ) from error
 
@@ -103,8 +103,10 @@ def check_called_once(cls: Any, model: nn.Module, images: Tensor, *, forward: Fo
 def layers_passed(model: nn.Module, images: Tensor, forward: Forward | None) -> list[tuple[str, nn.Module, Tensor]]:
     """Return the layers that run for the first image, in the order they finish; all tensors have a graph."""
     with captured_outputs(model) as layer_outputs:
-        first = images[:1].detach()
-        (forward or unwrapped(model))(first.requires_grad_().clone() if first.is_floating_point() else first)
+        first_image = images[:1].detach()
+        (forward or unwrapped(model))(
+            first_image.requires_grad_().clone() if first_image.is_floating_point() else first_image
+        )
     return layer_outputs
 
 

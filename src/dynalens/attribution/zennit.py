@@ -107,8 +107,10 @@ def _canonizers(model: nn.Module, names: Sequence[str] | str | None) -> list[Any
 
 def _built(composite: Any, canonizers: list[Any], arguments: dict[str, Any], x: Tensor) -> Any:
     """Return the composite; numbers for ``low`` and ``high`` become images of them."""
-    ends = {key: torch.as_tensor(arguments[key]).to(x).expand_as(x[:1]) for key in ("low", "high") if key in arguments}
-    return composite(canonizers=canonizers, **(arguments | ends))
+    bounds = {
+        key: torch.as_tensor(arguments[key]).to(x).expand_as(x[:1]) for key in ("low", "high") if key in arguments
+    }
+    return composite(canonizers=canonizers, **(arguments | bounds))
 
 
 @contextmanager
@@ -117,7 +119,7 @@ def _rules_in_place(
 ) -> Iterator[None]:
     """Let the composite's rules stand in the model, after it was checked that they fit it."""
     logits_before = as_logits(logits(x[:1]), targets[:1]).detach()
-    handles = [canonizer for each in composite.canonizers for canonizer in each.apply(model)]
+    handles = [canonizer for canonizer_type in composite.canonizers for canonizer in canonizer_type.apply(model)]
     try:
         with captured_joins() as joins:
             layer_outputs = layers_passed(model, x, logits)
@@ -148,9 +150,9 @@ def _check_rules(
     bare_layers = [(place, module) for place, module in leaves if not (has_rule[place] or _needs_no_rule(module))]
     bare = [f"{place}: {type(module).__name__}" for place, module in bare_layers]
     calls = Counter(place for place, module in leaves if has_rule[place] and any(True for _ in module.parameters()))
-    often = [f"{place}, which is called {number} times" for place, number in calls.items() if number > 1]
+    repeats = [f"{place}, which is called {number} times" for place, number in calls.items() if number > 1]
     functions = [f"the function {function} of two outputs" for function in joins]
-    unfit = bare + often + functions
+    unfit = bare + repeats + functions
     if unfit:
         raise ValueError(
             f"Expected the model to consist of layers that {name} has a rule for, each called once, got {unfit[0]}. "

@@ -191,11 +191,11 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         check_choice("on_error", on_error, ("warn", "raise"))
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
         self._explanations = RunExplanations(self._settings)
-        self._tracked = TrackedSamples()
+        self._tracked_samples = TrackedSamples()
         self._processes: Processes | None = None
         self._pictures: ExplanationPictures | None = None
         self._folder, self._contrasts_on = Path(), True
-        self._ended: tuple[int, int] | None = None  # the last epoch that has ended, and its step of the loggers
+        self._last_epoch: tuple[int, int] | None = None  # the last epoch that has ended, and its step of the loggers
 
     @property
     def _settings(self) -> ExplanationSettings:
@@ -210,10 +210,10 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         if self.target_layer is not None:
             module_named(pl_module, self.target_layer)
         by_id = self._explanations.samples.by_id
-        self._tracked.install(trainer, by_id=by_id, gallery=GallerySource(self._contrasts, self.decode))
-        alone, self._ended = self._tracked.tracker is None, None
-        precision, last = scoring_precision(trainer), last_epoch(trainer)
-        self._explanations.begin_fit(self._settings, precision, alone=alone, last_epoch=last)
+        self._tracked_samples.install(trainer, by_id=by_id, gallery=GallerySource(self._contrasts, self.decode))
+        has_no_tracker, self._last_epoch = self._tracked_samples.tracker is None, None
+        precision, last_number = scoring_precision(trainer), last_epoch(trainer)
+        self._explanations.begin_fit(self._settings, precision, alone=has_no_tracker, last_epoch=last_number)
         self._folder = run_folder(trainer, self.name)
         self._begin_writes(self._folder)
         if self._processes.is_first:
@@ -235,7 +235,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         folder, epoch = self._folder / "explanations", trainer.current_epoch
         self._attempt(folder.name, lambda: forget_epochs(folder, epoch))
         show_as_trained(self._pictures, trainer, pl_module)
-        self._pictures.names = self._tracked.class_names or self._pictures.names
+        self._pictures.names = self._tracked_samples.class_names or self._pictures.names
         writer = tensorboard_writer(trainer)
         if writer is not None:
             write_layout(writer, chart_layouts(trainer))
@@ -244,7 +244,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         """Ask the record for the suspects that are to be explained, and begin to collect them from the batches."""
         self._explanations.schedule.begin_epoch()
         with self._or_switched_off():
-            self._tracked.begin_epoch(trainer)
+            self._tracked_samples.begin_epoch(trainer)
             self._explanations.samples.look_for_suspects(self._suspects_to_explain(trainer.current_epoch))
 
     def on_validation_batch_start(
@@ -270,10 +270,13 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         if self._pictures is None:
             return
         with self._or_switched_off():
-            part = self._tracked.part_of(batch)
+            part = self._tracked_samples.part_of(batch)
             if part is not None:
                 samples = self._explanations.samples
-                part, ids = samples.readable(part, self._tracked.dataset(trainer)), self._tracked.ids_of(trainer, batch)
+                part, ids = (
+                    samples.readable(part, self._tracked_samples.dataset(trainer)),
+                    self._tracked_samples.ids_of(trainer, batch),
+                )
                 samples.begin_step(pl_module, part, ids, choose=not validates_in_epoch(trainer))
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
@@ -284,23 +287,23 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         """Find out from the first steps where images and labels stand in a batch."""
         self._explanations.schedule.end_step()
         samples = self._explanations.samples
-        if self._pictures is not None and not samples.observer.done:
+        if self._pictures is not None and not samples.observer.is_done:
             with self._or_switched_off():
-                samples.end_step(self._tracked.presented_units)
+                samples.end_step(self._tracked_samples.presented_units)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the chosen samples in the first process, while the others wait for it."""
         self._explanations.schedule.end_epoch()
-        self._ended = trainer.current_epoch, log_step(trainer, self.x_axis)
+        self._last_epoch = trainer.current_epoch, log_step(trainer, self.x_axis)
         if self._processes is not None:
-            due = self._explanations.schedule.is_due
-            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, due))
+            is_due = self._explanations.schedule.is_due
+            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, is_due))
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Explain the last epoch if it is due, write the last pictures, and warn if nothing could be explained."""
         if self._processes is not None:
-            left_out = self._explanations.schedule.leaves_out
-            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, left_out))
+            leaves_out = self._explanations.schedule.leaves_out
+            self._processes.in_first(lambda: self._explain_or_stop(trainer, pl_module, leaves_out))
         if self._pictures is None:
             return
         with self._or_switched_off():
@@ -339,21 +342,21 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._pictures, self._processes = None, None
         self._explanations.samples.look_for_suspects(None)
         self._explanations.samples.observer.close()
-        self._tracked.close()
+        self._tracked_samples.close()
 
     def _suspects_to_explain(self, epoch: int) -> Sequence[int | str] | None:
-        due = self._pictures is not None and self._explanations.schedule.is_due(epoch)
-        if not due or not self._explanations.samples.suspects_readable:
+        is_due = self._pictures is not None and self._explanations.schedule.is_due(epoch)
+        if not is_due or not self._explanations.samples.suspects_readable:
             return None
-        return self._tracked.suspects(self.suspects, epoch, in_gallery=self.contrast is not None)
+        return self._tracked_samples.suspects(self.suspects, epoch, in_gallery=self.contrast is not None)
 
-    def _explain_or_stop(self, trainer: Any, pl_module: Any, due: Callable[[int], bool]) -> None:
-        if self._pictures is None or self._ended is None or not due(self._ended[0]):
+    def _explain_or_stop(self, trainer: Any, pl_module: Any, is_due: Callable[[int], bool]) -> None:
+        if self._pictures is None or self._last_epoch is None or not is_due(self._last_epoch[0]):
             return
-        (epoch, step), schedule = self._ended, self._explanations.schedule
+        (epoch, step), schedule = self._last_epoch, self._explanations.schedule
         schedule.begin()
         with self._or_switched_off():
-            units = self._tracked.units(self._explanations.samples.suspect_ids)
+            units = self._tracked_samples.units(self._explanations.samples.suspect_ids)
             explanations = self._explanations.explain(pl_module, units)
             if explanations is None:
                 return  # no sample that can be explained has passed yet

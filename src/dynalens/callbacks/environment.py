@@ -37,13 +37,13 @@ class Unasked(CallbackBase):
     """
 
     name: str | None
-    _made: ClassVar[int]
+    _num_monitors: ClassVar[int]
     _writers: ClassVar[dict[Path, int]]
     """Number of the monitor that writes to a folder."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._made, cls._writers = 0, {}
+        cls._num_monitors, cls._writers = 0, {}
         cls.__name__ = cls.__mro__[2].__name__  # what it is for whoever looks; pickles go by the qualified name
         for hook in _HOOKS:
             setattr(cls, hook, _guarded_hook(getattr(super(), hook)))
@@ -54,20 +54,20 @@ class Unasked(CallbackBase):
 
     def enrol(self) -> None:
         """Count this monitor as the newest of its class."""
-        type(self)._made += 1
-        self._number = type(self)._made
+        type(self)._num_monitors += 1
+        self._number = type(self)._num_monitors
         self.idle = False
 
     @property
     def state_key(self) -> str:
         """Key of the state in a checkpoint; that of the newest monitor is the same in each run of a script."""
-        newest = self._number >= type(self)._made
+        newest = self._number >= type(self)._num_monitors
         return self._generate_state_key(name=NAME if newest else f"{NAME}-{self._number}")
 
     def begin(self, trainer: Any) -> None:
         """Decide whether to work in this fit, and under which name."""
-        same = [callback for callback in trainer.callbacks if type(callback) is type(self)]
-        self.idle = same[-1] is not self
+        siblings = [callback for callback in trainer.callbacks if type(callback) is type(self)]
+        self.idle = siblings[-1] is not self
         if self.idle:
             return
         folder = run_folder(trainer, NAME)
@@ -166,7 +166,7 @@ def _guarded_monitor(key: str, monitor: Any) -> CallbackBase:
     if guarded_class is None:
         raise ValueError(
             f"Expected {key} of {VARIABLE} to return a monitor of dynalens, got {type(monitor).__name__}. Return one "
-            f"of {', '.join(each.__name__ for each in _GUARDED)}."
+            f"of {', '.join(cls.__name__ for cls in _GUARDED)}."
         )
     monitor.__class__, monitor.name = guarded_class, NAME
     monitor.enrol()

@@ -30,7 +30,7 @@ class LastLayer:
         self._step = ExitStack()
         self._calls: LayerCalls | None = None
         self._is_same: Tensor | None = None
-        self._begun = self._has_warned = False
+        self._has_begun = self._has_warned = False
 
     def install(self, model: Any) -> None:
         """A fit begins.
@@ -38,7 +38,7 @@ class LastLayer:
         Raises:
             ValueError: If the model has no such layer.
         """
-        self._noise, self._is_same, self._begun, self._has_warned = GradientNoise(), None, False, False
+        self._noise, self._is_same, self._has_begun, self._has_warned = GradientNoise(), None, False, False
         self._layer = self._find_layer(model) if self.name else None
 
     def _find_layer(self, model: Any) -> nn.Linear:
@@ -80,11 +80,11 @@ class LastLayer:
         layer_probabilities, loss_probabilities = (
             part.float().softmax(dim=1) for part in (two_class_logits(logits), presentation.logits)
         )
-        same = (layer_probabilities - loss_probabilities).abs().amax() < _SAME
-        self._is_same = same if self._is_same is None else self._is_same & same
-        if not self._begun:
+        is_same = (layer_probabilities - loss_probabilities).abs().amax() < _SAME
+        self._is_same = is_same if self._is_same is None else self._is_same & is_same
+        if not self._has_begun:
             self._check_same()  # the only time that a step waits for the device
-            self._begun = True
+            self._has_begun = True
         try:
             self._noise.update(features, logits, targets, bias=self._layer.bias is not None)
         except Exception as error:  # noqa: BLE001  # such as a full device: the training needs no noise
@@ -107,7 +107,7 @@ class LastLayer:
             if isinstance(features, Tensor) and features.ndim == 2 and len(features) == len(call.value) == rows:
                 return call
             text = f"{rows} targets and inputs {tuple(getattr(features, 'shape', ()))} of the layer"
-        if not self._begun:
+        if not self._has_begun:
             raise CaptureError(
                 f"Expected the layer of `gradient_noise` to get one row for each sample, got {text}. {_ADVICE}"
             )

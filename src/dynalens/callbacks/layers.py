@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynalens.callbacks.base import NamedCallback, Setting
 from dynalens.callbacks.paced import PacedPictures
-from dynalens.capture import BatchObserver, CaptureError, copied, inputs_to_show
+from dynalens.capture import BatchObserver, CaptureError, batch_copy, inputs_to_show
 from dynalens.host import (
     Processes,
     check_whole_model,
@@ -141,8 +141,8 @@ class LayerMonitor(PacedPictures, NamedCallback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Find out where a batch holds its inputs. Without a validation, also collect inputs from training batches."""
-        if self._pictures is not None and self.inputs == "auto" and not self._observer.done:
-            self._unlearned = copied(batch)  # the step may work in place
+        if self._pictures is not None and self.inputs == "auto" and not self._observer.is_done:
+            self._unlearned = batch_copy(batch)  # the step may work in place
             self._observer.start(pl_module, batch)
         if not trainer.enable_validation:
             self._begin(trainer, pl_module, batch)

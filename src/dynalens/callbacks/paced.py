@@ -22,7 +22,7 @@ class PacedPictures(GuardedPictures):
     on_error: str
     _processes: Processes | None
     _schedule: Schedule
-    _ended: tuple[int, int] | None  # the last epoch that has ended, and its step in the logger
+    _last_epoch: tuple[int, int] | None  # the last epoch that has ended, and its step in the logger
 
     def _set_pace(
         self, every_n_epochs: int, max_overhead: float | None, x_axis: str, *, name: str | None, on_error: str
@@ -35,10 +35,10 @@ class PacedPictures(GuardedPictures):
         self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
         self._begin_schedule()
 
-    def _begin_schedule(self, last: int | None = None) -> None:
+    def _begin_schedule(self, last_number: int | None = None) -> None:
         """Begin a fit whose last epoch is ``last``, None if that is not known."""
-        self._schedule = Schedule(self.every_n_epochs, self.max_overhead, last)
-        self._ended = None
+        self._schedule = Schedule(self.every_n_epochs, self.max_overhead, last_number)
+        self._last_epoch = None
 
     def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
         """Make the results of this epoch and show them at this step of the logger."""
@@ -59,21 +59,21 @@ class PacedPictures(GuardedPictures):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Make the results if they are due, in the first process, while the others wait for it."""
         self._schedule.end_epoch()
-        self._ended = trainer.current_epoch, log_step(trainer, self.x_axis)
+        self._last_epoch = trainer.current_epoch, log_step(trainer, self.x_axis)
         self._make_in_first(trainer, pl_module, self._schedule.is_due)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Make the results of the last epoch if training stopped earlier than planned."""
         self._make_in_first(trainer, pl_module, self._schedule.leaves_out)
 
-    def _make_in_first(self, trainer: Any, pl_module: Any, due: Callable[[int], bool]) -> None:
+    def _make_in_first(self, trainer: Any, pl_module: Any, is_due: Callable[[int], bool]) -> None:
         if self._processes is not None:
-            self._processes.in_first(lambda: self._make_if(due, trainer, pl_module))
+            self._processes.in_first(lambda: self._make_if(is_due, trainer, pl_module))
 
-    def _make_if(self, due: Callable[[int], bool], trainer: Any, pl_module: Any) -> None:
-        if self._pictures is None or self._ended is None or not due(self._ended[0]):
+    def _make_if(self, is_due: Callable[[int], bool], trainer: Any, pl_module: Any) -> None:
+        if self._pictures is None or self._last_epoch is None or not is_due(self._last_epoch[0]):
             return
-        epoch, step = self._ended
+        epoch, step = self._last_epoch
         self._schedule.begin()
         with self._or_switched_off():
             self._make(trainer, pl_module, epoch=epoch, step=step)

@@ -162,11 +162,11 @@ class TrainingDynamicsMonitor(RecordingCallback):
         super().__init__(live)
         self.name = name
         self._log: DynamicsLog | None = None
-        self._observer = BatchObserver(alone=False)
+        self._observer = BatchObserver(is_only_one=False)
         self._identity = SampleIdentity(resolved(index), loader)
         self._step = TrainingStep(self._identity, capture, self._features, views)
         self._processes: Processes | None = None
-        self._active, self._begun, self._announcements = False, False, set[bool]()
+        self._is_active, self._has_begun, self._announcements = False, False, set[bool]()
 
     def reset(self) -> None:
         """Forget the record; the next fit starts a new one."""
@@ -185,13 +185,13 @@ class TrainingDynamicsMonitor(RecordingCallback):
             check_tensorboard(trainer, "projector_every_n_epochs")
         self._processes = Processes(trainer)
         self._live.use(RecordFolder(Path(self.save_dir) if self.save_dir else run_folder(trainer, self.name)))
-        self._active, self._begun, self._announcements = True, False, set()
-        self._observer = BatchObserver(alone=False)
+        self._is_active, self._has_begun, self._announcements = True, False, set()
+        self._observer = BatchObserver(is_only_one=False)
         self._step.install(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin or continue the record of this dataset."""
-        if not self._active:
+        if not self._is_active:
             return
         self._begin(trainer)
         assert self._processes is not None
@@ -204,7 +204,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Follow the training loader again, because Lightning may have made a new one."""
-        if self._active:
+        if self._is_active:
             self._find_samples(trainer)
             self._step.begin_epoch()
             if self._log is not None:
@@ -212,10 +212,10 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Begin to observe the training step."""
-        if not self._active:
+        if not self._is_active:
             return
         if batch_idx == 0 or self._live.current is None:  # asked once an epoch, as each question takes its time
-            self._begin_steps(trainer, first=batch_idx == 0)
+            self._begin_steps(trainer, is_first_step=batch_idx == 0)
         if self._log is not None:  # now, because the step may work in place
             if self._log.copies:
                 inputs = inputs_to_show(self._identity.part_of(batch), self._observer.layout, rows=True)
@@ -226,7 +226,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
         """Note the loss of the step, from which gradients are computed."""
-        if self._active:
+        if self._is_active:
             self._step.before_backward(loss)
             self._last_layer.close()
             self._observer.stop()
@@ -236,7 +236,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._step.stop()
         self._observer.finish()
         self._last_layer.close()
-        if self._active and self._processes is not None:
+        if self._is_active and self._processes is not None:
             self._processes.in_step(lambda: self._record(trainer, outputs, batch))
         if self._log is not None:
             self._log.schedule.end_step()
@@ -248,7 +248,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Add the epoch to the record, write the record and log it."""
-        if not self._active or self._processes is None:
+        if not self._is_active or self._processes is None:
             return
         self._processes.end_steps(self._step.end_epoch)
         if self._log is not None:
@@ -263,12 +263,12 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Write the tables and undo what ``setup`` installed."""
-        if not self._active:
+        if not self._is_active:
             return
         try:
-            if not self._begun and self._live.dynamics is not None:
+            if not self._has_begun and self._live.dynamics is not None:
                 self._begin(trainer, training=False)  # nothing was left to train
-            elif not self._begun:
+            elif not self._has_begun:
                 self._identity.check_samples()
             if self._live.open_epoch is not None:
                 self._end_epoch(self._live.open_epoch)
@@ -281,7 +281,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Do what ``teardown`` does, which Lightning does not call after an exception. Drop the unfinished epoch."""
         try:
-            if self._active:
+            if self._is_active:
                 self._live.cut_off()
             self._end_fit()
         except Exception as error:  # noqa: BLE001  # the user's own exception is the one to see
@@ -296,14 +296,14 @@ class TrainingDynamicsMonitor(RecordingCallback):
         self._identity.check_processes(self._processes, self._live.num_samples)
         self._describe_samples()
         self._processes.in_first(self._live.begin_files)
-        self._begun = True
+        self._has_begun = True
 
-    def _begin_steps(self, trainer: Any, *, first: bool) -> None:
+    def _begin_steps(self, trainer: Any, *, is_first_step: bool) -> None:
         if self._live.open_epoch is not None and self._live.open_epoch != self._epoch(trainer):
             # The checkpoint was saved after the epoch's last step: Lightning goes on.
             self._end_epoch(self._live.open_epoch)
         epoch = self._epoch(trainer)
-        self._live.begin_steps(epoch, is_first_step=first)
+        self._live.begin_steps(epoch, is_first_step=is_first_step)
         if self._processes is not None and self._processes.is_first:
             self._live.write_under_way(epoch)
 
@@ -318,9 +318,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
             self._live.update(rows, logits, targets, units)
             if self._log is not None:
                 self._log.note(rows, units)
-            if presentation.several not in self._announcements:
+            if presentation.has_other_losses not in self._announcements:
                 announce(f"dynalens: {presentation.source}; {self._identity.in_words}{self._live.continued}")
-                self._announcements.add(presentation.several)
+                self._announcements.add(presentation.has_other_losses)
         elif self._step.misses:
             self._live.leave_out(self._epoch(trainer))
         self._step.close()
@@ -349,8 +349,8 @@ class TrainingDynamicsMonitor(RecordingCallback):
         if self._live.dynamics is None:
             return {}
         # A collective would dead-lock where one process alone writes a checkpoint, as on an exception.
-        alone = self._processes is None or self._processes.number == 1
-        return self._live.state(is_only_process=alone) | self._identity.state() | {"features": self._features.state()}
+        record = self._live.state(is_only_process=self._processes is None or self._processes.number == 1)
+        return record | self._identity.state() | {"features": self._features.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the record of a checkpoint."""
@@ -367,13 +367,13 @@ class TrainingDynamicsMonitor(RecordingCallback):
         return self._identity
 
     def _end_fit(self) -> None:
-        if not self._active:
+        if not self._is_active:
             return
-        self._active, self.presented_units = False, None
+        self._is_active, self.presented_units = False, None
         self._observer.close()
         self._step.end_fit()
         self._last_layer.end_fit()
-        if self._live.epochs and self._begun and self._processes and self._processes.is_first:
+        if self._live.epochs and self._has_begun and self._processes and self._processes.is_first:
             if self._log is None:
                 self._live.end_files({})
             else:
@@ -396,5 +396,5 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     def followed_suspects(self, epoch: int) -> int:
         """Return the largest number of suspects in the gallery of this epoch, 0 if no gallery is drawn."""
-        due = self._log is None or self._log.schedule.is_due(self._live.epoch(epoch))
-        return self._log_settings.followed_suspects(epoch) if due else 0
+        is_due = self._log is None or self._log.schedule.is_due(self._live.epoch(epoch))
+        return self._log_settings.followed_suspects(epoch) if is_due else 0

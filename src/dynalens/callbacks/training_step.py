@@ -40,7 +40,7 @@ class TrainingStep:
 
     def __init__(self, identity: SampleIdentity, capture: Capture, features: LayerFeatures, views: int) -> None:
         self._identity, self._features, self._views = identity, features, views
-        self._first = self._is_automatic = True
+        self._is_first_step = self._is_automatic = True
         self._capture, self._pairs = StepCapture(capture), ClaimedPairs()
         self.rows = StepRows(identity)
         self.units: tuple[str, Tensor] | None = None
@@ -52,7 +52,7 @@ class TrainingStep:
         self._pairs = ClaimedPairs()
         self.rows.begin(trainer, traces=not is_compiled(pl_module))
         self._identity.install(trainer)
-        self._first, self._told_of_miss, self._has_epoch = True, False, False
+        self._is_first_step, self._told_of_miss, self._has_epoch = True, False, False
 
     def begin_epoch(self) -> None:
         """An epoch begins."""
@@ -62,9 +62,9 @@ class TrainingStep:
     def start(self, pl_module: Any, batch: Any) -> None:
         """A step begins."""
         self.rows.start(batch)
-        if self._first:
+        if self._is_first_step:
             self._capture.expect_labels(labels_each(self._identity.dataset))
-            self._first = False
+            self._is_first_step = False
         self._capture.start(pl_module)
         self._pairs.start()
         if self._features.name is not None:
@@ -112,7 +112,7 @@ class TrainingStep:
             self._miss(error)
         if presentation is None:
             return None
-        self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.given)
+        self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.step_targets)
         self._pairs.check(presentation, self.rows.rows_of, accumulates=trainer.accumulate_grad_batches)
         target_rows = self.rows.of_targets(trainer, batch, rows, presentation, self._views)
         self._capture.trust_targets(self.rows.confirmed)

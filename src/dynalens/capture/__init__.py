@@ -1,14 +1,14 @@
 """The logits and targets that a training step has really computed with."""
 
-from dynalens.capture.asked import Capture
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
-from dynalens.capture.claimed import ClaimedPairs
-from dynalens.capture.entries import copied
+from dynalens.capture.capture_argument import Capture
+from dynalens.capture.entries import batch_copy
 from dynalens.capture.graph import share_values
 from dynalens.capture.labels import class_labels, first_labels, have_several, name_no_classes
 from dynalens.capture.layout import BatchLayout, BatchObserver
+from dynalens.capture.pair_check import ClaimedPairs
 from dynalens.capture.presentation import Presentation
-from dynalens.capture.reordered import OrderCheck, SameNumbers, is_reordered
+from dynalens.capture.row_order import OrderCheck, SameNumbers, is_reordered
 from dynalens.capture.sequences import MASK, padding_of
 from dynalens.capture.step import StepCapture
 
@@ -23,8 +23,8 @@ __all__ = [
     "Presentation",
     "SameNumbers",
     "StepCapture",
+    "batch_copy",
     "class_labels",
-    "copied",
     "first_labels",
     "have_several",
     "images_and_labels",

@@ -2,7 +2,7 @@
 
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.loss_tap import LOSSES, REGRESSIONS
-from dynalens.capture.losses import StepLosses, different, listed
+from dynalens.capture.losses import StepLosses, calls_in_words, different
 from dynalens.capture.regression import REMEDY as OF_NUMBERS
 
 REMEDY = (
@@ -24,12 +24,12 @@ def not_one_loss(calls: str, losses: StepLosses, of_numbers: StepLosses, *, is_m
         of_numbers: Its losses of numbers.
         is_manual: Whether the step begins its backward passes, as one with an inner loop does.
     """
-    numbers = different(of_numbers.computed)
-    others = f" (not counting losses whose targets are no labels, {listed(numbers)})" if numbers else ""
-    few_shot = _FEW_SHOT if is_manual and len(different(losses.computed)) > 2 else ""
-    regression = "" if losses.computed else f" For a regression: {OF_NUMBERS}"
+    numbers = different(of_numbers.calls)
+    exclusion = f" (not counting losses whose targets are no labels, {calls_in_words(numbers)})" if numbers else ""
+    few_shot = _FEW_SHOT if is_manual and len(different(losses.calls)) > 2 else ""
+    regression = "" if losses.calls else f" For a regression: {OF_NUMBERS}"
     hint = f" Losses that need no argument: {', '.join((*LOSSES, *REGRESSIONS))}." if calls == "none" else ""
     return CaptureError(
         "Expected one classification loss in a training step, or one loss of numbers whose targets are labels of "
-        f"the batch, got {calls}{others}. {REMEDY}{few_shot}{regression}{hint}"
+        f"the batch, got {calls}{exclusion}. {REMEDY}{few_shot}{regression}{hint}"
     )

@@ -47,7 +47,7 @@ def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, 
     if len(candidates) != 1:
         raise CaptureError(
             f"Expected one label in the batch (its second entry, or a key of {', '.join(LABEL_KEYS)}), got "
-            f"{len(candidates)} in {described(batch)}. Pass {remedy}."
+            f"{len(candidates)} in {summary(batch)}. Pass {remedy}."
         )
     return candidates[0]
 
@@ -77,8 +77,8 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
     tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)
     if not tensors or images.ndim < 2 or labels.shape[:1] != images.shape[:1] or class_labels(labels) is None:
         raise CaptureError(
-            f"Expected images (N, C, ...), rows (N, F) or tokens (N, T) with a label each, got {described(images)} and "
-            f"{described(labels)}. Pass {_INPUTS}."
+            f"Expected images (N, C, ...), rows (N, F) or tokens (N, T) with a label each, got {summary(images)} and "
+            f"{summary(labels)}. Pass {_INPUTS}."
         )
     return images, labels
 
@@ -86,12 +86,12 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
 def _images_and_units(batch: Any, layout: BatchLayout) -> tuple[Tensor, Tensor]:
     """Return the inputs of a batch and the class of each token (N, T) or pixel (N, H, W), or labels (N, K, H, W)."""
     images, entry = input_of(batch, layout), entry_at(batch, layout.labels)
-    labels = None if entry is None or entry.is_complex() or entry.ndim < 2 else layout.units.of(entry)
+    labels = None if entry is None or entry.is_complex() or entry.ndim < 2 else layout.units.labels_of(entry)
     if isinstance(images, Tensor) and images.ndim > 1 and labels is not None and len(labels) == len(images):
         return images, labels
     raise CaptureError(
         "Expected the batch to hold the class of each token (N, T) or pixel (N, H, W), or the labels of each "
-        f"pixel (N, K, H, W), that the loss is given, got {described(images)} as inputs and {described(entry)} as "
+        f"pixel (N, K, H, W), that the loss is given, got {summary(images)} as inputs and {summary(entry)} as "
         f"targets. Perhaps `training_step` makes the targets: pass {_INPUTS}."
     )
 
@@ -115,8 +115,8 @@ def input_of(batch: Any, layout: BatchLayout | None = None) -> Any:
         return inputs
     usual = _usual_input_of(batch)
     if layout is not None and isinstance(usual, Tensor) and usual is entry_at(batch, layout.labels):
-        others = (leaf for _, leaf in leaves(batch) if leaf.ndim > 1 and len(leaf) == len(usual) and leaf is not usual)
-        return next(others, usual)  # labels stand first, and a step scales its inputs itself
+        rest = (leaf for _, leaf in leaves(batch) if leaf.ndim > 1 and len(leaf) == len(usual) and leaf is not usual)
+        return next(rest, usual)  # labels stand first, and a step scales its inputs itself
     return usual
 
 
@@ -136,7 +136,7 @@ def _usual_labels_of(batch: Any) -> Any:
     return batch[1] if pair else labels_of(batch, remedy=_INPUTS)
 
 
-def described(value: Any) -> str:
+def summary(value: Any) -> str:
     """Return what an error says of a value."""
     if isinstance(value, Mapping):
         return f"a dict with the keys {sorted(map(str, value))}"

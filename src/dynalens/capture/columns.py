@@ -19,10 +19,10 @@ def of_columns(calls: Sequence[LossCall]) -> LossCall | None:
     Returns:
         A call with logits and targets ``(N, K)``, if the calls have all K columns of one tensor, once each.
     """
-    first = calls[0]
-    columns = [_column(call, first) for call in calls]
+    first_call = calls[0]
+    columns = [_column(call, first_call) for call in calls]
     numbers = [number for number in columns if number is not None]
-    base = first.logits._base
+    base = first_call.logits._base
     if base is None or base.ndim != 2 or sorted(numbers) != list(range(base.shape[1])) or len(calls) != len(numbers):
         return None
     if len({call.targets.data_ptr() for call in calls}) < len(calls):
@@ -30,23 +30,23 @@ def of_columns(calls: Sequence[LossCall]) -> LossCall | None:
     in_order = [call for _, call in sorted(zip(numbers, calls, strict=True), key=lambda pair: pair[0])]
     logits = torch.stack([call.logits.flatten() for call in in_order], dim=1)
     targets = torch.stack([call.targets.flatten() for call in in_order], dim=1)
-    counted = [call.is_counted() for call in in_order]
+    loss_masks = [call.is_counted() for call in in_order]
     weight = None
-    if any(mask is not None for mask in counted):
+    if any(mask is not None for mask in loss_masks):
         masks = [
             torch.ones_like(call.targets) if mask is None else mask
-            for mask, call in zip(counted, in_order, strict=True)
+            for mask, call in zip(loss_masks, in_order, strict=True)
         ]
         weight = torch.stack([mask.flatten() for mask in masks], dim=1).to(logits.dtype)
-    return first._replace(logits=logits, targets=targets, weight=weight, entries=None)
+    return first_call._replace(logits=logits, targets=targets, weight=weight, entries=None)
 
 
-def _column(call: LossCall, first: LossCall) -> int | None:
+def _column(call: LossCall, first_call: LossCall) -> int | None:
     """Return which column of the first call's output the logits of this one are; None where they are none of it."""
     logits, base = call.logits, call.logits._base
-    if base is None or base is not first.logits._base or base.ndim != 2:
+    if base is None or base is not first_call.logits._base or base.ndim != 2:
         return None
-    if call.name != first.name or call.name not in BINARY or call.weight is not None:
+    if call.name != first_call.name or call.name not in BINARY or call.weight is not None:
         return None
     is_column = logits.shape in ((len(base),), (len(base), 1)) and logits.stride(0) == base.stride(0)
     if not is_column or call.targets.shape != logits.shape:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import entry_at, leaves
-from dynalens.capture.flat import FlatTargets
+from dynalens.capture.flat_targets import FlatTargets
+from dynalens.capture.label_rows import without_ignored
 from dynalens.capture.sequences import FrontPadding, label_axis
-from dynalens.capture.several import without_ignored
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
 from dynalens.units import UnitPresentation, dense, dense_binary, dense_labels
@@ -28,14 +28,14 @@ class DenseTargets:
     the order of its rows. The first batches are compared; in later ones nothing waits for the device.
 
     Args:
-        several: Whether a pixel may have any number of labels although in the first batch each has one, and whether
+        multi_label: Whether a pixel may have any number of labels although in the first batch each has one, and whether
             targets with three axes are labels of tokens, (N, T, K), although the batch has no tokens.
     """
 
-    def __init__(self, *, several: bool = False) -> None:
-        self._several, self._levels = several, FixedLevels()
+    def __init__(self, *, multi_label: bool = False) -> None:
+        self._multi_label, self._levels = multi_label, FixedLevels()
         self._flat: FlatTargets | None = None
-        self._looks, self._first = _LOOKS, 0
+        self._looks, self._place = _LOOKS, 0
         self._is_dense = self._has_one_hot = False
         self._label_axis: int | None = None
         self._knows_axis = False
@@ -53,15 +53,15 @@ class DenseTargets:
         shape, rows = logits.shape, self._samples  # not by `len`, which takes three calls
         return len(shape) == 2 and shape[1] > 1 and shape[0] == rows and targets.shape == shape[:1]
 
-    def of_classes(
-        self, logits: Tensor, targets: Tensor, counted: Tensor | None = None, class_weight: Tensor | None = None
+    def units_of_classes(
+        self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None, class_weight: Tensor | None = None
     ) -> Shown | None:
         """Return what a loss of classes shows of tokens or pixels; None where each sample has one class.
 
         Args:
             logits: Those of the loss.
             targets: Its targets, negative where it ignores them, or of the logits' shape with one 1 for each.
-            counted: Which of them have a part in the loss; default: all.
+            loss_mask: Which of them have a part in the loss; default: all.
             class_weight: Shape ``(K,)``; a class of weight 0 has no part.
 
         Raises:
@@ -69,90 +69,92 @@ class DenseTargets:
         """
         logits, targets = logits.detach(), _without_channel(logits, targets.detach())
         if targets.is_floating_point() or targets.is_complex():
-            each_label = self._several or (counted is not None and counted.shape[1:] == targets.shape[1:])
+            each_label = self._multi_label or (loss_mask is not None and loss_mask.shape[1:] == targets.shape[1:])
             classes = None if each_label else self._of_one_hot(logits, targets)
             if classes is None:
                 return None
             targets = classes
-        targets = _without(targets, counted, class_weight)
-        first = self._first_place(targets) if logits.ndim == 3 else 0
+        targets = _without(targets, loss_mask, class_weight)
+        place = self._first_place(targets) if logits.ndim == 3 else 0
         if logits.ndim == 2 and targets.shape == logits.shape[:1]:
             shape = self._shape_of_rows(targets)
             if shape is None or self._flat is None:
                 return None
-            if self._flat.selected:
+            if self._flat.is_selection:
                 logits, targets = _put_back(logits, targets, entry_at(self._batch, self._flat.path))
-            first = self._flat.first
+            place = self._flat.begin
             logits, targets = logits.reshape(*shape, logits.shape[1]).movedim(-1, 1), targets.reshape(shape)
         if not self._takes(logits, targets):
             return None
         self._is_dense = True
         if targets.ndim == 2:
             self._front_padding.look(leaves(self._batch))
-        return dense(logits, targets.long(), (targets >= 0) | (targets == NOT_A_CLASS), first=first), targets
+        return dense(logits, targets.long(), (targets >= 0) | (targets == NOT_A_CLASS), begin=place), targets
 
-    def in_rows(self, logits: Tensor, targets: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def rows_of_samples(
+        self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return logits and targets of N samples with K labels each as (N, K), where a loss has them flat.
 
         Those of N x T tokens, (N T, K), are returned as (N, T, K).
         """
         if targets.ndim == 2 and targets.shape == logits.shape and (self._samples or len(targets)) < len(targets):
             shape = self._shape_of_rows(targets.flatten())
-            if shape is not None and len(shape) == 3 and self._flat is not None and not self._flat.selected:
-                is_counted = None if counted is None else counted.expand_as(targets).reshape(shape)
+            if shape is not None and len(shape) == 3 and self._flat is not None and not self._flat.is_selection:
+                is_counted = None if loss_mask is None else loss_mask.expand_as(targets).reshape(shape)
                 return logits.reshape(shape), targets.reshape(shape), is_counted
-            return logits, targets, counted
+            return logits, targets, loss_mask
         if not targets.is_floating_point() or targets.shape[1:] not in ((), (1,)) or logits.numel() != targets.numel():
-            return logits, targets, counted
+            return logits, targets, loss_mask
         shape = self._shape_of_rows(targets.flatten())
-        if shape is None or len(shape) > 2 or self._flat is None or self._flat.selected:
-            return logits, targets, counted
-        is_counted = None if counted is None else counted.expand_as(targets).reshape(shape)
+        if shape is None or len(shape) > 2 or self._flat is None or self._flat.is_selection:
+            return logits, targets, loss_mask
+        is_counted = None if loss_mask is None else loss_mask.expand_as(targets).reshape(shape)
         return logits.reshape(shape), targets.reshape(shape), is_counted
 
-    def of_labels(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Shown | None:
+    def units_of_labels(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> Shown | None:
         """Return what a binary loss shows of pixels with one label each, with classes in one-hot form, or several.
 
         Tokens are told from pixels by the first batch.
         """
         if targets.ndim == 3 and targets.shape == logits.shape and (axis := self._axis_of_labels(targets)) is not None:
             self._front_padding.look(leaves(self._batch))
-            return self._of_several(logits, targets, counted, axis)
-        units = self.of_masks(logits, targets, counted) or self.of_classes(logits, targets, counted)
+            return self._units_of_several(logits, targets, loss_mask, axis)
+        units = self.units_of_masks(logits, targets, loss_mask) or self.units_of_classes(logits, targets, loss_mask)
         if units is not None or targets.ndim < 4 or targets.shape != logits.shape or self._has_one_hot:
             return units
-        return self._of_several(logits, targets, counted, axis=1)
+        return self._units_of_several(logits, targets, loss_mask, axis=1)
 
-    def _of_several(self, logits: Tensor, targets: Tensor, counted: Tensor | None, axis: int) -> Shown | None:
+    def _units_of_several(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None, axis: int) -> Shown | None:
         """Return what a loss shows of pixels or tokens with several labels, which stand on this axis."""
         targets = targets.detach()
-        bits = self._levels.binary(without_ignored(targets, counted).flatten()).view(targets.shape)
-        if not self._levels.known:
+        bits = self._levels.binary(without_ignored(targets, loss_mask).flatten()).view(targets.shape)
+        if not self._levels.is_known:
             return None
-        is_counted = None if counted is None else counted.expand_as(targets).movedim(axis, 1)
+        is_counted = None if loss_mask is None else loss_mask.expand_as(targets).movedim(axis, 1)
         return dense_labels(logits.movedim(axis, 1), bits.movedim(axis, 1), is_counted), targets
 
     def _axis_of_labels(self, targets: Tensor) -> int | None:
         """Return on which axis the labels of tokens stand; None where these are masks. The first batch tells."""
         if not self._knows_axis:
             self._knows_axis = True
-            self._label_axis = label_axis(targets, leaves(self._batch)) or (2 if self._several else None)
+            self._label_axis = label_axis(targets, leaves(self._batch)) or (2 if self._multi_label else None)
         return self._label_axis
 
-    def of_masks(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> Shown | None:
+    def units_of_masks(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> Shown | None:
         """Return what a binary loss shows of pixels; None where these are no masks.
 
         Args:
             logits: Those of the loss, one for each pixel.
             targets: Its targets, 0 and 1, or both smoothed by a fixed amount.
-            counted: Which of them have a part in the loss; default: all.
+            loss_mask: Which of them have a part in the loss; default: all.
         """
         mask = self._mask_of(targets.detach()) if logits.numel() == targets.numel() else None
         if mask is None:
             return None
-        is_counted = None if counted is None else counted.expand_as(targets).reshape(mask.shape)
+        is_counted = None if loss_mask is None else loss_mask.expand_as(targets).reshape(mask.shape)
         classes = self._levels.binary(without_ignored(mask, is_counted).flatten()).view(mask.shape)
-        if not self._levels.known:
+        if not self._levels.is_known:
             return None
         return dense_binary(logits.detach().reshape(mask.shape), classes, is_counted), mask
 
@@ -164,7 +166,7 @@ class DenseTargets:
         """Return targets of a binary loss as masks (N, H, W); None where they are none."""
         if targets.ndim == 1 or targets.shape[1:] == (1,):
             shape = self._shape_of_rows(targets.flatten())
-            if shape is not None and self._flat is not None and not self._flat.selected:
+            if shape is not None and self._flat is not None and not self._flat.is_selection:
                 targets = targets.reshape(shape)
         if targets.ndim > 3 and targets.shape[1] == 1:
             return targets.squeeze(1)
@@ -189,11 +191,11 @@ class DenseTargets:
 
     def _first_place(self, targets: Tensor) -> int:
         """Return the place of the first of targets (N, T) in its row of the batch; 0 where it is not known."""
-        if self._looks and not self._first and targets.ndim == 2 and len(targets) == self._samples:
+        if self._looks and not self._place and targets.ndim == 2 and len(targets) == self._samples:
             flat = FlatTargets.told_by(targets.flatten(), leaves(self._batch), len(targets))
-            self._first = 0 if flat is None else flat.first
+            self._place = 0 if flat is None else flat.begin
             self._looks -= 1
-        return self._first
+        return self._place
 
     def _shape_of_rows(self, targets: Tensor) -> tuple[int, ...] | None:
         """Return the shape (N, ...) of flat targets; None where these are rows of samples, or not known."""
@@ -213,10 +215,10 @@ class DenseTargets:
         return None if self._flat is None else self._flat.shape(self._batch, rows, samples)
 
 
-def _without(targets: Tensor, counted: Tensor | None, class_weight: Tensor | None) -> Tensor:
+def _without(targets: Tensor, is_counted: Tensor | None, class_weight: Tensor | None) -> Tensor:
     """Return targets, of which those without a part in the loss are ignored."""
-    if counted is not None and counted.shape == targets.shape:
-        targets = targets.masked_fill(~counted, IGNORED)
+    if is_counted is not None and is_counted.shape == targets.shape:
+        targets = targets.masked_fill(~is_counted, IGNORED)
     if class_weight is not None:
         has_weight = (class_weight.detach() != 0)[targets.clamp(0, len(class_weight) - 1)]
         targets = targets.masked_fill(~has_weight & (targets >= 0), IGNORED)

@@ -45,7 +45,7 @@ def entry_at(batch: Any, path: Path | None) -> Tensor | None:
     return batch if isinstance(batch, Tensor) else None
 
 
-def copied(batch: Any) -> Any:
+def batch_copy(batch: Any) -> Any:
     """Return the batch with copies of its tensors, which a step that works in place does not change."""
     return apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone(), allow_frozen=True)
 

@@ -73,10 +73,10 @@ def origin(logits: Tensor) -> Any:
         (True, False)
     """
     node = logits.grad_fn
-    return logits if node is None else _behind(node)
+    return logits if node is None else _source_node(node)
 
 
-def have_same_origin(one: Tensor, other: Tensor) -> bool:
+def have_same_origin(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors hold the same values of the graph, however they were viewed, reshaped or converted.
 
     Example:
@@ -85,7 +85,7 @@ def have_same_origin(one: Tensor, other: Tensor) -> bool:
         >>> have_same_origin(first.float(), first.view(-1)), have_same_origin(first, second)
         (True, False)
     """
-    return one is other or source_of(one) == source_of(other)
+    return a is b or source_of(a) == source_of(b)
 
 
 def source_of(values: Tensor) -> tuple[Any, int]:
@@ -102,7 +102,7 @@ def source_of(values: Tensor) -> tuple[Any, int]:
     return node, number
 
 
-def share_values(one: Tensor, other: Tensor) -> bool:
+def share_values(a: Tensor, b: Tensor) -> bool:
     """Return whether two results of a network may be made of the same numbers of it; parts of one output are not.
 
     Example:
@@ -111,20 +111,20 @@ def share_values(one: Tensor, other: Tensor) -> bool:
         >>> share_values(logits / 2, logits), share_values(first, second), share_values(first, logits[1:])
         (True, False, True)
     """
-    return bool(_outputs(one) & _outputs(other)) and not _are_apart(one, other)
+    return bool(_outputs(a) & _outputs(b)) and not _are_apart(a, b)
 
 
 def _outputs(values: Tensor) -> set[Node]:
     """Return the operations of a network whose results the values are made of."""
-    behind = nodes_behind([values.grad_fn], NETWORK)
-    return {node for node in behind if node.name().startswith(NETWORK) and node.name() != _PARAMETER}
+    nodes = nodes_behind([values.grad_fn], NETWORK)
+    return {node for node in nodes if node.name().startswith(NETWORK) and node.name() != _PARAMETER}
 
 
-def _are_apart(one: Tensor, other: Tensor) -> bool:
+def _are_apart(a: Tensor, b: Tensor) -> bool:
     """Return whether both are views of one result, of different numbers of it."""
-    whole = one._base is not None and one._base is other._base
-    begins, ends = zip(*((each.data_ptr(), _end(each)) for each in (one, other)), strict=True)
-    return whole and one.is_contiguous() and other.is_contiguous() and max(begins) >= min(ends)
+    have_one_base = a._base is not None and a._base is b._base
+    starts, stops = zip(*((values.data_ptr(), _end(values)) for values in (a, b)), strict=True)
+    return have_one_base and a.is_contiguous() and b.is_contiguous() and max(starts) >= min(stops)
 
 
 def _end(values: Tensor) -> int:
@@ -141,7 +141,7 @@ def comes_from(logits: Tensor, names: tuple[str, ...]) -> bool:
     """
     node = origin(logits)
     while not isinstance(node, Tensor) and node.name().startswith(_CHOOSES):
-        node = _behind(node.next_functions[0][0])
+        node = _source_node(node.next_functions[0][0])
     return not isinstance(node, Tensor) and node.name() in names
 
 
@@ -167,7 +167,7 @@ def divides_exponentials(logits: Tensor) -> bool:
     return False
 
 
-def _behind(node: Node) -> Any:
+def _source_node(node: Node) -> Any:
     while node.name() in _SAME_VALUES:
         node = node.next_functions[0][0]
     return getattr(node, "variable", node)
@@ -189,7 +189,7 @@ def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
         logits = inputs.get(node)
         logits = _logits_of(node) if logits is None else logits
         if logits is not None and logits.ndim <= 2 and _over_classes(node, logits):
-            source, is_negated = _unsigned(node)
+            source, is_negated = _source_and_sign(node)
             if not is_negated or source not in activations:
                 activations[source] = Activation(
                     (-logits if is_negated else logits).detach(), node.name(), node, is_negated
@@ -236,8 +236,8 @@ def _takes_all_rows(node: Node) -> bool:
     """Return whether an operation is a slice of all rows, which older releases of torch note for ``logits[:, 1:]``."""
     if not node.name().startswith("Slice"):
         return False
-    first, last = node._saved_start or 0, node._saved_end
-    return first == 0 and node._saved_step == 1 and (last is None or last >= node._saved_self_sym_sizes[0])
+    start, stop = node._saved_start or 0, node._saved_end
+    return start == 0 and node._saved_step == 1 and (stop is None or stop >= node._saved_self_sym_sizes[0])
 
 
 def pull(loss: Tensor, activation: Activation) -> Tensor:
@@ -248,16 +248,16 @@ def pull(loss: Tensor, activation: Activation) -> Tensor:
 
 
 def _nodes_of_loss(loss: Tensor) -> Iterator[Node]:
-    behind = nodes_behind([loss.grad_fn], (*NETWORK, *ACTIVATIONS))
-    return (node for node in behind if not node.name().startswith(NETWORK))
+    nodes = nodes_behind([loss.grad_fn], (*NETWORK, *ACTIVATIONS))
+    return (node for node in nodes if not node.name().startswith(NETWORK))
 
 
-def _unsigned(node: Node) -> tuple[Any, bool]:
+def _source_and_sign(node: Node) -> tuple[Any, bool]:
     """Return what an activation's logits come from, and whether a sigmoid's were turned: 1 - p is that of -z."""
-    source = _behind(node.next_functions[0][0])
+    source = _source_node(node.next_functions[0][0])
     if node.name() not in SIGMOID or isinstance(source, Tensor) or source.name() != "NegBackward0":
         return source, False
-    return _behind(source.next_functions[0][0]), True
+    return _source_node(source.next_functions[0][0]), True
 
 
 def _logits_of(node: Node) -> Tensor | None:

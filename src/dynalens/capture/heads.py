@@ -68,8 +68,10 @@ class Heads:
 
         It waits for the device.
         """
-        first, *others = calls
-        same_targets = all(call.name == first.name and _are_same(call.targets, first.targets) for call in others)
+        first_call, *other_calls = calls
+        same_targets = all(
+            call.name == first_call.name and _are_same(call.targets, first_call.targets) for call in other_calls
+        )
         weights = self._of_evaluation([call.logits for call in calls]) if same_targets else Weights()
         return _of_weights(calls, weights)
 
@@ -93,7 +95,7 @@ class Heads:
         The network is the outermost module that returned all these logits. It may return more than one tensor in
         evaluation mode, too, if the name of one says that it is the logits.
         """
-        heads = {weights_before(each) for each in logits}
+        heads = {weights_before(values) for values in logits}
         for call in reversed(self._calls):  # in the order in which they ended, so that the outermost comes last
             if self._model is not None and heads <= set(map(_weights_behind, call.heads)):
                 with suppress(Exception), undisturbed(self._model):  # then several losses are an error, as ever
@@ -115,8 +117,8 @@ def weights_before(logits: Tensor) -> Weights:
 
 
 def _weights_behind(node: Node) -> Weights:
-    behind = nodes_behind([node], NETWORK)
-    layers = [node for node in behind if node.name().startswith(NETWORK)]
+    nodes = nodes_behind([node], NETWORK)
+    layers = [node for node in nodes if node.name().startswith(NETWORK)]
     leaf_nodes = (_leaf(node) for layer in layers for node, _ in layer.next_functions)
     return Weights(id(leaf) for leaf in leaf_nodes if isinstance(leaf, nn.Parameter))
 
@@ -138,10 +140,10 @@ def _leaf(node: Any) -> Any:
     return None if node is None else node.variable
 
 
-def _are_same(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.shape == other.shape and torch.equal(one, other))
+def _are_same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
 def _of_weights(calls: Sequence[LossCall], weights: Weights) -> LossCall | None:
-    same = [call for call in calls if weights and weights_before(call.logits) == weights]
-    return same[0] if len(same) == 1 else None
+    matches = [call for call in calls if weights and weights_before(call.logits) == weights]
+    return matches[0] if len(matches) == 1 else None

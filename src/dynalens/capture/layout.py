@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.entries import Path, entry_at, leaves
-from dynalens.capture.flat import FlatTargets
+from dynalens.capture.flat_targets import FlatTargets
 from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
@@ -56,13 +56,13 @@ class BatchLayout:
     def input_in(self, batch: Any) -> Tensor | None:
         """Return the input in a batch as the network is given it, or None where it is not known or not there."""
         entry = entry_at(batch, self.inputs)
-        return entry if entry is None or self.form is None else self.form.of(entry)
+        return entry if entry is None or self.form is None else self.form.view_of(entry)
 
 
 class ModuleCall(NamedTuple):
     """One call of a module with entries of the batch: what it was given by their paths, and what it returned."""
 
-    given: dict[Path, Tensor]
+    arguments: dict[Path, Tensor]
     outputs: list[Tensor]
 
 
@@ -73,7 +73,7 @@ class BatchObserver:
     names the same classes. The inputs are the entry that a module was given whose output led to the loss.
 
     Args:
-        alone: Whether nobody else, as a :class:`StepCapture`, looks out for losses that were imported by their names.
+        is_only_one: Whether nobody else, as a :class:`StepCapture`, looks out for losses that were imported by name.
 
     Attributes:
         layout: What is known so far.
@@ -81,8 +81,8 @@ class BatchObserver:
         told_numbers: Targets of each sample where somebody told that they are those of a regression; else 0.
     """
 
-    def __init__(self, *, alone: bool = True) -> None:
-        self.layout, self._alone = BatchLayout(), alone
+    def __init__(self, *, is_only_one: bool = True) -> None:
+        self.layout, self._is_only_one = BatchLayout(), is_only_one
         self._steps_left = _STEPS
         self._watching = ExitStack()
         self._leaves: list[tuple[Path, Tensor]] = []
@@ -94,7 +94,7 @@ class BatchObserver:
         self._of_numbers, self.told_numbers = False, 0
 
     @property
-    def done(self) -> bool:
+    def is_done(self) -> bool:
         """Whether no further step is watched."""
         return self._steps_left == 0
 
@@ -107,7 +107,7 @@ class BatchObserver:
         TAP.add(self._observe_loss)
         self._watching.callback(TAP.remove, self._observe_loss)
         self._watching.enter_context(captured_calls(model, self._observe_call))
-        if self._alone and not is_compiled(model):
+        if self._is_only_one and not is_compiled(model):
             self._watching.enter_context(DirectImports(lambda _loss, _inputs: None))
 
     def stop(self, loss: Tensor | None = None) -> None:
@@ -140,7 +140,7 @@ class BatchObserver:
         with suppress(Exception):  # an odd graph: the model's own `forward` or its only child counts
             self._learn_network()
         with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
-            self.layout = self._learned(units if units is not None and units[0] in DENSE else None)
+            self.layout = self._layout_of_step(units if units is not None and units[0] in DENSE else None)
         complete = self.layout.inputs is not None and self.layout.labels is not None
         self._steps_left = 0 if complete else self._steps_left - 1
         self.close()
@@ -169,12 +169,14 @@ class BatchObserver:
         with suppress(Exception):  # in the middle of the user's forward pass, which must go on
             tensors = [tensor for _, tensor in leaves(arguments)]
             # Views of an entry; where there are none, copies, of another dtype perhaps.
-            kinds = (_matches(self._leaves, tensors, same) for same in (_same_memory, _same_values, _all_but_the_last))
+            kinds = (
+                _matches(self._leaves, tensors, is_same) for is_same in (_same_memory, _same_values, _all_but_the_last)
+            )
             matches = next(filter(None, kinds), None)
             if matches:
                 self._calls.append(ModuleCall(matches, [tensor for _, tensor in leaves(outputs)]))
 
-    def _learned(self, units: tuple[str, Tensor] | None) -> BatchLayout:
+    def _layout_of_step(self, units: tuple[str, Tensor] | None) -> BatchLayout:
         loss = next((call for call in self._losses if call.logits.requires_grad), None)
         entries, layout = dict(self._leaves), self.layout
         targets = _Targets() if loss is None else _targets_of(self._leaves, loss, None if units is None else units[0])
@@ -210,8 +212,8 @@ def _same_memory(leaf: Tensor, tensor: Tensor) -> bool:
     """Return whether a tensor is the entry, or all of it in another shape."""
     if leaf is tensor:
         return True
-    whole = leaf.numel() == tensor.numel() > 0 and leaf.dtype == tensor.dtype
-    return whole and leaf.untyped_storage()._cdata == tensor.untyped_storage()._cdata
+    is_whole = leaf.numel() == tensor.numel() > 0 and leaf.dtype == tensor.dtype
+    return is_whole and leaf.untyped_storage()._cdata == tensor.untyped_storage()._cdata
 
 
 def _same_values(leaf: Tensor, tensor: Tensor) -> bool:
@@ -232,30 +234,30 @@ def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: st
         loss: That was trained on.
         kind: Of the units, where it is known; None: it is told from the shapes.
     """
-    own = [(path, leaf) for path, leaf in entries if _same_memory(leaf, loss.targets)][:1]
-    tokens = None if own else _units_in(entries, loss)
-    if tokens is not None and tokens.first:
-        return _Targets(tokens.path, tokens.first, dense=True)
+    own_entry = [(path, leaf) for path, leaf in entries if _same_memory(leaf, loss.targets)][:1]
+    tokens = None if own_entry else _units_in(entries, loss)
+    if tokens is not None and tokens.begin:
+        return _Targets(tokens.path, tokens.begin, dense=True)
     if kind == TOKEN_LABELS:
         return _as_told(entries, kind, loss.counted_targets())
-    kind = kind or kind_of_units(loss) or _kind_of_flat(loss, own[0][1] if own else None, tokens)
+    kind = kind or kind_of_units(loss) or _kind_of_flat(loss, own_entry[0][1] if own_entry else None, tokens)
     if kind is None:
-        return _Targets(own[0][0] if own else _path_of_classes(entries, loss))
+        return _Targets(own_entry[0][0] if own_entry else _path_of_classes(entries, loss))
     targets = UnitTargets.of_kind(loss.counted_targets(), kind)
-    holder = targets.held_by(own) or targets.held_by(entries)
+    holder = targets.held_by(own_entry) or targets.held_by(entries)
     if holder is None:
         return _Targets(None if tokens is None else tokens.path, dense=True)
     return _Targets(holder[0], dense=True, units=holder[1])
 
 
-def _kind_of_flat(loss: LossCall, own: Tensor | None, tokens: FlatTargets | None) -> str | None:
+def _kind_of_flat(loss: LossCall, own_entry: Tensor | None, tokens: FlatTargets | None) -> str | None:
     """Return the kind of units where a loss has them in rows of all samples; None where these are no units."""
     if tokens is not None:
         return PIXELS
-    if own is None or loss.logits.ndim > 2 or own[:1].numel() == 1 or len(loss.logits) != own.numel():
+    if own_entry is None or loss.logits.ndim > 2 or own_entry[:1].numel() == 1 or len(loss.logits) != own_entry.numel():
         return None
     # (N, K) that a binary loss is given flat are several labels.
-    is_mask = own.ndim > 3 or (own.ndim == 3 and own.shape[1] > 1)
+    is_mask = own_entry.ndim > 3 or (own_entry.ndim == 3 and own_entry.shape[1] > 1)
     return PIXELS if is_mask or loss.name not in BINARY else None
 
 
@@ -264,8 +266,8 @@ def _as_told(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: Tensor)
     samples, axis = len(targets), label_axis(targets, entries) if kind == TOKEN_LABELS else None
     targets = targets if axis is None else targets.movedim(axis, 1)
     flat = FlatTargets.told_by(targets.detach().flatten(), entries, samples) if targets.ndim == 2 else None
-    if flat is not None and flat.first:
-        return _Targets(flat.path, flat.first, dense=True)
+    if flat is not None and flat.begin:
+        return _Targets(flat.path, flat.begin, dense=True)
     holder = UnitTargets.of_kind(targets, kind).held_by(entries)
     return _Targets(dense=True) if holder is None else _Targets(holder[0], dense=True, units=holder[1])
 
@@ -281,7 +283,7 @@ def _units_in(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> FlatTar
     numbers = dict.fromkeys(len(leaf) for _, leaf in entries if leaf.ndim > 1)
     ways = (FlatTargets.told_by(targets.flatten(), entries, n) for n in numbers if n not in (0, targets.numel()))
     units = next(filter(None, ways), None)
-    is_drawn = units is not None and not units.first and (units.path in _FIRST or units.path[-1] in INPUT_KEYS)
+    is_drawn = units is not None and not units.begin and (units.path in _FIRST or units.path[-1] in INPUT_KEYS)
     return None if is_drawn else units
 
 
@@ -289,18 +291,18 @@ def _path_of_classes(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> 
     classes = class_labels(loss.targets, loss=loss.name)
     if classes is None:
         return None
-    same = [path for path, leaf in entries if _names(classes, class_labels(leaf, loss=loss.name))]
-    return same[0] if len(same) == 1 else None
+    paths = [path for path, leaf in entries if _names(classes, class_labels(leaf, loss=loss.name))]
+    return paths[0] if len(paths) == 1 else None
 
 
-def _names(classes: Tensor, others: Tensor | None) -> bool:
-    return others is not None and others.shape == classes.shape and torch.equal(others, classes)
+def _names(classes: Tensor, other_classes: Tensor | None) -> bool:
+    return other_classes is not None and other_classes.shape == classes.shape and torch.equal(other_classes, classes)
 
 
 def _matches(
-    entries: Sequence[tuple[Path, Tensor]], tensors: Sequence[Tensor], same: Callable[[Tensor, Tensor], bool]
+    entries: Sequence[tuple[Path, Tensor]], tensors: Sequence[Tensor], is_same: Callable[[Tensor, Tensor], bool]
 ) -> dict[Path, Tensor]:
-    pairs = ((path, [tensor for tensor in tensors if same(leaf, tensor)]) for path, leaf in entries)
+    pairs = ((path, [tensor for tensor in tensors if is_same(leaf, tensor)]) for path, leaf in entries)
     return {path: paths[0] for path, paths in pairs if paths}
 
 
@@ -309,10 +311,12 @@ def _calls_to_logits(
 ) -> list[ModuleCall]:
     """Return the calls with possible inputs that led to the logits; all of these where none did, as behind no_grad."""
     with_inputs = [
-        call._replace(given={path: x for path, x in call.given.items() if path != labels and entries[path].ndim > 1})
+        call._replace(
+            arguments={path: x for path, x in call.arguments.items() if path != labels and entries[path].ndim > 1}
+        )
         for call in calls
     ]
-    with_inputs = [call for call in with_inputs if call.given]
+    with_inputs = [call for call in with_inputs if call.arguments]
     nodes = set() if logits is None else set(nodes_behind([logits.grad_fn]))
     calls_to_logits = [
         call for call in with_inputs if any(output is logits or output.grad_fn in nodes for output in call.outputs)
@@ -324,13 +328,13 @@ def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
     """Return the entry that a module was given alone, or with as few others as possible, one of a usual key first."""
     if not calls:
         return None
-    fewest = list(min(calls, key=lambda call: len(call.given)).given)
-    return next((path for path in fewest if path and path[-1] in INPUT_KEYS), fewest[0])
+    paths = list(min(calls, key=lambda call: len(call.arguments)).arguments)
+    return next((path for path in paths if path and path[-1] in INPUT_KEYS), paths[0])
 
 
 def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:
     """Return how the outermost module was given an entry, if none was given it as it stands in the batch."""
-    arguments = [call.given[path] for call in calls if path in call.given]
+    arguments = [call.arguments[path] for call in calls if path in call.arguments]
     if any(tensor.shape == entry.shape and tensor.stride() == entry.stride() for tensor in arguments):
         return None
     return view_from(entry, arguments[-1])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from dynalens.capture.graph import ACTIVATIONS, Node
-from dynalens.capture.left_out import UnreducedLoss
+from dynalens.capture.unreduced import UnreducedLoss
 from dynalens.dynamics import IGNORED
 
 PROBABILITIES = "binary_cross_entropy"
@@ -70,14 +70,14 @@ class LossTap:
         self._names = names
         self._listeners: list[Callable[[LossCall], None]] = []
         self._originals: dict[str, Callable[..., Tensor]] = {}
-        self._inside = False
+        self._is_calling = False
 
     def add(self, listener: Callable[[LossCall], None]) -> None:
         """Tell this listener of each call."""
         if not self._listeners:
             for name in self._names:
                 self._originals[name] = getattr(F, name)
-                setattr(F, name, self._wrapped(name))
+                setattr(F, name, self._tap(name))
         self._listeners.append(listener)
 
     def remove(self, listener: Callable[[LossCall], None]) -> None:
@@ -89,12 +89,12 @@ class LossTap:
             for name, original in self._originals.items():
                 setattr(F, name, original)
 
-    def _wrapped(self, name: str) -> Callable[..., Tensor]:
+    def _tap(self, name: str) -> Callable[..., Tensor]:
         original = self._originals[name]
 
         @functools.wraps(original)
         def tapped(*args: Any, **kwargs: Any) -> Tensor:
-            if self._inside or torch.compiler.is_compiling():
+            if self._is_calling or torch.compiler.is_compiling():
                 return original(*args, **kwargs)
             return self.call(original, args, kwargs, name=name, direct=False)
 
@@ -110,11 +110,11 @@ class LossTap:
         direct: bool,
     ) -> Tensor:
         """Call a loss and tell the listeners, once, however deep the call passes through this object."""
-        self._inside = True
+        self._is_calling = True
         try:
             loss = function(*args, **kwargs)
         finally:
-            self._inside = False
+            self._is_calling = False
         call = _call_of(name, args, kwargs, direct=direct)
         if loss.ndim and loss.grad_fn is not None and _is_unreduced(loss, call):
             call = call._replace(entries=UnreducedLoss(loss))
@@ -124,7 +124,7 @@ class LossTap:
 
     def seen_by_mode(self, function: Any) -> bool:
         """Return whether this is a loss that did not pass through the patched module."""
-        return not self._inside and bool(self._listeners) and getattr(function, "__name__", "") in self._names
+        return not self._is_calling and bool(self._listeners) and getattr(function, "__name__", "") in self._names
 
 
 def _call_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, direct: bool) -> LossCall:

@@ -21,15 +21,15 @@ class Reach(NamedTuple):
 
     parameters: bool = False
     """To parameters of a model."""
-    others: bool = False
+    inputs: bool = False
     """To inputs, as an attack on them does."""
-    returned: bool = False
+    is_returned: bool = False
     """The gradients of parameters are returned, as ``torch.autograd.grad`` does, and not kept in them."""
 
     @property
     def ends_step(self) -> bool:
         """Whether nothing but the training on this loss can be meant by it."""
-        return self.parameters and not self.others and not self.returned
+        return self.parameters and not self.inputs and not self.is_returned
 
 
 _NOWHERE = Reach()
@@ -43,16 +43,16 @@ def reach(values: Tensor, *, fully: bool, running: bool = False) -> Reach:
         fully: Whether inputs are looked for too when a parameter was met; it takes a walk through the whole graph.
         running: Whether the pass is under way: then what it does not compute is left out.
     """
-    parameters = others = returned = False
-    for node in _ends(values):
+    parameters = inputs = is_returned = False
+    for node in _end_nodes(values):
         goes = _goes_to(node) if running else "kept"
         is_parameter = node.name() == _HIDING or isinstance(node.variable, nn.Parameter)
         parameters |= is_parameter and bool(goes)
-        others |= not is_parameter and bool(goes)
-        returned |= is_parameter and goes == "returned"
+        inputs |= not is_parameter and bool(goes)
+        is_returned |= is_parameter and goes == "returned"
         if parameters and not fully:
             break
-    return Reach(parameters, others, returned)
+    return Reach(parameters, inputs, is_returned)
 
 
 def in_backward() -> bool:
@@ -80,7 +80,7 @@ def different(calls: Sequence[LossCall]) -> list[LossCall]:
     return list({(id(call.logits), id(call.targets)): call for call in calls}.values())
 
 
-def listed(calls: Sequence[LossCall]) -> str:
+def calls_in_words(calls: Sequence[LossCall]) -> str:
     """Return how many calls there are and what each was given, as text."""
     if not calls:
         return "none"
@@ -96,7 +96,7 @@ class StepLosses:
     What comes after the first pass that trains is kept apart: a second look at the same rows, or further rows.
 
     Attributes:
-        computed: All that were seen with gradients.
+        calls: All that were seen with gradients.
     """
 
     def __init__(self) -> None:
@@ -105,9 +105,9 @@ class StepLosses:
     def start(self, automatic: bool | None, *, fully: bool = True) -> None:
         """A step begins; Lightning begins its backward pass if ``automatic``. ``fully``: see :func:`reach`."""
         self._automatic, self._fully = automatic, fully
-        self.computed: list[LossCall] = []
+        self.calls: list[LossCall] = []
         self._reached: list[Reach] = []
-        self._first: int | None = None
+        self._first_pass: int | None = None
 
     def add(self, call: LossCall) -> None:
         """Note a loss; a teacher's or a logged one, computed without gradients, is not what is trained on."""
@@ -115,55 +115,57 @@ class StepLosses:
             return
         if self._automatic is False:
             # A backward pass that the step begins by itself has no other sign.
-            on_gradient = functools.partial(self._on_gradient, call, len(self.computed))
+            on_gradient = functools.partial(self._on_gradient, call, len(self.calls))
             call.logits.register_hook(on_gradient)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         if call.entries is not None:
             call.entries.listen()
-        self.computed.append(call)
+        self.calls.append(call)
         self._reached.append(_NOWHERE)
 
     def _on_gradient(self, call: LossCall, number: int, _gradient: Tensor) -> None:
-        if number >= len(self.computed) or self.computed[number] is not call:
+        if number >= len(self.calls) or self.calls[number] is not call:
             return  # of an earlier step
         reach_of_call = reach(call.logits, fully=self._fully, running=True)
         self._reached[number] = Reach(*map(max, self._reached[number], reach_of_call))
-        if reach_of_call.ends_step and self._first is None:
-            self._first = len(self.computed)
+        if reach_of_call.ends_step and self._first_pass is None:
+            self._first_pass = len(self.calls)
 
     def begin_backward(self, loss: Tensor | None) -> None:
         """Lightning begins the backward pass from this loss: others are not trained on."""
-        for call in self.computed:
+        for call in self.calls:
             if loss is not None and call.entries is not None:
                 call.entries.look(loss)
-        if loss is None or len(self.computed) < 2:
+        if loss is None or len(self.calls) < 2:
             return
-        first, *others = self.computed
-        if not all(have_same_origin(call.logits, first.logits) for call in others):
-            self.computed = leads_to(loss, self.computed) or self.computed
+        first_call, *other_calls = self.calls
+        if not all(have_same_origin(call.logits, first_call.logits) for call in other_calls):
+            self.calls = leads_to(loss, self.calls) or self.calls
 
     @property
-    def trained(self) -> list[LossCall]:
+    def trained_calls(self) -> list[LossCall]:
         """Those that are trained on, until the first pass that does nothing else; those seen if no gradient was."""
-        return self._with_gradient(slice(self._first)) or self.computed
+        return self._with_gradient(slice(self._first_pass)) or self.calls
 
     @property
-    def later(self) -> list[LossCall]:
+    def later_calls(self) -> list[LossCall]:
         """Those that are trained on after it."""
-        return self._with_gradient(slice(self._first, None)) if self._first is not None else []
+        return self._with_gradient(slice(self._first_pass, None)) if self._first_pass is not None else []
 
     @property
     def have_gradients(self) -> bool:
         """Whether a gradient for parameters was computed, or any where there are none."""
-        return any(any(each) for each in self._reached)
+        return any(any(reach_of_call) for reach_of_call in self._reached)
 
     def _with_gradient(self, part: slice) -> list[LossCall]:
-        reaches = list(zip(self.computed, self._reached, strict=False))[part]
-        return [call for call, each in reaches if each.parameters] or [call for call, each in reaches if each.others]
+        reaches = list(zip(self.calls, self._reached, strict=False))[part]
+        return [call for call, reach_of_call in reaches if reach_of_call.parameters] or [
+            call for call, reach_of_call in reaches if reach_of_call.inputs
+        ]
 
 
-def _ends(values: Tensor) -> Iterator[Node]:
-    behind = nodes_behind([torch.autograd.graph.get_gradient_edge(values).node])
-    return (node for node in behind if node.name() in (_LEAF, _HIDING))
+def _end_nodes(values: Tensor) -> Iterator[Node]:
+    nodes = nodes_behind([torch.autograd.graph.get_gradient_edge(values).node])
+    return (node for node in nodes if node.name() in (_LEAF, _HIDING))
 
 
 def _goes_to(node: Node) -> str:

@@ -22,26 +22,26 @@ def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None
     A model may compute its loss itself, and a module once more on a view of the same logits. Copies of the targets are
     compared in the first step; in later ones the device marks where they differ.
     """
-    first = calls[0]
+    first_call = calls[0]
     if len(calls) == 1:
-        return first
-    targets = first.targets
+        return first_call
+    targets = first_call.targets
     for call in calls[1:]:
-        if not have_same_origin(call.logits, first.logits) or call.logits.numel() != first.logits.numel():
+        if not have_same_origin(call.logits, first_call.logits) or call.logits.numel() != first_call.logits.numel():
             return None
         if call.targets.numel() != targets.numel():
             return None
         if _is_view(call.targets, targets):
             continue
-        same = targets.flatten() == call.targets.flatten()
-        if first_step and not bool(same.all()):
+        is_same = targets.flatten() == call.targets.flatten()
+        if first_step and not bool(is_same.all()):
             return None
-        targets = torch.where(same.view(targets.shape), targets, NOT_A_CLASS)
-    return first._replace(targets=targets)
+        targets = torch.where(is_same.view(targets.shape), targets, NOT_A_CLASS)
+    return first_call._replace(targets=targets)
 
 
-def _is_view(one: Tensor, other: Tensor) -> bool:
-    return one is other or (one.data_ptr() == other.data_ptr() and one.dtype == other.dtype)
+def _is_view(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.data_ptr() == b.data_ptr() and a.dtype == b.dtype)
 
 
 def check_returned(outputs: Mapping[str, Any], calls: Sequence[LossCall], rows_of: RowsOf) -> None:
@@ -65,22 +65,22 @@ def check_returned(outputs: Mapping[str, Any], calls: Sequence[LossCall], rows_o
             )
 
 
-def adds_rows(later: Sequence[LossCall], first: LossCall, rows_of: RowsOf) -> bool:
+def adds_rows(later_calls: Sequence[LossCall], first_call: LossCall, rows_of: RowsOf) -> bool:
     """Return whether later losses are of other rows than the first one, or of other targets; waits for the device."""
-    rows = rows_of(first.targets)
+    rows = rows_of(first_call.targets)
     if rows is None:
-        return not all(_has_targets_of(call, first) for call in later)
-    others = [rows_of(call.targets) for call in later]
-    return not all(other is not None and bool(torch.isin(other, rows).all()) for other in others)
+        return not all(_has_targets_of(call, first_call) for call in later_calls)
+    row_sets = [rows_of(call.targets) for call in later_calls]
+    return not all(rows_of_call is not None and bool(torch.isin(rows_of_call, rows).all()) for rows_of_call in row_sets)
 
 
-def _has_targets_of(call: LossCall, first: LossCall) -> bool:
+def _has_targets_of(call: LossCall, first_call: LossCall) -> bool:
     """Whether a loss may be a second look at the rows of another: it has the same targets."""
-    same_size = call.targets.numel() == first.targets.numel()
-    return same_size and torch.equal(call.targets.flatten(), first.targets.flatten())
+    same_size = call.targets.numel() == first_call.targets.numel()
+    return same_size and torch.equal(call.targets.flatten(), first_call.targets.flatten())
 
 
-def joined(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> LossCall | None:
+def merged_loss(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> LossCall | None:
     """Return the loss of all rows, from losses of parts of a batch; None unless each row is known, and in one part.
 
     A row in several parts shows in the first step; in later ones the device marks it.
@@ -102,8 +102,8 @@ def joined(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> L
     return calls[0]._replace(logits=logits, targets=targets.masked_fill(marks, mark))
 
 
-def parts_joined(calls: list[LossCall], rows_of: RowsOf, *, first_step: bool) -> list[LossCall]:
+def merged_parts(calls: list[LossCall], rows_of: RowsOf, *, first_step: bool) -> list[LossCall]:
     """Return one loss of numbers in place of several of parts of the batch, as :func:`joined`; else what it got."""
     in_parts = len(calls) > 1 and all(rows_of(call.targets) is not None for call in calls)
-    every = joined(calls, rows_of, first_step=first_step) if in_parts else None
-    return calls if every is None else [every]
+    merged_call = merged_loss(calls, rows_of, first_step=first_step) if in_parts else None
+    return calls if merged_call is None else [merged_call]

@@ -8,7 +8,7 @@ from dynalens.capture.columns import of_columns
 from dynalens.capture.heads import Heads
 from dynalens.capture.loss_tap import LossCall
 from dynalens.capture.losses import StepLosses, different
-from dynalens.capture.merging import RowsOf, adds_rows, joined, same_loss
+from dynalens.capture.merging import RowsOf, adds_rows, merged_loss, same_loss
 
 Choose = Callable[[Sequence[LossCall]], LossCall | None]
 """Tells which of several losses is that of the batch's labels; None where that is not known."""
@@ -27,20 +27,20 @@ class OneLoss:
 
     Attributes:
         calls: Those that may be meant, of the step that was asked for last.
-        chosen: The one that was chosen among different ones of that step, if that was needed.
+        choice: The one that was chosen among different ones of that step, if that was needed.
     """
 
     def __init__(self) -> None:
         self.calls: list[LossCall] = []
-        self.chosen: list[LossCall] = []
+        self.choice: list[LossCall] = []
         self._joins: bool | None = None
         self._has_main = False
         self._heads, self._way = Heads(), ""
 
     @property
-    def told(self) -> str:
+    def announcement(self) -> str:
         """What an announcement says of a loss that was chosen; an empty text where there was one."""
-        return f" (of {len(self.calls)} losses in the step, {self._way})" if self.chosen else ""
+        return f" (of {len(self.calls)} losses in the step, {self._way})" if self.choice else ""
 
     def watch(self, model: nn.Module) -> None:
         """A step begins in which several heads may be met for the first time."""
@@ -52,39 +52,39 @@ class OneLoss:
 
     def forget(self) -> None:
         """Let go of what the step computed."""
-        self.chosen = []
+        self.choice = []
         self._heads.forget()
 
-    def of(self, losses: StepLosses, rows_of: RowsOf, choose: Choose, *, first_step: bool) -> LossCall | None:
+    def loss_of_step(self, losses: StepLosses, rows_of: RowsOf, choose: Choose, *, first_step: bool) -> LossCall | None:
         """Return it; None where several may be meant."""
-        call = self._of(losses, rows_of, choose, first_step=first_step)
-        if call is not None and first_step and (self._has_main or not self.chosen):
+        call = self._find_loss(losses, rows_of, choose, first_step=first_step)
+        if call is not None and first_step and (self._has_main or not self.choice):
             self._heads.learn(call)
         return call
 
-    def _of(self, losses: StepLosses, rows_of: RowsOf, choose: Choose, *, first_step: bool) -> LossCall | None:
-        self.chosen = []
-        if len(losses.computed) == 1:
-            return losses.computed[0]
-        calls, later = different(losses.trained), different(losses.later)
-        self.calls = calls + later
-        whole = of_columns(calls) if len(calls) > 1 and not later else None
-        if whole is not None:
-            return whole
+    def _find_loss(self, losses: StepLosses, rows_of: RowsOf, choose: Choose, *, first_step: bool) -> LossCall | None:
+        self.choice = []
+        if len(losses.calls) == 1:
+            return losses.calls[0]
+        calls, later_calls = different(losses.trained_calls), different(losses.later_calls)
+        self.calls = calls + later_calls
+        column_call = of_columns(calls) if len(calls) > 1 and not later_calls else None
+        if column_call is not None:
+            return column_call
         call = same_loss(calls, first_step=first_step)
-        if call is not None and later and self._joins is None:
-            self._joins = adds_rows(later, call, rows_of)
-        if call is not None and not (later and self._joins):
+        if call is not None and later_calls and self._joins is None:
+            self._joins = adds_rows(later_calls, call, rows_of)
+        if call is not None and not (later_calls and self._joins):
             return call
         # Heads have the same rows: where these are known, they would look like parts that overlap.
-        every = None if self._has_main else joined(self.calls, rows_of, first_step=first_step)
-        if every is not None:
-            return every
+        merged_call = None if self._has_main else merged_loss(self.calls, rows_of, first_step=first_step)
+        if merged_call is not None:
+            return merged_call
         call, self._way = choose(self.calls), _OF_LABELS
         if call is None:
             call, self._way = self._of_head(self.calls, first_step=first_step)
             self._has_main |= first_step and call is not None
-        self.chosen = [] if call is None else [call]
+        self.choice = [] if call is None else [call]
         return call
 
     def of_numbers(self, calls: list[LossCall], *, first_step: bool) -> list[LossCall]:

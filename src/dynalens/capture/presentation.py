@@ -17,23 +17,24 @@ class Presentation(NamedTuple):
         logits: Shape ``(N, K)``.
         targets: Shape ``(N,)``, int64.
         source: Where they were found.
-        given: The targets as the step had them.
+        step_targets: The targets as the step had them.
         units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
         of_layer: Whether the logits are those of a layer and the targets those of the batch, and no loss joins them.
         nodes: Those of autograd's graph that gave the logits, as far as they are known.
-        several: Whether the step had other losses, too, and these are of the one with the labels of the batch.
-        counted: Of units, in the shape of ``given``, bool: which the step did not leave out after its loss; None: all.
+        has_other_losses: Whether the step had other losses, too, and these are of the one with the labels of the batch.
+        loss_mask: Of units, in the shape of ``step_targets``, bool: which the step did not leave out after its loss;
+            None: all.
     """
 
     logits: Tensor
     targets: Tensor
     source: str
-    given: Tensor
+    step_targets: Tensor
     units: UnitPresentation | None = None
     of_layer: bool = False
     nodes: tuple[Node, ...] = ()
-    counted: Tensor | None = None
-    several: bool = False
+    loss_mask: Tensor | None = None
+    has_other_losses: bool = False
 
     def chose_rows(self) -> bool:
         """Return whether the step chose or ordered rows of its logits, as far as their graph tells."""
@@ -53,11 +54,11 @@ def nodes_of_logits(outputs: Any, calls: Sequence[LossCall], activations: Sequen
         if logits.grad_fn is not None:
             return (logits.grad_fn,)
         calls = [call for call in calls if call.logits.data_ptr() == logits.data_ptr()] or calls
-    return (*[call.logits.grad_fn for call in calls], *[each.node for each in activations])
+    return (*[call.logits.grad_fn for call in calls], *[activation.node for activation in activations])
 
 
 def presentation_of_units(
-    units: tuple[UnitPresentation, Tensor], source: str, targets: Tensor, counted: Tensor | None
+    units: tuple[UnitPresentation, Tensor], source: str, targets: Tensor, loss_mask: Tensor | None
 ) -> Presentation:
     """Return a presentation of samples with several units.
 
@@ -65,16 +66,25 @@ def presentation_of_units(
         units: What these show, and the targets of the samples, ``(N, ...)``.
         source: Where they were found.
         targets: As the step had them, maybe flat.
-        counted: Which of them have a part in the loss.
+        loss_mask: Which of them have a part in the loss.
     """
     presentation, unit_targets = units
-    which = f"{presentation.kind.labels or 'several'} {presentation.kind.name} for each sample"
+    kind_in_words = f"{presentation.kind.labels or 'several'} {presentation.kind.name} for each sample"
     # Rows of the batch are followed to the step's own tensor, where that has one for each.
     if len(targets) == len(unit_targets):
         unit_targets = targets
     elif targets.numel() == unit_targets.numel():
         unit_targets = targets.reshape(unit_targets.shape)
-    mask = None if counted is None or counted.numel() != unit_targets.numel() else counted.reshape(unit_targets.shape)
+    mask = (
+        None
+        if loss_mask is None or loss_mask.numel() != unit_targets.numel()
+        else loss_mask.reshape(unit_targets.shape)
+    )
     return Presentation(
-        presentation.logits, presentation.targets, f"{source} ({which})", unit_targets, presentation, counted=mask
+        presentation.logits,
+        presentation.targets,
+        f"{source} ({kind_in_words})",
+        unit_targets,
+        presentation,
+        loss_mask=mask,
     )

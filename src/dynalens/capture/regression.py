@@ -32,15 +32,15 @@ class BatchTargets:
     def __init__(self) -> None:
         self._places: list[int] | None = None
         self._kinds: list[Any] = []
-        self._scaled: dict[int, Matched] = {}
-        self._returned = False
+        self._rescaled_matches: dict[int, Match] = {}
+        self._is_returned = False
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether a first batch had a regression."""
         return self._places is not None
 
-    def presented(
+    def presentation_of(
         self, losses: Sequence[LossCall], outputs: Any, batch: Any, rows_of: RowsOf, *, probabilities: Sequence[Any]
     ) -> tuple[UnitPresentation, Tensor, str, Tensor | None] | None:
         """Return what a step shows of a regression, its targets as given, where they were found, and which count.
@@ -55,9 +55,9 @@ class BatchTargets:
         Raises:
             CaptureError: If predictions and targets do not go together.
         """
-        returned_loss = _returned(outputs) if not self.known or self._returned else None
+        returned_loss = _returned_loss(outputs) if not self.is_known or self._is_returned else None
         if returned_loss is not None and not (probabilities and _are_bits(returned_loss.targets)):
-            self._returned, self._places = True, []
+            self._is_returned, self._places = True, []
             calls, source = [returned_loss], "predictions and targets: returned by the step"
         else:
             numbers = [call for call in losses if not (probabilities and _are_bits(call.targets))]
@@ -76,16 +76,18 @@ class BatchTargets:
             calls = self._as_before(losses)
             self._check_scales(calls, batch, rows_of)
             return calls
-        inputs, others = _inputs_and_others(batch)
-        matches: dict[Any, tuple[int, Matched]] = {}
+        inputs, side_entries = _inputs_and_others(batch)
+        matches: dict[Any, tuple[int, Match]] = {}
         for place, call in enumerate(losses):
-            match = _made_of(call, others, rows_of)
+            match = _made_of(call, side_entries, rows_of)
             if match is not None and _made_of(call, inputs, rows_of, inputs=True) is None:
                 matches.setdefault((source_of(call.logits), match.entry, call.targets.shape), (place, match))
         if matches:
             self._places = [place for place, _ in matches.values()]
             self._kinds = [_kind(call) for call in losses]
-            self._scaled = {number: match for number, (_, match) in enumerate(matches.values()) if match.scaled}
+            self._rescaled_matches = {
+                number: match for number, (_, match) in enumerate(matches.values()) if match.is_rescaled
+            }
         return [losses[place] for place, _ in matches.values()]
 
     def _check_scales(self, calls: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> None:
@@ -94,12 +96,12 @@ class BatchTargets:
         Raises:
             CaptureError: If a step brings each batch to a scale of its own, as by its own mean.
         """
-        scaled_matches, self._scaled = self._scaled, {}
-        _, others = _inputs_and_others(batch)
-        for call, first in ((calls[number], match) for number, match in scaled_matches.items() if number < len(calls)):
-            entries = _with_columns(others, rows_of(call.targets), call.targets)
-            labels = [entry for number, column, entry in entries if (number, column) == first.entry]
-            if labels and not first.has_scale_of(call.targets, labels[0]):
+        scaled_matches, self._rescaled_matches = self._rescaled_matches, {}
+        _, side_entries = _inputs_and_others(batch)
+        for call, match in ((calls[number], match) for number, match in scaled_matches.items() if number < len(calls)):
+            entries = _with_columns(side_entries, rows_of(call.targets), call.targets)
+            labels = [entry for number, column, entry in entries if (number, column) == match.entry]
+            if labels and not match.has_scale_of(call.targets, labels[0]):
                 raise CaptureError(
                     "Expected the targets of the loss to be on one scale in every batch, got another scale in the "
                     "second batch than in the first. A step that divides targets by the mean or the spread of "
@@ -127,7 +129,7 @@ def shown_targets(calls: Sequence[LossCall]) -> UnitPresentation:
             "Expected all losses of the step to have the same number of rows, got "
             f"{[len(part[0]) for part in parts]}. {REMEDY}"
         )
-    residuals, targets, losses, is_counted = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+    residuals, targets, losses, is_counted = (torch.cat(columns, dim=1) for columns in zip(*parts, strict=True))
     if targets.shape[1] > MOST_TARGETS:
         raise CaptureError(f"Expected at most {MOST_TARGETS} targets for each sample, got {targets.shape[1]}. {REMEDY}")
     return regression(residuals, targets, losses, is_counted)
@@ -139,7 +141,7 @@ REMEDY = (
 )
 
 
-def _returned(outputs: Any) -> LossCall | None:
+def _returned_loss(outputs: Any) -> LossCall | None:
     """Return predictions and targets that a step returned, as the call of a squared loss; None if they are no numbers.
 
     Shapes that do not go together are the error of :func:`shown_targets`.
@@ -170,9 +172,9 @@ def _columns(call: LossCall) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     loss: Tensor = getattr(F, call.name)(predictions, targets, reduction="none", **option)
     mask = call.is_counted()
     mask = torch.ones_like(loss, dtype=torch.bool) if mask is None else mask.expand_as(loss)
-    n, each = (len(targets), targets.shape[1:].numel()) if targets.ndim else (1, 1)
-    every = (predictions - targets, targets, loss, mask)
-    residuals, given_targets, losses, is_counted = (values.reshape(n, each) for values in every)
+    n, num_targets = (len(targets), targets.shape[1:].numel()) if targets.ndim else (1, 1)
+    values_of_call = (predictions - targets, targets, loss, mask)
+    residuals, given_targets, losses, is_counted = (values.reshape(n, num_targets) for values in values_of_call)
     return residuals, given_targets, losses, is_counted
 
 
@@ -190,43 +192,43 @@ def _inputs_and_others(batch: Any) -> tuple[list[Tensor], list[Tensor]]:
     Inputs are under usual keys of a dict or names of an object, else its first tensor that is not under a usual key of
     labels; of a tuple, the first entry.
     """
-    every = list(leaves(batch))
-    names = [path[0] for path, _ in every if path]
+    entries = list(leaves(batch))
+    names = [path[0] for path, _ in entries if path]
     usual = [name for name in names if name in INPUT_KEYS]
-    first = [name for name in names if name not in LABEL_KEYS][:1]
-    inputs: set[Any] = {0} if 0 in names else set(usual or first)
+    first_name = [name for name in names if name not in LABEL_KEYS][:1]
+    inputs: set[Any] = {0} if 0 in names else set(usual or first_name)
 
     def is_input(path: Path) -> bool:
         return not path or path[0] in inputs
 
-    return [leaf for path, leaf in every if is_input(path)], [leaf for path, leaf in every if not is_input(path)]
+    return [leaf for path, leaf in entries if is_input(path)], [leaf for path, leaf in entries if not is_input(path)]
 
 
-class Matched(NamedTuple):
+class Match(NamedTuple):
     """An entry of the batch that targets were made of.
 
     Attributes:
         entry: Its number among the entries, and the column; None: the whole of it.
         targets: Shape ``(N, D)``, float32.
         labels: Shape ``(N, D)``, those of the entry, in float32.
-        scaled: Whether the targets are on another scale.
+        is_rescaled: Whether the targets are on another scale.
     """
 
     entry: tuple[int, int | None]
     targets: Tensor
     labels: Tensor
-    scaled: bool
+    is_rescaled: bool
 
     def has_scale_of(self, targets: Tensor, labels: Tensor) -> bool:
         """Return whether these targets and its own are together ordered as their labels are."""
         if targets.numel() != labels.numel() or targets.numel() != len(targets) * self.targets.shape[1]:
             return False
-        more = (values.detach().float().reshape(-1, self.targets.shape[1]) for values in (targets, labels))
-        pairs = zip((self.targets, self.labels), more, strict=True)
+        batch_values = (values.detach().float().reshape(-1, self.targets.shape[1]) for values in (targets, labels))
+        pairs = zip((self.targets, self.labels), batch_values, strict=True)
         return bool(_is_ordered_alike(*(torch.cat(pair) for pair in pairs)))
 
 
-def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inputs: bool = False) -> Matched | None:
+def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inputs: bool = False) -> Match | None:
     """Return the entry of the batch that targets are, or a column of one; None of these. Waits for the device.
 
     A column of the inputs has to hold the same numbers: a feature in the order of the labels is a good feature. What a
@@ -240,10 +242,10 @@ def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inpu
         targets = targets.masked_fill(~mask, torch.nan)
     for number, column, entry in _with_columns(entries, rows, targets):
         with suppress(RuntimeError, TypeError):  # an entry of another kind, as a sparse one
-            same = _same(targets, entry, is_choice=rows is not None)
-            if same or (not (inputs and column is not None) and _same_order(targets, entry)):
+            is_same = _is_same(targets, entry, is_choice=rows is not None)
+            if is_same or (not (inputs and column is not None) and _same_order(targets, entry)):
                 numbers, labels = (values.detach().float().reshape(len(targets), -1) for values in (targets, entry))
-                return Matched((number, column), numbers, labels, scaled=not same)
+                return Match((number, column), numbers, labels, is_rescaled=not is_same)
     return None
 
 
@@ -261,17 +263,17 @@ def _with_columns(
             yield from ((number, column, selection[:, column]) for column in range(selection.shape[1]))
 
 
-def _same(targets: Tensor, entry: Tensor, *, is_choice: bool) -> bool:
+def _is_same(targets: Tensor, entry: Tensor, *, is_choice: bool) -> bool:
     """Whether an entry holds these numbers, in this order.
 
     One number alone tells only where it is the entry itself, or was chosen from one.
     """
     if targets.numel() != entry.numel() or not targets.numel() or targets.shape[:1] != entry.shape[:1]:
         return False
-    numbers, others = targets.flatten(), entry.detach().flatten().to(targets.dtype)
-    same = bool(((numbers == others) | (numbers.isnan() & others.isnan())).all())
+    numbers, other_numbers = targets.flatten(), entry.detach().flatten().to(targets.dtype)
+    is_same = bool(((numbers == other_numbers) | (numbers.isnan() & other_numbers.isnan())).all())
     varies = bool((numbers != numbers[0]).any())
-    return same and (varies or is_choice or entry is targets or entry.data_ptr() == targets.data_ptr())
+    return is_same and (varies or is_choice or entry is targets or entry.data_ptr() == targets.data_ptr())
 
 
 def _same_order(targets: Tensor, entry: Tensor) -> bool:
@@ -280,12 +282,12 @@ def _same_order(targets: Tensor, entry: Tensor) -> bool:
         return False
     if not entry.is_floating_point():  # classes, of which a step makes other numbers
         return False
-    columns, others = (values.detach().float().reshape(len(targets), -1) for values in (targets, entry))
-    return bool(_is_ordered_alike(columns, others))
+    columns, other_columns = (values.detach().float().reshape(len(targets), -1) for values in (targets, entry))
+    return bool(_is_ordered_alike(columns, other_columns))
 
 
-def _is_ordered_alike(columns: Tensor, others: Tensor) -> Tensor:
+def _is_ordered_alike(columns: Tensor, other_columns: Tensor) -> Tensor:
     order = columns.argsort(dim=0, stable=True)
-    steps = columns.gather(0, order).diff(dim=0), others.gather(0, order).diff(dim=0)
+    steps = columns.gather(0, order).diff(dim=0), other_columns.gather(0, order).diff(dim=0)
     rises = (steps[1] > 0) == (steps[0] > 0)
     return rises.all() & (steps[0] > 0).any(dim=0).all() & (steps[1] >= 0).all()

@@ -82,16 +82,16 @@ class CapturedRows:
             of_rows = " (the class of its smoothed one)" if self._levels.smoothed else " (the class of its one)"
         elif targets.is_floating_point():
             raise _soft(logits, step_targets, source)
-        if targets.shape != logits.shape[:1] or (step_targets.ndim == 2 and not self._levels.known):
+        if targets.shape != logits.shape[:1] or (step_targets.ndim == 2 and not self._levels.is_known):
             raise _soft(logits, step_targets, source)
         return logits, targets.long(), source + of_rows
 
     def _two_classes(self, logits: Tensor, targets: Tensor, source: str) -> Rows:
         classes = self._levels.binary(targets.detach().flatten())
-        if not self._levels.known:
-            wrong = int((classes == NOT_A_CLASS).sum())
+        if not self._levels.is_known:
+            num_odd = int((classes == NOT_A_CLASS).sum())
             raise CaptureError(
-                f"Expected binary targets to be 0 or 1, or both smoothed by a fixed amount, got {wrong} other values "
+                f"Expected binary targets to be 0 or 1, or both smoothed by a fixed amount, got {num_odd} other values "
                 f"in this batch ({source}). {_REMEDY}"
             )
         source += " (two smoothed classes)" if self._levels.smoothed else " (two classes)"

@@ -59,10 +59,10 @@ def padding_of(batch: Any, path: Path | None) -> int | None:
     mask = None if not path or tokens is None else entry_at(batch, (*path[:-1], MASK))
     if tokens is None or mask is None or mask.shape != tokens.shape or not is_tokens(tokens):
         return None
-    hidden = tokens[mask == 0]
-    if not len(hidden) or not torch.equal(tokens == hidden[0], mask == 0):
+    filler_tokens = tokens[mask == 0]
+    if not len(filler_tokens) or not torch.equal(tokens == filler_tokens[0], mask == 0):
         return None
-    return int(hidden[0])
+    return int(filler_tokens[0])
 
 
 class FrontPadding:

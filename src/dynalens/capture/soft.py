@@ -36,7 +36,7 @@ class FixedLevels:
         values, fixed_levels = targets.float(), self._levels
         levels = fixed_levels or _binary_levels(values)
         low, high = (torch.isclose(values, values.new_tensor(level), 0, tolerance_of(targets)) for level in levels)
-        return self._first(torch.where(low | high, high.long(), NOT_A_CLASS), levels)
+        return self._first_pass(torch.where(low | high, high.long(), NOT_A_CLASS), levels)
 
     def rows(self, targets: Tensor) -> Tensor:
         """Return the class of the largest of K numbers, for each of N rows, (N,) int64.
@@ -45,19 +45,21 @@ class FixedLevels:
         """
         values, tolerance = targets.float(), tolerance_of(targets)
         high, classes = values.max(dim=1)
-        low, others = values.amin(dim=1), values.shape[1] - 1
+        low, num_others = values.amin(dim=1), values.shape[1] - 1
         levels = self._levels or (float(low[0]), float(high[0]))
-        uniform = (values.sum(dim=1) - high - others * low).abs() <= tolerance
+        uniform = (values.sum(dim=1) - high - num_others * low).abs() <= tolerance
         is_fixed = ((low - levels[0]).abs() <= tolerance) & ((high - levels[1]).abs() <= tolerance)
-        return self._first(torch.where(uniform & is_fixed & (high > low + tolerance), classes, NOT_A_CLASS), levels)
+        return self._first_pass(
+            torch.where(uniform & is_fixed & (high > low + tolerance), classes, NOT_A_CLASS), levels
+        )
 
-    def _first(self, classes: Tensor, levels: tuple[float, float]) -> Tensor:
+    def _first_pass(self, classes: Tensor, levels: tuple[float, float]) -> Tensor:
         if self._levels is None and bool((classes != NOT_A_CLASS).all()):
             self._levels = levels
         return classes
 
     @property
-    def known(self) -> bool:
+    def is_known(self) -> bool:
         """Whether a first batch had classes."""
         return self._levels is not None
 

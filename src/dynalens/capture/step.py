@@ -9,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.capture.advice import REMEDY, not_one_loss
-from dynalens.capture.asked import Capture, function_of, layer_name_of
-from dynalens.capture.batch import CaptureError, described, holds, labels_of
+from dynalens.capture.batch import CaptureError, holds, labels_of, summary
+from dynalens.capture.capture_argument import Capture, function_of, layer_name_of
 from dynalens.capture.dense import DenseTargets
 from dynalens.capture.graph import Node
+from dynalens.capture.graph_loss import ObservedLoss, in_words
+from dynalens.capture.label_rows import SeveralLabels, log_odds, with_ignored
+from dynalens.capture.loss_inputs import warn_of_probabilities
 from dynalens.capture.loss_tap import (
     BINARY,
     NUMBERS_TAP,
@@ -21,15 +24,12 @@ from dynalens.capture.loss_tap import (
     DirectImports,
     LossCall,
 )
-from dynalens.capture.losses import StepLosses, listed, reach
-from dynalens.capture.merging import RowsOf, check_returned, parts_joined
-from dynalens.capture.observed import ObservedLoss, shown
+from dynalens.capture.losses import StepLosses, calls_in_words, reach
+from dynalens.capture.merging import RowsOf, check_returned, merged_parts
 from dynalens.capture.one_loss import Choose, OneLoss
 from dynalens.capture.presentation import Presentation, nodes_of_logits, presentation_of_units
 from dynalens.capture.regression import BatchTargets
 from dynalens.capture.rows import CapturedRows
-from dynalens.capture.several import SeveralLabels, log_odds, with_ignored
-from dynalens.capture.twice import warn_of_probabilities
 from dynalens.observation import LayerCalls, is_compiled, layer_calls, module_named
 
 
@@ -59,7 +59,7 @@ class StepCapture:
         self._layer_name = layer_name_of(capture)
         self._listens = capture in ("auto", "labels", "loss")
         self._losses, self._of_numbers = StepLosses(), StepLosses()
-        self._armed = self._trained = False
+        self._armed = self._is_trained = False
         self._automatic: bool | None = None
         self._is_clear = False
         self._unknown_steps = 0
@@ -72,10 +72,10 @@ class StepCapture:
 
     def _begin(self) -> None:
         """What is known of the fit."""
-        self._resolved = self.observes = False
+        self._is_resolved = self.observes = False
         self._rows = CapturedRows()
-        self._several = SeveralLabels(always=self.capture == "labels")
-        self._dense = DenseTargets(several=self.capture == "labels")
+        self._multi_labels = SeveralLabels(is_fixed=self.capture == "labels")
+        self._dense = DenseTargets(multi_label=self.capture == "labels")
         self._observed = ObservedLoss()
         self._targets = BatchTargets()
         self._labels_in_batch = False
@@ -100,12 +100,12 @@ class StepCapture:
 
     def start(self, model: nn.Module) -> None:
         """A training step begins."""
-        self._armed, self._trained = True, False
+        self._armed, self._is_trained = True, False
         automatic = getattr(model, "automatic_optimization", None)
         if not self._is_clear or automatic is not self._automatic:  # else `finish` has done it
             self._clear(automatic)
         self._automatic, self._is_clear = automatic, False
-        if self._listens and not self._resolved:
+        if self._listens and not self._is_resolved:
             self._one.watch(model)
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
@@ -128,8 +128,8 @@ class StepCapture:
             self._layer = None
         self._observed.forget()
         self._one.forget()
-        self._losses.start(automatic, fully=not self._resolved)
-        self._of_numbers.start(automatic, fully=not self._resolved)
+        self._losses.start(automatic, fully=not self._is_resolved)
+        self._of_numbers.start(automatic, fully=not self._is_resolved)
 
     def before_backward(self, loss: Tensor | None = None) -> None:
         """What is computed from here on (recomputed activations, a second optimizer's pass) is not the step's loss.
@@ -138,13 +138,13 @@ class StepCapture:
         """
         if self._layer is not None and loss is not None:
             self._backward.append(loss.grad_fn)
-        if not self._armed or (self._automatic is False and self._losses.computed):
+        if not self._armed or (self._automatic is False and self._losses.calls):
             return
-        self._trained = True
+        self._is_trained = True
         self._losses.begin_backward(loss)
         self._of_numbers.begin_backward(loss)
-        is_open = self.observes or not self._resolved
-        if self._listens and is_open and loss is not None and not self._losses.computed:
+        is_open = self.observes or not self._is_resolved
+        if self._listens and is_open and loss is not None and not self._losses.calls:
             with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
                 self._observed.look(loss, self._mode.inputs if self._mode else {})
         self._armed = self._automatic is False and loss is not None and not self._ends_step(loss)
@@ -152,12 +152,12 @@ class StepCapture:
     def _ends_step(self, loss: Tensor) -> bool:
         if not self._observed.activations:
             return False  # a loss without classes may be that of the first of several optimizers
-        return not loss.requires_grad or reach(loss, fully=not self._resolved).ends_step
+        return not loss.requires_grad or reach(loss, fully=not self._is_resolved).ends_step
 
     def _before_own_backward(self, loss: Tensor, inputs: Any) -> None:
         """The step itself begins a backward pass: in vain, for the record, where Lightning begins another."""
         leaves = [inputs] if isinstance(inputs, Tensor) else inputs
-        if not self._automatic and (leaves is None or any(isinstance(each, nn.Parameter) for each in leaves)):
+        if not self._automatic and (leaves is None or any(isinstance(leaf, nn.Parameter) for leaf in leaves)):
             self.before_backward(loss)
 
     def finish(
@@ -190,18 +190,20 @@ class StepCapture:
             if self._has_trained(outputs):
                 presentation = self._find(outputs, batch, part, rows_of, choose)
             if presentation is not None:
-                calls = self._one.chosen or self._losses.computed or self._of_numbers.computed
+                calls = self._one.choice or self._losses.calls or self._of_numbers.calls
                 nodes = nodes_of_logits(outputs, calls, self._observed.activations)
-                source = presentation.source + self._one.told
-                presentation = presentation._replace(nodes=nodes, source=source, several=bool(self._one.chosen))
+                source = presentation.source + self._one.announcement
+                presentation = presentation._replace(
+                    nodes=nodes, source=source, has_other_losses=bool(self._one.choice)
+                )
         finally:
             self._dense.see(None, None)
             self._armed = False
-            calls = self._losses.computed + self._of_numbers.computed
+            calls = self._losses.calls + self._of_numbers.calls
             self._clear(self._automatic)
-            self._is_clear = self._resolved  # of the first step more is asked
+            self._is_clear = self._is_resolved  # of the first step more is asked
         if presentation is not None:
-            self._resolved = True
+            self._is_resolved = True
             # From the second batch on, the mode stays only where nothing else sees the loss.
             self._needs_mode = self.observes or any(call.direct for call in calls)
         return presentation
@@ -209,21 +211,21 @@ class StepCapture:
     def _has_trained(self, outputs: Any) -> bool:
         """Whether gradients were computed; without a Trainer, whether the step has a result."""
         if self._automatic:
-            return self._trained
+            return self._is_trained
         is_empty = outputs is None or (isinstance(outputs, Mapping) and not outputs)
         if self._automatic is None:
-            return bool(self._losses.computed) or not self._resolved or not is_empty
-        self._trained |= self._losses.have_gradients or (self._targets.known and self._of_numbers.have_gradients)
+            return bool(self._losses.calls) or not self._is_resolved or not is_empty
+        self._is_trained |= self._losses.have_gradients or (self._targets.is_known and self._of_numbers.have_gradients)
         # By hand, a layer that is named and a callable see nothing of the backward pass.
         if self._listens and is_empty:
-            self._unknown_steps += not self._trained
-            return self._trained
+            self._unknown_steps += not self._is_trained
+            return self._is_trained
         return True
 
     def _listen(self, call: LossCall) -> None:
         if not self._armed:
             return
-        is_whole = call.name != PROBABILITIES or self._several.takes(call.logits.detach(), call.targets)
+        is_whole = call.name != PROBABILITIES or self._multi_labels.takes(call.logits.detach(), call.targets)
         if not is_whole and not self._dense.has_masks(call.targets):
             return  # of two classes: the sigmoid before it is looked for, which has all digits
         self._losses.add(call)
@@ -234,7 +236,7 @@ class StepCapture:
 
     def expect_labels(self, labels: int | None) -> None:
         """Hear how many labels the dataset shows for each sample; None where it shows no rows of them."""
-        self._several.expect(labels)
+        self._multi_labels.expect(labels)
 
     def trust_targets(self, is_trusted: bool) -> None:
         """Hear whether the targets are known to be labels of the batches."""
@@ -247,7 +249,7 @@ class StepCapture:
             CaptureError: If its targets were all zero and not those of the batches: they name no classes. If no loss of
                 its steps was seen.
         """
-        if self._unknown_steps and not self._resolved:
+        if self._unknown_steps and not self._is_resolved:
             raise self._ambiguous("none")
         self._unknown_steps = 0
         above_0, is_trusted = self._class_above_0, self._labels_in_batch
@@ -272,13 +274,13 @@ class StepCapture:
             if not keys:
                 raise CaptureError(
                     "Expected `training_step` to return a dict with `logits` and `targets`, got "
-                    f"{described(outputs)}. Add both to it, or use `capture='auto'`."
+                    f"{summary(outputs)}. Add both to it, or use `capture='auto'`."
                 )
-            if not self._resolved:
-                check_returned(outputs, self._losses.computed, rows_of)
+            if not self._is_resolved:
+                check_returned(outputs, self._losses.calls, rows_of)
             tensors = with_ignored(outputs["logits"], outputs["targets"])
             return self._checked(*tensors, source="logits and targets: of the result")
-        if self._losses.computed:
+        if self._losses.calls:
             return self._from_loss(batch, rows_of, choose)
         return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
 
@@ -293,10 +295,10 @@ class StepCapture:
         )
 
     def _from_loss(self, batch: Any, rows_of: RowsOf, choose: Choose) -> Presentation:
-        call = self._one.of(self._losses, rows_of, choose, first_step=not self._resolved)
+        call = self._one.loss_of_step(self._losses, rows_of, choose, first_step=not self._is_resolved)
         if call is None:
-            raise self._ambiguous(listed(self._one.calls))
-        if not self._resolved:
+            raise self._ambiguous(calls_in_words(self._one.calls))
+        if not self._is_resolved:
             warn_of_probabilities(call)
         if call.name in BINARY:
             return self._from_binary(call)
@@ -307,10 +309,10 @@ class StepCapture:
         if self._dense.are_samples(logits, targets):
             rows = logits.detach(), targets, source
         else:
-            counted = call.is_counted()
-            units = self._dense.of_classes(logits, targets, counted, call.weight)
+            loss_mask = call.is_counted()
+            units = self._dense.units_of_classes(logits, targets, loss_mask, call.weight)
             if units is not None:
-                return presentation_of_units(units, source, call.targets, counted)
+                return presentation_of_units(units, source, call.targets, loss_mask)
             rows = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
         return Presentation(*rows, call.targets)
@@ -322,43 +324,45 @@ class StepCapture:
 
     def _from_numbers(self, outputs: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
         """Return a regression of the batch's labels, or of the targets that the step returned; None if it is none."""
-        if self.observes or (self._resolved and not self._targets.known):
+        if self.observes or (self._is_resolved and not self._targets.is_known):
             return None
-        is_first = not self._resolved
-        losses = self._one.of_numbers(self._of_numbers.trained, first_step=is_first)
-        losses = parts_joined(losses, rows_of, first_step=is_first)
-        result = self._targets.presented(losses, outputs, samples, rows_of, probabilities=self._observed.activations)
-        if result is None and self._targets.known:
-            raise self._ambiguous(listed(losses))
+        is_first = not self._is_resolved
+        losses = self._one.of_numbers(self._of_numbers.trained_calls, first_step=is_first)
+        losses = merged_parts(losses, rows_of, first_step=is_first)
+        result = self._targets.presentation_of(
+            losses, outputs, samples, rows_of, probabilities=self._observed.activations
+        )
+        if result is None and self._targets.is_known:
+            raise self._ambiguous(calls_in_words(losses))
         if result is None:
             return None
-        units, targets, source, counted = result
-        return Presentation(units.logits, units.targets, source, targets, units, counted=counted)
+        units, targets, source, loss_mask = result
+        return Presentation(units.logits, units.targets, source, targets, units, loss_mask=loss_mask)
 
     def _from_graph(self, samples: Any, rows_of: RowsOf) -> Presentation:
         activations = self._observed.activations
         if self._observed.passes > 1:
             raise self._ambiguous(f"{self._observed.passes} backward passes from losses of another kind")
         if len(activations) != 1:
-            raise self._ambiguous("none" if not activations else "; ".join(map(shown, activations)))
-        labels, selection = _label_tensor(samples), self._observed.chosen(rows_of)
+            raise self._ambiguous("none" if not activations else "; ".join(map(in_words, activations)))
+        labels, selection = _label_tensor(samples), self._observed.followed_constant(rows_of)
         rows = self._observed.rows(labels if selection is None else labels.flatten()[rows_of(selection)])
         self.observes = True
-        presentation = self._checked(*rows, source=f"logits: {shown(activations[0])}; targets: labels of the batch")
-        return presentation._replace(given=labels if selection is None else selection)
+        presentation = self._checked(*rows, source=f"logits: {in_words(activations[0])}; targets: labels of the batch")
+        return presentation._replace(step_targets=labels if selection is None else selection)
 
-    def _checked(self, logits: Any, targets: Any, counted: Tensor | None = None, *, source: str) -> Presentation:
+    def _checked(self, logits: Any, targets: Any, loss_mask: Tensor | None = None, *, source: str) -> Presentation:
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):
             raise CaptureError(
-                f"Expected tensors of logits and targets, got {described(logits)} and {described(targets)}. {REMEDY}"
+                f"Expected tensors of logits and targets, got {summary(logits)} and {summary(targets)}. {REMEDY}"
             )
-        own_targets, (logits, targets, counted) = targets, self._dense.in_rows(logits, targets, counted)
-        if self._several.takes(logits, targets, counted):
-            of_labels = self._several.shown(logits, targets, counted)
-            return presentation_of_units((of_labels, targets), source, own_targets, counted)
-        units = self._dense.of_labels(logits, targets, counted)
+        own_targets, (logits, targets, loss_mask) = targets, self._dense.rows_of_samples(logits, targets, loss_mask)
+        if self._multi_labels.takes(logits, targets, loss_mask):
+            presentation = self._multi_labels.presentation(logits, targets, loss_mask)
+            return presentation_of_units((presentation, targets), source, own_targets, loss_mask)
+        units = self._dense.units_of_labels(logits, targets, loss_mask)
         if units is not None:
-            return presentation_of_units(units, source, own_targets, counted)
+            return presentation_of_units(units, source, own_targets, loss_mask)
         return Presentation(*self._rows.checked(logits, targets, source), own_targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
@@ -383,5 +387,5 @@ def _loss_source(name: str, shape: torch.Size, *, logarithm: bool) -> str:
 def _label_tensor(samples: Any) -> Tensor:
     labels = labels_of(samples)
     if not isinstance(labels, Tensor):
-        raise CaptureError(f"Expected the batch's labels to be a tensor, got {described(labels)}. {REMEDY}")
+        raise CaptureError(f"Expected the batch's labels to be a tensor, got {summary(labels)}. {REMEDY}")
     return labels

@@ -18,29 +18,29 @@ class UnitLabels(NamedTuple):
 
     Attributes:
         axis: Of the entry, on which the classes in one-hot form or the labels stand; None: it holds the classes.
-        several: Whether each unit may have any number of labels.
+        multi_label: Whether each unit may have any number of labels.
         squeezed: Whether the entry has one channel more than there are axes of units.
     """
 
     axis: int | None = None
-    several: bool = False
+    multi_label: bool = False
     squeezed: bool = False
 
-    def of(self, entry: Tensor) -> Tensor:
+    def labels_of(self, entry: Tensor) -> Tensor:
         """Return classes ``(N, ...)`` or labels ``(N, K, ...)``, int64; smoothed ones are rounded.
 
         A number is negative where the entry says no class.
 
         Example:
             >>> one_hot = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]])  # two classes behind three tokens
-            >>> UnitLabels(axis=-1).of(one_hot).tolist()
+            >>> UnitLabels(axis=-1).labels_of(one_hot).tolist()
             [[1, 0, -2147483648]]
         """
-        whole = (entry.round() if entry.is_floating_point() else entry).long()
+        integers = (entry.round() if entry.is_floating_point() else entry).long()
         if self.axis is None:
-            return whole.squeeze(1) if self.squeezed else whole
-        levels = whole.movedim(self.axis, 1)
-        return levels if self.several else _of_one_hot(levels)
+            return integers.squeeze(1) if self.squeezed else integers
+        levels = integers.movedim(self.axis, 1)
+        return levels if self.multi_label else _of_one_hot(levels)
 
 
 CLASSES = UnitLabels()
@@ -51,25 +51,25 @@ class UnitTargets(NamedTuple):
 
     Attributes:
         values: Classes ``(N, ...)`` or flat, or labels ``(N, K, ...)``; int64, negative where they do not count.
-        several: Whether these are labels.
-        rounded: Whether they were fractions, as smoothed ones are.
+        multi_label: Whether these are labels.
+        has_fractions: Whether they were fractions, as smoothed ones are.
     """
 
     values: Tensor
-    several: bool
-    rounded: bool = False
+    multi_label: bool
+    has_fractions: bool = False
 
     @classmethod
     def of_kind(cls, targets: Tensor, kind: str) -> "UnitTargets":
         """Return targets as they are told of, by the name of their kind of units."""
-        bits = CLASSES.of(targets.detach())
+        bits = CLASSES.labels_of(targets.detach())
         has_fractions = _has_fractions(targets)
         channels = bits.ndim > 3 and bits.shape[1] == 1
         if kind == TOKEN_LABELS or (kind == PIXEL_LABELS and not channels):
-            return cls(bits, several=True, rounded=has_fractions)
+            return cls(bits, multi_label=True, has_fractions=has_fractions)
         is_one_hot = targets.is_floating_point() and bits.ndim > (2 if kind == TOKENS else 3) and not channels
         classes = _of_one_hot(bits) if is_one_hot else bits.squeeze(1) if channels else bits
-        return cls(classes, several=False, rounded=has_fractions)
+        return cls(classes, multi_label=False, has_fractions=has_fractions)
 
     def held_by(self, entries: Iterable[tuple[Path, Tensor]]) -> "tuple[Path, UnitLabels] | None":
         """Return the entry that holds these targets, and how; None if none does.
@@ -79,26 +79,26 @@ class UnitTargets(NamedTuple):
         if not bool((self.values >= 0).any()):
             return None
         suitable = [item for item in entries if item[1].ndim > 1 and not _is_odd(item[1])]
-        whole = [item for item in suitable if self.rounded or not _has_fractions(item[1])]
-        for path, entry in sorted(whole, key=_is_less_likely):
+        candidates = [item for item in suitable if self.has_fractions or not _has_fractions(item[1])]
+        for path, entry in sorted(candidates, key=_is_less_likely):
             for form in self._forms(entry):
-                if self._agrees(form.of(entry.detach().to(self.values.device))):
+                if self._agrees(form.labels_of(entry.detach().to(self.values.device))):
                     return path, form
         return None
 
     def _forms(self, entry: Tensor) -> Iterator[UnitLabels]:
-        if not self.several:
+        if not self.multi_label:
             yield CLASSES
-        if entry.ndim > 2 and entry.shape[1] == 1 and not self.several:
+        if entry.ndim > 2 and entry.shape[1] == 1 and not self.multi_label:
             yield UnitLabels(squeezed=True)
         if entry.ndim > 2:
-            yield from (UnitLabels(axis, self.several) for axis in (1, -1))
+            yield from (UnitLabels(axis, self.multi_label) for axis in (1, -1))
 
     def _agrees(self, values: Tensor) -> bool:
-        own = self.values
-        if own.ndim == 1 and own.numel() == values.numel():
-            own = own.reshape(values.shape)
-        return own.shape == values.shape and bool(((values == own) | (own < 0)).all())
+        targets = self.values
+        if targets.ndim == 1 and targets.numel() == values.numel():
+            targets = targets.reshape(values.shape)
+        return targets.shape == values.shape and bool(((values == targets) | (targets < 0)).all())
 
 
 def kind_of_units(loss: LossCall) -> str | None:
@@ -111,7 +111,7 @@ def kind_of_units(loss: LossCall) -> str | None:
         if targets.ndim < 3 or targets[:1].numel() == 1:
             return None
         labels = targets.ndim > 3 and targets.shape[1] > 1
-        return PIXEL_LABELS if labels and bool((_of_one_hot(CLASSES.of(targets)) < 0).any()) else PIXELS
+        return PIXEL_LABELS if labels and bool((_of_one_hot(CLASSES.labels_of(targets)) < 0).any()) else PIXELS
     if logits.ndim < 3 or targets.ndim < 2 or targets[:1].numel() == 1:
         return None
     return TOKENS if logits.ndim == 3 else PIXELS

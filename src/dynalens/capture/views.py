@@ -19,12 +19,12 @@ class View(NamedTuple):
     shape: tuple[int, ...] | None = None
     end: int | None = None
 
-    def of(self, entry: Tensor) -> Tensor:
+    def view_of(self, entry: Tensor) -> Tensor:
         """Return this view of the entry of another batch.
 
         Example:
             >>> import torch
-            >>> View(axes=(0, 3, 1, 2)).of(torch.zeros(5, 8, 8, 3)).shape
+            >>> View(axes=(0, 3, 1, 2)).view_of(torch.zeros(5, 8, 8, 3)).shape
             torch.Size([5, 3, 8, 8])
         """
         entry = entry if self.end is None else entry[:, : self.end]

@@ -100,7 +100,7 @@ class DenseRules:
 
 
 def unpacked_states(codes: Array) -> Array:
-    """Return the states of :func:`~dynalens.units.followed.packed_states`, ``(M, U)`` int8, up to the last that counts.
+    """Return states of :func:`~dynalens.units.unit_states.packed_states`, ``(M, U)`` int8, up to the last that counts.
 
     Example:
         >>> unpacked_states(np.array([[5.0, 0.0]]))[0, :4]

@@ -23,30 +23,30 @@ class SampleCollector:
     """
 
     def __init__(self, sample_ids: Sequence[int | str]) -> None:
-        self.wanted = list(dict.fromkeys(sample_ids))
+        self.wanted_ids = list(dict.fromkeys(sample_ids))
         self._samples: dict[int | str, tuple[Tensor, Tensor]] = {}
         self._slots: tuple[Tensor, Tensor, Tensor] | None = None
-        self._begun = False
+        self._has_begun = False
 
     @property
     def complete(self) -> bool:
         """Whether no further batch is needed, as far as the host knows."""
-        return len(self._samples) == len(self.wanted)
+        return len(self._samples) == len(self.wanted_ids)
 
     @property
-    def begun(self) -> bool:
+    def has_begun(self) -> bool:
         """Whether a batch has been offered."""
-        return self._begun
+        return self._has_begun
 
     def offer(self, ids: Sequence[int | str] | Tensor, images: Tensor, labels: Tensor) -> None:
         """Copy what is wanted and new from a batch."""
-        self._begun = True
+        self._has_begun = True
         if isinstance(ids, Tensor):
             if ids.device.type != "cpu":
                 self._offer_tensor(ids, images, labels)
                 return
             ids = ids.tolist()
-        new_ids = set(self.wanted) - set(self._samples)
+        new_ids = set(self.wanted_ids) - set(self._samples)
         if not new_ids.isdisjoint(ids):
             for row, sample in enumerate(ids):
                 if sample in new_ids:
@@ -54,20 +54,20 @@ class SampleCollector:
                     self._samples.setdefault(sample, (images[row].detach().clone(), labels[row].detach().clone()))
 
     def result(
-        self, first: int | None = None, padding: int | None = None
+        self, first_position: int | None = None, padding: int | None = None
     ) -> tuple[list[int | str], Tensor, Tensor] | None:
         """Return ids, images and labels of what has passed, or None if nothing has; may wait for the device.
 
         Args:
-            first: Only of the first so many that were wanted.
+            first_position: Only of the first so many that were wanted.
             padding: Token that fills up sequences of tokens; None where it is not known.
         """
         if self._slots is not None:
             is_filled, images, labels = self._slots
-            rows = is_filled[:first].nonzero().squeeze(1)
-            ids = [self.wanted[row] for row in rows.tolist()]
+            rows = is_filled[:first_position].nonzero().squeeze(1)
+            ids = [self.wanted_ids[row] for row in rows.tolist()]
             return (ids, images[rows], labels[rows]) if ids else None
-        samples = [(i, *self._samples[i]) for i in self.wanted[:first] if i in self._samples]
+        samples = [(i, *self._samples[i]) for i in self.wanted_ids[:first_position] if i in self._samples]
         samples = samples if padding is None else _filled_up(samples, padding)
         alike = [sample for sample in samples if sample[1].shape == samples[0][1].shape]
         if not alike:
@@ -76,10 +76,10 @@ class SampleCollector:
         return [i for i, _, _ in alike], images, labels
 
     def _offer_tensor(self, ids: Tensor, images: Tensor, labels: Tensor) -> None:
-        if not self.wanted:
+        if not self.wanted_ids:
             return
         if self._slots is None:
-            n, device = len(self.wanted), images.device
+            n, device = len(self.wanted_ids), images.device
             self._slots = (
                 torch.zeros(n, dtype=torch.bool, device=device),
                 images.new_zeros((n, *images.shape[1:])),
@@ -89,14 +89,14 @@ class SampleCollector:
         if kept_images.shape[1:] != images.shape[1:]:
             return
         ids = ids.to(images.device, non_blocking=True)
-        wanted_ids = torch.tensor(self.wanted).to(images.device, non_blocking=True)
+        wanted_ids = torch.tensor(self.wanted_ids).to(images.device, non_blocking=True)
         match = wanted_ids.unsqueeze(1) == ids
-        row, new = match.int().argmax(dim=1), match.any(dim=1) & ~is_filled
+        row, is_new = match.int().argmax(dim=1), match.any(dim=1) & ~is_filled
         column = (-1,) + (1,) * (images.ndim - 1)
         self._slots = (
-            is_filled | new,
-            torch.where(new.view(column), images.detach()[row], kept_images),
-            torch.where(new.view(-1, *[1] * (labels.ndim - 1)), labels[row], kept_labels),
+            is_filled | is_new,
+            torch.where(is_new.view(column), images.detach()[row], kept_images),
+            torch.where(is_new.view(-1, *[1] * (labels.ndim - 1)), labels[row], kept_labels),
         )
 
 
@@ -107,9 +107,9 @@ def _filled_up(
     longest = max((tokens.shape[-1] for _, tokens, _ in samples), default=0)
     filled = []
     for sample, tokens, labels in samples:
-        ends = (0, longest - len(tokens))
-        labels = F.pad(labels, ends, value=IGNORED) if labels.shape[-1:] == tokens.shape else labels
-        filled.append((sample, F.pad(tokens, ends, value=padding), labels))
+        padding_sizes = (0, longest - len(tokens))
+        labels = F.pad(labels, padding_sizes, value=IGNORED) if labels.shape[-1:] == tokens.shape else labels
+        filled.append((sample, F.pad(tokens, padding_sizes, value=padding), labels))
     return filled
 
 

@@ -26,14 +26,14 @@ class ExplainedUnit(NamedTuple):
         region: Shape of the sample's targets, bool.
         words: What a caption calls it.
         place: Of a token, among the targets; None of a region.
-        given: Whether the data give the label to it: of several labels one may be missing.
+        is_given: Whether the data give the label to it: of several labels one may be missing.
     """
 
     label: int
     region: Tensor
     words: str
     place: int | None = None
-    given: bool = True
+    is_given: bool = True
 
     def at_logits(self, shift: int, tokens: int) -> "ExplainedUnit":
         """Return a token as the place where the logits for it stand.
@@ -79,20 +79,20 @@ def by_class(output: object, shape: torch.Size) -> Tensor:
     if isinstance(z, Tensor):
         if z.shape[1:] == shape:
             return z.unsqueeze(1)
-        second, last = z.shape[2:] == shape, z.shape[1:-1] == shape
-        if second != last:
+        second, is_last = z.shape[2:] == shape, z.shape[1:-1] == shape
+        if second != is_last:
             return z if second else z.movedim(-1, 1)
         if len(shape) in _LINEAR and z.ndim == len(shape) + 2 and not second:
             return F.interpolate(z, size=shape, mode=_LINEAR[len(shape)])
-    got = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+    form = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
     raise ValueError(
         f"Expected the model to give a row of logits for each of {tuple(shape)} tokens or pixels, with classes on one "
-        f"axis of another length, got {got}. Pass `inputs=` with a callable(batch) -> (images, classes), one class for "
-        "each sample, and `forward=` with a callable(pl_module, images) that picks one row of logits."
+        f"axis of another length, got {form}. Pass `inputs=` with a callable(batch) -> (images, classes), one class "
+        "for each sample, and `forward=` with a callable(pl_module, images) that picks one row of logits."
     )
 
 
-def first_unit(labels: Tensor, *, several: bool = False) -> ExplainedUnit:
+def first_unit(labels: Tensor, *, multi_label: bool = False) -> ExplainedUnit:
     """Return the first token that counts, or the pixels of the most frequent class above 0, else those of class 0.
 
     Of several labels it is the pixels of the most frequent one, or all pixels where none is given; of tokens with
@@ -101,24 +101,24 @@ def first_unit(labels: Tensor, *, several: bool = False) -> ExplainedUnit:
     Args:
         labels: Shape ``(T,)`` or ``(H, W)``, of several labels ``(K, T)`` or ``(K, H, W)``; negative where nothing
             counts; some do.
-        several: Whether pixels or tokens have several labels.
+        multi_label: Whether pixels or tokens have several labels.
 
     Example:
         >>> first_unit(torch.tensor([-1, 2, 0])).words, first_unit(torch.tensor([[0, 3], [0, 3]])).label
         ('token 1', 3)
-        >>> first_unit(torch.tensor([[[0, 1]], [[1, 1]]]), several=True).label
+        >>> first_unit(torch.tensor([[[0, 1]], [[1, 1]]]), multi_label=True).label
         1
     """
-    if several and labels.ndim == 2:
+    if multi_label and labels.ndim == 2:
         levels = (labels == 1).int() + (labels >= 0).int()  # 2: given, 1: not given, 0: does not count
         place = int(levels.amax(dim=0).argmax())
         label = int(levels[:, place].argmax())
-        return token(labels[label], place)._replace(label=label, given=bool(labels[label, place] == 1))
-    if several:
+        return token(labels[label], place)._replace(label=label, is_given=bool(labels[label, place] == 1))
+    if multi_label:
         label = int((labels == 1).flatten(1).sum(dim=1).argmax())
         pixels = labels[label] == 1
         has_pixels = bool(pixels.any())
-        return region(pixels if has_pixels else (labels >= 0).any(dim=0), label)._replace(given=has_pixels)
+        return region(pixels if has_pixels else (labels >= 0).any(dim=0), label)._replace(is_given=has_pixels)
     if labels.ndim == 1:
         return token(labels, int((labels >= 0).int().argmax()))
     positive_labels = labels[labels > 0]
@@ -150,8 +150,8 @@ def doubtful_token(labels: Tensor, doubtful_unit: tuple[int, int] | None) -> Exp
         ('token 2', 'token 1')
     """
     place, label = doubtful_unit or (-1, -1)
-    same = 0 <= place < len(labels) and int(labels[place]) == label
-    return token(labels, place) if same else first_unit(labels)
+    is_given = 0 <= place < len(labels) and int(labels[place]) == label
+    return token(labels, place) if is_given else first_unit(labels)
 
 
 def doubtful_region(labels: Tensor, label: int, logits: Tensor) -> ExplainedUnit:
@@ -173,8 +173,8 @@ def doubtful_region(labels: Tensor, label: int, logits: Tensor) -> ExplainedUnit
     if label < 0 or not bool(pixels.any()):
         return first_unit(labels)
     predicted = (logits[0] > 0).long() if len(logits) == 1 else logits.argmax(dim=0)
-    wrong = pixels & (predicted.to(labels.device) != labels)
-    return region(wrong, label, is_contradicted=True) if bool(wrong.any()) else region(pixels, label)
+    is_wrong = pixels & (predicted.to(labels.device) != labels)
+    return region(is_wrong, label, is_contradicted=True) if bool(is_wrong.any()) else region(pixels, label)
 
 
 def doubtful_label(labels: Tensor, doubtful_unit: tuple[int, int], logits: Tensor) -> ExplainedUnit:
@@ -191,43 +191,44 @@ def doubtful_label(labels: Tensor, doubtful_unit: tuple[int, int], logits: Tenso
     Example:
         >>> labels, z = torch.tensor([[[0, 0, 1]]]), torch.tensor([[[2.0, -1.0, -3.0]]])
         >>> unit = doubtful_label(labels, (0, 0), z)  # missing at the first pixel
-        >>> unit.region.tolist(), unit.given
+        >>> unit.region.tolist(), unit.is_given
         ([[True, False, False]], False)
     """
     label, bit = doubtful_unit
     pixels = labels[label] == bit
     if label < 0 or not bool(pixels.any()):
-        return first_unit(labels, several=True)
+        return first_unit(labels, multi_label=True)
     if labels.ndim == 2:
         margins = (2 * bit - 1) * logits[label].float().to(labels.device)
         place = int(margins.masked_fill(~pixels, torch.inf).argmin())
-        return token(labels[label], place)._replace(label=label, given=bool(bit))
-    wrong = pixels & ((logits[label] > 0).to(labels.device) != bit)
-    is_contradicted = bool(wrong.any())
-    unit = region(wrong if is_contradicted else pixels, label, is_contradicted=is_contradicted)
-    return unit._replace(given=bool(bit))
+        return token(labels[label], place)._replace(label=label, is_given=bool(bit))
+    is_wrong = pixels & ((logits[label] > 0).to(labels.device) != bit)
+    is_contradicted = bool(is_wrong.any())
+    unit = region(is_wrong if is_contradicted else pixels, label, is_contradicted=is_contradicted)
+    return unit._replace(is_given=bool(bit))
 
 
 def joined_results(results: Sequence[ExplanationResult], units: Sequence[ExplainedUnit]) -> ExplanationResult:
     """Return the results of single samples as one, with the words for the unit of each."""
-    first = results[0]
+    first_result = results[0]
     explanations = [result.explanation for result in results]
     maps = {
-        name: torch.cat([each.maps[name] for each in explanations]) for name in _in_all([e.maps for e in explanations])
+        name: torch.cat([explanation.maps[name] for explanation in explanations])
+        for name in _in_all([e.maps for e in explanations])
     }
     layer = explanations[0].target_layer
-    names = _in_all([result.measured for result in results])
+    names = _in_all([result.faithfulness for result in results])
     return replace(
-        first,
+        first_result,
         images=torch.cat([result.images for result in results]),
         labels=torch.cat([result.labels for result in results]),
         targets=torch.cat([result.targets for result in results]),
-        explanation=Explanation(maps, torch.cat([each.logits for each in explanations]), layer),
+        explanation=Explanation(maps, torch.cat([explanation.logits for explanation in explanations]), layer),
         relevance={name: torch.cat([result.relevance[name] for result in results]) for name in maps},
-        measured={name: _joined_faithfulness([result.measured[name] for result in results]) for name in names},
-        ids=None if first.ids is None else [sample for result in results for sample in result.ids or ()],
+        faithfulness={name: _joined_faithfulness([result.faithfulness[name] for result in results]) for name in names},
+        ids=None if first_result.ids is None else [sample for result in results for sample in result.ids or ()],
         units=[unit.words for unit in units],
-        given=torch.tensor([unit.given for unit in units]) if first.independent else None,
+        is_given=torch.tensor([unit.is_given for unit in units]) if first_result.independent else None,
         places=[unit.place for unit in units if unit.place is not None],
     )
 
@@ -243,9 +244,11 @@ def _curve(curves: Sequence[Curve]) -> Curve:
     evaluations = torch.cat([curve.evaluations for curve in curves])
     if curves[0].fractions.ndim == 1:
         return Curve(torch.cat([curve.values for curve in curves]), curves[0].fractions, evaluations)
-    most = max(curve.values.shape[1] for curve in curves)
+    max_points = max(curve.values.shape[1] for curve in curves)
     values, fractions = (
-        torch.cat([torch.cat([each, each[:, -1:].expand(-1, most - each.shape[1])], dim=1) for each in parts])
+        torch.cat(
+            [torch.cat([points, points[:, -1:].expand(-1, max_points - points.shape[1])], dim=1) for points in parts]
+        )
         for parts in ([curve.values for curve in curves], [curve.fractions for curve in curves])
     )
     return Curve(values, fractions, evaluations)

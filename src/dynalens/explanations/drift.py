@@ -19,7 +19,7 @@ class EarlierMaps:
         total: For each method, the sum of its normalised maps in all explanations so far.
     """
 
-    first: Mapping[str, Tensor] = field(default_factory=dict)
+    first_maps: Mapping[str, Tensor] = field(default_factory=dict)
     previous_maps: Mapping[str, Tensor] = field(default_factory=dict)
     total: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -30,16 +30,16 @@ class EarlierMaps:
         """
         earlier_maps_of = {
             "attribution_drift": self.previous_maps,
-            "randomisation_check": self.first,
+            "randomisation_check": self.first_maps,
             "consensus": self.total,
         }
-        for name, earlier in earlier_maps_of.items():
+        for name, last_maps in earlier_maps_of.items():
             for method, maps in result.relevance.items():
-                earlier_maps = earlier.get(method)
+                earlier_maps = last_maps.get(method)
                 if name in metrics and earlier_maps is not None and earlier_maps.shape == maps.shape:
-                    result.measured[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
+                    result.faithfulness[method].values[name] = attribution_drift(maps, earlier_maps.to(maps.device))
         self.previous_maps = result.relevance
-        self.first = self.first or result.relevance
+        self.first_maps = self.first_maps or result.relevance
         if "consensus" in metrics:
             self.total = {method: self._running_sum(method, maps) for method, maps in result.relevance.items()}
 

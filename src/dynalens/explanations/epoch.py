@@ -16,34 +16,34 @@ class EpochExplanations:
     """The results of one epoch.
 
     Attributes:
-        kept: Of the samples that are explained in every epoch.
+        tracked: Of the samples that are explained in every epoch.
         suspects: Of the suspects, for the given class under "label" and for the predicted one under "prediction".
         robustness: What attacks and corruptions do to the samples of every epoch, where asked for.
     """
 
-    kept: ExplanationResult
+    tracked: ExplanationResult
     suspects: dict[str, ExplanationResult]
     robustness: Robustness | None = None
 
     def scalars(self) -> dict[str, float]:
         """Return scalars of the samples of every epoch by the end of their tag; suspects change and have none."""
-        scalars = {f"faithfulness/{key}": mean for key, mean in self.kept.means().items()}
+        scalars = {f"faithfulness/{key}": mean for key, mean in self.tracked.means().items()}
         if self.robustness is not None:
             scalars |= {f"robustness/{key}": value for key, value in self.robustness.scalars().items()}
         return scalars
 
     def arrays(self) -> dict[str, Array]:
         """Return all that is kept on disk, by name."""
-        arrays = self.kept.arrays() | self.kept.kept_maps()
+        arrays = self.tracked.arrays() | self.tracked.kept_maps()
         if self.robustness is not None:
             arrays |= self.robustness.arrays()
-        for which, result in self.suspects.items():
-            arrays |= result.arrays(f"suspects_{which}.")
+        for name, result in self.suspects.items():
+            arrays |= result.arrays(f"suspects_{name}.")
         return arrays
 
     def fractions(self) -> Tensor:
         """Return the abscissa on which all curves are drawn."""
-        return self.kept.fractions()
+        return self.tracked.fractions()
 
     def rows(
         self,
@@ -54,14 +54,14 @@ class EpochExplanations:
     ) -> list[ExplanationRow]:
         """Return the rows of the sheet: the samples of every epoch, then each suspect for its two classes in turn."""
         fractions = self.fractions()
-        rows = self.kept.rows(fractions, names=names, normalisation=normalisation, decode=decode)
+        rows = self.tracked.rows(fractions, names=names, normalisation=normalisation, decode=decode)
         pairs = [
-            result.rows(fractions, which, names=names, normalisation=normalisation, decode=decode)
-            for which, result in self.suspects.items()
+            result.rows(fractions, name, names=names, normalisation=normalisation, decode=decode)
+            for name, result in self.suspects.items()
         ]
         return rows + [row for pair in zip(*pairs, strict=True) for row in pair]
 
     def title(self, epoch: int) -> str:
         """Return the first line of the sheet."""
-        layer = self.kept.explanation.target_layer
+        layer = self.tracked.explanation.target_layer
         return f"epoch {epoch}; Grad-CAM of {layer}" if layer else f"epoch {epoch}"

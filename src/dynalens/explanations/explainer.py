@@ -171,10 +171,10 @@ class Explainer:
         return replace(robustness, table=is_table(inputs))
 
     def contrast_maps(
-        self, model: nn.Module, inputs: Tensor, suggested: Tensor, labels: Tensor, *, method: str
+        self, model: nn.Module, inputs: Tensor, suggestions: Tensor, labels: Tensor, *, method: str
     ) -> Tensor:
         """Return, (N, *spatial), what speaks for the suggested classes (N,) and against the labels (N,)."""
-        inputs, suggested, labels = _on_device_of(model, inputs, suggested, labels)
+        inputs, suggestions, labels = _on_device_of(model, inputs, suggestions, labels)
         forward, images = self._forward_of(model, inputs), explained_form(inputs)
         own_arguments = dict((self.method_args or {}).get(method, {}))
         if takes(BUILT_IN[method], "target_layer"):
@@ -182,7 +182,7 @@ class Explainer:
 
         def maps() -> Tensor:
             arguments = {"forward": forward, "chunk_size": self.chunk_size, **own_arguments}
-            return contrast(model, images, suggested, labels, method=method, **arguments)
+            return contrast(model, images, suggestions, labels, method=method, **arguments)
 
         return pixel_relevance(method, self._in_memory(images, maps), images.shape[2:])
 
@@ -295,8 +295,8 @@ class Explainer:
         """Return the rank correlation of each map with that of the most probable other class, (N,)."""
         if "class_sensitivity" not in self.metrics:
             return {}
-        others = self._maps(replace(query, targets=runner_up(explanation.logits, query.targets)))
-        maps = self._relevance(others, query.images)
+        rival_maps = self._maps(replace(query, targets=runner_up(explanation.logits, query.targets)))
+        maps = self._relevance(rival_maps, query.images)
         return {method: rank_correlation(relevance[method], maps[method]) for method in maps if method in relevance}
 
     def _maps(self, query: Query) -> Explanation:

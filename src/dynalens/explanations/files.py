@@ -93,7 +93,7 @@ def load_explanations(folder: str | Path) -> list[ExplainedEpoch]:
     """
     path = _explanations_folder(Path(folder))
     files_by_number = [(file.stem.removeprefix("epoch_"), file) for file in sorted(path.glob("epoch_*.npz"))]
-    epochs = [_read(int(number), file) for number, file in files_by_number if number.isdecimal()]
+    epochs = [_read_epoch(int(number), file) for number, file in files_by_number if number.isdecimal()]
     return [epoch for epoch in epochs if epoch.maps]
 
 
@@ -108,7 +108,7 @@ def _explanations_folder(folder: Path) -> Path:
     )
 
 
-def _read(epoch: int, file: Path) -> ExplainedEpoch:
+def _read_epoch(epoch: int, file: Path) -> ExplainedEpoch:
     arrays = read_arrays(file)
     with damage_errors(file):
         methods = [name.removesuffix(_MAPS) for name in arrays if name.endswith(_MAPS)]
@@ -121,9 +121,18 @@ def _read(epoch: int, file: Path) -> ExplainedEpoch:
             if name.endswith(".values") and not name.startswith("suspects_")
         }
         ids = ids_of_arrays(arrays["ids"], int(arrays.get("ids_of", 0)))
-        for name, each in {"labels": arrays["labels"], "targets": arrays["targets"], **maps, **values}.items():
-            if each.shape[:1] != (len(ids),) or (name in _CLASSES and (each.ndim > 1 or each.dtype.kind not in "iu")):
-                raise ValueError(f"{name} of {each.dtype} and shape {each.shape} for {len(ids)} samples")
+        for name, values_of_name in {
+            "labels": arrays["labels"],
+            "targets": arrays["targets"],
+            **maps,
+            **values,
+        }.items():
+            if values_of_name.shape[:1] != (len(ids),) or (
+                name in _CLASSES and (values_of_name.ndim > 1 or values_of_name.dtype.kind not in "iu")
+            ):
+                raise ValueError(
+                    f"{name} of {values_of_name.dtype} and shape {values_of_name.shape} for {len(ids)} samples"
+                )
         return ExplainedEpoch(epoch, ids, arrays["labels"], arrays["targets"], maps, values)
 
 

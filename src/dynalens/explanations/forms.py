@@ -84,10 +84,10 @@ def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) ->
     with undisturbed(model), torch.no_grad():
         floating = forward(inputs[:1].float())
         try:
-            same = torch.allclose(forward(inputs[:1]).float(), floating.float(), rtol=_SAME, atol=_SAME)
+            is_same = torch.allclose(forward(inputs[:1]).float(), floating.float(), rtol=_SAME, atol=_SAME)
         except RuntimeError:  # a layer that takes floating images only
-            same = False
-    if not same:
+            is_same = False
+    if not is_same:
         raise ValueError(
             f"Expected the model to return the same logits for images of {inputs.dtype} and for floating copies of "
             "them, got other logits or an error. Either `training_step` scales the images, or the model scales some "

@@ -16,18 +16,18 @@ _NUMBERED = {1: (_VALIDATION, 10), 2: (_IMAGE, 16)}
 """What numbers on disk are numbers of, how such ids begin and to which base they are written."""
 
 
-def validation_ids(first: int, number: int) -> list[str]:
+def validation_ids(first_position: int, number: int) -> list[str]:
     """Return the ids of a batch of a validation set that is read in its order.
 
     Args:
-        first: Position of its first sample in the dataset.
+        first_position: Position of its first sample in the dataset.
         number: Samples of the batch.
 
     Example:
         >>> validation_ids(8, 2)
         ['validation 8', 'validation 9']
     """
-    return [f"{_VALIDATION}{position}" for position in range(first, first + number)]
+    return [f"{_VALIDATION}{position}" for position in range(first_position, first_position + number)]
 
 
 def content_ids(images: Tensor) -> list[str]:
@@ -44,7 +44,7 @@ def content_ids(images: Tensor) -> list[str]:
     """
     rows = images.detach().resolve_conj().cpu().contiguous()
     contents = [row.view(-1).view(torch.uint8).numpy().tobytes() for row in rows]
-    return [f"{_IMAGE}{hashlib.blake2b(each, digest_size=_DIGEST_BYTES).hexdigest()}" for each in contents]
+    return [f"{_IMAGE}{hashlib.blake2b(content, digest_size=_DIGEST_BYTES).hexdigest()}" for content in contents]
 
 
 def caption(sample: int | str, kind: str) -> str:

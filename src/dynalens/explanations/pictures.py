@@ -46,7 +46,7 @@ class ExplanationPictures:
         if explanations.robustness is not None:
             draw = functools.partial(self._write_robustness, explanations.robustness, epoch, step)
             self._robustness_pace.offer(draw)
-        self._add_to_films(rows[: len(explanations.kept.labels)], epoch)
+        self._add_to_films(rows[: len(explanations.tracked.labels)], epoch)
         self._count, self._step = self._count + 1, step
         if self._count & (self._count - 1) == 0:
             self._write_films()

@@ -22,18 +22,18 @@ class Regions:
         >>> regions = Regions("box")
         >>> batch = {"box": torch.tensor([[0, 0, 1, 1], [0, 0, 2, 1]])}
         >>> regions.keep(batch, torch.zeros(2, 3, 1, 2), {"b": 1})
-        >>> regions.of(["b"]).int().tolist()
+        >>> regions.regions_of(["b"]).int().tolist()
         [[[1, 1]]]
     """
 
-    def __init__(self, where: Where) -> None:
-        self._where = where
+    def __init__(self, place_of_regions: Where) -> None:
+        self._place = place_of_regions
         self.masks: dict[int | str, Tensor] = {}
 
     @property
     def reads_batches(self) -> bool:
         """Whether masks are read from batches."""
-        return self._where is not None and not isinstance(self._where, Tensor)
+        return self._place is not None and not isinstance(self._place, Tensor)
 
     def keep(self, batch: Any, images: Tensor, rows: Mapping[int | str, int]) -> None:
         """Copy the masks of some samples of a batch.
@@ -55,19 +55,19 @@ class Regions:
         """Drop the masks of samples that were traded for others."""
         self.masks = {sample: mask for sample, mask in self.masks.items() if sample in ids}
 
-    def of(self, ids: Sequence[int | str]) -> Tensor | None:
+    def regions_of(self, ids: Sequence[int | str]) -> Tensor | None:
         """Return masks ``(N, *spatial)``, bool, of these samples; None where none are kept."""
         masks = [self.masks[sample] for sample in ids if sample in self.masks]
         return torch.stack(masks) if masks and len(masks) == len(ids) else None
 
     def _masks_in(self, batch: Any) -> Any:
-        if callable(self._where):
-            return self._where(batch)
+        if callable(self._place):
+            return self._place(batch)
         try:
-            return batch[self._where]
+            return batch[self._place]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(
-                f"Expected the batch to have `masks` at {self._where!r}, got a {type(batch).__name__}"
+                f"Expected the batch to have `masks` at {self._place!r}, got a {type(batch).__name__}"
                 f"{f' with the keys {sorted(map(str, batch))}' if isinstance(batch, Mapping) else ''}. Pass its key or "
                 "position, or a callable(batch) -> masks (N, H, W) or boxes (N, 4)."
             ) from error
@@ -89,13 +89,13 @@ def masks_for(regions: Any, images: Tensor) -> Tensor:
         isinstance(regions, Tensor) and regions.shape[1:] == (4,) != tuple(spatial)
     )
     if boxes and len(spatial) == 2 and len(regions) == len(images):
-        regions = box_masks([torch.as_tensor(each) for each in regions], spatial)
+        regions = box_masks([torch.as_tensor(region) for region in regions], spatial)
     if isinstance(regions, Tensor) and regions.ndim == len(spatial) + 2 and regions.shape[1] == 1:
         regions = regions.squeeze(1)
     if not isinstance(regions, Tensor) or regions.shape != (len(images), *spatial):
-        got = tuple(regions.shape) if isinstance(regions, Tensor) else f"a {type(regions).__name__}"
+        kind = tuple(regions.shape) if isinstance(regions, Tensor) else f"a {type(regions).__name__}"
         raise ValueError(
-            f"Expected `masks` of shape {(len(images), *spatial)} or boxes ({len(images)}, 4), got {got}. Pass one "
+            f"Expected `masks` of shape {(len(images), *spatial)} or boxes ({len(images)}, 4), got {kind}. Pass one "
             "region for each image, of the size of the image."
         )
     return regions.bool()

@@ -32,14 +32,14 @@ class ExplanationResult:
         targets: Shape ``(N,)``, as explained.
         explanation: The maps as the methods give them, and the logits.
         relevance: For each method, one relevance for each pixel, ``(N, *spatial)``, or token.
-        measured: For each method, and for ``random`` where there is a control, its curves and metrics.
+        faithfulness: For each method, and for ``random`` where there is a control, its curves and metrics.
         ids: Ids of the samples, where they are known.
         table: Whether the images are rows of a table, (N, 1, F).
         independent: Whether each label is there or not, with a probability of its own.
         numbers: Whether the model is a regression and one of its outputs was explained.
         units: What each token or region is called that was explained; empty where samples have one class.
         places: Of each token that was explained, in the targets; empty where none was.
-        given: Shape ``(N,)``, of several labels whether the one in ``labels`` was given; None: all were.
+        is_given: Shape ``(N,)``, of several labels whether the one in ``labels`` was given; None: all were.
     """
 
     images: Tensor
@@ -47,12 +47,12 @@ class ExplanationResult:
     targets: Tensor
     explanation: Explanation
     relevance: dict[str, Tensor]
-    measured: dict[str, Faithfulness]
+    faithfulness: dict[str, Faithfulness]
     ids: Sequence[int | str] | None = None
     table: bool = False
     independent: bool = False
     numbers: bool = False
-    given: Tensor | None = None
+    is_given: Tensor | None = None
     units: Sequence[str] = ()
     places: Sequence[int] = ()
 
@@ -60,23 +60,23 @@ class ExplanationResult:
         """Return the result with what the data say of the doubtful labels; the same where there are none."""
         if not self.independent or not units or self.ids is None:
             return self
-        return replace(self, given=torch.tensor([units[sample][1] for sample in self.ids]))
+        return replace(self, is_given=torch.tensor([units[sample][1] for sample in self.ids]))
 
     def means(self) -> dict[str, float]:
         """Return the mean over samples of each ``<method>/<metric>``, without those that are not defined."""
         return {
             f"{method}/{metric}": float(values.nanmean())
-            for method, faithfulness in self.measured.items()
-            for metric, values in faithfulness.values.items()
+            for method, metrics in self.faithfulness.items()
+            for metric, values in metrics.values.items()
         }
 
     def arrays(self, prefix: str = "") -> dict[str, Array]:
         """Return everything that is kept on disk, by name."""
         arrays = {"labels": self.labels, "targets": self.targets, "logits": self.explanation.logits}
         arrays |= {f"{method}.tie_fraction": tie_fraction(maps) for method, maps in self.relevance.items()}
-        for method, faithfulness in self.measured.items():
-            arrays |= {f"{method}.{metric}.values": values for metric, values in faithfulness.values.items()}
-            for name, curve in faithfulness.curves.items():
+        for method, metrics in self.faithfulness.items():
+            arrays |= {f"{method}.{metric}.values": values for metric, values in metrics.values.items()}
+            for name, curve in metrics.curves.items():
                 arrays[f"{method}.{name}.curves"] = curve.values
                 arrays[f"{method}.{name}.fractions"] = curve.fractions
                 arrays[f"{method}.{name}.errors"] = curve.errors
@@ -96,7 +96,7 @@ class ExplanationResult:
 
     def fractions(self) -> Tensor:
         """Return the abscissa on which all curves are drawn: their own, or an even one where each has its own."""
-        curves = [curve for faithfulness in self.measured.values() for curve in faithfulness.curves.values()]
+        curves = [curve for metrics in self.faithfulness.values() for curve in metrics.curves.values()]
         if curves and curves[0].fractions.ndim == 1:
             return curves[0].fractions
         return torch.linspace(0, 1, _DRAWN_POINTS, dtype=torch.float64)
@@ -123,10 +123,10 @@ class ExplanationResult:
         pictures = sentences.words() if is_tokens(self.images) else self._pictures(normalisation)
         shown_labels = self._labels(names, sentences.name)
         curves = {
-            method: _curves_at(method_curves.curves, fractions) for method, method_curves in self.measured.items()
+            method: _curves_at(method_curves.curves, fractions) for method, method_curves in self.faithfulness.items()
         }
         controls = curves.pop(RANDOM, {})
-        areas = {m: {name: c.areas.tolist() for name, c in self.measured[m].curves.items()} for m in curves}
+        areas = {m: {name: c.areas.tolist() for name, c in self.faithfulness[m].curves.items()} for m in curves}
         relevance = {m: middle_slices(maps).cpu().numpy() for m, maps in self.relevance.items()}
         rows = []
         for i, (label, predicted, p_label) in enumerate(shown_labels):
@@ -158,7 +158,7 @@ class ExplanationResult:
 
     def _explained_for(self, row: int, otherwise: str) -> str:
         """Return "prediction" for a label that was not given: its map shows what speaks for it."""
-        return otherwise if self.given is None or self.given[row] else "prediction"
+        return otherwise if self.is_given is None or self.is_given[row] else "prediction"
 
     def _labels(self, names: Sequence[str] | None, name: ClassName) -> list[tuple[str, str, float]]:
         """Return names of given and predicted label of each sample, and the probability of the given one."""
@@ -169,12 +169,12 @@ class ExplanationResult:
         p_label = p.gather(1, self.labels.unsqueeze(1)).squeeze(1).tolist()
         labels = self.labels.tolist()
         if not self.independent:
-            predicted = [name(each, names) for each in p.argmax(dim=1).tolist()]
-            return list(zip([name(each, names) for each in labels], predicted, p_label, strict=True))
-        bits = [1] * len(labels) if self.given is None else self.given.tolist()
+            predicted = [name(label, names) for label in p.argmax(dim=1).tolist()]
+            return list(zip([name(label, names) for label in labels], predicted, p_label, strict=True))
+        bits = [1] * len(labels) if self.is_given is None else self.is_given.tolist()
         return [
             (_there(name, bool(bit)), _there(name, p_k > 0.5), p_k if bit else 1 - p_k)
-            for name, bit, p_k in zip([class_name(each, names) for each in labels], bits, p_label, strict=True)
+            for name, bit, p_k in zip([class_name(label, names) for label in labels], bits, p_label, strict=True)
         ]
 
     def _sentences(self, decode: Decode | None) -> Sentences:

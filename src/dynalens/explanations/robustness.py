@@ -84,12 +84,12 @@ class Robustness:
     def _captions(self, number: int, names: Sequence[str] | None) -> list[str]:
         captions: list[str] = []
         for smallest in self.steps.values():
-            earlier, later = (
+            predicted, changed_class = (
                 class_name(int(classes[number]), names) for classes in (smallest.predicted, smallest.changed_to)
             )
-            captions = captions or [earlier]
+            captions = captions or [predicted]
             changes = bool(smallest.changed[number])
-            captions += [later, f"{float(smallest.steps[number]):.2g}"] if changes else ["none", ""]
+            captions += [changed_class, f"{float(smallest.steps[number]):.2g}"] if changes else ["none", ""]
         return captions
 
     def _pictures(self, images: Tensor, normalisation: Normalisation | None) -> Sequence[Shown]:

@@ -35,7 +35,7 @@ class RunExplanations:
 
     def __init__(self, settings: ExplanationSettings) -> None:
         self.samples = ExplainedSamples(settings.choice, settings.maps.check_inputs)
-        self._earlier = EarlierMaps()
+        self._earlier_maps = EarlierMaps()
         self._prepare(settings, "float32")
 
     def begin_fit(
@@ -80,7 +80,7 @@ class RunExplanations:
         dense = self.samples.dense
         explain_batch = functools.partial(explained_units, self.explainer) if dense else self.explainer.explanation_of
         every_epoch = explain_batch(model, samples, predicted=predicted, regions=regions)
-        self._earlier.compare(every_epoch, self._maps.metrics)
+        self._earlier_maps.compare(every_epoch, self._maps.metrics)
         suspects = self.samples.suspects(self._choice.suspects, units)
         if dense:
             self.explainer.robustness = none_of(self.explainer.robustness)
@@ -89,7 +89,7 @@ class RunExplanations:
             )
             return EpochExplanations(every_epoch, suspect_results)
         suspect_results = {} if suspects is None else self.explainer.explained_twice(model, suspects)
-        suspect_results = {which: result.of_units(units) for which, result in suspect_results.items()}
+        suspect_results = {name: result.of_units(units) for name, result in suspect_results.items()}
         return EpochExplanations(every_epoch, suspect_results, self.explainer.robust(model, samples[1], samples[2]))
 
     def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
@@ -110,16 +110,16 @@ class RunExplanations:
         if not rows:
             return {}
         ids = [suspects[0][row] for row in rows]
-        suggested, labels = torch.tensor([classes[sample] for sample in ids]).unbind(dim=1)
-        maps = self.explainer.contrast_maps(model, suspects[1][rows], suggested, labels, method=self._maps.contrast)
+        suggestions, labels = torch.tensor([classes[sample] for sample in ids]).unbind(dim=1)
+        maps = self.explainer.contrast_maps(model, suspects[1][rows], suggestions, labels, method=self._maps.contrast)
         return dict(zip(ids, middle_slices(maps).float().cpu().numpy(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the samples that are kept and the maps that later ones are compared with."""
         return self.samples.state_dict() | {
-            "first": dict(self._earlier.first),
-            "last": dict(self._earlier.previous_maps),
-            "total": dict(self._earlier.total),
+            "first": dict(self._earlier_maps.first_maps),
+            "last": dict(self._earlier_maps.previous_maps),
+            "total": dict(self._earlier_maps.total),
             "next_epoch": self.schedule.next_epoch,
             "explained_epoch": self.schedule.newest_epoch,
         }
@@ -127,6 +127,6 @@ class RunExplanations:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the samples of a checkpoint."""
         self.samples.load_state_dict(state)
-        self._earlier = EarlierMaps(state["first"], state["last"], state.get("total", {}))
+        self._earlier_maps = EarlierMaps(state["first"], state["last"], state.get("total", {}))
         self.schedule.next_epoch = state["next_epoch"]
         self.schedule.newest_epoch = state.get("explained_epoch")

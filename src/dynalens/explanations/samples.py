@@ -9,8 +9,8 @@ from torch import Tensor
 from dynalens.capture import (
     BatchObserver,
     CaptureError,
+    batch_copy,
     class_labels,
-    copied,
     first_labels,
     have_several,
     images_and_labels,
@@ -85,7 +85,7 @@ class ExplainedSamples:
         Args:
             alone: As of :class:`BatchObserver`.
         """
-        self.observer = BatchObserver(alone=alone)
+        self.observer = BatchObserver(is_only_one=alone)
         self._selection, self._batches = BalancedSelection(self._number), 0
         self._batch: tuple[Any, bool, Sequence[int | str] | Tensor | None] | None = None
 
@@ -118,11 +118,11 @@ class ExplainedSamples:
         )
         choose = choose and not self.is_chosen
         ids = ids if wants or choose else None
-        if self._inputs != "auto" or self.observer.done:
+        if self._inputs != "auto" or self.observer.is_done:
             self._take(batch, ids, choose)
             return
         if wants or choose:  # before it is known where images and labels stand
-            self._batch = copied(batch), choose, None if ids is None else ids()
+            self._batch = batch_copy(batch), choose, None if ids is None else ids()
         self.observer.start(model, batch)
 
     def end_step(self, units: tuple[str, Tensor] | None = None) -> None:
@@ -170,7 +170,7 @@ class ExplainedSamples:
 
     def regions(self, ids: Sequence[int | str] | None) -> Tensor | None:
         """Return the masks (N, *spatial) of samples that are explained in every epoch; None where there are none."""
-        return None if ids is None else self._regions.of(ids)
+        return None if ids is None else self._regions.regions_of(ids)
 
     def look_for_suspects(self, ids: Sequence[int | str] | None) -> None:
         """Look out for these samples in the epoch that begins, and forget those of the epoch before."""
@@ -179,7 +179,7 @@ class ExplainedSamples:
     @property
     def suspect_ids(self) -> Sequence[int | str]:
         """Return the suspects of the epoch that are looked for."""
-        return [] if self._suspects is None else self._suspects.wanted
+        return [] if self._suspects is None else self._suspects.wanted_ids
 
     def every_epoch(self) -> Passed | None:
         """Return what is explained in every epoch; None where nothing has passed yet."""
@@ -187,7 +187,7 @@ class ExplainedSamples:
             samples = self._collector_by_id.result(padding=self.padding)
             missing_ids = [
                 sample_id
-                for sample_id in self._collector_by_id.wanted
+                for sample_id in self._collector_by_id.wanted_ids
                 if samples is None or sample_id not in samples[0]
             ]
             if missing_ids:
@@ -204,7 +204,7 @@ class ExplainedSamples:
             labels = torch.stack([self._unit_labels[sample] for sample in self._first_ids])
         if self._given is None:
             return _of_classes((self._first_ids, images, labels))
-        labels = self.observer.layout.units.of(labels) if self.dense else labels
+        labels = self.observer.layout.units.labels_of(labels) if self.dense else labels
         return _of_classes((content_ids(images), images, self._classes(labels)))
 
     def suspects(self, most: int | None = None, units: Units | None = None) -> PassedSuspects | None:
@@ -265,11 +265,11 @@ class ExplainedSamples:
     def _offer(self, batch: Any, ids: Ids) -> None:
         if self._collector_by_id is not None and not self._collector_by_id.complete:
             # Classes once: reading labels waits for the device.
-            images, labels = self._read(batch, classes=not self._collector_by_id.begun)
+            images, labels = self._read(batch, classes=not self._collector_by_id.has_begun)
             sample_ids = ids()
             self._collector_by_id.offer(sample_ids, images, self._classes(labels))
             if self._regions.reads_batches:  # which waits for the device
-                maskless = set(self._collector_by_id.wanted) - set(self._regions.masks)
+                maskless = set(self._collector_by_id.wanted_ids) - set(self._regions.masks)
                 rows = {sample: row for row, sample in enumerate(id_list(sample_ids)) if sample in maskless}
                 self._regions.keep(batch, images, rows)
         if self._suspects is not None and not self._suspects.complete:
@@ -286,7 +286,7 @@ class ExplainedSamples:
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
         if self._inputs == "auto":
             self.dense |= self.observer.layout.dense
-            self.several |= self.dense and self.observer.layout.units.several
+            self.several |= self.dense and self.observer.layout.units.multi_label
             self.shift = self.shift or self.observer.layout.shift
             if self._asks_padding and self.padding is None:  # once an epoch, as it waits for the device
                 self._asks_padding, self.padding = False, padding_of(batch, self.observer.layout.inputs)
@@ -319,7 +319,7 @@ class ExplainedSamples:
 
     def _first_unit(self, labels: Tensor) -> int:
         """Return the class of the unit of a sample that is explained in every epoch; negative where it has none."""
-        return first_unit(labels, several=self.several).label if (labels >= 0).any() else IGNORED
+        return first_unit(labels, multi_label=self.several).label if (labels >= 0).any() else IGNORED
 
     def _check_classes(self, images: Tensor, labels: Tensor) -> None:
         layout = self.observer.layout

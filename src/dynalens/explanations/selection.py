@@ -71,9 +71,9 @@ class BalancedSelection:
         if len(self._rows) < self._number:
             return True
         counts = Counter(label for label, _, _ in self._rows)
-        frequent, most = counts.most_common(1)[0]
-        if most < counts[label] + 2:
+        frequent, max_count = counts.most_common(1)[0]
+        if max_count < counts[label] + 2:
             return False
-        newest = max(place for place, (other, _, _) in enumerate(self._rows) if other == frequent)
+        newest = max(place for place, (row_label, _, _) in enumerate(self._rows) if row_label == frequent)
         del self._rows[newest]
         return True

@@ -48,10 +48,10 @@ def with_mask(forward: Callable[..., Any], tokens: Tensor, padding: int | None) 
     """
     if padding is None or not is_tokens(tokens) or not _takes_mask(forward):
         return forward
-    own = tokens != padding if len(tokens) == 1 else None
+    is_token = tokens != padding if len(tokens) == 1 else None
 
     def logits_with_mask(ids: Tensor) -> Any:
-        attended = ids != padding if own is None else own.expand(len(ids), -1)
+        attended = ids != padding if is_token is None else is_token.expand(len(ids), -1)
         return forward(ids, **{MASK: attended.long()})
 
     return logits_with_mask

@@ -39,7 +39,7 @@ def explained_units(
     """
     results, units = [], []
     for row, (ids, (inputs, labels)) in enumerate(single(samples[0], samples[1], samples[2])):
-        unit = first_unit(labels[0], several=explainer.independent)
+        unit = first_unit(labels[0], multi_label=explainer.independent)
         of_row = None if regions is None else regions[row : row + 1]
         with _explains(explainer, unit):
             sample = ids, inputs, labels.new_tensor([unit.label])
@@ -63,11 +63,11 @@ def explained_suspects(
     results, units = [], []
     for ids, (inputs, labels) in single(suspects[0], suspects[1], suspects[2]):
         assert ids is not None
-        unit = _doubtful(explainer, model, inputs, labels, doubtful_units.get(ids[0]))
+        unit = _doubtful_unit(explainer, model, inputs, labels, doubtful_units.get(ids[0]))
         with _explains(explainer, unit):
             results.append(explainer.explained_twice(model, (ids, inputs, labels.new_tensor([unit.label]))))
         units.append(unit)
-    return {which: joined_results([result[which] for result in results], units) for which in results[0]}
+    return {name: joined_results([result[name] for result in results], units) for name in results[0]}
 
 
 def contrasted_units(
@@ -92,26 +92,26 @@ def contrasted_units(
     for ids, (inputs, labels) in single(suspects[0], suspects[1], suspects[2]):
         if ids is None or ids[0] not in classes:
             continue
-        suggested, label = classes[ids[0]]
-        unit = _doubtful(explainer, model, inputs, labels, (-1, label))
-        pair = (labels.new_tensor([each]) for each in (suggested, label))
+        suggestion, label = classes[ids[0]]
+        unit = _doubtful_unit(explainer, model, inputs, labels, (-1, label))
+        pair = (labels.new_tensor([label]) for label in (suggestion, label))
         with _explains(explainer, unit):
             contrast = middle_slices(explainer.contrast_maps(model, inputs, *pair, method=method))
         maps[ids[0]] = contrast[0].float().cpu().numpy()
     return maps
 
 
-def _doubtful(
+def _doubtful_unit(
     explainer: Explainer, model: nn.Module, inputs: Tensor, labels: Tensor, doubtful_unit: tuple[int, int] | None
 ) -> ExplainedUnit:
     """Return the doubtful unit of one sample, by place and class, or label, of the worst one in the record."""
-    several = explainer.independent
+    multi_label = explainer.independent
     if labels.ndim == 2:
         return doubtful_token(labels[0], doubtful_unit)
     run, images = explainer.units_forward(model, inputs)
     with undisturbed(model), torch.no_grad():
-        logits = by_class(run(images), labels.shape[2:] if several else labels.shape[1:])[0]
-    if several:
+        logits = by_class(run(images), labels.shape[2:] if multi_label else labels.shape[1:])[0]
+    if multi_label:
         return doubtful_label(labels[0], doubtful_unit or (-1, 0), logits)
     return doubtful_region(labels[0], -1 if doubtful_unit is None else doubtful_unit[1], logits)
 

@@ -1,9 +1,9 @@
 """Which rows of the record the samples of a training step belong to."""
 
-from dynalens.identity.carried import SampleIds, indices_in_batch
+from dynalens.identity.dataset_labels import labels_each
 from dynalens.identity.errors import SampleIdentityError, check_rows
-from dynalens.identity.given import labels_each
 from dynalens.identity.recorder import IndexRecorder
+from dynalens.identity.sample_ids import SampleIds, indices_in_batch
 from dynalens.identity.samples import SampleIdentity
 from dynalens.identity.steps import StepRows
 

@@ -50,7 +50,7 @@ def _attributes(value: Any) -> dict[str, Any]:
 def is_leaf(value: Any) -> bool:
     """Return whether a value is one column's: no structure of several."""
     if isinstance(value, list | tuple) and value:
-        return isinstance(value[0], int | float | str) and all(type(each) is type(value[0]) for each in value)
+        return isinstance(value[0], int | float | str) and all(type(item) is type(value[0]) for item in value)
     return isinstance(value, Tensor | np.ndarray | np.generic | int | float | str)
 
 
@@ -81,17 +81,17 @@ def _has_one_row(value: Any) -> bool:
     return value.shape[:1] == (1,)
 
 
-def columns_of_batch(batch: Any, *, moved: bool = False) -> dict[Path, Column]:
+def columns_of_batch(batch: Any, *, copies: bool = False) -> dict[Path, Column]:
     """Return the columns of a batch: tensors, arrays, and lists of strings or numbers.
 
     Args:
         batch: What a collate function or a hook returned.
-        moved: Whether it may be on a device, from where its tensors are copied; else those are left out.
+        copies: Whether it may be on a device, from where its tensors are copied; else those are left out.
     """
     columns: dict[Path, Column] = {}
     single: dict[Path, list[Any]] = {}
     for path, part in parts(batch):
-        value = part.cpu() if moved and isinstance(part, Tensor) else part
+        value = part.cpu() if copies and isinstance(part, Tensor) else part
         if isinstance(value, Tensor | np.ndarray) and value.ndim:
             tensor = _tensor(value)
             if tensor is not None:
@@ -150,7 +150,7 @@ def array_keys(values: list[Any], leaf: Column, *, end: bool = False) -> tuple[K
     if (shapes.max(axis=0) > leaf.shape[1:]).any() or not box.prod():
         return None
     numbers = np.linspace(0, box.prod() - 1, min(_PLACES, int(box.prod()))).astype(np.int64)
-    places = [torch.from_numpy(each - box[axis] * end) for axis, each in enumerate(np.unravel_index(numbers, box))]
+    places = [torch.from_numpy(index - box[axis] * end) for axis, index in enumerate(np.unravel_index(numbers, box))]
     entries = torch.stack([array[tuple(places)] for array in arrays if array is not None]).to(leaf.dtype)
     of_each_row: tuple[Any, ...] = (slice(None), *places)
     return _as_bytes(entries), _as_bytes(leaf[of_each_row])
@@ -168,13 +168,13 @@ def begins_with(row: Tensor, value: Any, *, end: bool) -> bool:
     return torch.equal(row[box], array.to(row.dtype))
 
 
-def is_same(one: Any, other: Any) -> bool:
+def is_same(a: Any, b: Any) -> bool:
     """Return whether two values are the same number, string or array, as far as they can be compared on the host."""
-    if one is other:
+    if a is b:
         return True
-    if isinstance(one, str) or isinstance(other, str):
-        return bool(one == other)
-    tensors = _tensor(one), _tensor(other)
+    if isinstance(a, str) or isinstance(b, str):
+        return bool(a == b)
+    tensors = _tensor(a), _tensor(b)
     if tensors[0] is None or tensors[1] is None:
         return False
     return tensors[0].dtype == tensors[1].dtype and torch.equal(tensors[0], tensors[1])

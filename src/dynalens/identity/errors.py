@@ -63,11 +63,11 @@ def check_views(targets: Tensor, views: int) -> None:
     if targets.shape[0] % views:
         return  # some rows were left out
     of_view = targets.view(views, -1)
-    others = (of_view != of_view[0]) & (of_view >= 0) & (of_view[0] >= 0)
-    if bool(others.any()):
+    differs = (of_view != of_view[0]) & (of_view >= 0) & (of_view[0] >= 0)
+    if bool(differs.any()):
         raise SampleIdentityError(
             f"Expected the same targets in each of {views} views, one view of all samples after another, got "
-            f"{int(others.any(dim=0).sum())} of {of_view.shape[1]} samples whose targets differ between views. "
+            f"{int(differs.any(dim=0).sum())} of {of_view.shape[1]} samples whose targets differ between views. "
             "Concatenate views as in `torch.cat([first, second])`, so that the rows of one sample are not side by "
             "side."
         )

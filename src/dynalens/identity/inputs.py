@@ -22,13 +22,13 @@ class InputUse:
 
     def __init__(self) -> None:
         self._inputs: dict[int, Tensor] = {}
-        self._made: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
+        self._derived: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
         self._operations: dict[Node, Origin] = {}
 
     def begin(self, inputs: Sequence[Tensor]) -> None:
         """A step with these inputs begins; none where it has ended."""
-        self._inputs = {id(each): each for each in inputs}
-        self._made = {id(each): (weakref.ref(each), id(each)) for each in inputs}
+        self._inputs = {id(value): value for value in inputs}
+        self._derived = {id(value): (weakref.ref(value), id(value)) for value in inputs}
         self._operations = {}
 
     def note(self, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
@@ -41,23 +41,23 @@ class InputUse:
                 if source is not None:
                     self._operations.setdefault(value.grad_fn, source)
             elif (origin := source or next(_nodes(args, kwargs), None)) is not None:
-                self._made[id(value)] = weakref.ref(value), origin
+                self._derived[id(value)] = weakref.ref(value), origin
 
     def lead_to(self, values: Tensor) -> bool:
         """Return whether values were computed from inputs; rows with one 1 each may be labels, and tell nothing."""
         origins: set[Origin] = set()
         found_nodes = {values.grad_fn}
         while found_nodes:
-            behind = nodes_behind(list(found_nodes))
-            new_origins = {self._operations[node] for node in behind if node in self._operations} - origins
+            nodes = nodes_behind(list(found_nodes))
+            new_origins = {self._operations[node] for node in nodes if node in self._operations} - origins
             origins |= new_origins
             found_nodes = {origin for origin in new_origins if not isinstance(origin, int)}
-        return any(isinstance(each, int) and not _is_one_hot(self._inputs[each]) for each in origins)
+        return any(isinstance(value, int) and not _is_one_hot(self._inputs[value]) for value in origins)
 
     def _sources(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Origin]:
-        for each in _operands(args, kwargs):
-            entry = self._made.get(id(each))
-            if entry is not None and entry[0]() is each:
+        for value in _operands(args, kwargs):
+            entry = self._derived.get(id(value))
+            if entry is not None and entry[0]() is value:
                 yield entry[1]
 
 
@@ -67,7 +67,9 @@ def _operands(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _nodes(args: Any, kwargs: Mapping[str, Any]) -> Iterator[Node]:
-    return (each.grad_fn for each in _operands(args, kwargs) if isinstance(each, Tensor) and each.grad_fn is not None)
+    return (
+        value.grad_fn for value in _operands(args, kwargs) if isinstance(value, Tensor) and value.grad_fn is not None
+    )
 
 
 def _is_one_hot(values: Tensor) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor
 from dynalens.capture import CaptureError, OrderCheck, is_reordered
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.identity.columns import Column, Path
+from dynalens.identity.dataset_labels import Array, disagreeing, given_labels, given_rows
 from dynalens.identity.errors import SampleIdentityError
-from dynalens.identity.given import Array, disagreeing, given_labels, given_rows
 from dynalens.keys import LABEL_KEYS
 
 GIVEN = ("labels of the dataset",)
@@ -103,8 +103,8 @@ class LabelCheck:
         targets: Tensor,
         *,
         classes: int,
-        traced: bool,
-        given: list[int] | None = None,
+        is_traced: bool,
+        integers: list[int] | None = None,
     ) -> None:
         """Compare the targets of one of the first steps; waits for the device.
 
@@ -112,36 +112,38 @@ class LabelCheck:
             columns: Integers or strings of the step's rows, by where they stand, as long as ``targets``.
             targets: Shape ``(M,)``; negative where a row is not counted.
             classes: Number of logits for each row.
-            traced: Whether the step is known to have made them from a vector of the batch, row by row.
-            given: The targets with those that the loss ignores, where these are integers, too.
+            is_traced: Whether the step is known to have made them from a vector of the batch, row by row.
+            integers: The targets with those that the loss ignores, where these are integers, too.
 
         Raises:
             SampleIdentityError: If they are in another order than the labels.
             CaptureError: If they are no classes.
         """
-        every = targets.tolist()
-        if NOT_A_CLASS in every:
-            raise CaptureError(_MIXED_LATER.format(every.count(NOT_A_CLASS)))
-        rows = [row for row, target in enumerate(every) if target >= 0]
+        row_targets = targets.tolist()
+        if NOT_A_CLASS in row_targets:
+            raise CaptureError(_MIXED_LATER.format(row_targets.count(NOT_A_CLASS)))
+        rows = [row for row, target in enumerate(row_targets) if target >= 0]
         if not rows:
-            self.confirmed |= traced
+            self.confirmed |= is_traced
             return
-        target = [every[row] for row in rows]
-        labels = {path: _listed(column, rows) for path, column in columns.items() if len(column) == len(every)}
+        target = [row_targets[row] for row in rows]
+        labels = {path: _values_at(column, rows) for path, column in columns.items() if len(column) == len(row_targets)}
         self._steps.append(({path: values for path, values in labels.items() if values is not None}, target))
-        relations = {path: _relation(*self._together(path)) for path in self._steps[0][0]}
+        relations = {path: _relation(*self._labels_and_targets(path)) for path in self._steps[0][0]}
         self.given_is_target = relations.get(GIVEN) == "same"
-        self.witness = next((path for path, how in relations.items() if how == "same" and path != GIVEN), None)
+        self.witness = next(
+            (path for path, relation in relations.items() if relation == "same" and path != GIVEN), None
+        )
         usual = {path for path in relations if path == GIVEN or path == (1,) or path[-1] in LABEL_KEYS}
         labels_alike = {"same", "function"} & set(relations.values()) or "equal" in map(relations.get, usual)
-        self.confirmed = traced or bool(labels_alike)
+        self.confirmed = is_traced or bool(labels_alike)
         if not labels_alike:
             self._check_changed(usual - {GIVEN})
             self._check_renumbered(usual)
         is_open = {path for path in usual if not relations[path]}
         if GIVEN in is_open:
             self._check_given()
-        of_usual = [_count_unlabelled(*self._together(path), relations[path]) for path in usual]
+        of_usual = [_count_unlabelled(*self._labels_and_targets(path), relations[path]) for path in usual]
         # Nothing may have told so far what the targets have to do with the labels of the batch or the dataset.
         tells_little = sum(len(targets) for _, targets in self._steps) < _ROWS
         self.looks = len(self._steps) < _FIRST or (
@@ -149,9 +151,9 @@ class LabelCheck:
         )
         if self.confirmed:
             return
-        numbers = given if given is not None and len(given) == len(every) else target
-        rows_to_read = range(len(every)) if numbers is given else rows
-        of_rows = (_listed(columns[path], list(rows_to_read)) for path in labels if path in usual)
+        numbers = integers if integers is not None and len(integers) == len(row_targets) else target
+        rows_to_read = range(len(row_targets)) if numbers is integers else rows
+        of_rows = (_values_at(columns[path], list(rows_to_read)) for path in labels if path in usual)
         if any(is_reordered(values, numbers) for values in of_rows if values is not None):
             raise SampleIdentityError(ANOTHER_ORDER)
         self._check_contrastive(target, classes, {path for path in usual if relations[path] == "constant"})
@@ -165,24 +167,28 @@ class LabelCheck:
         if target == list(range(len(target))) and classes >= len(target) > 2:
             raise CaptureError(NO_CLASSES.format("the numbers of the rows"))
         if not any(target) and classes > 2:
-            labels = [set(self._together(path)[0]) for path in constant]
+            labels = [set(self._labels_and_targets(path)[0]) for path in constant]
             if any(not self.looks or len(of_path) >= classes for of_path in labels):
                 raise CaptureError(NO_CLASSES.format("class 0 throughout batches with several labels"))
 
     def _check_changed(self, usual: set[Path]) -> None:
         """Raise where most targets follow from the labels, and the others from nothing that the batches hold."""
         for path in usual & set(self._steps[-1][0]):
-            label, target = self._together(path)
-            others = (self._together(other)[0] for other in self._steps[0][0] if other != path)
-            if _are_mostly_equal(label, target) and not any(_explain(label, other, target) for other in others):
-                wrong = sum(map(operator.ne, label, target))
-                raise SampleIdentityError(_CHANGED.format(wrong, len(target)))
+            label, target = self._labels_and_targets(path)
+            other_columns = (
+                self._labels_and_targets(candidate)[0] for candidate in self._steps[0][0] if candidate != path
+            )
+            if _are_mostly_equal(label, target) and not any(
+                _explain(label, candidate, target) for candidate in other_columns
+            ):
+                num_wrong = sum(map(operator.ne, label, target))
+                raise SampleIdentityError(_CHANGED.format(num_wrong, len(target)))
 
     def _check_renumbered(self, usual: set[Path]) -> None:
         """Raise where each step numbers its classes by its labels, and the steps do it differently."""
         for path in usual:
-            of_steps = [(columns[path], target) for columns, target in self._steps if path in columns]
-            if len(of_steps) > 1 and all(_is_numbering(label, target) for label, target in of_steps):
+            pairs_of_steps = [(columns[path], target) for columns, target in self._steps if path in columns]
+            if len(pairs_of_steps) > 1 and all(_is_numbering(label, target) for label, target in pairs_of_steps):
                 raise CaptureError(_RENUMBERED)
 
     def _check_given(self) -> None:
@@ -193,28 +199,30 @@ class LabelCheck:
         columns, target = self._steps[-1]
         if GIVEN in columns and self._given_order.refutes(columns[GIVEN], target):
             raise SampleIdentityError(NOT_GIVEN.format("the dataset", "the same in another order in the first steps"))
-        pairs = [pair for pair in zip(*self._together(GIVEN), strict=True) if pair[0] >= 0]  # others have no label
-        label, target = [each for each, _ in pairs], [each for _, each in pairs]
-        same, chance = _agreement(label, target)
-        if same - chance > (1 - chance) / 2 and _are_mostly_equal(label, target):
-            wrong = sum(map(operator.ne, label, target))
-            others = f"{wrong} of {len(target)} samples with another one in the first steps"
-            raise SampleIdentityError(NOT_GIVEN.format("the dataset", others))
+        pairs = [
+            pair for pair in zip(*self._labels_and_targets(GIVEN), strict=True) if pair[0] >= 0
+        ]  # others have no label
+        label, target = [value for value, _ in pairs], [value for _, value in pairs]
+        agreement, chance = _agreement(label, target)
+        if agreement - chance > (1 - chance) / 2 and _are_mostly_equal(label, target):
+            num_wrong = sum(map(operator.ne, label, target))
+            report = f"{num_wrong} of {len(target)} samples with another one in the first steps"
+            raise SampleIdentityError(NOT_GIVEN.format("the dataset", report))
 
-    def _together(self, path: Path) -> tuple[list[Any], list[int]]:
+    def _labels_and_targets(self, path: Path) -> tuple[list[Any], list[int]]:
         label = [value for columns, _ in self._steps for value in columns.get(path, ())]
         target = [value for columns, targets in self._steps if path in columns for value in targets]
         return label, target
 
 
-def check_given(dataset: Any, index: Array, targets: Array, *, same: bool) -> None:
+def check_given(dataset: Any, index: Array, targets: Array, *, is_same: bool) -> None:
     """Compare an epoch's targets with the labels that the dataset shows.
 
     Args:
         dataset: The loader's.
         index: Shape ``(M,)``, the position of each presentation's sample in it.
         targets: Shape ``(M,)``, integers; negative where a presentation is not counted.
-        same: Whether they were the same in the first steps; each other one is then wrong.
+        is_same: Whether they were the same in the first steps; each other one is then wrong.
 
     Raises:
         SampleIdentityError: If most agree and some do not.
@@ -225,56 +233,56 @@ def check_given(dataset: Any, index: Array, targets: Array, *, same: bool) -> No
     label = dataset_labels[index]
     places = np.flatnonzero((targets >= 0) & (label >= 0))
     label, target = label[places], targets[places].astype(np.int64)
-    wrong = np.unique(index[places[np.flatnonzero(label != target) if same else disagreeing(label, target)]])
-    _refuse(dataset, wrong)
+    wrong_samples = np.unique(index[places[np.flatnonzero(label != target) if is_same else disagreeing(label, target)]])
+    _refuse(dataset, wrong_samples)
 
 
-def check_given_rows(dataset: Any, index: Array, given: Array, *, same: bool) -> None:
+def check_given_rows(dataset: Any, index: Array, targets_of_epoch: Array, *, is_same: bool) -> None:
     """Compare an epoch's labels or targets of samples with several with those that the dataset shows.
 
     Args:
         dataset: The loader's.
         index: Shape ``(M,)``, the position of each presentation's sample in it.
-        given: Shape ``(M, D)``, NaN where none counts.
-        same: Whether they were the same in the first steps; each other one is then wrong.
+        targets_of_epoch: Shape ``(M, D)``, NaN where none counts.
+        is_same: Whether they were the same in the first steps; each other one is then wrong.
 
     Raises:
         SampleIdentityError: If most agree, with a kappa above one half, and some do not.
     """
     rows = given_rows(dataset)
-    if rows is None or rows.shape[1] != given.shape[1] or index.max() >= len(rows):
+    if rows is None or rows.shape[1] != targets_of_epoch.shape[1] or index.max() >= len(rows):
         return
-    target = np.nan_to_num(given.astype(np.float32), nan=0.0)
-    label = np.where(np.isnan(given), np.float32(0), rows[index])
-    wrong = np.unique(index[(label != target).any(axis=1)])
-    if len(wrong) and not same:
+    target = np.nan_to_num(targets_of_epoch.astype(np.float32), nan=0.0)
+    label = np.where(np.isnan(targets_of_epoch), np.float32(0), rows[index])
+    wrong_samples = np.unique(index[(label != target).any(axis=1)])
+    if len(wrong_samples) and not is_same:
         agreement, chance = _agreement([row.tobytes() for row in label], [row.tobytes() for row in target])
-        same = agreement - chance > (1 - chance) / 2
-    if same:
-        _refuse(dataset, wrong)
+        is_same = agreement - chance > (1 - chance) / 2
+    if is_same:
+        _refuse(dataset, wrong_samples)
 
 
-def _refuse(dataset: Any, wrong: Array) -> None:
-    if len(wrong):
-        others = f"{len(wrong)} samples with another one, {', '.join(map(str, wrong[:5].tolist()))}"
+def _refuse(dataset: Any, wrong_samples: Array) -> None:
+    if len(wrong_samples):
+        report = f"{len(wrong_samples)} samples with another one, {', '.join(map(str, wrong_samples[:5].tolist()))}"
         raise SampleIdentityError(
-            NOT_GIVEN.format(type(dataset).__name__, f"{others}{' and so on' if len(wrong) > 5 else ''}")
+            NOT_GIVEN.format(type(dataset).__name__, f"{report}{' and so on' if len(wrong_samples) > 5 else ''}")
         )
 
 
 def _count_unlabelled(label: list[Any], target: list[int], relation: str) -> bool:
     """Return whether negative labels are trained on as classes; raise where these are those of other labels, too."""
-    if relation != "function" or not all(isinstance(each, int) for each in label):
+    if relation != "function" or not all(isinstance(value, int) for value in label):
         return False
     pairs = set(zip(label, target, strict=True))
-    classes = {number for each, number in pairs if each >= 0}
-    for each, number in pairs:
-        if each < 0 and number in classes:
-            raise CaptureError(_UNLABELLED.format(each, number))
-    return any(each < 0 for each, _ in pairs)
+    classes = {number for value, number in pairs if value >= 0}
+    for value, number in pairs:
+        if value < 0 and number in classes:
+            raise CaptureError(_UNLABELLED.format(value, number))
+    return any(value < 0 for value, _ in pairs)
 
 
-def _listed(column: Column, rows: list[int]) -> list[Any] | None:
+def _values_at(column: Column, rows: list[int]) -> list[Any] | None:
     if isinstance(column, Tensor):
         if column.ndim != 1 or column.is_floating_point() or column.is_complex():
             return None
@@ -310,8 +318,8 @@ def _are_mostly_equal(label: list[Any], target: list[int]) -> bool:
 
     One in 30,000 unrelated columns is taken for a related one.
     """
-    same, chance = _agreement(label, target)
-    return 0 < chance < 1 and same < 1 and same - chance > 4 * (chance * (1 - chance) / len(target)) ** 0.5
+    agreement, chance = _agreement(label, target)
+    return 0 < chance < 1 and agreement < 1 and agreement - chance > 4 * (chance * (1 - chance) / len(target)) ** 0.5
 
 
 def _agreement(label: list[Any], target: list[Any]) -> tuple[float, float]:
@@ -321,7 +329,7 @@ def _agreement(label: list[Any], target: list[Any]) -> tuple[float, float]:
     return sum(map(operator.eq, label, target)) / n, chance
 
 
-def _explain(label: list[Any], other: list[Any], target: list[int]) -> bool:
+def _explain(label: list[Any], other_label: list[Any], target: list[int]) -> bool:
     """Return whether labels and another column tell the target together, which repeats show."""
-    pairs = set(zip(label, other, strict=False))
-    return len(label) == len(other) > len(pairs) == len(set(zip(label, other, target, strict=False)))
+    pairs = set(zip(label, other_label, strict=False))
+    return len(label) == len(other_label) > len(pairs) == len(set(zip(label, other_label, target, strict=False)))

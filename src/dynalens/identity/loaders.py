@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dynalens.datasets import position_of
-from dynalens.identity.collated import Collated, OrderedCollate, is_in_order
+from dynalens.identity.collate_order import Collated, OrderedCollate, is_in_order
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 
 # Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
@@ -36,7 +36,7 @@ class Iteration:
         self.exhausted = False
         # Lightning is at most one batch ahead of the step.
         self._batches: deque[tuple[Any, Any]] = deque(maxlen=2)
-        self._taken: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
+        self._last_step: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
 
     def deliver(self, indices: np.ndarray | SampleIdentityError, batch: Any) -> None:
         """Remember the indices of a batch, or why they are not known."""
@@ -50,32 +50,32 @@ class Iteration:
         """Return the batch that was delivered with these indices, before it moved to a device; None if it is gone."""
         return next((batch for batch_indices, batch in self._batches if batch_indices is indices), None)
 
-    def take(self, step: int, ahead: int) -> Tensor | None:
+    def take(self, step: int, num_ahead: int) -> Tensor | None:
         """Return the indices of the batch of this step, or None if this loader gave it no samples.
 
         Args:
             step: Number of the step; asking for the same step again gives the same answer.
-            ahead: Number of batches that were delivered for later steps.
+            num_ahead: Number of batches that were delivered for later steps.
 
         Raises:
             LookupError: If nothing is known of this batch.
             SampleIdentityError: If its rows cannot be told apart.
         """
-        if step != self._taken[0]:
-            while len(self.delivered) > ahead + 1:
+        if step != self._last_step[0]:
+            while len(self.delivered) > num_ahead + 1:
                 self.delivered.popleft()
-            if len(self.delivered) <= ahead and not self.exhausted:
+            if len(self.delivered) <= num_ahead and not self.exhausted:
                 raise LookupError
-            self._taken = step, self.delivered.popleft() if self.delivered else None
-        indices_or_error = self._taken[1]
+            self._last_step = step, self.delivered.popleft() if self.delivered else None
+        indices_or_error = self._last_step[1]
         if isinstance(indices_or_error, SampleIdentityError):
             raise indices_or_error
         return indices_or_error
 
-    def continues(self, earlier: "Iteration") -> None:
+    def continues(self, last_pass: "Iteration") -> None:
         """Begin anew, in the same epoch if the earlier pass was in use and came to its end."""
-        if earlier is not self and earlier.exhausted and earlier._taken[0] >= 0:
-            self.delivered.extendleft(reversed(earlier.delivered))
+        if last_pass is not self and last_pass.exhausted and last_pass._last_step[0] >= 0:
+            self.delivered.extendleft(reversed(last_pass.delivered))
         self.exhausted = False
 
 
@@ -159,17 +159,17 @@ def _integers_of(entry: Any) -> list[tuple[int, ...]]:
     keys = entry if isinstance(entry, list) else [entry]
     if not all(type(key) is tuple for key in keys):
         return []
-    return [tuple(each for each in key if type(each) is int) for key in keys]
+    return [tuple(number for number in key if type(number) is int) for key in keys]
 
 
 def _ambiguous(tuples: list[tuple[int, ...]], samples: int) -> SampleIdentityError | None:
     """Return the error where the first integer of tuples repeats and another may be the position, as it does not."""
-    if len(tuples) < _REPEATS or len({len(each) for each in tuples}) > 1:
+    if len(tuples) < _REPEATS or len({len(numbers) for numbers in tuples}) > 1:
         return None
-    first, *others = zip(*tuples, strict=True) if tuples[0] else [()]
-    if len(set(first)) == len(first):
+    first_numbers, *other_columns = zip(*tuples, strict=True) if tuples[0] else [()]
+    if len(set(first_numbers)) == len(first_numbers):
         return None
-    if not any(len(set(other)) == len(other) and max(other) < samples for other in others):
+    if not any(len(set(column)) == len(column) and max(column) < samples for column in other_columns):
         return None
     return SampleIdentityError(
         f"Expected the sampler to draw tuples whose first integer is the position in the dataset, got {tuples[:3]} and "
@@ -222,13 +222,13 @@ def _recording_loader(base: Any, is_tagged: bool) -> type:
 
     def get_iterator(self: Any) -> Any:
         with _indices_with_samples(self) if is_tagged else _order_with_batch(self):
-            return _recorded(base._get_iterator(self), is_tagged)
+            return _with_memory(base._get_iterator(self), is_tagged)
 
     def iterate(self: Any) -> Any:
         if not is_tagged and self.persistent_workers and self._iterator is not None:
             # Its workers run since before it was followed; only the draws of the next iteration are new.
             self._iterator._index_sampler = self._index_sampler
-            _recorded(self._iterator, is_tagged)
+            _with_memory(self._iterator, is_tagged)
         batches = base.__iter__(self)
         iteration = iteration_of(batches)
         if iteration is not None:
@@ -247,7 +247,7 @@ def _recording_loader(base: Any, is_tagged: bool) -> type:
     return type(base.__name__, (base,), members)
 
 
-def _recorded(batches: Any, is_tagged: bool) -> Any:
+def _with_memory(batches: Any, is_tagged: bool) -> Any:
     if iteration_of(batches) is None:
         base: Any = type(batches)
         batches.__class__ = _recording_iterator(base, is_tagged)
@@ -269,7 +269,7 @@ def _recording_iterator(base: Any, is_tagged: bool) -> type:
         else:
             indices = self._sampler_iter.queue.popleft()
         if isinstance(batch, Collated):
-            indices, batch = batch.ordered(indices), batch.batch
+            indices, batch = batch.indices_of_rows(indices), batch.batch
         iteration.deliver(indices, batch)
         return batch
 

@@ -59,10 +59,10 @@ class Pair:
         """
         if self.is_row is None or not self.rows:
             return False
-        of_sample, of_row, count = Counter(self.samples), Counter(self.rows), len(self.rows)
-        chance = sum(of_sample[key] * of_row[key] for key in of_row) / (len(self.samples) * count)
-        same = sum(map(operator.eq, self.samples, self.rows)) / count
-        return bool(same - chance > (1 - chance) / 2)
+        sample_counts, row_counts, number = Counter(self.samples), Counter(self.rows), len(self.rows)
+        chance = sum(sample_counts[key] * row_counts[key] for key in row_counts) / (len(self.samples) * number)
+        agreement = sum(map(operator.eq, self.samples, self.rows)) / number
+        return bool(agreement - chance > (1 - chance) / 2)
 
 
 def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool) -> Order | None:
@@ -98,11 +98,11 @@ def _sorted_out(
     samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool
 ) -> tuple[list[Pair], list[Pair]]:
     """Return the pairs that agree in order, and those of other columns that do in another order."""
-    every = [(place, pair) for place, leaf in rows.items() for pair in _pairs(samples, leaf, arrays=arrays)]
-    pairs_in_order = [(place, pair) for place, pair in every if pair.in_order]
+    pairs = [(place, pair) for place, leaf in rows.items() for pair in _pairs(samples, leaf, arrays=arrays)]
+    pairs_in_order = [(place, pair) for place, pair in pairs if pair.in_order]
     places, paths = {place for place, _ in pairs_in_order}, {pair.path for _, pair in pairs_in_order}
     moved_pairs: dict[Path, Pair] = {}
-    for place, pair in every:
+    for place, pair in pairs:
         if place in places or pair.path in paths:
             continue
         if pair.in_another_order:
@@ -143,24 +143,24 @@ def _array_pairs(path: Path, values: list[Any], leaf: Tensor) -> list[Pair]:
 
 def _assigned(pairs: list[Pair], samples: Mapping[Path, list[Any]]) -> Order:
     """Give each row a sample of its own that has the same keys."""
-    free = defaultdict(list)
+    rows_by_key = defaultdict(list)
     for sample, key in enumerate(zip(*(pair.samples for pair in pairs), strict=True)):
-        free[key].append(sample)
+        rows_by_key[key].append(sample)
     tests = [pair.is_row for pair in pairs if pair.is_row is not None and len(set(pair.samples)) > 1]
     order = []
     for row, key in enumerate(zip(*(pair.rows for pair in pairs), strict=True)):
-        candidates = free[key]
+        candidates = rows_by_key[key]
         if len(candidates) > 1:
             candidates = [sample for sample in candidates if all(is_row(row, sample) for is_row in tests)]
-            if not tests or any(_differ(samples, candidates[0], other) for other in candidates[1:]):
+            if not tests or any(_differ(samples, candidates[0], candidate) for candidate in candidates[1:]):
                 raise OrderError("its rows are in another order than the samples, and several could be the same one")
         if not candidates:
             raise OrderError("its rows are in another order than the samples, and some rows equal none of the samples")
         order.append(candidates[0])
-        free[key].remove(candidates[0])
+        rows_by_key[key].remove(candidates[0])
     return order
 
 
-def _differ(samples: Mapping[Path, list[Any]], one: int, other: int) -> bool:
+def _differ(samples: Mapping[Path, list[Any]], a: int, b: int) -> bool:
     """Return whether two samples are not the same one drawn twice, as far as all that they hold tells."""
-    return any(not is_same(values[one], values[other]) for values in samples.values())
+    return any(not is_same(values[a], values[b]) for values in samples.values())

@@ -23,7 +23,7 @@ class IndexRecorder:
         self._users = 0
         self._process = strategy.process_dataloader
         self._loaders: list[weakref.ref[Any]] = []
-        self._empty = False
+        self._is_empty = False
 
     @classmethod
     def attach(cls, trainer: Any) -> "IndexRecorder":
@@ -58,7 +58,7 @@ class IndexRecorder:
 
     def watch(self, loader: Any) -> None:
         """Follow this loader from now on; only weakly, as a reload replaces it."""
-        self._empty |= has_positions(loader.dataset) and not len(loader.dataset)
+        self._is_empty |= has_positions(loader.dataset) and not len(loader.dataset)
         follow(loader)
         self._loaders = [reference for reference in self._loaders if reference() not in (None, loader)]
         self._loaders.append(weakref.ref(loader))
@@ -69,13 +69,13 @@ class IndexRecorder:
         It is for the end of a fit without a step. An error from where a loader is made would end one that was not
         asked to be recorded.
         """
-        if self._empty:
+        if self._is_empty:
             raise SampleIdentityError(
                 "Expected a training dataset with samples, got 0 of them. Check its filter or path."
             )
 
 
-def followed(trainer: Any, position: int) -> Iteration | None:
+def current_iteration(trainer: Any, position: int) -> Iteration | None:
     """Return what is known of the pass that Lightning makes over its training loader at that place."""
     return iteration_of(trainer.fit_loop._data_fetcher.combined_loader._iterator.iterators[position])
 
@@ -90,7 +90,7 @@ def step_indices(trainer: Any, position: int) -> Tensor | None:
     Raises:
         SampleIdentityError: If they are not known.
     """
-    iteration = followed(trainer, position)
+    iteration = current_iteration(trainer, position)
     try:
         if iteration is None:
             raise LookupError

@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from dynalens.datasets import IndexedDataset, class_names, has_positions, root_indices, sample_names
-from dynalens.identity.carried import SampleIds, indices_in_batch
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.loaders import is_tagged, not_followable
 from dynalens.identity.recorder import (
     IndexRecorder,
     TrainingLoader,
     batches_ahead,
-    followed,
+    current_iteration,
     step_indices,
     training_loader,
 )
-from dynalens.identity.same import SameSamples
+from dynalens.identity.same_samples import SameSamples
+from dynalens.identity.sample_ids import SampleIds, indices_in_batch
 
 Index = str | Callable[[Any], Any]
 
@@ -54,7 +54,7 @@ class SampleIdentity:
         self._source: TrainingLoader | None = None
         self._extract: Index | None = None
         self._by_position: bool | None = None
-        self._same = SameSamples()
+        self._same_samples = SameSamples()
 
     def install(self, trainer: Any) -> None:
         """Follow what must be followed from before the first loader is made."""
@@ -162,7 +162,7 @@ class SampleIdentity:
         rows = self.rows_before_step(trainer, batch)
         if rows is None:
             return []
-        return rows if self.ids is None else self.ids.of(rows)
+        return rows if self.ids is None else self.ids.ids_of(rows)
 
     def rows_before_step(self, trainer: Any, batch: Any) -> Tensor | None:
         """Return the row of each sample of the batch whose step comes; None where it is not known yet.
@@ -200,7 +200,7 @@ class SampleIdentity:
         """Return the batch with these rows as the loader delivered it; None where the batch itself carries them."""
         if self._extract is not None or self._source is None:
             return None
-        iteration = followed(trainer, self._source.position)
+        iteration = current_iteration(trainer, self._source.position)
         return None if iteration is None else iteration.batch_of(rows)
 
     def samples_of(self, batch: Any) -> Any:
@@ -224,8 +224,8 @@ class SampleIdentity:
         ids = np.arange(0) if self.ids is None else self.ids.array(length)
         if ids.dtype.kind != "i" or not has_positions(dataset):
             return np.full(length, -1)
-        roots, inside = root_indices(dataset), (ids >= 0) & (ids < len(dataset))
-        return np.where(inside, roots[np.where(inside, ids, 0)], -1)
+        roots, is_position = root_indices(dataset), (ids >= 0) & (ids < len(dataset))
+        return np.where(is_position, roots[np.where(is_position, ids, 0)], -1)
 
     def class_names(self) -> list[str] | None:
         """Return the names that the dataset has for its classes."""
@@ -253,7 +253,7 @@ class SampleIdentity:
         roots, ids = self.root_index(length), None if self.ids is None else self.ids.array(length)
         names = self.sample_names(roots)
         if self._by_position:
-            self._same.check(roots, names)
+            self._same_samples.check(roots, names)
         if name_of is None:
             return roots, ids, names, self.class_names()
         samples = range(len(roots)) if ids is None else ids.tolist()
@@ -262,7 +262,7 @@ class SampleIdentity:
 
     def state(self) -> dict[str, Any]:
         """Return the ids in the order of their rows, None if samples are known by position, and what tells these."""
-        return {"sample_ids": None if self.ids is None else list(self.ids), "same_samples": self._same.state()}
+        return {"sample_ids": None if self.ids is None else list(self.ids), "same_samples": self._same_samples.state()}
 
     def _find(self, trainer: Any, batch: Any) -> Tensor | list[str] | None:
         assert self._source is not None
@@ -293,7 +293,7 @@ class SampleIdentity:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Continue with the samples of ``state``; of an empty one, with none."""
         ids = state.get("sample_ids")
-        self._same, self.ids = SameSamples(state.get("same_samples")), None if ids is None else SampleIds(ids)
+        self._same_samples, self.ids = SameSamples(state.get("same_samples")), None if ids is None else SampleIds(ids)
 
 
 def _new_ids(trainer: Any) -> SampleIds:
@@ -319,7 +319,7 @@ def _check_followed(trainer: Any, source: TrainingLoader) -> None:
         raise SampleIdentityError(
             f"Expected the training loader to be a DataLoader over a map-style dataset, got {obstacle}. {REMEDY}"
         )
-    if followed(trainer, source.position) is None:
+    if current_iteration(trainer, source.position) is None:
         raise SampleIdentityError(
             f"Expected the iterator of the {type(source.loader).__name__} to be made in `fit`, got one that was there "
             "before, for instance because of persistent workers. Make a new loader for `fit`."

@@ -9,8 +9,8 @@ from torch import Tensor
 from dynalens.capture import CaptureError, is_reordered
 from dynalens.dynamics import ROWS, TARGET, given_units
 from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
+from dynalens.identity.dataset_labels import Array, given_labels, given_rows
 from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
-from dynalens.identity.given import Array, given_labels, given_rows
 from dynalens.identity.labels import (
     ANOTHER_ORDER,
     GIVEN,
@@ -22,11 +22,11 @@ from dynalens.identity.labels import (
     check_given,
     check_given_rows,
 )
+from dynalens.identity.loss_choice import LossOfLabels
 from dynalens.identity.order import OrderError, order_of_rows
 from dynalens.identity.samples import SampleIdentity
-from dynalens.identity.several import LossOfLabels
 from dynalens.identity.side_by_side import are_side_by_side, in_views
-from dynalens.identity.trace import TRACE, Followed
+from dynalens.identity.trace import TRACE, RowSource
 from dynalens.identity.units import coded_columns, row_codes, what_counts
 
 _LOOKS = 3
@@ -58,19 +58,19 @@ class StepRows:
             traces: Whether steps may be traced; a mode of torch's functions breaks a compiled graph.
         """
         self._may_trace, self._chooses = traces, False
-        self._traced, self._is_traced = 0, False
+        self._num_traced, self._is_traced = 0, False
         self._hooked = trainer is not None and _has_hooks(trainer)
         self._looks, self._moves = _LOOKS, False
         self._labels, self._losses = LabelCheck(), LossOfLabels()
         self._of_classes, self._rounds, self._is_beside = True, False, False
-        self._given: Array | None = None
+        self._dataset_labels: Array | None = None
         self._of_step: tuple[Tensor, Tensor, int] | None = None
         self._noted: list[tuple[Any, list[Any]]] = []
-        self._others: Tensor | None = None
+        self._num_others: Tensor | None = None
 
     def begin_epoch(self) -> None:
         """An epoch begins: its first steps are traced, as some choose rows from one epoch on."""
-        self._traced = 0
+        self._num_traced = 0
 
     def start(self, batch: Any) -> None:
         """A step begins."""
@@ -78,13 +78,13 @@ class StepRows:
             self.close()
         self._noted = _noted(self._identity.part_of(batch)) if self._labels.looks else []
         if self.traces:
-            self._traced, self._is_traced = self._traced + 1, True
+            self._num_traced, self._is_traced = self._num_traced + 1, True
             TRACE.start(self, self._identity.part_of(batch))
 
     @property
     def traces(self) -> bool:
         """Whether the next step is traced."""
-        return self._may_trace and (self._chooses or self._labels.looks or self._traced < _TRACED)
+        return self._may_trace and (self._chooses or self._labels.looks or self._num_traced < _TRACED)
 
     @property
     def confirms(self) -> bool:
@@ -116,28 +116,28 @@ class StepRows:
             CaptureError: If the targets of the first steps are no classes.
         """
         part = self._identity.part_of(batch)
-        is_own = self._is_own(part, presentation.given)
+        is_own = self._is_own(part, presentation.step_targets)
         self._of_classes = presentation.units is None
-        self._rounds = presentation.given.dtype in (torch.float16, torch.bfloat16)
+        self._rounds = presentation.step_targets.dtype in (torch.float16, torch.bfloat16)
         if is_own and not TRACE.follows and views == 1 and presentation.targets.shape == rows.shape:
             self._of_step = rows, rows, 1  # as in nearly all steps
             return rows
-        return self._followed(trainer, part, rows, presentation, views=views, is_own=is_own)
+        return self._rows_of_followed(trainer, part, rows, presentation, views=views, is_own=is_own)
 
-    def _followed(
+    def _rows_of_followed(
         self, trainer: Any, part: Any, rows: Tensor, presentation: Any, *, views: int, is_own: bool
     ) -> Tensor:
         """Return the same where the step's targets are not just those of the batch."""
         TRACE.stop()
-        if TRACE.mixes(presentation.given):
+        if TRACE.mixes(presentation.step_targets):
             raise SampleIdentityError(MIXED)
         delivered = None if is_own else self._identity.delivered(trainer, rows)
         order = self._order_after_hooks(delivered, part)
-        source = TRACE.followed(presentation.given)
+        source = TRACE.source(presentation.step_targets)
         choice = source.rows if source is not None and source.is_choice else None
         after_hooks = rows if order is None else rows[order]
         if choice is not None and len(choice) <= len(after_hooks) * views:
-            check_rows(source.of if source else 0, len(after_hooks), 1)
+            check_rows(source.num_rows if source else 0, len(after_hooks), 1)
             if len(choice) == len(after_hooks) * views and not (TRACE.chose_inputs or presentation.chose_rows()):
                 self._expect_order(choice, len(after_hooks))
             of_targets = after_hooks.to(choice.device, non_blocking=True)[choice]  # moved with the rest of the epoch
@@ -155,7 +155,7 @@ class StepRows:
                 _check_layer(TRACE.of_layers(), len(after_hooks))
             _check_in_place(self._noted, carried=delivered is None)
             is_traced = source is not None and not self._hooked
-            self._compare(batch, rows, of_targets.cpu(), presentation, traced=is_traced)
+            self._compare(batch, rows, of_targets.cpu(), presentation, is_traced=is_traced)
         elif not is_own and presentation.units is None and views == 1 and source is None:
             self._count_others(batch, order, presentation)
         return of_targets
@@ -166,15 +166,15 @@ class StepRows:
 
     def loss_of_labels(self, calls: Sequence[Any], views: int) -> Any:
         """Return which of several losses is that of the batch's labels, or None; further steps are traced, too."""
-        own = self._losses.of(calls, views) if self._is_traced else None
-        self._chooses |= own is not None
-        return own
+        call = self._losses.call_of_labels(calls, views) if self._is_traced else None
+        self._chooses |= call is not None
+        return call
 
-    def source_of(self, layer_input: Any) -> Followed | None:
+    def source_of(self, layer_input: Any) -> RowSource | None:
         """Return what is known of the rows of a layer's input, while the step runs."""
         return TRACE.source_of(self, layer_input)
 
-    def of_inputs(self, count: int, sources: Sequence[Followed | None]) -> Tensor:
+    def of_inputs(self, count: int, sources: Sequence[RowSource | None]) -> Tensor:
         """Return the rows of the record that a layer with so many rows saw: the whole batch, or what was chosen of it.
 
         Where these are as many and nothing is known, the step ordered them: before the layer, if it ordered more than
@@ -209,18 +209,18 @@ class StepRows:
             self._check_others()
             if not self._identity.known_by_loader:
                 return
-            same = self._labels.given_is_target
+            is_same = self._labels.given_is_target
             if self._of_classes:
-                check_given(self._identity.dataset, index, rows[TARGET], same=same)
-            elif not self._rounds and (given := given_units(rows[ROWS:])) is not None:
-                check_given_rows(self._identity.dataset, index, given, same=same)
+                check_given(self._identity.dataset, index, rows[TARGET], is_same=is_same)
+            elif not self._rounds and (labels_of_units := given_units(rows[ROWS:])) is not None:
+                check_given_rows(self._identity.dataset, index, labels_of_units, is_same=is_same)
 
-        def merged(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
+        def merge_checked(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
             processes.run_in_all(lambda: check(index, rows))
             merged_index, merged_rows = processes.merge(index, rows, step)
             return merged_index, merged_rows
 
-        return merged
+        return merge_checked
 
     def _note_rows(self, choice: Tensor | None, after_hooks: Tensor, of_targets: Tensor, views: int) -> None:
         """Note the rows of the step's samples and of its first view, which layers may have seen."""
@@ -235,10 +235,10 @@ class StepRows:
 
     def _expect_order(self, choice: Tensor, count: int) -> None:
         """Hear of targets whose order the logits do not share, as far as anything tells; it must be the batch's."""
-        others = (choice != torch.arange(len(choice), device=choice.device) % count).sum()
-        if self._labels.looks and int(others):
+        num_others = (choice != torch.arange(len(choice), device=choice.device) % count).sum()
+        if self._labels.looks and int(num_others):
             raise SampleIdentityError(ANOTHER_ORDER)
-        self._others = others if self._others is None else self._others + others
+        self._num_others = num_others if self._num_others is None else self._num_others + num_others
 
     def _is_own(self, part: Any, targets: Tensor) -> bool:
         """Whether targets are the tensor where the first batches held them, so that nothing is left to compare."""
@@ -249,24 +249,24 @@ class StepRows:
         """Count targets that are not the label of their row, on the device."""
         place, targets = self._labels.witness, presentation.targets
         label = None if place is None else part_at(batch, place)
-        if label is None or label is presentation.given or len(label) != len(targets):
+        if label is None or label is presentation.step_targets or len(label) != len(targets):
             return
         labels = torch.as_tensor(label)
         labels = (labels if order is None else labels[order]).to(targets.device, non_blocking=True)
-        others = ((labels != targets) & (targets >= 0)).sum()
-        self._others = others if self._others is None else self._others + others
+        num_others = ((labels != targets) & (targets >= 0)).sum()
+        self._num_others = num_others if self._num_others is None else self._num_others + num_others
 
     def _check_others(self) -> None:
-        others, self._others = 0 if self._others is None else int(self._others), None
-        if others:
-            raise SampleIdentityError(OTHER_LATER.format(others))
+        num_others, self._num_others = 0 if self._num_others is None else int(self._num_others), None
+        if num_others:
+            raise SampleIdentityError(OTHER_LATER.format(num_others))
 
     def _order_after_hooks(self, delivered: Any, part: Any) -> list[int] | None:
         if not self._hooked or delivered is None or not (self._moves or self._looks > 0):
             return None
         self._looks -= 1
         columns_before = {path: list(column) for path, column in columns_of_batch(delivered).items()}
-        columns_after = columns_of_batch(part, moved=True)
+        columns_after = columns_of_batch(part, copies=True)
         try:
             order = order_of_rows(columns_before, columns_after, arrays=True)
         except OrderError as error:
@@ -274,48 +274,48 @@ class StepRows:
         self._moves |= order is not None
         return order
 
-    def _compare(self, batch: Any, rows: Tensor, of_targets: Tensor, presentation: Any, *, traced: bool) -> None:
-        whole = {
-            path: column for path, column in columns_of_batch(batch, moved=True).items() if len(column) == len(rows)
+    def _compare(self, batch: Any, rows: Tensor, of_targets: Tensor, presentation: Any, *, is_traced: bool) -> None:
+        all_columns = {
+            path: column for path, column in columns_of_batch(batch, copies=True).items() if len(column) == len(rows)
         }
-        columns = whole if of_targets is rows else _of_samples(whole, rows.tolist(), of_targets.tolist())
-        targets, classes = presentation.targets, presentation.logits.shape[1]
+        columns = all_columns if of_targets is rows else _of_samples(all_columns, rows.tolist(), of_targets.tolist())
+        targets, classes, step_targets = presentation.targets, presentation.logits.shape[1], presentation.step_targets
         if presentation.units is not None:
-            mask = what_counts(presentation.given, presentation.counted)
-            columns |= coded_columns(columns, presentation.given, mask)
-            targets, classes = torch.tensor(row_codes(presentation.given, mask)), 0
-        if (shown := self._shown(of_targets, presentation)) is not None:
-            columns[GIVEN] = shown
-        if TRACE.are_of_pairs(presentation.given):
+            mask = what_counts(step_targets, presentation.loss_mask)
+            columns |= coded_columns(columns, step_targets, mask)
+            targets, classes = torch.tensor(row_codes(step_targets, mask)), 0
+        if (dataset_labels := self._labels_of_dataset(of_targets, presentation)) is not None:
+            columns[GIVEN] = dataset_labels
+        if TRACE.are_of_pairs(step_targets):
             raise CaptureError(NO_CLASSES.format("marks of the pairs of samples that have the same label"))
-        self._labels.see(columns, targets, classes=classes, traced=traced, given=_listed(presentation.given))
-        if TRACE.makes(presentation.given):
+        self._labels.see(columns, targets, classes=classes, is_traced=is_traced, integers=_integers(step_targets))
+        if TRACE.makes(step_targets):
             raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
         if not self._labels.looks:
-            self._given = None
+            self._dataset_labels = None
 
-    def _shown(self, of_targets: Tensor, presentation: Any) -> Column | None:
+    def _labels_of_dataset(self, of_targets: Tensor, presentation: Any) -> Column | None:
         """Return what the dataset shows of the targets' samples; None of masks, which are augmented with images."""
         units = presentation.units
         if not self._identity.known_by_loader or (units is not None and not units.kind.labels):
             return None
-        if self._given is None:
-            self._given = (given_labels if units is None else given_rows)(self._identity.dataset)
-        if self._given is None or not len(of_targets) or int(of_targets.max()) >= len(self._given):
+        if self._dataset_labels is None:
+            self._dataset_labels = (given_labels if units is None else given_rows)(self._identity.dataset)
+        if self._dataset_labels is None or not len(of_targets) or int(of_targets.max()) >= len(self._dataset_labels):
             return None
-        values = torch.from_numpy(self._given[of_targets.numpy()])
+        values = torch.from_numpy(self._dataset_labels[of_targets.numpy()])
         if units is None:
             return values
-        mask = what_counts(presentation.given, presentation.counted)
-        return coded_columns({GIVEN: values}, presentation.given, mask).get(GIVEN)
+        mask = what_counts(presentation.step_targets, presentation.loss_mask)
+        return coded_columns({GIVEN: values}, presentation.step_targets, mask).get(GIVEN)
 
 
-def _are_chosen(inputs: Followed | None, most: int) -> bool:
+def _are_chosen(inputs: RowSource | None, most: int) -> bool:
     """Return whether a step chose or ordered its inputs; more rows than these are frames, say, and tell no choice."""
     return inputs is not None and inputs.is_choice and len(inputs.rows) <= most
 
 
-def _rows_of_inputs(inputs: Followed | None, batch: Tensor, of_targets: Tensor, views: int) -> list[Tensor]:
+def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, of_targets: Tensor, views: int) -> list[Tensor]:
     """Return the rows that a layer may have seen, the likeliest first; those of its inputs, where these are known."""
     if inputs is None:
         return [of_targets, batch] if TRACE.chose_inputs else [batch, of_targets]
@@ -349,7 +349,7 @@ def _of_samples(columns: dict[Path, Column], samples: list[int], selection: list
     }
 
 
-def _check_layer(inputs: Followed | None, count: int) -> None:
+def _check_layer(inputs: RowSource | None, count: int) -> None:
     """Raise where layers computed with other rows than all of the batch in order, or these again for each view."""
     if inputs is None:
         return
@@ -365,7 +365,7 @@ def _noted(batch: Any) -> list[tuple[Any, list[Any]]]:
     return [(vector, list(vector) if isinstance(vector, list) else vector.tolist()) for vector in vectors]
 
 
-def _listed(targets: Tensor) -> list[int] | None:
+def _integers(targets: Tensor) -> list[int] | None:
     return targets.flatten().tolist() if _is_integer_vector(targets) else None
 
 

@@ -35,7 +35,7 @@ _WRITES = frozenset({"__setitem__", "__set__", "__iadd__", "__isub__", "__imul__
 _KEEPS_MADE = _SAME_ROWS | {"cat", "concat", "stack", "repeat", "repeat_interleave", "flip", "roll", "argsort"}
 
 
-class Followed(NamedTuple):
+class RowSource(NamedTuple):
     """A tensor of the step whose rows are known."""
 
     value: Tensor
@@ -43,12 +43,12 @@ class Followed(NamedTuple):
     """Which rows of the batch it holds."""
     is_choice: bool
     """Whether these may be others than all in order."""
-    of: int
+    num_rows: int
     """How many rows the batch has there."""
     is_vector: bool
     """Whether the batch has one number for each row there, as labels are."""
 
-    def choice(self, rows: Tensor) -> "Followed":
+    def choice(self, rows: Tensor) -> "RowSource":
         """Return the same of a tensor that holds these rows."""
         return self._replace(rows=rows, is_choice=True)
 
@@ -61,16 +61,16 @@ class RowTrace(TorchFunctionMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._known: dict[int, Followed] = {}
-        self._mixed: dict[int, Tensor] = {}
-        self._made: dict[int, Tensor] = {}
+        self._sources: dict[int, RowSource] = {}
+        self._mixtures: dict[int, Tensor] = {}
+        self._constants: dict[int, Tensor] = {}
         self._of_pairs: dict[int, Tensor] = {}
-        self._entered = ExitStack()
+        self._stack = ExitStack()
         self._users: set[int] = set()
         self.chose_inputs = False
         """Whether the step chose or ordered rows of something that is no vector, as its inputs."""
-        self._computed_with: list[tuple[Followed, bool]] = []
-        self._asked: dict[int, int] = {}
+        self._computed_with: list[tuple[RowSource, bool]] = []
+        self._last_asked: dict[int, int] = {}
         self.inputs = InputUse()
         """What the step computes of what is no vector."""
 
@@ -84,44 +84,44 @@ class RowTrace(TorchFunctionMode):
             if isinstance(part, Tensor) and part.ndim and not part.is_nested:
                 rows = torch.arange(len(part), device=part.device)
                 is_vector = part.numel() == len(part)
-                self._know(part, Followed(part, rows, is_choice=False, of=len(part), is_vector=is_vector))
-        self.inputs.begin([each.value for each in self._known.values() if not each.is_vector])
-        if self._known:
-            self._entered.enter_context(self)
+                self._know(part, RowSource(part, rows, is_choice=False, num_rows=len(part), is_vector=is_vector))
+        self.inputs.begin([entry.value for entry in self._sources.values() if not entry.is_vector])
+        if self._sources:
+            self._stack.enter_context(self)
 
     @property
     def follows(self) -> bool:
         """Whether any tensor of the step is known."""
-        return bool(self._known)
+        return bool(self._sources)
 
     def stop(self) -> None:
         """The step has run, and what is computed now is no part of it; what is known stays until ``close``."""
-        if self._known:  # it is entered where something is known
-            self._entered.close()
+        if self._sources:  # it is entered where something is known
+            self._stack.close()
 
     def close(self, user: Any) -> None:
         """Its step has ended, for this callback."""
         self._users.discard(id(user))
-        if self._known and not self._users:
-            self._entered.close()
+        if self._sources and not self._users:
+            self._stack.close()
             self._forget()
 
     def _forget(self) -> None:
-        self.chose_inputs, self._computed_with, self._asked = False, [], {}
-        self._known, self._mixed, self._made, self._of_pairs = {}, {}, {}, {}
+        self.chose_inputs, self._computed_with, self._last_asked = False, [], {}
+        self._sources, self._mixtures, self._constants, self._of_pairs = {}, {}, {}, {}
         self.inputs.begin([])
 
-    def source_of(self, user: Any, value: Any) -> Followed | None:
+    def source_of(self, user: Any, value: Any) -> RowSource | None:
         """Return what is known of a layer's input: itself, or what layers computed with since this user asked last."""
-        start = self._asked.get(id(user), 0)
-        self._asked[id(user)] = len(self._computed_with)
-        if (own := self._known.get(id(value))) is not None:
-            return own
+        start = self._last_asked.get(id(user), 0)
+        self._last_asked[id(user)] = len(self._computed_with)
+        if (source := self._sources.get(id(value))) is not None:
+            return source
         calls = self._computed_with[start:]
         sources = [source for source, has_gradients in calls if has_gradients] or [source for source, _ in calls]
         return sources[-1] if sources and _are_of_same_rows(sources) else None
 
-    def of_layers(self) -> Followed | None:
+    def of_layers(self) -> RowSource | None:
         """Return the inputs that layers computed with last, with gradients if any did; None if not known."""
         sources = [source for source, _ in self._computed_with]
         sources_with_gradients = [source for source, has_gradients in self._computed_with if has_gradients]
@@ -129,27 +129,27 @@ class RowTrace(TorchFunctionMode):
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return the rows of the batch that a tensor of the step holds, or None if all in order, or not known."""
-        source = self.followed(targets)
+        source = self.source(targets)
         return source.rows if source is not None and source.is_choice else None
 
     def mixes(self, targets: Tensor) -> bool:
         """Return whether each number of a tensor was made of several rows of the batch, or of any of them."""
-        return any(each is targets or _is_handle(each, targets) for each in self._mixed.values())
+        return any(entry is targets or _is_handle(entry, targets) for entry in self._mixtures.values())
 
     def makes(self, targets: Tensor) -> bool:
         """Return whether the step made a tensor of nothing but sizes and random numbers: it says nothing of samples."""
-        return any(each is targets or _is_handle(each, targets) for each in self._made.values())
+        return any(entry is targets or _is_handle(entry, targets) for entry in self._constants.values())
 
     def are_of_pairs(self, targets: Tensor) -> bool:
         """Return whether a tensor was made by comparing labels with one another: it tells which pairs are alike."""
-        return any(each is targets or _is_handle(each, targets) for each in self._of_pairs.values())
+        return any(entry is targets or _is_handle(entry, targets) for entry in self._of_pairs.values())
 
-    def followed(self, targets: Tensor) -> Followed | None:
+    def source(self, targets: Tensor) -> RowSource | None:
         """Return what is known of a tensor, or of one that it is another handle of, as autograd keeps it."""
-        if not self._known:
+        if not self._sources:
             return None
-        entry = self._known.get(id(targets))
-        return entry or next((each for each in self._known.values() if _is_handle(each.value, targets)), None)
+        entry = self._sources.get(id(targets))
+        return entry or next((entry for entry in self._sources.values() if _is_handle(entry.value, targets)), None)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -157,25 +157,25 @@ class RowTrace(TorchFunctionMode):
         self._note_made(getattr(func, "__name__", ""), args, result)
         with suppress(Exception):  # as below
             self.inputs.note(args, kwargs, result)
-        if any(id(value) in self._known for value in _operands(args)):
+        if any(id(value) in self._sources for value in _operands(args)):
             with suppress(Exception):  # in the middle of the user's step: what cannot be followed is not known
                 self._follow(getattr(func, "__name__", ""), func, args, kwargs, result)
         return result
 
     def _follow(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
-        entries = [self._known.get(id(value)) for value in _operands(args)]
-        first = entries[0]
-        source = next(each for each in entries if each is not None)
-        if name in _RESHAPES and first is not None:
-            self._reshape(first, result)
+        entries = [self._sources.get(id(value)) for value in _operands(args)]
+        first_entry = entries[0]
+        source = next(entry for entry in entries if entry is not None)
+        if name in _RESHAPES and first_entry is not None:
+            self._reshape(first_entry, result)
         elif name in _SAME_ROWS:
             self._keep_rows(entries, source, result)
             self._note_pairs(source, args, result)
         elif name == "__getitem__":
             self._index(args, result)
         elif name in ("cat", "concat", "concatenate", "hstack") and all(entries):
-            self._know(result, source.choice(torch.cat([each.rows for each in entries if each])))
-        elif first is None or (source.value.ndim > 1 and not _along_rows(name, args, kwargs)):
+            self._know(result, source.choice(torch.cat([entry.rows for entry in entries if entry])))
+        elif first_entry is None or (source.value.ndim > 1 and not _along_rows(name, args, kwargs)):
             self._note_use(source, args, kwargs)
         elif name in _SORTS:
             self._know(result[0], source.choice(source.rows[result[1]]))
@@ -185,35 +185,35 @@ class RowTrace(TorchFunctionMode):
     def _note_made(self, name: str, args: Any, result: Any) -> None:
         """Note what is made of sizes alone; a tensor that is written to is made of something else."""
         if name in _MAKES and isinstance(result, Tensor):
-            self._made[id(result)] = result
-        elif self._made:
+            self._constants[id(result)] = result
+        elif self._constants:
             tensors = [value for value in _operands(args) if isinstance(value, Tensor)]
-            if tensors and isinstance(result, Tensor) and all(id(each) in self._made for each in tensors):
+            if tensors and isinstance(result, Tensor) and all(id(entry) in self._constants for entry in tensors):
                 if name in _KEEPS_MADE:
-                    self._made[id(result)] = result
+                    self._constants[id(result)] = result
             elif tensors and (name in _WRITES or (name.endswith("_") and not name.endswith("__"))):
-                self._made.pop(id(tensors[0]), None)
+                self._constants.pop(id(tensors[0]), None)
 
-    def _note_use(self, source: Followed, args: Any, kwargs: Any) -> None:
+    def _note_use(self, source: RowSource, args: Any, kwargs: Any) -> None:
         """Note what a layer computes with: a function of inputs and parameters."""
         if not source.is_vector and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values())):
             self._computed_with.append((source, torch.is_grad_enabled()))
 
-    def _keep_rows(self, entries: list[Followed | None], source: Followed, result: Any) -> None:
+    def _keep_rows(self, entries: list[RowSource | None], source: RowSource, result: Any) -> None:
         if isinstance(result, Tensor) and _are_of_same_rows(entries):
             self._know(result, source)
         elif isinstance(result, Tensor):
-            self._mixed[id(result)] = result
+            self._mixtures[id(result)] = result
 
-    def _note_pairs(self, source: Followed, args: Any, result: Any) -> None:
+    def _note_pairs(self, source: RowSource, args: Any, result: Any) -> None:
         """Note what is made of a column of labels and the same ones as a row."""
         tensors = [value for value in _operands(args) if isinstance(value, Tensor)]
-        memory = {each.untyped_storage().data_ptr() for each in tensors}
-        compares = source.is_vector and len({each.shape for each in tensors}) == 2 and len(memory) == 1
-        if isinstance(result, Tensor) and (compares or any(id(each) in self._of_pairs for each in tensors)):
+        memory = {entry.untyped_storage().data_ptr() for entry in tensors}
+        compares = source.is_vector and len({entry.shape for entry in tensors}) == 2 and len(memory) == 1
+        if isinstance(result, Tensor) and (compares or any(id(entry) in self._of_pairs for entry in tensors)):
             self._of_pairs[id(result)] = result
 
-    def _reshape(self, source: Followed, result: Tensor) -> None:
+    def _reshape(self, source: RowSource, result: Tensor) -> None:
         """Note rows that stay the first axis, and those of crops (N, V, ...) that are now (N V, ...), side by side."""
         value = source.value
         if result.numel() == value.numel() or result.ndim == value.ndim:  # else `expand` has put an axis before them
@@ -223,57 +223,57 @@ class RowTrace(TorchFunctionMode):
         if result.shape == (value.shape[0] * value.shape[1], *value.shape[2:]) and value.shape[1] > 1:
             self._know(result, source.choice(source.rows.repeat_interleave(value.shape[1])))
 
-    def _choose(self, func: Callable[..., Any], source: Followed, args: Any, kwargs: Any, result: Any) -> None:
+    def _choose(self, func: Callable[..., Any], source: RowSource, args: Any, kwargs: Any, result: Any) -> None:
         mask = kwargs.get("mask", args[1] if len(args) > 1 else None)
         rows = source.rows
-        choice = _masked(rows, mask, len(result)) if _is_mask(mask) else func(rows, *args[1:], **kwargs)
-        several = isinstance(result, tuple | list)
-        for part, part_rows in zip(result, choice, strict=True) if several else [(result, choice)]:
+        choice = _rows_of_mask(rows, mask, len(result)) if _is_mask(mask) else func(rows, *args[1:], **kwargs)
+        has_parts = isinstance(result, tuple | list)
+        for part, part_rows in zip(result, choice, strict=True) if has_parts else [(result, choice)]:
             self._know(part, source.choice(part_rows))
 
     def _index(self, args: Any, result: Any) -> None:
         values, key = args
-        source = self._known.get(id(values))
+        source = self._sources.get(id(values))
         if source is not None:
             key = key[0] if isinstance(key, tuple) else key
-            every = key is Ellipsis or (isinstance(key, slice) and key == slice(None))
-            rows = _masked(source.rows, key, len(result)) if _is_mask(key) else source.rows[key]
-            self._know(result, source if every else source.choice(rows))
+            takes_all = key is Ellipsis or (isinstance(key, slice) and key == slice(None))
+            rows = _rows_of_mask(source.rows, key, len(result)) if _is_mask(key) else source.rows[key]
+            self._know(result, source if takes_all else source.choice(rows))
         else:  # a table of classes, looked up by label
-            of_key = self._known.get(id(key))
+            of_key = self._sources.get(id(key))
             if of_key is not None and key.dtype not in (torch.bool, torch.uint8):
                 self._know(result, of_key)
 
-    def _know(self, value: Tensor, source: Followed) -> None:
-        one = value.ndim == 0 and len(source.rows) == 1  # a row that was squeezed
-        if one or value.shape[:1] == source.rows.shape:
+    def _know(self, value: Tensor, source: RowSource) -> None:
+        is_single = value.ndim == 0 and len(source.rows) == 1  # a row that was squeezed
+        if is_single or value.shape[:1] == source.rows.shape:
             self.chose_inputs |= source.is_choice and not source.is_vector
             # The tensor too, as its id is another's once it is gone.
-            self._known[id(value)] = source._replace(value=value)
+            self._sources[id(value)] = source._replace(value=value)
 
 
-def _are_of_same_rows(entries: Sequence[Followed | None]) -> bool:
+def _are_of_same_rows(entries: Sequence[RowSource | None]) -> bool:
     """Whether the operands of a function of one number for each row hold the same rows; it waits for no device."""
-    first, *others = [each for each in entries if each is not None]
-    return all(each.rows is first.rows or _agree(each, first) for each in others)
+    first_entry, *other_entries = [entry for entry in entries if entry is not None]
+    return all(entry.rows is first_entry.rows or _agree(entry, first_entry) for entry in other_entries)
 
 
-def _agree(one: Followed, other: Followed) -> bool:
-    if one.rows.shape != other.rows.shape or one.rows.device.type != "cpu":
-        return one.is_choice == other.is_choice
-    return torch.equal(one.rows, other.rows)
+def _agree(a: RowSource, b: RowSource) -> bool:
+    if a.rows.shape != b.rows.shape or a.rows.device.type != "cpu":
+        return a.is_choice == b.is_choice
+    return torch.equal(a.rows, b.rows)
 
 
-def _is_handle(one: Tensor, other: Tensor) -> bool:
-    same = one.shape == other.shape and one.dtype == other.dtype and one.layout == other.layout == torch.strided
-    return same and one.numel() > 0 and one.stride() == other.stride() and one.data_ptr() == other.data_ptr()
+def _is_handle(a: Tensor, b: Tensor) -> bool:
+    is_same = a.shape == b.shape and a.dtype == b.dtype and a.layout == b.layout == torch.strided
+    return is_same and a.numel() > 0 and a.stride() == b.stride() and a.data_ptr() == b.data_ptr()
 
 
 def _is_mask(key: Any) -> bool:
     return isinstance(key, Tensor) and key.ndim == 1 and key.dtype in (torch.bool, torch.uint8)
 
 
-def _masked(rows: Tensor, mask: Tensor, count: int) -> Tensor:
+def _rows_of_mask(rows: Tensor, mask: Tensor, count: int) -> Tensor:
     """Return the rows where a mask is true, so many; how many these are would have to be waited for."""
     return rows[mask.bool().argsort(descending=True, stable=True)[:count]]
 

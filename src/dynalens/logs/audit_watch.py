@@ -70,9 +70,9 @@ class AuditWatch:
             indices: Row of the record of each sample.
             units: What the step showed of them; None where each has one label.
         """
-        if units is not None and units.given is not None and len(units.given) == len(indices):
+        if units is not None and units.unit_targets is not None and len(units.unit_targets) == len(indices):
             name = units.kind.name
-            self._copy(indices, units.given.detach(), self._targets, lambda row: bounded(row, name))
+            self._copy(indices, units.unit_targets.detach(), self._targets, lambda row: bounded(row, name))
 
     def take(self) -> None:
         """Take the copies to the host: of samples of which both have passed, or the targets alone."""

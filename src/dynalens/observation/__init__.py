@@ -13,7 +13,6 @@ from dynalens.observation.layers import (
     replaced_output,
     unwrapped,
 )
-from dynalens.observation.looking import gradients_throughout, seeded, undisturbed
 from dynalens.observation.models import (
     LogitsModule,
     checked_logits,
@@ -24,6 +23,7 @@ from dynalens.observation.models import (
     two_class_logits,
     unit_logits_in,
 )
+from dynalens.observation.undisturbed_pass import gradients_throughout, seeded, undisturbed
 
 __all__ = [
     "Capturing",

@@ -31,12 +31,12 @@ class LayerCalls:
     """The calls of a layer while it is watched: those where gradients were on, if there were any, else all."""
 
     def __init__(self) -> None:
-        self._trained: list[LayerCall] = []
-        self._others: list[LayerCall] = []
+        self._calls_with_gradient: list[LayerCall] = []
+        self._other_calls: list[LayerCall] = []
 
     def add(self, call: LayerCall) -> None:
         """Hear of a call."""
-        (self._trained if torch.is_grad_enabled() else self._others).append(call)
+        (self._calls_with_gradient if torch.is_grad_enabled() else self._other_calls).append(call)
 
     def leading_to(self, nodes: Iterable[Node]) -> list[LayerCall]:
         """Return the calls that something was computed from, in their order.
@@ -49,9 +49,9 @@ class LayerCalls:
         Raises:
             RuntimeError: If the layer did not run, or gave no tensor.
         """
-        calls = self._trained or self._others
+        calls = self._calls_with_gradient or self._other_calls
         nodes = [node for node in nodes if node is not None]
-        if len(calls) > 1 and nodes and self._trained:
+        if len(calls) > 1 and nodes and self._calls_with_gradient:
             calls = _nearest(calls, nodes)
         if not calls or not all(isinstance(call.value, Tensor) for call in calls):
             kind = f"a {type(calls[-1].value).__name__}" if calls else "no call of it"
@@ -64,7 +64,7 @@ class LayerCalls:
 @contextmanager
 def layer_calls(
     layer: nn.Module,
-    reduced: Callable[[Tensor], Tensor] = lambda output: output,
+    reduce: Callable[[Tensor], Tensor] = lambda output: output,
     *,
     mark: Callable[[Any], Any] = lambda _input: None,
 ) -> Iterator[LayerCalls]:
@@ -72,7 +72,7 @@ def layer_calls(
 
     Args:
         layer: The layer.
-        reduced: Makes of an output what is kept, at once: what follows may work in place.
+        reduce: Makes of an output what is kept, at once: what follows may work in place.
         mark: Tells from the layer's input what to note beside it.
 
     Example:
@@ -92,7 +92,7 @@ def layer_calls(
         is_tensor = isinstance(output, Tensor)
         edge = (output.grad_fn, output.output_nr) if is_eager and is_tensor and output.grad_fn is not None else None
         layer_input = args[0] if args else next(iter(kwargs.values()), None)
-        calls.add(LayerCall(reduced(output) if is_tensor else output, edge, mark(layer_input) if is_eager else None))
+        calls.add(LayerCall(reduce(output) if is_tensor else output, edge, mark(layer_input) if is_eager else None))
 
     handle = layer.register_forward_hook(keep, with_kwargs=True)
     try:
@@ -103,17 +103,25 @@ def layer_calls(
 
 def _nearest(calls: list[LayerCall], nodes: Iterable[Node]) -> list[LayerCall]:
     latest = {call.edge: call for call in calls if call.edge is not None}
-    own = set(nodes)
-    edges = {edge for edge in latest if edge[0] in own}
-    edges |= _met([edge for node in own - {node for node, _ in edges} for edge in node.next_functions], latest.keys())
+    own_nodes = set(nodes)
+    edges = {edge for edge in latest if edge[0] in own_nodes}
+    edges |= _targets_behind(
+        [edge for node in own_nodes - {node for node, _ in edges} for edge in node.next_functions], latest.keys()
+    )
     if len(edges) > 1:
-        edges -= {edge for node, _ in edges for edge in _met(node.next_functions, latest.keys(), through=True)}
+        edges -= {
+            edge
+            for node, _ in edges
+            for edge in _targets_behind(node.next_functions, latest.keys(), walks_through=True)
+        }
     return [call for call in calls if call.edge in edges and latest[call.edge] is call]
 
 
-def _met(starts: Iterable[_Edge], targets: Collection[_Edge], *, through: bool = False) -> set[_Edge]:
+def _targets_behind(
+    start_edges: Iterable[_Edge], targets: Collection[_Edge], *, walks_through: bool = False
+) -> set[_Edge]:
     """Return which of some results lie behind others; with ``through`` also those behind the ones that are met."""
-    queue, known_edges, found_edges = list(starts), set[_Edge](), set[_Edge]()
+    queue, known_edges, found_edges = list(start_edges), set[_Edge](), set[_Edge]()
     while queue:
         edge = queue.pop()
         if edge[0] is None or edge in known_edges:
@@ -121,6 +129,6 @@ def _met(starts: Iterable[_Edge], targets: Collection[_Edge], *, through: bool =
         known_edges.add(edge)
         if edge in targets:
             found_edges.add(edge)
-        if through or edge not in targets:
+        if walks_through or edge not in targets:
             queue += edge[0].next_functions
     return found_edges

@@ -56,7 +56,7 @@ def unit_logits_in(output: object) -> object:
     entries: Any = output.values() if isinstance(output, Mapping) else output if _is_many(output) else ()
     tensors = [entry for entry in entries if isinstance(entry, Tensor) and entry.ndim > 2 and entry.is_floating_point()]
     has_order = not isinstance(output, Mapping)
-    is_clear = len(tensors) == 1 or (has_order and len({each.shape for each in tensors}) == 1)
+    is_clear = len(tensors) == 1 or (has_order and len({tensor.shape for tensor in tensors}) == 1)
     return tensors[0] if is_clear else output
 
 

@@ -21,7 +21,7 @@ class _Names(NamedTuple):
     """What a function mentions."""
 
     of_globals: frozenset[str]
-    all: frozenset[str]
+    every_name: frozenset[str]
 
 
 class OwnCode:
@@ -40,9 +40,9 @@ class OwnCode:
     def __init__(self) -> None:
         self._classes: dict[type, bool] = {}
         self._waiting: list[FunctionType] = []
-        self._met: set[FunctionType] = set()
+        self._functions: set[FunctionType] = set()
         self._names = {"forward"}
-        self._told: set[tuple[int, str]] = set()
+        self._names_told: set[tuple[int, str]] = set()
 
     def add_class(self, cls: type, *, makes: bool = False) -> None:
         """Let the methods of a class count; those that make an object, only if the code may make some."""
@@ -50,8 +50,8 @@ class OwnCode:
 
     def add_function(self, function: FunctionType) -> None:
         """Let a function count, unless a package brought it."""
-        if function not in self._met and _is_own(function.__code__.co_filename):
-            self._met.add(function)
+        if function not in self._functions and _is_own(function.__code__.co_filename):
+            self._functions.add(function)
             self._waiting.append(function)
 
     def new_globals(self) -> Iterator[tuple[dict[str, Any], str]]:
@@ -59,17 +59,17 @@ class OwnCode:
         while self._waiting or self._has_more_methods():
             function = self._waiting.pop()
             names = _names_of(function.__code__)
-            self._names |= names.all
+            self._names |= names.every_name
             for name in names.of_globals:
                 if name in function.__globals__ or not hasattr(builtins, name):
-                    yield from self._new(function.__globals__, name)
+                    yield from self._new_names(function.__globals__, name)
             for module in _own_modules(function.__globals__, names.of_globals):
-                for name in names.all & vars(module).keys():
-                    yield from self._new(vars(module), name)
+                for name in names.every_name & vars(module).keys():
+                    yield from self._new_names(vars(module), name)
 
-    def _new(self, namespace: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
-        if (id(namespace), name) not in self._told:
-            self._told.add((id(namespace), name))
+    def _new_names(self, namespace: dict[str, Any], name: str) -> Iterator[tuple[dict[str, Any], str]]:
+        if (id(namespace), name) not in self._names_told:
+            self._names_told.add((id(namespace), name))
             yield namespace, name
 
     def _has_more_methods(self) -> bool:
@@ -87,7 +87,7 @@ def _functions_in(member: Any) -> Iterator[FunctionType]:
     parts = ("__func__", "fget", "fset", "func", "__wrapped__")
     candidates = [member] if isinstance(member, FunctionType) else [getattr(member, part, None) for part in parts]
     candidates += [getattr(member, "__wrapped__", None)]
-    return (each for each in candidates if isinstance(each, FunctionType))
+    return (entry for entry in candidates if isinstance(entry, FunctionType))
 
 
 @functools.cache
@@ -97,10 +97,10 @@ def _is_own(file: str) -> bool:
 
 @functools.cache
 def _names_of(code: CodeType) -> _Names:
-    inner = [_names_of(each) for each in code.co_consts if isinstance(each, CodeType)]
-    own = {str(each.argval) for each in dis.get_instructions(code) if each.opname in _OF_GLOBALS}
-    of_globals = frozenset(own.union(*(names.of_globals for names in inner)))
-    return _Names(of_globals, frozenset(code.co_names).union(*(names.all for names in inner)))
+    inner = [_names_of(entry) for entry in code.co_consts if isinstance(entry, CodeType)]
+    global_names = {str(entry.argval) for entry in dis.get_instructions(code) if entry.opname in _OF_GLOBALS}
+    of_globals = frozenset(global_names.union(*(names.of_globals for names in inner)))
+    return _Names(of_globals, frozenset(code.co_names).union(*(names.every_name for names in inner)))
 
 
 def _own_modules(namespace: dict[str, Any], names: frozenset[str]) -> Iterator[ModuleType]:

@@ -83,27 +83,27 @@ class Snapshot:
         copied: Ids of parameters whose values need no copy.
     """
 
-    def __init__(self, roots: Iterable[nn.Module], copied: frozenset[int] = frozenset()) -> None:
+    def __init__(self, roots: Iterable[nn.Module], copied_ids: frozenset[int] = frozenset()) -> None:
         self.modules: list[nn.Module] = []
         self.tensors: list[Tensor] = []
         self._undo: list[Undo] = []
-        self._empty: list[Any] = []
-        self._seen: dict[int, Any] = {}  # the values keep the ids from being given away
+        self._empty_containers: list[Any] = []
+        self._values_by_id: dict[int, Any] = {}  # the values keep the ids from being given away
         self._stand_ins, self._code = StandIns(), OwnCode()
-        self._copied = copied
+        self._copied_ids = copied_ids
         self._walk(list(roots))
         while self._walk_globals():
             pass
-        self._values = _Values([t for t in self.tensors if id(t) not in copied and _has_values(t)])
+        self._values = _Values([t for t in self.tensors if id(t) not in copied_ids and _has_values(t)])
 
     @property
     def parameters(self) -> frozenset[int]:
         """Ids of the parameters that are put back, here or by whoever copied them."""
-        return self._copied | {id(tensor) for tensor in self.tensors if isinstance(tensor, nn.Parameter)}
+        return self._copied_ids | {id(tensor) for tensor in self.tensors if isinstance(tensor, nn.Parameter)}
 
     def restore(self) -> None:
         """Put everything back as it was."""
-        for container in self._empty:
+        for container in self._empty_containers:
             if container:
                 container.clear()
         for undo in self._undo:
@@ -118,16 +118,16 @@ class Snapshot:
         while queue:
             value = queue.pop()
             kind = type(value)
-            if kind in _ATOMS or id(value) in self._seen:
+            if kind in _ATOMS or id(value) in self._values_by_id:
                 continue
             if kind in _CONTAINERS and not value:  # a module has two dozen of these
-                self._empty.append(value)
+                self._empty_containers.append(value)
                 continue
-            self._seen[id(value)] = value
+            self._values_by_id[id(value)] = value
             if isinstance(value, Tensor):
                 self.tensors.append(value)
             else:
-                queue.extend(self._kept(value))
+                queue.extend(self._parts_of(value))
 
     def _walk_globals(self) -> bool:
         """Follow the global variables that code which is known by now mentions, and return whether there were any."""
@@ -140,7 +140,7 @@ class Snapshot:
         self._walk([content for _, _, content in entries])
         return bool(entries)
 
-    def _kept(self, value: Any) -> Iterable[Any]:
+    def _parts_of(self, value: Any) -> Iterable[Any]:
         """Note how to put one thing back, and return what it holds."""
         if isinstance(value, nn.Module):
             return self._module(value)
@@ -149,7 +149,7 @@ class Snapshot:
         if isinstance(value, (dict, list, deque, set)):
             return (*self._container(value), getattr(value, "__dict__", None))
         if isinstance(value, (tuple, frozenset)):
-            return _followed(value)
+            return _entries_to_walk(value)
         if isinstance(value, (FunctionType, MethodType, functools.partial)):
             return self._function(value)
         undo = _state_of(value)
@@ -172,13 +172,13 @@ class Snapshot:
         if isinstance(value, dict):
             keys, values = list(value.keys()), list(value.values())
             self._undo.append(undo_dict(value, keys, values))
-            self._stand_ins.put(value, dict, zip(keys, _followed(values), strict=False))
-            return _followed(values)
+            self._stand_ins.put(value, dict, zip(keys, _entries_to_walk(values), strict=False))
+            return _entries_to_walk(values)
         entries = list(value)
         self._undo.append(undo_set(value, entries) if isinstance(value, set) else undo_sequence(value, entries))
         if isinstance(value, list):
-            self._stand_ins.put(value, list, enumerate(_followed(entries)))
-        return _followed(entries)
+            self._stand_ins.put(value, list, enumerate(_entries_to_walk(entries)))
+        return _entries_to_walk(entries)
 
     def _function(self, value: Any) -> Iterator[Any]:
         if isinstance(value, functools.partial):
@@ -202,7 +202,7 @@ class Snapshot:
             attributes = {name: content for name, content in vars(value).items() if is_data(name, content)}
             self._undo.append(undo_class(value, attributes))
             self._code.add_class(value)
-            yield from _followed(list(attributes.values()))
+            yield from _entries_to_walk(list(attributes.values()))
             return
         yield from type(value).__mro__
         yield getattr(value, "__dict__", None)
@@ -261,15 +261,15 @@ def _same_storage(tensor: Tensor, alias: Tensor) -> bool:
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def _same_bits(one: Tensor, other: Tensor) -> bool:
+def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Return whether all values are equal bit for bit: NaN is itself, and -0 is not 0."""
-    if one.is_complex():
-        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
-    kind = _INTEGERS[one.element_size()]
-    return torch.equal(one.view(kind), other.view(kind))
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    kind = _INTEGERS[a.element_size()]
+    return torch.equal(a.view(kind), b.view(kind))
 
 
-def _followed(entries: Any) -> Iterable[Any]:
+def _entries_to_walk(entries: Any) -> Iterable[Any]:
     return entries if len(entries) <= _MOST_FOLLOWED else ()
 
 

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynalens.units.followed import packed_states
 from dynalens.units.kinds import KIND, MEAN_LOSS, PIXEL_LABELS, PIXELS, TOKEN_LABELS, TOKENS, UnitKind
 from dynalens.units.masks import CERTAIN, MASKED, without_half_masks
 from dynalens.units.presentation import UnitPresentation, presented
+from dynalens.units.unit_states import packed_states
 
 _AT_ONCE = 2**22
 """Numbers of logits that are reduced at once, 16 MiB: a step's memory does not grow by a copy of all of them."""
@@ -21,12 +21,12 @@ class _Units(NamedTuple):
 
     margins: Tensor
     losses: Tensor
-    given: Tensor
+    classes: Tensor
     rivals: Tensor
-    counted: Tensor
+    loss_mask: Tensor
 
 
-def dense(logits: Tensor, given: Tensor, counted: Tensor | None = None, *, first: int = 0) -> UnitPresentation:
+def dense(logits: Tensor, classes: Tensor, loss_mask: Tensor | None = None, *, begin: int = 0) -> UnitPresentation:
     r"""Return what a step shows of N samples that have a class for each of their tokens or pixels.
 
     With the logits :math:`z` of a unit and its class :math:`y`, its margin is :math:`z_y - \max_{k \ne y} z_k` (Pleiss
@@ -36,9 +36,9 @@ def dense(logits: Tensor, given: Tensor, counted: Tensor | None = None, *, first
 
     Args:
         logits: Shape ``(N, K, T)`` of tokens, or ``(N, K, H, W)`` of pixels, any floating dtype; K >= 2.
-        given: Shape ``(N, T)`` or ``(N, H, W)``, int64; negative where a target is none.
-        counted: Same shape, bool, False where the loss ignores a unit; default: where the target is not negative.
-        first: Place of the first token, where the loss leaves some out before it.
+        classes: Shape ``(N, T)`` or ``(N, H, W)``, int64; negative where a target is none.
+        loss_mask: Same shape, bool, False where the loss ignores a unit; default: where the target is not negative.
+        begin: Place of the first token, where the loss leaves some out before it.
 
     Example:
         >>> shown = dense(torch.tensor([[[2.0, 0.0, 1.0], [1.0, 3.0, 1.5]]]), torch.tensor([[0, 0, -100]]))
@@ -48,38 +48,38 @@ def dense(logits: Tensor, given: Tensor, counted: Tensor | None = None, *, first
         [1.0, 0.0, 1.0]
     """
     size = max(1, _AT_ONCE // max(logits[:1].numel(), 1))
-    kept = _with_ignored(given.detach(), counted)
-    counted = given >= 0 if counted is None else counted
-    samples = zip(*(torch.split(each.detach(), size) for each in (logits, given, counted)), strict=True)
-    parts = [_reductions(_of_classes(*sample), given.shape[1:], first) for sample in samples]
-    kept = F.pad(kept, (first, 0), value=_IGNORED) if first else kept
-    return _join(parts, TOKENS if given.ndim == 2 else PIXELS)._replace(given=kept)
+    unit_targets = _with_ignored(classes.detach(), loss_mask)
+    loss_mask = classes >= 0 if loss_mask is None else loss_mask
+    samples = zip(*(torch.split(tensor.detach(), size) for tensor in (logits, classes, loss_mask)), strict=True)
+    parts = [_reductions(_of_classes(*sample), classes.shape[1:], begin) for sample in samples]
+    unit_targets = F.pad(unit_targets, (begin, 0), value=_IGNORED) if begin else unit_targets
+    return _join(parts, TOKENS if classes.ndim == 2 else PIXELS)._replace(unit_targets=unit_targets)
 
 
-def dense_binary(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+def dense_binary(logits: Tensor, classes: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
     r"""Return what a step shows of N masks of two classes, by one logit for each pixel.
 
     As :func:`dense` with the logits (0, z): the margin of a pixel is :math:`(2 y - 1) z`.
 
     Args:
         logits: Shape ``(N, H, W)``, any floating dtype.
-        given: Shape ``(N, H, W)``, int64, 0 or 1; negative where a target is none.
-        counted: Shape ``(N, H, W)``, bool, False where the loss ignores a pixel; default: all count.
+        classes: Shape ``(N, H, W)``, int64, 0 or 1; negative where a target is none.
+        loss_mask: Shape ``(N, H, W)``, bool, False where the loss ignores a pixel; default: all count.
 
     Example:
         >>> shown = dense_binary(torch.tensor([[[2.0, -3.0]]]), torch.tensor([[[1, 1]]]))
         >>> shown.logits.tolist(), shown.numbers[0, 3:6].tolist()
         ([[-3.0, 0.0]], [1.0, 1.0, 0.0])
     """
-    z, y = logits.detach().float().flatten(1), given.detach().flatten(1)
+    z, y = logits.detach().float().flatten(1), classes.detach().flatten(1)
     margins = torch.where(y == 1, z, -z)
-    counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted.flatten(1)
+    counts = torch.ones_like(y, dtype=torch.bool) if loss_mask is None else loss_mask.flatten(1)
     units = _Units(margins, F.softplus(-margins), y, 1 - y, counts)
-    shown = _join([_reductions(units, given.shape[1:], 0)], PIXELS)
-    return shown._replace(given=_with_ignored(given.detach(), counted))
+    shown = _join([_reductions(units, classes.shape[1:], 0)], PIXELS)
+    return shown._replace(unit_targets=_with_ignored(classes.detach(), loss_mask))
 
 
-def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+def dense_labels(logits: Tensor, bits: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
     r"""Return what a step shows of N samples whose pixels or tokens have each of K labels or not, by a logit for each.
 
     A unit is a label of a pixel or token: its margin is :math:`(2 y - 1) z`, its loss
@@ -88,28 +88,30 @@ def dense_labels(logits: Tensor, given: Tensor, counted: Tensor | None = None) -
 
     Args:
         logits: Shape ``(N, K, H, W)`` of pixels, or ``(N, K, T)`` of tokens, any floating dtype.
-        given: Same shape, int64: 1 where a unit has the label, 0 where not; negative where a target is none.
-        counted: Same shape, bool, False where the loss ignores a label of a unit; default: all count.
+        bits: Same shape, int64: 1 where a unit has the label, 0 where not; negative where a target is none.
+        loss_mask: Same shape, bool, False where the loss ignores a label of a unit; default: all count.
 
     Example:
         >>> shown = dense_labels(torch.tensor([[[[2.0, 1.0]], [[3.0, -1.0]]]]), torch.tensor([[[[1, 1]], [[0, 0]]]]))
         >>> shown.logits.tolist(), shown.numbers[0, 3:6].tolist()  # pixel 0 has no label 1, and should have it
         ([[-3.0, 0.0]], [0.0, 2.0, 3.0])
     """
-    z, y = logits.detach().float(), given.detach()
+    z, y = logits.detach().float(), bits.detach()
     margins = torch.where(y == 1, z, -z)
-    counts = torch.ones_like(y, dtype=torch.bool) if counted is None else counted
-    units = _Units(*(each.flatten(1) for each in (margins, F.softplus(-margins), y, 1 - y, counts)))
-    kept = _with_ignored(y, counted)
+    counts = torch.ones_like(y, dtype=torch.bool) if loss_mask is None else loss_mask
+    units = _Units(*(tensor.flatten(1) for tensor in (margins, F.softplus(-margins), y, 1 - y, counts)))
+    unit_targets = _with_ignored(y, loss_mask)
     if z.ndim == 3:
-        return _join([_reductions(units, z.shape[2:], 0, labels=z.shape[1])], TOKEN_LABELS)._replace(given=kept)
+        return _join([_reductions(units, z.shape[2:], 0, labels=z.shape[1])], TOKEN_LABELS)._replace(
+            unit_targets=unit_targets
+        )
     rows, targets, numbers, marks = _reductions(units, z.shape[1:], 0, labels=z.shape[1])
     missing_first = torch.where((marks == 1).any(dim=1), 1, marks.amax(dim=1)).to(marks.dtype)
-    return _join([(rows, targets, numbers, missing_first)], PIXEL_LABELS)._replace(given=kept)
+    return _join([(rows, targets, numbers, missing_first)], PIXEL_LABELS)._replace(unit_targets=unit_targets)
 
 
-def _with_ignored(given: Tensor, counted: Tensor | None) -> Tensor:
-    return given if counted is None else given.masked_fill(~counted, _IGNORED)
+def _with_ignored(classes: Tensor, loss_mask: Tensor | None) -> Tensor:
+    return classes if loss_mask is None else classes.masked_fill(~loss_mask, _IGNORED)
 
 
 def _of_classes(logits: Tensor, classes: Tensor, counts: Tensor) -> _Units:
@@ -123,34 +125,34 @@ def _of_classes(logits: Tensor, classes: Tensor, counts: Tensor) -> _Units:
     return _Units(torch.where(margins > -MASKED, CERTAIN, margins), losses, y, rivals, is_counted)
 
 
-def _reductions(units: _Units, shape: torch.Size, first: int, *, labels: int = 1) -> tuple[Tensor, ...]:
+def _reductions(units: _Units, shape: torch.Size, begin: int, *, labels: int = 1) -> tuple[Tensor, ...]:
     """Return logits, targets and numbers of each sample; the number of the kind is still 0.
 
     Of K labels, the units of each follow those of the one before.
     """
-    result = presented(units.margins, units.losses, units.counted)
+    result = presented(units.margins, units.losses, units.loss_mask)
     place = result.unit.unsqueeze(1)
-    label, rival = (each.gather(1, place).squeeze(1) for each in (units.given, units.rivals))
-    lowest = units.given.masked_fill(~units.counted, 0).amin(dim=1)
-    targets = torch.where(lowest < 0, lowest, torch.where(result.counted, 0, _IGNORED))
-    size = units.given.shape[1] // labels
+    label, rival = (tensor.gather(1, place).squeeze(1) for tensor in (units.classes, units.rivals))
+    lowest = units.classes.masked_fill(~units.loss_mask, 0).amin(dim=1)
+    targets = torch.where(lowest < 0, lowest, torch.where(result.loss_mask, 0, _IGNORED))
+    size = units.classes.shape[1] // labels
     classes = 2 * (result.unit // size)
     columns = torch.full_like(label, shape[-1])
-    doubt = result.means[:, MEAN_LOSS] if len(shape) > 1 else units.losses.masked_fill(~units.counted, 0).amax(dim=1)
-    summary = [result.unit % size + first, label + classes, rival + classes, torch.zeros_like(label), doubt, columns]
-    states = packed_states(units.margins, units.counted)
-    numbers = torch.cat([result.means, torch.stack([each.float() for each in summary], dim=1), states], dim=1)
+    doubt = result.means[:, MEAN_LOSS] if len(shape) > 1 else units.losses.masked_fill(~units.loss_mask, 0).amax(dim=1)
+    summary = [result.unit % size + begin, label + classes, rival + classes, torch.zeros_like(label), doubt, columns]
+    states = packed_states(units.margins, units.loss_mask)
+    numbers = torch.cat([result.means, torch.stack([tensor.float() for tensor in summary], dim=1), states], dim=1)
     rows = torch.stack([result.worst, torch.zeros_like(result.worst)], dim=1)
     return rows, targets, numbers, *((_marks(units, shape),) if len(shape) > 1 else ())
 
 
 def _marks(units: _Units, shape: torch.Size) -> Tensor:
-    is_contradicted = units.counted & ~(units.margins > 0)
-    return (is_contradicted * torch.where(units.given > 0, 1, 2)).to(torch.uint8).view(-1, *shape)
+    is_contradicted = units.loss_mask & ~(units.margins > 0)
+    return (is_contradicted * torch.where(units.classes > 0, 1, 2)).to(torch.uint8).view(-1, *shape)
 
 
 def _join(parts: list[tuple[Tensor, ...]], name: str) -> UnitPresentation:
     kind = UnitKind(name, 0)
-    rows, targets, numbers, *marks = (torch.cat(each) for each in zip(*parts, strict=True))
+    rows, targets, numbers, *marks = (torch.cat(tensor) for tensor in zip(*parts, strict=True))
     numbers[:, KIND] = kind.code
     return UnitPresentation(rows, targets, kind, numbers, *marks)

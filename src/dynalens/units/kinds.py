@@ -24,7 +24,7 @@ FOLLOWED = 512
 DIGITS = 15
 """Digits base 3 in one float32, which holds 3^15 exactly."""
 STATES = slice(SHARE + 1, SHARE + 1 - (-FOLLOWED // DIGITS))
-"""Where the states of the units that are followed stand, as :func:`~dynalens.units.followed.packed_states`."""
+"""Where the states of the units that are followed stand, as :func:`~dynalens.units.unit_states.packed_states`."""
 
 
 class UnitKind(NamedTuple):

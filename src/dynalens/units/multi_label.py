@@ -12,7 +12,7 @@ MOST_LABELS = 512
 _NONE = -1
 
 
-def multi_label(logits: Tensor, given: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+def multi_label(logits: Tensor, bits: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
     r"""Return what a step shows of N samples that have each of K labels or not.
 
     With logits :math:`z_k` and :math:`y_k \in \{0, 1\}`, the margin of a label is :math:`(2 y_k - 1) z_k`, the log odds
@@ -20,8 +20,8 @@ def multi_label(logits: Tensor, given: Tensor, counted: Tensor | None = None) ->
 
     Args:
         logits: Shape ``(N, K)``, any floating dtype.
-        given: Shape ``(N, K)``, int64: 1 where a sample has the label, 0 where not, negative where the target is none.
-        counted: Shape ``(N, K)``, bool, False where the loss ignores a label; default: all count.
+        bits: Shape ``(N, K)``, int64: 1 where a sample has the label, 0 where not, negative where the target is none.
+        loss_mask: Shape ``(N, K)``, bool, False where the loss ignores a label; default: all count.
 
     Example:
         >>> shown = multi_label(torch.tensor([[2.0, 3.0]]), torch.tensor([[1, 0]]))
@@ -29,31 +29,31 @@ def multi_label(logits: Tensor, given: Tensor, counted: Tensor | None = None) ->
         ([[-3.0, 0.0]], [1.0, 0.0, 1.0, 0.0, 2.0, 3.0, 1.0])
     """
     z = logits.detach().float()
-    counted = torch.ones_like(z, dtype=torch.bool) if counted is None else counted
-    margins = torch.where(given == 1, z, -z)
-    result = presented(margins, F.softplus(-margins), counted)
-    targets = torch.where(result.counted, 0, _NONE)
-    no_labels = given.masked_fill(~counted, 0).amin(dim=1)
+    loss_mask = torch.ones_like(z, dtype=torch.bool) if loss_mask is None else loss_mask
+    margins = torch.where(bits == 1, z, -z)
+    result = presented(margins, F.softplus(-margins), loss_mask)
+    targets = torch.where(result.loss_mask, 0, _NONE)
+    no_labels = bits.masked_fill(~loss_mask, 0).amin(dim=1)
     targets = torch.where(no_labels < 0, no_labels, targets)
-    bit = given.gather(1, result.unit.unsqueeze(1)).squeeze(1)
+    bit = bits.gather(1, result.unit.unsqueeze(1)).squeeze(1)
     kind = UnitKind(LABELS, z.shape[1])
     worst_numbers = [result.unit, bit, torch.where(result.worst > 0, bit, 1 - bit), torch.full_like(bit, kind.code)]
     summary = torch.stack(worst_numbers, dim=1).float()
-    kept_logits = z.masked_fill(~counted, torch.nan)
-    numbers = torch.cat([result.means, summary, kept_logits, packed(given)], dim=1)
+    kept_logits = z.masked_fill(~loss_mask, torch.nan)
+    numbers = torch.cat([result.means, summary, kept_logits, packed(bits)], dim=1)
     rows = torch.stack([result.worst, torch.zeros_like(result.worst)], dim=1)
     return UnitPresentation(rows, targets, kind, numbers)
 
 
-def packed(given: Tensor) -> Tensor:
+def packed(bits: Tensor) -> Tensor:
     """Return 16 of K bits in each number, the first one lowest, ``(N, ceil(K / 16))`` float32.
 
     Example:
         >>> packed(torch.tensor([[1, 0, 1]])).tolist()
         [[5.0]]
     """
-    padded_bits = F.pad((given == 1).float(), (0, -given.shape[1] % BITS)).view(
-        len(given), -(-given.shape[1] // BITS), BITS
+    padded_bits = F.pad((bits == 1).float(), (0, -bits.shape[1] % BITS)).view(
+        len(bits), -(-bits.shape[1] // BITS), BITS
     )
-    powers = torch.arange(BITS, device=given.device).exp2()
+    powers = torch.arange(BITS, device=bits.device).exp2()
     return (padded_bits * powers).sum(dim=2)

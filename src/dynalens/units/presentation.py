@@ -29,7 +29,7 @@ class UnitPresentation(NamedTuple):
     kind: UnitKind
     numbers: Tensor
     marks: Tensor | None = None
-    given: Tensor | None = None
+    unit_targets: Tensor | None = None
 
 
 class Reduced(NamedTuple):
@@ -38,17 +38,17 @@ class Reduced(NamedTuple):
     Attributes:
         worst: The smallest margin.
         unit: Its place among the units.
-        counted: Whether the sample has any unit that counts.
+        loss_mask: Whether the sample has any unit that counts.
         means: Shape ``(N, 3)``: mean margin, fraction of units with a positive margin, mean loss.
     """
 
     worst: Tensor
     unit: Tensor
-    counted: Tensor
+    loss_mask: Tensor
     means: Tensor
 
 
-def presented(margins: Tensor, losses: Tensor, counted: Tensor) -> Reduced:
+def presented(margins: Tensor, losses: Tensor, loss_mask: Tensor) -> Reduced:
     r"""Return the reductions over units of their margins :math:`m_u` and losses.
 
     :math:`\min_u m_u`, its place, and the means of :math:`m_u`, of :math:`[m_u > 0]` and of the losses over the units
@@ -57,7 +57,7 @@ def presented(margins: Tensor, losses: Tensor, counted: Tensor) -> Reduced:
     Args:
         margins: Shape ``(N, U)``, float32.
         losses: Shape ``(N, U)``, in nats.
-        counted: Shape ``(N, U)``, bool: False where the loss ignores a unit.
+        loss_mask: Shape ``(N, U)``, bool: False where the loss ignores a unit.
 
     Example:
         >>> margins, losses = torch.tensor([[2.0, -1.0, 9.0]]), torch.tensor([[0.0, 3.0, 9.0]])
@@ -65,9 +65,9 @@ def presented(margins: Tensor, losses: Tensor, counted: Tensor) -> Reduced:
         >>> reduced.worst.item(), reduced.unit.item(), reduced.means.tolist()
         (-1.0, 1, [[0.5, 0.5, 1.5]])
     """
-    worst, unit = margins.masked_fill(~counted, torch.inf).min(dim=1)
-    some = counted.any(dim=1)
-    number = counted.sum(dim=1).clamp(min=1)
-    every = (margins, (margins > 0).float(), losses)
-    means = torch.stack([each.masked_fill(~counted, 0).sum(dim=1) / number for each in every], dim=1)
-    return Reduced(worst.masked_fill(~some, 0), unit, some, means)
+    worst, unit = margins.masked_fill(~loss_mask, torch.inf).min(dim=1)
+    has_units = loss_mask.any(dim=1)
+    number = loss_mask.sum(dim=1).clamp(min=1)
+    values = (margins, (margins > 0).float(), losses)
+    means = torch.stack([value.masked_fill(~loss_mask, 0).sum(dim=1) / number for value in values], dim=1)
+    return Reduced(worst.masked_fill(~has_units, 0), unit, has_units, means)

@@ -11,7 +11,7 @@ MOST_TARGETS = 512
 _COUNTED, _NONE = 0, -1
 
 
-def regression(residuals: Tensor, targets: Tensor, losses: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+def regression(residuals: Tensor, targets: Tensor, losses: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
     """Return what a step shows of N samples that have D targets each.
 
     What is within the tolerance is told at the end of the epoch, when the tolerance is known
@@ -22,22 +22,22 @@ def regression(residuals: Tensor, targets: Tensor, losses: Tensor, counted: Tens
         residuals: Shape ``(N, D)``, prediction - target, any floating dtype.
         targets: Shape ``(N, D)``; NaN where a sample has none.
         losses: Shape ``(N, D)``, of the step's own loss.
-        counted: Shape ``(N, D)``, bool, False where the loss ignores a target; default: all count.
+        loss_mask: Shape ``(N, D)``, bool, False where the loss ignores a target; default: all count.
 
     Example:
         >>> shown = regression(torch.tensor([[-3.0]]), torch.tensor([[5.0]]), torch.tensor([[9.0]]))
         >>> shown.kind, shown.numbers[0, 2].item(), shown.numbers[0, 7:].tolist()  # loss, residual and target
         (UnitKind(name='targets', labels=1), 9.0, [-3.0, 5.0])
     """
-    given = targets.detach().float()
-    counted = ~given.isnan() if counted is None else counted & ~given.isnan()
-    kind = UnitKind(TARGETS, given.shape[1])
-    summary = given.new_zeros(len(given), SUMMARY)
-    summary[:, MEAN_LOSS] = losses.detach().float().masked_fill(~counted, 0).sum(dim=1) / counted.sum(dim=1).clamp(
+    values = targets.detach().float()
+    loss_mask = ~values.isnan() if loss_mask is None else loss_mask & ~values.isnan()
+    kind = UnitKind(TARGETS, values.shape[1])
+    summary = values.new_zeros(len(values), SUMMARY)
+    summary[:, MEAN_LOSS] = losses.detach().float().masked_fill(~loss_mask, 0).sum(dim=1) / loss_mask.sum(dim=1).clamp(
         min=1
     )
     summary[:, KIND] = kind.code
-    given = given.masked_fill(~counted, torch.nan)
-    numbers = torch.cat([summary, residuals.detach().float(), given], dim=1)
-    marks = torch.where(counted.any(dim=1), _COUNTED, _NONE)
-    return UnitPresentation(given.new_zeros(len(given), 2), marks, kind, numbers, given=given)
+    values = values.masked_fill(~loss_mask, torch.nan)
+    numbers = torch.cat([summary, residuals.detach().float(), values], dim=1)
+    marks = torch.where(loss_mask.any(dim=1), _COUNTED, _NONE)
+    return UnitPresentation(values.new_zeros(len(values), 2), marks, kind, numbers, unit_targets=values)

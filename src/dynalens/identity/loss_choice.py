@@ -23,33 +23,35 @@ class LossOfLabels:
         self.is_refuted = self._has_chosen = False
         self._alike: dict[int, SameNumbers] = {}
 
-    def of(self, calls: Sequence[Any], views: int = 1) -> Any:
+    def call_of_labels(self, calls: Sequence[Any], views: int = 1) -> Any:
         """Return the call of a loss, or None where none or several may be meant; waits in the first such steps."""
         own_calls = [call for call in calls if _is_of_labels(call, views)]
         if len(own_calls) != 1:
             return None
-        own = own_calls[0]
-        others = [call for call in calls if call is not own and not TRACE.are_of_pairs(call.targets)]
-        if any(TRACE.followed(call.targets) or TRACE.mixes(call.targets) for call in others):
+        own_call = own_calls[0]
+        other_calls = [call for call in calls if call is not own_call and not TRACE.are_of_pairs(call.targets)]
+        if any(TRACE.source(call.targets) or TRACE.mixes(call.targets) for call in other_calls):
             return None
-        if any(share_values(own.logits, call.logits) for call in others) or not TRACE.inputs.lead_to(own.logits):
+        if any(share_values(own_call.logits, call.logits) for call in other_calls) or not TRACE.inputs.lead_to(
+            own_call.logits
+        ):
             return None
-        are_labels = [self._are_labels(place, own, call) for place, call in enumerate(others)]
+        are_labels = [self._are_labels(place, own_call, call) for place, call in enumerate(other_calls)]
         self.is_refuted |= self._has_chosen and any(are_labels)
         self._has_chosen |= not any(are_labels)
-        return None if any(are_labels) else own
+        return None if any(are_labels) else own_call
 
-    def _are_labels(self, place: int, own: Any, other: Any) -> bool:
+    def _are_labels(self, place: int, own_call: Any, other_call: Any) -> bool:
         """Return whether other targets are the labels after all, in whatever order, made by what cannot be followed."""
         alike = self._alike.setdefault(place, SameNumbers())
         if not alike.is_open:
             return False
-        return alike.tells(own.targets.flatten().tolist(), other.targets.flatten().tolist())
+        return alike.tells(own_call.targets.flatten().tolist(), other_call.targets.flatten().tolist())
 
 
 def _is_of_labels(call: Any, views: int) -> bool:
-    followed = TRACE.followed(call.targets)
-    if followed is None or not followed.is_vector or call.targets.ndim != 1:
+    source = TRACE.source(call.targets)
+    if source is None or not source.is_vector or call.targets.ndim != 1:
         return False
     # Of several views, the order is compared later, on the device.
-    return len(followed.rows) == followed.of * views if views > 1 else not followed.is_choice
+    return len(source.rows) == source.num_rows * views if views > 1 else not source.is_choice

@@ -11,7 +11,7 @@ from dynalens.capture.batch import CaptureError
 from dynalens.capture.graph import NETWORK, SOFTMAX, Node, look_behind
 from dynalens.capture.merging import RowsOf
 from dynalens.capture.presentation import Presentation
-from dynalens.capture.reordered import OrderCheck
+from dynalens.capture.row_order import OrderCheck
 from dynalens.capture.soft import tolerance_of
 
 _LOOKS = 3
@@ -49,19 +49,19 @@ class ClaimedPairs:
 
     def __init__(self) -> None:
         self._looks, self._order = _LOOKS, OrderCheck()
-        self._compared: _Compared | None = None
+        self._comparison: _Compared | None = None
         self._compiled_loss: Tensor | None = None
 
     def start(self) -> None:
         """A step begins."""
-        self._compared = self._compiled_loss = None
+        self._comparison = self._compiled_loss = None
 
     def before_backward(self, loss: Tensor) -> None:
         """Look at a loss of the step before its backward pass."""
-        if self._looks and self._compared is None and self._compiled_loss is None:
+        if self._looks and self._comparison is None and self._compiled_loss is None:
             with suppress(RuntimeError):  # autograd has freed what it saved
-                self._compared = _compared(loss)
-                is_hidden = self._compared is None and loss.numel() == 1 and _is_compiled(loss)
+                self._comparison = _comparison_of(loss)
+                is_hidden = self._comparison is None and loss.numel() == 1 and _is_compiled(loss)
                 self._compiled_loss = loss.detach() if is_hidden else None
 
     def check(self, presentation: Presentation, rows_of: RowsOf, *, accumulates: int = 1) -> None:
@@ -75,7 +75,7 @@ class ClaimedPairs:
         Raises:
             CaptureError: If rows and targets are paired otherwise.
         """
-        comparison, loss = self._compared, self._compiled_loss
+        comparison, loss = self._comparison, self._compiled_loss
         if not self._looks or presentation.units is not None or not len(presentation.targets):
             return
         self._looks -= 1
@@ -89,11 +89,11 @@ class ClaimedPairs:
         if places is None:
             return
         rows = None if presentation.of_layer else rows_of(comparison.targets)  # a layer's inputs tell it
-        is_own = rows_of(presentation.given) is None and len(places) == len(comparison.targets)
+        is_own = rows_of(presentation.step_targets) is None and len(places) == len(comparison.targets)
         if rows is not None and is_own and not torch.equal(rows[places].cpu(), torch.arange(len(places))):
             raise CaptureError(_ORDER)
         in_order = torch.equal(places.cpu(), torch.arange(len(places)))
-        if not in_order and _is_same_vector(comparison.targets, presentation.given):
+        if not in_order and _is_same_vector(comparison.targets, presentation.step_targets):
             raise CaptureError(_ORDER)
         pairs = zip(comparison.targets[places].tolist(), presentation.targets.tolist(), strict=True)
         counted_pairs = [(of_loss, target) for of_loss, target in pairs if of_loss >= 0 and target >= 0]
@@ -101,22 +101,22 @@ class ClaimedPairs:
             raise CaptureError(_ORDER)
 
 
-def _compared(loss: Tensor) -> _Compared | None:
+def _comparison_of(loss: Tensor) -> _Compared | None:
     graph = look_behind(loss, {})
     if len(graph.activations) != 1 or graph.activations[0].name not in SOFTMAX:
         return None
     logits = graph.activations[0].logits
     n = len(logits)
-    vectors = [each for each in graph.constants if each.dtype is torch.int64 and each.shape in ((n,), (n, 1))]
-    different = {each.data_ptr(): each for each in vectors}
-    if len(different) != 1:
+    vectors = [vector for vector in graph.constants if vector.dtype is torch.int64 and vector.shape in ((n,), (n, 1))]
+    vector_by_address = {vector.data_ptr(): vector for vector in vectors}
+    if len(vector_by_address) != 1:
         return None
     return _Compared(logits.detach().float().log_softmax(dim=1), vectors[0].flatten())
 
 
-def _is_same_vector(one: Tensor, other: Tensor) -> bool:
+def _is_same_vector(a: Tensor, b: Tensor) -> bool:
     """Whether a loss was given the very targets that were captured, so that its rows are theirs."""
-    return one.numel() == other.numel() and one.dtype == other.dtype and one.data_ptr() == other.data_ptr()
+    return a.numel() == b.numel() and a.dtype == b.dtype and a.data_ptr() == b.data_ptr()
 
 
 def _is_compiled(loss: Tensor) -> bool:
@@ -136,14 +136,14 @@ def _places(logits: Tensor, log_p: Tensor) -> Tensor | None:
         return torch.arange(len(rows), device=rows.device)
     if rows.numel() * len(log_p) > _LARGEST:
         return None
-    near = torch.cdist(rows, log_p, p=torch.inf) < tolerance
-    return near.int().argmax(dim=1) if bool((near.sum(dim=1) == 1).all()) else None
+    is_near = torch.cdist(rows, log_p, p=torch.inf) < tolerance
+    return is_near.int().argmax(dim=1) if bool((is_near.sum(dim=1) == 1).all()) else None
 
 
 def _check_mean(loss: Tensor, presentation: Presentation, accumulates: int) -> None:
     logits, targets = presentation.logits.float(), presentation.targets
-    every = F.cross_entropy(logits, targets.clamp(min=-1), ignore_index=-1, reduction="none")
-    total, mean = float(every.sum()), float(every.sum() / (targets >= 0).sum())
+    losses = F.cross_entropy(logits, targets.clamp(min=-1), ignore_index=-1, reduction="none")
+    total, mean = float(losses.sum()), float(losses.sum() / (targets >= 0).sum())
     relative_error = _ROUNDING if presentation.logits.dtype in (torch.float32, torch.float64) else tolerance_of(logits)
     values = [float(loss) * factor for factor in {1, accumulates}]
     if not any(

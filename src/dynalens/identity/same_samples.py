@@ -6,8 +6,8 @@ from pathlib import PurePath
 
 import numpy as np
 
+from dynalens.identity.dataset_labels import Array
 from dynalens.identity.errors import SampleIdentityError
-from dynalens.identity.given import Array
 
 _REMEDY = (
     "Give each subset a callback of its own, or call `reset()` to begin a new record. For one record of all subsets, "
@@ -73,11 +73,11 @@ class SameSamples:
 def _check_positions(earlier_roots: Array, roots: Array) -> None:
     moved_positions = np.flatnonzero(earlier_roots != roots)
     if len(moved_positions):
-        first = moved_positions[0]
+        position = moved_positions[0]
         raise SampleIdentityError(
             "Expected the samples of the record at their positions in the dataset, got other samples at "
-            f"{len(moved_positions)} of {len(roots)} positions. The first of them is position {first}, where sample "
-            f"{roots[first]} of the whole dataset stands instead of sample {earlier_roots[first]}. {_REMEDY}"
+            f"{len(moved_positions)} of {len(roots)} positions. The first of them is position {position}, where sample "
+            f"{roots[position]} of the whole dataset stands instead of sample {earlier_roots[position]}. {_REMEDY}"
         )
 
 

@@ -29,11 +29,11 @@ def function_of(capture: Capture) -> Callable[[Any, Any], tuple[Tensor, Tensor]]
     try:
         function: Callable[[Any, Any], tuple[Tensor, Tensor]] = imported(capture)
     except ImportError as error:
-        raise _unknown(capture) from error
+        raise _unknown_capture(capture) from error
     return function
 
 
-def _unknown(capture: Any) -> ValueError:
+def _unknown_capture(capture: Any) -> ValueError:
     return ValueError(
         "Expected `capture` to be 'auto', 'labels', 'loss', 'outputs', 'module:<dotted name>', a callable or the "
         f"dotted path of one that can be imported, got {capture!r}. Use 'auto': if it "

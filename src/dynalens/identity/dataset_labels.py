@@ -33,7 +33,7 @@ def given_labels(dataset: Any) -> Array | None:
         >>> given_labels(ConcatDataset([Subset(data, [1, 2]), data]))
         array([0, 1, 2, 0, 1])
     """
-    return _given(dataset, _classes)
+    return _of_whole_dataset(dataset, _classes)
 
 
 def given_rows(dataset: Any) -> Array | None:
@@ -45,22 +45,22 @@ def given_rows(dataset: Any) -> Array | None:
         array([[2.5],
                [0.5]], dtype=float32)
     """
-    return _given(dataset, _rows)
+    return _of_whole_dataset(dataset, _rows)
 
 
-def _given(dataset: Any, reader: Callable[[Any], Array | None]) -> Array | None:
+def _of_whole_dataset(dataset: Any, reader: Callable[[Any], Array | None]) -> Array | None:
     if isinstance(dataset, IndexedDataset):
-        return _given(dataset.dataset, reader)
+        return _of_whole_dataset(dataset.dataset, reader)
     if isinstance(dataset, RelabelledDataset):
-        return _changed(_given(dataset.dataset, reader), dataset.changes)
+        return _with_changes(_of_whole_dataset(dataset.dataset, reader), dataset.changes)
     if isinstance(dataset, Subset):
-        labels = _given(dataset.dataset, reader) if _only_chooses(dataset) else None
+        labels = _of_whole_dataset(dataset.dataset, reader) if _only_chooses(dataset) else None
         return None if labels is None else labels[np.asarray(dataset.indices, dtype=np.int64)]
     if isinstance(dataset, ConcatDataset):
-        every = [_given(part, reader) for part in dataset.datasets]
-        parts = [labels for labels in every if labels is not None]
-        return np.concatenate(parts) if parts and len(parts) == len(every) else None
-    for values in _shown(dataset):
+        labels_of_parts = [_of_whole_dataset(part, reader) for part in dataset.datasets]
+        parts = [labels for labels in labels_of_parts if labels is not None]
+        return np.concatenate(parts) if parts and len(parts) == len(labels_of_parts) else None
+    for values in _views_of(dataset):
         with suppress(Exception):  # whatever an attribute of the user's does, it is only looked at
             labels = reader(values)
             if labels is not None and len(labels) == len(dataset):
@@ -87,8 +87,8 @@ def _classes(values: Any) -> Array | None:
     labels = np.array(labels.tolist()) if labels.dtype.kind == "O" else labels
     if labels.dtype.kind in "US":
         return _NAMED + np.unique(labels, return_inverse=True)[1].astype(np.int64)
-    whole = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and (labels == np.floor(labels)).all())
-    return labels.astype(np.int64) if whole else None
+    are_integers = labels.dtype.kind in "iub" or (labels.dtype.kind == "f" and (labels == np.floor(labels)).all())
+    return labels.astype(np.int64) if are_integers else None
 
 
 def labels_each(dataset: Any) -> int | None:
@@ -105,7 +105,7 @@ def labels_each(dataset: Any) -> int | None:
         return labels_each(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         return next((count for part in dataset.datasets if (count := labels_each(part)) is not None), None)
-    for values in _shown(dataset):
+    for values in _views_of(dataset):
         with suppress(Exception):  # as above
             rows = np.asarray(values)
             if rows.ndim == 2 and len(rows) == len(dataset) and rows.shape[1] > 1 and np.isin(rows, (0, 1)).all():
@@ -118,7 +118,7 @@ def _only_chooses(dataset: Subset[Any]) -> bool:
     return type(dataset).__getitem__ is Subset.__getitem__
 
 
-def _changed(labels: Array | None, changes: Any) -> Array | None:
+def _with_changes(labels: Array | None, changes: Any) -> Array | None:
     if labels is None:
         return None
     labels = labels.copy()
@@ -127,7 +127,7 @@ def _changed(labels: Array | None, changes: Any) -> Array | None:
     return labels
 
 
-def _shown(dataset: Any) -> Iterator[Any]:
+def _views_of(dataset: Any) -> Iterator[Any]:
     if isinstance(dataset, TensorDataset | StackDataset):
         yield from _parts(dataset)
         return
@@ -196,7 +196,7 @@ def disagreeing(labels: Array, targets: Array) -> Array:
     class_of_label = np.zeros(int(label.max()) + 1, np.int64)
     by_count = pairs[np.argsort(counts, kind="stable")]
     class_of_label[by_count // classes] = by_count % classes  # the most frequent one is assigned last
-    same = class_of_label[label] == target
+    is_same = class_of_label[label] == target
     chance = float(np.bincount(class_of_label[label], minlength=classes) @ np.bincount(target)) / len(labels) ** 2
-    are_related = float(same.mean()) - chance > (1 - chance) / 2
-    return np.flatnonzero(~same) if are_related else np.empty(0, np.int64)
+    are_related = float(is_same.mean()) - chance > (1 - chance) / 2
+    return np.flatnonzero(~is_same) if are_related else np.empty(0, np.int64)

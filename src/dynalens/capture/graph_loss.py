@@ -35,8 +35,8 @@ class ObservedLoss:
         """Losses of this step with probabilities on the way to them."""
         self._graph: LossGraph | None = None
         self._pull: Tensor | None = None
-        self._known: list[tuple[torch.Size, torch.dtype]] | None = None
-        self._agreeing: list[bool] = []
+        self._known_kinds: list[tuple[torch.Size, torch.dtype]] | None = None
+        self._agreements: list[bool] = []
         self._levels: list[FixedLevels] = []
         self._turned = False
 
@@ -52,7 +52,7 @@ class ObservedLoss:
             return  # as of another optimizer's loss
         self.passes += 1
         self._graph, self._pull = graph, None
-        if len(self.activations) == 1 and self.activations[0].name in SIGMOID and self._kinds() != self._known:
+        if len(self.activations) == 1 and self.activations[0].name in SIGMOID and self._kinds() != self._known_kinds:
             self._pull = pull(loss, self.activations[0])
 
     def forget(self) -> None:
@@ -60,7 +60,7 @@ class ObservedLoss:
         self._graph = self._pull = None
         self.passes = 0
 
-    def chosen(self, rows_of: RowsOf) -> Tensor | None:
+    def followed_constant(self, rows_of: RowsOf) -> Tensor | None:
         """Return a constant of the loss whose rows were followed from the batch, where these were chosen or ordered."""
         constants = self._graph.constants if self._graph else []
         return next((constant for constant in constants if rows_of(constant) is not None), None)
@@ -80,12 +80,14 @@ class ObservedLoss:
         classes = logits.shape[1] if logits.ndim == 2 else 1
         if len(labels) * classes != logits.numel():
             raise self._disagreement(activation)
-        if self._kinds() != self._known:
+        if self._kinds() != self._known_kinds:
             self._begin(labels, classes)
         labels = self._classes(labels, classes)
-        constants = zip(self._graph.constants, self._levels, self._agreeing, strict=False)
-        comparisons = [_compared(constant, labels, classes, levels) for constant, levels, agreed in constants if agreed]
-        agrees = torch.stack([each.agrees for each in comparisons]).all(dim=0)
+        constants = zip(self._graph.constants, self._levels, self._agreements, strict=False)
+        comparisons = [
+            _comparison(constant, labels, classes, levels) for constant, levels, agreement in constants if agreement
+        ]
+        agrees = torch.stack([comparison.agrees for comparison in comparisons]).all(dim=0)
         return -logits if self._turned else logits, torch.where(agrees, labels, NOT_A_CLASS)
 
     def _begin(self, labels: Tensor, classes: int) -> None:
@@ -93,21 +95,22 @@ class ObservedLoss:
         self._levels = [FixedLevels() for _ in range(len(self._graph.constants) + 1)]
         labels = self._classes(labels, classes)
         constants = zip(self._graph.constants, self._levels, strict=False)  # the last levels are the labels'
-        comparisons = [_compared(constant, labels, classes, levels) for constant, levels in constants]
-        self._agreeing = [bool(each.agrees.all()) for each in comparisons]
+        comparisons = [_comparison(constant, labels, classes, levels) for constant, levels in constants]
+        self._agreements = [bool(comparison.agrees.all()) for comparison in comparisons]
         is_contradicted = any(
-            each.decides and not agreed for each, agreed in zip(comparisons, self._agreeing, strict=True)
+            comparison.decides and not agreement
+            for comparison, agreement in zip(comparisons, self._agreements, strict=True)
         )
-        if is_contradicted or not any(self._agreeing):
+        if is_contradicted or not any(self._agreements):
             raise self._disagreement(self._graph.activations[0])
         self._turned = classes == 1 and self._is_turned(labels)
-        self._known = self._kinds()
+        self._known_kinds = self._kinds()
 
     def _is_turned(self, labels: Tensor) -> bool:
         """Whether the loss pulls the logit down for class 1: then it is that of class 0."""
         assert self._pull is not None
-        towards = -self._pull.flatten() * (2 * labels - 1)
-        share = float((towards > 0).float().mean()), float((towards < 0).float().mean())
+        pull_to_label = -self._pull.flatten() * (2 * labels - 1)
+        share = float((pull_to_label > 0).float().mean()), float((pull_to_label < 0).float().mean())
         if max(share) <= 0.5:
             raise self._disagreement(self.activations[0])
         return share[1] > share[0]
@@ -121,19 +124,19 @@ class ObservedLoss:
 
     def _disagreement(self, activation: Activation) -> CaptureError:
         return CaptureError(
-            f"Expected a loss of the batch's labels and {shown(activation)}, got one that does not use these "
+            f"Expected a loss of the batch's labels and {in_words(activation)}, got one that does not use these "
             "labels, or uses others, too. Return a dict with `loss`, `logits` and `targets` from "
             "`training_step`, or pass `capture=` with a callable(outputs, batch) -> (logits, targets)."
         )
 
 
-def shown(activation: Activation) -> str:
+def in_words(activation: Activation) -> str:
     """Return what an announcement or an error says of logits that were observed."""
     name = activation.name.removesuffix("Backward0")
     return f"the input of {name} {list(activation.logits.shape)} on the way to the loss"
 
 
-def _compared(constant: Tensor, labels: Tensor, classes: int, levels: FixedLevels) -> _Constant:
+def _comparison(constant: Tensor, labels: Tensor, classes: int, levels: FixedLevels) -> _Constant:
     n, binary = len(labels), classes == 1
     integers = not constant.is_floating_point() and constant.dtype is not torch.bool
     if not binary and integers and constant.shape in ((n,), (n, 1)):
@@ -142,8 +145,8 @@ def _compared(constant: Tensor, labels: Tensor, classes: int, levels: FixedLevel
         return _Constant(levels.rows(constant.float().abs()) == labels, decides=True)
     if binary and constant.numel() == n:
         classes_of = levels.binary(constant.float().abs().flatten())
-        same = classes_of == labels
-        other = classes_of == 1 - labels
+        agrees = classes_of == labels
+        disagrees = classes_of == 1 - labels
         # One of the two holds for all rows, or neither.
-        return _Constant(torch.where(same.all(), same, other), decides=False)
+        return _Constant(torch.where(agrees.all(), agrees, disagrees), decides=False)
     return _Constant(torch.zeros_like(labels, dtype=torch.bool), decides=False)

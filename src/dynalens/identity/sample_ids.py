@@ -79,23 +79,23 @@ class SampleIds:
             SampleIdentityError: If strings follow integers or the other way round.
         """
         listed_ids = ids.tolist() if isinstance(ids, Tensor) else ids
-        first = self._ids[0] if self._ids else None
-        if listed_ids and first is not None and type(listed_ids[0]) is not type(first):
+        first_id = self._ids[0] if self._ids else None
+        if listed_ids and first_id is not None and type(listed_ids[0]) is not type(first_id):
             raise SampleIdentityError(
-                f"Expected sample ids like those of the record, as {first!r}, got {listed_ids[0]!r}. "
+                f"Expected sample ids like those of the record, as {first_id!r}, got {listed_ids[0]!r}. "
                 "Use one kind of id, or call `reset()` to begin a new record."
             )
         rows = self._rows
         try:
             row_numbers = [rows[sample_id] for sample_id in listed_ids]
         except KeyError:
-            new = [sample_id for sample_id in dict.fromkeys(listed_ids) if sample_id not in rows]
-            rows.update(zip(new, range(len(rows), len(rows) + len(new)), strict=True))
-            self._ids += new
+            new_ids = [sample_id for sample_id in dict.fromkeys(listed_ids) if sample_id not in rows]
+            rows.update(zip(new_ids, range(len(rows), len(rows) + len(new_ids)), strict=True))
+            self._ids += new_ids
             row_numbers = [rows[sample_id] for sample_id in listed_ids]
         return torch.from_numpy(np.array(row_numbers, dtype=np.int64))
 
-    def of(self, rows: Tensor) -> list[int | str]:
+    def ids_of(self, rows: Tensor) -> list[int | str]:
         """Return the id of each row."""
         return [self._ids[row] for row in rows.tolist()]
 

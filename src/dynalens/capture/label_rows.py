@@ -16,36 +16,36 @@ class SeveralLabels:
     The dataset decides where it shows them, else the first batch.
 
     Args:
-        always: Whether they are several labels although each row of the first batch has exactly one.
+        is_fixed: Whether they are several labels although each row of the first batch has exactly one.
     """
 
-    def __init__(self, *, always: bool = False) -> None:
+    def __init__(self, *, is_fixed: bool = False) -> None:
         self._levels = FixedLevels()
-        self._several: bool | None = True if always else None
-        self._expected: int | None = None
+        self._multi_label: bool | None = True if is_fixed else None
+        self._expected_labels: int | None = None
 
     def expect(self, labels: int | None) -> None:
         """Hear how many labels the dataset shows for each sample; the first batch may have one in each row."""
-        self._expected = labels
+        self._expected_labels = labels
 
-    def takes(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> bool:
+    def takes(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> bool:
         """Return whether the targets are several labels; waits for the device in the first batch only."""
         has_shape = logits.ndim == 2 and targets.shape == logits.shape and 1 < logits.shape[1] <= MOST_LABELS
         if not has_shape or targets.is_complex():
             return False
         if not len(logits):
-            return bool(self._several)
-        if not self._levels.known:
-            targets = without_ignored(targets, counted)
-        if self._several is None:
-            is_expected = self._expected == logits.shape[1]
+            return bool(self._multi_label)
+        if not self._levels.is_known:
+            targets = without_ignored(targets, loss_mask)
+        if self._multi_label is None:
+            is_expected = self._expected_labels == logits.shape[1]
             one_each = not is_expected and bool((FixedLevels().rows(targets) != NOT_A_CLASS).all())
-            self._several = not one_each and self._are_bits(targets)
-        return self._several and (self._levels.known or self._are_bits(targets))
+            self._multi_label = not one_each and self._are_bits(targets)
+        return self._multi_label and (self._levels.is_known or self._are_bits(targets))
 
-    def shown(self, logits: Tensor, targets: Tensor, counted: Tensor | None = None) -> UnitPresentation:
+    def presentation(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
         """Return what a step shows of them; labels that are not counted are ignored."""
-        is_counted = None if counted is None else counted.expand_as(logits)
+        is_counted = None if loss_mask is None else loss_mask.expand_as(logits)
         return multi_label(logits, self._levels.binary(targets.detach()), is_counted)
 
     def _are_bits(self, targets: Tensor) -> bool:
@@ -65,9 +65,9 @@ def with_ignored(logits: Any, targets: Any) -> tuple[Any, Any, Tensor | None]:
     return logits, targets, targets >= 0
 
 
-def without_ignored(targets: Tensor, counted: Tensor | None) -> Tensor:
+def without_ignored(targets: Tensor, loss_mask: Tensor | None) -> Tensor:
     """Return targets with 0 for those that do not count, whatever stands there."""
-    return targets if counted is None else torch.where(counted.expand_as(targets), targets, 0)
+    return targets if loss_mask is None else torch.where(loss_mask.expand_as(targets), targets, 0)
 
 
 def log_odds(probabilities: Tensor) -> Tensor:

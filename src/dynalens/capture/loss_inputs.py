@@ -27,7 +27,9 @@ def warn_of_probabilities(call: LossCall) -> None:
     """
     function = _TAKES.get(call.name)
     operation = (
-        _given(call.logits, function) if function and call.logits.grad_fn is not None and call.logits.numel() else ""
+        _operation_before(call.logits, function)
+        if function and call.logits.grad_fn is not None and call.logits.numel()
+        else ""
     )
     if operation:
         warn(
@@ -37,7 +39,7 @@ def warn_of_probabilities(call: LossCall) -> None:
         )
 
 
-def _given(logits: Tensor, function: str) -> str:
+def _operation_before(logits: Tensor, function: str) -> str:
     """Return what the values were made by, if that puts them into [0, 1]; else an empty string."""
     if bool(logits.detach().amin() < 0):  # as of nearly all logits, so that nothing else is computed
         return ""

@@ -15,19 +15,19 @@ class FlatTargets(NamedTuple):
 
     Attributes:
         path: Where the entry stands.
-        first: Place of the first target in its row of the entry: a causal language model leaves out the first token.
-        selected: Whether they are those targets of the entry that are not negative, in their order.
+        begin: Place of the first target in its row of the entry: a causal language model leaves out the first token.
+        is_selection: Whether they are those targets of the entry that are not negative, in their order.
     """
 
     path: Path
-    first: int = 0
-    selected: bool = False
+    begin: int = 0
+    is_selection: bool = False
 
     def shape(self, batch: object, rows: int, samples: int) -> tuple[int, ...]:
         """Return the shape of the samples' targets, of so many rows."""
         entry = entry_at(batch, self.path)
-        whole = entry is not None and (self.selected or (entry.ndim > 2 and entry.numel() == rows))
-        return tuple(entry.shape) if whole and entry is not None else (samples, rows // samples)
+        has_entry_shape = entry is not None and (self.is_selection or (entry.ndim > 2 and entry.numel() == rows))
+        return tuple(entry.shape) if has_entry_shape and entry is not None else (samples, rows // samples)
 
     @classmethod
     def told_by(cls, targets: Tensor, entries: Iterable[tuple[Path, Tensor]], samples: int) -> "FlatTargets | None":
@@ -41,7 +41,7 @@ class FlatTargets(NamedTuple):
         Example:
             >>> words = torch.tensor([[5, 2, 4], [1, 3, 6]])
             >>> FlatTargets.told_by(words[:, 1:].flatten(), [((0,), words)], 2)
-            FlatTargets(path=(0,), first=1, selected=False)
+            FlatTargets(path=(0,), begin=1, is_selection=False)
         """
         if not bool((targets >= 0).any()):
             return None
@@ -54,11 +54,11 @@ class FlatTargets(NamedTuple):
             rows_of_targets = targets.reshape(samples, -1)
             for path, entry in suitable.items():
                 rows = entry.flatten(1)
-                for first in dict.fromkeys((0, 1, rows.shape[1] - rows_of_targets.shape[1])):
-                    if 0 <= first < rows.shape[1] and _follows(rows_of_targets, rows[:, first:]):
-                        return cls(path, first)
+                for begin in dict.fromkeys((0, 1, rows.shape[1] - rows_of_targets.shape[1])):
+                    if 0 <= begin < rows.shape[1] and _follows(rows_of_targets, rows[:, begin:]):
+                        return cls(path, begin)
         paths = (path for path, entry in suitable.items() if torch.equal(entry[entry >= 0], targets))
-        return next((cls(path, selected=True) for path in paths), None)
+        return next((cls(path, is_selection=True) for path in paths), None)
 
 
 def _is_label(path: Path) -> bool:
@@ -69,5 +69,5 @@ def _follows(target_rows: Tensor, rows: Tensor) -> bool:
     """Whether each target that counts is the entry at its place, and none is beyond the last entry."""
     is_counted = target_rows >= 0
     common_length = min(target_rows.shape[1], rows.shape[1])
-    same = (target_rows[:, :common_length] == rows[:, :common_length]) | ~is_counted[:, :common_length]
-    return bool(same.all()) and not bool(is_counted[:, common_length:].any())
+    agrees = (target_rows[:, :common_length] == rows[:, :common_length]) | ~is_counted[:, :common_length]
+    return bool(agrees.all()) and not bool(is_counted[:, common_length:].any())

@@ -46,11 +46,11 @@ class SameNumbers:
 
         self._chance = 1.0
 
-    def tells(self, one: list[int], other: list[int]) -> bool:
+    def tells(self, a: list[int], b: list[int]) -> bool:
         """Return whether this step and those before tell so."""
-        counts = Counter(other)
-        self.is_open &= Counter(one) == counts
-        self._chance *= chance_of(counts, in_order=one == other) if counts else 1.0
+        counts = Counter(b)
+        self.is_open &= Counter(a) == counts
+        self._chance *= chance_of(counts, in_order=a == b) if counts else 1.0
         return self.is_open and self._chance < _CHANCE
 
 
@@ -68,7 +68,7 @@ class OrderCheck:
     """
 
     def __init__(self) -> None:
-        self._always, self._chance = True, 1.0
+        self._is_reordered, self._chance = True, 1.0
         self._pairs: set[tuple[Any, int]] = set()
 
     def refutes(self, label: list[Any], target: list[int]) -> bool:
@@ -76,7 +76,7 @@ class OrderCheck:
         counts = Counter(target)
         self._pairs.update(zip(label, target, strict=True))
         if len(counts) > 1 and label != target:
-            self._always &= is_reordered(label, target)
+            self._is_reordered &= is_reordered(label, target)
             self._chance *= chance_of(counts)
         is_exchange = len(self._pairs) == len(dict(self._pairs))
-        return self._always and not is_exchange and self._chance < _CHANCE
+        return self._is_reordered and not is_exchange and self._chance < _CHANCE

@@ -32,7 +32,7 @@ class Collated(NamedTuple):
     order: Order | None
     problem: str
 
-    def ordered(self, indices: np.ndarray | SampleIdentityError) -> np.ndarray | SampleIdentityError:
+    def indices_of_rows(self, indices: np.ndarray | SampleIdentityError) -> np.ndarray | SampleIdentityError:
         """Return the index of each row; where it is not known, the error that says so."""
         if isinstance(indices, SampleIdentityError):
             return indices
@@ -58,14 +58,14 @@ class OrderedCollate:
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self._collate = collate
-        self._looks, self._moved = _LOOKS, False
+        self._looks, self._has_moved = _LOOKS, False
         self._witness: tuple[Path, Path] | None = None
 
     def __call__(self, samples: Any) -> Collated:
         """Return the batch with the order of its rows."""
         if not isinstance(samples, list):  # what the dataset returned at once, in a form of its own
             return Collated(self._collate(samples), None, "")
-        draws, compares = list(samples), self._moved or self._looks > 0
+        draws, compares = list(samples), self._has_moved or self._looks > 0
         originals, columns, problem = _looked_at(draws, compares=compares)
         batch = self._collate(samples)
         if batch is None or problem:
@@ -75,7 +75,7 @@ class OrderedCollate:
         except OrderError as error:
             return Collated(batch, None, str(error))
         except Exception as error:  # noqa: BLE001  # of the user's own kind of batch; the loader goes on
-            return Collated(batch, None, f"rows cannot be looked at ({_named(error)})")
+            return Collated(batch, None, f"rows cannot be looked at ({_error_text(error)})")
         return Collated(batch, None if order == list(range(len(draws))) else order, "")
 
     def _order(
@@ -88,16 +88,16 @@ class OrderedCollate:
         if originals and self._witnessed([originals[place] for place in places], batch):
             return places
         columns = columns or _columns(originals or draws)
-        order = self._compared({path: [values[i] for i in places] for path, values in columns.items()}, batch)
+        order = self._order_by_columns({path: [values[i] for i in places] for path, values in columns.items()}, batch)
         return places if order is None else [places[i] for i in order]
 
-    def _compared(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
+    def _order_by_columns(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
         rows = columns_of_batch(batch) | columns_of_rows(batch)
         self._looks -= 1
         order = order_of_rows(columns, rows, arrays=True)
-        self._moved |= order is not None
+        self._has_moved |= order is not None
         if order is None:
-            self._witness = self._witness or _agreeing(columns, rows)
+            self._witness = self._witness or _witness_of(columns, rows)
         return order
 
     def _witnessed(self, samples: list[Any], batch: Any) -> bool:
@@ -110,7 +110,7 @@ class OrderedCollate:
         return rows == [value.item() if isinstance(value, Tensor | np.generic) else value for value in values]
 
 
-def _agreeing(columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> tuple[Path, Path] | None:
+def _witness_of(columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> tuple[Path, Path] | None:
     """Return where samples and rows hold the same numbers or strings, more than one of them; None if nowhere."""
     for path, values in columns.items():
         column = scalars(values)
@@ -121,7 +121,7 @@ def _agreeing(columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> tuple
     return None
 
 
-def _copied(sample: Any) -> Any:
+def _shallow_copy(sample: Any) -> Any:
     """Return what collate functions cannot take entries out of."""
     return sample.copy() if isinstance(sample, dict | list) else sample
 
@@ -142,12 +142,12 @@ def _columns(samples: list[Any]) -> dict[Path, list[Any]]:
 def _looked_at(draws: list[Any], *, compares: bool) -> tuple[list[Any], dict[Path, list[Any]], str]:
     """Return samples that keep their entries, or their columns if these are compared; or why there are none."""
     try:
-        return ([], _columns(draws), "") if compares else ([_copied(sample) for sample in draws], {}, "")
+        return ([], _columns(draws), "") if compares else ([_shallow_copy(sample) for sample in draws], {}, "")
     except Exception as error:  # noqa: BLE001  # of the user's own kind of sample; the loader goes on
-        return [], {}, f"samples cannot be looked at ({_named(error)})"
+        return [], {}, f"samples cannot be looked at ({_error_text(error)})"
 
 
-def _named(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
@@ -165,7 +165,7 @@ def _order_in_list(draws: list[Any], samples: list[Any]) -> Order:
     places: dict[int, list[int]] = {}
     for place, sample in reversed(list(enumerate(draws))):
         places.setdefault(id(sample), []).append(place)
-    same = len(samples) == len(draws) and all(map(operator.is_, samples, draws))
-    if same or not all(places.get(id(sample)) for sample in samples):
+    is_same = len(samples) == len(draws) and all(map(operator.is_, samples, draws))
+    if is_same or not all(places.get(id(sample)) for sample in samples):
         return [place for place, sample in enumerate(draws) if sample is not None]
     return [places[id(sample)].pop() for sample in samples if sample is not None]

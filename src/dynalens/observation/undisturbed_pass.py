@@ -116,7 +116,7 @@ _looks: list[Snapshot] = []  # that are going on, one within the other
 @contextmanager
 def _same_state(model: nn.Module) -> Iterator[None]:
     """Let all modules evaluate and log nothing; what they hold is put back."""
-    snapshot = Snapshot([model], copied=_looks[-1].parameters if _looks else frozenset())
+    snapshot = Snapshot([model], copied_ids=_looks[-1].parameters if _looks else frozenset())
     for attributes in trainers_of(snapshot.modules):
         snapshot.keep(attributes)
     _looks.append(snapshot)

@@ -56,8 +56,8 @@ class UnreducedLoss:
         """Return which entries the step trained on, bool, in the shape of the losses; None: all. Does not wait."""
         if self._gradient is None or self._by_value:
             return None
-        counted = self._gradient != 0
-        return counted if self._is_linear else counted | (self._losses.detach() < _CERTAIN)
+        is_counted = self._gradient != 0
+        return is_counted if self._is_linear else is_counted | (self._losses.detach() < _CERTAIN)
 
 
 def _names_between(loss: Tensor, losses: Tensor) -> set[str]:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from dynalens.units.kinds import DIGITS, FOLLOWED, STATES
 
 
-def packed_states(margins: Tensor, counted: Tensor) -> Tensor:
+def packed_states(margins: Tensor, loss_mask: Tensor) -> Tensor:
     """Return whether each unit is right, and by how many units each one that is followed stands for.
 
     Up to 512 units, all are followed; of more, 512 places that were drawn once for that number of units. A state is 0
@@ -18,7 +18,7 @@ def packed_states(margins: Tensor, counted: Tensor) -> Tensor:
 
     Args:
         margins: Shape ``(N, U)``.
-        counted: Shape ``(N, U)``, bool.
+        loss_mask: Shape ``(N, U)``, bool.
 
     Returns:
         Shape ``(N, 36)``, float32.
@@ -29,7 +29,7 @@ def packed_states(margins: Tensor, counted: Tensor) -> Tensor:
         [1.0, 5.0, 0.0]
     """
     count = margins.shape[1]
-    states = torch.where(counted, 1 + (margins > 0).float(), 0.0)
+    states = torch.where(loss_mask, 1 + (margins > 0).float(), 0.0)
     if count > FOLLOWED:
         states = states[:, drawn_places(count, margins.device)]
     powers = 3.0 ** torch.arange(DIGITS, device=margins.device)
