@@ -481,6 +481,28 @@ def test_two_ways_in_one_trainer_make_the_same_record(tmp_path: Path) -> None:
     assert_same(load_record(tmp_path / "dynalens" / "a").statistics, explicit.statistics())
 
 
+@pytest.mark.parametrize("index", [2, -1])
+def test_ids_are_found_at_their_place_in_a_tuple(tmp_path: Path, index: int) -> None:
+    x, y = dataset().tensors
+    data: Any = [(x[i], y[i], name(i)) for i in range(N)]
+    monitor, model = TrainingDynamicsMonitor(index=index), OfTriples()
+    fit(tmp_path, monitor, model=model, data=partial(DataLoader[Any], data, batch_size=4))
+    expected = {name(i): 0 for i in range(N)}
+    for _, indices, _, _ in model.seen:
+        for i in indices:
+            expected[name(i)] += 1
+    assert monitor.table()["presentations"].to_dict() == expected
+
+
+@pytest.mark.parametrize("index", [3, -4, True, "id"])
+def test_a_place_or_key_that_the_batch_lacks_is_an_error_in_the_first_batch(tmp_path: Path, index: Any) -> None:
+    x, y = dataset().tensors
+    data: Any = [(x[i], y[i], name(i)) for i in range(N)]
+    advice = "got a list of 3 entries. Pass a key of the batch, the place of the entry in a list or tuple"
+    with pytest.raises(SampleIdentityError, match=f"hold the key {index!r}, {advice}"):
+        fit(tmp_path, TrainingDynamicsMonitor(index=index), model=OfTriples(), data=partial(DataLoader[Any], data))
+
+
 def test_a_subset_that_grows_within_an_epoch_is_refused_and_the_advice_works(tmp_path: Path) -> None:
     chosen = [0, 5, 2, 7]
 

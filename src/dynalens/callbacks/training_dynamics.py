@@ -32,9 +32,9 @@ class TrainingDynamicsMonitor(RecordingCallback):
 
     Args:
         index: How to know which samples are in a batch. "auto" observes the loader's sampler. Otherwise the key under
-            which the batch has the dataset index, or an id, of each of its N samples; or a callable(batch) that returns
-            them; or its dotted path. Strings are ids, and so are integers of an iterable dataset or from within a
-            Subset. The record has a row for each id. (Only integer ids on an accelerator make a step wait for it.)
+            which the batch has the dataset index, or an id, of each of its N samples, or its place in a tuple; or a
+            callable(batch) that returns them, or its dotted path. Strings are ids, with a row each in the record, and
+            so are integers of an iterable dataset or from within a Subset. (Those on an accelerator are waited for.)
         capture: How to find logits and targets. "auto" takes the first of these that it finds: ``logits`` and
             ``targets`` in the dict that ``training_step`` returns; a call of ``cross_entropy``, ``nll_loss`` or
             ``binary_cross_entropy_with_logits``; for a regression ``predictions`` and ``targets`` in that dict, or a
@@ -126,7 +126,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
     def __init__(
         self,
         *,
-        index: str | Callable[[Any], Sequence[int] | Sequence[str] | Tensor] = "auto",
+        index: str | int | Callable[[Any], Sequence[int] | Sequence[str] | Tensor] = "auto",
         capture: Capture = "auto",
         loader: str | int | None = None,
         views: int = 1,

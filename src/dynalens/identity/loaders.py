@@ -174,7 +174,7 @@ def _ambiguous(tuples: list[tuple[int, ...]], samples: int) -> SampleIdentityErr
     return SampleIdentityError(
         f"Expected the sampler to draw tuples whose first integer is the position in the dataset, got {tuples[:3]} and "
         "so on, where it repeats and another one does not. Draw the position first, or let each sample carry its own "
-        "index, and pass `index=` the key of it, or a callable(batch) -> indices."
+        "index, and pass `index=` the key of it or its place in the batch, or a callable(batch) -> indices."
     )
 
 

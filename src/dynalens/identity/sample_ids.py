@@ -15,22 +15,17 @@ def indices_in_batch(batch: Any, index: Any) -> Tensor | list[str]:
 
     Args:
         batch: What the loader delivered.
-        index: Key of the batch, or callable(batch).
+        index: Key of the batch; the place in it if it is a list or tuple; or callable(batch).
 
     Raises:
         SampleIdentityError: If the key is missing or the values are neither integers nor strings.
     """
     if callable(index):
         values = index(batch)
-    elif isinstance(batch, Mapping) and index in batch:
+    elif (isinstance(batch, Mapping) and index in batch) or _is_place(batch, index):
         values = batch[index]
     else:
-        batch_kind = (
-            f"the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
-        )
-        raise SampleIdentityError(
-            f"Expected the batch to hold the key {index!r}, got {batch_kind}. Pass a key of the batch or a callable."
-        )
+        raise _no_entry(batch, index)
     if isinstance(values, list | tuple) and set(map(type, values)) == {str}:
         return list(values)
     indices = values if isinstance(values, Tensor) else np.asarray(values)
@@ -46,6 +41,20 @@ def indices_in_batch(batch: Any, index: Any) -> Tensor | list[str]:
             f"{indices.dtype}. Return the positions in the dataset, or ids."
         )
     return torch.as_tensor(indices, dtype=torch.int64)
+
+
+def _is_place(batch: Any, index: Any) -> bool:
+    is_number = isinstance(index, int) and not isinstance(index, bool)
+    return is_number and isinstance(batch, list | tuple) and -len(batch) <= index < len(batch)
+
+
+def _no_entry(batch: Any, index: Any) -> SampleIdentityError:
+    kind = f"the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+    kind += f" of {len(batch)} entries" if isinstance(batch, list | tuple) else ""
+    return SampleIdentityError(
+        f"Expected the batch to hold the key {index!r}, got {kind}. Pass a key of the batch, the place of the entry in "
+        "a list or tuple, as in `index=2`, or a callable(batch)."
+    )
 
 
 class SampleIds:

@@ -22,7 +22,7 @@ from dynalens.identity.recorder import (
 from dynalens.identity.same_samples import SameSamples
 from dynalens.identity.sample_ids import SampleIds, indices_in_batch
 
-Index = str | Callable[[Any], Any]
+Index = str | int | Callable[[Any], Any]
 
 WAYS = {
     "sampler": "their positions, which the sampler drew",
