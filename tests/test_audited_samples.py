@@ -118,7 +118,7 @@ def test_training_ends_alike_if_an_audit_of_tokens_or_pixels_is_drawn(tmp_path: 
 
 @pytest.mark.parametrize(
     ("part", "method"),
-    [(AuditWatch, "see"), (AuditWatch, "note"), (AuditWatch, "take"), (SuspectWatch, "see")],
+    [(AuditWatch, "see"), (AuditWatch, "note"), (AuditWatch, "take"), (SuspectWatch, "see"), (SuspectWatch, "take")],
 )
 def test_training_ends_alike_if_copies_of_samples_cannot_be_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: type, method: str

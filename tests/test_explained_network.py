@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynalens.capture.network import NetworkRuns
 from test_auxiliary_heads import assert_explains, explained
 from training import Classifier, K, N, attribution_monitor, fit, in_order
 
@@ -171,3 +172,24 @@ def test_features_are_never_taken_for_logits_and_the_advice_works(tmp_path: Path
 def test_features_that_are_compared_with_prototypes_are_not_taken_for_logits(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=r"computes something between them\. Pass `forward=` with a callable"):
         fit(tmp_path, attribution_monitor(num_samples=3), model=Prototypes(), val=in_order, max_epochs=1)
+
+
+@pytest.mark.parametrize("part", ["observe", "path"])
+def test_an_error_while_the_network_is_looked_for_changes_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    def fails(*arguments: Any) -> None:
+        raise RuntimeError("an odd graph")
+
+    def fitted(name: str, *monitors: Any) -> Whole:
+        model = Whole()
+        torch.manual_seed(1)
+        fit(tmp_path / name, *monitors, model=model, val=in_order)
+        return model
+
+    without = fitted("without")
+    monkeypatch.setattr(NetworkRuns, part, fails)
+    explained_model = fitted("with", attribution_monitor(num_samples=3))
+    assert (tmp_path / "with" / "dynalens" / "explanations").is_dir()  # by its own `forward`
+    for name, values in without.state_dict().items():
+        assert torch.equal(values, explained_model.state_dict()[name])

@@ -19,10 +19,10 @@ def missing_record(folder: Path) -> FileNotFoundError:
             f"{expected} {folder}, which holds none. "
             + (_did_you_mean(runs) if runs else "A record is written when the first epoch of a training ends.")
         )
-    existing = next((parent for parent in folder.parents if parent.is_dir()), Path())
-    runs = _runs_below(existing)
     if folder.exists():
         return FileNotFoundError(f"{expected} the file {folder}. Name the folder of a run.")
+    existing = next((parent for parent in folder.parents if parent.is_dir()), Path())
+    runs = _runs_below(existing)
     return FileNotFoundError(
         f"{expected} {folder}, which does not exist. "
         + (_did_you_mean(_most_similar(runs, folder)) if runs else f"There is no record in {existing} either.")

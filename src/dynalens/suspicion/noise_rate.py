@@ -154,7 +154,7 @@ def with_earlier_bound(
     """
     half = halfway(course, epochs) if falls else None
     early = [each for each in course if each.epoch == _SECOND and memorised]
-    return replace(rate, high=max(rate.high, *(each.doubted for each in (half, *early) if each), 0.0))
+    return replace(rate, high=max([rate.high, *(each.doubted for each in (half, *early) if each)]))
 
 
 def _estimate(disagreement: Disagreement, refuted_share: float, direction: float) -> float:
