@@ -53,6 +53,12 @@ def test_a_second_round_asks_about_others_and_counts_the_answers_of_the_first(re
     assert [sum(content["strata"][word]) for word in ("right", "wrong", "unsure")] == [4, 1, 1]
 
 
+def test_the_page_says_after_each_number_of_answers_that_they_are_too_few(record: Record, tmp_path: Path) -> None:
+    doubts = content_of(write_audit(record, tmp_path / "audit.html", n=8))["doubts"]
+    end = f": rate and flags can be far off. Answer all {N} samples."
+    assert doubts == [f"There is only 1 answer{end}"] + [f"There are only {n} answers{end}" for n in range(2, N)]
+
+
 def test_texts_of_the_dataset_are_asked_about_in_words(record: Record, tmp_path: Path) -> None:
     data = [(f"review {i}", 0) for i in range(N)]
     cards = content_of(write_audit(record, tmp_path / "audit.html", n=4, dataset=data))["cards"]

@@ -25,7 +25,7 @@ from dynalens.report import write_audit, write_report
 from dynalens.text import percent
 from test_cli import run as recorded
 from test_units import MultiLabel, several_labels
-from training import N, fit, images, labels, loader
+from training import N, dataset, fit, images, labels, loader
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -445,6 +445,8 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
     assert "the run suggests" in browser.find_element("id", last).text
     shot(browser, "audit")
+    doubt = f"There are only 20 answers: rate and flags can be far off. Answer all {N} samples."
+    assert browser.find_element("id", "doubt").text == doubt
     shown = browser.find_element("id", "rate").text
     browser.refresh()
     waited(lambda: ", 20 answered" in browser.find_element("id", "count").text)
@@ -468,6 +470,25 @@ def test_twenty_samples_are_answered_by_keyboard_and_their_file_is_an_audit(
     assert "20 answers read." in browser.find_element("id", "message").text
     assert browser.find_element("id", "rate").text == shown
     assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize(("samples", "enough"), [(40, 30), (N, N)])
+def test_the_page_doubts_the_rate_until_there_are_enough_answers_of_all_rounds(
+    browser: Any, tmp_path: Path, samples: int, enough: int
+) -> None:
+    fit(tmp_path / "run", TrainingDynamicsMonitor(), data=lambda: loader(dataset(samples)))
+    record = load_record(tmp_path / "run")
+    first = record.audit_plan(enough - 2).assign(answer="right")
+    browser.get(write_audit(record, tmp_path / "audit.html", n=2, answers=first).as_uri())
+
+    def doubt_after(answers: str) -> str:
+        keys(browser, *answers)
+        return str(browser.find_element("id", "doubt").text)
+
+    assert doubt_after("").startswith(f"There are only {enough - 2} answers: ")
+    assert doubt_after("y").startswith(f"There are only {enough - 1} answers: ")
+    assert doubt_after("u") == ""
+    assert browser.find_element("id", "rate").text.startswith("wrong labels: ")
 
 
 def test_all_labels_of_a_sample_are_answered_at_once(browser: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from dynalens.auditing.answers import Answers, read_answers
 from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
 from dynalens.auditing.given import Given, given_to, keeps_all_given, label_list
 from dynalens.auditing.plan import Plan, draw, fitting
-from dynalens.auditing.result import Audit
+from dynalens.auditing.result import Audit, few_answers_doubts
 
 __all__ = [
     "Answers",
@@ -18,6 +18,7 @@ __all__ = [
     "Plan",
     "StratifiedRate",
     "draw",
+    "few_answers_doubts",
     "fitting",
     "given_to",
     "interval",

@@ -119,11 +119,8 @@ class Audit:
         return NoiseRate(whole.low, whole.value, whole.high, calibrated=True, doubts=self._doubts())
 
     def _doubts(self) -> tuple[str, ...]:
-        number = len(self._answers)
-        if number >= min(FEWEST, int(self._is_recorded.sum())):
-            return ()
-        there_are = "There is only 1 answer" if number == 1 else f"There are only {number} answers"
-        return (f"{there_are}: rate and flags can be far off. Answer at least {FEWEST} of the drawn samples.",)
+        sentences = few_answers_doubts(int(self._is_recorded.sum()))
+        return tuple(sentences[len(self._answers) - 1 :][:1])
 
     def probability(self) -> Array:
         """Return the probability that each label is wrong, shape ``(N,)``: 0 or 1 if answered, NaN if never seen.
@@ -290,6 +287,19 @@ class Audit:
         score = np.bincount(whole, np.clip(self._score[mask], -FAR, FAR), minlength=len(answered_strata)) / size
         wrong_counts = np.bincount(group[self._stratum[rows]], wrong, minlength=len(answered_strata))
         return StratifiedRate(size, answers_of[answered_strata], wrong_counts, score)
+
+
+def few_answers_doubts(num_samples: int) -> list[str]:
+    """Return why an audit of so many samples is doubtful after 1, 2, 3, ... answers; after more it is not.
+
+    Example:
+        >>> few_answers_doubts(2)  # both answers make the rate exact
+        ['There is only 1 answer: rate and flags can be far off. Answer all 2 samples.']
+    """
+    advice = f"Answer at least {FEWEST} of the drawn" if num_samples > FEWEST else f"Answer all {num_samples}"
+    end = f": rate and flags can be far off. {advice} samples."
+    numbers = range(1, min(FEWEST, num_samples))
+    return [f"There {'is only 1 answer' if n == 1 else f'are only {n} answers'}{end}" for n in numbers]
 
 
 def _completed(stratum: Array, score: Array) -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dynalens.auditing import Plan, keeps_all_given
+from dynalens.auditing import Plan, few_answers_doubts, keeps_all_given
 from dynalens.auditing.answers import COLUMNS, AnswersSource
 from dynalens.auditing.calibration import FAR
 from dynalens.dynamics import Array
@@ -32,8 +32,8 @@ def write_audit(
     """Draw samples, and write one HTML file that asks about one of them at a time and needs no network.
 
     The suggestion of the run and its probability are shown after the answer only. The page estimates the fraction of
-    wrong labels from the answers so far, as ``Audit.noise_rate`` does. The browser keeps the answers. ``answers.csv``,
-    which it downloads, is what :func:`dynalens.audit` takes.
+    wrong labels from the answers so far, as ``Audit.noise_rate`` does, and says if these are too few. The browser keeps
+    the answers. ``answers.csv``, which it downloads, is what :func:`dynalens.audit` takes.
 
     Args:
         record: As of ``load_record``.
@@ -64,6 +64,7 @@ def write_audit(
         "question": question(record.statistics)._asdict(),
         "columns": COLUMNS,
         "strata": _strata(plan, table, record, answers),
+        "doubts": few_answers_doubts(int(table["score"].notna().sum())),
         "cards": cards,
     }
     title = "dynalens: audit" if record.folder is None else f"dynalens: audit of {run_name(record.folder)}"

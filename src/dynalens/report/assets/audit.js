@@ -22,6 +22,7 @@ function show() {
   by("count").textContent = `sample ${position + 1} of ${cards.length}, ${done} answered`;
   by("right-class").hidden = !choosing;
   by("rate").textContent = rateText();
+  by("doubt").textContent = doubtText(done);
   by("last").textContent = feedback();
 }
 
@@ -70,9 +71,9 @@ function strata(unsureIsWrong) {
   return { size: list(group => group.size), asked: list(group => group.asked), wrong: list(group => group.wrong),
            score: list(group => group.total / group.size) };
 }
+const earlierAnswers = sum(content.strata.right.concat(content.strata.wrong, content.strata.unsure));
 function estimated() {
-  const earlier = content.strata.right.concat(content.strata.wrong, content.strata.unsure);
-  if (!sum(earlier) && !cards.some(card => answers.has(card.id))) return null;
+  if (!earlierAnswers && !cards.some(card => answers.has(card.id))) return null;
   const least = strata(false), most = strata(true);
   return [rateInterval(least)[0], (stratifiedRate(least) + stratifiedRate(most)) / 2, rateInterval(most)[1]];
 }
@@ -82,6 +83,8 @@ function rateText() {
   const [low, value, high] = rate.map(part => percent(part, 1));
   return `${content.question.rate}: ${value} (95 % interval ${low} to ${high})`;
 }
+// Why the rate cannot be relied on after so few answers.
+const doubtText = done => content.doubts[earlierAnswers + done - 1] ?? "";
 
 function answer(kind) {
   const card = cards[position], before = answers.get(card.id);
