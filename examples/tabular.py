@@ -22,9 +22,10 @@ from dynalens import TrainingDynamicsMonitor
 
 
 class Table(TensorDataset):
-    """Rows and labels; the callback finds the names of the classes here."""
+    """Rows and labels; the callback finds the names of the classes and of the columns here."""
 
     classes = ("malignant", "benign")
+    feature_names: Sequence[str] = ()
 
 
 class Classifier(pl.LightningModule):
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = table.target[kept].copy()
     given[flipped] = 1 - given[flipped]
     data = Table(torch.tensor(x[kept]).float(), torch.tensor(given))
+    data.feature_names = table.feature_names.tolist()
 
     dynamics = TrainingDynamicsMonitor(name_of=lambda i: f"row {kept[i]}")
     before, trainer = train(data, x.shape[1], args, callbacks=[dynamics])

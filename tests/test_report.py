@@ -122,7 +122,8 @@ def test_texts_and_rows_are_shown_in_words_where_there_is_no_picture(record: Rec
     assert [card["text"] for card in cards] == [f"review {card['id']}" for card in cards]
     rows = [(torch.tensor([float(i), 0.25]), 0) for i in range(N)]
     cards = content_of(write_report(record, tmp_path / "rows.html", dataset=rows))["cards"]
-    assert [card["text"] for card in cards] == [f"{card['id']}, 0.25" for card in cards]
+    assert [card["text"] for card in cards] == [f"0: {card['id']}, 1: 0.25" for card in cards]
+    assert as_text((torch.tensor([30522, 101]), 0)) == "30522, 101"
     assert as_text((torch.arange(61), 0)) == ", ".join(map(str, range(60))) + ", ..."
     assert as_text({"image": torch.zeros(3, 4, 4)}) is as_text([]) is as_text((torch.zeros(2, 2), 0)) is None
 

@@ -3,13 +3,18 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
+from pytorch_lightning.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import ConcatDataset, Subset, TensorDataset
 
 from dynalens import TrainingDynamicsMonitor, load_record
 from dynalens.cli import main
+from dynalens.datasets import feature_names
 from dynalens.pictures import SuspectWatch
 from dynalens.report import write_report
 from test_audit_page import content_of
@@ -38,16 +43,19 @@ class RowClassifier(Classifier):
         return self.loss(self(x.nan_to_num()), y)
 
 
-def fitted(path: Path, *monitors: TrainingDynamicsMonitor, width: int = 5, **options: Any) -> RowClassifier:
+def fitted(
+    path: Path, *monitors: TrainingDynamicsMonitor, width: int = 5, data: Any = None, **options: Any
+) -> RowClassifier:
     torch.manual_seed(0)
     model = RowClassifier(width)
     torch.manual_seed(1)
-    fit(path, *monitors, model=model, data=lambda: loader(TensorDataset(rows(width), labels())), **options)
+    data = data if data is not None else TensorDataset(rows(width), labels())
+    fit(path, *monitors, model=model, data=lambda: loader(data), **options)
     return model
 
 
 def text_of(sample: int, width: int = 5) -> str:
-    return ", ".join(f"{value:.4g}" for value in rows(width)[sample].tolist()[:MOST])
+    return ", ".join(f"{column}: {value:.4g}" for column, value in enumerate(rows(width)[sample].tolist()[:MOST]))
 
 
 def audit_cards(path: Path) -> list[dict[str, Any]]:
@@ -74,6 +82,63 @@ def test_a_report_shows_the_numbers_of_the_suspects(tmp_path: Path) -> None:
     texts = {card["id"]: card["text"] for card in cards if "text" in card}
     assert texts
     assert texts == {sample: text_of(int(sample)) for sample in texts}
+
+
+def named(names: Any) -> TensorDataset:
+    data = TensorDataset(rows(), labels())
+    data.feature_names = names
+    return data
+
+
+COLUMNS = ["age", "number", "<b>height</b>", "a_b", "c|d"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        named(COLUMNS),
+        named(pd.Index(COLUMNS)),
+        named(pd.DataFrame(rows(), columns=COLUMNS)),
+        named(np.array(COLUMNS)),
+        Subset(named(COLUMNS), range(N)),
+        ConcatDataset([Subset(named(COLUMNS), range(9)), Subset(named(COLUMNS), range(9, N))]),
+    ],
+    ids=["list", "index", "frame", "array", "subset", "parts"],
+)
+def test_columns_have_the_names_that_the_dataset_has_for_them(tmp_path: Path, data: Any) -> None:
+    fitted(tmp_path, TrainingDynamicsMonitor(audit=N), data=data)
+    assert main(["audit", str(tmp_path), "--n", str(N)]) == 0
+    for card in audit_cards(tmp_path):
+        values = rows()[int(card["id"])].tolist()
+        assert card["text"] == ", ".join(f"{name}: {value:.4g}" for name, value in zip(COLUMNS, values, strict=True))
+    record = load_record(tmp_path)
+    without, given = write_report(record, tmp_path / "1.html"), write_report(record, tmp_path / "2.html", dataset=data)
+    assert "text" in content_of(given)["cards"][0]
+    assert content_of(given)["cards"] == content_of(without)["cards"]
+
+
+@pytest.mark.parametrize("names", [COLUMNS[:4], [*COLUMNS, "more"], list(range(5)), "abcde", torch.zeros(5)])
+def test_attributes_that_do_not_name_each_column_are_left_out(tmp_path: Path, names: Any) -> None:
+    fitted(tmp_path, TrainingDynamicsMonitor(audit=3), data=named(names))
+    assert main(["audit", str(tmp_path), "--n", "3"]) == 0
+    for card in audit_cards(tmp_path):
+        assert card["text"] == text_of(int(card["id"]))
+
+
+def test_parts_of_a_dataset_with_other_names_have_none() -> None:
+    assert feature_names(ConcatDataset([named(COLUMNS), named(COLUMNS[::-1])])) is None
+    assert feature_names(ConcatDataset([named(COLUMNS), named(COLUMNS)])) == COLUMNS
+
+
+def test_the_table_of_suspects_names_the_columns(tmp_path: Path) -> None:
+    fitted(tmp_path, TrainingDynamicsMonitor(top_k=3), data=named(COLUMNS), logger=TensorBoardLogger(tmp_path))
+    run = tmp_path / "lightning_logs" / "version_0"
+    events = EventAccumulator(str(run))
+    events.Reload()
+    text = events.Tensors("dynalens/suspects/table/text_summary")[-1].tensor_proto.string_val[0].decode()
+    row = int(load_record(run).suspects(1).index[0])
+    first = rows()[row].tolist()
+    assert f"age: {first[0]:.4g}, number: {row}, &lt;b&gt;height&lt;/b&gt;: {first[2]:.4g}, a&#95;b: " in text
 
 
 def test_long_rows_are_cut_off(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Datasets that wrap a dataset."""
 
+import inspect
 import operator
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
-from dynalens.keys import INDEX_KEYS, LABEL_KEYS
+from dynalens.keys import FEATURE_NAMES, INDEX_KEYS, LABEL_KEYS
 from dynalens.text import label_positions, labels_in
 
 INDEX_KEY = INDEX_KEYS[0]
@@ -148,16 +149,42 @@ def class_names(dataset: Any) -> list[str] | None:
 
     Of a ``ConcatDataset``, the names that all of its parts have; of a Hugging Face dataset, those of its class column.
     """
-    while isinstance(dataset, Subset | IndexedDataset | RelabelledDataset):
-        dataset = dataset.dataset
+    dataset = _below_subsets(dataset)
     if isinstance(dataset, ConcatDataset):
-        name_lists = [class_names(part) for part in dataset.datasets]
-        return name_lists[0] if all(names == name_lists[0] for names in name_lists) else None
+        return _shared_names(class_names, dataset)
     column = hugging_face_label(dataset)
     owner, attribute = (dataset, "classes") if column is None else (dataset.features[column], "names")
     classes = getattr(owner, attribute, None)
     are_names = isinstance(classes, Sequence) and all(isinstance(name, str) for name in classes)
     return [str(name) for name in classes] if are_names and classes else None
+
+
+def feature_names(dataset: Any) -> list[str] | None:
+    """Return the names of a table's columns, an attribute of the dataset below all subsets; None where it has none.
+
+    The attribute is ``feature_names``, ``feature_names_in_``, ``features`` or ``columns``: a list, an array or a pandas
+    ``Index`` of strings, or a data frame. Of a ``ConcatDataset``, names that all parts have. Properties are not read.
+    """
+    dataset = _below_subsets(dataset)
+    if isinstance(dataset, ConcatDataset):
+        return _shared_names(feature_names, dataset)
+    for attribute in FEATURE_NAMES:
+        names = inspect.getattr_static(dataset, attribute, None)
+        is_list = isinstance(names, list | tuple | np.ndarray) or type(names).__module__.split(".")[0] == "pandas"
+        if is_list and len(names) and all(isinstance(name, str) for name in names):
+            return [str(name) for name in names]
+    return None
+
+
+def _below_subsets(dataset: Any) -> Any:
+    while isinstance(dataset, Subset | IndexedDataset | RelabelledDataset):
+        dataset = dataset.dataset
+    return dataset
+
+
+def _shared_names(names_of: Callable[[Any], list[str] | None], dataset: "ConcatDataset[Any]") -> list[str] | None:
+    name_lists = [names_of(part) for part in dataset.datasets]
+    return name_lists[0] if all(names == name_lists[0] for names in name_lists) else None
 
 
 def hugging_face_label(dataset: Any) -> str | None:
@@ -186,8 +213,7 @@ def sample_names(dataset: Any, roots: Sequence[int] | Any) -> list[str] | None:
         dataset: Its items are not read.
         roots: Position of each sample in the dataset below all subsets; where one is not known there are no names.
     """
-    while isinstance(dataset, Subset | IndexedDataset | RelabelledDataset):
-        dataset = dataset.dataset
+    dataset = _below_subsets(dataset)
     samples = getattr(dataset, "samples", None)
     if not isinstance(samples, Sequence) or not len(samples) or len(samples) != len(dataset):
         return None

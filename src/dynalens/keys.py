@@ -5,6 +5,8 @@ UNIT_LABEL_KEYS = (*LABEL_KEYS, "tags", "ner_tags", "pos_tags", "mask", "masks",
 """Of samples with a label for each token or pixel."""
 IMAGE_KEYS = ("image", "images", "pixel_values", "img", "x", "input", "inputs")
 INPUT_KEYS = (*IMAGE_KEYS, "input_ids", "tokens")
+FEATURE_NAMES = ("feature_names", "feature_names_in_", "features", "columns")
+"""Attributes of a dataset with the names of a table's columns."""
 INDEX_KEYS = ("index", "idx", "position")
 
 DECISIONS = ("keep", "relabel", "drop")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dynalens.auditing import keeps_all_given
+from dynalens.datasets import feature_names
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.embeddings import SimilarSamples
 from dynalens.features import FeatureRows
@@ -120,7 +121,7 @@ class DynamicsLog:
         self._audit: AuditWatch | None = None
         self._normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
         self._projector = self._new_projector(writer)
-        self.pictures: DynamicsPictures | None = self._new_pictures(trainer)
+        self.pictures: DynamicsPictures | None = self._new_pictures(trainer, feature_names(dataset))
 
     def _new_projector(self, writer: Any) -> Projector | None:
         period = self._settings.projector_every_n_epochs
@@ -134,7 +135,7 @@ class DynamicsLog:
             normalisation=self._normalisation,
         )
 
-    def _new_pictures(self, trainer: Any) -> DynamicsPictures:
+    def _new_pictures(self, trainer: Any, columns: Sequence[str] | None) -> DynamicsPictures:
         assert self._live.folder is not None
         decoders = (self._settings.decode, *(source.decode for source in self._sources))
         return DynamicsPictures(
@@ -144,6 +145,7 @@ class DynamicsLog:
             class_names=self._live.class_names,
             normalisation=self._normalisation,
             decode=next((decode for decode in decoders if decode is not None), None),
+            columns=columns,
             schedule=self.schedule,
         )
 

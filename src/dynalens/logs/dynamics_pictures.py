@@ -86,6 +86,7 @@ class DynamicsPictures:
         class_names: Name of each class, or None.
         normalisation: Of the inputs, or None.
         decode: From the id of a token to its word, or None.
+        columns: Names of the columns of a table, or None.
         schedule: When there is time to draw; default: always.
 
     Attributes:
@@ -102,11 +103,12 @@ class DynamicsPictures:
         class_names: Sequence[str] | None,
         normalisation: Normalisation | None,
         decode: Decode | None = None,
+        columns: Sequence[str] | None = None,
         schedule: Schedule | None = None,
     ) -> None:
         self._sink, self._prefix, self._top_k = sink, prefix, top_k
         self._names, self._decode = class_names, decode
-        self._watch = SuspectWatch(normalisation)
+        self._watch = SuspectWatch(normalisation, columns)
         self.may_be_last_epoch = False
         self._has_inputs = self._are_pictures = self._are_numbers = False
         self._looks = _LOOKS
@@ -301,7 +303,7 @@ class DynamicsPictures:
         rows_with_tokens = [sample for sample in samples if sample in self._watch.sentences]
         sentences = self._sentences(statistics, rows_with_tokens)
         texts = {sample: escaped(sentences.text(place)) for place, sample in enumerate(rows_with_tokens)}
-        texts |= {sample: self._watch.texts[sample] for sample in samples if sample in self._watch.texts}
+        texts |= {sample: escaped(self._watch.texts[sample]) for sample in samples if sample in self._watch.texts}
         labels, suggestions = given_and_suggested(statistics, samples, self._names, sentences.name)
         return [
             Suspect(

@@ -29,6 +29,7 @@ class SuspectWatch:
 
     Args:
         normalisation: Undone for the pictures; None for what :func:`to_rgb` does without.
+        columns: Names of the numbers of rows that are as long; None: their positions.
 
     Attributes:
         pictures: Of the samples that are followed and have passed.
@@ -45,8 +46,9 @@ class SuspectWatch:
         ([[[255, 255, 255]]], [0.25])
     """
 
-    def __init__(self, normalisation: Normalisation | None = None) -> None:
-        self.normalisation = normalisation
+    def __init__(self, normalisation: Normalisation | None = None, columns: Sequence[str] | None = None) -> None:
+        self.normalisation, self._columns = normalisation, columns
+        self._has_columns = False
         self.pictures: dict[int, Array] = {}
         self.sentences: dict[int, list[int]] = {}
         self.texts: dict[int, str] = {}
@@ -85,6 +87,7 @@ class SuspectWatch:
         """
         if inputs is None or not self._traces or len(inputs) != len(indices):
             return
+        self._has_columns = self._columns is not None and inputs.shape[1:] == (len(self._columns),)
         if isinstance(indices, Tensor) and indices.device.type != "cpu":
             self._gather(indices, inputs.detach())
             return
@@ -127,8 +130,9 @@ class SuspectWatch:
         """Keep inputs of one shape; one copy of all of them goes to the host."""
         if inputs.ndim > _ROWS:
             self.pictures |= dict(zip(samples, shown_inputs(inputs, self.normalisation), strict=True))
-        elif inputs.is_floating_point():
-            self.texts |= dict(zip(samples, map(numbers_text, inputs.tolist()), strict=True))
+        elif inputs.is_floating_point() or self._has_columns:
+            names = self._columns if self._has_columns else None
+            self.texts |= {row: numbers_text(x, names=names) for row, x in zip(samples, inputs.tolist(), strict=True)}
         else:
             self.sentences |= dict(zip(samples, inputs.tolist(), strict=True))
 

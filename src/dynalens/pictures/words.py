@@ -34,14 +34,20 @@ def excerpt(words: Sequence[str], token: int | None, separator: str = " ") -> st
     return separator.join(["..."] * (begin > 0) + part + ["..."] * (len(words) > begin + _MOST))
 
 
-def numbers_text(values: Sequence[float], place: int | None = None) -> str:
-    """Return the first numbers of a row as a text, with four digits; the one at a place stands in brackets.
+def numbers_text(values: Sequence[float], place: int | None = None, names: Sequence[str] | None = None) -> str:
+    """Return the first numbers of a row as a text, each behind its column; the one at a place stands in brackets.
+
+    Args:
+        values: Shown with four digits.
+        place: Of the number in brackets.
+        names: Of the columns; without them, their positions from 0.
 
     Example:
-        >>> numbers_text([0.5, 2.0]), numbers_text([1 / 3, 4], 1)
-        ('0.5, 2', '0.3333, [4]')
+        >>> numbers_text([0.5, 2.0], names=["age", "height"]), numbers_text([1 / 3, 4], 1)
+        ('age: 0.5, height: 2', '0: 0.3333, [1: 4]')
     """
-    return excerpt([f"{value:.4g}" for value in values], place, ", ")
+    columns = range(len(values)) if names is None else names
+    return excerpt([f"{column}: {value:.4g}" for column, value in zip(columns, values, strict=False)], place, ", ")
 
 
 def next_word_shift(

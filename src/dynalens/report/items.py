@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dynalens.datasets import feature_names
 from dynalens.dynamics import Array
 from dynalens.keys import IMAGE_KEYS
 from dynalens.pictures import Normalisation, excerpt, find_normalisation, numbers_text, shown_inputs
@@ -35,11 +36,11 @@ class DatasetPictures(SamplePictures):
     ) -> None:
         super().__init__(stored_pictures or {}, texts)
         self._dataset = dataset
-        self._normalisation = find_normalisation(dataset)
+        self._normalisation, self._columns = find_normalisation(dataset), feature_names(dataset)
 
     def text(self, sample: Any, token: int | None = None) -> str | None:
         """Return the text of a sample that is a text, or the numbers of one that is a row; None if it is neither."""
-        return super().text(sample, token) or as_text(self._dataset[sample], token)
+        return super().text(sample, token) or as_text(self._dataset[sample], token, self._columns)
 
     def file_name(self, sample: Any) -> str:
         """Return the name of the sample's file, where the dataset keeps it as torchvision's do; else an empty text."""
@@ -76,16 +77,17 @@ def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | No
     return picture_of(shown_inputs(item.unsqueeze(0), normalisation)[0])
 
 
-def as_text(item: Any, token: int | None = None) -> str | None:
+def as_text(item: Any, token: int | None = None, columns: Sequence[str] | None = None) -> str | None:
     """Return a dataset's item in words: a text or words as they are, a row of numbers (F,) as numbers, else None.
 
     Args:
         item: What the dataset returned.
         token: Place of the word or number that is marked.
+        columns: Names of the numbers of a row that is as long.
 
     Example:
         >>> as_text(("a fine film", 1)), as_text((torch.tensor([0.5, 2.0]), 0)), as_text({"text": "bad", "label": 0})
-        ('a fine film', '0.5, 2', 'bad')
+        ('a fine film', '0: 0.5, 1: 2', 'bad')
         >>> as_text({"tokens": ["Paris", "is", "big"]}, 0), as_text((torch.tensor([4, 7, 9]), 0), 1)
         ('[Paris] is big', '4, [7], 9')
         >>> as_text({"tokens": ["Paris", "is"], "input_ids": [1, 8, 3, 2]}, 1)  # which the model is given
@@ -102,7 +104,10 @@ def as_text(item: Any, token: int | None = None) -> str | None:
     values = item.numpy(force=True) if isinstance(item, Tensor) else np.asarray(item) if _is_row(item) else item
     if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "iufb":
         return None
-    return numbers_text(values.tolist(), token)
+    names = columns if columns is not None and len(columns) == len(values) else None
+    if names is None and values.dtype.kind != "f":  # ids of tokens
+        return excerpt([str(int(value)) for value in values.tolist()], token, ", ")
+    return numbers_text(values.tolist(), token, names)
 
 
 def _key_of_text(item: Mapping[str, Any], token: int | None) -> str | None:
