@@ -4,6 +4,8 @@ The README's Python is run by ``test_readme.py``.
 """
 
 import functools
+import inspect
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -126,13 +128,24 @@ def test_a_command_that_there_is_not_would_be_noticed(words: list[str]) -> None:
         check_command(words)
 
 
+def referenced() -> list[str]:
+    """The dotted names that the pages of the reference describe."""
+    pages = "\n".join(page.read_text() for page in sorted((DOCS / "api").glob("*.md")))
+    return re.findall(r"^::: (\S+)$", pages, re.MULTILINE)
+
+
 def test_the_reference_has_every_public_name_once() -> None:
-    shown: list[str] = []
-    for page in (DOCS / "api").glob("*.md"):
-        # Under its own module where a module has the same name as the function in it.
-        shown += re.findall(r"^::: dynalens\.(?:attribution\.contrast\.)?(\S+)$", page.read_text(), re.MULTILINE)
+    # Under its own module where a module has the same name as the function in it.
+    shown = [re.sub(r".*\.(\w+)\.\1$", r"dynalens.\1", name) for name in referenced()]
     assert len(shown) == len(set(shown))
-    assert set(dynalens.__all__) <= set(shown)
+    assert {f"dynalens.{name}" for name in dynalens.__all__} <= set(shown)
+
+
+@pytest.mark.parametrize("name", referenced())
+def test_an_entry_of_the_reference_is_no_module_of_the_same_name(name: str) -> None:
+    shown = pkgutil.resolve_name(name)
+    if not inspect.ismodule(shown) and shown.__module__.endswith(f".{shown.__name__}"):
+        assert name == f"{shown.__module__}.{shown.__name__}"
 
 
 def test_every_page_stands_in_the_navigation() -> None:
