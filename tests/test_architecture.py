@@ -59,7 +59,8 @@ ALLOWED = {
     "records": {"record"},
     "__main__": {"cli"},
     "pictures": {"torch", "numpy", "PIL", "deferred", "dynamics", "text"},
-    "decisions": {"torch", "numpy", "datasets", "keys", "notices", "text"},
+    "unit_labels": {"torch", "numpy", "datasets", "dynamics", "keys"},
+    "decisions": {"torch", "numpy", "datasets", "keys", "notices", "text", "unit_labels"},
     "report": {
         "arguments",
         "torch",
@@ -79,6 +80,7 @@ ALLOWED = {
         "record",
         "similarity",
         "suspicion",
+        "unit_labels",
     }
     | {"notices", "text"},
     "explanations": COMPUTING

@@ -1,5 +1,7 @@
 """Audits of samples with several labels, numbers, tokens or pixels: what is asked, and what the answers say."""
 
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from dynalens import Record, TrainingDynamicsMonitor, apply_decisions, audit, audit_plan, load_record
 from dynalens.cli import main
@@ -216,7 +218,13 @@ def test_several_numbers_are_asked_about_as_the_dataset_has_them(tmp_path: Path)
     for card in content_of(write_audit(record, tmp_path / "audit.html", n=4, dataset=data))["cards"]:
         x, y = targets(2)[int(card["id"])].tolist()
         assert card["given"] == f"x: {x:.6g}, y: {y:.6g}"
-        assert card["label"] == ""
+        assert card["label"] == checksum(targets(2)[int(card["id"])])
+
+
+def checksum(labels: torch.Tensor) -> str:
+    """Of the shape and the numbers in float64, as a file of answers has it."""
+    shape, values = str(tuple(labels.shape)), [float(value) for value in labels.flatten()]
+    return f"checksum {zlib.crc32(shape.encode() + struct.pack(f'<{len(values)}d', *values)):08x}"
 
 
 def test_tokens_are_asked_about_with_the_tag_of_each(tmp_path: Path) -> None:
@@ -243,6 +251,61 @@ def test_masks_are_asked_about_beside_their_pictures(tmp_path: Path) -> None:
     for card in content["cards"]:
         assert legend_of(card) == expected_legend(masks()[int(card["id"])])
         assert "picture" in card
+
+
+def answered_page(page: Path) -> str:
+    """The file that the page exports if every answer is "wrong"."""
+    cards = content_of(page)["cards"]
+    rows = [",".join([card["id"], card["label"], "wrong", "", str(card["rest"][0])]) for card in cards]
+    return "\n".join(["sample_id,label,answer,new_label,probability", *rows, ""])
+
+
+@pytest.mark.parametrize("kind", ["tokens", "pixels"])
+def test_answers_about_tokens_or_pixels_are_refused_if_these_have_other_labels_by_now(
+    tmp_path: Path, kind: str
+) -> None:
+    data = tagged() if kind == "tokens" else TensorDataset(images(), masks())
+    run(tmp_path, Tagger() if kind == "tokens" else Segmenter(), TrainingDynamicsMonitor(), data=data, max_epochs=2)
+    record, answers = load_record(tmp_path), tmp_path / "answers.csv"
+    page = write_audit(record, tmp_path / "audit.html", n=5, dataset=data)
+    answers.write_text(answered_page(page))
+    cards = content_of(page)["cards"]
+    assert [card["label"] for card in cards] == [checksum(data.tensors[1][int(card["id"])]) for card in cards]
+    assert {card["given"] for card in cards} == {""}  # which the question shows
+    asked = sorted(int(card["id"]) for card in cards)
+    assert audit(record, answers).wrong == 5
+    decided = apply_decisions(data, answers)
+    assert decided.indices == [i for i in range(N) if i not in asked]
+
+    inputs, given, *rest = data.tensors
+    corrected = given.clone()
+    flat = corrected[asked[0]].view(-1)
+    flat[int((flat >= 0).nonzero()[0])] += 1
+    with pytest.raises(ValueError, match=f"got 1 that do not.*\nline .: sample {asked[0]} has other labels than"):
+        apply_decisions(TensorDataset(inputs, corrected, *rest), answers)
+    moved = Subset(TensorDataset(inputs, given, *rest), [*range(1, N), 0])
+    with pytest.raises(ValueError, match="has other labels than those that were looked at"):
+        apply_decisions(moved, answers)
+
+
+class Flipped(TensorDataset):
+    """Pictures and masks that are flipped at random."""
+
+    def __getitem__(self, index: int) -> Any:
+        axis = [-1] if torch.rand(()) < 0.5 else []
+        return tuple(part[index].flip(axis) for part in self.tensors)
+
+
+def test_labels_that_change_from_read_to_read_are_not_compared(tmp_path: Path) -> None:
+    data = TensorDataset(images(), masks())
+    run(tmp_path, Segmenter(), TrainingDynamicsMonitor(), data=data, max_epochs=2)
+    record, answers, flipped = load_record(tmp_path), tmp_path / "answers.csv", Flipped(images(), masks())
+    torch.manual_seed(0)
+    page = write_audit(record, tmp_path / "random.html", n=9, dataset=flipped)
+    assert {card["label"] for card in content_of(page)["cards"]} == {""}
+    answers.write_text(answered_page(write_audit(record, tmp_path / "audit.html", n=9, dataset=data)))
+    with pytest.warns(UserWarning, match="Expected a dataset whose samples have the same labels each time"):
+        assert len(apply_decisions(flipped, answers)) == N - 9
 
 
 def legend_of(card: dict[str, Any]) -> list[str]:

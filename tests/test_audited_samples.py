@@ -34,7 +34,7 @@ def test_tokens_that_passed_are_asked_about_without_the_dataset(tmp_path: Path) 
     with_data = content_of(write_audit(record, tmp_path / "with.html", n=9, dataset=tagged()))["cards"]
     without = content_of(write_audit(record, tmp_path / "without.html", n=9))["cards"]
     assert len(without) == 9
-    assert without == with_data
+    assert without == [card | {"label": ""} for card in with_data]  # no checksum: a batch may hold other labels
 
 
 def test_masks_that_passed_are_asked_about_without_the_dataset(tmp_path: Path) -> None:

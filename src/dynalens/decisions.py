@@ -14,6 +14,7 @@ from dynalens.datasets import check_labels, class_names, label_place, label_text
 from dynalens.keys import ANSWERS, DECISIONS, LABEL_KEYS
 from dynalens.notices import warn
 from dynalens.text import escaped, escaped_all, is_same_label, labels_in, plain
+from dynalens.unit_labels import checksum_of, is_checksum, labels_of
 
 
 class Decision(NamedTuple):
@@ -194,18 +195,39 @@ def _decisions_by_position(
 
 def _check_labels(decisions: Mapping[int, Decision], dataset: Any, label_key: int | str | None) -> None:
     """Compare the labels that were decided on with those that the dataset has now."""
-    misfits = []
+    misfits = _other_checksums(decisions, dataset, label_key)
     for position, row in decisions.items():
-        if not row.label and row.decision != "relabel":
+        decided_label = "" if is_checksum(row.label) else row.label
+        if not decided_label and row.decision != "relabel":
             continue
         label = _label(dataset[position], position, label_key)
         words, labels = f"line {row.line}: sample {row.sample} has", np.asarray(label).size
-        if row.label and _differs(label, row.label):
-            misfits.append(f"{words} the label {label_text(label)}, not {row.label}")
+        if decided_label and _differs(label, decided_label):
+            misfits.append(f"{words} the label {label_text(label)}, not {decided_label}")
         elif row.new_label is not None and not _is_one_of(row.new_label, labels):
             number = "one class" if labels == 1 else f"{labels} labels"
             misfits.append(f"{words} {number}, and cannot get {row.new_label!r}")
     _refuse(misfits)
+
+
+def _other_checksums(decisions: Mapping[int, Decision], dataset: Any, label_key: int | str | None) -> list[str]:
+    """Return samples with other labels than those that were decided on, of which the file has a checksum."""
+    misfits = []
+    for position, row in decisions.items():
+        if not is_checksum(row.label):
+            continue
+        checksum = checksum_of(labels_of(dataset[position], label_key))
+        if checksum == row.label:
+            continue
+        if any(checksum_of(labels_of(dataset[position], label_key)) != checksum for _ in range(_READS)):
+            warn(
+                "Expected a dataset whose samples have the same labels each time, so that they can be compared with "
+                f"those that were looked at, got other ones when sample {row.sample} was read again. Without random "
+                "changes such as flips, the dataset would be compared. The decisions are applied to the positions."
+            )
+            return []
+        misfits.append(f"line {row.line}: sample {row.sample} has other labels than those that were looked at")
+    return misfits
 
 
 def _label(sample: Any, position: int, label_key: int | str | None) -> Any:
@@ -240,6 +262,7 @@ def _differs(label: Any, text: str) -> bool:
 
 
 _ROUNDED = 6e-6  # numbers are written with six digits: at most 5e-6 off, and 1e-7 as the record keeps float32
+_READS = 8  # of a sample whose labels differ from the file's: flips with probability 1/2 show in all but one of 256
 _LISTED = 20  # lines of an error message; the rest is counted
 
 

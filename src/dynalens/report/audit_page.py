@@ -57,7 +57,8 @@ def write_audit(
     items, can_be_shown = items_to_ask(record, dataset, rows)
     rows, samples = rows[can_be_shown], samples[can_be_shown]
     with progress_notice(f"reading the pictures of {len(rows):,} samples"):
-        cards = _cards(record, plan, rows, samples["probability"].to_numpy(), items)
+        questions = _question_cards(record, items, are_of_dataset=dataset is not None)
+        cards = _cards(record, plan, rows, samples["probability"].to_numpy(), questions.cards(rows))
     content = {
         "run": f"{run_key(record)}:audit:{plan.seed}",
         "names": class_names_of(record, table) if record.statistics.unit is None else [],
@@ -88,14 +89,20 @@ def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> di
     return strata
 
 
-def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, items: Any) -> list[dict[str, Any]]:
-    table, statistics = record.table().iloc[rows], record.statistics
-    if not keeps_all_given(statistics):  # pictures that were kept of suspects show where the run contradicts them
+def _question_cards(record: Record, items: Any, *, are_of_dataset: bool) -> QuestionCards:
+    if not keeps_all_given(record.statistics):  # pictures that were kept of suspects show where the run contradicts
         from dynalens.report.items import DatasetPictures  # torch
 
         pictures: SamplePictures = DatasetPictures(items)
     else:
         pictures = sample_pictures(record, items, kept_texts(record))
+    return QuestionCards(record, items, pictures, are_of_dataset=are_of_dataset)
+
+
+def _cards(
+    record: Record, plan: Plan, rows: Array, probabilities: Array, questions: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    table, statistics = record.table().iloc[rows], record.statistics
     suggestions = table["suggested"] if statistics.unit is None else pd.Series(-1, table.index)
     return [
         {
@@ -112,7 +119,7 @@ def _cards(record: Record, plan: Plan, rows: Array, probabilities: Array, items:
             opinions(record, rows.tolist(), suggestions),
             plan.stratum[rows],
             probabilities.tolist(),
-            QuestionCards(record, items, pictures).cards(rows),
+            questions,
             strict=True,
         )
     ]

@@ -8,12 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dynalens.datasets import label_place
 from dynalens.dynamics import Array
-from dynalens.keys import UNIT_LABEL_KEYS
 from dynalens.pictures import class_name
 from dynalens.record import AuditedSample
 from dynalens.report.items import WORD_KEYS
+from dynalens.unit_labels import labels_of
 
 IGNORED = -1
 """Number of the area that the loss ignores."""
@@ -49,17 +48,6 @@ def _input_of(sample: AuditedSample) -> Any:
         has_tokens = sample.input is not None and (labels.dtype.kind == "f" or len(sample.input) == len(labels))
         return sample.input if has_tokens else [str(place) for place in range(len(labels))]
     return Image.fromarray(sample.input) if sample.input.ndim == 3 else torch.from_numpy(sample.input)
-
-
-def labels_of(item: Any) -> Array:
-    """Return the labels of a dataset's item: its second part, or the first of the usual keys of a dict.
-
-    Raises:
-        ValueError: If the item has none.
-    """
-    keys = [key for key in UNIT_LABEL_KEYS if key in item] if isinstance(item, Mapping) else [None]
-    labels = item[label_place(item, *keys[:1])]
-    return np.asarray(labels.numpy(force=True) if isinstance(labels, Tensor) else labels)
 
 
 def several_labels_of(item: Any) -> Array:

@@ -126,10 +126,12 @@ class QuestionCards:
         record: The record.
         items: Of the samples, by their rows, as the dataset has them; or None.
         pictures: Of the samples.
+        are_of_dataset: Whether the items are a dataset's, so that answers can later be compared with it.
     """
 
-    def __init__(self, record: Record, items: Any, pictures: SamplePictures) -> None:
+    def __init__(self, record: Record, items: Any, pictures: SamplePictures, *, are_of_dataset: bool = False) -> None:
         self._record, self._items, self._pictures = record, items, pictures
+        self._are_of_dataset = are_of_dataset and not keeps_all_given(record.statistics)
         self._names = record.meta.class_names
         self._word = read_sentences(record.folder, record.meta.num_samples).word
         self._sample_names = escaped_all(record.names())
@@ -139,14 +141,23 @@ class QuestionCards:
         statistics = self._record.statistics
         given_labels = given_to(statistics)
         labels = given_labels.codes[rows].tolist() if given_labels.texts is None else given_labels.texts(rows)
+        labels = self._checksums(rows) if self._are_of_dataset else labels
         cards = []
         for row, label in zip(rows.tolist(), labels, strict=True):
             parts = self._input(row) if keeps_all_given(statistics) else self._of_item(row)
             if statistics.unit_given is not None:
                 parts["given"] = label_list(statistics.unit_given[row], self._names)
             parts["file"] = self._sample_names[row] if self._sample_names else self._pictures.file_name(row)
-            cards.append({"label": label} | {key: part for key, part in parts.items() if part})
+            shown = {} if keeps_all_given(statistics) else {"given": ""}  # a checksum is not
+            cards.append({"label": label} | shown | {key: part for key, part in parts.items() if part})
         return cards
+
+    def _checksums(self, rows: Array) -> list[str]:
+        """Return a checksum of the labels of each item; empty texts if these are not always the same."""
+        from dynalens.unit_labels import checksum_of, labels_of  # torch
+
+        first, again = ([checksum_of(labels_of(self._items[row])) for row in rows.tolist()] for _ in range(2))
+        return first if first == again else [""] * len(rows)
 
     def _input(self, row: int) -> dict[str, Any]:
         return {"picture": self._pictures.thumbnail(row, _SIDE), "text": self._pictures.text(row)}
