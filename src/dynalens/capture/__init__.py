@@ -6,11 +6,13 @@ from dynalens.capture.entries import batch_copy
 from dynalens.capture.graph import share_values
 from dynalens.capture.labels import class_labels, first_labels, have_several, name_no_classes
 from dynalens.capture.layout import BatchLayout, BatchObserver
+from dynalens.capture.network import Network
 from dynalens.capture.pair_check import ClaimedPairs
 from dynalens.capture.presentation import Presentation
 from dynalens.capture.row_order import OrderCheck, SameNumbers, is_reordered
 from dynalens.capture.sequences import MASK, padding_of
 from dynalens.capture.step import StepCapture
+from dynalens.capture.views import View
 
 __all__ = [
     "MASK",
@@ -19,10 +21,12 @@ __all__ = [
     "Capture",
     "CaptureError",
     "ClaimedPairs",
+    "Network",
     "OrderCheck",
     "Presentation",
     "SameNumbers",
     "StepCapture",
+    "View",
     "batch_copy",
     "class_labels",
     "first_labels",

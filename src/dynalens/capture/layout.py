@@ -13,10 +13,10 @@ from dynalens.capture.flat_targets import FlatTargets
 from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
-from dynalens.capture.network import NetworkRuns
+from dynalens.capture.network import Network, NetworkRuns
 from dynalens.capture.sequences import label_axis
 from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
-from dynalens.capture.views import View, view_from
+from dynalens.capture.views import View, crops_in, view_from
 from dynalens.keys import INPUT_KEYS
 from dynalens.observation import captured_calls, is_compiled, nodes_behind
 from dynalens.units import DENSE, PIXELS, TARGETS, TOKEN_LABELS
@@ -77,7 +77,7 @@ class BatchObserver:
 
     Attributes:
         layout: What is known so far.
-        network: Names of the modules that gave the logits, as of :class:`NetworkRuns`; None where that is not known.
+        network: What was seen of the network that gave the logits.
         told_numbers: Targets of each sample where somebody told that they are those of a regression; else 0.
     """
 
@@ -90,7 +90,7 @@ class BatchObserver:
         self._losses: list[LossCall] = []
         self._runs = NetworkRuns()
         self._model: nn.Module | None = None
-        self.network: tuple[str | None, ...] | None = None
+        self.network = Network()
         self._of_numbers, self.told_numbers = False, 0
 
     @property
@@ -155,9 +155,9 @@ class BatchObserver:
         self._losses.append(call)
 
     def _learn_network(self) -> None:
-        loss = next((call for call in self._losses if call.logits.requires_grad), None)
-        if self.network is None and loss is not None and self._model is not None:
-            self.network = self._runs.path(self._model, loss.logits)
+        losses = [call.logits for call in self._losses if call.logits.requires_grad]
+        if self.network.modules is None and losses and self._model is not None:
+            self.network = self._runs.network(self._model, losses)
 
     def _observe_call(self, module: nn.Module, arguments: Any, outputs: Any) -> None:
         if torch.compiler.is_compiling():
@@ -335,6 +335,9 @@ def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
 def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:
     """Return how the outermost module was given an entry, if none was given it as it stands in the batch."""
     arguments = [call.arguments[path] for call in calls if path in call.arguments]
+    crops = crops_in(entry, arguments)
+    if crops is not None:
+        return crops
     if any(tensor.shape == entry.shape and tensor.stride() == entry.stride() for tensor in arguments):
         return None
     return view_from(entry, arguments[-1])

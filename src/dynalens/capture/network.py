@@ -1,4 +1,4 @@
-"""Which modules of a training step gave the logits of its loss, one after another."""
+"""Which modules of a training step gave the logits of its loss, one after another, and where in what they return."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -7,16 +7,63 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dynalens.capture.entries import leaves
+from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.graph import NETWORK, Node, source_of
 from dynalens.observation import nodes_behind
 
-Path = tuple[str | None, ...]
+Modules = tuple[str | None, ...]
+
+
+class LogitsEntry(NamedTuple):
+    """Where logits stand in what a network returns."""
+
+    path: Path
+    shape: torch.Size
+
+
+class Network(NamedTuple):
+    """What was seen of the network that gave the logits of a loss.
+
+    Attributes:
+        modules: Dotted names of the modules that gave them, as of :meth:`NetworkRuns.path`; None where these are not
+            known.
+        entries: The outputs of the last one that the loss was made of; none where that is not known.
+    """
+
+    modules: Modules | None = None
+    entries: tuple[LogitsEntry, ...] = ()
+
+    def chosen(self, output: Any) -> Any:
+        """Return the logits in what the network returns, where they stand as in training; else all that it returns.
+
+        Raises:
+            ValueError: If the loss was made of several outputs.
+
+        Example:
+            >>> early, late = torch.zeros(2, 3), torch.ones(2, 3)
+            >>> network = Network(("net",), (LogitsEntry((1,), late.shape),))
+            >>> network.chosen([early, late]) is late, network.chosen(early) is early
+            (True, True)
+        """
+        if isinstance(output, Tensor):
+            return output
+        found = [entry_at(output, entry.path) for entry in self.entries]
+        is_known = bool(found) and all(
+            value is not None and value.ndim == len(entry.shape) and value.shape[1:2] == entry.shape[1:2]
+            for value, entry in zip(found, self.entries, strict=True)
+        )
+        if is_known and len(found) > 1:
+            raise ValueError(
+                f"Expected the loss to be that of one output of the network, got one of {len(found)} outputs together. "
+                "Pass `forward=` with a callable(pl_module, images) -> logits that does the same."
+            )
+        return found[0] if is_known else output
 
 
 class _Output(NamedTuple):
     """A tensor that a module returned, which nobody here keeps alive."""
 
+    path: Path
     value: "weakref.ref[Tensor]"
     source: tuple[Any, int]
     node: Node
@@ -51,8 +98,8 @@ class NetworkRuns:
     def observe(self, module: nn.Module, arguments: Any, output: Any) -> None:
         """Note a call, and forget those that happened within it."""
         outputs = [
-            _Output(weakref.ref(leaf), source_of(leaf), leaf.grad_fn, leaf.shape)
-            for _, leaf in leaves(output)
+            _Output(path, weakref.ref(leaf), source_of(leaf), leaf.grad_fn, leaf.shape)
+            for path, leaf in leaves(output)
             if leaf.grad_fn is not None
         ]
         if not outputs or not torch.is_grad_enabled():
@@ -67,7 +114,25 @@ class NetworkRuns:
     def _run_that_gave(self, value: Tensor) -> _Run | None:
         return next((run for run in self._runs if len(run.outputs) == 1 and run.outputs[0].value() is value), None)
 
-    def path(self, model: nn.Module, logits: Tensor) -> Path | None:
+    def network(self, model: nn.Module, losses: Sequence[Tensor]) -> Network:
+        """Return what is known of the network that gave the first of some logits.
+
+        Args:
+            model: The module.
+            losses: Logits of each loss of a step.
+        """
+        entries = {entry: None for logits in losses for entry in self._entries(logits)}
+        is_one_head = len(entries) == 1 or len(losses) == 1
+        return Network(self.path(model, losses[0]), tuple(entries) if is_one_head else ())
+
+    def _entries(self, logits: Tensor) -> list[LogitsEntry]:
+        """Return which outputs of the run that gave logits these are made of."""
+        outputs = next((run.outputs for run in reversed(self._runs) if _gave(run.outputs, logits)), [])
+        source, behind = source_of(logits), set(nodes_behind([logits.grad_fn], NETWORK))
+        same = [each for each in outputs if each.source == source]
+        return [LogitsEntry(each.path, each.shape) for each in same or outputs if same or each.node in behind]
+
+    def path(self, model: nn.Module, logits: Tensor) -> Modules | None:
         """Return the dotted names of the modules that gave logits, each given the output of the one before.
 
         The name of the model itself is empty. If something that is no module stands between, the path is (None,), or

@@ -1,9 +1,14 @@
 """How a tensor was made from an entry of a batch: axes in another order, other shapes, the last token left out."""
 
 import itertools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
+
+_AXES_OF_CROPS = 5
+_CENTRE = {5: 4, 10: 4}
+"""Place of the centre crop among those that torchvision's FiveCrop and TenCrop return."""
 
 
 class View(NamedTuple):
@@ -13,11 +18,15 @@ class View(NamedTuple):
         axes: Their order, as ``permute`` takes it; None: as they are.
         shape: That of one sample; None: as it is.
         end: Place behind the last token that is taken, counted from the end as -1; None: all are taken.
+        crop: Which of several crops of each sample, ``(N, V, C, H, W)``, is taken; None: there are none.
+        takes_crops: Whether the network is given all of them with their axis, and not as samples of their own.
     """
 
     axes: tuple[int, ...] | None = None
     shape: tuple[int, ...] | None = None
     end: int | None = None
+    crop: int | None = None
+    takes_crops: bool = False
 
     def view_of(self, entry: Tensor) -> Tensor:
         """Return this view of the entry of another batch.
@@ -27,10 +36,16 @@ class View(NamedTuple):
             >>> View(axes=(0, 3, 1, 2)).view_of(torch.zeros(5, 8, 8, 3)).shape
             torch.Size([5, 3, 8, 8])
         """
+        if self.crop is not None and entry.ndim == _AXES_OF_CROPS:
+            return entry[:, self.crop]
         entry = entry if self.end is None else entry[:, : self.end]
         if self.axes is not None and len(self.axes) == entry.ndim:
             entry = entry.permute(self.axes)
         return entry if self.shape is None else entry.reshape(len(entry), *self.shape)
+
+    def given(self, images: Tensor) -> Tensor:
+        """Return images as the network takes them: crops with their axis."""
+        return images.unsqueeze(1) if self.takes_crops else images
 
 
 def view_from(entry: Tensor, tensor: Tensor) -> View | None:
@@ -39,8 +54,10 @@ def view_from(entry: Tensor, tensor: Tensor) -> View | None:
     Example:
         >>> import torch
         >>> images = torch.zeros(5, 8, 8, 3)
-        >>> view_from(images, images.permute(0, 3, 1, 2)), view_from(images, images.flatten(1))
-        (View(axes=(0, 3, 1, 2), shape=None, end=None), View(axes=None, shape=(192,), end=None))
+        >>> view_from(images, images.permute(0, 3, 1, 2)) == View(axes=(0, 3, 1, 2))
+        True
+        >>> view_from(images, images.flatten(1)) == View(shape=(192,))
+        True
     """
     if len(entry) != len(tensor):
         return None
@@ -53,3 +70,21 @@ def view_from(entry: Tensor, tensor: Tensor) -> View | None:
     if entry.is_contiguous() and tensor.is_contiguous():
         return View(shape=tuple(tensor.shape[1:]))
     return None
+
+
+def crops_in(entry: Tensor, arguments: Sequence[Tensor]) -> View | None:
+    """Return which crop of an entry ``(N, V, C, H, W)`` is shown, if modules were given all crops as samples.
+
+    Args:
+        entry: Of the batch.
+        arguments: What modules were given of it, the outermost module last.
+
+    Example:
+        >>> import torch
+        >>> crops = torch.zeros(4, 10, 3, 8, 8)
+        >>> crops_in(crops, [crops.flatten(0, 1)]) == View(crop=4), crops_in(crops, [crops]) is None
+        (True, True)
+    """
+    if entry.ndim != _AXES_OF_CROPS or all(tensor.shape != entry.flatten(0, 1).shape for tensor in arguments):
+        return None
+    return View(crop=_CENTRE.get(entry.shape[1], 0), takes_crops=arguments[-1].shape == entry.shape)

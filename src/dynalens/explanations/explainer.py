@@ -19,10 +19,12 @@ from dynalens.attribution import (
     token_relevance,
 )
 from dynalens.attribution.methods import BUILT_IN, takes
+from dynalens.capture import Network, View
 from dynalens.explanations.dense import ExplainedUnit
 from dynalens.explanations.forms import (
     Forward,
     Query,
+    check_crops,
     check_floating_copies,
     check_outputs,
     explained_form,
@@ -76,7 +78,8 @@ class Explainer:
         unit: The token or region that is explained of the samples, of a network that has logits for each.
         shift: Places by which the logits for a token stand before it.
         padding: The token that fills up sequences, None where it is not known.
-        network: Names of the modules that were seen to give the logits, None where that is not known.
+        network: What training steps showed of the network that gives the logits.
+        form: How the inputs are made of what the batch holds; None: they are as they stand there.
     """
 
     methods: Sequence[Method]
@@ -94,7 +97,8 @@ class Explainer:
     unit: ExplainedUnit | None = field(default=None, init=False)
     shift: int = field(default=0, init=False)
     padding: int | None = field(default=None, init=False)
-    network: Sequence[str | None] | None = field(default=None, init=False)
+    network: Network = field(default=Network(), init=False)
+    form: View | None = field(default=None, init=False)
 
     def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0, outputs: int | None = None) -> None:
         """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
@@ -210,10 +214,21 @@ class Explainer:
         return self._model_forward(model, images, dense=True), images
 
     def _model_forward(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
+        if self.form is None or not self.form.takes_crops:
+            return self._forward_in_network(model, images, dense=dense)
+        given = self.form.given
+        forward = self._forward_in_network(model, given(images), dense=dense)
+        check_crops(model, forward, given(images))
+        return lambda x: forward(given(x))
+
+    def _forward_in_network(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
         if self.forward:
             return functools.partial(self.forward, model)
-        forward = find_forward(model, images, dense=dense, network=self.network)
-        return with_mask(forward, images, self.padding)
+        network = self.network
+        found = find_forward(model, images, dense=dense, network=network.modules)
+        is_seen = bool(network.modules) and (found is not model or network.modules == ("",))
+        forward = with_mask(found, images, self.padding)
+        return (lambda x: network.chosen(forward(x))) if network.entries and is_seen else forward
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:

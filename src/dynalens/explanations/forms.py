@@ -95,6 +95,26 @@ def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) ->
         )
 
 
+def check_crops(model: nn.Module, forward: Forward, crops: Tensor) -> None:
+    """Raise a ValueError unless a crop that is given twice has the logits of the crop alone, as a mean over crops has.
+
+    Args:
+        model: The module.
+        forward: Gives the logits of samples of several crops.
+        crops: Samples of one crop, ``(N, 1, C, H, W)``.
+    """
+    crop = crops[:1].to(floating_dtype(model, crops)) if crops.is_floating_point() else crops[:1]
+    with undisturbed(model), torch.no_grad():
+        alone, twice = (checked_logits(forward(crop.repeat(1, times, 1, 1, 1))) for times in (1, 2))
+    if alone.shape != twice.shape or not torch.allclose(alone.float(), twice.float(), rtol=_SAME, atol=_SAME):
+        raise ValueError(
+            "Expected the model to average the logits of the V images of a sample, (N, V, C, H, W), got other logits "
+            "when an image was given twice. To explain all V images together, pass `inputs=` with a callable(batch) -> "
+            "(images with the axes V and C as one, labels), and `forward=` with a callable(pl_module, images) -> "
+            "logits that separates them again."
+        )
+
+
 def check_outputs(model: nn.Module, forward: Forward, images: Tensor, outputs: int) -> None:
     """Raise a ValueError unless a regression's model gives as many numbers for each sample as it is trained on."""
     image = images[:1]

@@ -74,6 +74,7 @@ class RunExplanations:
             outputs=self.samples.outputs,
         )  # fmt: skip
         self.explainer.padding, self.explainer.network = self.samples.padding, self.samples.observer.network
+        self.explainer.form = self.samples.observer.layout.form
         if samples is None:
             return None
         predicted, regions = self._choice.target == "prediction", self.samples.regions(samples[0])
