@@ -61,65 +61,68 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
     the first epoch has no validation, it takes them from the first training batch. If there is a
     TrainingDynamicsMonitor, it also explains the worst suspects of the epoch before, each for its given and for its
     predicted label. Pictures go to TensorBoard, or to files if there is no TensorBoardLogger. The ids, maps and numbers
-    of the samples go to ``<log_dir>/dynalens/explanations/`` (:func:`load_explanations`). Each metric is logged next to
-    that of a random ranking. Training is not disturbed.
+    of the samples go to ``<log_dir>/dynalens/explanations/``, which :func:`load_explanations` reads. Each metric is
+    logged next to its value for a random ranking. Weights, random numbers and gradients are those of a run without the
+    callback.
 
-    The inputs may be images; volumes (N, C, D, H, W), of which pictures show the middle slice; signals (N, C, T); rows
-    of a table (N, F), whose replaced columns are zero by default; tokens (N, T), explained at their embedding; integer
-    images that the model scales; and complex images, as real and imaginary parts. Samples whose label is no class are
-    left out. If each token or pixel has a class, one token or region of each sample is explained, and of a suspect the
-    suspicious one. With several processes, the first one explains samples that it sees.
+    The inputs may be images; integer images that the model scales; complex images, which are explained as real and
+    imaginary parts; volumes (N, C, D, H, W), of which pictures show the middle slice; signals (N, C, T); rows of a
+    table (N, F), whose replaced columns are zero by default; or tokens (N, T), which are explained at their embedding.
+    Samples whose label is not a class are left out. If each token or pixel has a class of its own, one token or region
+    of each sample is explained: of a suspect, the most suspicious one. With several processes, the first process
+    explains samples that it sees.
 
     Args:
-        methods: Names of maps: the functions in ``dynalens.attribution``, such as "saliency", "smooth_grad" or
-            "grad_cam"; "captum:<Class>", such as "captum:Occlusion"; callables (model, images, targets) -> maps, or
-            dotted paths of such, which are named by their ``__name__``.
-        method_args: Arguments of methods, by name: ``{"smooth_grad": {"samples": 10}}``. See :func:`dynalens.explain`.
-        metrics: Names of metrics of each map: "deletion", "insertion" (areas under the curves),
+        methods: Names of the methods that compute maps: functions in ``dynalens.attribution``, such as "saliency",
+            "smooth_grad" or "grad_cam", or "captum:<Class>", such as "captum:Occlusion". A method may also be a
+            callable(model, images, targets) that returns maps, or its dotted path. It is named by its ``__name__``.
+        method_args: Arguments of each method: ``{"smooth_grad": {"samples": 10}}``. See :func:`dynalens.explain`.
+        metrics: Names of metrics of each map: "deletion" and "insertion" (areas under the curves),
             "symmetric_relevance_gain", "deletion_rescaled", "insertion_rescaled", "average_drop", "average_increase",
-            "pointing_game", "relevance_mass" (in the object: see ``masks``), "infidelity", "sensitivity" (to noise),
-            "local_fidelity" (:func:`dynalens.local_fidelity`), "class_sensitivity" (against the map of the most
-            probable other class), "attribution_drift" (rank correlation with the last explanation),
-            "randomisation_check" (with the first one) and "consensus" (with the mean of all before).
+            "pointing_game" and "relevance_mass" (both need ``masks``), "infidelity", "sensitivity" (to noise),
+            "local_fidelity", "class_sensitivity" (rank correlation with the map of the most probable other class),
+            "attribution_drift" (with the map of the last explanation), "randomisation_check" (with the map of the first
+            explanation) and "consensus" (with the mean of all earlier maps).
         baseline: What replaced pixels show: "blur", "zero", "mean", a callable(images) -> images, or its dotted path.
-            For tokens the id of a token without meaning: that of the mask or of unknown words.
+            For tokens, pass the id of a token without meaning, such as the mask token or the token of unknown words.
         steps: Number of steps of a curve, or "auto" to set points where it bends.
-        patch_size: Side of the patches that are replaced together.
-        precision: Of the passes that score perturbed images: "float32", "bfloat16", "float16", or "auto" for the
-            Trainer's.
+        patch_size: Side of the patches that are replaced together, in pixels.
+        precision: Precision of the forward passes that score perturbed images: "float32", "bfloat16", "float16", or
+            "auto", which is the Trainer's.
         seed: Seed of the order of equally relevant pixels, and of the random ranking.
         num_samples: How many samples are explained in every epoch.
         samples: Samples to explain instead: images (N, C, H, W) and labels (N,), or ids of training samples.
-        suspects: How many suspects are explained besides: the first ones of ``TrainingDynamicsMonitor.suspects()``.
+        suspects: How many suspects are explained, too: the first ones of ``TrainingDynamicsMonitor.suspects()``.
         target: The class for which the samples of every epoch are explained: "label" or "prediction".
-        inputs: Where images and labels stand in the batch: (key, key), callable(batch) -> (images, labels), or its
-            dotted path. "auto": the entries that the first training steps give to the network and to the loss. If
-            these are not seen, the first entry and its label, or usual keys.
+        inputs: Where images and labels stand in the batch: a pair of keys, a callable(batch) -> (images, labels), or
+            its dotted path. "auto" takes the entries that the first training steps give to the network and to the loss.
+            If it cannot see these, it takes the first entry and its label, or usual keys of a dict.
         forward: Callable(pl_module, images) -> logits. Default: the module, or its only child that gives logits.
         decode: Callable(token id) -> its word, such as a tokenizer's, for pictures of tokens and the table of suspects.
-            Empty words are not drawn. Default: the id.
-        masks: Where the batch has a mask of the object (N, H, W), or boxes (N, 4), for "pointing_game" and
-            "relevance_mass": key, position, callable(batch) or its dotted path; a tensor for given ``samples``.
-        target_layer: Dotted name of the layer for class activation maps. Default: the last one with feature maps, of
-            convolutional networks and of transformers. It is searched at the first explanation.
+            Empty words are not drawn. Default: the id is shown.
+        masks: Where the batch has masks (N, H, W) or boxes (N, 4) of the objects, for "pointing_game" and
+            "relevance_mass": a key, a position, a callable(batch) or its dotted path. For given ``samples``: a tensor.
+        target_layer: Dotted name of the layer for class activation maps. Default: the last one with feature maps, which
+            is searched before the first explanation (:func:`~dynalens.find_target_layer`).
         contrast: Name of the method that shows in the gallery of suspects what speaks for the suggested rather than the
             given class (:func:`dynalens.contrast`). None: no such map.
         robustness: How to try to change the predictions of the explained samples: "fgsm", "pgd" and "random_sign" look
             for the smallest step (:func:`dynalens.smallest_step`), "gaussian_noise", "blur", "brightness" and
             "contrast" corrupt the samples (:func:`dynalens.corrupted`). A picture and scalars show the result.
-        every_n_epochs: Explain every so many epochs.
-        max_overhead: Largest fraction of the training time that explaining may take. If it would take more, the first
-            epoch, the last one and only some in between are explained, evenly spread. One line says so. None: no limit.
-        x_axis: "step", at which Lightning logs an epoch's metrics, or "epoch".
+        every_n_epochs: Number of epochs from one explanation to the next.
+        max_overhead: Largest fraction of the training time that explaining may take. If it would take more, only the
+            first epoch, the last one and some in between are explained, and one message says so. None: no limit.
+        x_axis: "step", the step at which Lightning logs the metrics of an epoch, or "epoch".
         name: Tells several monitors of one Trainer apart. Files go to ``<log_dir>/dynalens/<name>/``.
-        on_error: If something fails during training, "warn" warns once and leaves it out: a method, a metric, or all
-            explanations. "raise" raises the error. If memory runs out, smaller chunks are tried first.
+        on_error: What to do if something fails during training. "warn" warns once and goes on without the method,
+            the metric or the explanations that failed. "raise" raises the error. If memory runs out, smaller chunks are
+            tried first.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     Example:
-        The maps' settings go by their names; a mistake is said before training.
+        A mistake in an argument is an error before training.
 
         >>> AttributionMonitor(methods="smooth_grad", method_args={"smooth_grad": {"samples": 10}}).methods
         ('smooth_grad',)

@@ -21,36 +21,40 @@ from dynalens.logs import ConceptLog, ConceptSettings, sink_of
 
 
 class ConceptMonitor(PacedPictures, NamedCallback):
-    """Log after each epoch whether a layer has learned concepts that you name: TCAV of examples, IoU with masks.
+    """Log after each epoch whether a layer has learned concepts that you name, by TCAV and network dissection.
 
     For each class and concept, ``score`` is the fraction of the class's images for which the concept speaks for the
     class (:func:`dynalens.tcav`), ``random`` the same for random images in place of the concept, and ``p_value`` that
     of the test between the two. If the network learns to use a concept, ``score`` moves away from 0.5 and from
-    ``random``. With ``masks``, a sheet shows the channels that are detectors of a concept (:func:`dynalens.dissect`).
-    Training is not disturbed: weights, random numbers and gradients are those of a run without the callback.
+    ``random``. With ``masks``, a sheet shows the channels that detect a concept (:func:`dynalens.dissect`). Weights,
+    random numbers and gradients are those of a run without the callback.
 
     Args:
         layer: Dotted name of the layer.
-        samples: Images ``(N, C, *spatial)`` as the model takes them, and their classes ``(N,)``; or a folder that has a
-            folder of pictures for each class, in the order of names, as torchvision's ImageFolder.
-        concepts: For each name of a concept a tensor of examples or a folder of pictures; none for dissection alone.
-        random: Images without the concepts, a tensor or a folder.
-        transform: Callable(PIL image) -> tensor; needed for folders.
-        runs: How many random sets each concept is compared with.
-        masks: For each name of a concept, ``(N, H, W)``: where it is in the images of ``samples``; none for TCAV alone.
-            If ``samples`` is a folder, a folder of pictures of the same names, white where the concept is.
-        top: As for :func:`dynalens.dissect`.
-        forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        every_n_epochs: Ask every so many epochs, at least. Each time costs a pass of all examples and a backward pass
-            of the images.
-        max_overhead: Largest fraction of the training time that asking may take. If it would take more, it is asked in
-            the first and the last epoch, and in those between only as often as there is time. None: whatever it takes.
-        x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
-        name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
-        on_error: "warn" switches it off with one warning if it fails while training; "raise" raises.
+        samples: Images ``(N, C, *spatial)`` as the model takes them, and their classes ``(N,)``. Or a folder with one
+            folder of pictures for each class; as for torchvision's ImageFolder, the order of names numbers the classes.
+        concepts: For TCAV: for the name of each concept, a tensor of examples ``(M, C, *spatial)`` or a folder of
+            pictures.
+        random: For TCAV: images without the concepts, a tensor or a folder.
+        transform: Callable(PIL image) -> tensor. You must pass it with folders.
+        runs: Number of random sets that each concept is compared with.
+        masks: For dissection: for the name of each concept, a tensor ``(N, H, W)`` that is not 0 where the concept is
+            in the images of ``samples``. If ``samples`` is a folder: a folder of pictures with the same names, white
+            where the concept is.
+        top: Fraction of the positions at which a channel counts as active, see :func:`dynalens.dissect`.
+        forward: Callable(pl_module, images) -> logits. Default: the module, or its only child that gives logits.
+        every_n_epochs: Smallest number of epochs from one test to the next. A test costs a forward pass of all examples
+            and a backward pass of the images.
+        max_overhead: Largest fraction of the training time that the tests may take. If they would take more, only the
+            first epoch, the last one and some in between have one. None: no limit.
+        x_axis: "step", the step at which Lightning logs the metrics of an epoch, or "epoch".
+        name: Tells several monitors of one Trainer apart. Their tags begin with ``dynalens/<name>/``.
+        on_error: What to do if a test fails during training. "warn" warns once and makes no more tests. "raise" raises
+            the error.
 
     Raises:
-        ValueError: If an argument is out of its range, nothing is asked for, or a folder cannot be read.
+        ValueError: If an argument is out of its range, neither ``concepts`` nor ``masks`` is passed, or a folder cannot
+            be read.
 
     Example:
         >>> import torch

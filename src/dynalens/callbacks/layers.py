@@ -23,36 +23,37 @@ from dynalens.logs import LayerLog, LayerPictures, LayerSettings, show_as_traine
 class LayerMonitor(PacedPictures, NamedCallback):
     """Show what a layer computes: first-layer filters, feature maps, the inputs that excite a channel, ideal inputs.
 
-    It shows only what you ask for. Pictures go to TensorBoard, or to files if there is no TensorBoardLogger. With
-    several processes, the first one shows what it sees. Training is not disturbed: weights, random numbers and
-    gradients are those of a run without the callback.
+    It shows only what you ask for, so pass at least one of ``weights``, ``feature_maps``, ``top_inputs`` and
+    ``maximise``. Pictures go to TensorBoard, or to files if there is no TensorBoardLogger. With several processes, the
+    first process shows what it sees. Weights, random numbers and gradients are those of a run without the callback.
 
     Args:
-        layer: Dotted name of the layer whose channels are shown.
-        channels: Numbers of the channels, or how many of the first ones.
-        weights: Show the filters of the first convolution, or of the one of this name.
-        feature_maps: For how many inputs the maps of the channels are shown; 0 for none. They are the first inputs of
-            the first validation batch (not of the sanity check), or without validation of the first training batch.
-        top_inputs: For each channel, how many of the inputs that it responds to most are shown, by the largest value of
-            the channel's map; 0 for none. They are searched in the forward passes of each validation, in which the
-            weights stay the same, or without validation in those of training.
+        layer: Dotted name of the layer whose channels are shown. Only filters and images of classes need none.
+        channels: The numbers of the channels, or one number: how many channels, from the first one.
+        weights: True shows the filters of the first convolution. A dotted name shows those of another convolution.
+        feature_maps: Number of inputs for which the maps of the channels are shown. They are the first inputs of the
+            first validation batch (not of the sanity check) or, without validation, of the first training batch.
+        top_inputs: Number of inputs to show for each channel: those with the largest value in the channel's map. They
+            are searched in the forward passes of each validation, in which the weights stay the same, or without
+            validation in those of training.
         maximise: "classes" or "channels": at the end of training, draw an image that maximises each of them
-            (:func:`dynalens.maximise_activation`); None for none.
-        classes: Numbers of the classes to maximise, or how many of the first ones.
-        maximise_steps: How many forward and backward passes make such an image.
+            (:func:`dynalens.maximise_activation`). None: no such images.
+        classes: The numbers of the classes to maximise, or one number: how many classes, from the first one.
+        maximise_steps: Number of forward and backward passes that make such an image.
         maximise_args: More arguments of :func:`dynalens.maximise_activation`: "variants", "diversity",
             "diversity_layer" (default: ``layer``), "frequency_penalty", "robust", "seed".
-        inputs: Where images stand in the batch: "auto" (where the first training steps take the network's input from,
-            else its first entry or a usual key), a key or callable(batch).
-        forward: Callable(pl_module, images) -> logits; default: the module, or its only child that gives logits.
-        every_n_epochs: Draw pictures every so many epochs, at least. After ten epochs with pictures they are drawn less
-            often, and always in the last epoch.
-        max_overhead: Largest fraction of the training time that pictures may take, without the search for the strongest
-            inputs and without ideal inputs. If they would take more, the first and the last epoch have them, and those
-            between only as often as there is time. None: whatever they take.
-        x_axis: "step" as Lightning logs an epoch's metrics, or "epoch".
-        name: Tells several monitors of one Trainer apart; their tags begin with ``dynalens/<name>/``.
-        on_error: "warn" switches the pictures off with one warning if one fails while training; "raise" raises.
+        inputs: Where images stand in the batch: a key or a callable(batch). "auto" takes the entry that the first
+            training steps give to the network. If it cannot see it, it takes the first entry or a usual key of a dict.
+        forward: Callable(pl_module, images) -> logits. Default: the module, or its only child that gives logits.
+        every_n_epochs: Smallest number of epochs from one picture to the next. After ten epochs with pictures they are
+            drawn less often, and always in the last epoch.
+        max_overhead: Largest fraction of the training time that pictures may take. The search for ``top_inputs`` and
+            the images of ``maximise`` are not counted. If pictures would take more, only the first epoch, the last one
+            and some in between have them. None: no limit.
+        x_axis: "step", the step at which Lightning logs the metrics of an epoch, or "epoch".
+        name: Tells several monitors of one Trainer apart. Their tags begin with ``dynalens/<name>/``.
+        on_error: What to do if a picture fails during training. "warn" warns once and draws no more pictures. "raise"
+            raises the error.
 
     Raises:
         ValueError: If an argument is out of its range, or nothing is asked for.

@@ -42,19 +42,27 @@ class RecordingCallback(NamedCallback):
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """The name of each class: those that were given, else the dataset's."""
+        """The name of each class: the ones passed as ``class_names``, or else those of the dataset."""
         return self._live.class_names
 
     def statistics(self) -> SampleStatistics:
-        """Return the statistics as of the last complete epoch; raise RuntimeError before there is one."""
+        """Return the statistics of each sample as of the last complete epoch.
+
+        Raises:
+            RuntimeError: If no epoch is complete.
+        """
         return self.record.statistics
 
     def save(self, path: str | Path | None = None) -> Path:
-        """Write the record and the tables to a folder, by default the run's, and return it."""
+        """Write the record and its tables to a folder, and return the folder.
+
+        Args:
+            path: The folder. Default: the folder of the run, where each epoch writes them anyway.
+        """
         return self._live.save(path)
 
     def table(self, *, embeddings: Any = None) -> pd.DataFrame:
-        """Return :meth:`Record.table`: one row for each sample of the dataset, index ``sample_id``."""
+        """Return a table with one row for each sample of the dataset: :meth:`Record.table`."""
         return self.record.table(embeddings=embeddings)
 
     def suspects(
@@ -65,25 +73,25 @@ class RecordingCallback(NamedCallback):
         embeddings: Any = None,
         answers: AuditAnswers | None = None,
     ) -> pd.DataFrame:
-        """Return :meth:`Record.suspects`: the samples that were seen, the most suspicious first."""
+        """Return the samples that were seen, the most suspicious first: :meth:`Record.suspects`."""
         return self.record.suspects(n, precision, embeddings=embeddings, answers=answers)
 
     def noise_rate(self) -> NoiseRate:
-        """Return :meth:`Record.noise_rate`: the estimated fraction of wrong labels."""
+        """Return the estimated fraction of wrong labels: :meth:`Record.noise_rate`."""
         return self.record.noise_rate()
 
     def doubts(self) -> list[str]:
-        """Return :meth:`Record.doubts`: the reasons to doubt that estimate and the flags."""
+        """Return the reasons to doubt the noise rate and the flags: :meth:`Record.doubts`."""
         return self.record.doubts()
 
     def clean_indices(
         self, precision: float | None = None, *, embeddings: Any = None, answers: AuditAnswers | None = None
     ) -> list[Any]:
-        """Return :meth:`Record.clean_indices`: the ids of the samples that are not flagged."""
+        """Return the ids of the samples that are not flagged: :meth:`Record.clean_indices`."""
         return self.record.clean_indices(precision, embeddings=embeddings, answers=answers)
 
     def weights(self, *, answers: AuditAnswers | None = None) -> Array:
-        """Return :meth:`Record.weights`: the probability that each label is right, shape (N,)."""
+        """Return the probability that each label is right, shape (N,): :meth:`Record.weights`."""
         return self.record.weights(answers=answers)
 
     def relabelled(
@@ -94,11 +102,11 @@ class RecordingCallback(NamedCallback):
         *,
         answers: AuditAnswers | None = None,
     ) -> Any:
-        """Return :meth:`Record.relabelled`: the dataset with the suggested label in place of each flagged one."""
+        """Return the dataset with the suggested label in place of each flagged one: :meth:`Record.relabelled`."""
         return self.record.relabelled(dataset, precision, label, answers=answers)
 
     def removable(self, fraction: float) -> list[Any]:
-        """Return :meth:`Record.removable`: the ids of that fraction of the samples which training needs least."""
+        """Return the ids of the samples that training needs least: :meth:`Record.removable`."""
         return self.record.removable(fraction)
 
     def draw_audit(self, n: int) -> list[int]:

@@ -23,18 +23,18 @@ from dynalens.tensorboard import Layout, dynamics_layout
 
 
 class TrainingDynamicsMonitor(RecordingCallback):
-    """Record how the network treats each training sample in each step, and rank the samples by suspicion.
+    """Record margin, loss and prediction of each training sample in each step, and rank the labels by suspicion.
 
     Margin, confidence, forgetting events and the other statistics come from the step's own forward pass, before the
     weights change. There is no second pass, no step waits for the device, and weights, random numbers and gradients are
     those of a run without the callback. Files go to ``<log_dir>/dynalens/``. ``docs/tensorboard.md`` lists the
-    TensorBoard tags. Without a TensorBoardLogger the pictures are files. Loggers with ``log_image`` get them, too.
+    tags. Pictures go to TensorBoard, or to files if there is no TensorBoardLogger, and to loggers with ``log_image``.
 
     Args:
-        index: How to know which samples are in a batch. "auto" observes the loader's sampler. Otherwise the key under
-            which the batch has the dataset index, or an id, of each of its N samples, or its place in a tuple; or a
-            callable(batch) that returns them, or its dotted path. Strings are ids, with a row each in the record, and
-            so are integers of an iterable dataset or from within a Subset. (Those on an accelerator are waited for.)
+        index: How to know which samples are in a batch. "auto" observes the sampler of the loader. Otherwise say where
+            the batch has the dataset index, or an id, of each sample: the key in a dict, the position in a tuple, or a
+            callable(batch) that returns them, or its dotted path. Strings are ids, and so are integers of an iterable
+            dataset or of a dataset in a Subset: each new id gets a row in the record.
         capture: How to find logits and targets. "auto" takes the first of these that it finds: ``logits`` and
             ``targets`` in the dict that ``training_step`` returns; a call of ``cross_entropy``, ``nll_loss`` or
             ``binary_cross_entropy_with_logits``; for a regression ``predictions`` and ``targets`` in that dict, or a
@@ -42,50 +42,50 @@ class TrainingDynamicsMonitor(RecordingCallback):
             softmax or sigmoid before the loss, with the batch's labels. "labels" is "auto" for samples with any number
             of labels, even if each has exactly one in the first batch (``docs/units.md``). "loss" ignores the dict.
             "outputs" requires it. "module:<dotted name>" takes the output of a layer, and the batch's labels. A
-            callable(outputs, batch), or its dotted path, returns both. One logit z per sample counts as two classes
-            with logits 0 and z. Log-probabilities that ``nll_loss`` gets have the same margins as their logits.
+            callable(outputs, batch), or its dotted path, returns logits and targets. One logit z per sample counts as
+            two classes with the logits 0 and z. Log-probabilities given to ``nll_loss`` count as logits.
         loader: Which loader to record if training has several: its key in a dict or its position in a list. ``index``
-            is then looked for in the part of the batch that comes from it.
+            then refers to the part of the batch that comes from this loader.
         views: How many rows of logits each sample has, if a step concatenates several views of the batch.
         features: Dotted name of a layer, best the one before the last linear layer. Its newest output for each sample,
-            averaged over space or tokens, gives the table's column ``score_neighbours``. It stays on the device in
-            bfloat16, 2 bytes for each of N x D values and at most 1 GiB, and is saved in checkpoints.
-        projector_every_n_epochs: Show features of 2,000 samples in the projector every so many epochs. None: never.
-        gradient_noise: True, or the dotted name of the linear layer that gives the logits (default: the last one). Logs
-            length and noise of its gradients (:class:`~dynalens.GradientNoise`). Each step then costs one more forward
-            pass of that layer and half a millisecond of small operations.
+            averaged over positions, gives the column ``score_neighbours`` of the table. N outputs of D numbers stay on
+            the device as bfloat16 (2 N D bytes, at most 1 GiB) and are saved in checkpoints. None: no such column.
+        projector_every_n_epochs: Show ``features`` of 2,000 samples in the projector every n epochs. None: never.
+        gradient_noise: True logs length and noise of the last linear layer's gradients
+            (:class:`~dynalens.GradientNoise`). If another layer gives the logits, pass its dotted name. Each step then
+            costs one more forward pass of that layer and half a millisecond of small operations.
         class_names: Name of each class. Default: the dataset's ``classes``.
         name_of: Callable(sample id) that returns the name of a sample. Default: the paths in the dataset's ``samples``.
         decode: Callable(token id) that returns its word, such as a tokenizer's ``decode``, for samples that are tokens.
             An empty word is not shown. Default: that of an AttributionMonitor of the same Trainer.
         save_dir: Folder of the record. Default: ``<log_dir>/dynalens``.
-        history: Keep index, p(label), margin, prediction and p(another class) of every presentation on disk.
-        mean_probabilities: Keep the mean of all K probabilities of each of the N samples, for cleanlab for instance.
-            True allows 1 GiB for them, and a number that many, counted as 4 N K bytes. ``record.npz`` grows by as
-            much. :class:`~dynalens.TrainingDynamics` says which memory they take.
+        history: Whether to keep index, p(label), margin, prediction and p(another class) of each presentation on disk.
+        mean_probabilities: Whether to keep the mean of all K probabilities of each of the N samples, for cleanlab for
+            instance. They take 4 N K bytes, in ``record.npz``, too. True allows 1 GiB, a number that many GiB.
+            :class:`~dynalens.TrainingDynamics` says how much memory they take during training.
         tolerance: For a regression (``docs/regression.md``): the absolute residual below which a prediction is right, a
             number or one for each target. Default: the median absolute deviation of the targets.
         top_k: How many suspects the gallery shows. Their pictures are copied from the batches of the next epoch.
-        similar: How many similar training samples of its given class, and of its suggested class, are shown beside each
-            suspect in gallery and report: the nearest ones by ``features``. 0: none.
+        similar: How many training samples of the given and of the suggested class, those with the most similar
+            ``features``, are shown beside each suspect in gallery and report.
         prototypes: How many prototypes, criticisms, easiest and hardest samples of each class a sheet shows, for up to
             20 classes. They are chosen by ``features`` before the last epoch (:func:`~dynalens.prototypes`). 0: none.
         audit: How many samples of an audit (:func:`~dynalens.audit_plan`) to draw before the last epoch. Their inputs
             and labels of tokens and pixels are copied from its batches: ``dynalens audit`` needs no ``--data``. If
             ``max_steps``, ``max_time`` or early stopping may end training sooner, they are drawn before the epoch
             ``min_epochs``, but not before the second. A plan in the folder is kept. A fit of one epoch draws none.
-        log_every_n_epochs: Write to the logger every so many epochs.
-        max_overhead: Largest fraction of the training time that drawing charts and suspects may take. If it would take
-            more, the first epoch, the last one and only some in between are drawn, evenly spread. One line says so.
-            Numbers are written in each epoch. None: no limit.
-        x_axis: "step", at which Lightning logs an epoch's metrics, or "epoch".
+        log_every_n_epochs: Number of epochs from one writing to the logger to the next.
+        max_overhead: Largest fraction of the training time that charts and suspects may take. If they would take more,
+            only the first epoch, the last one and some in between have them, and one message says so. Numbers are
+            written in each epoch. None: no limit.
+        x_axis: "step", the step at which Lightning logs the metrics of an epoch, or "epoch".
         name: Tells several monitors of one Trainer apart. Files go to ``<log_dir>/dynalens/<name>/``.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     Example:
-        A model whose logits are its inputs; the label of the third sample contradicts them.
+        The logits of this model are its inputs. The label of the third sample contradicts them.
 
         >>> import tempfile, torch
         >>> import pytorch_lightning as pl

@@ -10,29 +10,30 @@ _SUMS = 4  # of the norm, the trace, the squared length of the expected gradient
 
 
 class GradientNoise:
-    r"""Measure how far the gradients of single samples scatter, from what the forward pass computed.
+    r"""Measure how far the gradients of single samples scatter: their variance and the noise scale of the batch.
 
     With logits :math:`z = W h + b`, the gradient of sample i's cross-entropy for W and b is
-    :math:`g_i = (p_i - e_{y_i}) (h_i, 1)^\top`, with its softmax :math:`p_i` and the one-hot row :math:`e_{y_i}`. Of B
-    samples of a step, :math:`\hat g` is the mean. Without bias, and up to rounding,
+    :math:`g_i = (p_i - e_{y_i}) (h_i, 1)^\top`, with its softmax :math:`p_i` and the one-hot row :math:`e_{y_i}`. Let
+    :math:`\hat g` be the mean over the B samples of a step. Up to rounding, these estimates are unbiased:
 
-    - the trace of the covariance of the noise is estimated by
+    - of the trace of the covariance of the gradients,
       :math:`\hat S = \frac{1}{B - 1} \sum_i \lVert g_i - \hat g \rVert^2`,
-    - the squared length of the expected gradient by :math:`\hat G = \lVert \hat g \rVert^2 - \hat S / B`.
+    - of the squared length of the expected gradient, :math:`\hat G = \lVert \hat g \rVert^2 - \hat S / B`.
 
-    The noise scale is :math:`\sum \hat S / \sum \hat G` over the steps: the batch size at which noise and gradient are
-    of one size. Smaller batches are mostly noise, and much larger ones waste samples.
+    The noise scale is :math:`\sum \hat S / \sum \hat G` over the steps. At this batch size, the noise of a step is as
+    large as its gradient. Steps of smaller batches are mostly noise, and much larger batches waste samples.
 
     Source: McCandlish et al., "An Empirical Model of Large-Batch Training", 2018, equation 2.9 and appendix A.1; the
     trace is that of the covariance of Wu et al., "On the Noisy Gradient Descent that Generalizes as SGD", ICML 2020.
-    Both mean all parameters; this is the last layer's, and of the plain cross-entropy, whatever loss is trained on.
+    Differs from the sources: they measure the gradient of all parameters. This is the gradient of the last layer, and
+    of the plain cross-entropy, whatever the loss of the training is.
 
-    A step costs a forward pass of the last layer and some two dozen small operations, half a millisecond on one core,
-    and waits for no device.
+    A step costs a forward pass of the last layer and about two dozen small operations, which take half a millisecond on
+    one core. It does not wait for the device.
 
     Example:
-        One feature of 1, no bias: the gradients are p - y, here -1/2 and 1/2 of the first logit and the opposite of the
-        second. Their mean is 0, and the trace is 4 times 1/4.
+        With one feature of 1 and no bias, a gradient is p - onehot(y): (-1/2, 1/2) for the first sample and (1/2, -1/2)
+        for the second. Their mean is 0, and the trace is 4 times 1/4, divided by B - 1 = 1.
 
         >>> noise = GradientNoise()
         >>> noise.update(torch.ones(2, 1), torch.zeros(2, 2), torch.tensor([0, 1]), bias=False)
@@ -49,10 +50,10 @@ class GradientNoise:
         A step of fewer than two samples, or with a number that is not finite, is left out.
 
         Args:
-            features: Shape ``(B, D)``: the last layer's inputs h.
-            logits: Shape ``(B, K)``, K >= 2; of (B, 1) the only one is that of class 1 against 0.
-            targets: Shape ``(B,)``, int64; negative ones are of samples that do not count.
-            bias: Whether the layer has one.
+            features: Shape ``(B, D)``: the inputs h of the last layer.
+            logits: Shape ``(B, K)``. With K = 1, the only logit is that of class 1, and that of class 0 is 0.
+            targets: Shape ``(B,)``, int64. Samples with a negative target do not count.
+            bias: Whether the layer has a bias.
 
         Raises:
             ValueError: If the shapes do not agree.
@@ -78,14 +79,16 @@ class GradientNoise:
         self._sums = wide if self._sums is None else self._sums + wide
 
     def end_epoch(self, gather: Callable[[Tensor], list[Tensor]] | None = None) -> dict[str, float]:
-        """Return the means of the steps since the last call, by name; nothing where there was none.
+        """Return the means over the steps since the last call, by name.
 
         Args:
-            gather: Returns the tensors of all processes for this one's, ``(1, 4)``; all of them call it.
+            gather: If several processes train, a callable that takes the tensor of this process, shape ``(1, 4)``, and
+                returns those of all processes. All of them must call ``end_epoch``.
 
         Returns:
-            "gradient_norm", the mean of the length of the steps' mean gradients; "gradient_variance", that of the
-            trace; "noise_scale", in samples, unless the estimate of the expected gradient's length is not above 0.
+            "gradient_norm", the mean length of the mean gradients; "gradient_variance", the mean trace; and
+            "noise_scale", in samples, which is missing if the estimated length of the expected gradient is not above 0.
+            The dictionary is empty if there was no step.
         """
         sums = torch.zeros(_SUMS) if self._sums is None else self._sums
         self._sums = None

@@ -1,4 +1,4 @@
-"""The record with its checks: ``update`` for each batch, ``end_epoch`` once an epoch."""
+"""Compute the record without Lightning: ``update`` for each batch, ``end_epoch`` after each epoch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,25 +37,27 @@ Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 class TrainingDynamics:
-    """Compute the statistics of each training sample, exactly, and without waiting for the device in a step.
+    """Compute the training dynamics of each sample, such as margin and forgetting events, without Lightning.
 
-    Call ``update`` for each batch, ``end_epoch`` after each epoch, and ``compute`` when you want the statistics.
-    This needs no Lightning. A presentation is one time that the network trains on a sample. The record takes 64 bytes
-    for each sample. During an epoch, each presentation takes 32 bytes more, 24 of them on the device of the logits.
+    Call ``update`` for each batch, ``end_epoch`` after each epoch, and ``compute`` when you want the statistics. No step
+    waits for the device. A presentation is one time that the network trains on a sample. The record takes 64 bytes per
+    sample. During an epoch, each presentation takes 32 bytes more, 24 of them on the device of the logits.
 
     Args:
         num_samples: Number N of samples in the dataset.
-        mean_probabilities: Also keep the mean of all K probabilities of each sample. True allows them 1 GiB, a number
-            allows that many GiB, counted as 4 N K bytes. During an epoch, the device of the logits holds 4 K bytes for
+        mean_probabilities: Whether to also keep the mean of all K probabilities of each sample. They take 4 N K bytes:
+            True allows 1 GiB, a number that many GiB. During an epoch, the device of the logits holds 4 K bytes for
             each presentation, and twice as many while several processes merge their records. The host holds 6 N K
             bytes, and 12 N K bytes more while an epoch ends.
         tolerance: For a regression, the absolute residual below which a prediction is right: a number, or one for each
-            of D targets. Default: :func:`~dynalens.dynamics.tolerance.default_tolerance` of the first epoch's targets.
+            of D targets. Default: the median absolute deviation of the first epoch's targets.
 
     Raises:
         ValueError: If ``num_samples`` is not positive, ``mean_probabilities`` negative, or ``tolerance`` not positive.
 
     Example:
+        The margins of sample 0 are 1 and -3: it was right, then wrong. Those of sample 1 are -1 and -1.
+
         >>> import torch
         >>> dynamics = TrainingDynamics(2)
         >>> for epoch, logits in enumerate([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [1.0, 0.0]]]):
@@ -87,13 +89,15 @@ class TrainingDynamics:
     def update(
         self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor, *, beside: Tensor | None = None
     ) -> None:
-        """Record one batch. A sample may occur in it more than once.
+        """Record one batch: what the network says of each sample before the weights change.
+
+        A sample may occur in a batch more than once.
 
         Args:
             indices: Dataset index of each row, N integers in [0, num_samples).
             logits: Shape ``(N, K)``, K >= 2. They are not modified, and no reference to them is kept.
             targets: Shape ``(N,)``, int64: the class that each row was trained on.
-            beside: Numbers of units. Only :meth:`update_units` passes them.
+            beside: Used by :meth:`update_units` only.
 
         Raises:
             ValueError: If the shapes do not agree, or the mean probabilities take more memory than is allowed.
@@ -121,7 +125,8 @@ class TrainingDynamics:
 
         Args:
             indices: Dataset index of each sample, N integers in [0, num_samples).
-            shown: What :func:`~dynalens.units.multi_label` or :func:`~dynalens.units.regression` returns.
+            shown: What :func:`~dynalens.units.multi_label`, :func:`~dynalens.units.dense`,
+                :func:`~dynalens.units.dense_labels` or :func:`~dynalens.units.regression` returns.
 
         Raises:
             ValueError: If earlier batches had another kind or number of units, or ``mean_probabilities`` is set.

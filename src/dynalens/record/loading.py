@@ -25,8 +25,8 @@ _INSIDE = ("history", "names")
 def load_record(folder: str | Path) -> Record:
     """Return the record of a run.
 
-    The folder may come from anyone: no code in it is run, and what is not as dynalens writes it is refused. Records of
-    version 0.1.0 and later are read.
+    The folder may come from anyone: loading runs no code from it, and refuses files that dynalens would not write.
+    Records of version 0.1.0 and later can be read.
 
     Args:
         folder: The run's folder (``lightning_logs/version_0``) or the ``dynalens`` folder in it.
