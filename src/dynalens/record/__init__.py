@@ -16,8 +16,9 @@ from dynalens.record.files import damage_errors, epoch_file, forget_epochs, read
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History, read_history
 from dynalens.record.loading import load_record
+from dynalens.record.meta import RecordMeta
 from dynalens.record.plans import AuditAnswers
-from dynalens.record.record import Record, RecordMeta
+from dynalens.record.record import Record
 from dynalens.record.sentences import KeptSentences, read_sentences
 from dynalens.record.settings import RecordSettings
 from dynalens.record.similar import read_similar

@@ -21,7 +21,8 @@ from dynalens.embeddings import SimilarSamples
 from dynalens.record.audit_samples import AUDITED, AuditedSample, audited_arrays
 from dynalens.record.files import digest, epoch_file, replacement_file, text_digest, write_arrays, write_json
 from dynalens.record.history import History
-from dynalens.record.record import Record, RecordMeta
+from dynalens.record.meta import RecordMeta
+from dynalens.record.record import Record
 
 META = "meta.json"
 NAMES = "names.json"

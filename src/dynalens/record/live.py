@@ -14,7 +14,8 @@ from dynalens.notices import warn
 from dynalens.record.audit_samples import AuditedSample
 from dynalens.record.folder import RecordFolder
 from dynalens.record.history import History
-from dynalens.record.record import Record, RecordMeta
+from dynalens.record.meta import RecordMeta
+from dynalens.record.record import Record
 from dynalens.record.sentences import KeptSentences
 from dynalens.record.writes import Writes
 from dynalens.units import UnitPresentation

@@ -15,8 +15,9 @@ from dynalens.record.checks import MOST_EPOCHS, check_meta, check_names, check_r
 from dynalens.record.files import damage_errors, read_arrays, read_json, text_digest
 from dynalens.record.folder import META, NAMES, NEIGHBOURS, PICTURES, UNDER_WAY
 from dynalens.record.history import History
+from dynalens.record.meta import VERSION, RecordMeta
 from dynalens.record.nearby import missing_record
-from dynalens.record.record import VERSION, Record, RecordMeta
+from dynalens.record.record import Record
 
 _INSIDE = ("history", "names")
 """What ``record.npz`` says beside the contents of ``meta.json``: digests of files."""

@@ -1,4 +1,4 @@
-"""The record of a run: what it says of each sample, live or read from disk, and what to do about the suspects."""
+"""The record of a run: statistics of each sample, and the answers to questions about the labels."""
 
 import dataclasses
 import functools
@@ -17,6 +17,7 @@ from dynalens.embeddings import EmbeddingEvidence
 from dynalens.notices import warn
 from dynalens.record.audit_samples import audit_options
 from dynalens.record.history import UNREADABLE, History, Presentations
+from dynalens.record.meta import RecordMeta
 from dynalens.record.plans import AuditAnswers, Audits
 from dynalens.record.progress import progress_notice
 from dynalens.suspicion import (
@@ -36,34 +37,8 @@ from dynalens.suspicion import (
 )
 from dynalens.text import escaped, escaped_all
 
-VERSION = 1
-
 Watch = Callable[[int, Presentations], None]
 """Is shown the number and the presentations of an epoch."""
-
-
-@dataclass(frozen=True)
-class RecordMeta:
-    """What goes with the arrays of a record.
-
-    Attributes:
-        num_samples: Length N of the dataset.
-        epochs: Epochs that ended and are in the record.
-        incomplete_epochs: Epochs that presentations are missing of: cut off by an exception, or resumed from a
-            checkpoint of several processes from the middle of the epoch.
-        class_names: Names of the classes, or None.
-        version: Version of the files.
-    """
-
-    num_samples: int
-    epochs: Sequence[int]
-    incomplete_epochs: Sequence[int] = ()
-    class_names: Sequence[str] | None = None
-    version: int = VERSION
-
-    def attributes(self) -> dict[str, list[int]]:
-        """Return what a table carries in ``attrs``: the epochs it is made of, and those that it has not in full."""
-        return {"epochs": list(self.epochs), "incomplete_epochs": list(self.incomplete_epochs)}
 
 
 def _nothing() -> None:
@@ -72,24 +47,27 @@ def _nothing() -> None:
 
 @dataclass(eq=False, kw_only=True)
 class Record:
-    """What a run recorded of each of its N samples, up to the last epoch that ended.
+    """What a run recorded of each of its N samples, and what follows for their labels.
 
-    :class:`~dynalens.TrainingDynamicsMonitor` makes one during training, and :func:`~dynalens.load_record` reads one
-    from disk. Both have the same methods. The first question about the labels reads the history and assesses them once.
+    You get one from :attr:`TrainingDynamicsMonitor.record` after at least one epoch, or from the folder of a run by
+    :func:`~dynalens.load_record`. The first question about the labels reads the history and assesses all labels. Later
+    questions use this assessment.
 
     Attributes:
         statistics: Statistics of each sample.
         meta: Number of samples, epochs and class names.
-        root_index: Shape ``(N,)``, index of each sample in the dataset below all subsets; -1 where not known.
-        sample_ids: Shape ``(N,)``, id of each sample, strings or integers; None where a sample's id is its position.
-        sample_names: Name of each sample, or None where the dataset has none.
-        folder: Folder of the record, or None where it has none.
-        presentations: The history, if presentations are kept.
-        find_neighbours: Returns the scores of :func:`~dynalens.neighbour_scores`, shape ``(N,)``, or None.
-        find_pictures: Returns small pictures of suspects by their rows.
-        evidence: What embeddings say of the labels, in a record from :meth:`with_embeddings`; else None.
+        root_index: Shape ``(N,)``, index of each sample in the dataset below all subsets, or -1 if it is not known.
+        sample_ids: Shape ``(N,)``, the id of each sample, strings or integers. None: the id is the position.
+        sample_names: Name of each sample, or None if the dataset has no names.
+        folder: Folder of the record, or None if it was not written.
+        presentations: The history, or None if none is kept.
+        find_neighbours: Callable that returns the :func:`~dynalens.neighbour_scores`, shape ``(N,)``, or None.
+        find_pictures: Callable that returns small pictures of suspects, by the row of the sample.
+        evidence: What embeddings say about the labels, in a record from :meth:`with_embeddings`. Otherwise None.
 
     Example:
+        The network predicts class 0 for both samples. The label of the second one is 1.
+
         >>> import torch
         >>> from dynalens import TrainingDynamics
         >>> dynamics = TrainingDynamics(2)
@@ -118,18 +96,18 @@ class Record:
         self._audits = Audits(self)
 
     def with_embeddings(self, embeddings: Any) -> "Record":
-        """Return a record of the same run in whose order embeddings of the samples count, too.
+        """Return a record of the same run that ranks the labels by the run and by embeddings of the samples.
 
-        Features of an encoder that never saw the labels find wrong labels that the network has memorised. ``score``,
-        ``rank``, ``wrong_probability`` and ``flagged`` then come from both (:func:`~dynalens.suspicion.joined`), and
-        ``suggested`` from embeddings that count at least as much as the run; :meth:`audit_plan` draws by the order of
-        both. ``score_neighbours`` and ``score_probe`` are those of neighbours and linear probe. Keep the record: a call
-        takes seconds to minutes.
+        An encoder that never saw the labels finds wrong labels that the network has memorised. ``score``, ``rank``,
+        ``wrong_probability``, ``flagged`` and the order of :meth:`audit_plan` then come from run and embeddings
+        together (:func:`~dynalens.suspicion.joined`). If the embeddings count at least as much as the run,
+        ``suggested`` comes from them. The table gets ``score_neighbours`` and ``score_probe``, the scores of their
+        nearest neighbours and of a linear probe. A call takes seconds to minutes, so keep the record that it returns.
 
         Args:
-            embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance of
-                :func:`dynalens.embed`; a mapping of ids to vectors where samples are known by ids. With a tensor on an
-                accelerator, the work is done there. With None, the record itself is returned.
+            embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance the result of
+                :func:`dynalens.embed`. If samples are known by ids, a mapping from ids to vectors. If it is a tensor on
+                an accelerator, the work is done there. None returns this record itself.
 
         Raises:
             ValueError: If there are not N rows of finite numbers.
@@ -151,7 +129,11 @@ class Record:
         return record
 
     def history(self) -> Iterator[tuple[int, Presentations]]:
-        """Yield each complete epoch's number and its presentations: index (row) and the rest of ``EpochRecord``."""
+        """Yield the number of each complete epoch with its presentations.
+
+        These are arrays by name, one entry for each presentation: ``index``, the row of the sample, and the other
+        arrays of :class:`~dynalens.dynamics.EpochRecord`.
+        """
         yield from self._history
 
     @property
@@ -159,7 +141,7 @@ class Record:
         return self.presentations or History(None, self.meta.epochs)
 
     def names(self) -> list[str] | None:
-        """Return the name of each sample, or None where the dataset has none."""
+        """Return the name of each sample, or None if the dataset has no names."""
         return None if self.sample_names is None else list(self.sample_names)
 
     @functools.cached_property
@@ -167,30 +149,33 @@ class Record:
         return self.find_neighbours()
 
     def neighbours(self) -> Array | None:
-        """Return the scores of the samples' neighbours; None without features, or where epochs came after them."""
+        """Return the :func:`~dynalens.neighbour_scores` of the features that the run kept, shape ``(N,)``.
+
+        They are None if the run kept no features, or if they are older than the last epoch.
+        """
         return self._neighbours
 
     def shown_ids(self) -> list[Any]:
-        """Return the id of each sample as tables, pages and files have it: whatever letters it has, escaped."""
+        """Return the id of each sample as tables, pages and files show it, with special letters escaped."""
         ids: list[Any] = (np.arange(len(self.statistics)) if self.sample_ids is None else self.sample_ids).tolist()
         return [escaped(sample) if isinstance(sample, str) else sample for sample in ids]
 
     def pictures(self) -> dict[int, Array]:
-        """Return the small pictures of suspects, by their rows: images ``(H, W, 3)``, uint8, or signals ``(C, L)``."""
+        """Return small pictures of suspects, by row: images ``(H, W, 3)``, uint8, or signals ``(C, L)``."""
         return self.find_pictures()
 
     def assess(self) -> Assessment:
-        """Return how suspicious each label is, worked out when it is first asked for."""
+        """Return how suspicious each label is. The first call assesses the labels, which reads the history."""
         if self._assessment is None:
             self.read_history()
         assert self._assessment is not None
         return self._assessment
 
     def read_history(self, *watches: Watch) -> None:
-        """Go through the history once, and assess the labels in the same pass if that is still to be done.
+        """Read the history once, and assess the labels in the same pass if they have not been assessed yet.
 
         Args:
-            *watches: Each is called with number and presentations of every epoch that was kept.
+            *watches: Callables. Each gets the number and the presentations of every epoch that was kept.
         """
         read_epochs: set[int] = set()
         if self._assessment is None:
@@ -201,10 +186,12 @@ class Record:
                 watch(epoch, presentations)
 
     def table(self, *, embeddings: Any = None) -> pd.DataFrame:
-        """Return one row for each sample of the dataset, index ``sample_id``; ``docs/table.md`` lists the columns.
+        """Return a table with one row for each sample of the dataset and the index ``sample_id``.
+
+        ``docs/table.md`` explains its columns.
 
         Args:
-            embeddings: As of :meth:`with_embeddings`.
+            embeddings: See :meth:`with_embeddings`. None: the run alone.
         """
         if embeddings is not None:
             return self.with_embeddings(embeddings).table()
@@ -224,19 +211,19 @@ class Record:
     def audit_plan(
         self, n: int = 100, *, seed: int = 0, answers: AnswersSource | Sequence[AnswersSource] | None = None
     ) -> pd.DataFrame:
-        """Return the samples whose labels a person is asked about, as :func:`dynalens.audit_plan`."""
+        """Return the samples whose labels a person is asked about: :func:`dynalens.audit_plan`."""
         return self._audits.plan(n, seed, answers)
 
     def audit(self, answers: AuditAnswers) -> Audit:
-        """Return what a person's answers say of the labels, as :func:`dynalens.audit`."""
+        """Return what a person's answers say about the labels: :func:`dynalens.audit`."""
         return self._audits.result(answers)
 
     def latest_plan(self) -> Plan:
-        """Return the plan that :meth:`audit_plan` drew from last."""
+        """Return the plan from which :meth:`audit_plan` last drew samples."""
         return self._audits.latest()
 
     def audited_rows(self) -> list[int]:
-        """Return the rows of the samples that plans of audits drew so far."""
+        """Return the rows of all samples that audits have drawn so far."""
         return self._audits.rows()
 
     def suspects(
@@ -250,14 +237,17 @@ class Record:
         """Return the samples that were seen, the most suspicious first.
 
         Args:
-            n: Return the first ``n`` of them.
-            precision: Return only the first ones of which this fraction is expected to be wrong, and set ``flagged`` at
-                this precision instead of 0.8. Without answers the expectation is an estimate: on labels that people
-                gave, 46 to 90 % of what was flagged at 0.8 was wrong (``docs/results.md``, *What is flagged without
-                answers*).
-            embeddings: As for :meth:`with_embeddings`.
-            answers: Answers of an audit. The probabilities are calibrated on them. Labels that were answered to be
-                wrong come first, and those that were answered to be right are left out.
+            n: Largest number of samples to return. None: all of them.
+            precision: Return only the first ones, as many as are expected to be wrong in this fraction, in (0, 1], and
+                set ``flagged`` accordingly. None: return all, with ``flagged`` set at 0.8. Without answers the
+                expectation is an estimate: on labels that people gave, 46 to 90 % of what was flagged at 0.8 was wrong
+                (``docs/results.md``, *What is flagged without answers*).
+            embeddings: See :meth:`with_embeddings`.
+            answers: Answers of an audit, see :func:`dynalens.audit`. The probabilities are calibrated on them. Labels
+                with the answer "wrong" come first, and labels with the answer "right" are left out.
+
+        Returns:
+            Rows of :meth:`table`, with the index ``sample_id``.
         """
         if answers is None:
             return suspects(self.table(embeddings=embeddings), n, precision)
@@ -267,34 +257,35 @@ class Record:
         return (worst if precision is None else worst[worst["flagged"]]).iloc[:n]
 
     def suspect_ids(self, n: int) -> list[Any]:
-        """Return the ids of the first ``n`` of :meth:`suspects`; no file is read for them."""
+        """Return the ids of the first ``n`` of :meth:`suspects` without reading a file."""
         return self._ids_at(worst_samples(self.statistics, n))
 
     def noise_rate(self) -> NoiseRate:
-        """Return the estimated fraction of wrong labels with its lower and upper end, from the run and embeddings.
+        """Return the estimated fraction of wrong labels with a lower and an upper bound.
 
-        It has bounds, but no confidence interval. ``Audit.noise_rate`` has one: see :meth:`audit`.
+        The bounds are no confidence interval. ``Audit.noise_rate`` has one: see :meth:`audit`.
         """
         return self.assess().noise_rate
 
     def doubts(self) -> list[str]:
-        """Return the reasons to doubt :meth:`noise_rate` and the flags of this run: :func:`dynalens.suspicion.doubts`.
+        """Return the reasons to doubt the noise rate and the flags of this run, one sentence each.
 
-        The same sentences are in ``noise_rate().doubts`` and in the ``attrs`` of the table.
+        They are also in ``noise_rate().doubts`` and in the ``attrs`` of the table. The list is empty if there are none.
         """
         return list(self.noise_rate().doubts)
 
     def clean_indices(
         self, precision: float | None = None, *, embeddings: Any = None, answers: AuditAnswers | None = None
     ) -> list[Any]:
-        """Return the ids of the samples that are not flagged, for ``torch.utils.data.Subset`` if they are positions.
+        """Return the ids of the samples that are not flagged.
 
-        Without answers, a warning says if these are all samples, or if the flags are doubtful (:meth:`doubts`).
+        If ids are positions in the dataset, pass them to ``torch.utils.data.Subset``. Without answers, a warning says
+        if no sample is flagged or the flags are doubtful (:meth:`doubts`).
 
         Args:
-            precision: As of :meth:`suspects`.
-            embeddings: As of :meth:`with_embeddings`.
-            answers: Answers of an audit: labels answered to be wrong are then left out, and right ones are kept.
+            precision: Expected fraction of wrong labels among the flagged, in (0, 1]. None: 0.8.
+            embeddings: See :meth:`with_embeddings`.
+            answers: Answers of an audit. Labels with the answer "wrong" are left out, those with "right" are kept.
         """
         if answers is not None:
             audit = self.with_embeddings(embeddings)._audits.result_to_act_on(answers)
@@ -305,17 +296,19 @@ class Record:
         return self._ids_at(clean)
 
     def removable(self, fraction: float) -> list[Any]:
-        """Return the ids of that fraction of the samples which training needs least, for training on less data.
+        """Return the ids of the samples that training needs least: never forgotten, and learned first.
 
-        :func:`dynalens.removable` says which: never forgotten, and learned first.
+        Args:
+            fraction: How many samples to return, as a fraction of those that were seen, see :func:`dynalens.removable`.
         """
         return self._ids_at(removable(self.statistics, fraction).tolist())
 
     def weights(self, *, answers: AuditAnswers | None = None) -> Array:
-        """Return the probability that each label is right, shape (N,), as weights for the samples of a second training.
+        """Return the probability that each label is right, shape (N,): the weights of samples in a second training.
 
-        With the answers of an audit they are calibrated, and 0 or 1 for the labels that were answered. Without answers,
-        a warning says if the probabilities are doubtful.
+        Args:
+            answers: Answers of an audit. The probabilities are calibrated on them, and 0 or 1 for answered labels.
+                Without answers, a warning says if the probabilities are doubtful.
         """
         if answers is not None:
             return weights(self._audits.result_to_act_on(answers).table())
@@ -331,14 +324,17 @@ class Record:
         *,
         answers: AuditAnswers | None = None,
     ) -> Any:
-        """Return the dataset with the suggested label in place of each flagged one; of several labels, of the worst.
+        """Return the dataset with the suggested label in place of each flagged one.
+
+        If a sample has several labels, the one that is most probably wrong is replaced. Without answers, a warning says
+        if no label is replaced or the flags are doubtful.
 
         Args:
-            dataset: The one that was trained on. Not modified.
-            precision: Expected fraction of wrong labels among the replaced ones. Without answers, a warning says if no
-                label is replaced, or if the flags are doubtful.
-            label: Where the label stands in a sample, as for :class:`~dynalens.datasets.RelabelledDataset`.
-            answers: Answers of an audit: wrong labels become those that were named, or else suggested; right ones stay.
+            dataset: The dataset that was trained on. Not modified.
+            precision: Expected fraction of wrong labels among the replaced ones, in (0, 1].
+            label: Where the label stands in a sample, see :class:`~dynalens.RelabelledDataset`.
+            answers: Answers of an audit. A label with the answer "wrong" becomes the one that the person named, or else
+                the suggested one. A label with the answer "right" stays.
 
         Raises:
             ValueError: If samples are known by ids or have no labels of their own, or the dataset has another length.

@@ -8,7 +8,7 @@ from dynalens.embeddings import SimilarSamples
 from dynalens.record.checks import check_names
 from dynalens.record.files import damage_errors, read_arrays
 from dynalens.record.folder import SIMILAR
-from dynalens.record.record import RecordMeta
+from dynalens.record.meta import RecordMeta
 
 _FIELDS = ("rows", "given", "suggested")
 
