@@ -1,4 +1,4 @@
-"""What stands where in a batch."""
+"""Find inputs and labels in a batch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,9 +19,14 @@ _INPUTS = (
 
 
 class CaptureError(RuntimeError):
-    """The logits and targets of a training step cannot be known.
+    """Is raised in the first batch if the logits and targets of the training step cannot be found out.
+
+    The message says what was looked for and which argument of :class:`~dynalens.TrainingDynamicsMonitor` helps,
+    usually ``capture=``. ``docs/arguments.md`` shows each case.
 
     Example:
+        A batch without a label.
+
         >>> labels_of({"image": [0.5]})  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         dynalens.capture.batch.CaptureError: Expected one label in the batch...

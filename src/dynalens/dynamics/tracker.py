@@ -39,9 +39,9 @@ Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
 class TrainingDynamics:
     """Compute the training dynamics of each sample, such as margin and forgetting events, without Lightning.
 
-    Call ``update`` for each batch, ``end_epoch`` after each epoch, and ``compute`` when you want the statistics. No step
-    waits for the device. A presentation is one time that the network trains on a sample. The record takes 64 bytes per
-    sample. During an epoch, each presentation takes 32 bytes more, 24 of them on the device of the logits.
+    Call ``update`` for each batch, ``end_epoch`` after each epoch, and ``compute`` when you want the statistics. A
+    step does not wait for the device. A presentation is one time that the network trains on a sample. The record takes
+    64 bytes per sample. During an epoch, each presentation takes 32 bytes more, 24 of them on the device of the logits.
 
     Args:
         num_samples: Number N of samples in the dataset.

@@ -10,11 +10,16 @@ After 20 epochs 15 is .7 points worse and 10 is 1.8, after 150 they are .3 and .
 
 
 def epoch_weight(epoch: int, error: float) -> float:
-    """Return how much the presentations of an epoch tell of labels while nothing else is known of the run.
+    """Return the weight of an epoch in the weighted means of the record, such as ``weighted_margin``.
 
-    min(t + 1, 10)^3 * e^2 with t the epoch from 0 and e the training error on the given labels in it. The first epochs
-    count little because the network knows nothing yet. Late ones count little once it has memorised the labels, because
-    e then goes to 0. The growth ends after ten epochs, so that many late epochs do not outweigh those before.
+    The weight is min(t + 1, 10)^3 * e^2, where t is the number of the epoch, from 0, and e is the training error in it:
+    the fraction of presentations whose prediction was not the given label. The first epochs count little because the
+    network knows nothing yet. Late epochs count little once the network has memorised the labels, because e is then
+    near 0. The first factor stops growing after ten epochs, so that many late epochs do not outweigh the earlier ones.
+
+    Args:
+        epoch: Number of the epoch, from 0.
+        error: Training error of the epoch, in [0, 1].
 
     Example:
         >>> epoch_weight(0, 0.5), epoch_weight(3, 0.25), epoch_weight(9, 0.0)
@@ -26,17 +31,17 @@ def epoch_weight(epoch: int, error: float) -> float:
 
 
 def unit_weight(epoch: int, *, growth: int = GROWTH, error: float = 1.0) -> float:
-    """Return how much epoch t, from 0, counts where a sample has several labels, tokens, pixels or numbers.
+    """Return the weight of an epoch if samples have several labels, tokens, pixels or numbers.
 
-    min(t + 1, growth)^3 * e^2, as :func:`epoch_weight`. The error e is that of a regression, whose order is the same
-    within .7 points without it and with e until late epochs have learned the targets by heart. Of labels, tokens and
-    pixels e is 1, as some unit of most samples is contradicted to the end. The weight stops growing, so that the epochs
+    The weight is min(t + 1, growth)^3 * e^2, where t is the number of the epoch, from 0. Only a regression passes its
+    error e: late epochs that have learned the targets by heart then count little. For labels, tokens and pixels e is 1,
+    because some unit of most samples is contradicted until the end. The first factor stops growing, so that the epochs
     before labels were learned by heart still count (``docs/results.md`` compares other weights).
 
     Args:
-        epoch: From 0.
-        growth: Epochs over which it grows.
-        error: Of the epoch.
+        epoch: Number of the epoch, from 0.
+        growth: Number of epochs after which the weight stops growing.
+        error: Error of the epoch.
 
     Example:
         >>> unit_weight(0), unit_weight(3), unit_weight(9), unit_weight(30)

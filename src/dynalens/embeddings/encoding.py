@@ -34,23 +34,23 @@ def embed(
     """Return the outputs of an encoder for all samples, in the order of the dataset, for ``suspects(embeddings=...)``.
 
     The encoder runs in evaluation mode and without gradients. It is left as it was, and so are the random generators.
-    With another ``device`` a copy of it runs there. With ``path``, rows are written to disk as they are computed. If
-    the process is killed, the same call continues where it stopped, after it has compared the first batch with the
-    file. If the file is complete, the call returns its content.
+    If you pass another ``device``, a copy of the encoder runs there. If you pass ``path``, rows are written to disk as
+    they are computed. If the process is killed, the same call continues where it stopped, after it has compared the
+    first batch with the file. If the file is complete, the call returns its content.
 
     Args:
         dataset: Map-style: a length, and samples by position. Samples are tensors, (input, label) tuples, or dicts with
             a key such as ``image``, ``pixel_values`` or ``input_ids``. Leave random augmentation out.
         encoder: A module that returns one vector for each sample of a batch, of shape ``(B, D)`` or ``(B, D, 1, 1)``.
-        batch_size: Samples at a time.
-        device: Where to run; default: where the encoder is.
+        batch_size: Number of samples in one forward pass.
+        device: Device to run on. Default: that of the encoder.
         path: An ``.npy`` file for the result, or None to keep it in memory.
-        num_workers: Processes that read the dataset.
+        num_workers: Number of processes that read the dataset. 0: this process reads it.
         inputs: Callable(batch) that returns what the encoder takes: a tensor, a tuple of arguments or a dict of named
             arguments. Use it to resize or normalise images, for instance. Default: the batch, the first part of a
             tuple, the image of a dict, or the ids of tokens of a dict with their mask as named arguments.
-        collate_fn: As of ``torch.utils.data.DataLoader``.
-        progress: Whether to show a bar.
+        collate_fn: Callable(list of samples) -> batch, as of ``torch.utils.data.DataLoader``. Default: torch's.
+        progress: Whether to show a progress bar.
 
     Returns:
         Shape ``(N, D)``, float32. With ``path`` it is read from the file as needed, and changes of it stay in memory.

@@ -15,20 +15,24 @@ _BLOCK = 2**22  # probabilities held at a time beside those of the probe
 
 
 def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
-    r"""Return what embeddings say of labels, each sample judged by the others.
+    r"""Return how probable each label is given embeddings, where each sample is judged by the other samples.
 
-    Two models say how probable each class is: a linear probe, out of fold (:func:`out_of_fold`), and the 50 nearest
-    neighbours by cosine, :math:`(n_k + a\,\pi_k) / (50 + a)` with :math:`n_k` of them labelled k, :math:`\pi_k` the
-    fraction of all labels and :math:`a = \sqrt{50}`, which makes the largest expected error smallest. Together they say
-    the geometric mean of both, scaled to a sum of 1.
+    Two models give probabilities of the classes. One is a linear probe, fitted to the samples of other folds. The
+    other counts the labels of the 50 nearest neighbours by cosine: class k has the probability
+    :math:`(n_k + a\,\pi_k) / (50 + a)`, where :math:`n_k` neighbours have the label k, :math:`\pi_k` is the fraction of
+    all samples with this label, and :math:`a = \sqrt{50}` minimises the largest expected error. The result uses the
+    geometric mean of both probabilities, scaled to a sum of 1.
 
     Source: Trybula, "Some problems of simultaneous minimax estimation", 1958, for a; Zhu, Dong, Liu, "Detecting
     Corrupted Labels Without Training a Model to Predict", ICML 2022, for neighbours.
     https://arxiv.org/abs/2110.06283
 
     Args:
-        embeddings: Shape ``(N, D)``, floating and finite, of any device.
-        labels: Shape ``(N,)``, integers; negative where there is none.
+        embeddings: Shape ``(N, D)``, floating and finite, on any device.
+        labels: Shape ``(N,)``, integers. A sample with a negative number has no label.
+
+    Raises:
+        ImportError: If there are more than 200,000 labelled samples and faiss is not installed.
     """
     positions = np.flatnonzero(labels >= 0)
     classes, class_of = np.unique(labels[positions], return_inverse=True)

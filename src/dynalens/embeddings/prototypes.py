@@ -16,11 +16,11 @@ _FOR_SCALE = 2000  # samples whose distances give the scale: their median is wit
 
 @dataclass(frozen=True)
 class Representatives:
-    """Samples that represent a set of n.
+    """Samples that represent a set of samples, and samples that these do not represent (:func:`mmd_critic`).
 
     Attributes:
-        prototypes: Rows, in the order they were chosen.
-        criticisms: Rows, in the order they were chosen; none of them is a prototype.
+        prototypes: Rows of the prototypes, in the order in which they were chosen.
+        criticisms: Rows of the criticisms, in the order in which they were chosen. None of them is a prototype.
     """
 
     prototypes: list[int]

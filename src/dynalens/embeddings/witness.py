@@ -12,20 +12,22 @@ SHOWN = 3
 
 @dataclass(frozen=True)
 class EmbeddingEvidence:
-    """What the embeddings of N samples say of their labels; NaN for a sample without label.
+    """What the embeddings of N samples say about their labels, as :func:`embedding_evidence` returns it.
 
-    Probabilities are those of the linear probe, out of fold, and of the nearest neighbours together.
+    Probabilities are those of the linear probe and of the nearest neighbours together. Samples without a label have
+    NaN.
 
     Attributes:
-        neighbours: Shape ``(N,)``, fraction of the ten nearest neighbours that have another label; NaN also where the
+        neighbours: Shape ``(N,)``, fraction of the ten nearest neighbours that have another label. NaN also if the
             embedding is zero.
-        probe: Shape ``(N,)``, log of the largest probability of another class over that of the label, by the probe.
-        label: Shape ``(N,)``, int64, the label; -1 where there is none.
+        probe: Shape ``(N,)``, log of the largest probability of another class minus log of the probability of the
+            label, both by the linear probe alone.
+        label: Shape ``(N,)``, int64, the label, or -1 if there is none.
         p_label: Shape ``(N,)``, probability of the label.
-        rival: Shape ``(N,)``, int64, the most probable other class; -1 without label.
+        rival: Shape ``(N,)``, int64, the most probable other class, or -1 if there is no label.
         p_rival: Shape ``(N,)``, probability of the rival.
-        loss: Mean of -log p of the label, in nats.
-        entropy: The same by how frequent the labels are.
+        loss: Mean over the samples of -log p of the label, in nats.
+        entropy: The same mean if p is the frequency of the label: the entropy of the labels, in nats.
 
     Example:
         >>> none, zero = np.full(1, np.nan), np.zeros(1, np.int64)

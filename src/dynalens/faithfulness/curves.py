@@ -71,13 +71,14 @@ DEFAULT_SETTINGS = CurveSettings()
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve of each sample.
+    """The deletion or insertion curves of N samples.
 
     Attributes:
-        values: Shape ``(N, M)``, float32, in [0, 1]: probability of the target.
-        fractions: Shape ``(M,)``, or ``(N, M)`` where each curve has its own points; float64, ascending, in [0, 1].
-            A curve with fewer points than others repeats its last one.
-        evaluations: Shape ``(N,)``, int64: images that were scored for the curve beside its two ends.
+        values: Shape ``(N, M)``, float32, in [0, 1]: probability of the target at each of M points.
+        fractions: Float64, ascending, in [0, 1]: fraction of replaced pixels at each point. Its shape is ``(M,)``, or
+            ``(N, M)`` with ``steps="auto"``, where each curve has its own points. A curve with fewer points than the
+            others repeats its last one.
+        evaluations: Shape ``(N,)``, int64: number of images that were scored for the curve, without its two ends.
     """
 
     values: Tensor
@@ -91,9 +92,9 @@ class Curve:
 
     @property
     def errors(self) -> Tensor:
-        """Half the sum of absolute rise times width over the intervals, shape ``(N,)``.
+        """Largest error that each area can have if the curve is monotone between its points, shape ``(N,)``.
 
-        It is the largest error that the area can have if the curve is monotone between its points.
+        It is half the sum over the intervals of absolute rise times width.
         """
         rise, width = self.values.diff(dim=-1).abs(), self.fractions.to(self.values).diff(dim=-1)
         return (rise * width).sum(dim=-1) / 2

@@ -82,7 +82,9 @@ def rescaled_curve(values: Tensor, original: Tensor, baseline: Tensor, *, least_
 
 
 def rescaled(curves: Mapping[str, Curve], *, least_gap: float = _LEAST_GAP) -> dict[str, Curve]:
-    """Return the curves after :func:`rescaled_curve`.
+    """Return the curves of :func:`faithfulness_curves` on a scale from the baseline (0) to the image (1).
+
+    Each curve is rescaled by :func:`rescaled_curve`.
 
     Args:
         curves: The result of :func:`faithfulness_curves`.

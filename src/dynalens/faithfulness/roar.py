@@ -18,13 +18,14 @@ FRACTIONS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class MaskedImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images of which a fraction is replaced, read from the folder that :func:`roar_datasets` wrote.
+    """A dataset of images in which a fraction of the pixels is replaced, as :func:`roar_datasets` returns it.
 
     Args:
-        folder: Where ``images.npy``, ``labels.npy``, ``ranks.npy`` and ``mean.npy`` are.
+        folder: Folder that :func:`roar_datasets` wrote, with ``images.npy``, ``labels.npy``, ``ranks.npy`` and
+            ``mean.npy``.
         fraction: Part of the positions that is replaced, in [0, 1].
-        keep: Replace the least relevant (keep and retrain) instead of the most relevant.
-        baseline: What replaced pixels show; None: the mean of each channel over the dataset.
+        keep: Whether to replace the least relevant pixels (keep and retrain) instead of the most relevant ones.
+        baseline: What replaced pixels show. None: the mean of each channel over the dataset.
     """
 
     def __init__(self, folder: Path, fraction: float, *, keep: bool = False, baseline: Baseline | None = None) -> None:

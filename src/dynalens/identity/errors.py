@@ -1,4 +1,4 @@
-"""The one error of this package, and what helps against it."""
+"""The error of this package: the samples of a batch are not known. Its message says what helps."""
 
 from torch import Tensor
 
@@ -9,9 +9,14 @@ REMEDY = (
 
 
 class SampleIdentityError(RuntimeError):
-    """The dataset indices of a batch cannot be known, or do not fit its rows.
+    """Is raised if it cannot be found out which samples of the dataset are in a batch, or which row is which sample.
+
+    The message says which argument of :class:`~dynalens.TrainingDynamicsMonitor` helps, usually ``index=``.
+    ``docs/arguments.md`` shows each case.
 
     Example:
+        A step with four rows of logits for two samples, each of which should have one.
+
         >>> check_rows(4, 2, 1)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         dynalens.identity.errors.SampleIdentityError: ...

@@ -1,4 +1,4 @@
-"""Suspects for those who label elsewhere: JSON, Label Studio and FiftyOne."""
+"""Write suspects for other tools: JSON, Label Studio and FiftyOne."""
 
 import json
 from collections.abc import Mapping
@@ -14,11 +14,16 @@ _MODEL = "dynalens"
 
 
 def to_json(table: pd.DataFrame, path: str | Path) -> Path:
-    r"""Write the table as a list of objects, one for each sample in the table's order; what is missing is null.
+    r"""Write a table of suspects as JSON: a list with one object for each sample, in the order of the table.
+
+    Missing values are null.
 
     Args:
-        table: As of ``suspects()``.
-        path: The file.
+        table: The result of ``suspects()``.
+        path: The file to write.
+
+    Returns:
+        The file.
 
     Example:
         >>> import tempfile, pathlib
@@ -31,19 +36,21 @@ def to_json(table: pd.DataFrame, path: str | Path) -> Path:
 
 
 def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, str] | None = None) -> Path:
-    """Write tasks with predictions for Label Studio: the suggested class is preselected, the given one beside it.
+    """Write tasks with predictions for Label Studio, in which the suggested class is preselected.
 
-    Of a regression the prediction is, which needs ``<Number name="number" toName="image"/>``.
-
-    The labelling configuration needs ``<Image name="image" value="$image"/>`` and
-    ``<Choices name="choice" toName="image">`` with the classes. Import the file into a project with it.
+    Import the file into a project whose labelling configuration has ``<Image name="image" value="$image"/>`` and
+    ``<Choices name="choice" toName="image">`` with the classes. For a regression the predicted number is filled in,
+    which needs ``<Number name="number" toName="image"/>``.
 
     Source: the basic JSON format of https://labelstud.io/guide/predictions
 
     Args:
-        table: As of ``suspects()``.
-        path: The file.
-        files: Address or path of each sample's image by its id; without it the id stands for it.
+        table: The result of ``suspects()``.
+        path: The file to write.
+        files: For the id of each sample, the address or path of its image. Default: the id itself.
+
+    Returns:
+        The file.
     """
     tasks = []
     for row in _records(table):
@@ -66,18 +73,21 @@ def to_label_studio(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any
 
 
 def to_fiftyone(table: pd.DataFrame, path: str | Path, *, files: Mapping[Any, str] | None = None) -> Path:
-    """Write the labels of a ``FiftyOneImageClassificationDataset``: the given label, with the rest as attributes.
+    """Write labels for FiftyOne: the given label of each sample, with score and suggested class as attributes.
 
     Load it with ``fo.Dataset.from_dir(dataset_type=fo.types.FiftyOneImageClassificationDataset, data_path=...,
-    labels_path=<this file>)``, the folder of the images as ``data_path``.
+    labels_path=<this file>)``, where ``data_path`` is the folder of the images.
 
     Args:
-        table: As of ``suspects()``.
-        path: The file.
-        files: Path of each sample's image relative to ``data_path`` by its id; without it the id stands for it.
+        table: The result of ``suspects()``.
+        path: The file to write.
+        files: For the id of each sample, the path of its image relative to ``data_path``. Default: the id itself.
+
+    Returns:
+        The file.
 
     Raises:
-        ValueError: If the table is of a regression, or two files differ in nothing but their ending.
+        ValueError: If the table is of a regression, or two files differ only in their ending.
     """
     if "label" not in table:
         raise ValueError(

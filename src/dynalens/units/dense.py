@@ -1,4 +1,4 @@
-"""Sequences and masks: a class for each token or pixel, of which the reductions over a sample are kept."""
+"""Samples with a class for each token or pixel: what the record keeps of all of them together."""
 
 from typing import NamedTuple
 
@@ -27,24 +27,29 @@ class _Units(NamedTuple):
 
 
 def dense(logits: Tensor, classes: Tensor, loss_mask: Tensor | None = None, *, begin: int = 0) -> UnitPresentation:
-    r"""Return what a step shows of N samples that have a class for each of their tokens or pixels.
+    r"""Return what a training step shows of N samples that have a class for each of their tokens or pixels.
 
-    With the logits :math:`z` of a unit and its class :math:`y`, its margin is :math:`z_y - \max_{k \ne y} z_k` (Pleiss
-    et al. 2020, equation 1) and its loss :math:`-\log \mathrm{softmax}(z)_y`. The margin of the sample is the smallest
-    of its units' that count. Its doubt is, of tokens, the largest loss and, of pixels, the mean loss of those that
-    count. Takes no gradient and does not wait.
+    If :math:`z` are the logits of a token or pixel and :math:`y` is its class, its margin is
+    :math:`z_y - \max_{k \ne y} z_k` (Pleiss et al. 2020, equation 1) and its loss is
+    :math:`-\log \mathrm{softmax}(z)_y`. The margin of a sample is the smallest margin of its tokens or pixels. A sample
+    is as suspicious as the largest loss of its tokens, or as the mean loss of its pixels. Only those that the loss does
+    not ignore count. No gradient is taken, and the CPU does not wait for the device.
 
     Args:
-        logits: Shape ``(N, K, T)`` of tokens, or ``(N, K, H, W)`` of pixels, any floating dtype; K >= 2.
-        classes: Shape ``(N, T)`` or ``(N, H, W)``, int64; negative where a target is none.
-        loss_mask: Same shape, bool, False where the loss ignores a unit; default: where the target is not negative.
-        begin: Place of the first token, where the loss leaves some out before it.
+        logits: Shape ``(N, K, T)`` for tokens or ``(N, K, H, W)`` for pixels, any floating dtype, K >= 2.
+        classes: Shape ``(N, T)`` or ``(N, H, W)``, int64. A negative number is not a class.
+        loss_mask: Shape of ``classes``, bool: False if the loss ignores the token or pixel. Default: classes that are
+            not negative count.
+        begin: Position of the first token in the sequence, if the loss leaves out those before it.
+
+    Returns:
+        What :meth:`TrainingDynamics.update_units` takes.
 
     Example:
         >>> shown = dense(torch.tensor([[[2.0, 0.0, 1.0], [1.0, 3.0, 1.5]]]), torch.tensor([[0, 0, -100]]))
-        >>> shown.kind.name, shown.logits.tolist()  # the second token is doubted
+        >>> shown.kind.name, shown.logits.tolist()  # the second token has the smallest margin
         ('tokens', [[-3.0, 0.0]])
-        >>> shown.numbers[0, 3:6].tolist()  # its place, its class and what is suggested
+        >>> shown.numbers[0, 3:6].tolist()  # its position, its class and the suggested class
         [1.0, 0.0, 1.0]
     """
     size = max(1, _AT_ONCE // max(logits[:1].numel(), 1))
@@ -80,16 +85,19 @@ def dense_binary(logits: Tensor, classes: Tensor, loss_mask: Tensor | None = Non
 
 
 def dense_labels(logits: Tensor, bits: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
-    r"""Return what a step shows of N samples whose pixels or tokens have each of K labels or not, by a logit for each.
+    r"""Return what a training step shows of N samples whose pixels or tokens may have any of K labels.
 
-    A unit is a label of a pixel or token: its margin is :math:`(2 y - 1) z`, its loss
-    :math:`\log(1 + \exp(-\mathrm{margin}))`. Margin and doubt of the sample are those of :func:`dense`. Label k that
-    was given is the class 2 k + 1, and one that was not 2 k.
+    If :math:`z` is the logit of a label of a pixel or token and :math:`y \in \{0, 1\}` says whether it has the label,
+    the margin is :math:`(2 y - 1) z` and the loss is :math:`\log(1 + \exp(-\mathrm{margin}))`. :func:`dense` says what
+    follows for the sample. A label k that was given is numbered as class 2 k + 1, one that was not given as class 2 k.
 
     Args:
-        logits: Shape ``(N, K, H, W)`` of pixels, or ``(N, K, T)`` of tokens, any floating dtype.
-        bits: Same shape, int64: 1 where a unit has the label, 0 where not; negative where a target is none.
-        loss_mask: Same shape, bool, False where the loss ignores a label of a unit; default: all count.
+        logits: Shape ``(N, K, H, W)`` for pixels or ``(N, K, T)`` for tokens, any floating dtype.
+        bits: Same shape, int64: 1 if the pixel or token has the label, 0 if not, negative if the target is not valid.
+        loss_mask: Same shape, bool: False if the loss ignores the label. Default: all labels count.
+
+    Returns:
+        What :meth:`TrainingDynamics.update_units` takes.
 
     Example:
         >>> shown = dense_labels(torch.tensor([[[[2.0, 1.0]], [[3.0, -1.0]]]]), torch.tensor([[[[1, 1]], [[0, 0]]]]))

@@ -1,4 +1,4 @@
-"""Multi-label samples: K labels each, which are there or not."""
+"""Samples with several labels: for each of K labels, whether the sample has it."""
 
 import torch
 from torch import Tensor
@@ -13,19 +13,25 @@ _NONE = -1
 
 
 def multi_label(logits: Tensor, bits: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
-    r"""Return what a step shows of N samples that have each of K labels or not.
+    r"""Return what a training step shows of N samples that may have any of K labels.
 
-    With logits :math:`z_k` and :math:`y_k \in \{0, 1\}`, the margin of a label is :math:`(2 y_k - 1) z_k`, the log odds
-    of the given bit, and its loss :math:`\log(1 + \exp(-\mathrm{margin}))`. Takes no gradient and does not wait.
+    If :math:`z_k` is the logit of label k and :math:`y_k \in \{0, 1\}` says whether the sample has it, the margin of
+    the label is :math:`(2 y_k - 1) z_k`, the log odds that :math:`y_k` is right, and its loss is
+    :math:`\log(1 + \exp(-\mathrm{margin}))`. No gradient is taken, and the CPU does not wait for the device.
 
     Args:
         logits: Shape ``(N, K)``, any floating dtype.
-        bits: Shape ``(N, K)``, int64: 1 where a sample has the label, 0 where not, negative where the target is none.
-        loss_mask: Shape ``(N, K)``, bool, False where the loss ignores a label; default: all count.
+        bits: Shape ``(N, K)``, int64: 1 if the sample has the label, 0 if not, negative if the target is not valid.
+        loss_mask: Shape ``(N, K)``, bool: False if the loss ignores the label. Default: all labels count.
+
+    Returns:
+        What :meth:`TrainingDynamics.update_units` takes.
 
     Example:
+        The sample has label 0, which the network predicts, and not label 1, which it predicts, too.
+
         >>> shown = multi_label(torch.tensor([[2.0, 3.0]]), torch.tensor([[1, 0]]))
-        >>> shown.logits.tolist(), shown.numbers[0, 3:].tolist()  # label 1 is doubted; then the logits, and the bits
+        >>> shown.logits.tolist(), shown.numbers[0, 3:].tolist()  # the worst label is 1; the logits; the bits
         ([[-3.0, 0.0]], [1.0, 0.0, 1.0, 0.0, 2.0, 3.0, 1.0])
     """
     z = logits.detach().float()

@@ -1,4 +1,4 @@
-"""From the margins of a sample's units to its row, and the numbers that are kept beside it."""
+"""What a training step shows of samples that have several units: labels, tokens, pixels or numbers."""
 
 from typing import NamedTuple
 
@@ -9,19 +9,21 @@ from dynalens.units.kinds import UnitKind
 
 
 class UnitPresentation(NamedTuple):
-    """What a step shows of N samples with several units each.
+    """What a training step shows of N samples that have several units each: labels, tokens, pixels or numbers.
+
+    Pass it to :meth:`TrainingDynamics.update_units`. You need not read it.
 
     Attributes:
-        logits: Shape ``(N, 2)``: the smallest margin of the sample's units, and 0.
-        targets: Shape ``(N,)``, int64: 0 where a sample counts, -1 where the loss ignores all of its units, another
-            negative number where one of its targets is none.
-        kind: What the units are.
-        numbers: Shape ``(N, kind.numbers)``, float32.
-        marks: Of masks, shape ``(N, H, W)``, uint8: 1 where a given class above 0 is contradicted, or a label that was
-            given; 2 where class 0 is, which is the background by custom, or a label that was not; else 0.
-        given: What was given to each sample, negative, or NaN, where it has no part in the loss: of tokens the classes
-            ``(N, T)``, of masks ``(N, H, W)``; with any number of labels 0 or 1 for each, ``(N, K, T)`` and ``(N, K, H,
-            W)``; of a regression the targets ``(N, D)``. None where the record keeps all of it.
+        logits: Shape ``(N, 2)``: the smallest margin of the units of each sample, and 0.
+        targets: Shape ``(N,)``, int64: 0 if the sample counts, -1 if the loss ignores all of its units, and another
+            negative number if one of its targets is not valid.
+        kind: What the units are, and how many labels they have.
+        numbers: Shape ``(N, kind.numbers)``, float32: what the record keeps of the units.
+        marks: For masks, shape ``(N, H, W)``, uint8: 1 where the network contradicts a class above 0 or a label that
+            was given, 2 where it contradicts class 0, usually the background, or the absence of a label, otherwise 0.
+        unit_targets: The targets of all units, negative or NaN where the loss ignores them: classes ``(N, T)`` of
+            tokens and ``(N, H, W)`` of pixels; 0 or 1 for each of K labels, ``(N, K, T)`` and ``(N, K, H, W)``; targets
+            ``(N, D)`` of a regression. None if ``numbers`` has all of them.
     """
 
     logits: Tensor

@@ -1,4 +1,4 @@
-"""Samples of a regression: D targets each, which are numbers."""
+"""Samples of a regression: each has D numbers as targets."""
 
 import torch
 from torch import Tensor
@@ -12,17 +12,19 @@ _COUNTED, _NONE = 0, -1
 
 
 def regression(residuals: Tensor, targets: Tensor, losses: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
-    """Return what a step shows of N samples that have D targets each.
+    """Return what a training step shows of N samples of a regression that have D targets each.
 
-    What is within the tolerance is told at the end of the epoch, when the tolerance is known
-    (:func:`~dynalens.dynamics.targets.rows_within_tolerance`): the row has no margin before. Takes no gradient and does
-    not wait.
+    ``end_epoch`` decides which predictions are within the tolerance, because only then the tolerance is known. No
+    gradient is taken, and the CPU does not wait for the device.
 
     Args:
         residuals: Shape ``(N, D)``, prediction - target, any floating dtype.
-        targets: Shape ``(N, D)``; NaN where a sample has none.
-        losses: Shape ``(N, D)``, of the step's own loss.
-        loss_mask: Shape ``(N, D)``, bool, False where the loss ignores a target; default: all count.
+        targets: Shape ``(N, D)``. NaN: the sample has no such target.
+        losses: Shape ``(N, D)``, the loss of each target in this step.
+        loss_mask: Shape ``(N, D)``, bool: False if the loss ignores the target. Default: all targets count.
+
+    Returns:
+        What :meth:`TrainingDynamics.update_units` takes.
 
     Example:
         >>> shown = regression(torch.tensor([[-3.0]]), torch.tensor([[5.0]]), torch.tensor([[9.0]]))
