@@ -49,18 +49,21 @@ def position_of(key: Any) -> int:
 
 
 class IndexedDataset(Dataset[Any]):
-    """A dataset whose samples carry their own index, so that each is known whatever the loader does.
+    """A dataset that adds to each sample its position in a wrapped dataset.
 
-    A dict gets the key ``index``; a tuple or list gets the index as its last element; any other item becomes the
-    tuple ``(item, index)``; None stays None, for collate functions that leave such samples out. Give this dataset to
-    the DataLoader. :class:`~dynalens.TrainingDynamicsMonitor` then needs no argument. If another dataset wraps this
-    one, pass ``index="index"`` to the monitor, or ``index=IndexedDataset.indices`` for tuples.
+    Give it to the DataLoader. The samples of a batch are then known whatever the loader does with them. A dict gets the
+    key ``index``. A tuple or list gets the index as its last element. Any other item becomes the tuple
+    ``(item, index)``. None stays None, because some collate functions leave such samples out.
+
+    :class:`~dynalens.TrainingDynamicsMonitor` needs no argument for it. If you wrap this dataset into another one, pass
+    ``index="index"`` to the monitor, or ``index=IndexedDataset.indices`` if samples are tuples.
 
     Args:
-        dataset: A map-style dataset; the index is that into it. Not modified.
+        dataset: The map-style dataset to wrap. Not modified.
 
     Raises:
-        TypeError: If the dataset has no length and no items by position.
+        TypeError: If the dataset has no length or no items by position.
+        ValueError: When a sample is read that is a dict and has the key ``index`` already.
 
     Example:
         >>> data = IndexedDataset([("cat.png", 0), ("dog.png", 1)])
@@ -96,12 +99,12 @@ class IndexedDataset(Dataset[Any]):
 
     @staticmethod
     def indices(batch: Any) -> Any:
-        """Return the indices in a batch of such samples: under the key ``index``, or the last element."""
+        """Return the indices in a batch of these samples: under the key ``index``, or the last element."""
         return batch[INDEX_KEY] if isinstance(batch, Mapping) else batch[-1]
 
     @staticmethod
     def without_indices(batch: Any) -> Any:
-        """Return a batch of such samples as it would be without their indices."""
+        """Return a batch of these samples without the indices."""
         if isinstance(batch, Mapping):
             return {key: part for key, part in batch.items() if key != INDEX_KEY}
         return batch[:-1] if isinstance(batch, Sequence) else batch
@@ -227,15 +230,15 @@ class RelabelledDataset(Dataset[Any]):
 
     Args:
         dataset: Map-style; its samples are tuples, lists or dicts. Not modified.
-        changes: For a sample's index, the label that it has and the one it gets: classes, or the numbers of all labels
-            of a sample with several, as text (``"0 2"``, or ``"none"``).
-        label: Position of the label in a tuple or list, or its key in a dict; default: 1, and the first of ``label``,
-            ``labels``, ``target``, ``targets`` and ``y`` that is there.
-        length: Expected length of the dataset.
+        changes: For the index of a sample, a pair: the label that it has, and the label that it gets. A label is a
+            class. If a sample has several labels, pass the numbers of all of them as text: ``"0 2"``, or ``"none"``.
+        label: Position of the label in a tuple or list, or its key in a dict. Default: position 1, or the first of the
+            keys ``label``, ``labels``, ``target``, ``targets`` and ``y`` that is there.
+        length: Expected length of the dataset. None: any length.
 
     Raises:
-        ValueError: If the dataset has another length; when a sample is read, if it has no such label, or another
-            label than the one that is to be replaced.
+        ValueError: If the dataset has another length. When a sample is read: if it has no label at this place, or
+            another label than the one to replace.
 
     Example:
         >>> data = RelabelledDataset([("cat.png", 0), ("dog.png", 0)], {1: (0, 1)})

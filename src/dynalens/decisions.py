@@ -1,4 +1,4 @@
-"""What a person decided about labels, and a dataset in which it is so."""
+"""Apply to a dataset what a person decided about its labels."""
 
 import csv
 import math
@@ -18,16 +18,16 @@ from dynalens.unit_labels import checksum_of, is_checksum, labels_of
 
 
 class Decision(NamedTuple):
-    """What is to happen to a sample.
+    """The decision about one sample: a row of the file.
 
     Attributes:
-        line: Of the file.
-        sample: The sample's id, as the file has it.
-        name: The sample's name, as the file has it; empty if it has none.
-        label: The label that was looked at, as the file has it; empty if the file does not say.
+        line: Number of the line in the file.
+        sample: Id of the sample, as the file has it.
+        name: Name of the sample, as the file has it. Empty: the file has none.
+        label: Label that the person saw, as the file has it. Empty: the file has none.
         decision: "keep", "relabel" or "drop".
-        new_label: Class to use instead of it, for "relabel"; of several labels, the numbers of all of them as text.
-        new_label_name: Its name, where it has one.
+        new_label: For "relabel", the new class, or the numbers of all new labels as text. Otherwise None.
+        new_label_name: Name of the new class. Empty: the file has none.
     """
 
     line: int
@@ -42,14 +42,14 @@ class Decision(NamedTuple):
 class DecidedDataset(Subset[Any]):
     """A dataset without the samples that were dropped and with the labels that were corrected.
 
-    Samples are loaded from the original when they are asked for. The original is not changed. As a ``Subset`` it keeps
-    the names of samples and their positions in the original when it is trained on.
+    :func:`apply_decisions` returns one. It reads each sample from the original dataset, which is not changed. Because
+    it is a ``Subset``, a record of the next training names each sample and its position in the original dataset.
 
     Attributes:
-        dataset: The original.
-        indices: Position of each sample in the original.
-        relabelled: New class by position in the original.
-        classes: The original's, if it has them.
+        dataset: The original dataset.
+        indices: Position of each sample in the original dataset.
+        relabelled: For the position of a relabelled sample in the original dataset, its new label.
+        classes: Names of the classes, or None if the original dataset has none.
     """
 
     def __init__(self, dataset: Any, decisions: Mapping[int, Decision], label_key: int | str | None = None) -> None:
@@ -83,12 +83,12 @@ class DecidedDataset(Subset[Any]):
 def apply_decisions(
     dataset: Any, path: str | Path, *, sample_ids: Sequence[str] | None = None, label_key: int | str | None = None
 ) -> DecidedDataset:
-    r"""Return the dataset with the decisions of a file applied: dropped samples gone, corrected labels in place.
+    r"""Return the dataset without the samples that a person dropped, and with the labels that a person corrected.
 
     The file is the ``decisions.csv`` from the page of ``dynalens report``, or the answers of an audit
     (:func:`dynalens.audit`). Samples with the decision "keep" and samples that the file does not name stay as they are.
-    In answers of an audit, a wrong label is replaced by its new label, or if there is none, the sample is dropped.
-    Samples with the answer "right" or "unsure" stay.
+    In answers of an audit, a wrong label is replaced by its new label. If the file has no new label for it, the sample
+    is dropped. Samples with the answer "right" or "unsure" stay.
 
     If the dataset knows names (``samples`` of torchvision's image folders), a row with a name is about the sample of
     that name, wherever it stands now. All labels in the file are first compared with those of the dataset. If one row
@@ -96,18 +96,21 @@ def apply_decisions(
     warning, and the dataset stays as it is.
 
     Args:
-        dataset: Map-style, as it was trained on; not modified. Items are tuples or lists (input, label, ...) or dicts.
-            The items that the file names are read once, to see their labels.
-        path: The CSV file with the columns sample_id, decision, new_label and, optionally, label, name and the names of
-            classes; or with sample_id, answer and, optionally, new_label and label.
-        sample_ids: Id of each sample, where the record's ids are not the positions in the dataset.
-        label_key: Where the label stands in an item; default: position 1, or one of the usual keys of a dict.
+        dataset: The map-style dataset that was trained on. Not modified. Its items are tuples or lists (input, label,
+            ...) or dicts. The items that the file names are read once, to see their labels.
+        path: The CSV file. Its columns are sample_id, decision, new_label and, optionally, label, name and the names of
+            classes; or sample_id, answer and, optionally, new_label and label.
+        sample_ids: Id of each sample. Default: the ids in the file are positions in the dataset.
+        label_key: Where the label stands in an item. Default: position 1, or one of the usual keys of a dict.
 
     Raises:
         ValueError: If a row has an unknown sample, decision or class, if a sample has two rows, or if rows do not fit
-            the names or labels of the dataset; the message lists them.
+            the names or labels of the dataset. The message lists these rows.
+        FileNotFoundError: If there is no such file.
 
     Example:
+        Sample 0 is dropped, and sample 2 gets the label 1.
+
         >>> import tempfile, pathlib
         >>> file = pathlib.Path(tempfile.mkdtemp(), "decisions.csv")
         >>> _ = file.write_text("sample_id,decision,new_label\n0,drop,\n2,relabel,1\n")

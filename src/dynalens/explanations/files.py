@@ -18,17 +18,18 @@ _CLASSES = ("labels", "targets")
 
 @dataclass(frozen=True)
 class ExplainedEpoch:
-    """What was kept of the samples that were explained in an epoch.
+    """The samples that an AttributionMonitor explained in one epoch, with their maps and metrics.
 
     Attributes:
-        epoch: Its number.
-        ids: What the samples are called: their ids in the training set; "validation <position>" where the validation
-            set is read in its order; otherwise "image <digest of the contents>".
+        epoch: Number of the epoch, from 0.
+        ids: Names of the N samples. A training sample has its id. A sample of a validation set that is read in order is
+            called "validation <position>", any other sample "image <digest of its contents>".
         labels: Shape ``(N,)``, int64.
         targets: Shape ``(N,)``, int64: the classes that are explained.
         maps: For each method, float32 ``(N, *spatial)``: at the resolution of the layer for class activation maps, else
             one relevance for each pixel, column or token.
-        values: For each ``<method>/<metric>``, and for "random" as method, float32 ``(N,)``.
+        values: For each ``<method>/<metric>``, the metric of each map, float32 ``(N,)``. The method "random" is the
+            random ranking.
 
     Example:
         >>> import numpy as np

@@ -29,22 +29,26 @@ def write_audit(
     answers: AnswersSource | Sequence[AnswersSource] | None = None,
     dataset: Any = None,
 ) -> Path:
-    """Draw samples, and write one HTML file that asks about one of them at a time and needs no network.
+    """Write a page that asks a person about the labels of an audit: one HTML file that needs no network.
 
-    The suggestion of the run and its probability are shown after the answer only. The page estimates the fraction of
-    wrong labels from the answers so far, as ``Audit.noise_rate`` does, and says if these are too few. The browser keeps
-    the answers. ``answers.csv``, which it downloads, is what :func:`dynalens.audit` takes.
+    It draws samples and asks about one at a time. The suggestion of the run and its probability are only shown after
+    the answer. The page estimates the fraction of wrong labels from the answers so far, as ``Audit.noise_rate`` does,
+    and says if there are too few. The browser keeps the answers, and downloads them as ``answers.csv``, which
+    :func:`dynalens.audit` takes.
 
     Args:
-        record: As of ``load_record``.
-        path: The file.
-        n: How many samples to ask about, as for :func:`dynalens.audit_plan`.
+        record: The result of :func:`~dynalens.load_record`, or ``monitor.record``.
+        path: The file to write.
+        n: How many samples to ask about, see :func:`dynalens.audit_plan`.
         seed: Seed of the random order.
         answers: Answers of earlier rounds. The page asks about other samples, and all answers count in its estimate.
-        dataset: What was trained on; its pictures, texts or rows are shown. Without it, the picture files that samples
-            are named after, and the pictures that the callback kept while training. Where samples have a label for each
-            token or pixel, or several numbers, it is needed unless the callback drew the audit (``audit=``) and kept
-            what was given to its samples.
+        dataset: The dataset that was trained on, whose pictures, texts or rows are shown. Default: the page shows the
+            picture files that samples are named after, and the pictures that the callback kept during training. If
+            samples have a label for each token or pixel, or several numbers, pass the dataset unless the callback drew
+            the audit (``audit=``) and kept the labels of its samples.
+
+    Returns:
+        The file.
 
     Raises:
         ValueError: If an argument is out of its range, the dataset has another length than the record, or the record

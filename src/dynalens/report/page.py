@@ -73,22 +73,25 @@ def write_report(
     answers: AuditAnswers | None = None,
     embeddings: Any = None,
 ) -> Path:
-    """Write one HTML file that needs no network: a summary of the run, and its suspects to decide on.
+    """Write a page on which a person decides about the suspects: one HTML file that needs no network.
 
-    Decisions are kept by the browser and downloaded as ``decisions.csv``, which :func:`dynalens.apply_decisions`
-    takes. Every name and label is text there, whatever letters it has.
+    The page begins with a summary of the run. The browser keeps the decisions, and downloads them as ``decisions.csv``,
+    which :func:`dynalens.apply_decisions` takes. Names and labels are shown as text, whatever letters they have.
 
     Args:
-        record: As of ``load_record``.
-        path: The file.
-        dataset: What was trained on; its pictures are shown. Without it, the picture files that samples are named
-            after, and the pictures that the callback kept while training.
-        limit: At most so many suspects, the worst.
-        answers: Answers of an audit, as for :func:`dynalens.audit`: rate and probabilities are calibrated on them, and
-            a curve shows how many of the first n labels of the order are wrong.
-        embeddings: As for :meth:`Record.with_embeddings`. They count in the order, and each card shows the training
-            samples of the given and of the suggested class that its sample looks like. Without them, each card shows
-            those that the callback found during training (``similar=``).
+        record: The result of :func:`~dynalens.load_record`, or ``monitor.record``.
+        path: The file to write.
+        dataset: The dataset that was trained on, whose pictures are shown. Default: the page shows the picture files
+            that samples are named after, and the pictures that the callback kept during training.
+        limit: Largest number of suspects, from the most suspicious on.
+        answers: Answers of an audit, see :func:`dynalens.audit`. Rate and probabilities are calibrated on them, and a
+            curve shows how many of the n most suspicious labels are wrong.
+        embeddings: See :meth:`Record.with_embeddings`. They count in the order, and each card shows the training
+            samples of the given and of the suggested class that its sample looks like. Default: each card shows those
+            that the callback found during training (``similar=``).
+
+    Returns:
+        The file.
 
     Raises:
         ValueError: If ``limit`` is not positive, the dataset has another length than the record, or the answers are not

@@ -33,17 +33,18 @@ def influence_sheet(
     n: int = 3,
     class_names: Sequence[str] | None = None,
 ) -> Image.Image:
-    """Return a picture: each test sample, the training samples that made it wrong, and those that helped.
+    """Return a picture of test samples, each with the training samples that raised and that lowered its loss most.
 
     Below each training sample stand its id and its label.
 
     Args:
-        influence: As of :func:`dynalens.influence`.
-        dataset: The training samples.
-        inputs: Shape ``(M, C, *spatial)``, the test samples, as they were given to :func:`dynalens.influence`.
-        tests: Which of them; default: the first twelve that are predicted wrong, or of all where none is.
-        n: Training samples of each kind.
-        class_names: Name of each class; without them, its number.
+        influence: The result of :func:`dynalens.influence`.
+        dataset: The training set.
+        inputs: Shape ``(M, C, *spatial)``: the test samples, as they were given to :func:`dynalens.influence`.
+        tests: Numbers of the test samples to show. Default: the first twelve that are predicted wrong. If none is
+            predicted wrong, the first twelve.
+        n: Number of training samples of each kind.
+        class_names: Name of each class. Default: its number.
 
     Raises:
         ValueError: If there are not M inputs, or the dataset is not that of the influences.
@@ -90,15 +91,15 @@ def influence_sheet(
 
 
 def show_in_report(record: Record, name: str, sheet: Image.Image) -> Path:
-    """Keep a picture in the record's folder, as ``sheets/<name>.png``: ``dynalens report`` can unfold it.
+    """Save a picture in the folder of the record, so that the page of ``dynalens report`` shows it.
 
     Args:
-        record: As of ``load_record``, or ``monitor.record``.
-        name: Of the picture: letters, digits, ``-``, ``_`` and spaces. One of the same name is replaced.
+        record: The result of :func:`~dynalens.load_record`, or ``monitor.record``.
+        name: Name of the picture: letters, digits, ``-``, ``_`` and spaces. A picture of the same name is replaced.
         sheet: The picture.
 
     Returns:
-        The file.
+        The file, ``sheets/<name>.png`` in the folder of the record.
 
     Raises:
         ValueError: If the name has other letters, or the record has no folder.
