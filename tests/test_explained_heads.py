@@ -81,7 +81,7 @@ class Inner(Heads):
         self.network = Heads()
         self.stem, self.second = self.network.stem, self.network.second
 
-    def forward(self, **batch: Any) -> Any:
+    def forward(self, **batch: Any) -> Any:  # type: ignore[override]
         raise NotImplementedError
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -106,7 +106,8 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         features = self.heads.stem(x)
-        return (self.heads.first(features) + self.heads.second(features)) / 2
+        mean: Tensor = (self.heads.first(features) + self.heads.second(features)) / 2
+        return mean
 
 
 MODELS = [Heads, Tuple, AfterTemperature, FeaturesFirst, Nested, Inner, Distilled]

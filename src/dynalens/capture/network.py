@@ -127,7 +127,8 @@ class NetworkRuns:
 
     def _entries(self, logits: Tensor) -> list[LogitsEntry]:
         """Return which outputs of the run that gave logits these are made of."""
-        outputs = next((run.outputs for run in reversed(self._runs) if _gave(run.outputs, logits)), [])
+        none: list[_Output] = []
+        outputs = next((run.outputs for run in reversed(self._runs) if _gave(run.outputs, logits)), none)
         source, behind = source_of(logits), set(nodes_behind([logits.grad_fn], NETWORK))
         same = [each for each in outputs if each.source == source]
         return [LogitsEntry(each.path, each.shape) for each in same or outputs if same or each.node in behind]
