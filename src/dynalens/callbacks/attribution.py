@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from dynalens.explanations import (
     RunExplanations,
     SampleSettings,
     ScheduleSettings,
+    several_inputs_told,
 )
 from dynalens.faithfulness import UNCONTROLLED, check_metrics
 from dynalens.host import (
@@ -317,6 +319,10 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
                 "Expected a batch whose images can be explained, got none in this fit, so nothing was explained. "
                 "Validate more often, or pass `samples=`: images and labels, or ids."
             )
+
+    def _or_switched_off(self) -> AbstractContextManager[None]:
+        observer, has_forward = self._explanations.samples.observer, self.forward is not None
+        return several_inputs_told(super()._or_switched_off(), observer, has_forward=has_forward)
 
     def tensorboard_layout(self) -> Layout:
         """Return the custom charts that compare each method with a random ranking."""

@@ -41,6 +41,7 @@ class BatchLayout:
         units: How the entry of these holds them.
         shift: Places by which the logits for a token stand before it: 1 in a causal language model.
         form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
+        beside: Paths of other inputs that the network was given in the same call, but for masks of tokens.
     """
 
     inputs: Path | None = None
@@ -52,6 +53,12 @@ class BatchLayout:
     units: UnitLabels = CLASSES
     shift: int = 0
     form: View | None = None
+    beside: tuple[Path, ...] = ()
+
+    @property
+    def all_inputs(self) -> list[Path]:
+        """Return the paths of all inputs."""
+        return [*([] if self.inputs is None else [self.inputs]), *self.beside]
 
     def input_in(self, batch: Any) -> Tensor | None:
         """Return the input in a batch as the network is given it, or None where it is not known or not there."""
@@ -196,6 +203,7 @@ class BatchObserver:
             units=layout.units if layout.labels else targets.units,
             shift=layout.shift or targets.shift,
             form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
+            beside=layout.beside if inputs is None or layout.inputs else _beside(calls, inputs, entries),
         )
 
 
@@ -330,6 +338,13 @@ def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
         return None
     paths = list(min(calls, key=lambda call: len(call.arguments)).arguments)
     return next((path for path in paths if path and path[-1] in INPUT_KEYS), paths[0])
+
+
+def _beside(calls: Sequence[ModuleCall], path: Path, entries: Mapping[Path, Tensor]) -> tuple[Path, ...]:
+    """Return the other entries that the outermost module was given; masks of tokens are as many integers as these."""
+    entry = entries[path]
+    others = [other for other in calls[-1].arguments if other != path] if path in calls[-1].arguments else []
+    return tuple(other for other in others if entries[other].shape != entry.shape or entries[other].is_floating_point())
 
 
 def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:

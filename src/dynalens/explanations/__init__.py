@@ -6,6 +6,7 @@ from dynalens.explanations.files import ExplainedEpoch, load_explanations
 from dynalens.explanations.pictures import ExplanationPictures
 from dynalens.explanations.run import RunExplanations
 from dynalens.explanations.settings import ExplanationSettings, MapSettings, SampleSettings, ScheduleSettings
+from dynalens.explanations.several_inputs import several_inputs_told
 
 __all__ = [
     "EpochExplanations",
@@ -18,4 +19,5 @@ __all__ = [
     "ScheduleSettings",
     "agreement_of_runs",
     "load_explanations",
+    "several_inputs_told",
 ]

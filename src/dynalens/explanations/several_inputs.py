@@ -1,0 +1,45 @@
+"""What is said of a network that is given several entries of a batch, of which maps can be made of one only."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+
+from dynalens.capture import BatchObserver, CaptureError
+
+_OF_ONE_INPUT = (ValueError, TypeError, LookupError, AttributeError, RuntimeError, CaptureError)
+
+
+@contextmanager
+def several_inputs_told(
+    guard: AbstractContextManager[None], observer: BatchObserver, *, has_forward: bool
+) -> Iterator[None]:
+    """Let a guard have an error that says what to pass if the body fails for a network with several inputs.
+
+    Args:
+        guard: Takes the errors of the body.
+        observer: Saw what training steps gave to the network.
+        has_forward: Whether the user says how logits are computed.
+    """
+    with guard:
+        try:
+            yield
+        except _OF_ONE_INPUT as error:
+            layout = observer.layout
+            if has_forward or not layout.beside or isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise ValueError(
+                f"{_advice(layout.all_inputs)} (Without these: {type(error).__name__}: {error})"
+            ) from error
+
+
+def _advice(paths: Sequence[tuple[Any, ...]]) -> str:
+    entries = " and ".join("batch" + "".join(f"[{key!r}]" for key in path) for path in paths)
+    return (
+        f"Expected a network that is given one entry of the batch, got one that is given {entries}. If they are "
+        "columns of a table, pass `inputs=` with a callable(batch) -> (all columns in one floating tensor, labels), "
+        "`forward=` with a callable(pl_module, columns) -> logits that separates them again, with `.long()` for those "
+        "of integers, and `methods=('captum:FeatureAblation',)`, as integers have no gradient. Otherwise, pass an "
+        "entry and its labels by `inputs=`, and a `forward=` that needs this entry only."
+    )
