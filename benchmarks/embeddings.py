@@ -20,14 +20,14 @@ from suspects import recorded
 from dynalens.dynamics import SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence
 from dynalens.embeddings.probe import out_of_fold
-from dynalens.suspicion import Assessment, RunLoss, assess, flagged, joined, joint
+from dynalens.suspicion import Assessment, RunLoss, assess, flagged, joined, run_and_embeddings
 
 Array = npt.NDArray[Any]
 History = list[dict[str, Array]]
 Scores = dict[str, Array]
 PRECISION = 0.8
 POWERS = (4, 6, 8, 12, 16)
-"""Values of ``dynalens.suspicion.joint.POWER``."""
+"""Values of ``dynalens.suspicion.run_and_embeddings.POWER``."""
 
 
 def alone(embeddings: Array, given: Array, evidence: EmbeddingEvidence) -> Scores:
@@ -54,7 +54,7 @@ def compared(
     together = both(assessment, evidence, history)
     scores["both"] = together.score
     for power in POWERS:
-        with patch.object(joint, "POWER", power):
+        with patch.object(run_and_embeddings, "POWER", power):
             scores[f"power {power}"] = both(assessment, evidence, history).score
     for name, make in bad.items():
         other = embedding_evidence(torch.from_numpy(make().astype(np.float32)), given)

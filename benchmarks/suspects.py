@@ -22,7 +22,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from dynalens.dynamics import SampleStatistics, TrainingDynamics, epoch_weight
 from dynalens.suspicion import assess, flagged
-from dynalens.suspicion.scores import named_scores
+from dynalens.suspicion.published_scores import named_scores
 
 Array = npt.NDArray[Any]
 MARGIN_SCORES = ("W", "EMA", "last third")

@@ -20,7 +20,7 @@ from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
 from dynalens.record import Record, RecordFolder, RecordMeta
 from dynalens.report import write_report
 from dynalens.suspicion import NoiseRate, assess, doubts, flagged, wrong_probabilities
-from dynalens.suspicion.course import Disagreement, WeightedMeans, halfway
+from dynalens.suspicion.disagreement import Disagreement, WeightedMeans, halfway
 from dynalens.suspicion.predictions import Predictions
 
 SURE = NoiseRate(low=0.14, value=0.18, high=0.23)

@@ -24,9 +24,9 @@ from dynalens.record import Record, RecordMeta
 from dynalens.report import write_report
 from dynalens.suspicion import NoiseRate, RunLoss, assess, joined
 from dynalens.suspicion.confusions import confident_rate
-from dynalens.suspicion.doubts import far_apart
-from dynalens.suspicion.joint import embedding_weight, joint_rate
 from dynalens.suspicion.predictions import Predictions
+from dynalens.suspicion.rate_doubts import far_apart
+from dynalens.suspicion.run_and_embeddings import embedding_weight, joint_rate
 from training import fit
 
 Array = Any

@@ -28,9 +28,9 @@ from dynalens.suspicion.class_pairs import ClassPairs
 from dynalens.suspicion.confusions import confident_joint, deconvolution, one_way, wrong_log_odds
 from dynalens.suspicion.noise_rate import estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
+from dynalens.suspicion.published_scores import named_scores
 from dynalens.suspicion.refuted_labels import candidates, refuted_rate
 from dynalens.suspicion.score import log_odds, log_odds_offset, probability, streaming_score
-from dynalens.suspicion.scores import named_scores
 from dynalens.suspicion.votes import count_votes
 
 History = list[dict[str, Array]]

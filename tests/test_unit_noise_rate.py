@@ -9,7 +9,7 @@ import torch
 from dynalens import SampleStatistics, TrainingDynamics
 from dynalens.suspicion import assess
 from dynalens.suspicion.dense import dense_noise_rate
-from dynalens.suspicion.doubts import far_apart
+from dynalens.suspicion.rate_doubts import far_apart
 from dynalens.suspicion.units import unit_noise_rate, worst_odds
 from dynalens.units import dense, multi_label
 

@@ -1,13 +1,13 @@
 """From a hundred answers of a person to how many labels are wrong, and which.
 
-`strata` divides the samples by doubt, and says in which order they are asked about; `plan` is such an order for one
-run, and `given` is what it asks about. `answers` reads what a person said. `estimate` makes the rate of wrong labels
-and its interval of it, `calibration` the probability of each label, and `result` is what a user asks.
+`strata` divides the samples by doubt, and says in which order they are asked about. `plan` is such an order for one
+run, and `given_labels` is what it asks about. `answers` reads what a person said. `estimate` makes the rate of wrong
+labels and its interval of it, `calibration` the probability of each label, and `result` is what a user asks.
 """
 
 from dynalens.auditing.answers import Answers, read_answers
 from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
-from dynalens.auditing.given import Given, given_to, keeps_all_given, label_list
+from dynalens.auditing.given_labels import Given, given_to, keeps_all_given, label_list
 from dynalens.auditing.plan import Plan, draw, fitting
 from dynalens.auditing.result import Audit, few_answers_doubts
 

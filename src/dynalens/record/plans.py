@@ -11,7 +11,7 @@ import pandas as pd
 
 from dynalens.auditing import Answers, Audit, Plan, draw, fitting, read_answers
 from dynalens.auditing.answers import AnswersSource
-from dynalens.auditing.given import MOST_CODES, Given, given_to
+from dynalens.auditing.given_labels import MOST_CODES, Given, given_to
 from dynalens.auditing.plan import FIRST
 from dynalens.auditing.strata import MOST_STRATA
 from dynalens.dynamics import Array

@@ -1,11 +1,16 @@
 """From the record to suspects: which labels are probably wrong.
 
-`score` is the whole order on one page, of `predictions`, what the record keeps of each sample, and `confusions`,
-which class is given for which. `noise_rate` is how many labels are wrong, from these and from `refuted_labels`, those
-that the network rules out; `doubts` says what speaks against it, from `course`, how it moves from epoch to epoch.
-`votes` counts in the history which class was predicted instead of the label. `scores` are those that others rank by,
-`neighbours` compares features, `joint` is the order of a run and of embeddings together. `table` is what a user sees
-of one run and `comparison` of several. `unforgettable` are the samples that training needs least.
+`score` is the whole order of samples with one class each. It is made of `predictions`, what the record keeps of each
+sample, and of `confusions`, which class is given for which, counted in `class_pairs`. `units`, `dense` and `regression`
+are the orders of samples with several labels, of tokens and pixels, and of numbers. `run_and_embeddings` is the order
+of a run and of embeddings together.
+
+`noise_rate` is how many labels are wrong. It reads `refuted_labels`, which the network rules out, and `disagreement`,
+how far the network disagrees with the labels from epoch to epoch. `rate_doubts` are the reasons to doubt the rate.
+`votes` counts in the history which class was predicted instead of the label.
+
+`table` is what a user sees of one run, and `comparison` of several. `published_scores` are the scores that others rank
+by, and `neighbours` compares features. `unforgettable` are the samples that training needs least.
 """
 
 from typing import TYPE_CHECKING
@@ -14,9 +19,10 @@ from dynalens.defaults import PRECISION
 from dynalens.deferred import deferred
 from dynalens.suspicion.comparison import compare_runs
 from dynalens.suspicion.dense import has_classes, is_dense, token_of, unit_words
-from dynalens.suspicion.doubts import doubts
-from dynalens.suspicion.joint import RunLoss, joined
 from dynalens.suspicion.noise_rate import NoiseRate
+from dynalens.suspicion.rate_doubts import doubts
+from dynalens.suspicion.regression import label_word, target_words, words_of
+from dynalens.suspicion.run_and_embeddings import RunLoss, joined
 from dynalens.suspicion.score import Assessment, assess, streaming_score
 from dynalens.suspicion.table import (
     clean_indices,
@@ -29,7 +35,6 @@ from dynalens.suspicion.table import (
     worst_samples,
     wrong_probabilities,
 )
-from dynalens.suspicion.targets import label_word, target_words, words_of
 from dynalens.suspicion.unforgettable import removable
 from dynalens.suspicion.units import corrections, named_targets
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dynalens.suspicion.course import Disagreement, halfway
+from dynalens.suspicion.disagreement import Disagreement, halfway
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.refuted_labels import Candidates, refuted_rate
 from dynalens.text import percent

@@ -43,10 +43,10 @@ import numpy as np
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.confusions import one_way, wrong_log_odds
 from dynalens.suspicion.dense import dense_noise_rate, doubts_of, highest, is_dense
-from dynalens.suspicion.doubts import doubts, far_apart, has_memorised, nothing_found, still_falls
 from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate, with_earlier_bound
 from dynalens.suspicion.predictions import Predictions
-from dynalens.suspicion.targets import target_noise_rate
+from dynalens.suspicion.rate_doubts import doubts, far_apart, has_memorised, nothing_found, still_falls
+from dynalens.suspicion.regression import target_noise_rate
 from dynalens.suspicion.units import has_doubted_unit, unit_noise_rate, worst_odds
 from dynalens.suspicion.votes import Votes, count_votes
 

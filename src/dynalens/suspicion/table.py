@@ -9,8 +9,8 @@ import pandas as pd
 from dynalens.defaults import PRECISION
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.uncertainty import uncertainty
+from dynalens.suspicion.published_scores import named_scores
 from dynalens.suspicion.score import Assessment, probability, ranks, streaming_score, with_mean
-from dynalens.suspicion.scores import named_scores
 from dynalens.suspicion.units import named_targets
 
 _COUNTS = ("presentations", "forgetting_events")

@@ -18,7 +18,7 @@ import pandas as pd
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.dynamics.given_labels import log_ratios
-from dynalens.suspicion.course import SUREST
+from dynalens.suspicion.disagreement import SUREST
 from dynalens.suspicion.noise_rate import MOST, NoiseRate
 from dynalens.text import label_positions
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dynalens.dynamics import Array
-from dynalens.suspicion.course import Disagreement, WeightedMeans
+from dynalens.suspicion.disagreement import Disagreement, WeightedMeans
 from dynalens.suspicion.refuted_labels import Candidates, candidates
 
 _CLASSES = 2**31  # of one sample before the next one's keys begin

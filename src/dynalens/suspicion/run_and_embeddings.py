@@ -9,9 +9,9 @@ import numpy as np
 from dynalens.dynamics import Array
 from dynalens.embeddings import EmbeddingEvidence
 from dynalens.suspicion.confusions import confident_rate
-from dynalens.suspicion.doubts import far_apart
 from dynalens.suspicion.noise_rate import FROM_BOTH, MOST, NoiseRate
 from dynalens.suspicion.predictions import Predictions
+from dynalens.suspicion.rate_doubts import far_apart
 from dynalens.suspicion.score import Assessment, log_odds_offset, predicted_score, probability
 
 POWER = 8.0

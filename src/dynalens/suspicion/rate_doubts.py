@@ -2,7 +2,7 @@
 
 import math
 
-from dynalens.suspicion.course import SUREST
+from dynalens.suspicion.disagreement import SUREST
 from dynalens.suspicion.noise_rate import NoiseRate
 from dynalens.text import percent
 
