@@ -20,7 +20,7 @@ from dynalens.dynamics import Array, SampleStatistics, TrainingDynamics
 from dynalens.record import Record, RecordFolder, RecordMeta
 from dynalens.report import write_report
 from dynalens.suspicion import NoiseRate, assess, doubts, flagged, wrong_probabilities
-from dynalens.suspicion.disagreement import Disagreement, WeightedMeans, halfway
+from dynalens.suspicion.disagreement import Disagreement, WeightedMeans, disagreement_halfway
 from dynalens.suspicion.predictions import Predictions
 
 SURE = NoiseRate(low=0.14, value=0.18, high=0.23)
@@ -29,13 +29,13 @@ SURE = NoiseRate(low=0.14, value=0.18, high=0.23)
 
 def kinds(rate: NoiseRate = SURE, **evidence: Any) -> list[str]:
     """The first words of each doubt."""
-    known = {"samples": 5000, "accuracy": 0.78, "earlier": 0.182} | evidence
+    known = {"sample_count": 5000, "accuracy": 0.78, "halfway_rate": 0.182} | evidence
     return [" ".join(doubt.split()[:3]) for doubt in doubts(rate, **known)]
 
 
 def test_a_steady_narrow_estimate_of_many_samples_has_no_doubt() -> None:
     assert kinds() == []
-    assert kinds(earlier=None, accuracy=math.nan) == []  # a record without history
+    assert kinds(halfway_rate=None, accuracy=math.nan) == []  # a record without history
 
 
 def test_a_network_that_repeats_more_labels_than_can_be_right_is_doubted() -> None:
@@ -43,15 +43,15 @@ def test_a_network_that_repeats_more_labels_than_can_be_right_is_doubted() -> No
     assert kinds(accuracy=0.82 + 1.99 * error) == []
     assert kinds(accuracy=0.82 + 2.01 * error) == ["The network repeats"]
     clean = NoiseRate(low=0.0, value=0.001, high=0.005)
-    assert kinds(clean, accuracy=0.989, earlier=0.001) == []
-    assert kinds(clean, accuracy=0.991, earlier=0.001) == ["The network repeats"]  # all but one in a hundred
+    assert kinds(clean, accuracy=0.989, halfway_rate=0.001) == []
+    assert kinds(clean, accuracy=0.991, halfway_rate=0.001) == ["The network repeats"]  # all but one in a hundred
 
 
 def test_an_estimate_that_falls_by_more_than_two_standard_errors_is_doubted() -> None:
     error = math.sqrt(0.18 * 0.82 / 5000)
-    assert kinds(earlier=0.18 + 1.99 * error) == []
-    assert kinds(earlier=0.18 + 2.01 * error) == ["The estimate still"]
-    assert kinds(earlier=0.1) == []  # it rises
+    assert kinds(halfway_rate=0.18 + 1.99 * error) == []
+    assert kinds(halfway_rate=0.18 + 2.01 * error) == ["The estimate still"]
+    assert kinds(halfway_rate=0.1) == []  # it rises
 
 
 def test_ends_that_are_farther_apart_than_those_of_a_hundred_answers_are_doubted() -> None:
@@ -64,15 +64,15 @@ def test_ends_that_are_farther_apart_than_those_of_a_hundred_answers_are_doubted
 
 def test_few_samples_are_doubted_where_a_higher_rate_need_not_show() -> None:
     rate = NoiseRate(low=0.0, value=0.03, high=0.05)
-    assert kinds(rate, samples=1200, earlier=0.03) == []  # none of 60 need be wrong at 3 / 60, 5 %
-    assert kinds(rate, samples=1199, earlier=0.03) == ["There are few"]
-    assert kinds(samples=340) == []  # 3 / 17 is below 18 %
-    assert kinds(samples=330) == ["There are few"]
+    assert kinds(rate, sample_count=1200, halfway_rate=0.03) == []  # none of 60 need be wrong at 3 / 60, 5 %
+    assert kinds(rate, sample_count=1199, halfway_rate=0.03) == ["There are few"]
+    assert kinds(sample_count=340) == []  # 3 / 17 is below 18 %
+    assert kinds(sample_count=330) == ["There are few"]
 
 
 def test_a_rate_with_answers_has_no_doubt() -> None:
-    assert kinds(dataclasses.replace(SURE, calibrated=True), accuracy=1.0, earlier=0.5, samples=9) == []
-    assert kinds(NoiseRate(math.nan, math.nan, math.nan), samples=0) == []
+    assert kinds(dataclasses.replace(SURE, calibrated=True), accuracy=1.0, halfway_rate=0.5, sample_count=9) == []
+    assert kinds(NoiseRate(math.nan, math.nan, math.nan), sample_count=0) == []
 
 
 def test_every_printed_rate_says_what_it_is() -> None:
@@ -273,24 +273,26 @@ def test_the_means_of_the_history_are_those_of_the_record() -> None:
         p_rival = epoch["p_label"] * np.exp(-epoch["margin"])
         means.add(number, epoch["index"], epoch["p_label"], p_rival)
     [measured] = means.disagreement(5)
-    predictions = Predictions.read(statistics)
+    predictions = Predictions.from_statistics(statistics)
     differ = predictions.leader() != predictions.label
     sure = np.argsort(-np.maximum(predictions.p_label, predictions.p_rival))[:100]
-    assert measured.doubted == pytest.approx(float(differ.mean()), abs=0.001)
-    assert measured.surest == pytest.approx(float(differ[sure].mean()), abs=0.01)
+    assert measured.doubted_share == pytest.approx(float(differ.mean()), abs=0.001)
+    assert measured.surest_doubted_share == pytest.approx(float(differ[sure].mean()), abs=0.01)
     assert WeightedMeans(3).disagreement(0) == []
 
 
 def test_the_earlier_estimate_is_of_the_first_half() -> None:
     course = [Disagreement(epoch, 0.5, 0.5) for epoch in (0, 1, 2, 3, 4, 6, 8)]
-    assert [getattr(halfway(course[:epochs], epochs), "epoch", None) for epochs in (0, 1, 2, 3, 4, 5)] == [
+    assert [getattr(disagreement_halfway(course[:epochs], epochs), "epoch", None) for epochs in (0, 1, 2, 3, 4, 5)] == [
         None, None, 0, 0, 1, 1,
     ]  # fmt: skip
-    assert halfway(course, 12) == course[4]
+    assert disagreement_halfway(course, 12) == course[4]
 
 
 def test_the_surest_twentieth_is_counted_by_hand() -> None:
     p_leader = np.array([*np.linspace(0.3, 0.8, 38), 0.95, 0.99])
     differ = np.zeros(40, bool)
     differ[[0, 1, 39]] = True
-    assert Disagreement.from_samples(3, differ, p_leader) == Disagreement(3, doubted=3 / 40, surest=0.5)
+    assert Disagreement.from_samples(3, differ, p_leader) == Disagreement(
+        3, doubted_share=3 / 40, surest_doubted_share=0.5
+    )

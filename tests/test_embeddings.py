@@ -25,7 +25,7 @@ from dynalens.report import write_report
 from dynalens.suspicion import NoiseRate, RunLoss, assess, joined
 from dynalens.suspicion.confusions import confident_rate
 from dynalens.suspicion.predictions import Predictions
-from dynalens.suspicion.rate_doubts import far_apart
+from dynalens.suspicion.rate_doubts import bounds_doubts
 from dynalens.suspicion.run_and_embeddings import embedding_weight, joint_rate
 from training import fit
 
@@ -291,7 +291,7 @@ def test_the_rate_of_both_is_the_geometric_mean_by_how_much_the_embeddings_count
 
 def test_doubts_of_the_run_are_told_as_those_and_the_ends_are_those_of_both() -> None:
     rate = NoiseRate(0.0, 0.02, 0.3)
-    [wide] = far_apart(rate)
+    [wide] = bounds_doubts(rate)
     doubtful = dataclasses.replace(rate, doubts=("The estimate still falls.", wide))
     assert joint_rate(doubtful, 0.4, 2.0).doubts == (
         "Without the embeddings: the estimate still falls.",

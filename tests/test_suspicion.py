@@ -29,7 +29,7 @@ from dynalens.suspicion.confusions import confident_joint, deconvolution, one_wa
 from dynalens.suspicion.noise_rate import estimate_noise_rate
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.published_scores import named_scores
-from dynalens.suspicion.refuted_labels import candidates, refuted_rate
+from dynalens.suspicion.refuted_labels import count_candidates, refuted_rate
 from dynalens.suspicion.score import log_odds, log_odds_offset, probability, streaming_score
 from dynalens.suspicion.votes import count_votes
 
@@ -86,7 +86,7 @@ def test_votes_are_counted_over_all_presentations(run: list[list[tuple[int, floa
         rows = [row for epoch in run for row in epoch if row[0] == i]
         wrong = [k for _, _, _, k in rows if k != LABELS[i]]
         best = max(wrong, key=lambda k: (wrong.count(k), len(wrong) - wrong[::-1].index(k)), default=-1)
-        assert votes.suggested[i] == best
+        assert votes.suggested_class[i] == best
         assert votes.presentations[i] == len(rows)
         expected = wrong.count(best) / len(rows) if wrong else np.nan
         np.testing.assert_allclose(votes.agreement[i], expected)
@@ -98,7 +98,7 @@ def test_among_equally_frequent_suggestions_the_most_recent_wins() -> None:
     one = {"index": np.array([0]), "p_label": np.array([0.2]), "margin": np.array([-1.0])}
     for order in ([1, 2], [2, 1]):
         votes = count_votes(np.array([0]), [{**one, "predicted": np.array([k])} for k in order])
-        assert votes.suggested.tolist() == [order[-1]]
+        assert votes.suggested_class.tolist() == [order[-1]]
 
 
 # --- class pairs ---
@@ -139,7 +139,7 @@ def test_deconvolution_inverts_a_noise_matrix() -> None:
 
 def log_odds_with_all_classes(views: Predictions) -> Array:
     """Return what `wrong_log_odds` defines, with the probabilities of all K classes in place of three."""
-    classes, n, row = views.classes, len(views), np.arange(len(views))
+    classes, n, row = views.class_count, len(views), np.arange(len(views))
     rest = np.maximum(1 - views.p_label - np.where(views.rival >= 0, views.p_rival, 0), 0) / classes
     p_given = np.repeat(rest[:, None], classes, axis=1)
     p_given[row, views.label] += views.p_label
@@ -164,7 +164,7 @@ def log_odds_with_all_classes(views: Predictions) -> Array:
 @pytest.mark.parametrize("classes", [3, 6])
 def test_log_odds_of_the_record_are_those_of_bayes_on_all_classes(classes: int) -> None:
     given, true = flips(2000, classes, 0.3, pair=True)
-    views = Predictions.read(simulated(given, true, clarity=3.0)[0])
+    views = Predictions.from_statistics(simulated(given, true, clarity=3.0)[0])
     slow, fast = log_odds_with_all_classes(views), wrong_log_odds(views)
     assert np.corrcoef(fast, slow)[0, 1] > 0.97
     if classes == 3:  # the third class is all others
@@ -180,11 +180,11 @@ def test_log_odds_of_few_samples_are_those_of_bayes_too() -> None:
 
 def test_pairs_of_many_classes_are_those_that_occur() -> None:
     views = predictions([0, 4], [[0.6, 0, 0, 0.4, 0], [0, 0, 0, 0, 1.0]])
-    pairs = ClassPairs.of(views)
-    of_rival = pairs.dense(pairs.counts(pairs.places[1, 0]))
+    pairs = ClassPairs.from_predictions(views)
+    of_rival = pairs.matrix(pairs.counts(pairs.pair_index[1, 0]))
     # The second sample has no rival: the class after its label stands for it.
     assert np.argwhere(of_rival).tolist() == [[0, 4], [3, 0]]
-    assert (len(pairs), pairs.places[0, 1].tolist()) == (7, [7, 7])  # nothing of class 0 is labelled 3, nor 4 as 0
+    assert (len(pairs), pairs.pair_index[0, 1].tolist()) == (7, [7, 7])  # nothing of class 0 is labelled 3, nor 4 as 0
 
 
 def test_a_rule_of_flips_that_was_learned_is_seen_through() -> None:
@@ -246,20 +246,20 @@ def test_a_few_confusions_show_no_rule(classes: int) -> None:
 
 
 def test_candidates_are_sorted_by_what_speaks_against_them() -> None:
-    (found,) = candidates(3, np.array([0, 1]), np.array([0.5, 0.1]), np.array([0.2, 0.8]), 3)
+    (found,) = count_candidates(3, np.array([0, 1]), np.array([0.5, 0.1]), np.array([0.2, 0.8]), 3)
     assert found.epoch == 3
-    np.testing.assert_allclose(found.against, [0, np.log(4), np.log(9)], atol=1e-12)  # .8 is more than a half
+    np.testing.assert_allclose(found.log_odds_against, [0, np.log(4), np.log(9)], atol=1e-12)  # .8 is more than a half
     np.testing.assert_allclose(found.count, 1)
-    np.testing.assert_allclose(found.given, [1, 0, 1])
+    np.testing.assert_allclose(found.label_count, [1, 0, 1])
 
 
 def test_of_two_classes_each_is_asked_about_by_itself() -> None:
-    zero, one = candidates(0, np.array([0, 1, 1]), np.array([0.4, 0.8, 0.3]), np.array([0.6, 0.2, 0.7]), 2)
+    zero, one = count_candidates(0, np.array([0, 1, 1]), np.array([0.4, 0.8, 0.3]), np.array([0.6, 0.2, 0.7]), 2)
     assert (zero.asked_class, one.asked_class) == (0, 1)
-    np.testing.assert_allclose(zero.against, [np.log(0.6 / 0.4), np.log(0.8 / 0.2)])
-    np.testing.assert_allclose(zero.given, [1, 0])
-    np.testing.assert_allclose(one.against, [np.log(0.7 / 0.3)])
-    np.testing.assert_allclose(one.given, [1])
+    np.testing.assert_allclose(zero.log_odds_against, [np.log(0.6 / 0.4), np.log(0.8 / 0.2)])
+    np.testing.assert_allclose(zero.label_count, [1, 0])
+    np.testing.assert_allclose(one.log_odds_against, [np.log(0.7 / 0.3)])
+    np.testing.assert_allclose(one.label_count, [1])
 
 
 def calibrated(n: int, classes: int, rate: float, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -283,7 +283,7 @@ def test_the_floors_of_two_classes_count_as_often_as_each_can_be_given_wrongly(
     true = (rng.random(len(p_true)) < p_true).astype(int)
     label = np.where(rng.random(len(true)) < np.where(true == 1, of_ones, of_zeros), 1 - true, true)
     p_label = np.where(label == 1, p_true, 1 - p_true)
-    _, best, _ = refuted_rate(candidates(0, label, p_label, 1 - p_label, 2))
+    _, best, _ = refuted_rate(count_candidates(0, label, p_label, 1 - p_label, 2))
     assert best == pytest.approx((label != true).mean(), rel=0.25)
 
 
@@ -327,7 +327,7 @@ def test_classes_that_resemble_each_other_are_no_flips(classes: int, flips: floa
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.2, 0.4])
 def test_the_floor_of_a_calibrated_network_is_the_rate(rate: float, classes: int) -> None:
-    low, best, high = refuted_rate(candidates(2, *calibrated(20000, classes, rate), classes))
+    low, best, high = refuted_rate(count_candidates(2, *calibrated(20000, classes, rate), classes))
     assert low <= rate <= high
     assert best == pytest.approx(rate, rel=0.25, abs=0.003)
     assert high - low < max(0.15, 0.6 * rate)
@@ -336,15 +336,15 @@ def test_the_floor_of_a_calibrated_network_is_the_rate(rate: float, classes: int
 def test_the_floor_does_not_depend_on_how_many_other_classes_are_asked_about() -> None:
     label, p_label, p_other = calibrated(60000, 10, 0.2)
     p_other[np.arange(len(p_other)) % 5 > 0] = np.nan  # one in five is left
-    _, best, _ = refuted_rate(candidates(2, label, p_label, p_other, 10))
+    _, best, _ = refuted_rate(count_candidates(2, label, p_label, p_other, 10))
     assert best == pytest.approx(0.2, rel=0.25)
 
 
 def test_an_epoch_that_repeats_all_labels_does_not_refute_the_others() -> None:
-    honest = candidates(0, *calibrated(20000, 10, 0.2), 10)
+    honest = count_candidates(0, *calibrated(20000, 10, 0.2), 10)
     _, best, _ = refuted_rate(honest)
     sure = np.random.default_rng(0).uniform(0.97, 1, 20000)
-    _, pooled, high = refuted_rate(honest + candidates(5, np.zeros(20000, int), sure, 1 - sure, 10))
+    _, pooled, high = refuted_rate(honest + count_candidates(5, np.zeros(20000, int), sure, 1 - sure, 10))
     assert 0.15 < pooled <= best
     assert high >= 0.2
 
@@ -355,14 +355,14 @@ def test_one_way_flips_of_two_classes_are_seen_though_the_network_has_learned_th
     label = np.where(rng.random(len(true)) < 0.2, 1, true)  # a fifth of the zeros are labelled 1
     p_one = 1 / (1 + np.exp(-np.where(true == 1, 4, -1.4) - rng.normal(0, 0.7, len(true))))
     p_label = np.where(label == 1, p_one, 1 - p_one)
-    _, best, _ = refuted_rate(candidates(0, label, p_label, 1 - p_label, 2))
+    _, best, _ = refuted_rate(count_candidates(0, label, p_label, 1 - p_label, 2))
     assert best == pytest.approx((label != true).mean(), rel=0.2)
 
 
 def test_the_profile_of_an_epoch_is_fitted_once() -> None:
     # Each later epoch's estimate reads all of the history again.
-    first, other = (candidates(2, *calibrated(2000, 3, rate), 3)[0].profile for rate in (0.1, 0.2))
-    assert candidates(2, *calibrated(2000, 3, 0.1), 3)[0].profile is first
+    first, other = (count_candidates(2, *calibrated(2000, 3, rate), 3)[0].profile_likelihood for rate in (0.1, 0.2))
+    assert count_candidates(2, *calibrated(2000, 3, 0.1), 3)[0].profile_likelihood is first
     assert not np.array_equal(first, other)
 
 

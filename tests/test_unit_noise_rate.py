@@ -9,7 +9,7 @@ import torch
 from dynalens import SampleStatistics, TrainingDynamics
 from dynalens.suspicion import assess
 from dynalens.suspicion.dense import dense_noise_rate
-from dynalens.suspicion.rate_doubts import far_apart
+from dynalens.suspicion.rate_doubts import bounds_doubts
 from dynalens.suspicion.units import unit_noise_rate, worst_odds
 from dynalens.units import dense, multi_label
 
@@ -77,7 +77,7 @@ def test_the_bound_of_tokens_counts_samples_that_are_not_learned_yet() -> None:
     rate = dense_noise_rate(dynamics.compute())
     assert rate.value == 0
     assert rate.high >= 0.5
-    assert far_apart(rate)
+    assert bounds_doubts(rate)
 
 
 def test_a_rate_of_nothing_is_doubted() -> None:

@@ -72,7 +72,7 @@ class NoiseCurve:
             return np.arange(num_samples)
         if self._sample_rows is None:
             # Ids that came when there was room for all: what is kept of them stays as it is.
-            has_history = self._count is not None and self._count.epochs > 0
+            has_history = self._count is not None and self._count.epoch_count > 0
             rows = np.random.default_rng(0).permutation(num_samples)[: self._most_samples]
             self._sample_rows = np.arange(self._most_samples) if has_history else np.sort(rows)
         return self._sample_rows

@@ -16,56 +16,57 @@ class ClassPairs:
     sample has no rival, another class stands for it, as good as the others.
 
     Attributes:
-        true: Shape ``(P,)``, the true class of each pair.
+        true_class: Shape ``(P,)``, the true class of each pair.
         label: Shape ``(P,)``, its label.
-        places: Shape ``(2, 2, N)``: where the pair of each sample is with its label (0) or rival (1) as true class in
-            the first dimension and as label in the second one; P where it is none of them.
-        classes: Number K of classes.
+        pair_index: Shape ``(2, 2, N)``, which of the pairs each sample is. The first dimension says whether its label
+            (0) or its rival (1) is the true class, the second one which of them is the label. P where the pair does not
+            occur.
+        class_count: Number K of classes.
     """
 
-    true: Array
+    true_class: Array
     label: Array
-    places: Array
-    classes: int
+    pair_index: Array
+    class_count: int
 
     @classmethod
-    def of(cls, predictions: Predictions) -> "ClassPairs":
+    def from_predictions(cls, predictions: Predictions) -> "ClassPairs":
         """Return the pairs of some samples."""
-        label, classes = predictions.label, predictions.classes
-        rival = np.where(predictions.rival >= 0, predictions.rival, (label + 1) % classes)
-        keys = [[true * classes + given_class for given_class in (label, rival)] for true in (label, rival)]
-        if classes**2 <= len(label):
-            return cls(*np.divmod(np.arange(classes**2), classes), np.array(keys), classes)
-        diagonal = np.arange(classes) * (classes + 1)
-        pairs, places = np.unique(np.concatenate([diagonal, keys[1][0]]), return_inverse=True)
-        diagonal_places, rival_places = places[:classes], places[classes:]
-        other = np.searchsorted(pairs, keys[0][1])
-        other[pairs[np.minimum(other, len(pairs) - 1)] != keys[0][1]] = len(pairs)
-        of_label, of_rival = diagonal_places[label], diagonal_places[rival]
-        return cls(*np.divmod(pairs, classes), np.array([[of_label, other], [rival_places, of_rival]]), classes)
+        label, class_count = predictions.label, predictions.class_count
+        rival = np.where(predictions.rival >= 0, predictions.rival, (label + 1) % class_count)
+        keys = [[row * class_count + column for column in (label, rival)] for row in (label, rival)]
+        if class_count**2 <= len(label):
+            return cls(*np.divmod(np.arange(class_count**2), class_count), np.array(keys), class_count)
+        diagonal = np.arange(class_count) * (class_count + 1)
+        pairs, pair_index = np.unique(np.concatenate([diagonal, keys[1][0]]), return_inverse=True)
+        diagonal_index, rival_index = pair_index[:class_count], pair_index[class_count:]
+        reverse_index = np.searchsorted(pairs, keys[0][1])
+        reverse_index[pairs[np.minimum(reverse_index, len(pairs) - 1)] != keys[0][1]] = len(pairs)
+        index_table = [[diagonal_index[label], reverse_index], [rival_index, diagonal_index[rival]]]
+        return cls(*np.divmod(pairs, class_count), np.array(index_table), class_count)
 
     def __len__(self) -> int:
-        return len(self.true)
+        return len(self.true_class)
 
-    def counts(self, places: Array, weights: Array | None = None) -> Array:
-        """Return how many of these places, or what sum of weights, each pair has, shape ``(P,)``, float64."""
-        return np.bincount(places, weights, len(self)).astype(np.float64, copy=False)
+    def counts(self, pair_index: Array, weights: Array | None = None) -> Array:
+        """Return how often each pair is in ``pair_index``, or its sum of weights, shape ``(P,)``, float64."""
+        return np.bincount(pair_index, weights, len(self)).astype(np.float64, copy=False)
 
-    def by_true(self, values: Array) -> Array:
+    def sum_by_true_class(self, values: Array) -> Array:
         """Return the sum of the values of each true class, shape ``(K,)``."""
-        return np.bincount(self.true, values, self.classes)
+        return np.bincount(self.true_class, values, self.class_count)
 
-    def by_label(self, values: Array) -> Array:
+    def sum_by_label(self, values: Array) -> Array:
         """Return the sum of the values of each label, shape ``(K,)``."""
-        return np.bincount(self.label, values, self.classes)
+        return np.bincount(self.label, values, self.class_count)
 
     def is_diagonal(self) -> Array:
         """Return which pairs are of a class and itself, shape ``(P,)``, bool."""
-        same: Array = self.true == self.label
-        return same
+        is_same_class: Array = self.true_class == self.label
+        return is_same_class
 
-    def dense(self, values: Array) -> Array:
-        """Return the values as row ``true``, column ``label``, shape ``(K, K)``; zero where there is no pair."""
-        table = np.zeros((self.classes, self.classes))
-        table[self.true, self.label] = values
+    def matrix(self, values: Array) -> Array:
+        """Return the values as row ``true_class``, column ``label``, shape ``(K, K)``; zero where there is no pair."""
+        table = np.zeros((self.class_count, self.class_count))
+        table[self.true_class, self.label] = values
         return table

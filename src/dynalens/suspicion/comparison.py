@@ -7,7 +7,7 @@ import pandas as pd
 
 from dynalens.dynamics import Array
 
-_KEPT = ("root_index", "name", "label", "label_name", "target")
+_SAMPLE_COLUMNS = ("root_index", "name", "label", "label_name", "target")
 
 
 def compare_runs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -29,14 +29,14 @@ def compare_runs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
         raise ValueError(
             f"Expected two or more runs to compare, got {len(tables)}. Pass the folders of runs on the same data."
         )
-    for number, table in enumerate(tables[1:], start=2):
-        _check_alike(tables[0], table, number)
-    result = tables[0][[name for name in _KEPT if name in tables[0]]].copy()
+    for run_number, table in enumerate(tables[1:], start=2):
+        _check_comparable(tables[0], table, run_number)
+    result = tables[0][[name for name in _SAMPLE_COLUMNS if name in tables[0]]].copy()
     for name in ("unit", "suggested"):
         if name in tables[0]:
-            numbers = np.array([table[name].to_numpy("float64", na_value=np.nan) for table in tables])
-            values, counts = _modes(numbers)
-            result[name], result[f"{name}_in"] = pd.array(values, "Int64"), counts
+            values_of_runs = np.array([table[name].to_numpy("float64", na_value=np.nan) for table in tables])
+            modes, mode_counts = _modes(values_of_runs)
+            result[name], result[f"{name}_in"] = pd.array(modes, "Int64"), mode_counts
     if "prediction" in tables[0]:
         result["prediction"] = pd.concat([table["prediction"] for table in tables], axis=1).mean(axis=1)
     result["flagged_in"] = pd.concat([table["flagged"] for table in tables], axis=1).sum(axis=1)
@@ -56,28 +56,29 @@ def _modes(numbers: Array) -> tuple[Array, Array]:
         (array([2., 1., 5.]), array([2, 2, 1]))
     """
     counts = np.array([(numbers == row).sum(axis=0) for row in numbers])
-    most = counts.max(axis=0)
-    return np.where(counts == most, numbers, np.inf).min(axis=0), most
+    mode_counts = counts.max(axis=0)
+    return np.where(counts == mode_counts, numbers, np.inf).min(axis=0), mode_counts
 
 
-def _check_alike(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:
-    if not first.index.equals(other.index) or not first["root_index"].equals(other["root_index"]):
+def _check_comparable(first_table: pd.DataFrame, table: pd.DataFrame, run_number: int) -> None:
+    if not first_table.index.equals(table.index) or not first_table["root_index"].equals(table["root_index"]):
         raise ValueError(
-            f"Expected runs on the same samples, got {len(first)} in the first and {len(other)} in run {number}, "
-            "or samples with other ids. Compare runs whose training dataset is the same, in the same order."
+            f"Expected runs on the same samples, got {len(first_table)} in the first and {len(table)} in run "
+            f"{run_number}, or samples with other ids. Compare runs whose training dataset is the same, in the same "
+            "order."
         )
-    kind = "target" if "target" in first else "label"
-    if kind not in other:
+    kind = "target" if "target" in first_table else "label"
+    if kind not in table:
         raise ValueError(
             "Expected runs on the same labels, got classes in one run and numbers in another. Compare classifiers "
             "with classifiers, and regressions with regressions."
         )
-    both = first[kind].notna() & other[kind].notna()
-    if "unit" in first and "unit" in other:  # two runs may doubt two labels of a sample
-        both &= (first["unit"] == other["unit"]).fillna(False).astype(bool)
-    differ = int((first[kind][both] != other[kind][both]).sum())
-    if differ:
+    has_both_labels = first_table[kind].notna() & table[kind].notna()
+    if "unit" in first_table and "unit" in table:  # two runs may doubt two labels of a sample
+        has_both_labels &= (first_table["unit"] == table["unit"]).fillna(False).astype(bool)
+    differing_count = int((first_table[kind][has_both_labels] != table[kind][has_both_labels]).sum())
+    if differing_count:
         raise ValueError(
-            f"Expected runs on the same labels, got {differ} samples with another label in run {number}. "
-            "Compare runs that were trained on the same labels."
+            f"Expected runs on the same labels, got {differing_count} samples with another label in run "
+            f"{run_number}. Compare runs that were trained on the same labels."
         )

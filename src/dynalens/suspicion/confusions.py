@@ -42,30 +42,30 @@ def confident_joint(predictions: Predictions) -> Array:
     Returns:
         Shape ``(K, K)``, columns sum to the number of labels of each class.
     """
-    pairs = ClassPairs.of(predictions)
-    return pairs.dense(_confident_counts(predictions, pairs))
+    pairs = ClassPairs.from_predictions(predictions)
+    return pairs.matrix(_confident_counts(predictions, pairs))
 
 
 def confident_rate(predictions: Predictions) -> float:
     """Return the fraction of wrong labels by the confident joint: what it has beside its diagonal, in [0, 1]."""
-    pairs = ClassPairs.of(predictions)
+    pairs = ClassPairs.from_predictions(predictions)
     joint = _confident_counts(predictions, pairs)
     return 1 - float(joint[pairs.is_diagonal()].sum() / joint.sum())
 
 
 def _confident_counts(predictions: Predictions, pairs: ClassPairs) -> Array:
     """Return the confident joint of each pair, shape ``(P,)``."""
-    label, rival, classes = predictions.label, predictions.rival, predictions.classes
-    label_counts = np.bincount(label, minlength=classes)
-    threshold = np.bincount(label, predictions.p_label, classes) / np.maximum(label_counts, 1)
+    label, rival, class_count = predictions.label, predictions.rival, predictions.class_count
+    label_counts = np.bincount(label, minlength=class_count)
+    threshold = np.bincount(label, predictions.p_label, class_count) / np.maximum(label_counts, 1)
     threshold[label_counts == 0] = np.inf
-    by_label = predictions.p_label >= threshold[label] - 1e-9  # rounding: equal probabilities reach their mean
-    by_rival = (rival >= 0) & (predictions.p_rival >= threshold[rival] - 1e-9)
-    true_is_rival = by_rival & ~(by_label & (predictions.p_label >= predictions.p_rival))
-    confident, (of_label, of_rival) = by_label | by_rival, pairs.places[:, 0]
-    joint = pairs.counts(np.where(true_is_rival, of_rival, of_label)[confident])
-    joint += np.sqrt(pairs.counts(np.where(predictions.leader() == label, of_label, of_rival)))
-    joint *= (label_counts / np.maximum(pairs.by_label(joint), 1))[pairs.label]
+    reaches_label = predictions.p_label >= threshold[label] - 1e-9  # rounding: equal probabilities reach their mean
+    reaches_rival = (rival >= 0) & (predictions.p_rival >= threshold[rival] - 1e-9)
+    is_rival_true = reaches_rival & ~(reaches_label & (predictions.p_label >= predictions.p_rival))
+    is_confident, (right_pair, wrong_pair) = reaches_label | reaches_rival, pairs.pair_index[:, 0]
+    joint = pairs.counts(np.where(is_rival_true, wrong_pair, right_pair)[is_confident])
+    joint += np.sqrt(pairs.counts(np.where(predictions.leader() == label, right_pair, wrong_pair)))
+    joint *= (label_counts / np.maximum(pairs.sum_by_label(joint), 1))[pairs.label]
     return joint
 
 
@@ -88,7 +88,8 @@ def wrong_log_odds(predictions: Predictions) -> Array:
     """
     p_given = _given_probabilities(predictions)
     p_true = p_given + LEAST
-    pairs, total = ClassPairs.of(predictions), np.zeros(len(predictions))
+    pairs = ClassPairs.from_predictions(predictions)
+    odds_sum = np.zeros(len(predictions))
     joint = _confident_counts(predictions, pairs)
     for _ in range(ROUNDS):
         rates = _rates(pairs, joint)
@@ -97,25 +98,25 @@ def wrong_log_odds(predictions: Predictions) -> Array:
         odds = np.log(posterior[1:].sum(axis=0) + 1e-12) - np.log(posterior[0] + 1e-12)
         odds = np.clip(odds, -FARTHEST, FARTHEST)
         joint = _expected_counts(pairs, 1 / (1 + np.exp(-odds)))
-        total += odds
-    mean: Array = total / ROUNDS
-    return mean
+        odds_sum += odds
+    mean_odds: Array = odds_sum / ROUNDS
+    return mean_odds
 
 
 def _given_probabilities(predictions: Predictions) -> Array:
     """Return the probabilities of the label, the rival and all other classes, shape ``(3, N)``, float32."""
     p_rival = np.where(predictions.rival >= 0, predictions.p_rival, 0)
-    p_each_other = np.maximum(1 - predictions.p_label - p_rival, 0) / predictions.classes
-    of_three = np.stack(
-        [predictions.p_label + p_each_other, p_rival + p_each_other, (predictions.classes - 2) * p_each_other]
+    p_each_other = np.maximum(1 - predictions.p_label - p_rival, 0) / predictions.class_count
+    p_given = np.stack(
+        [predictions.p_label + p_each_other, p_rival + p_each_other, (predictions.class_count - 2) * p_each_other]
     )
-    return of_three.astype(np.float32)
+    return p_given.astype(np.float32)
 
 
-def _expected_counts(pairs: ClassPairs, wrong: Array) -> Array:
-    """Return the joint of samples whose true class is the rival with probability ``wrong``, else the label."""
-    of_label, of_rival = pairs.places[:, 0]
-    return pairs.counts(of_label, 1 - wrong) + pairs.counts(of_rival, wrong)
+def _expected_counts(pairs: ClassPairs, p_wrong: Array) -> Array:
+    """Return the joint of samples whose true class is the rival with probability ``p_wrong``, else the label."""
+    right_pair, wrong_pair = pairs.pair_index[:, 0]
+    return pairs.counts(right_pair, 1 - p_wrong) + pairs.counts(wrong_pair, p_wrong)
 
 
 def _rates(pairs: ClassPairs, joint: Array) -> Array:
@@ -123,18 +124,18 @@ def _rates(pairs: ClassPairs, joint: Array) -> Array:
 
     Each probability of two classes is at least 1e-3 / K, and a class that nothing was counted for keeps its own label.
     """
-    classes, places = pairs.classes, pairs.places
+    class_count, pair_index = pairs.class_count, pairs.pair_index
     joint = joint + 1e-9 * pairs.is_diagonal()
-    scaled_counts = joint * ((1 - LEAST) / pairs.by_true(joint))[pairs.true]
-    columns = pairs.by_label(scaled_counts) + LEAST
+    scaled_counts = joint * ((1 - LEAST) / pairs.sum_by_true_class(joint))[pairs.true_class]
+    columns = pairs.sum_by_label(scaled_counts) + LEAST
     # The last one is of pairs that do not occur.
-    probabilities = np.append(scaled_counts + LEAST / classes, LEAST / classes)
-    rates = np.empty((3, 3, places.shape[2]), np.float32)
-    rates[:2, :2] = probabilities[places]
+    probabilities = np.append(scaled_counts + LEAST / class_count, LEAST / class_count)
+    rates = np.empty((3, 3, pair_index.shape[2]), np.float32)
+    rates[:2, :2] = probabilities[pair_index]
     columns_of_pairs = columns[pairs.label]
     for column in (0, 1):
-        others = columns_of_pairs[places[column, column]] - rates[0, column] - rates[1, column]
-        rates[2, column] = others / max(classes - 2, 1)
+        rest_rate = columns_of_pairs[pair_index[column, column]] - rates[0, column] - rates[1, column]
+        rates[2, column] = rest_rate / max(class_count - 2, 1)
     rates[:, 2] = 1 - rates[:, 0] - rates[:, 1]
     return rates
 
@@ -175,9 +176,9 @@ def one_way(leader: Array, label: Array) -> float:
 
         A = (sum of a^2 - t, less two standard deviations of it) / sum of t^2
 
-    over the pairs. Classes that resemble each other are mistaken for each
-    other both ways, up to how often each is named at all: n(k, j) / n(j, k) = r_k / r_j, quasi-symmetry (Caussinus
-    1965). Before, :func:`_balanced_counts` takes that out.
+    over the pairs. Classes that resemble each other are mistaken for each other both ways, up to how often each is
+    named at all: n(k, j) / n(j, k) = r_k / r_j, quasi-symmetry (Caussinus 1965). Before the counts are compared,
+    :func:`_balanced_counts` takes that out.
 
     Args:
         leader: Shape ``(N,)``, the class that the network names.
@@ -191,33 +192,34 @@ def one_way(leader: Array, label: Array) -> float:
         >>> one_way(classes, (classes + np.arange(300) // 150 + 1) % 3)  # as often the other way
         0.0
     """
-    differ = leader != label
-    if not differ.any():
+    is_confused = leader != label
+    if not is_confused.any():
         return 0.0
-    classes = int(max(leader.max(), label.max())) + 1
-    pair, count = np.unique(leader[differ].astype(np.int64) * classes + label[differ], return_counts=True)
-    first, second = pair // classes, pair % classes
-    count = _balanced_counts(first, second, count, classes)
-    _, place = np.unique(np.minimum(first, second) * classes + np.maximum(first, second), return_inverse=True)
-    total = np.bincount(place, count)
-    difference = np.bincount(place, np.where(first < second, count, -count))
+    class_count = int(max(leader.max(), label.max())) + 1
+    key, count = np.unique(leader[is_confused].astype(np.int64) * class_count + label[is_confused], return_counts=True)
+    row, column = key // class_count, key % class_count
+    count = _balanced_counts(row, column, count, class_count)
+    pair_key = np.minimum(row, column) * class_count + np.maximum(row, column)
+    _, pair_index = np.unique(pair_key, return_inverse=True)
+    total = np.bincount(pair_index, count)
+    difference = np.bincount(pair_index, np.where(row < column, count, -count))
     excess = (difference**2 - total).sum() - CHANCE * np.sqrt(2 * (total * np.maximum(total - 1, 0)).sum())
     return float(np.clip(excess / (total**2).sum(), 0, 1))
 
 
-def _balanced_counts(leader: Array, label: Array, count: Array, classes: int) -> Array:
+def _balanced_counts(leader: Array, label: Array, count: Array, class_count: int) -> Array:
     """Return the counts scaled by d_leader / d_label so that each class is named as often as it is given.
 
     Source: balancing of matrices, Osborne 1960. Differs from the source: d stays within sqrt(3) of its mean.
     """
-    scale, limit = np.ones(classes), np.sqrt(BIAS)
+    scale, limit = np.ones(class_count), np.sqrt(BIAS)
     for _ in range(_BALANCING_ROUNDS):
         weights = count * scale[leader] / scale[label]
         leader_weight, label_weight = (
-            np.bincount(leader, weights, classes) + 0.5,
-            np.bincount(label, weights, classes) + 0.5,
+            np.bincount(leader, weights, class_count) + 0.5,
+            np.bincount(label, weights, class_count) + 0.5,
         )
         scale *= (label_weight / leader_weight) ** 0.25
         scale = np.clip(scale / np.exp(np.log(scale).mean()), 1 / limit, limit)
-    balance: Array = count * scale[leader] / scale[label]
-    return balance
+    balanced_count: Array = count * scale[leader] / scale[label]
+    return balanced_count

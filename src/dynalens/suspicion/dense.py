@@ -17,17 +17,17 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
-from dynalens.suspicion.noise_rate import MOST, NoiseRate
+from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate, two_standard_errors
 
-ALONE = "from the run alone: it counts only samples that stand out; audit 100 samples for a confidence interval"
-USUAL = 0.95
-"""Part of the lower half of the samples that says how far from the median one is not yet conspicuous."""
+ORIGIN = "from the run alone: it counts only samples that stand out; audit 100 samples for a confidence interval"
+USUAL_SHARE = 0.95
+"""Fraction of the lower half of the samples whose distance from the median is not conspicuous."""
 
 
 def is_dense(statistics: SampleStatistics) -> bool:
     """Return whether samples have a class for each token or pixel."""
-    several = statistics.unit is not None
-    return several and statistics.unit_margins is None and statistics.target is None
+    has_units = statistics.unit is not None
+    return has_units and statistics.unit_margins is None and statistics.target is None
 
 
 def has_classes(statistics: SampleStatistics) -> bool:
@@ -35,7 +35,7 @@ def has_classes(statistics: SampleStatistics) -> bool:
     return statistics.unit is None or (is_dense(statistics) and statistics.unit_label is None)
 
 
-def doubts_of(statistics: SampleStatistics) -> Array:
+def contradictions(statistics: SampleStatistics) -> Array:
     """Return how much each sample is contradicted, ``(N,)`` float64, higher is more."""
     assert statistics.unit_margin is not None
     losses = -statistics.unit_margin.astype(np.float64)
@@ -58,26 +58,26 @@ def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     Args:
         statistics: Of samples that were seen, with a class for each token or pixel.
     """
-    doubts = doubts_of(statistics)
+    contradiction = contradictions(statistics)
     contradicted_count = int((statistics.margin < 0).sum())
-    distance = doubts - np.median(doubts)
+    distance, sample_count = contradiction - np.median(contradiction), len(contradiction)
     distances_above, distances_below = np.sort(distance[distance > 0]), np.sort(-distance[distance < 0])
-    n, places = len(doubts), np.concatenate([distances_above, distances_below])
-    usual = float(np.quantile(distances_below, USUAL)) if len(distances_below) else 0.0
-    value = min(
-        MOST, min(contradicted_count, max(0, _beyond(distances_above, usual) - _beyond(distances_below, usual))) / n
-    )
-    most = max(value, max((_beyond(distances_above, d) - _beyond(distances_below, d) for d in places), default=0) / n)
+
+    def excess(limit: float) -> int:
+        return _count_beyond(distances_above, limit) - _count_beyond(distances_below, limit)
+
+    usual_distance = float(np.quantile(distances_below, USUAL_SHARE)) if len(distances_below) else 0.0
+    value = min(HIGHEST_RATE, min(contradicted_count, max(0, excess(usual_distance))) / sample_count)
+    high = max(value, max(map(excess, np.concatenate([distances_above, distances_below])), default=0) / sample_count)
     if statistics.unit_columns is None:  # of masks, the network contradicts some pixel of each
-        most = max(most, float((statistics.probability_gap > 0).mean()))
-    error = 2 * float(np.sqrt(max(value * (1 - value), 1 / n) / n))
-    return NoiseRate(0.0, value, min(1.0, most + error), alone=ALONE)
+        high = max(high, float((statistics.probability_gap > 0).mean()))
+    return NoiseRate(0.0, value, min(1.0, high + two_standard_errors(value, sample_count)), alone=ORIGIN)
 
 
-def highest(doubts: Array, rate: float) -> Array:
+def highest_mask(values: Array, share: float) -> Array:
     """Return which samples are among that fraction with the highest doubts, shape ``(N,)``."""
-    is_highest = np.zeros(len(doubts), dtype=np.bool_)
-    is_highest[np.argsort(-doubts, kind="stable")[: round(rate * len(doubts))]] = True
+    is_highest = np.zeros(len(values), dtype=np.bool_)
+    is_highest[np.argsort(-values, kind="stable")[: round(share * len(values))]] = True
     return is_highest
 
 
@@ -104,5 +104,5 @@ def token_of(statistics: SampleStatistics, sample: int) -> int | None:
     return int(statistics.unit[sample])
 
 
-def _beyond(distances: Array, least: float) -> int:
-    return len(distances) - int(np.searchsorted(distances, least, side="right"))
+def _count_beyond(distances: Array, limit: float) -> int:
+    return len(distances) - int(np.searchsorted(distances, limit, side="right"))

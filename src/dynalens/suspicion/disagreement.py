@@ -7,7 +7,7 @@ import numpy as np
 
 from dynalens.dynamics import Array, epoch_weight
 
-SUREST = 0.05
+SUREST_SHARE = 0.05
 """Fraction of the samples that the network is surest of; hard samples are not among them."""
 
 
@@ -17,19 +17,19 @@ class Disagreement:
 
     Attributes:
         epoch: The last of these epochs, from 0.
-        doubted: Fraction of the samples whose leading class is not their label.
-        surest: The same among the twentieth of the samples whose leading class is surest.
+        doubted_share: Fraction of the samples whose leading class is not their label.
+        surest_doubted_share: The same among the twentieth of the samples whose leading class is surest.
     """
 
     epoch: int
-    doubted: float
-    surest: float
+    doubted_share: float
+    surest_doubted_share: float
 
     @classmethod
-    def from_samples(cls, epoch: int, differ: Array, p_leader: Array) -> "Disagreement":
-        """Return it for samples whose leading class, of this probability, is another one than the label or not."""
-        surest = differ[p_leader >= np.quantile(p_leader, 1 - SUREST)]
-        return cls(epoch, float(differ.mean()), float(surest.mean()))
+    def from_samples(cls, epoch: int, is_doubted: Array, p_leader: Array) -> "Disagreement":
+        """Return the disagreement of samples from whether their leading class is not the label, and its probability."""
+        is_surest_doubted = is_doubted[p_leader >= np.quantile(p_leader, 1 - SUREST_SHARE)]
+        return cls(epoch, float(is_doubted.mean()), float(is_surest_doubted.mean()))
 
 
 class WeightedMeans:
@@ -47,8 +47,8 @@ class WeightedMeans:
         if not len(index):
             return
         weight = epoch_weight(epoch, float((p_label <= p_rival).mean()))
-        for total, values in zip(self._sums, (None, p_label, p_rival), strict=True):
-            total += weight * np.bincount(index, values, len(total))
+        for weighted_sum, values in zip(self._sums, (None, p_label, p_rival), strict=True):
+            weighted_sum += weight * np.bincount(index, values, len(weighted_sum))
 
     def disagreement(self, epoch: int) -> list[Disagreement]:
         """Return what the means say of the samples that count so far; nothing where none does."""
@@ -58,12 +58,13 @@ class WeightedMeans:
         return [Disagreement.from_samples(epoch, p_rival > p_label, np.maximum(p_label, p_rival) / weight)]
 
 
-def halfway(course: Sequence[Disagreement], epochs: int) -> Disagreement | None:
-    """Return the latest of the first half of so many epochs; None of a single epoch.
+def disagreement_halfway(disagreements: Sequence[Disagreement], epoch_count: int) -> Disagreement | None:
+    """Return how far the network disagreed at about half of so many epochs: the latest of the first half, or None.
 
     Example:
-        >>> halfway([Disagreement(0, 0.5, 0.1), Disagreement(1, 0.4, 0.1), Disagreement(2, 0.3, 0.0)], 4).epoch
+        >>> disagreements = [Disagreement(0, 0.5, 0.1), Disagreement(1, 0.4, 0.1), Disagreement(2, 0.3, 0.0)]
+        >>> disagreement_halfway(disagreements, 4).epoch
         1
     """
-    earlier = [each for each in course if 2 * (each.epoch + 1) <= epochs]
-    return earlier[-1] if earlier else None
+    first_half = [disagreement for disagreement in disagreements if 2 * (disagreement.epoch + 1) <= epoch_count]
+    return first_half[-1] if first_half else None

@@ -50,8 +50,8 @@ def neighbour_scores(features: Tensor, labels: Array, *, k: int = 10, references
     pool = np.sort(np.random.default_rng(0).permutation(usable)[:references]) if len(usable) > references else usable
     if len(pool) < 2:
         return scores
-    for block, near in nearest(features, k, usable, pool):
-        others = near >= 0  # all but the sample itself
-        differ = (labels[near] != labels[usable[block]][:, None]) & others
-        scores[usable[block]] = differ.sum(axis=1) / others.sum(axis=1)
+    for block, neighbour_rows in nearest(features, k, usable, pool):
+        is_neighbour = neighbour_rows >= 0  # all but the sample itself
+        has_other_label = (labels[neighbour_rows] != labels[usable[block]][:, None]) & is_neighbour
+        scores[usable[block]] = has_other_label.sum(axis=1) / is_neighbour.sum(axis=1)
     return scores

@@ -5,18 +5,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dynalens.suspicion.disagreement import Disagreement, halfway
+from dynalens.suspicion.disagreement import Disagreement, disagreement_halfway
 from dynalens.suspicion.predictions import Predictions
-from dynalens.suspicion.refuted_labels import Candidates, refuted_rate
+from dynalens.suspicion.refuted_labels import CandidateBins, refuted_rate
 from dynalens.text import percent
 
-MOST = 0.5
+HIGHEST_RATE = 0.5
 """Labels are taken to be right more often than not; else the network has learned nothing yet."""
 
 RULE = 0.5
 """Where this part of the confusions goes one way, three for one the other way, all doubted labels are flips."""
 
-_SECOND = 1
+_SECOND_EPOCH = 1
 """The second epoch, counted from 0."""
 
 FROM_THE_RUN_ALONE = "from the run alone; audit 100 samples for a confidence interval"
@@ -75,11 +75,13 @@ class NoiseRate:
 
     def __repr__(self) -> str:
         """Return how it is made; of an estimate, also what it is."""
-        ends = f"low={self.low!r}, value={self.value!r}, high={self.high!r}, calibrated={self.calibrated}"
-        return f"NoiseRate({ends})" if self.calibrated else f"NoiseRate({ends})  # {self.alone}"
+        fields = f"low={self.low!r}, value={self.value!r}, high={self.high!r}, calibrated={self.calibrated}"
+        return f"NoiseRate({fields})" if self.calibrated else f"NoiseRate({fields})  # {self.alone}"
 
 
-def estimate_noise_rate(predictions: Predictions, direction: float, epochs: Sequence[Candidates] = ()) -> NoiseRate:
+def estimate_noise_rate(
+    predictions: Predictions, direction: float, candidates: Sequence[CandidateBins] = ()
+) -> NoiseRate:
     """Return how many labels are wrong.
 
     Let c be the fraction of labels that are doubted: the leading class is another one. Hard samples are in it. Wrong
@@ -99,40 +101,51 @@ def estimate_noise_rate(predictions: Predictions, direction: float, epochs: Sequ
     Args:
         predictions: Means of the run.
         direction: How far confusions go one way, A in [0, 1].
-        epochs: What the history says of labels that the network rules out; none without history.
+        candidates: What the history says of labels that the network rules out; none without history.
     """
     leader = predictions.leader()
-    differ = leader != predictions.label
-    if differ.all():
-        return NoiseRate(0.0, MOST, 1.0)
-    p_leader = np.where(differ, predictions.p_rival, predictions.p_label)
-    disagreement = Disagreement.from_samples(0, differ, p_leader)
-    low, refuted_share, high = refuted_rate(epochs) if epochs else (0.0, 0.0, 0.0)
-    value, doubtful_share = _estimate(disagreement, refuted_share, direction), disagreement.doubted
-    error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(predictions)) / len(predictions)))
-    return NoiseRate(max(0.0, min(low, value) - error), value, min(1.0, max(doubtful_share, high) + error))
+    is_doubted = leader != predictions.label
+    if is_doubted.all():
+        return NoiseRate(0.0, HIGHEST_RATE, 1.0)
+    p_leader = np.where(is_doubted, predictions.p_rival, predictions.p_label)
+    disagreement = Disagreement.from_samples(0, is_doubted, p_leader)
+    low, refuted_share, high = refuted_rate(candidates) if candidates else (0.0, 0.0, 0.0)
+    value = _estimate(disagreement, refuted_share, direction)
+    error = two_standard_errors(value, len(predictions))
+    high = min(1.0, max(disagreement.doubted_share, high) + error)
+    return NoiseRate(max(0.0, min(low, value) - error), value, high)
 
 
-def earlier_estimate(
-    course: Sequence[Disagreement], candidates: Sequence[Candidates], direction: float, epochs: int
+def two_standard_errors(rate: float, sample_count: int) -> float:
+    """Return 2 sqrt(v / N) with the variance v = r (1 - r) of one of N samples at the rate r, at least 1 / N.
+
+    Example:
+        >>> two_standard_errors(0.5, 100), two_standard_errors(0.0, 100)
+        (0.1, 0.02)
+    """
+    return 2 * float(np.sqrt(max(rate * (1 - rate), 1 / sample_count) / sample_count))
+
+
+def estimate_halfway(
+    disagreements: Sequence[Disagreement], candidates: Sequence[CandidateBins], direction: float, epoch_count: int
 ) -> float | None:
     """Return the estimate as of about half of the epochs; None of a single epoch, and without history.
 
     Args:
-        course: How far the network disagreed with the labels after some of the epochs.
+        disagreements: How far the network disagreed with the labels after some of the epochs.
         candidates: As for :func:`estimate_noise_rate`.
         direction: How far confusions go one way, as of now.
-        epochs: How many there are.
+        epoch_count: How many epochs there are.
     """
-    half = halfway(course, epochs)
+    half = disagreement_halfway(disagreements, epoch_count)
     if half is None:
         return None
-    first_half = [each for each in candidates if each.epoch <= half.epoch]
+    first_half = [candidate for candidate in candidates if candidate.epoch <= half.epoch]
     return _estimate(half, refuted_rate(first_half)[1] if first_half else 0.0, direction)
 
 
 def with_earlier_bound(
-    rate: NoiseRate, course: Sequence[Disagreement], epochs: int, *, falls: bool, memorised: bool
+    rate: NoiseRate, disagreements: Sequence[Disagreement], epoch_count: int, *, is_falling: bool, has_memorised: bool
 ) -> NoiseRate:
     """Return the rate with an upper bound from before the network had learned wrong labels by heart.
 
@@ -142,21 +155,25 @@ def with_earlier_bound(
 
     Args:
         rate: As of the last epoch.
-        course: How far the network disagreed with the labels after some of the epochs; none without history.
-        epochs: How many there are.
-        falls: Whether the estimate still falls.
-        memorised: Whether the network repeats more labels than can be right.
+        disagreements: How far the network disagreed with the labels after some of the epochs; none without history.
+        epoch_count: How many epochs there are.
+        is_falling: Whether the estimate still falls.
+        has_memorised: Whether the network repeats more labels than can be right.
 
     Example:
-        >>> course = [Disagreement(0, 0.5, 0.2), Disagreement(1, 0.3, 0.1), Disagreement(2, 0.1, 0.0)]
-        >>> with_earlier_bound(NoiseRate(0.0, 0.01, 0.02), course, 3, falls=False, memorised=True).high
+        >>> disagreements = [Disagreement(0, 0.5, 0.2), Disagreement(1, 0.3, 0.1), Disagreement(2, 0.1, 0.0)]
+        >>> with_earlier_bound(NoiseRate(0.0, 0.01, 0.02), disagreements, 3, is_falling=False, has_memorised=True).high
         0.3
     """
-    half = halfway(course, epochs) if falls else None
-    early = [each for each in course if each.epoch == _SECOND and memorised]
-    return replace(rate, high=max([rate.high, *(each.doubted for each in (half, *early) if each)]))
+    half = disagreement_halfway(disagreements, epoch_count) if is_falling else None
+    bounds = [half.doubted_share] if half else []
+    if has_memorised:
+        bounds += [past.doubted_share for past in disagreements if past.epoch == _SECOND_EPOCH]
+    return replace(rate, high=max([rate.high, *bounds]))
 
 
 def _estimate(disagreement: Disagreement, refuted_share: float, direction: float) -> float:
-    wrong = min(disagreement.doubted, max(refuted_share, disagreement.surest))
-    return min(MOST, wrong + max(wrong, min(1.0, direction / RULE**2)) * (disagreement.doubted - wrong))
+    doubted_share = disagreement.doubted_share
+    wrong_share = min(doubted_share, max(refuted_share, disagreement.surest_doubted_share))
+    flip_share = max(wrong_share, min(1.0, direction / RULE**2))
+    return min(HIGHEST_RATE, wrong_share + flip_share * (doubted_share - wrong_share))

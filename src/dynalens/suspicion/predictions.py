@@ -25,18 +25,18 @@ class Predictions:
     p_label: Array
     rival: Array
     p_rival: Array
-    classes: int
+    class_count: int
 
     @classmethod
-    def read(cls, statistics: SampleStatistics) -> "Predictions":
+    def from_statistics(cls, statistics: SampleStatistics) -> "Predictions":
         """Return what the record keeps of samples that were seen."""
         label, rival = statistics.label.astype(np.int64), statistics.candidate.astype(np.int64)
-        classes = int(max(label.max(), rival.max(), 1)) + 1
+        class_count = int(max(label.max(), rival.max(), 1)) + 1
         margin, p_label, p_rival = (
             getattr(statistics, name).astype(np.float64)
             for name in ("weighted_margin", "weighted_confidence", "weighted_rival")
         )
-        return cls(label, margin, p_label, rival, p_rival, classes)
+        return cls(label, margin, p_label, rival, p_rival, class_count)
 
     def __len__(self) -> int:
         return len(self.label)

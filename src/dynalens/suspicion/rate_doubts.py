@@ -2,22 +2,22 @@
 
 import math
 
-from dynalens.suspicion.disagreement import SUREST
+from dynalens.suspicion.disagreement import SUREST_SHARE
 from dynalens.suspicion.noise_rate import NoiseRate
 from dynalens.text import percent
 
-AUDIT = 100
+AUDIT_ANSWERS = 100
 """Answers of the audit that is recommended."""
 
-REPEATED = 1 / AUDIT
+REPEATED_ERROR = 1 / AUDIT_ANSWERS
 """Training error below which the network repeats its labels: an audit would meet less than one such sample."""
 
-EXCLUDED = 0.05
+EXCLUDABLE_RATE = 0.05
 """A rate that an estimate should be able to exclude."""
 
 
 def doubts(
-    rate: NoiseRate, *, samples: int, accuracy: float = math.nan, earlier: float | None = None
+    rate: NoiseRate, *, sample_count: int, accuracy: float = math.nan, halfway_rate: float | None = None
 ) -> tuple[str, ...]:
     r"""Return what speaks against an estimate from the run alone, a whole sentence each; none of a calibrated rate.
 
@@ -33,70 +33,70 @@ def doubts(
 
     Args:
         rate: The estimate r with its ends.
-        samples: Number N of samples that were seen.
+        sample_count: Number N of samples that were seen.
         accuracy: Fraction of their last presentations that were right; NaN where it is not known.
-        earlier: The estimate as of about half of the epochs; None without history.
+        halfway_rate: The estimate as of about half of the epochs; None without history.
 
     Example:
-        >>> doubts(NoiseRate(0.14, 0.18, 0.23), samples=5000, accuracy=0.78, earlier=0.182)
+        >>> doubts(NoiseRate(0.14, 0.18, 0.23), sample_count=5000, accuracy=0.78, halfway_rate=0.182)
         ()
-        >>> [doubt] = doubts(NoiseRate(0.14, 0.18, 0.23), samples=5000, accuracy=0.74, earlier=0.25)
+        >>> [doubt] = doubts(NoiseRate(0.14, 0.18, 0.23), sample_count=5000, accuracy=0.74, halfway_rate=0.25)
         >>> doubt
         'The estimate still falls: it was 25.0 % halfway and is 18.0 % now, so that more labels may be wrong.'
     """
     if rate.calibrated or math.isnan(rate.value):
         return ()
-    earlier_rate = rate.value if earlier is None else earlier
-    few = 3 / max(SUREST * samples, 1)
+    past_rate = rate.value if halfway_rate is None else halfway_rate
+    hidden_rate = 3 / max(SUREST_SHARE * sample_count, 1)
     sentences = {
         f"The network repeats {percent(accuracy)} of the given labels, more than can be right: it has learned wrong "
-        "labels by heart, and the estimate does not count those.": has_memorised(rate.value, samples, accuracy),
-        f"The estimate still falls: it was {percent(earlier_rate)} halfway and is {percent(rate.value)} now, so that "
-        "more labels may be wrong.": still_falls(rate.value, samples, earlier),
-        **dict.fromkeys(far_apart(rate), True),
-        f"There are few samples: {samples:,}. The estimate looks at the 5 % of them of which the network is surest. "
-        f"Even if {percent(min(few, 1.0), 0)} of all labels were wrong, these few might all be right.": few
-        > max(rate.value, EXCLUDED),
+        "labels by heart, and the estimate does not count those.": has_memorised(rate.value, sample_count, accuracy),
+        f"The estimate still falls: it was {percent(past_rate)} halfway and is {percent(rate.value)} now, so that "
+        "more labels may be wrong.": still_falls(rate.value, sample_count, halfway_rate),
+        **dict.fromkeys(bounds_doubts(rate), True),
+        f"There are few samples: {sample_count:,}. The estimate looks at the 5 % of them of which the network is "
+        f"surest. Even if {percent(min(hidden_rate, 1.0), 0)} of all labels were wrong, these few might all be "
+        "right.": hidden_rate > max(rate.value, EXCLUDABLE_RATE),
     }
     return tuple(sentence for sentence, holds in sentences.items() if holds)
 
 
-def has_memorised(rate: float, samples: int, accuracy: float) -> bool:
+def has_memorised(rate: float, sample_count: int, accuracy: float) -> bool:
     """Return whether a network is right more often, by the given labels, than it can be at this rate of wrong ones.
 
     Example:
-        >>> has_memorised(0.2, samples=10_000, accuracy=0.79), has_memorised(0.2, samples=10_000, accuracy=0.85)
-        (False, True)
+        >>> [has_memorised(0.2, sample_count=10_000, accuracy=accuracy) for accuracy in (0.79, 0.85)]
+        [False, True]
     """
-    return accuracy >= 1 - max(rate - _two_errors(rate, samples), REPEATED)
+    return accuracy >= 1 - max(rate - _two_standard_errors(rate, sample_count), REPEATED_ERROR)
 
 
-def still_falls(rate: float, samples: int, earlier: float | None) -> bool:
+def still_falls(rate: float, sample_count: int, halfway_rate: float | None) -> bool:
     """Return whether the estimate of about half of the epochs was higher; False if there was none.
 
     Example:
-        >>> still_falls(0.2, samples=10_000, earlier=0.207), still_falls(0.2, samples=10_000, earlier=0.21)
-        (False, True)
+        >>> [still_falls(0.2, sample_count=10_000, halfway_rate=rate) for rate in (0.207, 0.21)]
+        [False, True]
     """
-    return earlier is not None and earlier > rate + _two_errors(rate, samples)
+    return halfway_rate is not None and halfway_rate > rate + _two_standard_errors(rate, sample_count)
 
 
-def far_apart(rate: NoiseRate) -> tuple[str, ...]:
+def bounds_doubts(rate: NoiseRate) -> tuple[str, ...]:
     """Return the doubt of an estimate whose ends are farther apart than those of 100 answers, if it is one."""
-    if rate.high - rate.low <= 2 * _two_errors((rate.low + rate.high) / 2, AUDIT):
+    if rate.high - rate.low <= 2 * _two_standard_errors((rate.low + rate.high) / 2, AUDIT_ANSWERS):
         return ()
-    ends = f"{percent(rate.low)} to {percent(rate.high)}"
-    return (f"The bounds are far apart: the true rate may be anything from {ends}.",)
+    bounds = f"{percent(rate.low)} to {percent(rate.high)}"
+    return (f"The bounds are far apart: the true rate may be anything from {bounds}.",)
 
 
-def nothing_found(rate: NoiseRate, samples: int) -> tuple[str, ...]:
+def zero_doubts(rate: NoiseRate, sample_count: int) -> tuple[str, ...]:
     """Return the doubt of an estimate of less than one of the samples: the network may not have learned enough yet.
 
     Example:
-        >>> nothing_found(NoiseRate(0.0, 0.1, 0.2), 100), len(nothing_found(NoiseRate(0.0, 0.0, 0.01), 100))
+        >>> zero_doubts(NoiseRate(0.0, 0.1, 0.2), 100), len(zero_doubts(NoiseRate(0.0, 0.0, 0.01), 100))
         ((), 1)
     """
-    if math.isnan(rate.value) or rate.value * samples >= 1:
+    if math.isnan(rate.value) or rate.value * sample_count >= 1:
         return ()
     return (
         "Not one sample stands out: hardly any is wrong, or the network has not learned enough yet to contradict wrong "
@@ -104,5 +104,5 @@ def nothing_found(rate: NoiseRate, samples: int) -> tuple[str, ...]:
     )
 
 
-def _two_errors(rate: float, samples: int) -> float:
-    return 2 * math.sqrt(max(rate * (1 - rate), 0.0) / max(samples, 1))
+def _two_standard_errors(rate: float, sample_count: int) -> float:
+    return 2 * math.sqrt(max(rate * (1 - rate), 0.0) / max(sample_count, 1))

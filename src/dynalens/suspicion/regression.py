@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from dynalens.dynamics import SampleStatistics
-from dynalens.suspicion.noise_rate import MOST, NoiseRate
+from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate, two_standard_errors
 
-OUTLYING = 3.5
+OUTLIER_SCORE = 3.5
 """Modified z-score from which a number is taken for an outlier (Iglewicz and Hoaglin 1993)."""
-_NORMAL = 0.6745
+_NORMAL_QUARTILE = 0.6745
 """Third quartile of the standard normal distribution: the median absolute deviation of normal numbers over theirs."""
-ALONE = "from the run alone: it counts targets that stand out of the residuals; audit 100 samples to count the others"
+ORIGIN = "from the run alone: it counts targets that stand out of the residuals; audit 100 samples to count the others"
 
 
 def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:
@@ -32,11 +32,11 @@ def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     assert statistics.unit_margin is not None
     residuals = statistics.unit_residuals.astype(np.float64)
     is_known = ~np.isnan(residuals).all(axis=0)
-    usual = np.nanmedian(residuals[:, is_known], axis=0)
-    value = min(MOST, float((_NORMAL * residuals[:, is_known] > OUTLYING * usual).any(axis=1).mean()))
+    median_residual = np.nanmedian(residuals[:, is_known], axis=0)
+    is_outlier = _NORMAL_QUARTILE * residuals[:, is_known] > OUTLIER_SCORE * median_residual
+    value = min(HIGHEST_RATE, float(is_outlier.any(axis=1).mean()))
     high = max(value, float((statistics.unit_margin <= 0).mean()))
-    error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(residuals)) / len(residuals)))
-    return NoiseRate(0.0, value, min(1.0, high + error), alone=ALONE)
+    return NoiseRate(0.0, value, min(1.0, high + two_standard_errors(value, len(residuals))), alone=ORIGIN)
 
 
 def label_word(statistics: SampleStatistics) -> str:
@@ -72,8 +72,8 @@ def target_words(
     labels, predicted = [], []
     for sample in samples:
         unit = int(statistics.unit[sample])
-        several = statistics.unit_residuals.shape[1] > 1
-        name = names[unit] if names is not None and unit < len(names) else str(unit) if several else ""
+        has_several_targets = statistics.unit_residuals.shape[1] > 1
+        name = names[unit] if names is not None and unit < len(names) else str(unit) if has_several_targets else ""
         labels.append(f"{name}: {statistics.target[sample]:.4g}".removeprefix(": "))
         predicted.append(f"{statistics.prediction[sample]:.4g} ({statistics.residual[sample]:+.3g})")
     return labels, predicted

@@ -9,16 +9,15 @@ import numpy as np
 from dynalens.dynamics import Array
 from dynalens.embeddings import EmbeddingEvidence
 from dynalens.suspicion.confusions import confident_rate
-from dynalens.suspicion.noise_rate import FROM_BOTH, MOST, NoiseRate
+from dynalens.suspicion.noise_rate import FROM_BOTH, HIGHEST_RATE, NoiseRate
 from dynalens.suspicion.predictions import Predictions
-from dynalens.suspicion.rate_doubts import far_apart
-from dynalens.suspicion.score import Assessment, log_odds_offset, predicted_score, probability
+from dynalens.suspicion.rate_doubts import bounds_doubts
+from dynalens.suspicion.score import Assessment, predicted_score, scaled_to_rate
 
 POWER = 8.0
 """Of the share in the weight of embeddings; from 6 to 12 the order is nearly the same (docs/results.md)."""
 
 _LEAST_SPREAD = 1e-9  # of log odds: those of constant embeddings need not differ
-_LEAST_WRONG = 0.1  # samples: without noise the order still needs finite scores
 _LEAST_P = 1e-9  # probability whose logarithm is still taken
 
 
@@ -76,10 +75,14 @@ def embedding_weight(evidence: EmbeddingEvidence, run_loss: float) -> float:
         >>> embedding_weight(evidence, run_loss=1.0), embedding_weight(evidence, run_loss=1.6)  # 2 (0.5 / 1)^8
         (0.0078125, 2.0)
     """
-    of_embeddings, of_run = evidence.entropy - evidence.loss, evidence.entropy - run_loss
-    if of_embeddings <= 0:
+    embedding_information, run_information = evidence.entropy - evidence.loss, evidence.entropy - run_loss
+    if embedding_information <= 0:
         return 0.0
-    return 2.0 if of_run <= of_embeddings else float(2 * (of_embeddings / of_run) ** POWER)
+    return (
+        2.0
+        if run_information <= embedding_information
+        else float(2 * (embedding_information / run_information) ** POWER)
+    )
 
 
 def joint_rate(rate: NoiseRate, confident_rate: float, weight: float) -> NoiseRate:
@@ -106,14 +109,14 @@ def joint_rate(rate: NoiseRate, confident_rate: float, weight: float) -> NoiseRa
     """
     if not weight or np.isnan(rate.value):
         return rate
-    counts = min(1.0, weight)
-    part = counts / (1 + counts)
-    value = min(MOST, float(rate.value ** (1 - part) * confident_rate**part))
-    high = max(rate.high, float(rate.high ** (1 - 2 * part) * confident_rate ** (2 * part)))
-    both = NoiseRate(min(rate.low, value), value, high, alone=FROM_BOTH)
-    of_run = [doubt for doubt in rate.doubts if doubt not in far_apart(rate)]
-    told = tuple(f"Without the embeddings: {doubt[0].lower()}{doubt[1:]}" for doubt in of_run)
-    return dataclasses.replace(both, doubts=(*told, *far_apart(both)))
+    capped_weight = min(1.0, weight)
+    exponent = capped_weight / (1 + capped_weight)
+    value = min(HIGHEST_RATE, float(rate.value ** (1 - exponent) * confident_rate**exponent))
+    high = max(rate.high, float(rate.high ** (1 - 2 * exponent) * confident_rate ** (2 * exponent)))
+    joint = NoiseRate(min(rate.low, value), value, high, alone=FROM_BOTH)
+    run_doubts = [doubt for doubt in rate.doubts if doubt not in bounds_doubts(rate)]
+    quoted_doubts = tuple(f"Without the embeddings: {doubt[0].lower()}{doubt[1:]}" for doubt in run_doubts)
+    return dataclasses.replace(joint, doubts=(*quoted_doubts, *bounds_doubts(joint)))
 
 
 def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float) -> Assessment:
@@ -152,47 +155,45 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
         return assessment
     weight, predictions = embedding_weight(evidence, run_loss), _predictions(evidence, rows)
     rate = joint_rate(assessment.noise_rate, confident_rate(predictions), weight)
-    run, other = assessment.score[rows], predicted_score(predictions)
-    other = run.std() / max(float(other.std()), _LEAST_SPREAD) * other
+    run_score, embedding_score = assessment.score[rows], predicted_score(predictions)
+    embedding_score = run_score.std() / max(float(embedding_score.std()), _LEAST_SPREAD) * embedding_score
     contrast = np.zeros(len(assessment.score))
-    contrast[rows] = (other - other.mean()) - (run - run.mean())
-    score = (run + weight * other) / (1 + weight)
-    score += log_odds_offset(score, max(rate.value, _LEAST_WRONG / len(rows)))
-    wrong = probability(score) if rate.value else np.zeros(len(rows))
+    contrast[rows] = (embedding_score - embedding_score.mean()) - (run_score - run_score.mean())
+    score, p_wrong = scaled_to_rate((run_score + weight * embedding_score) / (1 + weight), rate.value)
     if weight >= 1:
-        suggestion = _suggestion(evidence, rows, wrong, assessment)
+        suggestion = _suggestion(evidence, rows, p_wrong, assessment)
     else:
-        suggestion = {"suggested_probability": wrong * _share_of_suggested(assessment, rows)}
-    changes: dict[str, Any] = {"score": score, "probability": wrong, **suggestion}
-    for name, new in changes.items():
-        changes[name] = _copy_with(getattr(assessment, name), rows, new)
+        suggestion = {"suggested_probability": p_wrong * _share_of_suggested(assessment, rows)}
+    changes: dict[str, Any] = {"score": score, "probability": p_wrong, **suggestion}
+    for name, new_values in changes.items():
+        changes[name] = _copy_with(getattr(assessment, name), rows, new_values)
     changes["noise_rate"] = rate
     if weight:  # no answers make embeddings count that know less of the labels than how frequent each is
         changes["contrast"], changes["share"] = contrast, weight / (1 + weight)
     return dataclasses.replace(assessment, **changes)
 
 
-def _suggestion(evidence: EmbeddingEvidence, rows: Array, wrong: Array, assessment: Assessment) -> dict[str, Array]:
+def _suggestion(evidence: EmbeddingEvidence, rows: Array, p_wrong: Array, assessment: Assessment) -> dict[str, Array]:
     """Return the class that the embeddings suggest, its probability, and how often the run named it."""
     rival = evidence.rival[rows]
     share = evidence.p_rival[rows] / np.maximum(1 - evidence.p_label[rows], _LEAST_P)
     agreement = np.where(assessment.suggested[rows] == rival, assessment.agreement[rows], np.nan)
-    return {"suggested": rival, "suggested_probability": wrong * np.minimum(share, 1), "agreement": agreement}
+    return {"suggested": rival, "suggested_probability": p_wrong * np.minimum(share, 1), "agreement": agreement}
 
 
 def _share_of_suggested(assessment: Assessment, rows: Array) -> Array:
     """Return the probability that the suggested class of the run is the true one if the label is wrong."""
-    wrong = assessment.probability[rows]
-    return np.divide(assessment.suggested_probability[rows], wrong, out=np.zeros(len(rows)), where=wrong > 0)
+    p_wrong = assessment.probability[rows]
+    return np.divide(assessment.suggested_probability[rows], p_wrong, out=np.zeros(len(rows)), where=p_wrong > 0)
 
 
 def _predictions(evidence: EmbeddingEvidence, rows: Array) -> Predictions:
     """Return what the embeddings predict of some samples that have a label."""
     label, p_label, rival, p_rival = (
-        each[rows] for each in (evidence.label, evidence.p_label, evidence.rival, evidence.p_rival)
+        column[rows] for column in (evidence.label, evidence.p_label, evidence.rival, evidence.p_rival)
     )
-    classes = int(max(label.max(), rival.max())) + 1
-    return Predictions(label, evidence.margin[rows], p_label, rival, p_rival, classes)
+    class_count = int(max(label.max(), rival.max())) + 1
+    return Predictions(label, evidence.margin[rows], p_label, rival, p_rival, class_count)
 
 
 def _copy_with(values: Array, rows: Array, new_values: Array) -> Array:

@@ -42,10 +42,10 @@ import numpy as np
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.suspicion.confusions import one_way, wrong_log_odds
-from dynalens.suspicion.dense import dense_noise_rate, doubts_of, highest, is_dense
-from dynalens.suspicion.noise_rate import NoiseRate, earlier_estimate, estimate_noise_rate, with_earlier_bound
+from dynalens.suspicion.dense import contradictions, dense_noise_rate, highest_mask, is_dense
+from dynalens.suspicion.noise_rate import NoiseRate, estimate_halfway, estimate_noise_rate, with_earlier_bound
 from dynalens.suspicion.predictions import Predictions
-from dynalens.suspicion.rate_doubts import doubts, far_apart, has_memorised, nothing_found, still_falls
+from dynalens.suspicion.rate_doubts import bounds_doubts, doubts, has_memorised, still_falls, zero_doubts
 from dynalens.suspicion.regression import target_noise_rate
 from dynalens.suspicion.units import has_doubted_unit, unit_noise_rate, worst_odds
 from dynalens.suspicion.votes import Votes, count_votes
@@ -55,6 +55,8 @@ PAIRS = 0.2
 
 ONE_WAY = 0.25
 """Where this part of the confusions goes one way (five for three in the other direction), flips are a rule."""
+
+_LEAST_WRONG = 0.1  # samples: without noise the order still needs finite scores
 
 
 @dataclass(frozen=True)
@@ -110,22 +112,22 @@ def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
         return _empty_assessment(len(statistics))
     if statistics.unit is not None:
         return _assess_units(statistics, rows)
-    predictions = Predictions.read(statistics.part(rows))
+    predictions = Predictions.from_statistics(statistics.part(rows))
     direction = one_way(predictions.leader(), predictions.label)
     score = score_of_parts(score_parts(predictions, direction), predictions)
-    whole = bool((votes.presentations[rows] > 0).all())
-    right = float((statistics.predicted[rows] == statistics.label[rows]).mean())
-    rate = _run_rate(predictions, direction, votes if whole else count_votes(predictions.label, ()), right)
-    score = with_mean(score, rate.value)
-    wrong = probability(score) if rate.value else np.zeros(len(rows))
-    n, some = len(statistics), votes.presentations.any()
-    suggested = votes.suggested if some else statistics.candidate.astype(np.int64)
-    agreement = votes.agreement if some else statistics.candidate_share
+    has_whole_history = bool((votes.presentations[rows] > 0).all())
+    accuracy = float((statistics.predicted[rows] == statistics.label[rows]).mean())
+    rate_votes = votes if has_whole_history else count_votes(predictions.label, ())
+    rate = _run_rate(predictions, direction, rate_votes, accuracy)
+    scores = scaled_to_rate(score, rate.value)
+    score, p_wrong = (_at_rows(len(statistics), rows, values) for values in scores)
+    has_votes = votes.presentations.any()
+    agreement = votes.agreement if has_votes else statistics.candidate_share
     return Assessment(
-        score=_spread(n, rows, score),
-        probability=_spread(n, rows, wrong),
-        suggested=suggested,
-        suggested_probability=_spread(n, rows, wrong) * _share_of_doubts(agreement, statistics.correctness),
+        score=score,
+        probability=p_wrong,
+        suggested=votes.suggested_class if has_votes else statistics.candidate.astype(np.int64),
+        suggested_probability=p_wrong * _share_of_disagreement(agreement, statistics.correctness),
         agreement=agreement,
         probability_margin=votes.probability_margin,
         noise_rate=rate,
@@ -134,49 +136,51 @@ def assess_votes(statistics: SampleStatistics, votes: Votes) -> Assessment:
 
 def _run_rate(predictions: Predictions, direction: float, votes: Votes, accuracy: float) -> NoiseRate:
     """Return the noise rate, and what speaks against it; of votes without an epoch, from the means of the run alone."""
-    rate, number = estimate_noise_rate(predictions, direction, votes.candidates), len(predictions)
-    earlier = earlier_estimate(votes.course, votes.candidates, direction, votes.epochs)
-    falls = still_falls(rate.value, number, earlier)
-    memorised = has_memorised(rate.value, number, accuracy)
-    rate = with_earlier_bound(rate, votes.course, votes.epochs, falls=falls, memorised=memorised)
-    return replace(rate, doubts=doubts(rate, samples=number, accuracy=accuracy, earlier=earlier))
+    rate, sample_count = estimate_noise_rate(predictions, direction, votes.candidates), len(predictions)
+    halfway_rate = estimate_halfway(votes.disagreements, votes.candidates, direction, votes.epoch_count)
+    rate = with_earlier_bound(
+        rate,
+        votes.disagreements,
+        votes.epoch_count,
+        is_falling=still_falls(rate.value, sample_count, halfway_rate),
+        has_memorised=has_memorised(rate.value, sample_count, accuracy),
+    )
+    return replace(rate, doubts=doubts(rate, sample_count=sample_count, accuracy=accuracy, halfway_rate=halfway_rate))
 
 
 def _assess_units(statistics: SampleStatistics, rows: Array) -> Assessment:
     """Return how suspicious samples with several units are; they have no class that is given for another."""
-    part, n = statistics.part(rows), len(statistics)
-    score, rate, reasons = _unit_score(part), *_unit_rate(part)
-    score = with_mean(score, rate.value)
-    wrong = _spread(n, rows, probability(score) if rate.value else np.zeros(len(rows)))
+    part = statistics.part(rows)
+    rate = _unit_rate(part)
+    score, p_wrong = (
+        _at_rows(len(statistics), rows, values) for values in scaled_to_rate(_unit_score(part), rate.value)
+    )
     return Assessment(
-        score=_spread(n, rows, score),
-        probability=wrong,
+        score=score,
+        probability=p_wrong,
         suggested=statistics.candidate.astype(np.int64),
-        suggested_probability=wrong,
+        suggested_probability=p_wrong,
         agreement=statistics.candidate_share,
         probability_margin=statistics.weighted_confidence - statistics.weighted_rival,
-        noise_rate=replace(rate, doubts=reasons),
+        noise_rate=rate,
     )
 
 
-def _unit_rate(part: SampleStatistics) -> tuple[NoiseRate, tuple[str, ...]]:
+def _unit_rate(part: SampleStatistics) -> NoiseRate:
     """Return the noise rate of samples with several units, and what speaks against it."""
-    if part.target is not None:
-        rate = target_noise_rate(part)
-        reasons = far_apart(rate)
-    elif is_dense(part):
-        rate = dense_noise_rate(part)
-        reasons = far_apart(rate)
+    if part.target is not None or is_dense(part):
+        rate = dense_noise_rate(part) if is_dense(part) else target_noise_rate(part)
+        reasons = bounds_doubts(rate)
     else:
         rate = unit_noise_rate(part)
-        reasons = doubts(rate, samples=len(part), accuracy=float((part.probability_gap == 0).mean()))
-    return rate, (*reasons, *nothing_found(rate, len(part)))
+        reasons = doubts(rate, sample_count=len(part), accuracy=float((part.probability_gap == 0).mean()))
+    return replace(rate, doubts=(*reasons, *zero_doubts(rate, len(part))))
 
 
 def _unit_score(statistics: SampleStatistics) -> Array:
     if is_dense(statistics):
-        doubt = doubts_of(statistics)
-        return log_odds(doubt, highest(doubt, dense_noise_rate(statistics).value))
+        contradiction = contradictions(statistics)
+        return log_odds(contradiction, highest_mask(contradiction, dense_noise_rate(statistics).value))
     return log_odds(-worst_odds(statistics), has_doubted_unit(statistics))
 
 
@@ -198,8 +202,8 @@ def _streaming_score(statistics: SampleStatistics) -> Array:
     if not len(rows):
         return np.full(len(statistics), np.nan)
     if statistics.unit is not None:
-        return _spread(len(statistics), rows, _unit_score(statistics.part(rows)))
-    return _spread(len(statistics), rows, predicted_score(Predictions.read(statistics.part(rows))))
+        return _at_rows(len(statistics), rows, _unit_score(statistics.part(rows)))
+    return _at_rows(len(statistics), rows, predicted_score(Predictions.from_statistics(statistics.part(rows))))
 
 
 def predicted_score(predictions: Predictions) -> Array:
@@ -215,14 +219,14 @@ def score_parts(predictions: Predictions, direction: float) -> dict[str, tuple[f
 
 def score_of_parts(parts: Mapping[str, tuple[float, Array]], predictions: Predictions) -> Array:
     """Return the sum over the parts of weight * L(values), shape ``(N,)``; what is added here is part of the order."""
-    is_doubtful = predictions.leader() != predictions.label
-    total = np.zeros(len(predictions))
+    is_doubted = predictions.leader() != predictions.label
+    score = np.zeros(len(predictions))
     for weight, values in parts.values():
-        total += weight * log_odds(values, is_doubtful)
-    return total
+        score += weight * log_odds(values, is_doubted)
+    return score
 
 
-def log_odds(values: Array, is_doubtful: Array) -> Array:
+def log_odds(values: Array, is_doubted: Array) -> Array:
     """Return the log odds, up to a constant, of two groups that are normal in ``values`` with one variance.
 
     With means a of the doubted and b of the others and the variance v within the groups, (a - b) / v times the
@@ -231,7 +235,7 @@ def log_odds(values: Array, is_doubtful: Array) -> Array:
 
     Args:
         values: Shape ``(N,)``, finite.
-        is_doubtful: Shape ``(N,)``, bool.
+        is_doubted: Shape ``(N,)``, bool.
 
     Example:
         >>> import numpy as np
@@ -239,12 +243,12 @@ def log_odds(values: Array, is_doubtful: Array) -> Array:
         array([-12.,  -4.,   4.,  12.])
     """
     distances: Array = values - values.mean()
-    wrong, right = distances[is_doubtful], distances[~is_doubtful]
-    if not len(wrong) or not len(right):
+    doubted, undoubted = distances[is_doubted], distances[~is_doubted]
+    if not len(doubted) or not len(undoubted):
         deviation = float(distances.std())
         return distances / deviation if deviation else distances
-    variance = (len(wrong) * wrong.var() + len(right) * right.var()) / (len(wrong) + len(right))
-    slope: float = max(0.0, wrong.mean() - right.mean()) / (variance + 1e-9)
+    variance = (len(doubted) * doubted.var() + len(undoubted) * undoubted.var()) / (len(doubted) + len(undoubted))
+    slope: float = max(0.0, doubted.mean() - undoubted.mean()) / (variance + 1e-9)
     return slope * distances
 
 
@@ -278,24 +282,29 @@ def ranks(values: Array) -> Array:
     return places
 
 
-def _share_of_doubts(agreement: Array, correctness: Array) -> Array:
+def _share_of_disagreement(agreement: Array, correctness: Array) -> Array:
     """Return how often the suggested class was predicted, of the presentations that disagreed; NaN where none did."""
-    doubts = np.where(correctness < 1, 1 - correctness, np.nan)
-    share: Array = np.minimum(agreement / doubts, 1)
+    error = np.where(correctness < 1, 1 - correctness, np.nan)
+    share: Array = np.minimum(agreement / error, 1)
     return share
 
 
-def with_mean(score: Array, rate: float) -> Array:
-    """Return the scores with the constant whose probabilities have this mean; without noise they are finite as well."""
-    return score + log_odds_offset(score, float(np.clip(rate, 0.1 / len(score), 1 - 0.1 / len(score))))
+def scaled_to_rate(score: Array, rate: float) -> tuple[Array, Array]:
+    """Return the scores with the constant whose probabilities have the mean ``rate``, and these probabilities.
+
+    Without noise the scores are still finite, those of a tenth of a sample, and the probabilities are 0.
+    """
+    least_rate = _LEAST_WRONG / len(score)
+    score = score + log_odds_offset(score, float(np.clip(rate, least_rate, 1 - least_rate)))
+    return score, probability(score) if rate > 0 else np.zeros(len(score))
 
 
-def _spread(n: int, rows: Array, values: Array) -> Array:
-    full: Array = np.full(n, np.nan)
-    full[rows] = values
-    return full
+def _at_rows(sample_count: int, rows: Array, values: Array) -> Array:
+    result: Array = np.full(sample_count, np.nan)
+    result[rows] = values
+    return result
 
 
-def _empty_assessment(n: int) -> Assessment:
-    absent: Array = np.full(n, np.nan)
-    return Assessment(absent, absent, np.full(n, -1), absent, absent, absent, NoiseRate(np.nan, np.nan, np.nan))
+def _empty_assessment(sample_count: int) -> Assessment:
+    nans: Array = np.full(sample_count, np.nan)
+    return Assessment(nans, nans, np.full(sample_count, -1), nans, nans, nans, NoiseRate(np.nan, np.nan, np.nan))

@@ -10,14 +10,14 @@ from dynalens.defaults import PRECISION
 from dynalens.dynamics import Array, EpochRecord, SampleStatistics
 from dynalens.dynamics.uncertainty import uncertainty
 from dynalens.suspicion.published_scores import named_scores
-from dynalens.suspicion.score import Assessment, probability, ranks, streaming_score, with_mean
+from dynalens.suspicion.score import Assessment, ranks, scaled_to_rate, streaming_score
 from dynalens.suspicion.units import named_targets
 
-_COUNTS = ("presentations", "forgetting_events")
-_MEANS = ("margin", "confidence", "variability", "correctness", "loss", "el2n", "probability_gap")
-_OF_UNITS = ("unit_margin", "mean_margin", "unit_forgetting_events")
-_OF_CLASSES = ("el2n", "probability_gap")
-_OF_TARGETS = ("target", "prediction", "residual", "absolute_residual", "tolerance")
+_COUNT_COLUMNS = ("presentations", "forgetting_events")
+_MEAN_COLUMNS = ("margin", "confidence", "variability", "correctness", "loss", "el2n", "probability_gap")
+_UNIT_COLUMNS = ("unit_margin", "mean_margin", "unit_forgetting_events")
+_CLASS_COLUMNS = ("el2n", "probability_gap")
+_TARGET_COLUMNS = ("target", "prediction", "residual", "absolute_residual", "tolerance")
 
 
 def samples_table(
@@ -60,14 +60,15 @@ def samples_table(
         index = pd.Index(sample_ids, name="sample_id")
     if names is not None:
         columns["name"] = list(names)
-    columns |= _given_and_suggested(statistics, assessment, class_names)
+    columns |= _label_columns(statistics, assessment, class_names)
     columns["rank"] = _nullable(ranks(assessment.score), ~np.isnan(assessment.score))
     columns["flagged"] = flagged(assessment.probability, PRECISION)
     columns |= {"wrong_probability": assessment.probability, "score": assessment.score}
     columns |= named_scores(statistics, assessment.probability_margin)
-    further = {"score_neighbours": neighbours, "score_probe": probe}
-    columns |= {name: extra for name, extra in further.items() if extra is not None}
-    return pd.DataFrame(columns | _of_statistics(statistics), index=index)  # one by one they take twelve times as long
+    embedding_scores = {"score_neighbours": neighbours, "score_probe": probe}
+    columns |= {name: values for name, values in embedding_scores.items() if values is not None}
+    columns |= _statistics_columns(statistics)
+    return pd.DataFrame(columns, index=index)  # columns added one by one take twelve times as long
 
 
 def flagged(probability: Array, precision: float) -> Array:
@@ -92,22 +93,22 @@ def flagged(probability: Array, precision: float) -> Array:
         )
     order = np.argsort(-probability, kind="stable")  # NaN sorts last
     order = order[~np.isnan(probability[order])]
-    mean = np.cumsum(probability[order]) / np.arange(1, len(order) + 1)
+    mean_probability = np.cumsum(probability[order]) / np.arange(1, len(order) + 1)
     # A mean of equal probabilities may round to just below them.
-    count = np.flatnonzero((mean >= precision - 1e-12) & (probability[order] > 0))
-    flags = np.zeros(len(probability), dtype=np.bool_)
-    flags[order[: count[-1] + 1 if len(count) else 0]] = True
-    return flags
+    counts = 1 + np.flatnonzero((mean_probability >= precision - 1e-12) & (probability[order] > 0))
+    is_flagged = np.zeros(len(probability), dtype=np.bool_)
+    is_flagged[order[: counts[-1] if len(counts) else 0]] = True
+    return is_flagged
 
 
 def wrong_probabilities(statistics: SampleStatistics, rate: float) -> Array:
     """Return ``wrong_probability`` of :func:`samples_table` at this noise rate, ``(N,)``, without making the table."""
     score = streaming_score(statistics)
     rows = np.flatnonzero(~np.isnan(score))
-    wrong: Array = np.full(len(score), np.nan)
+    p_wrong: Array = np.full(len(score), np.nan)
     if len(rows):
-        wrong[rows] = probability(with_mean(score[rows], rate)) if rate > 0 else 0.0
-    return wrong
+        p_wrong[rows] = scaled_to_rate(score[rows], rate)[1]
+    return p_wrong
 
 
 def suspects(table: pd.DataFrame, n: int | None = None, precision: float | None = None) -> pd.DataFrame:
@@ -142,14 +143,14 @@ def overlap(newer: Array, older: Array) -> float:
         >>> overlap(np.array([True, True, False]), np.array([True, False, True]))
         0.3333333333333333
     """
-    either = int((newer | older).sum())
-    return int((newer & older).sum()) / either if either else float("nan")
+    union_count = int((newer | older).sum())
+    return int((newer & older).sum()) / union_count if union_count else float("nan")
 
 
 def clean_indices(table: pd.DataFrame, precision: float | None = None) -> list[Any]:
     """Return the ids of the samples that are not flagged, int or str; those never seen count as clean."""
-    wrong = table["flagged"] if precision is None else flagged(table["wrong_probability"].to_numpy(), precision)
-    return table.index[~wrong].tolist()
+    is_flagged = table["flagged"] if precision is None else flagged(table["wrong_probability"].to_numpy(), precision)
+    return table.index[~is_flagged].tolist()
 
 
 def weights(table: pd.DataFrame) -> Array:
@@ -157,8 +158,8 @@ def weights(table: pd.DataFrame) -> Array:
 
     A soft alternative to leaving samples out: the weight of each sample's loss.
     """
-    right: Array = 1 - table["wrong_probability"].fillna(0).to_numpy()
-    return right
+    p_right: Array = 1 - table["wrong_probability"].fillna(0).to_numpy()
+    return p_right
 
 
 def epoch_summary(statistics: SampleStatistics, epoch: EpochRecord) -> dict[str, float]:
@@ -174,62 +175,65 @@ def epoch_summary(statistics: SampleStatistics, epoch: EpochRecord) -> dict[str,
     }
 
 
-def _of_statistics(statistics: SampleStatistics) -> dict[str, Any]:
+def _statistics_columns(statistics: SampleStatistics) -> dict[str, Any]:
     """Return the columns that the record itself holds, and those that follow from its mean probabilities."""
-    columns: dict[str, Any] = {name: getattr(statistics, name).astype(np.int64) for name in _COUNTS}
+    columns: dict[str, Any] = {name: getattr(statistics, name).astype(np.int64) for name in _COUNT_COLUMNS}
     columns["learned"] = statistics.learned
     for name in ("first_learned", "last_forgotten"):
         values = getattr(statistics, name)
         columns[name] = _nullable(np.nan_to_num(values, nan=-1), ~np.isnan(values))
-    means = _MEANS if statistics.target is None else [name for name in _MEANS if name not in _OF_CLASSES]
-    columns |= {name: getattr(statistics, name) for name in means}
+    columns |= {
+        name: getattr(statistics, name)
+        for name in _MEAN_COLUMNS
+        if statistics.target is None or name not in _CLASS_COLUMNS
+    }
     if statistics.mean_probabilities is not None:
         columns |= uncertainty(statistics.mean_probabilities, statistics.expected_entropy)
     arrays = statistics.arrays()
-    columns |= {name: arrays[name] for name in _OF_UNITS if name in arrays}
+    columns |= {name: arrays[name] for name in _UNIT_COLUMNS if name in arrays}
     if statistics.target is None:
         columns["predicted"] = _nullable(statistics.predicted, statistics.predicted >= 0)
     return columns
 
 
-def _given_and_suggested(
+def _label_columns(
     statistics: SampleStatistics, assessment: Assessment, class_names: Sequence[str] | None
 ) -> dict[str, Any]:
     """Return the columns that say what was given and what is suggested, for the worst unit where there are several."""
     if statistics.target is not None:
-        return _targets(statistics, class_names)
-    labels, suggested, names = named_targets(statistics, class_names)
+        return _target_columns(statistics, class_names)
+    label_code, suggestion_code, code_names = named_targets(statistics, class_names)
     columns: dict[str, Any] = {}
     if statistics.unit is not None:
-        columns |= _places(statistics.unit, statistics.unit_columns)
+        columns |= _unit_columns(statistics.unit, statistics.unit_columns)
     else:
-        suggested = assessment.suggested
-    of_labels = statistics.unit if statistics.unit_margins is not None else statistics.unit_label
+        suggestion_code = assessment.suggested
+    unit_label = statistics.unit if statistics.unit_margins is not None else statistics.unit_label
     if statistics.unit_label is not None:
         columns["unit_label"] = _nullable(statistics.unit_label, statistics.unit_label >= 0)
-    if class_names is not None and of_labels is not None:
-        columns["unit_name"] = _names(of_labels, class_names)
-    for name, classes, codes in (
-        ("label", statistics.label, labels),
-        ("suggested", assessment.suggested, suggested),
+    if class_names is not None and unit_label is not None:
+        columns["unit_name"] = _names_of(unit_label, class_names)
+    for name, classes, code in (
+        ("label", statistics.label, label_code),
+        ("suggested", assessment.suggested, suggestion_code),
     ):
         columns[name] = _nullable(classes, classes >= 0)
-        if class_names is not None and names is not None:
-            columns[f"{name}_name"] = _names(codes, names)
+        if class_names is not None and code_names is not None:
+            columns[f"{name}_name"] = _names_of(code, code_names)
     return columns | {"suggested_probability": assessment.suggested_probability, "agreement": assessment.agreement}
 
 
-def _places(unit: Array, unit_columns: Array | None) -> dict[str, Any]:
+def _unit_columns(unit: Array, unit_columns: Array | None) -> dict[str, Any]:
     """Return the columns that say where the worst unit is; of a pixel also its row and column."""
     has_unit = unit >= 0
-    places: dict[str, Any] = {"unit": _nullable(unit, has_unit)}
+    columns: dict[str, Any] = {"unit": _nullable(unit, has_unit)}
     if unit_columns is not None:
         row, column = np.divmod(unit, np.maximum(unit_columns, 1))
-        places |= {"unit_row": _nullable(row, has_unit), "unit_column": _nullable(column, has_unit)}
-    return places
+        columns |= {"unit_row": _nullable(row, has_unit), "unit_column": _nullable(column, has_unit)}
+    return columns
 
 
-def _targets(statistics: SampleStatistics, target_names: Sequence[str] | None) -> dict[str, Any]:
+def _target_columns(statistics: SampleStatistics, target_names: Sequence[str] | None) -> dict[str, Any]:
     """Return the columns of the worst target of each sample, and which one it is where there are several."""
     assert statistics.unit is not None
     assert statistics.unit_residuals is not None
@@ -237,13 +241,13 @@ def _targets(statistics: SampleStatistics, target_names: Sequence[str] | None) -
     if statistics.unit_residuals.shape[1] > 1:
         columns["unit"] = _nullable(statistics.unit, statistics.unit >= 0)
         if target_names is not None:
-            columns["unit_name"] = _names(statistics.unit, target_names)
-    return columns | {name: getattr(statistics, name) for name in _OF_TARGETS}
+            columns["unit_name"] = _names_of(statistics.unit, target_names)
+    return columns | {name: getattr(statistics, name) for name in _TARGET_COLUMNS}
 
 
-def _nullable(values: Array, present: Array) -> "pd.arrays.IntegerArray":
-    return pd.arrays.IntegerArray(values.astype(np.int64), ~present)
+def _nullable(values: Array, has_value: Array) -> "pd.arrays.IntegerArray":
+    return pd.arrays.IntegerArray(values.astype(np.int64), ~has_value)
 
 
-def _names(classes: Array, class_names: Sequence[str]) -> list[str | None]:
+def _names_of(classes: Array, class_names: Sequence[str]) -> list[str | None]:
     return [class_names[c] if 0 <= c < len(class_names) else None for c in classes.tolist()]

@@ -42,12 +42,12 @@ def removable(statistics: SampleStatistics, fraction: float) -> Array:
             f"Expected `fraction` to be in [0, 1], got {fraction}. Pass the share of the samples to leave out."
         )
     never_forgotten = np.flatnonzero(statistics.learned & (statistics.forgetting_events == 0))
-    samples = int((statistics.presentations > 0).sum())
-    count = int(fraction * samples + 1e-9)  # 0.29 of 100 is 28.999...
-    if count > len(never_forgotten):
+    seen_count = int((statistics.presentations > 0).sum())
+    removed_count = int(fraction * seen_count + 1e-9)  # 0.29 of 100 is 28.999...
+    if removed_count > len(never_forgotten):
         raise ValueError(
-            f"Expected `fraction` to be at most {len(never_forgotten) / samples:.3g}, the share of the {samples} "
+            f"Expected `fraction` to be at most {len(never_forgotten) / seen_count:.3g}, the share of the {seen_count} "
             f"samples that were learned and never forgotten, got {fraction}. Leave out fewer, or train longer."
         )
-    first, margin = statistics.first_learned[never_forgotten], statistics.margin[never_forgotten]
-    return never_forgotten[np.lexsort((never_forgotten, -margin, first))][:count]
+    margin, first_learned = statistics.margin[never_forgotten], statistics.first_learned[never_forgotten]
+    return never_forgotten[np.lexsort((never_forgotten, -margin, first_learned))][:removed_count]

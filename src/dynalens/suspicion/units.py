@@ -18,8 +18,8 @@ import pandas as pd
 
 from dynalens.dynamics import Array, SampleStatistics
 from dynalens.dynamics.given_labels import log_ratios
-from dynalens.suspicion.disagreement import SUREST
-from dynalens.suspicion.noise_rate import MOST, NoiseRate
+from dynalens.suspicion.disagreement import SUREST_SHARE
+from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate, two_standard_errors
 from dynalens.text import label_positions
 
 
@@ -37,8 +37,8 @@ def worst_odds(statistics: SampleStatistics) -> Array:
         raise ValueError("Expected statistics of samples with several units, got those of one label each.")
     odds = statistics.unit_margin.astype(np.float64)
     if statistics.unit_margins is not None and statistics.unit_given is not None:
-        without, with_it = log_ratios(statistics.unit_margins, statistics.unit_given)
-        odds += np.where(statistics.label == 1, with_it, without)
+        absent_ratio, present_ratio = log_ratios(statistics.unit_margins, statistics.unit_given)
+        odds += np.where(statistics.label == 1, present_ratio, absent_ratio)
     return odds
 
 
@@ -69,29 +69,28 @@ def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
         statistics: Of multi-label samples that were seen. Without ``unit_given`` all labels are one group.
     """
     assert statistics.unit_margins is not None
-    margins, given = statistics.unit_margins.astype(np.float64), statistics.unit_given
+    margins, given_bits = statistics.unit_margins.astype(np.float64), statistics.unit_given
     is_counted = np.isfinite(margins)
-    is_there = np.zeros(margins.shape, np.bool_) if given is None else (margins > 0) == (given == 1)
-    groups = [margins[is_counted & group] for group in (is_there, ~is_there)]
-    wrong = sum(len(group) * _wrong_part(group) for group in groups) / max(int(is_counted.sum()), 1)
-    samples = float(has_doubted_unit(statistics).mean())
-    value = min(samples, 1 - (1 - wrong) ** margins.shape[1])
-    error = 2 * float(np.sqrt(max(value * (1 - value), 1 / len(margins)) / len(margins)))
-    return NoiseRate(0.0, value, min(1.0, samples + error))
+    is_predicted = np.zeros(margins.shape, np.bool_) if given_bits is None else (margins > 0) == (given_bits == 1)
+    groups = [margins[is_counted & group] for group in (is_predicted, ~is_predicted)]
+    wrong_share = sum(len(group) * _wrong_share(group) for group in groups) / max(int(is_counted.sum()), 1)
+    doubted_share = float(has_doubted_unit(statistics).mean())
+    value = min(doubted_share, 1 - (1 - wrong_share) ** margins.shape[1])
+    return NoiseRate(0.0, value, min(1.0, doubted_share + two_standard_errors(value, len(margins))))
 
 
-def _wrong_part(margins: Array) -> float:
+def _wrong_share(margins: Array) -> float:
     """Return the fraction of these labels that is wrong: f + f (c - f), at most half."""
     if not len(margins):
         return 0.0
     is_doubted, sureness = margins < 0, np.abs(margins)
-    doubted = float(is_doubted.mean())
-    surest = min(doubted, float(is_doubted[sureness >= np.quantile(sureness, 1 - SUREST)].mean()))
-    return min(MOST, surest + surest * (doubted - surest))
+    doubted_share = float(is_doubted.mean())
+    surest_share = min(doubted_share, float(is_doubted[sureness >= np.quantile(sureness, 1 - SUREST_SHARE)].mean()))
+    return min(HIGHEST_RATE, surest_share + surest_share * (doubted_share - surest_share))
 
 
 def corrections(
-    statistics: SampleStatistics, suspects: pd.DataFrame, named: Mapping[int, Sequence[int]] | None = None
+    statistics: SampleStatistics, suspects: pd.DataFrame, right_labels: Mapping[int, Sequence[int]] | None = None
 ) -> dict[int, tuple[int | str, int | str]]:
     """Return the label of each of some samples and the one that it has if the suggestion is followed.
 
@@ -102,7 +101,7 @@ def corrections(
         statistics: The record.
         suspects: Index: the rows of the samples. ``suggested`` is a class, or 0 or 1 for the worst label; where nothing
             is suggested nothing is corrected.
-        named: Numbers of all right labels of some samples, by their rows, which a person named.
+        right_labels: Numbers of all right labels of some samples, by their rows, which a person named.
 
     Raises:
         ValueError: If samples have neither classes nor labels that the record keeps, or a person named one that does
@@ -114,29 +113,32 @@ def corrections(
             f"Expected a record of classes, or of several labels for each sample, for relabelling, got one of {kind}. "
             "Correct them in your own data, where `suspects()` says. `clean_indices()` leaves the flagged samples out."
         )
-    suggested = suspects["suggested"].dropna()
-    pairs = [(int(row), int(new)) for row, new in zip(suggested.index, suggested, strict=True)]
+    suggestions = suspects["suggested"].dropna()
+    pairs = [(int(row), int(suggestion)) for row, suggestion in zip(suggestions.index, suggestions, strict=True)]
     if statistics.unit_given is None or statistics.unit is None:
-        return {row: (int(statistics.label[row]), new) for row, new in pairs}
+        return {row: (int(statistics.label[row]), suggestion) for row, suggestion in pairs}
     changes: dict[int, tuple[int | str, int | str]] = {}
-    for row, new in pairs:
-        given = statistics.unit_given[row].tolist()
-        unit = int(statistics.unit[row])
-        changes[row] = label_positions(given), label_positions([*given[:unit], new, *given[unit + 1 :]])
-    return changes | _named_changes(statistics.unit_given, named or {})
+    for row, suggestion in pairs:
+        given_bits = statistics.unit_given[row].tolist()
+        suggested_bits = given_bits.copy()
+        suggested_bits[int(statistics.unit[row])] = suggestion
+        changes[row] = label_positions(given_bits), label_positions(suggested_bits)
+    return changes | _changes_to_labels(statistics.unit_given, right_labels or {})
 
 
-def _named_changes(given: Array, named: Mapping[int, Sequence[int]]) -> dict[int, tuple[int | str, int | str]]:
+def _changes_to_labels(
+    given_bits: Array, right_labels: Mapping[int, Sequence[int]]
+) -> dict[int, tuple[int | str, int | str]]:
     changes: dict[int, tuple[int | str, int | str]] = {}
-    for row, labels in named.items():
-        if max(labels, default=0) >= given.shape[1]:
+    for row, labels in right_labels.items():
+        if max(labels, default=0) >= given_bits.shape[1]:
             raise ValueError(
-                f"Expected `new_label` to name labels from 0 to {given.shape[1] - 1}, got "
+                f"Expected `new_label` to name labels from 0 to {given_bits.shape[1] - 1}, got "
                 f"{' '.join(map(str, labels))!r} for the sample in row {row} of the record. Correct the answer."
             )
-        is_right = np.isin(np.arange(given.shape[1]), labels)
-        corrected = np.where(given[row] < 0, -1, is_right)
-        changes[row] = label_positions(given[row].tolist()), label_positions(corrected.tolist())
+        is_right = np.isin(np.arange(given_bits.shape[1]), labels)
+        corrected_bits = np.where(given_bits[row] < 0, -1, is_right)
+        changes[row] = label_positions(given_bits[row].tolist()), label_positions(corrected_bits.tolist())
     return changes
 
 
@@ -160,15 +162,15 @@ def named_targets(
     They are classes where each sample has one label. Of samples with several they say which label it is about.
     """
     if statistics.unit_label is not None:
-        count = max(1 + int(statistics.unit_label.max(initial=0)), len(class_names or ()))
+        label_count = max(1 + int(statistics.unit_label.max(initial=0)), len(class_names or ()))
     elif statistics.unit_margins is not None:
-        count = statistics.unit_margins.shape[1]
+        label_count = statistics.unit_margins.shape[1]
     else:
         return statistics.label, statistics.candidate, class_names
-    return *unit_codes(statistics), unit_names(class_names, count)
+    return *unit_codes(statistics), unit_names(class_names, label_count)
 
 
-def unit_names(class_names: Sequence[str] | None, count: int) -> list[str]:
+def unit_names(class_names: Sequence[str] | None, label_count: int) -> list[str]:
     """Return what each number of :func:`unit_codes` is called.
 
     Example:
@@ -176,5 +178,5 @@ def unit_names(class_names: Sequence[str] | None, count: int) -> list[str]:
         ['no cat', 'cat', 'no dog', 'dog']
     """
     given_names = list(class_names or ())
-    names = [*given_names[:count], *map(str, range(len(given_names), count))]
+    names = [*given_names[:label_count], *map(str, range(len(given_names), label_count))]
     return [text for name in names for text in (f"no {name}", name)]

@@ -7,7 +7,7 @@ import numpy as np
 
 from dynalens.dynamics import Array
 from dynalens.suspicion.disagreement import Disagreement, WeightedMeans
-from dynalens.suspicion.refuted_labels import Candidates, candidates
+from dynalens.suspicion.refuted_labels import CandidateBins, count_candidates
 
 _CLASSES = 2**31  # of one sample before the next one's keys begin
 
@@ -17,23 +17,23 @@ class Votes:
     """Votes of all presentations of N samples.
 
     Attributes:
-        suggested: Shape ``(N,)``, int64, the class that the disagreeing predictions named most often, among equally
-            frequent ones the most recent; -1 where none disagreed.
+        suggested_class: Shape ``(N,)``, int64, the class that the disagreeing predictions named most often, among
+            equally frequent ones the most recent; -1 where none disagreed.
         agreement: Shape ``(N,)``, fraction of the presentations that predicted it; NaN where none disagreed.
         probability_margin: Shape ``(N,)``, mean over all presentations of p_y - max_{k != y} p_k.
         candidates: Of some epochs, for :func:`~dynalens.suspicion.refuted_labels.refuted_rate`.
         presentations: Shape ``(N,)``.
-        course: How far the network disagreed with the labels, after some of the epochs.
-        epochs: How many there are.
+        disagreements: How far the network disagreed with the labels, after some of the epochs.
+        epoch_count: How many epochs there are.
     """
 
-    suggested: Array
+    suggested_class: Array
     agreement: Array
     probability_margin: Array
-    candidates: list[Candidates]
+    candidates: list[CandidateBins]
     presentations: Array
-    course: list[Disagreement]
-    epochs: int
+    disagreements: list[Disagreement]
+    epoch_count: int
 
 
 def count_votes(label: Array, history: Iterable[Mapping[str, Array]]) -> Votes:
@@ -56,15 +56,15 @@ class VoteCount:
     It keeps some numbers for each sample and 24 bytes for each class that was predicted of a sample against its label.
 
     Attributes:
-        epochs: How many were counted.
+        epoch_count: How many epochs were counted.
     """
 
     def __init__(self) -> None:
         self._presentations, self._gap = np.zeros(0, np.int64), np.zeros(0)
         self._keys, self._counts, self._latest = (np.zeros(0, np.int64) for _ in range(3))
-        self._means, self._course = WeightedMeans(0), list[Disagreement]()
-        self._candidates: list[Candidates] = []
-        self._past_presentations = self.epochs = 0
+        self._means, self._disagreements = WeightedMeans(0), list[Disagreement]()
+        self._candidates: list[CandidateBins] = []
+        self._past_presentations = self.epoch_count = 0
 
     def add(self, label: Array, epoch: Mapping[str, Array]) -> None:
         """Count an epoch.
@@ -74,48 +74,49 @@ class VoteCount:
             epoch: Its presentations, as for :func:`count_votes`.
         """
         self._make_room(len(label))
-        number, index, n = self.epochs, epoch["index"].astype(np.int64), len(label)
+        epoch_number, index, n = self.epoch_count, epoch["index"].astype(np.int64), len(label)
         self._presentations += np.bincount(index, minlength=n)
-        lead = _probability_margin(epoch)
-        self._gap += np.bincount(index, lead, n)
-        wrong = np.flatnonzero(epoch["predicted"] != label[index])
-        self._keys, self._counts, self._latest = _one_vote_each(
-            np.append(self._keys, index[wrong] * _CLASSES + epoch["predicted"][wrong]),
-            np.append(self._counts, np.ones(len(wrong), int)),
-            np.append(self._latest, self._past_presentations + wrong),
+        probability_margin = _probability_margin(epoch)
+        self._gap += np.bincount(index, probability_margin, n)
+        vote_index = np.flatnonzero(epoch["predicted"] != label[index])
+        self._keys, self._counts, self._latest = _merge_votes(
+            np.append(self._keys, index[vote_index] * _CLASSES + epoch["predicted"][vote_index]),
+            np.append(self._counts, np.ones(len(vote_index), int)),
+            np.append(self._latest, self._past_presentations + vote_index),
         )
-        self._past_presentations, self.epochs = self._past_presentations + len(index), number + 1
-        self._means.add(number, index, epoch["p_label"], epoch["p_label"] - lead)
-        if is_read(number) and len(index):
-            self._course += self._means.disagreement(number)
+        self._past_presentations, self.epoch_count = self._past_presentations + len(index), epoch_number + 1
+        self._means.add(epoch_number, index, epoch["p_label"], epoch["p_label"] - probability_margin)
+        if is_rate_epoch(epoch_number) and len(index):
+            self._disagreements += self._means.disagreement(epoch_number)
             if "p_other" in epoch:
-                shown = label[index], epoch["p_label"], epoch["p_other"]
-                self._candidates += candidates(number, *shown, _count_classes(label))
+                presentations = label[index], epoch["p_label"], epoch["p_other"]
+                self._candidates += count_candidates(epoch_number, *presentations, _count_classes(label))
 
     def votes(self, label: Array) -> Votes:
         """Return the votes so far; of labels ``(N,)`` as for :meth:`add`."""
-        n = len(label)
-        self._make_room(n)
-        times = np.where(self._presentations > 0, self._presentations, np.nan)
-        suggested, agreement = np.full(n, -1), np.full(n, np.nan)
+        sample_count = len(label)
+        self._make_room(sample_count)
+        presentations = np.where(self._presentations > 0, self._presentations, np.nan)
+        suggested_class, agreement = np.full(sample_count, -1), np.full(sample_count, np.nan)
         # The last assignment wins: by count, then by how recent the prediction is.
         order = np.lexsort((self._latest, self._counts))
         sample = self._keys[order] // _CLASSES
-        suggested[sample], agreement[sample] = self._keys[order] % _CLASSES, self._counts[order] / times[sample]
+        suggested_class[sample] = self._keys[order] % _CLASSES
+        agreement[sample] = self._counts[order] / presentations[sample]
         return Votes(
-            suggested=suggested,
+            suggested_class=suggested_class,
             agreement=agreement,
-            probability_margin=self._gap / times,
-            candidates=_of_classes(self._candidates, _count_classes(label)),
+            probability_margin=self._gap / presentations,
+            candidates=_usable_candidates(self._candidates, _count_classes(label)),
             presentations=self._presentations.copy(),
-            course=list(self._course),
-            epochs=self.epochs,
+            disagreements=list(self._disagreements),
+            epoch_count=self.epoch_count,
         )
 
     def _make_room(self, num_samples: int) -> None:
-        new = num_samples - len(self._gap)
-        self._presentations = np.append(self._presentations, np.zeros(new, np.int64))
-        self._gap = np.append(self._gap, np.zeros(new))
+        new_count = num_samples - len(self._gap)
+        self._presentations = np.append(self._presentations, np.zeros(new_count, np.int64))
+        self._gap = np.append(self._gap, np.zeros(new_count))
         self._means.make_room(num_samples)
 
 
@@ -123,17 +124,20 @@ def _count_classes(label: Array) -> int:
     return max(len(np.unique(label[label >= 0])), 2)
 
 
-def _of_classes(every: list[Candidates], classes: int) -> list[Candidates]:
-    """Return these where so many classes are given; those of when only two of more were known are of no use then."""
-    usable = [each for each in every if each.classes == classes or min(each.classes, classes) > 2]
-    return [replace(each, classes=classes) for each in usable]
+def _usable_candidates(candidates: list[CandidateBins], class_count: int) -> list[CandidateBins]:
+    """Return the candidates for so many classes; those from when only two of more were known are of no use then."""
+    return [
+        replace(bins, class_count=class_count)
+        for bins in candidates
+        if bins.class_count == class_count or min(bins.class_count, class_count) > 2
+    ]
 
 
-def is_read(epoch: int) -> bool:
+def is_rate_epoch(epoch: int) -> bool:
     """Return whether the noise rate reads this epoch: memorisation follows the logarithm of time, so gaps grow.
 
     Example:
-        >>> [epoch for epoch in range(40) if is_read(epoch)]
+        >>> [epoch for epoch in range(40) if is_rate_epoch(epoch)]
         [0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32]
     """
     return epoch < 4 or epoch % 2 ** (epoch.bit_length() - 2) == 0
@@ -147,9 +151,9 @@ def _probability_margin(epoch: Mapping[str, Array]) -> Array:
     return gap
 
 
-def _one_vote_each(key: Array, counts: Array, latest: Array) -> tuple[Array, Array, Array]:
+def _merge_votes(key: Array, counts: Array, latest: Array) -> tuple[Array, Array, Array]:
     """Return each key once, ascending, with the sum of its counts and its latest place."""
-    unique, place = np.unique(key, return_inverse=True)
-    last = np.zeros(len(unique), np.int64)
-    np.maximum.at(last, place, latest)
-    return unique, np.bincount(place, counts, len(unique)).astype(np.int64), last
+    unique_key, place = np.unique(key, return_inverse=True)
+    latest_place = np.zeros(len(unique_key), np.int64)
+    np.maximum.at(latest_place, place, latest)
+    return unique_key, np.bincount(place, counts, len(unique_key)).astype(np.int64), latest_place
