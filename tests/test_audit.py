@@ -99,7 +99,7 @@ def test_every_sample_of_a_stratum_is_drawn_equally_often_over_the_seeds() -> No
 
 def test_probabilities_of_a_plan_sum_to_the_number_of_samples_that_it_draws() -> None:
     score, _ = population(300)
-    plan, rows = draw(Plan.of(score, label=np.zeros(300), n=50, seed=3), 50, np.array([], dtype=np.int64))
+    plan, rows = draw(Plan.from_scores(score, label=np.zeros(300), n=50, seed=3), 50, np.array([], dtype=np.int64))
     assert plan.probabilities(np.arange(300)).sum() == pytest.approx(50)
     assert len(set(rows)) == 50
     assert plan.probabilities(np.arange(300)).min() > 0

@@ -8,7 +8,7 @@ labels and its interval of it, `calibration` the probability of each label, and 
 from dynalens.auditing.answers import Answers, read_answers
 from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
 from dynalens.auditing.given_labels import Given, given_to, keeps_all_given, label_list
-from dynalens.auditing.plan import Plan, draw, fitting
+from dynalens.auditing.plan import Plan, draw, plan_of_answers
 from dynalens.auditing.result import Audit, few_answers_doubts
 
 __all__ = [
@@ -19,11 +19,11 @@ __all__ = [
     "StratifiedRate",
     "draw",
     "few_answers_doubts",
-    "fitting",
     "given_to",
     "interval",
     "keeps_all_given",
     "label_list",
+    "plan_of_answers",
     "read_answers",
     "stratified_rate",
 ]

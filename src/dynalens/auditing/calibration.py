@@ -11,10 +11,10 @@ from dynalens.dynamics import Array
 FAR = 7.0
 """Log odds beyond which a score says no more: a thousand to one."""
 
-_STEPS, _LONGEST = 50, 2.0
+_STEPS, _LONGEST_STEP = 50, 2.0
 _SLOPE = 0.1  # precision of the normal prior of each slope; 0.5 flattens the curve, which costs 6 % of recall
 _CONTRAST = 4.0  # precision of the normal prior of the slope of the contrast; from 1 to 16 the orders are alike
-_BOTH = 0.5  # half a wrong and half a right answer are spread over all of them
+_PSEUDO_ANSWERS = 0.5  # half a wrong and half a right answer are spread over all of them
 
 
 def features(score: Array) -> Array:
@@ -31,9 +31,9 @@ def features(score: Array) -> Array:
     """
     ranks = np.empty(len(score))
     ranks[np.argsort(score, kind="stable")] = (np.arange(len(score)) + 0.5) / len(score)
-    both = np.stack([np.clip(score, -FAR, FAR), np.log(ranks / (1 - ranks))], axis=1)
-    spread = both.std(axis=0)
-    result: Array = (both - both.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    log_odds_pair = np.stack([np.clip(score, -FAR, FAR), np.log(ranks / (1 - ranks))], axis=1)
+    spread = log_odds_pair.std(axis=0)
+    result: Array = (log_odds_pair - log_odds_pair.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     return result
 
 
@@ -63,25 +63,24 @@ def calibrated(score: Array, asked: Array, wrong: Array, weight: Array, rate: fl
         array([1. , 0. , 0.5, 0.5])
     """
     z = features(score)
-    columns = list(range(z.shape[1]))
+    column_index = list(range(z.shape[1]))
     slopes = np.zeros(z.shape[1])
-    while columns:
-        relative = weight / weight.mean() if len(weight) else weight
-        fitted = _fit(z[asked][:, columns], wrong, relative, precision=[_SLOPE] * len(columns))
-        if (fitted >= 0).all():
-            slopes[columns] = fitted
+    while column_index:
+        relative_weight = weight / weight.mean() if len(weight) else weight
+        fitted_slopes = _fit(z[asked][:, column_index], wrong, relative_weight, precision=[_SLOPE] * len(column_index))
+        if (fitted_slopes >= 0).all():
+            slopes[column_index] = fitted_slopes
             break
-        del columns[int(np.argmin(fitted))]
-    line = z @ slopes
+        del column_index[int(np.argmin(fitted_slopes))]
+    log_odds = z @ slopes
     p = np.zeros(len(score))
     p[asked] = wrong
     is_unasked = np.ones(len(score), dtype=np.bool_)
     is_unasked[asked] = False
     if is_unasked.any():
         mean = np.clip((rate * len(score) - wrong.sum()) / is_unasked.sum(), 0, 1)
-        p[is_unasked] = probability(
-            line[is_unasked] + shifted(line[is_unasked], np.full(is_unasked.sum(), 1 / is_unasked.sum()), mean)
-        )
+        log_odds = log_odds[is_unasked]
+        p[is_unasked] = probability(log_odds + shifted(log_odds, np.full(len(log_odds), 1 / len(log_odds)), mean))
     return p
 
 
@@ -118,30 +117,30 @@ def reweighed(score: Array, contrast: Array, share: float, asked: Array, wrong: 
         >>> bool(second < third)  # the answers are as the embeddings say
         True
     """
-    both = np.stack([score, contrast], axis=1)
-    spread = both.std(axis=0)
+    signals = np.stack([score, contrast], axis=1)
+    spread = signals.std(axis=0)
     if not spread.all() or not len(asked):
         return score
-    z = (both[asked] - both.mean(axis=0)) / spread
-    along, across = _fit(z, wrong, weight / weight.mean(), precision=(_SLOPE, _CONTRAST)) / spread
-    if along <= 0:
+    z = (signals[asked] - signals.mean(axis=0)) / spread
+    score_slope, contrast_slope = _fit(z, wrong, weight / weight.mean(), precision=(_SLOPE, _CONTRAST)) / spread
+    if score_slope <= 0:
         return score
-    result: Array = score + np.clip(across / along, -share, 1 - share) * contrast
+    result: Array = score + np.clip(contrast_slope / score_slope, -share, 1 - share) * contrast
     return result
 
 
-def _fit(z: Array, wrong: Array, weight: Array, precision: Sequence[float]) -> Array:
+def _fit(z: Array, is_wrong: Array, weight: Array, precision: Sequence[float]) -> Array:
     """Return the slopes, given the precision of the normal prior of each; the intercept is fitted as well."""
     x = np.concatenate([np.ones((len(z), 1)), z], axis=1)
-    added = _BOTH / max(len(z), 1)
+    pseudo_answers = _PSEUDO_ANSWERS / max(len(z), 1)
     penalty = np.diag([1e-9, *precision])
     b = np.zeros(x.shape[1])
     for _ in range(_STEPS):
         q = probability(x @ b)
-        gradient = x.T @ (weight * (wrong - q) + added * (1 - 2 * q)) - penalty @ b
-        step = np.linalg.solve((x * ((weight + 2 * added) * q * (1 - q))[:, None]).T @ x + penalty, gradient)
+        gradient = x.T @ (weight * (is_wrong - q) + pseudo_answers * (1 - 2 * q)) - penalty @ b
+        step = np.linalg.solve((x * ((weight + 2 * pseudo_answers) * q * (1 - q))[:, None]).T @ x + penalty, gradient)
         longest = float(np.abs(step).max())
-        b = b + step * min(1.0, _LONGEST / max(longest, 1e-300))
+        b = b + step * min(1.0, _LONGEST_STEP / max(longest, 1e-300))
         if longest < 1e-10:
             break
     slopes: Array = b[1:]

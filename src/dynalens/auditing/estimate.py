@@ -16,7 +16,7 @@ Z = 1.959964
 """Of the standard normal distribution, 95 % lie within this."""
 
 _STEPS, _HALVINGS, _FARTHEST = 50, 60, 40.0  # log odds; exp(-40) is below the rounding of a probability
-_LONGEST = 2.0  # a Newton step that is longer is cut
+_LONGEST_STEP = 2.0  # a Newton step that is longer is cut
 _SLOPE = 0.25  # weight of the squared slope: a normal prior with a standard deviation of 1.4 log odds for one of x
 
 
@@ -71,18 +71,18 @@ def curve(strata: StratifiedRate) -> Array:
     spread = strata.score.std()
     x = (strata.score - strata.score.mean()) / (spread if spread > 0 else 1.0)
     b = np.zeros((*np.broadcast_shapes(strata.asked.shape, strata.wrong.shape)[:-1], 1))
-    a, added = b, 0.5 / len(x)
+    a, pseudo_answers = b, 0.5 / len(x)
     for _ in range(_STEPS):
         q = probability(a + b * x)
-        residual = strata.wrong - strata.asked * q + added * (1 - 2 * q)
-        weight = (strata.asked + 2 * added) * q * (1 - q) + 1e-12
+        residual = strata.wrong - strata.asked * q + pseudo_answers * (1 - 2 * q)
+        weight = (strata.asked + 2 * pseudo_answers) * q * (1 - q) + 1e-12
         down_a, down_b = _sum(residual), _sum(residual * x) - 2 * _SLOPE * b
         aa, ab, bb = _sum(weight), _sum(weight * x), _sum(weight * x**2) + 2 * _SLOPE
         step_a = (bb * down_a - ab * down_b) / (aa * bb - ab * ab)
         step_b = (aa * down_b - ab * down_a) / (aa * bb - ab * ab)
         longest = np.maximum(np.abs(step_a), np.abs(step_b))
-        cut = _LONGEST / np.maximum(longest, _LONGEST)
-        a, b = a + cut * step_a, b + cut * step_b
+        step_scale = _LONGEST_STEP / np.maximum(longest, _LONGEST_STEP)
+        a, b = a + step_scale * step_a, b + step_scale * step_b
         if longest.max() < 1e-10:
             break
     # A slope below 0 would turn the scores upside down: they say nothing.
@@ -150,17 +150,17 @@ def interval(strata: StratifiedRate) -> tuple[Array, Array]:
     start = shifted(line, weight, rate)
 
     def end(outermost: float) -> Array:
-        inside, outside = start, np.full(start.shape, outermost)
+        inner, outer = start, np.full(start.shape, outermost)
         for _ in range(_HALVINGS):
-            middle = (inside + outside) / 2
+            middle = (inner + outer) / 2
             q = probability(line + middle[..., None])
-            near = (rate - q @ weight) ** 2 <= Z**2 * (factor * q * (1 - q)).sum(axis=-1)
-            inside, outside = np.where(near, middle, inside), np.where(near, outside, middle)
-        fraction: Array = probability(line + inside[..., None]) @ weight
+            is_inside = (rate - q @ weight) ** 2 <= Z**2 * (factor * q * (1 - q)).sum(axis=-1)
+            inner, outer = np.where(is_inside, middle, inner), np.where(is_inside, outer, middle)
+        fraction: Array = probability(line + inner[..., None]) @ weight
         return fraction
 
-    wrong, right = strata.wrong.sum(axis=-1), (strata.asked - strata.wrong).sum(axis=-1)
-    low = np.where(rate > 0, np.maximum(end(-_FARTHEST), wrong / strata.size.sum()), 0.0)
-    high = np.where(rate < 1, np.minimum(end(_FARTHEST), 1 - right / strata.size.sum()), 1.0)
-    exact = ~factor.any(axis=-1)
-    return np.where(exact, rate, np.minimum(rate, low)), np.where(exact, rate, np.maximum(rate, high))
+    wrong_count, right_count = strata.wrong.sum(axis=-1), (strata.asked - strata.wrong).sum(axis=-1)
+    low = np.where(rate > 0, np.maximum(end(-_FARTHEST), wrong_count / strata.size.sum()), 0.0)
+    high = np.where(rate < 1, np.minimum(end(_FARTHEST), 1 - right_count / strata.size.sum()), 1.0)
+    is_exact = ~factor.any(axis=-1)
+    return np.where(is_exact, rate, np.minimum(rate, low)), np.where(is_exact, rate, np.maximum(rate, high))

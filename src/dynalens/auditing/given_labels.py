@@ -60,22 +60,23 @@ def keeps_all_given(statistics: SampleStatistics) -> bool:
     return statistics.unit is None or statistics.unit_given is not None or has_one_target
 
 
-def label_list(given: Array, names: Sequence[str] | None) -> str:
+def label_list(bits: Array, names: Sequence[str] | None) -> str:
     """Return in words which labels a sample has.
 
     Args:
-        given: Shape ``(K,)``, 1 where it has the label, 0 where not, -1 where the loss ignored it.
+        bits: Shape ``(K,)``, 1 where it has the label, 0 where not, -1 where the loss ignored it.
         names: Of the labels; without it they are numbered.
 
     Example:
         >>> label_list(np.array([1, 0, 1]), ["cat", "dog", "owl"]), label_list(np.array([0, -1]), None)
         ('cat, owl', 'no label (1 was not given)')
     """
-    known = [escaped(name) for name in names or ()]
-    present = np.flatnonzero(given == 1).tolist()
-    words = ", ".join(known[label] if label < len(known) else str(label) for label in present) or "no label"
-    ignored = int((given < 0).sum())
-    return f"{words} ({ignored} {'was' if ignored == 1 else 'were'} not given)" if ignored else words
+    label_names = [escaped(name) for name in names or ()]
+    label_numbers = np.flatnonzero(bits == 1).tolist()
+    words = [label_names[number] if number < len(label_names) else str(number) for number in label_numbers]
+    text = ", ".join(words) or "no label"
+    ignored_count = int((bits < 0).sum())
+    return f"{text} ({ignored_count} {'was' if ignored_count == 1 else 'were'} not given)" if ignored_count else text
 
 
 def _checksums(values: Array) -> Array:

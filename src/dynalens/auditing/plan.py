@@ -9,7 +9,7 @@ from dynalens.auditing.answers import Answers, listed
 from dynalens.auditing.strata import asking_order, equal_doubt
 from dynalens.dynamics import Array
 
-FIRST = 100
+FIRST_ANSWERS = 100
 """Answers that are asked for at first."""
 
 
@@ -24,11 +24,11 @@ class Plan:
         count: How many samples of the order were drawn so far.
 
     Example:
-        >>> plan = Plan.of(np.array([5.0, -5.0, 0.0]), label=np.array([0, 1, 0]), n=2, seed=0)
-        >>> plan, rows = draw(plan, 2, answered=np.array([], dtype=np.int64))
+        >>> plan = Plan.from_scores(np.array([5.0, -5.0, 0.0]), label=np.array([0, 1, 0]), n=2, seed=0)
+        >>> plan, rows = draw(plan, 2, answered_rows=np.array([], dtype=np.int64))
         >>> len(rows), plan.count
         (2, 2)
-        >>> plan, rows = draw(plan, 2, answered=rows)  # the rest
+        >>> plan, rows = draw(plan, 2, answered_rows=rows)  # the rest
         >>> len(rows), plan.count
         (1, 3)
     """
@@ -39,7 +39,7 @@ class Plan:
     count: int = 0
 
     @classmethod
-    def of(cls, score: Array, *, label: Array, n: int, seed: int) -> "Plan":
+    def from_scores(cls, score: Array, *, label: Array, n: int, seed: int) -> "Plan":
         """Return a plan for a record with these scores, from which nothing is drawn yet."""
         return cls(np.where(np.isnan(score), -1, label), equal_doubt(score, n), seed)
 
@@ -52,17 +52,17 @@ class Plan:
         has_label = self.label >= 0
         return len(label) == len(self.label) and bool((self.label == label)[has_label].all())
 
-    def missing(self, answers: Answers) -> Array:
+    def undrawn_rows(self, answers: Answers) -> Array:
         """Return the rows of answers that the plan did not draw, or not with the probability that they say."""
         order = self.order()
-        strange = ~np.isin(answers.rows, order[: self.count])
-        has_probability = ~np.isnan(answers.probability) & ~strange
+        is_undrawn = ~np.isin(answers.rows, order[: self.count])
+        has_probability = ~np.isnan(answers.probability) & ~is_undrawn
         # A round says n_h / N_h of all that had been drawn when it ended.
         stratum_sizes = answers.probability[has_probability] * self._sizes[self.stratum[answers.rows[has_probability]]]
-        strange[has_probability] = (stratum_sizes < 0.5) | ~np.isclose(
+        is_undrawn[has_probability] = (stratum_sizes < 0.5) | ~np.isclose(
             stratum_sizes, np.round(stratum_sizes), rtol=1e-4, atol=0
         )
-        rows: Array = answers.rows[strange]
+        rows: Array = answers.rows[is_undrawn]
         return rows
 
     def probabilities(self, rows: Array) -> Array:
@@ -81,21 +81,21 @@ class Plan:
         return np.bincount(self.stratum[self.stratum >= 0], minlength=self._strata)
 
 
-def draw(plan: Plan, n: int, answered: Array) -> tuple[Plan, Array]:
+def draw(plan: Plan, n: int, answered_rows: Array) -> tuple[Plan, Array]:
     """Return the plan with the next ``n`` samples drawn that were not answered, and their rows in the order to ask.
 
     Args:
         plan: The plan so far.
         n: How many to ask about; fewer where no more are left.
-        answered: Rows that were answered before.
+        answered_rows: Rows that were answered before.
     """
     order = plan.order()
-    places = np.flatnonzero(~np.isin(order, answered))[:n]
-    count = max(plan.count, int(places[-1]) + 1 if len(places) else 0)
-    return replace(plan, count=count), order[places]
+    draw_index = np.flatnonzero(~np.isin(order, answered_rows))[:n]
+    count = max(plan.count, int(draw_index[-1]) + 1 if len(draw_index) else 0)
+    return replace(plan, count=count), order[draw_index]
 
 
-def fitting(plans: Sequence[Plan], answers: Answers, ids: Sequence[object]) -> Plan:
+def plan_of_answers(plans: Sequence[Plan], answers: Answers, ids: Sequence[object]) -> Plan:
     """Return the latest of the plans that drew all samples that were answered.
 
     Args:
@@ -106,13 +106,13 @@ def fitting(plans: Sequence[Plan], answers: Answers, ids: Sequence[object]) -> P
     Raises:
         ValueError: If none drew them.
     """
-    strangers = [plan.missing(answers) for plan in reversed(plans)]
-    for plan, rows in zip(reversed(plans), strangers, strict=True):
+    undrawn_rows = [plan.undrawn_rows(answers) for plan in reversed(plans)]
+    for plan, rows in zip(reversed(plans), undrawn_rows, strict=True):
         if not len(rows):
             return plan
-    fewest = min(strangers, key=len)
+    undrawn_ids = [ids[row] for row in min(undrawn_rows, key=len)]
     raise ValueError(
-        f"Expected answers about samples that a plan of this record drew, got {listed([ids[row] for row in fewest])}, "
+        f"Expected answers about samples that a plan of this record drew, got {listed(undrawn_ids)}, "
         "which none of its plans drew, or not with the probability that the answers name. The rate can only be "
         "estimated from samples that were drawn with known probabilities. Answer the samples of "
         "`dynalens.audit_plan(record)`, and pass the record from which they were drawn."

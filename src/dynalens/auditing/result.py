@@ -16,7 +16,7 @@ from dynalens.suspicion import PRECISION, NoiseRate, flagged
 from dynalens.suspicion.score import ranks
 from dynalens.text import percent
 
-FEWEST = 30
+LEAST_ANSWERS = 30
 """Answers from which on rate and flags can be relied on, as measured (``docs/results.md``, *After few answers*)."""
 
 _HALVINGS = 50
@@ -63,7 +63,7 @@ class Audit:
     Example:
         >>> table = pd.DataFrame({"score": [3.0, 2.0, -2.0, -3.0], "rank": [1, 2, 3, 4], "label": 0, "suggested": 1})
         >>> table["wrong_probability"], table["flagged"], table["suggested_probability"] = 0.5, False, 0.5
-        >>> plan = Plan.of(table["score"].to_numpy(), label=np.zeros(4), n=4, seed=0)
+        >>> plan = Plan.from_scores(table["score"].to_numpy(), label=np.zeros(4), n=4, seed=0)
         >>> wrong = np.array([True, True, False, False])
         >>> whole = Answers(np.arange(4), ~wrong, wrong, new_label=-np.ones(4), probability=np.ones(4))
         >>> audit = Audit(table, plan, whole)  # every sample was answered
@@ -92,12 +92,13 @@ class Audit:
         self._table, self._answers = table, answers
         self._score = table["score"].to_numpy(np.float64)
         self._is_recorded = ~np.isnan(self._score)
-        self._stratum = _completed(plan.stratum, self._score)
+        self._stratum = _completed_stratum(plan.stratum, self._score)
         self._rank = table["rank"].astype("Float64").fillna(np.inf).to_numpy(np.float64)
-        self._ordering, seen = self._score.copy(), self._is_recorded
+        self._ordering = self._score.copy()
         if contrast is not None:
-            self._ordering[seen] = reweighed(self._score[seen], contrast[seen], share, *self._decided())
-            self._rank = np.where(seen, ranks(self._ordering), np.inf)
+            score, contrast = self._score[self._is_recorded], contrast[self._is_recorded]
+            self._ordering[self._is_recorded] = reweighed(score, contrast, share, *self._decided_answers())
+            self._rank = np.where(self._is_recorded, ranks(self._ordering), np.inf)
         self.right, self.wrong = int(answers.right.sum()), int(answers.wrong.sum())
         self.unsure = len(answers) - self.right - self.wrong
 
@@ -115,8 +116,8 @@ class Audit:
 
         It has a doubt if there are fewer than 30 answers, and samples without one.
         """
-        whole = self._fraction(self._is_recorded)
-        return NoiseRate(whole.low, whole.value, whole.high, calibrated=True, doubts=self._doubts())
+        estimate = self._wrong_fraction(self._is_recorded)
+        return NoiseRate(estimate.low, estimate.value, estimate.high, calibrated=True, doubts=self._doubts())
 
     def _doubts(self) -> tuple[str, ...]:
         sentences = few_answers_doubts(int(self._is_recorded.sum()))
@@ -133,10 +134,10 @@ class Audit:
     def _probability(self) -> Array:
         p = np.full(len(self._score), np.nan)
         rate = self.noise_rate.value
-        p[self._is_recorded] = calibrated(self._ordering[self._is_recorded], *self._decided(), rate)
+        p[self._is_recorded] = calibrated(self._ordering[self._is_recorded], *self._decided_answers(), rate)
         return p
 
-    def _decided(self) -> tuple[Array, Array, Array]:
+    def _decided_answers(self) -> tuple[Array, Array, Array]:
         """Return the place of each sample that was answered as right or wrong, among those that were seen.
 
         Also return which are wrong, and how many samples each stands for.
@@ -144,10 +145,12 @@ class Audit:
         answers = self._answers
         is_decided = answers.right | answers.wrong
         rows = answers.rows[is_decided]
-        place = np.cumsum(self._is_recorded) - 1
-        sizes, answers_of = (np.bincount(self._stratum[each]) for each in (self._is_recorded, answers.rows))
-        of = self._stratum[rows]
-        return place[rows], answers.wrong[is_decided].astype(np.float64), sizes[of] / answers_of[of]
+        seen_index = np.cumsum(self._is_recorded) - 1
+        stratum = self._stratum[rows]
+        stratum_sizes = np.bincount(self._stratum[self._is_recorded])
+        answer_counts = np.bincount(self._stratum[answers.rows])
+        weight = stratum_sizes[stratum] / answer_counts[stratum]
+        return seen_index[rows], answers.wrong[is_decided].astype(np.float64), weight
 
     def table(self, precision: float = PRECISION) -> pd.DataFrame:
         """Return the record's table with what the answers change.
@@ -195,8 +198,8 @@ class Audit:
         Args:
             n: From 1 to the number of samples that were seen, in the order of ``rank``.
         """
-        self._check(n)
-        return self._fraction(self._rank <= n)
+        self._check_count(n)
+        return self._wrong_fraction(self._rank <= n)
 
     def recall_of(self, n: int) -> Estimate:
         """Return which fraction of all wrong labels are among the n most suspicious, with its 95 % interval.
@@ -208,9 +211,9 @@ class Audit:
         Args:
             n: From 1 to the number of samples that were seen, in the order of ``rank``.
         """
-        self._check(n)
-        first = self._rank <= n
-        parts = [self._count(first), self._count(self._is_recorded & ~first)]
+        self._check_count(n)
+        is_first = self._rank <= n
+        parts = [self._wrong_count(is_first), self._wrong_count(self._is_recorded & ~is_first)]
         return _share(*parts)
 
     def curve(self, points: int = 50) -> pd.DataFrame:
@@ -222,14 +225,15 @@ class Audit:
         Args:
             points: At most so many n, in equal steps of the square root: close where the most suspicious are.
         """
-        number = int(self._is_recorded.sum())
-        ns = np.unique(np.maximum(1, np.round(number * (np.arange(1, points + 1) / points) ** 2)).astype(np.int64))
-        parts = [self.precision_of(int(n)) for n in ns]
+        seen_count = int(self._is_recorded.sum())
+        positions = np.round(seen_count * (np.arange(1, points + 1) / points) ** 2)
+        counts = np.unique(np.maximum(1, positions).astype(np.int64))
+        parts = [self.precision_of(int(n)) for n in counts]
         # A longer beginning holds at least as many wrong labels: what is known of one n bounds all others.
-        low = np.maximum.accumulate(ns * np.array([part.low for part in parts]))
-        high = np.minimum.accumulate((ns * np.array([part.high for part in parts]))[::-1])[::-1]
-        value = np.clip(self._expected_wrong()[ns - 1], low, np.maximum(low, high))
-        return pd.DataFrame({"n": ns, "low": low, "value": value, "high": np.maximum(low, high)})
+        low = np.maximum.accumulate(counts * np.array([part.low for part in parts]))
+        high = np.minimum.accumulate((counts * np.array([part.high for part in parts]))[::-1])[::-1]
+        value = np.clip(self._expected_wrong()[counts - 1], low, np.maximum(low, high))
+        return pd.DataFrame({"n": counts, "low": low, "value": value, "high": np.maximum(low, high)})
 
     def enough(self, recall: float = 0.9) -> int:
         """Return how many of the most suspicious labels you have to look at to see this fraction of the wrong ones.
@@ -244,49 +248,53 @@ class Audit:
                 f"Expected `recall` to be in (0, 1], got {recall}. Pass the fraction of the wrong labels that is to be "
                 "seen, for instance 0.9."
             )
-        total = self._expected_wrong()
-        return int(np.searchsorted(total, recall * total[-1] - 1e-9)) + 1 if total[-1] > 0 else 0
+        expected_wrong = self._expected_wrong()
+        if expected_wrong[-1] <= 0:
+            return 0
+        return int(np.searchsorted(expected_wrong, recall * expected_wrong[-1] - 1e-9)) + 1
 
     def _expected_wrong(self) -> Array:
         """Return the sum of the probabilities of the n most suspicious labels, for n = 1, 2, ..."""
         order = np.argsort(self._rank, kind="stable")[: int(self._is_recorded.sum())]
         return np.cumsum(self._probability[order])
 
-    def _check(self, n: int) -> None:
-        number = int(self._is_recorded.sum())
-        if not 1 <= n <= number:
-            raise ValueError(f"Expected `n` to be from 1 to {number}, the samples that were seen, got {n}. Pass fewer.")
+    def _check_count(self, n: int) -> None:
+        seen_count = int(self._is_recorded.sum())
+        if not 1 <= n <= seen_count:
+            raise ValueError(
+                f"Expected `n` to be from 1 to {seen_count}, the samples that were seen, got {n}. Pass fewer."
+            )
 
-    def _count(self, mask: Array) -> Estimate:
-        total = int(mask.sum())
-        if not total:
+    def _wrong_count(self, mask: Array) -> Estimate:
+        count = int(mask.sum())
+        if not count:
             return Estimate(0.0, 0.0, 0.0)
-        part = self._fraction(mask)
-        return Estimate(total * part.low, total * part.value, total * part.high)
+        fraction = self._wrong_fraction(mask)
+        return Estimate(count * fraction.low, count * fraction.value, count * fraction.high)
 
-    def _fraction(self, mask: Array) -> Estimate:
-        """Return the fraction of wrong labels among the chosen samples, those that cannot be told in both ways."""
-        inside = mask[self._answers.rows]
-        rows = self._answers.rows[inside]
+    def _wrong_fraction(self, mask: Array) -> Estimate:
+        """Return the fraction of wrong labels among the samples of the mask, with "unsure" counted in both ways."""
+        is_inside = mask[self._answers.rows]
+        rows = self._answers.rows[is_inside]
         if not len(rows):
             return Estimate(0.0, float(np.mean(self._probability[mask])), 1.0)
-        wrong = self._answers.wrong[inside]
-        least = self._strata(mask, rows, wrong)
-        most = self._strata(mask, rows, ~self._answers.right[inside])
-        value = (stratified_rate(least) + stratified_rate(most)) / 2
-        return Estimate(float(interval(least)[0]), float(value), float(interval(most)[1]))
+        is_wrong = self._answers.wrong[is_inside]
+        least_wrong = self._answered_strata(mask, rows, is_wrong)
+        most_wrong = self._answered_strata(mask, rows, ~self._answers.right[is_inside])
+        value = (stratified_rate(least_wrong) + stratified_rate(most_wrong)) / 2
+        return Estimate(float(interval(least_wrong)[0]), float(value), float(interval(most_wrong)[1]))
 
-    def _strata(self, mask: Array, rows: Array, wrong: Array) -> StratifiedRate:
-        """Count answers in the strata of the chosen samples; a stratum without one is taken together with the next."""
-        strata = int(self._stratum.max()) + 1
-        answers_of = np.bincount(self._stratum[rows], minlength=strata)
-        answered_strata = np.flatnonzero(answers_of)
-        group = np.minimum(np.searchsorted(answered_strata, np.arange(strata)), len(answered_strata) - 1)
-        whole = group[self._stratum[mask]]
-        size = np.bincount(whole, minlength=len(answered_strata))
-        score = np.bincount(whole, np.clip(self._score[mask], -FAR, FAR), minlength=len(answered_strata)) / size
-        wrong_counts = np.bincount(group[self._stratum[rows]], wrong, minlength=len(answered_strata))
-        return StratifiedRate(size, answers_of[answered_strata], wrong_counts, score)
+    def _answered_strata(self, mask: Array, rows: Array, is_wrong: Array) -> StratifiedRate:
+        """Count the answers in the strata of the mask; a stratum without an answer is taken together with the next."""
+        stratum_count = int(self._stratum.max()) + 1
+        answer_counts = np.bincount(self._stratum[rows], minlength=stratum_count)
+        answered_strata = np.flatnonzero(answer_counts)
+        group = np.minimum(np.searchsorted(answered_strata, np.arange(stratum_count)), len(answered_strata) - 1)
+        merged_stratum = group[self._stratum[mask]]
+        size = np.bincount(merged_stratum, minlength=len(answered_strata))
+        score_sum = np.bincount(merged_stratum, np.clip(self._score[mask], -FAR, FAR), minlength=len(size))
+        wrong_counts = np.bincount(group[self._stratum[rows]], is_wrong, minlength=len(size))
+        return StratifiedRate(size, answer_counts[answered_strata], wrong_counts, score_sum / size)
 
 
 def few_answers_doubts(num_samples: int) -> list[str]:
@@ -296,41 +304,42 @@ def few_answers_doubts(num_samples: int) -> list[str]:
         >>> few_answers_doubts(2)  # both answers make the rate exact
         ['There is only 1 answer: rate and flags can be far off. Answer all 2 samples.']
     """
-    advice = f"Answer at least {FEWEST} of the drawn" if num_samples > FEWEST else f"Answer all {num_samples}"
+    is_large = num_samples > LEAST_ANSWERS
+    advice = f"Answer at least {LEAST_ANSWERS} of the drawn" if is_large else f"Answer all {num_samples}"
     end = f": rate and flags can be far off. {advice} samples."
-    numbers = range(1, min(FEWEST, num_samples))
+    numbers = range(1, min(LEAST_ANSWERS, num_samples))
     return [f"There {'is only 1 answer' if n == 1 else f'are only {n} answers'}{end}" for n in numbers]
 
 
-def _completed(stratum: Array, score: Array) -> Array:
+def _completed_stratum(stratum: Array, score: Array) -> Array:
     """Return the stratum of each sample; one first seen after the plan is in that of the nearest score."""
-    old, new = np.flatnonzero(stratum >= 0), np.flatnonzero((stratum < 0) & ~np.isnan(score))
-    if not len(new):
+    planned_rows, new_rows = np.flatnonzero(stratum >= 0), np.flatnonzero((stratum < 0) & ~np.isnan(score))
+    if not len(new_rows):
         return stratum
-    order = old[np.argsort(score[old], kind="stable")]
+    order = planned_rows[np.argsort(score[planned_rows], kind="stable")]
     completed = stratum.copy()
-    place = np.searchsorted(score[order], score[new])
-    completed[new] = stratum[order[np.minimum(place, len(order) - 1)]]
+    position = np.searchsorted(score[order], score[new_rows])
+    completed[new_rows] = stratum[order[np.minimum(position, len(order) - 1)]]
     return completed
 
 
-def _share(inside: Estimate, outside: Estimate) -> Estimate:
+def _share(top: Estimate, rest: Estimate) -> Estimate:
     """Return the part that A is of A + B."""
-    total = inside.value + outside.value
-    value = inside.value / total if total > 0 else float("nan")
+    total = top.value + rest.value
+    value = top.value / total if total > 0 else float("nan")
 
     def distance(r: float, a: float, b: float) -> float:
         """Return how far 0 is inside the interval of (1 - r) A - r B, whose end is at A = a and B = b."""
-        middle = (1 - r) * inside.value - r * outside.value
-        return float(np.hypot((1 - r) * (a - inside.value), r * (b - outside.value)) - abs(middle))
+        middle = (1 - r) * top.value - r * rest.value
+        return float(np.hypot((1 - r) * (a - top.value), r * (b - rest.value)) - abs(middle))
 
     def end(outermost: float, a: float, b: float) -> float:
-        near, far = (value if total > 0 else 0.5), outermost
+        inner, outer = (value if total > 0 else 0.5), outermost
         for _ in range(_HALVINGS):
-            middle = (near + far) / 2
-            near, far = (middle, far) if distance(middle, a, b) >= 0 else (near, middle)
-        return near
+            middle = (inner + outer) / 2
+            inner, outer = (middle, outer) if distance(middle, a, b) >= 0 else (inner, middle)
+        return inner
 
-    low = end(0.0, inside.low, outside.high) if inside.low < inside.value or outside.high > outside.value else value
-    high = end(1.0, inside.high, outside.low) if inside.high > inside.value or outside.low < outside.value else value
+    low = end(0.0, top.low, rest.high) if top.low < top.value or rest.high > rest.value else value
+    high = end(1.0, top.high, rest.low) if top.high > top.value or rest.low < rest.value else value
     return Estimate(low, value, high)

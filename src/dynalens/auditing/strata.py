@@ -7,7 +7,7 @@ from dynalens.dynamics import Array
 MOST_STRATA = 20
 """With 10, 20 or 50 strata, intervals of 100 answers on human labels are equally wide, within 3 %."""
 
-FLOOR = 0.2
+LEAST_DOUBT = 0.2
 """Doubt about a label that the score is sure of. Standard errors on human labels are the same for 0.1 to 0.3, within
 3 %; a score that is sure and wrong costs at most a factor of 1.9 against a simple random sample: the square root of
 (0.5 + 0.2) / 0.2."""
@@ -36,7 +36,7 @@ def equal_doubt(score: Array, answers: int) -> Array:
     stratum = np.full(len(score), -1)
     order = rows[np.argsort(-score[rows], kind="stable")]
     p = probability(score[order])
-    doubt = np.sqrt(p * (1 - p)) + FLOOR
+    doubt = np.sqrt(p * (1 - p)) + LEAST_DOUBT
     strata = max(1, min(MOST_STRATA, answers // 2))
     middle = (np.cumsum(doubt) - doubt / 2) / doubt.sum() if len(doubt) else doubt
     # One sample may hold the doubt of several strata: the numbers are those that are left.
@@ -59,8 +59,8 @@ def asking_order(stratum: Array, seed: int) -> Array:
     rng = np.random.default_rng(seed)
     rows = rng.permutation(np.flatnonzero(stratum >= 0))
     rows = rows[np.argsort(stratum[rows], kind="stable")]
-    _, first, sizes = np.unique(stratum[rows], return_index=True, return_counts=True)
-    turn = np.arange(len(rows)) - np.repeat(first, sizes)
+    _, stratum_begin, sizes = np.unique(stratum[rows], return_index=True, return_counts=True)
+    turn = np.arange(len(rows)) - np.repeat(stratum_begin, sizes)
     order: Array = rows[np.lexsort((rng.random(len(rows)), turn))]
     return order
 

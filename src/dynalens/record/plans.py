@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from dynalens.auditing import Answers, Audit, Plan, draw, fitting, read_answers
+from dynalens.auditing import Answers, Audit, Plan, draw, plan_of_answers, read_answers
 from dynalens.auditing.answers import AnswersSource
 from dynalens.auditing.given_labels import MOST_CODES, Given, given_to
-from dynalens.auditing.plan import FIRST
+from dynalens.auditing.plan import FIRST_ANSWERS
 from dynalens.auditing.strata import MOST_STRATA
 from dynalens.dynamics import Array
 from dynalens.notices import warn
@@ -59,9 +59,10 @@ class Audits:
         if answers is not None:
             answers_read = self._read_answers(answers)
             plan, answered_rows = self._drawn_by(plans, answers_read), answers_read.rows
+        elif plans_of_seed := [plan for plan in plans if plan.seed == seed]:
+            plan = plans_of_seed[-1]
         else:
-            plans_of_seed = [plan for plan in plans if plan.seed == seed]
-            plan = plans_of_seed[-1] if plans_of_seed else Plan.of(self._score, label=self._label, n=n, seed=seed)
+            plan = Plan.from_scores(self._score, label=self._label, n=n, seed=seed)
         plan, rows = draw(plan, n, answered_rows)
         self._keep([*(earlier_plan for earlier_plan in plans if earlier_plan.seed != plan.seed), plan])
         labels = self._label[rows] if self._given_labels.texts is None else self._given_labels.texts(rows)
@@ -107,9 +108,9 @@ class Audits:
     def _drawn_by(self, plans: Sequence[Plan], answers: Answers) -> Plan:
         """Return the plan of the answers; of a record without one, what a first plan would be."""
         if not plans:
-            first_plan = Plan.of(self._score, label=self._label, n=FIRST, seed=0)
-            plans = [replace(first_plan, count=max(FIRST, len(answers)))]
-        return fitting(plans, answers, self._ids.tolist())
+            first_plan = Plan.from_scores(self._score, label=self._label, n=FIRST_ANSWERS, seed=0)
+            plans = [replace(first_plan, count=max(FIRST_ANSWERS, len(answers)))]
+        return plan_of_answers(plans, answers, self._ids.tolist())
 
     @functools.cached_property
     def _score(self) -> Array:
@@ -195,5 +196,5 @@ def _check_count(name: str, value: Any, minimum: int) -> None:
     if not is_integer or value < minimum:
         raise ValueError(
             f"Expected `{name}` to be a whole number of at least {minimum}, got {value!r}. Pass for instance "
-            f"{max(minimum, FIRST if name == 'n' else 0)}."
+            f"{max(minimum, FIRST_ANSWERS if name == 'n' else 0)}."
         )
