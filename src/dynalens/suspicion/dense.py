@@ -48,12 +48,14 @@ def contradictions(statistics: SampleStatistics) -> Array:
 def dense_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     """Return how many samples stand out from the others.
 
-    Right samples are taken to lie as often so far above the median of d as below it. With q the distance below the
-    median that 95 % of the lower half have at most, the estimate is the fraction of samples that are more than q above
-    it, less the fraction that are more than q below it, and at most that of samples of negative ``unit_margin``. The
-    upper end is the largest such difference for any distance, and of tokens at least the fraction of samples of which
-    the network contradicted one when it last saw them, plus two standard errors: what it has not learned yet does not
-    stand out. The lower end is 0, as hard samples may stand out.
+    Right samples are taken to lie as often at a distance above the median of d as at this distance below it. Let q be
+    the distance below the median that 95 % of the lower half do not exceed. The estimate is the fraction of samples
+    that are more than q above the median, less the fraction that are more than q below it. It is at most the fraction
+    of samples with a negative ``unit_margin``.
+
+    The upper bound is the largest such difference for any distance, plus two standard errors. Of tokens, the fraction
+    of samples of which the network contradicted a token when it last saw them counts instead if it is more, because
+    what the network has not learned yet does not stand out. The lower bound is 0, as hard samples may stand out.
 
     Args:
         statistics: Of samples that were seen, with a class for each token or pixel.

@@ -84,19 +84,20 @@ def estimate_noise_rate(
 ) -> NoiseRate:
     """Return how many labels are wrong.
 
-    Let c be the fraction of labels that are doubted: the leading class is another one. Hard samples are in it. Wrong
-    labels that hard samples do not explain are counted in two ways, each of which misses some: labels that the network
-    rules out (:func:`~dynalens.suspicion.refuted_labels.refuted_rate`), and doubted labels among the twentieth of the
-    samples whose leading class is surest. The larger of the two is f, at most c. The estimate is
+    Let c be the fraction of labels that are doubted: those where another class leads. It counts hard samples, too.
+    Wrong labels that hard samples do not explain are counted in two ways, each of which misses some. One is the
+    fraction of labels that the network rules out (:func:`~dynalens.suspicion.refuted_labels.refuted_rate`). The other
+    is the fraction of doubted labels among the twentieth of the samples whose leading class is surest. The larger of
+    the two is f, at most c. With A how far confusions go one way, the estimate is
 
         f + max(f, r) (c - f), r = min(1, A / (1/2)^2)
 
-    Labels that are wrong without a look at the sample are as frequent among the doubtful ones as among all, f. Flips
-    that follow a rule are learned as one and not ruled out: as far as confusions go one way, A, the doubted labels are
-    theirs.
+    and at most 1/2. Labels that are wrong without a look at the sample are as frequent among the doubted ones as among
+    all, f. Flips that follow a rule are learned and not ruled out. As far as confusions go one way, the doubted labels
+    are such flips.
 
-    Flips of just those samples that look like another class, to this class, cannot be told from hard samples; the
-    estimate counts few of them, the upper end does. Never more than a half.
+    Flips of just those samples that look like another class, to this class, cannot be told from hard samples. The
+    estimate counts few of them. The upper bound counts all that are doubted.
 
     Args:
         predictions: Means of the run.

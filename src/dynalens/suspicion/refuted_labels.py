@@ -98,20 +98,24 @@ def _count_in_bins(
 def refuted_rate(candidates: Sequence[CandidateBins]) -> tuple[float, float, float]:
     r"""Return low, best and high fraction of wrong labels among those that the network rules out.
 
-    A class of probability p is the label of a fraction p of the samples, if the network is calibrated; as p vanishes,
-    so do hard samples, but not labels that were drawn without a look at the sample. P(given | log odds u against the
-    class) = r + (1 - r) / (1 + exp(-a + b u)) with b >= 1/2 has the floor r; candidates with p > 1/2 are left out,
-    where wrong labels are missing. At the floor, a fraction e of wrong labels makes as many candidates and leaves
-    m (1 - e / (L - 1)) others, with m of them asked about for each presentation and L classes that are given, so that
-    e = r m / (1 - r + r m / (L - 1)). Of two classes, e is the mean of both, weighted by how often each is improbable.
+    If a network is calibrated, a class of probability p is the label of a fraction p of the samples. As p vanishes, so
+    do hard samples, but not labels that were drawn without a look at the sample. So the probability that a class is
+    the label, given the log odds u against the class, has a floor r:
 
-    a and b are fitted for each epoch and r for all epochs together, by maximum likelihood; the ends are the first
-    rates, each a tenth above the one before, whose profile likelihood is 2 below the best. An epoch t counts
-    (t + 1)^-0.75, and all weights sum to 1, since the epochs see the same labels and later ones have memorised them.
-    For the same reason no epoch's log likelihood counts further down than 16.
+        P(label | u) = r + (1 - r) / (1 + exp(-a + b u)), b >= 1/2
 
-    Flips that follow the classes are learned as a rule, then they are not ruled out and not counted here; nor are
-    those of samples that look like another class, to this class.
+    Candidates with p > 1/2 are left out, because wrong labels are missing there. At the floor, a fraction e of wrong
+    labels makes as many candidates. It leaves m (1 - e / (L - 1)) others, where m of them are asked about for each
+    presentation and L is the number of classes that are given. So e = r m / (1 - r + r m / (L - 1)). Of two classes, e
+    is the mean of both, weighted by how often each is improbable.
+
+    a and b are fitted for each epoch and r for all epochs together, by maximum likelihood. The rates that are tried
+    are each a tenth above the one before. The bounds are the first ones whose profile likelihood is 2 below the best.
+    An epoch t has the weight (t + 1)^-0.75, and all weights sum to 1, since the epochs see the same labels and later
+    ones have memorised them. For the same reason no epoch's log likelihood counts further down than 16.
+
+    Flips that follow the classes are learned as a rule. Then they are not ruled out and not counted here. Neither are
+    flips of samples that look like another class to this class.
 
     Source: the mixture proportion of Blanchard, Lee, Scott, "Semi-supervised novelty detection", JMLR 2010; the fit is
     the three-parameter logistic of item response theory with its guessing parameter, Birnbaum 1968.

@@ -19,9 +19,9 @@ def target_noise_rate(statistics: SampleStatistics) -> NoiseRate:
 
     With the weighted mean absolute residual :math:`a_{id}` of sample i and target d, a target stands out where
     :math:`0.6745 \, a_{id} / \mathrm{median}_j \, a_{jd} > 3.5`, the modified z-score about 0. Of normal residuals 5 in
-    10,000 do. Residuals cannot tell a target that is wrong by less from one that is hard to predict, so that the lower
-    end is 0; the upper one is the fraction of samples that the run is off by more than the tolerance, if that is more,
-    plus two standard errors.
+    10,000 do. Residuals cannot tell a target that is slightly wrong from one that is hard to predict, so the lower
+    bound is 0. The upper bound is the estimate, or the fraction of samples whose residual is above the tolerance if
+    that is more, plus two standard errors.
 
     Source: Iglewicz and Hoaglin, "How to Detect and Handle Outliers", ASQC 1993.
 

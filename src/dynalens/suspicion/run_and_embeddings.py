@@ -24,14 +24,14 @@ _LEAST_P = 1e-9  # probability whose logarithm is still taken
 class RunLoss:
     """Finds the loss of a run in the epoch that agrees best with embeddings.
 
-    In its first epochs a network has learned little, and in late ones it repeats the labels that it has memorised,
-    wrong ones as well. Embeddings that never saw the labels tell which epoch is between: the one with the largest
-    correlation, over the samples, of the probability of the label with what the embeddings say for the label.
+    In its first epochs a network has learned little. In late ones it repeats the labels that it has memorised, wrong
+    ones as well. Embeddings that never saw the labels tell which epoch is between. It is the epoch with the largest
+    correlation, over the samples, of the probability of the label and the margin of the embeddings.
 
     Args:
         evidence: What the embeddings say.
-        mean_losses: Shape ``(N,)``, the mean over the epochs for each sample. Their mean stands where no epoch was
-            kept. It is too low in a run that memorised labels, so that embeddings then count too little.
+        mean_losses: Shape ``(N,)``, the mean over the epochs for each sample. Their mean is the value until an epoch is
+            read. In a run that memorised labels it is too low, so that embeddings then count too little.
 
     Attributes:
         value: Mean of -log p of the label in that epoch, in nats.
@@ -67,7 +67,7 @@ class RunLoss:
 
 
 def embedding_weight(evidence: EmbeddingEvidence, run_loss: float) -> float:
-    """Return how much embeddings count beside a run, in [0, 2].
+    """Return the weight w of embeddings beside a run, in [0, 2], by the formula of :func:`joined`.
 
     Example:
         >>> none = np.zeros(1)
@@ -90,15 +90,17 @@ def joint_rate(rate: NoiseRate, confident_rate: float, weight: float) -> NoiseRa
 
     .. math:: r^{1 - a} \, c^a \qquad a = \frac{v}{1 + v} \qquad v = \min(1, w)
 
-    Here r is the rate of the run, c the fraction of wrong labels by the confident joint of the probabilities that the
-    embeddings give (Northcutt et al., "Confident Learning", JAIR 2021), and w the weight of the embeddings
-    (:func:`joined`). The run counts the labels that it rules out, which are too few on labels that people gave; the
-    embeddings never saw the labels and take hard samples for wrong ones, which are too many. Where both tell as much of
-    the labels, the estimate is their geometric mean; embeddings that tell less count less. The upper end is at
-    least :math:`h^{1 - 2a} c^{2a}` with that of the run, h: c where both tell as much.
+    Here r is the rate of the run, w the weight of the embeddings (:func:`joined`), and c the fraction of wrong labels
+    by the confident joint of the probabilities that the embeddings give (Northcutt et al., "Confident Learning", JAIR
+    2021).
+
+    The run counts the labels that it rules out. On labels that people gave, these are too few. The embeddings never saw
+    the labels and take hard samples for wrong ones, so that they count too many. If both tell as much of the labels,
+    the estimate is the geometric mean of the two. Embeddings that tell less count less. The upper bound is at least
+    :math:`h^{1 - 2a} c^{2a}`, where h is the upper bound of the run: it is c if both tell as much.
 
     Args:
-        rate: r with its ends.
+        rate: r with its bounds.
         confident_rate: c, in [0, 1].
         weight: w, in [0, 2]; with 0 the rate stays as it is.
 
@@ -125,23 +127,29 @@ def joined(assessment: Assessment, evidence: EmbeddingEvidence, run_loss: float)
     .. math:: \frac{s_i + w\,\frac{\sigma_s}{\sigma_e}\,e_i}{1 + w} \qquad
         w = 2 \min(1, r)^8 \qquad r = \frac{H_0 - H_e}{H_0 - H_s}
 
-    with s the score of the run, e the score by the same formula (:mod:`~dynalens.suspicion.score`) from the
-    probabilities that the embeddings' linear probe and nearest neighbours give, and :math:`\sigma` their standard
-    deviations over the samples. So flips that follow a rule are read from the embeddings as they are from the run: by
-    their noise matrix, and as far as their confusions go one way. The mean of the two, rather than their sum, has
-    probabilities about as sure as they should be. r compares how much both tell of the labels: :math:`H_0` is the
-    entropy of the labels, :math:`H_e` their cross-entropy by the embeddings, out of fold, and :math:`H_s` the run's in
-    the epoch that agrees best with the embeddings (:class:`RunLoss`). So run, probe and neighbours count alike where
-    the embeddings tell as much as the run, and what tells less counts far less, for the run knows most of it as well.
-    Random embeddings have r = 0. Nothing is fitted to the truth. The eighth power lets embeddings that tell two thirds
-    of what the run tells, as pixels of photographs, cost next to nothing; from the sixth to the twelfth the order is
-    nearly the same (``docs/results.md``).
+    - s is the score of the run and e the score of the embeddings, by the same formula
+      (:mod:`~dynalens.suspicion.score`), from the probabilities that their linear probe and their nearest neighbours
+      give. :math:`\sigma` are the standard deviations of both over the samples.
+    - w is the weight of the embeddings and r compares how much both tell of the labels. :math:`H_0` is the entropy of
+      the labels, :math:`H_e` their cross-entropy by the embeddings, out of fold, and :math:`H_s` their cross-entropy
+      by the run in the epoch that agrees best with the embeddings (:class:`RunLoss`).
+
+    The score of the embeddings uses their own noise matrix, and how far their confusions go one way. So flips that
+    follow a rule are read from the embeddings as they are from the run. The result is a mean and not a sum, because the
+    probabilities of the mean are about as sure as they should be.
+
+    Embeddings that tell as much as the run have w = 2, so that run, probe and neighbours count alike. Embeddings that
+    tell less count far less, because the run knows most of what they tell. Random embeddings have r = 0. Nothing is
+    fitted to the truth. With the eighth power, embeddings that tell two thirds of what the run tells, as pixels of
+    photographs, cost next to nothing. From the sixth to the twelfth power the order is nearly the same
+    (``docs/results.md``).
 
     ``noise_rate`` is :func:`joint_rate`, and the mean of ``probability``. Where the embeddings count at least as much
-    as the run, they also suggest the class: their most probable other one, k, with the probability that the label is
-    wrong times :math:`p_k / (1 - p_y)`. ``agreement`` is then NaN where the run suggests another class.
+    as the run, they also suggest the class: the most probable class k other than the label y, with the probability
+    that the label is wrong times :math:`p_k / (1 - p_y)`. ``agreement`` is then NaN where the run suggests another
+    class.
 
-    ``share`` is w / (1 + w), and ``contrast`` the difference of :math:`\sigma_s e / \sigma_e` and s, each less its
+    ``share`` is w / (1 + w), and ``contrast`` is the difference of :math:`\sigma_s e / \sigma_e` and s, each less its
     mean. With them the answers of an audit choose another weight (:func:`~dynalens.auditing.calibration.reweighed`),
     unless w is 0.
 

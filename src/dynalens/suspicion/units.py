@@ -54,16 +54,16 @@ def has_doubted_unit(statistics: SampleStatistics) -> Array:
 def unit_noise_rate(statistics: SampleStatistics) -> NoiseRate:
     """Return how many samples have a wrong label.
 
-    The labels that the mean logits predict to be there are one group, those that they predict to be missing the other:
-    most labels of most samples are missing, which a network learns first, and an estimate from all of them together
-    would say nothing of the others. Of each group, with c the fraction of doubted labels, those of negative mean
-    margin, and f the same among the twentieth of the labels with the largest absolute margin, at most c,
-    v = f + f (c - f) are wrong, at most half, as :func:`~dynalens.suspicion.noise_rate.estimate_noise_rate` counts
-    classes.
+    Labels are counted in two groups: those that the mean logits predict to be there, and those that they predict to be
+    missing. Most labels of most samples are missing, which a network learns first, so an estimate from all labels
+    together would say nothing of those that are there. In each group, let c be the fraction of doubted labels, which
+    have a negative mean margin, and f the fraction of doubted labels among the twentieth with the largest absolute
+    margin, at most c. Then v = f + f (c - f) of the group are wrong, at most half, as
+    :func:`~dynalens.suspicion.noise_rate.estimate_noise_rate` counts classes.
 
-    Of samples with K labels of which v are wrong in both groups together, 1 - (1 - v)^K have a wrong one if these are
-    independent; at most the fraction of samples with a doubted label, which is the upper end, plus two standard errors.
-    The lower end is 0: no label is ruled out.
+    If a fraction v of all labels is wrong and wrong labels are independent, 1 - (1 - v)^K of the samples with K labels
+    have a wrong one. The estimate is at most the fraction of samples with a doubted label. That fraction plus two
+    standard errors is the upper bound. The lower bound is 0, as no label is ruled out.
 
     Args:
         statistics: Of multi-label samples that were seen. Without ``unit_given`` all labels are one group.
