@@ -108,7 +108,7 @@ def test_probabilities_of_a_plan_sum_to_the_number_of_samples_that_it_draws() ->
 # The rate and its interval
 
 
-def test_the_rate_of_two_strata_is_that_by_hand() -> None:
+def test_the_rate_of_two_strata_equals_a_hand_calculation() -> None:
     assert stratified_rate(strata_of((10, 4, 3, 1.0), (30, 5, 1, -1.0))) == pytest.approx(0.25 * 3 / 4 + 0.75 * 1 / 5)
 
 
@@ -140,14 +140,14 @@ def test_every_sample_answered_gives_the_exact_rate_without_width() -> None:
     assert interval(whole) == (stratified_rate(whole),) * 2
 
 
-def test_no_end_is_beyond_the_labels_that_are_known() -> None:
+def test_the_bounds_respect_labels_that_were_answered() -> None:
     for asked in range(1, 10):
         for wrong in range(asked + 1):
             low, high = interval(strata_of((10, asked, wrong, 0.0)))
             assert wrong / 10 <= low <= high <= 1 - (asked - wrong) / 10
 
 
-def test_the_ends_are_those_of_the_formula_on_a_fine_grid() -> None:
+def test_the_bounds_solve_the_formula_on_a_fine_grid() -> None:
     strata = strata_of((20, 6, 5, 3.0), (100, 6, 2, 0.5), (400, 6, 1, -3.0))
     rate, grid = float(stratified_rate(strata)), np.linspace(0.001, 0.9, 900)
     inside = [t for t in grid if abs(rate - t) <= math.sqrt(Z2 * _v(strata, t))]
@@ -187,7 +187,7 @@ def test_scores_that_are_upside_down_say_nothing() -> None:
 
 
 @pytest.mark.parametrize(("rate", "sharpness"), [(0.2, 1.5), (0.2, 0.0), (0.02, 1.0)])
-def test_the_interval_holds_the_truth_as_often_as_it_says(rate: float, sharpness: float) -> None:
+def test_the_interval_covers_the_true_rate_as_often_as_claimed(rate: float, sharpness: float) -> None:
     score, wrong = population(2000, rate, sharpness=sharpness)
     stratum = equal_doubt(score, 40)
     drawn = [asking_order(stratum, seed)[:40] for seed in range(200)]
@@ -210,7 +210,7 @@ def test_calibrated_probabilities_keep_the_answers_rise_with_the_score_and_have_
     assert (np.diff(p[rest][np.argsort(score[rest])]) >= 0).all()
 
 
-def test_a_score_that_says_nothing_or_the_contrary_is_not_believed() -> None:
+def test_a_score_without_information_or_upside_down_is_ignored() -> None:
     score, wrong = population(400)
     asked = np.arange(200)
     p = calibrated(-score, asked, wrong[asked].astype(float), np.full(200, 2.0), rate=0.2)
@@ -273,7 +273,7 @@ def test_precision_and_recall_are_near_the_truth_and_held_by_their_intervals() -
     assert (held >= 12).all()  # of 15; 95 % less three standard deviations
 
 
-def test_the_interval_of_the_recall_is_that_of_a_scan() -> None:
+def test_the_interval_of_the_recall_equals_a_scan_over_fractions() -> None:
     inside, outside = Estimate(80.0, 120.0, 150.0), Estimate(20.0, 50.0, 110.0)
     held = []
     for r in np.linspace(0, 1, 20001):
@@ -286,7 +286,7 @@ def test_the_interval_of_the_recall_is_that_of_a_scan() -> None:
     assert (share.low, share.high) == pytest.approx((min(held), max(held)), abs=1e-4)
 
 
-def test_labels_that_cannot_be_told_count_as_right_at_one_end_and_as_wrong_at_the_other() -> None:
+def test_unsure_labels_count_as_right_at_one_bound_and_as_wrong_at_the_other() -> None:
     score, wrong = population(400)
     record = record_of(score)
     answers = answered(audit_plan(record, 60), wrong)
@@ -427,7 +427,7 @@ def test_a_record_without_a_plan_takes_answers_of_the_first_one() -> None:
     assert audit(record_of(score), answers).noise_rate == audit(record_of(score), answers.head(100)).noise_rate
 
 
-def test_ids_and_names_of_classes_are_those_of_the_record() -> None:
+def test_answers_use_the_ids_and_class_names_of_the_record() -> None:
     ids = np.array([f"x/{i}.png" for i in range(90)])
     score, wrong = population(90)
     record = record_of(score, sample_ids=ids, class_names=["cat", "dog", "cow"])
@@ -476,7 +476,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_in_the_answers_is_one_error_and_nothing_is_lost(mistake: str, tmp_path: Path) -> None:
+def test_a_mistake_in_the_answers_is_one_error_and_loses_nothing(mistake: str, tmp_path: Path) -> None:
     record = saved(tmp_path, population(100)[0])
     plan = audit_plan(record, 100)
     answers, words = MISTAKES[mistake]
@@ -543,7 +543,7 @@ def test_a_file_that_is_no_table_is_an_error(tmp_path: Path) -> None:
         audit(record, tmp_path / "empty.csv")
 
 
-def test_an_audit_says_what_it_was_made_from() -> None:
+def test_the_text_of_an_audit_counts_its_answers() -> None:
     record = record_of(population(10)[0])
     done = audit(record, audit_plan(record, 10).assign(answer=["wrong", *["right"] * 9]))
     assert repr(done) == "Audit(9 right, 1 wrong, 0 unsure: 10.0 % are wrong, 10.0 % to 10.0 %)"
@@ -573,7 +573,7 @@ def area(score: Array, wrong: Array) -> float:
     return float((score[wrong][:, None] > score[~wrong]).mean())
 
 
-def test_answers_let_the_signal_count_that_they_agree_with() -> None:
+def test_answers_raise_the_share_of_the_signal_that_agrees() -> None:
     run, embeddings, wrong = disagreeing(2000)
     before = area((run + embeddings) / 2, wrong)
     for share, contrast in ((0.5, (run, embeddings)), (0.5, (embeddings, run))):
@@ -582,7 +582,7 @@ def test_answers_let_the_signal_count_that_they_agree_with() -> None:
         assert after > before + 0.5 * (area(embeddings, wrong) - before)
 
 
-def test_two_signals_that_are_equally_good_keep_about_their_share() -> None:
+def test_two_equally_good_signals_keep_about_their_share() -> None:
     rng = np.random.default_rng(0)
     wrong = rng.permutation(4000) < 800
     run, embeddings = rng.normal(size=(2, 4000)) + 1.5 * wrong
@@ -592,20 +592,20 @@ def test_two_signals_that_are_equally_good_keep_about_their_share() -> None:
     assert areas[1] > best - 0.002
 
 
-def test_a_signal_that_answers_contradict_counts_nothing_but_never_less() -> None:
+def test_a_signal_that_answers_contradict_has_the_share_zero() -> None:
     _, embeddings, wrong = disagreeing(500)
     table = audit_of_two(-embeddings, embeddings, 0.9, wrong, n=400).table()
     assert table["score"].rank().tolist() == pd.Series(embeddings).rank().tolist()  # the share is 1
     assert table["rank"].tolist() == pd.Series(-embeddings).rank().tolist()
 
 
-def test_the_score_stays_where_answers_do_not_follow_it() -> None:
+def test_the_score_stays_as_it_is_if_answers_contradict_it() -> None:
     _, embeddings, wrong = disagreeing(500)
     result = audit_of_two(-embeddings, -embeddings + np.arange(500) % 2, 0.5, wrong, n=300)
     assert np.allclose(result.table()["score"], -embeddings + 0.5 * (np.arange(500) % 2))
 
 
-def test_the_rate_is_that_of_the_strata_whatever_the_share_becomes() -> None:
+def test_the_rate_does_not_depend_on_the_share() -> None:
     run, embeddings, wrong = disagreeing(1000)
     record = record_of((run + embeddings) / 2)
     plain = audit(record, answered(audit_plan(record, n=100), wrong))
@@ -613,7 +613,7 @@ def test_the_rate_is_that_of_the_strata_whatever_the_share_becomes() -> None:
     assert both.noise_rate == plain.noise_rate
 
 
-def test_precision_and_recall_of_the_first_n_are_those_of_the_order_with_the_new_share() -> None:
+def test_precision_and_recall_follow_the_order_with_the_new_share() -> None:
     run, embeddings, wrong = disagreeing(300)
     whole = audit_of_two(run, embeddings, 0.5, wrong, n=300)
     first = whole.table().sort_values("rank").index[:40]

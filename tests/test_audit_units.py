@@ -317,7 +317,7 @@ def expected_legend(mask: torch.Tensor) -> list[str]:
     return [str(label) for label in there] + ["ignored"] * bool((mask < 0).any())
 
 
-def test_items_that_cannot_be_shown_are_told() -> None:
+def test_items_that_cannot_be_shown_are_reported() -> None:
     with pytest.raises(ValueError, match=r"as many labels as tokens .* got 3 labels and 2 tokens"):
         tagged_words((["a", "b"], [0, 1, 0]), None)
     with pytest.raises(ValueError, match=r"a mask of shape \(H, W\) or \(K, H, W\) .* got labels of the shape \(2,\)"):

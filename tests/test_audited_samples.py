@@ -56,7 +56,7 @@ class VoidSegmenter(Segmenter):
         return F.cross_entropy(self(batch[0]), batch[1], ignore_index=255)
 
 
-def test_pixels_without_a_class_are_ignored_ones(tmp_path: Path) -> None:
+def test_pixels_without_a_class_are_ignored(tmp_path: Path) -> None:
     void = masks().masked_fill(masks() < 0, 255)
     void[:, 0, 0] = 255
     data, names = TensorDataset(images(), void), ["ground", "tree", "house"]
@@ -134,7 +134,7 @@ def test_training_ends_alike_if_copies_of_samples_cannot_be_made(
     assert load_record(tmp_path / "record").table()["presentations"].eq(3).all()
 
 
-def test_a_disk_that_has_no_room_for_what_was_given_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_for_the_given_labels_only_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*args: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -145,7 +145,7 @@ def test_a_disk_that_has_no_room_for_what_was_given_only_warns(tmp_path: Path, m
     assert len(load_record(tmp_path).audited_rows()) == 5
 
 
-def test_a_second_hundred_that_did_not_pass_is_told(tmp_path: Path) -> None:
+def test_audited_samples_without_kept_labels_are_reported(tmp_path: Path) -> None:
     run(tmp_path, Tagger(), TrainingDynamicsMonitor(audit=5), max_epochs=2)
     record = load_record(tmp_path)
     with pytest.warns(
@@ -174,7 +174,7 @@ def test_files_of_something_else_are_told(tmp_path: Path, arrays: dict[str, Any]
         read_audited(tmp_path, N)
 
 
-def test_ids_on_an_accelerator_give_what_those_on_the_host_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_on_an_accelerator_give_the_same_samples_as_ids_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     pictures, given = torch.rand(8, 3, 4, 4, generator=generator), torch.arange(8 * 16).view(8, 4, 4) % 3
     order = torch.tensor([3, 0, 7, 1, 6, 2, 5, 4])

@@ -54,7 +54,7 @@ def test_an_estimate_that_falls_by_more_than_two_standard_errors_is_doubted() ->
     assert kinds(halfway_rate=0.1) == []  # it rises
 
 
-def test_ends_that_are_farther_apart_than_those_of_a_hundred_answers_are_doubted() -> None:
+def test_bounds_farther_apart_than_an_interval_of_a_hundred_answers_are_doubted() -> None:
     half = 2 * math.sqrt(0.25 * 0.75 / 100)  # two standard errors of 100 answers at 25 %
     near = NoiseRate(low=0.25 - 0.99 * half, value=0.18, high=0.25 + 0.99 * half)
     far = NoiseRate(low=0.25 - 1.01 * half, value=0.18, high=0.25 + 1.01 * half)
@@ -75,7 +75,7 @@ def test_a_rate_with_answers_has_no_doubt() -> None:
     assert kinds(NoiseRate(math.nan, math.nan, math.nan), sample_count=0) == []
 
 
-def test_every_printed_rate_says_what_it_is() -> None:
+def test_every_printed_rate_names_its_origin() -> None:
     alone = "from the run alone; audit 100 samples for a confidence interval"
     assert str(SURE) == f"18.0 % (14.0 % to 23.0 %), {alone}"
     assert repr(SURE) == f"NoiseRate(low=0.14, value=0.18, high=0.23, calibrated=False)  # {alone}"
@@ -152,7 +152,7 @@ def record(memorised: Path) -> Record:
     return load_record(memorised)
 
 
-def test_a_run_that_memorised_its_labels_says_so(memorised: Path, record: Record) -> None:
+def test_the_rate_of_a_run_that_memorised_its_labels_is_doubted(memorised: Path, record: Record) -> None:
     rate = record.noise_rate()
     assert rate.value < 0.01  # where 10 % are wrong
     assert (record.suspects(30).index < 30).sum() > 20  # nevertheless
@@ -256,7 +256,7 @@ def test_the_report_says_what_is_doubtful(record: Record, tmp_path: Path) -> Non
     assert '"note":"No label is flagged. The cards show the most suspicious samples' in page
 
 
-def test_the_flags_while_training_are_those_of_the_table() -> None:
+def test_the_flags_while_training_equal_the_flags_of_the_table() -> None:
     statistics, history = healthy()
     assessment = assess(statistics, history)
     expected = np.sort(-assessment.probability)
@@ -266,7 +266,7 @@ def test_the_flags_while_training_are_those_of_the_table() -> None:
     assert not flagged(wrong_probabilities(statistics, 0.0), 0.8).any()
 
 
-def test_the_means_of_the_history_are_those_of_the_record() -> None:
+def test_the_means_of_the_history_equal_the_means_of_the_record() -> None:
     statistics, history = healthy()
     means = WeightedMeans(2000)
     for number, epoch in enumerate(history):

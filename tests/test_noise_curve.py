@@ -95,7 +95,7 @@ def test_no_epoch_is_read_again() -> None:
     assert curve.rate(statistics, 9) == expected
 
 
-def test_of_a_third_class_that_comes_later_the_epochs_from_then_on_count() -> None:
+def test_epochs_before_a_third_class_came_do_not_count() -> None:
     statistics, history = noisy(300, epochs=3)
     two = np.flatnonzero(statistics.label < 2)
     first = {name: values[np.isin(history[0]["index"], two)] for name, values in history[0].items()}
@@ -109,7 +109,7 @@ def test_of_a_third_class_that_comes_later_the_epochs_from_then_on_count() -> No
     assert rate.value == pytest.approx(0.2, abs=0.05)
 
 
-def test_ids_that_come_later_leave_what_is_kept_as_it_is() -> None:
+def test_later_ids_leave_kept_counts_as_they_are() -> None:
     few, early = noisy(30, epochs=1)
     statistics, late = noisy(60, epochs=1)
     curve = NoiseCurve(most_samples=40)

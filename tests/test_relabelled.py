@@ -25,7 +25,7 @@ class Pair(NamedTuple):
         ({"image": "x", "kind": 0}, "kind", {"image": "x", "kind": 2}),
     ],
 )
-def test_the_label_is_replaced_where_it_stands(sample: Any, place: Any, expected: Any) -> None:
+def test_the_label_is_replaced_in_its_place(sample: Any, place: Any, expected: Any) -> None:
     data = RelabelledDataset([sample, sample], {1: (0, 2)}, label=place)
     assert data[0] is sample
     assert data[1] == data[-1] == expected
@@ -59,7 +59,7 @@ def test_other_data_are_refused() -> None:
         (torch.tensor([1.0, 0.0, 0.0, torch.nan]), torch.tensor([0.0, 1.0, 1.0, torch.nan])),
     ],
 )
-def test_several_labels_are_replaced_in_their_type_but_those_that_nobody_gave(labels: Any, expected: Any) -> None:
+def test_several_labels_keep_their_type_and_ignored_labels_their_value(labels: Any, expected: Any) -> None:
     data = RelabelledDataset([("x", labels)], {0: ("0 ?3", "1 2 ?3")})
     changed = data[0][1]
     assert type(changed) is type(labels)

@@ -162,7 +162,7 @@ def log_odds_with_all_classes(views: Predictions) -> Array:
 
 
 @pytest.mark.parametrize("classes", [3, 6])
-def test_log_odds_of_the_record_are_those_of_bayes_on_all_classes(classes: int) -> None:
+def test_log_odds_of_the_record_are_close_to_bayes_on_all_classes(classes: int) -> None:
     given, true = flips(2000, classes, 0.3, pair=True)
     views = Predictions.from_statistics(simulated(given, true, clarity=3.0)[0])
     slow, fast = log_odds_with_all_classes(views), wrong_log_odds(views)
@@ -171,14 +171,14 @@ def test_log_odds_of_the_record_are_those_of_bayes_on_all_classes(classes: int) 
         np.testing.assert_allclose(fast, slow, atol=1e-3)  # float32
 
 
-def test_log_odds_of_few_samples_are_those_of_bayes_too() -> None:
+def test_log_odds_of_few_samples_equal_bayes_on_all_classes() -> None:
     # Nine pairs of classes are more than five samples: only the pairs that occur are counted.
     p = [[0.5, 0.4, 0.1], [0.2, 0.7, 0.1], [0.6, 0.0, 0.4], [0.1, 0.8, 0.1], [0.0, 0.0, 1.0]]
     views = predictions([0, 1, 2, 0, 2], p)
     np.testing.assert_allclose(wrong_log_odds(views), log_odds_with_all_classes(views), atol=1e-3)  # float32
 
 
-def test_pairs_of_many_classes_are_those_that_occur() -> None:
+def test_many_classes_have_only_the_pairs_that_occur() -> None:
     views = predictions([0, 4], [[0.6, 0, 0, 0.4, 0], [0, 0, 0, 0, 1.0]])
     pairs = ClassPairs.from_predictions(views)
     of_rival = pairs.matrix(pairs.counts(pairs.pair_index[1, 0]))
@@ -187,7 +187,7 @@ def test_pairs_of_many_classes_are_those_that_occur() -> None:
     assert (len(pairs), pairs.pair_index[0, 1].tolist()) == (7, [7, 7])  # nothing of class 0 is labelled 3, nor 4 as 0
 
 
-def test_a_rule_of_flips_that_was_learned_is_seen_through() -> None:
+def test_a_learned_rule_of_flips_is_detected() -> None:
     # 4 in 10 of each class carry the next class's label, and the network has learned exactly that.
     n, true = 10, np.repeat([0, 1, 2], 10)
     given = np.where(np.tile(np.arange(n) < 4, 3), (true + 1) % 3, true)
@@ -205,7 +205,7 @@ def confusions(*counts: tuple[int, int, int]) -> tuple[Array, Array]:
     return np.repeat(leader, times), np.repeat(label, times)
 
 
-def test_flips_to_the_next_class_go_one_way_and_any_other_flips_do_not() -> None:
+def test_flips_to_the_next_class_go_one_way_and_flips_to_any_class_do_not() -> None:
     rng = np.random.default_rng(0)
     leader = rng.integers(0, 10, 5000)
     # 500 confusions of each of ten pairs, all one way: 500^2 - 500 for each, less 2 sqrt(2 * 10 * 500 * 499).
@@ -214,7 +214,7 @@ def test_flips_to_the_next_class_go_one_way_and_any_other_flips_do_not() -> None
     assert one_way(leader, leader) == 0.0
 
 
-def test_the_part_that_goes_one_way_grows_with_the_evidence_up_to_the_squared_difference() -> None:
+def test_one_way_confusions_grow_with_the_evidence_up_to_the_squared_difference() -> None:
     # Three pairs, each 3 to 1: the difference is half of the confusions of a pair. Few of them may be chance.
     pairs = [(0, 1, 3), (1, 0, 1), (1, 2, 3), (2, 1, 1), (2, 0, 3), (0, 2, 1)]
     parts = [one_way(*confusions(*((k, j, n * times) for k, j, n in pairs))) for times in (1, 25, 400, 20_000)]
@@ -245,7 +245,7 @@ def test_a_few_confusions_show_no_rule(classes: int) -> None:
 # --- labels that the network rules out ---
 
 
-def test_candidates_are_sorted_by_what_speaks_against_them() -> None:
+def test_candidates_are_sorted_by_the_log_odds_against_their_class() -> None:
     (found,) = count_candidates(3, np.array([0, 1]), np.array([0.5, 0.1]), np.array([0.2, 0.8]), 3)
     assert found.epoch == 3
     np.testing.assert_allclose(found.log_odds_against, [0, np.log(4), np.log(9)], atol=1e-12)  # .8 is more than a half
@@ -253,7 +253,7 @@ def test_candidates_are_sorted_by_what_speaks_against_them() -> None:
     np.testing.assert_allclose(found.label_count, [1, 0, 1])
 
 
-def test_of_two_classes_each_is_asked_about_by_itself() -> None:
+def test_two_classes_are_asked_about_separately() -> None:
     zero, one = count_candidates(0, np.array([0, 1, 1]), np.array([0.4, 0.8, 0.3]), np.array([0.6, 0.2, 0.7]), 2)
     assert (zero.asked_class, one.asked_class) == (0, 1)
     np.testing.assert_allclose(zero.log_odds_against, [np.log(0.6 / 0.4), np.log(0.8 / 0.2)])
@@ -340,7 +340,7 @@ def test_the_floor_does_not_depend_on_how_many_other_classes_are_asked_about() -
     assert best == pytest.approx(0.2, rel=0.25)
 
 
-def test_an_epoch_that_repeats_all_labels_does_not_refute_the_others() -> None:
+def test_an_epoch_that_repeats_all_labels_does_not_outweigh_earlier_epochs() -> None:
     honest = count_candidates(0, *calibrated(20000, 10, 0.2), 10)
     _, best, _ = refuted_rate(honest)
     sure = np.random.default_rng(0).uniform(0.97, 1, 20000)
@@ -349,7 +349,7 @@ def test_an_epoch_that_repeats_all_labels_does_not_refute_the_others() -> None:
     assert high >= 0.2
 
 
-def test_one_way_flips_of_two_classes_are_seen_though_the_network_has_learned_them() -> None:
+def test_one_way_flips_of_two_classes_are_counted_although_the_network_has_learned_these_flips() -> None:
     rng = np.random.default_rng(0)
     true = rng.integers(0, 2, 20000)
     label = np.where(rng.random(len(true)) < 0.2, 1, true)  # a fifth of the zeros are labelled 1
@@ -373,7 +373,7 @@ def test_without_an_epoch_the_floor_is_not_known() -> None:
 # --- the order ---
 
 
-def test_log_odds_are_those_of_two_normals() -> None:
+def test_log_odds_equal_the_density_ratio_of_two_normal_distributions() -> None:
     rng = np.random.default_rng(0)
     doubted = np.arange(1000) < 200
     values = rng.normal(size=1000) * 2 + np.where(doubted, 3, 1)
@@ -387,7 +387,7 @@ def test_log_odds_are_those_of_two_normals() -> None:
     np.testing.assert_allclose(np.diff(log_odds(values, doubted)), np.diff(expected), rtol=1e-6, atol=1e-9)
 
 
-def test_evidence_counts_as_far_as_it_tells_the_doubted_from_the_others() -> None:
+def test_values_count_as_far_as_they_separate_doubted_samples_from_the_others() -> None:
     rng = np.random.default_rng(0)
     doubted = np.arange(2000) < 400
     telling, random = doubted + rng.normal(size=2000), rng.normal(size=2000)
@@ -405,7 +405,7 @@ def test_the_order_while_training_is_the_order_afterwards() -> None:
     assert worst_samples(statistics, 20) == worst.index.tolist()
 
 
-def test_the_worst_samples_are_among_those_that_were_seen() -> None:
+def test_the_worst_samples_were_seen() -> None:
     dynamics = TrainingDynamics(5)
     dynamics.update([1, 3], torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([1, 1]))
     dynamics.end_epoch(0)
@@ -585,7 +585,7 @@ def test_named_scores_by_hand() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.05, 1))
-def test_the_flagged_are_the_largest_set_of_that_precision(values: list[float], precision: float) -> None:
+def test_flagged_samples_are_the_largest_set_of_the_expected_precision(values: list[float], precision: float) -> None:
     p = np.sort(values)[::-1]
     chosen = flagged(p, precision)
     sizes = [k for k in range(1, len(p) + 1) if p[:k].mean() >= precision - 1e-12 and p[k - 1] > 0]
@@ -599,7 +599,7 @@ def test_a_precision_out_of_range_is_refused(precision: float) -> None:
         flagged(np.array([0.5]), precision)
 
 
-def test_suspects_clean_ones_and_weights_agree() -> None:
+def test_suspects_clean_samples_and_weights_agree() -> None:
     given, true = flips(600, 4, 0.2, pair=False)
     rows = table(*simulated(given, true))
     worst = suspects(rows)

@@ -38,7 +38,7 @@ def statistics() -> SampleStatistics:
     ("fraction", "expected"),
     [(0, []), (1 / 7, [2]), (0.5, [2, 0, 6]), (4 / 7, [2, 0, 6, 1]), (5 / 7, [2, 0, 6, 1, 7])],
 )
-def test_the_first_learned_of_those_never_forgotten_come_first(fraction: float, expected: list[int]) -> None:
+def test_never_forgotten_samples_are_ordered_by_their_first_learned_epoch(fraction: float, expected: list[int]) -> None:
     assert removable(statistics(), fraction).tolist() == expected
 
 
@@ -50,7 +50,7 @@ def test_a_fraction_that_rounding_leaves_just_below_a_number_is_that_number() ->
     assert removable(dynamics.compute(), 0.29).tolist() == list(range(29))
 
 
-def test_a_fraction_above_that_of_the_never_forgotten_is_refused() -> None:
+def test_a_fraction_above_the_share_of_never_forgotten_samples_is_refused() -> None:
     with pytest.raises(ValueError, match=r"`fraction` to be at most 0\.714, the share of the 7 samples that"):
         removable(statistics(), 0.9)
 

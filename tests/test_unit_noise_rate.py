@@ -36,7 +36,7 @@ def missing_labels(*, doubted: int = 40) -> SampleStatistics:
     return record(logits, given)
 
 
-def test_where_labels_are_missing_those_that_are_there_are_believed() -> None:
+def test_present_labels_are_believed_where_most_are_missing() -> None:
     logits = torch.tensor([[0.5, -5.0], *4 * [[3.0, -5.0]], [0.4, -0.5]])
     given = torch.tensor([[1, 0], *4 * [[0, 0]], [1, 0]])
     statistics = record(logits, given)
@@ -55,7 +55,7 @@ def test_a_record_without_the_given_labels_is_ordered_by_the_smallest_margins() 
     np.testing.assert_allclose(worst_odds(statistics), [0.5, -3, -3, -3, -3])
 
 
-def test_labels_that_are_missing_count_although_others_are_predicted_more_surely() -> None:
+def test_missing_labels_count_although_others_are_predicted_more_surely() -> None:
     # there: c = 40 / 200, f = 1 / 10, so that v = .1 + .1 (.2 - .1) = .11 of 200 labels; missing: 0 of 200
     assert unit_noise_rate(missing_labels()).value == pytest.approx(1 - (1 - 0.11 / 2) ** 2)
 
