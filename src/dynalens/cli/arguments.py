@@ -33,6 +33,17 @@ def _add_suspects(commands: Any) -> None:
     )
     precision = "flag the top samples of which this fraction is expected to be wrong (default: %(default)s)"
     parser.add_argument("--precision", type=float, default=PRECISION, metavar="P", help=precision)
+    _add_other_evidence(parser)
+    parser.add_argument(
+        "--class-pair",
+        nargs=2,
+        metavar=("LABEL", "SUGGESTED"),
+        help="show only samples with this label and this suggestion, each the name or number of a class",
+    )
+    _add_exports(parser)
+
+
+def _add_other_evidence(parser: argparse.ArgumentParser) -> None:
     embeddings = (
         "also order the samples by their embeddings: an array (N, D) with one row for each sample of the dataset, "
         "from an encoder that never saw the labels; `dynalens.embed` writes one"
@@ -43,12 +54,9 @@ def _add_suspects(commands: Any) -> None:
         "page of `dynalens audit`"
     )
     parser.add_argument("--answers", nargs="+", type=Path, metavar="FILE", help=answers)
-    parser.add_argument(
-        "--class-pair",
-        nargs=2,
-        metavar=("LABEL", "SUGGESTED"),
-        help="show only samples with this label and this suggestion, each the name or number of a class",
-    )
+
+
+def _add_exports(parser: argparse.ArgumentParser) -> None:
     kinds = {"json": "a list of objects", "label-studio": "tasks for Label Studio", "fiftyone": "labels for FiftyOne"}
     for name, kind in kinds.items():
         words = f"write the suspects as {kind}; .json is added to a name without an ending"

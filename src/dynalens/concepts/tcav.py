@@ -195,10 +195,22 @@ def _key(pair: Sequence[Any]) -> str:
 def _captum() -> tuple[Callable[[nn.Module, str, str], Any], Any]:
     """Return what makes Captum's TCAV of a model, a layer and a folder for its files, and its class of concepts."""
     with installed("Captum and scikit-learn", "TCAV", "captum scikit-learn"):
-        import sklearn.linear_model as linear
         from captum.attr import LayerGradientXActivation
         from captum.concept import TCAV, Concept
-        from captum.concept._utils.classifier import Classifier
+
+        classifier = _classifier()
+
+    def concept_classifier(model: nn.Module, layer: str, folder: str) -> Any:
+        gradient = LayerGradientXActivation(model, None, multiply_by_inputs=False)
+        return TCAV(model, [layer], classifier=classifier(), layer_attr_method=gradient, save_path=folder)
+
+    return concept_classifier, Concept
+
+
+def _classifier() -> Any:
+    """Return the class of classifiers that tell a concept from random examples."""
+    import sklearn.linear_model as linear
+    from captum.concept._utils.classifier import Classifier
 
     class Logistic(Classifier):  # type: ignore[misc]  # Captum's classes have no types here
         """A logistic regression, fitted to two thirds of the examples."""
@@ -220,11 +232,7 @@ def _captum() -> tuple[Callable[[nn.Module, str, str], Any], Any]:
         def classes(self) -> list[int]:
             return [int(label) for label in self.model.classes_]
 
-    def concept_classifier(model: nn.Module, layer: str, folder: str) -> Any:
-        gradient = LayerGradientXActivation(model, None, multiply_by_inputs=False)
-        return TCAV(model, [layer], classifier=Logistic(), layer_attr_method=gradient, save_path=folder)
-
-    return concept_classifier, Concept
+    return Logistic
 
 
 def _held_out(labels: Array) -> Array:

@@ -66,38 +66,54 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
     """
     if isinstance(rows[0].image, tuple):
         return _sheet_of_words(rows, fractions, title)
-    methods = list(rows[0].maps)
-    # The name of a method stands over its overlay and its curves, where there is room for it.
-    cells_of = {"": 1} | {method: 2 if rows[0].curves.get(method) else 1 for method in methods}
-    first_cells = dict(zip(cells_of, accumulate(cells_of.values(), initial=0), strict=False))
-    signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
-    columns = sum(cells_of.values())
-    side = max(min(_LARGEST_CELL, (WIDTH - GAP) // columns - GAP), _SMALLEST_CELL)
-    width = max(WIDTH, GAP + columns * (side + GAP))
+    columns = _columns(rows[0])
+    signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in rows[0].maps}
+    column_count = sum(map(len, columns.values()))
+    side = max(min(_LARGEST_CELL, (WIDTH - GAP) // column_count - GAP), _SMALLEST_CELL)
+    width = max(WIDTH, GAP + column_count * (side + GAP))
     keys = _keys(signed, rows[0])
     top = 2 * LINE + 6 + LINE * (len(keys) > 0)
     pitch = LINE + side + 2 * GAP
     # Cells of many columns are narrow; at their actual size they should still show something.
-    card = Card(top + len(rows) * pitch, scale=2 if columns <= _FEW_COLUMNS else 3, width=width)
+    card = Card(top + len(rows) * pitch, scale=2 if column_count <= _FEW_COLUMNS else 3, width=width)
     write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
     _legend(card.draw, keys)
-    for method, column in first_cells.items():
-        x, name = GAP + column * (side + GAP), method.replace("_", "-") or "input"
-        room = cells_of[method] * (side + GAP) - GAP
-        write(card.draw, (x, top - LINE - 2), name, TEXT, fill=FAINT, width=room)
-    size = (side * card.scale, side * card.scale)
+    for method, cells in columns.items():
+        x, name = GAP + cells.start * (side + GAP), method.replace("_", "-") or "input"
+        write(card.draw, (x, top - LINE - 2), name, TEXT, fill=FAINT, width=len(cells) * (side + GAP) - GAP)
     for number, row in enumerate(rows):
         y = top + number * pitch
         _caption(card.draw, (GAP, y), row)
-        frame = None if row.is_correct is None else RIGHT if row.is_correct else WRONG
-        card.paste(input_cell(row.image, size), (GAP, y + LINE + FRAME), frame)
-        for method in methods:
-            x = GAP + first_cells[method] * (side + GAP)
-            cell = map_cell(row.image, row.maps[method], size, signed=signed[method])
-            card.paste(cell, (x, y + LINE + FRAME), None)
-            if cells_of[method] > 1:
-                _chart(card, (x + side + GAP, y + LINE + FRAME), side, row, method, fractions)
+        _cells_of_row(card, y + LINE + FRAME, side, row, columns=columns, signed=signed, fractions=fractions)
     return card.image()
+
+
+def _columns(row: ExplanationRow) -> dict[str, range]:
+    """Return the cells of the input, "", and of each method: its overlay and beside it its curves, if it has any."""
+    counts = {"": 1} | {method: 2 if row.curves.get(method) else 1 for method in row.maps}
+    begins = accumulate(counts.values(), initial=0)
+    return {name: range(begin, begin + counts[name]) for name, begin in zip(counts, begins, strict=False)}
+
+
+def _cells_of_row(
+    card: Card,
+    y: int,
+    side: int,
+    row: ExplanationRow,
+    *,
+    columns: Mapping[str, range],
+    signed: Mapping[str, bool],
+    fractions: Array,
+) -> None:
+    """Draw the input of a sample, the overlays of all methods, and their curves."""
+    size = (side * card.scale, side * card.scale)
+    frame = None if row.is_correct is None else RIGHT if row.is_correct else WRONG
+    card.paste(input_cell(row.image, size), (GAP, y), frame)
+    for method in signed:
+        x = GAP + columns[method].start * (side + GAP)
+        card.paste(map_cell(row.image, row.maps[method], size, signed=signed[method]), (x, y), None)
+        if len(columns[method]) > 1:
+            _chart(card, (x + side + GAP, y), side, row, method, fractions)
 
 
 def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str) -> Image.Image:
