@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning.utilities import CombinedLoader
@@ -63,6 +64,33 @@ class Contrastive(Classifier):
         loss: Tensor = super().training_step(batch, batch_idx)
         one, other = (self.net[:3](batch[0] / N + 0.1 * torch.randn_like(batch[0])) for _ in range(2))
         return loss + F.cross_entropy(one @ other.T, torch.arange(len(one)))
+
+
+class Distilled(Classifier):
+    """The same logits have a loss of the labels, and one of what a teacher predicts, at another temperature."""
+
+    temperature = 2.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, K)).requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        logits, teacher = self(x / N), self.teacher(x / N)
+        self.remember(x, logits, y)
+        soft = F.cross_entropy(logits / self.temperature, (teacher / self.temperature).softmax(dim=1))
+        return 0.5 * self.loss(logits, y) + 0.5 * soft
+
+
+class DistilledAtOne(Distilled):
+    temperature = 1.0
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        logits = self(x / N)
+        self.remember(x, logits, y)
+        return F.cross_entropy(logits, self.teacher(x / N).softmax(dim=1)) + self.loss(logits, y)
 
 
 class DomainAdversary(Classifier):
@@ -131,8 +159,8 @@ def assert_recorded(tmp_path: Path, model: type[Classifier], data: Callable[[], 
 @pytest.mark.parametrize(
     "model",
     [
-        GeneratorFirst, AuxiliaryClassifierGan, Contrastive, DomainAdversary, Rotations, RotationsLater,
-        LateInTheEpoch, BinaryBesideAnother,
+        GeneratorFirst, AuxiliaryClassifierGan, Contrastive, Distilled, DistilledAtOne, DomainAdversary, Rotations,
+        RotationsLater, LateInTheEpoch, BinaryBesideAnother,
     ],
 )  # fmt: skip
 def test_the_loss_of_the_labels_is_recorded_beside_others_and_weights_are_bit_identical(
@@ -210,6 +238,17 @@ class MixedAndChosen(MixedByNumpy):
         return logits[torch.arange(len(logits))]
 
 
+class MixedAndSmoothed(Classifier):
+    """The same logits have a loss of the labels and one of mixed and smoothed ones, which cannot be followed."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        one_hot = np.eye(K, dtype=np.float32)[y.numpy()]
+        soft = 0.9 * (0.7 * one_hot + 0.3 * one_hot[::-1]) + 0.1 / K
+        logits = self(x / N)
+        return self.loss(logits, y) + F.cross_entropy(logits, torch.from_numpy(soft))
+
+
 class AuxiliaryHead(Classifier):
     def __init__(self) -> None:
         super().__init__()
@@ -259,8 +298,8 @@ class ConditionalGenerator(ByHand):
 @pytest.mark.parametrize(
     "model",
     [
-        MixedByNumpy, MixedAndSharpened, MixedAndSliced, MixedAndChosen, AuxiliaryHead, AuxiliaryHeadOfCopies,
-        AuxiliaryHeadOfCoarseLabels, SmoothedHead, ConditionalGenerator,
+        MixedByNumpy, MixedAndSharpened, MixedAndSliced, MixedAndChosen, MixedAndSmoothed, AuxiliaryHead,
+        AuxiliaryHeadOfCopies, AuxiliaryHeadOfCoarseLabels, SmoothedHead, ConditionalGenerator,
     ],
 )  # fmt: skip
 def test_losses_of_which_several_or_none_may_be_meant_are_one_error(tmp_path: Path, model: type[Classifier]) -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dynalens import CaptureError, TrainingDynamicsMonitor
 from test_losses import assert_equals_the_definitions, own_loss
-from training import Classifier, N, fit, fit_undisturbed, loader
+from training import Classifier, K, N, fit, fit_undisturbed, loader
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -117,6 +117,51 @@ class SecondLook(ByHand):
         self.manual_backward(self.loss(self(x / N), y))
 
 
+class SecondLookAtSome(SecondLook):
+    """Only some rows are looked at again, as in efficient sharpness-aware minimisation."""
+
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        ByHand.train_on(self, x, y)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                assert parameter.grad is not None
+                parameter.add_(parameter.grad.sign(), alpha=0.01)
+        some = torch.arange(len(y)) % 3 == 1
+        self.manual_backward(self.loss(self(x[some] / N), y[some]))
+        self.manual_backward(self.loss(self(x[:2] / N), y[:2]))
+
+
+class Logged(Classifier):
+    """Losses of the same logits are computed without gradients, for the log."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        logits = self(x / N)
+        with torch.no_grad():
+            chance = F.cross_entropy(logits, y[torch.randperm(len(y))])
+        self.remember(x, logits, y)
+        loss = self.loss(logits, y)
+        with torch.no_grad():
+            self.log("chance", chance + F.cross_entropy(logits, (y + 1) % K) + F.cross_entropy(logits[:2], y[:2]))
+        return loss
+
+
+class LoggedByHand(ByHand):
+    def train_on(self, x: Tensor, y: Tensor) -> None:
+        super().train_on(x, y)
+        logits = self(x / N)
+        with torch.no_grad():
+            self.log("chance", F.cross_entropy(logits, (y + 1) % K))
+
+
+class OfLogarithms(Classifier):
+    """Two losses of the same labels, one of the logits and one of the logarithms of their softmax."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        each = F.nll_loss(logits.log_softmax(dim=1), y, reduction="none")
+        return ((1 - (-each).exp()) ** 2 * each).mean() + 0.1 * F.cross_entropy(logits, y)
+
+
 class Parts(Classifier):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         losses = []
@@ -184,8 +229,8 @@ class PartsByHand(ByHand):
     "model",
     [
         Attack, IteratedAttack, AutomaticAttack, AutomaticAttackByBackward, AttackOnOwnLoss, FunctionalUpdate,
-        GradientPenalty, SecondLook, Parts, BinaryParts, PartsByHand, PartsOfLogits, OtherPartIsLogged, AfterAnother,
-        OwnLossAfterAnother,
+        GradientPenalty, SecondLook, SecondLookAtSome, Logged, LoggedByHand, OfLogarithms, Parts, BinaryParts,
+        PartsByHand, PartsOfLogits, OtherPartIsLogged, AfterAnother, OwnLossAfterAnother,
     ],
 )  # fmt: skip
 def test_the_pass_that_trains_is_recorded_and_weights_are_bit_identical(

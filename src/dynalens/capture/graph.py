@@ -1,7 +1,7 @@
 """What autograd's graph of a loss tells: which logits it was computed from, and which constants they met."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -88,16 +88,34 @@ def have_same_origin(a: Tensor, b: Tensor) -> bool:
     return a is b or source_of(a) == source_of(b)
 
 
-def source_of(values: Tensor) -> tuple[Any, int]:
+def have_same_scores(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors have the same origin, or that of one is the logarithm of the softmax of the other.
+
+    Margins and probabilities are then the same.
+
+    Example:
+        >>> logits = torch.ones(2, 3, requires_grad=True) * 2
+        >>> have_same_scores(logits.log_softmax(1), logits), have_same_scores(logits / 2, logits)
+        (True, False)
+    """
+    scores = _SAME_VALUES | {"LogSoftmaxBackward0"}
+    return a is b or source_of(a, scores) == source_of(b, scores)
+
+
+def source_of(values: Tensor, same: Collection[str] = _SAME_VALUES) -> tuple[Any, int]:
     """Return the node that gave the values, and which of its results they are: all parts of a split have one node.
 
     Entries of a stack are what was stacked.
+
+    Args:
+        values: Of a graph.
+        same: Names of the operations that are passed.
     """
     node: Any = values.grad_fn
     if node is None:
         return values.data_ptr(), 0
     number = values.output_nr
-    while edge := node.next_functions[0] if node.name() in _SAME_VALUES else entry_behind(node, number):
+    while edge := node.next_functions[0] if node.name() in same else entry_behind(node, number):
         node, number = edge
     return node, number
 

@@ -107,12 +107,22 @@ class StepLosses:
         self._automatic, self._fully = automatic, fully
         self.calls: list[LossCall] = []
         self._reached: list[Reach] = []
+        self._are_logged = False  # whether those seen so far were computed without gradients
         self._first_pass: int | None = None
 
     def add(self, call: LossCall) -> None:
-        """Note a loss; a teacher's or a logged one, computed without gradients, is not what is trained on."""
+        """Note a loss; a teacher's or a logged one, computed without gradients, is not what is trained on.
+
+        One whose logits alone have gradients is noted until another is: a checkpoint may compute it once more.
+        """
         if not call.logits.requires_grad or in_backward():
             return
+        is_logged = not torch.is_grad_enabled()
+        if self.calls and is_logged and not self._are_logged:
+            return
+        if self._are_logged and not is_logged:
+            self.calls, self._reached = [], []
+        self._are_logged = is_logged
         if self._automatic is False:
             # A backward pass that the step begins by itself has no other sign.
             on_gradient = functools.partial(self._on_gradient, call, len(self.calls))

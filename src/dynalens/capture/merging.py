@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dynalens.capture.batch import CaptureError
-from dynalens.capture.graph import have_same_origin
+from dynalens.capture.graph import have_same_scores
 from dynalens.capture.loss_tap import BINARY, REGRESSIONS, LossCall
 from dynalens.dynamics import NOT_A_CLASS
 
@@ -27,7 +27,7 @@ def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None
         return first_call
     targets = first_call.targets
     for call in calls[1:]:
-        if not have_same_origin(call.logits, first_call.logits) or call.logits.numel() != first_call.logits.numel():
+        if not have_same_scores(call.logits, first_call.logits) or call.logits.numel() != first_call.logits.numel():
             return None
         if call.targets.numel() != targets.numel():
             return None
@@ -69,13 +69,16 @@ def adds_rows(later_calls: Sequence[LossCall], first_call: LossCall, rows_of: Ro
     """Return whether later losses are of other rows than the first one, or of other targets; waits for the device."""
     rows = rows_of(first_call.targets)
     if rows is None:
-        return not all(_has_targets_of(call, first_call) for call in later_calls)
+        return not all(_has_targets_of(call, first_call, rows_of(call.targets)) for call in later_calls)
     row_sets = [rows_of(call.targets) for call in later_calls]
     return not all(rows_of_call is not None and bool(torch.isin(rows_of_call, rows).all()) for rows_of_call in row_sets)
 
 
-def _has_targets_of(call: LossCall, first_call: LossCall) -> bool:
-    """Whether a loss may be a second look at the rows of another: it has the same targets."""
+def _has_targets_of(call: LossCall, first_call: LossCall, rows: Tensor | None) -> bool:
+    """Whether a loss may be a second look at the rows of another, or at some of them: it has the same targets."""
+    if rows is not None and rows.ndim == 1 and 0 < len(rows) < len(first_call.targets):
+        has_rows = bool(rows.max() < len(first_call.targets))
+        return has_rows and torch.equal(first_call.targets[rows.to(first_call.targets.device)], call.targets)
     same_size = call.targets.numel() == first_call.targets.numel()
     return same_size and torch.equal(call.targets.flatten(), first_call.targets.flatten())
 

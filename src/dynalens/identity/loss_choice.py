@@ -13,7 +13,8 @@ class LossOfLabels:
     One is chosen if its targets are the batch's vector of labels, row by row in each view, and its logits were computed
     from the batch's inputs. The targets of all others must be made of something else, as of sizes or of what a network
     predicts, and their logits must be others: mixed labels, another view and a second head are never chosen among.
-    Targets that tell which pairs of samples have the same label are no labels.
+    Targets that tell which pairs of samples have the same label are no labels. Only a loss of probabilities that
+    another network predicts, as of a teacher, may have the same logits.
 
     Attributes:
         is_refuted: Whether the targets of another loss turned out to be labels, after one was chosen.
@@ -22,6 +23,7 @@ class LossOfLabels:
     def __init__(self) -> None:
         self.is_refuted = self._has_chosen = False
         self._alike: dict[int, SameNumbers] = {}
+        self._are_predicted: dict[int, bool] = {}
 
     def call_of_labels(self, calls: Sequence[Any], views: int = 1) -> Any:
         """Return the call of a loss, or None where none or several may be meant; waits in the first such steps."""
@@ -32,14 +34,26 @@ class LossOfLabels:
         other_calls = [call for call in calls if call is not own_call and not TRACE.are_of_pairs(call.targets)]
         if any(TRACE.source(call.targets) or TRACE.mixes(call.targets) for call in other_calls):
             return None
-        if any(share_values(own_call.logits, call.logits) for call in other_calls) or not TRACE.inputs.lead_to(
-            own_call.logits
+        if not TRACE.inputs.lead_to(own_call.logits) or any(
+            share_values(own_call.logits, call.logits) and not self._is_of_teacher(place, call)
+            for place, call in enumerate(other_calls)
         ):
             return None
         are_labels = [self._are_labels(place, own_call, call) for place, call in enumerate(other_calls)]
         self.is_refuted |= self._has_chosen and any(are_labels)
         self._has_chosen |= not any(are_labels)
         return None if any(are_labels) else own_call
+
+    def _is_of_teacher(self, place: int, call: Any) -> bool:
+        """Return whether targets are probabilities that a network predicted; waits for the device in the first step.
+
+        Mixed and smoothed labels, made by what cannot be followed, have few different numbers, and predictions many.
+        """
+        if not call.targets.is_floating_point() or call.targets.ndim != 2 or call.targets.requires_grad:
+            return False
+        if place not in self._are_predicted:
+            self._are_predicted[place] = len(call.targets.unique()) > call.targets.numel() / 2
+        return self._are_predicted[place]
 
     def _are_labels(self, place: int, own_call: Any, other_call: Any) -> bool:
         """Return whether other targets are the labels after all, in whatever order, made by what cannot be followed."""
