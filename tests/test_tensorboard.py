@@ -209,7 +209,7 @@ def test_inputs_that_are_no_images_have_their_suspects_in_a_table(tmp_path: Path
         str(i) for i in monitor.suspects(4).index
     ]
     for line, sample in zip(last.splitlines()[2:], monitor.suspects(4).index, strict=True):
-        assert line.split(" | ")[1].startswith(f"{images().flatten(1)[sample, 0]:.4g}, ")
+        assert line.split(" | ")[1].startswith(f"0: {images().flatten(1)[sample, 0]:.4g}, ")
     assert [line.split(" | ")[4] for line in last.splitlines()[2:]] == [
         html.escape(estimate_in_percent(probability)) for probability in monitor.suspects(4)["wrong_probability"]
     ]
