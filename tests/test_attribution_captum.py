@@ -287,7 +287,11 @@ def test_a_neuron_is_explained_whatever_the_target() -> None:
         ("DeepLift", Residual(by_function=True), r"once for captum:DeepLift, .* got relu 2 times\. Give each call a"),
         ("LRP", Residual(by_function=True), r"a rule for, got the function add of two outputs\. Add with captum's"),
         ("LRP", ToyTransformer("module"), r"a rule for, got the function .* of two outputs"),
-        ("LRP", nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.LogSoftmax(dim=1)), r"got 2: LogSoftmax\. Set its"),
+        (
+            "LRP",
+            nn.Sequential(nn.Flatten(), nn.Linear(36, 3), nn.LogSoftmax(dim=1)),
+            r"got 2: LogSoftmax\. Set the attr",
+        ),
     ],
 )
 def test_a_model_that_a_class_cannot_explain_is_named_and_left_as_it_was(

@@ -107,7 +107,7 @@ class LeavesTorch(Probe):
 def test_the_error_for_a_missing_graph_names_methods_that_work() -> None:
     model = LeavesTorch("as usual")
     with pytest.raises(
-        ValueError, match=r"depend on images, got no gradient .* need no gradient: score_cam, captum:Occ"
+        ValueError, match=r"depend on images, got no gradient .* needs no gradient: score_cam, captum:Occ"
     ):
         saliency(model, images(), Y)
     with pytest.raises(ValueError, match=r"a layer whose output is \(N, C, \*spatial\).* Pass `target_layer=`"):

@@ -212,7 +212,7 @@ def test_rows_with_one_1_and_smoothed_ones_are_classes(loss: Any, smoothing: flo
     # Row by row, classes 2, 0, 1 and 0 are mixed with 0, 1, 0 and 2.
     assert classes(found) == [[2, 0, 1, 0], [0, 1, 0, 2], [NOT_A_CLASS] * 4]
     assert found[0] is not None
-    assert found[0].source.endswith("smoothed one)" if smoothing else "class of its one)")
+    assert found[0].source.endswith(f"(the class with the {'largest target' if smoothing else 'target 1'})")
 
 
 @pytest.mark.parametrize(

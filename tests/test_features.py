@@ -142,9 +142,9 @@ def test_pooling_takes_the_mean_over_positions() -> None:
     assert torch.equal(copy, flat)
     assert copy.data_ptr() != flat.data_ptr()
     assert not copy.requires_grad
-    with pytest.raises(ValueError, match=r"whose kind tells whether .* got ReLU"):
+    with pytest.raises(ValueError, match=r"a norm or a linear layer, because .* got ReLU"):
         position_mean(nn.ReLU(), x)
-    with pytest.raises(ValueError, match=r"gives floating \(N, D\), tokens or maps, got \(3,\)"):
+    with pytest.raises(ValueError, match=r"floating and of shape \(N, D\), .* for feature maps, got \(3,\)"):
         position_mean(nn.ReLU(), torch.zeros(3))
 
 

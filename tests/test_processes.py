@@ -256,6 +256,6 @@ def test_explanations_are_refused_where_no_process_has_the_whole_model(strategy:
 
 
 def test_processes_that_share_their_batches_are_refused() -> None:
-    message = "batches of its own.*got ModelParallelStrategy with 2 processes for 1 shares.*tensor parallelism"
+    message = "batches of its own.*got ModelParallelStrategy, where 2 processes train on 1 parts.*tensor parallelism"
     with pytest.raises(MisconfigurationException, match=message):
         TrainingDynamicsMonitor().setup(StubTrainer(ModelParallelStrategy(num_replicas=1)), nn.Identity(), "fit")

@@ -292,7 +292,7 @@ def test_exports_take_a_real_table_without_class_names(tmp_path: Path) -> None:
 def test_a_dataset_gives_no_pictures_to_a_record_of_ids(record: Record, tmp_path: Path) -> None:
     ids = [f"{i}.png" for i in range(N)]
     of_ids = replace(record, sample_ids=np.array(ids))
-    with pytest.raises(ValueError, match=r"a record of positions .* got one of ids. Leave the dataset out"):
+    with pytest.raises(ValueError, match=r"by their position .* knows them by ids, .* Leave the dataset out"):
         write_report(of_ids, tmp_path / "r.html", dataset=dataset())
     cards = content_of(write_report(of_ids, tmp_path / "r.html"))["cards"]
     assert {card["id"] for card in cards} == set(ids)

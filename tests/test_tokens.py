@@ -117,7 +117,7 @@ class Two(nn.Module):
 @pytest.mark.parametrize(("model", "got"), [(Votes(), "none"), (Two(), "a, b")])
 def test_without_one_embedding_the_error_names_the_argument(model: nn.Module, got: str) -> None:
     with pytest.raises(
-        ValueError, match=rf"exactly one nn.Embedding, tokens of shape .*, got {got}.*`layer` for Captum's"
+        ValueError, match=rf"tokens of shape .* exactly one nn.Embedding, got {got}.*`layer` for Captum's"
     ):
         explain(model, tokens(2), torch.tensor([0, 1]), methods="saliency")
 
@@ -218,7 +218,7 @@ def test_without_a_baseline_token_maps_alone_are_compared(tmp_path: Path) -> Non
     ("arguments", "message"),
     [
         ({}, r"defined for tokens, \(4, 5\), torch.int64, got grad_cam, 'blur'\..*captum:LayerIntegratedGradients"),
-        ({"methods": "saliency"}, r"got 'blur'\. .*the id of a token that says nothing .*, or `metrics=\(\)`"),
+        ({"methods": "saliency"}, r"got 'blur'\. .*the id of the mask token .*: `metrics=\(\)`"),
         ({"methods": "saliency", "baseline": 1, "metrics": ("average_drop",)}, r"got average_drop\."),
     ],
 )

@@ -48,9 +48,9 @@ def check_data_parallel(trainer: Any, asker: str) -> None:
     replicas = sampling.get("num_replicas", trainer.world_size)
     if replicas != trainer.world_size:
         raise MisconfigurationException(
-            f"Expected `strategy` to give each process batches of its own, as {asker} counts what every process sees, "
-            f"got {type(trainer.strategy).__name__} with {trainer.world_size} processes for {replicas} shares of the "
-            "data. Train without tensor parallelism."
+            f"Expected `strategy` to give each process batches of its own, because {asker} counts the samples of every "
+            f"process, got {type(trainer.strategy).__name__}, where {trainer.world_size} processes train on "
+            f"{replicas} parts of the data. Train without tensor parallelism, or leave {asker} out."
         )
 
 
@@ -60,7 +60,7 @@ def check_whole_model(trainer: Any, asker: str) -> None:
     sharding_classes = {cls.__name__ for cls in type(trainer.strategy).__mro__} & _SHARDED
     if sharding_classes:
         raise MisconfigurationException(
-            f"Expected `strategy` to keep the whole model in each process, as {asker} runs it in one of them, got "
+            f"Expected `strategy` to keep the whole model in each process, because {asker} runs it in one process, got "
             f"{type(trainer.strategy).__name__}. Train with DDP, or explain the trained model with `dynalens.explain`."
         )
 
@@ -111,7 +111,8 @@ class Processes:
             if len(message):
                 message_text = bytes(message.tolist()).decode()
                 raise RuntimeError(
-                    f"Expected all {self.number} processes to go on, got an error in {rank}: {message_text}"
+                    f"Expected all {self.number} processes to go on, got an error in process {rank}: {message_text} "
+                    "The other processes stop because of this one."
                 )
 
     def run_in_all(self, action: Callable[[], None]) -> None:
@@ -238,7 +239,7 @@ def log_scalars(trainer: Any, values: Mapping[str, float], step: int) -> None:
                 _FAILED.add(logger)
                 warn(
                     f"Expected to log numbers to {type(logger).__name__}, got {type(error).__name__}: {error}. "
-                    "Training goes on, and later numbers are tried again. Look at the logger."
+                    "Training goes on, and dynalens tries again to log later numbers. Check where this logger writes."
                 )
 
 
@@ -266,7 +267,7 @@ def check_tensorboard(trainer: Any, argument: str) -> None:
 
 
 def picture_loggers(trainer: Any) -> list[Any]:
-    """Return the loggers that take pictures: those with a method ``log_image``, as Lightning's for W&B has it."""
+    """Return the loggers that take pictures by a method ``log_image``, as Lightning's WandbLogger does."""
     return [logger for logger in trainer.loggers if callable(getattr(logger, "log_image", None))]
 
 

@@ -226,9 +226,9 @@ def _one_after_another(model: nn.Module, path: Sequence[str | None]) -> Forward:
     """Return what passes inputs through modules of a model."""
     if None in path:
         raise ValueError(
-            f"Expected {type(model).__name__} to have a `forward` that returns the logits of its loss, or modules that "
-            "give them one after another, got a step that computes something between them. Pass `forward=` with a "
-            "callable(pl_module, images) -> logits."
+            f"Expected {type(model).__name__} to have a `forward` that returns the logits of its loss, got a training "
+            "step that calls several modules and computes something between them. Pass `forward=` with a "
+            "callable(pl_module, images) -> logits that does the same."
         )
     modules = [model.get_submodule(name) for name in path if name is not None]
 

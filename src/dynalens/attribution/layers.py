@@ -82,8 +82,8 @@ def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None 
         names = {name for name, module, output in outputs if _embeds(module, first_tokens, output)}
     if len(names) != 1:
         raise ValueError(
-            f"Expected {type(unwrapped(model)).__name__} to look up the tokens in exactly one nn.Embedding, tokens "
-            f"of shape {tuple(tokens.shape)}, {tokens.dtype}, got {', '.join(sorted(names)) or 'none'}. Name the "
+            f"Expected {type(unwrapped(model)).__name__} to look up tokens of shape {tuple(tokens.shape)}, "
+            f"{tokens.dtype}, in exactly one nn.Embedding, got {', '.join(sorted(names)) or 'none'}. Name the "
             "layer whose output is explained: `at` for gradient methods, `layer` for Captum's, as in "
             '`method_args={"saliency": {"at": "embedding"}}`.'
         )

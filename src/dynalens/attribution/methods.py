@@ -97,7 +97,7 @@ def explains_outputs(name: str) -> bool:
 
 
 def blind_to_tokens(names: Iterable[str]) -> list[str]:
-    """Return those of the methods' names that are built in and cannot explain tokens."""
+    """Return the names of built-in methods that cannot explain tokens."""
     return [name for name in names if name in BUILT_IN and name not in TOKEN_METHODS]
 
 

@@ -199,8 +199,9 @@ def _connected_gradients(scores: Tensor, tensors: dict[str, Tensor], *, retain: 
     if missing_names:
         raise ValueError(
             f"Expected the logits to depend on {' and '.join(tensors)}, got no gradient for "
-            f"{', '.join(missing_names)}. Name a layer that is on the way to the logits. Where the forward pass rounds "
-            "or leaves torch, use methods that need no gradient: score_cam, captum:Occlusion, captum:FeatureAblation."
+            f"{', '.join(missing_names)}. Name a layer that the logits are computed from. If the forward pass rounds "
+            "numbers or computes outside of torch, use a method that needs no gradient: score_cam, captum:Occlusion or "
+            "captum:FeatureAblation."
         )
     return [gradient for gradient in gradients_or_none if gradient is not None]
 
@@ -285,7 +286,7 @@ class Score:
         return min(max(budget // point_bytes, 1), _MOST_POINTS)
 
     def _kept_bytes(self, number: int) -> int:
-        """Return the bytes that a forward pass of the first sample, so many times, keeps for its backward pass."""
+        """Return the bytes that a forward pass of ``number`` copies of the first sample keeps for its backward pass."""
         storages: dict[int, torch.UntypedStorage] = {}
 
         def keep(tensor: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def give_rules(cls: Any, model: nn.Module, images: Tensor, *, forward: Forward |
             continue
         kind = _kind_of_rule(layer)
         if kind is None and id(layer) in names:
-            raise _unfit(cls, f"{names[id(layer)]}: {type(layer).__name__}", "Set its `rule`")
+            raise _unfit(cls, f"{names[id(layer)]}: {type(layer).__name__}", "Set the attribute `rule` of this layer")
         vars(layer)["rule"] = IdentityRule() if kind == "identity" else EpsilonRule()
     additions = sum(
         type(module).__name__ == "Addition_Module" for _, module, _ in layer_outputs

@@ -271,7 +271,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
             self._explanations.samples.end_choice()
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Copy those samples of the batch that are to be explained."""
+        """Copy the samples of the batch that will be explained."""
         if self._pictures is None:
             return
         with self._or_switched_off():
@@ -316,8 +316,8 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._writes.say_missing("The files of all other epochs are complete.")
         if not self._explanations.samples.is_chosen:
             warn(
-                "Expected a batch whose images can be explained, got none in this fit, so nothing was explained. "
-                "Validate more often, or pass `samples=`: images and labels, or ids."
+                "Expected at least one batch with images to explain, got none in this fit, so nothing was explained. "
+                "Validate more often, or pass the samples to explain as `samples=(images, labels)` or as ids."
             )
 
     def _or_switched_off(self) -> AbstractContextManager[None]:

@@ -38,7 +38,7 @@ class Setting(Generic[T]):
 
 
 class NamedCallback(CallbackBase):
-    """A callback whose name tells its state in a checkpoint from that of others of its class."""
+    """A callback with a name, by which a checkpoint tells its state from the states of other callbacks of its class."""
 
     name: str | None
 

@@ -161,7 +161,7 @@ def callbacks_from_environment() -> list[CallbackBase]:
 
 
 def _guarded_monitor(key: str, monitor: Any) -> CallbackBase:
-    """Return a monitor that a callable made, as one of those that never end a fit."""
+    """Return the monitor that a callable made, as a class whose errors do not end a fit."""
     guarded_class = _GUARDED.get(type(monitor))
     if guarded_class is None:
         raise ValueError(

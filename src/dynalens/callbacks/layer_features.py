@@ -146,7 +146,7 @@ class LayerFeatures:
         return None if self._rows is None else self._rows.state_dict()
 
     def load_state(self, state: dict[str, Any] | None) -> None:
-        """Go on with those of a checkpoint."""
+        """Continue with the features of a checkpoint."""
         self._rows = None
         if state is not None and self.name is not None:
             self._rows = FeatureRows()

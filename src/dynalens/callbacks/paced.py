@@ -36,7 +36,7 @@ class PacedPictures(GuardedPictures):
         self._begin_schedule()
 
     def _begin_schedule(self, last_number: int | None = None) -> None:
-        """Begin a fit whose last epoch is ``last``, None if that is not known."""
+        """Begin a fit. ``last`` is the number of its last epoch, or None if it is not known."""
         self._schedule = Schedule(self.every_n_epochs, self.max_overhead, last_number)
         self._last_epoch = None
 
@@ -82,10 +82,10 @@ class PacedPictures(GuardedPictures):
                 announce(f"dynalens: {words}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch of the newest results and that of the next ones."""
+        """Return the epoch of the newest results, and the epoch in which the next results are due."""
         return {"next_epoch": self._schedule.next_epoch, "newest_epoch": self._schedule.newest_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the epochs of a checkpoint. Checkpoints of earlier versions do not have them."""
+        """Continue with the epochs of a checkpoint. A checkpoint of an earlier version may lack them."""
         self._schedule.next_epoch = state_dict.get("next_epoch", 0)
         self._schedule.newest_epoch = state_dict.get("newest_epoch")

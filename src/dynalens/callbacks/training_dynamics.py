@@ -285,9 +285,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
                 self._live.cut_off()
             self._end_fit()
         except Exception as error:  # noqa: BLE001  # the user's own exception is the one to see
-            warn(
-                f"Expected to write the record after an exception, got {type(error).__name__}: {error}. Call `save()`."
-            )
+            warn(f"Expected to write the record of a failed fit, got {type(error).__name__}: {error}. Call `save()`.")
         self._processes = None
 
     def _begin(self, trainer: Any, *, training: bool = True) -> None:

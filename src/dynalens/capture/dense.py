@@ -216,7 +216,7 @@ class DenseTargets:
 
 
 def _without(targets: Tensor, is_counted: Tensor | None, class_weight: Tensor | None) -> Tensor:
-    """Return targets, of which those without a part in the loss are ignored."""
+    """Return targets in which those without a part in the loss are marked as ignored."""
     if is_counted is not None and is_counted.shape == targets.shape:
         targets = targets.masked_fill(~is_counted, IGNORED)
     if class_weight is not None:

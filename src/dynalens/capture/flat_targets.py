@@ -24,7 +24,7 @@ class FlatTargets(NamedTuple):
     is_selection: bool = False
 
     def shape(self, batch: object, rows: int, samples: int) -> tuple[int, ...]:
-        """Return the shape of the samples' targets, of so many rows."""
+        """Return the shape of the targets of ``rows`` rows."""
         entry = entry_at(batch, self.path)
         has_entry_shape = entry is not None and (self.is_selection or (entry.ndim > 2 and entry.numel() == rows))
         return tuple(entry.shape) if has_entry_shape and entry is not None else (samples, rows // samples)

@@ -66,7 +66,7 @@ def with_ignored(logits: Any, targets: Any) -> tuple[Any, Any, Tensor | None]:
 
 
 def without_ignored(targets: Tensor, loss_mask: Tensor | None) -> Tensor:
-    """Return targets with 0 for those that do not count, whatever stands there."""
+    """Return targets with 0 in place of all targets that do not count."""
     return targets if loss_mask is None else torch.where(loss_mask.expand_as(targets), targets, 0)
 
 

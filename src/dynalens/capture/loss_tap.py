@@ -53,7 +53,7 @@ class LossCall(NamedTuple):
         return self.weight != 0 if mask is None else (self.weight != 0) & mask
 
     def counted_targets(self) -> Tensor:
-        """Return the targets, with those that the loss ignores marked."""
+        """Return the targets, in which those that the loss ignores are marked."""
         if self.ignore_index in (IGNORE_INDEX, IGNORED) or self.targets.is_floating_point():
             return self.targets
         return self.targets.masked_fill(self.targets == self.ignore_index, IGNORED)

@@ -79,7 +79,7 @@ class CapturedRows:
         step_targets, of_rows = targets, ""
         if targets.shape == logits.shape:
             targets = self._levels.rows(targets)
-            of_rows = " (the class of its smoothed one)" if self._levels.smoothed else " (the class of its one)"
+            of_rows = f" (the class with the {'largest target' if self._levels.smoothed else 'target 1'})"
         elif targets.is_floating_point():
             raise _soft(logits, step_targets, source)
         if targets.shape != logits.shape[:1] or (step_targets.ndim == 2 and not self._levels.is_known):

@@ -14,7 +14,7 @@ from dynalens.text import escaped_all
 
 
 def _agreement_of_maps(records: Sequence[Record]) -> list[str]:
-    """Return a line for each method whose maps all runs kept of the same samples; none where they kept none."""
+    """Return a line for each method whose maps all runs kept, of the same samples."""
     folders = [record.folder for record in records if record.folder is not None]
     if not all((folder / "explanations").is_dir() for folder in folders):
         return []

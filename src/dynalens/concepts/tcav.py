@@ -138,8 +138,8 @@ def p_value(scores: Sequence[float], control: Sequence[float]) -> float:
 def _check(sets: Mapping[str, Tensor], pool: Tensor, runs: int, images: Tensor) -> None:
     if not sets or runs < 2 or not len(images):
         raise ValueError(
-            f"Expected at least one concept, one image and two runs, got {len(sets)}, {len(images)} and {runs}. The "
-            "test compares the scores of several runs."
+            f"Expected at least one concept, one image and two runs, got {len(sets)}, {len(images)} and {runs}. Pass "
+            "`concepts`, `images` of the class, and `runs` of at least 2: the test compares the scores of several runs."
         )
     size = max(len(examples) for examples in sets.values())
     if len(pool) < size:

@@ -51,7 +51,7 @@ def empty_state(num_samples: int, classes: int = 0) -> State:
 
 
 def classes_of(state: Mapping[str, Array]) -> int:
-    """Return the number of classes whose probabilities the record sums, 0 where it does not."""
+    """Return the number of classes whose probabilities the record sums, or 0 if it sums none."""
     high = state.get(f"{_PROBABILITIES}.high")
     return 0 if high is None else high.shape[1]
 

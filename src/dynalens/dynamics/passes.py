@@ -33,7 +33,7 @@ class HostBlock:
         return self._rows
 
     def begin(self, classes: int) -> None:
-        """Make room for logits of so many classes; what is in it is lost."""
+        """Make room for logits of this number of classes. The content of the block is lost."""
         rows = max(_BLOCK // classes, 1)
         self._logits, self._targets = np.empty((rows, classes), np.float32), np.empty(rows, np.int64)
         self.classes = classes

@@ -31,8 +31,8 @@ def check_inputs(
         raise ValueError(
             f"Expected `methods`, `metrics` and `baseline` that are defined for tokens, {tuple(inputs.shape)}, "
             f"{inputs.dtype}, got {', '.join([*blind, *masking_metrics, *baselines])}. Pass methods among "
-            f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients, and as "
-            "`baseline` the id of a token that says nothing (mask or unknown word), or `metrics=()`."
+            f"{', '.join(TOKEN_METHODS)} and captum:<Class>, such as captum:LayerIntegratedGradients. As `baseline` "
+            "pass the id of the mask token or of the token of unknown words, or leave the curves out: `metrics=()`."
         )
 
 

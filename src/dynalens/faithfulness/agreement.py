@@ -69,8 +69,9 @@ def class_sensitivity(explain: Explain, images: Tensor, targets: Tensor, other_t
     """
     if bool((targets == other_targets).any()):
         raise ValueError(
-            "Expected `other_targets` to differ from `targets` for each image, got an equal one. "
-            "Name another class for each."
+            "Expected `other_targets` to name another class than `targets` for each image, got the same class for "
+            f"{int((targets == other_targets).sum())} of {len(targets)} images. Pass for instance the second most "
+            "probable class."
         )
     return rank_correlation(explain(images, targets), explain(images, other_targets))
 

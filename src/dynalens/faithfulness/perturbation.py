@@ -109,8 +109,8 @@ def replacement(images: Tensor, baseline: Baseline) -> Tensor:
 
 def _no_token(description: str) -> ValueError:
     return ValueError(
-        f"Expected `baseline` for tokens to be the id of a token that says nothing, got {description}. Pass that "
-        "of the mask or of unknown words, such as `baseline=1`, or measure nothing: `metrics=()`."
+        f"Expected `baseline` for tokens to be the id of a token without meaning, got {description}. Pass the id of "
+        "the mask token or of the token of unknown words, such as `baseline=1`, or leave the curves out: `metrics=()`."
     )
 
 

@@ -65,7 +65,10 @@ def existing_channels(channels: Sequence[int], number: int) -> Sequence[int]:
     if isinstance(channels, range):
         return range(min(len(channels), number))
     if max(channels) >= number:
-        raise ValueError(f"Expected `channels` below {number}, got {max(channels)}. The layer has {number} channels.")
+        raise ValueError(
+            f"Expected `channels` to be below {number}, the number of channels of the layer, got {max(channels)}. Pass "
+            "smaller numbers."
+        )
     return channels
 
 

@@ -85,8 +85,8 @@ def maximise_activation(
     """
     if len(size) != 3 or min(size) < 1 or not units or steps < 1:  # C, H, W
         raise ValueError(
-            f"Expected `size` to be channels, height and width, some `units` and positive `steps`, got {tuple(size)}, "
-            f"{list(units)} and {steps}. Activation maximisation is for images."
+            f"Expected `size` to be channels, height and width, at least one unit and positive `steps`, got "
+            f"{tuple(size)}, {list(units)} and {steps}. Pass for instance `units=[0]` and `size=(3, 224, 224)`."
         )
     terms = _Terms(layer, diversity_layer or layer, variants, diversity, frequency_penalty)
     units = [unit for unit in units for _ in range(variants)]

@@ -34,8 +34,9 @@ def position_mean(layer: nn.Module, output: Tensor) -> Tensor:
     x = output.detach()
     if not x.is_floating_point() or not 2 <= x.ndim <= 5:  # N, C and up to three axes of space
         raise ValueError(
-            f"Expected `features` to name a layer that gives floating (N, D), tokens or maps, got {tuple(x.shape)}, "
-            f"{x.dtype}. Name the layer before the last linear one."
+            "Expected `features` to name a layer whose output is floating and of shape (N, D), (N, T, D) for tokens or "
+            f"(N, D, *spatial) for feature maps, got {tuple(x.shape)}, {x.dtype}. Name the layer before the last "
+            "linear one."
         )
     if x.ndim == 2:
         return x.float().clone() if x.dtype.itemsize == 4 else x.float()
@@ -48,7 +49,8 @@ def _channels_first(layer: nn.Module) -> bool:
     known_modules = [m for m in layer.modules() if isinstance(m, (*_CHANNELS_FIRST, *_CHANNELS_LAST))]
     if not known_modules:
         raise ValueError(
-            "Expected `features` to name a layer whose kind tells whether its output is tokens (N, T, C) or "
-            f"signals (N, C, L), got {type(layer).__name__}. Name the convolution, norm or linear layer before it."
+            "Expected `features` to name a convolution, a norm or a linear layer, because other layers do not tell "
+            f"whether their output is tokens (N, T, C) or signals (N, C, L), got {type(layer).__name__}. Name the "
+            "convolution, norm or linear layer before it."
         )
     return isinstance(known_modules[-1], _CHANNELS_FIRST)

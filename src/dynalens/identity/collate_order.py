@@ -1,4 +1,4 @@
-"""Collate functions that tell in which order the samples are in their batch."""
+"""Wrap a collate function, so that it tells in which order the samples are in their batch."""
 
 import operator
 from collections.abc import Callable

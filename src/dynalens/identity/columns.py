@@ -43,7 +43,7 @@ def parts(value: Any, path: Path = (), depth: int = 3) -> Iterator[tuple[Path, A
 
 
 def _attributes(value: Any) -> dict[str, Any]:
-    """Return those of an object that a user's code may keep a sample or a batch in."""
+    """Return the attributes of an object in which a user's code may keep a sample or a batch."""
     return {} if isinstance(value, nn.Module | type) or callable(value) else getattr(value, "__dict__", {})
 
 

@@ -326,7 +326,7 @@ def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, of_targets: Tensor,
 
 
 def _padding(targets: Tensor, count: int) -> int:
-    """Return how many rows behind those of the samples were added to fill the batch: the loss ignores them all."""
+    """Return how many rows at the end were added to fill up the batch. The loss ignores all of them."""
     padding = max(targets.shape[0] - count, 0)
     return padding if padding and not bool((targets[count:] >= 0).any()) else 0
 

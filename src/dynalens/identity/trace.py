@@ -274,7 +274,7 @@ def _is_mask(key: Any) -> bool:
 
 
 def _rows_of_mask(rows: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Return the rows where a mask is true, so many; how many these are would have to be waited for."""
+    """Return the ``count`` rows where a mask is true. To count them here, the CPU would wait for the device."""
     return rows[mask.bool().argsort(descending=True, stable=True)[:count]]
 
 

@@ -46,14 +46,16 @@ class LastLayer(nn.Module):
         if len(calls) != 1 or calls[0][0].ndim != 2:
             shapes = [tuple(x.shape) for x, _ in calls]
             raise ValueError(
-                f"Expected `layer` to be called once with one row for each sample, got inputs {shapes or 'of no call'}"
-                ". Name the linear layer that gives the logits."
+                "Expected `layer` to be called once with one row for each sample, got "
+                f"{f'calls with inputs of shapes {shapes}' if shapes else 'no call'}. Name the linear layer that gives "
+                "the logits."
             )
         logits = calls[0][1]
         if not (_are_close(output, logits) if self._own_loss else gives(output, logits)):
             raise ValueError(
-                "Expected `layer` to give the logits that the model returns, got others: something between them "
-                "changes the probabilities. Pass `forward=` with a callable that returns the layer's own output."
+                "Expected the model to return the logits that `layer` gives, got others: the model changes the "
+                "probabilities after this layer. Pass `forward=` with a callable(inputs) that returns the "
+                "output of the layer."
             )
         return logits
 

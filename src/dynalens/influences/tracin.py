@@ -235,7 +235,7 @@ def _sum_over_checkpoints(
 def _trainings(
     checkpoints: Checkpoints, model: nn.Module, dataset: Any, settings: _Settings, x: Any
 ) -> Iterator[Iterator[tuple[Any, Checkpoint]]]:
-    """Yield what yields Captum's object for each checkpoint, whose weights the model then has."""
+    """Yield an iterator over the checkpoints, which loads each into the model and gives Captum's object for it."""
     tracin_classes = _captum_classes()
     if not has_positions(dataset) or not len(dataset):
         raise ValueError(

@@ -110,8 +110,9 @@ class LayerLog:
         if len(small) != len(activations) or (nodes and len(outputs) > 1):
             count = f"{len(activations)} rows" if len(outputs) == 1 else f"{len(outputs)} calls behind the loss"
             raise CaptureError(
-                f"Expected `layer` to give a row for each of {len(small)} inputs, got {count} of "
-                f"{self.settings.layer}. Name a layer that sees the inputs one by one, and once in a step."
+                f"Expected `layer` to give one row for each of {len(small)} inputs in one call, got {count} of "
+                f"{self.settings.layer}. Name a layer that runs once in a step and does not mix inputs, or leave "
+                "`top_inputs` out."
             )
         channels = existing_channels(self.settings.channels, activations.shape[1])
         self._top = self._top or TopInputs(channels, self.settings.top_inputs)

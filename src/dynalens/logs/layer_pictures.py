@@ -58,7 +58,7 @@ class LayerPictures:
     def write_maps(
         self, images: Tensor, maps: Tensor, layer: str, channels: Sequence[int], epoch: int, step: int
     ) -> None:
-        """Write the maps of some channels, those of them that the layer has, for each image."""
+        """Write the feature maps of some channels for each image. Channels that the layer lacks are left out."""
         layer_channels = existing_channels(channels, maps.shape[1])
         pictures = shown_inputs(images, self.normalisation)
         grid = maps_grid(pictures, maps.cpu().numpy(), layer_channels, f"epoch {epoch}: feature maps of {layer}")

@@ -63,7 +63,7 @@ class Projector:
             self._thumbnails.see(rows, inputs)
 
     def write(self, features: FeatureRows, statistics: SampleStatistics, step: int, ids: Array | None) -> None:
-        """Write the features of those of the samples that have any."""
+        """Write the features of the chosen samples. Samples without features are left out."""
         is_finite = features.has_row[: len(statistics)] & features.values[: len(statistics)].isfinite().all(dim=1)
         usable = is_finite.cpu().numpy() & (statistics.label >= 0)
         samples = self._chosen_samples or chosen_samples(statistics)

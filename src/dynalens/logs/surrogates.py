@@ -111,7 +111,7 @@ def _node(
     feature_names: Sequence[str] | None,
     class_names: Sequence[str] | None,
 ) -> _Node:
-    """Return the node with all below it; ``leaves`` are those to the left of it, and grow."""
+    """Return the node with all nodes below it. ``leaves`` holds the leaves to its left, and its own are added."""
     inner = tree.tree_
     yes_child, no_child = int(inner.children_left[index]), int(inner.children_right[index])
     rows = int(inner.n_node_samples[index])

@@ -28,7 +28,7 @@ class LayerCall(NamedTuple):
 
 
 class LayerCalls:
-    """The calls of a layer while it is watched: those where gradients were on, if there were any, else all."""
+    """The calls of a layer while it is watched. If gradients were on in some of them, only these calls count."""
 
     def __init__(self) -> None:
         self._calls_with_gradient: list[LayerCall] = []

@@ -10,7 +10,7 @@ _LOGGING = ("log", "log_dict")
 
 
 def lightning_modules(modules: Iterable[nn.Module]) -> list[nn.Module]:
-    """Return those that are a LightningModule, of either package."""
+    """Return the modules that are a LightningModule, of either package of Lightning."""
     return [m for m in modules if any(cls.__name__ == "LightningModule" for cls in type(m).__mro__)]
 
 

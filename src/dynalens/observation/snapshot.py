@@ -213,7 +213,7 @@ class Snapshot:
 
 
 class _Values:
-    """Copies of tensors; those whose values, storage or gradient changed are put back."""
+    """Copies of tensors. If the values, the storage or the gradient of a tensor changed, they are put back."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self._tensors = tensors

@@ -87,7 +87,7 @@ def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, 
 
 
 def _grid(suspects: Sequence[Suspect], most_columns: int) -> tuple[int, int]:
-    """Return the number of columns, at most so many, and the width of a card that leaves names and numbers whole."""
+    """Return the number of columns, and the width of a card at which names and numbers are not cut."""
     least_width = max(
         max(text_width(suspect.label, TEXT), _ARROW + text_width(suspect.suggestion, TEXT)) for suspect in suspects
     )

@@ -170,7 +170,7 @@ def curve_chart(
     controls: Mapping[str, Array] | None = None,
     size: tuple[int, int],
 ) -> Image.Image:
-    """Return a small chart of curves over [0, 1] x [0, 1], with those of a random ranking in grey behind them."""
+    """Return a small chart of curves over [0, 1] x [0, 1]. Those of a random ranking are grey, behind the others."""
     chart = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(chart)
     # Lines of two pixels and more, because TensorBoard leaves out every second one.

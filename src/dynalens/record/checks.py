@@ -82,7 +82,7 @@ def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
 
 
 def check_presentations(arrays: Mapping[str, Array], num_samples: int) -> None:
-    """Raise a ValueError if these are not the presentations of an epoch of so many samples."""
+    """Raise a ValueError if these are not the presentations of one epoch of ``num_samples`` samples."""
     check_names(arrays, set(HISTORY) - {"p_other", "residual"}, HISTORY)
     for name, values in arrays.items():
         if values.shape != arrays["index"].shape or values.ndim != 1:

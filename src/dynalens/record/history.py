@@ -49,7 +49,7 @@ class History:
                     yield epoch, presentations
 
     def readable(self, excluded_epochs: Collection[int] = ()) -> Iterator[tuple[int, Presentations]]:
-        """Yield the same for what is only shown: without these epochs, and without those that cannot be read."""
+        """Yield the epochs for pictures: without ``excluded_epochs``, and without epochs that cannot be read."""
         for epoch in [epoch for epoch in self.epochs if epoch not in excluded_epochs]:
             with suppress(*UNREADABLE):
                 yield from History(self.folder, [epoch], self.num_samples, self.digests, self.unwritten)
@@ -61,7 +61,7 @@ class History:
         return all(epoch in self.unwritten or (epoch in recorded_epochs and epoch in files) for epoch in self.epochs)
 
     def lost_epochs(self) -> list[int]:
-        """Return the epochs whose presentations were kept and are gone, or are not as they were."""
+        """Return the epochs whose presentations were kept, but whose files are gone or changed."""
         files = self.files()
         # A record that does not say what it kept may never have had a history: no file at all is no loss.
         recorded_epochs = self.digests if self.digests is not None else self.epochs if files else ()
@@ -104,5 +104,5 @@ class History:
 
 
 def read_history(folder: Path, epochs: Sequence[int]) -> Iterator[tuple[int, Presentations]]:
-    """Yield the presentations of those epochs that were kept on disk."""
+    """Yield the presentations of the epochs that were kept on disk."""
     yield from History(folder, epochs)

@@ -207,7 +207,7 @@ class LiveRecord:
         return self._neighbours(statistics.label) if statistics.unit is None else None
 
     def kept_history(self) -> History:
-        """Return the presentations that are on disk, and those that could not be written."""
+        """Return the presentations that are on disk, and the presentations that could not be written."""
         if self.folder is None:
             return History(None, list(self.epochs))
         # Processes that do not write find what the first one wrote.
@@ -359,5 +359,5 @@ class LiveRecord:
             dynamics.discard_pending()
 
     def _missing_epochs(self) -> list[int]:
-        """The epochs that presentations were lost of, if those not yet folded are lost too."""
+        """Epochs of which presentations are missing, including the epoch under way."""
         return sorted({*self._incomplete, *(() if self.open_epoch is None else (self.open_epoch,))})

@@ -127,7 +127,7 @@ def _with_epoch_under_way(path: Path, meta: RecordMeta) -> RecordMeta:
 
 
 def _names(path: Path, num_samples: int, expected_digest: Any) -> list[str] | None:
-    """Return the names of the samples if those in the folder are of this record."""
+    """Return the names of the samples, or None if the names in the folder are of another record."""
     file = path / NAMES
     if expected_digest is None or not file.is_file():
         return None
@@ -141,14 +141,14 @@ def _names(path: Path, num_samples: int, expected_digest: Any) -> list[str] | No
     if expected_digest is not ... and text_digest(sample_names) != expected_digest:
         warn(
             f"Expected the names of this record's samples in {file}, got those of another run. Samples are shown "
-            "without names."
+            "without names. Put the file of this run back to see them."
         )
         return None
     return sample_names
 
 
 def _neighbours(path: Path, meta: RecordMeta, meta_copy: Mapping[str, Any] | None) -> Array | None:
-    """Return the scores of neighbours; None where there is none, or not as of these epochs."""
+    """Return the scores of neighbours, or None if there are none or they are of other epochs."""
     file = path / NEIGHBOURS
     if not file.is_file():
         return None

@@ -26,5 +26,5 @@ class RecordMeta:
     version: int = VERSION
 
     def attributes(self) -> dict[str, list[int]]:
-        """Return what a table carries in ``attrs``: the epochs it is made of, and those that it has not in full."""
+        """Return the ``attrs`` of a table: the epochs it is made of, and those of which presentations are missing."""
         return {"epochs": list(self.epochs), "incomplete_epochs": list(self.incomplete_epochs)}

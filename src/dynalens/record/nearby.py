@@ -35,7 +35,7 @@ def _did_you_mean(runs: list[Path]) -> str:
 
 
 def _most_similar(runs: list[Path], folder: Path) -> list[Path]:
-    """Return folders, those first whose paths have most letters in common with this one's."""
+    """Return folders in an order in which paths that resemble this path most come first."""
     return sorted(runs, key=lambda run: -difflib.SequenceMatcher(None, str(run), str(folder)).ratio())
 
 

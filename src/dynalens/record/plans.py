@@ -150,7 +150,8 @@ class Audits:
         except OSError as error:
             warn(
                 f"Expected to write the plan of the audit to {self._record.folder}, got {type(error).__name__}: "
-                f"{error}. It is kept in memory: give the answers to this record."
+                f"{error}. The plan is kept in memory only: make the folder writable and draw again, or pass the "
+                "answers to this record before the process ends."
             )
 
 

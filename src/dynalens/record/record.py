@@ -343,8 +343,8 @@ class Record:
 
         if self.sample_ids is not None:
             raise ValueError(
-                "Expected samples that are known by their position in the dataset, got ids. Replace the labels of "
-                "`suspects()` where the dataset reads them."
+                "Expected a record that knows samples by their position in the dataset, got one that knows them by "
+                "ids. Correct the labels of the samples in `suspects()` in your own data."
             )
         audit = None if answers is None else self._audits.result_to_act_on(answers)
         new_labels = None if audit is None else audit.new_labels

@@ -156,8 +156,9 @@ def check_dataset(record: Record, dataset: Any) -> None:
     """Raise a ValueError if the dataset cannot be the one that was recorded; None is no dataset."""
     if dataset is not None and record.sample_ids is not None:
         raise ValueError(
-            "Expected a record of positions in the dataset to take pictures from it, got one of ids. Leave the dataset "
-            "out: the pictures that were kept while training are shown."
+            "Expected a record that knows samples by their position in the dataset, got one that knows them by ids, so "
+            "their pictures cannot be found in the dataset. Leave the dataset out: the page then shows the pictures "
+            "that were kept during training."
         )
     if dataset is not None and len(dataset) != record.meta.num_samples:
         raise ValueError(

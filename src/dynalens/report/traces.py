@@ -45,7 +45,7 @@ class Traces:
         self._columns: list[Array] = []
 
     def see(self, epoch: int, presentations: Mapping[str, Array]) -> None:
-        """Take up an epoch if it is one of those that are shown."""
+        """Keep the values of an epoch if the page shows this epoch."""
         if epoch in self._epochs:
             column = np.full(self._num_samples, _NOT_SEEN, np.uint8)
             column[presentations["index"]] = (100 * presentations["p_label"]).round()

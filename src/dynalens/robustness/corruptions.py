@@ -158,8 +158,8 @@ def corrupted_margins(
     margins = lead(class_logits(model, corrupted_images, forward=forward, chunk_size=chunk_size), labels)
     if not bool(margins.isfinite().all()):
         raise ValueError(
-            "Expected finite logits, got NaN or infinity, or fewer than two classes. Check the weights, `bounds` "
-            "and the images."
+            "Expected finite logits of at least two classes, got NaN, infinity or a single class. Check that the "
+            "weights, the images and `bounds` are finite, and that the model returns logits of shape (N, K)."
         )
     return margins
 

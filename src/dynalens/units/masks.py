@@ -1,4 +1,4 @@
-"""Logits of classes that a network has masked."""
+"""Recognise classes that a network hides by very small logits."""
 
 import math
 

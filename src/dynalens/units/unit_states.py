@@ -41,6 +41,6 @@ def packed_states(margins: Tensor, loss_mask: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=64)  # of sizes of masks
 def drawn_places(count: int, device: torch.device) -> Tensor:
-    """Return which of so many units are followed, 512 of them, the same in every process and epoch."""
+    """Return the numbers of the units that are followed: 512 of them, the same in every process and epoch."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     return order[:FOLLOWED].sort().values.to(device)
