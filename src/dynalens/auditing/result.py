@@ -24,12 +24,12 @@ _HALVINGS = 50
 
 @dataclass(frozen=True)
 class Estimate:
-    """A fraction with its 95 % interval.
+    """An estimated fraction, in [0, 1], with its 95 % confidence interval.
 
     Attributes:
-        low: Lower end.
-        value: The estimate; NaN where nothing is known.
-        high: Upper end.
+        low: Lower end of the interval.
+        value: The estimate, or NaN if nothing is known.
+        high: Upper end of the interval.
     """
 
     low: float
@@ -38,22 +38,22 @@ class Estimate:
 
 
 class Audit:
-    """How many labels are wrong, and which, from the answers of a person about a stratified random sample.
+    """How many labels are wrong, and which, from the answers of a person: the result of :func:`dynalens.audit`.
 
-    Where a sample has several labels, an answer is about all of them, and the rates count samples with a wrong label.
+    If a sample has several labels, an answer is about all of them, and the rates count samples with a wrong label.
 
     The answer "unsure" is counted in two ways. ``low`` is the lower end of the interval if all these labels are right,
     ``high`` is the upper end if they are all wrong, and ``value`` lies in the middle of the two estimates.
 
     Args:
-        table: The table of the record, one row for each sample.
+        table: The table of the record, one row per sample.
         plan: The plan that drew the samples.
-        answers: The answers about some or all of these samples. Samples without an answer are taken to be like the
-            answered ones of their stratum.
+        answers: The answers about some or all of these samples. A sample without an answer is taken to be like the
+            answered samples of its stratum.
         contrast: Shape ``(N,)``, how much more suspicious each label is to embeddings than to the run
-            (:class:`~dynalens.suspicion.Assessment`). With it the answers also say how much the embeddings count in
-            the order of :meth:`table` and of what is asked about its first n.
-        share: Part that embeddings have in the table's ``score``, in [0, 1].
+            (:class:`~dynalens.suspicion.Assessment`). If it is passed, the answers also decide how much the embeddings
+            count in the order of the samples.
+        share: Weight of the embeddings in the ``score`` of the table, in [0, 1].
 
     Attributes:
         right: Number of labels with the answer "right".
@@ -112,9 +112,11 @@ class Audit:
 
     @functools.cached_property
     def noise_rate(self) -> NoiseRate:
-        """Fraction of wrong labels with its 95 % interval; ``stratified_rate`` and ``interval`` hold the formulas.
+        """Fraction of wrong labels with its 95 % confidence interval.
 
-        It has a doubt if there are fewer than 30 answers, and samples without one.
+        The formulas are those of :func:`~dynalens.auditing.estimate.stratified_rate` and
+        :func:`~dynalens.auditing.estimate.interval`. If there are fewer than 30 answers, and samples without an answer,
+        ``doubts`` says so.
         """
         estimate = self._wrong_fraction(self._is_recorded)
         return NoiseRate(estimate.low, estimate.value, estimate.high, calibrated=True, doubts=self._doubts())
@@ -124,9 +126,10 @@ class Audit:
         return tuple(sentences[len(self._answers) - 1 :][:1])
 
     def probability(self) -> Array:
-        """Return the probability that each label is wrong, shape ``(N,)``: 0 or 1 if answered, NaN if never seen.
+        """Return the probability that each label is wrong, shape ``(N,)``, calibrated on the answers.
 
-        Samples with the answer "unsure" are treated as if nobody had been asked about them.
+        It is 0 or 1 for labels with the answer "right" or "wrong", and NaN for samples that were never seen. Samples
+        with the answer "unsure" are treated as if nobody had been asked about them.
         """
         return self._probability.copy()
 
@@ -153,13 +156,13 @@ class Audit:
         return seen_index[rows], answers.wrong[is_decided].astype(np.float64), weight
 
     def table(self, precision: float = PRECISION) -> pd.DataFrame:
-        """Return the record's table with what the answers change.
+        """Return the table of the record, corrected by the answers.
 
-        ``wrong_probability`` is calibrated, and exactly 0 or 1 for labels that were answered. ``flagged`` are the
-        first labels of which the fraction ``precision`` is expected to be wrong, and every label with the answer
-        "wrong". If the person named the right class, it is ``suggested``, with a probability of 1.
-        ``answer`` is the answer. ``score`` and ``rank`` stay those of the record, unless embeddings count in it: the
-        answers then change how much (:func:`~dynalens.auditing.calibration.reweighed`).
+        ``wrong_probability`` is calibrated, and exactly 0 or 1 for labels that were answered. ``flagged`` are the first
+        labels in the order, as many as are expected to be wrong in the fraction ``precision``, and every label with the
+        answer "wrong". If the person named the right class, it is ``suggested``, with a probability of 1. The new
+        column ``answer`` has the answer, or an empty text. ``score`` and ``rank`` stay those of the record. If
+        embeddings count in it, the answers change how much (:func:`~dynalens.auditing.calibration.reweighed`).
 
         Args:
             precision: Expected fraction of wrong labels among the flagged, in (0, 1].
@@ -185,18 +188,18 @@ class Audit:
 
     @property
     def new_labels(self) -> Mapping[int, Sequence[int]]:
-        """By the row of a sample with several labels, the numbers of all right ones where the person named them."""
+        """For the row of a sample with several labels, the numbers of all right labels that the person named."""
         return self._answers.new_labels
 
     def precision_of(self, n: int) -> Estimate:
         """Return which fraction of the n most suspicious labels are wrong, with its 95 % interval.
 
-        It is estimated like the rate, from the answers among the n, each stratum cut at the n-th (Cochran 1977, Section
-        5A.9, post-stratification). Without an answer among them, the value is the mean of their probabilities and the
-        interval holds all.
+        It is estimated as the rate is, from the answers about these n samples (post-stratification: Cochran 1977,
+        Section 5A.9). If none of them has an answer, the value is the mean of their probabilities, and the
+        interval is [0, 1].
 
         Args:
-            n: From 1 to the number of samples that were seen, in the order of ``rank``.
+            n: Number of samples, from the most suspicious on: from 1 to the number of samples that were seen.
         """
         self._check_count(n)
         return self._wrong_fraction(self._rank <= n)
@@ -204,12 +207,12 @@ class Audit:
     def recall_of(self, n: int) -> Estimate:
         """Return which fraction of all wrong labels are among the n most suspicious, with its 95 % interval.
 
-        With A wrong labels among the n and B among the rest, it is A / (A + B). The interval holds each r for which 0
-        is in that of (1 - r) A - r B, made from the intervals of A and B (MOVER: Zou and Donner, Statistics in Medicine
-        2008).
+        If A of the n labels are wrong and B of the rest, it is A / (A + B). The interval holds each r for which the
+        interval of (1 - r) A - r B contains 0. That interval is made from those of A and B (MOVER: Zou and Donner,
+        Statistics in Medicine 2008).
 
         Args:
-            n: From 1 to the number of samples that were seen, in the order of ``rank``.
+            n: Number of samples, from the most suspicious on: from 1 to the number of samples that were seen.
         """
         self._check_count(n)
         is_first = self._rank <= n
@@ -217,13 +220,15 @@ class Audit:
         return _share(*parts)
 
     def curve(self, points: int = 50) -> pd.DataFrame:
-        """Return how many of the n most suspicious labels are wrong: columns ``n``, ``low``, ``value``, ``high``.
-
-        ``value`` is the sum of the calibrated probabilities, within the band. ``low`` and ``high`` are n times the 95 %
-        interval of :meth:`precision_of`, for each n by itself, and never fall.
+        """Return how many of the n most suspicious labels are wrong, for several n.
 
         Args:
-            points: At most so many n, in equal steps of the square root: close where the most suspicious are.
+            points: Largest number of rows. The square roots of n are equally far apart, so that small n lie closer.
+
+        Returns:
+            The columns ``n``, ``low``, ``value`` and ``high``. ``low`` and ``high`` are n times the interval of
+            :meth:`precision_of` for this n, and never fall. ``value`` is the sum of the calibrated probabilities of the
+            n labels, at least ``low`` and at most ``high``.
         """
         seen_count = int(self._is_recorded.sum())
         positions = np.round(seen_count * (np.arange(1, points + 1) / points) ** 2)
@@ -238,7 +243,7 @@ class Audit:
     def enough(self, recall: float = 0.9) -> int:
         """Return how many of the most suspicious labels you have to look at to see this fraction of the wrong ones.
 
-        The recall is that of the calibrated probabilities.
+        The calibrated probabilities say how many wrong labels to expect.
 
         Args:
             recall: Expected fraction of all wrong labels among the first n, in (0, 1].

@@ -27,31 +27,32 @@ def audit_plan(
     seed: int = 0,
     answers: AnswersSource | Sequence[AnswersSource] | None = None,
 ) -> pd.DataFrame:
-    r"""Return samples to ask a person about: is the label right? They come in the order in which to ask.
+    r"""Return the samples of an audit: a random sample about whose labels a person is asked, in the order of asking.
 
-    They are a stratified random sample without replacement. Up to 20 strata divide the samples in the order of their
+    The sample is stratified and drawn without replacement. Up to 20 strata divide all samples in the order of their
     scores, such that each stratum has the same sum of sqrt(p (1 - p)) + 0.2, where p is the probability that a label is
     wrong, from the run alone. All strata get the same number of questions, give or take one. So undecided samples are
-    drawn more often, and each sample has a probability above zero. The person may stop at any time, because the first
-    samples of the plan, however many, are such a random sample, too.
+    drawn more often, and every sample can be drawn. The person may stop at any time, because the first samples of the
+    plan, however many, are such a random sample, too.
 
-    Where a sample has several labels, or labels for each token or pixel, ask whether all of them are right. Of a
+    If a sample has several labels, or labels for each token or pixel, ask whether all of them are right. In a
     regression, ask whether the number is right.
 
     The plan is saved beside the record (``audit_plans.npz``). With the same seed, a later call gives the same samples.
 
     Args:
-        record_or_monitor: A record, as from :func:`~dynalens.load_record`, or a monitor after its fit.
-        n: How many samples to ask about; fewer are returned if no more are left.
+        record_or_monitor: The result of :func:`~dynalens.load_record`, or a monitor after its fit.
+        n: How many samples to ask about. Fewer are returned if no more are left.
         seed: Seed of the random order.
-        answers: Answers of earlier rounds, as for :func:`audit`. The plan goes on with the next ``n`` samples that were
-            not answered, whatever ``seed`` is. Pass the answers of all rounds to :func:`audit`.
+        answers: Answers of earlier rounds, see :func:`audit`. The plan then goes on with the next ``n`` samples that
+            were not answered, whatever ``seed`` is. Pass the answers of all rounds to :func:`audit`. None: a first
+            round.
 
     Returns:
-        Columns ``sample_id``; ``label``, the given one; ``probability``, in (0, 1], with which the sample is among all
-        that the plan has drawn: n_h / N_h in its stratum h. Where samples do not have one class each, ``label`` is a
-        text: the numbers of the labels of a sample, the target of a regression, or nothing where the record keeps
-        only one of several labels.
+        A table with the columns ``sample_id``; ``label``, the given label; and ``probability``, in (0, 1], with which
+        the sample was drawn: n_h / N_h, if n_h of the N_h samples of its stratum are drawn. If samples do not have one
+        class each, ``label`` is a text: the numbers of the labels of a sample, the target of a regression, or an empty
+        text if the record keeps only one of several labels.
 
     Raises:
         ValueError: If ``n`` or ``seed`` are out of range, or ``answers`` are not of a plan of this record.
@@ -73,21 +74,23 @@ def audit_plan(
 
 
 def audit(record_or_monitor: Record | KeepsRecord, answers: AuditAnswers) -> Audit:
-    """Return how many labels are wrong, and which, from the answers of a person.
+    """Return how many labels are wrong, with a confidence interval, and which, from the answers of a person.
 
     Args:
         record_or_monitor: The record that the plan was drawn from, or the monitor that keeps it.
-        answers: A CSV file or a table about samples of :func:`audit_plan`, or several of them, such as those of several
-            rounds. Its columns are ``sample_id`` and ``answer``, which is "right", "wrong" or "unsure". Optional
-            columns are ``label``, which is compared with the record's, and, where each sample has one class,
-            ``new_label``, the right class of a wrong label. Not all samples of the plan need an answer, but do not skip
-            samples because they are hard: answer "unsure" for these.
+        answers: A CSV file or a table about samples of :func:`audit_plan`, or a list of them if there were several
+            rounds. Its columns are ``sample_id`` and ``answer``, which is "right", "wrong" or "unsure". Two columns are
+            optional: ``label`` is compared with the label in the record, and ``new_label`` is the right class of a
+            wrong label. Not all samples of the plan need an answer, but do not skip samples because they are hard:
+            answer "unsure" for these.
 
     Raises:
-        ValueError: If a row is about an unknown sample, one with another label, one that no plan of this record drew,
-            or a second one about the same sample.
+        ValueError: If a row is about a sample that the record does not have, that has another label in the record, or
+            that no plan of this record drew, or if two rows are about the same sample.
 
     Example:
+        One of the four labels is wrong, and all of them were answered.
+
         >>> import numpy as np, torch
         >>> from dynalens import Record, TrainingDynamics
         >>> from dynalens.record import RecordMeta

@@ -30,24 +30,23 @@ FROM_BOTH = "from the run and the embeddings; audit 100 samples for a confidence
 class NoiseRate:
     """Estimated fraction of wrong labels, in [0, 1], with a lower and an upper bound.
 
-    If the estimate comes from the run alone, its bounds are no confidence interval. On hard data the upper bound also
-    counts hard samples with right labels. Wrong labels that the network never disagreed with are counted in neither
-    bound.
+    If the rate comes from an audit (``calibrated``), the bounds are a 95 % confidence interval. If it comes from the
+    run alone, they are no confidence interval: the upper bound also counts hard samples with right labels, and neither
+    bound counts wrong labels that the network never disagreed with. ``docs/numbers.md`` says how the estimate is made.
 
     Attributes:
-        low: Lower bound. The network rules out some labels. If it is calibrated, this is the smallest rate at which so
-            many are likely (95 %), less two standard errors. 0 without history.
+        low: Lower bound. From the run alone, it follows from the number of labels that the network rules out: it is the
+            smallest rate at which this number is likely (95 %), minus two standard errors, or 0 without history.
         value: The estimate.
-        high: Upper bound, the larger of two fractions plus two standard errors: the fraction of labels with which the
-            weighted predictions disagree, hard samples included; and the largest rate that is likely (95 %) given the
-            labels that the network rules out. The first of these is read at an earlier epoch, too, if the estimate
-            still falls or the network has learned its labels by heart (:func:`with_earlier_bound`).
-        calibrated: Whether the rate comes from a person's answers, as in :func:`dynalens.audit`: ``low`` and ``high``
-            are then a 95 % confidence interval. False for an estimate from the run alone, which can be far too low on
-            labels that people gave.
-        doubts: Reasons to doubt the rate, a sentence each (:func:`~dynalens.suspicion.doubts`). A calibrated rate has
-            one at most: that there are few answers.
-        alone: What is printed beside an estimate that is not calibrated: where it comes from, and what would be better.
+        high: Upper bound. From the run alone, it is the larger of two fractions, plus two standard errors. One is the
+            fraction of labels with which the mean predictions disagree, also at an earlier epoch if the estimate still
+            falls or the network has learned labels by heart. The other is the largest rate at which the number of
+            labels that the network rules out is likely (95 %).
+        calibrated: True if the rate comes from the answers of a person (:func:`dynalens.audit`). False if it comes from
+            the run alone, which can be far too low on labels that people gave.
+        doubts: Reasons to doubt the rate, one sentence each. A calibrated rate has a doubt only if there are few
+            answers.
+        alone: Text that is printed beside an estimate from the run alone: where it comes from, and what is better.
 
     Example:
         >>> rate = NoiseRate(low=0.05, value=0.1, high=0.2)
@@ -65,7 +64,7 @@ class NoiseRate:
     alone: str = FROM_THE_RUN_ALONE
 
     def in_words(self) -> str:
-        """Return the rate with its bounds, and where it comes from."""
+        """Return the rate with its bounds, and where it comes from, as text."""
         origin = "a 95 % interval from answers" if self.calibrated else self.alone
         return f"{percent(self.value)} ({percent(self.low)} to {percent(self.high)}), {origin}"
 
