@@ -90,8 +90,8 @@ def rect_grad(
 
     If :math:`a` is the output of a ReLU and :math:`g` the gradient at this output, the input gets
     :math:`g \cdot [a g > \tau]`, where the bracket is 1 if the condition holds and else 0, and :math:`\tau` is the
-    given percentile of :math:`a g` over all units of the layer, for each image. The percentile is the smallest value
-    that at least so many units do not exceed.
+    given percentile of :math:`a g` over all units of the layer, for each image. It is the smallest value that at
+    least this percentage of the units do not exceed.
 
     Source: Kim et al., "Why are Saliency Maps Noisy? Cause of and Solution to Noisy Saliency Maps", 2019, section 3.
     Differs from the source: :math:`\tau` is never negative, so that a percentile of 0 gives guided backpropagation, and

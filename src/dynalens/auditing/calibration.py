@@ -18,7 +18,7 @@ _PSEUDO_ANSWERS = 0.5  # half a wrong and half a right answer are spread over al
 
 
 def features(score: Array) -> Array:
-    """Return what the calibration reads of each score: its log odds within [-7, 7], and those of its rank.
+    """Return the two features of each score that the calibration uses: log odds in [-7, 7], and log odds of its rank.
 
     The first is right for scores that are probabilities, the second for scores that are only an order. Both have mean
     0 and standard deviation 1.

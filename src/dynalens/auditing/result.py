@@ -158,8 +158,8 @@ class Audit:
     def table(self, precision: float = PRECISION) -> pd.DataFrame:
         """Return the table of the record, corrected by the answers.
 
-        ``wrong_probability`` is calibrated, and exactly 0 or 1 for labels that were answered. ``flagged`` are the first
-        labels in the order, as many as are expected to be wrong in the fraction ``precision``, and every label with the
+        ``wrong_probability`` is calibrated, and exactly 0 or 1 for labels that were answered. ``flagged`` marks the top
+        of the order, cut so that the fraction ``precision`` of it is expected to be wrong, and every label with the
         answer "wrong". If the person named the right class, it is ``suggested``, with a probability of 1. The new
         column ``answer`` has the answer, or an empty text. ``score`` and ``rank`` stay those of the record. If
         embeddings count in it, the answers change how much (:func:`~dynalens.auditing.calibration.reweighed`).

@@ -10,25 +10,26 @@ from dynalens.embeddings import nearest, usable_rows
 def neighbour_scores(features: Tensor, labels: Array, *, k: int = 10, references: int = 50_000) -> Array:
     r"""Return the fraction of each sample's nearest neighbours that have another label; higher is more suspicious.
 
-    With :math:`N_k(i)` the k samples :math:`j \ne i` of the largest cosine :math:`\langle f_i, f_j \rangle / (|f_i|
-    |f_j|)` between features f, and y the given labels: :math:`\frac{1}{k} \sum_{j \in N_k(i)} [y_j \ne y_i]`.
+    :math:`\frac{1}{k} \sum_{j \in N_k(i)} [y_j \ne y_i]`, where y are the given labels, a bracket is 1 if the condition
+    holds and else 0, and :math:`N_k(i)` are the k samples :math:`j \ne i` with the largest cosine
+    :math:`\langle f_i, f_j \rangle / (|f_i| |f_j|)` of their features f.
 
     Source: Bahri, Jiang, Gupta, "Deep k-NN for Noisy Labels", ICML 2020, Section 3. https://arxiv.org/abs/2004.12289;
     Zhu, Dong, Liu, "Detecting Corrupted Labels Without Training a Model to Predict", ICML 2022, Section 3.
     https://arxiv.org/abs/2110.06283
-    Differs from the sources: one vote of the features as they are; no network is trained on trusted labels, and no
-    vote is repeated with cleaned ones.
+    Differs from the sources: the features vote once, as they are. No network is trained on trusted labels, and no vote
+    is repeated with cleaned labels.
 
     Args:
-        features: Shape ``(N, D)``, floating, of any device, on which the products are made.
-        labels: Shape ``(N,)``, integers; negative where there is none.
-        k: Neighbours, fewer where there are fewer samples.
-        references: Neighbours are looked for among so many samples, a random choice (seed 0) of more: the cost is
-            N x ``references`` x D, and 64 MiB of cosines are held at a time.
+        features: Shape ``(N, D)``, floating, on any device. The cosines are computed on this device.
+        labels: Shape ``(N,)``, integers. A sample with a negative number has no label.
+        k: Number of neighbours. Fewer are used if there are fewer samples.
+        references: Number of samples among which neighbours are searched. If there are more samples, this many are
+            drawn at random (seed 0). The cost is N x ``references`` x D products and 64 MiB of memory.
 
     Returns:
-        Shape ``(N,)``, float64, in [0, 1]. NaN for a sample without label, whose features are zero or not finite, or
-        that has no neighbour; such samples are no neighbours of others either.
+        Shape ``(N,)``, float64, in [0, 1]. NaN if a sample has no label or no neighbour, or if its features are zero or
+        not finite. Such a sample is not a neighbour of others either.
 
     Raises:
         ValueError: If shapes do not agree or a number is below 1.

@@ -61,21 +61,23 @@ _LEAST_WRONG = 0.1  # samples: without noise the order still needs finite scores
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a run says of the labels of N samples; NaN or -1 for a sample never seen.
+    """How suspicious the labels of N samples are, as :func:`assess` returns it.
+
+    All arrays have the shape ``(N,)``. Samples that were never seen have NaN, or -1 as suggested class.
 
     Attributes:
-        score: Log odds that the label is wrong; higher is more suspicious.
-        probability: That the label is wrong; its mean is the estimated noise rate.
-        suggested: Class that the predictions named most often instead of the label, int64; -1 where none disagreed.
-        suggested_probability: That the suggested class is the true one.
+        score: Log odds that the label is wrong. Higher is more suspicious.
+        probability: Probability that the label is wrong. Its mean is the estimated noise rate.
+        suggested: Class that was predicted most often instead of the label, int64, or -1 if no prediction disagreed.
+        suggested_probability: Probability that the suggested class is the true one.
         agreement: Fraction of the presentations that predicted the suggested class.
-        probability_margin: Mean of p_y - max_{k != y} p_k over the presentations; NaN without history.
-        noise_rate: Fraction of wrong labels; NaN before anything was seen.
+        probability_margin: Mean of p_y - max_{k != y} p_k over the presentations, or NaN without history.
+        noise_rate: Estimated fraction of wrong labels, or NaN if nothing was seen.
         contrast: How much more suspicious each label is to embeddings than to the run, in the log odds of ``score``,
-            with mean 0; 0 where the embeddings say nothing of a sample. None without embeddings, and of embeddings
-            that say nothing at all.
-        share: Part that embeddings have in ``score``, in [0, 1]: another share, a, would give
-            ``score + (a - share) * contrast``. 0 without embeddings.
+            with mean 0. It is 0 if the embeddings say nothing about a sample. None without embeddings, or if they say
+            nothing at all.
+        share: Weight of the embeddings in ``score``, in [0, 1], or 0 without embeddings. With another share a, the
+            score would be ``score + (a - share) * contrast``.
     """
 
     score: Array
@@ -90,15 +92,16 @@ class Assessment:
 
 
 def assess(statistics: SampleStatistics, history: Iterable[Mapping[str, Array]] = ()) -> Assessment:
-    """Return how suspicious each label is.
+    """Return how suspicious each label is, with the estimated noise rate and a suggested class.
 
-    The order is of the record alone; the history serves the noise rate, the suggested class and the probability
-    margin. Without a history that covers all samples, the record's own are read.
+    The order of the labels follows from the statistics alone. Noise rate, suggested class and probability margin are
+    computed from the history. If the history does not cover all samples, they are computed from the statistics.
+    ``docs/numbers.md`` has the formulas.
 
     Args:
-        statistics: The record.
-        history: For each epoch, in order, ``index``, ``p_label``, ``margin``, ``predicted`` and, for the noise
-            rate, ``p_other`` of its presentations.
+        statistics: Statistics of the N samples.
+        history: For each epoch, in order, its presentations: the arrays ``index``, ``p_label``, ``margin``,
+            ``predicted`` and, for the noise rate, ``p_other`` of :class:`~dynalens.dynamics.EpochRecord`.
     """
     if statistics.unit is not None:
         history = ()

@@ -31,26 +31,23 @@ def samples_table(
     neighbours: Array | None = None,
     probe: Array | None = None,
 ) -> pd.DataFrame:
-    """Return one row for each of the N samples, index ``sample_id``.
+    """Return a table with one row for each of the N samples and the index ``sample_id``.
 
-    ``score`` is the log odds that the label is wrong and ``wrong_probability`` the same as probability; ``rank`` 1 is
-    the most suspicious; ``flagged`` are the suspects of which 80 % are expected to be wrong, by the order's own guess
-    (``docs/results.md``, *What is flagged without answers*, shows how far it was off); ``agreement`` is the fraction of
-    presentations that predicted ``suggested``, and ``suggested_probability`` the probability that it is the true class.
-    Of samples with several units, these are of the worst one, ``unit``: the label k of a multi-label sample, ``label``
-    1 where it was given and 0 where not. Of a regression no column speaks of classes: it has ``target``, ``prediction``
-    and ``residual``. A sample never seen has no score and no rank and is not flagged.
+    ``docs/table.md`` explains its columns. ``flagged`` marks the top of the order, cut so that 80 % of it is expected
+    to be wrong. A sample that was never seen has no score and no rank, and is not flagged. If samples have several
+    units, the columns are about the worst one, ``unit``. For a regression the table has ``target``, ``prediction`` and
+    ``residual`` instead of the columns of classes.
 
     Args:
-        statistics: The record.
-        assessment: Of this record.
-        class_names: Name of each class; without it the name columns are left out.
-        root_index: Shape ``(N,)``, index in the dataset below all subsets.
-        sample_ids: Id of each sample, strings or integers; default: its position. With ids, the root
-            index is missing where it is -1.
-        names: Name of each sample, a path for instance; without it the column ``name`` is left out.
-        neighbours: Shape ``(N,)``, of :func:`neighbour_scores`; without it ``score_neighbours`` is left out.
-        probe: Shape ``(N,)``, of a linear probe of embeddings; without it ``score_probe`` is left out.
+        statistics: Statistics of the N samples.
+        assessment: The result of :func:`assess` for them.
+        class_names: Name of each class. Default: the columns of names are left out.
+        root_index: Shape ``(N,)``, index in the dataset below all subsets. Default: the position.
+        sample_ids: Id of each sample, strings or integers. Default: the position. With ids, a root index of -1 is
+            shown as missing.
+        names: Name of each sample, a path for instance. Default: the column ``name`` is left out.
+        neighbours: Shape ``(N,)``, the :func:`neighbour_scores`. Default: ``score_neighbours`` is left out.
+        probe: Shape ``(N,)``, scores of a linear probe of embeddings. Default: ``score_probe`` is left out.
     """
     columns: dict[str, Any] = {"root_index": np.arange(len(statistics)) if root_index is None else root_index}
     index: pd.Index[Any] = pd.RangeIndex(len(statistics), name="sample_id")
@@ -115,9 +112,10 @@ def suspects(table: pd.DataFrame, n: int | None = None, precision: float | None 
     """Return the rows of the samples that were seen, the most suspicious first.
 
     Args:
-        table: As of :func:`samples_table`.
-        n: Return the first ``n`` of them.
-        precision: Return those of which this fraction is expected to be wrong; ``flagged`` is then at this precision.
+        table: The result of :func:`samples_table`.
+        n: Largest number of rows. None: all of them.
+        precision: Return only the top of the order, cut so that this fraction of it, in (0, 1], is expected to be
+            wrong, and set ``flagged`` accordingly. None: all of them.
 
     Raises:
         ValueError: If ``precision`` is out of its range.

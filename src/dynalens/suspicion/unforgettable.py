@@ -6,25 +6,27 @@ from dynalens.dynamics import Array, SampleStatistics
 
 
 def removable(statistics: SampleStatistics, fraction: float) -> Array:
-    """Return the samples that can be left out with the least loss: never forgotten, and learned first.
+    """Return the samples that training needs least: never forgotten, and learned first.
 
-    Of the samples that were learned and never forgotten afterwards ("unforgettable"), the first in the order of their
-    first learned epoch, then of their mean margin, the largest first, then of their index.
+    Samples that were learned and never forgotten afterwards are called unforgettable. They are ordered by the epoch in
+    which they were learned, then by their mean margin, the largest first, then by their index. The first ones are
+    returned.
 
     Source: Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", ICLR 2019,
     section 5. https://arxiv.org/abs/1812.05159
-    Differs from the source: unforgettable samples are ordered, where the source takes them all or draws among them;
-    samples that were forgotten are never returned, where the source goes on with the least forgotten ones.
+    Differs from the source: unforgettable samples are ordered. The source takes all of them or draws among them.
+    Samples that were forgotten are never returned. The source goes on with the least forgotten ones.
 
     Args:
-        statistics: Of a run whose epochs showed each sample at least a few times.
-        fraction: Of the samples that were seen, in [0, 1]; the number is rounded down.
+        statistics: Statistics of a run in which each sample was seen at least a few times.
+        fraction: How many samples to return, as a fraction of those that were seen, in [0, 1]. The number is rounded
+            down.
 
     Returns:
-        Shape ``(M,)``, int64, indices of rows of the record, the first to leave out first.
+        Shape ``(M,)``, int64: rows of the record. The sample to leave out first comes first.
 
     Raises:
-        ValueError: If ``fraction`` is out of its range, or fewer samples than that were never forgotten.
+        ValueError: If ``fraction`` is out of its range, or larger than the fraction of unforgettable samples.
 
     Example:
         >>> import torch
