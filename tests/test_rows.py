@@ -419,6 +419,17 @@ class Mixed(Classifier):
         return super().training_step((0.9 * x + 0.1 * x[permutation(y)], y), batch_idx)
 
 
+class NeighboursAlike(Classifier):
+    """Tells whether a sample has the class of the next one."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        features = self.net[:3](x / N)
+        scores = -(features - features.roll(1, 0)).square().sum(dim=1)
+        self.remember(x, scores, y)
+        return F.binary_cross_entropy_with_logits(scores, (y == y.roll(1)).float())
+
+
 def half_labelled() -> DataLoader[Any]:
     y = labels()
     y[:11] = -1
@@ -440,6 +451,11 @@ RAISES: dict[str, tuple[Callable[[], Classifier], Callable[[], Any], type[Except
     "labels alone": (lambda: LabelsAlone(F.cross_entropy), of_eight, SampleIdentityError, ORDER),
     "labels alone, a loss of the module's own": (lambda: LabelsAlone(by_hand), of_eight, SampleIdentityError, ORDER),
     "labels of two rows": (lambda: OwnTargets(chosen_of_two), of_eight, SampleIdentityError, "made of several rows"),
+    "labels of two rows, as other numbers": (
+        lambda: OwnTargets(lambda y: chosen_of_two(y).int().long().clone()), of_eight, SampleIdentityError,
+        "made of several rows",
+    ),
+    "whether two rows have the same label": (NeighboursAlike, loader, SampleIdentityError, "made of several rows"),
     "noise in the step": (
         lambda: OwnTargets(noisy), lambda: loader(batch_size=N), SampleIdentityError, "follow.*got 4 of 22 targets in",
     ),

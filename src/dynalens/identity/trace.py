@@ -160,7 +160,15 @@ class RowTrace(TorchFunctionMode):
         if any(id(value) in self._sources for value in _operands(args)):
             with suppress(Exception):  # in the middle of the user's step: what cannot be followed is not known
                 self._follow(getattr(func, "__name__", ""), func, args, kwargs, result)
+        elif self._mixtures:
+            self._keep_mixed(getattr(func, "__name__", ""), args, result)
         return result
+
+    def _keep_mixed(self, name: str, args: Any, result: Any) -> None:
+        """Note what is made of mixed rows alone, as their form in floating numbers."""
+        is_mixed = name in _SAME_ROWS and any(id(value) in self._mixtures for value in _operands(args))
+        if is_mixed and isinstance(result, Tensor):
+            self._mixtures[id(result)] = result
 
     def _follow(self, name: str, func: Callable[..., Any], args: Any, kwargs: Any, result: Any) -> None:
         entries = [self._sources.get(id(value)) for value in _operands(args)]
