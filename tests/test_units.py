@@ -184,6 +184,36 @@ class Smoothed(MultiLabel):
         return F.binary_cross_entropy_with_logits(logits, 0.9 * y + 0.05)
 
 
+class Asymmetric(MultiLabel):
+    """As the asymmetric loss of Ben-Baruch et al. is written in public code, with a shifted 1 - p."""
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        p = logits.sigmoid()
+        absent = (1 - p + 0.05).clamp(max=1)
+        entropy = y * p.clamp(min=1e-8).log() + (1 - y) * absent.clamp(min=1e-8).log()
+        with torch.no_grad():
+            weight = (1 - (p * y + absent * (1 - y))) ** (y + 4 * (1 - y))
+        return -(weight * entropy).sum()
+
+
+class AsymmetricInAnotherOrder(Asymmetric):
+    """The step orders its rows; what it keeps is in the same order."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        order = torch.arange(len(batch[0])).flip(0)
+        return super().training_step([part[order] for part in batch], batch_idx)
+
+
+class OfAbsence(MultiLabel):
+    """Its sigmoids are those of absence, so that a logit speaks against the label."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self(batch[0] / N)
+        self.remember(batch[0], -logits, batch[1])
+        q = logits.sigmoid()
+        return -((1 - batch[1]) * (q + 1e-8).log() + batch[1] * (1 - q + 1e-8).log()).mean()
+
+
 class Returned(MultiLabel):
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         logits = self(batch[0] / N)
@@ -191,7 +221,13 @@ class Returned(MultiLabel):
         return {"loss": (logits.sigmoid() - batch[1]).square().mean(), "logits": logits, "targets": batch[1]}
 
 
-@pytest.mark.parametrize("model", [MultiLabel, OfProbabilities, Focal, SoftMargin, Smoothed, Returned])
+@pytest.mark.parametrize(
+    "model",
+    [
+        MultiLabel, OfProbabilities, Focal, SoftMargin, Smoothed, Asymmetric, AsymmetricInAnotherOrder, OfAbsence,
+        Returned,
+    ],
+)  # fmt: skip
 def test_losses_of_several_labels_are_recorded(tmp_path: Path, model: Callable[[], Classifier]) -> None:
     monitor, trained = monitored(tmp_path, model())
     margin, right = expected(trained)
@@ -199,6 +235,18 @@ def test_losses_of_several_labels_are_recorded(tmp_path: Path, model: Callable[[
     np.testing.assert_allclose(statistics.margin, margin, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(statistics.correctness, right, atol=1e-6)
     assert monitor.table()["presentations"].tolist() == [3] * N
+
+
+class MixedAsymmetric(Asymmetric):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return super().loss(logits, y) + super().loss(logits, torch.from_numpy(y.numpy()[::-1].copy()))
+
+
+def test_a_loss_of_sigmoids_with_other_labels_is_an_error_in_the_first_batch(tmp_path: Path) -> None:
+    module = MixedAsymmetric()
+    with pytest.raises(CaptureError, match="Expected"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=module, data=data())
+    assert len(module.seen) == 1
 
 
 def test_rows_with_exactly_one_label_are_one_label(tmp_path: Path) -> None:

@@ -1,16 +1,20 @@
 """Where no known loss is called: the softmax or sigmoid on the way to the loss, and the labels that it met there."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from dynalens.capture.batch import CaptureError
+from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.graph import SIGMOID, Activation, LossGraph, Node, look_behind, pull
 from dynalens.capture.merging import RowsOf
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import NOT_A_CLASS
+
+_NEITHER = 0.5
+"""In place of labels in rows that the loss has others for."""
 
 
 class _Constant(NamedTuple):
@@ -39,6 +43,7 @@ class ObservedLoss:
         self._agreements: list[bool] = []
         self._levels: list[FixedLevels] = []
         self._turned = False
+        self._path: Path | None = None
 
     @property
     def activations(self) -> list[Activation]:
@@ -64,6 +69,37 @@ class ObservedLoss:
         """Return a constant of the loss whose rows were followed from the batch, where these were chosen or ordered."""
         constants = self._graph.constants if self._graph else []
         return next((constant for constant in constants if rows_of(constant) is not None), None)
+
+    def several_labels(self, samples: Any, rows_of: RowsOf) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return logits and labels, (N, K), of a loss of sigmoids, and the batch's own; None if it is not one of these.
+
+        Args:
+            samples: The batch.
+            rows_of: Tells which rows of the batch a tensor of the step is.
+
+        Raises:
+            CaptureError: If it cannot be told whether a sigmoid stands for a label or for its absence.
+        """
+        assert self._graph is not None
+        (activation,) = self._graph.activations
+        logits, selection = activation.logits, self.followed_constant(rows_of)
+        if activation.name not in SIGMOID or logits.ndim != 2 or logits.shape[1] < 2:
+            return None
+        tables = [constant.float() for constant in self._graph.constants if constant.shape == logits.shape]
+        is_new = self._kinds() != self._known_kinds
+        for path, entry in leaves(samples) if is_new else [(self._path, entry_at(samples, self._path))]:
+            chosen = entry if entry is None or selection is None else entry[rows_of(selection)]
+            if chosen is None or chosen.shape != logits.shape or chosen.is_complex():
+                continue
+            labels, own = chosen.float(), chosen if selection is None else selection
+            agrees = [_agreeing_rows(table, labels) for table in tables]
+            if is_new and not _tells(tables, labels, agrees):
+                continue
+            if is_new:
+                self._turned, self._path, self._known_kinds = self._is_turned(labels.flatten()), path, self._kinds()
+            is_same = torch.stack(agrees).any(dim=0).unsqueeze(1) if agrees else labels.new_zeros(len(labels), 1).bool()
+            return -logits if self._turned else logits, torch.where(is_same, labels, _NEITHER), own
+        return None
 
     def rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits, (N, K), (N, 1) or (N,), and the class of each row, (N,) int64.
@@ -128,6 +164,19 @@ class ObservedLoss:
             "labels, or uses others, too. Return a dict with `loss`, `logits` and `targets` from "
             "`training_step`, or pass `capture=` with a callable(outputs, batch) -> (logits, targets)."
         )
+
+
+def _agreeing_rows(table: Tensor, labels: Tensor) -> Tensor:
+    """Return in which rows a constant is the labels, or, if it is so in all rows, where these are absent."""
+    is_same, is_turned = (table == labels).all(dim=1), (table == 1 - labels).all(dim=1)
+    return torch.where(is_turned.all(), is_turned, is_same)
+
+
+def _tells(tables: Sequence[Tensor], labels: Tensor, agrees: Sequence[Tensor]) -> bool:
+    """Return whether entries are 0 and 1, and all such constants of the loss are these; waits for the device."""
+    are_bits = [bool(((values == 0) | (values == 1)).all()) for values in (labels, *tables)]
+    of_bits = [bool(agreement.all()) for agreement, bits in zip(agrees, are_bits[1:], strict=True) if bits]
+    return are_bits[0] and bool(of_bits) and all(of_bits)
 
 
 def in_words(activation: Activation) -> str:

@@ -345,6 +345,12 @@ class StepCapture:
             raise self._ambiguous(f"{self._observed.passes} backward passes from losses of another kind")
         if len(activations) != 1:
             raise self._ambiguous("none" if not activations else "; ".join(map(in_words, activations)))
+        several = self._observed.several_labels(samples, rows_of)
+        if several is not None:
+            self.observes = True
+            logits, targets, own_targets = several
+            source = f"logits: {in_words(activations[0])}; targets: labels of the batch"
+            return self._checked(logits, targets, source=source)._replace(step_targets=own_targets)
         labels, selection = _label_tensor(samples), self._observed.followed_constant(rows_of)
         rows = self._observed.rows(labels if selection is None else labels.flatten()[rows_of(selection)])
         self.observes = True
