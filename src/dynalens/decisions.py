@@ -264,8 +264,8 @@ def _differs(label: Any, text: str) -> bool:
         return False
 
 
-_ROUNDED = 6e-6  # numbers are written with six digits: at most 5e-6 off, and 1e-7 as the record keeps float32
-_READS = 8  # of a sample whose labels differ from the file's: flips with probability 1/2 show in all but one of 256
+_ROUNDED = 6e-6  # relative error of a number in the file: 5e-6 by its six digits, 1e-7 by float32
+_READS = 8  # times to read a sample whose labels differ: random flips (1/2) show in all but 1 of 256 cases
 _LISTED = 20  # lines of an error message; the rest is counted
 
 

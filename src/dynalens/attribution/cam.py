@@ -38,7 +38,7 @@ def grad_cam_plus_plus_formula(layer_pass: Pass) -> Tensor:
     """Return :func:`grad_cam_plus_plus` from one pass."""
     g = layer_pass.activation_gradient
     total = layer_pass.activation.flatten(2).sum(dim=2).view(*g.shape[:2], *[1] * (g.ndim - 2))
-    # alpha of the source with g squared taken out of the fraction: it cannot underflow.
+    # The source's alpha divided by g squared, which therefore cannot underflow.
     alpha = 1 / (2 + total * g)
     weights = torch.where(g > 0, alpha * g, 0).flatten(2).sum(dim=2)
     return _weighted_sum(weights, layer_pass.activation)

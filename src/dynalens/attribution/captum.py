@@ -23,7 +23,7 @@ from dynalens.observation import (
 )
 
 PREFIX = "captum:"
-_AT_ONCE = 8  # images: what a method makes of each, such as fifty steps, comes on top
+_AT_ONCE = 8  # images in one call; a method may make many copies of each, such as fifty steps
 # Their baselines are a sample of a distribution, not one for each image.
 _DISTRIBUTION = ("GradientShap", "DeepLiftShap", "LayerGradientShap", "LayerDeepLiftShap")
 _OF_GRADIENTS = ("GradientAttribution", "NoiseTunnel", "NeuronAttribution")
@@ -131,7 +131,7 @@ def _signature(cls: Any) -> inspect.Signature:
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
         for name in ("model", "images", "targets", "forward", "chunk_size", *captums)
     ]
-    if cls.__name__ == "NoiseTunnel":  # it hands on what it does not know to the method that it smooths
+    if cls.__name__ == "NoiseTunnel":  # it passes unknown arguments to the method that it smooths
         parameters.append(inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD))
     return inspect.Signature(parameters)
 

@@ -246,7 +246,7 @@ def _takes(model: nn.Module, x: Tensor) -> bool:
         inspect.signature(model.forward).bind(x)
     except TypeError:
         return False
-    except ValueError:  # no signature: it is tried
+    except ValueError:  # there is no signature, so try it
         return True
     return True
 
@@ -254,7 +254,7 @@ def _takes(model: nn.Module, x: Tensor) -> bool:
 def _gives_logits(module: nn.Module, x: Tensor, *, dense: bool) -> bool:
     try:
         output = module(x)
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a loss, a metric, a part of the network
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):  # a loss or a metric, say
         return False
     output = unit_logits_in(output) if dense else logits_in(output)
     if not isinstance(output, Tensor) or (output.ndim > 2) != dense or not output.ndim:

@@ -52,7 +52,7 @@ ADAPTED: dict[str, Callable[[str], Function]] = {
 }
 """What makes the function of a name that begins so, by another library."""
 
-_PASSED = ("model", "images", "targets", "forward")  # by `explain`, to every method
+_PASSED = ("model", "images", "targets", "forward")  # arguments that `explain` passes to every method
 
 
 def check_methods(methods: Sequence[Method] | Method, method_args: MethodArgs | None = None) -> dict[str, Function]:

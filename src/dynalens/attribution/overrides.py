@@ -168,7 +168,7 @@ def _attention(
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return softmax(q k' / sqrt(d) + mask) and the values: the arguments are those of torch's function."""
-    if enable_gqa:  # several heads of queries share one of keys and values
+    if enable_gqa:  # several query heads share one head of keys and values
         groups = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(groups, dim=-3), value.repeat_interleave(groups, dim=-3)
     similarity = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)

@@ -27,11 +27,11 @@ from dynalens.observation import (
 
 Forward = Callable[[Tensor], Tensor]
 
-_FEW, _MORE = 8, 16  # images in one pass: more gain nothing on a processor, and cost memory
-_SMALL = 2**14  # numbers in an image of which more share a pass
+_FEW, _MORE = 8, 16  # images in one pass: more are not faster on a CPU, and cost memory
+_SMALL = 2**14  # images with at most this many numbers share larger passes
 _MOST_POINTS = 32
-_NOTHING = torch.empty(0)  # in place of what nobody asked for
-_KEPT_BYTES = {"cpu": 44 * 2**20}  # two images of 224 x 224 in a ResNet-18: one takes a third longer for each
+_NOTHING = torch.empty(0)  # stands for results that nobody asked for
+_KEPT_BYTES = {"cpu": 44 * 2**20}  # two images of 224 x 224 in a ResNet-18; passes of one image take a third longer
 _KEPT_BYTES_ACCELERATOR = 2**30
 # Half precision underflows below 6e-8 and overflows above 65504: the largest scale that stays finite is taken.
 _SCALES = tuple(2.0**power for power in range(14, -19, -4))

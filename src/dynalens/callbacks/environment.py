@@ -44,7 +44,7 @@ class Unasked(CallbackBase):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls._num_monitors, cls._writers = 0, {}
-        cls.__name__ = cls.__mro__[2].__name__  # what it is for whoever looks; pickles go by the qualified name
+        cls.__name__ = cls.__mro__[2].__name__  # shown to users; pickles use the qualified name
         for hook in _HOOKS:
             setattr(cls, hook, _guarded_hook(getattr(super(), hook)))
 

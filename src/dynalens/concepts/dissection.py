@@ -16,7 +16,7 @@ from dynalens.text import escaped
 DETECTOR = 0.04
 """Intersection over union above which the source calls a channel a detector of the concept."""
 
-_TOP = 0.005  # fraction of the positions of all images in which a channel counts as active: the source's
+_TOP = 0.005  # fraction of all positions at which a channel counts as active, as in the source
 _AT_ONCE = 32  # images in one pass
 
 

@@ -13,7 +13,7 @@ ConceptSet = Tensor | str | Path
 
 Transform = Callable[[Any], Tensor]
 
-_HALF_WHITE = 127  # of 255: a mask that was saved with losses has greys at its edges
+_HALF_WHITE = 127  # grey level above which a pixel is white: compressed masks have greys at edges
 _ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 
 

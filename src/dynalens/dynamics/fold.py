@@ -85,7 +85,7 @@ def fold(state: State, index: Array, rows: Array, epoch: int, step: float) -> tu
     forgotten_count = learned_count = 0
     size = max(1, _BLOCK * ROWS // len(rows))
     for order in rounds:
-        covers_all = len(order) == len(state["label"])  # sorted and all of them: a slice says the same and is faster
+        covers_all = len(order) == len(state["label"])  # the rows are all rows, in order: a slice is faster
         for start in range(0, len(order), size):
             block = order[start : start + size]
             places = slice(start, start + len(block)) if covers_all else index[block]
@@ -230,7 +230,7 @@ def _mean_probabilities(state: State, times: Array) -> Array | None:
         return None
     means = np.empty((len(times), classes), np.float32)
     size = max(1, _BLOCK // classes)
-    for start in range(0, len(means), size):  # a sum in float64 takes twice the room of the means
+    for start in range(0, len(means), size):  # in blocks, because sums in float64 take twice the memory of the means
         block = slice(start, start + size)
         means[block] = read_sum(state, _PROBABILITIES, block) / times[block, np.newaxis]
     return means

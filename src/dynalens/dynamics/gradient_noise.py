@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_SUMS = 4  # of the norm, the trace, the squared length of the expected gradient, and steps
+_SUMS = 4  # sums are kept of the norm, the trace, the squared length of the expected gradient, and the steps
 
 
 class GradientNoise:

@@ -9,8 +9,8 @@ from dynalens.dynamics.statistics import Array
 PARTS = 7
 """What the rows are made of: see :func:`class_passes`."""
 
-_BLOCK = 2**19  # numbers that are computed together on the host, 2 MiB: of 2**15 to 2**20 it took the least time
-_MANY = 16  # classes from which on a CPU takes a sample's numbers in a row: with 10 to 20 both ways take the same time
+_BLOCK = 2**19  # numbers computed together on the host, 2 MiB: the fastest of 2**15 to 2**20
+_MANY = 16  # classes from which on a CPU goes sample by sample: with 10 to 20 both ways are equally fast
 _FAR = 3e38  # times any difference of logits that a softmax can show, it is beyond the number of classes
 
 
@@ -100,7 +100,7 @@ def _by_sample(z: Tensor, label: Array, turn: Array, parts: Array) -> None:
     parts[2], parts[5] = logits[rival_places], rival
     q = torch.softmax(z, 1, out=z).numpy()
     parts[3] = q.reshape(-1)[rival_places]
-    square = np.matmul(q[:, np.newaxis], q[:, :, np.newaxis])  # each row by itself, whatever the others are
+    square = np.matmul(q[:, np.newaxis], q[:, :, np.newaxis])  # other rows do not change its digits
     np.sqrt(square[:, 0, 0], out=parts[4])
 
 
@@ -111,7 +111,7 @@ def _by_class(z: Tensor, label: Tensor, turn: Tensor, dim: int) -> tuple[Tensor,
     largest = z.scatter_(dim, label, -torch.inf).amax(dim, keepdim=True)
     gaps = z.sub_(largest)
     rival = _first_largest(gaps, dim)
-    e = gaps.scatter_(dim, label, 0.0).exp_().scatter_(dim, label, 0.0)  # of -inf, a CPU's exp is ten times slower
+    e = gaps.scatter_(dim, label, 0.0).exp_().scatter_(dim, label, 0.0)  # a CPU's exp(-inf) is slow
     total, norm = (_sum_and_norm if dim else _sum_and_norm_in_order)(e)
     return label_at, turn_at, largest.squeeze(dim), total.reciprocal(), norm / total, rival
 
@@ -133,6 +133,6 @@ def _sum_and_norm(e: Tensor) -> tuple[Tensor, Tensor]:
 
 def _sum_and_norm_in_order(e: Tensor) -> tuple[Tensor, Tensor]:
     """Add up over the first axis, in the order of the classes: torch's order depends on how many samples there are."""
-    pair = e.numpy() if e.shape[1] > 1 else np.repeat(e.numpy(), 2, axis=1)  # of one sample, numpy's order is another
+    pair = e.numpy() if e.shape[1] > 1 else np.repeat(e.numpy(), 2, axis=1)  # numpy adds one column in another order
     total, norm = np.add.reduce(pair, axis=0), np.sqrt(np.add.reduce(np.square(pair), axis=0))
     return torch.from_numpy(total)[: e.shape[1]], torch.from_numpy(norm)[: e.shape[1]]

@@ -270,7 +270,7 @@ class TrainingDynamics:
         self._presentations = len(self._pending_rows)
 
     def _nothing_pending(self) -> PendingRows:
-        self._presentations = 0  # in this epoch, counted where room has to be
+        self._presentations = 0  # in this epoch; counted only if memory is limited
         self._block.drop()
         return PendingRows(probabilities=self._room > 0, block=self._block)
 
@@ -295,14 +295,14 @@ class TrainingDynamics:
     def _settle_other(self, rows: Array, pending_rows: PendingRows) -> None:
         """Leave a probability of another class only where it is no mask's, and of a class that is a label elsewhere."""
         label, turn = np.maximum(rows[TARGET], 0).astype(np.int64), pending_rows.turns()
-        if pending_rows.classes == 2:  # the turn would be the label's every other time, and the other one is known
+        if pending_rows.classes == 2:  # of two classes, the other class is always known
             with np.errstate(invalid="ignore"):  # what is not finite is not counted
                 rows[LOG_OTHER], turn = rows[LOG_P] - rows[MARGIN], 1 - label
         labels = np.append(self._state["label"], rows[TARGET]).astype(np.int64)
         labels = labels[labels >= 0]
         is_label = np.zeros(max(turn.max(initial=0), labels.max(initial=0)) + 2, bool)
         is_label[labels] = True
-        is_other = is_label[turn] & (turn != label)  # a turn of -1 reads the last entry, which no label has
+        is_other = is_label[turn] & (turn != label)  # a turn of -1 reads the last entry, which is False
         rows[LOG_OTHER, ~is_other | (rows[LOG_OTHER] < MASKED)] = np.nan
 
     def _check(self, index: Array, rows: Array) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from dynalens.dynamics.statistics import Array
 
-_BLOCK = 2**20  # numbers at a time: their logarithms take twice the room of float32
+_BLOCK = 2**20  # numbers at a time, because float64 copies take memory
 
 
 def entropies(probabilities: Array) -> Array:

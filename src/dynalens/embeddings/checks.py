@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dynalens.dynamics import Array
 
-_SHOWN = 5  # rows or ids that an error names
+_SHOWN = 5  # most rows or ids that an error lists
 
 
 def embedding_rows(embeddings: Any, num_samples: int, sample_ids: Array | None = None) -> Tensor:

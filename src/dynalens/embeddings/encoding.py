@@ -16,7 +16,7 @@ from dynalens.keys import IMAGE_KEYS
 from dynalens.observation import floating_dtype, undisturbed
 
 _TOKEN_KEYS = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
-_IMAGE_DIMENSIONS = 3  # of a batch of integers from which on they are pixels, not ids of tokens
+_IMAGE_DIMENSIONS = 3  # integers with at least three dimensions are pixels, with fewer they are tokens
 
 
 def embed(

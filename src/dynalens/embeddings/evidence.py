@@ -9,9 +9,9 @@ from dynalens.embeddings.neighbours import NEIGHBOURS, nearest, usable_rows
 from dynalens.embeddings.probe import out_of_fold
 from dynalens.embeddings.witness import EmbeddingEvidence
 
-_VOTING = 10  # neighbours of the column `score_neighbours`, with features and with embeddings
-_LEAST = 1e-9  # probability whose logarithm is still taken
-_BLOCK = 2**22  # probabilities held at a time beside those of the probe
+_VOTING = 10  # number of neighbours for the column `score_neighbours`
+_LEAST = 1e-9  # smaller probabilities count as this one, so that logarithms are finite
+_BLOCK = 2**22  # probabilities held at a time, in addition to those of the probe
 
 
 def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:

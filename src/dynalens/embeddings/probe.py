@@ -10,10 +10,10 @@ from torch.nn import functional as F
 FOLDS = 5
 """Parts of the samples; each is predicted by a model that was fitted to the others."""
 
-_STRONGEST, _WEAKEST = 10.0, 1e-4  # penalties: from little more than how frequent the classes are to almost none
-_STEP = 10**0.5  # between two penalties; the cross-entropy changes by less than .02 from one to the next at its minimum
-_ROUNDS = 100  # of the optimizer, which most fits leave after 10 to 20
-_TOLERANCE = 1e-3  # of the gradient; at 1e-6 the out-of-fold cross-entropy changes by 2e-4
+_STRONGEST, _WEAKEST = 10.0, 1e-4  # penalties: the strongest leaves little more than class frequencies
+_STEP = 10**0.5  # ratio of two penalties: near the best one the cross-entropy changes by less than .02 per step
+_ROUNDS = 100  # most iterations of the optimizer; most fits end after 10 to 20
+_TOLERANCE = 1e-3  # of the gradient at the end; with 1e-6 the out-of-fold cross-entropy differs by 2e-4
 
 
 @dataclass(frozen=True)

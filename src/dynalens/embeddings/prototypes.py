@@ -11,7 +11,7 @@ from dynalens.embeddings.neighbours import unit_rows, usable_rows
 
 _BLOCK = 2**24  # kernel values held at a time, 64 MiB
 _EQUAL = 1e-6  # squared distance of rows that float32 cannot tell apart
-_FOR_SCALE = 2000  # samples whose distances give the scale: their median is within 5 % of that of all
+_FOR_SCALE = 2000  # samples whose distances set the scale: their median is within 5 % of the median of all
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import numpy as np
 
 from dynalens.dynamics import Array
 
-_SAME = 0.05  # of a row's length: other devices round it by less, another encoder's row is farther away
+_SAME = 0.05  # distance of two rows over their length: other devices differ by less, other encoders by more
 
 
 class EmbeddingFile:

@@ -127,7 +127,7 @@ def given_samples(
     """
     if samples is None:
         return None, None
-    plain = getattr(samples, "tolist", None)  # of an array, or of the index of a table of suspects
+    plain = getattr(samples, "tolist", None)  # arrays and the index of a table of suspects have it
     samples = samples if plain is None else plain()
     tensors = [part for part in samples if isinstance(part, Tensor)]
     ids = [part if isinstance(part, str) else int(part) for part in samples if _is_id(part)]

@@ -113,7 +113,7 @@ def _read_epoch(epoch: int, file: Path) -> ExplainedEpoch:
     arrays = read_arrays(file)
     with damage_errors(file):
         methods = [name.removesuffix(_MAPS) for name in arrays if name.endswith(_MAPS)]
-        if not methods:  # of a version that kept none
+        if not methods:  # written by a version that kept no maps
             return ExplainedEpoch(epoch, [], arrays["labels"], arrays["targets"], {}, {})
         maps = {method: _unpacked_maps(arrays[method + _MAPS], arrays[method + _SCALES]) for method in methods}
         values = {

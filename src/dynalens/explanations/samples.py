@@ -303,8 +303,8 @@ class ExplainedSamples:
             if self.shift:  # nothing predicts the first token
                 is_ignored |= torch.arange(labels.shape[1], device=labels.device) < self.shift
             return labels.masked_fill(is_ignored, IGNORED)
-        if self.numbers:  # the first output; a single one is the second one of the two classes 0 and z
-            outputs = self.outputs or labels.shape[1:].numel()  # of other columns than those that are learned, too
+        if self.numbers:  # explain the first output; a single output z is class 1 of the logits (0, z)
+            outputs = self.outputs or labels.shape[1:].numel()  # labels may have columns that are not trained on
             return labels.new_full(labels.shape[:1], int(outputs == 1), dtype=torch.int64)
         if self.several and labels.ndim == 2:
             return first_labels(labels)

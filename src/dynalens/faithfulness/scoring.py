@@ -95,7 +95,7 @@ class Scorer:
             return checked_logits(self._run(in_channels_last(images)))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # a `view` that needs another layout, say; a real fault is raised again below
+        except RuntimeError:  # such as a `view` that needs another layout; other errors come again below
             self._channels_last = False
             return checked_logits(self._run(images))
 

@@ -31,8 +31,8 @@ Samples = tuple[Tensor, Tensor] | str | Path
 """Images and the class of each, or a folder that has a folder of pictures for each class."""
 Masks = Tensor | str | Path
 """One mask for each sample, or a folder of pictures of the samples' names."""
-_MOST_ROWS, _SHOWN = 12, 4  # detectors of a sheet, and images of each
-_CELL = 144  # pixels of a picture: more than twice its side on the sheet
+_MOST_ROWS, _SHOWN = 12, 4  # most channels on a sheet, and images of each
+_CELL = 144  # side of a picture in pixels, more than twice its side on the sheet
 
 
 @dataclass(frozen=True)

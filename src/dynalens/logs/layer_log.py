@@ -24,7 +24,7 @@ from dynalens.logs.layer_pictures import LayerPictures
 from dynalens.logs.layer_settings import LayerSettings
 from dynalens.observation import LayerCalls, layer_calls, module_named
 
-_KEPT = 32  # images that tell size and range of an input
+_KEPT = 32  # images that are kept to know the size and the range of inputs
 
 Forward = Callable[[Any, Tensor], Tensor]
 

@@ -13,8 +13,8 @@ from dynalens.pictures.drawing import FAINT, INK, LINES, write
 from dynalens.surrogates import TreeSurrogate
 from dynalens.text import percent
 
-_CELL = 144  # pixels of a picture: more than twice its side on the sheet
-_BOX, _PITCH = 118, 5 * LINE  # width of a node, and height of a level: two lines, and a branch with its word
+_CELL = 144  # side of a picture in pixels, more than twice its side on the sheet
+_BOX, _PITCH = 118, 5 * LINE  # width of a node; height of a level: two lines of text and a labelled branch
 
 
 def normlime_sheet(

@@ -33,7 +33,7 @@ def is_compiled(model: nn.Module) -> bool:
 
 
 def _own_compilation(module: nn.Module) -> bool:
-    marks = ("_orig_mod", "_compiler_ctx")  # of torch._dynamo's wrapper, and of a module that Lightning took out of it
+    marks = ("_orig_mod", "_compiler_ctx")  # of torch._dynamo's wrapper; of what Lightning unwrapped
     is_compiled = any(getattr(module, mark, None) is not None for mark in marks)
     return is_compiled or module._compiled_call_impl is not None
 

@@ -185,9 +185,7 @@ class Snapshot:
             yield from (value.func, value.args, value.keywords)
         elif isinstance(value, MethodType):
             yield from (value.__func__, value.__self__)
-            if (
-                _package(type(value.__self__)) not in _LIBRARIES
-            ):  # of a class of the user's, whatever it is derived from
+            if _package(type(value.__self__)) not in _LIBRARIES:  # an object of the user's own class
                 yield getattr(value.__self__, "__dict__", None)
         elif str(value.__module__).partition(".")[0] not in _LIBRARIES:
             cells = [(cell, enclosed(cell)) for cell in value.__closure__ or ()]
@@ -217,7 +215,7 @@ class _Values:
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self._tensors = tensors
-        self._aliases = [tensor.detach() for tensor in tensors]  # their storage, should `tensor.data` be set
+        self._aliases = [tensor.detach() for tensor in tensors]  # keep the storage if `tensor.data` is set
         self._copies = [torch.empty_like(alias) for alias in self._aliases]
         _copy(self._copies, self._aliases)
 

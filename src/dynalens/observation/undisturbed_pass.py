@@ -110,7 +110,7 @@ def seeded(seed: int = 0) -> Iterator[None]:
         yield
 
 
-_looks: list[Snapshot] = []  # that are going on, one within the other
+_looks: list[Snapshot] = []  # looks that are under way, each within the one before
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dynalens.pictures.drawing import DENSITY, PAPER, class_name, colours_of, te
 MOST_CLASSES = 12
 """Classes that a matrix has room for; of more, those with the most flagged samples are shown."""
 _TICK, _ROOM = 12, 26  # size of letters, and pixels left of the plot
-_FEWEST_LETTERS = 3  # of a name that is cut: a number says as much as fewer
+_FEWEST_LETTERS = 3  # a shorter name is replaced by the number of the class
 
 
 def class_pairs(

@@ -16,11 +16,11 @@ from dynalens.text import estimate_in_percent
 _COLUMNS = 4
 _FEWEST_COLUMNS = 2
 _PICTURE = 77
-_ARROW = 13  # its width, with the gap behind it
+_ARROW = 13  # width of the arrow with the gap behind it
 _GAP = 8
 _SPARK = 20
 _SCALE = 2
-_SMALL, _EDGE = 22, 3  # three similar samples and a bar in the width of a card
+_SMALL, _EDGE = 22, 3  # side of a similar sample, and of its bar: three fit into a card
 _ROW = _SMALL + _EDGE
 _WORDS = ("given", "suggested", "p(given)")
 

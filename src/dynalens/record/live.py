@@ -73,10 +73,10 @@ class LiveRecord:
         self._given_class_names = class_names
         self._root_index = np.arange(0)
         self.current: int | None = None
-        self._complete_epoch: int | None = None  # the epoch that is recorded from its first step on
-        self._noted_epoch: int | None = None  # the epoch that is noted on disk as under way
+        self._complete_epoch: int | None = None  # the epoch under way, if it is recorded from its first step on
+        self._noted_epoch: int | None = None  # the epoch that `under_way.json` names
         self._unwritten: dict[int, Mapping[str, Array]] = {}  # presentations that could not be written yet
-        self._digests: dict[int, int] | None = None  # of the history's files, as the checkpoint has them
+        self._digests: dict[int, int] | None = None  # digests of the files of the history, from the checkpoint
         self._writes = Writes("the record", _MEANWHILE)
         self._incomplete: list[int] = []
         self._source: Path | None = None

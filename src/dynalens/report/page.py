@@ -60,8 +60,8 @@ _AUDITED = (
 )
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
 """Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
-_LARGEST_SHEET = 8 * 2**20  # bytes of a sheet that is shown: the page stays below some ten megabytes
-_SIMILAR_SIDE = 64  # three fit beside each other below the picture of a card
+_LARGEST_SHEET = 8 * 2**20  # bytes; larger sheets are left out, so that the page stays below some ten megabytes
+_SIMILAR_SIDE = 64  # side in pixels: three fit beside each other below the picture of a card
 
 
 def write_report(

@@ -15,7 +15,7 @@ from dynalens.report.samples import SamplePictures, data_uri
 from dynalens.suspicion import is_dense, named_targets, target_words, unit_words
 from dynalens.text import escaped, escaped_all
 
-_SIDE = 512  # longest side of a picture, in pixels: one is shown at a time
+_SIDE = 512  # longest side of a picture in pixels; one is shown at a time
 
 
 class Question(NamedTuple):
