@@ -154,7 +154,7 @@ class OfMean(Heads):
 
 
 def test_a_loss_of_several_outputs_is_told_and_the_advice_works(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="got one of 2 outputs together. Pass `forward=` with a callable"):
+    with pytest.warns(UserWarning, match="uses 2 outputs. Pass `forward=` with a callable"):
         fit(tmp_path / "first", attribution_monitor(num_samples=3), model=OfMean(), val=in_order, max_epochs=1)
     module = OfMean()
     written = explained(tmp_path / "second", module, forward=lambda pl_module, x: pl_module.logits(pl_module(x)))

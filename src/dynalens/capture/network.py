@@ -54,7 +54,7 @@ class Network(NamedTuple):
         )
         if is_known and len(found) > 1:
             raise ValueError(
-                f"Expected the loss to be that of one output of the network, got one of {len(found)} outputs together. "
+                f"Expected the loss to use one output of the network, got a loss that uses {len(found)} outputs. "
                 "Pass `forward=` with a callable(pl_module, images) -> logits that does the same."
             )
         return found[0] if is_known else output

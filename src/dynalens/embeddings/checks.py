@@ -86,6 +86,6 @@ def _finite(rows: Tensor) -> Tensor:
     if len(bad):
         raise ValueError(
             f"Expected `embeddings` to be finite float32 numbers, got NaN or infinity in {len(bad)} rows, such as "
-            f"{bad[:_SHOWN].tolist()}. Embed these samples again, or leave out an encoder that overflows."
+            f"{bad[:_SHOWN].tolist()}. Look at these samples, or run the encoder in float32."
         )
     return rows

@@ -120,7 +120,8 @@ class FeatureRows:
         if size > self._budget:
             raise ValueError(
                 f"Expected `features` to name a layer whose outputs of all samples fit into {self._budget:,} bytes, "
-                f"got {num_samples:,} samples with {width:,} values of 2 bytes, {size:,} bytes. Name a narrower one."
+                f"got {num_samples:,} samples with {width:,} values of 2 bytes, {size:,} bytes. Name a layer that "
+                "gives fewer values for each sample."
             )
         max_rows = self._budget // (width * _DTYPE.itemsize)
         # Ids come one after another: room for as many again, where there is some left.
