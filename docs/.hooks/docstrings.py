@@ -49,7 +49,8 @@ def _linked(name: str, obj: griffe.Object) -> str:
     entry = _entry(last)
     if entry is None and (in_class := _entry(owner or (obj.parent.name if obj.parent else ""))) is not None:
         entry = f"{in_class}.{last}"
-    return f"[`{last}`][{entry}]" if entry else f"`{last}`"
+    shown = f"{owner}.{last}" if owner[:1].isupper() else last  # a method of another class, with its class
+    return f"[`{shown}`][{entry}]" if entry else f"`{shown}`"
 
 
 def _entry(name: str) -> str | None:

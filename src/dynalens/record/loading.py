@@ -24,7 +24,7 @@ _INSIDE = ("history", "names")
 
 
 def load_record(folder: str | Path) -> Record:
-    """Return the record of a run.
+    """Return the record of a run, read from its folder.
 
     The folder may come from anyone: loading runs no code from it, and refuses files that dynalens would not write.
     Records of version 0.1.0 and later can be read.

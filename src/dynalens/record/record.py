@@ -41,7 +41,7 @@ Watch = Callable[[int, Presentations], None]
 """Is shown the number and the presentations of an epoch."""
 
 
-def _nothing() -> None:
+def _no_neighbours() -> None:
     return None
 
 
@@ -86,7 +86,7 @@ class Record:
     sample_names: Sequence[str] | None = None
     folder: Path | None = None
     presentations: History | None = None
-    find_neighbours: Callable[[], Array | None] = _nothing
+    find_neighbours: Callable[[], Array | None] = _no_neighbours
     find_pictures: Callable[[], dict[int, Array]] = dict
     evidence: EmbeddingEvidence | None = None
 
