@@ -20,8 +20,8 @@ _PSEUDO_ANSWERS = 0.5  # half a wrong and half a right answer are spread over al
 def features(score: Array) -> Array:
     """Return the two features of each score that the calibration uses: log odds in [-7, 7], and log odds of its rank.
 
-    The first is right for scores that are probabilities, the second for scores that are only an order. Both have mean
-    0 and standard deviation 1.
+    The first feature suits scores that are log odds, the second one scores that are only an order. Both have mean 0 and
+    standard deviation 1.
 
     Args:
         score: Shape ``(N,)``, without NaN.
@@ -40,11 +40,14 @@ def features(score: Array) -> Array:
 def calibrated(score: Array, asked: Array, wrong: Array, weight: Array, rate: float) -> Array:
     r"""Return the probability that each label is wrong, calibrated on the answers.
 
-    It is 1 / (1 + exp(-(a + b_1 z_1 + b_2 z_2 + d))) with z the :func:`features`. a and b are the maximum of the
-    likelihood of the answers, each weighted by N_h / n_h (relative to the mean), less (b_1^2 + b_2^2) / 20. Half a
-    wrong and half a right answer, spread over all, are added to it, as in Platt 1999. A slope below 0 is taken for 0:
-    the probability never falls where the score rises. d shifts the mean of all samples, answered ones as they were
-    answered, to ``rate``.
+    .. math:: p_i = \frac{1}{1 + \exp(-(a + b_1 z_{i1} + b_2 z_{i2} + d))}
+
+    - :math:`z_{i1}` and :math:`z_{i2}` are the :func:`features` of sample i.
+    - a, :math:`b_1` and :math:`b_2` maximise the log likelihood of the answers less :math:`(b_1^2 + b_2^2) / 20`. An
+      answer has the weight N_h / n_h, relative to the mean weight, with N_h samples and n_h answers in its stratum.
+      Half a wrong and half a right answer, spread over all answers, are added, as in Platt 1999. A slope below 0 is
+      set to 0, so that the probability never falls where the score rises.
+    - d shifts the probabilities so that their mean over all samples is ``rate``. Answered samples count as 0 or 1.
 
     Source: J. Platt, "Probabilistic outputs for support vector machines", 1999. Differs from it: two slopes, weights.
 
@@ -87,11 +90,13 @@ def calibrated(score: Array, asked: Array, wrong: Array, weight: Array, rate: fl
 def reweighed(score: Array, contrast: Array, share: float, asked: Array, wrong: Array, weight: Array) -> Array:
     r"""Return the scores with the share of the embeddings that the answers of a person speak for.
 
-    With s the score of the run, e that of the embeddings on the same scale and a the share, the score is
-    (1 - a) s + a e, but for a constant. Another share, a', adds (a' - a) times the contrast e - s. The log odds that a
-    label is wrong are taken to be :math:`\alpha + b\,z(\text{score}) + c\,z(\text{contrast})`, where z has mean 0 and
-    standard deviation 1, and fitted as in :func:`calibrated`. The prior of c is a normal distribution around 0 with a
-    standard deviation of 1/2, so that few answers change little. Then
+    Let s be the score of the run, e the score of the embeddings on the same scale, and a the share of the embeddings.
+    The score is (1 - a) s + a e, up to a constant. Another share, a', adds (a' - a) times the contrast e - s.
+
+    The log odds that a label is wrong are modelled as :math:`\alpha + b\,z(\text{score}) + c\,z(\text{contrast})`,
+    where z has mean 0 and standard deviation 1 over the samples. :math:`\alpha`, b and c are fitted as in
+    :func:`calibrated`. The prior of c is a normal distribution around 0 with a standard deviation of 1/2, so that few
+    answers change little. With the standard deviations :math:`\sigma`, the new share is
 
     .. math:: a' = a + \frac{c / \sigma_{\text{contrast}}}{b / \sigma_{\text{score}}},
 

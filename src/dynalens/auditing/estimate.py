@@ -55,10 +55,14 @@ def stratified_rate(strata: StratifiedRate) -> Array:
 def curve(strata: StratifiedRate) -> Array:
     r"""Return the log odds a + b x_h that a label of each stratum is wrong, fitted on the answers (Platt 1999).
 
-    x_h are the scores, standardised to mean 0 and standard deviation 1 over the strata. a and b are the maximum of
-    sum_h [k_h log q_h + (n_h - k_h) log(1 - q_h)] + sum_h [log q_h + log(1 - q_h)] / (2 H) - b^2 / 4 with
-    q_h = 1 / (1 + exp(-(a + b x_h))). The second sum adds half a wrong and half a right answer in all, so that the
-    maximum is finite where all answers are alike; the last term does so where the scores part them. b is at least 0.
+    x_h are the scores, with mean 0 and standard deviation 1 over the H strata. a and b maximise
+
+        sum_h [k_h log q_h + (n_h - k_h) log(1 - q_h)] + sum_h [log q_h + log(1 - q_h)] / (2 H) - b^2 / 4,
+        q_h = 1 / (1 + exp(-(a + b x_h))),
+
+    with k_h of n_h answers "wrong" in stratum h. The second sum adds half a wrong and half a right answer in all, so
+    that the maximum is finite if all answers are alike. The last term makes it finite if the scores separate wrong
+    from right answers. b is at least 0.
 
     Returns:
         Shape ``(H,)``.
@@ -120,17 +124,19 @@ def shifted(log_odds: Array, weight: Array, mean: Array) -> Array:
 def interval(strata: StratifiedRate) -> tuple[Array, Array]:
     r"""Return the ends of the 95 % interval of the fraction of wrong labels.
 
-    The interval is Wilson's (1927), for strata. It holds every fraction t from which the estimate r is less than 1.96
-    of those standard errors away that the estimate would have if t were true:
+    It is Wilson's interval (1927) for strata. It holds every fraction t that is compatible with the estimate r: r is at
+    most 1.96 standard errors away from t, where the standard error is that of the estimate if t were the true fraction:
 
         (r - t)^2 <= 1.96^2 V(t),
         V(t) = sum_h (N_h / N)^2 (1 - n_h / N_h) N_h / (N_h - 1) q_h(t) (1 - q_h(t)) / n_h,
         q_h(t) = 1 / (1 + exp(-(a + b x_h + d))), with d such that sum_h (N_h / N) q_h(t) = t,
 
-    a + b x_h from :func:`curve`. A normal interval around r would have no width where all answers agree with the score;
-    here V(t) is above zero for every t between 0 and 1. Equality holds at the ends, which a bisection over d finds.
-    Labels that were answered are known: no end is below the wrong ones or above all but the right ones. With every
-    sample answered both ends are r.
+    with N_h samples and n_h answers in stratum h, N samples in all, and a + b x_h from :func:`curve`. If all answers
+    agree with the score, a normal interval around r would have no width. Here V(t) is above zero for every t between 0
+    and 1. At the ends both sides are equal, and a bisection over d finds them.
+
+    Labels that were answered are known. So no end is below the fraction of labels with the answer "wrong", or above one
+    minus the fraction with the answer "right". If every sample was answered, both ends are r.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927; Yan and Su,
     "Stratified Wilson and Newcombe confidence intervals for multiple binomial proportions", Statistics in

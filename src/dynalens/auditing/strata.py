@@ -16,10 +16,10 @@ LEAST_DOUBT = 0.2
 def equal_doubt(score: Array, answers: int) -> Array:
     r"""Return the stratum of each sample: strata are neighbours in the order of the scores, and hold equal doubt.
 
-    The doubt about a sample is sqrt(p (1 - p)) + 0.2 with p = 1 / (1 + exp(-score)). The same number of answers in each
-    stratum is then close to the allocation with the least variance, which is in proportion to the stratum's size and
-    standard deviation (Neyman 1934), if the scores are right. The 0.2 keeps every probability above zero if they are
-    not.
+    The doubt about a sample is sqrt(p (1 - p)) + 0.2 with p = 1 / (1 + exp(-score)). If the scores are right, the same
+    number of answers in each stratum is then close to the allocation with the least variance. That allocation is in
+    proportion to the stratum's size and standard deviation (Neyman 1934). If the scores are not right, the 0.2 makes
+    sure that samples of which they are certain are asked about as well.
 
     Args:
         score: Shape ``(N,)``, log odds that the label is wrong; NaN for a sample that was never seen.
@@ -47,9 +47,10 @@ def equal_doubt(score: Array, answers: int) -> Array:
 def asking_order(stratum: Array, seed: int) -> Array:
     """Return the rows in the order in which they are asked about, those of stratum -1 left out.
 
-    The order goes through the strata in turns, each turn in a random order of them; the samples of a stratum come in a
-    random order. Every beginning of the order is then a stratified random sample without replacement, in which the
-    strata differ by one answer at most until they are exhausted. More answers may be asked for at any time.
+    The order goes through the strata in turns, and each turn has a random order of the strata. The samples of a stratum
+    come in a random order. So the first n samples are, for every n, a stratified random sample without replacement.
+    The numbers of answers in two strata differ by at most one until a stratum is exhausted. So more answers may be
+    asked for at any time.
 
     Example:
         >>> order = asking_order(np.array([0, 0, 1, 1, 1]), seed=0)
