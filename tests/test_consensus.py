@@ -76,24 +76,24 @@ def test_a_film_ends_with_what_its_epochs_agree_on() -> None:
     film, black = FilmStrip(), np.zeros((4, 4, 3), np.uint8)
     one, other = np.zeros((4, 4)), np.zeros((4, 4))
     one[0, 0] = other[0, 0] = other[3, 3] = 1.0
-    film.add(0, [black], [one], [True], signed=False)
+    film.add(0, [black], [one], [True], is_signed=False)
     alone = film.image("", ["a"])
-    film.add(1, [black], [other], [True], signed=False)
+    film.add(1, [black], [other], [True], is_signed=False)
     both = film.image("", ["a"])
     assert np.array(alone).any()
     # Normalised: 1 + .71 where both look, .71 where one does.
     np.testing.assert_allclose(film._total[0][[0, 3], [0, 3]], [1 + 2**-0.5, 2**-0.5])
     assert len(film._consensus((8, 8))) == 1
     assert both.size == alone.size
-    film.add(2, [np.zeros((6, 6, 3), np.uint8)], [np.ones((6, 6))], [True], signed=False)
+    film.add(2, [np.zeros((6, 6, 3), np.uint8)], [np.ones((6, 6))], [True], is_signed=False)
     assert film._consensus((8, 8)) == []  # images of another size begin anew
 
 
 def test_a_film_of_words_ends_with_a_line_of_what_its_epochs_agree_on() -> None:
     film = FilmStrip()
-    film.add(0, [("good", "film")], [np.array([1.0, 0.0])], [True], signed=False)
+    film.add(0, [("good", "film")], [np.array([1.0, 0.0])], [True], is_signed=False)
     height = film.image("", ["a"]).height
-    film.add(1, [("good", "film")], [np.array([1.0, 0.0])], [False], signed=False)
+    film.add(1, [("good", "film")], [np.array([1.0, 0.0])], [False], is_signed=False)
     assert film.image("", ["a"]).height > height + 20  # a second line, and that of all
 
 

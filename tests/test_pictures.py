@@ -96,36 +96,36 @@ def test_signals_stay_signals() -> None:
     signal = torch.arange(6.0).view(1, 2, 3)
     assert np.array_equal(shown_inputs(signal)[0], signal[0].numpy())
     relevance = np.array([0.0, 0.0, 1.0])
-    plain, explained = (signal_cell(signal[0].numpy(), r, (90, 60), signed=True) for r in (None, relevance))
+    plain, explained = (signal_cell(signal[0].numpy(), r, (90, 60), is_signed=True) for r in (None, relevance))
     reddish = np.asarray(explained).astype(int)[30, 5], np.asarray(explained).astype(int)[5, 62]
     assert reddish[0].tolist() == [255, 255, 255]
     assert reddish[1][0] > reddish[1][1] + 60
     assert plain.size == (90, 60)
-    assert signal_cell(np.full((1, 4), np.nan), None, (20, 20), signed=False).size == (20, 20)
+    assert signal_cell(np.full((1, 4), np.nan), None, (20, 20), is_signed=False).size == (20, 20)
 
 
 def test_words_stand_before_their_relevance() -> None:
-    cell = words_cell(("not", "good"), np.array([-1.0, 1.0]), (128, 128), signed=True)
+    cell = words_cell(("not", "good"), np.array([-1.0, 1.0]), (128, 128), is_signed=True)
     row = np.asarray(cell).astype(int)[4]
     first, second = row[4], row[int(text_width("not", 16)) + 10]
     assert first[2] > first[0] + 60  # blue speaks against
     assert second[0] > second[2] + 60  # red speaks for
-    assert words_cell([f"word{i}" for i in range(500)], np.zeros(500), (128, 60), signed=True).size == (128, 60)
+    assert words_cell([f"word{i}" for i in range(500)], np.zeros(500), (128, 60), is_signed=True).size == (128, 60)
 
 
 def test_words_are_broken_into_lines_and_blank_ones_are_left_out() -> None:
     words = ("a", "", "b", " ", "c")
     width = int(2 * (text_width("a", 16) + 6)) + 2
     assert word_lines(words, width, 16) == [[0, 2], [4]]
-    plain = words_cell(("a", "b"), np.zeros(2), (100, 24), signed=False)
-    padded = words_cell(("", "a", "b", ""), np.array([9.0, 0.0, 0.0, 9.0]), (100, 24), signed=False)
+    plain = words_cell(("a", "b"), np.zeros(2), (100, 24), is_signed=False)
+    padded = words_cell(("", "a", "b", ""), np.array([9.0, 0.0, 0.0, 9.0]), (100, 24), is_signed=False)
     assert np.array_equal(np.asarray(plain), np.asarray(padded))
 
 
 def test_words_that_find_no_room_are_an_ellipsis_in_the_last_line() -> None:
     words = [f"word{i}" for i in range(40)]
     fitting = sum(len(line) for line in word_lines(words, 120, 16)[:2])
-    short, long = (np.asarray(words_cell(words[:n], np.ones(n), (120, 44), signed=True)) for n in (fitting, 40))
+    short, long = (np.asarray(words_cell(words[:n], np.ones(n), (120, 44), is_signed=True)) for n in (fitting, 40))
     assert np.array_equal(short[:22], long[:22])
     assert (long[24:40] == 255).all(axis=2).mean() > (short[24:40] == 255).all(axis=2).mean()
 
@@ -140,7 +140,7 @@ def test_a_sheet_and_a_film_of_words_have_a_band_for_each_method_and_epoch() -> 
     assert two.height - one.height == 2 * (14 + 5) + 2 * band
     film = FilmStrip()
     for epoch in range(2):
-        film.add(epoch, [words], [maps["b"]], [epoch == 1], signed=True)
+        film.add(epoch, [words], [maps["b"]], [epoch == 1], is_signed=True)
     pixels = np.asarray(film.image("t", ["good"])).reshape(-1, 3).tolist()
     assert [213, 94, 0] in pixels  # wrong at first
     assert [0, 114, 178] in pixels
@@ -159,11 +159,11 @@ def test_a_sheet_of_many_methods_grows_wider() -> None:
 
 def test_an_overlay_shows_the_sign_of_relevance() -> None:
     image = np.full((1, 2, 3), 128, np.uint8)
-    signed = overlay(image, np.array([[1.0, -1.0]]), signed=True)[0].astype(int)
+    signed = overlay(image, np.array([[1.0, -1.0]]), is_signed=True)[0].astype(int)
     assert signed[0].tolist() == [200, 20, 30]
     assert signed[1].tolist() == [20, 60, 200]
-    assert overlay(image, np.full((1, 2), np.nan), signed=False)[0, 0].tolist() == [128] * 3
-    assert map_cell(image, np.zeros((1, 2)), (64, 64), signed=True).size == (64, 64)
+    assert overlay(image, np.full((1, 2), np.nan), is_signed=False)[0, 0].tolist() == [128] * 3
+    assert map_cell(image, np.zeros((1, 2)), (64, 64), is_signed=True).size == (64, 64)
 
 
 def row(**changes: Any) -> ExplanationRow:
@@ -298,7 +298,7 @@ def test_a_text_is_drawn_by_pillow_before_11_which_passes_the_place_as_a_list(mo
 def test_the_film_keeps_the_first_and_the_latest_epoch_and_frames_each() -> None:
     strip = FilmStrip(columns=5)
     for epoch in range(0, 60, 2):
-        strip.add(epoch, [np.zeros((3, 5, 3), np.uint8)], [np.ones((3, 5))], [epoch < 40], signed=False)
+        strip.add(epoch, [np.zeros((3, 5, 3), np.uint8)], [np.ones((3, 5))], [epoch < 40], is_signed=False)
         assert len(strip.epochs) <= 5
         assert strip.epochs[0] == 0
         assert strip.epochs[-1] == epoch

@@ -83,17 +83,17 @@ def plain(cell: str) -> str:
     return cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell
 
 
-def label_positions(given: Sequence[float]) -> str:
+def label_positions(bits: Sequence[float]) -> str:
     """Return the numbers of the labels that a sample has, of those that were not given with a question mark.
 
     Args:
-        given: Of each label: 1 where the sample has it, 0 where not, below 0 or NaN where nobody said.
+        bits: Of each label: 1 where the sample has it, 0 where not, below 0 or NaN where nobody said.
 
     Example:
         >>> label_positions([1, 0, 1, -1]), label_positions([0, 0])
         ('0 2 ?3', 'none')
     """
-    words = [str(k) if label >= 0.5 else f"?{k}" for k, label in enumerate(given) if not 0 <= label < 0.5]
+    words = [str(k) if label >= 0.5 else f"?{k}" for k, label in enumerate(bits) if not 0 <= label < 0.5]
     return " ".join(words) or "none"
 
 
@@ -110,7 +110,7 @@ def labels_in(text: str) -> list[int] | None:
     return [int(word) for word in words if not word.startswith("?")]
 
 
-def is_same_label(text: str, other: str) -> bool:
+def is_same_label(text: str, other_text: str) -> bool:
     """Return whether two texts say the same label or number, as spreadsheets write numbers in their own ways.
 
     Example:
@@ -118,6 +118,6 @@ def is_same_label(text: str, other: str) -> bool:
         (True, True, False)
     """
     try:
-        return text == other or float(text) == float(other)
+        return text == other_text or float(text) == float(other_text)
     except ValueError:
         return False

@@ -356,7 +356,7 @@ class TrainingDynamicsMonitor(RecordingCallback):
             return
         self._features.load_state(state_dict.get("features"))
         # With several processes, the first one brings the epoch under way to the merge.
-        self._live.load_state(state_dict, pending=self._processes is None or self._processes.is_first)
+        self._live.load_state(state_dict, keeps_pending=self._processes is None or self._processes.is_first)
         self._identity.load_state(state_dict)
 
     @property

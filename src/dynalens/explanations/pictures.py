@@ -78,7 +78,7 @@ class ExplanationPictures:
             maps = [row.maps[method] for row in rows]
             signed = any((relevance < 0).any() for relevance in maps)
             film = self._films.setdefault(method, FilmStrip())
-            film.add(epoch, [row.image for row in rows], maps, [row.is_correct for row in rows], signed=signed)
+            film.add(epoch, [row.image for row in rows], maps, [row.is_correct for row in rows], is_signed=signed)
 
     def _write_films(self) -> None:
         if self._step is None:

@@ -172,7 +172,7 @@ def dissection_sheet(dissection: Dissection, images: Tensor, title: str) -> Imag
 
 
 def _active_region(image: Array, active_area: Array) -> Image.Image:
-    return map_cell(image, active_area.astype(np.float32), (_CELL, _CELL), signed=False)
+    return map_cell(image, active_area.astype(np.float32), (_CELL, _CELL), is_signed=False)
 
 
 def _logits_of(model: Any, images: Tensor, forward: Forward | None) -> Callable[[Tensor], Tensor]:

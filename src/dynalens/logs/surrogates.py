@@ -52,7 +52,7 @@ def normlime_sheet(
     rows = []
     for label, values in sorted(importance.items()):
         mean = shown_inputs(images[labels == label].float().mean(dim=0, keepdim=True))[0]
-        map_picture = map_cell(mean, values.detach().cpu().numpy(), (_CELL, _CELL), signed=False)
+        map_picture = map_cell(mean, values.detach().cpu().numpy(), (_CELL, _CELL), is_signed=False)
         groups = {"mean": [Relative(mean, "")], "important": [Relative(map_picture, "")]}
         rows.append((f"class {class_name(label, class_names)}", groups))
     return relatives_sheet(rows, "what is important for each class (NormLIME)")

@@ -36,7 +36,7 @@ class FilmStrip:
         >>> import numpy as np
         >>> strip = FilmStrip(columns=4)
         >>> for epoch in range(6):
-        ...     strip.add(epoch, [np.zeros((2, 2, 3), np.uint8)], [np.eye(2)], [True], signed=False)
+        ...     strip.add(epoch, [np.zeros((2, 2, 3), np.uint8)], [np.eye(2)], [True], is_signed=False)
         >>> strip.epochs
         [0, 2, 4, 5]
     """
@@ -59,7 +59,13 @@ class FilmStrip:
         return list(self._frames)
 
     def add(
-        self, epoch: int, samples: Sequence[Shown], maps: Sequence[Array], right: Sequence[bool | None], *, signed: bool
+        self,
+        epoch: int,
+        samples: Sequence[Shown],
+        maps: Sequence[Array],
+        is_right: Sequence[bool | None],
+        *,
+        is_signed: bool,
     ) -> None:
         """Keep an epoch's frames: inputs as sheets show them, a map of each and whether it was predicted right.
 
@@ -70,31 +76,31 @@ class FilmStrip:
         size = (_WORDS, self._height_of_words) if heights else (_CELL, _CELL)
         self._inputs = [input_cell(sample, size) for sample in samples]
         self._frames[epoch] = [
-            Frame(_map_picture(sample, relevance, size, signed=signed), is_correct)
-            for sample, relevance, is_correct in zip(samples, maps, right, strict=True)
+            Frame(_map_picture(sample, relevance, size, is_signed=is_signed), is_correct)
+            for sample, relevance, is_correct in zip(samples, maps, is_right, strict=True)
         ]
         self._all_epochs.append(epoch)
-        self._sum_up(samples, maps, signed=signed)
+        self._sum_up(samples, maps, is_signed=is_signed)
         epochs = self._epochs_to_keep()
         while len(epochs) > self._columns:
             self._stride *= 2
             epochs = self._epochs_to_keep()
         self._frames = {kept_epoch: frames for kept_epoch, frames in self._frames.items() if kept_epoch in epochs}
 
-    def _sum_up(self, samples: Sequence[Shown], maps: Sequence[Array], *, signed: bool) -> None:
+    def _sum_up(self, samples: Sequence[Shown], maps: Sequence[Array], *, is_signed: bool) -> None:
         """Add the maps to the consensus of all epochs, each over its 2-norm."""
         unit_maps = [relevance / (np.linalg.norm(relevance) or 1.0) for relevance in maps]
         alike = [total.shape for total in self._total] == [relevance.shape for relevance in unit_maps]
         self._total = [t + a for t, a in zip(self._total, unit_maps, strict=True)] if alike else unit_maps
         self._count = self._count + 1 if alike else 1
-        self._samples, self._is_signed = samples, (self._is_signed and alike) or signed
+        self._samples, self._is_signed = samples, (self._is_signed and alike) or is_signed
 
     def _consensus(self, size: tuple[int, int]) -> list[Frame]:
         """Return a frame of what all epochs agree on for each sample; none where there was one epoch."""
         if self._count < 2:
             return []
         pairs = zip(self._samples, self._total, strict=True)
-        return [Frame(_map_picture(sample, total, size, signed=self._is_signed), None) for sample, total in pairs]
+        return [Frame(_map_picture(sample, total, size, is_signed=self._is_signed), None) for sample, total in pairs]
 
     def image(self, title: str, names: Sequence[str]) -> Image.Image:
         """Return the strip: a row for each sample with its input at the left, a column for each epoch.
@@ -153,7 +159,7 @@ class FilmStrip:
         return {*self._all_epochs[:: self._stride], self._all_epochs[-1]}
 
 
-def _map_picture(picture: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
+def _map_picture(picture: Shown, relevance: Array, size: tuple[int, int], *, is_signed: bool) -> Image.Image:
     if isinstance(picture, tuple):
-        return words_cell(picture, relevance, size, signed=signed, type_size=TEXT)
-    return map_cell(picture, relevance, size, signed=signed)
+        return words_cell(picture, relevance, size, is_signed=is_signed, type_size=TEXT)
+    return map_cell(picture, relevance, size, is_signed=is_signed)

@@ -147,7 +147,7 @@ def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int
     else:
         card.paste(input_cell(suspect.picture, square), position)
         if suspect.contrast is not None:
-            cell = map_cell(suspect.picture, suspect.contrast, square, signed=True)
+            cell = map_cell(suspect.picture, suspect.contrast, square, is_signed=True)
             card.paste(cell, (x + _PICTURE + _GAP, y))
     y += _PICTURE + 1
     write(draw, (x, y), suspect.label, TEXT, fill=ORANGE, width=inner)

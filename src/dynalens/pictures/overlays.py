@@ -19,7 +19,7 @@ Shown = Array | tuple[str, ...]
 """An image ``(H, W, 3)``, uint8; a signal ``(C, L)`` or columns of a table ``(F,)``, floating; or words."""
 
 
-def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
+def overlay(image: Array, relevance: Array, *, is_signed: bool) -> Array:
     """Return the image in grey with its relevance in colour, more opaque where there is more of it.
 
     Scaled to the map's own 99.5th percentile, so colours compare places of one picture, not pictures.
@@ -27,14 +27,14 @@ def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
     Args:
         image: Shape ``(H, W, 3)``, uint8.
         relevance: Shape ``(H, W)``.
-        signed: Red speaks for the class and blue against it; otherwise dark to bright is little to much.
+        is_signed: Red speaks for the class and blue against it; otherwise dark to bright is little to much.
 
     Returns:
         Shape ``(H, W, 3)``, uint8.
     """
     grey: Array = image.astype(np.float64).mean(axis=2, keepdims=True)
-    strength = _strength(relevance, signed=signed)[..., None]
-    if signed:
+    strength = _strength(relevance, is_signed=is_signed)[..., None]
+    if is_signed:
         # Paler than the image itself, so that both colours stand out of black and of white.
         colour, opacity, ground = (
             np.where(strength > 0, np.array(FOR), np.array(AGAINST)),
@@ -51,22 +51,22 @@ def overlay(image: Array, relevance: Array, *, signed: bool) -> Array:
 def input_cell(sample: Shown, size: tuple[int, int]) -> Image.Image:
     """Return an input in a cell of (width, height)."""
     if isinstance(sample, tuple):
-        return words_cell(sample, np.zeros(len(sample)), size, signed=True)
+        return words_cell(sample, np.zeros(len(sample)), size, is_signed=True)
     if sample.ndim == 1:
         return bars_cell(sample, size, colours=(FAINT, FAINT))
-    return signal_cell(sample, None, size, signed=False) if sample.ndim == 2 else fit_picture(sample, size)
+    return signal_cell(sample, None, size, is_signed=False) if sample.ndim == 2 else fit_picture(sample, size)
 
 
-def map_cell(sample: Shown, relevance: Array, size: tuple[int, int], *, signed: bool) -> Image.Image:
+def map_cell(sample: Shown, relevance: Array, size: tuple[int, int], *, is_signed: bool) -> Image.Image:
     """Return an input with its relevance, ``(H, W)``, ``(L,)`` or one value for each word, in a cell."""
     if isinstance(sample, tuple):
-        return words_cell(sample, relevance, size, signed=signed)
+        return words_cell(sample, relevance, size, is_signed=is_signed)
     if sample.ndim == 1:  # columns of a table
-        colours = (FOR, AGAINST) if signed else (RELEVANT, RELEVANT)
-        return bars_cell(_strength(relevance, signed=signed), size, colours=colours)
+        colours = (FOR, AGAINST) if is_signed else (RELEVANT, RELEVANT)
+        return bars_cell(_strength(relevance, is_signed=is_signed), size, colours=colours)
     if sample.ndim == 2:  # channels and time
-        return signal_cell(sample, relevance, size, signed=signed)
-    return fit_picture(overlay(sample, relevance, signed=signed), size)
+        return signal_cell(sample, relevance, size, is_signed=is_signed)
+    return fit_picture(overlay(sample, relevance, is_signed=is_signed), size)
 
 
 def bars_cell(heights: Array, size: tuple[int, int], *, colours: tuple[Colour, Colour]) -> Image.Image:
@@ -97,19 +97,19 @@ def bars_cell(heights: Array, size: tuple[int, int], *, colours: tuple[Colour, C
     return cell
 
 
-def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *, signed: bool) -> Image.Image:
+def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *, is_signed: bool) -> Image.Image:
     """Return each channel of a signal as a line, before its relevance as background.
 
     Args:
         signal: Shape ``(C, L)``; the first six channels are drawn, each on the scale of all of them.
         relevance: Shape ``(L,)``, or None for a white background.
         size: Width and height.
-        signed: As in :func:`overlay`.
+        is_signed: As in :func:`overlay`.
     """
     width, height = size
     ground = np.full((1, max(signal.shape[1], 1), 3), PAPER, dtype=np.uint8)
     if relevance is not None:
-        ground = _pale_colours(relevance, signed=signed).round().astype(np.uint8)[None]
+        ground = _pale_colours(relevance, is_signed=is_signed).round().astype(np.uint8)[None]
     cell = Image.fromarray(ground).resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(cell)
     finite = signal[np.isfinite(signal)]
@@ -124,7 +124,7 @@ def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *
 
 
 def words_cell(
-    words: Sequence[str], relevance: Array, size: tuple[int, int], *, signed: bool, type_size: int = 16
+    words: Sequence[str], relevance: Array, size: tuple[int, int], *, is_signed: bool, type_size: int = 16
 ) -> Image.Image:
     """Return words, each before its relevance as background; those that find no room are left out with an ellipsis.
 
@@ -132,12 +132,12 @@ def words_cell(
         words: T of them; blank ones, as of padding, are not drawn.
         relevance: Shape ``(T,)``.
         size: Width and height.
-        signed: As in :func:`overlay`.
+        is_signed: As in :func:`overlay`.
         type_size: Size of the letters in pixels.
     """
     cell = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(cell)
-    tints = _pale_colours(relevance, signed=signed).round().astype(int).tolist()
+    tints = _pale_colours(relevance, is_signed=is_signed).round().astype(int).tolist()
     lines, height = word_lines(words, size[0], type_size), type_size + _LEADING
     room = max(1, size[1] // height)
     for number, line in enumerate(lines[:room]):
@@ -183,16 +183,16 @@ def _word_width(word: str, width: int, type_size: int) -> float:
     return min(text_width(word, type_size) + 5, width - 4)
 
 
-def _strength(relevance: Array, *, signed: bool) -> Array:
+def _strength(relevance: Array, *, is_signed: bool) -> Array:
     """Return relevance over its own 99.5th percentile, in [-1, 1] or [0, 1]."""
     finite = np.nan_to_num(relevance, nan=0.0, posinf=0.0, neginf=0.0)
     scale = (np.percentile(np.abs(finite), _SCALE_PERCENTILE) or np.abs(finite).max()) if finite.size else 1.0
-    return np.clip(finite / (scale or 1.0), -1 if signed else 0, 1)
+    return np.clip(finite / (scale or 1.0), -1 if is_signed else 0, 1)
 
 
-def _pale_colours(relevance: Array, *, signed: bool) -> Array:
+def _pale_colours(relevance: Array, *, is_signed: bool) -> Array:
     """Return pale colours that dark letters and lines stay legible on."""
-    strength = _strength(relevance, signed=signed)[..., None]
-    colour = np.where(strength > 0, np.array(FOR), np.array(AGAINST)) if signed else np.array(RELEVANT)
+    strength = _strength(relevance, is_signed=is_signed)[..., None]
+    colour = np.where(strength > 0, np.array(FOR), np.array(AGAINST)) if is_signed else np.array(RELEVANT)
     opacity = 0.6 * np.abs(strength)
     return np.asarray((1 - opacity) * np.array(PAPER) + opacity * colour)

@@ -67,11 +67,11 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
     if isinstance(rows[0].image, tuple):
         return _sheet_of_words(rows, fractions, title)
     columns = _columns(rows[0])
-    signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in rows[0].maps}
+    is_signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in rows[0].maps}
     column_count = sum(map(len, columns.values()))
     side = max(min(_LARGEST_CELL, (WIDTH - GAP) // column_count - GAP), _SMALLEST_CELL)
     width = max(WIDTH, GAP + column_count * (side + GAP))
-    keys = _keys(signed, rows[0])
+    keys = _keys(is_signed, rows[0])
     top = 2 * LINE + 6 + LINE * (len(keys) > 0)
     pitch = LINE + side + 2 * GAP
     # Cells of many columns are narrow; at their actual size they should still show something.
@@ -84,7 +84,7 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
     for number, row in enumerate(rows):
         y = top + number * pitch
         _caption(card.draw, (GAP, y), row)
-        _cells_of_row(card, y + LINE + FRAME, side, row, columns=columns, signed=signed, fractions=fractions)
+        _cells_of_row(card, y + LINE + FRAME, side, row, columns=columns, is_signed=is_signed, fractions=fractions)
     return card.image()
 
 
@@ -102,16 +102,16 @@ def _cells_of_row(
     row: ExplanationRow,
     *,
     columns: Mapping[str, range],
-    signed: Mapping[str, bool],
+    is_signed: Mapping[str, bool],
     fractions: Array,
 ) -> None:
     """Draw the input of a sample, the overlays of all methods, and their curves."""
     size = (side * card.scale, side * card.scale)
     frame = None if row.is_correct is None else RIGHT if row.is_correct else WRONG
     card.paste(input_cell(row.image, size), (GAP, y), frame)
-    for method in signed:
+    for method in is_signed:
         x = GAP + columns[method].start * (side + GAP)
-        card.paste(map_cell(row.image, row.maps[method], size, signed=signed[method]), (x, y), None)
+        card.paste(map_cell(row.image, row.maps[method], size, is_signed=is_signed[method]), (x, y), None)
         if len(columns[method]) > 1:
             _chart(card, (x + side + GAP, y), side, row, method, fractions)
 
@@ -120,11 +120,11 @@ def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str
     """As ``explanation_sheet``: below each caption a band for each method, its words left and its curves right."""
     methods = list(rows[0].maps)
     charts = any(rows[0].curves.get(method) for method in methods)
-    signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
+    is_signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
     width = WIDTH - 2 * GAP - charts * (_LARGEST_CELL + GAP)
     min_height = LINE + _LARGEST_CELL if charts else 0
     heights = [max(LINE + words_height(_words(row), width, TEXT, _MOST_LINES), min_height) + GAP for row in rows]
-    keys = _keys(signed, rows[0])
+    keys = _keys(is_signed, rows[0])
     top = LINE + 6 + LINE * (len(keys) > 0)
     card = Card(top + sum(LINE + GAP + len(methods) * height for height in heights))
     write(card.draw, (GAP, 2), title, TEXT + 1, width=WIDTH - 2 * GAP)
@@ -137,7 +137,7 @@ def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str
             write(card.draw, (GAP, y), method.replace("_", "-"), TEXT, fill=FAINT, width=width)
             size = (width, height - LINE - GAP)
             # Drawn in pixels of the card, in which letters stay legible.
-            cell = words_cell(_words(row), row.maps[method], size, signed=signed[method], type_size=TEXT)
+            cell = words_cell(_words(row), row.maps[method], size, is_signed=is_signed[method], type_size=TEXT)
             card.paste(
                 cell.resize((size[0] * card.scale, size[1] * card.scale), Image.Resampling.NEAREST), (GAP, y + LINE)
             )
@@ -223,15 +223,15 @@ def _caption_parts(row: ExplanationRow, label: str, predicted: str, width: float
     return [names, probability, *([row.note] if row.note else [])]
 
 
-def _keys(signed: Mapping[str, bool], row: ExplanationRow) -> list[tuple[str, Colour]]:
+def _keys(is_signed: Mapping[str, bool], row: ExplanationRow) -> list[tuple[str, Colour]]:
     """Return what the colours of curves and maps mean."""
     metrics = list(next((curves for curves in row.curves.values() if curves), {}))
     keys = [(name, LINES[number % len(LINES)]) for number, name in enumerate(metrics)]
     if row.controls:
         keys.append(("random", _RANDOM))
-    if any(signed.values()):
+    if any(is_signed.values()):
         keys += [("for", FOR), ("against", AGAINST)]
-    if not all(signed.values()):
+    if not all(is_signed.values()):
         keys.append(("relevant", RELEVANT))
     return keys
 

@@ -346,8 +346,8 @@ class LiveRecord:
             "history": dict(self.folder.digests) if self.folder else {},
         }
 
-    def load_state(self, state: dict[str, Any], *, pending: bool) -> None:
-        """Continue the record of a checkpoint, with its epoch under way if ``pending``."""
+    def load_state(self, state: dict[str, Any], *, keeps_pending: bool) -> None:
+        """Continue the record of a checkpoint, with its epoch under way if ``keeps_pending``."""
         self.dynamics, self._record = None, None
         dynamics = self.make_room(state["dynamics"]["num_samples"])
         dynamics.load_state_dict(state["dynamics"])
@@ -355,7 +355,7 @@ class LiveRecord:
         self.open_epoch = state["open_epoch"]
         self._source = Path(state["folder"]) if state["folder"] else None
         self._digests, self._unwritten = state.get("history"), {}
-        if not pending:
+        if not keeps_pending:
             dynamics.discard_pending()
 
     def _missing_epochs(self) -> list[int]:

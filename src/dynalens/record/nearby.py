@@ -12,26 +12,26 @@ _MOST_NAMED = 5
 
 def missing_record(folder: Path) -> FileNotFoundError:
     """Return the error of a folder without a record: whether it exists, and which folders near it hold one."""
-    expected = "Expected `folder` to hold record.npz or dynalens/record.npz, got"
+    beginning = "Expected `folder` to hold record.npz or dynalens/record.npz, got"
     if folder.is_dir():
         runs = _runs_below(folder)
         return FileNotFoundError(
-            f"{expected} {folder}, which holds none. "
+            f"{beginning} {folder}, which holds none. "
             + (_did_you_mean(runs) if runs else "A record is written when the first epoch of a training ends.")
         )
     if folder.exists():
-        return FileNotFoundError(f"{expected} the file {folder}. Name the folder of a run.")
-    existing = next((parent for parent in folder.parents if parent.is_dir()), Path())
-    runs = _runs_below(existing)
+        return FileNotFoundError(f"{beginning} the file {folder}. Name the folder of a run.")
+    nearest_folder = next((parent for parent in folder.parents if parent.is_dir()), Path())
+    runs = _runs_below(nearest_folder)
     return FileNotFoundError(
-        f"{expected} {folder}, which does not exist. "
-        + (_did_you_mean(_most_similar(runs, folder)) if runs else f"There is no record in {existing} either.")
+        f"{beginning} {folder}, which does not exist. "
+        + (_did_you_mean(_most_similar(runs, folder)) if runs else f"There is no record in {nearest_folder} either.")
     )
 
 
 def _did_you_mean(runs: list[Path]) -> str:
-    more = f", or one of {len(runs) - _MOST_NAMED} others" if len(runs) > _MOST_NAMED else ""
-    return f"Did you mean {', '.join(map(str, runs[:_MOST_NAMED]))}{more}?"
+    rest = f", or one of {len(runs) - _MOST_NAMED} others" if len(runs) > _MOST_NAMED else ""
+    return f"Did you mean {', '.join(map(str, runs[:_MOST_NAMED]))}{rest}?"
 
 
 def _most_similar(runs: list[Path], folder: Path) -> list[Path]:
@@ -46,9 +46,9 @@ def _runs_below(folder: Path) -> list[Path]:
 
 def _holders(folder: Path) -> Iterator[Path]:
     depth = len(folder.parts)
-    for visited, (place, folders, files) in enumerate(os.walk(folder)):
-        path = Path(place)
-        if visited == _MOST_VISITED:
+    for folder_count, (folder_path, folders, files) in enumerate(os.walk(folder)):
+        path = Path(folder_path)
+        if folder_count == _MOST_VISITED:
             return
         if len(path.parts) - depth >= _DEEPEST:
             folders.clear()
