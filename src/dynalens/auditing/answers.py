@@ -73,12 +73,12 @@ def read_answers(
         >>> answers.rows.tolist(), answers.wrong.tolist(), answers.new_label.tolist()
         ([2, 0], [True, False], [2, -1])
     """
-    several = [source] if isinstance(source, str | Path | pd.DataFrame) else list(source)
-    tables = [_cells(each) for each in several] or [pd.DataFrame(columns=list(COLUMNS))]
+    sources = [source] if isinstance(source, str | Path | pd.DataFrame) else list(source)
+    tables = [_cells(item) for item in sources] or [pd.DataFrame(columns=list(COLUMNS))]
     table = pd.concat(tables, ignore_index=True)
     table = table[table["answer"] != ""].reset_index(drop=True)
     _check_words(table)
-    rows = _rows(table["sample_id"].tolist(), [str(each) for each in sample_ids])
+    rows = _rows(table["sample_id"].tolist(), [str(item) for item in sample_ids])
     answer = table["answer"].to_numpy()
     return Answers(
         rows=rows,
@@ -118,21 +118,21 @@ def _cells(source: AnswersSource) -> pd.DataFrame:
 
 
 def _text(column: "pd.Series[str]") -> list[str]:
-    return ["" if pd.isna(cell) else _whole(cell) for cell in column.tolist()]
+    return ["" if pd.isna(cell) else _cell_text(cell) for cell in column.tolist()]
 
 
-def _whole(cell: object) -> str:
+def _cell_text(cell: object) -> str:
     """Return the text of a cell; a column of integers with a missing one holds floats."""
     return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
 
 
 def _check_words(table: pd.DataFrame) -> None:
-    others = table[~table["answer"].isin(ANSWERS)]
-    if len(others):
-        row = others.iloc[0]
+    invalid_rows = table[~table["answer"].isin(ANSWERS)]
+    if len(invalid_rows):
+        row = invalid_rows.iloc[0]
         raise ValueError(
-            f"Expected `answer` to be one of {', '.join(ANSWERS)}, got {_short(row['answer'])!r} for "
-            f"{listed([row['sample_id']])}. Leave out samples that were not answered."
+            f"Expected `answer` to be one of {', '.join(ANSWERS)}, got {_excerpt(row['answer'])!r} for "
+            f"{samples_in_words([row['sample_id']])}. Leave out samples that were not answered."
         )
 
 
@@ -140,33 +140,34 @@ def _rows(samples: Sequence[str], sample_ids: Sequence[str]) -> Array:
     places = {sample: row for row, sample in enumerate(sample_ids)}
     rows = [places.get(sample, -1) for sample in samples]
     if min(rows, default=0) < 0:  # as cells of a file or letters of a terminal show them
-        shown = [printable(sample).strip() for sample in sample_ids]
-        times_shown = Counter(shown)
-        places_shown = {sample: row for row, sample in enumerate(shown) if times_shown[sample] == 1}
+        shown_ids = [printable(sample).strip() for sample in sample_ids]
+        times_shown = Counter(shown_ids)
+        places_shown = {sample: row for row, sample in enumerate(shown_ids) if times_shown[sample] == 1}
         cells = [printable(plain(sample)).strip() for sample in samples]
         rows = [places_shown.get(cell, -1) if row < 0 else row for row, cell in zip(rows, cells, strict=True)]
     unknown_samples = [sample for sample, row in zip(samples, rows, strict=True) if row < 0]
     if unknown_samples:
         raise ValueError(
-            f"Expected `answers` to name samples of this record, got {listed(unknown_samples)}, which it does not "
-            "have. Pass the record that the plan was drawn from."
+            f"Expected `answers` to name samples of this record, got {samples_in_words(unknown_samples)}, which it "
+            "does not have. Pass the record that the plan was drawn from."
         )
-    repeated = [sample for sample, times in Counter(samples).items() if times > 1]
-    if repeated:
+    repeated_samples = [sample for sample, times in Counter(samples).items() if times > 1]
+    if repeated_samples:
         raise ValueError(
-            f"Expected one answer for each sample, got several for {listed(repeated)}. Leave one row for each."
+            f"Expected one answer for each sample, got several for {samples_in_words(repeated_samples)}. Leave one "
+            "row for each."
         )
     return np.array(rows, dtype=np.int64)
 
 
-def listed(samples: Sequence[object]) -> str:
+def samples_in_words(samples: Sequence[object]) -> str:
     """Return the first few in words."""
-    first = ", ".join(_short(str(sample)) for sample in samples[:_LISTED])
-    more = f" and {len(samples) - _LISTED} more" if len(samples) > _LISTED else ""
-    return f"sample{'s' if len(samples) > 1 else ''} {first}{more}"
+    names = ", ".join(_excerpt(str(sample)) for sample in samples[:_LISTED])
+    rest = f" and {len(samples) - _LISTED} more" if len(samples) > _LISTED else ""
+    return f"sample{'s' if len(samples) > 1 else ''} {names}{rest}"
 
 
-def _short(text: str) -> str:
+def _excerpt(text: str) -> str:
     return text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
 
 
@@ -177,16 +178,20 @@ def _checked_classes(table: pd.DataFrame, labels: Array, class_names: Sequence[s
     return _new_labels(table, names, labels, len(class_names) if class_names else None)
 
 
-def _checked_texts(table: pd.DataFrame, given: Sequence[str]) -> Array:
+def _checked_texts(table: pd.DataFrame, given_texts: Sequence[str]) -> Array:
     """Return no right class for any answer, after a look at what the table says that the samples were given."""
-    cells = [plain(cell) if text else "" for cell, text in zip(table["label"], given, strict=True)]
-    others = [None if is_same_label(cell, text) else cell for cell, text in zip(cells, given, strict=True)]
-    _check_labels(table, [cell or None for cell in others], given)
-    for sample, answer, new, text in zip(table["sample_id"], table["answer"], table["new_label"], given, strict=True):
-        if new and not (answer == "wrong" and _are_other_labels(new, text)):
+    cells = [plain(cell) if text else "" for cell, text in zip(table["label"], given_texts, strict=True)]
+    differing_cells = [
+        None if is_same_label(cell, text) else cell for cell, text in zip(cells, given_texts, strict=True)
+    ]
+    _check_labels(table, [cell or None for cell in differing_cells], given_texts)
+    for sample, answer, new_label, text in zip(
+        table["sample_id"], table["answer"], table["new_label"], given_texts, strict=True
+    ):
+        if new_label and not (answer == "wrong" and _are_other_labels(new_label, text)):
             raise ValueError(
                 f"Expected `new_label` to be empty, or the numbers of all right labels for an answer 'wrong', got "
-                f"{_short(new)!r} for sample {sample} with the labels {text or '(not kept)'} and the answer "
+                f"{_excerpt(new_label)!r} for sample {sample} with the labels {text or '(not kept)'} and the answer "
                 f"{answer!r}. Correct the row."
             )
     return np.full(len(table), -1, dtype=np.int64)
@@ -197,9 +202,9 @@ def _right_labels(table: pd.DataFrame, rows: Array) -> dict[int, list[int]]:
     return {row: labels for row, labels in numbers if labels is not None}
 
 
-def _are_other_labels(new: str, given: str) -> bool:
+def _are_other_labels(new_label: str, given_text: str) -> bool:
     """Return whether both say which of several labels a sample has, and not the same ones."""
-    numbers = labels_in(new), labels_in(given)
+    numbers = labels_in(new_label), labels_in(given_text)
     return None not in numbers and numbers[0] != numbers[1]
 
 
@@ -214,38 +219,41 @@ def _class(cell: str, sample: str, column: str, names: Mapping[str, int]) -> int
         return names[cell]
     if cell.isascii() and cell.isdigit():
         return int(cell)
-    allowed = f"one of {', '.join(names)}, or its number" if names else "the number of a class"
+    class_options = f"one of {', '.join(names)}, or its number" if names else "the number of a class"
     raise ValueError(
-        f"Expected `{column}` to be {allowed}, got {cell!r} for sample {sample}. Write a class that exists."
+        f"Expected `{column}` to be {class_options}, got {cell!r} for sample {sample}. Write a class that exists."
     )
 
 
 def _check_labels(table: pd.DataFrame, table_labels: Sequence[object], labels: Sequence[object]) -> None:
-    others = [
+    differing_labels = [
         f"{sample} (label {label}, not {table_label})"
         for sample, table_label, label in zip(table["sample_id"], table_labels, labels, strict=True)
         if table_label is not None and table_label != label
     ]
-    if others:
+    if differing_labels:
         raise ValueError(
-            f"Expected `answers` about the labels of this record, got others for {listed(others)}. Pass the record "
-            "that the plan was drawn from. If you have corrected labels since then, train again to record these."
+            f"Expected `answers` about the labels of this record, got others for {samples_in_words(differing_labels)}. "
+            "Pass the record that the plan was drawn from. If you have corrected labels since then, train again to "
+            "record these."
         )
 
 
 def _new_labels(table: pd.DataFrame, names: Mapping[str, int], labels: Array, classes: int | None) -> Array:
-    new = _classes(table, "new_label", names)
-    for sample, answer, label, corrected in zip(table["sample_id"], table["answer"], labels.tolist(), new, strict=True):
-        if corrected is None:
+    new_classes = _classes(table, "new_label", names)
+    for sample, answer, label, new_class in zip(
+        table["sample_id"], table["answer"], labels.tolist(), new_classes, strict=True
+    ):
+        if new_class is None:
             continue
-        if answer != "wrong" or corrected == label:
+        if answer != "wrong" or new_class == label:
             raise ValueError(
-                f"Expected `new_label` to be another class for an answer 'wrong', got {corrected} for sample {sample} "
+                f"Expected `new_label` to be another class for an answer 'wrong', got {new_class} for sample {sample} "
                 f"with the label {label} and the answer {answer!r}. Correct the row."
             )
-        if classes is not None and corrected >= classes:
+        if classes is not None and new_class >= classes:
             raise ValueError(
-                f"Expected `new_label` to be a class in [0, {classes}), got {corrected} for sample {sample}. Write a "
+                f"Expected `new_label` to be a class in [0, {classes}), got {new_class} for sample {sample}. Write a "
                 "class that exists."
             )
-    return np.array([-1 if each is None else each for each in new], dtype=np.int64)
+    return np.array([-1 if new_class is None else new_class for new_class in new_classes], dtype=np.int64)

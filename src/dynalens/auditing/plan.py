@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dynalens.auditing.answers import Answers, listed
+from dynalens.auditing.answers import Answers, samples_in_words
 from dynalens.auditing.strata import asking_order, equal_doubt
 from dynalens.dynamics import Array
 
@@ -112,7 +112,7 @@ def plan_of_answers(plans: Sequence[Plan], answers: Answers, ids: Sequence[objec
             return plan
     undrawn_ids = [ids[row] for row in min(undrawn_rows, key=len)]
     raise ValueError(
-        f"Expected answers about samples that a plan of this record drew, got {listed(undrawn_ids)}, "
+        f"Expected answers about samples that a plan of this record drew, got {samples_in_words(undrawn_ids)}, "
         "which none of its plans drew, or not with the probability that the answers name. The rate can only be "
         "estimated from samples that were drawn with known probabilities. Answer the samples of "
         "`dynalens.audit_plan(record)`, and pass the record from which they were drawn."
