@@ -86,9 +86,7 @@ class TrainingDynamics:
         self._classes, self._block = 0, HostBlock()
         self._pending_rows = self._nothing_pending()
 
-    def update(
-        self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor, *, beside: Tensor | None = None
-    ) -> None:
+    def update(self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor) -> None:
         """Record one batch: what the network says of each sample before the weights change.
 
         A sample may occur in a batch more than once.
@@ -97,11 +95,15 @@ class TrainingDynamics:
             indices: Dataset index of each row, N integers in [0, num_samples).
             logits: Shape ``(N, K)``, K >= 2. They are not modified, and no reference to them is kept.
             targets: Shape ``(N,)``, int64: the class that each row was trained on.
-            beside: Used by :meth:`update_units` only.
 
         Raises:
             ValueError: If the shapes do not agree, or the mean probabilities take more memory than is allowed.
         """
+        self._add(indices, logits, targets, None)
+
+    def _add(
+        self, indices: Sequence[int] | Tensor, logits: Tensor, targets: Tensor, unit_numbers: Tensor | None
+    ) -> None:
         one_each = not isinstance(indices, Tensor) or (indices.ndim == 1 and not indices.is_floating_point())
         has_shape = logits.ndim == 2 and logits.shape[1] > 1 and targets.shape == logits.shape[:1]
         if not has_shape or not one_each or _count(indices) != targets.shape[0]:
@@ -110,10 +112,10 @@ class TrainingDynamics:
                 f"{tuple(logits.shape)}, {tuple(targets.shape)} and {_shape_in_words(indices)}. "
                 "Pass one row of logits, one class and one dataset index for each sample."
             )
-        if beside is None:
+        if unit_numbers is None:
             self._check_kind(None)
         else:
-            self._pending_rows.unit_numbers.append(beside)
+            self._pending_rows.unit_numbers.append(unit_numbers)
         if self._room:
             self._presentations += logits.shape[0]
             rows = max(self.num_samples, self._presentations)
@@ -142,7 +144,7 @@ class TrainingDynamics:
         if not len(self._pending_rows):
             self._adopt(shown.kind)
         self._check_kind(shown.kind)
-        self.update(indices, shown.logits, shown.targets, beside=shown.numbers)
+        self._add(indices, shown.logits, shown.targets, shown.numbers)
 
     @property
     def kind(self) -> UnitKind | None:
