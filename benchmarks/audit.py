@@ -8,7 +8,7 @@ choice of samples by these scores could have. With embeddings, the answers also 
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import average_precision_score
 
 from dynalens.auditing import StratifiedRate, interval, stratified_rate
-from dynalens.auditing.calibration import FAR, calibrated, reweighed
+from dynalens.auditing.calibration import FAR, answered_log_odds, calibrated, reweighed
 from dynalens.auditing.strata import asking_order, equal_doubt
 from dynalens.embeddings import embedding_evidence
 from dynalens.suspicion import assess, flagged
@@ -31,11 +31,15 @@ PRECISION = 0.8
 
 @dataclass(frozen=True)
 class Population:
-    """Scores of N labels, log odds of being wrong, and which of them are; of embeddings, their contrast and share."""
+    """Scores of N labels, log odds of being wrong, and which of them are.
+
+    Then the class of each label, where answers may move classes; of embeddings, their contrast and share.
+    """
 
     name: str
     score: Array
     wrong: Array
+    label: Array | None = None
     contrast: Array | None = None
     share: float = 0.0
 
@@ -70,7 +74,7 @@ def trained(folder: Path, embeddings: Array | None = None) -> Iterator[Populatio
         assessment = assess(statistics, history)
         if embeddings is not None:
             assessment = both(assessment, embedding_evidence(torch.from_numpy(embeddings), given), history)
-        yield Population(path.stem, assessment.score, given != true, assessment.contrast, assessment.share)
+        yield Population(path.stem, assessment.score, given != true, given, assessment.contrast, assessment.share)
 
 
 def made_up(size: int, seed: int = 5) -> Iterator[Population]:
@@ -153,7 +157,8 @@ def decision(population: Population, answers: int, repetitions: int) -> tuple[fl
     """Return what is decided after so many answers, in the mean.
 
     That is the precision and the recall of what is flagged at 0.8, the recall of the best cut of the order before the
-    answers, and the average precision of the order after them, minus that of the order before.
+    answers, and the average precision of the order after them, minus that of the order before; the latter among the
+    labels that were not asked about, of which a person has seen nothing.
     """
     strata, stratum, draws = drawn(population, answers, repetitions)
     rates, wrong = stratified_rate(strata), population.wrong
@@ -161,19 +166,25 @@ def decision(population: Population, answers: int, repetitions: int) -> tuple[fl
     best = np.flatnonzero(np.cumsum(wrong[order]) / np.arange(1, len(order) + 1) >= PRECISION)
     most = float(wrong[order[: best[-1] + 1]].sum()) if len(best) else 0.0
     precisions, recalls, gains = [], [], []
-    before = average_precision_score(wrong, population.score) if wrong.any() else np.nan
     for rows, asked, rate in zip(draws, strata.asked, rates, strict=True):
-        weight = (strata.size / asked)[stratum[rows]]
-        answer, score = wrong[rows].astype(float), population.score
-        if population.contrast is not None:
-            score = reweighed(score, population.contrast, population.share, rows, answer, weight)
-            gains.append(average_precision_score(wrong, score) - before)
-        p = calibrated(score, rows, answer, weight, float(rate))
-        chosen = flagged(p, PRECISION)
+        log_odds = order_after(population, rows, (strata.size / asked)[stratum[rows]])
+        chosen = flagged(calibrated(log_odds, rows, wrong[rows].astype(float), float(rate)), PRECISION)
         precisions += [wrong[chosen].mean()] if chosen.any() else []
         recalls.append(wrong[chosen].sum() / max(wrong.sum(), 1))
+        rest = np.setdiff1d(np.arange(len(wrong)), rows)
+        if wrong[rest].any():
+            after, before = (average_precision_score(wrong[rest], each[rest]) for each in (log_odds, population.score))
+            gains.append(after - before)
     best_recall, gain = most / max(int(wrong.sum()), 1), float(np.mean(gains)) if gains else 0.0
     return float(np.mean(precisions or [np.nan])), float(np.mean(recalls)), best_recall, gain
+
+
+def order_after(population: Population, rows: Array, weight: Array) -> Array:
+    """Return the log odds that each label is wrong after the answers about these rows."""
+    answer, score = population.wrong[rows].astype(float), population.score
+    if population.contrast is not None:
+        score = reweighed(score, population.contrast, population.share, rows, answer, weight)
+    return answered_log_odds(score, rows, answer, weight, label=population.label)
 
 
 def cross_fitted(population: Population, rows: Array, weight: Array) -> float:
@@ -185,7 +196,8 @@ def cross_fitted(population: Population, rows: Array, weight: Array) -> float:
     for part in (0, 1):
         fit, held_out = half != part, half == part
         rate = float(np.average(wrong[fit], weights=weight[fit]))
-        p = calibrated(population.score, rows[fit], wrong[fit], weight[fit], rate)
+        log_odds = answered_log_odds(population.score, rows[fit], wrong[fit], weight[fit])
+        p = calibrated(log_odds, rows[fit], wrong[fit], rate)
         rates.append(p.mean() + np.average(wrong[held_out] - p[rows[held_out]], weights=weight[held_out]))
     return float(np.mean(rates))
 
@@ -227,22 +239,43 @@ def flags_after(population: Population, answers: int, repetitions: int) -> list[
     flags = []
     for rows, asked, rate in zip(draws, strata.asked, stratified_rate(strata), strict=True):
         answer = population.wrong[rows].astype(float)
-        p = calibrated(population.score, rows, answer, (strata.size / asked)[stratum[rows]], float(rate))
+        log_odds = order_after(population, rows, (strata.size / asked)[stratum[rows]])
+        p = calibrated(log_odds, rows, answer, float(rate))
         flags.append(flagged(p, PRECISION) | (p == 1))
     return flags
+
+
+def show_classes(populations: Sequence[Population], repetitions: int) -> None:
+    """Print what the answers make of the classes.
+
+    Columns: the average precision among the labels that were not asked about, without the classes of the labels, and
+    what it gains by them after 50, 100 and 400 answers; then precision and recall of the flags after 100 answers, as
+    they are without the classes and with them, and the recall of the best cut before the answers.
+    """
+    heads = ("run", "wrong", "before", "50", "100", "400", "precision", "by class", "recall", "by class", "best recall")
+    print(f"| {' | '.join(heads)} |")
+    print("| --- " * len(heads) + "|")
+    for population in (each for each in populations if each.wrong.any()):
+        alone = replace(population, label=None)
+        decisions = {n: [decision(each, n, repetitions) for each in (alone, population)] for n in (50, 100, 400)}
+        gains = [100 * (by_class[3] - plain[3]) for plain, by_class in decisions.values()]
+        before = 100 * average_precision_score(population.wrong, population.score)
+        cells = [f"{population.rate:.1%}", f"{before:.1f}", *(f"{gain:+.1f}" for gain in gains)]
+        plain, by_class = decisions[100]
+        cells += [f"{x:.3f}" for x in (plain[0], by_class[0], plain[1], by_class[1], plain[2])]
+        print(f"| {population.name} | {' | '.join(cells)} |", flush=True)
 
 
 def show(populations: Sequence[Population], repetitions: int, decisions: int) -> None:
     """Print the rows of the table; with repetitions for decisions, what is flagged after 100 answers as well."""
     heads = ("run", "wrong", *map(str, ANSWERS), "best at 100", "least", "precision", "recall", "best recall")
-    heads += ("gain",) * any(each.contrast is not None for each in populations)
+    heads += ("gain",)
     print(f"| {' | '.join(heads)} |")
     print("| --- " * len(heads) + "|")
     for population in populations:
         cells = [str(coverage(population, n, repetitions)) if n <= len(population.score) else "" for n in ANSWERS]
         cells += [f"{best_width(population, 100, repetitions):.2f}", f"{least_width(population):.2f}"]
-        *flags, gain = [f"{x:.2f}" for x in decision(population, 100, decisions)] if decisions else [""] * 4
-        flags += [gain] if population.contrast is not None else []
+        flags = [f"{x:.3f}" for x in decision(population, 100, decisions)] if decisions else [""] * 4
         print(f"| {population.name} | {population.rate:.1%} | {' | '.join([*cells, *flags])} |", flush=True)
 
 
@@ -255,6 +288,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repetitions", type=int, default=500)
     parser.add_argument("--decisions", type=int, default=100, help="repetitions for what is flagged; 0 leaves it out")
     parser.add_argument("--cross-fitted", action="store_true", help="compare with prediction-powered inference instead")
+    parser.add_argument("--classes", action="store_true", help="what the classes of the labels add instead")
     parser.add_argument("--few", action="store_true", help="means over the runs after 1 to 100 answers instead")
     args = parser.parse_args(argv)
     embeddings = np.load(args.embeddings).astype(np.float32) if args.embeddings else None
@@ -262,6 +296,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     populations += [each for size in args.made_up for each in made_up(size)]
     if args.cross_fitted:
         show_cross_fitted(populations, 100, args.repetitions)
+    elif args.classes:
+        show_classes(populations, args.repetitions)
     elif args.few:
         show_few(populations, args.repetitions)
     else:

@@ -61,6 +61,7 @@ def test_an_audit_counts_samples_with_a_wrong_label(record: Record) -> None:
     assert (rate.low, rate.value, rate.high) == (3 / N, 3 / N, 3 / N)  # every sample was answered
     assert set(record.clean_indices(answers=whole)) == set(range(N)) - set(WRONG)
     assert record.weights(answers=whole).tolist() == [0.0 if i in WRONG else 1.0 for i in range(N)]
+    assert whole.table()["rank"].tolist() == record.table()["rank"].tolist()  # no sample has one class to learn of
     worst = record.suspects(answers=whole)
     assert sorted(worst.index) == WRONG
     assert worst["label_name"].notna().all()  # the label that the run doubts

@@ -2,7 +2,8 @@
 
 `strata` divides the samples by doubt, and says in which order they are asked about. `plan` is such an order for one
 run, and `given_labels` is what it asks about. `answers` reads what a person said. `estimate` makes the rate of wrong
-labels and its interval of it, `calibration` the probability of each label, and `result` is what a user asks.
+labels and its interval of it, `calibration` the probability of each label by a model that `logistic` fits, and `result`
+is what a user asks.
 """
 
 from dynalens.auditing.answers import Answers, read_answers

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from dynalens.auditing.answers import Answers
-from dynalens.auditing.calibration import FAR, calibrated, reweighed
+from dynalens.auditing.calibration import FAR, answered_log_odds, calibrated, reweighed
 from dynalens.auditing.estimate import StratifiedRate, interval, stratified_rate
 from dynalens.auditing.plan import Plan
 from dynalens.dynamics import Array
 from dynalens.suspicion import PRECISION, NoiseRate, flagged
-from dynalens.suspicion.score import ranks
+from dynalens.suspicion.score import scaled_to_rate
 from dynalens.text import percent
 
 LEAST_ANSWERS = 30
@@ -50,6 +50,8 @@ class Audit:
         plan: The plan that drew the samples.
         answers: The answers about some or all of these samples. A sample without an answer is taken to be like the
             answered samples of its stratum.
+        label: Shape ``(N,)``, the class of each label; -1 if never seen. If it is passed, the answers also decide in
+            which classes more labels are wrong. None if a sample has several labels, or a number.
         contrast: Shape ``(N,)``, how much more suspicious each label is to embeddings than to the run
             (:class:`~dynalens.suspicion.Assessment`). If it is passed, the answers also decide how much the embeddings
             count in the order of the samples.
@@ -81,6 +83,7 @@ class Audit:
         plan: Plan,
         answers: Answers,
         *,
+        label: Array | None = None,
         contrast: Array | None = None,
         share: float = 0.0,
     ) -> None:
@@ -93,14 +96,25 @@ class Audit:
         self._score = table["score"].to_numpy(np.float64)
         self._is_recorded = ~np.isnan(self._score)
         self._stratum = _completed_stratum(plan.stratum, self._score)
-        self._rank = table["rank"].astype("Float64").fillna(np.inf).to_numpy(np.float64)
-        self._ordering = self._score.copy()
-        if contrast is not None:
-            score, contrast = self._score[self._is_recorded], contrast[self._is_recorded]
-            self._ordering[self._is_recorded] = reweighed(score, contrast, share, *self._decided_answers())
-            self._rank = np.where(self._is_recorded, ranks(self._ordering), np.inf)
+        self._log_odds = np.full(len(self._score), np.nan)
+        self._rank = np.full(len(self._score), np.inf)
+        if self._is_recorded.any():
+            self._order(label, contrast, share)
         self.right, self.wrong = int(answers.right.sum()), int(answers.wrong.sum())
         self.unsure = len(answers) - self.right - self.wrong
+
+    def _order(self, label: Array | None, contrast: Array | None, share: float) -> None:
+        """Let the answers change the order: how much the embeddings count in it, and in which classes more is wrong."""
+        seen, answers = self._is_recorded, self._decided_answers()
+        score = self._score[seen]
+        if contrast is not None:
+            score = reweighed(score, contrast[seen], share, *answers)
+        log_odds = answered_log_odds(score, *answers, label=None if label is None else label[seen])
+        # Where the answers do not follow the score, it still says who comes first among equals.
+        order = np.lexsort((-score, -log_odds))
+        ranks = np.empty(len(order))
+        ranks[order] = np.arange(1, len(order) + 1)
+        self._log_odds[seen], self._rank[seen] = log_odds, ranks
 
     def __repr__(self) -> str:
         """Show the rate and what it was made from."""
@@ -137,7 +151,8 @@ class Audit:
     def _probability(self) -> Array:
         p = np.full(len(self._score), np.nan)
         rate = self.noise_rate.value
-        p[self._is_recorded] = calibrated(self._ordering[self._is_recorded], *self._decided_answers(), rate)
+        asked, wrong, _ = self._decided_answers()
+        p[self._is_recorded] = calibrated(self._log_odds[self._is_recorded], asked, wrong, rate)
         return p
 
     def _decided_answers(self) -> tuple[Array, Array, Array]:
@@ -161,14 +176,20 @@ class Audit:
         ``wrong_probability`` is calibrated, and exactly 0 or 1 for labels that were answered. ``flagged`` marks the top
         of the order, cut so that the fraction ``precision`` of it is expected to be wrong, and every label with the
         answer "wrong". If the person named the right class, it is ``suggested``, with a probability of 1. The new
-        column ``answer`` has the answer, or an empty text. ``score`` and ``rank`` stay those of the record. If
-        embeddings count in it, the answers change how much (:func:`~dynalens.auditing.calibration.reweighed`).
+        column ``answer`` has the answer, or an empty text. ``score`` is the log odds that the
+        label is wrong. The answers decide how much the score of the record counts in it, and in which classes more
+        labels are wrong (:func:`~dynalens.auditing.calibration.answered_log_odds`). They also decide how much the
+        embeddings count, if there are any (:func:`~dynalens.auditing.calibration.reweighed`). ``rank`` is the place in
+        the order of ``score``, 1 for the most suspicious label.
 
         Args:
             precision: Expected fraction of wrong labels among the flagged, in (0, 1].
         """
         table, answers, p = self._table.copy(), self._answers, self._probability
-        table["score"], table["wrong_probability"] = self._ordering, p
+        table["score"], table["wrong_probability"] = self._log_odds, p
+        if self._is_recorded.any():
+            log_odds = self._log_odds[self._is_recorded]
+            table.loc[self._is_recorded, "score"] = scaled_to_rate(log_odds, self.noise_rate.value)[0]
         table["rank"] = pd.Series(np.where(self._is_recorded, self._rank, np.nan), table.index).astype("Int64")
         table["flagged"] = flagged(p, precision) | (p == 1)
         has_new_label = answers.new_label >= 0

@@ -94,6 +94,7 @@ class Audits:
             self._record.table(),
             self._drawn_by(own_plans, answers_read),
             answers_read,
+            label=self._label if self._record.statistics.unit is None else None,
             contrast=assessment.contrast,
             share=assessment.share,
         )
