@@ -30,10 +30,11 @@ class SampleStatistics:
         el2n: Mean of ||p - onehot(y)||_2, in [0, sqrt(2)] (Paul et al. 2021, who average over seeds).
         probability_gap: max_k p_k - p_y at the last presentation, in [0, 1].
         predicted: Class of the largest logit at the last presentation, int; -1 where never seen.
-        candidate: Majority among the predictions that disagree with the label, int; -1 where none disagreed. It is
-            kept by Boyer and Moore's method, which is exact if one class has more than half of these predictions.
-        candidate_share: At least this fraction of the presentations predicted the candidate. It is exact if no class
-            but the label and the candidate was predicted; NaN where none disagreed.
+        candidate: Class that was predicted most often instead of the label, int; -1 if the label was always predicted.
+            It is found by the majority vote of Boyer and Moore (1981), which is exact if one class has more than half
+            of the predictions that disagree with the label.
+        candidate_share: Lower bound of the fraction of presentations that predicted the candidate, in [0, 1]. It is
+            exact if no third class was predicted. NaN if the label was always predicted.
         weighted_margin: Weighted mean of the margin. The weight of an epoch is
             :func:`~dynalens.dynamics.epoch_weight`, or, if a sample has several units,
             :func:`~dynalens.dynamics.weighting.unit_weight`.
@@ -41,36 +42,40 @@ class SampleStatistics:
         weighted_rival: The same mean of max_{k != y} p_k.
         mean_probabilities: Mean of p over presentations, shape ``(N, K)``, float32; None unless it was asked for, and
             before the first epoch has ended.
-        expected_entropy: Mean of the entropy of p over presentations, in nats, in [0, ln K]; None where the mean
-            probabilities are.
-        unit: If a sample has several units, each with a target of its own, the position of the worst one, int; None
-            where it has one label. The margin of a presentation is then the smallest of its units, p_y is the
-            probability of that margin, and a presentation is correct if all its units are. ``correctness`` is the
-            fraction of units that were right and ``loss`` their mean loss. ``label`` is what was given for the worst
-            unit, and ``candidate`` what is suggested instead.
-        unit_margin: Weighted mean of the margin of the worst unit. Of several labels, the worst one is that of the
-            smallest :func:`~dynalens.dynamics.given_labels.given_log_odds`.
+        expected_entropy: Mean of the entropy of p over presentations, in nats, in [0, ln K]. None if
+            ``mean_probabilities`` is None.
+        unit: Position of the worst unit of a sample that has several units, each with a target of its own, int. A unit
+            is a label of a multi-label sample, a token, a pixel, or a number. None if samples have one label. With
+            units, the margin of a presentation is the smallest margin of its units, p_y is the probability of that
+            margin, and a presentation is correct if all its units are. ``correctness`` is the fraction of units that
+            were right, and ``loss`` their mean loss. ``label`` is the label that was given for the worst unit, and
+            ``candidate`` the label that is suggested for it.
+        unit_margin: Weighted mean of the margin of the worst unit. If samples have several labels, the worst one has
+            the smallest :func:`~dynalens.dynamics.given_labels.given_log_odds`. For tokens and pixels, see
+            ``unit_columns``.
         mean_margin: Mean of the margin over units and presentations.
-        unit_forgetting_events: Forgetting events of all units of the sample, int: presentations at which a unit was
-            wrong and had been right when it counted last. Of more than 512 tokens or pixels, an estimate from 512.
+        unit_forgetting_events: Number of forgetting events of all units of the sample, int. A unit is forgotten if it
+            is wrong and was right when it counted last. For more than 512 tokens or pixels, the number is estimated
+            from 512 of them.
         unit_margins: Weighted mean of the margin of each label of a multi-label sample, shape ``(N, K)``, float32; NaN
-            where the loss ignored it.
-        unit_given: What each label of a multi-label sample was given, shape ``(N, K)``, int8: 1 if the sample has the
-            label, 0 if not, -1 where the loss ignored it. None in a record that was written without.
-        target: Of a regression, the target of the worst unit, float64; None of classes. ``label``, ``predicted`` and
-            ``candidate`` are then -1.
-        prediction: Weighted mean of the prediction of it, in the unit of the target.
-        residual: Weighted mean of prediction - target of it.
-        absolute_residual: Weighted mean of the absolute residual of it; ``unit_margin`` is the log of the tolerance
-            divided by it.
-        tolerance: Absolute residual of it below which a presentation is right.
-        unit_residuals: Weighted mean of the absolute residual of each target, shape ``(N, D)``, float32; NaN where
-            there is none.
-        unit_columns: Of masks, the columns of each, int: pixel ``unit`` is in row ``unit // unit_columns``. Of tokens
-            and pixels, ``unit`` is the one that most presentations contradict first, and ``unit_margin`` minus the
-            weighted mean of the largest loss of a token, or of the mean loss of the pixels.
-        unit_label: Where pixels or tokens have any number of labels, the label k that the worst unit is about, int;
-            ``label`` is then 1 where pixel or token ``unit`` has it and 0 where not.
+            if the loss ignored the label.
+        unit_given: The labels that were given to a multi-label sample, shape ``(N, K)``, int8: 1 if it has label k, 0
+            if it has not, -1 if the loss ignored label k. None in a record that was written without them.
+        target: Target of the worst unit of a regression, float64. None for classes. In a regression, ``label``,
+            ``predicted`` and ``candidate`` are -1.
+        prediction: Weighted mean of the prediction of the worst unit, in the unit of measurement of the target.
+        residual: Weighted mean of prediction - target of the worst unit.
+        absolute_residual: Weighted mean of the absolute residual of the worst unit. ``unit_margin`` is
+            log(tolerance / absolute_residual).
+        tolerance: Absolute residual of the worst unit below which a presentation is right.
+        unit_residuals: Weighted mean of the absolute residual of each target of a regression, shape ``(N, D)``,
+            float32; NaN for a missing target.
+        unit_columns: Number of columns of each mask, int: pixel ``unit`` is in row ``unit // unit_columns``. Each
+            presentation contradicts one token or pixel of the sample most; ``unit`` is the one that was it most often.
+            ``unit_margin`` is then minus the weighted mean of a loss: the largest loss of a token, or the mean loss of
+            the pixels.
+        unit_label: Label k that the worst unit is about, int, if pixels or tokens may have any number of labels.
+            ``label`` is then 1 if pixel or token ``unit`` has label k, and 0 if it has not.
 
     Example:
         >>> import torch
@@ -169,12 +174,13 @@ class EpochRecord:
         p_label: Probability of the label, float32.
         margin: Logit margin, float32.
         predicted: Class of the largest logit, int32.
-        p_other: Probability of one class that is not the label, all in turn, float32: what a wrong label drawn at
-            random would have had. NaN where it was the turn of the label, or of a class that is never a label.
+        p_other: Probability of one class k that is not the label, float32. The classes take turns, so that over many
+            samples these are the probabilities that wrong labels drawn at random would have. NaN if k is the label, or
+            a class that no sample has as its label.
         forgotten: Number of forgetting events in this epoch.
         learned: Number of samples that were correct for the first time.
         non_finite: Number of presentations left out because a logit was NaN or infinite.
-        residual: Of a regression, prediction - target of the worst target, float32; else None.
+        residual: Prediction - target of the worst target of a regression, float32. None for classes.
     """
 
     index: Array
