@@ -726,6 +726,13 @@ def test_intervals_of_the_first_n_hold_though_the_same_answers_moved_the_classes
     assert np.mean(held) > 0.85  # 95 % in the mean; 60 repetitions below 52 have a probability of 1 %
 
 
+@pytest.mark.parametrize(("answer", "n"), [("right", 1), ("wrong", 1), ("unsure", 1), ("unsure", 40)])
+def test_answers_that_say_nothing_of_classes_leave_the_order_as_it_is(answer: str, n: int) -> None:
+    record = record_of(population(300)[0])
+    result = audit(record, audit_plan(record, n=n).assign(answer=answer))
+    assert result.table()["rank"].tolist() == record.table()["rank"].tolist()
+
+
 def test_the_score_of_an_audit_is_the_log_odds_of_its_probability() -> None:
     score, wrong = population(1000)
     record = record_of(score)
