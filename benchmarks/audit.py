@@ -252,7 +252,8 @@ def show_classes(populations: Sequence[Population], repetitions: int) -> None:
     what it gains by them after 50, 100 and 400 answers; then precision and recall of the flags after 100 answers, as
     they are without the classes and with them, and the recall of the best cut before the answers.
     """
-    heads = ("run", "wrong", "before", "50", "100", "400", "precision", "by class", "recall", "by class", "best recall")
+    flags = ("precision alone", "precision", "recall alone", "recall", "best recall")
+    heads = ("run", "wrong", "before", "50", "100", "400", *flags)
     print(f"| {' | '.join(heads)} |")
     print("| --- " * len(heads) + "|")
     for population in (each for each in populations if each.wrong.any()):
@@ -268,8 +269,7 @@ def show_classes(populations: Sequence[Population], repetitions: int) -> None:
 
 def show(populations: Sequence[Population], repetitions: int, decisions: int) -> None:
     """Print the rows of the table; with repetitions for decisions, what is flagged after 100 answers as well."""
-    heads = ("run", "wrong", *map(str, ANSWERS), "best at 100", "least", "precision", "recall", "best recall")
-    heads += ("gain",)
+    heads = ("run", "wrong", *map(str, ANSWERS), "best at 100", "least", "precision", "recall", "best recall", "gain")
     print(f"| {' | '.join(heads)} |")
     print("| --- " * len(heads) + "|")
     for population in populations:

@@ -111,10 +111,8 @@ class Audit:
             score = reweighed(score, contrast[seen], share, *answers)
         log_odds = answered_log_odds(score, *answers, label=None if label is None else label[seen])
         # Where the answers do not follow the score, it still says who comes first among equals.
-        order = np.lexsort((-score, -log_odds))
-        ranks = np.empty(len(order))
-        ranks[order] = np.arange(1, len(order) + 1)
-        self._log_odds[seen], self._rank[seen] = log_odds, ranks
+        rows = np.flatnonzero(seen)[np.lexsort((-score, -log_odds))]
+        self._log_odds[seen], self._rank[rows] = log_odds, np.arange(1, len(rows) + 1)
 
     def __repr__(self) -> str:
         """Show the rate and what it was made from."""
