@@ -54,6 +54,11 @@ def is_leaf(value: Any) -> bool:
     return isinstance(value, Tensor | np.ndarray | np.generic | int | float | str)
 
 
+def is_integer_vector(part: Any) -> bool:
+    """Return whether a part of a batch is a vector of integers, as labels and indices are."""
+    return isinstance(part, Tensor) and part.ndim == 1 and not part.is_floating_point() and not part.is_complex()
+
+
 def part_at(value: Any, path: Path) -> Any:
     """Return what is at a path; None where there is nothing."""
     try:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dynalens.capture import CaptureError, OrderCheck, is_reordered
 from dynalens.dynamics import NOT_A_CLASS
-from dynalens.identity.columns import Column, Path
+from dynalens.identity.columns import Column, Path, is_integer_vector
 from dynalens.identity.dataset_labels import Array, disagreeing, given_labels, given_rows
 from dynalens.identity.errors import SampleIdentityError
 from dynalens.keys import LABEL_KEYS
@@ -126,44 +126,60 @@ class LabelCheck:
         if not rows:
             self.confirmed |= is_traced
             return
-        target = [row_targets[row] for row in rows]
-        labels = {path: _values_at(column, rows) for path, column in columns.items() if len(column) == len(row_targets)}
-        self._steps.append(({path: values for path, values in labels.items() if values is not None}, target))
-        relations = {path: _relation(*self._labels_and_targets(path)) for path in self._steps[0][0]}
-        self.given_is_target = relations.get(GIVEN) == "same"
-        self.witness = next(
-            (path for path, relation in relations.items() if relation == "same" and path != GIVEN), None
-        )
-        usual = {path for path in relations if path == GIVEN or path == (1,) or path[-1] in LABEL_KEYS}
-        labels_alike = {"same", "function"} & set(relations.values()) or "equal" in map(relations.get, usual)
+        columns = {path: column for path, column in columns.items() if len(column) == len(row_targets)}
+        self._steps.append((_integer_columns(columns, rows), [row_targets[row] for row in rows]))
+        relations = self._relations()
+        label_paths = {path for path in relations if path == GIVEN or path == (1,) or path[-1] in LABEL_KEYS}
+        labels_alike = {"same", "function"} & set(relations.values()) or "equal" in map(relations.get, label_paths)
         self.confirmed = is_traced or bool(labels_alike)
         if not labels_alike:
-            self._check_changed(usual - {GIVEN})
-            self._check_renumbered(usual)
-        is_open = {path for path in usual if not relations[path]}
-        if GIVEN in is_open:
-            self._check_given()
-        of_usual = [_count_unlabelled(*self._labels_and_targets(path), relations[path]) for path in usual]
+            self._check_changed(label_paths - {GIVEN})
+            self._check_renumbered(label_paths)
+        is_settled = self._are_settled(label_paths, relations) and bool(labels_alike)
         # Nothing may have told so far what the targets have to do with the labels of the batch or the dataset.
         tells_little = sum(len(targets) for _, targets in self._steps) < _ROWS
-        self.looks = len(self._steps) < _FIRST or (
-            tells_little and (not labels_alike or GIVEN in is_open or any(of_usual))
-        )
-        if self.confirmed:
-            return
-        numbers = integers if integers is not None and len(integers) == len(row_targets) else target
-        rows_to_read = range(len(row_targets)) if numbers is integers else rows
-        of_rows = (_values_at(columns[path], list(rows_to_read)) for path in labels if path in usual)
-        if any(is_reordered(values, numbers) for values in of_rows if values is not None):
-            raise SampleIdentityError(ANOTHER_ORDER)
-        self._check_contrastive(target, classes, {path for path in usual if relations[path] == "constant"})
+        self.looks = len(self._steps) < _FIRST or (tells_little and not is_settled)
+        if not self.confirmed:
+            has_ignored = integers is not None and len(integers) == len(row_targets)
+            self._check_order(
+                {path: columns[path] for path in label_paths if path in columns},
+                rows,
+                integers if has_ignored else None,
+            )
+            self._check_contrastive(classes, {path for path in label_paths if relations[path] == "constant"})
 
-    def _check_contrastive(self, target: list[int], classes: int, constant: set[Path]) -> None:
+    def _relations(self) -> dict[Path, str]:
+        """Return how the targets so far follow from each column, and note the columns that they equal."""
+        relations = {path: _relation(*self._labels_and_targets(path)) for path in self._steps[0][0]}
+        equal_columns = [path for path, relation in relations.items() if relation == "same"]
+        self.given_is_target = GIVEN in equal_columns
+        self.witness = next((path for path in equal_columns if path != GIVEN), None)
+        return relations
+
+    def _are_settled(self, label_paths: set[Path], relations: Mapping[Path, str]) -> bool:
+        """Return whether the usual columns of labels need no further steps; raise where one refutes the targets."""
+        is_given_open = GIVEN in label_paths and not relations[GIVEN]
+        if is_given_open:
+            self._check_given()
+        trains_unlabelled = [
+            _trains_unlabelled(*self._labels_and_targets(path), relations[path]) for path in label_paths
+        ]
+        return not (is_given_open or any(trains_unlabelled))
+
+    def _check_order(self, labels: Mapping[Path, Column], rows: list[int], integers: list[int] | None) -> None:
+        """Raise where the step's targets, or all its integers where these are given, are labels in another order."""
+        numbers = self._steps[-1][1] if integers is None else integers
+        rows_to_read = rows if integers is None else list(range(len(integers)))
+        if any(is_reordered(values, numbers) for values in _integer_columns(labels, rows_to_read).values()):
+            raise SampleIdentityError(ANOTHER_ORDER)
+
+    def _check_contrastive(self, classes: int, constant: set[Path]) -> None:
         """Raise where each row's counterpart has its own number, or always stands first.
 
         A step that renumbers labels may get some batches of class 0 alone: as many labels as there are classes tell
         that no other class will come, or else all the steps that are looked at.
         """
+        target = self._steps[-1][1]
         if target == list(range(len(target))) and classes >= len(target) > 2:
             raise CaptureError(NO_CLASSES.format("the numbers of the rows"))
         if not any(target) and classes > 2:
@@ -171,9 +187,9 @@ class LabelCheck:
             if any(not self.looks or len(of_path) >= classes for of_path in labels):
                 raise CaptureError(NO_CLASSES.format("class 0 throughout batches with several labels"))
 
-    def _check_changed(self, usual: set[Path]) -> None:
+    def _check_changed(self, label_paths: set[Path]) -> None:
         """Raise where most targets follow from the labels, and the others from nothing that the batches hold."""
-        for path in usual & set(self._steps[-1][0]):
+        for path in label_paths & set(self._steps[-1][0]):
             label, target = self._labels_and_targets(path)
             other_columns = (
                 self._labels_and_targets(candidate)[0] for candidate in self._steps[0][0] if candidate != path
@@ -184,9 +200,9 @@ class LabelCheck:
                 num_wrong = sum(map(operator.ne, label, target))
                 raise SampleIdentityError(_CHANGED.format(num_wrong, len(target)))
 
-    def _check_renumbered(self, usual: set[Path]) -> None:
+    def _check_renumbered(self, label_paths: set[Path]) -> None:
         """Raise where each step numbers its classes by its labels, and the steps do it differently."""
-        for path in usual:
+        for path in label_paths:
             pairs_of_steps = [(columns[path], target) for columns, target in self._steps if path in columns]
             if len(pairs_of_steps) > 1 and all(_is_numbering(label, target) for label, target in pairs_of_steps):
                 raise CaptureError(_RENUMBERED)
@@ -270,7 +286,7 @@ def _refuse(dataset: Any, wrong_samples: Array) -> None:
         )
 
 
-def _count_unlabelled(label: list[Any], target: list[int], relation: str) -> bool:
+def _trains_unlabelled(label: list[Any], target: list[int], relation: str) -> bool:
     """Return whether negative labels are trained on as classes; raise where these are those of other labels, too."""
     if relation != "function" or not all(isinstance(value, int) for value in label):
         return False
@@ -282,12 +298,14 @@ def _count_unlabelled(label: list[Any], target: list[int], relation: str) -> boo
     return any(value < 0 for value, _ in pairs)
 
 
-def _values_at(column: Column, rows: list[int]) -> list[Any] | None:
-    if isinstance(column, Tensor):
-        if column.ndim != 1 or column.is_floating_point() or column.is_complex():
-            return None
-        column = column.tolist()
-    return [column[row] for row in rows]
+def _integer_columns(columns: Mapping[Path, Column], rows: list[int]) -> dict[Path, list[Any]]:
+    """Return these rows of the columns that are lists or vectors of integers."""
+    lists = {
+        path: column.tolist() if isinstance(column, Tensor) else column
+        for path, column in columns.items()
+        if isinstance(column, list) or is_integer_vector(column)
+    }
+    return {path: [values[row] for row in rows] for path, values in lists.items()}
 
 
 def _relation(label: list[Any], target: list[int]) -> str:

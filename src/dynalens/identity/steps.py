@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynalens.capture import CaptureError, is_reordered
 from dynalens.dynamics import ROWS, TARGET, given_units
-from dynalens.identity.columns import Column, Path, columns_of_batch, part_at, parts
+from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at, parts
 from dynalens.identity.dataset_labels import Array, given_labels, given_rows
 from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
 from dynalens.identity.labels import (
@@ -133,21 +133,12 @@ class StepRows:
             raise SampleIdentityError(MIXED)
         delivered = None if is_own else self._identity.delivered(trainer, rows)
         order = self._order_after_hooks(delivered, part)
+        after_hooks = rows if order is None else rows[order]
         source = TRACE.source(presentation.step_targets)
         choice = source.rows if source is not None and source.is_choice else None
-        after_hooks = rows if order is None else rows[order]
-        if choice is not None and len(choice) <= len(after_hooks) * views:
-            check_rows(source.num_rows if source else 0, len(after_hooks), 1)
-            if len(choice) == len(after_hooks) * views and not (TRACE.chose_inputs or presentation.chose_rows()):
-                self._expect_order(choice, len(after_hooks))
-            of_targets = after_hooks.to(choice.device, non_blocking=True)[choice]  # moved with the rest of the epoch
-        elif (targets := presentation.targets).shape[0]:
-            of_targets = _of_all(after_hooks, targets, views)
-        else:
-            of_targets = after_hooks[:0]
-        inputs = TRACE.of_layers()
+        of_targets = self._chosen_rows(source, after_hooks, presentation, views)
         self._note_rows(choice, after_hooks, of_targets, views)
-        self._chooses |= choice is not None or _are_chosen(inputs, len(after_hooks) * views)
+        self._chooses |= choice is not None or _are_chosen(TRACE.of_layers(), len(after_hooks) * views)
         batch = part if delivered is None else delivered
         if self._labels.looks:
             check_views(presentation.targets, views if choice is None else 1)
@@ -159,6 +150,16 @@ class StepRows:
         elif not is_own and presentation.units is None and views == 1 and source is None:
             self._count_others(batch, order, presentation)
         return of_targets
+
+    def _chosen_rows(self, source: RowSource | None, after_hooks: Tensor, presentation: Any, views: int) -> Tensor:
+        """Return the row of the record of each target: the rows that the step chose, or else all of the batch."""
+        count, targets = len(after_hooks), presentation.targets
+        if source is None or not source.is_choice or len(source.rows) > count * views:
+            return _of_all(after_hooks, targets, views) if len(targets) else after_hooks[:0]
+        check_rows(source.num_rows, count, 1)
+        if len(source.rows) == count * views and not (TRACE.chose_inputs or presentation.chose_rows()):
+            self._expect_order(source.rows, count)
+        return after_hooks.to(source.rows.device, non_blocking=True)[source.rows]  # moved with the rest of the epoch
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
         """Return which rows of the step's batch some targets are; None where all in order, or not known."""
@@ -361,16 +362,12 @@ def _check_layer(inputs: RowSource | None, count: int) -> None:
 
 def _noted(batch: Any) -> list[tuple[Any, list[Any]]]:
     """Return each vector of integers or list of a batch, and what is in it now; waits for the device."""
-    vectors = [part for _, part in parts(batch) if isinstance(part, list) or _is_integer_vector(part)]
+    vectors = [part for _, part in parts(batch) if isinstance(part, list) or is_integer_vector(part)]
     return [(vector, list(vector) if isinstance(vector, list) else vector.tolist()) for vector in vectors]
 
 
 def _integers(targets: Tensor) -> list[int] | None:
-    return targets.flatten().tolist() if _is_integer_vector(targets) else None
-
-
-def _is_integer_vector(part: Any) -> bool:
-    return isinstance(part, Tensor) and part.ndim == 1 and not part.is_floating_point() and not part.is_complex()
+    return targets.flatten().tolist() if is_integer_vector(targets) else None
 
 
 def _check_in_place(vectors: list[tuple[Any, list[Any]]], *, carried: bool) -> None:
