@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from dynalens import TrainingDynamicsMonitor
 from dynalens.capture import Capture, Presentation, StepCapture
 from dynalens.units import dense, dense_labels, multi_label, regression
-from training import Classifier, fit, images, loader
+from training import Classifier, fit, fit_undisturbed, images, loader
 from training import N as SAMPLES
 
 N, K, T = 4, 3, 6
@@ -118,6 +118,51 @@ def test_a_class_of_weight_0_is_left_out_of_masks() -> None:
     torch.testing.assert_close(units.numbers, dense(z, given, given > 0).numbers)
 
 
+CLASSES, OF_SAMPLES = torch.tensor([2, 0, 1, 1]), torch.tensor([True, False, True, True])
+"""One class for each sample, and those whose loss is kept."""
+
+
+def of_samples(z: Tensor) -> Tensor:
+    return F.cross_entropy(z, CLASSES, reduction="none")
+
+
+def two(z: Tensor, **options: Any) -> Tensor:
+    return F.binary_cross_entropy_with_logits(z[:, 0], (CLASSES > 0).to(z.dtype), **options)
+
+
+def two_weighted(z: Tensor) -> Tensor:
+    return two(z, weight=OF_SAMPLES.float())
+
+
+SAMPLE_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "product": lambda z: (of_samples(z) * OF_SAMPLES).sum() / OF_SAMPLES.sum(),
+    "picked": lambda z: of_samples(z)[OF_SAMPLES].mean(),
+    "picked by index": lambda z: of_samples(z)[torch.tensor([3, 0, 2])].mean(),
+    "masked_fill": lambda z: of_samples(z).masked_fill(~OF_SAMPLES, 0).mean(),
+    "where": lambda z: torch.where(OF_SAMPLES, of_samples(z), 0.0).mean(),
+    "nll_loss": lambda z: F.nll_loss(z.log_softmax(1), CLASSES, reduction="none") @ OF_SAMPLES.float(),
+    "one-hot": lambda z: (F.cross_entropy(z, F.one_hot(CLASSES, K).float(), reduction="none") * OF_SAMPLES).sum(),
+    "a class of weight 0": lambda z: F.cross_entropy(z, CLASSES, weight=torch.tensor([0.0, 1.0, 2.0])),
+    "binary, one-hot": lambda z: (bits(z, F.one_hot(CLASSES, K).float()) * OF_SAMPLES[:, None]).sum(),
+}
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("step", SAMPLE_LOSSES.values(), ids=SAMPLE_LOSSES)
+def test_samples_that_a_step_masks_are_left_out(step: Callable[[Tensor], Tensor], by_hand: bool) -> None:
+    assert captured(step, logits(N, K), CLASSES, by_hand=by_hand).targets.tolist() == [2, -1, 1, 1]
+
+
+@pytest.mark.parametrize("step", [lambda z: (two(z, reduction="none") * OF_SAMPLES).mean(), two_weighted])
+def test_samples_of_two_classes_that_a_step_masks_are_left_out(step: Callable[[Tensor], Tensor]) -> None:
+    assert captured(step, logits(N, K), CLASSES).targets.tolist() == [1, -1, 1, 1]
+
+
+def test_samples_that_count_little_by_their_own_loss_stay() -> None:
+    for step in (lambda z: of_samples(z).topk(2).values.mean(), lambda z: (of_samples(z) * 3).mean()):
+        assert captured(step, logits(N, K), CLASSES).targets.tolist() == CLASSES.tolist()
+
+
 BITS = (torch.arange(N * T).view(N, T) % 3 == 0).float()
 UNKNOWN = torch.where(KEPT, BITS, -1.0)
 
@@ -198,3 +243,31 @@ def test_numbers_in_the_place_of_missing_targets_are_no_other_labels(tmp_path: P
     data = TensorDataset(images(), given)
     fit(tmp_path, monitor, model=FewMissing(), data=lambda: loader(data, shuffle=False), max_epochs=2)
     assert monitor.statistics().presentations.tolist() == [2 * (i != 3) for i in range(SAMPLES)]
+
+
+class Masks(Classifier):
+    """Multiplies the losses of some samples by 0, as those of padding or of images that could not be read."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        z, kept = self(x / SAMPLES), x[:, 0, 0, 0] % 4 > 0
+        self.remember(x[kept], z[kept], y[kept])
+        return (F.cross_entropy(z, y, reduction="none") * kept).sum() / kept.sum().clamp(min=1)
+
+
+def test_the_record_of_samples_whose_losses_are_masked_is_that_of_the_others(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    model = fit_undisturbed(tmp_path, monitor, Masks, max_epochs=2)
+    times = [sum(ids.count(i) for _, ids, _, _ in model.seen) for i in range(SAMPLES)]
+    assert times == [2 * (i % 4 > 0) for i in range(SAMPLES)]
+    statistics = monitor.statistics()
+    assert statistics.presentations.tolist() == times
+    for i in range(SAMPLES):
+        margins = [
+            float(z[row][y[row]] - max(z[row][k] for k in range(K) if k != y[row]))
+            for _, ids, z, y in model.seen
+            for row, sample in enumerate(ids)
+            if sample == i
+        ]
+        if margins:
+            assert statistics.margin[i] == pytest.approx(sum(margins) / len(margins), abs=1e-5)

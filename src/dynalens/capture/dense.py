@@ -8,7 +8,7 @@ from torch import Tensor
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.flat_targets import FlatTargets
-from dynalens.capture.label_rows import without_ignored
+from dynalens.capture.label_rows import left_out, without_ignored
 from dynalens.capture.sequences import FrontPadding, label_axis
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
@@ -74,7 +74,7 @@ class DenseTargets:
             if classes is None:
                 return None
             targets = classes
-        targets = _without(targets, loss_mask, class_weight)
+        targets = left_out(targets, loss_mask, class_weight)
         place = self._first_place(targets) if logits.ndim == 3 else 0
         if logits.ndim == 2 and targets.shape == logits.shape[:1]:
             shape = self._shape_of_rows(targets)
@@ -213,16 +213,6 @@ class DenseTargets:
             self._looks -= flat is not None
             self._flat = self._flat or flat
         return None if self._flat is None else self._flat.shape(self._batch, rows, samples)
-
-
-def _without(targets: Tensor, is_counted: Tensor | None, class_weight: Tensor | None) -> Tensor:
-    """Return targets in which those without a part in the loss are marked as ignored."""
-    if is_counted is not None and is_counted.shape == targets.shape:
-        targets = targets.masked_fill(~is_counted, IGNORED)
-    if class_weight is not None:
-        has_weight = (class_weight.detach() != 0)[targets.clamp(0, len(class_weight) - 1)]
-        targets = targets.masked_fill(~has_weight & (targets >= 0), IGNORED)
-    return targets
 
 
 def _without_channel(logits: Tensor, targets: Tensor) -> Tensor:

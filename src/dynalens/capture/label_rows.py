@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dynalens.capture.soft import FixedLevels
-from dynalens.dynamics import NOT_A_CLASS
+from dynalens.dynamics import IGNORED, NOT_A_CLASS
 from dynalens.units import MOST_LABELS, UnitPresentation, multi_label
 
 
@@ -38,8 +38,11 @@ class SeveralLabels:
         if not self._levels.is_known:
             targets = without_ignored(targets, loss_mask)
         if self._multi_label is None:
+            counted_targets = targets if loss_mask is None else targets[loss_mask.expand_as(targets).any(dim=1)]
+            if not len(counted_targets):
+                return False
             is_expected = self._expected_labels == logits.shape[1]
-            one_each = not is_expected and bool((FixedLevels().rows(targets) != NOT_A_CLASS).all())
+            one_each = not is_expected and bool((FixedLevels().rows(counted_targets) != NOT_A_CLASS).all())
             self._multi_label = not one_each and self._are_bits(targets)
         return self._multi_label and (self._levels.is_known or self._are_bits(targets))
 
@@ -50,6 +53,28 @@ class SeveralLabels:
 
     def _are_bits(self, targets: Tensor) -> bool:
         return bool((self._levels.binary(targets.detach()) != NOT_A_CLASS).all())
+
+
+def left_out(targets: Tensor, loss_mask: Tensor | None, class_weight: Tensor | None = None) -> Tensor:
+    """Return targets in which those without a part in the loss are marked as ignored.
+
+    Args:
+        targets: Classes, one for each sample, token or pixel.
+        loss_mask: Which of them have a part in the loss, or in which of their columns; None, or another shape: all.
+        class_weight: Shape ``(K,)``; a class of weight 0 has no part.
+
+    Example:
+        >>> left_out(torch.tensor([2, 1, 0]), torch.tensor([True, False, True])).tolist()
+        [2, -1, 0]
+    """
+    if loss_mask is not None and loss_mask.ndim == 2 and loss_mask.shape[:1] == targets.shape:
+        loss_mask = loss_mask.any(dim=1)  # of a class in one-hot form
+    if loss_mask is not None and loss_mask.numel() == targets.numel():
+        targets = targets.masked_fill(~loss_mask.view(targets.shape), IGNORED)
+    if class_weight is not None:
+        has_weight = (class_weight.detach() != 0)[targets.clamp(0, len(class_weight) - 1)]
+        targets = targets.masked_fill(~has_weight & (targets >= 0), IGNORED)
+    return targets
 
 
 def with_ignored(logits: Any, targets: Any) -> tuple[Any, Any, Tensor | None]:

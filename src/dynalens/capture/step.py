@@ -14,7 +14,7 @@ from dynalens.capture.capture_argument import Capture, function_of, layer_name_o
 from dynalens.capture.dense import DenseTargets
 from dynalens.capture.graph import Node
 from dynalens.capture.graph_loss import ObservedLoss, in_words
-from dynalens.capture.label_rows import SeveralLabels, log_odds, with_ignored
+from dynalens.capture.label_rows import SeveralLabels, left_out, log_odds, with_ignored
 from dynalens.capture.loss_inputs import warn_of_probabilities
 from dynalens.capture.loss_tap import (
     BINARY,
@@ -306,16 +306,17 @@ class StepCapture:
         if call.name == "nll_loss":
             logits, targets = self._rows.log_probabilities(logits, targets)
         source = _loss_source(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
+        loss_mask = call.is_counted()
         if self._dense.are_samples(logits, targets):
             rows = logits.detach(), targets, source
         else:
-            loss_mask = call.is_counted()
             units = self._dense.units_of_classes(logits, targets, loss_mask, call.weight)
             if units is not None:
                 return presentation_of_units(units, source, call.targets, loss_mask)
             rows = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
-        return Presentation(*rows, call.targets)
+        logits, targets, source = rows
+        return Presentation(logits, left_out(targets, loss_mask, call.weight), source, call.targets)
 
     def _from_binary(self, call: LossCall) -> Presentation:
         logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
@@ -369,7 +370,8 @@ class StepCapture:
         units = self._dense.units_of_labels(logits, targets, loss_mask)
         if units is not None:
             return presentation_of_units(units, source, own_targets, loss_mask)
-        return Presentation(*self._rows.checked(logits, targets, source), own_targets)
+        logits, targets, source = self._rows.checked(logits, targets, source)
+        return Presentation(logits, left_out(targets, loss_mask), source, own_targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
         return not_one_loss(calls, self._losses, self._of_numbers, is_manual=self._automatic is False)
