@@ -24,7 +24,7 @@ from torch.utils.data import (
     random_split,
 )
 
-from dynalens import SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
+from dynalens import IndexedDataset, SampleIdentityError, TrainingDynamics, TrainingDynamicsMonitor, load_record
 from dynalens.identity.loaders import Iteration
 from spawned import Noisy, brightness, by_brightness
 from test_dynamics import assert_same
@@ -521,6 +521,22 @@ class Named(Augmented):
         return super().__getitem__(0)
 
 
+class CarriesIndex(Augmented):
+    """Samples with keys of their own, each with its position."""
+
+    def __init__(self, positions: dict[Any, int]) -> None:
+        super().__init__()
+        self.positions = positions
+
+    def __getitem__(self, key: Any) -> Any:
+        return *super().__getitem__(self.positions[key]), self.positions[key]
+
+
+class OfTriples(Classifier):
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(batch[:2], batch_idx)
+
+
 class Growing(Data):
     def train_dataloader(self) -> Any:
         assert self.trainer
@@ -561,6 +577,11 @@ MISUSE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {}, {"data": lambda: loader(BySize(), sampler=[(i % 2, i) for i in range(N)], shuffle=False)},
         r"whose first integer is the position.*got \[\(0, 0\), \(1, 1\), \(0, 2\)\].*Draw the position first",
     ),
+    "position second, indexed": (
+        {}, {"data": lambda: loader(IndexedDataset(BySize()), sampler=[(i % 2, i) for i in range(N)], shuffle=False),
+             "model": OfTriples},
+        r"whose first integer is the position.*got \[\(0, 0\), \(1, 1\), \(0, 2\)\].*carry its own index",
+    ),
     "no integers": (
         {}, {"data": lambda: loader(Named(), sampler=[2**70], shuffle=False)}, "draw positions.*OverflowError.*pass",
     ),
@@ -585,6 +606,18 @@ def test_loaders_that_cannot_be_followed_raise_one_clear_error(
 ) -> None:
     with pytest.raises(SampleIdentityError, match=message):
         trained(tmp_path, TrainingDynamicsMonitor(**arguments), **options)
+
+
+@pytest.mark.parametrize("form", [str, lambda i: (i % 2, i), lambda i: ((i, 3), 2)])
+def test_samples_that_carry_their_index_are_recorded_whatever_the_sampler_draws(
+    tmp_path: Path, form: Callable[[int], Any]
+) -> None:
+    data = CarriesIndex({form(i): i for i in range(N)})
+    monitor = TrainingDynamicsMonitor(history=False, index=2)
+    model = trained(
+        tmp_path, monitor, model=OfTriples, data=lambda: loader(data, sampler=list(data.positions)[::-1], shuffle=False)
+    )
+    assert_same(monitor.statistics(), record_of(model).compute())
 
 
 def test_a_loader_that_cannot_be_followed_was_not_followed_from_the_start(tmp_path: Path) -> None:

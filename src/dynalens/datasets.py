@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
-from dynalens.keys import FEATURE_NAMES, INDEX_KEYS, LABEL_KEYS
+from dynalens.keys import FEATURE_NAMES, INDEX_KEYS, LABEL_KEYS, OWN_INDEX
 from dynalens.text import label_positions, labels_in
 
 INDEX_KEY = INDEX_KEYS[0]
@@ -43,8 +43,8 @@ def position_of(key: Any) -> int:
             with suppress(TypeError):
                 return operator.index(candidate)
     raise TypeError(
-        f"Expected the sampler to draw integers, the positions in the dataset, alone or first in a tuple, got "
-        f"{str(key)[:60]}."
+        "Expected the sampler to draw integers, the positions in the dataset, alone or first in a tuple, got "
+        f"{str(key)[:60]}. {OWN_INDEX}"
     )
 
 

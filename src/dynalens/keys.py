@@ -8,6 +8,11 @@ INPUT_KEYS = (*IMAGE_KEYS, "input_ids", "tokens")
 FEATURE_NAMES = ("feature_names", "feature_names_in_", "features", "columns")
 """Attributes of a dataset with the names of a table's columns."""
 INDEX_KEYS = ("index", "idx", "position")
+OWN_INDEX = (
+    "Let each sample carry its own index, and pass `index=` the key of it or its place in the batch, or a "
+    "callable(batch) -> indices, without `IndexedDataset`."
+)
+"""What helps where the position cannot be read from what the sampler draws."""
 
 DECISIONS = ("keep", "relabel", "drop")
 """What ``decisions.csv`` says of a sample."""

@@ -18,7 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dynalens.datasets import position_of
 from dynalens.identity.collate_order import Collated, OrderedCollate, is_in_order
-from dynalens.identity.errors import REMEDY, SampleIdentityError
+from dynalens.identity.errors import SampleIdentityError
+from dynalens.keys import OWN_INDEX
 
 # Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
 _KEPT = 8
@@ -34,6 +35,8 @@ class Iteration:
     def __init__(self) -> None:
         self.delivered: deque[Tensor | SampleIdentityError | None] = deque(maxlen=_KEPT)
         self.exhausted = False
+        self.problem: SampleIdentityError | None = None
+        """Why the positions that the sampler drew are not known, if so."""
         # Lightning is at most one batch ahead of the step.
         self._batches: deque[tuple[Any, Any]] = deque(maxlen=2)
         self._last_step: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
@@ -173,8 +176,7 @@ def _ambiguous(tuples: list[tuple[int, ...]], samples: int) -> SampleIdentityErr
         return None
     return SampleIdentityError(
         f"Expected the sampler to draw tuples whose first integer is the position in the dataset, got {tuples[:3]} and "
-        "so on, where it repeats and another one does not. Draw the position first, or let each sample carry its own "
-        "index, and pass `index=` the key of it or its place in the batch, or a callable(batch) -> indices."
+        f"so on, where it repeats and another one does not. Draw the position first, or: {OWN_INDEX}"
     )
 
 
@@ -191,7 +193,7 @@ def _positions(entry: Any, dataset: Any) -> np.ndarray | SampleIdentityError:
     except Exception as error:  # noqa: BLE001  # whatever the sampler of the user draws
         return SampleIdentityError(
             f"Expected the sampler to draw positions in the dataset, got {str(entry)[:60]} "
-            f"({type(error).__name__}: {error}). {REMEDY}"
+            f"({type(error).__name__}: {error}). {OWN_INDEX}"
         )
 
 
@@ -202,7 +204,7 @@ def _as_positions(entry: Any, dataset: Any) -> np.ndarray:
         try:
             indices = np.array([position_of(key) for key in keys])
         except TypeError as error:
-            raise SampleIdentityError(f"{error} {REMEDY}") from None
+            raise SampleIdentityError(str(error)) from None
     positions = indices.reshape(-1).astype(np.int64, copy=False)
     return np.where(positions < 0, positions + len(dataset), positions) if positions.min(initial=0) < 0 else positions
 
@@ -268,6 +270,7 @@ def _recording_iterator(base: Any, is_tagged: bool) -> type:
             indices, batch = batch
         else:
             indices = self._sampler_iter.queue.popleft()
+        iteration.problem = indices if isinstance(indices, SampleIdentityError) else iteration.problem
         if isinstance(batch, Collated):
             indices, batch = batch.indices_of_rows(indices), batch.batch
         iteration.deliver(indices, batch)

@@ -269,6 +269,10 @@ class SampleIdentity:
         if self._extract is None:
             return step_indices(trainer, self._source.position)
         batches_ahead(trainer)
+        if self.way == "IndexedDataset":  # it takes positions from the sampler's draws, too
+            iteration = current_iteration(trainer, self._source.position)
+            if iteration is not None and iteration.problem is not None:
+                raise iteration.problem
         part = self._source.part_of(batch)
         return None if part is None else indices_in_batch(part, self._extract)
 
