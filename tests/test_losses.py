@@ -244,6 +244,8 @@ OBSERVED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "where": lambda z, y: -torch.where(F.one_hot(y, 3) > 0, z.log_softmax(1), torch.zeros_like(z)).sum(1).mean(),
     "temperature and mask": lambda z, y: own_loss((z / 2).masked_fill(F.one_hot((y + 1) % 3, 3) > 0, -torch.inf), y),
     "part of a sum": hidden(label_smoothing),
+    "factors in nll_loss": lambda z, y: F.nll_loss((1 - z.softmax(1)) ** 2 * z.log_softmax(1), y),
+    "temperature in nll_loss": lambda z, y: F.nll_loss(z.log_softmax(1) / 2, y),
 }
 
 

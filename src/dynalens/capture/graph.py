@@ -163,6 +163,17 @@ def comes_from(logits: Tensor, names: tuple[str, ...]) -> bool:
     return not isinstance(node, Tensor) and node.name() in names
 
 
+def is_behind(values: Tensor, names: tuple[str, ...]) -> bool:
+    """Return whether an operation of one of these names lies between a tensor and the network.
+
+    Example:
+        >>> logits = torch.ones(2, 3, requires_grad=True)
+        >>> is_behind(2 * logits.softmax(1), SOFTMAX), is_behind(2 * logits, SOFTMAX)
+        (True, False)
+    """
+    return any(node.name() in names for node in nodes_behind([values.grad_fn], NETWORK))
+
+
 def divides_exponentials(logits: Tensor) -> bool:
     """Return whether the values of a tensor are quotients of exponentials, one for each, as of a sigmoid by hand.
 

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from dynalens.capture.batch import CaptureError
+from dynalens.capture.graph import SOFTMAX, comes_from, is_behind
 from dynalens.capture.soft import FixedLevels, tolerance_of
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.observation import two_class_logits
@@ -17,6 +18,9 @@ _OF_PAIRS = (
     "of `logits` and `targets` of a classifier that is trained beside, or leave the monitor out. Else return"
 )
 
+_SUM = 0.01
+"""How far from 1 probabilities may sum up: halves of bfloat16 have three digits, and a constant may be added."""
+
 Rows = tuple[Tensor, Tensor, str]
 
 
@@ -27,6 +31,21 @@ class CapturedRows:
         self._levels = FixedLevels()
         self.takes_logarithm: bool | None = None
         """Whether the inputs of ``nll_loss`` are probabilities; None before the first batch."""
+        self._weighs: bool | None = None
+
+    def weighs(self, values: Tensor) -> bool:
+        """Return whether inputs of ``nll_loss`` are log-probabilities times factors, as focal losses have them.
+
+        Their margins are not those of the logits, which the softmax before the factors shows. Waits for the device in
+        the first batch only.
+        """
+        if comes_from(values, SOFTMAX) or not is_behind(values, SOFTMAX):
+            return False
+        if self._weighs is None and values.numel():
+            probabilities, axis = values.detach().float(), min(values.ndim - 1, 1)
+            sums = torch.stack([probabilities.exp().sum(dim=axis), probabilities.sum(dim=axis)])
+            self._weighs = not bool(((sums - 1).abs() < _SUM).all(dim=-1).any())
+        return bool(self._weighs)
 
     def log_probabilities(self, values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs of ``nll_loss`` as log-probabilities, and their targets.

@@ -223,7 +223,7 @@ class StepCapture:
         return True
 
     def _listen(self, call: LossCall) -> None:
-        if not self._armed:
+        if not self._armed or (call.name == "nll_loss" and self._rows.weighs(call.logits)):
             return
         is_whole = call.name != PROBABILITIES or self._multi_labels.takes(call.logits.detach(), call.targets)
         if not is_whole and not self._dense.has_masks(call.targets):
