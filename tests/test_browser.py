@@ -55,19 +55,35 @@ const found = [];
 return found"""
 
 
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER or ""
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(flag)
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path / "downloads")})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     driver.set_page_load_timeout(60)
     yield driver
     driver.quit()
+
+
+@pytest.fixture
+def browser(chromium: Any, tmp_path: Path) -> Any:
+    """The one browser in a new window, with downloads of the test's own and no storage of another."""
+    used = chromium.window_handles
+    chromium.switch_to.new_window("window")
+    new = chromium.current_window_handle
+    for window in used:
+        chromium.switch_to.window(window)
+        chromium.close()
+    chromium.switch_to.window(new)
+    downloads = {"behavior": "allow", "downloadPath": str(tmp_path / "downloads")}
+    chromium.execute_cdp_cmd("Browser.setDownloadBehavior", downloads)
+    chromium.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": "file://", "storageTypes": "all"})
+    chromium.get_log("browser")  # it is emptied by reading
+    return chromium
 
 
 def waited(condition: Callable[[], Any], seconds: float = 60) -> Any:
