@@ -55,6 +55,23 @@ def test_labels_put_into_another_order_in_place_are_an_error_in_the_first_batch(
         fit(tmp_path, TrainingDynamicsMonitor(), model=Reorders(reorder), limit_train_batches=1, max_epochs=1)
 
 
+@pytest.mark.parametrize("hook", ["on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"])
+@pytest.mark.parametrize("reorder", [by_copy, by_item, by_numpy])
+def test_labels_that_a_hook_puts_into_another_order_in_place_are_an_error_in_the_first_batch(
+    tmp_path: Path, hook: str, reorder: Callable[[Tensor, Tensor], None]
+) -> None:
+    def in_place(batch: Any, *_: Any) -> Any:
+        for part in batch:
+            reorder(part, torch.arange(len(part)).flip(0))
+        return batch
+
+    model = Classifier()
+    setattr(model, hook, in_place)
+    items: Any = [dataset()[i] for i in range(N)]  # a list shows no labels
+    with pytest.raises(SampleIdentityError, match=r"hooks before it to leave.*another order in the same tensor"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=model, data=lambda: loader(items), limit_train_batches=1)
+
+
 def test_an_index_in_the_batch_may_go_along(tmp_path: Path) -> None:
     monitor = TrainingDynamicsMonitor(history=False)
     module = fit(

@@ -19,10 +19,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from dynalens.datasets import position_of
 from dynalens.identity.collate_order import Collated, OrderedCollate, is_in_order
 from dynalens.identity.errors import SampleIdentityError
+from dynalens.identity.in_place import NotedLabels, noted_labels
 from dynalens.keys import OWN_INDEX
 
 # Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
 _KEPT = 8
+_LOOKS = 16
+"""Batches of an iterator whose labels are noted: more than it takes until a hundred targets have been compared."""
 _TUPLES = 64
 """Drawn tuples of an iterator that are looked at: more sizes, scales or domains than that are in no sampler."""
 _REPEATS = 4
@@ -38,7 +41,8 @@ class Iteration:
         self.problem: SampleIdentityError | None = None
         """Why the positions that the sampler drew are not known, if so."""
         # Lightning is at most one batch ahead of the step.
-        self._batches: deque[tuple[Any, Any]] = deque(maxlen=2)
+        self._batches: deque[tuple[Any, Any, NotedLabels]] = deque(maxlen=2)
+        self._looks = _LOOKS
         self._last_step: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
 
     def deliver(self, indices: np.ndarray | SampleIdentityError, batch: Any) -> None:
@@ -47,11 +51,25 @@ class Iteration:
             self.delivered.append(None)
         else:
             self.delivered.append(torch.from_numpy(indices) if isinstance(indices, np.ndarray) else indices)
-            self._batches.append((self.delivered[-1], batch))
+            self._batches.append((self.delivered[-1], batch, self._noted_labels(batch)))
 
     def batch_of(self, indices: Tensor) -> Any:
         """Return the batch that was delivered with these indices, before it moved to a device; None if it is gone."""
-        return next((batch for batch_indices, batch in self._batches if batch_indices is indices), None)
+        return next((batch for batch_indices, batch, _ in self._batches if batch_indices is indices), None)
+
+    def labels_of(self, indices: Tensor) -> NotedLabels:
+        """Return the labels of that batch as they were when it was delivered; none after the first batches."""
+        return next((labels for batch_indices, _, labels in self._batches if batch_indices is indices), [])
+
+    def _noted_labels(self, batch: Any) -> NotedLabels:
+        """Return the labels of one of the first batches: a hook may put them into another order in place."""
+        self._looks -= 1
+        if self._looks < 0:
+            return []
+        try:
+            return noted_labels(batch)
+        except Exception:  # noqa: BLE001  # of the user's own kind of batch; the loader goes on
+            return []
 
     def take(self, step: int, num_ahead: int) -> Tensor | None:
         """Return the indices of the batch of this step, or None if this loader gave it no samples.

@@ -10,6 +10,7 @@ from torch.utils.data import Subset
 
 from dynalens.datasets import IndexedDataset, class_names, has_positions, root_indices, sample_names
 from dynalens.identity.errors import REMEDY, SampleIdentityError
+from dynalens.identity.in_place import NotedLabels
 from dynalens.identity.loaders import is_tagged, not_followable
 from dynalens.identity.recorder import (
     IndexRecorder,
@@ -202,6 +203,11 @@ class SampleIdentity:
             return None
         iteration = current_iteration(trainer, self._source.position)
         return None if iteration is None else iteration.batch_of(rows)
+
+    def noted_labels(self, trainer: Any, rows: Tensor) -> NotedLabels:
+        """Return the labels of the batch with these rows as they were when the loader delivered it, if it is known."""
+        iteration = None if self._source is None else current_iteration(trainer, self._source.position)
+        return [] if iteration is None else iteration.labels_of(rows)
 
     def samples_of(self, batch: Any) -> Any:
         """Return what the loader gave to a batch, without indices that :class:`IndexedDataset` put there."""

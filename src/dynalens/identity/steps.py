@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynalens.capture import CaptureError, is_reordered
+from dynalens.capture import CaptureError
 from dynalens.dynamics import ROWS, TARGET, given_units
-from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at, parts
+from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at
 from dynalens.identity.dataset_labels import Array, given_labels, given_rows
 from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
+from dynalens.identity.in_place import NotedLabels, check_in_place, noted_labels
 from dynalens.identity.labels import (
     ANOTHER_ORDER,
     GIVEN,
@@ -65,7 +66,7 @@ class StepRows:
         self._of_classes, self._rounds, self._is_beside = True, False, False
         self._dataset_labels: Array | None = None
         self._of_step: tuple[Tensor, Tensor, int] | None = None
-        self._noted: list[tuple[Any, list[Any]]] = []
+        self._noted: NotedLabels = []
         self._num_others: Tensor | None = None
 
     def begin_epoch(self) -> None:
@@ -76,7 +77,7 @@ class StepRows:
         """A step begins."""
         if self._is_traced:
             self.close()
-        self._noted = _noted(self._identity.part_of(batch)) if self._labels.looks else []
+        self._noted = noted_labels(self._identity.part_of(batch)) if self._labels.looks else []
         if self.traces:
             self._num_traced, self._is_traced = self._num_traced + 1, True
             TRACE.start(self, self._identity.part_of(batch))
@@ -144,7 +145,8 @@ class StepRows:
             check_views(presentation.targets, views if choice is None else 1)
             if presentation.of_layer:
                 _check_layer(TRACE.of_layers(), len(after_hooks))
-            _check_in_place(self._noted, carried=delivered is None)
+            check_in_place(self._noted, carried=delivered is None)
+            check_in_place(self._identity.noted_labels(trainer, rows), carried=delivered is None)
             is_traced = source is not None and not self._hooked
             self._compare(batch, rows, of_targets.cpu(), presentation, is_traced=is_traced)
         elif not is_own and presentation.units is None and views == 1 and source is None:
@@ -360,25 +362,8 @@ def _check_layer(inputs: RowSource | None, count: int) -> None:
         raise SampleIdentityError(LAYER_ORDER)
 
 
-def _noted(batch: Any) -> list[tuple[Any, list[Any]]]:
-    """Return each vector of integers or list of a batch, and what is in it now; waits for the device."""
-    vectors = [part for _, part in parts(batch) if isinstance(part, list) or is_integer_vector(part)]
-    return [(vector, list(vector) if isinstance(vector, list) else vector.tolist()) for vector in vectors]
-
-
 def _integers(targets: Tensor) -> list[int] | None:
     return targets.flatten().tolist() if is_integer_vector(targets) else None
-
-
-def _check_in_place(vectors: list[tuple[Any, list[Any]]], *, carried: bool) -> None:
-    """Raise where a step has put labels into another order in place; an index that the batch carries may go along."""
-    changes = [values for vector, values in vectors if is_reordered(values, list(_noted([vector])[0][1]))]
-    ids_move_along = carried and any(len(set(values)) == len(values) for values in changes)
-    if changes and not ids_move_along:
-        raise SampleIdentityError(
-            "Expected the step to leave the labels of its batch in their order, got them in another order in the same "
-            "tensor. Order copies instead, inputs and labels alike: `labels = labels[order]`."
-        )
 
 
 def _has_hooks(trainer: Any) -> bool:
