@@ -129,6 +129,33 @@ def test_the_attribution_monitor_alone_reads_batches_of_any_order(tmp_path: Path
     np.testing.assert_allclose(written["logits"], model.eval()(images()[:2]).detach(), rtol=1e-5)
 
 
+RENUMBERED: dict[str, Any] = {
+    "from 1": lambda y: y - 1,
+    "by a table": lambda y: torch.tensor([0, 2, 0, 1])[y],
+    "by a list": lambda y: torch.tensor([[0, 2, 0, 1][i] for i in y.tolist()]),
+}
+
+
+@pytest.mark.parametrize("classes_of", RENUMBERED.values(), ids=RENUMBERED.keys())
+def test_labels_that_a_step_gives_other_numbers_are_told_and_the_advice_works(tmp_path: Path, classes_of: Any) -> None:
+    class Renumbers(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self(batch[0]), classes_of(batch[1]))
+
+    def fitted(folder: Path, **arguments: Any) -> None:
+        data = TensorDataset(images(), labels() + 1)
+        fit(
+            folder, attribution_monitor(num_samples=3, steps=2, **arguments), model=Renumbers(), max_epochs=1,
+            data=lambda: loader(data, batch_size=8), val=lambda: loader(data, shuffle=False),
+        )  # fmt: skip
+
+    with pytest.warns(UserWarning, match=r"gives other numbers.*Pass `inputs=` with a callable\(batch\)"):
+        fitted(tmp_path)
+    fitted(tmp_path / "advised", inputs=lambda batch: (batch[0], classes_of(batch[1])), on_error="raise")
+    shown = explanation(tmp_path / "advised", 0)["labels"].tolist()
+    assert shown == classes_of(labels()[:3] + 1).tolist()
+
+
 def test_complex_inputs_are_explained_by_real_and_imaginary_parts() -> None:
     # logit 0 is 3 Re x - 2 Im y; its gradient by (Re x, Re y, Im x, Im y) is (3, 0, 0, -2)
     inputs = torch.tensor([[[1 + 2j]], [[3 - 1j]]]).view(1, 2, 1)

@@ -77,6 +77,11 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
         images = input_of(batch, layout)
         labels = entry_at(batch, layout.labels) if layout is not None else None
         labels = _usual_labels_of(batch) if labels is None else labels
+        if layout is not None and any(entry_at(batch, path) is labels for path in layout.renumbered):
+            raise CaptureError(
+                "Expected the labels of the batch to be the classes that the loss compares, got others, which "
+                "`training_step` gives other numbers. Pass `inputs=` with a callable(batch) -> (images, classes)."
+            )
     else:
         images, labels = (batch[key] for key in inputs)
     tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)

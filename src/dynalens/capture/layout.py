@@ -14,6 +14,7 @@ from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
 from dynalens.capture.network import Network, NetworkRuns
+from dynalens.capture.numbering import Numbering
 from dynalens.capture.sequences import label_axis
 from dynalens.capture.unit_labels import CLASSES, UnitLabels, UnitTargets, kind_of_units
 from dynalens.capture.views import View, crops_in, view_from
@@ -42,6 +43,7 @@ class BatchLayout:
         shift: Places by which the logits for a token stand before it: 1 in a causal language model.
         form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
         beside: Paths of other inputs that the network was given in the same call, but for masks of tokens.
+        renumbered: Paths of labels whose classes have other numbers in the loss.
     """
 
     inputs: Path | None = None
@@ -54,6 +56,7 @@ class BatchLayout:
     shift: int = 0
     form: View | None = None
     beside: tuple[Path, ...] = ()
+    renumbered: frozenset[Path] = frozenset()
 
     @property
     def all_inputs(self) -> list[Path]:
@@ -99,6 +102,7 @@ class BatchObserver:
         self._model: nn.Module | None = None
         self.network = Network()
         self._of_numbers, self.told_numbers = False, 0
+        self._numbering = Numbering()
 
     @property
     def is_done(self) -> bool:
@@ -189,6 +193,8 @@ class BatchObserver:
         targets = _Targets() if loss is None else _targets_of(self._leaves, loss, None if units is None else units[0])
         if targets.path is None and units is not None:
             targets = _as_told(self._leaves, *units)
+        if loss is not None and targets.path is None and not targets.dense:
+            self._numbering.see(self._leaves, loss)
         # A causal language model is given the tokens that it predicts.
         other_than_inputs = None if targets.shift else targets.path
         calls = _calls_to_logits(self._calls, entries, other_than_inputs, loss.logits if loss is not None else None)
@@ -204,6 +210,7 @@ class BatchObserver:
             shift=layout.shift or targets.shift,
             form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
             beside=layout.beside if inputs is None or layout.inputs else _beside(calls, inputs, entries),
+            renumbered=frozenset() if layout.labels or targets.path else self._numbering.paths,
         )
 
 
