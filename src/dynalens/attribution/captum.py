@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import installed
+from dynalens.attribution.adapted import with_arguments
 from dynalens.attribution.layers import arrangement, find_embedding, find_target_layer
 from dynalens.attribution.passes import Forward, check_finite, check_targets, model_input, uncut_graph
 from dynalens.attribution.relevance import check_called_once, give_rules, is_a, layer_with_rule
@@ -87,9 +88,11 @@ def captum_method(name: str) -> Callable[..., Tensor]:
             warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
             return check_finite(name, _attribution_maps(cls, model, images, targets, forward, chunk_size, arguments))
 
-    run.required = _required_arguments(cls)  # type: ignore[attr-defined]  # what `check_methods` asks for
-    run.__signature__ = _signature(cls)  # type: ignore[attr-defined]  # what `inspect.signature` reads
-    return run
+    in_attribute = inspect.signature(cls.attribute).parameters
+    names = [name for name in inspect.signature(cls).parameters | in_attribute if name not in _OURS]
+    required = ["neuron_selector"] if "neuron_selector" in in_attribute else []
+    # NoiseTunnel passes unknown arguments to the method that it smooths.
+    return with_arguments(run, names, required=required, takes_any=cls.__name__ == "NoiseTunnel")
 
 
 def _captum_class(name: str) -> Any:
@@ -119,23 +122,6 @@ def _why_not(cls: Any, base: type) -> str | None:
     return None
 
 
-def _required_arguments(cls: Any) -> tuple[str, ...]:
-    return ("neuron_selector",) if "neuron_selector" in inspect.signature(cls.attribute).parameters else ()
-
-
-def _signature(cls: Any) -> inspect.Signature:
-    """Return the arguments that ``method_args`` may have."""
-    names = [*inspect.signature(cls).parameters, *inspect.signature(cls.attribute).parameters]
-    captums = [name for name in dict.fromkeys(names) if name not in _OURS]
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
-        for name in ("model", "images", "targets", "forward", "chunk_size", *captums)
-    ]
-    if cls.__name__ == "NoiseTunnel":  # it passes unknown arguments to the method that it smooths
-        parameters.append(inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD))
-    return inspect.Signature(parameters)
-
-
 def _attribution_maps(
     cls: Any,
     model: nn.Module,
@@ -147,27 +133,18 @@ def _attribution_maps(
 ) -> Tensor:
     x, inner = model_input(model, images), unwrapped(model)
     settings = {key: _captum_argument(value, x) for key, value in arguments.items() if value is not None}
-    constructor = inspect.signature(cls).parameters
-    names: tuple[str, ...] = ()
-    if "layer" in constructor:
-        names = _layer_names(cls, settings.pop("layer", None)) or (_default_layer(model, x, forward),)
+    names = _layers_to_explain(cls, model, x, settings, forward)
     if is_a(cls, "LRP"):  # and LayerLRP
         names = tuple(layer_with_rule(model, x, name, forward=forward) for name in names)
         give_rules(cls, model, x, forward=forward)
     attribution = _built(cls, LogitsModule(inner, forward or inner), model, settings, names)
-    call_arguments = {key: value for key, value in settings.items() if key not in constructor}
     size = len(x) if cls.__name__ in _WHOLE_BATCH else chunk_size or _AT_ONCE
     parts = []
-    takes_target = cls.__name__ == "NoiseTunnel" or "target" in inspect.signature(cls.attribute).parameters
     for rows in torch.split(torch.arange(len(x), device=x.device), size):
-        batch_arguments = {
-            key: value[rows] if _one_for_each(cls, key, value, len(x)) else value
-            for key, value in call_arguments.items()
-        }
-        part = x[rows].requires_grad_(x.is_floating_point())
-        target = {"target": targets[rows]} if takes_target else {}
-        with check_called_once(cls, model, part, forward=forward):
-            results = attribution.attribute(part, **target, **batch_arguments)
+        images_of_part = x[rows].requires_grad_(x.is_floating_point())
+        call_arguments = _call_arguments(cls, settings, targets, rows)
+        with check_called_once(cls, model, images_of_part, forward=forward):
+            results = attribution.attribute(images_of_part, **call_arguments)
         parts.append([_maps_of(cls, result, len(rows)) for result in (results if len(names) > 1 else [results])])
     maps = [torch.cat(layer_maps) for layer_maps in zip(*parts, strict=True)]
     if x.ndim > 2 and is_a(cls, "LayerAttribution"):
@@ -176,6 +153,19 @@ def _attribution_maps(
             for name, layer_maps in zip(names, maps, strict=True)
         ]
     return _sum_over_layers(names, maps)
+
+
+def _call_arguments(cls: Any, settings: dict[str, Any], targets: Tensor, rows: Tensor) -> dict[str, Any]:
+    """Return what ``attribute`` takes beside the images, for these rows of the batch."""
+    constructor = inspect.signature(cls).parameters
+    arguments = {
+        key: value[rows] if _one_for_each(cls, key, value, len(targets)) else value
+        for key, value in settings.items()
+        if key not in constructor
+    }
+    if cls.__name__ == "NoiseTunnel" or "target" in inspect.signature(cls.attribute).parameters:
+        arguments["target"] = targets[rows]
+    return arguments
 
 
 def _layer_names(cls: Any, layers: Any) -> tuple[str, ...]:
@@ -189,9 +179,14 @@ def _layer_names(cls: Any, layers: Any) -> tuple[str, ...]:
     return names
 
 
-def _default_layer(model: nn.Module, x: Tensor, forward: Forward | None) -> str:
+def _layers_to_explain(
+    cls: Any, model: nn.Module, x: Tensor, settings: dict[str, Any], forward: Forward | None
+) -> tuple[str, ...]:
+    """Return the names of the layers whose maps the class gives: those that are named, or one that fits the input."""
+    if "layer" not in inspect.signature(cls).parameters:
+        return ()
     find = find_target_layer if x.is_floating_point() else find_embedding
-    return find(model, x, forward=forward)
+    return _layer_names(cls, settings.pop("layer", None)) or (find(model, x, forward=forward),)
 
 
 def _sum_over_layers(names: tuple[str, ...], maps: list[Tensor]) -> Tensor:

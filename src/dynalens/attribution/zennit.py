@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dynalens.arguments import check_choice, installed
+from dynalens.attribution.adapted import with_arguments
 from dynalens.attribution.overrides import captured_joins
 from dynalens.attribution.passes import (
     Forward,
@@ -69,15 +70,9 @@ def zennit_method(name: str) -> Callable[..., Tensor]:
         return check_finite(name, maps)
 
     parameters = inspect.signature(composite).parameters
-    keys = [key for key in parameters if key not in _OURS]
-    run.required = tuple(key for key in keys if parameters[key].default is inspect.Parameter.empty)  # type: ignore[attr-defined]  # what `check_methods` asks for
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # what `inspect.signature` reads
-        [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY)
-            for key in ("model", "images", "targets", "forward", "chunk_size", "canonizers", *keys)
-        ]
-    )
-    return run
+    names = [name for name in parameters if name not in _OURS]
+    required = [name for name in names if parameters[name].default is inspect.Parameter.empty]
+    return with_arguments(run, ["canonizers", *names], required=required)
 
 
 def _composite(name: str) -> Any:

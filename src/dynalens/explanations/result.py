@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from dynalens.attribution import Explanation
 from dynalens.dynamics import Array
 from dynalens.explanations.files import packed_maps
 from dynalens.explanations.names import caption, id_arrays
-from dynalens.faithfulness import Curve, Faithfulness, class_probabilities, tie_fraction
+from dynalens.faithfulness import Faithfulness, class_probabilities, tie_fraction
 from dynalens.observation import is_tokens
 from dynalens.pictures import Decode, ExplanationRow, Normalisation, Sentences, Shown, class_name, shown_inputs
 
@@ -121,40 +122,45 @@ class ExplanationResult:
         """
         sentences = self._sentences(decode)
         pictures = sentences.words() if is_tokens(self.images) else self._pictures(normalisation)
-        shown_labels = self._labels(names, sentences.name)
-        curves = {
-            method: _curves_at(method_curves.curves, fractions) for method, method_curves in self.faithfulness.items()
-        }
+        curves, areas = self._curves(fractions), self._areas()
         controls = curves.pop(RANDOM, {})
-        areas = {m: {name: c.areas.tolist() for name, c in self.faithfulness[m].curves.items()} for m in curves}
-        relevance = {m: middle_slices(maps).cpu().numpy() for m, maps in self.relevance.items()}
-        rows = []
-        for i, (label, predicted, p_label) in enumerate(shown_labels):
-            kind = "suspect" if explained_for else "sample"
-            sample = "" if self.ids is None else caption(self.ids[i], kind)
-            sample = ", ".join(words for words in (sample, *self.units[i : i + 1]) if words)
-            rows.append(
-                ExplanationRow(
-                    image=pictures[i],
-                    label=label,
-                    predicted=predicted,
-                    p_label=p_label,
-                    is_correct=None if self.numbers else label == predicted,
-                    note=sample,
-                    explained_for=explained_for and self._explained_for(i, explained_for),
-                    maps={m: maps[i] for m, maps in relevance.items()},
-                    curves={
-                        m: {name: values[i].numpy() for name, values in method_curves.items()}
-                        for m, method_curves in curves.items()
-                    },
-                    areas={
-                        m: {name: values[i] for name, values in method_curves.items()}
-                        for m, method_curves in areas.items()
-                    },
-                    controls={name: values[i].numpy() for name, values in controls.items()},
-                )
+        relevance = {method: middle_slices(maps).cpu().numpy() for method, maps in self.relevance.items()}
+        return [
+            ExplanationRow(
+                image=pictures[i],
+                label=label,
+                predicted=predicted,
+                p_label=p_label,
+                is_correct=None if self.numbers else label == predicted,
+                note=self._note(i, "suspect" if explained_for else "sample"),
+                explained_for=explained_for and self._explained_for(i, explained_for),
+                maps={method: maps[i] for method, maps in relevance.items()},
+                curves=_values_of_row(curves, i),
+                areas=_values_of_row(areas, i),
+                controls={metric: values[i] for metric, values in controls.items()},
             )
-        return rows
+            for i, (label, predicted, p_label) in enumerate(self._labels(names, sentences.name))
+        ]
+
+    def _curves(self, fractions: Tensor) -> dict[str, dict[str, Array]]:
+        """Return, by method and metric, the curves of all samples at these fractions."""
+        return {
+            method: {name: curve.resampled(fractions).cpu().numpy() for name, curve in metrics.curves.items()}
+            for method, metrics in self.faithfulness.items()
+        }
+
+    def _areas(self) -> dict[str, dict[str, list[float]]]:
+        """Return, by method and metric, the areas of the curves of all samples; not those of the random control."""
+        return {
+            method: {name: curve.areas.tolist() for name, curve in metrics.curves.items()}
+            for method, metrics in self.faithfulness.items()
+            if method != RANDOM
+        }
+
+    def _note(self, row: int, kind: str) -> str:
+        """Return the id of a sample and the name of the token or region that was explained, as far as known."""
+        sample = "" if self.ids is None else caption(self.ids[row], kind)
+        return ", ".join(words for words in (sample, *self.units[row : row + 1]) if words)
 
     def _explained_for(self, row: int, otherwise: str) -> str:
         """Return "prediction" for a label that was not given: its map shows what speaks for it."""
@@ -196,5 +202,6 @@ def middle_slices(maps: Tensor) -> Tensor:
     return maps[:, maps.shape[1] // 2] if maps.ndim == 4 else maps
 
 
-def _curves_at(curves: dict[str, Curve], fractions: Tensor) -> dict[str, Tensor]:
-    return {name: curve.resampled(fractions).cpu() for name, curve in curves.items()}
+def _values_of_row(values: Mapping[str, Mapping[str, Any]], row: int) -> dict[str, dict[str, Any]]:
+    """Return those of one sample, by method and metric."""
+    return {method: {metric: samples[row] for metric, samples in metrics.items()} for method, metrics in values.items()}

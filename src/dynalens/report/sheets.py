@@ -66,25 +66,20 @@ def influence_sheet(
     selection = list((influence.wrong() or range(len(inputs)))[:_MOST_TESTS] if tests is None else tests)
     pictures = DatasetPictures(dataset)
     test_inputs = _shown_inputs(inputs, selection, find_normalisation(dataset))
-    labels = influence.samples["label"].tolist()
 
-    def members(test: int, sign: int) -> list[Relative]:
-        rows = influence.rows(test, n, sign=sign)
-        ids = influence.samples.index[rows]
-        return [
-            Relative(pictures.image(row), f"{class_name(int(labels[row]), class_names)} #{sample}")
-            for row, sample in zip(rows, ids, strict=True)
-        ]
+    def members(rows: Sequence[int]) -> list[Relative]:
+        samples = influence.samples.iloc[list(rows)]
+        captions = [f"{class_name(int(label), class_names)} #{sample}" for sample, label in samples["label"].items()]
+        return [Relative(pictures.image(row), words) for row, words in zip(rows, captions, strict=True)]
 
     rows = []
     for test, picture in zip(selection, test_inputs, strict=True):
-        label, predicted = (
-            class_name(int(classes[test]), class_names) for classes in (influence.labels, influence.predicted)
-        )
+        classes = (influence.labels[test], influence.predicted[test])
+        label, predicted = (class_name(int(number), class_names) for number in classes)
         groups = {
             "test sample": [Relative(picture, f"#{test}")],
-            "raised its loss": members(test, -1),
-            "lowered its loss": members(test, 1),
+            "raised its loss": members(influence.rows(test, n, sign=-1)),
+            "lowered its loss": members(influence.rows(test, n, sign=1)),
         }
         rows.append((f"{label}, predicted {predicted}", groups))
     return relatives_sheet(rows, "training samples behind a prediction (TracIn)")
