@@ -115,8 +115,8 @@ def test_images_that_a_step_changes_in_place_are_kept_as_they_came(tmp_path: Pat
 
     monitor = attribution_monitor(num_samples=2)
     fit(tmp_path, monitor, model=InPlace(), data=in_order, max_epochs=1)
-    assert monitor._explanations.samples._first is not None
-    assert torch.equal(monitor._explanations.samples._first[0], images()[:2])
+    assert monitor._explanations.samples._selected_samples is not None
+    assert torch.equal(monitor._explanations.samples._selected_samples[0], images()[:2])
 
 
 @pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger")
@@ -203,7 +203,7 @@ def test_fast_dev_run_and_validate_leave_no_trace(tmp_path: Path) -> None:
     fit(tmp_path, monitor, val=in_order, fast_dev_run=True)
     trainer(tmp_path, monitor).validate(Classifier(), in_order(), verbose=False)
     assert list(tmp_path.iterdir()) == []
-    assert monitor._explanations.samples._first is None
+    assert monitor._explanations.samples._selected_samples is None
 
 
 def test_a_wrong_layer_is_refused_before_training_and_lists_the_nearest(tmp_path: Path) -> None:

@@ -406,7 +406,7 @@ def test_a_resumed_run_goes_on_with_its_samples_and_maps(tmp_path: Path) -> None
     resumed = monitors()
     torch.load(half / "epoch=1.ckpt", weights_only=True)
     trainer(half, *resumed).fit(model, DataLoader(Reversed(), batch_size=4), ckpt_path=str(half / "epoch=1.ckpt"))
-    assert torch.equal(resumed[0]._explanations.samples._first[0], images()[:3])
+    assert torch.equal(resumed[0]._explanations.samples._selected_samples[0], images()[:3])
     for name in ("", "ids"):
         after, before = explanation(half, 2, name), explanation(whole, 2, name)
         assert after["labels"].tolist() == before["labels"].tolist()
@@ -499,7 +499,7 @@ def test_an_indexed_dataset_is_read_as_the_one_in_it(tmp_path: Path, validates: 
     fit(
         tmp_path, monitor, by_id, TrainingDynamicsMonitor(), model=OfPairs(), data=data, val=data if validates else None
     )
-    assert monitor._explanations.samples._first is not None
-    assert torch.equal(monitor._explanations.samples._first[0], images()[:3])
+    assert monitor._explanations.samples._selected_samples is not None
+    assert torch.equal(monitor._explanations.samples._selected_samples[0], images()[:3])
     assert explanation(tmp_path, 2)["suspects_label.ids"].shape == (2,)
     assert explanation(tmp_path, 2, "ids")["ids"].tolist() == [4, 2]

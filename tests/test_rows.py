@@ -16,7 +16,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, StackDataset, S
 from dynalens import CaptureError, IndexedDataset, RelabelledDataset, SampleIdentityError, TrainingDynamicsMonitor
 from dynalens.capture import Presentation
 from dynalens.identity import SampleIdentity, StepRows
-from dynalens.identity.dataset_labels import disagreeing, given_labels
+from dynalens.identity.dataset_labels import disagreements, given_labels
 from dynalens.identity.labels import GIVEN, LabelCheck
 from test_losses import assert_equals_the_definitions
 from training import Classifier, K, N, dataset, fit, fit_undisturbed, images, labels, loader
@@ -244,7 +244,7 @@ def test_chosen_rows_stay_on_the_device_of_the_step() -> None:
     for _ in range(3):  # of the first steps the labels are compared on the host
         y = labels(4)
         rows.start((images(4), y))
-        rows.of_targets(None, (images(4), y), torch.arange(4), Presentation(torch.zeros(4, K), y, "", y), 1)
+        rows.rows_of_targets(None, (images(4), y), torch.arange(4), Presentation(torch.zeros(4, K), y, "", y), 1)
     batch = (
         torch.empty(4, 2, device="meta"),
         torch.empty(4, dtype=torch.int64, device="meta"),
@@ -253,7 +253,7 @@ def test_chosen_rows_stay_on_the_device_of_the_step() -> None:
     rows.start(batch)
     order = torch.empty(2, dtype=torch.int64, device="meta")
     x, y = batch[0][order], batch[1][order]
-    told = rows.of_targets(None, batch, torch.arange(4), Presentation(x, y, "", y), 1)
+    told = rows.rows_of_targets(None, batch, torch.arange(4), Presentation(x, y, "", y), 1)
     rows.close()
     assert (told.device.type, told.shape) == ("meta", (2,))
 
@@ -682,7 +682,7 @@ def test_given_labels_of_a_hugging_face_dataset_are_those_of_its_class_column() 
 def test_targets_disagree_where_most_follow_from_the_labels(
     given: list[int], targets: list[int], places: list[int]
 ) -> None:
-    assert disagreeing(np.array(given, np.int64), np.array(targets, np.int64)).tolist() == places
+    assert disagreements(np.array(given, np.int64), np.array(targets, np.int64)).tolist() == places
 
 
 def test_a_step_that_leaves_rows_to_the_loss_is_traced_once(tmp_path: Path) -> None:
@@ -706,7 +706,7 @@ def test_labels_that_differ_in_a_fifth_of_small_batches_are_told_within_a_hundre
 
     def see_all() -> None:
         for rows in torch.arange(100).view(25, 4):
-            assert check.looks
+            assert check.needs_steps
             check.see({path: y[rows], ("number",): rows}, targets[rows], classes=2, is_traced=True)
 
     with pytest.raises(SampleIdentityError, match=r"got \d+ of \d+"):
@@ -747,7 +747,7 @@ def test_classes_that_the_dataset_exchanges_are_no_other_order(classes: int, is_
 def test_targets_that_have_nothing_to_do_with_the_labels_are_looked_at_for_a_hundred_rows() -> None:
     check, generator = LabelCheck(), torch.Generator().manual_seed(0)
     rows = 0
-    while check.looks:
+    while check.needs_steps:
         check.see(
             {("label",): torch.randint(2, (10,), generator=generator)},
             torch.randint(2, (10,), generator=generator),

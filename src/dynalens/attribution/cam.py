@@ -23,7 +23,7 @@ from dynalens.attribution.passes import (
     one_pass,
     scores_of,
 )
-from dynalens.observation import captured_output, module_named, replaced_output, undisturbed, unwrapped
+from dynalens.observation import captured_output, module_named, replaced_output, undisturbed, unwrap
 
 _CHANNEL_PASS = 32  # images in one pass without gradients
 
@@ -311,7 +311,7 @@ def _channels(
     """Yield the channels of an undisturbed model's layer, without gradients."""
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)
-    run = forward if forward is not None else unwrapped(model)
+    run = forward if forward is not None else unwrap(model)
     with undisturbed(model), torch.no_grad():
         x = model_input(model, images)
         name = target_layer or find_target_layer(model, x, forward=forward)
@@ -379,7 +379,7 @@ def shared_passes(
     """
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)
-    run = forward if forward is not None else unwrapped(model)
+    run = forward if forward is not None else unwrap(model)
     with undisturbed(model):
         x = model_input(model, images)
         layer: nn.Module | None = None

@@ -20,7 +20,7 @@ from dynalens.observation import (
     out_of_place,
     seeded,
     undisturbed,
-    unwrapped,
+    unwrap,
 )
 
 PREFIX = "captum:"
@@ -83,7 +83,7 @@ def captum_method(name: str) -> Callable[..., Tensor]:
         with undisturbed(model), seeded(), out_of_place(model), warnings.catch_warnings(), ExitStack() as stack:
             if images.is_floating_point() and is_a(cls, *_OF_GRADIENTS):
                 first_input = model_input(model, images[:1]).clone().requires_grad_()
-                _, way = uncut_graph(forward or unwrapped(model), first_input, targets[:1])
+                _, way = uncut_graph(forward or unwrap(model), first_input, targets[:1])
                 stack.enter_context(way or nullcontext())
             warnings.filterwarnings("ignore", module=r"captum\.")  # about the hooks and flags that it sets and removes
             return check_finite(name, _attribution_maps(cls, model, images, targets, forward, chunk_size, arguments))
@@ -131,7 +131,7 @@ def _attribution_maps(
     chunk_size: int | None,
     arguments: dict[str, Any],
 ) -> Tensor:
-    x, inner = model_input(model, images), unwrapped(model)
+    x, inner = model_input(model, images), unwrap(model)
     settings = {key: _captum_argument(value, x) for key, value in arguments.items() if value is not None}
     names = _layers_to_explain(cls, model, x, settings, forward)
     if is_a(cls, "LRP"):  # and LayerLRP

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dynalens.attribution.overrides import captured_attention
 from dynalens.attribution.passes import Arrange, Forward, connected_logits, model_input
-from dynalens.observation import captured_outputs, module_named, undisturbed, unwrapped
+from dynalens.observation import captured_outputs, module_named, undisturbed, unwrap
 
 # What keeps or shrinks a feature map without computing one.
 _PASSIVE = ("Pool", "Dropout", "Identity", "Flatten", "Upsample", "Pad", "Permute", "Softmax")
@@ -52,7 +52,7 @@ def find_target_layer(model: nn.Module, images: Tensor, *, forward: Forward | No
                 return layer.name
     raise ValueError(
         f"Expected a model with a layer whose output is (N, C, *spatial) and larger than one position, got none in "
-        f"{type(unwrapped(model)).__name__}: {_name_list(look.layers)}. Pass `target_layer=`, or leave out the methods "
+        f"{type(unwrap(model)).__name__}: {_name_list(look.layers)}. Pass `target_layer=`, or leave out the methods "
         "that need one."
     )
 
@@ -76,13 +76,13 @@ def find_embedding(model: nn.Module, tokens: Tensor, *, forward: Forward | None 
         >>> find_embedding(model, torch.tensor([[1, 2, 3]]))
         '0'
     """
-    run, first_tokens = forward if forward is not None else unwrapped(model), tokens[:1]
+    run, first_tokens = forward if forward is not None else unwrap(model), tokens[:1]
     with undisturbed(model), torch.no_grad(), captured_outputs(model) as outputs:
         run(first_tokens)
         names = {name for name, module, output in outputs if _embeds(module, first_tokens, output)}
     if len(names) != 1:
         raise ValueError(
-            f"Expected {type(unwrapped(model)).__name__} to look up tokens of shape {tuple(tokens.shape)}, "
+            f"Expected {type(unwrap(model)).__name__} to look up tokens of shape {tuple(tokens.shape)}, "
             f"{tokens.dtype}, in exactly one nn.Embedding, got {', '.join(sorted(names)) or 'none'}. Name the "
             "layer whose output is explained: `at` for gradient methods, `layer` for Captum's, as in "
             '`method_args={"saliency": {"at": "embedding"}}`.'
@@ -172,7 +172,7 @@ def _look(model: nn.Module, images: Tensor, forward: Forward | None) -> _Look:
         raise ValueError(
             f"Expected `images` to hold at least one image, got shape {tuple(images.shape)}. Leave empty batches out."
         )
-    run = forward if forward is not None else unwrapped(model)
+    run = forward if forward is not None else unwrap(model)
     x = model_input(model, images[:1]).clone().requires_grad_()
     with captured_outputs(model) as outputs:
         logits = connected_logits(run, x, torch.zeros(1, dtype=torch.int64, device=x.device), restart=outputs.clear)

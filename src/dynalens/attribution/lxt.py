@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dynalens.arguments import check_choice
 from dynalens.attribution.gradients import input_x_gradient
 from dynalens.attribution.passes import Forward, as_logits, check_finite, model_input
-from dynalens.observation import undisturbed, unwrapped
+from dynalens.observation import undisturbed, unwrap
 
 LXT_PREFIX = "lxt:"
 _MAPS = ("attnLRP", "cp_LRP")
@@ -50,7 +50,7 @@ def lxt_method(name: str) -> Callable[..., Tensor]:
         rules = _rules(name, map_name, families, model)
         with undisturbed(model):
             with torch.no_grad():
-                x, logits = model_input(model, images[:1]), forward or unwrapped(model)
+                x, logits = model_input(model, images[:1]), forward or unwrap(model)
                 logits_before = as_logits(logits(x), targets[:1])
             with _rules_in_place(name, rules):
                 with torch.no_grad():
@@ -82,7 +82,7 @@ def _families(name: str) -> dict[str, ModuleType]:
 
 def _rules(name: str, map_name: str, families: Mapping[str, ModuleType], model: nn.Module) -> Mapping[Any, Any]:
     """Return what LXT puts in place of what, for the family of transformers that the model has parts of."""
-    sources = {type(module).__module__ for module in unwrapped(model).modules()}
+    sources = {type(module).__module__ for module in unwrap(model).modules()}
     parts = [part for source, part in families.items() if source in sources]
     if len(parts) != 1 or not hasattr(parts[0], map_name):
         kind = f"{parts[0].__name__}, which has no such rules" if len(parts) == 1 else f"{len(parts)} of them"

@@ -22,7 +22,7 @@ from dynalens.observation import (
     replaced_output,
     two_class_logits,
     undisturbed,
-    unwrapped,
+    unwrap,
 )
 
 Forward = Callable[[Tensor], Tensor]
@@ -314,7 +314,7 @@ def score(
     """Yield the :class:`Score` of an undisturbed model; the arguments are those of ``smooth_grad``."""
     check_targets(images, targets) if at is not None else check_images(images, targets)
     check_positive(chunk_size=chunk_size)
-    run = forward if forward is not None else unwrapped(model)
+    run = forward if forward is not None else unwrap(model)
     with undisturbed(model), ExitStack() as stack:
         if autocast:
             stack.enter_context(torch.autocast(images.device.type, dtype=torch.bfloat16))

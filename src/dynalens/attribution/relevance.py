@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dynalens.attribution.overrides import captured_joins
 from dynalens.attribution.passes import Forward
-from dynalens.observation import captured_outputs, module_named, unwrapped
+from dynalens.observation import captured_outputs, module_named, unwrap
 
 # Captum passes relevance through these itself.
 _ACTIVATIONS = (nn.ReLU, nn.Dropout, nn.Tanh)
@@ -104,7 +104,7 @@ def layers_passed(model: nn.Module, images: Tensor, forward: Forward | None) -> 
     """Return the layers that run for the first image, in the order they finish; all tensors have a graph."""
     with captured_outputs(model) as layer_outputs:
         first_image = images[:1].detach()
-        (forward or unwrapped(model))(
+        (forward or unwrap(model))(
             first_image.requires_grad_().clone() if first_image.is_floating_point() else first_image
         )
     return layer_outputs

@@ -18,7 +18,7 @@ from dynalens.attribution.passes import (
     model_input,
     scores_of,
 )
-from dynalens.observation import undisturbed, unwrapped
+from dynalens.observation import undisturbed, unwrap
 
 
 def attention_rollout(
@@ -238,7 +238,7 @@ def _on_the_grid(
     """Return the rows of the tokens that the head reads, their mean, on the grid of the patches."""
     check_images(images, targets)
     check_positive(chunk_size=chunk_size)
-    run = forward if forward is not None else unwrapped(model)
+    run = forward if forward is not None else unwrap(model)
     with undisturbed(model):
         x = model_input(model, images)
         rollout = torch.cat([part(run, x_part, y_part) for x_part, y_part in chunks(x, targets, chunk_size)])

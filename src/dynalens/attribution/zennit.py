@@ -23,7 +23,7 @@ from dynalens.attribution.passes import (
     scores_of,
 )
 from dynalens.attribution.relevance import layers_passed, moves_values
-from dynalens.observation import out_of_place, undisturbed, unwrapped
+from dynalens.observation import out_of_place, undisturbed, unwrap
 
 ZENNIT_PREFIX = "zennit:"
 _OURS = ("self", "canonizers", "layer_map", "first_map", "name_map", "composites")
@@ -60,7 +60,7 @@ def zennit_method(name: str) -> Callable[..., Tensor]:
         **arguments: Any,
     ) -> Tensor:
         check_images(images, targets)
-        inner = unwrapped(model)
+        inner = unwrap(model)
         with undisturbed(model), out_of_place(model):
             x, logits = model_input(model, images), forward or inner
             rules = _built(composite, _canonizers(inner, canonizers), arguments, x)

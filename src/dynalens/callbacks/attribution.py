@@ -218,7 +218,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         self._tracked_samples.install(trainer, by_id=by_id, gallery=GallerySource(self._contrasts, self.decode))
         has_no_tracker, self._last_epoch = self._tracked_samples.tracker is None, None
         precision, last_number = scoring_precision(trainer), last_epoch(trainer)
-        self._explanations.begin_fit(self._settings, precision, alone=has_no_tracker, last_epoch=last_number)
+        self._explanations.begin_fit(self._settings, precision, is_only_one=has_no_tracker, last_epoch=last_number)
         self._folder = run_folder(trainer, self.name)
         self._begin_writes(self._folder)
         if self._processes.is_first:
@@ -262,7 +262,7 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         with self._or_switched_off():
             loader = loader_at(trainer.val_dataloaders, dataloader_idx)
             part = samples.readable(batch, getattr(loader, "dataset", None))
-            samples.choose_from(part, first=first_position(loader, batch_idx))
+            samples.choose_from(part, position=first_position(loader, batch_idx))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Keep the samples that were chosen."""

@@ -114,15 +114,15 @@ class TrainingStep:
             return None
         self.units = None if presentation.units is None else (presentation.units.kind.name, presentation.step_targets)
         self._pairs.check(presentation, self.rows.rows_of, accumulates=trainer.accumulate_grad_batches)
-        target_rows = self.rows.of_targets(trainer, batch, rows, presentation, self._views)
+        target_rows = self.rows.rows_of_targets(trainer, batch, rows, presentation, self._views)
         self._capture.trust_targets(self.rows.confirmed)
         return target_rows, presentation
 
     def merge(self, processes: Any) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
         """Return how presentations are checked and merged; steps with targets that name no class are left out."""
-        checked = self.rows.checked(processes)
+        merge_checked = self.rows.checked(processes)
 
-        def merged(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
+        def merge_readable(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
             is_wrong = rows[TARGET] == NOT_A_CLASS
             # Of an own loss, other labels than the batch's may tell that all rows so far were in another order.
             is_new = self.rows.confirms and (self._has_epoch or not self._capture.observes)
@@ -131,9 +131,9 @@ class TrainingStep:
                 self._miss(CaptureError(_NO_CLASSES.format(int(is_wrong.sum()))))
                 is_readable = ~np.isin(step, step[is_wrong])  # where some labels are mixed, all inputs are
                 index, rows, step = index[is_readable], rows[:, is_readable], step[is_readable]
-            return checked(index, rows, step)
+            return merge_checked(index, rows, step)
 
-        return merged
+        return merge_readable
 
     def _miss(self, error: CaptureError) -> None:
         """Leave out a step that shows other losses than the first ones did, and trace the next ones."""
@@ -150,7 +150,7 @@ class TrainingStep:
         """Keep the layer's output for the samples of the step that was read, rows of a record of this length."""
         features = self._features.of_step(presentation.nodes, len(presentation.targets), self._views)
         if features is not None:
-            rows = self.rows.of_inputs(len(features.values) // self._views, [call.mark for call in features.calls])
+            rows = self.rows.rows_of_inputs(len(features.values) // self._views, [call.mark for call in features.calls])
             length = len(self._identity.ids or range(num_samples))
             values = features.values
             if len(values) == len(presentation.targets):

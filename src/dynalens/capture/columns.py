@@ -7,7 +7,7 @@ import torch
 from dynalens.capture.loss_tap import BINARY, LossCall
 
 
-def of_columns(calls: Sequence[LossCall]) -> LossCall | None:
+def joined_columns(calls: Sequence[LossCall]) -> LossCall | None:
     """Return the loss of a whole output, of which each call is the binary loss of one column; else None.
 
     A step may sum ``binary_cross_entropy_with_logits(logits[:, k], targets[:, k])`` over K labels, and a focal loss of

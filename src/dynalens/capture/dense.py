@@ -14,10 +14,10 @@ from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
 from dynalens.units import UnitPresentation, dense, dense_binary, dense_labels
 
-_LOOKS = 3
+_COMPARED_STEPS = 3
 """Steps whose flat targets are compared with their batch; one that has a single class throughout tells little."""
 
-Shown = tuple[UnitPresentation, Tensor]
+ShownUnits = tuple[UnitPresentation, Tensor]
 """What the units show, and the targets of the samples, ``(N, ...)``."""
 
 
@@ -35,14 +35,14 @@ class DenseTargets:
     def __init__(self, *, multi_label: bool = False) -> None:
         self._multi_label, self._levels = multi_label, FixedLevels()
         self._flat: FlatTargets | None = None
-        self._looks, self._place = _LOOKS, 0
+        self._comparisons_left, self._place = _COMPARED_STEPS, 0
         self._is_dense = self._has_one_hot = False
         self._label_axis: int | None = None
         self._knows_axis = False
-        self._front_padding = FrontPadding(_LOOKS)
-        self.see(None, None)
+        self._front_padding = FrontPadding(_COMPARED_STEPS)
+        self.begin_batch(None, None)
 
-    def see(self, batch: Any, samples: int | None) -> None:
+    def begin_batch(self, batch: Any, samples: int | None) -> None:
         """Hear which batch the next targets are of, and how many samples it has; None where that is not known."""
         self._batch, self._samples = batch, samples
 
@@ -55,7 +55,7 @@ class DenseTargets:
 
     def units_of_classes(
         self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None, class_weight: Tensor | None = None
-    ) -> Shown | None:
+    ) -> ShownUnits | None:
         """Return what a loss of classes shows of tokens or pixels; None where each sample has one class.
 
         Args:
@@ -67,10 +67,10 @@ class DenseTargets:
         Raises:
             CaptureError: If flat targets are others than those of the batch.
         """
-        logits, targets = logits.detach(), _without_channel(logits, targets.detach())
+        logits, targets = logits.detach(), _squeeze_channel(logits, targets.detach())
         if targets.is_floating_point() or targets.is_complex():
-            each_label = self._multi_label or (loss_mask is not None and loss_mask.shape[1:] == targets.shape[1:])
-            classes = None if each_label else self._of_one_hot(logits, targets)
+            has_several = self._multi_label or (loss_mask is not None and loss_mask.shape[1:] == targets.shape[1:])
+            classes = None if has_several else self._classes_of_one_hot(logits, targets)
             if classes is None:
                 return None
             targets = classes
@@ -112,7 +112,7 @@ class DenseTargets:
         is_counted = None if loss_mask is None else loss_mask.expand_as(targets).reshape(shape)
         return logits.reshape(shape), targets.reshape(shape), is_counted
 
-    def units_of_labels(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> Shown | None:
+    def units_of_labels(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> ShownUnits | None:
         """Return what a binary loss shows of pixels with one label each, with classes in one-hot form, or several.
 
         Tokens are told from pixels by the first batch.
@@ -125,7 +125,9 @@ class DenseTargets:
             return units
         return self._units_of_several(logits, targets, loss_mask, axis=1)
 
-    def _units_of_several(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None, axis: int) -> Shown | None:
+    def _units_of_several(
+        self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None, axis: int
+    ) -> ShownUnits | None:
         """Return what a loss shows of pixels or tokens with several labels, which stand on this axis."""
         targets = targets.detach()
         bits = self._levels.binary(without_ignored(targets, loss_mask).flatten()).view(targets.shape)
@@ -141,7 +143,7 @@ class DenseTargets:
             self._label_axis = label_axis(targets, leaves(self._batch)) or (2 if self._multi_label else None)
         return self._label_axis
 
-    def units_of_masks(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> Shown | None:
+    def units_of_masks(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> ShownUnits | None:
         """Return what a binary loss shows of pixels; None where these are no masks.
 
         Args:
@@ -172,7 +174,7 @@ class DenseTargets:
             return targets.squeeze(1)
         return targets if targets.ndim == 3 else None
 
-    def _of_one_hot(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+    def _classes_of_one_hot(self, logits: Tensor, targets: Tensor) -> Tensor | None:
         """Return the class of each token or pixel of targets (N, K, ...) with one 1 each; None where they are others.
 
         The first batch is looked at; in later ones the device marks what has no class.
@@ -191,10 +193,10 @@ class DenseTargets:
 
     def _first_place(self, targets: Tensor) -> int:
         """Return the place of the first of targets (N, T) in its row of the batch; 0 where it is not known."""
-        if self._looks and not self._place and targets.ndim == 2 and len(targets) == self._samples:
+        if self._comparisons_left and not self._place and targets.ndim == 2 and len(targets) == self._samples:
             flat = FlatTargets.told_by(targets.flatten(), leaves(self._batch), len(targets))
             self._place = 0 if flat is None else flat.begin
-            self._looks -= 1
+            self._comparisons_left -= 1
         return self._place
 
     def _shape_of_rows(self, targets: Tensor) -> tuple[int, ...] | None:
@@ -202,7 +204,7 @@ class DenseTargets:
         rows, samples = len(targets), self._samples
         if not samples or (rows == samples and self._flat is None):
             return None
-        if self._looks:
+        if self._comparisons_left:
             flat = FlatTargets.told_by(targets, leaves(self._batch), samples)
             if self._flat is not None and flat is None and bool((targets >= 0).any()):
                 raise CaptureError(
@@ -210,12 +212,12 @@ class DenseTargets:
                     "the first step, got others. Return a dict of `loss`, and of `logits` (N, K, T) and `targets` "
                     "(N, T) of the batch in its order."
                 )
-            self._looks -= flat is not None
+            self._comparisons_left -= flat is not None
             self._flat = self._flat or flat
         return None if self._flat is None else self._flat.shape(self._batch, rows, samples)
 
 
-def _without_channel(logits: Tensor, targets: Tensor) -> Tensor:
+def _squeeze_channel(logits: Tensor, targets: Tensor) -> Tensor:
     """Return classes of pixels that stand in one channel, (N, 1, ...), as (N, ...) integers; others as they are."""
     has_channel = targets.ndim > 3 and targets.shape == (len(logits), 1, *logits.shape[2:]) and logits.shape[1] > 1
     if not has_channel or targets.is_complex():

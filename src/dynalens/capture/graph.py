@@ -102,20 +102,20 @@ def have_same_scores(a: Tensor, b: Tensor) -> bool:
     return a is b or source_of(a, scores) == source_of(b, scores)
 
 
-def source_of(values: Tensor, same: Collection[str] = _SAME_VALUES) -> tuple[Any, int]:
+def source_of(values: Tensor, passed_operations: Collection[str] = _SAME_VALUES) -> tuple[Any, int]:
     """Return the node that gave the values, and which of its results they are: all parts of a split have one node.
 
     Entries of a stack are what was stacked.
 
     Args:
         values: Of a graph.
-        same: Names of the operations that are passed.
+        passed_operations: Names of operations that keep the values: what they were given is looked at instead.
     """
     node: Any = values.grad_fn
     if node is None:
         return values.data_ptr(), 0
     number = values.output_nr
-    while edge := node.next_functions[0] if node.name() in same else entry_behind(node, number):
+    while edge := node.next_functions[0] if node.name() in passed_operations else entry_behind(node, number):
         node, number = edge
     return node, number
 

@@ -88,17 +88,17 @@ class ObservedLoss:
         tables = [constant.float() for constant in self._graph.constants if constant.shape == logits.shape]
         is_new = self._kinds() != self._known_kinds
         for path, entry in leaves(samples) if is_new else [(self._path, entry_at(samples, self._path))]:
-            chosen = entry if entry is None or selection is None else entry[rows_of(selection)]
-            if chosen is None or chosen.shape != logits.shape or chosen.is_complex():
+            rows_of_entry = entry if entry is None or selection is None else entry[rows_of(selection)]
+            if rows_of_entry is None or rows_of_entry.shape != logits.shape or rows_of_entry.is_complex():
                 continue
-            labels, own = chosen.float(), chosen if selection is None else selection
+            labels, step_targets = rows_of_entry.float(), rows_of_entry if selection is None else selection
             agrees = [_agreeing_rows(table, labels) for table in tables]
             if is_new and not _tells(tables, labels, agrees):
                 continue
             if is_new:
                 self._turned, self._path, self._known_kinds = self._is_turned(labels.flatten()), path, self._kinds()
             is_same = torch.stack(agrees).any(dim=0).unsqueeze(1) if agrees else labels.new_zeros(len(labels), 1).bool()
-            return -logits if self._turned else logits, torch.where(is_same, labels, _NEITHER), own
+            return -logits if self._turned else logits, torch.where(is_same, labels, _NEITHER), step_targets
         return None
 
     def rows(self, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,8 +175,8 @@ def _agreeing_rows(table: Tensor, labels: Tensor) -> Tensor:
 def _tells(tables: Sequence[Tensor], labels: Tensor, agrees: Sequence[Tensor]) -> bool:
     """Return whether entries are 0 and 1, and all such constants of the loss are these; waits for the device."""
     are_bits = [bool(((values == 0) | (values == 1)).all()) for values in (labels, *tables)]
-    of_bits = [bool(agreement.all()) for agreement, bits in zip(agrees, are_bits[1:], strict=True) if bits]
-    return are_bits[0] and bool(of_bits) and all(of_bits)
+    agreements_of_bits = [bool(agreement.all()) for agreement, bits in zip(agrees, are_bits[1:], strict=True) if bits]
+    return are_bits[0] and bool(agreements_of_bits) and all(agreements_of_bits)
 
 
 def in_words(activation: Activation) -> str:
@@ -193,9 +193,9 @@ def _comparison(constant: Tensor, labels: Tensor, classes: int, levels: FixedLev
     if not binary and constant.shape == (n, classes):
         return _Constant(levels.rows(constant.float().abs()) == labels, decides=True)
     if binary and constant.numel() == n:
-        classes_of = levels.binary(constant.float().abs().flatten())
-        agrees = classes_of == labels
-        disagrees = classes_of == 1 - labels
+        classes_of_constant = levels.binary(constant.float().abs().flatten())
+        agrees = classes_of_constant == labels
+        disagrees = classes_of_constant == 1 - labels
         # One of the two holds for all rows, or neither.
         return _Constant(torch.where(agrees.all(), agrees, disagrees), decides=False)
     return _Constant(torch.zeros_like(labels, dtype=torch.bool), decides=False)

@@ -59,7 +59,7 @@ class Heads:
         self.stop()
         self._model, self._calls = None, []
 
-    def learn(self, call: LossCall) -> None:
+    def note_weights(self, call: LossCall) -> None:
         """Hear of the loss that the first step is recorded by."""
         self._weights = weights_before(call.logits)
 
@@ -72,12 +72,12 @@ class Heads:
         same_targets = all(
             call.name == first_call.name and _are_same(call.targets, first_call.targets) for call in other_calls
         )
-        weights = self._of_evaluation([call.logits for call in calls]) if same_targets else Weights()
-        return _of_weights(calls, weights)
+        weights = self._evaluation_weights([call.logits for call in calls]) if same_targets else Weights()
+        return _only_call_with(calls, weights)
 
-    def same_as_before(self, calls: Sequence[LossCall]) -> LossCall | None:
+    def with_known_weights(self, calls: Sequence[LossCall]) -> LossCall | None:
         """Return the loss whose logits the same parameters gave as those of the first step; None of none or several."""
-        return _of_weights(calls, self._weights)
+        return _only_call_with(calls, self._weights)
 
     def _observe(self, module: nn.Module, arguments: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or in_backward():
@@ -89,7 +89,7 @@ class Heads:
                     args, kwargs = arguments
                     self._calls.append(_Call(module, args, kwargs, heads))
 
-    def _of_evaluation(self, logits: Sequence[Tensor]) -> Weights:
+    def _evaluation_weights(self, logits: Sequence[Tensor]) -> Weights:
         """Return the parameters that give the logits of the network in evaluation mode; none where that is not clear.
 
         The network is the outermost module that returned all these logits. It may return more than one tensor in
@@ -144,6 +144,6 @@ def _are_same(a: Tensor, b: Tensor) -> bool:
     return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
-def _of_weights(calls: Sequence[LossCall], weights: Weights) -> LossCall | None:
+def _only_call_with(calls: Sequence[LossCall], weights: Weights) -> LossCall | None:
     matches = [call for call in calls if weights and weights_before(call.logits) == weights]
     return matches[0] if len(matches) == 1 else None

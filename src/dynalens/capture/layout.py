@@ -42,7 +42,7 @@ class BatchLayout:
         units: How the entry of these holds them.
         shift: Places by which the logits for a token stand before it: 1 in a causal language model.
         form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
-        beside: Paths of other inputs that the network was given in the same call, but for masks of tokens.
+        other_inputs: Paths of other inputs that the network was given in the same call, but for masks of tokens.
         renumbered: Paths of labels whose classes have other numbers in the loss.
     """
 
@@ -55,13 +55,13 @@ class BatchLayout:
     units: UnitLabels = CLASSES
     shift: int = 0
     form: View | None = None
-    beside: tuple[Path, ...] = ()
+    other_inputs: tuple[Path, ...] = ()
     renumbered: frozenset[Path] = frozenset()
 
     @property
     def all_inputs(self) -> list[Path]:
         """Return the paths of all inputs."""
-        return [*([] if self.inputs is None else [self.inputs]), *self.beside]
+        return [*([] if self.inputs is None else [self.inputs]), *self.other_inputs]
 
     def input_in(self, batch: Any) -> Tensor | None:
         """Return the input in a batch as the network is given it, or None where it is not known or not there."""
@@ -88,7 +88,7 @@ class BatchObserver:
     Attributes:
         layout: What is known so far.
         network: What was seen of the network that gave the logits.
-        told_numbers: Targets of each sample where somebody told that they are those of a regression; else 0.
+        num_targets: Number of targets of each sample of a regression, as the tracker has told; 0 if it told none.
     """
 
     def __init__(self, *, is_only_one: bool = True) -> None:
@@ -101,7 +101,7 @@ class BatchObserver:
         self._runs = NetworkRuns()
         self._model: nn.Module | None = None
         self.network = Network()
-        self._of_numbers, self.told_numbers = False, 0
+        self._of_numbers, self.num_targets = False, 0
         self._numbering = Numbering()
 
     @property
@@ -142,7 +142,7 @@ class BatchObserver:
                 it took none.
         """
         if units is not None and units[0] == TARGETS:
-            self.told_numbers = units[1].shape[1:].numel()
+            self.num_targets = units[1].shape[1:].numel()
         if not self._steps_left:
             return
         self.stop()
@@ -192,12 +192,12 @@ class BatchObserver:
         entries, layout = dict(self._leaves), self.layout
         targets = _Targets() if loss is None else _targets_of(self._leaves, loss, None if units is None else units[0])
         if targets.path is None and units is not None:
-            targets = _as_told(self._leaves, *units)
+            targets = _locate_targets(self._leaves, *units)
         if loss is not None and targets.path is None and not targets.dense:
             self._numbering.see(self._leaves, loss)
         # A causal language model is given the tokens that it predicts.
-        other_than_inputs = None if targets.shift else targets.path
-        calls = _calls_to_logits(self._calls, entries, other_than_inputs, loss.logits if loss is not None else None)
+        path_of_labels = None if targets.shift else targets.path
+        calls = _calls_to_logits(self._calls, entries, path_of_labels, loss.logits if loss is not None else None)
         inputs = _path_of_inputs(calls)
         return BatchLayout(
             inputs=layout.inputs or inputs,
@@ -209,7 +209,9 @@ class BatchObserver:
             units=layout.units if layout.labels else targets.units,
             shift=layout.shift or targets.shift,
             form=layout.form if inputs is None or layout.inputs else _form_of_inputs(calls, inputs, entries[inputs]),
-            beside=layout.beside if inputs is None or layout.inputs else _beside(calls, inputs, entries),
+            other_inputs=layout.other_inputs
+            if inputs is None or layout.inputs
+            else _other_inputs(calls, inputs, entries),
             renumbered=frozenset() if layout.labels or targets.path else self._numbering.paths,
         )
 
@@ -254,7 +256,7 @@ def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: st
     if tokens is not None and tokens.begin:
         return _Targets(tokens.path, tokens.begin, dense=True)
     if kind == TOKEN_LABELS:
-        return _as_told(entries, kind, loss.counted_targets())
+        return _locate_targets(entries, kind, loss.counted_targets())
     kind = kind or kind_of_units(loss) or _kind_of_flat(loss, own_entry[0][1] if own_entry else None, tokens)
     if kind is None:
         return _Targets(own_entry[0][0] if own_entry else _path_of_classes(entries, loss))
@@ -276,7 +278,7 @@ def _kind_of_flat(loss: LossCall, own_entry: Tensor | None, tokens: FlatTargets 
     return PIXELS if is_mask or loss.name not in BINARY else None
 
 
-def _as_told(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: Tensor) -> _Targets:
+def _locate_targets(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: Tensor) -> _Targets:
     """Return where the targets stand that somebody tells of, as those that a step returned; the shift of tokens too."""
     samples, axis = len(targets), label_axis(targets, entries) if kind == TOKEN_LABELS else None
     targets = targets if axis is None else targets.movedim(axis, 1)
@@ -325,18 +327,20 @@ def _calls_to_logits(
     calls: Sequence[ModuleCall], entries: Mapping[Path, Tensor], labels: Path | None, logits: Tensor | None
 ) -> list[ModuleCall]:
     """Return the calls with possible inputs that led to the logits; all of these where none did, as behind no_grad."""
-    with_inputs = [
+    calls_with_inputs = [
         call._replace(
             arguments={path: x for path, x in call.arguments.items() if path != labels and entries[path].ndim > 1}
         )
         for call in calls
     ]
-    with_inputs = [call for call in with_inputs if call.arguments]
+    calls_with_inputs = [call for call in calls_with_inputs if call.arguments]
     nodes = set() if logits is None else set(nodes_behind([logits.grad_fn]))
     calls_to_logits = [
-        call for call in with_inputs if any(output is logits or output.grad_fn in nodes for output in call.outputs)
+        call
+        for call in calls_with_inputs
+        if any(output is logits or output.grad_fn in nodes for output in call.outputs)
     ]
-    return calls_to_logits or with_inputs
+    return calls_to_logits or calls_with_inputs
 
 
 def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
@@ -347,11 +351,11 @@ def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
     return next((path for path in paths if path and path[-1] in INPUT_KEYS), paths[0])
 
 
-def _beside(calls: Sequence[ModuleCall], path: Path, entries: Mapping[Path, Tensor]) -> tuple[Path, ...]:
+def _other_inputs(calls: Sequence[ModuleCall], path: Path, entries: Mapping[Path, Tensor]) -> tuple[Path, ...]:
     """Return the other entries that the outermost module was given; masks of tokens are as many integers as these."""
-    entry = entries[path]
-    others = [other for other in calls[-1].arguments if other != path] if path in calls[-1].arguments else []
-    return tuple(other for other in others if entries[other].shape != entry.shape or entries[other].is_floating_point())
+    entry, arguments = entries[path], calls[-1].arguments
+    candidates = {key: entries[key] for key in arguments if key != path} if path in arguments else {}
+    return tuple(key for key, tensor in candidates.items() if tensor.shape != entry.shape or tensor.is_floating_point())
 
 
 def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:

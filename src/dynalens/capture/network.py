@@ -33,7 +33,7 @@ class Network(NamedTuple):
     modules: Modules | None = None
     entries: tuple[LogitsEntry, ...] = ()
 
-    def chosen(self, output: Any) -> Any:
+    def logits_in(self, output: Any) -> Any:
         """Return the logits in what the network returns, where they stand as in training; else all that it returns.
 
         Raises:
@@ -42,22 +42,22 @@ class Network(NamedTuple):
         Example:
             >>> early, late = torch.zeros(2, 3), torch.ones(2, 3)
             >>> network = Network(("net",), (LogitsEntry((1,), late.shape),))
-            >>> network.chosen([early, late]) is late, network.chosen(early) is early
+            >>> network.logits_in([early, late]) is late, network.logits_in(early) is early
             (True, True)
         """
         if isinstance(output, Tensor):
             return output
-        found = [entry_at(output, entry.path) for entry in self.entries]
-        is_known = bool(found) and all(
+        tensors = [entry_at(output, entry.path) for entry in self.entries]
+        is_known = bool(tensors) and all(
             value is not None and value.ndim == len(entry.shape) and value.shape[1:2] == entry.shape[1:2]
-            for value, entry in zip(found, self.entries, strict=True)
+            for value, entry in zip(tensors, self.entries, strict=True)
         )
-        if is_known and len(found) > 1:
+        if is_known and len(tensors) > 1:
             raise ValueError(
-                f"Expected the loss to use one output of the network, got a loss that uses {len(found)} outputs. "
+                f"Expected the loss to use one output of the network, got a loss that uses {len(tensors)} outputs. "
                 "Pass `forward=` with a callable(pl_module, images) -> logits that does the same."
             )
-        return found[0] if is_known else output
+        return tensors[0] if is_known else output
 
 
 class _Output(NamedTuple):
@@ -74,7 +74,7 @@ class _Run(NamedTuple):
     """One call of a module."""
 
     module: nn.Module
-    before: "_Run | None"
+    source_run: "_Run | None"
     """The call whose output is its only input; None where another tensor is, or several are."""
     takes_one: bool
     """Whether it was given one tensor, which that call returned or which nothing with gradients made."""
@@ -105,11 +105,11 @@ class NetworkRuns:
         if not outputs or not torch.is_grad_enabled():
             return
         inputs = [leaf for _, leaf in leaves(arguments)]
-        before = self._run_that_gave(inputs[0]) if len(inputs) == 1 else None
-        takes_one = len(inputs) == 1 and (before is not None or inputs[0].grad_fn is None)
+        source_run = self._run_that_gave(inputs[0]) if len(inputs) == 1 else None
+        takes_one = len(inputs) == 1 and (source_run is not None or inputs[0].grad_fn is None)
         inner = set(module.modules()) - {module}
         self._runs = [run for run in self._runs if run.module not in inner]
-        self._runs.append(_Run(module, before, takes_one, outputs))
+        self._runs.append(_Run(module, source_run, takes_one, outputs))
 
     def _run_that_gave(self, value: Tensor) -> _Run | None:
         return next((run for run in self._runs if len(run.outputs) == 1 and run.outputs[0].value() is value), None)
@@ -129,9 +129,13 @@ class NetworkRuns:
         """Return which outputs of the run that gave logits these are made of."""
         none: list[_Output] = []
         outputs = next((run.outputs for run in reversed(self._runs) if _gave(run.outputs, logits)), none)
-        source, behind = source_of(logits), set(nodes_behind([logits.grad_fn], NETWORK))
-        same = [each for each in outputs if each.source == source]
-        return [LogitsEntry(each.path, each.shape) for each in same or outputs if same or each.node in behind]
+        source, nodes = source_of(logits), set(nodes_behind([logits.grad_fn], NETWORK))
+        equal_outputs = [output for output in outputs if output.source == source]
+        return [
+            LogitsEntry(output.path, output.shape)
+            for output in equal_outputs or outputs
+            if equal_outputs or output.node in nodes
+        ]
 
     def path(self, model: nn.Module, logits: Tensor) -> Modules | None:
         """Return the dotted names of the modules that gave logits, each given the output of the one before.
@@ -144,12 +148,13 @@ class NetworkRuns:
         modules: list[nn.Module] = []
         while run is not None and run.takes_one:
             modules.insert(0, run.module)
-            if run.before is None:
+            if run.source_run is None:
                 return tuple(names[module] for module in modules)
-            run = run.before
+            run = run.source_run
         nodes = set(nodes_behind([logits.grad_fn]))
-        modules = [each.module for each in self._runs if any(output.node in nodes for output in each.outputs)]
-        has_given = any(each.module is model and _gave(each.outputs, logits) for each in self._runs)
+        runs = [run for run in self._runs if any(output.node in nodes for output in run.outputs)]
+        modules = [run.module for run in runs]
+        has_given = any(run.module is model and _gave(run.outputs, logits) for run in self._runs)
         if has_given or not modules:
             return None
         return ("", None) if model in modules else (None,)
@@ -157,11 +162,11 @@ class NetworkRuns:
 
 def _gave(outputs: Sequence[_Output], logits: Tensor) -> bool:
     """Return whether logits are an output, have its shape, or are a part or a mean of it, without another layer."""
-    if source_of(logits) in {each.source for each in outputs}:
+    if source_of(logits) in {output.source for output in outputs}:
         return True
-    behind: set[Node] = set(nodes_behind([logits.grad_fn], NETWORK))
-    has_shape = any(each.node in behind and each.shape == logits.shape for each in outputs)
-    return has_shape or _are_of_nothing_else(logits, {each.node for each in outputs})
+    nodes: set[Node] = set(nodes_behind([logits.grad_fn], NETWORK))
+    has_shape = any(output.node in nodes and output.shape == logits.shape for output in outputs)
+    return has_shape or _are_of_nothing_else(logits, {output.node for output in outputs})
 
 
 def _are_of_nothing_else(logits: Tensor, nodes: set[Node]) -> bool:

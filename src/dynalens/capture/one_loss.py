@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from dynalens.capture.columns import of_columns
+from dynalens.capture.columns import joined_columns
 from dynalens.capture.heads import Heads
 from dynalens.capture.loss_tap import LossCall
 from dynalens.capture.losses import StepLosses, different
@@ -35,12 +35,12 @@ class OneLoss:
         self.choice: list[LossCall] = []
         self._joins: bool | None = None
         self._has_main = False
-        self._heads, self._way = Heads(), ""
+        self._heads, self._reason = Heads(), ""
 
     @property
     def announcement(self) -> str:
         """What an announcement says of a loss that was chosen; an empty text where there was one."""
-        return f" (of {len(self.calls)} losses in the step, {self._way})" if self.choice else ""
+        return f" (of {len(self.calls)} losses in the step, {self._reason})" if self.choice else ""
 
     def watch(self, model: nn.Module) -> None:
         """A step begins in which several heads may be met for the first time."""
@@ -59,7 +59,7 @@ class OneLoss:
         """Return it; None where several may be meant."""
         call = self._find_loss(losses, rows_of, choose, first_step=first_step)
         if call is not None and first_step and (self._has_main or not self.choice):
-            self._heads.learn(call)
+            self._heads.note_weights(call)
         return call
 
     def _find_loss(self, losses: StepLosses, rows_of: RowsOf, choose: Choose, *, first_step: bool) -> LossCall | None:
@@ -68,7 +68,7 @@ class OneLoss:
             return losses.calls[0]
         calls, later_calls = different(losses.trained_calls), different(losses.later_calls)
         self.calls = calls + later_calls
-        column_call = of_columns(calls) if len(calls) > 1 and not later_calls else None
+        column_call = joined_columns(calls) if len(calls) > 1 and not later_calls else None
         if column_call is not None:
             return column_call
         call = same_loss(calls, first_step=first_step)
@@ -80,26 +80,26 @@ class OneLoss:
         merged_call = None if self._has_main else merged_loss(self.calls, rows_of, first_step=first_step)
         if merged_call is not None:
             return merged_call
-        call, self._way = choose(self.calls), _OF_LABELS
+        call, self._reason = choose(self.calls), _OF_LABELS
         if call is None:
-            call, self._way = self._of_head(self.calls, first_step=first_step)
+            call, self._reason = self._loss_of_head(self.calls, first_step=first_step)
             self._has_main |= first_step and call is not None
         self.choice = [] if call is None else [call]
         return call
 
-    def of_numbers(self, calls: list[LossCall], *, first_step: bool) -> list[LossCall]:
+    def main_of_numbers(self, calls: list[LossCall], *, first_step: bool) -> list[LossCall]:
         """Return the loss of numbers of the main head, if several heads have the same targets; else what it got."""
         if len(calls) < 2 or not (first_step or self._has_main):
             return calls
-        call, self._way = self._of_head(calls, first_step=first_step)
+        call, self._reason = self._loss_of_head(calls, first_step=first_step)
         if call is None:
             return calls
         self._has_main = True
         if first_step:
-            self._heads.learn(call)
+            self._heads.note_weights(call)
         return [call]
 
-    def _of_head(self, calls: Sequence[LossCall], *, first_step: bool) -> tuple[LossCall | None, str]:
+    def _loss_of_head(self, calls: Sequence[LossCall], *, first_step: bool) -> tuple[LossCall | None, str]:
         if first_step:
             return self._heads.main_of(calls), _MAIN
-        return self._heads.same_as_before(calls), _MAIN if self._has_main else _AS_BEFORE
+        return self._heads.with_known_weights(calls), _MAIN if self._has_main else _AS_BEFORE

@@ -14,7 +14,7 @@ from dynalens.capture.presentation import Presentation
 from dynalens.capture.row_order import OrderCheck
 from dynalens.capture.soft import tolerance_of
 
-_LOOKS = 3
+_COMPARED_STEPS = 3
 """Steps that are looked at, as many as those whose targets are compared with labels."""
 _LARGEST = 2**24
 """Numbers that are compared at most to find the rows of logits among others, a tenth of a second on one core."""
@@ -48,7 +48,7 @@ class ClaimedPairs:
     """
 
     def __init__(self) -> None:
-        self._looks, self._order = _LOOKS, OrderCheck()
+        self._comparisons_left, self._order = _COMPARED_STEPS, OrderCheck()
         self._comparison: _Compared | None = None
         self._compiled_loss: Tensor | None = None
 
@@ -58,7 +58,7 @@ class ClaimedPairs:
 
     def before_backward(self, loss: Tensor) -> None:
         """Look at a loss of the step before its backward pass."""
-        if self._looks and self._comparison is None and self._compiled_loss is None:
+        if self._comparisons_left and self._comparison is None and self._compiled_loss is None:
             with suppress(RuntimeError):  # autograd has freed what it saved
                 self._comparison = _comparison_of(loss)
                 is_hidden = self._comparison is None and loss.numel() == 1 and _is_compiled(loss)
@@ -76,9 +76,9 @@ class ClaimedPairs:
             CaptureError: If rows and targets are paired otherwise.
         """
         comparison, loss = self._comparison, self._compiled_loss
-        if not self._looks or presentation.units is not None or not len(presentation.targets):
+        if not self._comparisons_left or presentation.units is not None or not len(presentation.targets):
             return
-        self._looks -= 1
+        self._comparisons_left -= 1
         if comparison is not None:
             self._check_compared(comparison, presentation, rows_of)
         elif loss is not None and presentation.of_layer:

@@ -33,7 +33,7 @@ def entry_behind(node: Node, number: int) -> Edge | None:
     ndim = len(stack._input_metadata[0].shape)
     if _axis(node, ndim) != _axis(stack, ndim):
         return None
-    place = number if node.name() == "UnbindBackward0" else _signed(node._saved_index)
+    place = number if node.name() == "UnbindBackward0" else _to_signed(node._saved_index)
     edge: Edge = entries[place]
     return edge if edge[0] is not None else None
 
@@ -51,9 +51,9 @@ def entries_of(node: Node) -> list[Node]:
 
 
 def _axis(node: Node, ndim: int) -> int:
-    return _signed(node._saved_dim) % ndim
+    return _to_signed(node._saved_dim) % ndim
 
 
-def _signed(number: int) -> int:
+def _to_signed(number: int) -> int:
     """Return a number that autograd keeps without its sign."""
     return number - 2**64 if number >= 2**63 else number

@@ -76,11 +76,11 @@ class StepCapture:
         self._rows = CapturedRows()
         self._multi_labels = SeveralLabels(is_fixed=self.capture == "labels")
         self._dense = DenseTargets(multi_label=self.capture == "labels")
-        self._observed = ObservedLoss()
+        self._observed_loss = ObservedLoss()
         self._targets = BatchTargets()
         self._labels_in_batch = False
         self._class_above_0: Tensor | None = None
-        self._one = OneLoss()
+        self._one_loss = OneLoss()
 
     def install(self, model: nn.Module) -> None:
         """Begin to listen for losses, or look for the layer that ``capture`` names."""
@@ -106,7 +106,7 @@ class StepCapture:
             self._clear(automatic)
         self._automatic, self._is_clear = automatic, False
         if self._listens and not self._is_resolved:
-            self._one.watch(model)
+            self._one_loss.watch(model)
         if self._layer_name is not None:
             layer = module_named(model, self._layer_name, argument="capture")
             self._layer, self._backward = self._step.enter_context(layer_calls(layer)), []
@@ -116,7 +116,7 @@ class StepCapture:
 
     def stop(self) -> None:
         """The step has run: no function of torch that is called now is a part of it."""
-        self._one.stop()
+        self._one_loss.stop()
         if self._mode is not None:
             self._step.close()
             self._mode = None
@@ -126,8 +126,8 @@ class StepCapture:
         if self._layer is not None:
             self._step.close()
             self._layer = None
-        self._observed.forget()
-        self._one.forget()
+        self._observed_loss.forget()
+        self._one_loss.forget()
         self._losses.start(automatic, fully=not self._is_resolved)
         self._of_numbers.start(automatic, fully=not self._is_resolved)
 
@@ -146,11 +146,11 @@ class StepCapture:
         is_open = self.observes or not self._is_resolved
         if self._listens and is_open and loss is not None and not self._losses.calls:
             with suppress(RuntimeError):  # autograd has freed what it saved: then no loss was seen
-                self._observed.look(loss, self._mode.inputs if self._mode else {})
+                self._observed_loss.look(loss, self._mode.inputs if self._mode else {})
         self._armed = self._automatic is False and loss is not None and not self._ends_step(loss)
 
     def _ends_step(self, loss: Tensor) -> bool:
-        if not self._observed.activations:
+        if not self._observed_loss.activations:
             return False  # a loss without classes may be that of the first of several optimizers
         return not loss.requires_grad or reach(loss, fully=not self._is_resolved).ends_step
 
@@ -184,20 +184,20 @@ class StepCapture:
             CaptureError: If that is ambiguous or was not seen.
         """
         part = batch if samples is None else samples
-        self._dense.see(part, count)
+        self._dense.begin_batch(part, count)
         try:
             presentation = None
             if self._has_trained(outputs):
                 presentation = self._find(outputs, batch, part, rows_of, choose)
             if presentation is not None:
-                calls = self._one.choice or self._losses.calls or self._of_numbers.calls
-                nodes = nodes_of_logits(outputs, calls, self._observed.activations)
-                source = presentation.source + self._one.announcement
+                calls = self._one_loss.choice or self._losses.calls or self._of_numbers.calls
+                nodes = nodes_of_logits(outputs, calls, self._observed_loss.activations)
+                source = presentation.source + self._one_loss.announcement
                 presentation = presentation._replace(
-                    nodes=nodes, source=source, has_other_losses=bool(self._one.choice)
+                    nodes=nodes, source=source, has_other_losses=bool(self._one_loss.choice)
                 )
         finally:
-            self._dense.see(None, None)
+            self._dense.begin_batch(None, None)
             self._armed = False
             calls = self._losses.calls + self._of_numbers.calls
             self._clear(self._automatic)
@@ -265,7 +265,7 @@ class StepCapture:
             return self._checked(*with_ignored(*self._function(outputs, batch)), source="logits and targets: `capture`")
         if self._layer is not None:
             source = f"logits: output of {self._layer_name}; targets: of the batch"
-            return self._checked(self._of_layer(), labels_of(samples), source=source)._replace(of_layer=True)
+            return self._checked(self._layer_output(), labels_of(samples), source=source)._replace(of_layer=True)
         keys = isinstance(outputs, (dict, Mapping)) and "logits" in outputs and "targets" in outputs
         if self.capture == "outputs" or (self.capture in ("auto", "labels") and keys):
             numbers = None if keys else self._from_numbers(outputs, samples, rows_of)
@@ -284,7 +284,7 @@ class StepCapture:
             return self._from_loss(batch, rows_of, choose)
         return self._from_numbers(outputs, samples, rows_of) or self._from_graph(samples, rows_of)
 
-    def _of_layer(self) -> Any:
+    def _layer_output(self) -> Any:
         assert self._layer is not None
         calls = self._layer.leading_to(self._backward)
         if len(calls) == 1:
@@ -295,9 +295,9 @@ class StepCapture:
         )
 
     def _from_loss(self, batch: Any, rows_of: RowsOf, choose: Choose) -> Presentation:
-        call = self._one.loss_of_step(self._losses, rows_of, choose, first_step=not self._is_resolved)
+        call = self._one_loss.loss_of_step(self._losses, rows_of, choose, first_step=not self._is_resolved)
         if call is None:
-            raise self._ambiguous(calls_in_words(self._one.calls))
+            raise self._ambiguous(calls_in_words(self._one_loss.calls))
         if not self._is_resolved:
             warn_of_probabilities(call)
         if call.name in BINARY:
@@ -328,10 +328,10 @@ class StepCapture:
         if self.observes or (self._is_resolved and not self._targets.is_known):
             return None
         is_first = not self._is_resolved
-        losses = self._one.of_numbers(self._of_numbers.trained_calls, first_step=is_first)
+        losses = self._one_loss.main_of_numbers(self._of_numbers.trained_calls, first_step=is_first)
         losses = merged_parts(losses, rows_of, first_step=is_first)
         result = self._targets.presentation_of(
-            losses, outputs, samples, rows_of, probabilities=self._observed.activations
+            losses, outputs, samples, rows_of, probabilities=self._observed_loss.activations
         )
         if result is None and self._targets.is_known:
             raise self._ambiguous(calls_in_words(losses))
@@ -341,19 +341,19 @@ class StepCapture:
         return Presentation(units.logits, units.targets, source, targets, units, loss_mask=loss_mask)
 
     def _from_graph(self, samples: Any, rows_of: RowsOf) -> Presentation:
-        activations = self._observed.activations
-        if self._observed.passes > 1:
-            raise self._ambiguous(f"{self._observed.passes} backward passes from losses of another kind")
+        activations = self._observed_loss.activations
+        if self._observed_loss.passes > 1:
+            raise self._ambiguous(f"{self._observed_loss.passes} backward passes from losses of another kind")
         if len(activations) != 1:
             raise self._ambiguous("none" if not activations else "; ".join(map(in_words, activations)))
-        several = self._observed.several_labels(samples, rows_of)
-        if several is not None:
+        logits_and_labels = self._observed_loss.several_labels(samples, rows_of)
+        if logits_and_labels is not None:
             self.observes = True
-            logits, targets, own_targets = several
+            logits, targets, own_targets = logits_and_labels
             source = f"logits: {in_words(activations[0])}; targets: labels of the batch"
             return self._checked(logits, targets, source=source)._replace(step_targets=own_targets)
-        labels, selection = _label_tensor(samples), self._observed.followed_constant(rows_of)
-        rows = self._observed.rows(labels if selection is None else labels.flatten()[rows_of(selection)])
+        labels, selection = _label_tensor(samples), self._observed_loss.followed_constant(rows_of)
+        rows = self._observed_loss.rows(labels if selection is None else labels.flatten()[rows_of(selection)])
         self.observes = True
         presentation = self._checked(*rows, source=f"logits: {in_words(activations[0])}; targets: labels of the batch")
         return presentation._replace(step_targets=labels if selection is None else selection)

@@ -40,7 +40,7 @@ class UnitLabels(NamedTuple):
         if self.axis is None:
             return integers.squeeze(1) if self.squeezed else integers
         levels = integers.movedim(self.axis, 1)
-        return levels if self.multi_label else _of_one_hot(levels)
+        return levels if self.multi_label else _classes_of_one_hot(levels)
 
 
 CLASSES = UnitLabels()
@@ -68,7 +68,7 @@ class UnitTargets(NamedTuple):
         if kind == TOKEN_LABELS or (kind == PIXEL_LABELS and not channels):
             return cls(bits, multi_label=True, has_fractions=has_fractions)
         is_one_hot = targets.is_floating_point() and bits.ndim > (2 if kind == TOKENS else 3) and not channels
-        classes = _of_one_hot(bits) if is_one_hot else bits.squeeze(1) if channels else bits
+        classes = _classes_of_one_hot(bits) if is_one_hot else bits.squeeze(1) if channels else bits
         return cls(classes, multi_label=False, has_fractions=has_fractions)
 
     def held_by(self, entries: Iterable[tuple[Path, Tensor]]) -> "tuple[Path, UnitLabels] | None":
@@ -111,7 +111,7 @@ def kind_of_units(loss: LossCall) -> str | None:
         if targets.ndim < 3 or targets[:1].numel() == 1:
             return None
         labels = targets.ndim > 3 and targets.shape[1] > 1
-        return PIXEL_LABELS if labels and bool((_of_one_hot(CLASSES.labels_of(targets)) < 0).any()) else PIXELS
+        return PIXEL_LABELS if labels and bool((_classes_of_one_hot(CLASSES.labels_of(targets)) < 0).any()) else PIXELS
     if logits.ndim < 3 or targets.ndim < 2 or targets[:1].numel() == 1:
         return None
     return TOKENS if logits.ndim == 3 else PIXELS
@@ -131,7 +131,7 @@ def _is_less_likely(item: tuple[Path, Tensor]) -> tuple[bool, bool]:
     return _has_fractions(entry), not (path and path[-1] in LABEL_KEYS)
 
 
-def _of_one_hot(levels: Tensor) -> Tensor:
+def _classes_of_one_hot(levels: Tensor) -> Tensor:
     """Return the classes ``(N, ...)`` of zeros and ones ``(N, K, ...)`` with one 1 each; NOT_A_CLASS elsewhere."""
     is_one_hot = ((levels == 0) | (levels == 1)).all(dim=1) & (levels.sum(dim=1) == 1)
     return torch.where(is_one_hot, levels.argmax(dim=1), NOT_A_CLASS)

@@ -43,7 +43,7 @@ class View(NamedTuple):
             entry = entry.permute(self.axes)
         return entry if self.shape is None else entry.reshape(len(entry), *self.shape)
 
-    def given(self, images: Tensor) -> Tensor:
+    def network_input(self, images: Tensor) -> Tensor:
         """Return images as the network takes them: crops with their axis."""
         return images.unsqueeze(1) if self.takes_crops else images
 

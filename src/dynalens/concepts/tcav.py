@@ -20,7 +20,7 @@ from dynalens.observation import (
     out_of_place,
     seeded,
     undisturbed,
-    unwrapped,
+    unwrap,
 )
 from dynalens.text import escaped
 
@@ -103,7 +103,7 @@ def tcav(
         warnings.filterwarnings("ignore", module=r"captum\.")
         with tempfile.TemporaryDirectory() as folder:
             scores = _scores(
-                LogitsModule(model, forward or unwrapped(model)), layer, images, target, sets, randoms, folder
+                LogitsModule(model, forward or unwrap(model)), layer, images, target, sets, randoms, folder
             )
     control = scores[None]
     rows = {

@@ -125,10 +125,10 @@ class SampleStatistics:
     unit_columns: Array | None = None
     unit_label: Array | None = None
 
-    def part(self, chosen: Array) -> "SampleStatistics":
+    def part(self, rows: Array) -> "SampleStatistics":
         """Return the statistics of some samples, without mean probabilities."""
         one_each = {name: values for name, values in self.arrays().items() if name != "mean_probabilities"}
-        return SampleStatistics(**{name: values[chosen] for name, values in one_each.items()})
+        return SampleStatistics(**{name: values[rows] for name, values in one_each.items()})
 
     def of_one_label(self, asker: str) -> "SampleStatistics":
         """Return these statistics; raise a ValueError where samples have several labels, unfit for the asker."""

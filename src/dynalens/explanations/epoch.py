@@ -16,25 +16,25 @@ class EpochExplanations:
     """The results of one epoch.
 
     Attributes:
-        tracked: Of the samples that are explained in every epoch.
+        every_epoch: Explanations of the samples that are explained in every epoch.
         suspects: Of the suspects, for the given class under "label" and for the predicted one under "prediction".
         robustness: What attacks and corruptions do to the samples of every epoch, where asked for.
     """
 
-    tracked: ExplanationResult
+    every_epoch: ExplanationResult
     suspects: dict[str, ExplanationResult]
     robustness: Robustness | None = None
 
     def scalars(self) -> dict[str, float]:
         """Return scalars of the samples of every epoch by the end of their tag; suspects change and have none."""
-        scalars = {f"faithfulness/{key}": mean for key, mean in self.tracked.means().items()}
+        scalars = {f"faithfulness/{key}": mean for key, mean in self.every_epoch.means().items()}
         if self.robustness is not None:
             scalars |= {f"robustness/{key}": value for key, value in self.robustness.scalars().items()}
         return scalars
 
     def arrays(self) -> dict[str, Array]:
         """Return all that is kept on disk, by name."""
-        arrays = self.tracked.arrays() | self.tracked.kept_maps()
+        arrays = self.every_epoch.arrays() | self.every_epoch.kept_maps()
         if self.robustness is not None:
             arrays |= self.robustness.arrays()
         for name, result in self.suspects.items():
@@ -43,7 +43,7 @@ class EpochExplanations:
 
     def fractions(self) -> Tensor:
         """Return the abscissa on which all curves are drawn."""
-        return self.tracked.fractions()
+        return self.every_epoch.fractions()
 
     def rows(
         self,
@@ -54,7 +54,7 @@ class EpochExplanations:
     ) -> list[ExplanationRow]:
         """Return the rows of the sheet: the samples of every epoch, then each suspect for its two classes in turn."""
         fractions = self.fractions()
-        rows = self.tracked.rows(fractions, names=names, normalisation=normalisation, decode=decode)
+        rows = self.every_epoch.rows(fractions, names=names, normalisation=normalisation, decode=decode)
         pairs = [
             result.rows(fractions, name, names=names, normalisation=normalisation, decode=decode)
             for name, result in self.suspects.items()
@@ -63,5 +63,5 @@ class EpochExplanations:
 
     def title(self, epoch: int) -> str:
         """Return the first line of the sheet."""
-        layer = self.tracked.explanation.target_layer
+        layer = self.every_epoch.explanation.target_layer
         return f"epoch {epoch}; Grad-CAM of {layer}" if layer else f"epoch {epoch}"

@@ -216,19 +216,19 @@ class Explainer:
     def _model_forward(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
         if self.form is None or not self.form.takes_crops:
             return self._forward_in_network(model, images, dense=dense)
-        given = self.form.given
-        forward = self._forward_in_network(model, given(images), dense=dense)
-        check_crops(model, forward, given(images))
-        return lambda x: forward(given(x))
+        network_input = self.form.network_input
+        forward = self._forward_in_network(model, network_input(images), dense=dense)
+        check_crops(model, forward, network_input(images))
+        return lambda x: forward(network_input(x))
 
     def _forward_in_network(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
         if self.forward:
             return functools.partial(self.forward, model)
         network = self.network
-        found = find_forward(model, images, dense=dense, network=network.modules)
-        is_seen = bool(network.modules) and (found is not model or network.modules == ("",))
-        forward = with_mask(found, images, self.padding)
-        return (lambda x: network.chosen(forward(x))) if network.entries and is_seen else forward
+        module = find_forward(model, images, dense=dense, network=network.modules)
+        is_seen = bool(network.modules) and (module is not model or network.modules == ("",))
+        forward = with_mask(module, images, self.padding)
+        return (lambda x: network.logits_in(forward(x))) if network.entries and is_seen else forward
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:

@@ -105,8 +105,9 @@ def check_crops(model: nn.Module, forward: Forward, crops: Tensor) -> None:
     """
     crop = crops[:1].to(floating_dtype(model, crops)) if crops.is_floating_point() else crops[:1]
     with undisturbed(model), torch.no_grad():
-        alone, twice = (checked_logits(forward(crop.repeat(1, times, 1, 1, 1))) for times in (1, 2))
-    if alone.shape != twice.shape or not torch.allclose(alone.float(), twice.float(), rtol=_SAME, atol=_SAME):
+        logits, repeated_logits = (checked_logits(forward(crop.repeat(1, times, 1, 1, 1))).float() for times in (1, 2))
+    is_same = logits.shape == repeated_logits.shape and torch.allclose(logits, repeated_logits, rtol=_SAME, atol=_SAME)
+    if not is_same:
         raise ValueError(
             "Expected the model to average the logits of the V images of a sample, (N, V, C, H, W), got other logits "
             "when an image was given twice. To explain all V images together, pass `inputs=` with a callable(batch) -> "

@@ -25,7 +25,7 @@ class Noise:
     def local_fidelity(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return :func:`~dynalens.local_fidelity` of the maps (N, *spatial) of each method, (N,); they share passes."""
         query, settings = self.query, self.settings
-        perturbation = PerturbedLogits.of(
+        perturbation = PerturbedLogits.from_model(
             query.model, query.images, query.targets, baseline=settings.baseline, seed=settings.seed,
             forward=query.forward, chunk_size=settings.chunk_size,
         )  # fmt: skip

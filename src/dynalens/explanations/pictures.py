@@ -46,7 +46,7 @@ class ExplanationPictures:
         if explanations.robustness is not None:
             draw = functools.partial(self._write_robustness, explanations.robustness, epoch, step)
             self._robustness_pace.offer(draw)
-        self._add_to_films(rows[: len(explanations.tracked.labels)], epoch)
+        self._add_to_films(rows[: len(explanations.every_epoch.labels)], epoch)
         self._count, self._step = self._count + 1, step
         if self._count & (self._count - 1) == 0:
             self._write_films()
@@ -76,9 +76,9 @@ class ExplanationPictures:
         self._film_colours = any(row.is_correct is not None for row in rows)
         for method in rows[0].maps:
             maps = [row.maps[method] for row in rows]
-            signed = any((relevance < 0).any() for relevance in maps)
+            is_signed = any((relevance < 0).any() for relevance in maps)
             film = self._films.setdefault(method, FilmStrip())
-            film.add(epoch, [row.image for row in rows], maps, [row.is_correct for row in rows], is_signed=signed)
+            film.add(epoch, [row.image for row in rows], maps, [row.is_correct for row in rows], is_signed=is_signed)
 
     def _write_films(self) -> None:
         if self._step is None:

@@ -179,7 +179,7 @@ class ExplanationResult:
             return list(zip([name(label, names) for label in labels], predicted, p_label, strict=True))
         bits = [1] * len(labels) if self.is_given is None else self.is_given.tolist()
         return [
-            (_there(name, bool(bit)), _there(name, p_k > 0.5), p_k if bit else 1 - p_k)
+            (_presence(name, bool(bit)), _presence(name, p_k > 0.5), p_k if bit else 1 - p_k)
             for name, bit, p_k in zip([class_name(label, names) for label in labels], bits, p_label, strict=True)
         ]
 
@@ -193,7 +193,7 @@ class ExplanationResult:
         return shown_inputs(self.images.squeeze(1) if self.table else self.images, normalisation)
 
 
-def _there(name: str, is_there: bool) -> str:
+def _presence(name: str, is_there: bool) -> str:
     return name if is_there else f"no {name}"
 
 

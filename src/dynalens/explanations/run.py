@@ -39,18 +39,18 @@ class RunExplanations:
         self._prepare(settings, "float32")
 
     def begin_fit(
-        self, settings: ExplanationSettings, precision: str, *, alone: bool, last_epoch: int | None = None
+        self, settings: ExplanationSettings, precision: str, *, is_only_one: bool, last_epoch: int | None = None
     ) -> None:
         """A fit begins: keep the samples, and find out anew what works and how long it takes.
 
         Args:
             settings: What is explained, how, and how often.
             precision: In which the Trainer trains.
-            alone: As of :class:`~dynalens.capture.BatchObserver`.
+            is_only_one: As of :class:`~dynalens.capture.BatchObserver`.
             last_epoch: Of the training, None where it is not known.
         """
         self._prepare(settings, precision, last_epoch)
-        self.samples.begin_fit(alone=alone)
+        self.samples.begin_fit(is_only_one=is_only_one)
 
     def _prepare(self, settings: ExplanationSettings, precision: str, last_epoch: int | None = None) -> None:
         self._maps, self._choice = settings.maps, settings.choice
@@ -70,7 +70,7 @@ class RunExplanations:
         """
         samples = self.samples.every_epoch()
         self.explainer.take_labels(
-            independent=self.samples.several, numbers=self.samples.numbers, shift=self.samples.shift,
+            independent=self.samples.multi_label, numbers=self.samples.numbers, shift=self.samples.shift,
             outputs=self.samples.outputs,
         )  # fmt: skip
         self.explainer.padding, self.explainer.network = self.samples.padding, self.samples.observer.network

@@ -50,7 +50,7 @@ class ExplainedSamples:
 
     Attributes:
         observer: Learns where they stand.
-        several: Whether samples, or their pixels, have several labels, each with a logit of its own.
+        multi_label: Whether samples, or their pixels, have several labels, each with a logit of its own.
         numbers: Whether labels are the targets of a regression, and what is explained is the output for one.
         outputs: Of a regression, the numbers that are predicted of each sample; None where that is not known.
         dense: Whether each token or pixel has a class; what is explained of a sample is chosen with its explanation.
@@ -59,33 +59,33 @@ class ExplainedSamples:
     """
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
-        self._given, self._collector_by_id = given_samples(settings.samples)
-        self._first: tuple[Tensor, Tensor] | None = None
-        self._first_ids: Sequence[int | str] = []
+        self._given_samples, self._collector_by_id = given_samples(settings.samples)
+        self._selected_samples: tuple[Tensor, Tensor] | None = None
+        self._selected_ids: Sequence[int | str] = []
         self._suspects: SampleCollector | None = None
         self._number, self._inputs, self._check = settings.num_samples, settings.inputs, check
         self.suspects_readable, self._has_told = True, False
-        self.several = self.numbers = self.dense = False
+        self.multi_label = self.numbers = self.dense = False
         self.shift, self._asks_padding = 0, True
         self.outputs: int | None = None
         self.padding: int | None = None
         self._unit_labels: dict[int | str, Tensor] = {}
         self._regions = Regions(settings.masks)
-        if self._given is not None:
-            check(self._given[0])
-            self.several = have_several(self._given[1])
+        if self._given_samples is not None:
+            check(self._given_samples[0])
+            self.multi_label = have_several(self._given_samples[1])
             if isinstance(settings.masks, Tensor):
-                masks = masks_for(settings.masks, self._given[0])
-                self._regions.masks = dict(zip(content_ids(self._given[0]), masks, strict=True))
+                masks = masks_for(settings.masks, self._given_samples[0])
+                self._regions.masks = dict(zip(content_ids(self._given_samples[0]), masks, strict=True))
         self.begin_fit()
 
-    def begin_fit(self, *, alone: bool = True) -> None:
+    def begin_fit(self, *, is_only_one: bool = True) -> None:
         """Learn the batches of a new fit, and choose from them what no earlier fit has chosen.
 
         Args:
-            alone: As of :class:`BatchObserver`.
+            is_only_one: As of :class:`BatchObserver`.
         """
-        self.observer = BatchObserver(is_only_one=alone)
+        self.observer = BatchObserver(is_only_one=is_only_one)
         self._selection, self._batches = BalancedSelection(self._number), 0
         self._batch: tuple[Any, bool, Sequence[int | str] | Tensor | None] | None = None
 
@@ -97,7 +97,7 @@ class ExplainedSamples:
     @property
     def is_chosen(self) -> bool:
         """Whether it is decided which samples are explained in every epoch."""
-        return self._first is not None or self._given is not None or self.by_id
+        return self._selected_samples is not None or self._given_samples is not None or self.by_id
 
     def readable(self, batch: Any, dataset: Any) -> Any:
         """Return the batch without the index that ``IndexedDataset`` has put behind the label."""
@@ -113,15 +113,15 @@ class ExplainedSamples:
             ids: Gives the ids of its samples, where they are known.
             choose: Whether the samples of every epoch are chosen from it.
         """
-        wants = ids is not None and any(
+        is_wanted = ids is not None and any(
             collector is not None and not collector.complete for collector in (self._collector_by_id, self._suspects)
         )
         choose = choose and not self.is_chosen
-        ids = ids if wants or choose else None
+        ids = ids if is_wanted or choose else None
         if self._inputs != "auto" or self.observer.is_done:
             self._take(batch, ids, choose)
             return
-        if wants or choose:  # before it is known where images and labels stand
+        if is_wanted or choose:  # before it is known where images and labels stand
             self._batch = batch_copy(batch), choose, None if ids is None else ids()
         self.observer.start(model, batch)
 
@@ -132,27 +132,27 @@ class ExplainedSamples:
             units: What a tracker took for the units of its samples, and their targets; None where that is not known.
         """
         self.observer.finish(units)
-        self.outputs = self.observer.told_numbers or self.outputs
+        self.outputs = self.observer.num_targets or self.outputs
         self.numbers |= self.outputs is not None
         copied_step, self._batch = self._batch, None
         if copied_step is not None:
             batch, choose, ids = copied_step
             self._take(batch, None if ids is None else lambda: ids, choose)
 
-    def choose_from(self, batch: Any, *, first: int | None = None, ids: Ids | None = None) -> None:
+    def choose_from(self, batch: Any, *, position: int | None = None, ids: Ids | None = None) -> None:
         """Choose the samples of every epoch from this batch and, while classes are missing, from later ones.
 
         Args:
             batch: Of the validation, or of the training.
-            first: Position of its first sample in the validation set, where it is known.
+            position: Position of its first sample in the validation set, where it is known.
             ids: Gives the ids of its samples in the training set, where they are known.
         """
         if self.is_chosen:
             return
-        images, labels = self._read(batch, classes=True)
-        name_of = _names(images, first, None if ids is None else id_list(ids()))
+        images, labels = self._read_batch(batch, classes=True)
+        name_of = _names(images, position, None if ids is None else id_list(ids()))
         classes = self._classes(labels)
-        sample_classes = [self._first_unit(row) for row in classes] if self.dense else classes.tolist()
+        sample_classes = [self._class_of_first_unit(row) for row in classes] if self.dense else classes.tolist()
         rows_of_samples = self._selection.offer(images, sample_classes, name_of)
         if self.dense:
             self._unit_labels |= {sample: classes[row].clone() for sample, row in rows_of_samples.items()}
@@ -166,7 +166,7 @@ class ExplainedSamples:
     def end_choice(self) -> None:
         """Keep what was chosen so far for the whole run."""
         if not self.is_chosen:
-            self._first, self._first_ids = self._selection.result(), self._selection.ids
+            self._selected_samples, self._selected_ids = self._selection.result(), self._selection.ids
 
     def regions(self, ids: Sequence[int | str] | None) -> Tensor | None:
         """Return the masks (N, *spatial) of samples that are explained in every epoch; None where there are none."""
@@ -196,39 +196,39 @@ class ExplainedSamples:
                     "batch of this epoch. Pass ids of the training set, or images and labels."
                 )
             return _of_classes(samples)
-        images_and_labels = self._given or self._first
+        images_and_labels = self._given_samples or self._selected_samples
         if images_and_labels is None:
             return None
         images, labels = images_and_labels
-        if self.dense and self._given is None:
-            labels = torch.stack([self._unit_labels[sample] for sample in self._first_ids])
-        if self._given is None:
-            return _of_classes((self._first_ids, images, labels))
+        if self.dense and self._given_samples is None:
+            labels = torch.stack([self._unit_labels[sample] for sample in self._selected_ids])
+        if self._given_samples is None:
+            return _of_classes((self._selected_ids, images, labels))
         labels = self.observer.layout.units.labels_of(labels) if self.dense else labels
         return _of_classes((content_ids(images), images, self._classes(labels)))
 
-    def suspects(self, most: int | None = None, units: Units | None = None) -> PassedSuspects | None:
-        """Return the suspects that have passed in this epoch, at most so many of those asked for first.
+    def suspects(self, limit: int | None = None, units: Units | None = None) -> PassedSuspects | None:
+        """Return the suspects that have passed in this epoch, in the order in which they were asked for.
 
         Args:
-            most: How many.
+            limit: Largest number of suspects to return.
             units: Of samples with several labels, what is doubtful of each suspect.
         """
-        samples_so_far = self._suspects.result(most, self.padding) if self._suspects is not None else None
-        if samples_so_far is not None and units and not self.dense and (self.several or self.numbers):
-            doubtful = torch.tensor([units[sample][0] if sample in units else -1 for sample in samples_so_far[0]])
+        samples_so_far = self._suspects.result(limit, self.padding) if self._suspects is not None else None
+        if samples_so_far is not None and units and not self.dense and (self.multi_label or self.numbers):
+            labels = torch.tensor([units[sample][0] if sample in units else -1 for sample in samples_so_far[0]])
             # A single output is the second one of the two classes 0 and z.
-            doubtful = samples_so_far[2].cpu() if self.numbers and bool(samples_so_far[2].all()) else doubtful
-            samples_so_far = samples_so_far[0], samples_so_far[1], doubtful.to(samples_so_far[2].device)
+            labels = samples_so_far[2].cpu() if self.numbers and bool(samples_so_far[2].all()) else labels
+            samples_so_far = samples_so_far[0], samples_so_far[1], labels.to(samples_so_far[2].device)
         samples = _of_classes(samples_so_far)
         return None if samples is None or samples[0] is None else (samples[0], samples[1], samples[2])
 
     def state_dict(self) -> dict[str, Any]:
         """Return what was kept."""
         return {
-            "kept": self._first,
-            "kept_ids": self._first_ids,
-            "several": self.several,
+            "kept": self._selected_samples,
+            "kept_ids": self._selected_ids,
+            "several": self.multi_label,
             "numbers": self.numbers,
             "outputs": self.outputs,
             "dense": self.dense,
@@ -241,16 +241,16 @@ class ExplainedSamples:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with what was kept."""
-        self._first, self._first_ids = state["kept"], state.get("kept_ids", [])
-        self.several |= state.get("several", False)
+        self._selected_samples, self._selected_ids = state["kept"], state.get("kept_ids", [])
+        self.multi_label |= state.get("several", False)
         self.numbers |= state.get("numbers", False)
         self.outputs = self.outputs or state.get("outputs")
         self.dense |= state.get("dense", False)
         self.shift = self.shift or state.get("shift", 0)
         self.padding = state.get("padding")
         self._unit_labels = dict(state.get("unit_labels", {}))
-        if self._first is not None and not self._first_ids:  # of a version that kept none
-            self._first_ids = content_ids(self._first[0])
+        if self._selected_samples is not None and not self._selected_ids:  # of a version that kept none
+            self._selected_ids = content_ids(self._selected_samples[0])
         self._regions.masks |= state.get("masks", {})
         if self._collector_by_id is not None and state["chosen"] is not None:
             self._collector_by_id.offer(*state["chosen"])
@@ -265,7 +265,7 @@ class ExplainedSamples:
     def _offer(self, batch: Any, ids: Ids) -> None:
         if self._collector_by_id is not None and not self._collector_by_id.complete:
             # Classes once: reading labels waits for the device.
-            images, labels = self._read(batch, classes=not self._collector_by_id.has_begun)
+            images, labels = self._read_batch(batch, classes=not self._collector_by_id.has_begun)
             sample_ids = ids()
             self._collector_by_id.offer(sample_ids, images, self._classes(labels))
             if self._regions.reads_batches:  # which waits for the device
@@ -274,24 +274,24 @@ class ExplainedSamples:
                 self._regions.keep(batch, images, rows)
         if self._suspects is not None and not self._suspects.complete:
             try:
-                images, labels = self._read(batch)
+                images, labels = self._read_batch(batch)
             except Exception as error:  # noqa: BLE001  # also of the user's `inputs`: the other samples do not need it
                 self._suspects, self.suspects_readable = None, False
                 warn(f"Suspects are not explained, training goes on: {error}")
                 return
             self._suspects.offer(ids(), images, self._classes(labels))
 
-    def _read(self, batch: Any, *, classes: bool = False) -> tuple[Tensor, Tensor]:
+    def _read_batch(self, batch: Any, *, classes: bool = False) -> tuple[Tensor, Tensor]:
         """Return images and labels of a batch, checked; with ``classes``, the labels before all."""
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
         if self._inputs == "auto":
             self.dense |= self.observer.layout.dense
-            self.several |= self.dense and self.observer.layout.units.multi_label
+            self.multi_label |= self.dense and self.observer.layout.units.multi_label
             self.shift = self.shift or self.observer.layout.shift
             if self._asks_padding and self.padding is None:  # once an epoch, as it waits for the device
                 self._asks_padding, self.padding = False, padding_of(batch, self.observer.layout.inputs)
         if classes and not self.dense:
-            self.several |= have_several(labels) and not self.numbers
+            self.multi_label |= have_several(labels) and not self.numbers
             if not self.numbers:
                 self._check_classes(images, labels)
         self._check(images)
@@ -306,7 +306,7 @@ class ExplainedSamples:
         if self.numbers:  # explain the first output; a single output z is class 1 of the logits (0, z)
             outputs = self.outputs or labels.shape[1:].numel()  # labels may have columns that are not trained on
             return labels.new_full(labels.shape[:1], int(outputs == 1), dtype=torch.int64)
-        if self.several and labels.ndim == 2:
+        if self.multi_label and labels.ndim == 2:
             return first_labels(labels)
         layout = self.observer.layout
         classes = class_labels(labels, loss=layout.loss, ignore_index=layout.ignore_index)
@@ -317,9 +317,9 @@ class ExplainedSamples:
             )
         return classes
 
-    def _first_unit(self, labels: Tensor) -> int:
+    def _class_of_first_unit(self, labels: Tensor) -> int:
         """Return the class of the unit of a sample that is explained in every epoch; negative where it has none."""
-        return first_unit(labels, multi_label=self.several).label if (labels >= 0).any() else IGNORED
+        return first_unit(labels, multi_label=self.multi_label).label if (labels >= 0).any() else IGNORED
 
     def _check_classes(self, images: Tensor, labels: Tensor) -> None:
         layout = self.observer.layout
@@ -342,12 +342,12 @@ class ExplainedSamples:
             )
 
 
-def _names(images: Tensor, first: int | None, ids: Sequence[int | str] | None) -> Callable[[int], int | str]:
+def _names(images: Tensor, position: int | None, ids: Sequence[int | str] | None) -> Callable[[int], int | str]:
     """Return what names a row: its id, its position in the validation set, or a digest where neither is known."""
     if ids is not None and len(ids) == len(images):  # not of a batch that was put together from other rows
         return ids.__getitem__
-    if first is not None:
-        return validation_ids(first, len(images)).__getitem__
+    if position is not None:
+        return validation_ids(position, len(images)).__getitem__
     return lambda row: content_ids(images[row : row + 1])[0]
 
 

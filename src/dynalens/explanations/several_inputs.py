@@ -27,7 +27,7 @@ def several_inputs_told(
             yield
         except _OF_ONE_INPUT as error:
             layout = observer.layout
-            if has_forward or not layout.beside or isinstance(error, torch.OutOfMemoryError):
+            if has_forward or not layout.other_inputs or isinstance(error, torch.OutOfMemoryError):
                 raise
             raise ValueError(
                 f"{_advice(layout.all_inputs)} (Without these: {type(error).__name__}: {error})"

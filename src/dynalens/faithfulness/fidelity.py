@@ -78,7 +78,7 @@ def local_fidelity(
         >>> local_fidelity(score, image, target, -image[:, 0], baseline="zero")
         tensor([0.])
     """
-    perturbation = PerturbedLogits.of(
+    perturbation = PerturbedLogits.from_model(
         model, images, targets, baseline=baseline, samples=samples, seed=seed, forward=forward, chunk_size=chunk_size
     )
     return perturbation.fidelity(maps)
@@ -97,7 +97,7 @@ class PerturbedLogits:
         self._presence, self._logits, self._patch = presence, logits, patch
 
     @classmethod
-    def of(
+    def from_model(
         cls,
         model: nn.Module | Forward,
         images: Tensor,

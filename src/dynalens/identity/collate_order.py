@@ -21,7 +21,7 @@ from dynalens.identity.columns import (
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.order import Order, OrderError, order_of_rows
 
-_LOOKS = 2
+_COMPARED_BATCHES = 2
 """Batches of an iterator in which all is compared: it costs 10 to 60 microseconds a sample, one column of numbers 1."""
 
 
@@ -58,14 +58,14 @@ class OrderedCollate:
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self._collate = collate
-        self._looks, self._has_moved = _LOOKS, False
+        self._comparisons_left, self._has_moved = _COMPARED_BATCHES, False
         self._witness: tuple[Path, Path] | None = None
 
     def __call__(self, samples: Any) -> Collated:
         """Return the batch with the order of its rows."""
         if not isinstance(samples, list):  # what the dataset returned at once, in a form of its own
             return Collated(self._collate(samples), None, "")
-        draws, compares = list(samples), self._has_moved or self._looks > 0
+        draws, compares = list(samples), self._has_moved or self._comparisons_left > 0
         originals, columns, problem = _looked_at(draws, compares=compares)
         batch = self._collate(samples)
         if batch is None or problem:
@@ -93,7 +93,7 @@ class OrderedCollate:
 
     def _order_by_columns(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
         rows = columns_of_batch(batch) | columns_of_rows(batch)
-        self._looks -= 1
+        self._comparisons_left -= 1
         order = order_of_rows(columns, rows, arrays=True)
         self._has_moved |= order is not None
         if order is None:

@@ -169,7 +169,7 @@ def _label_of(sample: Any) -> Any:
     return sample[1]
 
 
-def disagreeing(labels: Array, targets: Array) -> Array:
+def disagreements(labels: Array, targets: Array) -> Array:
     r"""Return the places where targets are not those of the given labels, though on the whole they are.
 
     Targets that are a function of the labels (renumbered, or in coarser classes) agree. Otherwise the most frequent
@@ -182,9 +182,9 @@ def disagreeing(labels: Array, targets: Array) -> Array:
         targets: Shape ``(N,)``, integers >= 0.
 
     Example:
-        >>> disagreeing(np.array([0, 0, 1, 1, 2, 2]), np.array([5, 5, 6, 6, 7, 5]))
+        >>> disagreements(np.array([0, 0, 1, 1, 2, 2]), np.array([5, 5, 6, 6, 7, 5]))
         array([5])
-        >>> disagreeing(np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 1, 1, 1]))
+        >>> disagreements(np.array([0, 0, 1, 1, 2, 2]), np.array([0, 0, 1, 1, 1, 1]))
         array([], dtype=int64)
     """
     if not len(labels):

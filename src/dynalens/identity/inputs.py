@@ -22,13 +22,13 @@ class InputUse:
 
     def __init__(self) -> None:
         self._inputs: dict[int, Tensor] = {}
-        self._derived: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
+        self._origins: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
         self._operations: dict[Node, Origin] = {}
 
     def begin(self, inputs: Sequence[Tensor]) -> None:
         """A step with these inputs begins; none where it has ended."""
         self._inputs = {id(value): value for value in inputs}
-        self._derived = {id(value): (weakref.ref(value), id(value)) for value in inputs}
+        self._origins = {id(value): (weakref.ref(value), id(value)) for value in inputs}
         self._operations = {}
 
     def note(self, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
@@ -41,7 +41,7 @@ class InputUse:
                 if source is not None:
                     self._operations.setdefault(value.grad_fn, source)
             elif (origin := source or next(_nodes(args, kwargs), None)) is not None:
-                self._derived[id(value)] = weakref.ref(value), origin
+                self._origins[id(value)] = weakref.ref(value), origin
 
     def lead_to(self, values: Tensor) -> bool:
         """Return whether values were computed from inputs; rows with one 1 each may be labels, and tell nothing."""
@@ -56,7 +56,7 @@ class InputUse:
 
     def _sources(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Origin]:
         for value in _operands(args, kwargs):
-            entry = self._derived.get(id(value))
+            entry = self._origins.get(id(value))
             if entry is not None and entry[0]() is value:
                 yield entry[1]
 

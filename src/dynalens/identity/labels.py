@@ -11,14 +11,14 @@ from torch import Tensor
 from dynalens.capture import CaptureError, OrderCheck, is_reordered
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.identity.columns import Column, Path, is_integer_vector
-from dynalens.identity.dataset_labels import Array, disagreeing, given_labels, given_rows
+from dynalens.identity.dataset_labels import Array, disagreements, given_labels, given_rows
 from dynalens.identity.errors import SampleIdentityError
 from dynalens.keys import LABEL_KEYS
 
 GIVEN = ("labels of the dataset",)
-_FIRST = 3
+_FIRST_STEPS = 3
 """Steps whose targets are compared on the host. One that holds several classes tells; some hold only one."""
-_ROWS = 100
+_ENOUGH_TARGETS = 100
 """Targets that are compared at least where they do not follow from the labels. Of two balanced classes with a fifth of
 the labels drawn anew, 80 agree, with a standard error of 4; 70 are enough for four standard errors above chance."""
 ANOTHER_ORDER = (
@@ -90,8 +90,8 @@ class LabelCheck:
         self.confirmed = False
         """Whether they are labels of the batch in its order, or follow from these."""
 
-        self.looks = True
-        """Whether the next step is to be shown to ``see``: each step asks, so that it is no computation."""
+        self.needs_steps = True
+        """Whether the next step is to be shown to ``see``. It is an attribute, not computed, as each step asks."""
 
         self._given_order = OrderCheck()
         self.witness: Path | None = None
@@ -137,8 +137,8 @@ class LabelCheck:
             self._check_renumbered(label_paths)
         is_settled = self._are_settled(label_paths, relations) and bool(labels_alike)
         # Nothing may have told so far what the targets have to do with the labels of the batch or the dataset.
-        tells_little = sum(len(targets) for _, targets in self._steps) < _ROWS
-        self.looks = len(self._steps) < _FIRST or (tells_little and not is_settled)
+        tells_little = sum(len(targets) for _, targets in self._steps) < _ENOUGH_TARGETS
+        self.needs_steps = len(self._steps) < _FIRST_STEPS or (tells_little and not is_settled)
         if not self.confirmed:
             has_ignored = integers is not None and len(integers) == len(row_targets)
             self._check_order(
@@ -184,7 +184,7 @@ class LabelCheck:
             raise CaptureError(NO_CLASSES.format("the numbers of the rows"))
         if not any(target) and classes > 2:
             labels = [set(self._labels_and_targets(path)[0]) for path in constant]
-            if any(not self.looks or len(of_path) >= classes for of_path in labels):
+            if any(not self.needs_steps or len(labels_of_path) >= classes for labels_of_path in labels):
                 raise CaptureError(NO_CLASSES.format("class 0 throughout batches with several labels"))
 
     def _check_changed(self, label_paths: set[Path]) -> None:
@@ -249,7 +249,9 @@ def check_given(dataset: Any, index: Array, targets: Array, *, is_same: bool) ->
     label = dataset_labels[index]
     places = np.flatnonzero((targets >= 0) & (label >= 0))
     label, target = label[places], targets[places].astype(np.int64)
-    wrong_samples = np.unique(index[places[np.flatnonzero(label != target) if is_same else disagreeing(label, target)]])
+    wrong_samples = np.unique(
+        index[places[np.flatnonzero(label != target) if is_same else disagreements(label, target)]]
+    )
     _refuse(dataset, wrong_samples)
 
 
@@ -342,8 +344,8 @@ def _are_mostly_equal(label: list[Any], target: list[int]) -> bool:
 
 def _agreement(label: list[Any], target: list[Any]) -> tuple[float, float]:
     """Return the fraction of targets that are their label's number, and that of unrelated ones."""
-    n, of_label, of_target = max(len(target), 1), Counter(label), Counter(target)
-    chance = sum(of_label[number] * of_target[number] for number in of_target) / n**2
+    n, label_counts, target_counts = max(len(target), 1), Counter(label), Counter(target)
+    chance = sum(label_counts[number] * target_counts[number] for number in target_counts) / n**2
     return sum(map(operator.eq, label, target)) / n, chance
 
 

@@ -30,9 +30,9 @@ from dynalens.identity.side_by_side import are_side_by_side, in_views
 from dynalens.identity.trace import TRACE, RowSource
 from dynalens.identity.units import coded_columns, row_codes, what_counts
 
-_LOOKS = 3
+_COMPARED_BATCHES = 3
 """Batches whose rows are compared before and after a module's hooks; all of them once one was reordered."""
-_TRACED = 3
+_TRACED_STEPS = 3
 """Steps of each epoch whose rows are followed; all of them once one chose rows."""
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
@@ -58,15 +58,15 @@ class StepRows:
             trainer: The Trainer.
             traces: Whether steps may be traced; a mode of torch's functions breaks a compiled graph.
         """
-        self._may_trace, self._chooses = traces, False
+        self._may_trace, self._traces_all = traces, False
         self._num_traced, self._is_traced = 0, False
-        self._hooked = trainer is not None and _has_hooks(trainer)
-        self._looks, self._moves = _LOOKS, False
+        self._has_hooks = trainer is not None and _has_hooks(trainer)
+        self._comparisons_left, self._has_moved = _COMPARED_BATCHES, False
         self._labels, self._losses = LabelCheck(), LossOfLabels()
-        self._of_classes, self._rounds, self._is_beside = True, False, False
+        self._has_classes, self._has_half_precision, self._is_side_by_side = True, False, False
         self._dataset_labels: Array | None = None
-        self._of_step: tuple[Tensor, Tensor, int] | None = None
-        self._noted: NotedLabels = []
+        self._step_rows: tuple[Tensor, Tensor, int] | None = None
+        self._noted_labels: NotedLabels = []
         self._num_others: Tensor | None = None
 
     def begin_epoch(self) -> None:
@@ -77,7 +77,7 @@ class StepRows:
         """A step begins."""
         if self._is_traced:
             self.close()
-        self._noted = noted_labels(self._identity.part_of(batch)) if self._labels.looks else []
+        self._noted_labels = noted_labels(self._identity.part_of(batch)) if self._labels.needs_steps else []
         if self.traces:
             self._num_traced, self._is_traced = self._num_traced + 1, True
             TRACE.start(self, self._identity.part_of(batch))
@@ -85,16 +85,16 @@ class StepRows:
     @property
     def traces(self) -> bool:
         """Whether the next step is traced."""
-        return self._may_trace and (self._chooses or self._labels.looks or self._num_traced < _TRACED)
+        return self._may_trace and (self._traces_all or self._labels.needs_steps or self._num_traced < _TRACED_STEPS)
 
     @property
     def confirms(self) -> bool:
         """Whether the first steps were read and compared with labels, and nothing has refuted them since."""
-        return not self._labels.looks and not self._losses.is_refuted
+        return not self._labels.needs_steps and not self._losses.is_refuted
 
     def trace_all(self) -> None:
         """Trace every further step: a step was not understood, which a trace may help with."""
-        self._chooses = True
+        self._traces_all = True
 
     def close(self) -> None:
         """The step has ended."""
@@ -102,7 +102,7 @@ class StepRows:
             TRACE.close(self)
             self._is_traced = False
 
-    def of_targets(self, trainer: Any, batch: Any, rows: Tensor, presentation: Any, views: int) -> Tensor:
+    def rows_of_targets(self, trainer: Any, batch: Any, rows: Tensor, presentation: Any, views: int) -> Tensor:
         """Return the row of the record of each target of the loss.
 
         Args:
@@ -118,10 +118,10 @@ class StepRows:
         """
         part = self._identity.part_of(batch)
         is_own = self._is_own(part, presentation.step_targets)
-        self._of_classes = presentation.units is None
-        self._rounds = presentation.step_targets.dtype in (torch.float16, torch.bfloat16)
+        self._has_classes = presentation.units is None
+        self._has_half_precision = presentation.step_targets.dtype in (torch.float16, torch.bfloat16)
         if is_own and not TRACE.follows and views == 1 and presentation.targets.shape == rows.shape:
-            self._of_step = rows, rows, 1  # as in nearly all steps
+            self._step_rows = rows, rows, 1  # as in nearly all steps
             return rows
         return self._rows_of_followed(trainer, part, rows, presentation, views=views, is_own=is_own)
 
@@ -137,27 +137,27 @@ class StepRows:
         after_hooks = rows if order is None else rows[order]
         source = TRACE.source(presentation.step_targets)
         choice = source.rows if source is not None and source.is_choice else None
-        of_targets = self._chosen_rows(source, after_hooks, presentation, views)
-        self._note_rows(choice, after_hooks, of_targets, views)
-        self._chooses |= choice is not None or _are_chosen(TRACE.of_layers(), len(after_hooks) * views)
+        target_rows = self._chosen_rows(source, after_hooks, presentation, views)
+        self._note_rows(choice, after_hooks, target_rows, views)
+        self._traces_all |= choice is not None or _are_chosen(TRACE.of_layers(), len(after_hooks) * views)
         batch = part if delivered is None else delivered
-        if self._labels.looks:
+        if self._labels.needs_steps:
             check_views(presentation.targets, views if choice is None else 1)
             if presentation.of_layer:
                 _check_layer(TRACE.of_layers(), len(after_hooks))
-            check_in_place(self._noted, carried=delivered is None)
+            check_in_place(self._noted_labels, carried=delivered is None)
             check_in_place(self._identity.noted_labels(trainer, rows), carried=delivered is None)
-            is_traced = source is not None and not self._hooked
-            self._compare(batch, rows, of_targets.cpu(), presentation, is_traced=is_traced)
+            is_traced = source is not None and not self._has_hooks
+            self._compare(batch, rows, target_rows.cpu(), presentation, is_traced=is_traced)
         elif not is_own and presentation.units is None and views == 1 and source is None:
             self._count_others(batch, order, presentation)
-        return of_targets
+        return target_rows
 
     def _chosen_rows(self, source: RowSource | None, after_hooks: Tensor, presentation: Any, views: int) -> Tensor:
         """Return the row of the record of each target: the rows that the step chose, or else all of the batch."""
         count, targets = len(after_hooks), presentation.targets
         if source is None or not source.is_choice or len(source.rows) > count * views:
-            return _of_all(after_hooks, targets, views) if len(targets) else after_hooks[:0]
+            return _rows_of_all(after_hooks, targets, views) if len(targets) else after_hooks[:0]
         check_rows(source.num_rows, count, 1)
         if len(source.rows) == count * views and not (TRACE.chose_inputs or presentation.chose_rows()):
             self._expect_order(source.rows, count)
@@ -170,14 +170,14 @@ class StepRows:
     def loss_of_labels(self, calls: Sequence[Any], views: int) -> Any:
         """Return which of several losses is that of the batch's labels, or None; further steps are traced, too."""
         call = self._losses.call_of_labels(calls, views) if self._is_traced else None
-        self._chooses |= call is not None
+        self._traces_all |= call is not None
         return call
 
     def source_of(self, layer_input: Any) -> RowSource | None:
         """Return what is known of the rows of a layer's input, while the step runs."""
         return TRACE.source_of(self, layer_input)
 
-    def of_inputs(self, count: int, sources: Sequence[RowSource | None]) -> Tensor:
+    def rows_of_inputs(self, count: int, sources: Sequence[RowSource | None]) -> Tensor:
         """Return the rows of the record that a layer with so many rows saw: the whole batch, or what was chosen of it.
 
         Where these are as many and nothing is known, the step ordered them: before the layer, if it ordered more than
@@ -187,14 +187,14 @@ class StepRows:
             count: Rows of a view.
             sources: What is known of the inputs of the layer's calls, one after another.
         """
-        assert self._of_step is not None
+        assert self._step_rows is not None
         known_sources = [source for source in sources if source is not None]
         inputs = known_sources[0] if known_sources else None
         if inputs is not None and len(known_sources) > 1:
             inputs = inputs.choice(torch.cat([source.rows for source in known_sources]))
-        if inputs is not None and inputs.is_choice and len(inputs.rows) == count * self._of_step[2]:
-            inputs = inputs.choice(self.in_views(inputs.rows, self._of_step[2]))
-        choices = _rows_of_inputs(inputs if len(known_sources) == len(sources) else None, *self._of_step)
+        if inputs is not None and inputs.is_choice and len(inputs.rows) == count * self._step_rows[2]:
+            inputs = inputs.choice(self.in_views(inputs.rows, self._step_rows[2]))
+        choices = _rows_of_inputs(inputs if len(known_sources) == len(sources) else None, *self._step_rows)
         return next((rows for rows in choices if len(rows) == count), choices[0])
 
     @property
@@ -213,9 +213,9 @@ class StepRows:
             if not self._identity.known_by_loader:
                 return
             is_same = self._labels.given_is_target
-            if self._of_classes:
+            if self._has_classes:
                 check_given(self._identity.dataset, index, rows[TARGET], is_same=is_same)
-            elif not self._rounds and (labels_of_units := given_units(rows[ROWS:])) is not None:
+            elif not self._has_half_precision and (labels_of_units := given_units(rows[ROWS:])) is not None:
                 check_given_rows(self._identity.dataset, index, labels_of_units, is_same=is_same)
 
         def merge_checked(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
@@ -225,28 +225,30 @@ class StepRows:
 
         return merge_checked
 
-    def _note_rows(self, choice: Tensor | None, after_hooks: Tensor, of_targets: Tensor, views: int) -> None:
+    def _note_rows(self, choice: Tensor | None, after_hooks: Tensor, target_rows: Tensor, views: int) -> None:
         """Note the rows of the step's samples and of its first view, which layers may have seen."""
-        if views > 1 and choice is not None and (self._labels.looks or choice.device.type == "cpu"):
-            self._is_beside = are_side_by_side(choice, views)
-        of_first_view = self.in_views(of_targets, views)[: len(of_targets) // views]
-        self._of_step = after_hooks, of_first_view, views
+        if views > 1 and choice is not None and (self._labels.needs_steps or choice.device.type == "cpu"):
+            self._is_side_by_side = are_side_by_side(choice, views)
+        of_first_view = self.in_views(target_rows, views)[: len(target_rows) // views]
+        self._step_rows = after_hooks, of_first_view, views
 
     def in_views(self, values: Tensor, views: int) -> Tensor:
         """Return rows of all views, one view of all samples after another."""
-        return in_views(values, views) if self._is_beside else values
+        return in_views(values, views) if self._is_side_by_side else values
 
     def _expect_order(self, choice: Tensor, count: int) -> None:
         """Hear of targets whose order the logits do not share, as far as anything tells; it must be the batch's."""
         num_others = (choice != torch.arange(len(choice), device=choice.device) % count).sum()
-        if self._labels.looks and int(num_others):
+        if self._labels.needs_steps and int(num_others):
             raise SampleIdentityError(ANOTHER_ORDER)
         self._num_others = num_others if self._num_others is None else self._num_others + num_others
 
     def _is_own(self, part: Any, targets: Tensor) -> bool:
         """Whether targets are the tensor where the first batches held them, so that nothing is left to compare."""
         place = self._labels.witness
-        return place is not None and not (self._hooked or self._labels.looks) and part_at(part, place) is targets
+        return (
+            place is not None and not (self._has_hooks or self._labels.needs_steps) and part_at(part, place) is targets
+        )
 
     def _count_others(self, batch: Any, order: list[int] | None, presentation: Any) -> None:
         """Count targets that are not the label of their row, on the device."""
@@ -265,65 +267,66 @@ class StepRows:
             raise SampleIdentityError(OTHER_LATER.format(num_others))
 
     def _order_after_hooks(self, delivered: Any, part: Any) -> list[int] | None:
-        if not self._hooked or delivered is None or not (self._moves or self._looks > 0):
+        if not self._has_hooks or delivered is None or not (self._has_moved or self._comparisons_left > 0):
             return None
-        self._looks -= 1
+        self._comparisons_left -= 1
         columns_before = {path: list(column) for path, column in columns_of_batch(delivered).items()}
         columns_after = columns_of_batch(part, copies=True)
         try:
             order = order_of_rows(columns_before, columns_after, arrays=True)
         except OrderError as error:
             raise SampleIdentityError(f"{ANOTHER_ORDER} (After a hook of the module, {error}.)") from None
-        self._moves |= order is not None
+        self._has_moved |= order is not None
         return order
 
-    def _compare(self, batch: Any, rows: Tensor, of_targets: Tensor, presentation: Any, *, is_traced: bool) -> None:
-        all_columns = {
+    def _compare(self, batch: Any, rows: Tensor, target_rows: Tensor, presentation: Any, *, is_traced: bool) -> None:
+        columns = {
             path: column for path, column in columns_of_batch(batch, copies=True).items() if len(column) == len(rows)
         }
-        columns = all_columns if of_targets is rows else _of_samples(all_columns, rows.tolist(), of_targets.tolist())
+        if target_rows is not rows:
+            columns = _columns_of_samples(columns, rows.tolist(), target_rows.tolist())
         targets, classes, step_targets = presentation.targets, presentation.logits.shape[1], presentation.step_targets
         if presentation.units is not None:
             mask = what_counts(step_targets, presentation.loss_mask)
             columns |= coded_columns(columns, step_targets, mask)
             targets, classes = torch.tensor(row_codes(step_targets, mask)), 0
-        if (dataset_labels := self._labels_of_dataset(of_targets, presentation)) is not None:
+        if (dataset_labels := self._labels_of_dataset(target_rows, presentation)) is not None:
             columns[GIVEN] = dataset_labels
         if TRACE.are_of_pairs(step_targets):
             raise CaptureError(NO_CLASSES.format("marks of the pairs of samples that have the same label"))
         self._labels.see(columns, targets, classes=classes, is_traced=is_traced, integers=_integers(step_targets))
         if TRACE.makes(step_targets):
             raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
-        if not self._labels.looks:
+        if not self._labels.needs_steps:
             self._dataset_labels = None
 
-    def _labels_of_dataset(self, of_targets: Tensor, presentation: Any) -> Column | None:
+    def _labels_of_dataset(self, target_rows: Tensor, presentation: Any) -> Column | None:
         """Return what the dataset shows of the targets' samples; None of masks, which are augmented with images."""
         units = presentation.units
         if not self._identity.known_by_loader or (units is not None and not units.kind.labels):
             return None
         if self._dataset_labels is None:
             self._dataset_labels = (given_labels if units is None else given_rows)(self._identity.dataset)
-        if self._dataset_labels is None or not len(of_targets) or int(of_targets.max()) >= len(self._dataset_labels):
+        if self._dataset_labels is None or not len(target_rows) or int(target_rows.max()) >= len(self._dataset_labels):
             return None
-        values = torch.from_numpy(self._dataset_labels[of_targets.numpy()])
+        values = torch.from_numpy(self._dataset_labels[target_rows.numpy()])
         if units is None:
             return values
         mask = what_counts(presentation.step_targets, presentation.loss_mask)
         return coded_columns({GIVEN: values}, presentation.step_targets, mask).get(GIVEN)
 
 
-def _are_chosen(inputs: RowSource | None, most: int) -> bool:
+def _are_chosen(inputs: RowSource | None, max_rows: int) -> bool:
     """Return whether a step chose or ordered its inputs; more rows than these are frames, say, and tell no choice."""
-    return inputs is not None and inputs.is_choice and len(inputs.rows) <= most
+    return inputs is not None and inputs.is_choice and len(inputs.rows) <= max_rows
 
 
-def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, of_targets: Tensor, views: int) -> list[Tensor]:
+def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, target_rows: Tensor, views: int) -> list[Tensor]:
     """Return the rows that a layer may have seen, the likeliest first; those of its inputs, where these are known."""
     if inputs is None:
-        return [of_targets, batch] if TRACE.chose_inputs else [batch, of_targets]
+        return [target_rows, batch] if TRACE.chose_inputs else [batch, target_rows]
     if not inputs.is_choice:
-        return [batch, of_targets]
+        return [batch, target_rows]
     chosen_rows = inputs.rows[: len(inputs.rows) // views]
     return [batch.to(chosen_rows.device, non_blocking=True)[chosen_rows], batch]
 
@@ -334,15 +337,15 @@ def _padding(targets: Tensor, count: int) -> int:
     return padding if padding and not bool((targets[count:] >= 0).any()) else 0
 
 
-def _of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
+def _rows_of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
     """Return the row of the record of each target, where all of the batch's have one in each view; of padding, any."""
     padding = _padding(targets, rows.shape[0]) if views == 1 else 0
     check_rows(targets.shape[0] - padding, rows.shape[0], views, targets)
-    of_targets = rows.repeat(views) if views > 1 else rows
-    return torch.cat([of_targets, rows[:1].expand(padding)]) if padding else of_targets
+    target_rows = rows.repeat(views) if views > 1 else rows
+    return torch.cat([target_rows, rows[:1].expand(padding)]) if padding else target_rows
 
 
-def _of_samples(columns: dict[Path, Column], samples: list[int], selection: list[int]) -> dict[Path, Column]:
+def _columns_of_samples(columns: dict[Path, Column], samples: list[int], selection: list[int]) -> dict[Path, Column]:
     """Return the rows of some samples; one that is drawn twice has one label."""
     place = dict(zip(samples, range(len(samples)), strict=True))
     places = [place[sample] for sample in selection]

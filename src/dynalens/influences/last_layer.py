@@ -15,7 +15,7 @@ from dynalens.observation import (
     floating_dtype,
     module_named,
     two_class_logits,
-    unwrapped,
+    unwrap,
 )
 
 Forward = Callable[..., Any]
@@ -80,7 +80,7 @@ def _device(model: nn.Module) -> torch.device:
 
 def linear_layer(model: nn.Module, name: str | None, run: Forward, inputs: Any) -> nn.Linear:
     """Return the linear layer of this name, or the last one whose output the model's probabilities come from."""
-    inner = unwrapped(model)
+    inner = unwrap(model)
     if name is None and isinstance(inner, nn.Linear):
         return inner
     if name is None:
@@ -161,4 +161,4 @@ def runner(model: nn.Module, forward: Forward | None, inputs: Any) -> Forward:
     """Return what runs the model: the callable, the model, or its only child that gives logits for such inputs."""
     if forward is None and isinstance(inputs, Tensor) and inputs.is_floating_point():
         return find_forward(model, inputs[:1].to(_device(model)))
-    return forward or unwrapped(model)
+    return forward or unwrap(model)

@@ -58,7 +58,7 @@ _HISTOGRAMS = ("margin", "confidence", "forgetting_events")
 FOLLOWED = 5
 # Batches of each epoch that are asked for inputs until one has some: it is the first for which the steps before it,
 # whose calls are watched, have told where inputs stand.
-_LOOKS = 4
+_WATCHED_STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class DynamicsPictures:
         self._watch = SuspectWatch(normalisation, columns)
         self.may_be_last_epoch = False
         self._has_inputs = self._are_pictures = self._are_numbers = False
-        self._looks = _LOOKS
+        self._steps_left = _WATCHED_STEPS
         self._audit_rows: Sequence[int] = ()
         self._pace, self._schedule = PicturePace(), schedule or Schedule(1, None)
         self._step, self._similar = 0, SimilarSamples(*(np.zeros((0, 0), np.int64),) * 3)
@@ -161,7 +161,7 @@ class DynamicsPictures:
     def copies(self) -> bool:
         """Whether the next batch is of use: it may have a sample that is followed, or show if there are any inputs."""
         if not self._has_inputs:
-            return self._looks > 0
+            return self._steps_left > 0
         return self._watch.follows and (self.may_be_last_epoch or not self._are_numbers)
 
     def see(self, indices: Sequence[int] | Tensor | None, inputs: Tensor | None) -> None:
@@ -171,7 +171,7 @@ class DynamicsPictures:
             indices: The row of the record of each sample; None where it is not known yet.
             inputs: Those of the batch; None where it holds no images, signals, tokens or rows of numbers.
         """
-        self._looks -= 1
+        self._steps_left -= 1
         self._has_inputs |= inputs is not None
         self._are_pictures |= inputs is not None and inputs.ndim > 2  # no tokens or numbers
         self._are_numbers |= inputs is not None and inputs.ndim == 2 and inputs.is_floating_point()
@@ -201,7 +201,7 @@ class DynamicsPictures:
             similar: What suspects look like: to be shown, whose pictures have passed, and to be followed.
         """
         self._watch.take()
-        self._looks = _LOOKS
+        self._steps_left = _WATCHED_STEPS
         drawn_samples, further_samples = similar
         self._similar = drawn_samples or self._similar
         self._alike = [] if further_samples is None else further_samples.rows_shown()

@@ -11,7 +11,7 @@ from dynalens.observation.layers import (
     module_named,
     out_of_place,
     replaced_output,
-    unwrapped,
+    unwrap,
 )
 from dynalens.observation.models import (
     LogitsModule,
@@ -50,5 +50,5 @@ __all__ = [
     "two_class_logits",
     "undisturbed",
     "unit_logits_in",
-    "unwrapped",
+    "unwrap",
 ]

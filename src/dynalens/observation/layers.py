@@ -101,13 +101,13 @@ def out_of_place(model: nn.Module) -> Iterator[None]:
             module.__dict__["inplace"] = True
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
+def unwrap(model: nn.Module) -> nn.Module:
     """Return the model inside what ``torch.compile``, DistributedDataParallel and DataParallel put around it.
 
     Example:
         >>> import torch
         >>> inner = nn.Linear(1, 1)
-        >>> unwrapped(torch.compile(inner, backend="eager")) is inner
+        >>> unwrap(torch.compile(inner, backend="eager")) is inner
         True
     """
     while True:
@@ -120,16 +120,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def layers_by_name(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every submodule by its dotted name in the model as written, whatever :func:`unwrapped` leaves away."""
+    """Return every submodule by its dotted name in the model as written, whatever :func:`unwrap` leaves away."""
     layers: dict[str, nn.Module] = {}
 
     def visit(module: nn.Module, prefix: str) -> None:
         for name, child in module.named_children():
-            inner = unwrapped(child)
+            inner = unwrap(child)
             layers[prefix + name] = inner
             visit(inner, f"{prefix}{name}.")
 
-    visit(unwrapped(model), "")
+    visit(unwrap(model), "")
     return layers
 
 
@@ -146,4 +146,4 @@ def module_named(model: nn.Module, name: str, *, argument: str = "target_layer")
             f"Expected `{argument}` to name a layer of {type(model).__name__}, got {name!r}. "
             f"The nearest names are: {', '.join(neighbour for neighbour in nearest if neighbour)}."
         )
-    return unwrapped(modules[name])
+    return unwrap(modules[name])

@@ -134,7 +134,7 @@ class Snapshot:
         entries = [(namespace, name, namespace.get(name, EMPTY)) for namespace, name in self._code.new_globals()]
         for namespace, name, content in entries:
             self._undo.append(undo_entry(namespace, name, content))
-            self._stand_ins.put(namespace, dict, [(name, content)])
+            self._stand_ins.replace_entries(namespace, dict, [(name, content)])
             if isinstance(content, type) and _is_plain_object(content):
                 self._code.add_class(content, makes=True)
         self._walk([content for _, _, content in entries])
@@ -172,12 +172,12 @@ class Snapshot:
         if isinstance(value, dict):
             keys, values = list(value.keys()), list(value.values())
             self._undo.append(undo_dict(value, keys, values))
-            self._stand_ins.put(value, dict, zip(keys, _entries_to_walk(values), strict=False))
+            self._stand_ins.replace_entries(value, dict, zip(keys, _entries_to_walk(values), strict=False))
             return _entries_to_walk(values)
         entries = list(value)
         self._undo.append(undo_set(value, entries) if isinstance(value, set) else undo_sequence(value, entries))
         if isinstance(value, list):
-            self._stand_ins.put(value, list, enumerate(_entries_to_walk(entries)))
+            self._stand_ins.replace_entries(value, list, enumerate(_entries_to_walk(entries)))
         return _entries_to_walk(entries)
 
     def _function(self, value: Any) -> Iterator[Any]:

@@ -36,7 +36,7 @@ class StandIns:
     def __init__(self) -> None:
         self._copies: dict[int, tuple[Any, Any]] = {}  # with the object, which keeps its id
 
-    def put(self, container: Any, kind: Any, entries: Iterable[tuple[Any, Any]]) -> None:
+    def replace_entries(self, container: Any, kind: Any, entries: Iterable[tuple[Any, Any]]) -> None:
         """Replace those entries of a dictionary or list that need it; whoever calls puts the objects back.
 
         Args:
@@ -55,8 +55,8 @@ class StandIns:
 @functools.cache
 def is_replaced(kind: Any) -> bool:
     """Return whether copies of this type stand for its objects."""
-    of_pandas = kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("DataFrame", "Series")
-    return of_pandas or (kind.__module__ in _DRAWN_FROM and issubclass(kind, Iterator))
+    is_of_pandas = kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("DataFrame", "Series")
+    return is_of_pandas or (kind.__module__ in _DRAWN_FROM and issubclass(kind, Iterator))
 
 
 def stand_in(value: Any) -> Any:
@@ -71,9 +71,9 @@ def stand_in(value: Any) -> Any:
         >>> next(stand_in(numbers)), next(numbers)
         (3, 3)
     """
-    whole = type(value) is itertools.count and re.fullmatch(r"count\((-?\d+)(?:, (-?\d+))?\)", repr(value))
-    if whole:  # Python 3.14 can copy it no more
-        return itertools.count(*(int(number) for number in whole.groups(default="1")))
+    counter = type(value) is itertools.count and re.fullmatch(r"count\((-?\d+)(?:, (-?\d+))?\)", repr(value))
+    if counter:  # Python 3.14 can copy it no more
+        return itertools.count(*(int(number) for number in counter.groups(default="1")))
     if type(value) in _ITERATORS:
         return copy.copy(value)
     return _Exhaustible(type(value).__name__) if isinstance(value, Iterator) else value.copy()

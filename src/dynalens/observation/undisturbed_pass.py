@@ -110,23 +110,23 @@ def seeded(seed: int = 0) -> Iterator[None]:
         yield
 
 
-_looks: list[Snapshot] = []  # looks that are under way, each within the one before
+_snapshots: list[Snapshot] = []  # looks that are under way, each within the one before
 
 
 @contextmanager
 def _same_state(model: nn.Module) -> Iterator[None]:
     """Let all modules evaluate and log nothing; what they hold is put back."""
-    snapshot = Snapshot([model], copied_ids=_looks[-1].parameters if _looks else frozenset())
+    snapshot = Snapshot([model], copied_ids=_snapshots[-1].parameters if _snapshots else frozenset())
     for attributes in trainers_of(snapshot.modules):
         snapshot.keep(attributes)
-    _looks.append(snapshot)
+    _snapshots.append(snapshot)
     try:
         with _same_gradients(snapshot.tensors):
             _evaluate(snapshot.modules)
             mute(snapshot.modules)
             yield
     finally:
-        _looks.remove(snapshot)
+        _snapshots.remove(snapshot)
         snapshot.restore()
 
 
@@ -159,7 +159,7 @@ def _no_checkpoints() -> Iterator[None]:
     """Let activation checkpoints keep what they compute: recomputing knows neither ``grad`` nor modes."""
     names = vars(torch.utils.checkpoint)
     generator = "_checkpoint_without_reentrant_generator"  # torch 2.14 calls the one with "_impl" behind its name
-    ours = {"CheckpointFunction": _Uncheckpointed, generator: _once, f"{generator}_impl": _once}
+    ours = {"CheckpointFunction": _Uncheckpointed, generator: _run_once, f"{generator}_impl": _run_once}
     theirs = {name: names[name] for name in ours if name in names}
     try:
         names.update({name: ours[name] for name in theirs})
@@ -168,7 +168,7 @@ def _no_checkpoints() -> Iterator[None]:
         names.update(theirs)
 
 
-def _once(*_args: Any, **_options: Any) -> Iterator[None]:
+def _run_once(*_args: Any, **_options: Any) -> Iterator[None]:
     yield  # the function runs here
 
 
@@ -183,13 +183,13 @@ def _same_random_numbers() -> Iterator[None]:
     has_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     cuda = torch.cuda.get_rng_state_all() if has_cuda else []
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
-    cpu, of_numpy, of_python = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    cpu, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
     finally:
         torch.set_rng_state(cpu)
-        np.random.set_state(of_numpy)
-        random.setstate(of_python)
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
         if cuda:
             torch.cuda.set_rng_state_all(cuda)
         if mps is not None:

@@ -106,11 +106,11 @@ def undo_class(cls: type, attributes: dict[str, Any]) -> Undo:
     """Return how to put back these attributes of a class."""
 
     def undo() -> None:
-        present = {name: content for name, content in vars(cls).items() if is_data(name, content)}
-        for name in present.keys() - attributes.keys():
+        current_attributes = {name: content for name, content in vars(cls).items() if is_data(name, content)}
+        for name in current_attributes.keys() - attributes.keys():
             type.__delattr__(cls, name)
         for name, content in attributes.items():
-            if present.get(name, EMPTY) is not content:
+            if current_attributes.get(name, EMPTY) is not content:
                 type.__setattr__(cls, name, content)
 
     return undo

@@ -91,8 +91,8 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
 def _columns(row: ExplanationRow) -> dict[str, range]:
     """Return the cells of the input, "", and of each method: its overlay and beside it its curves, if it has any."""
     counts = {"": 1} | {method: 2 if row.curves.get(method) else 1 for method in row.maps}
-    begins = accumulate(counts.values(), initial=0)
-    return {name: range(begin, begin + counts[name]) for name, begin in zip(counts, begins, strict=False)}
+    first_cells = accumulate(counts.values(), initial=0)
+    return {name: range(begin, begin + counts[name]) for name, begin in zip(counts, first_cells, strict=False)}
 
 
 def _cells_of_row(

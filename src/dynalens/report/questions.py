@@ -144,25 +144,27 @@ class QuestionCards:
         labels = self._checksums(rows) if self._are_of_dataset else labels
         cards = []
         for row, label in zip(rows.tolist(), labels, strict=True):
-            parts = self._input(row) if keeps_all_given(statistics) else self._of_item(row)
+            parts = self._input(row) if keeps_all_given(statistics) else self._parts_of_item(row)
             if statistics.unit_given is not None:
                 parts["given"] = label_list(statistics.unit_given[row], self._names)
             parts["file"] = self._sample_names[row] if self._sample_names else self._pictures.file_name(row)
-            shown = {} if keeps_all_given(statistics) else {"given": ""}  # a checksum is not
-            cards.append({"label": label} | shown | {key: part for key, part in parts.items() if part})
+            given_entry = {} if keeps_all_given(statistics) else {"given": ""}  # a checksum is not
+            cards.append({"label": label} | given_entry | {key: part for key, part in parts.items() if part})
         return cards
 
     def _checksums(self, rows: Array) -> list[str]:
         """Return a checksum of the labels of each item; empty texts if these are not always the same."""
         from dynalens.unit_labels import checksum_of, labels_of  # torch
 
-        first, again = ([checksum_of(labels_of(self._items[row])) for row in rows.tolist()] for _ in range(2))
-        return first if first == again else [""] * len(rows)
+        checksums, repeated_checksums = (
+            [checksum_of(labels_of(self._items[row])) for row in rows.tolist()] for _ in range(2)
+        )
+        return checksums if checksums == repeated_checksums else [""] * len(rows)
 
     def _input(self, row: int) -> dict[str, Any]:
         return {"picture": self._pictures.thumbnail(row, _SIDE), "text": self._pictures.text(row)}
 
-    def _of_item(self, row: int) -> dict[str, Any]:
+    def _parts_of_item(self, row: int) -> dict[str, Any]:
         """Return what the item of a sample says was given to it, where the record does not keep it."""
         from dynalens.report.item_labels import areas_of, number_words, several_labels_of, tagged_words  # torch
 
