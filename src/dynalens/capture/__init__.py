@@ -1,4 +1,4 @@
-"""The logits and targets that a training step has really computed with."""
+"""Find the logits and targets that a training step computed its loss with."""
 
 from dynalens.capture.batch import CaptureError, images_and_labels, inputs_to_show
 from dynalens.capture.capture_argument import Capture

@@ -34,7 +34,7 @@ class CaptureError(RuntimeError):
 
 
 def holds(batch: Any, tensor: Tensor) -> bool:
-    """Return whether the tensor is one of the batch's own, or a view of one."""
+    """Return whether the tensor is a tensor of the batch, or a view of one."""
     parts: Iterable[Any] = (
         batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, Sequence) else ()
     )
@@ -42,7 +42,10 @@ def holds(batch: Any, tensor: Tensor) -> bool:
 
 
 def labels_of(batch: Any, *, remedy: str = "`capture=` with a callable(outputs, batch)") -> Any:
-    """Return the batch's one label: a vector after its first entry, or under a usual key."""
+    """Return the labels of the batch.
+
+    These are the only vector after its first entry, or the entry under a usual key of labels.
+    """
     if isinstance(batch, Mapping):
         candidates = [batch[key] for key in LABEL_KEYS if key in batch]
     elif isinstance(batch, Sequence) and not isinstance(batch, str):
@@ -63,8 +66,8 @@ def images_and_labels(batch: Any, inputs: Any = "auto", layout: BatchLayout | No
     Args:
         batch: What the loader delivered.
         inputs: "auto", (key, key) or callable(batch).
-        layout: For "auto", where a training step has taken them from; where it does not say, and where the batch has
-            nothing there, they are the first entry and its label, or under the usual keys of a dict.
+        layout: For "auto": where a training step took inputs and labels from. If it does not say, or the batch has
+            nothing there, the first entry and its label are taken, or the entries under the usual keys of a dict.
 
     Raises:
         CaptureError: If they are not found or have another shape.

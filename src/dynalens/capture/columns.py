@@ -1,4 +1,4 @@
-"""Several binary losses of a step that are one loss: one for each column of the same output."""
+"""Several binary losses of one step that make up one loss: each compares one column of the same output."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ def joined_columns(calls: Sequence[LossCall]) -> LossCall | None:
 
 
 def _column(call: LossCall, first_call: LossCall) -> int | None:
-    """Return which column of the first call's output the logits of this one are; None where they are none of it."""
+    """Return which column of the first call's output these logits are; None if they are not a column of it."""
     logits, base = call.logits, call.logits._base
     if base is None or base is not first_call.logits._base or base.ndim != 2:
         return None

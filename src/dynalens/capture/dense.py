@@ -1,4 +1,4 @@
-"""Which logits and targets of a step are a class for each token or pixel of its samples, and what they show."""
+"""Sequences and masks: logits and targets of a step with one class for each token or pixel."""
 
 from typing import Any
 
@@ -8,24 +8,26 @@ from torch import Tensor
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import entry_at, leaves
 from dynalens.capture.flat_targets import FlatTargets
-from dynalens.capture.label_rows import left_out, without_ignored
+from dynalens.capture.label_rows import mark_ignored, without_ignored
 from dynalens.capture.sequences import FrontPadding, label_axis
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import IGNORED, NOT_A_CLASS
 from dynalens.units import UnitPresentation, dense, dense_binary, dense_labels
 
 _COMPARED_STEPS = 3
-"""Steps whose flat targets are compared with their batch; one that has a single class throughout tells little."""
+"""Number of steps whose flat targets are compared with their batch. One step may not be enough: its targets may all be
+one class."""
 
 ShownUnits = tuple[UnitPresentation, Tensor]
-"""What the units show, and the targets of the samples, ``(N, ...)``."""
+"""What a step shows of the units of its samples, and the targets of the samples, ``(N, ...)``."""
 
 
 class DenseTargets:
-    """Tell sequences and masks from samples of one class, and rows of tokens from rows of samples.
+    """Recognise targets with a class for each token or pixel, and find out which sample each of them belongs to.
 
-    Flat rows, (N T, K) with targets (N T,), are those of N samples where an entry of the batch has these targets, in
-    the order of its rows. The first batches are compared; in later ones nothing waits for the device.
+    A step may flatten the tokens of N samples, to logits (N T, K) and targets (N T,). They are recognised by an entry
+    of the batch that holds the same targets in the order of its rows. Only the first batches are compared, so that
+    later steps do not wait for the device.
 
     Args:
         multi_label: Whether a pixel may have any number of labels although in the first batch each has one, and whether
@@ -43,11 +45,11 @@ class DenseTargets:
         self.begin_batch(None, None)
 
     def begin_batch(self, batch: Any, samples: int | None) -> None:
-        """Hear which batch the next targets are of, and how many samples it has; None where that is not known."""
+        """Remember the batch that the next targets belong to, and its number of samples; None if that is not known."""
         self._batch, self._samples = batch, samples
 
     def are_samples(self, logits: Tensor, targets: Tensor) -> bool:
-        """Return whether these are (N, K) and one class for each of N samples, so that nothing is to be told apart."""
+        """Return whether logits are (N, K) and targets have one class for each of N samples: the usual case."""
         if self._flat is not None or targets.dtype is not torch.int64:
             return False
         shape, rows = logits.shape, self._samples  # not by `len`, which takes three calls
@@ -74,7 +76,7 @@ class DenseTargets:
             if classes is None:
                 return None
             targets = classes
-        targets = left_out(targets, loss_mask, class_weight)
+        targets = mark_ignored(targets, loss_mask, class_weight)
         place = self._first_place(targets) if logits.ndim == 3 else 0
         if logits.ndim == 2 and targets.shape == logits.shape[:1]:
             shape = self._shape_of_rows(targets)
@@ -113,9 +115,9 @@ class DenseTargets:
         return logits.reshape(shape), targets.reshape(shape), is_counted
 
     def units_of_labels(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> ShownUnits | None:
-        """Return what a binary loss shows of pixels with one label each, with classes in one-hot form, or several.
+        """Return what a binary loss shows of tokens or pixels, whose classes are one-hot or which have several labels.
 
-        Tokens are told from pixels by the first batch.
+        The first batch tells whether they are tokens or pixels.
         """
         if targets.ndim == 3 and targets.shape == logits.shape and (axis := self._axis_of_labels(targets)) is not None:
             self._front_padding.look(leaves(self._batch))
@@ -137,7 +139,7 @@ class DenseTargets:
         return dense_labels(logits.movedim(axis, 1), bits.movedim(axis, 1), is_counted), targets
 
     def _axis_of_labels(self, targets: Tensor) -> int | None:
-        """Return on which axis the labels of tokens stand; None where these are masks. The first batch tells."""
+        """Return the axis along which tokens have their labels; None for masks. The first batch decides."""
         if not self._knows_axis:
             self._knows_axis = True
             self._label_axis = label_axis(targets, leaves(self._batch)) or (2 if self._multi_label else None)
@@ -165,7 +167,7 @@ class DenseTargets:
         return targets.ndim > 3 or self._mask_of(targets.detach()) is not None
 
     def _mask_of(self, targets: Tensor) -> Tensor | None:
-        """Return targets of a binary loss as masks (N, H, W); None where they are none."""
+        """Return the targets of a binary loss as masks (N, H, W); None if they are not masks."""
         if targets.ndim == 1 or targets.shape[1:] == (1,):
             shape = self._shape_of_rows(targets.flatten())
             if shape is not None and self._flat is not None and not self._flat.is_selection:
@@ -175,9 +177,10 @@ class DenseTargets:
         return targets if targets.ndim == 3 else None
 
     def _classes_of_one_hot(self, logits: Tensor, targets: Tensor) -> Tensor | None:
-        """Return the class of each token or pixel of targets (N, K, ...) with one 1 each; None where they are others.
+        """Return the class of each token or pixel from one-hot targets (N, K, ...); None if they are not one-hot.
 
-        The first batch is looked at; in later ones the device marks what has no class.
+        In the first batch all targets must be one-hot. In later batches, targets that are not are marked as no class on
+        the device.
         """
         if targets.ndim < 3 or targets.shape != logits.shape or targets.shape[1] < 2:
             return None
@@ -192,7 +195,10 @@ class DenseTargets:
         return has_shape and (self._is_dense or targets[:1].numel() > 1)
 
     def _first_place(self, targets: Tensor) -> int:
-        """Return the place of the first of targets (N, T) in its row of the batch; 0 where it is not known."""
+        """Return at which position of its row in the batch each sample's first target stands.
+
+        It is 0 if that is not known.
+        """
         if self._comparisons_left and not self._place and targets.ndim == 2 and len(targets) == self._samples:
             flat = FlatTargets.told_by(targets.flatten(), leaves(self._batch), len(targets))
             self._place = 0 if flat is None else flat.begin
@@ -200,7 +206,10 @@ class DenseTargets:
         return self._place
 
     def _shape_of_rows(self, targets: Tensor) -> tuple[int, ...] | None:
-        """Return the shape (N, ...) of flat targets; None where these are rows of samples, or not known."""
+        """Return the shape (N, ...) that flat targets had.
+
+        It is None if each target is a sample, or if the shape is not known.
+        """
         rows, samples = len(targets), self._samples
         if not samples or (rows == samples and self._flat is None):
             return None
@@ -218,7 +227,7 @@ class DenseTargets:
 
 
 def _squeeze_channel(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return classes of pixels that stand in one channel, (N, 1, ...), as (N, ...) integers; others as they are."""
+    """Return classes of pixels without their channel: (N, 1, ...) become (N, ...) integers. Others stay as they are."""
     has_channel = targets.ndim > 3 and targets.shape == (len(logits), 1, *logits.shape[2:]) and logits.shape[1] > 1
     if not has_channel or targets.is_complex():
         return targets
@@ -228,9 +237,10 @@ def _squeeze_channel(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _put_back(logits: Tensor, targets: Tensor, entry: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return rows of the tokens that a step selected in their places among all, the others ignored.
+    """Put the tokens that a step selected back at their positions among all tokens, and mark the others as ignored.
 
-    Where these are not as many as the entry has, which nothing waits for, all are marked as no classes.
+    If the number of selected tokens is not the number of labels in the entry, all of them are marked as no class. This
+    is found out on the device, so that the step does not wait.
     """
     assert entry is not None
     is_selected = entry.to(targets.device).flatten() >= 0

@@ -46,7 +46,7 @@ def entry_at(batch: Any, path: Path | None) -> Tensor | None:
 
 
 def batch_copy(batch: Any) -> Any:
-    """Return the batch with copies of its tensors, which a step that works in place does not change."""
+    """Return the batch with copies of its tensors, so that a step that works in place does not change them."""
     return apply_to_collection(batch, Tensor, lambda tensor: tensor.detach().clone(), allow_frozen=True)
 
 

@@ -1,4 +1,7 @@
-"""Which entry of a batch the targets of a loss follow, token by token: as they are, moved, or those that count."""
+"""Which entry of a batch the flat targets of a loss come from.
+
+All its tokens, all but the first, or those that count.
+"""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -11,7 +14,7 @@ from dynalens.keys import LABEL_KEYS
 
 
 class FlatTargets(NamedTuple):
-    """How rows of flat targets are shared out among samples: as the entry of the batch at this path.
+    """How flat targets are divided among samples: as an entry of the batch is.
 
     Attributes:
         path: Where the entry stands.
@@ -24,14 +27,16 @@ class FlatTargets(NamedTuple):
     is_selection: bool = False
 
     def shape(self, batch: object, rows: int, samples: int) -> tuple[int, ...]:
-        """Return the shape of the targets of ``rows`` rows."""
+        """Return the shape of the targets if they have this number of rows."""
         entry = entry_at(batch, self.path)
         has_entry_shape = entry is not None and (self.is_selection or (entry.ndim > 2 and entry.numel() == rows))
         return tuple(entry.shape) if has_entry_shape and entry is not None else (samples, rows // samples)
 
     @classmethod
     def told_by(cls, targets: Tensor, entries: Iterable[tuple[Path, Tensor]], samples: int) -> "FlatTargets | None":
-        """Return how targets follow from an entry of a batch, row by row; None where they follow none. Waits.
+        """Return how the targets follow from an entry of the batch; None if they follow from none.
+
+        Waits for the device.
 
         Args:
             targets: Shape ``(M,)``, negative where the loss ignores them.
@@ -66,7 +71,7 @@ def _is_label(path: Path) -> bool:
 
 
 def _follows(target_rows: Tensor, rows: Tensor) -> bool:
-    """Whether each target that counts is the entry at its place, and none is beyond the last entry."""
+    """Return whether each target that counts equals the entry at its position, and none lies beyond the entry's end."""
     is_counted = target_rows >= 0
     common_length = min(target_rows.shape[1], rows.shape[1])
     agrees = (target_rows[:, :common_length] == rows[:, :common_length]) | ~is_counted[:, :common_length]

@@ -1,4 +1,4 @@
-"""What autograd's graph of a loss tells: which logits it was computed from, and which constants they met."""
+"""What autograd's graph of a loss shows: the logits that it was computed from, and the constants that it used."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -27,17 +27,17 @@ NETWORK = (
     "Addmm", "MmBackward", "Bmm", "Baddbmm", "Linear", "Convolution", "Mkldnn", "Cudnn", "Native", "Embedding",
     "Scaled", _PARAMETER, "CompiledFunction",
 )  # fmt: skip
-"""How the operations begin that belong to a network and not to its loss: what lies behind them is not looked at."""
+"""Operations of a network, by the beginnings of their names. A walk from a loss into the graph ends at them."""
 _CHOOSES = (
     "Index", "Flip", "Gather", "Roll", "Slice", "Select", "Split", "MaskedSelect", "Sort", "Take", "Repeat", "Unbind",
 )  # fmt: skip
-"""How those begin that choose or order rows, or what stands along another axis."""
+"""Operations that select or reorder rows or entries along another axis, by the beginnings of their names."""
 _QUOTIENT = (
     "DivBackward0", "ReciprocalBackward0", "MulBackward0", "AddBackward0", "RsubBackward1", "NegBackward0",
 )  # fmt: skip
-"""The operations between the exponentials of a sigmoid by hand and its result."""
+"""Operations that a sigmoid written by hand applies to exponentials."""
 _QUOTIENT_DEPTH = 8
-"""How many of these are looked at in a line: a sigmoid has 4, views and a factor may come between."""
+"""Longest chain of these that is followed. A sigmoid has 4; views and a factor may stand between them."""
 _SAVED = ("_saved_index", "_saved_indices", "_saved_self", "_saved_other", "_saved_condition", "_saved_target")
 
 Node = Any
@@ -45,27 +45,28 @@ Node = Any
 
 
 class Activation(NamedTuple):
-    """Probabilities on the way to a loss."""
+    """A softmax or sigmoid between the network and a loss."""
 
     logits: Tensor
-    """What they were made of, (N, K), (N, 1) or (N,), or its logarithm; their margins are the same."""
+    """What the probabilities were computed from, (N, K), (N, 1) or (N,); or its log-softmax, which has the same
+    margins."""
     name: str
     node: Node
     negated: bool
 
 
 class LossGraph(NamedTuple):
-    """What lies between a loss and the network."""
+    """The part of autograd's graph that lies between a loss and the network."""
 
     loss: Tensor
     activations: list[Activation]
-    """Those of different logits; several of the same ones count once."""
+    """The activations of different logits. Several activations of the same logits are listed once."""
     constants: list[Tensor]
-    """What they were multiplied with, picked by and compared with."""
+    """Tensors without gradients that values were multiplied with, selected by, or compared with."""
 
 
 def origin(logits: Tensor) -> Any:
-    """Return what the values of a tensor come from, however it was viewed, reshaped or converted.
+    """Return the node or leaf that gave the values of a tensor, whatever views, reshapes and conversions came after it.
 
     Example:
         >>> logits = torch.ones(2, 3, requires_grad=True) * 2
@@ -77,7 +78,7 @@ def origin(logits: Tensor) -> Any:
 
 
 def have_same_origin(a: Tensor, b: Tensor) -> bool:
-    """Return whether two tensors hold the same values of the graph, however they were viewed, reshaped or converted.
+    """Return whether two tensors are the same values in the graph, apart from views, reshapes and conversions.
 
     Example:
         >>> logits = torch.ones(4, 3, requires_grad=True) * 2
@@ -103,9 +104,10 @@ def have_same_scores(a: Tensor, b: Tensor) -> bool:
 
 
 def source_of(values: Tensor, passed_operations: Collection[str] = _SAME_VALUES) -> tuple[Any, int]:
-    """Return the node that gave the values, and which of its results they are: all parts of a split have one node.
+    """Return the node that gave the values, and the number of its result that they are.
 
-    Entries of a stack are what was stacked.
+    The number is needed because all parts of a split have one node. For an entry that was taken out of a stack, it is
+    the node of what was stacked there.
 
     Args:
         values: Of a graph.
@@ -121,7 +123,7 @@ def source_of(values: Tensor, passed_operations: Collection[str] = _SAME_VALUES)
 
 
 def share_values(a: Tensor, b: Tensor) -> bool:
-    """Return whether two results of a network may be made of the same numbers of it; parts of one output are not.
+    """Return whether two results of a network may share numbers of its output. Separate parts of one output do not.
 
     Example:
         >>> logits = torch.nn.Linear(2, 3)(torch.ones(4, 2))
@@ -133,13 +135,13 @@ def share_values(a: Tensor, b: Tensor) -> bool:
 
 
 def _outputs(values: Tensor) -> set[Node]:
-    """Return the operations of a network whose results the values are made of."""
+    """Return the operations of the network that gave the numbers which these values were computed from."""
     nodes = nodes_behind([values.grad_fn], NETWORK)
     return {node for node in nodes if node.name().startswith(NETWORK) and node.name() != _PARAMETER}
 
 
 def _are_apart(a: Tensor, b: Tensor) -> bool:
-    """Return whether both are views of one result, of different numbers of it."""
+    """Return whether both tensors are views of one result that have no number in common."""
     have_one_base = a._base is not None and a._base is b._base
     starts, stops = zip(*((values.data_ptr(), _end(values)) for values in (a, b)), strict=True)
     return have_one_base and a.is_contiguous() and b.is_contiguous() and max(starts) >= min(stops)
@@ -150,7 +152,7 @@ def _end(values: Tensor) -> int:
 
 
 def comes_from(logits: Tensor, names: tuple[str, ...]) -> bool:
-    """Return whether an operation of one of these names gave the values of a tensor, or those it was chosen from.
+    """Return whether an operation of these names gave the values, or gave the values that they were selected from.
 
     Example:
         >>> logits = torch.ones(2, 3, requires_grad=True)
@@ -175,7 +177,7 @@ def is_behind(values: Tensor, names: tuple[str, ...]) -> bool:
 
 
 def divides_exponentials(logits: Tensor) -> bool:
-    """Return whether the values of a tensor are quotients of exponentials, one for each, as of a sigmoid by hand.
+    """Return whether each value is a quotient with an exponential in it, as a sigmoid that is written by hand computes.
 
     Example:
         >>> logits = torch.ones(2, 3, requires_grad=True)
@@ -203,11 +205,12 @@ def _source_node(node: Node) -> Any:
 
 
 def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
-    """Walk from a loss to the network, and return what was met on the way.
+    """Walk from a loss back to the network, and return the activations and constants on the way.
 
     Args:
         loss: Before its backward pass.
-        inputs: Those of activations, where they were seen; others are told from what autograd has saved.
+        inputs: Inputs of activations, as far as they were seen when they were computed. Others follow from what
+            autograd has saved.
     """
     activations: dict[Any, Activation] = {}
     constants: list[Tensor] = []
@@ -227,7 +230,7 @@ def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
 
 
 def is_of_numbers(loss: Tensor) -> bool:
-    """Return whether a loss compares one number for each sample with its target, and no probabilities are made.
+    """Return whether a loss compares one number per sample with its target, and computes no probabilities.
 
     Example:
         >>> z = torch.ones(2, requires_grad=True)
@@ -243,7 +246,7 @@ def is_of_numbers(loss: Tensor) -> bool:
 
 
 def chooses_rows(nodes: Iterable[Node]) -> bool:
-    """Return whether rows were chosen or ordered between a network and these operations.
+    """Return whether rows were selected or reordered between the network and these operations.
 
     Example:
         >>> logits = torch.nn.Linear(2, 3)(torch.ones(4, 2))
@@ -262,7 +265,10 @@ def _chooses(node: Node) -> bool:
 
 
 def _takes_all_rows(node: Node) -> bool:
-    """Return whether an operation is a slice of all rows, which older releases of torch note for ``logits[:, 1:]``."""
+    """Return whether an operation is a slice that takes all rows.
+
+    Older releases of torch note one for ``logits[:, 1:]``.
+    """
     if not node.name().startswith("Slice"):
         return False
     start, stop = node._saved_start or 0, node._saved_end
@@ -270,7 +276,7 @@ def _takes_all_rows(node: Node) -> bool:
 
 
 def pull(loss: Tensor, activation: Activation) -> Tensor:
-    """Return the gradient of the loss for what the activation was made of, without touching any other gradient."""
+    """Return the gradient of the loss for the input of the activation. No other gradient is changed."""
     edge = torch.autograd.graph.GradientEdge(*activation.node.next_functions[0])
     gradient: Tensor = torch.autograd.grad(loss, [edge], torch.ones_like(loss), retain_graph=True)[0]
     return -gradient.detach() if activation.negated else gradient.detach()
@@ -282,7 +288,10 @@ def _nodes_of_loss(loss: Tensor) -> Iterator[Node]:
 
 
 def _source_and_sign(node: Node) -> tuple[Any, bool]:
-    """Return what an activation's logits come from, and whether a sigmoid's were turned: 1 - p is that of -z."""
+    """Return where an activation's logits come from, and whether a sigmoid got them with the opposite sign.
+
+    sigmoid(-z) is 1 - sigmoid(z), the probability of the other class.
+    """
     source = _source_node(node.next_functions[0][0])
     if node.name() not in SIGMOID or isinstance(source, Tensor) or source.name() != "NegBackward0":
         return source, False
@@ -302,7 +311,10 @@ def _logits_of(node: Node) -> Tensor | None:
 
 
 def _over_classes(node: Node, logits: Tensor) -> bool:
-    """Whether a softmax is over the last axis of (N, K); a sigmoid is over none."""
+    """Return whether a softmax normalises over the last axis of (N, K).
+
+    A sigmoid normalises over no axis and counts, too.
+    """
     if node.name() in SIGMOID:
         return True
     dims = node._saved_dim if isinstance(node._saved_dim, tuple) else (node._saved_dim,)

@@ -1,4 +1,7 @@
-"""Where no known loss is called: the softmax or sigmoid on the way to the loss, and the labels that it met there."""
+"""Losses that users wrote.
+
+The softmax or sigmoid before the loss has the logits, and its labels are those of the batch.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,29 +17,29 @@ from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import NOT_A_CLASS
 
 _NEITHER = 0.5
-"""In place of labels in rows that the loss has others for."""
+"""Stands for the labels of rows in which the loss used other labels than the batch has."""
 
 
 class _Constant(NamedTuple):
-    """What a constant of the loss tells of the labels."""
+    """What a constant of the loss says about the labels."""
 
     agrees: Tensor
-    """Whether it does, for each row."""
+    """Shape ``(N,)``: whether the constant agrees with the label of each row."""
     decides: bool
-    """Whether the loss picks classes by it; a weight of each sample, say, may be anything."""
+    """Whether the loss selects classes by the constant. If not, it may be anything, such as a weight of each sample."""
 
 
 class ObservedLoss:
-    """Take logits from the graph of a loss and classes from the batch, and check each against the other.
+    """Take the logits from the graph of a loss and the labels from the batch, and check that they belong together.
 
-    The labels of the batch are believed only if the loss multiplies by them, picks by them or compares with them:
-    scores of pairs, say, have the shape of logits, too. The first step is looked at; in later ones the device marks
-    the rows that do not agree.
+    The batch's labels are accepted only if the loss multiplies by them, selects by them or compares with them. This
+    rules out scores of pairs, for instance, which may have the shape of logits. In the first step the host compares. In
+    later steps the device marks the rows that do not agree.
     """
 
     def __init__(self) -> None:
         self.passes = 0
-        """Losses of this step with probabilities on the way to them."""
+        """Number of losses in this step that were computed from probabilities."""
         self._graph: LossGraph | None = None
         self._pull: Tensor | None = None
         self._known_kinds: list[tuple[torch.Size, torch.dtype]] | None = None
@@ -47,11 +50,11 @@ class ObservedLoss:
 
     @property
     def activations(self) -> list[Activation]:
-        """Those of the step's loss."""
+        """The activations between the network and the step's loss."""
         return self._graph.activations if self._graph else []
 
     def look(self, loss: Tensor, inputs: Mapping[Node, Tensor]) -> None:
-        """Look at a loss before its backward pass; ``inputs`` are those of activations, where they were seen."""
+        """Look at a loss before its backward pass; ``inputs`` are the inputs of activations that were seen."""
         graph = look_behind(loss, inputs)
         if not graph.activations:
             return  # as of another optimizer's loss
@@ -61,17 +64,22 @@ class ObservedLoss:
             self._pull = pull(loss, self.activations[0])
 
     def forget(self) -> None:
-        """Let go of the step's graph."""
+        """Drop the step's graph."""
         self._graph = self._pull = None
         self.passes = 0
 
     def followed_constant(self, rows_of: RowsOf) -> Tensor | None:
-        """Return a constant of the loss whose rows were followed from the batch, where these were chosen or ordered."""
+        """Return a constant of the loss that was traced to selected or reordered rows of the batch.
+
+        It is None if there is none.
+        """
         constants = self._graph.constants if self._graph else []
         return next((constant for constant in constants if rows_of(constant) is not None), None)
 
     def several_labels(self, samples: Any, rows_of: RowsOf) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Return logits and labels, (N, K), of a loss of sigmoids, and the batch's own; None if it is not one of these.
+        """Return logits (N, K), labels (N, K) and the step's own labels, if the loss has a sigmoid for each label.
+
+        Else None.
 
         Args:
             samples: The batch.
@@ -143,7 +151,7 @@ class ObservedLoss:
         self._known_kinds = self._kinds()
 
     def _is_turned(self, labels: Tensor) -> bool:
-        """Whether the loss pulls the logit down for class 1: then it is that of class 0."""
+        """Return whether the loss lowers the logit for class 1. Then it is the logit of class 0."""
         assert self._pull is not None
         pull_to_label = -self._pull.flatten() * (2 * labels - 1)
         share = float((pull_to_label > 0).float().mean()), float((pull_to_label < 0).float().mean())
@@ -167,20 +175,23 @@ class ObservedLoss:
 
 
 def _agreeing_rows(table: Tensor, labels: Tensor) -> Tensor:
-    """Return in which rows a constant is the labels, or, if it is so in all rows, where these are absent."""
+    """Return the rows in which a constant equals the labels. If it is their complement in all rows, return all rows."""
     is_same, is_turned = (table == labels).all(dim=1), (table == 1 - labels).all(dim=1)
     return torch.where(is_turned.all(), is_turned, is_same)
 
 
 def _tells(tables: Sequence[Tensor], labels: Tensor, agrees: Sequence[Tensor]) -> bool:
-    """Return whether entries are 0 and 1, and all such constants of the loss are these; waits for the device."""
+    """Return whether the labels are zeros and ones, and so are constants of the loss, all of which agree with them.
+
+    Waits for the device.
+    """
     are_bits = [bool(((values == 0) | (values == 1)).all()) for values in (labels, *tables)]
     agreements_of_bits = [bool(agreement.all()) for agreement, bits in zip(agrees, are_bits[1:], strict=True) if bits]
     return are_bits[0] and bool(agreements_of_bits) and all(agreements_of_bits)
 
 
 def in_words(activation: Activation) -> str:
-    """Return what an announcement or an error says of logits that were observed."""
+    """Return a description of logits that were found in the graph, for announcements and errors."""
     name = activation.name.removesuffix("Backward0")
     return f"the input of {name} {list(activation.logits.shape)} on the way to the loss"
 

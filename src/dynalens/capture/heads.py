@@ -15,10 +15,10 @@ from dynalens.capture.stacked import entries_of
 from dynalens.observation import captured_calls, named_logits, nodes_behind, undisturbed
 
 _MOST_CALLS = 16
-"""Calls of modules with several outputs that are kept in a step. A network with more of them is not told apart."""
+"""Calls of modules with several outputs that are remembered in a step. More calls than that are not compared."""
 
 Weights = frozenset[int]
-"""Identities of parameters."""
+"""A set of parameters, by their ``id``."""
 
 
 class _Call(NamedTuple):
@@ -26,7 +26,7 @@ class _Call(NamedTuple):
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
     heads: list[Node]
-    """The operations that gave each of its outputs."""
+    """For each output of the call, the operation that gave it."""
 
 
 class Heads:
@@ -45,28 +45,28 @@ class Heads:
         self._watching = ExitStack()
 
     def watch(self, model: nn.Module) -> None:
-        """Note which modules return several tensors until ``stop``."""
+        """Remember which modules return several tensors, until ``stop``."""
         self.forget()
         self._model = model
         self._watching.enter_context(captured_calls(model, self._observe))
 
     def stop(self) -> None:
-        """Watch no longer: the step has run."""
+        """End the watch: the step has run."""
         self._watching.close()
 
     def forget(self) -> None:
-        """Let go of what the step computed."""
+        """Drop what the step computed."""
         self.stop()
         self._model, self._calls = None, []
 
     def note_weights(self, call: LossCall) -> None:
-        """Hear of the loss that the first step is recorded by."""
+        """Remember the parameters that gave the logits of the loss that the first step is recorded by."""
         self._weights = weights_before(call.logits)
 
     def main_of(self, calls: Sequence[LossCall]) -> LossCall | None:
-        """Return the loss of the main head, in the first step; None where that is not known or targets differ.
+        """Return the loss of the main head in the first step; None if it is not known, or if the targets differ.
 
-        It waits for the device.
+        Waits for the device.
         """
         first_call, *other_calls = calls
         same_targets = all(
@@ -76,7 +76,10 @@ class Heads:
         return _only_call_with(calls, weights)
 
     def with_known_weights(self, calls: Sequence[LossCall]) -> LossCall | None:
-        """Return the loss whose logits the same parameters gave as those of the first step; None of none or several."""
+        """Return the loss whose logits come from the same parameters as in the first step.
+
+        It is None unless there is exactly one.
+        """
         return _only_call_with(calls, self._weights)
 
     def _observe(self, module: nn.Module, arguments: Any, output: Any) -> None:
@@ -90,10 +93,10 @@ class Heads:
                     self._calls.append(_Call(module, args, kwargs, heads))
 
     def _evaluation_weights(self, logits: Sequence[Tensor]) -> Weights:
-        """Return the parameters that give the logits of the network in evaluation mode; none where that is not clear.
+        """Return the parameters that give the network's logits in evaluation mode; an empty set if that is not clear.
 
-        The network is the outermost module that returned all these logits. It may return more than one tensor in
-        evaluation mode, too, if the name of one says that it is the logits.
+        The network is the outermost module that returned all these logits. If it returns several tensors in evaluation
+        mode, too, the one that is named as the logits counts.
         """
         heads = {weights_before(values) for values in logits}
         for call in reversed(self._calls):  # in the order in which they ended, so that the outermost comes last
@@ -105,7 +108,7 @@ class Heads:
 
 
 def weights_before(logits: Tensor) -> Weights:
-    """Return which parameters the last layer computed logits with: the identities of those that no module changes.
+    """Return the parameters of the last layer that computed the logits.
 
     Example:
         >>> head = torch.nn.Linear(2, 3)
@@ -124,14 +127,14 @@ def _weights_behind(node: Node) -> Weights:
 
 
 def _heads_of(output: Any) -> list[Node]:
-    """Return the operations that gave the outputs of a network, if it has several: these may stand in a stack."""
+    """Return the operations that gave the outputs of a network with several. They may also stand in one stack."""
     if isinstance(output, Tensor):
         return entries_of(output.grad_fn)
     return [source_of(leaf)[0] for _, leaf in leaves(output) if leaf.grad_fn is not None]
 
 
 def _leaf(node: Any) -> Any:
-    """Return the tensor behind a line of operations that each have one input, as those that transpose or convert it."""
+    """Return the tensor at the end of a chain of operations with one input each, such as a conversion."""
     while node is not None and not hasattr(node, "variable"):
         earlier_nodes = [earlier_node for earlier_node, _ in node.next_functions if earlier_node is not None]
         if len(earlier_nodes) != 1 or node.name().startswith(NETWORK):

@@ -1,4 +1,4 @@
-"""Which targets of a binary loss are several labels for each sample, and what a step shows of these."""
+"""Binary targets (N, K): whether they are several labels per sample, and what a step shows of them."""
 
 from typing import Any
 
@@ -11,9 +11,9 @@ from dynalens.units import MOST_LABELS, UnitPresentation, multi_label
 
 
 class SeveralLabels:
-    """Tell rows (N, K) of any number of labels from those that have exactly one.
+    """Tell rows (N, K) with any number of labels from rows that have exactly one label each.
 
-    The dataset decides where it shows them, else the first batch.
+    The dataset decides if it shows its labels. Otherwise the first batch decides.
 
     Args:
         is_fixed: Whether they are several labels although each row of the first batch has exactly one.
@@ -25,11 +25,14 @@ class SeveralLabels:
         self._expected_labels: int | None = None
 
     def expect(self, labels: int | None) -> None:
-        """Hear how many labels the dataset shows for each sample; the first batch may have one in each row."""
+        """Remember how many labels the dataset shows for each sample.
+
+        In the first batch, each row may happen to have one.
+        """
         self._expected_labels = labels
 
     def takes(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> bool:
-        """Return whether the targets are several labels; waits for the device in the first batch only."""
+        """Return whether the targets are several labels per sample. Waits for the device in the first batch only."""
         has_shape = logits.ndim == 2 and targets.shape == logits.shape and 1 < logits.shape[1] <= MOST_LABELS
         if not has_shape or targets.is_complex():
             return False
@@ -47,7 +50,7 @@ class SeveralLabels:
         return self._multi_label and (self._levels.is_known or self._are_bits(targets))
 
     def presentation(self, logits: Tensor, targets: Tensor, loss_mask: Tensor | None = None) -> UnitPresentation:
-        """Return what a step shows of them; labels that are not counted are ignored."""
+        """Return what a step shows of the labels. Labels that do not count are ignored."""
         is_counted = None if loss_mask is None else loss_mask.expand_as(logits)
         return multi_label(logits, self._levels.binary(targets.detach()), is_counted)
 
@@ -55,7 +58,7 @@ class SeveralLabels:
         return bool((self._levels.binary(targets.detach()) != NOT_A_CLASS).all())
 
 
-def left_out(targets: Tensor, loss_mask: Tensor | None, class_weight: Tensor | None = None) -> Tensor:
+def mark_ignored(targets: Tensor, loss_mask: Tensor | None, class_weight: Tensor | None = None) -> Tensor:
     """Return targets in which those without a part in the loss are marked as ignored.
 
     Args:
@@ -64,7 +67,7 @@ def left_out(targets: Tensor, loss_mask: Tensor | None, class_weight: Tensor | N
         class_weight: Shape ``(K,)``; a class of weight 0 has no part.
 
     Example:
-        >>> left_out(torch.tensor([2, 1, 0]), torch.tensor([True, False, True])).tolist()
+        >>> mark_ignored(torch.tensor([2, 1, 0]), torch.tensor([True, False, True])).tolist()
         [2, -1, 0]
     """
     if loss_mask is not None and loss_mask.ndim == 2 and loss_mask.shape[:1] == targets.shape:
@@ -78,7 +81,9 @@ def left_out(targets: Tensor, loss_mask: Tensor | None, class_weight: Tensor | N
 
 
 def with_ignored(logits: Any, targets: Any) -> tuple[Any, Any, Tensor | None]:
-    """Return what a step or a callable returned, and which targets of the logits' shape count: not -100 and not NaN.
+    """Return logits and targets as they are, and which targets count.
+
+    Those of the logits' shape that are not -100 or NaN.
 
     Example:
         >>> with_ignored(torch.zeros(1, 3), torch.tensor([[1.0, -100.0, 0.0]]))[2]
@@ -96,7 +101,7 @@ def without_ignored(targets: Tensor, loss_mask: Tensor | None) -> Tensor:
 
 
 def log_odds(probabilities: Tensor) -> Tensor:
-    """Return log p - log(1 - p), as far as float32 holds it: the logits of a sigmoid.
+    """Return log p - log(1 - p), the logits of a sigmoid, as precisely as float32 allows.
 
     Example:
         >>> log_odds(torch.tensor([0.5, 1.0])).tolist()

@@ -1,4 +1,4 @@
-"""From what a batch holds as labels to classes."""
+"""Classes from what a batch holds as labels."""
 
 import torch
 from torch import Tensor
@@ -40,10 +40,12 @@ def class_labels(labels: Tensor, *, loss: str | None = None, ignore_index: int |
 
 
 def name_no_classes(labels: Tensor, *, loss: str | None = None) -> bool:
-    """Return whether labels are what a regression, a box or a tag of each token has; waits for the device.
+    """Return whether labels are those of a regression, boxes, or tags of tokens rather than classes.
 
-    That is a vector with fractions; rows (N, K) of floating numbers that are no probabilities and not all 0 or 1; and
-    rows of integers of which some are neither 0 nor 1.
+    Waits for the device.
+
+    Such labels are a vector with fractions, rows (N, K) of floating numbers that are neither probabilities nor all 0 or
+    1, or rows of integers of which some are neither 0 nor 1.
 
     Args:
         labels: Shape ``(N,)``, ``(N, 1)`` or ``(N, K)``.
@@ -66,7 +68,9 @@ def name_no_classes(labels: Tensor, *, loss: str | None = None) -> bool:
 
 
 def have_several(labels: Tensor) -> bool:
-    """Return whether samples have any number of labels: rows (N, K) of zeros and ones, not each with one 1; waits.
+    """Return whether samples may have any number of labels: rows of zeros and ones, some without exactly one 1.
+
+    Waits.
 
     Example:
         >>> have_several(torch.tensor([[1, 1], [0, 1]])), have_several(torch.tensor([[1, 0], [0, 1]]))

@@ -25,24 +25,24 @@ from dynalens.units import DENSE, PIXELS, TARGETS, TOKEN_LABELS
 _STEPS = 3
 _CALLS = 64
 _FIRST: tuple[Path, ...] = ((), (0,))
-"""Paths of what a batch without keys gives to the network."""
+"""Paths at which a batch without keys holds the input of the network."""
 
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """Where inputs and targets stand in a batch.
+    """At which paths of a batch the inputs and targets stand.
 
     Attributes:
         inputs: Path of the tensor that the network was given; None where it was not seen.
         labels: Path of the targets of the loss; None where they were not seen.
         loss: Name of the loss function; None where none was seen.
         ignore_index: The target that this loss ignores.
-        of_numbers: Whether no classification loss was seen, but one that compares numbers, as a regression has it.
+        of_numbers: Whether the step had no classification loss, but a loss that compares numbers, as a regression has.
         dense: Whether the loss has a class, or labels, for each token or pixel of a sample.
-        units: How the entry of these holds them.
-        shift: Places by which the logits for a token stand before it: 1 in a causal language model.
-        form: How the network was given its input where it was a view of another shape; None: as it stands in the batch.
-        other_inputs: Paths of other inputs that the network was given in the same call, but for masks of tokens.
+        units: How the entry at ``labels`` holds the labels of tokens or pixels.
+        shift: By how many positions the logits for a token come earlier than the token: 1 in a causal language model.
+        form: The view of the input that the network was given; None: the input as it stands in the batch.
+        other_inputs: Paths of other inputs that the network was given in the same call, except masks of tokens.
         renumbered: Paths of labels whose classes have other numbers in the loss.
     """
 
@@ -70,20 +70,22 @@ class BatchLayout:
 
 
 class ModuleCall(NamedTuple):
-    """One call of a module with entries of the batch: what it was given by their paths, and what it returned."""
+    """One call of a module: which entries of the batch it was given, by their paths, and what it returned."""
 
     arguments: dict[Path, Tensor]
     outputs: list[Tensor]
 
 
 class BatchObserver:
-    """Learns the layout of the batches from the first training steps; nothing is watched afterwards.
+    """Learn the layout of the batches from the first training steps. Later steps are not watched.
 
-    The targets are the entry of the batch that the loss was called with, itself or as a view, else the only entry that
-    names the same classes. The inputs are the entry that a module was given whose output led to the loss.
+    The targets are the entry of the batch that the loss was called with, or of which it got a view. If there is none,
+    they are the only entry that holds the same classes. The inputs are the entry that was given to a module whose
+    output led to the loss.
 
     Args:
-        is_only_one: Whether nobody else, as a :class:`StepCapture`, looks out for losses that were imported by name.
+        is_only_one: Whether this object must also watch for losses that were imported by name. If not, a
+            :class:`StepCapture` does.
 
     Attributes:
         layout: What is known so far.
@@ -122,7 +124,7 @@ class BatchObserver:
             self._watching.enter_context(DirectImports(lambda _loss, _inputs: None))
 
     def stop(self, loss: Tensor | None = None) -> None:
-        """Watch no longer: what is computed from here on is not the step's forward pass.
+        """End the watch: what is computed from now on is not part of the step's forward pass.
 
         Args:
             loss: That of the step, before its backward pass.
@@ -138,8 +140,8 @@ class BatchObserver:
         """The training step has ended: work out where its inputs and targets stand.
 
         Args:
-            units: What a tracker took for the units of its samples: the name of their kind, and the targets; None where
-                it took none.
+            units: Name of the kind of units, and targets, as a tracker recorded them for the step; None if it recorded
+                none.
         """
         if units is not None and units[0] == TARGETS:
             self.num_targets = units[1].shape[1:].numel()
@@ -157,7 +159,7 @@ class BatchObserver:
         self.close()
 
     def close(self) -> None:
-        """Watch no longer, and let go of the step's tensors."""
+        """End the watch, and drop the step's tensors."""
         self.stop()
         self._leaves, self._calls, self._losses, self._model = [], [], [], None
         self._runs.forget()
@@ -226,7 +228,7 @@ class _Targets(NamedTuple):
 
 
 def _same_memory(leaf: Tensor, tensor: Tensor) -> bool:
-    """Return whether a tensor is the entry, or all of it in another shape."""
+    """Return whether a tensor is the entry, or a view of all of it."""
     if leaf is tensor:
         return True
     is_whole = leaf.numel() == tensor.numel() > 0 and leaf.dtype == tensor.dtype
@@ -238,18 +240,20 @@ def _same_values(leaf: Tensor, tensor: Tensor) -> bool:
 
 
 def _all_but_the_last(leaf: Tensor, tensor: Tensor) -> bool:
-    """Return whether a tensor has the tokens of an entry without the last one, as those that have a next one."""
+    """Return whether a tensor holds an entry's tokens without the last one, which has no next token to predict."""
     tokens = leaf.ndim == tensor.ndim == 2 and not (leaf.is_floating_point() or leaf.is_complex())
     return tokens and tensor.shape == leaf[:, :-1].shape and torch.equal(leaf[:, :-1], tensor.detach())
 
 
 def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: str | None) -> _Targets:
-    """Return where the targets stand: the loss's own tensor, one that has its tokens or pixels, or its classes.
+    """Return where the targets of a loss stand in the batch.
+
+    That is the entry that the loss was called with, or one that holds its targets of tokens or pixels, or its classes.
 
     Args:
         entries: Of the batch.
         loss: That was trained on.
-        kind: Of the units, where it is known; None: it is told from the shapes.
+        kind: Kind of the units if it is known; None: it follows from the shapes.
     """
     own_entry = [(path, leaf) for path, leaf in entries if _same_memory(leaf, loss.targets)][:1]
     tokens = None if own_entry else _units_in(entries, loss)
@@ -268,7 +272,7 @@ def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: st
 
 
 def _kind_of_flat(loss: LossCall, own_entry: Tensor | None, tokens: FlatTargets | None) -> str | None:
-    """Return the kind of units where a loss has them in rows of all samples; None where these are no units."""
+    """Return the kind of units if the loss has those of all samples in one axis; None if these are not units."""
     if tokens is not None:
         return PIXELS
     if own_entry is None or loss.logits.ndim > 2 or own_entry[:1].numel() == 1 or len(loss.logits) != own_entry.numel():
@@ -279,7 +283,7 @@ def _kind_of_flat(loss: LossCall, own_entry: Tensor | None, tokens: FlatTargets 
 
 
 def _locate_targets(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: Tensor) -> _Targets:
-    """Return where the targets stand that somebody tells of, as those that a step returned; the shift of tokens too."""
+    """Return where the targets stand that a tracker recorded, for instance those that the step returned."""
     samples, axis = len(targets), label_axis(targets, entries) if kind == TOKEN_LABELS else None
     targets = targets if axis is None else targets.movedim(axis, 1)
     flat = FlatTargets.told_by(targets.detach().flatten(), entries, samples) if targets.ndim == 2 else None
@@ -290,9 +294,10 @@ def _locate_targets(entries: Sequence[tuple[Path, Tensor]], kind: str, targets: 
 
 
 def _units_in(entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> FlatTargets | None:
-    """Return how the targets of tokens or pixels follow from an entry of the batch; None where they follow none.
+    """Return how the targets of tokens or pixels follow from an entry of the batch; None if they follow from none.
 
-    Tokens that are predicted at their own place are drawn by the step, as a masked language model hides them.
+    Tokens that are predicted at their own position do not count: the step drew which of them to hide, as in a masked
+    language model.
     """
     targets = loss.counted_targets().detach()
     if loss.name in BINARY or targets.is_floating_point() or targets.is_complex():
@@ -326,7 +331,10 @@ def _matches(
 def _calls_to_logits(
     calls: Sequence[ModuleCall], entries: Mapping[Path, Tensor], labels: Path | None, logits: Tensor | None
 ) -> list[ModuleCall]:
-    """Return the calls with possible inputs that led to the logits; all of these where none did, as behind no_grad."""
+    """Return the calls with possible inputs that led to the logits.
+
+    If none did, as under ``no_grad``, return all of them.
+    """
     calls_with_inputs = [
         call._replace(
             arguments={path: x for path, x in call.arguments.items() if path != labels and entries[path].ndim > 1}
@@ -344,7 +352,10 @@ def _calls_to_logits(
 
 
 def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
-    """Return the entry that a module was given alone, or with as few others as possible, one of a usual key first."""
+    """Return the entry that a module was given alone, or with the fewest others.
+
+    Entries under a usual key come first.
+    """
     if not calls:
         return None
     paths = list(min(calls, key=lambda call: len(call.arguments)).arguments)
@@ -352,14 +363,17 @@ def _path_of_inputs(calls: Sequence[ModuleCall]) -> Path | None:
 
 
 def _other_inputs(calls: Sequence[ModuleCall], path: Path, entries: Mapping[Path, Tensor]) -> tuple[Path, ...]:
-    """Return the other entries that the outermost module was given; masks of tokens are as many integers as these."""
+    """Return the other entries that the outermost module was given.
+
+    Integers of the inputs' shape are masks of tokens.
+    """
     entry, arguments = entries[path], calls[-1].arguments
     candidates = {key: entries[key] for key in arguments if key != path} if path in arguments else {}
     return tuple(key for key, tensor in candidates.items() if tensor.shape != entry.shape or tensor.is_floating_point())
 
 
 def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> View | None:
-    """Return how the outermost module was given an entry, if none was given it as it stands in the batch."""
+    """Return which view of an entry the outermost module was given; None if a module was given the entry itself."""
     arguments = [call.arguments[path] for call in calls if path in call.arguments]
     crops = crops_in(entry, arguments)
     if crops is not None:

@@ -1,4 +1,4 @@
-"""Losses of logits that are given what is in [0, 1] already."""
+"""Losses of logits that were given values in [0, 1], such as probabilities."""
 
 from torch import Tensor
 
@@ -11,19 +11,19 @@ _SOFTMAX, _SIGMOID = "softmax", "sigmoid"
 _TAKES = {"cross_entropy": _SOFTMAX} | dict.fromkeys(
     ("binary_cross_entropy_with_logits", "multilabel_soft_margin_loss"), _SIGMOID
 )
-"""What a loss of logits computes of them."""
+"""What a loss of logits applies to them."""
 _OPERATIONS = {
     _SIGMOID: ("SigmoidBackward0", "HardsigmoidBackward0"),
     "clamp to 0 and 1": ("ClampBackward1", "HardtanhBackward0"),
 }
-"""Names in autograd's graph of operations whose results are in [0, 1]; clamps may have other limits."""
+"""Operations in autograd's graph whose results lie in [0, 1]. Clamps may have other limits."""
 
 
 def warn_of_probabilities(call: LossCall) -> None:
-    """Warn where a loss of logits was given probabilities; looks at one batch, and waits for the device.
+    """Warn if a loss of logits was given probabilities. Looks at one batch, and waits for the device.
 
-    Rows that are not negative and sum to 1 are told by their values. Numbers in [0, 1] may be logits of a fresh
-    network, so the graph must tell, too, that they are the result of a sigmoid or a clamp.
+    Rows without negative numbers that sum to 1 are probabilities. Single numbers in [0, 1] may be logits of a new
+    network, so a sigmoid or a clamp must have computed them.
     """
     function = _TAKES.get(call.name)
     operation = (
@@ -40,7 +40,7 @@ def warn_of_probabilities(call: LossCall) -> None:
 
 
 def _operation_before(logits: Tensor, function: str) -> str:
-    """Return what the values were made by, if that puts them into [0, 1]; else an empty string."""
+    """Return the operation that put the values into [0, 1]; an empty string if there is none."""
     if bool(logits.detach().amin() < 0):  # as of nearly all logits, so that nothing else is computed
         return ""
     if function == _SOFTMAX and (comes_from(logits, ("SoftmaxBackward0",)) or _are_distributions(logits.detach())):

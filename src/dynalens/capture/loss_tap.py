@@ -1,4 +1,4 @@
-"""The calls of torch's losses of classes and of numbers, seen while anyone listens."""
+"""Watch the calls of torch's losses of classes and of numbers, while anyone listens."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,13 @@ from dynalens.dynamics import IGNORED
 
 PROBABILITIES = "binary_cross_entropy"
 BINARY = ("binary_cross_entropy_with_logits", PROBABILITIES, "multilabel_soft_margin_loss")
-"""Losses of labels that are there or not, each with a logit or a probability of its own."""
+"""Losses of labels that are independent of each other: each has a logit or a probability of its own."""
 OF_CLASSES = ("cross_entropy", "nll_loss")
 LOSSES = (*OF_CLASSES, *BINARY)
 REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 """Losses of predictions and targets that are numbers."""
 _OPTIONS = {"smooth_l1_loss": ("beta", 5, 1.0), "huber_loss": ("delta", 3, 1.0)}
-"""What else these depend on: name, position and default."""
+"""Further arguments that the losses depend on: name, position and default."""
 _NO_WEIGHT = 99
 IGNORE_INDEX = -100
 """Default of ``ignore_index``."""
@@ -31,14 +31,14 @@ _WEIGHT_POSITION = 2
 
 
 class LossCall(NamedTuple):
-    """One call of a classification loss."""
+    """One call of a loss."""
 
     name: str
     logits: Tensor
     targets: Tensor
     ignore_index: int
     direct: bool
-    """Seen by the mode alone: the function was imported by its name, before it was patched."""
+    """Whether only the function mode saw the call: the step imported the function by its name before it was patched."""
     weight: Tensor | None = None
     option: float | None = None
     """``beta`` or ``delta`` of a loss that has one."""
@@ -46,21 +46,24 @@ class LossCall(NamedTuple):
     """The losses of single entries, where the call returned these."""
 
     def is_counted(self) -> Tensor | None:
-        """Return which targets have an own weight and a part in the loss, bool; None: all. Not by their classes."""
+        """Return which targets count by weights of their own and by their part in the loss, bool; None if all count.
+
+        Weights of classes have no influence on it.
+        """
         mask = None if self.entries is None else self.entries.is_counted()
         if self.weight is None or self.name in OF_CLASSES:
             return mask
         return self.weight != 0 if mask is None else (self.weight != 0) & mask
 
     def counted_targets(self) -> Tensor:
-        """Return the targets, in which those that the loss ignores are marked."""
+        """Return the targets, with those that the loss ignores marked."""
         if self.ignore_index in (IGNORE_INDEX, IGNORED) or self.targets.is_floating_point():
             return self.targets
         return self.targets.masked_fill(self.targets == self.ignore_index, IGNORED)
 
 
 class LossTap:
-    """Stands before some of torch's losses while anyone listens.
+    """Replaces some of torch's losses, while anyone listens, by functions that report each call.
 
     Args:
         names: Of the losses, functions of ``torch.nn.functional``.
@@ -73,7 +76,7 @@ class LossTap:
         self._is_calling = False
 
     def add(self, listener: Callable[[LossCall], None]) -> None:
-        """Tell this listener of each call."""
+        """Report each call to this listener."""
         if not self._listeners:
             for name in self._names:
                 self._originals[name] = getattr(F, name)
@@ -81,7 +84,7 @@ class LossTap:
         self._listeners.append(listener)
 
     def remove(self, listener: Callable[[LossCall], None]) -> None:
-        """Tell it no more; the last one to leave restores torch's functions."""
+        """Report no further call to it. When the last listener leaves, torch's functions are put back."""
         if listener not in self._listeners:
             return
         self._listeners.remove(listener)
@@ -109,7 +112,7 @@ class LossTap:
         name: str,
         direct: bool,
     ) -> Tensor:
-        """Call a loss and tell the listeners, once, however deep the call passes through this object."""
+        """Call a loss, and report it to the listeners once, even if the call passes through here several times."""
         self._is_calling = True
         try:
             loss = function(*args, **kwargs)
@@ -123,7 +126,7 @@ class LossTap:
         return loss
 
     def seen_by_mode(self, function: Any) -> bool:
-        """Return whether this is a loss that did not pass through the patched module."""
+        """Return whether the function is one of the losses and was not called through the patched module."""
         return not self._is_calling and bool(self._listeners) and getattr(function, "__name__", "") in self._names
 
 
@@ -144,7 +147,7 @@ def _call_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, direc
 
 
 def _is_unreduced(loss: Tensor, call: LossCall) -> bool:
-    """Whether a loss has an entry for each target."""
+    """Return whether a loss has an entry for each target."""
     one_hot = call.name in OF_CLASSES and call.targets.is_floating_point()
     shape = call.targets.shape[:1] + call.targets.shape[2:] if one_hot else call.targets.shape
     return loss.shape == shape
@@ -162,19 +165,19 @@ NUMBERS_TAP = LossTap(REGRESSIONS)
 
 
 class DirectImports(TorchFunctionMode):
-    """Sees what no patch of a module reaches; costs a little on every call of torch.
+    """A function mode that sees what patching a module does not reach. It costs a little in every call of torch.
 
-    That is losses that were imported by their names, what softmax and sigmoid were computed from, and a backward pass
-    that the step itself begins.
+    It sees losses that were imported by their names, the inputs of softmax and sigmoid, and a backward pass that the
+    step begins itself.
 
     Args:
-        on_backward: Told of each loss whose ``backward`` is called, and of the ``inputs`` it is called with.
+        on_backward: Is called with each loss whose ``backward`` is called, and with the ``inputs`` of that call.
     """
 
     def __init__(self, on_backward: Callable[[Tensor, Any], None]) -> None:
         super().__init__()
         self.inputs: dict[Node, Tensor] = {}
-        """Those of rows of probabilities, by their node of the graph."""
+        """What each softmax or sigmoid was computed from, by its node in the graph."""
         self._on_backward = on_backward
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

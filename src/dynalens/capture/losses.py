@@ -1,4 +1,4 @@
-"""The losses of a step, and which of them it trains on: told by where their gradients go."""
+"""The losses of a step, and which of them it trains on: those whose gradients reach parameters."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -13,22 +13,22 @@ from dynalens.observation import nodes_behind
 
 _LEAF = "torch::autograd::AccumulateGrad"
 _HIDING = "CheckpointFunctionBackward"
-"""The operation of torch that has parameters behind it which are not in the graph; only a whole pass can go there."""
+"""torch's operation for activation checkpoints. The parameters behind it are not in the graph."""
 
 
 class Reach(NamedTuple):
-    """Where a backward pass goes."""
+    """What a backward pass computes gradients of."""
 
     parameters: bool = False
-    """To parameters of a model."""
+    """Parameters of a model."""
     inputs: bool = False
-    """To inputs, as an attack on them does."""
+    """Inputs, as an adversarial attack does."""
     is_returned: bool = False
-    """The gradients of parameters are returned, as ``torch.autograd.grad`` does, and not kept in them."""
+    """Whether gradients of parameters are returned, as by ``torch.autograd.grad``, and not added to ``.grad``."""
 
     @property
     def ends_step(self) -> bool:
-        """Whether nothing but the training on this loss can be meant by it."""
+        """Whether such a backward pass can only be the training on this loss."""
         return self.parameters and not self.inputs and not self.is_returned
 
 
@@ -36,12 +36,12 @@ _NOWHERE = Reach()
 
 
 def reach(values: Tensor, *, fully: bool, running: bool = False) -> Reach:
-    """Return where a backward pass through a tensor goes.
+    """Return what a backward pass through a tensor computes gradients of.
 
     Args:
         values: A loss, or logits.
-        fully: Whether inputs are looked for too when a parameter was met; it takes a walk through the whole graph.
-        running: Whether the pass is under way: then what it does not compute is left out.
+        fully: Whether to look for inputs, too, after a parameter was found. This takes a walk through the whole graph.
+        running: Whether the backward pass is running now. Then gradients that it does not compute are left out.
     """
     parameters = inputs = is_returned = False
     for node in _end_nodes(values):
@@ -56,12 +56,12 @@ def reach(values: Tensor, *, fully: bool, running: bool = False) -> Reach:
 
 
 def in_backward() -> bool:
-    """Return whether a backward pass is under way in this thread, which may compute forward passes again."""
+    """Return whether a backward pass is running in this thread. It may compute parts of the forward pass again."""
     return bool(torch._C._current_graph_task_id() != -1)
 
 
 def leads_to(loss: Tensor, calls: Sequence[LossCall]) -> list[LossCall]:
-    """Return those calls whose logits a loss was computed from."""
+    """Return the calls whose logits this loss was computed from."""
     # With the number of the result: all parts of a split have one node.
     logits = {(call.logits.grad_fn, call.logits.output_nr) for call in calls}
     known_edges, queue = set(), [(loss.grad_fn, loss.output_nr)]
@@ -76,12 +76,12 @@ def leads_to(loss: Tensor, calls: Sequence[LossCall]) -> list[LossCall]:
 
 
 def different(calls: Sequence[LossCall]) -> list[LossCall]:
-    """Return those that differ in their logits or targets, of equal ones the last."""
+    """Return the calls that differ in logits or targets. Of calls with the same ones, the last is returned."""
     return list({(id(call.logits), id(call.targets)): call for call in calls}.values())
 
 
 def calls_in_words(calls: Sequence[LossCall]) -> str:
-    """Return how many calls there are and what each was given, as text."""
+    """Return a description of the calls: how many there are, and the shapes that each was given."""
     if not calls:
         return "none"
     shapes = [f"{call.name} of {list(call.logits.shape)} and {list(call.targets.shape)}" for call in calls]
@@ -91,19 +91,20 @@ def calls_in_words(calls: Sequence[LossCall]) -> str:
 class StepLosses:
     """The classification losses that a step computes, and which of them it trains on.
 
-    Where Lightning begins the backward pass, these are the losses that it begins from. Where the step does it by hand,
-    these are the ones with a gradient for parameters: a gradient for inputs alone, as of an attack on them, is none.
-    What comes after the first pass that trains is kept apart: a second look at the same rows, or further rows.
+    If Lightning begins the backward pass, the step trains on the losses that this pass begins from. If the step begins
+    it, it trains on the losses with a gradient for parameters. A gradient for inputs alone, as in an adversarial
+    attack, does not count. Losses after the first backward pass that trains are kept apart: they are a second look at
+    the same rows, or further rows.
 
     Attributes:
-        calls: All that were seen with gradients.
+        calls: All losses that were computed with gradients.
     """
 
     def __init__(self) -> None:
         self.start(None)
 
     def start(self, automatic: bool | None, *, fully: bool = True) -> None:
-        """A step begins; Lightning begins its backward pass if ``automatic``. ``fully``: see :func:`reach`."""
+        """Begin a step. ``automatic``: Lightning begins its backward pass. ``fully``: see :func:`reach`."""
         self._automatic, self._fully = automatic, fully
         self.calls: list[LossCall] = []
         self._reached: list[Reach] = []
@@ -111,9 +112,10 @@ class StepLosses:
         self._first_pass: int | None = None
 
     def add(self, call: LossCall) -> None:
-        """Note a loss; a teacher's or a logged one, computed without gradients, is not what is trained on.
+        """Remember a loss. One without gradients, as of a teacher or for a log, is not trained on and is left out.
 
-        One whose logits alone have gradients is noted until another is: a checkpoint may compute it once more.
+        If only the logits have gradients, the loss is remembered until another one has: a checkpoint may compute it
+        again.
         """
         if not call.logits.requires_grad or in_backward():
             return
@@ -141,7 +143,7 @@ class StepLosses:
             self._first_pass = len(self.calls)
 
     def begin_backward(self, loss: Tensor | None) -> None:
-        """Lightning begins the backward pass from this loss: others are not trained on."""
+        """Lightning begins the backward pass from this loss. Losses that it was not computed from are dropped."""
         for call in self.calls:
             if loss is not None and call.entries is not None:
                 call.entries.look(loss)
@@ -153,17 +155,20 @@ class StepLosses:
 
     @property
     def trained_calls(self) -> list[LossCall]:
-        """Those that are trained on, until the first pass that does nothing else; those seen if no gradient was."""
+        """The losses that are trained on, up to the first pass that only trains.
+
+        Without gradients, all losses that were seen.
+        """
         return self._with_gradient(slice(self._first_pass)) or self.calls
 
     @property
     def later_calls(self) -> list[LossCall]:
-        """Those that are trained on after it."""
+        """The losses that are trained on after that pass."""
         return self._with_gradient(slice(self._first_pass, None)) if self._first_pass is not None else []
 
     @property
     def have_gradients(self) -> bool:
-        """Whether a gradient for parameters was computed, or any where there are none."""
+        """Whether any gradient was computed for parameters, or for inputs if there are no parameters."""
         return any(any(reach_of_call) for reach_of_call in self._reached)
 
     def _with_gradient(self, part: slice) -> list[LossCall]:

@@ -1,4 +1,4 @@
-"""Several calls of losses in a step that are one loss: the same one again, or one of each part of the batch."""
+"""Several calls of losses in a step that make up one loss: the same loss again, or one for each part of the batch."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +13,14 @@ from dynalens.capture.loss_tap import BINARY, REGRESSIONS, LossCall
 from dynalens.dynamics import NOT_A_CLASS
 
 RowsOf = Callable[[Tensor], Tensor | None]
-"""Tells which rows of the batch some targets are; None where these are all of them in order, or not known."""
+"""Returns the rows of the batch that some targets belong to; None if these are all rows in order, or not known."""
 
 
 def same_loss(calls: Sequence[LossCall], *, first_step: bool) -> LossCall | None:
-    """Return the one loss that all calls compute, of the same logits and targets; None if they are several.
+    """Return the one loss that all calls compute, of the same logits and targets; None if there are several.
 
-    A model may compute its loss itself, and a module once more on a view of the same logits. Copies of the targets are
-    compared in the first step; in later ones the device marks where they differ.
+    A model may compute its loss itself, and a module again from a view of the same logits. If the targets are copies,
+    they are compared in the first step. In later steps the device marks targets that differ.
     """
     first_call = calls[0]
     if len(calls) == 1:
@@ -66,7 +66,7 @@ def check_returned(outputs: Mapping[str, Any], calls: Sequence[LossCall], rows_o
 
 
 def adds_rows(later_calls: Sequence[LossCall], first_call: LossCall, rows_of: RowsOf) -> bool:
-    """Return whether later losses are of other rows than the first one, or of other targets; waits for the device."""
+    """Return whether later losses have other rows than the first one, or other targets. Waits for the device."""
     rows = rows_of(first_call.targets)
     if rows is None:
         return not all(_has_targets_of(call, first_call, rows_of(call.targets)) for call in later_calls)
@@ -75,7 +75,7 @@ def adds_rows(later_calls: Sequence[LossCall], first_call: LossCall, rows_of: Ro
 
 
 def _has_targets_of(call: LossCall, first_call: LossCall, rows: Tensor | None) -> bool:
-    """Whether a loss may be a second look at the rows of another, or at some of them: it has the same targets."""
+    """Return whether a loss may be a second look at all or some rows of another loss: its targets are the same."""
     if rows is not None and rows.ndim == 1 and 0 < len(rows) < len(first_call.targets):
         has_rows = bool(rows.max() < len(first_call.targets))
         return has_rows and torch.equal(first_call.targets[rows.to(first_call.targets.device)], call.targets)
@@ -84,9 +84,9 @@ def _has_targets_of(call: LossCall, first_call: LossCall, rows: Tensor | None) -
 
 
 def merged_loss(calls: Sequence[LossCall], rows_of: RowsOf, *, first_step: bool) -> LossCall | None:
-    """Return the loss of all rows, from losses of parts of a batch; None unless each row is known, and in one part.
+    """Return one loss of all rows from losses of parts of a batch; None unless each row is known and is in one part.
 
-    A row in several parts shows in the first step; in later ones the device marks it.
+    In the first step, a row in several parts is noticed here. In later steps the device marks it.
     """
     parts = [rows for rows in (rows_of(call.targets) for call in calls) if rows is not None]
     kinds = {(call.name, call.ignore_index, call.logits.shape[1:], call.targets.shape[1:]) for call in calls}

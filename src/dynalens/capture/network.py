@@ -1,4 +1,4 @@
-"""Which modules of a training step gave the logits of its loss, one after another, and where in what they return."""
+"""The chain of modules that gave the logits of a loss, and where in the output of the last one they stand."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,26 +15,28 @@ Modules = tuple[str | None, ...]
 
 
 class LogitsEntry(NamedTuple):
-    """Where logits stand in what a network returns."""
+    """Path and shape of the logits in what a network returns."""
 
     path: Path
     shape: torch.Size
 
 
 class Network(NamedTuple):
-    """What was seen of the network that gave the logits of a loss.
+    """The network that gave the logits of a loss, as it was seen in a step.
 
     Attributes:
-        modules: Dotted names of the modules that gave them, as of :meth:`NetworkRuns.path`; None where these are not
+        modules: Dotted names of the modules that gave the logits, see :meth:`NetworkRuns.path`; None if they are not
             known.
-        entries: The outputs of the last one that the loss was made of; none where that is not known.
+        entries: The outputs of the last module that the loss was computed from; empty if they are not known.
     """
 
     modules: Modules | None = None
     entries: tuple[LogitsEntry, ...] = ()
 
     def logits_in(self, output: Any) -> Any:
-        """Return the logits in what the network returns, where they stand as in training; else all that it returns.
+        """Return the logits in a network's output, from the place at which training steps took them.
+
+        If there is nothing at that place, the whole output is returned.
 
         Raises:
             ValueError: If the loss was made of several outputs.
@@ -61,7 +63,7 @@ class Network(NamedTuple):
 
 
 class _Output(NamedTuple):
-    """A tensor that a module returned, which nobody here keeps alive."""
+    """A tensor that a module returned. It is not kept alive."""
 
     path: Path
     value: "weakref.ref[Tensor]"
@@ -75,16 +77,16 @@ class _Run(NamedTuple):
 
     module: nn.Module
     source_run: "_Run | None"
-    """The call whose output is its only input; None where another tensor is, or several are."""
+    """The call whose output is its only input; None if the input came from elsewhere, or if there are several."""
     takes_one: bool
-    """Whether it was given one tensor, which that call returned or which nothing with gradients made."""
+    """Whether its only input is one tensor, which ``source_run`` returned or which has no gradients."""
     outputs: list[_Output]
 
 
 class NetworkRuns:
-    """Note the outermost modules that run in a step, and find those that lead from its inputs to logits.
+    """Remember the outermost modules that run in a step, and find the ones that lead from its inputs to the logits.
 
-    A step may call ``self.head(self.backbone(x))`` although the module has no ``forward``, or one that ends before the
+    A step may call ``self.head(self.backbone(x))``, although the module has no ``forward`` or one that ends before the
     logits.
     """
 
@@ -92,11 +94,11 @@ class NetworkRuns:
         self._runs: list[_Run] = []
 
     def forget(self) -> None:
-        """Let go of what the step computed."""
+        """Drop what the step computed."""
         self._runs = []
 
     def observe(self, module: nn.Module, arguments: Any, output: Any) -> None:
-        """Note a call, and forget those that happened within it."""
+        """Remember a call, and drop the calls that happened inside of it."""
         outputs = [
             _Output(path, weakref.ref(leaf), source_of(leaf), leaf.grad_fn, leaf.shape)
             for path, leaf in leaves(output)
@@ -115,7 +117,7 @@ class NetworkRuns:
         return next((run for run in self._runs if len(run.outputs) == 1 and run.outputs[0].value() is value), None)
 
     def network(self, model: nn.Module, losses: Sequence[Tensor]) -> Network:
-        """Return what is known of the network that gave the first of some logits.
+        """Return the network that gave the logits of a step's first loss.
 
         Args:
             model: The module.
@@ -126,7 +128,7 @@ class NetworkRuns:
         return Network(self.path(model, losses[0]), tuple(entries) if is_one_head else ())
 
     def _entries(self, logits: Tensor) -> list[LogitsEntry]:
-        """Return which outputs of the run that gave logits these are made of."""
+        """Return the outputs of a module that these logits were computed from."""
         none: list[_Output] = []
         outputs = next((run.outputs for run in reversed(self._runs) if _gave(run.outputs, logits)), none)
         source, nodes = source_of(logits), set(nodes_behind([logits.grad_fn], NETWORK))
@@ -138,10 +140,10 @@ class NetworkRuns:
         ]
 
     def path(self, model: nn.Module, logits: Tensor) -> Modules | None:
-        """Return the dotted names of the modules that gave logits, each given the output of the one before.
+        """Return the dotted names of the modules that gave the logits. Each module got the output of the one before.
 
-        The name of the model itself is empty. If something that is no module stands between, the path is (None,), or
-        ("", None) behind the model's own ``forward``. It is None where no module is known to lead to the logits.
+        The model itself has an empty name. If an operation outside of modules stands between them, the path is (None,),
+        or ("", None) after the model's own ``forward``. If no module is known to lead to the logits, it is None.
         """
         names: Mapping[nn.Module, str] = {module: name for name, module in model.named_modules()}
         run = next((run for run in reversed(self._runs) if _gave(run.outputs, logits)), None)
@@ -161,7 +163,11 @@ class NetworkRuns:
 
 
 def _gave(outputs: Sequence[_Output], logits: Tensor) -> bool:
-    """Return whether logits are an output, have its shape, or are a part or a mean of it, without another layer."""
+    """Return whether a module's outputs are the logits.
+
+    They are if an output is the logits or has their shape, or if the logits are a part or a mean of an output, and no
+    other layer stands between.
+    """
     if source_of(logits) in {output.source for output in outputs}:
         return True
     nodes: set[Node] = set(nodes_behind([logits.grad_fn], NETWORK))
@@ -170,7 +176,7 @@ def _gave(outputs: Sequence[_Output], logits: Tensor) -> bool:
 
 
 def _are_of_nothing_else(logits: Tensor, nodes: set[Node]) -> bool:
-    """Return whether logits were computed from these operations alone, and from no parameter or layer besides."""
+    """Return whether the logits were computed from these operations alone, without any other layer or parameter."""
     queue: list[Node] = [logits.grad_fn]
     known_nodes: set[Node] = {None}
     while queue:

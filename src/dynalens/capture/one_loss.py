@@ -1,4 +1,4 @@
-"""The one loss of a step that its samples are recorded by, of all that were trained on."""
+"""Of all losses that a step trains on, the one that its samples are recorded by."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,7 +11,7 @@ from dynalens.capture.losses import StepLosses, different
 from dynalens.capture.merging import RowsOf, adds_rows, merged_loss, same_loss
 
 Choose = Callable[[Sequence[LossCall]], LossCall | None]
-"""Tells which of several losses is that of the batch's labels; None where that is not known."""
+"""Returns the loss that has the labels of the batch, of several losses; None if it is not known."""
 
 
 _OF_LABELS = "the one with the labels of the batch"
@@ -20,14 +20,15 @@ _AS_BEFORE = "that of the head that was recorded before"
 
 
 class OneLoss:
-    """Find the loss that was trained on: the only one, one computed twice, or one of each part of the batch or column.
+    """Find the loss that a step is recorded by.
 
-    Of several others, the one that has the labels of the batch is chosen, if only one has. Of several heads of a
-    network with the same targets, it is the main one.
+    That is its only loss, a loss that it computes twice, or the losses of all parts of the batch or of all columns. Of
+    several different losses it is the one with the labels of the batch, if only one has them. Of several heads of a
+    network with the same targets it is the loss of the main head.
 
     Attributes:
-        calls: Those that may be meant, of the step that was asked for last.
-        choice: The one that was chosen among different ones of that step, if that was needed.
+        calls: The losses of the newest step that may be meant.
+        choice: The loss that was chosen of several different ones in that step; empty if there was one.
     """
 
     def __init__(self) -> None:
@@ -39,11 +40,11 @@ class OneLoss:
 
     @property
     def announcement(self) -> str:
-        """What an announcement says of a loss that was chosen; an empty text where there was one."""
+        """Words that say how a loss was chosen, for an announcement; empty if there was one loss."""
         return f" (of {len(self.calls)} losses in the step, {self._reason})" if self.choice else ""
 
     def watch(self, model: nn.Module) -> None:
-        """A step begins in which several heads may be met for the first time."""
+        """A step begins in which a network may show several heads for the first time."""
         self._heads.watch(model)
 
     def stop(self) -> None:
@@ -51,12 +52,12 @@ class OneLoss:
         self._heads.stop()
 
     def forget(self) -> None:
-        """Let go of what the step computed."""
+        """Drop what the step computed."""
         self.choice = []
         self._heads.forget()
 
     def loss_of_step(self, losses: StepLosses, rows_of: RowsOf, choose: Choose, *, first_step: bool) -> LossCall | None:
-        """Return it; None where several may be meant."""
+        """Return the loss that the step is recorded by; None if several may be meant."""
         call = self._find_loss(losses, rows_of, choose, first_step=first_step)
         if call is not None and first_step and (self._has_main or not self.choice):
             self._heads.note_weights(call)
@@ -88,7 +89,10 @@ class OneLoss:
         return call
 
     def main_of_numbers(self, calls: list[LossCall], *, first_step: bool) -> list[LossCall]:
-        """Return the loss of numbers of the main head, if several heads have the same targets; else what it got."""
+        """Return the loss of the main head, if losses of numbers have the same targets.
+
+        Otherwise the same calls again.
+        """
         if len(calls) < 2 or not (first_step or self._has_main):
             return calls
         call, self._reason = self._loss_of_head(calls, first_step=first_step)

@@ -1,4 +1,4 @@
-"""Whether logits and targets that were returned, or asked for by name, are paired as the loss paired them."""
+"""Check that returned logits and targets, or the output of a named layer, are paired as the loss paired them."""
 
 from contextlib import suppress
 from typing import NamedTuple
@@ -15,11 +15,11 @@ from dynalens.capture.row_order import OrderCheck
 from dynalens.capture.soft import tolerance_of
 
 _COMPARED_STEPS = 3
-"""Steps that are looked at, as many as those whose targets are compared with labels."""
+"""Number of steps that are checked: as many as those in which targets are compared with labels."""
 _LARGEST = 2**24
-"""Numbers that are compared at most to find the rows of logits among others, a tenth of a second on one core."""
+"""Most numbers that are compared to find rows of logits among others. This takes a tenth of a second on one core."""
 _ROUNDING = 1e-5
-"""How far, of its size, a float32 mean of losses may be from the same mean in another order."""
+"""Largest relative difference between a float32 mean of losses and the same mean in another order."""
 _ORDER = (
     "Expected each row of logits to come with the target that the loss compared it with, got the targets in "
     "another order. Let `capture`, or what `training_step` returns, give `logits` and `targets` in the order of "
@@ -41,10 +41,10 @@ class _Compared(NamedTuple):
 
 
 class ClaimedPairs:
-    """Compare logits and targets of the first steps with those that the graph of their loss shows.
+    """Compare logits and targets of the first steps with those in the graph of their loss.
 
-    A loss that shows none, or several, tells nothing. Targets that a step changes are no error: their own labels are
-    what is to be returned beside them. The same targets in another order are one.
+    If the graph shows none, or several, nothing is checked. Targets that a step changes are no error, because the
+    samples' own labels should be returned beside them. The same targets in another order are an error.
     """
 
     def __init__(self) -> None:
@@ -65,12 +65,12 @@ class ClaimedPairs:
                 self._compiled_loss = loss.detach() if is_hidden else None
 
     def check(self, presentation: Presentation, rows_of: RowsOf, *, accumulates: int = 1) -> None:
-        """Compare what was captured; waits for the device, in the first steps.
+        """Compare what was captured with the graph. Waits for the device, in the first steps.
 
         Args:
             presentation: What was captured.
             rows_of: Tells which rows of the batch some targets are; None where these are all rows, or not known.
-            accumulates: Batches whose losses Lightning averages.
+            accumulates: Number of batches whose losses Lightning averages.
 
         Raises:
             CaptureError: If rows and targets are paired otherwise.
@@ -115,12 +115,12 @@ def _comparison_of(loss: Tensor) -> _Compared | None:
 
 
 def _is_same_vector(a: Tensor, b: Tensor) -> bool:
-    """Whether a loss was given the very targets that were captured, so that its rows are theirs."""
+    """Return whether the loss was given the captured targets themselves. Then its rows are their rows."""
     return a.numel() == b.numel() and a.dtype == b.dtype and a.data_ptr() == b.data_ptr()
 
 
 def _is_compiled(loss: Tensor) -> bool:
-    """Whether a loss comes from what was compiled, but for factors that Lightning adds."""
+    """Return whether compiled code computed a loss, apart from factors that Lightning multiplied it with."""
     node: Node = loss.grad_fn
     while node is not None and not node.name().startswith(NETWORK):
         node = next((earlier_node for earlier_node, _ in node.next_functions if earlier_node is not None), None)
@@ -128,7 +128,7 @@ def _is_compiled(loss: Tensor) -> bool:
 
 
 def _places(logits: Tensor, log_p: Tensor) -> Tensor | None:
-    """Return which row of a loss each row of logits is; None where that is not clear."""
+    """Return for each row of logits which row of the loss it is; None if that is not clear."""
     if logits.ndim != 2 or log_p.shape[1] != logits.shape[1]:
         return None
     rows, tolerance = logits.detach().float().log_softmax(dim=1), max(_ROUNDING, tolerance_of(logits))

@@ -1,4 +1,4 @@
-"""What a training step computed with, whatever way tells it."""
+"""What a training step computed its loss with, however it was found."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,17 +11,19 @@ from dynalens.units import UnitPresentation
 
 
 class Presentation(NamedTuple):
-    """What a step computed with.
+    """Logits and targets of a training step.
 
     Attributes:
         logits: Shape ``(N, K)``.
         targets: Shape ``(N,)``, int64.
-        source: Where they were found.
-        step_targets: The targets as the step had them.
+        source: Where logits and targets were found, in words.
+        step_targets: The targets in the form that the step has.
         units: Where each sample has several units; ``logits`` and ``targets`` are then those of its worst one.
-        of_layer: Whether the logits are those of a layer and the targets those of the batch, and no loss joins them.
-        nodes: Those of autograd's graph that gave the logits, as far as they are known.
-        has_other_losses: Whether the step had other losses, too, and these are of the one with the labels of the batch.
+        of_layer: Whether the logits are the output of a layer and the targets those of the batch, so that no loss shows
+            both together.
+        nodes: Nodes of autograd's graph that gave the logits, as far as they are known.
+        has_other_losses: Whether the step had other losses, and this one was chosen because it has the labels of the
+            batch.
         loss_mask: Of units, in the shape of ``step_targets``, bool: which the step did not leave out after its loss;
             None: all.
     """
@@ -37,16 +39,16 @@ class Presentation(NamedTuple):
     has_other_losses: bool = False
 
     def chose_rows(self) -> bool:
-        """Return whether the step chose or ordered rows of its logits, as far as their graph tells."""
+        """Return whether the step selected or reordered rows of its logits, according to their graph."""
         return chooses_rows(self.nodes)
 
 
 def nodes_of_logits(outputs: Any, calls: Sequence[LossCall], activations: Sequence[Activation]) -> tuple[Node, ...]:
-    """Return the nodes of the graph that gave the logits: those that a step returned, or those that losses were given.
+    """Return the nodes of the graph that gave the logits that the step returned or that its losses were given.
 
     Args:
         outputs: What the step returned.
-        calls: Those of losses.
+        calls: Calls of losses.
         activations: Probabilities on the way to a loss of one's own.
     """
     logits = outputs.get("logits") if isinstance(outputs, Mapping) else None

@@ -1,4 +1,4 @@
-"""Which losses of numbers are a regression of the batch's labels, and what a step shows of these."""
+"""Losses of numbers: which of them are a regression of the batch's labels, and what a step shows of it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -17,16 +17,18 @@ from dynalens.keys import INPUT_KEYS, LABEL_KEYS
 from dynalens.units import MOST_TARGETS, UnitPresentation, regression
 
 _FEWEST = 4
-"""Rows from which the same order tells that targets were made of a label: by chance 1 in 24 has it, or less."""
+"""Fewest rows from which the same order shows that targets were computed from a label. By chance, 1 in 24 or fewer
+agree."""
 
 
 class BatchTargets:
-    """Tell a regression of the batch's labels from a loss of other numbers: inputs, noise, scores of a critic.
+    """Tell a regression of the batch's labels from losses of other numbers: inputs, noise, scores of a critic.
 
-    The first batch decides, by what it holds beside its inputs: the targets are one of these tensors, hold the same
-    numbers, or are in the same order, as where a step brings them to another scale. What holds the input as well is
-    none: an autoencoder. In later batches the loss at the same place is taken, and nothing waits for the device,
-    but for the second batch where targets are on another scale: it tells whether each batch has a scale of its own.
+    The first batch decides. In a regression, the targets are a tensor of the batch beside its inputs, hold the same
+    numbers, or are in the same order if the step rescales them. A tensor that also holds the input does not count,
+    because an autoencoder would then be a regression. In later batches, the loss at the same place is taken and nothing
+    waits for the device. Only if targets are rescaled, the second batch is compared, too: it shows whether each batch
+    has a scale of its own.
     """
 
     def __init__(self) -> None:
@@ -37,20 +39,21 @@ class BatchTargets:
 
     @property
     def is_known(self) -> bool:
-        """Whether a first batch had a regression."""
+        """Whether the first batch had a regression."""
         return self._places is not None
 
     def presentation_of(
         self, losses: Sequence[LossCall], outputs: Any, batch: Any, rows_of: RowsOf, *, probabilities: Sequence[Any]
     ) -> tuple[UnitPresentation, Tensor, str, Tensor | None] | None:
-        """Return what a step shows of a regression, its targets as given, where they were found, and which count.
+        """Return what a step shows of a regression, the targets as the step has them, their source, and which count.
 
         Args:
-            losses: Of numbers that are trained on; of several with one prediction the first counts.
+            losses: Losses of numbers that are trained on. If several have the same predictions, the first counts.
             outputs: What the step returned; its ``predictions`` and ``targets`` count first.
             batch: What the loader delivered.
             rows_of: Tells which rows of the batch some targets are.
-            probabilities: What the first step's loss makes of logits; zeros and ones beside them are classes.
+            probabilities: Activations between the network and the first step's loss. If there are any, targets of zeros
+                and ones are classes.
 
         Raises:
             CaptureError: If predictions and targets do not go together.
@@ -91,7 +94,7 @@ class BatchTargets:
         return [losses[place] for place, _ in matches.values()]
 
     def _check_scales(self, calls: Sequence[LossCall], batch: Any, rows_of: RowsOf) -> None:
-        """Compare the scale of the second batch's targets with that of the first.
+        """Compare the scale of the second batch's targets with the scale of the first batch's.
 
         Raises:
             CaptureError: If a step brings each batch to a scale of its own, as by its own mean.
@@ -142,9 +145,11 @@ REMEDY = (
 
 
 def _returned_loss(outputs: Any) -> LossCall | None:
-    """Return predictions and targets that a step returned, as the call of a squared loss; None if they are no numbers.
+    """Return the predictions and targets that a step returned, as a call of a squared loss.
 
-    Shapes that do not go together are the error of :func:`shown_targets`.
+    It is None if they are not numbers.
+
+    If their shapes differ, :func:`shown_targets` raises the error.
     """
     if not isinstance(outputs, Mapping) or "predictions" not in outputs or "targets" not in outputs:
         return None
@@ -187,10 +192,10 @@ def _kind(call: LossCall) -> tuple[str, torch.Size, torch.Size]:
 
 
 def _inputs_and_others(batch: Any) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the tensors of a batch that are inputs, and those beside them.
+    """Return the tensors of a batch that are inputs, and its other tensors.
 
-    Inputs are under usual keys of a dict or names of an object, else its first tensor that is not under a usual key of
-    labels; of a tuple, the first entry.
+    Inputs are what stands under the usual keys of a dict or attributes of an object, or else its first tensor that is
+    not under a usual key of labels. Of a tuple they are the first entry.
     """
     entries = list(leaves(batch))
     names = [path[0] for path, _ in entries if path]
@@ -205,7 +210,7 @@ def _inputs_and_others(batch: Any) -> tuple[list[Tensor], list[Tensor]]:
 
 
 class Match(NamedTuple):
-    """An entry of the batch that targets were made of.
+    """An entry of the batch that targets were computed from.
 
     Attributes:
         entry: Its number among the entries, and the column; None: the whole of it.
@@ -229,10 +234,13 @@ class Match(NamedTuple):
 
 
 def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inputs: bool = False) -> Match | None:
-    """Return the entry of the batch that targets are, or a column of one; None of these. Waits for the device.
+    """Return the entry of the batch that the targets are, or a column of one; None if there is none.
 
-    A column of the inputs has to hold the same numbers: a feature in the order of the labels is a good feature. What a
-    step puts in the place of a missing target, whose loss it leaves out, is missing.
+    Waits for the device.
+
+    A column of the inputs must hold the same numbers, not just the same order, because a good feature may be in the
+    order of the labels. If a step puts a number in place of a missing target, and leaves it out of the loss, it counts
+    as missing.
     """
     targets, mask = call.targets, None if call.entries is None else call.entries.is_counted()
     if targets.ndim > 3 or targets.requires_grad or targets.is_complex():
@@ -252,7 +260,7 @@ def _made_of(call: LossCall, entries: Sequence[Tensor], rows_of: RowsOf, *, inpu
 def _with_columns(
     entries: Sequence[Tensor], rows: Tensor | None, targets: Tensor
 ) -> Iterator[tuple[int, int | None, Tensor]]:
-    """Yield the entries in the rows of the targets, and their columns where a row has one target."""
+    """Yield the entries at the rows of the targets, and the columns of the entries if a row has one target."""
     single = bool(targets.ndim) and targets.numel() == len(targets)
     for number, entry in enumerate(entries):
         if rows is not None and not (entry.ndim and len(entry)):
@@ -264,9 +272,9 @@ def _with_columns(
 
 
 def _is_same(targets: Tensor, entry: Tensor, *, is_choice: bool) -> bool:
-    """Whether an entry holds these numbers, in this order.
+    """Return whether an entry holds these numbers in this order.
 
-    One number alone tells only where it is the entry itself, or was chosen from one.
+    A single number counts only if it is the entry itself, or was selected from one.
     """
     if targets.numel() != entry.numel() or not targets.numel() or targets.shape[:1] != entry.shape[:1]:
         return False
@@ -277,7 +285,7 @@ def _is_same(targets: Tensor, entry: Tensor, *, is_choice: bool) -> bool:
 
 
 def _same_order(targets: Tensor, entry: Tensor) -> bool:
-    """Whether each column of the targets is ordered as that of the entry, as after a change of scale."""
+    """Return whether each column of the targets is in the order of the entry's column, as after a change of scale."""
     if entry.shape[:1] != targets.shape[:1] or entry.numel() != targets.numel() or len(targets) < _FEWEST:
         return False
     if not entry.is_floating_point():  # classes, of which a step makes other numbers

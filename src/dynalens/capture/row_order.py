@@ -1,15 +1,15 @@
-"""Whether numbers are those of a column in another order, and whether that is an accident."""
+"""Whether some numbers are a column's numbers in another order, and how probable that would be by chance."""
 
 import math
 from collections import Counter
 from typing import Any
 
 _CHANCE = 0.01
-"""Below this, it is no accident that labels have the numbers of the targets in each step, and another order."""
+"""Largest probability of chance at which the same numbers in another order, in each step, count as a reordering."""
 
 
 def is_reordered(label: list[Any], target: list[Any]) -> bool:
-    """Return whether targets are the numbers of a column in another order.
+    """Return whether the targets are the numbers of a column, each as often, in another order.
 
     Example:
         >>> is_reordered([0, 1, 2], [1, 0, 2]), is_reordered([0, 1, 2], [0, 1, 1])
@@ -19,7 +19,7 @@ def is_reordered(label: list[Any], target: list[Any]) -> bool:
 
 
 def chance_of(counts: Counter[int], *, in_order: bool = False) -> float:
-    """Return the probability that independent targets have classes exactly so often, or in this very order.
+    """Return the probability that independent targets have each class exactly this often, or are in exactly this order.
 
     Example:
         >>> round(chance_of(Counter([0, 1])), 9), round(chance_of(Counter([0, 1]), in_order=True), 9)
@@ -32,7 +32,7 @@ def chance_of(counts: Counter[int], *, in_order: bool = False) -> float:
 
 
 class SameNumbers:
-    """Whether two vectors of a step are the same numbers in whatever order, by no accident, in each of the first steps.
+    """Whether two vectors hold the same numbers, in any order, in each of the first steps, and not by chance.
 
     Example:
         >>> same = SameNumbers()
@@ -42,12 +42,12 @@ class SameNumbers:
 
     def __init__(self) -> None:
         self.is_open = True
-        """Whether a further step may tell."""
+        """Whether a further step can still show it."""
 
         self._chance = 1.0
 
     def tells(self, a: list[int], b: list[int]) -> bool:
-        """Return whether this step and those before tell so."""
+        """Return whether this step and the earlier ones show it."""
         counts = Counter(b)
         self.is_open &= Counter(a) == counts
         self._chance *= chance_of(counts, in_order=a == b) if counts else 1.0
@@ -72,7 +72,7 @@ class OrderCheck:
         self._pairs: set[tuple[Any, int]] = set()
 
     def refutes(self, label: list[Any], target: list[int]) -> bool:
-        """Return whether this step and those before tell so."""
+        """Return whether this step and the earlier ones show another order."""
         counts = Counter(target)
         self._pairs.update(zip(label, target, strict=True))
         if len(counts) > 1 and label != target:

@@ -1,4 +1,4 @@
-"""From logits and targets in the shapes that steps have them in to rows of logits and one class for each."""
+"""Bring the logits and targets of steps, which come in several shapes, to rows of logits with one class each."""
 
 import torch
 from torch import Tensor
@@ -25,12 +25,16 @@ Rows = tuple[Tensor, Tensor, str]
 
 
 class CapturedRows:
-    """Bring logits and targets of a fit's steps into one form; what floating targets mean, the first batch decides."""
+    """Bring logits and targets of all steps of a fit to one form.
+
+    The first batch decides what floating targets mean.
+    """
 
     def __init__(self) -> None:
         self._levels = FixedLevels()
         self.takes_logarithm: bool | None = None
-        """Whether the inputs of ``nll_loss`` are probabilities; None before the first batch."""
+        """Whether the inputs of ``nll_loss`` are probabilities, whose logarithm is taken; None before the first
+        batch."""
         self._weighs: bool | None = None
 
     def weighs(self, values: Tensor) -> bool:
@@ -50,8 +54,8 @@ class CapturedRows:
     def log_probabilities(self, values: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs of ``nll_loss`` as log-probabilities, and their targets.
 
-        Numbers from 0 to 1 that sum to 1 in each row of the first batch are probabilities. Rows of later ones that are
-        none are marked.
+        If each row of the first batch has numbers from 0 to 1 that sum to 1, they are probabilities. In later batches,
+        rows that are not are marked.
         """
         classes = min(values.ndim - 1, 1)
         is_off = (values.sum(dim=classes, dtype=torch.float32) - 1).abs() > tolerance_of(values)
@@ -78,7 +82,7 @@ class CapturedRows:
         return self._two_classes(logits, targets, source) if binary else self.classes(logits, targets, source)
 
     def classes(self, logits: Tensor, targets: Tensor, source: str) -> Rows:
-        """As :meth:`checked`, of logits that are no binary ones."""
+        """Do the same as :meth:`checked` for logits of two or more classes."""
         logits, targets = _without_single_axes(logits.detach(), targets.detach())
         if logits.ndim != 2 or logits.shape[1] < 2:
             soft = targets.shape == logits.shape and targets.ndim > 2
@@ -122,7 +126,7 @@ def _is_vector(values: Tensor) -> bool:
 
 
 def _without_single_axes(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch of one that was squeezed gets its first axis back; axes of one behind the classes go."""
+    """Return a squeezed batch of one with its first axis again, and drop axes of length one after the classes."""
     if logits.ndim == 1 and targets.numel() in (1, len(logits)):
         logits, targets = logits.unsqueeze(0), targets.reshape(1, -1)
     while logits.ndim > 2 and logits.shape[-1] == 1:

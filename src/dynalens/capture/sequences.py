@@ -1,4 +1,4 @@
-"""What tells sequences of tokens: labels of each token, and the token that fills them up."""
+"""Sequences of tokens: where labels of tokens stand, and which token pads the sequences."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,9 +15,10 @@ MASK = "attention_mask"
 
 
 def label_axis(targets: Tensor, entries: Iterable[tuple[Path, Tensor]]) -> int | None:
-    """Return on which axis the labels of tokens stand: 2 of (N, T, K), 1 of (N, K, T); None where these are no tokens.
+    """Return the axis of the labels of tokens: 2 of (N, T, K), 1 of (N, K, T); None if these are not tokens.
 
-    They are where the batch has N x T tokens, and no images beside them: nothing else with three axes or more.
+    They are tokens if the batch has N x T tokens and no images beside them, that is, nothing else with three axes or
+    more.
 
     Args:
         targets: Of a binary loss.
@@ -41,10 +42,10 @@ def label_axis(targets: Tensor, entries: Iterable[tuple[Path, Tensor]]) -> int |
 
 
 def padding_of(batch: Any, path: Path | None) -> int | None:
-    """Return the token that fills up sequences: it stands where the entry ``attention_mask`` is 0, and nowhere else.
+    """Return the token that pads sequences: it stands only where the entry ``attention_mask`` is 0.
 
-    None where the batch has no such entry, no sequence is filled up, or another token is masked, too. Waits for the
-    device.
+    It is None if the batch has no such entry, if no sequence is padded, or if other tokens are masked, too. Waits for
+    the device.
 
     Args:
         batch: With tokens (N, T) and, beside them, their mask.
@@ -66,7 +67,7 @@ def padding_of(batch: Any, path: Path | None) -> int | None:
 
 
 class FrontPadding:
-    """Warn once where the first batches hold sequences that are filled up at the front, which moves their tokens."""
+    """Warn once if the first batches hold sequences that are padded at the front, which moves their tokens."""
 
     def __init__(self, looks: int) -> None:
         self._looks = looks
@@ -91,7 +92,7 @@ class FrontPadding:
 
 
 def is_filled_at_front(mask: Tensor) -> bool:
-    """Return whether a row (T,) of a mask (N, T) begins with 0 and has another number further on.
+    """Return whether a row (T,) of a mask (N, T) begins with 0 and has another number later.
 
     Example:
         >>> is_filled_at_front(torch.tensor([[0, 1, 1]])), is_filled_at_front(torch.tensor([[1, 1, 0], [0, 0, 0]]))

@@ -1,4 +1,4 @@
-"""The classes that floating targets name: 0 and 1, rows with one 1, and both smoothed by a fixed amount."""
+"""Classes that floating targets stand for: 0 and 1, one-hot rows, and both smoothed by a fixed amount."""
 
 import torch
 from torch import Tensor
@@ -6,14 +6,14 @@ from torch import Tensor
 from dynalens.dynamics import NOT_A_CLASS
 
 _ROUNDING = 8
-"""Units of the targets' last digit by which sums and copies of them differ."""
+"""Largest difference between sums or copies of targets, in units of their last digit."""
 
 
 class FixedLevels:
-    """Tell smoothed labels, whose values are always the same two, from mixed ones.
+    """Tell smoothed labels, which always have the same two values, from mixed ones.
 
-    The first batch decides the two levels and is looked at; in later ones the device marks what has others, and nothing
-    waits for it.
+    The first batch decides the two values, and the host looks at it. In later batches, the device marks targets with
+    other values, and nothing waits for it.
 
     Example:
         >>> levels = FixedLevels()
@@ -28,11 +28,11 @@ class FixedLevels:
 
     @property
     def smoothed(self) -> bool:
-        """Whether the levels are others than 0 and 1."""
+        """Whether the two values are not 0 and 1."""
         return self._levels not in (None, (0.0, 1.0))
 
     def binary(self, targets: Tensor) -> Tensor:
-        """Return 0 or 1 for each of N targets, (N,) int64; ``NOT_A_CLASS`` where it is neither level."""
+        """Return 0 or 1 for each of N targets, (N,) int64; ``NOT_A_CLASS`` for other values than the two levels."""
         values, fixed_levels = targets.float(), self._levels
         levels = fixed_levels or _binary_levels(values)
         low, high = (torch.isclose(values, values.new_tensor(level), 0, tolerance_of(targets)) for level in levels)
@@ -41,7 +41,8 @@ class FixedLevels:
     def rows(self, targets: Tensor) -> Tensor:
         """Return the class of the largest of K numbers, for each of N rows, (N,) int64.
 
-        ``NOT_A_CLASS`` where the others are not all equal, or the numbers not those of the first batch.
+        It is ``NOT_A_CLASS`` if the other numbers are not all equal, or if the numbers are not those of the first
+        batch.
         """
         values, tolerance = targets.float(), tolerance_of(targets)
         high, classes = values.max(dim=1)
@@ -60,12 +61,12 @@ class FixedLevels:
 
     @property
     def is_known(self) -> bool:
-        """Whether a first batch had classes."""
+        """Whether the first batch had classes."""
         return self._levels is not None
 
 
 def _binary_levels(values: Tensor) -> tuple[float, float]:
-    """Return the two levels of a batch; one that does not occur mirrors the other."""
+    """Return the two levels of a batch. If one of them does not occur, it is one minus the other."""
     low, high = float(values.min()), float(values.max())
     if bool(((values == 0) | (values == 1)).all()) or low < 0 or high > 1:
         return 0.0, 1.0
@@ -73,6 +74,6 @@ def _binary_levels(values: Tensor) -> tuple[float, float]:
 
 
 def tolerance_of(targets: Tensor) -> float:
-    """Return by how much rounding changes numbers from 0 to 1, and their sum."""
+    """Return the largest change that rounding makes to numbers from 0 to 1, and to their sum."""
     single = torch.finfo(torch.float32).eps  # everything is computed in it
     return _ROUNDING * max(single, torch.finfo(targets.dtype).eps if targets.is_floating_point() else single)

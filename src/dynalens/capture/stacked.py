@@ -1,21 +1,23 @@
-"""Results of a network that were stacked and taken apart again, as heads of deep supervision are."""
+"""Results of a network that were stacked and separated again, such as the heads of deep supervision."""
 
 from typing import Any
 
 Node = Any
 """torch.autograd.graph.Node, whose attributes torch does not type."""
 Edge = tuple[Node, int]
-"""An operation, and which of its results is meant."""
+"""An operation, and the number of its result."""
 
 _STACK = "StackBackward0"
 
 
 def entry_behind(node: Node, number: int) -> Edge | None:
-    """Return what stood in a stack where an operation took one entry of it; None where it did not.
+    """Return what was put into a stack at the place from which an operation took its result.
+
+    It is None for other operations.
 
     Args:
         node: The operation.
-        number: Which of its results is meant.
+        number: Number of its result.
 
     Example:
         >>> import torch
@@ -39,7 +41,7 @@ def entry_behind(node: Node, number: int) -> Edge | None:
 
 
 def entries_of(node: Node) -> list[Node]:
-    """Return the operations whose results a stack holds; an empty list of what is no stack.
+    """Return the operations whose results a stack holds; an empty list if the node is not a stack.
 
     Example:
         >>> import torch
@@ -55,5 +57,5 @@ def _axis(node: Node, ndim: int) -> int:
 
 
 def _to_signed(number: int) -> int:
-    """Return a number that autograd keeps without its sign."""
+    """Return a number that autograd keeps as an unsigned one with its sign."""
     return number - 2**64 if number >= 2**63 else number

@@ -1,4 +1,4 @@
-"""From what a training step did to logits and class indices, or one error that says why not."""
+"""Find the logits and class indices that a training step used, or raise one error that says why they were not found."""
 
 import functools
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from dynalens.capture.capture_argument import Capture, function_of, layer_name_o
 from dynalens.capture.dense import DenseTargets
 from dynalens.capture.graph import Node
 from dynalens.capture.graph_loss import ObservedLoss, in_words
-from dynalens.capture.label_rows import SeveralLabels, left_out, log_odds, with_ignored
+from dynalens.capture.label_rows import SeveralLabels, log_odds, mark_ignored, with_ignored
 from dynalens.capture.loss_inputs import warn_of_probabilities
 from dynalens.capture.loss_tap import (
     BINARY,
@@ -36,7 +36,7 @@ from dynalens.observation import LayerCalls, is_compiled, layer_calls, module_na
 class StepCapture:
     """Find the logits and targets of each training step.
 
-    ``install`` once, then for each step ``start``, ``before_backward`` and ``finish``; ``close`` undoes everything
+    Call ``install`` once, then ``start``, ``before_backward`` and ``finish`` for each step. ``close`` undoes everything
     and may be called at any time, more than once.
 
     Args:
@@ -47,7 +47,7 @@ class StepCapture:
             loss is looked for.
 
     Attributes:
-        observes: Whether the labels of the batch are compared with those that the graph of an own loss shows.
+        observes: Whether labels of the batch are compared with those in the graph of a loss that the user wrote.
 
     Raises:
         ValueError: If ``capture`` is none of these.
@@ -71,7 +71,7 @@ class StepCapture:
         self._begin()
 
     def _begin(self) -> None:
-        """What is known of the fit."""
+        """Forget what was learned in a fit."""
         self._is_resolved = self.observes = False
         self._rows = CapturedRows()
         self._multi_labels = SeveralLabels(is_fixed=self.capture == "labels")
@@ -91,7 +91,7 @@ class StepCapture:
             NUMBERS_TAP.add(self._listen_to_numbers)
 
     def close(self) -> None:
-        """Stop listening; leave nothing behind."""
+        """Stop listening, and undo everything."""
         self._armed = False
         self._clear(None)
         TAP.remove(self._listen)
@@ -115,7 +115,7 @@ class StepCapture:
             self._mode = self._step.enter_context(DirectImports(self._before_own_backward))
 
     def stop(self) -> None:
-        """The step has run: no function of torch that is called now is a part of it."""
+        """The step has run: functions of torch that are called from now on are not part of it."""
         self._one_loss.stop()
         if self._mode is not None:
             self._step.close()
@@ -132,9 +132,9 @@ class StepCapture:
         self._of_numbers.start(automatic, fully=not self._is_resolved)
 
     def before_backward(self, loss: Tensor | None = None) -> None:
-        """What is computed from here on (recomputed activations, a second optimizer's pass) is not the step's loss.
+        """The backward pass begins: what runs now, as recomputed activations, is not the step's loss.
 
-        Where the step begins its backward passes, one for an attack on its inputs may come before.
+        If the step begins its backward passes itself, a pass for an attack on its inputs may come first.
         """
         if self._layer is not None and loss is not None:
             self._backward.append(loss.grad_fn)
@@ -155,7 +155,7 @@ class StepCapture:
         return not loss.requires_grad or reach(loss, fully=not self._is_resolved).ends_step
 
     def _before_own_backward(self, loss: Tensor, inputs: Any) -> None:
-        """The step itself begins a backward pass: in vain, for the record, where Lightning begins another."""
+        """The step begins a backward pass itself. It does not count if Lightning begins another one."""
         leaves = [inputs] if isinstance(inputs, Tensor) else inputs
         if not self._automatic and (leaves is None or any(isinstance(leaf, nn.Parameter) for leaf in leaves)):
             self.before_backward(loss)
@@ -170,15 +170,15 @@ class StepCapture:
         choose: Choose = lambda _calls: None,
         count: int | None = None,
     ) -> Presentation | None:
-        """The step has ended: return what it computed with, or None if it trained on nothing.
+        """The step has ended: return the logits and targets that it trained on, or None if it trained on nothing.
 
         Args:
             outputs: What ``training_step`` returned.
             batch: The batch.
-            samples: The part of it where the labels are to be looked for; default: all of it.
-            rows_of: Tells which rows of the batch some targets are; None where these are all rows, or not known.
-            choose: Tells which of several losses is that of the batch's labels; None where that is not known.
-            count: Number of samples in the batch, each with one row; None where it is not known.
+            samples: The part of the batch in which to look for the labels. Default: the whole batch.
+            rows_of: Returns the rows of the batch that some targets are; None if these are all in order, or not known.
+            choose: Returns the loss that has the labels of the batch, of several losses; None if it is not known.
+            count: Number of samples in the batch, if each has one row; None if it is not known.
 
         Raises:
             CaptureError: If that is ambiguous or was not seen.
@@ -209,7 +209,7 @@ class StepCapture:
         return presentation
 
     def _has_trained(self, outputs: Any) -> bool:
-        """Whether gradients were computed; without a Trainer, whether the step has a result."""
+        """Return whether the step computed gradients. Without a Trainer, return whether it had a loss or a result."""
         if self._automatic:
             return self._is_trained
         is_empty = outputs is None or (isinstance(outputs, Mapping) and not outputs)
@@ -235,19 +235,18 @@ class StepCapture:
             self._of_numbers.add(call)
 
     def expect_labels(self, labels: int | None) -> None:
-        """Hear how many labels the dataset shows for each sample; None where it shows no rows of them."""
+        """Remember how many labels the dataset shows for each sample; None if it does not show rows of labels."""
         self._multi_labels.expect(labels)
 
     def trust_targets(self, is_trusted: bool) -> None:
-        """Hear whether the targets are known to be labels of the batches."""
+        """Remember whether the targets are known to be labels of the batches."""
         self._labels_in_batch |= is_trusted
 
     def end_epoch(self) -> None:
         """The epoch has ended; waits for the device.
 
         Raises:
-            CaptureError: If its targets were all zero and not those of the batches: they name no classes. If no loss of
-                its steps was seen.
+            CaptureError: If no loss was seen, or all targets were 0 and not those of the batches: they are no classes.
         """
         if self._unknown_steps and not self._is_resolved:
             raise self._ambiguous("none")
@@ -308,15 +307,14 @@ class StepCapture:
         source = _loss_source(call.name, logits.shape, logarithm=bool(self._rows.takes_logarithm))
         loss_mask = call.is_counted()
         if self._dense.are_samples(logits, targets):
-            rows = logits.detach(), targets, source
+            logits = logits.detach()
         else:
             units = self._dense.units_of_classes(logits, targets, loss_mask, call.weight)
             if units is not None:
                 return presentation_of_units(units, source, call.targets, loss_mask)
-            rows = self._rows.classes(logits, targets, source)
+            logits, targets, source = self._rows.classes(logits, targets, source)
         self._look_for_classes(call.targets, batch)
-        logits, targets, source = rows
-        return Presentation(logits, left_out(targets, loss_mask, call.weight), source, call.targets)
+        return Presentation(logits, mark_ignored(targets, loss_mask, call.weight), source, call.targets)
 
     def _from_binary(self, call: LossCall) -> Presentation:
         logits = log_odds(call.logits) if call.name == PROBABILITIES else call.logits
@@ -324,7 +322,10 @@ class StepCapture:
         return self._checked(logits, call.targets, call.is_counted(), source=source)
 
     def _from_numbers(self, outputs: Any, samples: Any, rows_of: RowsOf) -> Presentation | None:
-        """Return a regression of the batch's labels, or of the targets that the step returned; None if it is none."""
+        """Return a regression of the batch's labels, or of the targets that the step returned.
+
+        It is None if it is not one.
+        """
         if self.observes or (self._is_resolved and not self._targets.is_known):
             return None
         is_first = not self._is_resolved
@@ -371,13 +372,13 @@ class StepCapture:
         if units is not None:
             return presentation_of_units(units, source, own_targets, loss_mask)
         logits, targets, source = self._rows.checked(logits, targets, source)
-        return Presentation(logits, left_out(targets, loss_mask), source, own_targets)
+        return Presentation(logits, mark_ignored(targets, loss_mask), source, own_targets)
 
     def _ambiguous(self, calls: str) -> CaptureError:
         return not_one_loss(calls, self._losses, self._of_numbers, is_manual=self._automatic is False)
 
     def _look_for_classes(self, targets: Tensor, batch: Any) -> None:
-        """Labels of the batch may all be class 0; a tensor made in the step that never holds another one names none."""
+        """Note whether targets that the step made itself ever differ from 0; if they never do, they are not classes."""
         if self._labels_in_batch or holds(batch, targets):
             self._labels_in_batch = True
             return

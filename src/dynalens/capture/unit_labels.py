@@ -1,4 +1,4 @@
-"""How an entry of a batch holds the classes of tokens or pixels, or their labels, that a step trains on."""
+"""How an entry of a batch holds the classes, or several labels, of tokens or pixels."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from dynalens.units import PIXEL_LABELS, PIXELS, TOKEN_LABELS, TOKENS
 
 
 class UnitLabels(NamedTuple):
-    """From an entry of a batch to the class of each token or pixel, or to the labels of each.
+    """How to read the class, or the labels, of each token or pixel from an entry of a batch.
 
     Attributes:
         axis: Of the entry, on which the classes in one-hot form or the labels stand; None: it holds the classes.
@@ -27,9 +27,9 @@ class UnitLabels(NamedTuple):
     squeezed: bool = False
 
     def labels_of(self, entry: Tensor) -> Tensor:
-        """Return classes ``(N, ...)`` or labels ``(N, K, ...)``, int64; smoothed ones are rounded.
+        """Return classes ``(N, ...)`` or labels ``(N, K, ...)``, int64. Smoothed ones are rounded.
 
-        A number is negative where the entry says no class.
+        A negative number stands where the entry gives no class.
 
         Example:
             >>> one_hot = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [0.0, 0.0]]])  # two classes behind three tokens
@@ -47,12 +47,12 @@ CLASSES = UnitLabels()
 
 
 class UnitTargets(NamedTuple):
-    """The targets of a step that has some for each token or pixel.
+    """Targets of a step for each token or pixel.
 
     Attributes:
         values: Classes ``(N, ...)`` or flat, or labels ``(N, K, ...)``; int64, negative where they do not count.
-        multi_label: Whether these are labels.
-        has_fractions: Whether they were fractions, as smoothed ones are.
+        multi_label: Whether the values are labels.
+        has_fractions: Whether the targets were fractions, as smoothed ones are.
     """
 
     values: Tensor
@@ -61,7 +61,7 @@ class UnitTargets(NamedTuple):
 
     @classmethod
     def of_kind(cls, targets: Tensor, kind: str) -> "UnitTargets":
-        """Return targets as they are told of, by the name of their kind of units."""
+        """Return the targets as those of this kind of units."""
         bits = CLASSES.labels_of(targets.detach())
         has_fractions = _has_fractions(targets)
         channels = bits.ndim > 3 and bits.shape[1] == 1
@@ -72,9 +72,10 @@ class UnitTargets(NamedTuple):
         return cls(classes, multi_label=False, has_fractions=has_fractions)
 
     def held_by(self, entries: Iterable[tuple[Path, Tensor]]) -> "tuple[Path, UnitLabels] | None":
-        """Return the entry that holds these targets, and how; None if none does.
+        """Return the entry that holds these targets, and how it holds them; None if there is none.
 
-        Fractions, such as an image that a threshold made a mask of, hold no classes but those that are smoothed.
+        An entry of fractions, such as an image from which a threshold made a mask, counts only if these are smoothed
+        labels.
         """
         if not bool((self.values >= 0).any()):
             return None
@@ -102,9 +103,9 @@ class UnitTargets(NamedTuple):
 
 
 def kind_of_units(loss: LossCall) -> str | None:
-    """Return the kind of units that the targets of a loss have, by their shape; None where these are no units.
+    """Return the kind of units that the targets of a loss have, by their shape; None if these are not units.
 
-    Of a binary loss with an axis of labels these are classes if each unit has exactly one; waits for the device.
+    Targets of a binary loss with an axis of labels are classes if each unit has exactly one. Waits for the device.
     """
     targets, logits = loss.targets, loss.logits
     if loss.name in BINARY:
@@ -132,6 +133,6 @@ def _is_less_likely(item: tuple[Path, Tensor]) -> tuple[bool, bool]:
 
 
 def _classes_of_one_hot(levels: Tensor) -> Tensor:
-    """Return the classes ``(N, ...)`` of zeros and ones ``(N, K, ...)`` with one 1 each; NOT_A_CLASS elsewhere."""
+    """Return the classes ``(N, ...)`` of one-hot ``(N, K, ...)``; NOT_A_CLASS where there is not exactly one 1."""
     is_one_hot = ((levels == 0) | (levels == 1)).all(dim=1) & (levels.sum(dim=1) == 1)
     return torch.where(is_one_hot, levels.argmax(dim=1), NOT_A_CLASS)

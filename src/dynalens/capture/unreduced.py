@@ -1,4 +1,4 @@
-"""Which entries of unreduced losses a step leaves out: of padding, say, whose losses it multiplies by 0."""
+"""Losses with ``reduction="none"``: which entries a step leaves out, for instance by multiplying padding with 0."""
 
 from collections import defaultdict
 from typing import Any
@@ -13,22 +13,23 @@ _LINEAR = (
     "Neg", "Permute", "Reshape", "Select", "Slice", "Split", "Squeeze", "Stack", "Sub", "Sum", "TBackward", "ToCopy",
     "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View", "Where", "torch::autograd::CopySlices",
 )  # fmt: skip
-"""How the operations begin of which gradients are the weights that entries have in a loss."""
+"""Linear operations, by the beginnings of their names. Behind them, gradients are the weights of the entries in the
+loss."""
 _BY_VALUE = (
     "Amax", "Amin", "Clamp", "Gather", "Kthvalue", "Max", "Median", "Min", "Relu", "Sort", "Threshold", "Topk",
 )  # fmt: skip
-"""How those begin that leave out entries by their own values, as mining of hard ones does: these are counted."""
+"""Operations that leave out entries by their values, as mining of hard examples does. Such entries count."""
 
 _PRODUCT = "product"
 _CERTAIN = torch.finfo(torch.float32).eps
-"""Loss in nats below which the probability of the label may be 1 in float32, so that a focal factor is 0."""
+"""A loss, in nats, below which the label's probability may be 1 in float32. A focal factor is then 0."""
 
 
 class UnreducedLoss:
-    """The losses of single entries that ``reduction="none"`` gives, and which of them are trained on.
+    """The loss of each entry that ``reduction="none"`` gives, and which of the entries are trained on.
 
-    An entry whose gradient is 0 is left out: masked, not picked, or filled with a number. Where a focal factor stands
-    between, an entry that is certain and right has the gradient 0 as well; it counts.
+    An entry with gradient 0 is left out: it is masked, not selected, or overwritten. With a focal factor, entries that
+    are certainly right have gradient 0 as well, and count.
 
     Args:
         losses: What the function returned.
@@ -53,7 +54,7 @@ class UnreducedLoss:
         self._is_linear = all(name.startswith(_LINEAR) for name in names)
 
     def is_counted(self) -> Tensor | None:
-        """Return which entries the step trained on, bool, in the shape of the losses; None: all. Does not wait."""
+        """Return which entries the step trained on, bool, in the shape of the losses; None if all. Does not wait."""
         if self._gradient is None or self._by_value:
             return None
         is_counted = self._gradient != 0
@@ -61,7 +62,10 @@ class UnreducedLoss:
 
 
 def _names_between(loss: Tensor, losses: Tensor) -> set[str]:
-    """Return the names of the operations on all ways from losses to the loss; a product of two results is its own."""
+    """Return the names of the operations on all paths between the losses and the loss.
+
+    A product of two results has a name of its own.
+    """
     start, users = losses.grad_fn, defaultdict[Node, list[Node]](list)
     queue, known_nodes = [loss.grad_fn], set()
     while queue:

@@ -1,4 +1,4 @@
-"""How a tensor was made from an entry of a batch: axes in another order, other shapes, the last token left out."""
+"""Views of an entry of a batch: with its axes in another order, in another shape, or without the last token."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,18 +8,18 @@ from torch import Tensor
 
 _AXES_OF_CROPS = 5
 _CENTRE = {5: 4, 10: 4}
-"""Place of the centre crop among those that torchvision's FiveCrop and TenCrop return."""
+"""Position of the centre crop among those of torchvision's FiveCrop and TenCrop."""
 
 
 class View(NamedTuple):
-    """A view of a batch's entry; the first axis, that of the samples, stays the first.
+    """A view of a batch's entry. The first axis, the samples, stays the first.
 
     Attributes:
-        axes: Their order, as ``permute`` takes it; None: as they are.
-        shape: That of one sample; None: as it is.
-        end: Place behind the last token that is taken, counted from the end as -1; None: all are taken.
-        crop: Which of several crops of each sample, ``(N, V, C, H, W)``, is taken; None: there are none.
-        takes_crops: Whether the network is given all of them with their axis, and not as samples of their own.
+        axes: Order of the axes, as ``permute`` takes it; None: unchanged.
+        shape: Shape of one sample; None: unchanged.
+        end: Where tokens end, counted from the end: -1 leaves out the last token; None: all are taken.
+        crop: Which of several crops of each sample, ``(N, V, C, H, W)``, is taken; None: there are no crops.
+        takes_crops: Whether the network is given the crops along an axis of their own, and not as samples.
     """
 
     axes: tuple[int, ...] | None = None
@@ -44,12 +44,12 @@ class View(NamedTuple):
         return entry if self.shape is None else entry.reshape(len(entry), *self.shape)
 
     def network_input(self, images: Tensor) -> Tensor:
-        """Return images as the network takes them: crops with their axis."""
+        """Return images in the form that the network takes: with an axis of crops, if it takes crops."""
         return images.unsqueeze(1) if self.takes_crops else images
 
 
 def view_from(entry: Tensor, tensor: Tensor) -> View | None:
-    """Return how a tensor was made from an entry that has the same values, or None if it is neither way.
+    """Return which view of an entry a tensor with the same values is; None if it is none of these.
 
     Example:
         >>> import torch
@@ -73,11 +73,13 @@ def view_from(entry: Tensor, tensor: Tensor) -> View | None:
 
 
 def crops_in(entry: Tensor, arguments: Sequence[Tensor]) -> View | None:
-    """Return which crop of an entry ``(N, V, C, H, W)`` is shown, if modules were given all crops as samples.
+    """Return the crop of an entry ``(N, V, C, H, W)`` to show, if modules were given all crops as samples.
+
+    Else None.
 
     Args:
         entry: Of the batch.
-        arguments: What modules were given of it, the outermost module last.
+        arguments: What modules were given of the entry, the outermost module last.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Copies of some training samples, taken from the batches as they pass: no dataset is indexed, no loader opened."""
+"""Copy some training samples from the batches as they pass, so that no dataset is indexed and no loader opened."""
 
 from collections.abc import Sequence
 from numbers import Integral
@@ -13,10 +13,10 @@ from dynalens.dynamics import IGNORED
 
 
 class SampleCollector:
-    """Keep the images and labels of some samples at their first presentation.
+    """Keeps the images and labels of some samples from the first batches that have them.
 
-    The host never waits for the device while batches pass. Images of another size than the first ones are left out;
-    shorter sequences are filled up where it is known with which token.
+    The host never waits for the device while batches pass. Images of another size than the first ones are left out.
+    Shorter sequences are padded if the padding token is known.
 
     Args:
         wanted: Ids of the samples, in the order in which they are returned.
@@ -30,7 +30,7 @@ class SampleCollector:
 
     @property
     def complete(self) -> bool:
-        """Whether no further batch is needed, as far as the host knows."""
+        """Whether all samples have been copied, as far as the host knows."""
         return len(self._samples) == len(self.wanted_ids)
 
     @property
@@ -39,7 +39,7 @@ class SampleCollector:
         return self._has_begun
 
     def offer(self, ids: Sequence[int | str] | Tensor, images: Tensor, labels: Tensor) -> None:
-        """Copy what is wanted and new from a batch."""
+        """Copy the samples of a batch that are wanted and not copied yet."""
         self._has_begun = True
         if isinstance(ids, Tensor):
             if ids.device.type != "cpu":
@@ -56,11 +56,11 @@ class SampleCollector:
     def result(
         self, first_position: int | None = None, padding: int | None = None
     ) -> tuple[list[int | str], Tensor, Tensor] | None:
-        """Return ids, images and labels of what has passed, or None if nothing has; may wait for the device.
+        """Return ids, images and labels of the samples that have passed, or None. May wait for the device.
 
         Args:
-            first_position: Only of the first so many that were wanted.
-            padding: Token that fills up sequences of tokens; None where it is not known.
+            first_position: Return only samples among so many of those that were asked for first.
+            padding: Token that pads sequences; None if it is not known.
         """
         if self._slots is not None:
             is_filled, images, labels = self._slots
@@ -103,7 +103,7 @@ class SampleCollector:
 def _filled_up(
     samples: Sequence[tuple[int | str, Tensor, Tensor]], padding: int
 ) -> list[tuple[int | str, Tensor, Tensor]]:
-    """Return samples, of which all sequences are as long as the longest; labels of tokens do not count there."""
+    """Return the samples with all sequences padded to the longest. Labels of added tokens do not count."""
     longest = max((tokens.shape[-1] for _, tokens, _ in samples), default=0)
     filled = []
     for sample, tokens, labels in samples:
@@ -120,7 +120,7 @@ def _is_id(part: Any) -> bool:
 def given_samples(
     samples: tuple[Tensor, Tensor] | Sequence[int] | Sequence[str] | None,
 ) -> tuple[tuple[Tensor, Tensor] | None, SampleCollector | None]:
-    """Return images and labels, or what looks out for ids.
+    """Return the images and labels that a user passed, or a collector for the ids that a user passed.
 
     Raises:
         ValueError: If they are neither.

@@ -1,4 +1,4 @@
-"""Whether several runs look at the same places: the maps that they kept of the same samples."""
+"""Compare the maps that several runs kept of the same samples: do the runs look at the same places?"""
 
 from collections.abc import Sequence
 

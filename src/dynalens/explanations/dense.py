@@ -1,4 +1,4 @@
-"""Samples with a class for each token or pixel: which unit of each is explained, by what the network says of it."""
+"""Samples with a class for each token or pixel: which token or region of each sample is explained."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,14 +19,14 @@ _LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 class ExplainedUnit(NamedTuple):
-    """A token, or a region of pixels.
+    """The token, or the region of pixels, of a sample that is explained.
 
     Attributes:
         label: The class that was given to it.
         region: Shape of the sample's targets, bool.
-        words: What a caption calls it.
-        place: Of a token, among the targets; None of a region.
-        is_given: Whether the data give the label to it: of several labels one may be missing.
+        words: Its name in captions.
+        place: Position of a token in the targets; None for a region.
+        is_given: Whether the data give it the label. With several labels, a missing label may be explained.
     """
 
     label: int
@@ -36,10 +36,10 @@ class ExplainedUnit(NamedTuple):
     is_given: bool = True
 
     def at_logits(self, shift: int, tokens: int) -> "ExplainedUnit":
-        """Return a token as the place where the logits for it stand.
+        """Return a token at the position of the logits that predict it.
 
         Args:
-            shift: Places by which they stand before it.
+            shift: Number of positions by which these logits come earlier.
             tokens: Number of tokens that the model is given.
 
         Example:
@@ -49,7 +49,9 @@ class ExplainedUnit(NamedTuple):
         return self if not shift else self._replace(region=F.pad(self.region[shift:], (0, shift))[:tokens])
 
     def logits(self, output: object) -> Tensor:
-        """Return the mean over the region of the logits of some samples, ``(N, K)``; K is 1 for masks of one logit.
+        """Return the logits of some samples, ``(N, K)``, as their mean over the region.
+
+        K is 1 for masks with one logit.
 
         Args:
             output: What a model returns: logits ``(N, K, ...)``, ``(N, ..., K)``, or one for each unit ``(N, ...)``.
@@ -69,8 +71,7 @@ class ExplainedUnit(NamedTuple):
 def by_class(output: object, shape: torch.Size) -> Tensor:
     """Return the logits that a model returns as ``(N, K, *shape)``.
 
-    Logits of pixels that are coarser than the targets are brought to their size, linearly, as steps that train on them
-    do.
+    Logits of pixels that are coarser than the targets are interpolated linearly to their size, as training steps do.
 
     Raises:
         ValueError: If they are not of units of this shape, or could be read both ways.
@@ -93,14 +94,15 @@ def by_class(output: object, shape: torch.Size) -> Tensor:
 
 
 def first_unit(labels: Tensor, *, multi_label: bool = False) -> ExplainedUnit:
-    """Return the first token that counts, or the pixels of the most frequent class above 0, else those of class 0.
+    """Return the unit that is explained in every epoch: the first token, or the pixels of the most frequent class.
 
-    Of several labels it is the pixels of the most frequent one, or all pixels where none is given; of tokens with
-    several, the first label of the first token that has any.
+    Only tokens that count are considered. Class 0, the background, is taken only if there is no other. With several
+    labels, these are the pixels of the most frequent label, or all pixels if none is given. Of tokens, it is the first
+    label of the first token that has any.
 
     Args:
-        labels: Shape ``(T,)`` or ``(H, W)``, of several labels ``(K, T)`` or ``(K, H, W)``; negative where nothing
-            counts; some do.
+        labels: Shape ``(T,)`` or ``(H, W)``, with several labels ``(K, T)`` or ``(K, H, W)``. Units with negative
+            labels do not count; at least one counts.
         multi_label: Whether pixels or tokens have several labels.
 
     Example:
@@ -139,11 +141,13 @@ def region(pixels: Tensor, label: int, *, is_contradicted: bool = False) -> Expl
 
 
 def doubtful_token(labels: Tensor, doubtful_unit: tuple[int, int] | None) -> ExplainedUnit:
-    """Return the doubtful token of a suspect; the first one where the targets have moved since it was recorded.
+    """Return the token of a suspect that is in doubt.
+
+    If the targets have moved since it was recorded, return the first one.
 
     Args:
-        labels: Shape ``(T,)``, negative where nothing counts.
-        doubtful_unit: Place and class of the worst token in the record.
+        labels: Shape ``(T,)``; tokens with negative labels do not count.
+        doubtful_unit: Position and class of the worst token in the record.
 
     Example:
         >>> doubtful_token(torch.tensor([-1, 4, 2]), (2, 2)).words, doubtful_token(torch.tensor([-1, 4, 2]), None).words
@@ -155,9 +159,9 @@ def doubtful_token(labels: Tensor, doubtful_unit: tuple[int, int] | None) -> Exp
 
 
 def doubtful_region(labels: Tensor, label: int, logits: Tensor) -> ExplainedUnit:
-    """Return what is doubtful of a suspect: the pixels of the doubted class that the network contradicts.
+    """Return the region of a suspect that is in doubt: pixels of the doubted class that the network contradicts.
 
-    Where no pixel of the class is contradicted any more, it is all of them; where the mask has none, the first unit.
+    If it contradicts none of them any more, these are all pixels of the class. If there are none, it is the first unit.
 
     Args:
         labels: Shape ``(H, W)``, negative where nothing counts.
@@ -178,14 +182,16 @@ def doubtful_region(labels: Tensor, label: int, logits: Tensor) -> ExplainedUnit
 
 
 def doubtful_label(labels: Tensor, doubtful_unit: tuple[int, int], logits: Tensor) -> ExplainedUnit:
-    """Return what is doubtful of a suspect with several labels: the pixels at which the network contradicts one.
+    """Return what is in doubt of a suspect with several labels.
 
-    Where no pixel is contradicted any more, it is all that have the label, or have not; where there are none, the first
-    unit. Of tokens it is the one at which the network contradicts the label most.
+    The pixels at which the network contradicts one of them.
+
+    If it contradicts none any more, these are all pixels that have, or all that lack, the label. If there are none, it
+    is the first unit. Of tokens, it is the one at which the network contradicts the label most.
 
     Args:
         labels: Shape ``(K, H, W)`` or ``(K, T)``, 0 or 1, negative where nothing counts.
-        doubtful_unit: The label of the worst pixel or token in the record, and whether it was given there.
+        doubtful_unit: The worst pixel's or token's label in the record, and whether it was given there.
         logits: Same shape.
 
     Example:
@@ -240,7 +246,7 @@ def _joined_faithfulness(parts: Sequence[Faithfulness]) -> Faithfulness:
 
 
 def _curve(curves: Sequence[Curve]) -> Curve:
-    """Return curves of single samples as one; those with fewer points than others repeat their last one."""
+    """Return curves of single samples as one curve. Those with fewer points repeat their last point."""
     evaluations = torch.cat([curve.evaluations for curve in curves])
     if curves[0].fractions.ndim == 1:
         return Curve(torch.cat([curve.values for curve in curves]), curves[0].fractions, evaluations)
@@ -259,6 +265,6 @@ def _in_all(parts: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def single(ids: Sequence[int | str] | None, *tensors: Tensor) -> Iterator[tuple[list[int | str] | None, list[Tensor]]]:
-    """Yield the id and the rows of each sample, as of a batch of one."""
+    """Yield the id and the rows of each sample as a batch of one."""
     for row in range(len(tensors[0])):
         yield None if ids is None else [ids[row]], [tensor[row : row + 1] for tensor in tensors]

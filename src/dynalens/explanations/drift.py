@@ -1,4 +1,4 @@
-"""Maps of earlier epochs, which those of the same samples are compared with."""
+"""Compare maps with those of the same samples in earlier epochs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from dynalens.faithfulness import attribution_drift, normalised
 
 @dataclass
 class EarlierMaps:
-    """The maps of earlier epochs, which those of the same samples are compared with.
+    """The maps of earlier epochs.
 
     Attributes:
         first: For each method, its maps in the first explanation.
@@ -24,9 +24,10 @@ class EarlierMaps:
     total: Mapping[str, Tensor] = field(default_factory=dict)
 
     def compare(self, result: ExplanationResult, metrics: Sequence[str]) -> None:
-        """Add the metrics that compare epochs, where asked for, and remember these maps.
+        """Add the metrics that compare epochs, if they are asked for, and remember these maps.
 
-        They are "attribution_drift", "randomisation_check" and "consensus", with the mean of all earlier epochs.
+        The metrics are "attribution_drift", "randomisation_check" and "consensus", which compares with the mean of all
+        earlier epochs.
         """
         earlier_maps_of = {
             "attribution_drift": self.previous_maps,

@@ -13,11 +13,12 @@ from dynalens.pictures import ExplanationRow, Normalisation
 
 @dataclass(frozen=True)
 class EpochExplanations:
-    """The results of one epoch.
+    """The explanations of one epoch.
 
     Attributes:
         every_epoch: Explanations of the samples that are explained in every epoch.
-        suspects: Of the suspects, for the given class under "label" and for the predicted one under "prediction".
+        suspects: Explanations of the suspects: of the given class under "label", of the predicted class under
+            "prediction".
         robustness: What attacks and corruptions do to the samples of every epoch, where asked for.
     """
 
@@ -26,14 +27,17 @@ class EpochExplanations:
     robustness: Robustness | None = None
 
     def scalars(self) -> dict[str, float]:
-        """Return scalars of the samples of every epoch by the end of their tag; suspects change and have none."""
+        """Return scalars by the end of their tag.
+
+        They come from the samples of every epoch, because suspects change.
+        """
         scalars = {f"faithfulness/{key}": mean for key, mean in self.every_epoch.means().items()}
         if self.robustness is not None:
             scalars |= {f"robustness/{key}": value for key, value in self.robustness.scalars().items()}
         return scalars
 
     def arrays(self) -> dict[str, Array]:
-        """Return all that is kept on disk, by name."""
+        """Return all arrays to keep on disk, by name."""
         arrays = self.every_epoch.arrays() | self.every_epoch.kept_maps()
         if self.robustness is not None:
             arrays |= self.robustness.arrays()

@@ -1,4 +1,4 @@
-"""From a model and some samples to their maps and metrics, in as much memory as there is."""
+"""Compute maps and metrics of samples, in the memory that there is."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,7 @@ _MAP_CHUNK = 32
 
 @dataclass
 class Explainer:
-    """Explains samples always in the same way; remembers how many images fit into memory at once.
+    """Explains all samples in the same way, and remembers how many images fit into memory at once.
 
     Attributes:
         methods: Names of maps, or callables.
@@ -68,18 +68,18 @@ class Explainer:
         settings: How curves are measured.
         method_args: Arguments of the methods, by name.
         target_layer: Dotted name of the layer of class activation maps; None until it is looked for.
-        chunk_size: Images in one pass; None until memory has run out.
-        independent: Whether the logits are of labels that are there or not, and not of classes.
-        numbers: Whether they are the outputs of a regression, which have no probabilities.
-        outputs: Of a regression, how many a sample has; None where that is not known.
+        chunk_size: Number of images in one pass; None until memory has run out.
+        independent: Whether each logit is that of a label that is given or not, independent of the others.
+        numbers: Whether the outputs are those of a regression, which are no logits.
+        outputs: Number of outputs of a regression; None if it is not known.
         forward: Callable(model, inputs) -> logits; default: the model, or its only child that gives logits.
-        strict: Whether a method or a metric that fails raises; otherwise it is left out from then on, with a warning.
+        strict: Whether a method or metric that fails raises. If not, it is left out from then on, with a warning.
         robustness: Names of attacks and corruptions.
-        unit: The token or region that is explained of the samples, of a network that has logits for each.
-        shift: Places by which the logits for a token stand before it.
-        padding: The token that fills up sequences, None where it is not known.
+        unit: The token or region of the samples that is explained, if a network has logits for each.
+        shift: Number of positions by which the logits for a token come earlier than the token.
+        padding: The token that pads sequences; None if it is not known.
         network: What training steps showed of the network that gives the logits.
-        form: How the inputs are made of what the batch holds; None: they are as they stand there.
+        form: Which view of the batch's inputs the network is given; None: the inputs as they are.
     """
 
     methods: Sequence[Method]
@@ -101,7 +101,7 @@ class Explainer:
     form: View | None = field(default=None, init=False)
 
     def take_labels(self, *, independent: bool, numbers: bool, shift: int = 0, outputs: int | None = None) -> None:
-        """Hear what the outputs of the model are; metrics of probabilities are left out of a regression."""
+        """Set what the outputs of the model are. A regression has no metrics of probabilities."""
         self.independent, self.numbers, self.shift, self.outputs = independent, numbers, shift, outputs
         if numbers and self.metrics:
             warn(
@@ -124,7 +124,7 @@ class Explainer:
 
         Args:
             model: The module.
-            samples: Ids, inputs in the model's form, and labels.
+            samples: Ids, inputs as the batch holds them, and labels.
             targets: Classes to explain, (N,); default: the labels.
             predicted: Whether to explain the predicted classes instead.
             regions: Masks of the object, (N, *spatial), for the metrics that need them.
@@ -145,8 +145,7 @@ class Explainer:
     def explained_twice(self, model: nn.Module, suspects: PassedSuspects) -> dict[str, ExplanationResult]:
         """Return maps and metrics of suspects for the given class, "label", and for the predicted one, "prediction".
 
-        What speaks for one of several labels is one map, whether it was given or not: there is "label" alone, as for
-        the output of a regression.
+        With several labels, and for a regression, there is "label" alone: its map shows what speaks for the label.
         """
         for_label = self.explanation_of(model, suspects)
         if self.independent or self.numbers:
@@ -155,7 +154,7 @@ class Explainer:
         return {"label": for_label, "prediction": self.explanation_of(model, suspects, targets=predicted)}
 
     def robust(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Robustness | None:
-        """Return what attacks and corruptions do to samples in the model's form; None where none is asked for."""
+        """Return what attacks and corruptions do to samples; None if none is asked for."""
         if self.independent or self.numbers:
             self.robustness = none_of(self.robustness)
         if not self.robustness:
@@ -191,7 +190,7 @@ class Explainer:
         return pixel_relevance(method, self._in_memory(images, maps), images.shape[2:])
 
     def _forward_of(self, model: nn.Module, inputs: Tensor) -> Forward:
-        """Return what gives the logits of inputs as they are explained."""
+        """Return the function that computes the logits of inputs in the form that is explained."""
         images = model_form(explained_form(inputs), inputs)
         forward = self._model_forward(model, images, dense=self.unit is not None)
         check_floating_copies(model, forward, inputs)
@@ -208,7 +207,7 @@ class Explainer:
         return Independent(_in_rows(run)) if self.independent else run
 
     def units_forward(self, model: nn.Module, inputs: Tensor) -> tuple[Forward, Tensor]:
-        """Return what gives the logits of all tokens or pixels, and the inputs that it takes."""
+        """Return the function that computes the logits of all tokens or pixels, and the inputs that it takes."""
         (inputs,) = _on_device_of(model, inputs)
         images = model_form(explained_form(inputs), inputs)
         return self._model_forward(model, images, dense=True), images
@@ -273,7 +272,7 @@ class Explainer:
     def _under_noise(
         self, query: Query, explanation: Explanation, relevance: Mapping[str, Tensor]
     ) -> dict[str, dict[str, Tensor]]:
-        """Return the metrics under noise that are asked for, (N,) each, by method; "random" has no sensitivity."""
+        """Return the metrics under noise that are asked for, (N,) each, by method. "random" has no sensitivity."""
         noise = Noise(query, replace(self.settings, chunk_size=self.chunk_size))
         full_maps = {
             method: method_maps
@@ -330,11 +329,14 @@ class Explainer:
     def _of_working(
         self, parts: Sequence[P], function: Callable[[Sequence[P]], T], *, one_must: bool = False
     ) -> tuple[T, Sequence[P]]:
-        """Return what a function makes of the methods or metrics that do not fail, and these; warn of the others.
+        """Return the result of a function for the methods or metrics that do not fail, and these.
+
+        Warn of the others.
 
         Args:
             parts: Methods or metrics.
-            function: Called with all of them, and where it fails with each alone and with those that do not fail.
+            function: Is called with all parts. If it fails: with each part alone, and then with those that did not
+                fail.
             one_must: Whether it is an error if none works.
         """
         try:
@@ -346,7 +348,7 @@ class Explainer:
     def _parts_that_work(
         self, parts: Sequence[P], attempt: Callable[[P], object], error: Exception, *, one_must: bool
     ) -> list[P]:
-        """Return the parts that do not fail, and warn of the others; raise if some must and none does."""
+        """Return the parts that do not fail, and warn of the others. Raise if one must work and none does."""
         if self.strict or isinstance(error, torch.OutOfMemoryError):
             raise error
         failures = {_name(part): _failure(functools.partial(attempt, part)) for part in parts}
@@ -367,13 +369,13 @@ class Explainer:
 
 
 def _on_device_of(model: nn.Module, *tensors: Tensor) -> list[Tensor]:
-    """Return tensors on the device of the model."""
+    """Return the tensors on the device of the model."""
     device = next((parameter.device for parameter in model.parameters()), tensors[0].device)
     return [tensor.to(device) for tensor in tensors]
 
 
 def _in_rows(run: Forward) -> Forward:
-    """Return logits (N, K, 1) of K labels as (N, K), as where each token is a label of its own."""
+    """Return logits (N, K, 1) of K labels as (N, K)."""
 
     def rows(images: Tensor) -> Tensor:
         logits = run(images)
@@ -384,7 +386,7 @@ def _in_rows(run: Forward) -> Forward:
 
 
 def _failure(attempt: Callable[[], object]) -> Exception | None:
-    """Return what an attempt raises, but for memory that runs out, or None."""
+    """Return the error that an attempt raises, or None. Running out of memory is raised again."""
     try:
         attempt()
     except torch.OutOfMemoryError:

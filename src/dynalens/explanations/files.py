@@ -1,4 +1,4 @@
-"""The maps that an AttributionMonitor keeps on disk, and how they are read back."""
+"""Write and read the maps that an AttributionMonitor keeps on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path

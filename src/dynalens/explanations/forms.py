@@ -1,4 +1,4 @@
-"""In which form inputs are explained, and how the model gets them back as it knows them."""
+"""The form of inputs that is explained, and how they are brought back to the form that the model takes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ _SAME = 1e-3
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked: why a model gives some images the logits of their targets.
+    """The question why a model gives images the logits of their targets.
 
     Attributes:
         model: The module.
-        forward: Gives its logits for images in the form in which they are explained.
+        forward: Function that computes the logits of images in the form that is explained.
         images: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``.
         targets: Shape ``(N,)``.
     """
@@ -35,10 +35,10 @@ def is_table(inputs: Tensor) -> bool:
 
 
 def explained_form(inputs: Tensor) -> Tensor:
-    """Return what maps and curves are made of: floating (N, C, *spatial), or tokens (N, T) as they are.
+    """Return inputs in the form that maps and curves have: floating (N, C, *spatial), or tokens (N, T) unchanged.
 
-    Rows of a table (N, F) become (N, 1, F); integer images floating; the real parts of complex channels come first,
-    the imaginary ones behind them.
+    Rows of a table (N, F) become (N, 1, F). Integer images become floating. Of complex channels, the real parts come
+    first and then the imaginary ones.
 
     Example:
         >>> explained_form(torch.tensor([[1 + 2j, 3 - 1j]])).tolist()
@@ -53,11 +53,11 @@ def explained_form(inputs: Tensor) -> Tensor:
 
 
 def model_form(images: Tensor, inputs: Tensor) -> Tensor:
-    """Return floating inputs in the form of those that the model knows; integers stay floating.
+    """Return floating inputs in the form that the model takes, except that integers stay floating.
 
     Args:
-        images: As of :func:`explained_form`.
-        inputs: Some in the model's own form.
+        images: In the form of :func:`explained_form`.
+        inputs: Some inputs in the form that the model takes.
 
     Example:
         >>> inputs = torch.tensor([[1 + 2j, 3 - 1j]])
@@ -71,14 +71,14 @@ def model_form(images: Tensor, inputs: Tensor) -> Tensor:
 
 
 def forward_of_form(forward: Forward, inputs: Tensor) -> Forward:
-    """Return what gives the logits of inputs in the form that is explained."""
+    """Return the function that computes the logits of inputs in the form that is explained."""
     if is_table(inputs) or inputs.is_complex():
         return lambda float_inputs: forward(model_form(float_inputs, inputs))
     return forward
 
 
 def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) -> None:
-    """Raise a ValueError if the model gives integer images other logits than their floating copies."""
+    """Raise a ValueError if the model's logits for integer images and for floating copies of them differ."""
     if inputs.is_floating_point() or inputs.is_complex() or is_tokens(inputs):
         return
     with undisturbed(model), torch.no_grad():
@@ -96,12 +96,14 @@ def check_floating_copies(model: nn.Module, forward: Forward, inputs: Tensor) ->
 
 
 def check_crops(model: nn.Module, forward: Forward, crops: Tensor) -> None:
-    """Raise a ValueError unless a crop that is given twice has the logits of the crop alone, as a mean over crops has.
+    """Raise a ValueError if a crop that is given twice has other logits than the crop alone.
+
+    A mean over crops has not.
 
     Args:
         model: The module.
-        forward: Gives the logits of samples of several crops.
-        crops: Samples of one crop, ``(N, 1, C, H, W)``.
+        forward: Function that computes the logits of samples with several crops.
+        crops: Samples with one crop each, ``(N, 1, C, H, W)``.
     """
     crop = crops[:1].to(floating_dtype(model, crops)) if crops.is_floating_point() else crops[:1]
     with undisturbed(model), torch.no_grad():
@@ -117,7 +119,7 @@ def check_crops(model: nn.Module, forward: Forward, crops: Tensor) -> None:
 
 
 def check_outputs(model: nn.Module, forward: Forward, images: Tensor, outputs: int) -> None:
-    """Raise a ValueError unless a regression's model gives as many numbers for each sample as it is trained on."""
+    """Raise a ValueError if a regression's model returns another number of outputs than its training step compares."""
     image = images[:1]
     image = image.to(floating_dtype(model, image)) if image.is_floating_point() else image
     with undisturbed(model), torch.no_grad():

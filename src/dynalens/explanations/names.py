@@ -1,4 +1,4 @@
-"""What samples that are explained in every epoch are called, so that epochs and runs can be compared afterwards."""
+"""Names of the samples that are explained in every epoch, by which epochs and runs can be compared later."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from dynalens.dynamics import Array
 
 _VALIDATION, _IMAGE = "validation ", "image "
 _DIGEST_BYTES = 6
-"""48 bits: two of a million images have the same name with a probability of .002."""
+"""48 bits. The probability that two of a million images have the same name is .002."""
 _NUMBERED = {1: (_VALIDATION, 10), 2: (_IMAGE, 16)}
-"""What numbers on disk are numbers of, how such ids begin and to which base they are written."""
+"""What numbers on disk stand for: the beginning of such ids, and the base in which the number is written."""
 
 
 def validation_ids(first_position: int, number: int) -> list[str]:
@@ -31,7 +31,7 @@ def validation_ids(first_position: int, number: int) -> list[str]:
 
 
 def content_ids(images: Tensor) -> list[str]:
-    """Return ids by a digest of the contents, for samples whose position in a dataset is not known; may wait.
+    """Return a digest of each sample's contents, for samples without a known position. May wait for the device.
 
     Args:
         images: Shape ``(N, ...)``.
@@ -48,7 +48,7 @@ def content_ids(images: Tensor) -> list[str]:
 
 
 def caption(sample: int | str, kind: str) -> str:
-    """Return what a picture says of a sample.
+    """Return the words for a sample in a picture.
 
     Args:
         sample: Its id.
@@ -62,7 +62,7 @@ def caption(sample: int | str, kind: str) -> str:
 
 
 def id_arrays(ids: Sequence[int | str]) -> dict[str, Array]:
-    """Return ids as they are kept on disk: numbers, and as ``ids_of`` what they are numbers of.
+    """Return ids as arrays to keep on disk: numbers, and under ``ids_of`` what these stand for.
 
     Example:
         >>> {name: array.tolist() for name, array in id_arrays(["validation 8", "validation 9"]).items()}
@@ -76,7 +76,7 @@ def id_arrays(ids: Sequence[int | str]) -> dict[str, Array]:
 
 
 def ids_of_arrays(ids: Array, kind: int) -> list[int | str]:
-    """Return the ids of :func:`id_arrays`.
+    """Return the ids from the arrays of :func:`id_arrays`.
 
     Example:
         >>> ids_of_arrays(np.array([8]), 1), ids_of_arrays(np.array([255]), 2), ids_of_arrays(np.array([3]), 0)
@@ -88,5 +88,5 @@ def ids_of_arrays(ids: Array, kind: int) -> list[int | str]:
 
 
 def id_list(ids: Sequence[int | str] | Tensor) -> list[int | str]:
-    """Return ids as a list; waits for the device where they are there."""
+    """Return ids as a list. Waits for the device if they are on one."""
     return ids.tolist() if isinstance(ids, Tensor) else list(ids)

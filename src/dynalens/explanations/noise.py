@@ -1,4 +1,4 @@
-"""What noise in the images says of maps: whether they foretell the logits, and how far they change themselves."""
+"""Metrics of maps under noise in the images: do maps predict the logits, and how much do they change themselves?"""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from dynalens.faithfulness import CurveSettings, PerturbedLogits, infidelity, se
 
 @dataclass(frozen=True)
 class Noise:
-    """Measures maps under the same noise in every epoch.
+    """Measures maps, with the same noise in every epoch.
 
     Attributes:
-        query: Whose maps they are.
-        settings: Of the curves; what replaces patches, the seed of those that are replaced, and images in one pass.
+        query: The question that the maps answer.
+        settings: Settings of the curves: what replaces patches, the seed of the noise, and images per pass.
     """
 
     query: Query
@@ -32,10 +32,10 @@ class Noise:
         return {method: perturbation.fidelity(method_maps) for method, method_maps in maps.items()}
 
     def infidelity(self, maps: Tensor) -> Tensor:
-        """Return :func:`~dynalens.infidelity` of maps (N, C, *spatial), scaled so that it is least: shape ``(N,)``.
+        """Return :func:`~dynalens.infidelity`, ``(N,)``, of maps (N, C, *spatial) at the scale at which it is smallest.
 
-        Maps (N, *spatial) without channels count alike for each of them. Scaling lets rankings and maps of any
-        magnitude be compared.
+        Maps (N, *spatial) count equally for all channels. The scaling makes rankings and maps of any magnitude
+        comparable.
         """
         query = self.query
         channel_maps = maps if maps.ndim == query.images.ndim else maps.unsqueeze(1).expand_as(query.images)
@@ -48,7 +48,7 @@ class Noise:
         """Return :func:`~dynalens.sensitivity_max` of each method, (N,); the methods share their passes.
 
         Args:
-            explain: Gives the maps of all methods for images.
+            explain: Function that computes the maps of all methods for images.
         """
         results = [explain(self.query.images)]
 

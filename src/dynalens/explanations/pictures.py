@@ -1,4 +1,4 @@
-"""What the attribution monitor shows of its explanations: the sheet of an epoch and the film strips."""
+"""Draw explanations: the sheet of an epoch and the film strips."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -34,7 +34,9 @@ class ExplanationPictures:
         self._pace, self._robustness_pace = PicturePace(), PicturePace()
 
     def write(self, explanations: EpochExplanations, *, epoch: int, step: int) -> None:
-        """Write the epoch's sheet, in a long training less often, and the films at the first, second, fourth, ... time.
+        """Write the epoch's sheet and the films. In a long training, sheets come less often.
+
+        Films are written the first, second, fourth, ... time.
 
         Args:
             explanations: Of the epoch; the samples that are the same in every epoch are on the film.
@@ -64,7 +66,7 @@ class ExplanationPictures:
             self._sink.image(f"{self._prefix}/robustness", picture, step)
 
     def finish(self) -> None:
-        """Write the last sheets, and the film strips as they are now, if they were not written."""
+        """Write the last sheets, and the films as they are now, unless they were written already."""
         self._pace.finish()
         self._robustness_pace.finish()
         self._write_films()

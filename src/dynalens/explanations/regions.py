@@ -1,4 +1,4 @@
-"""Where the object is in the samples that are explained: masks or boxes that come with the batch."""
+"""Masks or boxes that come with the batch, and say where the object is in the explained samples."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -9,14 +9,14 @@ from torch import Tensor
 from dynalens.faithfulness import box_masks
 
 Where = str | int | Tensor | Callable[[Any], Any] | None
-"""Key or position in the batch, a callable(batch), or the masks of given samples."""
+"""Key or position in the batch, a callable(batch), or the masks of the samples that were passed."""
 
 
 class Regions:
     """Keeps the masks of the samples that are explained in every epoch, by the samples' ids.
 
     Args:
-        where: Where masks or boxes stand in a batch; None where there are none.
+        where: Where a batch holds masks or boxes; None if it holds none.
 
     Example:
         >>> regions = Regions("box")
@@ -40,8 +40,8 @@ class Regions:
 
         Args:
             batch: What a step is given.
-            images: Those that were read of it, ``(N, C, *spatial)``.
-            rows: For the id of each sample that is wanted, its place in the batch.
+            images: Images of the batch, ``(N, C, *spatial)``.
+            rows: For the id of each wanted sample, its row in the batch.
 
         Raises:
             ValueError: If the batch has no masks there, or their shape is not that of the images.
@@ -52,11 +52,11 @@ class Regions:
         self.masks |= {sample: masks[row].detach().clone() for sample, row in rows.items()}
 
     def forget_others(self, ids: Collection[int | str]) -> None:
-        """Drop the masks of samples that were traded for others."""
+        """Drop the masks of all samples but these."""
         self.masks = {sample: mask for sample, mask in self.masks.items() if sample in ids}
 
     def regions_of(self, ids: Sequence[int | str]) -> Tensor | None:
-        """Return masks ``(N, *spatial)``, bool, of these samples; None where none are kept."""
+        """Return masks ``(N, *spatial)``, bool, of these samples; None if there are none."""
         masks = [self.masks[sample] for sample in ids if sample in self.masks]
         return torch.stack(masks) if masks and len(masks) == len(ids) else None
 
@@ -74,7 +74,7 @@ class Regions:
 
 
 def masks_for(regions: Any, images: Tensor) -> Tensor:
-    """Return masks ``(N, *spatial)``, bool, of what stands in a batch.
+    """Return masks ``(N, *spatial)``, bool, from the masks or boxes of a batch.
 
     Args:
         regions: Masks ``(N, *spatial)`` or ``(N, 1, *spatial)``, not 0 inside; or boxes (x0, y0, x1, y1), ``(N, 4)``

@@ -1,4 +1,4 @@
-"""What was found of some samples in one epoch, as scalars, arrays and rows of a picture."""
+"""The explanations of some samples in one epoch, as scalars, arrays and rows of a picture."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from dynalens.observation import is_tokens
 from dynalens.pictures import Decode, ExplanationRow, Normalisation, Sentences, Shown, class_name, shown_inputs
 
 ClassName = Callable[[int, Sequence[str] | None], str]
-"""From a class, and the names of the classes where they have any, to its name."""
+"""Returns the name of a class, given its number and the names of all classes if there are any."""
 
 RANDOM = "random"
 _DRAWN_POINTS = 33
@@ -25,22 +25,22 @@ _DRAWN_POINTS = 33
 
 @dataclass(frozen=True)
 class ExplanationResult:
-    """Maps of some samples and what was measured of them.
+    """Maps of some samples, and the metrics of these maps.
 
     Attributes:
         images: Shape ``(N, C, *spatial)``, or tokens ``(N, T)``.
-        labels: Shape ``(N,)``, as the data say.
-        targets: Shape ``(N,)``, as explained.
-        explanation: The maps as the methods give them, and the logits.
-        relevance: For each method, one relevance for each pixel, ``(N, *spatial)``, or token.
-        faithfulness: For each method, and for ``random`` where there is a control, its curves and metrics.
-        ids: Ids of the samples, where they are known.
+        labels: Shape ``(N,)``, the given classes.
+        targets: Shape ``(N,)``, the explained classes.
+        explanation: The maps as the methods return them, and the logits.
+        relevance: For each method, one relevance per pixel, ``(N, *spatial)``, or per token.
+        faithfulness: Curves and metrics of each method, and of ``random`` if there is a control.
+        ids: Ids of the samples, if they are known.
         table: Whether the images are rows of a table, (N, 1, F).
-        independent: Whether each label is there or not, with a probability of its own.
-        numbers: Whether the model is a regression and one of its outputs was explained.
-        units: What each token or region is called that was explained; empty where samples have one class.
-        places: Of each token that was explained, in the targets; empty where none was.
-        is_given: Shape ``(N,)``, of several labels whether the one in ``labels`` was given; None: all were.
+        independent: Whether each label is given or not, independent of the others.
+        numbers: Whether the model is a regression, of which one output was explained.
+        units: Name of the explained token or region of each sample; empty if samples have one class.
+        places: Position of each explained token in the targets; empty if there are none.
+        is_given: Shape ``(N,)``, with several labels: whether the one in ``labels`` was given; None: all were.
     """
 
     images: Tensor
@@ -58,13 +58,19 @@ class ExplanationResult:
     places: Sequence[int] = ()
 
     def of_units(self, units: Mapping[int | str, tuple[int, int]] | None) -> "ExplanationResult":
-        """Return the result with what the data say of the doubtful labels; the same where there are none."""
+        """Return the result with the information whether each doubtful label was given.
+
+        The same result if there are none.
+        """
         if not self.independent or not units or self.ids is None:
             return self
         return replace(self, is_given=torch.tensor([units[sample][1] for sample in self.ids]))
 
     def means(self) -> dict[str, float]:
-        """Return the mean over samples of each ``<method>/<metric>``, without those that are not defined."""
+        """Return the mean over samples of each ``<method>/<metric>``.
+
+        Samples for which it is not defined are left out.
+        """
         return {
             f"{method}/{metric}": float(values.nanmean())
             for method, metrics in self.faithfulness.items()
@@ -72,7 +78,7 @@ class ExplanationResult:
         }
 
     def arrays(self, prefix: str = "") -> dict[str, Array]:
-        """Return everything that is kept on disk, by name."""
+        """Return all arrays to keep on disk, by name."""
         arrays = {"labels": self.labels, "targets": self.targets, "logits": self.explanation.logits}
         arrays |= {f"{method}.tie_fraction": tie_fraction(maps) for method, maps in self.relevance.items()}
         for method, metrics in self.faithfulness.items():
@@ -85,9 +91,9 @@ class ExplanationResult:
         return ids | {prefix + name: values.cpu().numpy() for name, values in arrays.items()}
 
     def kept_maps(self) -> dict[str, Array]:
-        """Return the maps in the form in which they are kept on disk, by name: see :func:`packed`.
+        """Return the maps to keep on disk, by name, in the form of :func:`packed_maps`.
 
-        Those of a layer stay at its resolution; the others have one relevance for each pixel, column or token.
+        Maps of a layer stay at its resolution. The others have one relevance per pixel, column or token.
         """
         arrays: dict[str, Array] = {}
         for method, relevance in self.relevance.items():
@@ -96,7 +102,10 @@ class ExplanationResult:
         return arrays
 
     def fractions(self) -> Tensor:
-        """Return the abscissa on which all curves are drawn: their own, or an even one where each has its own."""
+        """Return the abscissa on which all curves are drawn.
+
+        That of the curves, or an even one if samples have their own.
+        """
         curves = [curve for metrics in self.faithfulness.values() for curve in metrics.curves.values()]
         if curves and curves[0].fractions.ndim == 1:
             return curves[0].fractions
@@ -111,11 +120,11 @@ class ExplanationResult:
         normalisation: Normalisation | None = None,
         decode: Decode | None = None,
     ) -> list[ExplanationRow]:
-        """Return a row of the picture for each sample, its curves drawn at these fractions.
+        """Return one row of the picture per sample, with its curves at these fractions.
 
         Args:
             fractions: Abscissa of the curves.
-            explained_for: "label" or "prediction" where the caption says for which class a suspect is explained.
+            explained_for: "label" or "prediction", the class for which suspects are explained; empty for other samples.
             names: Name of each class.
             normalisation: Of the inputs.
             decode: From a token to its word.
@@ -163,11 +172,11 @@ class ExplanationResult:
         return ", ".join(words for words in (sample, *self.units[row : row + 1]) if words)
 
     def _explained_for(self, row: int, otherwise: str) -> str:
-        """Return "prediction" for a label that was not given: its map shows what speaks for it."""
+        """Return "prediction" if the label was not given: the map shows what speaks for the label."""
         return otherwise if self.is_given is None or self.is_given[row] else "prediction"
 
     def _labels(self, names: Sequence[str] | None, name: ClassName) -> list[tuple[str, str, float]]:
-        """Return names of given and predicted label of each sample, and the probability of the given one."""
+        """Return the names of each sample's given and predicted label, and the probability of the given one."""
         if self.numbers:
             outputs = self.explanation.logits.gather(1, self.targets.unsqueeze(1)).squeeze(1).tolist()
             return [(output := f"output {value:.4g}", output, math.nan) for value in outputs]
@@ -184,7 +193,7 @@ class ExplanationResult:
         ]
 
     def _sentences(self, decode: Decode | None) -> Sentences:
-        """Return the samples that are tokens; none where they are others."""
+        """Return the samples as sentences, without any if they are not tokens."""
         ids = self.images.tolist() if is_tokens(self.images) else []
         places: Sequence[int | None] = self.places[: len(ids)] or [None] * len(ids)  # of signals it is in words
         return Sentences(ids, places, self.labels.tolist()[: len(ids)], decode)
@@ -198,10 +207,10 @@ def _presence(name: str, is_there: bool) -> str:
 
 
 def middle_slices(maps: Tensor) -> Tensor:
-    """Return maps (N, D, H, W) of volumes at the slice that pictures of volumes show; other maps as they are."""
+    """Return the slice of maps (N, D, H, W) that pictures of volumes show. Other maps are returned unchanged."""
     return maps[:, maps.shape[1] // 2] if maps.ndim == 4 else maps
 
 
 def _values_of_row(values: Mapping[str, Mapping[str, Any]], row: int) -> dict[str, dict[str, Any]]:
-    """Return those of one sample, by method and metric."""
+    """Return the values of one sample, by method and metric."""
     return {method: {metric: samples[row] for metric, samples in metrics.items()} for method, metrics in values.items()}

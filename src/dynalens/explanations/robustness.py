@@ -1,4 +1,4 @@
-"""How little changes the predictions of the samples that are explained: measured, as scalars, arrays and a picture."""
+"""How easily the predictions of the explained samples change, as scalars, arrays and a picture."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from dynalens.pictures import Normalisation, Shown, class_name, labelled_grid, s
 from dynalens.robustness import ATTACKS, SmallestStep, corrupted_margins, smallest_step
 
 CLEAN = "none"
-"""Stands for no corruption."""
+"""Stands for images without a corruption."""
 _GREY = 0.5
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """What attacks and corruptions do to some samples.
+    """The effect of attacks and corruptions on some samples.
 
     Attributes:
         images: Shape ``(N, C, *spatial)``.
         labels: Shape ``(N,)``.
-        steps: For each attack, the smallest steps.
+        steps: For each attack, the smallest steps that change predictions.
         margins: For each corruption, and for "none" beside them, margins of the labels, ``(N,)``.
         table: Whether the images are rows of a table, (N, 1, F).
     """
@@ -37,9 +37,9 @@ class Robustness:
     table: bool = False
 
     def scalars(self) -> dict[str, float]:
-        """Return by ``<attack>/changed``, ``<attack>/median_step``, ``<corruption>/accuracy`` and ``.../margin``.
+        """Return scalars ``<attack>/changed``, ``<attack>/median_step``, ``<corruption>/accuracy`` and ``.../margin``.
 
-        The median is left out where half of the samples have no step.
+        The median is left out if half of the samples have no step.
         """
         scalars: dict[str, float] = {}
         for attack, smallest in self.steps.items():
@@ -52,7 +52,7 @@ class Robustness:
         return scalars
 
     def arrays(self) -> dict[str, Array]:
-        """Return the values of each sample by name, as those of maps: ``<check>.<metric>.values``."""
+        """Return the values of each sample, named ``<check>.<metric>.values`` like those of maps."""
         arrays = {f"{attack}.smallest_step.values": smallest.steps for attack, smallest in self.steps.items()}
         arrays |= {f"{attack}.changed_to.values": smallest.changed_to for attack, smallest in self.steps.items()}
         arrays |= {f"{corruption}.margin.values": margins for corruption, margins in self.margins.items()}
@@ -61,7 +61,7 @@ class Robustness:
     def picture(
         self, title: str, names: Sequence[str] | None = None, normalisation: Normalisation | None = None
     ) -> Image.Image | None:
-        """Return a row for each sample: the input, then for each attack the changed input and the change.
+        """Return a picture with a row per sample: the input, and for each attack the changed input and the change.
 
         Args:
             title: First line.
@@ -106,11 +106,11 @@ def measured_robustness(
     seed: int = 0,
     chunk_size: int | None = None,
 ) -> Robustness:
-    """Return what the checks of these names say of the samples.
+    """Return the effect of these attacks and corruptions on the samples.
 
     Args:
         model: The module.
-        forward: Gives its logits.
+        forward: Function that computes the logits.
         images: Shape ``(N, C, *spatial)``.
         labels: Shape ``(N,)``.
         checks: Names of attacks and corruptions.
@@ -132,7 +132,7 @@ def measured_robustness(
 
 
 def none_of(checks: Sequence[str]) -> tuple[str, ...]:
-    """Return no checks, and warn of those that several labels and the numbers of a regression leave out."""
+    """Return no checks, and warn if some were asked for: samples with several labels and regressions have none."""
     if checks:
         warn(
             f"These robustness checks are left out: {', '.join(checks)}. They need one predicted class, which "
@@ -142,6 +142,6 @@ def none_of(checks: Sequence[str]) -> tuple[str, ...]:
 
 
 def _visible(change: Tensor) -> Tensor:
-    """Return changes in [0, 1], grey where there is none, each over its own largest."""
+    """Return changes in [0, 1], each divided by its largest value; grey means no change."""
     dims = tuple(range(1, change.ndim))
     return _GREY + _GREY * change / change.abs().amax(dim=dims, keepdim=True).clamp(min=torch.finfo(change.dtype).tiny)

@@ -1,4 +1,4 @@
-"""The explanations of a run: samples kept, maps made of them epoch by epoch, and the time that it takes."""
+"""The explanations of a run: keep samples, explain them epoch by epoch, and limit the time that this takes."""
 
 import functools
 from collections.abc import Mapping
@@ -22,15 +22,15 @@ from dynalens.schedule import Schedule
 
 
 class RunExplanations:
-    """Explains the samples of a run; knows no Trainer.
+    """Explains the samples of a run. It does not know the Trainer.
 
     Args:
-        settings: What is explained, how, and how often.
+        settings: What is explained, how and how often.
 
     Attributes:
-        samples: Takes what is explained from the batches.
-        schedule: Decides in which epochs; it measures the time.
-        explainer: Makes maps and metrics; a new one in each fit.
+        samples: Takes the explained samples from the batches.
+        schedule: Chooses the epochs in which there is time to explain.
+        explainer: Computes maps and metrics. Each fit has a new one.
     """
 
     def __init__(self, settings: ExplanationSettings) -> None:
@@ -41,13 +41,13 @@ class RunExplanations:
     def begin_fit(
         self, settings: ExplanationSettings, precision: str, *, is_only_one: bool, last_epoch: int | None = None
     ) -> None:
-        """A fit begins: keep the samples, and find out anew what works and how long it takes.
+        """A fit begins. The samples stay; what works and how long it takes is found out anew.
 
         Args:
             settings: What is explained, how, and how often.
-            precision: In which the Trainer trains.
-            is_only_one: As of :class:`~dynalens.capture.BatchObserver`.
-            last_epoch: Of the training, None where it is not known.
+            precision: Precision of the Trainer.
+            is_only_one: See :class:`~dynalens.capture.BatchObserver`.
+            last_epoch: Last epoch of the training; None if it is not known.
         """
         self._prepare(settings, precision, last_epoch)
         self.samples.begin_fit(is_only_one=is_only_one)
@@ -62,11 +62,11 @@ class RunExplanations:
         self.schedule = Schedule(settings.pace.every_n_epochs, settings.pace.max_overhead, last_epoch)
 
     def explain(self, model: nn.Module, units: Units | None = None) -> EpochExplanations | None:
-        """Return the explanations of this epoch; None where no sample has passed yet.
+        """Return the explanations of this epoch; None if no sample has passed yet.
 
         Args:
             model: The module.
-            units: Of samples with several labels, tokens or pixels, what is doubtful of each suspect.
+            units: With several labels, tokens or pixels: the doubtful unit of each suspect.
         """
         samples = self.samples.every_epoch()
         self.explainer.take_labels(
@@ -94,7 +94,7 @@ class RunExplanations:
         return EpochExplanations(every_epoch, suspect_results, self.explainer.robust(model, samples[1], samples[2]))
 
     def contrasts(self, model: nn.Module, classes: Mapping[Any, tuple[int, int]]) -> dict[Any, Array]:
-        """Return maps of what speaks for the suggested rather than the given class of suspects, by their ids.
+        """Return maps of what speaks for each suspect's suggested class and against its given class, by its id.
 
         Args:
             model: The module.
@@ -116,7 +116,7 @@ class RunExplanations:
         return dict(zip(ids, middle_slices(maps).float().cpu().numpy(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the samples that are kept and the maps that later ones are compared with."""
+        """Return the samples, and the maps with which later ones are compared."""
         return self.samples.state_dict() | {
             "first": dict(self._earlier_maps.first_maps),
             "last": dict(self._earlier_maps.previous_maps),
@@ -126,7 +126,7 @@ class RunExplanations:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the samples of a checkpoint."""
+        """Continue with the samples of a checkpoint."""
         self.samples.load_state_dict(state)
         self._earlier_maps = EarlierMaps(state["first"], state["last"], state.get("total", {}))
         self.schedule.next_epoch = state["next_epoch"]

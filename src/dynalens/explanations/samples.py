@@ -1,4 +1,4 @@
-"""Which samples the attribution monitor explains, taken from the batches as they pass."""
+"""The samples that an attribution monitor explains: select them and take them from the batches as they pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -29,33 +29,35 @@ from dynalens.notices import warn
 
 Ids = Callable[[], Sequence[int | str] | Tensor]
 Passed = tuple[Sequence[int | str] | None, Tensor, Tensor]
-"""Ids where they are known, images and labels."""
+"""Ids if they are known, images and labels."""
 PassedSuspects = tuple[Sequence[int | str], Tensor, Tensor]
 Units = Mapping[int | str, tuple[int, int]]
-"""The doubtful label of samples with several, and whether it was given, 1 or 0, by their ids."""
+"""By id of a sample with several labels: the doubtful label, and 1 if it was given or else 0."""
 BATCHES = 100
-"""So many validation batches are looked at for other classes; a sorted validation set may need a few for each."""
+"""Number of validation batches that are searched for more classes. A sorted validation set has several batches per
+class."""
 
 
 class ExplainedSamples:
     """The samples that are explained in every epoch, and the suspects of one epoch.
 
-    Where images and labels stand in a batch is learned by the observer in the first training steps. What is wanted of
-    those batches is copied, and read when it is known. Samples whose label names no class are left out. Of samples with
-    several labels the first one that was given is explained, of suspects the doubtful one.
+    The observer learns in the first training steps where a batch holds images and labels. Until then, batches with
+    wanted samples are copied, and read later. Samples whose label is no class are left out. Of several labels, the
+    first one that was given is explained, and of suspects the doubtful one.
 
     Args:
-        settings: Which samples, how many of the first batches otherwise, and where they stand in a batch.
-        check: Called with the inputs before they are kept; raises where they cannot be explained.
+        settings: Which samples to explain, and where a batch holds them.
+        check: Is called with inputs before they are kept, and raises if they cannot be explained.
 
     Attributes:
-        observer: Learns where they stand.
+        observer: Learns where a batch holds images and labels.
         multi_label: Whether samples, or their pixels, have several labels, each with a logit of its own.
-        numbers: Whether labels are the targets of a regression, and what is explained is the output for one.
-        outputs: Of a regression, the numbers that are predicted of each sample; None where that is not known.
-        dense: Whether each token or pixel has a class; what is explained of a sample is chosen with its explanation.
-        shift: Places by which the logits for a token stand before it.
-        padding: The token that fills up sequences, None where it is not known.
+        numbers: Whether the labels are targets of a regression, so that outputs are explained.
+        outputs: Number of outputs of a regression per sample; None if it is not known.
+        dense: Whether each token or pixel has a class. Which of them is explained is then chosen together with the
+            explanation.
+        shift: Number of positions by which the logits for a token come earlier than the token.
+        padding: The token that pads sequences; None if it is not known.
     """
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
@@ -80,10 +82,10 @@ class ExplainedSamples:
         self.begin_fit()
 
     def begin_fit(self, *, is_only_one: bool = True) -> None:
-        """Learn the batches of a new fit, and choose from them what no earlier fit has chosen.
+        """A fit begins. Its batches are learned anew; samples that an earlier fit has selected stay.
 
         Args:
-            is_only_one: As of :class:`BatchObserver`.
+            is_only_one: See :class:`~dynalens.capture.BatchObserver`.
         """
         self.observer = BatchObserver(is_only_one=is_only_one)
         self._selection, self._batches = BalancedSelection(self._number), 0
@@ -91,27 +93,27 @@ class ExplainedSamples:
 
     @property
     def by_id(self) -> bool:
-        """Whether samples are chosen by their ids."""
+        """Whether the user has named the samples by their ids."""
         return self._collector_by_id is not None
 
     @property
     def is_chosen(self) -> bool:
-        """Whether it is decided which samples are explained in every epoch."""
+        """Whether the samples that are explained in every epoch are selected."""
         return self._selected_samples is not None or self._given_samples is not None or self.by_id
 
     def readable(self, batch: Any, dataset: Any) -> Any:
-        """Return the batch without the index that ``IndexedDataset`` has put behind the label."""
+        """Return the batch without the index that ``IndexedDataset`` added after the label."""
         has_indices = isinstance(dataset, IndexedDataset) and self._inputs == "auto"
         return IndexedDataset.without_indices(batch) if has_indices else batch
 
     def begin_step(self, model: Any, batch: Any, ids: Ids | None, *, choose: bool) -> None:
-        """A training step begins: copy what is wanted of its batch.
+        """A training step begins: copy the wanted samples of its batch.
 
         Args:
             model: The module.
             batch: What the step is given.
-            ids: Gives the ids of its samples, where they are known.
-            choose: Whether the samples of every epoch are chosen from it.
+            ids: Function that returns the ids of the batch's samples, if they are known.
+            choose: Whether to select the samples of every epoch from this batch.
         """
         is_wanted = ids is not None and any(
             collector is not None and not collector.complete for collector in (self._collector_by_id, self._suspects)
@@ -126,10 +128,11 @@ class ExplainedSamples:
         self.observer.start(model, batch)
 
     def end_step(self, units: tuple[str, Tensor] | None = None) -> None:
-        """The training step has ended; read what was copied of its batch.
+        """The training step has ended: read the batch that was copied, if there is one.
 
         Args:
-            units: What a tracker took for the units of its samples, and their targets; None where that is not known.
+            units: Name of the kind of units, and targets, as a tracker recorded them for the step; None if they are not
+                known.
         """
         self.observer.finish(units)
         self.outputs = self.observer.num_targets or self.outputs
@@ -140,12 +143,12 @@ class ExplainedSamples:
             self._take(batch, None if ids is None else lambda: ids, choose)
 
     def choose_from(self, batch: Any, *, position: int | None = None, ids: Ids | None = None) -> None:
-        """Choose the samples of every epoch from this batch and, while classes are missing, from later ones.
+        """Select the samples of every epoch from this batch and, while classes are missing, from later ones.
 
         Args:
-            batch: Of the validation, or of the training.
-            position: Position of its first sample in the validation set, where it is known.
-            ids: Gives the ids of its samples in the training set, where they are known.
+            batch: A batch of the validation or the training.
+            position: Position of its first sample in the validation set, if it is known.
+            ids: Function that returns the ids of its samples in the training set, if they are known.
         """
         if self.is_chosen:
             return
@@ -164,25 +167,25 @@ class ExplainedSamples:
             self.end_choice()
 
     def end_choice(self) -> None:
-        """Keep what was chosen so far for the whole run."""
+        """Keep the samples that are selected so far for the whole run."""
         if not self.is_chosen:
             self._selected_samples, self._selected_ids = self._selection.result(), self._selection.ids
 
     def regions(self, ids: Sequence[int | str] | None) -> Tensor | None:
-        """Return the masks (N, *spatial) of samples that are explained in every epoch; None where there are none."""
+        """Return the masks (N, *spatial) of samples that are explained in every epoch; None if there are none."""
         return None if ids is None else self._regions.regions_of(ids)
 
     def look_for_suspects(self, ids: Sequence[int | str] | None) -> None:
-        """Look out for these samples in the epoch that begins, and forget those of the epoch before."""
+        """Look for these samples in the epoch that begins, and drop those of the epoch before."""
         self._suspects, self._asks_padding = None if ids is None else SampleCollector(ids), True
 
     @property
     def suspect_ids(self) -> Sequence[int | str]:
-        """Return the suspects of the epoch that are looked for."""
+        """The suspects that this epoch looks for."""
         return [] if self._suspects is None else self._suspects.wanted_ids
 
     def every_epoch(self) -> Passed | None:
-        """Return what is explained in every epoch; None where nothing has passed yet."""
+        """Return the samples that are explained in every epoch; None if none has passed yet."""
         if self._collector_by_id is not None:
             samples = self._collector_by_id.result(padding=self.padding)
             missing_ids = [
@@ -212,7 +215,7 @@ class ExplainedSamples:
 
         Args:
             limit: Largest number of suspects to return.
-            units: Of samples with several labels, what is doubtful of each suspect.
+            units: With several labels, the doubtful label of each suspect.
         """
         samples_so_far = self._suspects.result(limit, self.padding) if self._suspects is not None else None
         if samples_so_far is not None and units and not self.dense and (self.multi_label or self.numbers):
@@ -224,7 +227,7 @@ class ExplainedSamples:
         return None if samples is None or samples[0] is None else (samples[0], samples[1], samples[2])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was kept."""
+        """Return the samples that are kept."""
         return {
             "kept": self._selected_samples,
             "kept_ids": self._selected_ids,
@@ -240,7 +243,7 @@ class ExplainedSamples:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with what was kept."""
+        """Continue with the samples of a checkpoint."""
         self._selected_samples, self._selected_ids = state["kept"], state.get("kept_ids", [])
         self.multi_label |= state.get("several", False)
         self.numbers |= state.get("numbers", False)
@@ -282,7 +285,7 @@ class ExplainedSamples:
             self._suspects.offer(ids(), images, self._classes(labels))
 
     def _read_batch(self, batch: Any, *, classes: bool = False) -> tuple[Tensor, Tensor]:
-        """Return images and labels of a batch, checked; with ``classes``, the labels before all."""
+        """Return images and labels of a batch, after checking them. ``classes``: check the labels, too."""
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
         if self._inputs == "auto":
             self.dense |= self.observer.layout.dense
@@ -318,7 +321,7 @@ class ExplainedSamples:
         return classes
 
     def _class_of_first_unit(self, labels: Tensor) -> int:
-        """Return the class of the unit of a sample that is explained in every epoch; negative where it has none."""
+        """Return the class of the unit of a sample that is explained in every epoch; negative if there is none."""
         return first_unit(labels, multi_label=self.multi_label).label if (labels >= 0).any() else IGNORED
 
     def _check_classes(self, images: Tensor, labels: Tensor) -> None:
@@ -343,7 +346,7 @@ class ExplainedSamples:
 
 
 def _names(images: Tensor, position: int | None, ids: Sequence[int | str] | None) -> Callable[[int], int | str]:
-    """Return what names a row: its id, its position in the validation set, or a digest where neither is known."""
+    """Return a function that names a row: by id, by position in the validation set, or else by a digest."""
     if ids is not None and len(ids) == len(images):  # not of a batch that was put together from other rows
         return ids.__getitem__
     if position is not None:
@@ -360,7 +363,7 @@ def _labels_in_words(labels: Tensor) -> str:
 
 
 def _of_classes(samples: Passed | None) -> Passed | None:
-    """Return the samples whose label names a class; None where there are none."""
+    """Return the samples whose label is a class; None if there are none."""
     if samples is None:
         return None
     ids, images, labels = samples

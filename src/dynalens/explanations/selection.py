@@ -1,4 +1,4 @@
-"""A few samples of as many classes as possible, chosen while batches pass."""
+"""Select a few samples of as many classes as possible while batches pass."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -8,13 +8,13 @@ from torch import Tensor
 
 
 class BalancedSelection:
-    """Keeps the first samples that pass, then trades the newest of a frequent class for those of rarer ones.
+    """Keeps the first samples that pass, and later replaces samples of frequent classes by those of rarer ones.
 
-    Once full, a sample is taken when its class is kept at least twice less often than the most frequent one. Samples
-    of another size than the first one are left out.
+    Once it is full, it takes a sample if the most frequent class has at least two more samples than the sample's class
+    has. The newest sample of the frequent class then goes. Samples of another size than the first one are left out.
 
     Args:
-        number: How many are kept.
+        number: Number of samples to keep.
 
     Example:
         >>> selection = BalancedSelection(2)
@@ -30,16 +30,16 @@ class BalancedSelection:
 
     @property
     def complete(self) -> bool:
-        """Whether no sample can make the classes more even."""
+        """Whether no further sample can make the classes more even."""
         return len(self._rows) == self._number == len({label for label, _, _ in self._rows})
 
     @property
     def ids(self) -> list[int | str]:
-        """Return what the samples are called, in the order in which they passed."""
+        """Return the ids of the samples in the order in which they passed."""
         return [sample for _, _, sample in self._rows]
 
     def offer(self, images: Tensor, labels: Sequence[int], name_of: Callable[[int], int | str]) -> dict[int | str, int]:
-        """Take what is wanted of a batch; a negative label names no class.
+        """Take samples of a batch that are wanted. A negative label is no class.
 
         Args:
             images: Shape ``(N, ...)``.
@@ -58,7 +58,7 @@ class BalancedSelection:
         return rows_of_samples
 
     def result(self) -> tuple[Tensor, Tensor] | None:
-        """Return images and labels (N,), int64, in the order in which they passed; None where there are none."""
+        """Return images and labels (N,), int64, in the order in which they passed; None if there are none."""
         if not self._rows:
             return None
         images = torch.stack([image for _, image, _ in self._rows])

@@ -1,4 +1,4 @@
-"""What is explained and how, as it was asked for: settings that refuse what does not go together."""
+"""Settings of explanations, which refuse combinations that have no meaning."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from dynalens.robustness import check_robustness
 
 @dataclass(frozen=True)
 class MapSettings:
-    """Which maps are made, and how they are measured; :class:`dynalens.AttributionMonitor` says what each means.
+    """Which maps and metrics to compute; :class:`dynalens.AttributionMonitor` says what each setting means.
 
     Raises:
         ValueError: If one of them is out of its range.
@@ -38,7 +38,7 @@ class MapSettings:
     robustness: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check them; the curves' are checked by themselves."""
+        """Check the settings. Those of curves are checked when curves are made."""
         check_methods(self.methods, self.method_args)
         if self.contrast is not None:
             check_contrast(self.contrast)
@@ -47,13 +47,13 @@ class MapSettings:
         self.curves("float32")
 
     def curves(self, trainers_precision: str) -> CurveSettings:
-        """Return how curves are measured where the Trainer trains in this precision."""
+        """Return the settings of curves, in a Trainer with this precision."""
         precision = trainers_precision if self.precision == "auto" else self.precision
         return CurveSettings(self.baseline, self.steps, self.patch_size, self.seed, precision)
 
     @property
     def check_inputs(self) -> Callable[[Tensor], None]:
-        """Raises a ValueError for inputs that these maps, metrics and checks are not defined for."""
+        """Raise a ValueError for inputs for which these maps, metrics and checks are not defined."""
         return functools.partial(
             check_inputs, methods=self.methods, metrics=self.metrics, baseline=self.baseline, robustness=self.robustness
         )
@@ -61,7 +61,7 @@ class MapSettings:
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Which samples are explained, and where they are read; :class:`dynalens.AttributionMonitor` says what each means.
+    """Which samples to explain; :class:`dynalens.AttributionMonitor` says what each setting means.
 
     Raises:
         ValueError: If one of them is out of its range.
@@ -76,7 +76,7 @@ class SampleSettings:
     masks: Where = None
 
     def __post_init__(self) -> None:
-        """Check the numbers and the words; what ``samples`` holds is checked where it is taken apart."""
+        """Check numbers and words. ``samples`` is checked where it is read."""
         check_positive(num_samples=self.num_samples)
         if self.suspects < 0:
             raise ValueError(f"Expected `suspects` to be at least 0, got {self.suspects}. Pass 0 for none.")
@@ -85,11 +85,11 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class ScheduleSettings:
-    """How often explanations run.
+    """How often to explain.
 
     Attributes:
-        every_n_epochs: Epochs between two explanations, at least.
-        max_overhead: Explaining may take this fraction of the time of training; None: whatever it takes.
+        every_n_epochs: Smallest number of epochs from one explanation to the next.
+        max_overhead: Largest fraction of the training time that explanations may take; None: no limit.
 
     Raises:
         ValueError: If one of them is out of its range.
@@ -106,13 +106,13 @@ class ScheduleSettings:
 
 @dataclass(frozen=True)
 class ExplanationSettings:
-    """All that is settled of a run's explanations.
+    """All settings of a run's explanations.
 
     Attributes:
-        maps: Which maps are made, and how they are measured.
-        choice: Which samples are explained.
+        maps: Which maps and metrics to compute.
+        choice: Which samples to explain.
         pace: How often.
-        strict: Whether a method or a metric that fails raises; otherwise it is left out, with a warning.
+        strict: Whether a method or metric that fails raises. If not, it is left out, with a warning.
     """
 
     maps: MapSettings
@@ -121,7 +121,7 @@ class ExplanationSettings:
     strict: bool
 
     def __post_init__(self) -> None:
-        """Check that metrics that need masks have some, and that given masks have given samples."""
+        """Check that metrics that need masks have some, and that masks are only passed together with samples."""
         local = [name for name in self.maps.metrics if name in METRICS_OF_REGIONS]
         masks, samples = self.choice.masks, self.choice.samples
         if local and masks is None:

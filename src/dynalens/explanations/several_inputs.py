@@ -1,4 +1,4 @@
-"""What is said of a network that is given several entries of a batch, of which maps can be made of one only."""
+"""The error for networks that are given several entries of a batch: maps can be computed for one of them only."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -15,12 +15,12 @@ _OF_ONE_INPUT = (ValueError, TypeError, LookupError, AttributeError, RuntimeErro
 def several_inputs_told(
     guard: AbstractContextManager[None], observer: BatchObserver, *, has_forward: bool
 ) -> Iterator[None]:
-    """Let a guard have an error that says what to pass if the body fails for a network with several inputs.
+    """If the body fails for a network with several inputs, raise an error within the guard that says what to pass.
 
     Args:
-        guard: Takes the errors of the body.
-        observer: Saw what training steps gave to the network.
-        has_forward: Whether the user says how logits are computed.
+        guard: Takes errors of the body.
+        observer: Has seen what training steps gave to the network.
+        has_forward: Whether the user has passed a function that computes logits.
     """
     with guard:
         try:

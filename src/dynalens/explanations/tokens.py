@@ -1,4 +1,4 @@
-"""What the attribution monitor can say of tokens: ids of words, integers (N, T)."""
+"""Explain tokens, integers (N, T): what is defined for them, padding, and the vocabulary."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from dynalens.robustness import check_robust_inputs
 def check_inputs(
     inputs: Tensor, *, methods: Sequence[Method], metrics: Sequence[str], baseline: Any, robustness: Sequence[str] = ()
 ) -> None:
-    """Raise a ValueError if these are tokens and a method, a metric or the baseline is not defined for them.
+    """Raise a ValueError if inputs are tokens and a method, a metric or the baseline is not defined for tokens.
 
-    Checks of robustness may not be defined for rows of a table either.
+    Checks of robustness are refused for rows of a table as well, if they are not defined for them.
     """
     check_robust_inputs(inputs, robustness)
     if not is_tokens(inputs):
@@ -37,14 +37,14 @@ def check_inputs(
 
 
 def with_mask(forward: Callable[..., Any], tokens: Tensor, padding: int | None) -> Callable[[Tensor], Any]:
-    """Return a forward pass that does not attend to tokens which fill up sequences, where it can be told.
+    """Return a forward function that does not attend to padding, if the network takes a mask.
 
-    Without the mask that a network is trained with it would compute other logits.
+    Without the mask with which a network is trained, it would compute other logits.
 
     Args:
         forward: Of the network.
-        tokens: That are explained. Of a single sample the mask stays, whatever takes the place of its tokens.
-        padding: The token that fills up sequences; None where it is not known.
+        tokens: The explained tokens. A single sample keeps its mask, even if its tokens are replaced.
+        padding: The token that pads sequences; None if it is not known.
     """
     if padding is None or not is_tokens(tokens) or not _takes_mask(forward):
         return forward
@@ -65,7 +65,7 @@ def _takes_mask(forward: Callable[..., Any]) -> bool:
 
 
 def check_in_vocabulary(model: nn.Module, baseline: Any) -> None:
-    """Raise a ValueError if the baseline token has no embedding: on a GPU looking it up would end the process."""
+    """Raise a ValueError if the baseline token has no embedding. On a GPU, looking it up would end the process."""
     sizes = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
     if isinstance(baseline, int) and sizes and not 0 <= baseline < max(sizes):
         raise ValueError(

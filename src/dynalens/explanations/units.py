@@ -1,4 +1,4 @@
-"""Explanations of one token or region of each sample, of a network that has logits for each token or pixel."""
+"""Explain one token or region of each sample, for networks that have logits for each token or pixel."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,12 +30,12 @@ def explained_units(
     """Return maps and metrics of the first token of each sample, or of the pixels of its most frequent class.
 
     Args:
-        explainer: Makes them, sample by sample, as each has a unit of its own.
+        explainer: Computes them sample by sample, because each sample has its own unit.
         model: The module.
         samples: Ids, inputs, and labels ``(N, T)`` or ``(N, H, W)``, of several labels ``(N, K, T)`` or
             ``(N, K, H, W)``; negative where nothing counts.
         predicted: Whether to explain the predicted classes instead.
-        regions: As of :meth:`Explainer.explanation_of`.
+        regions: See :meth:`Explainer.explanation_of`.
     """
     results, units = [], []
     for row, (ids, (inputs, labels)) in enumerate(single(samples[0], samples[1], samples[2])):
@@ -51,10 +51,10 @@ def explained_units(
 def explained_suspects(
     explainer: Explainer, model: nn.Module, suspects: PassedSuspects, doubtful_units: Units
 ) -> dict[str, ExplanationResult]:
-    """Return maps and metrics of the doubtful unit of each suspect, for its given class and for the predicted one.
+    """Return maps and metrics of each suspect's doubtful unit, for its given and for the predicted class.
 
     Args:
-        explainer: Makes them.
+        explainer: Computes them.
         model: The module.
         suspects: Ids, inputs and labels.
         doubtful_units: Place and class of the worst unit of each suspect in the record, by its id. Of several labels:
@@ -77,10 +77,10 @@ def contrasted_units(
     classes: Mapping[Any, tuple[int, int]],
     method: str,
 ) -> dict[Any, Array]:
-    """Return maps of what speaks for the suggested rather than the given class, where the network contradicts it.
+    """Return maps of what speaks for the suggested class and against the given one, where the network contradicts it.
 
     Args:
-        explainer: Makes them.
+        explainer: Computes them.
         model: The module.
         suspects: Ids, inputs and masks; there are no such maps of tokens.
         classes: Suggested and given class by the sample's id.

@@ -1,4 +1,4 @@
-"""Which rows of the record the samples of a training step belong to."""
+"""Find the rows of the record that belong to the samples of a training step."""
 
 from dynalens.identity.dataset_labels import labels_each
 from dynalens.identity.errors import SampleIdentityError, check_rows

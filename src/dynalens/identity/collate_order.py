@@ -22,18 +22,23 @@ from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.order import Order, OrderError, order_of_rows
 
 _COMPARED_BATCHES = 2
-"""Batches of an iterator in which all is compared: it costs 10 to 60 microseconds a sample, one column of numbers 1."""
+"""Number of batches of an iterator that are compared in full, which takes 10 to 60 microseconds per sample. In the
+others, one column of numbers is compared, which takes 1 microsecond per sample."""
 
 
 class Collated(NamedTuple):
-    """A batch, which of the drawn samples each of its rows is (None: in their order), or why that cannot be told."""
+    """A batch and, for each of its rows, which of the drawn samples it is.
+
+    ``order`` is None if the rows are in the order of the samples. ``problem`` says why the order is not known; it is
+    empty if the order is known.
+    """
 
     batch: Any
     order: Order | None
     problem: str
 
     def indices_of_rows(self, indices: np.ndarray | SampleIdentityError) -> np.ndarray | SampleIdentityError:
-        """Return the index of each row; where it is not known, the error that says so."""
+        """Return the dataset index of each row, or the error that says why it is not known."""
         if isinstance(indices, SampleIdentityError):
             return indices
         if self.problem:
@@ -50,7 +55,7 @@ def is_in_order(collate: Any) -> bool:
 
 
 class OrderedCollate:
-    """Collate as another function does, and compare the batch with the samples.
+    """Call another collate function, and compare the batch with the samples that went into it.
 
     Args:
         collate: The loader's own function. It sees the same samples, and nothing is drawn or changed.
@@ -81,7 +86,11 @@ class OrderedCollate:
     def _order(
         self, draws: list[Any], samples: list[Any], batch: Any, originals: list[Any], columns: dict[Path, list[Any]]
     ) -> Order:
-        """Return which draw each row is; with ``originals``, from one column that agreed before, if it does again."""
+        """Return which of the draws each row is.
+
+        If ``originals`` are given and the column that agreed in an earlier batch agrees again, nothing else is
+        compared.
+        """
         if _are_among(batch, draws):
             return _order_in_list(draws, batch)
         places = _order_in_list(draws, samples)
@@ -101,7 +110,7 @@ class OrderedCollate:
         return order
 
     def _witnessed(self, samples: list[Any], batch: Any) -> bool:
-        """Return whether the column that agreed before agrees again; where none did, whether no row is missing."""
+        """Return whether the column that agreed before agrees again. If none did, return whether no row is missing."""
         if self._witness is None:
             return all(len(row) == len(samples) for row in columns_of_batch(batch).values())
         of_samples, of_rows = self._witness
@@ -111,7 +120,10 @@ class OrderedCollate:
 
 
 def _witness_of(columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> tuple[Path, Path] | None:
-    """Return where samples and rows hold the same numbers or strings, more than one of them; None if nowhere."""
+    """Return a path in the samples and one in the rows with the same numbers or strings, which are not all equal.
+
+    It is None if there are no such paths.
+    """
     for path, values in columns.items():
         column = scalars(values)
         for row_path, row in rows.items() if column is not None else ():
@@ -122,12 +134,15 @@ def _witness_of(columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> tup
 
 
 def _shallow_copy(sample: Any) -> Any:
-    """Return what collate functions cannot take entries out of."""
+    """Return a copy of a dict or list, so that a collate function that removes entries does not change it."""
     return sample.copy() if isinstance(sample, dict | list) else sample
 
 
 def _columns(samples: list[Any]) -> dict[Path, list[Any]]:
-    """Read the samples now: collate functions take entries out of them. What is None has none."""
+    """Return the columns of the samples, read before the collate function may remove entries from them.
+
+    Samples that are None have no entries.
+    """
     filled_places = [place for place, sample in enumerate(samples) if sample is not None]
     columns = columns_of_samples([samples[place] for place in filled_places]) if filled_places else {}
     if len(filled_places) == len(samples):
@@ -140,7 +155,7 @@ def _columns(samples: list[Any]) -> dict[Path, list[Any]]:
 
 
 def _looked_at(draws: list[Any], *, compares: bool) -> tuple[list[Any], dict[Path, list[Any]], str]:
-    """Return samples that keep their entries, or their columns if these are compared; or why there are none."""
+    """Return copies of the samples, or their columns if these are to be compared, or why they cannot be read."""
     try:
         return ([], _columns(draws), "") if compares else ([_shallow_copy(sample) for sample in draws], {}, "")
     except Exception as error:  # noqa: BLE001  # of the user's own kind of sample; the loader goes on
@@ -152,7 +167,7 @@ def _error_text(error: Exception) -> str:
 
 
 def _are_among(batch: Any, draws: list[Any]) -> bool:
-    """Return whether a batch is a list of the samples themselves, in whatever order."""
+    """Return whether a batch is a list of the sample objects themselves, in any order."""
     if not isinstance(batch, list | tuple) or not batch:
         return False
     # Small numbers and strings are one object for all.
@@ -161,7 +176,7 @@ def _are_among(batch: Any, draws: list[Any]) -> bool:
 
 
 def _order_in_list(draws: list[Any], samples: list[Any]) -> Order:
-    """Return the places of the samples that the function left in its list, which it may have sorted or shortened."""
+    """Return the draws that the collate function left in its list of samples, which it may have sorted or shortened."""
     places: dict[int, list[int]] = {}
     for place, sample in reversed(list(enumerate(draws))):
         places.setdefault(id(sample), []).append(place)

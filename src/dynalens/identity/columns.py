@@ -1,4 +1,4 @@
-"""What samples and batches hold, as columns that can be compared row by row."""
+"""Read samples and batches as columns, which can be compared row by row."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -10,18 +10,17 @@ from torch import Tensor, nn
 
 Path = tuple[Any, ...]
 Column = Tensor | list[Any]
-"""One value for each row: numbers (N,), arrays (N, ...) of one shape, or a list of strings or of arrays."""
+"""One value per row: numbers (N,), arrays (N, ...) of one shape, or a list of strings or of arrays."""
 Keys = list[Any]
 _WITH_ITEM = (Tensor, np.ndarray, np.generic)
 _NUMBERS = (*_WITH_ITEM, int, float)
 _PLACES = 32
-"""Numbers that stand for an array. Of 60,000 MNIST digits in batches of 128, no two share 32 pixels spread evenly."""
+"""Number of values that stand for an array. Of 60,000 MNIST digits in batches of 128, no two have the same 32 evenly
+spread pixels."""
 
 
 def parts(value: Any, path: Path = (), depth: int = 3) -> Iterator[tuple[Path, Any]]:
-    """Yield the path to each tensor, array, number, string and list of numbers in a sample or batch, and what is there.
-
-    Samples and batches are tuples, lists, mappings, dataclasses, or other objects with attributes.
+    """Yield each tensor, array, number, string and list of numbers in a sample or batch, with the path to it.
 
     Example:
         >>> list(parts({"x": [0.5, 1.5], "meta": ("cat", 3)}))
@@ -48,7 +47,7 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def is_leaf(value: Any) -> bool:
-    """Return whether a value is one column's: no structure of several."""
+    """Return whether a value is one column, and not a structure of several."""
     if isinstance(value, list | tuple) and value:
         return isinstance(value[0], int | float | str) and all(type(item) is type(value[0]) for item in value)
     return isinstance(value, Tensor | np.ndarray | np.generic | int | float | str)
@@ -60,7 +59,7 @@ def is_integer_vector(part: Any) -> bool:
 
 
 def part_at(value: Any, path: Path) -> Any:
-    """Return what is at a path; None where there is nothing."""
+    """Return the value at a path; None if there is none."""
     try:
         for key in path:
             is_attribute = type(key) is str and not isinstance(value, Mapping)
@@ -71,9 +70,9 @@ def part_at(value: Any, path: Path) -> Any:
 
 
 def columns_of_samples(samples: Sequence[Any]) -> dict[Path, list[Any]]:
-    """Return, for each path in the first sample, what is there in all of them, where all have something.
+    """Return, for each path in the first sample, the values of all samples there, if all samples have one.
 
-    Of an array with one row, also the row: batches are concatenated of such samples.
+    An array with one row also gives the row, because collate functions concatenate such samples to a batch.
     """
     paths = [(*path, *row) for path, part in parts(samples[0]) for row in ([(), (0,)] if _has_one_row(part) else [()])]
     columns = {path: [part_at(sample, path) for sample in samples] for path in paths}
@@ -91,7 +90,7 @@ def columns_of_batch(batch: Any, *, copies: bool = False) -> dict[Path, Column]:
 
     Args:
         batch: What a collate function or a hook returned.
-        copies: Whether it may be on a device, from where its tensors are copied; else those are left out.
+        copies: Whether to copy tensors that are on a device. If not, these are left out.
     """
     columns: dict[Path, Column] = {}
     single: dict[Path, list[Any]] = {}
@@ -112,7 +111,7 @@ def columns_of_batch(batch: Any, *, copies: bool = False) -> dict[Path, Column]:
 
 
 def columns_of_rows(batch: Any) -> dict[Path, Column]:
-    """Return the numbers and strings of a batch that is a list of rows, each a structure as a sample's."""
+    """Return the numbers and strings of a batch that is a list of samples."""
     if not isinstance(batch, list | tuple) or is_leaf(batch) or not batch or is_leaf(batch[0]):
         return {}
     columns = {("rows", *path): scalars(values) for path, values in columns_of_samples(batch).items()}
@@ -120,7 +119,7 @@ def columns_of_rows(batch: Any) -> dict[Path, Column]:
 
 
 def scalars(values: list[Any]) -> Column | None:
-    """Return a column of numbers (N,) or strings; None if these are arrays."""
+    """Return a column of numbers (N,) or strings; None for arrays."""
     if all(isinstance(value, str) for value in values):
         return values
     if all(isinstance(value, _NUMBERS) and np.ndim(value) == 0 for value in values):
@@ -129,7 +128,7 @@ def scalars(values: list[Any]) -> Column | None:
 
 
 def scalar_keys(column: Column, leaf: Column) -> tuple[Keys, Keys] | None:
-    """Return both columns as lists that can be compared; None where they are of different kinds."""
+    """Return both columns as lists that can be compared; None if they are of different kinds."""
     if isinstance(column, list) or isinstance(leaf, list):
         return (column, leaf) if isinstance(column, list) and isinstance(leaf, list) else None
     if leaf.ndim > 2 or leaf.shape[1:] not in ((), (1,)):
@@ -140,12 +139,12 @@ def scalar_keys(column: Column, leaf: Column) -> tuple[Keys, Keys] | None:
 
 
 def array_keys(values: list[Any], leaf: Column, *, end: bool = False) -> tuple[Keys, Keys] | None:
-    """Return a few numbers of each sample's array and of each row, those they share if rows are padded.
+    """Return a few numbers of each sample's array and of each row, at positions that exist in both if rows are padded.
 
     Args:
         values: Arrays; their shapes may differ.
-        leaf: Rows, as long as the longest array or longer.
-        end: Count places from the end: rows are padded at their beginning.
+        leaf: Rows, at least as long as the longest array.
+        end: Whether to count positions from the end, because rows are padded at their beginning.
     """
     arrays = [_tensor(value) for value in values]
     if isinstance(leaf, list) or not all(_has_form_of_a_row(array, leaf) for array in arrays):
@@ -174,7 +173,7 @@ def begins_with(row: Tensor, value: Any, *, end: bool) -> bool:
 
 
 def is_same(a: Any, b: Any) -> bool:
-    """Return whether two values are the same number, string or array, as far as they can be compared on the host."""
+    """Return whether two values are equal numbers, strings or arrays, as far as the host can compare them."""
     if a is b:
         return True
     if isinstance(a, str) or isinstance(b, str):
@@ -186,7 +185,7 @@ def is_same(a: Any, b: Any) -> bool:
 
 
 def _tensor(value: Any) -> Tensor | None:
-    """Return a tensor of numbers that can be compared on the host, or None where there is none."""
+    """Return a tensor of numbers that the host can compare; None if there is none."""
     try:
         tensor = torch.as_tensor(value).detach()
     except (TypeError, ValueError, RuntimeError, OverflowError):  # an object, or a number of more than 64 bits

@@ -1,4 +1,4 @@
-"""The labels that a dataset says it has, read without asking it for a sample, and what they tell of the targets."""
+"""Read the labels that a dataset shows, without asking it for a sample, and compare them with the targets."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -14,18 +14,20 @@ from dynalens.observation import seeded
 Array = np.ndarray[Any, np.dtype[Any]]
 _LABELS = (*LABEL_KEYS, "_labels")
 _SAMPLES = ("samples", "imgs", "_samples")
-"""Attributes that hold labels, and those that hold pairs or dicts of samples, as torchvision's datasets call them."""
+"""Names of attributes that hold labels, and of attributes that hold pairs or dicts of samples, as in torchvision's
+datasets."""
 _NAMED = 2**40
-"""The number of the first class that is named by a word: above all that targets are, so that none is taken for one."""
+"""Number of the first class that has a word as its label. It is larger than any target, so that none is taken for
+it."""
 
 
 def given_labels(dataset: Any) -> Array | None:
-    """Return the label of each sample, (N,) integers, or None where the dataset does not show them.
+    """Return the label of each sample, (N,) integers; None if the dataset does not show them.
 
-    They are read from ``targets``, ``labels`` or the like, the pairs or dicts of ``samples`` or ``imgs``, the label
-    column of a data frame, a part of a TensorDataset or StackDataset, or the class column of a Hugging Face dataset,
-    below subsets, concatenations and our own wrappers. Classes may be whole numbers of any type, rows with one 1, or
-    words, which get numbers that no target has.
+    They are read from ``targets``, ``labels`` or similar attributes, from the pairs or dicts in ``samples`` or
+    ``imgs``, from the label column of a data frame, from a part of a TensorDataset or StackDataset, or from the class
+    column of a Hugging Face dataset. Subsets, concatenations and dynalens's own wrappers around these are looked
+    through. Classes may be whole numbers of any type, one-hot rows, or words, which get numbers that no target has.
 
     Example:
         >>> import torch
@@ -37,7 +39,7 @@ def given_labels(dataset: Any) -> Array | None:
 
 
 def given_rows(dataset: Any) -> Array | None:
-    """Return the labels or targets of each sample as the dataset shows them, (N, D) float32; None where it does not.
+    """Return the labels or targets of each sample, (N, D) float32; None if the dataset does not show them.
 
     Example:
         >>> import torch
@@ -69,14 +71,14 @@ def _of_whole_dataset(dataset: Any, reader: Callable[[Any], Array | None]) -> Ar
 
 
 def _rows(values: Any) -> Array | None:
-    """Return the numbers of each sample, (N, D) float32; None where values are no numbers."""
+    """Return the numbers of each sample, (N, D) float32; None if the values are not numbers."""
     rows = np.asarray(values)
     numbers = rows.dtype.kind in "iubf" and rows.ndim in (1, 2)
     return rows.reshape(len(rows), -1).astype(np.float32) if numbers else None
 
 
 def _classes(values: Any) -> Array | None:
-    """Return one class for each sample, (N,) integers; None where values are no classes."""
+    """Return one class per sample, (N,) integers; None if the values are not classes."""
     labels = np.asarray(values)
     if labels.ndim == 2 and labels.shape[1] > 1:
         one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
@@ -92,9 +94,9 @@ def _classes(values: Any) -> Array | None:
 
 
 def labels_each(dataset: Any) -> int | None:
-    """Return the number K of labels that each sample has or not, where the dataset shows rows (N, K) of zeros and ones.
+    """Return the number K of labels that each sample may have, if the dataset shows rows (N, K) of zeros and ones.
 
-    None where it shows none, or rows that all have exactly one 1: they are classes.
+    It is None if it shows no such rows, or if all rows have exactly one 1: then they are classes.
 
     Example:
         >>> import torch
@@ -114,7 +116,10 @@ def labels_each(dataset: Any) -> int | None:
 
 
 def _only_chooses(dataset: Subset[Any]) -> bool:
-    """Whether a subset's samples are those of the dataset below it: a class derived from it may change labels."""
+    """Return whether a subset's samples are those of the dataset below it.
+
+    A class derived from Subset may change labels.
+    """
     return type(dataset).__getitem__ is Subset.__getitem__
 
 
@@ -148,7 +153,10 @@ def _views_of(dataset: Any) -> Iterator[Any]:
 
 
 def _attribute(dataset: Any, name: str) -> Any:
-    """Return an attribute, None where there is none; a property may read samples, which draw random numbers."""
+    """Return an attribute that is not a property, which might read samples and so draw random numbers.
+
+    It is None if there is none.
+    """
     if name in vars(dataset):
         return vars(dataset)[name]
     if not hasattr(type(dataset), name) and not hasattr(type(dataset), "__getattr__"):
@@ -158,7 +166,7 @@ def _attribute(dataset: Any, name: str) -> Any:
 
 
 def _parts(dataset: TensorDataset | StackDataset[Any]) -> Iterator[Any]:
-    """Yield what stands where samples have their label: after the first, or under a usual key."""
+    """Yield the parts of a dataset that may be labels: those after the first, or under a usual key of labels."""
     parts: Any = dataset.tensors if isinstance(dataset, TensorDataset) else dataset.datasets
     yield from [parts[name] for name in LABEL_KEYS if name in parts] if isinstance(parts, Mapping) else parts[1:2]
 
@@ -170,12 +178,13 @@ def _label_of(sample: Any) -> Any:
 
 
 def disagreements(labels: Array, targets: Array) -> Array:
-    r"""Return the places where targets are not those of the given labels, though on the whole they are.
+    r"""Return the positions at which targets contradict the given labels, if on the whole they agree.
 
-    Targets that are a function of the labels (renumbered, or in coarser classes) agree. Otherwise the most frequent
-    target of each label is what it stands for, and what remains disagrees. It counts only where Cohen's kappa,
-    :math:`(p_o - p_e) / (1 - p_e)`, is above one half: :math:`p_o` is the fraction that agrees, :math:`p_e` that of
-    independent labels and targets. Below, the dataset's labels are about something else than what is trained on.
+    If the targets are a function of the labels (renumbered, or coarser classes), all agree. Otherwise each label stands
+    for the target that it has most often, and all other targets disagree. They are returned only if Cohen's kappa,
+    :math:`(p_o - p_e) / (1 - p_e)`, is above one half. Here :math:`p_o` is the fraction of targets that agree, and
+    :math:`p_e` is that fraction for independent labels and targets. If kappa is smaller, the dataset's labels are not
+    what is trained on.
 
     Args:
         labels: Shape ``(N,)``, integers.

@@ -1,4 +1,4 @@
-"""The error of this package: the samples of a batch are not known. Its message says what helps."""
+"""The error for batches whose samples are not known. Its message says what to do."""
 
 from torch import Tensor
 
@@ -36,7 +36,7 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
         rows: Rows of logits.
         samples: Samples in the batch.
         views: Rows that each sample is expected to have.
-        targets: Shape ``(rows,)``: where views of one sample differ in theirs, they are no views.
+        targets: Shape ``(rows,)``. If rows of one sample have different targets, they are not views of it.
     """
     if rows == samples * views:
         return
@@ -59,7 +59,7 @@ def check_rows(rows: int, samples: int, views: int, targets: Tensor | None = Non
 
 
 def check_views(targets: Tensor, views: int) -> None:
-    """Raise a SampleIdentityError where the views of a sample differ in their targets; waits for the device.
+    """Raise a SampleIdentityError if the views of a sample have different targets. Waits for the device.
 
     Args:
         targets: Shape ``(views * N,)``; negative ones are not counted.
@@ -79,7 +79,7 @@ def check_views(targets: Tensor, views: int) -> None:
 
 
 def _are_views(targets: Tensor, samples: int) -> bool:
-    """Return whether targets may be those of views, one after another or side by side: each sample's are the same."""
+    """Return whether all rows of each sample have the same target, with its views one after another or side by side."""
     if targets.ndim != 1:
         return False
     one_after_another, side_by_side = targets.view(-1, samples), targets.view(samples, -1)

@@ -1,4 +1,4 @@
-"""Which operations of a step were given the inputs of the batch, so that it is known what was computed from these."""
+"""Which operations of a step used the inputs of the batch, and so what was computed from them."""
 
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +11,13 @@ from dynalens.observation import nodes_behind
 Node = Any
 """A node of autograd's graph."""
 Origin = int | Node
-"""The identity of an input, or the node of what was detached from its graph."""
+"""The ``id`` of an input, or the node that computed a tensor before it was detached."""
 
 
 class InputUse:
-    """Note the first operations with gradients that a step gives the inputs of its batch, or what it made of these.
+    """Remember the first operations with gradients that use the inputs of the batch, or what was computed from them.
 
-    A probe beside another loss is given features that were detached: these are followed through the graph they left.
+    A probe beside another loss uses detached features. They are followed to the graph that they were detached from.
     """
 
     def __init__(self) -> None:
@@ -26,13 +26,13 @@ class InputUse:
         self._operations: dict[Node, Origin] = {}
 
     def begin(self, inputs: Sequence[Tensor]) -> None:
-        """A step with these inputs begins; none where it has ended."""
+        """A step with these inputs begins; an empty list if it has ended."""
         self._inputs = {id(value): value for value in inputs}
         self._origins = {id(value): (weakref.ref(value), id(value)) for value in inputs}
         self._operations = {}
 
     def note(self, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
-        """Note a call of torch; what it makes of inputs is held by nobody here."""
+        """Remember a call of torch. Its results are not kept alive."""
         source = next(self._sources(args, kwargs), None)
         for value in result if isinstance(result, tuple | list) else (result,):
             if not isinstance(value, Tensor):
@@ -44,7 +44,7 @@ class InputUse:
                 self._origins[id(value)] = weakref.ref(value), origin
 
     def lead_to(self, values: Tensor) -> bool:
-        """Return whether values were computed from inputs; rows with one 1 each may be labels, and tell nothing."""
+        """Return whether values were computed from inputs. One-hot inputs do not count, because they may be labels."""
         origins: set[Origin] = set()
         found_nodes = {values.grad_fn}
         while found_nodes:

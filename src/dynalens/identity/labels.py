@@ -1,4 +1,4 @@
-"""Whether the targets of the first steps belong to the rows of their batches, and those of an epoch to the dataset."""
+"""Compare the targets of the first steps with the labels of their batches, and an epoch's targets with the dataset."""
 
 import operator
 from collections import Counter
@@ -17,10 +17,11 @@ from dynalens.keys import LABEL_KEYS
 
 GIVEN = ("labels of the dataset",)
 _FIRST_STEPS = 3
-"""Steps whose targets are compared on the host. One that holds several classes tells; some hold only one."""
+"""Number of steps whose targets the host compares. One step with several classes is enough; some have one class
+only."""
 _ENOUGH_TARGETS = 100
-"""Targets that are compared at least where they do not follow from the labels. Of two balanced classes with a fifth of
-the labels drawn anew, 80 agree, with a standard error of 4; 70 are enough for four standard errors above chance."""
+"""Number of targets that are compared if they do not follow from the labels. With two balanced classes and a fifth
+of the labels drawn anew, 80 of 100 agree, with a standard error of 4. Four standard errors above chance are 70."""
 ANOTHER_ORDER = (
     "Expected the targets of the loss to be in the order of the batch, got its labels in another order. Let a step "
     "that reorders rows return a dict of `loss`, and `logits` and `targets` in the order of the batch. Where a hook "
@@ -85,17 +86,18 @@ class LabelCheck:
     def __init__(self) -> None:
         self._steps: list[tuple[dict[Path, list[Any]], list[int]]] = []
         self.given_is_target = False
-        """Whether the targets of the first steps are, number by number, the labels that the dataset shows."""
+        """Whether the targets of the first steps equal the labels that the dataset shows."""
 
         self.confirmed = False
-        """Whether they are labels of the batch in its order, or follow from these."""
+        """Whether the targets are labels of the batch in its order, or follow from them."""
 
         self.needs_steps = True
-        """Whether the next step is to be shown to ``see``. It is an attribute, not computed, as each step asks."""
+        """Whether ``see`` must be called for the next step. It is stored, not computed, because each step asks for
+        it."""
 
         self._given_order = OrderCheck()
         self.witness: Path | None = None
-        """Where the batches of the first steps hold their targets, number by number; None where nowhere."""
+        """Path at which the batches of the first steps hold their targets; None if there is none."""
 
     def see(
         self,
@@ -106,14 +108,14 @@ class LabelCheck:
         is_traced: bool,
         integers: list[int] | None = None,
     ) -> None:
-        """Compare the targets of one of the first steps; waits for the device.
+        """Compare the targets of one of the first steps with its labels. Waits for the device.
 
         Args:
-            columns: Integers or strings of the step's rows, by where they stand, as long as ``targets``.
+            columns: Columns of integers or strings of the step's rows by their paths, each as long as ``targets``.
             targets: Shape ``(M,)``; negative where a row is not counted.
             classes: Number of logits for each row.
-            is_traced: Whether the step is known to have made them from a vector of the batch, row by row.
-            integers: The targets with those that the loss ignores, where these are integers, too.
+            is_traced: Whether a trace showed that the step made them from a vector of the batch, row by row.
+            integers: The targets with those that the loss ignores, if they are integers.
 
         Raises:
             SampleIdentityError: If they are in another order than the labels.
@@ -167,17 +169,20 @@ class LabelCheck:
         return not (is_given_open or any(trains_unlabelled))
 
     def _check_order(self, labels: Mapping[Path, Column], rows: list[int], integers: list[int] | None) -> None:
-        """Raise where the step's targets, or all its integers where these are given, are labels in another order."""
+        """Raise if the targets are the numbers of a column of labels in another order.
+
+        If ``integers`` are given, they are compared instead of the targets, with all rows.
+        """
         numbers = self._steps[-1][1] if integers is None else integers
         rows_to_read = rows if integers is None else list(range(len(integers)))
         if any(is_reordered(values, numbers) for values in _integer_columns(labels, rows_to_read).values()):
             raise SampleIdentityError(ANOTHER_ORDER)
 
     def _check_contrastive(self, classes: int, constant: set[Path]) -> None:
-        """Raise where each row's counterpart has its own number, or always stands first.
+        """Raise if each row's target is its own number, or always 0, as in contrastive losses.
 
-        A step that renumbers labels may get some batches of class 0 alone: as many labels as there are classes tell
-        that no other class will come, or else all the steps that are looked at.
+        A step that renumbers labels may get some batches of class 0 alone. So the error comes only after batches with
+        as many labels as there are classes, or at the end of the steps that are compared.
         """
         target = self._steps[-1][1]
         if target == list(range(len(target))) and classes >= len(target) > 2:
@@ -188,7 +193,7 @@ class LabelCheck:
                 raise CaptureError(NO_CLASSES.format("class 0 throughout batches with several labels"))
 
     def _check_changed(self, label_paths: set[Path]) -> None:
-        """Raise where most targets follow from the labels, and the others from nothing that the batches hold."""
+        """Raise if most targets follow from the labels, and the others from nothing in the batches."""
         for path in label_paths & set(self._steps[-1][0]):
             label, target = self._labels_and_targets(path)
             other_columns = (
@@ -201,16 +206,16 @@ class LabelCheck:
                 raise SampleIdentityError(_CHANGED.format(num_wrong, len(target)))
 
     def _check_renumbered(self, label_paths: set[Path]) -> None:
-        """Raise where each step numbers its classes by its labels, and the steps do it differently."""
+        """Raise if each step numbers its labels anew, so that a label has other numbers in other steps."""
         for path in label_paths:
             pairs_of_steps = [(columns[path], target) for columns, target in self._steps if path in columns]
             if len(pairs_of_steps) > 1 and all(_is_numbering(label, target) for label, target in pairs_of_steps):
                 raise CaptureError(_RENUMBERED)
 
     def _check_given(self) -> None:
-        """Raise where most targets are the label that the dataset shows, with a kappa above one half, and not all.
+        """Raise if most targets, but not all, are the label that the dataset shows (Cohen's kappa above one half).
 
-        As well where they are these labels in another order.
+        Raise as well if they are these labels in another order.
         """
         columns, target = self._steps[-1]
         if GIVEN in columns and self._given_order.refutes(columns[GIVEN], target):
@@ -235,10 +240,10 @@ def check_given(dataset: Any, index: Array, targets: Array, *, is_same: bool) ->
     """Compare an epoch's targets with the labels that the dataset shows.
 
     Args:
-        dataset: The loader's.
+        dataset: The dataset of the loader.
         index: Shape ``(M,)``, the position of each presentation's sample in it.
         targets: Shape ``(M,)``, integers; negative where a presentation is not counted.
-        is_same: Whether they were the same in the first steps; each other one is then wrong.
+        is_same: Whether they were equal in the first steps. Then each target that differs is wrong.
 
     Raises:
         SampleIdentityError: If most agree and some do not.
@@ -256,13 +261,13 @@ def check_given(dataset: Any, index: Array, targets: Array, *, is_same: bool) ->
 
 
 def check_given_rows(dataset: Any, index: Array, targets_of_epoch: Array, *, is_same: bool) -> None:
-    """Compare an epoch's labels or targets of samples with several with those that the dataset shows.
+    """Compare the labels or targets of an epoch with those of the dataset, for samples with several of them.
 
     Args:
-        dataset: The loader's.
+        dataset: The dataset of the loader.
         index: Shape ``(M,)``, the position of each presentation's sample in it.
         targets_of_epoch: Shape ``(M, D)``, NaN where none counts.
-        is_same: Whether they were the same in the first steps; each other one is then wrong.
+        is_same: Whether they were equal in the first steps. Then each one that differs is wrong.
 
     Raises:
         SampleIdentityError: If most agree, with a kappa above one half, and some do not.
@@ -289,7 +294,10 @@ def _refuse(dataset: Any, wrong_samples: Array) -> None:
 
 
 def _trains_unlabelled(label: list[Any], target: list[int], relation: str) -> bool:
-    """Return whether negative labels are trained on as classes; raise where these are those of other labels, too."""
+    """Return whether samples with a negative label are trained on as a class of their own.
+
+    Raise if their class is also the class of samples with other labels.
+    """
     if relation != "function" or not all(isinstance(value, int) for value in label):
         return False
     pairs = set(zip(label, target, strict=True))
@@ -311,11 +319,12 @@ def _integer_columns(columns: Mapping[Path, Column], rows: list[int]) -> dict[Pa
 
 
 def _relation(label: list[Any], target: list[int]) -> str:
-    """How targets follow from a column.
+    """Return how the targets follow from a column of labels.
 
-    "same" if they are its values, "equal" if that is one value only, "function" where repeats tell it, "constant" if
-    they do not vary with it, else "". The same numbers, equally often, are another order rather than a renumbering:
-    two classes in turn, backwards, would look like one.
+    It is "same" if they are its values, "equal" if this is one value only, "function" if repeated labels always have
+    the same target, "constant" if all targets are equal, and "" otherwise. If the targets are the same numbers, equally
+    often, it is another order and not a "function": two alternating classes, read backwards, would look like a
+    renumbering.
     """
     values = set(label)
     if label == target:
@@ -327,29 +336,29 @@ def _relation(label: list[Any], target: list[int]) -> str:
 
 
 def _is_numbering(label: list[Any], target: list[int]) -> bool:
-    """Return whether the targets of a step stand for its labels one to one, which two of each label show."""
+    """Return whether the targets of a step number its labels one to one. At least two samples of each label show it."""
     repeats = Counter(label).values()
     pairs = set(zip(label, target, strict=True))
     return len(repeats) > 1 and min(repeats) > 1 and len(pairs) == len(repeats) == len(set(target))
 
 
 def _are_mostly_equal(label: list[Any], target: list[int]) -> bool:
-    """Return whether more targets are their label's number than unrelated ones would be, by four standard errors.
+    """Return whether targets equal their label more often than by chance, by four standard errors, but not always.
 
-    One in 30,000 unrelated columns is taken for a related one.
+    Chance makes this so for one of 30,000 unrelated columns.
     """
     agreement, chance = _agreement(label, target)
     return 0 < chance < 1 and agreement < 1 and agreement - chance > 4 * (chance * (1 - chance) / len(target)) ** 0.5
 
 
 def _agreement(label: list[Any], target: list[Any]) -> tuple[float, float]:
-    """Return the fraction of targets that are their label's number, and that of unrelated ones."""
+    """Return the fraction of targets that equal their label, and the fraction that would by chance."""
     n, label_counts, target_counts = max(len(target), 1), Counter(label), Counter(target)
     chance = sum(label_counts[number] * target_counts[number] for number in target_counts) / n**2
     return sum(map(operator.eq, label, target)) / n, chance
 
 
 def _explain(label: list[Any], other_label: list[Any], target: list[int]) -> bool:
-    """Return whether labels and another column tell the target together, which repeats show."""
+    """Return whether labels and another column together determine the target, which repeated pairs show."""
     pairs = set(zip(label, other_label, strict=False))
     return len(label) == len(other_label) > len(pairs) == len(set(zip(label, other_label, target, strict=False)))

@@ -1,8 +1,8 @@
-"""Loaders that remember which indices they deliver: the user's own, with another class while they are followed.
+"""Loaders that remember which indices they deliver: the user's loader gets another class while it is followed.
 
 A loader hands its batches on in the order in which its sampler drew them, so it is enough to queue the draws
-("sampler"). Where that does not hold, the indices travel with the samples ("tagged"). What torch's own collate function
-makes of the samples is in their order; behind another one their order is looked for and travels with the batch.
+("sampler"). If that does not hold, the indices travel with the samples ("tagged"). torch's own collate function keeps
+the order of the samples. For other collate functions, the order is found by comparison and travels with the batch.
 """
 
 import functools
@@ -27,13 +27,14 @@ _KEPT = 8
 _LOOKS = 16
 """Batches of an iterator whose labels are noted: more than it takes until a hundred targets have been compared."""
 _TUPLES = 64
-"""Drawn tuples of an iterator that are looked at: more sizes, scales or domains than that are in no sampler."""
+"""Number of tuples of an iterator that are looked at. No sampler draws more sizes, scales or domains than that."""
 _REPEATS = 4
-"""So many at least: two or three positions that are drawn with replacement may be the same."""
+"""Fewest tuples with the same integer that count as a repetition: two or three positions that are drawn with
+replacement may be equal by chance."""
 
 
 class Iteration:
-    """What one pass over a loader has delivered and nobody has asked for yet."""
+    """The batches that one pass over a loader has delivered and that no step has asked for yet."""
 
     def __init__(self) -> None:
         self.delivered: deque[Tensor | SampleIdentityError | None] = deque(maxlen=_KEPT)
@@ -46,7 +47,7 @@ class Iteration:
         self._last_step: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
 
     def deliver(self, indices: np.ndarray | SampleIdentityError, batch: Any) -> None:
-        """Remember the indices of a batch, or why they are not known."""
+        """Remember the indices of a batch, or the error that says why they are not known."""
         if batch is None:
             self.delivered.append(None)
         else:
@@ -72,7 +73,7 @@ class Iteration:
             return []
 
     def take(self, step: int, num_ahead: int) -> Tensor | None:
-        """Return the indices of the batch of this step, or None if this loader gave it no samples.
+        """Return the indices of the batch of this step; None if this loader gave it no samples.
 
         Args:
             step: Number of the step; asking for the same step again gives the same answer.
@@ -94,20 +95,20 @@ class Iteration:
         return indices_or_error
 
     def continues(self, last_pass: "Iteration") -> None:
-        """Begin anew, in the same epoch if the earlier pass was in use and came to its end."""
+        """Begin anew. It is still the same epoch if the earlier pass was in use and came to its end."""
         if last_pass is not self and last_pass.exhausted and last_pass._last_step[0] >= 0:
             self.delivered.extendleft(reversed(last_pass.delivered))
         self.exhausted = False
 
 
 def iteration_of(batches: Any) -> Iteration | None:
-    """Return what the iterator of a followed loader remembers, or None for another iterator."""
+    """Return what the iterator of a followed loader remembers; None for other iterators."""
     iteration = getattr(batches, "_dynalens", None)
     return iteration if isinstance(iteration, Iteration) else None
 
 
 def not_followable(loader: Any) -> str | None:
-    """Return what about a loader makes its indices unknowable, or None."""
+    """Return why the indices of a loader cannot be known; None if they can."""
     if not isinstance(loader, DataLoader):
         return f"a {type(loader).__name__}"
     if isinstance(loader.dataset, IterableDataset):
@@ -119,14 +120,14 @@ def not_followable(loader: Any) -> str | None:
 
 
 def is_tagged(loader: Any) -> bool:
-    """Return whether the order of the sampler's draws does not tell which batch is which."""
+    """Return whether indices must travel with the samples: batches do not come in the order of the draws."""
     out_of_order = loader.num_workers > 0 and not getattr(loader, "in_order", True)
     # A stateful loader restores its sampler without drawing from it.
     return out_of_order or (hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict"))
 
 
 def original_class(loader: Any) -> Any:
-    """Return the class of the loader when nobody follows it."""
+    """Return the class that the loader has while nobody follows it."""
     cls = type(loader)
     return getattr(cls, "_dynalens_original", cls)
 
@@ -143,7 +144,7 @@ def unfollow(loader: Any) -> None:
 
 
 class _RecordingSampler:
-    """Stands before a loader's index sampler and queues what each iteration draws."""
+    """Wraps a loader's index sampler, and queues what each iteration draws."""
 
     def __init__(self, sampler: Any, dataset: Any) -> None:
         self._sampler, self._dataset = sampler, dataset
@@ -176,7 +177,7 @@ class _Draws:
 
 
 def _integers_of(entry: Any) -> list[tuple[int, ...]]:
-    """Return the integers of each tuple without names that was drawn, where there are several in each."""
+    """Return the integers of each tuple that was drawn, if each tuple has several and no names."""
     keys = entry if isinstance(entry, list) else [entry]
     if not all(type(key) is tuple for key in keys):
         return []
@@ -184,7 +185,7 @@ def _integers_of(entry: Any) -> list[tuple[int, ...]]:
 
 
 def _ambiguous(tuples: list[tuple[int, ...]], samples: int) -> SampleIdentityError | None:
-    """Return the error where the first integer of tuples repeats and another may be the position, as it does not."""
+    """Return the error for tuples whose first integer repeats, while another one does not and may be the position."""
     if len(tuples) < _REPEATS or len({len(numbers) for numbers in tuples}) > 1:
         return None
     first_numbers, *other_columns = zip(*tuples, strict=True) if tuples[0] else [()]
@@ -199,10 +200,10 @@ def _ambiguous(tuples: list[tuple[int, ...]], samples: int) -> SampleIdentityErr
 
 
 def _positions(entry: Any, dataset: Any) -> np.ndarray | SampleIdentityError:
-    """What a sampler drew, as an array of its own: some samplers change a list that they have handed out.
+    """Return what a sampler drew as an array: some samplers change a list later that they have handed out.
 
-    Where that cannot be told, the error is delivered with the batch: one from within the loader would end a training
-    that nobody asked to be recorded.
+    If the positions are not clear, the error is returned and delivered with the batch. Raised inside the loader, it
+    would also end trainings in which nobody asked for a record.
     """
     try:
         return _as_positions(entry, dataset)
@@ -298,14 +299,14 @@ def _recording_iterator(base: Any, is_tagged: bool) -> type:
 
 
 class _Tagged(NamedTuple):
-    """Samples, or what the collate function made of them, with their indices."""
+    """Samples, or what the collate function made of them, together with their indices."""
 
     indices: np.ndarray | SampleIdentityError
     data: Any
 
 
 class _TaggedDataset:
-    """Stands before a dataset in the loader's iterator and its workers."""
+    """Wraps a dataset in the loader's iterator and its workers."""
 
     def __init__(self, dataset: Any) -> None:
         self.dynalens_dataset = dataset
@@ -337,7 +338,7 @@ class _TaggedCollate:
 
 
 class _WorkerInit:
-    """Shows a worker the user's own dataset, which its initialisation may look at and change."""
+    """Gives the user's own dataset to a worker's initialisation, which may read and change it."""
 
     def __init__(self, init: Callable[[int], None] | None) -> None:
         self._init = init
@@ -375,6 +376,6 @@ def _order_with_batch(loader: Any) -> Iterator[None]:
 
 
 def _ordering(loader: Any) -> Any:
-    """The loader's collate function; one that tells the order of its rows, where that is not known."""
+    """Return the loader's collate function, wrapped so that it tells the order of its rows if that is not known."""
     collate = loader.collate_fn
     return collate if is_in_order(collate) or not loader._auto_collation else OrderedCollate(collate)

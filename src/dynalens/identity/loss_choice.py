@@ -1,4 +1,4 @@
-"""Which of several losses of a step is that of the samples' labels: told by what the step made its targets of."""
+"""Which of several losses of a step has the labels of the samples: what the step made its targets of decides."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +8,16 @@ from dynalens.identity.trace import TRACE
 
 
 class LossOfLabels:
-    """Choose among different losses of a step that was traced.
+    """Choose one of several different losses of a step that was traced.
 
-    One is chosen if its targets are the batch's vector of labels, row by row in each view, and its logits were computed
-    from the batch's inputs. The targets of all others must be made of something else, as of sizes or of what a network
-    predicts, and their logits must be others: mixed labels, another view and a second head are never chosen among.
-    Targets that tell which pairs of samples have the same label are no labels. Only a loss of probabilities that
-    another network predicts, as of a teacher, may have the same logits.
+    A loss is chosen if its targets are the batch's vector of labels, row by row in each view, and its logits were
+    computed from the batch's inputs. All other losses must have targets that were made of something else, such as sizes
+    or a network's predictions, and other logits. So a loss of mixed labels, of another view or of a second head is
+    never chosen from. Targets that say which pairs of samples have the same label are not labels. Only a loss of
+    probabilities that another network, a teacher, predicts may have the same logits.
 
     Attributes:
-        is_refuted: Whether the targets of another loss turned out to be labels, after one was chosen.
+        is_refuted: Whether another loss, after one had been chosen, turned out to have the labels as its targets, too.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,10 @@ class LossOfLabels:
         self._are_predicted: dict[int, bool] = {}
 
     def call_of_labels(self, calls: Sequence[Any], views: int = 1) -> Any:
-        """Return the call of a loss, or None where none or several may be meant; waits in the first such steps."""
+        """Return the loss that has the labels; None if there is none or more than one.
+
+        Waits in the first such steps.
+        """
         own_calls = [call for call in calls if _is_of_labels(call, views)]
         if len(own_calls) != 1:
             return None
@@ -45,9 +48,12 @@ class LossOfLabels:
         return None if any(are_labels) else own_call
 
     def _is_of_teacher(self, place: int, call: Any) -> bool:
-        """Return whether targets are probabilities that a network predicted; waits for the device in the first step.
+        """Return whether the targets are probabilities that a network predicted.
 
-        Mixed and smoothed labels, made by what cannot be followed, have few different numbers, and predictions many.
+        Waits for the device in the first step.
+
+        Predictions have many different numbers. Mixed and smoothed labels, which may come from operations that cannot
+        be followed, have few.
         """
         if not call.targets.is_floating_point() or call.targets.ndim != 2 or call.targets.requires_grad:
             return False
@@ -56,7 +62,10 @@ class LossOfLabels:
         return self._are_predicted[place]
 
     def _are_labels(self, place: int, own_call: Any, other_call: Any) -> bool:
-        """Return whether other targets are the labels after all, in whatever order, made by what cannot be followed."""
+        """Return whether other targets are the labels after all, in any order.
+
+        Operations that cannot be followed may have made them.
+        """
         alike = self._alike.setdefault(place, SameNumbers())
         if not alike.is_open:
             return False

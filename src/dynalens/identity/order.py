@@ -1,4 +1,4 @@
-"""Which sample each row of a batch is, by comparing what samples and rows hold."""
+"""Find out which sample each row of a batch is, by comparing the values of samples and rows."""
 
 import operator
 from collections import Counter, defaultdict
@@ -14,18 +14,18 @@ Order = list[int]
 
 
 class OrderError(Exception):
-    """Rows and samples do not belong together, as its text says."""
+    """The rows and samples do not belong together. The text says why."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A column of the samples and one of the rows that hold the same values.
+    """A column of the samples, and a column of the rows that may hold the same values.
 
     Attributes:
-        path: Where the samples have it.
+        path: Path of the column in the samples.
         samples: Key of each sample.
         rows: Key of each row.
-        is_row: For arrays, whether (row, sample) are the same number by number.
+        is_row: For arrays: whether a row and a sample, given by their numbers, are equal in all values.
     """
 
     path: Path
@@ -35,7 +35,10 @@ class Pair:
 
     @property
     def in_order(self) -> bool:
-        """Whether each row is the sample at its place; of numbers also if they map one to one, which repeats tell."""
+        """Whether each row is the sample at its position.
+
+        Numbers may also be renumbered one to one, if repeated numbers show it.
+        """
         if len(self.samples) != len(self.rows):
             return False
         if self.samples == self.rows:
@@ -47,15 +50,16 @@ class Pair:
 
     @property
     def in_another_order(self) -> bool:
-        """Whether the rows are some of the samples, and tell them apart."""
+        """Whether the rows are some or all of the samples, and are not all equal."""
         tells = len(set(self.rows)) > 1 or len(self.rows) < len(self.samples)
         return tells and not Counter(self.rows) - Counter(self.samples)
 
     @property
     def overlaps(self) -> bool:
-        """Whether arrays are the samples at their places in more than half of the rows, beyond chance.
+        """Whether arrays are the samples at their positions in more than half of the rows, beyond chance.
 
-        That is a kappa above one half: what has few values, such as a size or several labels, is alike by accident.
+        This is a kappa above one half. Arrays with few different values, such as a size or several labels, are often
+        equal by chance.
         """
         if self.is_row is None or not self.rows:
             return False
@@ -66,7 +70,9 @@ class Pair:
 
 
 def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool) -> Order | None:
-    """Return which sample each row is, or None where they are in the order of the samples, or nothing tells otherwise.
+    """Return which sample each row is.
+
+    It is None if they are in the order of the samples, or if nothing shows another order.
 
     Args:
         samples: What samples hold, by path.
@@ -97,7 +103,7 @@ def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]
 def _sorted_out(
     samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column], *, arrays: bool
 ) -> tuple[list[Pair], list[Pair]]:
-    """Return the pairs that agree in order, and those of other columns that do in another order."""
+    """Return the pairs of columns that agree in order, and those of other columns that agree in another order."""
     pairs = [(place, pair) for place, leaf in rows.items() for pair in _pairs(samples, leaf, arrays=arrays)]
     pairs_in_order = [(place, pair) for place, pair in pairs if pair.in_order]
     places, paths = {place for place, _ in pairs_in_order}, {pair.path for _, pair in pairs_in_order}
@@ -142,7 +148,7 @@ def _array_pairs(path: Path, values: list[Any], leaf: Tensor) -> list[Pair]:
 
 
 def _assigned(pairs: list[Pair], samples: Mapping[Path, list[Any]]) -> Order:
-    """Give each row a sample of its own that has the same keys."""
+    """Assign to each row a sample with the same keys. No sample is assigned twice."""
     rows_by_key = defaultdict(list)
     for sample, key in enumerate(zip(*(pair.samples for pair in pairs), strict=True)):
         rows_by_key[key].append(sample)
@@ -162,5 +168,8 @@ def _assigned(pairs: list[Pair], samples: Mapping[Path, list[Any]]) -> Order:
 
 
 def _differ(samples: Mapping[Path, list[Any]], a: int, b: int) -> bool:
-    """Return whether two samples are not the same one drawn twice, as far as all that they hold tells."""
+    """Return whether two samples differ in anything that they hold.
+
+    If not, they are one sample that was drawn twice.
+    """
     return any(not is_same(values[a], values[b]) for values in samples.values())

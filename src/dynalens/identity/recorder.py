@@ -1,4 +1,4 @@
-"""Following a Trainer's training loaders, from before they are made until fit ends."""
+"""Follow the training loaders of a Trainer, from before they are made until ``fit`` ends."""
 
 import weakref
 from collections.abc import Iterator, Mapping
@@ -13,9 +13,9 @@ from dynalens.identity.loaders import Iteration, follow, iteration_of, not_follo
 
 
 class IndexRecorder:
-    """Follow each training loader of a Trainer.
+    """Follows each training loader of a Trainer.
 
-    Several callbacks share one recorder; ``attach`` and ``detach`` count them.
+    Several callbacks share one recorder: ``attach`` and ``detach`` count them.
     """
 
     def __init__(self, strategy: Any) -> None:
@@ -27,7 +27,7 @@ class IndexRecorder:
 
     @classmethod
     def attach(cls, trainer: Any) -> "IndexRecorder":
-        """Return the Trainer's recorder, made and installed at the first call."""
+        """Return the Trainer's recorder. The first call makes and installs it."""
         wrapper = vars(trainer.strategy).get("process_dataloader")
         recorder = getattr(wrapper, "dynalens_recorder", None)
         if recorder is None:
@@ -46,7 +46,7 @@ class IndexRecorder:
         return recorder
 
     def detach(self) -> None:
-        """Undo everything once the last user has called this."""
+        """Undo everything after the last callback has called this."""
         self._users -= 1
         if self._users:
             return
@@ -57,17 +57,17 @@ class IndexRecorder:
         self._loaders = []
 
     def watch(self, loader: Any) -> None:
-        """Follow this loader from now on; only weakly, as a reload replaces it."""
+        """Follow this loader from now on. Only a weak reference is kept, because a reload replaces the loader."""
         self._is_empty |= has_positions(loader.dataset) and not len(loader.dataset)
         follow(loader)
         self._loaders = [reference for reference in self._loaders if reference() not in (None, loader)]
         self._loaders.append(weakref.ref(loader))
 
     def check_samples(self) -> None:
-        """Raise a SampleIdentityError if a dataset was empty: Lightning does not train then, and no record is made.
+        """Raise a SampleIdentityError if a dataset was empty: Lightning then trains nothing, and no record is made.
 
-        It is for the end of a fit without a step. An error from where a loader is made would end one that was not
-        asked to be recorded.
+        It is called at the end of a fit without a step. An error at the point where a loader is made would also end
+        trainings in which nobody asked for a record.
         """
         if self._is_empty:
             raise SampleIdentityError(
@@ -76,12 +76,12 @@ class IndexRecorder:
 
 
 def current_iteration(trainer: Any, position: int) -> Iteration | None:
-    """Return what is known of the pass that Lightning makes over its training loader at that place."""
+    """Return what is known of Lightning's current pass over its training loader at this position."""
     return iteration_of(trainer.fit_loop._data_fetcher.combined_loader._iterator.iterators[position])
 
 
 def step_indices(trainer: Any, position: int) -> Tensor | None:
-    """Return the dataset indices of the batch whose step has just run, or None where there was no batch.
+    """Return the dataset indices of the batch whose step has just run; None if there was no batch.
 
     Args:
         trainer: The Trainer.
@@ -102,7 +102,7 @@ def step_indices(trainer: Any, position: int) -> Tensor | None:
 
 
 def batches_ahead(trainer: Any) -> int:
-    """Return how many batches Lightning has fetched for later steps: one where a loader's length is unknown.
+    """Return how many batches Lightning has fetched for later steps: one if a loader's length is not known.
 
     Raises:
         SampleIdentityError: If a step with ``dataloader_iter`` took another number of batches than one.
@@ -122,11 +122,11 @@ def batches_ahead(trainer: Any) -> int:
 
 @dataclass(frozen=True)
 class TrainingLoader:
-    """One of the loaders of training.
+    """One of the loaders of a training.
 
     Attributes:
         loader: The loader.
-        position: Its place among all of them.
+        position: Its position among all of them.
         path: The keys that lead to it in the structure of loaders, and to its part of a batch.
     """
 
@@ -136,11 +136,11 @@ class TrainingLoader:
 
     @property
     def name(self) -> str:
-        """What the argument ``loader`` calls it."""
+        """Its name, as the argument ``loader`` takes it."""
         return ".".join(str(key) for key in self.path)
 
     def part_of(self, batch: Any) -> Any:
-        """Return what this loader gave to a batch; None if nothing.
+        """Return the part of a batch that comes from this loader; None if there is none.
 
         Raises:
             SampleIdentityError: If the batch has another structure than the loaders.
@@ -183,7 +183,7 @@ def training_loader(trainer: Any, name: str | int | None) -> TrainingLoader:
 
 
 def _leaves(loaders: Any, flat_loaders: list[Any], path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """The loaders of a structure and the path to each, in Lightning's order."""
+    """Yield the loaders of a structure, each with the path to it, in Lightning's order."""
     if any(loaders is loader for loader in flat_loaders):
         yield path, loaders
         return

@@ -1,4 +1,4 @@
-"""Whether the samples at the record's positions are still those that they were when it began."""
+"""Check that the samples at the record's positions are still those with which it began."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ _REMEDY = (
 
 
 class SameSamples:
-    """Compares the samples of each fit with those of the record, which know their positions alone.
+    """Compares the samples of each fit with those of the record, which knows them by their positions only.
 
-    Within a process the positions below all subsets are compared. A checkpoint has checksums (CRC-32) of these, and of
-    the names of the files without their folders, which may be elsewhere on another machine.
+    Within a process, it compares the positions below all subsets. A checkpoint has checksums (CRC-32) of these, and of
+    the files' names without their folders, because another machine may have them elsewhere.
 
     Example:
         >>> samples = SameSamples()
@@ -42,8 +42,8 @@ class SameSamples:
         """Compare the samples of a fit.
 
         Args:
-            roots: Shape ``(N,)``, the position of each below all subsets.
-            paths: Of each one's file; None where the dataset shows none.
+            roots: Shape ``(N,)``, the position of each sample below all subsets.
+            paths: Path of each sample's file; None if the dataset does not show it.
 
         Raises:
             SampleIdentityError: If they are others than those of the record.

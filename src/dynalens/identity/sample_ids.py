@@ -1,4 +1,4 @@
-"""Indices and ids that a batch carries itself."""
+"""Indices and ids that the batch itself holds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from dynalens.identity.errors import SampleIdentityError
 
 
 def indices_in_batch(batch: Any, index: Any) -> Tensor | list[str]:
-    """Return the dataset indices, or the string ids, that the batch itself carries.
+    """Return the dataset indices or string ids that the batch itself holds.
 
     Args:
         batch: What the loader delivered.
@@ -58,7 +58,7 @@ def _no_entry(batch: Any, index: Any) -> SampleIdentityError:
 
 
 class SampleIds:
-    """The row of each sample id in the record: the order in which the ids were first seen.
+    """The row of each sample id in the record. Rows are in the order in which the ids came.
 
     Args:
         ids: The ids of the first rows.
@@ -82,7 +82,7 @@ class SampleIds:
         return iter(self._ids)
 
     def rows(self, ids: Sequence[int | str] | Tensor) -> Tensor:
-        """Return the row of each id, new ones at the end.
+        """Return the row of each id. New ids get new rows at the end.
 
         Raises:
             SampleIdentityError: If strings follow integers or the other way round.
@@ -109,5 +109,5 @@ class SampleIds:
         return [self._ids[row] for row in rows.tolist()]
 
     def array(self, length: int) -> np.ndarray:
-        """Return the ids of the first ``length`` rows; loads without pickle."""
+        """Return the ids of the first ``length`` rows as an array that can be loaded without pickle."""
         return np.array(self._ids[:length])

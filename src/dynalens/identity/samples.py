@@ -1,4 +1,4 @@
-"""The rows of the record that a step's samples belong to, whatever way tells them."""
+"""The rows of the record that belong to a step's samples, however these are identified."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,20 +31,20 @@ WAYS = {
     "`index`": "the values of `index`",
     "IndexedDataset": "the positions that IndexedDataset adds",
 }
-"""How samples can be identified, and what the line at the start of a fit says of it."""
+"""The ways to identify samples, with the words for the line at the start of a fit."""
 
 
 class SampleIdentity:
-    """Know the samples of each training step.
+    """Identify the samples of each training step.
 
-    A sample is known by its position in the loader's dataset, which is then its row in the record. Where the batch
-    carries something else (strings; integers that are no positions in the loader's dataset, as those of an iterable
-    dataset), it is known by that id, and the record has a row for each id seen.
+    A sample is identified by its position in the loader's dataset, which is also its row in the record. The batch may
+    hold something else: strings, or integers that are no positions in the loader's dataset, as for an iterable dataset.
+    Then these are the ids of the samples, and the record has one row for each id.
 
     Args:
         index: "auto" follows the loader; otherwise the key of the batch that holds the index or id of each sample,
             or a callable(batch).
-        loader: Which one, if training has several: the key of a dict, or the place in a list.
+        loader: Which loader, if training has several: the key of a dict, or the position in a list.
     """
 
     def __init__(self, index: Index = "auto", loader: str | int | None = None) -> None:
@@ -58,7 +58,7 @@ class SampleIdentity:
         self._same_samples = SameSamples()
 
     def install(self, trainer: Any) -> None:
-        """Follow what must be followed from before the first loader is made."""
+        """Begin to follow loaders, before the first one is made."""
         if self.index == "auto":
             self._recorder = IndexRecorder.attach(trainer)
 
@@ -74,12 +74,12 @@ class SampleIdentity:
         self._recorder, self._source = None, None
 
     def start(self, trainer: Any, record_length: int | None, *, training: bool = True) -> None:
-        """Find the loader, when training begins and again after each reload.
+        """Find the loader when training begins, and again after each reload.
 
         Args:
             trainer: The Trainer.
             record_length: Number of samples in the record that is continued; None if it is a new one.
-            training: Whether steps follow; False where a resumed fit has none left, and no iterator was made.
+            training: Whether steps will follow. A resumed fit may have none left, and then no iterator was made.
 
         Raises:
             SampleIdentityError: If it is not clear which loader, if it has no indices, or if its dataset is not that
@@ -99,11 +99,11 @@ class SampleIdentity:
         self._check_continues(record_length)
 
     def check_processes(self, processes: Any, num_samples: int | None) -> None:
-        """Check that all processes record the same dataset; all of them have to call it.
+        """Check that all processes record the same dataset. All of them have to call it.
 
         Args:
-            processes: Those that train.
-            num_samples: Length of the record in this one; None where it is not known yet.
+            processes: The processes that train.
+            num_samples: Length of this process's record; None if it is not known yet.
 
         Raises:
             SampleIdentityError: In every process, if several are to go on with a record of ids, or datasets differ in
@@ -128,12 +128,12 @@ class SampleIdentity:
 
     @property
     def num_samples(self) -> int | None:
-        """Length of the dataset, where samples are known by their position in it."""
+        """Length of the dataset, if samples are identified by their position; else None."""
         return len(self.dataset) if self._by_position else None
 
     @property
     def undecided(self) -> bool:
-        """Whether the first batch will tell if samples are known by their position."""
+        """Whether the first batch must still show if samples are identified by their position."""
         return self._by_position is None
 
     def rows(self, trainer: Any, batch: Any) -> Tensor | None:
@@ -159,16 +159,19 @@ class SampleIdentity:
         return indices
 
     def sample_ids(self, trainer: Any, batch: Any) -> Sequence[int | str] | Tensor:
-        """Return the ids of the samples of the batch whose step comes: positions, or what they carry."""
+        """Return the ids of the samples of the coming step's batch.
+
+        Their positions, or the ids that the batch holds.
+        """
         rows = self.rows_before_step(trainer, batch)
         if rows is None:
             return []
         return rows if self.ids is None else self.ids.ids_of(rows)
 
     def rows_before_step(self, trainer: Any, batch: Any) -> Tensor | None:
-        """Return the row of each sample of the batch whose step comes; None where it is not known yet.
+        """Return the row of each sample of the coming step's batch; None if they are not known yet.
 
-        What is wrong with it is said after the step, where every process can raise.
+        Errors are raised after the step, when every process can raise them.
         """
         fetches_in_step = not hasattr(trainer.fit_loop._data_fetcher, "batches")
         if batch is None or fetches_in_step or self.part_of(batch) is None:
@@ -179,7 +182,7 @@ class SampleIdentity:
             return None
 
     def part_of(self, batch: Any) -> Any:
-        """Return what the loader gave to a batch, where training has several; None if nothing, or not known."""
+        """Return the part of a batch that comes from the loader, if training has several; None if there is none."""
         if self._source is None or not self._source.path:
             return batch  # at once: each step asks several times
         try:
@@ -189,16 +192,16 @@ class SampleIdentity:
 
     @property
     def in_words(self) -> str:
-        """How samples are identified, for the line at the start of a fit."""
+        """How samples are identified, in words for the line at the start of a fit."""
         return f"samples: identified by {WAYS[self.way]}"
 
     @property
     def known_by_loader(self) -> bool:
-        """Whether samples are positions in the loader's dataset that nobody but the loader or its dataset told."""
+        """Whether samples are positions in the loader's dataset, and the loader or its dataset told them."""
         return self.way != "`index`" and bool(self._by_position)
 
     def delivered(self, trainer: Any, rows: Tensor) -> Any:
-        """Return the batch with these rows as the loader delivered it; None where the batch itself carries them."""
+        """Return the batch with these rows as the loader delivered it; None if the batch itself holds the indices."""
         if self._extract is not None or self._source is None:
             return None
         iteration = current_iteration(trainer, self._source.position)
@@ -210,12 +213,12 @@ class SampleIdentity:
         return [] if iteration is None else iteration.labels_of(rows)
 
     def samples_of(self, batch: Any) -> Any:
-        """Return what the loader gave to a batch, without indices that :class:`IndexedDataset` put there."""
+        """Return the part of a batch that comes from the loader, without indices that :class:`IndexedDataset` added."""
         part = self.part_of(batch)
         return IndexedDataset.without_indices(part) if self._extract is IndexedDataset.indices else part
 
     def root_index(self, length: int) -> Any:
-        """Return, for each of the first rows, the position in the dataset below all subsets; -1 where not known."""
+        """Return, for each of the first rows, the position in the dataset below all subsets; -1 if it is not known."""
         dataset = self.dataset
         if self._by_position is not False:
             roots = root_indices(dataset)
@@ -238,7 +241,7 @@ class SampleIdentity:
         return class_names(self.dataset)
 
     def sample_names(self, roots: Any) -> list[str] | None:
-        """Return the names that the dataset has for its samples, at these positions below all subsets."""
+        """Return the dataset's names of the samples at these positions below all subsets."""
         return sample_names(self.dataset, roots)
 
     def describe(
@@ -247,7 +250,7 @@ class SampleIdentity:
         """Return what is known of the first rows, as :meth:`~dynalens.record.LiveRecord.describe` takes it.
 
         Args:
-            length: How many rows.
+            length: Number of rows.
             name_of: Callable(sample id) -> name; default: the names that the dataset has.
 
         Returns:
@@ -267,7 +270,7 @@ class SampleIdentity:
         return roots, ids, names, self.class_names()
 
     def state(self) -> dict[str, Any]:
-        """Return the ids in the order of their rows, None if samples are known by position, and what tells these."""
+        """Return the ids in the order of their rows, None if samples are known by position, and how they are known."""
         return {"sample_ids": None if self.ids is None else list(self.ids), "same_samples": self._same_samples.state()}
 
     def _find(self, trainer: Any, batch: Any) -> Tensor | list[str] | None:
@@ -301,7 +304,7 @@ class SampleIdentity:
             self._by_position = True
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continue with the samples of ``state``; of an empty one, with none."""
+        """Continue with the samples of ``state``; with none if it is empty."""
         ids = state.get("sample_ids")
         self._same_samples, self.ids = SameSamples(state.get("same_samples")), None if ids is None else SampleIds(ids)
 
@@ -316,7 +319,7 @@ def _new_ids(trainer: Any) -> SampleIds:
 
 
 def _by_position(dataset: Any, *, explicit: bool) -> bool | None:
-    """Whether an index is a position in the dataset; None if the first batch will tell."""
+    """Return whether an index is a position in the dataset; None if the first batch must show it."""
     # What a batch brings from within a subset is an index into what is below it.
     if not has_positions(dataset) or (explicit and isinstance(dataset, Subset)):
         return False

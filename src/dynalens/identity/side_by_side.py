@@ -1,14 +1,14 @@
-"""Rows of several views of each sample that stand side by side, not one view of all samples after another."""
+"""Rows of several views per sample that stand side by side, instead of one view of all samples after another."""
 
 from torch import Tensor
 
 
 def are_side_by_side(rows: Tensor, views: int) -> bool:
-    """Return whether so many rows that follow one another are always those of one sample; waits for the device.
+    """Return whether each group of ``views`` successive rows is one sample. Waits for the device.
 
     Args:
-        rows: Which row of the batch each is.
-        views: Rows of each sample, more than one.
+        rows: The row of the batch that each row comes from.
+        views: Number of rows per sample, more than one.
 
     Example:
         >>> import torch
@@ -22,7 +22,9 @@ def are_side_by_side(rows: Tensor, views: int) -> bool:
 
 
 def in_views(values: Tensor, views: int) -> Tensor:
-    """Return rows that stand side by side as one view of all samples after another; other numbers of rows as they are.
+    """Return rows that stand side by side as one view of all samples after another.
+
+    Incomplete groups stay as they are.
 
     Example:
         >>> import torch

@@ -1,6 +1,6 @@
-"""The rows of the record that the rows of a step's loss belong to, whatever happened on the way to it."""
+"""The rows of the record that the rows of a step's loss belong to, whatever the step did to its batch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dynalens.capture import CaptureError
 from dynalens.dynamics import ROWS, TARGET, given_units
+from dynalens.identity.batch_hooks import has_batch_hooks
 from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at
 from dynalens.identity.dataset_labels import Array, given_labels, given_rows
 from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
@@ -31,17 +32,16 @@ from dynalens.identity.trace import TRACE, RowSource
 from dynalens.identity.units import coded_columns, row_codes, what_counts
 
 _COMPARED_BATCHES = 3
-"""Batches whose rows are compared before and after a module's hooks; all of them once one was reordered."""
+"""Number of batches that are compared before and after the module's hooks. After a hook has reordered one, all are."""
 _TRACED_STEPS = 3
-"""Steps of each epoch whose rows are followed; all of them once one chose rows."""
-_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+"""Number of steps of each epoch that are traced. After a step has selected rows, all are."""
 
 
 class StepRows:
     """Follow rows from the batch that the loader delivered to the targets of the step's loss.
 
-    Hooks of the module that change a batch are compared with what was delivered; what the step chooses or orders is
-    traced from the batch's labels to the targets; and the targets of the first steps are compared with the labels.
+    A batch that hooks of the module change is compared with the delivered batch. What the step selects or reorders is
+    traced from the labels of the batch to the targets. The targets of the first steps are compared with the labels.
 
     Args:
         identity: Knows the samples of the delivered batch.
@@ -56,11 +56,11 @@ class StepRows:
 
         Args:
             trainer: The Trainer.
-            traces: Whether steps may be traced; a mode of torch's functions breaks a compiled graph.
+            traces: Whether steps may be traced: a mode of torch's functions makes a compiled graph break.
         """
         self._may_trace, self._traces_all = traces, False
         self._num_traced, self._is_traced = 0, False
-        self._has_hooks = trainer is not None and _has_hooks(trainer)
+        self._has_hooks = trainer is not None and has_batch_hooks(trainer)
         self._comparisons_left, self._has_moved = _COMPARED_BATCHES, False
         self._labels, self._losses = LabelCheck(), LossOfLabels()
         self._has_classes, self._has_half_precision, self._is_side_by_side = True, False, False
@@ -70,7 +70,7 @@ class StepRows:
         self._num_others: Tensor | None = None
 
     def begin_epoch(self) -> None:
-        """An epoch begins: its first steps are traced, as some choose rows from one epoch on."""
+        """An epoch begins. Its first steps are traced, because some modules select rows only from a later epoch on."""
         self._num_traced = 0
 
     def start(self, batch: Any) -> None:
@@ -89,11 +89,11 @@ class StepRows:
 
     @property
     def confirms(self) -> bool:
-        """Whether the first steps were read and compared with labels, and nothing has refuted them since."""
+        """Whether the first steps were read and compared with their labels, and no later step has contradicted them."""
         return not self._labels.needs_steps and not self._losses.is_refuted
 
     def trace_all(self) -> None:
-        """Trace every further step: a step was not understood, which a trace may help with."""
+        """Trace all further steps: a step was not understood, and a trace may help."""
         self._traces_all = True
 
     def close(self) -> None:
@@ -107,10 +107,10 @@ class StepRows:
 
         Args:
             trainer: The Trainer.
-            batch: What the step got.
+            batch: The batch that the step was given.
             rows: Shape ``(N,)``, the row of the record of each sample of the delivered batch.
-            presentation: Its ``logits``, ``targets`` and ``given`` targets.
-            views: Rows of logits for each sample.
+            presentation: The logits and targets of the step.
+            views: Number of rows of logits per sample.
 
         Raises:
             SampleIdentityError: If they cannot be known.
@@ -128,7 +128,7 @@ class StepRows:
     def _rows_of_followed(
         self, trainer: Any, part: Any, rows: Tensor, presentation: Any, *, views: int, is_own: bool
     ) -> Tensor:
-        """Return the same where the step's targets are not just those of the batch."""
+        """Return the row of the record of each target, for a step whose targets are not just those of its batch."""
         TRACE.stop()
         if TRACE.mixes(presentation.step_targets):
             raise SampleIdentityError(MIXED)
@@ -154,7 +154,10 @@ class StepRows:
         return target_rows
 
     def _chosen_rows(self, source: RowSource | None, after_hooks: Tensor, presentation: Any, views: int) -> Tensor:
-        """Return the row of the record of each target: the rows that the step chose, or else all of the batch."""
+        """Return the row of the record of each target.
+
+        Of the rows that the step selected, or else of the whole batch.
+        """
         count, targets = len(after_hooks), presentation.targets
         if source is None or not source.is_choice or len(source.rows) > count * views:
             return _rows_of_all(after_hooks, targets, views) if len(targets) else after_hooks[:0]
@@ -164,28 +167,28 @@ class StepRows:
         return after_hooks.to(source.rows.device, non_blocking=True)[source.rows]  # moved with the rest of the epoch
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
-        """Return which rows of the step's batch some targets are; None where all in order, or not known."""
+        """Return the rows of the step's batch that some targets belong to; None if all in order, or not known."""
         return TRACE.rows_of(targets)
 
     def loss_of_labels(self, calls: Sequence[Any], views: int) -> Any:
-        """Return which of several losses is that of the batch's labels, or None; further steps are traced, too."""
+        """Return the loss that has the labels of the batch, or None. If there is one, all further steps are traced."""
         call = self._losses.call_of_labels(calls, views) if self._is_traced else None
         self._traces_all |= call is not None
         return call
 
     def source_of(self, layer_input: Any) -> RowSource | None:
-        """Return what is known of the rows of a layer's input, while the step runs."""
+        """Return what is known of the rows of a layer's input. It is called while the step runs."""
         return TRACE.source_of(self, layer_input)
 
     def rows_of_inputs(self, count: int, sources: Sequence[RowSource | None]) -> Tensor:
-        """Return the rows of the record that a layer with so many rows saw: the whole batch, or what was chosen of it.
+        """Return the rows of the record that a layer computed: the whole batch, or what the step selected of it.
 
-        Where these are as many and nothing is known, the step ordered them: before the layer, if it ordered more than
-        the targets.
+        If nothing is known of the inputs and their number is that of the batch, the step may have reordered them. It
+        did so before the layer if it reordered more than the targets.
 
         Args:
-            count: Rows of a view.
-            sources: What is known of the inputs of the layer's calls, one after another.
+            count: Number of rows per view.
+            sources: What is known of the input of each call of the layer.
         """
         assert self._step_rows is not None
         known_sources = [source for source in sources if source is not None]
@@ -203,9 +206,9 @@ class StepRows:
         return self._labels.confirmed
 
     def checked(self, processes: Any) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
-        """Return how the presentations of processes are merged, after each has compared its own with its dataset.
+        """Return how the presentations of all processes are merged, after each has been checked with its dataset.
 
-        Where samples are positions in the dataset, their targets are compared with the labels that it shows.
+        If samples are positions in the dataset, their targets are compared with the labels that it shows.
         """
 
         def check(index: Array, rows: Array) -> None:
@@ -226,7 +229,7 @@ class StepRows:
         return merge_checked
 
     def _note_rows(self, choice: Tensor | None, after_hooks: Tensor, target_rows: Tensor, views: int) -> None:
-        """Note the rows of the step's samples and of its first view, which layers may have seen."""
+        """Remember the rows of the step's samples and of its first view. Layers may have computed either."""
         if views > 1 and choice is not None and (self._labels.needs_steps or choice.device.type == "cpu"):
             self._is_side_by_side = are_side_by_side(choice, views)
         of_first_view = self.in_views(target_rows, views)[: len(target_rows) // views]
@@ -237,21 +240,27 @@ class StepRows:
         return in_views(values, views) if self._is_side_by_side else values
 
     def _expect_order(self, choice: Tensor, count: int) -> None:
-        """Hear of targets whose order the logits do not share, as far as anything tells; it must be the batch's."""
+        """Note targets that were reordered although nothing shows that the logits were.
+
+        Their order must be the batch's.
+        """
         num_others = (choice != torch.arange(len(choice), device=choice.device) % count).sum()
         if self._labels.needs_steps and int(num_others):
             raise SampleIdentityError(ANOTHER_ORDER)
         self._num_others = num_others if self._num_others is None else self._num_others + num_others
 
     def _is_own(self, part: Any, targets: Tensor) -> bool:
-        """Whether targets are the tensor where the first batches held them, so that nothing is left to compare."""
+        """Return whether the targets are the very tensor that the first batches held them in.
+
+        Then nothing must be compared.
+        """
         place = self._labels.witness
         return (
             place is not None and not (self._has_hooks or self._labels.needs_steps) and part_at(part, place) is targets
         )
 
     def _count_others(self, batch: Any, order: list[int] | None, presentation: Any) -> None:
-        """Count targets that are not the label of their row, on the device."""
+        """Count targets that differ from the label of their row, on the device."""
         place, targets = self._labels.witness, presentation.targets
         label = None if place is None else part_at(batch, place)
         if label is None or label is presentation.step_targets or len(label) != len(targets):
@@ -301,7 +310,10 @@ class StepRows:
             self._dataset_labels = None
 
     def _labels_of_dataset(self, target_rows: Tensor, presentation: Any) -> Column | None:
-        """Return what the dataset shows of the targets' samples; None of masks, which are augmented with images."""
+        """Return the dataset's labels of the targets' samples.
+
+        It is None for masks, which are augmented together with images.
+        """
         units = presentation.units
         if not self._identity.known_by_loader or (units is not None and not units.kind.labels):
             return None
@@ -317,12 +329,18 @@ class StepRows:
 
 
 def _are_chosen(inputs: RowSource | None, max_rows: int) -> bool:
-    """Return whether a step chose or ordered its inputs; more rows than these are frames, say, and tell no choice."""
+    """Return whether a step selected or reordered its inputs.
+
+    Inputs with more rows than the batch, such as frames, do not count.
+    """
     return inputs is not None and inputs.is_choice and len(inputs.rows) <= max_rows
 
 
 def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, target_rows: Tensor, views: int) -> list[Tensor]:
-    """Return the rows that a layer may have seen, the likeliest first; those of its inputs, where these are known."""
+    """Return candidates for the rows that a layer computed, the likeliest first.
+
+    If its inputs were traced, theirs is first.
+    """
     if inputs is None:
         return [target_rows, batch] if TRACE.chose_inputs else [batch, target_rows]
     if not inputs.is_choice:
@@ -332,13 +350,16 @@ def _rows_of_inputs(inputs: RowSource | None, batch: Tensor, target_rows: Tensor
 
 
 def _padding(targets: Tensor, count: int) -> int:
-    """Return how many rows at the end were added to fill up the batch. The loss ignores all of them."""
+    """Return how many rows at the end only fill up the batch. The loss ignores all of them."""
     padding = max(targets.shape[0] - count, 0)
     return padding if padding and not bool((targets[count:] >= 0).any()) else 0
 
 
 def _rows_of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
-    """Return the row of the record of each target, where all of the batch's have one in each view; of padding, any."""
+    """Return the row of the record of each target, if the step trains on the whole batch, in each view.
+
+    Rows that only fill up the batch get any row.
+    """
     padding = _padding(targets, rows.shape[0]) if views == 1 else 0
     check_rows(targets.shape[0] - padding, rows.shape[0], views, targets)
     target_rows = rows.repeat(views) if views > 1 else rows
@@ -346,7 +367,7 @@ def _rows_of_all(rows: Tensor, targets: Tensor, views: int) -> Tensor:
 
 
 def _columns_of_samples(columns: dict[Path, Column], samples: list[int], selection: list[int]) -> dict[Path, Column]:
-    """Return the rows of some samples; one that is drawn twice has one label."""
+    """Return the columns at these samples. A sample that was drawn twice has one label."""
     place = dict(zip(samples, range(len(samples)), strict=True))
     places = [place[sample] for sample in selection]
     return {
@@ -356,7 +377,7 @@ def _columns_of_samples(columns: dict[Path, Column], samples: list[int], selecti
 
 
 def _check_layer(inputs: RowSource | None, count: int) -> None:
-    """Raise where layers computed with other rows than all of the batch in order, or these again for each view."""
+    """Raise if layers computed other rows than the whole batch in order, once for each view."""
     if inputs is None:
         return
     place = torch.arange(len(inputs.rows))
@@ -367,19 +388,3 @@ def _check_layer(inputs: RowSource | None, count: int) -> None:
 
 def _integers(targets: Tensor) -> list[int] | None:
     return targets.flatten().tolist() if is_integer_vector(targets) else None
-
-
-def _has_hooks(trainer: Any) -> bool:
-    """Return whether the module or its data have a hook of their own that may change a batch."""
-    return any(_overridden(owner, name) for owner in _owners(trainer) for name in _HOOKS)
-
-
-def _owners(trainer: Any) -> Iterator[Any]:
-    yield trainer.lightning_module
-    if getattr(trainer, "datamodule", None) is not None:
-        yield trainer.datamodule
-
-
-def _overridden(owner: Any, name: str) -> bool:
-    hook = getattr(owner, name, None)
-    return hook is not None and not getattr(hook, "__qualname__", "").startswith("DataHooks.")

@@ -1,4 +1,4 @@
-"""Which rows of the batch the targets of a loss are, followed through what the step does to the batch's labels."""
+"""Which rows of the batch the targets of a loss are, traced through what the step does to the batch's labels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -36,27 +36,28 @@ _KEEPS_MADE = _SAME_ROWS | {"cat", "concat", "stack", "repeat", "repeat_interlea
 
 
 class RowSource(NamedTuple):
-    """A tensor of the step whose rows are known."""
+    """A tensor of the step, and the rows of the batch that it holds."""
 
     value: Tensor
     rows: Tensor
-    """Which rows of the batch it holds."""
+    """Shape ``(M,)``, the row of the batch that each row of the tensor is."""
     is_choice: bool
-    """Whether these may be others than all in order."""
+    """Whether the rows may differ from all rows in order."""
     num_rows: int
-    """How many rows the batch has there."""
+    """Number of rows of the batch's tensor that it was made from."""
     is_vector: bool
-    """Whether the batch has one number for each row there, as labels are."""
+    """Whether that tensor has one number per row, as labels have."""
 
     def choice(self, rows: Tensor) -> "RowSource":
-        """Return the same of a tensor that holds these rows."""
+        """Return the source of a tensor that holds these rows instead."""
         return self._replace(rows=rows, is_choice=True)
 
 
 class RowTrace(TorchFunctionMode):
-    """Follow the rows of the batch's vectors through a training step.
+    """A mode of torch's functions that follows the rows of the batch through a training step.
 
-    It costs a little on every call of torch, and stays only for steps that choose or order rows.
+    It costs a little in every call of torch, so it is used only in the first steps, and in steps that select or reorder
+    rows.
     """
 
     def __init__(self) -> None:
@@ -68,14 +69,14 @@ class RowTrace(TorchFunctionMode):
         self._stack = ExitStack()
         self._users: set[int] = set()
         self.chose_inputs = False
-        """Whether the step chose or ordered rows of something that is no vector, as its inputs."""
+        """Whether the step selected or reordered rows of a tensor that is no vector, such as its inputs."""
         self._computed_with: list[tuple[RowSource, bool]] = []
         self._last_asked: dict[int, int] = {}
         self.inputs = InputUse()
-        """What the step computes of what is no vector."""
+        """What the step computes from tensors that are no vectors."""
 
     def start(self, user: Any, batch: Any) -> None:
-        """A training step with this batch begins; the callbacks that ask share one trace of it."""
+        """A training step with this batch begins. Callbacks of the same step share one trace."""
         self._users.add(id(user))
         if len(self._users) > 1:
             return
@@ -91,16 +92,16 @@ class RowTrace(TorchFunctionMode):
 
     @property
     def follows(self) -> bool:
-        """Whether any tensor of the step is known."""
+        """Whether the rows of any tensor are known."""
         return bool(self._sources)
 
     def stop(self) -> None:
-        """The step has run, and what is computed now is no part of it; what is known stays until ``close``."""
+        """The step has run. What is known is kept until ``close``, and nothing more is traced."""
         if self._sources:  # it is entered where something is known
             self._stack.close()
 
     def close(self, user: Any) -> None:
-        """Its step has ended, for this callback."""
+        """The step has ended for this callback."""
         self._users.discard(id(user))
         if self._sources and not self._users:
             self._stack.close()
@@ -112,7 +113,7 @@ class RowTrace(TorchFunctionMode):
         self.inputs.begin([])
 
     def source_of(self, user: Any, value: Any) -> RowSource | None:
-        """Return what is known of a layer's input: itself, or what layers computed with since this user asked last."""
+        """Return what is known of a layer's input, or of what layers computed with since this callback asked last."""
         start = self._last_asked.get(id(user), 0)
         self._last_asked[id(user)] = len(self._computed_with)
         if (source := self._sources.get(id(value))) is not None:
@@ -122,30 +123,33 @@ class RowTrace(TorchFunctionMode):
         return sources[-1] if sources and _are_of_same_rows(sources) else None
 
     def of_layers(self) -> RowSource | None:
-        """Return the inputs that layers computed with last, with gradients if any did; None if not known."""
+        """Return the newest inputs of layers, those with gradients if there are any; None if they are not known."""
         sources = [source for source, _ in self._computed_with]
         sources_with_gradients = [source for source, has_gradients in self._computed_with if has_gradients]
         return (sources_with_gradients or sources)[-1] if sources else None
 
     def rows_of(self, targets: Tensor) -> Tensor | None:
-        """Return the rows of the batch that a tensor of the step holds, or None if all in order, or not known."""
+        """Return the rows of the batch that a tensor holds; None if all in order, or not known."""
         source = self.source(targets)
         return source.rows if source is not None and source.is_choice else None
 
     def mixes(self, targets: Tensor) -> bool:
-        """Return whether each number of a tensor was made of several rows of the batch, or of any of them."""
+        """Return whether each value of a tensor may come from several rows of the batch."""
         return any(entry is targets or _is_handle(entry, targets) for entry in self._mixtures.values())
 
     def makes(self, targets: Tensor) -> bool:
-        """Return whether the step made a tensor of nothing but sizes and random numbers: it says nothing of samples."""
+        """Return whether a tensor was made from sizes and random numbers alone, and says nothing about samples."""
         return any(entry is targets or _is_handle(entry, targets) for entry in self._constants.values())
 
     def are_of_pairs(self, targets: Tensor) -> bool:
-        """Return whether a tensor was made by comparing labels with one another: it tells which pairs are alike."""
+        """Return whether a tensor says which pairs of labels are equal.
+
+        It was made by comparing labels with each other.
+        """
         return any(entry is targets or _is_handle(entry, targets) for entry in self._of_pairs.values())
 
     def source(self, targets: Tensor) -> RowSource | None:
-        """Return what is known of a tensor, or of one that it is another handle of, as autograd keeps it."""
+        """Return what is known of a tensor, or of a tensor with the same memory: autograd keeps its own handles."""
         if not self._sources:
             return None
         entry = self._sources.get(id(targets))
@@ -165,7 +169,7 @@ class RowTrace(TorchFunctionMode):
         return result
 
     def _keep_mixed(self, name: str, args: Any, result: Any) -> None:
-        """Note what is made of mixed rows alone, as their form in floating numbers."""
+        """Note the results of functions on mixed rows, such as a conversion to floating numbers."""
         is_mixed = name in _SAME_ROWS and any(id(value) in self._mixtures for value in _operands(args))
         if is_mixed and isinstance(result, Tensor):
             self._mixtures[id(result)] = result
@@ -191,7 +195,7 @@ class RowTrace(TorchFunctionMode):
             self._choose(func, source, args, kwargs, result)
 
     def _note_made(self, name: str, args: Any, result: Any) -> None:
-        """Note what is made of sizes alone; a tensor that is written to is made of something else."""
+        """Note tensors that are made from sizes and random numbers alone, and forget those that are written to."""
         if name in _MAKES and isinstance(result, Tensor):
             self._constants[id(result)] = result
         elif self._constants:
@@ -203,7 +207,7 @@ class RowTrace(TorchFunctionMode):
                 self._constants.pop(id(tensors[0]), None)
 
     def _note_use(self, source: RowSource, args: Any, kwargs: Any) -> None:
-        """Note what a layer computes with: a function of inputs and parameters."""
+        """Note the inputs of layers: what is computed together with parameters."""
         if not source.is_vector and any(isinstance(value, nn.Parameter) for value in (*args, *kwargs.values())):
             self._computed_with.append((source, torch.is_grad_enabled()))
 
@@ -214,7 +218,7 @@ class RowTrace(TorchFunctionMode):
             self._mixtures[id(result)] = result
 
     def _note_pairs(self, source: RowSource, args: Any, result: Any) -> None:
-        """Note what is made of a column of labels and the same ones as a row."""
+        """Note what is made from labels as a column together with the same labels as a row."""
         tensors = [value for value in _operands(args) if isinstance(value, Tensor)]
         memory = {entry.untyped_storage().data_ptr() for entry in tensors}
         compares = source.is_vector and len({entry.shape for entry in tensors}) == 2 and len(memory) == 1
@@ -222,7 +226,10 @@ class RowTrace(TorchFunctionMode):
             self._of_pairs[id(result)] = result
 
     def _reshape(self, source: RowSource, result: Tensor) -> None:
-        """Note rows that stay the first axis, and those of crops (N, V, ...) that are now (N V, ...), side by side."""
+        """Note rows of a reshaped tensor.
+
+        They stay the first axis, or they are crops (N, V, ...) that became (N V, ...), side by side.
+        """
         value = source.value
         if result.numel() == value.numel() or result.ndim == value.ndim:  # else `expand` has put an axis before them
             self._know(result, source)
@@ -261,7 +268,7 @@ class RowTrace(TorchFunctionMode):
 
 
 def _are_of_same_rows(entries: Sequence[RowSource | None]) -> bool:
-    """Whether the operands of a function of one number for each row hold the same rows; it waits for no device."""
+    """Return whether the operands of an elementwise function hold the same rows. Does not wait for the device."""
     first_entry, *other_entries = [entry for entry in entries if entry is not None]
     return all(entry.rows is first_entry.rows or _agree(entry, first_entry) for entry in other_entries)
 
@@ -282,12 +289,15 @@ def _is_mask(key: Any) -> bool:
 
 
 def _rows_of_mask(rows: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Return the ``count`` rows where a mask is true. To count them here, the CPU would wait for the device."""
+    """Return the ``count`` rows at which a mask is true.
+
+    The CPU would have to wait for the device to count them itself.
+    """
     return rows[mask.bool().argsort(descending=True, stable=True)[:count]]
 
 
 def _along_rows(name: str, args: Any, kwargs: Any) -> bool:
-    """Whether a function of images or the like chooses or orders rows, not what is in them."""
+    """Return whether a function of images or the like selects or reorders rows, and not values within them."""
     if name in ("split", "chunk", "tensor_split"):
         return bool(kwargs.get("dim", args[2] if len(args) > 2 else 0) == 0)
     if name == "repeat_interleave":

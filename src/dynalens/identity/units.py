@@ -1,4 +1,4 @@
-"""Targets of several units as one number for each sample, so that they are compared like labels."""
+"""Code the targets of all units of a sample as one number, so that they can be compared like labels."""
 
 import zlib
 from collections.abc import Mapping
@@ -9,7 +9,9 @@ from dynalens.identity.columns import Column, Path
 
 
 def row_codes(targets: Tensor, mask: Tensor | None = None) -> list[int]:
-    """Return a number above 0 for each row of ``(N, ...)`` that other rows do not have, by what counts in it.
+    """Return a positive number for each row of ``(N, ...)``.
+
+    Rows that differ where they count have different numbers.
 
     Example:
         >>> import torch
@@ -25,9 +27,10 @@ def row_codes(targets: Tensor, mask: Tensor | None = None) -> list[int]:
 
 
 def what_counts(targets: Tensor, mask: Tensor | None) -> Tensor | None:
-    """Return which targets have a part in the loss: classes that it ignores have none, whatever number says so.
+    """Return which targets have a part in the loss. Classes that it ignores have none, whatever number marks them.
 
-    The batch may mark them by another number than the step: -100 is -1 where it selects the tokens that count.
+    The batch may mark them by another number than the step: an index of -100 becomes -1 in a step that selects the
+    tokens that count.
     """
     if targets.is_floating_point() or targets.is_complex():
         return mask
@@ -35,7 +38,7 @@ def what_counts(targets: Tensor, mask: Tensor | None) -> Tensor | None:
 
 
 def coded_columns(columns: Mapping[Path, Column], targets: Tensor, mask: Tensor | None = None) -> dict[Path, Column]:
-    """Return the codes of those columns whose rows have as many numbers as the targets', rounded as these are."""
+    """Return the codes of those columns whose rows have as many numbers as the targets', rounded like the targets."""
     size = _rows(targets).shape[1]
     return {
         path: row_codes(column.to(targets.dtype) if targets.is_floating_point() else column, mask)

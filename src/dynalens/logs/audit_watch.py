@@ -1,4 +1,4 @@
-"""What was given to the samples of an audit, and what it was given to, taken from the batches as they pass."""
+"""Copy the inputs and targets of the samples of an audit from the batches as they pass."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,27 +13,27 @@ from dynalens.record import AuditedSample
 from dynalens.units import PIXEL_LABELS, PIXELS, TARGETS, TOKENS, UnitPresentation
 
 _LONGEST_SIDE = 256
-"""Of a picture. A mask of as many pixels takes as many bytes as the next number says."""
+"""Longest side of a picture, in pixels. A mask of as many pixels takes as many bytes as the next number says."""
 _MOST_BYTES = 2**17
-"""Of what was given to a sample: masks are scaled down to it, and of longer sequences the first tokens are kept."""
+"""Most bytes of a sample's targets. Masks are scaled down to it; of longer sequences, the first tokens are kept."""
 _DTYPES = {TOKENS: torch.int32, PIXELS: torch.int16, TARGETS: torch.float32}
 _TOKENS = 2
-"""Axes of tokens, ``(N, T)``."""
+"""Number of axes of tokens, ``(N, T)``."""
 Copies = dict[int, Tensor]
-"""By the row of the record, with a first axis of one."""
+"""Tensors with a first axis of one, by the row of the record."""
 
 
 class AuditWatch:
-    """Keeps inputs and targets of some samples that have labels for each token or pixel, or several numbers.
+    """Keeps inputs and targets of samples that have a label for each token or pixel, or several numbers.
 
-    In a step nothing waits for the device: copies stay there until :meth:`take` moves them to the host.
+    Nothing waits for the device in a step: copies stay there until :meth:`take` moves them to the host.
 
     Args:
-        rows: Of the record.
-        normalisation: Undone for the pictures.
+        rows: Rows of the samples in the record.
+        normalisation: Normalisation of the inputs, which pictures undo.
 
     Attributes:
-        samples: Those that have passed, by their rows.
+        samples: The samples that have passed, by their rows.
 
     Example:
         >>> from dynalens.units import dense
@@ -64,18 +64,18 @@ class AuditWatch:
             self._copy(indices, inputs.detach(), self._inputs, lambda row: small_copies(row, _LONGEST_SIDE))
 
     def note(self, indices: Sequence[int] | Tensor, units: UnitPresentation | None) -> None:
-        """Copy what was given to these samples after a step.
+        """Copy the targets of these samples after a step.
 
         Args:
             indices: Row of the record of each sample.
-            units: What the step showed of them; None where each has one label.
+            units: What the step showed of their units; None if each sample has one label.
         """
         if units is not None and units.unit_targets is not None and len(units.unit_targets) == len(indices):
             name = units.kind.name
             self._copy(indices, units.unit_targets.detach(), self._targets, lambda row: bounded(row, name))
 
     def take(self) -> None:
-        """Take the copies to the host: of samples of which both have passed, or the targets alone."""
+        """Move to the host the copies of samples of which both inputs and targets have passed, or the targets alone."""
         for place, is_match, copies in self._on_device:
             hits = is_match.cpu().nonzero().squeeze(1).tolist()
             place.update({int(self._order[hit]): copies[hit : hit + 1] for hit in hits})
@@ -107,7 +107,7 @@ class AuditWatch:
                 place[row] = copy(values.narrow(0, position, 1))
 
     def _gather(self, indices: Tensor, values: Tensor, place: Copies, copy: Callable[[Tensor], Tensor]) -> None:
-        """As ``_copy``, for indices on the device: every sample is looked up, whether it is in the batch or not."""
+        """Do the same as ``_copy`` for indices on the device: look up each sample, whether the batch has it or not."""
         matches = self._order.to(indices.device, non_blocking=True).unsqueeze(1) == indices.unsqueeze(0)
         is_match = matches.any(dim=1)
         copies = copy(values.index_select(0, matches.byte().argmax(dim=1)))
@@ -124,7 +124,7 @@ def _array(values: Tensor) -> Array:
 
 
 def bounded(targets: Tensor, kind: str) -> Tensor:
-    """Return copies of what was given to samples, in at most 2^17 bytes each.
+    """Return copies of targets, in at most 2^17 bytes per sample.
 
     Args:
         targets: As of :class:`~dynalens.units.UnitPresentation`. Of masks with a third axis of space, the middle slice.

@@ -1,4 +1,4 @@
-"""What a logger shows of the concepts of a layer: scores of example sets, and channels that detect masks."""
+"""Show the concepts of a layer in loggers: scores of example sets, and channels that detect masks."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ from dynalens.pictures import Relative, map_cell, relatives_sheet, shown_inputs
 
 Forward = Callable[[Any, Tensor], Tensor]
 Samples = tuple[Tensor, Tensor] | str | Path
-"""Images and the class of each, or a folder that has a folder of pictures for each class."""
+"""Images with their classes, or a folder with a folder of pictures per class."""
 Masks = Tensor | str | Path
 """One mask for each sample, or a folder of pictures of the samples' names."""
 _MOST_ROWS, _SHOWN = 12, 4  # most channels on a sheet, and images of each
@@ -37,7 +37,7 @@ _CELL = 144  # side of a picture in pixels, more than twice its side on the shee
 
 @dataclass(frozen=True)
 class ConceptSettings:
-    """What is asked of a layer; :class:`dynalens.ConceptMonitor` says what each means.
+    """The concepts to look for in a layer; :class:`dynalens.ConceptMonitor` says what each setting means.
 
     Raises:
         ValueError: If one of them is out of its range, nothing is asked for, or a folder cannot be read.
@@ -53,7 +53,7 @@ class ConceptSettings:
     top: float
 
     def __post_init__(self) -> None:
-        """Read the folders now, so that a mistake is said before training."""
+        """Read the folders now, so that a mistake is an error before training."""
         self._read_samples()
         images, classes = self.images
         if not self.concepts and not self.masks:
@@ -80,12 +80,12 @@ class ConceptSettings:
 
     @property
     def images(self) -> tuple[Tensor, Tensor]:
-        """The samples, read: images and the class of each."""
+        """The samples: images and the class of each."""
         return cast("tuple[Tensor, Tensor]", self.samples)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The masks, read."""
+        """The masks."""
         return cast("Mapping[str, Tensor]", self.masks)
 
     def _read_samples(self) -> None:
@@ -105,10 +105,10 @@ class ConceptSettings:
 
 
 class ConceptLog:
-    """Asks a layer for its concepts; knows no Trainer.
+    """Measures the concepts of a layer. It does not know the Trainer.
 
     Args:
-        settings: What is asked.
+        settings: The concepts to look for.
     """
 
     def __init__(self, settings: ConceptSettings) -> None:
@@ -119,7 +119,7 @@ class ConceptLog:
         module_named(model, self._settings.layer, argument="layer")
 
     def scores(self, model: Any, forward: Forward | None) -> dict[str, float]:
-        """Return TCAV's numbers by ``<concept>/<class>/<number>``; none without concepts."""
+        """Return TCAV's numbers by ``<concept>/<class>/<number>``; none if there are no concepts."""
         settings, scores = self._settings, dict[str, float]()
         images, classes = settings.images
         if not settings.concepts or settings.random is None:
@@ -135,7 +135,10 @@ class ConceptLog:
         return scores
 
     def sheet(self, model: Any, forward: Forward | None, epoch: int) -> Image.Image | None:
-        """Return the channels with the largest IoU, and where they are active; None without masks."""
+        """Return a picture of the channels with the largest IoU and where they are active.
+
+        It is None if there are no masks.
+        """
         settings = self._settings
         if not settings.masks:
             return None

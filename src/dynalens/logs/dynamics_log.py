@@ -1,4 +1,4 @@
-"""What loggers show of a record: scalars of each epoch, and pictures as long as they can be drawn."""
+"""Show a record in loggers: scalars of each epoch, and pictures."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -49,15 +49,15 @@ from dynalens.text import percent
 from dynalens.units import UnitPresentation
 
 ContrastMaps = Callable[[Any, Mapping[Any, tuple[int, int]]], Mapping[Any, Array]]
-"""From the module, and suggested and given class by a sample's id, to maps by the id."""
+"""Returns maps by sample id, given the module and, by sample id, the suggested and the given class."""
 
 
 class GallerySource(NamedTuple):
-    """What another callback gives to the gallery of suspects.
+    """What another callback offers to the gallery of suspects.
 
     Attributes:
-        contrasts: Makes maps of what speaks for the suggested class.
-        decode: Returns the word of a token's id; None where nobody knows it.
+        contrasts: Returns maps of what speaks for the suggested class.
+        decode: Returns the word of a token's id; None if there are no words.
     """
 
     contrasts: ContrastMaps
@@ -65,7 +65,7 @@ class GallerySource(NamedTuple):
 
 
 def in_words(epoch: int, is_flagged: Array, rate: NoiseRate) -> str:
-    """Return flagged samples and noise rate of an epoch as Markdown, with reasons to doubt them."""
+    """Return an epoch's flagged samples and noise rate as Markdown, with reasons to doubt them."""
     doubts = "".join(f"\n- Doubtful: {doubt}" for doubt in rate.doubts)
     return (
         f"Epoch {epoch}: **{int(is_flagged.sum()):,} of {len(is_flagged):,} samples are flagged**. About "
@@ -75,21 +75,21 @@ def in_words(epoch: int, is_flagged: Array, rate: NoiseRate) -> str:
 
 
 class DynamicsLog:
-    """Logs one monitor's record, in the process that writes.
+    """Logs the record of one monitor, in the process that writes.
 
     Args:
         trainer: The Trainer.
         pl_module: Its module.
-        live: The record; pictures go to its folder where there is no TensorBoardLogger.
-        settings: What is shown of it.
-        name: Of the monitor, which tags begin with.
-        dataset: What is trained on.
-        sources: Asked in turn for maps of the gallery's suspects, until one has some, and for words.
+        live: The record. Without a TensorBoardLogger, pictures go to its folder.
+        settings: What to show of it.
+        name: Name of the monitor, with which tags begin.
+        dataset: The training dataset.
+        sources: Callbacks that are asked in turn for maps of the gallery's suspects, until one has some, and for words.
 
     Attributes:
-        schedule: When there is time to draw charts and suspects, in the record's epochs.
-        similar: What suspects look like, as of the epoch before the last, so that their pictures have passed; None
-            where that is not asked for.
+        schedule: Chooses the epochs of the record in which there is time to draw charts and suspects.
+        similar: Samples that look like the suspects, from the epoch before the last, so that their pictures have
+            passed; None if they are not asked for.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class DynamicsLog:
         )
 
     def restore(self) -> None:
-        """Go on with a record: follow its worst samples, and keep what its history says of them and of the noise."""
+        """Continue with a record: follow its worst samples, and read what its history says about them and the noise."""
         if not self._live.epochs:
             return
         statistics, presentations = self._live.record().statistics, dict(self._live.kept_history().readable())
@@ -160,7 +160,7 @@ class DynamicsLog:
             self._noise.note(presentations.get(epoch), statistics)
 
     def begin_epoch(self, trainer: Any, epoch: int, features: FeatureRows | None = None) -> None:
-        """Choose what the projector shows of this epoch; draw an audit and prototypes if it may be the last."""
+        """Choose the samples of the projector. If this may be the last epoch, draw an audit and prototypes, too."""
         self.schedule.begin_epoch()
         if self._live.dynamics is None:
             return
@@ -187,11 +187,11 @@ class DynamicsLog:
 
     @property
     def copies(self) -> bool:
-        """Whether ``see`` is to be shown the next batch."""
+        """Whether ``see`` must be called with the next batch."""
         return self._projector is not None or (self.pictures is not None and self.pictures.copies)
 
     def see(self, rows: Tensor | None, inputs: Tensor | None) -> None:
-        """Copy the inputs of suspects, and of what the projector shows, from a batch."""
+        """Copy the inputs of suspects and of the projector's samples from a batch."""
         with self._or_switched_off():
             if self._projector is not None and rows is not None:
                 self._projector.see(rows, inputs)
@@ -201,7 +201,7 @@ class DynamicsLog:
                 self._audit.see(rows, inputs)
 
     def note(self, rows: Tensor, units: UnitPresentation | None) -> None:
-        """Keep what was given to samples of an audit, and which pixels of the masks of suspects a step contradicts."""
+        """Keep the targets of an audit's samples, and which pixels of suspects' masks a step contradicts."""
         if units is None:
             return
         with self._or_switched_off():
@@ -213,13 +213,13 @@ class DynamicsLog:
     def end_epoch(
         self, record: EpochRecord, features: FeatureRows | None, log_to: Any, *, also: Mapping[str, float]
     ) -> None:
-        """Follow those that are worst now, and what they look like; log scalars and pictures.
+        """Log scalars and pictures, and follow the samples that are worst now and those that look like them.
 
         Args:
-            record: Presentations of the epoch, which the record has taken in.
-            features: Newest features of the samples, or None.
-            log_to: The Trainer; None in an epoch that is not logged.
-            also: More scalars, by name.
+            record: Presentations of the epoch. The record holds them already.
+            features: Newest features of the samples; None if there are none.
+            log_to: The Trainer; None if the epoch is not logged.
+            also: Further scalars, by name.
         """
         epoch, statistics = self._live.epochs[-1], self._live.record().statistics
         self._noise.note(record.presentations(), statistics)
@@ -259,7 +259,7 @@ class DynamicsLog:
                 self._projector.write(features, statistics, step, ids)
 
     def end_fit(self) -> None:
-        """Write the files that a fit leaves, and the pictures of the last epoch if they were not drawn."""
+        """Write the files at the end of a fit, and the pictures of the last epoch unless they are drawn already."""
         sentences = None
         with self._or_switched_off():
             if self.pictures is not None and self._live.dynamics is not None:
@@ -273,7 +273,7 @@ class DynamicsLog:
                 self._live.attempt("pictures", self._draw_examples)
 
     def _draw_examples(self) -> None:
-        """Draw the prototypes of each class, and keep the sheet for the report."""
+        """Draw the sheet of prototypes, and keep it for the report."""
         assert self.pictures is not None
         assert self._live.folder is not None
         png = self.pictures.draw_examples(self._live.sample_ids)
@@ -281,7 +281,7 @@ class DynamicsLog:
             write_sheet(self._live.folder.path, "prototypes", png)
 
     def _overlap(self, is_flagged: Array) -> dict[str, float]:
-        """Return how many of the flagged samples were flagged before; nothing the first time."""
+        """Return the overlap of the samples flagged now and before; nothing the first time."""
         was_flagged, self._was_flagged = self._was_flagged, is_flagged
         if was_flagged is None:
             return {}
@@ -289,7 +289,7 @@ class DynamicsLog:
         return {"suspects_overlap": overlap(is_flagged, np.append(was_flagged, np.zeros(num_new, bool)))}
 
     def _contrasts(self, trainer: Any, statistics: SampleStatistics, ids: Array | None) -> dict[str, Array]:
-        """Ask those that explain why the gallery's suspects are taken for another class."""
+        """Ask the sources for maps that say why the gallery's suspects may belong to another class."""
         if not has_classes(statistics):
             return {}
         classes = {
@@ -304,7 +304,7 @@ class DynamicsLog:
         return {}
 
     def _or_switched_off(self) -> AbstractContextManager[None]:
-        """A picture that fails is no reason to end a training run, because the record does not need it."""
+        """Switch pictures off if one fails. The record does not need them, so the training goes on."""
 
         def switch_off() -> None:
             self.pictures = self._projector = self._audit = None

@@ -1,4 +1,4 @@
-"""What the training dynamics monitor shows of its record: charts and the gallery of suspects."""
+"""Draw a record: charts and the gallery of suspects."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -66,9 +66,9 @@ class Estimate:
     """What follows from the noise rate of an epoch.
 
     Attributes:
-        probabilities: Shape ``(N,)``, probability that each label is wrong; NaN for samples never seen.
+        probabilities: Shape ``(N,)``, the probability that each label is wrong; NaN for samples that were never seen.
         is_flagged: Shape ``(N,)``, which samples are flagged.
-        words: Flagged samples and noise rate, and reasons to doubt them, in Markdown.
+        words: Flagged samples, noise rate and reasons to doubt them, in Markdown.
     """
 
     probabilities: Array
@@ -120,11 +120,11 @@ class DynamicsPictures:
 
     @property
     def pictures(self) -> dict[int, Array]:
-        """Return a small picture of each sample that is followed and was seen since."""
+        """Return a small picture of each followed sample that has passed."""
         return self._watch.pictures
 
     def sentences(self, statistics: SampleStatistics) -> KeptSentences:
-        """Return tokens or numbers of each sample that is followed and was seen since."""
+        """Return the tokens or numbers of each followed sample that has passed."""
         tokens, texts = self._watch.sentences, self._watch.texts
         if self._decode is None:
             return KeptSentences(tokens, {}, texts)
@@ -135,7 +135,7 @@ class DynamicsPictures:
         return KeptSentences(tokens, {token: self._decode(token) for token in sorted(token_ids) if token >= 0}, texts)
 
     def restore(self, statistics: SampleStatistics, history: Iterable[tuple[int, Mapping[str, Array]]]) -> None:
-        """Follow the worst samples of a record that is continued, with what its history says of them."""
+        """Follow the worst samples of a record that is continued, and read what its history says about them."""
         self._follow(statistics, None)
         for epoch, presentations in history:
             self._watch.note(epoch, presentations)
@@ -143,7 +143,7 @@ class DynamicsPictures:
     def follow_audited(
         self, rows: Sequence[int], statistics: SampleStatistics, device: torch.device | None = None
     ) -> None:
-        """Keep pictures of the samples of an audit as well, until the fit ends."""
+        """Keep pictures of an audit's samples, too, until the fit ends."""
         self._audit_rows = rows
         self._follow(statistics, device)
 
@@ -153,13 +153,13 @@ class DynamicsPictures:
         statistics: SampleStatistics,
         device: torch.device | None = None,
     ) -> None:
-        """Keep pictures of each class's prototypes and their like as well, until the fit ends."""
+        """Keep pictures of the prototypes and other examples of each class, too, until the fit ends."""
         self._examples = examples
         self._follow(statistics, device)
 
     @property
     def copies(self) -> bool:
-        """Whether the next batch is of use: it may have a sample that is followed, or show if there are any inputs."""
+        """Whether the next batch is needed: it may have a followed sample, or show whether there are inputs to draw."""
         if not self._has_inputs:
             return self._steps_left > 0
         return self._watch.follows and (self.may_be_last_epoch or not self._are_numbers)
@@ -168,8 +168,8 @@ class DynamicsPictures:
         """Copy the inputs of suspects from a batch.
 
         Args:
-            indices: The row of the record of each sample; None where it is not known yet.
-            inputs: Those of the batch; None where it holds no images, signals, tokens or rows of numbers.
+            indices: The row of the record of each sample; None if it is not known yet.
+            inputs: Inputs of the batch; None if they are no images, signals, tokens or rows of numbers.
         """
         self._steps_left -= 1
         self._has_inputs |= inputs is not None
@@ -179,7 +179,7 @@ class DynamicsPictures:
             self._watch.see(indices, inputs)
 
     def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
-        """Keep which pixels of the masks of suspects a step contradicts."""
+        """Keep which pixels of suspects' masks a step contradicts."""
         self._watch.mark(indices, marks)
 
     def end_epoch(
@@ -191,7 +191,7 @@ class DynamicsPictures:
         *,
         similar: tuple[SimilarSamples | None, SimilarSamples | None] = (None, None),
     ) -> None:
-        """Keep what was copied in this epoch, and follow those that are worst now and what they look like.
+        """Take the copies of this epoch, and follow the samples that are worst now and those that look like them.
 
         Args:
             epoch: Its number.
@@ -219,7 +219,7 @@ class DynamicsPictures:
         names: Sequence[str] | None = None,
         estimate: Estimate | None = None,
     ) -> None:
-        """Write summary and histograms; charts and the suspects less often in a long training or where time is short.
+        """Write summary and histograms. Charts and suspects come less often if training is long or time is short.
 
         Args:
             statistics: The record.
@@ -249,11 +249,14 @@ class DynamicsPictures:
                 announce(f"dynalens: {words}")
 
     def finish(self) -> None:
-        """Draw the charts and suspects of the last epoch if they were not drawn."""
+        """Draw the charts and suspects of the last epoch, unless they are drawn already."""
         self._pace.finish()
 
     def draw_examples(self, ids: Array | None) -> bytes | None:
-        """Write the sheet of each class's prototypes, criticisms, easiest and hardest, and return it; None without."""
+        """Write the sheet of each class's prototypes, criticisms, easiest and hardest samples, and return it.
+
+        It is None without any.
+        """
         if not self._examples or not self._watch.pictures:
             return None
         sheet = examples_sheet(
@@ -342,7 +345,7 @@ def given_and_suggested(
     names: Sequence[str] | None,
     name: Callable[[int, Sequence[str] | None], str] = class_name,
 ) -> tuple[list[str], list[str]]:
-    """Return what was given to each of some samples and what is suggested instead, as text."""
+    """Return the given and the suggested label of some samples as text."""
     if statistics.target is not None:
         return target_words(statistics, samples, names)
     label_codes, suggestion_codes, targets = named_targets(statistics, names)

@@ -1,4 +1,4 @@
-"""Which training samples a logger shows beside suspects, and for each class."""
+"""Training samples that loggers show beside suspects, and as examples of each class."""
 
 from dynalens.dynamics import SampleStatistics
 from dynalens.embeddings import SimilarSamples
@@ -13,7 +13,7 @@ _MOST_CLASSES = 20  # rows of the sheet; as many as suspects in the gallery
 def similar_of(
     features: FeatureRows | None, statistics: SampleStatistics, settings: LogSettings
 ) -> SimilarSamples | None:
-    """Return what the suspects look like that are followed; None where it is not asked for, or labels are several."""
+    """Return samples that look like the followed suspects; None if not asked for, or if samples have several labels."""
     if not settings.similar or features is None or not features.values.shape[1] or statistics.unit is not None:
         return None
     values = features.values[: len(statistics)]
@@ -21,7 +21,10 @@ def similar_of(
 
 
 def class_examples_of(features: FeatureRows, statistics: SampleStatistics, n: int) -> dict[int, dict[str, list[int]]]:
-    """Return the rows of each class's prototypes and their like; none where there are no features or single labels."""
+    """Return each class's prototypes, criticisms, easiest and hardest samples.
+
+    None without features or single labels.
+    """
     if not features.values.shape[1] or statistics.unit is not None or not (statistics.presentations > 0).any():
         return {}
     return class_examples(features.values[: len(statistics)], statistics, n, max_classes=_MOST_CLASSES)

@@ -1,4 +1,4 @@
-"""What a layer computes: kept and watched while batches pass, then drawn."""
+"""Watch what a layer computes while batches pass, and draw it."""
 
 import functools
 from collections.abc import Callable
@@ -30,14 +30,16 @@ Forward = Callable[[Any, Tensor], Tensor]
 
 
 class LayerLog:
-    """Keeps some images, looks for the inputs that excite a channel most, and draws; knows no Trainer.
+    """Keeps some images, searches the inputs to which channels respond most, and draws.
+
+    It does not know the Trainer.
 
     Args:
         settings: What is shown.
 
     Attributes:
         settings: What is shown; another one holds from the next fit on.
-        images: Those that are kept, or None before the first batch.
+        images: The images that are kept; None before the first batch.
     """
 
     def __init__(self, settings: LayerSettings) -> None:
@@ -49,23 +51,23 @@ class LayerLog:
         self._nodes: tuple[Any, ...] = ()
 
     def check(self, model: Any) -> None:
-        """Raise a ValueError if the model lacks a layer that is to be shown."""
+        """Raise a ValueError if the model lacks a layer that is asked for."""
         if self.settings.layer is not None:
             module_named(model, self.settings.layer, argument="layer")
         if self.settings.weights:
             self._filters(model)
 
     def begin_search(self) -> None:
-        """Look for the strongest inputs anew."""
+        """Search the strongest inputs anew."""
         self._top = None
 
     def start(self, model: Any, images: Tensor | None, *, search: bool) -> None:
-        """A forward pass begins: keep its first images once, and watch the layer.
+        """A forward pass begins: keep its first images, once, and watch the layer.
 
         Args:
             model: The module.
-            images: Of the batch; None where ``finish`` will be told.
-            search: Whether it is searched for the strongest inputs.
+            images: Images of the batch; None if ``finish`` will get them.
+            search: Whether to search this batch for the strongest inputs.
         """
         if images is not None:
             self._keep(images)
@@ -81,7 +83,7 @@ class LayerLog:
             self.images = images[: max(_KEPT, self.settings.feature_maps)].detach().clone()
 
     def stop(self, loss: Tensor | None = None) -> None:
-        """What runs from here on is not the forward pass, which has given this loss."""
+        """The forward pass has given this loss, and is over."""
         self._pass.close()
         self._nodes = () if loss is None else (loss.grad_fn,)
 
@@ -89,7 +91,7 @@ class LayerLog:
         """The pass has ended: take what the layer computed.
 
         Args:
-            images: Of the batch, as it was before the pass, where ``start`` was not told.
+            images: Images of the batch as they were before the pass, if ``start`` did not get them.
 
         Raises:
             CaptureError: If it did not compute a row for each input.
@@ -119,15 +121,15 @@ class LayerLog:
         self._top.offer(small, activations)
 
     def close(self) -> None:
-        """Let go of the layer and of what was found of it; the images stay."""
+        """Drop the layer and what was found in it. The images stay."""
         self._pass.close()
         self._top = self._images_and_calls = None
 
     def draw(self, pictures: LayerPictures, model: Any, forward: Forward | None, *, epoch: int, step: int) -> None:
-        """Draw filters, maps and the strongest inputs, in a long training less often, and always the last ones.
+        """Draw filters, maps and strongest inputs. In a long training they come less often, but always at the end.
 
-        They are computed in each epoch: at the end the model is another one. The logits are those of ``forward``, by
-        default the model's.
+        They are computed in each epoch, because the model is another one at the end. ``forward`` gives the logits;
+        default: the model.
         """
         settings = self.settings
         writes: list[Callable[[], None]] = []

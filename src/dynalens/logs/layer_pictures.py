@@ -1,4 +1,4 @@
-"""What the layer monitor shows: grids of filters, maps and inputs."""
+"""Draw what a layer computes: grids of filters, maps and inputs."""
 
 from collections.abc import Callable, Sequence
 
@@ -38,7 +38,10 @@ class LayerPictures:
         self._pace = PicturePace()
 
     def offer(self, writes: Sequence[Callable[[], None]]) -> None:
-        """Draw the pictures of an epoch: now, or at the end if they are the last, or in a long training never."""
+        """Draw the pictures of an epoch now, or at the end if they are the last.
+
+        In a long training, some are never drawn.
+        """
 
         def draw() -> None:
             for write in writes:
@@ -47,7 +50,7 @@ class LayerPictures:
         self._pace.offer(draw)
 
     def finish(self) -> None:
-        """Draw the last pictures if they were not drawn."""
+        """Draw the last pictures, unless they are drawn already."""
         self._pace.finish()
 
     def write_filters(self, layer: str, weights: Tensor, epoch: int, step: int) -> None:

@@ -28,7 +28,7 @@ class LayerSettings:
     maximise_args: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Check each, and that a layer is named for what is asked of one."""
+        """Check each setting, and that a layer is named if something is asked of one."""
         check_positive(maximise_steps=self.maximise_steps)
         unknown_names = [name for name in self.maximise_args or {} if name not in _MAXIMISE_ARGS]
         if unknown_names:
@@ -53,7 +53,7 @@ class LayerSettings:
 
 
 def unit_numbers(argument: str, numbers: Sequence[int] | int) -> Sequence[int]:
-    """Return the numbers of channels or classes, those of the first so many where one number is given.
+    """Return the numbers of channels or classes. One number n stands for the first n.
 
     Raises:
         ValueError: If there are none, or one is negative.

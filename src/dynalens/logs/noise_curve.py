@@ -1,4 +1,4 @@
-"""The estimated noise rate while training goes on, at a bounded cost."""
+"""Estimate the noise rate at the end of epochs, at a limited cost."""
 
 from collections.abc import Mapping
 
@@ -11,19 +11,19 @@ from dynalens.suspicion.votes import VoteCount
 
 MOST_SAMPLES = 20_000
 EVERY_EPOCH = 2_000_000
-"""Samples times classes up to which the rate is estimated in every epoch: about a second."""
+"""Largest product of samples and classes for which the rate is estimated in every epoch, which takes about a second."""
 
 
 class NoiseCurve:
-    """Estimates the fraction of wrong labels at epochs' ends from up to 20,000 samples.
+    """Estimates the fraction of wrong labels at the end of epochs, from up to 20,000 samples.
 
-    Of more samples, a fixed random choice (seed 0) stands for all; of ids that come in the course of training, the
-    first. The votes of each epoch are counted when it ends, so that neither a file nor an earlier epoch is read again.
-    Where samples times classes are above two million, the estimate is made after 1, 2, 4, 8, ... epochs only.
+    With more samples, a fixed random choice (seed 0) stands for all; if ids come in the course of training, the first
+    ones do. The votes of each epoch are counted when it ends, so that neither a file nor an earlier epoch is read
+    again. If samples times classes are more than two million, the rate is estimated only after 1, 2, 4, 8, ... epochs.
 
     Args:
-        history: Whether the monitor keeps the history, which its own estimate is then made from.
-        most_samples: Of which the rate is estimated.
+        history: Whether the monitor keeps a history, from which its own estimate comes.
+        most_samples: Most samples from which the rate is estimated.
     """
 
     def __init__(self, *, history: bool = True, most_samples: int = MOST_SAMPLES) -> None:
@@ -32,13 +32,12 @@ class NoiseCurve:
         self._sample_rows: Array | None = None
 
     def note(self, presentations: Mapping[str, Array] | None, statistics: SampleStatistics) -> None:
-        """Count the votes that an epoch has of the chosen samples.
+        """Count the votes of an epoch for the chosen samples.
 
         Args:
-            presentations: Arrays of a history; None if they are lost: the record's own means are read from then on, as
-                no half of a history counts.
-            statistics: The record, which has the label of each of these samples; those of samples with several units
-                have no votes.
+            presentations: Arrays of a history; None if they are lost. From then on the record's means are read, because
+                half a history is of no use.
+            statistics: The record, with the label of each of these samples. Samples with several units have no votes.
         """
         if presentations is None or self._count is None:
             self._count = None
@@ -54,11 +53,11 @@ class NoiseCurve:
         self._count.add(statistics.label[rows].astype(np.int64), epoch)
 
     def rate(self, statistics: SampleStatistics, epochs: int) -> NoiseRate | None:
-        """Return the estimate, or None where it would take long and it is not its turn.
+        """Return the estimate; None if it would take long and is not due.
 
         Args:
             statistics: The record.
-            epochs: How many epochs are in it.
+            epochs: Number of epochs in the record.
         """
         rows = self._rows(len(statistics))
         classes = int(max(statistics.label.max(), statistics.predicted.max())) + 1

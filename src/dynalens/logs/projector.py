@@ -1,4 +1,4 @@
-"""What TensorBoard's projector shows of the features: some samples, with thumbnails and what the record says."""
+"""Write features of some samples for TensorBoard's projector, with thumbnails and what the record says about them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,12 +22,12 @@ HEADER = ("sample", "label", "suggested", "score", "forgetting_events")
 class Projector:
     """Writes the features of up to 2,000 samples every few epochs.
 
-    A quarter of them are the worst suspects of the epoch before, the rest a random choice (seed 0).
+    A quarter of them are the worst suspects of the epoch before, the others a random choice (seed 0).
 
     Args:
         writer: A SummaryWriter.
         tag: Name of the embedding.
-        every_n_epochs: Epochs between two of them.
+        every_n_epochs: Number of epochs from one writing to the next.
         class_names: Name of each class, or None.
         normalisation: Of the inputs, or None.
     """
@@ -47,11 +47,11 @@ class Projector:
         self._thumbnails: Thumbnails | None = None
 
     def is_due(self, epoch: int) -> bool:
-        """Return whether it is written at the end of this epoch."""
+        """Return whether features are written at the end of this epoch."""
         return epoch % self._period == 0
 
     def begin_epoch(self, epoch: int, statistics: SampleStatistics) -> None:
-        """Choose the samples and look out for their pictures."""
+        """Choose the samples, and look for their pictures."""
         self._chosen_samples, self._thumbnails = [], None
         if self.is_due(epoch):
             self._chosen_samples = chosen_samples(statistics)
@@ -89,7 +89,7 @@ class Projector:
 
 
 def chosen_samples(statistics: SampleStatistics) -> list[int]:
-    """Return up to 2,000 rows: all of fewer, else the 500 most suspicious ones and a random rest (seed 0)."""
+    """Return up to 2,000 rows: all if there are no more, or else the 500 worst suspects and a random rest (seed 0)."""
     num_samples = len(statistics)
     if num_samples <= MOST_SAMPLES:
         return list(range(num_samples))

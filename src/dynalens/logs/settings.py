@@ -1,4 +1,4 @@
-"""What loggers show of the training dynamics, as it was asked for."""
+"""Settings of what loggers show of the training dynamics."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ from dynalens.pictures import Decode
 
 @dataclass(frozen=True)
 class LogSettings:
-    """What loggers show of the record; :class:`dynalens.TrainingDynamicsMonitor` says what each means.
+    """What loggers show of the record; :class:`dynalens.TrainingDynamicsMonitor` says what each setting means.
 
     Raises:
         ValueError: If one of them is out of its range, or the projector has nothing to show.
@@ -29,7 +29,7 @@ class LogSettings:
     decode: Decode | None = None
 
     def __post_init__(self) -> None:
-        """Check each, and that there are features where the projector is to show them."""
+        """Check each setting, and that there are features if the projector is asked for."""
         check_positive(top_k=self.top_k, log_every_n_epochs=self.log_every_n_epochs)
         check_positive(projector_every_n_epochs=self.projector_every_n_epochs)
         check_x_axis(self.x_axis)
@@ -54,9 +54,9 @@ class LogSettings:
             )
 
     def logged(self, epoch: int) -> bool:
-        """Return whether loggers have an entry of this epoch."""
+        """Return whether this epoch is logged."""
         return epoch % self.log_every_n_epochs == 0
 
     def followed_suspects(self, epoch: int) -> int:
-        """Return how many of the worst samples the gallery of this epoch may show; 0 where it is not drawn."""
+        """Return how many of the worst samples the gallery of this epoch may show; 0 if it is not drawn."""
         return FOLLOWED * self.top_k if self.logged(epoch) else 0

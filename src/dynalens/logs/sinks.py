@@ -1,4 +1,4 @@
-"""Where pictures of a run go, how they show inputs and classes, and how one that fails ends."""
+"""Where the pictures of a run go, how they show inputs and classes, and what happens if one fails."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from dynalens.tensorboard import Sink, make_sink
 
 
 def sink_of(trainer: Any, folder: Path) -> Sink:
-    """Return where a callback's pictures go: to the Trainer's loggers, or to files in the folder without one."""
+    """Return where a callback's pictures go: to the Trainer's loggers, or without one to files in the folder."""
     return make_sink(tensorboard_writer(trainer), picture_loggers(trainer), folder / "pictures")
 
 
@@ -25,7 +25,7 @@ class Shows(Protocol):
 
 
 def show_as_trained(pictures: Shows, trainer: Any, pl_module: Any) -> None:
-    """Let pictures name the classes of the training dataset, and undo the normalisation of the inputs."""
+    """Let pictures name the classes of the training dataset and undo the normalisation of its inputs."""
     dataset = getattr(trainer.train_dataloader, "dataset", None)
     pictures.names = class_names(dataset)
     pictures.normalisation = find_normalisation(pl_module, getattr(trainer, "datamodule", None), dataset)
@@ -33,7 +33,7 @@ def show_as_trained(pictures: Shows, trainer: Any, pl_module: Any) -> None:
 
 @contextmanager
 def switched_off_on_error(part: str, switch_off: Callable[[], None], on_error: str = "warn") -> Iterator[None]:
-    """Switch a part of a monitor off when the body fails, and say so, or raise where ``on_error`` is "raise"."""
+    """If the body fails, switch a part of a monitor off and say so, or raise if ``on_error`` is "raise"."""
     try:
         yield
     except Exception as error:

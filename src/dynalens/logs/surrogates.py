@@ -1,4 +1,4 @@
-"""Pictures of what stands for a network: what linear models say of a class, and a decision tree."""
+"""Draw models that stand for a network: linear models of a class, and a decision tree."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Look at a model and leave no trace: the only part that changes modes, hooks a layer or switches gradients on."""
+"""Look at a model and leave no trace. No other part sets modes, hooks layers or switches gradients on."""
 
 from dynalens.observation.calls import captured_calls, is_compiled
 from dynalens.observation.graph import nodes_behind

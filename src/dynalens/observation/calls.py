@@ -1,4 +1,4 @@
-"""See what the modules of a model are called with while a training step runs."""
+"""See the calls of a model's modules while a training step runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,9 +10,9 @@ from torch import nn
 
 @contextmanager
 def captured_calls(model: nn.Module, observe: Callable[[nn.Module, Any, Any], None]) -> Iterator[None]:
-    """Call ``observe`` with each module that runs, its arguments and its output, in the order they finish.
+    """Call ``observe`` with each module that runs, its arguments and its output, in the order in which they finish.
 
-    Compiled modules are left alone, and so is what is in them: a hook would compile them once more.
+    Compiled modules, and what is in them, are left alone: a hook would make them compile again.
     """
     with ExitStack() as hooks:
         for module in _eager_modules(model):
@@ -25,9 +25,9 @@ def captured_calls(model: nn.Module, observe: Callable[[nn.Module, Any, Any], No
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """Return whether ``torch.compile`` compiles a model or a part of it: what watches it makes it compile once more.
+    """Return whether ``torch.compile`` compiles a model or a part of it. Hooks and modes would make it compile again.
 
-    A module that TorchScript has compiled is none: a mode of torch's functions leaves it as it is.
+    A module that TorchScript has compiled does not count: a mode of torch's functions leaves it as it is.
     """
     return any(_own_compilation(module) for module in model.modules())
 

@@ -1,4 +1,4 @@
-"""Autograd's graph of what was computed."""
+"""Walk through autograd's graph."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -7,11 +7,11 @@ from torch.autograd.graph import Node
 
 
 def nodes_behind(nodes: Iterable[Node | None], end_names: tuple[str, ...] = ()) -> Iterator[Node]:
-    """Yield these operations and all that they were computed from, each once, the nearest first.
+    """Yield these nodes and all that they were computed from, each once, the nearest first.
 
     Args:
         nodes: Operations, or None, as ``grad_fn`` is of what autograd does not follow.
-        end_names: How the names of operations begin behind which nothing is looked at. They are yielded themselves.
+        end_names: Beginnings of the names of nodes at which the walk ends. These nodes are yielded, too.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""The calls of a layer in a training step, and those that a loss or its logits were computed from."""
+"""The calls of a layer in a training step, and which of them a loss or its logits were computed from."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ class LayerCall(NamedTuple):
     """One call of a layer.
 
     Attributes:
-        value: Its output, or what was made of it.
-        edge: Where autograd's graph has the output; None where it has no gradient.
-        mark: What the watch was told to note beside it.
+        value: Its output, or what ``reduce`` made of it.
+        edge: The output in autograd's graph; None if it has no gradient.
+        mark: What ``mark`` returned for its input.
     """
 
     value: Any
@@ -28,23 +28,23 @@ class LayerCall(NamedTuple):
 
 
 class LayerCalls:
-    """The calls of a layer while it is watched. If gradients were on in some of them, only these calls count."""
+    """The calls of a layer while it is watched. If some of them had gradients, only these count."""
 
     def __init__(self) -> None:
         self._calls_with_gradient: list[LayerCall] = []
         self._other_calls: list[LayerCall] = []
 
     def add(self, call: LayerCall) -> None:
-        """Hear of a call."""
+        """Add a call."""
         (self._calls_with_gradient if torch.is_grad_enabled() else self._other_calls).append(call)
 
     def leading_to(self, nodes: Iterable[Node]) -> list[LayerCall]:
         """Return the calls that something was computed from, in their order.
 
-        A call that is behind another one, as of a layer that runs again on its own output, is left out.
+        If a layer runs again on its own output, only the last call is returned.
 
         Args:
-            nodes: Those of autograd's graph that gave it; where there are none, all calls are returned.
+            nodes: Nodes of autograd's graph that it was computed by. If there are none, all calls are returned.
 
         Raises:
             RuntimeError: If the layer did not run, or gave no tensor.
@@ -68,12 +68,13 @@ def layer_calls(
     *,
     mark: Callable[[Any], Any] = lambda _input: None,
 ) -> Iterator[LayerCalls]:
-    """Yield an object that hears of each call of a layer; what a backward pass computes again is none.
+    """Yield an object that collects the calls of a layer. Calls within a backward pass do not count.
 
     Args:
         layer: The layer.
-        reduce: Makes of an output what is kept, at once: what follows may work in place.
-        mark: Tells from the layer's input what to note beside it.
+        reduce: Function that makes of an output what is kept. It is called at once, because later operations may work
+            in place.
+        mark: Function of the layer's input that returns what to keep beside its output.
 
     Example:
         >>> import torch

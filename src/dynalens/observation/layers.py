@@ -1,4 +1,4 @@
-"""Layers: found by name, and their output seen or replaced while a model runs."""
+"""Find layers by name, and see or replace their output while a model runs."""
 
 import difflib
 from collections.abc import Iterator
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class Capturing:
-    """Holds the latest output of a layer while it is being captured."""
+    """The newest output of a layer that is being captured."""
 
     def __init__(self) -> None:
         self._values: list[Any] = []
 
     @property
     def value(self) -> Tensor:
-        """The output, with its graph; raises RuntimeError if the layer did not run or gave no tensor."""
+        """The output, with its graph. Raises a RuntimeError if the layer did not run or returned no tensor."""
         if not self._values or not isinstance(self._values[-1], Tensor):
             kind = f"a {type(self._values[-1]).__name__}" if self._values else "no call of it"
             raise RuntimeError(
@@ -27,10 +27,10 @@ class Capturing:
 
 @contextmanager
 def captured_output(layer: nn.Module) -> Iterator[Capturing]:
-    """Yield an object whose ``value`` is the layer's latest output.
+    """Yield an object whose ``value`` is the layer's newest output, with its graph.
 
-    The tensor keeps its graph. Where the next operation works in place (a ReLU, say), its result is what is seen; value
-    and gradient then still belong together.
+    If the next operation works in place, such as a ReLU, ``value`` is the result of that operation. Value and gradient
+    then still belong together.
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ def captured_output(layer: nn.Module) -> Iterator[Capturing]:
 
 @contextmanager
 def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
-    """Let the layer's output be ``value``, whatever it computed.
+    """Replace the layer's output by ``value``.
 
     Example:
         >>> import torch
@@ -72,9 +72,9 @@ def replaced_output(layer: nn.Module, value: Tensor) -> Iterator[None]:
 
 @contextmanager
 def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Tensor]]]:
-    """Yield a list that fills with name, module and output of every submodule, in the order they finish.
+    """Yield a list that fills with name, module and output of each submodule, in the order in which they finish.
 
-    Names are those of :func:`layers_by_name`; outputs that are no tensors are left out.
+    Names are those of :func:`layers_by_name`. Outputs that are not tensors are left out.
     """
     outputs: list[tuple[str, nn.Module, Tensor]] = []
     with ExitStack() as hooks:
@@ -90,7 +90,7 @@ def captured_outputs(model: nn.Module) -> Iterator[list[tuple[str, nn.Module, Te
 
 @contextmanager
 def out_of_place(model: nn.Module) -> Iterator[None]:
-    """Switch off the ``inplace`` flag of every submodule: Captum's backward hooks cannot follow such layers."""
+    """Set ``inplace`` of all submodules to False: Captum's backward hooks cannot follow operations in place."""
     modules = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     try:
         for module in modules:
@@ -102,7 +102,7 @@ def out_of_place(model: nn.Module) -> Iterator[None]:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside what ``torch.compile``, DistributedDataParallel and DataParallel put around it.
+    """Return the model inside the wrappers of ``torch.compile``, DistributedDataParallel and DataParallel.
 
     Example:
         >>> import torch
@@ -120,7 +120,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def layers_by_name(model: nn.Module) -> dict[str, nn.Module]:
-    """Return every submodule by its dotted name in the model as written, whatever :func:`unwrap` leaves away."""
+    """Return each submodule by its dotted name in the user's model, without the wrappers of :func:`unwrap`."""
     layers: dict[str, nn.Module] = {}
 
     def visit(module: nn.Module, prefix: str) -> None:
@@ -134,7 +134,7 @@ def layers_by_name(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def module_named(model: nn.Module, name: str, *, argument: str = "target_layer") -> nn.Module:
-    """Return the submodule of this dotted name, with or without the parts that wrappers add.
+    """Return the submodule of this dotted name, with or without the parts that wrappers add to names.
 
     Raises:
         ValueError: If there is none; it lists the nearest names.

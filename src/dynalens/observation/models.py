@@ -1,4 +1,4 @@
-"""What a model takes and what it gives."""
+"""The inputs that a model takes, and the logits in what it returns."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 
 def floating_dtype(model: nn.Module, images: Tensor) -> torch.dtype:
-    """Return the dtype in which the model computes: that of its first floating parameter, else of the images."""
+    """Return the dtype in which the model computes.
+
+    That of its first floating parameter, or else that of the images.
+    """
     floating = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
     return next(floating, images.dtype)
 
@@ -20,9 +23,9 @@ def is_tokens(inputs: Tensor) -> bool:
 
 
 def named_logits(output: object) -> object:
-    """Return what a model returns if it is a tensor, else its tensor ``logits`` or ``out``, as key or attribute.
+    """Return a model's output if it is a tensor, or else its tensor ``logits`` or ``out``, a key or attribute.
 
-    What has no such entry is returned as it is.
+    Other outputs are returned unchanged.
 
     Example:
         >>> scores = torch.zeros(2, 3)
@@ -126,11 +129,11 @@ def two_class_logits(logits: Tensor) -> Tensor:
 
 
 class LogitsModule(nn.Module):
-    """A model as Captum wants it: a module whose one output is logits (N, K) with K >= 2.
+    """A model in the form that Captum takes: a module whose only output is logits (N, K) with K >= 2.
 
     Args:
-        model: Its layers are this module's.
-        run: Computes the model's output.
+        model: The model. Its layers become layers of this module.
+        run: Function that computes the model's output.
     """
 
     def __init__(self, model: nn.Module, run: Callable[[Tensor], Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a module of Lightning logs while it is looked at goes nowhere; Lightning is known here by names only."""
+"""Let modules of Lightning log nothing while they are looked at. Lightning is known here by names only."""
 
 import inspect
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ def trainers_of(modules: Iterable[nn.Module]) -> Iterator[dict[str, Any]]:
 
 
 def mute(modules: Iterable[nn.Module]) -> None:
-    """Give the modules, and their Trainers, attributes of their own that log nothing; whoever calls removes them."""
+    """Give the modules and their Trainers attributes that log nothing. The caller has to remove them."""
     modules = list(modules)
     for module in lightning_modules(modules):
         vars(module).update(dict.fromkeys(_LOGGING, _nothing))
@@ -37,7 +37,7 @@ def _nothing(*_args: Any, **_kwargs: Any) -> None:
 
 
 class _Silent:
-    """An experiment of which every method does nothing."""
+    """An experiment of which all methods do nothing."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

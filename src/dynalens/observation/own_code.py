@@ -1,4 +1,4 @@
-"""Global variables that a model's own code mentions, found in its compiled functions."""
+"""Find the global variables that a model's own code mentions, in its compiled functions."""
 
 import builtins
 import dis
@@ -14,21 +14,22 @@ _PACKAGES = tuple(
 )
 _OF_GLOBALS = ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME")
 _MAKING = ("__init__", "__new__", "__post_init__")
-"""Methods that a forward pass calls of no object that is there already."""
+"""Methods that a forward pass calls only on objects that it makes itself."""
 
 
 class _Names(NamedTuple):
-    """What a function mentions."""
+    """The names that a function mentions."""
 
     of_globals: frozenset[str]
     every_name: frozenset[str]
 
 
 class OwnCode:
-    """Collects the functions of the user's own files that a forward pass may run, and tells which globals they mention.
+    """Collects the functions of the user's files that a forward pass may run, and the globals that they mention.
 
-    A method counts if a function that counts mentions its name; ``forward`` and methods with two underscores do from
-    the start. So what loads the data, and mentions all of them, is left out, and so are functions of packages.
+    ``forward`` and methods with two underscores may run from the start. Any other method may run if a function that may
+    run mentions its name. So functions that load the data, which mention the whole dataset, are left out. Functions of
+    packages are left out, too.
 
     Example:
         >>> code = OwnCode()
@@ -45,17 +46,17 @@ class OwnCode:
         self._names_told: set[tuple[int, str]] = set()
 
     def add_class(self, cls: type, *, makes: bool = False) -> None:
-        """Let the methods of a class count; those that make an object, only if the code may make some."""
+        """Consider the methods of a class. ``makes``: also those that make an object."""
         self._classes[cls] = self._classes.get(cls, False) or makes
 
     def add_function(self, function: FunctionType) -> None:
-        """Let a function count, unless a package brought it."""
+        """Consider a function, unless it is part of a package."""
         if function not in self._functions and _is_own(function.__code__.co_filename):
             self._functions.add(function)
             self._waiting.append(function)
 
     def new_globals(self) -> Iterator[tuple[dict[str, Any], str]]:
-        """Yield namespace and name of each global variable that was not yielded before; it may not be there yet."""
+        """Yield namespace and name of each global variable that was not yielded before. It may not exist yet."""
         while self._waiting or self._has_more_methods():
             function = self._waiting.pop()
             names = _names_of(function.__code__)
@@ -83,7 +84,7 @@ class OwnCode:
 
 
 def _functions_in(member: Any) -> Iterator[FunctionType]:
-    """Yield the functions of a method, a property, or what a decorator made of one."""
+    """Yield the functions of a method, of a property, or of what a decorator made from one."""
     parts = ("__func__", "fget", "fset", "func", "__wrapped__")
     candidates = [member] if isinstance(member, FunctionType) else [getattr(member, part, None) for part in parts]
     candidates += [getattr(member, "__wrapped__", None)]

@@ -1,9 +1,9 @@
-"""All that a model holds, as it is now, and how to put it back.
+"""Save all that a model holds, and put it back later.
 
-What a forward pass may change is found by walking from the modules through their attributes: containers, arrays,
-random generators, functions with what they enclose, and objects of the user's own classes. Each thing that can change
-is copied one level deep, by reference; only tensors and arrays are copied by value. What did not change is not touched
-when it is put back.
+What a forward pass may change is found by walking from the modules through their attributes: containers, arrays, random
+generators, functions with what they enclose, and objects of the user's own classes. Each object is copied one level
+deep, by reference. Only tensors and arrays are copied by value. What did not change is not touched when everything is
+put back.
 """
 
 import functools
@@ -46,7 +46,8 @@ _ATOMS = frozenset(
 )  # fmt: skip
 _CONTAINERS = frozenset({dict, OrderedDict, list, set, deque})
 _MOST_FOLLOWED = 1000
-"""Entries of a container above which they are kept by identity only: a step's own state is small, a data set is not."""
+"""Containers with more entries than this are put back, but what their entries hold is not followed. The state of a
+step is small, a dataset is not."""
 
 _FOREIGN = frozenset(
     {
@@ -55,14 +56,15 @@ _FOREIGN = frozenset(
         "asyncio", "socket", "weakref", "subprocess", "ctypes", "importlib",
     }
 )  # fmt: skip
-"""Packages whose objects are not walked: they lead to threads, streams or the Trainer with its loaders, or are ours."""
+"""Packages whose objects are not followed: they are ours, or lead to threads, streams or the Trainer with its
+loaders."""
 
 _LIBRARIES = _FOREIGN | {"builtins", "torchmetrics", "abc", "typing", "collections"}
-"""Packages whose classes hold no data of a model."""
+"""Packages whose classes hold no state of a model."""
 
 
 class Snapshot:
-    """What modules hold, as it is now.
+    """The state of some modules at one time.
 
     Example:
         >>> module = nn.Identity()
@@ -98,11 +100,11 @@ class Snapshot:
 
     @property
     def parameters(self) -> frozenset[int]:
-        """Ids of the parameters that are put back, here or by whoever copied them."""
+        """Ids of the parameters that are put back, by this snapshot or by the one that copied them."""
         return self._copied_ids | {id(tensor) for tensor in self.tensors if isinstance(tensor, nn.Parameter)}
 
     def restore(self) -> None:
-        """Put everything back as it was."""
+        """Put everything back."""
         for container in self._empty_containers:
             if container:
                 container.clear()
@@ -111,7 +113,7 @@ class Snapshot:
         self._values.restore()
 
     def keep(self, attributes: dict[str, Any]) -> None:
-        """Put these attributes of something else back too, by identity: what they hold is not followed."""
+        """Put these attributes of an object back, too, by identity. What they hold is not followed."""
         self._undo.append(undo_dict(attributes, list(attributes.keys()), list(attributes.values())))
 
     def _walk(self, queue: list[Any]) -> None:
@@ -130,7 +132,7 @@ class Snapshot:
                 queue.extend(self._parts_of(value))
 
     def _walk_globals(self) -> bool:
-        """Follow the global variables that code which is known by now mentions, and return whether there were any."""
+        """Follow global variables that the known code mentions, and return whether there were any."""
         entries = [(namespace, name, namespace.get(name, EMPTY)) for namespace, name in self._code.new_globals()]
         for namespace, name, content in entries:
             self._undo.append(undo_entry(namespace, name, content))
@@ -141,7 +143,7 @@ class Snapshot:
         return bool(entries)
 
     def _parts_of(self, value: Any) -> Iterable[Any]:
-        """Note how to put one thing back, and return what it holds."""
+        """Note how to put one object back, and return what it holds."""
         if isinstance(value, nn.Module):
             return self._module(value)
         if type(value) in _CONTAINERS:
@@ -211,7 +213,7 @@ class Snapshot:
 
 
 class _Values:
-    """Copies of tensors. If the values, the storage or the gradient of a tensor changed, they are put back."""
+    """Copies of tensors, whose values, storage and gradient are put back if they have changed."""
 
     def __init__(self, tensors: list[Tensor]) -> None:
         self._tensors = tensors
@@ -242,7 +244,7 @@ def _copy(aliases: list[Tensor], copies: list[Tensor]) -> None:
 
 
 def _has_values(tensor: Tensor) -> bool:
-    """Return whether a tensor is an ordinary one: with memory of its own kind that can be copied."""
+    """Return whether a tensor has memory of its own that can be copied."""
     ordinary = tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
     return ordinary and not is_lazy(tensor) and type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
 
@@ -260,7 +262,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def _same_bits(a: Tensor, b: Tensor) -> bool:
-    """Return whether all values are equal bit for bit: NaN is itself, and -0 is not 0."""
+    """Return whether all values are equal bit for bit: NaN equals NaN, and -0 differs from 0."""
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     kind = _INTEGERS[a.element_size()]
@@ -272,7 +274,7 @@ def _entries_to_walk(entries: Any) -> Iterable[Any]:
 
 
 def _state_of(value: Any) -> Undo | None:
-    """Return how to put back an array or a random generator, or None if this is neither."""
+    """Return a function that puts back an array or a random generator; None for other objects."""
     if isinstance(value, torch.Generator):
         return _setting(value.set_state, value.get_state())
     if isinstance(value, np.random.Generator):
@@ -309,7 +311,7 @@ def _undo_buffer(value: Any, copy: Any) -> Undo:
 
 
 def _is_plain_object(value: Any) -> bool:
-    """Return whether this is an object, or a class, that a user's code may keep its state in."""
+    """Return whether the value is an object or a class in which a user's code may keep state."""
     if isinstance(value, type):
         return _package(value) not in _LIBRARIES
     of_python = bool(type(value).__flags__ & _HEAP_TYPE) or type(value) is SimpleNamespace

@@ -1,4 +1,4 @@
-"""Objects that change when they are used and cannot be set back: copies are used in their place, or nothing is."""
+"""Objects that change when they are used and cannot be set back: a copy takes their place, or they cannot be used."""
 
 import copy
 import functools
@@ -10,11 +10,11 @@ from typing import Any
 _EMPTY: tuple[Sequence[Any], ...] = ([], (), "", b"", range(0))
 _ITERATORS = tuple(type(iter(values)) for values in _EMPTY)
 _DRAWN_FROM = ("builtins", "itertools", "torch.utils.data.dataloader")
-"""Modules whose iterators can be used once, among them generators."""
+"""Modules whose iterators, among them generators, can be used only once."""
 
 
 class _Exhaustible:
-    """Stands for an iterator that no look may draw from."""
+    """Takes the place of an iterator that a look must not draw from."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -31,18 +31,18 @@ class _Exhaustible:
 
 
 class StandIns:
-    """Puts copies in the place of objects, the same one wherever an object stands."""
+    """Puts copies in the place of objects. An object that stands in several places has one copy."""
 
     def __init__(self) -> None:
         self._copies: dict[int, tuple[Any, Any]] = {}  # with the object, which keeps its id
 
     def replace_entries(self, container: Any, kind: Any, entries: Iterable[tuple[Any, Any]]) -> None:
-        """Replace those entries of a dictionary or list that need it; whoever calls puts the objects back.
+        """Replace entries of a dictionary or list that need it. The caller has to put the objects back.
 
         Args:
-            container: It.
-            kind: ``dict`` or ``list``, whose methods are used: those of a subclass may do more.
-            entries: Keys or positions, and what stands there.
+            container: The dictionary or list.
+            kind: ``dict`` or ``list``. Its methods are used, because those of a subclass may do more.
+            entries: Keys or positions, with the objects there.
         """
         for place, entry in entries:
             kind_of_entry: Any = type(entry)
@@ -54,17 +54,17 @@ class StandIns:
 
 @functools.cache
 def is_replaced(kind: Any) -> bool:
-    """Return whether copies of this type stand for its objects."""
+    """Return whether a copy takes the place of objects of this type."""
     is_of_pandas = kind.__module__.partition(".")[0] == "pandas" and kind.__name__ in ("DataFrame", "Series")
     return is_of_pandas or (kind.__module__ in _DRAWN_FROM and issubclass(kind, Iterator))
 
 
 def stand_in(value: Any) -> Any:
-    """Return a copy that goes on where an object of such a type stands.
+    """Return a copy that continues where an object of such a type stands.
 
-    That is a counter of ``itertools`` in whole numbers, an iterator over a list, tuple, string, bytes or range, and a
-    table or series of pandas. Other iterators, as generators, cannot be copied: what stands for them raises a
-    ValueError when it is drawn from.
+    There are copies of a counter of ``itertools`` in whole numbers, of an iterator over a list, tuple, string, bytes or
+    range, and of a table or series of pandas. Other iterators, such as generators, cannot be copied. What takes their
+    place raises a ValueError when it is drawn from.
 
     Example:
         >>> numbers = itertools.count(3)

@@ -1,4 +1,4 @@
-"""Look at a model and leave no trace."""
+"""Look at a model in evaluation mode, and leave no trace."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -61,10 +61,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def gradients_throughout(*, detached: bool = True) -> Iterator[None]:
-    """Let ``no_grad`` and ``inference_mode`` do nothing: a backbone that a model runs so gets a graph.
+    """Let ``no_grad`` and ``inference_mode`` do nothing, so that a backbone that a model runs in them gets a graph.
 
     Args:
-        detached: ``detach`` does nothing either.
+        detached: Whether ``detach`` does nothing either.
 
     Example:
         >>> x = torch.ones(1, requires_grad=True)
@@ -100,7 +100,10 @@ class _GradientMode(TorchFunctionMode):
 
 @contextmanager
 def seeded(seed: int = 0) -> Iterator[None]:
-    """Draw the same random numbers in each look, for code that knows only the global generators; they are put back."""
+    """Draw the same random numbers in each look, for code that uses only the global generators.
+
+    Their states are put back.
+    """
     with _same_random_numbers():
         torch.default_generator.manual_seed(seed)
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -115,7 +118,7 @@ _snapshots: list[Snapshot] = []  # looks that are under way, each within the one
 
 @contextmanager
 def _same_state(model: nn.Module) -> Iterator[None]:
-    """Let all modules evaluate and log nothing; what they hold is put back."""
+    """Set all modules to evaluation and let them log nothing. Afterwards, put back what they held."""
     snapshot = Snapshot([model], copied_ids=_snapshots[-1].parameters if _snapshots else frozenset())
     for attributes in trainers_of(snapshot.modules):
         snapshot.keep(attributes)
@@ -156,7 +159,7 @@ def _evaluate(modules: list[nn.Module]) -> None:
 
 @contextmanager
 def _no_checkpoints() -> Iterator[None]:
-    """Let activation checkpoints keep what they compute: recomputing knows neither ``grad`` nor modes."""
+    """Let activation checkpoints keep what they compute: a recomputation would ignore ``grad`` and modes."""
     names = vars(torch.utils.checkpoint)
     generator = "_checkpoint_without_reentrant_generator"  # torch 2.14 calls the one with "_impl" behind its name
     ours = {"CheckpointFunction": _Uncheckpointed, generator: _run_once, f"{generator}_impl": _run_once}

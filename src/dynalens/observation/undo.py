@@ -1,4 +1,4 @@
-"""How to put back one dictionary, list, set, object or class as it is now."""
+"""Functions that put back one dictionary, list, set, object or class as it is now."""
 
 import operator
 from collections import OrderedDict, deque
@@ -8,7 +8,7 @@ from typing import Any
 
 Undo = Callable[[], None]
 EMPTY = object()
-"""Stands where there is nothing."""
+"""Stands for a missing value."""
 
 
 def _identical(entries: Iterable[Any], earlier_entries: list[Any]) -> bool:
@@ -16,7 +16,7 @@ def _identical(entries: Iterable[Any], earlier_entries: list[Any]) -> bool:
 
 
 def undo_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> Undo:
-    """Return how to put back these entries of a dictionary."""
+    """Return a function that puts back these entries of a dictionary."""
     # The methods of the plain types: those of a subclass may do more. An OrderedDict keeps an order of its own.
     kind: Any = OrderedDict if isinstance(value, OrderedDict) else dict
 
@@ -32,7 +32,7 @@ def undo_dict(value: dict[Any, Any], keys: list[Any], values: list[Any]) -> Undo
 
 
 def undo_entry(value: dict[str, Any], key: str, content: Any) -> Undo:
-    """Return how to put back one entry of a dictionary; EMPTY: that there is none."""
+    """Return a function that puts back one entry of a dictionary. EMPTY: the entry is removed."""
 
     def undo() -> None:
         if value.get(key, EMPTY) is content:
@@ -46,7 +46,7 @@ def undo_entry(value: dict[str, Any], key: str, content: Any) -> Undo:
 
 
 def undo_sequence(value: Any, entries: list[Any]) -> Undo:
-    """Return how to put back these entries of a list or deque."""
+    """Return a function that puts back these entries of a list or deque."""
     kind: Any = deque if isinstance(value, deque) else list
 
     def undo() -> None:
@@ -58,7 +58,7 @@ def undo_sequence(value: Any, entries: list[Any]) -> Undo:
 
 
 def undo_set(value: set[Any], entries: list[Any]) -> Undo:
-    """Return how to put back these entries of a set."""
+    """Return a function that puts back these entries of a set."""
 
     def undo() -> None:
         if len(value) != len(entries) or not all(entry in value for entry in entries):
@@ -69,7 +69,7 @@ def undo_set(value: set[Any], entries: list[Any]) -> Undo:
 
 
 def undo_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> Undo:
-    """Return how to put back what an object has in these slots."""
+    """Return a function that puts back what an object has in these slots."""
 
     def undo() -> None:
         for slot, content in slots:
@@ -84,7 +84,7 @@ def undo_slots(value: Any, slots: list[tuple[MemberDescriptorType, Any]]) -> Und
 
 
 def undo_cells(cells: list[tuple[CellType, Any]]) -> Undo:
-    """Return how to put back what a function encloses."""
+    """Return a function that puts back what a function encloses."""
 
     def undo() -> None:
         for cell, content in cells:
@@ -95,7 +95,7 @@ def undo_cells(cells: list[tuple[CellType, Any]]) -> Undo:
 
 
 def enclosed(cell: CellType) -> Any:
-    """Return what a function encloses in a cell; EMPTY where it is not assigned yet."""
+    """Return what a function encloses in a cell; EMPTY if it is not assigned yet."""
     try:
         return cell.cell_contents
     except ValueError:
@@ -103,7 +103,7 @@ def enclosed(cell: CellType) -> Any:
 
 
 def undo_class(cls: type, attributes: dict[str, Any]) -> Undo:
-    """Return how to put back these attributes of a class."""
+    """Return a function that puts back these attributes of a class."""
 
     def undo() -> None:
         current_attributes = {name: content for name, content in vars(cls).items() if is_data(name, content)}
@@ -130,7 +130,7 @@ def slots_of(cls: type) -> list[MemberDescriptorType]:
 
 
 def slot_value(slot: MemberDescriptorType, value: Any) -> Any:
-    """Return what an object has in a slot; EMPTY where it has nothing."""
+    """Return what an object has in a slot; EMPTY if it has nothing."""
     try:
         return slot.__get__(value)
     except AttributeError:
