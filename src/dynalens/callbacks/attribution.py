@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from dynalens.arguments import check_choice
 from dynalens.attribution import Method, resolved_methods
 from dynalens.callbacks.base import GuardedPictures, NamedCallback, Setting
 from dynalens.callbacks.tracked_samples import TrackedSamples
@@ -193,12 +192,11 @@ class AttributionMonitor(GuardedPictures, NamedCallback):
         )  # fmt: skip
         self._choice = SampleSettings(num_samples, samples, suspects, target, resolved(inputs), decode, resolved(masks))
         self._pace = ScheduleSettings(every_n_epochs, max_overhead)
-        check_choice("on_error", on_error, ("warn", "raise"))
-        self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
+        self._set_guard(on_error)
+        self.x_axis, self.name = check_x_axis(x_axis), name
         self._explanations = RunExplanations(self._settings)
         self._tracked_samples = TrackedSamples()
         self._processes: Processes | None = None
-        self._pictures: ExplanationPictures | None = None
         self._folder, self._contrasts_on = Path(), True
         self._last_epoch: tuple[int, int] | None = None  # the last epoch that has ended, and its step of the loggers
 

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+from dynalens.arguments import check_choice
 from dynalens.host import CallbackBase
 from dynalens.logs import switched_off_on_error
 from dynalens.record import Writes
@@ -53,9 +54,13 @@ class GuardedPictures:
 
     guarded: ClassVar[str] = "Pictures"
     """What is switched off."""
-    on_error: str
-    _pictures: Any
     _writes: Writes
+
+    def _set_guard(self, on_error: str) -> None:
+        """Take what to do if this part fails, "warn" or "raise". The monitor opens ``_pictures`` when a fit begins."""
+        check_choice("on_error", on_error, ("warn", "raise"))
+        self.on_error = on_error
+        self._pictures: Any = None
 
     def _begin_writes(self, folder: Path) -> None:
         """Begin a fit that writes to this folder."""

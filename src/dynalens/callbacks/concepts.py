@@ -92,8 +92,6 @@ class ConceptMonitor(PacedPictures, NamedCallback):
         self._set_pace(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         self.forward = forward
         self._concepts = ConceptLog(settings)
-        self._processes: Processes | None = None
-        self._pictures: Any = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Check the layer's name and find out where pictures go."""

@@ -106,8 +106,6 @@ class LayerMonitor(PacedPictures, NamedCallback):
         self._set_pace(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         self.inputs, self.forward = inputs, forward
         self._layer = LayerLog(self._settings)
-        self._processes: Processes | None = None
-        self._pictures: LayerPictures | None = None
         self._observer = BatchObserver()
         self._unlearned: Any = None  # a batch of which the step will tell where its inputs stand
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from dynalens.arguments import check_choice, check_overhead, check_positive
+from dynalens.arguments import check_overhead, check_positive
 from dynalens.callbacks.base import GuardedPictures
 from dynalens.host import Processes, announce, check_x_axis, log_step
 from dynalens.schedule import Schedule
@@ -15,30 +15,22 @@ class PacedPictures(GuardedPictures):
     The monitor calls ``_begin_schedule`` in ``setup``, and ``super()`` in the hooks that it has of its own.
     """
 
-    every_n_epochs: int
-    max_overhead: float | None
-    x_axis: str
-    name: str | None
-    on_error: str
-    _processes: Processes | None
-    _schedule: Schedule
-    _last_epoch: tuple[int, int] | None  # the last epoch that has ended, and its step in the logger
-
     def _set_pace(
         self, every_n_epochs: int, max_overhead: float | None, x_axis: str, *, name: str | None, on_error: str
     ) -> None:
         """Take the arguments that all of these monitors have; raise a ValueError if one is out of its range."""
         check_positive(every_n_epochs=every_n_epochs)
         check_overhead(max_overhead)
-        check_choice("on_error", on_error, ("warn", "raise"))
+        self._set_guard(on_error)
         self.every_n_epochs, self.max_overhead = every_n_epochs, max_overhead
-        self.x_axis, self.name, self.on_error = check_x_axis(x_axis), name, on_error
+        self.x_axis, self.name = check_x_axis(x_axis), name
+        self._processes: Processes | None = None
         self._begin_schedule()
 
     def _begin_schedule(self, last_number: int | None = None) -> None:
-        """Begin a fit. ``last`` is the number of its last epoch, or None if it is not known."""
+        """Begin a fit. ``last_number`` is the number of its last epoch, or None if it is not known."""
         self._schedule = Schedule(self.every_n_epochs, self.max_overhead, last_number)
-        self._last_epoch = None
+        self._last_epoch: tuple[int, int] | None = None  # the last epoch that has ended, and its step in the logger
 
     def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
         """Make the results of this epoch and show them at this step of the logger."""
