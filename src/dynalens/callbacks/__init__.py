@@ -1,4 +1,4 @@
-"""The callbacks: when something happens, never how."""
+"""The callbacks: they decide when something happens, and other parts decide how."""
 
 from dynalens.callbacks.attribution import AttributionMonitor
 from dynalens.callbacks.concepts import ConceptMonitor

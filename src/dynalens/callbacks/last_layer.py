@@ -13,11 +13,11 @@ from dynalens.observation import LayerCall, LayerCalls, layer_calls, module_name
 
 _ADVICE = "Pass `gradient_noise=` with the dotted name of the linear layer that gives the logits, or leave it out."
 _SAME = 1e-3
-"""Probabilities that rounding alone tells apart; bfloat16 has steps of 2^-9."""
+"""Largest difference of probabilities that rounding alone explains: bfloat16 has steps of 2^-9."""
 
 
 class LastLayer:
-    """Watches the linear layer that gives the logits; without a name it does nothing.
+    """Watches the linear layer that gives the logits. Without a name it does nothing.
 
     Args:
         name: Dotted name of the layer; True for the last linear one; False for none.
@@ -33,7 +33,7 @@ class LastLayer:
         self._has_begun = self._has_warned = False
 
     def install(self, model: Any) -> None:
-        """A fit begins.
+        """A fit begins: find the layer.
 
         Raises:
             ValueError: If the model has no such layer.
@@ -59,7 +59,7 @@ class LastLayer:
             self._calls = self._step.enter_context(layer_calls(self._layer, mark=lambda features: features))
 
     def close(self) -> None:
-        """Stop watching: what runs from here on is not the step's forward pass."""
+        """End the watch: what runs from now on is not the step's forward pass."""
         if self._layer is not None:
             self._step.close()
 
@@ -91,7 +91,10 @@ class LastLayer:
             self._leave_out(f"{type(error).__name__}: {error}")
 
     def _call_of_targets(self, calls: LayerCalls, presentation: Presentation) -> LayerCall | None:
-        """Return the call with one row for each target, or None; raise in the first step, and warn once later."""
+        """Return the layer's call with one row per target. If there is none: raise in the first step, warn once later.
+
+        It then returns None.
+        """
         if presentation.units is not None:
             raise CaptureError(
                 "Expected one class for each sample with `gradient_noise`, got samples with several labels, "
@@ -115,7 +118,7 @@ class LastLayer:
         return None
 
     def _leave_out(self, reason: str) -> None:
-        """Warn once that the noise is of other steps only."""
+        """Warn once that the noise comes from other steps only."""
         if not self._has_warned:
             self._has_warned = True
             warn(f"Steps are left out of the gradient noise, training goes on. The first one had {reason}.")
@@ -140,6 +143,6 @@ class LastLayer:
         return self._noise.end_epoch(processes.gather)
 
     def end_fit(self) -> None:
-        """Let go of the layer."""
+        """Drop the layer."""
         self.close()
         self._layer = self._calls = None

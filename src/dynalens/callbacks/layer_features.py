@@ -16,11 +16,11 @@ from dynalens.suspicion import neighbour_scores
 
 
 class Features(NamedTuple):
-    """What a layer gave in a step.
+    """The output of a layer in a step.
 
     Attributes:
-        values: Shape ``(M, D)``, of the samples, or of one view of them after another.
-        calls: Those that gave them, with what was noted of their inputs.
+        values: Shape ``(M, D)``, of the samples, or of one view of all samples after another.
+        calls: The calls of the layer, with the marks of their inputs.
     """
 
     values: Tensor
@@ -28,7 +28,7 @@ class Features(NamedTuple):
 
 
 class LayerFeatures:
-    """Watches one layer during the training steps; without a name it does nothing.
+    """Watches one layer during the training steps. Without a name it does nothing.
 
     Args:
         name: Dotted name of the layer, or None.
@@ -56,7 +56,7 @@ class LayerFeatures:
 
         Args:
             model: The module.
-            source_of: Tells what is known of the rows of the layer's input.
+            source_of: Returns what is known of the rows of the layer's input.
         """
         if self.name is not None:
             self._step.close()
@@ -65,24 +65,24 @@ class LayerFeatures:
             self._calls, self._losses = self._step.enter_context(watch), []
 
     def before_backward(self, loss: Tensor, *, is_only: bool) -> None:
-        """A loss is known; if it is the step's only one, what runs from here on is not the step's forward pass."""
+        """A loss is known. If it is the step's only one, what runs from now on is not the step's forward pass."""
         if self.name is not None:
             self._losses.append(loss.grad_fn)
             if is_only:
                 self._step.close()
 
     def close(self) -> None:
-        """Stop watching: the step has run."""
+        """End the watch: the step has run."""
         if self.name is not None:
             self._step.close()
 
     def of_step(self, nodes: Sequence[Any], samples: int, views: int) -> Features | None:
-        """Return what the layer gave for the step's logits, once; None without a layer.
+        """Return the layer's output for the step's logits, and drop it; None without a layer.
 
         Args:
-            nodes: Those of autograd's graph that gave the logits; where none are known, those of the losses count.
-            samples: How many targets there are, of all views.
-            views: Rows of each sample, one view after another.
+            nodes: Nodes of autograd's graph that gave the logits. If none are known, those of the losses count.
+            samples: Number of targets, in all views.
+            views: Number of rows per sample, one view of all samples after another.
 
         Raises:
             ValueError: If several calls lead to the logits, and they are neither views nor parts of the batch.
@@ -109,9 +109,9 @@ class LayerFeatures:
         """Keep the features of a step's samples.
 
         Args:
-            values: Shape ``(views * N, D)`` or ``(N, D)``, one view after another, which are averaged.
-            rows: Shape ``(N,)``, rows of the record.
-            num_samples: How many there are.
+            values: Shape ``(views * N, D)`` or ``(N, D)``, one view after another. Views are averaged.
+            rows: Shape ``(N,)``, the row of the record of each sample.
+            num_samples: Number of rows of the record.
             views: Views of each sample.
 
         Raises:
@@ -126,7 +126,7 @@ class LayerFeatures:
         self._rows.update(rows, values.view(-1, len(rows), values.shape[1]).mean(dim=0), num_samples)
 
     def end_epoch(self, processes: Processes) -> None:
-        """Share the features of the epoch between processes; all of them have to call it."""
+        """Share the features of the epoch between processes. All of them have to call it."""
         if self.name is None:
             return
         self._rows = self._rows or FeatureRows()

@@ -1,4 +1,4 @@
-"""What monitors have in common whose results are made as often as the training leaves time for."""
+"""The common part of monitors whose results are made as often as the training leaves time for."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ from dynalens.schedule import Schedule
 
 
 class PacedPictures(GuardedPictures):
-    """The part of a monitor that makes its results in the first and the last epoch, and between them if there is time.
+    """The part of a monitor that makes results in the first and the last epoch, and in between if there is time.
 
-    The monitor calls ``_begin_schedule`` in ``setup``, and ``super()`` in the hooks that it has of its own.
+    The monitor calls ``_begin_schedule`` in ``setup``. If it has these hooks itself, it calls ``super()`` in them.
     """
 
     def _set_pace(

@@ -22,7 +22,7 @@ class RecordingCallback(NamedCallback):
         live: The record, empty.
 
     Attributes:
-        presented_units: What the units of the last step's samples are, and its targets; None where each has one label.
+        presented_units: Kind and targets of the units of the last step's samples; None if each sample has one label.
     """
 
     def __init__(self, live: LiveRecord) -> None:

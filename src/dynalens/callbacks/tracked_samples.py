@@ -1,4 +1,4 @@
-"""Who the samples of a training batch are, and which are suspects: asked of the tracker beside a monitor."""
+"""Ids of the samples of a training batch, and which are suspects. A monitor asks the tracker beside it for them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,9 @@ from dynalens.logs import GallerySource
 
 
 class TrackedSamples:
-    """Asks the first TrainingDynamicsMonitor of a Trainer; without one, follows the loader itself where ids are needed.
+    """Asks the first TrainingDynamicsMonitor of a Trainer.
+
+    If there is none, it follows the loader itself when ids are needed.
 
     Attributes:
         tracker: That monitor, or None.
@@ -29,7 +31,7 @@ class TrackedSamples:
         Args:
             trainer: The Trainer.
             by_id: Whether ids are needed even without a tracker.
-            gallery: Gives the tracker maps and words for its gallery.
+            gallery: Offers maps and words to the gallery of the tracker.
         """
         trackers = [callback for callback in trainer.callbacks if isinstance(callback, TrainingDynamicsMonitor)]
         self.tracker = trackers[0] if trackers else None
@@ -41,30 +43,31 @@ class TrackedSamples:
             self._identity.install(trainer)
 
     def begin_epoch(self, trainer: Any) -> None:
-        """Look at the loader again, which Lightning may have made anew; the tracker does so itself."""
+        """Look at the loader again, because Lightning may have made a new one. A tracker does so itself."""
         if self._identity is not None and self.tracker is None:
             self._identity.start(trainer, None)
 
     def dataset(self, trainer: Any) -> Any:
-        """Return what is trained on, or None."""
+        """Return the training dataset, or None."""
         source = trainer.train_dataloader if self._identity is None else self._identity
         return getattr(source, "dataset", None)
 
     def part_of(self, batch: Any) -> Any:
-        """Return the part of the batch that comes from the loader that is tracked; None where it has none."""
+        """Return the part of the batch that comes from the tracked loader; None if there is none."""
         return batch if self._identity is None else self._identity.part_of(batch)
 
     def ids_of(self, trainer: Any, batch: Any) -> Callable[[], Sequence[int | str] | Tensor] | None:
-        """Return what gives the ids of the batch's samples; None where nobody knows them."""
+        """Return a function that returns the ids of the batch's samples; None if they are not known."""
         return None if self._identity is None else functools.partial(self._identity.sample_ids, trainer, batch)
 
     def suspects(self, number: int, epoch: int, *, in_gallery: bool) -> Sequence[int | str] | None:
-        """Return the ids of the worst samples so far; None without a tracker, or where none are asked for.
+        """Return the ids of the worst samples so far; None without a tracker, or if none are asked for.
 
         Args:
-            number: How many.
+            number: Number of suspects.
             epoch: The epoch under way.
-            in_gallery: Whether to return those that the tracker's gallery of this epoch may show, if these are more.
+            in_gallery: Whether to return the suspects that the tracker's gallery of this epoch may show, if these are
+                more.
         """
         if self.tracker is None:
             return None
@@ -73,19 +76,22 @@ class TrackedSamples:
 
     @property
     def class_names(self) -> Sequence[str] | None:
-        """The name of each class that the tracker was given or read from the dataset; None where there are none."""
+        """The names of the classes that the tracker was given or has read from the dataset; None if there are none."""
         return None if self.tracker is None else self.tracker.class_names
 
     @property
     def presented_units(self) -> tuple[str, Tensor] | None:
-        """What the tracker took for the units of the last step's samples, and its targets; None where it took none."""
+        """Kind and targets of the units of the last step's samples, as the tracker recorded them.
+
+        It is None if there are none.
+        """
         return None if self.tracker is None else self.tracker.presented_units
 
     def units(self, ids: Sequence[int | str] | None) -> dict[int | str, tuple[int, int]]:
-        """Return the doubtful label of these samples, and whether it was given; nothing where each has one label.
+        """Return the doubtful label of each of these samples, and whether it was given; empty if each has one label.
 
-        Of a regression it is the doubtful target, which was given; of tokens and pixels place and class of the worst,
-        of pixels with several labels the label.
+        For a regression it is the doubtful target, which was given. For tokens and pixels it is the place and class of
+        the worst one, and for pixels with several labels the label.
         """
         if self.tracker is None or not ids:
             return {}

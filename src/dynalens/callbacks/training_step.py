@@ -1,4 +1,4 @@
-"""What a training step shows of its samples: rows of the record, logits, targets, and features of a layer."""
+"""What a training step shows of its samples: their rows in the record, logits, targets, and features of a layer."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,18 +24,18 @@ _NO_CLASSES = (
 class TrainingStep:
     """Reads what each training step presents to the network.
 
-    ``install`` once, ``begin_epoch`` for each epoch, then for each step ``start``, ``before_backward``, ``read`` and
-    ``close``; ``end_fit`` undoes everything and may be called at any time, more than once.
+    Call ``install`` once, ``begin_epoch`` for each epoch, and ``start``, ``before_backward``, ``read`` and ``close``
+    for each step. ``end_fit`` undoes everything. It may be called at any time, more than once.
 
     Args:
         identity: Knows the samples of a batch.
-        capture: Where logits and targets come from, as of :class:`~dynalens.capture.StepCapture`.
+        capture: How to find logits and targets, see :class:`~dynalens.capture.StepCapture`.
         features: The layer whose output is kept.
-        views: Rows of logits for each sample.
+        views: Number of rows of logits per sample.
 
     Attributes:
         misses: Whether a step of this epoch could not be read, after the first ones could.
-        units: Name of the kind of units that the step's samples have, and its targets; None where each has one label.
+        units: Kind and targets of the units of the step's samples; None if each sample has one label.
     """
 
     def __init__(self, identity: SampleIdentity, capture: Capture, features: LayerFeatures, views: int) -> None:
@@ -47,7 +47,7 @@ class TrainingStep:
         self.misses = self._told_of_miss = self._has_epoch = False
 
     def install(self, trainer: Any, pl_module: Any) -> None:
-        """A fit begins: what must stand before the first loader is made."""
+        """A fit begins: install what must be in place before the first loader is made."""
         self._capture.install(pl_module)
         self._pairs = ClaimedPairs()
         self.rows.begin(trainer, traces=not is_compiled(pl_module))
@@ -72,20 +72,22 @@ class TrainingStep:
             self._features.start(pl_module, self.rows.source_of)
 
     def before_backward(self, loss: Tensor) -> None:
-        """The step's own loss is known: what runs from here on is not its forward pass."""
+        """The step's loss is known. What runs from now on is not its forward pass."""
         self._pairs.before_backward(loss)
         self._capture.before_backward(loss)
         if self._features.name is not None:
             self._features.before_backward(loss, is_only=self._is_automatic)
 
     def stop(self) -> None:
-        """The step has run: what is computed from here on, as by other readers of the step, is no part of it."""
+        """The step has run. What other readers of the step compute from now on is not part of it."""
         self._capture.stop()  # its rows are traced on, as losses of parts of the batch are yet to be joined
 
     def read(self, trainer: Any, outputs: Any, batch: Any) -> tuple[Tensor, Presentation] | None:
-        """Return the row of the record of each target, (N,), with logits and targets; None if it trained on none.
+        """Return the row of the record of each target, (N,), with logits and targets.
 
-        A later step that cannot be read ends no training: ``misses`` is then true, and it returns None.
+        It is None if the step trained on nothing.
+
+        If a later step cannot be read, training goes on: ``misses`` is then true, and None is returned.
 
         Raises:
             CaptureError: If logits or targets of one of the first steps are ambiguous or were not seen.
@@ -119,7 +121,10 @@ class TrainingStep:
         return target_rows, presentation
 
     def merge(self, processes: Any) -> Callable[[Array, Array, Array], tuple[Array, Array]]:
-        """Return how presentations are checked and merged; steps with targets that name no class are left out."""
+        """Return a function that checks and merges presentations.
+
+        Steps with targets that are no classes are left out.
+        """
         merge_checked = self.rows.checked(processes)
 
         def merge_readable(index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
@@ -136,7 +141,7 @@ class TrainingStep:
         return merge_readable
 
     def _miss(self, error: CaptureError) -> None:
-        """Leave out a step that shows other losses than the first ones did, and trace the next ones."""
+        """Leave out a step that shows other losses than the first steps, and trace the next ones."""
         self.misses = True
         self.rows.trace_all()
         if not self._told_of_miss:
@@ -147,7 +152,7 @@ class TrainingStep:
             )
 
     def keep_features(self, presentation: Presentation, num_samples: int) -> None:
-        """Keep the layer's output for the samples of the step that was read, rows of a record of this length."""
+        """Keep the layer's output for the samples of the step, in a record of this length."""
         features = self._features.of_step(presentation.nodes, len(presentation.targets), self._views)
         if features is not None:
             rows = self.rows.rows_of_inputs(len(features.values) // self._views, [call.mark for call in features.calls])
@@ -158,11 +163,11 @@ class TrainingStep:
             self._features.record(values, rows, length, self._views)
 
     def close(self) -> None:
-        """The step was recorded."""
+        """The step has been recorded."""
         self.rows.close()
 
     def end_epoch(self) -> None:
-        """Raise a CaptureError where the epoch's targets turn out to name no classes, or no step's loss was seen."""
+        """Raise a CaptureError if the targets of the epoch turn out to be no classes, or if no loss was seen."""
         self._capture.end_epoch()
 
     def end_fit(self) -> None:

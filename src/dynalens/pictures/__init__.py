@@ -1,4 +1,4 @@
-"""Tensors to pixels: charts of a record, maps over their inputs, film strips, galleries; JPEG and PNG bytes."""
+"""Draw charts of a record, maps over their inputs, film strips and galleries, as JPEG and PNG bytes."""
 
 from typing import TYPE_CHECKING
 

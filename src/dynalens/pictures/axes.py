@@ -1,4 +1,4 @@
-"""A chart's axes, drawn with Pillow: ticks, labels, grid, rasters, bars, lines, legend and colour bar."""
+"""The axes of a chart, drawn with Pillow: ticks, labels, grid, rasters, bars, lines, legend and colour bar."""
 
 import itertools
 import math
@@ -13,7 +13,8 @@ from dynalens.pictures.card import WIDTH
 from dynalens.pictures.drawing import FAINT, GRID, INK, PAPER, Colour, Scale, colours_of, write
 
 PLOT = (252, 144)
-"""Width and height of the plotting area beside a colour bar; whole cells of 2, 3, 4 and 6 pixels fit."""
+"""Width and height of the plotting area beside a colour bar. Both can be divided into whole cells of 2, 3, 4 and 6
+pixels."""
 # TensorBoard's page *Time Series* shows pictures 215 high, and leaves out pixels of a higher one: with the width of a
 # card, a chart is shown as it was drawn there and on the page *Images*.
 _LEFT, _TOP, _RIGHT, _BOTTOM = 50, 36, 14, 35
@@ -30,9 +31,9 @@ class Axis:
         label: Quantity and unit.
         low: Value at the left or lower end.
         high: Value at the other end.
-        integers: Ticks at whole numbers only.
-        log: Logarithmic; ``low`` must be positive.
-        names: Tick labels for certain values, in place of even ticks' numbers.
+        integers: Whether ticks are at whole numbers only.
+        log: Whether the axis is logarithmic; ``low`` must then be positive.
+        names: Tick labels by their values, instead of numbers at even distances.
         last_tick: Largest value with a number.
     """
 
@@ -45,7 +46,7 @@ class Axis:
     last_tick: float = math.inf
 
     def place(self, value: float | Array) -> Array:
-        """Return where values are between the ends: 0 at ``low``, 1 at ``high``."""
+        """Return the positions of values: 0 at ``low``, 1 at ``high``."""
         if self.log:
             low, high = math.log10(self.low), math.log10(self.high)
             return np.asarray((np.log10(np.maximum(value, self.low)) - low) / (high - low))
@@ -70,7 +71,7 @@ class Axis:
 
 
 def even_ticks(low: float, high: float, *, integers: bool = False) -> list[float]:
-    """Return about five values in [low, high], one, two or five times a power of ten apart.
+    """Return about five values in [low, high]. Their distance is one, two or five times a power of ten.
 
     Example:
         >>> even_ticks(0.0, 0.5), even_ticks(0, 3, integers=True)
@@ -85,7 +86,7 @@ def even_ticks(low: float, high: float, *, integers: bool = False) -> list[float
 
 
 def number(value: float) -> str:
-    """Return a number as a tick shows it.
+    """Return a number as text for a tick.
 
     Example:
         >>> number(1_280_000), number(50_000), number(0.25), number(-3.0)
@@ -102,10 +103,10 @@ class Axes:
 
     Args:
         title: First line.
-        subtitle: Behind the title, in grey.
+        subtitle: Text in grey after the title.
         x: Horizontal axis.
         y: Vertical axis.
-        colour_bar: Keeps room for a colour bar at the right.
+        colour_bar: Whether to keep room for a colour bar at the right.
     """
 
     def __init__(self, title: str, subtitle: str, *, x: Axis, y: Axis, colour_bar: bool = False) -> None:
@@ -119,13 +120,13 @@ class Axes:
         self._scales()
 
     def raster(self, pixels: Array) -> None:
-        """Fill the plotting area with cells ``(rows, columns, 3)``, uint8, the first row on top; each a whole block."""
+        """Fill the plotting area with cells ``(rows, columns, 3)``, uint8. The first row is at the top."""
         size = (self.right - self.left, self.bottom - self.top)
         self.image.paste(Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST), (self.left, self.top))
         self._frame()
 
     def bars(self, edges: Array, heights: Array, colours: Sequence[Colour]) -> None:
-        """Draw a bar between each two edges."""
+        """Draw a bar between each two neighbouring edges."""
         lefts, rights = self._columns(edges[:-1]), self._columns(edges[1:])
         for left, right, height, colour in zip(lefts, rights, self._rows(heights), colours, strict=True):
             if height < self.bottom:
@@ -156,7 +157,7 @@ class Axes:
             x += 12 + write(self._draw, (x + 12, self.top - 16), text, _TICK, width=max(WIDTH - x - 16, 1)) + 10
 
     def colour_bar(self, scale: Scale, label: str, *, low: str, high: str) -> None:
-        """Draw a scale of colours with its ends' values."""
+        """Draw a scale of colours with the values at its ends."""
         left, height = self.right + 8, PLOT[1] - 40
         top = self.top + 20
         strip = colours_of(np.linspace(1, 0, height)[:, None], scale).round().astype(np.uint8)
@@ -168,12 +169,12 @@ class Axes:
         self.image.paste(sideways.rotate(90, expand=True), (left + 15, top))
 
     def name(self, x: float, y: float, text: str, anchor: str) -> None:
-        """Name a region, at a place between (0, 0), the lower left corner of the plot, and (1, 1)."""
+        """Write the name of a region at a position from (0, 0), the lower left corner of the plot, to (1, 1)."""
         position = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
         write(self._draw, position, text, _TICK, fill=FAINT, anchor=anchor, halo=2)
 
     def count(self, x: float, y: float, text: str, background: Array) -> None:
-        """Write a number over a cell of this colour, dark on light or light on dark, at a place as for ``name``."""
+        """Write a number over a cell of this colour, dark on light or light on dark, at a position as for ``name``."""
         position = self.left + x * (self.right - self.left), self.bottom - y * PLOT[1]
         fill = INK if background.mean() > _MIDDLE_GREY else PAPER
         write(self._draw, position, text, _TICK, fill=fill, anchor="mm")

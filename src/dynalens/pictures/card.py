@@ -1,4 +1,4 @@
-"""A picture for TensorBoard's cards: they are 350 pixels wide and leave out pixels of what is wider."""
+"""A picture for TensorBoard's cards. These are 350 pixels wide, and leave out pixels of wider pictures."""
 
 from PIL import Image, ImageDraw
 
@@ -10,15 +10,15 @@ TEXT, LINE, GAP, FRAME = 11, 14, 5, 2
 
 
 class Card:
-    """Lines and letters in pixels of the card, and pictures with ``scale`` times as many.
+    """A picture with letters in pixels of the card, and photographs with ``scale`` times as many.
 
-    A browser that shows it in a card takes each ``scale``-th pixel: letters are then as sharp as they were drawn, and
-    at its actual size the pictures have all their detail.
+    A browser that shows it in a card takes each ``scale``-th pixel, so letters are as sharp as they were drawn. At its
+    actual size, photographs have all their detail.
 
     Args:
-        height: In pixels of the card.
-        scale: Pixels of the picture to one of the card.
-        width: In pixels of the card; TensorBoard shows all of it at the actual size only, where it is wider.
+        height: Height in pixels of the card.
+        scale: Number of pixels of the picture for one pixel of the card.
+        width: Width in pixels of the card. TensorBoard shows a wider picture whole at its actual size only.
     """
 
     def __init__(self, height: int, scale: int = 2, width: int = WIDTH) -> None:
@@ -28,7 +28,7 @@ class Card:
         self._pictures: list[tuple[Image.Image, tuple[int, int]]] = []
 
     def paste(self, picture: Image.Image, position: tuple[int, int], frame: Colour | None = None) -> None:
-        """Place a picture, ``scale`` times as large as its room on the card, perhaps with a frame around it."""
+        """Place a picture, ``scale`` times as large as its room on the card. A frame is optional."""
         x, y = position
         if frame is not None:
             width, height = picture.width // self.scale, picture.height // self.scale
@@ -37,7 +37,7 @@ class Card:
         self._pictures.append((picture, (x * self.scale, y * self.scale)))
 
     def image(self) -> Image.Image:
-        """Return the whole, ``scale`` times as large as the card."""
+        """Return the picture, ``scale`` times as large as the card."""
         size = (self._ground.width * self.scale, self._ground.height * self.scale)
         picture = self._ground.resize(size, Image.Resampling.NEAREST)
         for small_picture, position in self._pictures:

@@ -1,4 +1,4 @@
-"""Charts of a record: counts in cells and bars, so that a million samples take as long as a thousand."""
+"""Charts of a record. They show counts in cells and bars, so that a million samples take as long as a thousand."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from dynalens.pictures.drawing import AGREEMENT, BLUE, DENSITY, FAINT, GREEN, OR
 from dynalens.text import percent
 
 _PALEST = 0.5
-"""Opacity of a cell with one sample; the fullest cell is opaque."""
+"""Opacity of a cell with one sample. The fullest cell is opaque."""
 _BARS = 55
 _NO_DATA = "no sample was seen yet"
 # Few samples need large cells to be seen; many need small ones to show a shape.
@@ -20,7 +20,10 @@ _SMALLEST_CELL = 2
 
 
 class Counts(NamedTuple):
-    """Samples in each cell, rows from top to bottom, and the mean of a third quantity there (NaN in empty cells)."""
+    """Number of samples in each cell, and the mean of another quantity there. It is NaN in empty cells.
+
+    The first row of cells is at the top.
+    """
 
     samples: Array
     mean: Array | None
@@ -197,19 +200,19 @@ def _mislabeled(statistics: SampleStatistics) -> str:
 
 
 def _all_inside(x: Array, y: Array) -> bool:
-    """Whether no point is to be left out: two passes instead of the eight of a mask."""
+    """Return whether all points are inside: this takes two passes instead of the eight of a mask."""
     return bool(len(x)) and all(values.min() >= 0 and values.max() <= 1 for values in (x, y))
 
 
 def _folded_cells(cells: Array) -> Array:
-    """Add the last row and column to those before them, and put the first row at the bottom."""
+    """Add the last row and column to their neighbours, and put the first row at the bottom."""
     cells[-2] += cells[-1]
     cells[:, -2] += cells[:, -1]
     return cells[-2::-1, :-1]
 
 
 def _mixed_with_paper(colours: Array, samples: Array) -> Array:
-    """Mix with paper: the more samples, the stronger."""
+    """Mix colours with white: the more samples, the stronger the colour."""
     strength = np.log(np.maximum(samples, 1)) / max(np.log(samples.max()), 1.0)
     opacity = np.where(samples > 0, _PALEST + (1 - _PALEST) * strength, 0.0)[..., None]
     blend: Array = opacity * colours + (1 - opacity) * np.array(PAPER)
@@ -217,7 +220,7 @@ def _mixed_with_paper(colours: Array, samples: Array) -> Array:
 
 
 def _sums_of_groups(counts: Array, group: int) -> Array:
-    """Sum each ``group`` neighbouring counts."""
+    """Return the sums of each ``group`` neighbouring counts."""
     padded_counts = np.pad(counts, (0, -len(counts) % group))
     return np.asarray(padded_counts.reshape(-1, group).sum(axis=1))
 
@@ -230,7 +233,7 @@ def _count_axis(heights: Array, *, log: bool = False) -> Axis:
 
 
 def _learned_counts(statistics: SampleStatistics) -> tuple[Array, int, int]:
-    """Return which samples were learned, how many that were seen were not, and how many were seen."""
+    """Return which samples were learned, the number of samples that were not, and the number of all that were seen."""
     has_presentations = statistics.presentations > 0
     is_learned = has_presentations & statistics.learned
     total = int(has_presentations.sum())
@@ -238,7 +241,7 @@ def _learned_counts(statistics: SampleStatistics) -> tuple[Array, int, int]:
 
 
 def _count_bars(title: str, subtitle: str, counts: Array, num_never_learned: int, *, label: str, log: bool) -> Axes:
-    """Return bars of the counts of 0, 1, ..., and a bar apart from them for the samples never learned."""
+    """Return a chart with a bar for each count 0, 1, ..., and a separate bar for samples that were never learned."""
     group = -(-len(counts) // _BARS)
     heights = np.append(_sums_of_groups(counts, group), [0, num_never_learned])
     edges = np.arange(len(heights) + 1) * group - 0.5

@@ -1,4 +1,4 @@
-"""Which class is given for which, among the flagged samples: a matrix of counts."""
+"""A matrix that counts flagged samples by their given and their suggested class."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from dynalens.pictures.axes import PLOT, Axes, Axis, number
 from dynalens.pictures.drawing import DENSITY, PAPER, class_name, colours_of, text_width
 
 MOST_CLASSES = 12
-"""Classes that a matrix has room for; of more, those with the most flagged samples are shown."""
+"""Most classes in a matrix. If there are more, the ones with the most flagged samples are shown."""
 _TICK, _ROOM = 12, 26  # size of letters, and pixels left of the plot
 _FEWEST_LETTERS = 3  # a shorter name is replaced by the number of the class
 
@@ -58,7 +58,7 @@ def class_pairs(
 
 
 def _tick_names(classes: Sequence[int], names: Sequence[str] | None, width: float) -> list[str] | None:
-    """Return the names of classes, cut to their first letters where they are too wide; None if these look alike."""
+    """Return the names of classes, cut to their first letters if they are too wide; None if these look alike."""
     whole_names = [class_name(label, names) for label in classes]
     beginnings = [_beginning(name, width) for name in whole_names]
     are_clear = all(

@@ -1,4 +1,4 @@
-"""Colours, type and encoding that all pictures share."""
+"""Colours, letters and encodings of all pictures."""
 
 import io
 import unicodedata
@@ -37,7 +37,8 @@ _ASCII = 127
 _WIDE_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial Unicode.ttf", "Helvetica.ttc")
 
 _KEPT = 1024
-"""Texts that a font keeps as drawn. Ten epochs of both callbacks draw 600 different ones, of 450 bytes each."""
+"""Number of texts that a font keeps as they were drawn. Ten epochs of both callbacks draw 600 different texts, of
+450 bytes each."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -67,9 +68,9 @@ def write(
     anchor: str = "la",
     halo: int = 0,
 ) -> float:
-    """Write a line, cut with an ellipsis where it is wider than ``width``, and return its width in pixels.
+    """Write a line and return its width in pixels. If it is wider than ``width``, it is cut with an ellipsis.
 
-    A halo of so many pixels in the colour of paper keeps it legible over a picture.
+    A halo in the colour of paper, of so many pixels, keeps it legible over a picture.
     """
     font, legible = _legible(text, size)
     legible = legible if width is None else _with_ellipsis(legible, font, width)
@@ -78,7 +79,7 @@ def write(
 
 
 def text_that_fits(text: str, size: int, width: float) -> str:
-    """Return the text, cut with an ellipsis where it is wider than ``width`` pixels at this size of type."""
+    """Return the text, cut with an ellipsis if it is wider than ``width`` pixels at this size."""
     font, legible = _legible(text, size)
     return _with_ellipsis(legible, font, width)
 
@@ -90,14 +91,17 @@ def text_width(text: str, size: int) -> float:
 
 
 def class_name(number: int, names: Sequence[str] | None) -> str:
-    """Return a class's name, or its number where it has none; empty for a negative number, which is no class."""
+    """Return the name of a class, or its number if it has none.
+
+    It is an empty text for a negative number, which is no class.
+    """
     if number < 0:
         return ""
     return escaped(names[number]) if names is not None and number < len(names) else str(number)
 
 
 def jpeg_bytes(image: Image.Image, quality: int = 80) -> bytes:
-    """Return the picture as JPEG: for photographs, 24 times faster to encode than PNG and 7 times smaller."""
+    """Return the picture as JPEG. A photograph is encoded 24 times faster than as PNG, and is 7 times smaller."""
     buffer = io.BytesIO()
     rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies
     rgb.save(buffer, "JPEG", quality=quality, subsampling=0)
@@ -105,7 +109,10 @@ def jpeg_bytes(image: Image.Image, quality: int = 80) -> bytes:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """Return the picture as PNG with at most 256 colours: for charts, a quarter of the time and size of a full one."""
+    """Return the picture as PNG with at most 256 colours.
+
+    A chart takes a quarter of the time and size of a full PNG.
+    """
     palette_image = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     palette_image.save(buffer, "PNG")
@@ -113,7 +120,10 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def fit_picture(pixels: Array, size: tuple[int, int]) -> Image.Image:
-    """Fit a picture ``(H, W, 3)`` into a cell of (width, height): small ones enlarged pixel by pixel, or averaged."""
+    """Fit a picture ``(H, W, 3)`` into a cell of (width, height).
+
+    Small ones are enlarged by whole pixels, or averaged.
+    """
     picture = Image.fromarray(pixels)
     scale = min(size[0] / picture.width, size[1] / picture.height)
     method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
@@ -134,7 +144,7 @@ def _with_ellipsis(text: str, font: Font, width: float) -> str:
 
 
 def _legible(text: str, size: int) -> tuple[Font, str]:
-    """Return a font and the text in letters that it has."""
+    """Return a font, and the text with only letters that it has."""
     text = " ".join(escaped(text).split())
     if all(ord(letter) <= _ASCII or letter in "…·" for letter in text):
         return _own_font(size), text
@@ -152,9 +162,9 @@ def _own_font(size: int) -> Font:
 
 
 def _with_memory(font: Font) -> Font:
-    """Let a font keep what it drew last: the pictures of each epoch hold mostly the same words at the same places.
+    """Let a font keep what it drew last: pictures of each epoch have mostly the same words at the same places.
 
-    What is kept is a mask, before any colour, and it belongs to the fraction of a pixel at which the text begins.
+    It keeps a mask, without a colour, for the fraction of a pixel at which the text begins.
     """
     if isinstance(font, ImageFont.FreeTypeFont):
         font.getmask2 = _remembered(font.getmask2)  # type: ignore[method-assign]  # called alike
@@ -163,7 +173,7 @@ def _with_memory(font: Font) -> Font:
 
 
 def _remembered(function: Callable[..., Result]) -> Callable[..., Result]:
-    """Return a function that keeps its last results; lists, which Pillow before 11 passes, are read as tuples."""
+    """Return a function that keeps its last results. Lists, which Pillow before 11 passes, are read as tuples."""
     remembered = lru_cache(_KEPT)(function)
 
     def call(*args: Any, **kwargs: Any) -> Result:

@@ -1,4 +1,4 @@
-"""The film strip: the same samples over the epochs, so that one sees attention move."""
+"""The film strip: maps of the same samples over the epochs, which show how attention moves."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,21 +16,21 @@ _LARGEST_CELL = 48
 _SCALE = 2
 _MARGIN = 32
 _WORDS, _MOST_LINES = WIDTH - 2 * GAP - _MARGIN, 3
-"""Width of words in pixels of the card, in which letters stay legible, and how many lines of them an epoch has."""
+"""Width of words in pixels of the card, at which letters stay legible, and the most lines of words per epoch."""
 
 
 class Frame(NamedTuple):
-    """A sample in one epoch: its picture and whether the prediction was its label, if there was one."""
+    """A sample in one epoch: its picture, and whether the prediction was its label if that is known."""
 
     picture: Image.Image
     is_correct: bool | None
 
 
 class FilmStrip:
-    """Keeps small frames of some epochs, from the first to the latest, evenly spaced.
+    """Keeps small frames of some epochs, evenly spaced from the first to the newest.
 
     Args:
-        columns: At most so many epochs; beyond it every second one is dropped, so memory does not grow.
+        columns: Largest number of epochs. If there are more, every second one is dropped, so that memory does not grow.
 
     Example:
         >>> import numpy as np
@@ -67,9 +67,9 @@ class FilmStrip:
         *,
         is_signed: bool,
     ) -> None:
-        """Keep an epoch's frames: inputs as sheets show them, a map of each and whether it was predicted right.
+        """Keep the frames of an epoch: inputs as sheets show them, their maps, and whether they were predicted right.
 
-        None where there is no right: the frame has no colour.
+        If ``is_right`` is None for a sample, its frame has no colour.
         """
         heights = [words_height(sample, _WORDS, TEXT, _MOST_LINES) for sample in samples if isinstance(sample, tuple)]
         self._height_of_words = max(heights, default=0)
@@ -88,7 +88,7 @@ class FilmStrip:
         self._frames = {kept_epoch: frames for kept_epoch, frames in self._frames.items() if kept_epoch in epochs}
 
     def _sum_up(self, samples: Sequence[Shown], maps: Sequence[Array], *, is_signed: bool) -> None:
-        """Add the maps to the consensus of all epochs, each over its 2-norm."""
+        """Add the maps, each divided by its 2-norm, to the consensus of all epochs."""
         unit_maps = [relevance / (np.linalg.norm(relevance) or 1.0) for relevance in maps]
         alike = [total.shape for total in self._total] == [relevance.shape for relevance in unit_maps]
         self._total = [t + a for t, a in zip(self._total, unit_maps, strict=True)] if alike else unit_maps
@@ -96,7 +96,7 @@ class FilmStrip:
         self._samples, self._is_signed = samples, (self._is_signed and alike) or is_signed
 
     def _consensus(self, size: tuple[int, int]) -> list[Frame]:
-        """Return a frame of what all epochs agree on for each sample; none where there was one epoch."""
+        """Return a frame of each sample with the mean map of all epochs; none after one epoch."""
         if self._count < 2:
             return []
         pairs = zip(self._samples, self._total, strict=True)

@@ -1,4 +1,4 @@
-"""The gallery of suspects: what was given, what the model says instead, and since when."""
+"""The gallery of suspects: their given and suggested labels, and p(label) over the epochs."""
 
 import itertools
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ class Suspect:
     """A sample whose label is probably wrong.
 
     Attributes:
-        sample_id: Its id, as tables show it.
+        sample_id: Id, as tables show it.
         label: Name of the given class.
-        suggestion: Name of the class suggested instead; empty for none.
-        wrong_probability: Of a wrong label, in [0, 1]; NaN where it was not estimated.
-        trace: p(label), or closeness, of each epoch, ``(E,)``, in [0, 1]; NaN where it is not known.
-        picture: As sheets show it; None where there is none.
-        contrast: Relevance that speaks for the suggested rather than the given class, or None.
-        name: Of its file, say; empty where it has none.
-        similar: Pictures of the nearest samples of the given class, and of the suggested class; None where there is
-            no picture yet.
-        text: Its words, with the doubtful token in brackets; None where it is no text, empty where there is none yet.
+        suggestion: Name of the suggested class; empty if there is none.
+        wrong_probability: Probability that the label is wrong, in [0, 1]; NaN if it was not estimated.
+        trace: p(label), or closeness, of each epoch, ``(E,)``, in [0, 1]; NaN if it is not known.
+        picture: Picture in the form of sheets; None if there is none.
+        contrast: Relevance that speaks for the suggested and against the given class; None if there is none.
+        name: Name of the sample, for instance of its file; empty if it has none.
+        similar: Pictures of the most similar samples of the given class and of the suggested class; None for a missing
+            picture.
+        text: Its words, with the doubtful token in brackets; empty if they have not passed yet; None if it is no text.
     """
 
     sample_id: str
@@ -56,14 +56,16 @@ class Suspect:
 
 
 def suspects_gallery(suspects: Sequence[Suspect], title: str, words: tuple[str, str, str] = _WORDS) -> Image.Image:
-    """Return a grid of cards, worst first: picture, labels, how probably it is wrong, p(label) of each epoch.
+    """Return a grid of cards, the worst suspect first.
 
-    Cards are wider where what they say would be cut.
+    Picture, labels, probability of a wrong label, p(label) over epochs.
+
+    Cards are wider if their words would be cut.
 
     Args:
         suspects: At least one.
         title: First line.
-        words: What was given, what is suggested, and what is drawn over the epochs are called.
+        words: Words for the given label, for the suggested one, and for the line over the epochs.
     """
     contrasts = any(suspect.contrast is not None for suspect in suspects)
     columns, inner = _grid(suspects, _FEWEST_COLUMNS if contrasts else _COLUMNS)
@@ -96,7 +98,7 @@ def _grid(suspects: Sequence[Suspect], most_columns: int) -> tuple[int, int]:
 
 
 def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
-    """Return p(label), or closeness, over the epochs as a line between 0 and 1; gaps where it is not known."""
+    """Return p(label), or closeness, over the epochs as a line between 0 and 1. It has gaps at unknown values."""
     width, height = size
     cell = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(cell)
@@ -115,11 +117,11 @@ def sparkline(trace: Array, size: tuple[int, int]) -> Image.Image:
 
 
 def suspects_table(suspects: Sequence[Suspect], words: tuple[str, str, str] = _WORDS) -> str:
-    """Return the suspects as a Markdown table, worst first, for inputs that are no images.
+    """Return the suspects as a Markdown table, worst first, for inputs that are not images.
 
     Args:
         suspects: Its rows.
-        words: What was given, what is suggested, and what is drawn over the epochs are called.
+        words: Words for the given label, for the suggested one, and for the line over the epochs.
 
     Example:
         >>> print(suspects_table([Suspect("7", "a|b", "<c>", 0.75, np.array([0.5, 0.25]))]))
@@ -170,7 +172,7 @@ def _suspect(card: Card, position: tuple[int, int], suspect: Suspect, inner: int
 def _similar(
     card: Card, position: tuple[int, int], pictures: Sequence[Shown | None], colour: Colour, width: int
 ) -> None:
-    """Draw similar samples beside a bar in the colour of their class, and an empty frame for one without a picture."""
+    """Draw similar samples beside a bar in the colour of their class. A sample without a picture has an empty frame."""
     x, y = position
     side = min(_SMALL, (width - 1) // max(len(pictures), 1) - _EDGE)
     if pictures:
@@ -184,7 +186,7 @@ def _similar(
 
 
 def base_name(name: str, width: float) -> str:
-    """Return the last part of a path, cut at its beginning where it is wider than so many pixels: ends differ.
+    """Return the last part of a path. If it is wider than so many pixels, its beginning is cut, because ends differ.
 
     Example:
         >>> base_name("train/cat/IMG_0042.jpg", 200), base_name("train/cat/IMG_0042.jpg", 50)

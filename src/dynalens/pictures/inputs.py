@@ -1,4 +1,4 @@
-"""What a model was given, as a person knows it: colours as in the file, grey, signals, many channels."""
+"""Inputs of a model as a person knows them: in colours as in the file, in grey, as signals, or as means of channels."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -18,17 +18,17 @@ _KEPT_IN = (
 
 
 class Normalisation(NamedTuple):
-    """What was subtracted from each channel and what it was then divided by."""
+    """The mean that was subtracted from each channel, and the standard deviation that it was then divided by."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 def find_normalisation(*owners: Any) -> Normalisation | None:
-    """Return mean and standard deviation of the first ``Normalize`` in the transforms of modules or data sets.
+    """Return mean and standard deviation of the first ``Normalize`` in the transforms of modules or datasets.
 
-    Found by name and by its attributes ``mean`` and ``std``, as torchvision, kornia and albumentations have them,
-    in ``transform`` and the like, in lists of transforms and below subsets.
+    It is found by its name and its attributes ``mean`` and ``std``, as in torchvision, kornia and albumentations: in
+    ``transform`` and similar attributes, in lists of transforms, and below subsets.
 
     Args:
         owners: Modules, data modules and data sets; None is skipped.
@@ -82,10 +82,10 @@ def to_rgb(images: Tensor, normalisation: Normalisation | None = None) -> Array:
 
 
 def shown_inputs(inputs: Tensor, normalisation: Normalisation | None = None) -> list[Array]:
-    """Return each input as sheets show it.
+    """Return each input in the form of sheets.
 
-    An image ``(H, W, 3)``, uint8; a signal ``(C, L)``, float32; or the columns ``(F,)`` of a table's row, each over the
-    largest magnitude that it has among these rows.
+    This is an image ``(H, W, 3)``, uint8; a signal ``(C, L)``, float32; or the columns ``(F,)`` of a table's row, each
+    divided by its largest magnitude among these rows.
     """
     if inputs.ndim == 2:
         columns = inputs.detach().float().cpu().nan_to_num(0, 0, 0)

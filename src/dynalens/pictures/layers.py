@@ -1,4 +1,4 @@
-"""What a layer computes, as grids: filters, maps of its channels, the inputs that excite them."""
+"""Grids of what a layer computes: filters, maps of its channels, and the inputs to which they respond most."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ _SCALE = 2
 
 
 def filters_grid(weights: Tensor, title: str) -> Image.Image:
-    """Return the first 64 filters of a layer, grey where a weight is 0, each on its own scale.
+    """Return the first 64 filters of a layer. Each has its own scale, and weights of 0 are grey.
 
     Args:
         weights: Shape ``(F, C, H, W)``, ``(F, C, D, H, W)`` or ``(F, C, L)``; three channels are colours.
@@ -33,12 +33,12 @@ def filters_grid(weights: Tensor, title: str) -> Image.Image:
 
 
 def maps_grid(inputs: Sequence[Shown], maps: Array, channels: Sequence[int], title: str) -> Image.Image:
-    """Return a row for each input: itself and the maps of some channels.
+    """Return a row for each input, with the input and the maps of some channels.
 
     Args:
         inputs: N inputs as sheets show them.
         maps: Shape ``(N, F, H, W)`` or ``(N, F, L)``; each channel is on the scale of all inputs.
-        channels: Of which maps are shown.
+        channels: Numbers of the channels.
         title: First line.
     """
     values = np.nan_to_num(maps[:, list(channels)], posinf=0, neginf=0)
@@ -61,7 +61,7 @@ def labelled_grid(
     """Return rows of up to eight cells, each row below its label; an empty label takes no room.
 
     Args:
-        rows: Label of the row, or one for each cell, and cells, as sheets show inputs.
+        rows: For each row, its label or the label of each cell, and its cells in the form of sheets.
         title: First line.
         subtitle: Second line.
     """
@@ -86,7 +86,7 @@ def labelled_grid(
 
 
 def _map(strength: Array) -> Shown:
-    """A map (H, W) in colour, a volume's middle slice, or a series (L,) as a signal."""
+    """Return a map (H, W) in colour, the middle slice of a volume, or a series (L,) as a signal."""
     if strength.ndim == 1:
         return np.asarray(strength, dtype=np.float32)[None]
     flat = strength if strength.ndim == 2 else strength[len(strength) // 2]

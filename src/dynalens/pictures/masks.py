@@ -1,4 +1,4 @@
-"""Pictures with the areas that were given to them."""
+"""Pictures with coloured areas."""
 
 from collections.abc import Iterable
 
@@ -9,16 +9,16 @@ from dynalens.dynamics import Array
 from dynalens.pictures.drawing import FAINT, LINES, Colour
 
 AREAS = (*LINES, (230, 159, 0), (86, 180, 233), (240, 228, 66))
-"""Okabe and Ito's palette, which colour-blind people tell apart; from the eighth area on its colours come again."""
+"""Okabe and Ito's palette, which colour-blind people can tell apart. From the eighth area on, colours repeat."""
 IGNORED_AREA = (150, 150, 150)
 """Colour of the pixels that the loss ignores."""
 _SEEN = 0.4
-"""How much of a picture is seen through a colour."""
+"""Fraction of a picture that shows through a colour."""
 _GAP = 8
 
 
 def tinted_picture(picture: Array, area: Array, colour: Colour) -> Array:
-    """Return a picture ``(H, W, 3)``, uint8, with an area ``(H, W)``, bool, in a colour that it shows through.
+    """Return a picture ``(H, W, 3)``, uint8, with an area ``(H, W)``, bool, in a colour through which it shows.
 
     Example:
         >>> tinted_picture(np.zeros((1, 2, 3), np.uint8), np.array([[False, True]]), (200, 100, 0)).tolist()
@@ -34,8 +34,8 @@ def beside_areas(picture: Image.Image, areas: Iterable[tuple[Array, Colour]], si
 
     Args:
         picture: In colour or grey.
-        areas: Shape ``(h, w)``, bool, each of them the whole picture, with its colour.
-        side: The longest side that the picture gets, in pixels.
+        areas: Areas of shape ``(h, w)``, bool, each as large as the whole picture, with their colours.
+        side: Longest side of the result's picture, in pixels.
     """
     scale = side / max(picture.size)
     width, height = (max(1, round(length * scale)) for length in picture.size)

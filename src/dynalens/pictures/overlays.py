@@ -1,4 +1,4 @@
-"""Relevance over what it explains: images, signals and words."""
+"""Draw relevance over the image, the signal or the words that it explains."""
 
 from collections.abc import Sequence
 
@@ -20,14 +20,16 @@ Shown = Array | tuple[str, ...]
 
 
 def overlay(image: Array, relevance: Array, *, is_signed: bool) -> Array:
-    """Return the image in grey with its relevance in colour, more opaque where there is more of it.
+    """Return the image in grey with its relevance in colour: the more relevance, the more opaque.
 
-    Scaled to the map's own 99.5th percentile, so colours compare places of one picture, not pictures.
+    Relevance is divided by its 99.5th percentile in this map, so colours compare positions of one picture and not
+    pictures.
 
     Args:
         image: Shape ``(H, W, 3)``, uint8.
         relevance: Shape ``(H, W)``.
-        is_signed: Red speaks for the class and blue against it; otherwise dark to bright is little to much.
+        is_signed: Whether red speaks for the class and blue against it. If not, dark means little and bright means
+            much.
 
     Returns:
         Shape ``(H, W, 3)``, uint8.
@@ -70,15 +72,15 @@ def map_cell(sample: Shown, relevance: Array, size: tuple[int, int], *, is_signe
 
 
 def bars_cell(heights: Array, size: tuple[int, int], *, colours: tuple[Colour, Colour]) -> Image.Image:
-    """Return a bar for each column of a table, in the columns' order, up or down from the line of zero.
+    """Return a bar for each column of a table, in their order, up or down from the line of zero.
 
-    The line is at the bottom where no bar goes down. Where there are more columns than pixels, the longest bar of those
-    that share a pixel is drawn.
+    The line is at the bottom if no bar goes down. If there are more columns than pixels, the longest of the bars that
+    share a pixel is drawn.
 
     Args:
         heights: Shape ``(F,)``, in [-1, 1].
         size: Width and height.
-        colours: Of bars that go up and down.
+        colours: Colours of bars that go up, and of bars that go down.
     """
     width, height = size
     cell = Image.new("RGB", size, PAPER)
@@ -98,10 +100,10 @@ def bars_cell(heights: Array, size: tuple[int, int], *, colours: tuple[Colour, C
 
 
 def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *, is_signed: bool) -> Image.Image:
-    """Return each channel of a signal as a line, before its relevance as background.
+    """Return each channel of a signal as a line, with its relevance as background.
 
     Args:
-        signal: Shape ``(C, L)``; the first six channels are drawn, each on the scale of all of them.
+        signal: Shape ``(C, L)``. The first six channels are drawn, on one scale.
         relevance: Shape ``(L,)``, or None for a white background.
         size: Width and height.
         is_signed: As in :func:`overlay`.
@@ -126,10 +128,10 @@ def signal_cell(signal: Array, relevance: Array | None, size: tuple[int, int], *
 def words_cell(
     words: Sequence[str], relevance: Array, size: tuple[int, int], *, is_signed: bool, type_size: int = 16
 ) -> Image.Image:
-    """Return words, each before its relevance as background; those that find no room are left out with an ellipsis.
+    """Return words, each with its relevance as background. Words without room are left out with an ellipsis.
 
     Args:
-        words: T of them; blank ones, as of padding, are not drawn.
+        words: T words. Blank ones, such as padding, are not drawn.
         relevance: Shape ``(T,)``.
         size: Width and height.
         is_signed: As in :func:`overlay`.
@@ -154,7 +156,7 @@ def words_cell(
 
 
 def word_lines(words: Sequence[str], width: int, type_size: int) -> list[list[int]]:
-    """Return the lines that :func:`words_cell` breaks words into: the indices of the words in each.
+    """Return the lines into which :func:`words_cell` breaks words, as indices of the words in each line.
 
     Example:
         >>> word_lines(("never", "", "again"), 50, 16)
@@ -175,7 +177,7 @@ def word_lines(words: Sequence[str], width: int, type_size: int) -> list[list[in
 
 
 def words_height(words: Sequence[str], width: int, type_size: int, most_lines: int) -> int:
-    """Return how high a cell of this width is that shows all words, or as many lines of them."""
+    """Return the height of a cell of this width that shows all words, or at most so many lines of them."""
     return min(max(len(word_lines(words, width, type_size)), 1), most_lines) * (type_size + _LEADING) + 2
 
 
@@ -184,14 +186,14 @@ def _word_width(word: str, width: int, type_size: int) -> float:
 
 
 def _strength(relevance: Array, *, is_signed: bool) -> Array:
-    """Return relevance over its own 99.5th percentile, in [-1, 1] or [0, 1]."""
+    """Return relevance divided by its 99.5th percentile, in [-1, 1] or [0, 1]."""
     finite = np.nan_to_num(relevance, nan=0.0, posinf=0.0, neginf=0.0)
     scale = (np.percentile(np.abs(finite), _SCALE_PERCENTILE) or np.abs(finite).max()) if finite.size else 1.0
     return np.clip(finite / (scale or 1.0), -1 if is_signed else 0, 1)
 
 
 def _pale_colours(relevance: Array, *, is_signed: bool) -> Array:
-    """Return pale colours that dark letters and lines stay legible on."""
+    """Return pale colours, on which dark letters and lines stay legible."""
     strength = _strength(relevance, is_signed=is_signed)[..., None]
     colour = np.where(strength > 0, np.array(FOR), np.array(AGAINST)) if is_signed else np.array(RELEVANT)
     opacity = 0.6 * np.abs(strength)

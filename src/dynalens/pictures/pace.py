@@ -1,16 +1,15 @@
-"""How often the pictures of a training are drawn: a long one changes slowly, and nobody looks at each of them."""
+"""How often the pictures of a training are drawn: a long training changes slowly, and nobody looks at all of them."""
 
 from collections.abc import Callable
 
 OFTEN = 10
-"""Logged epochs whose pictures are all drawn. Then each second is drawn up to 20, each third up to 30, and so on.
-
-Of 300 epochs these are 27. With both callbacks on 200 digits, the event file then takes .08 MB an epoch.
-"""
+"""Number of logged epochs whose pictures are all drawn. After that, each second one is drawn up to 20, each third up
+to 30, and so on: 27 of 300 epochs. With both callbacks on 200 digits, the event file then grows by .08 MB per
+epoch."""
 
 
 class PicturePace:
-    """Draws the pictures of an epoch, or keeps how they are drawn until it is known whether they are the last.
+    """Draws the pictures of an epoch, or keeps the function that draws them in case they are the last.
 
     Example:
         >>> pace, drawn = PicturePace(), []
@@ -26,10 +25,12 @@ class PicturePace:
         self._last_draw: Callable[[], None] | None = None
 
     def offer(self, draw: Callable[[], None], *, in_budget: bool = True) -> bool:
-        """Call ``draw`` now if the pictures of this epoch are due; else only at the end, if no others come after.
+        """Call ``draw`` now if the pictures of this epoch are due.
+
+        Otherwise it is called at the end if no others come later.
 
         Args:
-            draw: Draws the pictures.
+            draw: Function that draws the pictures.
             in_budget: Whether there is time to draw now.
 
         Returns:
@@ -43,7 +44,7 @@ class PicturePace:
         return is_due
 
     def finish(self) -> None:
-        """Draw the last pictures if they were not drawn."""
+        """Draw the last pictures, unless they are drawn already."""
         draw, self._last_draw = self._last_draw, None
         if draw is not None:
             draw()

@@ -1,4 +1,4 @@
-"""Samples beside those that explain them: rows of small pictures in named groups."""
+"""Rows of small pictures in named groups: samples beside the samples that explain them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ _BETWEEN = 10  # groups
 
 @dataclass(frozen=True)
 class Relative:
-    """One of the small pictures.
+    """A small picture with a caption.
 
     Attributes:
-        picture: A picture, or an input as sheets show it; None for an empty frame.
+        picture: A picture, or an input in the form of sheets; None for an empty frame.
         caption: A line below it.
     """
 
@@ -28,14 +28,14 @@ class Relative:
 
 
 Row = tuple[str, Mapping[str, Sequence[Relative]]]
-"""A line above, and the groups by their names."""
+"""Words above the row, and its groups by their names."""
 
 
 def relatives_sheet(rows: Sequence[Row], title: str, *, cell: int = _CELL) -> Image.Image:
     """Return one picture with a row for each sample or class, and the same groups in each row.
 
     Args:
-        rows: At least one; a group that one of them lacks, or has fewer pictures of, leaves its places free.
+        rows: At least one row. If a row lacks a group or has fewer pictures in it than others, the room stays empty.
         title: First line.
         cell: Side of a small picture, in pixels of the card.
     """
@@ -68,12 +68,12 @@ def examples_sheet(
     class_names: Sequence[str] | None,
     title: str,
 ) -> Image.Image:
-    """Return a row for each class, with the samples of each kind.
+    """Return a row for each class, with its samples of each kind.
 
     Args:
-        examples: By class, rows of samples by their kind.
-        picture: Of a row.
-        caption: Of a row.
+        examples: For each class, rows of samples by their kind.
+        picture: Returns the picture of a row.
+        caption: Returns the caption of a row.
         class_names: Name of each class, or None.
         title: First line.
     """

@@ -28,13 +28,13 @@ class ExplanationRow:
         image: An image ``(H, W, 3)``, uint8; a signal ``(C, L)``; or words.
         label: Name of its class.
         predicted: Name of the class with the largest logit.
-        p_label: Probability of the label; NaN of a regression, whose output is the label.
+        p_label: Probability of the label; NaN for a regression, which has outputs instead of labels.
         maps: For each method, relevance ``(H, W)``, ``(L,)`` or of each word.
-        is_correct: Whether the prediction is the label; None where there is no saying.
+        is_correct: Whether the prediction is the label; None if that cannot be said.
         curves: For each method and metric, a curve ``(steps + 1,)`` in [0, 1].
-        areas: For each method and metric, the curve's area.
+        areas: For each method and metric, the area under the curve.
         controls: For each metric, the curve of a random ranking.
-        note: Which sample it is, at the end of the caption.
+        note: Which sample it is, for the end of the caption.
         explained_for: "label" or "prediction": the caption then begins with the note and the class that is
             explained.
     """
@@ -89,7 +89,7 @@ def explanation_sheet(rows: Sequence[ExplanationRow], *, fractions: Array, title
 
 
 def _columns(row: ExplanationRow) -> dict[str, range]:
-    """Return the cells of the input, "", and of each method: its overlay and beside it its curves, if it has any."""
+    """Return the cells of the input, under "", and of each method: its overlay, and its curves if it has any."""
     counts = {"": 1} | {method: 2 if row.curves.get(method) else 1 for method in row.maps}
     first_cells = accumulate(counts.values(), initial=0)
     return {name: range(begin, begin + counts[name]) for name, begin in zip(counts, first_cells, strict=False)}
@@ -117,7 +117,7 @@ def _cells_of_row(
 
 
 def _sheet_of_words(rows: Sequence[ExplanationRow], fractions: Array, title: str) -> Image.Image:
-    """As ``explanation_sheet``: below each caption a band for each method, its words left and its curves right."""
+    """Return the sheet of samples that are words: below each caption a band per method, with words and curves."""
     methods = list(rows[0].maps)
     charts = any(rows[0].curves.get(method) for method in methods)
     is_signed = {method: any((row.maps[method] < 0).any() for row in rows) for method in methods}
@@ -156,7 +156,7 @@ def _words(row: ExplanationRow) -> tuple[str, ...]:
 def _chart(
     card: Card, position: tuple[int, int], side: int, row: ExplanationRow, method: str, fractions: Array
 ) -> None:
-    """Paste a method's curves below their areas."""
+    """Draw the curves of a method, and their areas above."""
     _areas(card.draw, position, side, row, method)
     size = (side * card.scale, (side - LINE) * card.scale)
     chart = curve_chart(row.curves[method], fractions, controls=row.controls, size=size)
@@ -224,7 +224,7 @@ def _caption_parts(row: ExplanationRow, label: str, predicted: str, width: float
 
 
 def _keys(is_signed: Mapping[str, bool], row: ExplanationRow) -> list[tuple[str, Colour]]:
-    """Return what the colours of curves and maps mean."""
+    """Return the meanings of the colours of curves and maps."""
     metrics = list(next((curves for curves in row.curves.values() if curves), {}))
     keys = [(name, LINES[number % len(LINES)]) for number, name in enumerate(metrics)]
     if row.controls:

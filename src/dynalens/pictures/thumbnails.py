@@ -1,4 +1,4 @@
-"""Thumbnails of some samples, all of one size, taken from the batches as they pass."""
+"""Thumbnails of some samples, all of one size, copied from the batches as they pass."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ _IMAGES = (4, 5)  # N, C and two or three axes of space
 
 
 class Thumbnails:
-    """Keeps small square copies of images; the host never waits for the device while batches pass.
+    """Keeps small square copies of images. The host never waits for the device while batches pass.
 
     Args:
-        samples: M rows of the record, each once.
-        num_rows: How many rows the record has; later ones are not looked for.
+        samples: M different rows of the record.
+        num_rows: Number of rows of the record. Later rows are not looked for.
 
     Example:
         >>> thumbnails = Thumbnails([3, 1], num_rows=4)
@@ -37,11 +37,11 @@ class Thumbnails:
         self._is_filled = torch.zeros(0)
 
     def see(self, rows: Tensor, inputs: Tensor | None) -> None:
-        """Copy from a batch what is wanted of it.
+        """Copy wanted images from a batch.
 
         Args:
             rows: Shape ``(N,)``, int64.
-            inputs: Shape ``(N, C, H, W)``, or with a third axis of space; anything else is left out.
+            inputs: Shape ``(N, C, H, W)``, or with a third axis of space. Other inputs are left out.
         """
         if inputs is None or inputs.ndim not in _IMAGES or len(inputs) != len(rows):
             return
@@ -57,7 +57,7 @@ class Thumbnails:
         self._is_filled.index_fill_(0, places, True)
 
     def pictures(self, normalisation: Normalisation | None = None) -> Array | None:
-        """Return (M, 32, 32, 3), uint8, white where a sample has not passed; None if no images have."""
+        """Return the pictures (M, 32, 32, 3), uint8; None if no images have passed. Missing samples are white."""
         if self._copies is None or not self._number:
             return None
         thumbnails = to_rgb(self._copies[:-1], normalisation)

@@ -1,4 +1,4 @@
-"""Pictures and p(label) of those that the last epoch suspected, taken from the batches as they pass."""
+"""Pictures and p(label) of the suspects of the last epoch, copied from the batches as they pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,25 +16,25 @@ from dynalens.pictures.words import numbers_text
 _LONGEST_SIDE = 112
 _LONGEST_SIGNAL = 448
 _ROWS = 2
-"""Axes of tokens ``(N, T)``, and of rows of numbers ``(N, F)``."""
+"""Number of axes of tokens ``(N, T)`` and of rows of numbers ``(N, F)``."""
 _MOST_NUMBERS = 100
-"""Of a row that is copied: more than a text of it shows."""
+"""Most numbers of a row that are copied. A text shows fewer."""
 
 
 class SuspectWatch:
-    """Follows some samples: small copies of their inputs, and p(label) of each epoch.
+    """Follows some samples: keeps small copies of their inputs, and their p(label) in each epoch.
 
-    In a step nothing waits for the device: copies stay there until :meth:`take` moves them to the host at once.
-    Only samples that are followed are kept, so memory does not grow with the dataset.
+    Nothing waits for the device in a step: copies stay there until :meth:`take` moves all of them to the host. Only
+    followed samples are kept, so memory does not grow with the dataset.
 
     Args:
-        normalisation: Undone for the pictures; None for what :func:`to_rgb` does without.
-        columns: Names of the numbers of rows that are as long; None: their positions.
+        normalisation: Normalisation that pictures undo; None: see :func:`to_rgb`.
+        columns: Names of the numbers of rows that have as many; None: their positions.
 
     Attributes:
-        pictures: Of the samples that are followed and have passed.
-        sentences: Ids of their tokens, where they are no pictures but tokens.
-        texts: Their first numbers as a text, where they are rows of numbers.
+        pictures: Pictures of the followed samples that have passed.
+        sentences: Ids of their tokens, if they are tokens.
+        texts: Their first numbers as a text, if they are rows of numbers.
 
     Example:
         >>> watch = SuspectWatch()
@@ -60,11 +60,11 @@ class SuspectWatch:
         self._device_copies: tuple[Tensor, Tensor] | None = None
 
     def follow(self, samples: Sequence[int], device: torch.device | None = None) -> None:
-        """Follow these samples from now on, and forget the others.
+        """Follow these samples from now on, and drop the others.
 
         Args:
             samples: Dataset indices.
-            device: Where batches are that hold their own indices.
+            device: Device of batches that hold their own indices.
         """
         self._traces = {sample: self._traces.get(sample, {}) for sample in samples}
         self.pictures = {sample: self.pictures[sample] for sample in samples if sample in self.pictures}
@@ -78,7 +78,7 @@ class SuspectWatch:
         return bool(self._traces)
 
     def see(self, indices: Sequence[int] | Tensor, inputs: Tensor | None) -> None:
-        """Copy the inputs of samples that are followed; does not wait for the device.
+        """Copy the inputs of followed samples. Does not wait for the device.
 
         Args:
             indices: Dataset index of each row.
@@ -97,10 +97,10 @@ class SuspectWatch:
                 self._fresh[sample] = small_copies(inputs.detach().narrow(0, row, 1))
 
     def mark(self, indices: Sequence[int] | Tensor, marks: Tensor) -> None:
-        """Keep which pixels of their masks a step contradicts, for the pictures; does not wait for the device.
+        """Keep which pixels of suspects' masks a step contradicts, for the pictures. Does not wait for the device.
 
         Args:
-            indices: Dataset index of each row, on the host: others are left out.
+            indices: Dataset index of each row, on the host. Indices on a device are left out.
             marks: Shape ``(N, H, W)``: 1 for pixels of a given object that are not predicted, 2 for predicted ones of
                 an object that was not given, else 0.
         """
@@ -111,7 +111,7 @@ class SuspectWatch:
                 self._marks[sample] = small_copies(marks.narrow(0, row, 1).unsqueeze(1), pool=F.adaptive_max_pool2d)
 
     def take(self) -> None:
-        """Take the copies to the host."""
+        """Move the copies to the host."""
         if self._device_copies is not None and self._followed_rows is not None:
             is_match, copies = (part.cpu() for part in self._device_copies)
             for sample, is_hit, copy in zip(self._followed_rows.tolist(), is_match.tolist(), copies, strict=True):
@@ -127,7 +127,7 @@ class SuspectWatch:
         self._fresh, self._marks, self._device_copies = {}, {}, None
 
     def _keep(self, samples: list[int], inputs: Tensor) -> None:
-        """Keep inputs of one shape; one copy of all of them goes to the host."""
+        """Keep inputs of one shape. All of them go to the host in one copy."""
         if inputs.ndim > _ROWS:
             self.pictures |= dict(zip(samples, shown_inputs(inputs, self.normalisation), strict=True))
         elif inputs.is_floating_point() or self._has_columns:
@@ -137,7 +137,7 @@ class SuspectWatch:
             self.sentences |= dict(zip(samples, inputs.tolist(), strict=True))
 
     def note(self, epoch: int, presentations: Mapping[str, Array]) -> None:
-        """Note the last p(label) that an epoch has of each sample that is followed.
+        """Keep the newest p(label) of each followed sample.
 
         Args:
             epoch: Its number.
@@ -150,12 +150,12 @@ class SuspectWatch:
             self._traces[sample][epoch] = p
 
     def trace(self, sample: int) -> Array:
-        """Return p(label) of each epoch so far, NaN for those in which the sample was not followed."""
+        """Return p(label) in each epoch so far. It is NaN in epochs in which the sample was not followed."""
         p_labels = self._traces.get(sample, {})
         return np.array([p_labels.get(epoch, np.nan) for epoch in self._epochs])
 
     def _gather(self, indices: Tensor, inputs: Tensor) -> None:
-        """As in ``see``, for indices on the device: every sample is looked up, whether it is in the batch or not."""
+        """Do the same as ``see`` for indices on the device: look up each sample, whether the batch has it or not."""
         assert self._followed_rows is not None
         samples = self._followed_rows.to(indices.device, non_blocking=True)
         matches = samples.unsqueeze(1) == indices.unsqueeze(0)
@@ -190,13 +190,13 @@ def picture_with_marks(picture: Array, marks: Tensor) -> Array:
 def small_copies(
     inputs: Tensor, longest_side: int = _LONGEST_SIDE, *, pool: Callable[..., Tensor] = F.adaptive_avg_pool2d
 ) -> Tensor:
-    """Return copies of inputs, averaged down, or another way, where they are larger than a card.
+    """Return copies of inputs. Those that are larger than a card are averaged, or reduced by ``pool``.
 
     Args:
         inputs: Shape ``(N, C, *spatial)``, tokens ``(N, T)`` or rows of numbers ``(N, F)``, of which the first 100 are
-            copied. Of three axes of space the middle slice is copied.
-        longest_side: Of a picture, in pixels.
-        pool: Makes a picture smaller.
+            copied. With three axes of space, the middle slice is copied.
+        longest_side: Longest side of a picture, in pixels.
+        pool: Function that reduces a picture.
     """
     if inputs.ndim == _ROWS:
         return (inputs[:, :_MOST_NUMBERS] if inputs.is_floating_point() else inputs).clone()

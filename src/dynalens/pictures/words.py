@@ -1,18 +1,18 @@
-"""Sentences in which the doubtful token is marked."""
+"""Sentences with their doubtful token marked."""
 
 from collections.abc import Callable, Sequence
 
 from dynalens.pictures.drawing import class_name
 
 Decode = Callable[[int], str]
-"""From the id of a token to its word; an empty one is not shown."""
+"""Returns the word of a token's id. An empty word is not shown."""
 
 _MOST = 60
-"""Words of a sentence that are shown."""
+"""Most words of a sentence that are shown."""
 
 
 def words_with_brackets(words: Sequence[str], token: int | None) -> list[str]:
-    """Return words, one of them in brackets; in two where others stand in brackets, as ``[CLS]`` does.
+    """Return words with one of them in brackets. If others, such as ``[CLS]``, have brackets, it gets two.
 
     Example:
         >>> words_with_brackets(["Paris", "is", "big"], 0), words_with_brackets(["[CLS]", "Paris"], 1)
@@ -23,7 +23,9 @@ def words_with_brackets(words: Sequence[str], token: int | None) -> list[str]:
 
 
 def excerpt(words: Sequence[str], token: int | None, separator: str = " ") -> str:
-    """Return the first words, or those around a token, which stands in brackets. Dots say that words are left out.
+    """Return the first words, or the words around a token, which is put in brackets.
+
+    Dots stand for words that are left out.
 
     Example:
         >>> excerpt(["Paris", "is", "big"], 2), excerpt(["4", "7"], None, ", ")
@@ -35,12 +37,12 @@ def excerpt(words: Sequence[str], token: int | None, separator: str = " ") -> st
 
 
 def numbers_text(values: Sequence[float], place: int | None = None, names: Sequence[str] | None = None) -> str:
-    """Return the first numbers of a row as a text, each behind its column; the one at a place stands in brackets.
+    """Return the first numbers of a row as text, each with its column. The number at ``place`` is put in brackets.
 
     Args:
         values: Shown with four digits.
-        place: Of the number in brackets.
-        names: Of the columns; without them, their positions from 0.
+        place: Position of the number in brackets.
+        names: Names of the columns. Without them, their positions from 0 are shown.
 
     Example:
         >>> numbers_text([0.5, 2.0], names=["age", "height"]), numbers_text([1 / 3, 4], 1)
@@ -53,15 +55,17 @@ def numbers_text(values: Sequence[float], place: int | None = None, names: Seque
 def next_word_shift(
     sentences: Sequence[Sequence[int]], places: Sequence[int | None], classes: Sequence[int]
 ) -> int | None:
-    """Return how far behind their places the given classes stand in their own sentences; None where they do not.
+    """Return by how many positions the given classes come later in their own sentences than their places.
 
-    The classes of a language model are tokens. It is 0 where the batch has one row of them, and 1 where the targets are
-    a row of their own.
+    It is None if they do not.
+
+    The classes of a language model are tokens. The shift is 0 if the batch has one row of them, and 1 if the targets
+    are a row of their own.
 
     Args:
         sentences: Ids of the tokens of each sample.
-        places: Place of the doubtful token in the targets; None where it is none.
-        classes: Given for it.
+        places: Position of the doubtful token of each sample in the targets; None if there is none.
+        classes: The class that was given at each place.
 
     Example:
         >>> next_word_shift([[5, 9, 4]], [1], [9]), next_word_shift([[5, 9, 4]], [1], [4])
@@ -78,16 +82,16 @@ def next_word_shift(
 
 
 class Sentences:
-    """Samples that are tokens, each perhaps with a doubtful one.
+    """Samples that are tokens, each with or without a doubtful token.
 
     Args:
         sentences: Ids of the tokens of each sample.
-        places: Place of the doubtful token in the targets; None where it is none.
-        classes: Given for these.
-        decode: From an id to its word; None: the ids themselves.
+        places: Position of the doubtful token of each sample in the targets; None if there is none.
+        classes: The class that was given at each place.
+        decode: Returns the word of an id; None: ids are shown.
 
     Attributes:
-        shift: As of :func:`next_word_shift`; None where classes are no tokens.
+        shift: See :func:`next_word_shift`; None if classes are not tokens.
 
     Example:
         >>> words = ["", "the", "cat", "sat"].__getitem__
@@ -111,14 +115,14 @@ class Sentences:
         self._doubtful_places = [place if place is None else place + (self.shift or 0) for place in places]
 
     def words(self) -> list[tuple[str, ...]]:
-        """Return the words of each sample, one for each token, with the doubtful one in brackets."""
+        """Return the words of each sample, one per token, with the doubtful one in brackets."""
         pairs = zip(self._sentences, self._doubtful_places, strict=True)
         return [
             tuple(words_with_brackets([self._decode(token) for token in sentence], place)) for sentence, place in pairs
         ]
 
     def text(self, sample: int) -> str:
-        """Return a sample as a text, without its empty words; a word behind the last token is added."""
+        """Return a sample as text, without its empty words. A word after the last token is added."""
         words, place_of_mark = [self._decode(token) for token in self._sentences[sample]], self._doubtful_places[sample]
         if self.shift is not None and place_of_mark == len(words):
             words.append(self._decode(self._classes[sample]))
@@ -128,6 +132,6 @@ class Sentences:
         )
 
     def name(self, label: int, names: Sequence[str] | None) -> str:
-        """Return the name of a class; of a language model's, which has no other names, the word."""
+        """Return the name of a class. For a language model without other names, it is the word."""
         is_word = names is None and self.shift is not None and label >= 0
         return self._decode(label) if is_word else class_name(label, names)

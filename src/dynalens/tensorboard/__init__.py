@@ -1,4 +1,4 @@
-"""TensorBoard's tags, and what is written under them: to an event file, to plain files, to a logger's own pictures."""
+"""TensorBoard's tags, and where values are written: to an event file, to plain files, or to a logger."""
 
 from dynalens.tensorboard.sinks import Sink, make_sink, write_embedding, write_layout
 from dynalens.tensorboard.tags import TAGS, Layout, Tag, dynamics_layout, faithfulness_layout, tags_table

@@ -1,4 +1,4 @@
-"""Where pictures, texts and distributions go: to an event file, to plain files, to a logger's own pictures."""
+"""Where pictures, texts and distributions are written: to an event file, to plain files, or to a logger."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -88,7 +88,7 @@ class FileSink:
     """Writes pictures as files: ``<folder>/<tag>/<step>.jpg``, ``.png`` or ``.md``, with ``_`` for spaces.
 
     Args:
-        folder: Made when something is written.
+        folder: The folder. It is made when something is written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,7 +116,7 @@ class FileSink:
 
 
 class LoggerSink:
-    """Hands pictures to a logger with a method ``log_image(key, images, step)``, as Lightning's for W&B has it.
+    """Hands pictures to a logger that has a method ``log_image(key, images, step)``, as Lightning's logger for W&B has.
 
     Args:
         logger: The logger.
@@ -140,11 +140,11 @@ class LoggerSink:
 
 
 class Sinks:
-    """Writes to each of several sinks; a logger that fails is left out from then on, with a warning.
+    """Writes to several sinks. A logger that fails is left out from then on, with a warning.
 
     Args:
-        own_sink: Where pictures go in any case.
-        logger_sinks: Those of loggers, in the order of writing.
+        own_sink: The sink that pictures always go to.
+        logger_sinks: Sinks of loggers, in the order of writing.
     """
 
     def __init__(self, own_sink: Sink, logger_sinks: Sequence[LoggerSink]) -> None:
@@ -180,7 +180,7 @@ class Sinks:
 
 
 def make_sink(writer: Any, picture_loggers: Sequence[Any], folder: Path) -> Sink:
-    """Return where pictures go: the event file or, without one, files; and each logger that takes pictures."""
+    """Return the sink for pictures: the event file, or files without one, and each logger that takes pictures."""
     sink: Sink = FileSink(folder) if writer is None else EventSink(writer)
     return Sinks(sink, [LoggerSink(logger) for logger in picture_loggers]) if picture_loggers else sink
 
@@ -194,14 +194,14 @@ def write_embedding(
     pictures: Array | None,
     step: int,
 ) -> None:
-    """Write vectors for the projector, beside the event file: one embedding ``<tag>:<step>`` for each step.
+    """Write vectors for the projector, beside the event file: one embedding ``<tag>:<step>`` per step.
 
     Args:
         writer: A ``torch.utils.tensorboard.SummaryWriter``.
         tag: Name of the embedding.
         values: Shape ``(M, D)``.
         header: Names of the columns of the metadata.
-        metadata: M rows of texts; line breaks and tabulators become spaces.
+        metadata: M rows of texts. Line breaks and tabulators become spaces.
         pictures: Shape ``(M, S, S, 3)``, uint8, or None.
         step: Step of the logger.
     """
@@ -213,7 +213,10 @@ def write_embedding(
 
 
 def write_layout(writer: Any, layouts: Sequence[Layout]) -> None:
-    """Write the custom charts of all monitors; TensorBoard reads one layout of a run, so it is written once."""
+    """Write the custom charts of all monitors.
+
+    They are written together, because TensorBoard reads one layout per run.
+    """
     merged_layout: dict[str, dict[str, list[Any]]] = {}
     for layout in layouts:
         for category, charts in layout.items():

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 Chart = tuple[Literal["Multiline", "Margin"], Sequence[str]]
-"""A custom chart: lines of the scalars with these tags, or one line, and the lower and upper end of its shading."""
+"""A custom chart: scalars with these tags as lines, or one line with the lower and the upper end of its shading."""
 
 Layout = Mapping[str, Mapping[str, Chart]]
-"""Custom charts: category -> title -> chart. TensorBoard colours by run, so each chart has one line."""
+"""Custom charts by category and title. TensorBoard colours by run, so each chart has one line."""
 
 
 class Tag(NamedTuple):
@@ -212,12 +212,12 @@ def dynamics_layout(prefix: str) -> Layout:
 def faithfulness_layout(
     prefix: str, methods: Sequence[str], *, controlled: Sequence[str], uncontrolled: Sequence[str]
 ) -> Layout:
-    """Return the custom charts of an :class:`AttributionMonitor`: for each metric, a chart of each method.
+    """Return the custom charts of an :class:`AttributionMonitor`: for each metric, one chart per method.
 
     Args:
         prefix: What tags begin with.
         methods: Names of the methods.
-        controlled: Metrics that are also measured of a random ranking; the shading ends there.
+        controlled: Metrics that are also measured for a random ranking, at which the shading ends.
         uncontrolled: The other metrics.
     """
     faithfulness = f"{prefix}/faithfulness"
