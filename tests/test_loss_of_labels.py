@@ -93,6 +93,38 @@ class DistilledAtOne(Distilled):
         return F.cross_entropy(logits, self.teacher(x / N).softmax(dim=1)) + self.loss(logits, y)
 
 
+class OfTwoClasses(Classifier):
+    """Two logits, and labels 0 and 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)[:, :2]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch[0], batch[1].clamp(max=1)
+        logits = self(x / N)
+        self.remember(x, logits, y)
+        return self.loss(logits, y) + F.cross_entropy(logits, self.soft(x / N, y))
+
+    def soft(self, x: Tensor, y: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class DistilledOfTwoClasses(OfTwoClasses):
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = nn.Sequential(nn.Flatten(), nn.Linear(36, 2)).requires_grad_(False)
+
+    def soft(self, x: Tensor, y: Tensor) -> Tensor:
+        teacher: Tensor = self.teacher(x)
+        return (teacher / 4).softmax(dim=1)
+
+
+class DistilledWithoutGradients(DistilledOfTwoClasses):
+    def soft(self, x: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            return super().soft(x, y).clone()
+
+
 class DomainAdversary(Classifier):
     """Features of the samples and of another domain, which a head tells apart."""
 
@@ -159,8 +191,8 @@ def assert_recorded(tmp_path: Path, model: type[Classifier], data: Callable[[], 
 @pytest.mark.parametrize(
     "model",
     [
-        GeneratorFirst, AuxiliaryClassifierGan, Contrastive, Distilled, DistilledAtOne, DomainAdversary, Rotations,
-        RotationsLater, LateInTheEpoch, BinaryBesideAnother,
+        GeneratorFirst, AuxiliaryClassifierGan, Contrastive, Distilled, DistilledAtOne, DistilledOfTwoClasses,
+        DistilledWithoutGradients, DomainAdversary, Rotations, RotationsLater, LateInTheEpoch, BinaryBesideAnother,
     ],
 )  # fmt: skip
 def test_the_loss_of_the_labels_is_recorded_beside_others_and_weights_are_bit_identical(
@@ -249,6 +281,26 @@ class MixedAndSmoothed(Classifier):
         return self.loss(logits, y) + F.cross_entropy(logits, torch.from_numpy(soft))
 
 
+class MixedByRow(Classifier):
+    """Each row has another weight of the second label, in a way that cannot be followed."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        x, y = batch
+        weight = np.random.default_rng(0).uniform(0.5, 1, (len(y), 1)).astype(np.float32)
+        mixed = weight * x.flatten(1).numpy() + (1 - weight) * x.flatten(1).numpy()[::-1]
+        one_hot = np.eye(K, dtype=np.float32)[y.numpy()]
+        soft = torch.from_numpy(weight * one_hot + (1 - weight) * one_hot[::-1])
+        logits = self(torch.from_numpy(mixed).view_as(x) / N)
+        return self.loss(logits, y) + F.cross_entropy(logits, soft)
+
+
+class MixedByRowOfTwoClasses(OfTwoClasses):
+    def soft(self, x: Tensor, y: Tensor) -> Tensor:
+        weight = np.random.default_rng(0).uniform(0.5, 1, (len(y), 1)).astype(np.float32)
+        one_hot = np.eye(2, dtype=np.float32)[y.numpy()]
+        return torch.from_numpy(weight * one_hot + (1 - weight) * (1 - one_hot))
+
+
 class AuxiliaryHead(Classifier):
     def __init__(self) -> None:
         super().__init__()
@@ -298,8 +350,9 @@ class ConditionalGenerator(ByHand):
 @pytest.mark.parametrize(
     "model",
     [
-        MixedByNumpy, MixedAndSharpened, MixedAndSliced, MixedAndChosen, MixedAndSmoothed, AuxiliaryHead,
-        AuxiliaryHeadOfCopies, AuxiliaryHeadOfCoarseLabels, SmoothedHead, ConditionalGenerator,
+        MixedByNumpy, MixedAndSharpened, MixedAndSliced, MixedAndChosen, MixedAndSmoothed, MixedByRow,
+        MixedByRowOfTwoClasses, AuxiliaryHead, AuxiliaryHeadOfCopies, AuxiliaryHeadOfCoarseLabels, SmoothedHead,
+        ConditionalGenerator,
     ],
 )  # fmt: skip
 def test_losses_of_which_several_or_none_may_be_meant_are_one_error(tmp_path: Path, model: type[Classifier]) -> None:

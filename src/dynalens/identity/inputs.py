@@ -43,16 +43,29 @@ class InputUse:
             elif (origin := source or next(_nodes(args, kwargs), None)) is not None:
                 self._origins[id(value)] = weakref.ref(value), origin
 
+    def made(self, values: Tensor) -> bool:
+        """Return whether values without a graph were computed from inputs, or are inputs; as :meth:`lead_to`."""
+        entry = self._origins.get(id(values))
+        if entry is None or entry[0]() is not values:
+            return False
+        origin = entry[1]
+        return self._tells(origin) if isinstance(origin, int) else self._lead_from({origin})
+
     def lead_to(self, values: Tensor) -> bool:
         """Return whether values were computed from inputs. One-hot inputs do not count, because they may be labels."""
+        return self._lead_from({values.grad_fn})
+
+    def _lead_from(self, found_nodes: set[Node]) -> bool:
         origins: set[Origin] = set()
-        found_nodes = {values.grad_fn}
         while found_nodes:
             nodes = nodes_behind(list(found_nodes))
             new_origins = {self._operations[node] for node in nodes if node in self._operations} - origins
             origins |= new_origins
             found_nodes = {origin for origin in new_origins if not isinstance(origin, int)}
-        return any(isinstance(value, int) and not _is_one_hot(self._inputs[value]) for value in origins)
+        return any(isinstance(value, int) and self._tells(value) for value in origins)
+
+    def _tells(self, identity: int) -> bool:
+        return not _is_one_hot(self._inputs[identity])
 
     def _sources(self, args: Any, kwargs: Mapping[str, Any]) -> Iterator[Origin]:
         for value in _operands(args, kwargs):
