@@ -503,7 +503,7 @@ def test_a_place_or_key_that_the_batch_lacks_is_an_error_in_the_first_batch(tmp_
         fit(tmp_path, TrainingDynamicsMonitor(index=index), model=OfTriples(), data=partial(DataLoader[Any], data))
 
 
-def test_a_subset_that_grows_within_an_epoch_is_refused_and_the_advice_works(tmp_path: Path) -> None:
+def test_a_subset_that_grows_within_a_fit_is_refused_and_both_ways_that_the_error_names_work(tmp_path: Path) -> None:
     chosen = [0, 5, 2, 7]
 
     class Curriculum(pl.Callback):
@@ -511,14 +511,21 @@ def test_a_subset_that_grows_within_an_epoch_is_refused_and_the_advice_works(tmp
             if trainer.current_epoch:
                 chosen[:] = range(12)
 
-    def grown(data: Callable[[], Any]) -> TrainingDynamicsMonitor:
-        monitor = TrainingDynamicsMonitor(history=False)
-        fit(tmp_path, monitor, Curriculum(), data=data, max_epochs=2)
+    def grown(data: Callable[[], Any], **arguments: Any) -> TrainingDynamicsMonitor:
+        monitor = TrainingDynamicsMonitor(history=False, **arguments)
+        fit(tmp_path, monitor, Curriculum(), model=OfTriples() if arguments else None, data=data, max_epochs=2)
         return monitor
 
-    with pytest.raises(SampleIdentityError, match=r"keep its 4 samples during an epoch, got 12.*with a sampler"):
+    advice = r"with a sampler, or return a name \(str\).*its place in the batch as `index=`"
+    with pytest.raises(SampleIdentityError, match=rf"keep its 4 samples during a fit, got 12.*{advice}"):
         grown(lambda: DataLoader(Subset(dataset(), chosen), batch_size=2))
     chosen[:] = [0, 5, 2, 7]
     presented = grown(lambda: DataLoader(dataset(), batch_size=2, sampler=chosen)).table()["presentations"]
     assert presented.sum() == 2 * 4  # as many batches as Lightning counted at first
     assert presented[0] == 2
+    chosen[:] = [0, 5, 2, 7]
+    named: Any = [(*dataset()[i], name(i)) for i in range(N)]
+    monitor = grown(lambda: DataLoader(Subset(named, chosen), batch_size=2), index=2)
+    presentations = monitor.table()["presentations"].to_dict()
+    # As many batches as Lightning counted at first: samples 0, 5, 2 and 7, and then 0 to 3.
+    assert presentations == {name(0): 2, name(5): 1, name(2): 2, name(7): 1, name(1): 1, name(3): 1}

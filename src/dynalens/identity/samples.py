@@ -224,8 +224,9 @@ class SampleIdentity:
             roots = root_indices(dataset)
             if 0 < length != len(roots):
                 raise SampleIdentityError(
-                    f"Expected the dataset to keep its {length} samples during an epoch, got {len(roots)}. Give the "
-                    "loader all samples and choose from them with a sampler."
+                    f"Expected the dataset to keep its {length} samples during a fit, got {len(roots)}. Give the "
+                    "loader all samples and choose from them with a sampler, or return a name (str) with each sample "
+                    "and pass the key of it or its place in the batch as `index=`."
                 )
             return roots
         while isinstance(dataset, Subset):
