@@ -187,6 +187,10 @@ LOSSES: dict[str, Callable[[], Classifier]] = {
     "F.cross_entropy": loss(F.cross_entropy),
     "all by position": loss(lambda z, y: F.cross_entropy(z, y, weight(z), None, -100, None, "mean", 0.1)),
     "all by keyword": loss(lambda z, y: F.cross_entropy(reduction="sum", ignore_index=1, target=y, input=z), 1),
+    "multi_margin_loss": loss(F.multi_margin_loss),
+    "multi_margin_loss, squared": loss(
+        lambda z, y: nn.MultiMarginLoss(2, 0.5, torch.tensor([1.0, 2.0, 1.0]), reduction="none")(z, y).mean()
+    ),
     "no reduction": loss(lambda z, y: F.cross_entropy(z, y, reduction="none").mean()),
     "nn.CrossEntropyLoss": loss(nn.CrossEntropyLoss(weight=WEIGHT, label_smoothing=0.1, ignore_index=2), 2),
     "ignore_index by position": loss(lambda z, y: F.cross_entropy(z, y, None, None, 0), 0),

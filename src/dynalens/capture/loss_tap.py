@@ -16,7 +16,7 @@ from dynalens.dynamics import IGNORED
 PROBABILITIES = "binary_cross_entropy"
 BINARY = ("binary_cross_entropy_with_logits", PROBABILITIES, "multilabel_soft_margin_loss")
 """Losses of labels that are independent of each other: each has a logit or a probability of its own."""
-OF_CLASSES = ("cross_entropy", "nll_loss")
+OF_CLASSES = ("cross_entropy", "nll_loss", "multi_margin_loss")
 LOSSES = (*OF_CLASSES, *BINARY)
 REGRESSIONS = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
 """Losses of predictions and targets that are numbers."""
@@ -26,7 +26,7 @@ _NO_WEIGHT = 99
 IGNORE_INDEX = -100
 """Default of ``ignore_index``."""
 _IGNORE_INDEX_POSITION = 4  # of cross_entropy and nll_loss
-_WEIGHT_POSITIONS = {"mse_loss": 5, "l1_loss": 5, "smooth_l1_loss": _NO_WEIGHT, "huber_loss": 4}
+_WEIGHT_POSITIONS = {"multi_margin_loss": 4, "mse_loss": 5, "l1_loss": 5, "smooth_l1_loss": _NO_WEIGHT, "huber_loss": 4}
 _WEIGHT_POSITION = 2
 
 
@@ -134,12 +134,12 @@ def _call_of(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], *, direc
     def argument(key: str, position: int, default: Any) -> Any:
         return kwargs.get(key, args[position] if len(args) > position else default)
 
-    is_regression = name in REGRESSIONS
+    is_ignoring = name in ("cross_entropy", "nll_loss")
     return LossCall(
         name=name,
         logits=argument("input", 0, None),
         targets=argument("target", 1, None),
-        ignore_index=IGNORE_INDEX if is_regression else argument("ignore_index", _IGNORE_INDEX_POSITION, IGNORE_INDEX),
+        ignore_index=argument("ignore_index", _IGNORE_INDEX_POSITION, IGNORE_INDEX) if is_ignoring else IGNORE_INDEX,
         direct=direct,
         weight=argument("weight", _WEIGHT_POSITIONS.get(name, _WEIGHT_POSITION), None),
         option=argument(*_OPTIONS[name]) if name in _OPTIONS else None,
