@@ -336,3 +336,27 @@ def test_a_sheet_of_influence_is_on_the_page_of_its_run_until_another_takes_the_
         influence_sheet(result, scaled(), TEST[0][:2])
     fit(tmp_path, TrainingDynamicsMonitor(save_dir=folder / "dynalens"), max_epochs=1)
     assert not list(folder.glob("dynalens/sheets/*.png"))
+
+
+class TwoHeads(nn.Module):
+    """Returns the logits of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(1, 2, bias=False), nn.Linear(1, 2, bias=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.first(x), self.second(x)
+
+
+def test_logits_of_several_heads_are_refused_and_the_advice_works(tmp_path: Path) -> None:
+    # Zero weights: the gradient at the logits is 1/2 minus one-hot, so a term is (h h') (g g') = 3 * 2 * 1/2.
+    model, file = TwoHeads(), tmp_path / "epoch=0.ckpt"
+    weights = {"first.weight": torch.ones(2, 1), "second.weight": torch.zeros(2, 1)}
+    torch.save({"state_dict": weights, "global_step": 1}, file)
+    data: Any = [(torch.tensor([2.0]), 0)]
+    test = torch.tensor([[3.0]]), torch.tensor([0])
+    with pytest.raises(ValueError, match=r"logits of one head, got 2 tensors of shape \(1, 2\)\. Pass `forward=`"):
+        influence(None, file, model, data, test, learning_rate=1.0)
+    result = influence(None, file, model, data, test, learning_rate=1.0, forward=lambda x: model(x)[1])
+    assert result.values.tolist() == [[pytest.approx(3.0)]]

@@ -290,6 +290,39 @@ def test_classes_are_maximised_with_their_names(tmp_path: Path, drawn: dict[str,
     assert set(drawn) == {"write_maximised"}
 
 
+class TwoHeads(Classifier):
+    """Returns the logits of two heads; the loss is that of the second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = self.net[:3], self.net[3], nn.Linear(64, K)
+        self.net: Any = None
+
+    def forward(self, x: Tensor) -> Any:
+        features = self.stem(x)
+        return self.first(features), self.second(features)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.loss(self(batch[0])[1], batch[1])
+
+
+@pytest.mark.parametrize("inputs", ["auto", lambda batch: batch[0]])
+def test_the_classes_of_the_head_that_is_trained_are_maximised(
+    tmp_path: Path, drawn: dict[str, list[Any]], inputs: Any
+) -> None:
+    heads: list[Any] = [None, lambda model, x: model(x)[1], lambda model, x: model(x)[0]]
+    for forward in heads:
+        model = TwoHeads()
+        model.load_state_dict({name: torch.ones_like(value) for name, value in model.state_dict().items()})
+        model.second.load_state_dict({"weight": torch.randn(K, 64, generator=torch.Generator().manual_seed(2)),
+                                      "bias": torch.zeros(K)})  # fmt: skip
+        monitor = LayerMonitor(maximise="classes", maximise_steps=2, inputs=inputs, forward=forward, on_error="raise")
+        fit(tmp_path, monitor, model=model, max_epochs=1)
+    found, of_second, of_first = (maximised[0] for maximised in drawn["write_maximised"])
+    assert torch.equal(found, of_second)
+    assert not torch.equal(found, of_first)
+
+
 class Spread(Classifier):
     """Batches of mask, numbers, image and label, in an order of the user's own; it empties them."""
 

@@ -64,7 +64,7 @@ def test_pictures_of_layers_are_drawn_less_often_too_and_the_last_as_they_were_i
         for epoch in range(12):
             nn.init.constant_(model[0].weight, float(epoch))  # type: ignore[arg-type]  # a parameter
             model[0].weight.data[0, 0, 0, 0] = -1.0  # type: ignore[operator]  # a tensor
-            log.draw(pictures, model, None, epoch=epoch, step=epoch)
+            log.draw(pictures, model, lambda model, _: model, epoch=epoch, step=epoch)
         if changes_after:
             nn.init.zeros_(model[0].weight)  # type: ignore[arg-type]  # a parameter
         pictures.finish()

@@ -9,6 +9,7 @@ from torch import Tensor
 from dynalens.callbacks.base import NamedCallback, Setting
 from dynalens.callbacks.paced import PacedPictures
 from dynalens.capture import BatchObserver, CaptureError, batch_copy, inputs_to_show
+from dynalens.explanations.forms import forward_in_network
 from dynalens.host import (
     Processes,
     check_whole_model,
@@ -44,7 +45,8 @@ class LayerMonitor(PacedPictures, NamedCallback):
             "diversity_layer" (default: ``layer``), "frequency_penalty", "robust", "seed".
         inputs: Where images stand in the batch: a key or a callable(batch). "auto" takes the entry that the first
             training steps give to the network. If it cannot see it, it takes the first entry or a usual key of a dict.
-        forward: Callable(pl_module, images) -> logits. Default: the module, or its only child that gives logits.
+        forward: Callable(pl_module, images) -> logits. Default: the module, or its only child that gives logits. Of
+            several outputs, the one whose loss was computed.
         every_n_epochs: Smallest number of epochs from one picture to the next. After ten epochs with pictures they are
             drawn less often, and always in the last epoch.
         max_overhead: Largest fraction of the training time that pictures may take. The search for ``top_inputs`` and
@@ -140,8 +142,8 @@ class LayerMonitor(PacedPictures, NamedCallback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         """Find out where a batch holds its inputs. Without a validation, also collect inputs from training batches."""
-        if self._pictures is not None and self.inputs == "auto" and not self._observer.is_done:
-            self._unlearned = batch_copy(batch)  # the step may work in place
+        if self._pictures is not None and not self._observer.is_done:
+            self._unlearned = batch_copy(batch) if self.inputs == "auto" else None  # the step may work in place
             self._observer.start(pl_module, batch)
         if not trainer.enable_validation:
             self._begin(trainer, pl_module, batch)
@@ -232,12 +234,20 @@ class LayerMonitor(PacedPictures, NamedCallback):
 
     def _make(self, trainer: Any, pl_module: Any, *, epoch: int, step: int) -> None:
         assert self._pictures is not None
-        draw = functools.partial(self._layer.draw, self._pictures, pl_module, self.forward, epoch=epoch, step=step)
+        draw = functools.partial(self._layer.draw, self._pictures, pl_module, self._find_logits, epoch=epoch, step=step)
         self._attempt("pictures", draw)
 
     def _maximise(self, trainer: Any, pl_module: Any) -> None:
         if self._pictures is not None:
             with self._or_switched_off():
                 step = log_step(trainer, self.x_axis)
-                maximise = functools.partial(self._layer.maximise, self._pictures, pl_module, self.forward, step=step)
+                maximise = functools.partial(
+                    self._layer.maximise, self._pictures, pl_module, self._find_logits, step=step
+                )
                 self._attempt("maximised inputs", maximise)
+
+    def _find_logits(self, model: Any, images: Tensor) -> Callable[[Tensor], Any]:
+        """Return what computes the logits: `forward`, or the network whose output the loss was computed from."""
+        if self.forward is not None:
+            return functools.partial(self.forward, model)
+        return forward_in_network(model, images, self._observer.network)

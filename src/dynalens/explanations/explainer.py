@@ -14,7 +14,6 @@ from dynalens.attribution import (
     check_methods,
     contrast,
     explain,
-    find_forward,
     pixel_relevance,
     token_relevance,
 )
@@ -28,6 +27,7 @@ from dynalens.explanations.forms import (
     check_floating_copies,
     check_outputs,
     explained_form,
+    forward_in_network,
     forward_of_form,
     is_table,
     model_form,
@@ -223,11 +223,8 @@ class Explainer:
     def _forward_in_network(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
         if self.forward:
             return functools.partial(self.forward, model)
-        network = self.network
-        module = find_forward(model, images, dense=dense, network=network.modules)
-        is_seen = bool(network.modules) and (module is not model or network.modules == ("",))
-        forward = with_mask(module, images, self.padding)
-        return (lambda x: network.logits_in(forward(x))) if network.entries and is_seen else forward
+        given = functools.partial(with_mask, tokens=images, padding=self.padding)
+        return forward_in_network(model, images, self.network, dense=dense, given=given)
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dynalens.attribution import find_forward
+from dynalens.capture import Network
 from dynalens.observation import checked_logits, floating_dtype, is_tokens, undisturbed
 
 Forward = Callable[[Tensor], Tensor]
@@ -27,6 +30,29 @@ class Query:
     forward: Forward
     images: Tensor
     targets: Tensor
+
+
+def forward_in_network(
+    model: nn.Module,
+    images: Tensor,
+    network: Network,
+    *,
+    dense: bool = False,
+    given: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda forward: forward,
+) -> Callable[[Tensor], Any]:
+    """Return what computes the logits that the training steps computed their loss from, as far as that was seen.
+
+    Args:
+        model: The module.
+        images: Some of its inputs.
+        network: What training steps showed of the network that gives the logits.
+        dense: Whether it has logits for each token or pixel.
+        given: Adds what the network is given beside its inputs.
+    """
+    found = find_forward(model, images, dense=dense, network=network.modules)
+    is_seen = bool(network.modules) and (found is not model or network.modules == ("",))
+    forward = given(found)
+    return (lambda x: network.logits_in(forward(x))) if network.entries and is_seen else forward
 
 
 def is_table(inputs: Tensor) -> bool:

@@ -61,7 +61,11 @@ class LastLayer(nn.Module):
 
 
 def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
-    """Return what the model gives for inputs as a loader yields them, moved to where and what it computes in."""
+    """Return what the model gives for inputs as a loader yields them, moved to where and what it computes in.
+
+    Raises:
+        ValueError: If it returns the logits of several heads.
+    """
     device = _device(model)
 
     def to_device(value: Any) -> Any:
@@ -69,9 +73,21 @@ def run_on(model: nn.Module, run: Forward, inputs: Any) -> Any:
             return value
         return value.to(device, floating_dtype(model, value) if value.is_floating_point() else value.dtype)
 
-    if isinstance(inputs, Mapping):
-        return run(**{key: to_device(value) for key, value in inputs.items()})
-    return run(to_device(inputs))
+    is_named = isinstance(inputs, Mapping)
+    output = run(**{key: to_device(value) for key, value in inputs.items()}) if is_named else run(to_device(inputs))
+    _check_one_head(output)
+    return output
+
+
+def _check_one_head(output: Any) -> None:
+    """Raise where a model returns the logits of several heads: checkpoints do not tell which were trained with."""
+    entries = output if isinstance(output, tuple | list) else ()
+    shapes = [tuple(entry.shape) for entry in entries if isinstance(entry, Tensor) and entry.ndim == 2]
+    if len(shapes) > 1 and len(set(shapes)) == 1:
+        raise ValueError(
+            f"Expected the model to return the logits of one head, got {len(shapes)} tensors of shape {shapes[0]}. "
+            "Pass `forward=` with a callable(inputs) that returns those that the loss was computed from."
+        )
 
 
 def _device(model: nn.Module) -> torch.device:

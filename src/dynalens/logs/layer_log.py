@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from dynalens.attribution import find_forward
 from dynalens.capture import CaptureError
 from dynalens.faithfulness import class_logits
 from dynalens.features import (
@@ -26,7 +25,8 @@ from dynalens.observation import LayerCalls, layer_calls, module_named
 
 _KEPT = 32  # images that are kept to know the size and the range of inputs
 
-Forward = Callable[[Any, Tensor], Tensor]
+FindLogits = Callable[[Any, Tensor], Callable[[Tensor], Any]]
+"""Returns what computes the logits of a model, given some of its inputs."""
 
 
 class LayerLog:
@@ -125,11 +125,11 @@ class LayerLog:
         self._pass.close()
         self._top = self._images_and_calls = None
 
-    def draw(self, pictures: LayerPictures, model: Any, forward: Forward | None, *, epoch: int, step: int) -> None:
+    def draw(self, pictures: LayerPictures, model: Any, find: FindLogits, *, epoch: int, step: int) -> None:
         """Draw filters, maps and strongest inputs. In a long training they come less often, but always at the end.
 
-        They are computed in each epoch, because the model is another one at the end. ``forward`` gives the logits;
-        default: the model.
+        They are computed in each epoch, because the model is another one at the end. ``find`` returns what computes
+        the logits.
         """
         settings = self.settings
         writes: list[Callable[[], None]] = []
@@ -138,20 +138,20 @@ class LayerLog:
             writes.append(functools.partial(pictures.write_filters, name, weights.detach().cpu().clone(), epoch, step))
         if settings.feature_maps and self.images is not None and settings.layer is not None:
             images = self.images[: settings.feature_maps].to(model.device)
-            maps = feature_maps(model, images, settings.layer, forward=_logits_of(model, images, forward))
+            maps = feature_maps(model, images, settings.layer, forward=find(model, images))
             layer_and_channels = settings.layer, settings.channels
             writes.append(functools.partial(pictures.write_maps, images, maps, *layer_and_channels, epoch, step))
         if self._top is not None and settings.layer is not None:
             writes.append(functools.partial(pictures.write_top_inputs, self._top, settings.layer, epoch, step))
         pictures.offer(writes)
 
-    def maximise(self, pictures: LayerPictures, model: Any, forward: Forward | None, *, step: int) -> None:
+    def maximise(self, pictures: LayerPictures, model: Any, find: FindLogits, *, step: int) -> None:
         """Draw images that maximise classes or channels; nothing before the first batch."""
         if self.images is None:
             return
         settings, images = self.settings, self.images.to(model.device)
         dims = (0, *range(2, images.ndim))
-        run = _logits_of(model, images, forward)
+        run = find(model, images)
         if settings.maximise == "channels" and settings.layer is not None:
             layer, output = settings.layer, layer_output(model, images[:1], settings.layer, forward=run)
         else:
@@ -168,7 +168,3 @@ class LayerLog:
     def _filters(self, model: Any) -> tuple[str, Tensor]:
         weights = self.settings.weights
         return first_layer_weights(model, weights if isinstance(weights, str) else None)
-
-
-def _logits_of(model: Any, images: Tensor, forward: Forward | None) -> Callable[[Tensor], Tensor]:
-    return functools.partial(forward, model) if forward else find_forward(model, images)
