@@ -1,4 +1,4 @@
-"""Tables whose texts can be written and shown, whatever letters they have."""
+"""Tables with texts that are safe to write and to show, whatever letters they have."""
 
 from collections.abc import Callable
 from typing import Any

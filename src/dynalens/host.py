@@ -1,4 +1,4 @@
-"""What touches Lightning beyond its documented callback hooks: one place, for both of its packages."""
+"""All code that touches Lightning beyond the documented hooks of callbacks, for both of its packages."""
 
 import math
 import weakref
@@ -29,21 +29,21 @@ else:
 
 X_AXES = ("step", "epoch")
 _FAILED: "weakref.WeakSet[Any]" = weakref.WeakSet()
-"""Loggers that did not take numbers, which was said."""
+"""Loggers that did not take numbers, which was said once."""
 _SHARDED = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
 
 Array = npt.NDArray[Any]
 
 
 def check_x_axis(x_axis: str) -> str:
-    """Return ``x_axis``, or raise a ValueError if it is none."""
+    """Return ``x_axis``, or raise a ValueError if it is neither "step" nor "epoch"."""
     if x_axis not in X_AXES:
         raise ValueError(f"Expected `x_axis` to be 'step' or 'epoch', got {x_axis!r}. Choose one of them.")
     return x_axis
 
 
 def check_data_parallel(trainer: Any, asker: str) -> None:
-    """Raise where processes share their batches: each presentation would be counted more than once."""
+    """Raise if processes share their batches: each presentation would be counted more than once."""
     sampling: Mapping[str, int] = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {}
     replicas = sampling.get("num_replicas", trainer.world_size)
     if replicas != trainer.world_size:
@@ -55,7 +55,7 @@ def check_data_parallel(trainer: Any, asker: str) -> None:
 
 
 def check_whole_model(trainer: Any, asker: str) -> None:
-    """Raise where a process does not hold the whole model, so that it cannot run it on its own."""
+    """Raise if a process does not hold the whole model, and so cannot run it alone."""
     # By name: the two packages' strategies are different classes.
     sharding_classes = {cls.__name__ for cls in type(trainer.strategy).__mro__} & _SHARDED
     if sharding_classes:
@@ -66,12 +66,12 @@ def check_whole_model(trainer: Any, asker: str) -> None:
 
 
 class Processes:
-    """The processes that train together: in which order their presentations are, and what they agree on.
+    """The processes that train together: they merge their presentations, and agree on errors.
 
-    Every method is a collective: all processes have to call it. With one process none of them waits.
+    All methods are collective: all processes have to call them. A single process never waits.
 
     Args:
-        trainer: The Trainer, after Lightning set its processes up.
+        trainer: The Trainer, after Lightning has set up its processes.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -82,7 +82,7 @@ class Processes:
         self._has_agreed = False
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Return the tensors of all processes on the CPU, by rank; their first dimensions may differ."""
+        """Return the tensors of all processes on the CPU, by rank. Their first dimensions may differ."""
         if self.number == 1:
             return [tensor.cpu()]
         local = tensor.to(self._device())
@@ -94,11 +94,11 @@ class Processes:
         return [part[:size].cpu() for part, size in zip(self._all_gather(padded_values), sizes, strict=True)]
 
     def any(self, value: bool) -> bool:
-        """Return whether a value is true in one of the processes."""
+        """Return whether a value is true in any process."""
         return value if self.number == 1 else any(bool(flag) for flag in self.gather(torch.tensor([value])))
 
     def agree(self, error: Exception | None) -> None:
-        """Raise in every process if one of them has an error, so that none waits for another that has gone.
+        """Raise in all processes if one of them has an error, so that none waits for a process that has ended.
 
         Raises:
             RuntimeError: With the message of the first process that failed; that process raises its own error.
@@ -116,7 +116,7 @@ class Processes:
                 )
 
     def run_in_all(self, action: Callable[[], None]) -> None:
-        """Do something in each process, and raise in all of them if it fails in one."""
+        """Do something in each process. If it fails in one, raise in all."""
         error: Exception | None = None
         try:
             action()
@@ -127,10 +127,10 @@ class Processes:
         self.agree(error)
 
     def in_step(self, action: Callable[[], None]) -> None:
-        """Do something in each process at each step, until it fails in this one; the first error is kept.
+        """Do something in each process at each step, until it fails in this one. The first error is kept.
 
-        What is wrong from the start raises in the first step. Later the others would wait for this process: its error
-        raises in :meth:`end_steps`.
+        An error in the first step is raised at once. Later, the other processes would wait for this one, so its error
+        is raised in :meth:`end_steps`.
         """
         if self._step_error is None:
             try:
@@ -144,7 +144,7 @@ class Processes:
             self._has_agreed = True
 
     def end_steps(self, action: Callable[[], None]) -> None:
-        """Do something in each process after an epoch's steps, and raise in all of them if it or a step failed."""
+        """Do something in each process after the steps of an epoch. If it or a step has failed in one, raise in all."""
 
         def act() -> None:
             if self._step_error is not None:
@@ -154,7 +154,7 @@ class Processes:
         self.run_in_all(act)
 
     def in_first(self, action: Callable[[], None]) -> None:
-        """Do something in the first process, and raise in all of them if it fails."""
+        """Do something in the first process. If it fails, raise in all."""
         self.run_in_all(action if self.is_first else lambda: None)
 
     def merge(self, index: Array, rows: Array, step: Array) -> tuple[Array, Array]:
@@ -162,8 +162,8 @@ class Processes:
 
         Args:
             index: Shape ``(n,)``, dataset index of this process's presentations.
-            rows: Shape ``(R, n)``, what was recorded of them.
-            step: Shape ``(n,)``, at which step they were made.
+            rows: Shape ``(R, n)``, the recorded numbers of the presentations.
+            step: Shape ``(n,)``, the step of each presentation.
         """
         if self.number == 1:
             return index, rows
@@ -179,7 +179,7 @@ class Processes:
         return every_index[order], np.ascontiguousarray(every_row[order].T)
 
     def wait(self) -> None:
-        """Return when every process is here."""
+        """Wait until all processes are here."""
         if self.number > 1:
             self._strategy.barrier()
 
@@ -204,7 +204,10 @@ def _has_process_group() -> bool:
 
 
 def may_be_last_epoch(trainer: Any) -> bool:
-    """Return whether the epoch that begins is the last one, or, where training may end sooner, of ``min_epochs``."""
+    """Return whether the epoch that begins may be the last one.
+
+    It is if it is the last planned epoch, or if training may end sooner and it is the epoch ``min_epochs``.
+    """
     kinds = {kind.__name__ for callback in trainer.callbacks for kind in type(callback).__mro__}
     if trainer.max_epochs == -1 or trainer.max_steps != -1 or kinds & {"EarlyStopping", "Timer"}:
         min_epochs = max(trainer.min_epochs or 1, 1)
@@ -213,14 +216,14 @@ def may_be_last_epoch(trainer: Any) -> bool:
 
 
 def last_epoch(trainer: Any) -> int | None:
-    """Return the number of the epoch that ends the training, unless it stops sooner; None where steps or time do."""
+    """Return the number of the last epoch, unless training stops sooner; None if steps or time end the training."""
     if trainer.max_epochs in (None, -1) or trainer.max_steps != -1:
         return None
     return int(trainer.max_epochs) - 1
 
 
 def log_step(trainer: Any, x_axis: str) -> int:
-    """Return the step at which Lightning itself logs an epoch's metrics, or the epoch."""
+    """Return the step at which Lightning logs the metrics of an epoch, or the epoch."""
     if x_axis == "epoch":
         return int(trainer.current_epoch)
     # `global_step` counts every optimizer; the logger connector uses this counter.
@@ -229,7 +232,10 @@ def log_step(trainer: Any, x_axis: str) -> int:
 
 
 def log_scalars(trainer: Any, values: Mapping[str, float], step: int) -> None:
-    """Send the finite values to each of the Trainer's loggers; one that fails ends no training, and is said once."""
+    """Send the finite values to each of the Trainer's loggers.
+
+    If a logger fails, training goes on, and it is said once.
+    """
     finite = {tag: float(value) for tag, value in values.items() if math.isfinite(value)}
     for logger in trainer.loggers:
         try:
@@ -244,7 +250,7 @@ def log_scalars(trainer: Any, values: Mapping[str, float], step: int) -> None:
 
 
 def scoring_precision(trainer: Any) -> str:
-    """Return the precision in which the Trainer lets operations run: "float32", "bfloat16" or "float16"."""
+    """Return the precision in which the Trainer runs operations: "float32", "bfloat16" or "float16"."""
     return {"bf16-mixed": "bfloat16", "16-mixed": "float16"}.get(str(trainer.precision), "float32")
 
 
@@ -258,7 +264,7 @@ def tensorboard_writer(trainer: Any) -> Any:
 
 
 def check_tensorboard(trainer: Any, argument: str) -> None:
-    """Raise where what an argument asks for needs a TensorBoardLogger and there is none."""
+    """Raise if an argument needs a TensorBoardLogger and the Trainer has none."""
     if tensorboard_writer(trainer) is None:
         raise MisconfigurationException(
             f"Expected the Trainer to have a TensorBoardLogger for `{argument}`, got none. Pass "
@@ -267,41 +273,47 @@ def check_tensorboard(trainer: Any, argument: str) -> None:
 
 
 def picture_loggers(trainer: Any) -> list[Any]:
-    """Return the loggers that take pictures by a method ``log_image``, as Lightning's WandbLogger does."""
+    """Return the loggers with a method ``log_image`` for pictures, such as Lightning's WandbLogger."""
     return [logger for logger in trainer.loggers if callable(getattr(logger, "log_image", None))]
 
 
 def chart_layouts(trainer: Any) -> list[Any]:
-    """Return the custom charts of all monitors of the Trainer; each is asked, because a run has one layout."""
+    """Return the custom charts of all monitors of the Trainer.
+
+    They are written together, because a run has one layout.
+    """
     layouts = (getattr(callback, "tensorboard_layout", None) for callback in trainer.callbacks)
     return [layout() for layout in layouts if callable(layout)]
 
 
 def run_folder(trainer: Any, name: str | None) -> Path:
-    """Return ``<log_dir>/dynalens`` or ``<log_dir>/dynalens/<name>``; must be called in every process."""
+    """Return ``<log_dir>/dynalens`` or ``<log_dir>/dynalens/<name>``. It must be called in every process."""
     folder = Path(trainer.log_dir or trainer.default_root_dir) / "dynalens"
     return folder / name if name else folder
 
 
 def tag_prefix(name: str | None) -> str:
-    """Return what a monitor's tags begin with."""
+    """Return the beginning of a monitor's tags."""
     return f"dynalens/{name}" if name else "dynalens"
 
 
 def announce(message: str) -> None:
-    """Tell the user once, where Lightning itself says what it does."""
+    """Tell the user something once, in the place where Lightning itself tells what it does."""
     rank_zero_info(message)
 
 
 def loader_at(loaders: Any, place: int) -> Any:
-    """Return the loader at this place of what the Trainer has: one of a dict, one of a list, or the only one."""
+    """Return the loader at this position in the Trainer's loaders.
+
+    A key of a dict, a position in a list, or the only one.
+    """
     if isinstance(loaders, Mapping):
         loaders = list(loaders.values())
     return loaders[place] if isinstance(loaders, Sequence) else loaders
 
 
 def validates_in_epoch(trainer: Any) -> bool:
-    """Return whether validation runs before the epoch under way ends."""
+    """Return whether there is a validation before the current epoch ends."""
     period = trainer.check_val_every_n_epoch
     if not trainer.enable_validation:
         return False
@@ -311,7 +323,7 @@ def validates_in_epoch(trainer: Any) -> bool:
 
 
 def first_position(loader: Any, batch_idx: int) -> int | None:
-    """Return the dataset position of the first sample of a batch; None where the loader has an order of its own."""
+    """Return the dataset position of the first sample of a batch; None if the loader has an order of its own."""
     sampler, size = getattr(loader, "batch_sampler", None), getattr(loader, "batch_size", None)
     in_order = type(sampler) is BatchSampler and type(sampler.sampler) is SequentialSampler
     return batch_idx * size if in_order and isinstance(size, int) else None

@@ -1,4 +1,4 @@
-"""Words that dicts and files use: usual keys of samples and batches, a person's decisions and answers."""
+"""Words in dicts and files: usual keys of samples and batches, decisions and answers of a person."""
 
 LABEL_KEYS = ("label", "labels", "target", "targets", "y")
 UNIT_LABEL_KEYS = (*LABEL_KEYS, "tags", "ner_tags", "pos_tags", "mask", "masks", "segmentation")
@@ -12,9 +12,9 @@ OWN_INDEX = (
     "Let each sample carry its own index, and pass `index=` the key of it or its place in the batch, or a "
     "callable(batch) -> indices, without `IndexedDataset`."
 )
-"""What helps where the position cannot be read from what the sampler draws."""
+"""Advice if the position cannot be read from what the sampler draws."""
 
 DECISIONS = ("keep", "relabel", "drop")
-"""What ``decisions.csv`` says of a sample."""
+"""Decisions about a sample in ``decisions.csv``."""
 ANSWERS = ("right", "wrong", "unsure")
-"""What ``answers.csv`` of an audit says of a label."""
+"""Answers about a label in ``answers.csv`` of an audit."""

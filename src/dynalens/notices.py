@@ -4,7 +4,7 @@ import sys
 import warnings
 
 _PASSED = frozenset({"dynalens", "lightning", "pytorch_lightning", "lightning_fabric", "torch", "contextlib"})
-"""Packages between that line and the warning: Lightning calls a hook, and decorators of torch stand around it."""
+"""Packages whose lines are not named: Lightning calls the hook, and torch's decorators stand around it."""
 
 
 def warn(message: str) -> None:

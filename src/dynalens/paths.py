@@ -1,4 +1,4 @@
-"""Callables by their dotted paths, as configuration files name them."""
+"""Dotted paths of callables, as in configuration files."""
 
 import importlib
 from typing import Any
@@ -22,7 +22,9 @@ def imported(path: str) -> Any:
 
 
 def resolved(value: Any) -> Any:
-    """Return the callable of a dotted path; anything else, names without a dot and unknown paths included, as it is.
+    """Return the callable of a dotted path.
+
+    Anything else is returned unchanged, also names without a dot and unknown paths.
 
     Example:
         >>> resolved("math.floor")(2.5), resolved("blur"), resolved(("a.b", "c"))

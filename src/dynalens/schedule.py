@@ -1,4 +1,4 @@
-"""When explanations and pictures are made: every n epochs, or less often where they took too much of the time."""
+"""The epochs in which explanations and pictures are made: every n epochs, or fewer if they take too much time."""
 
 import math
 import time
@@ -46,25 +46,25 @@ class Schedule:
         self.begin_epoch()  # a training that goes on within an epoch says nothing of its beginning
 
     def begin_epoch(self) -> None:
-        """An epoch of training begins now."""
+        """An epoch of training begins."""
         self._epoch_start = self._step_end = time.perf_counter()
 
     def end_step(self) -> None:
-        """A step or a validation of the epoch has ended now."""
+        """A step or a validation of the epoch has ended."""
         self._step_end = time.perf_counter()
 
     def end_epoch(self) -> None:
-        """The epoch's training has ended, with its last step or validation: what callbacks do after it is not of it."""
+        """The epoch's training has ended with its last step or validation. What callbacks do later does not count."""
         self.add_training(self._step_end - self._epoch_start)
 
     def add_training(self, seconds: float) -> None:
-        """An epoch has ended that took so long without results."""
+        """Add the time of an epoch without results."""
         self._seconds_of_training += seconds
         self._seconds += seconds
         self._epochs += 1
 
     def add_aside(self, seconds: float) -> None:
-        """Something that goes with the next results took so long."""
+        """Add time that belongs to the next results."""
         self._seconds_aside += seconds
 
     @contextmanager
@@ -81,16 +81,16 @@ class Schedule:
         return epoch % self.every_n_epochs == 0 and epoch >= self.next_epoch
 
     def leaves_out(self, epoch: int) -> bool:
-        """Return whether results would have been made by this epoch, if they took no time, since the newest ones."""
+        """Return whether results would be due by this epoch if they took no time."""
         return self.newest_epoch is not None and epoch >= self.newest_epoch + self.every_n_epochs
 
     def first_words(self, results: str, overhead: float, every_n_epochs: float) -> str | None:
-        """Return, the first time that epochs are left out, what is said of it; else None.
+        """Return a sentence for the first time that epochs are left out; else None.
 
         Args:
-            results: What they are called.
-            overhead: What :meth:`account` returned.
-            every_n_epochs: The same.
+            results: Name of the results.
+            overhead: From :meth:`account`.
+            every_n_epochs: From :meth:`account`.
         """
         if self._has_told or every_n_epochs == self.every_n_epochs or self.newest_epoch == self.last_epoch:
             return None
@@ -103,15 +103,15 @@ class Schedule:
         )
 
     def overhead(self, seconds: float) -> float:
-        """Return what results took, as a fraction of the training since the ones before."""
+        """Return the time of results as a fraction of the training time since the previous ones."""
         return (seconds + self._seconds_aside) / self._seconds if self._seconds else math.inf
 
     def wait(self, seconds: float, epochs_left: int = 0) -> int:
-        """Return after how many epochs other results that take so long fit the budget.
+        """Return after how many epochs results that take as long again fit into the budget.
 
         Args:
-            seconds: What these took.
-            epochs_left: Epochs to come, if that is known: results are spread over them, up to the last one.
+            seconds: Time that these results took.
+            epochs_left: Number of epochs left, if it is known. Results are spread over them, up to the last one.
         """
         if self.max_overhead is None or not self._seconds:
             return self.every_n_epochs
@@ -125,15 +125,15 @@ class Schedule:
         return self.every_n_epochs * max(1, math.ceil(epochs / self.every_n_epochs))
 
     def begin(self) -> None:
-        """Making results begins now."""
+        """Begin to make results."""
         self._start = time.perf_counter()
 
     def end(self, epoch: int) -> dict[str, float]:
-        """The results are made now; return and plan what :meth:`account` does."""
+        """The results are made. Return what :meth:`account` returns, and plan the next ones."""
         return self.account(epoch, time.perf_counter() - self._start)
 
     def account(self, epoch: int, seconds: float) -> dict[str, float]:
-        """Results took so long at the end of this epoch: return what is logged of it, and plan the next."""
+        """Note the time of results at the end of this epoch. Return what is logged of it, and plan the next ones."""
         epochs_left = 0 if self.last_epoch is None else self.last_epoch - epoch
         overhead, wait = self.overhead(seconds), self.wait(seconds, epochs_left)
         self._seconds_of_results += seconds + self._seconds_aside
@@ -141,6 +141,6 @@ class Schedule:
         return {"overhead": overhead, "every_n_epochs": wait}
 
     def note_results(self, epoch: int, wait: int) -> None:
-        """Results were made at the end of this epoch; the next come after ``wait`` epochs."""
+        """Note that results were made at the end of this epoch. The next ones come after ``wait`` epochs."""
         self.newest_epoch, self.next_epoch = epoch, epoch + wait
         self._seconds, self._epochs, self._seconds_aside = 0.0, 0, 0.0

@@ -1,11 +1,11 @@
-"""Texts that are shown: names of files and classes, whatever letters they have, and percentages."""
+"""Texts that are safe to show, such as names of files and classes with any letters, and percentages."""
 
 import math
 import re
 from collections.abc import Sequence
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
-"""What a text begins with that a spreadsheet takes for a formula (OWASP, "CSV Injection"), after any apostrophes."""
+"""Beginning of a text that a spreadsheet takes for a formula (OWASP, "CSV Injection"), after any apostrophes."""
 _HARMLESS = "\u00a0\u200c\u200d\u202f\u3000"
 """Spaces and joiners that names of many scripts need."""
 

@@ -100,16 +100,15 @@ class DenseTargets:
 
         Those of N x T tokens, (N T, K), are returned as (N, T, K).
         """
-        if targets.ndim == 2 and targets.shape == logits.shape and (self._samples or len(targets)) < len(targets):
-            shape = self._shape_of_rows(targets.flatten())
-            if shape is not None and len(shape) == 3 and self._flat is not None and not self._flat.is_selection:
-                is_counted = None if loss_mask is None else loss_mask.expand_as(targets).reshape(shape)
-                return logits.reshape(shape), targets.reshape(shape), is_counted
-            return logits, targets, loss_mask
-        if not targets.is_floating_point() or targets.shape[1:] not in ((), (1,)) or logits.numel() != targets.numel():
-            return logits, targets, loss_mask
-        shape = self._shape_of_rows(targets.flatten())
-        if shape is None or len(shape) > 2 or self._flat is None or self._flat.is_selection:
+        is_table = (
+            targets.ndim == 2 and targets.shape == logits.shape and len(targets) > (self._samples or len(targets))
+        )
+        is_vector = (
+            targets.shape[1:] in ((), (1,)) and targets.is_floating_point() and logits.numel() == targets.numel()
+        )
+        shape = self._shape_of_rows(targets.flatten()) if is_table or is_vector else None
+        has_form = shape is not None and (len(shape) == 3 if is_table else len(shape) < 3)
+        if shape is None or not has_form or self._flat is None or self._flat.is_selection:
             return logits, targets, loss_mask
         is_counted = None if loss_mask is None else loss_mask.expand_as(targets).reshape(shape)
         return logits.reshape(shape), targets.reshape(shape), is_counted

@@ -1,4 +1,4 @@
-"""Whether a step numbers classes otherwise than the labels of its batch do."""
+"""Whether a step gives classes other numbers than the labels of its batch have."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ from dynalens.capture.loss_tap import LossCall
 from dynalens.capture.row_order import is_reordered
 
 _REPEATS = 2
-"""Rows that each label has at least, on average: a few labels follow from anything that is different for each row."""
+"""Fewest rows per label, on average. Fewer rows could have any targets: each would follow from its own label."""
 
 
 class Numbering:
     """Compare the targets of the first steps with the labels of their batches.
 
-    Labels have other numbers if the target follows from the label in all rows and is another number in some of them.
+    Labels are renumbered if equal labels always have the same target, and some targets differ from their label.
 
     Example:
         >>> import torch
@@ -33,7 +33,7 @@ class Numbering:
         self._in_order: set[Path] = set()
 
     def see(self, entries: Sequence[tuple[Path, Tensor]], loss: LossCall) -> None:
-        """Look at a step's batch and its loss; waits for the device."""
+        """Compare a step's batch with its loss. Waits for the device."""
         targets = class_labels(loss.counted_targets(), loss=loss.name)
         if targets is None:
             return
@@ -48,7 +48,7 @@ class Numbering:
 
     @property
     def paths(self) -> frozenset[Path]:
-        """Where the batches hold labels with other numbers."""
+        """Paths at which batches hold labels that the step renumbers."""
         return frozenset(path for path in self._in_order if _is_renumbered(self._pairs[path]))
 
 

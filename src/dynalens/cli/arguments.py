@@ -1,4 +1,4 @@
-"""What the command line takes; nothing that takes time to import is needed to say so."""
+"""The arguments of the command line. Nothing that takes time to import is imported for them."""
 
 import argparse
 from importlib.metadata import version
@@ -9,7 +9,7 @@ from dynalens.defaults import MOST_CARDS, PRECISION
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser; ``command`` of what it returns is the dotted path of the function that does the work."""
+    """Return the parser. The ``command`` of its result is the dotted path of the function that does the work."""
     main_parser = argparse.ArgumentParser(prog="dynalens", description="Read what dynalens recorded of training runs.")
     main_parser.add_argument("--version", action="version", version=f"dynalens {version('dynalens')}")
     commands = main_parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,4 +1,4 @@
-"""``dynalens compare``."""
+"""The command ``dynalens compare``."""
 
 import argparse
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from dynalens.text import escaped_all
 
 
 def _agreement_of_maps(records: Sequence[Record]) -> list[str]:
-    """Return a line for each method whose maps all runs kept, of the same samples."""
+    """Return a line for each method of which all runs kept maps of the same samples."""
     folders = [record.folder for record in records if record.folder is not None]
     if not all((folder / "explanations").is_dir() for folder in folders):
         return []

@@ -1,4 +1,4 @@
-"""Lines and tables as a terminal shows them."""
+"""Write lines and tables for a terminal."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from dynalens.text import printable
 
 
 def output_file(path: str | Path, ending: str) -> Path:
-    """Return the file that a command writes: a name without an ending gets this one, and its folders are made.
+    """Return the file that a command writes. Its folders are made, and a name without an ending gets this one.
 
     Example:
         >>> output_file("report", ".html").name, output_file("report.htm", ".html").name
@@ -21,7 +21,7 @@ def output_file(path: str | Path, ending: str) -> Path:
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
-    """Print lines of which a terminal obeys no letter, in an encoding that may lack some of them."""
+    """Print lines without letters that would control the terminal. Its encoding may lack some letters."""
     stream = stream or sys.stdout
     lines = "\n".join(printable(line) for line in text.split("\n"))
     encoding = stream.encoding or "utf-8"

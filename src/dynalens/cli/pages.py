@@ -1,4 +1,4 @@
-"""``dynalens report`` and ``dynalens audit``, which write pages."""
+"""The commands ``dynalens report`` and ``dynalens audit``, which write pages."""
 
 import argparse
 import importlib

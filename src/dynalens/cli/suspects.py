@@ -1,4 +1,4 @@
-"""``dynalens suspects``."""
+"""The command ``dynalens suspects``."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -69,7 +69,7 @@ def _rate_in_words(record: Record, audit: Audit | None) -> str:
 
 
 def of_class_pair(table: pd.DataFrame, pair: Sequence[str], names: Sequence[str] | None) -> pd.DataFrame:
-    """Return the rows with this label and this suggestion, each a class's name or number."""
+    """Return the rows with this given and this suggested class, each named or numbered."""
     if "label" not in table:
         raise ValueError("Expected a record of classes for `--class-pair`, got a regression. Leave the option out.")
     label, suggestion = (_class_number(text, names) for text in pair)

@@ -1,4 +1,4 @@
-"""Tables of samples on a terminal, and whole in a file."""
+"""Show tables of samples in a terminal, and write them whole to a file."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _IN_WORDS = {
 
 
 def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) -> None:
-    """Show the first rows of a table in these columns, and write all of it to the file that was asked for."""
+    """Show the first rows of a table in these columns, and write the whole table to a file if one is asked for."""
     rows = table.head(args.top)
     view = pd.DataFrame(index=rows.index)
     for column in columns:
@@ -47,5 +47,5 @@ def show(table: pd.DataFrame, args: argparse.Namespace, columns: Sequence[str]) 
 
 
 def _is_told(table: pd.DataFrame) -> bool:
-    """Return whether the position in the dataset needs no column: samples have names, or it is the sample id."""
+    """Return whether the position in the dataset needs no column, because samples have names or it is their id."""
     return "name" in table or bool(table["root_index"].isna().all()) or [*table["root_index"]] == [*table.index]

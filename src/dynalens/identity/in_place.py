@@ -1,4 +1,4 @@
-"""Labels that a step, or a hook before it, puts into another order in the tensor in which they came."""
+"""Labels that a step, or a hook before it, reorders in the tensor in which they came."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from dynalens.identity.columns import is_integer_vector, parts
 from dynalens.identity.errors import SampleIdentityError
 
 NotedLabels = list[tuple[Any, list[Any]]]
-"""Vectors of integers and lists of a batch, and what was in each."""
+"""Vectors of integers and lists of a batch, each with a copy of its values."""
 
 
 def noted_labels(batch: Any) -> NotedLabels:
-    """Return each vector of integers or list of a batch, and what is in it now; waits for the device.
+    """Return each vector of integers and each list of a batch, with a copy of its values. Waits for the device.
 
     Example:
         >>> import torch
@@ -23,11 +23,11 @@ def noted_labels(batch: Any) -> NotedLabels:
 
 
 def check_in_place(labels: NotedLabels, *, carried: bool) -> None:
-    """Raise where labels are in another order than they were.
+    """Raise if labels are in another order than before.
 
     Args:
-        labels: Of the batch, as they were.
-        carried: Whether the batch holds the index of each sample, which may go along.
+        labels: Labels of the batch as they were before.
+        carried: Whether the batch holds the index of each sample. It may be reordered together with the labels.
 
     Raises:
         SampleIdentityError: If it is so.

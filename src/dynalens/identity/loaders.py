@@ -24,8 +24,9 @@ from dynalens.keys import OWN_INDEX
 
 # Lightning fetches one batch ahead at most; what a callback of the user's iterates itself is never asked for.
 _KEPT = 8
-_LOOKS = 16
-"""Batches of an iterator whose labels are noted: more than it takes until a hundred targets have been compared."""
+_NOTED_BATCHES = 16
+"""Number of batches of an iterator whose labels are noted: more than are needed until a hundred targets have been
+compared."""
 _TUPLES = 64
 """Number of tuples of an iterator that are looked at. No sampler draws more sizes, scales or domains than that."""
 _REPEATS = 4
@@ -43,7 +44,7 @@ class Iteration:
         """Why the positions that the sampler drew are not known, if so."""
         # Lightning is at most one batch ahead of the step.
         self._batches: deque[tuple[Any, Any, NotedLabels]] = deque(maxlen=2)
-        self._looks = _LOOKS
+        self._notes_left = _NOTED_BATCHES
         self._last_step: tuple[int, Tensor | SampleIdentityError | None] = (-1, None)
 
     def deliver(self, indices: np.ndarray | SampleIdentityError, batch: Any) -> None:
@@ -59,13 +60,13 @@ class Iteration:
         return next((batch for batch_indices, batch, _ in self._batches if batch_indices is indices), None)
 
     def labels_of(self, indices: Tensor) -> NotedLabels:
-        """Return the labels of that batch as they were when it was delivered; none after the first batches."""
+        """Return the labels of that batch as they were when it was delivered; an empty list after the first batches."""
         return next((labels for batch_indices, _, labels in self._batches if batch_indices is indices), [])
 
     def _noted_labels(self, batch: Any) -> NotedLabels:
-        """Return the labels of one of the first batches: a hook may put them into another order in place."""
-        self._looks -= 1
-        if self._looks < 0:
+        """Return the labels of one of the first batches, because a hook may reorder them in place."""
+        self._notes_left -= 1
+        if self._notes_left < 0:
             return []
         try:
             return noted_labels(batch)

@@ -1,4 +1,4 @@
-"""The self-contained pages to decide on and to answer on, and exports for those who label elsewhere."""
+"""Self-contained pages on which a person decides or answers, and exports for other labelling tools."""
 
 from typing import TYPE_CHECKING
 

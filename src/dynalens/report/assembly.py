@@ -1,4 +1,4 @@
-"""Pages in one file that need no network: a template with its style, its script and its content."""
+"""Put a template, its style, its script and its content into one HTML file that needs no network."""
 
 import html
 import json
@@ -18,11 +18,11 @@ def write_page(
     """Write the page ``name`` and return its path.
 
     Args:
-        name: Of the template and the script in ``assets``.
-        title: Any text; it is shown as it is, whatever letters it has.
+        name: Name of the template and of the script in ``assets``.
+        title: Any text. All its letters are shown as they are.
         path: The file.
         content: What the script reads, as JSON.
-        scripts: Further scripts of ``assets``, which come before the page's own.
+        scripts: Further scripts in ``assets``. They come before the page's own script.
     """
     # Inside a script element only "<" could end it; as an escape it is the same text to JSON.
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

@@ -1,4 +1,4 @@
-"""The page on which a person says of each drawn sample whether its label is right."""
+"""The page that asks a person whether the label of each drawn sample is right."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +77,7 @@ def write_audit(
 
 
 def _strata(plan: Plan, table: pd.DataFrame, record: Record, answers: Any) -> dict[str, list[float]]:
-    """Return of each stratum its size, the sum of its scores, and what was answered in earlier rounds."""
+    """Return the size of each stratum, the sum of its scores, and its answers in earlier rounds."""
     members = plan.stratum >= 0
     number = int(plan.stratum.max(initial=-1)) + 1
 

@@ -1,4 +1,4 @@
-"""What was given to a sample with a label for each token or pixel, or with several numbers, from the dataset."""
+"""Labels in the items of a dataset: of each token or pixel, of several labels, or several numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ IGNORED = -1
 
 
 def kept_items(samples: Mapping[int, AuditedSample]) -> dict[int, tuple[Any, Array]]:
-    """Return what a run kept of the samples of an audit as items of a dataset, by their rows.
+    """Return what a run kept of the samples of an audit, as items of a dataset, by their rows.
 
-    Of a sequence whose tokens are not known, or are not as many as its labels, the places take the place of the words.
+    If the tokens of a sequence are not known, or not as many as its labels, positions take the place of words.
 
     Example:
         >>> kept = {3: AuditedSample(np.array([1, 0, -1]), np.array([7, 8])), 5: AuditedSample(np.array([0, 1]))}
@@ -32,7 +32,7 @@ def kept_items(samples: Mapping[int, AuditedSample]) -> dict[int, tuple[Any, Arr
 
 
 def _labels_in_rows(sample: AuditedSample) -> Array:
-    """Return the labels of tokens as a dataset has them, with a row for each token, and of no more than there are."""
+    """Return the labels of tokens as a dataset has them, with a row per token, without those after the last token."""
     labels, tokens = sample.labels, sample.input
     is_sequence = labels.dtype.kind == "i" and (tokens is None or tokens.ndim < 3) and labels.ndim < 3
     if not is_sequence:
@@ -51,7 +51,9 @@ def _input_of(sample: AuditedSample) -> Any:
 
 
 def several_labels_of(item: Any) -> Array:
-    """Return what each label of a dataset's item was given: 1 (0.5 and above), 0, or -1 where nobody said.
+    """Return for each label of a dataset's item whether it was given.
+
+    1 (from 0.5 on), 0, or -1 if that is not known.
 
     Example:
         >>> several_labels_of(("picture", [0.95, 0.05, -100, float("nan")])).tolist()
@@ -62,7 +64,7 @@ def several_labels_of(item: Any) -> Array:
 
 
 def number_words(item: Any, names: Sequence[str] | None) -> str:
-    """Return the numbers of a regression's sample, each with its name where it has one.
+    """Return the numbers of a regression's sample as text, each with its name if it has one.
 
     Example:
         >>> number_words(("picture", [1.5, 2.0]), None), number_words(("picture", [1.5, 2.0]), ["x", "y"])
@@ -75,14 +77,14 @@ def number_words(item: Any, names: Sequence[str] | None) -> str:
 
 
 def tagged_words(item: Any, names: Sequence[str] | None, word: Callable[[int], str] = str) -> list[list[str]]:
-    """Return each token of a sample and what was given to it: a class, or several labels; empty for an ignored one.
+    """Return each token of a sample with its class or its labels; empty for an ignored token.
 
     Ignored tokens at the end, such as padding, are left out.
 
     Args:
-        item: Of the dataset: tokens, words or their ids, and as many labels.
-        names: Of the classes.
-        word: Says the word of an id.
+        item: Item of the dataset: tokens, as words or ids, and as many labels.
+        names: Names of the classes.
+        word: Returns the word of an id.
 
     Raises:
         ValueError: If the item has no labels, or not as many as tokens.
@@ -106,7 +108,7 @@ def tagged_words(item: Any, names: Sequence[str] | None, word: Callable[[int], s
 
 
 def _are_of_language_model(labels: Array, tokens: Sequence[Any]) -> bool:
-    """Return whether each label that counts is the token that it stands at, so that words say what it is."""
+    """Return whether each label that counts is the token at its position, so that words stand for classes."""
     if np.ndim(labels) > 1:
         return False
     pairs = [(int(label), token) for label, token in zip(labels, tokens, strict=True) if label >= 0]
@@ -133,13 +135,13 @@ def _tag(label: Any, names: Sequence[str] | None) -> str:
 
 
 def areas_of(item: Any, classes: int | None = None) -> dict[int, Array]:
-    """Return where in its picture a sample has each class but 0, usually the background, or each of several labels.
+    """Return where in its picture a sample has each class or label. Class 0, usually the background, is left out.
 
     Args:
         item: Of the dataset. Its labels are a class for each pixel, ``(H, W)`` or ``(1, H, W)``, or 0 or 1 for each
             label and pixel, ``(K, H, W)``.
-        classes: How many classes there are, where that is known. Numbers from it on, such as the usual 255, mark pixels
-            that the loss ignores.
+        classes: Number of classes, if it is known. Larger numbers, such as the usual 255, mark pixels that the loss
+            ignores.
 
     Returns:
         By class, shape ``(H, W)``, bool; nothing of a class or label that no pixel has. Pixels that the loss ignores,

@@ -1,4 +1,4 @@
-"""Pictures, texts and file names of samples from the dataset that was trained on."""
+"""Pictures, texts and file names of samples, from the training dataset."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,9 +26,9 @@ class DatasetPictures(SamplePictures):
     """Looks up the samples of a dataset.
 
     Args:
-        dataset: What was trained on. It is indexed, so this is not for the middle of a run.
-        kept: Pictures that show more than the dataset's, by sample.
-        texts: Texts that show more than the dataset's, by sample.
+        dataset: The training dataset. It is indexed, so do not use this in the middle of a run.
+        kept: Pictures, by sample, that show more than those of the dataset.
+        texts: Texts, by sample, that show more than those of the dataset.
     """
 
     def __init__(
@@ -39,11 +39,14 @@ class DatasetPictures(SamplePictures):
         self._normalisation, self._columns = find_normalisation(dataset), feature_names(dataset)
 
     def text(self, sample: Any, token: int | None = None) -> str | None:
-        """Return the text of a sample that is a text, or the numbers of one that is a row; None if it is neither."""
+        """Return the text of a sample, or the numbers of a row as text; None for other samples."""
         return super().text(sample, token) or as_text(self._dataset[sample], token, self._columns)
 
     def file_name(self, sample: Any) -> str:
-        """Return the name of the sample's file, where the dataset keeps it as torchvision's do; else an empty text."""
+        """Return the name of the sample's file, if the dataset keeps it as torchvision's datasets do.
+
+        Else an empty text.
+        """
         dataset, position = self._dataset, sample
         while dataset is not None and not hasattr(dataset, "samples") and hasattr(dataset, "dataset"):
             indices = getattr(dataset, "indices", None)
@@ -57,13 +60,13 @@ class DatasetPictures(SamplePictures):
         return Path(path).name if isinstance(path, str | Path) else ""
 
     def image(self, sample: Any) -> Image.Image | None:
-        """Return the picture of a sample of the dataset; None where it is none."""
+        """Return the picture of a sample of the dataset; None if it is not one."""
         picture = super().image(sample)
         return as_image(self._dataset[sample], self._normalisation) if picture is None else picture
 
 
 def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | None:
-    """Return a dataset's item as a picture: of a PIL image, an array (H, W[, 3]) or a tensor (C, *spatial)."""
+    """Return an item of a dataset as a picture: a PIL image, an array (H, W[, 3]) or a tensor (C, *spatial)."""
     if isinstance(item, Mapping):
         item = next((item[key] for key in IMAGE_KEYS if key in item), None)
     elif isinstance(item, tuple | list):
@@ -78,12 +81,12 @@ def as_image(item: Any, normalisation: Normalisation | None) -> Image.Image | No
 
 
 def as_text(item: Any, token: int | None = None, columns: Sequence[str] | None = None) -> str | None:
-    """Return a dataset's item in words: a text or words as they are, a row of numbers (F,) as numbers, else None.
+    """Return an item of a dataset as text: a text, words, or a row of numbers (F,); None for other items.
 
     Args:
-        item: What the dataset returned.
-        token: Place of the word or number that is marked.
-        columns: Names of the numbers of a row that is as long.
+        item: Item of the dataset.
+        token: Position of the word or number to mark.
+        columns: Names of the numbers of a row that has as many.
 
     Example:
         >>> as_text(("a fine film", 1)), as_text((torch.tensor([0.5, 2.0]), 0)), as_text({"text": "bad", "label": 0})
@@ -111,7 +114,7 @@ def as_text(item: Any, token: int | None = None, columns: Sequence[str] | None =
 
 
 def _key_of_text(item: Mapping[str, Any], token: int | None) -> str | None:
-    """Return the key of the text, or of the row in which a token stands: pieces of words are more than the words."""
+    """Return the key of the text, or of the row with a token: a row of pieces of words is longer than one of words."""
     keys = (*TEXT_KEYS, *WORD_KEYS) if token is None else (*WORD_KEYS, *TEXT_KEYS)
     present_keys = [key for key in keys if key in item]
     if token is not None and _IDS in present_keys and len(item[present_keys[0]]) != len(item[_IDS]):
@@ -128,7 +131,7 @@ def _is_row(item: Any) -> bool:
 
 
 def _tensor_of(array: Array) -> Tensor:
-    """Return channels first; arrays have them last, as image files do."""
+    """Return a tensor with channels first. Arrays have them last, as image files do."""
     tensor = torch.from_numpy(np.ascontiguousarray(array)).float()
     if tensor.ndim == 2:
         return tensor.unsqueeze(0)

@@ -1,4 +1,4 @@
-"""The page: what is on it, as JSON in a template."""
+"""The content of the report page, as JSON in a template."""
 
 import base64
 import hashlib
@@ -44,7 +44,7 @@ from dynalens.suspicion.noise_rate import FROM_BOTH
 from dynalens.text import escaped, escaped_all, labels_in, percent
 
 _FEWEST_CARDS = 100
-"""So many are shown even where fewer are flagged: what is next in the order is worth a look."""
+"""Number of cards even if fewer samples are flagged, because the next ones in the order are worth a look."""
 _NOTE = (
     "The cards show the samples whose {label}s are probably wrong, the worst first. {flagged} are flagged: "
     "{precision} of them are expected to be wrong. "
@@ -59,7 +59,7 @@ _AUDITED = (
     "are among the first {enough} samples of the order: you may stop looking after these."
 )
 _SIDES = ((300, 256), (1000, 128), (MOST_CARDS, 72))
-"""Longest side of a picture, in pixels, for up to so many cards: the page stays below some ten megabytes."""
+"""Longest side of a picture, in pixels, by number of cards. So a page has at most about ten megabytes."""
 _LARGEST_SHEET = 8 * 2**20  # bytes; larger sheets are left out, so that the page stays below some ten megabytes
 _SIMILAR_SIDE = 64  # side in pixels: three fit beside each other below the picture of a card
 
@@ -124,7 +124,7 @@ def write_report(
 
 
 def _run_content(record: Record, table: pd.DataFrame, audit: Audit | None, accuracy: AccuracyCurve) -> dict[str, Any]:
-    """Return what the page says of the run as a whole."""
+    """Return what the page shows of the whole run."""
     epochs = record.meta.epochs
     return {
         "run": run_key(record),
@@ -141,7 +141,7 @@ def _run_content(record: Record, table: pd.DataFrame, audit: Audit | None, accur
 
 
 def run_name(folder: Path) -> str:
-    """Return what a run is called by the folder of its record, with the name of the monitor where it has one.
+    """Return the name of a run from the folder of its record, with the name of the monitor if it has one.
 
     Example:
         >>> run_name(Path("logs/version_3/dynalens")), run_name(Path("logs/version_3/dynalens/teacher"))
@@ -153,7 +153,7 @@ def run_name(folder: Path) -> str:
 
 
 def check_dataset(record: Record, dataset: Any) -> None:
-    """Raise a ValueError if the dataset cannot be the one that was recorded; None is no dataset."""
+    """Raise a ValueError if the dataset cannot be the one that was recorded. None is accepted."""
     if dataset is not None and record.sample_ids is not None:
         raise ValueError(
             "Expected a record that knows samples by their position in the dataset, got one that knows them by ids, so "
@@ -185,14 +185,14 @@ def _summary(record: Record, table: pd.DataFrame, accuracy: AccuracyCurve) -> li
 
 
 def _accuracy_of(record: Record) -> str:
-    """Return what a right presentation is, as a title."""
+    """Return the title of the accuracy: when a presentation counts as right."""
     if record.statistics.target is not None:
         return "presentations within the tolerance"
     return "training accuracy" if record.statistics.unit is None else "presentations with all labels right"
 
 
 def _noise_rate(record: Record, audit: Audit | None) -> list[str]:
-    """Return what the rate of wrong labels is called, and the rate with its ends."""
+    """Return the title of the rate of wrong labels, and the rate with its bounds."""
     rate = record.noise_rate() if audit is None else audit.noise_rate
     bounds = f"{percent(rate.low)} and {percent(rate.high)}"
     if audit is None:
@@ -271,7 +271,7 @@ def _rows(record: Record, worst: pd.DataFrame) -> list[int]:
 def _names_of_classes(
     record: Record, table: pd.DataFrame, worst: pd.DataFrame, texts: KeptTexts
 ) -> tuple[list[str], list[int], list[int]]:
-    """Return names, and which of them was given to each suspect and which is suggested; -1 for none."""
+    """Return names, and the number of the given and of the suggested name of each suspect; -1 if there is none."""
     rows, statistics = _rows(record, worst), record.statistics
     if statistics.target is not None:
         label_words, prediction_words = target_words(statistics, rows, record.meta.class_names)
@@ -294,7 +294,7 @@ def _names_of_classes(
 
 
 def _add_corrections(record: Record, worst: pd.DataFrame, cards: Sequence[dict[str, Any]]) -> None:
-    """Add to cards of samples with several labels all of them, and all if the suggestion about one is followed."""
+    """For samples with several labels, add to their cards all labels, and all labels after the suggested correction."""
     if record.statistics.unit_given is None:
         return
     rows = _rows(record, worst)
@@ -308,7 +308,7 @@ def _add_corrections(record: Record, worst: pd.DataFrame, cards: Sequence[dict[s
 
 
 def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], list[int]]) -> list[list[Any]]:
-    """Return id and picture, or text, of what a sample looks like of the given and of the suggested class."""
+    """Return id and picture, or text, of the similar samples of the given and of the suggested class."""
     ids = record.shown_ids()
 
     def similar(row: int) -> list[Any]:
@@ -319,7 +319,7 @@ def _similar(record: Record, pictures: SamplePictures, rows: tuple[list[int], li
 
 
 def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:
-    """Return a name for each class that the table speaks of, its number where it has none; of several labels, two."""
+    """Return the name of each class in the table, or its number if it has none. Several labels have two names each."""
     if record.statistics.unit is not None and not has_classes(record.statistics):
         return [escaped(name) for name in named_targets(record.statistics, record.meta.class_names)[2] or ()]
     largest = [table[column].max() for column in ("label", "suggested", "predicted")]
@@ -329,14 +329,14 @@ def class_names_of(record: Record, table: pd.DataFrame) -> list[str]:
 
 
 def run_key(record: Record) -> str:
-    """Return what the browser keeps decisions under: another record has another key."""
+    """Return the key under which the browser keeps decisions. Each record has its own."""
     digest = hashlib.sha256(str(record.folder and record.folder.resolve()).encode(errors="surrogateescape"))
     digest.update(np.ascontiguousarray(record.statistics.margin).tobytes())
     return f"dynalens:{digest.hexdigest()[:16]}"
 
 
 def _sheets(folder: Path | None) -> list[list[str]]:
-    """Return name and picture of the sheets that the folder keeps, in the order of their names."""
+    """Return name and picture of each sheet in the folder, ordered by name."""
     files = [] if folder is None else sorted((folder / SHEETS).glob("*.png"))
     return [[path.stem, _uri(path.read_bytes())] for path in files if path.stat().st_size <= _LARGEST_SHEET]
 

@@ -1,4 +1,4 @@
-"""What the page of an audit asks about each sample, and what the run thinks of it."""
+"""The question that the page of an audit asks about each sample, and the opinion of the run."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ _SIDE = 512  # longest side of a picture in pixels; one is shown at a time
 
 
 class Question(NamedTuple):
-    """What is asked about each sample.
+    """The words of an audit's page.
 
     Attributes:
         heading: The question about all samples.
-        beginning: Words before what was given to a sample.
+        beginning: Words before the given label of a sample.
         end: Words after it.
-        defect: What is the case if the answer is no.
-        rate: What the estimated rate is one of.
+        defect: Words for what is wrong if the answer is no.
+        rate: Words for the estimated rate.
     """
 
     heading: str
@@ -73,7 +73,7 @@ _PIXELS = Question(
 
 
 def question(statistics: SampleStatistics) -> Question:
-    """Return what an audit of this record asks about each sample."""
+    """Return the question that an audit of this record asks about each sample."""
     if statistics.unit is None:
         return _LABEL
     if statistics.target is not None:
@@ -84,14 +84,14 @@ def question(statistics: SampleStatistics) -> Question:
 
 
 def items_to_ask(record: Record, dataset: Any, samples: Array) -> tuple[Any, Array]:
-    """Return where the samples' items are found, and which of the samples the page can show, shape ``(n,)``, bool.
+    """Return the items of the samples, and which samples the page can ask about, shape ``(n,)``, bool.
 
-    The items are those of the dataset. Without it, they are those that the run kept of samples that it drew for an
-    audit, where the record does not say all that was given to a sample.
+    The items come from the dataset. Without one, they are the items that the run kept of an audit's samples, if the
+    record does not hold all of their labels.
 
     Args:
         record: The record.
-        dataset: What was trained on, or None.
+        dataset: The training dataset, or None.
         samples: Rows of the record, shape ``(n,)``.
 
     Raises:
@@ -120,13 +120,13 @@ def items_to_ask(record: Record, dataset: Any, samples: Array) -> tuple[Any, Arr
 
 
 class QuestionCards:
-    """Shows what was given to samples of a record, which a person is asked about.
+    """Shows the given labels of samples that a person is asked about.
 
     Args:
         record: The record.
-        items: Of the samples, by their rows, as the dataset has them; or None.
-        pictures: Of the samples.
-        are_of_dataset: Whether the items are a dataset's, so that answers can later be compared with it.
+        items: Items of the samples, by their rows, as the dataset has them; or None.
+        pictures: Pictures of the samples.
+        are_of_dataset: Whether the items come from a dataset, so that answers can later be compared with it.
     """
 
     def __init__(self, record: Record, items: Any, pictures: SamplePictures, *, are_of_dataset: bool = False) -> None:
@@ -137,7 +137,7 @@ class QuestionCards:
         self._sample_names = escaped_all(record.names())
 
     def cards(self, rows: Array) -> list[dict[str, Any]]:
-        """Return what the page needs to ask about these rows: what was given, and what it was given to."""
+        """Return what the page shows of these samples: their inputs and their given labels."""
         statistics = self._record.statistics
         given_labels = given_to(statistics)
         labels = given_labels.codes[rows].tolist() if given_labels.texts is None else given_labels.texts(rows)
@@ -153,7 +153,7 @@ class QuestionCards:
         return cards
 
     def _checksums(self, rows: Array) -> list[str]:
-        """Return a checksum of the labels of each item; empty texts if these are not always the same."""
+        """Return a checksum of the labels of each item; empty texts if reading them twice gives different labels."""
         from dynalens.unit_labels import checksum_of, labels_of  # torch
 
         checksums, repeated_checksums = (
@@ -165,7 +165,7 @@ class QuestionCards:
         return {"picture": self._pictures.thumbnail(row, _SIDE), "text": self._pictures.text(row)}
 
     def _parts_of_item(self, row: int) -> dict[str, Any]:
-        """Return what the item of a sample says was given to it, where the record does not keep it."""
+        """Return the labels in the item of a sample, if the record does not hold them."""
         from dynalens.report.item_labels import areas_of, number_words, several_labels_of, tagged_words  # torch
 
         statistics, item = self._record.statistics, self._items[row]
@@ -186,12 +186,12 @@ class QuestionCards:
 
 
 def opinions(record: Record, rows: Sequence[int], suggestions: "pd.Series[int]") -> list[str]:
-    """Return in words what the run thinks of these samples: the class or the number that it would give.
+    """Return the run's opinion about these samples in words: the class or the number that it would give.
 
     Args:
         record: The record.
-        rows: Of the samples.
-        suggestions: Class that is suggested for each of them, where each has one; missing: none.
+        rows: Rows of the samples.
+        suggestions: Class that is suggested for each of them; missing if there is none.
     """
     statistics, names = record.statistics, record.meta.class_names
     if statistics.target is not None:

@@ -1,4 +1,4 @@
-"""Pictures of samples as they were kept while training, or in their files; those of a dataset are in ``items``."""
+"""Pictures of samples from their files, or as they were kept during training. For those of a dataset see ``items``."""
 
 import base64
 import io
@@ -17,20 +17,20 @@ from dynalens.suspicion import is_dense
 
 _SIGNAL_CELL = (160, 120)
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Of files that torchvision's ImageFolder takes for pictures."""
+"""Endings of files that torchvision's ImageFolder takes for pictures."""
 _FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
-"""Pillow's names of what is in them: no other program is started to read one."""
+"""Pillow's names of their formats. Only formats that no other program is started for are read."""
 _LONGEST_SIDE = 1000
-"""Of a picture that is read from a JPEG file; larger ones take longer, and pages show none."""
+"""Longest side of a picture that is read from a JPEG file. Larger ones take longer, and pages show none."""
 
 
 class SamplePictures:
-    """Looks up samples in their files, if their names are those of files, and among the pictures that were kept.
+    """Finds the pictures of samples in their files, if they are named after files, or among those that were kept.
 
     Args:
-        stored_pictures: Pictures that were kept while training, by sample.
-        texts: Texts of those that were tokens, by sample; with the doubtful token in brackets, where there is one.
-        files: Path of the file of each sample; None where the dataset had none.
+        stored_pictures: Pictures that were kept during training, by sample.
+        texts: Texts of samples that are tokens, by sample. A doubtful token is in brackets.
+        files: Path of the file of each sample; None if the dataset had none.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class SamplePictures:
         return None if image is None else data_uri(image, side)
 
     def text(self, sample: Any, token: int | None = None) -> str | None:
-        """Return the text of a sample, with this token marked; None where there is none."""
+        """Return the text of a sample, with this token marked; None if there is none."""
         return self._texts.get(sample)
 
     def file_name(self, sample: Any) -> str:
-        """Return the name of the sample's file; an empty text where none is known."""
+        """Return the name of the sample's file; an empty text if it is not known."""
         return ""
 
     def image(self, sample: Any) -> Image.Image | None:
@@ -72,12 +72,12 @@ class SamplePictures:
 
 
 def sample_pictures(record: Record, dataset: Any, texts: KeptTexts) -> SamplePictures:
-    """Return what looks up the samples of a dataset, or, without one, their files and what was kept of them.
+    """Return an object that finds pictures of samples in a dataset, or without one in their files and in the record.
 
     Args:
-        record: That keeps pictures, and the names of files.
-        dataset: What was trained on, or None.
-        texts: Texts that it keeps.
+        record: The record, which keeps pictures and the names of files.
+        dataset: The training dataset, or None.
+        texts: Texts that the record keeps.
     """
     if dataset is None:
         # Of masks, the copies that were kept have the pixels that the network contradicts.
@@ -92,7 +92,7 @@ def sample_pictures(record: Record, dataset: Any, texts: KeptTexts) -> SamplePic
 
 
 def is_picture_file(path: str) -> bool:
-    """Return whether there is a file of this name whose suffix says that it is a picture.
+    """Return whether there is a file of this name that ends as pictures do.
 
     Example:
         >>> is_picture_file("photos/no_such_cat.jpg")
@@ -105,9 +105,9 @@ def is_picture_file(path: str) -> bool:
 
 
 def picture_in_file(path: str) -> Image.Image | None:
-    """Return the picture in a file; None where there is none, or none that can be read.
+    """Return the picture in a file; None if there is none that can be read.
 
-    A picture of so many pixels that Pillow warns of it is left alone: the record may be a stranger's.
+    Pictures with so many pixels that Pillow warns of them are not read, because the record may come from a stranger.
     """
     if not is_picture_file(path):
         return None
@@ -122,7 +122,7 @@ def picture_in_file(path: str) -> Image.Image | None:
 
 
 def data_uri(image: Image.Image, side: int) -> str:
-    """Return a picture as a data URI, at most ``side`` pixels wide and high; it is made smaller in place."""
+    """Return a picture as a data URI, at most ``side`` pixels wide and high. The picture itself is made smaller."""
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     # Tiny pictures are enlarged by the browser, where JPEG's blocks would be seen.

@@ -1,4 +1,4 @@
-"""Sentences of suspects, as a run left them in its folder, as texts."""
+"""Texts of suspects, from what a run left in its folder."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from dynalens.text import escaped
 
 
 class KeptTexts(NamedTuple):
-    """What a run kept of its samples that are tokens or rows of numbers.
+    """Texts that a run kept of its samples that are tokens or rows of numbers.
 
     Attributes:
-        texts: By the row of a sample; the doubtful token of one with a class for each token stands in brackets.
-        has_words: Whether they are words, and not the ids of tokens.
-        words: Words of the classes of a language model, by their numbers; of other models none.
+        texts: Texts by the row of the sample. If each token has a class, the doubtful one is in brackets.
+        has_words: Whether the texts are words, and not ids of tokens.
+        words: Words of a language model's classes, by their numbers; empty for other models.
     """
 
     texts: dict[int, str]
@@ -23,7 +23,7 @@ class KeptTexts(NamedTuple):
 
 
 def kept_texts(record: Record) -> KeptTexts:
-    """Return the texts of the samples that a run followed; none where these are no tokens."""
+    """Return the texts of the samples that a run followed; empty if they are not tokens or rows of numbers."""
     archive, statistics = read_sentences(record.folder, record.meta.num_samples), record.statistics
     rows = [row for row in archive.tokens if statistics.presentations[row] > 0]
     places = [token_of(statistics, row) for row in rows]

@@ -1,4 +1,4 @@
-"""Sheets that a record's folder keeps, and those of influence."""
+"""Sheets in a record's folder, and the sheet of influences."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,7 +121,7 @@ def show_in_report(record: Record, name: str, sheet: Image.Image) -> Path:
 
 
 def _shown_inputs(inputs: Any, rows: Sequence[int], normalisation: Normalisation | None) -> list[Any]:
-    """Return the inputs as sheets show them; nothing for what is no tensor of images, signals or columns."""
+    """Return the inputs in the form of sheets; None for inputs that are no images, signals or columns."""
     if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 3:
         return [None] * len(rows)
     return list(shown_inputs(inputs[list(rows)], normalisation))
