@@ -223,8 +223,8 @@ class Explainer:
     def _forward_in_network(self, model: nn.Module, images: Tensor, *, dense: bool) -> Forward:
         if self.forward:
             return functools.partial(self.forward, model)
-        given = functools.partial(with_mask, tokens=images, padding=self.padding)
-        return forward_in_network(model, images, self.network, dense=dense, given=given)
+        wrap = functools.partial(with_mask, tokens=images, padding=self.padding)
+        return forward_in_network(model, images, self.network, dense=dense, wrap=wrap)
 
     def _in_memory(self, images: Tensor, function: Callable[[], T]) -> T:
         while True:

@@ -38,20 +38,20 @@ def forward_in_network(
     network: Network,
     *,
     dense: bool = False,
-    given: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda forward: forward,
+    wrap: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda forward: forward,
 ) -> Callable[[Tensor], Any]:
-    """Return what computes the logits that the training steps computed their loss from, as far as that was seen.
+    """Return the function that computes the logits of the training steps' loss, as far as these showed it.
 
     Args:
         model: The module.
         images: Some of its inputs.
         network: What training steps showed of the network that gives the logits.
         dense: Whether it has logits for each token or pixel.
-        given: Adds what the network is given beside its inputs.
+        wrap: Function that returns the network's forward pass with what it takes beside its inputs, such as a mask.
     """
-    found = find_forward(model, images, dense=dense, network=network.modules)
-    is_seen = bool(network.modules) and (found is not model or network.modules == ("",))
-    forward = given(found)
+    module = find_forward(model, images, dense=dense, network=network.modules)
+    is_seen = bool(network.modules) and (module is not model or network.modules == ("",))
+    forward = wrap(module)
     return (lambda x: network.logits_in(forward(x))) if network.entries and is_seen else forward
 
 

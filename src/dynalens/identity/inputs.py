@@ -43,8 +43,8 @@ class InputUse:
             elif (origin := source or next(_nodes(args, kwargs), None)) is not None:
                 self._origins[id(value)] = weakref.ref(value), origin
 
-    def made(self, values: Tensor) -> bool:
-        """Return whether values without a graph were computed from inputs, or are inputs; as :meth:`lead_to`."""
+    def lead_to_constant(self, values: Tensor) -> bool:
+        """Return whether values without a graph are inputs or were computed from them, as :meth:`lead_to` does."""
         entry = self._origins.get(id(values))
         if entry is None or entry[0]() is not values:
             return False
