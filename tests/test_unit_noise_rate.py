@@ -1,5 +1,7 @@
 """Which multi-label samples have a wrong label and how many, from records of which both can be worked out by hand."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ from dynalens import SampleStatistics, TrainingDynamics
 from dynalens.suspicion import assess
 from dynalens.suspicion.dense import dense_noise_rate
 from dynalens.suspicion.rate_doubts import bounds_doubts
-from dynalens.suspicion.units import unit_noise_rate, worst_odds
+from dynalens.suspicion.units import all_as_given, odds_as_given, unit_noise_rate
 from dynalens.units import dense, multi_label
 
 N = 200
@@ -43,16 +45,43 @@ def test_present_labels_are_believed_where_most_are_missing() -> None:
     # Predicted: 6 labels, of which 2 are given; not predicted: 6 labels, of which none is given. With half a label more
     # on both sides, P(1 | predicted) = 2.5 / 7, P(1 | not) = .5 / 7, P(0 | not) = 6.5 / 7, P(0 | predicted) = 4.5 / 7.
     there, missing = np.log(2.5 / 0.5), np.log(6.5 / 4.5)
-    expected = [0.5 + there, *4 * [-3 + missing], 0.5 + missing]  # of the last .5 + .37, not .4 + 1.61
-    np.testing.assert_allclose(worst_odds(statistics), expected, rtol=1e-6)
+    odds = [(0.5 + there, 5 + missing), *4 * [(-3 + missing, 5 + missing)], (0.4 + there, 0.5 + missing)]
+    np.testing.assert_allclose(odds_as_given(statistics), [log_odds_of_all(each) for each in odds], rtol=1e-6)
     assert statistics.arrays()["unit"].tolist() == [0, 0, 0, 0, 0, 1]
     assert statistics.arrays()["unit_margin"][-1] == 0.5
 
 
-def test_a_record_without_the_given_labels_is_ordered_by_the_smallest_margins() -> None:
+def log_odds_of_all(odds: Sequence[float]) -> float:
+    """Return the log odds that all are as given, from the probability of each."""
+    p = math.prod(1 / (1 + math.exp(-each)) for each in odds)
+    return math.log(p / (1 - p))
+
+
+def test_two_labels_in_doubt_are_more_suspicious_than_one_of_them() -> None:
+    assert all_as_given(np.array([[-1.0, -0.5]]))[0] == pytest.approx(log_odds_of_all([-1.0, -0.5]))
+    assert all_as_given(np.array([[-1.0, -0.5]]))[0] < all_as_given(np.array([[-1.0, 4.0]]))[0]
+
+
+def test_log_odds_of_all_labels_stay_exact_where_probabilities_round_to_0_or_1() -> None:
+    # log(prod (1 + x) - 1) with x = exp(-o): log x of one label, log 2x of two small ones, 60 + 60 of two large ones
+    odds = np.array([[800.0, np.inf], [40.0, 40.0], [-60.0, -60.0]])
+    np.testing.assert_allclose(all_as_given(odds), [800, 40 - math.log(2), -120], rtol=1e-12)
+
+
+def test_a_record_without_the_given_labels_is_ordered_by_the_margins() -> None:
     logits = torch.tensor([[0.5, -5.0], *4 * [[3.0, -5.0]]])
     statistics = replace(record(logits, torch.tensor([[1, 0], *4 * [[0, 0]]])), unit_given=None)
-    np.testing.assert_allclose(worst_odds(statistics), [0.5, -3, -3, -3, -3])
+    expected = [log_odds_of_all([0.5, 5.0]), *4 * [log_odds_of_all([-3.0, 5.0])]]
+    np.testing.assert_allclose(odds_as_given(statistics), expected, rtol=1e-6)
+
+
+def test_labels_that_the_loss_ignored_do_not_count_in_the_order() -> None:
+    both = record(torch.tensor([[0.5, -5.0], [3.0, -5.0]]), torch.tensor([[1, 0], [1, 0]]))
+    assert both.unit_margins is not None
+    one = replace(
+        both, unit_given=None, unit_margins=np.where([[False, True], [True, True]], np.nan, both.unit_margins)
+    )
+    np.testing.assert_allclose(odds_as_given(one), [0.5, np.nan], rtol=1e-6)
 
 
 def test_missing_labels_count_although_others_are_predicted_more_surely() -> None:

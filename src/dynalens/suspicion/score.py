@@ -47,7 +47,7 @@ from dynalens.suspicion.noise_rate import NoiseRate, estimate_halfway, estimate_
 from dynalens.suspicion.predictions import Predictions
 from dynalens.suspicion.rate_doubts import bounds_doubts, doubts, has_memorised, still_falls, zero_doubts
 from dynalens.suspicion.regression import target_noise_rate
-from dynalens.suspicion.units import has_doubted_unit, unit_noise_rate, worst_odds
+from dynalens.suspicion.units import has_doubted_unit, odds_as_given, unit_noise_rate
 from dynalens.suspicion.votes import Votes, count_votes
 
 PAIRS = 0.2
@@ -184,7 +184,7 @@ def _unit_score(statistics: SampleStatistics) -> Array:
     if is_dense(statistics):
         contradiction = contradictions(statistics)
         return log_odds(contradiction, highest_mask(contradiction, dense_noise_rate(statistics).value))
-    return log_odds(-worst_odds(statistics), has_doubted_unit(statistics))
+    return log_odds(-odds_as_given(statistics), has_doubted_unit(statistics))
 
 
 def streaming_score(statistics: SampleStatistics) -> Array:

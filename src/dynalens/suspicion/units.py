@@ -2,13 +2,15 @@ r"""Suspects among samples that have several units, each with a target of its ow
 
     score_i = L(-o_i) + constant
 
-    o_i   the smallest of the log odds that each of the sample's units is as given. Of a label they are the mean of its
-          margin, weighted over the epochs by min(t + 1, 10)^3, and the log ratio of how often what was given is given
-          where it is predicted and where it is not; of a number, log(tolerance / mean absolute residual)
+    o_i   log odds that all units of the sample are as given. Of labels they are -log(prod_k (1 + exp(-o_ik)) - 1), as
+          if labels were wrong independently. The log odds o_ik of label k are the mean of its margin, weighted over the
+          epochs by min(t + 1, 10)^3, plus the log ratio of how often what was given is given where it is predicted and
+          where it is not. Of a number they are log(tolerance / mean absolute residual)
     L     log odds of two normal distributions with one variance, of the samples with a doubted unit and of the others
     constant  makes the mean probability the estimated noise rate
 
-The minimum comes after the mean over time, so that the unit that is named is the one that the whole run contradicts.
+The unit that is named is the one with the smallest log odds. They come after the mean over time, so that it is the one
+that the whole run contradicts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,29 +19,51 @@ import numpy as np
 import pandas as pd
 
 from dynalens.dynamics import Array, SampleStatistics
-from dynalens.dynamics.given_labels import log_ratios
+from dynalens.dynamics.given_labels import given_log_odds
 from dynalens.suspicion.disagreement import SUREST_SHARE
 from dynalens.suspicion.noise_rate import HIGHEST_RATE, NoiseRate, two_standard_errors
 from dynalens.text import label_positions
 
+_SMALL = 1e-8  # below it, log(1 + x) and x are the same number
 
-def worst_odds(statistics: SampleStatistics) -> Array:
-    """Return the log odds that the worst unit of each sample is as given, ``(N,)`` float64; NaN if never seen.
 
-    Of several labels it is the smallest :func:`~dynalens.dynamics.given_labels.given_log_odds`, or, in a record without
-    ``unit_given``, the smallest margin. Of a regression it is the log of the tolerance divided by the weighted mean
-    absolute residual.
+def odds_as_given(statistics: SampleStatistics) -> Array:
+    r"""Return the log odds that all units of each sample are as given, ``(N,)`` float64; NaN if never seen.
+
+    Of several labels with the log odds :math:`o_k`, they are those of labels that are wrong independently of each
+    other: P(all as given) is the product of :math:`1 / (1 + e^{-o_k})`. A person who names another class than the true
+    one makes two labels wrong, of which each may look only a little suspicious. :math:`o_k` are
+    :func:`~dynalens.dynamics.given_labels.given_log_odds`, or, in a record without ``unit_given``, the margins. Of a
+    regression they are the log of the tolerance divided by the weighted mean absolute residual.
 
     Raises:
         ValueError: If each sample has one label.
     """
     if statistics.unit_margin is None:
         raise ValueError("Expected statistics of samples with several units, got those of one label each.")
-    odds = statistics.unit_margin.astype(np.float64)
-    if statistics.unit_margins is not None and statistics.unit_given is not None:
-        absent_ratio, present_ratio = log_ratios(statistics.unit_margins, statistics.unit_given)
-        odds += np.where(statistics.label == 1, present_ratio, absent_ratio)
-    return odds
+    if statistics.unit_margins is None:
+        return statistics.unit_margin.astype(np.float64)
+    odds = statistics.unit_margins.astype(np.float64)
+    if statistics.unit_given is not None:
+        odds = given_log_odds(odds, statistics.unit_given)
+    return np.where(np.isnan(odds).all(axis=1), np.nan, all_as_given(np.where(np.isnan(odds), np.inf, odds)))
+
+
+def all_as_given(odds: Array) -> Array:
+    r"""Return the log odds that K independent units are all as given: -log(prod_k (1 + exp(-o_k)) - 1), shape ``(N,)``.
+
+    Args:
+        odds: Shape ``(N, K)``, o, the log odds of each unit.
+
+    Example:
+        >>> all_as_given(np.log([[1.0, 3.0], [1.0, 1e9]])).round(3)  # 1/2 * 3/4 = 3/8, so log(3 / 5); 1/2, so 0
+        array([-0.511, -0.   ])
+    """
+    log_product = np.logaddexp(0, -odds).sum(axis=1)
+    with np.errstate(divide="ignore"):  # of a product that rounds to 1, which the sum of small numbers replaces
+        log_odds_wrong = log_product + np.log(-np.expm1(-log_product))
+    result: Array = -np.where(log_product > _SMALL, log_odds_wrong, np.logaddexp.reduce(-odds, axis=1))
+    return result
 
 
 def has_doubted_unit(statistics: SampleStatistics) -> Array:
