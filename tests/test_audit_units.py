@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 from torch.utils.data import Subset, TensorDataset
 
-from dynalens import Record, TrainingDynamicsMonitor, apply_decisions, audit, audit_plan, load_record
+from dynalens import Record, TrainingDynamics, TrainingDynamicsMonitor, apply_decisions, audit, audit_plan, load_record
 from dynalens.cli import main
+from dynalens.record import RecordMeta
 from dynalens.report import write_audit, write_report
 from dynalens.report.item_labels import areas_of, number_words, tagged_words
+from dynalens.units import multi_label
 from test_audit_page import content_of
 from test_dense_units import Segmenter, Tagger, masks, run, tagged
 from test_regression import Regressor, targets
@@ -61,10 +63,26 @@ def test_an_audit_counts_samples_with_a_wrong_label(record: Record) -> None:
     assert (rate.low, rate.value, rate.high) == (3 / N, 3 / N, 3 / N)  # every sample was answered
     assert set(record.clean_indices(answers=whole)) == set(range(N)) - set(WRONG)
     assert record.weights(answers=whole).tolist() == [0.0 if i in WRONG else 1.0 for i in range(N)]
-    assert whole.table()["rank"].tolist() == record.table()["rank"].tolist()  # no sample has one class to learn of
     worst = record.suspects(answers=whole)
     assert sorted(worst.index) == WRONG
     assert worst["label_name"].notna().all()  # the label that the run doubts
+
+
+def test_answers_say_that_labels_are_missing_rather_than_extra() -> None:
+    sureness, is_extra = np.random.default_rng(0).uniform(0.5, 6, 80), np.arange(80) % 2 == 0
+    given = np.stack([is_extra, np.ones(80)], axis=1)
+    logits = np.stack([np.where(is_extra, -sureness, sureness), np.full(80, 9.0)], axis=1)  # against label 0
+    dynamics = TrainingDynamics(80)
+    shown = multi_label(torch.from_numpy(logits).float(), torch.from_numpy(given).long())
+    dynamics.update_units(torch.arange(80), shown)
+    dynamics.end_epoch(0)
+    record = Record(statistics=dynamics.compute(), meta=RecordMeta(80, [0]), root_index=np.arange(80))
+    plan = audit_plan(record, n=40)
+    answers = plan.assign(answer=np.where(is_extra[plan["sample_id"]], "right", "wrong"))
+    score, table = record.table()["score"], record.audit(answers).table()
+    is_asked = (table["answer"] != "").to_numpy()
+    assert score[is_extra].max() > score[~is_extra].min()  # the run finds some of both kinds more suspicious
+    assert table["score"][is_extra & ~is_asked].max() < table["score"][~is_extra & ~is_asked].min()
 
 
 def test_answers_of_other_labels_or_with_a_new_class_are_refused(record: Record) -> None:

@@ -51,7 +51,8 @@ class Audit:
         answers: The answers about some or all of these samples. A sample without an answer is taken to be like the
             answered samples of its stratum.
         label: Shape ``(N,)``, the class of each label; -1 if never seen. If it is passed, the answers also decide in
-            which classes more labels are wrong. None if a sample has several labels, or a number.
+            which classes more labels are wrong. If a sample has several labels, it is 1 if its worst one was given, and
+            0 if not; for tokens and pixels it is the class of the worst one. None for numbers.
         contrast: Shape ``(N,)``, how much more suspicious each label is to embeddings than to the run
             (:class:`~dynalens.suspicion.Assessment`). If it is passed, the answers also decide how much the embeddings
             count in the order of the samples.

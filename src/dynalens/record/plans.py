@@ -94,7 +94,7 @@ class Audits:
             self._record.table(),
             self._drawn_by(own_plans, answers_read),
             answers_read,
-            label=self._label if self._record.statistics.unit is None else None,
+            label=None if self._record.statistics.target is not None else self._record.statistics.label,
             contrast=assessment.contrast,
             share=assessment.share,
         )
