@@ -19,7 +19,7 @@ from suspects import recorded
 
 from dynalens.dynamics import SampleStatistics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence
-from dynalens.embeddings.probe import out_of_fold
+from dynalens.embeddings.probe import class_loss, out_of_fold
 from dynalens.suspicion import Assessment, RunLoss, assess, flagged, joined, run_and_embeddings
 
 Array = npt.NDArray[Any]
@@ -33,8 +33,8 @@ POWERS = (4, 6, 8, 12, 16)
 def alone(embeddings: Array, given: Array, evidence: EmbeddingEvidence) -> Scores:
     """Return the scores of embeddings without a run: neighbours, probe, and cleanlab on the probe's probabilities."""
     classes, labels = np.unique(given, return_inverse=True)
-    log_p = out_of_fold(torch.from_numpy(embeddings), torch.from_numpy(labels), len(classes))
-    p = log_p.exp().double().numpy()
+    one_hot = torch.eye(len(classes))[torch.from_numpy(labels)]
+    p = out_of_fold(torch.from_numpy(embeddings), one_hot, class_loss).softmax(dim=1).double().numpy()
     quality = get_label_quality_scores(labels, p / p.sum(axis=1, keepdims=True), method="normalized_margin")
     return {"neighbours": evidence.neighbours, "probe": evidence.probe, "cleanlab on probe": -np.asarray(quality)}
 

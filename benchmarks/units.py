@@ -91,7 +91,7 @@ def several_labels(percent: float, seed: int, size: int, *, only_missing: bool =
         loss=F.binary_cross_entropy_with_logits,
         presented=lambda logits, given: multi_label(logits, given.long()),
         values=torch.sigmoid,
-        peers=_multi_label_peers,
+        peers=multi_label_peers,
     )
 
 
@@ -167,12 +167,14 @@ def audited(problem: Problem, seed: int, epochs: int, answers: int) -> dict[str,
     """Train, and return how often the interval of an audit holds the fraction of wrong samples, and what is flagged.
 
     ``width`` is that of the interval, relative to the one of a simple random sample of as many answers; ``best cut``
-    is the largest part of the wrong samples that any first n of the order have at precision .8.
+    is the largest part of the wrong samples that any first n of the order have at precision .8. ``answers add`` is the
+    average precision of the order after the answers minus that before, among the samples that were not asked about.
     """
-    score, counts = streaming_score(_recorded(problem, seed, epochs)), problem.wrong >= 0
-    population = Population("", score[counts], problem.wrong[counts] == 1)
+    statistics, counts = _recorded(problem, seed, epochs), problem.wrong >= 0
+    label = None if statistics.target is not None else statistics.label[counts].astype(np.int64)
+    population = Population("", streaming_score(statistics)[counts], problem.wrong[counts] == 1, label)
     cell = coverage(population, answers, REPETITIONS)
-    precision, recall, best, _ = decision(population, answers, DECISIONS)
+    precision, recall, best, gain = decision(population, answers, DECISIONS)
     return {
         "wrong": population.rate,
         "interval holds": cell.held / 100,
@@ -180,6 +182,7 @@ def audited(problem: Problem, seed: int, epochs: int, answers: int) -> dict[str,
         "wrong of the flagged": precision,
         "flagged of the wrong": recall,
         "best cut": best,
+        "answers add": gain,
     }
 
 
@@ -248,7 +251,8 @@ def digits_of_scikit_learn() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(digits.images).float().unsqueeze(1) / 16, torch.from_numpy(digits.target).long()
 
 
-def _multi_label_peers(probabilities: Tensor, given: Tensor) -> Scores:
+def multi_label_peers(probabilities: Tensor, given: Tensor) -> Scores:
+    """Return cleanlab's scores of samples with several labels."""
     from cleanlab.multilabel_classification import get_label_quality_scores
 
     labels = [np.flatnonzero(row).tolist() for row in given.numpy()]

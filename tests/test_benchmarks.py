@@ -140,6 +140,26 @@ def test_the_benchmarks_of_units_print_each_order(
     assert printed == orders
 
 
+def test_the_benchmark_of_labels_that_people_gave_prints_each_order(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("cleanlab")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    run, rng = runpy.run_path(str(BENCHMARKS / "label_pairs.py")), np.random.default_rng(0)
+    images, clean = rng.integers(0, 256, (80, 32, 32, 3), dtype=np.uint8), np.arange(80) % 10
+    worse = np.where(np.arange(80) < 20, (clean + 1) % 10, clean)
+    np.savez(tmp_path / "labels.npz", images=images, clean=clean, worse=worse)
+    labels, pictures, embeddings = (str(tmp_path / name) for name in ("labels.npz", "pictures.npy", "embeddings.npy"))
+    run["main"]([labels, "--sets", "worse", "--pictures", pictures])
+    assert np.load(pictures).shape == (40, 32, 64, 3)
+    np.save(embeddings, rng.normal(size=(40, 4)))
+    run["main"]([labels, "--sets", "worse", "--epochs", "1", "--embeddings", embeddings])
+    header, _, row = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.strip().splitlines())
+    assert header[2:4] == ["all labels", "worst label"]
+    assert {"both", "cleanlab on probe", "with random"} < set(header)
+    assert all(0 < float(value) <= 100 for value in row[2:])
+
+
 def test_the_benchmark_of_units_prints_how_many_samples_are_wrong(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,7 @@ from dynalens.cli import main
 from dynalens.dynamics import TrainingDynamics
 from dynalens.embeddings import EmbeddingEvidence, embedding_evidence, nearest
 from dynalens.embeddings.evidence import neighbour_probabilities
-from dynalens.embeddings.probe import fit_probe, out_of_fold, principal_components
+from dynalens.embeddings.probe import class_loss, fit_probe, label_loss, out_of_fold, principal_components
 from dynalens.embeddings.storage import read_embeddings
 from dynalens.record import Record, RecordMeta
 from dynalens.report import write_report
@@ -96,14 +96,18 @@ def test_classes_of_neighbours_by_hand() -> None:
 # --- linear probe
 
 
+def one_hot(labels: np.ndarray) -> torch.Tensor:
+    return torch.eye(int(labels.max()) + 1)[torch.from_numpy(labels)]
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.01])
 def test_the_probe_is_the_minimum_that_a_peer_finds(strength: float, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clusters(200, spread=3.0)
     x, variance = principal_components(features)
-    y = torch.from_numpy(labels)
-    quick = fit_probe(x, variance, y, 3, strength).log_probabilities(x).exp().numpy()
+    y = one_hot(labels)
+    quick = fit_probe(x, variance, y, strength, loss=class_loss).logits(x).softmax(dim=1).numpy()
     monkeypatch.setattr("dynalens.embeddings.probe._TOLERANCE", 1e-6)
-    exact = fit_probe(x, variance, y, 3, strength).log_probabilities(x).exp().numpy()
+    exact = fit_probe(x, variance, y, strength, loss=class_loss).logits(x).softmax(dim=1).numpy()
     standardised = ((features - features.mean(0)) / features.std(0, correction=0)).numpy()
     peer = LogisticRegression(C=1 / (200 * strength), tol=1e-8, max_iter=1000).fit(standardised, labels)
     np.testing.assert_allclose(exact, peer.predict_proba(standardised), atol=5e-4)
@@ -113,24 +117,37 @@ def test_the_probe_is_the_minimum_that_a_peer_finds(strength: float, monkeypatch
 def test_more_dimensions_than_samples_give_the_same_probe() -> None:
     features, labels = clusters(30, spread=3.0)
     wide = torch.cat([features, features, features, features, features], dim=1)  # 40 columns, 30 samples
-    y = torch.from_numpy(labels)
     # Five equal columns share a weight w as w / 5 each, at a fifth of the penalty.
-    narrow_p = fit_probe(*principal_components(features), y, 3, 0.1).log_probabilities(
-        principal_components(features)[0]
+    narrow, wide_p = (
+        fit_probe(*components, one_hot(labels), strength, loss=class_loss).logits(components[0]).log_softmax(dim=1)
+        for components, strength in ((principal_components(features), 0.1), (principal_components(wide), 0.5))
     )
-    wide_p = fit_probe(*principal_components(wide), y, 3, 0.5).log_probabilities(principal_components(wide)[0])
-    torch.testing.assert_close(wide_p, narrow_p, atol=5e-3, rtol=0)
+    torch.testing.assert_close(wide_p, narrow, atol=5e-3, rtol=0)
+
+
+def test_the_probe_of_labels_is_the_minimum_that_a_peer_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dynalens.embeddings.probe._TOLERANCE", 1e-6)
+    features, labels = clusters(200, spread=3.0)
+    x, variance = principal_components(features)
+    bits = np.stack([labels == 0, labels != 1, labels == 2], axis=1).astype(np.float32)
+    bits[:50, 1] = np.nan  # the loss ignored these
+    logits = fit_probe(x, variance, torch.from_numpy(bits), 0.01, loss=label_loss).logits(x).numpy()
+    standardised = ((features - features.mean(0)) / features.std(0, correction=0)).numpy()
+    for label, begin in ((0, 0), (1, 50), (2, 0)):  # the mean is over all samples, with and without the label
+        peer = LogisticRegression(C=1 / (200 * 0.01), tol=1e-8, max_iter=1000)
+        peer.fit(standardised[begin:], bits[begin:, label])
+        np.testing.assert_allclose(logits[:, label], peer.decision_function(standardised), atol=5e-3)
 
 
 def test_a_sample_has_no_say_in_its_own_probability() -> None:
     features, labels = clusters(100, spread=2.0)
-    y = torch.from_numpy(labels)
-    before = out_of_fold(features, y, 3)
+    y = one_hot(labels)
+    before = out_of_fold(features, y, class_loss)
     part = np.random.default_rng(0).permutation(100) % 5
     row = int(np.flatnonzero(part == 2)[0])  # the first part chooses the penalty
     flipped = y.clone()
-    flipped[row] = (y[row] + 1) % 3
-    after = out_of_fold(features, flipped, 3)
+    flipped[row] = y[row].roll(1)
+    after = out_of_fold(features, flipped, class_loss)
     torch.testing.assert_close(after[part == 2], before[part == 2])
     assert not torch.equal(after, before)
 
@@ -138,7 +155,7 @@ def test_a_sample_has_no_say_in_its_own_probability() -> None:
 def test_embeddings_that_say_nothing_predict_the_frequencies() -> None:
     rng = torch.Generator().manual_seed(0)
     y = (torch.arange(2000) % 4 == 0).long()
-    log_p = out_of_fold(torch.randn(2000, 5, generator=rng), y, 2)
+    log_p = out_of_fold(torch.randn(2000, 5, generator=rng), one_hot(y.numpy()), class_loss).log_softmax(dim=1)
     entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
     assert float(torch.nn.functional.nll_loss(log_p, y)) == pytest.approx(entropy, abs=0.005)
 

@@ -406,12 +406,6 @@ def test_a_record_of_several_labels_is_read_back_alike_and_reported(tmp_path: Pa
     assert '"several":true' in page
 
 
-def test_embeddings_need_one_label_and_say_so(tmp_path: Path) -> None:
-    monitor, _ = monitored(tmp_path)
-    with pytest.raises(ValueError, match=r"Expected a record of one label for each sample for .* `suspects\(\)` names"):
-        monitor.record.with_embeddings(torch.zeros(N, 2))
-
-
 def test_a_resumed_fit_continues_the_record_of_several_labels(tmp_path: Path) -> None:
     whole, _ = monitored(tmp_path / "whole")
     checkpoint = pl.callbacks.ModelCheckpoint(tmp_path / "ckpt", save_top_k=-1, filename="{epoch}")

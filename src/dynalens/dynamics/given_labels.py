@@ -34,6 +34,17 @@ def given_log_odds(margins: Array, bits: Array) -> Array:
     return odds
 
 
+def worst_labels(margins: Array, bits: Array) -> Array:
+    """Return the label of each sample with the smallest :func:`given_log_odds`, shape ``(N,)``, int.
+
+    Args:
+        margins: Shape ``(N, K)``, weighted means of the margins.
+        bits: Shape ``(N, K)``, 1 or 0; labels of -1 are not known and never the worst.
+    """
+    worst: Array = np.where(bits >= 0, given_log_odds(margins, bits), np.inf).argmin(axis=1)
+    return worst
+
+
 def log_ratios(margins: Array, bits: Array) -> Array:
     """Return log(P(given g | predicted g) / P(given g | predicted 1 - g)) for g = 0 and 1, shape ``(2,)``, float64.
 

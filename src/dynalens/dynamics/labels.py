@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dynalens.dynamics.given_labels import given_log_odds
+from dynalens.dynamics.given_labels import worst_labels
 from dynalens.dynamics.statistics import Array
 from dynalens.units import LABELS, UnitKind
 from dynalens.units.kinds import BITS
@@ -73,7 +73,7 @@ def read_statistics(state: Mapping[str, Array], times: Array) -> dict[str, Array
     has_presentations = ~np.isnan(times)
     is_known = state[_BITS] >= 0
     margins = np.where(is_known, state[_MARGINS], np.float32(np.nan))
-    unit = np.where(is_known, given_log_odds(state[_MARGINS], state[_BITS]), np.inf).argmin(axis=1)
+    unit = worst_labels(state[_MARGINS], state[_BITS])
     rows = np.arange(len(unit))
     bits = np.where(has_presentations, state[_BITS][rows, unit], -1).astype(np.int32)
     last_bits = np.where(state[_RIGHT][rows, unit], bits, 1 - bits)

@@ -7,8 +7,11 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-HISTORY = ("index", "p_label", "margin", "predicted", "p_other", "residual")
-"""What a history has of each presentation: the arrays of an :class:`EpochRecord`. ``residual`` is of a regression."""
+HISTORY = ("index", "p_label", "margin", "predicted", "p_other", "residual", "loss")
+"""What a history has of each presentation: the arrays of an :class:`EpochRecord`.
+
+``residual`` is of a regression, and ``loss`` of samples with several labels.
+"""
 
 
 @dataclass(frozen=True, eq=False)  # hashed as the object it is, so that what was worked out of it can be kept
@@ -133,13 +136,20 @@ class SampleStatistics:
     def of_one_label(self, asker: str) -> "SampleStatistics":
         """Return these statistics; raise a ValueError where samples have several labels, unfit for the asker."""
         if self.unit is not None:
-            kind, unit = ("several labels for each", "label") if self.target is None else ("a regression", "target")
+            unit = "label" if self.target is None else "target"
             raise ValueError(
-                f"Expected a record of one label for each sample for {asker}, got a record of {kind}. Leave {asker} "
-                f"out, which compare samples by the one class of each. `suspects()` names the sample and its "
-                f"suspicious {unit} without them."
+                f"Expected a record of one label for each sample for {asker}, got a record of {self._kind}. Leave "
+                f"{asker} out, which cannot compare such samples. `suspects()` names the sample and its suspicious "
+                f"{unit} without them."
             )
         return self
+
+    @property
+    def _kind(self) -> str:
+        """Return in words what each sample with several units has."""
+        if self.target is not None:
+            return "a regression"
+        return "several labels for each" if self.unit_margins is not None else "labels of tokens or pixels"
 
     @property
     def probability_name(self) -> str:
@@ -180,7 +190,8 @@ class EpochRecord:
         forgotten: Number of forgetting events in this epoch.
         learned: Number of samples that were correct for the first time.
         non_finite: Number of presentations left out because a logit was NaN or infinite.
-        residual: Prediction - target of the worst target of a regression, float32. None for classes.
+        residual: Prediction - target of the worst target of a regression, float32. Otherwise None.
+        loss: Mean of -log p over the labels of a sample with several labels, in nats, float32. Otherwise None.
     """
 
     index: Array
@@ -192,6 +203,7 @@ class EpochRecord:
     learned: int
     non_finite: int
     residual: Array | None = None
+    loss: Array | None = None
 
     def presentations(self) -> dict[str, Array]:
         """Return what a history keeps of the epoch, by name."""

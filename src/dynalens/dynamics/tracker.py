@@ -29,8 +29,8 @@ from dynalens.dynamics.targets import TOLERANCE, mean_error, residuals, rows_wit
 from dynalens.dynamics.tolerance import checked_tolerance, for_each_target
 from dynalens.dynamics.units import changed_units, empty_units, kind_of
 from dynalens.dynamics.weighting import GROWTH, TOKEN_GROWTH, epoch_weight, unit_weight
-from dynalens.units import MEANS, TARGETS, TOKEN_LABELS, TOKENS, UnitKind, UnitPresentation
-from dynalens.units.kinds import KIND
+from dynalens.units import LABELS, MEANS, TARGETS, TOKEN_LABELS, TOKENS, UnitKind, UnitPresentation
+from dynalens.units.kinds import KIND, MEAN_LOSS
 
 VERSION = 4
 Exchange = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -204,8 +204,15 @@ class TrainingDynamics:
             forgotten=num_forgotten,
             learned=num_learned,
             non_finite=int((has_label & ~is_finite).sum()),
-            residual=residuals(rows[ROWS:]) if self._is_regression else None,
+            **self._values_of_units(rows[ROWS:]),
         )
+
+    def _values_of_units(self, numbers: Array) -> dict[str, Array]:
+        """Return what an epoch's history has of several labels, or of the targets of a regression."""
+        kind = kind_of(self._state)
+        if kind is None or kind.name not in (LABELS, TARGETS):
+            return {}
+        return {"residual": residuals(numbers)} if kind.name == TARGETS else {"loss": numbers[MEAN_LOSS]}
 
     def discard_pending(self) -> int:
         """Drop the presentations since the last ``end_epoch``, and return their number."""

@@ -3,10 +3,11 @@
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dynalens.dynamics import Array
 from dynalens.embeddings.neighbours import NEIGHBOURS, nearest, usable_rows
-from dynalens.embeddings.probe import out_of_fold
+from dynalens.embeddings.probe import class_loss, out_of_fold
 from dynalens.embeddings.witness import EmbeddingEvidence
 
 _VOTING = 10  # number of neighbours for the column `score_neighbours`
@@ -40,9 +41,10 @@ def embedding_evidence(embeddings: Tensor, labels: Array) -> EmbeddingEvidence:
         return _no_evidence(labels)
     y = torch.from_numpy(class_of.astype(np.int64)).to(embeddings.device)
     x = embeddings[torch.from_numpy(positions).to(embeddings.device)]
-    log_p = out_of_fold(x, y, len(classes)).cpu().numpy()
+    one_hot = F.one_hot(y, len(classes)).float()
+    log_p = out_of_fold(x, one_hot, class_loss).log_softmax(dim=1).cpu().numpy()
     frequency = np.bincount(class_of) / len(class_of)
-    neighbours = _neighbours(x)
+    neighbours = all_neighbours(x)
     probe, p_label, p_rival = np.empty((3, len(class_of)))
     rival = np.empty(len(class_of), np.int64)
     size = max(1, _BLOCK // len(classes))
@@ -129,7 +131,7 @@ def rival_log_odds(log_p: Array, labels: Array) -> Array:
     return odds
 
 
-def _neighbours(x: Tensor) -> Array:
+def all_neighbours(x: Tensor) -> Array:
     """Return the neighbours (N, k) of all samples; -1 where there are fewer."""
     rows = usable_rows(x)
     neighbours = np.full((len(x), min(NEIGHBOURS, max(len(rows), 1))), -1)

@@ -51,6 +51,35 @@ class EmbeddingEvidence:
         return margin
 
 
+@dataclass(frozen=True)
+class LabelEvidence:
+    """What the embeddings of N samples with K labels each say about these labels, as :func:`label_evidence` returns it.
+
+    Attributes:
+        margins: Shape ``(N, K)``, log odds that each label is as it was given; NaN where it is not known.
+        loss: Mean of -log p over the samples, in nats: p is the geometric mean of the probabilities that the labels of
+            the sample are as given. What was learned from the same labels is corrected for.
+        entropy: The same mean if only the frequency of each label is known.
+
+    Example:
+        >>> evidence = LabelEvidence(np.array([[0.0, 0.0], [np.nan, 50.0]]), loss=0.35, entropy=0.7)
+        >>> evidence.margin.round(3)  # -log 2, and 0
+        array([-0.693, -0.   ])
+    """
+
+    margins: Array
+    loss: float
+    entropy: float
+
+    @property
+    def margin(self) -> Array:
+        """Mean of log p over the known labels of each sample, shape ``(N,)``; NaN where none is known."""
+        is_known = ~np.isnan(self.margins)
+        losses = np.where(is_known, np.logaddexp(0, -np.where(is_known, self.margins, 0)), 0).sum(axis=1)
+        count = is_known.sum(axis=1)
+        return np.where(count > 0, -losses / np.maximum(count, 1), np.nan)
+
+
 @dataclass(frozen=True, eq=False)
 class SimilarSamples:
     """The nearest samples of M samples, among those labelled as given and among those labelled as suggested.

@@ -83,7 +83,7 @@ def check_rows(arrays: dict[str, Array]) -> tuple[Array, Array | None]:
 
 def check_presentations(arrays: Mapping[str, Array], num_samples: int) -> None:
     """Raise a ValueError if these are not the presentations of one epoch of ``num_samples`` samples."""
-    check_names(arrays, set(HISTORY) - {"p_other", "residual"}, HISTORY)
+    check_names(arrays, set(HISTORY) - {"p_other", "residual", "loss"}, HISTORY)
     for name, values in arrays.items():
         if values.shape != arrays["index"].shape or values.ndim != 1:
             raise ValueError(f"{name} of shape {values.shape} for index of shape {arrays['index'].shape}")
@@ -94,6 +94,8 @@ def check_presentations(arrays: Mapping[str, Array], num_samples: int) -> None:
     check_range("p_label", arrays["p_label"], 0, 1 + 1e-5)
     if "p_other" in arrays:
         check_range("p_other", np.nan_to_num(arrays["p_other"], nan=0), 0, 1 + 1e-5)
+    if "loss" in arrays:
+        check_range("loss", arrays["loss"], 0, np.inf)
     if not np.isfinite(arrays["margin"]).all():
         raise ValueError("margins that are not finite")
 

@@ -1,6 +1,5 @@
 """The record of a run: statistics of each sample, and the answers to questions about the labels."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,11 +23,9 @@ from dynalens.suspicion import (
     PRECISION,
     Assessment,
     NoiseRate,
-    RunLoss,
     assess,
     clean_indices,
     corrections,
-    joined,
     removable,
     samples_table,
     suspects,
@@ -104,27 +101,29 @@ class Record:
         ``suggested`` comes from them. The table gets ``score_neighbours`` and ``score_probe``, the scores of their
         nearest neighbours and of a linear probe. A call takes seconds to minutes, so keep the record that it returns.
 
+        If samples have several labels, each label is judged by both, and ``unit``, ``unit_margin``, ``label`` and
+        ``suggested`` are about the label that both together doubt most
+        (:func:`~dynalens.suspicion.joined_labels`). The two scores are then left out.
+
         Args:
             embeddings: Array or tensor ``(N, D)`` in the order of the dataset, for instance the result of
                 :func:`dynalens.embed`. If samples are known by ids, a mapping from ids to vectors. If it is a tensor on
                 an accelerator, the work is done there. None returns this record itself.
 
         Raises:
-            ValueError: If there are not N rows of finite numbers.
+            ValueError: If there are not N rows of finite numbers, or samples have a label for each token or pixel, or
+                numbers.
             ImportError: If there are more than 200,000 labelled samples and faiss is not installed.
         """
-        from dynalens.embeddings import embedding_evidence, embedding_rows  # torch, which a record does without
+        from dynalens.embeddings import embedding_rows  # torch, which a record does without
+        from dynalens.record.embedded import with_vectors
 
         if embeddings is None:
             return self
-        rows = embedding_rows(embeddings, self.meta.num_samples, self.sample_ids)
-        labels = np.where(self.statistics.presentations > 0, self.statistics.of_one_label("embeddings").label, -1)
-        with progress_notice(f"comparing the embeddings of {len(rows):,} samples"):
-            evidence = embedding_evidence(rows, labels)
-        record = dataclasses.replace(self, evidence=evidence, find_neighbours=lambda: evidence.neighbours)
-        run_loss = RunLoss(evidence, self.statistics.loss)
-        self.read_history(run_loss.read)
-        record._assessment = joined(self.assess(), evidence, run_loss.value)
+        vectors = embedding_rows(embeddings, self.meta.num_samples, self.sample_ids)
+        with progress_notice(f"comparing the embeddings of {len(vectors):,} samples"):
+            record, assessment = with_vectors(self, vectors)
+        record._assessment = assessment
         record._audits = self._audits.copy_for(record)
         return record
 

@@ -108,7 +108,7 @@ def write_report(
     texts = kept_texts(record)
     names, label_places, suggestion_places = _names_of_classes(record, table, worst, texts)
     similar = read_similar(record.folder, record.meta)
-    if embeddings is not None and len(worst):
+    if embeddings is not None and len(worst) and record.statistics.unit is None:
         from dynalens.similarity import similar_of  # torch, which pages without embeddings do without
 
         similar = similar_of(record, embeddings, worst.index)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dynalens.dynamics import Array
-from dynalens.embeddings import EmbeddingEvidence
+from dynalens.embeddings import EmbeddingEvidence, LabelEvidence
 from dynalens.suspicion.confusions import confident_rate
 from dynalens.suspicion.noise_rate import FROM_BOTH, HIGHEST_RATE, NoiseRate
 from dynalens.suspicion.predictions import Predictions
@@ -48,7 +48,7 @@ class RunLoss:
         0.3466
     """
 
-    def __init__(self, evidence: EmbeddingEvidence, mean_losses: Array) -> None:
+    def __init__(self, evidence: EmbeddingEvidence | LabelEvidence, mean_losses: Array) -> None:
         finite_losses = mean_losses[np.isfinite(mean_losses)]
         self.value = float(finite_losses.mean()) if len(finite_losses) else float("nan")
         self._margin = evidence.margin
@@ -66,7 +66,7 @@ class RunLoss:
             self._agreement, self.value = agreement, -float(np.log(np.maximum(p, _LEAST_P)).mean())
 
 
-def embedding_weight(evidence: EmbeddingEvidence, run_loss: float) -> float:
+def embedding_weight(evidence: EmbeddingEvidence | LabelEvidence, run_loss: float) -> float:
     """Return the weight w of embeddings beside a run, in [0, 2], by the formula of :func:`joined`.
 
     Example:

@@ -1,0 +1,121 @@
+"""Judges samples with several labels by embeddings that never saw these labels."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynalens.dynamics import Array
+from dynalens.embeddings.evidence import all_neighbours
+from dynalens.embeddings.probe import fit_probe, label_loss, out_of_fold
+from dynalens.embeddings.witness import LabelEvidence
+
+_BLOCK = 2**24  # bits of neighbours held at a time, 16 MiB
+_MOST_MIXED = 2**20  # labels from which the shares of both models are learned: three numbers need no more
+_STACKED = 3  # these numbers
+_PENALTY = 1e-4  # on these three numbers, so that they are finite where the labels are predicted without a mistake
+
+
+def label_evidence(embeddings: Tensor, given: Array) -> LabelEvidence:
+    r"""Return how probable each of several labels is given embeddings, where each sample is judged by the others.
+
+    As :func:`~dynalens.embeddings.embedding_evidence` for one class per sample, with a logistic regression for each
+    label and the fraction of the 50 nearest neighbours that have it. If :math:`n_k` of the m neighbours for which label
+    k is known have it, as do a fraction :math:`\pi_k` of all samples, the neighbours give the label the probability
+    :math:`(n_k + a\,\pi_k) / (m + a)` with :math:`a = \sqrt{50}`. How much each of both models counts is learned from
+    the labels: their log odds are the features of another logistic regression, with three numbers for all labels.
+
+    Source: Wolpert, "Stacked generalization", Neural Networks 1992, for the last step.
+
+    Args:
+        embeddings: Shape ``(N, D)``, floating and finite, on any device.
+        given: Shape ``(N, K)``, 1 where a sample has the label, 0 where it has not, -1 where it is not known.
+
+    Raises:
+        ImportError: If more than 200,000 samples have a known label and faiss is not installed.
+    """
+    rows = np.flatnonzero((given >= 0).any(axis=1))
+    margins = np.full(given.shape, np.nan)
+    if len(rows) < 2:
+        return LabelEvidence(margins, loss=0.0, entropy=0.0)
+    x, bits = embeddings[torch.from_numpy(rows).to(embeddings.device)], given[rows]
+    targets = torch.from_numpy(np.where(bits >= 0, bits, np.nan).astype(np.float32)).to(embeddings.device)
+    probe_log_odds = out_of_fold(x, targets, label_loss).double().cpu().numpy()
+    frequency = _frequency(bits)
+    neighbour_log_odds = _log_odds(neighbour_frequencies(all_neighbours(x), bits, frequency))
+    margins[rows] = as_given(stacked(probe_log_odds, neighbour_log_odds, bits), bits)
+    guess = LabelEvidence(as_given(_log_odds(frequency), bits), loss=0.0, entropy=0.0)
+    evidence = LabelEvidence(margins, loss=0.0, entropy=-float(guess.margin.mean()))
+    # The numbers were learned from the labels that they predict: Akaike 1974 adds one for each of them.
+    return replace(evidence, loss=_STACKED / int((bits >= 0).sum()) - float(np.nanmean(evidence.margin)))
+
+
+def neighbour_frequencies(neighbours: Array, bits: Array, frequency: Array) -> Array:
+    """Return the probability of each label of samples by the labels of their neighbours, shape ``(n, K)``.
+
+    Args:
+        neighbours: Shape ``(n, k)``, the neighbours of each; -1 where there are fewer.
+        bits: Shape ``(N, K)``, the labels of all samples: 1, 0, or -1 where not known.
+        frequency: Shape ``(K,)``, fraction of the samples that have each label.
+
+    Example:
+        >>> near, bits = np.array([[1, 2, 3, -1]]), np.array([[0, 0], [1, 1], [1, -1], [0, -1]])
+        >>> neighbour_frequencies(near, bits, np.array([0.5, 0.5])).round(3)  # (2 + 1) / (3 + 2), (1 + 1) / (1 + 2)
+        array([[0.6  , 0.667]])
+    """
+    weight = np.sqrt(neighbours.shape[1])
+    probabilities = np.empty((len(neighbours), bits.shape[1]))
+    size = max(1, _BLOCK // (neighbours.shape[1] * bits.shape[1]))
+    for start in range(0, len(neighbours), size):
+        block = neighbours[start : start + size]
+        block_bits = np.where((block >= 0)[:, :, np.newaxis], bits[block], -1)
+        count, known = (block_bits == 1).sum(axis=1), (block_bits >= 0).sum(axis=1)
+        probabilities[start : start + size] = (count + weight * frequency) / (known + weight)
+    return probabilities
+
+
+def stacked(first: Array, second: Array, bits: Array) -> Array:
+    """Return a + b * first + c * second, shape ``(N, K)``, with the a, b and c that predict the known bits best.
+
+    Args:
+        first: Shape ``(N, K)``, log odds of the labels by one model.
+        second: Shape ``(N, K)``, by another one.
+        bits: Shape ``(N, K)``, 1, 0, or -1 where not known.
+
+    Example:
+        >>> right, noise = np.array([[2.0], [2.0], [-2.0], [-2.0]]), np.array([[1.0], [-1.0], [1.0], [-1.0]])
+        >>> log_odds = stacked(right, noise, np.array([[1], [1], [0], [0]]))  # only the first one tells the bits
+        >>> bool(log_odds[0, 0] > 5), bool(abs(log_odds[0, 0] - log_odds[1, 0]) < 0.01)
+        (True, True)
+    """
+    features = torch.from_numpy(np.stack([first, second], axis=2).reshape(-1, 2)).float()
+    targets = torch.from_numpy(np.where(bits >= 0, bits, np.nan).reshape(-1, 1)).float()
+    chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(features))[:_MOST_MIXED])
+    x = features[chosen]
+    model = fit_probe(x, x.square().mean(dim=0), targets[chosen], _PENALTY, loss=label_loss)
+    log_odds: Array = model.logits(features).double().numpy().reshape(bits.shape)
+    return log_odds
+
+
+def as_given(log_odds: Array, bits: Array) -> Array:
+    """Return the log odds that each label is as it was given, shape ``(N, K)``; NaN where it is not known.
+
+    Example:
+        >>> as_given(np.array([2.0, -1.0]), np.array([[1, 1], [0, -1]]))
+        array([[ 2., -1.],
+               [-2., nan]])
+    """
+    margins: Array = np.where(bits >= 0, (2 * bits - 1) * log_odds, np.nan)
+    return margins
+
+
+def _frequency(bits: Array) -> Array:
+    """Return the fraction of the samples that have each label, with half a sample more of each kind: never 0 or 1."""
+    frequency: Array = ((bits == 1).sum(axis=0) + 0.5) / ((bits >= 0).sum(axis=0) + 1)
+    return frequency
+
+
+def _log_odds(p: Array) -> Array:
+    log_odds: Array = np.log(p) - np.log1p(-p)
+    return log_odds

@@ -1,0 +1,102 @@
+"""Several labels of each sample, judged by the run and by embeddings that never saw them."""
+
+import dataclasses
+
+import numpy as np
+
+from dynalens.dynamics import Array, SampleStatistics
+from dynalens.dynamics.given_labels import worst_labels
+from dynalens.embeddings import LabelEvidence
+from dynalens.suspicion.run_and_embeddings import embedding_weight, joint_rate
+from dynalens.suspicion.score import Assessment, assess, scaled_to_rate
+
+
+def joined_labels(
+    statistics: SampleStatistics, evidence: LabelEvidence, run_loss: float
+) -> tuple[SampleStatistics, Assessment]:
+    r"""Return the statistics with margins of the labels by run and embeddings, and how suspicious the samples are then.
+
+    .. math:: \frac{m_{ik} + w\,\frac{\sigma_m}{\sigma_e}\,e_{ik}}{1 + w}
+
+    Here m is the weighted mean margin of label k of sample i in the run, e the log odds by the embeddings that the
+    label is as given, and :math:`\sigma` are the standard deviations of both over all labels. The weight w is that of
+    :func:`~dynalens.suspicion.joined`, from cross-entropies that are means over the labels. The worst label is named
+    anew; ``predicted`` is then -1 where it is another one than that of the run.
+
+    The noise rate is :func:`~dynalens.suspicion.run_and_embeddings.joint_rate` of the run's and
+    :func:`contradicted_share`.
+
+    Args:
+        statistics: Of samples with several labels.
+        evidence: What the embeddings say.
+        run_loss: Mean of -log p over samples and labels in the epoch that agrees best with the embeddings, in nats.
+    """
+    assert statistics.unit is not None
+    assert statistics.unit_margins is not None
+    assert statistics.unit_given is not None
+    weight, margins = embedding_weight(evidence, run_loss), statistics.unit_margins.astype(np.float64)
+    is_known = np.isfinite(margins) & np.isfinite(evidence.margins)
+    if 1 + weight == 1 or not is_known.any():  # so little that no number changes
+        return statistics, assess(statistics)
+    scale = margins[is_known].std() / max(float(evidence.margins[is_known].std()), np.finfo(float).tiny)
+    joint = np.where(is_known, (margins + weight * scale * evidence.margins) / (1 + weight), margins)
+    joined = _with_margins(statistics, joint)
+    rate = joint_rate(
+        assess(statistics).noise_rate, contradicted_share(evidence.margins, statistics.unit_given), weight
+    )
+    assessment = assess(joined)
+    was_seen = np.isfinite(assessment.score)
+    score, p_wrong = np.full((2, len(joint)), np.nan)
+    score[was_seen], p_wrong[was_seen] = scaled_to_rate(assessment.score[was_seen], rate.value)
+    return joined, dataclasses.replace(
+        assessment, score=score, probability=p_wrong, suggested_probability=p_wrong, noise_rate=rate
+    )
+
+
+def contradicted_share(margins: Array, given: Array) -> float:
+    """Return the fraction of the samples that have a label which embeddings contradict confidently.
+
+    They do where the probability of the contrary of what was given reaches the mean that it has among the samples to
+    which it was given, and is larger than that of what was given or the latter is below its own mean.
+
+    Source: Northcutt, Jiang, Chuang, "Confident Learning", JAIR 2021, Section 3.1, with each label as two classes.
+
+    Args:
+        margins: Shape ``(N, K)``, log odds that each label is as it was given; NaN where it is not known.
+        given: Shape ``(N, K)``, 1, 0, or -1 where not known.
+
+    Example:
+        >>> margins, given = np.array([[2.0], [2.0], [2.0], [-2.0]]), np.array([[1], [1], [0], [0]])
+        >>> contradicted_share(margins, given)  # only the last one has a probability of 1 as high as those with 1
+        0.25
+    """
+    is_known = np.isfinite(margins)
+    p_given = 1 / (1 + np.exp(-np.where(is_known, margins, np.inf)))
+    thresholds = []  # of 0 and of 1, by label
+    for g in (0, 1):
+        carries = is_known & (given == g)
+        mean = (p_given * carries).sum(axis=0) / np.maximum(carries.sum(axis=0), 1)
+        thresholds.append(np.where(carries.any(axis=0), mean, np.inf) - 1e-9)  # equal probabilities reach their mean
+    threshold, other_threshold = (np.where(given == 1, *each) for each in (thresholds[::-1], thresholds))
+    reaches_other = is_known & (1 - p_given >= other_threshold)
+    is_contradicted = reaches_other & ((p_given < threshold) | (1 - p_given > p_given))
+    return float(is_contradicted.any(axis=1).sum() / max(int(is_known.any(axis=1).sum()), 1))
+
+
+def _with_margins(statistics: SampleStatistics, margins: Array) -> SampleStatistics:
+    """Return the statistics with other margins of the labels, and with the label that is the worst by them."""
+    given, rows = statistics.unit_given, np.arange(len(statistics))
+    assert given is not None
+    assert statistics.unit is not None
+    has_label = statistics.unit >= 0
+    unit = np.where(has_label, worst_labels(margins, given), -1)
+    bits = np.where(has_label, given[rows, unit], -1).astype(statistics.label.dtype)
+    return dataclasses.replace(
+        statistics,
+        unit_margins=margins.astype(np.float32),
+        unit=unit.astype(statistics.unit.dtype),
+        unit_margin=np.where(has_label, margins[rows, unit], np.nan),
+        label=bits,
+        candidate=np.where(has_label, 1 - bits, -1).astype(statistics.candidate.dtype),
+        predicted=np.where(unit == statistics.unit, statistics.predicted, -1),
+    )
