@@ -44,3 +44,11 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Nothing is drawn at an epoch's end, which takes a third of a short fit: for tests that read the record alone."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr("dynalens.pictures.pace.PicturePace.offer", lambda pace, draw, **_: False)
+
+
+@pytest.fixture
+def imported_kept() -> Generator[None, Any, Any]:
+    """The garbage collector leaves alone what is there already: for tests in which it is called again and again."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sklearn import datasets
 from sybil import Sybil
 from sybil.document import Document
 from sybil.parsers.markdown import PythonCodeBlockParser
@@ -48,10 +49,19 @@ def smaller(page: Path, folder: Path) -> Document:
     return parsed(copy)
 
 
+@pytest.fixture(scope="module")
+def read_once() -> Iterator[None]:
+    """The digits of the example data are the same for each page."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load_digits", functools.cache(datasets.load_digits))
+        yield
+
+
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.mark.usefixtures("read_once")
 @pytest.mark.parametrize("page", [page for page in PAGES[1:] if "```python" in page.read_text()], ids=name_of)
 def test_the_python_of_a_page_runs_after_that_of_the_example_data(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -271,14 +271,21 @@ def test_the_monitor_keeps_and_writes_mean_probabilities(tmp_path: Path) -> None
     assert load_record(tmp_path).table().equals(monitor.table())
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
+    """Checkpoints of a fit, and what its module has seen."""
+    folder = tmp_path_factory.mktemp("saved")
+    saver = ModelCheckpoint(folder, save_top_k=-1, every_n_train_steps=2, filename="{step}")
+    monitor = TrainingDynamicsMonitor(mean_probabilities=True)
+    return folder, fit(folder / "a", monitor, saver, enable_checkpointing=True, max_epochs=2).seen
+
+
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("steps", [4, 6, 8], ids=["in the first epoch", "between epochs", "in the second"])
-def test_mean_probabilities_go_through_a_checkpoint(tmp_path: Path, steps: int) -> None:
-    saver = ModelCheckpoint(tmp_path, save_top_k=-1, every_n_train_steps=2, filename="{step}")
-    first = TrainingDynamicsMonitor(mean_probabilities=True)
-    seen = fit(tmp_path / "a", first, saver, enable_checkpointing=True).seen
+def test_mean_probabilities_go_through_a_checkpoint(tmp_path: Path, saved: tuple[Path, list[Any]], steps: int) -> None:
+    folder, seen = saved
     resumed = TrainingDynamicsMonitor(mean_probabilities=True)
-    model = fit(tmp_path / "b", resumed, ckpt_path=str(tmp_path / f"step={steps}.ckpt"))
+    model = fit(tmp_path, resumed, ckpt_path=str(folder / f"step={steps}.ckpt"), max_epochs=2)
     np.testing.assert_allclose(kept(resumed), by_hand(seen[:steps] + model.seen), rtol=1e-6)
 
 

@@ -30,6 +30,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended"),
 ]
 both = pytest.mark.parametrize("name", PACKAGES)
+one = pytest.mark.parametrize("name", ["pytorch_lightning"])
+other = pytest.mark.parametrize("name", ["lightning.pytorch"])
+"""For what both command lines leave to the same parser: it is asked once, here or there."""
 
 
 class _Steps:
@@ -250,7 +253,7 @@ def all_ones(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     return torch.ones_like(images)
 
 
-@both
+@other
 def test_the_command_line_takes_callables_by_their_dotted_paths(tmp_path: Path, name: str) -> None:
     methods = '["saliency", "test_packages.all_ones"]'
     prefix = "--trainer.callbacks.init_args."
@@ -269,7 +272,7 @@ def test_the_command_line_takes_callables_by_their_dotted_paths(tmp_path: Path, 
     assert len(curves) == 4
 
 
-@both
+@one
 def test_a_saved_configuration_is_that_of_the_command_line(tmp_path: Path, name: str) -> None:
     values = {"baseline": "3", "inputs": "test_packages.images_first", "decode": "test_packages.first_word"}
     values |= {"methods": '["saliency","test_packages.all_ones"]', "forward": "test_packages.logits_of"}
@@ -282,7 +285,7 @@ def test_a_saved_configuration_is_that_of_the_command_line(tmp_path: Path, name:
     assert "Unable to serialize" not in kept
 
 
-@both
+@other
 @pytest.mark.parametrize("path", ["test_packages.no_such_name", "no_such_module.name", "test_packages.VALUES"])
 def test_the_command_line_refuses_paths_that_cannot_be_imported(tmp_path: Path, name: str, path: str) -> None:
     with pytest.raises(ValueError, match=rf"dotted paths of callables that can be imported, .*, got \['{path}'\]"):
@@ -298,7 +301,7 @@ BAD = {
 }
 
 
-@both
+@one
 @pytest.mark.parametrize(("argument", "said"), BAD.values(), ids=BAD.keys())
 def test_the_command_line_refuses(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, argument: str, said: str
@@ -308,7 +311,7 @@ def test_the_command_line_refuses(
     assert said in capsys.readouterr().err
 
 
-@both
+@other
 def test_the_command_line_passes_the_callbacks_own_errors_on(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="`methods` to be among"):
         cli(name, tmp_path, '--trainer.callbacks.init_args.methods=["gradcam"]')

@@ -67,9 +67,11 @@ def test_the_guide_lists_every_tag_of_a_written_event_file_and_no_other(tmp_path
         layer="net.0", weights=True, feature_maps=2, top_inputs=2, maximise="channels", maximise_steps=2
     )
     explained = attribution_monitor(robustness=("fgsm", "blur"))
-    written = tags_of(events(tmp_path / "a", dynamics, explained, layers, concept_monitor()))
+    written = tags_of(events(tmp_path / "a", dynamics, explained, layers, concept_monitor(), max_epochs=2))
     written |= embeddings_of(tmp_path / "a")
-    written |= tags_of(events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None))
+    written |= tags_of(
+        events(tmp_path / "b", TrainingDynamicsMonitor(), model=Flat(), data=flat, val=None, max_epochs=2)
+    )
     named = {
         "<method>": "(saliency|grad_cam)",
         "<metric>": "(deletion|insertion|symmetric_relevance_gain)",
@@ -101,7 +103,8 @@ def test_pictures_have_the_number_and_the_widths_that_the_guide_says(tmp_path: P
 
 
 def test_one_layout_groups_the_scalars_of_all_monitors(tmp_path: Path) -> None:
-    found = events(tmp_path, TrainingDynamicsMonitor(), TrainingDynamicsMonitor(name="b"), attribution_monitor())
+    monitors = TrainingDynamicsMonitor(), TrainingDynamicsMonitor(name="b"), attribution_monitor()
+    found = events(tmp_path, *monitors, max_epochs=2)
     (written,) = found.Tensors("custom_scalars__config__")
     layout = layout_pb2.Layout.FromString(written.tensor_proto.string_val[0])
     metrics = ("deletion", "insertion", "symmetric_relevance_gain")
