@@ -110,6 +110,7 @@ def test_run_and_embeddings_are_joined_for_each_label() -> None:
     assert joint.label.tolist() == [1, 1]
     assert joint.candidate.tolist() == [0, 0]
     assert joint.predicted.tolist() == [-1, 1]  # what the run said of another label is not known
+    assert np.isnan(assessment.agreement).tolist() == [True, np.isnan(run.candidate_share[1])]
     assert assessment.score[0] > assessment.score[1]
     assert assessment.noise_rate.alone == FROM_BOTH
 

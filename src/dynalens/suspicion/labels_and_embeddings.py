@@ -21,7 +21,7 @@ def joined_labels(
     Here m is the weighted mean margin of label k of sample i in the run, e the log odds by the embeddings that the
     label is as given, and :math:`\sigma` are the standard deviations of both over all labels. The weight w is that of
     :func:`~dynalens.suspicion.joined`, from cross-entropies that are means over the labels. The worst label is named
-    anew; ``predicted`` is then -1 where it is another one than that of the run.
+    anew. Where it is another one than that of the run, ``predicted`` is -1 and ``candidate_share`` NaN.
 
     The noise rate is :func:`~dynalens.suspicion.run_and_embeddings.joint_rate` of the run's and
     :func:`contradicted_share`.
@@ -90,6 +90,7 @@ def _with_margins(statistics: SampleStatistics, margins: Array) -> SampleStatist
     assert statistics.unit is not None
     has_label = statistics.unit >= 0
     unit = np.where(has_label, worst_labels(margins, given), -1)
+    is_same = unit == statistics.unit
     bits = np.where(has_label, given[rows, unit], -1).astype(statistics.label.dtype)
     return dataclasses.replace(
         statistics,
@@ -98,5 +99,6 @@ def _with_margins(statistics: SampleStatistics, margins: Array) -> SampleStatist
         unit_margin=np.where(has_label, margins[rows, unit], np.nan),
         label=bits,
         candidate=np.where(has_label, 1 - bits, -1).astype(statistics.candidate.dtype),
-        predicted=np.where(unit == statistics.unit, statistics.predicted, -1),
+        candidate_share=np.where(is_same, statistics.candidate_share, np.nan),
+        predicted=np.where(is_same, statistics.predicted, -1),
     )
