@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.strategies import DDPStrategy
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, WeightedRandomSampler
 from torch.utils.data.distributed import DistributedSampler
 
@@ -208,14 +206,9 @@ def main(folder: Path) -> None:
 
 
 def spawn(folder: Path) -> None:
-    """Started alone: Lightning starts the two processes itself, and nothing but files comes back.
-
-    They are forks: two fresh ones would import torch and Lightning first. What those are sent must be pickled; here it
-    is pickled before.
-    """
-    monitor = pickle.loads(pickle.dumps(TrainingDynamicsMonitor()))
-    strategy = DDPStrategy(start_method="fork")
-    fit(folder / "spawned", monitor, data=LOADERS["shuffle"], devices=2, strategy=strategy, max_epochs=2)
+    """Started alone: Lightning starts the two processes itself, as fresh ones, and nothing but files comes back."""
+    monitor = TrainingDynamicsMonitor()
+    fit(folder / "spawned", monitor, data=LOADERS["shuffle"], devices=2, strategy="ddp_spawn", max_epochs=2)
     try:
         monitor.statistics()
     except RuntimeError as error:
