@@ -41,7 +41,7 @@ def label_evidence(embeddings: Tensor, given: Array) -> LabelEvidence:
         return LabelEvidence(margins, loss=0.0, entropy=0.0)
     x, bits = embeddings[torch.from_numpy(rows).to(embeddings.device)], given[rows]
     targets = torch.from_numpy(np.where(bits >= 0, bits, np.nan).astype(np.float32)).to(embeddings.device)
-    probe_log_odds = out_of_fold(x, targets, label_loss).double().cpu().numpy()
+    probe_log_odds = out_of_fold(x, targets, label_loss).cpu().double().numpy()
     frequency = _frequency(bits)
     neighbour_log_odds = _log_odds(neighbour_frequencies(all_neighbours(x), bits, frequency))
     margins[rows] = as_given(stacked(probe_log_odds, neighbour_log_odds, bits), bits)
