@@ -28,7 +28,7 @@ from dynalens.dynamics import EpochRecord, SampleStatistics
 from dynalens.dynamics.given_labels import given_log_odds
 from dynalens.embeddings import LabelEvidence, label_evidence
 from dynalens.embeddings.probe import label_loss, out_of_fold
-from dynalens.suspicion import RunLoss, joined_labels, streaming_score
+from dynalens.suspicion import RunLoss, assess, joined_labels, streaming_score
 from dynalens.units import multi_label
 
 EPOCHS, BATCH, RATE, CLASSES = 12, 64, 2e-3, 10
@@ -114,17 +114,17 @@ def with_embeddings(
     statistics: SampleStatistics, evidence: LabelEvidence, run_loss: float, embeddings: Array
 ) -> Scores:
     """Return the scores that need embeddings, also those of bad ones."""
-    given = statistics.unit_given
+    run, given = assess(statistics), statistics.unit_given
     assert given is not None
     targets = torch.from_numpy(given)
     probe = out_of_fold(torch.from_numpy(embeddings), targets.float(), label_loss).sigmoid()
-    scores = {"both": streaming_score(joined_labels(statistics, evidence, run_loss)[0])}
+    scores = {"both": streaming_score(joined_labels(statistics, run, evidence, run_loss)[0])}
     scores |= {f"{peer} on probe": s for peer, s in multi_label_peers(probe, targets).items()}
     rng = np.random.default_rng(0)
     bad = {"with random": rng.normal(size=(len(given), 128)), "with shuffled": embeddings[rng.permutation(len(given))]}
     for name, others in bad.items():
         other = label_evidence(torch.from_numpy(others.astype(np.float32)), given)
-        scores[name] = streaming_score(joined_labels(statistics, other, run_loss)[0])
+        scores[name] = streaming_score(joined_labels(statistics, run, other, run_loss)[0])
     return scores
 
 

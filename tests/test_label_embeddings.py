@@ -18,7 +18,7 @@ from dynalens.embeddings import LabelEvidence, label_evidence
 from dynalens.embeddings.several_labels import stacked
 from dynalens.record import Record, RecordMeta
 from dynalens.record.folder import RecordFolder
-from dynalens.suspicion import joined_labels
+from dynalens.suspicion import assess, joined_labels
 from dynalens.suspicion.labels_and_embeddings import contradicted_share
 from dynalens.suspicion.noise_rate import FROM_BOTH, FROM_THE_RUN_ALONE
 from dynalens.units import dense, multi_label, regression
@@ -101,7 +101,7 @@ def test_run_and_embeddings_are_joined_for_each_label() -> None:
     assert run.unit_margins is not None
     embeddings = np.array([[-1.0, 3.0], [1.0, 3.0]])
     evidence = LabelEvidence(embeddings, loss=0.5, entropy=1.0)
-    joint, assessment = joined_labels(run, evidence, run_loss=0.5)  # both tell as much: w = 2
+    joint, assessment = joined_labels(run, assess(run), evidence, run_loss=0.5)  # both tell as much: w = 2
     scale = np.std([[2, 1], [1, 2]]) / embeddings.std()
     expected = (np.array([[2, 1], [1, 2]]) + 2 * scale * embeddings) / 3
     assert joint.unit_margins is not None
@@ -128,7 +128,7 @@ def test_a_label_is_contradicted_confidently_by_thresholds_of_its_own() -> None:
 def test_labels_that_the_loss_ignored_stay_unknown() -> None:
     run = record_of(np.array([[1, 0], [1, 0]]), np.array([[2.0, -1.0], [1.0, -2.0]])).statistics
     embeddings = np.array([[np.nan, 3.0], [1.0, np.nan]])
-    joint, _ = joined_labels(run, LabelEvidence(embeddings, loss=0.5, entropy=1.0), run_loss=0.5)
+    joint, _ = joined_labels(run, assess(run), LabelEvidence(embeddings, loss=0.5, entropy=1.0), run_loss=0.5)
     assert joint.unit_margins is not None
     assert [joint.unit_margins[0, 0], joint.unit_margins[1, 1]] == [2, 2]  # by the run alone
 

@@ -39,7 +39,7 @@ def _with_labels(record: "Record", vectors: Tensor) -> "tuple[Record, Assessment
     evidence = label_evidence(vectors, given)
     run_loss = RunLoss(evidence, record.statistics.loss)
     record.read_history(lambda epoch, presentations: run_loss.read(epoch, _with_mean_p(presentations)))
-    statistics, assessment = joined_labels(record.statistics, evidence, run_loss.value)
+    statistics, assessment = joined_labels(record.statistics, record.assess(), evidence, run_loss.value)
     return dataclasses.replace(record, statistics=statistics), assessment
 
 

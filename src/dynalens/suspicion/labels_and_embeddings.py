@@ -12,7 +12,7 @@ from dynalens.suspicion.score import Assessment, assess, scaled_to_rate
 
 
 def joined_labels(
-    statistics: SampleStatistics, evidence: LabelEvidence, run_loss: float
+    statistics: SampleStatistics, assessment: Assessment, evidence: LabelEvidence, run_loss: float
 ) -> tuple[SampleStatistics, Assessment]:
     r"""Return the statistics with margins of the labels by run and embeddings, and how suspicious the samples are then.
 
@@ -28,6 +28,7 @@ def joined_labels(
 
     Args:
         statistics: Of samples with several labels.
+        assessment: What the run says.
         evidence: What the embeddings say.
         run_loss: Mean of -log p over samples and labels in the epoch that agrees best with the embeddings, in nats.
     """
@@ -37,19 +38,17 @@ def joined_labels(
     weight, margins = embedding_weight(evidence, run_loss), statistics.unit_margins.astype(np.float64)
     is_known = np.isfinite(margins) & np.isfinite(evidence.margins)
     if 1 + weight == 1 or not is_known.any():  # so little that no number changes
-        return statistics, assess(statistics)
+        return statistics, assessment
     scale = margins[is_known].std() / max(float(evidence.margins[is_known].std()), np.finfo(float).tiny)
     joint = np.where(is_known, (margins + weight * scale * evidence.margins) / (1 + weight), margins)
     joined = _with_margins(statistics, joint)
-    rate = joint_rate(
-        assess(statistics).noise_rate, contradicted_share(evidence.margins, statistics.unit_given), weight
-    )
-    assessment = assess(joined)
-    was_seen = np.isfinite(assessment.score)
+    rate = joint_rate(assessment.noise_rate, contradicted_share(evidence.margins, statistics.unit_given), weight)
+    joint_assessment = assess(joined)
+    was_seen = np.isfinite(joint_assessment.score)
     score, p_wrong = np.full((2, len(joint)), np.nan)
-    score[was_seen], p_wrong[was_seen] = scaled_to_rate(assessment.score[was_seen], rate.value)
+    score[was_seen], p_wrong[was_seen] = scaled_to_rate(joint_assessment.score[was_seen], rate.value)
     return joined, dataclasses.replace(
-        assessment, score=score, probability=p_wrong, suggested_probability=p_wrong, noise_rate=rate
+        joint_assessment, score=score, probability=p_wrong, suggested_probability=p_wrong, noise_rate=rate
     )
 
 
