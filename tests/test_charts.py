@@ -14,7 +14,7 @@ from dynalens.dynamics import SampleStatistics
 from dynalens.pictures import axes, charts
 from dynalens.pictures.axes import PLOT, Axes, Axis, even_ticks
 from dynalens.pictures.card import WIDTH
-from dynalens.pictures.class_pairs import class_pairs, counted_pairs
+from dynalens.pictures.class_pairs import class_pairs, counted_pairs, doubted_labels
 from dynalens.pictures.drawing import BLUE, GREEN, ORANGE, PAPER, write
 
 LEFT, TOP = 50, 36
@@ -214,6 +214,30 @@ def test_the_matrix_is_darkest_where_most_samples_are() -> None:
     }
     assert cells[0, 1] < cells[1, 0] < cells[0, 0] == cells[1, 1] == sum(PAPER)  # given down, suggested across
     assert np.array_equal(class_pairs(np.zeros(0, int), np.zeros(0, int)).size, (350, 215))  # says that there is none
+
+
+def test_the_matrix_of_several_labels_says_which_are_missing_and_which_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = list[str]()
+
+    def watched(draw: Any, position: Any, text: str, *arguments: Any, **options: Any) -> float:
+        written.append(text)
+        return write(draw, position, text, *arguments, **options)
+
+    monkeypatch.setattr(axes, "write", watched)
+    labels, was_given = np.array([0, 0, 0, 7]), np.array([True, True, True, False])
+    picture = doubted_labels(labels, was_given)
+    assert {"missing", "extra", "0", "7"} <= set(written)
+    pixels = np.asarray(picture).astype(int)
+    cells = {
+        (row, column): pixels[TOP + 36 + 72 * row - 20, LEFT + 63 + 126 * column - 40].sum()
+        for row in (0, 1)
+        for column in (0, 1)
+    }
+    assert cells[0, 1] < cells[1, 0] < cells[0, 0] == cells[1, 1] == sum(PAPER)  # label 0 extra, label 7 missing
+    assert doubted_labels(labels[:0], was_given[:0]).size == (350, 215)  # says that there is none
+    written.clear()
+    doubted_labels(labels, was_given, ["cat", *"bcdefg", "owl"])
+    assert {"cat", "owl"} <= set(written)
 
 
 LABEL = {"data map": ["variability of p(label)", "mean p(label)", "hard or mislabeled"]}

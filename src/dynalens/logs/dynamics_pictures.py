@@ -22,6 +22,7 @@ from dynalens.pictures import (
     class_name,
     class_pairs,
     data_map,
+    doubted_labels,
     examples_sheet,
     first_learned,
     forgetting_events,
@@ -271,9 +272,8 @@ class DynamicsPictures:
 
     def _draw_charts(self, statistics: SampleStatistics, epoch: int, step: int, estimate: Estimate | None) -> None:
         if estimate is not None and statistics.target is None:
-            labels, suggestions, targets = named_targets(statistics, self._names)
-            labels, suggestions = labels[estimate.is_flagged], suggestions[estimate.is_flagged]
-            chart = class_pairs(labels, suggestions, targets, f"epoch {epoch} · {len(labels):,} flagged")
+            flagged = statistics.part(np.flatnonzero(estimate.is_flagged))
+            chart = _pairs_chart(flagged, self._names, f"epoch {epoch} · {len(flagged):,} flagged")
             self._sink.chart(f"{self._prefix}/charts/class_pairs", chart, step)
         subtitle = f"epoch {epoch} · {int((statistics.presentations > 0).sum()):,} samples"
         for name, draw in CHARTS.items():
@@ -337,6 +337,14 @@ class DynamicsPictures:
         rows_of_label, suggestions = self._similar.similar_to(sample)
         pictures = self._watch.pictures
         return [pictures.get(row) for row in rows_of_label], [pictures.get(row) for row in suggestions]
+
+
+def _pairs_chart(flagged: SampleStatistics, names: Sequence[str] | None, subtitle: str) -> Image.Image:
+    """Return how often which class is given for which, or, of several labels, which label is missing or extra."""
+    doubted = flagged.unit if flagged.unit_margins is not None else flagged.unit_label
+    if doubted is None:
+        return class_pairs(flagged.label, flagged.candidate, names, subtitle)
+    return doubted_labels(doubted, flagged.label == 1, names, subtitle)
 
 
 def given_and_suggested(

@@ -11,7 +11,7 @@ from dynalens.pictures.charts import (
     margins,
     training_data_analysis,
 )
-from dynalens.pictures.class_pairs import class_pairs
+from dynalens.pictures.class_pairs import class_pairs, doubted_labels
 from dynalens.pictures.drawing import class_name, jpeg_bytes, png_bytes
 from dynalens.pictures.film import FilmStrip
 from dynalens.pictures.gallery import Suspect, suspects_gallery, suspects_table
@@ -56,6 +56,7 @@ __all__ = [
     "class_pairs",
     "curve_chart",
     "data_map",
+    "doubted_labels",
     "examples_sheet",
     "excerpt",
     "explanation_sheet",

@@ -33,13 +33,42 @@ def class_pairs(
     columns, rows = (_tick_names(classes, names, width) for width in (PLOT[0] / max(k, 1) - 3, _ROOM))
     if columns is None or rows is None:
         columns = rows = [str(label) for label in classes]
-    column_names = tuple((float(i), name) for i, name in enumerate(columns))
-    row_names = tuple((float(k - 1 - i), name) for i, name in enumerate(rows))
-    end = max(k, 1) - 0.5
+    legend = f"the {k} classes with the most, of {num_all_classes}" if num_all_classes > k else ""
+    return _matrix("Given and suggested", counts, ("given class", rows), ("suggested class", columns), legend, subtitle)
+
+
+def doubted_labels(
+    labels: Array, was_given: Array, names: Sequence[str] | None = None, subtitle: str = ""
+) -> Image.Image:
+    """Return how often each label of flagged samples is probably missing, and how often it is extra.
+
+    Args:
+        labels: Shape ``(M,)``, number of the label that is doubted of each flagged sample.
+        was_given: Shape ``(M,)``, bool, whether the sample has it: it is then extra, else missing.
+        names: Name of each label, or None. Long names are cut as for :func:`class_pairs`.
+        subtitle: Behind the title.
+    """
+    all_labels, frequency = np.unique(labels, return_counts=True)
+    shown = np.sort(all_labels[np.argsort(-frequency, kind="stable")[:MOST_CLASSES]])
+    counts = np.array([[((labels == k) & (was_given == extra)).sum() for extra in (False, True)] for k in shown])
+    rows = _tick_names(shown.tolist(), names, _ROOM) or [str(label) for label in shown.tolist()]
+    legend = f"the {len(shown)} labels with the most, of {len(all_labels)}" if len(all_labels) > len(shown) else ""
+    return _matrix(
+        "Doubted labels", counts.reshape(-1, 2), ("label", rows), ("probably", ["missing", "extra"]), legend, subtitle
+    )
+
+
+def _matrix(
+    title: str, counts: Array, rows: tuple[str, list[str]], columns: tuple[str, list[str]], legend: str, subtitle: str
+) -> Image.Image:
+    """Return a picture of counts ``(R, C)``; rows and columns are what they are, and the name of each."""
+    height, width = max(len(rows[1]), 1), max(len(columns[1]), 1)
+    column_names = tuple((float(i), name) for i, name in enumerate(columns[1]))
+    row_names = tuple((float(height - 1 - i), name) for i, name in enumerate(rows[1]))
     axes = Axes(
-        "Given and suggested", subtitle, colour_bar=True,
-        x=Axis("suggested class", -0.5, end, names=column_names, last_tick=-1.0),
-        y=Axis("given class", -0.5, end, names=row_names, last_tick=-1.0),
+        title, subtitle, colour_bar=True,
+        x=Axis(columns[0], -0.5, width - 0.5, names=column_names, last_tick=-1.0),
+        y=Axis(rows[0], -0.5, height - 0.5, names=row_names, last_tick=-1.0),
     )  # fmt: skip
     max_count = int(counts.max(initial=0))
     axes.colour_bar(DENSITY, "flagged", low="1", high=number(max(max_count, 1)))
@@ -51,9 +80,9 @@ def class_pairs(
     axes.raster(cells)
     for row, column in np.argwhere(counts):
         text = number(int(counts[row, column]))
-        axes.count((column + 0.5) / k, 1 - (row + 0.5) / k, text, background=cells[row, column])
-    if num_all_classes > k:
-        axes.legend([(f"the {k} classes with the most, of {num_all_classes}", DENSITY[-1])])
+        axes.count((column + 0.5) / width, 1 - (row + 0.5) / height, text, background=cells[row, column])
+    if legend:
+        axes.legend([(legend, DENSITY[-1])])
     return axes.image
 
 
