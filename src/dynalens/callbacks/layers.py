@@ -9,6 +9,7 @@ from torch import Tensor
 from dynalens.callbacks.base import NamedCallback, Setting
 from dynalens.callbacks.paced import PacedPictures
 from dynalens.capture import BatchObserver, CaptureError, batch_copy, inputs_to_show
+from dynalens.explanations.changed_inputs import ChangedInputs
 from dynalens.explanations.forms import forward_in_network
 from dynalens.host import (
     Processes,
@@ -108,7 +109,7 @@ class LayerMonitor(PacedPictures, NamedCallback):
         self._set_pace(every_n_epochs, max_overhead, x_axis, name=name, on_error=on_error)
         self.inputs, self.forward = inputs, forward
         self._layer = LayerLog(self._settings)
-        self._observer = BatchObserver()
+        self._observer, self._changes = BatchObserver(), ChangedInputs("LayerMonitor", "images")
         self._unlearned: Any = None  # a batch of which the step will tell where its inputs stand
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -157,6 +158,7 @@ class LayerMonitor(PacedPictures, NamedCallback):
         """Keep what the layer computed for the batch."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._observer.finish()
+        self._tell_changes()
         unlearned, self._unlearned = self._unlearned, None
         self._end(unlearned if not trainer.enable_validation else None)
 
@@ -218,6 +220,12 @@ class LayerMonitor(PacedPictures, NamedCallback):
             return
         with self._or_switched_off():
             self._layer.finish(None if unlearned is None else self._images(unlearned))
+
+    def _tell_changes(self) -> None:
+        """Say that feature maps are those of the batch's inputs if the step changes these first."""
+        own_inputs = self.inputs == "auto" and self.forward is None and self.feature_maps > 0
+        if own_inputs and self._pictures is not None and self._observer.changes_inputs:
+            self._changes.tell()
 
     def _images(self, batch: Any) -> Tensor:
         if callable(self.inputs):

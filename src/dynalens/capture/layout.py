@@ -1,6 +1,6 @@
 """Where a batch holds the inputs and the targets of a training step, as seen while the step ran."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.flat_targets import FlatTargets
+from dynalens.capture.given_inputs import GivenInputs
 from dynalens.capture.graph import is_of_numbers
 from dynalens.capture.labels import class_labels
 from dynalens.capture.loss_tap import BINARY, IGNORE_INDEX, TAP, DirectImports, LossCall
+from dynalens.capture.matches import entries_among, same_memory, same_values
 from dynalens.capture.network import Network, NetworkRuns
 from dynalens.capture.numbering import Numbering
 from dynalens.capture.sequences import label_axis
@@ -91,6 +93,7 @@ class BatchObserver:
         layout: What is known so far.
         network: What was seen of the network that gave the logits.
         num_targets: Number of targets of each sample of a regression, as the tracker has told; 0 if it told none.
+        changes_inputs: Whether the step gives the network other inputs than the batch holds, as it scales images.
     """
 
     def __init__(self, *, is_only_one: bool = True) -> None:
@@ -100,7 +103,9 @@ class BatchObserver:
         self._leaves: list[tuple[Path, Tensor]] = []
         self._calls: list[ModuleCall] = []
         self._losses: list[LossCall] = []
-        self._runs = NetworkRuns()
+        self._runs, self._given = NetworkRuns(), GivenInputs()
+        self._loss: Tensor | None = None
+        self.changes_inputs = False
         self._model: nn.Module | None = None
         self.network = Network()
         self._of_numbers, self.num_targets = False, 0
@@ -133,6 +138,7 @@ class BatchObserver:
             return
         self._watching.close()
         if loss is not None and not self._losses:
+            self._loss = loss
             with suppress(Exception):  # a graph that says nothing
                 self._of_numbers = is_of_numbers(loss)
 
@@ -154,6 +160,7 @@ class BatchObserver:
             self._learn_network()
         with suppress(Exception):  # an odd tensor: the usual keys are looked through instead
             self.layout = self._layout_of_step(units if units is not None and units[0] in DENSE else None)
+            self._learn_changes()
         complete = self.layout.inputs is not None and self.layout.labels is not None
         self._steps_left = 0 if complete else self._steps_left - 1
         self.close()
@@ -161,8 +168,9 @@ class BatchObserver:
     def close(self) -> None:
         """End the watch, and drop the step's tensors."""
         self.stop()
-        self._leaves, self._calls, self._losses, self._model = [], [], [], None
+        self._leaves, self._calls, self._losses, self._model, self._loss = [], [], [], None, None
         self._runs.forget()
+        self._given.forget()
 
     def _observe_loss(self, call: LossCall) -> None:
         self._losses.append(call)
@@ -172,6 +180,14 @@ class BatchObserver:
         if self.network.modules is None and losses and self._model is not None:
             self.network = self._runs.network(self._model, losses)
 
+    def _learn_changes(self) -> None:
+        if self._model is None or is_compiled(self._model):  # whose calls are not all seen
+            return
+        losses = [call.logits for call in self._losses if call.logits.requires_grad]
+        losses = losses or ([] if self._loss is None else [self._loss])
+        # A causal language model is given the tokens that it predicts.
+        self.changes_inputs = self._given.are_changed(None if self.layout.shift else self.layout.labels, losses)
+
     def _observe_call(self, module: nn.Module, arguments: Any, outputs: Any) -> None:
         if torch.compiler.is_compiling():
             return
@@ -179,13 +195,10 @@ class BatchObserver:
             self._runs.observe(module, arguments, outputs)
         if len(self._calls) == _CALLS:
             return
-        with suppress(Exception):  # in the middle of the user's forward pass, which must go on
-            tensors = [tensor for _, tensor in leaves(arguments)]
-            # Views of an entry; where there are none, copies, of another dtype perhaps.
-            kinds = (
-                _matches(self._leaves, tensors, is_same) for is_same in (_same_memory, _same_values, _all_but_the_last)
-            )
-            matches = next(filter(None, kinds), None)
+        # In the middle of the user's forward pass, which must go on. A trace of the step's functions is not told.
+        with suppress(Exception), torch._C.DisableTorchFunction():
+            matches = entries_among(self._leaves, [tensor for _, tensor in leaves(arguments)])
+            self._given.observe(module, arguments, outputs, self._leaves, matches)
             if matches:
                 self._calls.append(ModuleCall(matches, [tensor for _, tensor in leaves(outputs)]))
 
@@ -227,24 +240,6 @@ class _Targets(NamedTuple):
     units: UnitLabels = CLASSES
 
 
-def _same_memory(leaf: Tensor, tensor: Tensor) -> bool:
-    """Return whether a tensor is the entry, or a view of all of it."""
-    if leaf is tensor:
-        return True
-    is_whole = leaf.numel() == tensor.numel() > 0 and leaf.dtype == tensor.dtype
-    return is_whole and leaf.untyped_storage()._cdata == tensor.untyped_storage()._cdata
-
-
-def _same_values(leaf: Tensor, tensor: Tensor) -> bool:
-    return leaf.ndim > 1 and leaf.shape == tensor.shape and torch.equal(leaf.to(tensor.dtype), tensor.detach())
-
-
-def _all_but_the_last(leaf: Tensor, tensor: Tensor) -> bool:
-    """Return whether a tensor holds an entry's tokens without the last one, which has no next token to predict."""
-    tokens = leaf.ndim == tensor.ndim == 2 and not (leaf.is_floating_point() or leaf.is_complex())
-    return tokens and tensor.shape == leaf[:, :-1].shape and torch.equal(leaf[:, :-1], tensor.detach())
-
-
 def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: str | None) -> _Targets:
     """Return where the targets of a loss stand in the batch.
 
@@ -255,7 +250,7 @@ def _targets_of(entries: Sequence[tuple[Path, Tensor]], loss: LossCall, kind: st
         loss: That was trained on.
         kind: Kind of the units if it is known; None: it follows from the shapes.
     """
-    own_entry = [(path, leaf) for path, leaf in entries if _same_memory(leaf, loss.targets)][:1]
+    own_entry = [(path, leaf) for path, leaf in entries if same_memory(leaf, loss.targets)][:1]
     tokens = None if own_entry else _units_in(entries, loss)
     if tokens is not None and tokens.begin:
         return _Targets(tokens.path, tokens.begin, dense=True)
@@ -321,13 +316,6 @@ def _names(classes: Tensor, other_classes: Tensor | None) -> bool:
     return other_classes is not None and other_classes.shape == classes.shape and torch.equal(other_classes, classes)
 
 
-def _matches(
-    entries: Sequence[tuple[Path, Tensor]], tensors: Sequence[Tensor], is_same: Callable[[Tensor, Tensor], bool]
-) -> dict[Path, Tensor]:
-    pairs = ((path, [tensor for tensor in tensors if is_same(leaf, tensor)]) for path, leaf in entries)
-    return {path: paths[0] for path, paths in pairs if paths}
-
-
 def _calls_to_logits(
     calls: Sequence[ModuleCall], entries: Mapping[Path, Tensor], labels: Path | None, logits: Tensor | None
 ) -> list[ModuleCall]:
@@ -378,6 +366,6 @@ def _form_of_inputs(calls: Sequence[ModuleCall], path: Path, entry: Tensor) -> V
     crops = crops_in(entry, arguments)
     if crops is not None:
         return crops
-    if any(tensor.shape == entry.shape and tensor.stride() == entry.stride() for tensor in arguments):
+    if any(same_values(entry, tensor) for tensor in arguments):
         return None
     return view_from(entry, arguments[-1])

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 _AXES_OF_CROPS = 5
@@ -67,8 +68,27 @@ def view_from(entry: Tensor, tensor: Tensor) -> View | None:
         channels_last = entry.permute(0, *order)
         if (channels_last.shape, channels_last.stride()) == (tensor.shape, tensor.stride()):
             return View(axes=(0, *order))
-    if entry.is_contiguous() and tensor.is_contiguous():
-        return View(shape=tuple(tensor.shape[1:]))
+    return view_of_values(entry, tensor)
+
+
+def view_of_values(entry: Tensor, tensor: Tensor) -> View | None:
+    """Return the view of an entry that has the values of a tensor, which may be a copy of another dtype; else None.
+
+    Example:
+        >>> import torch
+        >>> images = torch.arange(24.0).view(2, 2, 2, 3)
+        >>> view_of_values(images, images.permute(0, 3, 1, 2).flatten(1)) == View(axes=(0, 3, 1, 2), shape=(12,))
+        True
+    """
+    if len(entry) != len(tensor) or entry.numel() != tensor.numel():
+        return None
+    for order in itertools.permutations(range(1, entry.ndim)):
+        axes = None if order == tuple(sorted(order)) else (0, *order)
+        shape = entry.permute(0, *order).shape
+        view = View(axes, None if shape == tensor.shape else tuple(tensor.shape[1:]))
+        # The first sample alone tells most of those apart that are not it.
+        if all(torch.equal(view.view_of(entry[:n]).to(tensor.dtype), tensor[:n].detach()) for n in (1, len(entry))):
+            return view
     return None
 
 

@@ -50,7 +50,7 @@ class RunExplanations:
             last_epoch: Last epoch of the training; None if it is not known.
         """
         self._prepare(settings, precision, last_epoch)
-        self.samples.begin_fit(is_only_one=is_only_one)
+        self.samples.begin_fit(is_only_one=is_only_one, own_forward=settings.maps.forward is None)
 
     def _prepare(self, settings: ExplanationSettings, precision: str, last_epoch: int | None = None) -> None:
         self._maps, self._choice = settings.maps, settings.choice

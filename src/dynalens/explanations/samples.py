@@ -19,6 +19,7 @@ from dynalens.capture import (
 )
 from dynalens.datasets import IndexedDataset
 from dynalens.dynamics import IGNORED
+from dynalens.explanations.changed_inputs import ChangedInputs
 from dynalens.explanations.collector import SampleCollector, given_samples
 from dynalens.explanations.dense import first_unit
 from dynalens.explanations.names import content_ids, id_list, validation_ids
@@ -62,6 +63,7 @@ class ExplainedSamples:
 
     def __init__(self, settings: SampleSettings, check: Callable[[Tensor], None]) -> None:
         self._given_samples, self._collector_by_id = given_samples(settings.samples)
+        self._changes = ChangedInputs("AttributionMonitor", "(images, labels)")
         self._selected_samples: tuple[Tensor, Tensor] | None = None
         self._selected_ids: Sequence[int | str] = []
         self._suspects: SampleCollector | None = None
@@ -81,12 +83,14 @@ class ExplainedSamples:
                 self._regions.masks = dict(zip(content_ids(self._given_samples[0]), masks, strict=True))
         self.begin_fit()
 
-    def begin_fit(self, *, is_only_one: bool = True) -> None:
+    def begin_fit(self, *, is_only_one: bool = True, own_forward: bool = True) -> None:
         """A fit begins. Its batches are learned anew; samples that an earlier fit has selected stay.
 
         Args:
             is_only_one: See :class:`~dynalens.capture.BatchObserver`.
+            own_forward: Whether the logits are those of the network that the training steps call.
         """
+        self._tells_changes = own_forward and self._inputs == "auto"
         self.observer = BatchObserver(is_only_one=is_only_one)
         self._selection, self._batches = BalancedSelection(self._number), 0
         self._batch: tuple[Any, bool, Sequence[int | str] | Tensor | None] | None = None
@@ -138,6 +142,8 @@ class ExplainedSamples:
         self.outputs = self.observer.num_targets or self.outputs
         self.numbers |= self.outputs is not None
         copied_step, self._batch = self._batch, None
+        if self._given_samples is None:
+            self._tell_changes()
         if copied_step is not None:
             batch, choose, ids = copied_step
             self._take(batch, None if ids is None else lambda: ids, choose)
@@ -284,8 +290,13 @@ class ExplainedSamples:
                 return
             self._suspects.offer(ids(), images, self._classes(labels))
 
+    def _tell_changes(self) -> None:
+        if self._tells_changes and self.observer.changes_inputs:
+            self._changes.tell()
+
     def _read_batch(self, batch: Any, *, classes: bool = False) -> tuple[Tensor, Tensor]:
         """Return images and labels of a batch, after checking them. ``classes``: check the labels, too."""
+        self._tell_changes()
         images, labels = images_and_labels(batch, self._inputs, self.observer.layout)
         if self._inputs == "auto":
             self.dense |= self.observer.layout.dense

@@ -1,0 +1,190 @@
+"""What is said if a step gives its network other inputs than those of the batch, which are the ones explained."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from dynalens import LayerMonitor, TrainingDynamicsMonitor
+from dynalens.capture.given_inputs import are_rows_of
+from test_explained_inputs import explanation
+from training import Classifier, K, N, attribution_monitor, fit, images, labels, loader
+
+pytestmark = [
+    pytest.mark.usefixtures("undrawn"),
+    pytest.mark.filterwarnings("ignore:Expected the Trainer to have a TensorBoardLogger"),
+]
+TOLD = r"step that changes them first.*explains|step that changes them first.*gives the network the inputs of the batch"
+
+
+class Norm(nn.Module):
+    """A transform: a module without parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - 0.5) / 2
+
+
+class Changes(Classifier):
+    """Changes its inputs, and chooses rows, before its network is given them."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor], rows: Any = slice(None), net: Any = None) -> None:
+        super().__init__()
+        self.change, self.rows, self.norm = change, rows, Norm()
+        self.net = net or nn.Sequential(nn.Flatten(), nn.Linear(36, K))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        change = self.norm if self.change is None else self.change
+        return F.cross_entropy(self(change(x)[self.rows]), y[self.rows])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+def told(folder: Path, model: Any, *others: Any, monitor: Any = None, x: Tensor | None = None, **options: Any) -> int:
+    """Train, and return how often it was said that a step changes its inputs."""
+    monitor = monitor or attribution_monitor(methods="saliency", metrics=(), num_samples=2, on_error="raise")
+    data = TensorDataset(images() if x is None else x, labels())
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(
+            folder, *others, monitor, model=model, data=lambda: loader(data, shuffle=False),
+            val=lambda: loader(data, shuffle=False), max_epochs=2, **options,
+        )  # fmt: skip
+    return sum("step that changes them first" in str(w.message) for w in caught)
+
+
+def enlarged(x: Tensor) -> Tensor:
+    return F.interpolate(x[:, :, ::2, ::2], size=6)
+
+
+CHANGES: dict[str, Any] = {
+    "scaled": lambda x: x / N, "normalised by a module": None, "normalised in place": lambda x: x.sub_(1),
+    "resized": enlarged, "with noise": lambda x: x + torch.rand_like(x),
+    "clipped": lambda x: x.clamp(0, 1), "scaled and in another shape": lambda x: (x * 2).flatten(1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+@pytest.mark.parametrize("tracked", [True, False], ids=["with a tracker", "alone"])
+def test_inputs_that_a_step_changes_are_told_once(tmp_path: Path, change: Any, tracked: bool) -> None:
+    tracker = [TrainingDynamicsMonitor()] if tracked else []
+    in_place = change is CHANGES["normalised in place"]  # then the batch holds what the network is given
+    assert told(tmp_path, Changes(change), *tracker) == (0 if in_place else 1)
+
+
+UNCHANGED: dict[str, Any] = {
+    "itself": lambda x: x, "double": lambda x: x.double().float(), "rows": lambda x: x.flatten(1),
+    "clone": lambda x: x.clone(), "permuted": lambda x: x.permute(0, 2, 3, 1).contiguous(),
+    "in memory": lambda x: x.to(memory_format=torch.channels_last), "added axis": lambda x: x[:, None],
+    "transposed rows": lambda x: x.transpose(2, 3).flatten(1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", UNCHANGED.values(), ids=UNCHANGED.keys())
+@pytest.mark.parametrize("rows", [slice(None), [1, 0], torch.tensor([0, 1, 0, 1])], ids=["all", "order", "twice"])
+def test_other_forms_of_the_same_values_are_no_change(tmp_path: Path, change: Any, rows: Any) -> None:
+    assert told(tmp_path, Changes(change, rows)) == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_a_precision_is_no_change(tmp_path: Path, precision: Any) -> None:
+    assert told(tmp_path, Changes(lambda x: x), precision=precision) == 0
+
+
+def test_a_backbone_without_gradients_is_no_change(tmp_path: Path) -> None:
+    class Probe(Changes):
+        def __init__(self) -> None:
+            super().__init__(lambda x: x)
+            self.backbone, self.head = nn.Sequential(nn.Flatten(), nn.Linear(36, 8)), nn.Linear(8, K)
+
+        def forward(self, x: Tensor) -> Any:
+            with torch.no_grad():
+                features = self.backbone(x)
+            return self.head(features)
+
+    class OnItsOwn(Probe):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            with torch.no_grad():
+                features = self.backbone(batch[0])
+            return F.cross_entropy(self.head(features), batch[1])
+
+    assert told(tmp_path, Probe()) == told(tmp_path / "own", OnItsOwn()) == 0
+
+
+def test_a_regression_whose_inputs_are_scaled_is_told(tmp_path: Path) -> None:
+    class Regression(Changes):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.mse_loss(self(self.change(batch[0])).squeeze(1), batch[1].float())
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 1))
+    assert told(tmp_path, Regression(lambda x: x / N, net=net), TrainingDynamicsMonitor()) == 1
+    assert told(tmp_path / "same", Regression(lambda x: x, net=net), TrainingDynamicsMonitor()) == 0
+
+
+@pytest.mark.parametrize("order", [(0, 3, 1, 2), (0, 2, 3, 1), (0, 3, 2, 1)])
+def test_a_copy_of_a_view_is_explained_in_the_order_of_the_view(tmp_path: Path, order: Any) -> None:
+    x = torch.rand((N, 2, 3, 6), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    class Permutes(Changes):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self(batch[0].permute(order).contiguous().float()), batch[1])
+
+    model = Permutes(lambda x: x)
+    assert told(tmp_path, model, x=x) == 0
+    written = explanation(tmp_path, 1)
+    expected = model.net(x[:2].permute(order).float()).detach()
+    np.testing.assert_allclose(written["logits"], expected, rtol=1e-4)
+
+
+def test_the_advice_on_changed_inputs_explains_what_the_network_is_given(tmp_path: Path) -> None:
+    def scaled(batch: Any) -> Any:
+        return batch[0] / N, batch[1]
+
+    model = Changes(lambda x: x / N)
+    monitor = attribution_monitor(methods="saliency", metrics=(), num_samples=2, on_error="raise", inputs=scaled)
+    assert told(tmp_path, model, monitor=monitor) == 0
+    expected = model.net(images()[:2] / N).detach()
+    np.testing.assert_allclose(explanation(tmp_path, 1)["logits"], expected, rtol=1e-4)
+    own = attribution_monitor(
+        methods="saliency", metrics=(), num_samples=2, on_error="raise", forward=lambda module, x: module(x / N)
+    )
+    assert told(tmp_path / "forward", Changes(lambda x: x / N), monitor=own) == 0
+
+
+def test_the_layer_monitor_tells_changed_inputs_where_it_draws_feature_maps(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, K))
+    assert told(tmp_path, Changes(lambda x: x / N, net=net), monitor=LayerMonitor(layer="net.0", feature_maps=2)) == 1
+    assert told(tmp_path / "w", Changes(lambda x: x / N, net=net), monitor=LayerMonitor(weights=True)) == 0
+
+
+@pytest.mark.parametrize(
+    ("tensor", "expected"),
+    [
+        (lambda x: x[[2, 0]], True), (lambda x: torch.cat([x, x + 1]), True), (lambda x: x.flip(-1), True),
+        (lambda x: torch.cat([x, x + 1, x + 2]), False), (lambda x: x[:, :2], False), (lambda x: 2 * x, False),
+        (lambda x: x.half(), True), (lambda x: -x, False),
+    ],
+)  # fmt: skip
+def test_rows_are_of_an_entry_if_half_of_them_have_its_numbers(tensor: Any, expected: bool) -> None:
+    entry = torch.tensor([[1.0, 2.0, 4.0], [-3.0, 0.25, 9.0], [0.0, 0.5, 7.0]])
+    assert are_rows_of(entry, tensor(entry)) is expected
+
+
+def test_missing_values_in_rows_are_equal() -> None:
+    entry = torch.tensor([[1.0, float("nan")], [2.0, 3.0]])
+    assert are_rows_of(entry, entry.double())
+    assert not are_rows_of(entry, entry.nan_to_num(0.0)[:1])
+
+
+def test_tokens_without_the_padding_at_the_end_are_rows_of_an_entry() -> None:
+    tokens = torch.tensor([[5, 6, 0, 0], [7, 0, 0, 0]])
+    assert are_rows_of(tokens, tokens[:, :2])
+    assert not are_rows_of(tokens, tokens[:, 1:3])
