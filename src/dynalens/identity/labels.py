@@ -12,6 +12,7 @@ from dynalens.capture import CaptureError, OrderCheck, is_reordered
 from dynalens.dynamics import NOT_A_CLASS
 from dynalens.identity.columns import Column, Path, is_integer_vector
 from dynalens.identity.dataset_labels import Array, disagreements, given_labels, given_rows
+from dynalens.identity.drawn_targets import are_unrelated
 from dynalens.identity.errors import SampleIdentityError
 from dynalens.keys import LABEL_KEYS
 
@@ -72,6 +73,12 @@ NO_CLASSES = (
     "dict with `loss`, and with `logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, "
     "batch) -> (logits, targets), or leave the monitor out."
 )
+DRAWN = (
+    "Expected the targets of the loss to be classes of the samples, got numbers that have nothing to do with the "
+    "labels of the batch, in steps that draw random numbers, as pretext tasks do. Return a dict with `loss`, and with "
+    "`logits` and `targets` of a classifier, pass `capture=` with a callable(outputs, batch) -> (logits, targets), or "
+    "leave the monitor out."
+)
 _RENUMBERED = (
     "Expected each class to have the same number in all steps, got targets that number the classes of each batch anew, "
     "as few-shot learning does, so that a number means another class in each step. If the module also has logits of "
@@ -95,7 +102,7 @@ class LabelCheck:
         """Whether ``see`` must be called for the next step. It is stored, not computed, because each step asks for
         it."""
 
-        self._given_order = OrderCheck()
+        self._given_order, self._draws_always = OrderCheck(), True
         self.witness: Path | None = None
         """Path at which the batches of the first steps hold their targets; None if there is none."""
 
@@ -107,6 +114,7 @@ class LabelCheck:
         classes: int,
         is_traced: bool,
         integers: list[int] | None = None,
+        draws: bool = False,
     ) -> None:
         """Compare the targets of one of the first steps with its labels. Waits for the device.
 
@@ -116,6 +124,7 @@ class LabelCheck:
             classes: Number of logits for each row.
             is_traced: Whether a trace showed that the step made them from a vector of the batch, row by row.
             integers: The targets with those that the loss ignores, if they are integers.
+            draws: Whether the step may have drawn the targets with random numbers that are not torch's.
 
         Raises:
             SampleIdentityError: If they are in another order than the labels.
@@ -148,6 +157,7 @@ class LabelCheck:
                 rows,
                 integers if has_ignored else None,
             )
+            self._check_drawn(label_paths, relations, draws=draws)
             self._check_contrastive(classes, {path for path in label_paths if relations[path] == "constant"})
 
     def _relations(self) -> dict[Path, str]:
@@ -177,6 +187,18 @@ class LabelCheck:
         rows_to_read = rows if integers is None else list(range(len(integers)))
         if any(is_reordered(values, numbers) for values in _integer_columns(labels, rows_to_read).values()):
             raise SampleIdentityError(ANOTHER_ORDER)
+
+    def _check_drawn(self, label_paths: set[Path], relations: Mapping[Path, str], *, draws: bool) -> None:
+        """Raise if each step drew random numbers, and the targets have to do with nothing in the batches.
+
+        Columns of one value tell nothing. If all values differ, as those of names, the targets may follow from them.
+        """
+        self._draws_always &= draws
+        if self._draws_always and label_paths:
+            columns = {path: self._labels_and_targets(path) for path in relations}
+            several = [pair for pair in columns.values() if len(set(pair[0])) > 1]
+            if several and all(are_unrelated(*pair) for pair in several):
+                raise CaptureError(DRAWN)
 
     def _check_contrastive(self, classes: int, constant: set[Path]) -> None:
         """Raise if each row's target is its own number, or always 0, as in contrastive losses.

@@ -11,6 +11,7 @@ from dynalens.dynamics import ROWS, TARGET, given_units
 from dynalens.identity.batch_hooks import has_batch_hooks
 from dynalens.identity.columns import Column, Path, columns_of_batch, is_integer_vector, part_at
 from dynalens.identity.dataset_labels import Array, given_labels, given_rows
+from dynalens.identity.drawn_targets import RandomDraws
 from dynalens.identity.errors import SampleIdentityError, check_rows, check_views
 from dynalens.identity.in_place import NotedLabels, check_in_place, noted_labels
 from dynalens.identity.labels import (
@@ -62,7 +63,7 @@ class StepRows:
         self._num_traced, self._is_traced = 0, False
         self._has_hooks = trainer is not None and has_batch_hooks(trainer)
         self._comparisons_left, self._has_moved = _COMPARED_BATCHES, False
-        self._labels, self._losses = LabelCheck(), LossOfLabels()
+        self._labels, self._losses, self._draws = LabelCheck(), LossOfLabels(), RandomDraws()
         self._has_classes, self._has_half_precision, self._is_side_by_side = True, False, False
         self._dataset_labels: Array | None = None
         self._step_rows: tuple[Tensor, Tensor, int] | None = None
@@ -78,6 +79,8 @@ class StepRows:
         if self._is_traced:
             self.close()
         self._noted_labels = noted_labels(self._identity.part_of(batch)) if self._labels.needs_steps else []
+        if self._labels.needs_steps:
+            self._draws.begin()
         if self.traces:
             self._num_traced, self._is_traced = self._num_traced + 1, True
             TRACE.start(self, self._identity.part_of(batch))
@@ -303,7 +306,11 @@ class StepRows:
             columns[GIVEN] = dataset_labels
         if TRACE.are_of_pairs(step_targets):
             raise CaptureError(NO_CLASSES.format("marks of the pairs of samples that have the same label"))
-        self._labels.see(columns, targets, classes=classes, is_traced=is_traced, integers=_integers(step_targets))
+        # What a step computes from its inputs may be a class of them.
+        draws = presentation.units is None and self._draws.have_begun()
+        draws = draws and not TRACE.inputs.lead_to_constant(step_targets)
+        integers = _integers(step_targets)
+        self._labels.see(columns, targets, classes=classes, is_traced=is_traced, integers=integers, draws=draws)
         if TRACE.makes(step_targets):
             raise CaptureError(NO_CLASSES.format("numbers that the step itself makes"))
         if not self._labels.needs_steps:

@@ -29,10 +29,21 @@ _SORTS = frozenset({"sort", "topk", "msort"})
 # Functions that make numbers of nothing but sizes, and those that keep numbers so.
 _MAKES = frozenset({
     "arange", "randint", "randperm", "rand", "randn", "zeros", "ones", "randint_like", "rand_like", "zeros_like",
-    "ones_like", "new_zeros", "new_ones",
+    "ones_like", "new_zeros", "new_ones", "empty", "empty_like", "new_empty", "linspace",
+    "random_", "uniform_", "normal_",
 })  # fmt: skip
 _WRITES = frozenset({"__setitem__", "__set__", "__iadd__", "__isub__", "__imul__", "__idiv__", "__ior__", "__iand__"})
-_KEEPS_MADE = _SAME_ROWS | {"cat", "concat", "stack", "repeat", "repeat_interleave", "flip", "roll", "argsort"}
+_KEEPS_MADE = _SAME_ROWS | {
+    "cat",
+    "concat",
+    "stack",
+    "repeat",
+    "repeat_interleave",
+    "flip",
+    "roll",
+    "argsort",
+    "multinomial",
+}
 
 
 class RowSource(NamedTuple):

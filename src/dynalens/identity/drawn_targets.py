@@ -1,0 +1,66 @@
+"""Targets that a step draws with Python's or NumPy's random numbers, as pretext tasks do, are no labels of samples."""
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+_ENOUGH = 100
+"""Least number of targets, and of pairs of rows with the same label, from which something is concluded."""
+
+
+class RandomDraws:
+    """See whether a step draws from the global generators of Python or NumPy. torch's draws are traced instead."""
+
+    def __init__(self) -> None:
+        self._states = _states()
+
+    def begin(self) -> None:
+        """A step begins."""
+        self._states = _states()
+
+    def have_begun(self) -> bool:
+        """Return whether something was drawn since the step began."""
+        before, after = self._states, _states()
+        return before[0] != after[0] or before[1] != after[1] or not np.array_equal(before[2], after[2])
+
+
+def _states() -> tuple[Any, int, Any]:
+    numpy_state: Any = np.random.get_state(legacy=False)
+    inner: Any = numpy_state["state"]
+    return random.getstate(), inner.get("pos", 0), inner.get("key", 0)
+
+
+def are_unrelated(label: list[Any], target: list[int]) -> bool:
+    r"""Return whether targets have nothing to do with a column of labels, as far as repeated labels show it.
+
+    The fraction of pairs of rows with the same label that also have the same target is compared with the fraction
+    :math:`p` among all pairs. It must not be above :math:`p` by more than four standard errors,
+    :math:`4 \sqrt{p (1 - p) / m}` for m pairs with the same label, nor by more than an eighth of :math:`1 - p`. If
+    targets follow from labels, it is 1.
+
+    Args:
+        label: One value per row.
+        target: One class per row.
+
+    Returns:
+        False where nothing can be concluded: with fewer than 100 rows or pairs, or if all labels or targets are equal.
+
+    Example:
+        >>> are_unrelated([0, 1] * 60, [0, 0, 1, 1] * 30), are_unrelated([0, 1] * 60, [1, 0] * 60)
+        (True, False)
+    """
+    same_label, same_target = _pairs(label), _pairs(target)
+    total = len(target) * (len(target) - 1) // 2
+    if len(target) < _ENOUGH or same_label < _ENOUGH or same_label == total or same_target == total:
+        return False
+    chance = same_target / total
+    excess = _pairs(zip(label, target, strict=True)) / same_label - chance
+    return bool(excess < min(4 * (chance * (1 - chance) / same_label) ** 0.5, (1 - chance) / 8))
+
+
+def _pairs(values: Iterable[Any]) -> int:
+    """Return the number of pairs of equal values."""
+    return sum(count * (count - 1) // 2 for count in Counter(values).values())
