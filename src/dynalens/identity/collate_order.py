@@ -18,6 +18,7 @@ from dynalens.identity.columns import (
     scalar_keys,
     scalars,
 )
+from dynalens.identity.copied_rows import order_with_copies
 from dynalens.identity.errors import REMEDY, SampleIdentityError
 from dynalens.identity.order import Order, OrderError, order_of_rows
 
@@ -65,6 +66,7 @@ class OrderedCollate:
         self._collate = collate
         self._comparisons_left, self._has_moved = _COMPARED_BATCHES, False
         self._witness: tuple[Path, Path] | None = None
+        self._full = 0  # the most samples that were a batch of as many rows
 
     def __call__(self, samples: Any) -> Collated:
         """Return the batch with the order of its rows."""
@@ -103,11 +105,23 @@ class OrderedCollate:
     def _order_by_columns(self, columns: dict[Path, list[Any]], batch: Any) -> Order | None:
         rows = columns_of_batch(batch) | columns_of_rows(batch)
         self._comparisons_left -= 1
-        order = order_of_rows(columns, rows, arrays=True)
+        order = self._order_if_filled_up(columns, rows) or order_of_rows(columns, rows, arrays=True)
         self._has_moved |= order is not None
         if order is None:
             self._witness = self._witness or _witness_of(columns, rows)
         return order
+
+    def _order_if_filled_up(self, columns: dict[Path, list[Any]], rows: dict[Path, Column]) -> Order | None:
+        """Return which draws the rows are if there are more of them, up to the size of a full batch, as copies.
+
+        Twice or three times as many rows are views of each sample if no batch of this size had as many samples.
+        """
+        count, lengths = len(next(iter(columns.values()), ())), {len(row) for row in rows.values()}
+        num_rows = max(lengths, default=0)
+        if len(lengths) == 1 and num_rows == count:
+            self._full = max(self._full, count)
+        is_filled_up = len(lengths) == 1 and num_rows > count and (num_rows == self._full or num_rows % count)
+        return order_with_copies(columns, rows) if is_filled_up else None
 
     def _witnessed(self, samples: list[Any], batch: Any) -> bool:
         """Return whether the column that agreed before agrees again. If none did, return whether no row is missing."""
@@ -183,4 +197,9 @@ def _order_in_list(draws: list[Any], samples: list[Any]) -> Order:
     is_same = len(samples) == len(draws) and all(map(operator.is_, samples, draws))
     if is_same or not all(places.get(id(sample)) for sample in samples):
         return [place for place, sample in enumerate(draws) if sample is not None]
-    return [places[id(sample)].pop() for sample in samples if sample is not None]
+    # The last place is left for copies of the same sample.
+    return [_next(places[id(sample)]) for sample in samples if sample is not None]
+
+
+def _next(places: list[int]) -> int:
+    return places.pop() if len(places) > 1 else places[0]
