@@ -38,6 +38,8 @@ _QUOTIENT = (
 """Operations that a sigmoid written by hand applies to exponentials."""
 _QUOTIENT_DEPTH = 8
 """Longest chain of these that is followed. A sigmoid has 4; views and a factor may stand between them."""
+LIMIT = "Clamp"
+"""Beginning of the names of operations that limit values."""
 _SAVED = ("_saved_index", "_saved_indices", "_saved_self", "_saved_other", "_saved_condition", "_saved_target")
 
 Node = Any
@@ -55,6 +57,14 @@ class Activation(NamedTuple):
     negated: bool
 
 
+class Limit(NamedTuple):
+    """Values that a loss limits, such as probabilities before their logarithm; None: no limit."""
+
+    values: Tensor
+    low: Any
+    high: Any
+
+
 class LossGraph(NamedTuple):
     """The part of autograd's graph that lies between a loss and the network."""
 
@@ -63,6 +73,9 @@ class LossGraph(NamedTuple):
     """The activations of different logits. Several activations of the same logits are listed once."""
     constants: list[Tensor]
     """Tensors without gradients that values were multiplied with, selected by, or compared with."""
+    nodes: list[Node]
+    """All activations of these logits."""
+    limits: list[Limit]
 
 
 def origin(logits: Tensor) -> Any:
@@ -214,19 +227,23 @@ def look_behind(loss: Tensor, inputs: Mapping[Node, Tensor]) -> LossGraph:
     """
     activations: dict[Any, Activation] = {}
     constants: list[Tensor] = []
+    nodes: list[Node] = []
+    limits: list[Limit] = []
     for node in _nodes_of_loss(loss):
         if node.name() not in ACTIVATIONS:
+            limits += [_limit(node)] if node.name().startswith(LIMIT) else []
             constants += _constants(node)
             continue
         logits = inputs.get(node)
         logits = _logits_of(node) if logits is None else logits
         if logits is not None and logits.ndim <= 2 and _over_classes(node, logits):
+            nodes.append(node)
             source, is_negated = _source_and_sign(node)
             if not is_negated or source not in activations:
                 activations[source] = Activation(
                     (-logits if is_negated else logits).detach(), node.name(), node, is_negated
                 )
-    return LossGraph(loss, list(activations.values()), constants)
+    return LossGraph(loss, list(activations.values()), constants, nodes, limits)
 
 
 def is_of_numbers(loss: Tensor) -> bool:
@@ -321,11 +338,16 @@ def _over_classes(node: Node, logits: Tensor) -> bool:
     return logits.ndim == 2 and dims in ((1,), (2**64 - 1,))  # -1, as autograd keeps it
 
 
+def _limit(node: Node) -> Limit:
+    return Limit(node._saved_self.detach(), getattr(node, "_saved_min", None), getattr(node, "_saved_max", None))
+
+
 def _constants(node: Node) -> Iterator[Tensor]:
     for name in _SAVED:
         constant = getattr(node, name, None)
-        if name == "_saved_indices" and constant:
-            constant = [index for index in constant if index is not None][-1]  # of logits[rows, classes]
+        if name == "_saved_indices":  # of logits[rows, classes]; a tensor is that of a sort, or of the largest values
+            indices = constant if isinstance(constant, tuple) else ()
+            constant = next((index for index in reversed(indices) if index is not None), None)
         # A number is a factor of the whole loss, except where a batch of one was squeezed.
         if isinstance(constant, Tensor) and (constant.ndim or name == "_saved_target") and not constant.requires_grad:
             yield constant.detach()

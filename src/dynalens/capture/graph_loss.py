@@ -12,6 +12,7 @@ from torch import Tensor
 from dynalens.capture.batch import CaptureError
 from dynalens.capture.entries import Path, entry_at, leaves
 from dynalens.capture.graph import SIGMOID, Activation, LossGraph, Node, look_behind, pull
+from dynalens.capture.masked_rows import MaskedRows
 from dynalens.capture.merging import RowsOf
 from dynalens.capture.soft import FixedLevels
 from dynalens.dynamics import NOT_A_CLASS
@@ -42,6 +43,7 @@ class ObservedLoss:
         """Number of losses in this step that were computed from probabilities."""
         self._graph: LossGraph | None = None
         self._pull: Tensor | None = None
+        self._masked: MaskedRows | None = None
         self._known_kinds: list[tuple[torch.Size, torch.dtype]] | None = None
         self._agreements: list[bool] = []
         self._levels: list[FixedLevels] = []
@@ -62,10 +64,17 @@ class ObservedLoss:
         self._graph, self._pull = graph, None
         if len(self.activations) == 1 and self.activations[0].name in SIGMOID and self._kinds() != self._known_kinds:
             self._pull = pull(loss, self.activations[0])
+        self._masked = MaskedRows(graph) if len(self.activations) == 1 else None
+
+    def is_counted(self, logits: Tensor, targets: Tensor) -> Tensor | None:
+        """Return which targets the step trained on, bool, in the shape of the targets; None if all."""
+        return None if self._masked is None else self._masked.is_counted(logits, targets)
 
     def forget(self) -> None:
         """Drop the step's graph."""
-        self._graph = self._pull = None
+        if self._masked is not None:
+            self._masked.close()
+        self._graph = self._pull = self._masked = None
         self.passes = 0
 
     def followed_constant(self, rows_of: RowsOf) -> Tensor | None:

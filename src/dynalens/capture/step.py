@@ -347,17 +347,16 @@ class StepCapture:
             raise self._ambiguous(f"{self._observed_loss.passes} backward passes from losses of another kind")
         if len(activations) != 1:
             raise self._ambiguous("none" if not activations else "; ".join(map(in_words, activations)))
-        logits_and_labels = self._observed_loss.several_labels(samples, rows_of)
-        if logits_and_labels is not None:
-            self.observes = True
-            logits, targets, own_targets = logits_and_labels
-            source = f"logits: {in_words(activations[0])}; targets: labels of the batch"
-            return self._checked(logits, targets, source=source)._replace(step_targets=own_targets)
-        labels, selection = _label_tensor(samples), self._observed_loss.followed_constant(rows_of)
-        rows = self._observed_loss.rows(labels if selection is None else labels.flatten()[rows_of(selection)])
+        rows = self._observed_loss.several_labels(samples, rows_of)
+        if rows is None:
+            labels, selection = _label_tensor(samples), self._observed_loss.followed_constant(rows_of)
+            own_labels = labels if selection is None else labels.flatten()[rows_of(selection)]
+            rows = (*self._observed_loss.rows(own_labels), labels if selection is None else selection)
         self.observes = True
-        presentation = self._checked(*rows, source=f"logits: {in_words(activations[0])}; targets: labels of the batch")
-        return presentation._replace(step_targets=labels if selection is None else selection)
+        logits, targets, step_targets = rows
+        source = f"logits: {in_words(activations[0])}; targets: labels of the batch"
+        loss_mask = self._observed_loss.is_counted(logits, targets)
+        return self._checked(logits, targets, loss_mask, source=source)._replace(step_targets=step_targets)
 
     def _checked(self, logits: Any, targets: Any, loss_mask: Tensor | None = None, *, source: str) -> Presentation:
         if not isinstance(logits, Tensor) or not isinstance(targets, Tensor):

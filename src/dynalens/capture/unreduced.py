@@ -1,6 +1,7 @@
 """Losses with ``reduction="none"``: which entries a step leaves out, for instance by multiplying padding with 0."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,20 +9,20 @@ from torch import Tensor
 
 from dynalens.capture.graph import NETWORK, Node
 
-_LINEAR = (
+LINEAR = (
     "Add", "Alias", "AsStrided", "Cat", "Clone", "Copy", "Div", "Expand", "Index", "Masked", "Mean", "Mul", "Nansum",
     "Neg", "Permute", "Reshape", "Select", "Slice", "Split", "Squeeze", "Stack", "Sub", "Sum", "TBackward", "ToCopy",
     "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View", "Where", "torch::autograd::CopySlices",
 )  # fmt: skip
 """Linear operations, by the beginnings of their names. Behind them, gradients are the weights of the entries in the
 loss."""
-_BY_VALUE = (
+BY_VALUE = (
     "Amax", "Amin", "Clamp", "Gather", "Kthvalue", "Max", "Median", "Min", "Relu", "Sort", "Threshold", "Topk",
 )  # fmt: skip
 """Operations that leave out entries by their values, as mining of hard examples does. Such entries count."""
 
 _PRODUCT = "product"
-_CERTAIN = torch.finfo(torch.float32).eps
+CERTAIN = torch.finfo(torch.float32).eps
 """A loss, in nats, below which the label's probability may be 1 in float32. A focal factor is then 0."""
 
 
@@ -49,39 +50,39 @@ class UnreducedLoss:
 
     def look(self, loss: Tensor) -> None:
         """Look at what lies between the entries and the loss, before its backward pass."""
-        names = _names_between(loss, self._losses)
-        self._by_value = any(name.startswith(_BY_VALUE) for name in names)
-        self._is_linear = all(name.startswith(_LINEAR) for name in names)
+        names = set(operations_between(loss, [self._losses.grad_fn]).values())
+        self._by_value = any(name.startswith(BY_VALUE) for name in names)
+        self._is_linear = all(name.startswith(LINEAR) for name in names)
 
     def is_counted(self) -> Tensor | None:
         """Return which entries the step trained on, bool, in the shape of the losses; None if all. Does not wait."""
         if self._gradient is None or self._by_value:
             return None
         is_counted = self._gradient != 0
-        return is_counted if self._is_linear else is_counted | (self._losses.detach() < _CERTAIN)
+        return is_counted if self._is_linear else is_counted | (self._losses.detach() < CERTAIN)
 
 
-def _names_between(loss: Tensor, losses: Tensor) -> set[str]:
-    """Return the names of the operations on all paths between the losses and the loss.
+def operations_between(loss: Tensor, starts: Sequence[Node]) -> dict[Node, str]:
+    """Return the operations on all paths between some operations and the loss, with their names.
 
     A product of two results has a name of its own.
     """
-    start, users = losses.grad_fn, defaultdict[Node, list[Node]](list)
-    queue, known_nodes = [loss.grad_fn], set()
+    users = defaultdict[Node, list[Node]](list)
+    ends, queue, known_nodes = set(starts), [loss.grad_fn], set()
     while queue:
         node: Any = queue.pop()
-        if node is None or node is start or node in known_nodes or node.name().startswith(NETWORK):
+        if node is None or node in ends or node in known_nodes or node.name().startswith(NETWORK):
             continue
         known_nodes.add(node)
         for part, _ in node.next_functions:
             users[part].append(node)
             queue.append(part)
-    queue, on_way = [start], set()
+    queue, on_way = list(starts), set()
     while queue:
         further = [user for user in users[queue.pop()] if user not in on_way]
         on_way.update(further)
         queue += further
-    return {_PRODUCT if _is_product(node) else node.name() for node in on_way}
+    return {node: _PRODUCT if _is_product(node) else node.name() for node in on_way}
 
 
 def _is_product(node: Node) -> bool:

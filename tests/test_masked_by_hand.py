@@ -1,0 +1,160 @@
+"""A loss that a user wrote, with some of its rows masked: only the others are presentations of their samples."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from dynalens import CaptureError, TrainingDynamicsMonitor
+from test_losses import assert_equals_the_definitions
+from training import Classifier, K, N, fit, fit_undisturbed, images, labels, loader
+
+Rows = Callable[[Tensor, Tensor], Tensor]
+SOFTMAX: dict[str, Rows] = {
+    "log-softmax": lambda z, y: -z.log_softmax(1).gather(1, y[:, None])[:, 0],
+    "logarithm of softmax": lambda z, y: -z.softmax(1)[torch.arange(len(y)), y].log(),
+    "limited softmax": lambda z, y: -z.softmax(1).clamp(1e-7, 1 - 1e-7)[torch.arange(len(y)), y].log(),
+    "one-hot": lambda z, y: -(F.one_hot(y, K) * z.log_softmax(1)).sum(1),
+    "logsumexp": lambda z, y: z.logsumexp(1) - z.gather(1, y[:, None])[:, 0],
+    "focal": lambda z, y: (lambda p: -((1 - p) ** 2) * p.log())(z.softmax(1).gather(1, y[:, None])[:, 0]),
+    "smoothing": lambda z, y: -(F.one_hot(y, K) * 0.9 + 0.1 / K).mul(z.log_softmax(1)).sum(1),
+}
+MASKS: dict[str, Rows] = {
+    "product": lambda loss, keep: (loss * keep).sum() / keep.sum(),
+    "selection": lambda loss, keep: loss[keep].mean(),
+    "where": lambda loss, keep: torch.where(keep, loss, 0.0).sum() / 4,
+    "filled": lambda loss, keep: loss.masked_fill(~keep, 0.0).sum() / 4,
+    "one by one": lambda loss, keep: torch.stack([v for v, k in zip(loss, keep, strict=True) if k]).mean(),
+    "weights": lambda loss, keep: loss @ torch.tensor([0.25 * float(k) for k in keep], device=loss.device),
+}
+
+
+def kept(y: Tensor, x: Tensor) -> Tensor:
+    """Return which rows are trained on: two of three samples, whatever their class."""
+    return (x[:, 0, 0, 0] % 3 > 0) | (torch.arange(len(y), device=y.device) == 0)
+
+
+class Masks(Classifier):
+    def __init__(self, rows: Rows, mask: Rows, *, outputs: int = K) -> None:
+        super().__init__()
+        self.rows, self.mask = rows, mask
+        self.net[3] = nn.Linear(64, outputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits, keep = self(x / N), kept(y, x)
+        self.remember(x[keep], logits[keep], y[keep])
+        return self.mask(self.rows(logits, y), keep)
+
+
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS.keys())
+@pytest.mark.parametrize("rows", SOFTMAX.values(), ids=SOFTMAX.keys())
+def test_rows_that_a_loss_by_hand_masks_are_no_presentations(tmp_path: Path, rows: Rows, mask: Rows) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    module = fit_undisturbed(tmp_path, monitor, lambda: Masks(rows, mask), max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+    assert monitor.statistics().presentations.sum() == sum(len(index) for _, index, *_ in module.seen)
+
+
+SIGMOID: dict[str, Rows] = {
+    "two logarithms": lambda z, y: -(y * z.sigmoid().log() + (1 - y) * (1 - z.sigmoid()).log()),
+    "limited": lambda z, y: (
+        -(y * z.sigmoid().clamp(min=1e-6).log() + (1 - y) * (1 - z.sigmoid()).clamp(min=1e-6).log())
+    ),
+    "log-sigmoid": lambda z, y: -(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)),
+}
+
+
+@pytest.mark.parametrize("mask", [MASKS["product"], MASKS["selection"]], ids=["product", "selection"])
+@pytest.mark.parametrize("rows", SIGMOID.values(), ids=SIGMOID.keys())
+def test_rows_of_two_classes_that_a_loss_by_hand_masks_are_no_presentations(
+    tmp_path: Path, rows: Rows, mask: Rows
+) -> None:
+    class Binary(Masks):
+        def remember(self, x: Tensor, logits: Tensor, y: Tensor) -> None:
+            super().remember(x, torch.cat([torch.zeros_like(logits), logits], dim=1), y)
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = lambda: loader(TensorDataset(images(), (labels() > 0).long()))  # noqa: E731
+    model = lambda: Binary(lambda z, y: rows(z[:, 0], y), mask, outputs=1)  # noqa: E731
+    module = fit_undisturbed(tmp_path, monitor, model, data=data, max_epochs=2)
+    assert_equals_the_definitions(monitor.statistics(), module.seen)
+
+
+@pytest.mark.parametrize("mask", [MASKS["product"], MASKS["selection"]], ids=["product", "selection"])
+def test_samples_with_several_labels_that_a_loss_by_hand_masks_are_no_presentations(tmp_path: Path, mask: Rows) -> None:
+    y = torch.stack([labels() == k for k in range(K)], dim=1).float()
+    y[::2] = y[::2].roll(1, 1) + y[::2]  # two labels each
+
+    def rows(z: Tensor, y: Tensor) -> Tensor:
+        return -(y * F.logsigmoid(z) + (1 - y) * F.logsigmoid(-z)).sum(dim=1)
+
+    monitor = TrainingDynamicsMonitor(history=False, capture="labels")
+    data = lambda: loader(TensorDataset(images(), y))  # noqa: E731
+    module = fit(tmp_path, monitor, model=Masks(rows, mask), data=data, max_epochs=1)
+    expected = {
+        i: float(((2 * given - 1) * z).min())
+        for _, index, logits, targets in module.seen
+        for i, z, given in zip(index, logits.double(), targets, strict=True)
+    }
+    assert monitor.statistics().presentations.tolist() == [int(i in expected) for i in range(N)]
+    for i, margin in expected.items():
+        assert monitor.statistics().margin[i] == pytest.approx(margin, rel=1e-4, abs=1e-5)
+
+
+class Certain(Classifier):
+    """Is certain of class 0 in float32, so that the focal factor is exactly 0 for its samples."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        logits = self(x / N) + torch.tensor([200.0, 0.0, 0.0], device=x.device)
+        self.remember(x, logits, y)
+        return SOFTMAX["focal"](logits, y).nan_to_num(posinf=0.0).mean() + 0 * logits.sum()
+
+
+def test_samples_whose_focal_factor_is_0_are_presentations(tmp_path: Path) -> None:
+    monitor = TrainingDynamicsMonitor(history=False)
+    data = lambda: loader(TensorDataset(images(), torch.zeros(N, dtype=torch.long)))  # noqa: E731
+    fit(tmp_path, monitor, model=Certain(), data=data, max_epochs=1)
+    assert monitor.statistics().presentations.tolist() == [1] * N
+
+
+def test_the_hardest_rows_of_a_loss_by_hand_leave_all_rows_presentations(tmp_path: Path) -> None:
+    # as with `reduction="none"`: a sample that is too easy is one whose prediction is looked at, too
+    for hardest in (
+        lambda loss: loss.topk(2).values.mean(), lambda loss: loss.sort().values[-2:].mean(),
+        lambda loss: loss.clamp(min=1.0).mean(),
+    ):  # fmt: skip
+        monitor = TrainingDynamicsMonitor(history=False)
+        model = Masks(SOFTMAX["log-softmax"], lambda loss, keep, hardest=hardest: hardest(loss))  # type: ignore[misc]
+        fit(tmp_path, monitor, model=model, max_epochs=1)
+        assert monitor.statistics().presentations.tolist() == [1] * N
+
+
+def test_a_class_of_weight_0_in_a_loss_by_hand_has_no_presentations(tmp_path: Path) -> None:
+    weight = torch.tensor([1.0, 0.0, 2.0])
+
+    class Weighs(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            x, y = batch
+            return (SOFTMAX["one-hot"](self(x / N), y) * weight.to(x.device)[y]).mean()
+
+    monitor = TrainingDynamicsMonitor(history=False)
+    fit(tmp_path, monitor, model=Weighs(), max_epochs=1)
+    np.testing.assert_array_equal(monitor.statistics().presentations, (labels() != 1).long().numpy())
+
+
+def test_a_loss_that_uses_predicted_classes_is_refused(tmp_path: Path) -> None:
+    class Predicted(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            log_p = self(batch[0] / N).log_softmax(1)
+            return -log_p.max(dim=1).values.mean()
+
+    with pytest.raises(CaptureError, match="does not use these labels"):
+        fit(tmp_path, TrainingDynamicsMonitor(), model=Predicted(), max_epochs=1)
