@@ -9,19 +9,25 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-import torch
 
 # Each Trainer reads the metadata of all installed packages, which takes as long as a short fit. Here it is read once.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)  # type: ignore[assignment]  # called alike
 
-# Two threads are slower than one on a shared machine, and sums differ between thread counts.
-torch.set_num_threads(1)
-# Fits are compared bit for bit, on a card too (``DYNALENS_TEST_ACCELERATOR=gpu``).
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 for name in ("pytorch_lightning", "lightning.pytorch"):
     logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fits are compared bit for bit, on a card too (``DYNALENS_TEST_ACCELERATOR=gpu``)."""
+    if config.getoption("numprocesses", None):
+        return  # this process hands the tests to others and imports no torch, which takes seconds
+    import torch
+
+    # Two threads are slower than one on a shared machine, and sums differ between thread counts.
+    torch.set_num_threads(1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
 
 
 @pytest.hookimpl(wrapper=True)

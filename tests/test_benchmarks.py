@@ -34,7 +34,7 @@ def test_tracking_prints_its_tables(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_versions_are_measured_in_processes_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [f"now={BENCHMARKS.parent}", "--turns", "1", "--steps", "6", "--sizes", "8x10"]
+    arguments = [f"now={BENCHMARKS.parent}", "--turns", "1", "--steps", "6", "--sizes", "128x100"]
     runpy.run_path(str(BENCHMARKS / "versions.py"))["main"](arguments)
     _, hooks, _, statistics = capsys.readouterr().out.strip().split("\n\n")
     for table in (hooks, statistics):
