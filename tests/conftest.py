@@ -32,11 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Half a million objects are imported, and stay: the garbage collector walks through them when all is there."""
+    """Half a million objects are imported, and stay: the garbage collector leaves them alone, then and later."""
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
         gc.enable()
 
 
@@ -50,11 +51,3 @@ def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Nothing is drawn at an epoch's end, which takes a third of a short fit: for tests that read the record alone."""
     if "drawn" not in request.fixturenames:
         monkeypatch.setattr("dynalens.pictures.pace.PicturePace.offer", lambda pace, draw, **_: False)
-
-
-@pytest.fixture
-def imported_kept() -> Generator[None, Any, Any]:
-    """The garbage collector leaves alone what is there already: for tests in which it is called again and again."""
-    gc.freeze()
-    yield
-    gc.unfreeze()

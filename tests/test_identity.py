@@ -403,7 +403,6 @@ def test_the_loader_and_the_strategy_are_put_back_after_an_exception(tmp_path: P
         assert "process_dataloader" not in vars(runner.strategy)
 
 
-@pytest.mark.usefixtures("imported_kept")
 def test_a_loader_that_was_replaced_is_let_go(tmp_path: Path) -> None:
     known: list[weakref.ref[Any]] = []
 

@@ -411,7 +411,6 @@ def assert_recorded(monitor: TrainingDynamicsMonitor, model: Classifier, folder:
         np.testing.assert_allclose(history["p_label"], p.numpy(), rtol=1e-5)
 
 
-@pytest.mark.usefixtures("imported_kept")  # the batch-size finder collects four times
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_the_record_is_that_of_the_modules_own_and_weights_stay_bit_identical(
     tmp_path: Path, case: dict[str, Any]
