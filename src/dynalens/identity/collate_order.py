@@ -19,8 +19,8 @@ from dynalens.identity.columns import (
     scalars,
 )
 from dynalens.identity.copied_rows import order_with_copies
-from dynalens.identity.errors import REMEDY, SampleIdentityError
-from dynalens.identity.order import Order, OrderError, order_of_rows
+from dynalens.identity.errors import REMEDY, ColumnsApartError, SampleIdentityError
+from dynalens.identity.order import APART, Order, OrderError, order_of_rows
 
 _COMPARED_BATCHES = 2
 """Number of batches of an iterator that are compared in full, which takes 10 to 60 microseconds per sample. In the
@@ -42,6 +42,11 @@ class Collated(NamedTuple):
         """Return the dataset index of each row, or the error that says why it is not known."""
         if isinstance(indices, SampleIdentityError):
             return indices
+        if self.problem == APART:
+            return ColumnsApartError(
+                f"Expected the collate function to reorder all columns of a batch alike, got a batch where {APART}. "
+                "Let it sort the samples before it makes the batch."
+            )
         if self.problem:
             return SampleIdentityError(
                 f"Expected the collate function to keep the order of its samples, got a batch where {self.problem}. "

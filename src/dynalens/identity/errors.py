@@ -23,6 +23,10 @@ class SampleIdentityError(RuntimeError):
     """
 
 
+class ColumnsApartError(SampleIdentityError):
+    """Is raised if a batch holds columns of its samples in different orders, also where it holds their indices."""
+
+
 _UNITS = (
     "Return a dict of `loss`, and of `logits` (N, K, T) and `targets` (N, T) of tokens, or (N, K, H, W) and (N, H, W) "
     "of pixels, in the order of the batch, with -100 as target of what does not count; of labels, both (N, K)."

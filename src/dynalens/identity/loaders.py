@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dynalens.datasets import position_of
 from dynalens.identity.collate_order import Collated, OrderedCollate, is_in_order
-from dynalens.identity.errors import SampleIdentityError
+from dynalens.identity.errors import ColumnsApartError, SampleIdentityError
 from dynalens.identity.in_place import NotedLabels, noted_labels
 from dynalens.keys import OWN_INDEX
 
@@ -62,6 +62,17 @@ class Iteration:
     def labels_of(self, indices: Tensor) -> NotedLabels:
         """Return the labels of that batch as they were when it was delivered; an empty list after the first batches."""
         return next((labels for batch_indices, _, labels in self._batches if batch_indices is indices), [])
+
+    def check_columns(self) -> None:
+        """Raise the error of one of the newest batches whose columns are in different orders, if there is one."""
+        for indices_or_error, *_ in self._batches:
+            if isinstance(indices_or_error, ColumnsApartError):
+                raise indices_or_error
+
+    @property
+    def noted(self) -> list[NotedLabels]:
+        """The labels and indices of the newest batches as they were when these were delivered."""
+        return [labels for *_, labels in self._batches]
 
     def _noted_labels(self, batch: Any) -> NotedLabels:
         """Return the labels of one of the first batches, because a hook may reorder them in place."""

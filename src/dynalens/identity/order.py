@@ -11,6 +11,7 @@ from torch import Tensor
 from dynalens.identity.columns import Column, Keys, Path, array_keys, begins_with, is_same, scalar_keys, scalars
 
 Order = list[int]
+APART = "some of its columns are in the order of the samples and others are not"
 
 
 class OrderError(Exception):
@@ -93,11 +94,18 @@ def order_of_rows(samples: Mapping[Path, list[Any]], rows: Mapping[Path, Column]
     count = len(next(iter(samples.values()), ()))
     length = count if pairs_in_order else max((len(pair.rows) for pair in moved_pairs), default=0)
     moved_pairs = [pair for pair in moved_pairs if len(pair.rows) == length]
-    if not moved_pairs or (
-        pairs_in_order and len(set(zip(*(pair.samples for pair in pairs_in_order), strict=True))) == count
-    ):
+    is_known = pairs_in_order and len(set(zip(*(pair.samples for pair in pairs_in_order), strict=True))) == count
+    if is_known and any(_is_no_accident(pair) for pair in moved_pairs):
+        raise OrderError(APART)
+    if is_known or not moved_pairs:
         return None
     return _assigned([*moved_pairs, *pairs_in_order], samples)
+
+
+def _is_no_accident(pair: Pair) -> bool:
+    """Return whether the rows are the arrays of all samples, which all differ, in another order."""
+    count = len(pair.samples)
+    return pair.is_row is not None and len(pair.rows) == len(set(pair.samples)) == count > 2
 
 
 def _sorted_out(

@@ -10,7 +10,7 @@ from torch.utils.data import Subset
 
 from dynalens.datasets import IndexedDataset, class_names, has_positions, root_indices, sample_names
 from dynalens.identity.errors import REMEDY, SampleIdentityError
-from dynalens.identity.in_place import NotedLabels
+from dynalens.identity.in_place import NotedLabels, check_index_moves_along
 from dynalens.identity.loaders import is_tagged, not_followable
 from dynalens.identity.recorder import (
     IndexRecorder,
@@ -211,6 +211,13 @@ class SampleIdentity:
         """Return the labels of the batch with these rows as they were when the loader delivered it, if it is known."""
         iteration = None if self._source is None else current_iteration(trainer, self._source.position)
         return [] if iteration is None else iteration.labels_of(rows)
+
+    def check_index_moves(self, trainer: Any, rows: Tensor, after_hooks: NotedLabels) -> None:
+        """Raise if a hook or a collate function reordered samples, but not the indices of :class:`IndexedDataset`."""
+        iteration = None if self._source is None else current_iteration(trainer, self._source.position)
+        if iteration is not None and self.way == "IndexedDataset":
+            iteration.check_columns()
+            check_index_moves_along(iteration.noted, after_hooks, rows.tolist())
 
     def samples_of(self, batch: Any) -> Any:
         """Return the part of a batch that comes from the loader, without indices that :class:`IndexedDataset` added."""

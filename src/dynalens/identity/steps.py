@@ -150,6 +150,7 @@ class StepRows:
                 _check_layer(TRACE.of_layers(), len(after_hooks))
             check_in_place(self._noted_labels, carried=delivered is None)
             check_in_place(self._identity.noted_labels(trainer, rows), carried=delivered is None)
+            self._identity.check_index_moves(trainer, rows, self._noted_labels)
             is_traced = source is not None and not self._has_hooks
             self._compare(batch, rows, target_rows.cpu(), presentation, is_traced=is_traced)
         elif not is_own and presentation.units is None and views == 1 and source is None:
