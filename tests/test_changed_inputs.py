@@ -119,6 +119,29 @@ def test_a_backbone_without_gradients_is_no_change(tmp_path: Path) -> None:
     assert told(tmp_path, Probe()) == told(tmp_path / "own", OnItsOwn()) == 0
 
 
+def test_a_list_of_images_that_a_step_stacks_is_no_change(tmp_path: Path) -> None:
+    class Stacks(Changes):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return F.cross_entropy(self(self.change(torch.stack(batch[0]))), torch.tensor(batch[1]))
+
+    def lists(samples: list[Any]) -> Any:
+        return [x for x, _ in samples], [int(y) for _, y in samples]
+
+    def warnings_of(folder: Path, change: Any) -> int:
+        monitor = attribution_monitor(
+            methods="saliency", metrics=(), samples=(images()[:2], labels()[:2]), on_error="raise"
+        )
+        data = lambda: loader(collate_fn=lists)  # noqa: E731
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit(folder, monitor, model=Stacks(change), data=data, max_epochs=1)
+        assert monitor._explanations.samples.observer.changes_inputs is (change(1.0) != 1.0)
+        return len([w for w in caught if "changes them first" in str(w.message)])
+
+    assert warnings_of(tmp_path, lambda x: x) == 0
+    assert warnings_of(tmp_path / "scaled", lambda x: x * 2) == 0  # the user gave the samples to explain
+
+
 def test_a_regression_whose_inputs_are_scaled_is_told(tmp_path: Path) -> None:
     class Regression(Changes):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

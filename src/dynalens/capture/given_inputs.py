@@ -1,5 +1,6 @@
 """Whether a step gives its network the inputs of the batch, or others that it has made of them."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -65,7 +66,9 @@ class GivenInputs:
         is_first = bool(tensors) and tensors[0].grad_fn is None  # no layer has computed its arguments
         if len(self._calls) == _CALLS or not (is_first and (nodes or paths)):
             return
-        has_values = not paths and any(are_rows_of(entry, tensor) for entry in inputs.values() for tensor in tensors)
+        has_values = not paths and any(
+            are_rows_of(entry, tensor) for entry in _with_stacks(list(inputs.values())) for tensor in tensors
+        )
         has_parameters = next(module.parameters(), None) is not None
         self._calls.append(_Call(frozenset(paths), has_values, has_parameters, nodes))
 
@@ -80,6 +83,14 @@ class GivenInputs:
         calls = [call for call in self._calls if call.has_parameters or call.nodes & nodes]
         has_entries = any(call.has_values or call.paths - {labels} for call in calls)
         return bool(calls) and not has_entries
+
+
+def _with_stacks(entries: list[Tensor]) -> list[Tensor]:
+    """Return the entries, and those of one shape as one tensor: a batch may be a list of images."""
+    groups = defaultdict[torch.Size, list[Tensor]](list)
+    for entry in entries:
+        groups[entry.shape].append(entry)
+    return entries + [torch.stack(group) for group in groups.values() if len(group) > 1]
 
 
 def are_rows_of(entry: Tensor, tensor: Tensor) -> bool:
